@@ -1,0 +1,27 @@
+"""Networks that replace or repair self-attention, native to timm.
+
+Importing this package registers every network, so that `timm.create_model` knows it. The functions below find,
+check and build networks by name, and collect what a network asks of the loop that trains it.
+"""
+
+from models import adaptive_span_variants, spatial_bias
+from models.catalogue import check_options, create_model, list_models, model_family, model_options
+from models.options import ModelOption, ModelOptionError, OptionProblem, OptionValue
+from models.training_hooks import diagnostics, penalty, project_
+
+__all__ = [
+    "ModelOption",
+    "ModelOptionError",
+    "OptionProblem",
+    "OptionValue",
+    "adaptive_span_variants",
+    "check_options",
+    "create_model",
+    "diagnostics",
+    "list_models",
+    "model_family",
+    "model_options",
+    "penalty",
+    "project_",
+    "spatial_bias",
+]

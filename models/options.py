@@ -1,0 +1,161 @@
+"""What a network may be told: its options, the rule of each, and problems worded for the person who set them."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+__all__ = ["ModelOption", "ModelOptionError", "OptionProblem", "OptionValue", "nearest_name"]
+
+OptionValue: TypeAlias = bool | int | float | str | tuple[bool, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class OptionProblem:
+    """One thing that is wrong with one option.
+
+    Args:
+        option: Name of the option, or `name` for the name of the network itself.
+        given: The value as given.
+        rule: What holds for this option, as a clause.
+        remedy: What to do instead, as a sentence.
+    """
+
+    option: str
+    given: object
+    rule: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.option}: got {self.given!r}; {self.rule}. {self.remedy}"
+
+
+class ModelOptionError(ValueError):
+    """A network was asked for with options that it does not have or that cannot hold.
+
+    Args:
+        problems: All that is wrong, at least one entry.
+        model: Name of the network, when it is known.
+    """
+
+    def __init__(self, problems: Sequence[OptionProblem], *, model: str | None = None) -> None:
+        self.problems = tuple(problems)
+        self.model = model
+        lead = f"{model}: " if model else ""
+        super().__init__("\n".join(f"{lead}{problem}" for problem in self.problems))
+
+
+def nearest_name(unknown: str, known: Iterable[str]) -> str | None:
+    """The known name most like `unknown`, or None when nothing is close."""
+    matches = difflib.get_close_matches(unknown, list(known), n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOption:
+    """One explicit keyword of a network and the values it takes.
+
+    Args:
+        name: The keyword.
+        type: `int`, `float`, `bool`, `str`, or `tuple` for one bool per stage.
+        default: Value when the keyword is left out.
+        description: One line on what it does.
+        low: Smallest value of a number.
+        high: Largest value of a number.
+        above: The number exceeds this value.
+        odd: The integer is odd.
+        choices: All values, for a `str`.
+        length: Number of entries, for a `tuple`.
+    """
+
+    name: str
+    type: type
+    default: OptionValue
+    description: str
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    odd: bool = False
+    choices: tuple[str, ...] = ()
+    length: int = 0
+
+    @property
+    def rule(self) -> str:
+        """The allowed values as a clause, such as `an odd int from 1 to 33`."""
+        if self.type is tuple:
+            return f"a sequence of {self.length} bools, one per stage"
+        if self.type is bool:
+            return "true or false"
+        if self.choices:
+            return "one of " + ", ".join(map(repr, self.choices))
+        if self.type is str:
+            return "a string"
+        bounds = [f"from {self.low:g}" if self.low is not None else ""]
+        bounds += [f"above {self.above:g}" if self.above is not None else ""]
+        bounds += [f"to {self.high:g}" if self.high is not None else ""]
+        kind = ("an odd int" if self.odd else "an int") if self.type is int else "a finite number"
+        return " ".join([kind, *filter(None, bounds)])
+
+    def problem(self, given: object) -> OptionProblem | None:
+        """What is wrong with `given`, or None."""
+        if self._allows(given):
+            return None
+        return OptionProblem(self.name, given, f"{self.name} is {self.rule}", f"Use {self.nearest(given)!r}.")
+
+    def normalise(self, given: object) -> OptionValue:
+        """`given` in the type of the option: a list of bools becomes a tuple, a whole number a float.
+
+        Raises:
+            ModelOptionError: The option does not take this value.
+        """
+        problem = self.problem(given)
+        if problem is not None:
+            raise ModelOptionError([problem])
+        if self.type is tuple:
+            assert isinstance(given, Sequence)
+            return tuple(given)
+        if self.type is float:
+            assert isinstance(given, int | float)
+            return float(given)
+        assert isinstance(given, bool | int | str)
+        return given
+
+    def nearest(self, given: object) -> OptionValue:
+        """The allowed value closest to `given`; the default where closeness has no meaning."""
+        if self.choices and isinstance(given, str):
+            return nearest_name(given, self.choices) or self.default
+        if self.type not in (int, float) or isinstance(given, bool) or not isinstance(given, int | float):
+            return self.default
+        if given != given or (self.above is not None and given <= self.above):
+            return self.default
+        value: float = max(given, self.low) if self.low is not None else given
+        value = min(value, self.high) if self.high is not None else value
+        if self.type is float:
+            return float(value)
+        whole = round(value)
+        if self.odd and whole % 2 == 0:
+            whole += 1 if self.high is None or whole < self.high else -1
+        return whole
+
+    def _allows(self, given: object) -> bool:
+        if self.type is tuple:
+            is_sequence = isinstance(given, Sequence) and not isinstance(given, str)
+            return is_sequence and len(given) == self.length and all(isinstance(x, bool) for x in given)
+        if self.type is bool:
+            return isinstance(given, bool)
+        if self.type is str:
+            return isinstance(given, str) and (not self.choices or given in self.choices)
+        if isinstance(given, bool) or not isinstance(given, int if self.type is int else int | float):
+            return False
+        return self._in_bounds(given)
+
+    def _in_bounds(self, given: float) -> bool:
+        if not -float("inf") < given < float("inf"):
+            return False
+        if self.low is not None and given < self.low:
+            return False
+        if self.high is not None and given > self.high:
+            return False
+        if self.above is not None and given <= self.above:
+            return False
+        return not (self.odd and given % 2 == 0)

@@ -1,0 +1,82 @@
+"""What a network may ask of the loop that trains it, without the loop knowing the network.
+
+A module that adds to the loss, constrains its parameters or has something to show says so through a method of its
+own; `penalty`, `project_` and `diagnostics` walk any `nn.Module` and collect. A network without such modules gets
+a zero, nothing, and an empty mapping.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Diagnosed", "Penalised", "Projected", "diagnostics", "penalty", "project_"]
+
+
+@runtime_checkable
+class Penalised(Protocol):
+    """A module with a term of its own in the loss."""
+
+    def training_penalty(self) -> Tensor:
+        """The term as a scalar, already weighted."""
+
+
+@runtime_checkable
+class Projected(Protocol):
+    """A module whose parameters must stay in a set that the optimiser does not know."""
+
+    def project_parameters_(self) -> None:
+        """Moves the parameters back into their set, in place."""
+
+
+@runtime_checkable
+class Diagnosed(Protocol):
+    """A module with numbers worth a curve."""
+
+    def training_diagnostics(self) -> Mapping[str, float]:
+        """Values under `<quantity>_<unit>`, such as `span_px`."""
+
+
+def penalty(model: nn.Module) -> Tensor:
+    """Sum of the penalties of all modules of `model`, to be added to the loss.
+
+    Returns:
+        A scalar that is already weighted; zero, on the device and in the type of the parameters, when no module
+        has one.
+    """
+    terms = [module.training_penalty() for module in model.modules() if isinstance(module, Penalised)]
+    if terms:
+        return torch.stack(terms).sum()
+    parameter = next(model.parameters(), None)
+    return torch.zeros(()) if parameter is None else parameter.new_zeros(())
+
+
+@torch.no_grad()
+def project_(model: nn.Module) -> None:
+    """Projects the parameters of `model` in place; call it after every step of the optimiser."""
+    for module in model.modules():
+        if isinstance(module, Projected):
+            module.project_parameters_()
+
+
+@torch.no_grad()
+def diagnostics(model: nn.Module) -> dict[str, float]:
+    """What the modules of `model` report, per layer and averaged.
+
+    Returns:
+        For a quantity such as `span_px`: `span/mean_px`, the mean over the layers that have it, and
+        `span/layer<i>_px` for each of them, counted from 0 in the order of the network.
+    """
+    layers: defaultdict[str, list[float]] = defaultdict(list)
+    for module in model.modules():
+        if isinstance(module, Diagnosed):
+            for quantity, value in module.training_diagnostics().items():
+                layers[quantity].append(value)
+    report: dict[str, float] = {}
+    for quantity, values in layers.items():
+        topic, _, unit = quantity.rpartition("_")
+        report[f"{topic}/mean_{unit}"] = sum(values) / len(values)
+        report |= {f"{topic}/layer{index}_{unit}": value for index, value in enumerate(values)}
+    return report
