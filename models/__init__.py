@@ -5,11 +5,14 @@ check and build networks by name, and collect what a network asks of the loop th
 """
 
 from models import adaptive_span_variants, spatial_bias
+from models.authors import AuthorsCheckpointError, AuthorsOptionError, from_authors, load_authors_checkpoint
 from models.catalogue import check_options, create_model, list_models, model_family, model_options
 from models.options import ModelOption, ModelOptionError, OptionProblem, OptionValue
 from models.training_hooks import diagnostics, penalty, project_
 
 __all__ = [
+    "AuthorsCheckpointError",
+    "AuthorsOptionError",
     "ModelOption",
     "ModelOptionError",
     "OptionProblem",
@@ -18,7 +21,9 @@ __all__ = [
     "check_options",
     "create_model",
     "diagnostics",
+    "from_authors",
     "list_models",
+    "load_authors_checkpoint",
     "model_family",
     "model_options",
     "penalty",

@@ -84,7 +84,9 @@ LOCAL_OPTIONS = (STEM, NUM_HEADS, KERNEL_SIZE)
 ADAPTIVE_OPTIONS = (STEM, NUM_HEADS, MAX_SPAN, RAMP, SPAN_INIT, SPAN_PENALTY)
 
 
-def heads_divide_channels(values: Mapping[str, OptionValue], image: ImageShape | None) -> Sequence[OptionProblem]:
+def heads_divide_channels(
+    values: Mapping[str, OptionValue], image: ImageShape | None
+) -> Sequence[OptionProblem]:
     """Every width is a multiple of the narrowest, so heads that divide that one divide all."""
     del image
     heads = values["num_heads"]
@@ -109,7 +111,11 @@ def _cfg(size: str) -> dict[str, Any]:
 
 
 default_cfgs = generate_default_cfgs(
-    {f"{operator}_resnet26_{size}": _cfg(size) for operator in ("adaptive", "local", "conv") for size in SIZES}
+    {
+        f"{operator}_resnet26_{size}": _cfg(size)
+        for operator in ("adaptive", "local", "conv")
+        for size in SIZES
+    }
 )
 
 

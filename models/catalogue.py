@@ -65,7 +65,9 @@ def check_options(
         return ARCHITECTURES[name].problems(given)
     height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
     if min(height, width) < 1:
-        return [OptionProblem("image_size", image_size, "a side is at least 1 px", "Use the size of the images.")]
+        return [
+            OptionProblem("image_size", image_size, "a side is at least 1 px", "Use the size of the images.")
+        ]
     return ARCHITECTURES[name].problems(given, ImageShape(height, width, in_chans or 3))
 
 
@@ -89,9 +91,7 @@ def create_model(
     Raises:
         ModelOptionError: The name or an option is unknown, or a value impossible; all problems at once.
     """
-    problems = check_options(
-        name, options, image_size=image_size, in_chans=in_chans, num_classes=num_classes
-    )
+    problems = check_options(name, options, image_size=image_size, in_chans=in_chans, num_classes=num_classes)
     if problems:
         raise ModelOptionError(problems, model=name)
     network: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **options)

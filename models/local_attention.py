@@ -78,7 +78,9 @@ def _check_shapes(channels: int, num_heads: int, side: int) -> None:
         remedy = "Choose a power of two no larger than the narrowest stage."
         raise ModelOptionError([OptionProblem("num_heads", num_heads, rule, remedy)])
     if side % 2 == 0:
-        raise ModelOptionError([OptionProblem("kernel_size", side, "a window side is odd", f"Use {side + 1}.")])
+        raise ModelOptionError(
+            [OptionProblem("kernel_size", side, "a window side is odd", f"Use {side + 1}.")]
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -72,15 +72,11 @@ class SpatialBiasConv(nn.Module):
         pooled_size: Side of its grid in cells.
     """
 
-    def __init__(
-        self, dim: int, *, stride: int, bias_channels: int, key_size: int, pooled_size: int
-    ) -> None:
+    def __init__(self, dim: int, *, stride: int, bias_channels: int, key_size: int, pooled_size: int) -> None:
         super().__init__()
         self.out_chs = dim + bias_channels
         self.conv = nn.Conv2d(dim, dim, 3, stride, padding=1, bias=False)
-        self.bias = SpatialBias(
-            dim, bias_channels=bias_channels, key_size=key_size, pooled_size=pooled_size
-        )
+        self.bias = SpatialBias(dim, bias_channels=bias_channels, key_size=key_size, pooled_size=pooled_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolves and appends the resized bias."""

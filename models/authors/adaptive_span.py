@@ -1,0 +1,121 @@
+"""Adaptive span: the keys and constructor arguments of JoeRoussy/adaptive-attention-in-cv (commit 79ccd863d4d2).
+
+Their networks with fixed windows hold span masks that take no part in the result; ours have none, so such a
+network of ours is smaller than theirs by one parameter per head and attention layer.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from models.adaptive_span import AdaptiveSpanResNet, ConvResNet, LocalAttentionResNet
+from models.adaptive_span_variants import SIZES
+from models.authors.family import AuthorsFamily, AuthorsOptionError, Entry
+from models.authors.resnet_keys import rename
+
+__all__ = ["FAMILY"]
+
+AUTHORS_MAX_SPAN = 5  # fixed in their code, whatever the size of the images
+
+DEFAULTS: Mapping[str, Any] = {
+    "num_classes": 1000,
+    "dataset": "CIFAR10",
+    "smallest_version": False,
+    "small_version": False,
+    "all_attention": False,
+    "adaptive_span": False,
+    "groups": 1,
+    "attention_kernel": 3,
+    "R": 3.0,
+    "z_init": 0.1,
+    "attention_conv": False,
+    "dk": 40,
+    "dv": 4,
+}
+"""Arguments of theirs that shape the network, with the defaults of their command line."""
+
+PARTS: Mapping[str, str] = {
+    "stem.conv": "init.0",
+    "stem.bn": "init.1",
+    "reduce.conv": "conv1.0",
+    "reduce.bn": "conv1.1",
+    "spatial": "conv2.0",
+    "bn": "conv2.1",
+    "expand.conv": "conv3.0",
+    "expand.bn": "conv3.1",
+    "shortcut.conv": "shortcut.0",
+    "shortcut.bn": "shortcut.1",
+    "head.fc": "dense",
+}
+
+
+def build(options: Mapping[str, Any]) -> nn.Module:
+    """Our network for the arguments of theirs.
+
+    Raises:
+        AuthorsOptionError: An argument is unknown, or there is no such network here.
+    """
+    unknown = sorted(set(options) - set(DEFAULTS))
+    if unknown:
+        raise AuthorsOptionError(f"adaptive_span: unknown arguments {unknown}; known are {sorted(DEFAULTS)}")
+    given = {**DEFAULTS, **options}
+    if given["attention_conv"]:
+        raise AuthorsOptionError(
+            "adaptive_span: attention_conv is true; attention-augmented networks are not here"
+        )
+    size = "small" if given["smallest_version"] else "medium" if given["small_version"] else "large"
+    shape: dict[str, Any] = {
+        **SIZES[size],
+        "stem": "7x7" if given["dataset"] == "TinyImageNet" else "3x3",
+        "num_classes": given["num_classes"],
+    }
+    if not given["all_attention"]:
+        return ConvResNet(**shape)
+    if not given["adaptive_span"]:
+        return LocalAttentionResNet(num_heads=given["groups"], kernel_size=given["attention_kernel"], **shape)
+    return AdaptiveSpanResNet(
+        num_heads=given["groups"],
+        max_span=AUTHORS_MAX_SPAN,
+        ramp=given["R"],
+        span_init=given["z_init"],
+        **shape,
+    )
+
+
+def entries(network: nn.Module) -> dict[str, Entry]:
+    """Their keys; the stacked projections of ours are three of theirs."""
+    table: dict[str, Entry] = {}
+    for key, tensor in network.state_dict().items():
+        theirs = rename(key, stage="layers.{stage}", parts=PARTS)
+        path, _, leaf = theirs.rpartition(".")
+        if path.endswith(".qkv"):
+            rows = len(tensor) // 3
+            for index, name in enumerate(("query_conv", "key_conv", "value_conv")):
+                stacked = (index * rows, (index + 1) * rows)
+                table[f"{path.removesuffix('qkv')}{name}.weight"] = Entry(key, rows=stacked)
+        elif leaf == "rel_h":
+            table[theirs] = Entry(key, shape=(len(tensor), 1, 1, tensor.shape[1], 1))
+        elif leaf == "rel_w":
+            table[theirs] = Entry(key, shape=(len(tensor), 1, 1, 1, tensor.shape[1]))
+        elif leaf == "span":
+            table[f"{path}.adaptive_mask.current_val"] = Entry(key, shape=(len(tensor), 1))
+        else:
+            table[theirs] = Entry(key)
+    return table
+
+
+def takes_no_part(key: str, network: nn.Module) -> bool:
+    """The constant template of a mask, and the spans of attention whose window is fixed."""
+    if key.endswith(".adaptive_mask.mask_template"):
+        return isinstance(network, AdaptiveSpanResNet | LocalAttentionResNet)
+    return key.endswith(".adaptive_mask.current_val") and isinstance(network, LocalAttentionResNet)
+
+
+FAMILY = AuthorsFamily(
+    name="adaptive_span",
+    networks=(AdaptiveSpanResNet, LocalAttentionResNet, ConvResNet),
+    build=build,
+    entries=entries,
+    takes_no_part=takes_no_part,
+)
