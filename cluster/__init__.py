@@ -1,0 +1,1 @@
+"""Clusters: starting one to run sweeps on."""

@@ -1,0 +1,50 @@
+"""The sweep API.
+
+    from orchestrator import load_sweep, run_sweep
+
+    result = run_sweep(load_sweep("sweeps/digits.yaml", ["trials=12"]))
+    print(result.best, result.to_pandas())
+    model = result.best.load_model()
+
+Names are loaded when they are first used: Tune's trial actors import this package and must stay free of torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from orchestrator.checkpoint_source import load_model
+    from orchestrator.config import SweepConfig, load_sweep
+    from orchestrator.errors import ConfigError, SpatialSweepError
+    from orchestrator.results import SweepResult, TrialResult
+    from orchestrator.sweep import run_sweep
+
+_HOMES = {
+    "ConfigError": "orchestrator.errors",
+    "SpatialSweepError": "orchestrator.errors",
+    "SweepConfig": "orchestrator.config",
+    "SweepResult": "orchestrator.results",
+    "TrialResult": "orchestrator.results",
+    "load_model": "orchestrator.checkpoint_source",
+    "load_sweep": "orchestrator.config",
+    "run_sweep": "orchestrator.sweep",
+}
+
+__all__ = [
+    "ConfigError",
+    "SpatialSweepError",
+    "SweepConfig",
+    "SweepResult",
+    "TrialResult",
+    "load_model",
+    "load_sweep",
+    "run_sweep",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'orchestrator' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,118 @@
+"""The command line: `spatialsweep`, and the same as `python -m orchestrator`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from orchestrator.errors import ConfigError, SpatialSweepError
+from orchestrator.provenance import package_version
+
+app = typer.Typer(
+    name="spatialsweep",
+    help="Sweeps over the networks that replace or repair self-attention.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+_INTERRUPTED = 130
+_BAD_INPUT = 2
+
+RunsDir = Annotated[
+    Path | None, typer.Option(help="Folder of all results; default: runs here, ~/spatialsweep/runs in a Ray job.")
+]
+TrackingUri = Annotated[str | None, typer.Option(help="MLflow server or database; default: one beneath the runs.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"spatialsweep {package_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """Sweeps over the networks that replace or repair self-attention."""
+
+
+@app.command()
+def run(
+    sweep: Annotated[Path, typer.Argument(help="A sweep file, such as sweeps/digits.yaml.")],
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as search.lr.low=1e-3. Repeatable."),
+    ] = None,
+    tracking_uri: TrackingUri = None,
+    runs_dir: RunsDir = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to join ('auto' finds one here); default: a private instance.")
+    ] = None,
+) -> None:
+    """Run a sweep to its end and show what it found."""
+    from orchestrator.config import load_sweep
+    from orchestrator.ledger import TrialStatus
+    from orchestrator.progress import print_outcome
+    from orchestrator.sweep import run_sweep
+
+    overrides = list(assignments or [])
+    if tracking_uri:
+        overrides.append(f"tracking.uri={tracking_uri}")
+    if runs_dir:
+        overrides.append(f"runs_dir={runs_dir}")
+    console = _console()
+    config = load_sweep(sweep, overrides)
+    result = run_sweep(config, address=address, console=console)
+    print_outcome(result, console, _dashboard_command(result.folder.parent, config.tracking.uri))
+    if result.status is TrialStatus.INTERRUPTED:
+        raise typer.Exit(_INTERRUPTED)
+    if result.best is None:
+        raise typer.Exit(1)
+
+
+@app.command()
+def dashboard(
+    runs_dir: RunsDir = None,
+    port: Annotated[int, typer.Option(help="Port of the page.", min=1, max=65535)] = 5000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Serve the MLflow page over the local runs until Ctrl-C."""
+    from orchestrator.dashboard import serve
+
+    serve(runs_dir, host=host, port=port)
+
+
+def _dashboard_command(runs_dir: Path, tracking_uri: str | None) -> str:
+    if tracking_uri is None:
+        return f"spatialsweep dashboard --runs-dir {runs_dir}"
+    return tracking_uri if tracking_uri.startswith("http") else f"mlflow ui --backend-store-uri {tracking_uri}"
+
+
+def _console() -> Console:
+    """Standard output; without a terminal wide enough that no line of a log is broken."""
+    plain = Console()
+    return plain if plain.is_terminal else Console(width=160)
+
+
+def main() -> None:
+    """Entry point: errors meant for users become text and an exit code."""
+    try:
+        app()
+    except ConfigError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(_BAD_INPUT)
+    except SpatialSweepError as error:
+        typer.echo(f"spatialsweep: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Settings of a sweep: typed, validated whole, the same from Python, YAML and the command line."""
+
+from orchestrator.config.load import load_sweep
+from orchestrator.config.schema import (
+    DatasetConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    ResourcesConfig,
+    SamplerConfig,
+    SweepConfig,
+    TrackingConfig,
+    TrainingConfig,
+    TrialConfig,
+    TrialSchedulerConfig,
+    resolve_trial,
+)
+
+__all__ = [
+    "DatasetConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "ResourcesConfig",
+    "SamplerConfig",
+    "SweepConfig",
+    "TrackingConfig",
+    "TrainingConfig",
+    "TrialConfig",
+    "TrialSchedulerConfig",
+    "load_sweep",
+    "resolve_trial",
+]

@@ -1,0 +1,237 @@
+"""Finds everything wrong with a sweep before any work starts.
+
+Two passes share one list: every section is checked by its own types, then the rules that join sections run on those
+sections that are sound. A user sees all faults of a file at once, each with the nearest valid name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from orchestrator.config import schema
+from orchestrator.errors import Problem, did_you_mean
+from search_spaces import Domain, SearchSpace
+from search_spaces.space import SpaceError, condition_problems
+
+OBJECTIVE_METRICS = ("val/top1", "val/loss", "train/loss")
+_DOMAIN: TypeAdapter[Any] = TypeAdapter(Domain)
+_DOMAIN_TAGS = {"float", "int", "choice", "constant"}
+
+
+def find_problems(raw: Mapping[str, Any]) -> list[Problem]:
+    """All faults of a sweep's settings; empty when it may start.
+
+    Args:
+        raw: Section name to content, as read from YAML or given to `SweepConfig`.
+    """
+    sections, problems = _check_sections(raw)
+    problems.extend(_check_together(sections))
+    return list(dict.fromkeys(problems))
+
+
+def _check_sections(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Validates each section alone; returns the sound ones and the faults of the others."""
+    fields = schema.SweepConfig.model_fields
+    sections: dict[str, Any] = {}
+    problems = [
+        Problem(key, f"unknown setting. {did_you_mean(key, list(fields))}") for key in raw if key not in fields
+    ]
+    for name, field in fields.items():
+        if name not in raw and field.is_required():
+            problems.append(Problem(name, "is missing; every sweep needs it"))
+        elif name == "search":
+            sections[name], faults = _check_domains(raw.get(name, {}))
+            problems.extend(faults)
+        elif name in raw:
+            adapter: TypeAdapter[Any] = TypeAdapter(_annotated(field))
+            try:
+                sections[name] = adapter.validate_python(raw[name])
+            except ValidationError as error:
+                problems.extend(_translate(error, name, _section_class(field.annotation)))
+        else:
+            sections[name] = field.get_default()
+    return sections, problems
+
+
+def _check_domains(raw: Any) -> tuple[dict[str, Any], list[Problem]]:
+    if not isinstance(raw, Mapping):
+        return {}, [Problem("search", f"got {raw!r}; must map names to domains, such as lr: {{type: float, ...}}")]
+    domains: dict[str, Any] = {}
+    problems = []
+    for name, content in raw.items():
+        try:
+            domains[name] = _DOMAIN.validate_python(content)
+        except ValidationError as error:
+            problems.extend(_translate(error, f"search.{name}", None))
+    return domains, problems
+
+
+def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
+    yield from _check_names(sections)
+    training, scheduler = sections.get("training"), sections.get("trial_scheduler")
+    if training and scheduler and scheduler.name == "asha" and scheduler.grace_epochs > training.epochs:
+        yield Problem(
+            "trial_scheduler.grace_epochs",
+            f"got {scheduler.grace_epochs}; must not exceed training.epochs, which is {training.epochs}",
+        )
+    resources = sections.get("resources")
+    if resources and training and training.global_batch_size < 2 * resources.workers:
+        yield Problem(
+            "training.global_batch_size",
+            f"got {training.global_batch_size}; each of the {resources.workers} workers needs at least 2 images a "
+            f"step. Use {2 * resources.workers} or more",
+        )
+    if resources and resources.workers > 1 and resources.gpus_per_worker and resources.gpus_per_worker % 1:
+        yield Problem(
+            "resources.gpus_per_worker",
+            f"got {resources.gpus_per_worker}; workers of one trial cannot share a GPU (NCCL refuses it). "
+            "Use a whole number, or workers: 1",
+        )
+    yield from _check_search(sections)
+
+
+def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
+    from timm.optim import list_optimizers
+
+    from orchestrator.data import list_datasets
+
+    dataset = sections.get("dataset")
+    if dataset and dataset.name not in list_datasets():
+        yield _unknown("dataset.name", dataset.name, list_datasets())
+    training = sections.get("training")
+    if training and training.optimizer not in list_optimizers():
+        yield _unknown("training.optimizer", training.optimizer, list_optimizers())
+    objective = sections.get("objective")
+    if objective and objective.metric not in OBJECTIVE_METRICS:
+        yield _unknown("objective.metric", objective.metric, OBJECTIVE_METRICS)
+
+
+def _check_search(sections: Mapping[str, Any]) -> Iterator[Problem]:
+    """Whether every value the search may draw is one its network and the training loop accept."""
+    import models
+
+    search = sections["search"]
+    known = models.list_models()
+    strangers = [name for name in search["model"].corners() if name not in known] if "model" in search else []
+    yield from (_unknown("search.model", str(name), known) for name in strangers)
+    # A condition on a network that the user took out of the choice is no fault, and neither is one on a misspelt choice.
+    for name, message in condition_problems(search, {"model": known}):
+        yield Problem(f"search.{name}.when", message)
+    fixed = sections.get("model")
+    if "model" not in search and not fixed and "model" in sections:
+        yield Problem("model", "is missing; name a network under model.name, or several under search.model.choices")
+    try:
+        space = SearchSpace(search)
+    except SpaceError:
+        return
+    for branch in space.branches():
+        name = branch.get("model", fixed.name if fixed else None)
+        if name is None or name in strangers:
+            continue
+        if name not in known:
+            yield _unknown("model.name", str(name), known)
+            continue
+        active = [key for key in space.active(branch) if key != "model"]
+        yield from _check_branch(str(name), active, search, fixed, sections.get("dataset"))
+
+
+def _check_branch(
+    model: str,
+    active: list[str],
+    search: Mapping[str, Any],
+    fixed: schema.ModelConfig | None,
+    dataset: schema.DatasetConfig | None,
+) -> Iterator[Problem]:
+    """The rules for one network: known names, and corner values that it accepts."""
+    import models
+
+    training_fields = schema.TrainingConfig.model_fields
+    options = models.model_options(model)
+    for name in active:
+        if name in training_fields:
+            yield from _check_training_domain(name, search[name])
+        elif name not in options:
+            yield _unknown_searched(name, model, search)
+    searched = {name: search[name].corners() for name in active if name in options}
+    base = {**(fixed.options if fixed else {}), **{name: corners[0] for name, corners in searched.items()}}
+    variants = [base, *({**base, name: value} for name, corners in searched.items() for value in corners[1:])]
+    for values in variants:
+        for fault in models.check_options(model, values, **_geometry(dataset)):
+            where = f"search.{fault.option}" if fault.option in searched else f"model.options.{fault.option}"
+            yield Problem(where, f"got {fault.given!r} for {model}; {fault.rule}. {fault.remedy}".rstrip())
+
+
+def _check_training_domain(name: str, domain: Any) -> Iterator[Problem]:
+    for value in domain.corners():
+        try:
+            schema.TrainingConfig(**{name: value})
+        except ValidationError as error:
+            for problem in _translate(error, "", schema.TrainingConfig):
+                yield Problem(f"search.{name}", problem.message)
+
+
+def _geometry(dataset: schema.DatasetConfig | None) -> dict[str, Any]:
+    from orchestrator.data import dataset_spec, list_datasets
+
+    if dataset is None or dataset.name not in list_datasets():
+        return {}
+    spec = dataset_spec(dataset.name)
+    return {"image_size": spec.image_size, "in_chans": spec.in_chans, "num_classes": spec.num_classes}
+
+
+def _unknown(where: str, given: str, known: Any) -> Problem:
+    return Problem(where, f"unknown '{given}'. {did_you_mean(given, list(known))}")
+
+
+def _unknown_searched(name: str, model: str, search: Mapping[str, Any]) -> Problem:
+    """A searched name the network does not have: misspelt, or meant for another network of the sweep."""
+    import models
+
+    choices = search["model"].corners() if "model" in search else (model,)
+    owners = [other for other in choices if other in models.list_models() and name in models.model_options(other)]
+    if owners:
+        wanted = owners[0] if len(owners) == 1 else f"[{', '.join(owners)}]"
+        return Problem(f"search.{name}", f"{model} has no such option. Add when: {{model: {wanted}}}")
+    known = [*schema.TrainingConfig.model_fields, *models.model_options(model)]
+    return Problem(f"search.{name}", f"neither a training setting nor an option of {model}. {did_you_mean(name, known)}")
+
+
+def _translate(error: ValidationError, prefix: str, section: type[BaseModel] | None) -> Iterator[Problem]:
+    """Pydantic's faults in our words: where, what was given, the rule, the remedy."""
+    for fault in error.errors(include_url=False):
+        keys = [str(key) for key in fault["loc"] if str(key) not in _DOMAIN_TAGS]
+        where = ".".join([prefix, *keys] if prefix else keys)
+        if fault["type"] == "extra_forbidden":
+            known = list(section.model_fields) if section else _domain_keys(fault["loc"])
+            yield Problem(where, f"unknown setting. {did_you_mean(keys[-1], known)}")
+        elif fault["type"] == "missing":
+            yield Problem(where, "is missing")
+        else:
+            rule = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            given = "" if isinstance(fault["input"], Mapping) else f"got {fault['input']!r}; "
+            yield Problem(where, f"{given}{rule[:1].lower()}{rule[1:]}")
+
+
+def _domain_keys(location: tuple[Any, ...]) -> list[str]:
+    tag = next((key for key in location if key in _DOMAIN_TAGS), None)
+    classes = [member for member in get_args(get_args(Domain)[0]) if hasattr(member, "__metadata__")]
+    for member in classes:
+        domain = get_args(member)[0]
+        if tag is not None and domain.model_fields["type"].default == tag:
+            return list(domain.model_fields)
+    return ["type", "low", "high", "log", "step", "choices", "value", "when"]
+
+
+def _section_class(annotation: Any) -> type[BaseModel] | None:
+    candidates = [annotation, *get_args(annotation)]
+    return next((item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)), None)
+
+
+def _annotated(field: Any) -> Any:
+    """The annotation of a field together with its constraints."""
+    from typing import Annotated
+
+    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation

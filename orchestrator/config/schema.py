@@ -1,0 +1,230 @@
+"""The settings of a sweep, as typed, frozen sections.
+
+The same classes are built from Python, from YAML and from `--set`; `orchestrator.config.check` holds the rules that
+concern more than one section.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from orchestrator.errors import ConfigError
+from search_spaces import Domain, Scalar, SearchSpace
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, keyword-only, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DatasetConfig(Section):
+    """Which images, and how they are split.
+
+    Args:
+        name: A registered dataset.
+        validation_fraction: Share of the training images held out for validation, drawn per class.
+        split_seed: Seed of that draw; the same for every trial of a sweep.
+    """
+
+    name: str
+    validation_fraction: float = Field(0.2, gt=0, lt=1)
+    split_seed: NonNegativeInt = 0
+
+
+class ModelConfig(Section):
+    """A network and the options that the search leaves alone.
+
+    Args:
+        name: A registered network, such as `adaptive_resnet26_small`.
+        options: Keyword arguments of `timm.create_model`.
+    """
+
+    name: str
+    options: Mapping[str, Scalar] = {}
+
+
+class TrainingConfig(Section):
+    """How one trial is trained. Every field may be searched.
+
+    Args:
+        epochs: Passes over the training images, at most.
+        global_batch_size: Images per optimiser step, summed over the workers.
+        optimizer: A name timm knows, such as `sgd`, `adamw` or `lamb`.
+        lr: Peak learning rate.
+        weight_decay: Decoupled or not as the optimiser defines it.
+        momentum: For optimisers that have one.
+        lr_schedule: Shape after the warm-up.
+        warmup_epochs: Linear rise from a hundredth of `lr`.
+        label_smoothing: Share of the target spread over all classes.
+    """
+
+    epochs: PositiveInt = 10
+    global_batch_size: PositiveInt = 64
+    optimizer: str = "sgd"
+    lr: PositiveFloat = 0.05
+    weight_decay: NonNegativeFloat = 5e-4
+    momentum: float = Field(0.9, ge=0, lt=1)
+    lr_schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: NonNegativeInt = 1
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+
+
+class ObjectiveConfig(Section):
+    """What makes one trial better than another.
+
+    Args:
+        metric: A metric reported every epoch.
+        mode: `max` or `min`.
+    """
+
+    metric: str = "val/top1"
+    mode: Literal["max", "min"] = "max"
+
+
+class SamplerConfig(Section):
+    """How Optuna proposes configurations.
+
+    Args:
+        name: `tpe` or `random`.
+        startup_trials: Random trials before TPE models the space.
+    """
+
+    name: Literal["tpe", "random"] = "tpe"
+    startup_trials: PositiveInt = 8
+
+
+class TrialSchedulerConfig(Section):
+    """Which trials are stopped early.
+
+    Args:
+        name: `asha`, or `none` to train every trial to the end.
+        grace_epochs: Epochs no trial is stopped before.
+        reduction_factor: One in so many trials survives a rung.
+    """
+
+    name: Literal["asha", "none"] = "asha"
+    grace_epochs: PositiveInt = 2
+    reduction_factor: int = Field(3, ge=2)
+
+
+class ResourcesConfig(Section):
+    """What one trial trains on.
+
+    Args:
+        workers: DDP ranks of a trial.
+        cpus_per_worker: CPU cores reserved for each.
+        gpus_per_worker: GPUs reserved for each; None takes one where the cluster has any.
+        lanes: Trials that train at the same time; None takes as many as the cluster holds.
+    """
+
+    workers: PositiveInt = 2
+    cpus_per_worker: PositiveFloat = 1.0
+    gpus_per_worker: NonNegativeFloat | None = None
+    lanes: PositiveInt | None = None
+
+
+class TrackingConfig(Section):
+    """Where runs are recorded.
+
+    Args:
+        uri: An MLflow tracking URI; None keeps a database beneath `runs_dir`.
+        experiment: MLflow experiment the sweep's runs belong to.
+    """
+
+    uri: str | None = None
+    experiment: str = "spatialsweep"
+
+
+SweepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+
+
+class SweepConfig(Section):
+    """A whole sweep: what is trained, what is searched, for how long, on what.
+
+    Args:
+        name: Base of the sweep's name; a number is added to keep sweeps apart.
+        dataset: Images and split.
+        search: Searched names and their domains: `model`, fields of `training`, options of the networks.
+        model: The network, when it is not searched, and fixed options.
+        training: Values of what is not searched.
+        trials: Configurations to try.
+        seed: Of the sampler, the initial weights and the order of the images.
+        objective: What is maximised or minimised.
+        sampler: How configurations are proposed.
+        trial_scheduler: Which trials are stopped early.
+        resources: Workers of a trial, and lanes.
+        tracking: MLflow.
+        keep_best: Trials whose checkpoints are stored as MLflow artifacts.
+        runs_dir: Folder of all results; None takes `runs` here, or one in the home folder inside a Ray job.
+
+    Raises:
+        ConfigError: With every fault of every section.
+    """
+
+    name: SweepName
+    dataset: DatasetConfig
+    search: Mapping[str, Domain] = {}
+    model: ModelConfig | None = None
+    training: TrainingConfig = TrainingConfig()
+    trials: PositiveInt = 20
+    seed: NonNegativeInt = 0
+    objective: ObjectiveConfig = ObjectiveConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    trial_scheduler: TrialSchedulerConfig = TrialSchedulerConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    keep_best: NonNegativeInt = 3
+    runs_dir: str | None = None
+
+    def __init__(self, **values: Any) -> None:
+        from orchestrator.config.check import find_problems
+
+        problems = find_problems(values)
+        if problems:
+            raise ConfigError(problems)
+        super().__init__(**values)
+
+    @property
+    def space(self) -> SearchSpace:
+        """The searched domains with their conditions resolved."""
+        return SearchSpace(self.search)
+
+
+class TrialConfig(Section):
+    """One configuration, complete: all a worker needs to know to train it.
+
+    Args:
+        number: Optuna's number of the trial, from 0.
+        model: The network and every option.
+        training: Every training setting.
+        seed: Seed of weights and order.
+    """
+
+    number: NonNegativeInt
+    model: ModelConfig
+    training: TrainingConfig
+    seed: NonNegativeInt
+
+
+def resolve_trial(config: SweepConfig, number: int, params: Mapping[str, Any]) -> TrialConfig:
+    """Lays the searched values over the fixed ones.
+
+    Args:
+        config: The sweep.
+        number: Optuna's number of the trial.
+        params: Values drawn from the sweep's space.
+    """
+    fixed = config.model or ModelConfig(name="", options={})
+    name = str(params.get("model", fixed.name))
+    training = {key: value for key, value in params.items() if key in TrainingConfig.model_fields}
+    options = {key: value for key, value in params.items() if key != "model" and key not in training}
+    return TrialConfig(
+        number=number,
+        model=ModelConfig(name=name, options={**fixed.options, **options}),
+        training=TrainingConfig(**{**config.training.model_dump(), **training}),
+        seed=config.seed,
+    )

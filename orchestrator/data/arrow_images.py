@@ -1,0 +1,147 @@
+"""Small images in one Arrow file, read through a memory map.
+
+Layout: one record batch per split, columns `image` (fixed-size list of uint8, channel-first) and `label` (int32). The
+schema's metadata carries shape, classes, channel mean and deviation, and a hash of the content. Opening a file maps
+it; the arrays returned are views, so the workers of a host share one copy in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from orchestrator.errors import DataError
+
+_META_KEY = b"spatialsweep"
+_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ImageSplit:
+    """The images of one split.
+
+    Args:
+        images: uint8, (N, C, H, W); a read-only view of the file.
+        labels: int32, (N,).
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class ArrowImages:
+    """A dataset of small images, mapped into memory.
+
+    Args:
+        splits: Split name to images; at least `train` and `test`.
+        class_names: One per label.
+        mean: Per channel, of the training images scaled to [0, 1].
+        std: Likewise, the population deviation.
+        content_hash: Changes when any pixel or label does.
+    """
+
+    splits: Mapping[str, ImageSplit]
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    content_hash: str
+
+
+def write_images(path: Path, splits: Mapping[str, ImageSplit], class_names: tuple[str, ...]) -> None:
+    """Writes a dataset atomically: a reader sees the whole file or none.
+
+    Args:
+        path: Target; its folder is created.
+        splits: Split name to images, all of one shape; `train` gives mean and deviation.
+        class_names: One per label.
+
+    Raises:
+        DataError: A split is empty, or its labels do not match the class names.
+    """
+    for name, split in splits.items():
+        if not len(split):
+            raise DataError(f"{path}: split '{name}' is empty")
+        if split.labels.min() < 0 or split.labels.max() >= len(class_names):
+            raise DataError(f"{path}: split '{name}' has labels outside 0..{len(class_names) - 1}")
+    shape = splits["train"].images.shape[1:]
+    pixels = splits["train"].images.astype(np.float64) / 255
+    meta = {
+        "version": _SCHEMA_VERSION,
+        "shape": list(shape),
+        "splits": list(splits),
+        "class_names": list(class_names),
+        "mean": pixels.mean(axis=(0, 2, 3)).tolist(),
+        "std": pixels.std(axis=(0, 2, 3)).tolist(),
+        "content_hash": _hash(splits),
+    }
+    schema = pa.schema(
+        [("image", pa.list_(pa.uint8(), int(np.prod(shape)))), ("label", pa.int32())],
+        metadata={_META_KEY: json.dumps(meta).encode()},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for split in splits.values():
+            writer.write_batch(_record_batch(split, schema))
+    partial.replace(path)
+
+
+def open_images(path: Path) -> ArrowImages:
+    """Maps a dataset file; reads no pixel yet.
+
+    Raises:
+        DataError: The file is missing, or was not written by `write_images`.
+    """
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path}: cannot be read as an Arrow file ({error})") from None
+    raw = (reader.schema.metadata or {}).get(_META_KEY)
+    if raw is None:
+        raise DataError(f"{path}: is an Arrow file, but not a dataset of SpatialSweep's; prepare it again")
+    meta = json.loads(raw)
+    if meta["version"] != _SCHEMA_VERSION:
+        raise DataError(f"{path}: has format {meta['version']}, this version reads {_SCHEMA_VERSION}; prepare it again")
+    splits = {
+        name: _split(reader.get_batch(index), tuple(meta["shape"])) for index, name in enumerate(meta["splits"])
+    }
+    return ArrowImages(
+        splits=splits,
+        class_names=tuple(meta["class_names"]),
+        mean=tuple(meta["mean"]),
+        std=tuple(meta["std"]),
+        content_hash=meta["content_hash"],
+    )
+
+
+def _record_batch(split: ImageSplit, schema: pa.Schema) -> pa.RecordBatch:
+    flat = pa.array(split.images.reshape(-1), type=pa.uint8())
+    column = pa.FixedSizeListArray.from_arrays(flat, schema.field("image").type.list_size)
+    return pa.record_batch([column, pa.array(split.labels, type=pa.int32())], schema=schema)
+
+
+def _split(batch: pa.RecordBatch, shape: tuple[int, ...]) -> ImageSplit:
+    images = batch.column("image").flatten().to_numpy(zero_copy_only=True)
+    labels = batch.column("label").to_numpy(zero_copy_only=True)
+    return ImageSplit(images=images.reshape(len(labels), *shape), labels=labels)
+
+
+def _hash(splits: Mapping[str, ImageSplit]) -> str:
+    digest = hashlib.sha256()
+    for name, split in splits.items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(split.images))
+        digest.update(np.ascontiguousarray(split.labels))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,78 @@
+"""What can go wrong, as a user sees it.
+
+Everything raised on purpose descends from `SpatialSweepError`; the command line prints its text and exits with 2
+(bad input) or 1 (a fault during the work) instead of showing a traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+class SpatialSweepError(Exception):
+    """Root of all errors SpatialSweep raises on purpose."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault in a configuration.
+
+    Args:
+        where: Dotted path of the setting, such as `search.lr.low`.
+        message: What was given, the rule, and the remedy.
+    """
+
+    where: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}" if self.where else self.message
+
+
+class ConfigError(SpatialSweepError, ValueError):
+    """A sweep that cannot start as written; holds every fault found, not only the first.
+
+    Args:
+        problems: At least one.
+        source: File the settings came from; None when they came from Python.
+    """
+
+    def __init__(self, problems: Iterable[Problem], source: str | None = None) -> None:
+        self.problems = tuple(problems)
+        self.source = source
+        prefix = f"{source}: " if source else ""
+        super().__init__("\n".join(f"{prefix}{problem}" for problem in self.problems))
+
+    def with_source(self, source: str) -> ConfigError:
+        """The same faults, attributed to a file."""
+        return ConfigError(self.problems, source)
+
+
+class DataError(SpatialSweepError, ValueError):
+    """A dataset that is missing, damaged or not what the sweep expects."""
+
+
+class CheckpointError(SpatialSweepError, ValueError):
+    """A checkpoint that cannot be found or read."""
+
+
+class ClusterError(SpatialSweepError, RuntimeError):
+    """The cluster cannot run this sweep, or went away."""
+
+
+class TrackingError(SpatialSweepError, RuntimeError):
+    """The tracking server refuses what it was sent."""
+
+
+class TrialFailed(SpatialSweepError, RuntimeError):
+    """Training of one trial ended with an error; the text is its reason."""
+
+
+def did_you_mean(given: str, known: Sequence[str]) -> str:
+    """The remedy for an unknown name: the nearest known one, or all of them when none is near."""
+    near = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
+    if near:
+        return f"Did you mean '{near[0]}'?"
+    return f"Known: {', '.join(known)}." if known else ""

@@ -1,0 +1,72 @@
+"""Tune's trial actor: thin, without torch. It leases a lane, hands over the configuration and passes reports on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.tune import Trainable
+
+from orchestrator.errors import TrialFailed
+from orchestrator.lanes.messages import Ending, Fate, Order
+from orchestrator.lanes.trial_folder import trial_folder
+
+EPOCH = "epoch"
+ENDED = "ended"
+
+
+class TrialClient(Trainable):  # type: ignore[misc]
+    """One trial as Tune sees it; training happens on a lane.
+
+    Tune's configuration holds the trial under `trial`. A step is one epoch: it returns the metrics of the next report
+    and, by asking for it, lets the lane go on. The driver releases the lane when Tune has ended the trial, so an
+    actor that is kept for the next trial needs to do nothing in between.
+    """
+
+    def setup(self, config: Mapping[str, Any], hub: Any, trials_folder: str) -> None:
+        """Keeps what every trial of this actor needs.
+
+        Args:
+            config: Tune's configuration of the trial.
+            hub: Handle of the hub.
+            trials_folder: Parent of the trials' folders.
+        """
+        self._hub = hub
+        self._trials_folder = Path(trials_folder)
+        self.reset_config(config)
+
+    def reset_config(self, new_config: Mapping[str, Any]) -> bool:
+        """Makes this actor the client of another trial; must not fail, so it does nothing that could."""
+        self._trial = new_config["trial"]
+        self._lane: int | None = None
+        self._epoch = 0
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Waits for the next epoch of the trial.
+
+        Raises:
+            TrialFailed: Training ended with an error; the text is its reason.
+        """
+        order = Order(
+            trial_id=self.trial_id,
+            config=self._trial,
+            folder=str(self._trials_folder / trial_folder(self._trial["number"])),
+        )
+        if self._lane is None:
+            client = ray.get_runtime_context().current_actor
+            self._lane = ray.get(self._hub.lease.remote(order, client))
+        if self._lane is None:
+            return self._ended(Fate.INTERRUPTED)
+        event = ray.get(self._hub.next_event.remote(order, self._lane, self._epoch))
+        if isinstance(event, Ending):
+            if event.fate is Fate.FAILED:
+                raise TrialFailed(event.reason)
+            return self._ended(event.fate)
+        self._epoch = event.epoch
+        return {**event.metrics, EPOCH: event.epoch, "done": event.epoch >= self._trial["training"]["epochs"]}
+
+    def _ended(self, fate: Fate) -> dict[str, Any]:
+        return {"done": True, EPOCH: self._epoch, ENDED: str(fate)}

@@ -1,0 +1,94 @@
+"""What the hub, the lanes and the trial clients say to each other.
+
+Every message carries who speaks, so that a hub that was restarted rebuilds its tables from the calls its callers
+repeat. No torch here: Tune's trial actors import this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Member:
+    """One rank of one life of a lane.
+
+    Args:
+        lane: Index of the lane.
+        generation: Grows with every restart of the worker group; older generations are ignored.
+        rank: Of this worker.
+        world_size: Workers in the group.
+    """
+
+    lane: int
+    generation: int
+    rank: int
+    world_size: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """A trial to train.
+
+    Args:
+        trial_id: Tune's id of the trial.
+        config: A `TrialConfig` as plain data.
+        folder: Where the trial's checkpoints are kept; training continues from what stands there.
+    """
+
+    trial_id: str
+    config: Mapping[str, Any]
+    folder: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one epoch brought.
+
+    Args:
+        epoch: From 1.
+        metrics: Of rank 0, already reduced over all ranks.
+    """
+
+    epoch: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Fate(StrEnum):
+    """How a rank, and in the end a trial, left a lane."""
+
+    COMPLETED = "completed"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    PEER_LOST = "peer lost"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The end of a trial on a rank or on its lane.
+
+    Args:
+        fate: How it ended.
+        reason: For failures, one line that a user understands, then the traceback.
+    """
+
+    fate: Fate
+    reason: str = ""
+
+
+class Verdict(StrEnum):
+    """What a rank is told after a report."""
+
+    GO = "go"
+    STOP = "stop"
+
+
+class Next(StrEnum):
+    """What a rank is told after it left a trial."""
+
+    STAY = "stay"
+    LEAVE = "leave"

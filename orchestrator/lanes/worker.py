@@ -1,0 +1,155 @@
+"""What runs in every worker of a lane: the one module that joins the training loop to Ray Train.
+
+A lane is one long-lived Train run. Its workers set up their process group once, say hello to the hub, and then train
+one trial after another. Reports go to the hub directly, around Train's own queue, which is polled every 2 s.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train.v2._internal.execution.callback import ControllerCallback
+
+from orchestrator.config.schema import DatasetConfig, ObjectiveConfig, TrialConfig
+from orchestrator.data import open_images
+from orchestrator.lanes.messages import Ending, Fate, Member, Next, Order, Report, Verdict
+from orchestrator.training.checkpoints import TrialCheckpoints
+from orchestrator.training.device_images import DeviceImages, place_images
+from orchestrator.training.trial import StopTrial, Trial
+from orchestrator.training.workers import Workers
+
+_PEER_ERRORS = ("Connection closed by peer", "Connection reset by peer", "connection was aborted", "Broken pipe")
+
+
+class LaneBroken(RuntimeError):
+    """Raised on purpose to make Ray Train rebuild the worker group."""
+
+
+@dataclass(frozen=True)
+class LaneSetting:
+    """What all trials of a lane have in common.
+
+    Args:
+        lane: Index of the lane.
+        hub: Handle of the hub.
+        dataset: Which images, and the split.
+        dataset_path: The Arrow file, reachable by every worker.
+        objective: Decides between epochs.
+    """
+
+    lane: int
+    hub: Any
+    dataset: DatasetConfig
+    dataset_path: str
+    objective: ObjectiveConfig
+
+
+class AnnounceController(ControllerCallback):  # type: ignore[misc]
+    """Tells the hub which actor controls a lane, so that the driver can abort it if it does not end by itself.
+
+    Args:
+        setting: Of the lane.
+    """
+
+    def __init__(self, setting: LaneSetting) -> None:
+        self._setting = setting
+
+    def after_controller_start(self, *_: Any, **__: Any) -> None:
+        """Runs in the controller."""
+        controller = ray.get_runtime_context().current_actor
+        self._setting.hub.adopt_controller.remote(self._setting.lane, controller)
+
+
+def lane_loop(setting: Mapping[str, Any]) -> None:
+    """Trains trials until the hub says that the sweep is over. Runs in each worker of a lane.
+
+    Args:
+        setting: `{"lane": LaneSetting}`; Train hands over mappings only.
+
+    Raises:
+        LaneBroken: The peers of this rank hang or are lost; Train starts a new worker group.
+    """
+    lane: LaneSetting = setting["lane"]
+    member, workers = _say_hello(lane)
+    data = place_images(
+        open_images(Path(lane.dataset_path)),
+        workers.device,
+        validation_fraction=lane.dataset.validation_fraction,
+        split_seed=lane.dataset.split_seed,
+    )
+    while True:
+        order: Order | None = ray.get(lane.hub.next_order.remote(member))
+        if order is None:
+            return
+        ending = _train(lane, member, workers, data, order)
+        _clean_slate()
+        if ray.get(lane.hub.finish.remote(member, order, ending)) is Next.LEAVE:
+            raise LaneBroken(f"lane {lane.lane}: {ending.fate}; the worker group is rebuilt")
+
+
+def _say_hello(lane: LaneSetting) -> tuple[Member, Workers]:
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    device = torch.device("cpu")
+    if torch.cuda.is_available() and ray.get_gpu_ids():
+        device = torch.device("cuda", torch.cuda.current_device())
+    generation = [time.time_ns()]
+    if world_size > 1:
+        dist.broadcast_object_list(generation, src=0, device=device)
+    member = Member(lane.lane, generation[0], rank, world_size)
+    group = ray.util.get_current_placement_group()
+    ray.get(lane.hub.join.remote(member, group.id.hex() if group else None))
+    return member, Workers(rank, world_size, device)
+
+
+def _train(lane: LaneSetting, member: Member, workers: Workers, data: DeviceImages, order: Order) -> Ending:
+    """Trains one order and says how it ended; only what must end the process is raised."""
+
+    def report(epoch: int, metrics: Mapping[str, float]) -> None:
+        message = Report(epoch, dict(metrics) if workers.is_first else {})
+        if ray.get(lane.hub.report.remote(member, order, message)) is Verdict.STOP:
+            raise StopTrial
+
+    try:
+        trial = Trial(
+            TrialConfig(**order.config), lane.objective, data, workers, TrialCheckpoints(Path(order.folder))
+        )
+        trial.run(report)
+    except StopTrial:
+        return Ending(Fate.STOPPED)
+    except Exception as error:
+        if workers.world_size > 1 and _is_lost_peer(error):
+            return Ending(Fate.PEER_LOST, str(error))
+        return Ending(Fate.FAILED, f"{_first_line(error)}\n{traceback.format_exc()}")
+    return Ending(Fate.COMPLETED)
+
+
+def _is_lost_peer(error: Exception) -> bool:
+    """Whether a collective failed because the other side died."""
+    return isinstance(error, dist.DistError) or any(text in str(error) for text in _PEER_ERRORS)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    kind = "" if type(error).__name__ == "TrialFailed" else f"{type(error).__name__}: "
+    return f"{kind}{lines[0]}"
+
+
+def _clean_slate() -> None:
+    """Takes back what a trial may have left, so that the next one finds a worker as good as new."""
+    gc.collect()
+    torch.set_default_dtype(torch.float32)
+    torch.use_deterministic_algorithms(mode=False)
+    torch.set_grad_enabled(mode=True)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,143 @@
+"""What has happened in a sweep so far: every trial's parameters, reports and end.
+
+The ledger is the one place events pass through. It appends each to the journal, from which everything else (MLflow,
+result tables, the view of progress) is derived, so that what is shown never differs from what is stored.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from orchestrator.tracking.journal import Journal
+
+
+class TrialStatus(StrEnum):
+    """How a trial stands."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    PRUNED = "pruned"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass
+class TrialRecord:
+    """One trial, as far as it got.
+
+    Args:
+        number: Optuna's number.
+        tune_id: Tune's id.
+        params: Searched values.
+        config: The whole `TrialConfig` as plain data.
+        status: How it stands.
+        reports: Metrics per epoch, in order; each holds `epoch`.
+        reason: Of a failure.
+        started_s: Unix time.
+        ended_s: Unix time; None while it runs.
+    """
+
+    number: int
+    tune_id: str
+    params: Mapping[str, Any]
+    config: Mapping[str, Any]
+    started_s: float
+    status: TrialStatus = TrialStatus.RUNNING
+    reports: list[dict[str, float]] = field(default_factory=list)
+    reason: str = ""
+    ended_s: float | None = None
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained."""
+        return int(self.reports[-1]["epoch"]) if self.reports else 0
+
+    def best(self, metric: str, mode: str) -> float | None:
+        """The best value any epoch reported; None before the first."""
+        values = [report[metric] for report in self.reports if metric in report]
+        choose = max if mode == "max" else min
+        return choose(values) if values else None
+
+    @property
+    def test_top1(self) -> float | None:
+        """Accuracy on the test images; None unless the trial was trained to the end."""
+        return self.reports[-1].get("test/top1") if self.reports else None
+
+
+class Ledger:
+    """Records events; safe to call from several threads.
+
+    Args:
+        journal: Where every event is kept.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._lock = threading.RLock()
+        self._trials: dict[int, TrialRecord] = {}
+
+    def sweep_started(self, name: str, config: Mapping[str, Any], facts: Mapping[str, str]) -> None:
+        """The sweep begins; the identifier keeps equal names of different users apart on a shared server."""
+        self._record("sweep_started", name=name, uid=uuid.uuid4().hex, config=config, facts=facts)
+
+    def trial_started(self, number: int, tune_id: str, params: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        """A trial was proposed and handed to Tune."""
+        self._record("trial_started", trial=number, tune_id=tune_id, params=params, config=config)
+
+    def trial_reported(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        """An epoch of a trial is done."""
+        self._record("trial_reported", trial=number, epoch=epoch, metrics=metrics)
+
+    def trial_ended(self, number: int, status: TrialStatus, reason: str = "") -> None:
+        """A trial will report no more; of several ends the first counts."""
+        with self._lock:
+            if self._trials[number].status is TrialStatus.RUNNING:
+                self._record("trial_ended", trial=number, status=status, reason=reason)
+
+    def checkpoint_kept(self, number: int, path: str) -> None:
+        """A trial is among the best; its checkpoint is to be stored as an artifact."""
+        self._record("checkpoint_kept", trial=number, path=path)
+
+    def sweep_ended(self, status: TrialStatus, summary: Mapping[str, Any], files: Iterable[str]) -> None:
+        """The sweep is over; `files` are result files to be stored with it."""
+        self._record("sweep_ended", status=status, summary=summary, files=list(files))
+
+    def trials(self) -> list[TrialRecord]:
+        """All trials by number."""
+        with self._lock:
+            return [self._trials[number] for number in sorted(self._trials)]
+
+    def running(self) -> list[TrialRecord]:
+        """Trials that have not ended."""
+        return [trial for trial in self.trials() if trial.status is TrialStatus.RUNNING]
+
+    def _record(self, kind: str, **content: Any) -> None:
+        event = {"event": kind, "time": time.time(), **content}
+        with self._lock:
+            self._journal.append(event)
+            fold(self._trials, event)
+
+
+def fold(trials: dict[int, TrialRecord], event: Mapping[str, Any]) -> None:
+    """Brings the trials up to date with one event of the journal."""
+    match event["event"]:
+        case "trial_started":
+            trials[event["trial"]] = TrialRecord(
+                number=event["trial"],
+                tune_id=event["tune_id"],
+                params=event["params"],
+                config=event["config"],
+                started_s=event["time"],
+            )
+        case "trial_reported":
+            trials[event["trial"]].reports.append({"epoch": event["epoch"], **event["metrics"]})
+        case "trial_ended":
+            trial = trials[event["trial"]]
+            trial.status, trial.reason = TrialStatus(event["status"]), event["reason"]
+            trial.ended_s = event["time"]

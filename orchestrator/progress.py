@@ -1,0 +1,144 @@
+"""What a user sees while a sweep runs and when it is over: a live line in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.config.schema import SweepConfig
+from orchestrator.ledger import Ledger, TrialRecord, TrialStatus
+from orchestrator.results import SweepResult, TrialResult
+
+_PLAIN_INTERVAL_S = 15.0
+_PARAMS_SHOWN = 6
+
+
+class Progress:
+    """Shows how a sweep stands; a context manager.
+
+    In a terminal one line is redrawn; without one (a log, `ray job logs`) a line is printed whenever a trial ends and
+    every 15 s in between.
+
+    Args:
+        config: Of the sweep.
+        ledger: Read, never written.
+        lanes: Trials trained at the same time, for the time left.
+        console: Where to print.
+    """
+
+    def __init__(self, config: SweepConfig, ledger: Ledger, lanes: int, console: Console) -> None:
+        self._config = config
+        self._ledger = ledger
+        self._lanes = lanes
+        self._console = console
+        self._started = time.monotonic()
+        self._printed_at = self._started
+        self._printed_ended = 0
+        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def update(self) -> None:
+        """Draws or prints the present state; call it about twice a second."""
+        trials = self._ledger.trials()
+        if self._live:
+            self._live.update(Text(self._line(trials)))
+            return
+        ended = sum(trial.status is not TrialStatus.RUNNING for trial in trials)
+        now = time.monotonic()
+        if ended > self._printed_ended or now - self._printed_at > _PLAIN_INTERVAL_S:
+            self._printed_ended, self._printed_at = ended, now
+            self._console.print(self._line(trials), soft_wrap=True, highlight=False, markup=False)
+
+    def say(self, text: str) -> None:
+        """Prints a line above the live one."""
+        self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    def _line(self, trials: list[TrialRecord]) -> str:
+        counts = Counter(trial.status for trial in trials)
+        ended = len(trials) - counts[TrialStatus.RUNNING]
+        parts = [
+            f"{_clock(time.monotonic() - self._started)}  {ended}/{self._config.trials} trials done",
+            f"{counts[TrialStatus.RUNNING]} running",
+            f"{counts[TrialStatus.PRUNED]} stopped early",
+            f"{counts[TrialStatus.FAILED]} failed",
+        ]
+        return f"{', '.join(parts)} | {self._best(trials)} | {self._time_left(trials, ended)}"
+
+    def _best(self, trials: list[TrialRecord]) -> str:
+        objective = self._config.objective
+        scored = [(trial.best(objective.metric, objective.mode), trial) for trial in trials]
+        known = [(value, trial) for value, trial in scored if value is not None]
+        if not known:
+            return f"best {objective.metric}: none yet"
+        choose = max if objective.mode == "max" else min
+        value, best = choose(known, key=lambda pair: pair[0])
+        return f"best {objective.metric} {value:.4f} (trial {best.number}, {best.config['model']['name']})"
+
+    def _time_left(self, trials: list[TrialRecord], ended: int) -> str:
+        durations = [trial.ended_s - trial.started_s for trial in trials if trial.ended_s is not None]
+        if len(durations) < 2:
+            return "time left: not known yet"
+        typical = sum(durations[1:]) / len(durations[1:])  # the first one includes start-up
+        left = (self._config.trials - ended) * typical / self._lanes
+        return f"about {_clock(left)} left"
+
+
+def print_outcome(result: SweepResult, console: Console, dashboard: str) -> None:
+    """The leaderboard, the files, and the command that opens the dashboard."""
+    console.print(_leaderboard(result))
+    best = result.best
+    if best is not None:
+        test = f", test top-1 {best.test_top1:.2%}" if best.test_top1 is not None else ""
+        _plain(console, f"Best: trial {best.number}, {result.metric} {best.value:.4f}{test}")
+    for record in result.records:
+        if record.status is TrialStatus.FAILED:
+            _plain(console, f"Failed: trial {record.number}: {record.reason.splitlines()[0]}")
+    _plain(console, f"Results:   {result.folder / 'trials.parquet'}")
+    _plain(console, f"Dashboard: {dashboard}")
+    if result.notice:
+        _plain(console, f"Note: {result.notice}")
+
+
+def _leaderboard(result: SweepResult, rows: int = 10) -> Table:
+    table = Table(title=f"{result.name}: {result.status}", title_justify="left")
+    for heading in ("rank", "trial", result.metric, "test/top1", "epochs", "status", "parameters"):
+        right = heading not in ("status", "parameters")
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+    for rank, trial in enumerate(result.ranking()[:rows], start=1):
+        test = f"{trial.test_top1:.4f}" if trial.test_top1 is not None else "-"
+        table.add_row(
+            str(rank), str(trial.number), f"{trial.value:.4f}", test, str(trial.epochs), str(trial.status), _params(trial)
+        )
+    return table
+
+
+def _params(trial: TrialResult) -> str:
+    shown = list(trial.params.items())[:_PARAMS_SHOWN]
+    text = " ".join(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in shown)
+    more = len(trial.params) - len(shown)
+    return f"{text} +{more}" if more else text
+
+
+def _plain(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes:02d}:{rest:02d}"

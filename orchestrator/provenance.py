@@ -1,0 +1,42 @@
+"""The means to repeat a result: versions, code revision and host, stored as tags with every sweep."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_PACKAGES = ("ray", "torch", "timm", "optuna", "mlflow", "pyarrow", "numpy")
+
+
+def package_version() -> str:
+    """The version of SpatialSweep; that of the source tree when it is not installed."""
+    try:
+        return version("spatialsweep")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def facts() -> dict[str, str]:
+    """Tags of a sweep: `spatialsweep.version`, `git.revision`, `python`, and a version per package."""
+    found = {"spatialsweep.version": package_version(), "python": platform.python_version()}
+    found |= {f"version.{name}": version(name) for name in _PACKAGES}
+    revision = _git_revision()
+    return found | {"git.revision": revision} if revision else found
+
+
+def _git_revision() -> str | None:
+    """The commit of the current folder, marked `+` when files differ from it; None outside a checkout."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+
+    def run(*arguments: str) -> str | None:
+        command = [git, "-C", str(Path.cwd()), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)  # noqa: S603
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    revision = run("rev-parse", "--short=12", "HEAD")
+    return f"{revision}{'+' if run('status', '--porcelain') else ''}" if revision else None

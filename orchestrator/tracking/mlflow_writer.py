@@ -1,0 +1,248 @@
+"""Carries the journal into MLflow. The only module that imports mlflow.
+
+One thread of the driver follows the journal and replays it; training never waits for it. An event is repeated until
+the server has taken it. Metrics carry the journal's own times, which makes a repeated batch harmless; a run is looked
+up by its tag before it is made.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+
+from orchestrator.errors import CheckpointError, TrackingError
+from orchestrator.tracking.journal import read_events
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_ARTIFACT = "checkpoint"
+_KEY = "spatialsweep.key"
+_RUN_STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
+_PARAM_LENGTH = 6_000
+_TAG_LENGTH = 5_000
+_PARAMS_PER_REQUEST = 100
+_POLL_S = 0.2
+_RETRY_S = 2.0
+
+
+def embedded_uri(runs_dir: Path) -> str:
+    """The database MLflow uses when no server is named."""
+    return f"sqlite:///{runs_dir.resolve() / 'mlflow.db'}"
+
+
+class MlflowWriter:
+    """Follows a journal into MLflow, from a thread of its own.
+
+    Args:
+        journal: The file to follow.
+        tracking_uri: Of the server or database.
+        experiment: Name of the experiment; made when absent.
+        artifacts: Folder for artifacts when the URI is a database rather than a server.
+    """
+
+    def __init__(self, journal: Path, *, tracking_uri: str, experiment: str, artifacts: Path) -> None:
+        self.tracking_uri = tracking_uri
+        self._journal = journal
+        self._experiment = experiment
+        self._artifacts = artifacts
+        self._runs: dict[str, str] = {}
+        self._done_bytes = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="mlflow-writer", daemon=True)
+        self.failure: Exception | None = None
+
+    def start(self) -> None:
+        """Starts to follow the journal."""
+        self._thread.start()
+
+    def drain(self, timeout_s: float) -> None:
+        """Waits until every event has arrived, then ends the thread.
+
+        Raises:
+            TrackingError: Events are left when the time is up; they stay in the journal.
+        """
+        self._stop.set()
+        self._thread.join(timeout_s)
+        left = sum(1 for _ in read_events(self._journal, self._done_bytes))
+        if left:
+            cause = f" ({self.failure})" if self.failure else ""
+            raise TrackingError(
+                f"{left} events did not reach MLflow at {self.tracking_uri}{cause}. They are kept in {self._journal}."
+            )
+
+    @property
+    def sweep_run_id(self) -> str | None:
+        """Id of the parent run, once it exists."""
+        return self._runs.get("sweep")
+
+    def run_id(self, trial: int) -> str | None:
+        """Id of a trial's run, once it exists."""
+        return self._runs.get(f"trial-{trial}")
+
+    def _follow(self) -> None:
+        client: MlflowClient | None = None
+        while True:
+            stopping = self._stop.is_set()
+            try:
+                client = client or MlflowClient(self.tracking_uri)
+                for event, offset in read_events(self._journal, self._done_bytes):
+                    self._replay(client, event)
+                    self._done_bytes = offset
+            except (MlflowException, OSError) as error:
+                self.failure = error
+                logger.warning("MLflow at %s refuses an event: %s", self.tracking_uri, error)
+                self._stop.wait(_RETRY_S)
+                if stopping:
+                    time.sleep(_RETRY_S)
+                continue
+            if stopping:
+                return
+            self._stop.wait(_POLL_S)
+
+    def _replay(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
+        handlers: dict[str, Callable[[MlflowClient, Mapping[str, Any]], None]] = {
+            "sweep_started": self._start_sweep,
+            "trial_started": self._start_trial,
+            "trial_reported": self._log_metrics,
+            "trial_ended": self._end_trial,
+            "checkpoint_kept": self._store_checkpoint,
+            "sweep_ended": self._end_sweep,
+        }
+        handlers[event["event"]](client, event)
+
+    def _start_sweep(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
+        experiment = self._experiment_id(client)
+        tags = {"spatialsweep.kind": "sweep", "spatialsweep.sweep": event["name"], **event["facts"]}
+        run = self._find_or_create(client, experiment, event["uid"], event["name"], event["time"], tags)
+        self._runs |= {
+            "sweep": run.info.run_id, "experiment": experiment, "name": event["name"], "uid": event["uid"]
+        }
+        _log_params(client, run.info.run_id, _flatten(event["config"]))
+
+    def _start_trial(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
+        number, sweep = event["trial"], self._runs["name"]
+        tags = {
+            "mlflow.parentRunId": self._runs["sweep"],
+            "spatialsweep.kind": "trial",
+            "spatialsweep.sweep": sweep,
+            "spatialsweep.status": "running",
+            "spatialsweep.optuna_trial": str(number),
+            "spatialsweep.tune_trial": event["tune_id"],
+        }
+        name = f"{sweep}/trial-{number:05d}"
+        key = f"{self._runs['uid']}/{number}"
+        run = self._find_or_create(client, self._runs["experiment"], key, name, event["time"], tags)
+        self._runs[f"trial-{number}"] = run.info.run_id
+        _log_params(client, run.info.run_id, {**_flatten(event["config"]), **dict(event["params"])})
+
+    def _log_metrics(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
+        timestamp = _milliseconds(event["time"])
+        metrics = [Metric(key, float(value), timestamp, event["epoch"]) for key, value in event["metrics"].items()]
+        client.log_batch(self._runs[f"trial-{event['trial']}"], metrics=metrics)
+
+    def _end_trial(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
+        run_id = self._runs[f"trial-{event['trial']}"]
+        tags = [RunTag("spatialsweep.status", event["status"])]
+        if event["reason"]:
+            tags.append(RunTag("spatialsweep.reason", event["reason"][:_TAG_LENGTH]))
+            tags.append(RunTag("mlflow.note.content", f"```\n{event['reason'][: _TAG_LENGTH - 10]}\n```"))
+        client.log_batch(run_id, tags=tags)
+        client.set_terminated(run_id, _RUN_STATUS[event["status"]], _milliseconds(event["time"]))
+
+    def _store_checkpoint(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
+        client.log_artifact(self._runs[f"trial-{event['trial']}"], event["path"], CHECKPOINT_ARTIFACT)
+
+    def _end_sweep(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
+        run_id, timestamp = self._runs["sweep"], _milliseconds(event["time"])
+        numbers = {key: value for key, value in event["summary"].items() if isinstance(value, (int, float))}
+        client.log_batch(
+            run_id,
+            metrics=[Metric(key, float(value), timestamp, 0) for key, value in numbers.items()],
+            tags=[
+                RunTag("spatialsweep.status", event["status"]),
+                *(RunTag(f"spatialsweep.{key}", str(value)) for key, value in event["summary"].items()),
+            ],
+        )
+        for path in event["files"]:
+            client.log_artifact(run_id, path, "results")
+        client.set_terminated(run_id, _RUN_STATUS[event["status"]], timestamp)
+
+    def _experiment_id(self, client: MlflowClient) -> str:
+        experiment = client.get_experiment_by_name(self._experiment)
+        if experiment is not None:
+            return str(experiment.experiment_id)
+        on_server = urlparse(self.tracking_uri).scheme in ("http", "https", "databricks")
+        location = None if on_server else self._artifacts.resolve().as_uri()
+        return str(client.create_experiment(self._experiment, artifact_location=location))
+
+    def _find_or_create(
+        self, client: MlflowClient, experiment: str, key: str, name: str, started_s: float, tags: Mapping[str, str]
+    ) -> Run:
+        """The run with our key, so that an event that was half taken makes no second run."""
+        found = client.search_runs([experiment], f"tags.`{_KEY}` = '{key}'", ViewType.ALL, max_results=1)
+        if found:
+            return found[0]
+        return client.create_run(
+            experiment, start_time=_milliseconds(started_s), tags={**tags, _KEY: key}, run_name=name
+        )
+
+
+def fetch_checkpoint(run_id: str, tracking_uri: str, folder: Path) -> Path:
+    """Downloads the checkpoint a trial's run holds.
+
+    Args:
+        run_id: MLflow id of the trial's run.
+        tracking_uri: Where the run is recorded.
+        folder: Target.
+
+    Raises:
+        CheckpointError: There is no such run, or it holds no checkpoint (only the best trials do).
+    """
+    client = MlflowClient(tracking_uri)
+    try:
+        files = client.list_artifacts(run_id, CHECKPOINT_ARTIFACT)
+    except MlflowException as error:
+        raise CheckpointError(f"MLflow at {tracking_uri} has no run '{run_id}' ({error.message})") from None
+    if not files:
+        raise CheckpointError(f"run '{run_id}' holds no checkpoint; a sweep keeps those of its best trials only")
+    return Path(client.download_artifacts(run_id, files[0].path, str(folder)))
+
+
+def silence() -> None:
+    """Keeps MLflow's own notices out of a sweep's output."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
+    rows = [Param(key, str(value)[:_PARAM_LENGTH]) for key, value in params.items()]
+    for start in range(0, len(rows), _PARAMS_PER_REQUEST):
+        client.log_batch(run_id, params=rows[start : start + _PARAMS_PER_REQUEST])
+
+
+def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    return dict(_leaves(content, prefix))
+
+
+def _leaves(content: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", json.dumps(value) if isinstance(value, (list, Mapping)) else value
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)

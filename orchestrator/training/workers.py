@@ -1,0 +1,60 @@
+"""The DDP ranks of a trial, as the training loop sees them. One process is world size 1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Workers:
+    """This process among its peers.
+
+    Args:
+        rank: From 0.
+        world_size: Number of ranks; a process group must be up when it exceeds 1.
+        device: Where this rank computes.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes files and speaks for the others."""
+        return self.rank == 0
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model with gradients averaged over the ranks; the model itself in a single process."""
+        if self.world_size == 1:
+            return model
+        device_ids = [self.device] if self.device.type == "cuda" else None
+        # Running statistics are shared once, before evaluation, instead of at every step.
+        return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all ranks, on all ranks; `values` is overwritten."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Gives every rank the first rank's running statistics, so that all evaluate the same network."""
+        buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+        if self.world_size > 1 and buffers:
+            flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
+            dist.broadcast(flat, src=0)
+            _scatter(flat, buffers)
+
+
+def _scatter(flat: Tensor, targets: Iterable[Tensor]) -> None:
+    start = 0
+    for target in targets:
+        target.copy_(flat[start : start + target.numel()].view_as(target))
+        start += target.numel()

@@ -1,0 +1,114 @@
+"""Ray Tune's part of a sweep: decides which trial runs and which is stopped, in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.stopper import Stopper
+
+from orchestrator.config.schema import SweepConfig
+from orchestrator.lanes.client import TrialClient
+from orchestrator.ledger import Ledger
+from orchestrator.search import NotPickled, StudySearcher, SweepCallback, create_study, create_trial_scheduler
+
+_JOIN_TIMEOUT_S = 30.0
+# Each trial actor takes this share of the head node and nothing else: the lanes hold the CPUs and GPUs.
+_HEAD_SHARE = {"node:__internal_head__": 0.001}
+
+
+class _StopWhen(NotPickled, Stopper):  # type: ignore[misc]
+    """Ends a Tune experiment from outside."""
+
+    def __init__(self) -> None:
+        self.ending = False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.ending
+
+
+class TuneRun:
+    """One Tune experiment over trial clients.
+
+    Args:
+        config: Of the sweep.
+        folder: Of the sweep; Tune writes beneath `tune`.
+        ledger: Told of every trial.
+        hub: Handle of the lane hub.
+        lanes: Trials at the same time.
+    """
+
+    def __init__(self, config: SweepConfig, folder: Path, ledger: Ledger, hub: Any, lanes: int) -> None:
+        self._config = config
+        self._folder = folder
+        self._hub = hub
+        self._lanes = lanes
+        self._stopper = _StopWhen()
+        study = create_study(config, folder.name, folder.parent / "optuna.db")
+        self._searcher = StudySearcher(study, config, ledger)
+        self._callback = SweepCallback(self._searcher, study, config, ledger, hub)
+        self._thread = threading.Thread(target=self._run, name="tune", daemon=True)
+        self.failure: Exception | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether trials are left to run."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Starts the experiment."""
+        self._thread.start()
+
+    def wait(self, timeout_s: float) -> None:
+        """Waits for the end, at most so long."""
+        self._thread.join(timeout_s)
+
+    def end(self, reason: str) -> None:
+        """Stops what still runs; harmless when nothing does."""
+        self._stopper.ending = True
+        self._callback.end_running(reason)
+
+    def join(self) -> None:
+        """Waits for Tune to take its actors down, and closes the books."""
+        self._thread.join(_JOIN_TIMEOUT_S)
+        self._callback.end_running("the sweep was ended")
+
+    def _run(self) -> None:
+        try:
+            self._tuner().fit()
+        except Exception as error:  # handed to the main thread, which raises it
+            self.failure = error
+
+    def _tuner(self) -> tune.Tuner:
+        trainable = tune.with_parameters(
+            TrialClient, hub=self._hub, trials_folder=str(self._folder / "trials")
+        )
+        placement = tune.PlacementGroupFactory([_HEAD_SHARE])
+        return tune.Tuner(
+            tune.with_resources(trainable, placement),
+            tune_config=tune.TuneConfig(
+                metric=self._config.objective.metric,
+                mode=self._config.objective.mode,
+                search_alg=self._searcher,
+                scheduler=create_trial_scheduler(self._config),
+                num_samples=self._config.trials,
+                max_concurrent_trials=self._lanes,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: f"trial_{trial.trial_id}",
+                trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}",
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(self._folder),
+                stop=self._stopper,
+                callbacks=[self._callback],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                failure_config=tune.FailureConfig(max_failures=0),
+                verbose=0,
+            ),
+        )

@@ -1,0 +1,180 @@
+"""The values one searched name may take.
+
+A domain is frozen data with a rule of its own; `search_spaces.space` puts domains together. The same classes are
+built from Python and, through pydantic, from YAML and from `--set` on the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    Tag,
+    model_validator,
+)
+
+Scalar = StrictBool | StrictInt | StrictFloat | StrictStr
+Condition = Mapping[str, Scalar | tuple[Scalar, ...]]
+
+
+class _Domain(BaseModel):
+    """What all domains share: they are frozen, refuse unknown keys and may be conditional.
+
+    Args:
+        when: The domain takes part only if every named choice has (one of) the given value(s).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    when: Condition = {}
+
+    def corners(self) -> tuple[Any, ...]:
+        """The extreme values, the ones a validity rule is most likely to refuse."""
+        raise NotImplementedError
+
+    def is_active(self, values: Mapping[str, Any]) -> bool:
+        """Whether the conditions hold for the values drawn so far; an absent parent means no."""
+        return all(parent in values and values[parent] in as_tuple(wanted) for parent, wanted in self.when.items())
+
+
+class FloatDomain(_Domain):
+    """A real interval, uniform or log-uniform, or a grid of `step`.
+
+    Args:
+        low: Smallest value, inclusive.
+        high: Largest value, inclusive.
+        log: Draw uniformly in the logarithm; needs low above 0 and excludes `step`.
+        step: Distance between neighbouring values; None for a continuum.
+    """
+
+    type: Literal["float"] = "float"
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> FloatDomain:
+        _check_bounds(self.low, self.high, log=self.log, step=self.step)
+        return self
+
+    def corners(self) -> tuple[float, ...]:
+        return (self.low, self.high)
+
+
+class IntDomain(_Domain):
+    """Whole numbers from low to high, both included.
+
+    Args:
+        low: Smallest value.
+        high: Largest value.
+        log: Draw uniformly in the logarithm; needs low of at least 1 and excludes a step above 1.
+        step: Distance between neighbouring values; at least 1.
+    """
+
+    type: Literal["int"] = "int"
+    low: StrictInt
+    high: StrictInt
+    log: bool = False
+    step: StrictInt = 1
+
+    @model_validator(mode="after")
+    def _check(self) -> IntDomain:
+        _check_bounds(self.low, self.high, log=self.log, step=self.step if self.step != 1 else None)
+        return self
+
+    def corners(self) -> tuple[int, ...]:
+        return (self.low, self.low + (self.high - self.low) // self.step * self.step)
+
+
+class ChoiceDomain(_Domain):
+    """One of a few unordered values.
+
+    Args:
+        choices: At least one value, all different.
+    """
+
+    type: Literal["choice"] = "choice"
+    choices: tuple[Scalar, ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> ChoiceDomain:
+        if not self.choices:
+            raise ValueError("choices is empty; name at least one value")
+        if len(set(map(repr, self.choices))) < len(self.choices):
+            raise ValueError("choices repeats a value; name each once")
+        return self
+
+    def corners(self) -> tuple[Scalar, ...]:
+        return self.choices
+
+
+class ConstantDomain(_Domain):
+    """A single value: takes a name out of the search without taking it out of the file."""
+
+    type: Literal["constant"] = "constant"
+    value: Scalar
+
+    def corners(self) -> tuple[Scalar, ...]:
+        return (self.value,)
+
+
+def _spell_out(raw: Any) -> Any:
+    """A bare scalar is a constant, a bare list a choice; anything else stays as it is."""
+    if isinstance(raw, (bool, int, float, str)):
+        return {"value": raw}
+    return {"choices": raw} if isinstance(raw, (list, tuple)) else raw
+
+
+def _kind(raw: Any) -> str | None:
+    """The tag of a domain: its `type`, or what its keys make plain."""
+    if isinstance(raw, _Domain):
+        return str(raw.type)  # type: ignore[attr-defined]
+    if not isinstance(raw, Mapping):
+        return None
+    if "type" in raw:
+        return str(raw["type"])
+    if "choices" in raw:
+        return "choice"
+    return "constant" if "value" in raw else None
+
+
+Domain = Annotated[
+    Annotated[FloatDomain, Tag("float")]
+    | Annotated[IntDomain, Tag("int")]
+    | Annotated[ChoiceDomain, Tag("choice")]
+    | Annotated[ConstantDomain, Tag("constant")],
+    Discriminator(
+        _kind,
+        custom_error_type="domain_type",
+        custom_error_message=(
+            "a domain is {type: float, low, high}, {type: int, low, high}, {choices: [...]} or {value: ...}"
+        ),
+    ),
+    BeforeValidator(_spell_out),
+]
+
+
+def as_tuple(value: Any) -> tuple[Any, ...]:
+    """The values a condition accepts, of which a single one may be written bare."""
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def _check_bounds(low: float, high: float, *, log: bool, step: float | None) -> None:
+    if not low <= high:
+        raise ValueError(f"low is {low} and high is {high}; low must not exceed high")
+    if log and low <= 0:
+        raise ValueError(f"low is {low}; a log scale needs low above 0")
+    if log and step is not None:
+        raise ValueError("log and step exclude each other; drop one")
+    if step is not None and step <= 0:
+        raise ValueError(f"step is {step}; it must be above 0")

@@ -1,0 +1,147 @@
+"""Domains put together: conditions resolved, values drawn, a fingerprint of the whole."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from search_spaces.domains import ChoiceDomain, ConstantDomain, Domain, FloatDomain, IntDomain, Scalar, as_tuple
+
+if TYPE_CHECKING:
+    import optuna
+
+
+class SpaceError(ValueError):
+    """A condition that no trial could meet, or that leads back to itself."""
+
+
+class SearchSpace(Mapping[str, Domain]):
+    """Named domains in an order in which every condition follows the choice it asks about.
+
+    Args:
+        domains: Name to domain. The order given is kept where conditions allow.
+
+    Raises:
+        SpaceError: A condition names something that is no choice of this space, or leads back to itself.
+    """
+
+    def __init__(self, domains: Mapping[str, Domain]) -> None:
+        problems = list(_structure_problems(domains))
+        if problems:
+            raise SpaceError("; ".join(f"{name}: {message}" for name, message in problems))
+        self._domains = {name: domains[name] for name in _parents_first(domains)}
+
+    def __getitem__(self, name: str) -> Domain:
+        return self._domains[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._domains)
+
+    def __len__(self) -> int:
+        return len(self._domains)
+
+    def sample(self, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
+        """Draws one configuration from an Optuna trial; names whose condition does not hold are absent."""
+        values: dict[str, Any] = {}
+        for name, domain in self._domains.items():
+            if domain.is_active(values):
+                values[name] = _suggest(trial, name, domain)
+        return values
+
+    def branches(self) -> Iterator[dict[str, Any]]:
+        """Every combination of the choices that conditions ask about, each with the names active in it.
+
+        Yields:
+            Values of the deciding choices; other names are absent.
+        """
+        deciding = [name for name in self._domains if self._decides(name)]
+        seen = []
+        for combination in itertools.product(*(self._domains[name].corners() for name in deciding)):
+            values: dict[str, Any] = {}
+            for name, value in zip(deciding, combination, strict=True):
+                if self._domains[name].is_active(values):
+                    values[name] = value
+            if values not in seen:
+                seen.append(values)
+                yield values
+
+    def active(self, values: Mapping[str, Any]) -> list[str]:
+        """Names whose condition holds for the given deciding values."""
+        return [name for name, domain in self._domains.items() if domain.is_active(values)]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of names, domains and conditions; two spaces with equal fingerprints search the same set."""
+        content = {name: domain.model_dump(mode="json") for name, domain in sorted(self._domains.items())}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _decides(self, name: str) -> bool:
+        return name == "model" or any(name in domain.when for domain in self._domains.values())
+
+
+def condition_problems(
+    domains: Mapping[str, Domain], elsewhere: Mapping[str, Collection[Scalar]] = MappingProxyType({})
+) -> list[tuple[str, str]]:
+    """All faults of the conditions, as (name, message); empty for a sound space.
+
+    Args:
+        domains: Name to domain.
+        elsewhere: Values that exist although this space does not offer them, by the name of the choice: a condition
+            on one of these never holds here, and is no fault. So a space stays valid when a choice is narrowed.
+    """
+    return [*_structure_problems(domains), *_unoffered_values(domains, elsewhere)]
+
+
+def _suggest(trial: optuna.trial.BaseTrial, name: str, domain: Domain) -> Any:
+    """The one place where our domains meet Optuna's distributions."""
+    match domain:
+        case FloatDomain():
+            return trial.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)
+        case IntDomain():
+            return trial.suggest_int(name, domain.low, domain.high, log=domain.log, step=domain.step)
+        case ChoiceDomain():
+            return trial.suggest_categorical(name, domain.choices)
+        case ConstantDomain():
+            return domain.value
+
+
+def _structure_problems(domains: Mapping[str, Domain]) -> Iterator[tuple[str, str]]:
+    for name, domain in domains.items():
+        for parent in domain.when:
+            if not isinstance(domains.get(parent), (ChoiceDomain, ConstantDomain)):
+                yield name, f"its condition asks about '{parent}', which is no choice of this space"
+        if name in _ancestors(name, domains):
+            yield name, "its condition leads back to itself"
+
+
+def _unoffered_values(
+    domains: Mapping[str, Domain], elsewhere: Mapping[str, Collection[Scalar]]
+) -> Iterator[tuple[str, str]]:
+    for name, domain in domains.items():
+        for parent, wanted in domain.when.items():
+            other = domains.get(parent)
+            known = [*(other.corners() if isinstance(other, ChoiceDomain) else ()), *elsewhere.get(parent, ())]
+            strangers = [value for value in as_tuple(wanted) if value not in known]
+            if strangers and isinstance(other, ChoiceDomain):
+                offered = ", ".join(map(str, other.choices))
+                yield name, f"its condition asks for {parent} = {strangers[0]}; '{parent}' offers {offered}"
+
+
+def _ancestors(name: str, domains: Mapping[str, Domain]) -> set[str]:
+    found: set[str] = set()
+    frontier = list(domains[name].when)
+    while frontier:
+        parent = frontier.pop()
+        if parent not in found and parent in domains:
+            found.add(parent)
+            frontier.extend(domains[parent].when)
+    return found
+
+
+def _parents_first(domains: Mapping[str, Domain]) -> list[str]:
+    position = {name: index for index, name in enumerate(domains)}
+    return sorted(domains, key=lambda name: (len(_ancestors(name, domains)), position[name]))
