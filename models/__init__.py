@@ -1,7 +1,7 @@
 """Networks that replace or repair self-attention, native to timm.
 
-Importing this package registers every network, so that `timm.create_model` knows it. The functions below find,
-check and build networks by name, and collect what a network asks of the loop that trains it.
+Importing this package registers every network, so that `timm.create_model` knows it. The functions below
+find, check and build networks by name, and collect what a network asks of the loop that trains it.
 """
 
 from models import adaptive_span_variants, spatial_bias

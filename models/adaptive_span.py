@@ -1,27 +1,25 @@
-"""Local self-attention whose windows learn their own size, and the fixed operators it is measured against.
+"""Local self-attention whose windows learn their own size, and the same with fixed windows.
 
-Each head holds a span z in [0, 1]. Ring delta of the window (pixels at Chebyshev distance delta) is weighted by
-m(delta) = clamp((z * S + 1 - delta) / R + 1, 0, 1): full to about z * S pixels, then a ramp of R pixels, zero from
-there on, where nothing is computed. A penalty pulls z to zero and the loss pulls it out where distance pays.
+Each head holds a span z in [0, 1]. Ring delta of the window (pixels at Chebyshev distance delta) is weighted
+by m(delta) = clamp((z * S + 1 - delta) / R + 1, 0, 1): full to about z * S pixels, then a ramp of R pixels,
+zero from there on, where nothing is computed. A penalty pulls z to zero and the loss pulls it out where
+distance pays.
 
-Sources: Parker, Kumar, Roussy 2020, "Adaptive Attention Span in Computer Vision" (arXiv 2004.08708); the local
-attention is that of Ramachandran et al. 2019 (arXiv 1906.05909).
-Differs: the pooled head is global (the paper's 4x4 average pool at 32 px) and odd maps are pooled with a smaller
-last cell, so any image size works; fixed windows carry no spans, which the authors' do without using them; the
-position tables grow beyond 33 entries when `max_span` needs it.
+Sources: Parker, Kumar, Roussy 2020, "Adaptive Attention Span in Computer Vision" (arXiv 2004.08708); the
+local attention is that of Ramachandran et al. 2019 (arXiv 1906.05909).
+Differs: fixed windows carry no spans, which the authors' do without using them; the position tables grow
+beyond 33 entries when `max_span` needs it.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Unpack
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from models.local_attention import local_attention
-from models.resnet import MakeSpatial, SpatialResNet, SurfaceOptions
 
-__all__ = ["AdaptiveAttention", "AdaptiveSpanResNet", "ConvResNet", "LocalAttention", "LocalAttentionResNet"]
+__all__ = ["AdaptiveAttention", "LocalAttention"]
 
 TABLE_SIDE = 33  # entries of the authors' position tables: one more than the side of their images
 
@@ -39,7 +37,8 @@ class LocalAttention(nn.Module):
     Raises:
         ModelOptionError: On the first forward pass, when `dim` does not fit the heads.
 
-    Source: Parker et al. 2020, section 3.1: no scaling of the logits, no bias, borders are zero keys and values.
+    Source: Parker et al. 2020, section 3.1: no scaling of the logits, no bias, borders are zero keys and
+    values.
     """
 
     def __init__(self, dim: int, *, num_heads: int, kernel_size: int) -> None:
@@ -48,7 +47,7 @@ class LocalAttention(nn.Module):
         self.qkv = nn.Conv2d(dim, 3 * dim, 1, bias=False)
         self.rel_h = nn.Parameter(torch.empty(dim // 2, kernel_size))
         self.rel_w = nn.Parameter(torch.empty(dim // 2, kernel_size))
-        init_attention(self.qkv, self.rel_h, self.rel_w)
+        _init_attention(self.qkv, self.rel_h, self.rel_w)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attends within the window."""
@@ -95,7 +94,7 @@ class AdaptiveAttention(nn.Module):
         self.rel_h = nn.Parameter(torch.empty(dim // 2, table))
         self.rel_w = nn.Parameter(torch.empty(dim // 2, table))
         self.span = nn.Parameter(torch.full((num_heads,), float(span_init)))
-        init_attention(self.qkv, self.rel_h, self.rel_w)
+        _init_attention(self.qkv, self.rel_h, self.rel_w)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attends within the window that the largest span reaches."""
@@ -105,7 +104,7 @@ class AdaptiveAttention(nn.Module):
         window = slice(start, start + 2 * radius + 1)
         rel_h, rel_w = self.rel_h[:, window], self.rel_w[:, window]
         mask = self.ring_mask(radius)
-        return local_attention(q, k, v, rel_h, rel_w, num_heads=self.num_heads, ring_mask_GR=mask)
+        return local_attention(q, k, v, rel_h, rel_w, num_heads=self.num_heads, ring_mask=mask)
 
     def window_radius(self) -> int:
         """L: the last ring, in pixels, that the mask of any head leaves above zero; `max_span` at most.
@@ -118,14 +117,14 @@ class AdaptiveAttention(nn.Module):
         return max(1, min(self.max_span, math.ceil(longest * self.max_span + self.ramp)))
 
     def ring_mask(self, radius: int) -> Tensor:
-        """m of every head for the rings 0..radius: (num_heads, radius + 1)."""
+        """The mask m of every head for the rings 0..radius: (num_heads, radius + 1)."""
         ring = torch.arange(1, radius + 1, device=self.span.device, dtype=self.span.dtype)
         reach = self.span[:, None] * self.max_span + 1 - ring
         rings = (reach / self.ramp + 1).clamp(0, 1)
         return torch.cat([torch.ones_like(rings[:, :1]), rings], dim=1)
 
     def training_penalty(self) -> Tensor:
-        """lambda * sum of |z| over the heads."""
+        """Lambda times the sum of |z| over the heads."""
         return self.span_penalty * self.span.abs().sum()
 
     def project_parameters_(self) -> None:
@@ -136,156 +135,15 @@ class AdaptiveAttention(nn.Module):
         """The mean of z * S over the heads, in pixels."""
         return {"span_px": float(self.span.mean()) * self.max_span}
 
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Spans have a penalty of their own."""
         return {"span"}
 
 
 @torch.no_grad()
-def init_attention(qkv: nn.Conv2d, rel_h: Tensor, rel_w: Tensor) -> None:
+def _init_attention(qkv: nn.Conv2d, rel_h: Tensor, rel_w: Tensor) -> None:
     """He initialisation by fan-out of each projection, standard normal tables, as the authors do."""
     for projection in qkv.weight.chunk(3):
         nn.init.kaiming_normal_(projection, mode="fan_out", nonlinearity="relu")
     nn.init.normal_(rel_h)
     nn.init.normal_(rel_w)
-
-
-class _Parker26(SpatialResNet):
-    """The paper's residual network around any spatial operator: strides are average pools behind the last norm."""
-
-    def __init__(
-        self,
-        *,
-        depths: Sequence[int],
-        widths: Sequence[int],
-        strides: Sequence[int],
-        stem: str,
-        make_spatial: MakeSpatial,
-        **surface: Unpack[SurfaceOptions],
-    ) -> None:
-        large_image = stem == "7x7"
-        super().__init__(
-            depths=depths,
-            widths=widths,
-            strides=strides,
-            make_spatial=make_spatial,
-            pool_stride=True,
-            large_image=large_image,
-            stem_width=64 if large_image else 32,
-            **surface,
-        )
-
-
-class ConvResNet(_Parker26):
-    """The network with 3x3 convolutions.
-
-    Shape: x (B, in_chans, H, W) -> (B, num_classes).
-
-    Args:
-        depths: Blocks of each stage.
-        widths: Channels of the operators of each stage.
-        strides: Reduction of each stage.
-        stem: `3x3`, or `7x7` with stride 2 and a max-pool for images of 64 px and more.
-        surface: timm's keywords, see `SpatialResNet`.
-    """
-
-    def __init__(
-        self,
-        *,
-        depths: Sequence[int],
-        widths: Sequence[int],
-        strides: Sequence[int],
-        stem: str = "3x3",
-        **surface: Unpack[SurfaceOptions],
-    ) -> None:
-        def make_spatial(width: int, stride: int, stage: int) -> nn.Module:
-            del stage
-            return nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
-
-        super().__init__(
-            depths=depths, widths=widths, strides=strides, stem=stem, make_spatial=make_spatial, **surface
-        )
-
-
-class LocalAttentionResNet(_Parker26):
-    """The network with local attention of fixed window in every block.
-
-    Shape: x (B, in_chans, H, W) -> (B, num_classes).
-
-    Args:
-        depths: Blocks of each stage.
-        widths: Channels of the operators of each stage.
-        strides: Reduction of each stage.
-        stem: As for `ConvResNet`.
-        num_heads: As for `LocalAttention`.
-        kernel_size: As for `LocalAttention`.
-        surface: timm's keywords, see `SpatialResNet`.
-    """
-
-    def __init__(
-        self,
-        *,
-        depths: Sequence[int],
-        widths: Sequence[int],
-        strides: Sequence[int],
-        stem: str = "3x3",
-        num_heads: int = 4,
-        kernel_size: int = 5,
-        **surface: Unpack[SurfaceOptions],
-    ) -> None:
-        def make_spatial(width: int, stride: int, stage: int) -> nn.Module:
-            del stride, stage
-            return LocalAttention(width, num_heads=num_heads, kernel_size=kernel_size)
-
-        super().__init__(
-            depths=depths, widths=widths, strides=strides, stem=stem, make_spatial=make_spatial, **surface
-        )
-
-
-class AdaptiveSpanResNet(_Parker26):
-    """The network with adaptive attention in every block.
-
-    Shape: x (B, in_chans, H, W) -> (B, num_classes).
-
-    Args:
-        depths: Blocks of each stage.
-        widths: Channels of the operators of each stage.
-        strides: Reduction of each stage.
-        stem: As for `ConvResNet`.
-        num_heads: As for `AdaptiveAttention`, like the next four.
-        max_span: S in pixels.
-        ramp: R in pixels.
-        span_init: First value of every z.
-        span_penalty: Lambda.
-        surface: timm's keywords, see `SpatialResNet`.
-    """
-
-    def __init__(
-        self,
-        *,
-        depths: Sequence[int],
-        widths: Sequence[int],
-        strides: Sequence[int],
-        stem: str = "3x3",
-        num_heads: int = 4,
-        max_span: int = 5,
-        ramp: float = 2.0,
-        span_init: float = 0.1,
-        span_penalty: float = 1e-3,
-        **surface: Unpack[SurfaceOptions],
-    ) -> None:
-        def make_spatial(width: int, stride: int, stage: int) -> nn.Module:
-            del stride, stage
-            return AdaptiveAttention(
-                width,
-                num_heads=num_heads,
-                max_span=max_span,
-                ramp=ramp,
-                span_init=span_init,
-                span_penalty=span_penalty,
-            )
-
-        super().__init__(
-            depths=depths, widths=widths, strides=strides, stem=stem, make_spatial=make_spatial, **surface
-        )

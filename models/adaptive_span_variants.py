@@ -7,10 +7,10 @@ Source: Parker et al. 2020 (arXiv 2004.08708), appendix A.3, with the widths and
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from timm.models import generate_default_cfgs
+from timm.models import PretrainedCfg, generate_default_cfgs
 from torch import nn
 
-from models.adaptive_span import AdaptiveSpanResNet, ConvResNet, LocalAttentionResNet
+from models.adaptive_resnet import AdaptiveSpanResNet, ConvResNet, LocalAttentionResNet
 from models.options import ModelOption, OptionProblem, OptionValue
 from models.registration import ImageShape, build, default_cfg, register_architecture
 
@@ -99,7 +99,7 @@ def heads_divide_channels(
     return [OptionProblem("num_heads", heads, rule, f"Use {nearest}.")]
 
 
-def _cfg(size: str) -> dict[str, Any]:
+def _cfg(size: str) -> PretrainedCfg:
     return default_cfg(
         small_image=True,
         num_classes=100,

@@ -85,7 +85,8 @@ def create_model(
         name: One of `list_models()`.
         num_classes: Outputs; 0 for pooled features.
         in_chans: Channels of the images.
-        image_size: Side of the images in pixels, or height and width. Networks that work at any size only check it.
+        image_size: Side of the images in pixels, or height and width. Networks that work at any size only
+            check it.
         options: Keywords of the network (`model_options`) and timm's common ones.
 
     Raises:

@@ -1,7 +1,8 @@
-"""What a network may be told: its options, the rule of each, and problems worded for the person who set them."""
+"""What a network may be told: its options, the rule of each, and problems in the words of the user."""
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
@@ -126,7 +127,7 @@ class ModelOption:
             return nearest_name(given, self.choices) or self.default
         if self.type not in (int, float) or isinstance(given, bool) or not isinstance(given, int | float):
             return self.default
-        if given != given or (self.above is not None and given <= self.above):
+        if math.isnan(given) or (self.above is not None and given <= self.above):
             return self.default
         value: float = max(given, self.low) if self.low is not None else given
         value = min(value, self.high) if self.high is not None else value
@@ -139,8 +140,9 @@ class ModelOption:
 
     def _allows(self, given: object) -> bool:
         if self.type is tuple:
-            is_sequence = isinstance(given, Sequence) and not isinstance(given, str)
-            return is_sequence and len(given) == self.length and all(isinstance(x, bool) for x in given)
+            if isinstance(given, str) or not isinstance(given, Sequence):
+                return False
+            return len(given) == self.length and all(isinstance(flag, bool) for flag in given)
         if self.type is bool:
             return isinstance(given, bool)
         if self.type is str:

@@ -1,8 +1,8 @@
 """How an architecture enters timm's registry, and what is known about it once it is there.
 
 `register_architecture` records name, family and options, and registers with timm; a name that timm or another
-family already has is an error. `build` is the one way from a registered function to a network: it checks every
-keyword against the record, because timm itself drops what is None and passes the rest on unseen.
+family already has is an error. `build` is the one way from a registered function to a network: it checks
+every keyword against the record, because timm itself drops what is None and passes the rest on unseen.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from timm.models import build_model_with_cfg, is_model, register_model
+from timm.models import PretrainedCfg, build_model_with_cfg, is_model, register_model
 from torch import nn
 
 from models.options import ModelOption, ModelOptionError, OptionProblem, OptionValue, nearest_name
@@ -57,8 +57,17 @@ COMMON_OPTIONS: Mapping[str, ModelOption] = MappingProxyType(
 """Keywords that timm gives every network; `ModelOption.default` is only a fallback there."""
 
 TIMM_BUILD_KEYWORDS = frozenset(
-    ("cache_dir", "feature_cls", "features_only", "out_indices", "output_fmt")
-    + ("pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args", "pretrained_strict")
+    {
+        "cache_dir",
+        "feature_cls",
+        "features_only",
+        "out_indices",
+        "output_fmt",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+        "pretrained_model_args",
+        "pretrained_strict",
+    }
 )
 """Keywords that are timm's own business and pass through unchecked."""
 
@@ -184,8 +193,8 @@ def build(
     return built
 
 
-def default_cfg(*, small_image: bool, num_classes: int, reduction: int, **extra: Any) -> dict[str, Any]:
-    """timm's description of a network of this package: input, normalisation, first and last layer.
+def default_cfg(*, small_image: bool, num_classes: int, reduction: int, **extra: Any) -> PretrainedCfg:
+    """Describes a network of this package to timm: input, normalisation, first and last layer.
 
     Small images are 32 px in CIFAR-100's statistics, whole; large ones 224 px in ImageNet's, a 0.95 crop.
 
@@ -196,17 +205,17 @@ def default_cfg(*, small_image: bool, num_classes: int, reduction: int, **extra:
         extra: Further entries, such as `paper_ids`.
     """
     side = 32 if small_image else 224
-    return {
-        "url": "",
-        "num_classes": num_classes,
-        "input_size": (3, side, side),
-        "min_input_size": (3, 8, 8) if small_image else (3, 32, 32),
-        "pool_size": (side // reduction, side // reduction),
-        "crop_pct": 1.0 if small_image else 0.95,
-        "interpolation": "bicubic",
-        "mean": CIFAR100_MEAN if small_image else IMAGENET_MEAN,
-        "std": CIFAR100_STD if small_image else IMAGENET_STD,
-        "first_conv": "stem.conv",
-        "classifier": "head.fc",
+    return PretrainedCfg(
+        url="",
+        num_classes=num_classes,
+        input_size=(3, side, side),
+        min_input_size=(3, 8, 8) if small_image else (3, 32, 32),
+        pool_size=(side // reduction, side // reduction),
+        crop_pct=1.0 if small_image else 0.95,
+        interpolation="bicubic",
+        mean=CIFAR100_MEAN if small_image else IMAGENET_MEAN,
+        std=CIFAR100_STD if small_image else IMAGENET_STD,
+        first_conv="stem.conv",
+        classifier="head.fc",
         **extra,
-    }
+    )

@@ -1,27 +1,23 @@
-"""The residual network that the families of this package share.
+"""The residual network that the families of this package share, behind timm's uniform surface.
 
-A bottleneck is 1x1, a spatial operator, 1x1; the families differ in the operator and in where a stage halves its
-map. `SpatialResNet` is stem, stages and head behind timm's uniform surface; a family names its widths and hands in
-a function that makes the operator of a block.
-
-Sources: He et al. 2016 for the bottleneck; Parker et al. 2020 for the pooling after the last normalisation.
+A bottleneck is 1x1, a spatial operator, 1x1; the families differ in the operator and in where a stage halves
+its map. A family names its widths and hands in a function that makes the operator of a block.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypedDict
 
-import torch
-from timm.layers import ClassifierHead, DropPath
+from timm.layers.classifier import ClassifierHead
 from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-__all__ = ["Bottleneck", "ConvNorm", "MakeSpatial", "SpatialResNet", "Stem", "SurfaceOptions"]
+from models.bottleneck import EXPANSION, Bottleneck, Stem
 
-EXPANSION = 4  # channels a bottleneck puts out per channel of its spatial operator
+__all__ = ["MakeSpatial", "SpatialResNet", "SurfaceOptions"]
 
 MakeSpatial = Callable[[int, int, int], nn.Module]
-"""Makes the operator of a block from (width, stride, stage); an attribute `out_chs` tells what it puts out."""
+"""Makes the operator of a block from (width, stride, stage); its `out_chs` tells what it puts out."""
 
 
 class SurfaceOptions(TypedDict, total=False):
@@ -32,93 +28,6 @@ class SurfaceOptions(TypedDict, total=False):
     global_pool: str
     drop_rate: float
     drop_path_rate: float
-
-
-class ConvNorm(nn.Module):
-    """Convolution without bias, batch norm and, unless switched off, ReLU.
-
-    Shape: x (B, in_chs, H, W) -> (B, out_chs, ceil(H / stride), ceil(W / stride)).
-    """
-
-    def __init__(
-        self, in_chs: int, out_chs: int, *, kernel_size: int = 1, stride: int = 1, act: bool = True
-    ) -> None:
-        super().__init__()
-        padding = kernel_size // 2
-        self.conv = nn.Conv2d(in_chs, out_chs, kernel_size, stride, padding, bias=False)
-        self.bn = nn.BatchNorm2d(out_chs)
-        self.act = nn.ReLU(inplace=True) if act else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolves, normalises, activates."""
-        y: Tensor = self.act(self.bn(self.conv(x)))
-        return y
-
-
-class Stem(ConvNorm):
-    """First layer: 3x3 at full resolution for small images, 7x7 with stride 2 and a max-pool for large ones.
-
-    Shape: x (B, in_chans, H, W) -> (B, width, H, W), or a quarter of the side with `large_image`.
-    """
-
-    def __init__(self, in_chans: int, width: int, *, large_image: bool) -> None:
-        super().__init__(in_chans, width, kernel_size=7 if large_image else 3, stride=2 if large_image else 1)
-        self.pool = nn.MaxPool2d(3, stride=2, padding=1) if large_image else nn.Identity()
-        self.reduction = 4 if large_image else 1
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolves and, for large images, pools."""
-        y: Tensor = self.pool(super().forward(x))
-        return y
-
-
-class Bottleneck(nn.Module):
-    """1x1 convolution, spatial operator, 1x1 convolution, around a shortcut.
-
-    Shape: x (B, in_chs, H, W) -> (B, 4 * width, ceil(H / stride), ceil(W / stride)).
-
-    Args:
-        in_chs: Channels of the input.
-        width: Channels the spatial operator reads.
-        spatial: The operator, width -> `spatial.out_chs` channels. It strides itself, unless `pool_stride`.
-        stride: Reduction of the side, done by the operator and by the shortcut.
-        pool_stride: Whether an average pool behind the last norm does the stride instead of the operator. An
-            odd map keeps its last row and column in a smaller cell.
-        drop_path_rate: Chance to drop the branch, per image.
-    """
-
-    def __init__(
-        self,
-        in_chs: int,
-        width: int,
-        *,
-        spatial: nn.Module,
-        stride: int,
-        pool_stride: bool,
-        drop_path_rate: float = 0.0,
-    ) -> None:
-        super().__init__()
-        out_chs = width * EXPANSION
-        spatial_chs = int(getattr(spatial, "out_chs", width))
-        self.reduce = ConvNorm(in_chs, width)
-        self.spatial = spatial
-        self.bn = nn.BatchNorm2d(spatial_chs)
-        self.act = nn.ReLU(inplace=True)
-        self.expand = ConvNorm(spatial_chs, out_chs, act=False)
-        pools = pool_stride and stride > 1
-        self.pool = nn.AvgPool2d(stride, ceil_mode=True) if pools else nn.Identity()
-        self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
-        is_same = stride == 1 and in_chs == out_chs
-        self.shortcut = nn.Identity() if is_same else ConvNorm(in_chs, out_chs, stride=stride, act=False)
-        self.act_out = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Adds the branch to the shortcut."""
-        shortcut = self.shortcut(x)
-        x = self.act(self.bn(self.spatial(self.reduce(x))))
-        x = self.drop_path(self.pool(self.expand(x)))
-        y: Tensor = self.act_out(x + shortcut)
-        return y
 
 
 class SpatialResNet(nn.Module):
@@ -186,7 +95,6 @@ class SpatialResNet(nn.Module):
         self.head = ClassifierHead(chs, num_classes, pool_type=global_pool, drop_rate=drop_rate)
         self.head_hidden_size = self.head.num_features
 
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay must leave alone, as the operators declare them."""
         names: set[str] = set()
@@ -196,17 +104,14 @@ class SpatialResNet(nn.Module):
                 names |= {f"{prefix}.{name}" for name in declare()}
         return names
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """Patterns that sort parameters into stem and stages, or stem and blocks unless `coarse`."""
         return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"}
 
-    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Makes the backward pass compute the inside of each block again instead of keeping it."""
         self.grad_checkpointing = enable
 
-    @torch.jit.ignore
     def get_classifier(self, name_only: bool = False) -> nn.Module | str:
         """The classifier, an identity without classes; its name with `name_only`."""
         classifier: nn.Module = self.head.fc
@@ -240,7 +145,7 @@ class SpatialResNet(nn.Module):
         """Logits of a batch of images."""
         return self.forward_head(self.forward_features(x))
 
-    def forward_intermediates(
+    def forward_intermediates(  # noqa: PLR0917 - the signature is timm's
         self,
         x: Tensor,
         indices: int | list[int] | None = None,

@@ -1,25 +1,26 @@
 """Bottleneck ResNets that carry global context in a few extra channels, without attention.
 
-Beside the 3x3 convolution of a block, the map is reduced to a few channels and averaged to a small grid; a 1-D
-convolution that takes the cells of the grid as its channels mixes all of them, and its output, resized to the
-map, joins the channels of the convolution ahead of their norm.
+Beside the 3x3 convolution of a block, the map is reduced to a few channels and averaged to a small grid; a
+1-D convolution that takes the cells of the grid as its channels mixes all of them, and its output, resized to
+the map, joins the channels of the convolution ahead of their norm.
 
 Source: Go & Ryu 2022, "Spatial Bias for Attention-free Non-local Neural Networks" (arXiv 2302.12505).
-Differs: any image size and any batch size; the number of bias channels, the key size and the size of the grid can
-be chosen, where the authors' code fixes 3, 3 and 10; drop path takes part.
+Differs: any image size and any batch size; the number of bias channels, the key size and the size of the grid
+can be chosen, where the authors' code fixes 3, 3 and 10; drop path takes part.
 """
 
 from collections.abc import Sequence
 from typing import Any, Unpack
 
 import torch
-import torch.nn.functional as F
-from timm.models import generate_default_cfgs
+from timm.models import PretrainedCfg, generate_default_cfgs
 from torch import Tensor, nn
+from torch.nn import functional
 
+from models.bottleneck import ConvNorm
 from models.options import ModelOption, ModelOptionError, OptionProblem
 from models.registration import build, default_cfg, register_architecture
-from models.resnet import ConvNorm, SpatialResNet, SurfaceOptions
+from models.resnet import SpatialResNet, SurfaceOptions
 
 __all__ = ["SpatialBias", "SpatialBiasConv", "SpatialBiasResNet"]
 
@@ -54,9 +55,9 @@ class SpatialBias(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Reduces, averages to the grid, mixes all cells with all."""
-        grid = F.adaptive_avg_pool2d(self.reduce(x), self.pooled_size)
+        grid = functional.adaptive_avg_pool2d(self.reduce(x), self.pooled_size)
         mixed: Tensor = self.mix(grid.flatten(2).transpose(1, 2))
-        return mixed.transpose(1, 2).unflatten(2, (self.pooled_size, self.pooled_size))
+        return mixed.transpose(1, 2).reshape(len(x), -1, self.pooled_size, self.pooled_size)
 
 
 class SpatialBiasConv(nn.Module):
@@ -81,7 +82,7 @@ class SpatialBiasConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Convolves and appends the resized bias."""
         y = self.conv(x)
-        bias = F.interpolate(self.bias(x), size=y.shape[-2:], mode="bilinear", align_corners=False)
+        bias = functional.interpolate(self.bias(x), size=y.shape[-2:], mode="bilinear", align_corners=False)
         return torch.cat([y, bias], dim=1)
 
 
@@ -181,7 +182,7 @@ def _options(stages: tuple[bool, ...]) -> tuple[ModelOption, ...]:
     )
 
 
-def _cfg(*, small_image: bool) -> dict[str, Any]:
+def _cfg(*, small_image: bool) -> PretrainedCfg:
     return default_cfg(
         small_image=small_image,
         num_classes=100 if small_image else 1000,
@@ -192,8 +193,10 @@ def _cfg(*, small_image: bool) -> dict[str, Any]:
 
 
 default_cfgs = generate_default_cfgs(
-    {f"sb_resnet{depth}": _cfg(small_image=False) for depth in (50, 101, 152)}
-    | {f"sb_resnet{depth}_cifar": _cfg(small_image=True) for depth in (29, 56, 110, 164)}
+    {
+        f"sb_resnet{size}": _cfg(small_image=size.endswith("cifar"))
+        for size in ("50", "101", "152", "29_cifar", "56_cifar", "110_cifar", "164_cifar")
+    }
 )
 
 register_large = register_architecture(family="spatial_bias", options=_options((True, True, True, False)))

@@ -1,9 +1,10 @@
-"""Holds our networks against reference outputs of the authors' code: `python -m models.verify FIXTURE.json ...`.
+"""Holds our networks against reference outputs of the authors' code.
 
-A fixture is a pair of files. The json names the family, the constructor's arguments and every entry of the
-authors' state dict; the npz beside it holds the outputs. Weights are not stored: each is drawn from its own key.
-They are loaded through `load_authors_checkpoint`, and outputs are compared in float64 and in float32, relative to
-the largest value of each. The exit status is 1 when one is beyond its tolerance.
+Usage: `python -m models.verify FIXTURE.json ...`. A fixture is a pair of files. The json names the family,
+the constructor's arguments and every entry of the authors' state dict; the npz beside it holds the outputs.
+Weights are not stored: each is drawn from its own key. They are loaded through `load_authors_checkpoint`, and
+outputs are compared in float64 and in float32, relative to the largest value of each. The exit status is 1
+when one is beyond its tolerance.
 """
 
 import argparse
@@ -29,6 +30,7 @@ Array: TypeAlias = NDArray[Any]
 
 FLOAT64_TOLERANCE = 1e-6
 GRADIENT_TOLERANCE = 2e-2  # float32: a ReLU within rounding of zero may switch
+STATS = ("mean", "std", "norm")
 BUFFER_KINDS = ("constructed", "running_mean", "running_var")
 
 
@@ -118,12 +120,17 @@ def _weight(key: str, seed: int, shape: tuple[int, ...], kind: str) -> Array:
 
 
 def _flatten_index(key: str, shape: Sequence[int]) -> Array:
-    """The one constructed buffer that a fixture leaves out: distance of two pixels along the flattened map."""
+    """The one constructed buffer that a fixture leaves out: distance of pixels on the flattened map."""
     if not key.endswith("flatten_index"):
         raise ValueError(f"{key}: its value is neither in the npz nor known by name")
     pixels = math.isqrt(math.prod(shape))
     i, j = np.divmod(np.arange(pixels * pixels), pixels)
     return (i - j + pixels - 1).reshape(tuple(shape))
+
+
+def _gradient(tensor: Tensor) -> Tensor:
+    assert tensor.grad is not None, "every parameter takes part in the result"
+    return tensor.grad
 
 
 def _outputs(fixture: Fixture, dtype: torch.dtype) -> dict[str, Array]:
@@ -135,9 +142,9 @@ def _outputs(fixture: Fixture, dtype: torch.dtype) -> dict[str, Array]:
     probe = torch.from_numpy(fixture.draw(2, logits.shape)).to(dtype)
     (logits * probe).sum().backward()
     parameters = dict(network.named_parameters())
-    found = {"logits": logits.detach(), "input_grad": x.grad}
+    found = {"logits": logits.detach(), "input_grad": _gradient(x)}
     for name, key in fixture.about["grads"].items():
-        found[name] = table[key].to_authors(parameters[table[key].ours].grad)
+        found[name] = table[key].to_authors(_gradient(parameters[table[key].ours]))
     with torch.no_grad():
         found["train_logits"] = fixture.network(dtype).train()(x)
     return {name: tensor.double().numpy() for name, tensor in found.items()}
@@ -163,7 +170,7 @@ def _summary_errors(fixture: Fixture, name: str, found: Array, scale: float) -> 
     """The same for an output of which the fixture holds the first values and statistics."""
     head = fixture.arrays[f"{name}_head"].ravel()
     stats = fixture.arrays.get(f"{name}_stats")
-    reference = fixture.about[f"{name}_stats"] if stats is None else dict(zip(("mean", "std", "norm"), stats))
+    reference = fixture.about[f"{name}_stats"] if stats is None else dict(zip(STATS, stats, strict=True))
     norm = float(np.linalg.norm(found)) or 1.0
     return {
         f"{name}_head": float(np.abs(found.ravel()[: head.size] - head).max()) / scale,

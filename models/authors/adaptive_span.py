@@ -1,7 +1,8 @@
-"""Adaptive span: the keys and constructor arguments of JoeRoussy/adaptive-attention-in-cv (commit 79ccd863d4d2).
+"""Adaptive span: keys and constructor arguments of the authors' code.
 
-Their networks with fixed windows hold span masks that take no part in the result; ours have none, so such a
-network of ours is smaller than theirs by one parameter per head and attention layer.
+Source: JoeRoussy/adaptive-attention-in-cv, commit 79ccd863d4d2. Their networks with fixed windows hold span
+masks that take no part in the result; ours have none, so such a network of ours is smaller than theirs by one
+parameter per head and attention layer.
 """
 
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from models.adaptive_span import AdaptiveSpanResNet, ConvResNet, LocalAttentionResNet
+from models.adaptive_resnet import AdaptiveSpanResNet, ConvResNet, LocalAttentionResNet
 from models.adaptive_span_variants import SIZES
 from models.authors.family import AuthorsFamily, AuthorsOptionError, Entry
 from models.authors.resnet_keys import rename

@@ -1,7 +1,7 @@
 """How the authors of a paper name the parts of their network, in terms of ours.
 
-A family is described once, as a table from their state-dict keys to slices of ours. Loading a checkpoint, checking
-it and reading a gradient back under its original name all follow from the table.
+A family is described once, as a table from their state-dict keys to slices of ours. Loading a checkpoint,
+checking it and reading a gradient back under its original name all follow from the table.
 """
 
 import dataclasses

@@ -55,7 +55,8 @@ def from_authors(family: str, options: Mapping[str, Any]) -> nn.Module:
         options: Their arguments under their names; what is left out has their default.
 
     Raises:
-        AuthorsOptionError: The family or an argument is unknown, or their code makes no network of them either.
+        AuthorsOptionError: The family or an argument is unknown, or their code makes no network of them
+            either.
     """
     if family not in FAMILIES:
         raise AuthorsOptionError(f"unknown family {family!r}; known are {sorted(FAMILIES)}")
@@ -79,13 +80,13 @@ def load_authors_checkpoint(
 ) -> nn.Module:
     """Loads what the authors' scripts have saved into a network of ours.
 
-    A file is read with `weights_only=True`. Its weights may stand alone or under `state_dict_ema`, `state_dict` or
-    `model` (taken in this order), their keys may start with `module.`. Entries that take no part in the result,
-    such as the span masks of attention with fixed windows, are dropped.
+    A file is read with `weights_only=True`. Its weights may stand alone or under `state_dict_ema`,
+    `state_dict` or `model` (taken in this order), their keys may start with `module.`. Entries that take no
+    part in the result, such as the span masks of attention with fixed windows, are dropped.
 
     Args:
-        name_or_model: A network, or the name of one, which is then built with its default options and with the
-            classes and image channels of the checkpoint.
+        name_or_model: A network, or the name of one, which is then built with its default options and with
+            the classes and image channels of the checkpoint.
         path_or_state_dict: The file, or what it holds.
 
     Returns:

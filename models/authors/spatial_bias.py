@@ -52,16 +52,24 @@ def build(options: Mapping[str, Any]) -> nn.Module:
             raise AuthorsOptionError(
                 f"spatial_bias: depth {depth}; bottleneck depths are {sorted(IMAGENET_DEPTHS)}"
             )
-        shape = {"depths": IMAGENET_DEPTHS[depth], "widths": (64, 128, 256, 512)}
         return SpatialBiasResNet(
-            **shape, large_image=True, stem_width=64, stages=flags[:4], num_classes=given["num_classes"]
+            depths=IMAGENET_DEPTHS[depth],
+            widths=(64, 128, 256, 512),
+            large_image=True,
+            stem_width=64,
+            stages=flags[:4],
+            num_classes=given["num_classes"],
         )
     if not str(given["dataset"]).startswith("cifar") or not given["bottleneck"] or depth < 11:
         rule = "CIFAR networks are bottlenecks of depth 11 and more (their basic block cannot be built)"
         raise AuthorsOptionError(f"spatial_bias: {dict(options)}; {rule}")
-    shape = {"depths": ((depth - 2) // 9,) * 3, "widths": (16, 32, 64)}
     return SpatialBiasResNet(
-        **shape, large_image=False, stem_width=16, stages=flags[:3], num_classes=given["num_classes"]
+        depths=((depth - 2) // 9,) * 3,
+        widths=(16, 32, 64),
+        large_image=False,
+        stem_width=16,
+        stages=flags[:3],
+        num_classes=given["num_classes"],
     )
 
 
