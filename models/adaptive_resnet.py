@@ -68,9 +68,7 @@ class ConvResNet(_Parker26):
             del stage
             return nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
 
-        super().__init__(
-            depths=depths, widths=widths, strides=strides, stem=stem, make_spatial=make_spatial, **surface
-        )
+        super().__init__(depths=depths, widths=widths, strides=strides, stem=stem, make_spatial=make_spatial, **surface)
 
 
 class LocalAttentionResNet(_Parker26):
@@ -103,9 +101,7 @@ class LocalAttentionResNet(_Parker26):
             del stride, stage
             return LocalAttention(width, num_heads=num_heads, kernel_size=kernel_size)
 
-        super().__init__(
-            depths=depths, widths=widths, strides=strides, stem=stem, make_spatial=make_spatial, **surface
-        )
+        super().__init__(depths=depths, widths=widths, strides=strides, stem=stem, make_spatial=make_spatial, **surface)
 
 
 class AdaptiveSpanResNet(_Parker26):
@@ -151,6 +147,4 @@ class AdaptiveSpanResNet(_Parker26):
                 span_penalty=span_penalty,
             )
 
-        super().__init__(
-            depths=depths, widths=widths, strides=strides, stem=stem, make_spatial=make_spatial, **surface
-        )
+        super().__init__(depths=depths, widths=widths, strides=strides, stem=stem, make_spatial=make_spatial, **surface)

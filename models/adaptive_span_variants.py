@@ -84,9 +84,7 @@ LOCAL_OPTIONS = (STEM, NUM_HEADS, KERNEL_SIZE)
 ADAPTIVE_OPTIONS = (STEM, NUM_HEADS, MAX_SPAN, RAMP, SPAN_INIT, SPAN_PENALTY)
 
 
-def heads_divide_channels(
-    values: Mapping[str, OptionValue], image: ImageShape | None
-) -> Sequence[OptionProblem]:
+def heads_divide_channels(values: Mapping[str, OptionValue], image: ImageShape | None) -> Sequence[OptionProblem]:
     """Every width is a multiple of the narrowest, so heads that divide that one divide all."""
     del image
     heads = values["num_heads"]
@@ -111,11 +109,7 @@ def _cfg(size: str) -> PretrainedCfg:
 
 
 default_cfgs = generate_default_cfgs(
-    {
-        f"{operator}_resnet26_{size}": _cfg(size)
-        for operator in ("adaptive", "local", "conv")
-        for size in SIZES
-    }
+    {f"{operator}_resnet26_{size}": _cfg(size) for operator in ("adaptive", "local", "conv") for size in SIZES}
 )
 
 
@@ -137,9 +131,7 @@ def _conv(size: str, *, pretrained: bool, **given: Any) -> nn.Module:
 register_adaptive = register_architecture(
     family="adaptive_span", options=ADAPTIVE_OPTIONS, joint_rule=heads_divide_channels
 )
-register_local = register_architecture(
-    family="adaptive_span", options=LOCAL_OPTIONS, joint_rule=heads_divide_channels
-)
+register_local = register_architecture(family="adaptive_span", options=LOCAL_OPTIONS, joint_rule=heads_divide_channels)
 register_conv = register_architecture(family="adaptive_span", options=CONV_OPTIONS)
 
 

@@ -18,9 +18,7 @@ class ConvNorm(nn.Module):
     Shape: x (B, in_chs, H, W) -> (B, out_chs, ceil(H / stride), ceil(W / stride)).
     """
 
-    def __init__(
-        self, in_chs: int, out_chs: int, *, kernel_size: int = 1, stride: int = 1, act: bool = True
-    ) -> None:
+    def __init__(self, in_chs: int, out_chs: int, *, kernel_size: int = 1, stride: int = 1, act: bool = True) -> None:
         super().__init__()
         padding = kernel_size // 2
         self.conv = nn.Conv2d(in_chs, out_chs, kernel_size, stride, padding, bias=False)

@@ -65,9 +65,7 @@ def check_options(
         return ARCHITECTURES[name].problems(given)
     height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
     if min(height, width) < 1:
-        return [
-            OptionProblem("image_size", image_size, "a side is at least 1 px", "Use the size of the images.")
-        ]
+        return [OptionProblem("image_size", image_size, "a side is at least 1 px", "Use the size of the images.")]
     return ARCHITECTURES[name].problems(given, ImageShape(height, width, in_chans or 3))
 
 

@@ -127,7 +127,7 @@ class ModelOption:
             return nearest_name(given, self.choices) or self.default
         if self.type not in (int, float) or isinstance(given, bool) or not isinstance(given, int | float):
             return self.default
-        if math.isnan(given) or (self.above is not None and given <= self.above):
+        if not math.isfinite(given) or (self.above is not None and given <= self.above):
             return self.default
         value: float = max(given, self.low) if self.low is not None else given
         value = min(value, self.high) if self.high is not None else value

@@ -24,9 +24,7 @@ COMMON_OPTIONS: Mapping[str, ModelOption] = MappingProxyType(
     {
         option.name: option
         for option in (
-            ModelOption(
-                name="num_classes", type=int, default=1000, low=0, description="Outputs; 0 for none."
-            ),
+            ModelOption(name="num_classes", type=int, default=1000, low=0, description="Outputs; 0 for none."),
             ModelOption(name="in_chans", type=int, default=3, low=1, description="Channels of the images."),
             ModelOption(
                 name="drop_rate",
@@ -147,9 +145,7 @@ def register_architecture(
     def register(function: EntryPoint) -> EntryPoint:
         name = function.__name__
         if is_model(name):
-            raise RuntimeError(
-                f"timm already has a network named {name!r}: rename the one in {function.__module__}"
-            )
+            raise RuntimeError(f"timm already has a network named {name!r}: rename the one in {function.__module__}")
         by_name = MappingProxyType({option.name: option for option in options})
         ARCHITECTURES[name] = Architecture(name=name, family=family, options=by_name, joint_rule=joint_rule)
         register_model(function)
@@ -158,9 +154,7 @@ def register_architecture(
     return register
 
 
-def build(
-    name: str, network: type[nn.Module], *, pretrained: bool, given: dict[str, Any], **fixed: Any
-) -> nn.Module:
+def build(name: str, network: type[nn.Module], *, pretrained: bool, given: dict[str, Any], **fixed: Any) -> nn.Module:
     """Builds a registered network through timm after checking the keywords given for it.
 
     Args:
@@ -179,8 +173,7 @@ def build(
     if problems:
         raise ModelOptionError(problems, model=name)
     normalised = {
-        key: {**COMMON_OPTIONS, **architecture.options}[key].normalise(value)
-        for key, value in options.items()
+        key: {**COMMON_OPTIONS, **architecture.options}[key].normalise(value) for key, value in options.items()
     }
     stages = tuple(range(len(fixed["depths"])))
     built: nn.Module = build_model_with_cfg(

@@ -165,9 +165,7 @@ class SpatialResNet(nn.Module):
             intermediates_only: Returns the list alone.
         """
         if output_fmt != "NCHW":
-            raise ValueError(
-                f"output_fmt: got {output_fmt!r}; the maps of this network are NCHW. Use 'NCHW'."
-            )
+            raise ValueError(f"output_fmt: got {output_fmt!r}; the maps of this network are NCHW. Use 'NCHW'.")
         del norm
         take, last = feature_take_indices(len(self.stages), indices)
         intermediates = []

@@ -76,10 +76,8 @@ class _Geometry:
     def chunks(self, batch: Tensor) -> list[slice]:
         """The images that are worked on together."""
         per_image = self.rows * self.cols * self.heads * self.tile**2 * self.halo**2
-        if batch.device.type == "cpu":
-            budget = CHUNK_ELEMENTS * torch.get_num_threads()
-        else:
-            budget = CHUNK_ELEMENTS_GPU
+        on_cpu = batch.device.type == "cpu"
+        budget = CHUNK_ELEMENTS * torch.get_num_threads() if on_cpu else CHUNK_ELEMENTS_GPU
         step = max(1, budget // per_image)
         return [slice(start, start + step) for start in range(0, len(batch), step)]
 
@@ -190,9 +188,7 @@ class _TiledAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, rel, mask, attended = ctx.saved_tensors
         g: _Geometry = ctx.geometry
-        chunks = [
-            _attend_backward((q[i], k[i], v[i]), (attended[i], grad[i]), rel, mask, g) for i in g.chunks(q)
-        ]
+        chunks = [_attend_backward((q[i], k[i], v[i]), (attended[i], grad[i]), rel, mask, g) for i in g.chunks(q)]
         grad_qs, grad_ks, grad_vs, grad_rels, grad_masks = zip(*chunks, strict=True)
         grad_rel = torch.stack(grad_rels).sum(0)
         grad_mask = None if mask is None else torch.stack(grad_masks).sum(0)

@@ -24,10 +24,11 @@ from torch import Tensor, nn
 
 from models.authors.loading import family_of, from_authors, load_authors_checkpoint
 
-__all__ = ["Comparison", "Fixture", "compare", "main"]
+__all__ = ["DTYPES", "Comparison", "Fixture", "compare", "draw_weight", "main"]
 
 Array: TypeAlias = NDArray[Any]
 
+DTYPES = (torch.float64, torch.float32)
 FLOAT64_TOLERANCE = 1e-6
 GRADIENT_TOLERANCE = 2e-2  # float32: a ReLU within rounding of zero may switch
 STATS = ("mean", "std", "norm")
@@ -61,7 +62,7 @@ class Fixture:
             if kind == "constructed":
                 value = self.arrays[key] if key in self.arrays else _flatten_index(key, shape)
             else:
-                value = _weight(key, self.about["seed"], tuple(shape), kind).astype(np.float32)
+                value = draw_weight(key, self.about["seed"], tuple(shape), kind).astype(np.float32)
             state[key] = torch.from_numpy(np.array(value)).to(getattr(torch, dtype))
         return state
 
@@ -95,8 +96,12 @@ class Comparison:
         return self.error <= self.tolerance
 
 
-def _weight(key: str, seed: int, shape: tuple[int, ...], kind: str) -> Array:
-    """One entry by the rule of its kind, in float64."""
+def draw_weight(key: str, seed: int, shape: tuple[int, ...], kind: str) -> Array:
+    """Draws one entry of a state dict by the rule of its kind, in float64.
+
+    Raises:
+        ValueError: There is no such kind.
+    """
     generator = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode()) + seed))
     if kind == "span":
         return generator.uniform(0.1, 0.9, shape)
@@ -157,9 +162,7 @@ def _errors(fixture: Fixture, ours: Mapping[str, Array]) -> dict[str, float]:
         scale = fixture.about["max_abs"][name] or 1.0
         if name in fixture.arrays:
             if found.shape != fixture.arrays[name].shape:
-                raise ValueError(
-                    f"{name}: shape {found.shape}, the reference has {fixture.arrays[name].shape}"
-                )
+                raise ValueError(f"{name}: shape {found.shape}, the reference has {fixture.arrays[name].shape}")
             errors[name] = float(np.abs(found - fixture.arrays[name]).max()) / scale
         else:
             errors |= _summary_errors(fixture, name, found, scale)
@@ -180,18 +183,19 @@ def _summary_errors(fixture: Fixture, name: str, found: Array, scale: float) -> 
     }
 
 
-def compare(fixture: Fixture) -> list[Comparison]:
-    """Every output of a fixture in float64 and float32, and the number of parameters."""
+def _float32_tolerance(fixture: Fixture, output: str) -> float:
+    if output not in ("logits", "train_logits"):
+        return GRADIENT_TOLERANCE
+    return float(10 * fixture.about["float32_error"][output] / fixture.about["max_abs"][output]) + FLOAT64_TOLERANCE
+
+
+def compare(fixture: Fixture, *, dtypes: Sequence[torch.dtype] = DTYPES) -> list[Comparison]:
+    """Every output of a fixture in the given types, and the number of parameters."""
     rows = []
-    for dtype, name in ((torch.float64, "float64"), (torch.float32, "float32")):
+    for dtype in dtypes:
         for output, error in _errors(fixture, _outputs(fixture, dtype)).items():
-            tolerance = FLOAT64_TOLERANCE
-            if dtype is torch.float32:
-                tolerance = GRADIENT_TOLERANCE
-                if output in ("logits", "train_logits"):
-                    upstream = fixture.about["float32_error"][output] / fixture.about["max_abs"][output]
-                    tolerance = 10 * upstream + FLOAT64_TOLERANCE
-            rows.append(Comparison(output, name, error, tolerance))
+            tolerance = FLOAT64_TOLERANCE if dtype is torch.float64 else _float32_tolerance(fixture, output)
+            rows.append(Comparison(output, str(dtype).removeprefix("torch."), error, tolerance))
     network = from_authors(fixture.about["family"], fixture.about["options"])
     counted = sum(parameter.numel() for parameter in network.parameters())
     difference = counted + fixture.dropped_parameters(network) - fixture.about["num_parameters"]
@@ -201,9 +205,7 @@ def compare(fixture: Fixture) -> list[Comparison]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compares each fixture named on the command line, prints a line per output, returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m models.verify", description="Compare with the authors' code."
-    )
+    parser = argparse.ArgumentParser(prog="python -m models.verify", description="Compare with the authors' code.")
     parser.add_argument("fixtures", nargs="+", type=Path, metavar="FIXTURE.json")
     status = 0
     for path in parser.parse_args(arguments).fixtures:

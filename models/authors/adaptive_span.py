@@ -62,9 +62,7 @@ def build(options: Mapping[str, Any]) -> nn.Module:
         raise AuthorsOptionError(f"adaptive_span: unknown arguments {unknown}; known are {sorted(DEFAULTS)}")
     given = {**DEFAULTS, **options}
     if given["attention_conv"]:
-        raise AuthorsOptionError(
-            "adaptive_span: attention_conv is true; attention-augmented networks are not here"
-        )
+        raise AuthorsOptionError("adaptive_span: attention_conv is true; attention-augmented networks are not here")
     size = "small" if given["smallest_version"] else "medium" if given["small_version"] else "large"
     shape: dict[str, Any] = {
         **SIZES[size],

@@ -14,9 +14,7 @@ from models.catalogue import create_model, model_family
 
 __all__ = ["FAMILIES", "AuthorsCheckpointError", "family_of", "from_authors", "load_authors_checkpoint"]
 
-FAMILIES: Mapping[str, AuthorsFamily] = {
-    family.name: family for family in (adaptive_span.FAMILY, spatial_bias.FAMILY)
-}
+FAMILIES: Mapping[str, AuthorsFamily] = {family.name: family for family in (adaptive_span.FAMILY, spatial_bias.FAMILY)}
 CONTAINERS = ("state_dict_ema", "state_dict", "model_ema", "model")  # in order of preference, as timm's
 PREFIXES = ("module.", "_orig_mod.")  # left by DistributedDataParallel and torch.compile
 
@@ -145,9 +143,7 @@ def _build_for(name: str, state: Mapping[str, Tensor]) -> nn.Module:
     )
 
 
-def _check(
-    table: Mapping[str, Entry], state: Mapping[str, Tensor], network: nn.Module, family: AuthorsFamily
-) -> None:
+def _check(table: Mapping[str, Entry], state: Mapping[str, Tensor], network: nn.Module, family: AuthorsFamily) -> None:
     ours = network.state_dict()
     missing = tuple(key for key in table if key not in state)
     unexpected = tuple(key for key in state if key not in table and not family.takes_no_part(key, network))

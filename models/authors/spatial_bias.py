@@ -49,9 +49,7 @@ def build(options: Mapping[str, Any]) -> nn.Module:
     flags = [bool(flag) for flag in given["gc_group"]]
     if given["dataset"] == "imagenet":
         if depth not in IMAGENET_DEPTHS:
-            raise AuthorsOptionError(
-                f"spatial_bias: depth {depth}; bottleneck depths are {sorted(IMAGENET_DEPTHS)}"
-            )
+            raise AuthorsOptionError(f"spatial_bias: depth {depth}; bottleneck depths are {sorted(IMAGENET_DEPTHS)}")
         return SpatialBiasResNet(
             depths=IMAGENET_DEPTHS[depth],
             widths=(64, 128, 256, 512),
