@@ -24,7 +24,9 @@ def serve(runs_dir: Path | None, *, host: str, port: int) -> None:
     """
     folder = resolve_runs_dir(str(runs_dir) if runs_dir else None)
     if not (folder / "mlflow.db").exists():
-        raise TrackingError(f"{folder} holds no runs yet; run a sweep first, such as: spatialsweep run sweeps/digits.yaml")
+        raise TrackingError(
+            f"{folder} holds no runs yet; run a sweep first, such as: spatialsweep run sweeps/digits.yaml"
+        )
     _require_free(host, port)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
     command += ["--default-artifact-root", (folder / "artifacts").as_uri(), "--host", host, "--port", str(port)]

@@ -66,7 +66,7 @@ class TrackingError(SpatialSweepError, RuntimeError):
     """The tracking server refuses what it was sent."""
 
 
-class TrialFailed(SpatialSweepError, RuntimeError):
+class TrialFailedError(SpatialSweepError, RuntimeError):
     """Training of one trial ended with an error; the text is its reason."""
 
 

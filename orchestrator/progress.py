@@ -123,7 +123,13 @@ def _leaderboard(result: SweepResult, rows: int = 10) -> Table:
     for rank, trial in enumerate(result.ranking()[:rows], start=1):
         test = f"{trial.test_top1:.4f}" if trial.test_top1 is not None else "-"
         table.add_row(
-            str(rank), str(trial.number), f"{trial.value:.4f}", test, str(trial.epochs), str(trial.status), _params(trial)
+            str(rank),
+            str(trial.number),
+            f"{trial.value:.4f}",
+            test,
+            str(trial.epochs),
+            str(trial.status),
+            _params(trial),
         )
     return table
 

@@ -113,7 +113,9 @@ class SweepResult:
         """Trials with a value, best first; trials trained to the end win ties, then those with the fewer epochs."""
         sign = -1 if self.mode == "max" else 1
         scored = [(trial.value, trial) for trial in map(self._result, self.records) if trial.value is not None]
-        order = sorted(scored, key=lambda row: (sign * row[0], row[1].status is not TrialStatus.FINISHED, row[1].number))
+        order = sorted(
+            scored, key=lambda row: (sign * row[0], row[1].status is not TrialStatus.FINISHED, row[1].number)
+        )
         return [trial for _, trial in order]
 
     @property

@@ -7,6 +7,8 @@ docs/decisions). Here the searcher only asks; a Tune callback sees every report 
 from __future__ import annotations
 
 import math
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,9 @@ def create_study(config: SweepConfig, name: str, database: Path) -> optuna.Study
         database: The sqlite file.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Both are experimental by name only: several years old, and the only way to say what they say.
+    for subject in ("Argument ``group``", "optuna.study.study.Study.set_metric_names"):
+        warnings.filterwarnings("ignore", message=re.escape(subject), category=optuna.exceptions.ExperimentalWarning)
     study = optuna.create_study(
         study_name=name,
         storage=f"sqlite:///{database.resolve()}",
@@ -81,7 +86,7 @@ class NotPickled:
         return self
 
 
-class StudySearcher(NotPickled, Searcher):  # type: ignore[misc]
+class StudySearcher(NotPickled, Searcher):
     """Asks the study for configurations on Tune's behalf.
 
     Args:
@@ -122,7 +127,7 @@ class StudySearcher(NotPickled, Searcher):  # type: ignore[misc]
         return not config
 
 
-class SweepCallback(NotPickled, Callback):  # type: ignore[misc]
+class SweepCallback(NotPickled, Callback):
     """Carries every report and every end from Tune to the study, the ledger and the lanes.
 
     Args:

@@ -19,7 +19,7 @@ _JOIN_TIMEOUT_S = 30.0
 _HEAD_SHARE = {"node:__internal_head__": 0.001}
 
 
-class _StopWhen(NotPickled, Stopper):  # type: ignore[misc]
+class _StopWhen(NotPickled, Stopper):
     """Ends a Tune experiment from outside."""
 
     def __init__(self) -> None:
@@ -85,9 +85,7 @@ class TuneRun:
             self.failure = error
 
     def _tuner(self) -> tune.Tuner:
-        trainable = tune.with_parameters(
-            TrialClient, hub=self._hub, trials_folder=str(self._folder / "trials")
-        )
+        trainable = tune.with_parameters(TrialClient, hub=self._hub, trials_folder=str(self._folder / "trials"))
         placement = tune.PlacementGroupFactory([_HEAD_SHARE])
         return tune.Tuner(
             tune.with_resources(trainable, placement),

@@ -68,6 +68,7 @@ class FloatDomain(_Domain):
         return self
 
     def corners(self) -> tuple[float, ...]:
+        """The two ends."""
         return (self.low, self.high)
 
 
@@ -93,6 +94,7 @@ class IntDomain(_Domain):
         return self
 
     def corners(self) -> tuple[int, ...]:
+        """The two ends of the grid."""
         return (self.low, self.low + (self.high - self.low) // self.step * self.step)
 
 
@@ -115,6 +117,7 @@ class ChoiceDomain(_Domain):
         return self
 
     def corners(self) -> tuple[Scalar, ...]:
+        """Every value."""
         return self.choices
 
 
@@ -125,6 +128,7 @@ class ConstantDomain(_Domain):
     value: Scalar
 
     def corners(self) -> tuple[Scalar, ...]:
+        """The value."""
         return (self.value,)
 
 

@@ -36,7 +36,7 @@ def _check_sections(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Proble
     """Validates each section alone; returns the sound ones and the faults of the others."""
     fields = schema.SweepConfig.model_fields
     sections: dict[str, Any] = {}
-    problems = [
+    problems: list[Problem] = [
         Problem(key, f"unknown setting. {did_you_mean(key, list(fields))}") for key in raw if key not in fields
     ]
     for name, field in fields.items():
@@ -60,7 +60,7 @@ def _check_domains(raw: Any) -> tuple[dict[str, Any], list[Problem]]:
     if not isinstance(raw, Mapping):
         return {}, [Problem("search", f"got {raw!r}; must map names to domains, such as lr: {{type: float, ...}}")]
     domains: dict[str, Any] = {}
-    problems = []
+    problems: list[Problem] = []
     for name, content in raw.items():
         try:
             domains[name] = _DOMAIN.validate_python(content)
@@ -117,7 +117,7 @@ def _check_search(sections: Mapping[str, Any]) -> Iterator[Problem]:
     known = models.list_models()
     strangers = [name for name in search["model"].corners() if name not in known] if "model" in search else []
     yield from (_unknown("search.model", str(name), known) for name in strangers)
-    # A condition on a network that the user took out of the choice is no fault, and neither is one on a misspelt choice.
+    # A condition on a network that the user took out of the choice is no fault.
     for name, message in condition_problems(search, {"model": known}):
         yield Problem(f"search.{name}.when", message)
     fixed = sections.get("model")
@@ -128,14 +128,14 @@ def _check_search(sections: Mapping[str, Any]) -> Iterator[Problem]:
     except SpaceError:
         return
     for branch in space.branches():
-        name = branch.get("model", fixed.name if fixed else None)
-        if name is None or name in strangers:
+        model = branch.get("model", fixed.name if fixed else None)
+        if model is None or model in strangers:
             continue
-        if name not in known:
-            yield _unknown("model.name", str(name), known)
+        if model not in known:
+            yield _unknown("model.name", str(model), known)
             continue
         active = [key for key in space.active(branch) if key != "model"]
-        yield from _check_branch(str(name), active, search, fixed, sections.get("dataset"))
+        yield from _check_branch(str(model), active, search, fixed, sections.get("dataset"))
 
 
 def _check_branch(
@@ -196,7 +196,9 @@ def _unknown_searched(name: str, model: str, search: Mapping[str, Any]) -> Probl
         wanted = owners[0] if len(owners) == 1 else f"[{', '.join(owners)}]"
         return Problem(f"search.{name}", f"{model} has no such option. Add when: {{model: {wanted}}}")
     known = [*schema.TrainingConfig.model_fields, *models.model_options(model)]
-    return Problem(f"search.{name}", f"neither a training setting nor an option of {model}. {did_you_mean(name, known)}")
+    return Problem(
+        f"search.{name}", f"neither a training setting nor an option of {model}. {did_you_mean(name, known)}"
+    )
 
 
 def _translate(error: ValidationError, prefix: str, section: type[BaseModel] | None) -> Iterator[Problem]:

@@ -60,6 +60,7 @@ class TrainingConfig(Section):
         lr_schedule: Shape after the warm-up.
         warmup_epochs: Linear rise from a hundredth of `lr`.
         label_smoothing: Share of the target spread over all classes.
+        crop_padding: Zeros added on every side, in pixels, before a random crop to the old size.
     """
 
     epochs: PositiveInt = 10
@@ -71,6 +72,7 @@ class TrainingConfig(Section):
     lr_schedule: Literal["cosine", "constant"] = "cosine"
     warmup_epochs: NonNegativeInt = 1
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    crop_padding: NonNegativeInt = 0
 
 
 class ObjectiveConfig(Section):

@@ -114,9 +114,7 @@ def open_images(path: Path) -> ArrowImages:
     meta = json.loads(raw)
     if meta["version"] != _SCHEMA_VERSION:
         raise DataError(f"{path}: has format {meta['version']}, this version reads {_SCHEMA_VERSION}; prepare it again")
-    splits = {
-        name: _split(reader.get_batch(index), tuple(meta["shape"])) for index, name in enumerate(meta["splits"])
-    }
+    splits = {name: _split(reader.get_batch(index), tuple(meta["shape"])) for index, name in enumerate(meta["splits"])}
     return ArrowImages(
         splits=splits,
         class_names=tuple(meta["class_names"]),
@@ -142,6 +140,6 @@ def _hash(splits: Mapping[str, ImageSplit]) -> str:
     digest = hashlib.sha256()
     for name, split in splits.items():
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(split.images))
-        digest.update(np.ascontiguousarray(split.labels))
+        digest.update(split.images.tobytes())
+        digest.update(split.labels.tobytes())
     return digest.hexdigest()[:16]

@@ -27,9 +27,7 @@ def split_validation(labels: npt.NDArray[np.int32], fraction: float, seed: int) 
     """
     from sklearn.model_selection import train_test_split
 
-    train, validation = train_test_split(
-        np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed
-    )
+    train, validation = train_test_split(np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed)
     return np.sort(train), np.sort(validation)
 
 

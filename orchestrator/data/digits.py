@@ -24,7 +24,5 @@ def load_digits() -> tuple[dict[str, ImageSplit], tuple[str, ...]]:
     train, test = train_test_split(
         np.arange(len(labels)), test_size=_TEST_FRACTION, stratify=labels, random_state=_SPLIT_SEED
     )
-    splits = {
-        name: ImageSplit(images[index], labels[index]) for name, index in (("train", train), ("test", test))
-    }
+    splits = {name: ImageSplit(images[index], labels[index]) for name, index in (("train", train), ("test", test))}
     return splits, tuple(str(name) for name in bunch.target_names)

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray.tune import Trainable
 
-from orchestrator.errors import TrialFailed
+from orchestrator.errors import TrialFailedError
 from orchestrator.lanes.messages import Ending, Fate, Order
 from orchestrator.lanes.trial_folder import trial_folder
 
@@ -17,7 +17,7 @@ EPOCH = "epoch"
 ENDED = "ended"
 
 
-class TrialClient(Trainable):  # type: ignore[misc]
+class TrialClient(Trainable):
     """One trial as Tune sees it; training happens on a lane.
 
     Tune's configuration holds the trial under `trial`. A step is one epoch: it returns the metrics of the next report
@@ -25,7 +25,7 @@ class TrialClient(Trainable):  # type: ignore[misc]
     actor that is kept for the next trial needs to do nothing in between.
     """
 
-    def setup(self, config: Mapping[str, Any], hub: Any, trials_folder: str) -> None:
+    def setup(self, config: Mapping[str, Any], hub: Any = None, trials_folder: str = "") -> None:
         """Keeps what every trial of this actor needs.
 
         Args:
@@ -48,7 +48,7 @@ class TrialClient(Trainable):  # type: ignore[misc]
         """Waits for the next epoch of the trial.
 
         Raises:
-            TrialFailed: Training ended with an error; the text is its reason.
+            TrialFailedError: Training ended with an error; the text is its reason.
         """
         order = Order(
             trial_id=self.trial_id,
@@ -63,7 +63,7 @@ class TrialClient(Trainable):  # type: ignore[misc]
         event = ray.get(self._hub.next_event.remote(order, self._lane, self._epoch))
         if isinstance(event, Ending):
             if event.fate is Fate.FAILED:
-                raise TrialFailed(event.reason)
+                raise TrialFailedError(event.reason)
             return self._ended(event.fate)
         self._epoch = event.epoch
         return {**event.metrics, EPOCH: event.epoch, "done": event.epoch >= self._trial["training"]["epochs"]}

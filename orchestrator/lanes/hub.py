@@ -105,8 +105,12 @@ class LaneHub:
         lane.reports[member.rank] = report
         await self._tell()
         await self._until(
-            lambda: self._over(member) or not self._serves(lane, order) or lane.released
-            or lane.acknowledged >= report.epoch
+            lambda: (
+                self._over(member)
+                or not self._serves(lane, order)
+                or lane.released
+                or lane.acknowledged >= report.epoch
+            )
         )
         going = self._serves(lane, order) and not lane.released and not self._over(member)
         return Verdict.GO if going else Verdict.STOP

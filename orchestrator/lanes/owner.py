@@ -48,9 +48,7 @@ class Lanes:
         self._closing = threading.Event()
         self.failure: BaseException | None = None
         hub_actor: Any = ray.remote(LaneHub)
-        self.hub = hub_actor.options(
-            num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=10_000
-        ).remote()
+        self.hub = hub_actor.options(num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=10_000).remote()
         self._threads = [
             threading.Thread(target=self._keep_lane, args=(index,), name=f"lane-{index}", daemon=True)
             for index in range(count)
@@ -125,7 +123,7 @@ class Lanes:
                 name=f"lane-{index}-{uuid.uuid4().hex[:8]}",
                 storage_path=str(self._folder),
                 failure_config=FailureConfig(max_failures=-1),
-                callbacks=[AnnounceController(setting)],
+                callbacks=[AnnounceController(setting)],  # type: ignore[list-item]  # internal callbacks pass too
             ),
         ).fit()
 

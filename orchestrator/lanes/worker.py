@@ -31,7 +31,7 @@ from orchestrator.training.workers import Workers
 _PEER_ERRORS = ("Connection closed by peer", "Connection reset by peer", "connection was aborted", "Broken pipe")
 
 
-class LaneBroken(RuntimeError):
+class LaneBrokenError(RuntimeError):
     """Raised on purpose to make Ray Train rebuild the worker group."""
 
 
@@ -54,7 +54,7 @@ class LaneSetting:
     objective: ObjectiveConfig
 
 
-class AnnounceController(ControllerCallback):  # type: ignore[misc]
+class AnnounceController(ControllerCallback):
     """Tells the hub which actor controls a lane, so that the driver can abort it if it does not end by itself.
 
     Args:
@@ -77,7 +77,7 @@ def lane_loop(setting: Mapping[str, Any]) -> None:
         setting: `{"lane": LaneSetting}`; Train hands over mappings only.
 
     Raises:
-        LaneBroken: The peers of this rank hang or are lost; Train starts a new worker group.
+        LaneBrokenError: The peers of this rank hang or are lost; Train starts a new worker group.
     """
     lane: LaneSetting = setting["lane"]
     member, workers = _say_hello(lane)
@@ -94,7 +94,7 @@ def lane_loop(setting: Mapping[str, Any]) -> None:
         ending = _train(lane, member, workers, data, order)
         _clean_slate()
         if ray.get(lane.hub.finish.remote(member, order, ending)) is Next.LEAVE:
-            raise LaneBroken(f"lane {lane.lane}: {ending.fate}; the worker group is rebuilt")
+            raise LaneBrokenError(f"lane {lane.lane}: {ending.fate}; the worker group is rebuilt")
 
 
 def _say_hello(lane: LaneSetting) -> tuple[Member, Workers]:
@@ -121,9 +121,7 @@ def _train(lane: LaneSetting, member: Member, workers: Workers, data: DeviceImag
             raise StopTrial
 
     try:
-        trial = Trial(
-            TrialConfig(**order.config), lane.objective, data, workers, TrialCheckpoints(Path(order.folder))
-        )
+        trial = Trial(TrialConfig(**order.config), lane.objective, data, workers, TrialCheckpoints(Path(order.folder)))
         trial.run(report)
     except StopTrial:
         return Ending(Fate.STOPPED)
@@ -141,7 +139,7 @@ def _is_lost_peer(error: Exception) -> bool:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [""]
-    kind = "" if type(error).__name__ == "TrialFailed" else f"{type(error).__name__}: "
+    kind = "" if type(error).__name__ == "TrialFailedError" else f"{type(error).__name__}: "
     return f"{kind}{lines[0]}"
 
 

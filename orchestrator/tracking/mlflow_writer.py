@@ -124,10 +124,10 @@ class MlflowWriter:
     def _start_sweep(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
         experiment = self._experiment_id(client)
         tags = {"spatialsweep.kind": "sweep", "spatialsweep.sweep": event["name"], **event["facts"]}
-        run = self._find_or_create(client, experiment, event["uid"], event["name"], event["time"], tags)
-        self._runs |= {
-            "sweep": run.info.run_id, "experiment": experiment, "name": event["name"], "uid": event["uid"]
-        }
+        run = self._find_or_create(
+            client, experiment, key=event["uid"], name=event["name"], started_s=event["time"], tags=tags
+        )
+        self._runs |= {"sweep": run.info.run_id, "experiment": experiment, "name": event["name"], "uid": event["uid"]}
         _log_params(client, run.info.run_id, _flatten(event["config"]))
 
     def _start_trial(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
@@ -140,9 +140,14 @@ class MlflowWriter:
             "spatialsweep.optuna_trial": str(number),
             "spatialsweep.tune_trial": event["tune_id"],
         }
-        name = f"{sweep}/trial-{number:05d}"
-        key = f"{self._runs['uid']}/{number}"
-        run = self._find_or_create(client, self._runs["experiment"], key, name, event["time"], tags)
+        run = self._find_or_create(
+            client,
+            self._runs["experiment"],
+            key=f"{self._runs['uid']}/{number}",
+            name=f"{sweep}/trial-{number:05d}",
+            started_s=event["time"],
+            tags=tags,
+        )
         self._runs[f"trial-{number}"] = run.info.run_id
         _log_params(client, run.info.run_id, {**_flatten(event["config"]), **dict(event["params"])})
 
@@ -187,7 +192,7 @@ class MlflowWriter:
         return str(client.create_experiment(self._experiment, artifact_location=location))
 
     def _find_or_create(
-        self, client: MlflowClient, experiment: str, key: str, name: str, started_s: float, tags: Mapping[str, str]
+        self, client: MlflowClient, experiment: str, *, key: str, name: str, started_s: float, tags: Mapping[str, str]
     ) -> Run:
         """The run with our key, so that an event that was half taken makes no second run."""
         found = client.search_runs([experiment], f"tags.`{_KEY}` = '{key}'", ViewType.ALL, max_results=1)

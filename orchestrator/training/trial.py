@@ -19,7 +19,8 @@ from torch.nn.functional import cross_entropy
 import models
 from orchestrator.config.schema import ObjectiveConfig, TrainingConfig, TrialConfig
 from orchestrator.data import Indices, epoch_batches, worker_share
-from orchestrator.errors import TrialFailed
+from orchestrator.errors import TrialFailedError
+from orchestrator.training.augment import random_crop
 from orchestrator.training.checkpoints import TrialCheckpoints, build_model, read_checkpoint, save_checkpoint
 from orchestrator.training.device_images import DeviceImages, DeviceSplit
 from orchestrator.training.workers import Workers
@@ -89,7 +90,7 @@ class Trial:
             report: Called with the epoch, from 1, and its metrics.
 
         Raises:
-            TrialFailed: The loss is not finite.
+            TrialFailedError: The loss is not finite.
             StopTrial: Passed through from `report`.
         """
         if self.epoch:
@@ -111,7 +112,7 @@ class Trial:
             loss_sum += self._step(batch, (self.epoch - 1) * self.steps_per_epoch + step)
         total = float(self.workers.sum(loss_sum))
         if not torch.isfinite(loss_sum):
-            raise TrialFailed(f"diverged: the training loss of epoch {self.epoch} is not finite")
+            raise TrialFailedError(f"diverged: the training loss of epoch {self.epoch} is not finite")
         seconds = time.perf_counter() - started
         images = len(self.data.train)
         return {
@@ -126,6 +127,7 @@ class Trial:
         mine = torch.from_numpy(worker_share(batch, self.workers.rank, self.workers.world_size))
         images, labels = self.data.train.batch(mine.to(self.workers.device))
         smoothing = self.config.training.label_smoothing
+        images = random_crop(images, self.config.training.crop_padding)
         loss = cross_entropy(self.network(images), labels, label_smoothing=smoothing, reduction="sum")
         # DDP averages gradients over ranks; the factor makes that the mean over images, whatever the shares.
         objective = loss * (self.workers.world_size / len(batch)) + models.penalty(self.model)
@@ -204,7 +206,7 @@ class Trial:
 
 
 def _lr_schedule(optimizer: torch.optim.Optimizer, training: TrainingConfig, steps_per_epoch: int) -> Any:
-    """timm's schedule, advanced at every step."""
+    """Timm's schedule, advanced at every step."""
     constant = training.lr_schedule == "constant"
     schedule, _ = create_scheduler_v2(
         optimizer,

@@ -1,0 +1,35 @@
+# Every target does its own set-up; a second call starts at once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test lint dashboard bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh .ci/setup
+	@touch $@
+
+demo: setup
+	$(BIN)/spatialsweep run sweeps/digits.yaml
+
+test: setup
+	$(BIN)/pytest
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+dashboard: setup
+	$(BIN)/spatialsweep dashboard
+
+bench: setup
+	$(BIN)/python benchmarks/trial_overhead.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
