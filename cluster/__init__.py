@@ -1,1 +1,5 @@
-"""Clusters: starting one to run sweeps on."""
+"""Clusters to run sweeps on."""
+
+from cluster.local_head import LocalHead, local_head
+
+__all__ = ["LocalHead", "local_head"]

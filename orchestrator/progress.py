@@ -101,8 +101,11 @@ class Progress:
 
 def print_outcome(result: SweepResult, console: Console, dashboard: str) -> None:
     """The leaderboard, the files, and the command that opens the dashboard."""
-    console.print(_leaderboard(result))
     best = result.best
+    if best is None:
+        _plain(console, f"{result.name}: {result.status}; no trial has finished an epoch")
+    else:
+        console.print(_leaderboard(result))
     if best is not None:
         test = f", test top-1 {best.test_top1:.2%}" if best.test_top1 is not None else ""
         _plain(console, f"Best: trial {best.number}, {result.metric} {best.value:.4f}{test}")

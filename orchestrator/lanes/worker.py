@@ -22,6 +22,7 @@ from ray.train.v2._internal.execution.callback import ControllerCallback
 
 from orchestrator.config.schema import DatasetConfig, ObjectiveConfig, TrialConfig
 from orchestrator.data import open_images
+from orchestrator.errors import TrialFailedError
 from orchestrator.lanes.messages import Ending, Fate, Member, Next, Order, Report, Verdict
 from orchestrator.training.checkpoints import TrialCheckpoints
 from orchestrator.training.device_images import DeviceImages, place_images
@@ -139,7 +140,7 @@ def _is_lost_peer(error: Exception) -> bool:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [""]
-    kind = "" if type(error).__name__ == "TrialFailedError" else f"{type(error).__name__}: "
+    kind = "" if isinstance(error, TrialFailedError) else f"{type(error).__name__}: "
     return f"{kind}{lines[0]}"
 
 

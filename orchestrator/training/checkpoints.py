@@ -75,12 +75,13 @@ def build_model(description: Mapping[str, Any]) -> nn.Module:
     """The network a checkpoint describes, freshly initialised.
 
     Args:
-        description: `name`, `options`, `num_classes`, `in_chans`.
+        description: `name`, `options`, `num_classes`, `in_chans`, `image_size`.
     """
     return models.create_model(
         description["name"],
         num_classes=description["num_classes"],
         in_chans=description["in_chans"],
+        image_size=description["image_size"],
         **description["options"],
     )
 

@@ -62,6 +62,11 @@ class DeviceImages:
     class_names: tuple[str, ...]
 
     @property
+    def image_size(self) -> int:
+        """Height of the images, in pixels."""
+        return self.train.images.shape[2]
+
+    @property
     def in_chans(self) -> int:
         """Channels of the images."""
         return self.train.images.shape[1]

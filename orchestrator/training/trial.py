@@ -61,6 +61,7 @@ class Trial:
             "options": dict(config.model.options),
             "num_classes": len(data.class_names),
             "in_chans": data.in_chans,
+            "image_size": data.image_size,
         }
         torch.manual_seed(config.seed)
         self.model = build_model(self.description).to(workers.device)
@@ -97,12 +98,14 @@ class Trial:
             report(self.epoch, self._conclude(self.metrics))
         while self.epoch < self.config.training.epochs:
             self.epoch += 1
+            started = time.perf_counter()
             torch.manual_seed(_mix(self.config.seed, self.epoch, self.workers.rank))
             metrics = self._train_epoch()
             self.workers.share_buffers(self.model)
             metrics |= self._evaluate(self.data.validation, "val") | models.diagnostics(self.model)
             self._save(metrics)
-            report(self.epoch, self._conclude(metrics))
+            metrics = self._conclude(metrics)
+            report(self.epoch, {**metrics, "epoch_time_s": time.perf_counter() - started})
 
     def _train_epoch(self) -> dict[str, float]:
         self.network.train()
@@ -119,7 +122,6 @@ class Trial:
             "train/loss": total / images,
             "lr": self.optimizer.param_groups[0]["lr"],
             "images_per_s": images / seconds,
-            "epoch_time_s": seconds,
         }
 
     def _step(self, batch: Indices, update: int) -> Tensor:

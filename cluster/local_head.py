@@ -1,0 +1,131 @@
+"""A real one-node Ray cluster on this machine, with token authentication and the dashboard, for tests and trials.
+
+It is the same `ray start --head` an administrator would type, kept in the foreground so that ending one process ends
+all of it and nothing else on the machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import ClusterError
+
+_START_TIMEOUT_S = 90.0
+_STOP_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class LocalHead:
+    """How to reach a running head.
+
+    Args:
+        gcs_address: For `ray.init` and `--address`.
+        dashboard_url: For `ray job submit`.
+        token: Every client needs it.
+    """
+
+    gcs_address: str
+    dashboard_url: str
+    token: str
+
+    @property
+    def client_environment(self) -> dict[str, str]:
+        """Environment of a process that talks to this cluster."""
+        return {
+            **_clean_environment(),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            "RAY_API_SERVER_ADDRESS": self.dashboard_url,
+        }
+
+
+@contextlib.contextmanager
+def local_head(*, num_cpus: int | None = None, environment: Mapping[str, str] | None = None) -> Iterator[LocalHead]:
+    """Starts a head and ends it afterwards.
+
+    Args:
+        num_cpus: CPUs it claims to have; None takes the machine's.
+        environment: More variables for its processes, and so for the jobs it runs.
+
+    Raises:
+        ClusterError: It did not answer in time; the message holds what it printed.
+    """
+    gcs_port, dashboard_port = _free_port(), _free_port()
+    # Ray's sockets need a short path, and a folder of its own keeps `ray.init("auto")` elsewhere away from it.
+    with tempfile.TemporaryDirectory(prefix="ss-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:  # noqa: S108
+        head = LocalHead(f"127.0.0.1:{gcs_port}", f"http://127.0.0.1:{dashboard_port}", secrets.token_hex(32))
+        command = [_ray_command(), "start", "--head", "--block", "--disable-usage-stats", f"--port={gcs_port}"]
+        command += ["--node-ip-address=127.0.0.1", "--include-dashboard=true", f"--dashboard-port={dashboard_port}"]
+        command += [f"--temp-dir={folder}", *([f"--num-cpus={num_cpus}"] if num_cpus else [])]
+        log = Path(folder) / "start.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(  # noqa: S603
+                command,
+                env={**head.client_environment, **(environment or {})},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            _wait_until_ready(head, process, log)
+            yield head
+        finally:
+            _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Asks the head to end, then ends whatever of its process group is left; nothing outside the group."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_STOP_TIMEOUT_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _wait_until_ready(head: LocalHead, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Waits until a job that does nothing is accepted: the dashboard answers some seconds before it takes jobs."""
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    request = urllib.request.Request(  # noqa: S310 - our own address
+        f"{head.dashboard_url}/api/jobs/",
+        data=json.dumps({"entrypoint": "true"}).encode(),
+        headers={"Authorization": f"Bearer {head.token}", "Content-Type": "application/json"},
+    )
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(request, timeout=30):  # noqa: S310
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise ClusterError(f"the Ray head did not start:\n{log.read_text(errors='replace')}")
+
+
+def _ray_command() -> str:
+    """The `ray` beside this interpreter, whatever PATH says."""
+    return str(Path(sys.executable).with_name("ray"))
+
+
+def _clean_environment() -> dict[str, str]:
+    """Ours without another cluster's settings; `python` and `ray` are this environment's, as in an activated one."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    return kept | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

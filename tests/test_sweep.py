@@ -1,0 +1,195 @@
+"""Whole sweeps on a real Ray instance: what they find, what they record, and that nothing of them is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import ray
+import torch
+from mlflow import MlflowClient
+from ray.util import placement_group_table
+
+from orchestrator import SweepConfig, SweepResult, load_model, load_sweep, run_sweep
+from orchestrator.errors import ClusterError
+from orchestrator.session import plan_lanes, ray_session
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+TINY = {
+    "name": "tiny",
+    "dataset": {"name": "digits"},
+    "model": {"name": "conv_resnet26_small"},
+    "training": {"epochs": 2, "global_batch_size": 128, "optimizer": "adamw", "lr": 0.003, "warmup_epochs": 0},
+    "search": {"lr": {"type": "float", "low": 1e-3, "high": 1e-2, "log": True}},
+    "trials": 3,
+    "trial_scheduler": {"name": "none"},
+    "resources": {"lanes": 1},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_instance() -> Iterator[None]:
+    """One Ray instance for all sweeps here; it claims four CPUs, so that two lanes fit."""
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    with ray_session():
+        yield
+    ray.shutdown()
+
+
+def tiny(tmp_path: Path, *overrides: str) -> SweepConfig:
+    return load_sweep(TINY, [f"runs_dir={tmp_path}", *overrides])
+
+
+def live_actors() -> list[str]:
+    return [actor["ActorClassName"] for actor in ray._private.state.actors().values() if actor["State"] != "DEAD"]
+
+
+def live_placement_groups() -> list[Any]:
+    return [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
+
+
+def assert_nothing_left() -> None:
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline and (live_actors() or live_placement_groups()):
+        time.sleep(0.2)
+    assert live_actors() == []
+    assert live_placement_groups() == []
+
+
+def runs_of(result: SweepResult) -> dict[str, Any]:
+    client = MlflowClient(result.tracking_uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return {run.info.run_name: run for run in client.search_runs(experiments)}
+
+
+def optuna_trials(result: SweepResult) -> list[optuna.trial.FrozenTrial]:
+    storage = f"sqlite:///{result.folder.parent / 'optuna.db'}"
+    return optuna.load_study(study_name=result.name, storage=storage).trials
+
+
+def test_a_sweep_records_every_trial_everywhere(tmp_path: Path) -> None:
+    result = run_sweep(tiny(tmp_path))
+
+    assert (result.name, result.status) == ("tiny-001", "finished")
+    assert [row["status"] for row in result.trials.to_pylist()] == ["finished"] * 3
+    assert result.reports.num_rows > 3 * 2 * 5
+    assert (result.folder / "trials.parquet").exists()
+    best = result.best
+    assert best is not None
+    assert best.value == max(result.trials.column("value").to_pylist())
+    assert best.test_top1 is not None
+    assert best.test_top1 > 0.8
+
+    runs = runs_of(result)
+    assert {name: run.info.status for name, run in runs.items()} == {
+        "tiny-001": "FINISHED",
+        **{f"tiny-001/trial-{number:05d}": "FINISHED" for number in range(3)},
+    }
+    child = runs[f"tiny-001/trial-{best.number:05d}"]
+    assert child.data.tags["mlflow.parentRunId"] == runs["tiny-001"].info.run_id
+    assert child.data.tags["spatialsweep.optuna_trial"] == str(best.number)
+    assert child.data.params["lr"] == str(best.params["lr"])
+    history = MlflowClient(result.tracking_uri).get_metric_history(child.info.run_id, "val/top1")
+    assert [point.step for point in history] == [1, 2]
+    assert {"train/loss", "lr", "images_per_s", "test/top1"} <= set(child.data.metrics)
+
+    trials = optuna_trials(result)
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
+    assert all(sorted(trial.intermediate_values) == [1, 2] for trial in trials)
+    assert {trial.user_attrs["tune_trial"] for trial in trials} == set(result.trials.column("tune_trial").to_pylist())
+
+    from_mlflow = load_model(f"runs:/{child.info.run_id}", tracking_uri=result.tracking_uri)
+    images = torch.randn(4, 1, 8, 8)
+    assert torch.equal(from_mlflow(images), best.load_model()(images))
+    assert_nothing_left()
+
+
+def test_two_lanes_stop_hopeless_trials_early(tmp_path: Path) -> None:
+    config = tiny(
+        tmp_path,
+        "resources.lanes=2",
+        "trials=6",
+        "training.epochs=4",
+        "search.lr={choices: [1.0e-9, 3.0e-3]}",
+        "sampler.name=random",
+        "trial_scheduler={name: asha, grace_epochs: 1, reduction_factor: 2}",
+    )
+    result = run_sweep(config)
+
+    by_lr = {row["trial"]: row for row in result.trials.to_pylist()}
+    pruned = [number for number, row in by_lr.items() if row["status"] == "pruned"]
+    assert pruned
+    assert all(by_lr[number]["epochs"] < 4 for number in pruned)
+    assert result.best is not None
+    assert result.best.params["lr"] == 3e-3
+    states = {trial.number: trial.state.name for trial in optuna_trials(result)}
+    assert all(states[number] == "PRUNED" for number in pruned)
+    runs = runs_of(result)
+    for number in pruned:
+        assert runs[f"tiny-001/trial-{number:05d}"].data.tags["spatialsweep.status"] == "pruned"
+    assert_nothing_left()
+
+
+def test_a_failing_trial_fails_alone_and_says_why(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "search.lr={choices: [1.0e+30, 3.0e-3]}", "sampler.name=random", "trials=4")
+    result = run_sweep(config)
+
+    rows = result.trials.to_pylist()
+    failed = [row for row in rows if row["status"] == "failed"]
+    finished = [row for row in rows if row["status"] == "finished"]
+    assert failed
+    assert finished
+    assert len(failed) + len(finished) == 4
+    assert all(row["reason"].startswith("diverged: the training loss of epoch 1") for row in failed)
+    runs = runs_of(result)
+    for row in failed:
+        run = runs[f"tiny-001/trial-{row['trial']:05d}"]
+        assert run.info.status == "FAILED"
+        assert "diverged" in run.data.tags["spatialsweep.reason"]
+    assert all(run.info.status != "RUNNING" for run in runs.values())
+    states = {trial.number: trial.state.name for trial in optuna_trials(result)}
+    assert {number for number, state in states.items() if state == "FAIL"} == {row["trial"] for row in failed}
+    assert_nothing_left()
+
+
+def test_a_killed_worker_costs_no_trial(tmp_path: Path) -> None:
+    killed = threading.Event()
+
+    def kill_one_worker() -> None:
+        """Kills a training worker as soon as the first epoch has been reported."""
+        journal = tmp_path / "tiny-001" / "journal.jsonl"
+        while not (journal.exists() and b"trial_reported" in journal.read_bytes()):
+            time.sleep(0.05)
+        workers = [
+            actor["Pid"]
+            for actor in ray._private.state.actors().values()
+            if actor["State"] == "ALIVE" and "RayTrainWorker" in actor["ActorClassName"]
+        ]
+        os.kill(workers[0], signal.SIGKILL)
+        killed.set()
+
+    thread = threading.Thread(target=kill_one_worker, daemon=True)
+    thread.start()
+    result = run_sweep(tiny(tmp_path, "trials=2", "training.epochs=6"))
+    assert killed.is_set()
+    rows = result.trials.to_pylist()
+    assert [(row["status"], row["epochs"]) for row in rows] == [("finished", 6)] * 2
+    epochs = [row["epoch"] for row in result.reports.to_pylist() if row["trial"] == 0 and row["metric"] == "val/top1"]
+    assert epochs == [1, 2, 3, 4, 5, 6]
+    assert_nothing_left()
+
+
+def test_a_trial_too_large_for_the_cluster_is_refused_with_the_arithmetic(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "resources={workers: 8, cpus_per_worker: 2}")
+    with pytest.raises(ClusterError, match=r"8 workers of 2 CPU .* this cluster has 4 CPU .* room for 2"):
+        run_sweep(config)
+    assert plan_lanes(tiny(tmp_path, "resources.lanes=null").resources, trials=20).lanes == 2
+    assert not list(tmp_path.glob("tiny-*"))
