@@ -1,0 +1,160 @@
+"""What every network of this package shows to timm: a stem, stages that end in maps, a pooled linear head.
+
+A family fills in the parts through `add_stage` and `add_head`; features, intermediates, parameter groups,
+checkpointing and the classifier then work alike for all of them.
+"""
+
+from typing import Any, Literal, TypedDict
+
+from timm.layers.classifier import ClassifierHead
+from timm.models import checkpoint_seq
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+__all__ = ["StagedNetwork", "SurfaceOptions"]
+
+
+class SurfaceOptions(TypedDict, total=False):
+    """Keywords that timm gives every network; `StagedNetwork` explains them, the families hold their defaults."""
+
+    in_chans: int
+    num_classes: int
+    global_pool: str
+    drop_rate: float
+    drop_path_rate: float
+
+
+class StagedNetwork(nn.Module):
+    """Stem, stages, norm of the last map, pooled linear head.
+
+    Shape: x (B, in_chans, H, W) -> (B, num_classes), or the pooled features with `num_classes=0`.
+
+    Args:
+        stem: The first layer, images to the map that the first stage reads.
+        in_chans: Channels of the images.
+        num_classes: Outputs; 0 drops the classifier.
+        drop_rate: Dropout before the classifier.
+    """
+
+    def __init__(self, stem: nn.Module, *, in_chans: int, num_classes: int, drop_rate: float) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.drop_rate = drop_rate
+        self.grad_checkpointing = False
+        self.stem = stem
+        self.stages = nn.Sequential()
+        self.feature_info: list[dict[str, Any]] = []
+
+    def add_stage(self, blocks: nn.Sequential, *, num_chs: int, reduction: int) -> None:
+        """Appends a stage that puts out `num_chs` channels at 1 / `reduction` of the side of the images."""
+        name = f"stages.{len(self.stages)}"
+        self.stages.append(blocks)
+        self.feature_info.append({"num_chs": num_chs, "reduction": reduction, "module": name})
+
+    def add_head(self, *, global_pool: str, norm: nn.Module | None = None) -> None:
+        """Closes the network: the norm of the last map, where there is one, pooling by timm's name, classifier."""
+        self.num_features: int = self.feature_info[-1]["num_chs"]
+        self.norm = norm or nn.Identity()
+        self.head = ClassifierHead(self.num_features, self.num_classes, pool_type=global_pool, drop_rate=self.drop_rate)
+        self.head_hidden_size = self.head.num_features
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay must leave alone, as the layers declare them."""
+        names: set[str] = set()
+        for prefix, module in self.named_modules():
+            declare = getattr(module, "no_weight_decay", None)
+            if module is not self and callable(declare):
+                names |= {f"{prefix}.{name}" for name in declare()}
+        return names
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns that sort parameters into stem and stages, or stem and blocks unless `coarse`."""
+        stages = r"^stages\.(\d+)" if coarse else [(r"^stages\.(\d+)\.(\d+)", None), (r"^norm", (99999,))]
+        return {"stem": r"^stem", "blocks": stages}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Makes the backward pass compute the inside of each block again instead of keeping it."""
+        self.grad_checkpointing = enable
+
+    def get_classifier(self, name_only: bool = False) -> nn.Module | str:
+        """The classifier, an identity without classes; its name with `name_only`."""
+        classifier: nn.Module = self.head.fc
+        return "head.fc" if name_only else classifier
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replaces the classifier, and the pooling when one is named."""
+        self.num_classes = num_classes
+        self.head.reset(num_classes, global_pool)
+        self.head_hidden_size = self.head.num_features
+
+    def forward_stage(self, stage: nn.Module, x: Tensor) -> Tensor:
+        """One stage, checkpointed block by block when that is on."""
+        checkpoints = self.grad_checkpointing and self.training
+        y: Tensor = checkpoint_seq(stage, x) if checkpoints else stage(x)
+        return y
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The normed map of the last stage: (B, in_chans, H, W) -> (B, num_features, H', W')."""
+        x = self.stem(x)
+        for stage in self.stages:
+            x = self.forward_stage(stage, x)
+        y: Tensor = self.norm(x)
+        return y
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pools and classifies; with `pre_logits` only pools."""
+        logits: Tensor = self.head(x, pre_logits=pre_logits)
+        return logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of a batch of images."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(  # noqa: PLR0917 - the signature is timm's
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: Literal["NCHW"] = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The maps of chosen stages, and the last map unless `intermediates_only`.
+
+        Args:
+            x: Images (B, in_chans, H, W).
+            indices: Stages: the last n for an int, those listed for a list, all for None.
+            norm: Whether the map of the last stage is listed normed, as `forward_features` puts it out; the
+                families whose stages end in a norm have no other.
+            stop_early: Leaves out the stages behind the last one asked for.
+            output_fmt: Only `NCHW`.
+            intermediates_only: Returns the list alone.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt: got {output_fmt!r}; the maps of this network are NCHW. Use 'NCHW'.")
+        take, last = feature_take_indices(len(self.stages), indices)
+        intermediates = []
+        x = self.stem(x)
+        for index, stage in enumerate(self.stages):
+            if stop_early and index > last:
+                break
+            x = self.forward_stage(stage, x)
+            is_end = index == len(self.stages) - 1
+            normed = self.norm(x) if is_end and (norm or not intermediates_only) else x
+            if index in take:
+                intermediates.append(normed if norm else x)
+            x = normed
+        return intermediates if intermediates_only else (x, intermediates)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drops the stages behind the last one asked for and, when told to, the norm, or pooling and classifier."""
+        take, last = feature_take_indices(len(self.stages), indices)
+        self.stages = self.stages[: last + 1]
+        if prune_norm:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0, "")
+        return list(take)
