@@ -11,7 +11,7 @@ from typing import Unpack
 from torch import nn
 
 from models.adaptive_span import AdaptiveAttention, LocalAttention
-from models.resnet import MakeSpatial, SpatialResNet, SurfaceOptions
+from models.resnet import MakeSpatial, SpatialResNet, SurfaceOptions, bottlenecks_around
 
 __all__ = ["AdaptiveSpanResNet", "ConvResNet", "LocalAttentionResNet"]
 
@@ -34,8 +34,7 @@ class _Parker26(SpatialResNet):
             depths=depths,
             widths=widths,
             strides=strides,
-            make_spatial=make_spatial,
-            pool_stride=True,
+            make_block=bottlenecks_around(make_spatial, pool_stride=True),
             large_image=large_image,
             stem_width=64 if large_image else 32,
             **surface,

@@ -74,7 +74,7 @@ class Bottleneck(nn.Module):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        out_chs = width * EXPANSION
+        out_chs = self.out_chs = width * EXPANSION
         spatial_chs = int(getattr(spatial, "out_chs", width))
         self.reduce = ConvNorm(in_chs, width)
         self.spatial = spatial

@@ -20,7 +20,7 @@ from torch.nn import functional
 from models.bottleneck import ConvNorm
 from models.options import ModelOption, ModelOptionError, OptionProblem
 from models.registration import build, default_cfg, register_architecture
-from models.resnet import SpatialResNet, SurfaceOptions
+from models.resnet import SpatialResNet, SurfaceOptions, bottlenecks_around
 
 __all__ = ["SpatialBias", "SpatialBiasConv", "SpatialBiasResNet"]
 
@@ -131,8 +131,7 @@ class SpatialBiasResNet(SpatialResNet):
             depths=depths,
             widths=widths,
             strides=(1, 2, 2, 2)[: len(depths)],
-            make_spatial=make_spatial,
-            pool_stride=False,
+            make_block=bottlenecks_around(make_spatial, pool_stride=False),
             large_image=large_image,
             stem_width=stem_width,
             **surface,
