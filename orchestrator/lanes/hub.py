@@ -15,6 +15,8 @@ from typing import Any
 from orchestrator.lanes.messages import Ending, Fate, Member, Next, Order, Report, Verdict
 
 PEER_GRACE_S = 10.0
+ORPHAN_GRACE_S = 60.0
+PULSE_S = 1.0
 MAX_LOSSES = 3
 
 
@@ -23,13 +25,15 @@ class _Lane:
     """One lane's row in the table.
 
     A lane is `ready` when every rank of its newest generation waits for an order. A trial that a lane lost with its
-    worker group stays in `order` and is handed to the next generation.
+    worker group stays in `order` and is handed to the next generation. `waiting` maps a rank to the trial it left
+    last. An order is `claimed` once its client has spoken; a restarted hub may hear of it from the ranks first.
     """
 
     generation: int = -1
     world_size: int = 0
-    waiting: set[int] = field(default_factory=set)
+    waiting: dict[int, str | None] = field(default_factory=dict)
     order: Order | None = None
+    claimed: bool = False
     losses: int = 0
     reports: dict[int, Report] = field(default_factory=dict)
     acknowledged: int = 0
@@ -51,11 +55,23 @@ class _Lane:
 
     def begin_generation(self, member: Member) -> None:
         self.generation, self.world_size = member.generation, member.world_size
-        self.waiting, self.reports, self.endings = set(), {}, {}
+        self.waiting, self.reports, self.endings = {}, {}, {}
         self.broken = False
 
-    def assign(self, order: Order) -> None:
-        self.order, self.released, self.acknowledged, self.losses = order, False, 0, 0
+    def serves(self, order: Order) -> bool:
+        return self.order is not None and self.order.trial_id == order.trial_id
+
+    def departed(self, order: Order) -> set[int]:
+        """Ranks that have left the trial, including those a hub since lost has answered already."""
+        return {*self.endings, *(rank for rank, left in self.waiting.items() if left == order.trial_id)}
+
+    def wait(self, rank: int, left: str | None) -> None:
+        self.waiting[rank] = left
+        if len(self.waiting) == self.world_size:
+            self.waiting = dict.fromkeys(self.waiting)  # no rank is inside a trial: what is ordered now is for all
+
+    def assign(self, order: Order, *, claimed: bool) -> None:
+        self.order, self.claimed, self.released, self.acknowledged, self.losses = order, claimed, False, 0, 0
         self.reports, self.endings = {}, {}
 
     def clear(self) -> None:
@@ -84,36 +100,53 @@ class LaneHub:
             self._placement_groups.add(placement_group)
         await self._tell()
 
-    async def next_order(self, member: Member) -> Order | None:
-        """Waits for a trial to train; None when the sweep is over or the caller's generation is history."""
-        lane = self._lane_of(member)
-        lane.waiting.add(member.rank)
-        await self._tell()
-        await self._until(lambda: self._over(member) or lane.order is not None)
-        if self._over(member):
-            return None
-        lane.waiting.discard(member.rank)
-        return lane.order
+    async def next_order(self, member: Member, left: str | None = None) -> Order | None:
+        """Waits for a trial to train; None when the sweep is over or the caller's generation is history.
 
-    async def report(self, member: Member, order: Order, report: Report) -> Verdict:
-        """Delivers an epoch and waits for the sweep's decision; all ranks are told the same."""
+        Args:
+            member: The calling rank.
+            left: Trial the rank has left last; it is not handed out again while a peer is still leaving it.
+        """
         lane = self._lane_of(member)
-        if lane.order is None and order.trial_id not in self._results:
-            lane.order = order  # a restarted hub learns here what the lane is doing
-        if not self._serves(lane, order):
-            return Verdict.STOP
-        lane.reports[member.rank] = report
+        if not self._over(member):
+            lane.wait(member.rank, left)
         await self._tell()
         await self._until(
             lambda: (
-                self._over(member)
-                or not self._serves(lane, order)
-                or lane.released
-                or lane.acknowledged >= report.epoch
+                self._over(member) or (lane.order is not None and lane.waiting.get(member.rank) != lane.order.trial_id)
             )
         )
-        going = self._serves(lane, order) and not lane.released and not self._over(member)
-        return Verdict.GO if going else Verdict.STOP
+        if self._over(member):
+            return None
+        lane.waiting.pop(member.rank, None)
+        return lane.order
+
+    async def report(self, member: Member, order: Order, report: Report) -> Verdict:
+        """Delivers an epoch and waits for the sweep's decision; all ranks are told the same.
+
+        An epoch once acknowledged means GO, whatever follows, and none is acknowledged after a release: ranks that
+        wake one after another could else disagree, and one would hang in a collective. Only where a peer has left
+        the trial is there nothing to go on with.
+        """
+        lane = self._lane_of(member)
+        if self._is_history(member) or not self._learn(lane, order):
+            return Verdict.STOP
+        lane.reports[member.rank] = report
+        await self._tell()
+
+        def gone() -> bool:
+            return self._is_history(member) or not lane.serves(order) or bool(lane.departed(order))
+
+        def decided() -> bool:
+            return gone() or self._closing or lane.released or lane.acknowledged >= report.epoch
+
+        if not lane.claimed:
+            await self._until(lambda: lane.claimed or decided(), timeout_s=ORPHAN_GRACE_S)
+            if not lane.claimed and lane.serves(order):
+                lane.released = True  # its client is gone: the release was told to a hub since lost
+                await self._tell()
+        await self._until(decided)
+        return Verdict.GO if not gone() and lane.acknowledged >= report.epoch else Verdict.STOP
 
     async def finish(self, member: Member, order: Order, ending: Ending) -> Next:
         """A rank has left a trial; LEAVE asks it to end its process so that the worker group is rebuilt.
@@ -122,17 +155,19 @@ class LaneHub:
         over and the group is given up. A rank that only lost its peer costs the trial nothing.
         """
         lane = self._lane_of(member)
-        if self._over(member) or not self._serves(lane, order):
-            return Next.LEAVE if lane.broken else Next.STAY
-        lane.endings[member.rank] = ending
-        await self._tell()
-        await self._until(
-            lambda: not self._serves(lane, order) or len(lane.endings) == lane.world_size,
-            timeout_s=PEER_GRACE_S if ending.fate in (Fate.FAILED, Fate.PEER_LOST) else None,
-        )
-        if self._serves(lane, order):
-            self._conclude(lane, order)
+        if ending.fate is Fate.PEER_LOST and not self._is_history(member):
+            lane.broken = True
+        if not self._over(member) and self._learn(lane, order):
+            lane.endings[member.rank] = ending
             await self._tell()
+            await self._until(
+                lambda: self._over(member) or not lane.serves(order) or len(lane.departed(order)) == lane.world_size,
+                timeout_s=PEER_GRACE_S if ending.fate in (Fate.FAILED, Fate.PEER_LOST) else None,
+            )
+            # The group may have been replaced meanwhile, and the trial be in the hands of the next one.
+            if not self._over(member) and lane.serves(order):
+                self._conclude(lane, order)
+                await self._tell()
         return Next.LEAVE if lane.broken else Next.STAY
 
     # Trial clients: Tune's actors
@@ -147,35 +182,44 @@ class LaneHub:
         Returns:
             The lane, or None when the sweep is being ended.
         """
-        await self._until(lambda: self._closing or self._lane_for(order) is not None)
+        await self._until(lambda: self._closing or order.trial_id in self._results or self._lane_for(order) is not None)
+        if order.trial_id in self._results:
+            return 0  # ended while it waited: `next_event` tells how, whatever the lane
         lane = self._lane_for(order)
         if self._closing or lane is None:
             return None
         if self._lanes[lane].order is None:
-            self._lanes[lane].assign(order)
+            self._lanes[lane].assign(order, claimed=True)
+        self._lanes[lane].claimed = True
         self._watch(order, client)
         await self._tell()
         return lane
 
     async def next_event(self, order: Order, lane: int, after: int) -> Report | Ending:
         """Lets the trial go on past epoch `after` and waits for what comes next."""
-        row = self._lanes.setdefault(lane, _Lane())
-        if row.order is None and order.trial_id not in self._results:
-            row.assign(order)  # a restarted hub learns here what was leased
-        row.acknowledged = max(row.acknowledged, after)
+        if not self._closing and order.trial_id not in self._results and self._serving(order) is None:
+            row = self._lanes.setdefault(lane, _Lane())
+            if row.order is None:
+                row.assign(order, claimed=True)  # a restarted hub learns here what was leased
+            else:
+                await self.lease(order)  # a restarted hub has given the lane away before it learnt that
+        serving = self._serving(order)
+        if serving is not None and not serving.released and not self._closing:
+            serving.claimed, serving.acknowledged = True, max(serving.acknowledged, after)
         await self._tell()
         await self._until(
-            lambda: self._closing or order.trial_id in self._results or self._fresh_report(row, after) is not None
+            lambda: self._closing or order.trial_id in self._results or self._fresh_report(order, after) is not None
         )
         if self._closing:
             return Ending(Fate.INTERRUPTED)
-        return self._results.get(order.trial_id) or self._fresh_report(row, after) or Ending(Fate.INTERRUPTED)
+        return self._results.get(order.trial_id) or self._fresh_report(order, after) or Ending(Fate.INTERRUPTED)
 
     async def release(self, trial_id: str) -> None:
         """The trial needs its lane no more: its ranks are stopped at their next report."""
         watcher = self._watchers.pop(trial_id, None)
         if watcher is not None and watcher is not asyncio.current_task():
             watcher.cancel()
+        self._results.setdefault(trial_id, Ending(Fate.STOPPED))  # so that no late call revives it
         for lane in self._lanes.values():
             if lane.order is not None and lane.order.trial_id == trial_id:
                 lane.released = True
@@ -197,6 +241,10 @@ class LaneHub:
     async def leftovers(self) -> tuple[dict[int, Any], set[str]]:
         """Controllers and placement groups (hex ids) ever seen, for the final sweep."""
         return self._controllers, self._placement_groups
+
+    async def generation(self, lane: int) -> int:
+        """The newest generation of a lane that said hello; -1 before the first."""
+        return self._lanes[lane].generation if lane in self._lanes else -1
 
     async def ready_lanes(self) -> list[int]:
         """Lanes that wait for a trial."""
@@ -221,26 +269,36 @@ class LaneHub:
         if lane.released or order.trial_id in self._results:
             lane.clear()
 
-    def _over(self, member: Member) -> bool:
-        return self._closing or member.generation < self._lanes[member.lane].generation
+    def _is_history(self, member: Member) -> bool:
+        return member.generation < self._lanes[member.lane].generation
 
-    def _serves(self, lane: _Lane, order: Order) -> bool:
-        return lane.order is not None and lane.order.trial_id == order.trial_id
+    def _over(self, member: Member) -> bool:
+        return self._closing or self._is_history(member)
+
+    def _learn(self, lane: _Lane, order: Order) -> bool:
+        """Whether the lane serves the order; a restarted hub learns from its ranks what a lane is doing."""
+        if lane.order is None and order.trial_id not in self._results and self._serving(order) is None:
+            lane.assign(order, claimed=False)
+        return lane.serves(order)
+
+    def _serving(self, order: Order) -> _Lane | None:
+        return next((lane for lane in self._lanes.values() if lane.serves(order)), None)
 
     def _lane_for(self, order: Order) -> int | None:
         for index, lane in self._lanes.items():
-            if self._serves(lane, order):
+            if lane.serves(order):
                 return index
         return next((index for index, lane in sorted(self._lanes.items()) if lane.ready), None)
 
-    def _fresh_report(self, lane: _Lane, after: int) -> Report | None:
-        report = lane.newest_report
+    def _fresh_report(self, order: Order, after: int) -> Report | None:
+        lane = self._serving(order)
+        report = lane.newest_report if lane is not None else None
         return report if report is not None and report.epoch > after else None
 
     def _conclude(self, lane: _Lane, order: Order) -> None:
         """Derives the trial's end from its ranks' ends."""
         endings = list(lane.endings.values())
-        lane.broken = len(endings) < lane.world_size or any(end.fate is Fate.PEER_LOST for end in endings)
+        lane.broken = lane.broken or len(lane.departed(order)) < lane.world_size
         failures = [end for end in endings if end.fate is Fate.FAILED]
         if failures:
             self._results[order.trial_id] = failures[0]
@@ -258,7 +316,7 @@ class LaneHub:
         try:
             while True:
                 await client.__ray_ready__.remote()
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(PULSE_S)
         except asyncio.CancelledError:
             raise
         except Exception:  # any failure to answer means that the client is gone

@@ -88,14 +88,16 @@ def lane_loop(setting: Mapping[str, Any]) -> None:
         validation_fraction=lane.dataset.validation_fraction,
         split_seed=lane.dataset.split_seed,
     )
+    left: str | None = None
     while True:
-        order: Order | None = ray.get(lane.hub.next_order.remote(member))
+        order: Order | None = ray.get(lane.hub.next_order.remote(member, left))
         if order is None:
             return
         ending = _train(lane, member, workers, data, order)
         _clean_slate()
         if ray.get(lane.hub.finish.remote(member, order, ending)) is Next.LEAVE:
             raise LaneBrokenError(f"lane {lane.lane}: {ending.fate}; the worker group is rebuilt")
+        left = order.trial_id
 
 
 def _say_hello(lane: LaneSetting) -> tuple[Member, Workers]:
