@@ -4,7 +4,7 @@ Importing this package registers every network, so that `timm.create_model` know
 find, check and build networks by name, and collect what a network asks of the loop that trains it.
 """
 
-from models import adaptive_span_variants, lsas_variants, spatial_bias
+from models import adaptive_span_variants, fcvit_variants, lsas_variants, spatial_bias
 from models.authors import AuthorsCheckpointError, AuthorsOptionError, from_authors, load_authors_checkpoint
 from models.catalogue import check_options, create_model, list_models, model_family, model_options
 from models.options import ModelOption, ModelOptionError, OptionProblem, OptionValue
@@ -21,6 +21,7 @@ __all__ = [
     "check_options",
     "create_model",
     "diagnostics",
+    "fcvit_variants",
     "from_authors",
     "list_models",
     "load_authors_checkpoint",

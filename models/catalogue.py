@@ -6,6 +6,7 @@ from typing import Any
 import timm
 from torch import nn
 
+from models.image_size import IMG_SIZE
 from models.options import ModelOption, ModelOptionError, OptionProblem, nearest_name
 from models.registration import ARCHITECTURES, Architecture, ImageShape
 
@@ -66,6 +67,7 @@ def check_options(
     height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
     if min(height, width) < 1:
         return [OptionProblem("image_size", image_size, "a side is at least 1 px", "Use the size of the images.")]
+    given = {**_declared_size(name, image_size), **given}
     return ARCHITECTURES[name].problems(given, ImageShape(height, width, in_chans or 3))
 
 
@@ -83,8 +85,8 @@ def create_model(
         name: One of `list_models()`.
         num_classes: Outputs; 0 for pooled features.
         in_chans: Channels of the images.
-        image_size: Side of the images in pixels, or height and width. Networks that work at any size only
-            check it.
+        image_size: Side of the images in pixels, or height and width. Networks with the option `img_size` are
+            built for it; those that work at any size only check it.
         options: Keywords of the network (`model_options`) and timm's common ones.
 
     Raises:
@@ -93,8 +95,14 @@ def create_model(
     problems = check_options(name, options, image_size=image_size, in_chans=in_chans, num_classes=num_classes)
     if problems:
         raise ModelOptionError(problems, model=name)
-    network: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **options)
+    given = {**_declared_size(name, image_size), **options}
+    network: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **given)
     return network
+
+
+def _declared_size(name: str, image_size: int | tuple[int, int] | None) -> dict[str, int | tuple[int, int]]:
+    """The size of the images as the option `img_size`, for the networks that have it."""
+    return {IMG_SIZE: image_size} if image_size is not None and IMG_SIZE in ARCHITECTURES[name].options else {}
 
 
 def _architecture(name: str) -> Architecture:

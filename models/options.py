@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 __all__ = ["ModelOption", "ModelOptionError", "OptionProblem", "OptionValue", "nearest_name"]
 
-OptionValue: TypeAlias = bool | int | float | str | tuple[bool, ...]
+OptionValue: TypeAlias = bool | int | float | str | tuple[bool, ...] | tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """What every registered network must do; a new one joins by being registered."""
 
 import copy
+import itertools
+import re
 from typing import Any
 
 import pytest
@@ -14,15 +16,43 @@ import models
 NAMES = models.list_models()
 
 
+def without_depth(name: str) -> str:
+    return re.sub(r"\d+", "", name)
+
+
+def parameter_count(name: str) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in timm.create_model(name).parameters())
+
+
+# names that differ in depth alone share all of their code: the smallest of each stands for the others
+BY_SHAPE = [list(names) for _, names in itertools.groupby(sorted(NAMES, key=without_depth), key=without_depth)]
+SMALLEST = sorted(min(names, key=parameter_count) for names in BY_SHAPE)
+
+
+def settled(network: nn.Module, images: Tensor) -> nn.Module:
+    """In eval mode, with norms that have seen the images once: without, maps grow with every block."""
+    with torch.no_grad():
+        network.train()(images)
+    return network.eval()
+
+
 def smallest_images(name: str, *, batch: int, in_chans: int) -> Tensor:
     side = timm.get_pretrained_cfg(name).min_input_size[-1]
     return torch.randn(batch, in_chans, side, side, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("name", NAMES)
+def for_images(name: str, images: Tensor) -> dict[str, Any]:
+    """The option that fits a network to the images, where it has one."""
+    return {"img_size": tuple(images.shape[-2:])} if "img_size" in models.model_options(name) else {}
+
+
+@pytest.mark.parametrize("name", SMALLEST)
 def test_trains_on_grey_images_and_every_parameter_gets_a_gradient(name: str) -> None:
-    network = models.create_model(name, num_classes=7, in_chans=1, drop_rate=0.1, drop_path_rate=0.1)
-    logits = network.train()(smallest_images(name, batch=3, in_chans=1))
+    images = smallest_images(name, batch=3, in_chans=1)
+    rates = {"drop_rate": 0.1, "drop_path_rate": 0.1}
+    network = models.create_model(name, num_classes=7, in_chans=1, image_size=images.shape[-1], **rates)
+    logits = network.train()(images)
     assert logits.shape == (3, 7)
     loss = nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2])) + models.penalty(network)
     assert torch.isfinite(loss)
@@ -33,12 +63,13 @@ def test_trains_on_grey_images_and_every_parameter_gets_a_gradient(name: str) ->
     models.project_(network)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SMALLEST)
 def test_round_trip_batch_of_one_and_new_head(name: str) -> None:
-    network = models.create_model(name, num_classes=5, in_chans=3).eval()
-    other = models.create_model(name, num_classes=5, in_chans=3).eval()
-    other.load_state_dict(copy.deepcopy(network.state_dict()))
     images = smallest_images(name, batch=2, in_chans=3)
+    side = images.shape[-1]
+    network = settled(models.create_model(name, num_classes=5, in_chans=3, image_size=side), images)
+    other = models.create_model(name, num_classes=5, in_chans=3, image_size=side).eval()
+    other.load_state_dict(copy.deepcopy(network.state_dict()))
     with torch.no_grad():
         logits = network(images)
         torch.testing.assert_close(other(images), logits)
@@ -57,20 +88,23 @@ def test_round_trip_batch_of_one_and_new_head(name: str) -> None:
         assert network(images).shape == features.shape
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SMALLEST)
 def test_features_and_intermediates_agree(name: str) -> None:
     torch.manual_seed(0)
-    network = models.create_model(name, num_classes=5).eval()
-    pyramid = timm.create_model(name, features_only=True).eval()
+    images = smallest_images(name, batch=2, in_chans=3)
+    network = settled(models.create_model(name, num_classes=5, image_size=images.shape[-1]), images)
+    pyramid = timm.create_model(name, features_only=True, **for_images(name, images)).eval()
     kept = pyramid.model.state_dict()
     pyramid.model.load_state_dict({key: value for key, value in network.state_dict().items() if key in kept})
-    images = smallest_images(name, batch=2, in_chans=3)
     with torch.no_grad():
         maps = pyramid(images)
         last, intermediates = network.forward_intermediates(images)
         early = network.forward_intermediates(images, indices=[0], stop_early=True, intermediates_only=True)
+        normed = network.forward_intermediates(images, norm=True, intermediates_only=True)
+        features = network.forward_features(images)
     assert len(maps) == len(intermediates) == len(network.stages)
-    torch.testing.assert_close(last, intermediates[-1])
+    torch.testing.assert_close(last, features)
+    torch.testing.assert_close(normed[-1], features)
     torch.testing.assert_close(early[0], intermediates[0])
     pairs = zip(maps, intermediates, pyramid.feature_info.get_dicts(), strict=True)
     for feature, intermediate, info in pairs:
@@ -97,7 +131,9 @@ def test_describes_itself_to_timm(name: str) -> None:
     assert not is_model_pretrained(name)
 
 
-@pytest.mark.parametrize("name", ["adaptive_resnet26_small", "conv_resnet26_small", "sb_resnet29_cifar"])
+@pytest.mark.parametrize(
+    "name", ["adaptive_resnet26_small", "conv_resnet26_small", "fcvit_micro_cifar", "sb_resnet29_cifar"]
+)
 @pytest.mark.parametrize("side", [(8, 8), (9, 13), (24, 17)])
 def test_any_image_size(name: str, side: tuple[int, int]) -> None:
     network = models.create_model(name, num_classes=3, image_size=side).eval()
@@ -105,7 +141,7 @@ def test_any_image_size(name: str, side: tuple[int, int]) -> None:
         assert torch.isfinite(network(torch.randn(1, 3, *side))).all()
 
 
-@pytest.mark.parametrize("name", ["adaptive_resnet26_medium", "sb_resnet29_cifar"])
+@pytest.mark.parametrize("name", ["adaptive_resnet26_medium", "fcvit_micro_cifar", "sb_resnet29_cifar"])
 def test_checkpointing_changes_nothing_but_memory(name: str) -> None:
     def gradients(checkpointing: bool) -> list[Tensor]:
         torch.manual_seed(0)
@@ -136,6 +172,10 @@ def test_no_stage_with_bias_is_the_plain_network(name: str) -> None:
 
 
 PUBLISHED_PARAMETERS: dict[str, int] = {
+    "fcvit_tiny": 4_784_752,
+    "fcvit_b12": 14_701_832,
+    "fcvit_b24": 26_960_232,
+    "fcvit_b48": 51_477_032,
     "conv_resnet26_small": 546_180,
     "conv_resnet26_medium": 2_109_828,
     "conv_resnet26_large": 3_090_820,
@@ -151,6 +191,18 @@ PUBLISHED_PARAMETERS: dict[str, int] = {
     "sb_resnet29_cifar": 613_000,
     "sb_resnet56_cifar": 1_167_964,
     "sb_resnet164_cifar": 3_387_820,
+    "senet_resnet18": 11_778_592,
+    "senet_resnet34": 21_958_868,
+    "senet_resnet50": 28_088_024,
+    "senet_resnet101": 49_326_872,
+    "senet_resnet152": 66_821_848,
+    "senet_resnet164_cifar": 1_929_388,
+    "lsas_resnet18": 11_776_136,
+    "lsas_resnet34": 21_954_536,
+    "lsas_resnet50": 27_953_960,
+    "lsas_resnet101": 49_227_624,
+    "lsas_resnet152": 66_615_976,
+    "lsas_resnet164_cifar": 1_888_852,
 }
 
 

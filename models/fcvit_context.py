@@ -1,0 +1,147 @@
+"""What an FCViT block adds to plain convolutions: global context, and two optional gates.
+
+What attention contributes beyond a convolution is, in trained transformers, a context that is nearly the same
+for every query. Here it is one vector per image; each position takes as much of it as it resembles the mean of
+the map.
+
+Source: Ma et al. 2022, "A Close Look at Spatial Modeling: From Attention to Convolution" (arXiv 2212.12552).
+Differs: the similarity is one matrix product and the context is added in one pass, without a tensor of the
+size of the map in between; a map of one position has similarity 0, where the published code has no number.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["ActLayer", "ChannelAttention", "GlobalContext", "SpatialAttention", "depthwise"]
+
+SIMILARITY_EPS = 1e-5  # added to the deviation, not to the variance
+
+ActLayer: TypeAlias = Callable[[], nn.Module]
+
+
+def depthwise(dim: int, kernel_size: int) -> nn.Conv2d:
+    """A convolution of every channel by itself that keeps the size of the map; `kernel_size` is odd."""
+    return nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
+
+
+class GlobalContext(nn.Module):
+    """Adds to every position a context vector of the whole map.
+
+    Shape: x (B, dim, H, W) -> the same.
+
+    Args:
+        dim: Channels.
+        num_heads: Groups of channels that weigh the context each in their own way; divides `dim`.
+        gc_reduction: The vector passes through `dim / gc_reduction` channels.
+        similarity: Whether a position weighs the context by its standardised product with the mean of the
+            map, per head; else all positions take the same.
+        competition: Whether, of two candidates for each of the narrow channels, the larger passes; else a
+            nonlinearity follows one.
+        act_layer: That nonlinearity.
+
+    Source: Ma et al. 2022, section 3. Standardised over heads and positions of an image together, with the
+    unbiased deviation.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int,
+        gc_reduction: int,
+        similarity: bool,
+        competition: bool,
+        act_layer: ActLayer = nn.GELU,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.competition = competition
+        self.squeeze = nn.Linear(dim, 2 * dim // gc_reduction if competition else dim // gc_reduction)
+        self.act = nn.Identity() if competition else act_layer()
+        self.expand = nn.Linear(dim // gc_reduction, dim)
+        self.scale = nn.Parameter(torch.ones(num_heads)) if similarity else None
+        self.shift = nn.Parameter(torch.zeros(num_heads)) if similarity else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Adds the context."""
+        mean = x.mean((2, 3))
+        context = self.context(mean)
+        if self.scale is None:
+            return x + context[:, :, None, None]
+        heads = x.unflatten(1, (self.num_heads, -1))
+        weights = self.similarity(x, mean)[:, :, None]
+        context = context.unflatten(1, (self.num_heads, -1))[..., None, None]
+        return torch.addcmul(heads, weights, context).flatten(1, 2)
+
+    def context(self, mean: Tensor) -> Tensor:
+        """The vector to be added, from the mean of the map: (B, dim) -> (B, dim)."""
+        narrow = self.squeeze(mean)
+        if self.competition:
+            narrow = narrow.unflatten(1, (2, -1)).amax(1)
+        context: Tensor = self.expand(self.act(narrow))
+        return context
+
+    def similarity(self, x: Tensor, mean: Tensor) -> Tensor:
+        """How much of the context each position takes: (B, dim, H, W), (B, dim) -> (B, num_heads, H, W)."""
+        assert self.scale is not None and self.shift is not None
+        head_dim = x.shape[1] // self.num_heads
+        # one row per head that is zero outside its channels: all heads in one product
+        rows = torch.diag_embed(mean.unflatten(1, (self.num_heads, head_dim)).transpose(1, 2), dim1=1, dim2=2)
+        products = (rows.flatten(2).to(x.dtype) @ x.flatten(2)) * head_dim**-0.5
+        count = products[0].numel()
+        std, centre = torch.std_mean(products, dim=(1, 2), keepdim=True, correction=min(1, count - 1))
+        standard = (products - centre) / (std + SIMILARITY_EPS)
+        weights: Tensor = standard * self.scale[:, None] + self.shift[:, None]
+        return weights.unflatten(2, x.shape[2:])  # type: ignore[no-any-return]
+
+
+class SpatialAttention(nn.Module):
+    """Gates every position and channel by what is around it.
+
+    Shape: x (B, dim, H, W) -> the same.
+
+    Args:
+        dim: Channels.
+        kernel_size: Side of the neighbourhood; odd.
+        reduction: The gate passes through `dim / reduction` channels.
+        act_layer: Nonlinearity in between.
+    """
+
+    def __init__(self, dim: int, *, kernel_size: int = 3, reduction: int = 8, act_layer: ActLayer = nn.GELU) -> None:
+        super().__init__()
+        narrow = dim // reduction
+        self.gate = nn.Sequential(
+            depthwise(dim, kernel_size), nn.Conv2d(dim, narrow, 1), act_layer(), nn.Conv2d(narrow, dim, 1), nn.Sigmoid()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiplies by the gate."""
+        y: Tensor = x * self.gate(x)
+        return y
+
+
+class ChannelAttention(nn.Module):
+    """Adds to each channel what two short convolutions along the pooled channels make of it.
+
+    Shape: x (B, dim, H, W) -> the same.
+
+    Args:
+        kernel_sizes: Widths of the two convolutions along the channels; odd.
+        act_layer: Nonlinearity before the pool and between the convolutions.
+    """
+
+    def __init__(self, *, kernel_sizes: tuple[int, int] = (3, 5), act_layer: ActLayer = nn.GELU) -> None:
+        super().__init__()
+        first, second = kernel_sizes
+        self.conv1 = nn.Conv1d(1, 1, first, padding=first // 2)
+        self.conv2 = nn.Conv1d(1, 1, second, padding=second // 2)
+        self.act = act_layer()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Adds the attention of each channel."""
+        pooled = self.act(x).mean((2, 3))[:, None]
+        attention: Tensor = self.conv2(self.act(self.conv1(pooled)))
+        return x + attention.transpose(1, 2)[..., None]
