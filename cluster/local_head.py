@@ -66,7 +66,7 @@ def local_head(*, num_cpus: int | None = None, environment: Mapping[str, str] | 
     """
     gcs_port, dashboard_port = _free_port(), _free_port()
     # Ray's sockets need a short path, and a folder of its own keeps `ray.init("auto")` elsewhere away from it.
-    with tempfile.TemporaryDirectory(prefix="ss-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:  # noqa: S108
+    with tempfile.TemporaryDirectory(prefix="ss-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         head = LocalHead(f"127.0.0.1:{gcs_port}", f"http://127.0.0.1:{dashboard_port}", secrets.token_hex(32))
         command = [_ray_command(), "start", "--head", "--block", "--disable-usage-stats", f"--port={gcs_port}"]
         command += ["--node-ip-address=127.0.0.1", "--include-dashboard=true", f"--dashboard-port={dashboard_port}"]

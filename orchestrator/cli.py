@@ -106,6 +106,9 @@ def main() -> None:
     """Entry point: errors meant for users become text and an exit code."""
     try:
         app()
+    except KeyboardInterrupt:
+        typer.echo("spatialsweep: interrupted before a sweep began", err=True)
+        sys.exit(_INTERRUPTED)
     except ConfigError as error:
         typer.echo(str(error), err=True)
         sys.exit(_BAD_INPUT)

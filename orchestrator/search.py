@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import ray
 from optuna.trial import TrialState
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
@@ -24,6 +25,7 @@ from orchestrator.config.schema import SamplerConfig, SweepConfig, resolve_trial
 from orchestrator.lanes.client import ENDED, EPOCH
 from orchestrator.ledger import Ledger, TrialStatus
 
+_ANSWER_S = 30.0
 _STATES = {
     TrialStatus.FINISHED: TrialState.COMPLETE,
     TrialStatus.PRUNED: TrialState.PRUNED,
@@ -172,7 +174,9 @@ class SweepCallback(NotPickled, Callback):
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """A trial failed; the others do not notice."""
-        self._end(trial.trial_id, TrialStatus.FAILED, _reason(trial))
+        ending = ray.get(self._hub.ending.remote(trial.trial_id), timeout=_ANSWER_S)
+        reason = ending.reason if ending is not None else "its Tune actor died; see the logs of Ray"
+        self._end(trial.trial_id, TrialStatus.FAILED, reason)
 
     def end_running(self, reason: str) -> None:
         """Ends what is still open when the sweep is over, so that no record says RUNNING for ever."""
@@ -183,6 +187,8 @@ class SweepCallback(NotPickled, Callback):
     def _end(self, tune_id: str, status: TrialStatus, reason: str = "") -> None:
         asked = self._searcher.asked[tune_id]
         record = next(trial for trial in self._ledger.trials() if trial.number == asked.number)
+        if record.status is not TrialStatus.RUNNING:
+            return
         self._ledger.trial_ended(asked.number, status, reason)
         self._hub.release.remote(tune_id)
         if reason:
@@ -201,10 +207,3 @@ def _own_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     known = ("train/", "val/", "test/", "span/")
     plain = {"lr", "images_per_s", "epoch_time_s", "best_epoch"}
     return {key: float(value) for key, value in result.items() if key.startswith(known) or key in plain}
-
-
-def _reason(trial: TuneTrial) -> str:
-    """The text a trial failed with: our own reason where the error is ours, else what Ray says."""
-    error = trial.get_pickled_error()
-    cause = getattr(error, "cause", None) or error
-    return str(cause).strip() if cause is not None else "unknown; see Ray's logs"

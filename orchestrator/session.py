@@ -40,6 +40,8 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     """
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
+    for name in ("ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     if ray.is_initialized():
         yield
         return

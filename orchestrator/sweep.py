@@ -16,7 +16,7 @@ from rich.console import Console
 from orchestrator.config.schema import SweepConfig
 from orchestrator.data import prepare_dataset
 from orchestrator.errors import ClusterError, TrackingError
-from orchestrator.lanes.owner import Lanes
+from orchestrator.lanes.owner import Lanes, first_line
 from orchestrator.ledger import Ledger, TrialStatus
 from orchestrator.progress import Progress
 from orchestrator.provenance import facts
@@ -52,7 +52,7 @@ def run_sweep(config: SweepConfig, *, address: str | None = None, console: Conso
     """
     console = console or Console(quiet=True)
     runs_dir = resolve_runs_dir(config.runs_dir)
-    with ray_session(address):
+    with ray_session(address), _interruptible() as interrupted:
         plan = plan_lanes(config.resources, config.trials)
         dataset = prepare_dataset(config.dataset.name, runs_dir / "datasets")
         folder = claim_folder(runs_dir, config.name)
@@ -75,7 +75,8 @@ def run_sweep(config: SweepConfig, *, address: str | None = None, console: Conso
             status = TrialStatus.FAILED
             try:
                 with lanes, progress:
-                    status = _search(config, folder, ledger, lanes, progress)
+                    search = TuneRun(config, folder, ledger, lanes.hub, lanes.count)
+                    status = _search(search, lanes, progress, interrupted)
             finally:
                 result = _conclude(config, folder, ledger, writer, status)
     return result
@@ -120,26 +121,26 @@ def _start_tracking(config: SweepConfig, runs_dir: Path, journal: Journal) -> Ml
     return writer
 
 
-def _search(config: SweepConfig, folder: Path, ledger: Ledger, lanes: Lanes, progress: Progress) -> TrialStatus:
+def _search(search: TuneRun, lanes: Lanes, progress: Progress, interrupted: threading.Event) -> TrialStatus:
     """Lets Tune run in a thread of its own, so that this one shows progress and hears Ctrl-C."""
-    search = TuneRun(config, folder, ledger, lanes.hub, lanes.count)
-    with _interruptible() as interrupted:
-        search.start()
-        while search.running:
+    lost = False
+    search.start()
+    try:
+        while search.running and lanes.alive and not interrupted.is_set():
             progress.update()
             search.wait(_UPDATE_S)
-            if interrupted.is_set() or not lanes.alive:
-                break
+        lost = search.running and not lanes.alive
         if interrupted.is_set():
             progress.say("Stopping: running trials end now; what is finished is kept.")
+    finally:
         search.end("the sweep was interrupted" if interrupted.is_set() else "the sweep is over")
         lanes.close()
         search.join()
     progress.update()
+    if lost and lanes.failure is not None:
+        raise ClusterError(f"no lane could be kept alive: {first_line(lanes.failure)}") from lanes.failure
     if search.failure is not None:
         raise search.failure
-    if lanes.failure is not None and not interrupted.is_set() and len(ledger.trials()) < config.trials:
-        raise ClusterError(f"no lane could be kept alive: {lanes.failure}") from lanes.failure
     return TrialStatus.INTERRUPTED if interrupted.is_set() else TrialStatus.FINISHED
 
 

@@ -233,6 +233,10 @@ class LaneHub:
         """Remembers the actor that controls a lane's worker group, to abort it if it does not end by itself."""
         self._controllers[lane] = controller
 
+    async def ending(self, trial_id: str) -> Ending | None:
+        """How a trial left its lane; None while it runs, or when it never had one."""
+        return self._results.get(trial_id)
+
     async def close(self) -> None:
         """Ends the sweep: clients are told at once, ranks at their next report or while they wait for an order."""
         self._closing = True

@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.util import placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup
 
@@ -20,7 +21,8 @@ from orchestrator.lanes.hub import LaneHub
 
 logger = logging.getLogger(__name__)
 
-_MAX_RESTARTS = 5
+_MAX_GROUP_LOSSES = 3
+_MAX_FRUITLESS_STARTS = 3
 _JOIN_TIMEOUT_S = 20.0
 _ABORT_TIMEOUT_S = 10.0
 
@@ -63,6 +65,7 @@ class Lanes:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        ray.kill(self.hub)
 
     def close(self) -> None:
         """Ends every lane: by asking, then by aborting its controller, then by removing its placement group."""
@@ -78,7 +81,6 @@ class Lanes:
                     _abort(controller)
             self._join(_ABORT_TIMEOUT_S)
             _remove_placement_groups(groups)
-            ray.kill(self.hub)
         except RayError:
             logger.warning("The cluster did not answer while the lanes were closed.", exc_info=True)
 
@@ -87,19 +89,29 @@ class Lanes:
             thread.join(timeout_s)
 
     def _keep_lane(self, index: int) -> None:
-        """Runs one lane until the sweep closes; starts it anew when it ends unasked."""
-        for attempt in range(_MAX_RESTARTS + 1):
+        """Runs one lane until the sweep closes; starts it anew when it ends unasked.
+
+        A lane that waits for resources may wait for ever. One whose workers cannot start is given up after a few
+        starts in a row without a single hello.
+        """
+        fruitless, generation = 0, -1
+        while not self._closing.is_set():
             try:
                 self._run_lane(index)
             except Exception as error:  # the lane's thread is the last to see it
-                logger.warning("Lane %d ended (%s); start %d of %d.", index, error, attempt + 1, _MAX_RESTARTS + 1)
-                self.failure = error
-            if self._closing.is_set():
-                return
+                if self._closing.is_set():
+                    return
+                newest = ray.get(self.hub.generation.remote(index))
+                fruitless, generation = (fruitless + 1 if newest == generation else 1), newest
+                fruitless = 0 if _waits_for_resources(error) else fruitless
+                logger.warning("Lane %d ended and is started again: %s", index, first_line(error))
+                if fruitless >= _MAX_FRUITLESS_STARTS:
+                    self.failure = error
+                    return
 
     def _run_lane(self, index: int) -> None:
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
+        from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 
         from orchestrator.lanes.worker import AnnounceController, LaneSetting, lane_loop
 
@@ -118,11 +130,15 @@ class Lanes:
                 use_gpu=self._gpus_per_worker > 0,
                 resources_per_worker=worker_resources(self._config.resources, self._gpus_per_worker),
             ),
-            run_config=RunConfig(
+            run_config=RunConfig(  # type: ignore[arg-type]  # annotated with the class of Train's first version
                 # Train restores the snapshot of a name it has seen, hence a new one each time.
                 name=f"lane-{index}-{uuid.uuid4().hex[:8]}",
                 storage_path=str(self._folder),
-                failure_config=FailureConfig(max_failures=-1),
+                failure_config=FailureConfig(
+                    max_failures=_MAX_GROUP_LOSSES,
+                    controller_failure_limit=_MAX_GROUP_LOSSES,
+                    max_preemption_failures=-1,
+                ),
                 callbacks=[AnnounceController(setting)],  # type: ignore[list-item]  # internal callbacks pass too
             ),
         ).fit()
@@ -134,8 +150,20 @@ class Lanes:
 
     @property
     def alive(self) -> bool:
-        """Whether any lane still runs or is being restarted."""
+        """Whether any lane still runs, waits for resources or is being started again."""
         return any(thread.is_alive() for thread in self._threads)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in one line: that of its root cause, which Ray wraps in several others."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
+
+
+def _waits_for_resources(error: Exception) -> bool:
+    return isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError)
 
 
 def worker_resources(resources: ResourcesConfig, gpus_per_worker: float) -> dict[str, float]:
