@@ -4,7 +4,13 @@ Importing this package registers every network, so that `timm.create_model` know
 find, check and build networks by name, and collect what a network asks of the loop that trains it.
 """
 
-from models import adaptive_span_variants, fcvit_variants, lsas_variants, spatial_bias
+from models import (
+    adaptive_span_variants,
+    fcvit_variants,
+    lsas_variants,
+    nonlocal_variants,
+    spatial_bias_variants,
+)
 from models.authors import AuthorsCheckpointError, AuthorsOptionError, from_authors, load_authors_checkpoint
 from models.catalogue import check_options, create_model, list_models, model_family, model_options
 from models.options import ModelOption, ModelOptionError, OptionProblem, OptionValue
@@ -28,7 +34,8 @@ __all__ = [
     "lsas_variants",
     "model_family",
     "model_options",
+    "nonlocal_variants",
     "penalty",
     "project_",
-    "spatial_bias",
+    "spatial_bias_variants",
 ]

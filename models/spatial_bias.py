@@ -6,21 +6,21 @@ the map, joins the channels of the convolution ahead of their norm.
 
 Source: Go & Ryu 2022, "Spatial Bias for Attention-free Non-local Neural Networks" (arXiv 2302.12505).
 Differs: any image size and any batch size; the number of bias channels, the key size and the size of the grid
-can be chosen, where the authors' code fixes 3, 3 and 10; drop path takes part.
+can be chosen, where the authors' code fixes 3, 3 and 10; drop path takes part; non-local blocks can be added,
+of which the paper says that they go together.
 """
 
 from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
-from timm.models import PretrainedCfg, generate_default_cfgs
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.bottleneck import ConvNorm
-from models.options import ModelOption, ModelOptionError, OptionProblem
-from models.registration import build, default_cfg, register_architecture
-from models.resnet import SpatialResNet, SurfaceOptions, bottlenecks_around
+from models.non_local import NonLocal, NonLocalBottleneck, NonLocalPlan
+from models.options import ModelOptionError, OptionProblem
+from models.resnet import BlockSite, SpatialResNet, SurfaceOptions
 
 __all__ = ["SpatialBias", "SpatialBiasConv", "SpatialBiasResNet"]
 
@@ -87,7 +87,7 @@ class SpatialBiasConv(nn.Module):
 
 
 class SpatialBiasResNet(SpatialResNet):
-    """Bottleneck ResNet with spatial bias in the blocks of chosen stages.
+    """Bottleneck ResNet with spatial bias in the blocks of chosen stages, and non-local blocks beside it.
 
     Shape: x (B, in_chans, H, W) -> (B, num_classes).
 
@@ -100,6 +100,11 @@ class SpatialBiasResNet(SpatialResNet):
         key_size: Width of its 1-D convolution.
         pooled_size: Side of its grid in cells.
         stages: Which stages carry a bias; none is the plain network. All but the fourth when left out.
+        nonlocal_stages: As for `NonLocalPlan`, like the next four; no stage has non-local blocks when left out.
+        nonlocal_every: Blocks from one non-local block to the next.
+        nonlocal_reduction: Channels of the map per channel of their embeddings.
+        nonlocal_pool_keys: Whether their keys and values are pooled.
+        nonlocal_scaled: Whether their logits are scaled.
         surface: timm's keywords, see `SpatialResNet`.
     """
 
@@ -114,142 +119,49 @@ class SpatialBiasResNet(SpatialResNet):
         key_size: int = 3,
         pooled_size: int = 10,
         stages: Sequence[bool] = (True, True, True, False),
+        nonlocal_stages: Sequence[bool] = (False, False, False, False),
+        nonlocal_every: int = 2,
+        nonlocal_reduction: int = 2,
+        nonlocal_pool_keys: bool = False,
+        nonlocal_scaled: bool = True,
         **surface: Unpack[SurfaceOptions],
     ) -> None:
-        def make_spatial(width: int, stride: int, stage: int) -> nn.Module:
-            if not stages[stage]:
-                return nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
-            return SpatialBiasConv(
-                width,
-                stride=stride,
-                bias_channels=bias_channels,
-                key_size=key_size,
-                pooled_size=pooled_size,
-            )
+        plan = NonLocalPlan(
+            stages=tuple(nonlocal_stages),
+            every=nonlocal_every,
+            reduction=nonlocal_reduction,
+            pool_keys=nonlocal_pool_keys,
+            scaled=nonlocal_scaled,
+        )
+
+        def make_block(site: BlockSite) -> nn.Module:
+            spatial: nn.Module = nn.Conv2d(site.width, site.width, 3, site.stride, padding=1, bias=False)
+            if stages[site.stage]:
+                spatial = SpatialBiasConv(
+                    site.width,
+                    stride=site.stride,
+                    bias_channels=bias_channels,
+                    key_size=key_size,
+                    pooled_size=pooled_size,
+                )
+            return NonLocalBottleneck(site, spatial=spatial, plan=plan)
 
         super().__init__(
             depths=depths,
             widths=widths,
             strides=(1, 2, 2, 2)[: len(depths)],
-            make_block=bottlenecks_around(make_spatial, pool_stride=False),
+            make_block=make_block,
             large_image=large_image,
             stem_width=stem_width,
             **surface,
         )
+        self.has_nonlocal = any(isinstance(module, NonLocal) for module in self.modules())
         self.apply(init_spatial_bias)
 
 
 def init_spatial_bias(module: nn.Module) -> None:
-    """He initialisation by fan-out of 2-D convolutions, as in the paper; the rest keeps PyTorch's."""
+    """He initialisation by fan-out of 2-D convolutions, as in the paper; non-local blocks have their own."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
-def _options(stages: tuple[bool, ...]) -> tuple[ModelOption, ...]:
-    return (
-        ModelOption(
-            name="bias_channels",
-            type=int,
-            default=3,
-            low=1,
-            high=64,
-            description="Channels of global context appended in each block (n).",
-        ),
-        ModelOption(
-            name="key_size",
-            type=int,
-            default=3,
-            low=1,
-            high=16,
-            description="Width of the 1-D convolution along the reduced channels (k).",
-        ),
-        ModelOption(
-            name="pooled_size",
-            type=int,
-            default=10,
-            low=1,
-            high=32,
-            description="Side in cells of the grid that is mixed (r); parameters grow with its fourth power.",
-        ),
-        ModelOption(
-            name="stages",
-            type=tuple,
-            default=stages,
-            length=len(stages),
-            description="Which stages carry a spatial bias; none is the plain ResNet.",
-        ),
-    )
-
-
-def _cfg(*, small_image: bool) -> PretrainedCfg:
-    return default_cfg(
-        small_image=small_image,
-        num_classes=100 if small_image else 1000,
-        reduction=4 if small_image else 32,
-        paper_ids="arXiv:2302.12505",
-        origin_url="https://github.com/GoJunHyeong/SpatialBias",
-    )
-
-
-default_cfgs = generate_default_cfgs(
-    {
-        f"sb_resnet{size}": _cfg(small_image=size.endswith("cifar"))
-        for size in ("50", "101", "152", "29_cifar", "56_cifar", "110_cifar", "164_cifar")
-    }
-)
-
-register_large = register_architecture(family="spatial_bias", options=_options((True, True, True, False)))
-register_cifar = register_architecture(family="spatial_bias", options=_options((True, True, True)))
-
-
-def _sb_resnet(name: str, depths: tuple[int, ...], *, pretrained: bool, **given: Any) -> nn.Module:
-    shape = {"depths": depths, "widths": (64, 128, 256, 512), "large_image": True, "stem_width": 64}
-    return build(name, SpatialBiasResNet, pretrained=pretrained, given=given, **shape)
-
-
-def _sb_resnet_cifar(depth: int, *, pretrained: bool, **given: Any) -> nn.Module:
-    blocks = (depth - 2) // 9
-    shape = {"depths": (blocks,) * 3, "widths": (16, 32, 64), "large_image": False, "stem_width": 16}
-    return build(f"sb_resnet{depth}_cifar", SpatialBiasResNet, pretrained=pretrained, given=given, **shape)
-
-
-@register_large
-def sb_resnet50(pretrained: bool = False, **given: Any) -> nn.Module:
-    """ResNet50 with spatial bias in all stages but the last."""
-    return _sb_resnet("sb_resnet50", (3, 4, 6, 3), pretrained=pretrained, **given)
-
-
-@register_large
-def sb_resnet101(pretrained: bool = False, **given: Any) -> nn.Module:
-    """ResNet101 with spatial bias in all stages but the last."""
-    return _sb_resnet("sb_resnet101", (3, 4, 23, 3), pretrained=pretrained, **given)
-
-
-@register_large
-def sb_resnet152(pretrained: bool = False, **given: Any) -> nn.Module:
-    """ResNet152 with spatial bias in all stages but the last."""
-    return _sb_resnet("sb_resnet152", (3, 8, 36, 3), pretrained=pretrained, **given)
-
-
-@register_cifar
-def sb_resnet29_cifar(pretrained: bool = False, **given: Any) -> nn.Module:
-    """Small-image ResNet29 with spatial bias in all stages."""
-    return _sb_resnet_cifar(29, pretrained=pretrained, **given)
-
-
-@register_cifar
-def sb_resnet56_cifar(pretrained: bool = False, **given: Any) -> nn.Module:
-    """Small-image ResNet56 with spatial bias in all stages."""
-    return _sb_resnet_cifar(56, pretrained=pretrained, **given)
-
-
-@register_cifar
-def sb_resnet110_cifar(pretrained: bool = False, **given: Any) -> nn.Module:
-    """Small-image ResNet110 with spatial bias in all stages."""
-    return _sb_resnet_cifar(110, pretrained=pretrained, **given)
-
-
-@register_cifar
-def sb_resnet164_cifar(pretrained: bool = False, **given: Any) -> nn.Module:
-    """Small-image ResNet164 with spatial bias in all stages."""
-    return _sb_resnet_cifar(164, pretrained=pretrained, **given)
+    elif isinstance(module, NonLocal):
+        module.reset_parameters()

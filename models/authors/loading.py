@@ -133,7 +133,11 @@ def _bare(key: str) -> str:
 
 def _build_for(name: str, state: Mapping[str, Tensor]) -> nn.Module:
     """The named network with the classes and image channels that the checkpoint was trained with."""
-    family = FAMILIES[model_family(name)]
+    family = FAMILIES.get(model_family(name))
+    if family is None:
+        raise AuthorsCheckpointError(
+            f"{name}: there is no code of its authors; families that have it: {sorted(FAMILIES)}"
+        )
     with torch.device("meta"):
         probe = create_model(name, num_classes=1, in_chans=1)
     theirs = {entry.ours: key for key, entry in family.entries(probe).items()}

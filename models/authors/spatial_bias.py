@@ -72,7 +72,14 @@ def build(options: Mapping[str, Any]) -> nn.Module:
 
 
 def entries(network: nn.Module) -> dict[str, Entry]:
-    """Their keys; every one of them is one of ours."""
+    """Their keys; every one of them is one of ours.
+
+    Raises:
+        AuthorsOptionError: The network has non-local blocks, which their code does not.
+    """
+    assert isinstance(network, SpatialBiasResNet)
+    if network.has_nonlocal:
+        raise AuthorsOptionError("spatial_bias: their code has no non-local blocks, this network does")
     keys = network.state_dict()
     return {rename(key, stage="layer{next_stage}", parts=PARTS): Entry(key) for key in keys}
 
