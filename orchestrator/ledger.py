@@ -6,6 +6,7 @@ result tables, the view of progress) is derived, so that what is shown never dif
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import uuid
@@ -59,8 +60,8 @@ class TrialRecord:
         return int(self.reports[-1]["epoch"]) if self.reports else 0
 
     def best(self, metric: str, mode: str) -> float | None:
-        """The best value any epoch reported; None before the first."""
-        values = [report[metric] for report in self.reports if metric in report]
+        """The best finite value any epoch reported; None before the first."""
+        values = [report[metric] for report in self.reports if math.isfinite(report.get(metric, math.nan))]
         choose = max if mode == "max" else min
         return choose(values) if values else None
 

@@ -114,7 +114,7 @@ class SweepResult:
         sign = -1 if self.mode == "max" else 1
         scored = [(trial.value, trial) for trial in map(self._result, self.records) if trial.value is not None]
         order = sorted(
-            scored, key=lambda row: (sign * row[0], row[1].status is not TrialStatus.FINISHED, row[1].number)
+            scored, key=lambda row: (sign * row[0], row[1].status is not TrialStatus.FINISHED, row[1].epochs)
         )
         return [trial for _, trial in order]
 

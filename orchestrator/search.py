@@ -72,7 +72,7 @@ def create_trial_scheduler(config: SweepConfig) -> TrialScheduler:
         return FIFOScheduler()
     return AsyncHyperBandScheduler(
         time_attr=EPOCH,
-        max_t=config.training.epochs,
+        max_t=config.max_epochs,
         grace_period=config.trial_scheduler.grace_epochs,
         reduction_factor=config.trial_scheduler.reduction_factor,
     )
@@ -194,7 +194,9 @@ class SweepCallback(NotPickled, Callback):
         if reason:
             asked.set_user_attr("reason", reason)
         value = record.best(self._config.objective.metric, self._config.objective.mode)
-        state = _STATES[status]
+        # Optuna refuses a success without a value, which training whose objective was never finite leaves.
+        unscored = status is TrialStatus.FINISHED and value is None
+        state = TrialState.FAIL if unscored else _STATES[status]
         values = value if state is TrialState.COMPLETE else None
         self._study.tell(asked, values=values, state=state, skip_if_finished=True)
 

@@ -69,7 +69,7 @@ def run_sweep(config: SweepConfig, *, address: str | None = None, console: Conso
             )
             progress = Progress(config, ledger, plan.lanes, console)
             progress.say(
-                f"Sweep {folder.name}: {config.trials} trials of at most {config.training.epochs} epochs, "
+                f"Sweep {folder.name}: {config.trials} trials of at most {config.max_epochs} epochs, "
                 f"{plan.lanes} lane(s) of {plan.workers} worker(s) on {'GPU' if plan.gpus_per_worker else 'CPU'}"
             )
             status = TrialStatus.FAILED

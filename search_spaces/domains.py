@@ -6,6 +6,7 @@ built from Python and, through pydantic, from YAML and from `--set` on the comma
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Discriminator,
+    Field,
     StrictBool,
     StrictFloat,
     StrictInt,
@@ -23,6 +25,7 @@ from pydantic import (
 )
 
 Scalar = StrictBool | StrictInt | StrictFloat | StrictStr
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Condition = Mapping[str, Scalar | tuple[Scalar, ...]]
 
 
@@ -57,10 +60,10 @@ class FloatDomain(_Domain):
     """
 
     type: Literal["float"] = "float"
-    low: float
-    high: float
-    log: bool = False
-    step: float | None = None
+    low: Number
+    high: Number
+    log: StrictBool = False
+    step: Number | None = None
 
     @model_validator(mode="after")
     def _check(self) -> FloatDomain:
@@ -68,8 +71,11 @@ class FloatDomain(_Domain):
         return self
 
     def corners(self) -> tuple[float, ...]:
-        """The two ends."""
-        return (self.low, self.high)
+        """The two ends, of the grid where there is a step."""
+        if self.step is None:
+            return (self.low, self.high)
+        steps = math.floor((self.high - self.low) / self.step + 1e-8)
+        return (self.low, self.low + steps * self.step)
 
 
 class IntDomain(_Domain):
@@ -85,7 +91,7 @@ class IntDomain(_Domain):
     type: Literal["int"] = "int"
     low: StrictInt
     high: StrictInt
-    log: bool = False
+    log: StrictBool = False
     step: StrictInt = 1
 
     @model_validator(mode="after")

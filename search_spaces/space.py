@@ -100,9 +100,11 @@ def _suggest(trial: optuna.trial.BaseTrial, name: str, domain: Domain) -> Any:
     """The one place where our domains meet Optuna's distributions."""
     match domain:
         case FloatDomain():
-            return trial.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)
+            low, high = domain.corners()
+            return trial.suggest_float(name, low, high, log=domain.log, step=domain.step)
         case IntDomain():
-            return trial.suggest_int(name, domain.low, domain.high, log=domain.log, step=domain.step)
+            least, most = domain.corners()
+            return trial.suggest_int(name, least, most, log=domain.log, step=domain.step)
         case ChoiceDomain():
             return trial.suggest_categorical(name, domain.choices)
         case ConstantDomain():
@@ -124,10 +126,14 @@ def _unoffered_values(
     for name, domain in domains.items():
         for parent, wanted in domain.when.items():
             other = domains.get(parent)
-            known = [*(other.corners() if isinstance(other, ChoiceDomain) else ()), *elsewhere.get(parent, ())]
+            if isinstance(other, ConstantDomain) and parent not in elsewhere:
+                continue  # a choice narrowed to one value; what else it offered is not known here
+            if not isinstance(other, (ChoiceDomain, ConstantDomain)):
+                continue
+            known = [*other.corners(), *elsewhere.get(parent, ())]
             strangers = [value for value in as_tuple(wanted) if value not in known]
-            if strangers and isinstance(other, ChoiceDomain):
-                offered = ", ".join(map(str, other.choices))
+            if strangers:
+                offered = ", ".join(map(str, other.corners()))
                 yield name, f"its condition asks for {parent} = {strangers[0]}; '{parent}' offers {offered}"
 
 

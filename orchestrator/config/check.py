@@ -6,6 +6,7 @@ sections that are sound. A user sees all faults of a file at once, each with the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
@@ -18,6 +19,7 @@ from search_spaces.space import SpaceError, condition_problems
 
 OBJECTIVE_METRICS = ("val/top1", "val/loss", "train/loss")
 _DOMAIN: TypeAdapter[Any] = TypeAdapter(Domain)
+_SCALAR_TAGS = {"bool", "int", "float", "str"}
 _DOMAIN_TAGS = {"float", "int", "choice", "constant"}
 
 
@@ -46,11 +48,13 @@ def _check_sections(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Proble
             sections[name], faults = _check_domains(raw.get(name, {}))
             problems.extend(faults)
         elif name in raw:
-            adapter: TypeAdapter[Any] = TypeAdapter(_annotated(field))
+            section = _section_class(field.annotation)
+            rules = None if section else schema.Section.model_config  # a section brings its own
+            adapter: TypeAdapter[Any] = TypeAdapter(_annotated(field), config=rules)
             try:
                 sections[name] = adapter.validate_python(raw[name])
             except ValidationError as error:
-                problems.extend(_translate(error, name, _section_class(field.annotation)))
+                problems.extend(_translate(error, name, section))
         else:
             sections[name] = field.get_default()
     return sections, problems
@@ -62,6 +66,9 @@ def _check_domains(raw: Any) -> tuple[dict[str, Any], list[Problem]]:
     domains: dict[str, Any] = {}
     problems: list[Problem] = []
     for name, content in raw.items():
+        if not isinstance(name, str):
+            problems.append(Problem(f"search.{name}", f"got {name!r}; a searched name is text. Write it in quotes"))
+            continue
         try:
             domains[name] = _DOMAIN.validate_python(content)
         except ValidationError as error:
@@ -71,19 +78,17 @@ def _check_domains(raw: Any) -> tuple[dict[str, Any], list[Problem]]:
 
 def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _check_names(sections)
-    training, scheduler = sections.get("training"), sections.get("trial_scheduler")
-    if training and scheduler and scheduler.name == "asha" and scheduler.grace_epochs > training.epochs:
-        yield Problem(
-            "trial_scheduler.grace_epochs",
-            f"got {scheduler.grace_epochs}; must not exceed training.epochs, which is {training.epochs}",
-        )
+    training, scheduler, search = sections.get("training"), sections.get("trial_scheduler"), sections["search"]
+    if training and scheduler and scheduler.name == "asha":
+        longest = schema.max_epochs(training, search)
+        if scheduler.grace_epochs > longest:
+            where = "search.epochs allows at most" if "epochs" in search else "training.epochs, which is"
+            yield Problem(
+                "trial_scheduler.grace_epochs", f"got {scheduler.grace_epochs}; must not exceed {where} {longest}"
+            )
     resources = sections.get("resources")
-    if resources and training and training.global_batch_size < 2 * resources.workers:
-        yield Problem(
-            "training.global_batch_size",
-            f"got {training.global_batch_size}; each of the {resources.workers} workers needs at least 2 images a "
-            f"step. Use {2 * resources.workers} or more",
-        )
+    if resources and training:
+        yield from _check_batch_size(training, search, resources.workers)
     if resources and resources.workers > 1 and resources.gpus_per_worker and resources.gpus_per_worker % 1:
         yield Problem(
             "resources.gpus_per_worker",
@@ -91,6 +96,34 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
             "Use a whole number, or workers: 1",
         )
     yield from _check_search(sections)
+
+
+def _check_batch_size(training: schema.TrainingConfig, search: Mapping[str, Any], workers: int) -> Iterator[Problem]:
+    """Batch norm needs two images per worker, and some batches are one image short of the global size."""
+    name, least = "global_batch_size", 2 * workers + 1
+    where, sizes = f"training.{name}", (training.global_batch_size,)
+    if name in search:
+        where, sizes = f"search.{name}", search[name].corners()
+    for size in sizes:
+        if isinstance(size, int) and 0 < size < least:
+            yield Problem(
+                where,
+                f"got {size}; each of the {workers} workers needs at least 2 images a step, also where a batch is one "
+                f"image short. Use {least} or more",
+            )
+
+
+def _check_split(dataset: schema.DatasetConfig) -> Iterator[Problem]:
+    from orchestrator.data import dataset_spec
+
+    spec = dataset_spec(dataset.name)
+    share = spec.num_classes / spec.train_images
+    if not share <= dataset.validation_fraction <= 1 - share:
+        yield Problem(
+            "dataset.validation_fraction",
+            f"got {dataset.validation_fraction}; both parts of the {spec.train_images} training images need one per "
+            f"class. Use {math.ceil(share * 1000) / 1000:g} to {math.floor((1 - share) * 1000) / 1000:g}",
+        )
 
 
 def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
@@ -101,9 +134,14 @@ def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
     dataset = sections.get("dataset")
     if dataset and dataset.name not in list_datasets():
         yield _unknown("dataset.name", dataset.name, list_datasets())
-    training = sections.get("training")
+    elif dataset:
+        yield from _check_split(dataset)
+    training, search = sections.get("training"), sections["search"]
     if training and training.optimizer not in list_optimizers():
         yield _unknown("training.optimizer", training.optimizer, list_optimizers())
+    for name in search["optimizer"].corners() if "optimizer" in search else ():
+        if name not in list_optimizers():
+            yield _unknown("search.optimizer", str(name), list_optimizers())
     objective = sections.get("objective")
     if objective and objective.metric not in OBJECTIVE_METRICS:
         yield _unknown("objective.metric", objective.metric, OBJECTIVE_METRICS)
@@ -211,10 +249,23 @@ def _translate(error: ValidationError, prefix: str, section: type[BaseModel] | N
             yield Problem(where, f"unknown setting. {did_you_mean(keys[-1], known)}")
         elif fault["type"] == "missing":
             yield Problem(where, "is missing")
+        elif (member := _union_member(fault["loc"])) is not None:
+            # One fault for each type a value could have had; the last key names that type.
+            if member == len(fault["loc"]) - 1:
+                place = ".".join([prefix, *(str(key) for key in fault["loc"][:member] if str(key) not in _DOMAIN_TAGS)])
+                yield Problem(place, f"got {fault['input']!r}; must be a number, a text, true or false")
         else:
             rule = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
             given = "" if isinstance(fault["input"], Mapping) else f"got {fault['input']!r}; "
             yield Problem(where, f"{given}{rule[:1].lower()}{rule[1:]}")
+
+
+def _union_member(location: tuple[Any, ...]) -> int | None:
+    """Position of the key with which pydantic names a member of `Scalar` or its like; None where there is none."""
+    for index, key in enumerate(location):
+        if index and isinstance(key, str) and (key in _SCALAR_TAGS or key.startswith("tuple[")):
+            return index
+    return None
 
 
 def _domain_keys(location: tuple[Any, ...]) -> list[str]:

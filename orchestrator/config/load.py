@@ -74,7 +74,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError([Problem(str(path), f"no such file. {hint}")])
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError: bytes that are no text, a 13th month
         raise ConfigError([Problem(str(path), f"not valid YAML: {error}")]) from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError([Problem(str(path), "a sweep file is a mapping of settings, such as `trials: 20`")])
@@ -82,7 +82,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _assign(raw: Mapping[str, Any], assignment: str) -> dict[str, Any]:
-    """A copy of `raw` with one dotted path set; a bare domain is spelled out so that its parts can be set."""
+    """A copy of `raw` with one dotted path set."""
     path, separator, text = assignment.partition("=")
     keys = path.strip().split(".")
     if not separator or not all(keys):

@@ -9,16 +9,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Strict,
+    StrictBool,
+)
 
 from orchestrator.errors import ConfigError
 from search_spaces import Domain, Scalar, SearchSpace
 
+Flags = Annotated[tuple[StrictBool, ...], Strict(strict=False)]
+"""One bool per stage of a network; YAML writes a list."""
+
 
 class Section(BaseModel):
-    """A part of the configuration: frozen, keyword-only, and closed to unknown keys."""
+    """A part of the configuration: frozen, keyword-only, closed to unknown keys, and no guessing at types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class DatasetConfig(Section):
@@ -44,7 +57,7 @@ class ModelConfig(Section):
     """
 
     name: str
-    options: Mapping[str, Scalar] = {}
+    options: Mapping[str, Scalar | Flags] = {}
 
 
 class TrainingConfig(Section):
@@ -194,6 +207,17 @@ class SweepConfig(Section):
     def space(self) -> SearchSpace:
         """The searched domains with their conditions resolved."""
         return SearchSpace(self.search)
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs of the longest trial."""
+        return max_epochs(self.training, self.search)
+
+
+def max_epochs(training: TrainingConfig, search: Mapping[str, Domain]) -> int:
+    """Epochs of the longest trial: those of `training`, unless they are searched."""
+    searched = [value for value in search["epochs"].corners() if isinstance(value, int)] if "epochs" in search else []
+    return max(searched, default=training.epochs)
 
 
 class TrialConfig(Section):

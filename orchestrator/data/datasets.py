@@ -21,16 +21,18 @@ class DatasetSpec:
         image_size: Side of the square images, in pixels.
         in_chans: Channels.
         num_classes: Classes.
+        train_images: Images that are not test images.
         load: Reads the images from where they are distributed.
     """
 
     image_size: int
     in_chans: int
     num_classes: int
+    train_images: int
     load: Loader
 
 
-_DATASETS = {"digits": DatasetSpec(image_size=8, in_chans=1, num_classes=10, load=load_digits)}
+_DATASETS = {"digits": DatasetSpec(image_size=8, in_chans=1, num_classes=10, train_images=1437, load=load_digits)}
 
 
 def list_datasets() -> list[str]:

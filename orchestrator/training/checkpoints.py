@@ -96,6 +96,8 @@ def load_model_file(path: Path) -> nn.Module:
         CheckpointError: The file is missing or damaged.
     """
     content = read_checkpoint(path, torch.device("cpu"))
+    if "data" not in content:
+        raise CheckpointError(f"{path}: is a checkpoint to continue from; a model is read from best.pt beside it")
     model = build_model(content["model"])
     model.load_state_dict(content["state_dict"])
     for name in ("pixel_mean", "pixel_std", "class_names"):
