@@ -68,14 +68,16 @@ def write_images(path: Path, splits: Mapping[str, ImageSplit], class_names: tupl
         class_names: One per label.
 
     Raises:
-        DataError: A split is empty, or its labels do not match the class names.
+        DataError: A split is empty, or its images or labels do not match the rest.
     """
+    shape = splits["train"].images.shape[1:]
     for name, split in splits.items():
         if not len(split):
             raise DataError(f"{path}: split '{name}' is empty")
         if split.labels.min() < 0 or split.labels.max() >= len(class_names):
             raise DataError(f"{path}: split '{name}' has labels outside 0..{len(class_names) - 1}")
-    shape = splits["train"].images.shape[1:]
+        if split.images.shape != (len(split), *shape):
+            raise DataError(f"{path}: split '{name}' has images {split.images.shape}, not {(len(split), *shape)}")
     pixels = splits["train"].images.astype(np.float64) / 255
     meta = {
         "version": _SCHEMA_VERSION,
