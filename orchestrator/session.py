@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import ray
 from orchestrator.config.schema import ResourcesConfig
 from orchestrator.errors import ClusterError
 
+_ANSWER_S = 10.0
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -46,6 +48,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         yield
         return
     target = address or os.environ.get("RAY_ADDRESS") or "local"
+    _require_answer(target)
     try:
         if target == "local":
             ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
@@ -57,6 +60,19 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_answer(target: str) -> None:
+    """Fails within seconds where Ray itself would go on asking for minutes."""
+    host, separator, port = target.removeprefix("ray://").rpartition(":")
+    if not separator or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+    except OSError as error:
+        raise ClusterError(
+            f"no Ray cluster answers at '{target}': {error}. Is the head running, the port open?"
+        ) from None
 
 
 @dataclass(frozen=True)

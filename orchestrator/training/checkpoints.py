@@ -7,7 +7,6 @@ rebuild the network. Both are written whole or not at all, and read with `weight
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +63,9 @@ def read_checkpoint(path: Path, device: torch.device | None = None) -> dict[str,
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({error})") from None
+    except Exception as error:  # foreign bytes make an unpickler raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason})") from None
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise CheckpointError(f"{path}: is no checkpoint of this version of SpatialSweep")
     return content

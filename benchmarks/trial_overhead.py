@@ -1,0 +1,171 @@
+"""What a trial costs besides its training: plain Tune over Train against warm lanes.
+
+    python benchmarks/trial_overhead.py [--trials 8] [--epochs 4] [--workers 2]
+
+Runs the same trials (same networks, data, seeds, epochs; no early stopping) twice in one process, one after the
+other: once with one `TorchTrainer.fit()` per Tune trial, as Ray's documentation has it, and once through
+SpatialSweep's lanes, one trial at a time in both. Prints JSON.
+
+    total_s       from the call to the result, Ray itself already running
+    per_trial_s   total over trials
+    marginal_s    median, over all trials but the first, of the time from the end of one trial to the end of the next,
+                  less what the training loop itself measured (epochs with evaluation and checkpoints)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+LR = (1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 6e-3, 7e-3, 8e-3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+
+    import ray
+
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # Plain Tune over Train needs the dashboard to clean up after stopped trials, so both runs get it.
+    ray.init(address="local", include_dashboard=True, log_to_driver=False, logging_level=logging.ERROR)
+    with tempfile.TemporaryDirectory() as folder:
+        config = sweep_config(Path(folder), arguments)
+        plain = summary(*run_plain(config, Path(folder)))
+        lanes = summary(*run_lanes(config))
+    ray.shutdown()
+    result = {
+        "setting": vars(arguments) | {"cpus": os.cpu_count()},
+        "plain": plain,
+        "lanes": lanes,
+        "ratio": {key: round(lanes[key] / plain[key], 3) for key in plain},
+    }
+    print(json.dumps(result, indent=2))
+
+
+def sweep_config(folder: Path, arguments: argparse.Namespace) -> Any:
+    """The sweep both ways run."""
+    from orchestrator import SweepConfig
+
+    return SweepConfig(
+        name="overhead",
+        dataset={"name": "digits"},
+        model={"name": "conv_resnet26_small"},
+        training={"epochs": arguments.epochs, "global_batch_size": 256, "optimizer": "adamw"},
+        search={"lr": {"choices": list(LR)}},
+        trials=arguments.trials,
+        sampler={"name": "random"},
+        trial_scheduler={"name": "none"},
+        resources={"workers": arguments.workers, "lanes": 1},
+        runs_dir=str(folder),
+        keep_best=0,
+    )
+
+
+def run_lanes(config: Any) -> tuple[float, list[tuple[float, float]]]:
+    """Total seconds, and for each trial its end and its training seconds."""
+    from orchestrator import run_sweep
+
+    started = time.time()
+    result = run_sweep(config)
+    total = time.time() - started
+    ends = [
+        (record.ended_s, sum(report["epoch_time_s"] for report in record.reports))
+        for record in result.records
+        if record.ended_s is not None
+    ]
+    assert len(ends) == config.trials
+    return total, ends
+
+
+def run_plain(config: Any, folder: Path) -> tuple[float, list[tuple[float, float]]]:
+    """The same through one `TorchTrainer.fit()` per Tune trial."""
+    from ray import tune
+
+    from orchestrator.data import prepare_dataset
+
+    dataset = prepare_dataset("digits", folder / "datasets")
+    started = time.time()
+    tuner = tune.Tuner(
+        tune.with_parameters(plain_trial, sweep=config, dataset=str(dataset), folder=str(folder / "plain")),
+        param_space={"lr": tune.choice(LR)},
+        tune_config=tune.TuneConfig(metric="val/top1", mode="max", num_samples=config.trials, max_concurrent_trials=1),
+        run_config=tune.RunConfig(name="plain", storage_path=str(folder), verbose=0),
+    )
+    results = tuner.fit()
+    total = time.time() - started
+    assert not results.errors, results.errors
+    return total, sorted((result.metrics["timestamp"], result.metrics["train_s"]) for result in results)
+
+
+def plain_trial(params: Mapping[str, Any], sweep: Any, dataset: str, folder: str) -> None:
+    """A Tune trial that starts a Train run of its own, the documented pattern."""
+    from ray import tune
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.config import RunConfig, ScalingConfig
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    trial_id = tune.get_context().get_trial_id()
+    TorchTrainer(
+        plain_worker,
+        train_loop_config={"lr": params["lr"], "sweep": sweep, "dataset": dataset, "folder": f"{folder}/{trial_id}"},
+        scaling_config=ScalingConfig(num_workers=sweep.resources.workers),
+        run_config=RunConfig(name=trial_id, storage_path=f"{folder}/train", callbacks=[TuneReportCallback()]),
+    ).fit()
+
+
+def plain_worker(setting: Mapping[str, Any]) -> None:
+    """SpatialSweep's own training loop, reporting through Train."""
+    import ray.train
+    import torch
+
+    from orchestrator.config import resolve_trial
+    from orchestrator.data import open_images
+    from orchestrator.training.checkpoints import TrialCheckpoints
+    from orchestrator.training.device_images import place_images
+    from orchestrator.training.trial import Trial
+    from orchestrator.training.workers import Workers
+
+    sweep, context = setting["sweep"], ray.train.get_context()
+    workers = Workers(context.get_world_rank(), context.get_world_size(), torch.device("cpu"))
+    data = place_images(
+        open_images(Path(setting["dataset"])),
+        workers.device,
+        validation_fraction=sweep.dataset.validation_fraction,
+        split_seed=sweep.dataset.split_seed,
+    )
+    spent = 0.0
+
+    def report(_epoch: int, metrics: Mapping[str, float]) -> None:
+        nonlocal spent
+        spent += metrics["epoch_time_s"]
+        ray.train.report({**metrics, "train_s": spent})
+
+    trial = resolve_trial(sweep, 0, {"lr": setting["lr"]})
+    Trial(trial, sweep.objective, data, workers, TrialCheckpoints(Path(setting["folder"]))).run(report)
+
+
+def summary(total_s: float, ends: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """The three numbers of the module's docstring."""
+    ordered = sorted(ends)
+    gaps = [end - before - spent for (before, _), (end, spent) in zip(ordered, ordered[1:], strict=False)]
+    return {
+        "total_s": round(total_s, 2),
+        "per_trial_s": round(total_s / len(ordered), 2),
+        "marginal_s": round(statistics.median(gaps), 3),
+    }
+
+
+if __name__ == "__main__":
+    main()
