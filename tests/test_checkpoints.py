@@ -1,0 +1,119 @@
+"""From a trained trial to a file, and from the file to a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from training_pieces import few_digits, make_trial, run
+
+from orchestrator import load_model
+from orchestrator.errors import CheckpointError, SpatialSweepError
+from orchestrator.training.checkpoints import read_checkpoint, save_checkpoint
+from orchestrator.training.device_images import DeviceImages
+from orchestrator.training.trial import Trial
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DeviceImages:
+    return few_digits(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="module")
+def trained(data: DeviceImages, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trial, list[dict[str, float]]]:
+    options = {"ramp": 3.0, "max_span": 3}
+    trial = make_trial(
+        data, tmp_path_factory.mktemp("trial"), model="adaptive_resnet26_small", options=options, epochs=2, lr=1e-2
+    )
+    return trial, run(trial)
+
+
+def test_a_checkpoint_becomes_the_network_that_was_trained(
+    trained: tuple[Trial, list[dict[str, float]]], data: DeviceImages
+) -> None:
+    trial, reports = trained
+    model = load_model(trial.checkpoints.best)
+    best = read_checkpoint(trial.checkpoints.best)
+    assert not model.training
+    assert list(model.state_dict()) == list(trial.model.state_dict())
+    for key, value in model.state_dict().items():
+        assert torch.equal(best["state_dict"][key], value), key
+    if reports[-1]["best_epoch"] == reports[-1]["epoch"]:
+        assert all(torch.equal(trial.model.state_dict()[key], value) for key, value in model.state_dict().items())
+    assert best["model"]["options"] == {"ramp": 3.0, "max_span": 3}
+    assert model.class_names == tuple("0123456789")
+
+    pixels = data.test.images.float() / 255
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (model.pixel_mean, model.pixel_std))
+    with torch.no_grad():
+        correct = (model((pixels - mean) / std).argmax(dim=1) == data.test.labels).float().mean()
+    assert float(correct) == pytest.approx(reports[-1]["test/top1"])
+
+
+def test_it_loads_from_a_path_written_as_text(trained: tuple[Trial, list[dict[str, float]]]) -> None:
+    assert load_model(str(trained[0].checkpoints.best)).num_classes == 10
+
+
+def test_a_checkpoint_to_continue_from_is_no_model(trained: tuple[Trial, list[dict[str, float]]]) -> None:
+    with pytest.raises(CheckpointError, match=r"last\.pt: is a checkpoint to continue from; .*best\.pt"):
+        load_model(trained[0].checkpoints.last)
+
+
+def test_what_cannot_be_read_says_why(trained: tuple[Trial, list[dict[str, float]]], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"nothing\.pt: neither a checkpoint file nor an MLflow run id"):
+        load_model(tmp_path / "nothing.pt")
+    content = trained[0].checkpoints.best.read_bytes()
+    path = tmp_path / "damaged.pt"
+    for damaged in (b"", b"words\n", b"PK\x03\x04", content[: len(content) // 2], content[:-100], content[100:]):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"damaged\.pt: cannot be read as a checkpoint"):
+            load_model(path)
+    for foreign in ({"weights": torch.zeros(1)}, [1, 2], {"format": 99}):
+        torch.save(foreign, path)
+        with pytest.raises(CheckpointError, match="is no checkpoint of this version"):
+            load_model(path)
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        read_checkpoint(tmp_path / "nothing.pt")
+    assert issubclass(CheckpointError, SpatialSweepError)
+
+
+class Intruder:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (exec, ("raise SystemExit('code from a checkpoint was run')",))
+
+
+def test_no_code_from_a_checkpoint_is_run(tmp_path: Path) -> None:
+    path = tmp_path / "evil.pt"
+    torch.save({"format": 1, "model": Intruder()}, path)
+    with pytest.raises(CheckpointError):
+        load_model(path)
+
+
+def test_a_truncated_checkpoint_ends_a_trial_that_would_continue(data: DeviceImages, tmp_path: Path) -> None:
+    run(make_trial(data, tmp_path, epochs=2), stop_after=1)
+    last = tmp_path / "last.pt"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"last\.pt"):
+        make_trial(data, tmp_path, epochs=2)
+
+
+def test_saving_replaces_a_file_whole(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "x.pt"
+    save_checkpoint(path, {"epoch": 1})
+    with path.open("rb") as reader:
+        save_checkpoint(path, {"epoch": 2})
+        assert torch.load(reader, weights_only=True)["epoch"] == 1
+    assert read_checkpoint(path)["epoch"] == 2
+    with pytest.raises(Exception, match="pickle"):
+        save_checkpoint(path, {"epoch": lambda: 3})
+    assert read_checkpoint(path)["epoch"] == 2

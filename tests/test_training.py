@@ -1,0 +1,182 @@
+"""One trial in one process: it learns, reports, continues where it was, and fails with a reason."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from training_pieces import few_digits, make_trial, run
+
+import models
+from orchestrator.config import ObjectiveConfig
+from orchestrator.errors import TrialFailedError
+from orchestrator.training.augment import random_crop
+from orchestrator.training.device_images import DeviceImages
+
+CLOCKS = {"images_per_s", "epoch_time_s"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DeviceImages:
+    return few_digits(tmp_path_factory.mktemp("digits"))
+
+
+def timeless(reports: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{key: value for key, value in report.items() if key not in CLOCKS} for report in reports]
+
+
+def same_weights(left: torch.nn.Module, right: torch.nn.Module) -> bool:
+    pairs = zip(left.state_dict().values(), right.state_dict().values(), strict=True)
+    return all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_a_trial_learns_and_reports_every_epoch(data: DeviceImages, tmp_path: Path) -> None:
+    reports = run(make_trial(data, tmp_path, epochs=6))
+    assert [report["epoch"] for report in reports] == [1, 2, 3, 4, 5, 6]
+    for report in reports[:-1]:
+        assert set(report) == {"epoch", "train/loss", "val/loss", "val/top1", "lr", *CLOCKS}
+        assert all(math.isfinite(value) for value in report.values())
+        assert min(report["images_per_s"], report["epoch_time_s"]) > 0
+    last = reports[-1]
+    assert set(last) == {*reports[0], "test/top1", "best_epoch"}
+    best = max(reports, key=lambda report: report["val/top1"])
+    assert last["best_epoch"] == best["epoch"]
+    assert reports[0]["train/loss"] > 2 * last["train/loss"]
+    assert best["val/top1"] > 0.8
+    assert last["test/top1"] > 0.7
+    assert last["test/top1"] * 101 == pytest.approx(round(last["test/top1"] * 101))
+
+
+def test_the_best_epoch_follows_the_objective(data: DeviceImages, tmp_path: Path) -> None:
+    objective = ObjectiveConfig(metric="val/loss", mode="min")
+    reports = run(make_trial(data, tmp_path, epochs=4, lr=0.1, objective=objective))
+    assert reports[-1]["best_epoch"] == min(reports, key=lambda report: report["val/loss"])["epoch"]
+
+
+def test_an_attention_span_is_reported_and_pulled_by_its_penalty(data: DeviceImages, tmp_path: Path) -> None:
+    def spans(penalty: float) -> list[float]:
+        options = {"span_penalty": penalty, "span_init": 0.5, "max_span": 4}
+        trial = make_trial(
+            data,
+            tmp_path / str(penalty),
+            model="adaptive_resnet26_small",
+            options=options,
+            epochs=2,
+            global_batch_size=64,
+        )
+        return [report["span/mean_px"] for report in run(trial)]
+
+    free, pulled = spans(0.0), spans(5.0)
+    assert pulled[-1] < pulled[0]
+    assert pulled[-1] < free[-1]
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_a_stopped_trial_continues_as_if_nothing_had_been(data: DeviceImages, tmp_path: Path, stop_after: int) -> None:
+    settings = {"epochs": 4, "crop_padding": 1, "label_smoothing": 0.1}
+    whole = make_trial(data, tmp_path / "whole", **settings)
+    undisturbed = run(whole)
+    first = run(make_trial(data, tmp_path / "cut", **settings), stop_after=stop_after)
+    second = make_trial(data, tmp_path / "cut", **settings)
+    resumed = run(second)
+    assert [report["epoch"] for report in resumed] == list(range(stop_after, 5))  # the last one may not have been heard
+    assert timeless(first[:-1] + resumed) == timeless(undisturbed)
+    assert same_weights(second.model, whole.model)
+
+
+def test_a_trial_cut_after_its_last_epoch_only_repeats_its_report(data: DeviceImages, tmp_path: Path) -> None:
+    undisturbed = run(make_trial(data, tmp_path, epochs=2))
+    weights = (tmp_path / "last.pt").read_bytes()
+    assert timeless(run(make_trial(data, tmp_path, epochs=2))) == timeless(undisturbed[-1:])
+    assert (tmp_path / "last.pt").read_bytes() == weights
+
+
+def test_a_seed_decides_weights_and_order(data: DeviceImages, tmp_path: Path) -> None:
+    trials = [make_trial(data, tmp_path / str(index), seed=seed, epochs=1) for index, seed in enumerate((0, 0, 1))]
+    first, same, other = [timeless(run(trial)) for trial in trials]
+    assert first == same != other
+    assert same_weights(trials[0].model, trials[1].model)
+    assert not same_weights(trials[0].model, trials[2].model)
+
+
+def test_a_diverging_trial_says_so(data: DeviceImages, tmp_path: Path) -> None:
+    trial = make_trial(data, tmp_path, optimizer="sgd", lr=1e30, warmup_epochs=0)
+    with pytest.raises(TrialFailedError, match="diverged: the training loss of epoch 1 is not finite"):
+        run(trial)
+
+
+def test_a_network_with_a_penalty_is_projected_after_each_step(data: DeviceImages, tmp_path: Path) -> None:
+    trial = make_trial(
+        data,
+        tmp_path,
+        model="adaptive_resnet26_small",
+        options={"span_penalty": 1e3},
+        epochs=1,
+        lr=0.5,
+        warmup_epochs=0,
+    )
+    run(trial)
+    before = {key: value.clone() for key, value in trial.model.state_dict().items()}
+    models.project_(trial.model)
+    assert all(torch.equal(before[key], value) for key, value in trial.model.state_dict().items())
+
+
+def naive_crop(images: Tensor, padding: int, rows: Tensor, columns: Tensor) -> Tensor:
+    result = torch.zeros_like(images)
+    _, channels, height, width = images.shape
+    for index, (top, left) in enumerate(zip(rows.tolist(), columns.tolist(), strict=True)):
+        for channel in range(channels):
+            for row in range(height):
+                for column in range(width):
+                    y, x = row + top - padding, column + left - padding
+                    if 0 <= y < height and 0 <= x < width:
+                        result[index, channel, row, column] = images[index, channel, y, x]
+    return result
+
+
+def test_random_crops_equal_a_loop_over_images() -> None:
+    images = torch.randn(6, 2, 5, 4, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(1)
+    cropped = random_crop(images, 2)
+    torch.manual_seed(1)
+    offsets = torch.randint(0, 5, (2, 6, 1))
+    assert len({tuple(pair) for pair in offsets[:, :, 0].T.tolist()}) > 1
+    torch.testing.assert_close(cropped, naive_crop(images, 2, offsets[0, :, 0], offsets[1, :, 0]), rtol=0, atol=0)
+    assert random_crop(images, 0) is images
+
+
+def test_random_crops_reach_every_offset() -> None:
+    image = torch.arange(1.0, 10.0).view(1, 1, 3, 3)
+    torch.manual_seed(0)
+    seen = {tuple(crop.flatten().tolist()) for crop in random_crop(image.expand(400, 1, 3, 3), 1)}
+    assert len(seen) == 9
+
+
+@pytest.mark.parametrize(("shape", "warmup"), [("cosine", 2), ("cosine", 0), ("constant", 2)])
+def test_the_learning_rate_rises_then_follows_its_shape(
+    data: DeviceImages, tmp_path: Path, shape: str, warmup: int
+) -> None:
+    trial = make_trial(data, tmp_path, epochs=6, lr=0.4, lr_schedule=shape, warmup_epochs=warmup)
+    steps = trial.steps_per_epoch
+    assert steps == math.ceil(300 / 32)
+    for update in range(6 * steps):
+        trial.lr_schedule.step_update(update)
+        if update < warmup * steps:
+            expected = 0.004 + (0.4 - 0.004) * update / (warmup * steps)
+        elif shape == "constant":
+            expected = 0.4
+        else:
+            expected = 0.2 * (1 + math.cos(math.pi * update / (6 * steps)))
+        assert trial.optimizer.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-6), update

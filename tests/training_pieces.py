@@ -1,0 +1,87 @@
+"""A small part of the digits, and trials over it in this process or in one of several."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from orchestrator.config import ModelConfig, ObjectiveConfig, TrainingConfig, TrialConfig
+from orchestrator.data import ArrowImages, ImageSplit, open_images, prepare_dataset
+from orchestrator.training import trial as trial_module
+from orchestrator.training.checkpoints import TrialCheckpoints
+from orchestrator.training.device_images import DeviceImages, place_images
+from orchestrator.training.trial import StopTrial, Trial
+from orchestrator.training.workers import Workers
+
+PLAIN = "conv_resnet26_small"
+Reports = list[dict[str, float]]
+
+
+def few_digits(folder: Path, *, train: int = 400, test: int = 101) -> DeviceImages:
+    """The first digits of each split; 101 divides by no number of workers."""
+    whole = open_images(prepare_dataset("digits", folder))
+    counts = {"train": train, "test": test}
+    splits = {
+        name: ImageSplit(split.images[: counts[name]], split.labels[: counts[name]])
+        for name, split in whole.splits.items()
+    }
+    part = ArrowImages(splits, whole.class_names, whole.mean, whole.std, whole.content_hash)
+    return place_images(part, torch.device("cpu"), validation_fraction=0.25, split_seed=0)
+
+
+def make_trial(
+    data: DeviceImages,
+    folder: Path,
+    *,
+    model: str = PLAIN,
+    options: Mapping[str, Any] | None = None,
+    objective: ObjectiveConfig | None = None,
+    workers: Workers | None = None,
+    seed: int = 0,
+    **training: Any,
+) -> Trial:
+    settings = {"epochs": 3, "global_batch_size": 32, "optimizer": "adamw", "lr": 3e-3, **training}
+    config = TrialConfig(
+        number=0, model=ModelConfig(name=model, options=options or {}), training=TrainingConfig(**settings), seed=seed
+    )
+    return Trial(config, objective or ObjectiveConfig(), data, workers or Workers(), TrialCheckpoints(folder))
+
+
+def run(trial: Trial, *, stop_after: int | None = None) -> Reports:
+    """Trains and returns what was reported; stops as a sweep would after an epoch."""
+    reports: Reports = []
+
+    def report(epoch: int, metrics: Mapping[str, float]) -> None:
+        reports.append({"epoch": epoch, **metrics})
+        if epoch == stop_after:
+            raise StopTrial
+
+    with contextlib.suppress(StopTrial):
+        trial.run(report)
+    return reports
+
+
+def without_norm(description: Mapping[str, Any]) -> torch.nn.Module:
+    """A network in which images do not see each other, so that any cut of a batch gives the same sum."""
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+
+
+def run_rank(rank: int, world_size: int, folder: str) -> None:
+    """One process of a group: trains a network without norm and a real one, and leaves its reports and weights."""
+    torch.set_num_threads(1)
+    place = Path(folder)
+    dist.init_process_group("gloo", f"file://{place / 'meeting'}", rank=rank, world_size=world_size)
+    workers = Workers(rank, world_size)
+    data = few_digits(place / f"data-{rank}")
+    result: dict[str, Any] = {}
+    for name, build in (("real", trial_module.build_model), ("without norm", without_norm)):
+        trial_module.build_model = build
+        trial = make_trial(data, place / name, workers=workers, global_batch_size=29, crop_padding=0)
+        result[name] = {"reports": run(trial), "weights": trial.model.state_dict()}
+    torch.save(result, place / f"rank-{rank}.pt")
+    dist.destroy_process_group()
