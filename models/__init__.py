@@ -7,6 +7,7 @@ find, check and build networks by name, and collect what a network asks of the l
 from models import (
     adaptive_span_variants,
     fcvit_variants,
+    lesa_variants,
     lsas_variants,
     nonlocal_variants,
     spatial_bias_variants,
@@ -29,6 +30,7 @@ __all__ = [
     "diagnostics",
     "fcvit_variants",
     "from_authors",
+    "lesa_variants",
     "list_models",
     "load_authors_checkpoint",
     "lsas_variants",

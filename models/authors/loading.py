@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.authors import adaptive_span, fcvit, lsas, spatial_bias
+from models.authors import adaptive_span, fcvit, lesa, lsas, spatial_bias
 from models.authors.family import AuthorsFamily, AuthorsOptionError, Entry
 from models.catalogue import create_model, model_family
 
 __all__ = ["FAMILIES", "AuthorsCheckpointError", "family_of", "from_authors", "load_authors_checkpoint"]
 
 FAMILIES: Mapping[str, AuthorsFamily] = {
-    family.name: family for family in (adaptive_span.FAMILY, fcvit.FAMILY, lsas.FAMILY, spatial_bias.FAMILY)
+    family.name: family
+    for family in (adaptive_span.FAMILY, fcvit.FAMILY, lesa.FAMILY, lsas.FAMILY, spatial_bias.FAMILY)
 }
 CONTAINERS = ("state_dict_ema", "state_dict", "model_ema", "model")  # in order of preference, as timm's
 PREFIXES = ("module.", "_orig_mod.")  # left by DistributedDataParallel and torch.compile

@@ -132,7 +132,16 @@ def test_describes_itself_to_timm(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["adaptive_resnet26_small", "conv_resnet26_small", "fcvit_micro_cifar", "sb_resnet29_cifar"]
+    "name",
+    [
+        "adaptive_resnet26_small",
+        "conv_resnet26_small",
+        "fcvit_micro_cifar",
+        "lesa_resnet26_cifar",
+        "lsas_resnet29_cifar",
+        "nonlocal_resnet56_cifar",
+        "sb_resnet29_cifar",
+    ],
 )
 @pytest.mark.parametrize("side", [(8, 8), (9, 13), (24, 17)])
 def test_any_image_size(name: str, side: tuple[int, int]) -> None:
@@ -141,11 +150,20 @@ def test_any_image_size(name: str, side: tuple[int, int]) -> None:
         assert torch.isfinite(network(torch.randn(1, 3, *side))).all()
 
 
-@pytest.mark.parametrize("name", ["adaptive_resnet26_medium", "fcvit_micro_cifar", "sb_resnet29_cifar"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adaptive_resnet26_medium",
+        "lesa_resnet26_cifar",
+        "fcvit_micro_cifar",
+        "lsas_resnet29_cifar",
+        "sb_resnet29_cifar",
+    ],
+)
 def test_checkpointing_changes_nothing_but_memory(name: str) -> None:
     def gradients(checkpointing: bool) -> list[Tensor]:
         torch.manual_seed(0)
-        network = models.create_model(name, num_classes=3).train()
+        network = models.create_model(name, num_classes=3, image_size=8).train()
         network.set_grad_checkpointing(checkpointing)
         network(smallest_images(name, batch=2, in_chans=3)).square().sum().backward()
         return [parameter.grad for parameter in network.parameters()]
@@ -155,9 +173,9 @@ def test_checkpointing_changes_nothing_but_memory(name: str) -> None:
 
 
 def test_drop_path_is_honoured() -> None:
-    for name in ("sb_resnet29_cifar", "adaptive_resnet26_medium"):
+    for name in ("sb_resnet29_cifar", "adaptive_resnet26_medium", "lsas_resnet29_cifar", "lesa_resnet26_cifar"):
         torch.manual_seed(0)
-        network = models.create_model(name, num_classes=3, drop_path_rate=0.9).train()
+        network = models.create_model(name, num_classes=3, drop_path_rate=0.9, image_size=8).train()
         images = smallest_images(name, batch=2, in_chans=3)
         assert not torch.equal(network(images), network(images))
 
@@ -176,6 +194,8 @@ PUBLISHED_PARAMETERS: dict[str, int] = {
     "fcvit_b12": 14_701_832,
     "fcvit_b24": 26_960_232,
     "fcvit_b48": 51_477_032,
+    "lesa_resnet50": 23_777_512,
+    "lesa_wrn50": 61_145_896,
     "conv_resnet26_small": 546_180,
     "conv_resnet26_medium": 2_109_828,
     "conv_resnet26_large": 3_090_820,

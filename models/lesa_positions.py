@@ -1,0 +1,123 @@
+"""The two position embeddings of LESA's attention, each with the moments of the logits that it makes.
+
+Tables are read as overlapping windows, views of which the matrix products read in place: nothing of the size
+positions x positions x channels is gathered.
+
+Source: Yang et al. 2021, "Locally Enhanced Self-Attention" (arXiv 2107.05637), and their code.
+Shape legend: M images times heads, N positions of the map, d channels of a query.
+"""
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["POSITIONS", "AxialPositions", "FlattenedPositions", "at_least_float32"]
+
+POSITIONS = ("classification", "detection", "none")
+
+
+class FlattenedPositions(nn.Module):
+    """Distance on the flattened map, met by queries, keys and values; one table for all heads.
+
+    Keys and values come in reverse order, so that query i and key j' are at entry i + j' of the table. Keys have
+    the table reversed: their distance is the negative one.
+
+    Args:
+        map_size: H and W.
+        qk_chs: Channels of queries and keys.
+        v_chs: Channels of values.
+    """
+
+    def __init__(self, map_size: tuple[int, int], *, qk_chs: int, v_chs: int) -> None:
+        super().__init__()
+        self.positions = map_size[0] * map_size[1]
+        self.qk_chs, self.v_chs = qk_chs, v_chs
+        self.table = nn.Parameter(torch.randn(2 * qk_chs + v_chs, 2 * self.positions - 1) * v_chs**-0.5)
+
+    def tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Those of queries, keys and values, channels first, in the order of entries i + j'."""
+        q_table, k_table, v_table = self.table.split([self.qk_chs, self.qk_chs, self.v_chs])
+        return q_table, k_table.flip(1), v_table
+
+    def moments(self, q: Tensor, k: Tensor) -> list[Tensor]:
+        """Sum and sum of squares of the logits of queries with positions, then of keys: two of (2, M)."""
+        q_table, k_table, _ = self.tables()
+        return [self._moments(q, q_table), self._moments(k, k_table)]
+
+    def _moments(self, x_MNd: Tensor, table: Tensor) -> Tensor:  # noqa: N803 - the name carries the shape
+        x, entries = at_least_float32(x_MNd), table.double().t()
+        sums = self._window_sums(entries).to(x.dtype)
+        squares = self._window_sums(entries[:, :, None] * entries[:, None, :]).to(x.dtype)
+        turned = torch.bmm(x.transpose(0, 1), squares).transpose(0, 1)
+        return torch.stack([(x * sums).sum((1, 2)), (x * turned).sum((1, 2))])
+
+    def _window_sums(self, entries: Tensor) -> Tensor:
+        """Sums over the N entries from each of the first N on: (2N - 1, ...) -> (N, ...)."""
+        running = torch.cat([torch.zeros_like(entries[:1]), entries.cumsum(0)])
+        return running[self.positions :] - running[: self.positions]
+
+    def _windows(self, table: Tensor) -> Tensor:
+        """The N entries from each of the first N on, (N, channels, N); a view, except in compiled programs."""
+        if torch.compiler.is_compiling():
+            start = torch.arange(self.positions, device=table.device)
+            return table[:, start[:, None] + start].transpose(0, 1)
+        return table.unfold(1, self.positions, 1).transpose(0, 1)
+
+    def add_logits_(self, logits: Tensor, q: Tensor, k: Tensor) -> None:
+        """Adds the products of queries and of keys (M, N, d) with positions to (M, N, N), in place."""
+        q_table, k_table, _ = self.tables()
+        logits.add_(torch.bmm(q.transpose(0, 1), self._windows(q_table)).transpose(0, 1))
+        logits.add_(torch.bmm(k.transpose(0, 1), self._windows(k_table)).permute(1, 2, 0))
+
+    def values(self, attention: Tensor) -> Tensor:
+        """What the positions alone contribute: (M, N, N) -> (M, N, v_chs)."""
+        windows = self._windows(self.tables()[2]).transpose(1, 2)
+        return torch.bmm(attention.transpose(0, 1), windows).transpose(0, 1)
+
+
+class AxialPositions(nn.Module):
+    """Distance along rows and along columns, met by queries; one pair of tables for all heads.
+
+    Args:
+        map_size: H and W.
+        qk_chs: Channels of queries.
+    """
+
+    def __init__(self, map_size: tuple[int, int], *, qk_chs: int) -> None:
+        super().__init__()
+        self.map_size = map_size
+        height, width = map_size
+        self.rel_height = nn.Parameter(torch.randn(2 * height - 1, qk_chs) * qk_chs**-0.5)
+        self.rel_width = nn.Parameter(torch.randn(2 * width - 1, qk_chs) * qk_chs**-0.5)
+
+    def products(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries (M, N, d) with the rows and with the columns of the keys: (M, H, W, H) and (M, H, W, W)."""
+        q = q.unflatten(1, self.map_size)
+        rows = torch.einsum("myxd,ykd->myxk", q, _distances(self.rel_height).to(q.dtype))
+        columns = torch.einsum("myxd,xkd->myxk", q, _distances(self.rel_width).to(q.dtype))
+        return rows, columns
+
+    def moments(self, q: Tensor) -> Tensor:
+        """Sum and sum of squares of the logits, each the sum of a row's and a column's: (2, M)."""
+        rows, columns = self.products(at_least_float32(q))
+        height, width = self.map_size
+        row_sums, column_sums = rows.sum(3), columns.sum(3)
+        first = width * row_sums.sum((1, 2)) + height * column_sums.sum((1, 2))
+        second = width * rows.square().sum((1, 2, 3)) + height * columns.square().sum((1, 2, 3))
+        return torch.stack([first, second + 2 * (row_sums * column_sums).sum((1, 2))])
+
+    def add_logits_(self, logits: Tensor, q: Tensor) -> None:
+        """Adds the products of queries (M, N, d) with positions to (M, N, N), in place."""
+        rows, columns = self.products(q)
+        grid = logits.view(-1, *self.map_size, *self.map_size)
+        grid.add_(rows[..., :, None]).add_(columns[..., None, :])
+
+
+def _distances(table: Tensor) -> Tensor:
+    """The entry of every pair of places along one axis: (2L - 1, d) -> (L, L, d)."""
+    place = torch.arange((len(table) + 1) // 2, device=table.device)
+    return table[place - place[:, None] + len(place) - 1]
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Moments are taken in single precision at least."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
