@@ -82,7 +82,7 @@ class StyleRecalibrationLogits(nn.Module):
         variance, mean = torch.var_mean(x, dim=(2, 3), correction=0)
         deviation = (variance + self.bn.eps).sqrt()
         style = (mean * self.style_weight[0] + deviation * self.style_weight[1])[:, :, None, None]
-        if self.training and len(x) == 1:
+        if self.training and x.shape[0] == 1:
             bn = self.bn
             logits = functional.batch_norm(style, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps)
         else:

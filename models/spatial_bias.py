@@ -57,7 +57,7 @@ class SpatialBias(nn.Module):
         """Reduces, averages to the grid, mixes all cells with all."""
         grid = functional.adaptive_avg_pool2d(self.reduce(x), self.pooled_size)
         mixed: Tensor = self.mix(grid.flatten(2).transpose(1, 2))
-        return mixed.transpose(1, 2).reshape(len(x), -1, self.pooled_size, self.pooled_size)
+        return mixed.transpose(1, 2).reshape(x.shape[0], -1, self.pooled_size, self.pooled_size)
 
 
 class SpatialBiasConv(nn.Module):

@@ -195,3 +195,13 @@ def test_impossible_parts_name_the_remedy() -> None:
         AttentionGate(8, attention="sa", reduction=1, order=1, scale_init=0.5, shift_init=0.0)
     with pytest.raises(models.ModelOptionError, match="order"):
         SubAttention(8, order=6)
+
+
+def test_exports_for_any_batch() -> None:
+    for options in ({"order": 2}, {"attention": "srm"}, {"attention": "spa", "order": 0}):
+        network = models.create_model("lsas_resnet29_cifar", num_classes=2, stages=(False, False, True), **options)
+        batch = torch.export.Dim("batch", min=1, max=64)
+        images = torch.randn(3, 3, 16, 16)
+        exported = torch.export.export(network.eval(), (images,), dynamic_shapes=({0: batch},)).module()
+        with torch.no_grad():
+            torch.testing.assert_close(exported(images[:1]), network(images[:1]), rtol=1e-4, atol=1e-4)

@@ -115,3 +115,16 @@ def test_there_are_no_authors_of_the_combination() -> None:
     both = models.create_model("sb_resnet29_cifar", num_classes=2, nonlocal_stages=(False, False, True))
     with pytest.raises(models.AuthorsOptionError, match="no non-local blocks"):
         models.load_authors_checkpoint(both, state)
+
+
+def test_exports_for_any_batch() -> None:
+    options = {"nonlocal_stages": (False, False, True), "nonlocal_pool_keys": True, "pooled_size": 4}
+    network = models.create_model("sb_resnet29_cifar", num_classes=2, **options).eval()
+    for module in network.modules():
+        if isinstance(module, NonLocal):
+            torch.nn.init.ones_(module.bn.weight)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    images = torch.randn(3, 3, 16, 16)
+    exported = torch.export.export(network, (images,), dynamic_shapes=({0: batch},)).module()
+    with torch.no_grad():
+        torch.testing.assert_close(exported(images[:1]), network(images[:1]), rtol=1e-4, atol=1e-4)
