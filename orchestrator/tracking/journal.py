@@ -15,12 +15,13 @@ class Journal:
     """Appends events to a file; each is on disk when `append` returns.
 
     Args:
-        path: Created with its folder when it does not exist.
+        path: Created with its folder when it does not exist; a last line that a crash cut short is taken off.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_cut_line(path)
         self._file = path.open("ab")
         self._lock = threading.Lock()
 
@@ -43,6 +44,12 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _drop_cut_line(path: Path) -> None:
+    if path.exists():
+        content = path.read_bytes()
+        os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def read_events(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
