@@ -29,7 +29,13 @@ from orchestrator.training.device_images import DeviceImages, place_images
 from orchestrator.training.trial import StopTrial, Trial
 from orchestrator.training.workers import Workers
 
-_PEER_ERRORS = ("Connection closed by peer", "Connection reset by peer", "connection was aborted", "Broken pipe")
+_PEER_ERRORS = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "connection was aborted",
+    "Broken pipe",
+    "Timed out waiting",  # gloo: the peer is alive and elsewhere
+)
 
 
 class LaneBrokenError(RuntimeError):
