@@ -49,6 +49,8 @@ class FCViT(StagedNetwork):
         ModelOptionError: Heads or reduction do not divide the channels of a stage.
     """
 
+    channels_last_on_cpu = True
+
     def __init__(
         self,
         *,

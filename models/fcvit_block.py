@@ -39,8 +39,6 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Embeds."""
-        if x.device.type == "cpu":
-            x = x.contiguous(memory_format=torch.channels_last)
         y: Tensor = self.bn(self.conv(x))
         return y
 

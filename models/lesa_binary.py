@@ -94,17 +94,20 @@ class BinaryTerm(nn.Module):
             Logits (B * groups, N, N), last the keys.
         """
         terms = self.bn_logits.num_features // self.groups
+        axial = self.axial.products(q) if self.axial is not None else None
         with torch.autocast(q.device.type, enabled=False):
-            factors = self.scales(self.variances(q, k)).to(q.dtype).unflatten(0, (terms, 1, self.groups, 1, 1))
+            variances = self.variances(q, k, axial)
+            factors = self.scales(variances).to(q.dtype).unflatten(0, (terms, 1, self.groups, 1, 1))
         scales = factors.expand(-1, len(q) // self.groups, -1, 1, 1).flatten(1, 2)
         logits = torch.bmm(q * scales[0], k.transpose(1, 2))
         if self.flattened is not None:
             self.flattened.add_logits_(logits, q * scales[1], k * scales[2])
-        elif self.axial is not None:
-            self.axial.add_logits_(logits, q * scales[1])
+        elif self.axial is not None and axial is not None:
+            rows, columns = (product * scales[1][..., None] for product in axial)
+            self.axial.add_logits_(logits, rows, columns)
         return logits
 
-    def variances(self, q: Tensor, k: Tensor) -> Tensor:
+    def variances(self, q: Tensor, k: Tensor, axial: tuple[Tensor, Tensor] | None) -> Tensor:
         """Of each product of each head, (terms * groups,): those of the batch, in eval mode the running ones."""
         norm = self.bn_logits
         assert norm.running_mean is not None and norm.running_var is not None
@@ -113,8 +116,8 @@ class BinaryTerm(nn.Module):
         moments = [product_moments(q, k)]
         if self.flattened is not None:
             moments += self.flattened.moments(q, k)
-        elif self.axial is not None:
-            moments.append(self.axial.moments(q))
+        elif self.axial is not None and axial is not None:
+            moments.append(self.axial.moments(*axial))
         # in double precision: a variance is the small difference of moments where queries and keys are biased
         sums = torch.stack(moments, dim=1).double().unflatten(2, (-1, self.groups)).sum(2).flatten(1)
         count = len(q) // self.groups * q.shape[1] * k.shape[1]

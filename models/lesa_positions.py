@@ -96,18 +96,17 @@ class AxialPositions(nn.Module):
         columns = torch.einsum("myxd,xkd->myxk", q, _distances(self.rel_width).to(q.dtype))
         return rows, columns
 
-    def moments(self, q: Tensor) -> Tensor:
+    def moments(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Sum and sum of squares of the logits, each the sum of a row's and a column's: (2, M)."""
-        rows, columns = self.products(at_least_float32(q))
+        rows, columns = at_least_float32(rows), at_least_float32(columns)
         height, width = self.map_size
         row_sums, column_sums = rows.sum(3), columns.sum(3)
         first = width * row_sums.sum((1, 2)) + height * column_sums.sum((1, 2))
         second = width * rows.square().sum((1, 2, 3)) + height * columns.square().sum((1, 2, 3))
         return torch.stack([first, second + 2 * (row_sums * column_sums).sum((1, 2))])
 
-    def add_logits_(self, logits: Tensor, q: Tensor) -> None:
-        """Adds the products of queries (M, N, d) with positions to (M, N, N), in place."""
-        rows, columns = self.products(q)
+    def add_logits_(self, logits: Tensor, rows: Tensor, columns: Tensor) -> None:
+        """Adds the products of queries with rows and columns to (M, N, N), in place."""
         grid = logits.view(-1, *self.map_size, *self.map_size)
         grid.add_(rows[..., :, None]).add_(columns[..., None, :])
 

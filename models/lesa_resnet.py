@@ -111,6 +111,8 @@ class LesaResNet(SpatialResNet):
         ModelOptionError: Groups or shrinks do not fit the channels, or there is no such form.
     """
 
+    channels_last_on_cpu = True
+
     def __init__(
         self,
         *,

@@ -6,6 +6,7 @@ checkpointing and the classifier then work alike for all of them.
 
 from typing import Any, Literal, TypedDict
 
+import torch
 from timm.layers.classifier import ClassifierHead
 from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
@@ -35,6 +36,9 @@ class StagedNetwork(nn.Module):
         num_classes: Outputs; 0 drops the classifier.
         drop_rate: Dropout before the classifier.
     """
+
+    channels_last_on_cpu = False
+    """Whether maps are kept in channels-last order on a CPU, for families whose layers run faster in it there."""
 
     def __init__(self, stem: nn.Module, *, in_chans: int, num_classes: int, drop_rate: float) -> None:
         super().__init__()
@@ -88,6 +92,15 @@ class StagedNetwork(nn.Module):
         self.head.reset(num_classes, global_pool)
         self.head_hidden_size = self.head.num_features
 
+    def forward_stem(self, x: Tensor) -> Tensor:
+        """The map that the first stage reads."""
+        if not (self.channels_last_on_cpu and x.device.type == "cpu"):
+            y: Tensor = self.stem(x)
+            return y
+        y = self.stem(x.contiguous(memory_format=torch.channels_last))
+        # images of one channel are in both orders at once, and their map may come out in the other one
+        return y.contiguous(memory_format=torch.channels_last)
+
     def forward_stage(self, stage: nn.Module, x: Tensor) -> Tensor:
         """One stage, checkpointed block by block when that is on."""
         checkpoints = self.grad_checkpointing and self.training
@@ -96,7 +109,7 @@ class StagedNetwork(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The normed map of the last stage: (B, in_chans, H, W) -> (B, num_features, H', W')."""
-        x = self.stem(x)
+        x = self.forward_stem(x)
         for stage in self.stages:
             x = self.forward_stage(stage, x)
         y: Tensor = self.norm(x)
@@ -135,7 +148,7 @@ class StagedNetwork(nn.Module):
             raise ValueError(f"output_fmt: got {output_fmt!r}; the maps of this network are NCHW. Use 'NCHW'.")
         take, last = feature_take_indices(len(self.stages), indices)
         intermediates = []
-        x = self.stem(x)
+        x = self.forward_stem(x)
         for index, stage in enumerate(self.stages):
             if stop_early and index > last:
                 break

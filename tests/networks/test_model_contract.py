@@ -17,7 +17,7 @@ NAMES = models.list_models()
 
 
 def without_depth(name: str) -> str:
-    return re.sub(r"\d+", "", name)
+    return re.sub(r"\d+", "", name.replace("wrn", "resnet"))
 
 
 def parameter_count(name: str) -> int:
@@ -25,7 +25,7 @@ def parameter_count(name: str) -> int:
         return sum(parameter.numel() for parameter in timm.create_model(name).parameters())
 
 
-# names that differ in depth alone share all of their code: the smallest of each stands for the others
+# names that differ in depth or width alone share all of their code: the smallest of each stands for the others
 BY_SHAPE = [list(names) for _, names in itertools.groupby(sorted(NAMES, key=without_depth), key=without_depth)]
 SMALLEST = sorted(min(names, key=parameter_count) for names in BY_SHAPE)
 

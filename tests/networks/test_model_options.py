@@ -58,6 +58,16 @@ def test_defaults_are_allowed_and_described(name: str) -> None:
         ("local_resnet26_small", {"kernel_size": 33, "num_heads": 2}),
         ("local_resnet26_small", {"kernel_size": 3, "stem": "7x7"}),
         ("conv_resnet26_small", {"stem": "7x7"}),
+        (
+            "fcvit_micro_cifar",
+            {"kernel_size_1": 63, "kernel_size_2": 1, "stem_stride": 1, "num_heads": 32, "gc_reduction": 32},
+        ),
+        ("fcvit_micro_cifar", {"mixing_steps": 1, "fc_factor": 1, "num_heads": 1, "gc_reduction": 1}),
+        ("fcvit_micro_cifar", {"spatial_attention": True, "channel_attention": True, "competition": False}),
+        ("lesa_resnet26_cifar", {"groups": 64, "fusion_shrink": 64, "position_embedding": "detection"}),
+        ("lesa_resnet26_cifar", {"groups": 1, "unary": "full", "fusion": "scalar", "fusion_shrink": 1}),
+        ("lesa_resnet26_cifar", {"unary": "1x1", "fusion": "none", "stages": [True, True, True, True], "groups": 16}),
+        ("sa_resnet26_cifar", {"position_embedding": "none", "stages": [False, True, False, True]}),
         ("sb_resnet29_cifar", {"bias_channels": 64, "key_size": 16, "pooled_size": 1}),
         (
             "sb_resnet29_cifar",
