@@ -15,6 +15,7 @@ SpatialSweep's lanes, one trial at a time in both. Prints JSON.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import os
@@ -97,8 +98,11 @@ def run_plain(config: Any, folder: Path) -> tuple[float, list[tuple[float, float
 
     dataset = prepare_dataset("digits", folder / "datasets")
     started = time.time()
+    trainable = tune.with_parameters(plain_trial, sweep=config, dataset=str(dataset), folder=str(folder / "plain"))
+    # The CPUs are for the workers; a trial that took one of its own would starve them on a small machine.
+    placement = tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
     tuner = tune.Tuner(
-        tune.with_parameters(plain_trial, sweep=config, dataset=str(dataset), folder=str(folder / "plain")),
+        tune.with_resources(trainable, placement),
         param_space={"lr": tune.choice(LR)},
         tune_config=tune.TuneConfig(metric="val/top1", mode="max", num_samples=config.trials, max_concurrent_trials=1),
         run_config=tune.RunConfig(name="plain", storage_path=str(folder), verbose=0),
@@ -159,7 +163,7 @@ def plain_worker(setting: Mapping[str, Any]) -> None:
 def summary(total_s: float, ends: Sequence[tuple[float, float]]) -> dict[str, float]:
     """The three numbers of the module's docstring."""
     ordered = sorted(ends)
-    gaps = [end - before - spent for (before, _), (end, spent) in zip(ordered, ordered[1:], strict=False)]
+    gaps = [end - before - spent for (before, _), (end, spent) in itertools.pairwise(ordered)]
     return {
         "total_s": round(total_s, 2),
         "per_trial_s": round(total_s / len(ordered), 2),

@@ -22,6 +22,7 @@ from orchestrator.progress import Progress
 from orchestrator.provenance import facts
 from orchestrator.results import SweepResult, TrialResult
 from orchestrator.session import plan_lanes, ray_session
+from orchestrator.tracking.addresses import without_password
 from orchestrator.tracking.journal import Journal
 from orchestrator.tracking.mlflow_writer import MlflowWriter, embedded_uri, silence
 from orchestrator.tune_run import TuneRun
@@ -59,7 +60,7 @@ def run_sweep(config: SweepConfig, *, address: str | None = None, console: Conso
         with Journal(folder / "journal.jsonl") as journal:
             ledger = Ledger(journal)
             writer = _start_tracking(config, runs_dir, journal)
-            ledger.sweep_started(folder.name, config.model_dump(mode="json"), facts())
+            ledger.sweep_started(folder.name, _recorded(config), facts())
             lanes = Lanes(
                 config,
                 count=plan.lanes,
@@ -80,6 +81,14 @@ def run_sweep(config: SweepConfig, *, address: str | None = None, console: Conso
             finally:
                 result = _conclude(config, folder, ledger, writer, status)
     return result
+
+
+def _recorded(config: SweepConfig) -> dict[str, Any]:
+    """The configuration as it is stored: complete but for a password."""
+    content = config.model_dump(mode="json")
+    if config.tracking.uri is not None:
+        content["tracking"]["uri"] = without_password(config.tracking.uri)
+    return content
 
 
 def resolve_runs_dir(configured: str | None) -> Path:
@@ -175,7 +184,7 @@ def _conclude(
             metric=config.objective.metric,
             mode=config.objective.mode,
             status=status,
-            tracking_uri=writer.tracking_uri,
+            tracking_uri=writer.public_uri,
             records=ledger.trials(),
             run_ids=run_ids,
             notice=notice,

@@ -14,6 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from orchestrator.config import schema
 from orchestrator.errors import Problem, did_you_mean
+from orchestrator.tracking.addresses import SCHEMES, scheme_of, without_password
 from search_spaces import Domain, SearchSpace
 from search_spaces.space import SpaceError, condition_problems
 
@@ -142,6 +143,13 @@ def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
     for name in search["optimizer"].corners() if "optimizer" in search else ():
         if name not in list_optimizers():
             yield _unknown("search.optimizer", str(name), list_optimizers())
+    tracking = sections.get("tracking")
+    if tracking and tracking.uri is not None and scheme_of(tracking.uri) not in SCHEMES:
+        yield Problem(
+            "tracking.uri",
+            f"got {without_password(tracking.uri)!r}; must name a server or a database. "
+            "Use http://host:port, or sqlite:////absolute/path/mlflow.db",
+        )
     objective = sections.get("objective")
     if objective and objective.metric not in OBJECTIVE_METRICS:
         yield _unknown("objective.metric", objective.metric, OBJECTIVE_METRICS)

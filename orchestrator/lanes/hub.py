@@ -8,6 +8,7 @@ Ray repeats by itself. The class knows neither Ray nor torch and is tested as pl
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,6 +94,10 @@ class LaneHub:
 
     # Lanes: worker ranks
 
+    async def new_generation(self, lane: int) -> int:
+        """A number above all this lane has had. It follows this host's clock, so a restarted hub goes on upwards."""
+        return max(time.time_ns(), self._lanes[lane].generation + 1 if lane in self._lanes else 0)
+
     async def join(self, member: Member, placement_group: str | None) -> None:
         """A rank of a new worker group says hello; its placement group is remembered for the final sweep."""
         self._lane_of(member)
@@ -155,7 +160,7 @@ class LaneHub:
         over and the group is given up. A rank that only lost its peer costs the trial nothing.
         """
         lane = self._lane_of(member)
-        if ending.fate is Fate.PEER_LOST and not self._is_history(member):
+        if (ending.fate is Fate.PEER_LOST or ending.poisoned) and not self._is_history(member):
             lane.broken = True
         if not self._over(member) and self._learn(lane, order):
             lane.endings[member.rank] = ending
@@ -233,6 +238,13 @@ class LaneHub:
         """Remembers the actor that controls a lane's worker group, to abort it if it does not end by itself."""
         self._controllers[lane] = controller
 
+    async def abandon(self, lane: int, reason: str) -> None:
+        """The driver has given a lane up; a trial on it has failed."""
+        row = self._lanes.pop(lane, None)
+        if row is not None and row.order is not None:
+            self._results.setdefault(row.order.trial_id, Ending(Fate.FAILED, reason))
+        await self._tell()
+
     async def ending(self, trial_id: str) -> Ending | None:
         """How a trial left its lane; None while it runs, or when it never had one."""
         return self._results.get(trial_id)
@@ -274,7 +286,8 @@ class LaneHub:
             lane.clear()
 
     def _is_history(self, member: Member) -> bool:
-        return member.generation < self._lanes[member.lane].generation
+        lane = self._lanes.get(member.lane)
+        return lane is None or member.generation < lane.generation
 
     def _over(self, member: Member) -> bool:
         return self._closing or self._is_history(member)

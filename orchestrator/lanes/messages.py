@@ -18,7 +18,7 @@ class Member:
 
     Args:
         lane: Index of the lane.
-        generation: Grows with every restart of the worker group; older generations are ignored.
+        generation: From `LaneHub.new_generation`; messages of older generations are ignored.
         rank: Of this worker.
         world_size: Workers in the group.
     """
@@ -74,10 +74,12 @@ class Ending:
     Args:
         fate: How it ended.
         reason: For failures, one line that a user understands, then the traceback.
+        poisoned: The process cannot train another trial, as after a CUDA error.
     """
 
     fate: Fate
     reason: str = ""
+    poisoned: bool = False
 
 
 class Verdict(StrEnum):

@@ -25,6 +25,7 @@ _MAX_GROUP_LOSSES = 3
 _MAX_FRUITLESS_STARTS = 3
 _JOIN_TIMEOUT_S = 20.0
 _ABORT_TIMEOUT_S = 10.0
+_COLLECTIVE_TIMEOUT_S = 600
 
 
 class Lanes:
@@ -107,10 +108,11 @@ class Lanes:
                 logger.warning("Lane %d ended and is started again: %s", index, first_line(error))
                 if fruitless >= _MAX_FRUITLESS_STARTS:
                     self.failure = error
+                    ray.get(self.hub.abandon.remote(index, f"its lane was given up: {first_line(error)}"))
                     return
 
     def _run_lane(self, index: int) -> None:
-        from ray.train.torch import TorchTrainer
+        from ray.train.torch import TorchConfig, TorchTrainer
         from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 
         from orchestrator.lanes.worker import AnnounceController, LaneSetting, lane_loop
@@ -125,6 +127,7 @@ class Lanes:
         TorchTrainer(
             lane_loop,
             train_loop_config={"lane": setting},
+            torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
             scaling_config=ScalingConfig(
                 num_workers=self._config.resources.workers,
                 use_gpu=self._gpus_per_worker > 0,

@@ -7,7 +7,6 @@ one trial after another. Reports go to the hub directly, around Train's own queu
 from __future__ import annotations
 
 import gc
-import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -100,9 +99,9 @@ def lane_loop(setting: Mapping[str, Any]) -> None:
         if order is None:
             return
         ending = _train(lane, member, workers, data, order)
-        _clean_slate()
         if ray.get(lane.hub.finish.remote(member, order, ending)) is Next.LEAVE:
             raise LaneBrokenError(f"lane {lane.lane}: {ending.fate}; the worker group is rebuilt")
+        _clean_slate()
         left = order.trial_id
 
 
@@ -112,7 +111,7 @@ def _say_hello(lane: LaneSetting) -> tuple[Member, Workers]:
     device = torch.device("cpu")
     if torch.cuda.is_available() and ray.get_gpu_ids():
         device = torch.device("cuda", torch.cuda.current_device())
-    generation = [time.time_ns()]
+    generation = [ray.get(lane.hub.new_generation.remote(lane.lane)) if rank == 0 else 0]
     if world_size > 1:
         dist.broadcast_object_list(generation, src=0, device=device)
     member = Member(lane.lane, generation[0], rank, world_size)
@@ -137,7 +136,8 @@ def _train(lane: LaneSetting, member: Member, workers: Workers, data: DeviceImag
     except Exception as error:
         if workers.world_size > 1 and _is_lost_peer(error):
             return Ending(Fate.PEER_LOST, str(error))
-        return Ending(Fate.FAILED, f"{_first_line(error)}\n{traceback.format_exc()}")
+        poisoned = isinstance(error, torch.AcceleratorError)
+        return Ending(Fate.FAILED, f"{_first_line(error)}\n{traceback.format_exc()}", poisoned)
     return Ending(Fate.COMPLETED)
 
 

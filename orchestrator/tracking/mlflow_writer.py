@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import CheckpointError, TrackingError
+from orchestrator.tracking.addresses import without_password
 from orchestrator.tracking.journal import read_events
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ _TAG_LENGTH = 5_000
 _PARAMS_PER_REQUEST = 100
 _POLL_S = 0.2
 _RETRY_S = 2.0
+_INVALID = (400, 409, 413, 422)
 
 
 def embedded_uri(runs_dir: Path) -> str:
@@ -59,8 +60,10 @@ class MlflowWriter:
         self._runs: dict[str, str] = {}
         self._done_bytes = 0
         self._stop = threading.Event()
+        self._given_up = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="mlflow-writer", daemon=True)
         self.failure: Exception | None = None
+        self.refused: list[str] = []
 
     def start(self) -> None:
         """Starts to follow the journal."""
@@ -74,12 +77,23 @@ class MlflowWriter:
         """
         self._stop.set()
         self._thread.join(timeout_s)
+        self._given_up.set()
         left = sum(1 for _ in read_events(self._journal, self._done_bytes))
         if left:
             cause = f" ({self.failure})" if self.failure else ""
             raise TrackingError(
-                f"{left} events did not reach MLflow at {self.tracking_uri}{cause}. They are kept in {self._journal}."
+                f"{left} events did not reach MLflow at {self.public_uri}{cause}. They are kept in {self._journal}."
             )
+        if self.refused:
+            raise TrackingError(
+                f"MLflow refused {len(self.refused)} events, the first with: {self.refused[0]}. "
+                f"They are kept in {self._journal}."
+            )
+
+    @property
+    def public_uri(self) -> str:
+        """The tracking URI without a password."""
+        return without_password(self.tracking_uri)
 
     @property
     def sweep_run_id(self) -> str | None:
@@ -97,18 +111,27 @@ class MlflowWriter:
             try:
                 client = client or MlflowClient(self.tracking_uri)
                 for event, offset in read_events(self._journal, self._done_bytes):
-                    self._replay(client, event)
+                    self._replay_or_refuse(client, event)
                     self._done_bytes = offset
-            except (MlflowException, OSError) as error:
+            except Exception as error:  # whatever it is, the journal keeps the event and the next round repeats it
                 self.failure = error
-                logger.warning("MLflow at %s refuses an event: %s", self.tracking_uri, error)
-                self._stop.wait(_RETRY_S)
-                if stopping:
-                    time.sleep(_RETRY_S)
+                logger.warning("MLflow at %s does not take an event: %s", self.public_uri, error)
+                if self._given_up.wait(_RETRY_S):
+                    return
                 continue
             if stopping:
                 return
             self._stop.wait(_POLL_S)
+
+    def _replay_or_refuse(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
+        """Replays an event; one that the server calls invalid is noted and left out, for it would block all others."""
+        try:
+            self._replay(client, event)
+        except MlflowException as error:
+            status = error.get_http_status_code()  # type: ignore[no-untyped-call]
+            if status not in _INVALID:
+                raise
+            self.refused.append(f"{event['event']}: {error.message}")
 
     def _replay(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
         handlers: dict[str, Callable[[MlflowClient, Mapping[str, Any]], None]] = {

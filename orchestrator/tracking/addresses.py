@@ -1,0 +1,22 @@
+"""Addresses of tracking servers and databases: which are understood, and how they are shown."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit, urlunsplit
+
+SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
+
+
+def scheme_of(uri: str) -> str:
+    """The scheme without a database driver: `postgresql` of `postgresql+psycopg2://host/db`."""
+    return re.split(r"[:+]", uri, maxsplit=1)[0].lower()
+
+
+def without_password(uri: str) -> str:
+    """The same address, fit for logs and records."""
+    parts = urlsplit(uri)
+    if parts.password is None:
+        return uri
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
