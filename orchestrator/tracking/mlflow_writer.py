@@ -128,7 +128,7 @@ class MlflowWriter:
         try:
             self._replay(client, event)
         except MlflowException as error:
-            status = error.get_http_status_code()  # type: ignore[no-untyped-call]
+            status = error.get_http_status_code()
             if status not in _INVALID:
                 raise
             self.refused.append(f"{event['event']}: {error.message}")
