@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -92,8 +93,13 @@ def dashboard(
 
 def _dashboard_command(runs_dir: Path, tracking_uri: str | None) -> str:
     if tracking_uri is None:
-        return f"spatialsweep dashboard --runs-dir {runs_dir}"
+        return f"{_own_command()} dashboard --runs-dir {runs_dir}"
     return tracking_uri if tracking_uri.startswith("http") else f"mlflow ui --backend-store-uri {tracking_uri}"
+
+
+def _own_command() -> str:
+    """How to call this command here: by name where the shell finds it, else by its path."""
+    return "spatialsweep" if shutil.which("spatialsweep") else f"{sys.executable} -m orchestrator"
 
 
 def _console() -> Console:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -82,13 +83,13 @@ def test_an_address_where_no_cluster_answers_is_a_plain_error(tmp_path: Path) ->
 def test_ctrl_c_keeps_what_is_finished_and_leaves_nothing_running(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*COMMAND, "run", str(DIGITS), "--runs-dir", str(tmp_path), "--set", "search.model=conv_resnet26_small"],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     journal = tmp_path / "digits-001" / "journal.jsonl"
     wait_for(lambda: journal.exists() and journal.read_text().count("trial_ended") >= 1)
     family = psutil.Process(process.pid).children(recursive=True)
     assert any("RayTrainWorker" in " ".join(child.cmdline()) for child in family)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole foreground group
     output, _ = process.communicate(timeout=120)
 
     assert process.returncode == 130, output
