@@ -91,6 +91,24 @@ def dashboard(
     serve(runs_dir, host=host, port=port)
 
 
+@app.command()
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON for programs.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Write the page docs/models.md.")] = False,
+) -> None:
+    """List all networks with their parameters and multiply-accumulates."""
+    from models import list_models, model_facts
+    from orchestrator import model_table
+
+    facts = [model_facts(name) for name in list_models()]
+    if as_json:
+        typer.echo(model_table.as_json(facts))
+    elif markdown:
+        typer.echo(model_table.as_markdown(facts), nl=False)
+    else:
+        model_table.print_models(facts, _console())
+
+
 def _dashboard_command(runs_dir: Path, tracking_uri: str | None) -> str:
     if tracking_uri is None:
         return f"{_own_command()} dashboard --runs-dir {runs_dir}"

@@ -114,6 +114,11 @@ class Ledger:
         with self._lock:
             return [self._trials[number] for number in sorted(self._trials)]
 
+    def trial(self, number: int) -> TrialRecord:
+        """One trial by its number."""
+        with self._lock:
+            return self._trials[number]
+
     def running(self) -> list[TrialRecord]:
         """Trials that have not ended."""
         return [trial for trial in self.trials() if trial.status is TrialStatus.RUNNING]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from ray.tune.search import Searcher
 
 from orchestrator.config.schema import SamplerConfig, SweepConfig, resolve_trial
-from orchestrator.lanes.client import ENDED, EPOCH
+from orchestrator.lanes.client import ENDED, EPOCH, REPORTED
 from orchestrator.ledger import Ledger, TrialStatus
 
 _ANSWER_S = 30.0
@@ -148,19 +148,21 @@ class SweepCallback(NotPickled, Callback):
         self._config = config
         self._ledger = ledger
         self._hub = hub
+        self._lock = threading.Lock()
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
         """An epoch is done."""
-        if ENDED in result:
-            return
         asked = self._searcher.asked[trial.trial_id]
-        metrics = _own_metrics(result)
-        self._ledger.trial_reported(asked.number, result[EPOCH], metrics)
-        value = metrics[self._config.objective.metric]
-        if math.isfinite(value):
-            asked.report(value, step=result[EPOCH])
+        with self._lock:
+            if ENDED in result or not self._is_running(asked.number):
+                return
+            metrics = result[REPORTED]
+            self._ledger.trial_reported(asked.number, result[EPOCH], metrics)
+            value = metrics[self._config.objective.metric]
+            if math.isfinite(value):
+                asked.report(value, step=result[EPOCH])
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Tune has ended a trial: at its last epoch, early, or because the sweep ends."""
@@ -184,11 +186,18 @@ class SweepCallback(NotPickled, Callback):
         for record in self._ledger.running():
             self._end(by_number[record.number], TrialStatus.INTERRUPTED, reason)
 
+    def _is_running(self, number: int) -> bool:
+        return self._ledger.trial(number).status is TrialStatus.RUNNING
+
     def _end(self, tune_id: str, status: TrialStatus, reason: str = "") -> None:
+        """Ends a trial once; Tune's thread and the one that ends the sweep may both come here."""
+        with self._lock:
+            if self._is_running(self._searcher.asked[tune_id].number):
+                self._close_books(tune_id, status, reason)
+
+    def _close_books(self, tune_id: str, status: TrialStatus, reason: str) -> None:
         asked = self._searcher.asked[tune_id]
-        record = next(trial for trial in self._ledger.trials() if trial.number == asked.number)
-        if record.status is not TrialStatus.RUNNING:
-            return
+        record = self._ledger.trial(asked.number)
         self._ledger.trial_ended(asked.number, status, reason)
         self._hub.release.remote(tune_id)
         if reason:
@@ -202,10 +211,3 @@ class SweepCallback(NotPickled, Callback):
 
     def _config_epochs(self, trial: TuneTrial) -> int:
         return int(trial.config["trial"]["training"]["epochs"])
-
-
-def _own_metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics the training loop reported, without what Tune adds."""
-    known = ("train/", "val/", "test/", "span/")
-    plain = {"lr", "images_per_s", "epoch_time_s", "best_epoch"}
-    return {key: float(value) for key, value in result.items() if key.startswith(known) or key in plain}

@@ -14,6 +14,7 @@ from orchestrator.lanes.messages import Ending, Fate, Order
 from orchestrator.lanes.trial_folder import trial_folder
 
 EPOCH = "epoch"
+REPORTED = "reported"
 ENDED = "ended"
 
 
@@ -66,7 +67,12 @@ class TrialClient(Trainable):
                 raise TrialFailedError(event.reason)
             return self._ended(event.fate)
         self._epoch = event.epoch
-        return {**event.metrics, EPOCH: event.epoch, "done": event.epoch >= self._trial["training"]["epochs"]}
+        return {
+            **event.metrics,
+            REPORTED: dict(event.metrics),
+            EPOCH: event.epoch,
+            "done": event.epoch >= self._trial["training"]["epochs"],
+        }
 
     def _ended(self, fate: Fate) -> dict[str, Any]:
         return {"done": True, EPOCH: self._epoch, ENDED: str(fate)}

@@ -262,10 +262,6 @@ class LaneHub:
         """The newest generation of a lane that said hello; -1 before the first."""
         return self._lanes[lane].generation if lane in self._lanes else -1
 
-    async def ready_lanes(self) -> list[int]:
-        """Lanes that wait for a trial."""
-        return sorted(index for index, lane in self._lanes.items() if lane.ready)
-
     # Tables
 
     def _lane_of(self, member: Member) -> _Lane:

@@ -1,0 +1,54 @@
+"""The table of all networks: for a terminal, for programs, and for the documentation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from models import ModelFacts
+
+__all__ = ["as_json", "as_markdown", "print_models"]
+
+COLUMNS = ("name", "family", "params", "macs", "input_size", "source")
+NUMBERS = ("params", "macs")
+
+INTRODUCTION = """\
+# Networks
+
+Every registered network with its default options, which `spatialsweep models` lists: parameters, and
+multiply-accumulates of the convolutions and matrix products for one image of the size shown. Attention to windows
+counts every query against every pixel of its window, learned windows at their first size.
+This page is written by `spatialsweep models --markdown > docs/models.md`.
+"""
+
+
+def as_json(facts: Sequence[ModelFacts]) -> str:
+    """A list of objects, one per network."""
+    return json.dumps([dataclasses.asdict(entry) for entry in facts], indent=2)
+
+
+def as_markdown(facts: Sequence[ModelFacts]) -> str:
+    """The page `docs/models.md`."""
+    rules = ["---:" if column in NUMBERS else "---" for column in COLUMNS]
+    rows = [COLUMNS, rules, *([f"`{entry.name}`", *_cells(entry)[1:]] for entry in facts)]
+    return INTRODUCTION + "\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def print_models(facts: Sequence[ModelFacts], console: Console) -> None:
+    """Shows the table on a terminal."""
+    table = Table(title=f"{len(facts)} networks")
+    for column in COLUMNS:
+        table.add_column(column, justify="right" if column in NUMBERS else "left", no_wrap=True)
+    for entry in facts:
+        table.add_row(*_cells(entry))
+    console.print(table)
+
+
+def _cells(facts: ModelFacts) -> list[str]:
+    """One network in the order of the columns."""
+    size = "x".join(map(str, facts.input_size))
+    return [facts.name, facts.family, f"{facts.params:,}", f"{facts.macs:,}", size, facts.source]
