@@ -11,12 +11,13 @@ from typing import Unpack
 from torch import nn
 
 from models.adaptive_span import AdaptiveAttention, LocalAttention
+from models.augmented_attention import AugmentedConv
 from models.resnet import MakeSpatial, SpatialResNet, SurfaceOptions, bottlenecks_around
 
-__all__ = ["AdaptiveSpanResNet", "ConvResNet", "LocalAttentionResNet"]
+__all__ = ["AdaptiveSpanResNet", "AugmentedResNet", "ConvResNet", "LocalAttentionResNet"]
 
 
-class _Parker26(SpatialResNet):
+class _ParkerResNet(SpatialResNet):
     """The paper's network around any spatial operator: strides are average pools behind the last norm."""
 
     def __init__(
@@ -41,7 +42,7 @@ class _Parker26(SpatialResNet):
         )
 
 
-class ConvResNet(_Parker26):
+class ConvResNet(_ParkerResNet):
     """The network with 3x3 convolutions.
 
     Shape: x (B, in_chans, H, W) -> (B, num_classes).
@@ -70,7 +71,7 @@ class ConvResNet(_Parker26):
         super().__init__(depths=depths, widths=widths, strides=strides, stem=stem, make_spatial=make_spatial, **surface)
 
 
-class LocalAttentionResNet(_Parker26):
+class LocalAttentionResNet(_ParkerResNet):
     """The network with local attention of fixed window in every block.
 
     Shape: x (B, in_chans, H, W) -> (B, num_classes).
@@ -103,7 +104,56 @@ class LocalAttentionResNet(_Parker26):
         super().__init__(depths=depths, widths=widths, strides=strides, stem=stem, make_spatial=make_spatial, **surface)
 
 
-class AdaptiveSpanResNet(_Parker26):
+class AugmentedResNet(_ParkerResNet):
+    """The network with attention-augmented convolution in every block.
+
+    Shape: x (B, in_chans, H, W) -> (B, num_classes).
+
+    Args:
+        depths: Blocks of each stage.
+        widths: Channels of the operators of each stage.
+        strides: Reduction of each stage.
+        stem: As for `ConvResNet`.
+        dk: As for `AugmentedConv`, like the next five.
+        dv: Channels from the attention.
+        num_heads: Heads.
+        relative: Relative positions.
+        kernel_size: Side of the convolutions.
+        pixels_before_channels: Layout of the authors' code.
+        surface: timm's keywords, see `SpatialResNet`.
+    """
+
+    def __init__(
+        self,
+        *,
+        depths: Sequence[int],
+        widths: Sequence[int],
+        strides: Sequence[int],
+        stem: str = "3x3",
+        dk: int = 40,
+        dv: int = 4,
+        num_heads: int = 4,
+        relative: bool = False,
+        kernel_size: int = 3,
+        pixels_before_channels: bool = False,
+        **surface: Unpack[SurfaceOptions],
+    ) -> None:
+        def make_spatial(width: int, stride: int, stage: int) -> nn.Module:
+            del stride, stage
+            return AugmentedConv(
+                width,
+                dk=dk,
+                dv=dv,
+                num_heads=num_heads,
+                kernel_size=kernel_size,
+                relative=relative,
+                pixels_before_channels=pixels_before_channels,
+            )
+
+        super().__init__(depths=depths, widths=widths, strides=strides, stem=stem, make_spatial=make_spatial, **surface)
+
+
+class AdaptiveSpanResNet(_ParkerResNet):
     """The network with adaptive attention in every block.
 
     Shape: x (B, in_chans, H, W) -> (B, num_classes).

@@ -2,7 +2,8 @@
 
 Source: JoeRoussy/adaptive-attention-in-cv, commit 79ccd863d4d2. Their networks with fixed windows hold span
 masks that take no part in the result; ours have none, so such a network of ours is smaller than theirs by one
-parameter per head and attention layer.
+parameter per head and attention layer. Their functions for ResNet38 and ResNet50 leave out arguments and fail;
+those shapes are had from the class that they call, through its argument `num_blocks`.
 """
 
 from collections.abc import Mapping
@@ -10,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from models.adaptive_resnet import AdaptiveSpanResNet, ConvResNet, LocalAttentionResNet
-from models.adaptive_span_variants import SIZES
+from models.adaptive_resnet import AdaptiveSpanResNet, AugmentedResNet, ConvResNet, LocalAttentionResNet
+from models.adaptive_span_options import SIZES
 from models.authors.family import AuthorsFamily, AuthorsOptionError, Entry
 from models.authors.resnet_keys import rename
 
@@ -33,6 +34,7 @@ DEFAULTS: Mapping[str, Any] = {
     "attention_conv": False,
     "dk": 40,
     "dv": 4,
+    "num_blocks": None,
 }
 """Arguments of theirs that shape the network, with the defaults of their command line."""
 
@@ -50,6 +52,15 @@ PARTS: Mapping[str, str] = {
     "head.fc": "dense",
 }
 
+AUGMENTED_PARTS: Mapping[str, str] = {
+    **PARTS,
+    "spatial.conv": "conv2.0.conv_out",
+    "spatial.qkv": "conv2.0.qkv_conv",
+    "spatial.project": "conv2.0.attn_out",
+    "spatial.rel_h": "conv2.0.key_rel_h",
+    "spatial.rel_w": "conv2.0.key_rel_w",
+}
+
 
 def build(options: Mapping[str, Any]) -> nn.Module:
     """Our network for the arguments of theirs.
@@ -61,14 +72,16 @@ def build(options: Mapping[str, Any]) -> nn.Module:
     if unknown:
         raise AuthorsOptionError(f"adaptive_span: unknown arguments {unknown}; known are {sorted(DEFAULTS)}")
     given = {**DEFAULTS, **options}
-    if given["attention_conv"]:
-        raise AuthorsOptionError("adaptive_span: attention_conv is true; attention-augmented networks are not here")
     size = "small" if given["smallest_version"] else "medium" if given["small_version"] else "large"
     shape: dict[str, Any] = {
         **SIZES[size],
         "stem": "7x7" if given["dataset"] == "TinyImageNet" else "3x3",
         "num_classes": given["num_classes"],
     }
+    if given["num_blocks"] is not None:
+        shape["depths"] = _depths(given["num_blocks"], len(shape["widths"]))
+    if given["attention_conv"]:
+        return _augmented(given, shape)
     if not given["all_attention"]:
         return ConvResNet(**shape)
     if not given["adaptive_span"]:
@@ -82,9 +95,32 @@ def build(options: Mapping[str, Any]) -> nn.Module:
     )
 
 
+def _depths(num_blocks: Any, stages: int) -> tuple[int, ...]:
+    """Blocks of each stage; their class reads as many numbers as it has stages and leaves the others."""
+    depths = tuple(num_blocks)[:stages] if isinstance(num_blocks, list | tuple) else ()
+    if len(depths) < stages or not all(isinstance(depth, int) and depth > 0 for depth in depths):
+        raise AuthorsOptionError(f"adaptive_span: num_blocks: got {num_blocks!r}; it is {stages} ints of at least 1")
+    return depths
+
+
+def _augmented(given: Mapping[str, Any], shape: Mapping[str, Any]) -> nn.Module:
+    """The network with augmented convolutions, which go before any other attention and know no positions."""
+    heads, dk, dv = given["groups"], given["dk"], given["dv"]
+    kernel_size = given["attention_kernel"] if given["all_attention"] else 3
+    narrowest = min(shape["widths"])
+    if heads < 1 or dk < 1 or dk % heads or dv % heads or not 0 < dv < narrowest or kernel_size % 2 == 0:
+        raise AuthorsOptionError(
+            f"adaptive_span: attention_conv with groups {heads}, dk {dk}, dv {dv}, kernel {kernel_size}: "
+            f"groups divides dk and dv, dv is below {narrowest}, and the kernel is odd"
+        )
+    return AugmentedResNet(dk=dk, dv=dv, num_heads=heads, kernel_size=kernel_size, pixels_before_channels=True, **shape)
+
+
 def entries(network: nn.Module) -> dict[str, Entry]:
     """Their keys; the stacked projections of ours are three of theirs."""
     table: dict[str, Entry] = {}
+    if isinstance(network, AugmentedResNet):
+        return {rename(key, stage="layers.{stage}", parts=AUGMENTED_PARTS): Entry(key) for key in network.state_dict()}
     for key, tensor in network.state_dict().items():
         theirs = rename(key, stage="layers.{stage}", parts=PARTS)
         path, _, leaf = theirs.rpartition(".")
@@ -113,7 +149,7 @@ def takes_no_part(key: str, network: nn.Module) -> bool:
 
 FAMILY = AuthorsFamily(
     name="adaptive_span",
-    networks=(AdaptiveSpanResNet, LocalAttentionResNet, ConvResNet),
+    networks=(AdaptiveSpanResNet, AugmentedResNet, LocalAttentionResNet, ConvResNet),
     build=build,
     entries=entries,
     takes_no_part=takes_no_part,

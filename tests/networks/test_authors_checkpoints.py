@@ -26,7 +26,9 @@ def assert_equal_networks(a: nn.Module, b: nn.Module) -> None:
     assert all(torch.equal(value, ours[key]) for key, value in a.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["adaptive_resnet26_medium", "local_resnet26_small", "sb_resnet29_cifar"])
+@pytest.mark.parametrize(
+    "name", ["adaptive_resnet26_medium", "augmented_resnet26_small", "local_resnet26_small", "sb_resnet29_cifar"]
+)
 def test_every_form_of_file(name: str, tmp_path: Path) -> None:
     network = models.create_model(name, num_classes=6, in_chans=2)
     state = authors_state(network)
@@ -120,6 +122,10 @@ def test_a_network_of_no_family() -> None:
             "adaptive_resnet26_large",
         ),
         ({"smallest_version": True, "dataset": "TinyImageNet"}, "conv_resnet26_small"),
+        ({"attention_conv": True, "small_version": True, "groups": 4}, "augmented_resnet26_medium"),
+        ({"attention_conv": True, "smallest_version": True, "groups": 2, "dk": 8, "dv": 2}, "augmented_resnet26_small"),
+        ({"num_blocks": [2, 3, 5, 2]}, "conv_resnet38"),
+        ({"num_blocks": [3, 4, 6, 3], "attention_conv": True, "groups": 4}, "augmented_resnet50"),
     ],
 )
 def test_adaptive_span_constructors(options: dict[str, Any], name: str) -> None:
@@ -130,6 +136,8 @@ def test_adaptive_span_constructors(options: dict[str, Any], name: str) -> None:
         "ramp": options.get("R"),
         "span_init": options.get("z_init"),
         "stem": "7x7" if "dataset" in options else None,
+        "dk": options.get("dk"),
+        "dv": options.get("dv"),
     }
     given = {key: value for key, value in ours.items() if value is not None}
     named = models.create_model(name, num_classes=10, **given)
@@ -137,6 +145,16 @@ def test_adaptive_span_constructors(options: dict[str, Any], name: str) -> None:
     images = torch.randn(1, 3, 16, 16)
     with torch.no_grad():
         torch.testing.assert_close(built.eval()(images), named.eval()(images))
+
+
+def test_augmented_layers_are_named_and_laid_out_as_in_the_authors_code() -> None:
+    options = {"attention_conv": True, "all_attention": True, "attention_kernel": 5, "groups": 2, "dv": 8}
+    network = models.from_authors("adaptive_span", {"smallest_version": True, **options})
+    state = authors_state(network)
+    assert state["layers.2.0.conv2.0.conv_out.weight"].shape == (120, 128, 5, 5)
+    assert state["layers.2.0.conv2.0.qkv_conv.weight"].shape == (88, 128, 5, 5)
+    assert state["layers.2.0.conv2.0.attn_out.bias"].shape == (8,)
+    assert network.stages[0][0].spatial.pixels_before_channels
 
 
 @pytest.mark.parametrize(
@@ -160,7 +178,10 @@ def test_spatial_bias_constructors(options: dict[str, Any], name: str, stages: i
     [
         ("vision", {}),
         ("adaptive_span", {"heads": 4}),
-        ("adaptive_span", {"attention_conv": True}),
+        ("adaptive_span", {"attention_conv": True, "groups": 3}),
+        ("adaptive_span", {"attention_conv": True, "dv": 32}),
+        ("adaptive_span", {"num_blocks": [2, 3, 5]}),
+        ("adaptive_span", {"num_blocks": 38}),
         ("spatial_bias", {"dataset": "cifar10", "depth": 29}),
         ("spatial_bias", {"dataset": "cifar10", "depth": 29, "num_classes": 10}),
         ("spatial_bias", {"dataset": "imagenet", "depth": 18, "num_classes": 10}),

@@ -135,6 +135,7 @@ def test_describes_itself_to_timm(name: str) -> None:
     "name",
     [
         "adaptive_resnet26_small",
+        "augmented_resnet26_small",
         "conv_resnet26_small",
         "fcvit_micro_cifar",
         "lesa_resnet26_cifar",
@@ -205,6 +206,9 @@ PUBLISHED_PARAMETERS: dict[str, int] = {
     "adaptive_resnet26_small": 424_560,
     "adaptive_resnet26_medium": 1_603_444,
     "adaptive_resnet26_large": 2_257_288,
+    "augmented_resnet26_small": 707_984,
+    "augmented_resnet26_medium": 2_456_308,
+    "augmented_resnet26_large": 3_806_952,
     "sb_resnet50": 25_986_620,
     "sb_resnet101": 45_564_704,
     "sb_resnet152": 61_785_604,
@@ -234,3 +238,13 @@ def test_has_as_many_parameters_as_published(name: str) -> None:
     # the published fixed-window networks hold a span per head that plays no part, and that ours leave out
     unused = 4 * sum(len(stage) for stage in network.stages) if name.startswith("local") else 0
     assert count + unused == PUBLISHED_PARAMETERS[name]
+
+
+@pytest.mark.parametrize("operator", ["adaptive", "local", "augmented", "conv"])
+@pytest.mark.parametrize(("shape", "depths"), [("resnet38", [2, 3, 5, 2]), ("resnet50", [3, 4, 6, 3])])
+def test_deeper_layouts(operator: str, shape: str, depths: list[int]) -> None:
+    with torch.device("meta"):
+        network: Any = timm.create_model(f"{operator}_{shape}")
+    assert [len(stage) for stage in network.stages] == depths
+    assert [info["num_chs"] for info in network.feature_info] == [128, 256, 512, 1024]
+    assert [info["reduction"] for info in network.feature_info] == [1, 2, 4, 8]

@@ -58,6 +58,8 @@ def test_defaults_are_allowed_and_described(name: str) -> None:
         ("local_resnet26_small", {"kernel_size": 33, "num_heads": 2}),
         ("local_resnet26_small", {"kernel_size": 3, "stem": "7x7"}),
         ("conv_resnet26_small", {"stem": "7x7"}),
+        ("augmented_resnet26_small", {"dk": 512, "dv": 31, "num_heads": 1, "relative": True}),
+        ("augmented_resnet26_small", {"dk": 16, "dv": 16, "num_heads": 16, "stem": "7x7"}),
         (
             "fcvit_micro_cifar",
             {"kernel_size_1": 63, "kernel_size_2": 1, "stem_stride": 1, "num_heads": 32, "gc_reduction": 32},
