@@ -12,6 +12,7 @@ from models import (
     nonlocal_variants,
     spatial_bias_variants,
 )
+from models.arithmetic import ModelFacts, model_facts
 from models.authors import AuthorsCheckpointError, AuthorsOptionError, from_authors, load_authors_checkpoint
 from models.catalogue import check_options, create_model, list_models, model_family, model_options
 from models.options import ModelOption, ModelOptionError, OptionProblem, OptionValue
@@ -20,6 +21,7 @@ from models.training_hooks import diagnostics, penalty, project_
 __all__ = [
     "AuthorsCheckpointError",
     "AuthorsOptionError",
+    "ModelFacts",
     "ModelOption",
     "ModelOptionError",
     "OptionProblem",
@@ -34,6 +36,7 @@ __all__ = [
     "list_models",
     "load_authors_checkpoint",
     "lsas_variants",
+    "model_facts",
     "model_family",
     "model_options",
     "nonlocal_variants",

@@ -1,0 +1,118 @@
+"""What there is to know about a network before training it: parameters and multiply-accumulates.
+
+Multiply-accumulates are those of convolutions and matrix products, counted on shapes alone, without images.
+Attention to windows counts as its formula says, every query against every pixel of its window, whatever the
+kernel does to have it; learned windows count at their first size. All else counts as its layers compute it.
+"""
+
+import contextlib
+import dataclasses
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from models.adaptive_span import AdaptiveAttention, LocalAttention
+from models.catalogue import model_family
+
+__all__ = ["ModelFacts", "model_facts"]
+
+FLOPS_PER_MAC = 2
+AUTOCAST_FAMILIES = ("lesa",)  # some of their layers ask how the device casts, which the meta device cannot tell
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFacts:
+    """One registered network with its default options.
+
+    Args:
+        name: Its registered name.
+        family: As `models.model_family` gives it.
+        params: Numbers it learns.
+        macs: Multiply-accumulates of one image.
+        input_size: Channels, height and width of the images it is described for.
+        source: Identifier of the paper.
+    """
+
+    name: str
+    family: str
+    params: int
+    macs: int
+    input_size: tuple[int, int, int]
+    source: str
+
+
+def model_facts(name: str) -> ModelFacts:
+    """Looks up and counts a registered network.
+
+    Raises:
+        ModelOptionError: There is no such network.
+    """
+    family = model_family(name)
+    cfg = timm.get_pretrained_cfg(name)
+    assert cfg is not None
+    with torch.device("meta"):
+        network = timm.create_model(name)
+    if any(isinstance(module, AdaptiveAttention) for module in network.modules()):
+        network = timm.create_model(name)  # the values of the spans decide on the windows
+    channels, height, width = cfg.input_size
+    return ModelFacts(
+        name=name,
+        family=family,
+        params=sum(parameter.numel() for parameter in network.parameters()),
+        macs=_count_macs(network.eval(), (channels, height, width), names_a_cpu=family in AUTOCAST_FAMILIES),
+        input_size=(channels, height, width),
+        source=str(cfg.paper_ids),
+    )
+
+
+def _count_macs(network: nn.Module, input_size: tuple[int, int, int], *, names_a_cpu: bool) -> int:
+    """Multiply-accumulates of one image; the network is left without weights and attention to windows.
+
+    Args:
+        network: In eval mode.
+        input_size: Channels, height and width.
+        names_a_cpu: Whether the tensors, which are shapes alone, say that they are on a CPU. It takes longer.
+    """
+    windows = []
+    for name, module in list(network.named_modules()):
+        if isinstance(module, AdaptiveAttention | LocalAttention):
+            windows.append(_Window(module))
+            network.set_submodule(name, windows[-1])
+    counter = FlopCounterMode(display=False)
+    shapes = FakeTensorMode(allow_non_fake_inputs=True) if names_a_cpu else contextlib.nullcontext()
+    device = torch.device("cpu" if names_a_cpu else "meta")
+    # attention in one piece counts as the two matrix products that it is
+    with shapes, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        network.to_empty(device=device)
+        with counter:
+            network(torch.empty(1, *input_size, device=device))
+    return counter.get_total_flops() // FLOPS_PER_MAC + sum(window.macs for window in windows)
+
+
+class _Window(nn.Module):
+    """Stands in for attention to windows: the projections are computed, the rest is added up.
+
+    Args:
+        attention: The layer it stands in for.
+    """
+
+    def __init__(self, attention: AdaptiveAttention | LocalAttention) -> None:
+        super().__init__()
+        self.qkv = attention.qkv
+        if isinstance(attention, AdaptiveAttention):
+            self.side = 2 * attention.window_radius() + 1
+        else:
+            self.side = attention.rel_h.shape[1]
+        self.macs = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A map of the right shape."""
+        values: Tensor
+        _, _, values = self.qkv(x).chunk(3, dim=1)
+        logits_and_sums = 2
+        self.macs += logits_and_sums * self.side**2 * values.numel()
+        return values
