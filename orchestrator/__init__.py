@@ -12,6 +12,8 @@ Names are loaded when they are first used: Tune's trial actors import this packa
 from __future__ import annotations
 
 import importlib
+import importlib.util
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -42,6 +44,22 @@ __all__ = [
     "load_sweep",
     "run_sweep",
 ]
+
+
+def _require_own_neighbours() -> None:
+    """The import roots are ordinary words; another package of such a name must not pass for ours."""
+    home = Path(__file__).resolve().parents[1]
+    for name in ("cluster", "models", "search_spaces"):
+        spec = importlib.util.find_spec(name)
+        found = Path(spec.origin).resolve().parent if spec is not None and spec.origin else None
+        if found != home / name:
+            raise ImportError(
+                f"SpatialSweep's package '{name}' belongs at {home / name}, but Python finds {found or 'none'}. "
+                f"Rename or remove the other '{name}', or take its folder out of PYTHONPATH."
+            )
+
+
+_require_own_neighbours()
 
 
 def __getattr__(name: str) -> Any:

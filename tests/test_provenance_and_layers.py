@@ -84,3 +84,14 @@ def test_the_revision_marks_files_that_differ(tmp_path: Path, monkeypatch: pytes
     assert facts()["git.revision"] == revision
     (tmp_path / "file").write_text("two")
     assert facts()["git.revision"] == f"{revision}+"
+
+
+def test_another_package_of_the_same_name_is_refused_by_name_and_place(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "__init__.py").touch()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run(
+        [sys.executable, "-c", "import orchestrator"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert f"'models' belongs at {ROOT / 'models'}, but Python finds {tmp_path / 'models'}" in done.stderr
