@@ -7,15 +7,11 @@ Chebyshev distance) and divided by their sum plus 1e-8.
 
 Source: Ramachandran et al. 2019 (arXiv 1906.05909) for the attention, Parker et al. 2020 (arXiv 2004.08708),
 sections 3.1 and 3.2, for tables and mask.
-
-On a CPU a kernel compiled on first use does the work (`SPATIALSWEEP_KERNELS=0` turns it off); tensors elsewhere,
-compiled and exported programs, and machines without a C++ compiler take the tiles of plain PyTorch.
 """
 
 import torch
 from torch import Tensor
 
-from models.attention_kernel import kernel_attention, kernel_serves
 from models.options import ModelOptionError, OptionProblem
 from models.tiled_attention import tiled_attention
 
@@ -57,8 +53,7 @@ def local_attention(
         problem = OptionProblem("kernel_size", side, "a window side is odd", f"Use {side - 1} or {side + 1}.")
         raise ModelOptionError([problem])
     rel = _tables_by_head(rel_h, rel_w, num_heads)
-    attend = kernel_attention if kernel_serves(q, k, v, rel, ring_mask) else tiled_attention
-    return attend(q, k, v, rel, ring_mask)
+    return tiled_attention(q, k, v, rel, ring_mask)
 
 
 def _tables_by_head(rel_h: Tensor, rel_w: Tensor, num_heads: int) -> Tensor:
