@@ -75,7 +75,7 @@ def test_everything_wrong_is_told_at_once_with_file_place_and_remedy(tmp_path: P
         ({"model": None}, "model: is missing; name a network under model.name, or several under search.model.choices"),
         (
             {"model": {"name": "conv_resnet26_lage"}},
-            "unknown 'conv_resnet26_lage'. Did you mean 'conv_resnet26_large'?",
+            "model.name: unknown 'conv_resnet26_lage'. Did you mean 'conv_resnet26_large'?",
         ),
         ({"model": {"name": PLAIN, "options": {"stemm": 1}}}, "model.options.stemm: got 1 for conv_resnet26_small; "),
         ({"trials": True}, "trials: got True; should be a valid integer"),
