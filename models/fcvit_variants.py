@@ -34,6 +34,10 @@ _switch = functools.partial(ModelOption, type=bool)
 
 
 def _options(*, kernel_size: int, layer_scale_init: float) -> tuple[ModelOption, ...]:
+    return (*_token_options(kernel_size), *_channel_options(layer_scale_init))
+
+
+def _token_options(kernel_size: int) -> tuple[ModelOption, ...]:
     return (
         _window(name="kernel_size_1", default=kernel_size, description="Window side of the first mixing step."),
         _window(
@@ -78,6 +82,11 @@ def _options(*, kernel_size: int, layer_scale_init: float) -> tuple[ModelOption,
             description="Channels over those inside the 1x1 convolution of a step, at least 16; 1 for a full one.",
         ),
         _switch(name="spatial_attention", default=False, description="A spatial gate behind the token mixing."),
+    )
+
+
+def _channel_options(layer_scale_init: float) -> tuple[ModelOption, ...]:
+    return (
         _switch(name="channel_attention", default=False, description="An additive gate behind the channel mixing."),
         _switch(name="mlp_depthwise", default=True, description="A depth-wise convolution in the channel mixing."),
         ModelOption(
