@@ -7,11 +7,15 @@ Chebyshev distance) and divided by their sum plus 1e-8.
 
 Source: Ramachandran et al. 2019 (arXiv 1906.05909) for the attention, Parker et al. 2020 (arXiv 2004.08708),
 sections 3.1 and 3.2, for tables and mask.
+
+On a CPU a kernel compiled on first use does the work (`SPATIALSWEEP_KERNELS=0` turns it off); tensors elsewhere,
+compiled and exported programs, and machines without a C++ compiler take the tiles of plain PyTorch.
 """
 
 import torch
 from torch import Tensor
 
+from models.attention_kernel import kernel_attention, kernel_serves
 from models.options import ModelOptionError, OptionProblem
 from models.tiled_attention import tiled_attention
 
@@ -39,7 +43,8 @@ def local_attention(
         rel_h: Embedding of each row offset -L..L in pixels; its width sets the window.
         rel_w: Embedding of each column offset -L..L in pixels.
         num_heads: Heads, which share the channels.
-        ring_mask: Weight of each head for the rings 0..L; None is all ones, without the division.
+        ring_mask: Weight of each head for the rings 0..L; None is all ones, without the division. Behind the end
+            of a ramp, its first ring without weight, no ring gets a gradient.
 
     Raises:
         ModelOptionError: C is odd or not divisible by `num_heads`, or the window is not odd.
@@ -53,7 +58,10 @@ def local_attention(
         problem = OptionProblem("kernel_size", side, "a window side is odd", f"Use {side - 1} or {side + 1}.")
         raise ModelOptionError([problem])
     rel = _tables_by_head(rel_h, rel_w, num_heads)
-    return tiled_attention(q, k, v, rel, ring_mask)
+    if ring_mask is not None and ring_mask.requires_grad:
+        ring_mask = _held_behind_the_ramp(ring_mask)
+    attend = kernel_attention if kernel_serves(q, k, v, rel, ring_mask) else tiled_attention
+    return attend(q, k, v, rel, ring_mask)
 
 
 def _tables_by_head(rel_h: Tensor, rel_w: Tensor, num_heads: int) -> Tensor:
@@ -62,3 +70,10 @@ def _tables_by_head(rel_h: Tensor, rel_w: Tensor, num_heads: int) -> Tensor:
     cols = torch.cat([torch.zeros_like(rel_h), rel_w])
     by_channel = torch.cat([rows, cols], dim=1)
     return by_channel.reshape(num_heads, -1, by_channel.shape[1]).transpose(1, 2)
+
+
+def _held_behind_the_ramp(ring_mask: Tensor) -> Tensor:
+    """The same mask, without gradients for rings behind the first that has no weight nor any further out."""
+    reached = ring_mask.detach().ne(0).flip(1).cumsum(1).flip(1) > 0
+    end_of_ramp = torch.cat([torch.ones_like(reached[:, :1]), reached[:, :-1]], dim=1)
+    return torch.where(end_of_ramp, ring_mask, ring_mask.detach())

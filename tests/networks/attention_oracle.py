@@ -1,8 +1,16 @@
 """Local attention written out the long way: what the fast paths are held against."""
 
+from collections.abc import Callable
+
+import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+import models.adaptive_span
+from models.local_attention import local_attention
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
 def unfold_attention(
@@ -40,3 +48,29 @@ def window_mask(ring_mask: Tensor) -> Tensor:
     offset = torch.arange(-radius, radius + 1).abs()
     ring = torch.maximum(offset[:, None], offset[None, :])
     return ring_mask[:, ring.flatten()]
+
+
+def outcome(layer: nn.Module, x: Tensor, attention: Callable[..., Tensor] = local_attention) -> list[Tensor]:
+    """The output of a layer that attends in this way, and the gradients of input and all parameters."""
+    probe = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(x.dtype)
+    x = x.detach().clone().requires_grad_()
+    layer.zero_grad()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models.adaptive_span, "local_attention", attention)
+        y = layer(x)
+        (y * probe).sum().backward()
+    return [y.detach(), x.grad, *(parameter.grad.clone() for parameter in layer.parameters())]
+
+
+def assert_same(ours: list[Tensor], reference: list[Tensor]) -> None:
+    """Equal to rounding, relative to the largest value of each tensor."""
+    for a, b in zip(ours, reference, strict=True):
+        assert a.dtype == b.dtype
+        tolerance = TOLERANCE[b.dtype]
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max(1.0, float(b.abs().max())))
+
+
+def random_maps(size: tuple[int, int], dtype: torch.dtype = torch.float64, *, batch: int = 2, dim: int = 16) -> Tensor:
+    """The same maps for the same size: (batch, dim, *size)."""
+    generator = torch.Generator().manual_seed(sum(size))
+    return torch.randn(batch, dim, *size, generator=generator, dtype=torch.float64).to(dtype)

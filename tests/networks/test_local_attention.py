@@ -1,13 +1,12 @@
-"""The fast path of local attention against the operator written out the long way, forward and backward."""
+"""Local attention by tiles against the operator written out the long way, forward and backward; windows and masks."""
 
 import pytest
 import torch
-from attention_oracle import unfold_attention
-from torch import Tensor, nn
+from attention_oracle import assert_same, outcome, random_maps, unfold_attention
+from torch import nn
 
-import models.adaptive_span
 import models.tiled_attention
-from models import ModelOptionError
+from models import ModelOptionError, attention_kernel_build
 from models.adaptive_span import AdaptiveAttention, LocalAttention
 from models.local_attention import local_attention
 
@@ -22,47 +21,33 @@ SIZES = [
 ]  # smaller than the window, odd, several tiles
 
 
-def assert_same(ours: list[Tensor], reference: list[Tensor]) -> None:
-    for a, b in zip(ours, reference, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9 * max(1.0, float(b.abs().max())))
+@pytest.fixture(autouse=True)
+def tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(attention_kernel_build.SWITCH, "0")
 
 
-def outcome(layer: nn.Module, x: Tensor, probe: Tensor) -> list[Tensor]:
-    """The output and the gradients of input and all parameters."""
-    x = x.clone().requires_grad_()
-    layer.zero_grad()
-    y = layer(x)
-    (y * probe).sum().backward()
-    return [y.detach(), x.grad, *(parameter.grad.clone() for parameter in layer.parameters())]
-
-
-def hold_against_oracle(layer: nn.Module, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = torch.Generator().manual_seed(sum(size))
-    x, probe = torch.randn(2, 3, 16, *size, generator=generator, dtype=torch.float64)
-    ours = outcome(layer.double(), x, probe)
-    with monkeypatch.context() as patch:
-        patch.setattr(models.adaptive_span, "local_attention", unfold_attention)
-        reference = outcome(layer, x, probe)
-    assert_same(ours, reference)
+def hold_against_oracle(layer: nn.Module, size: tuple[int, int]) -> None:
+    layer, x = layer.double(), random_maps(size)
+    assert_same(outcome(layer, x), outcome(layer, x, unfold_attention))
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kernel_size", [1, 3, 7])
-def test_fixed_window(size: tuple[int, int], kernel_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fixed_window(size: tuple[int, int], kernel_size: int) -> None:
     torch.manual_seed(0)
     layer = LocalAttention(16, num_heads=4, kernel_size=kernel_size)
-    hold_against_oracle(layer, size, monkeypatch)
+    hold_against_oracle(layer, size)
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("ramp", [0.5, 1.0, 2.0, 2.5, 4.0])
 @pytest.mark.parametrize("num_heads", [1, 2, 4])
-def test_adaptive_window(size: tuple[int, int], ramp: float, num_heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adaptive_window(size: tuple[int, int], ramp: float, num_heads: int) -> None:
     torch.manual_seed(0)
     layer = AdaptiveAttention(16, num_heads=num_heads, max_span=5, ramp=ramp, span_init=0.0, span_penalty=0.0)
     with torch.no_grad():
         layer.span.copy_(torch.tensor([0.13, 0.0, 0.42, 0.3])[:num_heads])
-    hold_against_oracle(layer, size, monkeypatch)
+    hold_against_oracle(layer, size)
 
 
 @pytest.mark.parametrize("chunk", [1, 1 << 14])
@@ -70,7 +55,7 @@ def test_chunks_make_no_difference(chunk: int, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(models.tiled_attention, "CHUNK_ELEMENTS", chunk)
     torch.manual_seed(0)
     layer = AdaptiveAttention(16, num_heads=2, max_span=3, ramp=1.0, span_init=0.4, span_penalty=0.0)
-    hold_against_oracle(layer, (9, 6), monkeypatch)
+    hold_against_oracle(layer, (9, 6))
 
 
 @pytest.mark.parametrize("span", [0.0, 1.0])

@@ -1,0 +1,178 @@
+// What the attention kernel is made of: vectors of eight floats or four doubles, two products, and threads.
+
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <mutex>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+constexpr double MASK_EPS = 1e-8;  // as in models/tiled_attention.py
+constexpr int BYTES = 32;
+
+template <class T>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+    typedef float type __attribute__((vector_size(BYTES)));
+};
+template <>
+struct VectorOf<double> {
+    typedef double type __attribute__((vector_size(BYTES)));
+};
+template <class T>
+using Vec = typename VectorOf<T>::type;
+typedef int32_t Bits __attribute__((vector_size(BYTES)));
+template <class T>
+constexpr int64_t LANES = BYTES / sizeof(T);
+
+template <class T>
+static inline Vec<T> fill(T value) {
+    return Vec<T>{} + value;
+}
+template <class T>
+static inline Vec<T> load(const T* from) {
+    Vec<T> x;
+    std::memcpy(&x, from, BYTES);
+    return x;
+}
+template <class T, class X>
+static inline void store(T* to, const X& x) {
+    std::memcpy(to, &x, BYTES);
+}
+template <class T, class X>
+static inline void store_some(T* to, const X& x, int64_t count) {
+    std::memcpy(to, &x, count * sizeof(T));
+}
+
+// exp(x) for x <= 0 (and a rounding error above).
+template <class T>
+static inline Vec<T> exponential(Vec<T> x);
+
+// Powers of two by the exponent bits; the rest, at most ln(2) / 2 from zero, by a polynomial: 2e-7 relative.
+template <>
+inline Vec<float> exponential<float>(Vec<float> x) {
+    const Vec<float> lowest = fill<float>(-87.0f), bias = fill<float>(12582912.0f);  // 1.5 * 2^23 rounds to integers
+    const Vec<float> y = x < lowest ? lowest : x;
+    const Vec<float> shifted = y * 1.44269504f + bias, n = shifted - bias;
+    const Vec<float> r = (y - n * 0.693359375f) + n * 2.12194440e-4f;
+    Vec<float> sum = fill<float>(1.0f / 5040);
+    for (const float next : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) sum = sum * r + next;
+    Bits bits;
+    std::memcpy(&bits, &shifted, BYTES);
+    bits = (bits << 23) + 0x3f800000;
+    Vec<float> power;
+    std::memcpy(&power, &bits, BYTES);
+    return x < lowest ? fill<float>(0) : sum * power;
+}
+template <>
+inline Vec<double> exponential<double>(Vec<double> x) {
+    Vec<double> e;
+    for (int i = 0; i < LANES<double>; ++i) e[i] = std::exp(x[i]);
+    return e;
+}
+
+// out[j] = sum over d of a[d] * b[d] shifted by j, for N shifts at once.
+template <class T, int N>
+static void dots_block(T* out, const T* a, int64_t a_step, const T* b, int64_t b_step, int64_t dim) {
+    Vec<T> sums[N];
+    for (int j = 0; j < N; ++j) sums[j] = fill<T>(0);
+    for (int64_t d = 0; d < dim; ++d) {
+        const Vec<T> one = load(a + d * a_step);
+        const T* other = b + d * b_step;
+#pragma GCC unroll 16
+        for (int j = 0; j < N; ++j) sums[j] += one * load(other + j);
+    }
+    for (int j = 0; j < N; ++j) store(out + j * LANES<T>, sums[j]);
+}
+
+template <class T>
+static void dots(T* out, const T* a, int64_t a_step, const T* b, int64_t b_step, int64_t dim, int64_t count) {
+    while (count > 0) {
+        int64_t done;
+        // clang-format off
+        if (count == 11) { dots_block<T, 11>(out, a, a_step, b, b_step, dim); done = 11; }
+        else if (count == 9) { dots_block<T, 9>(out, a, a_step, b, b_step, dim); done = 9; }
+        else if (count >= 7) { dots_block<T, 7>(out, a, a_step, b, b_step, dim); done = 7; }
+        else if (count >= 5) { dots_block<T, 5>(out, a, a_step, b, b_step, dim); done = 5; }
+        else if (count >= 3) { dots_block<T, 3>(out, a, a_step, b, b_step, dim); done = 3; }
+        else { dots_block<T, 1>(out, a, a_step, b, b_step, dim); done = 1; }
+        // clang-format on
+        out += done * LANES<T>;
+        b += done;
+        count -= done;
+    }
+}
+
+// out[d] += sum over j of w[j] * b[d] shifted by j, for N channels at once.
+template <class T, int N>
+static void accumulate_block(T* out, int64_t out_step, const T* w, int64_t w_step, const T* b, int64_t shift,
+                             int64_t b_step, int64_t count) {
+    Vec<T> sums[N];
+    for (int d = 0; d < N; ++d) sums[d] = load(out + d * out_step);
+    for (int64_t j = 0; j < count; ++j) {
+        const Vec<T> one = load(w + j * w_step);
+        const T* other = b + j * shift;
+#pragma GCC unroll 16
+        for (int d = 0; d < N; ++d) sums[d] += one * load(other + d * b_step);
+    }
+    for (int d = 0; d < N; ++d) store(out + d * out_step, sums[d]);
+}
+
+template <class T>
+static void accumulate(T* out, int64_t out_step, const T* w, int64_t w_step, const T* b, int64_t shift, int64_t b_step,
+                       int64_t dim, int64_t count) {
+    int64_t d = 0;
+    for (; d + 8 <= dim; d += 8)
+        accumulate_block<T, 8>(out + d * out_step, out_step, w, w_step, b + d * b_step, shift, b_step, count);
+    for (; d + 2 <= dim; d += 2)
+        accumulate_block<T, 2>(out + d * out_step, out_step, w, w_step, b + d * b_step, shift, b_step, count);
+    for (; d < dim; ++d)
+        accumulate_block<T, 1>(out + d * out_step, out_step, w, w_step, b + d * b_step, shift, b_step, count);
+}
+
+template <class T>
+static void copy_rows(const T* from, int64_t from_step, T* to, int64_t to_step, int64_t rows, int64_t width) {
+    for (int64_t i = 0; i < rows; ++i) std::memcpy(to + i * to_step, from + i * from_step, width * sizeof(T));
+}
+
+// Calls work(0), ..., work(tasks - 1) from up to `threads` threads; fewer where the system refuses more.
+template <class Work>
+static void in_parallel(int64_t tasks, int64_t threads, const Work& work) {
+    std::atomic<int64_t> next{0};
+    std::atomic<bool> failed{false};
+    const auto loop = [&] {
+        try {
+            for (int64_t task = next++; task < tasks && !failed; task = next++) work(task);
+        } catch (...) {
+            failed = true;
+        }
+    };
+    std::vector<std::thread> crew;
+    crew.reserve(threads);
+    try {
+        for (int64_t i = 1; i < std::min(threads, tasks); ++i) crew.emplace_back(loop);
+    } catch (const std::exception&) {
+    }
+    loop();
+    for (auto& one : crew) one.join();
+    if (failed) throw std::runtime_error("out of memory");
+}
+
+// No exception crosses the C interface: 0 for success.
+template <class Work>
+static int guarded(const Work& work) {
+    try {
+        work();
+        return 0;
+    } catch (...) {
+        return 1;
+    }
+}

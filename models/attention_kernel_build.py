@@ -1,0 +1,151 @@
+"""Builds the compiled attention on first use and opens it; None wherever that does not work.
+
+One shared library without torch's headers, compiled in a few seconds by the C++ compiler of the machine, once per
+processor model, compiler and source, into the user's cache folder. Processes that start together wait for the one
+that builds, for a limited time; whatever goes wrong costs speed, never the training.
+"""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["SWITCH", "attention_library"]
+
+SWITCH = "SPATIALSWEEP_KERNELS"  # 0 turns compiled kernels off
+
+_SOURCES = ("attention_kernel.cpp", "attention_kernel.h", "attention_kernel_backward.h")
+_FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread")
+_BUILD_TIMEOUT_S = 60.0
+_LOCK_TIMEOUT_S = 70.0
+_FUNCTIONS = tuple(f"spatialsweep_{step}_{dtype}" for step in ("forward", "backward") for dtype in ("f32", "f64"))
+
+_log = logging.getLogger(__name__)
+_one_at_a_time = threading.Lock()
+
+
+def attention_library() -> ctypes.CDLL | None:
+    """The compiled attention, built if need be; None when it is switched off or cannot be had."""
+    if os.environ.get(SWITCH, "1").strip().lower() in {"0", "false", "off", "no"}:
+        return None
+    with _one_at_a_time:
+        return _open_or_build()
+
+
+@functools.cache
+def _open_or_build() -> ctypes.CDLL | None:
+    try:
+        return _declared(ctypes.CDLL(str(_library_path())))
+    except FileNotFoundError as error:
+        _log.info("local attention runs without its compiled kernel: %s", error)
+    except (OSError, subprocess.SubprocessError, AttributeError) as error:
+        output = getattr(error, "stderr", None) or ""
+        _log.warning("local attention runs without its compiled kernel, more slowly: %s %s", error, output)
+    return None
+
+
+def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    for name in _FUNCTIONS:
+        function = getattr(library, name)
+        function.restype = ctypes.c_int
+        function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+    return library
+
+
+def _library_path() -> Path:
+    compiler = _compiler()
+    folder = Path(__file__).parent
+    digest = hashlib.sha256(f"{_processor()} {compiler} {Path(compiler).stat().st_mtime_ns} {_FLAGS}".encode())
+    for name in _SOURCES:
+        digest.update((folder / name).read_bytes())
+    cache = _cache_folder()
+    library = cache / f"attention-{digest.hexdigest()[:24]}.so"
+    if not library.exists():
+        with _locked(library.with_suffix(".lock")):
+            if not library.exists():
+                _build(compiler, folder / _SOURCES[0], library)
+    return library
+
+
+def _compiler() -> str:
+    for name in (os.environ.get("CXX", ""), "g++", "c++", "clang++"):
+        found = shutil.which(name) if name else None
+        if found:
+            return found
+    raise FileNotFoundError("no C++ compiler on the path")
+
+
+def _processor() -> str:
+    """What code for this machine depends on: a home folder may be shared by machines that differ."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    wanted = ("model name", "flags", "CPU part", "Features")
+    described = sorted({line for line in lines if line.startswith(wanted)})
+    return " ".join([platform.system(), platform.machine(), platform.processor(), *described])
+
+
+def _cache_folder() -> Path:
+    """The first folder that can be written: the user's cache, or one of the user's own among temporary files."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    candidates = [Path(base).expanduser() / "spatialsweep" / "kernels"]
+    if hasattr(os, "getuid"):
+        candidates.append(Path(tempfile.gettempdir()) / f"spatialsweep-kernels-{os.getuid()}")
+    for folder in candidates:
+        with contextlib.suppress(OSError, RuntimeError):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK) and _is_ours(folder):
+                return folder
+    raise PermissionError("no cache folder can be written")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether nobody else can put a library there."""
+    status = folder.stat()
+    return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds the lock of a build; goes on without where the file system has none or its holder takes too long."""
+    with path.open("w") as file:
+        deadline = time.monotonic() + _LOCK_TIMEOUT_S
+        with contextlib.suppress(ImportError):
+            import fcntl
+
+            while time.monotonic() < deadline:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(0.05)
+                except OSError:
+                    break
+        yield
+
+
+def _build(compiler: str, source: Path, library: Path) -> None:
+    """Compiles next to the library and moves it into place, so that no process opens half a file."""
+    with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+        made = Path(scratch) / library.name
+        command = [compiler, *_FLAGS, "-w", "-march=native", str(source), "-o", str(made)]
+        try:
+            _run(command)
+        except subprocess.CalledProcessError:  # some compilers do not know their own machine
+            _run([word for word in command if word != "-march=native"])
+        made.replace(library)
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=_BUILD_TIMEOUT_S)  # noqa: S603
