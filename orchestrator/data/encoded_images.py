@@ -1,0 +1,91 @@
+"""Large images as they were compressed, in Arrow shards that are read through memory maps.
+
+Layout: each shard is an Arrow IPC file with the columns `image` (binary: a JPEG, PNG or WebP file) and `label` (int32).
+An image is found by its position in the split; nothing is copied until it is decoded.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from orchestrator.errors import DataError
+
+__all__ = ["EncodedImages", "write_encoded_shard"]
+
+_SCHEMA = pa.schema([("image", pa.binary()), ("label", pa.int32())])
+_ROWS_PER_BATCH = 256
+
+
+def write_encoded_shard(path: Path, rows: Iterable[tuple[bytes, int]]) -> int:
+    """Writes one shard atomically and returns its number of images.
+
+    Args:
+        path: Target; its folder is created.
+        rows: The bytes of an image file, and its label.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    written = 0
+    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+        remaining = iter(rows)
+        while batch := list(itertools.islice(remaining, _ROWS_PER_BATCH)):
+            images, labels = zip(*batch, strict=True)
+            columns = [pa.array(images, pa.binary()), pa.array(labels, pa.int32())]
+            writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
+            written += len(batch)
+    partial.replace(path)
+    return written
+
+
+class EncodedImages(Sequence[bytes]):
+    """The image files of one split, in the order of its shards.
+
+    Cheap to send to other processes: it travels as its list of files.
+
+    Args:
+        paths: The shards.
+        labels: int32, (N,); read from the shards when left out.
+
+    Raises:
+        DataError: A shard is missing or is none.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = tuple(paths)
+        self._batches = [batch for path in self.paths for batch in _batches(path)]
+        self._ends = np.cumsum([len(batch) for batch in self._batches], dtype=np.int64)
+        self._images = [batch.column("image") for batch in self._batches]
+        labels = [batch.column("label").to_numpy(zero_copy_only=True) for batch in self._batches]
+        self.labels: npt.NDArray[np.int32] = np.concatenate(labels) if labels else np.empty(0, np.int32)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: int) -> bytes:  # type: ignore[override]
+        """The bytes of one image file."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        batch = int(np.searchsorted(self._ends, index, side="right"))
+        start = int(self._ends[batch - 1]) if batch else 0
+        image: bytes = self._images[batch][index - start].as_py()
+        return image
+
+    def __reduce__(self) -> tuple[type[EncodedImages], tuple[tuple[Path, ...]]]:
+        return EncodedImages, (self.paths,)
+
+
+def _batches(path: Path) -> list[pa.RecordBatch]:
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path}: cannot be read as a shard of images ({error}); prepare the dataset again") from None
+    if not reader.schema.equals(_SCHEMA):
+        raise DataError(f"{path}: has columns {reader.schema.names}, not a shard of images; prepare the dataset again")
+    return [reader.get_batch(index) for index in range(reader.num_record_batches)]
