@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from training_pieces import few_digits, make_trial, run
+from training_pieces import differences, few_digits, make_trial, run, timeless
 
 from orchestrator import load_model
 from orchestrator.errors import CheckpointError, SpatialSweepError
-from orchestrator.training.checkpoints import read_checkpoint, save_checkpoint
+from orchestrator.training.checkpoint_file import read_checkpoint, save_checkpoint
 from orchestrator.training.device_images import DeviceImages
 from orchestrator.training.trial import Trial
 
@@ -76,12 +76,14 @@ def test_what_cannot_be_read_says_why(trained: tuple[Trial, list[dict[str, float
     path = tmp_path / "damaged.pt"
     for damaged in (b"", b"words\n", b"PK\x03\x04", content[: len(content) // 2], content[:-100], content[100:]):
         path.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=r"damaged\.pt: cannot be read as a checkpoint"):
+        with pytest.raises(CheckpointError, match=r"damaged\.pt: (is no checkpoint of SpatialSweep|was altered)"):
             load_model(path)
-    for foreign in ({"weights": torch.zeros(1)}, [1, 2], {"format": 99}):
-        torch.save(foreign, path)
-        with pytest.raises(CheckpointError, match="is no checkpoint of this version"):
-            load_model(path)
+    torch.save({"weights": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match=r"damaged\.pt: is no checkpoint of SpatialSweep"):
+        load_model(path)
+    save_checkpoint(path, {"format": 99})
+    with pytest.raises(CheckpointError, match="is no checkpoint of this version"):
+        load_model(path)
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         read_checkpoint(tmp_path / "nothing.pt")
     assert issubclass(CheckpointError, SpatialSweepError)
@@ -94,17 +96,61 @@ class Intruder:
 
 def test_no_code_from_a_checkpoint_is_run(tmp_path: Path) -> None:
     path = tmp_path / "evil.pt"
-    torch.save({"format": 1, "model": Intruder()}, path)
-    with pytest.raises(CheckpointError):
+    save_checkpoint(path, {"model": Intruder()})
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
         load_model(path)
 
 
-def test_a_truncated_checkpoint_ends_a_trial_that_would_continue(data: DeviceImages, tmp_path: Path) -> None:
-    run(make_trial(data, tmp_path, epochs=2), stop_after=1)
-    last = tmp_path / "last.pt"
-    last.write_bytes(last.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=r"last\.pt"):
-        make_trial(data, tmp_path, epochs=2)
+def altered(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+def test_every_altered_byte_and_every_cut_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    save_checkpoint(path, {"weights": torch.arange(3.0)})
+    content = path.read_bytes()
+    assert torch.load(path, weights_only=True)["weights"].tolist() == [0, 1, 2]  # an ordinary file for other readers
+    for place in {*range(0, len(content), 7), *range(len(content) - 100, len(content))}:
+        for damaged in (altered(content, place), content[:place]):
+            path.write_bytes(damaged)
+            with pytest.raises(CheckpointError):
+                read_checkpoint(path)
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:1000], lambda content: altered(content, 5000)])
+def test_a_damaged_state_is_passed_over_for_the_one_before(
+    data: DeviceImages, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
+) -> None:
+    whole = make_trial(data, tmp_path / "whole", epochs=3)
+    undisturbed = run(whole)
+    run(make_trial(data, tmp_path / "cut", epochs=3), stop_after=2)
+    last = tmp_path / "cut" / "last.pt"
+    last.write_bytes(damage(last.read_bytes()))
+    resumed = make_trial(data, tmp_path / "cut", epochs=3)
+    assert "last.pt" in caplog.text
+    assert "continues from the state before it, previous.pt" in caplog.text
+    assert timeless(run(resumed)) == timeless(undisturbed)
+    assert differences(resumed.learner.state_dict(), whole.learner.state_dict()) == []
+
+
+def test_a_crash_between_the_two_renames_costs_nothing(data: DeviceImages, tmp_path: Path) -> None:
+    run(make_trial(data, tmp_path, epochs=3), stop_after=2)
+    (tmp_path / "last.pt").replace(tmp_path / "previous.pt")
+    (tmp_path / "last.pt.17.partial").write_bytes(b"half a checkpoint")
+    assert make_trial(data, tmp_path, epochs=3).epoch == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "previous.pt"]
+
+
+def test_a_damaged_first_state_starts_the_trial_again_and_two_damaged_ones_end_it(
+    data: DeviceImages, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(make_trial(data, tmp_path, epochs=3), stop_after=1)
+    (tmp_path / "last.pt").write_bytes(b"")
+    assert make_trial(data, tmp_path, epochs=3).epoch == 0
+    assert "the trial starts from its beginning" in caplog.text
+    (tmp_path / "previous.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"last\.pt: .*; .*previous\.pt: "):
+        make_trial(data, tmp_path, epochs=3)
 
 
 def test_saving_replaces_a_file_whole(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_network_with_batch_norm_learns_alike_though_each_rank_normalises_its_
     reports = run(make_trial(few_digits(tmp_path), tmp_path / "alone", global_batch_size=29, crop_padding=0))
     together = ranks[0]["real"]["reports"]
     assert together[0]["train/loss"] == pytest.approx(reports[0]["train/loss"], rel=0.15)
-    assert together[-1]["train/loss"] == pytest.approx(reports[-1]["train/loss"], rel=0.6)
+    assert together[-1]["train/loss"] == pytest.approx(reports[-1]["train/loss"], abs=0.1)
     assert together[-1]["val/top1"] == pytest.approx(reports[-1]["val/top1"], abs=0.15)
 
 
@@ -70,4 +70,4 @@ def test_a_network_with_batch_norm_learns_alike_though_each_rank_normalises_its_
 def test_only_the_first_rank_writes(folder: Path, ranks: list[dict[str, Any]]) -> None:
     assert ranks
     for network in ("real", "without norm"):
-        assert sorted(path.name for path in (folder / network).iterdir()) == ["best.pt", "last.pt"]
+        assert sorted(path.name for path in (folder / network).iterdir()) == ["best.pt", "last.pt", "previous.pt"]

@@ -19,6 +19,7 @@ from orchestrator.training.trial import StopTrial, Trial
 from orchestrator.training.workers import Workers
 
 PLAIN = "conv_resnet26_small"
+CLOCKS = {"images_per_s", "epoch_time_s"}
 Reports = list[dict[str, float]]
 
 
@@ -52,8 +53,16 @@ def make_trial(
     return Trial(config, objective or ObjectiveConfig(), data, workers or Workers(), TrialCheckpoints(folder))
 
 
-def run(trial: Trial, *, stop_after: int | None = None) -> Reports:
-    """Trains and returns what was reported; stops as a sweep would after an epoch."""
+def run(trial: Trial, *, stop_after: int | None = None, cut_before: int | None = None) -> Reports:
+    """Trains and returns what was reported; stops as a sweep would after an epoch, or dies before a step."""
+    step = trial.learner.step
+
+    def mortal_step(*arguments: Any, update: int, **options: Any) -> torch.Tensor:
+        if update == cut_before:
+            raise StopTrial
+        return step(*arguments, update=update, **options)
+
+    trial.learner.step = mortal_step
     reports: Reports = []
 
     def report(epoch: int, metrics: Mapping[str, float]) -> None:
@@ -66,17 +75,55 @@ def run(trial: Trial, *, stop_after: int | None = None) -> Reports:
     return reports
 
 
+def timeless(reports: Reports) -> Reports:
+    """Reports without what a clock says."""
+    return [{key: value for key, value in report.items() if key not in CLOCKS} for report in reports]
+
+
+def differences(left: Any, right: Any, where: str = "") -> list[str]:
+    """Where two nested states differ in so much as a bit."""
+    if isinstance(left, torch.Tensor):
+        same = left.dtype == right.dtype and torch.equal(left, right)
+        return [] if same else [where]
+    if isinstance(left, Mapping):
+        if list(left) != list(right):
+            return [f"{where}: {list(left)} and {list(right)}"]
+        return [fault for key in left for fault in differences(left[key], right[key], f"{where}.{key}")]
+    if isinstance(left, (list, tuple)):
+        pairs = enumerate(zip(left, right, strict=True))
+        return [fault for index, (one, other) in pairs for fault in differences(one, other, f"{where}.{index}")]
+    return [] if left == right else [where]
+
+
 def without_norm(description: Mapping[str, Any]) -> torch.nn.Module:
     """A network in which images do not see each other, so that any cut of a batch gives the same sum."""
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
 
 
+def with_everything(description: Mapping[str, Any]) -> torch.nn.Module:
+    """A small network with buffers and random numbers."""
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, 8, 3, padding=1),
+        torch.nn.BatchNorm2d(8),
+        torch.nn.ReLU(),
+        torch.nn.Dropout(0.2),
+        torch.nn.AvgPool2d(2),
+        torch.nn.Flatten(),
+        torch.nn.Linear(128, 10),
+    )
+
+
+def join_group(rank: int, world_size: int, folder: Path) -> Workers:
+    """This process as a rank of a group whose processes meet in a folder."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder / 'meeting'}", rank=rank, world_size=world_size)
+    return Workers(rank, world_size)
+
+
 def run_rank(rank: int, world_size: int, folder: str) -> None:
     """One process of a group: trains a network without norm and a real one, and leaves its reports and weights."""
-    torch.set_num_threads(1)
     place = Path(folder)
-    dist.init_process_group("gloo", f"file://{place / 'meeting'}", rank=rank, world_size=world_size)
-    workers = Workers(rank, world_size)
+    workers = join_group(rank, world_size, place)
     data = few_digits(place / f"data-{rank}")
     result: dict[str, Any] = {}
     for name, build in (("real", trial_module.build_model), ("without norm", without_norm)):

@@ -74,6 +74,7 @@ class TrainingConfig(Section):
         warmup_epochs: Linear rise from a hundredth of `lr`.
         label_smoothing: Share of the target spread over all classes.
         crop_padding: Zeros added on every side, in pixels, before a random crop to the old size.
+        checkpoint_every_steps: Optimiser steps between checkpoints within an epoch; None writes one after each epoch.
     """
 
     epochs: PositiveInt = 10
@@ -86,6 +87,7 @@ class TrainingConfig(Section):
     warmup_epochs: NonNegativeInt = 1
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     crop_padding: NonNegativeInt = 0
+    checkpoint_every_steps: PositiveInt | None = None
 
 
 class ObjectiveConfig(Section):

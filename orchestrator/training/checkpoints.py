@@ -1,12 +1,12 @@
-"""Checkpoints of a trial: one to continue from, one with the best weights, and the way back to a model.
+"""Checkpoints of a trial: one to continue from and the one before it, one with the best weights.
 
-`last.pt` holds everything training needs to go on; `best.pt` holds the weights of the best epoch and the words to
-rebuild the network. Both are written whole or not at all, and read with `weights_only=True`.
+`last.pt` holds everything training needs to go on, `previous.pt` is the `last.pt` before; `best.pt` holds the weights
+of the best epoch and the words to rebuild the network.
 """
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,14 @@ from torch import nn
 
 import models
 from orchestrator.errors import CheckpointError
+from orchestrator.training.checkpoint_file import (
+    read_checkpoint,
+    remove_partial_files,
+    save_checkpoint,
+    verify_checkpoint,
+)
 
-_FORMAT = 1
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,42 +39,50 @@ class TrialCheckpoints:
 
     @property
     def last(self) -> Path:
-        """State after the last reported epoch."""
+        """The newest state to continue from."""
         return self.folder / "last.pt"
+
+    @property
+    def previous(self) -> Path:
+        """The state before the newest."""
+        return self.folder / "previous.pt"
 
     @property
     def best(self) -> Path:
         """Weights of the best epoch so far."""
         return self.folder / "best.pt"
 
+    def save_state(self, content: Mapping[str, Any]) -> None:
+        """Writes a state to continue from; the one before it is kept."""
+        save_checkpoint(self.last, content, previous=self.previous)
 
-def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a checkpoint so that a crash leaves either the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        torch.save({"format": _FORMAT, **content}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    def choose_state(self) -> Path | None:
+        """The newest sound state; None when the trial is to start from its beginning.
 
+        A damaged file is reported to the log and passed over. Only where both states are damaged is something wrong
+        with the storage itself.
 
-def read_checkpoint(path: Path, device: torch.device | None = None) -> dict[str, Any]:
-    """Reads a checkpoint without running any code from it.
-
-    Raises:
-        CheckpointError: The file is missing, damaged or of another format.
-    """
-    try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such checkpoint") from None
-    except Exception as error:  # foreign bytes make an unpickler raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason})") from None
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise CheckpointError(f"{path}: is no checkpoint of this version of SpatialSweep")
-    return content
+        Raises:
+            CheckpointError: Both states are damaged.
+        """
+        remove_partial_files(self.folder)
+        faults = []
+        for path in (self.last, self.previous):
+            if not path.exists():
+                continue
+            try:
+                verify_checkpoint(path)
+            except CheckpointError as error:
+                faults.append(str(error))
+                continue
+            if faults:
+                _LOG.warning("%s. The trial continues from the state before it, %s", faults[0], path.name)
+            return path
+        if len(faults) > 1:
+            raise CheckpointError("; ".join(faults))
+        if faults:
+            _LOG.warning("%s. There is no state before it: the trial starts from its beginning", faults[0])
+        return None
 
 
 def build_model(description: Mapping[str, Any]) -> nn.Module:

@@ -11,21 +11,26 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch import Tensor, nn
 
 import models
-from orchestrator.config.schema import ObjectiveConfig, TrainingConfig, TrialConfig
+from orchestrator.config.schema import ObjectiveConfig, TrialConfig
 from orchestrator.data import Indices, epoch_batches, worker_share
-from orchestrator.errors import TrialFailedError
+from orchestrator.errors import CheckpointError, TrialFailedError
 from orchestrator.training.augment import random_crop
-from orchestrator.training.checkpoints import TrialCheckpoints, build_model, read_checkpoint, save_checkpoint
-from orchestrator.training.device_images import DeviceImages, DeviceSplit
+from orchestrator.training.checkpoint_file import read_checkpoint, save_checkpoint
+from orchestrator.training.checkpoints import TrialCheckpoints, build_model
+from orchestrator.training.device_images import DeviceImages
+from orchestrator.training.epoch_losses import EpochLosses, first_diverged
+from orchestrator.training.evaluation import evaluate
+from orchestrator.training.learner import Learner
+from orchestrator.training.randomness import seed_everything
 from orchestrator.training.workers import Workers
 
 Report = Callable[[int, Mapping[str, float]], None]
+
+# Steps after which all ranks look whether the loss is still finite; a look waits for the device.
+_LOOK_EVERY_STEPS = 100
 
 
 class StopTrial(BaseException):
@@ -35,12 +40,16 @@ class StopTrial(BaseException):
 class Trial:
     """One configuration in training.
 
+    A trial that finds a checkpoint continues from it, and its weights are then bit for bit those of a trial that was
+    never stopped: order of the images, learning rate and random states follow from seed, epoch, step and rank, and the
+    checkpoint holds the rest.
+
     Args:
         config: The configuration.
         objective: Decides which epoch is the best.
         data: Splits on this rank's device.
         workers: This rank among its peers.
-        checkpoints: Where rank 0 writes; when `last.pt` is there, training continues from it.
+        checkpoints: Where rank 0 writes; when there is a state, training continues from it.
     """
 
     def __init__(
@@ -63,23 +72,20 @@ class Trial:
             "in_chans": data.in_chans,
             "image_size": data.image_size,
         }
-        torch.manual_seed(config.seed)
-        self.model = build_model(self.description).to(workers.device)
-        self.network = workers.wrap(self.model)
-        training = config.training
-        self.optimizer = create_optimizer_v2(
-            self.model,
-            opt=training.optimizer,
-            lr=training.lr,
-            weight_decay=training.weight_decay,
-            momentum=training.momentum,
-        )
+        seed_everything(config.seed, device=workers.device)
         self.steps_per_epoch = len(self._batches(epoch=1))
-        self.lr_schedule = _lr_schedule(self.optimizer, training, self.steps_per_epoch)
-        self.epoch = 0
+        self.learner = Learner(build_model(self.description), config.training, workers, self.steps_per_epoch)
+        self.epoch = 0  # complete ones
+        self.step = 0  # done of the epoch after them
+        self.losses = EpochLosses(self.steps_per_epoch, workers)
         self.metrics: dict[str, float] = {}
         self.best: dict[str, float] = {}
         self._resume()
+
+    @property
+    def model(self) -> nn.Module:
+        """The network in training."""
+        return self.learner.model
 
     def run(self, report: Report) -> None:
         """Trains to the last epoch, reporting after each; the last report carries the test accuracy.
@@ -97,64 +103,63 @@ class Trial:
         if self.epoch:
             report(self.epoch, self._conclude(self.metrics))
         while self.epoch < self.config.training.epochs:
-            self.epoch += 1
             started = time.perf_counter()
-            torch.manual_seed(_mix(self.config.seed, self.epoch, self.workers.rank))
-            metrics = self._train_epoch()
-            self.workers.share_buffers(self.model)
-            metrics |= self._evaluate(self.data.validation, "val") | models.diagnostics(self.model)
-            self._save(metrics)
-            metrics = self._conclude(metrics)
-            report(self.epoch, {**metrics, "epoch_time_s": time.perf_counter() - started})
+            metrics = self._train_epoch(self.epoch + 1)
+            self.learner.share_buffers()
+            validation = evaluate(self.model, self.data.validation, self.workers)
+            metrics |= {f"val/{name}": value for name, value in validation.items()}
+            self._complete_epoch(metrics | models.diagnostics(self.model))
+            seconds = {"epoch_time_s": time.perf_counter() - started}
+            report(self.epoch, {**self._conclude(self.metrics), **seconds})
 
-    def _train_epoch(self) -> dict[str, float]:
-        self.network.train()
-        started = time.perf_counter()
-        loss_sum = torch.zeros((), device=self.workers.device)
-        for step, batch in enumerate(self._batches(self.epoch)):
-            loss_sum += self._step(batch, (self.epoch - 1) * self.steps_per_epoch + step)
-        total = float(self.workers.sum(loss_sum))
-        if not torch.isfinite(loss_sum):
-            raise TrialFailedError(f"diverged: the training loss of epoch {self.epoch} is not finite")
+    def _train_epoch(self, epoch: int) -> dict[str, float]:
+        self.learner.begin_epoch()
+        started, first = time.perf_counter(), self.step
+        batches = self._batches(epoch)
+        for step in range(first, len(batches)):
+            self.losses.note(step, self._train_batch(epoch, step, batches[step]))
+            self.step = step + 1
+            if self.step < len(batches):
+                self._pause(epoch)
+        sums = self._finite_losses(epoch)
         seconds = time.perf_counter() - started
-        images = len(self.data.train)
         return {
-            "train/loss": total / images,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "images_per_s": images / seconds,
+            "train/loss": float(sums.sum()) / len(self.data.train),
+            "lr": self.learner.lr,
+            "images_per_s": sum(map(len, batches[first:])) / seconds,
         }
 
-    def _step(self, batch: Indices, update: int) -> Tensor:
+    def _train_batch(self, epoch: int, step: int, batch: Indices) -> Tensor:
         """One optimiser step; returns the loss summed over this rank's images."""
+        seed_everything(self.config.seed, epoch, step, self.workers.rank, device=self.workers.device)
         mine = torch.from_numpy(worker_share(batch, self.workers.rank, self.workers.world_size))
         images, labels = self.data.train.batch(mine.to(self.workers.device))
-        smoothing = self.config.training.label_smoothing
         images = random_crop(images, self.config.training.crop_padding)
-        loss = cross_entropy(self.network(images), labels, label_smoothing=smoothing, reduction="sum")
-        # DDP averages gradients over ranks; the factor makes that the mean over images, whatever the shares.
-        objective = loss * (self.workers.world_size / len(batch)) + models.penalty(self.model)
-        self.lr_schedule.step_update(update)
-        self.optimizer.zero_grad()
-        objective.backward()
-        self.optimizer.step()
-        models.project_(self.model)
-        return loss.detach()
+        update = (epoch - 1) * self.steps_per_epoch + step
+        return self.learner.step(images, labels, update=update, global_images=len(batch))
+
+    def _pause(self, epoch: int) -> None:
+        """Between two steps: a look at the losses, and a checkpoint, where one is due."""
+        every = self.config.training.checkpoint_every_steps
+        updates = (epoch - 1) * self.steps_per_epoch + self.step
+        if every is not None and updates % every == 0:
+            losses = self._finite_losses(epoch)
+            self.learner.share_buffers()
+            self._save_state(losses)
+        elif self.step % _LOOK_EVERY_STEPS == 0:
+            self._finite_losses(epoch)
+
+    def _finite_losses(self, epoch: int) -> Tensor:
+        """The losses of the epoch so far, once it is sure that all are numbers."""
+        sums = self.losses.over_ranks()
+        step = first_diverged(sums)
+        if step is not None:
+            raise TrialFailedError(f"diverged: the training loss of epoch {epoch} is not finite at step {step + 1}")
+        return sums
 
     def _batches(self, epoch: int) -> list[Indices]:
         global_batch_size = self.config.training.global_batch_size
         return epoch_batches(len(self.data.train), global_batch_size, seed=self.config.seed, epoch=epoch)
-
-    @torch.no_grad()
-    def _evaluate(self, split: DeviceSplit, prefix: str) -> dict[str, float]:
-        """Accuracy and loss from counts summed over all ranks, divided once."""
-        self.model.eval()
-        sums = torch.zeros(2, device=self.workers.device, dtype=torch.float64)
-        for images, labels in split.share(self.workers):
-            logits = self.model(images)
-            correct = (logits.argmax(dim=1) == labels).sum()
-            sums += torch.stack([cross_entropy(logits, labels, reduction="sum").double(), correct.double()])
-        loss, correct = self.workers.sum(sums).tolist()
-        return {f"{prefix}/loss": loss / len(split), f"{prefix}/top1": correct / len(split)}
 
     def _conclude(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """What to report: after the last epoch, the test accuracy as well."""
@@ -163,40 +168,57 @@ class Trial:
 
     def _test_best(self) -> dict[str, float]:
         """The only look at the test images: the best epoch's weights, after the last epoch."""
-        current = {key: value.clone() for key, value in self.model.state_dict().items()}
+        model = self.model
+        current = {key: value.clone() for key, value in model.state_dict().items()}
         self.workers.sum(torch.zeros(1, device=self.workers.device))  # best.pt is complete once all ranks are here
         best = read_checkpoint(self.checkpoints.best, self.workers.device)
-        self.model.load_state_dict(best["state_dict"])
-        result = self._evaluate(self.data.test, "test")
-        self.model.load_state_dict(current)
-        return {"test/top1": result["test/top1"], "best_epoch": float(best["epoch"])}
+        model.load_state_dict(best["state_dict"])
+        result = evaluate(model, self.data.test, self.workers)
+        model.load_state_dict(current)
+        return {"test/top1": result["top1"], "best_epoch": float(best["epoch"])}
 
     def _is_best(self, metrics: Mapping[str, float]) -> bool:
         value, best = metrics[self.objective.metric], self.best.get(self.objective.metric)
         return best is None or (value > best if self.objective.mode == "max" else value < best)
 
-    def _save(self, metrics: Mapping[str, float]) -> None:
-        is_best = self._is_best(metrics)
-        self.best = dict(metrics) if is_best else self.best
+    def _complete_epoch(self, metrics: dict[str, float]) -> None:
+        """Counts an epoch as done and writes its checkpoints."""
+        self.epoch, self.step, self.metrics = self.epoch + 1, 0, metrics
+        self.losses = EpochLosses(self.steps_per_epoch, self.workers)
+        if self._is_best(metrics):
+            self.best = dict(metrics)
+            if self.workers.is_first:
+                weights = {"state_dict": self.model.state_dict(), "epoch": self.epoch, "metrics": metrics}
+                facts = {"model": self.description, "data": self._data_facts()}
+                save_checkpoint(self.checkpoints.best, {**facts, **weights})
+        self._save_state(losses=None)
+
+    def _save_state(self, losses: Tensor | None) -> None:
         if not self.workers.is_first:
             return
-        weights = self.model.state_dict()
-        common = {"model": self.description, "state_dict": weights, "epoch": self.epoch}
-        if is_best:
-            save_checkpoint(self.checkpoints.best, {**common, "metrics": dict(metrics), "data": self._data_facts()})
-        save_checkpoint(
-            self.checkpoints.last,
-            {**common, "optimizer": self.optimizer.state_dict(), "metrics": dict(metrics), "best": self.best},
-        )
+        position = {"epoch": self.epoch, "step": self.step, "losses": losses}
+        told = {"model": self.description, "metrics": self.metrics, "best": self.best}
+        self.checkpoints.save_state({**position, **told, **self.learner.state_dict()})
 
     def _resume(self) -> None:
-        """Continues after the last reported epoch; order and random states follow from seed and epoch."""
-        if not self.checkpoints.last.exists():
+        """Continues after the last step that a sound checkpoint has seen, the same one on every rank."""
+        chosen, fault = None, ""
+        if self.workers.is_first:
+            try:
+                chosen = self.checkpoints.choose_state()
+            except CheckpointError as error:
+                fault = str(error)
+        chosen, fault = self.workers.told_by_first((chosen, fault))
+        if fault:
+            raise CheckpointError(fault)
+        if chosen is None:
             return
-        content = read_checkpoint(self.checkpoints.last, self.workers.device)
-        self.model.load_state_dict(content["state_dict"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.epoch, self.metrics, self.best = content["epoch"], content["metrics"], content["best"]
+        content = read_checkpoint(chosen, self.workers.device)
+        self.learner.load_state_dict(content)
+        self.epoch, self.step = content["epoch"], content["step"]
+        self.metrics, self.best = content["metrics"], content["best"]
+        if content["losses"] is not None:
+            self.losses.restore(content["losses"])
 
     def _data_facts(self) -> dict[str, Any]:
         split = self.data.train
@@ -205,29 +227,3 @@ class Trial:
             "pixel_std": (split.std / 255).flatten().tolist(),
             "class_names": list(self.data.class_names),
         }
-
-
-def _lr_schedule(optimizer: torch.optim.Optimizer, training: TrainingConfig, steps_per_epoch: int) -> Any:
-    """Timm's schedule, advanced at every step."""
-    constant = training.lr_schedule == "constant"
-    schedule, _ = create_scheduler_v2(
-        optimizer,
-        sched="step" if constant else "cosine",
-        decay_epochs=training.epochs + 1,
-        num_epochs=training.epochs,
-        warmup_epochs=min(training.warmup_epochs, training.epochs - 1),
-        warmup_lr=training.lr / 100,
-        min_lr=0.0,
-        cooldown_epochs=0,
-        step_on_epochs=False,
-        updates_per_epoch=steps_per_epoch,
-    )
-    return schedule
-
-
-def _mix(*numbers: int) -> int:
-    """One seed from several numbers, the same on every machine."""
-    mixed = 0
-    for number in numbers:
-        mixed = (mixed * 1_000_003 + number + 1) % 2**63
-    return mixed

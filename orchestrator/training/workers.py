@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
 
 _CPU = torch.device("cpu")
 
@@ -45,6 +48,14 @@ class Workers:
         if self.world_size > 1:
             dist.all_reduce(values)
         return values
+
+    def told_by_first(self, value: T) -> T:
+        """What the first rank says, on all ranks; the values of the others are ignored."""
+        if self.world_size == 1:
+            return value
+        message = [value]
+        dist.broadcast_object_list(message, src=0, device=self.device)
+        return message[0]
 
     def share_buffers(self, model: nn.Module) -> None:
         """Gives every rank the first rank's running statistics, so that all evaluate the same network."""
