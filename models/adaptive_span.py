@@ -15,6 +15,7 @@ import math
 from collections.abc import Mapping
 
 import torch
+from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from models.local_attention import local_attention
@@ -24,6 +25,7 @@ __all__ = ["AdaptiveAttention", "LocalAttention"]
 TABLE_SIDE = 33  # entries of the authors' position tables: one more than the side of their images
 
 
+@register_notrace_module
 class LocalAttention(nn.Module):
     """Multi-head attention of every pixel to a square window of fixed size.
 
@@ -55,6 +57,7 @@ class LocalAttention(nn.Module):
         return local_attention(q, k, v, self.rel_h, self.rel_w, num_heads=self.num_heads)
 
 
+@register_notrace_module
 class AdaptiveAttention(nn.Module):
     """Multi-head local attention with one learned span per head.
 
@@ -109,9 +112,9 @@ class AdaptiveAttention(nn.Module):
     def window_radius(self) -> int:
         """L: the last ring, in pixels, that the mask of any head leaves above zero; `max_span` at most.
 
-        Compiled and exported programs have one window for all spans, the largest.
+        Compiled and exported programs, and shapes without values, have one window for all spans, the largest.
         """
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or self.span.is_meta:
             return self.max_span
         longest = float(self.span.detach().max())
         return max(1, min(self.max_span, math.ceil(longest * self.max_span + self.ramp)))

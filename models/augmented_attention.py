@@ -9,6 +9,7 @@ Differs: offsets beyond 31 px share the last embedding, so that one table serves
 """
 
 import torch
+from timm.models import register_notrace_module
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,6 +18,7 @@ __all__ = ["AugmentedConv"]
 TABLE_REACH = 31  # largest offset with an embedding of its own, in pixels
 
 
+@register_notrace_module
 class AugmentedConv(nn.Module):
     """A convolution and multi-head attention to the whole map, one beside the other.
 

@@ -13,6 +13,7 @@ import torch
 from timm.layers.cbam import ChannelAttn
 from timm.layers.eca import EcaModule
 from timm.layers.squeeze_excite import SEModule
+from timm.models import register_notrace_module
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -56,6 +57,7 @@ class EfficientChannelLogits(EcaModule):  # type: ignore[misc, unused-ignore]
         return logits[:, 0]
 
 
+@register_notrace_module
 class StyleRecalibrationLogits(nn.Module):
     """Mean and deviation of each channel, weighted per channel and normalised over the batch.
 
@@ -90,6 +92,7 @@ class StyleRecalibrationLogits(nn.Module):
         return logits.flatten(1)
 
 
+@register_notrace_module
 class SpatialPyramidLogits(nn.Module):
     """Averages over grids of 1, 2x2 and 4x4 cells, all of them through one hidden layer.
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
+from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 __all__ = ["ActLayer", "ChannelAttention", "GlobalContext", "SpatialAttention", "depthwise"]
@@ -27,6 +28,7 @@ def depthwise(dim: int, kernel_size: int) -> nn.Conv2d:
     return nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
 
 
+@register_notrace_module
 class GlobalContext(nn.Module):
     """Adds to every position a context vector of the whole map.
 

@@ -10,7 +10,11 @@ Differs: maps need not be square; no position embedding is a choice; statistics 
 process, also where other batch norms are synchronised.
 """
 
+import contextlib
+from typing import Any
+
 import torch
+from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from models.bottleneck import ConvNorm
@@ -20,6 +24,7 @@ from models.options import ModelOptionError, OptionProblem
 __all__ = ["BinaryTerm"]
 
 
+@register_notrace_module
 class BinaryTerm(nn.Module):
     """Global multi-head self-attention with positions and batch-normed logits.
 
@@ -95,7 +100,7 @@ class BinaryTerm(nn.Module):
         """
         terms = self.bn_logits.num_features // self.groups
         axial = self.axial.products(q) if self.axial is not None else None
-        with torch.autocast(q.device.type, enabled=False):
+        with _without_autocast(q.device.type):
             variances = self.variances(q, k, axial)
             factors = self.scales(variances).to(q.dtype).unflatten(0, (terms, 1, self.groups, 1, 1))
         scales = factors.expand(-1, len(q) // self.groups, -1, 1, 1).flatten(1, 2)
@@ -132,6 +137,12 @@ class BinaryTerm(nn.Module):
         # the shift has no effect on the result, and so a gradient of exactly zero
         factors: Tensor = norm.weight * torch.rsqrt(variance + norm.eps).to(norm.weight.dtype) + 0.0 * norm.bias
         return factors
+
+
+def _without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:
+    """No automatic casts on a device; shapes without one, on the device `meta`, never have any."""
+    has_autocast = torch.amp.is_autocast_available(device_type)
+    return torch.autocast(device_type, enabled=False) if has_autocast else contextlib.nullcontext()
 
 
 @torch.no_grad()

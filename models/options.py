@@ -6,7 +6,14 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
-__all__ = ["ModelOption", "ModelOptionError", "OptionProblem", "OptionValue", "nearest_name"]
+__all__ = [
+    "ModelOption",
+    "ModelOptionError",
+    "OptionProblem",
+    "OptionValue",
+    "UnknownOptionError",
+    "nearest_name",
+]
 
 OptionValue: TypeAlias = bool | int | float | str | tuple[bool, ...] | tuple[int, ...]
 
@@ -44,6 +51,10 @@ class ModelOptionError(ValueError):
         self.model = model
         lead = f"{model}: " if model else ""
         super().__init__("\n".join(f"{lead}{problem}" for problem in self.problems))
+
+
+class UnknownOptionError(ModelOptionError, TypeError):
+    """One of the options does not exist, which Python and timm report as a `TypeError`."""
 
 
 def nearest_name(unknown: str, known: Iterable[str]) -> str | None:

@@ -5,15 +5,24 @@ family already has is an error. `build` is the one way from a registered functio
 every keyword against the record, because timm itself drops what is None and passes the rest on unseen.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+import torch
 from timm.models import PretrainedCfg, build_model_with_cfg, is_model, register_model
 from torch import nn
 
-from models.options import ModelOption, ModelOptionError, OptionProblem, OptionValue, nearest_name
+from models.options import (
+    ModelOption,
+    ModelOptionError,
+    OptionProblem,
+    OptionValue,
+    UnknownOptionError,
+    nearest_name,
+)
 
 __all__ = ["ARCHITECTURES", "Architecture", "ImageShape", "build", "default_cfg", "register_architecture"]
 
@@ -161,29 +170,30 @@ def build(name: str, network: type[nn.Module], *, pretrained: bool, given: dict[
         name: The registered name.
         network: Its class.
         pretrained: Passed to timm, which reports that there are no weights.
-        given: Keywords of the caller.
+        given: Keywords of the caller; timm's `device` and `dtype` say where the parameters are made, and in which type.
         fixed: Keywords that make this variant and that a caller cannot change.
 
     Raises:
-        ModelOptionError: A keyword is unknown or its value impossible.
+        ModelOptionError: A keyword is unknown, which is a `TypeError` as well, or its value impossible.
     """
     architecture = ARCHITECTURES[name]
+    device, dtype = given.pop("device", None), given.pop("dtype", None)
     options = {key: value for key, value in given.items() if key not in TIMM_BUILD_KEYWORDS}
     problems = architecture.problems(options)
+    known = {**COMMON_OPTIONS, **architecture.options}
     if problems:
-        raise ModelOptionError(problems, model=name)
-    normalised = {
-        key: {**COMMON_OPTIONS, **architecture.options}[key].normalise(value) for key, value in options.items()
-    }
+        raise (ModelOptionError if options.keys() <= known.keys() else UnknownOptionError)(problems, model=name)
+    normalised = {key: known[key].normalise(value) for key, value in options.items()}
     stages = tuple(range(len(fixed["depths"])))
-    built: nn.Module = build_model_with_cfg(
-        network,
-        name,
-        pretrained,
-        feature_cfg={"out_indices": stages, "feature_cls": "getter"},
-        **{**given, **normalised, **fixed},
-    )
-    return built
+    with contextlib.nullcontext() if device is None else torch.device(device):
+        built: nn.Module = build_model_with_cfg(
+            network,
+            name,
+            pretrained,
+            feature_cfg={"out_indices": stages, "feature_cls": "getter"},
+            **{**given, **normalised, **fixed},
+        )
+    return built.to(dtype=dtype)
 
 
 def default_cfg(*, small_image: bool, num_classes: int, reduction: int, **extra: Any) -> PretrainedCfg:

@@ -8,11 +8,17 @@ from typing import Any, Literal, TypedDict
 
 import torch
 from timm.layers.classifier import ClassifierHead
-from timm.models import checkpoint_seq
+from timm.models import checkpoint_seq, register_notrace_function
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 __all__ = ["StagedNetwork", "SurfaceOptions"]
+
+
+@register_notrace_function
+def in_cpu_order(x: Tensor) -> Tensor:
+    """Channels last on a CPU, as it comes elsewhere; one step to `torch.fx`, which finds public names alone."""
+    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
 
 class SurfaceOptions(TypedDict, total=False):
@@ -88,18 +94,20 @@ class StagedNetwork(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replaces the classifier, and the pooling when one is named."""
+        like = next(self.parameters())
         self.num_classes = num_classes
+        self.head.in_features = self.num_features
         self.head.reset(num_classes, global_pool)
+        self.head.to(device=like.device, dtype=like.dtype).train(self.training)
         self.head_hidden_size = self.head.num_features
 
     def forward_stem(self, x: Tensor) -> Tensor:
         """The map that the first stage reads."""
-        if not (self.channels_last_on_cpu and x.device.type == "cpu"):
+        if not self.channels_last_on_cpu:
             y: Tensor = self.stem(x)
             return y
-        y = self.stem(x.contiguous(memory_format=torch.channels_last))
         # images of one channel are in both orders at once, and their map may come out in the other one
-        return y.contiguous(memory_format=torch.channels_last)
+        return in_cpu_order(self.stem(in_cpu_order(x)))
 
     def forward_stage(self, stage: nn.Module, x: Tensor) -> Tensor:
         """One stage, checkpointed block by block when that is on."""
@@ -163,11 +171,16 @@ class StagedNetwork(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drops the stages behind the last one asked for and, when told to, the norm, or pooling and classifier."""
+        """Drops the stages behind the last one asked for and, when told to, the norm, or pooling and classifier.
+
+        Norm and classifier are made for the last stage, and go with it in any case.
+        """
         take, last = feature_take_indices(len(self.stages), indices)
+        is_shorter = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]
-        if prune_norm:
+        self.num_features = self.feature_info[last]["num_chs"]
+        if prune_norm or is_shorter:
             self.norm = nn.Identity()
-        if prune_head:
+        if prune_head or is_shorter:
             self.reset_classifier(0, "")
         return list(take)

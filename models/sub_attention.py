@@ -10,6 +10,7 @@ Source: Zhong et al. 2023, "LSAS: Lightweight Sub-attention Strategy for Allevia
 
 import torch
 from timm.layers.cbam import SpatialAttn
+from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from models.channel_attention import CHANNEL_ATTENTIONS, make_channel_attention
@@ -20,6 +21,7 @@ __all__ = ["AttentionGate", "SubAttention"]
 MAX_ORDER = 5
 
 
+@register_notrace_module
 class SubAttention(nn.Module):
     """Product of the sigmoids of the logits and of each affine step away from them.
 
