@@ -15,10 +15,12 @@ from torch import Tensor, nn
 __all__ = ["StagedNetwork", "SurfaceOptions"]
 
 
-@register_notrace_function
 def in_cpu_order(x: Tensor) -> Tensor:
     """Channels last on a CPU, as it comes elsewhere; one step to `torch.fx`, which finds public names alone."""
     return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+
+
+register_notrace_function(in_cpu_order)
 
 
 class SurfaceOptions(TypedDict, total=False):
@@ -107,7 +109,8 @@ class StagedNetwork(nn.Module):
             y: Tensor = self.stem(x)
             return y
         # images of one channel are in both orders at once, and their map may come out in the other one
-        return in_cpu_order(self.stem(in_cpu_order(x)))
+        y = self.stem(in_cpu_order(x))
+        return in_cpu_order(y)
 
     def forward_stage(self, stage: nn.Module, x: Tensor) -> Tensor:
         """One stage, checkpointed block by block when that is on."""

@@ -1,6 +1,5 @@
 """FCViT: its fast paths against the formulas, its switches, its form for small images."""
 
-import itertools
 from typing import Any
 
 import pytest
@@ -23,7 +22,8 @@ def randomised(module: torch.nn.Module) -> Any:
     return module.double()
 
 
-@pytest.mark.parametrize(("similarity", "competition"), itertools.product([True, False], repeat=2))
+@pytest.mark.parametrize("similarity", [True, False])
+@pytest.mark.parametrize("competition", [True, False])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_context_follows_the_formula(similarity: bool, competition: bool, memory_format: torch.memory_format) -> None:
     context = GlobalContext(16, num_heads=4, gc_reduction=4, similarity=similarity, competition=competition)

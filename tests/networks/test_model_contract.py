@@ -1,50 +1,16 @@
 """What every registered network must do; a new one joins by being registered."""
 
 import copy
-import itertools
-import re
 from typing import Any
 
 import pytest
 import timm
 import torch
+from registered import NAMES, SMALLEST, for_images, settled, smallest_images
 from timm.models import is_model_pretrained
-from torch import Tensor, nn
+from torch import nn
 
 import models
-
-NAMES = models.list_models()
-
-
-def without_depth(name: str) -> str:
-    return re.sub(r"\d+", "", name.replace("wrn", "resnet"))
-
-
-def parameter_count(name: str) -> int:
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in timm.create_model(name).parameters())
-
-
-# names that differ in depth or width alone share all of their code: the smallest of each stands for the others
-BY_SHAPE = [list(names) for _, names in itertools.groupby(sorted(NAMES, key=without_depth), key=without_depth)]
-SMALLEST = sorted(min(names, key=parameter_count) for names in BY_SHAPE)
-
-
-def settled(network: nn.Module, images: Tensor) -> nn.Module:
-    """In eval mode, with norms that have seen the images once: without, maps grow with every block."""
-    with torch.no_grad():
-        network.train()(images)
-    return network.eval()
-
-
-def smallest_images(name: str, *, batch: int, in_chans: int) -> Tensor:
-    side = timm.get_pretrained_cfg(name).min_input_size[-1]
-    return torch.randn(batch, in_chans, side, side, generator=torch.Generator().manual_seed(1))
-
-
-def for_images(name: str, images: Tensor) -> dict[str, Any]:
-    """The option that fits a network to the images, where it has one."""
-    return {"img_size": tuple(images.shape[-2:])} if "img_size" in models.model_options(name) else {}
 
 
 @pytest.mark.parametrize("name", SMALLEST)
@@ -149,28 +115,6 @@ def test_any_image_size(name: str, side: tuple[int, int]) -> None:
     network = models.create_model(name, num_classes=3, image_size=side).eval()
     with torch.no_grad():
         assert torch.isfinite(network(torch.randn(1, 3, *side))).all()
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "adaptive_resnet26_medium",
-        "lesa_resnet26_cifar",
-        "fcvit_micro_cifar",
-        "lsas_resnet29_cifar",
-        "sb_resnet29_cifar",
-    ],
-)
-def test_checkpointing_changes_nothing_but_memory(name: str) -> None:
-    def gradients(checkpointing: bool) -> list[Tensor]:
-        torch.manual_seed(0)
-        network = models.create_model(name, num_classes=3, image_size=8).train()
-        network.set_grad_checkpointing(checkpointing)
-        network(smallest_images(name, batch=2, in_chans=3)).square().sum().backward()
-        return [parameter.grad for parameter in network.parameters()]
-
-    for plain, checkpointed in zip(gradients(False), gradients(True), strict=True):
-        torch.testing.assert_close(checkpointed, plain)
 
 
 def test_drop_path_is_honoured() -> None:
