@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch.distributed as dist
 from orchestrator.config import ModelConfig, ObjectiveConfig, TrainingConfig, TrialConfig
 from orchestrator.data import ArrowImages, ImageSplit, open_images, prepare_dataset
 from orchestrator.training import trial as trial_module
-from orchestrator.training.checkpoints import TrialCheckpoints
+from orchestrator.training.checkpoints import TrialCheckpoints, build_model
 from orchestrator.training.device_images import DeviceImages, place_images
 from orchestrator.training.trial import StopTrial, Trial
 from orchestrator.training.workers import Workers
@@ -53,16 +53,24 @@ def make_trial(
     return Trial(config, objective or ObjectiveConfig(), data, workers or Workers(), TrialCheckpoints(folder))
 
 
-def run(trial: Trial, *, stop_after: int | None = None, cut_before: int | None = None) -> Reports:
-    """Trains and returns what was reported; stops as a sweep would after an epoch, or dies before a step."""
+def run(
+    trial: Trial, *, stop_after: int | None = None, cut_before: int | None = None, curve: list[float] | None = None
+) -> Reports:
+    """Trains and returns what was reported; stops as a sweep would after an epoch, or dies before a step.
+
+    A `curve` is filled with the loss of each step, summed over this rank's images.
+    """
     step = trial.learner.step
 
-    def mortal_step(*arguments: Any, update: int, **options: Any) -> torch.Tensor:
+    def watched_step(*arguments: Any, update: int, **options: Any) -> torch.Tensor:
         if update == cut_before:
             raise StopTrial
-        return step(*arguments, update=update, **options)
+        loss = step(*arguments, update=update, **options)
+        if curve is not None:
+            curve.append(float(loss))
+        return loss
 
-    trial.learner.step = mortal_step
+    trial.learner.step = watched_step
     reports: Reports = []
 
     def report(epoch: int, metrics: Mapping[str, float]) -> None:
@@ -120,15 +128,30 @@ def join_group(rank: int, world_size: int, folder: Path) -> Workers:
     return Workers(rank, world_size)
 
 
-def run_rank(rank: int, world_size: int, folder: str) -> None:
-    """One process of a group: trains a network without norm and a real one, and leaves its reports and weights."""
+# Global batches of 27 and 28 images, so that the shares of some steps differ in size.
+CASES: dict[str, dict[str, Any]] = {
+    "real": {"network": build_model},
+    "without norm": {"network": without_norm, "optimizer": "sgd", "lr": 0.1},
+}
+
+
+def train_case(name: str, data: DeviceImages, folder: Path, workers: Workers) -> dict[str, Any]:
+    """Trains one of `CASES`: this rank's loss curve, reports and weights."""
+    settings = {"global_batch_size": 29, **CASES[name]}
+    trial_module.build_model = settings.pop("network")
+    try:
+        trial = make_trial(data, folder / name, workers=workers, **settings)
+        curve: list[float] = []
+        reports = run(trial, curve=curve)
+    finally:
+        trial_module.build_model = build_model
+    return {"curve": curve, "reports": reports, "weights": trial.model.state_dict()}
+
+
+def run_rank(rank: int, world_size: int, folder: str, cases: Sequence[str]) -> None:
+    """One process of a group: trains the cases and leaves what came of them."""
     place = Path(folder)
     workers = join_group(rank, world_size, place)
     data = few_digits(place / f"data-{rank}")
-    result: dict[str, Any] = {}
-    for name, build in (("real", trial_module.build_model), ("without norm", without_norm)):
-        trial_module.build_model = build
-        trial = make_trial(data, place / name, workers=workers, global_batch_size=29, crop_padding=0)
-        result[name] = {"reports": run(trial), "weights": trial.model.state_dict()}
-    torch.save(result, place / f"rank-{rank}.pt")
+    torch.save({name: train_case(name, data, place, workers) for name in cases}, place / f"rank-{rank}.pt")
     dist.destroy_process_group()
