@@ -2,26 +2,26 @@
 
 Multiply-accumulates are those of convolutions and matrix products, counted on shapes alone, without images.
 Attention to windows counts as its formula says, every query against every pixel of its window, whatever the
-kernel does to have it; learned windows count at their first size. All else counts as its layers compute it.
+kernel does to have it; learned windows count at their first size. So does the similarity of FCViT, one product
+per channel and position. All else counts as its layers compute it.
 """
 
-import contextlib
 import dataclasses
+import functools
 
 import timm
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.adaptive_span import AdaptiveAttention, LocalAttention
 from models.catalogue import model_family
+from models.fcvit_context import GlobalContext
 
 __all__ = ["ModelFacts", "model_facts"]
 
 FLOPS_PER_MAC = 2
-AUTOCAST_FAMILIES = ("lesa",)  # some of their layers ask how the device casts, which the meta device cannot tell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,34 +63,32 @@ def model_facts(name: str) -> ModelFacts:
         name=name,
         family=family,
         params=sum(parameter.numel() for parameter in network.parameters()),
-        macs=_count_macs(network.eval(), (channels, height, width), names_a_cpu=family in AUTOCAST_FAMILIES),
+        macs=_count_macs(network.eval(), (channels, height, width)),
         input_size=(channels, height, width),
         source=str(cfg.paper_ids),
     )
 
 
-def _count_macs(network: nn.Module, input_size: tuple[int, int, int], *, names_a_cpu: bool) -> int:
-    """Multiply-accumulates of one image; the network is left without weights and attention to windows.
-
-    Args:
-        network: In eval mode.
-        input_size: Channels, height and width.
-        names_a_cpu: Whether the tensors, which are shapes alone, say that they are on a CPU. It takes longer.
-    """
+def _count_macs(network: nn.Module, input_size: tuple[int, int, int]) -> int:
+    """Multiply-accumulates of one image of this many channels, rows and columns; the network is left a shell."""
     windows = []
     for name, module in list(network.named_modules()):
         if isinstance(module, AdaptiveAttention | LocalAttention):
             windows.append(_Window(module))
             network.set_submodule(name, windows[-1])
+        elif isinstance(module, GlobalContext):
+            module.similarity = functools.partial(_similarity, module.num_heads)  # type: ignore[method-assign]
     counter = FlopCounterMode(display=False)
-    shapes = FakeTensorMode(allow_non_fake_inputs=True) if names_a_cpu else contextlib.nullcontext()
-    device = torch.device("cpu" if names_a_cpu else "meta")
     # attention in one piece counts as the two matrix products that it is
-    with shapes, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        network.to_empty(device=device)
-        with counter:
-            network(torch.empty(1, *input_size, device=device))
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        network.to("meta")(torch.empty(1, *input_size, device="meta"))
     return counter.get_total_flops() // FLOPS_PER_MAC + sum(window.macs for window in windows)
+
+
+def _similarity(num_heads: int, x: Tensor, mean: Tensor) -> Tensor:
+    """The products of `GlobalContext.similarity`, head by head, and a map of its shape."""
+    products = mean.unflatten(1, (num_heads, 1, -1)) @ x.flatten(2).unflatten(1, (num_heads, -1))
+    return products[:, :, 0].unflatten(2, x.shape[2:])  # type: ignore[no-any-return]
 
 
 class _Window(nn.Module):

@@ -21,7 +21,8 @@ INTRODUCTION = """\
 
 Every registered network with its default options, which `spatialsweep models` lists: parameters, and
 multiply-accumulates of the convolutions and matrix products for one image of the size shown. Attention to windows
-counts every query against every pixel of its window, learned windows at their first size.
+counts every query against every pixel of its window, learned windows at their first size; norms, nonlinearities,
+pooling and resizing are not counted.
 This page is written by `spatialsweep models --markdown > docs/models.md`.
 """
 

@@ -35,7 +35,7 @@ def test_every_network_is_counted_and_has_a_source(facts: list[models.ModelFacts
         assert entry.source.startswith("arXiv:")
 
 
-@pytest.mark.parametrize("name", ["sb_resnet29_cifar", "lesa_resnet26_cifar", "fcvit_micro_cifar"])
+@pytest.mark.parametrize("name", ["sb_resnet29_cifar", "lesa_resnet26_cifar", "lsas_resnet29_cifar"])
 def test_shapes_alone_count_the_same_as_images(name: str) -> None:
     facts = models.model_facts(name)
     network = timm.create_model(name).eval()
@@ -43,6 +43,10 @@ def test_shapes_alone_count_the_same_as_images(name: str) -> None:
     with torch.no_grad(), counter:
         network(torch.randn(1, *facts.input_size))
     assert facts.macs == counter.get_total_flops() // 2
+
+
+def test_the_similarity_of_fcvit_counts_once_per_channel() -> None:
+    assert models.model_facts("fcvit_tiny").macs == 901_541_376  # as counted on the authors' network
 
 
 def test_macs_of_the_layouts_of_the_span_paper() -> None:
