@@ -7,6 +7,8 @@ space = SearchSpace({
     "lr": FloatDomain(low=1e-3, high=1e-1, log=True),
     "ramp": FloatDomain(low=1.0, high=4.0, when={"model": "adaptive_resnet26_small"}),
 })
+
+`FAMILY_SPACES` has the natural one of each family of networks.
 """
 
 from search_spaces.domains import (
@@ -17,9 +19,11 @@ from search_spaces.domains import (
     IntDomain,
     Scalar,
 )
+from search_spaces.families import FAMILY_SPACES
 from search_spaces.space import SearchSpace
 
 __all__ = [
+    "FAMILY_SPACES",
     "ChoiceDomain",
     "ConstantDomain",
     "Domain",

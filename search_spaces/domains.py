@@ -44,6 +44,10 @@ class _Domain(BaseModel):
         """The extreme values, the ones a validity rule is most likely to refuse."""
         raise NotImplementedError
 
+    def contains(self, value: Any) -> bool:
+        """Whether the domain can draw this value; a whole number counts as a real one, a bool never as a number."""
+        raise NotImplementedError
+
     def is_active(self, values: Mapping[str, Any]) -> bool:
         """Whether the conditions hold for the values drawn so far; an absent parent means no."""
         return all(parent in values and values[parent] in as_tuple(wanted) for parent, wanted in self.when.items())
@@ -77,6 +81,14 @@ class FloatDomain(_Domain):
         steps = math.floor((self.high - self.low) / self.step + 1e-8)
         return (self.low, self.low + steps * self.step)
 
+    def contains(self, value: Any) -> bool:
+        """Whether a number lies between the ends and, where there is a step, on the grid up to rounding."""
+        low, high = self.corners()
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            return False
+        steps = (value - low) / self.step if self.step else 0.0
+        return math.isclose(steps, round(steps), abs_tol=1e-8)
+
 
 class IntDomain(_Domain):
     """Whole numbers from low to high, both included.
@@ -103,6 +115,12 @@ class IntDomain(_Domain):
         """The two ends of the grid."""
         return (self.low, self.low + (self.high - self.low) // self.step * self.step)
 
+    def contains(self, value: Any) -> bool:
+        """Whether a whole number lies between the ends and on the grid."""
+        if isinstance(value, bool) or not isinstance(value, int):
+            return False
+        return self.low <= value <= self.high and (value - self.low) % self.step == 0
+
 
 class ChoiceDomain(_Domain):
     """One of a few unordered values.
@@ -126,6 +144,10 @@ class ChoiceDomain(_Domain):
         """Every value."""
         return self.choices
 
+    def contains(self, value: Any) -> bool:
+        """Whether it is one of the values, of the same type."""
+        return any(value == choice and type(value) is type(choice) for choice in self.choices)
+
 
 class ConstantDomain(_Domain):
     """A single value: takes a name out of the search without taking it out of the file."""
@@ -136,6 +158,10 @@ class ConstantDomain(_Domain):
     def corners(self) -> tuple[Scalar, ...]:
         """The value."""
         return (self.value,)
+
+    def contains(self, value: Any) -> bool:
+        """Whether it is the value, of the same type."""
+        return bool(value == self.value and type(value) is type(self.value))
 
 
 def _spell_out(raw: Any) -> Any:

@@ -73,6 +73,21 @@ class SearchSpace(Mapping[str, Domain]):
         """Names whose condition holds for the given deciding values."""
         return [name for name, domain in self._domains.items() if domain.is_active(values)]
 
+    def strays(self, values: Mapping[str, Any]) -> list[str]:
+        """Why this space could never draw a configuration, one line per name; empty when it could.
+
+        Args:
+            values: One value per active name, as `sample` returns them.
+        """
+        active = self.active(values)
+        problems = [f"{name}: is missing" for name in active if name not in values]
+        for name, value in values.items():
+            if name not in active:
+                problems.append(f"{name}: got {value!r}; is not searched here")
+            elif not self._domains[name].contains(value):
+                problems.append(f"{name}: got {value!r}; is outside its domain")
+        return problems
+
     @property
     def fingerprint(self) -> str:
         """Hash of names, domains and conditions; two spaces with equal fingerprints search the same set."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
+import torch
 
 _SKIPPED: list[str] = []
 
@@ -20,3 +22,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if _SKIPPED and os.environ.get("FORBID_SKIPS") == "1":
         print(f"\nskipped, which the gate forbids: {', '.join(_SKIPPED)}")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: for small networks a second one costs more than it brings."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
