@@ -16,6 +16,7 @@ from models.arithmetic import ModelFacts, model_facts
 from models.authors import AuthorsCheckpointError, AuthorsOptionError, from_authors, load_authors_checkpoint
 from models.catalogue import check_options, create_model, list_models, model_family, model_options
 from models.options import ModelOption, ModelOptionError, OptionProblem, OptionValue
+from models.sync_batch_norm import synchronise_batch_norm
 from models.training_hooks import diagnostics, penalty, project_
 
 __all__ = [
@@ -43,4 +44,5 @@ __all__ = [
     "penalty",
     "project_",
     "spatial_bias_variants",
+    "synchronise_batch_norm",
 ]

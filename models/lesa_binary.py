@@ -6,8 +6,7 @@ only the scales matter, and the scales follow from second moments of small tenso
 of positions times positions: the queries and keys are scaled, and the products are summed as they are made.
 
 Source: Yang et al. 2021, "Locally Enhanced Self-Attention" (arXiv 2107.05637).
-Differs: maps need not be square; no position embedding is a choice; statistics of the logits are those of this
-process, also where other batch norms are synchronised.
+Differs: maps need not be square; no position embedding is a choice.
 """
 
 import contextlib
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from models.bottleneck import ConvNorm
 from models.lesa_positions import POSITIONS, AxialPositions, FlattenedPositions, at_least_float32
 from models.options import ModelOptionError, OptionProblem
+from models.sync_batch_norm import sums_for
 
 __all__ = ["BinaryTerm"]
 
@@ -125,10 +125,12 @@ class BinaryTerm(nn.Module):
             moments.append(self.axial.moments(*axial))
         # in double precision: a variance is the small difference of moments where queries and keys are biased
         sums = torch.stack(moments, dim=1).double().unflatten(2, (-1, self.groups)).sum(2).flatten(1)
-        count = len(q) // self.groups * q.shape[1] * k.shape[1]
+        products = len(q) // self.groups * q.shape[1] * k.shape[1]
+        sums, counts = sums_for(norm, torch.stack([*sums, sums.new_full(sums.shape[1:], products)])).split([2, 1])
+        count = counts[0]
         mean = sums[0] / count
         variance: Tensor = (sums[1] / count - mean.square()).clamp_min(0)
-        _update_statistics(norm, mean, variance * (count / max(1, count - 1)))
+        _update_statistics(norm, mean, variance * (count / (count - 1).clamp_min(1)))
         return variance
 
     def scales(self, variance: Tensor) -> Tensor:

@@ -84,6 +84,30 @@ def test_everything_wrong_is_told_at_once_with_file_place_and_remedy(tmp_path: P
         ({"training": {"lr": float("inf")}}, "training.lr: got inf; should be a finite number"),
         ({"training": {"optimizer": "adamww"}}, "training.optimizer: unknown 'adamww'. Did you mean 'adamw'?"),
         ({"training": {"lr_schedule": "cosin"}}, "training.lr_schedule: got 'cosin'; should be 'cosine' or 'constant'"),
+        (
+            {"training": {"precision": "bfloat"}},
+            "training.precision: got 'bfloat'; should be 'float32', 'bfloat16' or 'float16'. Did you mean 'bfloat16'?",
+        ),
+        ({"training": {"clip_grad_norm": 0.0}}, "training.clip_grad_norm: got 0.0; should be greater than 0"),
+        ({"training": {"ema_decay": 1.0}}, "training.ema_decay: got 1.0; should be less than 1"),
+        ({"training": {"accumulate_steps": 2}}, "training.accumulate_steps: unknown setting. Did you mean 'accumulat"),
+        (
+            {"training": {"accumulation_steps": 4, "global_batch_size": 16}},
+            "training.global_batch_size: got 16; each of the 2 workers, in each of 4 parts of its share, needs at "
+            "least 2 images a step, also where a batch is one image short. Use 17 or more, or fewer accumulation_steps",
+        ),
+        (
+            {"training": {"bce_target_threshold": 0.2}},
+            "training.bce_target_threshold: got 0.2; only binary cross-entropy has a threshold. Add training.loss: ",
+        ),
+        (
+            {"search": {"ema_warmup": [True, False]}},
+            "search.ema_warmup: got True; there is no average of the weights to warm up. Add training.ema_decay: ",
+        ),
+        (
+            {"search": {"momentum": [0.0, 0.9]}},
+            "search.momentum: got 0; sgd looks ahead along its momentum and needs some. Use 0.9, or training.optimizer",
+        ),
         ({"training": {1: 2}}, "training.1: got 1; keys should be strings"),
         ({"search": {"optimizer": ["sgd", "adamww"]}}, "search.optimizer: unknown 'adamww'. Did you mean 'adamw'?"),
         ({"search": [1]}, "search: got [1]; must map names to domains, such as lr: {type: float, ...}"),

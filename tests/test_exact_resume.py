@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,7 @@ CUTS: dict[str, dict[str, int]] = {
     "at the start of an epoch": {"cut_before": 10},
 }
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +80,16 @@ def test_the_state_of_every_kind_of_optimiser_is_kept(data: DeviceImages, tmp_pa
     whole, _ = train(data, tmp_path / "whole", None, **options)
     trial, _ = train(data, tmp_path / "cut", {"cut_before": 14}, **options)
     assert differences(trial.learner.state_dict(), whole.learner.state_dict()) == []
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_an_average_and_a_scaled_loss(data: DeviceImages, tmp_path: Path, precision: str) -> None:
+    options = {"epochs": 2, "precision": precision, "ema_decay": 0.99, "ema_warmup": True, "accumulation_steps": 2}
+    whole, reports = train(data, tmp_path / "whole", None, **options)
+    trial, resumed = train(data, tmp_path / "cut", {"cut_before": 14}, **options)
+    assert bool(trial.learner.state_dict()["scaler"]) == (precision == "float16")
+    assert differences(trial.learner.state_dict(), whole.learner.state_dict()) == []
+    assert timeless(resumed) == timeless(reports)
 
 
 def test_a_network_with_a_span_that_is_projected(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from models.lesa_binary import BinaryTerm
 from orchestrator.config import ModelConfig, ObjectiveConfig, TrainingConfig, TrialConfig
 from orchestrator.data import ArrowImages, ImageSplit, open_images, prepare_dataset
 from orchestrator.training import trial as trial_module
@@ -19,7 +20,7 @@ from orchestrator.training.trial import StopTrial, Trial
 from orchestrator.training.workers import Workers
 
 PLAIN = "conv_resnet26_small"
-CLOCKS = {"images_per_s", "epoch_time_s"}
+CLOCKS = {"images_per_s", "epoch_time_s", "time/data_s", "time/step_s", "time/exchange_s"}
 Reports = list[dict[str, float]]
 
 
@@ -108,6 +109,29 @@ def without_norm(description: Mapping[str, Any]) -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
 
 
+def with_norm(description: Mapping[str, Any]) -> torch.nn.Module:
+    """A network whose images see each other through batch norms."""
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, 8, 3, padding=1),
+        torch.nn.BatchNorm2d(8),
+        torch.nn.ReLU(),
+        torch.nn.AvgPool2d(2),
+        torch.nn.BatchNorm2d(8, affine=False),
+        torch.nn.Flatten(),
+        torch.nn.Linear(128, 10),
+    )
+
+
+def with_logit_norms(description: Mapping[str, Any]) -> torch.nn.Module:
+    """A network that computes the statistics of a norm by a way of its own."""
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, 16, 3, stride=2, padding=1),
+        BinaryTerm(16, map_size=(4, 4), groups=2, position_embedding="classification"),
+        torch.nn.Flatten(),
+        torch.nn.Linear(256, 10),
+    )
+
+
 def with_everything(description: Mapping[str, Any]) -> torch.nn.Module:
     """A small network with buffers and random numbers."""
     return torch.nn.Sequential(
@@ -132,6 +156,23 @@ def join_group(rank: int, world_size: int, folder: Path) -> Workers:
 CASES: dict[str, dict[str, Any]] = {
     "real": {"network": build_model},
     "without norm": {"network": without_norm, "optimizer": "sgd", "lr": 0.1},
+    "in parts, clipped, averaged": {
+        "network": without_norm,
+        "optimizer": "sgd",
+        "lr": 0.2,
+        "accumulation_steps": 2,
+        "clip_grad_norm": 1.0,
+        "ema_decay": 0.9,
+        "ema_warmup": True,
+    },
+    "synchronised norms of logits": {
+        "network": with_logit_norms,
+        "optimizer": "sgd",
+        "lr": 0.05,
+        "epochs": 3,
+        "sync_batch_norm": True,
+    },
+    "synchronised norm": {"network": with_norm, "optimizer": "sgd", "lr": 0.1, "sync_batch_norm": True},
 }
 
 
@@ -145,7 +186,7 @@ def train_case(name: str, data: DeviceImages, folder: Path, workers: Workers) ->
         reports = run(trial, curve=curve)
     finally:
         trial_module.build_model = build_model
-    return {"curve": curve, "reports": reports, "weights": trial.model.state_dict()}
+    return {"curve": curve, "reports": reports, "weights": trial.learner.evaluated.state_dict()}
 
 
 def run_rank(rank: int, world_size: int, folder: str, cases: Sequence[str]) -> None:

@@ -7,18 +7,20 @@ sections that are sound. A user sees all faults of a file at once, each with the
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from orchestrator.config import schema
+from orchestrator.config.training_rules import training_problems
 from orchestrator.errors import Problem, did_you_mean
 from orchestrator.tracking.addresses import SCHEMES, scheme_of, without_password
 from search_spaces import Domain, SearchSpace
 from search_spaces.space import SpaceError, condition_problems
 
-OBJECTIVE_METRICS = ("val/top1", "val/loss", "train/loss")
+OBJECTIVE_METRICS = ("val/top1", "val/top5", "val/loss", "train/loss")
 _DOMAIN: TypeAdapter[Any] = TypeAdapter(Domain)
 _SCALAR_TAGS = {"bool", "int", "float", "str"}
 _DOMAIN_TAGS = {"float", "int", "choice", "constant"}
@@ -89,7 +91,7 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
             )
     resources = sections.get("resources")
     if resources and training:
-        yield from _check_batch_size(training, search, resources.workers)
+        yield from training_problems(training, search, resources.workers)
     if resources and resources.workers > 1 and resources.gpus_per_worker and resources.gpus_per_worker % 1:
         yield Problem(
             "resources.gpus_per_worker",
@@ -97,21 +99,6 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
             "Use a whole number, or workers: 1",
         )
     yield from _check_search(sections)
-
-
-def _check_batch_size(training: schema.TrainingConfig, search: Mapping[str, Any], workers: int) -> Iterator[Problem]:
-    """Batch norm needs two images per worker, and some batches are one image short of the global size."""
-    name, least = "global_batch_size", 2 * workers + 1
-    where, sizes = f"training.{name}", (training.global_batch_size,)
-    if name in search:
-        where, sizes = f"search.{name}", search[name].corners()
-    for size in sizes:
-        if isinstance(size, int) and 0 < size < least:
-            yield Problem(
-                where,
-                f"got {size}; each of the {workers} workers needs at least 2 images a step, also where a batch is one "
-                f"image short. Use {least} or more",
-            )
 
 
 def _check_split(dataset: schema.DatasetConfig) -> Iterator[Problem]:
@@ -265,7 +252,15 @@ def _translate(error: ValidationError, prefix: str, section: type[BaseModel] | N
         else:
             rule = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
             given = "" if isinstance(fault["input"], Mapping) else f"got {fault['input']!r}; "
-            yield Problem(where, f"{given}{rule[:1].lower()}{rule[1:]}")
+            yield Problem(where, f"{given}{rule[:1].lower()}{rule[1:]}{_nearest_choice(fault)}")
+
+
+def _nearest_choice(fault: Mapping[str, Any]) -> str:
+    """For a misspelt one of several words, the one that was meant."""
+    if fault["type"] != "literal_error" or not isinstance(fault["input"], str):
+        return ""
+    remedy = did_you_mean(fault["input"], re.findall("'([^']*)'", fault["ctx"]["expected"]))
+    return f". {remedy}" if remedy.startswith("Did") else ""
 
 
 def _union_member(location: tuple[Any, ...]) -> int | None:

@@ -72,8 +72,18 @@ class TrainingConfig(Section):
         momentum: For optimisers that have one.
         lr_schedule: Shape after the warm-up.
         warmup_epochs: Linear rise from a hundredth of `lr`.
+        loss: `binary_cross_entropy` takes every class as a question of its own, averaged over the classes.
         label_smoothing: Share of the target spread over all classes.
+        bce_target_threshold: Soft targets above it become 1, others 0; None leaves them soft.
         crop_padding: Zeros added on every side, in pixels, before a random crop to the old size.
+        accumulation_steps: Parts a worker's share of a batch is cut into, computed one after the other to save memory.
+        clip_grad_norm: Largest norm of all gradients together; None leaves them as they are.
+        precision: Type of the arithmetic; weights stay float32, and `float16` scales the loss.
+        channels_last: Keeps images with their channels together in memory, which convolutions often prefer.
+        compile: Compiles the network with `torch.compile`, at a cost of minutes before the first step.
+        sync_batch_norm: Batch norms see the images of all workers instead of their own.
+        ema_decay: An average of the weights, renewed by 1 - ema_decay a step, is evaluated and kept instead of them.
+        ema_warmup: Lets the average follow faster at first, for short trainings.
         checkpoint_every_steps: Optimiser steps between checkpoints within an epoch; None writes one after each epoch.
     """
 
@@ -85,8 +95,18 @@ class TrainingConfig(Section):
     momentum: float = Field(0.9, ge=0, lt=1)
     lr_schedule: Literal["cosine", "constant"] = "cosine"
     warmup_epochs: NonNegativeInt = 1
+    loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    bce_target_threshold: float | None = Field(None, ge=0, lt=1)
     crop_padding: NonNegativeInt = 0
+    accumulation_steps: PositiveInt = 1
+    clip_grad_norm: PositiveFloat | None = None
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    channels_last: bool = False
+    compile: bool = False
+    sync_batch_norm: bool = False
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    ema_warmup: bool = False
     checkpoint_every_steps: PositiveInt | None = None
 
 

@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from orchestrator.training.device_images import DeviceSplit
+from orchestrator.training.learner import Learner
 from orchestrator.training.workers import Workers
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, split: DeviceSplit, workers: Workers) -> dict[str, float]:
-    """`loss` and `top1` over a whole split, of which each rank reads its share.
+def evaluate(learner: Learner, split: DeviceSplit, workers: Workers) -> dict[str, float]:
+    """`loss`, `top1` and `top5` over a whole split, of which each rank reads its share.
+
+    The loss is plain cross-entropy, whatever is trained with, so that trials compare. With fewer than five classes
+    `top5` is 1.
 
     Args:
-        model: Equal on all ranks; left in evaluation mode.
+        learner: Its evaluated network is equal on all ranks; it is left in evaluation mode.
         split: Of the data.
         workers: This rank among its peers.
     """
-    model.eval()
-    sums = torch.zeros(2, device=workers.device, dtype=torch.float64)
+    learner.evaluated.eval()
+    sums = torch.zeros(3, device=workers.device, dtype=torch.float64)
     for images, labels in split.share(workers):
-        logits = model(images)
-        correct = (logits.argmax(dim=1) == labels).sum()
-        sums += torch.stack([cross_entropy(logits, labels, reduction="sum").double(), correct.double()])
-    loss, correct = workers.sum(sums).tolist()
-    return {"loss": loss / len(split), "top1": correct / len(split)}
+        logits = learner.predict(images)
+        loss = cross_entropy(logits, labels, reduction="sum")
+        sums += torch.stack([loss.double(), *_correct(logits, labels)])
+    loss_sum, top1, top5 = (workers.sum(sums) / len(split)).tolist()
+    return {"loss": loss_sum, "top1": top1, "top5": top5}
+
+
+def _correct(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Images whose label is the first, and is among the first five; of equal logits the lower class comes first."""
+    nearest = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    hits = nearest == labels[:, None]
+    first = logits.argmax(dim=1) == labels
+    return first.sum().double(), hits.any(dim=1).sum().double()

@@ -25,6 +25,7 @@ from orchestrator.training.epoch_losses import EpochLosses, first_diverged
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.learner import Learner
 from orchestrator.training.randomness import seed_everything
+from orchestrator.training.step_clock import StepClock
 from orchestrator.training.workers import Workers
 
 Report = Callable[[int, Mapping[str, float]], None]
@@ -106,7 +107,7 @@ class Trial:
             started = time.perf_counter()
             metrics = self._train_epoch(self.epoch + 1)
             self.learner.share_buffers()
-            validation = evaluate(self.model, self.data.validation, self.workers)
+            validation = evaluate(self.learner, self.data.validation, self.workers)
             metrics |= {f"val/{name}": value for name, value in validation.items()}
             self._complete_epoch(metrics | models.diagnostics(self.model))
             seconds = {"epoch_time_s": time.perf_counter() - started}
@@ -115,9 +116,10 @@ class Trial:
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         self.learner.begin_epoch()
         started, first = time.perf_counter(), self.step
+        clock = StepClock(self.workers.device)
         batches = self._batches(epoch)
         for step in range(first, len(batches)):
-            self.losses.note(step, self._train_batch(epoch, step, batches[step]))
+            self.losses.note(step, self._train_batch(epoch, step, batches[step], clock))
             self.step = step + 1
             if self.step < len(batches):
                 self._pause(epoch)
@@ -127,16 +129,25 @@ class Trial:
             "train/loss": float(sums.sum()) / len(self.data.train),
             "lr": self.learner.lr,
             "images_per_s": sum(map(len, batches[first:])) / seconds,
+            **self._time_split(clock, steps=len(batches) - first),
         }
 
-    def _train_batch(self, epoch: int, step: int, batch: Indices) -> Tensor:
+    def _train_batch(self, epoch: int, step: int, batch: Indices, clock: StepClock) -> Tensor:
         """One optimiser step; returns the loss summed over this rank's images."""
         seed_everything(self.config.seed, epoch, step, self.workers.rank, device=self.workers.device)
-        mine = torch.from_numpy(worker_share(batch, self.workers.rank, self.workers.world_size))
-        images, labels = self.data.train.batch(mine.to(self.workers.device))
-        images = random_crop(images, self.config.training.crop_padding)
+        with clock.measure("data"):
+            mine = torch.from_numpy(worker_share(batch, self.workers.rank, self.workers.world_size))
+            images, labels = self.data.train.batch(mine.to(self.workers.device))
+            images = random_crop(images, self.config.training.crop_padding)
         update = (epoch - 1) * self.steps_per_epoch + step
-        return self.learner.step(images, labels, update=update, global_images=len(batch))
+        with clock.measure("step"):
+            return self.learner.step(images, labels, update=update, global_images=len(batch))
+
+    def _time_split(self, clock: StepClock, steps: int) -> dict[str, float]:
+        """Seconds of an epoch spent on each part, on the first rank."""
+        split = {f"time/{part}_s": seconds for part, seconds in clock.seconds().items()}
+        exchange = self.learner.exchange_s_per_step
+        return split if exchange is None else {**split, "time/exchange_s": exchange * steps}
 
     def _pause(self, epoch: int) -> None:
         """Between two steps: a look at the losses, and a checkpoint, where one is due."""
@@ -168,14 +179,14 @@ class Trial:
 
     def _test_best(self) -> dict[str, float]:
         """The only look at the test images: the best epoch's weights, after the last epoch."""
-        model = self.model
+        model = self.learner.evaluated
         current = {key: value.clone() for key, value in model.state_dict().items()}
         self.workers.sum(torch.zeros(1, device=self.workers.device))  # best.pt is complete once all ranks are here
         best = read_checkpoint(self.checkpoints.best, self.workers.device)
         model.load_state_dict(best["state_dict"])
-        result = evaluate(model, self.data.test, self.workers)
+        result = evaluate(self.learner, self.data.test, self.workers)
         model.load_state_dict(current)
-        return {"test/top1": result["top1"], "best_epoch": float(best["epoch"])}
+        return {"test/top1": result["top1"], "test/top5": result["top5"], "best_epoch": float(best["epoch"])}
 
     def _is_best(self, metrics: Mapping[str, float]) -> bool:
         value, best = metrics[self.objective.metric], self.best.get(self.objective.metric)
@@ -188,7 +199,7 @@ class Trial:
         if self._is_best(metrics):
             self.best = dict(metrics)
             if self.workers.is_first:
-                weights = {"state_dict": self.model.state_dict(), "epoch": self.epoch, "metrics": metrics}
+                weights = {"state_dict": self.learner.evaluated.state_dict(), "epoch": self.epoch, "metrics": metrics}
                 facts = {"model": self.description, "data": self._data_facts()}
                 save_checkpoint(self.checkpoints.best, {**facts, **weights})
         self._save_state(losses=None)

@@ -41,7 +41,9 @@ class Workers:
             return model
         device_ids = [self.device] if self.device.type == "cuda" else None
         # Running statistics are shared once, before evaluation, instead of at every step.
-        return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+        return DistributedDataParallel(
+            model, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all ranks, on all ranks; `values` is overwritten."""
@@ -64,6 +66,20 @@ class Workers:
             flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
             dist.broadcast(flat, src=0)
             _scatter(flat, buffers)
+
+
+def exchange_s_per_step(network: nn.Module) -> float | None:
+    """Seconds of a step in which gradients are exchanged and nothing is computed, as DDP samples them.
+
+    Args:
+        network: As `Workers.wrap` returned it; None is returned for a network of a single process.
+    """
+    if not isinstance(network, DistributedDataParallel):
+        return None
+    # DDP times its first ten steps and then every hundredth.
+    sampled = network._get_ddp_logging_data()
+    exchanged, overlapped = (sampled.get(f"avg_backward_{name}_time", 0) for name in ("comm", "compute_comm_overlap"))
+    return float(max(0, exchanged - overlapped)) / 1e9
 
 
 def _scatter(flat: Tensor, targets: Iterable[Tensor]) -> None:

@@ -1,0 +1,105 @@
+"""Batch norm whose mean and variance are those of all ranks' images, on devices where torch has none.
+
+torch's own `SyncBatchNorm` refuses tensors on a CPU. This one reduces sums and counts, so that ranks may hold shares
+of different sizes, and what W ranks normalise is what one rank would with all images.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """A sum over ranks that gradients pass through: each rank's part has had an effect on all of them."""
+
+    @staticmethod
+    def forward(_ctx: Any, values: Tensor) -> Tensor:
+        total = values.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def sums_for(norm: nn.Module, sums: Tensor) -> Tensor:
+    """Sums of statistics, over all ranks where `norm` is synchronised and in training, else as they are.
+
+    For networks that compute a norm's statistics by a way of their own. The number of what was summed belongs into
+    `sums`, as ranks may differ in it.
+    """
+    synchronised = isinstance(norm, (SyncBatchNorm2d, nn.SyncBatchNorm)) and norm.training
+    if not synchronised or not dist.is_initialized() or dist.get_world_size() == 1:
+        return sums
+    total: Tensor = _SumOverRanks.apply(sums)
+    return total
+
+
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over the images of all ranks of the default process group.
+
+    Shape: x (B, C, H, W) -> (B, C, H, W); B may differ between ranks.
+
+    Differs from `torch.nn.SyncBatchNorm`: works on any device, and with sums in double precision.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises; in evaluation, or without peers, as an ordinary batch norm does."""
+        if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
+            return super().forward(x)
+        self._check_input_dim(x)
+        values = x.float()
+        count = values.new_full((1,), x.numel() // x.shape[1], dtype=torch.float64)
+        sums = sums_for(self, torch.cat([values.sum((0, 2, 3), dtype=torch.float64), count]))
+        count, mean = sums[-1], sums[:-1] / sums[-1]
+        centred = values - mean.float()[:, None, None]
+        variance = sums_for(self, centred.square().sum((0, 2, 3), dtype=torch.float64)) / count
+        self._update_statistics(mean, variance * (count / (count - 1).clamp_min(1)))
+        factor = torch.rsqrt(variance + self.eps).float()
+        if self.affine:
+            factor = factor * self.weight
+            return (centred * factor[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+        return (centred * factor[:, None, None]).to(x.dtype)
+
+    @torch.no_grad()
+    def _update_statistics(self, mean: Tensor, variance: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        momentum = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
+
+
+def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
+    """Replaces every batch norm by one over all ranks, with the same parameters, buffers and names.
+
+    Args:
+        model: Changed in place, but for a model that is itself a batch norm.
+        device: Where it trains: on a GPU the norm is torch's.
+    """
+    if device.type == "cuda":
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return converted
+    if type(model) is nn.BatchNorm2d:
+        return _synchronised(model)
+    for name, child in model.named_children():
+        setattr(model, name, synchronise_batch_norm(child, device))
+    return model
+
+
+def _synchronised(norm: nn.BatchNorm2d) -> SyncBatchNorm2d:
+    tracks = norm.track_running_stats
+    result = SyncBatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine, tracks)
+    result.weight, result.bias = norm.weight, norm.bias
+    result.running_mean, result.running_var = norm.running_mean, norm.running_var
+    result.num_batches_tracked = norm.num_batches_tracked
+    result.training = norm.training
+    return result

@@ -1,0 +1,35 @@
+"""The training loss, summed over images; the functions are torch's and timm's."""
+
+from __future__ import annotations
+
+import torch
+from timm.loss import BinaryCrossEntropy
+from torch import Tensor
+from torch.nn.functional import cross_entropy, one_hot
+
+from orchestrator.config.schema import TrainingConfig
+
+
+def loss_sum(logits: Tensor, targets: Tensor, training: TrainingConfig) -> Tensor:
+    """The loss of a batch, summed over its images, in float32.
+
+    Args:
+        logits: (B, K).
+        targets: Labels (B,), or a distribution over the classes for each image, (B, K).
+        training: Which loss, how much smoothing, and the threshold of binary targets.
+    """
+    logits = logits.float()
+    if training.loss == "cross_entropy":
+        return cross_entropy(logits, targets, label_smoothing=training.label_smoothing, reduction="sum")
+    # timm's loss expects soft targets to be smoothed already; labels are brought into that form here.
+    targets = smoothed_targets(targets, logits.shape[1], training.label_smoothing)
+    # As in timm the loss of an image is the mean over its classes.
+    binary = BinaryCrossEntropy(smoothing=0.0, target_threshold=training.bce_target_threshold, reduction="sum")
+    total: Tensor = binary(logits, targets)
+    return total / logits.shape[1]
+
+
+def smoothed_targets(targets: Tensor, num_classes: int, smoothing: float) -> Tensor:
+    """Labels (B,) or distributions (B, K) as distributions, a share of which is spread over all classes."""
+    dense = one_hot(targets, num_classes) if targets.ndim == 1 else targets
+    return dense.to(torch.float32) * (1 - smoothing) + smoothing / num_classes
