@@ -116,27 +116,16 @@ class BatchAugmentation:
         return torch.where(inside, partners, torch.lerp(partners, images, share))
 
 
-def soft_targets(
-    labels: Tensor,
-    num_classes: int,
-    *,
-    smoothing: float = 0.0,
-    partners: Tensor | None = None,
-    share: Tensor | None = None,
-) -> Tensor:
-    """Class probabilities a mixed and smoothed batch is trained towards: float (B, num_classes).
+def soft_targets(labels: Tensor, partners: Tensor, share: Tensor, num_classes: int) -> Tensor:
+    """Class probabilities of a mixed batch: float (B, num_classes).
 
     Args:
         labels: Classes of the images, (B,).
-        num_classes: Classes.
-        smoothing: Probability spread evenly over all classes.
         partners: Classes of what was mixed in, (B,).
         share: What is left of the images, (B,).
+        num_classes: Classes.
     """
-    targets = one_hot(labels, num_classes).float()
-    if partners is not None and share is not None:
-        targets = torch.lerp(one_hot(partners, num_classes).float(), targets, share[:, None])
-    return targets * (1 - smoothing) + smoothing / num_classes
+    return torch.lerp(one_hot(partners, num_classes).float(), one_hot(labels, num_classes).float(), share[:, None])
 
 
 def _inside(boxes: Tensor, shape: torch.Size) -> Tensor:

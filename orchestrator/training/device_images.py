@@ -34,9 +34,13 @@ class DeviceSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) -> float."""
+        return (pixels.float() - self.mean) / self.std
+
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised float images (B, C, H, W) and their labels (B,)."""
-        return (self.images[index].float() - self.mean) / self.std, self.labels[index]
+        return self.normalise(self.images[index]), self.labels[index]
 
     def share(self, workers: Workers) -> Iterator[tuple[Tensor, Tensor]]:
         """This rank's part of the split, in batches; over all ranks every image comes once."""
