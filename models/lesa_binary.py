@@ -103,7 +103,7 @@ class BinaryTerm(nn.Module):
         with _without_autocast(q.device.type):
             variances = self.variances(q, k, axial)
             factors = self.scales(variances).to(q.dtype).unflatten(0, (terms, 1, self.groups, 1, 1))
-        scales = factors.expand(-1, len(q) // self.groups, -1, 1, 1).flatten(1, 2)
+        scales = factors.expand(-1, q.shape[0] // self.groups, -1, 1, 1).flatten(1, 2)
         logits = torch.bmm(q * scales[0], k.transpose(1, 2))
         if self.flattened is not None:
             self.flattened.add_logits_(logits, q * scales[1], k * scales[2])
@@ -125,7 +125,7 @@ class BinaryTerm(nn.Module):
             moments.append(self.axial.moments(*axial))
         # in double precision: a variance is the small difference of moments where queries and keys are biased
         sums = torch.stack(moments, dim=1).double().unflatten(2, (-1, self.groups)).sum(2).flatten(1)
-        products = len(q) // self.groups * q.shape[1] * k.shape[1]
+        products = q.shape[0] // self.groups * q.shape[1] * k.shape[1]
         sums, counts = sums_for(norm, torch.stack([*sums, sums.new_full(sums.shape[1:], products)])).split([2, 1])
         count = counts[0]
         mean = sums[0] / count
