@@ -83,7 +83,10 @@ def test_everything_wrong_is_told_at_once_with_file_place_and_remedy(tmp_path: P
         ({"training": {"lr": "0.1"}}, "training.lr: got '0.1'; should be a valid number"),
         ({"training": {"lr": float("inf")}}, "training.lr: got inf; should be a finite number"),
         ({"training": {"optimizer": "adamww"}}, "training.optimizer: unknown 'adamww'. Did you mean 'adamw'?"),
-        ({"training": {"lr_schedule": "cosin"}}, "training.lr_schedule: got 'cosin'; should be 'cosine' or 'constant'"),
+        (
+            {"training": {"lr_schedule": "cosin"}},
+            "training.lr_schedule: got 'cosin'; should be 'cosine', 'multistep' or 'constant'",
+        ),
         (
             {"training": {"precision": "bfloat"}},
             "training.precision: got 'bfloat'; should be 'float32', 'bfloat16' or 'float16'. Did you mean 'bfloat16'?",
@@ -107,6 +110,22 @@ def test_everything_wrong_is_told_at_once_with_file_place_and_remedy(tmp_path: P
         (
             {"search": {"momentum": [0.0, 0.9]}},
             "search.momentum: got 0; sgd looks ahead along its momentum and needs some. Use 0.9, or training.optimizer",
+        ),
+        (
+            {"training": {"lr_schedule": "multistep"}},
+            "training.decay_milestones: is empty; multistep lowers the learning rate after certain epochs. Name them",
+        ),
+        (
+            {"training": {"decay_milestones": [3, 4]}},
+            "training.decay_milestones: got [3, 4]; only multistep has some. Add training.lr_schedule: multistep",
+        ),
+        (
+            {"training": {"lr_schedule": "multistep", "decay_milestones": [4, 3]}},
+            "training.decay_milestones: got [4, 3]; each epoch comes once, in rising order",
+        ),
+        (
+            {"training": {"epochs": 3, "cooldown_epochs": 3}},
+            "training.cooldown_epochs: got 3; they are the last of 3 epochs, of which at least one comes before. Use ",
         ),
         ({"training": {1: 2}}, "training.1: got 1; keys should be strings"),
         ({"search": {"optimizer": ["sgd", "adamww"]}}, "search.optimizer: unknown 'adamww'. Did you mean 'adamw'?"),

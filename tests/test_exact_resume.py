@@ -18,7 +18,15 @@ from orchestrator.training.trial import Trial
 from orchestrator.training.workers import Workers
 
 # 300 images in batches of 32: ten steps an epoch, checkpoints after steps 4, 8, 12, ...
-SETTINGS: dict[str, Any] = {"epochs": 3, "crop_padding": 1, "label_smoothing": 0.1, "checkpoint_every_steps": 4}
+SETTINGS: dict[str, Any] = {
+    "epochs": 3,
+    "crop_padding": 1,
+    "erasing": 0.25,
+    "mixup_alpha": 0.8,
+    "cutmix_alpha": 1.0,
+    "label_smoothing": 0.1,
+    "checkpoint_every_steps": 4,
+}
 CUTS: dict[str, dict[str, int]] = {
     "after an epoch": {"stop_after": 1},
     "before the first checkpoint": {"cut_before": 2},

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from training_pieces import CLOCKS, few_digits, make_trial, run, timeless
 
 import models
 from orchestrator.config import ObjectiveConfig
 from orchestrator.errors import TrialFailedError
-from orchestrator.training.augment import random_crop
 from orchestrator.training.device_images import DeviceImages
 
 ALONE = CLOCKS - {"time/exchange_s"}
@@ -109,35 +108,32 @@ def test_a_network_with_a_penalty_is_projected_after_each_step(data: DeviceImage
     assert all(torch.equal(before[key], value) for key, value in trial.model.state_dict().items())
 
 
-def naive_crop(images: Tensor, padding: int, rows: Tensor, columns: Tensor) -> Tensor:
-    result = torch.zeros_like(images)
-    _, channels, height, width = images.shape
-    for index, (top, left) in enumerate(zip(rows.tolist(), columns.tolist(), strict=True)):
-        for channel in range(channels):
-            for row in range(height):
-                for column in range(width):
-                    y, x = row + top - padding, column + left - padding
-                    if 0 <= y < height and 0 <= x < width:
-                        result[index, channel, row, column] = images[index, channel, y, x]
-    return result
+@pytest.mark.parametrize(
+    ("settings", "rates"),
+    [
+        (
+            {"lr_schedule": "multistep", "decay_milestones": (2, 4), "decay_rate": 0.1},
+            [0.4, 0.4, 0.04, 0.04, 0.004, 0.004],
+        ),
+        ({"lr_base_size": 64, "lr_schedule": "constant"}, [0.2] * 6),
+        ({"cooldown_epochs": 2, "min_lr": 0.1}, [0.4, 0.3561, 0.25, 0.1439, 0.1, 0.1]),
+    ],
+)
+def test_the_learning_rate_at_the_start_of_each_epoch(
+    data: DeviceImages, tmp_path: Path, settings: dict[str, Any], rates: list[float]
+) -> None:
+    trial = make_trial(data, tmp_path, epochs=6, lr=0.4, global_batch_size=32, warmup_epochs=0, **settings)
+    seen = []
+    for epoch in range(6):
+        trial.learner.lr_schedule.step_update(epoch * trial.steps_per_epoch)
+        seen.append(trial.learner.lr)
+    assert seen == pytest.approx(rates, rel=1e-3)
 
 
-def test_random_crops_equal_a_loop_over_images() -> None:
-    images = torch.randn(6, 2, 5, 4, generator=torch.Generator().manual_seed(0))
-    torch.manual_seed(1)
-    cropped = random_crop(images, 2)
-    torch.manual_seed(1)
-    offsets = torch.randint(0, 5, (2, 6, 1))
-    assert len({tuple(pair) for pair in offsets[:, :, 0].T.tolist()}) > 1
-    torch.testing.assert_close(cropped, naive_crop(images, 2, offsets[0, :, 0], offsets[1, :, 0]), rtol=0, atol=0)
-    assert random_crop(images, 0) is images
-
-
-def test_random_crops_reach_every_offset() -> None:
-    image = torch.arange(1.0, 10.0).view(1, 1, 3, 3)
-    torch.manual_seed(0)
-    seen = {tuple(crop.flatten().tolist()) for crop in random_crop(image.expand(400, 1, 3, 3), 1)}
-    assert len(seen) == 9
+def test_the_warmup_begins_where_it_is_told(data: DeviceImages, tmp_path: Path) -> None:
+    trial = make_trial(data, tmp_path, lr=0.4, warmup_epochs=1, warmup_lr=0.1)
+    trial.learner.lr_schedule.step_update(0)
+    assert trial.learner.lr == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(("shape", "warmup"), [("cosine", 2), ("cosine", 0), ("constant", 2)])

@@ -36,6 +36,9 @@ def training_problems(training: TrainingConfig, search: Mapping[str, Any], worke
         return _Setting(f"training.{name}", (getattr(training, name),))
 
     yield from _batch_size(setting("global_batch_size"), setting("accumulation_steps"), workers)
+    yield from _lr_schedule(
+        setting("lr_schedule"), setting("decay_milestones"), setting("epochs"), setting("cooldown_epochs")
+    )
     threshold, losses = setting("bce_target_threshold"), setting("loss").values
     given = [value for value in threshold.values if value is not None]
     if given and "binary_cross_entropy" not in losses:
@@ -56,6 +59,31 @@ def training_problems(training: TrainingConfig, search: Mapping[str, Any], worke
     if True in warmup.values and setting("ema_decay").values == (None,):
         yield Problem(
             warmup.where, "got True; there is no average of the weights to warm up. Add training.ema_decay: 0.9999"
+        )
+
+
+def _lr_schedule(shapes: _Setting, milestones: _Setting, epochs: _Setting, cooldown: _Setting) -> Iterator[Problem]:
+    """The shape of the learning rate fits the length of the training."""
+    shortest = min((value for value in epochs.values if isinstance(value, int)), default=1)
+    for points in milestones.values:
+        if not points and "multistep" in shapes.values:
+            yield Problem(
+                milestones.where,
+                "is empty; multistep lowers the learning rate after certain epochs. Name them, such as [81, 122], or "
+                "use training.lr_schedule: cosine",
+            )
+        if points and "multistep" not in shapes.values:
+            yield Problem(
+                milestones.where, f"got {list(points)}; only multistep has some. Add training.lr_schedule: multistep"
+            )
+        if list(points) != sorted(set(points)):
+            yield Problem(milestones.where, f"got {list(points)}; each epoch comes once, in rising order")
+    longest = max((value for value in cooldown.values if isinstance(value, int)), default=0)
+    if longest >= shortest and longest > 0:
+        yield Problem(
+            cooldown.where,
+            f"got {longest}; they are the last of {shortest} epochs, of which at least one comes before. "
+            f"Use {shortest - 1} or fewer",
         )
 
 

@@ -14,6 +14,7 @@ from scipy.special import betaincinv
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
+from orchestrator.config.schema import TrainingConfig
 from orchestrator.training.draws import SampleDraws
 
 __all__ = ["BatchAugmentation", "Mixing", "soft_targets"]
@@ -59,6 +60,11 @@ class BatchAugmentation:
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
     mix_switch: float = 0.5
+
+    @classmethod
+    def of(cls, training: TrainingConfig) -> BatchAugmentation:
+        """What the settings of a trial ask for."""
+        return cls(**{field.name: getattr(training, field.name) for field in dataclasses.fields(cls)})
 
     @property
     def mixes(self) -> bool:

@@ -47,7 +47,7 @@ class Learner:
         self.optimizer = create_optimizer_v2(
             model,
             opt=training.optimizer,
-            lr=training.lr,
+            lr=_peak_lr(training),
             weight_decay=training.weight_decay,
             momentum=training.momentum,
         )
@@ -160,18 +160,25 @@ def _average(model: nn.Module, training: TrainingConfig) -> ModelEmaV3 | None:
     return ModelEmaV3(model, decay=training.ema_decay, use_warmup=training.ema_warmup)
 
 
+def _peak_lr(training: TrainingConfig) -> float:
+    """The learning rate after the warm-up, in proportion to the batch where that is asked for."""
+    if training.lr_base_size is None:
+        return training.lr
+    return training.lr * training.global_batch_size / training.lr_base_size
+
+
 def _lr_schedule(optimizer: torch.optim.Optimizer, training: TrainingConfig, steps_per_epoch: int) -> Any:
     """Timm's schedule, advanced at every step."""
-    constant = training.lr_schedule == "constant"
     schedule, _ = create_scheduler_v2(
         optimizer,
-        sched="step" if constant else "cosine",
-        decay_epochs=training.epochs + 1,
-        num_epochs=training.epochs,
+        sched=training.lr_schedule,
+        num_epochs=training.epochs - training.cooldown_epochs,
+        decay_milestones=list(training.decay_milestones),
+        decay_rate=training.decay_rate,
         warmup_epochs=min(training.warmup_epochs, training.epochs - 1),
-        warmup_lr=training.lr / 100,
-        min_lr=0.0,
-        cooldown_epochs=0,
+        warmup_lr=_peak_lr(training) / 100 if training.warmup_lr is None else training.warmup_lr,
+        min_lr=training.min_lr,
+        cooldown_epochs=training.cooldown_epochs,
         step_on_epochs=False,
         updates_per_epoch=steps_per_epoch,
     )

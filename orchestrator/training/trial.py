@@ -7,7 +7,7 @@ on and raises `StopTrial` to end the trial here, on all ranks at the same epoch.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 import models
 from orchestrator.config.schema import ObjectiveConfig, TrialConfig
-from orchestrator.data import Indices, epoch_batches, worker_share
+from orchestrator.data import Indices, epoch_batches
 from orchestrator.errors import CheckpointError, TrialFailedError
-from orchestrator.training.augment import random_crop
+from orchestrator.training.batch_augment import BatchAugmentation
 from orchestrator.training.checkpoint_file import read_checkpoint, save_checkpoint
 from orchestrator.training.checkpoints import TrialCheckpoints, build_model
 from orchestrator.training.device_images import DeviceImages
@@ -26,6 +26,7 @@ from orchestrator.training.evaluation import evaluate
 from orchestrator.training.learner import Learner
 from orchestrator.training.randomness import seed_everything
 from orchestrator.training.step_clock import StepClock
+from orchestrator.training.training_batches import ResidentBatches
 from orchestrator.training.workers import Workers
 
 Report = Callable[[int, Mapping[str, float]], None]
@@ -75,6 +76,10 @@ class Trial:
         }
         seed_everything(config.seed, device=workers.device)
         self.steps_per_epoch = len(self._batches(epoch=1))
+        augmentation = BatchAugmentation.of(config.training)
+        self.images = ResidentBatches(
+            data.train, augmentation, workers, num_classes=len(data.class_names), seed=config.seed
+        )
         self.learner = Learner(build_model(self.description), config.training, workers, self.steps_per_epoch)
         self.epoch = 0  # complete ones
         self.step = 0  # done of the epoch after them
@@ -118,8 +123,9 @@ class Trial:
         started, first = time.perf_counter(), self.step
         clock = StepClock(self.workers.device)
         batches = self._batches(epoch)
+        images = self.images.epoch(epoch, batches, first=first)
         for step in range(first, len(batches)):
-            self.losses.note(step, self._train_batch(epoch, step, batches[step], clock))
+            self.losses.note(step, self._train_batch(epoch, step, images, clock, len(batches[step])))
             self.step = step + 1
             if self.step < len(batches):
                 self._pause(epoch)
@@ -132,16 +138,16 @@ class Trial:
             **self._time_split(clock, steps=len(batches) - first),
         }
 
-    def _train_batch(self, epoch: int, step: int, batch: Indices, clock: StepClock) -> Tensor:
+    def _train_batch(
+        self, epoch: int, step: int, images: Iterator[tuple[Tensor, Tensor]], clock: StepClock, global_images: int
+    ) -> Tensor:
         """One optimiser step; returns the loss summed over this rank's images."""
         seed_everything(self.config.seed, epoch, step, self.workers.rank, device=self.workers.device)
         with clock.measure("data"):
-            mine = torch.from_numpy(worker_share(batch, self.workers.rank, self.workers.world_size))
-            images, labels = self.data.train.batch(mine.to(self.workers.device))
-            images = random_crop(images, self.config.training.crop_padding)
+            pixels, targets = next(images)
         update = (epoch - 1) * self.steps_per_epoch + step
         with clock.measure("step"):
-            return self.learner.step(images, labels, update=update, global_images=len(batch))
+            return self.learner.step(pixels, targets, update=update, global_images=global_images)
 
     def _time_split(self, clock: StepClock, steps: int) -> dict[str, float]:
         """Seconds of an epoch spent on each part, on the first rank."""
