@@ -13,6 +13,7 @@ beyond 33 entries when `max_span` needs it.
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from timm.models import register_notrace_module
@@ -97,6 +98,7 @@ class AdaptiveAttention(nn.Module):
         self.rel_h = nn.Parameter(torch.empty(dim // 2, table))
         self.rel_w = nn.Parameter(torch.empty(dim // 2, table))
         self.span = nn.Parameter(torch.full((num_heads,), float(span_init)))
+        self._radius = self._radius_for(span_init)
         _init_attention(self.qkv, self.rel_h, self.rel_w)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,11 +114,14 @@ class AdaptiveAttention(nn.Module):
     def window_radius(self) -> int:
         """L: the last ring, in pixels, that the mask of any head leaves above zero; `max_span` at most.
 
-        Compiled and exported programs, and shapes without values, have one window for all spans, the largest.
+        Compiled and exported programs cannot look at the spans: they have the window of the last look, which is that of
+        the last eager pass, projection or loading, and are compiled anew when it changes.
         """
-        if torch.compiler.is_compiling() or self.span.is_meta:
-            return self.max_span
-        longest = float(self.span.detach().max())
+        if not torch.compiler.is_compiling() and not self.span.is_meta:
+            self._radius = self._radius_for(float(self.span.detach().max()))
+        return self._radius
+
+    def _radius_for(self, longest: float) -> int:
         return max(1, min(self.max_span, math.ceil(longest * self.max_span + self.ramp)))
 
     def ring_mask(self, radius: int) -> Tensor:
@@ -133,10 +138,15 @@ class AdaptiveAttention(nn.Module):
     def project_parameters_(self) -> None:
         """Clamps the spans to [0, 1]."""
         self.span.clamp_(0.0, 1.0)
+        self.window_radius()
 
     def training_diagnostics(self) -> Mapping[str, float]:
         """The mean of z * S over the heads, in pixels."""
         return {"span_px": float(self.span.mean()) * self.max_span}
+
+    def _load_from_state_dict(self, *arguments: Any, **keywords: Any) -> None:
+        super()._load_from_state_dict(*arguments, **keywords)
+        self.window_radius()
 
     def no_weight_decay(self) -> set[str]:
         """Spans have a penalty of their own."""

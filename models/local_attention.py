@@ -8,8 +8,8 @@ Chebyshev distance) and divided by their sum plus 1e-8.
 Source: Ramachandran et al. 2019 (arXiv 1906.05909) for the attention, Parker et al. 2020 (arXiv 2004.08708),
 sections 3.1 and 3.2, for tables and mask.
 
-On a CPU a kernel compiled on first use does the work (`SPATIALSWEEP_KERNELS=0` turns it off); tensors elsewhere,
-compiled and exported programs, and machines without a C++ compiler take the tiles of plain PyTorch.
+On a CPU a kernel compiled on first use does the work (`SPATIALSWEEP_KERNELS=0` turns it off); tensors elsewhere, and
+machines without a C++ compiler, take the tiles of plain PyTorch; compiled and exported programs the formula itself.
 """
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from models.attention_kernel import kernel_attention, kernel_serves
 from models.options import ModelOptionError, OptionProblem
 from models.tiled_attention import tiled_attention
+from models.windowed_attention import windowed_attention
 
 __all__ = ["local_attention"]
 
@@ -60,6 +61,8 @@ def local_attention(
     rel = _tables_by_head(rel_h, rel_w, num_heads)
     if ring_mask is not None and ring_mask.requires_grad:
         ring_mask = _held_behind_the_ramp(ring_mask)
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        return windowed_attention(q, k, v, rel, ring_mask)
     attend = kernel_attention if kernel_serves(q, k, v, rel, ring_mask) else tiled_attention
     return attend(q, k, v, rel, ring_mask)
 

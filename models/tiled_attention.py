@@ -39,7 +39,7 @@ def tiled_attention(q: Tensor, k: Tensor, v: Tensor, rel: Tensor, ring_mask: Ten
     """
     geometry = _Geometry.of(q, rel)
     mask = None if ring_mask is None else _spread_rings(ring_mask, geometry)
-    if torch.is_grad_enabled() and not torch.compiler.is_exporting():
+    if torch.is_grad_enabled():
         attended: Tensor = _TiledAttention.apply(q, k, v, rel, mask, geometry)
         return attended
     return _attend((q, k, v), rel, mask, geometry)

@@ -50,6 +50,34 @@ def test_adaptive_window(size: tuple[int, int], ramp: float, num_heads: int) -> 
     hold_against_oracle(layer, size)
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_the_formula_for_compilers(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    layer = AdaptiveAttention(16, num_heads=4, max_span=5, ramp=2.0, span_init=0.3, span_penalty=0.0).double()
+    x = random_maps(size)
+    expected = outcome(layer, x, unfold_attention)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.compiler, "is_compiling", lambda: True)
+        assert_same(outcome(layer, x), expected)
+
+
+def test_what_a_compiler_sees_of_the_window() -> None:
+    layer = AdaptiveAttention(8, num_heads=2, max_span=5, ramp=1.0, span_init=1.0, span_penalty=0.0)
+
+    def compiled_radius() -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.compiler, "is_compiling", lambda: True)
+            return layer.window_radius()
+
+    assert compiled_radius() == 5
+    with torch.no_grad():
+        layer.span.fill_(0.1)
+        layer.project_parameters_()
+    assert compiled_radius() == 2
+    layer.load_state_dict({**layer.state_dict(), "span": torch.tensor([0.3, 0.5])})
+    assert compiled_radius() == 4
+
+
 @pytest.mark.parametrize("chunk", [1, 1 << 14])
 def test_chunks_make_no_difference(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models.tiled_attention, "CHUNK_ELEMENTS", chunk)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from torch import nn
 
-from models.adaptive_resnet import AugmentedResNet, ConvResNet
+from models.adaptive_resnet import AdaptiveSpanResNet, AugmentedResNet, ConvResNet, LocalAttentionResNet
 from models.fcvit import FCViT
 from models.lesa_resnet import LesaResNet
 from models.lsas_resnet import LsasResNet
@@ -33,6 +33,12 @@ def _lesa(position_embedding: str) -> nn.Module:
 
 TINY: Mapping[str, Callable[[], nn.Module]] = {
     "conv": lambda: ConvResNet(depths=(1,), widths=(8,), strides=(2,), num_classes=3),
+    "adaptive": lambda: AdaptiveSpanResNet(
+        depths=(1,), widths=(8,), strides=(2,), num_heads=2, max_span=2, ramp=1.5, num_classes=3
+    ),
+    "local": lambda: LocalAttentionResNet(
+        depths=(1,), widths=(8,), strides=(1,), num_heads=2, kernel_size=3, num_classes=3
+    ),
     "augmented": lambda: AugmentedResNet(
         depths=(1,), widths=(8,), strides=(2,), dk=4, dv=2, num_heads=2, relative=True, num_classes=3
     ),
