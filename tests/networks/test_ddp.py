@@ -1,5 +1,6 @@
 """Real data-parallel training of every class of network: two processes, gloo, no unused parameters allowed."""
 
+import datetime
 import hashlib
 import os
 import subprocess
@@ -47,7 +48,10 @@ def train(name: str, rank: int) -> str:
 
 def worker(rank: int, store: str) -> None:
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD_SIZE)
+    patience = datetime.timedelta(seconds=120)  # for a peer that has failed
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD_SIZE, timeout=patience
+    )
     for name in ONE_EACH:
         print(name, train(name, rank), flush=True)
     distributed.destroy_process_group()
