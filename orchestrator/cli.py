@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from orchestrator import data_cli
 from orchestrator.errors import ConfigError, SpatialSweepError
 from orchestrator.provenance import package_version
 
@@ -20,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+app.add_typer(data_cli.app, name="data")
 
 _INTERRUPTED = 130
 _BAD_INPUT = 2

@@ -1,0 +1,68 @@
+"""Datasets as they are distributed: one reader each, found by name.
+
+A reader sees a folder. `open_source` unpacks an archive into a folder of its own first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
+
+from orchestrator.data.sources.archives import is_archive, unpack
+from orchestrator.data.sources.cifar import open_cifar10, open_cifar100
+from orchestrator.data.sources.digits_source import open_digits
+from orchestrator.data.sources.image_files import open_folders, open_tiny_imagenet
+from orchestrator.data.sources.mnist import open_mnist
+from orchestrator.data.sources.source import UNLABELLED, Sample, Source
+from orchestrator.data.sources.stl10 import open_stl10
+from orchestrator.errors import DataError, did_you_mean
+
+__all__ = ["EMBEDDED", "SOURCES", "UNLABELLED", "Sample", "Source", "open_source"]
+
+SOURCES: Mapping[str, Callable[[Path], Source]] = MappingProxyType(
+    {
+        "cifar10": open_cifar10,
+        "cifar100": open_cifar100,
+        "digits": open_digits,
+        "folder": open_folders,
+        "imagenet": open_folders,
+        "mnist": open_mnist,
+        "stl10": open_stl10,
+        "tinyimagenet": open_tiny_imagenet,
+    }
+)
+"""Name of a dataset to its reader."""
+
+EMBEDDED = "digits"
+"""The one dataset that needs no download."""
+
+
+@contextmanager
+def open_source(name: str, place: Path | None, *, scratch: Path | None = None) -> Iterator[Source]:
+    """Opens a dataset for reading while the block runs.
+
+    Args:
+        name: One of `SOURCES`.
+        place: A folder that holds it, or an archive; None for the embedded one.
+        scratch: Folder an archive is unpacked beneath, reachable by all that read; None takes the system's own.
+
+    Raises:
+        DataError: The name is unknown, or the place does not hold that dataset.
+    """
+    if name not in SOURCES:
+        raise DataError(f"unknown dataset '{name}'. {did_you_mean(name, list(SOURCES))}")
+    if place is None:
+        if name != EMBEDDED:
+            raise DataError(f"{name} is not embedded; say where it lies: --from DIR_OR_ARCHIVE")
+        yield SOURCES[name](Path())
+    elif place.is_dir():
+        yield SOURCES[name](place)
+    elif is_archive(place):
+        with TemporaryDirectory(prefix="spatialsweep-", dir=scratch) as folder:
+            unpack(place, Path(folder))
+            yield SOURCES[name](Path(folder))
+    else:
+        raise DataError(f"{place}: {'is no archive (tar or zip)' if place.exists() else 'no such folder or archive'}")

@@ -1,0 +1,90 @@
+"""MNIST and whatever else comes in its idx files, plain or compressed: Fashion-MNIST, KMNIST.
+
+Source: Y. LeCun, C. Cortes, C. Burges, The MNIST Database of Handwritten Digits, 1998; format as on its page.
+"""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.data.sources.source import ArraySource, Pixels, file_hash, locate
+from orchestrator.errors import DataError
+
+__all__ = ["open_mnist"]
+
+_PREFIXES = {"train": "train", "test": "t10k"}
+_UINT8 = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mnist(ArraySource):
+    """Four idx files.
+
+    Args:
+        files: Split to the file of its images and that of its labels.
+    """
+
+    files: dict[str, tuple[str, str]]
+
+    def load(self, split: str) -> tuple[Pixels, npt.NDArray[np.int32]]:
+        """All images of a split, with one channel."""
+        images, labels = (_read_idx(self.root / name) for name in self.files[split])
+        if images.ndim != 3 or labels.shape != images.shape[:1]:
+            raise DataError(f"{self.root}: {split} has images {images.shape} and labels {labels.shape}; fetch it again")
+        return images[:, None], labels.astype(np.int32)
+
+
+def open_mnist(root: Path) -> ArraySource:
+    """The four files of MNIST beneath a folder, compressed or not.
+
+    Raises:
+        DataError: A file is missing or damaged.
+    """
+    folder = next(filter(None, (locate(root, name) for name in _spellings("train-images", 3))), None)
+    if folder is None:
+        raise DataError(f"{root}: holds no train-images-idx3-ubyte, nor the same with .gz")
+    files = {
+        split: (_find(folder, f"{p}-images", 3), _find(folder, f"{p}-labels", 1)) for split, p in _PREFIXES.items()
+    }
+    sizes = {split: _read_idx(folder / images).shape for split, (images, _) in files.items()}
+    return Mnist(
+        root=folder,
+        image_shape=(1, *sizes["train"][1:]),
+        class_names=tuple(map(str, range(10))),
+        splits={split: shape[0] for split, shape in sizes.items()},
+        fingerprint=file_hash(folder / name for pair in files.values() for name in pair),
+        files=files,
+    )
+
+
+def _spellings(stem: str, dimensions: int) -> list[str]:
+    return [f"{stem}{mark}idx{dimensions}-ubyte{end}" for mark in "-." for end in ("", ".gz")]
+
+
+def _find(folder: Path, stem: str, dimensions: int) -> str:
+    for name in _spellings(stem, dimensions):
+        if (folder / name).is_file():
+            return name
+    raise DataError(f"{folder}: {stem}-idx{dimensions}-ubyte not there, nor with .gz; fetch it")
+
+
+def _read_idx(path: Path) -> Pixels:
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be decompressed ({error}); fetch it again") from None
+    zeros, kind, dimensions = struct.unpack_from(">HBB", content) if len(content) >= 4 else (1, 0, 0)
+    start = 4 + 4 * dimensions
+    if zeros or kind != _UINT8 or len(content) < start:
+        raise DataError(f"{path}: is no idx file of bytes; fetch it again")
+    shape = struct.unpack_from(f">{dimensions}I", content, 4)
+    if len(content) != start + int(np.prod(shape)):
+        raise DataError(f"{path}: announces {shape} and holds {len(content) - start} bytes; fetch it again")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

@@ -1,0 +1,116 @@
+"""What a reader of a distributed dataset offers: its splits, and any stretch of their images."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.errors import DataError
+
+__all__ = ["UNLABELLED", "ArraySource", "Pixels", "Sample", "Source", "file_hash", "locate", "read_names"]
+
+UNLABELLED = -1
+"""The label of an image that has none."""
+
+Pixels = npt.NDArray[np.uint8]
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image.
+
+    Args:
+        image: uint8 pixels, (C, H, W), or the bytes of an image file.
+        label: Its class, or `UNLABELLED`.
+        name: Its file or position, for messages.
+    """
+
+    image: Pixels | bytes
+    label: int
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(ABC):
+    """A dataset as it is distributed, unpacked. Cheap to send to other processes.
+
+    Args:
+        root: The folder that holds it.
+        image_shape: Channels, height, width of images kept as pixels; None for images kept as files.
+        class_names: One per label.
+        splits: Images of each split.
+        fingerprint: Changes when the files do.
+    """
+
+    root: Path
+    image_shape: Shape | None
+    class_names: tuple[str, ...]
+    splits: Mapping[str, int]
+    fingerprint: str
+
+    @abstractmethod
+    def read(self, split: str, start: int, stop: int) -> Iterator[Sample]:
+        """The images of a split from one position to before another."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraySource(Source):
+    """A dataset that comes as arrays of pixels; a reader says how a split is loaded."""
+
+    @abstractmethod
+    def load(self, split: str) -> tuple[Pixels, npt.NDArray[np.int32]]:
+        """Images (N, C, H, W), mapped where they can be, and their labels (N,)."""
+
+    def read(self, split: str, start: int, stop: int) -> Iterator[Sample]:
+        """The images of a split from one position to before another."""
+        images, labels = self.load(split)
+        for place in range(start, stop):
+            yield Sample(images[place], int(labels[place]), f"{split} {place}")
+
+
+def locate(root: Path, marker: str) -> Path | None:
+    """The folder at most two levels beneath `root` that holds `marker`; the topmost, in order of names."""
+    for pattern in ("", "*", "*/*"):
+        for folder in sorted(root.glob(pattern)) if pattern else [root]:
+            if (folder / marker).exists():
+                return folder
+    return None
+
+
+def file_hash(paths: Iterable[Path]) -> str:
+    """A hash of the content of files, in order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()[:16]
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """Class names, one per line."""
+    return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+
+
+def whole_records(path: Path, record_bytes: int, images: int | None = None) -> Pixels:
+    """A file of equal records, mapped: (N, record_bytes).
+
+    Raises:
+        DataError: The file is cut, empty, or does not hold the number of images asked for.
+    """
+    size = path.stat().st_size
+    if not size or size % record_bytes:
+        raise DataError(
+            f"{path}: has {size} bytes, which is no whole number of images of {record_bytes}; fetch it again"
+        )
+    if images is not None and size != images * record_bytes:
+        raise DataError(f"{path}: holds {size // record_bytes} images, its labels are {images}; fetch it again")
+    return np.memmap(path, np.uint8, "r").reshape(-1, record_bytes)

@@ -1,0 +1,153 @@
+"""Files beneath a URI: a local folder, or anything `pyarrow.fs` reads (`s3://`, `gs://`, `hdfs://`).
+
+A file appears whole or not at all: it is built on this machine first, then renamed or uploaded.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyarrow import fs
+
+from orchestrator.errors import DataError
+
+__all__ = ["PARTS", "Folder", "open_folder"]
+
+_CHUNK_BYTES = 8 << 20
+PARTS = ".parts"
+"""Folder of what is unfinished, and of the records of finished shards, until there is a manifest."""
+
+_WITHOUT_FOLDERS = ("s3", "gcs")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of a dataset.
+
+    Args:
+        uri: As the user wrote it.
+        filesystem: Where it lies.
+        path: The folder within that file system.
+    """
+
+    uri: str
+    filesystem: fs.FileSystem
+    path: str
+
+    @property
+    def local(self) -> Path | None:
+        """The folder as a path of this machine; None when it lies elsewhere."""
+        return Path(self.path) if isinstance(self.filesystem, fs.LocalFileSystem) else None
+
+    def where(self, name: str) -> str:
+        """A file of the folder in words."""
+        return f"{self.uri.partition('?')[0].rstrip('/')}/{name}"
+
+    def sizes(self, beneath: str = "") -> dict[str, int]:
+        """Name to size in bytes of the files directly in the folder, or in a folder beneath it."""
+        selector = fs.FileSelector(f"{self.path}/{beneath}".rstrip("/"), allow_not_found=True)
+        with self._speaking(beneath):
+            found = self.filesystem.get_file_info(selector)
+        return {info.base_name: info.size for info in found if info.is_file}
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file; None when there is none."""
+        with self._speaking(name):
+            if self.filesystem.get_file_info(f"{self.path}/{name}").type == fs.FileType.NotFound:
+                return None
+            with self.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
+                return bytes(stream.read())
+
+    def write(self, name: str, content: bytes) -> None:
+        """Writes a small file."""
+        with self.building(name) as partial:
+            partial.write_bytes(content)
+
+    @contextmanager
+    def building(self, name: str) -> Iterator[Path]:
+        """A path of this machine to write a file to; it takes its place in the folder when the block ends well."""
+        target = f"{self.path}/{name}"
+        parent = Path(target).parent
+        scratch = Path(self.path) / PARTS if self.local else Path(tempfile.gettempdir())
+        if self.filesystem.type_name not in _WITHOUT_FOLDERS:
+            with self._speaking(name):
+                self.filesystem.create_dir(str(parent), recursive=True)
+                self.filesystem.create_dir(f"{self.path}/{PARTS}", recursive=True)
+        partial = scratch / f".{Path(name).name}.{uuid.uuid4().hex}.partial"
+        try:
+            yield partial
+            with self._speaking(name):
+                if self.local:
+                    partial.replace(target)
+                else:
+                    fs.copy_files(
+                        str(partial),
+                        target,
+                        source_filesystem=fs.LocalFileSystem(),
+                        destination_filesystem=self.filesystem,
+                        chunk_size=_CHUNK_BYTES,
+                    )
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def fetch(self, name: str, target: Path) -> None:
+        """Copies a file to this machine, whole or not at all.
+
+        Raises:
+            DataError: There is no such file, or it cannot be read.
+        """
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+        try:
+            with self._speaking(name):
+                fs.copy_files(
+                    f"{self.path}/{name}",
+                    str(partial),
+                    source_filesystem=self.filesystem,
+                    destination_filesystem=fs.LocalFileSystem(),
+                    chunk_size=_CHUNK_BYTES,
+                )
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def remove_folder(self, name: str) -> None:
+        """Removes a folder beneath this one, if it is there."""
+        with suppress(FileNotFoundError), self._speaking(name):
+            self.filesystem.delete_dir(f"{self.path}/{name}")
+
+    @contextmanager
+    def _speaking(self, name: str) -> Iterator[None]:
+        """Faults of the file system in our words."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise DataError(f"{self.where(name)}: {_first_line(error)}") from None
+        except OSError as error:
+            raise DataError(f"{self.where(name)}: the storage refuses ({_first_line(error)})") from None
+
+
+def open_folder(uri: str | Path) -> Folder:
+    """The folder a URI or a local path names; it need not exist.
+
+    Raises:
+        DataError: The scheme is unknown, or its storage cannot be reached.
+    """
+    text = str(uri)
+    try:
+        if "://" not in text:
+            return Folder(text, fs.LocalFileSystem(), str(Path(text).absolute()))
+        filesystem, path = fs.FileSystem.from_uri(text)
+    except (ValueError, OSError) as error:
+        hint = "Use a path, or a URI such as s3://bucket/folder"
+        raise DataError(f"{text.partition('?')[0]}: cannot be opened ({_first_line(error)}). {hint}") from None
+    return Folder(text, filesystem, path.rstrip("/"))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")

@@ -1,0 +1,102 @@
+"""Datasets in an object store: written to, read from and continued in a server that speaks S3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import tiny_archives
+from pyarrow import fs
+from typer.testing import CliRunner
+
+from orchestrator.cli import app
+from orchestrator.data.manifest import read_manifest
+from orchestrator.data.prepare import prepare
+from orchestrator.data.shards import ShardRecord, ShardTask
+from orchestrator.data.sources import Source
+from orchestrator.data.storage import Folder, open_folder
+from orchestrator.errors import DataError
+
+moto_server = pytest.importorskip("moto.server", reason="needs moto, of the development tools")
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """A server on a free port of this machine."""
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """A bucket of the test's own; returns a URI pattern with a place for the folder."""
+    for key, value in {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "EC2_METADATA_DISABLED": "true"}.items():
+        monkeypatch.setenv(f"AWS_{key}", value)
+    name = request.node.name.replace("_", "-")[-40:].strip("-")
+    store = fs.S3FileSystem(endpoint_override=endpoint, scheme="http", allow_bucket_creation=True, region="us-east-1")
+    store.create_dir(name)
+    return f"s3://{name}/{{}}?endpoint_override={endpoint}&scheme=http&region=us-east-1"
+
+
+def keys(folder: Folder) -> set[str]:
+    found = folder.filesystem.get_file_info(fs.FileSelector(folder.path, recursive=True, allow_not_found=True))
+    return {info.path.removeprefix(f"{folder.path}/") for info in found if info.is_file}
+
+
+def test_a_dataset_is_prepared_in_a_bucket(bucket: str, tmp_path: Path) -> None:
+    tiny = tiny_archives.cifar10_binary(tmp_path)
+    uri = bucket.format("sets/cifar")
+    manifest = prepare("cifar10", tiny.place, uri, images_per_shard=30)
+    folder = open_folder(uri)
+    assert keys(folder) == {"manifest.json", "train-00000.arrow", "train-00001.arrow", "test-00000.arrow"}
+    assert read_manifest(folder) == manifest
+    assert prepare("cifar10", tiny.place, str(tmp_path / "here"), images_per_shard=30).splits == manifest.splits
+    for shard in manifest.splits["train"].shards:
+        folder.fetch(shard.file, tmp_path / "fetched" / shard.file)
+        assert (tmp_path / "fetched" / shard.file).read_bytes() == (tmp_path / "here" / shard.file).read_bytes()
+    with folder.filesystem.open_input_file(f"{folder.path}/test-00000.arrow") as file:
+        table = pa.ipc.open_file(file).read_all()
+    np.testing.assert_array_equal(table.column("label").to_numpy(), tiny.splits["test"][1])
+
+
+def test_a_conversion_into_a_bucket_goes_on_where_it_was(bucket: str, tmp_path: Path) -> None:
+    root = tiny_archives.photo_tree(tmp_path)
+    (root / "train/dog/2.jpg").write_bytes(b"words")
+    uri = bucket.format("photos")
+    with pytest.raises(DataError, match="1 images cannot be read"):
+        prepare("folder", root, uri, images_per_shard=5)
+    folder = open_folder(uri)
+    assert "manifest.json" not in keys(folder)
+    assert len(keys(folder)) == 2 * 6  # every shard and its record
+    left: list[ShardTask] = []
+
+    def nothing_left(source: Source, tasks: Sequence[ShardTask]) -> list[ShardRecord]:
+        left.extend(tasks)
+        return []
+
+    manifest = prepare("folder", root, uri, images_per_shard=5, max_bad=1, run=nothing_left)
+    assert left == []
+    assert manifest.splits["train"].images == 11
+    assert not any(key.startswith(".parts") for key in keys(folder))
+
+
+def test_inspect_reads_a_bucket(bucket: str, tmp_path: Path) -> None:
+    uri, sheet = bucket.format("digits"), tmp_path / "sheet.png"
+    prepare("digits", None, uri)
+    result = CliRunner().invoke(app, ["data", "inspect", uri, "--sheet", str(sheet)], catch_exceptions=False)
+    assert "1437 train, 360 test, 10 classes" in result.output
+    assert sheet.stat().st_size > 1000
+
+
+def test_a_bucket_that_is_not_there_says_so(bucket: str, tmp_path: Path) -> None:
+    absent = bucket.replace("s3://", "s3://no-").format("digits")
+    with pytest.raises(DataError, match=r"s3://no-[^ ?]*/digits/.*: the storage refuses \("):
+        prepare("digits", None, absent)
+    with pytest.raises(DataError, match=r"s3://[^ ?]*/nothing/manifest\.json: no such file"):
+        read_manifest(open_folder(bucket.format("nothing")))
