@@ -7,6 +7,8 @@ stride as a pool behind the last norm.
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
+from models.merging import normed_conv
+
 __all__ = ["EXPANSION", "Bottleneck", "ConvNorm", "Stem"]
 
 EXPANSION = 4  # channels a bottleneck puts out per channel of its spatial operator
@@ -27,7 +29,7 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolves, normalises, activates."""
-        y: Tensor = self.act(self.bn(self.conv(x)))
+        y: Tensor = self.act(normed_conv(self.conv, self.bn, x))
         return y
 
 
@@ -91,7 +93,15 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Adds the branch to the shortcut."""
         shortcut = self.shortcut(x)
-        x = self.act(self.bn(self.spatial(self.reduce(x))))
+        x = self.act(self.normed_spatial(self.reduce(x)))
         x = self.drop_path(self.pool(self.expand(x)))
-        y: Tensor = self.act_out(x + shortcut)
+        x += shortcut  # in place: what the branch puts out is nobody else's
+        y: Tensor = self.act_out(x)
+        return y
+
+    def normed_spatial(self, x: Tensor) -> Tensor:
+        """The operator and its norm."""
+        if isinstance(self.spatial, nn.Conv2d):
+            return normed_conv(self.spatial, self.bn, x)
+        y: Tensor = self.bn(self.spatial(x))
         return y

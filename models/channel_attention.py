@@ -17,6 +17,8 @@ from timm.models import register_notrace_module
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.merging import map_mean
+
 __all__ = ["CHANNEL_ATTENTIONS", "make_channel_attention"]
 
 CHANNEL_ATTENTIONS = ("se", "cbam", "eca", "srm", "spa")
@@ -32,7 +34,7 @@ class SqueezeExciteLogits(SEModule):  # type: ignore[misc, unused-ignore]
 
     def forward(self, x: Tensor) -> Tensor:
         """Pools and runs both layers."""
-        return _dense(functional.relu(_dense(x.mean((2, 3)), self.fc1)), self.fc2)
+        return _dense(functional.relu(_dense(map_mean(x), self.fc1)), self.fc2)
 
 
 class CbamChannelLogits(ChannelAttn):  # type: ignore[misc, unused-ignore]
@@ -43,7 +45,7 @@ class CbamChannelLogits(ChannelAttn):  # type: ignore[misc, unused-ignore]
 
     def forward(self, x: Tensor) -> Tensor:
         """Pools twice, runs both layers."""
-        average = functional.relu(_dense(x.mean((2, 3)), self.fc1))
+        average = functional.relu(_dense(map_mean(x), self.fc1))
         maximum = functional.relu(_dense(x.amax((2, 3)), self.fc1))
         return _dense(average + maximum, self.fc2)
 
@@ -53,7 +55,7 @@ class EfficientChannelLogits(EcaModule):  # type: ignore[misc, unused-ignore]
 
     def forward(self, x: Tensor) -> Tensor:
         """Pools and convolves."""
-        logits: Tensor = self.conv(x.mean((2, 3))[:, None])
+        logits: Tensor = self.conv(map_mean(x)[:, None])
         return logits[:, 0]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.fcvit_context import ActLayer, ChannelAttention, GlobalContext, SpatialAttention
 from models.fcvit_mixers import ChannelMixer, TokenMixer
+from models.merging import normed_conv
 from models.options import OptionProblem
 
 __all__ = ["BlockDesign", "FCViTBlock", "PatchEmbed", "divides"]
@@ -39,8 +40,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Embeds."""
-        y: Tensor = self.bn(self.conv(x))
-        return y
+        return normed_conv(self.conv, self.bn, x)
 
 
 class FCViTBlock(nn.Module):
@@ -80,10 +80,10 @@ class FCViTBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Adds both branches, one after the other."""
         y = self.token_mixer(self.norm1(x))
-        if self.layer_scale_1 is None:
-            x = x + self.drop_path(y)
-        else:
-            x = torch.addcmul(x, self.drop_path(y), self.layer_scale_1[:, None, None])
+        y = self.drop_path(y)
+        if self.layer_scale_1 is not None:
+            y = y * self.layer_scale_1[:, None, None]
+        x = x + y
         return x + self.drop_path(self.channel_mixer(self.norm2(x), self.layer_scale_2))  # type: ignore[no-any-return]
 
     def no_weight_decay(self) -> set[str]:

@@ -16,16 +16,14 @@ import torch
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
-__all__ = ["ActLayer", "ChannelAttention", "GlobalContext", "SpatialAttention", "depthwise"]
+from models.depthwise import DepthwiseConv
+from models.merging import map_mean
+
+__all__ = ["ActLayer", "ChannelAttention", "GlobalContext", "SpatialAttention"]
 
 SIMILARITY_EPS = 1e-5  # added to the deviation, not to the variance
 
 ActLayer: TypeAlias = Callable[[], nn.Module]
-
-
-def depthwise(dim: int, kernel_size: int) -> nn.Conv2d:
-    """A convolution of every channel by itself that keeps the size of the map; `kernel_size` is odd."""
-    return nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
 
 
 @register_notrace_module
@@ -69,14 +67,18 @@ class GlobalContext(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Adds the context."""
-        mean = x.mean((2, 3))
+        mean = map_mean(x)
         context = self.context(mean)
         if self.scale is None:
             return x + context[:, :, None, None]
-        heads = x.unflatten(1, (self.num_heads, -1))
-        weights = self.similarity(x, mean)[:, :, None]
-        context = context.unflatten(1, (self.num_heads, -1))[..., None, None]
-        return torch.addcmul(heads, weights, context).flatten(1, 2)
+        weights = self.similarity(x, mean)
+        # products of matrices write one map, their gradients none but that of the input; in its order of memory
+        rows, flat = self.by_head(context).to(x.dtype), x.flatten(2)
+        if flat.stride(1) == 1:
+            added = torch.baddbmm(flat.transpose(1, 2), weights.transpose(1, 2), rows).transpose(1, 2)
+        else:
+            added = torch.baddbmm(flat, rows.transpose(1, 2), weights)
+        return added.unflatten(2, x.shape[2:])  # type: ignore[no-any-return]
 
     def context(self, mean: Tensor) -> Tensor:
         """The vector to be added, from the mean of the map: (B, dim) -> (B, dim)."""
@@ -86,18 +88,21 @@ class GlobalContext(nn.Module):
         context: Tensor = self.expand(self.act(narrow))
         return context
 
+    def by_head(self, vector: Tensor) -> Tensor:
+        """A row per head that is zero outside its channels: (B, dim) -> (B, num_heads, dim)."""
+        heads = vector.unflatten(1, (self.num_heads, -1)).transpose(1, 2)
+        return torch.diag_embed(heads, dim1=1, dim2=2).flatten(2)
+
     def similarity(self, x: Tensor, mean: Tensor) -> Tensor:
-        """How much of the context each position takes: (B, dim, H, W), (B, dim) -> (B, num_heads, H, W)."""
+        """How much of the context each position takes: (B, dim, H, W), (B, dim) -> (B, num_heads, H * W)."""
         assert self.scale is not None and self.shift is not None
         head_dim = x.shape[1] // self.num_heads
-        # one row per head that is zero outside its channels: all heads in one product
-        rows = torch.diag_embed(mean.unflatten(1, (self.num_heads, head_dim)).transpose(1, 2), dim1=1, dim2=2)
-        products = (rows.flatten(2).to(x.dtype) @ x.flatten(2)) * head_dim**-0.5
+        products = (self.by_head(mean).to(x.dtype) @ x.flatten(2)) * head_dim**-0.5
         count = products[0].numel()
-        std, centre = torch.std_mean(products, dim=(1, 2), keepdim=True, correction=min(1, count - 1))
-        standard = (products - centre) / (std + SIMILARITY_EPS)
-        weights: Tensor = standard * self.scale[:, None] + self.shift[:, None]
-        return weights.unflatten(2, x.shape[2:])  # type: ignore[no-any-return]
+        centred = products - products.mean((1, 2), keepdim=True)
+        std = torch.linalg.vector_norm(centred, dim=(1, 2), keepdim=True) * max(1, count - 1) ** -0.5
+        weights: Tensor = centred / (std + SIMILARITY_EPS) * self.scale[:, None] + self.shift[:, None]
+        return weights
 
 
 class SpatialAttention(nn.Module):
@@ -116,7 +121,11 @@ class SpatialAttention(nn.Module):
         super().__init__()
         narrow = dim // reduction
         self.gate = nn.Sequential(
-            depthwise(dim, kernel_size), nn.Conv2d(dim, narrow, 1), act_layer(), nn.Conv2d(narrow, dim, 1), nn.Sigmoid()
+            DepthwiseConv(dim, kernel_size),
+            nn.Conv2d(dim, narrow, 1),
+            act_layer(),
+            nn.Conv2d(narrow, dim, 1),
+            nn.Sigmoid(),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -144,6 +153,6 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Adds the attention of each channel."""
-        pooled = self.act(x).mean((2, 3))[:, None]
+        pooled = map_mean(self.act(x))[:, None]
         attention: Tensor = self.conv2(self.act(self.conv1(pooled)))
         return x + attention.transpose(1, 2)[..., None]

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.fcvit_context import ActLayer, depthwise
+from models.depthwise import DepthwiseConv
+from models.fcvit_context import ActLayer
 
 __all__ = ["ChannelMixer", "TokenMixer"]
 
@@ -40,7 +41,7 @@ class TokenMixingStep(nn.Module):
         super().__init__()
         narrow = max(dim // fc_factor, fc_min_chs)
         self.context = context or nn.Identity()
-        self.depthwise = depthwise(dim, kernel_size)
+        self.depthwise = DepthwiseConv(dim, kernel_size)
         self.act = act_layer()
         self.pointwise = (
             nn.Sequential(nn.Conv2d(dim, narrow, 1), act_layer(), nn.Conv2d(narrow, dim, 1))
@@ -128,7 +129,7 @@ class ChannelMixer(nn.Module):
     ) -> None:
         super().__init__()
         self.expand = nn.Conv2d(dim, hidden_chs, 1)
-        self.depthwise = depthwise(hidden_chs, kernel_size) if kernel_size else nn.Identity()
+        self.depthwise = DepthwiseConv(hidden_chs, kernel_size) if kernel_size else nn.Identity()
         self.act = act_layer()
         self.reduce = nn.Conv2d(hidden_chs, dim, 1)
         self.drop = nn.Dropout(proj_drop_rate)

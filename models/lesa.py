@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.lesa_binary import BinaryTerm
+from models.merging import normed_conv
 from models.options import ModelOptionError, OptionProblem
 
 __all__ = ["FUSIONS", "UNARIES", "Fusion", "LocallyEnhancedAttention", "UnaryTerm"]
@@ -43,8 +44,10 @@ class UnaryTerm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolves and normalises."""
-        y: Tensor = self.bn(self.convs(x))
-        return y
+        *before, last = self.convs
+        for conv in before:
+            x = conv(x)
+        return normed_conv(last, self.bn, x)
 
 
 class Fusion(nn.Module):
@@ -83,8 +86,11 @@ class Fusion(nn.Module):
 
     def forward(self, unary: Tensor, binary: Tensor) -> Tensor:
         """The gate."""
-        hidden = self.layers(torch.cat([unary, binary], dim=1).relu_())
-        return torch.sigmoid(self.bn(self.conv(hidden)))
+        x = torch.cat([unary, binary], dim=1).relu_()
+        layers = list(self.layers)
+        for conv, bn, act in zip(layers[::3], layers[1::3], layers[2::3], strict=True):
+            x = act(normed_conv(conv, bn, x))
+        return normed_conv(self.conv, self.bn, x).sigmoid_()
 
 
 class LocallyEnhancedAttention(nn.Module):
@@ -148,4 +154,6 @@ class LocallyEnhancedAttention(nn.Module):
         unary: Tensor = self.unary(x)
         if self.fusion is None:
             return unary + binary
-        return torch.addcmul(unary, self.fusion(unary, binary), binary)
+        gated: Tensor = self.fusion(unary, binary) * binary
+        gated += unary
+        return gated

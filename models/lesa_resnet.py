@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from models.bottleneck import EXPANSION, ConvNorm
 from models.lesa import LocallyEnhancedAttention
 from models.lesa_binary import BinaryTerm
+from models.merging import normed_conv
 from models.resnet import BlockSite, SpatialResNet, SurfaceOptions
 
 __all__ = ["LesaBottleneck", "LesaResNet", "NormedConv", "map_sizes"]
@@ -34,8 +35,7 @@ class NormedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolves and normalises."""
-        y: Tensor = self.bn(self.conv(x))
-        return y
+        return normed_conv(self.conv, self.bn, x)
 
 
 class LesaBottleneck(nn.Module):
@@ -65,7 +65,9 @@ class LesaBottleneck(nn.Module):
         """Adds the branch to the shortcut."""
         shortcut = self.shortcut(x)
         x = self.act(self.spatial(self.reduce(x)))
-        y: Tensor = self.act_out(self.drop_path(self.expand(x)) + shortcut)
+        x = self.drop_path(self.expand(x))
+        x += shortcut
+        y: Tensor = self.act_out(x)
         return y
 
 

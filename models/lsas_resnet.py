@@ -11,10 +11,12 @@ released, are gated by the same rule.
 from collections.abc import Sequence
 from typing import Unpack
 
+import torch
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from models.bottleneck import EXPANSION, Bottleneck, ConvNorm
+from models.merging import may_merge
 from models.resnet import BlockSite, SpatialResNet, SurfaceOptions
 from models.sub_attention import AttentionGate
 
@@ -51,11 +53,8 @@ class GatedBottleneck(Bottleneck):
     def forward(self, x: Tensor) -> Tensor:
         """Adds the gated branch to the shortcut, in place of the branch."""
         shortcut = self.shortcut(x)
-        x = self.act(self.bn(self.spatial(self.reduce(x))))
-        x = self.drop_path(self.gate(self.expand(x)))
-        x += shortcut
-        y: Tensor = self.act_out(x)
-        return y
+        x = self.act(self.normed_spatial(self.reduce(x)))
+        return joined(self.expand(x), shortcut, self)
 
 
 class GatedBasicBlock(nn.Module):
@@ -87,10 +86,23 @@ class GatedBasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Adds the gated branch to the shortcut, in place of the branch."""
         shortcut = self.shortcut(x)
-        x = self.drop_path(self.gate(self.conv2(self.conv1(x))))
-        x += shortcut
-        y: Tensor = self.act_out(x)
-        return y
+        return joined(self.conv2(self.conv1(x)), shortcut, self)
+
+
+def joined(branch: Tensor, shortcut: Tensor, block: GatedBasicBlock | GatedBottleneck) -> Tensor:
+    """Gates the branch, drops it by chance, adds the shortcut, activates.
+
+    Where nothing is kept for gradients, the gate multiplies in place.
+    """
+    gate = block.gate
+    alone = block.training or torch.is_grad_enabled() or not may_merge(branch, gate, block.last_norm)
+    if not alone and isinstance(gate, AttentionGate) and isinstance(gate.spatial, nn.Identity):
+        x = branch.mul_(gate.channel_gate(branch))
+    else:
+        x = block.drop_path(gate(branch))
+    x += shortcut
+    y: Tensor = block.act_out(x)
+    return y
 
 
 class LsasResNet(SpatialResNet):
@@ -155,6 +167,7 @@ class LsasResNet(SpatialResNet):
             stem_width=64 if large_image else 16,
             **surface,
         )
+        self.channels_last_on_cpu = not large_image  # weights outweigh the maps of large networks
         self.attention = attention
         self.large_image = large_image
         init_gated_resnet(self, zero_init_last=zero_init_last)

@@ -155,6 +155,7 @@ class SpatialBiasResNet(SpatialResNet):
             stem_width=stem_width,
             **surface,
         )
+        self.channels_last_on_cpu = not large_image  # weights outweigh the maps of large networks
         self.has_nonlocal = any(isinstance(module, NonLocal) for module in self.modules())
         self.apply(init_spatial_bias)
 

@@ -100,6 +100,10 @@ class AttentionGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Gates every channel, and with CBAM every position."""
-        gate: Tensor = self.sub(self.host(x))
-        y: Tensor = self.spatial(x * gate[:, :, None, None])
+        y: Tensor = self.spatial(x * self.channel_gate(x))
         return y
+
+    def channel_gate(self, x: Tensor) -> Tensor:
+        """The gate of every channel: (B, channels, H, W) -> (B, channels, 1, 1)."""
+        gate: Tensor = self.sub(self.host(x))
+        return gate[:, :, None, None]

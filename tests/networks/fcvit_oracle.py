@@ -31,17 +31,22 @@ def plain_context(context: Any, x: Tensor) -> Tensor:
     return x + weighted.reshape(x.shape)
 
 
+def plain_conv(layer: nn.Module, x: Tensor) -> Tensor:
+    """A depth-wise convolution by PyTorch alone, or nothing."""
+    return nn.Conv2d.forward(layer, x) if isinstance(layer, nn.Conv2d) else layer(x)
+
+
 def plain_block(block: Any, x: Tensor) -> Tensor:
     """A block, without stochastic depth."""
     y = block.norm1(x)
     for step in block.token_mixer.steps:
         y = y if isinstance(step.context, nn.Identity) else plain_context(step.context, y)
-        y = nn.functional.gelu(step.pointwise(step.depthwise(y)))
+        y = nn.functional.gelu(step.pointwise(plain_conv(step.depthwise, y)))
     gate = block.token_mixer.spatial_attention
-    y = y if isinstance(gate, nn.Identity) else y * gate.gate(y)
+    y = y if isinstance(gate, nn.Identity) else y * gate.gate[1:](plain_conv(gate.gate[0], y))
     x = x + block.layer_scale_1.reshape(-1, 1, 1) * y
     mixer = block.channel_mixer
-    y = mixer.reduce(nn.functional.gelu(mixer.depthwise(mixer.expand(block.norm2(x)))))
+    y = mixer.reduce(nn.functional.gelu(plain_conv(mixer.depthwise, mixer.expand(block.norm2(x)))))
     attention = mixer.channel_attention
     if not isinstance(attention, nn.Identity):
         pooled = nn.functional.gelu(y).mean((2, 3), keepdim=True)

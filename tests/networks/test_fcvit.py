@@ -8,6 +8,7 @@ import torch
 from fcvit_oracle import plain_context, plain_fcvit
 
 import models
+from models.depthwise import IS_MEASURED, DepthwiseConv
 from models.fcvit import FCViT
 from models.fcvit_context import GlobalContext
 
@@ -73,6 +74,27 @@ def test_a_map_of_one_position_and_an_empty_image(num_heads: int) -> None:
     network = models.create_model("fcvit_micro_cifar", num_classes=2, num_heads=num_heads, image_size=8).train()
     network(torch.zeros(2, 3, 8, 8)).sum().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("kernel_size", "size"), [(5, (6, 9)), (11, (3, 4)), (7, (1, 1))])
+def test_gradients_of_large_windows(
+    kernel_size: int, size: tuple[int, int], memory_format: torch.memory_format
+) -> None:
+    """The path of single precision, against PyTorch's own in double; more images than are taken at once."""
+    conv = DepthwiseConv(24, kernel_size)
+    x = torch.randn(11, 24, *size).contiguous(memory_format=memory_format).requires_grad_()
+    assert conv.has_own_gradient(x) == IS_MEASURED
+    y, probe = conv(x), torch.randn(11, 24, *size)
+    ours = [y, *torch.autograd.grad(y, [x, *conv.parameters()], probe)]
+    conv.double()
+    wide = x.detach().double().requires_grad_()
+    assert not conv.has_own_gradient(wide)
+    y = conv(wide)
+    theirs = [y, *torch.autograd.grad(y, [wide, *conv.parameters()], probe.double())]
+    for found, expected in zip(ours, theirs, strict=True):
+        atol = 1e-5 * float(expected.detach().abs().max())
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=atol)
 
 
 def windows(network: Any) -> list[set[int]]:
