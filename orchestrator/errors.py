@@ -70,6 +70,10 @@ class TrialFailedError(SpatialSweepError, RuntimeError):
     """Training of one trial ended with an error; the text is its reason."""
 
 
+class TrialDivergedError(SpatialSweepError, ArithmeticError):
+    """The training loss of a trial is no longer a number: a result of its configuration; the text says where."""
+
+
 def did_you_mean(given: str, known: Sequence[str]) -> str:
     """The remedy for an unknown name: the nearest known one, or all of them when none is near."""
     near = difflib.get_close_matches(given, known, n=1, cutoff=0.6)

@@ -24,6 +24,7 @@ class TrialStatus(StrEnum):
     RUNNING = "running"
     FINISHED = "finished"
     PRUNED = "pruned"
+    DIVERGED = "diverged"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
 
@@ -39,7 +40,7 @@ class TrialRecord:
         config: The whole `TrialConfig` as plain data.
         status: How it stands.
         reports: Metrics per epoch, in order; each holds `epoch`.
-        reason: Of a failure.
+        reason: Of a failure, or where it diverged.
         started_s: Unix time.
         ended_s: Unix time; None while it runs.
     """

@@ -76,6 +76,7 @@ class Progress:
             f"{_clock(time.monotonic() - self._started)}  {ended}/{self._config.trials} trials done",
             f"{counts[TrialStatus.RUNNING]} running",
             f"{counts[TrialStatus.PRUNED]} stopped early",
+            *([f"{counts[TrialStatus.DIVERGED]} diverged"] if counts[TrialStatus.DIVERGED] else []),
             f"{counts[TrialStatus.FAILED]} failed",
         ]
         return f"{', '.join(parts)} | {self._best(trials)} | {self._time_left(trials, ended)}"
@@ -110,8 +111,8 @@ def print_outcome(result: SweepResult, console: Console, dashboard: str) -> None
         test = f", test top-1 {best.test_top1:.2%}" if best.test_top1 is not None else ""
         _plain(console, f"Best: trial {best.number}, {result.metric} {best.value:.4f}{test}")
     for record in result.records:
-        if record.status is TrialStatus.FAILED:
-            _plain(console, f"Failed: trial {record.number}: {record.reason.splitlines()[0]}")
+        if record.status in (TrialStatus.DIVERGED, TrialStatus.FAILED):
+            _plain(console, f"{record.status.capitalize()}: trial {record.number}: {record.reason.splitlines()[0]}")
     _plain(console, f"Results:   {result.folder / 'trials.parquet'}")
     _plain(console, f"Dashboard: {dashboard}")
     if result.notice:

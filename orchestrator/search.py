@@ -23,12 +23,14 @@ from ray.tune.search import Searcher
 
 from orchestrator.config.schema import SamplerConfig, SweepConfig, resolve_trial
 from orchestrator.lanes.client import ENDED, EPOCH, REPORTED
+from orchestrator.lanes.messages import Fate
 from orchestrator.ledger import Ledger, TrialStatus
 
 _ANSWER_S = 30.0
 _STATES = {
     TrialStatus.FINISHED: TrialState.COMPLETE,
     TrialStatus.PRUNED: TrialState.PRUNED,
+    TrialStatus.DIVERGED: TrialState.PRUNED,  # a failed trial would teach the sampler nothing
     TrialStatus.FAILED: TrialState.FAIL,
     TrialStatus.INTERRUPTED: TrialState.FAIL,
 }
@@ -175,10 +177,11 @@ class SweepCallback(NotPickled, Callback):
             self._end(trial.trial_id, TrialStatus.PRUNED)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """A trial failed; the others do not notice."""
+        """A trial diverged or failed; the others do not notice."""
         ending = ray.get(self._hub.ending.remote(trial.trial_id), timeout=_ANSWER_S)
         reason = ending.reason if ending is not None else "its Tune actor died; see the logs of Ray"
-        self._end(trial.trial_id, TrialStatus.FAILED, reason)
+        diverged = ending is not None and ending.fate is Fate.DIVERGED
+        self._end(trial.trial_id, TrialStatus.DIVERGED if diverged else TrialStatus.FAILED, reason)
 
     def end_running(self, reason: str) -> None:
         """Ends what is still open when the sweep is over, so that no record says RUNNING for ever."""

@@ -140,25 +140,26 @@ def test_two_lanes_stop_hopeless_trials_early(tmp_path: Path) -> None:
     assert_nothing_left()
 
 
-def test_a_failing_trial_fails_alone_and_says_why(tmp_path: Path) -> None:
+def test_a_diverging_trial_ends_alone_and_says_where(tmp_path: Path) -> None:
     config = tiny(tmp_path, "search.lr={choices: [1.0e+30, 3.0e-3]}", "sampler.name=random", "trials=4")
     result = run_sweep(config)
 
     rows = result.trials.to_pylist()
-    failed = [row for row in rows if row["status"] == "failed"]
+    diverged = [row for row in rows if row["status"] == "diverged"]
     finished = [row for row in rows if row["status"] == "finished"]
-    assert failed
+    assert diverged
     assert finished
-    assert len(failed) + len(finished) == 4
-    assert all(row["reason"].startswith("diverged: the training loss of epoch 1") for row in failed)
+    assert len(diverged) + len(finished) == 4
+    assert all(row["reason"].startswith("diverged: the training loss of epoch 1") for row in diverged)
     runs = runs_of(result)
-    for row in failed:
+    for row in diverged:
         run = runs[f"tiny-001/trial-{row['trial']:05d}"]
-        assert run.info.status == "FAILED"
+        assert run.info.status == "KILLED"
+        assert run.data.tags["spatialsweep.status"] == "diverged"
         assert "diverged" in run.data.tags["spatialsweep.reason"]
     assert all(run.info.status != "RUNNING" for run in runs.values())
     states = {trial.number: trial.state.name for trial in optuna_trials(result)}
-    assert {number for number, state in states.items() if state == "FAIL"} == {row["trial"] for row in failed}
+    assert {number for number, state in states.items() if state == "PRUNED"} == {row["trial"] for row in diverged}
     assert_nothing_left()
 
 

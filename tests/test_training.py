@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from training_pieces import CLOCKS, few_digits, make_trial, run, timeless
+from torch import Tensor, nn
+from training_pieces import CLOCKS, differences, few_digits, make_trial, run, timeless, with_everything
 
 import models
 from orchestrator.config import ObjectiveConfig
-from orchestrator.errors import TrialFailedError
+from orchestrator.errors import TrialDivergedError, TrialFailedError
+from orchestrator.training import trial as trial_module
 from orchestrator.training.device_images import DeviceImages
 
 ALONE = CLOCKS - {"time/exchange_s"}
@@ -88,8 +92,54 @@ def test_a_seed_decides_weights_and_order(data: DeviceImages, tmp_path: Path) ->
 
 def test_a_diverging_trial_says_so(data: DeviceImages, tmp_path: Path) -> None:
     trial = make_trial(data, tmp_path, optimizer="sgd", lr=1e30, warmup_epochs=0)
-    with pytest.raises(TrialFailedError, match=r"diverged: the training loss of epoch 1 is not finite at step 2$"):
+    with pytest.raises(TrialDivergedError, match=r"diverged: the training loss of epoch 1 is not finite at step 2$"):
         run(trial)
+
+
+class Greedy(nn.Module):
+    """Asks for more memory than there is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.weight * torch.empty(2**48)
+
+
+def test_running_out_of_memory_names_the_batch_size(
+    data: DeviceImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_module, "build_model", lambda description: Greedy())
+    told = r"out of memory with global_batch_size 33: 33 images on each of 1 workers, 17 at a time in 2 parts\. Use a"
+    with pytest.raises(TrialFailedError, match=told):
+        run(make_trial(data, tmp_path, global_batch_size=33, accumulation_steps=2))
+
+
+def test_a_trial_in_a_used_process_is_the_one_in_a_new_process(
+    data: DeviceImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(folder: str) -> tuple[Any, list[dict[str, float]]]:
+        trial = make_trial(data, tmp_path / folder, epochs=2, crop_padding=1, precision="bfloat16", ema_decay=0.9)
+        reports = timeless(run(trial))
+        return trial.learner.state_dict(), reports
+
+    monkeypatch.setattr(trial_module, "build_model", with_everything)
+    fresh = train("fresh")
+    with pytest.raises(TrialDivergedError):
+        run(make_trial(data, tmp_path / "diverged", optimizer="sgd", lr=1e30, warmup_epochs=0))
+    torch.set_default_dtype(torch.float64)
+    torch.set_grad_enabled(False)
+    torch.use_deterministic_algorithms(True)
+    torch.set_anomaly_enabled(True)
+    torch.set_float32_matmul_precision("medium")
+    torch.rand(17)
+    random.random()
+    np.random.random(3)
+    used = train("used")
+    assert differences(used, fresh) == []
+    assert torch.get_default_dtype() == torch.float32
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_a_network_with_a_penalty_is_projected_after_each_step(data: DeviceImages, tmp_path: Path) -> None:

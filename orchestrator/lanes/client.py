@@ -49,7 +49,7 @@ class TrialClient(Trainable):
         """Waits for the next epoch of the trial.
 
         Raises:
-            TrialFailedError: Training ended with an error; the text is its reason.
+            TrialFailedError: Training diverged or ended with an error; the text is its reason.
         """
         order = Order(
             trial_id=self.trial_id,
@@ -63,7 +63,7 @@ class TrialClient(Trainable):
             return self._ended(Fate.INTERRUPTED)
         event = ray.get(self._hub.next_event.remote(order, self._lane, self._epoch))
         if isinstance(event, Ending):
-            if event.fate is Fate.FAILED:
+            if event.fate in (Fate.FAILED, Fate.DIVERGED):  # Tune has no other word for an end without a metric
                 raise TrialFailedError(event.reason)
             return self._ended(event.fate)
         self._epoch = event.epoch

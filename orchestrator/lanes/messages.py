@@ -63,6 +63,7 @@ class Fate(StrEnum):
     COMPLETED = "completed"
     STOPPED = "stopped"
     FAILED = "failed"
+    DIVERGED = "diverged"
     PEER_LOST = "peer lost"
     INTERRUPTED = "interrupted"
 
@@ -73,7 +74,7 @@ class Ending:
 
     Args:
         fate: How it ended.
-        reason: For failures, one line that a user understands, then the traceback.
+        reason: For failures, one line that a user understands, then the traceback; where a trial diverged.
         poisoned: The process cannot train another trial, as after a CUDA error.
     """
 

@@ -6,7 +6,6 @@ one trial after another. Reports go to the hub directly, around Train's own queu
 
 from __future__ import annotations
 
-import gc
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,9 +20,10 @@ from ray.train.v2._internal.execution.callback import ControllerCallback
 
 from orchestrator.config.schema import DatasetConfig, ObjectiveConfig, TrialConfig
 from orchestrator.data import open_images
-from orchestrator.errors import TrialFailedError
+from orchestrator.errors import TrialDivergedError, TrialFailedError
 from orchestrator.lanes.messages import Ending, Fate, Member, Next, Order, Report, Verdict
 from orchestrator.training.checkpoints import TrialCheckpoints
+from orchestrator.training.clean_slate import clean_slate
 from orchestrator.training.device_images import DeviceImages, place_images
 from orchestrator.training.trial import StopTrial, Trial
 from orchestrator.training.workers import Workers
@@ -101,7 +101,7 @@ def lane_loop(setting: Mapping[str, Any]) -> None:
         ending = _train(lane, member, workers, data, order)
         if ray.get(lane.hub.finish.remote(member, order, ending)) is Next.LEAVE:
             raise LaneBrokenError(f"lane {lane.lane}: {ending.fate}; the worker group is rebuilt")
-        _clean_slate()
+        clean_slate()
         left = order.trial_id
 
 
@@ -133,6 +133,8 @@ def _train(lane: LaneSetting, member: Member, workers: Workers, data: DeviceImag
         trial.run(report)
     except StopTrial:
         return Ending(Fate.STOPPED)
+    except TrialDivergedError as error:
+        return Ending(Fate.DIVERGED, str(error))
     except Exception as error:
         if workers.world_size > 1 and _is_lost_peer(error):
             return Ending(Fate.PEER_LOST, str(error))
@@ -150,13 +152,3 @@ def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [""]
     kind = "" if isinstance(error, TrialFailedError) else f"{type(error).__name__}: "
     return f"{kind}{lines[0]}"
-
-
-def _clean_slate() -> None:
-    """Takes back what a trial may have left, so that the next one finds a worker as good as new."""
-    gc.collect()
-    torch.set_default_dtype(torch.float32)
-    torch.use_deterministic_algorithms(mode=False)
-    torch.set_grad_enabled(mode=True)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

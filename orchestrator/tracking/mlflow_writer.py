@@ -28,7 +28,13 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT_ARTIFACT = "checkpoint"
 _KEY = "spatialsweep.key"
-_RUN_STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
+_RUN_STATUS = {
+    "finished": "FINISHED",
+    "pruned": "KILLED",
+    "diverged": "KILLED",
+    "failed": "FAILED",
+    "interrupted": "KILLED",
+}
 _PARAM_LENGTH = 6_000
 _TAG_LENGTH = 5_000
 _PARAMS_PER_REQUEST = 100

@@ -16,14 +16,16 @@ from torch import Tensor, nn
 import models
 from orchestrator.config.schema import ObjectiveConfig, TrialConfig
 from orchestrator.data import Indices, epoch_batches
-from orchestrator.errors import CheckpointError, TrialFailedError
+from orchestrator.errors import CheckpointError, TrialDivergedError
 from orchestrator.training.batch_augment import BatchAugmentation
 from orchestrator.training.checkpoint_file import read_checkpoint, save_checkpoint
 from orchestrator.training.checkpoints import TrialCheckpoints, build_model
+from orchestrator.training.clean_slate import clean_slate
 from orchestrator.training.device_images import DeviceImages
 from orchestrator.training.epoch_losses import EpochLosses, first_diverged
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.learner import Learner
+from orchestrator.training.memory import naming_the_batch
 from orchestrator.training.randomness import seed_everything
 from orchestrator.training.step_clock import StepClock
 from orchestrator.training.training_batches import ResidentBatches
@@ -42,9 +44,9 @@ class StopTrial(BaseException):
 class Trial:
     """One configuration in training.
 
-    A trial that finds a checkpoint continues from it, and its weights are then bit for bit those of a trial that was
-    never stopped: order of the images, learning rate and random states follow from seed, epoch, step and rank, and the
-    checkpoint holds the rest.
+    A trial computes the same in a used process as in a new one. One that finds a checkpoint continues from it, and its
+    weights are then bit for bit those of a trial that was never stopped: order of the images, learning rate and random
+    states follow from seed, epoch, step and rank, and the checkpoint holds the rest.
 
     Args:
         config: The configuration.
@@ -74,6 +76,7 @@ class Trial:
             "in_chans": data.in_chans,
             "image_size": data.image_size,
         }
+        clean_slate()
         seed_everything(config.seed, device=workers.device)
         self.steps_per_epoch = len(self._batches(epoch=1))
         augmentation = BatchAugmentation.of(config.training)
@@ -103,9 +106,14 @@ class Trial:
             report: Called with the epoch, from 1, and its metrics.
 
         Raises:
-            TrialFailedError: The loss is not finite.
+            TrialDivergedError: The loss is not finite.
+            TrialFailedError: Memory ran out.
             StopTrial: Passed through from `report`.
         """
+        with naming_the_batch(self.config.training, self.workers.world_size):
+            self._run(report)
+
+    def _run(self, report: Report) -> None:
         if self.epoch:
             report(self.epoch, self._conclude(self.metrics))
         while self.epoch < self.config.training.epochs:
@@ -171,7 +179,7 @@ class Trial:
         sums = self.losses.over_ranks()
         step = first_diverged(sums)
         if step is not None:
-            raise TrialFailedError(f"diverged: the training loss of epoch {epoch} is not finite at step {step + 1}")
+            raise TrialDivergedError(f"diverged: the training loss of epoch {epoch} is not finite at step {step + 1}")
         return sums
 
     def _batches(self, epoch: int) -> list[Indices]:
