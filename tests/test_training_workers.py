@@ -74,7 +74,7 @@ def test_many_workers_train_what_one_would(
     expected = alone[case]
     curve = np.sum([rank[case]["curve"] for rank in ranks], axis=0)
     assert len(curve) == 33
-    assert curve[-1] < 0.5 * curve[0]
+    assert curve[-1] < 0.9 * curve[0]
     np.testing.assert_allclose(curve, expected["curve"], rtol=2e-5)
     for key, value in expected["weights"].items():
         torch.testing.assert_close(ranks[0][case]["weights"][key], value, rtol=1e-4, atol=1e-5)

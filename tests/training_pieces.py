@@ -165,6 +165,17 @@ CASES: dict[str, dict[str, Any]] = {
         "ema_decay": 0.9,
         "ema_warmup": True,
     },
+    "augmented": {
+        "network": without_norm,
+        "optimizer": "sgd",
+        "lr": 0.1,
+        "crop_padding": 1,
+        "hflip": 0.2,
+        "cutout_px": 2,
+        "erasing": 0.2,
+        "mixup_alpha": 0.3,
+        "cutmix_alpha": 0.3,
+    },
     "synchronised norms of logits": {
         "network": with_logit_norms,
         "optimizer": "sgd",

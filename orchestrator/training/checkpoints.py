@@ -23,6 +23,7 @@ from orchestrator.training.checkpoint_file import (
     save_checkpoint,
     verify_checkpoint,
 )
+from orchestrator.training.workers import Workers
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,6 +56,23 @@ class TrialCheckpoints:
     def save_state(self, content: Mapping[str, Any]) -> None:
         """Writes a state to continue from; the one before it is kept."""
         save_checkpoint(self.last, content, previous=self.previous)
+
+    def agree_on_state(self, workers: Workers) -> Path | None:
+        """What the first rank chooses, on all ranks; see `choose_state`. Every rank must call.
+
+        Raises:
+            CheckpointError: Both states are damaged.
+        """
+        chosen, fault = None, ""
+        if workers.is_first:
+            try:
+                chosen = self.choose_state()
+            except CheckpointError as error:
+                fault = str(error)
+        chosen, fault = workers.told_by_first((chosen, fault))
+        if fault:
+            raise CheckpointError(fault)
+        return chosen
 
     def choose_state(self) -> Path | None:
         """The newest sound state; None when the trial is to start from its beginning.

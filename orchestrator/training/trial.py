@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import models
 from orchestrator.config.schema import ObjectiveConfig, TrialConfig
 from orchestrator.data import Indices, epoch_batches
-from orchestrator.errors import CheckpointError, TrialDivergedError
+from orchestrator.errors import TrialDivergedError
 from orchestrator.training.batch_augment import BatchAugmentation
 from orchestrator.training.checkpoint_file import read_checkpoint, save_checkpoint
 from orchestrator.training.checkpoints import TrialCheckpoints, build_model
@@ -226,16 +226,8 @@ class Trial:
         self.checkpoints.save_state({**position, **told, **self.learner.state_dict()})
 
     def _resume(self) -> None:
-        """Continues after the last step that a sound checkpoint has seen, the same one on every rank."""
-        chosen, fault = None, ""
-        if self.workers.is_first:
-            try:
-                chosen = self.checkpoints.choose_state()
-            except CheckpointError as error:
-                fault = str(error)
-        chosen, fault = self.workers.told_by_first((chosen, fault))
-        if fault:
-            raise CheckpointError(fault)
+        """Continues after the last step that a sound checkpoint has seen."""
+        chosen = self.checkpoints.agree_on_state(self.workers)
         if chosen is None:
             return
         content = read_checkpoint(chosen, self.workers.device)
