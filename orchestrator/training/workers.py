@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -12,6 +13,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
+
+# A switch whose name depends on the version of torch.
+_SWITCHES = inspect.signature(DistributedDataParallel.__init__).parameters
+_SYNC_BUFFERS_AT_EACH_STEP = "forward_sync_buffers" if "forward_sync_buffers" in _SWITCHES else "broadcast_buffers"
 
 _CPU = torch.device("cpu")
 
@@ -39,11 +44,11 @@ class Workers:
         """The model with gradients averaged over the ranks; the model itself in a single process."""
         if self.world_size == 1:
             return model
-        device_ids = [self.device] if self.device.type == "cuda" else None
+        settings: dict[str, Any] = {_SYNC_BUFFERS_AT_EACH_STEP: False, "gradient_as_bucket_view": True}
+        if self.device.type == "cuda":
+            settings["device_ids"] = [self.device]
         # Running statistics are shared once, before evaluation, instead of at every step.
-        return DistributedDataParallel(
-            model, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        return DistributedDataParallel(model, **settings)
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all ranks, on all ranks; `values` is overwritten."""

@@ -1,0 +1,138 @@
+"""Images per second of SpatialSweep's training loop against the plainest DDP loop there is.
+
+    python benchmarks/ddp.py [--model conv_resnet26_small] [--image-size 32] [--images 1024] [--batch 128] [--epochs 8]
+
+Starts itself under torchrun with two processes (gloo, one thread each). They train the same network on the same
+batches in both ways, an epoch of one after an epoch of the other, so that whatever else the machine does meets both:
+
+    plain   a loop of indexing, normalising, forward, cross-entropy, backward and step
+    engine  `orchestrator.training.Trial`: the same, with the learning rate's schedule, seeds, clocks, and the check for
+            a loss that is not finite
+
+Both wrap their network with the settings of `Workers.wrap`, with which DDP is fastest. Evaluation and checkpoints are
+not timed. Prints JSON; `ratio` is the median over epochs of engine / plain, the first pair left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from timm.optim import create_optimizer_v2
+from torch.nn.functional import cross_entropy
+
+from orchestrator.config import ModelConfig, ObjectiveConfig, TrainingConfig, TrialConfig
+from orchestrator.data import epoch_batches
+from orchestrator.training.checkpoints import TrialCheckpoints, build_model
+from orchestrator.training.device_images import DeviceImages, DeviceSplit
+from orchestrator.training.trial import Trial
+from orchestrator.training.workers import Workers
+
+LR, CLASSES, PROCESSES = 0.01, 10, 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="conv_resnet26_small")
+    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--batch", type=int, default=128, help="over both processes")
+    parser.add_argument("--epochs", type=int, default=8)
+    arguments = parser.parse_args()
+    if "LOCAL_RANK" in os.environ:
+        compare(arguments)
+        return
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}"]
+    subprocess.run([*torchrun, __file__, *sys.argv[1:]], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Runs in each process."""
+    dist.init_process_group("gloo")
+    workers = Workers(dist.get_rank(), dist.get_world_size())
+    data = random_images(arguments)
+    plain = PlainLoop(data.train, arguments, workers)
+    pairs: list[tuple[float, float]] = []
+
+    def report(epoch: int, metrics: Mapping[str, float]) -> None:
+        pairs.append((metrics["images_per_s"], plain.epoch(epoch)))
+
+    with tempfile.TemporaryDirectory() as folder:
+        place = [folder]
+        dist.broadcast_object_list(place)
+        training = TrainingConfig(
+            epochs=arguments.epochs, global_batch_size=arguments.batch, lr=LR, lr_schedule="constant", warmup_epochs=0
+        )
+        config = TrialConfig(number=0, model=ModelConfig(name=arguments.model), training=training, seed=0)
+        Trial(config, ObjectiveConfig(), data, workers, TrialCheckpoints(Path(place[0]))).run(report)
+        dist.barrier()
+    if workers.is_first:
+        engine, other = (statistics.median(column) for column in zip(*pairs[1:], strict=True))
+        ratios = [ours / theirs for ours, theirs in pairs[1:]]
+        facts = {"engine_images_per_s": engine, "plain_images_per_s": other, "ratio": statistics.median(ratios)}
+        spread = {"ratio_min": min(ratios), "ratio_max": max(ratios)}
+        rounded = {key: round(value, 3) for key, value in {**facts, **spread}.items()}
+        print(json.dumps({"setting": vars(arguments), **rounded}, indent=2))
+    dist.destroy_process_group()
+
+
+class PlainLoop:
+    """What a short script does.
+
+    Args:
+        split: The training images.
+        arguments: Of the command line.
+        workers: This rank among its peers.
+    """
+
+    def __init__(self, split: DeviceSplit, arguments: argparse.Namespace, workers: Workers) -> None:
+        torch.manual_seed(0)
+        size = {"in_chans": 3, "image_size": arguments.image_size, "num_classes": CLASSES}
+        network = build_model({"name": arguments.model, "options": {}, **size})
+        self._model = workers.wrap(network)
+        self._optimizer = create_optimizer_v2(network, opt="sgd", lr=LR, weight_decay=5e-4, momentum=0.9)
+        self._split, self._batch, self._workers = split, arguments.batch, workers
+
+    def epoch(self, number: int) -> float:
+        """Images per second."""
+        split = self._split
+        self._model.train()
+        started = time.perf_counter()
+        total = torch.zeros(())
+        for batch in epoch_batches(len(split), self._batch, seed=0, epoch=number):
+            index = torch.from_numpy(batch).tensor_split(self._workers.world_size)[self._workers.rank]
+            images = (split.images[index].float() - split.mean) / split.std
+            loss = cross_entropy(self._model(images), split.labels[index])
+            self._optimizer.zero_grad()
+            loss.backward()
+            self._optimizer.step()
+            total += loss.detach()
+        dist.all_reduce(total)
+        return len(split) / (time.perf_counter() - started)
+
+
+def random_images(arguments: argparse.Namespace) -> DeviceImages:
+    """Noise: what is in the images does not matter here."""
+    shape = (3, arguments.image_size, arguments.image_size)
+    generator = torch.Generator().manual_seed(0)
+
+    def split(count: int) -> DeviceSplit:
+        images = torch.randint(0, 256, (count, *shape), generator=generator).to(torch.uint8)
+        labels = torch.randint(CLASSES, (count,), generator=generator)
+        return DeviceSplit(images, labels, torch.full((1, 3, 1, 1), 127.0), torch.full((1, 3, 1, 1), 60.0))
+
+    return DeviceImages(split(arguments.images), split(64), split(64), tuple(map(str, range(CLASSES))))
+
+
+if __name__ == "__main__":
+    main()
