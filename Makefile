@@ -16,8 +16,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/spatialsweep run sweeps/digits.yaml
 
+# Two at a time, but for the tests that start Ray: instances on one machine disturb each other.
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not ray" -n 2 --dist loadfile
+	$(BIN)/pytest -m ray
 
 lint: setup
 	$(BIN)/ruff format --check .
