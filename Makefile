@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint dashboard bench clean
+.PHONY: setup demo test lint dashboard bench bench-models clean
 
 setup: $(STAMP)
 
@@ -32,6 +32,9 @@ dashboard: setup
 
 bench: setup
 	$(BIN)/python benchmarks/trial_overhead.py
+
+bench-models: setup
+	$(BIN)/python benchmarks/model_speed.py --json build/model_speed.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -1,5 +1,6 @@
 """Our networks against a plain transcription of their formulas: training step, inference, peak memory.
 
+    make bench-models
     python benchmarks/model_speed.py [--cases lesa fcvit_tiny] [--threads 2] [--rounds 9] [--device cpu]
                                      [--clock wall] [--quick] [--json PATH]
 
@@ -56,6 +57,7 @@ def main() -> None:
     show(rows)
     if arguments.json is not None:
         report = {"setting": setting(arguments, device), "rows": rows}
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 

@@ -78,6 +78,7 @@ def _count_macs(network: nn.Module, input_size: tuple[int, int, int]) -> int:
             network.set_submodule(name, windows[-1])
         elif isinstance(module, GlobalContext):
             module.similarity = functools.partial(_similarity, module.num_heads)  # type: ignore[method-assign]
+            module.add = _keep  # type: ignore[method-assign]
     counter = FlopCounterMode(display=False)
     # attention in one piece counts as the two matrix products that it is
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
@@ -86,9 +87,15 @@ def _count_macs(network: nn.Module, input_size: tuple[int, int, int]) -> int:
 
 
 def _similarity(num_heads: int, x: Tensor, mean: Tensor) -> Tensor:
-    """The products of `GlobalContext.similarity`, head by head, and a map of its shape."""
+    """The products of `GlobalContext.similarity`, head by head."""
     products = mean.unflatten(1, (num_heads, 1, -1)) @ x.flatten(2).unflatten(1, (num_heads, -1))
-    return products[:, :, 0].unflatten(2, x.shape[2:])  # type: ignore[no-any-return]
+    return products[:, :, 0]  # type: ignore[no-any-return]
+
+
+def _keep(x: Tensor, weights: Tensor, context: Tensor) -> Tensor:
+    """For `GlobalContext.add`, which is element-wise but in how it is computed."""
+    del weights, context
+    return x
 
 
 class _Window(nn.Module):

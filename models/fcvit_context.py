@@ -71,8 +71,13 @@ class GlobalContext(nn.Module):
         context = self.context(mean)
         if self.scale is None:
             return x + context[:, :, None, None]
-        weights = self.similarity(x, mean)
-        # products of matrices write one map, their gradients none but that of the input; in its order of memory
+        return self.add(x, self.similarity(x, mean), context)
+
+    def add(self, x: Tensor, weights: Tensor, context: Tensor) -> Tensor:
+        """The map and its weighted context: (B, dim, H, W), (B, num_heads, H * W), (B, dim) -> (B, dim, H, W).
+
+        As a product of matrices, it writes one map, and its gradients need none; in the order of memory of `x`.
+        """
         rows, flat = self.by_head(context).to(x.dtype), x.flatten(2)
         if flat.stride(1) == 1:
             added = torch.baddbmm(flat.transpose(1, 2), weights.transpose(1, 2), rows).transpose(1, 2)

@@ -168,7 +168,8 @@ def test_traced_features_are_the_features(name: str) -> None:
     with torch.no_grad():
         expected = network.forward_intermediates(images, intermediates_only=True)
         for ours, theirs in zip(traced(images), expected, strict=True):
-            torch.testing.assert_close(ours, theirs)
+            # a traced network runs convolutions and norms one by one, where ours merges them
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("global_pool", ["", "avg"])
