@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from orchestrator.config.schema import SweepConfig
-from orchestrator.data import prepare_dataset
+from orchestrator.data import locate_dataset
 from orchestrator.errors import ClusterError, TrackingError
 from orchestrator.lanes.owner import Lanes, first_line
 from orchestrator.ledger import Ledger, TrialStatus
@@ -55,7 +55,7 @@ def run_sweep(config: SweepConfig, *, address: str | None = None, console: Conso
     runs_dir = resolve_runs_dir(config.runs_dir)
     with ray_session(address), _interruptible() as interrupted:
         plan = plan_lanes(config.resources, config.trials)
-        dataset = prepare_dataset(config.dataset.name, runs_dir / "datasets")
+        dataset = locate_dataset(config.dataset.name, config.dataset.uri, runs_dir / "datasets")
         folder = claim_folder(runs_dir, config.name)
         with Journal(folder / "journal.jsonl") as journal:
             ledger = Ledger(journal)

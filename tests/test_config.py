@@ -71,7 +71,12 @@ def test_everything_wrong_is_told_at_once_with_file_place_and_remedy(tmp_path: P
     [
         ({"dataset": {"name": "digit"}}, "dataset.name: unknown 'digit'. Did you mean 'digits'?"),
         ({"dataset": "digits"}, "dataset: got 'digits'; should be a valid dictionary or instance of DatasetConfig"),
-        ({"dataset": {}}, "dataset.name: is missing"),
+        (
+            {"dataset": {}},
+            "dataset.name: is missing. Use name: digits, or the uri of a dataset that `spatialsweep data prepare`",
+        ),
+        ({"dataset": {"name": "digits", "uri": "x"}}, "dataset.name: give one of name and uri, not both. Use"),
+        ({"dataset": {"uri": "/nowhere"}}, "dataset.uri: /nowhere/manifest.json: no such file. Make it: spatialsweep"),
         ({"model": None}, "model: is missing; name a network under model.name, or several under search.model.choices"),
         (
             {"model": {"name": "conv_resnet26_lage"}},

@@ -13,6 +13,7 @@ from pyarrow import fs
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
+from orchestrator.data import locate_dataset, open_dataset
 from orchestrator.data.manifest import read_manifest
 from orchestrator.data.prepare import prepare
 from orchestrator.data.shards import ShardRecord, ShardTask
@@ -100,3 +101,25 @@ def test_a_bucket_that_is_not_there_says_so(bucket: str, tmp_path: Path) -> None
         prepare("digits", None, absent)
     with pytest.raises(DataError, match=r"s3://[^ ?]*/nothing/manifest\.json: no such file"):
         read_manifest(open_folder(bucket.format("nothing")))
+
+
+def test_training_copies_a_bucket_here_once(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPATIALSWEEP_CACHE", str(tmp_path / "cache"))
+    tiny = tiny_archives.cifar10_binary(tmp_path)
+    uri = bucket.format("cifar")
+    manifest = prepare("cifar10", tiny.place, uri, images_per_shard=30)
+    for _ in range(2):
+        data = open_dataset(locate_dataset(None, uri, tmp_path))
+        for split, (images, labels) in tiny.splits.items():
+            np.testing.assert_array_equal(np.asarray(data.splits[split].images), images)
+            np.testing.assert_array_equal(data.splits[split].labels, labels)
+    kept = tmp_path / "cache" / manifest.content_hash
+    written = {path.name: path.stat().st_mtime_ns for path in kept.glob("*.arrow")}
+    (kept / "train-00001.arrow").write_bytes(b"cut")
+    open_dataset(uri)  # fetches again only what is not whole
+    again = {path.name: path.stat().st_mtime_ns for path in kept.glob("*.arrow")}
+    assert {name for name in written if written[name] != again[name]} == {"train-00001.arrow"}
+    folder = open_folder(uri)
+    folder.filesystem.delete_file(f"{folder.path}/train-00000.arrow")
+    with pytest.raises(DataError, match=r"s3://[^?]*: train-00000\.arrow is missing\. Prepare the dataset again"):
+        open_dataset(uri)

@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from ray.util import placement_group_table
 
 from orchestrator import SweepConfig, SweepResult, load_model, load_sweep, run_sweep
+from orchestrator.data.prepare import prepare
 from orchestrator.errors import ClusterError
 from orchestrator.session import plan_lanes, ray_session
 
@@ -112,6 +113,16 @@ def test_a_sweep_records_every_trial_everywhere(tmp_path: Path) -> None:
     images = torch.randn(4, 1, 8, 8)
     assert torch.equal(from_mlflow(images), best.load_model()(images))
     assert_nothing_left()
+
+
+def test_a_sweep_trains_on_a_prepared_dataset(tmp_path: Path) -> None:
+    prepare("digits", None, str(tmp_path / "digits"), images_per_shard=500)
+    sweep = {**TINY, "dataset": {"uri": str(tmp_path / "digits")}, "trials": 1, "runs_dir": str(tmp_path)}
+    best = run_sweep(load_sweep(sweep)).best
+    assert best is not None
+    assert best.test_top1 is not None
+    assert best.test_top1 > 0.8
+    assert load_model(best.checkpoint).class_names == tuple("0123456789")
 
 
 def test_two_lanes_stop_hopeless_trials_early(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from orchestrator.config import schema
 from orchestrator.config.training_rules import training_problems
-from orchestrator.errors import Problem, did_you_mean
+from orchestrator.data.datasets import DatasetFacts
+from orchestrator.errors import DataError, Problem, did_you_mean
 from orchestrator.tracking.addresses import SCHEMES, scheme_of, without_password
 from search_spaces import Domain, SearchSpace
 from search_spaces.space import SpaceError, condition_problems
@@ -80,6 +81,8 @@ def _check_domains(raw: Any) -> tuple[dict[str, Any], list[Problem]]:
 
 
 def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
+    facts, problems = _dataset_facts(sections.get("dataset"))
+    yield from problems
     yield from _check_names(sections)
     training, scheduler, search = sections.get("training"), sections.get("trial_scheduler"), sections["search"]
     if training and scheduler and scheduler.name == "asha":
@@ -98,18 +101,34 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
             f"got {resources.gpus_per_worker}; workers of one trial cannot share a GPU (NCCL refuses it). "
             "Use a whole number, or workers: 1",
         )
-    yield from _check_search(sections)
+    yield from _check_search(sections, facts)
 
 
-def _check_split(dataset: schema.DatasetConfig) -> Iterator[Problem]:
-    from orchestrator.data import dataset_spec
+def _dataset_facts(dataset: schema.DatasetConfig | None) -> tuple[DatasetFacts | None, list[Problem]]:
+    """What is known of the images, read once; or why they cannot be used."""
+    from orchestrator.data import dataset_facts, list_datasets
 
-    spec = dataset_spec(dataset.name)
-    share = spec.num_classes / spec.train_images
+    if dataset is None:
+        return None, []
+    if (dataset.name is None) == (dataset.uri is None):
+        both = "give one of name and uri, not both" if dataset.name else "is missing"
+        remedy = f"{both}. Use name: digits, or the uri of a dataset that `spatialsweep data prepare` made"
+        return None, [Problem("dataset.name", remedy)]
+    if dataset.name is not None and dataset.name not in list_datasets():
+        return None, [_unknown("dataset.name", dataset.name, list_datasets())]
+    try:
+        facts = dataset_facts(dataset.name, dataset.uri)
+    except DataError as error:
+        return None, [Problem("dataset.uri", str(error))]
+    return facts, list(_check_split(dataset, facts))
+
+
+def _check_split(dataset: schema.DatasetConfig, facts: DatasetFacts) -> Iterator[Problem]:
+    share = facts.num_classes / facts.train_images
     if not share <= dataset.validation_fraction <= 1 - share:
         yield Problem(
             "dataset.validation_fraction",
-            f"got {dataset.validation_fraction}; both parts of the {spec.train_images} training images need one per "
+            f"got {dataset.validation_fraction}; both parts of the {facts.train_images} training images need one per "
             f"class. Use {math.ceil(share * 1000) / 1000:g} to {math.floor((1 - share) * 1000) / 1000:g}",
         )
 
@@ -117,13 +136,6 @@ def _check_split(dataset: schema.DatasetConfig) -> Iterator[Problem]:
 def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
     from timm.optim import list_optimizers
 
-    from orchestrator.data import list_datasets
-
-    dataset = sections.get("dataset")
-    if dataset and dataset.name not in list_datasets():
-        yield _unknown("dataset.name", dataset.name, list_datasets())
-    elif dataset:
-        yield from _check_split(dataset)
     training, search = sections.get("training"), sections["search"]
     if training and training.optimizer not in list_optimizers():
         yield _unknown("training.optimizer", training.optimizer, list_optimizers())
@@ -142,7 +154,7 @@ def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
         yield _unknown("objective.metric", objective.metric, OBJECTIVE_METRICS)
 
 
-def _check_search(sections: Mapping[str, Any]) -> Iterator[Problem]:
+def _check_search(sections: Mapping[str, Any], facts: DatasetFacts | None) -> Iterator[Problem]:
     """Whether every value the search may draw is one its network and the training loop accept."""
     import models
 
@@ -168,7 +180,7 @@ def _check_search(sections: Mapping[str, Any]) -> Iterator[Problem]:
             yield _unknown("model.name", str(model), known)
             continue
         active = [key for key in space.active(branch) if key != "model"]
-        yield from _check_branch(str(model), active, search, fixed, sections.get("dataset"))
+        yield from _check_branch(str(model), active, search, fixed, facts)
 
 
 def _check_branch(
@@ -176,7 +188,7 @@ def _check_branch(
     active: list[str],
     search: Mapping[str, Any],
     fixed: schema.ModelConfig | None,
-    dataset: schema.DatasetConfig | None,
+    facts: DatasetFacts | None,
 ) -> Iterator[Problem]:
     """The rules for one network: known names, and corner values that it accepts."""
     import models
@@ -192,7 +204,7 @@ def _check_branch(
     base = {**(fixed.options if fixed else {}), **{name: corners[0] for name, corners in searched.items()}}
     variants = [base, *({**base, name: value} for name, corners in searched.items() for value in corners[1:])]
     for values in variants:
-        for fault in models.check_options(model, values, **_geometry(dataset)):
+        for fault in models.check_options(model, values, **_geometry(facts)):
             where = f"search.{fault.option}" if fault.option in searched else f"model.options.{fault.option}"
             yield Problem(where, f"got {fault.given!r} for {model}; {fault.rule}. {fault.remedy}".rstrip())
 
@@ -206,13 +218,10 @@ def _check_training_domain(name: str, domain: Any) -> Iterator[Problem]:
                 yield Problem(f"search.{name}", problem.message)
 
 
-def _geometry(dataset: schema.DatasetConfig | None) -> dict[str, Any]:
-    from orchestrator.data import dataset_spec, list_datasets
-
-    if dataset is None or dataset.name not in list_datasets():
+def _geometry(facts: DatasetFacts | None) -> dict[str, Any]:
+    if facts is None:
         return {}
-    spec = dataset_spec(dataset.name)
-    return {"image_size": spec.image_size, "in_chans": spec.in_chans, "num_classes": spec.num_classes}
+    return {"image_size": facts.image_size, "in_chans": facts.in_chans, "num_classes": facts.num_classes}
 
 
 def _unknown(where: str, given: str, known: Any) -> Problem:

@@ -39,15 +39,17 @@ class Section(BaseModel):
 
 
 class DatasetConfig(Section):
-    """Which images, and how they are split.
+    """Which images, and how they are split. They have a name or a URI.
 
     Args:
         name: A registered dataset.
+        uri: A dataset that `spatialsweep data prepare` made: a folder, or an object store.
         validation_fraction: Share of the training images held out for validation, drawn per class.
         split_seed: Seed of that draw; the same for every trial of a sweep.
     """
 
-    name: str
+    name: str | None = None
+    uri: str | None = None
     validation_fraction: float = Field(0.2, gt=0, lt=1)
     split_seed: NonNegativeInt = 0
 

@@ -2,16 +2,29 @@
 
 from orchestrator.data.arrow_images import ArrowImages, ImageSplit, open_images, write_images
 from orchestrator.data.batches import Indices, epoch_batches, split_validation, worker_share
-from orchestrator.data.datasets import DatasetSpec, dataset_spec, list_datasets, prepare_dataset
+from orchestrator.data.datasets import (
+    DatasetFacts,
+    DatasetSpec,
+    dataset_facts,
+    dataset_spec,
+    list_datasets,
+    locate_dataset,
+    open_dataset,
+    prepare_dataset,
+)
 
 __all__ = [
     "ArrowImages",
+    "DatasetFacts",
     "DatasetSpec",
     "ImageSplit",
     "Indices",
+    "dataset_facts",
     "dataset_spec",
     "epoch_batches",
     "list_datasets",
+    "locate_dataset",
+    "open_dataset",
     "open_images",
     "prepare_dataset",
     "split_validation",

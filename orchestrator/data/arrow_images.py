@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from orchestrator.data.stacked_images import StackedImages
 from orchestrator.errors import DataError
 
 _META_KEY = b"spatialsweep"
@@ -29,11 +30,11 @@ class ImageSplit:
     """The images of one split.
 
     Args:
-        images: uint8, (N, C, H, W); a read-only view of the file.
+        images: uint8, (N, C, H, W); a read-only view of the file, or of several.
         labels: int32, (N,).
     """
 
-    images: npt.NDArray[np.uint8]
+    images: npt.NDArray[np.uint8] | StackedImages
     labels: npt.NDArray[np.int32]
 
     def __len__(self) -> int:
@@ -78,7 +79,7 @@ def write_images(path: Path, splits: Mapping[str, ImageSplit], class_names: tupl
             raise DataError(f"{path}: split '{name}' has labels outside 0..{len(class_names) - 1}")
         if split.images.shape != (len(split), *shape):
             raise DataError(f"{path}: split '{name}' has images {split.images.shape}, not {(len(split), *shape)}")
-    pixels = splits["train"].images.astype(np.float64) / 255
+    pixels = np.asarray(splits["train"].images).astype(np.float64) / 255
     meta = {
         "version": _SCHEMA_VERSION,
         "shape": list(shape),
@@ -127,7 +128,7 @@ def open_images(path: Path) -> ArrowImages:
 
 
 def _record_batch(split: ImageSplit, schema: pa.Schema) -> pa.RecordBatch:
-    flat = pa.array(split.images.reshape(-1), type=pa.uint8())
+    flat = pa.array(np.asarray(split.images).reshape(-1), type=pa.uint8())
     column = pa.FixedSizeListArray.from_arrays(flat, schema.field("image").type.list_size)
     return pa.record_batch([column, pa.array(split.labels, type=pa.int32())], schema=schema)
 
@@ -142,6 +143,6 @@ def _hash(splits: Mapping[str, ImageSplit]) -> str:
     digest = hashlib.sha256()
     for name, split in splits.items():
         digest.update(name.encode())
-        digest.update(split.images.tobytes())
+        digest.update(np.asarray(split.images).tobytes())
         digest.update(split.labels.tobytes())
     return digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Datasets by name: what they look like, and how their Arrow file comes about."""
+"""Datasets by name or by URI: what they look like, and where training finds them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.data.arrow_images import ImageSplit, open_images, write_images
+from orchestrator.data.arrow_images import ArrowImages, ImageSplit, open_images, write_images
 from orchestrator.data.digits import load_digits
+from orchestrator.data.manifest import read_manifest
+from orchestrator.data.prepared import check_manifest, open_prepared
+from orchestrator.data.storage import open_folder
 from orchestrator.errors import DataError, did_you_mean
 
 Loader = Callable[[], tuple[dict[str, ImageSplit], tuple[str, ...]]]
 
 
-@dataclass(frozen=True)
-class DatasetSpec:
+@dataclass(frozen=True, kw_only=True)
+class DatasetFacts:
     """What a network must know before it sees an image.
 
     Args:
@@ -22,13 +25,22 @@ class DatasetSpec:
         in_chans: Channels.
         num_classes: Classes.
         train_images: Images that are not test images.
-        load: Reads the images from where they are distributed.
     """
 
     image_size: int
     in_chans: int
     num_classes: int
     train_images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec(DatasetFacts):
+    """A dataset that has a name of its own here.
+
+    Args:
+        load: Reads the images from where they are distributed.
+    """
+
     load: Loader
 
 
@@ -49,6 +61,59 @@ def dataset_spec(name: str) -> DatasetSpec:
     if name not in _DATASETS:
         raise DataError(f"unknown dataset '{name}'. {did_you_mean(name, list_datasets())}")
     return _DATASETS[name]
+
+
+def dataset_facts(name: str | None, uri: str | None) -> DatasetFacts:
+    """The facts about the dataset of a sweep, which has a name or a URI.
+
+    Raises:
+        DataError: There is none, it is not whole, or it cannot be trained on.
+    """
+    if uri is None:
+        return dataset_spec(name or "")
+    folder = open_folder(uri)
+    manifest = read_manifest(folder)
+    check_manifest(folder, manifest)
+    if manifest.image_shape is None:
+        raise DataError(f"{uri}: holds image files of any size; sweeps train on datasets of pixels, up to 96 px")
+    channels, height, width = manifest.image_shape
+    if height != width:
+        raise DataError(f"{uri}: has images of {height} x {width} px; sweeps train on square ones")
+    return DatasetFacts(
+        image_size=height,
+        in_chans=channels,
+        num_classes=len(manifest.class_names),
+        train_images=manifest.splits["train"].images,
+    )
+
+
+def locate_dataset(name: str | None, uri: str | None, folder: Path) -> str:
+    """What `open_dataset` reads, checked: the URI, or the Arrow file of a named dataset, which is made if need be.
+
+    Args:
+        name: A registered dataset.
+        uri: A prepared one.
+        folder: Where Arrow files of named ones are kept.
+
+    Raises:
+        DataError: The dataset is unknown, missing or damaged.
+    """
+    if uri is None:
+        return str(prepare_dataset(name or "", folder))
+    located = uri if "://" in uri else str(Path(uri).absolute())
+    open_prepared(located).images()
+    return located
+
+
+def open_dataset(located: str) -> ArrowImages:
+    """Maps what `locate_dataset` found.
+
+    Raises:
+        DataError: It is missing or damaged.
+    """
+    if "://" not in located and Path(located).suffix == ".arrow":
+        return open_images(Path(located))
+    return open_prepared(located).images()
 
 
 def prepare_dataset(name: str, folder: Path) -> Path:

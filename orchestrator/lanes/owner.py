@@ -37,12 +37,12 @@ class Lanes:
         config: Of the sweep.
         count: Lanes to open.
         gpus_per_worker: Resolved against the cluster.
-        dataset_path: The prepared Arrow file.
+        dataset_path: The dataset, as `open_dataset` takes it.
         folder: Scratch space of Ray Train, reachable by all nodes.
     """
 
     def __init__(
-        self, config: SweepConfig, *, count: int, gpus_per_worker: float, dataset_path: Path, folder: Path
+        self, config: SweepConfig, *, count: int, gpus_per_worker: float, dataset_path: str, folder: Path
     ) -> None:
         self._config = config
         self._gpus_per_worker = gpus_per_worker
@@ -121,7 +121,7 @@ class Lanes:
             lane=index,
             hub=self.hub,
             dataset=self._config.dataset,
-            dataset_path=str(self._dataset_path),
+            dataset_path=self._dataset_path,
             objective=self._config.objective,
         )
         TorchTrainer(

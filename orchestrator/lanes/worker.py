@@ -19,7 +19,7 @@ import torch.distributed as dist
 from ray.train.v2._internal.execution.callback import ControllerCallback
 
 from orchestrator.config.schema import DatasetConfig, ObjectiveConfig, TrialConfig
-from orchestrator.data import open_images
+from orchestrator.data import open_dataset
 from orchestrator.errors import TrialDivergedError, TrialFailedError
 from orchestrator.lanes.messages import Ending, Fate, Member, Next, Order, Report, Verdict
 from orchestrator.training.checkpoints import TrialCheckpoints
@@ -49,7 +49,7 @@ class LaneSetting:
         lane: Index of the lane.
         hub: Handle of the hub.
         dataset: Which images, and the split.
-        dataset_path: The Arrow file, reachable by every worker.
+        dataset_path: The dataset, as `open_dataset` takes it; reachable by every worker.
         objective: Decides between epochs.
     """
 
@@ -88,7 +88,7 @@ def lane_loop(setting: Mapping[str, Any]) -> None:
     lane: LaneSetting = setting["lane"]
     member, workers = _say_hello(lane)
     data = place_images(
-        open_images(Path(lane.dataset_path)),
+        open_dataset(lane.dataset_path),
         workers.device,
         validation_fraction=lane.dataset.validation_fraction,
         split_seed=lane.dataset.split_seed,

@@ -22,13 +22,13 @@ class Digits(ArraySource):
     def load(self, split: str) -> tuple[Pixels, npt.NDArray[np.int32]]:
         """All images of a split."""
         part = load_digits()[0][split]
-        return part.images, part.labels
+        return np.asarray(part.images), part.labels
 
 
 def open_digits(root: Path) -> ArraySource:
     """The embedded digits; the folder does not matter."""
     splits, class_names = load_digits()
-    digest = hashlib.sha256(b"".join(part.images.tobytes() for part in splits.values())).hexdigest()[:16]
+    digest = hashlib.sha256(b"".join(np.asarray(part.images).tobytes() for part in splits.values())).hexdigest()[:16]
     return Digits(
         root=root,
         image_shape=(1, 8, 8),
