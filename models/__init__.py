@@ -17,7 +17,7 @@ from models.authors import AuthorsCheckpointError, AuthorsOptionError, from_auth
 from models.catalogue import check_options, create_model, list_models, model_family, model_options
 from models.options import ModelOption, ModelOptionError, OptionProblem, OptionValue
 from models.sync_batch_norm import synchronise_batch_norm
-from models.training_hooks import diagnostics, penalty, project_
+from models.training_hooks import TrainingHooks, diagnostics, penalty, project_
 
 __all__ = [
     "AuthorsCheckpointError",
@@ -27,6 +27,7 @@ __all__ = [
     "ModelOptionError",
     "OptionProblem",
     "OptionValue",
+    "TrainingHooks",
     "adaptive_span_variants",
     "check_options",
     "create_model",

@@ -12,7 +12,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Diagnosed", "Penalised", "Projected", "diagnostics", "penalty", "project_"]
+__all__ = ["Diagnosed", "Penalised", "Projected", "TrainingHooks", "diagnostics", "penalty", "project_"]
 
 
 class Penalised(Protocol):
@@ -37,8 +37,33 @@ class Diagnosed(Protocol):
 
 
 def _asking(model: nn.Module, method: str) -> Iterator[nn.Module]:
-    """The modules whose class has the method; asked of the class, as this runs in every step."""
+    """The modules whose class has the method."""
     return (module for module in model.modules() if hasattr(type(module), method))
+
+
+class TrainingHooks:
+    """The modules of a network that ask for something at every step, found once instead of at each.
+
+    Args:
+        model: Whose modules stay the same from here on.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._penalised = [cast(Penalised, module) for module in _asking(model, "training_penalty")]
+        self._projected = [cast(Projected, module) for module in _asking(model, "project_parameters_")]
+        self._parameter = next(model.parameters(), None)
+
+    def penalty(self) -> Tensor:
+        """See `penalty`."""
+        if self._penalised:
+            return torch.stack([module.training_penalty() for module in self._penalised]).sum()
+        return torch.zeros(()) if self._parameter is None else self._parameter.new_zeros(())
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """See `project_`."""
+        for module in self._projected:
+            module.project_parameters_()
 
 
 def penalty(model: nn.Module) -> Tensor:
@@ -48,18 +73,12 @@ def penalty(model: nn.Module) -> Tensor:
         A scalar that is already weighted; zero, on the device and in the type of the parameters, when no
         module has one.
     """
-    terms = [cast(Penalised, module).training_penalty() for module in _asking(model, "training_penalty")]
-    if terms:
-        return torch.stack(terms).sum()
-    parameter = next(model.parameters(), None)
-    return torch.zeros(()) if parameter is None else parameter.new_zeros(())
+    return TrainingHooks(model).penalty()
 
 
-@torch.no_grad()
 def project_(model: nn.Module) -> None:
     """Projects the parameters of `model` in place; call it after every step of the optimiser."""
-    for module in _asking(model, "project_parameters_"):
-        cast(Projected, module).project_parameters_()
+    TrainingHooks(model).project_()
 
 
 @torch.no_grad()

@@ -84,13 +84,17 @@ class BatchAugmentation:
             index: The images, (B,), on their device.
             draws: Of these images.
         """
-        places = (draws.uniform("crop", 2) * resident.shape[2]).astype(np.int64)
-        offsets = torch.from_numpy(places).to(index.device)
-        images = resident[index, :, offsets[:, 0], offsets[:, 1]]
+        images = self._crop(resident, index, draws) if self.crop_padding else resident[index, :, 0, 0]
         if self.hflip:
             mirrored = torch.from_numpy(draws.uniform("hflip")[:, 0] < self.hflip).to(images.device)
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         return images
+
+    @staticmethod
+    def _crop(resident: Tensor, index: Tensor, draws: SampleDraws) -> Tensor:
+        places = (draws.uniform("crop", 2) * resident.shape[2]).astype(np.int64)
+        offsets = torch.from_numpy(places).to(index.device)
+        return resident[index, :, offsets[:, 0], offsets[:, 1]]
 
     def hide(self, images: Tensor, draws: SampleDraws) -> Tensor:
         """Cuts out and erases: normalised float (B, C, H, W) -> (B, C, H, W)."""

@@ -41,6 +41,7 @@ class Learner:
         if training.sync_batch_norm and workers.world_size > 1:
             model = models.synchronise_batch_norm(model, workers.device)
         self.model = model
+        self._hooks = models.TrainingHooks(model)
         self.average = _average(model, training)
         self._wrapped = workers.wrap(model)
         self._network: Any = torch.compile(self._wrapped) if training.compile else self._wrapped
@@ -96,7 +97,7 @@ class Learner:
             nn.utils.clip_grad_norm_(self.model.parameters(), self._training.clip_grad_norm)
         self._scaler.step(self.optimizer)
         self._scaler.update()
-        models.project_(self.model)
+        self._hooks.project_()
         if self.average is not None:
             self.average.update(self.model, step=update + 1)
         return loss
@@ -137,7 +138,7 @@ class Learner:
                 # DDP averages gradients over ranks; the factor makes that the mean over images, whatever the shares.
                 objective = loss * (self._workers.world_size / global_images)
                 if is_last:
-                    objective = objective + models.penalty(self.model)
+                    objective = objective + self._hooks.penalty()
                 self._scaler.scale(objective).backward()
             total += loss.detach()
         return total
