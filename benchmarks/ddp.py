@@ -65,6 +65,7 @@ def compare(arguments: argparse.Namespace) -> None:
     pairs: list[tuple[float, float]] = []
 
     def report(epoch: int, metrics: Mapping[str, float]) -> None:
+        dist.barrier()  # the first rank comes from writing a checkpoint; a start ahead of it would not be counted
         pairs.append((metrics["images_per_s"], plain.epoch(epoch)))
 
     with tempfile.TemporaryDirectory() as folder:
