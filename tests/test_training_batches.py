@@ -90,7 +90,7 @@ def test_files_are_shared_among_ranks_and_read_once(files: EncodedImages) -> Non
     def rank(number: int, world_size: int, repeats: int = 1) -> DecodedBatches:
         split, transforms = decoded_split(files, positions), ImageTransforms(image_size=16)
         workers, erase = Workers(number, world_size), BatchAugmentation(erasing=0.5)
-        kept = {"num_classes": CLASSES, "seed": 1, "repeats": repeats, "processes": 0}
+        kept = {"num_classes": CLASSES, "seed": 1, "repeats": repeats}
         return DecodedBatches(split, transforms, erase, workers, **kept)
 
     alone = together([rank(0, 1)])

@@ -94,6 +94,10 @@ class TrainingConfig(Section):
         mixup_alpha: Of the beta distribution of shares of blended images; 0 blends none.
         cutmix_alpha: Likewise, for rectangles taken from another image.
         mix_switch: Chance of a rectangle instead of a blend where both are on.
+        crop_scale_min: Smallest share of the area that a crop covers; image files only, like the next three.
+        color_jitter: Strength of random brightness, contrast and saturation; unused beside `auto_augment`.
+        auto_augment: timm's name of a policy, such as `rand-m9-mstd0.5-inc1`; empty for none.
+        repeats: Looks at an image within an epoch, which sees that many fewer images.
         accumulation_steps: Parts a worker's share of a batch is cut into, computed one after the other to save memory.
         clip_grad_norm: Largest norm of all gradients together; None leaves them as they are.
         precision: Type of the arithmetic; weights stay float32, and `float16` scales the loss.
@@ -129,6 +133,10 @@ class TrainingConfig(Section):
     mixup_alpha: NonNegativeFloat = 0.0
     cutmix_alpha: NonNegativeFloat = 0.0
     mix_switch: float = Field(0.5, ge=0, le=1)
+    crop_scale_min: float = Field(0.08, gt=0, le=1)
+    color_jitter: NonNegativeFloat = 0.0
+    auto_augment: str = ""
+    repeats: PositiveInt = 1
     accumulation_steps: PositiveInt = 1
     clip_grad_norm: PositiveFloat | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -40,6 +40,16 @@ class DecodedSplit:
     def __len__(self) -> int:
         return len(self.positions)
 
+    @property
+    def image_size(self) -> int:
+        """Side of the square that images are cropped to, in pixels."""
+        return self.transforms.image_size
+
+    @property
+    def in_chans(self) -> int:
+        """Channels: all images are made RGB."""
+        return 3
+
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) -> float."""
         return (pixels.float() - self.mean) / self.std

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.data import ArrowImages, ImageSplit, split_validation
+from orchestrator.training.decoded_images import DecodedSplit
 from orchestrator.training.workers import Workers
 
 _EVALUATION_BATCH = 512
@@ -34,6 +35,16 @@ class DeviceSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def image_size(self) -> int:
+        """Height, in pixels."""
+        return self.images.shape[2]
+
+    @property
+    def in_chans(self) -> int:
+        """Channels."""
+        return self.images.shape[1]
+
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 (B, C, H, W) -> float."""
         return (pixels.float() - self.mean) / self.std
@@ -51,7 +62,7 @@ class DeviceSplit:
 
 @dataclass(frozen=True)
 class DeviceImages:
-    """The three splits a trial uses, and what a network must know of them.
+    """The three splits a trial uses, on the device or decoded when needed, and what a network must know of them.
 
     Args:
         train: What is left of the training images.
@@ -60,20 +71,20 @@ class DeviceImages:
         class_names: One per label.
     """
 
-    train: DeviceSplit
-    validation: DeviceSplit
-    test: DeviceSplit
+    train: DeviceSplit | DecodedSplit
+    validation: DeviceSplit | DecodedSplit
+    test: DeviceSplit | DecodedSplit
     class_names: tuple[str, ...]
 
     @property
     def image_size(self) -> int:
         """Height of the images, in pixels."""
-        return self.train.images.shape[2]
+        return self.train.image_size
 
     @property
     def in_chans(self) -> int:
         """Channels of the images."""
-        return self.train.images.shape[1]
+        return self.train.in_chans
 
 
 def place_images(

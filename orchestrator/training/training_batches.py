@@ -5,6 +5,7 @@ Which images form a batch is decided by whoever calls; see `orchestrator.data.ep
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from orchestrator.config.schema import TrainingConfig
 from orchestrator.data import Indices, worker_share
 from orchestrator.training.batch_augment import BatchAugmentation, soft_targets
 from orchestrator.training.decoded_images import DecodedSplit
@@ -20,7 +22,7 @@ from orchestrator.training.draws import SampleDraws
 from orchestrator.training.image_loader import ImageLoader, ImageTransforms, repeated_keys
 from orchestrator.training.workers import Workers
 
-__all__ = ["DecodedBatches", "ResidentBatches", "TrainingBatches"]
+__all__ = ["DecodedBatches", "ResidentBatches", "TrainingBatches", "training_batches"]
 
 Batch = tuple[Tensor, Tensor]
 """Normalised images (B, C, H, W), and labels (B,) or, where images are mixed, class probabilities (B, num_classes)."""
@@ -37,6 +39,33 @@ class TrainingBatches(Protocol):
             batches: The images of each step, for all ranks together.
             first: Steps to leave out at the beginning, when an epoch is continued.
         """
+
+
+def training_batches(
+    split: DeviceSplit | DecodedSplit, training: TrainingConfig, workers: Workers, *, num_classes: int, seed: int
+) -> TrainingBatches:
+    """The batches of a trial.
+
+    Args:
+        split: The training images.
+        training: What is done to them.
+        workers: This rank among its peers.
+        num_classes: Classes.
+        seed: Of the trial.
+    """
+    augmentation = BatchAugmentation.of(training)
+    if isinstance(split, DeviceSplit):
+        return ResidentBatches(split, augmentation, workers, num_classes=num_classes, seed=seed)
+    transforms = dataclasses.replace(
+        split.transforms,
+        crop_scale=(training.crop_scale_min, 1.0),
+        hflip=training.hflip,
+        color_jitter=training.color_jitter,
+        auto_augment=training.auto_augment,
+    )
+    return DecodedBatches(
+        split, transforms, augmentation, workers, num_classes=num_classes, seed=seed, repeats=training.repeats
+    )
 
 
 class ResidentBatches:
@@ -94,7 +123,6 @@ class DecodedBatches:
         num_classes: Classes.
         seed: Of the trial.
         repeats: Looks at an image within an epoch, see `repeated_keys`.
-        processes: Decoding processes of this rank.
     """
 
     def __init__(
@@ -107,7 +135,6 @@ class DecodedBatches:
         num_classes: int,
         seed: int,
         repeats: int,
-        processes: int,
     ) -> None:
         self._split = split
         self._augmentation = augmentation
@@ -116,7 +143,7 @@ class DecodedBatches:
         self._seed = seed
         self._repeats = repeats
         self._loader = ImageLoader(
-            split.files, transforms.for_training(), processes=processes, pin_memory=workers.device.type == "cuda"
+            split.files, transforms.for_training(), processes=split.processes, pin_memory=workers.device.type == "cuda"
         )
 
     def epoch(self, number: int, batches: Sequence[Indices], *, first: int = 0) -> Iterator[Batch]:

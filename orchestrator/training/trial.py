@@ -17,7 +17,6 @@ import models
 from orchestrator.config.schema import ObjectiveConfig, TrialConfig
 from orchestrator.data import Indices, epoch_batches
 from orchestrator.errors import TrialDivergedError
-from orchestrator.training.batch_augment import BatchAugmentation
 from orchestrator.training.checkpoint_file import read_checkpoint, save_checkpoint
 from orchestrator.training.checkpoints import TrialCheckpoints, build_model
 from orchestrator.training.clean_slate import clean_slate
@@ -28,7 +27,7 @@ from orchestrator.training.learner import Learner
 from orchestrator.training.memory import naming_the_batch
 from orchestrator.training.randomness import seed_everything
 from orchestrator.training.step_clock import StepClock
-from orchestrator.training.training_batches import ResidentBatches
+from orchestrator.training.training_batches import training_batches
 from orchestrator.training.workers import Workers
 
 Report = Callable[[int, Mapping[str, float]], None]
@@ -79,9 +78,8 @@ class Trial:
         clean_slate()
         seed_everything(config.seed, device=workers.device)
         self.steps_per_epoch = len(self._batches(epoch=1))
-        augmentation = BatchAugmentation.of(config.training)
-        self.images = ResidentBatches(
-            data.train, augmentation, workers, num_classes=len(data.class_names), seed=config.seed
+        self.images = training_batches(
+            data.train, config.training, workers, num_classes=len(data.class_names), seed=config.seed
         )
         self.learner = Learner(build_model(self.description), config.training, workers, self.steps_per_epoch)
         self.epoch = 0  # complete ones
