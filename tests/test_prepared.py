@@ -66,7 +66,7 @@ def test_what_was_prepared_is_what_training_reads(cifar: Path) -> None:
         np.testing.assert_array_equal(np.asarray(data.splits[split].images), images)
         np.testing.assert_array_equal(data.splits[split].labels, labels)
     assert data.class_names == tiny_archives.CIFAR10
-    facts = dataset_facts(None, str(cifar))
+    facts = dataset_facts(None, str(cifar), 224)
     assert (facts.image_size, facts.in_chans, facts.num_classes, facts.train_images) == (32, 3, 10, 50)
 
 

@@ -16,10 +16,12 @@ import ray
 import torch
 from mlflow import MlflowClient
 from ray.util import placement_group_table
+from tiny_archives import photo_tree
 
 from orchestrator import SweepConfig, SweepResult, load_model, load_sweep, run_sweep
 from orchestrator.data.prepare import prepare
 from orchestrator.errors import ClusterError
+from orchestrator.ledger import TrialStatus
 from orchestrator.session import plan_lanes, ray_session
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -123,6 +125,19 @@ def test_a_sweep_trains_on_a_prepared_dataset(tmp_path: Path) -> None:
     assert best.test_top1 is not None
     assert best.test_top1 > 0.8
     assert load_model(best.checkpoint).class_names == tuple("0123456789")
+
+
+def test_a_sweep_trains_on_image_files(tmp_path: Path) -> None:
+    prepare("folder", photo_tree(tmp_path, per_class=10), str(tmp_path / "photos"))
+    images = {"uri": str(tmp_path / "photos"), "image_size": 24, "decode_processes": 1}
+    training = {"epochs": 2, "global_batch_size": 8, "auto_augment": "rand-m9-mstd0.5-inc1", "erasing": 0.25}
+    sweep = {**TINY, "dataset": images, "training": training, "trials": 2, "runs_dir": str(tmp_path)}
+    result = run_sweep(load_sweep(sweep))
+    assert [trial.status for trial in result.records] == [TrialStatus.FINISHED] * 2
+    best = result.best
+    assert best is not None
+    assert load_model(best.checkpoint).class_names == ("cat", "dog", "owl")
+    assert_nothing_left()
 
 
 def test_two_lanes_stop_hopeless_trials_early(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from orchestrator.config import schema
-from orchestrator.config.training_rules import training_problems
+from orchestrator.config.training_rules import augmentation_problems, training_problems
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.errors import DataError, Problem, did_you_mean
 from orchestrator.tracking.addresses import SCHEMES, scheme_of, without_password
@@ -95,6 +95,8 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
     resources = sections.get("resources")
     if resources and training:
         yield from training_problems(training, search, resources.workers)
+    if facts and training:
+        yield from augmentation_problems(training, search, files=facts.files)
     if resources and resources.workers > 1 and resources.gpus_per_worker and resources.gpus_per_worker % 1:
         yield Problem(
             "resources.gpus_per_worker",
@@ -117,9 +119,12 @@ def _dataset_facts(dataset: schema.DatasetConfig | None) -> tuple[DatasetFacts |
     if dataset.name is not None and dataset.name not in list_datasets():
         return None, [_unknown("dataset.name", dataset.name, list_datasets())]
     try:
-        facts = dataset_facts(dataset.name, dataset.uri)
+        facts = dataset_facts(dataset.name, dataset.uri, dataset.crop_size)
     except DataError as error:
         return None, [Problem("dataset.uri", str(error))]
+    if dataset.image_size is not None and not facts.files:
+        size = f"got {dataset.image_size}; these images have {facts.image_size} px and keep them. Leave it out"
+        return facts, [Problem("dataset.image_size", size), *_check_split(dataset, facts)]
     return facts, list(_check_split(dataset, facts))
 
 

@@ -9,6 +9,8 @@ from typing import Any
 from orchestrator.config.schema import TrainingConfig
 from orchestrator.errors import Problem
 
+_SMALL_ONLY = ("crop_padding",)
+_FILES_ONLY = ("crop_scale_min", "color_jitter", "auto_augment", "repeats")
 # As timm names them.
 _NESTEROV = {"sgd", "sgdw", "sgdc", "csgdw", "csgdc", "nesterov", "nesterovw", "nlars", "nlarc"}
 
@@ -19,6 +21,13 @@ class _Setting:
 
     where: str
     values: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, name: str, training: TrainingConfig, search: Mapping[str, Any]) -> _Setting:
+        """The setting of this name."""
+        if name in search:
+            return cls(f"search.{name}", tuple(search[name].corners()))
+        return cls(f"training.{name}", (getattr(training, name),))
 
 
 def training_problems(training: TrainingConfig, search: Mapping[str, Any], workers: int) -> Iterator[Problem]:
@@ -31,9 +40,7 @@ def training_problems(training: TrainingConfig, search: Mapping[str, Any], worke
     """
 
     def setting(name: str) -> _Setting:
-        if name in search:
-            return _Setting(f"search.{name}", tuple(search[name].corners()))
-        return _Setting(f"training.{name}", (getattr(training, name),))
+        return _Setting.of(name, training, search)
 
     yield from _batch_size(setting("global_batch_size"), setting("accumulation_steps"), workers)
     yield from _lr_schedule(
@@ -60,6 +67,38 @@ def training_problems(training: TrainingConfig, search: Mapping[str, Any], worke
         yield Problem(
             warmup.where, "got True; there is no average of the weights to warm up. Add training.ema_decay: 0.9999"
         )
+
+
+def augmentation_problems(training: TrainingConfig, search: Mapping[str, Any], *, files: bool) -> Iterator[Problem]:
+    """Augmentations that these images do not know.
+
+    Args:
+        training: The fixed values.
+        search: Domains by name.
+        files: Whether the images are files, which are cropped out of their middle, or small and padded first.
+    """
+    kind, other = ("image files", _SMALL_ONLY) if files else ("small images", _FILES_ONLY)
+    for name in other:
+        setting = _Setting.of(name, training, search)
+        given = [value for value in setting.values if value != TrainingConfig.model_fields[name].default]
+        if given:
+            yield Problem(setting.where, f"got {given[0]!r}; {kind} are augmented without it. Leave it out")
+    if files:
+        setting = _Setting.of("auto_augment", training, search)
+        for value in setting.values:
+            if value and not _is_policy(value):
+                yield Problem(setting.where, f"got {value!r}; timm has no such policy. Use rand-m9-mstd0.5-inc1")
+
+
+def _is_policy(name: str) -> bool:
+    """Whether timm makes a transform of it; what it does not understand it refuses in many ways."""
+    from timm.data import create_transform
+
+    try:
+        create_transform(32, is_training=True, auto_augment=name)
+    except (AssertionError, AttributeError, KeyError, ValueError, TypeError, IndexError):
+        return False
+    return True
 
 
 def _lr_schedule(shapes: _Setting, milestones: _Setting, epochs: _Setting, cooldown: _Setting) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from orchestrator.data.arrow_images import ArrowImages, ImageSplit, open_images, write_images
 from orchestrator.data.digits import load_digits
 from orchestrator.data.manifest import read_manifest
-from orchestrator.data.prepared import check_manifest, open_prepared
+from orchestrator.data.prepared import PreparedDataset, check_manifest, open_prepared
 from orchestrator.data.storage import open_folder
 from orchestrator.errors import DataError, did_you_mean
 
@@ -25,12 +25,14 @@ class DatasetFacts:
         in_chans: Channels.
         num_classes: Classes.
         train_images: Images that are not test images.
+        files: Whether they are image files, which are decoded and cropped when they are needed.
     """
 
     image_size: int
     in_chans: int
     num_classes: int
     train_images: int
+    files: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +65,13 @@ def dataset_spec(name: str) -> DatasetSpec:
     return _DATASETS[name]
 
 
-def dataset_facts(name: str | None, uri: str | None) -> DatasetFacts:
+def dataset_facts(name: str | None, uri: str | None, crop_size: int) -> DatasetFacts:
     """The facts about the dataset of a sweep, which has a name or a URI.
+
+    Args:
+        name: A registered dataset.
+        uri: A prepared one.
+        crop_size: Side of the square that image files are cropped to, in pixels.
 
     Raises:
         DataError: There is none, it is not whole, or it cannot be trained on.
@@ -74,9 +81,7 @@ def dataset_facts(name: str | None, uri: str | None) -> DatasetFacts:
     folder = open_folder(uri)
     manifest = read_manifest(folder)
     check_manifest(folder, manifest)
-    if manifest.image_shape is None:
-        raise DataError(f"{uri}: holds image files of any size; sweeps train on datasets of pixels, up to 96 px")
-    channels, height, width = manifest.image_shape
+    channels, height, width = manifest.image_shape or (3, crop_size, crop_size)
     if height != width:
         raise DataError(f"{uri}: has images of {height} x {width} px; sweeps train on square ones")
     return DatasetFacts(
@@ -84,6 +89,7 @@ def dataset_facts(name: str | None, uri: str | None) -> DatasetFacts:
         in_chans=channels,
         num_classes=len(manifest.class_names),
         train_images=manifest.splits["train"].images,
+        files=manifest.image_shape is None,
     )
 
 
@@ -101,19 +107,20 @@ def locate_dataset(name: str | None, uri: str | None, folder: Path) -> str:
     if uri is None:
         return str(prepare_dataset(name or "", folder))
     located = uri if "://" in uri else str(Path(uri).absolute())
-    open_prepared(located).images()
+    open_dataset(located)
     return located
 
 
-def open_dataset(located: str) -> ArrowImages:
-    """Maps what `locate_dataset` found.
+def open_dataset(located: str) -> ArrowImages | PreparedDataset:
+    """Maps what `locate_dataset` found: small images as arrays, or a dataset of image files.
 
     Raises:
         DataError: It is missing or damaged.
     """
     if "://" not in located and Path(located).suffix == ".arrow":
         return open_images(Path(located))
-    return open_prepared(located).images()
+    dataset = open_prepared(located)
+    return dataset if dataset.manifest.image_shape is None else dataset.images()
 
 
 def prepare_dataset(name: str, folder: Path) -> Path:

@@ -24,7 +24,8 @@ from orchestrator.errors import TrialDivergedError, TrialFailedError
 from orchestrator.lanes.messages import Ending, Fate, Member, Next, Order, Report, Verdict
 from orchestrator.training.checkpoints import TrialCheckpoints
 from orchestrator.training.clean_slate import clean_slate
-from orchestrator.training.device_images import DeviceImages, place_images
+from orchestrator.training.device_images import DeviceImages
+from orchestrator.training.placement import place_dataset
 from orchestrator.training.trial import StopTrial, Trial
 from orchestrator.training.workers import Workers
 
@@ -87,12 +88,7 @@ def lane_loop(setting: Mapping[str, Any]) -> None:
     """
     lane: LaneSetting = setting["lane"]
     member, workers = _say_hello(lane)
-    data = place_images(
-        open_dataset(lane.dataset_path),
-        workers.device,
-        validation_fraction=lane.dataset.validation_fraction,
-        split_seed=lane.dataset.split_seed,
-    )
+    data = place_dataset(open_dataset(lane.dataset_path), workers.device, lane.dataset)
     left: str | None = None
     while True:
         order: Order | None = ray.get(lane.hub.next_order.remote(member, left))

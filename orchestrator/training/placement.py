@@ -32,7 +32,7 @@ def place_dataset(source: ArrowImages | PreparedDataset, device: torch.device, c
     kept, held_out = split_validation(train.labels, config.validation_fraction, config.split_seed)
     scale = torch.tensor([source.manifest.mean, source.manifest.std], device=device).view(2, 1, -1, 1, 1) * 255
     transforms = ImageTransforms(
-        image_size=config.image_size, interpolation=config.interpolation, crop_pct=config.crop_pct
+        image_size=config.crop_size, interpolation=config.interpolation, crop_pct=config.crop_pct
     )
 
     def split(files: EncodedImages, positions: Indices) -> DecodedSplit:
