@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,6 +13,9 @@ from rich.console import Console
 from orchestrator import data_cli
 from orchestrator.errors import ConfigError, SpatialSweepError
 from orchestrator.provenance import package_version
+
+if TYPE_CHECKING:
+    from orchestrator.config import SweepConfig
 
 app = typer.Typer(
     name="spatialsweep",
@@ -29,6 +32,13 @@ _BAD_INPUT = 2
 
 RunsDir = Annotated[
     Path | None, typer.Option(help="Folder of all results; default: runs here, ~/spatialsweep/runs in a Ray job.")
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as search.lr.low=1e-3. Repeatable."),
+]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster to join ('auto' finds one here); default: a private instance.")
 ]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow server or database; default: one beneath the runs.")]
 
@@ -51,35 +61,44 @@ def _main(
 @app.command()
 def run(
     sweep: Annotated[Path, typer.Argument(help="A sweep file, such as sweeps/digits.yaml.")],
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as search.lr.low=1e-3. Repeatable."),
-    ] = None,
+    assignments: Assignments = None,
     tracking_uri: TrackingUri = None,
     runs_dir: RunsDir = None,
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster to join ('auto' finds one here); default: a private instance.")
-    ] = None,
+    address: Address = None,
 ) -> None:
     """Run a sweep to its end and show what it found."""
     from orchestrator.config import load_sweep
-    from orchestrator.ledger import TrialStatus
-    from orchestrator.progress import print_outcome
-    from orchestrator.sweep import run_sweep
 
-    overrides = list(assignments or [])
-    if tracking_uri:
-        overrides.append(f"tracking.uri={tracking_uri}")
-    if runs_dir:
-        overrides.append(f"runs_dir={runs_dir}")
-    console = _console()
-    config = load_sweep(sweep, overrides)
-    result = run_sweep(config, address=address, console=console)
-    print_outcome(result, console, _dashboard_command(result.folder.parent, config.tracking.uri))
-    if result.status is TrialStatus.INTERRUPTED:
-        raise typer.Exit(_INTERRUPTED)
-    if result.best is None:
-        raise typer.Exit(1)
+    _run(load_sweep(sweep, _overrides(assignments, tracking_uri, runs_dir)), address)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A published set-up; `spatialsweep recipes` lists them.")],
+    assignments: Assignments = None,
+    tracking_uri: TrackingUri = None,
+    runs_dir: RunsDir = None,
+    address: Address = None,
+) -> None:
+    """Run a published set-up, as a sweep of one trial."""
+    from orchestrator.config import load_sweep
+    from orchestrator.recipes import load_recipe
+
+    settings = load_recipe(recipe).settings
+    _run(load_sweep(settings, _overrides(assignments, tracking_uri, runs_dir), label=f"recipe {recipe}"), address)
+
+
+@app.command()
+def recipes(as_json: Annotated[bool, typer.Option("--json", help="Write JSON for programs.")] = False) -> None:
+    """List the published set-ups."""
+    from orchestrator import recipe_table
+    from orchestrator.recipes import list_recipes, load_recipe
+
+    found = [load_recipe(name) for name in list_recipes()]
+    if as_json:
+        typer.echo(recipe_table.as_json(found))
+    else:
+        recipe_table.print_recipes(found, _console())
 
 
 @app.command()
@@ -110,6 +129,30 @@ def models(
         typer.echo(model_table.as_markdown(facts), nl=False)
     else:
         model_table.print_models(facts, _console())
+
+
+def _overrides(assignments: list[str] | None, tracking_uri: str | None, runs_dir: Path | None) -> list[str]:
+    overrides = list(assignments or [])
+    if tracking_uri:
+        overrides.append(f"tracking.uri={tracking_uri}")
+    if runs_dir:
+        overrides.append(f"runs_dir={runs_dir}")
+    return overrides
+
+
+def _run(config: SweepConfig, address: str | None) -> None:
+    """Runs a sweep, shows what it found, and leaves with a code that says how it went."""
+    from orchestrator.ledger import TrialStatus
+    from orchestrator.progress import print_outcome
+    from orchestrator.sweep import run_sweep
+
+    console = _console()
+    result = run_sweep(config, address=address, console=console)
+    print_outcome(result, console, _dashboard_command(result.folder.parent, config.tracking.uri))
+    if result.status is TrialStatus.INTERRUPTED:
+        raise typer.Exit(_INTERRUPTED)
+    if result.best is None:
+        raise typer.Exit(1)
 
 
 def _dashboard_command(runs_dir: Path, tracking_uri: str | None) -> str:

@@ -58,6 +58,10 @@ class CheckpointError(SpatialSweepError, ValueError):
     """A checkpoint that cannot be found or read."""
 
 
+class RecipeError(SpatialSweepError, ValueError):
+    """A recipe that does not exist."""
+
+
 class ClusterError(SpatialSweepError, RuntimeError):
     """The cluster cannot run this sweep, or went away."""
 

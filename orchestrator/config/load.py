@@ -33,18 +33,21 @@ _Loader.add_implicit_resolver(
 )
 
 
-def load_sweep(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> SweepConfig:
+def load_sweep(
+    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, label: str | None = None
+) -> SweepConfig:
     """Builds the configuration of a sweep and checks all of it.
 
     Args:
         source: A YAML file, or its content as a mapping.
         overrides: Assignments such as `trials=20` or `search.lr.low=1e-3`, read as YAML, applied in order.
+        label: What errors call the source; a file is called by its name.
 
     Raises:
         ConfigError: The file cannot be read, or any setting is wrong; every fault is listed.
     """
-    label = None if isinstance(source, Mapping) else Path(source).name
-    raw = dict(source) if isinstance(source, Mapping) else _read(Path(source))
+    label = label or (None if isinstance(source, Mapping) else Path(source).name)
+    raw = dict(source) if isinstance(source, Mapping) else read_settings(Path(source))
     problems = []
     for assignment in overrides:
         try:
@@ -67,7 +70,12 @@ def _faults(raw: Mapping[str, Any]) -> Sequence[Problem]:
     return ()
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
+    """The content of a settings file, unchecked.
+
+    Raises:
+        ConfigError: The file is missing, or is no mapping in YAML.
+    """
     if not path.is_file():
         beside = sorted(found.name for found in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         hint = f"{path.parent} holds {', '.join(beside)}." if beside else f"Current folder: {Path.cwd()}."
