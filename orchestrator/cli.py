@@ -81,11 +81,9 @@ def train(
     address: Address = None,
 ) -> None:
     """Run a published set-up, as a sweep of one trial."""
-    from orchestrator.config import load_sweep
-    from orchestrator.recipes import load_recipe
+    from orchestrator.recipes import recipe_sweep
 
-    settings = load_recipe(recipe).settings
-    _run(load_sweep(settings, _overrides(assignments, tracking_uri, runs_dir), label=f"recipe {recipe}"), address)
+    _run(recipe_sweep(recipe, _overrides(assignments, tracking_uri, runs_dir)), address)
 
 
 @app.command()

@@ -5,15 +5,18 @@ A recipe file is a sweep file with one more section, `recipe`: where the set-up 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config.load import read_settings
+from orchestrator.config import SweepConfig
+from orchestrator.config.load import load_sweep, read_settings
+from orchestrator.data.manifest import read_manifest
+from orchestrator.data.storage import open_folder
 from orchestrator.errors import RecipeError, did_you_mean
 
-__all__ = ["Recipe", "list_recipes", "load_recipe"]
+__all__ = ["Recipe", "list_recipes", "load_recipe", "recipe_sweep"]
 
 _FOLDER = Path(__file__).parent
 _SECTION = "recipe"
@@ -27,6 +30,7 @@ class Recipe:
         name: Of its file.
         title: What is trained on what.
         source: Paper and code.
+        dataset: What it is trained on, as `spatialsweep data prepare` calls it.
         expected: Published accuracy on the test images in per cent; None where none was found.
         notes: Where ours differs from theirs, or what the source leaves open.
         settings: Of the sweep, as `load_sweep` takes them, unchecked.
@@ -35,9 +39,34 @@ class Recipe:
     name: str
     title: str
     source: str
+    dataset: str
     expected: float | None
     notes: str
     settings: Mapping[str, Any]
+
+
+def recipe_sweep(name: str, overrides: Sequence[str] = ()) -> SweepConfig:
+    """The sweep of a recipe, checked.
+
+    Args:
+        name: Of the recipe.
+        overrides: As `load_sweep` takes them; `dataset.uri=...` among them says where the images are.
+
+    Raises:
+        RecipeError: There is no recipe of this name, or the images are another dataset's.
+        ConfigError: An override is wrong, or the dataset is not there.
+    """
+    recipe = load_recipe(name)
+    if not any(override.startswith("dataset.uri=") for override in overrides):
+        raise RecipeError(
+            f"recipe {name} trains on {recipe.dataset}. Prepare it with `spatialsweep data prepare {recipe.dataset} "
+            "--from ARCHIVE --to URI`, and add --set dataset.uri=URI"
+        )
+    config = load_sweep(recipe.settings, overrides, label=f"recipe {name}")
+    found = read_manifest(open_folder(config.dataset.uri or "")).name
+    if found != recipe.dataset:
+        raise RecipeError(f"recipe {name} trains on {recipe.dataset}; {config.dataset.uri} holds {found}")
+    return config
 
 
 def list_recipes() -> list[str]:
@@ -59,6 +88,7 @@ def load_recipe(name: str) -> Recipe:
         name=name,
         title=about["title"],
         source=about["source"],
+        dataset=about["dataset"],
         expected=about.get("expected"),
         notes=about.get("notes", ""),
         settings=settings,
