@@ -84,12 +84,17 @@ def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
     Args:
         model: Changed in place, but for a model that is itself a batch norm.
         device: Where it trains: on a GPU the norm is torch's.
+
+    Raises:
+        ValueError: The model holds another kind of batch norm, which has no such form on this device.
     """
     if device.type == "cuda":
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return converted
     if type(model) is nn.BatchNorm2d:
         return _synchronised(model)
+    if isinstance(model, nn.modules.batchnorm._BatchNorm) and not isinstance(model, SyncBatchNorm2d):
+        raise ValueError(f"a {type(model).__name__} cannot be synchronised on a {device.type}; use BatchNorm2d")
     for name, child in model.named_children():
         setattr(model, name, synchronise_batch_norm(child, device))
     return model

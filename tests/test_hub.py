@@ -160,6 +160,16 @@ async def test_when_all_ranks_fail_the_group_stays() -> None:
 
 
 @in_loop
+async def test_a_trial_that_diverges_leaves_a_sound_group() -> None:
+    hub = LaneHub()
+    await started(hub)
+    diverged = Ending(Fate.DIVERGED, "diverged: the training loss of epoch 1 is not finite at step 2")
+    assert await asyncio.gather(*finishing(hub, diverged, diverged)) == [Next.STAY] * 2
+    assert await hub.next_event(A, 0, 0) == diverged
+    await started(hub, B)
+
+
+@in_loop
 async def test_lost_peers_cost_the_trial_nothing_until_they_repeat() -> None:
     hub = LaneHub()
     await started(hub)

@@ -19,9 +19,11 @@ from tracked_sweep import REASON, replay, tell
 
 from orchestrator import load_model
 from orchestrator.errors import CheckpointError, TrackingError
+from orchestrator.ledger import TrialStatus
 from orchestrator.tracking.journal import read_events
-from orchestrator.tracking.mlflow_writer import MlflowWriter, embedded_uri, fetch_checkpoint
-from orchestrator.training.checkpoints import build_model, save_checkpoint
+from orchestrator.tracking.mlflow_writer import _RUN_STATUS, MlflowWriter, embedded_uri, fetch_checkpoint
+from orchestrator.training.checkpoint_file import save_checkpoint
+from orchestrator.training.checkpoints import build_model
 
 
 def free_port() -> int:
@@ -76,6 +78,10 @@ def test_a_sweep_is_a_parent_run_with_its_settings_and_its_outcome(writer: Mlflo
     assert expected.items() <= run.data.tags.items()
     files = MlflowClient(writer.tracking_uri).list_artifacts(writer.sweep_run_id, "results")
     assert [file.path for file in files] == ["results/trials.parquet"]
+
+
+def test_mlflow_has_a_word_for_every_end_of_a_trial() -> None:
+    assert set(_RUN_STATUS) == set(TrialStatus) - {TrialStatus.RUNNING}
 
 
 def test_each_trial_is_a_child_run_with_the_status_of_its_end(writer: MlflowWriter) -> None:
