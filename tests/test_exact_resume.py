@@ -34,6 +34,7 @@ CUTS: dict[str, dict[str, int]] = {
     "right after a checkpoint": {"cut_before": 8},
     "within a later epoch": {"cut_before": 19},
     "at the start of an epoch": {"cut_before": 10},
+    "with its newest state damaged": {"cut_before": 19, "keep_bytes": 5000},
 }
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -50,10 +51,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DeviceImages:
 
 
 def train(data: DeviceImages, folder: Path, cut: dict[str, int] | None, **options: Any) -> tuple[Trial, Reports]:
-    """Trains to the end, with one interruption when `cut` says where."""
+    """Trains to the end, with one interruption when `cut` says where, and what it leaves of the newest state."""
     options = {**SETTINGS, **options}
     if cut:
+        keep_bytes = (cut := dict(cut)).pop("keep_bytes", None)
         first = run(make_trial(data, folder, **options), **cut)
+        last = folder / "last.pt"
+        if keep_bytes is not None and options.get("workers", Workers()).is_first:
+            last.write_bytes(last.read_bytes()[:keep_bytes])
         trial = make_trial(data, folder, **options)
         second = run(trial)
         heard = {report["epoch"] for report in second}
