@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Prepare datasets, and look at them.", no_args_is_help=True)
 
+_INTERRUPTED = 130
 _MOST_CLASSES = 20
 
 
@@ -48,21 +49,25 @@ def prepare(
 
     columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
     console = Console(stderr=True)
-    with (
-        ray_tasks(address) if address else nullcontext(conversion.run_here) as run,
-        Progress(*columns, console=console, disable=not console.is_terminal) as bar,
-    ):
-        task = bar.add_task(name, total=None)
-        manifest = conversion.prepare(
-            name,
-            source,
-            to,
-            max_bad=max_bad,
-            images_per_shard=images_per_shard,
-            run=run,
-            progress=lambda done, whole: bar.update(task, completed=done, total=whole),
-            scratch=scratch,
-        )
+    try:
+        with (
+            ray_tasks(address) if address else nullcontext(conversion.run_here) as run,
+            Progress(*columns, console=console, disable=not console.is_terminal) as bar,
+        ):
+            task = bar.add_task(name, total=None)
+            manifest = conversion.prepare(
+                name,
+                source,
+                to,
+                max_bad=max_bad,
+                images_per_shard=images_per_shard,
+                run=run,
+                progress=lambda done, whole: bar.update(task, completed=done, total=whole),
+                scratch=scratch,
+            )
+    except KeyboardInterrupt:
+        typer.echo("spatialsweep: interrupted; the same command goes on where it was", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
     typer.echo(f"{to}: {_summary(manifest)}")
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,6 +27,8 @@ from orchestrator.data.sources import Source
 from orchestrator.data.storage import open_folder
 from orchestrator.errors import DataError
 
+ROOT = Path(__file__).parents[1]
+
 
 class CutError(Exception):
     """The conversion was interrupted."""
@@ -39,6 +45,17 @@ def cut_after(shards: int, converted: list[str]) -> object:
             yield record
 
     return run
+
+
+def icons(folder: Path, *, per_class: int) -> Path:
+    """Small PNG files of one size, in two classes and two splits."""
+    root = folder / "icons"
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (root / split / name).mkdir(parents=True)
+            for number in range(per_class):
+                (root / split / name / f"{number:02d}.png").write_bytes(png(images(1, (3, 12, 10), number)[0]))
+    return root
 
 
 def pixels(folder: Path, manifest: Manifest, split: str) -> np.ndarray:
@@ -103,6 +120,39 @@ def test_an_interrupted_conversion_goes_on_where_it_was(tmp_path: Path) -> None:
     assert not (tmp_path / "cut" / ".parts").exists()
 
 
+@pytest.mark.parametrize(("end", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_a_command_that_is_ended_goes_on_when_called_again(end: int, code: int, tmp_path: Path) -> None:
+    root = icons(tmp_path, per_class=150)
+    target = tmp_path / "to"
+    command = [
+        sys.executable,
+        "-m",
+        "orchestrator",
+        "data",
+        "prepare",
+        "folder",
+        "--from",
+        str(root),
+        "--to",
+        str(target),
+    ]
+    process = subprocess.Popen([*command, "--images-per-shard", "1"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    records = 0
+    while records < 5 and process.poll() is None:
+        time.sleep(0.005)
+        records = len(list((target / ".parts").glob("*.json")))
+    process.send_signal(end)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert ("the same command goes on where it was" in told) == (end == signal.SIGINT)
+    assert not (target / "manifest.json").exists()
+    converted: list[str] = []
+    manifest = prepare("folder", root, str(target), images_per_shard=1, run=cut_after(9999, converted))
+    assert 0 < len(converted) <= 600 - records
+    assert manifest.content_hash == prepare("folder", root, str(tmp_path / "whole"), images_per_shard=1).content_hash
+    assert {path.name for path in target.iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
+
+
 def test_what_is_prepared_is_not_converted_again_nor_overwritten(tmp_path: Path) -> None:
     target, converted = str(tmp_path / "to"), []
     manifest = prepare("digits", None, target)
@@ -139,12 +189,7 @@ def test_unreadable_images_are_counted_listed_and_refused(tmp_path: Path) -> Non
 
 
 def test_a_small_image_of_another_size_is_a_bad_one(tmp_path: Path) -> None:
-    root = tmp_path / "icons"
-    for split in ("train", "test"):
-        for name in ("a", "b"):
-            (root / split / name).mkdir(parents=True)
-            for number in range(20):
-                (root / split / name / f"{number:02d}.png").write_bytes(png(images(1, (3, 12, 10), number)[0]))
+    root = icons(tmp_path, per_class=20)
     (root / "train" / "b" / "13.png").write_bytes(png(images(1, (3, 12, 11), 0)[0]))
     with pytest.raises(DataError, match=r"train/b/13.png: has the shape \(3, 12, 11\), not \(3, 12, 10\)"):
         prepare("folder", root, str(tmp_path / "to"))
