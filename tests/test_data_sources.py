@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import tiny_archives
 from tiny_archives import Tiny, photo_tree, tar_gz
 
+from orchestrator.data.prepare import prepare
 from orchestrator.data.sources import SOURCES, open_source
 from orchestrator.errors import DataError
 
@@ -84,6 +86,40 @@ def test_a_tree_of_folders(tmp_path: Path) -> None:
     photo_tree(tmp_path / "both", splits=("train", "val", "test"))
     with open_source("imagenet", tmp_path / "both") as source:
         assert set(source.splits) == {"train", "test", "validation"}
+
+
+def test_imagenet_is_read_from_its_archives_in_place(tmp_path: Path) -> None:
+    place, splits = tiny_archives.imagenet(tmp_path)
+    with open_source("imagenet", place) as source:
+        assert source.class_names == ("n01440764", "n02100735", "n02110185", "n02119789")
+        assert source.splits == {"train": 12, "test": 5}
+        for split, images in splits.items():
+            samples = list(source.read(split, 0, len(images)))
+            assert [(sample.image, sample.label) for sample in samples] == images
+            assert list(source.read(split, 2, 4)) == samples[2:4]
+    manifest = prepare("imagenet", place, str(tmp_path / "to"), images_per_shard=4)
+    assert manifest.splits["test"].per_class == (2, 1, 1, 1)
+
+
+def test_what_is_missing_of_imagenet_is_named(tmp_path: Path) -> None:
+    place, _ = tiny_archives.imagenet(tmp_path)
+    train, kit = place / "ILSVRC2012_img_train.tar", place / "ILSVRC2012_devkit_t12.tar.gz"
+    content = train.read_bytes()
+    train.write_bytes(content[: len(content) // 2])
+    assert re.search(r"an archive of images cannot be read|classes are not there", refusal("imagenet", place))
+    train.write_bytes(tiny_archives.tar({"n01440764.tar": tiny_archives.tar({"a.JPEG": b"x"})}))
+    assert "3 of 4 classes are not there; fetch it again" in refusal("imagenet", place)
+    train.write_bytes(tiny_archives.tar({"n09999999.tar": tiny_archives.tar({"a.JPEG": b"x"})}))
+    assert "holds n09999999.tar, which is no class of the development kit" in refusal("imagenet", place)
+    train.write_bytes(content)
+    (place / "ILSVRC2012_img_val.tar").write_bytes(tiny_archives.tar({"ILSVRC2012_val_00000001.JPEG": b"x"}))
+    assert "has 1 images, the development kit 5 labels" in refusal("imagenet", place)
+    kit.write_bytes(b"words")
+    assert "devkit_t12.tar.gz: is no development kit" in refusal("imagenet", place)
+    kit.unlink()
+    assert "ILSVRC2012_devkit_t12.tar.gz not there" in refusal("imagenet", place)
+    (place / "ILSVRC2012_img_val.tar").unlink()
+    assert "ILSVRC2012_img_val.tar: not there" in refusal("imagenet", place)
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
+from scipy.io import savemat
 
 
 @dataclass(frozen=True)
@@ -215,3 +216,45 @@ def photo_tree(folder: Path, *, per_class: int = 4, splits: tuple[str, ...] = ("
                 pixels = images(1, (3, 100 + 8 * image, 120), 100 * number + image)[0]
                 (place / f"{image}.jpg").write_bytes(png(pixels, "JPEG"))
     return root
+
+
+def tar(files: Mapping[str, bytes], mode: str = "w") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as archive:  # type: ignore[call-overload]
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def imagenet(folder: Path) -> tuple[Path, dict[str, list[tuple[bytes, int]]]]:
+    """The three files of ImageNet-1K with four classes, numbered in another order than their names have."""
+    place = folder / "ILSVRC2012"
+    place.mkdir()
+    names = {1: "n02119789", 2: "n02100735", 3: "n02110185", 4: "n01440764"}
+    order = sorted(names.values())
+
+    def photo(seed: int) -> bytes:
+        return png(images(1, (3, 40 + seed, 50), seed)[0], "JPEG")
+
+    train = {name: {f"{name}_{n}.JPEG": photo(4 * n + k) for n in range(3)} for k, name in enumerate(names.values())}
+    truth = [3, 1, 4, 4, 2]
+    validation = {f"ILSVRC2012_val_{n + 1:08d}.JPEG": photo(20 + n) for n in range(len(truth))}
+    (place / "ILSVRC2012_img_train.tar").write_bytes(tar({f"{name}.tar": tar(train[name]) for name in names.values()}))
+    (place / "ILSVRC2012_img_val.tar").write_bytes(tar(dict(reversed(validation.items()))))
+    kind = [("ILSVRC2012_ID", object), ("WNID", object), ("words", object), ("num_children", object)]
+    rows = [(number, name, "a name", 0) for number, name in names.items()] + [(5, "n00000005", "their union", 4)]
+    meta = io.BytesIO()
+    savemat(meta, {"synsets": np.array(rows, dtype=kind).reshape(-1, 1)})
+    kit = {
+        "ILSVRC2012_devkit_t12/data/meta.mat": meta.getvalue(),
+        "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt": "".join(f"{n}\n" for n in truth).encode(),
+    }
+    (place / "ILSVRC2012_devkit_t12.tar.gz").write_bytes(tar(kit, "w:gz"))
+    return place, {
+        "train": [(content, order.index(name)) for name in order for content in train[name].values()],
+        "test": [
+            (content, order.index(names[number])) for content, number in zip(validation.values(), truth, strict=True)
+        ],
+    }

@@ -15,6 +15,7 @@ from orchestrator.data.sources.archives import is_archive, unpack
 from orchestrator.data.sources.cifar import open_cifar10, open_cifar100
 from orchestrator.data.sources.digits_source import open_digits
 from orchestrator.data.sources.image_files import open_folders, open_tiny_imagenet
+from orchestrator.data.sources.imagenet import open_imagenet
 from orchestrator.data.sources.mnist import open_mnist
 from orchestrator.data.sources.source import UNLABELLED, Sample, Source
 from orchestrator.data.sources.stl10 import open_stl10
@@ -28,7 +29,7 @@ SOURCES: Mapping[str, Callable[[Path], Source]] = MappingProxyType(
         "cifar100": open_cifar100,
         "digits": open_digits,
         "folder": open_folders,
-        "imagenet": open_folders,
+        "imagenet": open_imagenet,
         "mnist": open_mnist,
         "stl10": open_stl10,
         "tinyimagenet": open_tiny_imagenet,
