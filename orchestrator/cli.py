@@ -99,6 +99,29 @@ def recipes(as_json: Annotated[bool, typer.Option("--json", help="Write JSON for
         recipe_table.print_recipes(found, _console())
 
 
+@app.command(name="eval")
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="A best.pt, or the MLflow run of a trial.")],
+    *,
+    dataset: Annotated[str, typer.Option(help="A prepared dataset's URI, or digits.")],
+    split: Annotated[str, typer.Option(help="Which of its images.")] = "test",
+    crop_pct: Annotated[float, typer.Option(help="Image files: share of the shorter side that is kept.")] = 0.875,
+    tracking_uri: TrackingUri = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON for programs.")] = False,
+) -> None:
+    """Measure a trained network on a split of a dataset."""
+    import json
+
+    from orchestrator.checkpoint_evaluation import evaluate_checkpoint
+
+    found = evaluate_checkpoint(checkpoint, dataset, split=split, crop_pct=crop_pct, tracking_uri=tracking_uri)
+    if as_json:
+        typer.echo(json.dumps(vars(found)))
+    else:
+        counted = f"{found.images} images of '{split}'"
+        typer.echo(f"top-1 {found.top1:.2%}, top-5 {found.top5:.2%}, loss {found.loss:.4f} on {counted}")
+
+
 @app.command()
 def dashboard(
     runs_dir: RunsDir = None,

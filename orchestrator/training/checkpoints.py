@@ -122,7 +122,7 @@ def load_model_file(path: Path) -> nn.Module:
     """Rebuilds the trained network of a `best.pt`, in evaluation mode on the CPU.
 
     Inputs are images scaled to [0, 1], then normalised with the attributes `pixel_mean` and `pixel_std` (tuples, one
-    number per channel); outputs are logits in the order of `class_names`.
+    number per channel), of `trained_image_size` pixels; outputs are logits in the order of `class_names`.
 
     Raises:
         CheckpointError: The file is missing or damaged.
@@ -134,4 +134,5 @@ def load_model_file(path: Path) -> nn.Module:
     model.load_state_dict(content["state_dict"])
     for name in ("pixel_mean", "pixel_std", "class_names"):
         setattr(model, name, tuple(content["data"][name]))
+    model.trained_image_size = content["model"]["image_size"]
     return model.eval()

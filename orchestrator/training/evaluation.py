@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from orchestrator.training.decoded_images import DecodedSplit
 from orchestrator.training.device_images import DeviceSplit
-from orchestrator.training.learner import Learner
 from orchestrator.training.workers import Workers
 
 
+class Predictor(Protocol):
+    """A network that is evaluated, and how it predicts."""
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network."""
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Logits, (B, num_classes), in float32."""
+
+
 @torch.no_grad()
-def evaluate(learner: Learner, split: DeviceSplit | DecodedSplit, workers: Workers) -> dict[str, float]:
+def evaluate(learner: Predictor, split: DeviceSplit | DecodedSplit, workers: Workers) -> dict[str, float]:
     """`loss`, `top1` and `top5` over a whole split, of which each rank reads its share.
 
     The loss is plain cross-entropy, whatever is trained with, so that trials compare. With fewer than five classes
