@@ -29,6 +29,8 @@ from orchestrator.tune_run import TuneRun
 
 logger = logging.getLogger(__name__)
 
+CHOSEN_ON_TEST = "Epochs and trials were chosen on the test images (dataset.select_on): their accuracy is too good."
+
 _UPDATE_S = 0.5
 _DRAIN_S = 120.0
 
@@ -196,13 +198,14 @@ def _conclude(
             ledger.checkpoint_kept(trial.number, str(trial.checkpoint))
     tables = first.write_tables()
     ledger.sweep_ended(status, _summary(first.best, ledger), [str(path) for path in tables])
-    notice = ""
+    notices = [CHOSEN_ON_TEST] if config.dataset.select_on == "test" else []
     try:
         writer.drain(_DRAIN_S)
     except TrackingError as error:
-        notice = str(error)
+        notices.append(str(error))
     final = result(
-        {trial.number: run for trial in ledger.trials() if (run := writer.run_id(trial.number)) is not None}, notice
+        {trial.number: run for trial in ledger.trials() if (run := writer.run_id(trial.number)) is not None},
+        " ".join(notices),
     )
     final.write_tables()
     return final

@@ -129,7 +129,7 @@ def test_a_sweep_trains_on_a_prepared_dataset(tmp_path: Path) -> None:
 
 def test_a_sweep_trains_on_image_files(tmp_path: Path) -> None:
     prepare("folder", photo_tree(tmp_path, per_class=10), str(tmp_path / "photos"))
-    images = {"uri": str(tmp_path / "photos"), "image_size": 24, "decode_processes": 1}
+    images = {"uri": str(tmp_path / "photos"), "image_size": 24, "decode_processes": 1, "select_on": "test"}
     training = {"epochs": 2, "global_batch_size": 8, "auto_augment": "rand-m9-mstd0.5-inc1", "erasing": 0.25}
     sweep = {**TINY, "dataset": images, "training": training, "trials": 2, "runs_dir": str(tmp_path)}
     result = run_sweep(load_sweep(sweep))
@@ -137,6 +137,7 @@ def test_a_sweep_trains_on_image_files(tmp_path: Path) -> None:
     best = result.best
     assert best is not None
     assert load_model(best.checkpoint).class_names == ("cat", "dog", "owl")
+    assert "chosen on the test images" in result.notice
     assert_nothing_left()
 
 

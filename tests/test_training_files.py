@@ -65,6 +65,16 @@ def test_splits_of_files(photos: str) -> None:
     assert labels.bincount().tolist() == [2, 2, 2]
 
 
+def test_choosing_on_the_test_images(photos: str, tmp_path: Path) -> None:
+    data = placed(photos, select_on="test")
+    assert [len(data.train), len(data.validation), len(data.test)] == [30, 30, 30]
+    digits = DatasetConfig(name="digits", select_on="test")
+    small = place_dataset(open_dataset(locate_dataset("digits", None, tmp_path)), torch.device("cpu"), digits)
+    assert [len(small.train), len(small.validation), len(small.test)] == [1437, 360, 360]
+    assert torch.equal(small.validation.labels, small.test.labels)
+    assert sweep(photos, {}, select_on="test", validation_fraction=1e-9).dataset.select_on == "test"
+
+
 def test_training_on_files_and_exact_resume(photos: str, tmp_path: Path) -> None:
     data = placed(photos)
     whole = make_trial(data, tmp_path / "whole", **EVERYTHING)

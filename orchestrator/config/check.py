@@ -129,6 +129,8 @@ def _dataset_facts(dataset: schema.DatasetConfig | None) -> tuple[DatasetFacts |
 
 
 def _check_split(dataset: schema.DatasetConfig, facts: DatasetFacts) -> Iterator[Problem]:
+    if dataset.select_on == "test":
+        return
     share = facts.num_classes / facts.train_images
     if not share <= dataset.validation_fraction <= 1 - share:
         yield Problem(

@@ -26,6 +26,12 @@ class Normalisation:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @classmethod
+    def of(cls, source: ArrowImages | PreparedDataset) -> Normalisation:
+        """Of the training images of a dataset."""
+        facts = source if isinstance(source, ArrowImages) else source.manifest
+        return cls(facts.mean, facts.std)
+
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Both for pixels in 0..255, (1, C, 1, 1)."""
         mean, std = torch.tensor([self.mean, self.std], device=device).view(2, 1, -1, 1, 1) * 255
@@ -40,13 +46,15 @@ def place_dataset(source: ArrowImages | PreparedDataset, device: torch.device, c
         device: Of this rank.
         config: How the images are split and cropped.
     """
+    if config.select_on == "test":
+        return _chosen_on_test(source, device, config)
     if isinstance(source, ArrowImages):
         return place_images(
             source, device, validation_fraction=config.validation_fraction, split_seed=config.split_seed
         )
     train = source.files("train")
     kept, held_out = split_validation(train.labels, config.validation_fraction, config.split_seed)
-    normalisation = Normalisation(source.manifest.mean, source.manifest.std)
+    normalisation = Normalisation.of(source)
     test = source.files("test")
     return DeviceImages(
         train=_decoded(train, kept, device, config, normalisation),
@@ -54,6 +62,12 @@ def place_dataset(source: ArrowImages | PreparedDataset, device: torch.device, c
         test=_decoded(test, np.arange(len(test)), device, config, normalisation),
         class_names=source.manifest.class_names,
     )
+
+
+def _chosen_on_test(source: ArrowImages | PreparedDataset, device: torch.device, config: DatasetConfig) -> DeviceImages:
+    """All training images train, and the test images take the place of those held out."""
+    train, test = (place_split(source, name, device, config, Normalisation.of(source)) for name in ("train", "test"))
+    return DeviceImages(train, test, test, splits_of(source)[1])
 
 
 def splits_of(source: ArrowImages | PreparedDataset) -> tuple[list[str], tuple[str, ...]]:
