@@ -11,7 +11,8 @@ import torch
 def clean_slate() -> None:
     """Sets torch's process-wide switches to what they are after an import, and frees what nobody holds.
 
-    Random states are not among them: a trial sets them at each of its steps.
+    One differs: cuDNN is held to deterministic algorithms, as a trial is to repeat itself to the last bit. Random
+    states are not among them: a trial sets them at each of its steps.
     """
     gc.collect()
     torch.set_default_dtype(torch.float32)
@@ -23,7 +24,7 @@ def clean_slate() -> None:
     torch.set_flush_denormal(False)
     torch.clear_autocast_cache()
     torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = False
+    torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = True
     if "torch._dynamo" in sys.modules:
         # Code compiled for the shapes of one trial would serve the next, with other roundings than its own.
