@@ -45,6 +45,7 @@ def prepare(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from orchestrator.data import prepare as conversion
+    from orchestrator.data.storage import open_folder
     from orchestrator.data_tasks import ray_tasks
 
     columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
@@ -68,7 +69,7 @@ def prepare(
     except KeyboardInterrupt:
         typer.echo("spatialsweep: interrupted; the same command goes on where it was", err=True)
         raise typer.Exit(_INTERRUPTED) from None
-    typer.echo(f"{to}: {_summary(manifest)}")
+    typer.echo(f"{open_folder(to).shown}: {_summary(manifest)}")
 
 
 @app.command()

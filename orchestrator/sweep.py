@@ -86,10 +86,12 @@ def run_sweep(config: SweepConfig, *, address: str | None = None, console: Conso
 
 
 def _recorded(config: SweepConfig) -> dict[str, Any]:
-    """The configuration as it is stored: complete but for a password."""
+    """The configuration as it is stored: complete but for passwords."""
     content = config.model_dump(mode="json")
     if config.tracking.uri is not None:
         content["tracking"]["uri"] = without_password(config.tracking.uri)
+    if config.dataset.uri is not None:
+        content["dataset"]["uri"] = without_password(config.dataset.uri)
     return content
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import tiny_archives
 from pyarrow import fs
 from typer.testing import CliRunner
 
+from orchestrator import load_sweep
 from orchestrator.cli import app
 from orchestrator.data import locate_dataset, open_dataset
 from orchestrator.data.manifest import read_manifest
@@ -20,6 +22,7 @@ from orchestrator.data.shards import ShardRecord, ShardTask
 from orchestrator.data.sources import Source
 from orchestrator.data.storage import Folder, open_folder
 from orchestrator.errors import DataError
+from orchestrator.sweep import _recorded
 
 moto_server = pytest.importorskip("moto.server", reason="needs moto, of the development tools")
 
@@ -123,3 +126,19 @@ def test_training_copies_a_bucket_here_once(bucket: str, tmp_path: Path, monkeyp
     folder.filesystem.delete_file(f"{folder.path}/train-00000.arrow")
     with pytest.raises(DataError, match=r"s3://[^?]*: train-00000\.arrow is missing\. Prepare the dataset again"):
         open_dataset(uri)
+
+
+def test_a_secret_in_a_uri_is_not_shown(bucket: str, tmp_path: Path) -> None:
+    uri = bucket.format("digits").replace("s3://", "s3://someone:hush@")
+    command = ["data", "prepare", "digits", "--to", uri]
+    assert "hush" not in CliRunner().invoke(app, command, catch_exceptions=False).output
+    for refused in (
+        lambda: prepare("mnist", tiny_archives.mnist(tmp_path).place, uri),
+        lambda: open_dataset(f"{uri}&x=y"),
+    ):
+        with pytest.raises(DataError) as caught:
+            refused()
+        assert "someone" in str(caught.value)
+        assert "hush" not in str(caught.value)
+    recorded = _recorded(load_sweep({"name": "t", "dataset": {"uri": uri}, "model": {"name": "conv_resnet26_small"}}))
+    assert "hush" not in json.dumps(recorded)

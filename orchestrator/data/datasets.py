@@ -83,7 +83,7 @@ def dataset_facts(name: str | None, uri: str | None, crop_size: int) -> DatasetF
     check_manifest(folder, manifest)
     channels, height, width = manifest.image_shape or (3, crop_size, crop_size)
     if height != width:
-        raise DataError(f"{uri}: has images of {height} x {width} px; sweeps train on square ones")
+        raise DataError(f"{folder.shown}: has images of {height} x {width} px; sweeps train on square ones")
     return DatasetFacts(
         image_size=height,
         in_chans=channels,

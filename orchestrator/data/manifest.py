@@ -109,7 +109,7 @@ def read_manifest(folder: Folder) -> Manifest:
     raw = folder.read(MANIFEST_NAME)
     if raw is None:
         raise DataError(
-            f"{where}: no such file. Make it: spatialsweep data prepare NAME --from SOURCE --to {folder.uri}"
+            f"{where}: no such file. Make it: spatialsweep data prepare NAME --from SOURCE --to {folder.shown}"
         )
     try:
         content = json.loads(raw)

@@ -125,7 +125,7 @@ def _already_prepared(folder: Folder, plan: str) -> Manifest:
     manifest = read_manifest(folder)
     if manifest.source.get("plan") != plan:
         raise DataError(
-            f"{folder.uri}: holds {manifest.name}, made from other files or cut otherwise; choose another folder, or "
+            f"{folder.shown}: holds {manifest.name}, made from other files or cut otherwise; choose another folder, or "
             "remove this one"
         )
     return manifest
@@ -148,8 +148,8 @@ def _check_bad(bad_images: Sequence[BadImage], max_bad: int, folder: Folder) -> 
         listed = "".join(f"\n  {bad.image}: {bad.reason}" for bad in bad_images[:_LISTED])
         more = f"\n  and {len(bad_images) - _LISTED} more" if len(bad_images) > _LISTED else ""
         raise DataError(
-            f"{folder.uri}: {len(bad_images)} images cannot be read, {max_bad} are allowed. Fetch them again, or leave "
-            f"them out with --max-bad {len(bad_images)}:{listed}{more}"
+            f"{folder.shown}: {len(bad_images)} images cannot be read, {max_bad} are allowed. Fetch them again, or "
+            f"leave them out with --max-bad {len(bad_images)}:{listed}{more}"
         )
 
 

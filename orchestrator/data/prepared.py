@@ -143,7 +143,7 @@ def check_manifest(folder: Folder, manifest: Manifest) -> None:
             faults.append(f"{shard.file} is missing")
         elif sizes[shard.file] != shard.bytes:
             faults.append(f"{shard.file} has {sizes[shard.file]} bytes, not {shard.bytes} as when it was written")
-    _raise(folder.uri.partition("?")[0], faults)
+    _raise(folder.shown, faults)
 
 
 def _needed(manifest: Manifest) -> Iterator[Shard]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from orchestrator.errors import DataError
+from orchestrator.tracking.addresses import without_password
 
 __all__ = ["PARTS", "Folder", "open_folder"]
 
@@ -40,13 +41,18 @@ class Folder:
     path: str
 
     @property
+    def shown(self) -> str:
+        """The URI for people: without a password, and without the options of the file system."""
+        return without_password(self.uri).partition("?")[0].rstrip("/")
+
+    @property
     def local(self) -> Path | None:
         """The folder as a path of this machine; None when it lies elsewhere."""
         return Path(self.path) if isinstance(self.filesystem, fs.LocalFileSystem) else None
 
     def where(self, name: str) -> str:
         """A file of the folder in words."""
-        return f"{self.uri.partition('?')[0].rstrip('/')}/{name}"
+        return f"{self.shown}/{name}"
 
     def sizes(self, beneath: str = "") -> dict[str, int]:
         """Name to size in bytes of the files directly in the folder, or in a folder beneath it."""
@@ -145,7 +151,9 @@ def open_folder(uri: str | Path) -> Folder:
         filesystem, path = fs.FileSystem.from_uri(text)
     except (ValueError, OSError) as error:
         hint = "Use a path, or a URI such as s3://bucket/folder"
-        raise DataError(f"{text.partition('?')[0]}: cannot be opened ({_first_line(error)}). {hint}") from None
+        shown = without_password(text)
+        reason = _first_line(error).replace(text, shown)
+        raise DataError(f"{shown.partition('?')[0]}: cannot be opened ({reason}). {hint}") from None
     return Folder(text, filesystem, path.rstrip("/"))
 
 
