@@ -40,6 +40,7 @@ class _ParkerResNet(SpatialResNet):
             stem_width=64 if large_image else 32,
             **surface,
         )
+        self.channels_last_on_cpu = not large_image  # weights outweigh the maps of large networks
 
 
 class ConvResNet(_ParkerResNet):

@@ -19,7 +19,7 @@ import torch
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
-from models.local_attention import local_attention
+from models.local_attention import in_order_of, local_attention
 
 __all__ = ["AdaptiveAttention", "LocalAttention"]
 
@@ -55,7 +55,7 @@ class LocalAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attends within the window."""
         q, k, v = self.qkv(x).chunk(3, dim=1)
-        return local_attention(q, k, v, self.rel_h, self.rel_w, num_heads=self.num_heads)
+        return in_order_of(x, local_attention(q, k, v, self.rel_h, self.rel_w, num_heads=self.num_heads))
 
 
 @register_notrace_module
@@ -109,7 +109,7 @@ class AdaptiveAttention(nn.Module):
         window = slice(start, start + 2 * radius + 1)
         rel_h, rel_w = self.rel_h[:, window], self.rel_w[:, window]
         mask = self.ring_mask(radius)
-        return local_attention(q, k, v, rel_h, rel_w, num_heads=self.num_heads, ring_mask=mask)
+        return in_order_of(x, local_attention(q, k, v, rel_h, rel_w, num_heads=self.num_heads, ring_mask=mask))
 
     def window_radius(self) -> int:
         """L: the last ring, in pixels, that the mask of any head leaves above zero; `max_span` at most.

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from models.attention_kernel import kernel_attention, kernel_serves
+from models.merging import is_traced
 from models.options import ModelOptionError, OptionProblem
 from models.tiled_attention import tiled_attention
 from models.windowed_attention import windowed_attention
 
-__all__ = ["local_attention"]
+__all__ = ["in_order_of", "local_attention"]
 
 
 def local_attention(
@@ -65,6 +66,13 @@ def local_attention(
         return windowed_attention(q, k, v, rel, ring_mask)
     attend = kernel_attention if kernel_serves(q, k, v, rel, ring_mask) else tiled_attention
     return attend(q, k, v, rel, ring_mask)
+
+
+def in_order_of(x: Tensor, attended: Tensor) -> Tensor:
+    """What attention puts out plane by plane, with channels last where `x` has them last, for the next layer's sake."""
+    if is_traced(x) or not x.is_contiguous(memory_format=torch.channels_last):
+        return attended
+    return attended.contiguous(memory_format=torch.channels_last)
 
 
 def _tables_by_head(rel_h: Tensor, rel_w: Tensor, num_heads: int) -> Tensor:
