@@ -23,7 +23,9 @@ from torchvision.transforms import v2 as transforms
 
 from orchestrator.data import epoch_batches
 from orchestrator.training.batch_augment import BatchAugmentation
-from orchestrator.training.draws import SampleDraws
+from orchestrator.training.device_images import DeviceSplit
+from orchestrator.training.training_batches import ResidentBatches
+from orchestrator.training.workers import Workers
 
 BATCH = 128
 MEAN, STD = (0.507, 0.487, 0.441), (0.267, 0.256, 0.276)
@@ -64,18 +66,14 @@ def torchvision_epoch(pixels: Tensor, processes: int, device: torch.device) -> C
 
 
 def our_epoch(pixels: Tensor, device: torch.device) -> Callable[[], int]:
-    scale = 1 / (255 * torch.tensor(STD, device=device).view(1, 3, 1, 1))
-    shift = -torch.tensor(MEAN, device=device).view(1, 3, 1, 1) * 255 * scale
+    mean, std = (255 * torch.tensor(numbers, device=device).view(1, 3, 1, 1) for numbers in (MEAN, STD))
+    split = DeviceSplit(pixels.to(device), torch.arange(len(pixels), device=device) % 10, mean, std)
     augmentation = BatchAugmentation(crop_padding=4, hflip=0.5, erasing=0.25)
-    resident = augmentation.resident(pixels.to(device))
+    batches = ResidentBatches(split, augmentation, Workers(device=device), num_classes=10, seed=0)
 
     def epoch() -> int:
-        seen = 0
-        for index in epoch_batches(len(pixels), BATCH, seed=0, epoch=1):
-            draws = SampleDraws(0, 1, index)
-            images = augmentation.take(resident, torch.from_numpy(index).to(device), draws)
-            images = augmentation.hide(torch.addcmul(shift, images.float(), scale), draws)
-            seen += len(images)
+        order = epoch_batches(len(pixels), BATCH, seed=0, epoch=1)
+        seen = sum(len(images) for images, _ in batches.epoch(1, order))
         if device.type == "cuda":
             torch.cuda.synchronize()
         return seen

@@ -28,8 +28,8 @@ def moved(augmentation: BatchAugmentation, images: Tensor) -> Tensor:
 def test_draws_belong_to_their_sample() -> None:
     together, alone = draws([4, 7, 9]), draws([7])
     assert (together.uniform("crop", 2)[1] == alone.uniform("crop", 2)[0]).all()
-    pixels = torch.arange(6).view(2, 3)
-    noise = [one.normal_at("noise", torch.full((2,), row), pixels) for one, row in ((together, 1), (alone, 0))]
+    pixels = torch.arange(6)
+    noise = [one.normal_at("noise", torch.full((6,), row), pixels, 3) for one, row in ((together, 1), (alone, 0))]
     assert torch.equal(*noise)
     others = (draws([8]), draws([7], seed=4), draws([7], epoch=3))
     assert all((other.uniform("crop", 2) != alone.uniform("crop", 2)).all() for other in others)
@@ -43,8 +43,10 @@ def test_draws_are_even_and_normal() -> None:
     assert numbers.max() < 1
     assert all(stats.kstest(column, "uniform").pvalue > 1e-3 for column in numbers.T)
     assert np.abs(np.corrcoef(numbers.T) - np.eye(3)).max() < 0.03
-    noise = many.normal_at("noise", torch.arange(20_000), torch.zeros(20_000, 1, dtype=torch.int64))
-    assert stats.kstest(noise[:, 0].numpy(), "norm").pvalue > 1e-3
+    noise = many.normal_at("noise", torch.arange(20_000), torch.zeros(20_000, dtype=torch.int64), 3).numpy()
+    assert all(stats.kstest(column, "norm").pvalue > 1e-3 for column in noise.T)
+    assert np.abs(np.corrcoef(noise.T) - np.eye(3)).max() < 0.03
+    assert np.abs(np.corrcoef(np.square(noise).T) - np.eye(3)).max() < 0.03
 
 
 @pytest.mark.parametrize("padding", [1, 4])
@@ -77,7 +79,7 @@ def test_some_images_are_mirrored() -> None:
 
 def test_cutout_hides_a_square() -> None:
     images = pictures().float()
-    hidden = BatchAugmentation(cutout_px=4).hide(images, draws())
+    hidden = BatchAugmentation(cutout_px=4).hide_(images.clone(), draws())
     for image, result in zip(images, hidden, strict=True):
         rows, columns = (result == 0).all(0).nonzero().T
         height, width = int(rows.max() - rows.min()) + 1, int(columns.max() - columns.min()) + 1
@@ -89,7 +91,7 @@ def test_cutout_hides_a_square() -> None:
 
 def test_erasing_fills_rectangles_with_noise() -> None:
     images = torch.full((40, 3, 20, 30), 7.0)
-    erased = BatchAugmentation(erasing=0.5).hide(images, draws())
+    erased = BatchAugmentation(erasing=0.5).hide_(images.clone(), draws())
     areas = []
     for result in erased:
         rows, columns = (result != 7).all(0).nonzero().T
@@ -102,7 +104,7 @@ def test_erasing_fills_rectangles_with_noise() -> None:
     noise = erased[erased != 7]
     assert abs(noise.mean()) < 0.1
     assert abs(noise.std() - 1) < 0.1
-    assert torch.equal(BatchAugmentation(erasing=1e-9).hide(images, draws()), images)
+    assert torch.equal(BatchAugmentation(erasing=1e-9).hide_(images.clone(), draws()), images)
 
 
 def test_the_share_of_a_blend_follows_the_beta_distribution() -> None:

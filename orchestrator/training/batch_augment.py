@@ -86,8 +86,7 @@ class BatchAugmentation:
         """
         images = self._crop(resident, index, draws) if self.crop_padding else resident[index, :, 0, 0]
         if self.hflip:
-            mirrored = torch.from_numpy(draws.uniform("hflip")[:, 0] < self.hflip).to(images.device)
-            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+            images = _mirrored(images, draws.uniform("hflip")[:, 0] < self.hflip)
         return images
 
     @staticmethod
@@ -96,13 +95,13 @@ class BatchAugmentation:
         offsets = torch.from_numpy(places).to(index.device)
         return resident[index, :, offsets[:, 0], offsets[:, 1]]
 
-    def hide(self, images: Tensor, draws: SampleDraws) -> Tensor:
-        """Cuts out and erases: normalised float (B, C, H, W) -> (B, C, H, W)."""
+    def hide_(self, images: Tensor, draws: SampleDraws) -> Tensor:
+        """Cuts out and erases, in place: normalised float (B, C, H, W)."""
         if self.cutout_px:
             boxes = _cutout_boxes(images.shape[-2:], self.cutout_px, draws)
-            images = images.masked_fill(_inside(boxes.to(images.device), images.shape), 0.0)
+            images.masked_fill_(_inside(boxes.to(images.device), images.shape), 0.0)
         if self.erasing:
-            images = _erase(images, self.erasing, draws)
+            _erase_(images, self.erasing, draws)
         return images
 
     def mixing(self, size: tuple[int, int], draws: SampleDraws, device: torch.device) -> Mixing:
@@ -138,6 +137,12 @@ def soft_targets(labels: Tensor, partners: Tensor, share: Tensor, num_classes: i
     return torch.lerp(one_hot(partners, num_classes).float(), one_hot(labels, num_classes).float(), share[:, None])
 
 
+def _mirrored(images: Tensor, chosen: npt.NDArray[np.bool_]) -> Tensor:
+    """uint8 images, of which the chosen are mirrored: bit by bit, three times as fast as choosing pixel by pixel."""
+    every_bit = torch.from_numpy(chosen.astype(np.uint8) * 255).to(images.device)[:, None, None, None]
+    return images.flip(3).bitwise_xor_(images).bitwise_and_(every_bit).bitwise_xor_(images)
+
+
 def _inside(boxes: Tensor, shape: torch.Size) -> Tensor:
     """Whether a pixel lies in the box of its image: bool (B, 1, H, W)."""
     row, column = torch.arange(shape[2], device=boxes.device), torch.arange(shape[3], device=boxes.device)
@@ -164,7 +169,7 @@ def _cutmix_boxes(size: tuple[int, int], share: npt.NDArray[np.float64], draws: 
     return np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], axis=1)
 
 
-def _erase(images: Tensor, chance: float, draws: SampleDraws) -> Tensor:
+def _erase_(images: Tensor, chance: float, draws: SampleDraws) -> None:
     """Fills rectangles of some images with noise."""
     height, width = images.shape[-2:]
     numbers = draws.uniform("erasing", 5)
@@ -175,10 +180,10 @@ def _erase(images: Tensor, chance: float, draws: SampleDraws) -> Tensor:
     wide = np.sqrt(area / aspect).round().clip(1, width)
     top = np.floor(numbers[:, 3] * (height - tall + 1))
     left = np.floor(numbers[:, 4] * (width - wide + 1))
-    boxes = np.stack([top, top + tall, left, left + wide], axis=1).astype(np.int64) * (numbers[:, :1] < chance)
-    row, _, y, x = _inside(torch.from_numpy(boxes).to(images.device), images.shape).nonzero(as_tuple=True)
-    channels = torch.arange(images.shape[1], device=images.device) * (height * width)
-    noise = draws.normal_at("noise", row, (y * width + x)[:, None] + channels)
-    erased = images.clone()
-    erased[row, :, y, x] = noise.to(images.dtype)
-    return erased
+    erased = np.flatnonzero(numbers[:, 0] < chance)
+    boxes = np.stack([top, top + tall, left, left + wide], axis=1).astype(np.int64)[erased]
+    inside = _inside(torch.from_numpy(boxes).to(images.device), torch.Size([len(erased), 1, height, width]))
+    row, _, y, x = inside.nonzero(as_tuple=True)
+    row = torch.from_numpy(erased).to(images.device)[row]
+    noise = draws.normal_at("noise", row, y * width + x, images.shape[1])
+    images[row, :, y, x] = noise.to(images.dtype)

@@ -51,8 +51,8 @@ class DecodedSplit:
         return 3
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 (B, 3, H, W) -> float."""
-        return (pixels.float() - self.mean) / self.std
+        """uint8 (B, 3, H, W) -> float, in one new tensor."""
+        return pixels.float().sub_(self.mean).div_(self.std)
 
     def share(self, workers: Workers) -> Iterator[tuple[Tensor, Tensor]]:
         """This rank's part of the split, in batches; over all ranks every image comes once."""

@@ -46,8 +46,8 @@ class DeviceSplit:
         return self.images.shape[1]
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) -> float."""
-        return (pixels.float() - self.mean) / self.std
+        """uint8 (B, C, H, W) -> float, in one new tensor."""
+        return pixels.float().sub_(self.mean).div_(self.std)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised float images (B, C, H, W) and their labels (B,)."""

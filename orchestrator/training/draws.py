@@ -44,18 +44,22 @@ class SampleDraws:
         numbers = _mix(stream[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _STEP)
         return (numbers >> np.uint64(11)).astype(np.float64) * _UNIT
 
-    def normal_at(self, name: str, rows: Tensor, places: Tensor) -> Tensor:
-        """Standard normal numbers for some pixels, computed where the pixels are: float32 (K, C).
+    def normal_at(self, name: str, rows: Tensor, places: Tensor, channels: int) -> Tensor:
+        """Standard normal numbers for some pixels, computed where the pixels are: float32 (K, channels).
+
+        A pixel is hashed once; its channels are products of the hash with unrelated odd numbers.
 
         Args:
             name: Another name gives other numbers.
             rows: Samples, as places among those of this object, (K,).
-            places: Values within their image, (K, C).
+            places: Pixels within their image, (K,).
+            channels: Of the images.
         """
         keys = torch.from_numpy((self._keys + np.uint64(zlib.crc32(name.encode()))).view(np.int64)).to(rows.device)
-        hashed = _mix_on_device(keys[rows, None] + (places + 1) * _signed(_STEP))
-        first, second = (_unit(hashed >> 40), _unit(hashed >> 16))
-        return (-2 * (-first).log1p()).sqrt() * (2 * math.pi * second).cos()  # Box and Muller 1958
+        odd = torch.from_numpy((_mix(np.arange(channels, dtype=np.uint64)) | np.uint64(1)).view(np.int64))
+        hashed = _mix_on_device(keys[rows] + (places + 1) * _signed(_STEP))[:, None] * odd.to(rows.device)
+        first, second = _unit(hashed >> 40), _unit(hashed >> 16)
+        return first.neg_().log1p_().mul_(-2).sqrt_().mul_(second.mul_(2 * math.pi).cos_())  # Box and Muller 1958
 
 
 def _mix(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -107,7 +107,7 @@ class ResidentBatches:
         draws = SampleDraws(self._seed, epoch, samples)
         index = torch.from_numpy(np.ascontiguousarray(samples)).to(self._split.labels.device)
         images = self._split.normalise(self._augmentation.take(self._resident, index, draws))
-        return self._augmentation.hide(images, draws), self._split.labels[index]
+        return self._augmentation.hide_(images, draws), self._split.labels[index]
 
 
 class DecodedBatches:
@@ -160,7 +160,7 @@ class DecodedBatches:
             samples = np.array([key.place * self._repeats + key.copy for key in keys])
             draws = SampleDraws(self._seed, number, samples)
             images = self._split.normalise(pixels.to(device, non_blocking=True))
-            batch = self._augmentation.hide(images, draws), labels.to(device, non_blocking=True)
+            batch = self._augmentation.hide_(images, draws), labels.to(device, non_blocking=True)
             if self._augmentation.mixes:
                 partners = batch[0].flip(0), batch[1].flip(0)
                 yield _mixed(batch, partners, self._augmentation, draws, self._num_classes)
