@@ -12,7 +12,11 @@ from ray.tune.stopper import Stopper
 from orchestrator.config.schema import SweepConfig
 from orchestrator.lanes.client import TrialClient
 from orchestrator.ledger import Ledger
-from orchestrator.search import NotPickled, StudySearcher, SweepCallback, create_study, create_trial_scheduler
+from orchestrator.search.callback import SweepCallback
+from orchestrator.search.not_pickled import NotPickled
+from orchestrator.search.searcher import StudySearcher
+from orchestrator.search.study import create_study
+from orchestrator.search.trial_schedulers import create_trial_scheduler
 
 _JOIN_TIMEOUT_S = 30.0
 # Each trial actor takes this share of the head node and nothing else: the lanes hold the CPUs and GPUs.

@@ -1,16 +1,9 @@
-"""Optuna behind Ray Tune: proposes trials through ask and tell, and learns what really became of them.
-
-Ray's own `OptunaSearch` tells a trial that was stopped early as complete, and forgets failed ones (see
-docs/decisions). Here the searcher only asks; a Tune callback sees every report and every end, and tells.
-"""
+"""Carries what Tune sees to the study, the ledger and the lanes."""
 
 from __future__ import annotations
 
 import math
-import re
 import threading
-import warnings
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -18,13 +11,13 @@ import ray
 from optuna.trial import TrialState
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
-from ray.tune.search import Searcher
 
-from orchestrator.config.schema import SamplerConfig, SweepConfig, resolve_trial
+from orchestrator.config.schema import SweepConfig
 from orchestrator.lanes.client import ENDED, EPOCH, REPORTED
 from orchestrator.lanes.messages import Fate
 from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.search.not_pickled import NotPickled
+from orchestrator.search.searcher import StudySearcher
 
 _ANSWER_S = 30.0
 _STATES = {
@@ -34,101 +27,6 @@ _STATES = {
     TrialStatus.FAILED: TrialState.FAIL,
     TrialStatus.INTERRUPTED: TrialState.FAIL,
 }
-
-
-def create_study(config: SweepConfig, name: str, database: Path) -> optuna.Study:
-    """A new study in the sweep's Optuna database.
-
-    Args:
-        config: Sampler, seed and objective.
-        name: Of the sweep; unique in the database.
-        database: The sqlite file.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # Both are experimental by name only: several years old, and the only way to say what they say.
-    for subject in ("Argument ``group``", "optuna.study.study.Study.set_metric_names"):
-        warnings.filterwarnings("ignore", message=re.escape(subject), category=optuna.exceptions.ExperimentalWarning)
-    study = optuna.create_study(
-        study_name=name,
-        storage=f"sqlite:///{database.resolve()}",
-        sampler=_sampler(config.sampler, config.seed),
-        direction="maximize" if config.objective.mode == "max" else "minimize",
-    )
-    study.set_metric_names([config.objective.metric])
-    study.set_user_attr("space_fingerprint", config.space.fingerprint)
-    return study
-
-
-def _sampler(sampler: SamplerConfig, seed: int) -> optuna.samplers.BaseSampler:
-    if sampler.name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    # `group` lets the multivariate model handle names that are present under a condition only.
-    return optuna.samplers.TPESampler(
-        seed=seed, n_startup_trials=sampler.startup_trials, multivariate=True, group=True, constant_liar=True
-    )
-
-
-def create_trial_scheduler(config: SweepConfig) -> TrialScheduler:
-    """What decides after each epoch whether a trial goes on."""
-    if config.trial_scheduler.name == "none":
-        return FIFOScheduler()
-    return AsyncHyperBandScheduler(
-        time_attr=EPOCH,
-        max_t=config.max_epochs,
-        grace_period=config.trial_scheduler.grace_epochs,
-        reduction_factor=config.trial_scheduler.reduction_factor,
-    )
-
-
-class NotPickled:
-    """Tune pickles what it is given, as a cache we do without: the truth is in the database and the journal."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> NotPickled:
-        return self
-
-
-class StudySearcher(NotPickled, Searcher):
-    """Asks the study for configurations on Tune's behalf.
-
-    Args:
-        study: Of this sweep.
-        config: Of this sweep.
-        ledger: Told of every trial.
-    """
-
-    def __init__(self, study: optuna.Study, config: SweepConfig, ledger: Ledger) -> None:
-        super().__init__(metric=config.objective.metric, mode=config.objective.mode)
-        self._study = study
-        self._config = config
-        self._space = config.space
-        self._ledger = ledger
-        self.asked: dict[str, optuna.Trial] = {}
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The next configuration, whole, under the key `trial`."""
-        trial = self._study.ask()
-        params = self._space.sample(trial)
-        trial.set_user_attr("tune_trial", trial_id)
-        config = resolve_trial(self._config, trial.number, params).model_dump(mode="json")
-        self.asked[trial_id] = trial
-        self._ledger.trial_started(trial.number, trial_id, params, config)
-        return {"trial": config}
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing to do: `SweepCallback` tells the study, knowing the reason."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the truth is in the study's database."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore."""
-
-    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **_: Any) -> bool:
-        """Accepts Tune's wish when it is empty: the space is ours."""
-        return not config
 
 
 class SweepCallback(NotPickled, Callback):

@@ -1,0 +1,53 @@
+"""What Tune asks for configurations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optuna
+from ray.tune.search import Searcher
+
+from orchestrator.config.schema import SweepConfig, resolve_trial
+from orchestrator.ledger import Ledger
+from orchestrator.search.not_pickled import NotPickled
+
+
+class StudySearcher(NotPickled, Searcher):
+    """Asks the study for configurations on Tune's behalf.
+
+    Args:
+        study: Of this sweep.
+        config: Of this sweep.
+        ledger: Told of every trial.
+    """
+
+    def __init__(self, study: optuna.Study, config: SweepConfig, ledger: Ledger) -> None:
+        super().__init__(metric=config.objective.metric, mode=config.objective.mode)
+        self._study = study
+        self._config = config
+        self._space = config.space
+        self._ledger = ledger
+        self.asked: dict[str, optuna.Trial] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """The next configuration, whole, under the key `trial`."""
+        trial = self._study.ask()
+        params = self._space.sample(trial)
+        trial.set_user_attr("tune_trial", trial_id)
+        config = resolve_trial(self._config, trial.number, params).model_dump(mode="json")
+        self.asked[trial_id] = trial
+        self._ledger.trial_started(trial.number, trial_id, params, config)
+        return {"trial": config}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing to do: `SweepCallback` tells the study, knowing the reason."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the truth is in the study's database."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **_: Any) -> bool:
+        """Accepts Tune's wish when it is empty: the space is ours."""
+        return not config
