@@ -12,9 +12,9 @@ from models import (
     nonlocal_variants,
     spatial_bias_variants,
 )
-from models.arithmetic import ModelFacts, model_facts
+from models.arithmetic import ModelCost, ModelFacts, model_cost, model_facts
 from models.authors import AuthorsCheckpointError, AuthorsOptionError, from_authors, load_authors_checkpoint
-from models.catalogue import check_options, create_model, list_models, model_family, model_options
+from models.catalogue import check_options, create_model, list_models, model_family, model_options, searchable_options
 from models.options import ModelOption, ModelOptionError, OptionProblem, OptionValue
 from models.sync_batch_norm import synchronise_batch_norm
 from models.training_hooks import TrainingHooks, diagnostics, penalty, project_
@@ -22,6 +22,7 @@ from models.training_hooks import TrainingHooks, diagnostics, penalty, project_
 __all__ = [
     "AuthorsCheckpointError",
     "AuthorsOptionError",
+    "ModelCost",
     "ModelFacts",
     "ModelOption",
     "ModelOptionError",
@@ -38,12 +39,14 @@ __all__ = [
     "list_models",
     "load_authors_checkpoint",
     "lsas_variants",
+    "model_cost",
     "model_facts",
     "model_family",
     "model_options",
     "nonlocal_variants",
     "penalty",
     "project_",
+    "searchable_options",
     "spatial_bias_variants",
     "synchronise_batch_norm",
 ]

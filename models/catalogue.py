@@ -8,9 +8,11 @@ from torch import nn
 
 from models.image_size import IMG_SIZE
 from models.options import ModelOption, ModelOptionError, OptionProblem, nearest_name
-from models.registration import ARCHITECTURES, Architecture, ImageShape
+from models.registration import ARCHITECTURES, COMMON_OPTIONS, Architecture, ImageShape
 
-__all__ = ["check_options", "create_model", "list_models", "model_family", "model_options"]
+__all__ = ["check_options", "create_model", "list_models", "model_family", "model_options", "searchable_options"]
+
+SEARCHABLE_COMMON = ("drop_rate", "drop_path_rate")
 
 
 def list_models() -> list[str]:
@@ -25,6 +27,15 @@ def model_options(name: str) -> Mapping[str, ModelOption]:
         ModelOptionError: There is no such network.
     """
     return _architecture(name).options
+
+
+def searchable_options(name: str) -> Mapping[str, ModelOption]:
+    """What a search may vary in a network: its own options and, of timm's common ones, the two kinds of dropout.
+
+    Raises:
+        ModelOptionError: There is no such network.
+    """
+    return {**_architecture(name).options, **{key: COMMON_OPTIONS[key] for key in SEARCHABLE_COMMON}}
 
 
 def model_family(name: str) -> str:

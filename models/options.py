@@ -15,6 +15,9 @@ __all__ = [
     "nearest_name",
 ]
 
+FLAG_LETTERS = ("F", "T")
+"""False and true in the short spelling of a sequence of flags."""
+
 OptionValue: TypeAlias = bool | int | float | str | tuple[bool, ...] | tuple[int, ...]
 
 
@@ -69,7 +72,8 @@ class ModelOption:
 
     Args:
         name: The keyword.
-        type: `int`, `float`, `bool`, `str`, or `tuple` for one bool per stage.
+        type: `int`, `float`, `bool`, `str`, or `tuple` for one bool per stage, which may be written as letters:
+            `FFT` is one text, as a search and a file need it.
         default: Value when the keyword is left out.
         description: One line on what it does.
         low: Smallest value of a number.
@@ -95,7 +99,8 @@ class ModelOption:
     def rule(self) -> str:
         """The allowed values as a clause, such as `an odd int from 1 to 33`."""
         if self.type is tuple:
-            return f"a sequence of {self.length} bools, one per stage"
+            example = ("T" * self.length)[1:] + "F"
+            return f"a sequence of {self.length} bools, one per stage, or as many letters such as {example!r}"
         if self.type is bool:
             return "true or false"
         if self.choices:
@@ -115,7 +120,7 @@ class ModelOption:
         return OptionProblem(self.name, given, f"{self.name} is {self.rule}", f"Use {self.nearest(given)!r}.")
 
     def normalise(self, given: object) -> OptionValue:
-        """`given` in the type of the option: a list of bools becomes a tuple, a whole number a float.
+        """`given` in the type of the option: a list of bools or its letters become a tuple, a whole number a float.
 
         Raises:
             ModelOptionError: The option does not take this value.
@@ -125,7 +130,7 @@ class ModelOption:
             raise ModelOptionError([problem])
         if self.type is tuple:
             assert isinstance(given, Sequence)
-            return tuple(given)
+            return tuple(flag == "T" for flag in given) if isinstance(given, str) else tuple(given)
         if self.type is float:
             assert isinstance(given, int | float)
             return float(given)
@@ -151,9 +156,9 @@ class ModelOption:
 
     def _allows(self, given: object) -> bool:
         if self.type is tuple:
-            if isinstance(given, str) or not isinstance(given, Sequence):
+            if not isinstance(given, Sequence) or len(given) != self.length:
                 return False
-            return len(given) == self.length and all(isinstance(flag, bool) for flag in given)
+            return all(flag in FLAG_LETTERS if isinstance(given, str) else isinstance(flag, bool) for flag in given)
         if self.type is bool:
             return isinstance(given, bool)
         if self.type is str:

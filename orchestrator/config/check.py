@@ -201,7 +201,7 @@ def _check_branch(
     import models
 
     training_fields = schema.TrainingConfig.model_fields
-    options = models.model_options(model)
+    options = models.searchable_options(model)
     for name in active:
         if name in training_fields:
             yield from _check_training_domain(name, search[name])
@@ -240,11 +240,11 @@ def _unknown_searched(name: str, model: str, search: Mapping[str, Any]) -> Probl
     import models
 
     choices = search["model"].corners() if "model" in search else (model,)
-    owners = [other for other in choices if other in models.list_models() and name in models.model_options(other)]
+    owners = [other for other in choices if other in models.list_models() and name in models.searchable_options(other)]
     if owners:
         wanted = owners[0] if len(owners) == 1 else f"[{', '.join(owners)}]"
         return Problem(f"search.{name}", f"{model} has no such option. Add when: {{model: {wanted}}}")
-    known = [*schema.TrainingConfig.model_fields, *models.model_options(model)]
+    known = [*schema.TrainingConfig.model_fields, *models.searchable_options(model)]
     return Problem(
         f"search.{name}", f"neither a training setting nor an option of {model}. {did_you_mean(name, known)}"
     )

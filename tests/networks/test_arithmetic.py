@@ -59,6 +59,19 @@ def test_macs_of_the_layouts_of_the_span_paper() -> None:
         assert models.model_facts(name).macs == conv + difference
 
 
+def test_options_and_images_change_what_is_counted() -> None:
+    facts = models.model_facts("lsas_resnet29_cifar")
+    cost = models.model_cost("lsas_resnet29_cifar", {}, num_classes=100, in_chans=3, image_size=32)
+    assert (cost.params, cost.macs) == (facts.params, facts.macs)
+    gated = models.model_cost("lsas_resnet29_cifar", {"stages": "TTT"}, num_classes=100, in_chans=3, image_size=32)
+    assert gated.params > cost.params
+    small = models.model_cost("lsas_resnet29_cifar", {}, num_classes=100, in_chans=3, image_size=16)
+    assert small.params == cost.params
+    assert small.macs < cost.macs / 3
+    with pytest.raises(models.ModelOptionError, match="stages"):
+        models.model_cost("lsas_resnet29_cifar", {"stages": "TT"}, num_classes=2, in_chans=1, image_size=8)
+
+
 def test_the_command_writes_json_and_a_table(monkeypatch: pytest.MonkeyPatch, facts: list[models.ModelFacts]) -> None:
     by_name = {entry.name: entry for entry in facts}
     monkeypatch.setattr(models, "model_facts", by_name.__getitem__)

@@ -116,6 +116,23 @@ def test_unknown_network_names_the_nearest() -> None:
             ask("resnet18")
 
 
+def test_flags_may_be_written_as_letters() -> None:
+    for name, letters in (("lesa_resnet26_cifar", "FFFT"), ("sb_resnet29_cifar", "FTF")):
+        flags = [letter == "T" for letter in letters]
+        from_letters, from_flags = (timm.create_model(name, stages=stages) for stages in (letters, flags))
+        assert str(from_letters) == str(from_flags)
+    for wrong in ("FFT", "0011", "ttff"):
+        (problem,) = models.check_options("lesa_resnet26_cifar", {"stages": wrong})
+        assert problem.rule.endswith("4 bools, one per stage, or as many letters such as 'TTTF'")
+
+
+def test_what_a_search_may_vary_includes_dropout() -> None:
+    for name in NAMES:
+        searchable = models.searchable_options(name)
+        assert {"drop_rate", "drop_path_rate"} <= searchable.keys()
+        assert searchable.keys() - models.model_options(name).keys() == {"drop_rate", "drop_path_rate"}
+
+
 def test_impossible_image_size() -> None:
     (problem,) = models.check_options("conv_resnet26_small", {}, image_size=0)
     assert problem.option == "image_size"
