@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from orchestrator.spending import NO_COST, Cost, SoFar, Spending
 from orchestrator.tracking.journal import Journal
 
 
@@ -43,6 +44,7 @@ class TrialRecord:
         reason: Of a failure, or where it diverged.
         started_s: Unix time.
         ended_s: Unix time; None while it runs.
+        cost: Devices times seconds, as of its end.
     """
 
     number: int
@@ -54,6 +56,7 @@ class TrialRecord:
     reports: list[dict[str, float]] = field(default_factory=list)
     reason: str = ""
     ended_s: float | None = None
+    cost: Cost = NO_COST
 
     @property
     def epochs(self) -> int:
@@ -77,12 +80,17 @@ class Ledger:
 
     Args:
         journal: Where every event is kept.
+
+    Attributes:
+        ended_by: What the budget said when it ended the sweep; empty when it did not.
     """
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._lock = threading.RLock()
         self._trials: dict[int, TrialRecord] = {}
+        self._spending = Spending()
+        self.ended_by = ""
 
     def sweep_started(self, name: str, config: Mapping[str, Any], facts: Mapping[str, str]) -> None:
         """The sweep begins; the identifier keeps equal names of different users apart on a shared server."""
@@ -92,19 +100,33 @@ class Ledger:
         """A trial was proposed and handed to Tune."""
         self._record("trial_started", trial=number, tune_id=tune_id, params=params, config=config)
 
-    def trial_reported(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        """An epoch of a trial is done."""
-        self._record("trial_reported", trial=number, epoch=epoch, metrics=metrics)
+    def lanes_planned(self, lanes: int, workers: int, cpus_per_worker: float, gpus_per_worker: float) -> None:
+        """What the trials from here on reserve."""
+        per_trial = {"cpus_per_trial": workers * cpus_per_worker, "gpus_per_trial": workers * gpus_per_worker}
+        self._record("lanes_planned", lanes=lanes, workers=workers, **per_trial)
+
+    def trial_reported(
+        self, number: int, epoch: int, metrics: Mapping[str, float], held_s: float | None = None
+    ) -> None:
+        """An epoch of a trial is done; `held_s` is how long the trial has held its lane, where that is known."""
+        held = {} if held_s is None else {"held_s": held_s}
+        self._record("trial_reported", trial=number, epoch=epoch, metrics=metrics, **held)
 
     def trial_ended(self, number: int, status: TrialStatus, reason: str = "") -> None:
         """A trial will report no more; of several ends the first counts."""
         with self._lock:
             if self._trials[number].status is TrialStatus.RUNNING:
-                self._record("trial_ended", trial=number, status=status, reason=reason)
+                cost = self._spending.cost(number, time.time()).as_dict()
+                self._record("trial_ended", trial=number, status=status, reason=reason, cost=cost)
 
     def checkpoint_kept(self, number: int, path: str) -> None:
         """A trial is among the best; its checkpoint is to be stored as an artifact."""
         self._record("checkpoint_kept", trial=number, path=path)
+
+    def budget_spent(self, reason: str) -> None:
+        """The sweep is to end although trials are left, because of what its budget says."""
+        self._record("budget_spent", reason=reason)
+        self.ended_by = reason
 
     def sweep_ended(self, status: TrialStatus, summary: Mapping[str, Any], files: Iterable[str]) -> None:
         """The sweep is over; `files` are result files to be stored with it."""
@@ -124,11 +146,17 @@ class Ledger:
         """Trials that have not ended."""
         return [trial for trial in self.trials() if trial.status is TrialStatus.RUNNING]
 
+    def so_far(self) -> SoFar:
+        """What the sweep has spent and brought until now."""
+        with self._lock:
+            return self._spending.so_far(time.time())
+
     def _record(self, kind: str, **content: Any) -> None:
         event = {"event": kind, "time": time.time(), **content}
         with self._lock:
             self._journal.append(event)
             fold(self._trials, event)
+            self._spending.fold(event)
 
 
 def fold(trials: dict[int, TrialRecord], event: Mapping[str, Any]) -> None:
@@ -148,3 +176,4 @@ def fold(trials: dict[int, TrialRecord], event: Mapping[str, Any]) -> None:
             trial = trials[event["trial"]]
             trial.status, trial.reason = TrialStatus(event["status"]), event["reason"]
             trial.ended_s = event["time"]
+            trial.cost = Cost(**event.get("cost", {}))

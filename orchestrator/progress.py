@@ -11,9 +11,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.budget import as_duration
 from orchestrator.config.schema import SweepConfig
 from orchestrator.ledger import Ledger, TrialRecord, TrialStatus
 from orchestrator.results import SweepResult, TrialResult
+from orchestrator.spending import SoFar
 
 _PLAIN_INTERVAL_S = 15.0
 _PARAMS_SHOWN = 6
@@ -113,10 +115,21 @@ def print_outcome(result: SweepResult, console: Console, dashboard: str) -> None
     for record in result.records:
         if record.status in (TrialStatus.DIVERGED, TrialStatus.FAILED):
             _plain(console, f"{record.status.capitalize()}: trial {record.number}: {record.reason.splitlines()[0]}")
+    if result.ended_by:
+        _plain(console, f"Ended by its budget: {result.ended_by}")
+    _plain(console, f"Cost: {spent_text(result.so_far)}")
     _plain(console, f"Results:   {result.folder / 'trials.parquet'}")
     _plain(console, f"Dashboard: {dashboard}")
     if result.notice:
         _plain(console, f"Note: {result.notice}")
+
+
+def spent_text(so_far: SoFar) -> str:
+    """What a sweep has spent, in a line."""
+    cost = so_far.cost
+    devices = [f"{cost.cpu_s / 3600:.3g} CPU-hours", *([f"{cost.gpu_s / 3600:.3g} GPU-hours"] if cost.gpu_s else [])]
+    price = [] if cost.price is None else [f"price {cost.price:.2f}"]
+    return ", ".join([f"{as_duration(so_far.wall_s)} by the clock", *devices, *price])
 
 
 def _leaderboard(result: SweepResult, rows: int = 10) -> Table:

@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from orchestrator.errors import CheckpointError
 from orchestrator.lanes.trial_folder import trial_folder
 from orchestrator.ledger import TrialRecord, TrialStatus
+from orchestrator.result_tables import reports_table, trials_table, write_parquet
+from orchestrator.spending import NO_COST, NOTHING_YET, Cost, SoFar
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
-
-_TRIAL_SCHEMA = pa.schema(
-    [
-        ("trial", pa.int64()),
-        ("status", pa.string()),
-        ("model", pa.string()),
-        ("value", pa.float64()),
-        ("best_epoch", pa.int64()),
-        ("epochs", pa.int64()),
-        ("test_top1", pa.float64()),
-        ("params", pa.string()),
-        ("reason", pa.string()),
-        ("started_s", pa.float64()),
-        ("duration_s", pa.float64()),
-        ("tune_trial", pa.string()),
-        ("mlflow_run", pa.string()),
-        ("checkpoint", pa.string()),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -52,6 +33,7 @@ class TrialResult:
         epochs: Epochs trained.
         mlflow_run: Id of its MLflow run.
         checkpoint: File with its best weights; None when there is none.
+        cost: Devices times seconds.
     """
 
     number: int
@@ -62,6 +44,7 @@ class TrialResult:
     epochs: int
     mlflow_run: str | None
     checkpoint: Path | None
+    cost: Cost = NO_COST
 
     def load_model(self) -> nn.Module:
         """The trained network, in evaluation mode on the CPU.
@@ -90,6 +73,8 @@ class SweepResult:
         records: Every trial, by number.
         run_ids: MLflow run of each trial.
         notice: What a user should know besides, such as events the tracking server did not take.
+        ended_by: What the budget said when it ended the sweep; empty when it did not.
+        so_far: Time and devices spent.
     """
 
     name: str
@@ -101,6 +86,8 @@ class SweepResult:
     records: Sequence[TrialRecord] = field(repr=False)
     run_ids: Mapping[int, str] = field(repr=False)
     notice: str = ""
+    ended_by: str = ""
+    so_far: SoFar = NOTHING_YET
 
     @property
     def best(self) -> TrialResult | None:
@@ -118,23 +105,45 @@ class SweepResult:
         )
         return [trial for _, trial in order]
 
+    def top(self, count: int) -> list[TrialResult]:
+        """The best trials, at most so many, best first."""
+        return self.ranking()[:count]
+
+    def trial(self, number: int) -> TrialResult:
+        """A trial by its number.
+
+        Raises:
+            KeyError: There is no such trial.
+        """
+        for record in self.records:
+            if record.number == number:
+                return self._result(record)
+        raise KeyError(f"{self.name} has no trial {number}")
+
+    def load_model(self, trial: int | None = None) -> nn.Module:
+        """The network a trial has trained, in evaluation mode on the CPU.
+
+        Args:
+            trial: Its number; None takes the best.
+
+        Raises:
+            KeyError: There is no such trial.
+            CheckpointError: The trial left no checkpoint, or no trial has reported.
+        """
+        chosen = self.best if trial is None else self.trial(trial)
+        if chosen is None:
+            raise CheckpointError(f"no trial of {self.name} has finished an epoch")
+        return chosen.load_model()
+
     @property
     def trials(self) -> pa.Table:
         """A row per trial; the columns are described in docs/results.md."""
-        return pa.Table.from_pylist([self._row(record) for record in self.records], schema=_TRIAL_SCHEMA)
+        return trials_table(((record, self._result(record)) for record in self.records), self.metric)
 
     @property
     def reports(self) -> pa.Table:
         """A row per trial, epoch and metric."""
-        rows = [
-            {"trial": record.number, "epoch": int(report["epoch"]), "metric": key, "value": value}
-            for record in self.records
-            for report in record.reports
-            for key, value in report.items()
-            if key != "epoch"
-        ]
-        columns = [("trial", pa.int64()), ("epoch", pa.int64()), ("metric", pa.string()), ("value", pa.float64())]
-        return pa.Table.from_pylist(rows, schema=pa.schema(columns))
+        return reports_table(self.records)
 
     def to_pandas(self) -> pd.DataFrame:
         """`trials` as a data frame, each searched name a column `params.<name>`."""
@@ -148,9 +157,7 @@ class SweepResult:
         """Writes both tables as Parquet into the sweep's folder."""
         paths = [self.folder / "trials.parquet", self.folder / "reports.parquet"]
         for path, table in zip(paths, (self.trials, self.reports), strict=True):
-            partial = path.with_suffix(".partial")
-            pq.write_table(table, partial)
-            partial.replace(path)
+            write_parquet(table, path)
         return paths
 
     def _result(self, record: TrialRecord) -> TrialResult:
@@ -164,25 +171,5 @@ class SweepResult:
             epochs=record.epochs,
             mlflow_run=self.run_ids.get(record.number),
             checkpoint=checkpoint if checkpoint.exists() else None,
+            cost=record.cost,
         )
-
-    def _row(self, record: TrialRecord) -> dict[str, Any]:
-        result = self._result(record)
-        at_best = [report["epoch"] for report in record.reports if report.get(self.metric) == result.value]
-        ended_s = record.ended_s if record.ended_s is not None else record.started_s
-        return {
-            "trial": record.number,
-            "status": str(record.status),
-            "model": record.config["model"]["name"],
-            "value": result.value,
-            "best_epoch": int(at_best[0]) if at_best else None,
-            "epochs": record.epochs,
-            "test_top1": record.test_top1,
-            "params": json.dumps(dict(record.params)),
-            "reason": record.reason or None,
-            "started_s": record.started_s,
-            "duration_s": ended_s - record.started_s,
-            "tune_trial": record.tune_id,
-            "mlflow_run": result.mlflow_run,
-            "checkpoint": str(result.checkpoint) if result.checkpoint else None,
-        }

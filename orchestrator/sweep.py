@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from orchestrator.budget import Budget
 from orchestrator.config.schema import SweepConfig
 from orchestrator.data import locate_dataset
 from orchestrator.errors import ClusterError, TrackingError
@@ -63,6 +64,7 @@ def run_sweep(config: SweepConfig, *, address: str | None = None, console: Conso
             ledger = Ledger(journal)
             writer = _start_tracking(config, runs_dir, journal)
             ledger.sweep_started(folder.name, _recorded(config), facts())
+            ledger.lanes_planned(plan.lanes, plan.workers, config.resources.cpus_per_worker, plan.gpus_per_worker)
             lanes = Lanes(
                 config,
                 count=plan.lanes,
@@ -70,6 +72,7 @@ def run_sweep(config: SweepConfig, *, address: str | None = None, console: Conso
                 dataset_path=dataset,
                 folder=folder / "ray",
             )
+            budget = Budget(config.budget, config.objective)
             progress = Progress(config, ledger, plan.lanes, console)
             progress.say(
                 f"Sweep {folder.name}: {config.trials} trials of at most {config.max_epochs} epochs, "
@@ -79,7 +82,7 @@ def run_sweep(config: SweepConfig, *, address: str | None = None, console: Conso
             try:
                 with lanes, progress:
                     search = TuneRun(config, folder, ledger, lanes.hub, lanes.count)
-                    status = _search(search, lanes, progress, interrupted)
+                    status = _search(search, lanes, progress, interrupted, ledger=ledger, budget=budget)
             finally:
                 result = _conclude(config, folder, ledger, writer, status)
     return result
@@ -134,19 +137,24 @@ def _start_tracking(config: SweepConfig, runs_dir: Path, journal: Journal) -> Ml
     return writer
 
 
-def _search(search: TuneRun, lanes: Lanes, progress: Progress, interrupted: threading.Event) -> TrialStatus:
-    """Lets Tune run in a thread of its own, so that this one shows progress and hears Ctrl-C."""
+def _search(
+    search: TuneRun, lanes: Lanes, progress: Progress, interrupted: threading.Event, *, ledger: Ledger, budget: Budget
+) -> TrialStatus:
+    """Lets Tune run in a thread of its own, so that this one shows progress, minds the budget and hears Ctrl-C."""
     lost = False
     search.start()
     try:
-        while search.running and lanes.alive and not interrupted.is_set():
+        while search.running and lanes.alive and not interrupted.is_set() and not ledger.ended_by:
             progress.update()
             search.wait(_UPDATE_S)
+            if search.running and (reason := budget.spent(ledger.so_far())):
+                ledger.budget_spent(reason)
+                progress.say(f"Stopping: {reason}.")
         lost = search.running and not lanes.alive
         if interrupted.is_set():
             progress.say("Stopping: running trials end now; what is finished is kept.")
     finally:
-        search.end("the sweep was interrupted" if interrupted.is_set() else "the sweep is over")
+        search.end("the sweep was interrupted" if interrupted.is_set() else ledger.ended_by or "the sweep is over")
         lanes.close()
         search.join()
     progress.update()
@@ -192,6 +200,8 @@ def _conclude(
             records=ledger.trials(),
             run_ids=run_ids,
             notice=notice,
+            ended_by=ledger.ended_by,
+            so_far=ledger.so_far(),
         )
 
     first = result({})
@@ -215,8 +225,14 @@ def _conclude(
 
 def _summary(best: TrialResult | None, ledger: Ledger) -> dict[str, Any]:
     trials = ledger.trials()
-    counts = {f"trials_{status}": sum(trial.status is status for trial in trials) for status in TrialStatus}
+    counts: dict[str, Any] = {
+        f"trials_{status}": sum(trial.status is status for trial in trials) for status in TrialStatus
+    }
     del counts[f"trials_{TrialStatus.RUNNING}"]
+    so_far = ledger.so_far()
+    counts |= {"wall_s": so_far.wall_s, **{f"cost/{key}": value for key, value in so_far.cost.as_dict().items()}}
+    if ledger.ended_by:
+        counts["ended_by"] = ledger.ended_by
     if best is None:
         return counts
     test = {} if best.test_top1 is None else {"best_test_top1": best.test_top1}

@@ -154,3 +154,21 @@ def test_a_trial_without_a_checkpoint_says_so(sweep: SweepResult) -> None:
     assert pruned.checkpoint is None
     with pytest.raises(CheckpointError, match="trial 1 left no checkpoint"):
         pruned.load_model()
+
+
+def test_every_column_says_what_it_holds_in_parquet_too(sweep: SweepResult) -> None:
+    for path in sweep.write_tables():
+        fields = list(pq.read_schema(path))
+        assert [field.name for field in fields if not (field.metadata or {}).get(b"description")] == []
+
+
+def test_top_trials_and_their_models_by_number(sweep: SweepResult) -> None:
+    assert [trial.number for trial in sweep.top(2)] == [1, 0]
+    assert sweep.top(10) == sweep.ranking()
+    assert sweep.trial(3).value == 0.8
+    with pytest.raises(KeyError, match="s-001 has no trial 7"):
+        sweep.load_model(7)
+    with pytest.raises(CheckpointError, match="trial 2 left no checkpoint"):
+        sweep.load_model(2)
+    with pytest.raises(CheckpointError, match="no trial of s-001 has finished an epoch"):
+        result(sweep.folder).load_model()

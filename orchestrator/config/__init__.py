@@ -1,5 +1,6 @@
 """Settings of a sweep: typed, validated whole, the same from Python, YAML and the command line."""
 
+from orchestrator.config.budget import BudgetConfig
 from orchestrator.config.load import load_sweep
 from orchestrator.config.schema import (
     DatasetConfig,
@@ -16,6 +17,7 @@ from orchestrator.config.schema import (
 )
 
 __all__ = [
+    "BudgetConfig",
     "DatasetConfig",
     "ModelConfig",
     "ObjectiveConfig",

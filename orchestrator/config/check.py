@@ -14,6 +14,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from orchestrator.config import schema
+from orchestrator.config.budget import budget_problems
+from orchestrator.config.section import Section
 from orchestrator.config.training_rules import augmentation_problems, training_problems
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.errors import DataError, Problem, did_you_mean
@@ -53,7 +55,7 @@ def _check_sections(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Proble
             problems.extend(faults)
         elif name in raw:
             section = _section_class(field.annotation)
-            rules = None if section else schema.Section.model_config  # a section brings its own
+            rules = None if section else Section.model_config  # a section brings its own
             adapter: TypeAdapter[Any] = TypeAdapter(_annotated(field), config=rules)
             try:
                 sections[name] = adapter.validate_python(raw[name])
@@ -95,6 +97,8 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
     resources = sections.get("resources")
     if resources and training:
         yield from training_problems(training, search, resources.workers)
+    if budget := sections.get("budget"):
+        yield from budget_problems(budget, sections.get("objective"), resources)
     if facts and training:
         yield from augmentation_problems(training, search, files=facts.files)
     if resources and resources.workers > 1 and resources.gpus_per_worker and resources.gpus_per_worker % 1:

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -21,6 +19,8 @@ from pydantic import (
     StrictBool,
 )
 
+from orchestrator.config.budget import BudgetConfig
+from orchestrator.config.section import Section
 from orchestrator.errors import ConfigError
 from search_spaces import Domain, Scalar, SearchSpace
 
@@ -30,12 +30,6 @@ Flags = Annotated[tuple[StrictBool, ...], Strict(strict=False)]
 
 Milestones = Annotated[tuple[PositiveInt, ...], Strict(strict=False)]
 """Epochs in rising order; YAML writes a list."""
-
-
-class Section(BaseModel):
-    """A part of the configuration: frozen, keyword-only, closed to unknown keys, and no guessing at types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class DatasetConfig(Section):
@@ -244,6 +238,7 @@ class SweepConfig(Section):
         model: The network, when it is not searched, and fixed options.
         training: Values of what is not searched.
         trials: Configurations to try.
+        budget: What ends the sweep before, and what devices cost.
         seed: Of the sampler, the initial weights and the order of the images.
         objective: What is maximised or minimised.
         sampler: How configurations are proposed.
@@ -263,6 +258,7 @@ class SweepConfig(Section):
     model: ModelConfig | None = None
     training: TrainingConfig = TrainingConfig()
     trials: PositiveInt = 20
+    budget: BudgetConfig = BudgetConfig()
     seed: NonNegativeInt = 0
     objective: ObjectiveConfig = ObjectiveConfig()
     sampler: SamplerConfig = SamplerConfig()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from orchestrator.lanes.trial_folder import trial_folder
 EPOCH = "epoch"
 REPORTED = "reported"
 ENDED = "ended"
+HELD = "held_s"
 
 
 class TrialClient(Trainable):
@@ -43,6 +45,7 @@ class TrialClient(Trainable):
         self._trial = new_config["trial"]
         self._lane: int | None = None
         self._epoch = 0
+        self._leased = time.monotonic()
         return True
 
     def step(self) -> dict[str, Any]:
@@ -59,6 +62,7 @@ class TrialClient(Trainable):
         if self._lane is None:
             client = ray.get_runtime_context().current_actor
             self._lane = ray.get(self._hub.lease.remote(order, client))
+            self._leased = time.monotonic()
         if self._lane is None:
             return self._ended(Fate.INTERRUPTED)
         event = ray.get(self._hub.next_event.remote(order, self._lane, self._epoch))
@@ -71,6 +75,7 @@ class TrialClient(Trainable):
             **event.metrics,
             REPORTED: dict(event.metrics),
             EPOCH: event.epoch,
+            HELD: time.monotonic() - self._leased,
             "done": event.epoch >= self._trial["training"]["epochs"],
         }
 

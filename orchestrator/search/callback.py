@@ -13,7 +13,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
 from orchestrator.config.schema import SweepConfig
-from orchestrator.lanes.client import ENDED, EPOCH, REPORTED
+from orchestrator.lanes.client import ENDED, EPOCH, HELD, REPORTED
 from orchestrator.lanes.messages import Fate
 from orchestrator.ledger import Ledger, TrialStatus
 from orchestrator.search.not_pickled import NotPickled
@@ -59,7 +59,7 @@ class SweepCallback(NotPickled, Callback):
             if ENDED in result or not self._is_running(asked.number):
                 return
             metrics = result[REPORTED]
-            self._ledger.trial_reported(asked.number, result[EPOCH], metrics)
+            self._ledger.trial_reported(asked.number, result[EPOCH], metrics, result[HELD])
             value = metrics[self._config.objective.metric]
             if math.isfinite(value):
                 asked.report(value, step=result[EPOCH])

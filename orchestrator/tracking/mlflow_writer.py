@@ -142,13 +142,15 @@ class MlflowWriter:
     def _replay(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
         handlers: dict[str, Callable[[MlflowClient, Mapping[str, Any]], None]] = {
             "sweep_started": self._start_sweep,
+            "lanes_planned": self._note_lanes,
             "trial_started": self._start_trial,
             "trial_reported": self._log_metrics,
             "trial_ended": self._end_trial,
             "checkpoint_kept": self._store_checkpoint,
             "sweep_ended": self._end_sweep,
         }
-        handlers[event["event"]](client, event)
+        if event["event"] in handlers:  # others are told again at the sweep's end
+            handlers[event["event"]](client, event)
 
     def _start_sweep(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
         experiment = self._experiment_id(client)
@@ -158,6 +160,11 @@ class MlflowWriter:
         )
         self._runs |= {"sweep": run.info.run_id, "experiment": experiment, "name": event["name"], "uid": event["uid"]}
         _log_params(client, run.info.run_id, _flatten(event["config"]))
+
+    def _note_lanes(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
+        plan = {key: value for key, value in event.items() if key not in ("event", "time")}
+        tags = [RunTag(f"spatialsweep.{key}", f"{value:g}") for key, value in plan.items()]
+        client.log_batch(self._runs["sweep"], tags=tags)
 
     def _start_trial(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
         number, sweep = event["trial"], self._runs["name"]
@@ -191,8 +198,10 @@ class MlflowWriter:
         if event["reason"]:
             tags.append(RunTag("spatialsweep.reason", event["reason"][:_TAG_LENGTH]))
             tags.append(RunTag("mlflow.note.content", f"```\n{event['reason'][: _TAG_LENGTH - 10]}\n```"))
-        client.log_batch(run_id, tags=tags)
-        client.set_terminated(run_id, _RUN_STATUS[event["status"]], _milliseconds(event["time"]))
+        timestamp = _milliseconds(event["time"])
+        cost = [Metric(f"cost/{key}", value, timestamp, 0) for key, value in event.get("cost", {}).items()]
+        client.log_batch(run_id, metrics=cost, tags=tags)
+        client.set_terminated(run_id, _RUN_STATUS[event["status"]], timestamp)
 
     def _store_checkpoint(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
         client.log_artifact(self._runs[f"trial-{event['trial']}"], event["path"], CHECKPOINT_ARTIFACT)
