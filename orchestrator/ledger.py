@@ -116,8 +116,9 @@ class Ledger:
         """A trial will report no more; of several ends the first counts."""
         with self._lock:
             if self._trials[number].status is TrialStatus.RUNNING:
-                cost = self._spending.cost(number, time.time()).as_dict()
-                self._record("trial_ended", trial=number, status=status, reason=reason, cost=cost)
+                now = time.time()
+                cost = self._spending.cost(number, now).as_dict()
+                self._record("trial_ended", now, trial=number, status=status, reason=reason, cost=cost)
 
     def checkpoint_kept(self, number: int, path: str) -> None:
         """A trial is among the best; its checkpoint is to be stored as an artifact."""
@@ -151,8 +152,8 @@ class Ledger:
         with self._lock:
             return self._spending.so_far(time.time())
 
-    def _record(self, kind: str, **content: Any) -> None:
-        event = {"event": kind, "time": time.time(), **content}
+    def _record(self, kind: str, now: float | None = None, /, **content: Any) -> None:
+        event = {"event": kind, "time": time.time() if now is None else now, **content}
         with self._lock:
             self._journal.append(event)
             fold(self._trials, event)

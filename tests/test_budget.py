@@ -178,3 +178,4 @@ def test_a_ledger_writes_the_cost_of_a_trial_into_its_journal(tmp_path: Path) ->
     assert cost.gpu_s == 0
     assert cost.price == pytest.approx(0.72, abs=0.01)
     assert ledger.so_far().best == 0.5
+    assert ledger.so_far().cost == cost

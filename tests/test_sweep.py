@@ -105,6 +105,9 @@ def test_a_sweep_records_every_trial_everywhere(tmp_path: Path) -> None:
     history = MlflowClient(result.tracking_uri).get_metric_history(child.info.run_id, "val/top1")
     assert [point.step for point in history] == [1, 2]
     assert {"train/loss", "lr", "images_per_s", "test/top1"} <= set(child.data.metrics)
+    costs = result.trials.column("cpu_s").to_pylist()
+    assert child.data.metrics["cost/cpu_s"] == costs[best.number] > 0
+    assert runs["tiny-001"].data.metrics["cost/cpu_s"] == pytest.approx(sum(costs))
 
     trials = optuna_trials(result)
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
@@ -119,8 +122,16 @@ def test_a_sweep_records_every_trial_everywhere(tmp_path: Path) -> None:
 
 def test_a_sweep_trains_on_a_prepared_dataset(tmp_path: Path) -> None:
     prepare("digits", None, str(tmp_path / "digits"), images_per_shard=500)
-    sweep = {**TINY, "dataset": {"uri": str(tmp_path / "digits")}, "trials": 1, "runs_dir": str(tmp_path)}
-    best = run_sweep(load_sweep(sweep)).best
+    sweep = {**TINY, "dataset": {"uri": str(tmp_path / "digits")}, "runs_dir": str(tmp_path)}
+    # All trials are the same, so that the second brings nothing new.
+    result = run_sweep(load_sweep({**sweep, "search": {}, "trials": 20, "budget": {"patience": 1}}))
+    assert (result.status, result.ended_by) == (
+        TrialStatus.FINISHED,
+        "budget.patience is over: 1 trials in a row brought no better value",
+    )
+    assert [trial.status for trial in result.records[:2]] == [TrialStatus.FINISHED] * 2
+    assert len(result.records) <= 4
+    best = result.best
     assert best is not None
     assert best.test_top1 is not None
     assert best.test_top1 > 0.8
