@@ -70,6 +70,10 @@ class TrackingError(SpatialSweepError, RuntimeError):
     """The tracking server refuses what it was sent."""
 
 
+class StorageError(SpatialSweepError, RuntimeError):
+    """The database of the studies does not answer, or cannot be used."""
+
+
 class TrialFailedError(SpatialSweepError, RuntimeError):
     """Training of one trial ended with an error; the text is its reason."""
 

@@ -93,6 +93,8 @@ def _recorded(config: SweepConfig) -> dict[str, Any]:
     content = config.model_dump(mode="json")
     if config.tracking.uri is not None:
         content["tracking"]["uri"] = without_password(config.tracking.uri)
+    if config.storage.uri is not None:
+        content["storage"]["uri"] = without_password(config.storage.uri)
     if config.dataset.uri is not None:
         content["dataset"]["uri"] = without_password(config.dataset.uri)
     return content

@@ -15,6 +15,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.search.callback import SweepCallback
 from orchestrator.search.not_pickled import NotPickled
 from orchestrator.search.searcher import StudySearcher
+from orchestrator.search.storage import open_storage, study_uri
 from orchestrator.search.study import create_study
 from orchestrator.search.trial_schedulers import create_trial_scheduler
 
@@ -53,7 +54,7 @@ class TuneRun:
         self._hub = hub
         self._lanes = lanes
         self._stopper = _StopWhen()
-        study = create_study(config, folder.name, folder.parent / "optuna.db")
+        study = create_study(config, folder.name, open_storage(study_uri(config, folder.parent)))
         self._searcher = StudySearcher(study, config, ledger)
         self._callback = SweepCallback(self._searcher, study, config, ledger, hub)
         self._thread = threading.Thread(target=self._run, name="tune", daemon=True)

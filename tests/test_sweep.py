@@ -196,8 +196,9 @@ def test_a_diverging_trial_ends_alone_and_says_where(tmp_path: Path) -> None:
         assert run.data.tags["spatialsweep.status"] == "diverged"
         assert "diverged" in run.data.tags["spatialsweep.reason"]
     assert all(run.info.status != "RUNNING" for run in runs.values())
-    states = {trial.number: trial.state.name for trial in optuna_trials(result)}
-    assert {number for number, state in states.items() if state == "PRUNED"} == {row["trial"] for row in diverged}
+    failed = [trial for trial in optuna_trials(result) if trial.state.name == "FAIL"]
+    assert {trial.number for trial in failed} == {row["trial"] for row in diverged}
+    assert all(trial.user_attrs["reason"].startswith("diverged") for trial in failed)
     assert_nothing_left()
 
 

@@ -15,7 +15,9 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from orchestrator.config import schema
 from orchestrator.config.budget import budget_problems
+from orchestrator.config.sampler_rules import sampler_problems
 from orchestrator.config.section import Section
+from orchestrator.config.storage_rules import storage_problems
 from orchestrator.config.training_rules import augmentation_problems, training_problems
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.errors import DataError, Problem, did_you_mean
@@ -153,6 +155,8 @@ def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
     for name in search["optimizer"].corners() if "optimizer" in search else ():
         if name not in list_optimizers():
             yield _unknown("search.optimizer", str(name), list_optimizers())
+    if storage := sections.get("storage"):
+        yield from storage_problems(storage)
     tracking = sections.get("tracking")
     if tracking and tracking.uri is not None and scheme_of(tracking.uri) not in SCHEMES:
         yield Problem(
@@ -183,6 +187,8 @@ def _check_search(sections: Mapping[str, Any], facts: DatasetFacts | None) -> It
         space = SearchSpace(search)
     except SpaceError:
         return
+    if sampler := sections.get("sampler"):
+        yield from sampler_problems(sampler, search)
     for branch in space.branches():
         model = branch.get("model", fixed.name if fixed else None)
         if model is None or model in strangers:

@@ -171,16 +171,23 @@ class ObjectiveConfig(Section):
     mode: Literal["max", "min"] = "max"
 
 
+SamplerName = Literal["tpe", "random", "grid", "qmc", "gp", "cmaes", "nsga2", "nsga3"]
+
+
 class SamplerConfig(Section):
     """How Optuna proposes configurations.
 
     Args:
-        name: `tpe` or `random`.
-        startup_trials: Random trials before TPE models the space.
+        name: `tpe` learns which values the good trials have in common; `random`; `grid` tries every configuration of a
+            finite space once; `qmc` spreads trials evenly; `gp` fits a Gaussian process; `cmaes` adapts a normal
+            distribution; `nsga2` and `nsga3` breed from the best, for several objectives.
+        startup_trials: Random trials before `tpe`, `gp` or `cmaes` learn from what was found.
+        options: Further arguments of Optuna's sampler; docs/settings.md lists them.
     """
 
-    name: Literal["tpe", "random"] = "tpe"
+    name: SamplerName = "tpe"
     startup_trials: PositiveInt = 8
+    options: Mapping[str, Scalar] = {}
 
 
 class TrialSchedulerConfig(Section):
@@ -195,6 +202,17 @@ class TrialSchedulerConfig(Section):
     name: Literal["asha", "none"] = "asha"
     grace_epochs: PositiveInt = 2
     reduction_factor: int = Field(3, ge=2)
+
+
+class StorageConfig(Section):
+    """Where Optuna's studies are kept.
+
+    Args:
+        uri: A database as SQLAlchemy writes it, such as `postgresql://user@host/studies`; None keeps a file beneath
+            `runs_dir`.
+    """
+
+    uri: str | None = None
 
 
 class ResourcesConfig(Section):
@@ -244,6 +262,7 @@ class SweepConfig(Section):
         sampler: How configurations are proposed.
         trial_scheduler: Which trials are stopped early.
         resources: Workers of a trial, and lanes.
+        storage: Optuna's database.
         tracking: MLflow.
         keep_best: Trials whose checkpoints are stored as MLflow artifacts.
         runs_dir: Folder of all results; None takes `runs` here, or one in the home folder inside a Ray job.
@@ -264,6 +283,7 @@ class SweepConfig(Section):
     sampler: SamplerConfig = SamplerConfig()
     trial_scheduler: TrialSchedulerConfig = TrialSchedulerConfig()
     resources: ResourcesConfig = ResourcesConfig()
+    storage: StorageConfig = StorageConfig()
     tracking: TrackingConfig = TrackingConfig()
     keep_best: NonNegativeInt = 3
     runs_dir: str | None = None

@@ -17,13 +17,14 @@ from orchestrator.lanes.client import ENDED, EPOCH, HELD, REPORTED
 from orchestrator.lanes.messages import Fate
 from orchestrator.ledger import Ledger, TrialStatus
 from orchestrator.search.not_pickled import NotPickled
+from orchestrator.search.samplers import OUTCOME
 from orchestrator.search.searcher import StudySearcher
 
 _ANSWER_S = 30.0
 _STATES = {
     TrialStatus.FINISHED: TrialState.COMPLETE,
     TrialStatus.PRUNED: TrialState.PRUNED,
-    TrialStatus.DIVERGED: TrialState.PRUNED,  # a failed trial would teach the sampler nothing
+    TrialStatus.DIVERGED: TrialState.FAIL,  # shown to the sampler as a poor one; see `samplers`
     TrialStatus.FAILED: TrialState.FAIL,
     TrialStatus.INTERRUPTED: TrialState.FAIL,
 }
@@ -101,6 +102,7 @@ class SweepCallback(NotPickled, Callback):
         record = self._ledger.trial(asked.number)
         self._ledger.trial_ended(asked.number, status, reason)
         self._hub.release.remote(tune_id)
+        asked.set_user_attr(OUTCOME, str(status))
         if reason:
             asked.set_user_attr("reason", reason)
         value = record.best(self._config.objective.metric, self._config.objective.mode)

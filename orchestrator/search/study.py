@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import warnings
-from pathlib import Path
 
 import optuna
 
@@ -12,22 +11,22 @@ from orchestrator.config.schema import SweepConfig
 from orchestrator.search.samplers import create_sampler
 
 
-def create_study(config: SweepConfig, name: str, database: Path) -> optuna.Study:
+def create_study(config: SweepConfig, name: str, storage: optuna.storages.RDBStorage) -> optuna.Study:
     """A new study in the sweep's Optuna database.
 
     Args:
         config: Sampler, seed and objective.
         name: Of the sweep; unique in the database.
-        database: The sqlite file.
+        storage: The database.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # Both are experimental by name only: several years old, and the only way to say what they say.
-    for subject in ("Argument ``group``", "optuna.study.study.Study.set_metric_names"):
+    # Experimental by name only: several years old, and the only way to say what they say.
+    for subject in ("Argument ``", "optuna.study.study.Study.set_metric_names"):
         warnings.filterwarnings("ignore", message=re.escape(subject), category=optuna.exceptions.ExperimentalWarning)
     study = optuna.create_study(
         study_name=name,
-        storage=f"sqlite:///{database.resolve()}",
-        sampler=create_sampler(config.sampler, config.seed),
+        storage=storage,
+        sampler=create_sampler(config.sampler, config.space, config.seed),
         direction="maximize" if config.objective.mode == "max" else "minimize",
     )
     study.set_metric_names([config.objective.metric])

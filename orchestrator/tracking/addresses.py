@@ -16,7 +16,10 @@ def scheme_of(uri: str) -> str:
 def without_password(uri: str) -> str:
     """The same address, fit for logs and records."""
     parts = urlsplit(uri)
+    query = re.sub(r"(^|&)((?:ssl)?password=)[^&]*", r"\1\2***", parts.query)
+    if query != parts.query:
+        uri = uri.replace(parts.query, query)  # whole, for a URI put together again may lose slashes
     if parts.password is None:
         return uri
-    host = parts.netloc.rpartition("@")[2]
+    parts, host = urlsplit(uri), parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))

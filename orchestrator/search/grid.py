@@ -1,0 +1,131 @@
+"""Every configuration of a finite space, once, in an order that a seed decides.
+
+Optuna's own grid is the product of all names, also of those whose condition does not hold, and ends the study from
+within. Here each configuration that can be drawn is a point, and whoever asks is told when all were tried.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from search_spaces import SearchSpace
+from search_spaces.domains import ConstantDomain, Domain, FloatDomain, IntDomain
+
+MOST_POINTS = 100_000
+_POINT = "grid_point"
+
+
+def grid_size(space: SearchSpace) -> int | None:
+    """Points of the grid, counted no further than one past `MOST_POINTS`; None where a domain is a continuum."""
+    if any(isinstance(domain, FloatDomain) and domain.step is None for domain in space.values()):
+        return None
+    return sum(1 for _ in _limited(grid_points(space)))
+
+
+def grid_points(space: SearchSpace) -> Iterator[dict[str, Any]]:
+    """Every configuration a finite space can draw; constants are left out, as Optuna does not see them."""
+    return _extend({}, list(space), space)
+
+
+def _limited(points: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for count, point in enumerate(points):
+        if count > MOST_POINTS:
+            return
+        yield point
+
+
+def _extend(values: dict[str, Any], names: Sequence[str], space: SearchSpace) -> Iterator[dict[str, Any]]:
+    if not names:
+        yield {name: value for name, value in values.items() if not isinstance(space[name], ConstantDomain)}
+        return
+    domain = space[names[0]]
+    if not domain.is_active(values):
+        yield from _extend(values, names[1:], space)
+        return
+    for value in _values(domain):
+        yield from _extend({**values, names[0]: value}, names[1:], space)
+
+
+def _values(domain: Domain) -> Sequence[Any]:
+    match domain:
+        case IntDomain():
+            return range(domain.low, domain.high + 1, domain.step)
+        case FloatDomain():
+            assert domain.step is not None
+            steps = math.floor((domain.high - domain.low) / domain.step + 1e-8)
+            return [domain.low + index * domain.step for index in range(steps + 1)]
+        case _:
+            return domain.corners()
+
+
+class GridSampler(optuna.samplers.BaseSampler):
+    """Proposes the points of a grid one after another.
+
+    Args:
+        space: A finite one.
+        seed: Of the order.
+    """
+
+    def __init__(self, space: SearchSpace, seed: int) -> None:
+        points = list(grid_points(space))
+        self._points = [points[index] for index in np.random.RandomState(seed).permutation(len(points))]
+        self._index = {_key(point): index for index, point in enumerate(self._points)}
+
+    def is_exhausted(self, study: optuna.Study) -> bool:
+        """Whether every point was proposed."""
+        return self._next_point(study, {}) is None
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Chooses the trial's point, unless it has one; one whose values were given in part gets one that agrees."""
+        if _POINT in trial.system_attrs:
+            return
+        fixed = trial.system_attrs.get("fixed_params", {})
+        index = self._next_point(study, fixed, besides=trial.number)
+        study._storage.set_trial_system_attr(trial._trial_id, _POINT, 0 if index is None else index)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Nothing: each value is looked up."""
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Nothing: each value is looked up."""
+        return {}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """The value of the trial's point; where values given by hand lead off the grid, the first one there is."""
+        attributes = study._storage.get_trial_system_attrs(trial._trial_id)
+        point = self._points[attributes[_POINT]]
+        return point.get(param_name, next(value[param_name] for value in self._points if param_name in value))
+
+    def _next_point(self, study: optuna.Study, fixed: Mapping[str, Any], besides: int = -1) -> int | None:
+        taken = set()
+        for trial in study.get_trials(deepcopy=False):
+            if trial.number == besides:
+                continue
+            known = self._index.get(_key(trial.params or trial.system_attrs.get("fixed_params", {})))
+            taken.add(trial.system_attrs.get(_POINT) if known is None and _by_grid(trial) else known)
+        free = [index for index in range(len(self._points)) if index not in taken]
+        agreeing = (index for index in free if fixed.items() <= self._points[index].items())
+        return next(agreeing, None) if fixed else next(iter(free), None)
+
+
+def _by_grid(trial: FrozenTrial) -> bool:
+    """Whether a trial stands for the point it was given: one with values of its own does so only while it is new."""
+    return trial.state is TrialState.RUNNING and not trial.params
+
+
+def _key(values: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Equal for equal configurations, whatever the order and the last bit of a number."""
+    rounded = {name: round(value, 12) if isinstance(value, float) else value for name, value in values.items()}
+    return tuple(sorted((name, type(value).__name__, value) for name, value in rounded.items()))

@@ -1,0 +1,178 @@
+"""The database of the studies: sqlite beneath the runs, or a server, whose short absences a sweep sits out."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy.exc
+import tenacity
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import make_url
+
+from orchestrator.config.schema import SweepConfig
+from orchestrator.errors import StorageError
+from orchestrator.tracking.addresses import without_password
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_S = 300.0
+_LONGEST_PAUSE_S = 5.0
+# A server that vanished without a word is noticed after about half a minute.
+_POSTGRESQL = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+_SQLITE = {"timeout": 60}
+# What Optuna's cache asks of the database once a study is open. None of these calls another.
+_REPEATED = (
+    "set_study_user_attr",
+    "set_study_system_attr",
+    "get_study_user_attrs",
+    "get_study_system_attrs",
+    "get_trial",
+    "get_trial_user_attrs",
+    "get_trial_system_attrs",
+    "set_trial_intermediate_value",
+    "set_trial_user_attr",
+    "set_trial_system_attr",
+    "_set_trial_param",
+    "_get_trials",
+    "_get_best_trial_id",
+)
+
+
+def study_uri(config: SweepConfig, runs_dir: Path) -> str:
+    """Where a sweep's study is kept; may hold a password.
+
+    Args:
+        config: Of the sweep.
+        runs_dir: Folder of all results.
+    """
+    return config.storage.uri or f"sqlite:///{(runs_dir / 'optuna.db').resolve()}"
+
+
+def open_storage(uri: str, *, patience_s: float = PATIENCE_S) -> StudyStorage:
+    """Opens the database and makes its tables where there are none.
+
+    Args:
+        uri: As SQLAlchemy writes them.
+        patience_s: How long an absence of the server is sat out later on.
+
+    Raises:
+        StorageError: Nothing answers there now, or it is no database of this version of Optuna.
+    """
+    try:
+        return StudyStorage(uri, patience_s=patience_s)
+    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, RuntimeError, ModuleNotFoundError) as error:
+        raise StorageError(f"storage.uri: {without_password(uri)} cannot be used: {_first_line(error)}") from None
+
+
+class StudyStorage(RDBStorage):
+    """Optuna's database, asked again while its server is away.
+
+    Everything is repeated that has the same effect twice; a trial that was made twice, because the answer got lost,
+    is closed.
+
+    Args:
+        uri: As SQLAlchemy writes them.
+        patience_s: How long the server may be away.
+    """
+
+    def __init__(self, uri: str, *, patience_s: float = PATIENCE_S) -> None:
+        address = make_url(uri)
+        kind = address.get_backend_name()
+        if address.drivername == "postgresql":
+            address = address.set(drivername="postgresql+psycopg")
+        options: dict[str, Any] = {"connect_args": _SQLITE} if kind == "sqlite" else {"pool_pre_ping": True}
+        if address.drivername == "postgresql+psycopg":
+            options["connect_args"] = _POSTGRESQL
+        self.public_uri = without_password(uri)
+        self._patience_s = patience_s
+        self._last_numbers: dict[int, int] = {}
+        super().__init__(address.render_as_string(hide_password=False), engine_kwargs=options)
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """See `optuna.storages.BaseStorage`; a repeated call finds its own first one and is content."""
+        attempts = 0
+
+        def change() -> bool:
+            nonlocal attempts
+            attempts += 1
+            if attempts > 1 and RDBStorage.get_trial(self, trial_id).state is state:
+                return True
+            return RDBStorage.set_trial_state_values(self, trial_id, state, values)
+
+        return bool(self._patiently(change))
+
+    def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
+        trial: FrozenTrial = self._patiently(super()._create_new_trial, study_id, template_trial)
+        before = self._last_numbers.get(study_id)
+        self._last_numbers[study_id] = trial.number
+        for number in range(trial.number if before is None else before + 1, trial.number):
+            self._close_orphan(study_id, number)
+        return trial
+
+    def _close_orphan(self, study_id: int, number: int) -> None:
+        """Ends a trial that was made although the server could not say so any more."""
+        trial_id = self._patiently(self.get_trial_id_from_study_id_trial_number, study_id, number)
+        self.set_trial_user_attr(trial_id, "reason", "the database went away while this trial was made")
+        try:
+            self.set_trial_state_values(trial_id, TrialState.FAIL)
+        except UpdateFinishedTrialError:
+            logger.debug("Trial %d was closed by someone else", number)
+
+    def _patiently(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        attempts = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_is_absence),
+            stop=tenacity.stop_after_delay(self._patience_s),
+            wait=tenacity.wait_exponential(multiplier=0.2, max=_LONGEST_PAUSE_S),
+            before_sleep=self._say,
+        )
+        try:
+            return attempts(call, *args, **kwargs)
+        except tenacity.RetryError as error:
+            cause = error.last_attempt.exception()
+            raise StorageError(
+                f"the study's database at {self.public_uri} has not answered for {self._patience_s:g} s "
+                f"({_first_line(cause)})"
+            ) from cause
+
+    def _say(self, state: tenacity.RetryCallState) -> None:
+        if state.attempt_number == 1:
+            logger.warning(
+                "The study's database at %s does not answer; asking again for %g s", self.public_uri, self._patience_s
+            )
+
+
+def _repeated(name: str) -> Callable[..., Any]:
+    original = getattr(RDBStorage, name)
+
+    @functools.wraps(original)
+    def call(self: StudyStorage, *args: Any, **kwargs: Any) -> Any:
+        return self._patiently(original, self, *args, **kwargs)
+
+    return call
+
+
+for _name in _REPEATED:
+    setattr(StudyStorage, _name, _repeated(_name))
+
+
+def _is_absence(error: BaseException) -> bool:
+    """Whether the server, not the request, is at fault."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    return isinstance(cause, (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError))
+
+
+def _first_line(error: BaseException | None) -> str:
+    cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+
+
+def quieten() -> None:
+    """Keeps Optuna's notices out of a sweep's output."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)

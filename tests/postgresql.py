@@ -1,0 +1,95 @@
+"""A real PostgreSQL server of a test's own: in a temporary folder, on a free port, gone afterwards."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+DEBIAN = Path("/usr/lib/postgresql")
+PASSWORD = "drowssap"
+
+
+def server_programs() -> Path | None:
+    """Folder of `initdb` and `pg_ctl`; None where there is no server."""
+    found = [path.parent for path in DEBIAN.glob("*/bin/initdb")]
+    on_path = shutil.which("initdb")
+    return max(found, default=Path(on_path).parent if on_path else None, key=lambda path: int(path.parent.name))
+
+
+class PostgresqlServer:
+    """A server that can be stopped and started again.
+
+    Args:
+        programs: Folder of its programs.
+        folder: Of its data; owned by who runs it.
+        port: Free on this machine.
+    """
+
+    def __init__(self, programs: Path, folder: Path, port: int) -> None:
+        self._programs, self._folder, self.port = programs, folder, port
+
+    def uri(self, database: str = "postgres", password: str = PASSWORD) -> str:
+        return f"postgresql://postgres:{password}@127.0.0.1:{self.port}/{database}"
+
+    def create(self) -> None:
+        secret = self._folder / "password"
+        secret.write_text(PASSWORD)
+        shutil.chown(secret, _owner()) if _owner() else None
+        self._run("initdb", "-D", self._data, "-U", "postgres", "-A", "scram-sha-256", "--pwfile", secret, "--no-sync")
+
+    def start(self) -> None:
+        options = f"-p {self.port} -h 127.0.0.1 -k {self._folder} -c fsync=off"
+        self._run("pg_ctl", "-D", self._data, "-w", "-o", options, "-l", self._folder / "log", "start")
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "-D", self._data, "-w", "-m", "immediate", "stop")
+
+    @property
+    def _data(self) -> Path:
+        return self._folder / "data"
+
+    def _run(self, program: str, *arguments: object) -> None:
+        # As a daemon's parent, pg_ctl must not hold our pipes open.
+        command = [str(self._programs / program), *map(str, arguments)]
+        with (Path(tempfile.gettempdir()) / f"postgresql-{os.getpid()}.out").open("wb") as output:
+            done = subprocess.run(command, user=_owner(), cwd=self._folder, stdout=output, stderr=output, check=False)
+        text = Path(output.name).read_text()
+        Path(output.name).unlink()
+        assert done.returncode == 0, f"{' '.join(command)}\n{text}"
+
+
+@contextmanager
+def postgresql_server() -> Iterator[PostgresqlServer]:
+    """A running server with an empty database."""
+    programs = server_programs()
+    assert programs is not None
+    folder = Path(tempfile.mkdtemp(prefix="spatialsweep-postgresql-"))
+    try:
+        if _owner():
+            shutil.chown(folder, _owner())
+        server = PostgresqlServer(programs, folder, _free_port())
+        server.create()
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder)
+
+
+def _owner() -> str | None:
+    """The server refuses to run as root."""
+    return "postgres" if os.getuid() == 0 else None
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
