@@ -17,9 +17,10 @@ from orchestrator import load_sweep
 from orchestrator.config.sampler_rules import SAMPLER_OPTIONS
 from orchestrator.config.schema import SamplerConfig, SamplerName
 from orchestrator.errors import ConfigError
-from orchestrator.search.grid import GridSampler, grid_points, grid_size
+from orchestrator.search.grid import GridSampler
 from orchestrator.search.samplers import DIVERGED, OUTCOME, create_sampler
 from search_spaces import Domain, SearchSpace
+from search_spaces.grid import grid_points, grid_size
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

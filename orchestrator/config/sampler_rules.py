@@ -12,6 +12,7 @@ from orchestrator.config.schema import SamplerConfig
 from orchestrator.errors import Problem, did_you_mean
 from search_spaces import SearchSpace
 from search_spaces.domains import ChoiceDomain, ConstantDomain, Domain
+from search_spaces.grid import MOST_POINTS, grid_size
 
 _NSGA: dict[str, Any] = {
     "population_size": PositiveInt,
@@ -86,8 +87,6 @@ def _option_problems(sampler: SamplerConfig) -> Iterator[Problem]:
 
 
 def _grid_problems(search: Mapping[str, Domain]) -> Iterator[Problem]:
-    from orchestrator.search.grid import MOST_POINTS, grid_size
-
     endless = [name for name, domain in search.items() if domain.type == "float" and domain.step is None]
     for name in endless:
         yield Problem(f"search.{name}", "is a continuum, which a grid cannot list. Give it a step, or choices: [...]")
