@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	$(BIN)/spatialsweep run sweeps/digits.yaml
+	$(BIN)/spatialsweep run sweeps/digits.yaml --name digits-$$(date +%Y%m%d-%H%M%S)
 
 # Two at a time, but for the tests that start Ray: instances on one machine disturb each other.
 test: setup

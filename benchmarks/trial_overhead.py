@@ -70,7 +70,6 @@ def sweep_config(folder: Path, arguments: argparse.Namespace) -> Any:
         trial_scheduler={"name": "none"},
         resources={"workers": arguments.workers, "lanes": 1},
         runs_dir=str(folder),
-        keep_best=0,
     )
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.config import SweepConfig, load_sweep
     from orchestrator.errors import ConfigError, SpatialSweepError
     from orchestrator.results import SweepResult, TrialResult
-    from orchestrator.sweep import run_sweep
+    from orchestrator.sweep import resume_sweep, run_sweep
 
 _HOMES = {
     "ConfigError": "orchestrator.errors",
@@ -31,6 +31,7 @@ _HOMES = {
     "TrialResult": "orchestrator.results",
     "load_model": "orchestrator.checkpoint_source",
     "load_sweep": "orchestrator.config",
+    "resume_sweep": "orchestrator.sweep",
     "run_sweep": "orchestrator.sweep",
 }
 
@@ -42,6 +43,7 @@ __all__ = [
     "TrialResult",
     "load_model",
     "load_sweep",
+    "resume_sweep",
     "run_sweep",
 ]
 

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from orchestrator import data_cli
-from orchestrator.errors import ConfigError, SpatialSweepError
+from orchestrator.errors import ConfigError, ResumeError, SpatialSweepError, SweepNameError
 from orchestrator.provenance import package_version
 
 if TYPE_CHECKING:
@@ -40,6 +40,11 @@ Assignments = Annotated[
 Address = Annotated[
     str | None, typer.Option(help="Ray cluster to join ('auto' finds one here); default: a private instance.")
 ]
+Name = Annotated[str | None, typer.Option(help="Of the sweep, instead of the file's; every sweep needs its own.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the sweep of this name.")]
+AllowChanged = Annotated[
+    bool, typer.Option("--allow-changed", help="Resume although space, data, code or objective have changed.")
+]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow server or database; default: one beneath the runs.")]
 
 
@@ -61,29 +66,59 @@ def _main(
 @app.command()
 def run(
     sweep: Annotated[Path, typer.Argument(help="A sweep file, such as sweeps/digits.yaml.")],
+    *,
     assignments: Assignments = None,
+    name: Name = None,
     tracking_uri: TrackingUri = None,
     runs_dir: RunsDir = None,
     address: Address = None,
+    resume: Resume = False,
+    allow_changed: AllowChanged = False,
 ) -> None:
     """Run a sweep to its end and show what it found."""
     from orchestrator.config import load_sweep
 
-    _run(load_sweep(sweep, _overrides(assignments, tracking_uri, runs_dir)), address)
+    config = load_sweep(sweep, _overrides(assignments, tracking_uri, runs_dir, name))
+    _run(config, address, resume=resume, allow_changed=allow_changed)
+
+
+@app.command()
+def resume(
+    name: Annotated[str, typer.Argument(help="Of a sweep that was begun.")],
+    *,
+    assignments: Assignments = None,
+    tracking_uri: TrackingUri = None,
+    runs_dir: RunsDir = None,
+    address: Address = None,
+    allow_changed: AllowChanged = False,
+) -> None:
+    """Go on with a sweep: what has ended is kept, what was interrupted continues from its checkpoint."""
+    from orchestrator.resume import stored_config
+    from orchestrator.sweep import resolve_runs_dir
+    from orchestrator.sweep_folder import existing_folder
+
+    folder = existing_folder(resolve_runs_dir(str(runs_dir) if runs_dir else None), name)
+    config = stored_config(folder, [*_overrides(assignments, tracking_uri), f"runs_dir={folder.path.parent}"])
+    _run(config, address, resume=True, allow_changed=allow_changed)
 
 
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="A published set-up; `spatialsweep recipes` lists them.")],
+    *,
     assignments: Assignments = None,
+    name: Name = None,
     tracking_uri: TrackingUri = None,
     runs_dir: RunsDir = None,
     address: Address = None,
+    resume: Resume = False,
+    allow_changed: AllowChanged = False,
 ) -> None:
     """Run a published set-up, as a sweep of one trial."""
     from orchestrator.recipes import recipe_sweep
 
-    _run(recipe_sweep(recipe, _overrides(assignments, tracking_uri, runs_dir)), address)
+    config = recipe_sweep(recipe, _overrides(assignments, tracking_uri, runs_dir, name))
+    _run(config, address, resume=resume, allow_changed=allow_changed)
 
 
 @app.command()
@@ -152,8 +187,12 @@ def models(
         model_table.print_models(facts, _console())
 
 
-def _overrides(assignments: list[str] | None, tracking_uri: str | None, runs_dir: Path | None) -> list[str]:
+def _overrides(
+    assignments: list[str] | None, tracking_uri: str | None, runs_dir: Path | None = None, name: str | None = None
+) -> list[str]:
     overrides = list(assignments or [])
+    if name:
+        overrides.append(f"name='{name}'")
     if tracking_uri:
         overrides.append(f"tracking.uri={tracking_uri}")
     if runs_dir:
@@ -161,16 +200,18 @@ def _overrides(assignments: list[str] | None, tracking_uri: str | None, runs_dir
     return overrides
 
 
-def _run(config: SweepConfig, address: str | None) -> None:
+def _run(config: SweepConfig, address: str | None, *, resume: bool, allow_changed: bool) -> None:
     """Runs a sweep, shows what it found, and leaves with a code that says how it went."""
     from orchestrator.ledger import TrialStatus
     from orchestrator.progress import print_outcome
     from orchestrator.sweep import run_sweep
 
     console = _console()
-    result = run_sweep(config, address=address, console=console)
+    result = run_sweep(config, resume=resume, allow_changed=allow_changed, address=address, console=console)
     print_outcome(result, console, _dashboard_command(result.folder.parent, config.tracking.uri))
     if result.status is TrialStatus.INTERRUPTED:
+        elsewhere = "" if config.runs_dir is None else f" --runs-dir {result.folder.parent}"
+        typer.echo(f"Resume:    {_own_command()} resume {result.name}{elsewhere}")
         raise typer.Exit(_INTERRUPTED)
     if result.best is None:
         raise typer.Exit(1)
@@ -200,7 +241,7 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("spatialsweep: interrupted before a sweep began", err=True)
         sys.exit(_INTERRUPTED)
-    except ConfigError as error:
+    except (ConfigError, SweepNameError, ResumeError) as error:
         typer.echo(str(error), err=True)
         sys.exit(_BAD_INPUT)
     except SpatialSweepError as error:

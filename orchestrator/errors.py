@@ -50,6 +50,14 @@ class ConfigError(SpatialSweepError, ValueError):
         return ConfigError(self.problems, source)
 
 
+class SweepNameError(SpatialSweepError, ValueError):
+    """A name that no sweep has, that one has already, or whose sweep is being run elsewhere."""
+
+
+class ResumeError(SpatialSweepError, ValueError):
+    """A sweep that is to go on with something that decides its results changed."""
+
+
 class DataError(SpatialSweepError, ValueError):
     """A dataset that is missing, damaged or not what the sweep expects."""
 

@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 from orchestrator.spending import NO_COST, Cost, SoFar, Spending
-from orchestrator.tracking.journal import Journal
+from orchestrator.tracking.journal import Journal, read_events
 
 
 class TrialStatus(StrEnum):
@@ -45,6 +45,7 @@ class TrialRecord:
         started_s: Unix time.
         ended_s: Unix time; None while it runs.
         cost: Devices times seconds, as of its end.
+        attempts: Times it was handed to Tune; above 1 where its sweep was resumed.
     """
 
     number: int
@@ -57,6 +58,12 @@ class TrialRecord:
     reason: str = ""
     ended_s: float | None = None
     cost: Cost = NO_COST
+    attempts: int = 1
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it will never train again; one that was interrupted waits for the sweep to be resumed."""
+        return self.status not in (TrialStatus.RUNNING, TrialStatus.INTERRUPTED)
 
     @property
     def epochs(self) -> int:
@@ -79,9 +86,11 @@ class Ledger:
     """Records events; safe to call from several threads.
 
     Args:
-        journal: Where every event is kept.
+        journal: Where every event is kept; events that stand there already are taken up.
 
     Attributes:
+        sessions: Drivers that have worked on the sweep.
+        identity: What decided its results in the newest session; None before the first.
         ended_by: What the budget said when it ended the sweep; empty when it did not.
     """
 
@@ -91,10 +100,21 @@ class Ledger:
         self._trials: dict[int, TrialRecord] = {}
         self._spending = Spending()
         self.ended_by = ""
+        self.sessions = 0
+        self.identity: Mapping[str, Any] | None = None
+        for event, _ in read_events(journal.path):
+            self._take_up(event)
 
-    def sweep_started(self, name: str, config: Mapping[str, Any], facts: Mapping[str, str]) -> None:
+    def sweep_started(
+        self, name: str, config: Mapping[str, Any], facts: Mapping[str, str], identity: Mapping[str, Any]
+    ) -> None:
         """The sweep begins; the identifier keeps equal names of different users apart on a shared server."""
-        self._record("sweep_started", name=name, uid=uuid.uuid4().hex, config=config, facts=facts)
+        uid = uuid.uuid4().hex
+        self._record("sweep_started", name=name, uid=uid, config=config, facts=facts, identity=identity)
+
+    def sweep_resumed(self, config: Mapping[str, Any], facts: Mapping[str, str], identity: Mapping[str, Any]) -> None:
+        """A new driver goes on with the sweep."""
+        self._record("sweep_resumed", config=config, facts=facts, identity=identity)
 
     def trial_started(self, number: int, tune_id: str, params: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         """A trial was proposed and handed to Tune."""
@@ -105,6 +125,10 @@ class Ledger:
         per_trial = {"cpus_per_trial": workers * cpus_per_worker, "gpus_per_trial": workers * gpus_per_worker}
         self._record("lanes_planned", lanes=lanes, workers=workers, **per_trial)
 
+    def trial_resumed(self, number: int, tune_id: str) -> None:
+        """A trial that was interrupted is handed to Tune again."""
+        self._record("trial_resumed", trial=number, tune_id=tune_id)
+
     def trial_reported(
         self, number: int, epoch: int, metrics: Mapping[str, float], held_s: float | None = None
     ) -> None:
@@ -113,9 +137,9 @@ class Ledger:
         self._record("trial_reported", trial=number, epoch=epoch, metrics=metrics, **held)
 
     def trial_ended(self, number: int, status: TrialStatus, reason: str = "") -> None:
-        """A trial will report no more; of several ends the first counts."""
+        """A trial will report no more; of several ends the first counts, unless it was an interruption."""
         with self._lock:
-            if self._trials[number].status is TrialStatus.RUNNING:
+            if not self._trials[number].is_over:
                 now = time.time()
                 cost = self._spending.cost(number, now).as_dict()
                 self._record("trial_ended", now, trial=number, status=status, reason=reason, cost=cost)
@@ -127,7 +151,6 @@ class Ledger:
     def budget_spent(self, reason: str) -> None:
         """The sweep is to end although trials are left, because of what its budget says."""
         self._record("budget_spent", reason=reason)
-        self.ended_by = reason
 
     def sweep_ended(self, status: TrialStatus, summary: Mapping[str, Any], files: Iterable[str]) -> None:
         """The sweep is over; `files` are result files to be stored with it."""
@@ -143,6 +166,15 @@ class Ledger:
         with self._lock:
             return self._trials[number]
 
+    def knows(self, number: int) -> bool:
+        """Whether a trial of this number was ever started."""
+        with self._lock:
+            return number in self._trials
+
+    def count_over(self) -> int:
+        """Trials that will never train again."""
+        return sum(trial.is_over for trial in self.trials())
+
     def running(self) -> list[TrialRecord]:
         """Trials that have not ended."""
         return [trial for trial in self.trials() if trial.status is TrialStatus.RUNNING]
@@ -156,8 +188,16 @@ class Ledger:
         event = {"event": kind, "time": time.time() if now is None else now, **content}
         with self._lock:
             self._journal.append(event)
-            fold(self._trials, event)
-            self._spending.fold(event)
+            self._take_up(event)
+
+    def _take_up(self, event: Mapping[str, Any]) -> None:
+        match event["event"]:
+            case "sweep_started" | "sweep_resumed":
+                self.sessions, self.identity, self.ended_by = self.sessions + 1, event["identity"], ""
+            case "budget_spent":
+                self.ended_by = event["reason"]
+        fold(self._trials, event)
+        self._spending.fold(event)
 
 
 def fold(trials: dict[int, TrialRecord], event: Mapping[str, Any]) -> None:
@@ -171,6 +211,10 @@ def fold(trials: dict[int, TrialRecord], event: Mapping[str, Any]) -> None:
                 config=event["config"],
                 started_s=event["time"],
             )
+        case "trial_resumed":
+            trial = trials[event["trial"]]
+            trial.status, trial.reason, trial.ended_s = TrialStatus.RUNNING, "", None
+            trial.tune_id, trial.attempts = event["tune_id"], trial.attempts + 1
         case "trial_reported":
             trials[event["trial"]].reports.append({"epoch": event["epoch"], **event["metrics"]})
         case "trial_ended":

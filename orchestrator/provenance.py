@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 _PACKAGES = ("ray", "torch", "timm", "optuna", "mlflow", "pyarrow", "numpy")
+_OWN_PACKAGES = ("models", "search_spaces", "orchestrator")
+_SOURCES = (".py", ".cpp", ".h")
 
 
 def package_version() -> str:
@@ -25,6 +28,17 @@ def facts() -> dict[str, str]:
     found |= {f"version.{name}": version(name) for name in _PACKAGES}
     revision = _git_revision()
     return found | {"git.revision": revision} if revision else found
+
+
+def code_fingerprint() -> str:
+    """Hash of the sources of all our packages, whether or not they stand in a checkout."""
+    home = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for package in _OWN_PACKAGES:
+        for path in sorted((home / package).rglob("*")):
+            if path.suffix in _SOURCES:
+                digest.update(f"{path.relative_to(home)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _git_revision() -> str | None:

@@ -129,7 +129,7 @@ class Spending:
             self._configure(event.get("config", {}))
         elif kind == "lanes_planned":
             self._reserve(event)
-        elif kind == "trial_started":
+        elif kind in ("trial_started", "trial_resumed"):
             self._close(event["trial"], now)
             self._open[event["trial"]] = _Stretch(now, self._rates)
         elif kind == "trial_reported":

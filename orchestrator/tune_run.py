@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 from typing import Any
 
+import optuna
 from ray import tune
 from ray.tune.stopper import Stopper
 
@@ -15,9 +15,8 @@ from orchestrator.ledger import Ledger
 from orchestrator.search.callback import SweepCallback
 from orchestrator.search.not_pickled import NotPickled
 from orchestrator.search.searcher import StudySearcher
-from orchestrator.search.storage import open_storage, study_uri
-from orchestrator.search.study import create_study
 from orchestrator.search.trial_schedulers import create_trial_scheduler
+from orchestrator.sweep_folder import SweepFolder
 
 _JOIN_TIMEOUT_S = 30.0
 # Each trial actor takes this share of the head node and nothing else: the lanes hold the CPUs and GPUs.
@@ -38,23 +37,26 @@ class _StopWhen(NotPickled, Stopper):
 
 
 class TuneRun:
-    """One Tune experiment over trial clients.
+    """One Tune experiment over trial clients: that of one session of the sweep.
 
     Args:
         config: Of the sweep.
-        folder: Of the sweep; Tune writes beneath `tune`.
+        folder: Of the sweep; Tune writes into its scratch space.
+        study: Of the sweep.
         ledger: Told of every trial.
         hub: Handle of the lane hub.
         lanes: Trials at the same time.
     """
 
-    def __init__(self, config: SweepConfig, folder: Path, ledger: Ledger, hub: Any, lanes: int) -> None:
+    def __init__(
+        self, config: SweepConfig, folder: SweepFolder, study: optuna.Study, ledger: Ledger, *, hub: Any, lanes: int
+    ) -> None:
         self._config = config
         self._folder = folder
+        self._ledger = ledger
         self._hub = hub
         self._lanes = lanes
         self._stopper = _StopWhen()
-        study = create_study(config, folder.name, open_storage(study_uri(config, folder.parent)))
         self._searcher = StudySearcher(study, config, ledger)
         self._callback = SweepCallback(self._searcher, study, config, ledger, hub)
         self._thread = threading.Thread(target=self._run, name="tune", daemon=True)
@@ -73,8 +75,13 @@ class TuneRun:
         """Waits for the end, at most so long."""
         self._thread.join(timeout_s)
 
+    def wind_down(self) -> None:
+        """Proposes no more trials; Tune ends when the running ones have."""
+        self._searcher.closed = True
+
     def end(self, reason: str) -> None:
         """Stops what still runs; harmless when nothing does."""
+        self._searcher.closed = True
         self._stopper.ending = True
         self._callback.end_running(reason)
 
@@ -90,7 +97,7 @@ class TuneRun:
             self.failure = error
 
     def _tuner(self) -> tune.Tuner:
-        trainable = tune.with_parameters(TrialClient, hub=self._hub, trials_folder=str(self._folder / "trials"))
+        trainable = tune.with_parameters(TrialClient, hub=self._hub, trials_folder=str(self._folder.trials))
         placement = tune.PlacementGroupFactory([_HEAD_SHARE])
         return tune.Tuner(
             tune.with_resources(trainable, placement),
@@ -98,16 +105,16 @@ class TuneRun:
                 metric=self._config.objective.metric,
                 mode=self._config.objective.mode,
                 search_alg=self._searcher,
-                scheduler=create_trial_scheduler(self._config),
-                num_samples=self._config.trials,
+                scheduler=create_trial_scheduler(self._config, self._ledger),
+                num_samples=self._config.trials - self._ledger.count_over(),
                 max_concurrent_trials=self._lanes,
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"trial_{trial.trial_id}",
                 trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}",
             ),
             run_config=tune.RunConfig(
-                name="tune",
-                storage_path=str(self._folder),
+                name=f"tune-{self._ledger.sessions}",  # Tune would restore the state of a name it has seen
+                storage_path=str(self._folder.scratch),
                 stop=self._stopper,
                 callbacks=[self._callback],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),

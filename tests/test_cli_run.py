@@ -85,7 +85,7 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_nothing_running(tmp_path: Path
         [*COMMAND, "run", str(DIGITS), "--runs-dir", str(tmp_path), "--set", "search.model=conv_resnet26_small"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
-    journal = tmp_path / "digits-001" / "journal.jsonl"
+    journal = tmp_path / "digits" / "journal.jsonl"
     wait_for(lambda: journal.exists() and journal.read_text().count("trial_ended") >= 1)
     family = psutil.Process(process.pid).children(recursive=True)
     assert any("RayTrainWorker" in " ".join(child.cmdline()) for child in family)
@@ -94,12 +94,12 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_nothing_running(tmp_path: Path
 
     assert process.returncode == 130, output
     assert "Stopping" in output
-    assert "digits-001: interrupted" in output
+    assert "digits: interrupted" in output
     assert "Traceback" not in output
     statuses = run_statuses(tmp_path)
-    assert statuses["digits-001"] == "KILLED"
+    assert statuses["digits"] == "KILLED"
     assert "RUNNING" not in statuses.values()
-    assert (tmp_path / "digits-001" / "trials.parquet").exists()
+    assert (tmp_path / "digits" / "trials.parquet").exists()
     wait_for(lambda: not [child for child in family if child.is_running()], timeout_s=30)
 
 

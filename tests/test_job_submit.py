@@ -40,12 +40,12 @@ def test_a_submitted_sweep_runs_to_its_end_and_logs_plain_lines(tmp_path: Path) 
     ]
     assert len(progress) >= 12
     assert "\x1b[2K" not in "".join(progress)
-    assert any(line.startswith("digits-001: finished") for line in lines)
+    assert any(line.startswith("digits: finished") for line in lines)
     runs_dir = tmp_path / "spatialsweep" / "runs"
-    assert f"Results:   {runs_dir}/digits-001/trials.parquet" in lines
+    assert f"Results:   {runs_dir}/digits/trials.parquet" in lines
     assert f"Dashboard: spatialsweep dashboard --runs-dir {runs_dir}" in lines
 
-    trials = pq.read_table(runs_dir / "digits-001" / "trials.parquet").to_pylist()
+    trials = pq.read_table(runs_dir / "digits" / "trials.parquet").to_pylist()
     assert len(trials) == 12
     assert {row["status"] for row in trials} <= {"finished", "pruned"}
     best = max((row for row in trials if row["status"] == "finished"), key=lambda row: row["value"])

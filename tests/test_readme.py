@@ -38,7 +38,7 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"best val/top1 0\.\d+ with \('0', '1', .*'9'\)", done.stdout)
-    assert (tmp_path / "runs" / "bias-001" / "trials.parquet").exists()
+    assert (tmp_path / "runs" / "bias" / "trials.parquet").exists()
 
 
 def test_the_sweep_file_shown_is_valid_and_matches_the_demo() -> None:

@@ -83,7 +83,7 @@ def optuna_trials(result: SweepResult) -> list[optuna.trial.FrozenTrial]:
 def test_a_sweep_records_every_trial_everywhere(tmp_path: Path) -> None:
     result = run_sweep(tiny(tmp_path))
 
-    assert (result.name, result.status) == ("tiny-001", "finished")
+    assert (result.name, result.status) == ("tiny", "finished")
     assert [row["status"] for row in result.trials.to_pylist()] == ["finished"] * 3
     assert result.reports.num_rows > 3 * 2 * 5
     assert (result.folder / "trials.parquet").exists()
@@ -95,11 +95,11 @@ def test_a_sweep_records_every_trial_everywhere(tmp_path: Path) -> None:
 
     runs = runs_of(result)
     assert {name: run.info.status for name, run in runs.items()} == {
-        "tiny-001": "FINISHED",
-        **{f"tiny-001/trial-{number:05d}": "FINISHED" for number in range(3)},
+        "tiny": "FINISHED",
+        **{f"tiny/trial-{number:05d}": "FINISHED" for number in range(3)},
     }
-    child = runs[f"tiny-001/trial-{best.number:05d}"]
-    assert child.data.tags["mlflow.parentRunId"] == runs["tiny-001"].info.run_id
+    child = runs[f"tiny/trial-{best.number:05d}"]
+    assert child.data.tags["mlflow.parentRunId"] == runs["tiny"].info.run_id
     assert child.data.tags["spatialsweep.optuna_trial"] == str(best.number)
     assert child.data.params["lr"] == str(best.params["lr"])
     history = MlflowClient(result.tracking_uri).get_metric_history(child.info.run_id, "val/top1")
@@ -174,7 +174,7 @@ def test_two_lanes_stop_hopeless_trials_early(tmp_path: Path) -> None:
     assert all(states[number] == "PRUNED" for number in pruned)
     runs = runs_of(result)
     for number in pruned:
-        assert runs[f"tiny-001/trial-{number:05d}"].data.tags["spatialsweep.status"] == "pruned"
+        assert runs[f"tiny/trial-{number:05d}"].data.tags["spatialsweep.status"] == "pruned"
     assert_nothing_left()
 
 
@@ -191,7 +191,7 @@ def test_a_diverging_trial_ends_alone_and_says_where(tmp_path: Path) -> None:
     assert all(row["reason"].startswith("diverged: the training loss of epoch 1") for row in diverged)
     runs = runs_of(result)
     for row in diverged:
-        run = runs[f"tiny-001/trial-{row['trial']:05d}"]
+        run = runs[f"tiny/trial-{row['trial']:05d}"]
         assert run.info.status == "KILLED"
         assert run.data.tags["spatialsweep.status"] == "diverged"
         assert "diverged" in run.data.tags["spatialsweep.reason"]
@@ -207,7 +207,7 @@ def test_a_killed_worker_costs_no_trial(tmp_path: Path) -> None:
 
     def kill_one_worker() -> None:
         """Kills a training worker as soon as the first epoch has been reported."""
-        journal = tmp_path / "tiny-001" / "journal.jsonl"
+        journal = tmp_path / "tiny" / "journal.jsonl"
         while not (journal.exists() and b"trial_reported" in journal.read_bytes()):
             time.sleep(0.05)
         workers = [

@@ -16,7 +16,7 @@ def tell(path: Path, checkpoint: Path | None = None, *, ended: bool = True) -> N
     """Writes the journal of a whole sweep."""
     with Journal(path) as journal:
         ledger = Ledger(journal)
-        ledger.sweep_started("s-001", CONFIG, {"git.revision": "abc"})
+        ledger.sweep_started("s-001", CONFIG, {"git.revision": "abc"}, {"seed": 0})
         for number in range(4):
             trial = {"number": number, "model": {"name": "m", "options": {}}, "training": {"epochs": 2, "lr": 0.1}}
             ledger.trial_started(number, f"tune{number}", {"model": "m", "lr": 0.5 + number}, trial)

@@ -4,6 +4,7 @@ from orchestrator.config.budget import BudgetConfig
 from orchestrator.config.load import load_sweep
 from orchestrator.config.schema import (
     DatasetConfig,
+    KeepConfig,
     ModelConfig,
     ObjectiveConfig,
     ResourcesConfig,
@@ -20,6 +21,7 @@ from orchestrator.config.schema import (
 __all__ = [
     "BudgetConfig",
     "DatasetConfig",
+    "KeepConfig",
     "ModelConfig",
     "ObjectiveConfig",
     "ResourcesConfig",

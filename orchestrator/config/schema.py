@@ -243,6 +243,18 @@ class TrackingConfig(Section):
     experiment: str = "spatialsweep"
 
 
+class KeepConfig(Section):
+    """Which checkpoints stay on disk once their trials are over; those of the best trials go to MLflow as well.
+
+    Args:
+        best: Trials whose best weights are kept.
+        last: Trials, the newest to have ended, whose checkpoints are all kept, those to continue from as well.
+    """
+
+    best: PositiveInt = 3
+    last: NonNegativeInt = 1
+
+
 SweepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
@@ -250,7 +262,7 @@ class SweepConfig(Section):
     """A whole sweep: what is trained, what is searched, for how long, on what.
 
     Args:
-        name: Base of the sweep's name; a number is added to keep sweeps apart.
+        name: Of the sweep, its folder and its study; used once.
         dataset: Images and split.
         search: Searched names and their domains: `model`, fields of `training`, options of the networks.
         model: The network, when it is not searched, and fixed options.
@@ -264,7 +276,7 @@ class SweepConfig(Section):
         resources: Workers of a trial, and lanes.
         storage: Optuna's database.
         tracking: MLflow.
-        keep_best: Trials whose checkpoints are stored as MLflow artifacts.
+        keep: Checkpoints that stay.
         runs_dir: Folder of all results; None takes `runs` here, or one in the home folder inside a Ray job.
 
     Raises:
@@ -285,7 +297,7 @@ class SweepConfig(Section):
     resources: ResourcesConfig = ResourcesConfig()
     storage: StorageConfig = StorageConfig()
     tracking: TrackingConfig = TrackingConfig()
-    keep_best: NonNegativeInt = 3
+    keep: KeepConfig = KeepConfig()
     runs_dir: str | None = None
 
     def __init__(self, **values: Any) -> None:

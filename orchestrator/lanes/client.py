@@ -14,6 +14,8 @@ from orchestrator.errors import TrialFailedError
 from orchestrator.lanes.messages import Ending, Fate, Order
 from orchestrator.lanes.trial_folder import trial_folder
 
+TRIAL = "trial"
+EPOCHS_DONE = "epochs_done"
 EPOCH = "epoch"
 REPORTED = "reported"
 ENDED = "ended"
@@ -23,9 +25,10 @@ HELD = "held_s"
 class TrialClient(Trainable):
     """One trial as Tune sees it; training happens on a lane.
 
-    Tune's configuration holds the trial under `trial`. A step is one epoch: it returns the metrics of the next report
-    and, by asking for it, lets the lane go on. The driver releases the lane when Tune has ended the trial, so an
-    actor that is kept for the next trial needs to do nothing in between.
+    Tune's configuration holds the trial under `trial`, and under `epochs_done` how many of its epochs an earlier
+    session of the sweep has heard of; one that the lane repeats is not passed on. A step is one epoch: it returns the
+    metrics of the next report and, by asking for it, lets the lane go on. The driver releases the lane when Tune has
+    ended the trial, so an actor that is kept for the next trial needs to do nothing in between.
     """
 
     def setup(self, config: Mapping[str, Any], hub: Any = None, trials_folder: str = "") -> None:
@@ -42,9 +45,9 @@ class TrialClient(Trainable):
 
     def reset_config(self, new_config: Mapping[str, Any]) -> bool:
         """Makes this actor the client of another trial; must not fail, so it does nothing that could."""
-        self._trial = new_config["trial"]
+        self._trial = new_config[TRIAL]
         self._lane: int | None = None
-        self._epoch = 0
+        self._epoch: int = new_config[EPOCHS_DONE]
         self._leased = time.monotonic()
         return True
 

@@ -87,6 +87,7 @@ class LaneHub:
         self._lanes: dict[int, _Lane] = {}
         self._results: dict[str, Ending] = {}
         self._closing = False
+        self._winding_down = False
         self._placement_groups: set[str] = set()
         self._controllers: dict[int, Any] = {}
         self._watchers: dict[str, asyncio.Task[None]] = {}
@@ -187,9 +188,18 @@ class LaneHub:
         Returns:
             The lane, or None when the sweep is being ended.
         """
-        await self._until(lambda: self._closing or order.trial_id in self._results or self._lane_for(order) is not None)
+        await self._until(
+            lambda: (
+                self._closing
+                or self._winding_down
+                or order.trial_id in self._results
+                or self._lane_for(order) is not None
+            )
+        )
         if order.trial_id in self._results:
             return 0  # ended while it waited: `next_event` tells how, whatever the lane
+        if self._winding_down and self._serving(order) is None:
+            return None
         lane = self._lane_for(order)
         if self._closing or lane is None:
             return None
@@ -209,6 +219,8 @@ class LaneHub:
             else:
                 await self.lease(order)  # a restarted hub has given the lane away before it learnt that
         serving = self._serving(order)
+        if self._winding_down and (serving is None or serving.acknowledged < max(after, 1)):
+            return self._results.get(order.trial_id) or Ending(Fate.INTERRUPTED)
         if serving is not None and not serving.released and not self._closing:
             serving.claimed, serving.acknowledged = True, max(serving.acknowledged, after)
         await self._tell()
@@ -248,6 +260,11 @@ class LaneHub:
     async def ending(self, trial_id: str) -> Ending | None:
         """How a trial left its lane; None while it runs, or when it never had one."""
         return self._results.get(trial_id)
+
+    async def wind_down(self) -> None:
+        """No trial begins another epoch; what is in the middle of one finishes it."""
+        self._winding_down = True
+        await self._tell()
 
     async def close(self) -> None:
         """Ends the sweep: clients are told at once, ranks at their next report or while they wait for an order."""

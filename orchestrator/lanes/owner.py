@@ -68,14 +68,22 @@ class Lanes:
         self.close()
         ray.kill(self.hub)
 
-    def close(self) -> None:
-        """Ends every lane: by asking, then by aborting its controller, then by removing its placement group."""
+    def wind_down(self) -> None:
+        """Lets no trial begin another epoch; may be called again, should the hub have forgotten."""
+        self.hub.wind_down.remote()
+
+    def close(self, patience_s: float | None = None) -> None:
+        """Ends every lane: by asking, then by aborting its controller, then by removing its placement group.
+
+        Args:
+            patience_s: How long it asks before it aborts; None is long enough for a worker to leave in peace.
+        """
         if self._closing.is_set():
             return
         self._closing.set()
         try:
             ray.get(self.hub.close.remote(), timeout=_ABORT_TIMEOUT_S)
-            self._join(_JOIN_TIMEOUT_S)
+            self._join(_JOIN_TIMEOUT_S if patience_s is None else patience_s)
             controllers, groups = ray.get(self.hub.leftovers.remote(), timeout=_ABORT_TIMEOUT_S)
             for index, controller in controllers.items():
                 if self._threads[index].is_alive():

@@ -16,18 +16,13 @@ from orchestrator.config.schema import SweepConfig
 from orchestrator.lanes.client import ENDED, EPOCH, HELD, REPORTED
 from orchestrator.lanes.messages import Fate
 from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.search.continuation import set_waiting
 from orchestrator.search.not_pickled import NotPickled
 from orchestrator.search.samplers import OUTCOME
 from orchestrator.search.searcher import StudySearcher
+from orchestrator.search.verdict import verdict
 
 _ANSWER_S = 30.0
-_STATES = {
-    TrialStatus.FINISHED: TrialState.COMPLETE,
-    TrialStatus.PRUNED: TrialState.PRUNED,
-    TrialStatus.DIVERGED: TrialState.FAIL,  # shown to the sampler as a poor one; see `samplers`
-    TrialStatus.FAILED: TrialState.FAIL,
-    TrialStatus.INTERRUPTED: TrialState.FAIL,
-}
 
 
 class SweepCallback(NotPickled, Callback):
@@ -102,15 +97,14 @@ class SweepCallback(NotPickled, Callback):
         record = self._ledger.trial(asked.number)
         self._ledger.trial_ended(asked.number, status, reason)
         self._hub.release.remote(tune_id)
+        state, value = verdict(record, self._config)
+        if state is TrialState.WAITING:
+            set_waiting(self._study, asked)
+            return
         asked.set_user_attr(OUTCOME, str(status))
         if reason:
             asked.set_user_attr("reason", reason)
-        value = record.best(self._config.objective.metric, self._config.objective.mode)
-        # Optuna refuses a success without a value, which training whose objective was never finite leaves.
-        unscored = status is TrialStatus.FINISHED and value is None
-        state = TrialState.FAIL if unscored else _STATES[status]
-        values = value if state is TrialState.COMPLETE else None
-        self._study.tell(asked, values=values, state=state, skip_if_finished=True)
+        self._study.tell(asked, values=value, state=state, skip_if_finished=True)
 
     def _config_epochs(self, trial: TuneTrial) -> int:
         return int(trial.config["trial"]["training"]["epochs"])

@@ -8,8 +8,11 @@ import optuna
 from ray.tune.search import Searcher
 
 from orchestrator.config.schema import SweepConfig, resolve_trial
+from orchestrator.lanes.client import EPOCHS_DONE, TRIAL
 from orchestrator.ledger import Ledger
 from orchestrator.search.not_pickled import NotPickled
+
+FINISHED: str = Searcher.FINISHED
 
 
 class StudySearcher(NotPickled, Searcher):
@@ -28,16 +31,26 @@ class StudySearcher(NotPickled, Searcher):
         self._space = config.space
         self._ledger = ledger
         self.asked: dict[str, optuna.Trial] = {}
+        self.closed = False
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The next configuration, whole, under the key `trial`."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # Tune's word for the end
+        """The next configuration, whole, under the key `trial`, and how many of its epochs are reported already.
+
+        A study hands out what was interrupted before it proposes anything new.
+        """
+        if self.closed:
+            return FINISHED
         trial = self._study.ask()
         params = self._space.sample(trial)
         trial.set_user_attr("tune_trial", trial_id)
-        config = resolve_trial(self._config, trial.number, params).model_dump(mode="json")
         self.asked[trial_id] = trial
-        self._ledger.trial_started(trial.number, trial_id, params, config)
-        return {"trial": config}
+        if self._ledger.knows(trial.number):
+            self._ledger.trial_resumed(trial.number, trial_id)
+        else:
+            config = resolve_trial(self._config, trial.number, params).model_dump(mode="json")
+            self._ledger.trial_started(trial.number, trial_id, params, config)
+        record = self._ledger.trial(trial.number)
+        return {TRIAL: dict(record.config), EPOCHS_DONE: record.epochs}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing to do: `SweepCallback` tells the study, knowing the reason."""

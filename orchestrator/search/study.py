@@ -8,27 +8,41 @@ import warnings
 import optuna
 
 from orchestrator.config.schema import SweepConfig
+from orchestrator.errors import SweepNameError
 from orchestrator.search.samplers import create_sampler
 
 
-def create_study(config: SweepConfig, name: str, storage: optuna.storages.RDBStorage) -> optuna.Study:
-    """A new study in the sweep's Optuna database.
+def open_study(
+    config: SweepConfig, name: str, storage: optuna.storages.RDBStorage, *, resumed: bool = False
+) -> optuna.Study:
+    """The sweep's study in its Optuna database: a new one, or for a resumed sweep that it has, if it is still there.
 
     Args:
         config: Sampler, seed and objective.
         name: Of the sweep; unique in the database.
         storage: The database.
+        resumed: Whether the sweep was begun in an earlier session.
+
+    Raises:
+        SweepNameError: A new sweep's name is taken in the database.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Experimental by name only: several years old, and the only way to say what they say.
     for subject in ("Argument ``", "optuna.study.study.Study.set_metric_names"):
         warnings.filterwarnings("ignore", message=re.escape(subject), category=optuna.exceptions.ExperimentalWarning)
-    study = optuna.create_study(
-        study_name=name,
-        storage=storage,
-        sampler=create_sampler(config.sampler, config.space, config.seed),
-        direction="maximize" if config.objective.mode == "max" else "minimize",
-    )
+    try:
+        study = optuna.create_study(
+            study_name=name,
+            storage=storage,
+            sampler=create_sampler(config.sampler, config.space, config.seed),
+            direction="maximize" if config.objective.mode == "max" else "minimize",
+            load_if_exists=resumed,
+        )
+    except optuna.exceptions.DuplicatedStudyError:
+        raise SweepNameError(
+            f"the Optuna database has a study '{name}' of a sweep whose folder is gone. Start with another `--name`, "
+            f"or remove it with `spatialsweep delete {name}`"
+        ) from None
     study.set_metric_names([config.objective.metric])
     study.set_user_attr("space_fingerprint", config.space.fingerprint)
     return study

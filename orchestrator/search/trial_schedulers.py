@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from orchestrator.config.schema import SweepConfig
 from orchestrator.lanes.client import EPOCH
+from orchestrator.ledger import Ledger
+from orchestrator.search.recollection import Asha
 
 
-def create_trial_scheduler(config: SweepConfig) -> TrialScheduler:
+def create_trial_scheduler(config: SweepConfig, ledger: Ledger) -> TrialScheduler:
     """What decides after each epoch whether a trial goes on."""
     if config.trial_scheduler.name == "none":
         return FIFOScheduler()
-    return AsyncHyperBandScheduler(
+    return Asha(
+        ledger,
         time_attr=EPOCH,
         max_t=config.max_epochs,
         grace_period=config.trial_scheduler.grace_epochs,

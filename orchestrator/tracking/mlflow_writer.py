@@ -143,7 +143,9 @@ class MlflowWriter:
         handlers: dict[str, Callable[[MlflowClient, Mapping[str, Any]], None]] = {
             "sweep_started": self._start_sweep,
             "lanes_planned": self._note_lanes,
+            "sweep_resumed": self._resume_sweep,
             "trial_started": self._start_trial,
+            "trial_resumed": self._resume_trial,
             "trial_reported": self._log_metrics,
             "trial_ended": self._end_trial,
             "checkpoint_kept": self._store_checkpoint,
@@ -187,6 +189,17 @@ class MlflowWriter:
         self._runs[f"trial-{number}"] = run.info.run_id
         _log_params(client, run.info.run_id, {**_flatten(event["config"]), **dict(event["params"])})
 
+    def _resume_sweep(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
+        client.update_run(self._runs["sweep"], status="RUNNING")
+        tags = [RunTag("spatialsweep.status", "running"), *(RunTag(key, text) for key, text in event["facts"].items())]
+        client.log_batch(self._runs["sweep"], tags=tags)
+
+    def _resume_trial(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
+        run_id = self._runs[f"trial-{event['trial']}"]
+        client.update_run(run_id, status="RUNNING")
+        tags = {"spatialsweep.status": "running", "spatialsweep.tune_trial": event["tune_id"]}
+        client.log_batch(run_id, tags=[RunTag(key, text) for key, text in tags.items()])
+
     def _log_metrics(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
         timestamp = _milliseconds(event["time"])
         metrics = [Metric(key, float(value), timestamp, event["epoch"]) for key, value in event["metrics"].items()]
@@ -204,7 +217,8 @@ class MlflowWriter:
         client.set_terminated(run_id, _RUN_STATUS[event["status"]], timestamp)
 
     def _store_checkpoint(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
-        client.log_artifact(self._runs[f"trial-{event['trial']}"], event["path"], CHECKPOINT_ARTIFACT)
+        if Path(event["path"]).exists():  # in a resumed sweep better ones may have taken its place
+            client.log_artifact(self._runs[f"trial-{event['trial']}"], event["path"], CHECKPOINT_ARTIFACT)
 
     def _end_sweep(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
         run_id, timestamp = self._runs["sweep"], _milliseconds(event["time"])

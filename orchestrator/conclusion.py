@@ -1,0 +1,94 @@
+"""The end of a session of a sweep: its tables, its best checkpoints, and MLflow brought up to date."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config.schema import SweepConfig
+from orchestrator.errors import TrackingError
+from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.results import SweepResult, TrialResult
+from orchestrator.sweep_folder import SweepFolder
+from orchestrator.tracking.journal import Journal
+from orchestrator.tracking.mlflow_writer import MlflowWriter, embedded_uri, silence
+
+CHOSEN_ON_TEST = "Epochs and trials were chosen on the test images (dataset.select_on): their accuracy is too good."
+
+_DRAIN_S = 120.0
+
+
+def start_tracking(config: SweepConfig, runs_dir: Path, journal: Journal) -> MlflowWriter:
+    """Lets a thread carry the journal into MLflow while the sweep runs."""
+    silence()
+    writer = MlflowWriter(
+        journal.path,
+        tracking_uri=config.tracking.uri or embedded_uri(runs_dir),
+        experiment=config.tracking.experiment,
+        artifacts=runs_dir / "artifacts",
+    )
+    writer.start()
+    return writer
+
+
+def conclude(
+    config: SweepConfig, folder: SweepFolder, ledger: Ledger, writer: MlflowWriter, status: TrialStatus
+) -> SweepResult:
+    """Hands the best checkpoints and the tables to MLflow and waits until it has everything.
+
+    Args:
+        config: Of the sweep.
+        folder: Of the sweep.
+        ledger: Of the sweep; told of the end.
+        writer: Follows its journal.
+        status: How the sweep stands.
+    """
+
+    def result(run_ids: dict[int, str], notice: str = "") -> SweepResult:
+        return SweepResult(
+            name=folder.name,
+            folder=folder.path,
+            metric=config.objective.metric,
+            mode=config.objective.mode,
+            status=status,
+            tracking_uri=writer.public_uri,
+            records=ledger.trials(),
+            run_ids=run_ids,
+            notice=notice,
+            ended_by=ledger.ended_by,
+            so_far=ledger.so_far(),
+        )
+
+    first = result({})
+    for trial in first.ranking()[: config.keep.best]:
+        if trial.checkpoint is not None:
+            ledger.checkpoint_kept(trial.number, str(trial.checkpoint))
+    tables = first.write_tables()
+    ledger.sweep_ended(status, _summary(first.best, ledger), [str(path) for path in tables])
+    notices = [CHOSEN_ON_TEST] if config.dataset.select_on == "test" else []
+    try:
+        writer.drain(_DRAIN_S)
+    except TrackingError as error:
+        notices.append(str(error))
+    final = result(
+        {trial.number: run for trial in ledger.trials() if (run := writer.run_id(trial.number)) is not None},
+        " ".join(notices),
+    )
+    final.write_tables()
+    return final
+
+
+def _summary(best: TrialResult | None, ledger: Ledger) -> dict[str, Any]:
+    trials = ledger.trials()
+    counts: dict[str, Any] = {
+        f"trials_{status}": sum(trial.status is status for trial in trials) for status in TrialStatus
+    }
+    del counts[f"trials_{TrialStatus.RUNNING}"]
+    so_far = ledger.so_far()
+    counts |= {"wall_s": so_far.wall_s, **{f"cost/{key}": value for key, value in so_far.cost.as_dict().items()}}
+    if ledger.ended_by:
+        counts["ended_by"] = ledger.ended_by
+    if best is None:
+        return counts
+    test = {} if best.test_top1 is None else {"best_test_top1": best.test_top1}
+    return {**counts, "best_trial": best.number, "best_value": best.value, **test}

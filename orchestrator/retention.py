@@ -1,0 +1,56 @@
+"""Which checkpoints a sweep keeps: those of its best trials, of its newest, and of all that may still train."""
+
+from __future__ import annotations
+
+import math
+
+from orchestrator.config.schema import SweepConfig
+from orchestrator.lanes.trial_folder import trial_folder
+from orchestrator.ledger import Ledger, TrialRecord, TrialStatus
+from orchestrator.sweep_folder import SweepFolder
+
+
+class Retention:
+    """Deletes the checkpoints of trials that are over and neither among the best nor among the newest.
+
+    What a sweep holds on disk is thereby bounded: `keep.best` weights, the checkpoints of `keep.last` trials, and of
+    those that train or were interrupted.
+
+    Args:
+        config: Of the sweep.
+        folder: Of the sweep.
+        ledger: Of the sweep.
+    """
+
+    def __init__(self, config: SweepConfig, folder: SweepFolder, ledger: Ledger) -> None:
+        self._keep = config.keep
+        self._objective = config.objective
+        self._folder = folder
+        self._ledger = ledger
+        self._seen = -1
+
+    def apply(self) -> None:
+        """Deletes what is not kept; does nothing unless a trial has ended since the last time."""
+        over = [record for record in self._ledger.trials() if record.is_over]
+        if len(over) == self._seen:
+            return
+        self._seen = len(over)
+        best = {record.number for record in sorted(over, key=self._rank)[: self._keep.best]}
+        by_end = sorted(over, key=lambda record: record.ended_s or 0.0, reverse=True)
+        newest = {record.number for record in by_end[: self._keep.last]}
+        for record in over:
+            kept = {"best.pt"} if record.number in best else set()
+            self._prune(record, {"best.pt", "last.pt", "previous.pt"} if record.number in newest else kept)
+
+    def _rank(self, record: TrialRecord) -> tuple[float, bool, int]:
+        """As the result ranks them: by value, those trained to the end first, then those with the fewer epochs."""
+        value = record.best(self._objective.metric, self._objective.mode)
+        sign = -1 if self._objective.mode == "max" else 1
+        worth = math.inf if value is None else sign * value
+        return worth, record.status is not TrialStatus.FINISHED, record.epochs
+
+    def _prune(self, record: TrialRecord, kept: set[str]) -> None:
+        folder = self._folder.trials / trial_folder(record.number)
+        for path in folder.glob("*"):
+            if path.name not in kept:
+                path.unlink(missing_ok=True)

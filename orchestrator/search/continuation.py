@@ -1,0 +1,103 @@
+"""Brings the study of a resumed sweep to where its ledger stands, so that asking goes on as if nothing had happened.
+
+The ledger is written first and is therefore never behind: it ends what the study still calls running, and rebuilds
+trials that a database restored from a backup has lost. What was interrupted is set to wait: `study.ask()` hands it
+out again, with the same number and the same parameters, before it proposes anything new.
+"""
+
+from __future__ import annotations
+
+import math
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from orchestrator.config.schema import SweepConfig
+from orchestrator.errors import ResumeError
+from orchestrator.ledger import Ledger, TrialRecord, TrialStatus
+from orchestrator.search.samplers import OUTCOME
+from orchestrator.search.verdict import verdict
+
+
+def continue_study(study: optuna.Study, ledger: Ledger, config: SweepConfig) -> None:
+    """Makes study and ledger agree before a resumed sweep asks for more.
+
+    Args:
+        study: Of the sweep; no other driver works on it.
+        ledger: Of the sweep; trials it finds trained to the end are ended in it.
+        config: Of the sweep.
+
+    Raises:
+        ResumeError: The study lacks a trial that cannot be rebuilt in its place.
+    """
+    for record in ledger.trials():
+        if not record.is_over and record.epochs >= record.config["training"]["epochs"]:
+            ledger.trial_ended(record.number, TrialStatus.FINISHED)
+        elif record.status is TrialStatus.RUNNING:
+            ledger.trial_ended(record.number, TrialStatus.INTERRUPTED, "its driver ended without a word")
+    known = len(study.get_trials(deepcopy=False))
+    for record in ledger.trials():
+        if record.number >= known:
+            known = _rebuild(study, record, config, known)
+    for trial in study.get_trials(deepcopy=False):
+        if not trial.state.is_finished():
+            _bring_up_to_date(study, trial, ledger, config)
+
+
+def set_waiting(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> None:
+    """Puts an unfinished trial back in the queue of its study."""
+    study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+
+def _bring_up_to_date(study: optuna.Study, trial: FrozenTrial, ledger: Ledger, config: SweepConfig) -> None:
+    if not ledger.knows(trial.number):  # asked, and the driver died before it could say so
+        set_waiting(study, trial)
+        return
+    record = ledger.trial(trial.number)
+    for epoch, value in _curve(record, config).items():
+        if epoch not in trial.intermediate_values and len(study.directions) == 1:
+            study._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
+    if not record.is_over:
+        set_waiting(study, trial)
+        return
+    state, worth = verdict(record, config)
+    for name, text in _notes(record).items():
+        study._storage.set_trial_user_attr(trial._trial_id, name, text)
+    study.tell(trial.number, values=worth, state=state)
+
+
+def _rebuild(study: optuna.Study, record: TrialRecord, config: SweepConfig, known: int) -> int:
+    """Adds a trial the database has lost; returns how many it knows now."""
+    if record.number != known:
+        raise ResumeError(
+            f"the Optuna study '{study.study_name}' has {known} trials, the journal tells of trial {record.number} but "
+            "not of those between: the database is not the one this sweep was begun with"
+        )
+    params = optuna.trial.FixedTrial(dict(record.params))
+    config.space.sample(params)
+    state, value = verdict(record, config)
+    study.add_trial(
+        optuna.trial.create_trial(
+            state=state,
+            value=value,
+            params=params.params,
+            distributions=params.distributions,
+            intermediate_values=_curve(record, config),
+            user_attrs=_notes(record),
+        )
+    )
+    return known + 1
+
+
+def _notes(record: TrialRecord) -> dict[str, str]:
+    notes = {"tune_trial": record.tune_id}
+    if record.is_over:
+        notes |= {OUTCOME: str(record.status), **({"reason": record.reason} if record.reason else {})}
+    return notes
+
+
+def _curve(record: TrialRecord, config: SweepConfig) -> dict[int, float]:
+    """The objective by epoch, where it is a number."""
+    metric = config.objective.metric
+    found = {int(report["epoch"]): report.get(metric, math.nan) for report in record.reports}
+    return {epoch: value for epoch, value in found.items() if math.isfinite(value)}

@@ -1,0 +1,160 @@
+"""One session of a sweep: from the lanes' start to their end, as far as the sweep gets in it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+from rich.console import Console
+
+from orchestrator.budget import Budget
+from orchestrator.config.schema import SweepConfig
+from orchestrator.errors import ClusterError
+from orchestrator.interruption import Interruption
+from orchestrator.lanes.owner import Lanes, first_line
+from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.progress import Progress
+from orchestrator.retention import Retention
+from orchestrator.search.continuation import continue_study
+from orchestrator.search.storage import open_storage, study_uri
+from orchestrator.search.study import open_study
+from orchestrator.session import LanePlan, plan_lanes, ray_session
+from orchestrator.sweep_folder import SweepFolder
+from orchestrator.tune_run import TuneRun
+
+logger = logging.getLogger(__name__)
+
+_UPDATE_S = 0.5
+_URGENT_PATIENCE_S = 1.0
+
+
+class SweepSession:
+    """Trains what is left of a sweep, on lanes of its own.
+
+    Args:
+        config: Of the sweep.
+        folder: Of the sweep; this process drives it.
+        ledger: Of the sweep, with what earlier sessions have done.
+        dataset: As `locate_dataset` found it.
+        console: Where progress is shown.
+        interruption: Heard while trials train.
+    """
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        folder: SweepFolder,
+        ledger: Ledger,
+        *,
+        dataset: str,
+        console: Console,
+        interruption: Interruption,
+    ) -> None:
+        self._config = config
+        self._folder = folder
+        self._ledger = ledger
+        self._dataset = dataset
+        self._console = console
+        self._interruption = interruption
+        self._retention = Retention(config, folder, ledger)
+        self._budget = Budget(config.budget, config.objective)
+        self._plan: LanePlan | None = None
+
+    @contextlib.contextmanager
+    def resources(self, address: str | None) -> Iterator[None]:
+        """Holds the Ray session and the plan of lanes; neither is needed where nothing is left to train."""
+        left = self._config.trials - self._ledger.count_over()
+        if left <= 0:
+            yield
+            return
+        with ray_session(address):
+            self._plan = plan_lanes(self._config.resources, left)
+            yield
+
+    def run(self) -> TrialStatus:
+        """Trains until the trials are used up, or the sweep is to stop.
+
+        Returns:
+            How the sweep stands: `finished` or `interrupted`.
+
+        Raises:
+            ClusterError: No lane could be kept alive.
+            ResumeError: The study is not the one of this sweep.
+        """
+        if self._plan is None:
+            self._console.print(
+                f"Sweep {self._folder.name}: all {self._config.trials} trials are done", highlight=False
+            )
+            return TrialStatus.FINISHED
+        storage = open_storage(study_uri(self._config, self._folder.path.parent))
+        study = open_study(self._config, self._folder.name, storage, resumed=self._ledger.sessions > 1)
+        continue_study(study, self._ledger, self._config)
+        self._ledger.lanes_planned(
+            self._plan.lanes,
+            self._plan.workers,
+            self._config.resources.cpus_per_worker,
+            self._plan.gpus_per_worker,
+        )
+        lanes = Lanes(
+            self._config,
+            count=self._plan.lanes,
+            gpus_per_worker=self._plan.gpus_per_worker,
+            dataset_path=self._dataset,
+            folder=self._folder.scratch / "ray",
+        )
+        progress = Progress(self._config, self._ledger, self._plan.lanes, self._console)
+        progress.say(self._announcement(self._plan))
+        with lanes, progress:
+            search = TuneRun(self._config, self._folder, study, self._ledger, hub=lanes.hub, lanes=lanes.count)
+            return self._search(search, lanes, progress)
+
+    def _announcement(self, plan: LanePlan) -> str:
+        config, over = self._config, self._ledger.count_over()
+        done = f", {over} of them done before" if over else ""
+        return (
+            f"Sweep {self._folder.name}: {config.trials} trials{done}, of at most {config.max_epochs} epochs, "
+            f"{plan.lanes} lane(s) of {plan.workers} worker(s) on {'GPU' if plan.gpus_per_worker else 'CPU'}"
+        )
+
+    def _search(self, search: TuneRun, lanes: Lanes, progress: Progress) -> TrialStatus:
+        """Lets Tune run in a thread of its own, so that this one shows progress, minds the budget and hears Ctrl-C."""
+        stopping, reason, lost = self._interruption, "", False
+        search.start()
+        try:
+            while search.running and lanes.alive and not reason:
+                self._look(search, progress)
+                reason = self._reason_to_stop(search)
+            if reason and not stopping.urgent:
+                hint = " Ctrl-C again stops at once." if stopping.asked else ""
+                progress.say(f"Stopping after the epochs now running: {reason}.{hint}")
+                search.wind_down()
+            while search.running and lanes.alive and not stopping.urgent:
+                lanes.wind_down()
+                self._look(search, progress)
+            lost = search.running and not lanes.alive
+        finally:
+            search.end(reason or "the sweep is over")
+            lanes.close(_URGENT_PATIENCE_S if stopping.urgent else None)
+            search.join()
+        progress.update()
+        self._retention.apply()
+        if lost and lanes.failure is not None:
+            raise ClusterError(f"no lane could be kept alive: {first_line(lanes.failure)}") from lanes.failure
+        if search.failure is not None:
+            raise search.failure
+        return TrialStatus.INTERRUPTED if stopping.asked else TrialStatus.FINISHED
+
+    def _reason_to_stop(self, search: TuneRun) -> str:
+        """Why no more is to be trained although trials are left; empty to go on."""
+        if self._interruption.asked:
+            return "the sweep was interrupted"
+        if search.running and (spent := self._budget.spent(self._ledger.so_far())):
+            self._ledger.budget_spent(spent)
+        return self._ledger.ended_by
+
+    def _look(self, search: TuneRun, progress: Progress) -> None:
+        """Half a second of the sweep."""
+        progress.update()
+        self._retention.apply()
+        search.wait(_UPDATE_S)
