@@ -8,7 +8,7 @@ space = SearchSpace({
     "ramp": FloatDomain(low=1.0, high=4.0, when={"model": "adaptive_resnet26_small"}),
 })
 
-`FAMILY_SPACES` has the natural one of each family of networks.
+`named_space` has the natural one of each family of networks and `spatial_zoo`, which holds them all.
 """
 
 from search_spaces.domains import (
@@ -19,16 +19,29 @@ from search_spaces.domains import (
     IntDomain,
     Scalar,
 )
-from search_spaces.families import FAMILY_SPACES
-from search_spaces.space import SearchSpace
+from search_spaces.families import KINDS, Kind, kind_of
+from search_spaces.named import list_spaces, named_space, networks_of, refine
+from search_spaces.papers import PaperSetting, paper_settings
+from search_spaces.space import Projection, SearchSpace, SpaceError, setting_of
 
 __all__ = [
-    "FAMILY_SPACES",
+    "KINDS",
     "ChoiceDomain",
     "ConstantDomain",
     "Domain",
     "FloatDomain",
     "IntDomain",
+    "Kind",
+    "PaperSetting",
+    "Projection",
     "Scalar",
     "SearchSpace",
+    "SpaceError",
+    "kind_of",
+    "list_spaces",
+    "named_space",
+    "networks_of",
+    "paper_settings",
+    "refine",
+    "setting_of",
 ]

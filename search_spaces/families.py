@@ -1,28 +1,37 @@
-"""The natural search space of each family: what its paper and code vary, in the ranges that make sense.
+"""The networks by kind, and what the paper and code of each kind vary.
 
-Source: the switches and defaults of the papers' code; ranges around them are ours. Each space holds the options of the
-family's networks and the settings of training, and no `model`: it serves every depth of the family.
+A kind is a family of networks with the same options: where a family has networks for small and for large images, whose
+numbers of stages differ, it is two kinds. Source: section 5 of the notes on each paper, that is the switches and
+defaults of its code; ranges around them are ours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
+from search_spaces import training
 from search_spaces.domains import ChoiceDomain, Domain, FloatDomain, IntDomain, Scalar
-from search_spaces.space import SearchSpace
 
-TRAINING: Mapping[str, Domain] = MappingProxyType(
-    {
-        "optimizer": ChoiceDomain(choices=("sgd", "adamw", "lamb")),
-        "lr": FloatDomain(low=1e-4, high=0.3, log=True),
-        "weight_decay": FloatDomain(low=1e-5, high=0.1, log=True),
-        "global_batch_size": IntDomain(low=16, high=1024, log=True),
-        "lr_schedule": ChoiceDomain(choices=("cosine", "constant")),
-        "label_smoothing": FloatDomain(low=0.0, high=0.2),
-    }
-)
-"""Settings of training that every family varies, wide enough for all the papers' own values."""
+__all__ = ["KINDS", "Kind", "kind_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """Networks that have the same options.
+
+    Args:
+        family: Name of the space that serves them.
+        networks: Their registered names, the smallest first.
+        options: What varies in them.
+        training: What varies in their training.
+    """
+
+    family: str
+    networks: tuple[str, ...]
+    options: Mapping[str, Domain]
+    training: Mapping[str, Domain]
 
 
 def _choice(*choices: Scalar, **when: Scalar | tuple[Scalar, ...]) -> ChoiceDomain:
@@ -30,51 +39,51 @@ def _choice(*choices: Scalar, **when: Scalar | tuple[Scalar, ...]) -> ChoiceDoma
     return ChoiceDomain(choices=choices, when=when)
 
 
+def _layouts(operator: str) -> tuple[str, ...]:
+    sizes = ("resnet26_small", "resnet26_medium", "resnet26_large", "resnet38", "resnet50")
+    return tuple(f"{operator}_{size}" for size in sizes)
+
+
+def _depths(prefix: str, *depths: int, suffix: str = "") -> tuple[str, ...]:
+    return tuple(f"{prefix}_resnet{depth}{suffix}" for depth in depths)
+
+
 _SWITCH = _choice(False, True)
 _HEADS = _choice(1, 2, 4, 8)
-_GROUPS = _choice(1, 2, 4, 8, 16)
-_REDUCTION = _choice(4, 8, 16, 32)
-_POSITIONS = _choice("classification", "detection", "none")
-_BIAS: Mapping[str, Domain] = {
-    "bias_channels": IntDomain(low=1, high=8),
-    "key_size": _choice(1, 3, 5),
-    "pooled_size": IntDomain(low=4, high=14, step=2),
-}
 
-_OPTIONS: Mapping[str, Mapping[str, Domain]] = {
-    "adaptive_span": {
-        "num_heads": _HEADS,
-        "max_span": IntDomain(low=2, high=8),
-        "ramp": FloatDomain(low=1.0, high=4.0),
-        "span_init": FloatDomain(low=0.0, high=1.0),
-        "span_penalty": FloatDomain(low=1e-4, high=1e-1, log=True),
-    },
-    "local_attention": {"num_heads": _HEADS, "kernel_size": _choice(3, 5, 7, 9, 11)},
-    "augmented": {
-        "num_heads": _choice(1, 2, 4),
-        "dk": _choice(20, 40, 80),
-        "dv": _choice(4, 8, 16),
-        "relative": _SWITCH,
-    },
-    "conv": {},
-    "spatial_bias": _BIAS,
-    "spatial_bias_nonlocal": {
-        **_BIAS,
-        "nonlocal_every": IntDomain(low=1, high=3),
-        "nonlocal_reduction": _choice(2, 4, 8),
-        "nonlocal_pool_keys": _SWITCH,
-        "nonlocal_scaled": _SWITCH,
-    },
-    "nonlocal": {
-        "every": IntDomain(low=1, high=3),
-        "reduction": _choice(2, 4, 8),
-        "pool_keys": _SWITCH,
-        "scaled": _SWITCH,
-    },
-    "fcvit": {
-        "kernel_size_1": _choice(3, 5, 7, 9, 11, 13),
+# Which stages carry the layer: all single ones and the runs that code and tables of the papers show.
+_STAGES_3 = _choice("FFT", "FTF", "TFF", "FTT", "TTF", "TTT")
+_STAGES_4 = _choice("FFFT", "FFTF", "FTFF", "TFFF", "FFTT", "FTTF", "TTFF", "FTTT", "TTTF", "TTTT")
+
+
+def _nonlocal(prefix: str, **when: Scalar | tuple[Scalar, ...]) -> dict[str, Domain]:
+    return {
+        f"{prefix}every": IntDomain(low=1, high=3, when=when),
+        f"{prefix}reduction": _choice(2, 4, 8, **when),
+        f"{prefix}pool_keys": _choice(False, True, **when),
+        f"{prefix}scaled": _choice(False, True, **when),
+    }
+
+
+def _bias(stages: Domain, nonlocal_stages: tuple[str, ...]) -> dict[str, Domain]:
+    """Spatial bias, with non-local blocks beside it in one half of what is tried."""
+    plain = "F" * len(nonlocal_stages[0])
+    return {
+        "bias_channels": IntDomain(low=1, high=8),
+        "key_size": _choice(1, 3, 5),
+        "pooled_size": IntDomain(low=4, high=14, step=2),
+        "stages": stages,
+        "nonlocal_stages": _choice(plain, *nonlocal_stages),
+        **_nonlocal("nonlocal_", nonlocal_stages=nonlocal_stages),
+    }
+
+
+def _fcvit(kernels: ChoiceDomain, *, layer_scale_init: tuple[float, float]) -> dict[str, Domain]:
+    least, most = layer_scale_init
+    return {
+        "kernel_size_1": kernels,
         "mixing_steps": _choice(1, 2),
-        "kernel_size_2": _choice(3, 5, 7, 9, 11, 13, mixing_steps=2),
+        "kernel_size_2": _choice(*kernels.choices, mixing_steps=2),
         "global_context": _SWITCH,
         "similarity": _choice(False, True, global_context=True),
         "competition": _choice(False, True, global_context=True),
@@ -85,27 +94,148 @@ _OPTIONS: Mapping[str, Mapping[str, Domain]] = {
         "channel_attention": _SWITCH,
         "mlp_depthwise": _SWITCH,
         "mlp_kernel_size": _choice(3, 5, mlp_depthwise=True),
-        "layer_scale_init": FloatDomain(low=1e-6, high=1.0, log=True),
-    },
-    "lsas": {
+        "layer_scale_init": FloatDomain(low=least, high=most, log=True),
+    }
+
+
+def _lsas(stages: Domain) -> dict[str, Domain]:
+    return {
         "order": IntDomain(low=0, high=5),
         "scale_init": _choice(0.25, 0.5, 1.0),
         "shift_init": _choice(-0.5, 0.0, 0.5),
         "attention": _choice("se", "cbam", "eca", "srm", "spa"),
-        "reduction": _REDUCTION,
-    },
-    "senet": {"reduction": _REDUCTION},
-    "lesa": {
-        "groups": _GROUPS,
-        "position_embedding": _POSITIONS,
-        "unary": _choice("none", "1x1", "grouped", "full"),
-        "fusion": _choice("none", "scalar", "full", unary=("1x1", "grouped", "full")),
-        "fusion_shrink": _choice(1, 2, 4, fusion=("scalar", "full")),
-    },
-    "sa": {"groups": _GROUPS, "position_embedding": _POSITIONS},
+        "reduction": _choice(4, 8, 16, 32),
+        "stages": stages,
+    }
+
+
+def _attention(stages: Domain) -> dict[str, Domain]:
+    return {
+        "groups": _choice(1, 2, 4, 8, 16),
+        "position_embedding": _choice("classification", "detection", "none"),
+        "stages": stages,
+    }
+
+
+_LESA: Mapping[str, Domain] = {
+    **_attention(_choice("FFFT", "FFTT", "FTTT")),
+    "unary": _choice("none", "1x1", "grouped", "full"),
+    "fusion": _choice("none", "scalar", "full", unary=("1x1", "grouped", "full")),
+    "fusion_shrink": _choice(1, 2, 4, fusion=("scalar", "full")),
 }
 
-FAMILY_SPACES: Mapping[str, SearchSpace] = MappingProxyType(
-    {family: SearchSpace({**options, **TRAINING}) for family, options in _OPTIONS.items()}
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "adaptive_span": Kind(
+            family="adaptive_span",
+            networks=_layouts("adaptive"),
+            options={
+                "num_heads": _HEADS,
+                "max_span": IntDomain(low=2, high=8),
+                "ramp": FloatDomain(low=1.0, high=4.0),
+                "span_init": FloatDomain(low=0.0, high=1.0),
+                "span_penalty": FloatDomain(low=1e-4, high=1e-1, log=True),
+            },
+            training=training.PARKER,
+        ),
+        "local_attention": Kind(
+            family="local_attention",
+            networks=_layouts("local"),
+            options={"num_heads": _HEADS, "kernel_size": _choice(3, 5, 7, 9, 11)},
+            training=training.PARKER,
+        ),
+        "augmented": Kind(
+            family="augmented",
+            networks=_layouts("augmented"),
+            options={
+                "num_heads": _choice(1, 2, 4),
+                "dk": _choice(20, 40, 80),
+                "dv": _choice(4, 8, 16),
+                "relative": _SWITCH,
+            },
+            training=training.PARKER,
+        ),
+        "conv": Kind(family="conv", networks=_layouts("conv"), options={}, training=training.PARKER),
+        "spatial_bias": Kind(
+            family="spatial_bias",
+            networks=_depths("sb", 29, 56, 110, 164, suffix="_cifar"),
+            options=_bias(_STAGES_3, ("FFT", "FTT")),
+            training=training.GO_RYU,
+        ),
+        "spatial_bias_large": Kind(
+            family="spatial_bias",
+            networks=_depths("sb", 50, 101, 152),
+            options=_bias(_STAGES_4, ("FFTF", "FTTF")),
+            training=training.GO_RYU,
+        ),
+        "nonlocal": Kind(
+            family="nonlocal",
+            networks=("nonlocal_resnet56_cifar",),
+            options={**_nonlocal(""), "stages": _choice("FFT", "FTF", "FTT", "TTT")},
+            training=training.WANG,
+        ),
+        "nonlocal_large": Kind(
+            family="nonlocal",
+            networks=("nonlocal_resnet50",),
+            options={**_nonlocal(""), "stages": _choice("FFTF", "FTFF", "FTTF", "FTTT")},
+            training=training.WANG,
+        ),
+        "fcvit": Kind(
+            family="fcvit",
+            networks=("fcvit_micro_cifar",),
+            options={
+                "stem_stride": _choice(1, 2),
+                **_fcvit(_choice(3, 5, 7, 9), layer_scale_init=(1e-6, 1.0)),
+            },
+            training=training.MA,
+        ),
+        "fcvit_large": Kind(
+            family="fcvit",
+            networks=("fcvit_tiny", "fcvit_b12", "fcvit_b24", "fcvit_b48"),
+            options=_fcvit(_choice(3, 5, 7, 9, 11, 13), layer_scale_init=(1e-6, 1e-4)),
+            training=training.MA,
+        ),
+        "lsas": Kind(
+            family="lsas",
+            networks=_depths("lsas", 29, 47, 56, 110, 164, suffix="_cifar"),
+            options=_lsas(_STAGES_3),
+            training=training.ZHONG,
+        ),
+        "lsas_large": Kind(
+            family="lsas",
+            networks=_depths("lsas", 18, 34, 50, 101, 152),
+            options=_lsas(_STAGES_4),
+            training=training.ZHONG,
+        ),
+        "senet": Kind(
+            family="senet",
+            networks=_depths("senet", 29, 47, 56, 110, 164, suffix="_cifar"),
+            options={"reduction": _choice(4, 8, 16, 32), "stages": _STAGES_3},
+            training=training.ZHONG,
+        ),
+        "senet_large": Kind(
+            family="senet",
+            networks=_depths("senet", 18, 34, 50, 101, 152),
+            options={"reduction": _choice(4, 8, 16, 32), "stages": _STAGES_4},
+            training=training.ZHONG,
+        ),
+        "lesa": Kind(
+            family="lesa",
+            networks=("lesa_resnet26_cifar", "lesa_resnet50", "lesa_wrn50"),
+            options=_LESA,
+            training=training.YANG,
+        ),
+        "sa": Kind(
+            family="sa",
+            networks=("sa_resnet26_cifar", "sa_resnet50", "sa_wrn50"),
+            options=_attention(_choice("FFFT", "FFTT", "FTTT")),
+            training=training.YANG,
+        ),
+    }
 )
-"""Name of a family to its space."""
+"""Every kind by name, each network of this package in exactly one of them."""
+
+
+def kind_of(network: str) -> str | None:
+    """The name of the kind a network is of; None for one that this package does not have."""
+    return next((name for name, kind in KINDS.items() if network in kind.networks), None)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import itertools
 import json
 from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
@@ -58,20 +58,29 @@ class SearchSpace(Mapping[str, Domain]):
         Yields:
             Values of the deciding choices; other names are absent.
         """
-        deciding = [name for name in self._domains if self._decides(name)]
-        seen = []
-        for combination in itertools.product(*(self._domains[name].corners() for name in deciding)):
-            values: dict[str, Any] = {}
-            for name, value in zip(deciding, combination, strict=True):
-                if self._domains[name].is_active(values):
-                    values[name] = value
-            if values not in seen:
-                seen.append(values)
-                yield values
+        asked = {"model", *(parent for domain in self._domains.values() for parent in domain.when)}
+        yield from self._branches_from([name for name in self._domains if name in asked], {})
+
+    def _branches_from(self, deciding: list[str], values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The branches below the choices made so far; parents come first in `deciding`."""
+        if not deciding:
+            yield values
+            return
+        name, *rest = deciding
+        domain = self._domains[name]
+        if not domain.is_active(values):
+            yield from self._branches_from(rest, values)
+            return
+        for value in domain.corners():
+            yield from self._branches_from(rest, {**values, name: value})
 
     def active(self, values: Mapping[str, Any]) -> list[str]:
         """Names whose condition holds for the given deciding values."""
         return [name for name, domain in self._domains.items() if domain.is_active(values)]
+
+    def setting(self, setting: str) -> list[str]:
+        """The searched names that set this, in order; several of them have conditions that exclude each other."""
+        return [name for name in self._domains if setting_of(name) == setting]
 
     def strays(self, values: Mapping[str, Any]) -> list[str]:
         """Why this space could never draw a configuration, one line per name; empty when it could.
@@ -88,14 +97,56 @@ class SearchSpace(Mapping[str, Domain]):
                 problems.append(f"{name}: got {value!r}; is outside its domain")
         return problems
 
+    def project(self, settings: Mapping[str, Any]) -> Projection:
+        """The part of a configuration from elsewhere that this space could have drawn.
+
+        Args:
+            settings: Values by setting, or by searched name.
+        """
+        values: dict[str, Any] = {}
+        left_out: dict[str, str] = {}
+        used: set[str] = set()
+        for name, domain in self._domains.items():
+            key = name if name in settings else setting_of(name)
+            if not domain.is_active(values):
+                continue
+            if isinstance(domain, ConstantDomain):
+                values[name] = domain.value
+            elif key in settings and domain.contains(settings[key]):
+                values[name] = settings[key]
+            if key in settings:
+                used.add(key)
+                if name not in values or values[name] != settings[key]:
+                    left_out[key] = "is outside its domain"
+        left_out |= {key: "is not searched here" for key in settings if key not in used}
+        return Projection(values, {key: left_out[key] for key in settings if key in left_out})
+
     @property
     def fingerprint(self) -> str:
         """Hash of names, domains and conditions; two spaces with equal fingerprints search the same set."""
         content = {name: domain.model_dump(mode="json") for name, domain in sorted(self._domains.items())}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
-    def _decides(self, name: str) -> bool:
-        return name == "model" or any(name in domain.when for domain in self._domains.values())
+
+@dataclasses.dataclass(frozen=True)
+class Projection:
+    """What became of a configuration from elsewhere in a space.
+
+    Args:
+        values: By searched name; names that it does not decide are absent. Constants are among them.
+        left_out: Why a value could not be taken, by its name there.
+    """
+
+    values: Mapping[str, Any]
+    left_out: Mapping[str, str]
+
+
+def setting_of(name: str) -> str:
+    """What a searched name sets: its last part, where labels before a slash keep several domains of it apart.
+
+    `sgd/lr` and `adamw/lr` both set `lr`, each under a condition of its own.
+    """
+    return name.rpartition("/")[2]
 
 
 def condition_problems(

@@ -15,7 +15,6 @@ class SmallNetwork:
         model: Its registered name.
         options: Searched options of the network.
         training: Searched settings of training.
-        fixed: Options that make this form of the network and that no space holds, such as one flag per stage.
         epochs: Passes over the training images.
     """
 
@@ -23,7 +22,6 @@ class SmallNetwork:
     epochs: int
     options: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
-    fixed: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _searched(lr: float, **changed: Any) -> dict[str, Any]:
@@ -60,8 +58,8 @@ SMALL_NETWORKS: Mapping[str, SmallNetwork] = {
             "nonlocal_reduction": 2,
             "nonlocal_pool_keys": False,
             "nonlocal_scaled": True,
+            "nonlocal_stages": "FFT",
         },
-        fixed={"nonlocal_stages": (False, False, True)},
         training=_searched(4e-3),
     ),
     "nonlocal": SmallNetwork(
@@ -88,8 +86,8 @@ SMALL_NETWORKS: Mapping[str, SmallNetwork] = {
             "mlp_depthwise": True,
             "mlp_kernel_size": 3,
             "layer_scale_init": 0.5,
+            "stem_stride": 1,
         },
-        fixed={"stem_stride": 1},
         training=_searched(2e-3),
     ),
     "lsas": SmallNetwork(

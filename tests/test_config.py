@@ -117,10 +117,6 @@ def test_everything_wrong_is_told_at_once_with_file_place_and_remedy(tmp_path: P
             "search.momentum: got 0; sgd looks ahead along its momentum and needs some. Use 0.9, or training.optimizer",
         ),
         (
-            {"training": {"lr_schedule": "multistep"}},
-            "training.decay_milestones: is empty; multistep lowers the learning rate after certain epochs. Name them",
-        ),
-        (
             {"training": {"decay_milestones": [3, 4]}},
             "training.decay_milestones: got [3, 4]; only multistep has some. Add training.lr_schedule: multistep",
         ),

@@ -165,6 +165,7 @@ def test_a_network_with_a_penalty_is_projected_after_each_step(data: DeviceImage
             {"lr_schedule": "multistep", "decay_milestones": (2, 4), "decay_rate": 0.1},
             [0.4, 0.4, 0.04, 0.04, 0.004, 0.004],
         ),
+        ({"lr_schedule": "multistep"}, [0.4, 0.4, 0.4, 0.04, 0.004, 0.004]),
         ({"lr_base_size": 64, "lr_schedule": "constant"}, [0.2] * 6),
         ({"cooldown_epochs": 2, "min_lr": 0.1}, [0.4, 0.3561, 0.25, 0.1439, 0.1, 0.1]),
     ],

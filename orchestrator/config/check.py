@@ -17,16 +17,23 @@ from orchestrator.config import schema
 from orchestrator.config.budget import budget_problems
 from orchestrator.config.sampler_rules import sampler_problems
 from orchestrator.config.section import Section
+from orchestrator.config.spaces import domains_of
 from orchestrator.config.storage_rules import storage_problems
 from orchestrator.config.training_rules import augmentation_problems, training_problems
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.errors import DataError, Problem, did_you_mean
 from orchestrator.tracking.addresses import SCHEMES, scheme_of, without_password
-from search_spaces import Domain, SearchSpace
+from search_spaces import Domain, SearchSpace, setting_of
 from search_spaces.space import SpaceError, condition_problems
 
 OBJECTIVE_METRICS = ("val/top1", "val/top5", "val/loss", "train/loss")
 _DOMAIN: TypeAdapter[Any] = TypeAdapter(Domain)
+_SEARCHED_NAME = re.compile(r"([A-Za-z0-9_.-]+/)*[^/]+")
+_EXCLUDE = "Give them conditions (when) that exclude each other"
+_LABEL_RULE = (
+    "a searched name is what it sets, or a label, a slash and what it sets, such as sgd/lr, of letters, digits, "
+    "'_', '-' and '.'; model has no label"
+)
 _SCALAR_TAGS = {"bool", "int", "float", "str"}
 _DOMAIN_TAGS = {"float", "int", "choice", "constant"}
 
@@ -47,7 +54,7 @@ def _check_sections(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Proble
     fields = schema.SweepConfig.model_fields
     sections: dict[str, Any] = {}
     problems: list[Problem] = [
-        Problem(key, f"unknown setting. {did_you_mean(key, list(fields))}") for key in raw if key not in fields
+        Problem(key, f"unknown setting. {did_you_mean(key, [*fields, 'space'])}") for key in raw if key not in fields
     ]
     for name, field in fields.items():
         if name not in raw and field.is_required():
@@ -77,6 +84,9 @@ def _check_domains(raw: Any) -> tuple[dict[str, Any], list[Problem]]:
         if not isinstance(name, str):
             problems.append(Problem(f"search.{name}", f"got {name!r}; a searched name is text. Write it in quotes"))
             continue
+        if not _SEARCHED_NAME.fullmatch(name) or (setting_of(name) == "model" != name):
+            problems.append(Problem(f"search.{name}", _LABEL_RULE))
+            continue
         try:
             domains[name] = _DOMAIN.validate_python(content)
         except ValidationError as error:
@@ -92,7 +102,7 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
     if training and scheduler and scheduler.name == "asha":
         longest = schema.max_epochs(training, search)
         if scheduler.grace_epochs > longest:
-            where = "search.epochs allows at most" if "epochs" in search else "training.epochs, which is"
+            where = "search.epochs allows at most" if any(domains_of("epochs", search)) else "training.epochs, which is"
             yield Problem(
                 "trial_scheduler.grace_epochs", f"got {scheduler.grace_epochs}; must not exceed {where} {longest}"
             )
@@ -152,9 +162,9 @@ def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
     training, search = sections.get("training"), sections["search"]
     if training and training.optimizer not in list_optimizers():
         yield _unknown("training.optimizer", training.optimizer, list_optimizers())
-    for name in search["optimizer"].corners() if "optimizer" in search else ():
-        if name not in list_optimizers():
-            yield _unknown("search.optimizer", str(name), list_optimizers())
+    for name, domain in domains_of("optimizer", search):
+        strangers = [value for value in domain.corners() if value not in list_optimizers()]
+        yield from (_unknown(f"search.{name}", str(value), list_optimizers()) for value in strangers)
     if storage := sections.get("storage"):
         yield from storage_problems(storage)
     tracking = sections.get("tracking")
@@ -210,26 +220,30 @@ def _check_branch(
     """The rules for one network: known names, and corner values that it accepts."""
     import models
 
-    training_fields = schema.TrainingConfig.model_fields
     options = models.searchable_options(model)
+    names: dict[str, str] = {}  # setting to the searched name that sets it
     for name in active:
-        if name in training_fields:
+        setting = setting_of(name)
+        if setting in names:
+            yield Problem(f"search.{name}", f"sets {setting}, as search.{names[setting]} does. {_EXCLUDE}")
+        elif setting in schema.TrainingConfig.model_fields:
             yield from _check_training_domain(name, search[name])
-        elif name not in options:
+        elif setting not in options:
             yield _unknown_searched(name, model, search)
-    searched = {name: search[name].corners() for name in active if name in options}
-    base = {**(fixed.options if fixed else {}), **{name: corners[0] for name, corners in searched.items()}}
+        names.setdefault(setting, name)
+    searched = {setting: search[name].corners() for setting, name in names.items() if setting in options}
+    base = {**(fixed.options if fixed else {}), **{setting: corners[0] for setting, corners in searched.items()}}
     variants = [base, *({**base, name: value} for name, corners in searched.items() for value in corners[1:])]
     for values in variants:
         for fault in models.check_options(model, values, **_geometry(facts)):
-            where = f"search.{fault.option}" if fault.option in searched else f"model.options.{fault.option}"
+            where = f"search.{names[fault.option]}" if fault.option in searched else f"model.options.{fault.option}"
             yield Problem(where, f"got {fault.given!r} for {model}; {fault.rule}. {fault.remedy}".rstrip())
 
 
 def _check_training_domain(name: str, domain: Any) -> Iterator[Problem]:
     for value in domain.corners():
         try:
-            schema.TrainingConfig(**{name: value})
+            schema.TrainingConfig(**{setting_of(name): value})
         except ValidationError as error:
             for problem in _translate(error, "", schema.TrainingConfig):
                 yield Problem(f"search.{name}", problem.message)
@@ -249,14 +263,17 @@ def _unknown_searched(name: str, model: str, search: Mapping[str, Any]) -> Probl
     """A searched name the network does not have: misspelt, or meant for another network of the sweep."""
     import models
 
+    setting = setting_of(name)
     choices = search["model"].corners() if "model" in search else (model,)
-    owners = [other for other in choices if other in models.list_models() and name in models.searchable_options(other)]
+    owners = [
+        other for other in choices if other in models.list_models() and setting in models.searchable_options(other)
+    ]
     if owners:
         wanted = owners[0] if len(owners) == 1 else f"[{', '.join(owners)}]"
         return Problem(f"search.{name}", f"{model} has no such option. Add when: {{model: {wanted}}}")
     known = [*schema.TrainingConfig.model_fields, *models.searchable_options(model)]
     return Problem(
-        f"search.{name}", f"neither a training setting nor an option of {model}. {did_you_mean(name, known)}"
+        f"search.{name}", f"neither a training setting nor an option of {model}. {did_you_mean(setting, known)}"
     )
 
 

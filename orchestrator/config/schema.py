@@ -21,8 +21,9 @@ from pydantic import (
 
 from orchestrator.config.budget import BudgetConfig
 from orchestrator.config.section import Section
+from orchestrator.config.spaces import corner_values, expand_space
 from orchestrator.errors import ConfigError
-from search_spaces import Domain, Scalar, SearchSpace
+from search_spaces import Domain, Scalar, SearchSpace, setting_of
 
 Flags = Annotated[tuple[StrictBool, ...], Strict(strict=False)]
 """One bool per stage of a network; YAML writes a list."""
@@ -93,7 +94,7 @@ class TrainingConfig(Section):
         warmup_lr: Where the rise begins; None is a hundredth of `lr`.
         min_lr: Where `cosine` ends.
         cooldown_epochs: The last of the epochs, which stay at `min_lr`.
-        decay_milestones: Epochs after which `multistep` lowers the rate.
+        decay_milestones: Epochs after which `multistep` lowers the rate; none for a half and three quarters of all.
         decay_rate: Factor it is lowered by.
         loss: `binary_cross_entropy` takes every class as a question of its own, averaged over the classes.
         label_smoothing: Share of the target spread over all classes.
@@ -261,6 +262,9 @@ SweepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 class SweepConfig(Section):
     """A whole sweep: what is trained, what is searched, for how long, on what.
 
+    Beside its fields it takes `space`, a name of `search_spaces.list_spaces()`: the domains of that space for the
+    networks of the sweep, in which `search` replaces what it names. They are kept as `search`, written out.
+
     Args:
         name: Of the sweep, its folder and its study; used once.
         dataset: Images and split.
@@ -303,7 +307,8 @@ class SweepConfig(Section):
     def __init__(self, **values: Any) -> None:
         from orchestrator.config.check import find_problems
 
-        problems = find_problems(values)
+        values, problems = expand_space(values)
+        problems += find_problems(values)
         if problems:
             raise ConfigError(problems)
         super().__init__(**values)
@@ -321,7 +326,7 @@ class SweepConfig(Section):
 
 def max_epochs(training: TrainingConfig, search: Mapping[str, Domain]) -> int:
     """Epochs of the longest trial: those of `training`, unless they are searched."""
-    searched = [value for value in search["epochs"].corners() if isinstance(value, int)] if "epochs" in search else []
+    searched = [value for value in corner_values("epochs", search) if isinstance(value, int)]
     return max(searched, default=training.epochs)
 
 
@@ -350,9 +355,10 @@ def resolve_trial(config: SweepConfig, number: int, params: Mapping[str, Any]) -
         params: Values drawn from the sweep's space.
     """
     fixed = config.model or ModelConfig(name="", options={})
-    name = str(params.get("model", fixed.name))
-    training = {key: value for key, value in params.items() if key in TrainingConfig.model_fields}
-    options = {key: value for key, value in params.items() if key != "model" and key not in training}
+    settings = {setting_of(name): value for name, value in params.items()}
+    name = str(settings.pop("model", fixed.name))
+    training = {key: value for key, value in settings.items() if key in TrainingConfig.model_fields}
+    options = {key: value for key, value in settings.items() if key not in training}
     return TrialConfig(
         number=number,
         model=ModelConfig(name=name, options={**fixed.options, **options}),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.config.schema import TrainingConfig
+from orchestrator.config.spaces import corner_values, domains_of
 from orchestrator.errors import Problem
 
 _SMALL_ONLY = ("crop_padding",)
@@ -25,8 +26,9 @@ class _Setting:
     @classmethod
     def of(cls, name: str, training: TrainingConfig, search: Mapping[str, Any]) -> _Setting:
         """The setting of this name."""
-        if name in search:
-            return cls(f"search.{name}", tuple(search[name].corners()))
+        searched = dict(domains_of(name, search))
+        if searched:
+            return cls(f"search.{next(iter(searched))}", tuple(corner_values(name, search)))
         return cls(f"training.{name}", (getattr(training, name),))
 
 
@@ -105,12 +107,6 @@ def _lr_schedule(shapes: _Setting, milestones: _Setting, epochs: _Setting, coold
     """The shape of the learning rate fits the length of the training."""
     shortest = min((value for value in epochs.values if isinstance(value, int)), default=1)
     for points in milestones.values:
-        if not points and "multistep" in shapes.values:
-            yield Problem(
-                milestones.where,
-                "is empty; multistep lowers the learning rate after certain epochs. Name them, such as [81, 122], or "
-                "use training.lr_schedule: cosine",
-            )
         if points and "multistep" not in shapes.values:
             yield Problem(
                 milestones.where, f"got {list(points)}; only multistep has some. Add training.lr_schedule: multistep"

@@ -174,7 +174,7 @@ def _lr_schedule(optimizer: torch.optim.Optimizer, training: TrainingConfig, ste
         optimizer,
         sched=training.lr_schedule,
         num_epochs=training.epochs - training.cooldown_epochs,
-        decay_milestones=list(training.decay_milestones),
+        decay_milestones=list(training.decay_milestones) or [training.epochs // 2, training.epochs * 3 // 4],
         decay_rate=training.decay_rate,
         warmup_epochs=min(training.warmup_epochs, training.epochs - 1),
         warmup_lr=_peak_lr(training) / 100 if training.warmup_lr is None else training.warmup_lr,

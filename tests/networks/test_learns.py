@@ -11,7 +11,7 @@ from training_pieces import make_trial, run
 
 from orchestrator.data import open_images, prepare_dataset
 from orchestrator.training.device_images import DeviceImages, place_images
-from search_spaces import FAMILY_SPACES
+from search_spaces import KINDS, kind_of, named_space
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
@@ -27,12 +27,13 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> DeviceImages:
 def test_a_family_learns_the_digits_with_a_setting_of_its_space(
     family: str, network: SmallNetwork, digits: DeviceImages, tmp_path: Path
 ) -> None:
-    assert FAMILY_SPACES[family].strays({**network.options, **network.training}) == []
+    space = named_space(KINDS[kind_of(network.model) or ""].family, [network.model])
+    assert space.project({**network.options, **network.training}).left_out == {}
     trial = make_trial(
         digits,
         tmp_path,
         model=network.model,
-        options={**network.options, **network.fixed},
+        options=network.options,
         epochs=network.epochs,
         **network.training,
     )

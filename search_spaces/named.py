@@ -1,0 +1,113 @@
+"""Spaces by name: one for every family, and `spatial_zoo` over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from search_spaces.domains import ChoiceDomain, Domain, as_tuple
+from search_spaces.families import KINDS, Kind, kind_of
+from search_spaces.space import SearchSpace, SpaceError
+from search_spaces.training import SHARED
+
+__all__ = ["ZOO", "list_spaces", "named_space", "networks_of"]
+
+ZOO = "spatial_zoo"
+
+
+def list_spaces() -> list[str]:
+    """Names of all spaces."""
+    return [*dict.fromkeys(kind.family for kind in KINDS.values()), ZOO]
+
+
+def networks_of(space: str) -> list[str]:
+    """Names of the networks that a space serves.
+
+    Raises:
+        SpaceError: There is no such space.
+    """
+    if space not in list_spaces():
+        raise SpaceError(f"no space is called {space!r}; there are {', '.join(list_spaces())}")
+    return [network for kind in KINDS.values() if space in (ZOO, kind.family) for network in kind.networks]
+
+
+def named_space(name: str, networks: Sequence[str] | None = None) -> SearchSpace:
+    """The natural space of a family, or of all of them, for chosen networks.
+
+    One network gives a space without `model`; several give a choice of `model`. Where these have different options,
+    names carry a label, such as `lsas/reduction`, and are searched under the condition that `model` is one of their
+    networks. What varies in training is the family's own for a family, and shared in `spatial_zoo`.
+
+    Args:
+        name: One of `list_spaces()`.
+        networks: Of those that the space serves; None takes the smallest of the family, or of every family.
+
+    Raises:
+        SpaceError: There is no such space, or it does not serve one of the networks.
+    """
+    served = networks_of(name)
+    smallest = [kind.networks[0] for key, kind in KINDS.items() if key == kind.family and name in (ZOO, kind.family)]
+    chosen = tuple(dict.fromkeys(smallest if networks is None else networks))
+    strangers = [network for network in chosen if network not in served]
+    if strangers or not chosen:
+        raise SpaceError(f"{name} serves {', '.join(served)}; got {', '.join(strangers) or 'none'}")
+    kinds = {key: KINDS[key] for key in dict.fromkeys(map(_kind_of, chosen))}
+    domains: dict[str, Domain] = {} if len(chosen) == 1 else {"model": ChoiceDomain(choices=chosen)}
+    for key, kind in kinds.items():
+        domains |= kind.options if len(kinds) == 1 else _labelled(key, kind, chosen)
+    return SearchSpace({**domains, **(SHARED if name == ZOO else next(iter(kinds.values())).training)})
+
+
+def _labelled(label: str, kind: Kind, chosen: Sequence[str]) -> dict[str, Domain]:
+    """The options of a kind under a label, on condition that `model` is one of its networks."""
+    own = tuple(network for network in chosen if network in kind.networks)
+    labelled: dict[str, Domain] = {}
+    for name, domain in kind.options.items():
+        when = {f"{label}/{parent}": wanted for parent, wanted in domain.when.items()}
+        labelled[f"{label}/{name}"] = domain.model_copy(update={"when": {"model": own, **when}})
+    return labelled
+
+
+def _kind_of(network: str) -> str:
+    kind = kind_of(network)
+    assert kind is not None, network
+    return kind
+
+
+def refine(space: SearchSpace, changes: Mapping[str, Domain | None]) -> dict[str, Domain]:
+    """A space with some of its domains replaced.
+
+    A change takes the place of the domain of its name, and keeps its condition unless it brings one. Under a name
+    without a label it takes the place of all domains that set the same. What can no longer be drawn, because the
+    choice it depends on was narrowed, leaves the space.
+
+    Args:
+        space: To be changed.
+        changes: Name to domain; None for one that is not understood, which leaves its place empty.
+    """
+    merged: dict[str, Domain | None] = dict(space)
+    for name, change in changes.items():
+        if name in space and change is not None and not change.when:
+            merged[name] = change.model_copy(update={"when": space[name].when})
+            continue
+        for other in [] if "/" in name else space.setting(name):
+            merged.pop(other)
+        merged[name] = change
+    return _possible({name: domain for name, domain in merged.items() if domain is not None}, keep=set(changes))
+
+
+def _possible(domains: Mapping[str, Domain], keep: set[str]) -> dict[str, Domain]:
+    """Without the domains whose condition asks for what is not offered, and conditions cut down to what is."""
+    possible: dict[str, Domain] = {}
+    for name, domain in domains.items():
+        if name in keep:
+            possible[name] = domain
+            continue
+        offered = {parent: domains[parent].corners() if parent in domains else () for parent in domain.when}
+        cut = {
+            parent: tuple(value for value in as_tuple(wanted) if value in offered[parent])
+            for parent, wanted in domain.when.items()
+        }
+        if all(cut.values()):
+            is_whole = all(len(cut[parent]) == len(as_tuple(wanted)) for parent, wanted in domain.when.items())
+            possible[name] = domain if is_whole else domain.model_copy(update={"when": cut})
+    return possible if len(possible) == len(domains) else _possible(possible, keep)

@@ -1,0 +1,186 @@
+"""The papers' own configurations, by kind of network: what a search tries first.
+
+Each is what the paper or its code names, and nothing that it leaves open. Source: the commands and defaults of the
+authors' code, as in `orchestrator/recipes`, which hold the rest of each set-up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from search_spaces.domains import Scalar
+from search_spaces.families import kind_of
+
+__all__ = ["PaperSetting", "paper_settings"]
+
+
+@dataclass(frozen=True)
+class PaperSetting:
+    """One configuration of a paper.
+
+    Args:
+        source: Paper, and where in it or its code.
+        settings: Values by setting: options of the network and fields of training.
+    """
+
+    source: str
+    settings: Mapping[str, Scalar]
+
+
+def paper_settings(network: str) -> tuple[PaperSetting, ...]:
+    """What was published for networks of this kind, the best known first; empty for a stranger."""
+    return _PAPERS.get(kind_of(network) or "", ())
+
+
+_PARKER = "Parker et al. 2020 (arXiv 2004.08708)"
+_GO_RYU = "Go and Ryu 2022 (arXiv 2302.12505)"
+_MA = "Ma et al. 2022 (arXiv 2212.12552)"
+_ZHONG = "Zhong et al. 2023 (arXiv 2305.05200)"
+_YANG = "Yang et al. 2021 (arXiv 2107.05637)"
+_WANG = "Wang et al. 2018 (arXiv 1711.07971)"
+
+Settings = Mapping[str, Scalar]
+
+_PLAIN: Settings = {"label_smoothing": 0.0, "drop_path_rate": 0.0}
+_PARKER_TRAINING: Settings = {
+    **_PLAIN,
+    "optimizer": "sgd",
+    "lr": 0.05,
+    "weight_decay": 5e-4,
+    "global_batch_size": 50,
+    "lr_schedule": "cosine",
+}
+_SPAN: Settings = {"num_heads": 4, "max_span": 5, "ramp": 2.0, "span_init": 0.1, "span_penalty": 0.01}
+_AUGMENTED: Settings = {"num_heads": 4, "dk": 40, "dv": 4, "relative": False}
+
+_BIAS: Settings = {"bias_channels": 3, "key_size": 3, "pooled_size": 10}
+_NONLOCAL: Settings = {"every": 2, "reduction": 2, "pool_keys": False, "scaled": True}
+
+_LSAS: Settings = {"order": 1, "scale_init": 0.5, "shift_init": -0.5, "attention": "se", "reduction": 16}
+_ZHONG_TRAINING: Settings = {
+    **_PLAIN,
+    "optimizer": "momentum",
+    "lr": 0.1,
+    "weight_decay": 1e-4,
+    "global_batch_size": 128,
+    "lr_schedule": "multistep",
+}
+
+_ATTENTION: Settings = {"groups": 8, "position_embedding": "classification", "stages": "FFTT"}
+_YANG_TRAINING: Settings = {
+    **_PLAIN,
+    "optimizer": "sgd",
+    "lr": 0.05,
+    "weight_decay": 8e-5,
+    "global_batch_size": 128,
+    "lr_schedule": "cosine",
+    "cutmix_alpha": 0.0,
+}
+
+_FCVIT: Settings = {
+    "kernel_size_1": 11,
+    "kernel_size_2": 11,
+    "mixing_steps": 2,
+    "global_context": True,
+    "similarity": True,
+    "competition": True,
+    "gc_reduction": 8,
+    "num_heads": 8,
+    "fc_factor": 8,
+    "spatial_attention": False,
+    "channel_attention": False,
+    "mlp_depthwise": True,
+    "mlp_kernel_size": 3,
+    "layer_scale_init": 1e-5,
+    "optimizer": "adamw",
+    "lr": 1e-3,
+    "weight_decay": 0.05,
+    "global_batch_size": 1024,
+    "lr_schedule": "cosine",
+    "label_smoothing": 0.1,
+    "drop_path_rate": 0.1,
+    "mixup_alpha": 0.8,
+    "cutmix_alpha": 1.0,
+}
+_FCVIT_BOTH = (
+    PaperSetting(f"{_MA}, command of the code", _FCVIT),
+    PaperSetting(f"{_MA}, the learning rate its code calls better at times", {**_FCVIT, "lr": 2e-3}),
+)
+
+
+def _zhong(settings: Settings, stages: str, *, images: str, batch: int) -> PaperSetting:
+    given = {**settings, "stages": stages, **_ZHONG_TRAINING, "global_batch_size": batch}
+    return PaperSetting(f"{_ZHONG}, on {images}", given)
+
+
+_PAPERS: Mapping[str, tuple[PaperSetting, ...]] = MappingProxyType(
+    {
+        "adaptive_span": (
+            PaperSetting(f"{_PARKER}, best medium network", {**_SPAN, **_PARKER_TRAINING}),
+            PaperSetting(
+                f"{_PARKER}, defaults of the code",
+                {
+                    **_SPAN,
+                    "num_heads": 1,
+                    "ramp": 3.0,
+                    "span_penalty": 1e-3,
+                    **_PARKER_TRAINING,
+                    "lr": 0.1,
+                    "weight_decay": 1e-4,
+                    "global_batch_size": 25,
+                },
+            ),
+        ),
+        "local_attention": (
+            PaperSetting(f"{_PARKER}, best medium network", {"num_heads": 4, "kernel_size": 5, **_PARKER_TRAINING}),
+            PaperSetting("Ramachandran et al. 2019 (arXiv 1906.05909)", {"num_heads": 8, "kernel_size": 7}),
+        ),
+        "augmented": (PaperSetting(f"{_PARKER}, code", _AUGMENTED),),
+        "conv": (
+            PaperSetting(f"{_PARKER}, best medium network", {**_PARKER_TRAINING, "lr": 0.2, "weight_decay": 1e-4}),
+        ),
+        "spatial_bias": (PaperSetting(f"{_GO_RYU}, code", {**_BIAS, "stages": "TTT", "nonlocal_stages": "FFF"}),),
+        "spatial_bias_large": (
+            PaperSetting(
+                f"{_GO_RYU}, on ImageNet",
+                {
+                    **_BIAS,
+                    "stages": "TTTF",
+                    "nonlocal_stages": "FFFF",
+                    "optimizer": "lamb",
+                    "lr": 3.5e-3,
+                    "weight_decay": 0.02,
+                    "global_batch_size": 1024,
+                    "lr_schedule": "cosine",
+                    "label_smoothing": 0.0,
+                    "drop_path_rate": 0.05,
+                    "cutmix_alpha": 1.0,
+                },
+            ),
+        ),
+        "nonlocal": (PaperSetting(f"{_WANG}, section 4", {**_NONLOCAL, "stages": "FTT"}),),
+        "nonlocal_large": (PaperSetting(f"{_WANG}, section 4", {**_NONLOCAL, "stages": "FTTF"}),),
+        "fcvit": _FCVIT_BOTH,
+        "fcvit_large": _FCVIT_BOTH,
+        "lsas": (
+            _zhong(_LSAS, "FFT", images="CIFAR", batch=128),
+            _zhong({**_LSAS, "order": 0}, "FFT", images="CIFAR without sub-attention", batch=128),
+            _zhong(_LSAS, "FFT", images="STL10", batch=16),
+        ),
+        "lsas_large": (_zhong(_LSAS, "FFTT", images="ImageNet", batch=256),),
+        "senet": (
+            _zhong({"reduction": 16}, "TTT", images="CIFAR", batch=128),
+            _zhong({"reduction": 16}, "TTT", images="STL10", batch=16),
+        ),
+        "senet_large": (_zhong({"reduction": 16}, "TTTT", images="ImageNet", batch=256),),
+        "lesa": (
+            PaperSetting(
+                f"{_YANG}, on ImageNet",
+                {**_ATTENTION, "unary": "grouped", "fusion": "full", "fusion_shrink": 2, **_YANG_TRAINING},
+            ),
+        ),
+        "sa": (PaperSetting(f"{_YANG}, its self-attention alone", {**_ATTENTION, **_YANG_TRAINING}),),
+    }
+)
