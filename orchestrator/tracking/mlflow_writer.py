@@ -1,8 +1,9 @@
 """Carries the journal into MLflow. The only module that imports mlflow.
 
-One thread of the driver follows the journal and replays it; training never waits for it. An event is repeated until
-the server has taken it. Metrics carry the journal's own times, which makes a repeated batch harmless; a run is looked
-up by its tag before it is made.
+One thread of the driver follows the journal and replays it; training never waits for it. Events are taken a batch at a
+time, and the reports of a trial within a batch travel in one request. A batch is repeated until the server has taken
+it: metrics carry the journal's own times, which makes that harmless, and runs that may exist are looked up before they
+are made, all of a sweep at once.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import CheckpointError, TrackingError
@@ -38,7 +40,9 @@ _RUN_STATUS = {
 _PARAM_LENGTH = 6_000
 _TAG_LENGTH = 5_000
 _PARAMS_PER_REQUEST = 100
-_POLL_S = 0.2
+_METRICS_PER_REQUEST = 1_000
+_EVENTS_PER_BATCH = 500
+_POLL_S = 1.0
 _RETRY_S = 2.0
 _INVALID = (400, 409, 413, 422)
 
@@ -64,6 +68,7 @@ class MlflowWriter:
         self._experiment = experiment
         self._artifacts = artifacts
         self._runs: dict[str, str] = {}
+        self._existing: dict[str, str] | None = {}  # runs by our key, made before this writer was; None is unknown
         self._done_bytes = 0
         self._stop = threading.Event()
         self._given_up = threading.Event()
@@ -116,11 +121,11 @@ class MlflowWriter:
             stopping = self._stop.is_set()
             try:
                 client = client or MlflowClient(self.tracking_uri)
-                for event, offset in read_events(self._journal, self._done_bytes):
-                    self._replay_or_refuse(client, event)
-                    self._done_bytes = offset
-            except Exception as error:  # whatever it is, the journal keeps the event and the next round repeats it
-                self.failure = error
+                while batch := list(islice(read_events(self._journal, self._done_bytes), _EVENTS_PER_BATCH)):
+                    self._replay_batch(client, [event for event, _ in batch])
+                    self._done_bytes = batch[-1][1]
+            except Exception as error:  # whatever it is, the journal keeps the events and the next round repeats them
+                self.failure, self._existing = error, None
                 logger.warning("MLflow at %s does not take an event: %s", self.public_uri, error)
                 if self._given_up.wait(_RETRY_S):
                     return
@@ -128,6 +133,29 @@ class MlflowWriter:
             if stopping:
                 return
             self._stop.wait(_POLL_S)
+
+    def _replay_batch(self, client: MlflowClient, events: Sequence[Mapping[str, Any]]) -> None:
+        """Replays events in their order, but for reports, which wait for others of their trial up to its end."""
+        reports: dict[int, list[Mapping[str, Any]]] = {}
+        for event in events:
+            if event["event"] == "trial_reported":
+                reports.setdefault(event["trial"], []).append(event)
+                continue
+            if event["event"] == "trial_ended":
+                self._replay_reports(client, reports.pop(event["trial"], []))
+            self._replay_or_refuse(client, event)
+        for waiting in reports.values():
+            self._replay_reports(client, waiting)
+
+    def _replay_reports(self, client: MlflowClient, reports: Sequence[Mapping[str, Any]]) -> None:
+        """Sends the reports of a trial together, or one by one where the server finds fault with any."""
+        try:
+            self._log_metrics(client, reports)
+        except MlflowException as error:
+            if error.get_http_status_code() not in _INVALID:
+                raise
+            for report in reports:
+                self._replay_or_refuse(client, report)
 
     def _replay_or_refuse(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
         """Replays an event; one that the server calls invalid is noted and left out, for it would block all others."""
@@ -146,7 +174,7 @@ class MlflowWriter:
             "sweep_resumed": self._resume_sweep,
             "trial_started": self._start_trial,
             "trial_resumed": self._resume_trial,
-            "trial_reported": self._log_metrics,
+            "trial_reported": lambda client, event: self._log_metrics(client, [event]),
             "trial_ended": self._end_trial,
             "checkpoint_kept": self._store_checkpoint,
             "sweep_ended": self._end_sweep,
@@ -157,11 +185,13 @@ class MlflowWriter:
     def _start_sweep(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
         experiment = self._experiment_id(client)
         tags = {"spatialsweep.kind": "sweep", "spatialsweep.sweep": event["name"], **event["facts"]}
-        run = self._find_or_create(
-            client, experiment, key=event["uid"], name=event["name"], started_s=event["time"], tags=tags
-        )
-        self._runs |= {"sweep": run.info.run_id, "experiment": experiment, "name": event["name"], "uid": event["uid"]}
-        _log_params(client, run.info.run_id, _flatten(event["config"]))
+        found = client.search_runs([experiment], f"tags.`{_KEY}` = '{event['uid']}'", ViewType.ALL, max_results=1)
+        if found:
+            run_id, self._existing = str(found[0].info.run_id), None
+        else:
+            run_id = _create_run(client, experiment, key=event["uid"], name=event["name"], event=event, tags=tags)
+        self._runs |= {"sweep": run_id, "experiment": experiment, "name": event["name"], "uid": event["uid"]}
+        _log_params(client, run_id, _flatten(event["config"]))
 
     def _note_lanes(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
         plan = {key: value for key, value in event.items() if key not in ("event", "time")}
@@ -178,16 +208,12 @@ class MlflowWriter:
             "spatialsweep.optuna_trial": str(number),
             "spatialsweep.tune_trial": event["tune_id"],
         }
-        run = self._find_or_create(
-            client,
-            self._runs["experiment"],
-            key=f"{self._runs['uid']}/{number}",
-            name=f"{sweep}/trial-{number:05d}",
-            started_s=event["time"],
-            tags=tags,
-        )
-        self._runs[f"trial-{number}"] = run.info.run_id
-        _log_params(client, run.info.run_id, {**_flatten(event["config"]), **dict(event["params"])})
+        key, name = f"{self._runs['uid']}/{number}", f"{sweep}/trial-{number:05d}"
+        run_id = self._runs.get(f"trial-{number}") or self._existing_runs(client).get(key)
+        if run_id is None:
+            run_id = _create_run(client, self._runs["experiment"], key=key, name=name, event=event, tags=tags)
+        self._runs[f"trial-{number}"] = run_id
+        _log_params(client, run_id, {**_flatten(event["config"]), **dict(event["params"])})
 
     def _resume_sweep(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
         client.update_run(self._runs["sweep"], status="RUNNING")
@@ -200,10 +226,16 @@ class MlflowWriter:
         tags = {"spatialsweep.status": "running", "spatialsweep.tune_trial": event["tune_id"]}
         client.log_batch(run_id, tags=[RunTag(key, text) for key, text in tags.items()])
 
-    def _log_metrics(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
-        timestamp = _milliseconds(event["time"])
-        metrics = [Metric(key, float(value), timestamp, event["epoch"]) for key, value in event["metrics"].items()]
-        client.log_batch(self._runs[f"trial-{event['trial']}"], metrics=metrics)
+    def _log_metrics(self, client: MlflowClient, reports: Sequence[Mapping[str, Any]]) -> None:
+        """Sends reports of one trial."""
+        metrics = [
+            Metric(key, float(value), _milliseconds(report["time"]), report["epoch"])
+            for report in reports
+            for key, value in report["metrics"].items()
+        ]
+        for start in range(0, len(metrics), _METRICS_PER_REQUEST):
+            run_id = self._runs[f"trial-{reports[0]['trial']}"]
+            client.log_batch(run_id, metrics=metrics[start : start + _METRICS_PER_REQUEST])
 
     def _end_trial(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
         run_id = self._runs[f"trial-{event['trial']}"]
@@ -243,16 +275,27 @@ class MlflowWriter:
         location = None if on_server else self._artifacts.resolve().as_uri()
         return str(client.create_experiment(self._experiment, artifact_location=location))
 
-    def _find_or_create(
-        self, client: MlflowClient, experiment: str, *, key: str, name: str, started_s: float, tags: Mapping[str, str]
-    ) -> Run:
-        """The run with our key, so that an event that was half taken makes no second run."""
-        found = client.search_runs([experiment], f"tags.`{_KEY}` = '{key}'", ViewType.ALL, max_results=1)
-        if found:
-            return found[0]
-        return client.create_run(
-            experiment, start_time=_milliseconds(started_s), tags={**tags, _KEY: key}, run_name=name
-        )
+    def _existing_runs(self, client: MlflowClient) -> Mapping[str, str]:
+        """Runs of this sweep's trials that an earlier writer, or a request whose answer was lost, has made."""
+        if self._existing is None:
+            found: dict[str, str] = {}
+            token: str | None = None
+            query = f"tags.`mlflow.parentRunId` = '{self._runs['sweep']}'"
+            while token is None or token:
+                page = client.search_runs([self._runs["experiment"]], query, ViewType.ALL, page_token=token)
+                found |= {run.data.tags[_KEY]: str(run.info.run_id) for run in page if _KEY in run.data.tags}
+                token = page.token or ""
+            self._existing = found
+        return self._existing
+
+
+def _create_run(
+    client: MlflowClient, experiment: str, *, key: str, name: str, event: Mapping[str, Any], tags: Mapping[str, str]
+) -> str:
+    run = client.create_run(
+        experiment, start_time=_milliseconds(event["time"]), tags={**tags, _KEY: key}, run_name=name
+    )
+    return str(run.info.run_id)
 
 
 def fetch_checkpoint(run_id: str, tracking_uri: str, folder: Path) -> Path:
