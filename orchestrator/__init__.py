@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.config import SweepConfig, load_sweep
     from orchestrator.errors import ConfigError, SpatialSweepError
     from orchestrator.results import SweepResult, TrialResult
+    from orchestrator.stored_sweep import load_result
     from orchestrator.sweep import resume_sweep, run_sweep
 
 _HOMES = {
@@ -30,6 +31,7 @@ _HOMES = {
     "SweepResult": "orchestrator.results",
     "TrialResult": "orchestrator.results",
     "load_model": "orchestrator.checkpoint_source",
+    "load_result": "orchestrator.stored_sweep",
     "load_sweep": "orchestrator.config",
     "resume_sweep": "orchestrator.sweep",
     "run_sweep": "orchestrator.sweep",
@@ -42,6 +44,7 @@ __all__ = [
     "SweepResult",
     "TrialResult",
     "load_model",
+    "load_result",
     "load_sweep",
     "resume_sweep",
     "run_sweep",

@@ -35,8 +35,9 @@ def load_model(source: str | Path, *, tracking_uri: str | None = None) -> nn.Mod
         if not path.is_file():
             raise CheckpointError(f"{source}: neither a checkpoint file nor an MLflow run id (32 hexadecimal digits)")
         return load_model_file(path)
-    from orchestrator.sweep import resolve_runs_dir
-    from orchestrator.tracking.mlflow_writer import embedded_uri, fetch_checkpoint
+    from orchestrator.runs_dir import resolve_runs_dir
+    from orchestrator.tracking.addresses import embedded_uri
+    from orchestrator.tracking.mlflow_writer import fetch_checkpoint
 
     uri = tracking_uri or embedded_uri(resolve_runs_dir(None))
     with tempfile.TemporaryDirectory() as folder:

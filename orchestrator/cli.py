@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from orchestrator import data_cli
+from orchestrator import data_cli, sweep_cli
 from orchestrator.errors import ConfigError, ResumeError, SpatialSweepError, SweepNameError
 from orchestrator.provenance import package_version
+from orchestrator.sweep_cli import RunsDir, wide_console
 
 if TYPE_CHECKING:
     from orchestrator.config import SweepConfig
@@ -26,13 +26,11 @@ app = typer.Typer(
 )
 
 app.add_typer(data_cli.app, name="data")
+app.add_typer(sweep_cli.app)
 
 _INTERRUPTED = 130
 _BAD_INPUT = 2
 
-RunsDir = Annotated[
-    Path | None, typer.Option(help="Folder of all results; default: runs here, ~/spatialsweep/runs in a Ray job.")
-]
 Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as search.lr.low=1e-3. Repeatable."),
@@ -94,10 +92,10 @@ def resume(
 ) -> None:
     """Go on with a sweep: what has ended is kept, what was interrupted continues from its checkpoint."""
     from orchestrator.resume import stored_config
-    from orchestrator.sweep import resolve_runs_dir
+    from orchestrator.runs_dir import resolve_runs_dir
     from orchestrator.sweep_folder import existing_folder
 
-    folder = existing_folder(resolve_runs_dir(str(runs_dir) if runs_dir else None), name)
+    folder = existing_folder(resolve_runs_dir(runs_dir), name)
     config = stored_config(folder, [*_overrides(assignments, tracking_uri), f"runs_dir={folder.path.parent}"])
     _run(config, address, resume=True, allow_changed=allow_changed)
 
@@ -131,7 +129,7 @@ def recipes(as_json: Annotated[bool, typer.Option("--json", help="Write JSON for
     if as_json:
         typer.echo(recipe_table.as_json(found))
     else:
-        recipe_table.print_recipes(found, _console())
+        recipe_table.print_recipes(found, wide_console())
 
 
 @app.command(name="eval")
@@ -184,7 +182,7 @@ def models(
     elif markdown:
         typer.echo(model_table.as_markdown(facts), nl=False)
     else:
-        model_table.print_models(facts, _console())
+        model_table.print_models(facts, wide_console())
 
 
 def _overrides(
@@ -206,7 +204,7 @@ def _run(config: SweepConfig, address: str | None, *, resume: bool, allow_change
     from orchestrator.progress import print_outcome
     from orchestrator.sweep import run_sweep
 
-    console = _console()
+    console = wide_console()
     result = run_sweep(config, resume=resume, allow_changed=allow_changed, address=address, console=console)
     print_outcome(result, console, _dashboard_command(result.folder.parent, config.tracking.uri))
     if result.status is TrialStatus.INTERRUPTED:
@@ -226,12 +224,6 @@ def _dashboard_command(runs_dir: Path, tracking_uri: str | None) -> str:
 def _own_command() -> str:
     """How to call this command here: by name where the shell finds it, else by its path."""
     return "spatialsweep" if shutil.which("spatialsweep") else f"{sys.executable} -m orchestrator"
-
-
-def _console() -> Console:
-    """Standard output; without a terminal wide enough that no line of a log is broken."""
-    plain = Console()
-    return plain if plain.is_terminal else Console(width=160)
 
 
 def main() -> None:

@@ -10,8 +10,9 @@ from orchestrator.errors import TrackingError
 from orchestrator.ledger import Ledger, TrialStatus
 from orchestrator.results import SweepResult, TrialResult
 from orchestrator.sweep_folder import SweepFolder
+from orchestrator.tracking.addresses import embedded_uri
 from orchestrator.tracking.journal import Journal
-from orchestrator.tracking.mlflow_writer import MlflowWriter, embedded_uri, silence
+from orchestrator.tracking.mlflow_writer import MlflowWriter, silence
 
 CHOSEN_ON_TEST = "Epochs and trials were chosen on the test images (dataset.select_on): their accuracy is too good."
 

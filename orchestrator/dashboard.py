@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from orchestrator.errors import TrackingError
-from orchestrator.sweep import resolve_runs_dir
+from orchestrator.runs_dir import resolve_runs_dir
 
 
 def serve(runs_dir: Path | None, *, host: str, port: int) -> None:

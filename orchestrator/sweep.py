@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +15,7 @@ from orchestrator.ledger import Ledger, TrialStatus
 from orchestrator.provenance import facts
 from orchestrator.results import SweepResult
 from orchestrator.resume import identity, refuse_changes, stored_config
+from orchestrator.runs_dir import resolve_runs_dir
 from orchestrator.sweep_folder import existing_folder, new_folder
 from orchestrator.sweep_session import SweepSession
 from orchestrator.tracking.addresses import without_password
@@ -101,19 +100,6 @@ def resume_sweep(
     """
     config = stored_config(existing_folder(resolve_runs_dir(runs_dir), name), overrides)
     return run_sweep(config, resume=True, allow_changed=allow_changed, address=address, console=console)
-
-
-def resolve_runs_dir(configured: str | None) -> Path:
-    """Where results are kept: as configured, else `runs` here.
-
-    Inside a Ray job the current folder is a copy that Ray deletes, so there the default lies in the home folder.
-    """
-    if configured:
-        return Path(configured).expanduser().resolve()
-    here = Path.cwd()
-    if "runtime_resources" in here.parts or os.environ.get("RAY_JOB_SUBMISSION_ID"):
-        return Path.home() / "spatialsweep" / "runs"
-    return here / "runs"
 
 
 def _open_books(config: SweepConfig, ledger: Ledger, name: str, identity: dict[str, Any]) -> None:

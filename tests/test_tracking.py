@@ -20,8 +20,9 @@ from tracked_sweep import REASON, replay, tell
 from orchestrator import load_model
 from orchestrator.errors import CheckpointError, TrackingError
 from orchestrator.ledger import TrialStatus
+from orchestrator.tracking.addresses import embedded_uri
 from orchestrator.tracking.journal import read_events
-from orchestrator.tracking.mlflow_writer import _RUN_STATUS, MlflowWriter, embedded_uri, fetch_checkpoint
+from orchestrator.tracking.mlflow_writer import _RUN_STATUS, MlflowWriter, fetch_checkpoint
 from orchestrator.training.checkpoint_file import save_checkpoint
 from orchestrator.training.checkpoints import build_model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
@@ -23,3 +24,8 @@ def without_password(uri: str) -> str:
         return uri
     parts, host = urlsplit(uri), parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+
+
+def embedded_uri(runs_dir: Path) -> str:
+    """The database MLflow uses when no server is named."""
+    return f"sqlite:///{runs_dir.resolve() / 'mlflow.db'}"

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -43,13 +43,9 @@ _PARAMS_PER_REQUEST = 100
 _METRICS_PER_REQUEST = 1_000
 _EVENTS_PER_BATCH = 500
 _POLL_S = 1.0
+_RUNS_PER_PAGE = 1_000
 _RETRY_S = 2.0
 _INVALID = (400, 409, 413, 422)
-
-
-def embedded_uri(runs_dir: Path) -> str:
-    """The database MLflow uses when no server is named."""
-    return f"sqlite:///{runs_dir.resolve() / 'mlflow.db'}"
 
 
 class MlflowWriter:
@@ -317,6 +313,45 @@ def fetch_checkpoint(run_id: str, tracking_uri: str, folder: Path) -> Path:
     if not files:
         raise CheckpointError(f"run '{run_id}' holds no checkpoint; a sweep keeps those of its best trials only")
     return Path(client.download_artifacts(run_id, files[0].path, str(folder)))
+
+
+def sweep_runs(uid: str, tracking_uri: str) -> list[str]:
+    """Ids of the MLflow runs of a sweep and of its trials, deleted ones left out.
+
+    Args:
+        uid: Of the sweep.
+        tracking_uri: Where they are recorded.
+
+    Raises:
+        TrackingError: The server does not answer, or refuses.
+    """
+    try:
+        client = MlflowClient(tracking_uri)
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        found = client.search_runs(experiments, f"tags.`{_KEY}` LIKE '{uid}%'", max_results=_RUNS_PER_PAGE)
+        runs = [run.info.run_id for run in found]
+        while found.token:
+            found = client.search_runs(
+                experiments, f"tags.`{_KEY}` LIKE '{uid}%'", max_results=_RUNS_PER_PAGE, page_token=found.token
+            )
+            runs += [run.info.run_id for run in found]
+    except MlflowException as error:
+        raise TrackingError(f"MLflow at {without_password(tracking_uri)} does not list its runs: {error}") from None
+    return runs
+
+
+def delete_runs(runs: Iterable[str], tracking_uri: str) -> None:
+    """Marks runs as deleted, as MLflow does: `mlflow gc` removes them, `mlflow runs restore` brings them back.
+
+    Raises:
+        TrackingError: The server does not answer, or refuses.
+    """
+    try:
+        client = MlflowClient(tracking_uri)
+        for run in runs:
+            client.delete_run(run)
+    except MlflowException as error:
+        raise TrackingError(f"MLflow at {without_password(tracking_uri)} keeps its runs: {error}") from None
 
 
 def silence() -> None:

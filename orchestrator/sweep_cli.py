@@ -1,0 +1,105 @@
+"""The commands about sweeps that stand on disk: `spatialsweep status`, `list`, `compare` and `delete`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer()
+
+Name = Annotated[str, typer.Argument(help="Name of a sweep, or its folder.")]
+RunsDir = Annotated[
+    Path | None, typer.Option(help="Folder of all results; default: runs here, ~/spatialsweep/runs in a Ray job.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
+
+
+@app.command()
+def status(name: Name, runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
+    """Show how a sweep stands: running, finished, or left by a driver that died."""
+    from orchestrator.stored_sweep import find_sweep, read_sweep
+    from orchestrator.sweep_comparison import facts_of
+    from orchestrator.sweep_tables import print_status
+
+    sweep = read_sweep(find_sweep(name, runs_dir))
+    facts = facts_of(sweep)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    elsewhere = f" --runs-dir {runs_dir}" if runs_dir else ""
+    print_status(facts, f"spatialsweep resume {sweep.name}{elsewhere}", wide_console())
+
+
+@app.command(name="list")
+def list_sweeps(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
+    """List all sweeps of a folder of results."""
+    from orchestrator.runs_dir import resolve_runs_dir
+    from orchestrator.stored_sweep import read_sweep
+    from orchestrator.sweep_comparison import facts_of
+    from orchestrator.sweep_folder import SweepFolder, sweep_names
+    from orchestrator.sweep_tables import print_list
+
+    folder = resolve_runs_dir(runs_dir)
+    rows = [facts_of(read_sweep(SweepFolder(folder / name))) for name in sweep_names(folder)]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        print_list(rows, str(folder), wide_console())
+
+
+@app.command()
+def compare(
+    names: Annotated[list[str], typer.Argument(help="Names of sweeps, or their folders.")],
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show sweeps side by side: outcome, cost, settings that differ, parameters of the best."""
+    from orchestrator.stored_sweep import find_sweep, read_sweep
+    from orchestrator.sweep_comparison import comparison
+    from orchestrator.sweep_tables import print_comparison
+
+    found = comparison([read_sweep(find_sweep(name, runs_dir)) for name in names])
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        print_comparison(found, wide_console())
+
+
+@app.command()
+def delete(
+    name: Name,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    keep_mlflow: Annotated[bool, typer.Option("--keep-mlflow", help="Leave its MLflow runs alone.")] = False,
+    runs_dir: RunsDir = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow with its password, which is not recorded.")] = None,
+    storage_uri: Annotated[str | None, typer.Option(help="The study's database, likewise.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a sweep: its folder, its study, and (as MLflow does, to be restored) its runs."""
+    from orchestrator.sweep_deletion import delete_sweep, plan_deletion
+    from orchestrator.sweep_tables import print_deletion
+
+    plan = plan_deletion(name, runs_dir, keep_mlflow=keep_mlflow, tracking_uri=tracking_uri, storage_uri=storage_uri)
+    if as_json and not (dry_run or yes):
+        raise typer.BadParameter("cannot ask in JSON; add --yes or --dry-run", param_hint="--json")
+    if not (dry_run or yes):
+        print_deletion(plan, wide_console(), done=False)
+        typer.confirm("Delete all of it?", abort=True)
+    if not dry_run:
+        delete_sweep(plan)
+    if as_json:
+        typer.echo(json.dumps({**plan.as_dict(), "deleted": not dry_run}, indent=2))
+    else:
+        print_deletion(plan, wide_console(), done=not dry_run)
+
+
+def wide_console() -> Console:
+    """Standard output; without a terminal wide enough that no line of a log is broken."""
+    plain = Console()
+    return plain if plain.is_terminal else Console(width=160)
