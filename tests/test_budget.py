@@ -98,7 +98,7 @@ def test_without_prices_there_is_a_cost_but_no_price() -> None:
 def test_the_stretches_of_a_sweep_whose_driver_died_add_up() -> None:
     spending = told(
         started(0, 10.0), reported(0, 30.0, 0.5), started(1, 40.0), reported(0, 60.0, 0.6),
-        ("sweep_resumed", 1000.0, {"config": {}}), started(0, 1010.0), ended(0, 1030.0),
+        ("sweep_resumed", 1000.0, {"config": {}}), ("trial_resumed", 1010.0, {"trial": 0}), ended(0, 1030.0),
         ("sweep_ended", 1040.0, {}),
     )  # fmt: skip
     assert spending.cost(0, 5000.0).held_s == 50.0 + 20.0
@@ -167,7 +167,7 @@ def test_durations_are_shown_as_they_are_written() -> None:
 def test_a_ledger_writes_the_cost_of_a_trial_into_its_journal(tmp_path: Path) -> None:
     with Journal(tmp_path / "journal.jsonl") as journal:
         ledger = Ledger(journal)
-        ledger.sweep_started("s", {**PRICED, **OBJECTIVE}, {})
+        ledger.sweep_started("s", {**PRICED, **OBJECTIVE}, {}, {})
         ledger.lanes_planned(lanes=1, workers=2, cpus_per_worker=1.0, gpus_per_worker=0.0)
         ledger.trial_started(0, "tune0", {}, {})
         ledger.trial_reported(0, 1, {"val/top1": 0.5}, held_s=3600.0)
