@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.config.budget import BudgetConfig
-from orchestrator.config.schema import ObjectiveConfig
+from orchestrator.config.objective import ObjectiveConfig
 from orchestrator.spending import SoFar
 
 _HOUR_S = 3_600.0

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from orchestrator.config.objective import ObjectiveConfig
 from orchestrator.errors import CheckpointError
 from orchestrator.lanes.trial_folder import trial_folder
 from orchestrator.ledger import TrialRecord, TrialStatus
+from orchestrator.objectives import Aims
 from orchestrator.result_tables import reports_table, trials_table, write_parquet
 from orchestrator.spending import NO_COST, NOTHING_YET, Cost, SoFar
 
@@ -28,7 +31,9 @@ class TrialResult:
         number: Optuna's number.
         status: How it ended.
         params: Searched values.
-        value: Best value of the objective over its epochs; None when no epoch was finished.
+        value: Best value of the (first) objective over its epochs; None when no epoch was finished.
+        values: Every objective at that epoch.
+        feasible: Whether that epoch keeps the constraints.
         test_top1: Accuracy on the test images; None unless it was trained to the end.
         epochs: Epochs trained.
         mlflow_run: Id of its MLflow run.
@@ -45,6 +50,8 @@ class TrialResult:
     mlflow_run: str | None
     checkpoint: Path | None
     cost: Cost = NO_COST
+    values: Mapping[str, float] = MappingProxyType({})
+    feasible: bool = True
 
     def load_model(self) -> nn.Module:
         """The trained network, in evaluation mode on the CPU.
@@ -75,6 +82,8 @@ class SweepResult:
         notice: What a user should know besides, such as events the tracking server did not take.
         ended_by: What the budget said when it ended the sweep; empty when it did not.
         so_far: Time and devices spent.
+        aims: Objectives and constraints; None where only the metric is known.
+        storage_uri: Database of the study; may hold a password.
     """
 
     name: str
@@ -88,6 +97,24 @@ class SweepResult:
     notice: str = ""
     ended_by: str = ""
     so_far: SoFar = NOTHING_YET
+    aims: Aims | None = None
+    storage_uri: str = field(default="", repr=False)
+
+    @property
+    def pareto_front(self) -> list[TrialResult]:
+        """Finished trials that keep the constraints and that no other beats in every objective; best first."""
+        return [self._result(record) for record in self._aims.pareto_front(self.records)]
+
+    @property
+    def importance(self) -> dict[str, float]:
+        """How much each searched name decides, most first, as shares of 1; empty before two trials have finished.
+
+        Raises:
+            StorageError: The study's database does not answer.
+        """
+        from orchestrator.search.importance import importance_of
+
+        return importance_of(self.name, self.storage_uri)
 
     @property
     def best(self) -> TrialResult | None:
@@ -97,13 +124,18 @@ class SweepResult:
         return next(iter(finished or ranked), None)
 
     def ranking(self) -> list[TrialResult]:
-        """Trials with a value, best first; trials trained to the end win ties, then those with the fewer epochs."""
+        """Trials with a value, best first; those beyond a constraint come last.
+
+        Trials trained to the end win ties, then those with the fewer epochs.
+        """
         sign = -1 if self.mode == "max" else 1
-        scored = [(trial.value, trial) for trial in map(self._result, self.records) if trial.value is not None]
-        order = sorted(
-            scored, key=lambda row: (sign * row[0], row[1].status is not TrialStatus.FINISHED, row[1].epochs)
-        )
-        return [trial for _, trial in order]
+        scored = [(sign * trial.value, trial) for trial in map(self._result, self.records) if trial.value is not None]
+
+        def order(row: tuple[float, TrialResult]) -> tuple[bool, float, bool, int]:
+            value, trial = row
+            return not trial.feasible, value, trial.status is not TrialStatus.FINISHED, trial.epochs
+
+        return [trial for _, trial in sorted(scored, key=order)]
 
     def top(self, count: int) -> list[TrialResult]:
         """The best trials, at most so many, best first."""
@@ -134,6 +166,10 @@ class SweepResult:
         if chosen is None:
             raise CheckpointError(f"no trial of {self.name} has finished an epoch")
         return chosen.load_model()
+
+    @property
+    def _aims(self) -> Aims:
+        return self.aims or Aims((ObjectiveConfig.model_validate({"metric": self.metric, "mode": self.mode}),), {})
 
     @property
     def trials(self) -> pa.Table:
@@ -172,4 +208,6 @@ class SweepResult:
             mlflow_run=self.run_ids.get(record.number),
             checkpoint=checkpoint if checkpoint.exists() else None,
             cost=record.cost,
+            values=self._aims.values(record),
+            feasible=self._aims.is_feasible(record),
         )

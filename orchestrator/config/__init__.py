@@ -2,11 +2,11 @@
 
 from orchestrator.config.budget import BudgetConfig
 from orchestrator.config.load import load_sweep
+from orchestrator.config.objective import ObjectiveConfig
 from orchestrator.config.schema import (
     DatasetConfig,
     KeepConfig,
     ModelConfig,
-    ObjectiveConfig,
     ResourcesConfig,
     SamplerConfig,
     StorageConfig,

@@ -12,7 +12,8 @@ from orchestrator.config.section import Section
 from orchestrator.errors import Problem
 
 if TYPE_CHECKING:
-    from orchestrator.config.schema import ObjectiveConfig, ResourcesConfig
+    from orchestrator.config.objective import ObjectiveConfig
+    from orchestrator.config.schema import ResourcesConfig
 
 _UNIT_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _DURATION = re.compile(r"\s*(?:(\d+(?:\.\d+)?)\s*([dhms]))\s*")

@@ -15,6 +15,14 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from orchestrator.config import schema
 from orchestrator.config.budget import budget_problems
+from orchestrator.config.objective import (
+    SPAN,
+    ObjectiveConfig,
+    constraint_problems,
+    is_constraint,
+    objective_problems,
+    parse_constraint,
+)
 from orchestrator.config.sampler_rules import sampler_problems
 from orchestrator.config.section import Section
 from orchestrator.config.spaces import domains_of
@@ -26,7 +34,6 @@ from orchestrator.tracking.addresses import SCHEMES, scheme_of, without_password
 from search_spaces import Domain, SearchSpace, setting_of
 from search_spaces.space import SpaceError, condition_problems
 
-OBJECTIVE_METRICS = ("val/top1", "val/top5", "val/loss", "train/loss")
 _DOMAIN: TypeAdapter[Any] = TypeAdapter(Domain)
 _SEARCHED_NAME = re.compile(r"([A-Za-z0-9_.-]+/)*[^/]+")
 _EXCLUDE = "Give them conditions (when) that exclude each other"
@@ -51,7 +58,7 @@ def find_problems(raw: Mapping[str, Any]) -> list[Problem]:
 
 def _check_sections(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """Validates each section alone; returns the sound ones and the faults of the others."""
-    fields = schema.SweepConfig.model_fields
+    fields = {field.alias or name: field for name, field in schema.SweepConfig.model_fields.items()}
     sections: dict[str, Any] = {}
     problems: list[Problem] = [
         Problem(key, f"unknown setting. {did_you_mean(key, [*fields, 'space'])}") for key in raw if key not in fields
@@ -61,6 +68,9 @@ def _check_sections(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Proble
             problems.append(Problem(name, "is missing; every sweep needs it"))
         elif name == "search":
             sections[name], faults = _check_domains(raw.get(name, {}))
+            problems.extend(faults)
+        elif name == "objective" and name in raw:
+            sections[name], faults = _check_objectives(raw[name])
             problems.extend(faults)
         elif name in raw:
             section = _section_class(field.annotation)
@@ -94,6 +104,21 @@ def _check_domains(raw: Any) -> tuple[dict[str, Any], list[Problem]]:
     return domains, problems
 
 
+def _check_objectives(raw: Any) -> tuple[tuple[ObjectiveConfig, ...], list[Problem]]:
+    """The sound ones among the objectives, of which a single one is no list."""
+    listed = isinstance(raw, list | tuple)
+    sound, problems = [], []
+    if listed and not raw:
+        problems.append(Problem("objective", "is empty; name at least one metric, such as {metric: val/top1}"))
+    for index, content in enumerate(raw if listed else (raw,)):
+        try:
+            sound.append(ObjectiveConfig.model_validate(content))
+        except ValidationError as error:
+            where = f"objective.{index}" if listed else "objective"
+            problems.extend(_translate(error, where, ObjectiveConfig))
+    return tuple(sound) if not problems else (), problems
+
+
 def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
     facts, problems = _dataset_facts(sections.get("dataset"))
     yield from problems
@@ -110,7 +135,7 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
     if resources and training:
         yield from training_problems(training, search, resources.workers)
     if budget := sections.get("budget"):
-        yield from budget_problems(budget, sections.get("objective"), resources)
+        yield from budget_problems(budget, next(iter(sections.get("objective", ())), None), resources)
     if facts and training:
         yield from augmentation_problems(training, search, files=facts.files)
     if resources and resources.workers > 1 and resources.gpus_per_worker and resources.gpus_per_worker % 1:
@@ -174,9 +199,8 @@ def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
             f"got {without_password(tracking.uri)!r}; must name a server or a database. "
             "Use http://host:port, or sqlite:////absolute/path/mlflow.db",
         )
-    objective = sections.get("objective")
-    if objective and objective.metric not in OBJECTIVE_METRICS:
-        yield _unknown("objective.metric", objective.metric, OBJECTIVE_METRICS)
+    yield from objective_problems(sections.get("objective", ()))
+    yield from constraint_problems(sections.get("constraints", ()))
 
 
 def _check_search(sections: Mapping[str, Any], facts: DatasetFacts | None) -> Iterator[Problem]:
@@ -198,7 +222,8 @@ def _check_search(sections: Mapping[str, Any], facts: DatasetFacts | None) -> It
     except SpaceError:
         return
     if sampler := sections.get("sampler"):
-        yield from sampler_problems(sampler, search)
+        objectives, constraints = sections.get("objective", ()), sections.get("constraints", ())
+        yield from sampler_problems(sampler, search, objectives=len(objectives), constraints=len(constraints))
     for branch in space.branches():
         model = branch.get("model", fixed.name if fixed else None)
         if model is None or model in strangers:
@@ -206,8 +231,20 @@ def _check_search(sections: Mapping[str, Any], facts: DatasetFacts | None) -> It
         if model not in known:
             yield _unknown("model.name", str(model), known)
             continue
+        yield from _check_spans(str(model), sections)
         active = [key for key in space.active(branch) if key != "model"]
         yield from _check_branch(str(model), active, search, fixed, facts)
+
+
+def _check_spans(model: str, sections: Mapping[str, Any]) -> Iterator[Problem]:
+    """Only attention with learned spans has spans to report."""
+    import models
+
+    asked = [objective.metric for objective in sections.get("objective", ())]
+    asked += [parse_constraint(text).metric for text in sections.get("constraints", ()) if is_constraint(text)]
+    if SPAN in asked and "span_penalty" not in models.model_options(model):
+        where = "objective" if SPAN in asked[: len(sections.get("objective", ()))] else "constraints"
+        yield Problem(where, f"asks for {SPAN}, and {model} learns no spans. Leave one of them out")
 
 
 def _check_branch(

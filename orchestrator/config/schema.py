@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    BeforeValidator,
+    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
+    PlainSerializer,
     PositiveFloat,
     PositiveInt,
     Strict,
@@ -20,6 +23,7 @@ from pydantic import (
 )
 
 from orchestrator.config.budget import BudgetConfig
+from orchestrator.config.objective import COSTS, ObjectiveConfig, parse_constraint
 from orchestrator.config.section import Section
 from orchestrator.config.spaces import corner_values, expand_space
 from orchestrator.errors import ConfigError
@@ -160,18 +164,6 @@ class TrainingConfig(Section):
     checkpoint_every_steps: PositiveInt | None = None
 
 
-class ObjectiveConfig(Section):
-    """What makes one trial better than another.
-
-    Args:
-        metric: A metric reported every epoch.
-        mode: `max` or `min`.
-    """
-
-    metric: str = "val/top1"
-    mode: Literal["max", "min"] = "max"
-
-
 SamplerName = Literal["tpe", "random", "grid", "qmc", "gp", "cmaes", "nsga2", "nsga3"]
 
 
@@ -259,6 +251,30 @@ class KeepConfig(Section):
 SweepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
+Texts = Annotated[tuple[str, ...], Strict(strict=False)]
+"""YAML writes a list."""
+
+
+def _as_list(raw: Any) -> Any:
+    return raw if isinstance(raw, list | tuple) else (raw,)
+
+
+def _as_written(objectives: tuple[ObjectiveConfig, ...]) -> Any:
+    """A single objective is written without a list."""
+    written = [objective.model_dump() for objective in objectives]
+    return written[0] if len(written) == 1 else written
+
+
+Objectives = Annotated[
+    tuple[ObjectiveConfig, ...],
+    Strict(strict=False),
+    Field(min_length=1),
+    BeforeValidator(_as_list),
+    PlainSerializer(_as_written),
+]
+"""One objective, or a list of them."""
+
+
 class SweepConfig(Section):
     """A whole sweep: what is trained, what is searched, for how long, on what.
 
@@ -274,7 +290,8 @@ class SweepConfig(Section):
         trials: Configurations to try.
         budget: What ends the sweep before, and what devices cost.
         seed: Of the sampler, the initial weights and the order of the images.
-        objective: What is maximised or minimised.
+        objective: What is maximised or minimised; of a list, the first one chooses the best epoch and stops trials.
+        constraints: Bounds such as `params <= 2e6`; a trial beyond one is not the best, whatever its value.
         sampler: How configurations are proposed.
         trial_scheduler: Which trials are stopped early.
         resources: Workers of a trial, and lanes.
@@ -295,7 +312,8 @@ class SweepConfig(Section):
     trials: PositiveInt = 20
     budget: BudgetConfig = BudgetConfig()
     seed: NonNegativeInt = 0
-    objective: ObjectiveConfig = ObjectiveConfig()
+    objectives: Objectives = Field((ObjectiveConfig(),), alias="objective")
+    constraints: Texts = ()
     sampler: SamplerConfig = SamplerConfig()
     trial_scheduler: TrialSchedulerConfig = TrialSchedulerConfig()
     resources: ResourcesConfig = ResourcesConfig()
@@ -303,6 +321,8 @@ class SweepConfig(Section):
     tracking: TrackingConfig = TrackingConfig()
     keep: KeepConfig = KeepConfig()
     runs_dir: str | None = None
+
+    model_config = ConfigDict(serialize_by_alias=True)
 
     def __init__(self, **values: Any) -> None:
         from orchestrator.config.check import find_problems
@@ -317,6 +337,18 @@ class SweepConfig(Section):
     def space(self) -> SearchSpace:
         """The searched domains with their conditions resolved."""
         return SearchSpace(self.search)
+
+    @property
+    def objective(self) -> ObjectiveConfig:
+        """The first objective: it chooses the best epoch of a trial and stops trials early."""
+        return self.objectives[0]
+
+    @property
+    def measured_costs(self) -> frozenset[str]:
+        """Costs of a network that an objective or a constraint asks for."""
+        asked = {objective.metric for objective in self.objectives}
+        asked |= {parse_constraint(text).metric for text in self.constraints}
+        return frozenset(asked & COSTS.keys())
 
     @property
     def max_epochs(self) -> int:

@@ -131,6 +131,7 @@ class Lanes:
             dataset=self._config.dataset,
             dataset_path=self._dataset_path,
             objective=self._config.objective,
+            costs=self._config.measured_costs,
         )
         TorchTrainer(
             lane_loop,

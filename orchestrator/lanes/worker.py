@@ -18,7 +18,8 @@ import torch
 import torch.distributed as dist
 from ray.train.v2._internal.execution.callback import ControllerCallback
 
-from orchestrator.config.schema import DatasetConfig, ObjectiveConfig, TrialConfig
+from orchestrator.config.objective import ObjectiveConfig
+from orchestrator.config.schema import DatasetConfig, TrialConfig
 from orchestrator.data import open_dataset
 from orchestrator.errors import TrialDivergedError, TrialFailedError
 from orchestrator.lanes.messages import Ending, Fate, Member, Next, Order, Report, Verdict
@@ -52,6 +53,7 @@ class LaneSetting:
         dataset: Which images, and the split.
         dataset_path: The dataset, as `open_dataset` takes it; reachable by every worker.
         objective: Decides between epochs.
+        costs: What a network costs, where trials are to report it.
     """
 
     lane: int
@@ -59,6 +61,7 @@ class LaneSetting:
     dataset: DatasetConfig
     dataset_path: str
     objective: ObjectiveConfig
+    costs: frozenset[str] = frozenset()
 
 
 class AnnounceController(ControllerCallback):
@@ -125,7 +128,8 @@ def _train(lane: LaneSetting, member: Member, workers: Workers, data: DeviceImag
             raise StopTrial
 
     try:
-        trial = Trial(TrialConfig(**order.config), lane.objective, data, workers, TrialCheckpoints(Path(order.folder)))
+        checkpoints = TrialCheckpoints(Path(order.folder))
+        trial = Trial(TrialConfig(**order.config), lane.objective, data, workers, checkpoints, lane.costs)
         trial.run(report)
     except StopTrial:
         return Ending(Fate.STOPPED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from typing import Any
 
@@ -16,9 +15,11 @@ from orchestrator.config.schema import SweepConfig
 from orchestrator.lanes.client import ENDED, EPOCH, HELD, REPORTED
 from orchestrator.lanes.messages import Fate
 from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.objectives import Aims
 from orchestrator.search.continuation import set_waiting
 from orchestrator.search.not_pickled import NotPickled
 from orchestrator.search.samplers import OUTCOME
+from orchestrator.search.scores import note_constraints, note_report
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.verdict import verdict
 
@@ -44,6 +45,7 @@ class SweepCallback(NotPickled, Callback):
         self._config = config
         self._ledger = ledger
         self._hub = hub
+        self._aims = Aims.of(config)
         self._lock = threading.Lock()
 
     def on_trial_result(
@@ -56,9 +58,7 @@ class SweepCallback(NotPickled, Callback):
                 return
             metrics = result[REPORTED]
             self._ledger.trial_reported(asked.number, result[EPOCH], metrics, result[HELD])
-            value = metrics[self._config.objective.metric]
-            if math.isfinite(value):
-                asked.report(value, step=result[EPOCH])
+            note_report(asked, result[EPOCH], metrics, self._aims)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Tune has ended a trial: at its last epoch, early, or because the sweep ends."""
@@ -97,14 +97,15 @@ class SweepCallback(NotPickled, Callback):
         record = self._ledger.trial(asked.number)
         self._ledger.trial_ended(asked.number, status, reason)
         self._hub.release.remote(tune_id)
-        state, value = verdict(record, self._config)
+        state, values = verdict(record, self._aims)
         if state is TrialState.WAITING:
             set_waiting(self._study, asked)
             return
         asked.set_user_attr(OUTCOME, str(status))
         if reason:
             asked.set_user_attr("reason", reason)
-        self._study.tell(asked, values=value, state=state, skip_if_finished=True)
+        note_constraints(self._study, asked, record, self._aims)
+        self._study.tell(asked, values=values, state=state, skip_if_finished=True)
 
     def _config_epochs(self, trial: TuneTrial) -> int:
         return int(trial.config["trial"]["training"]["epochs"])

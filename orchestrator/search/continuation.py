@@ -15,7 +15,9 @@ from optuna.trial import FrozenTrial, TrialState
 from orchestrator.config.schema import SweepConfig
 from orchestrator.errors import ResumeError
 from orchestrator.ledger import Ledger, TrialRecord, TrialStatus
+from orchestrator.objectives import Aims
 from orchestrator.search.samplers import OUTCOME
+from orchestrator.search.scores import constraint_attributes, note_constraints
 from orchestrator.search.verdict import verdict
 
 
@@ -60,10 +62,12 @@ def _bring_up_to_date(study: optuna.Study, trial: FrozenTrial, ledger: Ledger, c
     if not record.is_over:
         set_waiting(study, trial)
         return
-    state, worth = verdict(record, config)
+    aims = Aims.of(config)
+    state, values = verdict(record, aims)
+    note_constraints(study, trial, record, aims)
     for name, text in _notes(record).items():
         study._storage.set_trial_user_attr(trial._trial_id, name, text)
-    study.tell(trial.number, values=worth, state=state)
+    study.tell(trial.number, values=values, state=state)
 
 
 def _rebuild(study: optuna.Study, record: TrialRecord, config: SweepConfig, known: int) -> int:
@@ -75,15 +79,17 @@ def _rebuild(study: optuna.Study, record: TrialRecord, config: SweepConfig, know
         )
     params = optuna.trial.FixedTrial(dict(record.params))
     config.space.sample(params)
-    state, value = verdict(record, config)
+    aims = Aims.of(config)
+    state, values = verdict(record, aims)
     study.add_trial(
         optuna.trial.create_trial(
             state=state,
-            value=value,
+            values=values,
             params=params.params,
             distributions=params.distributions,
-            intermediate_values=_curve(record, config),
+            intermediate_values=_curve(record, config) if len(aims.objectives) == 1 else {},
             user_attrs=_notes(record),
+            system_attrs=constraint_attributes(record, aims) if state.is_finished() else {},
         )
     )
     return known + 1

@@ -35,7 +35,7 @@ def open_study(
             study_name=name,
             storage=storage,
             sampler=create_sampler(config.sampler, config.space, config.seed),
-            direction="maximize" if config.objective.mode == "max" else "minimize",
+            directions=["maximize" if objective.mode == "max" else "minimize" for objective in config.objectives],
             load_if_exists=resumed,
         )
     except optuna.exceptions.DuplicatedStudyError:
@@ -43,6 +43,6 @@ def open_study(
             f"the Optuna database has a study '{name}' of a sweep whose folder is gone. Start with another `--name`, "
             f"or remove it with `spatialsweep delete {name}`"
         ) from None
-    study.set_metric_names([config.objective.metric])
+    study.set_metric_names([objective.metric for objective in config.objectives])
     study.set_user_attr("space_fingerprint", config.space.fingerprint)
     return study

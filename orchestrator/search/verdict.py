@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from optuna.trial import TrialState
 
-from orchestrator.config.schema import SweepConfig
 from orchestrator.ledger import TrialRecord, TrialStatus
+from orchestrator.objectives import Aims
 
 _STATES = {
     TrialStatus.FINISHED: TrialState.COMPLETE,
@@ -16,15 +16,17 @@ _STATES = {
 }
 
 
-def verdict(record: TrialRecord, config: SweepConfig) -> tuple[TrialState, float | None]:
-    """State and value of a trial that trains no more.
+def verdict(record: TrialRecord, aims: Aims) -> tuple[TrialState, list[float] | None]:
+    """State and values of a trial that trains no more.
 
     Args:
         record: Of the trial.
-        config: Names the objective.
+        aims: Of its sweep.
     """
     state = _STATES[record.status]
-    value = record.best(config.objective.metric, config.objective.mode)
-    if state is TrialState.COMPLETE and value is None:
-        return TrialState.FAIL, None  # Optuna refuses a success without a value
-    return state, value if state is TrialState.COMPLETE else None
+    if state is not TrialState.COMPLETE:
+        return state, None
+    values = aims.values(record)
+    if len(values) < len(aims.objectives):
+        return TrialState.FAIL, None  # Optuna refuses a success without all its values
+    return state, [values[metric] for metric in aims.metrics]

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 import models
-from orchestrator.config.schema import ObjectiveConfig, TrialConfig
+from orchestrator.config.objective import ObjectiveConfig
+from orchestrator.config.schema import TrialConfig
 from orchestrator.data import Indices, epoch_batches
 from orchestrator.errors import TrialDivergedError
 from orchestrator.training.checkpoint_file import read_checkpoint, save_checkpoint
 from orchestrator.training.checkpoints import TrialCheckpoints, build_model
 from orchestrator.training.clean_slate import clean_slate
+from orchestrator.training.costs import counted_costs, latency_ms
 from orchestrator.training.device_images import DeviceImages
 from orchestrator.training.epoch_losses import EpochLosses, first_diverged
 from orchestrator.training.evaluation import evaluate
@@ -53,6 +55,7 @@ class Trial:
         data: Splits on this rank's device.
         workers: This rank among its peers.
         checkpoints: Where rank 0 writes; when there is a state, training continues from it.
+        costs: Which of `params`, `macs` and `latency_ms` to report.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Trial:
         data: DeviceImages,
         workers: Workers,
         checkpoints: TrialCheckpoints,
+        costs: frozenset[str] = frozenset(),
     ) -> None:
         self.config = config
         self.objective = objective
@@ -75,6 +79,8 @@ class Trial:
             "in_chans": data.in_chans,
             "image_size": data.image_size,
         }
+        self.measures_latency = "latency_ms" in costs
+        self.costs = counted_costs(self.description, costs)
         clean_slate()
         seed_everything(config.seed, device=workers.device)
         self.steps_per_epoch = len(self._batches(epoch=1))
@@ -120,9 +126,16 @@ class Trial:
             self.learner.share_buffers()
             validation = evaluate(self.learner, self.data.validation, self.workers)
             metrics |= {f"val/{name}": value for name, value in validation.items()}
-            self._complete_epoch(metrics | models.diagnostics(self.model))
+            self._complete_epoch(metrics | models.diagnostics(self.model) | self._measured_costs())
             seconds = {"epoch_time_s": time.perf_counter() - started}
             report(self.epoch, {**self._conclude(self.metrics), **seconds})
+
+    def _measured_costs(self) -> dict[str, float]:
+        """Costs of the network, with what a pass through it takes on this rank now."""
+        if not self.measures_latency:
+            return self.costs
+        size, device = self.data.image_size, self.workers.device
+        return {**self.costs, "latency_ms": latency_ms(self.learner, self.data.in_chans, size, device)}
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         self.learner.begin_epoch()

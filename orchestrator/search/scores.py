@@ -1,0 +1,36 @@
+"""What the study is told of a trial beside its values: every epoch, and how it stands to the constraints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from orchestrator.ledger import TrialRecord
+from orchestrator.objectives import Aims
+
+
+def note_report(trial: optuna.Trial, epoch: int, metrics: Mapping[str, float], aims: Aims) -> None:
+    """An epoch is done.
+
+    Optuna takes intermediate values of a single objective only; those of several become an attribute of the trial.
+    """
+    values = {metric: metrics.get(metric, math.nan) for metric in aims.metrics}
+    known = {metric: value for metric, value in values.items() if math.isfinite(value)}
+    if len(values) > 1:
+        trial.set_user_attr(f"epoch {epoch:05d}", known)
+    elif known:
+        trial.report(known[aims.metrics[0]], step=epoch)
+
+
+def note_constraints(study: optuna.Study, trial: optuna.Trial | FrozenTrial, record: TrialRecord, aims: Aims) -> None:
+    """How far beyond each bound a trial lies, as `Trial.set_constraint` writes it; may be repeated."""
+    for key, violation in constraint_attributes(record, aims).items():
+        study._storage.set_trial_system_attr(trial._trial_id, key, violation)
+
+
+def constraint_attributes(record: TrialRecord, aims: Aims) -> dict[str, float]:
+    """The same, as attributes of a trial."""
+    return {f"constraints:{text}": violation for text, violation in aims.violations(record).items()}
