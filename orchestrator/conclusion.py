@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.config.schema import SweepConfig
 from orchestrator.errors import TrackingError
 from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.objectives import Aims
 from orchestrator.results import SweepResult, TrialResult
+from orchestrator.search.storage import study_uri
 from orchestrator.sweep_folder import SweepFolder
 from orchestrator.tracking.addresses import embedded_uri
 from orchestrator.tracking.journal import Journal
@@ -58,14 +61,19 @@ def conclude(
             notice=notice,
             ended_by=ledger.ended_by,
             so_far=ledger.so_far(),
+            aims=Aims.of(config),
+            storage_uri=study_uri(config, folder.path.parent),
         )
 
     first = result({})
     for trial in first.ranking()[: config.keep.best]:
         if trial.checkpoint is not None:
             ledger.checkpoint_kept(trial.number, str(trial.checkpoint))
+    front = [trial.number for trial in first.pareto_front] if len(config.objectives) > 1 else []
+    if front:
+        ledger.front_found(front)
     tables = first.write_tables()
-    ledger.sweep_ended(status, _summary(first.best, ledger), [str(path) for path in tables])
+    ledger.sweep_ended(status, _summary(first.best, ledger, front), [str(path) for path in tables])
     notices = [CHOSEN_ON_TEST] if config.dataset.select_on == "test" else []
     try:
         writer.drain(_DRAIN_S)
@@ -79,7 +87,7 @@ def conclude(
     return final
 
 
-def _summary(best: TrialResult | None, ledger: Ledger) -> dict[str, Any]:
+def _summary(best: TrialResult | None, ledger: Ledger, front: Sequence[int]) -> dict[str, Any]:
     trials = ledger.trials()
     counts: dict[str, Any] = {
         f"trials_{status}": sum(trial.status is status for trial in trials) for status in TrialStatus
@@ -87,6 +95,8 @@ def _summary(best: TrialResult | None, ledger: Ledger) -> dict[str, Any]:
     del counts[f"trials_{TrialStatus.RUNNING}"]
     so_far = ledger.so_far()
     counts |= {"wall_s": so_far.wall_s, **{f"cost/{key}": value for key, value in so_far.cost.as_dict().items()}}
+    if front:
+        counts |= {"pareto_trials": len(front), "pareto_front": ", ".join(map(str, front))}
     if ledger.ended_by:
         counts["ended_by"] = ledger.ended_by
     if best is None:

@@ -152,6 +152,10 @@ class Ledger:
         """The sweep is to end although trials are left, because of what its budget says."""
         self._record("budget_spent", reason=reason)
 
+    def front_found(self, numbers: Iterable[int]) -> None:
+        """Of several objectives, the trials that no other beats in all."""
+        self._record("front_found", trials=list(numbers))
+
     def sweep_ended(self, status: TrialStatus, summary: Mapping[str, Any], files: Iterable[str]) -> None:
         """The sweep is over; `files` are result files to be stored with it."""
         self._record("sweep_ended", status=status, summary=summary, files=list(files))

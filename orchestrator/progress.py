@@ -109,9 +109,12 @@ def print_outcome(result: SweepResult, console: Console, dashboard: str) -> None
         _plain(console, f"{result.name}: {result.status}; no trial has finished an epoch")
     else:
         console.print(_leaderboard(result))
+    if best is not None and len(best.values) > 1:
+        console.print(_pareto_table(result))
     if best is not None:
         test = f", test top-1 {best.test_top1:.2%}" if best.test_top1 is not None else ""
-        _plain(console, f"Best: trial {best.number}, {result.metric} {best.value:.4f}{test}")
+        beyond = "" if best.feasible else ", beyond a constraint as all are"
+        _plain(console, f"Best: trial {best.number}, {result.metric} {best.value:.4f}{test}{beyond}")
     for record in result.records:
         if record.status in (TrialStatus.DIVERGED, TrialStatus.FAILED):
             _plain(console, f"{record.status.capitalize()}: trial {record.number}: {record.reason.splitlines()[0]}")
@@ -148,6 +151,18 @@ def _leaderboard(result: SweepResult, rows: int = 10) -> Table:
             str(trial.status),
             _params(trial),
         )
+    return table
+
+
+def _pareto_table(result: SweepResult, rows: int = 20) -> Table:
+    """The trials that no other beats in every objective."""
+    front = result.pareto_front
+    table = Table(title=f"Pareto front: {len(front)} trial(s)", title_justify="left")
+    metrics = list(front[0].values) if front else []
+    for heading in ("trial", *metrics, "parameters"):
+        table.add_column(heading, justify="left" if heading == "parameters" else "right", overflow="fold")
+    for trial in front[:rows]:
+        table.add_row(str(trial.number), *(f"{trial.values[metric]:.6g}" for metric in metrics), _params(trial))
     return table
 
 

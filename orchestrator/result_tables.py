@@ -26,6 +26,8 @@ TRIALS = pa.schema(
         _column("status", pa.string(), "running, finished, pruned, diverged, failed or interrupted"),
         _column("model", pa.string(), "name of the network"),
         _column("value", pa.float64(), "best value of the (first) objective over the epochs"),
+        _column("values", pa.string(), "every objective at the best epoch, as a JSON object"),
+        _column("feasible", pa.bool_(), "whether the best epoch keeps the constraints"),
         _column("best_epoch", pa.int64(), "epoch of that value, from 1"),
         _column("epochs", pa.int64(), "epochs trained"),
         _column(
@@ -92,6 +94,8 @@ def _trial_row(record: TrialRecord, result: TrialResult, metric: str) -> dict[st
         "status": str(record.status),
         "model": record.config["model"]["name"],
         "value": result.value,
+        "values": json.dumps(dict(result.values)),
+        "feasible": result.feasible,
         "best_epoch": next(map(int, at_best), None),
         "epochs": record.epochs,
         "test_top1": record.test_top1,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -50,7 +49,7 @@ class TrialResult:
     mlflow_run: str | None
     checkpoint: Path | None
     cost: Cost = NO_COST
-    values: Mapping[str, float] = MappingProxyType({})
+    values: Mapping[str, float] = field(default_factory=dict)
     feasible: bool = True
 
     def load_model(self) -> nn.Module:
@@ -118,10 +117,16 @@ class SweepResult:
 
     @property
     def best(self) -> TrialResult | None:
-        """The best trial that was trained to the end; else the best of all; None when none reported."""
+        """The best trial that keeps the constraints and was trained to the end; None when none reported.
+
+        Where there is none such, one that keeps them goes before one that was trained to the end.
+        """
         ranked = self.ranking()
-        finished = [trial for trial in ranked if trial.status is TrialStatus.FINISHED]
-        return next(iter(finished or ranked), None)
+
+        def rank(trial: TrialResult) -> tuple[bool, bool]:
+            return not trial.feasible, trial.status is not TrialStatus.FINISHED
+
+        return min(ranked, key=rank, default=None)
 
     def ranking(self) -> list[TrialResult]:
         """Trials with a value, best first; those beyond a constraint come last.

@@ -129,7 +129,7 @@ def _train(lane: LaneSetting, member: Member, workers: Workers, data: DeviceImag
 
     try:
         checkpoints = TrialCheckpoints(Path(order.folder))
-        trial = Trial(TrialConfig(**order.config), lane.objective, data, workers, checkpoints, lane.costs)
+        trial = Trial(TrialConfig(**order.config), lane.objective, data, workers, checkpoints, costs=lane.costs)
         trial.run(report)
     except StopTrial:
         return Ending(Fate.STOPPED)

@@ -17,7 +17,7 @@ from orchestrator.errors import ResumeError
 from orchestrator.ledger import Ledger, TrialRecord, TrialStatus
 from orchestrator.objectives import Aims
 from orchestrator.search.samplers import OUTCOME
-from orchestrator.search.scores import constraint_attributes, note_constraints
+from orchestrator.search.scores import note_constraints
 from orchestrator.search.verdict import verdict
 
 
@@ -89,7 +89,7 @@ def _rebuild(study: optuna.Study, record: TrialRecord, config: SweepConfig, know
             distributions=params.distributions,
             intermediate_values=_curve(record, config) if len(aims.objectives) == 1 else {},
             user_attrs=_notes(record),
-            system_attrs=constraint_attributes(record, aims) if state.is_finished() else {},
+            constraints=aims.violations(record) if state.is_finished() else {},
         )
     )
     return known + 1

@@ -27,10 +27,5 @@ def note_report(trial: optuna.Trial, epoch: int, metrics: Mapping[str, float], a
 
 def note_constraints(study: optuna.Study, trial: optuna.Trial | FrozenTrial, record: TrialRecord, aims: Aims) -> None:
     """How far beyond each bound a trial lies, as `Trial.set_constraint` writes it; may be repeated."""
-    for key, violation in constraint_attributes(record, aims).items():
-        study._storage.set_trial_system_attr(trial._trial_id, key, violation)
-
-
-def constraint_attributes(record: TrialRecord, aims: Aims) -> dict[str, float]:
-    """The same, as attributes of a trial."""
-    return {f"constraints:{text}": violation for text, violation in aims.violations(record).items()}
+    for text, violation in aims.violations(record).items():
+        study._storage.set_trial_system_attr(trial._trial_id, f"constraints:{text}", violation)

@@ -65,6 +65,7 @@ class MlflowWriter:
         self._artifacts = artifacts
         self._runs: dict[str, str] = {}
         self._existing: dict[str, str] | None = {}  # runs by our key, made before this writer was; None is unknown
+        self._front: set[int] = set()
         self._done_bytes = 0
         self._stop = threading.Event()
         self._given_up = threading.Event()
@@ -173,6 +174,7 @@ class MlflowWriter:
             "trial_reported": lambda client, event: self._log_metrics(client, [event]),
             "trial_ended": self._end_trial,
             "checkpoint_kept": self._store_checkpoint,
+            "front_found": self._mark_front,
             "sweep_ended": self._end_sweep,
         }
         if event["event"] in handlers:  # others are told again at the sweep's end
@@ -247,6 +249,13 @@ class MlflowWriter:
     def _store_checkpoint(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
         if Path(event["path"]).exists():  # in a resumed sweep better ones may have taken its place
             client.log_artifact(self._runs[f"trial-{event['trial']}"], event["path"], CHECKPOINT_ARTIFACT)
+
+    def _mark_front(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
+        """Tags the trials of the Pareto front, and those that an earlier session had found there."""
+        for number in {*self._front, *event["trials"]}:
+            on_front = "true" if number in event["trials"] else "false"
+            client.set_tag(self._runs[f"trial-{number}"], "spatialsweep.pareto_front", on_front)
+        self._front = set(event["trials"])
 
     def _end_sweep(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
         run_id, timestamp = self._runs["sweep"], _milliseconds(event["time"])

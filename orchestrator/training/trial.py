@@ -65,6 +65,7 @@ class Trial:
         data: DeviceImages,
         workers: Workers,
         checkpoints: TrialCheckpoints,
+        *,
         costs: frozenset[str] = frozenset(),
     ) -> None:
         self.config = config
