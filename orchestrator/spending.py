@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from orchestrator.config.objective import Constraint, parse_constraint
+
 SESSION_STARTS = ("sweep_started", "sweep_resumed")
 _HOUR_S = 3_600.0
 
@@ -75,7 +77,7 @@ class SoFar:
     Args:
         wall_s: Time its drivers ran.
         cost: Of all trials, running ones included.
-        best: Best value of the (first) objective reported; None before the first.
+        best: Best value of the (first) objective reported by an epoch within the constraints; None before the first.
         best_trial: The trial that reported it.
         fruitless: Trials that have ended since without a new best.
     """
@@ -110,6 +112,7 @@ class Spending:
     _rates: Rates = Rates()
     _metric: str | None = None
     _sign: float = 1.0
+    _constraints: tuple[Constraint, ...] = ()
     _session_s: float | None = None
     _last_s: float = 0.0
     _wall_s: float = 0.0
@@ -176,6 +179,7 @@ class Spending:
         first = objective[0] if isinstance(objective, list) and objective else objective
         if isinstance(first, Mapping) and self._metric is None:
             self._metric, self._sign = first["metric"], 1.0 if first["mode"] == "max" else -1.0
+        self._constraints = tuple(map(parse_constraint, config.get("constraints") or ()))
 
     def _reserve(self, plan: Mapping[str, Any]) -> None:
         self._rates = Rates(
@@ -186,7 +190,10 @@ class Spending:
         stretch = self._open.get(event["trial"])
         if stretch is not None and "held_s" in event:
             stretch.at, stretch.held_s = now, float(event["held_s"])
-        value = self._sign * float(event["metrics"].get(self._metric, math.nan))
+        metrics = event["metrics"]
+        value = self._sign * float(metrics.get(self._metric, math.nan))
+        if any(bound.violation(metrics.get(bound.metric, math.inf)) > 0 for bound in self._constraints):
+            return
         if math.isfinite(value) and (self._best is None or value > self._best):
             self._best, self._best_trial, self._fruitless = value, event["trial"], 0
             if stretch is not None:

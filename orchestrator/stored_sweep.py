@@ -11,7 +11,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from orchestrator.config.objective import ObjectiveConfig, parse_constraint
 from orchestrator.ledger import TrialRecord, TrialStatus, fold
+from orchestrator.objectives import Aims
 from orchestrator.results import SweepResult
 from orchestrator.runs_dir import resolve_runs_dir
 from orchestrator.spending import SESSION_STARTS, Spending
@@ -136,21 +138,38 @@ def read_sweep(folder: SweepFolder) -> StoredSweep:
     records = [story.trials[number] for number in sorted(story.trials)]
     if state is SweepState.DEAD:
         _end_orphans(records, last_s)
-    objective = story.config["objective"]
-    first = objective[0] if isinstance(objective, list) else objective
+    aims = _aims(story.config)
     result = SweepResult(
         name=folder.name,
         folder=folder.path,
-        metric=first["metric"],
-        mode=first["mode"],
+        metric=aims.objectives[0].metric,
+        mode=aims.objectives[0].mode,
         status=TrialStatus.INTERRUPTED if state is SweepState.DEAD else TrialStatus(state),
         tracking_uri=story.config.get("tracking", {}).get("uri") or embedded_uri(folder.path.parent),
         records=records,
         run_ids=_run_ids(folder.path),
         ended_by=story.ended_by,
         so_far=story.spending.so_far(now),
+        aims=aims,
+        storage_uri=recorded_study_uri(story.config, folder.path.parent),
     )
     return StoredSweep(state, story.uid, story.config, story.facts, result, max(0.0, time.time() - last_s))
+
+
+def recorded_study_uri(config: Mapping[str, Any], runs_dir: Path) -> str:
+    """Database of a sweep's study, without a password.
+
+    Args:
+        config: Settings of the sweep, as recorded.
+        runs_dir: Folder of all results.
+    """
+    return (config.get("storage") or {}).get("uri") or f"sqlite:///{(runs_dir / 'optuna.db').resolve()}"
+
+
+def _aims(config: Mapping[str, Any]) -> Aims:
+    written = config["objective"]
+    objectives = map(ObjectiveConfig.model_validate, written if isinstance(written, list) else [written])
+    return Aims(tuple(objectives), {text: parse_constraint(text) for text in config.get("constraints") or ()})
 
 
 def _end_orphans(records: Sequence[TrialRecord], ended_s: float) -> None:

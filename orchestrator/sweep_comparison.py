@@ -32,6 +32,7 @@ def facts_of(sweep: StoredSweep) -> dict[str, Any]:
         else {
             "trial": best.number,
             "value": best.value,
+            "values": dict(best.values),
             "test_top1": best.test_top1,
             "epochs": best.epochs,
             "status": str(best.status),

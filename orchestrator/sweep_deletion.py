@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import SweepNameError
 from orchestrator.runs_dir import resolve_runs_dir
-from orchestrator.stored_sweep import find_sweep, read_sweep
+from orchestrator.stored_sweep import find_sweep, read_sweep, recorded_study_uri
 from orchestrator.tracking.addresses import embedded_uri, without_password
 
 if TYPE_CHECKING:
@@ -81,8 +81,7 @@ def plan_deletion(
     if folder.is_driven:
         raise SweepNameError(f"{sweep.name} is being run; end it first with Ctrl-C where it was started")
     files = [path for path in folder.path.rglob("*") if path.is_file() and not path.is_symlink()]
-    recorded = (sweep.config.get("storage") or {}).get("uri")
-    storage_uri = storage_uri or recorded or _study_database(folder.path.parent)
+    storage_uri = storage_uri or sweep.result.storage_uri
     tracking_uri = tracking_uri or sweep.result.tracking_uri
     return Deletion(
         name=sweep.name,
@@ -110,13 +109,9 @@ def delete_sweep(deletion: Deletion) -> None:
 
 def _orphan(name: str, runs_dir: Path, storage_uri: str | None) -> Deletion | None:
     """What is left of a sweep whose folder is gone: its study, which keeps the name from being used again."""
-    storage_uri, tracking_uri = storage_uri or _study_database(runs_dir), embedded_uri(runs_dir)
+    storage_uri, tracking_uri = storage_uri or recorded_study_uri({}, runs_dir), embedded_uri(runs_dir)
     trials = _study_trials(name, storage_uri)
     return None if trials is None else Deletion(name, runs_dir / name, 0, 0, storage_uri, trials, tracking_uri, ())
-
-
-def _study_database(runs_dir: Path) -> str:
-    return f"{_SQLITE}{(runs_dir / 'optuna.db').resolve()}"
 
 
 def _study_trials(name: str, uri: str) -> int | None:

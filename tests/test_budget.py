@@ -128,6 +128,15 @@ def test_a_minimised_objective_improves_downwards() -> None:
     assert spending.so_far(4).best == 0.3
 
 
+def test_what_breaks_a_constraint_is_no_best() -> None:
+    small = {**OBJECTIVE, "constraints": ["params <= 100"]}
+    spending = told(started(0, 0), started(1, 0), config=small)
+    for number, params, value in ((0, 200.0, 0.9), (1, 50.0, 0.5)):
+        metrics = {"val/top1": value, "params": params}
+        spending.fold({"event": "trial_reported", "time": 1, "trial": number, "epoch": 1, "metrics": metrics})
+    assert (spending.so_far(2).best, spending.so_far(2).best_trial) == (0.5, 1)
+
+
 @pytest.mark.parametrize(
     ("limits", "so_far", "reason"),
     [

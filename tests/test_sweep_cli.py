@@ -53,6 +53,15 @@ def test_a_finished_sweep_is_read_back_whole(tmp_path: Path) -> None:
     assert result.tracking_uri == embedded_uri(tmp_path)
 
 
+def test_several_objectives_are_read_back_with_their_front(tmp_path: Path) -> None:
+    objective = [{"metric": "val/top1", "mode": "max"}, {"metric": "train/loss", "mode": "min"}]
+    tell_sweep(tmp_path, "s", TRIALS, objective=objective, constraints=["val/top1 <= 0.85"])
+    result = load_result("s", tmp_path)
+    assert [trial.number for trial in result.pareto_front] == [0]
+    assert result.best is not None
+    assert result.best.values == {"val/top1": 0.8, "train/loss": 1.0}
+
+
 def test_a_name_that_is_no_sweep_is_told_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(SweepNameError, match=r"no sweep 's' in .* No sweep was begun there"):
         load_result("s", tmp_path)
