@@ -15,6 +15,7 @@ from models import (
 from models.arithmetic import ModelCost, ModelFacts, model_cost, model_facts
 from models.authors import AuthorsCheckpointError, AuthorsOptionError, from_authors, load_authors_checkpoint
 from models.catalogue import check_options, create_model, list_models, model_family, model_options, searchable_options
+from models.first_map import first_map_side
 from models.options import ModelOption, ModelOptionError, OptionProblem, OptionValue
 from models.sync_batch_norm import synchronise_batch_norm
 from models.training_hooks import TrainingHooks, diagnostics, penalty, project_
@@ -34,6 +35,7 @@ __all__ = [
     "create_model",
     "diagnostics",
     "fcvit_variants",
+    "first_map_side",
     "from_authors",
     "lesa_variants",
     "list_models",

@@ -11,6 +11,7 @@ from orchestrator.errors import TrackingError
 from orchestrator.ledger import Ledger, TrialStatus
 from orchestrator.objectives import Aims
 from orchestrator.results import SweepResult, TrialResult
+from orchestrator.search.rejections import count_rejected
 from orchestrator.search.storage import study_uri
 from orchestrator.sweep_folder import SweepFolder
 from orchestrator.tracking.addresses import embedded_uri
@@ -75,6 +76,8 @@ def conclude(
     tables = first.write_tables()
     ledger.sweep_ended(status, _summary(first.best, ledger, front), [str(path) for path in tables])
     notices = [CHOSEN_ON_TEST] if config.dataset.select_on == "test" else []
+    if rejected := count_rejected(ledger.rejected()):
+        notices.append(f"Rejected before they cost a trial: {rejected}.")
     try:
         writer.drain(_DRAIN_S)
     except TrackingError as error:
@@ -93,6 +96,7 @@ def _summary(best: TrialResult | None, ledger: Ledger, front: Sequence[int]) -> 
         f"trials_{status}": sum(trial.status is status for trial in trials) for status in TrialStatus
     }
     del counts[f"trials_{TrialStatus.RUNNING}"]
+    counts["trials_rejected"] = len(ledger.rejected())
     so_far = ledger.so_far()
     counts |= {"wall_s": so_far.wall_s, **{f"cost/{key}": value for key, value in so_far.cost.as_dict().items()}}
     if front:

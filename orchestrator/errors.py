@@ -58,6 +58,10 @@ class ResumeError(SpatialSweepError, ValueError):
     """A sweep that is to go on with something that decides its results changed."""
 
 
+class SpaceExhaustedError(SpatialSweepError, ValueError):
+    """A search that proposes nothing but configurations that are rejected; the text counts the reasons."""
+
+
 class DataError(SpatialSweepError, ValueError):
     """A dataset that is missing, damaged or not what the sweep expects."""
 

@@ -82,6 +82,23 @@ class TrialRecord:
         return self.reports[-1].get("test/top1") if self.reports else None
 
 
+@dataclass(frozen=True)
+class RejectedTrial:
+    """A configuration that was proposed and not worth a trial.
+
+    Args:
+        number: Optuna's number.
+        params: Searched values.
+        rule: The setting or limit it breaks.
+        reason: What was given and what holds.
+    """
+
+    number: int
+    params: Mapping[str, Any]
+    rule: str
+    reason: str
+
+
 class Ledger:
     """Records events; safe to call from several threads.
 
@@ -98,6 +115,7 @@ class Ledger:
         self._journal = journal
         self._lock = threading.RLock()
         self._trials: dict[int, TrialRecord] = {}
+        self._rejected: dict[int, RejectedTrial] = {}
         self._spending = Spending()
         self.ended_by = ""
         self.sessions = 0
@@ -119,6 +137,10 @@ class Ledger:
     def trial_started(self, number: int, tune_id: str, params: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         """A trial was proposed and handed to Tune."""
         self._record("trial_started", trial=number, tune_id=tune_id, params=params, config=config)
+
+    def trial_rejected(self, number: int, params: Mapping[str, Any], rule: str, reason: str) -> None:
+        """A configuration was proposed and is not tried; it is none of the sweep's trials."""
+        self._record("trial_rejected", trial=number, params=params, rule=rule, reason=reason)
 
     def lanes_planned(self, lanes: int, workers: int, cpus_per_worker: float, gpus_per_worker: float) -> None:
         """What the trials from here on reserve."""
@@ -170,6 +192,11 @@ class Ledger:
         with self._lock:
             return self._trials[number]
 
+    def rejected(self) -> list[RejectedTrial]:
+        """All configurations that were proposed and not tried, by number."""
+        with self._lock:
+            return [self._rejected[number] for number in sorted(self._rejected)]
+
     def knows(self, number: int) -> bool:
         """Whether a trial of this number was ever started."""
         with self._lock:
@@ -200,6 +227,9 @@ class Ledger:
                 self.sessions, self.identity, self.ended_by = self.sessions + 1, event["identity"], ""
             case "budget_spent":
                 self.ended_by = event["reason"]
+            case "trial_rejected":
+                found = RejectedTrial(event["trial"], event["params"], event["rule"], event["reason"])
+                self._rejected[found.number] = found
         fold(self._trials, event)
         self._spending.fold(event)
 

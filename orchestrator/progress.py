@@ -80,6 +80,7 @@ class Progress:
             f"{counts[TrialStatus.PRUNED]} stopped early",
             *([f"{counts[TrialStatus.DIVERGED]} diverged"] if counts[TrialStatus.DIVERGED] else []),
             f"{counts[TrialStatus.FAILED]} failed",
+            *([f"{rejected} rejected"] if (rejected := len(self._ledger.rejected())) else []),
         ]
         return f"{', '.join(parts)} | {self._best(trials)} | {self._time_left(trials, ended)}"
 

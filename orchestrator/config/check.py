@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -33,6 +33,9 @@ from orchestrator.errors import DataError, Problem, did_you_mean
 from orchestrator.tracking.addresses import SCHEMES, scheme_of, without_password
 from search_spaces import Domain, SearchSpace, setting_of
 from search_spaces.space import SpaceError, condition_problems
+
+if TYPE_CHECKING:
+    from models import OptionProblem
 
 _DOMAIN: TypeAdapter[Any] = TypeAdapter(Domain)
 _SEARCHED_NAME = re.compile(r"([A-Za-z0-9_.-]+/)*[^/]+")
@@ -270,11 +273,29 @@ def _check_branch(
         names.setdefault(setting, name)
     searched = {setting: search[name].corners() for setting, name in names.items() if setting in options}
     base = {**(fixed.options if fixed else {}), **{setting: corners[0] for setting, corners in searched.items()}}
-    variants = [base, *({**base, name: value} for name, corners in searched.items() for value in corners[1:])]
-    for values in variants:
-        for fault in models.check_options(model, values, **_geometry(facts)):
-            where = f"search.{names[fault.option]}" if fault.option in searched else f"model.options.{fault.option}"
-            yield Problem(where, f"got {fault.given!r} for {model}; {fault.rule}. {fault.remedy}".rstrip())
+    for fault in _hopeless(model, base, searched, facts):
+        where = f"search.{names[fault.option]}" if fault.option in searched else f"model.options.{fault.option}"
+        yield Problem(where, f"got {fault.given!r} for {model}; {fault.rule}. {fault.remedy}".rstrip())
+
+
+def _hopeless(
+    model: str, base: Mapping[str, Any], searched: Mapping[str, tuple[Any, ...]], facts: DatasetFacts | None
+) -> Iterator[OptionProblem]:
+    """What is wrong with a network at a corner of the search, whatever one other option is there.
+
+    Values that only do not go together are left to the searcher, which rejects such configurations.
+    """
+    import models
+
+    def faults(values: Mapping[str, Any]) -> list[OptionProblem]:
+        return models.check_options(model, values, **_geometry(facts))
+
+    corners: list[dict[str, Any]] = [{name: value} for name, values in searched.items() for value in values]
+    for corner in [{}, *corners]:
+        found = faults({**base, **corner})
+        others = (other for other in corners if not other.keys() & corner.keys())
+        if found and all(faults({**base, **other, **corner}) for other in others):
+            yield from found
 
 
 def _check_training_domain(name: str, domain: Any) -> Iterator[Problem]:

@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from orchestrator.config.budget import BudgetConfig
+from orchestrator.config.limits import LimitsConfig
 from orchestrator.config.objective import COSTS, ObjectiveConfig, parse_constraint
 from orchestrator.config.section import Section
 from orchestrator.config.spaces import corner_values, expand_space
@@ -289,6 +290,7 @@ class SweepConfig(Section):
         training: Values of what is not searched.
         trials: Configurations to try.
         budget: What ends the sweep before, and what devices cost.
+        limits: What a network may have; configurations beyond are rejected before they cost a trial.
         seed: Of the sampler, the initial weights and the order of the images.
         objective: What is maximised or minimised; of a list, the first one chooses the best epoch and stops trials.
         constraints: Bounds such as `params <= 2e6`; a trial beyond one is not the best, whatever its value.
@@ -311,6 +313,7 @@ class SweepConfig(Section):
     training: TrainingConfig = TrainingConfig()
     trials: PositiveInt = 20
     budget: BudgetConfig = BudgetConfig()
+    limits: LimitsConfig = LimitsConfig()
     seed: NonNegativeInt = 0
     objectives: Objectives = Field((ObjectiveConfig(),), alias="objective")
     constraints: Texts = ()

@@ -14,8 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.config.schema import SweepConfig
 from orchestrator.errors import ResumeError
-from orchestrator.ledger import Ledger, TrialRecord, TrialStatus
+from orchestrator.ledger import Ledger, RejectedTrial, TrialRecord, TrialStatus
 from orchestrator.objectives import Aims
+from orchestrator.search.rejections import REJECTED
 from orchestrator.search.samplers import OUTCOME
 from orchestrator.search.scores import note_constraints
 from orchestrator.search.verdict import verdict
@@ -38,9 +39,10 @@ def continue_study(study: optuna.Study, ledger: Ledger, config: SweepConfig) -> 
         elif record.status is TrialStatus.RUNNING:
             ledger.trial_ended(record.number, TrialStatus.INTERRUPTED, "its driver ended without a word")
     known = len(study.get_trials(deepcopy=False))
-    for record in ledger.trials():
-        if record.number >= known:
-            known = _rebuild(study, record, config, known)
+    numbered: list[TrialRecord | RejectedTrial] = [*ledger.trials(), *ledger.rejected()]
+    for lost in sorted(numbered, key=lambda record: record.number):
+        if lost.number >= known:
+            known = _rebuild(study, lost, config, known)
     for trial in study.get_trials(deepcopy=False):
         if not trial.state.is_finished():
             _bring_up_to_date(study, trial, ledger, config)
@@ -70,7 +72,7 @@ def _bring_up_to_date(study: optuna.Study, trial: FrozenTrial, ledger: Ledger, c
     study.tell(trial.number, values=values, state=state)
 
 
-def _rebuild(study: optuna.Study, record: TrialRecord, config: SweepConfig, known: int) -> int:
+def _rebuild(study: optuna.Study, record: TrialRecord | RejectedTrial, config: SweepConfig, known: int) -> int:
     """Adds a trial the database has lost; returns how many it knows now."""
     if record.number != known:
         raise ResumeError(
@@ -79,6 +81,13 @@ def _rebuild(study: optuna.Study, record: TrialRecord, config: SweepConfig, know
         )
     params = optuna.trial.FixedTrial(dict(record.params))
     config.space.sample(params)
+    if isinstance(record, RejectedTrial):
+        attrs = {REJECTED: f"{record.rule}: {record.reason}"}
+        made = optuna.trial.create_trial(
+            state=TrialState.FAIL, params=params.params, distributions=params.distributions, user_attrs=attrs
+        )
+        study.add_trial(made)
+        return known + 1
     aims = Aims.of(config)
     state, values = verdict(record, aims)
     study.add_trial(

@@ -11,8 +11,11 @@ from orchestrator.config.schema import SweepConfig, resolve_trial
 from orchestrator.lanes.client import EPOCHS_DONE, TRIAL
 from orchestrator.ledger import Ledger
 from orchestrator.search.not_pickled import NotPickled
+from orchestrator.search.rejections import reject, say_exhausted
+from orchestrator.validity import Validity
 
 FINISHED: str = Searcher.FINISHED
+MOST_REJECTED = 1000  # in a row
 
 
 class StudySearcher(NotPickled, Searcher):
@@ -30,25 +33,40 @@ class StudySearcher(NotPickled, Searcher):
         self._config = config
         self._space = config.space
         self._ledger = ledger
+        self._validity = Validity(config)
         self.asked: dict[str, optuna.Trial] = {}
         self.closed = False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # Tune's word for the end
         """The next configuration, whole, under the key `trial`, and how many of its epochs are reported already.
 
-        A study hands out what was interrupted before it proposes anything new.
+        A study hands out what was interrupted before it proposes anything new. What is not worth a trial is rejected,
+        and the study asked again.
+
+        Raises:
+            SpaceExhaustedError: Nothing but rejected configurations was proposed, many times in a row.
         """
         if self.closed:
             return FINISHED
+        for _ in range(MOST_REJECTED):
+            if (found := self._propose(trial_id)) is not None:
+                return found
+        raise say_exhausted(self._ledger, MOST_REJECTED)
+
+    def _propose(self, trial_id: str) -> dict[str, Any] | None:
+        """One configuration of the study's; None when it was rejected."""
         trial = self._study.ask()
         params = self._space.sample(trial)
-        trial.set_user_attr("tune_trial", trial_id)
-        self.asked[trial_id] = trial
         if self._ledger.knows(trial.number):
             self._ledger.trial_resumed(trial.number, trial_id)
         else:
-            config = resolve_trial(self._config, trial.number, params).model_dump(mode="json")
-            self._ledger.trial_started(trial.number, trial_id, params, config)
+            config = resolve_trial(self._config, trial.number, params)
+            if (rejection := self._validity.rejection(config)) is not None:
+                reject(self._study, self._ledger, trial, params, rejection)
+                return None
+            self._ledger.trial_started(trial.number, trial_id, params, config.model_dump(mode="json"))
+        trial.set_user_attr("tune_trial", trial_id)
+        self.asked[trial_id] = trial
         record = self._ledger.trial(trial.number)
         return {TRIAL: dict(record.config), EPOCHS_DONE: record.epochs}
 
