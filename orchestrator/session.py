@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import socket
 from collections.abc import Iterator
@@ -11,8 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
+from ray._private.state import state as cluster_state
 
-from orchestrator.config.schema import ResourcesConfig
+from orchestrator.config.schema import BYTES_PER_GB, ResourcesConfig
 from orchestrator.errors import ClusterError
 
 _ANSWER_S = 10.0
@@ -80,18 +80,22 @@ class LanePlan:
     """How a sweep uses the cluster.
 
     Args:
-        lanes: Trials at the same time.
-        workers: Ranks of each.
+        lanes: Trials at the same time, to begin with.
+        workers: Ranks of each; of elastic ones the most.
         gpus_per_worker: Zero on CPU.
+        at_most: Lanes the sweep may grow to.
     """
 
     lanes: int
     workers: int
     gpus_per_worker: float
+    at_most: int = 1
 
 
 def plan_lanes(resources: ResourcesConfig, trials: int) -> LanePlan:
     """Fits as many lanes as the connected cluster holds.
+
+    A cluster with an autoscaler is taken for as large as it may become: the lanes' own requests bring the nodes.
 
     Args:
         resources: Of one trial.
@@ -100,23 +104,59 @@ def plan_lanes(resources: ResourcesConfig, trials: int) -> LanePlan:
     Raises:
         ClusterError: Not even one lane fits; the message shows the arithmetic.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = _nodes()
     gpus = sum(node.get("GPU", 0.0) for node in nodes)
     wanted = resources.gpus_per_worker
-    gpus_per_worker = wanted if wanted is not None else (1.0 if gpus >= resources.workers else 0.0)
-    slots = sum(_slots(node, resources.cpus_per_worker, gpus_per_worker) for node in nodes)
-    fitting = slots // resources.workers
+    gpus_per_worker = wanted if wanted is not None else (1.0 if gpus >= resources.min_workers else 0.0)
+    fitting = lanes_that_fit(resources, gpus_per_worker)
     if fitting < 1:
-        cpus = sum(node.get("CPU", 0.0) for node in nodes)
-        raise ClusterError(
-            f"a trial needs {resources.workers} workers of {resources.cpus_per_worker:g} CPU and "
-            f"{gpus_per_worker:g} GPU each; this cluster has {cpus:g} CPU and {gpus:g} GPU on {len(nodes)} node(s), "
-            f"room for {slots} such worker(s). Lower resources.workers or resources.cpus_per_worker."
-        )
-    return LanePlan(min(fitting, resources.lanes or fitting, trials), resources.workers, gpus_per_worker)
+        raise ClusterError(_arithmetic(resources, gpus_per_worker, nodes))
+    at_most = min(resources.lanes or trials, trials)
+    return LanePlan(min(fitting, at_most), resources.max_workers, gpus_per_worker, at_most)
 
 
-def _slots(node: dict[str, float], cpus: float, gpus: float) -> int:
-    by_cpu = node.get("CPU", 0.0) / cpus
-    by_gpu = node.get("GPU", 0.0) / gpus if gpus else math.inf
-    return int(min(by_cpu, by_gpu) + 1e-9)
+def lanes_that_fit(resources: ResourcesConfig, gpus_per_worker: float) -> int:
+    """Lanes that the cluster could hold if nothing else ran on it.
+
+    An elastic lane counts as large as it may become, so that a lane grows before there are more of them.
+
+    Args:
+        resources: Of one trial.
+        gpus_per_worker: Zero on CPU.
+    """
+    per_worker = resources.per_worker(gpus_per_worker)
+    slots = sum(_slots(node, per_worker) for node in _nodes())
+    most = _resources_with_autoscaling()
+    if most is not None:
+        slots = max(slots, _slots(most, per_worker))
+    return slots // resources.max_workers or int(slots >= resources.min_workers)
+
+
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _resources_with_autoscaling() -> dict[str, float] | None:
+    """All that a cluster may grow to; None where nobody adds nodes, or where it is not told."""
+    most = cluster_state.get_max_resources_from_cluster_config()
+    return None if most is None else {name: float(amount) for name, amount in most.items()}
+
+
+def _slots(node: dict[str, float], per_worker: dict[str, float]) -> int:
+    return int(min(node.get(name, 0.0) / amount for name, amount in per_worker.items()) + 1e-9)
+
+
+def _arithmetic(resources: ResourcesConfig, gpus_per_worker: float, nodes: list[dict[str, float]]) -> str:
+    """Why no lane fits: what a trial needs, what there is."""
+    per_worker = resources.per_worker(gpus_per_worker)
+    slots = sum(_slots(node, per_worker) for node in nodes)
+    memory = f" and {resources.memory_gb_per_worker:g} GB" if resources.memory_gb_per_worker else ""
+    there = [f"{sum(node.get(name, 0.0) for node in nodes):g} {name}" for name in ("CPU", "GPU")]
+    if memory:
+        there.append(f"{sum(node.get('memory', 0.0) for node in nodes) / BYTES_PER_GB:.1f} GB")
+    lower = ["resources.workers", "resources.cpus_per_worker", *(["resources.memory_gb_per_worker"] if memory else [])]
+    return (
+        f"a trial needs {resources.min_workers} workers of {resources.cpus_per_worker:g} CPU and "
+        f"{gpus_per_worker:g} GPU{memory} each; this cluster has {' and '.join(there)} on {len(nodes)} node(s), "
+        f"room for {slots} such worker(s). Lower {' or '.join(lower)}."
+    )

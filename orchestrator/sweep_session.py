@@ -99,6 +99,7 @@ class SweepSession:
         lanes = Lanes(
             self._config,
             count=self._plan.lanes,
+            at_most=self._plan.at_most,
             gpus_per_worker=self._plan.gpus_per_worker,
             dataset_path=self._dataset,
             folder=self._folder.scratch / "ray",
@@ -106,7 +107,15 @@ class SweepSession:
         progress = Progress(self._config, self._ledger, self._plan.lanes, self._console)
         progress.say(self._announcement(self._plan))
         with lanes, progress:
-            search = TuneRun(self._config, self._folder, study, self._ledger, hub=lanes.hub, lanes=lanes.count)
+            search = TuneRun(
+                self._config,
+                self._folder,
+                study,
+                self._ledger,
+                hub=lanes.hub,
+                lanes=self._plan.at_most,
+                has_room=lanes.has_room,
+            )
             return self._search(search, lanes, progress)
 
     def _announcement(self, plan: LanePlan) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import optuna
@@ -19,6 +20,8 @@ from orchestrator.search.trial_schedulers import create_trial_scheduler
 from orchestrator.sweep_folder import SweepFolder
 
 _JOIN_TIMEOUT_S = 30.0
+# Only the death of a trial's actor is an error to Tune; another takes its place, while the lane trains on.
+_MAX_CLIENT_LOSSES = 10
 # Each trial actor takes this share of the head node and nothing else: the lanes hold the CPUs and GPUs.
 _HEAD_SHARE = {"node:__internal_head__": 0.001}
 
@@ -45,11 +48,20 @@ class TuneRun:
         study: Of the sweep.
         ledger: Told of every trial.
         hub: Handle of the lane hub.
-        lanes: Trials at the same time.
+        lanes: Trials at the same time, at most.
+        has_room: Whether a trial would find a lane beside so many that have one.
     """
 
     def __init__(
-        self, config: SweepConfig, folder: SweepFolder, study: optuna.Study, ledger: Ledger, *, hub: Any, lanes: int
+        self,
+        config: SweepConfig,
+        folder: SweepFolder,
+        study: optuna.Study,
+        ledger: Ledger,
+        *,
+        hub: Any,
+        lanes: int,
+        has_room: Callable[[int], bool],
     ) -> None:
         self._config = config
         self._folder = folder
@@ -57,7 +69,7 @@ class TuneRun:
         self._hub = hub
         self._lanes = lanes
         self._stopper = _StopWhen()
-        self._searcher = StudySearcher(study, config, ledger)
+        self._searcher = StudySearcher(study, config, ledger, has_room)
         self._callback = SweepCallback(self._searcher, study, config, ledger, hub)
         self._thread = threading.Thread(target=self._run, name="tune", daemon=True)
         self.failure: Exception | None = None
@@ -118,7 +130,7 @@ class TuneRun:
                 stop=self._stopper,
                 callbacks=[self._callback],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                failure_config=tune.FailureConfig(max_failures=0),
+                failure_config=tune.FailureConfig(max_failures=_MAX_CLIENT_LOSSES),
                 verbose=0,
             ),
         )

@@ -32,7 +32,6 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_module, "PEER_GRACE_S", 0.02)
     monkeypatch.setattr(hub_module, "ORPHAN_GRACE_S", 0.3)
-    monkeypatch.setattr(hub_module, "PULSE_S", 0.01)
 
 
 def member(rank: int, generation: int = 1, lane: int = 0, world_size: int = 2) -> Member:
@@ -68,3 +67,4 @@ async def started(hub: LaneHub, order: Order = A, generation: int = 1) -> None:
     ranks = waiting(hub, generation)
     assert await hub.lease(order) == 0
     assert await asyncio.gather(*ranks) == [order, order]
+    await asyncio.gather(*both(lambda rank: hub.begin(rank, order), generation))

@@ -15,25 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.lanes.hub import MAX_LOSSES, LaneHub
+from orchestrator.lanes.hub import GROUP_LOST, LaneHub
 from orchestrator.lanes.messages import Ending, Fate, Member, Next, Order, Report, Verdict
 
 COLLECTIVE_TIMEOUT_S = 0.5
-
-
-class FakeClient:
-    """The handle of a trial's actor, of which the hub asks only whether it still answers."""
-
-    def __init__(self) -> None:
-        self.dead = False
-
-    @property
-    def __ray_ready__(self) -> FakeClient:
-        return self
-
-    async def remote(self) -> None:
-        if self.dead:
-            raise RuntimeError("the actor died")
 
 
 class LeftLaneError(Exception):
@@ -51,18 +36,32 @@ class Plan:
     epochs: int
     stop_after: int | None = None
     fails_at: int | None = None
+    fails_times: int = 0
     fails_alone: bool = False
     client_dies_at: int | None = None
+    client_returns: bool = False
 
-    def possible_ends(self) -> set[str]:
-        """What its client may hear; a trial of bad luck with its groups fails as well."""
-        reason = f"failed: its worker group was lost {MAX_LOSSES} times (killed, out of memory, or host gone)"
-        if self.fails_at is not None:
-            return {"failed: as planned", reason}
-        if self.client_dies_at is not None and self.client_dies_at < self.epochs:
-            return {"client died", reason}
-        early = self.stop_after is not None and self.stop_after < self.epochs
-        return {"stopped early" if early else "trained", reason}
+    def possible_ends(self, max_failures: int, losses: int) -> set[str]:
+        """What its client may hear.
+
+        Args:
+            max_failures: Failures the hub forgives.
+            losses: Worker groups that died, of whatever trial.
+        """
+        failed = self.fails_times if self.fails_at is not None else 0
+        ends = set()
+        if failed + losses > max_failures:  # luck decides which of them the trial met
+            ends |= {f"attempt {max_failures + 1}: {why}" if max_failures else why for why in (PLANNED, LOST)}
+        if failed <= max_failures or losses:
+            early = self.stop_after is not None and self.stop_after < self.epochs
+            ends.add("stopped early" if early else "trained")
+        if self.client_dies_at is not None and self.client_dies_at < self.epochs and not self.client_returns:
+            ends.add("client died")
+        return ends
+
+
+PLANNED = "as planned"
+LOST = GROUP_LOST.reason
 
 
 @dataclass
@@ -94,10 +93,14 @@ class World:
         self.world_size = self.random.choice((1, 2, 3))
         self.lanes = self.random.choice((1, 2, 3))
         self.plans = {f"t{number}": self._plan() for number in range(8)}
+        self.max_failures = self.random.choice((0, 1, 2))
+        self.failed: dict[str, int] = defaultdict(int)
+        self.losses = 0
+        self.hub_losses = 0
         self.saved: dict[str, int] = defaultdict(int)
         self.epochs: dict[str, list[int]] = defaultdict(list)
         self.ends: dict[str, list[str]] = defaultdict(list)
-        self.hub = LaneHub()
+        self.hub = LaneHub(self.max_failures)
         self.hub_calls: set[asyncio.Task[Any]] = set()
         self.groups: dict[int, tuple[Group, list[asyncio.Task[None]]]] = {}
         self.generation = 0
@@ -109,11 +112,13 @@ class World:
             case "stop":
                 plan.stop_after = self.random.randint(1, plan.epochs)
             case "fail":
-                plan.fails_at = self.random.randint(1, plan.epochs)
+                plan.fails_at, plan.fails_times = self.random.randint(1, plan.epochs), self.random.randint(1, 4)
             case "fail alone":
-                plan.fails_at, plan.fails_alone = self.random.randint(1, plan.epochs), True
+                plan.fails_at, plan.fails_times = self.random.randint(1, plan.epochs), self.random.randint(1, 4)
+                plan.fails_alone = True
             case "client dies":
                 plan.client_dies_at = self.random.randint(0, plan.epochs)
+                plan.client_returns = self.random.random() < 0.5
         return plan
 
     async def run(self) -> None:
@@ -157,11 +162,16 @@ class World:
             self.groups[index] = (group, ranks)
             await self._first_death(ranks)
             group.gone = True
+            self.losses += 1
             await self._pause()
+            if self.random.random() < 0.2:
+                await self._call("excuse", index)
+            if self.random.random() < 0.5:
+                await self._call("group_lost", index)
             for rank in ranks:
                 rank.cancel()
             await asyncio.gather(*ranks, return_exceptions=True)
-            await self._pause()
+            await asyncio.sleep(self.random.choice((0, 0.001, 0.03)))
 
     async def _first_death(self, ranks: list[asyncio.Task[None]]) -> None:
         """Returns when a rank has died, or all have ended in peace."""
@@ -174,12 +184,13 @@ class World:
     async def _rank(self, group: Group, rank: int) -> None:
         member = Member(group.lane, group.generation, rank, group.world_size)
         await group.collective(rank)
-        await self._call("join", member, None)
+        await self._call("join", member)
         left = None
         while True:
             order = await self._call("next_order", member, left)
             if order is None:
                 return
+            await self._call("begin", member, order)
             ending = await self._train(group, member, order)
             if await self._call("finish", member, order, ending) is Next.LEAVE:
                 raise LeftLaneError
@@ -188,13 +199,15 @@ class World:
     async def _train(self, group: Group, member: Member, order: Order) -> Ending:
         plan = self.plans[order.trial_id]
         epoch, resumed = self.saved[order.trial_id], self.saved[order.trial_id] > 0
+        doomed = self.failed[order.trial_id] < plan.fails_times
         try:
             await group.collective(member.rank)
             while resumed or epoch < plan.epochs:
                 if not resumed:
                     epoch += 1
-                    if epoch == plan.fails_at and (member.rank == 0 or not plan.fails_alone):
-                        return Ending(Fate.FAILED, "as planned")
+                    if doomed and epoch == plan.fails_at and (member.rank == 0 or not plan.fails_alone):
+                        self.failed[order.trial_id] += member.rank == 0
+                        return Ending(Fate.FAILED, PLANNED)
                     await group.collective(member.rank)
                     if member.rank == 0:
                         self.saved[order.trial_id] = epoch
@@ -209,23 +222,28 @@ class World:
     # Tune and the driver
 
     async def _trial(self, trial_id: str, free: asyncio.Semaphore) -> None:
+        plan = self.plans[trial_id]
         async with free:
-            self.ends[trial_id].append(await self._client(trial_id, FakeClient()))
+            end = await self._client(trial_id, plan.client_dies_at)
+            if end == "client died" and plan.client_returns:
+                end = await self._client(trial_id, None)  # Tune has started another actor
+            self.ends[trial_id].append(end)
             await self._call("release", trial_id)
 
-    async def _client(self, trial_id: str, handle: FakeClient) -> str:
+    async def _client(self, trial_id: str, dies_at: int | None) -> str:
         plan, order, after = self.plans[trial_id], Order(trial_id, {}, ""), 0
-        lane = await self._call("lease", order, handle)
+        lane = await self._call("lease", order)
         while True:
-            if plan.client_dies_at is not None and after >= plan.client_dies_at:
-                handle.dead = True
+            if dies_at is not None and after >= dies_at:
                 return "client died"
             event = await self._call("next_event", order, lane, after)
             if isinstance(event, Ending):
-                return f"{event.fate}: {event.reason}"
+                assert event.fate is Fate.FAILED, event
+                return event.reason
             assert event.metrics == {"trial": float(trial_id[1:])}
-            after = event.epoch
-            self.epochs[trial_id].append(after)
+            after, lane = event.epoch, event.lane
+            if after not in self.epochs[trial_id][-1:]:
+                self.epochs[trial_id].append(after)
             if after == plan.epochs:
                 return "trained"
             if plan.stop_after is not None and after >= plan.stop_after:
@@ -246,6 +264,7 @@ class World:
         rank.cancel()
 
     def _kill_hub(self) -> None:
-        self.hub = LaneHub()
+        self.hub = LaneHub(self.max_failures)
+        self.hub_losses += 1
         for call in tuple(self.hub_calls):
             call.cancel()

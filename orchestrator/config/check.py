@@ -136,12 +136,12 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
             )
     resources = sections.get("resources")
     if resources and training:
-        yield from training_problems(training, search, resources.workers)
+        yield from training_problems(training, search, resources.max_workers)
     if budget := sections.get("budget"):
         yield from budget_problems(budget, next(iter(sections.get("objective", ())), None), resources)
     if facts and training:
         yield from augmentation_problems(training, search, files=facts.files)
-    if resources and resources.workers > 1 and resources.gpus_per_worker and resources.gpus_per_worker % 1:
+    if resources and resources.max_workers > 1 and resources.gpus_per_worker and resources.gpus_per_worker % 1:
         yield Problem(
             "resources.gpus_per_worker",
             f"got {resources.gpus_per_worker}; workers of one trial cannot share a GPU (NCCL refuses it). "

@@ -10,7 +10,6 @@ from typing import Any
 import ray
 from ray.tune import Trainable
 
-from orchestrator.errors import TrialFailedError
 from orchestrator.lanes.messages import Ending, Fate, Order
 from orchestrator.lanes.trial_folder import trial_folder
 
@@ -52,28 +51,21 @@ class TrialClient(Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Waits for the next epoch of the trial.
-
-        Raises:
-            TrialFailedError: Training diverged or ended with an error; the text is its reason.
-        """
+        """Waits for the next epoch of the trial, or its end."""
         order = Order(
             trial_id=self.trial_id,
             config=self._trial,
             folder=str(self._trials_folder / trial_folder(self._trial["number"])),
         )
         if self._lane is None:
-            client = ray.get_runtime_context().current_actor
-            self._lane = ray.get(self._hub.lease.remote(order, client))
+            self._lane = ray.get(self._hub.lease.remote(order))
             self._leased = time.monotonic()
         if self._lane is None:
             return self._ended(Fate.INTERRUPTED)
         event = ray.get(self._hub.next_event.remote(order, self._lane, self._epoch))
         if isinstance(event, Ending):
-            if event.fate in (Fate.FAILED, Fate.DIVERGED):  # Tune has no other word for an end without a metric
-                raise TrialFailedError(event.reason)
             return self._ended(event.fate)
-        self._epoch = event.epoch
+        self._epoch, self._lane = event.epoch, event.lane
         return {
             **event.metrics,
             REPORTED: dict(event.metrics),

@@ -51,21 +51,37 @@ class Report:
     Args:
         epoch: From 1.
         metrics: Of rank 0, already reduced over all ranks.
+        lane: Where the trial is now, which the hub adds for the trial's client.
     """
 
     epoch: int
     metrics: Mapping[str, float] = field(default_factory=dict)
+    lane: int | None = field(default=None, compare=False)
 
 
 class Fate(StrEnum):
-    """How a rank, and in the end a trial, left a lane."""
+    """How a rank, and in the end a trial, left a lane; a trial outlives `PEER_LOST` and `MOVED`."""
 
     COMPLETED = "completed"
     STOPPED = "stopped"
     FAILED = "failed"
     DIVERGED = "diverged"
     PEER_LOST = "peer lost"
+    MOVED = "moved"
     INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a hub knows that the driver keeps as well, since a hub can be lost.
+
+    Args:
+        alive: Lanes that have a worker group.
+        controllers: The actors that control the lanes' worker groups, by lane.
+    """
+
+    alive: frozenset[int]
+    controllers: Mapping[int, Any]
 
 
 @dataclass(frozen=True)
@@ -76,11 +92,13 @@ class Ending:
         fate: How it ended.
         reason: For failures, one line that a user understands, then the traceback; where a trial diverged.
         poisoned: The process cannot train another trial, as after a CUDA error.
+        final: The failure would happen again, as with too little memory; the trial gets no further attempt.
     """
 
     fate: Fate
     reason: str = ""
     poisoned: bool = False
+    final: bool = False
 
 
 class Verdict(StrEnum):

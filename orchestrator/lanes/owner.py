@@ -1,65 +1,80 @@
-"""The driver's side of the lanes: starts them, keeps them alive, and leaves nothing behind."""
+"""The driver's side of the lanes: opens them, keeps them alive, and leaves nothing behind."""
 
 from __future__ import annotations
 
 import logging
 import threading
-import uuid
-from collections.abc import Sequence
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
-from ray.util import placement_group_table, remove_placement_group
-from ray.util.placement_group import PlacementGroup
 
-from orchestrator.config.schema import ResourcesConfig, SweepConfig
+from orchestrator.config.schema import SweepConfig
 from orchestrator.lanes.hub import LaneHub
+from orchestrator.lanes.leftovers import remove_placement_groups_of
+from orchestrator.session import lanes_that_fit
+
+if TYPE_CHECKING:
+    from orchestrator.lanes.worker import LaneSetting
 
 logger = logging.getLogger(__name__)
 
-_MAX_GROUP_LOSSES = 3
 _MAX_FRUITLESS_STARTS = 3
 _JOIN_TIMEOUT_S = 20.0
 _ABORT_TIMEOUT_S = 10.0
-_COLLECTIVE_TIMEOUT_S = 600
+_ASK_AGAIN_S = 2.0
+_TEND_S = 1.0
+# A lane that has not said hello by then is waiting for resources: no trial is proposed for it.
+_START_S = 60.0
 
 
 class Lanes:
     """The lanes of one sweep; a context manager that closes them.
 
-    The driver owns them, one thread each, rather than Tune's actors: a trial that fails takes no lane with it.
+    The driver owns them, one thread each, rather than Tune's actors: a trial that fails takes no lane with it. Lanes
+    grow in number when trials wait and the cluster has room for more. A lane that has lost its node waits for
+    another; its trial goes on elsewhere.
 
     Args:
         config: Of the sweep.
-        count: Lanes to open.
+        count: Lanes to open at first.
+        at_most: Lanes to open in the end.
         gpus_per_worker: Resolved against the cluster.
         dataset_path: The dataset, as `open_dataset` takes it.
         folder: Scratch space of Ray Train, reachable by all nodes.
     """
 
     def __init__(
-        self, config: SweepConfig, *, count: int, gpus_per_worker: float, dataset_path: str, folder: Path
+        self, config: SweepConfig, *, count: int, at_most: int, gpus_per_worker: float, dataset_path: str, folder: Path
     ) -> None:
         self._config = config
         self._gpus_per_worker = gpus_per_worker
         self._dataset_path = dataset_path
         self._folder = folder
+        self._first = count
+        self._most = at_most
         self._closing = threading.Event()
         self.failure: BaseException | None = None
         hub_actor: Any = ray.remote(LaneHub)
-        self.hub = hub_actor.options(num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=10_000).remote()
-        self._threads = [
-            threading.Thread(target=self._keep_lane, args=(index,), name=f"lane-{index}", daemon=True)
-            for index in range(count)
-        ]
+        always = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "max_concurrency": 10_000}
+        self.hub = hub_actor.options(**always).remote(config.resources.max_failures)
+        self._threads: dict[int, threading.Thread] = {}
+        self._opened_s: dict[int, float] = {}
+        # A hub that was restarted has forgotten its controllers; what was ever heard is kept here.
+        self._controllers: dict[str, tuple[int, Any]] = {}
+        self._room = count
+        self._wanted = False
+        self._keeper = threading.Thread(target=self._tend, name="lanes", daemon=True)
 
     def __enter__(self) -> Lanes:
-        for thread in self._threads:
-            thread.start()
+        for _ in range(self._first):
+            self._open()
+        self._keeper.start()
         return self
 
     def __exit__(
@@ -68,12 +83,33 @@ class Lanes:
         self.close()
         ray.kill(self.hub)
 
+    @property
+    def count(self) -> int:
+        """Lanes that are open."""
+        return sum(thread.is_alive() for thread in self._threads.values())
+
+    @property
+    def alive(self) -> bool:
+        """Whether any lane still runs, waits for resources or is being started again."""
+        return self.count > 0
+
+    def has_room(self, running: int) -> bool:
+        """Whether another trial would find a lane soon; one that does not makes the lanes grow if they can.
+
+        Args:
+            running: Trials that have a lane, or wait for one.
+        """
+        if running < self._room:
+            return True
+        self._wanted = True
+        return False
+
     def wind_down(self) -> None:
         """Lets no trial begin another epoch; may be called again, should the hub have forgotten."""
         self.hub.wind_down.remote()
 
     def close(self, patience_s: float | None = None) -> None:
-        """Ends every lane: by asking, then by aborting its controller, then by removing its placement group.
+        """Ends every lane: by asking, then by aborting its controller, then by removing what it had reserved.
 
         Args:
             patience_s: How long it asks before it aborts; None is long enough for a worker to leave in peace.
@@ -81,51 +117,100 @@ class Lanes:
         if self._closing.is_set():
             return
         self._closing.set()
-        try:
+        self._keeper.join(_ABORT_TIMEOUT_S)
+        _despite_ray("asked to end", lambda: self._ask_to_end(_JOIN_TIMEOUT_S if patience_s is None else patience_s))
+        _despite_ray("aborted", self._abort_controllers)
+        _despite_ray("cleared", lambda: remove_placement_groups_of(self._controllers))
+
+    def _ask_to_end(self, patience_s: float) -> None:
+        """Asks until the lanes have ended: a hub that is restarted meanwhile has forgotten that it was asked."""
+        deadline = time.monotonic() + patience_s
+        while True:
             ray.get(self.hub.close.remote(), timeout=_ABORT_TIMEOUT_S)
-            self._join(_JOIN_TIMEOUT_S if patience_s is None else patience_s)
-            controllers, groups = ray.get(self.hub.leftovers.remote(), timeout=_ABORT_TIMEOUT_S)
-            for index, controller in controllers.items():
-                if self._threads[index].is_alive():
-                    _abort(controller)
-            self._join(_ABORT_TIMEOUT_S)
-            _remove_placement_groups(groups)
-        except RayError:
-            logger.warning("The cluster did not answer while the lanes were closed.", exc_info=True)
+            self._learn()
+            self._join(min(_ASK_AGAIN_S, patience_s))
+            if not self.alive or time.monotonic() > deadline:
+                return
+
+    def _abort_controllers(self) -> None:
+        for lane, controller in self._controllers.values():
+            if self._threads[lane].is_alive():
+                _abort(controller)
+        self._join(_ABORT_TIMEOUT_S)
 
     def _join(self, timeout_s: float) -> None:
-        for thread in self._threads:
-            thread.join(timeout_s)
+        deadline = time.monotonic() + timeout_s
+        for thread in self._threads.values():
+            thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _keep_lane(self, index: int) -> None:
+    # Growing
+
+    def _tend(self) -> None:
+        """Follows what the hub hears of the lanes, and opens more where trials wait and the cluster has room."""
+        while not self._closing.wait(_TEND_S):
+            _despite_ray("tended", self._look_around)
+
+    def _look_around(self) -> None:
+        alive = self._learn()
+        now = time.monotonic()
+        young = {lane for lane, opened_s in self._opened_s.items() if now - opened_s < _START_S}
+        self._room = max(1, len(alive | young))
+        if self._wanted and self.count < self._most:
+            self._wanted = False
+            fitting = lanes_that_fit(self._config.resources, self._gpus_per_worker)
+            for _ in range(self.count, min(fitting, self._most)):
+                logger.info("The cluster has room for another lane.")
+                self._open()
+
+    def _learn(self) -> frozenset[int]:
+        """Keeps a copy of what the hub knows; returns the lanes that have a worker group."""
+        situation = ray.get(self.hub.situation.remote(), timeout=_ABORT_TIMEOUT_S)
+        for lane, controller in situation.controllers.items():
+            self._controllers[controller._actor_id.hex()] = (lane, controller)
+        return frozenset(situation.alive)
+
+    def _open(self) -> None:
+        index = len(self._threads)
+        self._opened_s[index] = time.monotonic()
+        self._threads[index] = threading.Thread(target=self._keep, args=(index,), name=f"lane-{index}", daemon=True)
+        self._threads[index].start()
+
+    # One lane
+
+    def _keep(self, index: int) -> None:
         """Runs one lane until the sweep closes; starts it anew when it ends unasked.
 
         A lane that waits for resources may wait for ever. One whose workers cannot start is given up after a few
         starts in a row without a single hello.
         """
+        from orchestrator.lanes.lane_trainer import LanePlace, run_lane
+
+        place = LanePlace(self._config.resources, self._gpus_per_worker, self._folder)
         fruitless, generation = 0, -1
         while not self._closing.is_set():
+            error: Exception | None = None
             try:
-                self._run_lane(index)
-            except Exception as error:  # the lane's thread is the last to see it
-                if self._closing.is_set():
-                    return
-                newest = ray.get(self.hub.generation.remote(index))
-                fruitless, generation = (fruitless + 1 if newest == generation else 1), newest
-                fruitless = 0 if _waits_for_resources(error) else fruitless
-                logger.warning("Lane %d ended and is started again: %s", index, first_line(error))
-                if fruitless >= _MAX_FRUITLESS_STARTS:
-                    self.failure = error
-                    ray.get(self.hub.abandon.remote(index, f"its lane was given up: {first_line(error)}"))
-                    return
+                run_lane(self._setting(index), place)
+            except Exception as failure:  # the lane's thread is the last to see it
+                error = failure
+            if self._closing.is_set():
+                return
+            self._report_loss(index, error)
+            if error is None:
+                continue  # its node is about to be taken away
+            newest = ray.get(self.hub.generation.remote(index))
+            fruitless, generation = (fruitless + 1 if newest == generation else 1), newest
+            fruitless = 0 if _waits_for_resources(error) else fruitless
+            logger.warning("Lane %d ended and is started again: %s", index, first_line(error))
+            if fruitless >= _MAX_FRUITLESS_STARTS:
+                self.failure = error
+                ray.get(self.hub.abandon.remote(index))
+                return
 
-    def _run_lane(self, index: int) -> None:
-        from ray.train.torch import TorchConfig, TorchTrainer
-        from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+    def _setting(self, index: int) -> LaneSetting:
+        from orchestrator.lanes.worker import LaneSetting
 
-        from orchestrator.lanes.worker import AnnounceController, LaneSetting, lane_loop
-
-        setting = LaneSetting(
+        return LaneSetting(
             lane=index,
             hub=self.hub,
             dataset=self._config.dataset,
@@ -133,37 +218,13 @@ class Lanes:
             objective=self._config.objective,
             costs=self._config.measured_costs,
         )
-        TorchTrainer(
-            lane_loop,
-            train_loop_config={"lane": setting},
-            torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
-            scaling_config=ScalingConfig(
-                num_workers=self._config.resources.workers,
-                use_gpu=self._gpus_per_worker > 0,
-                resources_per_worker=worker_resources(self._config.resources, self._gpus_per_worker),
-            ),
-            run_config=RunConfig(  # type: ignore[arg-type]  # annotated with the class of Train's first version
-                # Train restores the snapshot of a name it has seen, hence a new one each time.
-                name=f"lane-{index}-{uuid.uuid4().hex[:8]}",
-                storage_path=str(self._folder),
-                failure_config=FailureConfig(
-                    max_failures=_MAX_GROUP_LOSSES,
-                    controller_failure_limit=_MAX_GROUP_LOSSES,
-                    max_preemption_failures=-1,
-                ),
-                callbacks=[AnnounceController(setting)],  # type: ignore[list-item]  # internal callbacks pass too
-            ),
-        ).fit()
 
-    @property
-    def count(self) -> int:
-        """Lanes of the sweep."""
-        return len(self._threads)
-
-    @property
-    def alive(self) -> bool:
-        """Whether any lane still runs, waits for resources or is being started again."""
-        return any(thread.is_alive() for thread in self._threads)
+    def _report_loss(self, index: int, error: Exception | None) -> None:
+        """The trial on the lane may go elsewhere; the death of a controller is not its failure."""
+        if isinstance(error, RayActorError):
+            ray.get(self.hub.excuse.remote(index))
+        ray.get(self.hub.group_lost.remote(index))
+        remove_placement_groups_of(actor for actor, (lane, _) in self._controllers.items() if lane == index)
 
 
 def first_line(error: BaseException) -> str:
@@ -178,12 +239,6 @@ def _waits_for_resources(error: Exception) -> bool:
     return isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError)
 
 
-def worker_resources(resources: ResourcesConfig, gpus_per_worker: float) -> dict[str, float]:
-    """Ray's words for what one worker reserves."""
-    reserved = {"CPU": resources.cpus_per_worker}
-    return reserved | {"GPU": gpus_per_worker} if gpus_per_worker else reserved
-
-
 def _abort(controller: Any) -> None:
     try:
         ray.get(controller.abort.remote(), timeout=_ABORT_TIMEOUT_S)
@@ -191,9 +246,9 @@ def _abort(controller: Any) -> None:
         ray.kill(controller)
 
 
-def _remove_placement_groups(hex_ids: Sequence[str] | set[str]) -> None:
-    """A killed controller does not remove its own group; removing one that is gone does nothing."""
-    table = placement_group_table()
-    for hex_id in hex_ids:
-        if table.get(hex_id, {}).get("state") not in (None, "REMOVED"):
-            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(hex_id))))
+def _despite_ray(what: str, action: Callable[[], None]) -> None:
+    """Does what can be done of a list of things when the cluster does not answer."""
+    try:
+        action()
+    except RayError:
+        logger.warning("The cluster did not answer while the lanes were %s.", what, exc_info=True)

@@ -16,12 +16,12 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
-from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.context import get_train_context
 
 from orchestrator.config.objective import ObjectiveConfig
 from orchestrator.config.schema import DatasetConfig, TrialConfig
 from orchestrator.data import open_dataset
-from orchestrator.errors import TrialDivergedError, TrialFailedError
+from orchestrator.errors import SpatialSweepError, TrialDivergedError, TrialFailedError
 from orchestrator.lanes.messages import Ending, Fate, Member, Next, Order, Report, Verdict
 from orchestrator.training.checkpoints import TrialCheckpoints
 from orchestrator.training.clean_slate import clean_slate
@@ -64,24 +64,14 @@ class LaneSetting:
     costs: frozenset[str] = frozenset()
 
 
-class AnnounceController(ControllerCallback):
-    """Tells the hub which actor controls a lane, so that the driver can abort it if it does not end by itself.
-
-    Args:
-        setting: Of the lane.
-    """
-
-    def __init__(self, setting: LaneSetting) -> None:
-        self._setting = setting
-
-    def after_controller_start(self, *_: Any, **__: Any) -> None:
-        """Runs in the controller."""
-        controller = ray.get_runtime_context().current_actor
-        self._setting.hub.adopt_controller.remote(self._setting.lane, controller)
+class LeaveLane(BaseException):
+    """The node of a rank is about to be taken away: the trial goes on elsewhere, from the epoch just saved."""
 
 
 def lane_loop(setting: Mapping[str, Any]) -> None:
     """Trains trials until the hub says that the sweep is over. Runs in each worker of a lane.
+
+    It also returns when one of its nodes is about to be taken away; the driver then starts the lane anew.
 
     Args:
         setting: `{"lane": LaneSetting}`; Train hands over mappings only.
@@ -97,8 +87,11 @@ def lane_loop(setting: Mapping[str, Any]) -> None:
         order: Order | None = ray.get(lane.hub.next_order.remote(member, left))
         if order is None:
             return
+        ray.get(lane.hub.begin.remote(member, order))
         ending = _train(lane, member, workers, data, order)
         if ray.get(lane.hub.finish.remote(member, order, ending)) is Next.LEAVE:
+            if ending.fate is Fate.MOVED:
+                return  # all ranks do, and Train counts no failure
             raise LaneBrokenError(f"lane {lane.lane}: {ending.fate}; the worker group is rebuilt")
         clean_slate()
         left = order.trial_id
@@ -114,8 +107,7 @@ def _say_hello(lane: LaneSetting) -> tuple[Member, Workers]:
     if world_size > 1:
         dist.broadcast_object_list(generation, src=0, device=device)
     member = Member(lane.lane, generation[0], rank, world_size)
-    group = ray.util.get_current_placement_group()
-    ray.get(lane.hub.join.remote(member, group.id.hex() if group else None))
+    ray.get(lane.hub.join.remote(member))
     return member, Workers(rank, world_size, device)
 
 
@@ -126,6 +118,8 @@ def _train(lane: LaneSetting, member: Member, workers: Workers, data: DeviceImag
         message = Report(epoch, dict(metrics) if workers.is_first else {})
         if ray.get(lane.hub.report.remote(member, order, message)) is Verdict.STOP:
             raise StopTrial
+        if epoch < order.config["training"]["epochs"] and _will_be_taken(workers):
+            raise LeaveLane
 
     try:
         checkpoints = TrialCheckpoints(Path(order.folder))
@@ -133,14 +127,26 @@ def _train(lane: LaneSetting, member: Member, workers: Workers, data: DeviceImag
         trial.run(report)
     except StopTrial:
         return Ending(Fate.STOPPED)
+    except LeaveLane:
+        return Ending(Fate.MOVED)
     except TrialDivergedError as error:
         return Ending(Fate.DIVERGED, str(error))
     except Exception as error:
         if workers.world_size > 1 and _is_lost_peer(error):
             return Ending(Fate.PEER_LOST, str(error))
-        poisoned = isinstance(error, torch.AcceleratorError)
-        return Ending(Fate.FAILED, f"{_first_line(error)}\n{traceback.format_exc()}", poisoned)
+        return Ending(
+            Fate.FAILED,
+            f"{_first_line(error)}\n{traceback.format_exc()}",
+            poisoned=isinstance(error, torch.AcceleratorError),
+            final=isinstance(error, SpatialSweepError),  # our own words for what another attempt would find again
+        )
     return Ending(Fate.COMPLETED)
+
+
+def _will_be_taken(workers: Workers) -> bool:
+    """Whether any rank has been told that a node of the group is being preempted; all ranks ask, all learn the same."""
+    told = get_train_context().preemption_context.preemption_info is not None
+    return bool(workers.sum(torch.tensor(float(told), device=workers.device)))
 
 
 def _is_lost_peer(error: Exception) -> bool:

@@ -54,16 +54,19 @@ class SweepCallback(NotPickled, Callback):
         """An epoch is done."""
         asked = self._searcher.asked[trial.trial_id]
         with self._lock:
-            if ENDED in result or not self._is_running(asked.number):
-                return
+            record = self._ledger.trial(asked.number)
+            if ENDED in result or record.status is not TrialStatus.RUNNING or result[EPOCH] <= record.epochs:
+                return  # a Tune actor in the place of one that died repeats the last epoch
             metrics = result[REPORTED]
             self._ledger.trial_reported(asked.number, result[EPOCH], metrics, result[HELD])
             note_report(asked, result[EPOCH], metrics, self._aims)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Tune has ended a trial: at its last epoch, early, or because the sweep ends."""
+        """Tune has ended a trial: at its last epoch, early, because the sweep ends, or for a reason of its own."""
         result = trial.last_result or {}
-        if ENDED in result or EPOCH not in result:
+        if result.get(ENDED) in (Fate.FAILED, Fate.DIVERGED):
+            self._end_badly(trial)
+        elif ENDED in result or EPOCH not in result:
             self._end(trial.trial_id, TrialStatus.INTERRUPTED, "the sweep was ended")
         elif result[EPOCH] >= self._config_epochs(trial):
             self._end(trial.trial_id, TrialStatus.FINISHED)
@@ -71,9 +74,13 @@ class SweepCallback(NotPickled, Callback):
             self._end(trial.trial_id, TrialStatus.PRUNED)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """The actors of a trial died again and again."""
+        self._end_badly(trial)
+
+    def _end_badly(self, trial: TuneTrial) -> None:
         """A trial diverged or failed; the others do not notice."""
         ending = ray.get(self._hub.ending.remote(trial.trial_id), timeout=_ANSWER_S)
-        reason = ending.reason if ending is not None else "its Tune actor died; see the logs of Ray"
+        reason = ending.reason if ending is not None else "its Tune actors died; see the logs of Ray"
         diverged = ending is not None and ending.fate is Fate.DIVERGED
         self._end(trial.trial_id, TrialStatus.DIVERGED if diverged else TrialStatus.FAILED, reason)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import optuna
@@ -25,15 +26,24 @@ class StudySearcher(NotPickled, Searcher):
         study: Of this sweep.
         config: Of this sweep.
         ledger: Told of every trial.
+        has_room: Whether a trial would find a lane beside so many that have one.
     """
 
-    def __init__(self, study: optuna.Study, config: SweepConfig, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        study: optuna.Study,
+        config: SweepConfig,
+        ledger: Ledger,
+        has_room: Callable[[int], bool] = lambda _running: True,
+    ) -> None:
         super().__init__(metric=config.objective.metric, mode=config.objective.mode)
         self._study = study
         self._config = config
         self._space = config.space
         self._ledger = ledger
         self._validity = Validity(config)
+        self._has_room = has_room
+        self._open: set[str] = set()
         self.asked: dict[str, optuna.Trial] = {}
         self.closed = False
 
@@ -41,13 +51,15 @@ class StudySearcher(NotPickled, Searcher):
         """The next configuration, whole, under the key `trial`, and how many of its epochs are reported already.
 
         A study hands out what was interrupted before it proposes anything new. What is not worth a trial is rejected,
-        and the study asked again.
+        and the study asked again. None while no lane is free: Tune asks again.
 
         Raises:
             SpaceExhaustedError: Nothing but rejected configurations was proposed, many times in a row.
         """
         if self.closed:
             return FINISHED
+        if not self._has_room(len(self._open)):
+            return None
         for _ in range(MOST_REJECTED):
             if (found := self._propose(trial_id)) is not None:
                 return found
@@ -67,11 +79,13 @@ class StudySearcher(NotPickled, Searcher):
             self._ledger.trial_started(trial.number, trial_id, params, config.model_dump(mode="json"))
         trial.set_user_attr("tune_trial", trial_id)
         self.asked[trial_id] = trial
+        self._open.add(trial_id)
         record = self._ledger.trial(trial.number)
         return {TRIAL: dict(record.config), EPOCHS_DONE: record.epochs}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing to do: `SweepCallback` tells the study, knowing the reason."""
+        """Its lane is free. `SweepCallback` tells the study, knowing the reason."""
+        self._open.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the truth is in the study's database."""

@@ -1,0 +1,52 @@
+"""What Ray Train's controller of a lane tells the hub: who it is, and what becomes of its worker group."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
+from ray.train.v2._internal.execution.controller import state as states
+from ray.train.v2._internal.execution.failure_handling.default import _is_preemption_failure
+
+_GROUP_GONE = (
+    states.RestartingState,
+    states.ReschedulingState,
+    states.ShuttingDownState,
+    states.ErroredState,
+    states.FinishedState,
+)
+_LOSS_TO_COME = (states.PreemptingState, states.ResizingState)
+
+
+class Announcer(ControllerCallback, WorkerGroupCallback):
+    """Runs in the controller of a lane. It repeats itself, for a hub that was restarted has heard nothing.
+
+    Args:
+        lane: Index of the lane.
+        hub: Handle of the hub.
+    """
+
+    def __init__(self, lane: int, hub: Any) -> None:
+        self._lane = lane
+        self._hub = hub
+
+    def after_controller_start(self, *_: Any, **__: Any) -> None:
+        """The driver can abort the controller from now on, if it does not end by itself."""
+        self._announce()
+
+    def after_worker_group_poll_status(self, *_: Any, **__: Any) -> None:
+        """Every 2 s."""
+        self._announce()
+
+    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:  # noqa: ARG002
+        """Tells losses of the worker group, and which of them are nobody's failure."""
+        error = getattr(current_state, "training_failed_error", None)
+        if isinstance(current_state, _LOSS_TO_COME) or (error is not None and _is_preemption_failure(error)):
+            self._hub.excuse.remote(self._lane)
+        if isinstance(current_state, _GROUP_GONE):
+            self._hub.group_lost.remote(self._lane)
+
+    def _announce(self) -> None:
+        controller = ray.get_runtime_context().current_actor
+        self._hub.adopt_controller.remote(self._lane, controller)

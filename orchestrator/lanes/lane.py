@@ -1,0 +1,109 @@
+"""One lane's row in the hub's table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from orchestrator.lanes.messages import Ending, Member, Order, Report
+
+
+@dataclass
+class Lane:
+    """What the hub knows of a lane.
+
+    A lane is `ready` when every rank of its newest generation waits for an order. A trial that a lane lost with its
+    worker group stays in `order` and is handed to the next generation, unless another lane is ready before.
+
+    Args:
+        generation: Newest that has said hello; -1 before the first.
+        world_size: Its workers.
+        waiting: Ranks that wait for an order, with the trial each has left last.
+        order: The trial leased to the lane.
+        claimed: Its client has spoken; a restarted hub may hear of a trial from the ranks first.
+        begun: A rank has the order in its hands; until then the loss of the group is not the trial's doing.
+        attempt: Counts up when the trial is to begin again on the same group.
+        reports: Newest report of each rank.
+        acknowledged: Epoch past which the client wants the trial to go on.
+        released: The trial is to stop at its next report.
+        endings: How ranks left the trial.
+        broken: The group is to be rebuilt.
+        judged: Whose fault that is has been settled for this generation.
+        excused: The loss of this generation is nobody's failure: preempted, or resized.
+        down: The group is gone and the next has not said hello.
+    """
+
+    generation: int = -1
+    world_size: int = 0
+    waiting: dict[int, str | None] = field(default_factory=dict)
+    order: Order | None = None
+    claimed: bool = False
+    begun: bool = False
+    attempt: int = 0
+    reports: dict[int, Report] = field(default_factory=dict)
+    acknowledged: int = 0
+    released: bool = False
+    endings: dict[int, Ending] = field(default_factory=dict)
+    broken: bool = False
+    judged: bool = False
+    excused: bool = False
+    down: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether a trial can start here at once."""
+        return self.order is None and self.alive and self.all_wait
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is a worker group to train on."""
+        return self.generation >= 0 and not self.broken and not self.down
+
+    @property
+    def all_wait(self) -> bool:
+        """Whether no rank is inside a trial."""
+        return 0 < self.world_size == len(self.waiting)
+
+    @property
+    def newest_report(self) -> Report | None:
+        """The newest report every rank has delivered, with rank 0's metrics."""
+        if not self.reports or len(self.reports) < self.world_size:
+            return None
+        first = self.reports[0]
+        return first if all(report.epoch >= first.epoch for report in self.reports.values()) else None
+
+    def begin_generation(self, member: Member) -> None:
+        """A new worker group has said hello."""
+        self.generation, self.world_size = member.generation, member.world_size
+        self.waiting, self.reports, self.endings = {}, {}, {}
+        self.broken = self.judged = self.excused = self.down = self.begun = False
+
+    def serves(self, order: Order) -> bool:
+        """Whether the trial is leased to this lane."""
+        return self.order is not None and self.order.trial_id == order.trial_id
+
+    def departed(self, order: Order) -> set[int]:
+        """Ranks that have left the trial, including those a hub since lost has answered already."""
+        return {*self.endings, *(rank for rank, left in self.waiting.items() if left == order.trial_id)}
+
+    def wait(self, rank: int, left: str | None) -> None:
+        """A rank waits for an order."""
+        self.waiting[rank] = left
+        if self.all_wait:
+            self.waiting = dict.fromkeys(self.waiting)  # no rank is inside a trial: what is ordered now is for all
+
+    def assign(self, order: Order, *, claimed: bool, acknowledged: int = 0) -> None:
+        """Leases the lane to a trial."""
+        self.order, self.claimed, self.acknowledged = order, claimed, acknowledged
+        self.released = self.begun = False
+        self.reports, self.endings = {}, {}
+
+    def begin_again(self) -> None:
+        """The trial has left the ranks and is to be handed to them once more."""
+        self.attempt += 1
+        self.begun = False
+        self.reports, self.endings = {}, {}
+
+    def clear(self) -> None:
+        """The lane is free."""
+        self.order, self.released, self.begun = None, False, False
+        self.reports, self.endings = {}, {}
