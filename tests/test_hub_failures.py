@@ -150,13 +150,14 @@ async def test_a_lane_given_up_leaves_its_trial_to_another() -> None:
 async def test_another_client_of_the_same_trial_finds_its_lane() -> None:
     hub = LaneHub()
     await started(hub)
-    asyncio.ensure_future(hub.next_event(A, 0, 0))  # of an actor that died
+    dead = asyncio.ensure_future(hub.next_event(A, 0, 0))  # of an actor that died
     ranks = reporting(hub, 1)
     await settled()
     assert await hub.lease(A) == 0
     assert (await hub.next_event(A, 0, 0)).epoch == 1
-    asyncio.ensure_future(hub.next_event(A, 0, 1))
+    more = asyncio.ensure_future(hub.next_event(A, 0, 1))
     assert await asyncio.gather(*ranks) == [Verdict.GO] * 2
+    assert await settled(dead, more) == [True, False]
 
 
 @in_loop

@@ -14,8 +14,8 @@ import optuna
 import pytest
 import ray
 import torch
+from cluster_state import assert_nothing_left
 from mlflow import MlflowClient
-from ray.util import placement_group_table
 from tiny_archives import photo_tree
 
 from orchestrator import SweepConfig, SweepResult, load_model, load_sweep, run_sweep
@@ -49,24 +49,6 @@ def ray_instance() -> Iterator[None]:
 
 def tiny(tmp_path: Path, *overrides: str) -> SweepConfig:
     return load_sweep(TINY, [f"runs_dir={tmp_path}", *overrides])
-
-
-def live_actors() -> list[str]:
-    """Without the one service Ray Train starts for all jobs of a cluster and keeps."""
-    alive = [actor["ActorClassName"] for actor in ray._private.state.actors().values() if actor["State"] != "DEAD"]
-    return [name for name in alive if name != "_AutoscalingCoordinatorActor"]
-
-
-def live_placement_groups() -> list[Any]:
-    return [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
-
-
-def assert_nothing_left() -> None:
-    deadline = time.monotonic() + 15
-    while time.monotonic() < deadline and (live_actors() or live_placement_groups()):
-        time.sleep(0.2)
-    assert live_actors() == []
-    assert live_placement_groups() == []
 
 
 def runs_of(result: SweepResult) -> dict[str, Any]:

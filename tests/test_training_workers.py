@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,18 @@ def test_only_the_first_rank_writes(folder: Path, pair: list[Results]) -> None:
     assert pair
     for case in CASES:
         assert sorted(path.name for path in (folder / case).iterdir()) == ["best.pt", "last.pt", "previous.pt"]
+
+
+@pytest.mark.parametrize("case", EQUAL)
+def test_one_worker_continues_what_two_began(
+    folder: Path, pair: list[Results], alone: Results, tmp_path: Path, case: str
+) -> None:
+    began = tmp_path / case
+    began.mkdir()
+    shutil.copy(folder / case / "previous.pt", began / "last.pt")  # the state before the last epoch
+    shutil.copy(folder / case / "best.pt", began)
+    ended = train_case(case, few_digits(tmp_path / "data"), tmp_path, Workers())
+    assert [report["epoch"] for report in ended["reports"]] == [2, 3]
+    np.testing.assert_allclose(ended["curve"], alone[case]["curve"][-len(ended["curve"]) :], rtol=2e-5)
+    for key, value in alone[case]["weights"].items():
+        torch.testing.assert_close(ended["weights"][key], value, rtol=1e-4, atol=1e-5)

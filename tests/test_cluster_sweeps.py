@@ -1,0 +1,157 @@
+"""Sweeps on a cluster that changes under them: nodes come, are taken away, and are shared by two sweeps."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+import yaml
+from cluster_state import assert_nothing_left, live_actors
+from ray._raylet import GcsClient
+from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
+
+from orchestrator import SweepResult, load_sweep, run_sweep
+from orchestrator.lanes import lane_trainer
+from orchestrator.ledger import TrialStatus
+from orchestrator.session import ray_session
+from orchestrator.tracking.journal import read_events
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+ROOT = Path(__file__).resolve().parents[1]
+# Nothing is searched: every trial is the same, and so must be what it learns, wherever it was trained.
+SAME = {
+    "name": "same",
+    "dataset": {"name": "digits"},
+    "model": {"name": "conv_resnet26_small"},
+    "training": {"epochs": 6, "global_batch_size": 32, "optimizer": "adamw", "lr": 0.003},
+    "trial_scheduler": {"name": "none"},
+    "resources": {"workers": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head with one CPU; tests add nodes to it."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    ray.init(address=cluster.address, log_to_driver=False)
+    with ray_session():
+        yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def events(tmp_path: Path, kind: str) -> list[dict[str, Any]]:
+    journals = list(tmp_path.glob("*/journal.jsonl"))
+    return [event for journal in journals for event, _ in read_events(journal) if event["event"] == kind]
+
+
+def until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.1)
+
+
+def run_beside(sweep: dict[str, Any], tmp_path: Path, meanwhile: Callable[[], None]) -> SweepResult:
+    """Runs a sweep while something happens to its cluster."""
+    done = threading.Event()
+
+    def happen() -> None:
+        meanwhile()
+        done.set()
+
+    threading.Thread(target=happen, daemon=True).start()
+    result = run_sweep(load_sweep({**sweep, "runs_dir": str(tmp_path)}))
+    assert done.is_set(), "the sweep ended before everything had happened to it"
+    return result
+
+
+def assert_all_the_same(result: SweepResult) -> None:
+    """All trials trained to the end, heard every epoch once, and learnt the same to the last bit."""
+    assert [trial.status for trial in result.records] == [TrialStatus.FINISHED] * len(result.records)
+    for trial in result.records:
+        assert [report["epoch"] for report in trial.reports] == list(range(1, trial.epochs + 1))
+    folders = [result.folder / "trials" / f"trial-{trial.number:05d}" for trial in result.records]
+    weights = [torch.load(folder / "best.pt", weights_only=False)["state_dict"] for folder in folders]
+    for other in weights[1:]:
+        assert all(torch.equal(value, other[name]) for name, value in weights[0].items())
+
+
+def test_lanes_follow_the_nodes(cluster: Cluster, tmp_path: Path) -> None:
+    def come_and_go() -> None:
+        until(lambda: events(tmp_path, "trial_reported"))
+        node = cluster.add_node(num_cpus=1)
+        until(lambda: any(event["trial"] == 1 for event in events(tmp_path, "trial_reported")))
+        cluster.remove_node(node, allow_graceful=False)
+
+    sweep = {**SAME, "trials": 4, "training": {**SAME["training"], "epochs": 12}}
+    result = run_beside(sweep, tmp_path, come_and_go)
+    assert_all_the_same(result)
+    started = {event["trial"]: event["time"] for event in events(tmp_path, "trial_started")}
+    ended = {event["trial"]: event["time"] for event in events(tmp_path, "trial_ended")}
+    assert started[1] < ended[0]
+    assert started[3] > min(ended[0], ended[1], ended[2])
+    assert_nothing_left()
+
+
+def test_elastic_trials_grow_and_leave_a_node_in_time(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane_trainer, "RESIZE_INTERVAL_S", 3.0)
+
+    def workers() -> int:
+        return sum("RayTrainWorker" in name for name in live_actors())
+
+    def grow_and_drain() -> None:
+        until(lambda: events(tmp_path, "trial_reported"))
+        node = cluster.add_node(num_cpus=1)
+        until(lambda: workers() == 2)
+        heard = len(events(tmp_path, "trial_reported"))
+        until(lambda: len(events(tmp_path, "trial_reported")) > heard + 1)
+        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        soon_ms = int((time.time() + 60) * 1000)
+        assert GcsClient(address=cluster.address).drain_node(node.node_id, reason, "taken back", soon_ms)[0]
+        until(lambda: workers() == 1)
+        cluster.remove_node(node, allow_graceful=False)
+
+    resources = {"workers": [1, 2], "max_failures": 0}  # neither a new size nor a drained node is a failure
+    training = {**SAME["training"], "epochs": 40}
+    result = run_beside({**SAME, "trials": 1, "training": training, "resources": resources}, tmp_path, grow_and_drain)
+    (trial,) = result.records
+    assert (trial.status, trial.reason) == (TrialStatus.FINISHED, "")
+    assert [report["epoch"] for report in trial.reports] == list(range(1, 41))
+    assert_nothing_left()
+
+
+def test_two_sweeps_share_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.add_node(num_cpus=1)
+    drivers = []
+    for name in ("one", "two"):
+        sweep = {**SAME, "name": name, "trials": 2, "resources": {"workers": 1, "lanes": 1}, "runs_dir": str(tmp_path)}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(sweep))
+        command = ["-m", "orchestrator", "run", str(tmp_path / f"{name}.yaml"), "--address", cluster.address]
+        drivers.append(
+            subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        )
+    said = [driver.communicate(timeout=200)[0].decode() for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0], said
+    bests = []
+    for name in ("one", "two"):
+        (folder,) = tmp_path.glob(f"{name}*/journal.jsonl")
+        ends = [event for event, _ in read_events(folder) if event["event"] == "trial_ended"]
+        assert [end["status"] for end in ends] == ["finished"] * 2
+        bests += sorted(folder.parent.glob("trials/*/best.pt"))
+    weights = [torch.load(best, weights_only=False)["state_dict"] for best in bests]
+    assert len(weights) == 4
+    assert all(torch.equal(value, other[name]) for other in weights[1:] for name, value in weights[0].items())
+    assert_nothing_left()
