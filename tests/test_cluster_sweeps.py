@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -63,17 +63,12 @@ def until(condition: Callable[[], Any]) -> None:
 
 
 def run_beside(sweep: dict[str, Any], tmp_path: Path, meanwhile: Callable[[], None]) -> SweepResult:
-    """Runs a sweep while something happens to its cluster."""
-    done = threading.Event()
-
-    def happen() -> None:
+    """Runs a sweep while something happens to its cluster; nodes can be added from the main thread only."""
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run_sweep, load_sweep({**sweep, "runs_dir": str(tmp_path)}))
         meanwhile()
-        done.set()
-
-    threading.Thread(target=happen, daemon=True).start()
-    result = run_sweep(load_sweep({**sweep, "runs_dir": str(tmp_path)}))
-    assert done.is_set(), "the sweep ended before everything had happened to it"
-    return result
+        assert not running.done(), "the sweep ended before everything had happened to it"
+        return running.result()
 
 
 def assert_all_the_same(result: SweepResult) -> None:

@@ -65,8 +65,9 @@ class Lanes:
         self.hub = hub_actor.options(**always).remote(config.resources.max_failures)
         self._threads: dict[int, threading.Thread] = {}
         self._opened_s: dict[int, float] = {}
-        # A hub that was restarted has forgotten its controllers; what was ever heard is kept here.
-        self._controllers: dict[str, tuple[int, Any]] = {}
+        # A hub that was restarted has forgotten the controllers; here are the present ones, and the ids of all ever seen.
+        self._controllers: dict[int, Any] = {}
+        self._creators: dict[str, int] = {}
         self._room = count
         self._wanted = False
         self._keeper = threading.Thread(target=self._tend, name="lanes", daemon=True)
@@ -120,7 +121,8 @@ class Lanes:
         self._keeper.join(_ABORT_TIMEOUT_S)
         _despite_ray("asked to end", lambda: self._ask_to_end(_JOIN_TIMEOUT_S if patience_s is None else patience_s))
         _despite_ray("aborted", self._abort_controllers)
-        _despite_ray("cleared", lambda: remove_placement_groups_of(self._controllers))
+        _despite_ray("cleared", lambda: remove_placement_groups_of(self._creators))
+        self._controllers.clear()  # an actor lives as long as somebody holds its handle
 
     def _ask_to_end(self, patience_s: float) -> None:
         """Asks until the lanes have ended: a hub that is restarted meanwhile has forgotten that it was asked."""
@@ -133,7 +135,7 @@ class Lanes:
                 return
 
     def _abort_controllers(self) -> None:
-        for lane, controller in self._controllers.values():
+        for lane, controller in self._controllers.items():
             if self._threads[lane].is_alive():
                 _abort(controller)
         self._join(_ABORT_TIMEOUT_S)
@@ -166,7 +168,8 @@ class Lanes:
         """Keeps a copy of what the hub knows; returns the lanes that have a worker group."""
         situation = ray.get(self.hub.situation.remote(), timeout=_ABORT_TIMEOUT_S)
         for lane, controller in situation.controllers.items():
-            self._controllers[controller._actor_id.hex()] = (lane, controller)
+            self._controllers[lane] = controller
+            self._creators[controller._actor_id.hex()] = lane
         return frozenset(situation.alive)
 
     def _open(self) -> None:
@@ -224,7 +227,7 @@ class Lanes:
         if isinstance(error, RayActorError):
             ray.get(self.hub.excuse.remote(index))
         ray.get(self.hub.group_lost.remote(index))
-        remove_placement_groups_of(actor for actor, (lane, _) in self._controllers.items() if lane == index)
+        remove_placement_groups_of([actor for actor, lane in self._creators.items() if lane == index])
 
 
 def first_line(error: BaseException) -> str:

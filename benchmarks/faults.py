@@ -1,0 +1,364 @@
+"""What is lost when something is killed at a random moment.
+
+    python benchmarks/faults.py [--moments 20] [--kinds worker controller tune driver] [--json build/faults.json]
+
+Sweeps run on a Ray cluster that outlives them, each driven by a process of its own, while SIGKILL hits, at moments
+drawn from a seed: a training worker, the controller of its lane, the Tune actor of its trial, or the driver, which is
+then replaced by `spatialsweep resume`. A moment is drawn anew once training goes on. When a sweep has ended before all
+moments are used, another begins.
+
+    faults        killed processes
+    sweeps        those that finished, of those that began
+    trials lost   trials that did not finish
+    re-run        trials that finished and began again, or fell back to their first epoch
+    epochs lost   whole epochs trained and saved twice; and at most so much of an epoch at one moment, as a share of its
+                  time, was not saved yet
+    leaked        actors, placement groups, processes and temporary files that are there after the sweep has ended
+
+`resources.max_failures` is as large as the number of moments: that many crashes of one trial are not what it is for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+KINDS = {"worker": "RayTrainWorker", "controller": "TrainController", "tune": "TrialClient", "driver": ""}
+PATIENCE_S = 150.0
+LATEST_S = 5.0  # of a moment, after training went on
+
+
+@dataclass
+class Outcome:
+    """What the faults of one kind have cost."""
+
+    kind: str
+    faults: int = 0
+    sweeps: int = 0
+    finished: int = 0
+    trials: int = 0
+    trials_lost: int = 0
+    trials_rerun: int = 0
+    whole_epochs_lost: int = 0
+    most_of_an_epoch_lost: float = 0.0
+    seconds_to_next_report: list[float] = field(default_factory=list)
+    leaked: list[str] = field(default_factory=list)
+
+    @property
+    def harmless(self) -> bool:
+        """Whether nothing was lost but parts of epochs."""
+        lost = self.trials_lost + self.trials_rerun + len(self.leaked) + (self.sweeps - self.finished)
+        return lost == 0 and self.most_of_an_epoch_lost <= 1.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--moments", type=int, default=20)
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--trials", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    outcomes = []
+    with tempfile.TemporaryDirectory() as place, lasting_cluster(arguments.workers) as address:
+        for kind in arguments.kinds:
+            sequence = [kind] * arguments.moments
+            shape = {"trials": arguments.trials, "epochs": arguments.epochs, "workers": arguments.workers}
+            outcomes.append(harm(sequence, Path(place) / kind, address, seed=arguments.seed, **shape))
+            print(table(outcomes), flush=True)
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        rows = [asdict(outcome) for outcome in outcomes]
+        arguments.json.write_text(json.dumps({"setting": {**vars(arguments), "json": None}, "faults": rows}, indent=2))
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """The outcomes for reading."""
+    lines = [
+        "| killed | faults | sweeps | trials lost | re-run | epochs lost: whole, most of one | next report | leaked |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one in outcomes:
+        after = f"{statistics.median(one.seconds_to_next_report):.1f} s" if one.seconds_to_next_report else "-"
+        lines.append(
+            f"| {one.kind} | {one.faults} | {one.finished} of {one.sweeps} | {one.trials_lost} of {one.trials} | "
+            f"{one.trials_rerun} | {one.whole_epochs_lost}, {one.most_of_an_epoch_lost:.2f} | {after} | "
+            f"{len(one.leaked)} |"
+        )
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def lasting_cluster(cpus: int) -> Iterator[str]:
+    """A Ray cluster on this machine that sweeps come and go on; this process sees all of it."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False})
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        yield cluster.address
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def harm(
+    sequence: Sequence[str], place: Path, address: str, *, seed: int, trials: int, epochs: int, workers: int
+) -> Outcome:
+    """Kills what the sequence says, one after the other, and sees to what comes of it."""
+    moments, draw = list(sequence), random.Random(seed)
+    outcome = Outcome("+".join(dict.fromkeys(sequence)))
+    while moments:
+        sweep = Sweep(place, f"sweep-{outcome.sweeps}", address)
+        sweep.write(trials=trials, epochs=epochs, workers=workers, max_failures=len(sequence))
+        sweep.start("run", str(sweep.file))
+        outcome.sweeps += 1
+        with Saves(sweep.folder / "trials") as saves:
+            while moments and sweep.goes_on():
+                if not strike(moments[0], sweep, saves, draw, outcome):
+                    break  # the sweep was over first
+                moments.pop(0)
+            outcome.finished += sweep.finishes()
+        sweep.account(trials, saves, outcome)
+    outcome.leaked += what_is_left()
+    return outcome
+
+
+def strike(kind: str, sweep: Sweep, saves: Saves, draw: random.Random, outcome: Outcome) -> bool:
+    """One fault at a random moment; whether there was still something to kill."""
+    time.sleep(draw.uniform(0.0, LATEST_S))
+    victims = [sweep.driver.pid] if kind == "driver" else pids_of(KINDS[kind])
+    if not victims or sweep.driver.poll() is not None or "sweep_ended" in sweep.counts():
+        return False
+    heard, epoch_s = sweep.counts()["trial_reported"], sweep.seconds_per_epoch()
+    struck = time.monotonic()
+    os.kill(draw.choice(victims), signal.SIGKILL)
+    outcome.faults += 1
+    if kind != "tune":  # whose lane trains on
+        outcome.most_of_an_epoch_lost = max(
+            outcome.most_of_an_epoch_lost, min(1.0, (struck - saves.last) / epoch_s) if saves.last else 0.0
+        )
+    if kind == "driver":
+        sweep.driver.wait()
+        sweep.start("resume", sweep.name)
+    if until(lambda: sweep.counts()["trial_reported"] > heard or sweep.driver.poll() is not None):
+        outcome.seconds_to_next_report.append(time.monotonic() - struck)
+    return True
+
+
+class Sweep:
+    """A sweep in a process of its own.
+
+    Args:
+        place: For its file and its folder.
+        name: Of the sweep.
+        address: Of the cluster.
+    """
+
+    def __init__(self, place: Path, name: str, address: str) -> None:
+        self.name = name
+        self.file = place / f"{name}.json"
+        self.runs_dir = place / "runs"
+        self.temporary = place / f"{name}-tmp"
+        self.folder = self.runs_dir / name
+        self._address = address
+        self.driver: subprocess.Popen[bytes]
+
+    def write(self, *, trials: int, epochs: int, workers: int, max_failures: int) -> None:
+        """The sweep's file. Every trial is the same, so that it does not matter which are hit."""
+        self.temporary.mkdir(parents=True)
+        training = {"epochs": epochs, "global_batch_size": 32, "optimizer": "adamw", "lr": 0.003}
+        content = {
+            "name": self.name,
+            "dataset": {"name": "digits"},
+            "model": {"name": "conv_resnet26_small"},
+            "training": training,
+            "trials": trials,
+            "trial_scheduler": {"name": "none"},
+            "resources": {"workers": workers, "lanes": 1, "max_failures": max_failures},
+        }
+        self.file.write_text(json.dumps(content))  # which is YAML
+
+    def start(self, *command: str) -> None:
+        """A driver, the first or one in the place of another."""
+        options = ["--address", self._address, "--runs-dir", str(self.runs_dir)]
+        self.driver = subprocess.Popen(
+            [sys.executable, "-m", "orchestrator", *command, *options],
+            cwd=ROOT,
+            env={**os.environ, "TMPDIR": str(self.temporary)},
+            stdout=(self.temporary.parent / f"{self.name}.log").open("ab"),
+            stderr=subprocess.STDOUT,
+        )
+
+    def counts(self) -> Counter[str]:
+        """Events of the journal by kind."""
+        return Counter(event["event"] for event in self.events())
+
+    def events(self) -> list[dict[str, Any]]:
+        """Of the journal; none before it is there."""
+        from orchestrator.tracking.journal import read_events
+
+        journal = self.folder / "journal.jsonl"
+        return [event for event, _ in read_events(journal)] if journal.exists() else []
+
+    def seconds_per_epoch(self) -> float:
+        """Median of what the trials reported."""
+        times = [event["metrics"].get("epoch_time_s") for event in self.events() if event["event"] == "trial_reported"]
+        return statistics.median([seconds for seconds in times if seconds] or [1.0])
+
+    def goes_on(self) -> bool:
+        """Waits for the first report of a driver; whether there is anything to disturb."""
+        until(lambda: self.counts()["trial_reported"] > 0 or self.driver.poll() is not None)
+        return self.driver.poll() is None
+
+    def finishes(self) -> bool:
+        """Waits for the end; whether it was a good one."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.driver.wait(PATIENCE_S * 2)
+        if self.driver.poll() is None:
+            self.driver.kill()
+            self.driver.wait()
+        return self.driver.returncode == 0
+
+    def account(self, trials: int, saves: Saves, outcome: Outcome) -> None:
+        """Adds what this sweep has lost."""
+        last_end: dict[int, str] = {}
+        again = set()
+        for event in self.events():
+            number = event.get("trial", -1)
+            if event["event"] == "trial_ended":
+                last_end[number] = event["status"]
+            elif event["event"] in ("trial_started", "trial_resumed") and last_end.get(number) == "finished":
+                again.add(number)
+        outcome.trials += trials
+        outcome.trials_lost += trials - sum(status == "finished" for status in last_end.values())
+        outcome.trials_rerun += len(again | saves.from_the_start())
+        outcome.whole_epochs_lost += saves.repeated()
+        unfinished = [*self.folder.glob("trials/*/*.partial*"), *self.folder.glob("trials/*/*.tmp*")]
+        scratch = [self.folder / "scratch"] if (self.folder / "scratch").exists() else []
+        outcome.leaked += [str(path) for path in [*unfinished, *scratch, *self.temporary.iterdir()]]
+
+
+class Saves:
+    """Which epochs of which trial were saved, in order; follows the checkpoints while a sweep runs.
+
+    Args:
+        folder: Parent of the trials' folders.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._epochs: dict[str, list[int]] = {}
+        self.last: float | None = None
+
+    def __enter__(self) -> Saves:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def repeated(self) -> int:
+        """Epochs that were saved a second time."""
+        return sum(len(epochs) - len(set(epochs)) for epochs in self._epochs.values())
+
+    def from_the_start(self) -> set[int]:
+        """Trials that came to their first epoch a second time."""
+        return {int(name.rpartition("-")[2]) for name, epochs in self._epochs.items() if epochs.count(1) > 1}
+
+    def _follow(self) -> None:
+        from orchestrator.errors import CheckpointError
+        from orchestrator.training.checkpoint_file import read_checkpoint
+
+        seen: dict[Path, int] = {}
+        while not self._over.wait(0.02):
+            for path in self._folder.glob("*/last.pt"):
+                with contextlib.suppress(OSError, CheckpointError):  # replaced or removed this moment
+                    written = path.stat().st_mtime_ns
+                    if seen.get(path) != written:
+                        epoch = read_checkpoint(path, "cpu")["epoch"]
+                        self.last, seen[path] = time.monotonic(), written
+                        self._epochs.setdefault(path.parent.name, []).append(epoch)
+
+
+def pids_of(name: str) -> list[int]:
+    """Processes of the cluster's living actors of a class."""
+    import ray
+
+    actors = ray._private.state.actors().values()
+    return [actor["Pid"] for actor in actors if actor["State"] == "ALIVE" and name in actor["ActorClassName"]]
+
+
+def what_is_left() -> list[str]:
+    """Actors, placement groups and processes that are still there some seconds after all sweeps."""
+    found: list[str] = []
+
+    def look() -> bool:
+        found[:] = [*_actors(), *_placement_groups(), *_processes()]
+        return not found
+
+    until(look, patience_s=20.0)
+    return found
+
+
+def _actors() -> list[str]:
+    import ray
+
+    alive = [actor["ActorClassName"] for actor in ray._private.state.actors().values() if actor["State"] != "DEAD"]
+    return [f"actor {name}" for name in alive if name != "_AutoscalingCoordinatorActor"]  # which is Ray Train's own
+
+
+def _placement_groups() -> list[str]:
+    from ray.util import placement_group_table
+
+    states = [group["state"] for group in placement_group_table().values()]
+    return [f"placement group {state}" for state in states if state != "REMOVED"]
+
+
+def _processes() -> list[str]:
+    """Workers of Ray below this process that are busy for a sweep."""
+    import psutil
+
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            title = " ".join(process.cmdline())[:60]
+            if title.startswith("ray::") and not title.startswith(("ray::IDLE", "ray::_AutoscalingCoordinator")):
+                found.append(f"process {title}")
+    return found
+
+
+def until(condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> bool:
+    """Waits until something is so; whether it came to that."""
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+if __name__ == "__main__":
+    main()
