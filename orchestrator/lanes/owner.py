@@ -65,7 +65,7 @@ class Lanes:
         self.hub = hub_actor.options(**always).remote(config.resources.max_failures)
         self._threads: dict[int, threading.Thread] = {}
         self._opened_s: dict[int, float] = {}
-        # A hub that was restarted has forgotten the controllers; here are the present ones, and the ids of all ever seen.
+        # A hub that was restarted has forgotten these: the present controllers, and the ids of all ever seen.
         self._controllers: dict[int, Any] = {}
         self._creators: dict[str, int] = {}
         self._room = count
