@@ -129,6 +129,11 @@ class World:
         trouble.cancel()
         self.closing = True
         await self._call("close")
+        if self.hub_dies:
+            self._kill_hub()  # and with it what it was told; the driver asks until all lanes have ended
+        while any(not owner.done() for owner in owners):
+            await self._call("close")
+            await asyncio.wait(owners, timeout=0.01)
         await asyncio.gather(*owners)
 
     async def _call(self, method: str, *arguments: Any) -> Any:

@@ -124,3 +124,34 @@ async def test_a_lane_is_not_told_to_repeat_what_another_has_taken_over() -> Non
     ranks = waiting(hub, lane=1)
     assert await hub.lease(B) == 1
     assert await asyncio.gather(*ranks) == [B, B]
+
+
+@in_loop
+async def test_a_hub_lost_while_the_sweep_closes_is_told_again() -> None:
+    hub = LaneHub()
+    ranks = reporting(hub, 1)
+    idle = waiting(hub, lane=1)
+    client = asyncio.ensure_future(hub.next_event(A, 0, 0))
+    await settled(*ranks, *idle, client)
+    await hub.close()
+    assert await asyncio.gather(*ranks) == [Verdict.STOP] * 2
+    assert await asyncio.gather(*idle) == [None] * 2
+    hub = LaneHub()  # ranks of lane 0 come from their report, lane 1 is gone
+    leaving = finishing(hub, STOPPED, STOPPED)
+    assert await asyncio.gather(*leaving) == [Next.STAY] * 2
+    ranks = both(lambda rank: hub.next_order(rank, "a"))
+    assert await settled(*ranks) == [False, False]
+    await hub.close()
+    assert await asyncio.gather(*ranks) == [None] * 2
+
+
+@in_loop
+async def test_a_controller_is_known_again_after_its_next_announcement() -> None:
+    hub = LaneHub()
+    await hub.adopt_controller(0, "controller")
+    assert (await hub.situation()).controllers == {0: "controller"}
+    hub = LaneHub()
+    await hub.group_lost(0)  # of a lane this hub has not heard of
+    assert (await hub.situation()).controllers == {}
+    await hub.adopt_controller(0, "controller")
+    assert (await hub.situation()).controllers == {0: "controller"}
