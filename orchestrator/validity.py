@@ -50,7 +50,7 @@ class Validity:
         dataset = config.dataset
         self._facts = facts or dataset_facts(dataset.name, dataset.uri, dataset.crop_size)
         self._limits = config.limits
-        self._workers = config.resources.workers
+        self._workers = config.resources.max_workers
         self._searched = {setting_of(name) for name in config.search}
         self.cost = functools.lru_cache(_COUNTED)(self._count)
 
