@@ -6,8 +6,7 @@ sweep that was interrupted and resumed therefore proposes what it would have pro
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,10 +18,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.config.schema import SamplerConfig
 from orchestrator.search.grid import GridSampler
+from orchestrator.search.learnable import DIVERGED, OUTCOME, LearnableStudy
 from search_spaces import SearchSpace
 
-OUTCOME = "outcome"
-DIVERGED = "diverged"
+__all__ = ["DIVERGED", "OUTCOME", "SweepSampler", "create_sampler"]
+
+# What is proposed hardly depends on more: TPE takes at most 25 trials for good ones, and weighs old ones less.
+_TPE_MEMORY = 500
 
 
 class SweepSampler(BaseSampler):
@@ -39,6 +41,7 @@ class SweepSampler(BaseSampler):
         self._seed = seed
         self._grid = GridSampler(space, seed) if sampler.name == "grid" else None
         self._current: tuple[int, BaseSampler] | None = None
+        self._view: tuple[int, LearnableStudy] | None = None
 
     def is_exhausted(self, study: optuna.Study) -> bool:
         """Whether every configuration there is was proposed; only a grid ever ends."""
@@ -46,24 +49,28 @@ class SweepSampler(BaseSampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Begins a trial."""
-        self._current = None
+        self._current = self._view = None
         self._of(trial).before_trial(study, trial)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Names that are drawn together; none for a trial that goes on with the values it has."""
-        return {} if trial.params else self._of(trial).infer_relative_search_space(_as_learnt_from(study), trial)
+        if trial.params:
+            return {}
+        return self._of(trial).infer_relative_search_space(self._seen(study, trial), trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Values of the names that are drawn together."""
-        return {} if trial.params else self._of(trial).sample_relative(_as_learnt_from(study), trial, search_space)
+        if trial.params:
+            return {}
+        return self._of(trial).sample_relative(self._seen(study, trial), trial, search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """The value of a name that is drawn alone."""
-        return self._of(trial).sample_independent(_as_learnt_from(study), trial, param_name, param_distribution)
+        return self._of(trial).sample_independent(self._seen(study, trial), trial, param_name, param_distribution)
 
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
@@ -75,6 +82,12 @@ class SweepSampler(BaseSampler):
         if self._current is None or self._current[0] != trial.number:
             self._current = trial.number, self._made_for(trial.number)
         return self._current[1]
+
+    def _seen(self, study: optuna.Study, trial: FrozenTrial) -> LearnableStudy:
+        """The study as it stood when the trial was begun."""
+        if self._view is None or self._view[0] != trial.number:
+            self._view = trial.number, LearnableStudy(study, _TPE_MEMORY if self._sampler.name == "tpe" else None)
+        return self._view[1]
 
     def _made_for(self, number: int) -> BaseSampler:
         if self._grid is not None:
@@ -151,30 +164,3 @@ _SAMPLERS: Mapping[str, Callable[[_Wanted], BaseSampler]] = {
     "nsga2": _nsga2,
     "nsga3": _nsga3,
 }
-
-
-class _LearnableStudy(optuna.Study):
-    """A study in which a trial that diverged is a pruned one, and a poor one at that.
-
-    Optuna's samplers pass over failed trials, and would propose again and again what diverges.
-    """
-
-    def _get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        trials = map(_learnable, super()._get_trials(deepcopy=deepcopy, use_cache=use_cache))
-        return [trial for trial in trials if states is None or trial.state in states]
-
-
-def _as_learnt_from(study: optuna.Study) -> optuna.Study:
-    view = object.__new__(_LearnableStudy)
-    view.__dict__ = study.__dict__  # the same study, its cache of trials included
-    return view
-
-
-def _learnable(trial: FrozenTrial) -> FrozenTrial:
-    if trial.state is not TrialState.FAIL or trial.user_attrs.get(OUTCOME) != DIVERGED:
-        return trial
-    poor = copy.copy(trial)
-    poor.state, poor.intermediate_values = TrialState.PRUNED, {}
-    return poor
