@@ -12,11 +12,11 @@ from orchestrator.config.schema import (
     StorageConfig,
     SweepConfig,
     TrackingConfig,
-    TrainingConfig,
     TrialConfig,
     TrialSchedulerConfig,
     resolve_trial,
 )
+from orchestrator.config.training import TrainingConfig
 
 __all__ = [
     "BudgetConfig",

@@ -15,15 +15,13 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from orchestrator.config import schema
 from orchestrator.config.budget import budget_problems
+from orchestrator.config.faults import translate, unknown
 from orchestrator.config.objective import (
-    SPAN,
     ObjectiveConfig,
     constraint_problems,
-    is_constraint,
     objective_problems,
-    parse_constraint,
 )
-from orchestrator.config.sampler_rules import sampler_problems
+from orchestrator.config.search_rules import search_problems
 from orchestrator.config.section import Section
 from orchestrator.config.spaces import domains_of
 from orchestrator.config.storage_rules import storage_problems
@@ -31,21 +29,17 @@ from orchestrator.config.training_rules import augmentation_problems, training_p
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.errors import DataError, Problem, did_you_mean
 from orchestrator.tracking.addresses import SCHEMES, scheme_of, without_password
-from search_spaces import Domain, SearchSpace, setting_of
-from search_spaces.space import SpaceError, condition_problems
+from search_spaces import Domain, setting_of
 
 if TYPE_CHECKING:
-    from models import OptionProblem
+    pass
 
 _DOMAIN: TypeAdapter[Any] = TypeAdapter(Domain)
 _SEARCHED_NAME = re.compile(r"([A-Za-z0-9_.-]+/)*[^/]+")
-_EXCLUDE = "Give them conditions (when) that exclude each other"
 _LABEL_RULE = (
     "a searched name is what it sets, or a label, a slash and what it sets, such as sgd/lr, of letters, digits, "
     "'_', '-' and '.'; model has no label"
 )
-_SCALAR_TAGS = {"bool", "int", "float", "str"}
-_DOMAIN_TAGS = {"float", "int", "choice", "constant"}
 
 
 def find_problems(raw: Mapping[str, Any]) -> list[Problem]:
@@ -82,7 +76,7 @@ def _check_sections(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Proble
             try:
                 sections[name] = adapter.validate_python(raw[name])
             except ValidationError as error:
-                problems.extend(_translate(error, name, section))
+                problems.extend(translate(error, name, section))
         else:
             sections[name] = field.get_default()
     return sections, problems
@@ -103,7 +97,7 @@ def _check_domains(raw: Any) -> tuple[dict[str, Any], list[Problem]]:
         try:
             domains[name] = _DOMAIN.validate_python(content)
         except ValidationError as error:
-            problems.extend(_translate(error, f"search.{name}", None))
+            problems.extend(translate(error, f"search.{name}", None))
     return domains, problems
 
 
@@ -118,7 +112,7 @@ def _check_objectives(raw: Any) -> tuple[tuple[ObjectiveConfig, ...], list[Probl
             sound.append(ObjectiveConfig.model_validate(content))
         except ValidationError as error:
             where = f"objective.{index}" if listed else "objective"
-            problems.extend(_translate(error, where, ObjectiveConfig))
+            problems.extend(translate(error, where, ObjectiveConfig))
     return tuple(sound) if not problems else (), problems
 
 
@@ -147,7 +141,7 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
             f"got {resources.gpus_per_worker}; workers of one trial cannot share a GPU (NCCL refuses it). "
             "Use a whole number, or workers: 1",
         )
-    yield from _check_search(sections, facts)
+    yield from search_problems(sections, facts)
 
 
 def _dataset_facts(dataset: schema.DatasetConfig | None) -> tuple[DatasetFacts | None, list[Problem]]:
@@ -161,7 +155,7 @@ def _dataset_facts(dataset: schema.DatasetConfig | None) -> tuple[DatasetFacts |
         remedy = f"{both}. Use name: digits, or the uri of a dataset that `spatialsweep data prepare` made"
         return None, [Problem("dataset.name", remedy)]
     if dataset.name is not None and dataset.name not in list_datasets():
-        return None, [_unknown("dataset.name", dataset.name, list_datasets())]
+        return None, [unknown("dataset.name", dataset.name, list_datasets())]
     try:
         facts = dataset_facts(dataset.name, dataset.uri, dataset.crop_size)
     except DataError as error:
@@ -189,10 +183,10 @@ def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
 
     training, search = sections.get("training"), sections["search"]
     if training and training.optimizer not in list_optimizers():
-        yield _unknown("training.optimizer", training.optimizer, list_optimizers())
+        yield unknown("training.optimizer", training.optimizer, list_optimizers())
     for name, domain in domains_of("optimizer", search):
         strangers = [value for value in domain.corners() if value not in list_optimizers()]
-        yield from (_unknown(f"search.{name}", str(value), list_optimizers()) for value in strangers)
+        yield from (unknown(f"search.{name}", str(value), list_optimizers()) for value in strangers)
     if storage := sections.get("storage"):
         yield from storage_problems(storage)
     tracking = sections.get("tracking")
@@ -204,182 +198,6 @@ def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
         )
     yield from objective_problems(sections.get("objective", ()))
     yield from constraint_problems(sections.get("constraints", ()))
-
-
-def _check_search(sections: Mapping[str, Any], facts: DatasetFacts | None) -> Iterator[Problem]:
-    """Whether every value the search may draw is one its network and the training loop accept."""
-    import models
-
-    search = sections["search"]
-    known = models.list_models()
-    strangers = [name for name in search["model"].corners() if name not in known] if "model" in search else []
-    yield from (_unknown("search.model", str(name), known) for name in strangers)
-    # A condition on a network that the user took out of the choice is no fault.
-    for name, message in condition_problems(search, {"model": known}):
-        yield Problem(f"search.{name}.when", message)
-    fixed = sections.get("model")
-    if "model" not in search and not fixed and "model" in sections:
-        yield Problem("model", "is missing; name a network under model.name, or several under search.model.choices")
-    try:
-        space = SearchSpace(search)
-    except SpaceError:
-        return
-    if sampler := sections.get("sampler"):
-        objectives, constraints = sections.get("objective", ()), sections.get("constraints", ())
-        yield from sampler_problems(sampler, search, objectives=len(objectives), constraints=len(constraints))
-    for branch in space.branches():
-        model = branch.get("model", fixed.name if fixed else None)
-        if model is None or model in strangers:
-            continue
-        if model not in known:
-            yield _unknown("model.name", str(model), known)
-            continue
-        yield from _check_spans(str(model), sections)
-        active = [key for key in space.active(branch) if key != "model"]
-        yield from _check_branch(str(model), active, search, fixed, facts)
-
-
-def _check_spans(model: str, sections: Mapping[str, Any]) -> Iterator[Problem]:
-    """Only attention with learned spans has spans to report."""
-    import models
-
-    asked = [objective.metric for objective in sections.get("objective", ())]
-    asked += [parse_constraint(text).metric for text in sections.get("constraints", ()) if is_constraint(text)]
-    if SPAN in asked and "span_penalty" not in models.model_options(model):
-        where = "objective" if SPAN in asked[: len(sections.get("objective", ()))] else "constraints"
-        yield Problem(where, f"asks for {SPAN}, and {model} learns no spans. Leave one of them out")
-
-
-def _check_branch(
-    model: str,
-    active: list[str],
-    search: Mapping[str, Any],
-    fixed: schema.ModelConfig | None,
-    facts: DatasetFacts | None,
-) -> Iterator[Problem]:
-    """The rules for one network: known names, and corner values that it accepts."""
-    import models
-
-    options = models.searchable_options(model)
-    names: dict[str, str] = {}  # setting to the searched name that sets it
-    for name in active:
-        setting = setting_of(name)
-        if setting in names:
-            yield Problem(f"search.{name}", f"sets {setting}, as search.{names[setting]} does. {_EXCLUDE}")
-        elif setting in schema.TrainingConfig.model_fields:
-            yield from _check_training_domain(name, search[name])
-        elif setting not in options:
-            yield _unknown_searched(name, model, search)
-        names.setdefault(setting, name)
-    searched = {setting: search[name].corners() for setting, name in names.items() if setting in options}
-    base = {**(fixed.options if fixed else {}), **{setting: corners[0] for setting, corners in searched.items()}}
-    for fault in _hopeless(model, base, searched, facts):
-        where = f"search.{names[fault.option]}" if fault.option in searched else f"model.options.{fault.option}"
-        yield Problem(where, f"got {fault.given!r} for {model}; {fault.rule}. {fault.remedy}".rstrip())
-
-
-def _hopeless(
-    model: str, base: Mapping[str, Any], searched: Mapping[str, tuple[Any, ...]], facts: DatasetFacts | None
-) -> Iterator[OptionProblem]:
-    """What is wrong with a network at a corner of the search, whatever one other option is there.
-
-    Values that only do not go together are left to the searcher, which rejects such configurations.
-    """
-    import models
-
-    def faults(values: Mapping[str, Any]) -> list[OptionProblem]:
-        return models.check_options(model, values, **_geometry(facts))
-
-    corners: list[dict[str, Any]] = [{name: value} for name, values in searched.items() for value in values]
-    for corner in [{}, *corners]:
-        found = faults({**base, **corner})
-        others = (other for other in corners if not other.keys() & corner.keys())
-        if found and all(faults({**base, **other, **corner}) for other in others):
-            yield from found
-
-
-def _check_training_domain(name: str, domain: Any) -> Iterator[Problem]:
-    for value in domain.corners():
-        try:
-            schema.TrainingConfig(**{setting_of(name): value})
-        except ValidationError as error:
-            for problem in _translate(error, "", schema.TrainingConfig):
-                yield Problem(f"search.{name}", problem.message)
-
-
-def _geometry(facts: DatasetFacts | None) -> dict[str, Any]:
-    if facts is None:
-        return {}
-    return {"image_size": facts.image_size, "in_chans": facts.in_chans, "num_classes": facts.num_classes}
-
-
-def _unknown(where: str, given: str, known: Any) -> Problem:
-    return Problem(where, f"unknown '{given}'. {did_you_mean(given, list(known))}")
-
-
-def _unknown_searched(name: str, model: str, search: Mapping[str, Any]) -> Problem:
-    """A searched name the network does not have: misspelt, or meant for another network of the sweep."""
-    import models
-
-    setting = setting_of(name)
-    choices = search["model"].corners() if "model" in search else (model,)
-    owners = [
-        other for other in choices if other in models.list_models() and setting in models.searchable_options(other)
-    ]
-    if owners:
-        wanted = owners[0] if len(owners) == 1 else f"[{', '.join(owners)}]"
-        return Problem(f"search.{name}", f"{model} has no such option. Add when: {{model: {wanted}}}")
-    known = [*schema.TrainingConfig.model_fields, *models.searchable_options(model)]
-    return Problem(
-        f"search.{name}", f"neither a training setting nor an option of {model}. {did_you_mean(setting, known)}"
-    )
-
-
-def _translate(error: ValidationError, prefix: str, section: type[BaseModel] | None) -> Iterator[Problem]:
-    """Pydantic's faults in our words: where, what was given, the rule, the remedy."""
-    for fault in error.errors(include_url=False):
-        keys = [str(key) for key in fault["loc"] if str(key) not in _DOMAIN_TAGS]
-        where = ".".join([prefix, *keys] if prefix else keys)
-        if fault["type"] == "extra_forbidden":
-            known = list(section.model_fields) if section else _domain_keys(fault["loc"])
-            yield Problem(where, f"unknown setting. {did_you_mean(keys[-1], known)}")
-        elif fault["type"] == "missing":
-            yield Problem(where, "is missing")
-        elif (member := _union_member(fault["loc"])) is not None:
-            # One fault for each type a value could have had; the last key names that type.
-            if member == len(fault["loc"]) - 1:
-                place = ".".join([prefix, *(str(key) for key in fault["loc"][:member] if str(key) not in _DOMAIN_TAGS)])
-                yield Problem(place, f"got {fault['input']!r}; must be a number, a text, true or false")
-        else:
-            rule = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
-            given = "" if isinstance(fault["input"], Mapping) else f"got {fault['input']!r}; "
-            yield Problem(where, f"{given}{rule[:1].lower()}{rule[1:]}{_nearest_choice(fault)}")
-
-
-def _nearest_choice(fault: Mapping[str, Any]) -> str:
-    """For a misspelt one of several words, the one that was meant."""
-    if fault["type"] != "literal_error" or not isinstance(fault["input"], str):
-        return ""
-    remedy = did_you_mean(fault["input"], re.findall("'([^']*)'", fault["ctx"]["expected"]))
-    return f". {remedy}" if remedy.startswith("Did") else ""
-
-
-def _union_member(location: tuple[Any, ...]) -> int | None:
-    """Position of the key with which pydantic names a member of `Scalar` or its like; None where there is none."""
-    for index, key in enumerate(location):
-        if index and isinstance(key, str) and (key in _SCALAR_TAGS or key.startswith("tuple[")):
-            return index
-    return None
-
-
-def _domain_keys(location: tuple[Any, ...]) -> list[str]:
-    tag = next((key for key in location if key in _DOMAIN_TAGS), None)
-    classes = [member for member in get_args(get_args(Domain)[0]) if hasattr(member, "__metadata__")]
-    for member in classes:
-        domain = get_args(member)[0]
-        if tag is not None and domain.model_fields["type"].default == tag:
-            return list(domain.model_fields)
-    return ["type", "low", "high", "log", "step", "choices", "value", "when"]
 
 
 def _section_class(annotation: Any) -> type[BaseModel] | None:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.config.schema import TrainingConfig
 from orchestrator.config.spaces import corner_values, domains_of
+from orchestrator.config.training import TrainingConfig
 from orchestrator.errors import Problem
 
 _SMALL_ONLY = ("crop_padding",)

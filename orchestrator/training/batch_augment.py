@@ -14,7 +14,7 @@ from scipy.special import betaincinv
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
-from orchestrator.config.schema import TrainingConfig
+from orchestrator.config.training import TrainingConfig
 from orchestrator.training.draws import SampleDraws
 
 __all__ = ["BatchAugmentation", "Mixing", "soft_targets"]

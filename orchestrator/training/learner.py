@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import models
-from orchestrator.config.schema import TrainingConfig
+from orchestrator.config.training import TrainingConfig
 from orchestrator.training.losses import loss_sum
 from orchestrator.training.workers import Workers, exchange_s_per_step
 

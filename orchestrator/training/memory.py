@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from orchestrator.config.schema import TrainingConfig
+from orchestrator.config.training import TrainingConfig
 from orchestrator.errors import TrialFailedError
 
 _ALLOCATOR = ("can't allocate memory", "not enough memory")  # of torch on CPUs, which raises a plain RuntimeError

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orchestrator.config.schema import TrainingConfig
+from orchestrator.config.training import TrainingConfig
 from orchestrator.data import Indices, worker_share
 from orchestrator.training.batch_augment import BatchAugmentation, soft_targets
 from orchestrator.training.decoded_images import DecodedSplit
