@@ -82,17 +82,14 @@ class Progress:
             f"{counts[TrialStatus.FAILED]} failed",
             *([f"{rejected} rejected"] if (rejected := len(self._ledger.rejected())) else []),
         ]
-        return f"{', '.join(parts)} | {self._best(trials)} | {self._time_left(trials, ended)}"
+        return f"{', '.join(parts)} | {self._best()} | {self._time_left(trials, ended)}"
 
-    def _best(self, trials: list[TrialRecord]) -> str:
-        objective = self._config.objective
-        scored = [(trial.best(objective.metric, objective.mode), trial) for trial in trials]
-        known = [(value, trial) for value, trial in scored if value is not None]
-        if not known:
-            return f"best {objective.metric}: none yet"
-        choose = max if objective.mode == "max" else min
-        value, best = choose(known, key=lambda pair: pair[0])
-        return f"best {objective.metric} {value:.4f} (trial {best.number}, {best.config['model']['name']})"
+    def _best(self) -> str:
+        metric, so_far = self._config.objective.metric, self._ledger.so_far()
+        if so_far.best is None or so_far.best_trial is None:
+            return f"best {metric}: none yet"
+        model = self._ledger.trial(so_far.best_trial).config["model"]["name"]
+        return f"best {metric} {so_far.best:.4f} (trial {so_far.best_trial}, {model})"
 
     def _time_left(self, trials: list[TrialRecord], ended: int) -> str:
         durations = [trial.ended_s - trial.started_s for trial in trials if trial.ended_s is not None]

@@ -27,20 +27,25 @@ class Retention:
         self._objective = config.objective
         self._folder = folder
         self._ledger = ledger
-        self._seen = -1
+        self._kept: set[int] = set()
+        self._emptied: set[int] = set()
 
     def apply(self) -> None:
-        """Deletes what is not kept; does nothing unless a trial has ended since the last time."""
-        over = [record for record in self._ledger.trials() if record.is_over]
-        if len(over) == self._seen:
+        """Deletes what is not kept; does nothing unless a trial has ended since the last time.
+
+        A trial whose checkpoints were deleted is not looked at again: those that were better stay better.
+        """
+        over = [record for record in self._ledger.trials() if record.is_over and record.number not in self._emptied]
+        if self._kept.issuperset(record.number for record in over):
             return
-        self._seen = len(over)
         best = {record.number for record in sorted(over, key=self._rank)[: self._keep.best]}
         by_end = sorted(over, key=lambda record: record.ended_s or 0.0, reverse=True)
         newest = {record.number for record in by_end[: self._keep.last]}
         for record in over:
             kept = {"best.pt"} if record.number in best else set()
             self._prune(record, {"best.pt", "last.pt", "previous.pt"} if record.number in newest else kept)
+        self._kept = best | newest
+        self._emptied.update(record.number for record in over if record.number not in self._kept)
 
     def _rank(self, record: TrialRecord) -> tuple[float, bool, int]:
         """As the result ranks them: by value, those trained to the end first, then those with the fewer epochs."""
