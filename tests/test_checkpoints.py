@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -157,3 +158,14 @@ def test_saving_replaces_a_file_whole(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="pickle"):
         save_checkpoint(path, {"epoch": lambda: 3})
     assert read_checkpoint(path)["epoch"] == 2
+
+
+def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"weights": torch.zeros(10)})
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=4 * 2**20))
+    with pytest.raises(CheckpointError, match=r"needs 9 MiB, and 4 MiB are free. Make room there"):
+        save_checkpoint(path, {"optimizer": {"state": [torch.zeros(2**21)]}})
+    assert torch.equal(read_checkpoint(path)["weights"], torch.zeros(10))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["last.pt"]

@@ -1,44 +1,52 @@
-"""Which checkpoints are left on disk while trials end one after another."""
+"""Which checkpoints stay when trials end."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator import SweepConfig
+from orchestrator.config import SweepConfig
 from orchestrator.lanes.trial_folder import trial_folder
 from orchestrator.ledger import Ledger, TrialStatus
 from orchestrator.retention import Retention
-from orchestrator.sweep_folder import new_folder
+from orchestrator.sweep_folder import SweepFolder
 from orchestrator.tracking.journal import Journal
 
+FILES = ("best.pt", "last.pt", "previous.pt")
 
-def test_the_best_keep_their_weights_and_the_newest_its_state(tmp_path: Path) -> None:
+
+def begin(ledger: Ledger, folder: SweepFolder, number: int, value: float) -> None:
+    """A trial that has reported once and left all its files."""
+    ledger.trial_started(number, f"tune{number}", {}, {"training": {"epochs": 3}})
+    ledger.trial_reported(number, 1, {"val/top1": value})
+    place = folder.trials / trial_folder(number)
+    place.mkdir(parents=True)
+    for name in FILES:
+        (place / name).write_bytes(b"x")
+
+
+def left(folder: SweepFolder, number: int) -> list[str]:
+    return sorted(path.name for path in (folder.trials / trial_folder(number)).iterdir())
+
+
+def test_the_best_the_newest_and_the_unfinished_stay(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path / "s")
     config = SweepConfig(
         name="s", dataset={"name": "digits"}, model={"name": "conv_resnet26_small"}, keep={"best": 2, "last": 1}
     )
-    folder = new_folder(tmp_path, "s")
-
-    def train(number: int, value: float) -> None:
-        ledger.trial_started(number, f"tune{number}", {}, {})
-        ledger.trial_reported(number, 1, {"val/top1": value})
-        (folder.trials / trial_folder(number)).mkdir(parents=True)
-        for name in ("best.pt", "last.pt", "previous.pt"):
-            (folder.trials / trial_folder(number) / name).touch()
-
-    def left() -> dict[int, int]:
-        files = {number: len(list((folder.trials / trial_folder(number)).iterdir())) for number in range(6)}
-        return {number: count for number, count in files.items() if count}
-
     with Journal(folder.journal) as journal:
         ledger = Ledger(journal)
         retention = Retention(config, folder, ledger)
-        for number, value in enumerate((0.3, 0.5, 0.2, 0.4, 0.6, 0.1)):
-            train(number, value)
-        for number in range(3):
+        for number, value in enumerate((0.9, 0.1, 0.8, 0.7, 0.2, 0.3)):
+            begin(ledger, folder, number, value)
+        for number in (0, 1, 2):
             ledger.trial_ended(number, TrialStatus.FINISHED)
             retention.apply()
-        assert left() == {0: 1, 1: 1, 2: 3, 3: 3, 4: 3, 5: 3}  # the last three still train
-        for number in range(3, 6):
-            ledger.trial_ended(number, TrialStatus.PRUNED)
-            retention.apply()
-    assert left() == {1: 1, 4: 1, 5: 3}
+        assert left(folder, 0) == ["best.pt"]
+        assert left(folder, 1) == []
+        assert left(folder, 2) == sorted(FILES)
+        ledger.trial_ended(3, TrialStatus.PRUNED)
+        ledger.trial_ended(4, TrialStatus.INTERRUPTED, "Ctrl-C")
+        retention.apply()
+    assert left(folder, 2) == ["best.pt"]
+    assert left(folder, 3) == sorted(FILES)
+    assert left(folder, 4) == left(folder, 5) == sorted(FILES)

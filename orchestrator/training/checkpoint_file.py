@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +23,7 @@ _PREFIX = b"sha256:"
 _COMMENT_BYTES = len(_PREFIX) + 64
 _LENGTH_BYTES = 2  # the last field of a zip archive: how long its comment is
 _CHUNK_BYTES = 2**20
+_SMALL_THINGS_BYTES = 2**20  # all of a checkpoint but its tensors
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any], *, previous: Path | None = None) -> None:
@@ -32,8 +34,12 @@ def save_checkpoint(path: Path, content: Mapping[str, Any], *, previous: Path | 
         content: Tensors, numbers, texts, and lists and mappings of them.
         previous: Where the file that stands at `path` is kept; None drops it. A crash between the two renames leaves
             it there, with none at `path`.
+
+    Raises:
+        CheckpointError: The disk has no room for it; nothing was written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _require_room(path, content)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with partial.open("w+b") as file:
         torch.save({"format": _FORMAT, **content}, file)
@@ -92,6 +98,23 @@ def remove_partial_files(folder: Path) -> None:
     """Deletes what writers that were killed have left."""
     for partial in folder.glob("*.partial"):
         partial.unlink(missing_ok=True)
+
+
+def _require_room(path: Path, content: Mapping[str, Any]) -> None:
+    needed, free = _tensor_bytes(content) + _SMALL_THINGS_BYTES, shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise CheckpointError(
+            f"{path}: needs {needed / 2**20:.0f} MiB, and {free / 2**20:.0f} MiB are free. Make room there, lower keep.best "
+            "or keep.last, or name another runs_dir"
+        )
+
+
+def _tensor_bytes(content: Any) -> int:
+    if isinstance(content, torch.Tensor):
+        return content.numel() * content.element_size()
+    if isinstance(content, Mapping):
+        return sum(map(_tensor_bytes, content.values()))
+    return sum(map(_tensor_bytes, content)) if isinstance(content, (list, tuple)) else 0
 
 
 def _seal(file: IO[bytes]) -> None:
