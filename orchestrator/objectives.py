@@ -57,6 +57,16 @@ class Aims:
         """Whether every constraint is kept."""
         return all(violation <= 0 for violation in self.violations(record).values())
 
+    def rank(self, record: TrialRecord) -> tuple[bool, float, bool, int]:
+        """Orders trials, best first: those beyond a constraint come last.
+
+        Trials trained to the end win ties, then those with the fewer epochs.
+        """
+        first = self.objectives[0]
+        value = record.best(first.metric, first.mode)
+        worth = math.inf if value is None else -value if first.mode == "max" else value
+        return not self.is_feasible(record), worth, record.status is not TrialStatus.FINISHED, record.epochs
+
     def pareto_front(self, records: Iterable[TrialRecord]) -> list[TrialRecord]:
         """The trials trained to the end that keep the constraints and that no other beats in every objective.
 

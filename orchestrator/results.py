@@ -133,14 +133,8 @@ class SweepResult:
 
         Trials trained to the end win ties, then those with the fewer epochs.
         """
-        sign = -1 if self.mode == "max" else 1
-        scored = [(sign * trial.value, trial) for trial in map(self._result, self.records) if trial.value is not None]
-
-        def order(row: tuple[float, TrialResult]) -> tuple[bool, float, bool, int]:
-            value, trial = row
-            return not trial.feasible, value, trial.status is not TrialStatus.FINISHED, trial.epochs
-
-        return [trial for _, trial in sorted(scored, key=order)]
+        scored = [record for record in self.records if record.best(self.metric, self.mode) is not None]
+        return [self._result(record) for record in sorted(scored, key=self._aims.rank)]
 
     def top(self, count: int) -> list[TrialResult]:
         """The best trials, at most so many, best first."""

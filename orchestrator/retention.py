@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
 from orchestrator.config.schema import SweepConfig
 from orchestrator.lanes.trial_folder import trial_folder
 from orchestrator.ledger import Ledger, TrialRecord, TrialStatus
+from orchestrator.objectives import Aims
 from orchestrator.sweep_folder import SweepFolder
 
 
 class Retention:
     """Deletes the checkpoints of trials that are over and neither among the best nor among the newest.
 
-    What a sweep holds on disk is thereby bounded: `keep.best` weights, the checkpoints of `keep.last` trials, and of
-    those that train or were interrupted.
+    What a sweep holds on disk is thereby bounded: `keep.best` weights, those of the best trial trained to the end and
+    of the Pareto front, the checkpoints of `keep.last` trials, and of those that train or were interrupted.
 
     Args:
         config: Of the sweep.
@@ -24,7 +25,7 @@ class Retention:
 
     def __init__(self, config: SweepConfig, folder: SweepFolder, ledger: Ledger) -> None:
         self._keep = config.keep
-        self._objective = config.objective
+        self._aims = Aims.of(config)
         self._folder = folder
         self._ledger = ledger
         self._kept: set[int] = set()
@@ -38,7 +39,7 @@ class Retention:
         over = [record for record in self._ledger.trials() if record.is_over and record.number not in self._emptied]
         if self._kept.issuperset(record.number for record in over):
             return
-        best = {record.number for record in sorted(over, key=self._rank)[: self._keep.best]}
+        best = {record.number for record in self._best(over)}
         by_end = sorted(over, key=lambda record: record.ended_s or 0.0, reverse=True)
         newest = {record.number for record in by_end[: self._keep.last]}
         for record in over:
@@ -47,12 +48,12 @@ class Retention:
         self._kept = best | newest
         self._emptied.update(record.number for record in over if record.number not in self._kept)
 
-    def _rank(self, record: TrialRecord) -> tuple[float, bool, int]:
-        """As the result ranks them: by value, those trained to the end first, then those with the fewer epochs."""
-        value = record.best(self._objective.metric, self._objective.mode)
-        sign = -1 if self._objective.mode == "max" else 1
-        worth = math.inf if value is None else sign * value
-        return worth, record.status is not TrialStatus.FINISHED, record.epochs
+    def _best(self, over: Sequence[TrialRecord]) -> list[TrialRecord]:
+        """Those whose weights are worth keeping: nothing that a result calls the best is ever deleted."""
+        ranked = sorted(over, key=self._aims.rank)
+        finished = [record for record in ranked if record.status is TrialStatus.FINISHED]
+        front = self._aims.pareto_front(over) if len(self._aims.objectives) > 1 else []
+        return [*ranked[: self._keep.best], *finished[:1], *front]
 
     def _prune(self, record: TrialRecord, kept: set[str]) -> None:
         folder = self._folder.trials / trial_folder(record.number)

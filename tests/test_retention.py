@@ -50,3 +50,17 @@ def test_the_best_the_newest_and_the_unfinished_stay(tmp_path: Path) -> None:
     assert left(folder, 2) == ["best.pt"]
     assert left(folder, 3) == sorted(FILES)
     assert left(folder, 4) == left(folder, 5) == sorted(FILES)
+
+
+def test_the_best_trial_trained_to_the_end_stays_among_better_ones_stopped_early(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path / "s")
+    config = SweepConfig(
+        name="s", dataset={"name": "digits"}, model={"name": "conv_resnet26_small"}, keep={"best": 1, "last": 0}
+    )
+    with Journal(folder.journal) as journal:
+        ledger = Ledger(journal)
+        for number, value in enumerate((0.5, 0.9, 0.4)):
+            begin(ledger, folder, number, value)
+            ledger.trial_ended(number, TrialStatus.PRUNED if number == 1 else TrialStatus.FINISHED)
+        Retention(config, folder, ledger).apply()
+    assert [left(folder, number) for number in range(3)] == [["best.pt"], ["best.pt"], []]

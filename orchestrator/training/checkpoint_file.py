@@ -104,8 +104,8 @@ def _require_room(path: Path, content: Mapping[str, Any]) -> None:
     needed, free = _tensor_bytes(content) + _SMALL_THINGS_BYTES, shutil.disk_usage(path.parent).free
     if free < needed:
         raise CheckpointError(
-            f"{path}: needs {needed / 2**20:.0f} MiB, and {free / 2**20:.0f} MiB are free. Make room there, lower keep.best "
-            "or keep.last, or name another runs_dir"
+            f"{path}: needs {needed / 2**20:.0f} MiB, and {free / 2**20:.0f} MiB are free. Make room there, "
+            "lower keep.best or keep.last, or name another runs_dir"
         )
 
 
