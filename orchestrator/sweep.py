@@ -16,6 +16,8 @@ from orchestrator.provenance import facts
 from orchestrator.results import SweepResult
 from orchestrator.resume import identity, refuse_changes, stored_config
 from orchestrator.runs_dir import resolve_runs_dir
+from orchestrator.search.first_trials import refuse_unknown
+from orchestrator.search.storage import open_storage, study_uri
 from orchestrator.sweep_folder import existing_folder, new_folder
 from orchestrator.sweep_session import SweepSession
 from orchestrator.tracking.addresses import without_password
@@ -47,6 +49,7 @@ def run_sweep(
         The result; its status is `interrupted` after Ctrl-C.
 
     Raises:
+        ConfigError: A sweep that `warm_start` names is not in the database.
         SweepNameError: A new sweep's name is taken, there is none to resume, or it is being run elsewhere.
         ResumeError: What decides the results is not what it was; the text lists every difference.
         ClusterError: The cluster does not answer, or cannot hold one trial.
@@ -54,6 +57,9 @@ def run_sweep(
     """
     console = console or Console(quiet=True)
     runs_dir = resolve_runs_dir(config.runs_dir)
+    if config.warm_start and not resume:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        refuse_unknown(config, open_storage(study_uri(config, runs_dir)))
     folder = existing_folder(runs_dir, config.name) if resume else new_folder(runs_dir, config.name)
     dataset = locate_dataset(config.dataset.name, config.dataset.uri, runs_dir / "datasets")
     now = identity(config, dataset)

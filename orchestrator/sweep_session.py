@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
+import optuna
 from rich.console import Console
 
 from orchestrator.budget import Budget
@@ -17,6 +18,7 @@ from orchestrator.ledger import Ledger, TrialStatus
 from orchestrator.progress import Progress
 from orchestrator.retention import Retention
 from orchestrator.search.continuation import continue_study
+from orchestrator.search.first_trials import enqueue_first
 from orchestrator.search.storage import open_storage, study_uri
 from orchestrator.search.study import open_study
 from orchestrator.session import LanePlan, plan_lanes, ray_session
@@ -89,6 +91,8 @@ class SweepSession:
             return TrialStatus.FINISHED
         storage = open_storage(study_uri(self._config, self._folder.path.parent))
         study = open_study(self._config, self._folder.name, storage, resumed=self._ledger.sessions > 1)
+        if self._ledger.sessions == 1:
+            self._queue_first(study, storage)
         continue_study(study, self._ledger, self._config)
         self._ledger.lanes_planned(
             self._plan.lanes,
@@ -117,6 +121,11 @@ class SweepSession:
                 has_room=lanes.has_room,
             )
             return self._search(search, lanes, progress)
+
+    def _queue_first(self, study: optuna.Study, storage: optuna.storages.RDBStorage) -> None:
+        """Has the papers' own values tried before any other, and the best ones of earlier sweeps."""
+        for found in enqueue_first(study, self._config, storage):
+            self._console.print(f"Tried first: {found}", soft_wrap=True, highlight=False, markup=False)
 
     def _announcement(self, plan: LanePlan) -> str:
         config, over = self._config, self._ledger.count_over()

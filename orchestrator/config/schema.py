@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from orchestrator.config.budget import BudgetConfig
+from orchestrator.config.first import PAPERS, TryFirst
 from orchestrator.config.limits import LimitsConfig
 from orchestrator.config.objective import COSTS, ObjectiveConfig, parse_constraint
 from orchestrator.config.section import Section
@@ -253,6 +254,9 @@ class SweepConfig(Section):
         trials: Configurations to try.
         budget: What ends the sweep before, and what devices cost.
         limits: What a network may have; configurations beyond are rejected before they cost a trial.
+        try_first: What is tried before the sampler proposes anything: `papers` for the papers' own values, or
+            configurations by hand, whose other values the sampler draws.
+        warm_start: Earlier sweeps in the same Optuna database, whose best configurations are tried first as well.
         seed: Of the sampler, the initial weights and the order of the images.
         objective: What is maximised or minimised; of a list, the first one chooses the best epoch and stops trials.
         constraints: Bounds such as `params <= 2e6`; a trial beyond one is not the best, whatever its value.
@@ -276,6 +280,8 @@ class SweepConfig(Section):
     trials: PositiveInt = 20
     budget: BudgetConfig = BudgetConfig()
     limits: LimitsConfig = LimitsConfig()
+    try_first: TryFirst = PAPERS
+    warm_start: Texts = ()
     seed: NonNegativeInt = 0
     objectives: Objectives = Field((ObjectiveConfig(),), alias="objective")
     constraints: Texts = ()

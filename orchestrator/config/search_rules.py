@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from orchestrator.config import schema
 from orchestrator.config.faults import translate, unknown
+from orchestrator.config.first import first_problems
 from orchestrator.config.objective import SPAN, is_constraint, parse_constraint
 from orchestrator.config.sampler_rules import sampler_problems
 from orchestrator.config.training import TrainingConfig
@@ -41,6 +42,7 @@ def search_problems(sections: Mapping[str, Any], facts: DatasetFacts | None) -> 
         space = SearchSpace(search)
     except SpaceError:
         return
+    yield from first_problems(sections.get("try_first", ()), space)
     if sampler := sections.get("sampler"):
         objectives, constraints = sections.get("objective", ()), sections.get("constraints", ())
         yield from sampler_problems(sampler, search, objectives=len(objectives), constraints=len(constraints))

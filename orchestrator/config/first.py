@@ -1,0 +1,47 @@
+"""What a sweep tries first, as written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import PlainSerializer, PlainValidator
+
+from orchestrator.errors import Problem
+from search_spaces import Scalar, SearchSpace
+
+PAPERS: Literal["papers"] = "papers"
+
+
+def _try_first(given: Any) -> Literal["papers"] | tuple[Mapping[str, Scalar], ...]:
+    if given == PAPERS:
+        return PAPERS
+    if not isinstance(given, list | tuple) or not all(map(_is_configuration, given)):
+        raise ValueError("must be papers, or a list of configurations such as [{lr: 0.1, order: 2}]; [] for none")
+    return tuple(dict(configuration) for configuration in given)
+
+
+def _is_configuration(given: Any) -> bool:
+    if not isinstance(given, Mapping) or not given:
+        return False
+    return all(isinstance(name, str) and isinstance(value, bool | int | float | str) for name, value in given.items())
+
+
+TryFirst = Annotated[
+    Literal["papers"] | tuple[Mapping[str, Scalar], ...],
+    PlainValidator(_try_first),
+    PlainSerializer(lambda given: given, Any),
+]
+"""The papers' own values, or configurations by hand."""
+
+
+def first_problems(try_first: str | tuple[Mapping[str, Scalar], ...], space: SearchSpace) -> Iterator[Problem]:
+    """Values by hand that the space could not draw.
+
+    Args:
+        try_first: As written.
+        space: Of the sweep.
+    """
+    for number, settings in enumerate(() if isinstance(try_first, str) else try_first):
+        for name, why in space.project(settings).left_out.items():
+            yield Problem(f"try_first.{number}.{name}", f"got {settings[name]!r}; {why}")
