@@ -151,6 +151,10 @@ class Ledger:
         """A trial that was interrupted is handed to Tune again."""
         self._record("trial_resumed", trial=number, tune_id=tune_id)
 
+    def trial_changed(self, number: int, donor: int, epoch: int, config: Mapping[str, Any]) -> None:
+        """After an epoch a trial goes on from the weights of another one, with another configuration."""
+        self._record("trial_changed", trial=number, donor=donor, epoch=epoch, config=config)
+
     def trial_reported(
         self, number: int, epoch: int, metrics: Mapping[str, float], held_s: float | None = None
     ) -> None:
@@ -249,6 +253,8 @@ def fold(trials: dict[int, TrialRecord], event: Mapping[str, Any]) -> None:
             trial = trials[event["trial"]]
             trial.status, trial.reason, trial.ended_s = TrialStatus.RUNNING, "", None
             trial.tune_id, trial.attempts = event["tune_id"], trial.attempts + 1
+        case "trial_changed":
+            trials[event["trial"]].config = event["config"]
         case "trial_reported":
             trials[event["trial"]].reports.append({"epoch": event["epoch"], **event["metrics"]})
         case "trial_ended":

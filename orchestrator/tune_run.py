@@ -16,7 +16,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.search.callback import SweepCallback
 from orchestrator.search.not_pickled import NotPickled
 from orchestrator.search.searcher import StudySearcher
-from orchestrator.search.trial_schedulers import create_trial_scheduler
+from orchestrator.search.trial_schedulers import create_trial_scheduler, takes_lanes, trials_at_once
 from orchestrator.sweep_folder import SweepFolder
 
 _JOIN_TIMEOUT_S = 30.0
@@ -69,7 +69,7 @@ class TuneRun:
         self._hub = hub
         self._lanes = lanes
         self._stopper = _StopWhen()
-        self._searcher = StudySearcher(study, config, ledger, has_room)
+        self._searcher = StudySearcher(study, config, ledger, has_room if takes_lanes(config) else lambda _: True)
         self._callback = SweepCallback(self._searcher, study, config, ledger, hub)
         self._thread = threading.Thread(target=self._run, name="tune", daemon=True)
         self.failure: Exception | None = None
@@ -117,9 +117,9 @@ class TuneRun:
                 metric=self._config.objective.metric,
                 mode=self._config.objective.mode,
                 search_alg=self._searcher,
-                scheduler=create_trial_scheduler(self._config, self._ledger),
+                scheduler=create_trial_scheduler(self._config, self._ledger, self._folder),
                 num_samples=self._config.trials - self._ledger.count_over(),
-                max_concurrent_trials=self._lanes,
+                max_concurrent_trials=trials_at_once(self._config, self._lanes),
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"trial_{trial.trial_id}",
                 trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}",

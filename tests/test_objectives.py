@@ -99,7 +99,7 @@ def tell(study: optuna.Study, trial_record: TrialRecord) -> None:
     trial = study.ask()
     trial.suggest_float("lr", 0, 1)
     for report in trial_record.reports:
-        note_report(trial, int(report["epoch"]), report, AIMS)
+        note_report(study, trial, int(report["epoch"]), report, AIMS)
     note_constraints(study, trial, trial_record, AIMS)
     state, values = verdict(trial_record, AIMS)
     study.tell(trial, values=values, state=state)

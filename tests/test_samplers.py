@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from orchestrator import load_sweep
 from orchestrator.config.sampler_rules import SAMPLER_OPTIONS
-from orchestrator.config.schema import SamplerConfig, SamplerName
+from orchestrator.config.study_settings import SamplerConfig, SamplerName
 from orchestrator.errors import ConfigError
 from orchestrator.search.grid import GridSampler
 from orchestrator.search.samplers import DIVERGED, OUTCOME, create_sampler

@@ -8,14 +8,12 @@ from orchestrator.config.schema import (
     KeepConfig,
     ModelConfig,
     ResourcesConfig,
-    SamplerConfig,
-    StorageConfig,
     SweepConfig,
     TrackingConfig,
     TrialConfig,
-    TrialSchedulerConfig,
     resolve_trial,
 )
+from orchestrator.config.study_settings import SamplerConfig, StorageConfig, TrialSchedulerConfig
 from orchestrator.config.training import TrainingConfig
 
 __all__ = [

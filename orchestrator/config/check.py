@@ -21,6 +21,7 @@ from orchestrator.config.objective import (
     constraint_problems,
     objective_problems,
 )
+from orchestrator.config.scheduler_rules import scheduler_problems
 from orchestrator.config.search_rules import search_problems
 from orchestrator.config.section import Section
 from orchestrator.config.spaces import domains_of
@@ -121,13 +122,9 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
     yield from problems
     yield from _check_names(sections)
     training, scheduler, search = sections.get("training"), sections.get("trial_scheduler"), sections["search"]
-    if training and scheduler and scheduler.name == "asha":
-        longest = schema.max_epochs(training, search)
-        if scheduler.grace_epochs > longest:
-            where = "search.epochs allows at most" if any(domains_of("epochs", search)) else "training.epochs, which is"
-            yield Problem(
-                "trial_scheduler.grace_epochs", f"got {scheduler.grace_epochs}; must not exceed {where} {longest}"
-            )
+    if training and scheduler:
+        epochs, trials = schema.max_epochs(training, search), sections.get("trials", 1)
+        yield from scheduler_problems(scheduler, search, epochs=epochs, trials=trials)
     resources = sections.get("resources")
     if resources and training:
         yield from training_problems(training, search, resources.max_workers)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import PositiveInt, TypeAdapter, ValidationError
 
-from orchestrator.config.schema import SamplerConfig
+from orchestrator.config.study_settings import SamplerConfig
 from orchestrator.errors import Problem, did_you_mean
 from search_spaces import SearchSpace
 from search_spaces.domains import ChoiceDomain, ConstantDomain, Domain

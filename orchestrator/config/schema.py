@@ -29,6 +29,7 @@ from orchestrator.config.limits import LimitsConfig
 from orchestrator.config.objective import COSTS, ObjectiveConfig, parse_constraint
 from orchestrator.config.section import Section
 from orchestrator.config.spaces import corner_values, expand_space
+from orchestrator.config.study_settings import SamplerConfig, StorageConfig, TrialSchedulerConfig
 from orchestrator.config.training import TrainingConfig
 from orchestrator.errors import ConfigError
 from search_spaces import Domain, Scalar, SearchSpace, setting_of
@@ -91,50 +92,6 @@ class ModelConfig(Section):
 
     name: str
     options: Mapping[str, Scalar | Flags] = {}
-
-
-SamplerName = Literal["tpe", "random", "grid", "qmc", "gp", "cmaes", "nsga2", "nsga3"]
-
-
-class SamplerConfig(Section):
-    """How Optuna proposes configurations.
-
-    Args:
-        name: `tpe` learns which values the good trials have in common; `random`; `grid` tries every configuration of a
-            finite space once; `qmc` spreads trials evenly; `gp` fits a Gaussian process; `cmaes` adapts a normal
-            distribution; `nsga2` and `nsga3` breed from the best, for several objectives.
-        startup_trials: Random trials before `tpe`, `gp` or `cmaes` learn from what was found.
-        options: Further arguments of Optuna's sampler; docs/settings.md lists them.
-    """
-
-    name: SamplerName = "tpe"
-    startup_trials: PositiveInt = 8
-    options: Mapping[str, Scalar] = {}
-
-
-class TrialSchedulerConfig(Section):
-    """Which trials are stopped early.
-
-    Args:
-        name: `asha`, or `none` to train every trial to the end.
-        grace_epochs: Epochs no trial is stopped before.
-        reduction_factor: One in so many trials survives a rung.
-    """
-
-    name: Literal["asha", "none"] = "asha"
-    grace_epochs: PositiveInt = 2
-    reduction_factor: int = Field(3, ge=2)
-
-
-class StorageConfig(Section):
-    """Where Optuna's studies are kept.
-
-    Args:
-        uri: A database as SQLAlchemy writes it, such as `postgresql://user@host/studies`; None keeps a file beneath
-            `runs_dir`.
-    """
-
-    uri: str | None = None
 
 
 BYTES_PER_GB = 2**30

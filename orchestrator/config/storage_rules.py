@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from orchestrator.config.schema import StorageConfig
+from orchestrator.config.study_settings import StorageConfig
 from orchestrator.errors import Problem, did_you_mean
 from orchestrator.tracking.addresses import without_password
 

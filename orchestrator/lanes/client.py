@@ -10,7 +10,8 @@ from typing import Any
 import ray
 from ray.tune import Trainable
 
-from orchestrator.lanes.messages import Ending, Fate, Order
+from orchestrator.lanes.handover import Handover, changed_config
+from orchestrator.lanes.messages import Ending, Fate, Order, Report
 from orchestrator.lanes.trial_folder import trial_folder
 
 TRIAL = "trial"
@@ -48,21 +49,24 @@ class TrialClient(Trainable):
         self._lane: int | None = None
         self._epoch: int = new_config[EPOCHS_DONE]
         self._leased = time.monotonic()
+        self._held_s = 0.0  # on lanes it has given back
+        self._repeats = False  # whether the next report is one of a trial it goes on from
         return True
 
     def step(self) -> dict[str, Any]:
         """Waits for the next epoch of the trial, or its end."""
-        order = Order(
-            trial_id=self.trial_id,
-            config=self._trial,
-            folder=str(self._trials_folder / trial_folder(self._trial["number"])),
-        )
+        folder = self._trials_folder / trial_folder(self._trial["number"])
+        if (note := Handover.found(folder)) is not None:
+            self._hand_over(note, folder)
+        if self._lane is None:
+            self._trial = changed_config(folder) or self._trial
+        order = Order(trial_id=self.trial_id, config=self._trial, folder=str(folder))
         if self._lane is None:
             self._lane = ray.get(self._hub.lease.remote(order))
             self._leased = time.monotonic()
         if self._lane is None:
             return self._ended(Fate.INTERRUPTED)
-        event = ray.get(self._hub.next_event.remote(order, self._lane, self._epoch))
+        event = self._next_event(order)
         if isinstance(event, Ending):
             return self._ended(event.fate)
         self._epoch, self._lane = event.epoch, event.lane
@@ -70,9 +74,30 @@ class TrialClient(Trainable):
             **event.metrics,
             REPORTED: dict(event.metrics),
             EPOCH: event.epoch,
-            HELD: time.monotonic() - self._leased,
+            HELD: self._held_s + time.monotonic() - self._leased,
             "done": event.epoch >= self._trial["training"]["epochs"],
         }
+
+    def _next_event(self, order: Order) -> Report | Ending:
+        """What comes after the newest epoch; a trial that goes on from another passes over the other's report."""
+        event: Report | Ending
+        if self._repeats:
+            self._repeats = False
+            event = ray.get(self._hub.next_event.remote(order, self._lane, 0))
+            if isinstance(event, Ending) or event.epoch >= self._trial["training"]["epochs"]:
+                return event
+            self._epoch, self._lane = event.epoch, event.lane
+        event = ray.get(self._hub.next_event.remote(order, self._lane, self._epoch))
+        return event
+
+    def _hand_over(self, note: Handover, folder: Path) -> None:
+        """Gives the lane to who waits for it; with a donor, goes on from its weights on the next lane."""
+        forced = note.donor is not None
+        if self._lane is not None and ray.get(self._hub.yield_lane.remote(self.trial_id, forced=forced)):
+            self._held_s += time.monotonic() - self._leased
+            self._lane = None
+        note.carry_out(folder)
+        self._repeats = note.donor is not None
 
     def _ended(self, fate: Fate) -> dict[str, Any]:
         return {"done": True, EPOCH: self._epoch, ENDED: str(fate)}

@@ -39,6 +39,8 @@ class LaneHub:
         self._closing = False
         self._winding_down = False
         self._controllers: dict[int, Any] = {}
+        self._dismissed: set[str] = set()  # trials that Tune has ended
+        self._asking = 0  # trials that wait for a lane
         self._changed = asyncio.Condition()
 
     # Lanes: worker ranks
@@ -143,7 +145,11 @@ class LaneHub:
         Returns:
             The lane, or None when the sweep is being ended.
         """
-        await self._until(lambda: self._settled(order) or self._winding_down or self._lane_for(order) is not None)
+        self._asking += 1
+        try:
+            await self._until(lambda: self._settled(order) or self._winding_down or self._lane_for(order) is not None)
+        finally:
+            self._asking -= 1
         if order.trial_id in self._results:
             return 0  # ended while it waited: `next_event` tells how, whatever the lane
         if self._winding_down and self._serving(order) is None:
@@ -189,8 +195,36 @@ class LaneHub:
             return Ending(Fate.INTERRUPTED)
         return self._results.get(order.trial_id) or self._fresh_report(order, after) or Ending(Fate.INTERRUPTED)
 
+    async def yield_lane(self, trial_id: str, *, forced: bool) -> bool:
+        """Takes a trial off its lane, at a report, to be leased again; nothing happens where no other trial waits.
+
+        Args:
+            trial_id: Of the trial.
+            forced: Leave in any case.
+
+        Returns:
+            Whether the trial has left.
+        """
+        if not forced and not self._asking:
+            return False
+
+        def has_left() -> bool:
+            serving = [lane for lane in self._lanes.values() if lane.order and lane.order.trial_id == trial_id]
+            for lane in serving:
+                lane.released = True
+            return self._closing or not serving
+
+        if not has_left():
+            await self._tell()
+            await self._until(has_left)
+        ending = self._results.get(trial_id)
+        if trial_id not in self._dismissed and ending is not None and ending.fate is Fate.STOPPED:
+            del self._results[trial_id]
+        return True
+
     async def release(self, trial_id: str) -> None:
         """The trial needs its lane no more: its ranks are stopped at their next report."""
+        self._dismissed.add(trial_id)
         self._results.setdefault(trial_id, Ending(Fate.STOPPED))  # so that no late call revives it
         for lane in self._lanes.values():
             if lane.order is not None and lane.order.trial_id == trial_id:

@@ -59,7 +59,7 @@ class SweepCallback(NotPickled, Callback):
                 return  # a Tune actor in the place of one that died repeats the last epoch
             metrics = result[REPORTED]
             self._ledger.trial_reported(asked.number, result[EPOCH], metrics, result[HELD])
-            note_report(asked, result[EPOCH], metrics, self._aims)
+            note_report(self._study, asked, result[EPOCH], metrics, self._aims)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Tune has ended a trial: at its last epoch, early, because the sweep ends, or for a reason of its own."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.lanes.client import EPOCH
 from orchestrator.ledger import Ledger, TrialRecord
@@ -38,20 +38,20 @@ class Recollection(NotPickled, TrialScheduler):
         own = next((record for record in self._bygone if record.number == number), None)
         for record in [record for record in self._bygone if record.is_over]:
             self._recall(tune_controller, _Bygone(record), record)
-        super().on_trial_add(tune_controller, trial)
+        self._enter(tune_controller, trial, number)
         if own is not None:
             self._tell(tune_controller, trial, own)
         self._bygone = [record for record in self._bygone if not record.is_over and record is not own]
 
     def _recall(self, tune_controller: TuneController, trial: Any, record: TrialRecord) -> None:
-        super().on_trial_add(tune_controller, trial)
+        self._enter(tune_controller, trial, record.number)
         self._tell(tune_controller, trial, record)
+
+    def _enter(self, tune_controller: TuneController, trial: Any, number: int) -> None:
+        """Makes a trial known to the scheduler."""
+        super().on_trial_add(tune_controller, trial)
 
     def _tell(self, tune_controller: TuneController, trial: Any, record: TrialRecord) -> None:
         """What it decides is history."""
         for report in record.reports:
             super().on_trial_result(tune_controller, trial, {EPOCH: report["epoch"], **report})
-
-
-class Asha(Recollection, AsyncHyperBandScheduler):
-    """Asynchronous successive halving whose rungs outlast the driver."""

@@ -16,7 +16,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestrator.config.schema import SamplerConfig
+from orchestrator.config.study_settings import SamplerConfig
 from orchestrator.search.grid import GridSampler
 from orchestrator.search.learnable import DIVERGED, OUTCOME, LearnableStudy
 from search_spaces import SearchSpace

@@ -12,8 +12,8 @@ from orchestrator.ledger import TrialRecord
 from orchestrator.objectives import Aims
 
 
-def note_report(trial: optuna.Trial, epoch: int, metrics: Mapping[str, float], aims: Aims) -> None:
-    """An epoch is done.
+def note_report(study: optuna.Study, trial: optuna.Trial, epoch: int, metrics: Mapping[str, float], aims: Aims) -> None:
+    """An epoch is done; one that is trained again counts as it was last.
 
     Optuna takes intermediate values of a single objective only; those of several become an attribute of the trial.
     """
@@ -22,7 +22,7 @@ def note_report(trial: optuna.Trial, epoch: int, metrics: Mapping[str, float], a
     if len(values) > 1:
         trial.set_user_attr(f"epoch {epoch:05d}", known)
     elif known:
-        trial.report(known[aims.metrics[0]], step=epoch)
+        study._storage.set_trial_intermediate_value(trial._trial_id, epoch, known[aims.metrics[0]])
 
 
 def note_constraints(study: optuna.Study, trial: optuna.Trial | FrozenTrial, record: TrialRecord, aims: Aims) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import optuna
+from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from orchestrator.config.schema import SweepConfig, resolve_trial
@@ -13,6 +14,7 @@ from orchestrator.lanes.client import EPOCHS_DONE, TRIAL
 from orchestrator.ledger import Ledger
 from orchestrator.search.not_pickled import NotPickled
 from orchestrator.search.rejections import reject, say_exhausted
+from orchestrator.search.samplers import SweepSampler
 from orchestrator.validity import Validity
 
 FINISHED: str = Searcher.FINISHED
@@ -61,6 +63,8 @@ class StudySearcher(NotPickled, Searcher):
         if not self._has_room(len(self._open)):
             return None
         for _ in range(MOST_REJECTED):
+            if self._is_exhausted():
+                return FINISHED
             if (found := self._propose(trial_id)) is not None:
                 return found
         raise say_exhausted(self._ledger, MOST_REJECTED)
@@ -82,6 +86,13 @@ class StudySearcher(NotPickled, Searcher):
         self._open.add(trial_id)
         record = self._ledger.trial(trial.number)
         return {TRIAL: dict(record.config), EPOCHS_DONE: record.epochs}
+
+    def _is_exhausted(self) -> bool:
+        """Whether a grid has no point left, and no trial waits to go on."""
+        sampler = self._study.sampler
+        if not isinstance(sampler, SweepSampler) or not sampler.is_exhausted(self._study):
+            return False
+        return not self._study.get_trials(deepcopy=False, states=[TrialState.WAITING])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Its lane is free. `SweepCallback` tells the study, knowing the reason."""

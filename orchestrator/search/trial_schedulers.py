@@ -1,23 +1,47 @@
-"""Which trials are stopped early: Tune's trial schedulers by name."""
+"""Which trials are stopped early: trial schedulers by name."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from orchestrator.config.schema import SweepConfig
 from orchestrator.lanes.client import EPOCH
 from orchestrator.ledger import Ledger
-from orchestrator.search.recollection import Asha
+from orchestrator.search.early_stopping import Asha, HyperBand, Median
+from orchestrator.search.population import PopulationTraining
+from orchestrator.sweep_folder import SweepFolder
 
 
-def create_trial_scheduler(config: SweepConfig, ledger: Ledger) -> TrialScheduler:
+def create_trial_scheduler(config: SweepConfig, ledger: Ledger, folder: SweepFolder) -> TrialScheduler:
     """What decides after each epoch whether a trial goes on."""
-    if config.trial_scheduler.name == "none":
-        return FIFOScheduler()
-    return Asha(
-        ledger,
-        time_attr=EPOCH,
-        max_t=config.max_epochs,
-        grace_period=config.trial_scheduler.grace_epochs,
-        reduction_factor=config.trial_scheduler.reduction_factor,
-    )
+    scheduler = config.trial_scheduler
+    rungs: dict[str, Any] = {
+        "time_attr": EPOCH,
+        "max_t": config.max_epochs,
+        "grace_period": scheduler.grace_epochs,
+        "reduction_factor": scheduler.reduction_factor,
+    }
+    match scheduler.name:
+        case "asha":
+            return Asha(ledger, **rungs)
+        case "hyperband":
+            return HyperBand(ledger, seed=config.seed, **rungs)
+        case "median":
+            least = scheduler.min_trials
+            return Median(ledger, time_attr=EPOCH, grace_period=scheduler.grace_epochs, min_samples_required=least)
+        case "pbt":
+            return PopulationTraining(config, ledger, folder)
+        case "none":
+            return FIFOScheduler()
+
+
+def takes_lanes(config: SweepConfig) -> bool:
+    """Whether a trial keeps its lane to its end; a population takes turns."""
+    return config.trial_scheduler.name != "pbt"
+
+
+def trials_at_once(config: SweepConfig, lanes: int) -> int:
+    """Trials that Tune has running: one per lane, but for a population, whose trials take turns on the lanes."""
+    return lanes if takes_lanes(config) else max(lanes, config.trials)

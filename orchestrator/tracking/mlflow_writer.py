@@ -171,6 +171,7 @@ class MlflowWriter:
             "sweep_resumed": self._resume_sweep,
             "trial_started": self._start_trial,
             "trial_resumed": self._resume_trial,
+            "trial_changed": self._note_change,
             "trial_reported": lambda client, event: self._log_metrics(client, [event]),
             "trial_ended": self._end_trial,
             "checkpoint_kept": self._store_checkpoint,
@@ -234,6 +235,16 @@ class MlflowWriter:
         for start in range(0, len(metrics), _METRICS_PER_REQUEST):
             run_id = self._runs[f"trial-{reports[0]['trial']}"]
             client.log_batch(run_id, metrics=metrics[start : start + _METRICS_PER_REQUEST])
+
+    def _note_change(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
+        """The settings a trial goes on with, as metrics; its parameters stay those it was begun with."""
+        settings = {**event["config"]["training"], **event["config"]["model"]["options"]}
+        numbers = {name: settings[name] for name in ("lr", "weight_decay", "span_penalty") if name in settings}
+        metrics = [
+            Metric(f"pbt/{name}", float(value), _milliseconds(event["time"]), event["epoch"])
+            for name, value in {**numbers, "donor": event["donor"]}.items()
+        ]
+        client.log_batch(self._runs[f"trial-{event['trial']}"], metrics=metrics)
 
     def _end_trial(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
         run_id = self._runs[f"trial-{event['trial']}"]

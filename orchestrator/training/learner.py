@@ -118,11 +118,14 @@ class Learner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues from the state of an equal learner."""
+        """Continues from the state of a learner of an equal network; weight decay stays as it is configured here."""
         self.model.load_state_dict(state["state_dict"])
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
+        decay = [group["weight_decay"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, own in zip(self.optimizer.param_groups, decay, strict=True):
+            group["weight_decay"] = own
         self._scaler.load_state_dict(state["scaler"])
 
     def _accumulate(self, images: Tensor, targets: Tensor, global_images: int) -> Tensor:

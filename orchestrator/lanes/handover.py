@@ -1,0 +1,70 @@
+"""A note in a trial's folder: give up the lane, and perhaps go on from another trial's weights with other settings."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+_NOTE = "handover.json"
+_IN_EFFECT = "changed_config.json"
+_FILES = ("best.pt", "last.pt")  # the state last: with it the change is complete
+
+
+@dataclass(frozen=True)
+class Handover:
+    """What a trial is to do before it goes on.
+
+    Args:
+        donor: Folder of the trial whose weights it takes over; None keeps its own.
+        config: The configuration it goes on with, where there is a donor.
+    """
+
+    donor: str | None = None
+    config: Mapping[str, Any] | None = None
+
+    def leave(self, folder: Path) -> None:
+        """Writes the note whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / _NOTE, asdict(self))
+
+    @classmethod
+    def found(cls, folder: Path) -> Handover | None:
+        """The note in a folder; None when there is none."""
+        try:
+            return cls(**json.loads((folder / _NOTE).read_text()))
+        except FileNotFoundError:
+            return None
+
+    def carry_out(self, folder: Path) -> None:
+        """Copies the donor's checkpoints into a folder that nobody writes to, and takes the note away.
+
+        A donor replaces its files whole, so that a copy is never half of one and half of the next.
+        """
+        if self.donor is not None:
+            for name in _FILES:
+                source = Path(self.donor) / name
+                if source.exists():
+                    partial = folder / f"{name}.handover.partial"
+                    shutil.copyfile(source, partial)
+                    partial.replace(folder / name)
+        if self.config is not None:
+            _write(folder / _IN_EFFECT, self.config)
+        (folder / _NOTE).unlink(missing_ok=True)
+
+
+def changed_config(folder: Path) -> Mapping[str, Any] | None:
+    """What a trial goes on with since its last change, whoever asks; None when it was never changed."""
+    try:
+        return json.loads((folder / _IN_EFFECT).read_text())  # type: ignore[no-any-return]
+    except FileNotFoundError:
+        return None
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(content))
+    partial.replace(path)
