@@ -36,6 +36,7 @@ SAME = {
     "training": {"epochs": 6, "global_batch_size": 32, "optimizer": "adamw", "lr": 0.003},
     "trial_scheduler": {"name": "none"},
     "resources": {"workers": 1},
+    "keep": {"best": 10},
 }
 
 
