@@ -107,6 +107,7 @@ def test_a_population_takes_turns_on_a_lane_and_poor_trials_take_over(tmp_path: 
         "training": {**TINY["training"], "epochs": 4},  # type: ignore[dict-item]
         "search": {"lr": {"choices": [1e-9, 1e-3, 3e-3, 4e-3]}},
         "sampler": {"name": "grid"},
+        "try_first": [],
         "trials": 4,
         "trial_scheduler": {"name": "pbt", "perturb_every": 2, "resample_probability": 0.0},
         "resources": {"workers": 1, "lanes": 1},
