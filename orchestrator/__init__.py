@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.checkpoint_source import load_model
     from orchestrator.config import SweepConfig, load_sweep
     from orchestrator.errors import ConfigError, SpatialSweepError
+    from orchestrator.preview import dry_run
     from orchestrator.results import SweepResult, TrialResult
     from orchestrator.stored_sweep import load_result
     from orchestrator.sweep import resume_sweep, run_sweep
@@ -30,6 +31,7 @@ _HOMES = {
     "SweepConfig": "orchestrator.config",
     "SweepResult": "orchestrator.results",
     "TrialResult": "orchestrator.results",
+    "dry_run": "orchestrator.preview",
     "load_model": "orchestrator.checkpoint_source",
     "load_result": "orchestrator.stored_sweep",
     "load_sweep": "orchestrator.config",
@@ -43,6 +45,7 @@ __all__ = [
     "SweepConfig",
     "SweepResult",
     "TrialResult",
+    "dry_run",
     "load_model",
     "load_result",
     "load_sweep",

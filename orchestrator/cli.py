@@ -43,6 +43,8 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with the sweep of 
 AllowChanged = Annotated[
     bool, typer.Option("--allow-changed", help="Resume although space, data, code or objective have changed.")
 ]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done; starts nothing.")]
+AsJson = Annotated[bool, typer.Option("--json", help="With --dry-run: write JSON for programs.")]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow server or database; default: one beneath the runs.")]
 
 
@@ -72,12 +74,17 @@ def run(
     address: Address = None,
     resume: Resume = False,
     allow_changed: AllowChanged = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a sweep to its end and show what it found."""
     from orchestrator.config import load_sweep
 
     config = load_sweep(sweep, _overrides(assignments, tracking_uri, runs_dir, name))
-    _run(config, address, resume=resume, allow_changed=allow_changed)
+    if dry_run:
+        _dry_run(config, address, as_json=as_json)
+    else:
+        _run(config, address, resume=resume, allow_changed=allow_changed)
 
 
 @app.command()
@@ -111,12 +118,17 @@ def train(
     address: Address = None,
     resume: Resume = False,
     allow_changed: AllowChanged = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a published set-up, as a sweep of one trial."""
     from orchestrator.recipes import recipe_sweep
 
     config = recipe_sweep(recipe, _overrides(assignments, tracking_uri, runs_dir, name))
-    _run(config, address, resume=resume, allow_changed=allow_changed)
+    if dry_run:
+        _dry_run(config, address, as_json=as_json)
+    else:
+        _run(config, address, resume=resume, allow_changed=allow_changed)
 
 
 @app.command()
@@ -212,6 +224,22 @@ def _run(config: SweepConfig, address: str | None, *, resume: bool, allow_change
         typer.echo(f"Resume:    {_own_command()} resume {result.name}{elsewhere}")
         raise typer.Exit(_INTERRUPTED)
     if result.best is None:
+        raise typer.Exit(1)
+
+
+def _dry_run(config: SweepConfig, address: str | None, *, as_json: bool) -> None:
+    """Says what a sweep would do; the code is 1 where it could not be done here."""
+    import json
+
+    from orchestrator.preview import dry_run
+    from orchestrator.preview_table import print_dry_run
+
+    found = dry_run(config, address=address)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        print_dry_run(found, wide_console())
+    if found.plan is None:
         raise typer.Exit(1)
 
 

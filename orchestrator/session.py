@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -92,41 +92,45 @@ class LanePlan:
     at_most: int = 1
 
 
-def plan_lanes(resources: ResourcesConfig, trials: int) -> LanePlan:
-    """Fits as many lanes as the connected cluster holds.
+def plan_lanes(resources: ResourcesConfig, trials: int, nodes: Sequence[Mapping[str, float]] | None = None) -> LanePlan:
+    """Fits as many lanes as a cluster holds.
 
     A cluster with an autoscaler is taken for as large as it may become: the lanes' own requests bring the nodes.
 
     Args:
         resources: Of one trial.
         trials: No more lanes than trials.
+        nodes: Resources of each node, in Ray's words; None asks the connected cluster.
 
     Raises:
         ClusterError: Not even one lane fits; the message shows the arithmetic.
     """
-    nodes = _nodes()
-    gpus = sum(node.get("GPU", 0.0) for node in nodes)
+    there = _nodes() if nodes is None else nodes
+    gpus = sum(node.get("GPU", 0.0) for node in there)
     wanted = resources.gpus_per_worker
     gpus_per_worker = wanted if wanted is not None else (1.0 if gpus >= resources.min_workers else 0.0)
-    fitting = lanes_that_fit(resources, gpus_per_worker)
+    fitting = lanes_that_fit(resources, gpus_per_worker, nodes)
     if fitting < 1:
-        raise ClusterError(_arithmetic(resources, gpus_per_worker, nodes))
+        raise ClusterError(_arithmetic(resources, gpus_per_worker, there))
     at_most = min(resources.lanes or trials, trials)
     return LanePlan(min(fitting, at_most), resources.max_workers, gpus_per_worker, at_most)
 
 
-def lanes_that_fit(resources: ResourcesConfig, gpus_per_worker: float) -> int:
-    """Lanes that the cluster could hold if nothing else ran on it.
+def lanes_that_fit(
+    resources: ResourcesConfig, gpus_per_worker: float, nodes: Sequence[Mapping[str, float]] | None = None
+) -> int:
+    """Lanes that a cluster could hold if nothing else ran on it.
 
     An elastic lane counts as large as it may become, so that a lane grows before there are more of them.
 
     Args:
         resources: Of one trial.
         gpus_per_worker: Zero on CPU.
+        nodes: Resources of each node; None asks the connected cluster, and what it may grow to.
     """
     per_worker = resources.per_worker(gpus_per_worker)
-    slots = sum(_slots(node, per_worker) for node in _nodes())
-    most = _resources_with_autoscaling()
+    slots = sum(_slots(node, per_worker) for node in (_nodes() if nodes is None else nodes))
+    most = _resources_with_autoscaling() if nodes is None else None
     if most is not None:
         slots = max(slots, _slots(most, per_worker))
     return slots // resources.max_workers or int(slots >= resources.min_workers)
@@ -142,11 +146,11 @@ def _resources_with_autoscaling() -> dict[str, float] | None:
     return None if most is None else {name: float(amount) for name, amount in most.items()}
 
 
-def _slots(node: dict[str, float], per_worker: dict[str, float]) -> int:
+def _slots(node: Mapping[str, float], per_worker: dict[str, float]) -> int:
     return int(min(node.get(name, 0.0) / amount for name, amount in per_worker.items()) + 1e-9)
 
 
-def _arithmetic(resources: ResourcesConfig, gpus_per_worker: float, nodes: list[dict[str, float]]) -> str:
+def _arithmetic(resources: ResourcesConfig, gpus_per_worker: float, nodes: Sequence[Mapping[str, float]]) -> str:
     """Why no lane fits: what a trial needs, what there is."""
     per_worker = resources.per_worker(gpus_per_worker)
     slots = sum(_slots(node, per_worker) for node in nodes)

@@ -15,6 +15,7 @@ from orchestrator.config.objective import Constraint, parse_constraint
 
 SESSION_STARTS = ("sweep_started", "sweep_resumed")
 _HOUR_S = 3_600.0
+_WORKERS = "workers"  # metric of an epoch: an elastic trial has fewer than planned at times
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,10 @@ class Rates:
     per_cpu_hour: float | None = None
     per_gpu_hour: float | None = None
 
+    def scaled(self, share: float) -> Rates:
+        """Of a trial that reserves only a part of it."""
+        return Rates(self.cpus * share, self.gpus * share, self.per_cpu_hour, self.per_gpu_hour)
+
     def cost(self, seconds: float) -> Cost:
         """Of so many seconds."""
         price = None
@@ -94,15 +99,21 @@ NOTHING_YET = SoFar()
 
 @dataclass
 class _Stretch:
-    """A trial that holds a lane: `held_s` seconds at the time `at`, and going on."""
+    """A trial that holds a lane: what it had cost at the time `at`, with the lane held for `held_s`, and going on."""
 
     at: float
     rates: Rates
     held_s: float = 0.0
+    known: Cost = NO_COST
     improved: bool = False
 
+    def advance(self, now: float, held_s: float, share: float) -> None:
+        """Takes a report: the lane is held for `held_s` by now, lately with this share of the devices planned."""
+        self.known += self.rates.scaled(share).cost(max(0.0, held_s - self.held_s))
+        self.at, self.held_s = now, held_s
+
     def cost(self, now: float) -> Cost:
-        return self.rates.cost(self.held_s + max(0.0, now - self.at))
+        return self.known + self.rates.cost(max(0.0, now - self.at))
 
 
 @dataclass
@@ -110,6 +121,7 @@ class Spending:
     """Follows a journal, event by event; each takes the same short time however many came before."""
 
     _rates: Rates = Rates()
+    _workers: float = 1.0
     _metric: str | None = None
     _sign: float = 1.0
     _constraints: tuple[Constraint, ...] = ()
@@ -182,15 +194,16 @@ class Spending:
         self._constraints = tuple(map(parse_constraint, config.get("constraints") or ()))
 
     def _reserve(self, plan: Mapping[str, Any]) -> None:
+        self._workers = float(plan.get("workers", 1))
         self._rates = Rates(
             plan["cpus_per_trial"], plan["gpus_per_trial"], self._rates.per_cpu_hour, self._rates.per_gpu_hour
         )
 
     def _report(self, event: Mapping[str, Any], now: float) -> None:
-        stretch = self._open.get(event["trial"])
+        stretch, metrics = self._open.get(event["trial"]), event["metrics"]
         if stretch is not None and "held_s" in event:
-            stretch.at, stretch.held_s = now, float(event["held_s"])
-        metrics = event["metrics"]
+            share = metrics.get(_WORKERS, self._workers) / self._workers
+            stretch.advance(now, float(event["held_s"]), share)
         value = self._sign * float(metrics.get(self._metric, math.nan))
         if any(bound.violation(metrics.get(bound.metric, math.inf)) > 0 for bound in self._constraints):
             return

@@ -13,6 +13,7 @@ from orchestrator.data import locate_dataset
 from orchestrator.interruption import Interruption
 from orchestrator.ledger import Ledger, TrialStatus
 from orchestrator.provenance import facts
+from orchestrator.recorded import recorded
 from orchestrator.results import SweepResult
 from orchestrator.resume import identity, refuse_changes, stored_config
 from orchestrator.runs_dir import resolve_runs_dir
@@ -20,7 +21,6 @@ from orchestrator.search.first_trials import refuse_unknown
 from orchestrator.search.storage import open_storage, study_uri
 from orchestrator.sweep_folder import existing_folder, new_folder
 from orchestrator.sweep_session import SweepSession
-from orchestrator.tracking.addresses import without_password
 from orchestrator.tracking.journal import Journal
 
 
@@ -110,16 +110,6 @@ def resume_sweep(
 
 def _open_books(config: SweepConfig, ledger: Ledger, name: str, identity: dict[str, Any]) -> None:
     if ledger.identity is None:
-        ledger.sweep_started(name, _recorded(config), facts(), identity)
+        ledger.sweep_started(name, recorded(config), facts(), identity)
     else:
-        ledger.sweep_resumed(_recorded(config), facts(), identity)
-
-
-def _recorded(config: SweepConfig) -> dict[str, Any]:
-    """The configuration as it is stored: complete but for passwords."""
-    content = config.model_dump(mode="json")
-    content["runs_dir"] = str(resolve_runs_dir(config.runs_dir))
-    for section in ("tracking", "storage", "dataset"):
-        if content[section]["uri"] is not None:
-            content[section]["uri"] = without_password(content[section]["uri"])
-    return content
+        ledger.sweep_resumed(recorded(config), facts(), identity)

@@ -66,7 +66,7 @@ def print_deletion(deletion: Deletion, console: Console, *, done: bool) -> None:
     """What went, or would go."""
     size = deletion.as_dict()
     _plain(console, f"{deletion.name}: {'deleted' if done else 'would be deleted'}")
-    _plain(console, f"  folder  {deletion.folder}: {deletion.files} files, {_bytes(deletion.size_bytes)}")
+    _plain(console, f"  folder  {deletion.folder}: {deletion.files} files, {as_size(deletion.size_bytes)}")
     trials = "none" if deletion.study_trials is None else f"{deletion.study_trials} trials"
     _plain(console, f"  study   {size['storage_uri']}: {trials}")
     runs = len(deletion.mlflow_runs)
@@ -150,7 +150,8 @@ def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _bytes(size: int) -> str:
+def as_size(size: int) -> str:
+    """Bytes as a person writes them, such as `1.5 GiB`."""
     value, unit = float(size), "B"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
         if value < 1024:

@@ -89,6 +89,16 @@ def test_a_trial_costs_its_devices_while_it_holds_a_lane() -> None:
     assert spending.so_far(100.0).wall_s == 100.0
 
 
+def test_an_elastic_trial_costs_the_workers_it_had() -> None:
+    spending = told(("lanes_planned", 0.0, {"workers": 4, "cpus_per_trial": 4.0, "gpus_per_trial": 0.0}), started(0, 0))
+    for time, workers in ((10.0, 1), (20.0, 4)):
+        metrics = {"val/top1": 0.5, "workers": workers}
+        report = {"trial": 0, "epoch": 1, "metrics": metrics, "held_s": time}
+        spending.fold({"event": "trial_reported", "time": time, **report})
+    assert spending.cost(0, 20.0).cpu_s == 10 * 1 + 10 * 4
+    assert spending.cost(0, 20.0).held_s == 20
+
+
 def test_without_prices_there_is_a_cost_but_no_price() -> None:
     spending = told(started(0, 0.0), ended(0, 10.0), config={})
     assert spending.cost(0, 10.0) == Cost(held_s=10.0, cpu_s=20.0, gpu_s=10.0, price=None)

@@ -20,7 +20,7 @@ from orchestrator.training.trial import StopTrial, Trial
 from orchestrator.training.workers import Workers
 
 PLAIN = "conv_resnet26_small"
-CLOCKS = {"images_per_s", "epoch_time_s", "time/data_s", "time/step_s", "time/exchange_s"}
+CLOCKS = {"images_per_s", "epoch_time_s", "workers", "time/data_s", "time/step_s", "time/exchange_s"}
 Reports = list[dict[str, float]]
 
 

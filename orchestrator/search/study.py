@@ -13,7 +13,7 @@ from orchestrator.search.samplers import create_sampler
 
 
 def open_study(
-    config: SweepConfig, name: str, storage: optuna.storages.RDBStorage, *, resumed: bool = False
+    config: SweepConfig, name: str, storage: optuna.storages.BaseStorage, *, resumed: bool = False
 ) -> optuna.Study:
     """The sweep's study in its Optuna database: a new one, or for a resumed sweep that it has, if it is still there.
 

@@ -128,8 +128,8 @@ class Trial:
             validation = evaluate(self.learner, self.data.validation, self.workers)
             metrics |= {f"val/{name}": value for name, value in validation.items()}
             self._complete_epoch(metrics | models.diagnostics(self.model) | self._measured_costs())
-            seconds = {"epoch_time_s": time.perf_counter() - started}
-            report(self.epoch, {**self._conclude(self.metrics), **seconds})
+            spent = {"epoch_time_s": time.perf_counter() - started, "workers": float(self.workers.world_size)}
+            report(self.epoch, {**self._conclude(self.metrics), **spent})
 
     def _measured_costs(self) -> dict[str, float]:
         """Costs of the network, with what a pass through it takes on this rank now."""
