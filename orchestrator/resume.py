@@ -82,7 +82,7 @@ def stored_config(folder: SweepFolder, overrides: Sequence[str] = ()) -> SweepCo
         if event["event"] in ("sweep_started", "sweep_resumed"):
             content = event["config"]
     config = load_sweep(content, overrides, label=f"sweep '{folder.name}'")
-    secret = [section for section, uri in _addresses(config) if uri and ":***@" in uri]
+    secret = [section for section, uri in _addresses(config) if uri and "***" in uri]
     if secret:
         raise ConfigError(
             [

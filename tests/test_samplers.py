@@ -207,3 +207,24 @@ SWEEP = {
 def test_a_sampler_that_does_not_fit_is_told(sampler: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_sweep({**SWEEP, "sampler": sampler})
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "cmaes"])
+def test_a_sampler_learns_from_several_objectives_under_constraints(name: str) -> None:
+    options = {"population_size": 3} if name.startswith("nsga") else {}
+    searched = space_of(name)
+    sampler = create_sampler(SamplerConfig(name=name, startup_trials=3, options=options), searched, 0)
+    study = optuna.create_study(sampler=sampler, directions=["maximize", "minimize"])
+    for _ in range(9):
+        trial = study.ask()
+        params = searched.sample(trial)
+        assert searched.strays(params) == []
+        trial.set_constraint("x <= 0.8", params["x"] - 0.8)
+        if trial.number % 4 == 3:
+            trial.set_user_attr(OUTCOME, DIVERGED)
+            study.tell(trial, state=TrialState.FAIL)
+        elif trial.number % 4 == 2:
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            study.tell(trial, [value_of(params), params["x"]])
+    assert study.best_trials
