@@ -95,13 +95,13 @@ def test_the_front_holds_what_no_other_beats() -> None:
     assert [each.number for each in AIMS.pareto_front(records)] == [6, 0, 5, 1]
 
 
-def tell(study: optuna.Study, trial_record: TrialRecord) -> None:
+def tell(study: optuna.Study, trial_record: TrialRecord, aims: Aims = AIMS) -> None:
     trial = study.ask()
     trial.suggest_float("lr", 0, 1)
     for report in trial_record.reports:
-        note_report(study, trial, int(report["epoch"]), report, AIMS)
-    note_constraints(study, trial, trial_record, AIMS)
-    state, values = verdict(trial_record, AIMS)
+        note_report(study, trial, int(report["epoch"]), report, aims)
+    note_constraints(study, trial, trial_record, aims)
+    state, values = verdict(trial_record, aims)
     study.tell(trial, values=values, state=state)
 
 
