@@ -19,9 +19,9 @@ from tracked_sweep import REASON, replay, tell
 
 from orchestrator import load_model
 from orchestrator.errors import CheckpointError, TrackingError
-from orchestrator.ledger import TrialStatus
+from orchestrator.ledger import Ledger, TrialStatus
 from orchestrator.tracking.addresses import embedded_uri
-from orchestrator.tracking.journal import read_events
+from orchestrator.tracking.journal import Journal, read_events
 from orchestrator.tracking.mlflow_writer import _RUN_STATUS, MlflowWriter, fetch_checkpoint
 from orchestrator.training.checkpoint_file import save_checkpoint
 from orchestrator.training.checkpoints import build_model
@@ -113,6 +113,7 @@ def test_metrics_are_curves_over_epochs(writer: MlflowWriter) -> None:
 
 def test_a_journal_replayed_again_changes_nothing(writer: MlflowWriter, journal: Path) -> None:
     assert writer.sweep_run_id is not None
+    journal.with_name("tracked.json").unlink()
     before = runs_of(writer.tracking_uri, writer.sweep_run_id)
     again = replay(journal, writer.tracking_uri)
     assert again.sweep_run_id == writer.sweep_run_id
@@ -120,6 +121,30 @@ def test_a_journal_replayed_again_changes_nothing(writer: MlflowWriter, journal:
     assert [repr(run.to_dictionary()) for run in after] == [repr(run.to_dictionary()) for run in before]
     curve = MlflowClient(writer.tracking_uri).get_metric_history(before[0].info.run_id, "val/top1")
     assert [point.step for point in curve] == [1, 2]
+
+
+def test_a_bookmark_lets_a_later_writer_begin_where_the_last_one_ended(folder: Path, checkpoint: Path) -> None:
+    path = folder / "marked" / "journal.jsonl"
+    tell(path, checkpoint)
+    first = replay(path, embedded_uri(folder))
+    with Journal(path) as journal:
+        Ledger(journal).trial_resumed(3, "tune3-again")
+    again = replay(path, embedded_uri(folder))
+    assert (again.sweep_run_id, again.run_id(0)) == (first.sweep_run_id, first.run_id(0))
+    assert again.events_sent == 1
+    run = MlflowClient(first.tracking_uri).get_run(str(first.run_id(3)))
+    assert (run.info.status, run.data.tags["spatialsweep.tune_trial"]) == ("RUNNING", "tune3-again")
+    path.with_name("tracked.json").write_text("{")
+    assert replay(path, embedded_uri(folder)).run_id(0) == first.run_id(0)
+
+
+def test_a_bookmark_of_runs_that_are_gone_is_not_believed(tmp_path: Path) -> None:
+    tell(tmp_path / "journal.jsonl")
+    replay(tmp_path / "journal.jsonl", embedded_uri(tmp_path))
+    (tmp_path / "mlflow.db").unlink()
+    again = replay(tmp_path / "journal.jsonl", embedded_uri(tmp_path))
+    assert again.sweep_run_id is not None
+    assert len(runs_of(again.tracking_uri, again.sweep_run_id)) == 4
 
 
 def test_equal_names_of_two_sweeps_stay_apart(writer: MlflowWriter, folder: Path) -> None:
@@ -170,7 +195,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)
 
 
 def healthy(url: str) -> bool:
@@ -203,7 +228,10 @@ def test_what_a_missing_server_did_not_get_stays_in_the_journal(
     tell(path)
     before, events = path.read_bytes(), len(list(read_events(path)))
     uri = f"http://127.0.0.1:{free_port()}"
-    with pytest.raises(TrackingError, match=rf"^{events} events did not reach MLflow at {uri} \(.*kept in {path}\.$"):
+    with pytest.raises(
+        TrackingError,
+        match=rf"^{events} events did not reach MLflow at {uri} \(.*kept in {path}; `spatialsweep sync .*` sends",
+    ):
         replay(path, uri, timeout_s=1.0)
     assert path.read_bytes() == before
     assert replay(path, embedded_uri(tmp_path)).run_id(3)

@@ -1,19 +1,15 @@
 """Carries the journal into MLflow. The only module that imports mlflow.
 
-One thread of the driver follows the journal and replays it; training never waits for it. Events are taken a batch at a
-time, and the reports of a trial within a batch travel in one request. A batch is repeated until the server has taken
-it: metrics carry the journal's own times, which makes that harmless, and runs that may exist are looked up before they
-are made, all of a sweep at once.
+The reports of a trial within a batch travel in one request. A batch is repeated until the server has taken it: metrics
+carry the journal's own times, which makes that harmless, and runs that may exist are looked up before they are made,
+all of a sweep at once.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -24,12 +20,12 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import CheckpointError, TrackingError
 from orchestrator.tracking.addresses import without_password
-from orchestrator.tracking.journal import read_events
-
-logger = logging.getLogger(__name__)
+from orchestrator.tracking.flat_settings import flatten
+from orchestrator.tracking.journal_follower import JournalFollower
 
 CHECKPOINT_ARTIFACT = "checkpoint"
 _KEY = "spatialsweep.key"
+_SWEEP_KEYS = ("sweep", "experiment", "name", "uid")
 _RUN_STATUS = {
     "finished": "FINISHED",
     "pruned": "KILLED",
@@ -41,15 +37,12 @@ _PARAM_LENGTH = 6_000
 _TAG_LENGTH = 5_000
 _PARAMS_PER_REQUEST = 100
 _METRICS_PER_REQUEST = 1_000
-_EVENTS_PER_BATCH = 500
-_POLL_S = 1.0
 _RUNS_PER_PAGE = 1_000
-_RETRY_S = 2.0
 _INVALID = (400, 409, 413, 422)
 
 
-class MlflowWriter:
-    """Follows a journal into MLflow, from a thread of its own.
+class MlflowWriter(JournalFollower):
+    """Follows a journal into MLflow.
 
     Args:
         journal: The file to follow.
@@ -59,49 +52,19 @@ class MlflowWriter:
     """
 
     def __init__(self, journal: Path, *, tracking_uri: str, experiment: str, artifacts: Path) -> None:
+        super().__init__(journal, without_password(tracking_uri))
         self.tracking_uri = tracking_uri
-        self._journal = journal
         self._experiment = experiment
         self._artifacts = artifacts
+        self._client: MlflowClient | None = None
         self._runs: dict[str, str] = {}
         self._existing: dict[str, str] | None = {}  # runs by our key, made before this writer was; None is unknown
         self._front: set[int] = set()
-        self._done_bytes = 0
-        self._stop = threading.Event()
-        self._given_up = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="mlflow-writer", daemon=True)
-        self.failure: Exception | None = None
-        self.refused: list[str] = []
-
-    def start(self) -> None:
-        """Starts to follow the journal."""
-        self._thread.start()
-
-    def drain(self, timeout_s: float) -> None:
-        """Waits until every event has arrived, then ends the thread.
-
-        Raises:
-            TrackingError: Events are left when the time is up; they stay in the journal.
-        """
-        self._stop.set()
-        self._thread.join(timeout_s)
-        self._given_up.set()
-        left = sum(1 for _ in read_events(self._journal, self._done_bytes))
-        if left:
-            cause = f" ({self.failure})" if self.failure else ""
-            raise TrackingError(
-                f"{left} events did not reach MLflow at {self.public_uri}{cause}. They are kept in {self._journal}."
-            )
-        if self.refused:
-            raise TrackingError(
-                f"MLflow refused {len(self.refused)} events, the first with: {self.refused[0]}. "
-                f"They are kept in {self._journal}."
-            )
 
     @property
     def public_uri(self) -> str:
         """The tracking URI without a password."""
-        return without_password(self.tracking_uri)
+        return self._target
 
     @property
     def sweep_run_id(self) -> str | None:
@@ -112,24 +75,38 @@ class MlflowWriter:
         """Id of a trial's run, once it exists."""
         return self._runs.get(f"trial-{trial}")
 
-    def _follow(self) -> None:
-        client: MlflowClient | None = None
-        while True:
-            stopping = self._stop.is_set()
-            try:
-                client = client or MlflowClient(self.tracking_uri)
-                while batch := list(islice(read_events(self._journal, self._done_bytes), _EVENTS_PER_BATCH)):
-                    self._replay_batch(client, [event for event, _ in batch])
-                    self._done_bytes = batch[-1][1]
-            except Exception as error:  # whatever it is, the journal keeps the events and the next round repeats them
-                self.failure, self._existing = error, None
-                logger.warning("MLflow at %s does not take an event: %s", self.public_uri, error)
-                if self._given_up.wait(_RETRY_S):
-                    return
-                continue
-            if stopping:
-                return
-            self._stop.wait(_POLL_S)
+    def _connect(self) -> None:
+        self._client = MlflowClient(self.tracking_uri)
+
+    def _remember(self) -> Mapping[str, Any]:
+        return {key: self._runs[key] for key in _SWEEP_KEYS} | {"front": sorted(self._front)}
+
+    def _recall(self, memory: Mapping[str, Any]) -> bool:
+        client = self._connected()
+        try:
+            client.get_run(memory["sweep"])
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+        self._runs, self._front = {key: memory[key] for key in _SWEEP_KEYS}, set(memory["front"])
+        self._existing = None
+        for key, run_id in self._existing_runs(client).items():
+            self._runs[f"trial-{key.rpartition('/')[2]}"] = run_id
+        return True
+
+    def _take(self, events: Sequence[Mapping[str, Any]]) -> None:
+        try:
+            self._replay_batch(self._connected(), events)
+        except Exception:
+            self._existing = None  # a request whose answer was lost may have made a run
+            raise
+
+    def _connected(self) -> MlflowClient:
+        if self._client is None:
+            self._connect()
+        assert self._client is not None
+        return self._client
 
     def _replay_batch(self, client: MlflowClient, events: Sequence[Mapping[str, Any]]) -> None:
         """Replays events in their order, but for reports, which wait for others of their trial up to its end."""
@@ -190,7 +167,7 @@ class MlflowWriter:
         else:
             run_id = _create_run(client, experiment, key=event["uid"], name=event["name"], event=event, tags=tags)
         self._runs |= {"sweep": run_id, "experiment": experiment, "name": event["name"], "uid": event["uid"]}
-        _log_params(client, run_id, _flatten(event["config"]))
+        _log_params(client, run_id, flatten(event["config"]))
 
     def _note_lanes(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
         plan = {key: value for key, value in event.items() if key not in ("event", "time")}
@@ -212,7 +189,7 @@ class MlflowWriter:
         if run_id is None:
             run_id = _create_run(client, self._runs["experiment"], key=key, name=name, event=event, tags=tags)
         self._runs[f"trial-{number}"] = run_id
-        _log_params(client, run_id, {**_flatten(event["config"]), **dict(event["params"])})
+        _log_params(client, run_id, {**flatten(event["config"]), **dict(event["params"])})
 
     def _resume_sweep(self, client: MlflowClient, event: Mapping[str, Any]) -> None:
         client.update_run(self._runs["sweep"], status="RUNNING")
@@ -385,18 +362,6 @@ def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) ->
     rows = [Param(key, str(value)[:_PARAM_LENGTH]) for key, value in params.items()]
     for start in range(0, len(rows), _PARAMS_PER_REQUEST):
         client.log_batch(run_id, params=rows[start : start + _PARAMS_PER_REQUEST])
-
-
-def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    return dict(_leaves(content, prefix))
-
-
-def _leaves(content: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", json.dumps(value) if isinstance(value, (list, Mapping)) else value
 
 
 def _milliseconds(seconds: float) -> int:

@@ -1,0 +1,132 @@
+"""A thread that carries the journal somewhere else, at the other side's pace: training never waits for it.
+
+Events are taken a batch at a time, and a batch is repeated until the other side has it. A bookmark beside the journal
+says how far that is, so that a later session of the sweep, or `spatialsweep sync`, begins there and not at the start.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import TrackingError
+from orchestrator.tracking.journal import read_events
+
+logger = logging.getLogger(__name__)
+
+_EVENTS_PER_BATCH = 500
+_POLL_S = 1.0
+_RETRY_S = 2.0
+
+
+class JournalFollower(ABC):
+    """Follows a journal, from a thread of its own.
+
+    Args:
+        journal: The file to follow.
+        target: What errors call the other side; no password.
+    """
+
+    def __init__(self, journal: Path, target: str) -> None:
+        self._journal = journal
+        self._target = target
+        self._bookmark = journal.with_name("tracked.json")
+        self._memory: Mapping[str, Any] | None = None
+        self._done_bytes = 0
+        self._stop = threading.Event()
+        self._given_up = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="mlflow-writer", daemon=True)
+        self.failure: Exception | None = None
+        self.refused: list[str] = []
+        self.events_sent = 0
+        self._open_bookmark()
+
+    def start(self) -> None:
+        """Starts to follow the journal."""
+        self._thread.start()
+
+    def drain(self, timeout_s: float) -> None:
+        """Waits until every event has arrived, then ends the thread.
+
+        Raises:
+            TrackingError: Events are left when the time is up; they stay in the journal.
+        """
+        self._stop.set()
+        self._thread.join(timeout_s)
+        self._given_up.set()
+        left = sum(1 for _ in read_events(self._journal, self._done_bytes))
+        if left:
+            cause = f" ({self.failure})" if self.failure else ""
+            raise TrackingError(
+                f"{left} events did not reach MLflow at {self._target}{cause}. They are kept in {self._journal}; "
+                f"`spatialsweep sync {self._journal.parent.name}` sends them."
+            )
+        if self.refused:
+            raise TrackingError(
+                f"MLflow refused {len(self.refused)} events, the first with: {self.refused[0]}. "
+                f"They are kept in {self._journal}."
+            )
+
+    @abstractmethod
+    def _connect(self) -> None:
+        """Reaches the other side; any error means later."""
+
+    @abstractmethod
+    def _recall(self, memory: Mapping[str, Any]) -> bool:
+        """Takes up what `_remember` said in an earlier session; False when the other side knows nothing of it."""
+
+    @abstractmethod
+    def _remember(self) -> Mapping[str, Any]:
+        """What a later session needs to go on behind the bookmark."""
+
+    @abstractmethod
+    def _take(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Sends a batch; any error means that all of it is sent again."""
+
+    def _follow(self) -> None:
+        connected = False
+        while True:
+            stopping = self._stop.is_set()
+            try:
+                if not connected:
+                    self._connect()
+                    if self._memory is not None and not self._recall(self._memory):
+                        self._done_bytes = 0
+                    connected = True
+                while batch := list(islice(read_events(self._journal, self._done_bytes), _EVENTS_PER_BATCH)):
+                    self._take([event for event, _ in batch])
+                    self.events_sent += len(batch)
+                    self._done_bytes = batch[-1][1]
+                    self._set_bookmark()
+            except Exception as error:  # whatever it is, the journal keeps the events and the next round repeats them
+                self.failure = error
+                logger.warning("MLflow at %s does not take an event: %s", self._target, error)
+                if self._given_up.wait(_RETRY_S):
+                    return
+                continue
+            if stopping:
+                return
+            self._stop.wait(_POLL_S)
+
+    def _set_bookmark(self) -> None:
+        content = {"target": self._target, "bytes": self._done_bytes, "memory": self._remember()}
+        partial = self._bookmark.with_suffix(".partial")
+        partial.write_text(json.dumps(content), encoding="utf-8")
+        partial.replace(self._bookmark)
+
+    def _open_bookmark(self) -> None:
+        """One that is damaged, or of another place, is as good as none: a replay from the start changes nothing."""
+        try:
+            content = json.loads(self._bookmark.read_text(encoding="utf-8"))
+            if content["target"] == self._target:
+                self._done_bytes, self._memory = int(content["bytes"]), content["memory"]
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError):
+            logger.warning("%s cannot be read; the journal is replayed from its start", self._bookmark)
