@@ -15,7 +15,6 @@ from orchestrator.search.rejections import count_rejected
 from orchestrator.search.storage import study_uri
 from orchestrator.sweep_folder import SweepFolder
 from orchestrator.tracking.addresses import embedded_uri
-from orchestrator.tracking.journal import Journal
 from orchestrator.tracking.mlflow_writer import MlflowWriter, silence
 
 CHOSEN_ON_TEST = "Epochs and trials were chosen on the test images (dataset.select_on): their accuracy is too good."
@@ -23,11 +22,11 @@ CHOSEN_ON_TEST = "Epochs and trials were chosen on the test images (dataset.sele
 _DRAIN_S = 120.0
 
 
-def start_tracking(config: SweepConfig, runs_dir: Path, journal: Journal) -> MlflowWriter:
+def start_tracking(config: SweepConfig, runs_dir: Path, journal: Path) -> MlflowWriter:
     """Lets a thread carry the journal into MLflow while the sweep runs."""
     silence()
     writer = MlflowWriter(
-        journal.path,
+        journal,
         tracking_uri=config.tracking.uri or embedded_uri(runs_dir),
         experiment=config.tracking.experiment,
         artifacts=runs_dir / "artifacts",

@@ -71,7 +71,7 @@ def run_sweep(
         status = TrialStatus.FAILED
         with session.resources(address):
             _open_books(config, ledger, folder.name, now)
-            writer = start_tracking(config, runs_dir, journal)
+            writer = start_tracking(config, runs_dir, journal.path)
             try:
                 status = session.run()
             finally:

@@ -1,4 +1,4 @@
-"""The commands about sweeps that stand on disk: `spatialsweep status`, `list`, `compare` and `delete`."""
+"""The commands about sweeps that stand on disk: `spatialsweep status`, `list`, `compare`, `sync` and `delete`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ Name = Annotated[str, typer.Argument(help="Name of a sweep, or its folder.")]
 RunsDir = Annotated[
     Path | None, typer.Option(help="Folder of all results; default: runs here, ~/spatialsweep/runs in a Ray job.")
 ]
+TrackingUri = Annotated[str | None, typer.Option(help="MLflow with its password, which is not recorded.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
 
 
@@ -70,6 +71,16 @@ def compare(
 
 
 @app.command()
+def sync(name: Name, runs_dir: RunsDir = None, tracking_uri: TrackingUri = None) -> None:
+    """Send MLflow what a sweep could not, because the server was away."""
+    from orchestrator.stored_sweep import find_sweep
+    from orchestrator.synchronisation import sync_sweep
+
+    found = sync_sweep(find_sweep(name, runs_dir), tracking_uri)
+    typer.echo(f"{name}: {found.events} events sent to {found.tracking_uri}")
+
+
+@app.command()
 def delete(
     name: Name,
     *,
@@ -77,7 +88,7 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     keep_mlflow: Annotated[bool, typer.Option("--keep-mlflow", help="Leave its MLflow runs alone.")] = False,
     runs_dir: RunsDir = None,
-    tracking_uri: Annotated[str | None, typer.Option(help="MLflow with its password, which is not recorded.")] = None,
+    tracking_uri: TrackingUri = None,
     storage_uri: Annotated[str | None, typer.Option(help="The study's database, likewise.")] = None,
     as_json: AsJson = False,
 ) -> None:

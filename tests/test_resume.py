@@ -144,6 +144,15 @@ def test_two_drivers_do_not_work_on_one_sweep(begun: Sweep) -> None:
     assert f"sweep 'stops' is being run by process {os.getpid()}" in output
 
 
+def test_what_mlflow_missed_is_sent_later(begun: Sweep) -> None:
+    code, output = begun.call("sync", "stops")
+    assert code == 0, output
+    assert "stops: 1 events sent to sqlite:///" in output
+    assert run_statuses(begun) == {"stops": "RUNNING"}
+    code, output = begun.call("sync", "stops")
+    assert (code, "stops: 0 events sent" in output) == (0, True), output
+
+
 def test_a_changed_sweep_is_not_resumed_and_the_changes_are_listed(begun: Sweep) -> None:
     code, output = begun.call("run", str(begun.file), "--resume", "--set", "search.lr.high=0.02", "--set", "seed=7")
     assert code == 2

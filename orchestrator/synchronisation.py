@@ -1,0 +1,42 @@
+"""Brings MLflow up to date with a sweep whose events it has missed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.conclusion import start_tracking
+from orchestrator.resume import stored_config
+from orchestrator.sweep_folder import SweepFolder
+
+_PATIENCE_S = 600.0
+
+
+@dataclass(frozen=True)
+class Synchronised:
+    """What was sent.
+
+    Args:
+        events: How many.
+        tracking_uri: Where to; without its password.
+    """
+
+    events: int
+    tracking_uri: str
+
+
+def sync_sweep(folder: SweepFolder, tracking_uri: str | None = None) -> Synchronised:
+    """Sends what of a sweep's journal MLflow does not have yet; a sweep that is being run does so by itself.
+
+    Args:
+        folder: Of the sweep.
+        tracking_uri: Where to, if not as recorded.
+
+    Raises:
+        SweepNameError: The sweep is being run.
+        TrackingError: The server is still away; nothing is lost.
+    """
+    config = stored_config(folder, [f"tracking.uri={tracking_uri}"] if tracking_uri else [])
+    with folder.driven():
+        writer = start_tracking(config, folder.path.parent, folder.journal)
+        writer.drain(_PATIENCE_S)
+    return Synchronised(writer.events_sent, writer.public_uri)
