@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 
@@ -25,6 +25,7 @@ from orchestrator.runs_dir import resolve_runs_dir
 from orchestrator.session import LanePlan, plan_lanes, ray_session
 from orchestrator.spending import Rates
 from orchestrator.sweep_folder import new_folder
+from orchestrator.tracking.addresses import SQLITE
 from orchestrator.tracking.journal import Journal
 from orchestrator.training.footprint import Footprint, estimate_footprint
 from orchestrator.validity import Validity
@@ -52,6 +53,7 @@ class Proposal:
         macs: Multiply-accumulates of one image.
         epochs: At most.
         certain: Whether the sweep will try exactly this; later proposals depend on what earlier trials bring.
+        source: Of a configuration that is tried first: a paper, an earlier sweep, or the sweep's file; else None.
     """
 
     number: int
@@ -61,6 +63,7 @@ class Proposal:
     macs: int
     epochs: int
     certain: bool
+    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,7 @@ def dry_run(config: SweepConfig, *, address: str | None = None, shown: int = SHO
     plan, problem, place = _plan(config, address)
     return DryRun(
         config=config,
-        proposals=tuple(_proposal(config, validity, trial, values) for trial, values in trials),
+        proposals=tuple(_proposal(config, validity, first) for first in trials),
         rejected=rejected,
         largest=_largest(config, validity, facts, trials, config.resources.min_workers),
         plan=plan,
@@ -173,7 +176,21 @@ def dry_run(config: SweepConfig, *, address: str | None = None, shown: int = SHO
     )
 
 
-def first_trials(config: SweepConfig, count: int) -> tuple[list[tuple[TrialConfig, Mapping[str, Any]]], int]:
+class First(NamedTuple):
+    """One of the first trials.
+
+    Args:
+        trial: Its configuration.
+        values: Searched names.
+        source: Where they come from; None from the sampler.
+    """
+
+    trial: TrialConfig
+    values: Mapping[str, Any]
+    source: str | None
+
+
+def first_trials(config: SweepConfig, count: int) -> tuple[list[First], int]:
     """Asks a study in memory, as a sweep would ask its own.
 
     Args:
@@ -181,13 +198,16 @@ def first_trials(config: SweepConfig, count: int) -> tuple[list[tuple[TrialConfi
         count: Trials to ask for; a grid may have fewer.
 
     Returns:
-        Each trial with its searched values, and how many others were rejected.
+        The trials, and how many others were rejected.
     """
     from orchestrator.lanes.client import TRIAL
+    from orchestrator.search.first_trials import SOURCE, enqueue_first
     from orchestrator.search.searcher import StudySearcher
     from orchestrator.search.study import open_study
 
-    study = open_study(config, config.name, optuna.storages.InMemoryStorage())
+    storage = optuna.storages.InMemoryStorage()
+    study = open_study(config, config.name, storage)
+    enqueue_first(study, config, _earlier_studies(config) or storage)
     with tempfile.TemporaryDirectory() as scratch, Journal(Path(scratch) / "journal.jsonl") as journal:
         ledger = Ledger(journal)
         searcher = StudySearcher(study, config, ledger)
@@ -197,8 +217,19 @@ def first_trials(config: SweepConfig, count: int) -> tuple[list[tuple[TrialConfi
             if not isinstance(asked, dict):
                 break
             trial = TrialConfig.model_validate_json(json.dumps(asked[TRIAL]))
-            found.append((trial, ledger.trial(trial.number).params))
-    return found, len(study.get_trials(deepcopy=False)) - len(found)
+            source = study.get_trials(deepcopy=False)[trial.number].user_attrs.get(SOURCE)
+            found.append(First(trial, ledger.trial(trial.number).params, source))
+        return found, len(ledger.rejected())
+
+
+def _earlier_studies(config: SweepConfig) -> optuna.storages.BaseStorage | None:
+    """The database of the sweeps that `warm_start` names; None where none is named, or there is no database."""
+    from orchestrator.search.storage import open_storage, study_uri
+
+    uri = study_uri(config, resolve_runs_dir(config.runs_dir))
+    if not config.warm_start or (uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists()):
+        return None
+    return open_storage(uri)
 
 
 def cost_bounds(config: SweepConfig, plan: LanePlan | None) -> Bounds:
@@ -218,16 +249,18 @@ def cost_bounds(config: SweepConfig, plan: LanePlan | None) -> Bounds:
     return Bounds(epochs, budget.wall_clock, cost.cpu_s / _HOUR_S, cost.gpu_s / _HOUR_S, cost.price)
 
 
-def _proposal(config: SweepConfig, validity: Validity, trial: TrialConfig, values: Mapping[str, Any]) -> Proposal:
-    cost = validity.cost_of(trial)
+def _proposal(config: SweepConfig, validity: Validity, first: First) -> Proposal:
+    cost, number = validity.cost_of(first.trial), first.trial.number
+    blind = config.sampler.name in _BLIND or number < config.sampler.startup_trials
     return Proposal(
-        number=trial.number,
-        values=dict(values),
-        model=trial.model.name,
+        number=number,
+        values=dict(first.values),
+        model=first.trial.model.name,
         params=cost.params,
         macs=cost.macs,
-        epochs=trial.training.epochs,
-        certain=config.sampler.name in _BLIND or trial.number < config.sampler.startup_trials,
+        epochs=first.trial.training.epochs,
+        certain=blind or first.source is not None,
+        source=first.source,
     )
 
 
@@ -235,12 +268,12 @@ def _largest(
     config: SweepConfig,
     validity: Validity,
     facts: DatasetFacts,
-    trials: Sequence[tuple[TrialConfig, Mapping[str, Any]]],
+    trials: Sequence[First],
     workers: int,
 ) -> LargestTrial:
     """Measures the few that have the most multiply-accumulates and parameters, and takes the one with most memory."""
-    extremes = (row for row in _extremes(config) if validity.rejection(row[0]) is None)
-    rows = [(trial, values, validity.cost_of(trial)) for trial, values in (*trials, *extremes)]
+    extremes = (row for row in _extremes(config) if validity.rejection(row.trial) is None)
+    rows = [(trial, values, validity.cost_of(trial)) for trial, values, _ in (*trials, *extremes)]
     by_work = heapq.nlargest(_MEASURED, rows, key=lambda row: row[2].macs * row[0].training.global_batch_size)
     by_size = heapq.nlargest(1, rows, key=lambda row: row[2].params)
     measured = [(estimate_footprint(row[0], facts, workers), row) for row in (*by_work, *by_size)]
@@ -248,7 +281,7 @@ def _largest(
     return LargestTrial(trial.model.name, dict(values), cost.params, cost.macs, footprint, len(rows))
 
 
-def _extremes(config: SweepConfig) -> Iterator[tuple[TrialConfig, Mapping[str, Any]]]:
+def _extremes(config: SweepConfig) -> Iterator[First]:
     """The highest values of every branch of the space together, then each name at its other ends.
 
     Of a space with many branches, some that lie evenly among them.
@@ -262,7 +295,7 @@ def _extremes(config: SweepConfig) -> Iterator[tuple[TrialConfig, Mapping[str, A
         deciding = [name for name in corners if name not in branch and _decides_memory(name)]
         others = ({**highest, name: value} for name in deciding for value in corners[name][:-1])
         for values in islice((highest, *others), max(1, _EXTREMES // len(branches))):
-            yield resolve_trial(config, 0, values), values
+            yield First(resolve_trial(config, 0, values), values, None)
 
 
 def _decides_memory(name: str) -> bool:

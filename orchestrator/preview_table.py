@@ -42,7 +42,7 @@ def _proposals(found: DryRun) -> Table:
             f"{proposal.params:,}",
             f"{proposal.macs:,}",
             str(proposal.epochs),
-            _values(proposal.values),
+            _values(proposal.values) + (f" ({proposal.source})" if proposal.source else ""),
         )
     return table
 

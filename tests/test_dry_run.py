@@ -6,18 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import ray
 import torch
 from small_networks import SMALL_NETWORKS
 from typer.testing import CliRunner
 
-from orchestrator import SweepConfig, dry_run, load_sweep
+from orchestrator import ConfigError, SweepConfig, dry_run, load_sweep
 from orchestrator.cli import app
 from orchestrator.config import ModelConfig, TrainingConfig, TrialConfig
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.ledger import Ledger
 from orchestrator.preview import cost_bounds, first_trials
+from orchestrator.search.first_trials import enqueue_first
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.storage import open_storage, study_uri
 from orchestrator.search.study import open_study
@@ -50,19 +52,37 @@ def test_the_first_proposals_are_those_of_the_sweep(tmp_path: Path, sampler: str
     config = digits(tmp_path, f"sampler.name={sampler}", f"search={search}", "model={name: conv_resnet26_small}")
     proposed, rejected = first_trials(config, 4)
     assert rejected == 0
-    study = open_study(config, "real", open_storage(study_uri(config, tmp_path)))
+    storage = open_storage(study_uri(config, tmp_path))
+    study = open_study(config, "real", storage)
+    enqueue_first(study, config, storage)
     with Journal(tmp_path / "journal.jsonl") as journal:
         ledger = Ledger(journal)
         searcher = StudySearcher(study, config, ledger)
         for tune_id in "abcd":
             searcher.suggest(tune_id)
-    assert [dict(values) for _, values in proposed] == [dict(record.params) for record in ledger.trials()]
+    assert [dict(first.values) for first in proposed] == [dict(record.params) for record in ledger.trials()]
+
+
+def test_the_best_of_earlier_sweeps_are_proposed_and_nothing_is_written(tmp_path: Path) -> None:
+    search = "search={lr: {low: 0.001, high: 0.01, type: float}}"
+    overrides = [search, "model={name: conv_resnet26_small}", "warm_start=[before]", "try_first=[]"]
+    config = digits(tmp_path, *overrides)
+    with pytest.raises(ConfigError, match="no earlier sweep 'before'"):
+        first_trials(config, 2)
+    assert list(tmp_path.iterdir()) == []
+    earlier = open_study(config, "before", open_storage(study_uri(config, tmp_path)))
+    trial = earlier.ask({"lr": optuna.distributions.FloatDistribution(0.001, 0.01)})
+    earlier.tell(trial, 0.9)
+    proposed, _ = first_trials(config, 2)
+    assert (proposed[0].values["lr"], proposed[0].source) == (trial.params["lr"], "trial 0 of before")
+    assert proposed[1].source is None
+    assert optuna.get_all_study_names(study_uri(config, tmp_path)) == ["before"]
 
 
 def test_a_grid_has_no_more_proposals_than_points(tmp_path: Path) -> None:
     config = digits(tmp_path, "sampler.name=grid", "search={lr: [0.001, 0.002]}", "model={name: conv_resnet26_small}")
     assert len(first_trials(config, 5)[0]) <= 5
-    assert {values["lr"] for _, values in first_trials(config, 2)[0]} == {0.001, 0.002}
+    assert {first.values["lr"] for first in first_trials(config, 2)[0]} == {0.001, 0.002}
 
 
 def test_the_lanes_are_those_of_the_nodes_given() -> None:

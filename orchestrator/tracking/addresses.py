@@ -8,6 +8,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
+SQLITE = "sqlite:///"
+
 
 def scheme_of(uri: str) -> str:
     """The scheme without a database driver: `postgresql` of `postgresql+psycopg2://host/db`."""
@@ -28,4 +30,4 @@ def without_password(uri: str) -> str:
 
 def embedded_uri(runs_dir: Path) -> str:
     """The database MLflow uses when no server is named."""
-    return f"sqlite:///{runs_dir.resolve() / 'mlflow.db'}"
+    return f"{SQLITE}{runs_dir.resolve() / 'mlflow.db'}"
