@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.config.objective import ObjectiveConfig, parse_constraint
 from orchestrator.errors import CheckpointError
 from orchestrator.ledger import TrialRecord, TrialStatus
+from orchestrator.objectives import Aims
 from orchestrator.results import SweepResult
 
 FINISHED, PRUNED, FAILED = TrialStatus.FINISHED, TrialStatus.PRUNED, TrialStatus.FAILED
@@ -102,6 +105,20 @@ def test_values_that_are_no_numbers_never_win(tmp_path: Path, mode: str) -> None
         mode=mode,
     )
     assert [(trial.number, trial.value) for trial in found.ranking()] == [(2, 0.5), (0, 0.5)]
+
+
+def test_the_best_keeps_the_constraints_while_any_trial_does(tmp_path: Path) -> None:
+    records = [record(0, FINISHED, [0.9]), record(1, FINISHED, [0.7]), record(2, PRUNED, [0.8])]
+    for each, params in zip(records, (3e6, 1e6, 1e6), strict=True):
+        each.reports[-1]["params"] = params
+    aims = Aims((ObjectiveConfig(),), {"params <= 2e6": parse_constraint("params <= 2e6")})
+    found = replace(result(tmp_path, *records), aims=aims)
+    assert found.best is not None
+    assert found.best.number == 1
+    assert [trial.number for trial in found.ranking()] == [2, 1, 0]
+    assert found.trials.column("feasible").to_pylist() == [False, True, True]
+    assert [trial.number for trial in found.pareto_front] == [1]
+    assert replace(found, records=records[:1]).best is not None  # rather than none
 
 
 def test_a_row_per_trial(sweep: SweepResult) -> None:
