@@ -12,7 +12,7 @@ from models import (
     nonlocal_variants,
     spatial_bias_variants,
 )
-from models.arithmetic import ModelCost, ModelFacts, model_cost, model_facts
+from models.arithmetic import ModelCost, ModelFacts, model_cost, model_facts, model_params
 from models.authors import AuthorsCheckpointError, AuthorsOptionError, from_authors, load_authors_checkpoint
 from models.catalogue import check_options, create_model, list_models, model_family, model_options, searchable_options
 from models.first_map import first_map_side
@@ -45,6 +45,7 @@ __all__ = [
     "model_facts",
     "model_family",
     "model_options",
+    "model_params",
     "nonlocal_variants",
     "penalty",
     "project_",

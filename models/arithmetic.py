@@ -21,7 +21,7 @@ from models.adaptive_span import AdaptiveAttention, LocalAttention
 from models.catalogue import create_model, model_family
 from models.fcvit_context import GlobalContext
 
-__all__ = ["ModelCost", "ModelFacts", "model_cost", "model_facts"]
+__all__ = ["ModelCost", "ModelFacts", "model_cost", "model_facts", "model_params"]
 
 FLOPS_PER_MAC = 2
 
@@ -98,6 +98,13 @@ def model_cost(name: str, options: Mapping[str, Any], *, num_classes: int, in_ch
         create_model, name, num_classes=num_classes, in_chans=in_chans, image_size=image_size, **options
     )
     return _cost(make, (in_chans, image_size, image_size))
+
+
+def model_params(name: str, options: Mapping[str, Any], *, num_classes: int, in_chans: int, image_size: int) -> int:
+    """Parameters of a network with its options; see `model_cost`, of which it is the cheaper half."""
+    with torch.device("meta"):
+        network = create_model(name, num_classes=num_classes, in_chans=in_chans, image_size=image_size, **options)
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _cost(make: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> ModelCost:

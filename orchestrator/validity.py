@@ -7,16 +7,13 @@ sweep's file is checked value by value when it is loaded; here a whole configura
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from orchestrator.config.schema import SweepConfig, TrialConfig
 from orchestrator.config.training_rules import augmentation_problems, training_problems
 from orchestrator.data.datasets import DatasetFacts, dataset_facts
 from search_spaces import setting_of
-
-if TYPE_CHECKING:
-    from models import ModelCost
 
 _COUNTED = 1024  # networks whose cost is remembered
 _STEM = ("stem", "stem_stride")
@@ -52,15 +49,10 @@ class Validity:
         self._limits = config.limits
         self._workers = config.resources.max_workers
         self._searched = {setting_of(name) for name in config.search}
-        self.cost = functools.lru_cache(_COUNTED)(self._count)
 
     def rejection(self, trial: TrialConfig) -> Rejection | None:
         """Why this configuration is not worth a trial; None when it is."""
         return next(self._rejections(trial), None)
-
-    def cost_of(self, trial: TrialConfig) -> ModelCost:
-        """Parameters and multiply-accumulates of its network on the images of the sweep."""
-        return self.cost(trial.model.name, tuple(sorted(trial.model.options.items())))
 
     def _rejections(self, trial: TrialConfig) -> Iterator[Rejection]:
         """Cheap rules first: whoever asks stops at the first one that is broken."""
@@ -100,24 +92,31 @@ class Validity:
                 yield Rejection(name, f"got {given} for {model.name}; {rule}")
 
     def _limit_rejections(self, trial: TrialConfig) -> Iterator[Rejection]:
-        limits = self._limits
-        if limits.max_params is None and limits.max_macs is None:
-            return
-        cost = self.cost_of(trial)
-        for rule, given, most in (
-            ("max_params", cost.params, limits.max_params),
-            ("max_macs", cost.macs, limits.max_macs),
-        ):
-            if most is not None and given > most:
-                yield Rejection(rule, f"{trial.model.name} has {given:,}; limits.{rule} is {most:,.0f}")
-
-    def _count(self, name: str, options: tuple[tuple[str, Any], ...]) -> ModelCost:
         import models
 
-        facts = self._facts
-        return models.model_cost(
-            name, dict(options), num_classes=facts.num_classes, in_chans=facts.in_chans, image_size=facts.image_size
-        )
+        for rule, most, count in (
+            ("max_params", self._limits.max_params, models.model_params),
+            ("max_macs", self._limits.max_macs, _macs),
+        ):
+            if most is None:
+                continue
+            options = tuple(sorted(trial.model.options.items()))
+            given = _count(count, trial.model.name, options, self._facts)
+            if given > most:
+                yield Rejection(rule, f"{trial.model.name} has {given:,}; limits.{rule} is {most:,.0f}")
+
+
+@functools.lru_cache(_COUNTED)
+def _count(count: Callable[..., int], name: str, options: tuple[tuple[str, Any], ...], facts: DatasetFacts) -> int:
+    return count(
+        name, dict(options), num_classes=facts.num_classes, in_chans=facts.in_chans, image_size=facts.image_size
+    )
+
+
+def _macs(name: str, options: Mapping[str, Any], **images: int) -> int:
+    import models
+
+    return models.model_cost(name, options, **images).macs
 
 
 @functools.lru_cache

@@ -63,6 +63,7 @@ def test_options_and_images_change_what_is_counted() -> None:
     facts = models.model_facts("lsas_resnet29_cifar")
     cost = models.model_cost("lsas_resnet29_cifar", {}, num_classes=100, in_chans=3, image_size=32)
     assert (cost.params, cost.macs) == (facts.params, facts.macs)
+    assert models.model_params("lsas_resnet29_cifar", {}, num_classes=100, in_chans=3, image_size=32) == cost.params
     gated = models.model_cost("lsas_resnet29_cifar", {"stages": "TTT"}, num_classes=100, in_chans=3, image_size=32)
     assert gated.params > cost.params
     small = models.model_cost("lsas_resnet29_cifar", {}, num_classes=100, in_chans=3, image_size=16)
