@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Any
 
@@ -12,6 +13,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
 from orchestrator.config.schema import SweepConfig
+from orchestrator.errors import StorageError
 from orchestrator.lanes.client import ENDED, EPOCH, HELD, REPORTED
 from orchestrator.lanes.messages import Fate
 from orchestrator.ledger import Ledger, TrialStatus
@@ -22,6 +24,8 @@ from orchestrator.search.samplers import OUTCOME
 from orchestrator.search.scores import note_constraints, note_report
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.verdict import verdict
+
+logger = logging.getLogger(__name__)
 
 _ANSWER_S = 30.0
 
@@ -106,13 +110,20 @@ class SweepCallback(NotPickled, Callback):
         self._hub.release.remote(tune_id)
         state, values = verdict(record, self._aims)
         if state is TrialState.WAITING:
-            set_waiting(self._study, asked)
+            self._set_waiting(asked)
             return
         asked.set_user_attr(OUTCOME, str(status))
         if reason:
             asked.set_user_attr("reason", reason)
         note_constraints(self._study, asked, record, self._aims)
         self._study.tell(asked, values=values, state=state, skip_if_finished=True)
+
+    def _set_waiting(self, asked: optuna.Trial) -> None:
+        """A database that is gone is no reason to stay: the next session will do it from the journal."""
+        try:
+            set_waiting(self._study, asked)
+        except StorageError as error:
+            logger.warning("Trial %d is not yet marked as waiting in its study: %s", asked.number, error)
 
     def _config_epochs(self, trial: TuneTrial) -> int:
         return int(trial.config["trial"]["training"]["epochs"])

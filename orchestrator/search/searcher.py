@@ -73,17 +73,18 @@ class StudySearcher(NotPickled, Searcher):
         """One configuration of the study's; None when it was rejected."""
         trial = self._study.ask()
         params = self._space.sample(trial)
-        if self._ledger.knows(trial.number):
-            self._ledger.trial_resumed(trial.number, trial_id)
-        else:
-            config = resolve_trial(self._config, trial.number, params)
-            if (rejection := self._validity.rejection(config)) is not None:
-                reject(self._study, self._ledger, trial, params, rejection)
-                return None
-            self._ledger.trial_started(trial.number, trial_id, params, config.model_dump(mode="json"))
+        config = resolve_trial(self._config, trial.number, params)
+        is_new = not self._ledger.knows(trial.number)
+        if is_new and (rejection := self._validity.rejection(config)) is not None:
+            reject(self._study, self._ledger, trial, params, rejection)
+            return None
         trial.set_user_attr("tune_trial", trial_id)
-        self.asked[trial_id] = trial
+        self.asked[trial_id] = trial  # before the ledger tells others of the trial
         self._open.add(trial_id)
+        if is_new:
+            self._ledger.trial_started(trial.number, trial_id, params, config.model_dump(mode="json"))
+        else:
+            self._ledger.trial_resumed(trial.number, trial_id)
         record = self._ledger.trial(trial.number)
         return {TRIAL: dict(record.config), EPOCHS_DONE: record.epochs}
 
