@@ -265,7 +265,7 @@ def main() -> None:
         typer.echo(str(error), err=True)
         sys.exit(_BAD_INPUT)
     except SpatialSweepError as error:
-        typer.echo(f"spatialsweep: {error}", err=True)
+        typer.echo("\n".join([f"spatialsweep: {error}", *getattr(error, "__notes__", ())]), err=True)
         sys.exit(1)
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from orchestrator.conclusion import conclude, start_tracking
 from orchestrator.config.schema import SweepConfig
 from orchestrator.data import locate_dataset
+from orchestrator.errors import SpatialSweepError
 from orchestrator.interruption import Interruption
 from orchestrator.ledger import Ledger, TrialStatus
 from orchestrator.provenance import facts
@@ -74,9 +75,12 @@ def run_sweep(
             writer = start_tracking(config, runs_dir, journal.path)
             try:
                 status = session.run()
+            except SpatialSweepError as error:
+                error.add_note(f"What is done is kept. Go on with `spatialsweep resume {folder.name}`")
+                raise
             finally:
                 result = conclude(config, folder, ledger, writer, status)
-    folder.clear_scratch()
+                folder.clear_scratch()
     return result
 
 
