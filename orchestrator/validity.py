@@ -7,13 +7,16 @@ sweep's file is checked value by value when it is loaded; here a whole configura
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator.config.schema import SweepConfig, TrialConfig
 from orchestrator.config.training_rules import augmentation_problems, training_problems
 from orchestrator.data.datasets import DatasetFacts, dataset_facts
 from search_spaces import setting_of
+
+if TYPE_CHECKING:
+    from models import ModelCost
 
 _COUNTED = 1024  # networks whose cost is remembered
 _STEM = ("stem", "stem_stride")
@@ -54,6 +57,10 @@ class Validity:
         """Why this configuration is not worth a trial; None when it is."""
         return next(self._rejections(trial), None)
 
+    def cost_of(self, trial: TrialConfig) -> ModelCost:
+        """Parameters and multiply-accumulates of its network on the images of the sweep."""
+        return _cost(trial.model.name, _as_key(trial.model.options), self._facts)
+
     def _rejections(self, trial: TrialConfig) -> Iterator[Rejection]:
         """Cheap rules first: whoever asks stops at the first one that is broken."""
         import models
@@ -92,31 +99,31 @@ class Validity:
                 yield Rejection(name, f"got {given} for {model.name}; {rule}")
 
     def _limit_rejections(self, trial: TrialConfig) -> Iterator[Rejection]:
-        import models
+        limits, name, options = self._limits, trial.model.name, _as_key(trial.model.options)
+        if limits.max_params is not None and (given := _params(name, options, self._facts)) > limits.max_params:
+            yield Rejection("max_params", f"{name} has {given:,}; limits.max_params is {limits.max_params:,.0f}")
+        if limits.max_macs is not None and (given := _cost(name, options, self._facts).macs) > limits.max_macs:
+            yield Rejection("max_macs", f"{name} has {given:,}; limits.max_macs is {limits.max_macs:,.0f}")
 
-        for rule, most, count in (
-            ("max_params", self._limits.max_params, models.model_params),
-            ("max_macs", self._limits.max_macs, _macs),
-        ):
-            if most is None:
-                continue
-            options = tuple(sorted(trial.model.options.items()))
-            given = _count(count, trial.model.name, options, self._facts)
-            if given > most:
-                yield Rejection(rule, f"{trial.model.name} has {given:,}; limits.{rule} is {most:,.0f}")
+
+def _as_key(options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(options.items()))
 
 
 @functools.lru_cache(_COUNTED)
-def _count(count: Callable[..., int], name: str, options: tuple[tuple[str, Any], ...], facts: DatasetFacts) -> int:
-    return count(
-        name, dict(options), num_classes=facts.num_classes, in_chans=facts.in_chans, image_size=facts.image_size
-    )
-
-
-def _macs(name: str, options: Mapping[str, Any], **images: int) -> int:
+def _params(name: str, options: tuple[tuple[str, Any], ...], facts: DatasetFacts) -> int:
     import models
 
-    return models.model_cost(name, options, **images).macs
+    size = {"num_classes": facts.num_classes, "in_chans": facts.in_chans, "image_size": facts.image_size}
+    return models.model_params(name, dict(options), **size)
+
+
+@functools.lru_cache(_COUNTED)
+def _cost(name: str, options: tuple[tuple[str, Any], ...], facts: DatasetFacts) -> ModelCost:
+    import models
+
+    size = {"num_classes": facts.num_classes, "in_chans": facts.in_chans, "image_size": facts.image_size}
+    return models.model_cost(name, dict(options), **size)
 
 
 @functools.lru_cache
