@@ -12,9 +12,9 @@ from optuna.trial import TrialState
 from postgresql import PASSWORD, PostgresqlServer, postgresql_server, server_programs
 
 from orchestrator import load_sweep
-from orchestrator.errors import ConfigError, StorageError
+from orchestrator.errors import ConfigError, StorageError, SweepNameError
 from orchestrator.search.storage import open_storage, study_uri
-from orchestrator.search.study import create_study
+from orchestrator.search.study import open_study
 
 SWEEP = {
     "name": "tiny",
@@ -34,26 +34,26 @@ def server() -> Iterator[PostgresqlServer]:
 
 def test_a_study_lives_in_a_file_by_default(tmp_path: Path) -> None:
     config = load_sweep(SWEEP)
-    create_study(config, "tiny", open_storage(study_uri(config, tmp_path)))
+    open_study(config, "tiny", open_storage(study_uri(config, tmp_path)))
     assert optuna.get_all_study_names(f"sqlite:///{tmp_path}/optuna.db") == ["tiny"]
 
 
 def test_a_study_lives_on_a_server_and_names_are_unique(server: PostgresqlServer) -> None:
     config = load_sweep({**SWEEP, "storage": {"uri": server.uri()}})
-    study = create_study(config, "served", open_storage(study_uri(config, Path("unused"))))
+    study = open_study(config, "served", open_storage(study_uri(config, Path("unused"))))
     trial = study.ask()
     trial.report(config.space.sample(trial)["lr"], step=1)
     study.tell(trial, 0.5)
     seen = optuna.load_study(study_name="served", storage=server.uri().replace("://", "+psycopg://"))
     assert [(each.state, each.value) for each in seen.trials] == [(TrialState.COMPLETE, 0.5)]
     assert seen.metric_names == ["val/top1"]
-    with pytest.raises(optuna.exceptions.DuplicatedStudyError):
-        create_study(config, "served", open_storage(server.uri()))
+    with pytest.raises(SweepNameError):
+        open_study(config, "served", open_storage(server.uri()))
 
 
 def test_a_server_may_go_away_for_a_while(server: PostgresqlServer) -> None:
     config = load_sweep(SWEEP)
-    study = create_study(config, "restarted", open_storage(server.uri()))
+    study = open_study(config, "restarted", open_storage(server.uri()))
     before = study.ask()
     config.space.sample(before)
 
@@ -75,23 +75,26 @@ def test_a_server_may_go_away_for_a_while(server: PostgresqlServer) -> None:
 
 
 def test_a_server_that_stays_away_is_given_up_by_name(server: PostgresqlServer) -> None:
-    study = create_study(load_sweep(SWEEP), "lost", open_storage(server.uri(), patience_s=0.5))
+    study = open_study(load_sweep(SWEEP), "lost", open_storage(server.uri(), patience_s=0.5))
     trial = study.ask()
     server.stop()
     try:
         with pytest.raises(StorageError, match=r"postgres:\*\*\*@127.*has not answered") as caught:
             trial.report(0.5, step=1)
+        with pytest.raises(StorageError, match="has not answered"):
+            trial.set_user_attr("reason", "lost")
         with pytest.raises(StorageError, match="cannot be used"):
             open_storage(server.uri())
     finally:
         server.start()
+    trial.report(0.5, step=1)  # it is there again
     assert PASSWORD not in str(caught.value)
 
 
 def test_a_repeated_end_is_no_second_one(server: PostgresqlServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The answer of the server is lost after it has done what it was asked."""
     storage = open_storage(server.uri())
-    study = create_study(load_sweep(SWEEP), "unanswered", storage)
+    study = open_study(load_sweep(SWEEP), "unanswered", storage)
     study.tell(study.ask(), 0.25)
     lose_answers(monkeypatch, "set_trial_state_values", "_create_new_trial")
     study.tell(study.ask(), 0.5)

@@ -93,6 +93,7 @@ class StudyStorage(RDBStorage):
         self.public_uri = without_password(uri)
         self._patience_s = patience_s
         self._last_numbers: dict[int, int] = {}
+        self._is_lost = False
         super().__init__(address.render_as_string(hide_password=False), engine_kwargs=options)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
@@ -128,21 +129,24 @@ class StudyStorage(RDBStorage):
     def _patiently(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         attempts = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_is_absence),
-            stop=tenacity.stop_after_delay(self._patience_s),
+            stop=tenacity.stop_after_delay(0.0 if self._is_lost else self._patience_s),
             wait=tenacity.wait_exponential(multiplier=0.2, max=_LONGEST_PAUSE_S),
             before_sleep=self._say,
         )
         try:
-            return attempts(call, *args, **kwargs)
+            answer = attempts(call, *args, **kwargs)
         except tenacity.RetryError as error:
+            self._is_lost = True  # who comes next, to end what is open, does not wait as long again
             cause = error.last_attempt.exception()
             raise StorageError(
                 f"the study's database at {self.public_uri} has not answered for {self._patience_s:g} s "
                 f"({_first_line(cause)})"
             ) from cause
+        self._is_lost = False
+        return answer
 
     def _say(self, state: tenacity.RetryCallState) -> None:
-        if state.attempt_number == 1:
+        if state.attempt_number == 1 and not self._is_lost:
             logger.warning(
                 "The study's database at %s does not answer; asking again for %g s", self.public_uri, self._patience_s
             )
