@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import random
 import signal
@@ -39,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-KINDS = {"worker": "RayTrainWorker", "controller": "TrainController", "tune": "TrialClient", "driver": ""}
+KINDS = {"worker": "RayTrainWorker", "controller": "TrainController", "tune": "Trainable", "driver": ""}
 PATIENCE_S = 150.0
 LATEST_S = 5.0  # of a moment, after training went on
 
@@ -75,6 +76,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit-s", type=float, default=math.inf, help="for each kind: no moment is drawn after it")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     outcomes = []
@@ -82,7 +84,8 @@ def main() -> None:
         for kind in arguments.kinds:
             sequence = [kind] * arguments.moments
             shape = {"trials": arguments.trials, "epochs": arguments.epochs, "workers": arguments.workers}
-            outcomes.append(harm(sequence, Path(place) / kind, address, seed=arguments.seed, **shape))
+            when = {"seed": arguments.seed, "limit_s": arguments.limit_s}
+            outcomes.append(harm(sequence, Path(place) / kind, address, **when, **shape))
             print(table(outcomes), flush=True)
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
@@ -122,10 +125,18 @@ def lasting_cluster(cpus: int) -> Iterator[str]:
 
 
 def harm(
-    sequence: Sequence[str], place: Path, address: str, *, seed: int, trials: int, epochs: int, workers: int
+    sequence: Sequence[str],
+    place: Path,
+    address: str,
+    *,
+    trials: int,
+    epochs: int,
+    workers: int,
+    seed: int = 0,
+    limit_s: float = math.inf,
 ) -> Outcome:
     """Kills what the sequence says, one after the other, and sees to what comes of it."""
-    moments, draw = list(sequence), random.Random(seed)
+    moments, draw, began = list(sequence), random.Random(seed), time.monotonic()
     outcome = Outcome("+".join(dict.fromkeys(sequence)))
     while moments:
         sweep = Sweep(place, f"sweep-{outcome.sweeps}", address)
@@ -137,6 +148,8 @@ def harm(
                 if not strike(moments[0], sweep, saves, draw, outcome):
                     break  # the sweep was over first
                 moments.pop(0)
+                if time.monotonic() - began > limit_s:
+                    moments = []
             outcome.finished += sweep.finishes()
         sweep.account(trials, saves, outcome)
     outcome.leaked += what_is_left()
@@ -146,8 +159,14 @@ def harm(
 def strike(kind: str, sweep: Sweep, saves: Saves, draw: random.Random, outcome: Outcome) -> bool:
     """One fault at a random moment; whether there was still something to kill."""
     time.sleep(draw.uniform(0.0, LATEST_S))
-    victims = [sweep.driver.pid] if kind == "driver" else pids_of(KINDS[kind])
-    if not victims or sweep.driver.poll() is not None or "sweep_ended" in sweep.counts():
+    victims: list[int] = []
+
+    def found() -> bool:
+        victims[:] = [sweep.driver.pid] if kind == "driver" else pids_of(KINDS[kind])
+        return bool(victims) or sweep.is_over
+
+    until(found)
+    if sweep.is_over or not victims:
         return False
     heard, epoch_s = sweep.counts()["trial_reported"], sweep.seconds_per_epoch()
     struck = time.monotonic()
@@ -160,7 +179,7 @@ def strike(kind: str, sweep: Sweep, saves: Saves, draw: random.Random, outcome: 
     if kind == "driver":
         sweep.driver.wait()
         sweep.start("resume", sweep.name)
-    if until(lambda: sweep.counts()["trial_reported"] > heard or sweep.driver.poll() is not None):
+    if until(lambda: sweep.counts()["trial_reported"] > heard or sweep.is_over):
         outcome.seconds_to_next_report.append(time.monotonic() - struck)
     return True
 
@@ -225,10 +244,15 @@ class Sweep:
         times = [event["metrics"].get("epoch_time_s") for event in self.events() if event["event"] == "trial_reported"]
         return statistics.median([seconds for seconds in times if seconds] or [1.0])
 
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing left to disturb."""
+        return self.driver.poll() is not None or "sweep_ended" in self.counts()
+
     def goes_on(self) -> bool:
-        """Waits for the first report of a driver; whether there is anything to disturb."""
-        until(lambda: self.counts()["trial_reported"] > 0 or self.driver.poll() is not None)
-        return self.driver.poll() is None
+        """Waits for the first report; whether there is anything to disturb."""
+        until(lambda: self.counts()["trial_reported"] > 0 or self.is_over)
+        return not self.is_over
 
     def finishes(self) -> bool:
         """Waits for the end; whether it was a good one."""
