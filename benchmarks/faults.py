@@ -1,10 +1,10 @@
 """What is lost when something is killed at a random moment.
 
-    python benchmarks/faults.py [--moments 20] [--kinds worker controller tune driver] [--json build/faults.json]
+    python benchmarks/faults.py [--moments 20] [--kinds worker controller tune hub driver] [--json build/faults.json]
 
 Sweeps run on a Ray cluster that outlives them, each driven by a process of its own, while SIGKILL hits, at moments
-drawn from a seed: a training worker, the controller of its lane, the Tune actor of its trial, or the driver, which is
-then replaced by `spatialsweep resume`. A moment is drawn anew once training goes on. When a sweep has ended before all
+drawn from a seed: a training worker, the controller of its lane, the Tune actor of its trial, the hub between them, or
+the driver, which is then replaced by `spatialsweep resume`. A moment is drawn anew once training goes on. When a sweep has ended before all
 moments are used, another begins.
 
     faults        killed processes
@@ -40,7 +40,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-KINDS = {"worker": "RayTrainWorker", "controller": "TrainController", "tune": "Trainable", "driver": ""}
+KINDS = {
+    "worker": "RayTrainWorker",
+    "controller": "TrainController",
+    "tune": "Trainable",
+    "hub": "LaneHub",
+    "driver": "",
+}
 PATIENCE_S = 150.0
 LATEST_S = 5.0  # of a moment, after training went on
 
@@ -76,7 +82,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit-s", type=float, default=math.inf, help="for each kind: no moment is drawn after it")
+    parser.add_argument("--limit-s", type=float, help="for each kind: no moment is drawn after it")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     outcomes = []
@@ -84,7 +90,7 @@ def main() -> None:
         for kind in arguments.kinds:
             sequence = [kind] * arguments.moments
             shape = {"trials": arguments.trials, "epochs": arguments.epochs, "workers": arguments.workers}
-            when = {"seed": arguments.seed, "limit_s": arguments.limit_s}
+            when = {"seed": arguments.seed, "limit_s": arguments.limit_s or math.inf}
             outcomes.append(harm(sequence, Path(place) / kind, address, **when, **shape))
             print(table(outcomes), flush=True)
     if arguments.json:
@@ -172,7 +178,7 @@ def strike(kind: str, sweep: Sweep, saves: Saves, draw: random.Random, outcome: 
     struck = time.monotonic()
     os.kill(draw.choice(victims), signal.SIGKILL)
     outcome.faults += 1
-    if kind != "tune":  # whose lane trains on
+    if kind not in ("tune", "hub"):  # without which the lane trains on
         outcome.most_of_an_epoch_lost = max(
             outcome.most_of_an_epoch_lost, min(1.0, (struck - saves.last) / epoch_s) if saves.last else 0.0
         )

@@ -25,8 +25,8 @@ def test_what_is_killed_costs_no_trial_and_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(faults, "LATEST_S", 1.0)
     with faults.lasting_cluster(cpus=2) as address:
-        kinds = ["worker", "controller", "tune", "driver"]
+        kinds = ["worker", "controller", "tune", "hub", "driver"]
         outcome = faults.harm(kinds, tmp_path, address, seed=0, trials=2, epochs=12, workers=2)
     assert outcome.harmless, outcome
-    assert outcome.faults == 4
+    assert outcome.faults == 5
     assert outcome.whole_epochs_lost <= 3
