@@ -4,8 +4,8 @@
 
 Sweeps run on a Ray cluster that outlives them, each driven by a process of its own, while SIGKILL hits, at moments
 drawn from a seed: a training worker, the controller of its lane, the Tune actor of its trial, the hub between them, or
-the driver, which is then replaced by `spatialsweep resume`. A moment is drawn anew once training goes on. When a sweep has ended before all
-moments are used, another begins.
+the driver, which is then replaced by `spatialsweep resume`. A moment is drawn anew once training goes on. When a sweep
+has ended before all moments are used, another begins.
 
     faults        killed processes
     sweeps        those that finished, of those that began

@@ -153,7 +153,7 @@ class Lanes:
     def _tend(self) -> None:
         """Follows what the hub hears of the lanes, and opens more where trials wait and the cluster has room."""
         while not self._closing.wait(_TEND_S):
-            _despite_ray("tended", self._look_around)
+            _despite_ray("tended", self._look_around, level=logging.DEBUG)  # a hub that restarts answers later
 
     def _look_around(self) -> None:
         alive = self._learn()
@@ -252,9 +252,9 @@ def _abort(controller: Any) -> None:
         ray.kill(controller)
 
 
-def _despite_ray(what: str, action: Callable[[], None]) -> None:
+def _despite_ray(what: str, action: Callable[[], None], level: int = logging.WARNING) -> None:
     """Does what can be done of a list of things when the cluster does not answer."""
     try:
         action()
     except RayError:
-        logger.warning("The cluster did not answer while the lanes were %s.", what, exc_info=True)
+        logger.log(level, "The cluster did not answer while the lanes were %s.", what, exc_info=True)
