@@ -93,10 +93,16 @@ def main() -> None:
             when = {"seed": arguments.seed, "limit_s": arguments.limit_s or math.inf}
             outcomes.append(harm(sequence, Path(place) / kind, address, **when, **shape))
             print(table(outcomes), flush=True)
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        rows = [asdict(outcome) for outcome in outcomes]
-        arguments.json.write_text(json.dumps({"setting": {**vars(arguments), "json": None}, "faults": rows}, indent=2))
+            if arguments.json:
+                write(outcomes, arguments)
+
+
+def write(outcomes: Sequence[Outcome], arguments: argparse.Namespace) -> None:
+    """What was found so far, as JSON."""
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    setting = {**vars(arguments), "json": str(arguments.json), "cpus": os.cpu_count()}
+    rows = [asdict(outcome) for outcome in outcomes]
+    arguments.json.write_text(json.dumps({"setting": setting, "faults": rows}, indent=2))
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
