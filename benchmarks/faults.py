@@ -56,7 +56,7 @@ class Outcome:
     """What the faults of one kind have cost."""
 
     kind: str
-    faults: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
     sweeps: int = 0
     finished: int = 0
     trials: int = 0
@@ -64,7 +64,7 @@ class Outcome:
     trials_rerun: int = 0
     whole_epochs_lost: int = 0
     most_of_an_epoch_lost: float = 0.0
-    seconds_to_next_report: list[float] = field(default_factory=list)
+    seconds_to_next_report: dict[str, list[float]] = field(default_factory=dict)
     leaked: list[str] = field(default_factory=list)
 
     @property
@@ -82,19 +82,27 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit-s", type=float, help="for each kind: no moment is drawn after it")
+    parser.add_argument("--together", action="store_true", help="all kinds in the same sweeps, in random order")
+    parser.add_argument("--limit-s", type=float, help="for each table row: no moment is drawn after it")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     outcomes = []
     with tempfile.TemporaryDirectory() as place, lasting_cluster(arguments.workers) as address:
-        for kind in arguments.kinds:
-            sequence = [kind] * arguments.moments
+        for sequence in sequences(arguments):
             shape = {"trials": arguments.trials, "epochs": arguments.epochs, "workers": arguments.workers}
             when = {"seed": arguments.seed, "limit_s": arguments.limit_s or math.inf}
-            outcomes.append(harm(sequence, Path(place) / kind, address, **when, **shape))
+            outcomes.append(harm(sequence, Path(place) / f"faults-{len(outcomes)}", address, **when, **shape))
             print(table(outcomes), flush=True)
             if arguments.json:
                 write(outcomes, arguments)
+
+
+def sequences(arguments: argparse.Namespace) -> list[list[str]]:
+    """What is to be killed, in order: one kind after the other, or all at random."""
+    each = [[kind] * arguments.moments for kind in arguments.kinds]
+    together = [kind for sequence in each for kind in sequence]
+    random.Random(arguments.seed).shuffle(together)
+    return [together] if arguments.together else each
 
 
 def write(outcomes: Sequence[Outcome], arguments: argparse.Namespace) -> None:
@@ -112,10 +120,12 @@ def table(outcomes: Sequence[Outcome]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for one in outcomes:
-        after = f"{statistics.median(one.seconds_to_next_report):.1f} s" if one.seconds_to_next_report else "-"
+        kinds = one.kind.split("+")
+        faults = ", ".join(str(one.faults[kind]) for kind in kinds)
+        after = ", ".join(f"{statistics.median(one.seconds_to_next_report.get(kind, [0])):.1f}" for kind in kinds)
         lines.append(
-            f"| {one.kind} | {one.faults} | {one.finished} of {one.sweeps} | {one.trials_lost} of {one.trials} | "
-            f"{one.trials_rerun} | {one.whole_epochs_lost}, {one.most_of_an_epoch_lost:.2f} | {after} | "
+            f"| {', '.join(kinds)} | {faults} | {one.finished} of {one.sweeps} | {one.trials_lost} of {one.trials} | "
+            f"{one.trials_rerun} | {one.whole_epochs_lost}, {one.most_of_an_epoch_lost:.2f} | {after} s | "
             f"{len(one.leaked)} |"
         )
     return "\n".join(lines)
@@ -149,7 +159,7 @@ def harm(
 ) -> Outcome:
     """Kills what the sequence says, one after the other, and sees to what comes of it."""
     moments, draw, began = list(sequence), random.Random(seed), time.monotonic()
-    outcome = Outcome("+".join(dict.fromkeys(sequence)))
+    outcome = Outcome("+".join(kind for kind in KINDS if kind in sequence))
     while moments:
         sweep = Sweep(place, f"sweep-{outcome.sweeps}", address)
         sweep.write(trials=trials, epochs=epochs, workers=workers, max_failures=len(sequence))
@@ -183,7 +193,7 @@ def strike(kind: str, sweep: Sweep, saves: Saves, draw: random.Random, outcome: 
     heard, epoch_s = sweep.counts()["trial_reported"], sweep.seconds_per_epoch()
     struck = time.monotonic()
     os.kill(draw.choice(victims), signal.SIGKILL)
-    outcome.faults += 1
+    outcome.faults[kind] += 1
     if kind not in ("tune", "hub"):  # without which the lane trains on
         outcome.most_of_an_epoch_lost = max(
             outcome.most_of_an_epoch_lost, min(1.0, (struck - saves.last) / epoch_s) if saves.last else 0.0
@@ -192,7 +202,7 @@ def strike(kind: str, sweep: Sweep, saves: Saves, draw: random.Random, outcome: 
         sweep.driver.wait()
         sweep.start("resume", sweep.name)
     if until(lambda: sweep.counts()["trial_reported"] > heard or sweep.is_over):
-        outcome.seconds_to_next_report.append(time.monotonic() - struck)
+        outcome.seconds_to_next_report.setdefault(kind, []).append(time.monotonic() - struck)
     return True
 
 
