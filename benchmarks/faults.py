@@ -35,7 +35,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def write(outcomes: Sequence[Outcome], arguments: argparse.Namespace) -> None:
     """What was found so far, as JSON."""
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     setting = {**vars(arguments), "json": str(arguments.json), "cpus": os.cpu_count()}
-    rows = [asdict(outcome) for outcome in outcomes]
+    rows = [vars(outcome) for outcome in outcomes]
     arguments.json.write_text(json.dumps({"setting": setting, "faults": rows}, indent=2))
 
 
@@ -172,7 +172,10 @@ def harm(
                 moments.pop(0)
                 if time.monotonic() - began > limit_s:
                     moments = []
-            outcome.finished += sweep.finishes()
+            finished = sweep.finishes()
+        outcome.finished += finished
+        if not finished:
+            moments = []  # and there is something to look into
         sweep.account(trials, saves, outcome)
     outcome.leaked += what_is_left()
     return outcome
