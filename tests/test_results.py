@@ -15,6 +15,7 @@ from orchestrator.config.objective import ObjectiveConfig, parse_constraint
 from orchestrator.errors import CheckpointError
 from orchestrator.ledger import TrialRecord, TrialStatus
 from orchestrator.objectives import Aims
+from orchestrator.result_tables import REPORTS, TRIALS
 from orchestrator.results import SweepResult
 
 FINISHED, PRUNED, FAILED = TrialStatus.FINISHED, TrialStatus.PRUNED, TrialStatus.FAILED
@@ -189,3 +190,9 @@ def test_top_trials_and_their_models_by_number(sweep: SweepResult) -> None:
         sweep.load_model(2)
     with pytest.raises(CheckpointError, match="no trial of s-001 has finished an epoch"):
         result(sweep.folder).load_model()
+
+
+def test_the_documentation_describes_every_column() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "results.md").read_text()
+    for field in (*TRIALS, *REPORTS):
+        assert f"| `{field.name}` | {field.type} | {field.metadata[b'description'].decode()} |" in page
