@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.budget import as_duration
-from orchestrator.preview import DryRun, LargestTrial
+from orchestrator.preview import DryRun
+from orchestrator.preview_trials import LargestTrial
 from orchestrator.recorded import written
 from orchestrator.sweep_tables import as_size
 

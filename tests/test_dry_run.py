@@ -18,7 +18,8 @@ from orchestrator.cli import app
 from orchestrator.config import ModelConfig, TrainingConfig, TrialConfig
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.ledger import Ledger
-from orchestrator.preview import cost_bounds, first_trials
+from orchestrator.preview import cost_bounds
+from orchestrator.preview_trials import first_trials
 from orchestrator.search.first_trials import enqueue_first
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.storage import open_storage, study_uri
