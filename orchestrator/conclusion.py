@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.config.schema import SweepConfig
 from orchestrator.errors import TrackingError
-from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.ledger import Ledger, TrialStatus, count_rejected
 from orchestrator.objectives import Aims
 from orchestrator.results import SweepResult, TrialResult
-from orchestrator.search.rejections import count_rejected
 from orchestrator.search.storage import study_uri
 from orchestrator.sweep_folder import SweepFolder
 from orchestrator.tracking.addresses import embedded_uri
@@ -75,7 +75,7 @@ def conclude(
     tables = first.write_tables()
     ledger.sweep_ended(status, _summary(first.best, ledger, front), [str(path) for path in tables])
     notices = [CHOSEN_ON_TEST] if config.dataset.select_on == "test" else []
-    if rejected := count_rejected(ledger.rejected()):
+    if rejected := count_rejected(Counter(trial.rule for trial in ledger.rejected())):
         notices.append(f"Rejected before they cost a trial: {rejected}.")
     try:
         writer.drain(_DRAIN_S)

@@ -238,6 +238,12 @@ class Ledger:
         self._spending.fold(event)
 
 
+def count_rejected(counts: Mapping[str, int]) -> str:
+    """How many configurations each rule has rejected, such as `12 (max_params 7, pooled_size 5)`; empty for none."""
+    each = ", ".join(f"{rule} {count}" for rule, count in sorted(counts.items(), key=lambda item: -item[1]))
+    return f"{sum(counts.values())} ({each})" if each else ""
+
+
 def fold(trials: dict[int, TrialRecord], event: Mapping[str, Any]) -> None:
     """Brings the trials up to date with one event of the journal."""
     match event["event"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -45,6 +46,7 @@ class StoredSweep:
         facts: Versions and revision it was started with.
         result: Everything found until now.
         age_s: Seconds since its last event.
+        rejected: Configurations that were not worth a trial, by the setting or limit they break.
     """
 
     state: SweepState
@@ -53,6 +55,7 @@ class StoredSweep:
     facts: Mapping[str, str] = field(repr=False)
     result: SweepResult = field(repr=False)
     age_s: float = 0.0
+    rejected: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -74,6 +77,7 @@ class _Story:
     config: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
     trials: dict[int, TrialRecord] = field(default_factory=dict)
+    rejected: dict[int, str] = field(default_factory=dict)
     spending: Spending = field(default_factory=Spending)
     ended: TrialStatus | None = None
     ended_by: str = ""
@@ -86,6 +90,8 @@ class _Story:
             self.ended, self.ended_by = None, ""
         elif kind == "budget_spent":
             self.ended_by = event["reason"]
+        elif kind == "trial_rejected":
+            self.rejected[event["trial"]] = event["rule"]
         elif kind == "sweep_ended":
             self.ended = TrialStatus(event["status"])
         fold(self.trials, event)
@@ -153,7 +159,15 @@ def read_sweep(folder: SweepFolder) -> StoredSweep:
         aims=aims,
         storage_uri=recorded_study_uri(story.config, folder.path.parent),
     )
-    return StoredSweep(state, story.uid, story.config, story.facts, result, max(0.0, time.time() - last_s))
+    return StoredSweep(
+        state=state,
+        uid=story.uid,
+        config=story.config,
+        facts=story.facts,
+        result=result,
+        age_s=max(0.0, time.time() - last_s),
+        rejected=Counter(story.rejected.values()),
+    )
 
 
 def recorded_study_uri(config: Mapping[str, Any], runs_dir: Path) -> str:

@@ -40,6 +40,7 @@ def facts_of(sweep: StoredSweep) -> dict[str, Any]:
         },
         "trials_wanted": sweep.config.get("trials"),
         "trials": {str(status): counts[status] for status in TrialStatus if counts[status]},
+        "rejected": dict(sweep.rejected),
         "epochs": sum(record.epochs for record in result.records),
         "wall_s": so_far.wall_s,
         "cost": so_far.cost.as_dict(),

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.budget import as_duration
+from orchestrator.ledger import count_rejected
 from orchestrator.sweep_deletion import Deletion
 
 _HOUR_S = 3_600.0
@@ -83,6 +84,7 @@ def _status_lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     counts = ", ".join(f"{count} {status}" for status, count in facts["trials"].items()) or "none yet"
     lines = [
         ("trials", f"{_trials_done(facts)} ended: {counts}; {facts['epochs']} epochs"),
+        *([("rejected", count_rejected(facts["rejected"]))] if facts["rejected"] else []),
         ("best", found),
         *([("with", _params(best["params"]))] if best is not None and best["params"] else []),
         ("spent", _spent(facts)),

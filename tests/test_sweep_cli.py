@@ -18,10 +18,11 @@ from typer.testing import CliRunner
 from orchestrator import load_result, load_sweep
 from orchestrator.cli import app
 from orchestrator.errors import SweepNameError
-from orchestrator.ledger import TrialStatus
+from orchestrator.ledger import Ledger, TrialStatus
 from orchestrator.search.storage import open_storage, study_uri
 from orchestrator.search.study import open_study
 from orchestrator.tracking.addresses import embedded_uri
+from orchestrator.tracking.journal import Journal
 
 FINISHED, PRUNED, RUNNING = TrialStatus.FINISHED, TrialStatus.PRUNED, TrialStatus.RUNNING
 TRIALS = [(FINISHED, [0.5, 0.8]), (PRUNED, [0.6]), (TrialStatus.FAILED, []), (FINISHED, [0.9, 0.7, 0.7])]
@@ -98,6 +99,11 @@ def test_status_says_what_was_found_and_spent(tmp_path: Path) -> None:
     assert "lr=0.004" in shown
     assert "wall_clock=2h00m target=0.95" in shown
     assert "0.0333 CPU-hours, 0 GPU-hours, price 12." in shown
+    assert "rejected" not in shown
+    with Journal(tmp_path / "s" / "journal.jsonl") as journal:
+        for number, rule in enumerate(["max_macs", "pooled_size", "max_macs"], start=len(TRIALS)):
+            Ledger(journal).trial_rejected(number, {"lr": 0.1}, rule, "too much")
+    assert "rejected   3 (max_macs 2, pooled_size 1)" in command("status", "s", "--runs-dir", str(tmp_path))
 
 
 def test_list_has_a_row_per_sweep(tmp_path: Path) -> None:

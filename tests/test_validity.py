@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,9 @@ from orchestrator import ConfigError, load_sweep
 from orchestrator.config import SweepConfig, resolve_trial
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.errors import SpaceExhaustedError
-from orchestrator.ledger import Ledger
+from orchestrator.ledger import Ledger, count_rejected
 from orchestrator.search import searcher
 from orchestrator.search.continuation import continue_study
-from orchestrator.search.rejections import count_rejected
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.storage import StudyStorage, open_storage
 from orchestrator.search.study import open_study
@@ -120,7 +120,8 @@ def test_a_rejected_configuration_costs_no_trial_and_is_counted(
     in_study = [study.trials[trial.number] for trial in rejected]
     assert {trial.state for trial in in_study} == {TrialState.FAIL}
     assert all(trial.user_attrs["rejected"].startswith("pooled_size: got 1") for trial in in_study)
-    assert count_rejected(rejected) == f"{len(rejected)} (pooled_size {len(rejected)})"
+    counts = Counter(trial.rule for trial in rejected)
+    assert count_rejected(counts) == f"{len(rejected)} (pooled_size {len(rejected)})"
     # a driver that comes later reads the same from the journal
     with Journal(tmp_path / "journal.jsonl") as journal:
         assert Ledger(journal).rejected() == rejected

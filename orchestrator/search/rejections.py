@@ -9,14 +9,14 @@ rejected part of the space were not there.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 
 from orchestrator.errors import SpaceExhaustedError
-from orchestrator.ledger import Ledger, RejectedTrial
+from orchestrator.ledger import Ledger, count_rejected
 from orchestrator.validity import Rejection
 
 REJECTED = "rejected"
@@ -40,18 +40,11 @@ def reject(
     study.tell(trial, state=TrialState.FAIL)
 
 
-def count_rejected(rejected: Iterable[RejectedTrial]) -> str:
-    """How many configurations each rule has rejected, such as `12 (max_params 7, pooled_size 5)`; empty for none."""
-    counts = Counter(trial.rule for trial in rejected)
-    if not counts:
-        return ""
-    return f"{counts.total()} ({', '.join(f'{rule} {count}' for rule, count in counts.most_common())})"
-
-
 def say_exhausted(ledger: Ledger, count: int) -> SpaceExhaustedError:
     """The error of a search that proposes nothing valid."""
     last = ledger.rejected()[-count:]
+    counts = count_rejected(Counter(trial.rule for trial in last))
     return SpaceExhaustedError(
-        f"{count:,} configurations in a row were rejected: {count_rejected(last)}. The last one, {last[-1].rule}: "
-        f"{last[-1].reason}. Widen what is searched, or the limits"
+        f"{count:,} configurations in a row were rejected: {counts}. The last one, {last[-1].rule}: {last[-1].reason}. "
+        "Widen what is searched, or the limits"
     )
