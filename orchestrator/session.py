@@ -106,7 +106,8 @@ def plan_lanes(resources: ResourcesConfig, trials: int, nodes: Sequence[Mapping[
         ClusterError: Not even one lane fits; the message shows the arithmetic.
     """
     there = _nodes() if nodes is None else nodes
-    gpus = sum(node.get("GPU", 0.0) for node in there)
+    most = (_resources_with_autoscaling() if nodes is None else None) or {}
+    gpus = max(sum(node.get("GPU", 0.0) for node in there), most.get("GPU", 0.0))
     wanted = resources.gpus_per_worker
     gpus_per_worker = wanted if wanted is not None else (1.0 if gpus >= resources.min_workers else 0.0)
     fitting = lanes_that_fit(resources, gpus_per_worker, nodes)

@@ -129,10 +129,11 @@ class SweepSession:
 
     def _announcement(self, plan: LanePlan) -> str:
         config, over = self._config, self._ledger.count_over()
+        least = f"{config.resources.min_workers} to " if config.resources.elastic else ""
         done = f", {over} of them done before" if over else ""
         return (
             f"Sweep {self._folder.name}: {config.trials} trials{done}, of at most {config.max_epochs} epochs, "
-            f"{plan.lanes} lane(s) of {plan.workers} worker(s) on {'GPU' if plan.gpus_per_worker else 'CPU'}"
+            f"{plan.lanes} lane(s) of {least}{plan.workers} worker(s) on {'GPU' if plan.gpus_per_worker else 'CPU'}"
         )
 
     def _search(self, search: TuneRun, lanes: Lanes, progress: Progress) -> TrialStatus:

@@ -65,3 +65,5 @@ def test_a_cluster_that_grows_by_itself_is_planned_for_what_it_may_become(monkey
     cluster(monkeypatch, {"CPU": 0}, may_become={"CPU": 16, "memory": 64.0 * BYTES_PER_GB})
     assert plan(workers=2, lanes=3) == (3, 2, 0.0, 3)
     assert lanes_that_fit(ResourcesConfig(workers=4), 0.0) == 4
+    cluster(monkeypatch, {"CPU": 0}, may_become={"CPU": 16, "GPU": 4})
+    assert plan(workers=2) == (2, 2, 1.0, 20)
