@@ -1,0 +1,60 @@
+"""How a worker of a lane tells the end of a trial, which decides whether the trial goes again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.config.schema import ModelConfig, TrainingConfig, TrialConfig
+from orchestrator.errors import CheckpointError, TrialDivergedError, TrialFailedError
+from orchestrator.lanes import worker
+from orchestrator.lanes.messages import Ending, Fate, Member, Order
+from orchestrator.training.trial import StopTrial
+from orchestrator.training.workers import Workers
+
+CONFIG = TrialConfig(number=0, model=ModelConfig(name="any"), training=TrainingConfig(), seed=0)
+
+
+def ending_of(error: BaseException, folder: Path, patch: pytest.MonkeyPatch, workers: Workers | None = None) -> Ending:
+    """What a rank tells the hub when training raises."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    patch.setattr(worker, "Trial", fail)
+    order = Order("a", CONFIG.model_dump(mode="json"), str(folder))
+    lane: Any = worker.LaneSetting(0, None, None, "", None)  # type: ignore[arg-type]
+    data: Any = None
+    return worker._train(lane, Member(0, 1, 0, 1), workers or Workers(), data, order)
+
+
+def test_a_crash_may_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ending = ending_of(RuntimeError("no luck"), tmp_path, monkeypatch)
+    assert (ending.fate, ending.final, ending.poisoned) == (Fate.FAILED, False, False)
+    assert ending.reason.startswith("RuntimeError: no luck\nTraceback")
+
+
+@pytest.mark.parametrize("error", [TrialFailedError("out of memory"), CheckpointError("both are damaged")])
+def test_what_would_happen_again_is_final(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ending = ending_of(error, tmp_path, monkeypatch)
+    assert (ending.fate, ending.final) == (Fate.FAILED, True)
+
+
+@pytest.mark.parametrize(
+    ("error", "fate"),
+    [
+        (TrialDivergedError("diverged"), Fate.DIVERGED),
+        (StopTrial(), Fate.STOPPED),
+        (worker.LeaveLane(), Fate.MOVED),
+    ],
+)
+def test_other_ends(error: BaseException, fate: Fate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ending_of(error, tmp_path, monkeypatch).fate is fate
+
+
+def test_a_lost_peer_is_no_fault_of_this_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:4711")
+    assert ending_of(error, tmp_path, monkeypatch, Workers(0, 2)).fate is Fate.PEER_LOST
+    assert ending_of(error, tmp_path, monkeypatch).fate is Fate.FAILED  # which has no peers
