@@ -66,10 +66,10 @@ class SweepSession:
     @contextlib.contextmanager
     def resources(self, address: str | None) -> Iterator[None]:
         """Holds the Ray session and the plan of lanes; neither is needed where nothing is left to train."""
-        left = self._config.trials - self._ledger.count_over()
-        if left <= 0:
+        if self._nothing_to_do():
             yield
             return
+        left = self._config.trials - self._ledger.count_over()
         with ray_session(address):
             self._plan = plan_lanes(self._config.resources, left)
             yield
@@ -85,9 +85,9 @@ class SweepSession:
             ResumeError: The study is not the one of this sweep.
         """
         if self._plan is None:
-            self._console.print(
-                f"Sweep {self._folder.name}: all {self._config.trials} trials are done", highlight=False
-            )
+            if self._ledger.count_over() < self._config.trials:
+                self._ledger.budget_spent(self._nothing_to_do())
+            self._console.print(f"Sweep {self._folder.name}: {self._nothing_to_do()}", highlight=False)
             return TrialStatus.FINISHED
         storage = open_storage(study_uri(self._config, self._folder.path.parent))
         study = open_study(self._config, self._folder.name, storage, resumed=self._ledger.sessions > 1)
@@ -121,6 +121,12 @@ class SweepSession:
                 has_room=lanes.has_room,
             )
             return self._search(search, lanes, progress)
+
+    def _nothing_to_do(self) -> str:
+        """Why no trial is to be trained in this session; empty when some are."""
+        if self._ledger.count_over() >= self._config.trials:
+            return f"all {self._config.trials} trials are done"
+        return self._budget.spent(self._ledger.so_far()) or ""
 
     def _queue_first(self, study: optuna.Study, storage: optuna.storages.RDBStorage) -> None:
         """Has the papers' own values tried before any other, and the best ones of earlier sweeps."""

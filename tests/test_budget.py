@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
+from told_sweeps import PLAN, tell_sweep
 
-from orchestrator import ConfigError, load_sweep
+from orchestrator import ConfigError, load_result, load_sweep, run_sweep
 from orchestrator.budget import Budget, as_duration
 from orchestrator.config import BudgetConfig, ObjectiveConfig
 from orchestrator.ledger import Ledger, TrialStatus
@@ -198,3 +200,15 @@ def test_a_ledger_writes_the_cost_of_a_trial_into_its_journal(tmp_path: Path) ->
     assert cost.price == pytest.approx(0.72, abs=0.01)
     assert ledger.so_far().best == 0.5
     assert ledger.so_far().cost == cost
+
+
+@pytest.mark.slow
+def test_a_resumed_sweep_whose_budget_is_spent_starts_nothing(tmp_path: Path) -> None:
+    good_enough = {"budget": {"target": 0.75}}
+    tell_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.5, 0.8])], ended=None, **good_enough)
+    config = load_sweep({**PLAN, **good_enough, "name": "s", "runs_dir": str(tmp_path)})
+    result = run_sweep(config, resume=True, allow_changed=True)
+    assert result.status is TrialStatus.FINISHED
+    assert result.ended_by == "budget.target 0.75 is reached: val/top1 0.8 in trial 0"
+    assert load_result("s", tmp_path).ended_by == result.ended_by
+    assert not ray.is_initialized()
