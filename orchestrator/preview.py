@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import ray
+
 from orchestrator.config.schema import SweepConfig
 from orchestrator.data import dataset_facts
 from orchestrator.errors import ClusterError, SweepNameError
@@ -139,10 +141,10 @@ def _name_taken(config: SweepConfig) -> str:
 def _plan(config: SweepConfig, address: str | None) -> tuple[LanePlan | None, str, str]:
     """Lanes that fit, why none does, and where that was asked."""
     address = address or os.environ.get("RAY_ADDRESS")
-    if address is None:
+    if address is None and not ray.is_initialized():
         return *_fit(config, [this_machine()]), "this machine"
-    with ray_session(address):
-        return *_fit(config, None), f"the cluster at {address}"
+    with ray_session(address):  # one that is open is used, as a sweep would
+        return *_fit(config, None), f"the cluster at {address}" if address else "the cluster this process has joined"
 
 
 def _fit(config: SweepConfig, nodes: list[Mapping[str, float]] | None) -> tuple[LanePlan | None, str]:

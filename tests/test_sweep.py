@@ -18,7 +18,7 @@ from cluster_state import assert_nothing_left
 from mlflow import MlflowClient
 from tiny_archives import photo_tree
 
-from orchestrator import SweepConfig, SweepResult, load_model, load_sweep, run_sweep
+from orchestrator import SweepConfig, SweepResult, dry_run, load_model, load_sweep, run_sweep
 from orchestrator.data.prepare import prepare
 from orchestrator.errors import ClusterError
 from orchestrator.ledger import TrialStatus
@@ -216,4 +216,5 @@ def test_a_trial_too_large_for_the_cluster_is_refused_with_the_arithmetic(tmp_pa
     with pytest.raises(ClusterError, match=r"8 workers of 2 CPU .* this cluster has 4 CPU .* room for 2"):
         run_sweep(config)
     assert plan_lanes(tiny(tmp_path, "resources.lanes=null").resources, trials=20).lanes == 2
+    assert "this cluster has 4 CPU" in dry_run(config).plan_problem
     assert not list(tmp_path.glob("tiny-*"))
