@@ -161,7 +161,8 @@ def test_two_lanes_stop_hopeless_trials_early(tmp_path: Path) -> None:
 
 
 def test_a_diverging_trial_ends_alone_and_says_where(tmp_path: Path) -> None:
-    config = tiny(tmp_path, "search.lr={choices: [1.0e+30, 3.0e-3]}", "sampler.name=random", "trials=4")
+    searched = ("search.lr={choices: [1.0e+30, 3.0e-3]}", "search.stem=[3x3, 7x7]", "limits.max_params=503000")
+    config = tiny(tmp_path, *searched, "try_first=[{lr: 3.0e-3, stem: 3x3}]", "sampler.name=random", "trials=4")
     result = run_sweep(config)
 
     rows = result.trials.to_pylist()
@@ -178,7 +179,15 @@ def test_a_diverging_trial_ends_alone_and_says_where(tmp_path: Path) -> None:
         assert run.data.tags["spatialsweep.status"] == "diverged"
         assert "diverged" in run.data.tags["spatialsweep.reason"]
     assert all(run.info.status != "RUNNING" for run in runs.values())
-    failed = [trial for trial in optuna_trials(result) if trial.state.name == "FAIL"]
+    first, *_ = result.records
+    assert (first.number, first.params) == (0, {"lr": 3e-3, "stem": "3x3"})
+    rejected = [trial for trial in optuna_trials(result) if "rejected" in trial.user_attrs]
+    assert rejected
+    assert {trial.params["stem"] for trial in rejected} == {"7x7"}
+    assert {record.params["stem"] for record in result.records} == {"3x3"}
+    assert result.notice == f"Rejected before they cost a trial: {len(rejected)} (max_params {len(rejected)})."
+    assert runs["tiny"].data.metrics["trials_rejected"] == len(rejected)
+    failed = [trial for trial in optuna_trials(result) if trial.state.name == "FAIL" and trial not in rejected]
     assert {trial.number for trial in failed} == {row["trial"] for row in diverged}
     assert all(trial.user_attrs["reason"].startswith("diverged") for trial in failed)
     assert_nothing_left()

@@ -18,6 +18,7 @@ from orchestrator.errors import SpaceExhaustedError
 from orchestrator.ledger import Ledger, count_rejected
 from orchestrator.search import searcher
 from orchestrator.search.continuation import continue_study
+from orchestrator.search.first_trials import enqueue_first
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.storage import StudyStorage, open_storage
 from orchestrator.search.study import open_study
@@ -132,6 +133,28 @@ def test_a_rejected_configuration_costs_no_trial_and_is_counted(
     assert [trial.user_attrs.get("rejected") for trial in empty.trials] == [
         trial.user_attrs.get("rejected") for trial in study.trials
     ]
+
+
+def test_values_to_be_tried_first_are_not_lost_to_what_the_sampler_adds(
+    storage: StudyStorage, ledger: Ledger, tmp_path: Path
+) -> None:
+    search = {"pooled_size": {"choices": [2, 12, 13, 14]}, "bias_channels": [1, 2, 3, 4, 5]}
+    config = sweep("sb_resnet29_cifar", search=search, sampler={"name": "random"}, try_first=[{"bias_channels": 5}])
+    study = open_study(config, "t", storage)
+    enqueue_first(study, config, storage)
+    asking = StudySearcher(study, config, ledger)
+    for index in range(2):
+        asking.suggest(f"tune-{index}")
+    assert ledger.rejected()[0].params["bias_channels"] == 5
+    assert ledger.trials()[0].params == {"pooled_size": 2, "bias_channels": 5}
+    assert study.trials[ledger.trials()[0].number].user_attrs["source"] == "try_first.0"
+    # values that are at fault themselves are not tried again
+    hopeless = sweep("sb_resnet29_cifar", search=search, sampler={"name": "random"}, try_first=[{"pooled_size": 14}])
+    other = open_study(hopeless, "other", storage)
+    other.enqueue_trial({"pooled_size": 14})
+    with Journal(tmp_path / "other.jsonl") as journal:
+        StudySearcher(other, hopeless, Ledger(journal)).suggest("tune-0")
+    assert sum("fixed_params" in trial.system_attrs for trial in other.trials) == 1
 
 
 def test_a_search_that_proposes_nothing_valid_says_so(

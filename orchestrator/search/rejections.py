@@ -18,9 +18,12 @@ from optuna.trial import TrialState
 from orchestrator.errors import SpaceExhaustedError
 from orchestrator.ledger import Ledger, count_rejected
 from orchestrator.validity import Rejection
+from search_spaces import setting_of
 
 REJECTED = "rejected"
 """User attribute of a rejected trial in the study: the reason."""
+_ATTEMPT = "attempt"  # user attribute of values that were to be tried first and were rejected with what was added
+_MOST_ATTEMPTS = 10
 
 
 def reject(
@@ -37,7 +40,18 @@ def reject(
     """
     ledger.trial_rejected(trial.number, params, rejection.rule, rejection.text)
     trial.set_user_attr(REJECTED, f"{rejection.rule}: {rejection.text}")
+    _queue_again(study, trial, rejection)
     study.tell(trial, state=TrialState.FAIL)
+
+
+def _queue_again(study: optuna.Study, trial: optuna.Trial, rejection: Rejection) -> None:
+    """Gives values that were to be tried first another chance where the sampler's addition to them was at fault."""
+    asked = study._storage.get_trial(trial._trial_id)
+    wanted = asked.system_attrs.get("fixed_params", {})
+    attempt = asked.user_attrs.get(_ATTEMPT, 1)
+    if wanted and attempt < _MOST_ATTEMPTS and rejection.rule not in map(setting_of, wanted):
+        kept = {key: value for key, value in asked.user_attrs.items() if key != REJECTED}
+        study.enqueue_trial(wanted, user_attrs={**kept, _ATTEMPT: attempt + 1})
 
 
 def say_exhausted(ledger: Ledger, count: int) -> SpaceExhaustedError:
