@@ -8,6 +8,7 @@ is to do differently from then on is left as a note in its folder, which its cli
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -64,9 +65,8 @@ class PopulationTraining(NotPickled, FIFOScheduler):
 
     def _donor(self, number: int, result: dict[str, Any], chance: np.random.RandomState) -> TrialRecord | None:
         """One of the best, for a trial among the poorest; not one that is behind, or has trained to its end."""
-        scores = {record.number: self._score(record) for record in self._ledger.trials() if record.reports}
-        sign = 1.0 if self._config.objective.mode == "max" else -1.0
-        scores[number] = sign * result[self._config.objective.metric]
+        scores = {record.number: self._score(record.reports[-1]) for record in self._ledger.trials() if record.reports}
+        scores[number] = self._score(result)
         ranked = sorted(scores, key=lambda each: (scores[each], -each))
         share = int(len(ranked) * self._settings.quantile)
         if share == 0 or number not in ranked[:share]:
@@ -81,9 +81,10 @@ class PopulationTraining(NotPickled, FIFOScheduler):
         ]
         return donors[chance.randint(len(donors))] if donors else None
 
-    def _score(self, record: TrialRecord) -> float:
+    def _score(self, report: Mapping[str, Any]) -> float:
+        """The objective as it is now, the more the better."""
         objective = self._config.objective
-        value = float(record.reports[-1].get(objective.metric, math.nan))
+        value = float(report.get(objective.metric, math.nan))
         score = value if objective.mode == "max" else -value
         return score if math.isfinite(score) else -math.inf
 
