@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import ray
 
+from orchestrator.lanes import client as client_module
 from orchestrator.lanes.client import ENDED, EPOCH, EPOCHS_DONE, TRIAL, TrialClient
 from orchestrator.lanes.handover import Handover
 from orchestrator.lanes.messages import Ending, Fate, Order, Report
@@ -81,3 +82,13 @@ def test_a_trial_keeps_a_lane_that_nobody_waits_for(tmp_path: Path, monkeypatch:
     assert trial.step()[EPOCH] == 2
     assert [asked[0] for asked in hub.asked] == ["lease", "next_event", "yield_lane", "next_event"]
     assert Handover.found(tmp_path / "trial-00007") is None
+
+
+def test_a_trial_waits_until_the_sweep_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "_POLL_S", 0.0)
+    trial, hub = client(tmp_path, monkeypatch, [1, report(1), False, False, True, True])
+    trial.step()
+    Handover(waits=True).leave(tmp_path / "trial-00007")
+    assert trial.step()[ENDED] == "interrupted"
+    assert [asked[0] for asked in hub.asked[2:]] == ["yield_lane", "is_ending", "yield_lane", "is_ending"]
+    assert Handover.found(tmp_path / "trial-00007") == Handover(waits=True)

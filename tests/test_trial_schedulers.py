@@ -71,6 +71,11 @@ class Simulation:
         self.ledger.trial_reported(number, epoch, metrics)
         return decision
 
+    def end(self, number: int) -> None:
+        """As Tune does, likewise."""
+        self.scheduler.on_trial_error(None, self.trials[number])
+        self.ledger.trial_ended(number, TrialStatus.FAILED)
+
     def note(self, number: int) -> Handover | None:
         return Handover.found(self.folder.trials / f"trial-{number:05d}")
 
@@ -143,30 +148,33 @@ def test_hyperband_spreads_trials_over_brackets_in_a_way_that_a_seed_decides(
 
 def test_a_poor_trial_takes_over_weights_and_changed_settings_of_a_good_one(tmp_path: Path, simulate: Simulate) -> None:
     simulation = simulate(tmp_path, name="pbt", perturb_every=2, quantile=0.25)
-    for number in range(4):
+    for number in range(5):
         simulation.begin(number, lr=0.002 * (number + 1))
-    for number, value in ((3, 0.9), (2, 0.8), (1, 0.7)):
+    for number, value in ((0, 0.1), (3, 0.9), (2, 0.8), (1, 0.7)):
         assert [simulation.report(number, epoch, value) for epoch in (1, 2)] == [GO, GO]
-        assert simulation.note(number) == Handover()  # gives its lane to who waits
-    simulation.report(0, 1, 0.1)
-    assert simulation.note(0) is None
-    assert simulation.report(0, 2, 0.1) == GO
+        assert simulation.note(number) == Handover(waits=True)  # its lane is for who comes after it
+    simulation.report(4, 1, 0.5)
+    assert simulation.note(4) is None
+    simulation.end(4)  # nobody waits for it any more
 
+    assert [simulation.note(number) for number in (1, 2, 3)] == [Handover()] * 3
     note = simulation.note(0)
     assert note is not None
     assert note.donor == str(tmp_path / "trials" / "trial-00003")
     assert note.config is not None
     assert note.config["number"] == 0
-    assert note.config["training"]["lr"] in (
-        pytest.approx(0.0064),
-        pytest.approx(0.0096),
-        note.config["training"]["lr"],
-    )
     assert note.config["training"]["lr"] != 0.008
     record = simulate(tmp_path, name="pbt").ledger.trial(0)
     assert record.config == note.config  # a resumed sweep goes on with it
     assert record.params == {"lr": 0.002}
     assert trials_at_once(simulation.config, 2) == 8
+
+
+def test_nobody_waits_for_an_earlier_session(tmp_path: Path, simulate: Simulate) -> None:
+    simulation = simulate(tmp_path, name="pbt")
+    Handover(waits=True).leave(tmp_path / "trials" / "trial-00000")
+    simulation.begin(0)
+    assert simulation.note(0) == Handover()
 
 
 def test_a_note_is_carried_out_once(tmp_path: Path) -> None:
@@ -261,4 +269,8 @@ def test_a_scheduler_that_does_not_fit_is_told(changes: dict[str, Any], message:
 
 def test_the_note_is_plain_json(tmp_path: Path) -> None:
     Handover(donor="/there", config={"number": 3}).leave(tmp_path)
-    assert json.loads((tmp_path / "handover.json").read_text()) == {"donor": "/there", "config": {"number": 3}}
+    assert json.loads((tmp_path / "handover.json").read_text()) == {
+        "donor": "/there",
+        "config": {"number": 3},
+        "waits": False,
+    }

@@ -20,6 +20,7 @@ EPOCH = "epoch"
 REPORTED = "reported"
 ENDED = "ended"
 HELD = "held_s"
+_POLL_S = 0.2
 
 
 class TrialClient(Trainable):
@@ -58,8 +59,8 @@ class TrialClient(Trainable):
     def step(self) -> dict[str, Any]:
         """Waits for the next epoch of the trial, or its end."""
         folder = self._trials_folder / trial_folder(self._trial["number"])
-        if (note := Handover.found(folder)) is not None:
-            self._hand_over(note, folder)
+        if not self._hand_over(folder):
+            return self._ended(Fate.INTERRUPTED)
         if self._lane is None:
             self._trial = changed_config(folder) or self._trial
         order = Order(trial_id=self.trial_id, config=self._trial, folder=str(folder))
@@ -92,14 +93,25 @@ class TrialClient(Trainable):
         event = ray.get(self._hub.next_event.remote(order, self._lane, self._epoch))
         return event
 
-    def _hand_over(self, note: Handover, folder: Path) -> None:
-        """Gives the lane to who waits for it; with a donor, goes on from its weights on the next lane."""
-        forced = note.donor is not None
-        if self._lane is not None and ray.get(self._hub.yield_lane.remote(self.trial_id, forced=forced)):
-            self._held_s += time.monotonic() - self._leased
-            self._lane = None
-        note.carry_out(folder)
-        self._repeats = note.donor is not None
+    def _hand_over(self, folder: Path) -> bool:
+        """Does what a note in the trial's folder says, if there is one; false when the sweep ends meanwhile.
+
+        While a trial waits for others, its lane is theirs; with a donor, it goes on from the donor's weights on the
+        next lane it gets.
+        """
+        while (note := Handover.found(folder)) is not None:
+            forced = note.donor is not None
+            if self._lane is not None and ray.get(self._hub.yield_lane.remote(self.trial_id, forced=forced)):
+                self._held_s += time.monotonic() - self._leased
+                self._lane = None
+            if not note.waits:
+                note.carry_out(folder)
+                self._repeats = forced
+            elif ray.get(self._hub.is_ending.remote()):
+                return False
+            else:
+                time.sleep(_POLL_S)
+        return True
 
     def _ended(self, fate: Fate) -> dict[str, Any]:
         return {"done": True, EPOCH: self._epoch, ENDED: str(fate)}

@@ -1,4 +1,4 @@
-"""A note in a trial's folder: give up the lane, and perhaps go on from another trial's weights with other settings."""
+"""A note in a trial's folder: wait for others, and perhaps go on from another trial's weights with other settings."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ class Handover:
     Args:
         donor: Folder of the trial whose weights it takes over; None keeps its own.
         config: The configuration it goes on with, where there is a donor.
+        waits: What it is to do is decided when others have come as far; until then its lane is theirs.
     """
 
     donor: str | None = None
     config: Mapping[str, Any] | None = None
+    waits: bool = False
 
     def leave(self, folder: Path) -> None:
         """Writes the note whole or not at all."""

@@ -264,6 +264,10 @@ class LaneHub:
         """How a trial left its lane; None while it runs, or when it never had one."""
         return self._results.get(trial_id)
 
+    async def is_ending(self) -> bool:
+        """Whether no trial is to begin another epoch."""
+        return self._closing or self._winding_down
+
     async def wind_down(self) -> None:
         """No trial begins another epoch; what is in the middle of one finishes it."""
         self._winding_down = True

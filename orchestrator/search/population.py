@@ -1,14 +1,15 @@
 """Population based training (Jaderberg et al. 2017) over lanes: poor trials go on from good ones, with other settings.
 
-Tune's own pauses trials and refuses a searcher. Here a trial that reaches a look gives up its lane as soon as another
-one waits for it, and leases one again; so a population of any size takes turns on the lanes there are. What a trial
-is to do differently from then on is left as a note in its folder, which its client acts on.
+Tune's own pauses trials and refuses a searcher. Here a trial that has come to a look waits for the others, and its lane
+is theirs meanwhile; so a population of any size takes turns on the lanes there are, and what is decided depends on
+no lane's speed. What a trial is to do then is left as a note in its folder, which its client acts on.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from orchestrator.config.training import TrainingConfig
 from orchestrator.lanes.client import ENDED, EPOCH, TRIAL
 from orchestrator.lanes.handover import Handover
 from orchestrator.lanes.trial_folder import trial_folder
-from orchestrator.ledger import Ledger, TrialRecord, TrialStatus
+from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.search.not_pickled import NotPickled
 from orchestrator.sweep_folder import SweepFolder
 from search_spaces.domains import ChoiceDomain, Domain, FloatDomain, IntDomain
@@ -30,11 +31,11 @@ _FACTORS = (0.8, 1.2)
 
 
 class PopulationTraining(NotPickled, FIFOScheduler):
-    """Looks at a trial every few epochs; one among the poorest takes over weights and settings of one of the best.
+    """Looks at all trials every few epochs; the poorest take over weights and settings of the best.
 
     Args:
         config: Of the sweep.
-        ledger: Knows what every trial has reported, also in earlier sessions; told of what changes.
+        ledger: Knows which trials run and what they have reported; told of what changes.
         folder: Of the sweep.
     """
 
@@ -44,42 +45,57 @@ class PopulationTraining(NotPickled, FIFOScheduler):
         self._settings, self._space = config.trial_scheduler, config.space
         self._ledger = ledger
         self._folder = folder
+        self._waiting: dict[int, Mapping[str, Any]] = {}  # newest report by number
+
+    def on_trial_add(self, tune_controller: TuneController, trial: TuneTrial) -> None:
+        """A trial begins, or goes on; what it waited for in an earlier session will not come."""
+        note = Handover.found(self._trial_folder(_number(trial)))
+        if note is not None and note.waits:
+            Handover().leave(self._trial_folder(_number(trial)))
 
     def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
         """An epoch is done; no trial is ever stopped."""
         if ENDED not in result and result[EPOCH] % self._settings.perturb_every == 0:
-            self._look(trial.config[TRIAL]["number"], result)
+            self._waiting[_number(trial)] = result
+            Handover(waits=True).leave(self._trial_folder(_number(trial)))
+            self._look()
         return TrialScheduler.CONTINUE
 
-    def _look(self, number: int, result: dict[str, Any]) -> None:
-        chance = np.random.RandomState(
-            np.random.SeedSequence([self._config.seed, number, result[EPOCH]]).generate_state(1)[0]
-        )
-        donor = self._donor(number, result, chance)
-        if donor is None:
-            Handover().leave(self._trial_folder(number))
-            return
-        config = _changed(donor.config, self._explore(donor, chance)) | {"number": number}
-        self._ledger.trial_changed(number, donor.number, result[EPOCH], config)
-        Handover(donor=str(self._trial_folder(donor.number)), config=config).leave(self._trial_folder(number))
+    def on_trial_complete(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> None:
+        """Nobody waits for a trial that has ended."""
+        self._look(ended=_number(trial))
 
-    def _donor(self, number: int, result: dict[str, Any], chance: np.random.RandomState) -> TrialRecord | None:
-        """One of the best, for a trial among the poorest; not one that is behind, or has trained to its end."""
-        scores = {record.number: self._score(record.reports[-1]) for record in self._ledger.trials() if record.reports}
-        scores[number] = self._score(result)
-        ranked = sorted(scores, key=lambda each: (scores[each], -each))
+    def on_trial_error(self, tune_controller: TuneController, trial: TuneTrial) -> None:
+        """Likewise."""
+        self._look(ended=_number(trial))
+
+    def on_trial_remove(self, tune_controller: TuneController, trial: TuneTrial) -> None:
+        """Likewise."""
+        self._look(ended=_number(trial))
+
+    def _look(self, ended: int | None = None) -> None:
+        """Once all that train have come to the look: who goes on as before, and who from whom."""
+        self._waiting.pop(ended, None)  # type: ignore[arg-type]
+        training = {record.number for record in self._ledger.running()} - {ended}
+        if not training <= self._waiting.keys():
+            return
+        ranked = sorted(self._waiting, key=lambda number: (self._score(self._waiting[number]), -number))
         share = int(len(ranked) * self._settings.quantile)
-        if share == 0 or number not in ranked[:share]:
-            return None
-        best = [self._ledger.trial(each) for each in ranked[-share:]]
-        donors = [
-            record
-            for record in best
-            if record.status in (TrialStatus.RUNNING, TrialStatus.INTERRUPTED)
-            and result[EPOCH] <= record.epochs < record.config["training"]["epochs"]
-            and math.isfinite(scores[record.number])
-        ]
-        return donors[chance.randint(len(donors))] if donors else None
+        for number in ranked[share:]:
+            Handover().leave(self._trial_folder(number))
+        for number in ranked[:share]:
+            self._replace(number, ranked[-share:])
+        self._waiting.clear()
+
+    def _replace(self, number: int, best: Sequence[int]) -> None:
+        """Lets a poor trial go on from one of the best."""
+        epoch = self._waiting[number][EPOCH]
+        seed = np.random.SeedSequence([self._config.seed, number, epoch]).generate_state(1)[0]
+        chance = np.random.RandomState(seed)
+        donor = self._ledger.trial(best[chance.randint(len(best))])
+        config = _changed(donor.config, self._explore(donor, chance)) | {"number": number}
+        self._ledger.trial_changed(number, donor.number, epoch, config)
+        Handover(donor=str(self._trial_folder(donor.number)), config=config).leave(self._trial_folder(number))
 
     def _score(self, report: Mapping[str, Any]) -> float:
         """The objective as it is now, the more the better."""
@@ -100,8 +116,12 @@ class PopulationTraining(NotPickled, FIFOScheduler):
             if name in now
         }
 
-    def _trial_folder(self, number: int) -> Any:
+    def _trial_folder(self, number: int) -> Path:
         return self._folder.trials / trial_folder(number)
+
+
+def _number(trial: TuneTrial) -> int:
+    return int(trial.config[TRIAL]["number"])
 
 
 def draw(domain: Domain, chance: np.random.RandomState) -> Any:
