@@ -175,10 +175,14 @@ def largest_trial(
         workers: Of a trial.
     """
     extremes = (row for row in _extremes(config) if validity.rejection(row.trial) is None)
-    rows = [(trial, values, _network_cost(trial, facts)) for trial, values, _ in (*trials, *extremes)]
+    different = {_setting(row.trial): row for row in (*trials, *extremes)}
+    rows = [(trial, values, _network_cost(trial, facts)) for trial, values, _ in different.values()]
     by_work = heapq.nlargest(_MEASURED, rows, key=lambda row: row[2].macs * row[0].training.global_batch_size)
     by_size = heapq.nlargest(1, rows, key=lambda row: row[2].params)
-    measured = [(estimate_footprint(row[0], facts, workers), row) for row in (*by_work, *by_size)]
+    measured = [
+        (estimate_footprint(row[0], facts, workers), row)
+        for row in by_work + [row for row in by_size if row not in by_work]
+    ]
     footprint, (trial, values, cost) = max(measured, key=lambda pair: pair[0].total)
     return LargestTrial(trial.model.name, dict(values), cost.params, cost.macs, footprint, len(rows))
 
@@ -204,6 +208,12 @@ def _decides_memory(name: str) -> bool:
     """Whether a searched name may change what a worker needs; most settings of training do not."""
     setting = setting_of(name)
     return setting not in TrainingConfig.model_fields or setting in _MEMORY_SETTINGS
+
+
+def _setting(trial: TrialConfig) -> str:
+    """Equal for trials that need the same memory."""
+    training = {name: getattr(trial.training, name) for name in _MEMORY_SETTINGS}
+    return json.dumps([trial.model.name, dict(trial.model.options), training], sort_keys=True)
 
 
 def _network_cost(trial: TrialConfig, facts: DatasetFacts) -> models.ModelCost:

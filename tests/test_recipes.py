@@ -114,3 +114,15 @@ def test_the_command_lists_them() -> None:
 def test_the_command_refuses_before_it_works() -> None:
     refused = CliRunner().invoke(app, ["train", "lsas_cifar100"])
     assert isinstance(refused.exception, RecipeError)
+
+
+def test_a_dry_run_tells_the_size_of_a_recipe(datasets: Path, tmp_path: Path) -> None:
+    arguments = ["train", "fcvit_b12_imagenet", "--dry-run", "--json", "--runs-dir", str(tmp_path / "runs")]
+    done = CliRunner().invoke(app, [*arguments, "--set", f"dataset.uri={datasets / 'imagenet'}"])
+    found = json.loads(done.stdout)
+    [proposal] = found["proposals"]
+    assert (proposal["model"], proposal["epochs"], found["bounds"]["epochs"]) == ("fcvit_b12", 310, 310)
+    needs = found["largest"]["footprint"]
+    assert needs["activations"] > 100e6 * needs["images_at_once"] / 2  # 224 px, in bfloat16 if at all
+    assert needs["images"] == 0
+    assert not (tmp_path / "runs").exists()
