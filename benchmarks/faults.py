@@ -48,6 +48,7 @@ KINDS = {
     "driver": "",
 }
 PATIENCE_S = 150.0
+_OF_THE_CLUSTER = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::_AutoscalingCoordinator")
 LATEST_S = 5.0  # of a moment, after training went on
 
 
@@ -393,8 +394,8 @@ def _processes() -> list[str]:
     found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            title = " ".join(process.cmdline())[:60]
-            if title.startswith("ray::") and not title.startswith(("ray::IDLE", "ray::_AutoscalingCoordinator")):
+            title = " ".join(process.cmdline()).strip()[:60]
+            if title.startswith("ray::") and not title.startswith(_OF_THE_CLUSTER):
                 found.append(f"process {title}")
     return found
 

@@ -27,6 +27,7 @@ def test_what_is_killed_costs_no_trial_and_leaves_nothing(
     with faults.lasting_cluster(cpus=2) as address:
         kinds = ["worker", "controller", "tune", "hub", "driver"]
         outcome = faults.harm(kinds, tmp_path, address, seed=0, trials=2, epochs=12, workers=2)
+    assert outcome.leaked == []
     assert outcome.harmless, outcome
     assert sum(outcome.faults.values()) == 5
     assert outcome.whole_epochs_lost <= 3
