@@ -70,6 +70,7 @@ class Lanes:
         self._creators: dict[str, int] = {}
         self._room = count
         self._wanted = False
+        self._last_trained_s, self._told_of_waiting = time.monotonic(), False
         self._keeper = threading.Thread(target=self._tend, name="lanes", daemon=True)
 
     def __enter__(self) -> Lanes:
@@ -160,12 +161,21 @@ class Lanes:
         now = time.monotonic()
         young = {lane for lane, opened_s in self._opened_s.items() if now - opened_s < _START_S}
         self._room = max(1, len(alive | young))
+        self._tell_of_waiting(now, any_trains=bool(alive | young))
         if self._wanted and self.count < self._most:
             self._wanted = False
             fitting = lanes_that_fit(self._config.resources, self._gpus_per_worker)
             for _ in range(self.count, min(fitting, self._most)):
                 logger.info("The cluster has room for another lane.")
                 self._open()
+
+    def _tell_of_waiting(self, now: float, *, any_trains: bool) -> None:
+        """Says once that the whole sweep waits for the cluster, each time it comes to that."""
+        if any_trains:
+            self._last_trained_s, self._told_of_waiting = now, False
+        elif now - self._last_trained_s > _START_S and not self._told_of_waiting:
+            self._told_of_waiting = True
+            logger.warning("No lane has found room: the cluster is busy, or has lost nodes. The sweep waits.")
 
     def _learn(self) -> frozenset[int]:
         """Keeps a copy of what the hub knows; returns the lanes that have a worker group."""
