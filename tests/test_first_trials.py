@@ -10,9 +10,13 @@ from optuna.trial import TrialState
 
 from orchestrator import ConfigError, load_sweep
 from orchestrator.config import SweepConfig
+from orchestrator.ledger import Ledger
+from orchestrator.search.continuation import continue_study
 from orchestrator.search.first_trials import enqueue_first
+from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.storage import StudyStorage, open_storage
 from orchestrator.search.study import open_study
+from orchestrator.tracking.journal import Journal
 
 LSAS, SENET, PLAIN, BIASED = "lsas_resnet29_cifar", "senet_resnet29_cifar", "conv_resnet26_small", "sb_resnet29_cifar"
 RATE = {"type": "float", "low": 1e-3, "high": 0.3, "log": True}
@@ -91,6 +95,26 @@ def test_a_value_that_would_be_rejected_is_left_out(storage: StudyStorage) -> No
     assert "pooled_size" not in found.params
     assert found.left_out == {"pooled_size": "would be rejected"}
     assert found.params["stages"] == "TTT"
+
+
+def test_a_resumed_sweep_goes_on_with_what_is_left_of_them(storage: StudyStorage, tmp_path: Path) -> None:
+    config = sweep(space="lsas", model={"name": LSAS})
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        ledger, study = Ledger(journal), open_study(config, "t", storage)
+        queued = enqueue_first(study, config, storage)
+        begun = StudySearcher(study, config, ledger)
+        begun.suggest("tune-0")
+        study.ask()  # and the driver dies before it can say so
+        resumed = open_study(config, "t", storage, resumed=True)
+        continue_study(resumed, ledger, config)
+        going_on = StudySearcher(resumed, config, ledger)
+        for index in range(4):
+            going_on.suggest(f"tune-1{index}")
+        tried = ledger.trials()
+    assert [trial.number for trial in tried] == [0, 1, 2, 3]
+    for found, trial in zip(queued, tried, strict=False):
+        assert found.params.items() <= trial.params.items()
+    assert [trial.user_attrs.get("source") for trial in resumed.trials] == [*(found.source for found in queued), None]
 
 
 def test_configurations_by_hand_take_the_place_of_the_papers(storage: StudyStorage) -> None:
