@@ -305,7 +305,9 @@ class Sweep:
         outcome.whole_epochs_lost += saves.repeated()
         unfinished = [*self.folder.glob("trials/*/*.partial*"), *self.folder.glob("trials/*/*.tmp*")]
         scratch = [self.folder / "scratch"] if (self.folder / "scratch").exists() else []
-        outcome.leaked += [str(path) for path in [*unfinished, *scratch, *self.temporary.iterdir()]]
+        # torch keeps a cache there for whoever comes next
+        temporary = [path for path in self.temporary.iterdir() if not path.name.startswith("torchinductor_")]
+        outcome.leaked += [str(path) for path in [*unfinished, *scratch, *temporary]]
 
 
 class Saves:
