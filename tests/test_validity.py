@@ -12,18 +12,20 @@ import pytest
 from optuna.trial import TrialState
 
 from orchestrator import ConfigError, load_sweep
-from orchestrator.config import SweepConfig, resolve_trial
+from orchestrator.config import SamplerConfig, SweepConfig, resolve_trial
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.errors import SpaceExhaustedError
 from orchestrator.ledger import Ledger, count_rejected
 from orchestrator.search import searcher
 from orchestrator.search.continuation import continue_study
 from orchestrator.search.first_trials import enqueue_first
+from orchestrator.search.samplers import create_sampler
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.storage import StudyStorage, open_storage
 from orchestrator.search.study import open_study
 from orchestrator.tracking.journal import Journal
 from orchestrator.validity import Validity
+from search_spaces import FloatDomain, SearchSpace
 
 CIFAR = DatasetFacts(image_size=32, in_chans=3, num_classes=10, train_images=50_000)
 ANY = {"type": "int", "low": 1, "high": 16}
@@ -171,13 +173,21 @@ def test_a_search_that_proposes_nothing_valid_says_so(
     assert len(ledger.rejected()) == 5
 
 
-def test_the_model_of_a_sampler_does_not_take_rejected_ones_for_results(storage: StudyStorage, ledger: Ledger) -> None:
-    """TPE waits for its random trials to end, and rejected ones are none of them."""
-    config = sweep("sb_resnet29_cifar", **{**HALF, "sampler": {"name": "tpe", "startup_trials": 3}})
-    study = open_study(config, "t", storage)
-    asking = StudySearcher(study, config, ledger)
-    for index in range(3):
-        asking.suggest(f"tune-{index}")
-    counted = [trial for trial in study.trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    assert counted == []
-    assert optuna.trial.TrialState.FAIL in {trial.state for trial in study.trials}
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_sampler_turns_away_from_what_is_rejected() -> None:
+    """The best values lie at the border of the rejected half, of which TPE would propose without end."""
+    space = SearchSpace({"x": FloatDomain(low=0.0, high=1.0), "y": FloatDomain(low=0.0, high=1.0)})
+    sampler = create_sampler(SamplerConfig(name="tpe", startup_trials=5), space, 0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    accepted = rejected = 0
+    while accepted < 20:
+        trial = study.ask()
+        values = space.sample(trial)
+        if values["x"] > 0.5:
+            trial.set_user_attr("rejected", "x: too much")
+            study.tell(trial, state=TrialState.FAIL)
+            rejected += 1
+            assert rejected < 40
+        else:
+            study.tell(trial, -((0.5 - values["x"]) ** 2) - (values["y"] - 0.3) ** 2)
+            accepted += 1

@@ -16,7 +16,7 @@ from orchestrator.config.schema import SweepConfig
 from orchestrator.errors import ResumeError
 from orchestrator.ledger import Ledger, RejectedTrial, TrialRecord, TrialStatus
 from orchestrator.objectives import Aims
-from orchestrator.search.rejections import REJECTED
+from orchestrator.search.learnable import REJECTED
 from orchestrator.search.samplers import OUTCOME
 from orchestrator.search.scores import note_constraints
 from orchestrator.search.verdict import verdict

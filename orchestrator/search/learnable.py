@@ -11,15 +11,17 @@ from optuna.trial import FrozenTrial, TrialState
 
 OUTCOME = "outcome"
 DIVERGED = "diverged"
+REJECTED = "rejected"
+"""User attribute of a trial that was rejected before it cost anything: the reason."""
 _BEST_SHARE = 0.2
 
 
 class LearnableStudy(optuna.Study):
     """A study as it stood when a trial was proposed, read once.
 
-    A trial that diverged shows as a pruned one, and a poor one at that: Optuna's samplers pass over failed trials, and
-    would propose again and again what diverges. Where there is a memory, it holds the best trials and the newest, so
-    that a proposal takes as long after thousands of trials as after hundreds.
+    A trial that diverged or was rejected shows as a pruned one, and a poor one at that: Optuna's samplers pass over
+    failed trials, and would propose again and again what diverges. Where there is a memory, it holds the best trials
+    and the newest, so that a proposal takes as long after thousands of trials as after hundreds.
 
     Args:
         study: The whole one.
@@ -42,7 +44,8 @@ class LearnableStudy(optuna.Study):
 
 
 def _learnable(trial: FrozenTrial) -> FrozenTrial:
-    if trial.state is not TrialState.FAIL or trial.user_attrs.get(OUTCOME) != DIVERGED:
+    is_poor = trial.user_attrs.get(OUTCOME) == DIVERGED or REJECTED in trial.user_attrs
+    if trial.state is not TrialState.FAIL or not is_poor:
         return trial
     poor = copy.copy(trial)
     poor.state, poor.intermediate_values = TrialState.PRUNED, {}

@@ -1,9 +1,8 @@
 """What becomes of a configuration that is not worth a trial.
 
-In Optuna it is a failed trial with the reason in its user attribute `rejected`. Samplers pass over failed trials, and
-should: a pruned or infeasible one would count among the random ones that a model waits for, and among those of which
-the best few are modelled, although nothing was learnt of the objective. What is proposed instead is drawn as if the
-rejected part of the space were not there.
+In Optuna it is a failed trial with the reason in its user attribute `rejected`, and samplers are shown it as a poor one
+(`learnable`). Were it passed over, as failed trials are, TPE would propose from the rejected part of the space again
+and again where the best values lie at its border (docs/log.md).
 """
 
 from __future__ import annotations
@@ -17,11 +16,10 @@ from optuna.trial import TrialState
 
 from orchestrator.errors import SpaceExhaustedError
 from orchestrator.ledger import Ledger, count_rejected
+from orchestrator.search.learnable import REJECTED
 from orchestrator.validity import Rejection
 from search_spaces import setting_of
 
-REJECTED = "rejected"
-"""User attribute of a rejected trial in the study: the reason."""
 _ATTEMPT = "attempt"  # user attribute of values that were to be tried first and were rejected with what was added
 _MOST_ATTEMPTS = 10
 
