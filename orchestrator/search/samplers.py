@@ -24,7 +24,7 @@ from search_spaces import SearchSpace
 __all__ = ["DIVERGED", "OUTCOME", "SweepSampler", "create_sampler"]
 
 # What is proposed hardly depends on more: TPE takes at most 25 trials for good ones, and weighs old ones less.
-_TPE_MEMORY = 500
+_TPE_MEMORY = 300
 
 
 class SweepSampler(BaseSampler):
