@@ -91,7 +91,7 @@ class SweepSession:
             return TrialStatus.FINISHED
         storage = open_storage(study_uri(self._config, self._folder.path.parent))
         study = open_study(self._config, self._folder.name, storage, resumed=self._ledger.sessions > 1)
-        if self._ledger.sessions == 1:
+        if not self._ledger.trials():
             self._queue_first(study, storage)
         continue_study(study, self._ledger, self._config)
         self._ledger.lanes_planned(
