@@ -22,7 +22,7 @@ from orchestrator.data.shards import ShardRecord, ShardTask
 from orchestrator.data.sources import Source
 from orchestrator.data.storage import Folder, open_folder
 from orchestrator.errors import DataError
-from orchestrator.sweep import _recorded
+from orchestrator.recorded import recorded
 
 moto_server = pytest.importorskip("moto.server", reason="needs moto, of the development tools")
 
@@ -140,5 +140,5 @@ def test_a_secret_in_a_uri_is_not_shown(bucket: str, tmp_path: Path) -> None:
             refused()
         assert "someone" in str(caught.value)
         assert "hush" not in str(caught.value)
-    recorded = _recorded(load_sweep({"name": "t", "dataset": {"uri": uri}, "model": {"name": "conv_resnet26_small"}}))
+    recorded = recorded(load_sweep({"name": "t", "dataset": {"uri": uri}, "model": {"name": "conv_resnet26_small"}}))
     assert "hush" not in json.dumps(recorded)
