@@ -140,5 +140,5 @@ def test_a_secret_in_a_uri_is_not_shown(bucket: str, tmp_path: Path) -> None:
             refused()
         assert "someone" in str(caught.value)
         assert "hush" not in str(caught.value)
-    recorded = recorded(load_sweep({"name": "t", "dataset": {"uri": uri}, "model": {"name": "conv_resnet26_small"}}))
-    assert "hush" not in json.dumps(recorded)
+    content = recorded(load_sweep({"name": "t", "dataset": {"uri": uri}, "model": {"name": "conv_resnet26_small"}}))
+    assert "hush" not in json.dumps(content)
