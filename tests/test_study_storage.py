@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -16,6 +18,7 @@ from orchestrator.errors import ConfigError, StorageError, SweepNameError
 from orchestrator.search.storage import open_storage, study_uri
 from orchestrator.search.study import open_study
 
+DATABASES = 8
 SWEEP = {
     "name": "tiny",
     "dataset": {"name": "digits"},
@@ -36,6 +39,23 @@ def test_a_study_lives_in_a_file_by_default(tmp_path: Path) -> None:
     config = load_sweep(SWEEP)
     open_study(config, "tiny", open_storage(study_uri(config, tmp_path)))
     assert optuna.get_all_study_names(f"sqlite:///{tmp_path}/optuna.db") == ["tiny"]
+
+
+def open_at_once(folder: Path, barrier: Any) -> None:
+    for number in range(DATABASES):
+        barrier.wait(30)
+        open_storage(f"sqlite:///{folder}/{number}.db")
+
+
+def test_sweeps_that_make_a_database_at_once_all_find_it_whole(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(3)
+    sweeps = [context.Process(target=open_at_once, args=(tmp_path, barrier)) for _ in range(3)]
+    for sweep in sweeps:
+        sweep.start()
+    for sweep in sweeps:
+        sweep.join(120)
+    assert [sweep.exitcode for sweep in sweeps] == [0, 0, 0]
 
 
 def test_a_study_lives_on_a_server_and_names_are_unique(server: PostgresqlServer) -> None:

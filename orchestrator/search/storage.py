@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 PATIENCE_S = 300.0
 _LONGEST_PAUSE_S = 5.0
+_OPENINGS = 4
 # A server that vanished without a word is noticed after about half a minute.
 _POSTGRESQL = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 _SQLITE = {"timeout": 60}
@@ -65,8 +66,15 @@ def open_storage(uri: str, *, patience_s: float = PATIENCE_S) -> StudyStorage:
     Raises:
         StorageError: Nothing answers there now, or it is no database of this version of Optuna.
     """
+    # Of two sweeps that make the tables of a new database at once, one finds them half made, and soon whole.
+    attempts = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(sqlalchemy.exc.DBAPIError),
+        stop=tenacity.stop_after_attempt(_OPENINGS),
+        wait=tenacity.wait_random(0.2, 1.0),
+        reraise=True,
+    )
     try:
-        return StudyStorage(uri, patience_s=patience_s)
+        return attempts(StudyStorage, uri, patience_s=patience_s)
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, RuntimeError, ModuleNotFoundError) as error:
         raise StorageError(f"storage.uri: {without_password(uri)} cannot be used: {_first_line(error)}") from None
 
