@@ -28,18 +28,15 @@ import os
 import random
 import signal
 import statistics
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from disturbed_sweep import DisturbedSweep, Saves, until
+
 KINDS = {
     "worker": "RayTrainWorker",
     "controller": "TrainController",
@@ -47,7 +44,6 @@ KINDS = {
     "hub": "LaneHub",
     "driver": "",
 }
-PATIENCE_S = 150.0
 _OF_THE_CLUSTER = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::_AutoscalingCoordinator")
 LATEST_S = 5.0  # of a moment, after training went on
 
@@ -162,7 +158,7 @@ def harm(
     moments, draw, began = list(sequence), random.Random(seed), time.monotonic()
     outcome = Outcome("+".join(kind for kind in KINDS if kind in sequence))
     while moments:
-        sweep = Sweep(place, f"sweep-{outcome.sweeps}", address)
+        sweep = DisturbedSweep(place, f"sweep-{outcome.sweeps}", address)
         sweep.write(trials=trials, epochs=epochs, workers=workers, max_failures=len(sequence))
         sweep.start("run", str(sweep.file))
         outcome.sweeps += 1
@@ -177,12 +173,12 @@ def harm(
         outcome.finished += finished
         if not finished:
             moments = []  # and there is something to look into
-        sweep.account(trials, saves, outcome)
+        account(sweep, trials, saves, outcome)
     outcome.leaked += what_is_left()
     return outcome
 
 
-def strike(kind: str, sweep: Sweep, saves: Saves, draw: random.Random, outcome: Outcome) -> bool:
+def strike(kind: str, sweep: DisturbedSweep, saves: Saves, draw: random.Random, outcome: Outcome) -> bool:
     """One fault at a random moment; whether there was still something to kill."""
     time.sleep(draw.uniform(0.0, LATEST_S))
     victims: list[int] = []
@@ -210,149 +206,25 @@ def strike(kind: str, sweep: Sweep, saves: Saves, draw: random.Random, outcome: 
     return True
 
 
-class Sweep:
-    """A sweep in a process of its own.
-
-    Args:
-        place: For its file and its folder.
-        name: Of the sweep.
-        address: Of the cluster.
-    """
-
-    def __init__(self, place: Path, name: str, address: str) -> None:
-        self.name = name
-        self.file = place / f"{name}.json"
-        self.runs_dir = place / "runs"
-        self.temporary = place / f"{name}-tmp"
-        self.folder = self.runs_dir / name
-        self._address = address
-        self.driver: subprocess.Popen[bytes]
-
-    def write(self, *, trials: int, epochs: int, workers: int, max_failures: int) -> None:
-        """The sweep's file. Every trial is the same, so that it does not matter which are hit."""
-        self.temporary.mkdir(parents=True)
-        training = {"epochs": epochs, "global_batch_size": 32, "optimizer": "adamw", "lr": 0.003}
-        content = {
-            "name": self.name,
-            "dataset": {"name": "digits"},
-            "model": {"name": "conv_resnet26_small"},
-            "training": training,
-            "trials": trials,
-            "trial_scheduler": {"name": "none"},
-            "resources": {"workers": workers, "lanes": 1, "max_failures": max_failures},
-        }
-        self.file.write_text(json.dumps(content))  # which is YAML
-
-    def start(self, *command: str) -> None:
-        """A driver, the first or one in the place of another."""
-        options = ["--address", self._address, "--runs-dir", str(self.runs_dir)]
-        self.driver = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator", *command, *options],
-            cwd=ROOT,
-            env={**os.environ, "TMPDIR": str(self.temporary)},
-            stdout=(self.temporary.parent / f"{self.name}.log").open("ab"),
-            stderr=subprocess.STDOUT,
-        )
-
-    def counts(self) -> Counter[str]:
-        """Events of the journal by kind."""
-        return Counter(event["event"] for event in self.events())
-
-    def events(self) -> list[dict[str, Any]]:
-        """Of the journal; none before it is there."""
-        from orchestrator.tracking.journal import read_events
-
-        journal = self.folder / "journal.jsonl"
-        return [event for event, _ in read_events(journal)] if journal.exists() else []
-
-    def seconds_per_epoch(self) -> float:
-        """Median of what the trials reported."""
-        times = [event["metrics"].get("epoch_time_s") for event in self.events() if event["event"] == "trial_reported"]
-        return statistics.median([seconds for seconds in times if seconds] or [1.0])
-
-    @property
-    def is_over(self) -> bool:
-        """Whether there is nothing left to disturb."""
-        return self.driver.poll() is not None or "sweep_ended" in self.counts()
-
-    def goes_on(self) -> bool:
-        """Waits for the first report; whether there is anything to disturb."""
-        until(lambda: self.counts()["trial_reported"] > 0 or self.is_over)
-        return not self.is_over
-
-    def finishes(self) -> bool:
-        """Waits for the end; whether it was a good one."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.driver.wait(PATIENCE_S * 2)
-        if self.driver.poll() is None:
-            self.driver.kill()
-            self.driver.wait()
-        return self.driver.returncode == 0
-
-    def account(self, trials: int, saves: Saves, outcome: Outcome) -> None:
-        """Adds what this sweep has lost."""
-        last_end: dict[int, str] = {}
-        again = set()
-        for event in self.events():
-            number = event.get("trial", -1)
-            if event["event"] == "trial_ended":
-                last_end[number] = event["status"]
-            elif event["event"] in ("trial_started", "trial_resumed") and last_end.get(number) == "finished":
-                again.add(number)
-        outcome.trials += trials
-        outcome.trials_lost += trials - sum(status == "finished" for status in last_end.values())
-        outcome.trials_rerun += len(again | saves.from_the_start())
-        outcome.whole_epochs_lost += saves.repeated()
-        unfinished = [*self.folder.glob("trials/*/*.partial*"), *self.folder.glob("trials/*/*.tmp*")]
-        scratch = [self.folder / "scratch"] if (self.folder / "scratch").exists() else []
-        # torch keeps a cache there for whoever comes next
-        temporary = [path for path in self.temporary.iterdir() if not path.name.startswith("torchinductor_")]
-        outcome.leaked += [str(path) for path in [*unfinished, *scratch, *temporary]]
-
-
-class Saves:
-    """Which epochs of which trial were saved, in order; follows the checkpoints while a sweep runs.
-
-    Args:
-        folder: Parent of the trials' folders.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._epochs: dict[str, list[int]] = {}
-        self.last: float | None = None
-
-    def __enter__(self) -> Saves:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def repeated(self) -> int:
-        """Epochs that were saved a second time."""
-        return sum(len(epochs) - len(set(epochs)) for epochs in self._epochs.values())
-
-    def from_the_start(self) -> set[int]:
-        """Trials that came to their first epoch a second time."""
-        return {int(name.rpartition("-")[2]) for name, epochs in self._epochs.items() if epochs.count(1) > 1}
-
-    def _follow(self) -> None:
-        from orchestrator.errors import CheckpointError
-        from orchestrator.training.checkpoint_file import read_checkpoint
-
-        seen: dict[Path, int] = {}
-        while not self._over.wait(0.02):
-            for path in self._folder.glob("*/last.pt"):
-                with contextlib.suppress(OSError, CheckpointError):  # replaced or removed this moment
-                    written = path.stat().st_mtime_ns
-                    if seen.get(path) != written:
-                        epoch = read_checkpoint(path, "cpu")["epoch"]
-                        self.last, seen[path] = time.monotonic(), written
-                        self._epochs.setdefault(path.parent.name, []).append(epoch)
+def account(sweep: DisturbedSweep, trials: int, saves: Saves, outcome: Outcome) -> None:
+    """Adds what a sweep has lost."""
+    last_end: dict[int, str] = {}
+    again = set()
+    for event in sweep.events():
+        number = event.get("trial", -1)
+        if event["event"] == "trial_ended":
+            last_end[number] = event["status"]
+        elif event["event"] in ("trial_started", "trial_resumed") and last_end.get(number) == "finished":
+            again.add(number)
+    outcome.trials += trials
+    outcome.trials_lost += trials - sum(status == "finished" for status in last_end.values())
+    outcome.trials_rerun += len(again | saves.from_the_start())
+    outcome.whole_epochs_lost += saves.repeated()
+    unfinished = [*sweep.folder.glob("trials/*/*.partial*"), *sweep.folder.glob("trials/*/*.tmp*")]
+    scratch = [sweep.folder / "scratch"] if (sweep.folder / "scratch").exists() else []
+    # torch keeps a cache there for whoever comes next
+    temporary = [path for path in sweep.temporary.iterdir() if not path.name.startswith("torchinductor_")]
+    outcome.leaked += [str(path) for path in [*unfinished, *scratch, *temporary]]
 
 
 def pids_of(name: str) -> list[int]:
@@ -400,16 +272,6 @@ def _processes() -> list[str]:
             if title.startswith("ray::") and not title.startswith(_OF_THE_CLUSTER):
                 found.append(f"process {title}")
     return found
-
-
-def until(condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> bool:
-    """Waits until something is so; whether it came to that."""
-    deadline = time.monotonic() + patience_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 if __name__ == "__main__":

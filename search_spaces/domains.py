@@ -7,6 +7,7 @@ built from Python and, through pydantic, from YAML and from `--set` on the comma
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -29,7 +30,7 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Condition = Mapping[str, Scalar | tuple[Scalar, ...]]
 
 
-class _Domain(BaseModel):
+class _Domain(BaseModel, ABC):
     """What all domains share: they are frozen, refuse unknown keys and may be conditional.
 
     Args:
@@ -40,13 +41,13 @@ class _Domain(BaseModel):
 
     when: Condition = {}
 
+    @abstractmethod
     def corners(self) -> tuple[Any, ...]:
         """The extreme values, the ones a validity rule is most likely to refuse."""
-        raise NotImplementedError
 
+    @abstractmethod
     def contains(self, value: Any) -> bool:
         """Whether the domain can draw this value; a whole number counts as a real one, a bool never as a number."""
-        raise NotImplementedError
 
     def is_active(self, values: Mapping[str, Any]) -> bool:
         """Whether the conditions hold for the values drawn so far; an absent parent means no."""

@@ -82,7 +82,7 @@ def assert_all_the_same(result: SweepResult) -> None:
     for trial in result.records:
         assert [report["epoch"] for report in trial.reports] == list(range(1, trial.epochs + 1))
     folders = [result.folder / "trials" / f"trial-{trial.number:05d}" for trial in result.records]
-    weights = [torch.load(folder / "best.pt", weights_only=False)["state_dict"] for folder in folders]
+    weights = [torch.load(folder / "best.pt", weights_only=True)["state_dict"] for folder in folders]
     for other in weights[1:]:
         assert all(torch.equal(value, other[name]) for name, value in weights[0].items())
 
@@ -148,7 +148,7 @@ def test_two_sweeps_share_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
         ends = [event for event, _ in read_events(folder) if event["event"] == "trial_ended"]
         assert [end["status"] for end in ends] == ["finished"] * 2
         bests += sorted(folder.parent.glob("trials/*/best.pt"))
-    weights = [torch.load(best, weights_only=False)["state_dict"] for best in bests]
+    weights = [torch.load(best, weights_only=True)["state_dict"] for best in bests]
     assert len(weights) == 4
     assert all(torch.equal(value, other[name]) for other in weights[1:] for name, value in weights[0].items())
     assert_nothing_left()
