@@ -14,6 +14,10 @@ from orchestrator.tracking.journal import Journal
 FILES = ("best.pt", "last.pt", "previous.pt")
 
 
+def keeping(**keep: int) -> SweepConfig:
+    return SweepConfig(name="s", dataset={"name": "digits"}, model={"name": "conv_resnet26_small"}, keep=keep)
+
+
 def begin(ledger: Ledger, folder: SweepFolder, number: int, value: float) -> None:
     """A trial that has reported once and left all its files."""
     ledger.trial_started(number, f"tune{number}", {}, {"training": {"epochs": 3}})
@@ -29,10 +33,7 @@ def left(folder: SweepFolder, number: int) -> list[str]:
 
 
 def test_the_best_the_newest_and_the_unfinished_stay(tmp_path: Path) -> None:
-    folder = SweepFolder(tmp_path / "s")
-    config = SweepConfig(
-        name="s", dataset={"name": "digits"}, model={"name": "conv_resnet26_small"}, keep={"best": 2, "last": 1}
-    )
+    folder, config = SweepFolder(tmp_path / "s"), keeping(best=2, last=1)
     with Journal(folder.journal) as journal:
         ledger = Ledger(journal)
         retention = Retention(config, folder, ledger)
@@ -53,10 +54,7 @@ def test_the_best_the_newest_and_the_unfinished_stay(tmp_path: Path) -> None:
 
 
 def test_the_best_trial_trained_to_the_end_stays_among_better_ones_stopped_early(tmp_path: Path) -> None:
-    folder = SweepFolder(tmp_path / "s")
-    config = SweepConfig(
-        name="s", dataset={"name": "digits"}, model={"name": "conv_resnet26_small"}, keep={"best": 1, "last": 0}
-    )
+    folder, config = SweepFolder(tmp_path / "s"), keeping(best=1, last=0)
     with Journal(folder.journal) as journal:
         ledger = Ledger(journal)
         for number, value in enumerate((0.5, 0.9, 0.4)):

@@ -92,10 +92,7 @@ class SweepCallback(NotPickled, Callback):
         """Ends what is still open when the sweep is over, so that no record says RUNNING for ever."""
         by_number = {asked.number: tune_id for tune_id, asked in self._searcher.asked.items()}
         for record in self._ledger.running():
-            try:
-                self._end(by_number[record.number], TrialStatus.INTERRUPTED, reason)
-            except StorageError as error:  # the ledger knows, and a resumed sweep tells the study
-                logger.warning("%s; trial %d is still running there", error, record.number)
+            self._end(by_number[record.number], TrialStatus.INTERRUPTED, reason)
 
     def _is_running(self, number: int) -> bool:
         return self._ledger.trial(number).status is TrialStatus.RUNNING
