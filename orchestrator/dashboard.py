@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -31,10 +32,13 @@ def serve(runs_dir: Path | None, *, host: str, port: int) -> None:
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
     command += ["--default-artifact-root", (folder / "artifacts").as_uri(), "--host", host, "--port", str(port)]
     print(f"MLflow at http://{host}:{port} (Ctrl-C ends it)", flush=True)  # noqa: T201
+    page = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    server = subprocess.Popen(command, env=page)  # noqa: S603
     try:
-        subprocess.run(command, check=False)  # noqa: S603
+        server.wait()
     except KeyboardInterrupt:
-        return
+        server.terminate()
+        server.wait()
 
 
 def _require_free(host: str, port: int) -> None:

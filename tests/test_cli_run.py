@@ -115,7 +115,9 @@ def test_the_dashboard_serves_the_recorded_runs(tmp_path: Path) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     page = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen([*COMMAND, "dashboard", "--runs-dir", str(tmp_path), "--port", str(port)], cwd=ROOT)
+    process = subprocess.Popen(
+        [*COMMAND, "dashboard", "--runs-dir", str(tmp_path), "--port", str(port)], cwd=ROOT, start_new_session=True
+    )
     family: list[psutil.Process] = []
     try:
         wait_for(lambda: _answers(f"{page}/health"), timeout_s=90)
@@ -129,10 +131,10 @@ def test_the_dashboard_serves_the_recorded_runs(tmp_path: Path) -> None:
             names = [experiment["name"] for experiment in json.load(answer)["experiments"]]
         assert "spatialsweep" in names
     finally:
-        for member in [psutil.Process(process.pid), *family]:
-            member.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole foreground group
         process.wait(30)
     assert process.returncode == 0
+    wait_for(lambda: not [member for member in family if member.is_running()], timeout_s=30)
 
 
 def _answers(url: str) -> bool:
