@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.lanes.hub import GROUP_LOST, LaneHub
+from orchestrator.lanes.hub import LaneHub
+from orchestrator.lanes.lane_table import GROUP_LOST
 from orchestrator.lanes.messages import Ending, Fate, Member, Next, Order, Report, Verdict
 
 COLLECTIVE_TIMEOUT_S = 0.5

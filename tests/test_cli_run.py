@@ -1,4 +1,4 @@
-"""The command line as a user meets it: success, bad input, Ctrl-C, the dashboard."""
+"""The command line as a user meets it: bad input, the dashboard."""
 
 from __future__ import annotations
 
@@ -32,12 +32,6 @@ def wait_for(condition: Callable[[], Any], timeout_s: float = 120) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"
         time.sleep(0.1)
-
-
-def run_statuses(runs_dir: Path) -> dict[str, str]:
-    client = MlflowClient(f"sqlite:///{runs_dir / 'mlflow.db'}")
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    return {run.info.run_name: run.info.status for run in client.search_runs(experiments)}
 
 
 def test_version() -> None:
@@ -76,31 +70,6 @@ def test_an_address_where_no_cluster_answers_is_a_plain_error(tmp_path: Path) ->
     assert done.returncode == 1
     assert "no Ray cluster answers at '127.0.0.1:1'" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_ctrl_c_keeps_what_is_finished_and_leaves_nothing_running(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [*COMMAND, "run", str(DIGITS), "--runs-dir", str(tmp_path), "--set", "search.model=conv_resnet26_small"],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    journal = tmp_path / "digits" / "journal.jsonl"
-    wait_for(lambda: journal.exists() and journal.read_text().count("trial_ended") >= 1)
-    family = psutil.Process(process.pid).children(recursive=True)
-    assert any("RayTrainWorker" in " ".join(child.cmdline()) for child in family)
-    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole foreground group
-    output, _ = process.communicate(timeout=120)
-
-    assert process.returncode == 130, output
-    assert "Stopping" in output
-    assert "digits: interrupted" in output
-    assert "Traceback" not in output
-    statuses = run_statuses(tmp_path)
-    assert statuses["digits"] == "KILLED"
-    assert "RUNNING" not in statuses.values()
-    assert (tmp_path / "digits" / "trials.parquet").exists()
-    wait_for(lambda: not [child for child in family if child.is_running()], timeout_s=30)
 
 
 @pytest.mark.slow

@@ -23,7 +23,8 @@ from hub_calls import (
     waiting,
 )
 
-from orchestrator.lanes.hub import GROUP_LOST, LaneHub
+from orchestrator.lanes.hub import LaneHub
+from orchestrator.lanes.lane_table import GROUP_LOST
 from orchestrator.lanes.messages import Ending, Fate, Next, Report, Verdict
 
 __all__ = ["short_waits"]  # a fixture

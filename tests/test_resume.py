@@ -77,35 +77,39 @@ class Sweep:
 def test_a_sweep_stopped_by_ctrl_c_and_by_kill_9_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path)
     first = sweep.start("run", str(sweep.file))
-    sweep.wait_for_epochs(1)
+    sweep.wait_for_epochs(EPOCHS + 1)
     assert sweep.folder.is_driven
+    family = psutil.Process(first.pid).children(recursive=True)
+    assert any("RayTrainWorker" in " ".join(child.cmdline()) for child in family)
     os.killpg(first.pid, signal.SIGINT)  # a terminal sends it to the whole foreground group
     output, _ = first.communicate(timeout=120)
     assert first.returncode == 130, output
     assert "Stopping after the epochs now running" in output
+    assert "stops: interrupted" in output
     assert "resume stops --runs-dir" in output
     assert "Traceback" not in output
+    assert (sweep.folder.path / "trials.parquet").exists()
     assert not (sweep.folder.path / "scratch").exists()
-    assert states(sweep) == {"WAITING": 1}
-    assert run_statuses(sweep) == {"stops": "KILLED", "stops/trial-00000": "KILLED"}
+    assert states(sweep) == {"COMPLETE": 1, "WAITING": 1}
+    assert run_statuses(sweep) == {"stops": "KILLED", "stops/trial-00000": "FINISHED", "stops/trial-00001": "KILLED"}
+    assert_all_end(family, within_s=30)
 
     second = sweep.start("resume", "stops")
-    sweep.wait_for_epochs(EPOCHS + 1)
+    sweep.wait_for_epochs(2 * EPOCHS + 1)
     family = psutil.Process(second.pid).children(recursive=True)
     second.kill()
     second.communicate(timeout=30)
-    _, alive = psutil.wait_procs(family, timeout=90)
-    assert [child for child in alive if child.status() != psutil.STATUS_ZOMBIE] == []
+    assert_all_end(family, within_s=90)
     assert not sweep.folder.is_driven
 
     code, output = sweep.call("resume", "stops")
     assert code == 0, output
-    assert f"{TRIALS} trials, 1 of them done before" in output
+    assert f"{TRIALS} trials, 2 of them done before" in output
     assert "stops: finished" in output
     reported = Counter((event["trial"], event["epoch"]) for event in sweep.events("trial_reported"))
     assert reported == {(trial, epoch): 1 for trial in range(TRIALS) for epoch in range(1, EPOCHS + 1)}
     assert [event["trial"] for event in sweep.events("trial_started")] == [0, 1, 2]
-    assert {event["trial"] for event in sweep.events("trial_resumed")} == {0, 1}
+    assert {event["trial"] for event in sweep.events("trial_resumed")} == {1, 2}
     assert states(sweep) == {"COMPLETE": TRIALS}
     assert set(run_statuses(sweep).values()) == {"FINISHED"}
     assert len(run_statuses(sweep)) == 1 + TRIALS
@@ -113,6 +117,11 @@ def test_a_sweep_stopped_by_ctrl_c_and_by_kill_9_ends_as_if_nothing_had_happened
     again, output = sweep.call("resume", "stops")
     assert (again, "all 3 trials are done" in output) == (0, True), output
     assert len(sweep.events("trial_started")) == TRIALS
+
+
+def assert_all_end(family: list[psutil.Process], *, within_s: float) -> None:
+    _, alive = psutil.wait_procs(family, timeout=within_s)
+    assert [child for child in alive if child.status() != psutil.STATUS_ZOMBIE] == []
 
 
 def states(sweep: Sweep) -> dict[str, int]:

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from orchestrator.lanes.lane import Lane
+from orchestrator.lanes.lane_table import LaneTable
 from orchestrator.lanes.messages import Ending, Fate, Member, Next, Order, Report, Situation, Verdict
 
 PEER_GRACE_S = 10.0
 ORPHAN_GRACE_S = 60.0
-
-GROUP_LOST = Ending(Fate.FAILED, "its worker group was lost (killed, out of memory, or host gone)")
 
 
 class LaneHub:
@@ -31,11 +28,7 @@ class LaneHub:
     """
 
     def __init__(self, max_failures: int = 0) -> None:
-        self._max_failures = max_failures
-        self._lanes: dict[int, Lane] = {}
-        self._given_up: set[int] = set()
-        self._results: dict[str, Ending] = {}
-        self._failures: Counter[str] = Counter()
+        self._table = LaneTable(max_failures)
         self._closing = False
         self._winding_down = False
         self._controllers: dict[int, Any] = {}
@@ -47,11 +40,11 @@ class LaneHub:
 
     async def new_generation(self, lane: int) -> int:
         """A number above all this lane has had. It follows this host's clock, so a restarted hub goes on upwards."""
-        return max(time.time_ns(), self._lanes[lane].generation + 1 if lane in self._lanes else 0)
+        return max(time.time_ns(), self._table.lanes[lane].generation + 1 if lane in self._table.lanes else 0)
 
     async def join(self, member: Member) -> None:
         """A rank of a new worker group says hello."""
-        self._lane_of(member)
+        self._table.lane_of(member)
         await self._tell()
 
     async def next_order(self, member: Member, left: str | None = None) -> Order | None:
@@ -61,24 +54,25 @@ class LaneHub:
             member: The calling rank.
             left: Trial the rank has left last; it is not handed out again while a peer is still leaving it.
         """
-        lane = self._lane_of(member)
-        if not self._over(member):
+        lane = self._table.lane_of(member)
+        if not self._is_over_for(member):
             lane.wait(member.rank, left)
         await self._tell()
         await self._until(
             lambda: (
-                self._over(member) or (lane.order is not None and lane.waiting.get(member.rank) != lane.order.trial_id)
+                self._is_over_for(member)
+                or (lane.order is not None and lane.waiting.get(member.rank) != lane.order.trial_id)
             )
         )
-        if self._over(member):
+        if self._is_over_for(member):
             return None
         lane.waiting.pop(member.rank, None)
         return lane.order
 
     async def begin(self, member: Member, order: Order) -> None:
         """A rank has an order in its hands; from now on the loss of its group is a failure of the trial."""
-        lane = self._lane_of(member)
-        if not self._is_history(member) and lane.serves(order):
+        lane = self._table.lane_of(member)
+        if not self._table.is_history(member) and lane.serves(order):
             lane.begun = True
 
     async def report(self, member: Member, order: Order, report: Report) -> Verdict:
@@ -88,14 +82,14 @@ class LaneHub:
         wake one after another could else disagree, and one would hang in a collective. Only where a peer has left
         the trial is there nothing to go on with.
         """
-        lane = self._lane_of(member)
-        if self._is_history(member) or not self._learn(lane, order):
+        lane = self._table.lane_of(member)
+        if self._table.is_history(member) or not self._table.learn(lane, order):
             return Verdict.STOP
         lane.reports[member.rank] = report
         await self._tell()
 
         def gone() -> bool:
-            return self._is_history(member) or not lane.serves(order) or bool(lane.departed(order))
+            return self._table.is_history(member) or not lane.serves(order) or bool(lane.departed(order))
 
         def decided() -> bool:
             return gone() or self._closing or lane.released or lane.acknowledged >= report.epoch
@@ -114,17 +108,17 @@ class LaneHub:
         A rank that fails alone leaves its peers hanging in a collective. They get a grace period; then the attempt is
         over and the group is given up. A rank that only lost its peer costs the trial nothing.
         """
-        lane = self._lane_of(member)
-        if not self._is_history(member) and (ending.poisoned or ending.fate in (Fate.PEER_LOST, Fate.MOVED)):
+        lane = self._table.lane_of(member)
+        if not self._table.is_history(member) and (ending.poisoned or ending.fate in (Fate.PEER_LOST, Fate.MOVED)):
             lane.broken = True
             lane.excused = lane.excused or ending.fate is Fate.MOVED
-        if not self._over(member) and not lane.judged and self._learn(lane, order):
+        if not self._is_over_for(member) and not lane.judged and self._table.learn(lane, order):
             attempt = lane.attempt
             lane.endings[member.rank] = ending
             await self._tell()
 
             def settled() -> bool:
-                elsewhere = self._over(member) or not lane.serves(order)
+                elsewhere = self._is_over_for(member) or not lane.serves(order)
                 return elsewhere or lane.judged or lane.attempt != attempt
 
             await self._until(
@@ -133,7 +127,7 @@ class LaneHub:
             )
             # The group may have been replaced meanwhile, and the trial be in the hands of the next one.
             if not settled():
-                self._conclude(lane, order)
+                self._table.conclude(lane, order)
                 await self._tell()
         return Next.LEAVE if lane.broken else Next.STAY
 
@@ -147,19 +141,21 @@ class LaneHub:
         """
         self._asking += 1
         try:
-            await self._until(lambda: self._settled(order) or self._winding_down or self._lane_for(order) is not None)
+            await self._until(
+                lambda: self._is_settled(order) or self._winding_down or self._table.lane_for(order) is not None
+            )
         finally:
             self._asking -= 1
-        if order.trial_id in self._results:
+        if order.trial_id in self._table.results:
             return 0  # ended while it waited: `next_event` tells how, whatever the lane
-        if self._winding_down and self._serving(order) is None:
+        if self._winding_down and self._table.serving(order) is None:
             return None
-        lane = self._lane_for(order)
+        lane = self._table.lane_for(order)
         if self._closing or lane is None:
             return None
-        if self._lanes[lane].order is None:
-            self._lanes[lane].assign(order, claimed=True)
-        self._lanes[lane].claimed = True
+        if self._table.lanes[lane].order is None:
+            self._table.lanes[lane].assign(order, claimed=True)
+        self._table.lanes[lane].claimed = True
         await self._tell()
         return lane
 
@@ -168,32 +164,36 @@ class LaneHub:
 
         A trial whose lane has lost its worker group, or was given up, is moved to the first lane that is ready.
         """
-        if not self._settled(order) and self._serving(order) is None and lane not in self._given_up:
-            row = self._lanes.setdefault(lane, Lane())
+        if not self._is_settled(order) and self._table.serving(order) is None and lane not in self._table.given_up:
+            row = self._table.lanes.setdefault(lane, Lane())
             if row.order is None:
                 row.assign(order, claimed=True)  # a restarted hub learns here what was leased
             else:
                 await self.lease(order)  # a restarted hub has given the lane away before it learnt that
-        serving = self._serving(order)
+        serving = self._table.serving(order)
         if self._winding_down and (serving is None or serving.acknowledged < max(after, 1)):
-            return self._results.get(order.trial_id) or Ending(Fate.INTERRUPTED)
+            return self._table.results.get(order.trial_id) or Ending(Fate.INTERRUPTED)
         if serving is not None and not serving.released and not self._closing:
             serving.claimed, serving.acknowledged = True, max(serving.acknowledged, after)
         await self._tell()
 
         def happened() -> bool:
-            over = self._settled(order) or (self._winding_down and self._homeless(order))
-            return over or self._fresh_report(order, after) is not None
+            over = self._is_settled(order) or (self._winding_down and self._table.is_homeless(order))
+            return over or self._table.fresh_report(order, after) is not None
 
         while not happened():
-            await self._until(lambda: happened() or self._refuge(order) is not None)
-            refuge = self._refuge(order)
+            await self._until(lambda: happened() or self._table.refuge(order) is not None)
+            refuge = self._table.refuge(order)
             if not happened() and refuge is not None:
-                self._move(order, refuge, after)
+                self._table.move(order, refuge, after)
                 await self._tell()
         if self._closing:
             return Ending(Fate.INTERRUPTED)
-        return self._results.get(order.trial_id) or self._fresh_report(order, after) or Ending(Fate.INTERRUPTED)
+        return (
+            self._table.results.get(order.trial_id)
+            or self._table.fresh_report(order, after)
+            or Ending(Fate.INTERRUPTED)
+        )
 
     async def yield_lane(self, trial_id: str, *, forced: bool) -> bool:
         """Takes a trial off its lane, at a report, to be leased again; nothing happens where no other trial waits.
@@ -209,7 +209,7 @@ class LaneHub:
             return False
 
         def has_left() -> bool:
-            serving = [lane for lane in self._lanes.values() if lane.order and lane.order.trial_id == trial_id]
+            serving = [lane for lane in self._table.lanes.values() if lane.order and lane.order.trial_id == trial_id]
             for lane in serving:
                 lane.released = True
             return self._closing or not serving
@@ -217,16 +217,16 @@ class LaneHub:
         if not has_left():
             await self._tell()
             await self._until(has_left)
-        ending = self._results.get(trial_id)
+        ending = self._table.results.get(trial_id)
         if trial_id not in self._dismissed and ending is not None and ending.fate is Fate.STOPPED:
-            del self._results[trial_id]
+            del self._table.results[trial_id]
         return True
 
     async def release(self, trial_id: str) -> None:
         """The trial needs its lane no more: its ranks are stopped at their next report."""
         self._dismissed.add(trial_id)
-        self._results.setdefault(trial_id, Ending(Fate.STOPPED))  # so that no late call revives it
-        for lane in self._lanes.values():
+        self._table.results.setdefault(trial_id, Ending(Fate.STOPPED))  # so that no late call revives it
+        for lane in self._table.lanes.values():
             if lane.order is not None and lane.order.trial_id == trial_id:
                 lane.released = True
                 if lane.all_wait or lane.down:
@@ -241,28 +241,28 @@ class LaneHub:
 
     async def group_lost(self, lane: int) -> None:
         """A lane's worker group is gone, and its controller sees to the next."""
-        row = self._lanes.get(lane)
+        row = self._table.lanes.get(lane)
         if row is not None:
             row.down = True
-            self._judge_loss(row)
+            self._table.judge_loss(row)
         await self._tell()
 
     async def excuse(self, lane: int) -> None:
         """The loss of the lane's present worker group, now or soon, is no failure: preemption, or another size."""
-        if lane in self._lanes:
-            self._lanes[lane].excused = True
+        if lane in self._table.lanes:
+            self._table.lanes[lane].excused = True
 
     async def abandon(self, lane: int) -> None:
         """The driver has given a lane up; a trial on it goes on elsewhere."""
-        self._given_up.add(lane)
-        row = self._lanes.pop(lane, None)
+        self._table.given_up.add(lane)
+        row = self._table.lanes.pop(lane, None)
         if row is not None:
-            self._judge_loss(row)
+            self._table.judge_loss(row)
         await self._tell()
 
     async def ending(self, trial_id: str) -> Ending | None:
         """How a trial left its lane; None while it runs, or when it never had one."""
-        return self._results.get(trial_id)
+        return self._table.results.get(trial_id)
 
     async def is_ending(self) -> bool:
         """Whether no trial is to begin another epoch."""
@@ -280,108 +280,20 @@ class LaneHub:
 
     async def situation(self) -> Situation:
         """Which lanes have a worker group, and what the driver keeps a copy of."""
-        alive = frozenset(index for index, lane in self._lanes.items() if lane.alive)
+        alive = frozenset(index for index, lane in self._table.lanes.items() if lane.alive)
         return Situation(alive, dict(self._controllers))
 
     async def generation(self, lane: int) -> int:
         """The newest generation of a lane that said hello; -1 before the first."""
-        return self._lanes[lane].generation if lane in self._lanes else -1
+        return self._table.lanes[lane].generation if lane in self._table.lanes else -1
 
-    # Tables
+    # Waiting
 
-    def _lane_of(self, member: Member) -> Lane:
-        if member.lane in self._given_up:
-            return Lane()
-        lane = self._lanes.setdefault(member.lane, Lane())
-        if member.generation > lane.generation:
-            if lane.generation >= 0:
-                self._judge_loss(lane)
-            lane.begin_generation(member)
-        return lane
+    def _is_over_for(self, member: Member) -> bool:
+        return self._closing or self._table.is_history(member)
 
-    def _judge_loss(self, lane: Lane) -> None:
-        """A worker group is gone: a failure of the trial it was training, unless that is settled or excused."""
-        if lane.order is not None:
-            if lane.begun and not lane.judged and not lane.excused:
-                self._count_failure(lane, lane.order, GROUP_LOST)
-            elif lane.released or lane.order.trial_id in self._results:
-                lane.clear()
-        lane.judged = True
-
-    def _count_failure(self, lane: Lane, order: Order, failure: Ending) -> None:
-        """The trial keeps its lane for another attempt, or has failed."""
-        self._failures[order.trial_id] += 1
-        attempts = self._failures[order.trial_id]
-        if failure.final or attempts > self._max_failures:
-            reason = failure.reason if attempts == 1 else f"attempt {attempts}: {failure.reason}"
-            self._results.setdefault(order.trial_id, replace(failure, reason=reason))
-        if lane.released or order.trial_id in self._results:
-            lane.clear()
-
-    def _is_history(self, member: Member) -> bool:
-        lane = self._lanes.get(member.lane)
-        return lane is None or member.generation < lane.generation
-
-    def _over(self, member: Member) -> bool:
-        return self._closing or self._is_history(member)
-
-    def _settled(self, order: Order) -> bool:
-        return self._closing or order.trial_id in self._results
-
-    def _learn(self, lane: Lane, order: Order) -> bool:
-        """Whether the lane serves the order; a restarted hub learns from its ranks what a lane is doing."""
-        if lane.order is None and order.trial_id not in self._results and self._serving(order) is None:
-            lane.assign(order, claimed=False)
-            lane.begun = True
-        return lane.serves(order)
-
-    def _serving(self, order: Order) -> Lane | None:
-        return next((lane for lane in self._lanes.values() if lane.serves(order)), None)
-
-    def _ready_lane(self) -> int | None:
-        return next((index for index, lane in sorted(self._lanes.items()) if lane.ready), None)
-
-    def _lane_for(self, order: Order) -> int | None:
-        serving = next((index for index, lane in self._lanes.items() if lane.serves(order)), None)
-        return serving if serving is not None else self._ready_lane()
-
-    def _homeless(self, order: Order) -> bool:
-        serving = self._serving(order)
-        return serving is None or serving.down
-
-    def _refuge(self, order: Order) -> int | None:
-        """A ready lane for a trial that has none, or none with a worker group."""
-        return self._ready_lane() if self._homeless(order) else None
-
-    def _move(self, order: Order, refuge: int, after: int) -> None:
-        serving = self._serving(order)
-        if serving is not None:
-            serving.clear()
-        self._lanes[refuge].assign(order, claimed=True, acknowledged=after)
-
-    def _fresh_report(self, order: Order, after: int) -> Report | None:
-        for index, lane in self._lanes.items():
-            report = lane.newest_report if lane.serves(order) else None
-            if report is not None and report.epoch > after:
-                return replace(report, lane=index)
-        return None
-
-    def _conclude(self, lane: Lane, order: Order) -> None:
-        """Derives the end of an attempt from its ranks' ends."""
-        endings = list(lane.endings.values())
-        lane.broken = lane.broken or len(lane.departed(order)) < lane.world_size
-        failures = [end for end in endings if end.fate is Fate.FAILED]
-        if failures:
-            lane.judged = lane.broken
-            self._count_failure(lane, order, failures[0])
-            if not lane.broken and lane.serves(order):
-                lane.begin_again()
-        elif not lane.broken:
-            self._results.setdefault(order.trial_id, endings[0])
-            lane.clear()
-        elif lane.released:
-            lane.clear()
-        # A trial that only lost its group stays with the lane and goes on in its next generation.
+    def _is_settled(self, order: Order) -> bool:
+        return self._closing or order.trial_id in self._table.results
 
     async def _tell(self) -> None:
         async with self._changed:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 
@@ -22,15 +23,17 @@ RESIZE_INTERVAL_S = 60.0
 
 
 class _LaneTrainer(TorchTrainer):
-    """Without Train's cleaner of placement groups.
+    """Without two of Train's helpers.
 
-    The cleaner is a detached actor that asks Ray's dashboard whether the controller lives; where there is no dashboard
-    it outlives the sweep. The driver removes what a killed controller leaves, and Ray what a killed driver leaves.
+    The cleaner of placement groups is a detached actor that asks Ray's dashboard whether the controller lives; where
+    there is no dashboard it outlives the sweep. The driver removes what a killed controller leaves, and Ray what a
+    killed driver leaves. The manager of Ray datasets is a process of its own, started beside the workers; we have none.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # Train's second version has it
-        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+        unwanted = (PlacementGroupCleanerCallback, DatasetsCallback)
+        return [callback for callback in callbacks if not isinstance(callback, unwanted)]
 
 
 @dataclass(frozen=True)
