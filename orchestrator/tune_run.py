@@ -109,7 +109,9 @@ class TuneRun:
             self.failure = error
 
     def _tuner(self) -> tune.Tuner:
-        trainable = tune.with_parameters(TrialClient, hub=self._hub, trials_folder=str(self._folder.trials))
+        trainable = tune.with_parameters(
+            TrialClient, hub=self._hub, trials_folder=str(self._folder.trials), metric=self._config.objective.metric
+        )
         placement = tune.PlacementGroupFactory([_HEAD_SHARE])
         return tune.Tuner(
             tune.with_resources(trainable, placement),

@@ -88,7 +88,7 @@ def test_trials_take_turns_and_the_poorest_goes_on_from_another(tmp_path: Path, 
     def follow(trial: Any) -> None:
         client = object.__new__(TrialClient)
         client._trial_info = SimpleNamespace(trial_id=trial.trial_id)
-        client.setup(trial.config, hub=hub, trials_folder=str(folder.trials))
+        client.setup(trial.config, hub=hub, trials_folder=str(folder.trials), metric="val/top1")
         result: dict[str, Any] = {}
         while not result.get("done"):
             trial.go.acquire()
@@ -113,7 +113,7 @@ def test_trials_take_turns_and_the_poorest_goes_on_from_another(tmp_path: Path, 
             order.append((number, result[EPOCH]))
             done = result["done"]
             (scheduler.on_trial_complete if done else scheduler.on_trial_result)(None, trial, result)
-            ledger.trial_reported(number, result[EPOCH], result[REPORTED])
+            ledger.trial_reported(number, result[EPOCH], dict(result[REPORTED]))
             if done:
                 ledger.trial_ended(number, TrialStatus.FINISHED)
                 hub.release.remote(trial.trial_id)

@@ -40,7 +40,7 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: Sequence[An
     made = object.__new__(TrialClient)
     made._trial_info = SimpleNamespace(trial_id="t7")
     config = {"number": 7, "training": {"epochs": 4, "lr": 0.1}}
-    made.setup({TRIAL: config, EPOCHS_DONE: 0}, hub=hub, trials_folder=str(tmp_path))
+    made.setup({TRIAL: config, EPOCHS_DONE: 0}, hub=hub, trials_folder=str(tmp_path), metric="val/top1")
     return made, hub
 
 

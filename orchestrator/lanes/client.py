@@ -28,22 +28,24 @@ class TrialClient(Trainable):
 
     Tune's configuration holds the trial under `trial`, and under `epochs_done` how many of its epochs an earlier
     session of the sweep has heard of; one that the lane repeats is not passed on. A step is one epoch: it returns the
-    metrics of the next report and, by asking for it, lets the lane go on. A trial that diverged or failed ends like any
+    next report, whole under `reported`, and, by asking for it, lets the lane go on. A trial that diverged or failed ends like any
     other, with its fate under `ended`, so that an error means one thing to Tune: this actor has died, and another is to
     take its place. The driver releases the lane when Tune has ended the trial, so an actor that is kept for the next
     trial needs to do nothing in between.
     """
 
-    def setup(self, config: Mapping[str, Any], hub: Any = None, trials_folder: str = "") -> None:
+    def setup(self, config: Mapping[str, Any], hub: Any = None, trials_folder: str = "", metric: str = "") -> None:
         """Keeps what every trial of this actor needs.
 
         Args:
             config: Tune's configuration of the trial.
             hub: Handle of the hub.
             trials_folder: Parent of the trials' folders.
+            metric: What Tune and its scheduler decide by.
         """
         self._hub = hub
         self._trials_folder = Path(trials_folder)
+        self._metric = metric
         self.reset_config(config)
 
     def reset_config(self, new_config: Mapping[str, Any]) -> bool:
@@ -74,8 +76,8 @@ class TrialClient(Trainable):
             return self._ended(event.fate)
         self._epoch, self._lane = event.epoch, event.lane
         return {
-            **event.metrics,
-            REPORTED: dict(event.metrics),
+            **{name: value for name, value in event.metrics.items() if name == self._metric},
+            REPORTED: tuple(event.metrics.items()),  # of a dict, Tune would keep statistics of every number
             EPOCH: event.epoch,
             HELD: self._held_s + time.monotonic() - self._leased,
             "done": event.epoch >= self._trial["training"]["epochs"],

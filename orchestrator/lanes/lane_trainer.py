@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
@@ -59,6 +60,7 @@ def run_lane(setting: LaneSetting, place: LanePlace) -> None:
         ray.exceptions.RayActorError: The controller died.
     """
     resources = place.resources
+    get_or_create_autoscaling_coordinator()  # starts beside the controller, which would wait for it
     _LaneTrainer(
         lane_loop,
         train_loop_config={"lane": setting},

@@ -61,7 +61,7 @@ class SweepCallback(NotPickled, Callback):
             record = self._ledger.trial(asked.number)
             if ENDED in result or record.status is not TrialStatus.RUNNING or result[EPOCH] <= record.epochs:
                 return  # a Tune actor in the place of one that died repeats the last epoch
-            metrics = result[REPORTED]
+            metrics = dict(result[REPORTED])
             self._ledger.trial_reported(asked.number, result[EPOCH], metrics, result[HELD])
             note_report(self._study, asked, result[EPOCH], metrics, self._aims)
 
