@@ -40,13 +40,13 @@ def tell_sweep(
     Returns:
         The folder of the sweep.
     """
-    settings = load_sweep({**PLAN, "name": name, **config})
+    settings = load_sweep({**PLAN, "trials": max(PLAN["trials"], len(trials)), "name": name, **config})
     with Journal(runs_dir / name / "journal.jsonl") as journal:
         ledger = Ledger(journal)
         ledger.sweep_started(name, settings.model_dump(mode="json"), {"git.revision": "abc"}, {})
         ledger.lanes_planned(lanes=1, workers=2, cpus_per_worker=1.0, gpus_per_worker=0.0)
         for number, (status, values) in enumerate(trials):
-            params = {"lr": 0.001 * (number + 1)}
+            params = {"lr": 0.001 * (number % 9 + 1) + 1e-6 * (number // 9)}
             trial = resolve_trial(settings, number, params).model_dump(mode="json")
             ledger.trial_started(number, f"tune{number}", params, trial)
             for epoch, value in enumerate(values, start=1):

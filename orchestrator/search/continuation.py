@@ -7,8 +7,6 @@ out again, with the same number and the same parameters, before it proposes anyt
 
 from __future__ import annotations
 
-import math
-
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
@@ -16,8 +14,8 @@ from orchestrator.config.schema import SweepConfig
 from orchestrator.errors import ResumeError
 from orchestrator.ledger import Ledger, RejectedTrial, TrialRecord, TrialStatus
 from orchestrator.objectives import Aims
+from orchestrator.search.frozen_trials import curve, frozen_trial, notes
 from orchestrator.search.learnable import REJECTED
-from orchestrator.search.samplers import OUTCOME
 from orchestrator.search.scores import note_constraints
 from orchestrator.search.verdict import verdict
 
@@ -57,17 +55,16 @@ def _bring_up_to_date(study: optuna.Study, trial: FrozenTrial, ledger: Ledger, c
     if not ledger.knows(trial.number):  # asked, and the driver died before it could say so
         set_waiting(study, trial)
         return
-    record = ledger.trial(trial.number)
-    for epoch, value in _curve(record, config).items():
+    record, aims = ledger.trial(trial.number), Aims.of(config)
+    for epoch, value in curve(record, aims).items():
         if epoch not in trial.intermediate_values and len(study.directions) == 1:
             study._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
     if not record.is_over:
         set_waiting(study, trial)
         return
-    aims = Aims.of(config)
     state, values = verdict(record, aims)
     note_constraints(study, trial, record, aims)
-    for name, text in _notes(record).items():
+    for name, text in notes(record).items():
         study._storage.set_trial_user_attr(trial._trial_id, name, text)
     study.tell(trial.number, values=values, state=state)
 
@@ -79,40 +76,14 @@ def _rebuild(study: optuna.Study, record: TrialRecord | RejectedTrial, config: S
             f"the Optuna study '{study.study_name}' has {known} trials, the journal tells of trial {record.number} but "
             "not of those between: the database is not the one this sweep was begun with"
         )
-    params = optuna.trial.FixedTrial(dict(record.params))
-    config.space.sample(params)
     if isinstance(record, RejectedTrial):
+        params = optuna.trial.FixedTrial(dict(record.params))
+        config.space.sample(params)
         attrs = {REJECTED: f"{record.rule}: {record.reason}"}
         made = optuna.trial.create_trial(
             state=TrialState.FAIL, params=params.params, distributions=params.distributions, user_attrs=attrs
         )
         study.add_trial(made)
         return known + 1
-    aims = Aims.of(config)
-    state, values = verdict(record, aims)
-    study.add_trial(
-        optuna.trial.create_trial(
-            state=state,
-            values=values,
-            params=params.params,
-            distributions=params.distributions,
-            intermediate_values=_curve(record, config) if len(aims.objectives) == 1 else {},
-            user_attrs=_notes(record),
-            constraints=aims.violations(record) if state.is_finished() else {},
-        )
-    )
+    study.add_trial(frozen_trial(record, config.space, Aims.of(config)))
     return known + 1
-
-
-def _notes(record: TrialRecord) -> dict[str, str]:
-    notes = {"tune_trial": record.tune_id}
-    if record.is_over:
-        notes |= {OUTCOME: str(record.status), **({"reason": record.reason} if record.reason else {})}
-    return notes
-
-
-def _curve(record: TrialRecord, config: SweepConfig) -> dict[int, float]:
-    """The objective by epoch, where it is a number."""
-    metric = config.objective.metric
-    found = {int(report["epoch"]): report.get(metric, math.nan) for report in record.reports}
-    return {epoch: value for epoch, value in found.items() if math.isfinite(value)}

@@ -19,7 +19,7 @@ from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import CheckpointError, TrackingError
-from orchestrator.tracking.addresses import without_password
+from orchestrator.tracking.addresses import SQLITE, without_password
 from orchestrator.tracking.flat_settings import flatten
 from orchestrator.tracking.journal_follower import JournalFollower
 
@@ -335,6 +335,35 @@ def sweep_runs(uid: str, tracking_uri: str) -> list[str]:
     except MlflowException as error:
         raise TrackingError(f"MLflow at {without_password(tracking_uri)} does not list its runs: {error}") from None
     return runs
+
+
+def store_beside_results(path: Path, uid: str, tracking_uri: str) -> str:
+    """Adds a file to the artifacts of a sweep's run, under `results`; one of its name is replaced.
+
+    Args:
+        path: The file.
+        uid: Of the sweep.
+        tracking_uri: Where the sweep is recorded.
+
+    Returns:
+        Id of the run.
+
+    Raises:
+        TrackingError: The server does not answer, or has no run of this sweep.
+    """
+    shown, database = without_password(tracking_uri), tracking_uri.partition(SQLITE)[2]
+    if database and not Path(database).exists():  # MLflow would make one
+        raise TrackingError(f"there is no {shown}")
+    try:
+        client = MlflowClient(tracking_uri)
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        found = client.search_runs(experiments, f"tags.`{_KEY}` = '{uid}'", max_results=1)
+        if not found:
+            raise TrackingError(f"MLflow at {shown} has no run of this sweep; `spatialsweep sync` sends it")
+        client.log_artifact(found[0].info.run_id, str(path), "results")
+    except (MlflowException, OSError) as error:
+        raise TrackingError(f"MLflow at {shown} takes no file: {error}") from None
+    return str(found[0].info.run_id)
 
 
 def delete_runs(runs: Iterable[str], tracking_uri: str) -> None:

@@ -1,0 +1,131 @@
+"""Learning curves of all trials of a sweep, those that were stopped or failed marked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from orchestrator.ledger import TrialRecord, TrialStatus
+from orchestrator.objectives import Aims
+from orchestrator.report.figures import ACCENT, BAD, FAINT, PALE, Chart, as_chart, figure, log_ticks, thinned
+
+MOST_CURVES = 200
+_MOST_POINTS = 150
+_ALWAYS_DRAWN = 20
+_LOSSES = ("val/loss", "train/loss")
+_WIDE = 20.0
+
+# Name, which trials, colour, width, mark at the end of a curve.
+_GROUPS: tuple[tuple[str, tuple[TrialStatus, ...], str, float, str | None], ...] = (
+    ("stopped early", (TrialStatus.PRUNED,), FAINT, 1.2, "circle-open"),
+    ("interrupted or running", (TrialStatus.INTERRUPTED, TrialStatus.RUNNING), FAINT, 1.2, "triangle-right-open"),
+    ("failed or diverged", (TrialStatus.FAILED, TrialStatus.DIVERGED), BAD, 1.5, "x"),
+    ("trained to the end", (TrialStatus.FINISHED,), PALE, 1.6, None),
+)
+
+
+def curve_charts(records: Sequence[TrialRecord], aims: Aims, best: int | None) -> list[Chart]:
+    """Of the first objective, and of a loss beside it.
+
+    Args:
+        records: Every trial.
+        aims: Of the sweep.
+        best: Number of the best trial.
+    """
+    objective = aims.objectives[0].metric
+    told = {metric for record in records for report in record.reports for metric in report}
+    metrics = [objective, *[loss for loss in _LOSSES if loss in told and loss != objective][:1]]
+    drawn = _drawn(records, aims)
+    return [chart for metric in metrics if (chart := _chart(drawn, metric, best)) is not None]
+
+
+def left_out(records: Sequence[TrialRecord]) -> int:
+    """Trials whose curves are not drawn, so that the page stays quick."""
+    return max(0, sum(bool(record.reports) for record in records) - MOST_CURVES)
+
+
+def _drawn(records: Sequence[TrialRecord], aims: Aims) -> list[TrialRecord]:
+    """The best trials, those that failed, and as many others, evenly spread, as there is room for."""
+    told = sorted((record for record in records if record.reports), key=aims.rank)
+    if len(told) <= MOST_CURVES:
+        return told
+    failed = [record for record in told[_ALWAYS_DRAWN:] if record.status in (TrialStatus.FAILED, TrialStatus.DIVERGED)]
+    chosen = [*told[:_ALWAYS_DRAWN], *thinned(failed, MOST_CURVES // 4)]
+    taken = {record.number for record in chosen}
+    others = [record for record in told if record.number not in taken]
+    return [*chosen, *thinned(others, MOST_CURVES - len(chosen))]
+
+
+def _chart(records: Sequence[TrialRecord], metric: str, best: int | None) -> Chart | None:
+    traces: list[go.Scatter] = []
+    for name, statuses, colour, width, mark in _GROUPS:
+        group = [record for record in records if record.status in statuses and record.number != best]
+        traces += _group_traces(group, metric, name, colour=colour, width=width, mark=mark)
+    chosen = [record for record in records if record.number == best]
+    traces += _group_traces(chosen, metric, "best", colour=ACCENT, width=3.0)
+    if not traces:
+        return None
+    drawn = figure(*traces, hovermode="closest")
+    drawn.update_xaxes(title_text="epoch", rangemode="tozero", showgrid=False)
+    drawn.update_yaxes(title_text=metric)
+    values = [value for record in records for _, value in _known(record, metric)]
+    if metric in _LOSSES and min(values) > 0 and max(values) > _WIDE * min(values):
+        drawn.update_yaxes(log_ticks(values))
+    return as_chart(drawn, f"{metric} by epoch, a line per trial", height_px=400, legend=True)
+
+
+def _group_traces(
+    records: Sequence[TrialRecord], metric: str, name: str, *, colour: str, width: float, mark: str | None = None
+) -> list[go.Scatter]:
+    """All curves of a kind as one trace, with gaps between them; their ends as another."""
+    epochs: list[Any] = []
+    values: list[Any] = []
+    numbers: list[Any] = []
+    ends: list[tuple[int, float, int]] = []
+    for record in records:
+        points = [(int(report["epoch"]), value) for report, value in _known(record, metric)]
+        if not points:
+            continue
+        ends.append((*points[-1], record.number))
+        for epoch, value in thinned(points, _MOST_POINTS):
+            epochs.append(epoch)
+            values.append(float(f"{value:.5g}"))
+            numbers.append(record.number)
+        epochs.append(None)
+        values.append(None)
+        numbers.append(None)
+    if not epochs:
+        return []
+    hover = "trial %{customdata} · epoch %{x}<br>" + metric + " %{y:.4g}<extra>" + name + "</extra>"
+    single = len(epochs) == 2
+    line = go.Scatter(
+        x=epochs,
+        y=values,
+        customdata=numbers,
+        name=name if name != "best" else f"best: trial {ends[0][2]}",
+        mode="lines+markers" if single or name == "best" else "lines",
+        line={"color": colour, "width": width},
+        marker={"size": 5, "color": colour},
+        opacity=0.55 if len(ends) > 30 and name != "best" else 0.9,
+        hovertemplate=hover,
+    )
+    if mark is None:
+        return [line]
+    last = go.Scatter(
+        x=[epoch for epoch, _, _ in ends],
+        y=[value for _, value, _ in ends],
+        customdata=[number for _, _, number in ends],
+        mode="markers",
+        marker={"symbol": mark, "size": 7, "color": colour, "line": {"width": 1.5, "color": colour}},
+        showlegend=False,
+        hovertemplate=hover,
+    )
+    return [line, last]
+
+
+def _known(record: TrialRecord, metric: str) -> Iterable[tuple[dict[str, float], float]]:
+    """Reports in which the metric is a number."""
+    return ((report, report[metric]) for report in record.reports if math.isfinite(report.get(metric, math.nan)))

@@ -1,0 +1,134 @@
+"""Which trial trained on which lane and when, read from the journal, with the time in which no driver ran cut out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.spending import SESSION_STARTS
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A trial on a lane.
+
+    Args:
+        trial: Its number.
+        lane: Index of the lane.
+        start_s: Seconds since the sweep began, without the time between its sessions.
+        end_s: Likewise.
+    """
+
+    trial: int
+    lane: int
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class LaneTimes:
+    """What the lanes of a sweep did.
+
+    Args:
+        stretches: In order of their starts.
+        lanes: How many there were.
+        lanes_known: Whether the journal names the lanes; those of older sweeps are inferred.
+        total_s: Time its drivers ran.
+        session_starts: Where on that clock a new session began, the first left out.
+    """
+
+    stretches: Sequence[Stretch]
+    lanes: int
+    lanes_known: bool
+    total_s: float
+    session_starts: Sequence[float]
+
+    @property
+    def busy_share(self) -> float:
+        """Share of the lanes' time in which they held a trial."""
+        busy = sum(stretch.end_s - stretch.start_s for stretch in self.stretches)
+        return min(1.0, busy / (self.total_s * self.lanes)) if self.total_s and self.lanes else 0.0
+
+
+@dataclass
+class _Attempt:
+    """A trial that one session handed out."""
+
+    trial: int
+    start: float
+    lane: int | None = None
+    reports: int = 0
+
+
+@dataclass
+class _Reader:
+    clock_s: float = 0.0
+    last: float | None = None
+    sessions: list[float] = field(default_factory=list)
+    open: dict[int, _Attempt] = field(default_factory=dict)
+    closed: list[tuple[int, int | None, float, float]] = field(default_factory=list)
+
+    def take(self, event: Mapping[str, Any]) -> None:
+        kind = event["event"]
+        if kind in SESSION_STARTS:
+            self._close_all()
+            self.last = event["time"]
+            self.sessions.append(self.clock_s)
+            return
+        self.clock_s += max(0.0, event["time"] - (self.last if self.last is not None else event["time"]))
+        self.last = event["time"]
+        if kind in ("trial_started", "trial_resumed"):
+            self.open[event["trial"]] = _Attempt(event["trial"], self.clock_s)
+        elif kind == "trial_reported" and event["trial"] in self.open:
+            self._report(self.open[event["trial"]], event)
+        elif kind == "trial_ended":
+            self._close(event["trial"])
+
+    def _report(self, attempt: _Attempt, event: Mapping[str, Any]) -> None:
+        lane, attempt.reports = event.get("lane"), attempt.reports + 1
+        if attempt.reports == 1 and "held_s" in event:
+            attempt.start = max(attempt.start, self.clock_s - float(event["held_s"]))
+        if attempt.lane is not None and lane != attempt.lane:
+            self.closed.append((attempt.trial, attempt.lane, attempt.start, self.clock_s))
+            attempt.start = self.clock_s
+        attempt.lane = lane
+
+    def _close(self, trial: int) -> None:
+        attempt = self.open.pop(trial, None)
+        if attempt is not None:
+            self.closed.append((trial, attempt.lane, attempt.start, self.clock_s))
+
+    def _close_all(self) -> None:
+        for trial in list(self.open):
+            self._close(trial)
+
+
+def lane_times(events: Iterable[Mapping[str, Any]]) -> LaneTimes:
+    """Follows a journal from its beginning to its end.
+
+    Args:
+        events: Of the journal, in order.
+    """
+    reader = _Reader()
+    for event in events:
+        reader.take(event)
+    reader._close_all()
+    stretches = sorted(reader.closed, key=lambda row: (row[2], row[0]))
+    known = any(lane is not None for _, lane, _, _ in stretches)
+    placed = _placed(stretches)
+    lanes = max((stretch.lane for stretch in placed), default=-1) + 1
+    return LaneTimes(placed, lanes, known, reader.clock_s, reader.sessions[1:])
+
+
+def _placed(stretches: Sequence[tuple[int, int | None, float, float]]) -> list[Stretch]:
+    """Gives a stretch of unknown lane the free lane that was busy last."""
+    free_from: dict[int, float] = {}
+    placed = []
+    for trial, named, start, end in stretches:
+        idle = [index for index, since in free_from.items() if since <= start]
+        inferred = max(idle, key=lambda index: free_from[index], default=len(free_from))
+        lane = inferred if named is None else named
+        free_from[lane] = max(end, free_from.get(lane, 0.0))
+        placed.append(Stretch(trial, lane, start, end))
+    return placed

@@ -1,0 +1,213 @@
+"""Puts the report together: from the sweep's journal to one HTML file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from orchestrator.provenance import package_version
+from orchestrator.report import curves, facts, search_plots, spending_plots, trial_rows
+from orchestrator.report.figures import Chart, plotly_script
+from orchestrator.report.lane_times import lane_times
+from orchestrator.report.study_view import StudyView, study_view
+from orchestrator.stored_sweep import StoredSweep
+from orchestrator.sweep_folder import SweepFolder
+from orchestrator.tracking.journal import read_events
+
+_HERE = files("orchestrator.report")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page.
+
+    Args:
+        name: Anchor, and kind of its content for the template.
+        title: Heading.
+        caption: What to see.
+        charts: In order.
+        columns: Charts side by side where there is room.
+        content: For the template.
+    """
+
+    name: str
+    title: str
+    caption: str = ""
+    charts: Sequence[Chart] = ()
+    columns: int = 1
+    content: Any = None
+
+
+def write_report(sweep: StoredSweep, path: Path) -> Path:
+    """Writes the report of a sweep, whole or not at all.
+
+    Args:
+        sweep: Finished, running, or left by a driver that died.
+        path: Of the file.
+
+    Returns:
+        The path.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_text(render(sweep), encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def render(sweep: StoredSweep) -> str:
+    """The page as text."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("orchestrator.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    assert sweep.result.aims is not None
+    view = study_view(sweep.result.records, sweep.config, sweep.result.aims)
+    sections = [section for section in _sections(sweep, view) if section.charts or section.content]
+    return environment.get_template("report.html.j2").render(
+        name=sweep.name,
+        state=facts.state(sweep),
+        is_finished=sweep.state == "finished",
+        question=facts.question(sweep),
+        tiles=facts.tiles(sweep),
+        sections=sections,
+        metrics=sweep.result.aims.metrics,
+        most_params=trial_rows.MOST_PARAMS,
+        written=time.strftime("%Y-%m-%d %H:%M", time.localtime()),
+        version=package_version(),
+        style=(_HERE / "report.css").read_text(encoding="utf-8"),
+        script=(_HERE / "report.js").read_text(encoding="utf-8"),
+        plotly=plotly_script() if any(section.charts for section in sections) else "",
+    )
+
+
+def _sections(sweep: StoredSweep, view: StudyView) -> list[Section]:
+    """All there could be; those with nothing to show are left out of the page."""
+    return [*_found(sweep, view), *_learnt(sweep, view), *_spent(sweep), *_told(sweep)]
+
+
+def _found(sweep: StoredSweep, view: StudyView) -> list[Section]:
+    result, aims = sweep.result, sweep.result.aims
+    assert aims is not None
+    best, hidden = result.best, curves.left_out(result.records)
+    ranked, shown = len(result.ranking()), trial_rows.leaderboard(sweep, view.importance)
+    some = f"The best {len(shown)} of {ranked} trials that" if ranked > len(shown) else "All trials that"
+    fewer = f" {curves.MOST_CURVES} curves are drawn, the best among them; {hidden} are left out." if hidden else ""
+    return [
+        Section("published", "Beside the published number", content=_published(sweep)),
+        Section("leaderboard", "Leaderboard", f"{some} finished an epoch, best first.", content=shown),
+        Section(
+            "curves",
+            "Learning curves",
+            "A line per trial. A ring marks where the trial scheduler stopped it, a cross where it failed or diverged."
+            + fewer,
+            curves.curve_charts(result.records, aims, best.number if best else None),
+            columns=2,
+        ),
+    ]
+
+
+def _learnt(sweep: StoredSweep, view: StudyView) -> list[Section]:
+    aims = sweep.result.aims
+    assert aims is not None
+    metrics = aims.metrics
+    complete, names = len(view.complete), len(view.varied)
+    trials = f"{complete} trials trained to the end"
+    axes = f" The {search_plots.MOST_AXES} names that decide most of {names}." if names > search_plots.MOST_AXES else ""
+    lines = f" {search_plots.MOST_LINES} lines are drawn." if complete > search_plots.MOST_LINES else ""
+    most = f" The first {search_plots.MOST_BARS} names." if len(view.importance) > search_plots.MOST_BARS else ""
+    strangers = f" {view.strangers} trials of an earlier search space are left out." if view.strangers else ""
+    colours = "on the front are in the accent" if len(metrics) > 1 else f"of a better {metrics[0]} are stronger"
+    return [
+        Section(
+            "front",
+            "Pareto front",
+            "Trials that no other beats in every objective; the others lie behind the dotted line.",
+            search_plots.pareto_charts(view, metrics),
+            content=trial_rows.front(sweep, view.importance),
+        ),
+        Section(
+            "importance",
+            "What decides",
+            f"How differently each name is spread among the best tenth of the {trials} and among all (PED-ANOVA). "
+            f"With few trials this is a hint, no more.{most}{strangers}",
+            search_plots.importance_chart(view),
+        ),
+        Section(
+            "parallel",
+            "Parallel coordinates",
+            f"A line per trial, {trials}; lines {colours}.{axes}{lines}",
+            search_plots.parallel_chart(view, metrics),
+        ),
+        Section(
+            "slices",
+            "One setting at a time",
+            f"{metrics[0]} of each trial against one name. A slope or a hump says where to look next.",
+            search_plots.slice_charts(view, metrics),
+            columns=3,
+        ),
+        Section(
+            "contours",
+            "Two settings at a time",
+            "Between the trials, which are the dots, the surface is only interpolated.",
+            search_plots.contour_charts(view, metrics),
+            columns=2,
+        ),
+    ]
+
+
+def _spent(sweep: StoredSweep) -> list[Section]:
+    aims = sweep.result.aims
+    assert aims is not None
+    events = [event for event, _ in read_events(SweepFolder(sweep.folder).journal)]
+    times = lane_times(events)
+    inferred = "" if times.lanes_known else " Which lane trained which trial was not recorded, and is inferred."
+    sessions = " A dotted line marks where the sweep was resumed." if times.session_starts else ""
+    return [
+        Section(
+            "budget",
+            "Budget and cost",
+            "What is used of each limit, what the time brought, and which trials the devices worked for.",
+            [*spending_plots.progress_chart(events, aims), *spending_plots.cost_chart(sweep.result.records)],
+            content=facts.meters(sweep),
+        ),
+        Section(
+            "lanes",
+            "Lanes over time",
+            f"Lanes held a trial for {times.busy_share:.0%} of the time; gaps are starting up and waiting. Numbers are "
+            f"trials.{sessions}{inferred}",
+            spending_plots.lane_chart(times, sweep.result.records),
+        ),
+    ]
+
+
+def _told(sweep: StoredSweep) -> list[Section]:
+    failures, rejected = facts.failures(sweep), dict(sweep.rejected)
+    bad = {"failures": failures, "rejected": sorted(rejected.items(), key=lambda item: -item[1])}
+    return [
+        Section(
+            "failures",
+            "Failures and rejections",
+            "Trials that did not end as they should, by reason; configurations rejected before they cost a trial.",
+            content=bad if failures or rejected else None,
+        ),
+        Section("space", "Search space", "What varied, and when.", content=facts.space_rows(sweep.config)),
+        Section("settings", "Settings and versions", "What repeats this sweep.", content=facts.settings(sweep)),
+    ]
+
+
+def _published(sweep: StoredSweep) -> Any:
+    recipe, best = facts.recipe_of(sweep), sweep.result.best
+    if recipe is None:
+        return None
+    ours = None if best is None else best.test_top1
+    return {"recipe": recipe, "ours": ours, "wanted_epochs": recipe.settings["training"]["epochs"], "best": best}

@@ -1,0 +1,210 @@
+"""What the search has learnt: Optuna's plots of the study, in the report's colours."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+import plotly.graph_objects as go
+from optuna import visualization
+
+from orchestrator.report.figures import ACCENT, FAINT, GRID, INK, SCALE, Chart, as_chart, figure, log_ticks
+from orchestrator.report.study_view import StudyView
+
+MOST_AXES = 8
+MOST_BARS = 16
+MOST_SLICES = 9
+MOST_CONTOURS = 3
+MOST_LINES = 150
+_MOST_IN_CONTOURS = 80
+_FEWEST_IN_CONTOURS = 4
+_FEWEST_COMPLETE = 2
+_MOST_DIMENSIONS = 3
+_FEW_CATEGORIES = 4
+_LINE = 12
+
+
+def parallel_chart(view: StudyView, metrics: Sequence[str]) -> list[Chart]:
+    """A line per trial through its values; the names that decide most."""
+    names = view.varied[:MOST_AXES]
+    if len(view.complete) < _FEWEST_COMPLETE or not names:
+        return []
+    drawn = visualization.plot_parallel_coordinate(view.thinned(MOST_LINES).study, names, target_name=metrics[0])
+    drawn.data = _recoloured(drawn, single_objective=len(metrics) == 1)
+    drawn.update_shapes(line={"color": GRID, "width": 1})
+    drawn.update_annotations(font={"size": 10, "color": FAINT}, bgcolor="var(--card)", borderpad=1, opacity=0.85)
+    columns = len(names) + len(metrics)
+    return [as_chart(drawn, "parallel coordinates of the trials", height_px=380, min_width_px=110 * columns)]
+
+
+def importance_chart(view: StudyView) -> list[Chart]:
+    """How much each searched name decides."""
+    share = view.importance
+    if not share:
+        return []
+    rising = list(share.items())[MOST_BARS - 1 :: -1]
+    bar = go.Bar(
+        orientation="h",
+        x=[value for _, value in rising],
+        y=[name for name, _ in rising],
+        text=[f"{value:.2f}" if value >= 0.01 else "<0.01" for _, value in rising],
+        textposition="outside",
+        cliponaxis=False,
+        marker={"color": ACCENT},
+        hovertemplate="%{y}: %{x:.3f}<extra></extra>",
+    )
+    drawn = figure(bar, bargap=0.35)
+    drawn.update_xaxes(title_text="share of importance")
+    drawn.update_yaxes(showgrid=False)
+    return [as_chart(drawn, "importance of the searched names", height_px=90 + 26 * len(rising))]
+
+
+def slice_charts(view: StudyView, metrics: Sequence[str]) -> list[Chart]:
+    """The objective against one name at a time."""
+    charts = []
+    for name in view.varied[:MOST_SLICES]:
+        target = _target(metrics)
+        drawn = visualization.plot_slice(view.study, params=[name], **target)
+        for trace in drawn.data:
+            trace.marker.update(size=8, opacity=0.85, showscale=False, line={"width": 1, "color": "var(--card)"})
+            trace.marker.color, trace.marker.colorscale = ACCENT, None
+        drawn.update_xaxes(title_text=name, nticks=5)
+        drawn.update_yaxes(title_text=metrics[0])
+        charts.append(as_chart(_readable(drawn), f"{metrics[0]} by {name}", height_px=280))
+    return charts
+
+
+def contour_charts(view: StudyView, metrics: Sequence[str]) -> list[Chart]:
+    """The objective against two names at a time, of those that decide most."""
+    charts: list[Chart] = []
+    for one, other in itertools.combinations(_ordered_names(view), 2):
+        both = [trial for trial in view.complete if one in trial.params and other in trial.params]
+        spread = min(len({trial.params[name] for trial in both}) for name in (one, other)) if both else 0
+        if len(both) < _FEWEST_IN_CONTOURS or spread < 2:
+            continue
+        drawn = visualization.plot_contour(
+            view.thinned(_MOST_IN_CONTOURS).study, params=[one, other], **_target(metrics)
+        )
+        for trace in drawn.data:
+            if isinstance(trace, go.Contour):
+                trace.update(colorscale=SCALE, showscale=True, line={"width": 0}, opacity=0.85)
+                trace.colorbar.update(thickness=8, outlinewidth=0, title={"text": ""}, tickfont={"color": FAINT})
+            else:
+                trace.marker.update(size=6, color=INK, line={"width": 1, "color": "var(--card)"})
+        drawn.update_xaxes(nticks=5, showgrid=False)
+        drawn.update_yaxes(nticks=5, showgrid=False)
+        charts.append(as_chart(_readable(drawn), f"{metrics[0]} by {one} and {other}", height_px=320))
+        if len(charts) == MOST_CONTOURS:
+            break
+    return charts
+
+
+def pareto_charts(view: StudyView, metrics: Sequence[str]) -> list[Chart]:
+    """Two or three objectives against each other, the front marked."""
+    if not 1 < len(metrics) <= _MOST_DIMENSIONS or not view.complete:
+        return []
+    drawn = visualization.plot_pareto_front(view.study)
+    names = ["not on the front", "on the front"]
+    names = names if len(drawn.data) == len(names) else ["beyond a constraint", *names]
+    colours = {"beyond a constraint": GRID, "not on the front": FAINT, "on the front": ACCENT}
+    for trace, name in zip(drawn.data, names, strict=True):
+        size = 11 if name == "on the front" else 8
+        trace.marker = {"color": colours[name], "size": size, "line": {"width": 1, "color": "var(--card)"}}
+        trace.update(name=name, showlegend=bool(trace.x))
+    if len(metrics) > 2:
+        plane = {"gridcolor": GRID, "backgroundcolor": "rgba(0,0,0,0)", "zerolinecolor": GRID}
+        drawn.update_layout(scene={"xaxis": plane, "yaxis": plane, "zaxis": plane})
+    else:
+        _join_front(drawn)
+    return [as_chart(drawn, "the objectives against each other", height_px=420, legend=True)]
+
+
+def _join_front(drawn: go.Figure) -> None:
+    """A line through the trials of the front."""
+    front = drawn.data[-1]
+    if front.x is not None and len(front.x) > 1:
+        points = sorted(zip(front.x, front.y, strict=True))
+        line = {"color": ACCENT, "width": 1.5, "dash": "dot"}
+        drawn.add_scatter(
+            x=[x for x, _ in points],
+            y=[y for _, y in points],
+            mode="lines",
+            line=line,
+            showlegend=False,
+            hoverinfo="skip",
+        )
+
+
+def _ordered_names(view: StudyView) -> list[str]:
+    """Names worth two axes: ordered ones first, for a surface over categories says little."""
+    names = view.varied[:MOST_AXES]
+
+    def is_category(name: str) -> bool:
+        return any(
+            isinstance(trial.distributions.get(name), optuna.distributions.CategoricalDistribution)
+            for trial in view.complete
+        )
+
+    return sorted(names, key=is_category)
+
+
+def _target(metrics: Sequence[str]) -> dict[str, Any]:
+    """Plots of one value show the first of several objectives."""
+    if len(metrics) == 1:
+        return {"target_name": metrics[0]}
+    return {"target": lambda trial: trial.values[0], "target_name": metrics[0]}
+
+
+def _recoloured(drawn: go.Figure, *, single_objective: bool) -> list[go.Scatter]:
+    """Optuna's lines without its bar of colours, the best in the accent and on top."""
+    lines, bar = [trace for trace in drawn.data if trace.customdata is not None], drawn.data[-1]
+    if not single_objective:  # drawn by rank, the front last
+        front = lines[-1].line.color
+        for line in lines:
+            on_front = line.line.color == front
+            line.line.update(color=ACCENT if on_front else FAINT, width=2 if on_front else 1)
+            line.opacity = 0.9 if on_front else 0.4
+        return lines
+    low, high = bar.marker.color
+    shares = [(float(line.customdata[0][1]) - low) / (high - low or 1.0) for line in lines]
+    shares = [1.0 - share for share in shares] if bar.marker.reversescale else shares
+    for line, share in zip(lines, shares, strict=True):
+        line.line.update(color=f"var(--step-{min(9, max(0, int(share * 10)))})", width=1.2 + share)
+        line.opacity = 0.8
+    return [line for _, line in sorted(zip(shares, lines, strict=True), key=lambda pair: pair[0])]
+
+
+def _readable(drawn: go.Figure) -> go.Figure:
+    """Axes of a small chart: categories without quotes, few and round numbers where they are logarithmic."""
+    points = [trace for trace in drawn.data if isinstance(trace, go.Scatter)]
+    for axis, side in ((drawn.layout.xaxis, "x"), (drawn.layout.yaxis, "y")):
+        values = [value for trace in points for value in (getattr(trace, side) or ())]
+        if axis.type == "category":
+            plain = {value: _in_lines(str(value).strip("'")) for value in [*values, *(axis.categoryarray or ())]}
+            axis.update(tickfont={"size": 10}, tickangle=0 if len(plain) <= _FEW_CATEGORIES else None)
+            for trace in points:
+                trace.update({side: [plain[value] for value in getattr(trace, side) or ()]})
+            if axis.categoryarray:
+                axis.categoryarray = [plain[value] for value in axis.categoryarray]
+        elif axis.type == "log":
+            axis.update(log_ticks([value for value in values if value is not None]))
+        elif values and all(isinstance(value, int) for value in values) and max(values) - min(values) < 5:
+            axis.update(dtick=1)
+    return drawn
+
+
+def _in_lines(label: str) -> str:
+    """A long name, broken where it has underscores."""
+    lines = [""]
+    for part in re.split(r"(?<=_)", label):
+        if lines[-1] and len(lines[-1]) + len(part) > _LINE:
+            lines.append("")
+        lines[-1] += part
+    return "<br>".join(lines)
+
+
+logging.getLogger("optuna").setLevel(logging.ERROR)

@@ -1,0 +1,107 @@
+"""The study of a sweep as its journal tells it, in memory, for Optuna's own plots.
+
+Nothing is asked of the study's database: it may be a server whose password only the driver knew, or be gone.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import optuna
+from pydantic import TypeAdapter
+
+from orchestrator.ledger import TrialRecord
+from orchestrator.objectives import Aims
+from orchestrator.search.frozen_trials import frozen_trial
+from search_spaces import Domain, SearchSpace
+
+_FEWEST_FOR_IMPORTANCE = 2
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """A study that can be plotted.
+
+    Args:
+        study: In memory; holds the trials that are over.
+        strangers: Trials left out: the space of the sweep's last session does not hold their values.
+    """
+
+    study: optuna.Study
+    strangers: int
+
+    @cached_property
+    def complete(self) -> list[optuna.trial.FrozenTrial]:
+        """Trials trained to the end."""
+        return self.study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
+
+    @property
+    def varied(self) -> list[str]:
+        """Names that take at least two values among the complete trials, those that decide most first."""
+        values: dict[str, set[Any]] = {}
+        for trial in self.complete:
+            for name, value in trial.params.items():
+                values.setdefault(name, set()).add(value)
+        names = [name for name, found in values.items() if len(found) > 1]
+        share = self.importance
+        return sorted(names, key=lambda name: -share.get(name, 0.0))
+
+    @cached_property
+    def importance(self) -> dict[str, float]:
+        """As `SweepResult.importance`; empty before two trials have finished."""
+        complete = self.complete
+        if len(complete) < _FEWEST_FOR_IMPORTANCE or not any(trial.distributions for trial in complete):
+            return {}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Some regimes for parameter", UserWarning)  # the page says as much
+            return optuna.importance.get_param_importances(self.study)
+
+    def thinned(self, most: int) -> StudyView:
+        """With at most so many complete trials: the better half of them, and others evenly spread."""
+        from orchestrator.report.figures import thinned
+
+        complete = self.complete
+        if len(complete) <= most:
+            return self
+        sign = -1.0 if self.study.directions[0] is optuna.study.StudyDirection.MAXIMIZE else 1.0
+        ranked = sorted(complete, key=lambda trial: sign * trial.values[0])
+        kept = [*ranked[: most // 2], *thinned(ranked[most // 2 :], most - most // 2)]
+        smaller = _empty_study([*self.study.directions], self.study.metric_names or [])
+        smaller.add_trials(sorted(kept, key=lambda trial: trial.number))
+        return StudyView(smaller, self.strangers)
+
+
+def study_view(records: Sequence[TrialRecord], config: Mapping[str, Any], aims: Aims) -> StudyView:
+    """Builds the study of a sweep.
+
+    Args:
+        records: Every trial.
+        config: Settings of the sweep, as recorded.
+        aims: Of the sweep.
+    """
+    domains: TypeAdapter[dict[str, Domain]] = TypeAdapter(dict[str, Domain])
+    space = SearchSpace(domains.validate_python(config.get("search") or {}))
+    over = [record for record in records if record.is_over]
+    known = [record for record in over if not space.strays(record.params)]
+    directions = [
+        optuna.study.StudyDirection.MAXIMIZE if aim.mode == "max" else optuna.study.StudyDirection.MINIMIZE
+        for aim in aims.objectives
+    ]
+    study = _empty_study(directions, aims.metrics)
+    study.add_trials([frozen_trial(record, space, aims) for record in known])
+    return StudyView(study, len(over) - len(known))
+
+
+def _empty_study(directions: Sequence[optuna.study.StudyDirection], metrics: Sequence[str]) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings(
+        "ignore", re.escape("optuna.study.study.Study.set_metric_names"), optuna.exceptions.ExperimentalWarning
+    )
+    study = optuna.create_study(directions=list(directions))
+    study.set_metric_names(list(metrics))
+    return study

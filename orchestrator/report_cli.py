@@ -1,0 +1,53 @@
+"""The command `spatialsweep report`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.sweep_cli import Name, RunsDir, TrackingUri
+
+if TYPE_CHECKING:
+    from orchestrator.stored_sweep import StoredSweep
+
+app = typer.Typer()
+
+# A person waits: a server that is away is told at once.
+_BRIEFLY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+
+
+@app.command()
+def report(
+    name: Name,
+    *,
+    runs_dir: RunsDir = None,
+    output: Annotated[Path | None, typer.Option(help="The file; default: report.html in the sweep's folder.")] = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Write the report of a sweep: one HTML file that needs no network, kept in MLflow too."""
+    from orchestrator.report import write_report
+    from orchestrator.stored_sweep import find_sweep, read_sweep
+
+    sweep = read_sweep(find_sweep(name, runs_dir))
+    path = write_report(sweep, output or sweep.folder / "report.html")
+    typer.echo(f"Report:    {path}")
+    _record(sweep, path, tracking_uri or sweep.result.tracking_uri)
+
+
+def _record(sweep: StoredSweep, path: Path, tracking_uri: str) -> None:
+    """Stores the report with the sweep's run; where that cannot be, the file is there all the same."""
+    for name, value in _BRIEFLY.items():
+        os.environ.setdefault(name, value)
+    from orchestrator.errors import TrackingError
+    from orchestrator.tracking.mlflow_writer import silence, store_beside_results
+
+    silence()
+    try:
+        run = store_beside_results(path, sweep.uid, tracking_uri)
+    except TrackingError as error:
+        typer.echo(f"Warning: the report is not in MLflow: {error}", err=True)
+    else:
+        typer.echo(f"In MLflow: run {run}, {path.name} under results")

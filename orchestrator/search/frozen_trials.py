@@ -1,0 +1,54 @@
+"""A trial of the journal as Optuna keeps one: what a database has lost is rebuilt so, and reports are drawn from it."""
+
+from __future__ import annotations
+
+import math
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from orchestrator.ledger import TrialRecord
+from orchestrator.objectives import Aims
+from orchestrator.search.samplers import OUTCOME
+from orchestrator.search.verdict import verdict
+from search_spaces import SearchSpace
+
+
+def frozen_trial(record: TrialRecord, space: SearchSpace, aims: Aims) -> FrozenTrial:
+    """State, values, curve and notes of a trial.
+
+    Args:
+        record: Of the trial.
+        space: It was drawn from.
+        aims: Of its sweep.
+
+    Raises:
+        ValueError: The space could not have drawn it.
+    """
+    params = optuna.trial.FixedTrial(dict(record.params))
+    space.sample(params)
+    state, values = verdict(record, aims)
+    return optuna.trial.create_trial(
+        state=state,
+        values=values,
+        params=params.params,
+        distributions=params.distributions,
+        intermediate_values=curve(record, aims) if len(aims.objectives) == 1 else {},
+        user_attrs=notes(record),
+        constraints=aims.violations(record) if state.is_finished() else {},
+    )
+
+
+def notes(record: TrialRecord) -> dict[str, str]:
+    """What the study is told of a trial in words."""
+    said = {"tune_trial": record.tune_id}
+    if record.is_over:
+        said |= {OUTCOME: str(record.status), **({"reason": record.reason} if record.reason else {})}
+    return said
+
+
+def curve(record: TrialRecord, aims: Aims) -> dict[int, float]:
+    """The (first) objective by epoch, where it is a number."""
+    metric = aims.metrics[0]
+    found = {int(report["epoch"]): report.get(metric, math.nan) for report in record.reports}
+    return {epoch: value for epoch, value in found.items() if math.isfinite(value)}

@@ -1,0 +1,187 @@
+"""The report of a sweep, as a browser shows it and as its sources tell it; no sweep is trained."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import Browser, browser, chromium
+from mlflow import MlflowClient
+from told_sweeps import tell_sweep
+from tracked_sweep import replay
+from typer.testing import CliRunner
+
+from orchestrator.cli import app
+from orchestrator.errors import SweepNameError
+from orchestrator.ledger import TrialStatus
+from orchestrator.report import write_report
+from orchestrator.report.lane_times import lane_times
+from orchestrator.stored_sweep import find_sweep, read_sweep
+from orchestrator.tracking.addresses import embedded_uri
+
+FINISHED, PRUNED, FAILED = TrialStatus.FINISHED, TrialStatus.PRUNED, TrialStatus.FAILED
+TRIALS = [
+    (FINISHED, [0.3, 0.7, 0.8]),
+    (PRUNED, [0.2]),
+    (FAILED, []),
+    (FINISHED, [0.4, 0.8, 0.9]),
+    (FINISHED, [0.2, 0.5, 0.6]),
+    (TrialStatus.DIVERGED, [0.1]),
+]
+OBJECTIVES = [{"metric": "val/top1", "mode": "max"}, {"metric": "train/loss", "mode": "min"}]
+ALWAYS = ["budget", "space", "settings"]
+
+
+@pytest.fixture(scope="module")
+def chrome() -> Iterator[Browser]:
+    if chromium() is None:
+        pytest.skip("no chromium here; Debian has it in a package of that name")
+    with browser() as page:
+        yield page
+
+
+def report(tmp_path: Path, trials: Any, **settings: Any) -> Path:
+    tell_sweep(tmp_path, "s", trials, **settings)
+    return write_report(read_sweep(find_sweep("s", tmp_path)), tmp_path / "s" / "report.html")
+
+
+def sections(page: Path) -> list[str]:
+    return re.findall(r'<section id="(\w+)">', page.read_text())
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        pytest.param({}, ["leaderboard", "curves", "importance", "parallel", "slices"], id="one objective"),
+        pytest.param(
+            {"objective": OBJECTIVES, "constraints": ["val/top1 <= 0.85"]},
+            ["leaderboard", "curves", "front", "importance", "parallel", "slices"],
+            id="two objectives",
+        ),
+    ],
+)
+def test_a_browser_shows_every_section(
+    chrome: Browser, tmp_path: Path, settings: dict[str, Any], expected: list[str]
+) -> None:
+    page = report(tmp_path, TRIALS, **settings)
+    for width, dark in ((1280, False), (390, True)):
+        view = chrome.open(page, width, dark=dark)
+        assert (view.errors, view.requests) == ([], [])
+        assert chrome.evaluate("document.documentElement.scrollWidth") <= width
+        found = chrome.evaluate("[...document.querySelectorAll('section')].map(part => part.id)")
+        assert found == [*expected, "budget", "lanes", "failures", "space", "settings"]
+        drawn = "[...document.querySelectorAll('.chart')].map(chart => chart.querySelectorAll('.main-svg').length > 0)"
+        assert all(chrome.evaluate(drawn))
+        wide = "[...document.querySelectorAll('section')].filter(part => part.scrollWidth > part.clientWidth).length"
+        assert chrome.evaluate(wide) == 0
+    assert "prefers-color-scheme: dark" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("trials", "expected"),
+    [
+        pytest.param([], ALWAYS, id="none"),
+        pytest.param([(FINISHED, [0.5])], ["leaderboard", "curves", "budget", "lanes", "space", "settings"], id="one"),
+        pytest.param([(FAILED, [])], ["budget", "lanes", "failures", "space", "settings"], id="one that failed"),
+        pytest.param(
+            [(PRUNED, [0.5]), (TrialStatus.RUNNING, [0.3])],
+            ["leaderboard", "curves", "budget", "lanes", "failures", "space", "settings"],
+            id="none complete",
+        ),
+    ],
+)
+def test_what_has_nothing_to_show_is_left_out(tmp_path: Path, trials: Any, expected: list[str]) -> None:
+    page = report(tmp_path, trials, ended=None)
+    assert sections(page) == expected
+    assert "its driver died" in page.read_text()
+
+
+def test_a_thousand_trials_stay_light(chrome: Browser, tmp_path: Path) -> None:
+    trials = [(FINISHED if number % 3 == 0 else PRUNED, [0.5 + number / 3000, 0.6]) for number in range(1000)]
+    page = report(tmp_path, trials)
+    assert page.stat().st_size < 7e6
+    view = chrome.open(page, 1280)
+    assert (view.errors, view.requests) == ([], [])
+    text = chrome.evaluate("document.body.innerText")
+    assert "The best 25 of 1000 trials" in text
+    assert "200 curves are drawn, the best among them; 800 are left out." in text
+
+
+def test_names_and_reasons_are_text_never_markup(tmp_path: Path) -> None:
+    folder = tell_sweep(tmp_path, "s", TRIALS)
+    evil = "</script><script>alert(1)</script>"
+    journal = folder / "journal.jsonl"
+    events = [json.loads(line) for line in journal.read_text().splitlines()]
+    for event in events:
+        if event["event"] == "trial_ended":
+            event["reason"] = evil
+        if event["event"] == "trial_reported":
+            event["metrics"]["val/loss"] = event["metrics"].pop("train/loss")
+        if event["event"] == "sweep_started":
+            event["config"]["dataset"]["name"] = evil
+    journal.write_text("".join(json.dumps(event) + "\n" for event in events))
+    page = write_report(read_sweep(find_sweep(folder)), folder / "report.html")
+    assert evil not in page.read_text()
+    assert "&lt;/script&gt;&lt;script&gt;alert(1)" in page.read_text()
+
+
+def test_lanes_are_read_from_the_journal_with_the_time_between_sessions_cut_out() -> None:
+    started = {"event": "trial_started"}
+    events = [
+        {"event": "sweep_started", "time": 100.0},
+        {**started, "trial": 0, "time": 110.0},
+        {**started, "trial": 1, "time": 111.0},
+        {"event": "trial_reported", "trial": 0, "time": 130.0, "held_s": 15.0, "lane": 0, "metrics": {}},
+        {"event": "trial_reported", "trial": 1, "time": 131.0, "held_s": 16.0, "lane": 1, "metrics": {}},
+        {"event": "trial_ended", "trial": 0, "time": 139.0},
+        {"event": "trial_reported", "trial": 1, "time": 140.0, "held_s": 25.0, "lane": 0, "metrics": {}},
+        {"event": "trial_ended", "trial": 1, "time": 141.0},
+        {"event": "sweep_resumed", "time": 9_000.0},
+        {"event": "trial_resumed", "trial": 1, "time": 9_010.0},
+        {"event": "trial_ended", "trial": 1, "time": 9_020.0},
+    ]
+    times = lane_times(events)
+    found = [(stretch.trial, stretch.lane, stretch.start_s, stretch.end_s) for stretch in times.stretches]
+    assert found == [(0, 0, 15.0, 39.0), (1, 1, 15.0, 40.0), (1, 0, 40.0, 41.0), (1, 0, 51.0, 61.0)]
+    assert (times.lanes, times.total_s, list(times.session_starts)) == (2, 61.0, [41.0])
+    assert times.busy_share == pytest.approx((24 + 25 + 1 + 10) / (2 * 61))
+
+
+def test_lanes_of_a_journal_that_does_not_name_them_are_inferred() -> None:
+    events: list[dict[str, Any]] = [{"event": "sweep_started", "time": 0.0}]
+    for number, (start, end) in enumerate([(0, 10), (1, 5), (5, 9), (10, 12)]):
+        events.append({"event": "trial_started", "trial": number, "time": float(start)})
+        events.append({"event": "trial_ended", "trial": number, "time": float(end)})
+    times = lane_times(sorted(events, key=lambda event: event["time"]))
+    assert [(stretch.trial, stretch.lane) for stretch in times.stretches] == [(0, 0), (1, 1), (2, 1), (3, 0)]
+    assert not times.lanes_known
+
+
+def test_the_report_is_kept_with_the_run_of_its_sweep(tmp_path: Path) -> None:
+    folder = tell_sweep(tmp_path, "s", TRIALS)
+    replay(folder / "journal.jsonl", embedded_uri(tmp_path))
+    done = CliRunner().invoke(app, ["report", str(folder)])
+    assert done.exit_code == 0, done.output
+    run = re.search(r"In MLflow: run (\w+)", done.output)
+    assert run is not None
+    client = MlflowClient(embedded_uri(tmp_path))
+    assert client.get_run(run[1]).data.tags["spatialsweep.kind"] == "sweep"
+    kept = Path(client.download_artifacts(run[1], "results/report.html", str(tmp_path)))
+    assert kept.read_bytes() == (folder / "report.html").read_bytes()
+
+
+def test_the_command_writes_the_file_and_knows_its_sweeps(tmp_path: Path) -> None:
+    tell_sweep(tmp_path, "digits", TRIALS)
+    wanted = tmp_path / "elsewhere" / "page.html"
+    done = CliRunner().invoke(app, ["report", "digits", "--runs-dir", str(tmp_path), "--output", str(wanted)])
+    assert done.exit_code == 0, done.output
+    assert str(wanted) in done.output
+    assert wanted.read_text().startswith("<!doctype html>")
+    assert "Warning: the report is not in MLflow: there is no sqlite:///" in done.output
+    missing = CliRunner().invoke(app, ["report", "digit", "--runs-dir", str(tmp_path)])
+    assert isinstance(missing.exception, SweepNameError)
+    assert "Did you mean 'digits'" in str(missing.exception)
