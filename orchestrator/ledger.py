@@ -156,11 +156,16 @@ class Ledger:
         self._record("trial_changed", trial=number, donor=donor, epoch=epoch, config=config)
 
     def trial_reported(
-        self, number: int, epoch: int, metrics: Mapping[str, float], held_s: float | None = None
+        self,
+        number: int,
+        epoch: int,
+        metrics: Mapping[str, float],
+        held_s: float | None = None,
+        lane: int | None = None,
     ) -> None:
-        """An epoch of a trial is done; `held_s` is how long the trial has held its lane, where that is known."""
-        held = {} if held_s is None else {"held_s": held_s}
-        self._record("trial_reported", trial=number, epoch=epoch, metrics=metrics, **held)
+        """An epoch of a trial is done; `held_s` is how long it has held its lane, `lane` which, where that is known."""
+        known = {name: value for name, value in (("held_s", held_s), ("lane", lane)) if value is not None}
+        self._record("trial_reported", trial=number, epoch=epoch, metrics=metrics, **known)
 
     def trial_ended(self, number: int, status: TrialStatus, reason: str = "") -> None:
         """A trial will report no more; of several ends the first counts, unless it was an interruption."""

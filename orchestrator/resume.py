@@ -22,6 +22,7 @@ _FREE = (
     "storage",
     "keep",
     "runs_dir",
+    "recipe",
     "sampler",
     "trial_scheduler",
 )

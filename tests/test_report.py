@@ -185,3 +185,14 @@ def test_the_command_writes_the_file_and_knows_its_sweeps(tmp_path: Path) -> Non
     missing = CliRunner().invoke(app, ["report", "digit", "--runs-dir", str(tmp_path)])
     assert isinstance(missing.exception, SweepNameError)
     assert "Did you mean 'digits'" in str(missing.exception)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "published"), [("lsas_cifar100", "76.47 %"), ("adaptive_span_cifar100", "\N{EN DASH}")]
+)
+def test_the_published_number_stands_beside_ours(tmp_path: Path, recipe: str, published: str) -> None:
+    page = report(tmp_path, [(FINISHED, [0.5])], recipe=recipe)
+    assert sections(page)[0] == "published"
+    shown = re.search(r"<dt>published</dt><dd>(.*?)</dd>", page.read_text())
+    assert shown is not None
+    assert shown[1] == published

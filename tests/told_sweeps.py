@@ -51,7 +51,7 @@ def tell_sweep(
             ledger.trial_started(number, f"tune{number}", params, trial)
             for epoch, value in enumerate(values, start=1):
                 metrics = {settings.objective.metric: value, "train/loss": 1.0}
-                ledger.trial_reported(number, epoch, metrics, held_s=10.0 * epoch)
+                ledger.trial_reported(number, epoch, metrics, held_s=10.0 * epoch, lane=0)
             if status is not TrialStatus.RUNNING:
                 ledger.trial_ended(number, status)
         if ended is not None:

@@ -178,12 +178,16 @@ def _check_split(dataset: schema.DatasetConfig, facts: DatasetFacts) -> Iterator
 def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
     from timm.optim import list_optimizers
 
+    from orchestrator.recipes import list_recipes
+
     training, search = sections.get("training"), sections["search"]
     if training and training.optimizer not in list_optimizers():
         yield unknown("training.optimizer", training.optimizer, list_optimizers())
     for name, domain in domains_of("optimizer", search):
         strangers = [value for value in domain.corners() if value not in list_optimizers()]
         yield from (unknown(f"search.{name}", str(value), list_optimizers()) for value in strangers)
+    if (recipe := sections.get("recipe")) is not None and recipe not in list_recipes():
+        yield unknown("recipe", recipe, list_recipes())
     if storage := sections.get("storage"):
         yield from storage_problems(storage)
     tracking = sections.get("tracking")

@@ -214,6 +214,7 @@ class SweepConfig(Section):
         try_first: What is tried before the sampler proposes anything: `papers` for the papers' own values, or
             configurations by hand, whose other values the sampler draws.
         warm_start: Earlier sweeps in the same Optuna database, whose best configurations are tried first as well.
+        recipe: The published set-up it runs, of `spatialsweep recipes`, whose number stands beside ours in the report.
         seed: Of the sampler, the initial weights and the order of the images.
         objective: What is maximised or minimised; of a list, the first one chooses the best epoch and stops trials.
         constraints: Bounds such as `params <= 2e6`; a trial beyond one is not the best, whatever its value.
@@ -239,6 +240,7 @@ class SweepConfig(Section):
     limits: LimitsConfig = LimitsConfig()
     try_first: TryFirst = PAPERS
     warm_start: Texts = ()
+    recipe: str | None = None
     seed: NonNegativeInt = 0
     objectives: Objectives = Field((ObjectiveConfig(),), alias="objective")
     constraints: Texts = ()

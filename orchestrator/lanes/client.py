@@ -20,6 +20,7 @@ EPOCH = "epoch"
 REPORTED = "reported"
 ENDED = "ended"
 HELD = "held_s"
+LANE = "lane"
 _POLL_S = 0.2
 
 
@@ -80,6 +81,7 @@ class TrialClient(Trainable):
             REPORTED: tuple(event.metrics.items()),  # of a dict, Tune would keep statistics of every number
             EPOCH: event.epoch,
             HELD: self._held_s + time.monotonic() - self._leased,
+            LANE: event.lane,
             "done": event.epoch >= self._trial["training"]["epochs"],
         }
 

@@ -62,7 +62,7 @@ def recipe_sweep(name: str, overrides: Sequence[str] = ()) -> SweepConfig:
             f"recipe {name} trains on {recipe.dataset}. Prepare it with `spatialsweep data prepare {recipe.dataset} "
             "--from ARCHIVE --to URI`, and add --set dataset.uri=URI"
         )
-    config = load_sweep(recipe.settings, overrides, label=f"recipe {name}")
+    config = load_sweep({**recipe.settings, "recipe": name}, overrides, label=f"recipe {name}")
     found = read_manifest(open_folder(config.dataset.uri or "")).name
     if found != recipe.dataset:
         raise RecipeError(f"recipe {name} trains on {recipe.dataset}; {config.dataset.uri} holds {found}")
