@@ -67,7 +67,7 @@ def measure(trials: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """One sweep of so many trials."""
     from orchestrator import SweepConfig, run_sweep
 
-    replace_lanes()
+    replace_lanes(arguments.lanes)
     with (
         tempfile.TemporaryDirectory() as folder,
         watched_process() as samples,
@@ -167,25 +167,32 @@ def database(kind: str) -> Iterator[str | None]:
         yield server.uri()
 
 
-def replace_lanes() -> None:
-    """Puts invented worker groups in the place of `TorchTrainer`'s."""
+def replace_lanes(count: int) -> None:
+    """Puts so many invented worker groups in the place of `TorchTrainer`'s."""
     import ray
 
     from orchestrator.lanes import lane_trainer
 
-    standing_in = ray.remote(num_cpus=0, max_concurrency=1_000)(StandIn)
-    processes: dict[Any, Any] = {}
+    process = ray.remote(num_cpus=0, max_concurrency=1_000)(StandIn).remote(count)
 
     def run_lane(setting: Any, _place: Any) -> None:
-        if setting.hub not in processes:
-            processes[setting.hub] = standing_in.remote()
-        ray.get(processes[setting.hub].serve.remote(setting.hub, setting.lane))
+        ray.get(process.serve.remote(setting.hub, setting.lane))
 
     lane_trainer.run_lane = run_lane
 
 
 class StandIn:
-    """All lanes of a sweep in one process, which train nothing."""
+    """All lanes of a sweep in one process, which train nothing.
+
+    No trial ends before every lane has had one: Tune throws an actor away that has not started when another is free,
+    and trials of milliseconds would keep it from ever having as many as there are lanes.
+
+    Args:
+        lanes: How many there are.
+    """
+
+    def __init__(self, lanes: int) -> None:
+        self._all_have_one = threading.Barrier(lanes)
 
     def serve(self, hub: Any, lane: int) -> None:
         """Answers orders as the only rank of a lane, until the sweep is over."""
@@ -198,6 +205,8 @@ class StandIn:
         left = None
         while (order := ray.get(hub.next_order.remote(member, left))) is not None:
             ray.get(hub.begin.remote(member, order))
+            if left is None:
+                self._all_have_one.wait(timeout=120)
             ending = Ending(Fate.COMPLETED)
             for epoch, metrics in invented_curve(order.config):
                 if ray.get(hub.report.remote(member, order, Report(epoch, metrics))) is Verdict.STOP:
