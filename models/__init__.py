@@ -16,6 +16,7 @@ from models.arithmetic import ModelCost, ModelFacts, model_cost, model_facts, mo
 from models.authors import AuthorsCheckpointError, AuthorsOptionError, from_authors, load_authors_checkpoint
 from models.catalogue import check_options, create_model, list_models, model_family, model_options, searchable_options
 from models.first_map import first_map_side
+from models.frozen_span import freeze_spans
 from models.options import ModelOption, ModelOptionError, OptionProblem, OptionValue
 from models.sync_batch_norm import synchronise_batch_norm
 from models.training_hooks import TrainingHooks, diagnostics, penalty, project_
@@ -36,6 +37,7 @@ __all__ = [
     "diagnostics",
     "fcvit_variants",
     "first_map_side",
+    "freeze_spans",
     "from_authors",
     "lesa_variants",
     "list_models",

@@ -105,9 +105,7 @@ class AdaptiveAttention(nn.Module):
         """Attends within the window that the largest span reaches."""
         q, k, v = self.qkv(x).chunk(3, dim=1)
         radius = self.window_radius()
-        start = self.rel_h.shape[1] // 2 - radius
-        window = slice(start, start + 2 * radius + 1)
-        rel_h, rel_w = self.rel_h[:, window], self.rel_w[:, window]
+        rel_h, rel_w = self.position_tables(radius)
         mask = self.ring_mask(radius)
         return in_order_of(x, local_attention(q, k, v, rel_h, rel_w, num_heads=self.num_heads, ring_mask=mask))
 
@@ -120,6 +118,16 @@ class AdaptiveAttention(nn.Module):
         if not torch.compiler.is_compiling() and not self.span.is_meta:
             self._radius = self._radius_for(float(self.span.detach().max()))
         return self._radius
+
+    def head_radii(self) -> list[int]:
+        """The last ring, in pixels, that the mask of each head leaves above zero."""
+        return [self._radius_for(z) for z in self.span.detach().tolist()]
+
+    def position_tables(self, radius: int) -> tuple[Tensor, Tensor]:
+        """Embeddings of the row and of the column offsets -radius..radius: two of (dim / 2, 2 * radius + 1)."""
+        start = self.rel_h.shape[1] // 2 - radius
+        window = slice(start, start + 2 * radius + 1)
+        return self.rel_h[:, window], self.rel_w[:, window]
 
     def _radius_for(self, longest: float) -> int:
         return max(1, min(self.max_span, math.ceil(longest * self.max_span + self.ramp)))

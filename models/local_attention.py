@@ -21,7 +21,7 @@ from models.options import ModelOptionError, OptionProblem
 from models.tiled_attention import tiled_attention
 from models.windowed_attention import windowed_attention
 
-__all__ = ["in_order_of", "local_attention"]
+__all__ = ["attend_by_head", "in_order_of", "local_attention", "tables_by_head"]
 
 
 def local_attention(
@@ -59,9 +59,24 @@ def local_attention(
     if side % 2 == 0:
         problem = OptionProblem("kernel_size", side, "a window side is odd", f"Use {side - 1} or {side + 1}.")
         raise ModelOptionError([problem])
-    rel = _tables_by_head(rel_h, rel_w, num_heads)
+    rel = tables_by_head(rel_h, rel_w, num_heads)
     if ring_mask is not None and ring_mask.requires_grad:
         ring_mask = _held_behind_the_ramp(ring_mask)
+    return attend_by_head(q, k, v, rel, ring_mask)
+
+
+def attend_by_head(q: Tensor, k: Tensor, v: Tensor, rel: Tensor, ring_mask: Tensor | None) -> Tensor:
+    """The same with both tables as each head sees them, computed in the way that suits tensors and machine.
+
+    Shape: q, k, v (B, C, H, W), rel (num_heads, 2 K, C / num_heads), ring_mask (num_heads, L + 1) -> (B, C, H, W).
+
+    Args:
+        q: Queries.
+        k: Keys, not padded.
+        v: Values, not padded.
+        rel: As `tables_by_head` makes it.
+        ring_mask: As for `local_attention`.
+    """
     if torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return windowed_attention(q, k, v, rel, ring_mask)
     attend = kernel_attention if kernel_serves(q, k, v, rel, ring_mask) else tiled_attention
@@ -75,7 +90,7 @@ def in_order_of(x: Tensor, attended: Tensor) -> Tensor:
     return attended.contiguous(memory_format=torch.channels_last)
 
 
-def _tables_by_head(rel_h: Tensor, rel_w: Tensor, num_heads: int) -> Tensor:
+def tables_by_head(rel_h: Tensor, rel_w: Tensor, num_heads: int) -> Tensor:
     """Both tables as each head sees them: (heads, 2 K, C / heads), rows first, zero where there is none."""
     rows = torch.cat([rel_h, torch.zeros_like(rel_w)])
     cols = torch.cat([torch.zeros_like(rel_h), rel_w])

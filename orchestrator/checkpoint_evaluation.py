@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from orchestrator.checkpoint_source import load_model
-from orchestrator.errors import CheckpointError, DataError, did_you_mean
+from orchestrator.network_images import images_for
 
 if TYPE_CHECKING:
     import torch
@@ -73,32 +73,19 @@ def evaluate_checkpoint(
     """
     import torch
 
-    from orchestrator.config.schema import DatasetConfig
-    from orchestrator.data import list_datasets, locate_dataset, open_dataset
     from orchestrator.training.evaluation import evaluate
-    from orchestrator.training.placement import Normalisation, place_split, splits_of
     from orchestrator.training.workers import Workers
 
     model = load_model(source, tracking_uri=tracking_uri)
-    named = dataset in list_datasets()
-    images = open_dataset(locate_dataset(dataset if named else None, None if named else dataset, datasets_folder))
-    known, class_names = splits_of(images)
-    if split not in known:
-        raise DataError(f"{dataset}: has no split '{split}'. {did_you_mean(split, known)}")
-    if class_names != model.class_names:
-        raise CheckpointError(
-            f"{source}: tells {len(cast(tuple[str, ...], model.class_names))} classes apart that are not the "
-            f"{len(class_names)} of {dataset}; evaluate it on images of the classes it was trained on"
-        )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    size = cast(int, model.trained_image_size)
-    config = DatasetConfig(uri=dataset, image_size=size, crop_pct=crop_pct)
-    told = Normalisation(cast(tuple[float, ...], model.pixel_mean), cast(tuple[float, ...], model.pixel_std))
-    placed = place_split(images, split, device, config, told)
-    if (placed.image_size, placed.in_chans) != (size, len(told.mean)):
-        raise DataError(
-            f"{dataset}: has images of {placed.in_chans} channels and {placed.image_size} px; the checkpoint was "
-            f"trained on {len(told.mean)} channels and {size} px"
-        )
+    placed = images_for(
+        model,
+        dataset,
+        split=split,
+        crop_pct=crop_pct,
+        datasets_folder=datasets_folder,
+        device=device,
+        shown=str(source),
+    )
     result = evaluate(_Loaded(model.to(device), device), placed, Workers(device=device))
     return Evaluation(len(placed), result["top1"], result["top5"], result["loss"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,16 +31,43 @@ def load_model(source: str | Path, *, tracking_uri: str | None = None) -> nn.Mod
     """
     from orchestrator.training.checkpoints import load_model_file
 
-    match = _RUN.match(str(source))
-    if match is None:
+    with local_checkpoint(source, tracking_uri=tracking_uri) as path:
+        return load_model_file(path)
+
+
+@contextmanager
+def local_checkpoint(source: str | Path, *, tracking_uri: str | None = None) -> Iterator[Path]:
+    """The file of a checkpoint, while the context lasts.
+
+    Args:
+        source: As for `load_model`, like the next.
+        tracking_uri: Where the run is recorded.
+
+    Raises:
+        CheckpointError: There is no such file or run, or the run holds no checkpoint.
+    """
+    run_id = run_id_of(source)
+    if run_id is None:
         path = Path(source)
         if not path.is_file():
             raise CheckpointError(f"{source}: neither a checkpoint file nor an MLflow run id (32 hexadecimal digits)")
-        return load_model_file(path)
-    from orchestrator.runs_dir import resolve_runs_dir
-    from orchestrator.tracking.addresses import embedded_uri
+        yield path
+        return
     from orchestrator.tracking.mlflow_writer import fetch_checkpoint
 
-    uri = tracking_uri or embedded_uri(resolve_runs_dir(None))
     with tempfile.TemporaryDirectory() as folder:
-        return load_model_file(fetch_checkpoint(match[1], uri, Path(folder)))
+        yield fetch_checkpoint(run_id, tracking_uri or default_tracking_uri(), Path(folder))
+
+
+def default_tracking_uri() -> str:
+    """The database beneath `runs`."""
+    from orchestrator.runs_dir import resolve_runs_dir
+    from orchestrator.tracking.addresses import embedded_uri
+
+    return embedded_uri(resolve_runs_dir(None))
+
+
+def run_id_of(source: str | Path) -> str | None:
+    """The MLflow run that is meant, by its id or as `runs:/<id>`; None where none is."""
+    match = _RUN.match(str(source))
+    return None if match is None else match[1]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator import data_cli, report_cli, sweep_cli
+from orchestrator import data_cli, network_cli, report_cli, sweep_cli
 from orchestrator.errors import ConfigError, ResumeError, SpatialSweepError, SweepNameError
 from orchestrator.provenance import package_version
 from orchestrator.sweep_cli import RunsDir, wide_console
@@ -28,6 +28,7 @@ app = typer.Typer(
 app.add_typer(data_cli.app, name="data")
 app.add_typer(sweep_cli.app)
 app.add_typer(report_cli.app)
+app.add_typer(network_cli.app)
 
 _INTERRUPTED = 130
 _BAD_INPUT = 2

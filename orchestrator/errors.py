@@ -70,6 +70,10 @@ class CheckpointError(SpatialSweepError, ValueError):
     """A checkpoint that cannot be found or read."""
 
 
+class ExportError(SpatialSweepError, ValueError):
+    """A network that cannot be exported as asked, or whose exported form computes something else."""
+
+
 class RecipeError(SpatialSweepError, ValueError):
     """A recipe that does not exist."""
 

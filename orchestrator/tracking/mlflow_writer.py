@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -310,6 +311,55 @@ def fetch_checkpoint(run_id: str, tracking_uri: str, folder: Path) -> Path:
     if not files:
         raise CheckpointError(f"run '{run_id}' holds no checkpoint; a sweep keeps those of its best trials only")
     return Path(client.download_artifacts(run_id, files[0].path, str(folder)))
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """What MLflow knows of a trial.
+
+    Args:
+        name: Of its run.
+        sweep_params: Settings of its sweep, by their dotted names; empty where it has none.
+        reports: Metrics of every epoch.
+    """
+
+    name: str
+    sweep_params: Mapping[str, str]
+    reports: Mapping[int, Mapping[str, float]]
+
+
+def read_run(run_id: str, tracking_uri: str) -> RecordedRun:
+    """Reads the run of a trial.
+
+    Raises:
+        CheckpointError: There is no such run, or the server does not answer.
+    """
+    client = MlflowClient(tracking_uri)
+    try:
+        run = client.get_run(run_id)
+        reports: dict[int, dict[str, float]] = {}
+        for key in run.data.metrics:
+            for metric in client.get_metric_history(run_id, key):
+                reports.setdefault(metric.step, {})[key] = metric.value
+        parent = run.data.tags.get("mlflow.parentRunId")
+        params = client.get_run(parent).data.params if parent else {}
+    except MlflowException as error:
+        where = without_password(tracking_uri)
+        raise CheckpointError(f"MLflow at {where} has no run '{run_id}' ({error.message})") from None
+    epochs = {step: metrics for step, metrics in sorted(reports.items()) if step > 0}
+    return RecordedRun(run.info.run_name or run_id, params, epochs)
+
+
+def log_folder(run_id: str, folder: Path, artifact_path: str, tracking_uri: str) -> None:
+    """Stores the files of a folder as artifacts of a run.
+
+    Raises:
+        TrackingError: The server does not answer, or refuses.
+    """
+    try:
+        MlflowClient(tracking_uri).log_artifacts(run_id, str(folder), artifact_path)
+    except (MlflowException, OSError) as error:
+        raise TrackingError(f"MLflow at {without_password(tracking_uri)} takes no files: {error}") from None
 
 
 def sweep_runs(uid: str, tracking_uri: str) -> list[str]:

@@ -1,0 +1,83 @@
+"""The commands about one trained network: `spatialsweep export`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.sweep_cli import RunsDir
+
+if TYPE_CHECKING:
+    from orchestrator.exporting import Exported
+    from orchestrator.trained_network import TrainedNetwork
+
+app = typer.Typer()
+
+Run = Annotated[str, typer.Argument(help="MLflow run of a trial, a best.pt, or a sweep (its best trial, or --trial).")]
+Trial = Annotated[int | None, typer.Option(help="Number of a trial of that sweep.", min=0)]
+Dataset = Annotated[
+    str | None, typer.Option(help="A prepared dataset's URI, or digits; default: what it was trained on.")
+]
+Split = Annotated[str, typer.Option(help="Which of its images.")]
+TrackingUri = Annotated[str | None, typer.Option(help="MLflow server or database; default: that of the sweep.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
+
+
+@app.command()
+def export(
+    run: Run,
+    *,
+    to: Annotated[str, typer.Option("--format", help="onnx, or torch-export.")],
+    output: Annotated[Path | None, typer.Option(help="The file; default: named after the run, here.")] = None,
+    trial: Trial = None,
+    dataset: Dataset = None,
+    split: Split = "test",
+    images: Annotated[int, typer.Option(help="Images that outputs are compared on.", min=2)] = 256,
+    runs_dir: RunsDir = None,
+    tracking_uri: TrackingUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a trained network as a file that runs without SpatialSweep, outputs checked; learned spans are frozen."""
+    from orchestrator.exporting import export_network
+    from orchestrator.exporting.formats import format_named
+    from orchestrator.network_images import some_images
+    from orchestrator.trained_network import find_network
+
+    form = format_named(to)
+    trained = find_network(run, trial=trial, runs_dir=runs_dir, tracking_uri=tracking_uri)
+    seen = some_images(trained, dataset, split=split, count=images)
+    path = output or Path(f"{trained.label}{form.suffix}")
+    exported = export_network(trained, seen, format_name=to, path=path)
+    if as_json:
+        typer.echo(json.dumps({**dataclasses.asdict(exported), "path": str(exported.path)}, indent=2))
+    else:
+        for line in _told(trained, exported):
+            typer.echo(line)
+
+
+def _told(trained: TrainedNetwork, exported: Exported) -> list[str]:
+    """What was written, for a reader."""
+    batch = "any number of images" if exported.any_batch else f"{exported.images} images"
+    lines = [
+        f"{exported.path}: {trained.name}, epoch {trained.epoch} of {trained.label}; {batch} at once",
+        f"outputs equal to {exported.difference:.1e} of the largest logit on {exported.images} images",
+    ]
+    for layer, windows in enumerate(exported.windows):
+        groups = ", ".join(
+            f"{side}x{side} px for {heads} {'head' if heads == 1 else 'heads'}" for side, heads in windows
+        )
+        lines.append(f"layer {layer}: {groups}")
+    times = exported.times_ms
+    told = {"network": "in PyTorch", "uncut": "exported uncut", "file": "exported"}
+    speeds = ", ".join(f"{told[name]} {taken:.2f} ms" for name, taken in times.items())
+    lines.append(f"{exported.timed_batch} images: {speeds} (medians on one thread, taken in turns)")
+    if exported.uncut_bytes is not None:
+        share = exported.bytes / exported.uncut_bytes - 1
+        size = f"{abs(share):.1%} {'larger' if share > 0 else 'smaller'}"
+        lines.append(f"against the uncut file: {size}, {times['uncut'] / times['file']:.2f} times as fast")
+    lines.append(f"{exported.bytes / 2**20:.2f} MiB; the checkpoint has {trained.checkpoint_bytes / 2**20:.2f} MiB")
+    return [*lines, exported.note] if exported.note else lines

@@ -1,0 +1,165 @@
+"""Real images for a trained network: of a dataset's split, normalised as it was trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from orchestrator.errors import CheckpointError, DataError, did_you_mean
+from orchestrator.trained_network import TrainedNetwork
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from orchestrator.training.decoded_images import DecodedSplit
+    from orchestrator.training.device_images import DeviceSplit
+
+__all__ = ["NetworkImages", "dataset_of", "images_for", "some_images"]
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkImages:
+    """A few images.
+
+    Args:
+        inputs: As the network takes them, (N, C, H, W).
+        pixels: The same in 0 to 1, (N, C, H, W).
+        labels: Their classes, (N,).
+        positions: Which of the split they are.
+        dataset: Name or URI, without a password.
+        split: Of the dataset.
+    """
+
+    inputs: Tensor
+    pixels: Tensor
+    labels: Tensor
+    positions: tuple[int, ...]
+    dataset: str
+    split: str
+
+
+def images_for(
+    model: nn.Module,
+    dataset: str,
+    *,
+    split: str,
+    crop_pct: float,
+    interpolation: str = "bicubic",
+    datasets_folder: Path,
+    device: torch.device,
+    shown: str,
+) -> DeviceSplit | DecodedSplit:
+    """A split as a network was trained to see it.
+
+    Args:
+        model: As `load_model` gives it.
+        dataset: A registered dataset, or the URI of a prepared one.
+        split: Of the dataset.
+        crop_pct: Share of the shorter side that is kept of image files.
+        interpolation: Of image files.
+        datasets_folder: Where registered datasets are kept.
+        device: Where the images go.
+        shown: What messages call the network.
+
+    Raises:
+        CheckpointError: Its classes are others.
+        DataError: There is no such dataset or split, or its images do not fit.
+    """
+    from orchestrator.config.schema import DatasetConfig
+    from orchestrator.data import list_datasets, locate_dataset, open_dataset
+    from orchestrator.training.placement import Normalisation, place_split, splits_of
+
+    named = dataset in list_datasets()
+    images = open_dataset(locate_dataset(dataset if named else None, None if named else dataset, datasets_folder))
+    known, class_names = splits_of(images)
+    if split not in known:
+        raise DataError(f"{dataset}: has no split '{split}'. {did_you_mean(split, known)}")
+    if class_names != model.class_names:
+        raise CheckpointError(
+            f"{shown}: tells {len(cast(tuple[str, ...], model.class_names))} classes apart that are not the "
+            f"{len(class_names)} of {dataset}; take images of the classes it was trained on"
+        )
+    size = cast(int, model.trained_image_size)
+    settings = {"uri": dataset, "image_size": size, "crop_pct": crop_pct, "interpolation": interpolation}
+    config = DatasetConfig.model_validate(settings)
+    told = Normalisation(cast(tuple[float, ...], model.pixel_mean), cast(tuple[float, ...], model.pixel_std))
+    placed = place_split(images, split, device, config, told)
+    if (placed.image_size, placed.in_chans) != (size, len(told.mean)):
+        raise DataError(
+            f"{dataset}: has images of {placed.in_chans} channels and {placed.image_size} px; the checkpoint was "
+            f"trained on {len(told.mean)} channels and {size} px"
+        )
+    return placed
+
+
+def dataset_of(trained: TrainedNetwork, dataset: str | None) -> str:
+    """The dataset that is asked for, else the one a network was trained on.
+
+    Raises:
+        DataError: Neither is known.
+    """
+    known = dataset or trained.dataset.get("uri") or trained.dataset.get("name")
+    if known is None:
+        raise DataError(f"{trained.label}: nothing tells what it was trained on. Name the images with --dataset")
+    return str(known)
+
+
+def some_images(trained: TrainedNetwork, dataset: str | None, *, split: str, count: int) -> NetworkImages:
+    """Images spread evenly over a split.
+
+    Args:
+        trained: The network.
+        dataset: A registered dataset, or the URI of a prepared one; None takes what it was trained on.
+        split: Of the dataset.
+        count: How many; all of a smaller split.
+
+    Raises:
+        CheckpointError: Its classes are others.
+        DataError: There is no such dataset or split, or its images do not fit.
+    """
+    import numpy as np
+    import torch
+
+    from orchestrator.tracking.addresses import without_password
+
+    model, told = trained.network, trained.dataset
+    uri = dataset_of(trained, dataset)
+    placed = images_for(
+        model,
+        uri,
+        split=split,
+        crop_pct=float(told.get("crop_pct", 0.875)),
+        interpolation=_interpolation(told),
+        datasets_folder=trained.runs_dir / "datasets",
+        device=torch.device("cpu"),
+        shown=trained.label,
+    )
+    positions = np.unique(np.linspace(0, len(placed) - 1, min(count, len(placed))).round().astype(int))
+    inputs, labels = _read(placed, positions)
+    mean, std = (
+        torch.tensor(cast(tuple[float, ...], values)).view(1, -1, 1, 1)
+        for values in (model.pixel_mean, model.pixel_std)
+    )
+    pixels = (inputs * std + mean).clamp(0, 1)
+    return NetworkImages(inputs, pixels, labels, tuple(positions.tolist()), without_password(uri), split)
+
+
+def _interpolation(told: Mapping[str, Any]) -> str:
+    given = str(told.get("interpolation", "bicubic"))
+    return "bicubic" if given == "random" else given
+
+
+def _read(placed: DeviceSplit | DecodedSplit, positions: Any) -> tuple[Tensor, Tensor]:
+    import torch
+
+    from orchestrator.training.device_images import DeviceSplit
+    from orchestrator.training.workers import Workers
+
+    if isinstance(placed, DeviceSplit):
+        return placed.batch(torch.from_numpy(positions))
+    chosen = dataclasses.replace(placed, positions=placed.positions[positions], processes=0)
+    batches = list(chosen.share(Workers()))
+    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
