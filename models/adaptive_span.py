@@ -148,9 +148,9 @@ class AdaptiveAttention(nn.Module):
         self.span.clamp_(0.0, 1.0)
         self.window_radius()
 
-    def training_diagnostics(self) -> Mapping[str, float]:
-        """The mean of z * S over the heads, in pixels."""
-        return {"span_px": float(self.span.mean()) * self.max_span}
+    def training_diagnostics(self) -> Mapping[str, list[float]]:
+        """Z * S of every head, in pixels."""
+        return {"span_px": (self.span.float() * self.max_span).tolist()}
 
     def _load_from_state_dict(self, *arguments: Any, **keywords: Any) -> None:
         super()._load_from_state_dict(*arguments, **keywords)

@@ -6,7 +6,7 @@ modules gets a zero, nothing, and an empty mapping.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, cast
 
 import torch
@@ -32,8 +32,8 @@ class Projected(Protocol):
 class Diagnosed(Protocol):
     """A module with numbers worth a curve."""
 
-    def training_diagnostics(self) -> Mapping[str, float]:
-        """Values under `<quantity>_<unit>`, such as `span_px`."""
+    def training_diagnostics(self) -> Mapping[str, float | Sequence[float]]:
+        """Values under `<quantity>_<unit>`, such as `span_px`; one, or one per head."""
 
 
 def _asking(model: nn.Module, method: str) -> Iterator[nn.Module]:
@@ -86,16 +86,21 @@ def diagnostics(model: nn.Module) -> dict[str, float]:
     """What the modules of `model` report, per layer and averaged.
 
     Returns:
-        For a quantity such as `span_px`: `span/mean_px`, the mean over the layers that have it, and
-        `span/layer<i>_px` for each of them, counted from 0 in the order of the network.
+        For a quantity such as `span_px`: `span/mean_px`, the mean over the layers that have it;
+        `span/layer<i>_px` for each of them, counted from 0 in the order of the network; and, where a layer
+        has a value per head, `span/layer<i>_head<j>_px`, whose mean is that of the layer.
     """
-    layers: defaultdict[str, list[float]] = defaultdict(list)
+    layers: defaultdict[str, list[list[float]]] = defaultdict(list)
     for module in _asking(model, "training_diagnostics"):
         for quantity, value in cast(Diagnosed, module).training_diagnostics().items():
-            layers[quantity].append(value)
+            layers[quantity].append(list(value) if isinstance(value, Sequence) else [value])
     report: dict[str, float] = {}
-    for quantity, values in layers.items():
+    for quantity, heads in layers.items():
         topic, _, unit = quantity.rpartition("_")
-        report[f"{topic}/mean_{unit}"] = sum(values) / len(values)
-        report |= {f"{topic}/layer{index}_{unit}": value for index, value in enumerate(values)}
+        means = [sum(values) / len(values) for values in heads]
+        report[f"{topic}/mean_{unit}"] = sum(means) / len(means)
+        for layer, values in enumerate(heads):
+            report[f"{topic}/layer{layer}_{unit}"] = means[layer]
+            if len(values) > 1:
+                report |= {f"{topic}/layer{layer}_head{head}_{unit}": value for head, value in enumerate(values)}
     return report

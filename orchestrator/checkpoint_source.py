@@ -53,7 +53,7 @@ def local_checkpoint(source: str | Path, *, tracking_uri: str | None = None) -> 
             raise CheckpointError(f"{source}: neither a checkpoint file nor an MLflow run id (32 hexadecimal digits)")
         yield path
         return
-    from orchestrator.tracking.mlflow_writer import fetch_checkpoint
+    from orchestrator.tracking.mlflow_runs import fetch_checkpoint
 
     with tempfile.TemporaryDirectory() as folder:
         yield fetch_checkpoint(run_id, tracking_uri or default_tracking_uri(), Path(folder))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator import data_cli, network_cli, report_cli, sweep_cli
+from orchestrator import data_cli, network_cli, report_cli, sweep_cli, tracking_cli
 from orchestrator.errors import ConfigError, ResumeError, SpatialSweepError, SweepNameError
 from orchestrator.provenance import package_version
 from orchestrator.sweep_cli import RunsDir, wide_console
@@ -29,6 +29,7 @@ app.add_typer(data_cli.app, name="data")
 app.add_typer(sweep_cli.app)
 app.add_typer(report_cli.app)
 app.add_typer(network_cli.app)
+app.add_typer(tracking_cli.app)
 
 _INTERRUPTED = 130
 _BAD_INPUT = 2
@@ -86,7 +87,7 @@ def run(
     if dry_run:
         _dry_run(config, address, as_json=as_json)
     else:
-        _run(config, address, resume=resume, allow_changed=allow_changed)
+        _run(config, address, resume=resume, allow_changed=allow_changed, sweep_file=sweep)
 
 
 @app.command()
@@ -212,14 +213,18 @@ def _overrides(
     return overrides
 
 
-def _run(config: SweepConfig, address: str | None, *, resume: bool, allow_changed: bool) -> None:
+def _run(
+    config: SweepConfig, address: str | None, *, resume: bool, allow_changed: bool, sweep_file: Path | None = None
+) -> None:
     """Runs a sweep, shows what it found, and leaves with a code that says how it went."""
     from orchestrator.ledger import TrialStatus
     from orchestrator.progress import print_outcome
     from orchestrator.sweep import run_sweep
 
     console = wide_console()
-    result = run_sweep(config, resume=resume, allow_changed=allow_changed, address=address, console=console)
+    result = run_sweep(
+        config, resume=resume, allow_changed=allow_changed, address=address, console=console, sweep_file=sweep_file
+    )
     print_outcome(result, console, _dashboard_command(result.folder.parent, config.tracking.uri))
     if result.status is TrialStatus.INTERRUPTED:
         elsewhere = "" if config.runs_dir is None else f" --runs-dir {result.folder.parent}"

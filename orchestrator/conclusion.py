@@ -9,13 +9,15 @@ from typing import Any
 
 from orchestrator.config.schema import SweepConfig
 from orchestrator.errors import TrackingError
+from orchestrator.lanes.trial_folder import trial_folder
 from orchestrator.ledger import Ledger, TrialStatus, count_rejected
 from orchestrator.objectives import Aims
 from orchestrator.results import SweepResult, TrialResult
 from orchestrator.search.storage import study_uri
 from orchestrator.sweep_folder import SweepFolder
 from orchestrator.tracking.addresses import embedded_uri
-from orchestrator.tracking.mlflow_writer import MlflowWriter, silence
+from orchestrator.tracking.mlflow_runs import silence
+from orchestrator.tracking.mlflow_writer import MlflowWriter
 
 CHOSEN_ON_TEST = "Epochs and trials were chosen on the test images (dataset.select_on): their accuracy is too good."
 
@@ -66,10 +68,8 @@ def conclude(
         )
 
     first = result({})
-    for trial in first.ranking()[: config.keep.best]:
-        if trial.checkpoint is not None:
-            ledger.checkpoint_kept(trial.number, str(trial.checkpoint))
     front = [trial.number for trial in first.pareto_front] if len(config.objectives) > 1 else []
+    _store_checkpoints(ledger, _kept_checkpoints(config, folder, first))
     if front:
         ledger.front_found(front)
     tables = first.write_tables()
@@ -87,6 +87,27 @@ def conclude(
     )
     final.write_tables()
     return final
+
+
+def _kept_checkpoints(config: SweepConfig, folder: SweepFolder, result: SweepResult) -> set[tuple[int, str]]:
+    """The files worth storing, by trial: the best weights of the best, and what the newest would go on from."""
+    best = [*result.ranking()[: config.keep.best], *([result.best] if result.best else [])]
+    best += result.pareto_front if len(config.objectives) > 1 else []
+    kept = {(trial.number, str(trial.checkpoint)) for trial in best if trial.checkpoint is not None}
+    over = sorted((record for record in result.records if record.is_over), key=lambda record: record.ended_s or 0.0)
+    for record in over[len(over) - config.keep.last :]:
+        last = folder.trials / trial_folder(record.number) / "last.pt"
+        if last.exists():
+            kept.add((record.number, str(last)))
+    return kept
+
+
+def _store_checkpoints(ledger: Ledger, kept: set[tuple[int, str]]) -> None:
+    """Has the files stored that are kept, and taken out again that earlier sessions had stored and are kept no more."""
+    for number, path in sorted(ledger.stored - kept):
+        ledger.checkpoint_dropped(number, path)
+    for number, path in sorted(kept):
+        ledger.checkpoint_kept(number, path)
 
 
 def _summary(best: TrialResult | None, ledger: Ledger, front: Sequence[int]) -> dict[str, Any]:

@@ -109,6 +109,7 @@ class Ledger:
         sessions: Drivers that have worked on the sweep.
         identity: What decided its results in the newest session; None before the first.
         ended_by: What the budget said when it ended the sweep; empty when it did not.
+        stored: Checkpoints that are to be stored as artifacts, by trial and file.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -119,6 +120,7 @@ class Ledger:
         self._spending = Spending()
         self.ended_by = ""
         self.sessions = 0
+        self.stored: set[tuple[int, str]] = set()
         self.identity: Mapping[str, Any] | None = None
         for event, _ in read_events(journal.path):
             self._take_up(event)
@@ -133,6 +135,10 @@ class Ledger:
     def sweep_resumed(self, config: Mapping[str, Any], facts: Mapping[str, str], identity: Mapping[str, Any]) -> None:
         """A new driver goes on with the sweep."""
         self._record("sweep_resumed", config=config, facts=facts, identity=identity)
+
+    def session_described(self, files: Iterable[str], dataset: Mapping[str, Any]) -> None:
+        """What the session just begun works with: files to be stored with the sweep, and facts about its images."""
+        self._record("session_described", session=self.sessions, files=list(files), dataset=dataset)
 
     def trial_started(self, number: int, tune_id: str, params: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         """A trial was proposed and handed to Tune."""
@@ -167,17 +173,31 @@ class Ledger:
         known = {name: value for name, value in (("held_s", held_s), ("lane", lane)) if value is not None}
         self._record("trial_reported", trial=number, epoch=epoch, metrics=metrics, **known)
 
-    def trial_ended(self, number: int, status: TrialStatus, reason: str = "") -> None:
-        """A trial will report no more; of several ends the first counts, unless it was an interruption."""
+    def trial_ended(
+        self, number: int, status: TrialStatus, reason: str = "", best: Mapping[str, float] | None = None
+    ) -> None:
+        """A trial will report no more; of several ends the first counts, unless it was an interruption.
+
+        Args:
+            number: Of the trial.
+            status: How it ended.
+            reason: Of a failure, or where it diverged.
+            best: Every objective at its best epoch.
+        """
         with self._lock:
             if not self._trials[number].is_over:
                 now = time.time()
                 cost = self._spending.cost(number, now).as_dict()
-                self._record("trial_ended", now, trial=number, status=status, reason=reason, cost=cost)
+                ended = {"trial": number, "status": status, "reason": reason, "cost": cost, "best": best or {}}
+                self._record("trial_ended", now, **ended)
 
     def checkpoint_kept(self, number: int, path: str) -> None:
-        """A trial is among the best; its checkpoint is to be stored as an artifact."""
+        """A trial is among the best, or the newest; its checkpoint is to be stored as an artifact."""
         self._record("checkpoint_kept", trial=number, path=path)
+
+    def checkpoint_dropped(self, number: int, path: str) -> None:
+        """Others have taken the place of a trial whose checkpoint is stored; it need not be any longer."""
+        self._record("checkpoint_dropped", trial=number, path=path)
 
     def budget_spent(self, reason: str) -> None:
         """The sweep is to end although trials are left, because of what its budget says."""
@@ -236,6 +256,10 @@ class Ledger:
                 self.sessions, self.identity, self.ended_by = self.sessions + 1, event["identity"], ""
             case "budget_spent":
                 self.ended_by = event["reason"]
+            case "checkpoint_kept":
+                self.stored.add((event["trial"], event["path"]))
+            case "checkpoint_dropped":
+                self.stored.discard((event["trial"], event["path"]))
             case "trial_rejected":
                 found = RejectedTrial(event["trial"], event["params"], event["rule"], event["reason"])
                 self._rejected[found.number] = found

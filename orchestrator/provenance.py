@@ -12,6 +12,8 @@ from pathlib import Path
 _PACKAGES = ("ray", "torch", "timm", "optuna", "mlflow", "pyarrow", "numpy")
 _OWN_PACKAGES = ("models", "search_spaces", "orchestrator")
 _SOURCES = (".py", ".cpp", ".h")
+_GIT_S = 10
+_DIFF_LENGTH = 1_000_000
 
 
 def package_version() -> str:
@@ -30,6 +32,17 @@ def facts() -> dict[str, str]:
     return found | {"git.revision": revision} if revision else found
 
 
+def git_diff() -> str:
+    """How the files of the current folder's checkout differ from its commit; empty where they do not, or are in none.
+
+    New files count once git has been told of them (`git add`); beyond 1 MB the difference is cut, and says so.
+    """
+    found = _git("diff", "HEAD", "--no-color", "--no-ext-diff") or ""
+    if len(found) > _DIFF_LENGTH:
+        return f"{found[:_DIFF_LENGTH]}\n... cut after {_DIFF_LENGTH} characters of {len(found)}\n"
+    return found
+
+
 def code_fingerprint() -> str:
     """Hash of the sources of all our packages, whether or not they stand in a checkout."""
     home = Path(__file__).resolve().parents[1]
@@ -43,14 +56,15 @@ def code_fingerprint() -> str:
 
 def _git_revision() -> str | None:
     """The commit of the current folder, marked `+` when files differ from it; None outside a checkout."""
+    revision = (_git("rev-parse", "--short=12", "HEAD") or "").strip()
+    return f"{revision}{'+' if _git('status', '--porcelain') else ''}" if revision else None
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of the current folder; None without git, outside a checkout, or where it fails."""
     git = shutil.which("git")
     if git is None:
         return None
-
-    def run(*arguments: str) -> str | None:
-        command = [git, "-C", str(Path.cwd()), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)  # noqa: S603
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    revision = run("rev-parse", "--short=12", "HEAD")
-    return f"{revision}{'+' if run('status', '--porcelain') else ''}" if revision else None
+    command = [git, "-C", str(Path.cwd()), *arguments]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=_GIT_S)  # noqa: S603
+    return done.stdout.decode(errors="replace") if done.returncode == 0 else None

@@ -42,7 +42,7 @@ def _record(sweep: StoredSweep, path: Path, tracking_uri: str) -> None:
     for name, value in _BRIEFLY.items():
         os.environ.setdefault(name, value)
     from orchestrator.errors import TrackingError
-    from orchestrator.tracking.mlflow_writer import silence, store_beside_results
+    from orchestrator.tracking.mlflow_runs import silence, store_beside_results
 
     silence()
     try:

@@ -51,7 +51,7 @@ REPORTS = pa.schema(
     [
         _column("trial", pa.int64(), "Optuna's number, from 0"),
         _column("epoch", pa.int64(), "from 1"),
-        _column("metric", pa.string(), "such as val/top1; docs/results.md lists them"),
+        _column("metric", pa.string(), "such as val/top1; docs/tracking.md lists them"),
         _column("value", pa.float64(), "of the metric at the end of the epoch"),
     ]
 )

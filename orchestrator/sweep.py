@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from orchestrator.conclusion import conclude, start_tracking
 from orchestrator.config.schema import SweepConfig
-from orchestrator.data import locate_dataset
+from orchestrator.data import describe_dataset, locate_dataset
 from orchestrator.errors import SpatialSweepError
 from orchestrator.interruption import Interruption
 from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.origin import write_origin
 from orchestrator.provenance import facts
 from orchestrator.recorded import recorded
 from orchestrator.results import SweepResult
@@ -20,7 +22,7 @@ from orchestrator.resume import identity, refuse_changes, stored_config
 from orchestrator.runs_dir import resolve_runs_dir
 from orchestrator.search.first_trials import refuse_unknown
 from orchestrator.search.storage import open_storage, study_uri
-from orchestrator.sweep_folder import existing_folder, new_folder
+from orchestrator.sweep_folder import SweepFolder, existing_folder, new_folder
 from orchestrator.sweep_session import SweepSession
 from orchestrator.tracking.journal import Journal
 
@@ -32,6 +34,7 @@ def run_sweep(
     allow_changed: bool = False,
     address: str | None = None,
     console: Console | None = None,
+    sweep_file: Path | None = None,
 ) -> SweepResult:
     """Trains and compares the configurations of a sweep.
 
@@ -45,6 +48,7 @@ def run_sweep(
         allow_changed: Resumes although something that decides the results has changed.
         address: Ray cluster to join; None starts a private instance, or joins `RAY_ADDRESS`.
         console: Where progress is shown; None keeps silent.
+        sweep_file: What `config` was read from, to be recorded as it stands, but for passwords.
 
     Returns:
         The result; its status is `interrupted` after Ctrl-C.
@@ -72,6 +76,7 @@ def run_sweep(
         status = TrialStatus.FAILED
         with session.resources(address):
             _open_books(config, ledger, folder.name, now)
+            _describe_session(config, ledger, folder, dataset, sweep_file)
             writer = start_tracking(config, runs_dir, journal.path)
             try:
                 status = session.run()
@@ -117,3 +122,12 @@ def _open_books(config: SweepConfig, ledger: Ledger, name: str, identity: dict[s
         ledger.sweep_started(name, recorded(config), facts(), identity)
     else:
         ledger.sweep_resumed(recorded(config), facts(), identity)
+
+
+def _describe_session(
+    config: SweepConfig, ledger: Ledger, folder: SweepFolder, located: str, sweep_file: Path | None
+) -> None:
+    """Records what this session was begun with; not part of the journal's first event, which is read all the time."""
+    known, manifest = describe_dataset(config.dataset.name, located)
+    files = write_origin(folder.session(ledger.sessions), config, manifest, sweep_file)
+    ledger.session_described(map(str, files), known)

@@ -1,4 +1,4 @@
-"""The commands about sweeps that stand on disk: `spatialsweep status`, `list`, `compare`, `sync` and `delete`."""
+"""The commands about sweeps that stand on disk: `spatialsweep status`, `list`, `compare` and `delete`."""
 
 from __future__ import annotations
 
@@ -68,16 +68,6 @@ def compare(
         typer.echo(json.dumps(found, indent=2))
     else:
         print_comparison(found, wide_console())
-
-
-@app.command()
-def sync(name: Name, runs_dir: RunsDir = None, tracking_uri: TrackingUri = None) -> None:
-    """Send MLflow what a sweep could not, because the server was away."""
-    from orchestrator.stored_sweep import find_sweep
-    from orchestrator.synchronisation import sync_sweep
-
-    found = sync_sweep(find_sweep(name, runs_dir), tracking_uri)
-    typer.echo(f"{name}: {found.events} events sent to {found.tracking_uri}")
 
 
 @app.command()

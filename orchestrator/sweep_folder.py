@@ -41,6 +41,10 @@ class SweepFolder:
         """Holds a folder of checkpoints per trial."""
         return self.path / "trials"
 
+    def session(self, number: int) -> Path:
+        """Files that say what a session, counted from 1, was begun with."""
+        return self.path / "sessions" / f"{number:03d}"
+
     @property
     def scratch(self) -> Path:
         """Files of Ray, of no use once the sweep has stopped."""

@@ -163,7 +163,7 @@ def _of_sweep(sweep: StoredSweep, trial: int | None, tracking_uri: str | None) -
 
 
 def _of_run(run_id: str, tracking_uri: str, runs_dir: Path) -> _Found:
-    from orchestrator.tracking.mlflow_writer import read_run
+    from orchestrator.tracking.mlflow_runs import read_run
 
     run = read_run(run_id, tracking_uri)
     prefix = "dataset."

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from tracked_sweep import REASON, replay, tell
+from mlflow_server import MlflowServer, free_port
+from tracked_sweep import DATASET, REASON, replay, tell
 
 from orchestrator import load_model
 from orchestrator.errors import CheckpointError, TrackingError
 from orchestrator.ledger import Ledger, TrialStatus
 from orchestrator.tracking.addresses import embedded_uri
+from orchestrator.tracking.event_recorder import RUN_STATUS
 from orchestrator.tracking.journal import Journal, read_events
-from orchestrator.tracking.mlflow_writer import _RUN_STATUS, MlflowWriter, fetch_checkpoint
+from orchestrator.tracking.mlflow_runs import fetch_checkpoint
+from orchestrator.tracking.mlflow_writer import MlflowWriter
 from orchestrator.training.checkpoint_file import save_checkpoint
 from orchestrator.training.checkpoints import build_model
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def runs_of(uri: str, sweep_run: str) -> list[Run]:
@@ -77,12 +68,24 @@ def test_a_sweep_is_a_parent_run_with_its_settings_and_its_outcome(writer: Mlflo
     assert run.data.metrics == {"trials_finished": 1.0, "best_trial": 0.0, "best_value": 0.8}
     expected = {"git.revision": "abc", "spatialsweep.kind": "sweep", "spatialsweep.best_value": "0.8"}
     assert expected.items() <= run.data.tags.items()
-    files = MlflowClient(writer.tracking_uri).list_artifacts(writer.sweep_run_id, "results")
-    assert [file.path for file in files] == ["results/trials.parquet"]
+    known = {"spatialsweep.seed": "0", "spatialsweep.search_space": "f" * 16}
+    assert known.items() <= run.data.tags.items()
+    for folder, name in (("results", "trials.parquet"), ("sessions/001", "sweep.yaml")):
+        files = MlflowClient(writer.tracking_uri).list_artifacts(writer.sweep_run_id, folder)
+        assert [file.path for file in files] == [f"{folder}/{name}"]
+
+
+def test_the_dataset_is_an_input_of_the_sweep_and_of_its_trials(writer: MlflowWriter) -> None:
+    for run_id in (writer.sweep_run_id, writer.run_id(0), writer.run_id(3)):
+        assert run_id is not None
+        (found,) = MlflowClient(writer.tracking_uri).get_run(run_id).inputs.dataset_inputs
+        assert (found.dataset.name, found.dataset.digest) == (DATASET["name"], DATASET["content_hash"])
+        assert json.loads(found.dataset.profile)["images"] == {"train": 1437, "test": 360}
+        assert json.loads(found.dataset.source) == {"uri": DATASET["uri"]}
 
 
 def test_mlflow_has_a_word_for_every_end_of_a_trial() -> None:
-    assert set(_RUN_STATUS) == set(TrialStatus) - {TrialStatus.RUNNING}
+    assert set(RUN_STATUS) == set(TrialStatus) - {TrialStatus.RUNNING}
 
 
 def test_each_trial_is_a_child_run_with_the_status_of_its_end(writer: MlflowWriter) -> None:
@@ -178,32 +181,11 @@ def test_a_model_is_found_in_the_database_beneath_the_current_folder(
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of MLflow's own, in a process that ends with the tests."""
-    folder, port = tmp_path_factory.mktemp("server"), free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--artifacts-destination", str(folder)]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=log, stderr=log, start_new_session=True, env={**os.environ, "NO_PROXY": "*"}
-        )
-    try:
-        deadline = time.monotonic() + 120
-        while not healthy(f"http://127.0.0.1:{port}/health"):
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline, (folder / "log").read_text()
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(120)
-
-
-def healthy(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return int(answer.status) == 200
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return False
+    """A server of MLflow's own, in processes that end with the tests."""
+    server = MlflowServer(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server.uri
+    server.stop()
 
 
 @pytest.mark.slow

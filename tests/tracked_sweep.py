@@ -9,6 +9,15 @@ from orchestrator.tracking.journal import Journal
 from orchestrator.tracking.mlflow_writer import MlflowWriter
 
 CONFIG = {"name": "s", "dataset": {"name": "digits"}, "search": {"model": {"choices": ["a", "b"]}}, "model": None}
+DATASET = {
+    "name": "digits",
+    "uri": "/data/digits.arrow",
+    "content_hash": "5663ed2b4eac758a",
+    "num_classes": 10,
+    "class_names": list("0123456789"),
+    "image_shape": [1, 8, 8],
+    "splits": {"train": {"images": 1437}, "test": {"images": 360}},
+}
 REASON = "ValueError: odd\nTraceback ..."
 
 
@@ -16,14 +25,17 @@ def tell(path: Path, checkpoint: Path | None = None, *, ended: bool = True) -> N
     """Writes the journal of a whole sweep."""
     with Journal(path) as journal:
         ledger = Ledger(journal)
-        ledger.sweep_started("s-001", CONFIG, {"git.revision": "abc"}, {"seed": 0})
+        ledger.sweep_started("s-001", CONFIG, {"git.revision": "abc"}, {"seed": 0, "search space": "f" * 16})
+        sweep_file = path.with_name("sweep.yaml")
+        sweep_file.write_text("name: s\n")
+        ledger.session_described([str(sweep_file)], DATASET)
         for number in range(4):
             trial = {"number": number, "model": {"name": "m", "options": {}}, "training": {"epochs": 2, "lr": 0.1}}
             ledger.trial_started(number, f"tune{number}", {"model": "m", "lr": 0.5 + number}, trial)
         for epoch in (1, 2):
             ledger.trial_reported(0, epoch, {"val/top1": 0.4 * epoch, "lr": 0.1, "train/loss": 1.0 / epoch})
         ledger.trial_reported(1, 1, {"val/top1": 0.1, "train/loss": float("nan")})
-        ledger.trial_ended(0, TrialStatus.FINISHED)
+        ledger.trial_ended(0, TrialStatus.FINISHED, best={"val/top1": 0.8})
         ledger.trial_ended(1, TrialStatus.PRUNED)
         ledger.trial_ended(2, TrialStatus.FAILED, REASON)
         ledger.trial_ended(3, TrialStatus.INTERRUPTED, "the sweep was ended")

@@ -12,6 +12,7 @@ from orchestrator.data.datasets import (
     open_dataset,
     prepare_dataset,
 )
+from orchestrator.data.description import describe_dataset
 
 __all__ = [
     "ArrowImages",
@@ -21,6 +22,7 @@ __all__ = [
     "Indices",
     "dataset_facts",
     "dataset_spec",
+    "describe_dataset",
     "epoch_batches",
     "list_datasets",
     "locate_dataset",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.lanes.messages import Ending, Member, Order, Report
 
@@ -65,11 +65,14 @@ class Lane:
 
     @property
     def newest_report(self) -> Report | None:
-        """The newest report every rank has delivered, with rank 0's metrics."""
+        """The newest report every rank has delivered: rank 0's metrics, and what other nodes say of themselves."""
         if not self.reports or len(self.reports) < self.world_size:
             return None
         first = self.reports[0]
-        return first if all(report.epoch >= first.epoch for report in self.reports.values()) else None
+        if any(report.epoch < first.epoch for report in self.reports.values()):
+            return None
+        told = [report.metrics for _, report in sorted(self.reports.items(), reverse=True)]
+        return replace(first, metrics={key: value for metrics in told for key, value in metrics.items()})
 
     def begin_generation(self, member: Member) -> None:
         """A new worker group has said hello."""

@@ -50,7 +50,7 @@ class Report:
 
     Args:
         epoch: From 1.
-        metrics: Of rank 0, already reduced over all ranks.
+        metrics: Of rank 0, already reduced over all ranks; of the first rank of every node, its load as well.
         lane: Where the trial is now, which the hub adds for the trial's client.
     """
 

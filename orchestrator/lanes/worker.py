@@ -24,6 +24,7 @@ from orchestrator.config.schema import DatasetConfig, TrialConfig
 from orchestrator.data import open_dataset
 from orchestrator.errors import SpatialSweepError, TrialDivergedError, TrialFailedError
 from orchestrator.lanes.messages import Ending, Fate, Member, Next, Order, Report, Verdict
+from orchestrator.lanes.node_load import NodeLoad
 from orchestrator.training.checkpoints import TrialCheckpoints
 from orchestrator.training.clean_slate import clean_slate
 from orchestrator.training.device_images import DeviceImages
@@ -82,6 +83,7 @@ def lane_loop(setting: Mapping[str, Any]) -> None:
     """
     lane: LaneSetting = setting["lane"]
     member, workers = _say_hello(lane)
+    load = NodeLoad() if ray.train.get_context().get_local_rank() == 0 else None
     data = place_dataset(open_dataset(lane.dataset_path), workers.device, lane.dataset)
     left: str | None = None
     while True:
@@ -89,7 +91,7 @@ def lane_loop(setting: Mapping[str, Any]) -> None:
         if order is None:
             return
         ray.get(lane.hub.begin.remote(member, order))
-        ending = _train(lane, member, workers, data, order)
+        ending = _train(lane, member, workers, data, order, load=load)
         if ray.get(lane.hub.finish.remote(member, order, ending)) is Next.LEAVE:
             if ending.fate is Fate.MOVED:
                 return  # all ranks do, and Train counts no failure
@@ -114,11 +116,20 @@ def _say_hello(lane: LaneSetting) -> tuple[Member, Workers]:
     return member, Workers(rank, world_size, device)
 
 
-def _train(lane: LaneSetting, member: Member, workers: Workers, data: DeviceImages, order: Order) -> Ending:
+def _train(
+    lane: LaneSetting,
+    member: Member,
+    workers: Workers,
+    data: DeviceImages,
+    order: Order,
+    *,
+    load: NodeLoad | None = None,
+) -> Ending:
     """Trains one order and says how it ended; only what must end the process is raised."""
 
     def report(epoch: int, metrics: Mapping[str, float]) -> None:
-        message = Report(epoch, dict(metrics) if workers.is_first else {})
+        told = dict(metrics) if workers.is_first else {}
+        message = Report(epoch, told | (load.read() if load else {}))
         if ray.get(lane.hub.report.remote(member, order, message)) is Verdict.STOP:
             raise StopTrial
         if epoch < order.config["training"]["epochs"] and _will_be_taken(workers):

@@ -106,7 +106,7 @@ class SweepCallback(NotPickled, Callback):
     def _close_books(self, tune_id: str, status: TrialStatus, reason: str) -> None:
         asked = self._searcher.asked[tune_id]
         record = self._ledger.trial(asked.number)
-        self._ledger.trial_ended(asked.number, status, reason)
+        self._ledger.trial_ended(asked.number, status, reason, self._aims.values(record))
         self._hub.release.remote(tune_id)
         state, values = verdict(record, self._aims)
         if state is TrialState.WAITING:

@@ -33,7 +33,7 @@ def continue_study(study: optuna.Study, ledger: Ledger, config: SweepConfig) -> 
     """
     for record in ledger.trials():
         if not record.is_over and record.epochs >= record.config["training"]["epochs"]:
-            ledger.trial_ended(record.number, TrialStatus.FINISHED)
+            ledger.trial_ended(record.number, TrialStatus.FINISHED, best=Aims.of(config).values(record))
         elif record.status is TrialStatus.RUNNING:
             ledger.trial_ended(record.number, TrialStatus.INTERRUPTED, "its driver ended without a word")
     known = len(study.get_trials(deepcopy=False))

@@ -1,7 +1,7 @@
 """A thread that carries the journal somewhere else, at the other side's pace: training never waits for it.
 
-Events are taken a batch at a time, and a batch is repeated until the other side has it. A bookmark beside the journal
-says how far that is, so that a later session of the sweep, or `spatialsweep sync`, begins there and not at the start.
+Events are taken a batch at a time, and a batch is repeated until the other side has it, in smaller pieces where the way
+there is bad. A bookmark beside the journal says how far that is, so that a later session of the sweep, or `spatialsweep sync`, begins there and not at the start.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class JournalFollower(ABC):
         """Sends a batch; any error means that all of it is sent again."""
 
     def _follow(self) -> None:
-        connected = False
+        connected, at_once = False, _EVENTS_PER_BATCH
         while True:
             stopping = self._stop.is_set()
             try:
@@ -99,13 +99,15 @@ class JournalFollower(ABC):
                     if self._memory is not None and not self._recall(self._memory):
                         self._done_bytes = 0
                     connected = True
-                while batch := list(islice(read_events(self._journal, self._done_bytes), _EVENTS_PER_BATCH)):
+                while batch := list(islice(read_events(self._journal, self._done_bytes), at_once)):
                     self._take([event for event, _ in batch])
                     self.events_sent += len(batch)
                     self._done_bytes = batch[-1][1]
                     self._set_bookmark()
+                    at_once = min(2 * at_once, _EVENTS_PER_BATCH)
             except Exception as error:  # whatever it is, the journal keeps the events and the next round repeats them
                 self.failure = error
+                at_once = max(1, at_once // 4)
                 logger.warning("MLflow at %s does not take an event: %s", self._target, error)
                 if self._given_up.wait(_RETRY_S):
                     return

@@ -46,10 +46,15 @@ def test_projection_brings_spans_back() -> None:
 def test_diagnostics_are_in_pixels() -> None:
     network = models.create_model("adaptive_resnet26_small", num_classes=2, max_span=4, span_init=0.25)
     with torch.no_grad():
-        network.stages[2][0].spatial.span.fill_(1.0)
-    assert models.diagnostics(nn.ModuleList([network])) == pytest.approx(
-        {"span/mean_px": 2.0, "span/layer0_px": 1.0, "span/layer1_px": 1.0, "span/layer2_px": 4.0}
+        network.stages[2][0].spatial.span.copy_(torch.tensor([1.0, 0.5, 0.5, 0.0]))
+    found = models.diagnostics(nn.ModuleList([network]))
+    layers = {key: value for key, value in found.items() if "head" not in key}
+    assert layers == pytest.approx(
+        {"span/mean_px": 4 / 3, "span/layer0_px": 1.0, "span/layer1_px": 1.0, "span/layer2_px": 2.0}
     )
+    heads = [found[f"span/layer2_head{head}_px"] for head in range(4)]
+    assert heads == pytest.approx([4.0, 2.0, 2.0, 0.0])
+    assert len(found) == 4 + 3 * 4
 
 
 def test_the_penalty_shortens_spans_that_do_not_pay() -> None:

@@ -1,0 +1,36 @@
+"""A trained network with the normalisation it was trained with, for whoever has pixels and nothing else."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["PixelModel"]
+
+
+class PixelModel(nn.Module):
+    """Takes pixels as they are, scaled to [0, 1] and not normalised.
+
+    Shape: x (B, C, H, W) in [0, 1] -> (B, num_classes) logits, in the order of `class_names`.
+
+    Args:
+        network: Trained, as `load_model` gives it.
+        mean: Per channel, of pixels in [0, 1].
+        std: Likewise, the deviation.
+        class_names: One per logit.
+    """
+
+    def __init__(
+        self, network: nn.Module, mean: Sequence[float], std: Sequence[float], class_names: Sequence[str]
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.class_names = tuple(class_names)
+        self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        mean, std = self.get_buffer("mean"), self.get_buffer("std")
+        logits: Tensor = self.network((x - mean) / std)
+        return logits

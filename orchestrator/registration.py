@@ -1,0 +1,61 @@
+"""Puts the best network of a sweep into MLflow's model registry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import TrackingError
+from orchestrator.resume import stored_config
+from orchestrator.stored_sweep import read_sweep
+from orchestrator.sweep_folder import SweepFolder
+from orchestrator.tracking.addresses import embedded_uri
+
+if TYPE_CHECKING:
+    from orchestrator.tracking.mlflow_registry import Registered
+
+
+def register_trial(
+    folder: SweepFolder,
+    model: str,
+    *,
+    trial: int | None = None,
+    alias: str | None = None,
+    tracking_uri: str | None = None,
+) -> tuple[int, Registered]:
+    """Registers the model of a trial.
+
+    Args:
+        folder: Of the sweep.
+        model: Name in the registry.
+        trial: Its number; None takes the best.
+        alias: To be moved to the new version, such as `champion`.
+        tracking_uri: Where the sweep is recorded, with its password.
+
+    Returns:
+        The trial, and what it is in the registry.
+
+    Raises:
+        TrackingError: There is no such trial or no model of it, or MLflow does not answer.
+    """
+    from orchestrator.tracking.mlflow_registry import register_model
+    from orchestrator.tracking.mlflow_runs import silence
+
+    silence()
+    tracking = stored_config(folder, [f"tracking.uri={tracking_uri}"] if tracking_uri else []).tracking
+    sweep = read_sweep(folder)
+    try:
+        chosen = sweep.result.best if trial is None else sweep.result.trial(trial)
+    except KeyError:
+        raise TrackingError(f"{sweep.name} has no trial {trial}") from None
+    if chosen is None:
+        raise TrackingError(f"no trial of {sweep.name} has finished an epoch")
+    registered = register_model(
+        model,
+        key=f"{sweep.uid}/{chosen.number}",
+        name=f"{sweep.name}-trial-{chosen.number:05d}",
+        experiment=tracking.experiment,
+        tracking_uri=tracking.uri or embedded_uri(folder.path.parent),
+        checkpoint=chosen.checkpoint,
+        alias=alias,
+    )
+    return chosen.number, registered

@@ -1,0 +1,197 @@
+"""Runs of a sweep that MLflow holds already: found again, read and deleted."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlparse
+
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+from mlflow.exceptions import MlflowException
+
+from orchestrator.errors import CheckpointError, TrackingError
+from orchestrator.tracking.addresses import SQLITE, without_password
+
+CHECKPOINT_ARTIFACT = "checkpoint"
+KEY = "spatialsweep.key"
+"""Tag that tells what a run stands for: the uid of a sweep, or `<uid>/<number>` of a trial."""
+
+_BEST = "best.pt"
+_RUNS_PER_PAGE = 1_000
+
+
+def silence() -> None:
+    """Keeps MLflow's own notices out of a sweep's output."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def search_all(client: MlflowClient, experiments: Sequence[str], query: str, view: int) -> Iterator[Run]:
+    """Every run that a search finds, page by page."""
+    token: str | None = None
+    while token is None or token:
+        page = client.search_runs(list(experiments), query, view, max_results=_RUNS_PER_PAGE, page_token=token or None)
+        yield from page
+        token = page.token or ""
+
+
+def experiment_id(client: MlflowClient, name: str, *, tracking_uri: str, artifacts: Path) -> str:
+    """The experiment of a name, which is made when there is none.
+
+    Args:
+        client: Of the server or database.
+        name: Of the experiment.
+        tracking_uri: Of the server or database.
+        artifacts: Folder for artifacts when the URI is a database rather than a server.
+    """
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        return str(experiment.experiment_id)
+    on_server = urlparse(tracking_uri).scheme in ("http", "https", "databricks")
+    location = None if on_server else artifacts.resolve().as_uri()
+    return str(client.create_experiment(name, artifact_location=location))
+
+
+def find_run(client: MlflowClient, experiment: str, key: str) -> str | None:
+    """The run that stands for a sweep or a trial, deleted or not."""
+    found = client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", ViewType.ALL, max_results=1)
+    return str(found[0].info.run_id) if found else None
+
+
+def fetch_checkpoint(run_id: str, tracking_uri: str, folder: Path) -> Path:
+    """Downloads the best weights a trial's run holds.
+
+    Args:
+        run_id: MLflow id of the trial's run.
+        tracking_uri: Where the run is recorded.
+        folder: Target.
+
+    Raises:
+        CheckpointError: There is no such run, or it holds no checkpoint (only the best trials do).
+    """
+    client = MlflowClient(tracking_uri)
+    try:
+        files = [file.path for file in client.list_artifacts(run_id, CHECKPOINT_ARTIFACT)]
+    except MlflowException as error:
+        raise CheckpointError(f"MLflow at {tracking_uri} has no run '{run_id}' ({error.message})") from None
+    best = f"{CHECKPOINT_ARTIFACT}/{_BEST}"
+    if best not in files:
+        raise CheckpointError(f"run '{run_id}' holds no checkpoint; a sweep keeps those of its best trials only")
+    return Path(client.download_artifacts(run_id, best, str(folder)))
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """What MLflow knows of a trial.
+
+    Args:
+        name: Of its run.
+        sweep_params: Settings of its sweep, by their dotted names; empty where it has none.
+        reports: Metrics of every epoch.
+    """
+
+    name: str
+    sweep_params: Mapping[str, str]
+    reports: Mapping[int, Mapping[str, float]]
+
+
+def read_run(run_id: str, tracking_uri: str) -> RecordedRun:
+    """Reads the run of a trial.
+
+    Raises:
+        CheckpointError: There is no such run, or the server does not answer.
+    """
+    client = MlflowClient(tracking_uri)
+    try:
+        run = client.get_run(run_id)
+        reports: dict[int, dict[str, float]] = {}
+        for key in run.data.metrics:
+            for metric in client.get_metric_history(run_id, key):
+                reports.setdefault(metric.step, {})[key] = metric.value
+        parent = run.data.tags.get("mlflow.parentRunId")
+        params = client.get_run(parent).data.params if parent else {}
+    except MlflowException as error:
+        where = without_password(tracking_uri)
+        raise CheckpointError(f"MLflow at {where} has no run '{run_id}' ({error.message})") from None
+    epochs = {step: metrics for step, metrics in sorted(reports.items()) if step > 0}
+    return RecordedRun(run.info.run_name or run_id, params, epochs)
+
+
+def log_folder(run_id: str, folder: Path, artifact_path: str, tracking_uri: str) -> None:
+    """Stores the files of a folder as artifacts of a run.
+
+    Raises:
+        TrackingError: The server does not answer, or refuses.
+    """
+    try:
+        MlflowClient(tracking_uri).log_artifacts(run_id, str(folder), artifact_path)
+    except (MlflowException, OSError) as error:
+        raise TrackingError(f"MLflow at {without_password(tracking_uri)} takes no files: {error}") from None
+
+
+def sweep_runs(uid: str, tracking_uri: str) -> list[str]:
+    """Ids of the MLflow runs of a sweep and of its trials, deleted ones left out.
+
+    Args:
+        uid: Of the sweep.
+        tracking_uri: Where they are recorded.
+
+    Raises:
+        TrackingError: The server does not answer, or refuses.
+    """
+    try:
+        client = MlflowClient(tracking_uri)
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        found = search_all(client, experiments, f"tags.`{KEY}` LIKE '{uid}%'", ViewType.ACTIVE_ONLY)
+        return [str(run.info.run_id) for run in found]
+    except MlflowException as error:
+        raise TrackingError(f"MLflow at {without_password(tracking_uri)} does not list its runs: {error}") from None
+
+
+def store_beside_results(path: Path, uid: str, tracking_uri: str) -> str:
+    """Adds a file to the artifacts of a sweep's run, under `results`; one of its name is replaced.
+
+    Args:
+        path: The file.
+        uid: Of the sweep.
+        tracking_uri: Where the sweep is recorded.
+
+    Returns:
+        Id of the run.
+
+    Raises:
+        TrackingError: The server does not answer, or has no run of this sweep.
+    """
+    shown, database = without_password(tracking_uri), tracking_uri.partition(SQLITE)[2]
+    if database and not Path(database).exists():  # MLflow would make one
+        raise TrackingError(f"there is no {shown}")
+    try:
+        client = MlflowClient(tracking_uri)
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        found = client.search_runs(experiments, f"tags.`{KEY}` = '{uid}'", max_results=1)
+        if not found:
+            raise TrackingError(f"MLflow at {shown} has no run of this sweep; `spatialsweep sync` sends it")
+        client.log_artifact(found[0].info.run_id, str(path), "results")
+    except (MlflowException, OSError) as error:
+        raise TrackingError(f"MLflow at {shown} takes no file: {error}") from None
+    return str(found[0].info.run_id)
+
+
+def delete_runs(runs: Iterable[str], tracking_uri: str) -> None:
+    """Marks runs as deleted, as MLflow does: `mlflow gc` removes them, `mlflow runs restore` brings them back.
+
+    Raises:
+        TrackingError: The server does not answer, or refuses.
+    """
+    try:
+        client = MlflowClient(tracking_uri)
+        for run in runs:
+            client.delete_run(run)
+    except MlflowException as error:
+        raise TrackingError(f"MLflow at {without_password(tracking_uri)} keeps its runs: {error}") from None

@@ -1,0 +1,45 @@
+"""The commands about MLflow: `spatialsweep dashboard`, `register` and `sync`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from orchestrator.sweep_cli import Name, RunsDir, TrackingUri
+
+app = typer.Typer()
+
+
+@app.command()
+def sync(name: Name, runs_dir: RunsDir = None, tracking_uri: TrackingUri = None) -> None:
+    """Send MLflow what a sweep could not, because the server was away."""
+    from orchestrator.stored_sweep import find_sweep
+    from orchestrator.synchronisation import sync_sweep
+
+    found = sync_sweep(find_sweep(name, runs_dir), tracking_uri)
+    typer.echo(f"{name}: {found.events} events sent to {found.tracking_uri}")
+
+
+@app.command()
+def register(
+    name: Name,
+    *,
+    model: Annotated[str, typer.Option("--as", metavar="MODEL", help="Name in MLflow's model registry.")],
+    alias: Annotated[str | None, typer.Option(help="Moved to this version, such as champion.")] = None,
+    trial: Annotated[int | None, typer.Option(help="Its number; default: the best.", min=0)] = None,
+    runs_dir: RunsDir = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Put the best network of a sweep into the model registry."""
+    from orchestrator.registration import register_trial
+    from orchestrator.stored_sweep import find_sweep
+
+    folder = find_sweep(name, runs_dir)
+    number, found = register_trial(folder, model, trial=trial, alias=alias, tracking_uri=tracking_uri)
+    said = "is now" if found.is_new else "is already"
+    called = f", called '{alias}'" if alias else ""
+    typer.echo(f"Trial {number} of {folder.name} {said} version {found.version} of {model}{called}")
+    typer.echo(
+        f"Load:      mlflow.pytorch.load_model('models:/{model}{f'@{alias}' if alias else f'/{found.version}'}')"
+    )

@@ -1,0 +1,148 @@
+"""A real MLflow server of a test's own, which can be killed and started again, and a slow, lossy way to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return int(answer.status) == 200
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+
+
+class MlflowServer:
+    """`mlflow server` over a database in a folder, or any other command that serves the same on a port.
+
+    Args:
+        folder: Of its database, artifacts and log.
+        command: Instead of the plain server; listens on `port`.
+        environment: Added to this process's.
+    """
+
+    def __init__(
+        self, folder: Path, command: list[str] | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.folder, self.port = folder, free_port()
+        self._command, self._environment = command, environment or {}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def start(self) -> None:
+        plain = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"]
+        plain += ["--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}"]
+        plain += ["--artifacts-destination", str(self.folder / "artifacts")]
+        quick = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "NO_PROXY": "*"}
+        environment = {**os.environ, **quick, **self._environment}
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*(self._command or plain), "--port", str(self.port)],
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=environment,
+            )
+        deadline = time.monotonic() + 120
+        while not healthy(f"{self.uri}/health"):
+            assert self._process.poll() is None and time.monotonic() < deadline, self.log
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        """Ends it and its workers at once, as a power cut does."""
+        self._end("KILL")
+
+    def stop(self) -> None:
+        self._end("TERM")
+
+    def _end(self, signal: str) -> None:
+        if self._process is not None:
+            subprocess.run(["kill", f"-{signal}", "--", f"-{self._process.pid}"], check=False)
+            self._process.wait(60)
+            self._process = None
+
+
+class BadConnection:
+    """A way to a server that delays what passes, and breaks: before a request has arrived, or before its answer has.
+
+    Args:
+        port: Of the server, on this machine.
+
+    Attributes:
+        delay_s: Before each piece is passed on.
+        lose_every: One of so many pieces is lost, with its connection; 0 loses none.
+        lost: Pieces lost so far.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._server = port
+        self.delay_s, self.lose_every, self.lost = 0.0, 0, 0
+        self._pieces = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(10)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                caller, _ = self._listener.accept()
+            except OSError:  # closed
+                return
+            try:
+                server = socket.create_connection(("127.0.0.1", self._server), timeout=60)
+            except OSError:  # it is away
+                caller.close()
+                continue
+            for source, target in ((caller, server), (server, caller)):
+                threading.Thread(target=self._pass, args=(source, target), daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket) -> None:
+        try:
+            while (piece := source.recv(65_536)) and not self._is_lost():
+                time.sleep(self.delay_s)
+                target.sendall(piece)
+        except OSError:  # either end has gone
+            pass
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _is_lost(self) -> bool:
+        self._pieces += 1
+        lost = self.lose_every > 0 and self._pieces % self.lose_every == 0
+        self.lost += lost
+        return lost
