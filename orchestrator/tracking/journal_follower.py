@@ -1,7 +1,8 @@
 """A thread that carries the journal somewhere else, at the other side's pace: training never waits for it.
 
 Events are taken a batch at a time, and a batch is repeated until the other side has it, in smaller pieces where the way
-there is bad. A bookmark beside the journal says how far that is, so that a later session of the sweep, or `spatialsweep sync`, begins there and not at the start.
+there is bad. A bookmark beside the journal says how far that is, so that a later session of the sweep, or
+`spatialsweep sync`, begins there and not at the start.
 """
 
 from __future__ import annotations
