@@ -46,6 +46,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with the sweep of 
 AllowChanged = Annotated[
     bool, typer.Option("--allow-changed", help="Resume although space, data, code or objective have changed.")
 ]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show what Ray and its workers print, too.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done; starts nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="With --dry-run: write JSON for programs.")]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow server or database; default: one beneath the runs.")]
@@ -77,6 +78,7 @@ def run(
     address: Address = None,
     resume: Resume = False,
     allow_changed: AllowChanged = False,
+    verbose: Verbose = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -87,7 +89,7 @@ def run(
     if dry_run:
         _dry_run(config, address, as_json=as_json)
     else:
-        _run(config, address, resume=resume, allow_changed=allow_changed, sweep_file=sweep)
+        _run(config, address, resume=resume, allow_changed=allow_changed, verbose=verbose, sweep_file=sweep)
 
 
 @app.command()
@@ -99,6 +101,7 @@ def resume(
     runs_dir: RunsDir = None,
     address: Address = None,
     allow_changed: AllowChanged = False,
+    verbose: Verbose = False,
 ) -> None:
     """Go on with a sweep: what has ended is kept, what was interrupted continues from its checkpoint."""
     from orchestrator.resume import stored_config
@@ -107,7 +110,7 @@ def resume(
 
     folder = existing_folder(resolve_runs_dir(runs_dir), name)
     config = stored_config(folder, [*_overrides(assignments, tracking_uri), f"runs_dir={folder.path.parent}"])
-    _run(config, address, resume=True, allow_changed=allow_changed)
+    _run(config, address, resume=True, allow_changed=allow_changed, verbose=verbose)
 
 
 @app.command()
@@ -121,6 +124,7 @@ def train(
     address: Address = None,
     resume: Resume = False,
     allow_changed: AllowChanged = False,
+    verbose: Verbose = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -131,7 +135,7 @@ def train(
     if dry_run:
         _dry_run(config, address, as_json=as_json)
     else:
-        _run(config, address, resume=resume, allow_changed=allow_changed)
+        _run(config, address, resume=resume, allow_changed=allow_changed, verbose=verbose)
 
 
 @app.command()
@@ -214,7 +218,13 @@ def _overrides(
 
 
 def _run(
-    config: SweepConfig, address: str | None, *, resume: bool, allow_changed: bool, sweep_file: Path | None = None
+    config: SweepConfig,
+    address: str | None,
+    *,
+    resume: bool,
+    allow_changed: bool,
+    verbose: bool,
+    sweep_file: Path | None = None,
 ) -> None:
     """Runs a sweep, shows what it found, and leaves with a code that says how it went."""
     from orchestrator.ledger import TrialStatus
@@ -223,7 +233,13 @@ def _run(
 
     console = wide_console()
     result = run_sweep(
-        config, resume=resume, allow_changed=allow_changed, address=address, console=console, sweep_file=sweep_file
+        config,
+        resume=resume,
+        allow_changed=allow_changed,
+        address=address,
+        console=console,
+        verbose=verbose,
+        sweep_file=sweep_file,
     )
     print_outcome(result, console, _dashboard_command(result.folder.parent, config.tracking.uri))
     if result.status is TrialStatus.INTERRUPTED:

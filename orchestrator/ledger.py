@@ -239,6 +239,11 @@ class Ledger:
         """Trials that have not ended."""
         return [trial for trial in self.trials() if trial.status is TrialStatus.RUNNING]
 
+    def cost_now(self, number: int) -> Cost:
+        """What a trial has cost until now."""
+        with self._lock:
+            return self._spending.cost(number, time.time())
+
     def so_far(self) -> SoFar:
         """What the sweep has spent and brought until now."""
         with self._lock:

@@ -1,50 +1,90 @@
-"""What a user sees while a sweep runs and when it is over: a live line in a terminal, plain lines elsewhere."""
+"""What a user sees while a sweep runs and when it is over: a live view in a terminal or notebook, lines elsewhere."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections import Counter
+from collections import deque
 from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from orchestrator.budget import as_duration
 from orchestrator.config.schema import SweepConfig
-from orchestrator.ledger import Ledger, TrialRecord, TrialStatus
+from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.live_view import clock, left_text, live_view
+from orchestrator.notebook_view import NotebookDisplay, standing_html
 from orchestrator.results import SweepResult, TrialResult
+from orchestrator.session import LanePlan
 from orchestrator.spending import SoFar
+from orchestrator.standing import Standing, Standings
 
 _PLAIN_INTERVAL_S = 15.0
 _PARAMS_SHOWN = 6
+_LINES_SHOWN = 3
+_OURS = "orchestrator"
+
+
+class Warnings(logging.Handler):
+    """Collects the warnings of our own modules, each once.
+
+    Attributes:
+        shown: The newest, newest last.
+        unsaid: Those that no line was printed for yet.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.shown: deque[str] = deque(maxlen=_LINES_SHOWN)
+        self.unsaid: deque[str] = deque()
+        self._seen: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Takes a warning; one that is repeated is known."""
+        text = record.getMessage().splitlines()[0]
+        if text not in self._seen:
+            self._seen.add(text)
+            self.shown.append(text)
+            self.unsaid.append(text)
 
 
 class Progress:
     """Shows how a sweep stands; a context manager.
 
-    In a terminal one line is redrawn; without one (a log, `ray job logs`) a line is printed whenever a trial ends and
-    every 15 s in between.
+    A terminal and a notebook have a view that is drawn again in its place; without one (a log, `ray job logs`) a line
+    is printed whenever a trial ends and every 15 s in between.
 
     Args:
         config: Of the sweep.
         ledger: Read, never written.
-        lanes: Trials trained at the same time, for the time left.
+        plan: Of the lanes, for the time left.
         console: Where to print.
+        display: Of a notebook, in the place of the console.
     """
 
-    def __init__(self, config: SweepConfig, ledger: Ledger, lanes: int, console: Console) -> None:
-        self._config = config
-        self._ledger = ledger
-        self._lanes = lanes
+    def __init__(
+        self,
+        config: SweepConfig,
+        ledger: Ledger,
+        plan: LanePlan,
+        console: Console,
+        display: NotebookDisplay | None = None,
+    ) -> None:
+        self._standings = Standings(config, ledger, plan)
         self._console = console
+        self._display = display
+        self._warnings = Warnings()
+        self._said: deque[str] = deque(maxlen=_LINES_SHOWN)
         self._started = time.monotonic()
         self._printed_at = self._started
         self._printed_ended = 0
-        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        live = console.is_terminal and display is None
+        self._live = Live(console=console, auto_refresh=False, transient=True) if live else None
 
     def __enter__(self) -> Progress:
+        logging.getLogger(_OURS).addHandler(self._warnings)
         if self._live:
             self._live.start()
         return self
@@ -54,50 +94,54 @@ class Progress:
     ) -> None:
         if self._live:
             self._live.stop()
+        logging.getLogger(_OURS).removeHandler(self._warnings)
 
     def update(self) -> None:
         """Draws or prints the present state; call it about twice a second."""
-        trials = self._ledger.trials()
-        if self._live:
-            self._live.update(Text(self._line(trials)))
-            return
-        ended = sum(trial.status is not TrialStatus.RUNNING for trial in trials)
-        now = time.monotonic()
-        if ended > self._printed_ended or now - self._printed_at > _PLAIN_INTERVAL_S:
-            self._printed_ended, self._printed_at = ended, now
-            self._console.print(self._line(trials), soft_wrap=True, highlight=False, markup=False)
+        standing = self._standings.now()
+        if self._display is not None:
+            self._display.show(standing_html(standing, [*self._said, *self._told()]))
+        elif self._live:
+            self._live.update(live_view(standing, self._told(), self._console.height), refresh=True)
+        else:
+            self._print(standing)
 
     def say(self, text: str) -> None:
-        """Prints a line above the live one."""
+        """Prints a line above the live view, or in a notebook beneath it."""
+        self._said.append(text)
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    def _line(self, trials: list[TrialRecord]) -> str:
-        counts = Counter(trial.status for trial in trials)
-        ended = len(trials) - counts[TrialStatus.RUNNING]
-        parts = [
-            f"{_clock(time.monotonic() - self._started)}  {ended}/{self._config.trials} trials done",
-            f"{counts[TrialStatus.RUNNING]} running",
-            f"{counts[TrialStatus.PRUNED]} stopped early",
-            *([f"{counts[TrialStatus.DIVERGED]} diverged"] if counts[TrialStatus.DIVERGED] else []),
-            f"{counts[TrialStatus.FAILED]} failed",
-            *([f"{rejected} rejected"] if (rejected := len(self._ledger.rejected())) else []),
-        ]
-        return f"{', '.join(parts)} | {self._best()} | {self._time_left(trials, ended)}"
+    def _told(self) -> list[str]:
+        return [f"Warning: {text}" for text in self._warnings.shown]
 
-    def _best(self) -> str:
-        metric, so_far = self._config.objective.metric, self._ledger.so_far()
-        if so_far.best is None or so_far.best_trial is None:
-            return f"best {metric}: none yet"
-        model = self._ledger.trial(so_far.best_trial).config["model"]["name"]
-        return f"best {metric} {so_far.best:.4f} (trial {so_far.best_trial}, {model})"
+    def _print(self, standing: Standing) -> None:
+        while self._warnings.unsaid:
+            self.say(f"Warning: {self._warnings.unsaid.popleft()}")
+        now = time.monotonic()
+        if standing.ended > self._printed_ended or now - self._printed_at > _PLAIN_INTERVAL_S:
+            self._printed_ended, self._printed_at = standing.ended, now
+            self.say(f"{clock(now - self._started)}  {plain_line(standing)}")
 
-    def _time_left(self, trials: list[TrialRecord], ended: int) -> str:
-        durations = [trial.ended_s - trial.started_s for trial in trials if trial.ended_s is not None]
-        if len(durations) < 2:
-            return "time left: not known yet"
-        typical = sum(durations[1:]) / len(durations[1:])  # the first one includes start-up
-        left = (self._config.trials - ended) * typical / self._lanes
-        return f"about {_clock(left)} left"
+
+def plain_line(standing: Standing) -> str:
+    """How a sweep stands, for a log."""
+    counts = standing.counts
+    parts = [
+        f"{standing.ended}/{standing.wanted} trials done",
+        f"{counts.get(TrialStatus.RUNNING, 0)} running",
+        f"{counts.get(TrialStatus.PRUNED, 0)} stopped early",
+        *([f"{counts[TrialStatus.DIVERGED]} diverged"] if counts.get(TrialStatus.DIVERGED) else []),
+        f"{counts.get(TrialStatus.FAILED, 0)} failed",
+        *([f"{standing.rejected} rejected"] if standing.rejected else []),
+    ]
+    return f"{', '.join(parts)} | {_best(standing)} | {left_text(standing)}"
+
+
+def _best(standing: Standing) -> str:
+    metric, so_far = standing.metric, standing.so_far
+    if so_far.best is None:
+        return f"best {metric}: none yet"
+    return f"best {metric} {so_far.best:.4f} (trial {so_far.best_trial}, {standing.best_model})"
 
 
 def print_outcome(result: SweepResult, console: Console, dashboard: str) -> None:
@@ -173,8 +217,3 @@ def _params(trial: TrialResult) -> str:
 
 def _plain(console: Console, text: str) -> None:
     console.print(text, soft_wrap=True, highlight=False, markup=False)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes:02d}:{rest:02d}"

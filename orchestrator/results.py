@@ -188,6 +188,12 @@ class SweepResult:
         params = pd.DataFrame([dict(record.params) for record in self.records]).add_prefix("params.")
         return pd.concat([frame.drop(columns="params"), params], axis=1)
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from orchestrator.notebook_view import result_html
+
+        return result_html(self)
+
     def write_tables(self) -> list[Path]:
         """Writes both tables as Parquet into the sweep's folder."""
         paths = [self.folder / "trials.parquet", self.folder / "reports.parquet"]

@@ -29,7 +29,7 @@ _QUIET = {
 
 
 @contextmanager
-def ray_session(address: str | None = None) -> Iterator[None]:
+def ray_session(address: str | None = None, *, verbose: bool = False) -> Iterator[None]:
     """Connects to Ray for the duration of a sweep.
 
     A session that is already open is used and left open. With an address, or `RAY_ADDRESS` set as it is inside a Ray
@@ -37,14 +37,16 @@ def ray_session(address: str | None = None) -> Iterator[None]:
 
     Args:
         address: Of a running cluster; `auto` finds one on this machine.
+        verbose: Lets Ray say what it says, the output of its workers too.
 
     Raises:
         ClusterError: The cluster does not answer.
     """
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
+    level = logging.INFO if verbose else logging.ERROR
     for name in ("ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(level)
     if ray.is_initialized():
         yield
         return
@@ -52,9 +54,9 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     _require_answer(target)
     try:
         if target == "local":
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address="local", include_dashboard=False, log_to_driver=verbose, logging_level=level)
         else:
-            ray.init(address=target, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=target, log_to_driver=verbose, logging_level=level)
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:
         raise ClusterError(f"no Ray cluster answers at '{target}': {error}") from None
     try:

@@ -14,6 +14,7 @@ from orchestrator.data import describe_dataset, locate_dataset
 from orchestrator.errors import SpatialSweepError
 from orchestrator.interruption import Interruption
 from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.notebook_view import NotebookDisplay, in_notebook
 from orchestrator.origin import write_origin
 from orchestrator.provenance import facts
 from orchestrator.recorded import recorded
@@ -34,6 +35,7 @@ def run_sweep(
     allow_changed: bool = False,
     address: str | None = None,
     console: Console | None = None,
+    verbose: bool = False,
     sweep_file: Path | None = None,
 ) -> SweepResult:
     """Trains and compares the configurations of a sweep.
@@ -47,7 +49,8 @@ def run_sweep(
             checkpoints, and those still missing up to `config.trials` are tried.
         allow_changed: Resumes although something that decides the results has changed.
         address: Ray cluster to join; None starts a private instance, or joins `RAY_ADDRESS`.
-        console: Where progress is shown; None keeps silent.
+        console: Where progress is shown; None keeps silent, but for a notebook, which shows a table.
+        verbose: Lets Ray say what it says, the output of its workers too.
         sweep_file: What `config` was read from, to be recorded as it stands, but for passwords.
 
     Returns:
@@ -60,6 +63,7 @@ def run_sweep(
         ClusterError: The cluster does not answer, or cannot hold one trial.
         DataError: The dataset cannot be prepared.
     """
+    display = NotebookDisplay() if console is None and in_notebook() else None
     console = console or Console(quiet=True)
     runs_dir = resolve_runs_dir(config.runs_dir)
     if config.warm_start and not resume:
@@ -72,9 +76,17 @@ def run_sweep(
         ledger = Ledger(journal)
         if ledger.identity is not None and not allow_changed:
             refuse_changes(ledger.identity, now, name=folder.name)
-        session = SweepSession(config, folder, ledger, dataset=dataset, console=console, interruption=interruption)
+        session = SweepSession(
+            config,
+            folder,
+            ledger,
+            dataset=dataset,
+            console=console,
+            interruption=interruption,
+            display=display,
+        )
         status = TrialStatus.FAILED
-        with session.resources(address):
+        with session.resources(address, verbose=verbose):
             _open_books(config, ledger, folder.name, now)
             _describe_session(config, ledger, folder, dataset, sweep_file)
             writer = start_tracking(config, runs_dir, journal.path)
@@ -97,6 +109,7 @@ def resume_sweep(
     allow_changed: bool = False,
     address: str | None = None,
     console: Console | None = None,
+    verbose: bool = False,
 ) -> SweepResult:
     """Goes on with a sweep as it was configured last.
 
@@ -107,6 +120,7 @@ def resume_sweep(
         allow_changed: As in `run_sweep`, like the rest.
         address: Ray cluster to join.
         console: Where progress is shown.
+        verbose: Lets Ray say what it says.
 
     Raises:
         ConfigError: A setting is wrong.
@@ -114,7 +128,9 @@ def resume_sweep(
         ResumeError: What decides the results is not what it was.
     """
     config = stored_config(existing_folder(resolve_runs_dir(runs_dir), name), overrides)
-    return run_sweep(config, resume=True, allow_changed=allow_changed, address=address, console=console)
+    return run_sweep(
+        config, resume=True, allow_changed=allow_changed, address=address, console=console, verbose=verbose
+    )
 
 
 def _open_books(config: SweepConfig, ledger: Ledger, name: str, identity: dict[str, Any]) -> None:

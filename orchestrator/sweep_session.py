@@ -15,6 +15,7 @@ from orchestrator.errors import ClusterError
 from orchestrator.interruption import Interruption
 from orchestrator.lanes.owner import Lanes, first_line
 from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.notebook_view import NotebookDisplay
 from orchestrator.progress import Progress
 from orchestrator.retention import Retention
 from orchestrator.search.continuation import continue_study
@@ -41,6 +42,7 @@ class SweepSession:
         dataset: As `locate_dataset` found it.
         console: Where progress is shown.
         interruption: Heard while trials train.
+        display: Of a notebook, where progress is shown in place of the console.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class SweepSession:
         dataset: str,
         console: Console,
         interruption: Interruption,
+        display: NotebookDisplay | None = None,
     ) -> None:
         self._config = config
         self._folder = folder
@@ -59,18 +62,19 @@ class SweepSession:
         self._dataset = dataset
         self._console = console
         self._interruption = interruption
+        self._display = display
         self._retention = Retention(config, folder, ledger)
         self._budget = Budget(config.budget, config.objective)
         self._plan: LanePlan | None = None
 
     @contextlib.contextmanager
-    def resources(self, address: str | None) -> Iterator[None]:
+    def resources(self, address: str | None, *, verbose: bool = False) -> Iterator[None]:
         """Holds the Ray session and the plan of lanes; neither is needed where nothing is left to train."""
         if self._nothing_to_do():
             yield
             return
         left = self._config.trials - self._ledger.count_over()
-        with ray_session(address):
+        with ray_session(address, verbose=verbose):
             self._plan = plan_lanes(self._config.resources, left)
             yield
 
@@ -108,7 +112,7 @@ class SweepSession:
             dataset_path=self._dataset,
             folder=self._folder.scratch / "ray",
         )
-        progress = Progress(self._config, self._ledger, self._plan.lanes, self._console)
+        progress = Progress(self._config, self._ledger, self._plan, self._console, self._display)
         progress.say(self._announcement(self._plan))
         with lanes, progress:
             search = TuneRun(

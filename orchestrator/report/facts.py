@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.budget import as_duration
+from orchestrator.budget import Budget, Usage, as_duration
+from orchestrator.config.budget import BudgetConfig
 from orchestrator.ledger import TrialRecord, TrialStatus
 from orchestrator.recipes import Recipe, list_recipes, load_recipe
 from orchestrator.report.trial_rows import ENDS, device_time, number
 from orchestrator.stored_sweep import StoredSweep, SweepState
 
 _MOST_NUMBERS = 12
-_HOUR_S = 3_600.0
 _STATES = {
     SweepState.DEAD: "its driver died",
     SweepState.INTERRUPTED: "interrupted",
@@ -41,23 +41,6 @@ class Failure:
     trials: str
     count: int
     detail: str
-
-
-@dataclass(frozen=True)
-class Meter:
-    """How much of a limit is used.
-
-    Args:
-        name: Of the limit.
-        used: As text.
-        limit: As text.
-        share: From 0 to 1.
-    """
-
-    name: str
-    used: str
-    limit: str
-    share: float
 
 
 def question(sweep: StoredSweep) -> str:
@@ -156,21 +139,13 @@ def failures(sweep: StoredSweep) -> list[Failure]:
     ]
 
 
-def meters(sweep: StoredSweep) -> list[Meter]:
+def meters(sweep: StoredSweep) -> list[Usage]:
     """How much of each limit is used; the number of trials is one."""
-    so_far, config = sweep.result.so_far, sweep.config
-    budget = config.get("budget") or {}
-    over = sum(record.is_over for record in sweep.result.records)
-    rows = [Meter("trials", str(over), str(config["trials"]), over / config["trials"])]
-    if limit := budget.get("wall_clock"):
-        rows.append(Meter("wall clock", as_duration(so_far.wall_s), as_duration(limit), so_far.wall_s / limit))
-    for name, used_s in (("cpu_hours", so_far.cost.cpu_s), ("gpu_hours", so_far.cost.gpu_s)):
-        if limit := budget.get(name):
-            used = used_s / _HOUR_S
-            rows.append(Meter(f"{name[:3].upper()}-hours", f"{used:.3g}", f"{limit:g}", used / limit))
-    if limit := budget.get("patience"):
-        rows.append(Meter("trials without a new best", str(so_far.fruitless), str(limit), so_far.fruitless / limit))
-    return rows
+    result, wanted = sweep.result, int(sweep.config["trials"])
+    assert result.aims is not None
+    over = sum(record.is_over for record in result.records)
+    budget = Budget(BudgetConfig.model_validate(sweep.config.get("budget") or {}), result.aims.objectives[0])
+    return [Usage("trials", str(over), str(wanted), over / wanted), *budget.usage(result.so_far)]
 
 
 def recipe_of(sweep: StoredSweep) -> Recipe | None:
