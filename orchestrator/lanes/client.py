@@ -29,10 +29,10 @@ class TrialClient(Trainable):
 
     Tune's configuration holds the trial under `trial`, and under `epochs_done` how many of its epochs an earlier
     session of the sweep has heard of; one that the lane repeats is not passed on. A step is one epoch: it returns the
-    next report, whole under `reported`, and, by asking for it, lets the lane go on. A trial that diverged or failed ends like any
-    other, with its fate under `ended`, so that an error means one thing to Tune: this actor has died, and another is to
-    take its place. The driver releases the lane when Tune has ended the trial, so an actor that is kept for the next
-    trial needs to do nothing in between.
+    next report, whole under `reported`, and, by asking for it, lets the lane go on. A trial that diverged or failed
+    ends like any other, with its fate under `ended`, so that an error means one thing to Tune: this actor has died, and
+    another is to take its place. The driver releases the lane when Tune has ended the trial, so an actor that is kept
+    for the next trial needs to do nothing in between.
     """
 
     def setup(self, config: Mapping[str, Any], hub: Any = None, trials_folder: str = "", metric: str = "") -> None:
