@@ -16,7 +16,7 @@ from orchestrator.ledger import TrialStatus
 from orchestrator.standing import Ranked, Running, Standing
 
 _WORDS = {
-    TrialStatus.FINISHED: "trained to the end",
+    TrialStatus.FINISHED: "finished",
     TrialStatus.PRUNED: "stopped early",
     TrialStatus.DIVERGED: "diverged",
     TrialStatus.FAILED: "failed",

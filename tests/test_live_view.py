@@ -61,7 +61,7 @@ def test_a_journal_replayed_shows_every_state_of_its_sweep(tmp_path: Path) -> No
 
     last = shown(standing(tmp_path), "Warning: Lane 0 ended and is started again: OSError")
     assert "3/8 trials" in last
-    assert "1 trained to the end, 1 stopped early, 1 failed, 1 running, 2 CPUs in use" in last
+    assert "1 finished, 1 stopped early, 1 failed, 1 running, 2 CPUs in use" in last
     assert re.search(r"3 +2/10 +0\.9000 +\d+s  conv_resnet26_small", last)
     assert re.findall(r"^ +(\d) +0\.\d{4} +\d  conv_resnet26_small", last, re.MULTILINE) == ["3", "0", "1"]
     assert "lr=0.002  (stopped early)" in last

@@ -10,20 +10,21 @@ import plotly.graph_objects as go
 
 from orchestrator.ledger import TrialRecord, TrialStatus
 from orchestrator.objectives import Aims
-from orchestrator.report.figures import ACCENT, BAD, FAINT, PALE, Chart, as_chart, figure, log_ticks, thinned
+from orchestrator.report.figures import ACCENT, BAD, FAINT, PALE, QUIET, Chart, as_chart, figure, log_ticks, thinned
 
 MOST_CURVES = 200
 _MOST_POINTS = 150
 _ALWAYS_DRAWN = 20
 _LOSSES = ("val/loss", "train/loss")
 _WIDE = 20.0
+_FEW_EPOCHS = 12
 
 # Name, which trials, colour, width, mark at the end of a curve.
 _GROUPS: tuple[tuple[str, tuple[TrialStatus, ...], str, float, str | None], ...] = (
-    ("stopped early", (TrialStatus.PRUNED,), FAINT, 1.2, "circle-open"),
+    ("stopped early", (TrialStatus.PRUNED,), QUIET, 1.2, "circle-open"),
     ("interrupted or running", (TrialStatus.INTERRUPTED, TrialStatus.RUNNING), FAINT, 1.2, "triangle-right-open"),
     ("failed or diverged", (TrialStatus.FAILED, TrialStatus.DIVERGED), BAD, 1.5, "x"),
-    ("trained to the end", (TrialStatus.FINISHED,), PALE, 1.6, None),
+    ("finished", (TrialStatus.FINISHED,), PALE, 1.6, None),
 )
 
 
@@ -70,6 +71,8 @@ def _chart(records: Sequence[TrialRecord], metric: str, best: int | None) -> Cha
         return None
     drawn = figure(*traces, hovermode="closest")
     drawn.update_xaxes(title_text="epoch", rangemode="tozero", showgrid=False)
+    if max(record.epochs for record in records) <= _FEW_EPOCHS:
+        drawn.update_xaxes(dtick=1)
     drawn.update_yaxes(title_text=metric)
     values = [value for record in records for _, value in _known(record, metric)]
     if metric in _LOSSES and min(values) > 0 and max(values) > _WIDE * min(values):
@@ -114,12 +117,13 @@ def _group_traces(
     )
     if mark is None:
         return [line]
+    ending = FAINT if colour == QUIET else colour
     last = go.Scatter(
         x=[epoch for epoch, _, _ in ends],
         y=[value for _, value, _ in ends],
         customdata=[number for _, _, number in ends],
         mode="markers",
-        marker={"symbol": mark, "size": 7, "color": colour, "line": {"width": 1.5, "color": colour}},
+        marker={"symbol": mark, "size": 7, "color": ending, "line": {"width": 1.5, "color": ending}},
         showlegend=False,
         hovertemplate=hover,
     )

@@ -11,7 +11,7 @@ from orchestrator.budget import Budget, Usage, as_duration
 from orchestrator.config.budget import BudgetConfig
 from orchestrator.ledger import TrialRecord, TrialStatus
 from orchestrator.recipes import Recipe, list_recipes, load_recipe
-from orchestrator.report.trial_rows import ENDS, device_time, number
+from orchestrator.report.trial_rows import ENDS, CostUnit, number
 from orchestrator.stored_sweep import StoredSweep, SweepState
 
 _MOST_NUMBERS = 12
@@ -52,7 +52,8 @@ def question(sweep: StoredSweep) -> str:
     choices = (search.get("model") or {}).get("choices")
     network = f"{len(choices)} networks" if choices else (config.get("model") or {}).get("name", "one network")
     names = [name for name in search if name != "model"]
-    over = f"{network} and {len(names)} searched settings" if names else network
+    searched = f"{len(names)} searched setting{'s' if len(names) > 1 else ''}"
+    over = f"{network} and {searched}" if names else network
     bounds = f", with {' and '.join(aims.constraints)}" if aims.constraints else ""
     return f"Which configuration of {over} reaches the {wanted} on {dataset_name(config)}{bounds}?"
 
@@ -83,8 +84,8 @@ def tiles(sweep: StoredSweep) -> list[tuple[str, str, str]]:
     ended = ", ".join(f"{counts[status]} {ENDS[status]}" for status in TrialStatus if counts[status])
     found.append(("trials", str(len(result.records)), ended or "none was begun"))
     found.append(("time by the clock", as_duration(so_far.wall_s), f"{_epochs(result.records)} epochs trained"))
-    spent, unit = device_time(so_far.cost.cpu_s, so_far.cost.gpu_s).split()
-    found.append((f"{unit} reserved", spent, _price(so_far.cost.price)))
+    unit = CostUnit.fit_for(so_far.cost)
+    found.append((f"{unit.name} reserved", unit.of(so_far.cost), _price(so_far.cost.price)))
     return found
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "FAINT",
     "INK",
     "PALE",
+    "QUIET",
     "SCALE",
     "Chart",
     "as_chart",
@@ -36,6 +37,7 @@ GRID = "var(--grid)"
 ACCENT = "var(--accent)"
 PALE = "var(--pale)"
 BAD = "var(--bad)"
+QUIET = "var(--quiet)"
 SCALE = [[0.0, "var(--scale-low)"], [1.0, "var(--accent)"]]
 
 _FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
@@ -109,9 +111,12 @@ def log_ticks(values: Sequence[float], most: int = 5) -> dict[str, Any]:
     low, high = min(values), max(values)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     fine = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
-    within = [tick for tick in fine if low * 0.9 <= tick <= high * 1.1]
-    ticks = within if len(within) <= most else [10.0**decade for decade in decades if low * 0.9 <= 10.0**decade]
-    ticks = thinned(ticks or [low, high], most)
+    ticks = [tick for tick in fine if low * 0.9 <= tick <= high * 1.1]
+    if len(ticks) > most:
+        whole = [10.0**decade for decade in decades if low * 0.9 <= 10.0**decade <= high * 1.1]
+        ticks = whole[:: math.ceil(len(whole) / most)]
+    if len(ticks) < 2:
+        ticks = [float(f"{low:.2g}"), float(f"{high:.2g}")]
     return {"type": "log", "tickmode": "array", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import jinja2
 
 from orchestrator.provenance import package_version
-from orchestrator.report import curves, facts, search_plots, spending_plots, trial_rows
+from orchestrator.report import curves, facts, search_plots, spending_plots
 from orchestrator.report.figures import Chart, plotly_script
 from orchestrator.report.lane_times import lane_times
 from orchestrator.report.study_view import StudyView, study_view
+from orchestrator.report.trial_rows import MOST_PARAMS, TrialRows
 from orchestrator.stored_sweep import StoredSweep
 from orchestrator.sweep_folder import SweepFolder
 from orchestrator.tracking.journal import read_events
@@ -72,7 +73,8 @@ def render(sweep: StoredSweep) -> str:
     )
     assert sweep.result.aims is not None
     view = study_view(sweep.result.records, sweep.config, sweep.result.aims)
-    sections = [section for section in _sections(sweep, view) if section.charts or section.content]
+    rows = TrialRows(sweep, view.importance)
+    sections = [section for section in _sections(sweep, view, rows) if section.charts or section.content]
     return environment.get_template("report.html.j2").render(
         name=sweep.name,
         state=facts.state(sweep),
@@ -81,7 +83,8 @@ def render(sweep: StoredSweep) -> str:
         tiles=facts.tiles(sweep),
         sections=sections,
         metrics=sweep.result.aims.metrics,
-        most_params=trial_rows.MOST_PARAMS,
+        most_params=MOST_PARAMS,
+        cost_unit=rows.unit.name,
         written=time.strftime("%Y-%m-%d %H:%M", time.localtime()),
         version=package_version(),
         style=(_HERE / "report.css").read_text(encoding="utf-8"),
@@ -90,16 +93,16 @@ def render(sweep: StoredSweep) -> str:
     )
 
 
-def _sections(sweep: StoredSweep, view: StudyView) -> list[Section]:
+def _sections(sweep: StoredSweep, view: StudyView, rows: TrialRows) -> list[Section]:
     """All there could be; those with nothing to show are left out of the page."""
-    return [*_found(sweep, view), *_learnt(sweep, view), *_spent(sweep), *_told(sweep)]
+    return [*_found(sweep, rows), *_learnt(sweep, view, rows), *_spent(sweep), *_told(sweep)]
 
 
-def _found(sweep: StoredSweep, view: StudyView) -> list[Section]:
+def _found(sweep: StoredSweep, rows: TrialRows) -> list[Section]:
     result, aims = sweep.result, sweep.result.aims
     assert aims is not None
     best, hidden = result.best, curves.left_out(result.records)
-    ranked, shown = len(result.ranking()), trial_rows.leaderboard(sweep, view.importance)
+    ranked, shown = len(result.ranking()), rows.leaderboard()
     some = f"The best {len(shown)} of {ranked} trials that" if ranked > len(shown) else "All trials that"
     fewer = f" {curves.MOST_CURVES} curves are drawn, the best among them; {hidden} are left out." if hidden else ""
     return [
@@ -116,7 +119,7 @@ def _found(sweep: StoredSweep, view: StudyView) -> list[Section]:
     ]
 
 
-def _learnt(sweep: StoredSweep, view: StudyView) -> list[Section]:
+def _learnt(sweep: StoredSweep, view: StudyView, rows: TrialRows) -> list[Section]:
     aims = sweep.result.aims
     assert aims is not None
     metrics = aims.metrics
@@ -124,7 +127,9 @@ def _learnt(sweep: StoredSweep, view: StudyView) -> list[Section]:
     trials = f"{complete} trials trained to the end"
     axes = f" The {search_plots.MOST_AXES} names that decide most of {names}." if names > search_plots.MOST_AXES else ""
     lines = f" {search_plots.MOST_LINES} lines are drawn." if complete > search_plots.MOST_LINES else ""
-    most = f" The first {search_plots.MOST_BARS} names." if len(view.importance) > search_plots.MOST_BARS else ""
+    shown = sum(share >= search_plots.LEAST_SHARE for share in view.importance.values())
+    hidden = len(view.importance) - min(shown, search_plots.MOST_BARS)
+    most = f" {hidden} names that decide less are left out." if hidden else ""
     strangers = f" {view.strangers} trials of an earlier search space are left out." if view.strangers else ""
     colours = "on the front are in the accent" if len(metrics) > 1 else f"of a better {metrics[0]} are stronger"
     return [
@@ -133,7 +138,7 @@ def _learnt(sweep: StoredSweep, view: StudyView) -> list[Section]:
             "Pareto front",
             "Trials that no other beats in every objective; the others lie behind the dotted line.",
             search_plots.pareto_charts(view, metrics),
-            content=trial_rows.front(sweep, view.importance),
+            content=rows.front(),
         ),
         Section(
             "importance",

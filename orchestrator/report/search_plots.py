@@ -17,6 +17,7 @@ from orchestrator.report.study_view import StudyView
 
 MOST_AXES = 8
 MOST_BARS = 16
+LEAST_SHARE = 0.005
 MOST_SLICES = 9
 MOST_CONTOURS = 3
 MOST_LINES = 150
@@ -35,6 +36,8 @@ def parallel_chart(view: StudyView, metrics: Sequence[str]) -> list[Chart]:
         return []
     drawn = visualization.plot_parallel_coordinate(view.thinned(MOST_LINES).study, names, target_name=metrics[0])
     drawn.data = _recoloured(drawn, single_objective=len(metrics) == 1)
+    drawn.update_xaxes(ticktext=[_in_lines(str(label)) for label in drawn.layout.xaxis.ticktext])
+    drawn.update_xaxes(tickangle=0, ticklabeloverflow="allow")
     drawn.update_shapes(line={"color": GRID, "width": 1})
     drawn.update_annotations(font={"size": 10, "color": FAINT}, bgcolor="var(--card)", borderpad=1, opacity=0.85)
     columns = len(names) + len(metrics)
@@ -46,19 +49,19 @@ def importance_chart(view: StudyView) -> list[Chart]:
     share = view.importance
     if not share:
         return []
-    rising = list(share.items())[MOST_BARS - 1 :: -1]
+    rising = [(name, value) for name, value in share.items() if value >= LEAST_SHARE][MOST_BARS - 1 :: -1]
     bar = go.Bar(
         orientation="h",
         x=[value for _, value in rising],
         y=[name for name, _ in rising],
-        text=[f"{value:.2f}" if value >= 0.01 else "<0.01" for _, value in rising],
+        text=[f"{value:.0%}" for _, value in rising],
         textposition="outside",
         cliponaxis=False,
         marker={"color": ACCENT},
         hovertemplate="%{y}: %{x:.3f}<extra></extra>",
     )
     drawn = figure(bar, bargap=0.35)
-    drawn.update_xaxes(title_text="share of importance")
+    drawn.update_xaxes(title_text="share of importance", tickformat=".0%")
     drawn.update_yaxes(showgrid=False)
     return [as_chart(drawn, "importance of the searched names", height_px=90 + 26 * len(rising))]
 
@@ -81,6 +84,7 @@ def slice_charts(view: StudyView, metrics: Sequence[str]) -> list[Chart]:
 def contour_charts(view: StudyView, metrics: Sequence[str]) -> list[Chart]:
     """The objective against two names at a time, of those that decide most."""
     charts: list[Chart] = []
+    smaller = view.study.directions[0] is optuna.study.StudyDirection.MINIMIZE
     for one, other in itertools.combinations(_ordered_names(view), 2):
         both = [trial for trial in view.complete if one in trial.params and other in trial.params]
         spread = min(len({trial.params[name] for trial in both}) for name in (one, other)) if both else 0
@@ -91,7 +95,7 @@ def contour_charts(view: StudyView, metrics: Sequence[str]) -> list[Chart]:
         )
         for trace in drawn.data:
             if isinstance(trace, go.Contour):
-                trace.update(colorscale=SCALE, showscale=True, line={"width": 0}, opacity=0.85)
+                trace.update(colorscale=SCALE, reversescale=smaller, showscale=True, line={"width": 0}, opacity=0.85)
                 trace.colorbar.update(thickness=8, outlinewidth=0, title={"text": ""}, tickfont={"color": FAINT})
             else:
                 trace.marker.update(size=6, color=INK, line={"width": 1, "color": "var(--card)"})
@@ -200,7 +204,7 @@ def _readable(drawn: go.Figure) -> go.Figure:
 def _in_lines(label: str) -> str:
     """A long name, broken where it has underscores."""
     lines = [""]
-    for part in re.split(r"(?<=_)", label):
+    for part in re.split(r"(?<=[_/])", label):
         if lines[-1] and len(lines[-1]) + len(part) > _LINE:
             lines.append("")
         lines[-1] += part

@@ -15,7 +15,7 @@ from orchestrator.report.lane_times import LaneTimes, Stretch
 from orchestrator.spending import SESSION_STARTS
 
 _KINDS: tuple[tuple[str, tuple[TrialStatus, ...], str], ...] = (
-    ("trained to the end", (TrialStatus.FINISHED,), ACCENT),
+    ("finished", (TrialStatus.FINISHED,), ACCENT),
     ("stopped early", (TrialStatus.PRUNED,), PALE),
     ("failed or diverged", (TrialStatus.FAILED, TrialStatus.DIVERGED), BAD),
     ("interrupted or running", (TrialStatus.INTERRUPTED, TrialStatus.RUNNING), FAINT),
@@ -123,6 +123,7 @@ def cost_chart(records: Sequence[TrialRecord]) -> list[Chart]:
                 marker={"color": colour, "line": {"color": "var(--card)", "width": 1}},
                 hovertemplate=f"{name}: {spent[name] / scale:.3g} {unit} ({label})<extra></extra>",
             )
+    drawn.update_layout(legend_traceorder="normal")
     device = "GPU" if on_gpu else "CPU"
     drawn.update_xaxes(title_text=f"{device}-{unit} by the end of the trial", gridcolor=GRID)
     drawn.update_yaxes(showticklabels=False, showgrid=False)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from orchestrator.ledger import TrialRecord, TrialStatus
 from orchestrator.objectives import Aims
 from orchestrator.results import TrialResult
+from orchestrator.spending import NO_COST, Cost
 from orchestrator.stored_sweep import StoredSweep
 
 MOST_ROWS = 25
@@ -17,7 +18,7 @@ _HOUR_S = 3_600.0
 NOTHING = "\N{EN DASH}"
 _SPARK_POINTS = 40
 ENDS = {
-    TrialStatus.FINISHED: "trained to the end",
+    TrialStatus.FINISHED: "finished",
     TrialStatus.PRUNED: "stopped early",
     TrialStatus.DIVERGED: "diverged",
     TrialStatus.FAILED: "failed",
@@ -38,7 +39,7 @@ class Row:
         test: Test accuracy, as text.
         epochs: Trained.
         end: How it ended, in words.
-        cost: Device time, as text.
+        cost: Device time in the unit of the table, as text.
         params: Searched names and values, as text.
         spark: Its learning curve, as points of an SVG polyline; empty below two epochs.
         is_best: Whether it is the sweep's best.
@@ -57,37 +58,79 @@ class Row:
     is_best: bool
 
 
-def leaderboard(sweep: StoredSweep, importance: Mapping[str, float]) -> list[Row]:
-    """The best trials with a value.
+@dataclass(frozen=True)
+class CostUnit:
+    """What device time is told in.
+
+    Args:
+        name: Such as `CPU-min`.
+        on_gpu: Whether GPUs are what counts.
+        seconds: Of the unit.
+    """
+
+    name: str
+    on_gpu: bool
+    seconds: float
+
+    @classmethod
+    def fit_for(cls, cost: Cost) -> CostUnit:
+        """The unit in which a cost is a handy number."""
+        device, seconds = ("GPU", cost.gpu_s) if cost.gpu_s else ("CPU", cost.cpu_s)
+        short = seconds < 2 * _HOUR_S
+        return cls(f"{device}-{'min' if short else 'h'}", device == "GPU", 60.0 if short else _HOUR_S)
+
+    def of(self, cost: Cost) -> str:
+        """The number, without the unit."""
+        return f"{(cost.gpu_s if self.on_gpu else cost.cpu_s) / self.seconds:,.3g}"
+
+
+class TrialRows:
+    """Makes the tables of a sweep's trials.
 
     Args:
         sweep: The sweep.
         importance: Of the searched names; those that decide most come first.
     """
-    records = {record.number: record for record in sweep.result.records}
-    best = sweep.result.best
-    assert sweep.result.aims is not None
-    return [
-        _row(
-            rank,
-            trial,
-            records[trial.number],
-            sweep.result.aims,
-            importance,
+
+    def __init__(self, sweep: StoredSweep, importance: Mapping[str, float]) -> None:
+        assert sweep.result.aims is not None
+        self._result = sweep.result
+        self._aims: Aims = sweep.result.aims
+        self._importance = importance
+        self._records = {record.number: record for record in sweep.result.records}
+        costs = [record.cost for record in sweep.result.records]
+        self.unit = CostUnit.fit_for(max(costs, key=lambda cost: (cost.gpu_s, cost.cpu_s), default=NO_COST))
+
+    def leaderboard(self) -> list[Row]:
+        """The best trials with a value."""
+        return self._rows(self._result.top(MOST_ROWS))
+
+    def front(self) -> list[Row]:
+        """The trials that no other beats, where there are several objectives."""
+        return self._rows(self._result.pareto_front[:MOST_ROWS]) if len(self._aims.objectives) > 1 else []
+
+    def _rows(self, trials: Sequence[TrialResult]) -> list[Row]:
+        return [self._row(rank, trial, self._records[trial.number]) for rank, trial in enumerate(trials, start=1)]
+
+    def _row(self, rank: int, trial: TrialResult, record: TrialRecord) -> Row:
+        best = self._result.best
+        names = sorted(trial.params, key=lambda name: -self._importance.get(name, 0.0))
+        params = {name: trial.params[name] for name in names if name != "model"}
+        return Row(
+            rank=rank,
+            trial=trial.number,
+            model=record.config["model"]["name"],
+            values=[number(trial.values.get(metric)) for metric in self._aims.metrics],
+            test=NOTHING if trial.test_top1 is None else f"{trial.test_top1:.2%}",
+            epochs=trial.epochs,
+            end=ENDS[trial.status] + ("" if trial.feasible else ", beyond a constraint"),
+            cost=self.unit.of(trial.cost),
+            params=[
+                (name, number(value) if isinstance(value, float) else str(value)) for name, value in params.items()
+            ],
+            spark=_spark(record, self._aims.metrics[0]),
             is_best=best is not None and trial.number == best.number,
         )
-        for rank, trial in enumerate(sweep.result.top(MOST_ROWS), start=1)
-    ]
-
-
-def front(sweep: StoredSweep, importance: Mapping[str, float]) -> list[Row]:
-    """The trials that no other beats, where there are several objectives."""
-    aims = sweep.result.aims
-    if aims is None or len(aims.objectives) == 1:
-        return []
-    records = {record.number: record for record in sweep.result.records}
-    rows = enumerate(sweep.result.pareto_front[:MOST_ROWS], start=1)
-    return [_row(rank, trial, records[trial.number], aims, importance) for rank, trial in rows]
 
 
 def number(value: float | None) -> str:
@@ -95,40 +138,6 @@ def number(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return NOTHING
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
-
-
-def device_time(cpu_s: float, gpu_s: float) -> str:
-    """Hours of the devices that count: GPUs, where there are any."""
-    seconds, device = (gpu_s, "GPU") if gpu_s else (cpu_s, "CPU")
-    if seconds < 2 * _HOUR_S:
-        return f"{seconds / 60:.3g} {device}-min"
-    return f"{seconds / _HOUR_S:,.3g} {device}-h"
-
-
-def _row(
-    rank: int,
-    trial: TrialResult,
-    record: TrialRecord,
-    aims: Aims,
-    importance: Mapping[str, float],
-    *,
-    is_best: bool = False,
-) -> Row:
-    names = sorted(trial.params, key=lambda name: -importance.get(name, 0.0))
-    params = {name: trial.params[name] for name in names if name != "model"}
-    return Row(
-        rank=rank,
-        trial=trial.number,
-        model=record.config["model"]["name"],
-        values=[number(trial.values.get(metric)) for metric in aims.metrics],
-        test=NOTHING if trial.test_top1 is None else f"{trial.test_top1:.2%}",
-        epochs=trial.epochs,
-        end=ENDS[trial.status] + ("" if trial.feasible else ", beyond a constraint"),
-        cost=device_time(trial.cost.cpu_s, trial.cost.gpu_s),
-        params=[(name, number(value) if isinstance(value, float) else str(value)) for name, value in params.items()],
-        spark=_spark(record, aims.metrics[0]),
-        is_best=is_best,
-    )
 
 
 def _spark(record: TrialRecord, metric: str) -> str:
