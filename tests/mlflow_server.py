@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -34,7 +35,7 @@ class MlflowServer:
 
     Args:
         folder: Of its database, artifacts and log.
-        command: Instead of the plain server; listens on `port`.
+        command: Instead of the plain server, without its port, which may stand in it as `{port}`.
         environment: Added to this process's.
     """
 
@@ -42,7 +43,8 @@ class MlflowServer:
         self, folder: Path, command: list[str] | None = None, environment: Mapping[str, str] | None = None
     ) -> None:
         self.folder, self.port = folder, free_port()
-        self._command, self._environment = command, environment or {}
+        self._command = [part.format(port=self.port) for part in command or ()]
+        self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -61,7 +63,7 @@ class MlflowServer:
         environment = {**os.environ, **quick, **self._environment}
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*(self._command or plain), "--port", str(self.port)],
+                [*self._command, "--port", str(self.port)] if self._command else [*plain, "--port", str(self.port)],
                 cwd=self.folder,
                 stdout=log,
                 stderr=log,
@@ -95,14 +97,16 @@ class BadConnection:
 
     Attributes:
         delay_s: Before each piece is passed on.
-        lose_every: One of so many pieces is lost, with its connection; 0 loses none.
+        lose_share: How many of the pieces are lost, each with its connection.
         lost: Pieces lost so far.
+        refused: Connections that found no server.
     """
 
     def __init__(self, port: int) -> None:
         self._server = port
-        self.delay_s, self.lose_every, self.lost = 0.0, 0, 0
-        self._pieces = 0
+        self.delay_s, self.lose_share, self.lost = 0.0, 0.0, 0
+        self.refused = 0
+        self._draws = random.Random(0)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
@@ -126,6 +130,7 @@ class BadConnection:
                 server = socket.create_connection(("127.0.0.1", self._server), timeout=60)
             except OSError:  # it is away
                 caller.close()
+                self.refused += 1
                 continue
             for source, target in ((caller, server), (server, caller)):
                 threading.Thread(target=self._pass, args=(source, target), daemon=True).start()
@@ -142,7 +147,6 @@ class BadConnection:
                 end.shutdown(socket.SHUT_RDWR)
 
     def _is_lost(self) -> bool:
-        self._pieces += 1
-        lost = self.lose_every > 0 and self._pieces % self.lose_every == 0
+        lost = self._draws.random() < self.lose_share
         self.lost += lost
         return lost

@@ -1,0 +1,5 @@
+"""An MLflow server for several users: PostgreSQL, an artifact proxy, passwords; see docs/mlflow-server.md."""
+
+from cluster.mlflow.tracking_server import ServerSettings, TrackingServerError, run_server
+
+__all__ = ["ServerSettings", "TrackingServerError", "run_server"]
