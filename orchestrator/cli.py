@@ -242,8 +242,9 @@ def _run(
         sweep_file=sweep_file,
     )
     print_outcome(result, console, _dashboard_command(result.folder.parent, config.tracking.uri))
+    elsewhere = "" if config.runs_dir is None else f" --runs-dir {result.folder.parent}"
+    typer.echo(f"Report:    {_own_command()} report {result.name}{elsewhere}")
     if result.status is TrialStatus.INTERRUPTED:
-        elsewhere = "" if config.runs_dir is None else f" --runs-dir {result.folder.parent}"
         typer.echo(f"Resume:    {_own_command()} resume {result.name}{elsewhere}")
         raise typer.Exit(_INTERRUPTED)
     if result.best is None:

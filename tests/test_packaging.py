@@ -33,6 +33,8 @@ def test_the_wheel_works_from_any_directory(tmp_path: Path) -> None:
     imports = "; ".join(f"import {name}; print({name}.__file__)" for name in IMPORT_ROOTS)
     for line in run([str(python), "-c", imports], cwd=elsewhere).splitlines():
         assert Path(line).is_relative_to(site), line
+    page = "import orchestrator.report.page as page; print(all((page._HERE / name).is_file() for name in page.FILES))"
+    assert run([str(python), "-c", page], cwd=elsewhere).strip() == "True"
     api = "from orchestrator import *; import orchestrator; print(all(n in globals() for n in orchestrator.__all__))"
     assert run([str(python), "-c", api], cwd=elsewhere).strip() == "True"
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from browser import Browser, browser, chromium
 from mlflow import MlflowClient
@@ -19,8 +20,9 @@ from typer.testing import CliRunner
 from orchestrator.cli import app
 from orchestrator.errors import SweepNameError
 from orchestrator.ledger import TrialStatus
-from orchestrator.report import write_report
+from orchestrator.report import search_plots, write_report
 from orchestrator.report.lane_times import lane_times
+from orchestrator.report.study_view import StudyView
 from orchestrator.stored_sweep import find_sweep, read_sweep
 from orchestrator.tracking.addresses import embedded_uri
 
@@ -198,3 +200,19 @@ def test_the_published_number_stands_beside_ours(tmp_path: Path, recipe: str, pu
     shown = re.search(r"<dt>published</dt><dd>(.*?)</dd>", page.read_text())
     assert shown is not None
     assert shown[1] == published
+
+
+def test_a_name_that_few_trials_have_is_drawn_where_they_are() -> None:
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    for number in range(400):
+        trial = study.ask()
+        lr = trial.suggest_float("lr", 1e-3, 1e-1, log=True)
+        if trial.suggest_categorical("model", ["a", "b"]) == "a" and number > 380:
+            lr -= trial.suggest_float("rare", 0.0, 1.0)
+        study.tell(trial, lr)
+    view = StudyView(study, strangers=0)
+    assert "rare" in view.varied
+    assert len(view.thinned(150).complete) == 150
+    assert search_plots.parallel_chart(view, ["val/top1"])
+    labels = [chart.label for chart in search_plots.contour_charts(view, ["val/top1"])]
+    assert "val/top1 by lr and rare" in labels or "val/top1 by rare and lr" in labels

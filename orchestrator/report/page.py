@@ -17,11 +17,13 @@ from orchestrator.report.figures import Chart, plotly_script
 from orchestrator.report.lane_times import lane_times
 from orchestrator.report.study_view import StudyView, study_view
 from orchestrator.report.trial_rows import MOST_PARAMS, TrialRows
-from orchestrator.stored_sweep import StoredSweep
+from orchestrator.stored_sweep import StoredSweep, SweepState
 from orchestrator.sweep_folder import SweepFolder
 from orchestrator.tracking.journal import read_events
 
 _HERE = files("orchestrator.report")
+_BROKE_OFF = (SweepState.DEAD, SweepState.FAILED, SweepState.INTERRUPTED)
+_TEMPLATE, _STYLE, _SCRIPT = FILES = ("report.html.j2", "report.css", "report.js")
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,10 @@ def render(sweep: StoredSweep) -> str:
     view = study_view(sweep.result.records, sweep.config, sweep.result.aims)
     rows = TrialRows(sweep, view.importance)
     sections = [section for section in _sections(sweep, view, rows) if section.charts or section.content]
-    return environment.get_template("report.html.j2").render(
+    return environment.get_template(_TEMPLATE).render(
         name=sweep.name,
         state=facts.state(sweep),
-        is_finished=sweep.state == "finished",
+        broke_off=sweep.state in _BROKE_OFF,
         question=facts.question(sweep),
         tiles=facts.tiles(sweep),
         sections=sections,
@@ -87,8 +89,8 @@ def render(sweep: StoredSweep) -> str:
         cost_unit=rows.unit.name,
         written=time.strftime("%Y-%m-%d %H:%M", time.localtime()),
         version=package_version(),
-        style=(_HERE / "report.css").read_text(encoding="utf-8"),
-        script=(_HERE / "report.js").read_text(encoding="utf-8"),
+        style=(_HERE / _STYLE).read_text(encoding="utf-8"),
+        script=(_HERE / _SCRIPT).read_text(encoding="utf-8"),
         plotly=plotly_script() if any(section.charts for section in sections) else "",
     )
 
@@ -130,6 +132,7 @@ def _learnt(sweep: StoredSweep, view: StudyView, rows: TrialRows) -> list[Sectio
     shown = sum(share >= search_plots.LEAST_SHARE for share in view.importance.values())
     hidden = len(view.importance) - min(shown, search_plots.MOST_BARS)
     most = f" {hidden} names that decide less are left out." if hidden else ""
+    beyond = " Dotted ones lie beyond a constraint." if aims.constraints else ""
     strangers = f" {view.strangers} trials of an earlier search space are left out." if view.strangers else ""
     colours = "on the front are in the accent" if len(metrics) > 1 else f"of a better {metrics[0]} are stronger"
     return [
@@ -150,7 +153,7 @@ def _learnt(sweep: StoredSweep, view: StudyView, rows: TrialRows) -> list[Sectio
         Section(
             "parallel",
             "Parallel coordinates",
-            f"A line per trial, {trials}; lines {colours}.{axes}{lines}",
+            f"A line per trial, {trials}; lines {colours}.{beyond}{axes}{lines}",
             search_plots.parallel_chart(view, metrics),
         ),
         Section(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -31,10 +30,12 @@ _LINE = 12
 
 def parallel_chart(view: StudyView, metrics: Sequence[str]) -> list[Chart]:
     """A line per trial through its values; the names that decide most."""
-    names = view.varied[:MOST_AXES]
+    fewer = view.thinned(MOST_LINES)
+    left = set(fewer.varied)
+    names = [name for name in view.varied if name in left][:MOST_AXES]
     if len(view.complete) < _FEWEST_COMPLETE or not names:
         return []
-    drawn = visualization.plot_parallel_coordinate(view.thinned(MOST_LINES).study, names, target_name=metrics[0])
+    drawn = visualization.plot_parallel_coordinate(fewer.study, names, target_name=metrics[0])
     drawn.data = _recoloured(drawn, single_objective=len(metrics) == 1)
     drawn.update_xaxes(ticktext=[_in_lines(str(label)) for label in drawn.layout.xaxis.ticktext])
     drawn.update_xaxes(tickangle=0, ticklabeloverflow="allow")
@@ -46,10 +47,9 @@ def parallel_chart(view: StudyView, metrics: Sequence[str]) -> list[Chart]:
 
 def importance_chart(view: StudyView) -> list[Chart]:
     """How much each searched name decides."""
-    share = view.importance
-    if not share:
+    rising = [(name, value) for name, value in view.importance.items() if value >= LEAST_SHARE][MOST_BARS - 1 :: -1]
+    if not rising:
         return []
-    rising = [(name, value) for name, value in share.items() if value >= LEAST_SHARE][MOST_BARS - 1 :: -1]
     bar = go.Bar(
         orientation="h",
         x=[value for _, value in rising],
@@ -86,13 +86,10 @@ def contour_charts(view: StudyView, metrics: Sequence[str]) -> list[Chart]:
     charts: list[Chart] = []
     smaller = view.study.directions[0] is optuna.study.StudyDirection.MINIMIZE
     for one, other in itertools.combinations(_ordered_names(view), 2):
-        both = [trial for trial in view.complete if one in trial.params and other in trial.params]
-        spread = min(len({trial.params[name] for trial in both}) for name in (one, other)) if both else 0
-        if len(both) < _FEWEST_IN_CONTOURS or spread < 2:
+        both = view.thinned(_MOST_IN_CONTOURS, [one, other])
+        if len(both.complete) < _FEWEST_IN_CONTOURS or not {one, other} <= set(both.varied):
             continue
-        drawn = visualization.plot_contour(
-            view.thinned(_MOST_IN_CONTOURS).study, params=[one, other], **_target(metrics)
-        )
+        drawn = visualization.plot_contour(both.study, params=[one, other], **_target(metrics))
         for trace in drawn.data:
             if isinstance(trace, go.Contour):
                 trace.update(colorscale=SCALE, reversescale=smaller, showscale=True, line={"width": 0}, opacity=0.85)
@@ -209,6 +206,3 @@ def _in_lines(label: str) -> str:
             lines.append("")
         lines[-1] += part
     return "<br>".join(lines)
-
-
-logging.getLogger("optuna").setLevel(logging.ERROR)

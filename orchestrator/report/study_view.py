@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 
 from orchestrator.ledger import TrialRecord
 from orchestrator.objectives import Aims
+from orchestrator.report.figures import thinned
 from orchestrator.search.frozen_trials import frozen_trial
 from search_spaces import Domain, SearchSpace
 
@@ -61,12 +62,10 @@ class StudyView:
             warnings.filterwarnings("ignore", "Some regimes for parameter", UserWarning)  # the page says as much
             return optuna.importance.get_param_importances(self.study)
 
-    def thinned(self, most: int) -> StudyView:
-        """With at most so many complete trials: the better half of them, and others evenly spread."""
-        from orchestrator.report.figures import thinned
-
-        complete = self.complete
-        if len(complete) <= most:
+    def thinned(self, most: int, names: Sequence[str] = ()) -> StudyView:
+        """With at most so many complete trials that have these names: the better half, and others evenly spread."""
+        complete = [trial for trial in self.complete if all(name in trial.params for name in names)]
+        if len(complete) <= most and len(complete) == len(self.complete):
             return self
         sign = -1.0 if self.study.directions[0] is optuna.study.StudyDirection.MAXIMIZE else 1.0
         ranked = sorted(complete, key=lambda trial: sign * trial.values[0])
