@@ -102,5 +102,6 @@ def _empty_study(directions: Sequence[optuna.study.StudyDirection], metrics: Seq
         "ignore", re.escape("optuna.study.study.Study.set_metric_names"), optuna.exceptions.ExperimentalWarning
     )
     study = optuna.create_study(directions=list(directions))
-    study.set_metric_names(list(metrics))
+    if metrics:
+        study.set_metric_names(list(metrics))
     return study
