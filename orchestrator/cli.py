@@ -12,7 +12,8 @@ import typer
 from orchestrator import data_cli, network_cli, report_cli, sweep_cli, tracking_cli
 from orchestrator.errors import ConfigError, ResumeError, SpatialSweepError, SweepNameError
 from orchestrator.provenance import package_version
-from orchestrator.sweep_cli import RunsDir, wide_console
+from orchestrator.submitted_with import version_report
+from orchestrator.sweep_cli import RunsDir, assignments_of, wide_console
 
 if TYPE_CHECKING:
     from orchestrator.config import SweepConfig
@@ -85,7 +86,9 @@ def run(
     """Run a sweep to its end and show what it found."""
     from orchestrator.config import load_sweep
 
-    config = load_sweep(sweep, _overrides(assignments, tracking_uri, runs_dir, name))
+    for line in version_report():
+        typer.echo(line)
+    config = load_sweep(sweep, assignments_of(assignments, tracking_uri, runs_dir, name))
     if dry_run:
         _dry_run(config, address, as_json=as_json)
     else:
@@ -109,7 +112,7 @@ def resume(
     from orchestrator.sweep_folder import existing_folder
 
     folder = existing_folder(resolve_runs_dir(runs_dir), name)
-    config = stored_config(folder, [*_overrides(assignments, tracking_uri), f"runs_dir={folder.path.parent}"])
+    config = stored_config(folder, [*assignments_of(assignments, tracking_uri), f"runs_dir={folder.path.parent}"])
     _run(config, address, resume=True, allow_changed=allow_changed, verbose=verbose)
 
 
@@ -131,7 +134,7 @@ def train(
     """Run a published set-up, as a sweep of one trial."""
     from orchestrator.recipes import recipe_sweep
 
-    config = recipe_sweep(recipe, _overrides(assignments, tracking_uri, runs_dir, name))
+    config = recipe_sweep(recipe, assignments_of(assignments, tracking_uri, runs_dir, name))
     if dry_run:
         _dry_run(config, address, as_json=as_json)
     else:
@@ -204,19 +207,6 @@ def models(
         model_table.print_models(facts, wide_console())
 
 
-def _overrides(
-    assignments: list[str] | None, tracking_uri: str | None, runs_dir: Path | None = None, name: str | None = None
-) -> list[str]:
-    overrides = list(assignments or [])
-    if name:
-        overrides.append(f"name='{name}'")
-    if tracking_uri:
-        overrides.append(f"tracking.uri={tracking_uri}")
-    if runs_dir:
-        overrides.append(f"runs_dir={runs_dir}")
-    return overrides
-
-
 def _run(
     config: SweepConfig,
     address: str | None,
@@ -280,6 +270,9 @@ def _own_command() -> str:
 
 def main() -> None:
     """Entry point: errors meant for users become text and an exit code."""
+    from cluster.cli import app as cluster_app  # the one look upwards: decision 0009
+
+    app.add_typer(cluster_app)
     try:
         app()
     except KeyboardInterrupt:

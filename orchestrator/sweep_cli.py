@@ -20,8 +20,20 @@ AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")
 
 
 @app.command()
-def status(name: Name, runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
+def status(
+    name: Name,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+    address: Annotated[
+        str | None, typer.Option(help="Ask a cluster, by its dashboard's URL, for a submitted sweep.")
+    ] = None,
+) -> None:
     """Show how a sweep stands: running, finished, or left by a driver that died."""
+    if address:
+        from cluster.cli import show_job  # decision 0009
+
+        show_job(name, address, as_json=as_json)
+        return
     from orchestrator.stored_sweep import find_sweep, read_sweep
     from orchestrator.sweep_comparison import facts_of
     from orchestrator.sweep_tables import print_status
@@ -98,6 +110,23 @@ def delete(
         typer.echo(json.dumps({**plan.as_dict(), "deleted": not dry_run}, indent=2))
     else:
         print_deletion(plan, wide_console(), done=not dry_run)
+
+
+def assignments_of(
+    assignments: list[str] | None,
+    tracking_uri: str | None,
+    runs_dir: str | Path | None = None,
+    name: str | None = None,
+) -> list[str]:
+    """All that the command line lays over a sweep's file, as `--set` would write it."""
+    overrides = list(assignments or [])
+    if name:
+        overrides.append(f"name='{name}'")
+    if tracking_uri:
+        overrides.append(f"tracking.uri={tracking_uri}")
+    if runs_dir:
+        overrides.append(f"runs_dir={runs_dir}")
+    return overrides
 
 
 def wide_console() -> Console:

@@ -47,6 +47,23 @@ def load_sweep(
         ConfigError: The file cannot be read, or any setting is wrong; every fault is listed.
     """
     label = label or (None if isinstance(source, Mapping) else Path(source).name)
+    raw, problems = overridden(source, overrides)
+    try:
+        if problems:
+            raise ConfigError([*problems, *_faults(raw)])
+        return SweepConfig(**raw)
+    except ConfigError as error:
+        raise (error.with_source(label) if label else error) from None
+
+
+def overridden(
+    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()
+) -> tuple[dict[str, Any], list[Problem]]:
+    """The settings of a sweep with `--set` assignments laid over them, unchecked, and the assignments at fault.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
     raw = dict(source) if isinstance(source, Mapping) else read_settings(Path(source))
     problems = []
     for assignment in overrides:
@@ -54,12 +71,7 @@ def load_sweep(
             raw = _assign(raw, assignment)
         except ValueError as error:
             problems.append(Problem(f"--set {assignment}", str(error)))
-    try:
-        if problems:
-            raise ConfigError([*problems, *_faults(raw)])
-        return SweepConfig(**raw)
-    except ConfigError as error:
-        raise (error.with_source(label) if label else error) from None
+    return raw, problems
 
 
 def _faults(raw: Mapping[str, Any]) -> Sequence[Problem]:

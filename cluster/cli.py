@@ -1,0 +1,193 @@
+"""The commands about clusters: `spatialsweep submit`, `jobs`, `logs` and `stop`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.following import Detached, follow
+from cluster.job_client import TRACKING_KEY, JobClient, SweepJob
+from orchestrator.sweep_cli import AsJson, assignments_of, wide_console
+
+app = typer.Typer()
+
+_INTERRUPTED = 130
+
+Sweep = Annotated[str, typer.Argument(help="Name of a sweep that was submitted.")]
+Dashboard = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="URL",
+        envvar="RAY_API_SERVER_ADDRESS",
+        help="Ray's dashboard on the cluster's head, such as http://head:8265; default: this machine's.",
+    ),
+]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Show the log until the job ends.")]
+
+
+@app.command()
+def submit(
+    sweep: Annotated[Path, typer.Argument(help="A sweep file, such as sweeps/digits.yaml.")],
+    *,
+    address: Dashboard = None,
+    follow_log: Follow = False,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting. Repeatable.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the sweep, instead of the file's.")] = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow server that the cluster reaches.")] = None,
+    runs_dir: Annotated[
+        str | None, typer.Option(help="Folder of all results that every node reaches; default: ~/spatialsweep/runs.")
+    ] = None,
+    working_dir: Annotated[Path, typer.Option(help="What the job takes along, but for data and runs.")] = Path(),
+    env: Annotated[
+        list[str] | None,
+        typer.Option("--env", metavar="NAME", help="Give the job this variable as it is set here. Repeatable."),
+    ] = None,
+    install: Annotated[
+        bool, typer.Option("--install", help="Bring the packages' versions along; default: as the cluster has them.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep of this name.")] = False,
+    allow_changed: Annotated[
+        bool, typer.Option("--allow-changed", help="Resume although space, data, code or objective have changed.")
+    ] = False,
+) -> None:
+    """Run a sweep on a cluster, as a job of its own that needs this machine no more."""
+    from cluster import package, submission
+
+    overrides = assignments_of(assignments, tracking_uri, runs_dir, name)
+    checked = submission.check_sweep(sweep, overrides)
+    variables = submission.passed_on(env or ())
+    packed = package.plan_package(working_dir, sweep)
+    size, limit = package.megabytes(packed.bytes), package.megabytes(package.size_limit())
+    if checked.unread:
+        typer.echo(f"Not here:  {checked.unread} The job looks at the images itself", err=True)
+    typer.echo(f"Package:   {len(packed.files)} files, {size} of at most {limit}")
+    client = JobClient(address)
+    with tempfile.TemporaryDirectory(prefix="spatialsweep-") as folder:
+        target = Path(folder) / "package.zip"
+        packed.write(target)
+        job = client.submit(
+            checked.name,
+            entrypoint=submission.entrypoint(packed.sweep, overrides, resume=resume, allow_changed=allow_changed),
+            runtime_env=submission.runtime_env(
+                target, variables, install=install, constrained="constraints.txt" in packed.files
+            ),
+            metadata={TRACKING_KEY: checked.tracking_uri} if checked.tracking_uri else {},
+        )
+    typer.echo(f"Submitted: {job} to {client.address}")
+    _show_ways(client, checked.name, checked.tracking_uri)
+    if follow_log:
+        _follow(client, client.look(job))
+
+
+@app.command()
+def logs(sweep: Sweep, *, address: Dashboard = None, follow_log: Follow = False) -> None:
+    """Show what a submitted sweep has printed."""
+    client = JobClient(address)
+    job = client.newest(sweep)
+    if follow_log:
+        _follow(client, job)
+    else:
+        typer.echo(client.logs(job.job), nl=False)
+
+
+@app.command()
+def stop(
+    sweep: Sweep,
+    *,
+    address: Dashboard = None,
+    wait: Annotated[bool, typer.Option(help="Until its results are written.")] = True,
+) -> None:
+    """Stop a submitted sweep; what is done is kept, and `submit --resume` goes on from it."""
+    client = JobClient(address)
+    job = client.newest(sweep)
+    if not client.stop(job.job):
+        typer.echo(f"{sweep}: job '{job.job}' is not running, it has {_how_it_ended(job)}")
+        return
+    while wait and not job.is_over:
+        time.sleep(0.5)
+        job = client.look(job.job)
+    typer.echo(f"{sweep}: job '{job.job}' {'stopped' if wait else 'was asked to stop'}")
+
+
+@app.command()
+def jobs(address: Dashboard = None, as_json: AsJson = False) -> None:
+    """List the sweeps that were submitted to a cluster."""
+    from rich.table import Table
+
+    client = JobClient(address)
+    found = client.jobs()
+    if as_json:
+        typer.echo(json.dumps([job.as_dict() for job in found], indent=2))
+        return
+    table = Table("sweep", "job", "state", "started", "minutes", title=client.address)
+    for job in found:
+        began = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.started_ms / 1000))
+        took = (job.ended_ms or time.time() * 1000) - job.started_ms
+        table.add_row(job.sweep, job.job, job.state.lower(), began, f"{took / 60000:.1f}")
+    wide_console().print(table)
+
+
+def show_job(sweep: str, address: str, *, as_json: bool) -> None:
+    """Shows how a submitted sweep stands: its job's state and the last line of its log.
+
+    Raises:
+        ClusterError: The cluster does not answer.
+        SweepNameError: It has had no such sweep.
+    """
+    client = JobClient(address)
+    job = client.newest(sweep)
+    last = next((line for line in reversed(client.logs(job.job).splitlines()) if line.strip()), "")
+    if as_json:
+        typer.echo(json.dumps({**job.as_dict(), "last_line": last}, indent=2))
+        return
+    state = f"has {_how_it_ended(job)}" if job.is_over else job.state.lower()
+    typer.echo(f"{job.sweep}: job '{job.job}' on {client.address} {'' if job.is_over else 'is '}{state}")
+    typer.echo(f"Last line: {last}")
+    _show_ways(client, job.sweep, job.tracking_uri)
+
+
+def _follow(client: JobClient, job: SweepJob) -> None:
+    """Follows a job to its end, and ends as it did."""
+
+    def write(piece: str) -> None:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+
+    try:
+        ended = follow(client, job, write)
+    except Detached:
+        typer.echo(
+            f"\nDetached; '{job.sweep}' goes on. Stop it with: spatialsweep stop {_at(client, job.sweep)}", err=True
+        )
+        raise typer.Exit(_INTERRUPTED) from None
+    typer.echo(f"{job.sweep}: job '{ended.job}' has {_how_it_ended(ended)}")
+    if ended.tracking_uri:
+        typer.echo(f"MLflow:    {ended.tracking_uri}")
+    if ended.state != "SUCCEEDED":
+        raise typer.Exit(_INTERRUPTED if ended.state == "STOPPED" else (ended.exit_code or 1))
+
+
+def _show_ways(client: JobClient, sweep: str, tracking_uri: str | None) -> None:
+    typer.echo(f"Watch:     spatialsweep logs {_at(client, sweep)} --follow")
+    typer.echo(f"Stop:      spatialsweep stop {_at(client, sweep)}")
+    if tracking_uri:
+        typer.echo(f"MLflow:    {tracking_uri}")
+
+
+def _at(client: JobClient, sweep: str) -> str:
+    return f"{sweep} --address {client.address}"
+
+
+def _how_it_ended(job: SweepJob) -> str:
+    if job.state == "FAILED":
+        return f"failed: {job.message.strip().splitlines()[0] if job.message.strip() else 'no reason given'}"
+    return {"SUCCEEDED": "finished", "STOPPED": "been stopped"}.get(job.state, job.state.lower())

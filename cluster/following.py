@@ -1,0 +1,113 @@
+"""Watching a job until it ends: its log as it is written, and what Ctrl-C means meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+
+import typer
+
+from cluster.job_client import JobClient, SweepJob
+from orchestrator.errors import ClusterError
+
+_PATIENCE_S = 120.0
+_PAUSE_S = 1.0
+
+
+class Detached(Exception):  # noqa: N818 - no error
+    """The user has turned away; the job goes on."""
+
+
+def follow(client: JobClient, job: SweepJob, write: Callable[[str], None]) -> SweepJob:
+    """Writes a job's log from its beginning until the job ends.
+
+    A connection that breaks is taken up again where it broke. Ctrl-C asks whether to turn away or to stop the sweep;
+    without a terminal it turns away.
+
+    Args:
+        client: Of the job's cluster.
+        job: Which one.
+        write: Takes pieces of the log as they come.
+
+    Returns:
+        The job at its end.
+
+    Raises:
+        Detached: The user has turned away.
+        ClusterError: The cluster did not answer for two minutes.
+    """
+    log = _Log(client, job.job, write)
+    while True:
+        try:
+            return log.follow_to_end()
+        except KeyboardInterrupt:
+            _answer_interrupt(client, job)
+
+
+class _Log:
+    """A job's log, as far as it has been shown."""
+
+    def __init__(self, client: JobClient, job: str, write: Callable[[str], None]) -> None:
+        self._client = client
+        self._job = job
+        self._write = write
+        self._shown = 0
+
+    def follow_to_end(self) -> SweepJob:
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            before = self._shown
+            broken = asyncio.run(self._show_rest())
+            if self._shown > before:
+                deadline = time.monotonic() + _PATIENCE_S
+            try:
+                now = self._client.look(self._job)
+            except ClusterError:
+                if time.monotonic() > deadline:
+                    raise
+                now = None
+            if now is not None and now.is_over and not broken:
+                return now
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"the log of '{self._job}' cannot be followed: {broken}. The job goes on; take it up again with "
+                    f"`spatialsweep logs {self._job} --address {self._client.address} --follow`"
+                )
+            time.sleep(_PAUSE_S)
+
+    async def _show_rest(self) -> str:
+        """Shows what has not been shown, until the connection ends; returns how it broke, or nothing."""
+        import aiohttp
+
+        passed = 0  # the log is told from its beginning each time
+        try:
+            pieces: AsyncIterator[str] = self._client.ray.tail_job_logs(self._job)
+            async for piece in pieces:
+                fresh = piece[max(0, self._shown - passed) :]
+                passed += len(piece)
+                if fresh:
+                    self._write(fresh)
+                    self._shown = passed
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:
+            return str(error) or type(error).__name__
+        return ""
+
+
+def _answer_interrupt(client: JobClient, job: SweepJob) -> None:
+    """Asks what Ctrl-C was to mean; returns to go on watching."""
+    if not sys.stdin.isatty():
+        raise Detached
+    try:
+        answer = typer.prompt(
+            f"\n{job.sweep}: [d]etach and let it run, [s]top it, or [w]atch on", default="d", err=True
+        )
+    except (KeyboardInterrupt, typer.Abort):
+        raise Detached from None
+    if answer.strip().lower().startswith("s"):
+        with contextlib.suppress(KeyboardInterrupt):
+            client.stop(job.job)
+    elif not answer.strip().lower().startswith("w"):
+        raise Detached

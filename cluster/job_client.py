@@ -1,0 +1,250 @@
+"""The jobs of a cluster, found by the names of their sweeps: Ray's job client with errors that people can act on."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from orchestrator.errors import ClusterError, SweepNameError, did_you_mean
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails, JobSubmissionClient
+
+SWEEP_KEY = "spatialsweep.sweep"
+TRACKING_KEY = "spatialsweep.tracking_uri"
+
+_DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+_ANSWER_S = 10.0
+_OVER = ("SUCCEEDED", "FAILED", "STOPPED")
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """One job that runs, or ran, a sweep.
+
+    Args:
+        sweep: Name of the sweep.
+        job: Ray's name of the job.
+        state: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
+        message: What Ray says about the state.
+        started_ms: Unix time.
+        ended_ms: Unix time; None while it runs.
+        exit_code: Of the entrypoint; None while it runs, or where it was killed.
+        tracking_uri: MLflow server of the sweep; None where it has none of its own.
+    """
+
+    sweep: str
+    job: str
+    state: str
+    message: str
+    started_ms: int
+    ended_ms: int | None
+    exit_code: int | None
+    tracking_uri: str | None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.state in _OVER
+
+    def as_dict(self) -> dict[str, Any]:
+        """For programs."""
+        return dict(vars(self))
+
+
+class JobClient:
+    """Submits sweeps to a cluster and looks after them.
+
+    The token of the cluster is taken from `RAY_AUTH_TOKEN`, `RAY_AUTH_TOKEN_PATH` or `~/.ray/auth_token`.
+
+    Args:
+        address: Of the dashboard, such as `http://head:8265`; None takes `RAY_API_SERVER_ADDRESS`, or this machine.
+
+    Raises:
+        ClusterError: Nothing answers there, or it refuses the token.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self.address = dashboard_url(address)
+        _require_answer(self.address)
+        _use_token_if_there_is_one()
+        os.environ["RAY_API_SERVER_ADDRESS"] = self.address  # Ray heeds it more than an argument
+        with self._told():
+            from ray.job_submission import JobSubmissionClient
+
+            for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+                logging.getLogger(name).setLevel(logging.WARNING)
+            self.ray: JobSubmissionClient = JobSubmissionClient(self.address)
+
+    def submit(
+        self, sweep: str, *, entrypoint: str, runtime_env: Mapping[str, Any], metadata: Mapping[str, str]
+    ) -> str:
+        """Starts a sweep; the job is called like it, with a number after the first time.
+
+        Raises:
+            SweepNameError: A job runs this sweep now.
+            ClusterError: The cluster refuses the job, or went away.
+        """
+        jobs = [job for job in self.jobs() if job.sweep == sweep]
+        for job in jobs:
+            if not job.is_over:
+                raise SweepNameError(
+                    f"sweep '{sweep}' is being run by job '{job.job}' on {self.address}. Watch it with "
+                    f"`spatialsweep logs {sweep} --address {self.address} --follow`, end it with `spatialsweep stop "
+                    f"{sweep} --address {self.address}`, or start another with `--name`"
+                )
+        taken = {job.job for job in jobs}
+        free = next(name for name in _numbered(sweep) if name not in taken)
+        with self._told():
+            return str(
+                self.ray.submit_job(
+                    entrypoint=entrypoint,
+                    runtime_env=dict(runtime_env),
+                    metadata={SWEEP_KEY: sweep, **metadata},
+                    submission_id=free,
+                )
+            )
+
+    def jobs(self) -> list[SweepJob]:
+        """All sweeps that were ever submitted to this cluster, newest first.
+
+        Raises:
+            ClusterError: The cluster went away.
+        """
+        with self._told():
+            found = [_as_sweep_job(details) for details in self.ray.list_jobs() if details.submission_id]
+        return sorted((job for job in found if job is not None), key=lambda job: -job.started_ms)
+
+    def newest(self, sweep: str) -> SweepJob:
+        """The last job of a sweep.
+
+        Raises:
+            SweepNameError: The cluster has had no job of this sweep.
+        """
+        jobs = self.jobs()
+        found = next((job for job in jobs if sweep in (job.sweep, job.job)), None)
+        if found is None:
+            known = sorted({job.sweep for job in jobs})
+            hint = did_you_mean(sweep, known) if known else "None was submitted with `spatialsweep submit`."
+            raise SweepNameError(f"no job of a sweep '{sweep}' on {self.address}. {hint}")
+        return found
+
+    def look(self, job: str) -> SweepJob:
+        """A job as it stands now.
+
+        Raises:
+            ClusterError: The cluster went away, or has lost the job.
+        """
+        with self._told():
+            found = _as_sweep_job(self.ray.get_job_info(job))
+        if found is None:
+            raise ClusterError(f"job '{job}' on {self.address} runs no sweep of `spatialsweep submit`")
+        return found
+
+    def logs(self, job: str) -> str:
+        """All that a job has printed.
+
+        Raises:
+            ClusterError: The cluster went away.
+        """
+        with self._told():
+            return str(self.ray.get_job_logs(job))
+
+    def stop(self, job: str) -> bool:
+        """Asks a job to end; it writes its results down first, for two minutes at most.
+
+        Returns:
+            Whether it was running.
+
+        Raises:
+            ClusterError: The cluster went away.
+        """
+        with self._told():
+            return bool(self.ray.stop_job(job))
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turns what Ray's client raises into errors for users."""
+        import requests
+        from ray.exceptions import AuthenticationError
+
+        try:
+            yield
+        except AuthenticationError:
+            raise ClusterError(
+                f"{self.address} refuses the token. Set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file, to what the "
+                "cluster's head was started with"
+            ) from None
+        except (ConnectionError, requests.RequestException) as error:
+            raise ClusterError(f"no Ray dashboard answers at {self.address}: {_first_line(error)}") from None
+        except RuntimeError as error:
+            raise ClusterError(f"{self.address}: {_first_line(error)}") from None
+
+
+def dashboard_url(address: str | None) -> str:
+    """The address of a dashboard, complete.
+
+    Raises:
+        ClusterError: It is another kind of address.
+    """
+    given = address or os.environ.get("RAY_API_SERVER_ADDRESS") or _DEFAULT_ADDRESS
+    url = given if "://" in given else f"http://{given}"
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ClusterError(f"'{given}' is no address of a Ray dashboard. Use one such as {_DEFAULT_ADDRESS}")
+    return url.rstrip("/")
+
+
+def _require_answer(url: str) -> None:
+    """Fails within seconds where Ray's client would wait for minutes."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname or "", port), timeout=_ANSWER_S).close()
+    except (OSError, ValueError) as error:
+        raise ClusterError(
+            f"no Ray dashboard answers at {url}: {error}. Is the head running, and its port (by default 8265) "
+            "reachable from here? A tunnel makes it so: ssh -L 8265:localhost:8265 head"
+        ) from None
+
+
+def _use_token_if_there_is_one() -> None:
+    """Whoever sets a token means it to be used."""
+    there = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if there or (Path.home() / ".ray" / "auth_token").exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def _as_sweep_job(details: JobDetails) -> SweepJob | None:
+    metadata = details.metadata or {}
+    if SWEEP_KEY not in metadata:
+        return None
+    return SweepJob(
+        sweep=metadata[SWEEP_KEY],
+        job=str(details.submission_id),
+        state=str(getattr(details.status, "value", details.status)),
+        message=details.message or "",
+        started_ms=details.start_time or 0,
+        ended_ms=details.end_time or None,
+        exit_code=details.driver_exit_code,
+        tracking_uri=metadata.get(TRACKING_KEY),
+    )
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    number = 2
+    while True:
+        yield f"{name}-{number}"
+        number += 1
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

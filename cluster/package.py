@@ -1,0 +1,124 @@
+"""What a job takes with it: the files of a working directory, our own packages, and the sweep."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import ConfigError, Problem
+
+IMPORT_ROOTS = ("cluster", "models", "orchestrator", "search_spaces")
+
+# As git writes it, beside .gitignore and .rayignore. A leading slash: only at the top (orchestrator/data is code).
+EXCLUDED = [
+    *(".git", ".hg", ".venv", "venv", "node_modules", "__pycache__", "*.py[co]", "*.egg-info", ".ipynb_checkpoints"),
+    *(".mypy_cache", ".ruff_cache", ".pytest_cache", ".import_linter_cache", ".DS_Store"),
+    *("/data", "/runs", "/mlruns", "/mlflow.db*", "/build", "/dist"),
+]
+
+_NAMED = 5
+_LOGGER = logging.getLogger(__name__)
+_FIXED_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Package:
+    """Files on their way to a cluster.
+
+    Args:
+        files: Where each one lies here, by its name in the package.
+        sweep: Name of the sweep file in the package.
+    """
+
+    files: Mapping[str, Path]
+    sweep: str
+
+    @property
+    def bytes(self) -> int:
+        """Of all files, before compression."""
+        return sum(path.stat().st_size for path in self.files.values())
+
+    def largest(self) -> list[tuple[str, int]]:
+        """The files that weigh most, with their bytes."""
+        sizes = [(name, path.stat().st_size) for name, path in self.files.items()]
+        return sorted(sizes, key=lambda entry: (-entry[1], entry[0]))[:_NAMED]
+
+    def write(self, target: Path) -> None:
+        """Writes a zip file; equal files make equal bytes, so that Ray sends what it has seen before only once."""
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            for name, path in sorted(self.files.items()):
+                entry = zipfile.ZipInfo(name, _FIXED_DATE)
+                entry.external_attr = (path.stat().st_mode & 0o777) << 16
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                archive.writestr(entry, path.read_bytes())
+
+
+def size_limit() -> int:
+    """Bytes that Ray takes in one package."""
+    from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
+
+    return int(GCS_STORAGE_MAX_SIZE)
+
+
+def plan_package(folder: Path, sweep: Path, *, limit: int | None = None) -> Package:
+    """Collects what a job needs to run a sweep.
+
+    Args:
+        folder: The working directory.
+        sweep: The sweep's file; one that is ignored or lies elsewhere is taken along all the same.
+        limit: Bytes, before compression; None takes Ray's.
+
+    Raises:
+        ConfigError: There is no such folder, it holds packages with the names of ours, or too much.
+    """
+    if not folder.is_dir():
+        raise ConfigError([Problem("--working-dir", f"no such folder: {folder}")])
+    folder = folder.resolve()
+    files = {path.relative_to(folder).as_posix(): path for path in _kept(folder)}
+    files |= _own_code(folder)
+    inside = sweep.resolve().is_relative_to(folder)
+    name = sweep.resolve().relative_to(folder).as_posix() if inside else sweep.name
+    files[name] = sweep.resolve()
+    package = Package(files, name)
+    if package.bytes >= (size_limit() if limit is None else limit):
+        raise ConfigError([_too_large(folder, package, size_limit() if limit is None else limit)])
+    return package
+
+
+def megabytes(size: int) -> str:
+    """A size as people read it."""
+    return f"{size / 2**20:.1f} MiB"
+
+
+def _kept(folder: Path) -> Iterator[Path]:
+    """Files that are not ignored, by the rules and the code of `ray job submit`."""
+    from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
+
+    found: list[Path] = []
+    _dir_travel(folder, [_get_excludes(folder, EXCLUDED)], found.append, include_gitignore=True, logger=_LOGGER)
+    yield from (path for path in found if path.is_file())
+
+
+def _own_code(folder: Path) -> dict[str, Path]:
+    """Our packages as they run here, unless the folder is a checkout and brings its own."""
+    there = [root for root in IMPORT_ROOTS if (folder / root).is_dir()]
+    if len(there) == len(IMPORT_ROOTS):
+        return {}
+    if there:
+        message = f"{folder / there[0]} would take the place of SpatialSweep's own package '{there[0]}'. Rename it, "
+        raise ConfigError([Problem("--working-dir", f"{message}or choose another folder")])
+    home = Path(__file__).resolve().parents[1]
+    return {path.relative_to(home).as_posix(): path for root in IMPORT_ROOTS for path in _kept(home / root)}
+
+
+def _too_large(folder: Path, package: Package, limit: int) -> Problem:
+    named = ", ".join(f"{name} ({megabytes(size)})" for name, size in package.largest())
+    return Problem(
+        "--working-dir",
+        f"{folder} holds {megabytes(package.bytes)} in {len(package.files)} files; Ray takes less than "
+        f"{megabytes(limit)}. Largest: {named}. Name what the job does not need in .rayignore, "
+        "or choose a folder with --working-dir",
+    )

@@ -1,0 +1,115 @@
+"""`spatialsweep submit` and what goes with it, against a real head with token authentication."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster import LocalHead, local_head
+
+ROOT = Path(__file__).resolve().parents[1]
+SECRET = "hush-hush-7391"
+SWEEP = """
+name: tiny
+dataset: {name: digits}
+model: {name: conv_resnet26_small}
+training: {epochs: 1, global_batch_size: 256, optimizer: adamw}
+search: {lr: {type: float, low: 1e-3, high: 1e-2, log: true}}
+trials: 1
+resources: {workers: 1}
+"""
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+class Desk:
+    """A user's machine: a folder that is no checkout, and the command."""
+
+    def __init__(self, folder: Path, head: LocalHead) -> None:
+        self.folder = folder
+        folder.mkdir()
+        (folder / "sweep.yaml").write_text(SWEEP)
+        environment = {**head.client_environment, "PYTHONPATH": str(ROOT), "SWEEP_SECRET": SECRET, "COLUMNS": "200"}
+        # The address is given, and having the token is enough.
+        self.environment = {
+            key: value for key, value in environment.items() if key not in ("RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE")
+        }
+        self.address = head.dashboard_url
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "orchestrator", *arguments, "--address", self.address]
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments),
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def follow_until(self, text: str, *arguments: str) -> tuple[int, str]:
+        """Follows a sweep until a line holds the text, then presses Ctrl-C."""
+        with subprocess.Popen(
+            self.command(*arguments),
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            seen = []
+            for line in process.stdout:
+                seen.append(line)
+                if text in line:
+                    process.send_signal(signal.SIGINT)
+            return process.wait(), "".join(seen)
+
+
+def test_a_sweep_is_submitted_followed_left_stopped_and_resumed(tmp_path: Path) -> None:
+    with local_head(num_cpus=2, environment={"HOME": str(tmp_path)}) as head:
+        desk = Desk(tmp_path / "desk", head)
+        refused = desk.run("submit", "sweep.yaml", RAY_AUTH_TOKEN="0" * 64)
+        assert refused.returncode == 1
+        assert "refuses the token. Set RAY_AUTH_TOKEN" in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+
+        done = desk.run("submit", "sweep.yaml", "--follow", "--env", "SWEEP_SECRET")
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+        for expected in ("Package:   ", "Submitted: tiny to http://", "Versions:  python 3.", "tiny: finished"):
+            assert expected in done.stdout
+        assert done.stdout.splitlines()[-1] == "tiny: job 'tiny' has finished"
+        assert SECRET not in done.stdout + done.stderr
+        assert "Warning: this cluster has" not in done.stdout
+        assert (tmp_path / "spatialsweep" / "runs" / "tiny" / "trials.parquet").exists()
+
+        # A long one: left alone at Ctrl-C, refused a second time, stopped with its results written down.
+        longer = ["submit", "sweep.yaml", "--name", "long", "--set", "training.epochs=1000"]
+        code, seen = desk.follow_until("0/1 trials done, 1 running", *longer, "--follow")
+        assert code == 130, seen
+        assert f"spatialsweep stop long --address {desk.address}" in seen.splitlines()[-1]
+        again = desk.run(*longer)
+        assert again.returncode == 2
+        assert "sweep 'long' is being run by job 'long'" in again.stderr
+        status = json.loads(desk.run("status", "long", "--json").stdout)
+        assert (status["state"], status["job"]) == ("RUNNING", "long")
+        assert desk.run("stop", "long").stdout == "long: job 'long' stopped\n"
+        log = desk.run("logs", "long").stdout
+        assert "Resume:    " in log
+        assert SECRET not in log
+
+        desk.run(*longer, "--resume")
+        desk.run("stop", "long")
+        listed = {job["job"]: job["state"] for job in json.loads(desk.run("jobs", "--json").stdout)}
+        assert listed == {"tiny": "SUCCEEDED", "long": "STOPPED", "long-2": "STOPPED"}
+        unknown = desk.run("logs", "lang")
+        assert unknown.returncode == 2
+        assert "Did you mean 'long'?" in unknown.stderr
