@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from cluster.following import Detached, follow
-from cluster.job_client import TRACKING_KEY, JobClient, SweepJob
+from cluster.job_client import TRACKING_KEY, JobClient, SweepJob, use_token_if_there_is_one
 from orchestrator.sweep_cli import AsJson, assignments_of, wide_console
 
 app = typer.Typer()
@@ -62,6 +62,7 @@ def submit(
     """Run a sweep on a cluster, as a job of its own that needs this machine no more."""
     from cluster import package, submission
 
+    use_token_if_there_is_one()
     overrides = assignments_of(assignments, tracking_uri, runs_dir, name)
     checked = submission.check_sweep(sweep, overrides)
     variables = submission.passed_on(env or ())

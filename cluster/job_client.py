@@ -74,7 +74,7 @@ class JobClient:
     def __init__(self, address: str | None = None) -> None:
         self.address = dashboard_url(address)
         _require_answer(self.address)
-        _use_token_if_there_is_one()
+        use_token_if_there_is_one()
         os.environ["RAY_API_SERVER_ADDRESS"] = self.address  # Ray heeds it more than an argument
         with self._told():
             from ray.job_submission import JobSubmissionClient
@@ -215,8 +215,8 @@ def _require_answer(url: str) -> None:
         ) from None
 
 
-def _use_token_if_there_is_one() -> None:
-    """Whoever sets a token means it to be used."""
+def use_token_if_there_is_one() -> None:
+    """Whoever sets a token means it to be used; Ray asks for the mode once, when it is imported."""
     there = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     if there or (Path.home() / ".ray" / "auth_token").exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -12,12 +12,13 @@ from orchestrator.errors import ConfigError, Problem
 
 IMPORT_ROOTS = ("cluster", "models", "orchestrator", "search_spaces")
 
-# As git writes it, beside .gitignore and .rayignore. A leading slash: only at the top (orchestrator/data is code).
-EXCLUDED = [
+# As git writes it, beside .gitignore and .rayignore.
+NEVER_PACKED = [
     *(".git", ".hg", ".venv", "venv", "node_modules", "__pycache__", "*.py[co]", "*.egg-info", ".ipynb_checkpoints"),
     *(".mypy_cache", ".ruff_cache", ".pytest_cache", ".import_linter_cache", ".DS_Store"),
-    *("/data", "/runs", "/mlruns", "/mlflow.db*", "/build", "/dist"),
 ]
+# Only at the top of the working directory: deeper, `data` may be code.
+NOT_AT_TOP = ["/data", "/runs", "/mlruns", "/mlflow.db*", "/build", "/dist"]
 
 _NAMED = 5
 _LOGGER = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ def plan_package(folder: Path, sweep: Path, *, limit: int | None = None) -> Pack
     if not folder.is_dir():
         raise ConfigError([Problem("--working-dir", f"no such folder: {folder}")])
     folder = folder.resolve()
-    files = {path.relative_to(folder).as_posix(): path for path in _kept(folder)}
+    files = {path.relative_to(folder).as_posix(): path for path in _kept(folder, [*NEVER_PACKED, *NOT_AT_TOP])}
     files |= _own_code(folder)
     inside = sweep.resolve().is_relative_to(folder)
     name = sweep.resolve().relative_to(folder).as_posix() if inside else sweep.name
@@ -93,12 +94,12 @@ def megabytes(size: int) -> str:
     return f"{size / 2**20:.1f} MiB"
 
 
-def _kept(folder: Path) -> Iterator[Path]:
+def _kept(folder: Path, excluded: list[str]) -> Iterator[Path]:
     """Files that are not ignored, by the rules and the code of `ray job submit`."""
     from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
 
     found: list[Path] = []
-    _dir_travel(folder, [_get_excludes(folder, EXCLUDED)], found.append, include_gitignore=True, logger=_LOGGER)
+    _dir_travel(folder, [_get_excludes(folder, excluded)], found.append, include_gitignore=True, logger=_LOGGER)
     yield from (path for path in found if path.is_file())
 
 
@@ -111,7 +112,9 @@ def _own_code(folder: Path) -> dict[str, Path]:
         message = f"{folder / there[0]} would take the place of SpatialSweep's own package '{there[0]}'. Rename it, "
         raise ConfigError([Problem("--working-dir", f"{message}or choose another folder")])
     home = Path(__file__).resolve().parents[1]
-    return {path.relative_to(home).as_posix(): path for root in IMPORT_ROOTS for path in _kept(home / root)}
+    return {
+        path.relative_to(home).as_posix(): path for root in IMPORT_ROOTS for path in _kept(home / root, NEVER_PACKED)
+    }
 
 
 def _too_large(folder: Path, package: Package, limit: int) -> Problem:

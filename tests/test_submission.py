@@ -46,7 +46,8 @@ def test_any_other_folder_is_packed_with_our_code_and_its_own_ignore_files(tmp_p
     packed = plan_package(folder, folder / "sweep.yaml")
     own = {name for name in packed.files if name.split("/")[0] in IMPORT_ROOTS}
     assert set(packed.files) - own == {"sweep.yaml", "notes.txt", "deep/data/kept.txt", ".gitignore", ".rayignore"}
-    assert {f"{root}/__init__.py" for root in IMPORT_ROOTS} <= own
+    ours = {path.relative_to(ROOT).as_posix() for root in IMPORT_ROOTS for path in (ROOT / root).rglob("*.py")}
+    assert ours <= own
     assert plan_package(folder, DIGITS).sweep == "digits.yaml"
 
 
