@@ -21,6 +21,7 @@ model: {name: conv_resnet26_small}
 training: {epochs: 1, global_batch_size: 256, optimizer: adamw}
 search: {lr: {type: float, low: 1e-3, high: 1e-2, log: true}}
 trials: 1
+trial_scheduler: {name: none}
 resources: {workers: 1}
 """
 
