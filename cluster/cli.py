@@ -1,4 +1,4 @@
-"""The commands about clusters: `spatialsweep submit`, `jobs`, `logs` and `stop`."""
+"""The commands about clusters: `spatialsweep submit`, `jobs`, `logs`, `stop` and `doctor`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from typing import Annotated
 
 import typer
 
+from cluster import doctor_cli
 from cluster.following import Detached, follow
 from cluster.job_client import TRACKING_KEY, JobClient, SweepJob, use_token_if_there_is_one
 from orchestrator.sweep_cli import AsJson, assignments_of, wide_console
 
 app = typer.Typer()
+app.add_typer(doctor_cli.app)
 
 _INTERRUPTED = 130
 

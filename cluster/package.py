@@ -89,6 +89,11 @@ def plan_package(folder: Path, sweep: Path, *, limit: int | None = None) -> Pack
     return package
 
 
+def own_package() -> Package:
+    """Our packages alone."""
+    return Package(_sources(), "")
+
+
 def megabytes(size: int) -> str:
     """A size as people read it."""
     return f"{size / 2**20:.1f} MiB"
@@ -111,6 +116,10 @@ def _own_code(folder: Path) -> dict[str, Path]:
     if there:
         message = f"{folder / there[0]} would take the place of SpatialSweep's own package '{there[0]}'. Rename it, "
         raise ConfigError([Problem("--working-dir", f"{message}or choose another folder")])
+    return _sources()
+
+
+def _sources() -> dict[str, Path]:
     home = Path(__file__).resolve().parents[1]
     return {
         path.relative_to(home).as_posix(): path for root in IMPORT_ROOTS for path in _kept(home / root, NEVER_PACKED)

@@ -1,0 +1,87 @@
+"""The command `spatialsweep doctor`."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.job_client import JobClient, use_token_if_there_is_one
+from orchestrator.errors import ClusterError
+from orchestrator.sweep_cli import AsJson, wide_console
+
+app = typer.Typer()
+
+_COLOURS = {"ok": "green", "warning": "yellow", "failure": "red"}
+
+
+@app.command()
+def doctor(
+    *,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A cluster to join (host:6379, auto), or to ask through its dashboard (http://head:8265)."),
+    ] = None,
+    runs_dir: Annotated[str | None, typer.Option(help="Folder of results that all nodes are to share.")] = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow server to be reached from all nodes.")] = None,
+    storage_uri: Annotated[str | None, typer.Option(help="Database of the studies, likewise; no password.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look a cluster over: versions, access, devices, storage, servers, clocks, disks; exit code 1 on a failure."""
+    use_token_if_there_is_one()
+    if address is not None and address.startswith(("http://", "https://")):
+        raise typer.Exit(_ask_through_dashboard(address, runs_dir, tracking_uri, storage_uri, as_json=as_json))
+    from cluster.doctor import FAILURE, examine
+    from orchestrator.session import ray_session
+
+    with ray_session(address):
+        findings = examine(runs_dir, tracking_uri, storage_uri)
+    if as_json:
+        typer.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
+    else:
+        console = wide_console()
+        for finding in findings:
+            mark = f"[{_COLOURS[finding.level]}]{finding.level:<8}[/]"
+            console.print(mark, end="", highlight=False)
+            console.print(f"{finding.subject:<16}{finding.message}", markup=False, highlight=False, soft_wrap=True)
+    if any(finding.level == FAILURE for finding in findings):
+        raise typer.Exit(1)
+
+
+def _ask_through_dashboard(
+    url: str, runs_dir: str | None, tracking_uri: str | None, storage_uri: str | None, *, as_json: bool
+) -> int:
+    """Runs the same command as a job on the head, which reaches all nodes; returns its exit code."""
+    import shlex
+
+    from cluster.following import follow
+    from cluster.package import own_package
+
+    given = {"--runs-dir": runs_dir, "--tracking-uri": tracking_uri, "--storage-uri": storage_uri}
+    options = [part for name, value in given.items() if value is not None for part in (name, value)]
+    command = ["python", "-m", "orchestrator", "doctor", *options, *(["--json"] if as_json else [])]
+    client = JobClient(url)
+    with tempfile.TemporaryDirectory(prefix="spatialsweep-") as folder:
+        target = Path(folder) / "package.zip"
+        own_package().write(target)
+        mode = {name: os.environ[name] for name in ("RAY_AUTH_MODE",) if name in os.environ}
+        job = client.submit(
+            "doctor",
+            entrypoint=shlex.join(command),
+            runtime_env={"working_dir": str(target), "env_vars": mode},
+            metadata={},
+        )
+    ended = follow(client, client.look(job), lambda piece: typer.echo(_findings_only(piece), nl=False))
+    if ended.state != "SUCCEEDED" and ended.exit_code != 1:
+        raise ClusterError(f"the examination did not end: {ended.message or ended.state}")
+    return ended.exit_code or 0
+
+
+def _findings_only(piece: str) -> str:
+    """Without what Ray says of the job itself."""
+    noise = (" INFO job_manager.py:", "\tINFO job_manager.py:", "Running entrypoint for job ")
+    return "".join(line for line in piece.splitlines(keepends=True) if not any(text in line for text in noise))
