@@ -178,18 +178,6 @@ def evaluate(
 
 
 @app.command()
-def dashboard(
-    runs_dir: RunsDir = None,
-    port: Annotated[int, typer.Option(help="Port of the page.", min=1, max=65535)] = 5000,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-) -> None:
-    """Serve the MLflow page over the local runs until Ctrl-C."""
-    from orchestrator.dashboard import serve
-
-    serve(runs_dir, host=host, port=port)
-
-
-@app.command()
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON for programs.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Write the page docs/models.md.")] = False,
@@ -231,7 +219,7 @@ def _run(
         verbose=verbose,
         sweep_file=sweep_file,
     )
-    print_outcome(result, console, _dashboard_command(result.folder.parent, config.tracking.uri))
+    print_outcome(result, console, f"{_own_command()} dashboard {result.name} --runs-dir {result.folder.parent}")
     elsewhere = "" if config.runs_dir is None else f" --runs-dir {result.folder.parent}"
     typer.echo(f"Report:    {_own_command()} report {result.name}{elsewhere}")
     if result.status is TrialStatus.INTERRUPTED:
@@ -255,12 +243,6 @@ def _dry_run(config: SweepConfig, address: str | None, *, as_json: bool) -> None
         print_dry_run(found, wide_console())
     if found.plan is None:
         raise typer.Exit(1)
-
-
-def _dashboard_command(runs_dir: Path, tracking_uri: str | None) -> str:
-    if tracking_uri is None:
-        return f"{_own_command()} dashboard --runs-dir {runs_dir}"
-    return tracking_uri if tracking_uri.startswith("http") else f"mlflow ui --backend-store-uri {tracking_uri}"
 
 
 def _own_command() -> str:

@@ -1,44 +1,182 @@
-"""Serves the MLflow page over the embedded database."""
+"""The pages of a sweep: MLflow's over its runs, optuna-dashboard's over its study, until Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
+import webbrowser
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from socketserver import ThreadingMixIn
+from types import FrameType
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from orchestrator.errors import TrackingError
+from orchestrator.errors import StorageError, TrackingError
 from orchestrator.runs_dir import resolve_runs_dir
+from orchestrator.sweep_folder import SweepFolder
+from orchestrator.tracking.addresses import embedded_uri
+
+MLFLOW_PORT = 5000
+OPTUNA_PORT = 8080
+_START_S = 120.0
+_POLL_S = 0.1
+_END_S = 30.0
 
 
-def serve(runs_dir: Path | None, *, host: str, port: int) -> None:
-    """Runs MLflow's own server in the foreground until it is interrupted.
+@dataclass(frozen=True)
+class Address:
+    """Where pages are served.
 
     Args:
-        runs_dir: Folder of all results; None takes the default.
         host: Address to listen on.
-        port: Of the page.
+        port: Of the page; None takes the usual one of its program.
+        browser: Whether to open the page in a browser.
+    """
+
+    host: str = "127.0.0.1"
+    port: int | None = None
+    browser: bool = False
+
+
+class _PageServer(ThreadingMixIn, WSGIServer):
+    """A browser keeps connections open; each has a thread, and none outlives the server."""
+
+    daemon_threads = True
+
+
+class _QuietHandler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as the parent has it
+        """Says nothing of each request."""
+
+
+def show_runs(runs_dir: Path | None, address: Address) -> None:
+    """Serves MLflow's page over the database beneath the runs.
 
     Raises:
         TrackingError: There are no runs yet, or the port is taken.
     """
-    folder = resolve_runs_dir(str(runs_dir) if runs_dir else None)
+    folder = resolve_runs_dir(runs_dir)
     if not (folder / "mlflow.db").exists():
         raise TrackingError(
             f"{folder} holds no runs yet; run a sweep first, such as: spatialsweep run sweeps/digits.yaml"
         )
-    _require_free(host, port)
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-    command += ["--default-artifact-root", (folder / "artifacts").as_uri(), "--host", host, "--port", str(port)]
-    print(f"MLflow at http://{host}:{port} (Ctrl-C ends it)", flush=True)  # noqa: T201
-    page = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    server = subprocess.Popen(command, env=page)  # noqa: S603
+    _serve_mlflow(embedded_uri(folder), folder, address, "")
+
+
+def show_sweep(folder: SweepFolder, address: Address, tracking_uri: str | None = None) -> None:
+    """Opens MLflow's page of a sweep; where its runs stand in a database, serves it first.
+
+    Raises:
+        TrackingError: MLflow does not answer or has no run of the sweep, or the port is taken.
+    """
+    from orchestrator.resume import stored_config
+    from orchestrator.stored_sweep import read_sweep
+    from orchestrator.tracking.mlflow_runs import run_page, silence
+
+    silence()
+    config = stored_config(folder, [f"tracking.uri={tracking_uri}"] if tracking_uri else [])
+    uri = config.tracking.uri or embedded_uri(folder.path.parent)
+    page = run_page(read_sweep(folder).uid, uri)
+    if uri.startswith("http"):
+        _show(f"{uri.rstrip('/')}/{page}", address)
+    else:
+        _serve_mlflow(uri, folder.path.parent, address, page)
+
+
+def show_study(folder: SweepFolder, address: Address, storage_uri: str | None = None) -> None:
+    """Serves optuna-dashboard over the study of a sweep.
+
+    Raises:
+        StorageError: optuna-dashboard is not installed, the database does not answer, or the port is taken.
+    """
+    from orchestrator.resume import stored_config
+    from orchestrator.search.storage import open_storage, study_uri
+
     try:
+        from optuna_dashboard import wsgi
+    except ImportError:
+        raise StorageError("optuna-dashboard is not installed: pip install 'spatialsweep[dashboard]'") from None
+
+    port = address.port or OPTUNA_PORT
+    _require_free(address.host, port)
+    config = stored_config(folder, [f"storage.uri={storage_uri}"] if storage_uri else [])
+    storage = open_storage(study_uri(config, folder.path.parent))
+    study = storage.get_study_id_from_name(folder.name)
+    with make_server(address.host, port, wsgi(storage), _PageServer, _QuietHandler) as server:
+        _show(f"http://{address.host}:{port}/dashboard/studies/{study}", address, ends=True)
+        with contextlib.suppress(KeyboardInterrupt), _ended_by_sigterm():
+            server.serve_forever()
+
+
+def _serve_mlflow(uri: str, runs_dir: Path, address: Address, page: str) -> None:
+    """Runs MLflow's own server in the foreground; its database's address stands in no command line."""
+    port = address.port or MLFLOW_PORT
+    _require_free(address.host, port)
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", address.host, "--port", str(port), "--workers", "1"]
+    command += ["--default-artifact-root", (runs_dir / "artifacts").as_uri()]
+    settings = {
+        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    base = f"http://{address.host}:{port}"
+    with contextlib.suppress(KeyboardInterrupt), _ended_by_sigterm(), _running(command, settings) as server:
+        _wait_until_healthy(server, base)
+        _show(f"{base}/{page}", address, ends=True)
         server.wait()
-    except KeyboardInterrupt:
+
+
+@contextlib.contextmanager
+def _running(command: list[str], settings: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    server = subprocess.Popen(command, env={**os.environ, **settings})  # noqa: S603
+    try:
+        yield server
+    finally:
         server.terminate()
-        server.wait()
+        try:
+            server.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Lets SIGTERM end the pages as Ctrl-C does."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _wait_until_healthy(server: subprocess.Popen[bytes], base: str) -> None:
+    deadline = time.monotonic() + _START_S
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while True:
+        with contextlib.suppress(OSError), direct.open(f"{base}/health", timeout=_POLL_S * 20) as answer:
+            if answer.status == 200:
+                return
+        if server.poll() is not None or time.monotonic() > deadline:
+            raise TrackingError(f"MLflow's page at {base} did not start; its own words are above")
+        time.sleep(_POLL_S)
+
+
+def _show(url: str, address: Address, *, ends: bool = False) -> None:
+    print(f"{url}{' (Ctrl-C ends it)' if ends else ''}", flush=True)  # noqa: T201
+    if address.browser:
+        webbrowser.open(url)
 
 
 def _require_free(host: str, port: int) -> None:

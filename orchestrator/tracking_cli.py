@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -9,6 +10,33 @@ import typer
 from orchestrator.sweep_cli import Name, RunsDir, TrackingUri
 
 app = typer.Typer()
+
+
+@app.command()
+def dashboard(
+    name: Annotated[str | None, typer.Argument(help="Of a sweep, or its folder; default: all local runs.")] = None,
+    *,
+    optuna: Annotated[bool, typer.Option("--optuna", help="Its study in optuna-dashboard instead.")] = False,
+    runs_dir: RunsDir = None,
+    port: Annotated[int | None, typer.Option(help="Default: 5000, of a study 8080.", min=1, max=65535)] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    browser: Annotated[bool | None, typer.Option(help="Open the page; default: in a terminal.")] = None,
+    tracking_uri: TrackingUri = None,
+    storage_uri: Annotated[str | None, typer.Option(help="The study's database with its password.")] = None,
+) -> None:
+    """Open a sweep in MLflow, or its study in optuna-dashboard; served here until Ctrl-C where no server has it."""
+    from orchestrator.dashboard import Address, show_runs, show_study, show_sweep
+    from orchestrator.stored_sweep import find_sweep
+
+    address = Address(host, port, sys.stdout.isatty() if browser is None else browser)
+    if name is None:
+        if optuna:
+            raise typer.BadParameter("name the sweep whose study is to be shown", param_hint="NAME")
+        show_runs(runs_dir, address)
+    elif optuna:
+        show_study(find_sweep(name, runs_dir), address, storage_uri)
+    else:
+        show_sweep(find_sweep(name, runs_dir), address, tracking_uri)
 
 
 @app.command()

@@ -1,22 +1,13 @@
-"""The command line as a user meets it: bad input, the dashboard."""
+"""The command line as a user meets it: bad input."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import psutil
-import pytest
-from mlflow import MlflowClient
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = ROOT / "sweeps" / "digits.yaml"
@@ -70,45 +61,3 @@ def test_an_address_where_no_cluster_answers_is_a_plain_error(tmp_path: Path) ->
     assert done.returncode == 1
     assert "no Ray cluster answers at '127.0.0.1:1'" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.slow
-def test_the_dashboard_serves_the_recorded_runs(tmp_path: Path) -> None:
-    refused = spatialsweep("dashboard", "--runs-dir", str(tmp_path))
-    assert refused.returncode == 1
-    assert "holds no runs yet" in refused.stderr
-
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    client.create_run(client.create_experiment("spatialsweep"), run_name="a-sweep")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    page = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen(
-        [*COMMAND, "dashboard", "--runs-dir", str(tmp_path), "--port", str(port)], cwd=ROOT, start_new_session=True
-    )
-    family: list[psutil.Process] = []
-    try:
-        wait_for(lambda: _answers(f"{page}/health"), timeout_s=90)
-        family = psutil.Process(process.pid).children(recursive=True)
-        query = urllib.request.Request(
-            f"{page}/ajax-api/2.0/mlflow/experiments/search",
-            data=json.dumps({"max_results": 10}).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(query, timeout=10) as answer:
-            names = [experiment["name"] for experiment in json.load(answer)["experiments"]]
-        assert "spatialsweep" in names
-    finally:
-        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole foreground group
-        process.wait(30)
-    assert process.returncode == 0
-    wait_for(lambda: not [member for member in family if member.is_running()], timeout_s=30)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            return answer.status == 200
-    except OSError:
-        return False

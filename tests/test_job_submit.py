@@ -43,7 +43,7 @@ def test_a_submitted_sweep_runs_to_its_end_and_logs_plain_lines(tmp_path: Path) 
     assert any(line.startswith("digits: finished") for line in lines)
     runs_dir = tmp_path / "spatialsweep" / "runs"
     assert f"Results:   {runs_dir}/digits/trials.parquet" in lines
-    assert f"Dashboard: spatialsweep dashboard --runs-dir {runs_dir}" in lines
+    assert f"Dashboard: spatialsweep dashboard digits --runs-dir {runs_dir}" in lines
 
     trials = pq.read_table(runs_dir / "digits" / "trials.parquet").to_pylist()
     assert len(trials) == 12

@@ -173,14 +173,37 @@ def store_beside_results(path: Path, uid: str, tracking_uri: str) -> str:
         raise TrackingError(f"there is no {shown}")
     try:
         client = MlflowClient(tracking_uri)
-        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        found = client.search_runs(experiments, f"tags.`{KEY}` = '{uid}'", max_results=1)
-        if not found:
-            raise TrackingError(f"MLflow at {shown} has no run of this sweep; `spatialsweep sync` sends it")
-        client.log_artifact(found[0].info.run_id, str(path), "results")
+        run = _sweep_run(client, uid, tracking_uri)
+        client.log_artifact(run.info.run_id, str(path), "results")
     except (MlflowException, OSError) as error:
         raise TrackingError(f"MLflow at {shown} takes no file: {error}") from None
-    return str(found[0].info.run_id)
+    return str(run.info.run_id)
+
+
+def run_page(uid: str, tracking_uri: str) -> str:
+    """The page of a sweep's run, relative to where MLflow's page is served.
+
+    Args:
+        uid: Of the sweep.
+        tracking_uri: Where the sweep is recorded.
+
+    Raises:
+        TrackingError: The server does not answer, or has no run of this sweep.
+    """
+    run = _sweep_run(MlflowClient(tracking_uri), uid, tracking_uri)
+    return f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+
+
+def _sweep_run(client: MlflowClient, uid: str, tracking_uri: str) -> Run:
+    shown = without_password(tracking_uri)
+    try:
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        found = client.search_runs(experiments, f"tags.`{KEY}` = '{uid}'", max_results=1)
+    except MlflowException as error:
+        raise TrackingError(f"MLflow at {shown} does not answer: {error.message}") from None
+    if not found:
+        raise TrackingError(f"MLflow at {shown} has no run of this sweep; `spatialsweep sync` sends it")
+    return found[0]
 
 
 def delete_runs(runs: Iterable[str], tracking_uri: str) -> None:
