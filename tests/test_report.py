@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -216,3 +218,20 @@ def test_a_name_that_few_trials_have_is_drawn_where_they_are() -> None:
     assert search_plots.parallel_chart(view, ["val/top1"])
     labels = [chart.label for chart in search_plots.contour_charts(view, ["val/top1"])]
     assert "val/top1 by lr and rare" in labels or "val/top1 by rare and lr" in labels
+
+
+def test_three_objectives_are_shown_in_pairs() -> None:
+    study = optuna.create_study(directions=["maximize", "minimize", "minimize"])
+    for number in range(6):
+        trial = study.ask()
+        trial.suggest_float("lr", 1e-3, 1e-1)
+        study.tell(trial, [number / 10, float(number), float(6 - number)])
+    metrics = ["val/top1", "params", "macs"]
+    labels = [chart.label for chart in search_plots.pareto_charts(StudyView(study, strangers=0), metrics)]
+    assert labels == ["params against val/top1", "macs against val/top1", "macs against params"]
+
+
+def test_what_only_a_report_needs_is_not_loaded_before() -> None:
+    script = "import sys, orchestrator.cli; print(*{'plotly', 'jinja2', 'mlflow', 'IPython'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

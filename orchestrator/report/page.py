@@ -132,6 +132,7 @@ def _learnt(sweep: StoredSweep, view: StudyView, rows: TrialRows) -> list[Sectio
     shown = sum(share >= search_plots.LEAST_SHARE for share in view.importance.values())
     hidden = len(view.importance) - min(shown, search_plots.MOST_BARS)
     most = f" {hidden} names that decide less are left out." if hidden else ""
+    behind = "; the others lie behind the dotted line" if len(metrics) == 2 else ", two objectives at a time"
     beyond = " Dotted ones lie beyond a constraint." if aims.constraints else ""
     strangers = f" {view.strangers} trials of an earlier search space are left out." if view.strangers else ""
     colours = "on the front are in the accent" if len(metrics) > 1 else f"of a better {metrics[0]} are stronger"
@@ -139,8 +140,9 @@ def _learnt(sweep: StoredSweep, view: StudyView, rows: TrialRows) -> list[Sectio
         Section(
             "front",
             "Pareto front",
-            "Trials that no other beats in every objective; the others lie behind the dotted line.",
+            f"Trials that no other beats in every objective{behind}.",
             search_plots.pareto_charts(view, metrics),
+            columns=2,
             content=rows.front(),
         ),
         Section(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import optuna
 import plotly.graph_objects as go
 from optuna import visualization
 
-from orchestrator.report.figures import ACCENT, FAINT, GRID, INK, SCALE, Chart, as_chart, figure, log_ticks
+from orchestrator.report.figures import ACCENT, FAINT, GRID, INK, QUIET, SCALE, Chart, as_chart, figure, log_ticks
 from orchestrator.report.study_view import StudyView
 
 MOST_AXES = 8
@@ -20,10 +21,10 @@ LEAST_SHARE = 0.005
 MOST_SLICES = 9
 MOST_CONTOURS = 3
 MOST_LINES = 150
+MOST_PAIRS = 3
 _MOST_IN_CONTOURS = 80
 _FEWEST_IN_CONTOURS = 4
 _FEWEST_COMPLETE = 2
-_MOST_DIMENSIONS = 3
 _FEW_CATEGORIES = 4
 _LINE = 12
 
@@ -105,23 +106,31 @@ def contour_charts(view: StudyView, metrics: Sequence[str]) -> list[Chart]:
 
 
 def pareto_charts(view: StudyView, metrics: Sequence[str]) -> list[Chart]:
-    """Two or three objectives against each other, the front marked."""
-    if not 1 < len(metrics) <= _MOST_DIMENSIONS or not view.complete:
+    """The objectives against each other, two at a time, the front marked."""
+    if len(metrics) == 1 or not view.complete:
         return []
-    drawn = visualization.plot_pareto_front(view.study)
+    pairs = list(itertools.combinations(range(len(metrics)), 2))[:MOST_PAIRS]
+    return [_pareto_chart(view, metrics, pair) for pair in pairs]
+
+
+def _pareto_chart(view: StudyView, metrics: Sequence[str], pair: tuple[int, int]) -> Chart:
+    named = [metrics[index] for index in pair]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`targets` is an experimental", optuna.exceptions.ExperimentalWarning)
+        warnings.filterwarnings("ignore", "Argument ``targets``", optuna.exceptions.ExperimentalWarning)
+        drawn = visualization.plot_pareto_front(
+            view.study, targets=lambda trial: [trial.values[index] for index in pair], target_names=named
+        )
     names = ["not on the front", "on the front"]
     names = names if len(drawn.data) == len(names) else ["beyond a constraint", *names]
-    colours = {"beyond a constraint": GRID, "not on the front": FAINT, "on the front": ACCENT}
+    colours = {"beyond a constraint": QUIET, "not on the front": FAINT, "on the front": ACCENT}
     for trace, name in zip(drawn.data, names, strict=True):
         size = 11 if name == "on the front" else 8
         trace.marker = {"color": colours[name], "size": size, "line": {"width": 1, "color": "var(--card)"}}
         trace.update(name=name, showlegend=bool(trace.x))
-    if len(metrics) > 2:
-        plane = {"gridcolor": GRID, "backgroundcolor": "rgba(0,0,0,0)", "zerolinecolor": GRID}
-        drawn.update_layout(scene={"xaxis": plane, "yaxis": plane, "zaxis": plane})
-    else:
+    if len(metrics) == 2:
         _join_front(drawn)
-    return [as_chart(drawn, "the objectives against each other", height_px=420, legend=True)]
+    return as_chart(drawn, f"{' against '.join(reversed(named))}", height_px=420, legend=True)
 
 
 def _join_front(drawn: go.Figure) -> None:
