@@ -24,6 +24,7 @@ from orchestrator.standing import Standing, Standings
 _PLAIN_INTERVAL_S = 15.0
 _PARAMS_SHOWN = 6
 _LINES_SHOWN = 3
+_LINES_KEPT = 20
 _OURS = "orchestrator"
 
 
@@ -38,7 +39,7 @@ class Warnings(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.shown: deque[str] = deque(maxlen=_LINES_SHOWN)
-        self.unsaid: deque[str] = deque()
+        self.unsaid: deque[str] = deque(maxlen=_LINES_KEPT)
         self._seen: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -84,7 +85,8 @@ class Progress:
         self._live = Live(console=console, auto_refresh=False, transient=True) if live else None
 
     def __enter__(self) -> Progress:
-        logging.getLogger(_OURS).addHandler(self._warnings)
+        if self._display is not None or not self._console.quiet:  # else nobody would see them
+            logging.getLogger(_OURS).addHandler(self._warnings)
         if self._live:
             self._live.start()
         return self
@@ -95,6 +97,7 @@ class Progress:
         if self._live:
             self._live.stop()
         logging.getLogger(_OURS).removeHandler(self._warnings)
+        self._say_warnings()  # a live view is gone now, and they with it
 
     def update(self) -> None:
         """Draws or prints the present state; call it about twice a second."""
@@ -114,9 +117,12 @@ class Progress:
     def _told(self) -> list[str]:
         return [f"Warning: {text}" for text in self._warnings.shown]
 
-    def _print(self, standing: Standing) -> None:
+    def _say_warnings(self) -> None:
         while self._warnings.unsaid:
             self.say(f"Warning: {self._warnings.unsaid.popleft()}")
+
+    def _print(self, standing: Standing) -> None:
+        self._say_warnings()
         now = time.monotonic()
         if standing.ended > self._printed_ended or now - self._printed_at > _PLAIN_INTERVAL_S:
             self._printed_ended, self._printed_at = standing.ended, now

@@ -115,6 +115,20 @@ def test_without_a_terminal_there_are_lines_and_each_warning_once(tmp_path: Path
     assert logging.getLogger("orchestrator").handlers == []
 
 
+def test_a_live_view_leaves_its_warnings_behind_and_a_silent_sweep_takes_none(tmp_path: Path) -> None:
+    folder = tell_sweep(tmp_path, "s", TRIALS, ended=None)
+    terminal = Console(width=120, height=30, force_terminal=True, file=io.StringIO())
+    silent = Console(quiet=True)
+    with Journal(folder / "journal.jsonl") as journal:
+        for console in (terminal, silent):
+            with Progress(config(), Ledger(journal), PLANNED, console) as progress:
+                assert bool(logging.getLogger("orchestrator").handlers) is (console is terminal)
+                logging.getLogger("orchestrator.lanes").warning("a lane is lost")
+                progress.update()
+    assert isinstance(terminal.file, io.StringIO)
+    assert terminal.file.getvalue().splitlines()[-1].endswith("Warning: a lane is lost")
+
+
 @pytest.fixture
 def shell() -> Iterator[InteractiveShell]:
     """IPython as it is within a notebook."""
