@@ -19,10 +19,13 @@ from told_sweeps import tell_sweep
 from tracked_sweep import replay
 from typer.testing import CliRunner
 
+from orchestrator import load_result
 from orchestrator.cli import app
 from orchestrator.errors import SweepNameError
 from orchestrator.ledger import TrialStatus
 from orchestrator.report import search_plots, write_report
+from orchestrator.report.curves import curve_charts
+from orchestrator.report.facts import remark_on_test
 from orchestrator.report.lane_times import lane_times
 from orchestrator.report.study_view import StudyView
 from orchestrator.stored_sweep import find_sweep, read_sweep
@@ -115,6 +118,20 @@ def test_a_thousand_trials_stay_light(chrome: Browser, tmp_path: Path, monkeypat
     text = chrome.evaluate("document.body.innerText")
     assert "The best 25 of 1000 trials" in text
     assert "200 curves are drawn, the best among them; 800 are left out." in text
+
+
+def test_the_best_curve_is_drawn_however_many_were_better_before_they_were_stopped(tmp_path: Path) -> None:
+    tell_sweep(tmp_path, "s", [*[(PRUNED, [0.9])] * 250, (FINISHED, [0.4, 0.5])])
+    result = load_result("s", tmp_path)
+    assert result.best is not None
+    assert result.aims is not None
+    (chart, _) = curve_charts(result.records, result.aims, result.best.number)
+    assert "best: trial 250" in chart.content
+
+
+def test_an_accuracy_that_was_chosen_on_the_test_images_says_so(tmp_path: Path) -> None:
+    folder = tell_sweep(tmp_path, "s", [], dataset={"name": "digits", "select_on": "test"})
+    assert "too good" in remark_on_test(read_sweep(find_sweep(folder)).config)
 
 
 def test_names_and_reasons_are_text_never_markup(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def curve_charts(records: Sequence[TrialRecord], aims: Aims, best: int | None) -
     objective = aims.objectives[0].metric
     told = {metric for record in records for report in record.reports for metric in report}
     metrics = [objective, *[loss for loss in _LOSSES if loss in told and loss != objective][:1]]
-    drawn = _drawn(records, aims)
+    drawn = _drawn(records, aims, best)
     return [chart for metric in metrics if (chart := _chart(drawn, metric, best)) is not None]
 
 
@@ -48,9 +48,11 @@ def left_out(records: Sequence[TrialRecord]) -> int:
     return max(0, sum(bool(record.reports) for record in records) - MOST_CURVES)
 
 
-def _drawn(records: Sequence[TrialRecord], aims: Aims) -> list[TrialRecord]:
+def _drawn(records: Sequence[TrialRecord], aims: Aims, best: int | None) -> list[TrialRecord]:
     """The best trials, those that failed, and as many others, evenly spread, as there is room for."""
-    told = sorted((record for record in records if record.reports), key=aims.rank)
+    told = sorted(
+        (record for record in records if record.reports), key=lambda record: (record.number != best, aims.rank(record))
+    )
     if len(told) <= MOST_CURVES:
         return told
     failed = [record for record in told[_ALWAYS_DRAWN:] if record.status in (TrialStatus.FAILED, TrialStatus.DIVERGED)]
@@ -103,7 +105,7 @@ def _group_traces(
     if not epochs:
         return []
     hover = "trial %{customdata} · epoch %{x}<br>" + metric + " %{y:.4g}<extra>" + name + "</extra>"
-    single = len(epochs) == 2
+    single = len(epochs) == 2 * len(ends)  # points, and no line to see
     line = go.Scatter(
         x=epochs,
         y=values,

@@ -51,7 +51,7 @@ def question(sweep: StoredSweep) -> str:
     search = config.get("search") or {}
     choices = (search.get("model") or {}).get("choices")
     network = f"{len(choices)} networks" if choices else (config.get("model") or {}).get("name", "one network")
-    names = [name for name in search if name != "model"]
+    names = [name for name, domain in search.items() if name != "model" and "value" not in domain]
     searched = f"{len(names)} searched setting{'s' if len(names) > 1 else ''}"
     over = f"{network} and {searched}" if names else network
     bounds = f", with {' and '.join(aims.constraints)}" if aims.constraints else ""
@@ -80,13 +80,19 @@ def tiles(sweep: StoredSweep) -> list[tuple[str, str, str]]:
     if best is not None and best.value is not None:
         found.append((f"best {result.metric}", number(best.value), f"trial {best.number}"))
         if best.test_top1 is not None:
-            found.append(("its test accuracy", f"{best.test_top1:.2%}", "of the best epoch's weights"))
+            found.append(("its test accuracy", f"{best.test_top1:.2%}", remark_on_test(sweep.config)))
     ended = ", ".join(f"{counts[status]} {ENDS[status]}" for status in TrialStatus if counts[status])
     found.append(("trials", str(len(result.records)), ended or "none was begun"))
     found.append(("time by the clock", as_duration(so_far.wall_s), f"{_epochs(result.records)} epochs trained"))
     unit = CostUnit.fit_for(so_far.cost)
     found.append((f"{unit.name} reserved", unit.of(so_far.cost), _price(so_far.cost.price)))
     return found
+
+
+def remark_on_test(config: Mapping[str, Any]) -> str:
+    """What to know of an accuracy on the test images."""
+    chosen_on_them = (config.get("dataset") or {}).get("select_on") == "test"
+    return "chosen on these images, so too good" if chosen_on_them else "of the best epoch's weights"
 
 
 def settings(sweep: StoredSweep) -> list[tuple[str, str]]:

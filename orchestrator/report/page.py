@@ -220,4 +220,10 @@ def _published(sweep: StoredSweep) -> Any:
     if recipe is None:
         return None
     ours = None if best is None else best.test_top1
-    return {"recipe": recipe, "ours": ours, "wanted_epochs": recipe.settings["training"]["epochs"], "best": best}
+    return {
+        "recipe": recipe,
+        "ours": ours,
+        "wanted_epochs": recipe.settings["training"]["epochs"],
+        "best": best,
+        "remark": facts.remark_on_test(sweep.config),
+    }
