@@ -123,6 +123,10 @@ class AdaptiveAttention(nn.Module):
         """The last ring, in pixels, that the mask of each head leaves above zero."""
         return [self._radius_for(z) for z in self.span.detach().tolist()]
 
+    def spans_px(self) -> list[float]:
+        """The learned z * S of each head, in pixels."""
+        return [z * self.max_span for z in self.span.detach().tolist()]
+
     def position_tables(self, radius: int) -> tuple[Tensor, Tensor]:
         """Embeddings of the row and of the column offsets -radius..radius: two of (dim / 2, 2 * radius + 1)."""
         start = self.rel_h.shape[1] // 2 - radius

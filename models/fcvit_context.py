@@ -98,6 +98,13 @@ class GlobalContext(nn.Module):
         heads = vector.unflatten(1, (self.num_heads, -1)).transpose(1, 2)
         return torch.diag_embed(heads, dim1=1, dim2=2).flatten(2)
 
+    def similarity_maps(self, x: Tensor) -> Tensor:
+        """`similarity` of every head as maps: (B, dim, H, W) -> (B, num_heads, H, W); all ones without similarity."""
+        if self.scale is None:
+            return x.new_ones(x.shape[0], self.num_heads, *x.shape[2:])
+        maps: Tensor = self.similarity(x, map_mean(x)).unflatten(2, x.shape[2:])
+        return maps
+
     def similarity(self, x: Tensor, mean: Tensor) -> Tensor:
         """How much of the context each position takes: (B, dim, H, W), (B, dim) -> (B, num_heads, H * W)."""
         assert self.scale is not None and self.shift is not None

@@ -148,12 +148,23 @@ class LocallyEnhancedAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Fuses the terms."""
-        binary: Tensor = self.binary(x)
-        if self.unary is None:
+        unary, gate, binary = self.terms(x)
+        if unary is None:
             return binary
-        unary: Tensor = self.unary(x)
-        if self.fusion is None:
+        if gate is None:
             return unary + binary
-        gated: Tensor = self.fusion(unary, binary) * binary
+        gated = gate * binary
         gated += unary
         return gated
+
+    def terms(self, x: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """What is fused: unary term, gate, binary term.
+
+        Shape: x (B, dim, H, W) -> (B, dim, H, W) or None, (B, dim or 1, H, W) or None, (B, dim, H, W).
+        """
+        binary: Tensor = self.binary(x)
+        unary: Tensor | None = None if self.unary is None else self.unary(x)
+        gate: Tensor | None = None
+        if self.fusion is not None and unary is not None:
+            gate = self.fusion(unary, binary)
+        return unary, gate, binary

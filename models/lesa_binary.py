@@ -75,18 +75,29 @@ class BinaryTerm(nn.Module):
                 "Build it with the size of the images, as img_size."
             )
         batch, dim = x.shape[:2]
-        qkv = self.qkv(x).flatten(2).unflatten(1, (self.groups, -1)).transpose(2, 3).flatten(0, 1)
-        q, k, v = qkv.split([self.qk_chs, self.qk_chs, self.v_chs], dim=2)
-        if self.flattened is not None:
-            # with the keys in reverse order, distances grow along rows and columns of the logits alike
-            k, v = k.flip(1), v.flip(1)
-        attention = self.logits(q, k).softmax(-1)
+        attention, v = self._attention_and_values(x)
         values = torch.bmm(attention, v)
         if self.flattened is not None:
             values = torch.stack([values, self.flattened.values(attention)], dim=3).flatten(2)
         stacked = values.transpose(1, 2).reshape(batch, -1, *self.map_size)
         normed: Tensor = self.bn_output(stacked)
         return normed.unflatten(1, (dim, -1)).sum(2) if self.flattened is not None else normed
+
+    def attention(self, x: Tensor) -> Tensor:
+        """How much each position takes of each: x (B, dim, H, W) -> (B, groups, N, N), N = H * W, last the keys."""
+        weights, _ = self._attention_and_values(x)
+        weights = weights.unflatten(0, (-1, self.groups))
+        ordered: Tensor = weights.flip(3) if self.flattened is not None else weights
+        return ordered
+
+    def _attention_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Softmax of the logits (B * groups, N, N), and values (B * groups, N, v_chs), keys in the same order."""
+        qkv = self.qkv(x).flatten(2).unflatten(1, (self.groups, -1)).transpose(2, 3).flatten(0, 1)
+        q, k, v = qkv.split([self.qk_chs, self.qk_chs, self.v_chs], dim=2)
+        if self.flattened is not None:
+            # with the keys in reverse order, distances grow along rows and columns of the logits alike
+            k, v = k.flip(1), v.flip(1)
+        return self.logits(q, k).softmax(-1), v
 
     def logits(self, q: Tensor, k: Tensor) -> Tensor:
         """The normed and summed products, but for what is the same for all keys of a query.

@@ -59,6 +59,14 @@ class SpatialBias(nn.Module):
         mixed: Tensor = self.mix(grid.flatten(2).transpose(1, 2))
         return mixed.transpose(1, 2).reshape(x.shape[0], -1, self.pooled_size, self.pooled_size)
 
+    def position_weights(self) -> Tensor:
+        """How strongly each cell of the grid feeds each other: (N, N), N = pooled_size ** 2, last the cells that feed.
+
+        The norm over the key of the weight of the 1-D convolution.
+        """
+        lengths: Tensor = torch.linalg.vector_norm(self.mix.weight.detach(), dim=2)
+        return lengths
+
 
 class SpatialBiasConv(nn.Module):
     """3x3 convolution with the spatial bias of its input appended to its channels.

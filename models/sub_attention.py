@@ -57,13 +57,20 @@ class SubAttention(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         """Walks the chain, multiplying sigmoids."""
-        gate = logits.sigmoid()
-        if self.scale is None or self.shift is None:
-            return gate
-        for scale, shift in zip(self.scale.unbind(), self.shift.unbind(), strict=True):
-            logits = torch.addcmul(shift, logits, scale)
-            gate = gate * logits.sigmoid()
+        first, *others = self.factors(logits)
+        gate = first
+        for factor in others:
+            gate = gate * factor
         return gate
+
+    def factors(self, logits: Tensor) -> list[Tensor]:
+        """What the gate is the product of, by order from 0: logits (B, channels) -> order + 1 of the same shape."""
+        factors = [logits.sigmoid()]
+        if self.scale is not None and self.shift is not None:
+            for scale, shift in zip(self.scale.unbind(), self.shift.unbind(), strict=True):
+                logits = torch.addcmul(shift, logits, scale)
+                factors.append(logits.sigmoid())
+        return factors
 
 
 class AttentionGate(nn.Module):

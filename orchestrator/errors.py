@@ -74,6 +74,10 @@ class ExportError(SpatialSweepError, ValueError):
     """A network that cannot be exported as asked, or whose exported form computes something else."""
 
 
+class ExplainError(SpatialSweepError, ValueError):
+    """A network that cannot be looked into as asked."""
+
+
 class RecipeError(SpatialSweepError, ValueError):
     """A recipe that does not exist."""
 

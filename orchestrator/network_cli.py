@@ -1,4 +1,4 @@
-"""The commands about one trained network: `spatialsweep export`."""
+"""The commands about one trained network: `spatialsweep export` and `spatialsweep explain`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from orchestrator.sweep_cli import RunsDir
 
 if TYPE_CHECKING:
+    from orchestrator.explain import Explanation
     from orchestrator.exporting import Exported
     from orchestrator.trained_network import TrainedNetwork
 
@@ -57,6 +58,77 @@ def export(
     else:
         for line in _told(trained, exported):
             typer.echo(line)
+
+
+@app.command()
+def explain(
+    run: Run,
+    *,
+    images: Annotated[int, typer.Option(help="Images that numbers are taken over.", min=2)] = 256,
+    show: Annotated[int, typer.Option(help="Images that pictures show.", min=1, max=16)] = 4,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for pictures; default: named after the run, here.")
+    ] = None,
+    trial: Trial = None,
+    dataset: Dataset = None,
+    split: Split = "test",
+    regions: Annotated[Path | None, typer.Option(help="Where objects are: a .csv of boxes or a .npz of masks.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer whose map Grad-CAM reads; default: a late one.")] = None,
+    compare: Annotated[
+        str | None, typer.Option(help="A ViT of timm, such as vit_tiny_patch16_224, held beside.")
+    ] = None,
+    compare_checkpoint: Annotated[Path | None, typer.Option(help="Its weights; default: untrained.")] = None,
+    to_mlflow: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Log to the trial's MLflow run.")] = True,
+    runs_dir: RunsDir = None,
+    tracking_uri: TrackingUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw what a trained network has learned: spans, masks, similarities, gates, biases, Grad-CAM."""
+    from orchestrator.explain import explain_network
+    from orchestrator.explain.regions import regions_for
+    from orchestrator.network_images import some_images
+    from orchestrator.trained_network import find_network
+
+    trained = find_network(run, trial=trial, runs_dir=runs_dir, tracking_uri=tracking_uri)
+    seen = some_images(trained, dataset, split=split, count=images)
+    known, regions_from = regions_for(seen, regions)
+    folder = output or Path(f"{trained.label}-explained")
+    found = explain_network(
+        trained,
+        seen,
+        folder,
+        regions=known,
+        regions_from=regions_from,
+        layer=layer,
+        drawn=show,
+        compare=compare,
+        compare_checkpoint=compare_checkpoint,
+    )
+    logged = _log(trained, found) if to_mlflow else "not logged to MLflow"
+    if as_json:
+        typer.echo((folder / "explain.json").read_text(), nl=False)
+        return
+    typer.echo(f"{trained.name}, epoch {trained.epoch} of {trained.label}, {len(seen.positions)} images of '{split}'")
+    for path in found.pictures:
+        typer.echo(f"  {path}")
+    typer.echo(f"  {folder / 'explain.json'}: the numbers")
+    typer.echo(logged)
+
+
+def _log(trained: TrainedNetwork, found: Explanation) -> str:
+    """Logs what was written to the run of the trial, where it has one; says what became of it."""
+    if trained.run_id is None or trained.tracking_uri is None:
+        return "not logged to MLflow: the checkpoint names no run"
+    import shutil
+    import tempfile
+
+    from orchestrator.tracking.mlflow_runs import log_folder
+
+    with tempfile.TemporaryDirectory() as folder:
+        for path in (*found.pictures, found.folder / "explain.json"):
+            shutil.copy(path, folder)
+        log_folder(trained.run_id, Path(folder), "explain", trained.tracking_uri)
+    return f"logged to MLflow run {trained.run_id} under explain/"
 
 
 def _told(trained: TrainedNetwork, exported: Exported) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -31,6 +32,8 @@ class NetworkImages:
         positions: Which of the split they are.
         dataset: Name or URI, without a password.
         split: Of the dataset.
+        crop_pct: Share of the shorter side that was kept of image files.
+        sizes_px: Width and height of each image file; None for images that are seen whole.
     """
 
     inputs: Tensor
@@ -39,6 +42,8 @@ class NetworkImages:
     positions: tuple[int, ...]
     dataset: str
     split: str
+    crop_pct: float = 1.0
+    sizes_px: tuple[tuple[int, int], ...] | None = None
 
 
 def images_for(
@@ -126,12 +131,12 @@ def some_images(trained: TrainedNetwork, dataset: str | None, *, split: str, cou
     from orchestrator.tracking.addresses import without_password
 
     model, told = trained.network, trained.dataset
-    uri = dataset_of(trained, dataset)
+    uri, crop_pct = dataset_of(trained, dataset), float(told.get("crop_pct", 0.875))
     placed = images_for(
         model,
         uri,
         split=split,
-        crop_pct=float(told.get("crop_pct", 0.875)),
+        crop_pct=crop_pct,
         interpolation=_interpolation(told),
         datasets_folder=trained.runs_dir / "datasets",
         device=torch.device("cpu"),
@@ -144,7 +149,28 @@ def some_images(trained: TrainedNetwork, dataset: str | None, *, split: str, cou
         for values in (model.pixel_mean, model.pixel_std)
     )
     pixels = (inputs * std + mean).clamp(0, 1)
-    return NetworkImages(inputs, pixels, labels, tuple(positions.tolist()), without_password(uri), split)
+    return NetworkImages(
+        inputs=inputs,
+        pixels=pixels,
+        labels=labels,
+        positions=tuple(positions.tolist()),
+        dataset=without_password(uri),
+        split=split,
+        crop_pct=crop_pct,
+        sizes_px=_sizes_px(placed, positions),
+    )
+
+
+def _sizes_px(placed: DeviceSplit | DecodedSplit, positions: Any) -> tuple[tuple[int, int], ...] | None:
+    """Width and height of image files; None where images are seen as they are stored."""
+    from PIL import Image
+
+    from orchestrator.training.device_images import DeviceSplit
+
+    if isinstance(placed, DeviceSplit):
+        return None
+    files = [placed.files[int(placed.positions[position])] for position in positions]
+    return tuple(Image.open(io.BytesIO(file)).size for file in files)
 
 
 def _interpolation(told: Mapping[str, Any]) -> str:

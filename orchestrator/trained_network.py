@@ -114,7 +114,13 @@ def _find(source: str | Path, trial: int | None, runs_dir: str | Path | None, tr
         return _of_run(run_id, tracking_uri or default_tracking_uri(), resolve_runs_dir(runs_dir))
     path = Path(source).resolve()
     return _of_trial_folder(path, tracking_uri) or _Found(
-        path, path.stem, {}, {}, None, tracking_uri, resolve_runs_dir(runs_dir)
+        path,
+        f"{path.parent.name}-best" if path.stem == "best" else path.stem,
+        {},
+        {},
+        None,
+        tracking_uri,
+        resolve_runs_dir(runs_dir),
     )
 
 

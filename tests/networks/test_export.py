@@ -182,10 +182,10 @@ def test_the_command_on_a_trained_network(tmp_path: Path, monkeypatch: pytest.Mo
     command = ["export", "trial/best.pt", "--format", "onnx", "--dataset", "digits", "--images", "20"]
     done = CliRunner().invoke(app, command, catch_exceptions=False)
     assert done.exit_code == 0
-    assert "best.onnx: conv_resnet26_small, epoch 1 of best; any number of images at once" in done.output
+    assert "trial-best.onnx: conv_resnet26_small, epoch 1 of trial-best; any number of images at once" in done.output
     assert "on 20 images" in done.output
-    told = json.loads({prop.key: prop.value for prop in onnx.load("best.onnx").metadata_props}["spatialsweep"])
+    told = json.loads({prop.key: prop.value for prop in onnx.load("trial-best.onnx").metadata_props}["spatialsweep"])
     assert told["class_names"] == list("0123456789")
     assert told["image_size"] == 8
-    (given,) = onnxruntime.InferenceSession("best.onnx").get_inputs()
+    (given,) = onnxruntime.InferenceSession("trial-best.onnx").get_inputs()
     assert given.shape[1:] == [1, 8, 8]

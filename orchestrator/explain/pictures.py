@@ -1,0 +1,133 @@
+"""How all pictures look: one colour map for one meaning, colour bars with what they measure, nothing interactive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from orchestrator.errors import ExplainError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+__all__ = [
+    "AMOUNT",
+    "LINES",
+    "SHARE",
+    "SIGNED",
+    "colour_bar",
+    "grid",
+    "heat",
+    "outline",
+    "plot_figure",
+    "save",
+    "show_image",
+    "style",
+]
+
+SHARE = "magma"
+"""Of what lies between 0 and 1: masks, gates, attention, maps of Grad-CAM."""
+
+SIGNED = "RdBu_r"
+"""Of what has a sign; white is zero."""
+
+AMOUNT = "viridis"
+"""Of what starts at zero and has a unit."""
+
+LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#000000")
+"""Of lines and bars, told apart by colour-blind readers too (Okabe and Ito)."""
+
+_DPI = 150
+_SETTINGS: Any = {
+    "font.size": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 6.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.5,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "figure.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def grid(rows: int, cols: int, title: str, *, cell_in: float = 1.15) -> tuple[Figure, Any]:
+    """A figure of square cells for images and maps, and its axes (rows, cols)."""
+    return _figure(rows, cols, title, (max(2.6, cell_in * cols + 0.9), cell_in * rows + 0.6), ticks=False)
+
+
+def plot_figure(
+    rows: int, cols: int, title: str, *, width_in: float = 3.2, height_in: float = 2.4
+) -> tuple[Figure, Any]:
+    """A figure of plots, and its axes (rows, cols)."""
+    return _figure(rows, cols, title, (width_in * cols, height_in * rows + 0.3), ticks=True)
+
+
+def _figure(rows: int, cols: int, title: str, size_in: tuple[float, float], *, ticks: bool) -> tuple[Figure, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size_in, layout="constrained")
+    figure.suptitle(title)
+    axes = figure.subplots(rows, cols, squeeze=False)
+    if not ticks:
+        for ax in axes.flat:
+            ax.set(xticks=[], yticks=[])
+            for spine in ax.spines.values():
+                spine.set_visible(False)
+    return figure, axes
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """All pictures are drawn within it."""
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise ExplainError("explain: needs matplotlib. Install it: pip install 'spatialsweep[explain]'") from None
+    with mpl.rc_context(_SETTINGS):
+        yield
+
+
+def heat(ax: Axes, values: Tensor | np.ndarray, colours: str, *, low: float, high: float) -> Any:
+    """Draws a map (H, W), cell by cell."""
+    return ax.imshow(np.asarray(values), cmap=colours, vmin=low, vmax=high, interpolation="nearest")
+
+
+def colour_bar(figure: Figure, drawn: Any, axes: Any, label: str) -> None:
+    """Beside the axes, with what it measures."""
+    figure.colorbar(drawn, ax=axes, shrink=0.9, aspect=25, pad=0.02, label=label)
+
+
+def show_image(ax: Axes, pixels: Tensor) -> None:
+    """Draws an image (C, H, W) of pixels in 0 to 1."""
+    shown = np.asarray(pixels).transpose(1, 2, 0)
+    if shown.shape[2] == 3:
+        ax.imshow(shown, interpolation="nearest")
+    else:
+        ax.imshow(shown.mean(2), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+
+
+def outline(ax: Axes, region: Tensor) -> None:
+    """Draws the border of a region (H, W) along the edges of its pixels."""
+    fine = np.kron(np.pad(np.asarray(region, dtype=float), 1), np.ones((8, 8)))
+    height, width = region.shape
+    ax.contour(fine, levels=[0.5], colors=[LINES[5]], linewidths=0.9, extent=(-1.5, width + 0.5, -1.5, height + 0.5))
+    ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+
+
+def save(figure: Figure, folder: Path, name: str) -> Path:
+    """Writes a PNG."""
+    path = folder / f"{name}.png"
+    figure.savefig(path, dpi=_DPI)
+    return path
