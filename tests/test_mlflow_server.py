@@ -156,6 +156,9 @@ def test_a_sweep_is_written_with_the_credentials_of_the_environment_which_stand_
     writer = replay(tmp_path / "s-001" / "journal.jsonl", server.uri)
     run = writer.run_id(0)
     assert run is not None
+    ends = [MlflowClient(server.uri).get_run(str(writer.run_id(number))).info.status for number in range(4)]
+    assert ends == ["FINISHED", "KILLED", "FAILED", "KILLED"]
+    assert not (tmp_path / "s-001" / "artifacts").exists()
     assert load_model(f"runs:/{run}", tracking_uri=server.uri).num_classes == 10
     client = MlflowClient(server.uri)
     (model,) = client.search_logged_models([client.get_run(run).info.experiment_id])

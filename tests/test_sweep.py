@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -87,6 +88,14 @@ def test_a_sweep_records_every_trial_everywhere(tmp_path: Path) -> None:
     history = MlflowClient(result.tracking_uri).get_metric_history(child.info.run_id, "val/top1")
     assert [point.step for point in history] == [1, 2]
     assert {"train/loss", "lr", "images_per_s", "test/top1"} <= set(child.data.metrics)
+    assert child.data.metrics["best/val/top1"] == best.value
+    assert f"system/{socket.gethostname()}/cpu_utilization_percentage" in child.data.metrics
+    client = MlflowClient(result.tracking_uri)
+    origin = {file.path for file in client.list_artifacts(runs["tiny"].info.run_id, "sessions/001")}
+    assert {f"sessions/001/{name}" for name in ("sweep.yaml", "config.yaml", "dataset.json", "packages.txt")} <= origin
+    assert [found.dataset.name for found in child.inputs.dataset_inputs] == ["digits"]
+    stored = client.search_logged_models([child.info.experiment_id])
+    assert {model.name for model in stored} == {f"tiny-trial-{number:05d}" for number in range(3)}
     costs = result.trials.column("cpu_s").to_pylist()
     assert child.data.metrics["cost/cpu_s"] == costs[best.number] > 0
     assert runs["tiny"].data.metrics["cost/cpu_s"] == pytest.approx(sum(costs))

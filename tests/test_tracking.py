@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow_server import MlflowServer, free_port
+from mlflow_server import free_port
 from tracked_sweep import DATASET, REASON, replay, tell
 
 from orchestrator import load_model
@@ -177,29 +176,6 @@ def test_a_model_is_found_in_the_database_beneath_the_current_folder(
     (tmp_path / "runs").symlink_to(folder, target_is_directory=True)
     monkeypatch.chdir(tmp_path)
     assert load_model(f"runs:/{writer.run_id(0)}").class_names == tuple("0123456789")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of MLflow's own, in processes that end with the tests."""
-    server = MlflowServer(tmp_path_factory.mktemp("server"))
-    server.start()
-    yield server.uri
-    server.stop()
-
-
-@pytest.mark.slow
-def test_a_server_gets_the_same_runs_and_gives_the_checkpoint_back(
-    server: str, tmp_path: Path, checkpoint: Path
-) -> None:
-    tell(tmp_path / "journal.jsonl", checkpoint)
-    writer = replay(tmp_path / "journal.jsonl", server)
-    assert writer.sweep_run_id is not None
-    runs = runs_of(server, writer.sweep_run_id)
-    assert [run.info.status for run in runs] == ["FINISHED", "KILLED", "FAILED", "KILLED"]
-    assert runs[0].data.metrics["val/top1"] == 0.8
-    assert load_model(f"runs:/{writer.run_id(0)}", tracking_uri=server).num_classes == 10
-    assert not (tmp_path / "artifacts").exists()
 
 
 def test_what_a_missing_server_did_not_get_stays_in_the_journal(

@@ -193,9 +193,9 @@ class EventRecorder:
         name = f"{self.runs['name']}-trial-{event['trial']:05d}"
         return self._checkpoints.keep(path, self._trial(event), key=key, name=name)
 
-    def _drop_checkpoint(self, event: Event) -> None:
+    def _drop_checkpoint(self, event: Event) -> str | None:
         key = f"{self.runs['uid']}/{event['trial']}"
-        self._checkpoints.drop(Path(event["path"]).name, self._trial(event), key=key)
+        return self._checkpoints.drop(Path(event["path"]).name, self._trial(event), key=key)
 
     def _mark_front(self, event: Event) -> None:
         """Tags the trials of the Pareto front, and those that an earlier session had found there."""

@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from orchestrator.tracking.addresses import without_password
 from orchestrator.tracking.event_recorder import EventRecorder
 from orchestrator.tracking.journal_follower import JournalFollower
+from orchestrator.tracking.stored_checkpoints import refusal
 
 _INVALID = (400, 409, 413, 422)
 
@@ -98,11 +99,10 @@ class MlflowWriter(JournalFollower):
         """Replays an event; one that the server calls invalid is noted and left out, for it would block all others."""
         try:
             fault = recorder.record(event)
-        except MlflowException as error:
-            status = error.get_http_status_code()
-            if status not in _INVALID:
+        except Exception as error:
+            if refusal(error) not in _INVALID:
                 raise
-            fault = error.message
+            fault = str(error)
         if fault:
             self.refused.append(f"{event['event']}: {fault}")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from orchestrator.tracking.mlflow_limits import key_of, log
@@ -18,6 +19,7 @@ _BEST = "best.pt"
 _EPOCH = "spatialsweep.epoch"
 _MODEL_TYPE = "image-classifier"
 _PARAM_LENGTH = 250
+_TRY_AGAIN = (401, 408, 429)
 
 
 def moved_with(folder: Path, path: Path) -> Path:
@@ -26,6 +28,15 @@ def moved_with(folder: Path, path: Path) -> Path:
         return path
     depth = len(path.parts) - path.parts[::-1].index(folder.name)
     return folder.joinpath(*path.parts[depth:])
+
+
+def refusal(error: Exception) -> int | None:
+    """The status of a server that has understood and says no; None where another attempt may do."""
+    if isinstance(error, MlflowException):
+        status = error.get_http_status_code()
+    else:  # of requests, which MLflow uses for files
+        status = getattr(getattr(error, "response", None), "status_code", 0)
+    return status if 400 <= status < 500 and status not in _TRY_AGAIN else None
 
 
 class StoredCheckpoints:
@@ -69,8 +80,21 @@ class StoredCheckpoints:
             self._store_model(folder, facts, run_id, key=key, name=name)
         return None
 
-    def drop(self, file: str, run_id: str, *, key: str) -> None:
-        """Takes a checkpoint out of a trial's run, and its model, unless that is in the registry."""
+    def drop(self, file: str, run_id: str, *, key: str) -> str | None:
+        """Takes a checkpoint out of a trial's run, and its model, unless that is in the registry.
+
+        Returns:
+            Why it stays, such as rights to write but not to delete; None where it went.
+        """
+        try:
+            self._drop(file, run_id, key=key)
+        except Exception as error:
+            if not refusal(error):
+                raise
+            return f"{CHECKPOINT_ARTIFACT}/{file} of run {run_id} stays: {error}"
+        return None
+
+    def _drop(self, file: str, run_id: str, *, key: str) -> None:
         artifacts = get_artifact_repository(self._client.get_run(run_id).info.artifact_uri, self._tracking_uri)
         if any(
             found.path == f"{CHECKPOINT_ARTIFACT}/{file}" for found in artifacts.list_artifacts(CHECKPOINT_ARTIFACT)
