@@ -13,9 +13,11 @@ from typer.testing import CliRunner
 
 from orchestrator.cli import app
 from orchestrator.config import load_sweep, resolve_trial
+from orchestrator.errors import CheckpointError
 from orchestrator.ledger import Ledger, TrialStatus
 from orchestrator.tracking.addresses import embedded_uri
 from orchestrator.tracking.journal import Journal
+from orchestrator.trained_network import find_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -70,6 +72,12 @@ def test_a_run_of_mlflow_gets_its_pictures(runs_dir: Path, tmp_path: Path) -> No
     if table["epoch"] == 2:
         spans = [layer["span_px"] for layer in table["adaptive_span"]["layers"].values()]
         assert last["layer 1, head 2"] == pytest.approx(spans[1][2], rel=1e-5)
+    found = find_network(f"runs:/{run_id}", tracking_uri=uri)
+    assert (found.run_id, found.label, found.dataset["name"]) == (run_id, "told-trial-00000", "digits")
+    assert found.dataset["uri"] is None
+    assert list(found.reports) == [1, 2]
+    with pytest.raises(CheckpointError, match="has no run '0123"):
+        find_network("0123456789abcdef" * 2, tracking_uri=uri)
 
 
 def test_a_sweep_is_explained_by_its_best_trial(

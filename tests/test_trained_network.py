@@ -6,15 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from mlflow import MlflowClient
 from told_sweeps import tell_sweep
-from tracked_sweep import replay
 
 import models
 from orchestrator.errors import CheckpointError, DataError
 from orchestrator.ledger import TrialStatus
 from orchestrator.network_images import some_images
-from orchestrator.tracking.addresses import embedded_uri
 from orchestrator.trained_network import find_network
 from orchestrator.training.checkpoint_file import save_checkpoint
 
@@ -66,21 +63,6 @@ def test_a_checkpoint_of_a_sweep_is_known_by_its_place(runs_dir: Path, tmp_path:
     assert images.positions == (0, 180, 359)
     assert images.inputs.shape == images.pixels.shape == (3, 1, 8, 8)
     torch.testing.assert_close(images.pixels, images.inputs * 0.4 + 0.3)
-
-
-def test_an_mlflow_run_is_known_with_its_sweep(runs_dir: Path) -> None:
-    uri = embedded_uri(runs_dir)
-    writer = replay(runs_dir / "told" / "journal.jsonl", uri)
-    run_id = writer.run_id(2)
-    assert run_id is not None
-    best = runs_dir / "told" / "trials" / "trial-00002" / "best.pt"
-    MlflowClient(uri).log_artifact(run_id, str(best), "checkpoint")
-    found = find_network(f"runs:/{run_id}", tracking_uri=uri)
-    assert (found.run_id, found.dataset["name"], found.dataset["uri"]) == (run_id, "digits", None)
-    assert found.label == "told-trial-00002"
-    assert {epoch: report["val/top1"] for epoch, report in found.reports.items()} == {1: 0.6, 2: 0.9}
-    with pytest.raises(CheckpointError, match="has no run '0123"):
-        find_network("0123456789abcdef" * 2, tracking_uri=uri)
 
 
 def test_what_is_not_there_is_told(runs_dir: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.spatial_bias import SpatialBias
 from orchestrator.explain.pictures import AMOUNT, SIGNED, colour_bar, grid, heat, plot_figure, save, show_image
-from orchestrator.explain.subject import Numbers, Subject, explains, inputs_of, layers_of, stage_of
+from orchestrator.explain.subject import Numbers, Subject, explains, layers_of, stage_of, watching
 
 __all__ = ["explain_bias_channels"]
 
@@ -18,10 +18,8 @@ __all__ = ["explain_bias_channels"]
 def explain_bias_channels(subject: Subject) -> Numbers:
     """Pictures `bias_channels` (last layer of each stage) and `bias_weights`."""
     layers = layers_of(subject.network, SpatialBias)
-    with inputs_of(layers) as inputs:
+    with watching(layers, SpatialBias.forward) as channels:
         subject.run()
-    with torch.no_grad():
-        channels = {name: layer(inputs[name]) for name, layer in layers.items()}
     last = {stage_of(name): name for name in layers}
     _draw_channels(subject, {name: channels[name] for name in last.values()})
     _draw_weights(subject, {name: layers[name].position_weights() for name in last.values()})

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from models.fcvit_context import GlobalContext
 from orchestrator.explain.irrelevance import mean_pairwise_cosine
 from orchestrator.explain.pictures import SIGNED, colour_bar, grid, heat, save, show_image
-from orchestrator.explain.subject import Numbers, Subject, explains, inputs_of, layers_of
+from orchestrator.explain.subject import Numbers, Subject, explains, layers_of, watching
 
 __all__ = ["explain_contexts"]
 
@@ -19,10 +18,8 @@ _FEWEST_CELLS = 4  # a side: a coarser map shows nothing of an image
 def explain_contexts(subject: Subject) -> Numbers:
     """Picture `similarity_maps` of the last context whose map is no coarser than 4 cells a side."""
     contexts = layers_of(subject.network, GlobalContext)
-    with inputs_of(contexts) as inputs:
+    with watching(contexts, GlobalContext.similarity_maps) as maps:
         subject.run()
-    with torch.no_grad():
-        maps = {name: context.similarity_maps(inputs[name]) for name, context in contexts.items()}
     shown = [name for name, found in maps.items() if min(found.shape[2:]) >= _FEWEST_CELLS] or list(maps)
     weighs = [name for name in shown if contexts[name].scale is not None]
     if weighs:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.sub_attention import SubAttention
 from orchestrator.explain.pictures import LINES, plot_figure, save
-from orchestrator.explain.subject import Numbers, Subject, explains, inputs_of, layers_of, stage_of
+from orchestrator.explain.subject import Numbers, Subject, a_copy, explains, layers_of, stage_of, watching
 
 __all__ = ["explain_gates"]
 
@@ -21,7 +21,7 @@ _CLOSED = 0.1
 def explain_gates(subject: Subject) -> Numbers:
     """Picture `gates`: histograms of the factors of the gate and of the gate itself, of all layers of a stage."""
     layers = layers_of(subject.network, SubAttention)
-    with inputs_of(layers) as inputs:
+    with watching(layers, a_copy) as inputs:
         subject.run()
     by_stage: dict[str, list[list[Tensor]]] = {}
     for name, layer in layers.items():

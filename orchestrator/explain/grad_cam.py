@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from orchestrator.errors import ExplainError, did_you_mean
 from orchestrator.explain.pictures import LINES, SHARE, colour_bar, grid, heat, outline, plot_figure, save, show_image
-from orchestrator.explain.subject import Numbers, Subject, explains
+from orchestrator.explain.subject import BATCH, Numbers, Subject, explains
 
 __all__ = ["THRESHOLDS", "bias_rates", "explain_cam", "grad_cam"]
 
@@ -22,7 +22,6 @@ THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 """Shares of the largest value of a map from which on a pixel is attended."""
 
 _FEWEST_CELLS = 4  # a side: a coarser map cannot tell one half of an image from the other
-_BATCH = 64
 _SHOWN_PER_ROW = 4
 
 
@@ -95,8 +94,8 @@ def grad_cam(network: nn.Module, layer: str, inputs: Tensor, classes: Tensor) ->
         raise ExplainError(f"--layer {layer}: no such layer. {did_you_mean(layer, list(modules)[1:9])}")
     attribution = LayerGradCam(network, modules[layer])
     parts = []
-    for start in range(0, len(inputs), _BATCH):
-        batch = slice(start, start + _BATCH)
+    for start in range(0, len(inputs), BATCH):
+        batch = slice(start, start + BATCH)
         found = attribution.attribute(inputs[batch], target=classes[batch], relu_attributions=True)
         if not isinstance(found, Tensor) or found.ndim != 4:
             raise ExplainError(f"--layer {layer}: puts out no map of channels, rows and columns")
@@ -138,7 +137,7 @@ def bias_rates(maps: Tensor, regions: Tensor, thresholds: Sequence[float] = THRE
 
 
 def _draw_maps(subject: Subject, layer: str, maps: Tensor, predicted: Tensor) -> None:
-    count = min(len(maps), _SHOWN_PER_ROW * 2 * max(1, subject.drawn // _SHOWN_PER_ROW))
+    count = min(len(maps), 2 * subject.drawn)
     rows = -(-count // _SHOWN_PER_ROW)
     title = f"{subject.title}\nGrad-CAM of the image's own class, layer {layer}"
     figure, axes = grid(rows, 2 * _SHOWN_PER_ROW, title)

@@ -11,7 +11,7 @@ from torch import Tensor
 from models.lesa import LocallyEnhancedAttention
 from orchestrator.explain.irrelevance import irrelevance
 from orchestrator.explain.pictures import LINES, SHARE, colour_bar, grid, heat, plot_figure, save, show_image
-from orchestrator.explain.subject import Numbers, Subject, explains, inputs_of, layers_of, stage_of
+from orchestrator.explain.subject import Numbers, Subject, a_copy, explains, layers_of, stage_of, watching
 
 __all__ = ["explain_terms"]
 
@@ -20,7 +20,7 @@ __all__ = ["explain_terms"]
 def explain_terms(subject: Subject) -> Numbers:
     """Picture `lesa_terms` and, where there are gates, `lesa_gates`."""
     layers = layers_of(subject.network, LocallyEnhancedAttention)
-    with inputs_of(layers) as inputs:
+    with watching(layers, a_copy) as inputs:
         subject.run()
     numbers: dict[str, Numbers] = {}
     gates: dict[str, Tensor] = {}

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from orchestrator.network_images import NetworkImages
 
-__all__ = ["EXPLAINERS", "Numbers", "Subject", "explains", "inputs_of", "layers_of", "stage_of"]
+__all__ = ["BATCH", "EXPLAINERS", "Numbers", "Subject", "a_copy", "explains", "layers_of", "stage_of", "watching"]
+
+BATCH = 32
+"""Images that run at once."""
 
 Numbers = dict[str, Any]
 """What JSON can hold."""
@@ -48,8 +51,7 @@ class Subject:
     def run(self) -> Tensor:
         """Logits of all images."""
         with torch.no_grad():
-            logits: Tensor = self.network(self.images.inputs)
-        return logits
+            return torch.cat([self.network(batch) for batch in self.images.inputs.split(BATCH)])
 
 
 Explainer = Callable[[Subject], Numbers]
@@ -85,19 +87,33 @@ def stage_of(name: str) -> int | None:
 
 
 @contextmanager
-def inputs_of(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """The first input of each layer, once the network has run within the context."""
-    seen: dict[str, Tensor] = {}
+def watching(layers: Mapping[str, Layer], keep: Callable[[Layer, Tensor], Tensor]) -> Iterator[dict[str, Tensor]]:
+    """What is kept of each layer, of all images, once the network has run and the context has ended.
 
-    def note(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    Args:
+        layers: By name.
+        keep: Makes what is kept of a layer and the first of its inputs, images first; it may not call the layer,
+            but its methods.
+    """
+    seen: dict[str, list[Tensor]] = {name: [] for name in layers}
+    kept: dict[str, Tensor] = {}
+
+    def note(name: str, layer: Layer) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(_: nn.Module, given: tuple[Any, ...]) -> None:
-            seen[name] = given[0].detach().clone()  # layers behind it may work in place
+            with torch.no_grad():
+                seen[name].append(keep(layer, given[0]))
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(note(name)) for name, layer in layers.items()]
+    handles = [layer.register_forward_pre_hook(note(name, layer)) for name, layer in layers.items()]
     try:
-        yield seen
+        yield kept
     finally:
         for handle in handles:
             handle.remove()
+    kept.update({name: torch.cat(parts) for name, parts in seen.items()})
+
+
+def a_copy(_: nn.Module, given: Tensor) -> Tensor:
+    """For `watching`, the input itself: layers behind it may work in place."""
+    return given.detach().clone()
