@@ -15,7 +15,7 @@ from orchestrator.config.schema import SweepConfig
 from orchestrator.provenance import git_diff
 from orchestrator.recorded import recorded, written
 
-_SECRETS = ("PASSWORD", "TOKEN", "SECRET")
+_SECRETS = ("PASSWORD", "TOKEN", "SECRET", "CREDENTIAL", "API_KEY", "PRIVATE_KEY")
 _SHORTEST_SECRET = 6
 _IN_ADDRESS = re.compile(r"(://[^\s/:@'\"]*:)[^\s/@'\"]+(?=@)")
 _IN_QUERY = re.compile(r"((?:ssl)?password=)[^\s&'\"]+", re.IGNORECASE)

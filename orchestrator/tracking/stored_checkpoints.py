@@ -101,15 +101,24 @@ class StoredCheckpoints:
         ):
             artifacts.delete_artifacts(f"{CHECKPOINT_ARTIFACT}/{file}")
         model = find_model(self._client, run_id, key) if file == _BEST else None
-        if model is not None and not versions_of(self._client, model):
+        if model is not None:
+            self._discard(model)
+
+    def _discard(self, model: LoggedModel) -> None:
+        """Deletes a model that nobody has registered; who may write but not delete leaves it."""
+        if versions_of(self._client, model):
+            return
+        try:
             self._client.delete_logged_model(model.model_id)
+        except MlflowException as error:
+            if not refusal(error):
+                raise
 
     def _store_model(self, folder: Path, facts: ModelFacts, run_id: str, *, key: str, name: str) -> None:
         """Uploads a model, once; one whose upload was cut short is completed."""
         model = find_model(self._client, run_id, key)
         if model is not None and model.tags.get(_EPOCH) != str(facts.epoch):
-            if not versions_of(self._client, model):
-                self._client.delete_logged_model(model.model_id)
+            self._discard(model)
             model = None  # the trial went on and has better weights now
         if model is None:
             model = self._create_model(facts, run_id, key=key, name=name)
