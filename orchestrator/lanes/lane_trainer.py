@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
-from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from orchestrator.config.schema import ResourcesConfig
 from orchestrator.lanes.announcer import Announcer
+from orchestrator.lanes.process_group import ProcessGroupConfig
 from orchestrator.lanes.worker import LaneSetting, lane_loop
 
 # How often one run rebuilds a worker group; after that the driver starts another.
@@ -23,7 +24,7 @@ _COLLECTIVE_TIMEOUT_S = 600
 RESIZE_INTERVAL_S = 60.0
 
 
-class _LaneTrainer(TorchTrainer):
+class _LaneTrainer(DataParallelTrainer):
     """Without two of Train's helpers.
 
     The cleaner of placement groups is a detached actor that asks Ray's dashboard whether the controller lives; where
@@ -32,7 +33,7 @@ class _LaneTrainer(TorchTrainer):
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # Train's second version has it
+        callbacks = super()._create_default_callbacks()
         unwanted = (PlacementGroupCleanerCallback, DatasetsCallback)
         return [callback for callback in callbacks if not isinstance(callback, unwanted)]
 
@@ -64,7 +65,7 @@ def run_lane(setting: LaneSetting, place: LanePlace) -> None:
     _LaneTrainer(
         lane_loop,
         train_loop_config={"lane": setting},
-        torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
+        backend_config=ProcessGroupConfig("nccl" if place.gpus_per_worker > 0 else "gloo", _COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
             num_workers=(resources.min_workers, resources.max_workers) if resources.elastic else resources.max_workers,
             use_gpu=place.gpus_per_worker > 0,

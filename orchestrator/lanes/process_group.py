@@ -1,0 +1,85 @@
+"""The process group of a lane's workers, set up by a controller that does not import torch itself.
+
+`TorchTrainer` makes its controller import torch: two seconds before a lane has workers, and 200 MB for each lane on one
+node. Here the controller only picks the address; Ray Train's own functions do the rest, in the workers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError
+from ray.train._internal.utils import get_address_and_port
+from ray.train.backend import Backend, BackendConfig
+
+logger = logging.getLogger(__name__)
+
+_LEAVE_TIMEOUT_S = 30.0
+
+
+@dataclass
+class ProcessGroupConfig(BackendConfig):
+    """Of a lane.
+
+    Args:
+        backend: Of `torch.distributed`: `nccl` or `gloo`.
+        timeout_s: After which a collective call has failed.
+    """
+
+    backend: str = "gloo"
+    timeout_s: int = 600
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """What the controller calls when there are workers."""
+        return ProcessGroupBackend
+
+    @property
+    def train_func_context(self) -> Any:
+        """Entered by each worker around the lane's loop: selects its GPU."""
+        from ray.train.torch.config import TorchConfigContextManager
+
+        return TorchConfigContextManager
+
+
+class ProcessGroupBackend(Backend):
+    """Runs in the controller; every worker sees the GPUs of all workers of its node, as `nccl` wants it."""
+
+    share_cuda_visible_devices = True
+
+    def on_start(self, worker_group: Any, backend_config: ProcessGroupConfig) -> None:  # type: ignore[override]
+        """Has all workers join one process group."""
+        address, port = worker_group.execute_single(0, get_address_and_port)
+        size = len(worker_group)
+        ray.get(
+            [
+                worker_group.execute_single_async(rank, _join, backend_config, address, port, rank, size)
+                for rank in range(size)
+            ]
+        )
+
+    def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:  # noqa: ARG002
+        """Has them leave it; workers that hang in a collective are not waited for."""
+        leaving = worker_group.execute_async(_leave, len(worker_group) > 1)
+        try:
+            ray.get(leaving, timeout=_LEAVE_TIMEOUT_S)
+        except GetTimeoutError:
+            logger.warning("The workers did not leave their process group within %g s.", _LEAVE_TIMEOUT_S)
+
+
+def _join(config: ProcessGroupConfig, address: str, port: int, rank: int, size: int) -> None:
+    from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group
+
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address, str(port)
+    _set_torch_distributed_env_vars()
+    _setup_torch_process_group(config.backend, rank, size, "env://", config.timeout_s)
+
+
+def _leave(destroy: bool) -> None:
+    from ray.train.torch.config import _shutdown_torch
+
+    _shutdown_torch(destroy)
