@@ -168,7 +168,7 @@ def database(kind: str) -> Iterator[str | None]:
 
 
 def replace_lanes(count: int) -> None:
-    """Puts so many invented worker groups in the place of `TorchTrainer`'s."""
+    """Puts so many invented worker groups in the place of Ray Train's."""
     import ray
 
     from orchestrator.lanes import lane_trainer

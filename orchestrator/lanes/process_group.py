@@ -1,7 +1,7 @@
 """The process group of a lane's workers, set up by a controller that does not import torch itself.
 
-`TorchTrainer` makes its controller import torch: two seconds before a lane has workers, and 200 MB for each lane on one
-node. Here the controller only picks the address; Ray Train's own functions do the rest, in the workers.
+`TorchTrainer` makes its controller import torch: seconds before a lane has workers, and half a gigabyte for each lane
+of a sweep on one node. Here the controller only picks the address; Ray Train's own functions do the rest, in workers.
 """
 
 from __future__ import annotations
