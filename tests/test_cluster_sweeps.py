@@ -25,7 +25,7 @@ from orchestrator.ledger import TrialStatus
 from orchestrator.session import ray_session
 from orchestrator.tracking.journal import read_events
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[1]
 # Nothing is searched: every trial is the same, and so must be what it learns, wherever it was trained.
@@ -57,7 +57,8 @@ def events(tmp_path: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 120
+    # For 180 s Ray Train's coordinator keeps what a killed controller, such as one that waits for a node, asked for.
+    deadline = time.monotonic() + 240
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"
         time.sleep(0.1)
