@@ -113,7 +113,7 @@ def dataset_of(trained: TrainedNetwork, dataset: str | None) -> str:
 
 
 def some_images(trained: TrainedNetwork, dataset: str | None, *, split: str, count: int) -> NetworkImages:
-    """Images spread evenly over a split.
+    """Images spread evenly over a split, in an order that mixes its classes, the same at every call.
 
     Args:
         trained: The network.
@@ -143,6 +143,7 @@ def some_images(trained: TrainedNetwork, dataset: str | None, *, split: str, cou
         shown=trained.label,
     )
     positions = np.unique(np.linspace(0, len(placed) - 1, min(count, len(placed))).round().astype(int))
+    positions = np.random.default_rng(0).permutation(positions)
     inputs, labels = _read(placed, positions)
     mean, std = (
         torch.tensor(cast(tuple[float, ...], values)).view(1, -1, 1, 1)

@@ -80,7 +80,30 @@ def explain_network(
     title = f"{trained.name}, {trained.label}"
     subject = Subject(trained.network, title, images, folder, trained.reports, regions, layer, drawn)
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*.png")}
-    numbers: Numbers = {
+    numbers = {**_facts(trained, images), "regions": regions_from}
+    with style():
+        for topic, (kind, explainer) in EXPLAINERS.items():
+            if layers_of(trained.network, kind):
+                numbers[topic] = explainer(subject)
+        own = _own_irrelevance(numbers, trained.name)
+        if beside is not None:
+            found = {block: irrelevance(rows) for block, rows in attention_of_vit(*beside).items()}
+            numbers["query_irrelevance"] = {
+                "network": compare,
+                "trained": compare_checkpoint is not None,
+                "layers": found,
+            }
+            own[f"{compare}{'' if compare_checkpoint else ' (untrained)'}"] = found
+        if own:
+            draw_irrelevance(title, own, folder)
+    (folder / TABLE).write_text(json.dumps(_plain(numbers), indent=2) + "\n")
+    pictures = sorted(path for path in folder.glob("*.png") if before.get(path) != path.stat().st_mtime_ns)
+    return Explanation(folder, tuple(pictures), numbers)
+
+
+def _facts(trained: TrainedNetwork, images: NetworkImages) -> Numbers:
+    """What was looked at."""
+    return {
         "network": trained.name,
         "options": dict(trained.options),
         "source": trained.label,
@@ -88,24 +111,7 @@ def explain_network(
         "dataset": images.dataset,
         "split": images.split,
         "images": len(images.positions),
-        "regions": regions_from,
     }
-    with style():
-        for topic, (kind, explainer) in EXPLAINERS.items():
-            if layers_of(trained.network, kind):
-                numbers[topic] = explainer(subject)
-    own = _own_irrelevance(numbers, trained.name)
-    if beside is not None:
-        name = f"{compare}{'' if compare_checkpoint else ' (untrained)'}"
-        found = {block: irrelevance(rows) for block, rows in attention_of_vit(*beside).items()}
-        numbers["query_irrelevance"] = {"network": compare, "trained": compare_checkpoint is not None, "layers": found}
-        own = {**own, name: found}
-    if own:
-        with style():
-            draw_irrelevance(title, own, folder)
-    (folder / TABLE).write_text(json.dumps(_plain(numbers), indent=2) + "\n")
-    pictures = sorted(path for path in folder.glob("*.png") if before.get(path) != path.stat().st_mtime_ns)
-    return Explanation(folder, tuple(pictures), numbers)
 
 
 def _own_irrelevance(numbers: Numbers, name: str) -> dict[str, dict[str, Numbers]]:

@@ -96,7 +96,11 @@ def grad_cam(network: nn.Module, layer: str, inputs: Tensor, classes: Tensor) ->
     parts = []
     for start in range(0, len(inputs), BATCH):
         batch = slice(start, start + BATCH)
-        found = attribution.attribute(inputs[batch], target=classes[batch], relu_attributions=True)
+        try:
+            found = attribution.attribute(inputs[batch], target=classes[batch], relu_attributions=True)
+        except (AssertionError, IndexError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ExplainError(f"--layer {layer}: Grad-CAM cannot read it ({reason})") from None
         if not isinstance(found, Tensor) or found.ndim != 4:
             raise ExplainError(f"--layer {layer}: puts out no map of channels, rows and columns")
         parts.append(found.detach())

@@ -82,7 +82,10 @@ def test_learned_spans_are_told_in_pixels(tmp_path: Path) -> None:
         depths=(1,), widths=(8,), strides=(1,), num_heads=2, max_span=5, ramp=1.0, num_classes=3
     )
     network.stages[0][0].spatial.span.data = torch.tensor([0.0, 0.5])
-    found = explain_network(untrained(network), noise(), tmp_path)
+    found = explain_network(untrained(network), noise(), tmp_path, compare="vit_tiny_patch16_224")
+    beside = json.loads((tmp_path / "explain.json").read_text())["query_irrelevance"]
+    assert (beside["network"], beside["trained"], len(beside["layers"])) == ("vit_tiny_patch16_224", False, 12)
+    assert "query_irrelevance" in [path.stem for path in found.pictures]
     (layer,) = found.numbers["adaptive_span"]["layers"].values()
     assert layer["span_px"] == [0.0, 2.5]
     assert layer["window_px"] == [3, 9]  # z S + R is 1 and 3.5
@@ -210,6 +213,10 @@ def test_grad_cam_of_a_map_that_is_summed_is_the_map() -> None:
     assert (found[1] == 0).all()
     with pytest.raises(ExplainError, match=r"--layer mop: no such layer\. Did you mean 'map'"):
         grad_cam(HalvesOfOneMap(), "mop", images, torch.zeros(3, dtype=torch.long))
+    network = TINY["lsas"]().eval()
+    for layer in ("head.fc", "head.global_pool"):
+        with pytest.raises(ExplainError, match=f"--layer {layer}: (puts out no map|Grad-CAM cannot read it)"):
+            grad_cam(network, layer, torch.randn(2, 3, SIDE, SIDE), torch.tensor([0, 1]))
 
 
 def test_bias_rates_of_known_boxes() -> None:
