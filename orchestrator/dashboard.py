@@ -22,7 +22,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from orchestrator.errors import StorageError, TrackingError
 from orchestrator.runs_dir import resolve_runs_dir
 from orchestrator.sweep_folder import SweepFolder
-from orchestrator.tracking.addresses import embedded_uri
+from orchestrator.tracking.addresses import embedded_uri, without_user
 
 MLFLOW_PORT = 5000
 OPTUNA_PORT = 8080
@@ -86,7 +86,7 @@ def show_sweep(folder: SweepFolder, address: Address, tracking_uri: str | None =
     uri = config.tracking.uri or embedded_uri(folder.path.parent)
     page = run_page(read_sweep(folder).uid, uri)
     if uri.startswith("http"):
-        _show(f"{uri.rstrip('/')}/{page}", address)
+        _show(f"{without_user(uri).rstrip('/')}/{page}", address)
     else:
         _serve_mlflow(uri, folder.path.parent, address, page)
 

@@ -118,10 +118,13 @@ def test_without_runs_or_with_a_port_that_is_taken_it_says_so(tmp_path: Path, ru
         assert "is taken; choose another with --port" in refused("s", "--runs-dir", str(runs_dir), "--port", port)
 
 
-def test_a_sweep_on_a_server_is_only_pointed_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_on_a_server_is_only_pointed_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     opened: list[str] = []
     monkeypatch.setattr("orchestrator.tracking.mlflow_runs.run_page", lambda uid, uri: "#/experiments/1/runs/abc")
     monkeypatch.setattr("webbrowser.open", opened.append)
     folder = tell_sweep(tmp_path, "s", [], tracking={"uri": "http://mlflow.example:5000"})
-    show_sweep(SweepFolder(folder), Address(browser=True))
+    show_sweep(SweepFolder(folder), Address(browser=True), "http://ada:drowssap@mlflow.example:5000/")
     assert opened == ["http://mlflow.example:5000/#/experiments/1/runs/abc"]
+    assert "drowssap" not in capsys.readouterr().out

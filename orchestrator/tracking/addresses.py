@@ -28,6 +28,12 @@ def without_password(uri: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
 
 
+def without_user(uri: str) -> str:
+    """The same address, for a browser: it asks for name and password itself."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
 def embedded_uri(runs_dir: Path) -> str:
     """The database MLflow uses when no server is named."""
     return f"{SQLITE}{runs_dir.resolve() / 'mlflow.db'}"
