@@ -94,6 +94,8 @@ def test_a_sweep_records_every_trial_everywhere(tmp_path: Path) -> None:
     origin = {file.path for file in client.list_artifacts(runs["tiny"].info.run_id, "sessions/001")}
     assert {f"sessions/001/{name}" for name in ("sweep.yaml", "config.yaml", "dataset.json", "packages.txt")} <= origin
     assert [found.dataset.name for found in child.inputs.dataset_inputs] == ["digits"]
+    logs = [file.path for file in client.list_artifacts(child.info.run_id, "logs")]
+    assert "logs/rank-0.log" in logs
     stored = client.search_logged_models([child.info.experiment_id])
     assert {model.name for model in stored} == {f"tiny-trial-{number:05d}" for number in range(3)}
     costs = result.trials.column("cpu_s").to_pylist()

@@ -7,6 +7,8 @@ one trial after another. Reports go to the hub directly, around Train's own queu
 from __future__ import annotations
 
 import gc
+import logging
+import socket
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from orchestrator.data import open_dataset
 from orchestrator.errors import SpatialSweepError, TrialDivergedError, TrialFailedError
 from orchestrator.lanes.messages import Ending, Fate, Member, Next, Order, Report, Verdict
 from orchestrator.lanes.node_load import NodeLoad
+from orchestrator.lanes.trial_log import in_words, trial_log
 from orchestrator.training.checkpoints import TrialCheckpoints
 from orchestrator.training.clean_slate import clean_slate
 from orchestrator.training.device_images import DeviceImages
@@ -125,10 +128,32 @@ def _train(
     *,
     load: NodeLoad | None = None,
 ) -> Ending:
-    """Trains one order and says how it ended; only what must end the process is raised."""
+    """Trains one order and says how it ended, here and in the trial's log."""
+    with trial_log(Path(order.folder), member.rank) as log:
+        where = f"{socket.gethostname()}, {workers.device}, rank {member.rank} of {member.world_size}"
+        log.info("lane %d: %s", lane.lane, where)
+        ending = _attempt(lane, member, workers, data, order, load=load, log=log)
+        level = logging.ERROR if ending.fate is Fate.FAILED else logging.INFO
+        log.log(level, "%s%s", ending.fate, f": {ending.reason}" if ending.reason else "")
+    return ending
+
+
+def _attempt(
+    lane: LaneSetting,
+    member: Member,
+    workers: Workers,
+    data: DeviceImages,
+    order: Order,
+    *,
+    load: NodeLoad | None,
+    log: logging.Logger,
+) -> Ending:
+    """Only what must end the process is raised."""
 
     def report(epoch: int, metrics: Mapping[str, float]) -> None:
         told = dict(metrics) if workers.is_first else {}
+        if told:
+            log.info("epoch %d: %s", epoch, in_words(told))
         message = Report(epoch, told | (load.read() if load else {}))
         if ray.get(lane.hub.report.remote(member, order, message)) is Verdict.STOP:
             raise StopTrial

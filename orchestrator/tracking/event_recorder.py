@@ -10,6 +10,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, ViewType
 from mlflow.exceptions import MlflowException
 
+from orchestrator.lanes.trial_folder import trial_folder
+from orchestrator.lanes.trial_log import LOG_SUFFIX
 from orchestrator.tracking.flat_settings import flatten
 from orchestrator.tracking.mlflow_datasets import dataset_input
 from orchestrator.tracking.mlflow_limits import cut, log, metric, param, tag
@@ -185,6 +187,8 @@ class EventRecorder:
             tags.append(tag("spatialsweep.reason", event["reason"]))
             tags.append(tag("mlflow.note.content", f"```\n{cut(event['reason'], _NOTE_LENGTH)}\n```"))
         log(self._client, run_id, metrics=_outcome(event, time_ms), tags=tags)
+        logs = (self._folder / "trials" / trial_folder(event["trial"])).glob(f"*{LOG_SUFFIX}")
+        self._upload(run_id, sorted(str(file) for file in logs), "logs")
         self._client.set_terminated(run_id, RUN_STATUS[event["status"]], time_ms)
 
     def _keep_checkpoint(self, event: Event) -> str | None:

@@ -1,0 +1,55 @@
+"""What a rank says while it trains a trial, as a file of the trial."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+LOG_SUFFIX = ".log"
+_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+
+@contextmanager
+def trial_log(folder: Path, rank: int) -> Iterator[logging.Logger]:
+    """Has everything that this process logs or warns of written into the trial's folder too, `rank-<rank>.log`.
+
+    A trial that goes on, here or elsewhere, goes on with its files. Where none can be written it trains without.
+
+    Args:
+        folder: Of the trial.
+        rank: Of the calling worker.
+    """
+    log, root = logging.getLogger("spatialsweep.trial"), logging.getLogger()
+    log.setLevel(logging.INFO)
+    handler = _handler(folder / f"rank-{rank}{LOG_SUFFIX}")
+    root.addHandler(handler)
+    logging.captureWarnings(True)
+    try:
+        yield log
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(handler)
+        handler.close()
+
+
+def in_words(metrics: Mapping[str, float]) -> str:
+    """The figures of an epoch that a person looks for first."""
+    shown = {name: value for name, value in metrics.items() if name.startswith(("train/", "val/", "test/"))}
+    return ", ".join(f"{name} {value:.4g}" for name, value in {**shown, **_with(metrics, "lr", "epoch_time_s")}.items())
+
+
+def _with(metrics: Mapping[str, float], *names: str) -> dict[str, float]:
+    return {name: metrics[name] for name in names if name in metrics}
+
+
+def _handler(file: Path) -> logging.Handler:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handler: logging.Handler = logging.FileHandler(file, encoding="utf-8")
+    except OSError as error:
+        logging.getLogger(__name__).warning("The trial's log cannot be written: %s", error)
+        return logging.NullHandler()
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    return handler
