@@ -133,7 +133,7 @@ def _log(trained: TrainedNetwork, found: Explanation) -> str:
 
 def _told(trained: TrainedNetwork, exported: Exported) -> list[str]:
     """What was written, for a reader."""
-    batch = "any number of images" if exported.any_batch else f"{exported.images} images"
+    batch = "any number of images" if exported.batch is None else f"{exported.batch} images"
     lines = [
         f"{exported.path}: {trained.name}, epoch {trained.epoch} of {trained.label}; {batch} at once",
         f"outputs equal to {exported.difference:.1e} of the largest logit on {exported.images} images",

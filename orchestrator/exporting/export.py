@@ -26,6 +26,8 @@ __all__ = ["TOLERANCE", "Exported", "export_network"]
 TOLERANCE = 1e-5
 """Largest difference of a logit, over the largest logit where that is above 1."""
 
+_EXAMPLE = 8  # images that run at once: exported attention holds each key once per window
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -36,7 +38,7 @@ class Exported:
         bytes: Its size.
         difference: Largest of the logits on the images it was checked with, as `TOLERANCE` counts.
         images: So many.
-        any_batch: Whether it takes any number of images at once.
+        batch: Images it takes at once; None for any number.
         windows: Sides in pixels of the windows of each layer of learned spans, with the heads of each; empty for
             networks without such layers.
         uncut_bytes: Size of the same network exported with spans as they are; None without spans.
@@ -49,7 +51,7 @@ class Exported:
     bytes: int
     difference: float
     images: int
-    any_batch: bool
+    batch: int | None
     windows: tuple[tuple[tuple[int, int], ...], ...]
     uncut_bytes: int | None
     times_ms: Mapping[str, float]
@@ -58,7 +60,7 @@ class Exported:
 
 
 def export_network(
-    trained: TrainedNetwork, images: NetworkImages, *, format_name: str, path: Path, timed_batch: int = 32
+    trained: TrainedNetwork, images: NetworkImages, *, format_name: str, path: Path, timed_batch: int = 8
 ) -> Exported:
     """Writes a network whose outputs were found equal to the trained one's; else nothing.
 
@@ -80,10 +82,10 @@ def export_network(
     frozen, windows, note = _frozen(trained.network, images.inputs)
     facts = _facts(trained)
     with _partial(path, "partial") as partial, _partial(path, "uncut") as uncut, _quiet_exporters():
-        any_batch = _write(form, frozen, images.inputs, partial, facts)
-        expected = _logits(trained.network, images.inputs)
+        example = images.inputs[:_EXAMPLE]
+        any_batch = _write(form, frozen, example, partial, facts)
         program = form.load(partial)
-        difference = _difference(program, expected, images.inputs, any_batch=any_batch)
+        difference = _difference(program, trained.network, images.inputs, any_batch=any_batch)
         if not difference <= TOLERANCE:
             raise ExportError(
                 f"{trained.label}: the exported network differs by {difference:.2g} of the largest logit, more than "
@@ -91,10 +93,10 @@ def export_network(
             )
         programs = {"network": lambda batch: _logits(trained.network, batch)}
         if windows:
-            _write(form, _as_it_is(trained.network), images.inputs, uncut, facts)
+            _write(form, _as_it_is(trained.network), example, uncut, facts)
             programs["uncut"] = form.load(uncut)
         programs["file"] = program
-        batch = images.inputs if not any_batch else _repeated(images.inputs, timed_batch)
+        batch = _repeated(images.inputs, timed_batch) if any_batch else example
         times = medians_ms({name: _bound(run, batch) for name, run in programs.items()})
         uncut_bytes = uncut.stat().st_size if windows else None
         partial.replace(path)
@@ -103,7 +105,7 @@ def export_network(
         bytes=path.stat().st_size,
         difference=difference,
         images=len(images.inputs),
-        any_batch=any_batch,
+        batch=None if any_batch else len(example),
         windows=windows,
         uncut_bytes=uncut_bytes,
         times_ms=times,
@@ -155,9 +157,15 @@ def _write(form: Format, network: nn.Module, images: Tensor, path: Path, facts: 
     raise ExportError(f"--format {form.name}: this network cannot be exported ({faults[-1]})")
 
 
-def _difference(program: Any, expected: Tensor, images: Tensor, *, any_batch: bool) -> float:
-    found = _distance(program(images), expected)
-    return max(found, _distance(program(images[:1]), expected[:1])) if any_batch else found
+def _difference(program: Any, network: nn.Module, images: Tensor, *, any_batch: bool) -> float:
+    """Of all images, batch by batch, the last one smaller; of as many full batches as there are for a fixed number."""
+    import torch
+
+    batches = [batch for batch in images.split(_EXAMPLE) if any_batch or len(batch) == min(_EXAMPLE, len(images))]
+    found = torch.cat([program(batch) for batch in batches])
+    expected = _logits(network, images[: len(found)])
+    distance = _distance(found, expected)
+    return max(distance, _distance(program(images[:1]), expected[:1])) if any_batch else distance
 
 
 def _distance(found: Tensor, expected: Tensor) -> float:
@@ -171,8 +179,7 @@ def _logits(network: nn.Module, images: Tensor) -> Tensor:
     import torch
 
     with torch.no_grad():
-        logits: Tensor = network(images)
-    return logits
+        return torch.cat([network(batch) for batch in images.split(_EXAMPLE)])
 
 
 def _bound(program: Any, batch: Tensor) -> Any:

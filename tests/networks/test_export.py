@@ -79,7 +79,7 @@ def test_spans_are_frozen_and_windows_cut_head_by_head(to: str, images: NetworkI
     found = export_network(known, images, format_name=to, path=path, timed_batch=2)
     assert found.windows == (((3, 3), (11, 1)),)
     assert found.difference <= 1e-5
-    assert found.any_batch
+    assert found.batch is None
     assert found.uncut_bytes is not None
     assert set(found.times_ms) == {"network", "uncut", "file"}
     assert not found.note
@@ -102,7 +102,7 @@ def test_other_families_are_exported_as_they_are(family: str, tmp_path: Path) ->
     found = export_network(known, seen, format_name="torch-export", path=tmp_path / "n.pt2", timed_batch=2)
     assert found.windows == ()
     assert found.uncut_bytes is None
-    assert found.any_batch
+    assert found.batch is None
     assert found.difference <= 1e-5
 
 
@@ -145,8 +145,7 @@ def test_a_batch_that_cannot_vary_is_told(
     monkeypatch.setattr(FORMATS["torch-export"], "write", only_fixed)
     known = known_network("conv_resnet26_small", {})
     found = export_network(known, images, format_name="torch-export", path=tmp_path / "n.pt2")
-    assert not found.any_batch
-    assert found.timed_batch == found.images == 6
+    assert found.batch == found.timed_batch == found.images == 6
 
 
 def test_windows_are_cut_by_layer_where_cutting_by_head_tells(images: NetworkImages) -> None:
