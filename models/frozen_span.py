@@ -8,7 +8,7 @@ Source: Parker, Kumar, Roussy 2020, "Adaptive Attention Span in Computer Vision"
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 
 import torch
@@ -84,18 +84,18 @@ def _entries(radius: int) -> int:
     return (2 * radius + 1) ** 2
 
 
-def freeze_spans(network: nn.Module, *, by_head: bool = True) -> nn.Module:
+def freeze_spans(network: nn.Module, *, whole: Collection[str] = ()) -> nn.Module:
     """A copy in evaluation mode whose spans are constant and whose windows are cut; without spans, just a copy.
 
     Args:
         network: Trained; it is left as it is.
-        by_head: As for `FrozenSpanAttention`.
+        whole: Names of layers whose heads all keep the window of the farthest.
     """
     frozen = copy.deepcopy(network).eval()
     for name, module in list(frozen.named_modules()):
         if isinstance(module, AdaptiveAttention):
             parent, _, child = name.rpartition(".")
-            setattr(frozen.get_submodule(parent), child, FrozenSpanAttention(module, by_head=by_head))
+            setattr(frozen.get_submodule(parent), child, FrozenSpanAttention(module, by_head=name not in whole))
     return frozen.requires_grad_(False)
 
 

@@ -115,16 +115,24 @@ def export_network(
 
 
 def _frozen(network: nn.Module, images: Tensor) -> tuple[nn.Module, tuple[tuple[tuple[int, int], ...], ...], str]:
-    """The network with spans frozen, head by head unless that changes what it says; its windows; a note."""
+    """The network with spans frozen, head by head in the layers where that changes no output; its windows; a note."""
     from models import freeze_spans
+    from models.adaptive_span import AdaptiveAttention
 
-    note = ""
-    frozen = freeze_spans(network)
     expected = _logits(network, images)
-    if not _distance(_logits(frozen, images), expected) <= TOLERANCE / 2:  # half is left to the format
-        frozen = freeze_spans(network, by_head=False)
-        note = "windows are cut layer by layer: cut head by head, outputs would differ, as a head sees next to nothing"
-    return frozen, _windows(frozen), note
+    layers = [name for name, module in network.named_modules() if isinstance(module, AdaptiveAttention)]
+
+    def is_equal(whole: list[str]) -> bool:  # half of the tolerance is left to the format
+        return _distance(_logits(freeze_spans(network, whole=whole), images), expected) <= TOLERANCE / 2
+
+    whole = [] if is_equal([]) else layers
+    for name in list(whole):
+        fewer = [other for other in whole if other != name]
+        whole = fewer if is_equal(fewer) else whole
+    frozen = freeze_spans(network, whole=whole)
+    places = ", ".join(str(layers.index(name)) for name in whole)
+    reason = "cut head by head, outputs would differ, as a head sees next to nothing"
+    return frozen, _windows(frozen), f"one window for all heads in layer {places}: {reason}" if whole else ""
 
 
 def _windows(network: nn.Module) -> tuple[tuple[tuple[int, int], ...], ...]:

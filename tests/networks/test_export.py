@@ -152,7 +152,7 @@ def test_windows_are_cut_by_layer_where_cutting_by_head_tells(images: NetworkIma
     known = adaptive(tables=50.0)  # of what is within the spans, next to nothing is left beside the epsilon of the mask
     _, windows, note = export_module._frozen(known.network, images.inputs)
     assert windows == (((11, 4),),)
-    assert "layer by layer" in note
+    assert note.startswith("one window for all heads in layer 0: ")
 
 
 def test_what_cannot_be_written_is_told_at_once(
