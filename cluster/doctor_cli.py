@@ -16,6 +16,8 @@ from orchestrator.sweep_cli import AsJson, wide_console
 
 app = typer.Typer()
 
+_INTERRUPTED = 130
+
 _COLOURS = {"ok": "green", "warning": "yellow", "failure": "red"}
 
 
@@ -58,7 +60,7 @@ def _ask_through_dashboard(
     """Runs the same command as a job on the head, which reaches all nodes; returns its exit code."""
     import shlex
 
-    from cluster.following import follow
+    from cluster.following import Detached, follow
     from cluster.package import own_package
 
     given = {"--runs-dir": runs_dir, "--tracking-uri": tracking_uri, "--storage-uri": storage_uri}
@@ -75,7 +77,10 @@ def _ask_through_dashboard(
             runtime_env={"working_dir": str(target), "env_vars": mode},
             metadata={},
         )
-    ended = follow(client, client.look(job), lambda piece: typer.echo(_findings_only(piece), nl=False))
+    try:
+        ended = follow(client, client.look(job), lambda piece: typer.echo(_findings_only(piece), nl=False))
+    except Detached:
+        return _INTERRUPTED
     if ended.state != "SUCCEEDED" and ended.exit_code != 1:
         raise ClusterError(f"the examination did not end: {ended.message or ended.state}")
     return ended.exit_code or 0

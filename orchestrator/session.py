@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,16 +55,26 @@ def ray_session(address: str | None = None, *, verbose: bool = False) -> Iterato
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     _require_answer(target)
     try:
-        if target == "local":
-            ray.init(address="local", include_dashboard=False, log_to_driver=verbose, logging_level=level)
-        else:
-            ray.init(address=target, log_to_driver=verbose, logging_level=level)
+        with _sigterm_kept():
+            if target == "local":
+                ray.init(address="local", include_dashboard=False, log_to_driver=verbose, logging_level=level)
+            else:
+                ray.init(address=target, log_to_driver=verbose, logging_level=level)
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:
         raise ClusterError(f"no Ray cluster answers at '{target}': {error}") from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Whoever hears a SIGTERM goes on hearing it: `ray.init` takes it over, to print a stack and exit at once."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def _require_answer(target: str) -> None:

@@ -75,7 +75,7 @@ class Desk:
             return process.wait(), "".join(seen)
 
 
-def test_a_sweep_is_submitted_followed_and_left(tmp_path: Path) -> None:
+def test_a_sweep_is_submitted_followed_left_stopped_and_resumed(tmp_path: Path) -> None:
     with local_head(num_cpus=2, environment={"HOME": str(tmp_path)}) as head:
         desk = Desk(tmp_path / "desk", head)
         refused = desk.run("submit", "sweep.yaml", RAY_AUTH_TOKEN="0" * 64)
@@ -92,7 +92,7 @@ def test_a_sweep_is_submitted_followed_and_left(tmp_path: Path) -> None:
         assert "Warning: this cluster has" not in done.stdout
         assert (tmp_path / "spatialsweep" / "runs" / "tiny" / "trials.parquet").exists()
 
-        # A long one: left alone at Ctrl-C, and refused a second time.
+        # A long one: left alone at Ctrl-C, refused a second time, stopped with its results written down.
         longer = ["submit", "sweep.yaml", "--name", "long", "--set", "training.epochs=1000"]
         code, seen = desk.follow_until("0/1 trials done, 1 running", *longer, "--follow")
         assert code == 130, seen
@@ -102,3 +102,22 @@ def test_a_sweep_is_submitted_followed_and_left(tmp_path: Path) -> None:
         assert "sweep 'long' is being run by job 'long'" in again.stderr
         status = json.loads(desk.run("status", "long", "--json").stdout)
         assert (status["state"], status["job"]) == ("RUNNING", "long")
+        assert desk.run("stop", "long").stdout == "long: job 'long' stopped\n"
+        log = desk.run("logs", "long").stdout
+        assert "long: interrupted" in log
+        assert "Resume:    " in log
+        assert SECRET not in log
+
+        examined = desk.run("doctor", "--json")
+        assert examined.returncode == 0, examined.stdout + examined.stderr
+        levels = {finding["subject"]: finding["level"] for finding in json.loads(examined.stdout)}
+        assert levels["versions"] == levels["token"] == levels["shared storage"] == "ok"
+
+        desk.run(*longer, "--resume")
+        desk.run("stop", "long")
+        listed = {job["job"]: job["state"] for job in json.loads(desk.run("jobs", "--json").stdout)}
+        expected = {"tiny": "SUCCEEDED", "long": "STOPPED", "long-2": "STOPPED", "doctor": "SUCCEEDED"}
+        assert listed == expected
+        unknown = desk.run("logs", "lang")
+        assert unknown.returncode == 2
+        assert "Did you mean 'long'?" in unknown.stderr
