@@ -13,6 +13,7 @@ import typer
 from cluster.job_client import JobClient, use_token_if_there_is_one
 from orchestrator.errors import ClusterError
 from orchestrator.sweep_cli import AsJson, wide_console
+from orchestrator.tracking.addresses import without_password
 
 app = typer.Typer()
 
@@ -64,7 +65,9 @@ def _ask_through_dashboard(
     from cluster.package import own_package
 
     given = {"--runs-dir": runs_dir, "--tracking-uri": tracking_uri, "--storage-uri": storage_uri}
-    options = [part for name, value in given.items() if value is not None for part in (name, value)]
+    # The command can be read by all who see the cluster's jobs; a port is reached without a password.
+    shown = {name: without_password(value) for name, value in given.items() if value is not None}
+    options = [part for pair in shown.items() for part in pair]
     command = ["python", "-m", "orchestrator", "doctor", *options, *(["--json"] if as_json else [])]
     client = JobClient(url)
     with tempfile.TemporaryDirectory(prefix="spatialsweep-") as folder:

@@ -25,6 +25,24 @@ trial_scheduler: {name: none}
 resources: {workers: 1}
 """
 
+# Several commands in one interpreter, since importing Ray takes longer than most of them.
+ONE_AFTER_ANOTHER = """
+import contextlib, io, json, sys
+from orchestrator import cli
+
+done = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["spatialsweep", *arguments]
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+    done.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(done))
+"""
+
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
@@ -54,6 +72,20 @@ class Desk:
             text=True,
             stdin=subprocess.DEVNULL,
         )
+
+    def run_all(self, *commands: list[str]) -> list[tuple[int, str, str]]:
+        """Exit code, output and errors of one command after another."""
+        given = json.dumps([[*command, "--address", self.address] for command in commands])
+        done = subprocess.run(
+            [sys.executable, "-c", ONE_AFTER_ANOTHER, given],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+        assert done.returncode == 0, done.stderr
+        return [tuple(result) for result in json.loads(done.stdout.splitlines()[-1])]
 
     def follow_until(self, text: str, *arguments: str) -> tuple[int, str]:
         """Follows a sweep until a line holds the text, then presses Ctrl-C."""
@@ -97,27 +129,34 @@ def test_a_sweep_is_submitted_followed_left_stopped_and_resumed(tmp_path: Path) 
         code, seen = desk.follow_until("0/1 trials done, 1 running", *longer, "--follow")
         assert code == 130, seen
         assert f"spatialsweep stop long --address {desk.address}" in seen.splitlines()[-1]
-        again = desk.run(*longer)
-        assert again.returncode == 2
-        assert "sweep 'long' is being run by job 'long'" in again.stderr
-        status = json.loads(desk.run("status", "long", "--json").stdout)
-        assert (status["state"], status["job"]) == ("RUNNING", "long")
-        assert desk.run("stop", "long").stdout == "long: job 'long' stopped\n"
-        log = desk.run("logs", "long").stdout
-        assert "long: interrupted" in log
-        assert "Resume:    " in log
-        assert SECRET not in log
+        again, status, stopped, log, examined, resumed, stopped_again, listed, unknown = desk.run_all(
+            longer,
+            ["status", "long", "--json"],
+            ["stop", "long"],
+            ["logs", "long"],
+            ["doctor", "--json"],
+            [*longer, "--resume"],
+            ["stop", "long"],
+            ["jobs", "--json"],
+            ["logs", "lang"],
+        )
 
-        examined = desk.run("doctor", "--json")
-        assert examined.returncode == 0, examined.stdout + examined.stderr
-        levels = {finding["subject"]: finding["level"] for finding in json.loads(examined.stdout)}
-        assert levels["versions"] == levels["token"] == levels["shared storage"] == "ok"
+    assert again[0] == 2
+    assert "sweep 'long' is being run by job 'long'" in again[2]
+    told = json.loads(status[1])
+    assert (told["state"], told["job"]) == ("RUNNING", "long")
+    assert stopped[1] == "long: job 'long' stopped\n"
+    assert "long: interrupted" in log[1]
+    assert "Resume:    " in log[1]
+    assert SECRET not in log[1]
 
-        desk.run(*longer, "--resume")
-        desk.run("stop", "long")
-        listed = {job["job"]: job["state"] for job in json.loads(desk.run("jobs", "--json").stdout)}
-        expected = {"tiny": "SUCCEEDED", "long": "STOPPED", "long-2": "STOPPED", "doctor": "SUCCEEDED"}
-        assert listed == expected
-        unknown = desk.run("logs", "lang")
-        assert unknown.returncode == 2
-        assert "Did you mean 'long'?" in unknown.stderr
+    assert examined[0] == 0, examined
+    levels = {finding["subject"]: finding["level"] for finding in json.loads(examined[1])}
+    assert levels["versions"] == levels["token"] == levels["shared storage"] == "ok"
+
+    assert "Submitted: long-2 to " in resumed[1]
+    assert stopped_again[1] == "long: job 'long-2' stopped\n"
+    states = {job["job"]: job["state"] for job in json.loads(listed[1])}
+    assert states == {"tiny": "SUCCEEDED", "long": "STOPPED", "long-2": "STOPPED", "doctor": "SUCCEEDED"}
+    assert unknown[0] == 2
+    assert "Did you mean 'long'?" in unknown[2]
