@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.node_checks import look_at_node
+from cluster.node_checks import clock, look_at_node
 from orchestrator.runs_dir import resolve_runs_dir
 from orchestrator.tracking.addresses import without_password
 
@@ -95,7 +95,7 @@ def _ask(alive: Sequence[Mapping[str, Any]], arguments: tuple[Any, ...]) -> list
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     look = ray.remote(num_cpus=0, max_retries=0)(look_at_node)
-    clock = ray.remote(num_cpus=0, max_retries=0)(time.time)
+    tell_time = ray.remote(num_cpus=0, max_retries=0)(clock)
     places = {
         node["NodeManagerAddress"]: {"scheduling_strategy": NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)}
         for node in alive
@@ -106,7 +106,7 @@ def _ask(alive: Sequence[Mapping[str, Any]], arguments: tuple[Any, ...]) -> list
         try:
             told = ray.get(answer, timeout=_NODE_ANSWER_S)
             began = time.time()
-            there = ray.get(clock.options(**places[address]).remote(), timeout=_NODE_ANSWER_S)
+            there = ray.get(tell_time.options(**places[address]).remote(), timeout=_NODE_ANSWER_S)
             ended = time.time()
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

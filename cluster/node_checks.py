@@ -7,6 +7,7 @@ import platform
 import shutil
 import socket
 import subprocess
+import time
 import uuid
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -39,6 +40,11 @@ def look_at_node(runs_dir: str, marker: str, tracking_uri: str | None, storage_u
         "tracking": _reach(tracking_uri),
         "database": _reach(storage_uri),
     }
+
+
+def clock() -> float:
+    """The node's time, in Unix seconds."""
+    return time.time()
 
 
 def _version(name: str) -> str:

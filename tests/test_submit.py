@@ -107,7 +107,7 @@ class Desk:
             return process.wait(), "".join(seen)
 
 
-def test_a_sweep_is_submitted_followed_left_stopped_and_resumed(tmp_path: Path) -> None:
+def test_a_sweep_is_submitted_followed_left_and_stopped(tmp_path: Path) -> None:
     with local_head(num_cpus=2, environment={"HOME": str(tmp_path)}) as head:
         desk = Desk(tmp_path / "desk", head)
         refused = desk.run("submit", "sweep.yaml", RAY_AUTH_TOKEN="0" * 64)
@@ -129,14 +129,11 @@ def test_a_sweep_is_submitted_followed_left_stopped_and_resumed(tmp_path: Path) 
         code, seen = desk.follow_until("0/1 trials done, 1 running", *longer, "--follow")
         assert code == 130, seen
         assert f"spatialsweep stop long --address {desk.address}" in seen.splitlines()[-1]
-        again, status, stopped, log, examined, resumed, stopped_again, listed, unknown = desk.run_all(
+        again, status, stopped, log, listed, unknown = desk.run_all(
             longer,
             ["status", "long", "--json"],
             ["stop", "long"],
             ["logs", "long"],
-            ["doctor", "--json"],
-            [*longer, "--resume"],
-            ["stop", "long"],
             ["jobs", "--json"],
             ["logs", "lang"],
         )
@@ -150,13 +147,7 @@ def test_a_sweep_is_submitted_followed_left_stopped_and_resumed(tmp_path: Path) 
     assert "Resume:    " in log[1]
     assert SECRET not in log[1]
 
-    assert examined[0] == 0, examined
-    levels = {finding["subject"]: finding["level"] for finding in json.loads(examined[1])}
-    assert levels["versions"] == levels["token"] == levels["shared storage"] == "ok"
-
-    assert "Submitted: long-2 to " in resumed[1]
-    assert stopped_again[1] == "long: job 'long-2' stopped\n"
     states = {job["job"]: job["state"] for job in json.loads(listed[1])}
-    assert states == {"tiny": "SUCCEEDED", "long": "STOPPED", "long-2": "STOPPED", "doctor": "SUCCEEDED"}
+    assert states == {"tiny": "SUCCEEDED", "long": "STOPPED"}
     assert unknown[0] == 2
     assert "Did you mean 'long'?" in unknown[2]
