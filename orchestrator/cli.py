@@ -252,7 +252,7 @@ def _own_command() -> str:
 
 def main() -> None:
     """Entry point: errors meant for users become text and an exit code."""
-    from cluster.cli import app as cluster_app  # the one look upwards: decision 0009
+    from cluster.cli import app as cluster_app  # the one look upwards: decision 0010
 
     app.add_typer(cluster_app)
     try:

@@ -30,7 +30,7 @@ def status(
 ) -> None:
     """Show how a sweep stands: running, finished, or left by a driver that died."""
     if address:
-        from cluster.cli import show_job  # decision 0009
+        from cluster.cli import show_job  # decision 0010
 
         show_job(name, address, as_json=as_json)
         return
