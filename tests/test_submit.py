@@ -129,11 +129,12 @@ def test_a_sweep_is_submitted_followed_left_and_stopped(tmp_path: Path) -> None:
         code, seen = desk.follow_until("0/1 trials done, 1 running", *longer, "--follow")
         assert code == 130, seen
         assert f"spatialsweep stop long --address {desk.address}" in seen.splitlines()[-1]
-        again, status, stopped, log, listed, unknown = desk.run_all(
+        again, status, stopped, log, examined, listed, unknown = desk.run_all(
             longer,
             ["status", "long", "--json"],
             ["stop", "long"],
             ["logs", "long"],
+            ["doctor", "--json"],
             ["jobs", "--json"],
             ["logs", "lang"],
         )
@@ -147,7 +148,11 @@ def test_a_sweep_is_submitted_followed_left_and_stopped(tmp_path: Path) -> None:
     assert "Resume:    " in log[1]
     assert SECRET not in log[1]
 
+    assert examined[0] == 0, examined
+    levels = {finding["subject"]: finding["level"] for finding in json.loads(examined[1])}
+    assert levels["versions"] == levels["token"] == levels["shared storage"] == "ok"
+
     states = {job["job"]: job["state"] for job in json.loads(listed[1])}
-    assert states == {"tiny": "SUCCEEDED", "long": "STOPPED"}
+    assert states == {"tiny": "SUCCEEDED", "long": "STOPPED", "doctor": "SUCCEEDED"}
     assert unknown[0] == 2
     assert "Did you mean 'long'?" in unknown[2]
