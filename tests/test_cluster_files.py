@@ -13,9 +13,9 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from kuberay_schema import RAY_CLUSTER_SPEC, RAY_JOB_SPEC
 
 from orchestrator.config import load_sweep
-from tests.kuberay_schema import RAY_CLUSTER_SPEC, RAY_JOB_SPEC
 
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = ROOT / "cluster"
