@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
+from ray.exceptions import RayError
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
@@ -61,8 +63,8 @@ def run_lane(setting: LaneSetting, place: LanePlace) -> None:
         ray.exceptions.RayActorError: The controller died.
     """
     resources = place.resources
-    get_or_create_autoscaling_coordinator()  # starts beside the controller, which would wait for it
-    _LaneTrainer(
+    coordinator = get_or_create_autoscaling_coordinator()  # starts beside the controller, which would wait for it
+    trainer = _LaneTrainer(
         lane_loop,
         train_loop_config={"lane": setting},
         backend_config=ProcessGroupConfig("nccl" if place.gpus_per_worker > 0 else "gloo", _COLLECTIVE_TIMEOUT_S),
@@ -83,4 +85,9 @@ def run_lane(setting: LaneSetting, place: LanePlace) -> None:
             ),
             callbacks=[Announcer(setting.lane, setting.hub)],  # type: ignore[list-item]  # internal ones pass too
         ),
-    ).fit()
+    )
+    try:
+        trainer.fit()
+    finally:
+        with contextlib.suppress(RayError):  # without it, what a killed controller asked for lapses in three minutes
+            coordinator.cancel_request.remote(requester_id=f"train-{trainer.train_run_context.run_id}")
