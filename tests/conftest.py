@@ -1,14 +1,20 @@
-"""Rules for all tests: in the gate a skipped test is a failure."""
+"""Rules for all tests: in the gate a skipped test is a failure, and Ctrl-C means what it does in a terminal."""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 _SKIPPED: list[str] = []
+
+
+def pytest_configure() -> None:
+    """A script's background job ignores Ctrl-C, and so would every command that a test starts and interrupts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
