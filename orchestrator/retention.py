@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from orchestrator.config.schema import SweepConfig
 from orchestrator.lanes.trial_folder import trial_folder
+from orchestrator.lanes.trial_log import LOG_SUFFIX
 from orchestrator.ledger import Ledger, TrialRecord, TrialStatus
 from orchestrator.objectives import Aims
 from orchestrator.sweep_folder import SweepFolder
@@ -58,5 +59,5 @@ class Retention:
     def _prune(self, record: TrialRecord, kept: set[str]) -> None:
         folder = self._folder.trials / trial_folder(record.number)
         for path in folder.glob("*"):
-            if path.name not in kept:
+            if path.name not in kept and path.suffix != LOG_SUFFIX:
                 path.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from orchestrator.sweep_folder import SweepFolder
 from orchestrator.tracking.journal import Journal
 
 FILES = ("best.pt", "last.pt", "previous.pt")
+LOG = "rank-0.log"
 
 
 def keeping(**keep: int) -> SweepConfig:
@@ -24,12 +25,15 @@ def begin(ledger: Ledger, folder: SweepFolder, number: int, value: float) -> Non
     ledger.trial_reported(number, 1, {"val/top1": value})
     place = folder.trials / trial_folder(number)
     place.mkdir(parents=True)
-    for name in FILES:
+    for name in (*FILES, LOG):
         (place / name).write_bytes(b"x")
 
 
 def left(folder: SweepFolder, number: int) -> list[str]:
-    return sorted(path.name for path in (folder.trials / trial_folder(number)).iterdir())
+    """Its checkpoints that are still there; its log always is."""
+    names = sorted(path.name for path in (folder.trials / trial_folder(number)).iterdir())
+    names.remove(LOG)
+    return names
 
 
 def test_the_best_the_newest_and_the_unfinished_stay(tmp_path: Path) -> None:

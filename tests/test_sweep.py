@@ -95,7 +95,10 @@ def test_a_sweep_records_every_trial_everywhere(tmp_path: Path) -> None:
     assert {f"sessions/001/{name}" for name in ("sweep.yaml", "config.yaml", "dataset.json", "packages.txt")} <= origin
     assert [found.dataset.name for found in child.inputs.dataset_inputs] == ["digits"]
     logs = [file.path for file in client.list_artifacts(child.info.run_id, "logs")]
-    assert "logs/rank-0.log" in logs
+    assert logs == ["logs/rank-0.log", "logs/rank-1.log"]
+    for record in result.records:
+        log = (result.folder / "trials" / f"trial-{record.number:05d}" / "rank-0.log").read_text()
+        assert [line for line in log.splitlines() if "epoch 2: train/loss" in line]
     stored = client.search_logged_models([child.info.experiment_id])
     assert {model.name for model in stored} == {f"tiny-trial-{number:05d}" for number in range(3)}
     costs = result.trials.column("cpu_s").to_pylist()
