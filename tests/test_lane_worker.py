@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from orchestrator.config.schema import ModelConfig, TrainingConfig, TrialConfig
 from orchestrator.errors import CheckpointError, TrialDivergedError, TrialFailedError
 from orchestrator.lanes import worker
+from orchestrator.lanes.lane_setting import LaneSetting
 from orchestrator.lanes.messages import Ending, Fate, Member, Order
 from orchestrator.lanes.trial_log import in_words, trial_log
 from orchestrator.training.trial import StopTrial
@@ -27,7 +30,7 @@ def ending_of(error: BaseException, folder: Path, patch: pytest.MonkeyPatch, wor
 
     patch.setattr(worker, "Trial", fail)
     order = Order("a", CONFIG.model_dump(mode="json"), str(folder))
-    lane: Any = worker.LaneSetting(0, None, None, "", None)  # type: ignore[arg-type]
+    lane: Any = LaneSetting(0, None, None, "", None)  # type: ignore[arg-type]
     data: Any = None
     return worker._train(lane, Member(0, 1, 0, 1), workers or Workers(), data, order)
 
@@ -79,3 +82,14 @@ def test_a_trial_trains_where_no_log_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file, not a folder")
     with trial_log(tmp_path / "taken", rank=0) as log:
         log.info("heard by nobody")
+
+
+def test_the_controller_of_a_lane_needs_no_torch() -> None:
+    its_own = "orchestrator.lanes.announcer, orchestrator.lanes.lane_setting, orchestrator.lanes.process_group"
+    found = subprocess.run(
+        [sys.executable, "-c", f"import sys, {its_own}; print('torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout == "False\n"

@@ -17,8 +17,9 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from orchestrator.config.schema import ResourcesConfig
 from orchestrator.lanes.announcer import Announcer
+from orchestrator.lanes.lane_setting import LaneSetting
 from orchestrator.lanes.process_group import ProcessGroupConfig
-from orchestrator.lanes.worker import LaneSetting, lane_loop
+from orchestrator.lanes.worker import lane_loop
 
 # How often one run rebuilds a worker group; after that the driver starts another.
 _MAX_GROUP_LOSSES = 3

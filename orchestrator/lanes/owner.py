@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError
@@ -16,11 +16,9 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 from orchestrator.config.schema import SweepConfig
 from orchestrator.lanes.hub import LaneHub
+from orchestrator.lanes.lane_setting import LaneSetting
 from orchestrator.lanes.leftovers import remove_placement_groups_of
 from orchestrator.session import lanes_that_fit
-
-if TYPE_CHECKING:
-    from orchestrator.lanes.worker import LaneSetting
 
 logger = logging.getLogger(__name__)
 
@@ -224,8 +222,6 @@ class Lanes:
                 return
 
     def _setting(self, index: int) -> LaneSetting:
-        from orchestrator.lanes.worker import LaneSetting
-
         return LaneSetting(
             lane=index,
             hub=self.hub,

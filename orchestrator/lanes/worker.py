@@ -11,7 +11,6 @@ import logging
 import socket
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,10 @@ import torch
 import torch.distributed as dist
 from ray.train.v2._internal.execution.context import get_train_context
 
-from orchestrator.config.objective import ObjectiveConfig
-from orchestrator.config.schema import DatasetConfig, TrialConfig
+from orchestrator.config.schema import TrialConfig
 from orchestrator.data import open_dataset
 from orchestrator.errors import SpatialSweepError, TrialDivergedError, TrialFailedError
+from orchestrator.lanes.lane_setting import LaneSetting
 from orchestrator.lanes.messages import Ending, Fate, Member, Next, Order, Report, Verdict
 from orchestrator.lanes.node_load import NodeLoad
 from orchestrator.lanes.trial_log import in_words, trial_log
@@ -46,27 +45,6 @@ _PEER_ERRORS = (
 
 class LaneBrokenError(RuntimeError):
     """Raised on purpose to make Ray Train rebuild the worker group."""
-
-
-@dataclass(frozen=True)
-class LaneSetting:
-    """What all trials of a lane have in common.
-
-    Args:
-        lane: Index of the lane.
-        hub: Handle of the hub.
-        dataset: Which images, and the split.
-        dataset_path: The dataset, as `open_dataset` takes it; reachable by every worker.
-        objective: Decides between epochs.
-        costs: What a network costs, where trials are to report it.
-    """
-
-    lane: int
-    hub: Any
-    dataset: DatasetConfig
-    dataset_path: str
-    objective: ObjectiveConfig
-    costs: frozenset[str] = frozenset()
 
 
 class LeaveLane(BaseException):
