@@ -71,7 +71,7 @@ def measure(trials: int, arguments: argparse.Namespace) -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory() as folder,
         watched_process() as samples,
-        database(arguments.storage) as uri,
+        databases(arguments.storage) as (study, tracking),
     ):
         config = SweepConfig(
             name="scale",
@@ -84,8 +84,8 @@ def measure(trials: int, arguments: argparse.Namespace) -> dict[str, Any]:
             resources={"workers": 1, "cpus_per_worker": 1 / arguments.lanes, "lanes": arguments.lanes},
             runs_dir=folder,
             budget={"wall_clock": arguments.wall_clock},
-            storage={"uri": uri},
-            tracking={"uri": uri},
+            storage={"uri": study},
+            tracking={"uri": tracking},
         )
         result = run_sweep(config)
         found = summary(result.folder / "journal.jsonl", time.time(), samples)
@@ -155,16 +155,21 @@ def watched_process() -> Iterator[list[Sample]]:
 
 
 @contextmanager
-def database(kind: str) -> Iterator[str | None]:
-    """Where the study and MLflow are kept; None for files beneath the runs, else a PostgreSQL server of its own."""
+def databases(kind: str) -> Iterator[tuple[str | None, str | None]]:
+    """Where the study and MLflow are kept: None for files beneath the runs, else on a PostgreSQL server of its own."""
     if kind == "sqlite":
-        yield None
+        yield None, None
         return
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
     from postgresql import postgresql_server
+    from sqlalchemy import create_engine, text
 
     with postgresql_server() as server:
-        yield server.uri()
+        engine = create_engine(server.uri(), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(text("CREATE DATABASE mlflow"))
+        engine.dispose()
+        yield server.uri(), server.uri("mlflow")
 
 
 def replace_lanes(count: int) -> None:
