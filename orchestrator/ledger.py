@@ -29,6 +29,11 @@ class TrialStatus(StrEnum):
     FAILED = "failed"
     INTERRUPTED = "interrupted"
 
+    @property
+    def in_words(self) -> str:
+        """As a person is told."""
+        return "stopped early" if self is TrialStatus.PRUNED else self.value
+
 
 @dataclass
 class TrialRecord:

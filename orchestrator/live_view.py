@@ -15,14 +15,7 @@ from orchestrator.budget import as_duration
 from orchestrator.ledger import TrialStatus
 from orchestrator.standing import Ranked, Running, Standing
 
-_WORDS = {
-    TrialStatus.FINISHED: "finished",
-    TrialStatus.PRUNED: "stopped early",
-    TrialStatus.DIVERGED: "diverged",
-    TrialStatus.FAILED: "failed",
-    TrialStatus.INTERRUPTED: "interrupted",
-    TrialStatus.RUNNING: "running",
-}
+_ORDER = sorted(TrialStatus, key=lambda status: status is TrialStatus.RUNNING)  # those that train come last
 _BAD = (TrialStatus.DIVERGED, TrialStatus.FAILED)
 _FIXED_LINES = 7
 _BAR_WIDTH = 36
@@ -57,7 +50,7 @@ def live_view(standing: Standing, notes: Sequence[str], height: int) -> Renderab
 def counts_text(standing: Standing) -> str:
     """How the trials ended, and what is in use."""
     counts = standing.counts
-    parts = [f"{counts[status]} {word}" for status, word in _WORDS.items() if counts.get(status)]
+    parts = [f"{counts[status]} {status.in_words}" for status in _ORDER if counts.get(status)]
     parts += [f"{standing.rejected} rejected"] if standing.rejected else []
     return ", ".join([*parts, standing.devices])
 
@@ -109,7 +102,7 @@ def _running_table(standing: Standing, rows: Iterable[Running]) -> Table:
 def _leaderboard(standing: Standing, rows: Iterable[Ranked]) -> Table:
     table = _table("best", (standing.metric, "right"), ("epochs", "right"), ("network", "left"), ("parameters", "left"))
     for index, row in enumerate(rows):
-        known = _WORDS[row.status] if row.status is not TrialStatus.FINISHED else ""
+        known = row.status.in_words if row.status is not TrialStatus.FINISHED else ""
         state = ", ".join(word for word in (known, "" if row.feasible else "beyond a constraint") if word)
         params = params_text(row.params, 4) + (f"  ({state})" if state else "")
         style = "bold cyan" if index == 0 else None

@@ -66,10 +66,7 @@ def run_sweep(
     display = NotebookDisplay() if console is None and in_notebook() else None
     console = console or Console(quiet=True)
     runs_dir = resolve_runs_dir(config.runs_dir)
-    if config.warm_start and not resume:
-        runs_dir.mkdir(parents=True, exist_ok=True)
-        refuse_unknown(config, open_storage(study_uri(config, runs_dir)))
-    folder = existing_folder(runs_dir, config.name) if resume else new_folder(runs_dir, config.name)
+    folder = existing_folder(runs_dir, config.name) if resume else _new_folder(config, runs_dir)
     dataset = locate_dataset(config.dataset.name, config.dataset.uri, runs_dir / "datasets")
     now = identity(config, dataset)
     with folder.driven(), Interruption() as interruption, Journal(folder.journal) as journal:
@@ -77,13 +74,7 @@ def run_sweep(
         if ledger.identity is not None and not allow_changed:
             refuse_changes(ledger.identity, now, name=folder.name)
         session = SweepSession(
-            config,
-            folder,
-            ledger,
-            dataset=dataset,
-            console=console,
-            interruption=interruption,
-            display=display,
+            config, folder, ledger, dataset=dataset, console=console, interruption=interruption, display=display
         )
         status = TrialStatus.FAILED
         with session.resources(address, verbose=verbose):
@@ -91,10 +82,7 @@ def run_sweep(
             _describe_session(config, ledger, folder, dataset, sweep_file)
             writer = start_tracking(config, runs_dir, journal.path)
             try:
-                status = session.run()
-            except SpatialSweepError as error:
-                error.add_note(f"What is done is kept. Go on with `spatialsweep resume {folder.name}`")
-                raise
+                status = _run(session, folder.name)
             finally:
                 result = conclude(config, folder, ledger, writer, status)
                 folder.clear_scratch()
@@ -131,6 +119,22 @@ def resume_sweep(
     return run_sweep(
         config, resume=True, allow_changed=allow_changed, address=address, console=console, verbose=verbose
     )
+
+
+def _new_folder(config: SweepConfig, runs_dir: Path) -> SweepFolder:
+    """A folder for a sweep that is begun; made after all that would refuse it."""
+    if config.warm_start:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        refuse_unknown(config, open_storage(study_uri(config, runs_dir)))
+    return new_folder(runs_dir, config.name)
+
+
+def _run(session: SweepSession, name: str) -> TrialStatus:
+    try:
+        return session.run()
+    except SpatialSweepError as error:
+        error.add_note(f"What is done is kept. Go on with `spatialsweep resume {name}`")
+        raise
 
 
 def _open_books(config: SweepConfig, ledger: Ledger, name: str, identity: dict[str, Any]) -> None:

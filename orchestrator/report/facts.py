@@ -11,7 +11,7 @@ from orchestrator.budget import Budget, Usage, as_duration
 from orchestrator.config.budget import BudgetConfig
 from orchestrator.ledger import TrialRecord, TrialStatus
 from orchestrator.recipes import Recipe, list_recipes, load_recipe
-from orchestrator.report.trial_rows import ENDS, CostUnit, number
+from orchestrator.report.trial_rows import CostUnit, number
 from orchestrator.stored_sweep import StoredSweep, SweepState
 
 _MOST_NUMBERS = 12
@@ -81,7 +81,7 @@ def tiles(sweep: StoredSweep) -> list[tuple[str, str, str]]:
         found.append((f"best {result.metric}", number(best.value), f"trial {best.number}"))
         if best.test_top1 is not None:
             found.append(("its test accuracy", f"{best.test_top1:.2%}", remark_on_test(sweep.config)))
-    ended = ", ".join(f"{counts[status]} {ENDS[status]}" for status in TrialStatus if counts[status])
+    ended = ", ".join(f"{counts[status]} {status.in_words}" for status in TrialStatus if counts[status])
     found.append(("trials", str(len(result.records)), ended or "none was begun"))
     found.append(("time by the clock", as_duration(so_far.wall_s), f"{_epochs(result.records)} epochs trained"))
     unit = CostUnit.fit_for(so_far.cost)

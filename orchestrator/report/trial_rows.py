@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.ledger import TrialRecord, TrialStatus
+from orchestrator.ledger import TrialRecord
 from orchestrator.objectives import Aims
 from orchestrator.results import TrialResult
 from orchestrator.spending import NO_COST, Cost
@@ -17,14 +17,6 @@ MOST_PARAMS = 6
 _HOUR_S = 3_600.0
 NOTHING = "\N{EN DASH}"
 _SPARK_POINTS = 40
-ENDS = {
-    TrialStatus.FINISHED: "finished",
-    TrialStatus.PRUNED: "stopped early",
-    TrialStatus.DIVERGED: "diverged",
-    TrialStatus.FAILED: "failed",
-    TrialStatus.INTERRUPTED: "interrupted",
-    TrialStatus.RUNNING: "running",
-}
 
 
 @dataclass(frozen=True)
@@ -123,7 +115,7 @@ class TrialRows:
             values=[number(trial.values.get(metric)) for metric in self._aims.metrics],
             test=NOTHING if trial.test_top1 is None else f"{trial.test_top1:.2%}",
             epochs=trial.epochs,
-            end=ENDS[trial.status] + ("" if trial.feasible else ", beyond a constraint"),
+            end=trial.status.in_words + ("" if trial.feasible else ", beyond a constraint"),
             cost=self.unit.of(trial.cost),
             params=[
                 (name, number(value) if isinstance(value, float) else str(value)) for name, value in params.items()
