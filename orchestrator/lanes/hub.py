@@ -2,12 +2,12 @@
 
 One asynchronous actor per sweep. Every call states its caller's whole situation and waits until the hub's tables
 answer it; a repeated call gets the same answer. After a restart the tables are therefore rebuilt from the calls that
-Ray repeats by itself. The class knows neither Ray nor torch and is tested as plain asyncio.
+Ray repeats by itself. Whoever waits is woken when its own lane or trial changes, so that a call costs the same however
+many lanes there are. The class knows neither Ray nor torch and is tested as plain asyncio.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,9 @@ from typing import Any
 from orchestrator.lanes.lane import Lane
 from orchestrator.lanes.lane_table import LaneTable
 from orchestrator.lanes.messages import Ending, Fate, Member, Next, Order, Report, Situation, Verdict
+from orchestrator.lanes.wake_ups import WakeUps
 
+_ROOM = ("room",)  # what those wait for who need a ready lane, besides lanes by their index and trials by their id
 PEER_GRACE_S = 10.0
 ORPHAN_GRACE_S = 60.0
 
@@ -34,7 +36,7 @@ class LaneHub:
         self._controllers: dict[int, Any] = {}
         self._dismissed: set[str] = set()  # trials that Tune has ended
         self._asking = 0  # trials that wait for a lane
-        self._changed = asyncio.Condition()
+        self._wake_ups = WakeUps()
 
     # Lanes: worker ranks
 
@@ -44,8 +46,7 @@ class LaneHub:
 
     async def join(self, member: Member) -> None:
         """A rank of a new worker group says hello."""
-        self._table.lane_of(member)
-        await self._tell()
+        self._tell(self._table.lane_of(member))
 
     async def next_order(self, member: Member, left: str | None = None) -> Order | None:
         """Waits for a trial to train; None when the sweep is over or the caller's generation is history.
@@ -57,12 +58,13 @@ class LaneHub:
         lane = self._table.lane_of(member)
         if not self._is_over_for(member):
             lane.wait(member.rank, left)
-        await self._tell()
-        await self._until(
+        self._tell(lane)
+        await self._wake_ups.until(
             lambda: (
                 self._is_over_for(member)
                 or (lane.order is not None and lane.waiting.get(member.rank) != lane.order.trial_id)
-            )
+            ),
+            member.lane,
         )
         if self._is_over_for(member):
             return None
@@ -86,7 +88,8 @@ class LaneHub:
         if self._table.is_history(member) or not self._table.learn(lane, order):
             return Verdict.STOP
         lane.reports[member.rank] = report
-        await self._tell()
+        self._tell()
+        self._wake_ups.wake([order.trial_id])  # the other ranks do not wait for this one's report
 
         def gone() -> bool:
             return self._table.is_history(member) or not lane.serves(order) or bool(lane.departed(order))
@@ -95,11 +98,11 @@ class LaneHub:
             return gone() or self._closing or lane.released or lane.acknowledged >= report.epoch
 
         if not lane.claimed:
-            await self._until(lambda: lane.claimed or decided(), timeout_s=ORPHAN_GRACE_S)
+            await self._wake_ups.until(lambda: lane.claimed or decided(), member.lane, timeout_s=ORPHAN_GRACE_S)
             if not lane.claimed and lane.serves(order):
                 lane.released = True  # its client is gone: the release was told to a hub since lost
-                await self._tell()
-        await self._until(decided)
+                self._tell(lane)
+        await self._wake_ups.until(decided, member.lane)
         return Verdict.GO if not gone() and lane.acknowledged >= report.epoch else Verdict.STOP
 
     async def finish(self, member: Member, order: Order, ending: Ending) -> Next:
@@ -115,20 +118,21 @@ class LaneHub:
         if not self._is_over_for(member) and not lane.judged and self._table.learn(lane, order):
             attempt = lane.attempt
             lane.endings[member.rank] = ending
-            await self._tell()
+            self._tell(lane)
 
             def settled() -> bool:
                 elsewhere = self._is_over_for(member) or not lane.serves(order)
                 return elsewhere or lane.judged or lane.attempt != attempt
 
-            await self._until(
+            await self._wake_ups.until(
                 lambda: settled() or len(lane.departed(order)) == lane.world_size,
+                member.lane,
                 timeout_s=PEER_GRACE_S if ending.fate in (Fate.FAILED, Fate.PEER_LOST) else None,
             )
             # The group may have been replaced meanwhile, and the trial be in the hands of the next one.
             if not settled():
                 self._table.conclude(lane, order)
-                await self._tell()
+                self._tell()
         return Next.LEAVE if lane.broken else Next.STAY
 
     # Trial clients: Tune's actors
@@ -141,52 +145,38 @@ class LaneHub:
         """
         self._asking += 1
         try:
-            await self._until(
-                lambda: self._is_settled(order) or self._winding_down or self._table.lane_for(order) is not None
+            await self._until_room(
+                lambda: self._is_settled(order) or self._winding_down or self._table.lane_for(order) is not None,
+                order,
             )
         finally:
             self._asking -= 1
         if order.trial_id in self._table.results:
             return 0  # ended while it waited: `next_event` tells how, whatever the lane
-        if self._winding_down and self._table.serving(order) is None:
+        if self._winding_down and self._table.serving(order.trial_id) is None:
             return None
         lane = self._table.lane_for(order)
         if self._closing or lane is None:
             return None
-        if self._table.lanes[lane].order is None:
-            self._table.lanes[lane].assign(order, claimed=True)
-        self._table.lanes[lane].claimed = True
-        await self._tell()
-        return lane
+        if lane.order is None:
+            self._table.assign(lane, order, claimed=True)
+        lane.claimed = True
+        self._tell(lane)
+        return lane.index
 
     async def next_event(self, order: Order, lane: int, after: int) -> Report | Ending:
         """Lets the trial go on past epoch `after` and waits for what comes next.
 
         A trial whose lane has lost its worker group, or was given up, is moved to the first lane that is ready.
         """
-        if not self._is_settled(order) and self._table.serving(order) is None and lane not in self._table.given_up:
-            row = self._table.lanes.setdefault(lane, Lane())
-            if row.order is None:
-                row.assign(order, claimed=True)  # a restarted hub learns here what was leased
-            else:
-                await self.lease(order)  # a restarted hub has given the lane away before it learnt that
-        serving = self._table.serving(order)
+        await self._find_lane(order, lane)
+        serving = self._table.serving(order.trial_id)
         if self._winding_down and (serving is None or serving.acknowledged < max(after, 1)):
             return self._table.results.get(order.trial_id) or Ending(Fate.INTERRUPTED)
         if serving is not None and not serving.released and not self._closing:
             serving.claimed, serving.acknowledged = True, max(serving.acknowledged, after)
-        await self._tell()
-
-        def happened() -> bool:
-            over = self._is_settled(order) or (self._winding_down and self._table.is_homeless(order))
-            return over or self._table.fresh_report(order, after) is not None
-
-        while not happened():
-            await self._until(lambda: happened() or self._table.refuge(order) is not None)
-            refuge = self._table.refuge(order)
-            if not happened() and refuge is not None:
-                self._table.move(order, refuge, after)
-                await self._tell()
+            self._tell(serving)
+        await self._news(order, after)
         if self._closing:
             return Ending(Fate.INTERRUPTED)
         return (
@@ -194,6 +184,38 @@ class LaneHub:
             or self._table.fresh_report(order, after)
             or Ending(Fate.INTERRUPTED)
         )
+
+    async def _find_lane(self, order: Order, lane: int) -> None:
+        """A restarted hub learns here what was leased."""
+        if self._is_settled(order) or self._table.serving(order.trial_id) is not None or lane in self._table.given_up:
+            return
+        row = self._table.row(lane)
+        if row.order is None:
+            self._table.assign(row, order, claimed=True)
+            self._tell()
+        else:
+            await self.lease(order)  # it has given the lane away before it learnt that
+
+    async def _news(self, order: Order, after: int) -> None:
+        """Waits until there is something to tell a trial's client; a trial without a lane is found one meanwhile."""
+
+        def happened() -> bool:
+            over = self._is_settled(order) or (self._winding_down and self._table.is_homeless(order))
+            return over or self._table.fresh_report(order, after) is not None
+
+        def homeless() -> bool:
+            return self._table.is_homeless(order)
+
+        while not happened():
+            if not homeless():
+                await self._wake_ups.until(lambda: happened() or homeless(), order.trial_id)
+            elif (refuge := self._table.ready_lane()) is not None:
+                self._table.move(order, refuge, after)
+                self._tell()
+            else:
+                await self._until_room(
+                    lambda: happened() or not homeless() or self._table.ready_lane() is not None, order
+                )
 
     async def yield_lane(self, trial_id: str, *, forced: bool) -> bool:
         """Takes a trial off its lane, at a report, to be leased again; nothing happens where no other trial waits.
@@ -208,30 +230,29 @@ class LaneHub:
         if not forced and not self._asking:
             return False
 
-        def has_left() -> bool:
-            serving = [lane for lane in self._table.lanes.values() if lane.order and lane.order.trial_id == trial_id]
-            for lane in serving:
-                lane.released = True
-            return self._closing or not serving
-
-        if not has_left():
-            await self._tell()
-            await self._until(has_left)
+        while not self._closing and (lane := self._table.serving(trial_id)) is not None:
+            lane.released = True
+            self._tell(lane)
+            await self._left(lane, trial_id)
         ending = self._table.results.get(trial_id)
         if trial_id not in self._dismissed and ending is not None and ending.fate is Fate.STOPPED:
             del self._table.results[trial_id]
         return True
 
+    async def _left(self, lane: Lane, trial_id: str) -> None:
+        await self._wake_ups.until(lambda: self._closing or self._table.serving(trial_id) is not lane, trial_id)
+
     async def release(self, trial_id: str) -> None:
         """The trial needs its lane no more: its ranks are stopped at their next report."""
         self._dismissed.add(trial_id)
-        self._table.results.setdefault(trial_id, Ending(Fate.STOPPED))  # so that no late call revives it
-        for lane in self._table.lanes.values():
-            if lane.order is not None and lane.order.trial_id == trial_id:
-                lane.released = True
-                if lane.all_wait or lane.down:
-                    lane.clear()  # no rank has it in its hands
-        await self._tell()
+        self._table.settle(trial_id, Ending(Fate.STOPPED))  # so that no late call revives it
+        lane = self._table.serving(trial_id)
+        if lane is not None:
+            lane.released = True
+            self._table.touch(lane)
+            if lane.all_wait or lane.down:
+                self._table.free(lane)  # no rank has it in its hands
+        self._tell()
 
     # Owner: the driver, and the controllers of its worker groups
 
@@ -245,7 +266,7 @@ class LaneHub:
         if row is not None:
             row.down = True
             self._table.judge_loss(row)
-        await self._tell()
+            self._tell(row)
 
     async def excuse(self, lane: int) -> None:
         """The loss of the lane's present worker group, now or soon, is no failure: preemption, or another size."""
@@ -254,11 +275,8 @@ class LaneHub:
 
     async def abandon(self, lane: int) -> None:
         """The driver has given a lane up; a trial on it goes on elsewhere."""
-        self._table.given_up.add(lane)
-        row = self._table.lanes.pop(lane, None)
-        if row is not None:
-            self._table.judge_loss(row)
-        await self._tell()
+        self._table.give_up(lane)
+        self._tell()
 
     async def ending(self, trial_id: str) -> Ending | None:
         """How a trial left its lane; None while it runs, or when it never had one."""
@@ -271,12 +289,12 @@ class LaneHub:
     async def wind_down(self) -> None:
         """No trial begins another epoch; what is in the middle of one finishes it."""
         self._winding_down = True
-        await self._tell()
+        self._wake_ups.wake_all()
 
     async def close(self) -> None:
         """Ends the sweep: clients are told at once, ranks at their next report or while they wait for an order."""
         self._closing = True
-        await self._tell()
+        self._wake_ups.wake_all()
 
     async def situation(self) -> Situation:
         """Which lanes have a worker group, and what the driver keeps a copy of."""
@@ -295,14 +313,20 @@ class LaneHub:
     def _is_settled(self, order: Order) -> bool:
         return self._closing or order.trial_id in self._table.results
 
-    async def _tell(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+    def _tell(self, *lanes: Lane) -> None:
+        """Wakes those who wait for these lanes, their trials, or whatever else has changed in the table."""
+        for lane in lanes:
+            self._table.touch(lane)
+        self._wake_ups.wake(self._table.take_changes())
+        self._offer_room()
 
-    async def _until(self, condition: Callable[[], bool], timeout_s: float | None = None) -> None:
-        """Waits for a condition of the tables; on time-out returns as well, and the caller looks again."""
-        async with self._changed:
-            try:
-                await asyncio.wait_for(self._changed.wait_for(condition), timeout_s)
-            except TimeoutError:
-                return
+    def _offer_room(self) -> None:
+        if self._table.ready_lane() is not None:
+            self._wake_ups.wake_first(_ROOM)
+
+    async def _until_room(self, condition: Callable[[], bool], order: Order) -> None:
+        """Waits in line for a ready lane, or for something else to happen to the trial."""
+        try:
+            await self._wake_ups.until(condition, order.trial_id, _ROOM)
+        finally:
+            self._offer_room()  # one at a time is woken; should this one not want it, the next may

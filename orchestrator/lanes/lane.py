@@ -15,6 +15,7 @@ class Lane:
     worker group stays in `order` and is handed to the next generation, unless another lane is ready before.
 
     Args:
+        index: Of the lane; None of a row that is in no table.
         generation: Newest that has said hello; -1 before the first.
         world_size: Its workers.
         waiting: Ranks that wait for an order, with the trial each has left last.
@@ -32,6 +33,7 @@ class Lane:
         down: The group is gone and the next has not said hello.
     """
 
+    index: int | None = None
     generation: int = -1
     world_size: int = 0
     waiting: dict[int, str | None] = field(default_factory=dict)
