@@ -10,7 +10,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -51,6 +51,7 @@ class TrialRecord:
         ended_s: Unix time; None while it runs.
         cost: Devices times seconds, as of its end.
         attempts: Times it was handed to Tune; above 1 where its sweep was resumed.
+        nodes: Host and address of every rank, in order, as of its newest report.
     """
 
     number: int
@@ -64,6 +65,7 @@ class TrialRecord:
     ended_s: float | None = None
     cost: Cost = NO_COST
     attempts: int = 1
+    nodes: tuple[str, ...] = ()
 
     @property
     def is_over(self) -> bool:
@@ -173,10 +175,23 @@ class Ledger:
         metrics: Mapping[str, float],
         held_s: float | None = None,
         lane: int | None = None,
+        *,
+        nodes: Sequence[str] = (),
     ) -> None:
-        """An epoch of a trial is done; `held_s` is how long it has held its lane, `lane` which, where that is known."""
+        """An epoch of a trial is done.
+
+        Args:
+            number: Of the trial.
+            epoch: From 1.
+            metrics: What it brought.
+            held_s: How long the trial has held its lane, where that is known.
+            lane: Which one.
+            nodes: Where its ranks are, in order; recorded when it is not where they were.
+        """
         known = {name: value for name, value in (("held_s", held_s), ("lane", lane)) if value is not None}
-        self._record("trial_reported", trial=number, epoch=epoch, metrics=metrics, **known)
+        with self._lock:
+            moved = {"nodes": list(nodes)} if nodes and tuple(nodes) != self._trials[number].nodes else {}
+            self._record("trial_reported", trial=number, epoch=epoch, metrics=metrics, **known, **moved)
 
     def trial_ended(
         self, number: int, status: TrialStatus, reason: str = "", best: Mapping[str, float] | None = None
@@ -301,7 +316,9 @@ def fold(trials: dict[int, TrialRecord], event: Mapping[str, Any]) -> None:
         case "trial_changed":
             trials[event["trial"]].config = event["config"]
         case "trial_reported":
-            trials[event["trial"]].reports.append({"epoch": event["epoch"], **event["metrics"]})
+            trial = trials[event["trial"]]
+            trial.reports.append({"epoch": event["epoch"], **event["metrics"]})
+            trial.nodes = tuple(event.get("nodes", trial.nodes))
         case "trial_ended":
             trial = trials[event["trial"]]
             trial.status, trial.reason = TrialStatus(event["status"]), event["reason"]

@@ -21,6 +21,7 @@ REPORTED = "reported"
 ENDED = "ended"
 HELD = "held_s"
 LANE = "lane"
+NODES = "nodes"
 _POLL_S = 0.2
 
 
@@ -82,6 +83,7 @@ class TrialClient(Trainable):
             EPOCH: event.epoch,
             HELD: self._held_s + time.monotonic() - self._leased,
             LANE: event.lane,
+            NODES: event.nodes,
             "done": event.epoch >= self._trial["training"]["epochs"],
         }
 

@@ -73,8 +73,9 @@ class Lane:
         first = self.reports[0]
         if any(report.epoch < first.epoch for report in self.reports.values()):
             return None
-        told = [report.metrics for _, report in sorted(self.reports.items(), reverse=True)]
-        return replace(first, metrics={key: value for metrics in told for key, value in metrics.items()})
+        by_rank = [report for _, report in sorted(self.reports.items())]
+        told = {key: value for report in reversed(by_rank) for key, value in report.metrics.items()}
+        return replace(first, metrics=told, nodes=tuple(node for report in by_rank for node in report.nodes))
 
     def begin_generation(self, member: Member) -> None:
         """A new worker group has said hello."""

@@ -52,11 +52,13 @@ class Report:
         epoch: From 1.
         metrics: Of rank 0, already reduced over all ranks; of the first rank of every node, its load as well.
         lane: Where the trial is now, which the hub adds for the trial's client.
+        nodes: Of a rank, its node; of the whole group, that of every rank, in order.
     """
 
     epoch: int
     metrics: Mapping[str, float] = field(default_factory=dict)
     lane: int | None = field(default=None, compare=False)
+    nodes: tuple[str, ...] = field(default=(), compare=False)
 
 
 class Fate(StrEnum):

@@ -9,8 +9,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psutil
+import ray
 
 _BYTES_PER_MEGABYTE = 1e6
+
+
+def node_name() -> str:
+    """This host and the address that its cluster knows it by, such as `node-7 (10.0.0.7)`."""
+    return f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
 
 
 class NodeLoad:

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.config.schema import SweepConfig
 from orchestrator.lanes.hub import LaneHub
@@ -60,6 +61,10 @@ class Lanes:
         self.failure: BaseException | None = None
         hub_actor: Any = ray.remote(LaneHub)
         always = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "max_concurrency": 10_000}
+        # With the driver, without which it is of no use: Ray would put it anywhere, and that host may be lost.
+        always["scheduling_strategy"] = NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=True
+        )
         self.hub = hub_actor.options(**always).remote(config.resources.max_failures)
         self._threads: dict[int, threading.Thread] = {}
         self._opened_s: dict[int, float] = {}

@@ -16,6 +16,8 @@ from ray.exceptions import GetTimeoutError
 from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
 
+from orchestrator.lanes.network_interface import use_interface_of
+
 logger = logging.getLogger(__name__)
 
 _LEAVE_TIMEOUT_S = 30.0
@@ -53,11 +55,12 @@ class ProcessGroupBackend(Backend):
 
     def on_start(self, worker_group: Any, backend_config: ProcessGroupConfig) -> None:  # type: ignore[override]
         """Has all workers join one process group."""
-        address, port = worker_group.execute_single(0, get_address_and_port)
+        meet = worker_group.execute_single(0, get_address_and_port)
         size = len(worker_group)
+        several_hosts = len({worker.metadata.node_id for worker in worker_group.get_workers()}) > 1
         ray.get(
             [
-                worker_group.execute_single_async(rank, _join, backend_config, address, port, rank, size)
+                worker_group.execute_single_async(rank, _join, backend_config, meet, rank, size, several_hosts)
                 for rank in range(size)
             ]
         )
@@ -71,10 +74,12 @@ class ProcessGroupBackend(Backend):
             logger.warning("The workers did not leave their process group within %g s.", _LEAVE_TIMEOUT_S)
 
 
-def _join(config: ProcessGroupConfig, address: str, port: int, rank: int, size: int) -> None:
+def _join(config: ProcessGroupConfig, meet: tuple[str, int], rank: int, size: int, several_hosts: bool) -> None:
     from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group
 
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address, str(port)
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = meet[0], str(meet[1])
+    if several_hosts:
+        use_interface_of(ray.util.get_node_ip_address(), os.environ)
     _set_torch_distributed_env_vars()
     _setup_torch_process_group(config.backend, rank, size, "env://", config.timeout_s)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import socket
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +24,7 @@ from orchestrator.data import open_dataset
 from orchestrator.errors import SpatialSweepError, TrialDivergedError, TrialFailedError
 from orchestrator.lanes.lane_setting import LaneSetting
 from orchestrator.lanes.messages import Ending, Fate, Member, Next, Order, Report, Verdict
-from orchestrator.lanes.node_load import NodeLoad
+from orchestrator.lanes.node_load import NodeLoad, node_name
 from orchestrator.lanes.trial_log import in_words, trial_log
 from orchestrator.training.checkpoints import TrialCheckpoints
 from orchestrator.training.clean_slate import clean_slate
@@ -108,7 +107,7 @@ def _train(
 ) -> Ending:
     """Trains one order and says how it ended, here and in the trial's log."""
     with trial_log(Path(order.folder), member.rank) as log:
-        where = f"{socket.gethostname()}, {workers.device}, rank {member.rank} of {member.world_size}"
+        where = f"{node_name()}, {workers.device}, rank {member.rank} of {member.world_size}"
         log.info("lane %d: %s", lane.lane, where)
         ending = _attempt(lane, member, workers, data, order, load=load, log=log)
         level = logging.ERROR if ending.fate is Fate.FAILED else logging.INFO
@@ -127,12 +126,13 @@ def _attempt(
     log: logging.Logger,
 ) -> Ending:
     """Only what must end the process is raised."""
+    here = (node_name(),)
 
     def report(epoch: int, metrics: Mapping[str, float]) -> None:
         told = dict(metrics) if workers.is_first else {}
         if told:
             log.info("epoch %d: %s", epoch, in_words(told))
-        message = Report(epoch, told | (load.read() if load else {}))
+        message = Report(epoch, told | (load.read() if load else {}), nodes=here)
         if ray.get(lane.hub.report.remote(member, order, message)) is Verdict.STOP:
             raise StopTrial
         if epoch < order.config["training"]["epochs"] and _will_be_taken(workers):

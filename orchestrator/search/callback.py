@@ -14,7 +14,7 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from orchestrator.config.schema import SweepConfig
 from orchestrator.errors import StorageError
-from orchestrator.lanes.client import ENDED, EPOCH, HELD, LANE, REPORTED
+from orchestrator.lanes.client import ENDED, EPOCH, HELD, LANE, NODES, REPORTED
 from orchestrator.lanes.messages import Fate
 from orchestrator.ledger import Ledger, TrialStatus
 from orchestrator.objectives import Aims
@@ -62,7 +62,8 @@ class SweepCallback(NotPickled, Callback):
             if ENDED in result or record.status is not TrialStatus.RUNNING or result[EPOCH] <= record.epochs:
                 return  # a Tune actor in the place of one that died repeats the last epoch
             metrics = dict(result[REPORTED])
-            self._ledger.trial_reported(asked.number, result[EPOCH], metrics, result[HELD], result[LANE])
+            where = {"held_s": result[HELD], "lane": result[LANE], "nodes": result[NODES]}
+            self._ledger.trial_reported(asked.number, result[EPOCH], metrics, **where)
             note_report(self._study, asked, result[EPOCH], metrics, self._aims)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:

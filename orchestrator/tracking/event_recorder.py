@@ -91,8 +91,10 @@ class EventRecorder:
             for report in reports
             for key, value in report["metrics"].items()
         ]
-        if metrics:
-            log(self._client, self._trial(reports[0]), metrics=metrics)
+        nodes = [report["nodes"] for report in reports if "nodes" in report]
+        tags = [tag("spatialsweep.nodes", ", ".join(nodes[-1]))] if nodes else []
+        if metrics or tags:
+            log(self._client, self._trial(reports[0]), metrics=metrics, tags=tags)
 
     def doubt(self) -> None:
         """A request whose answer was lost may have made a run: what exists is to be asked again."""
