@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from training_pieces import differences, few_digits, make_trial, run, timeless
 
-from orchestrator import load_model
+from orchestrator import full_disk, load_model
 from orchestrator.errors import CheckpointError, SpatialSweepError
 from orchestrator.training.checkpoint_file import read_checkpoint, save_checkpoint
 from orchestrator.training.device_images import DeviceImages
@@ -160,7 +161,24 @@ def test_saving_replaces_a_file_whole(tmp_path: Path) -> None:
     assert read_checkpoint(path)["epoch"] == 2
 
 
-def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage, asked = shutil.disk_usage(tmp_path), []
+
+    def full_at_first(_: Path) -> Any:
+        asked.append(1)
+        return usage._replace(free=0 if len(asked) < 3 else 2**30)
+
+    monkeypatch.setattr(shutil, "disk_usage", full_at_first)
+    monkeypatch.setattr(full_disk, "_PAUSE_S", 0.01)
+    save_checkpoint(tmp_path / "last.pt", {"epoch": 1})
+    assert read_checkpoint(tmp_path / "last.pt")["epoch"] == 1
+    assert len(asked) == 3
+
+
+def test_a_disk_that_stays_full_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(full_disk, "PATIENCE_S", 0.0)
     path = tmp_path / "last.pt"
     save_checkpoint(path, {"weights": torch.zeros(10)})
     usage = shutil.disk_usage(tmp_path)

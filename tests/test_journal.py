@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from tracked_sweep import REASON, tell
 
+from orchestrator import full_disk
 from orchestrator.ledger import Ledger, TrialRecord, TrialStatus, fold
 from orchestrator.tracking.journal import Journal, read_events
 
@@ -38,6 +40,26 @@ def test_an_event_is_on_disk_when_append_returns(tmp_path: Path, monkeypatch: py
     with Journal(tmp_path / "journal.jsonl") as journal:
         journal.append({"event": "a"})
         assert synced == [journal.path.stat().st_size] != [0]
+
+
+def test_a_full_disk_is_waited_for_and_leaves_no_half_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync, full = os.fsync, [True, True, False]
+
+    def refuse_at_first(descriptor: int) -> None:
+        if full.pop(0):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(full_disk, "_PAUSE_S", 0.01)
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        journal.append({"event": "a"})
+        monkeypatch.setattr(os, "fsync", refuse_at_first)
+        journal.append({"event": "b"})
+        monkeypatch.setattr(full_disk, "PATIENCE_S", 0.0)
+        full[:] = [True, True]
+        with pytest.raises(OSError, match="No space left"):
+            journal.append({"event": "c"})
+    assert [event["event"] for event, _ in read_events(journal.path)] == ["a", "b"]
 
 
 def test_a_half_written_last_line_is_left_for_later(tmp_path: Path) -> None:

@@ -56,7 +56,9 @@ async def test_what_every_node_tells_arrives_with_the_metrics_of_the_first_rank(
     await started(hub)
     event = asyncio.ensure_future(hub.next_event(A, 0, 0))
     told = ({"val/top1": 0.5, "system/a/cpu": 10.0}, {"val/top1": 9.0, "system/b/cpu": 20.0})
-    ranks = [asyncio.ensure_future(hub.report(member(rank), A, Report(1, told[rank]))) for rank in (0, 1)]
+    reports = [Report(1, told[rank], nodes=("ab"[rank],)) for rank in (0, 1)]
+    ranks = [asyncio.ensure_future(hub.report(member(rank), A, reports[rank])) for rank in (1, 0)]
     assert (await event).metrics == {"val/top1": 0.5, "system/a/cpu": 10.0, "system/b/cpu": 20.0}
-    for rank in ranks:
-        rank.cancel()
+    assert (await event).nodes == ("a", "b")
+    for waiting in ranks:
+        waiting.cancel()

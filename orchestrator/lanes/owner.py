@@ -60,7 +60,7 @@ class Lanes:
         self._closing = threading.Event()
         self.failure: BaseException | None = None
         hub_actor: Any = ray.remote(LaneHub)
-        always = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "max_concurrency": 10_000}
+        always: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "max_concurrency": 10_000}
         # With the driver, without which it is of no use: Ray would put it anywhere, and that host may be lost.
         always["scheduling_strategy"] = NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=True

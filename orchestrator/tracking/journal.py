@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from orchestrator.full_disk import no_room, patiently
+
 
 class Journal:
     """Appends events to a file; each is on disk when `append` returns.
@@ -22,16 +24,26 @@ class Journal:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         _drop_cut_line(path)
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)
         self._lock = threading.Lock()
 
     def append(self, event: Mapping[str, Any]) -> None:
-        """Writes one event; its values must be plain data."""
+        """Writes one event; its values must be plain data. A full disk is waited for."""
         line = json.dumps(event, allow_nan=True).encode() + b"\n"
         with self._lock:
-            self._file.write(line)
-            self._file.flush()
+            patiently(lambda: self._write(line), self.path.parent)
+
+    def _write(self, line: bytes) -> None:
+        """Writes all of a line, or nothing."""
+        before = os.fstat(self._file.fileno()).st_size
+        try:
+            written = self._file.write(line)
+            if written != len(line):
+                raise no_room("half an event was written")
             os.fsync(self._file.fileno())
+        except OSError:
+            self._file.truncate(before)
+            raise
 
     def close(self) -> None:
         """Closes the file; later appends are errors."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +18,7 @@ from typing import IO, Any
 import torch
 
 from orchestrator.errors import CheckpointError
+from orchestrator.full_disk import is_full, no_room, patiently
 
 _FORMAT = 2
 _PREFIX = b"sha256:"
@@ -36,16 +38,14 @@ def save_checkpoint(path: Path, content: Mapping[str, Any], *, previous: Path | 
             it there, with none at `path`.
 
     Raises:
-        CheckpointError: The disk has no room for it; nothing was written.
+        CheckpointError: The disk has no room for it, for minutes; nothing was written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _require_room(path, content)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("w+b") as file:
-        torch.save({"format": _FORMAT, **content}, file)
-        _seal(file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        partial = patiently(lambda: _write_partial(path, content), path.parent)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise CheckpointError(f"{path}: {error.strerror}") from None
     if previous is not None and path.exists():
         path.replace(previous)
     partial.replace(path)
@@ -100,11 +100,34 @@ def remove_partial_files(folder: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
+def _write_partial(path: Path, content: Mapping[str, Any]) -> Path:
+    """Writes all of a checkpoint beside its place, or nothing.
+
+    Raises:
+        OSError: There is no room, among other things.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _require_room(path, content)
+    # Ranks in containers often have the same process id, and one that was cut off may write beside its successor.
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        with partial.open("w+b") as file:
+            torch.save({"format": _FORMAT, **content}, file)
+            _seal(file)
+            file.flush()
+            os.fsync(file.fileno())
+    except Exception:
+        partial.unlink(missing_ok=True)
+        _require_room(path, content)  # torch may call it something else
+        raise
+    return partial
+
+
 def _require_room(path: Path, content: Mapping[str, Any]) -> None:
     needed, free = _tensor_bytes(content) + _SMALL_THINGS_BYTES, shutil.disk_usage(path.parent).free
     if free < needed:
-        raise CheckpointError(
-            f"{path}: needs {needed / 2**20:.0f} MiB, and {free / 2**20:.0f} MiB are free. Make room there, "
+        raise no_room(
+            f"needs {needed / 2**20:.0f} MiB, and {free / 2**20:.0f} MiB are free. Make room there, "
             "lower keep.best or keep.last, or name another runs_dir"
         )
 
