@@ -1,6 +1,6 @@
 """Whether a sweep stays as quick with thousands of trials: time per report and memory of the driver.
 
-    python benchmarks/scale.py [--trials 100 1000] [--lanes 4] [--sampler tpe] [--storage sqlite]
+    python benchmarks/scale.py [--trials 100 1000] [--lanes 4] [--sampler tpe] [--scheduler none] [--storage sqlite]
 
 Everything of a sweep is real, `run_sweep` from end to end: Tune with its trial actors, our searcher over Optuna's
 database, the hub, the journal, the ledger and MLflow. Only the worker groups are replaced: a process that stands in
@@ -11,6 +11,8 @@ for all lanes answers each order with an invented curve at once. Prints JSON, fo
     cpu_ms_per_report  processor time of the driver alone in that time, all its threads
     ms_by_fifth, cpu_ms_by_fifth
                        both for each fifth of the reports, in order: whether they grow
+    reports_by_trial   reports over trials, for each fifth: where trials are stopped early, later ones bring fewer
+                       reports, each of which bears more of the cost of a trial's begin and end
     rss_mb             memory of the driver at the first report, and at the last
     tracking_lag_s     how long MLflow took after the last trial to have everything
 """
@@ -33,7 +35,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-EPOCHS = 9
+SCHEDULERS: Mapping[str, Mapping[str, Any]] = {
+    "asha": {"name": "asha", "grace_epochs": 1, "reduction_factor": 3},
+    "none": {"name": "none"},
+}
 SEARCH: Mapping[str, Any] = {
     "model": {"choices": ["conv_resnet26_small", "adaptive_resnet26_small"]},
     "max_span": {"type": "int", "low": 1, "high": 5, "when": {"model": "adaptive_resnet26_small"}},
@@ -48,6 +53,8 @@ def main() -> None:
     parser.add_argument("--trials", type=int, nargs="+", default=[100, 1_000])
     parser.add_argument("--lanes", type=int, default=4)
     parser.add_argument("--sampler", default="tpe")
+    parser.add_argument("--scheduler", choices=["asha", "none"], default="asha")
+    parser.add_argument("--epochs", type=int, default=9, help="reports of a trial that is not stopped")
     parser.add_argument("--wall-clock", help="end each sweep after so long, such as 5m, with what there is")
     parser.add_argument("--storage", choices=["sqlite", "postgresql"], default="sqlite")
     arguments = parser.parse_args()
@@ -77,10 +84,10 @@ def measure(trials: int, arguments: argparse.Namespace) -> dict[str, Any]:
             name="scale",
             dataset={"name": "digits"},
             search=SEARCH,
-            training={"epochs": EPOCHS},
+            training={"epochs": arguments.epochs},
             trials=trials,
             sampler={"name": arguments.sampler},
-            trial_scheduler={"name": "asha", "grace_epochs": 1, "reduction_factor": 3},
+            trial_scheduler=SCHEDULERS[arguments.scheduler],
             resources={"workers": 1, "cpus_per_worker": 1 / arguments.lanes, "lanes": arguments.lanes},
             runs_dir=folder,
             budget={"wall_clock": arguments.wall_clock},
@@ -95,11 +102,11 @@ def measure(trials: int, arguments: argparse.Namespace) -> dict[str, Any]:
         return found
 
 
-def summary(journal: Path, ended: float, samples: Sequence[Sample]) -> dict[str, Any]:
+def summary(journal: Path, over: float, samples: Sequence[Sample]) -> dict[str, Any]:
     """The numbers of the module's docstring."""
     events = [json.loads(line) for line in journal.read_text().splitlines()]
     reports = [event["time"] for event in events if event["event"] == "trial_reported"]
-    last_end = max(event["time"] for event in events if event["event"] == "trial_ended")
+    ends = [event["time"] for event in events if event["event"] == "trial_ended"]
     edges = [round(index * (len(reports) - 1) / 5) for index in range(6)]
     first, last = _at(reports[0], samples), _at(reports[-1], samples)
 
@@ -110,14 +117,18 @@ def summary(journal: Path, ended: float, samples: Sequence[Sample]) -> dict[str,
     fifths = [per_report(a, b) for a, b in itertools.pairwise(edges)]
     wall, cpu = per_report(0, len(reports) - 1)
     return {
-        "trials_ended": sum(event["event"] == "trial_ended" for event in events),
+        "trials_ended": len(ends),
         "reports": len(reports),
         "ms_per_report": wall,
         "cpu_ms_per_report": cpu,
         "ms_by_fifth": [fifth[0] for fifth in fifths],
         "cpu_ms_by_fifth": [fifth[1] for fifth in fifths],
+        "reports_by_trial": [
+            round((b - a) / max(1, sum(reports[a] < end <= reports[b] for end in ends)), 1)
+            for a, b in itertools.pairwise(edges)
+        ],
         "rss_mb": [round(first.rss_mb), round(last.rss_mb)],
-        "tracking_lag_s": round(ended - last_end, 1),
+        "tracking_lag_s": round(over - max(ends), 1),
     }
 
 

@@ -93,38 +93,46 @@ class SweepSession:
                 self._ledger.budget_spent(self._nothing_to_do())
             self._console.print(f"Sweep {self._folder.name}: {self._nothing_to_do()}", highlight=False)
             return TrialStatus.FINISHED
+        with self._lanes(self._plan) as lanes:  # whose processes start while the study is opened
+            study = self._open_study()
+            self._ledger.lanes_planned(
+                self._plan.lanes,
+                self._plan.workers,
+                self._config.resources.cpus_per_worker,
+                self._plan.gpus_per_worker,
+            )
+            progress = Progress(self._config, self._ledger, self._plan, self._console, self._display)
+            progress.say(self._announcement(self._plan))
+            with progress:
+                search = TuneRun(
+                    self._config,
+                    self._folder,
+                    study,
+                    self._ledger,
+                    hub=lanes.hub,
+                    lanes=self._plan.at_most,
+                    has_room=lanes.has_room,
+                )
+                return self._search(search, lanes, progress)
+
+    def _lanes(self, plan: LanePlan) -> Lanes:
+        return Lanes(
+            self._config,
+            count=plan.lanes,
+            at_most=plan.at_most,
+            gpus_per_worker=plan.gpus_per_worker,
+            dataset_path=self._dataset,
+            folder=self._folder.scratch / "ray",
+        )
+
+    def _open_study(self) -> optuna.Study:
+        """The study as the ledger knows it, with what is to be tried first."""
         storage = open_storage(study_uri(self._config, self._folder.path.parent))
         study = open_study(self._config, self._folder.name, storage, resumed=self._ledger.sessions > 1)
         if not self._ledger.trials():
             self._queue_first(study, storage)
         continue_study(study, self._ledger, self._config)
-        self._ledger.lanes_planned(
-            self._plan.lanes,
-            self._plan.workers,
-            self._config.resources.cpus_per_worker,
-            self._plan.gpus_per_worker,
-        )
-        lanes = Lanes(
-            self._config,
-            count=self._plan.lanes,
-            at_most=self._plan.at_most,
-            gpus_per_worker=self._plan.gpus_per_worker,
-            dataset_path=self._dataset,
-            folder=self._folder.scratch / "ray",
-        )
-        progress = Progress(self._config, self._ledger, self._plan, self._console, self._display)
-        progress.say(self._announcement(self._plan))
-        with lanes, progress:
-            search = TuneRun(
-                self._config,
-                self._folder,
-                study,
-                self._ledger,
-                hub=lanes.hub,
-                lanes=self._plan.at_most,
-                has_room=lanes.has_room,
-            )
-            return self._search(search, lanes, progress)
+        return study
 
     def _nothing_to_do(self) -> str:
         """Why no trial is to be trained in this session; empty when some are."""

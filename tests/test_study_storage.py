@@ -10,6 +10,7 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 from postgresql import PASSWORD, PostgresqlServer, postgresql_server, server_programs
 
@@ -141,6 +142,26 @@ def lose_answers(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
     for name in names:
         monkeypatch.setattr(optuna.storages.RDBStorage, name, losing(getattr(optuna.storages.RDBStorage, name)))
+
+
+def test_a_database_of_mlflow_is_left_alone(tmp_path: Path) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    SqlAlchemyStore(uri, str(tmp_path / "artifacts"))  # type: ignore[no-untyped-call]
+    before = sqlalchemy.inspect(sqlalchemy.create_engine(uri)).get_table_names()
+    with pytest.raises(StorageError, match=r"storage.uri: sqlite:.*mlflow.db holds MLflow's tables"):
+        open_storage(uri)
+    assert sqlalchemy.inspect(sqlalchemy.create_engine(uri)).get_table_names() == before
+
+
+def test_studies_and_mlflow_need_a_database_each() -> None:
+    both = {
+        "storage": {"uri": "postgresql+psycopg://me:secret@host:5432/one"},
+        "tracking": {"uri": "postgresql://you@host:5432/one"},
+    }
+    with pytest.raises(ConfigError, match=r"me:\*\*\*@host:5432/one', MLflow's database \(tracking.uri\)"):
+        load_sweep({**SWEEP, **both})
 
 
 @pytest.mark.parametrize(

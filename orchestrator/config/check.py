@@ -188,9 +188,9 @@ def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
         yield from (unknown(f"search.{name}", str(value), list_optimizers()) for value in strangers)
     if (recipe := sections.get("recipe")) is not None and recipe not in list_recipes():
         yield unknown("recipe", recipe, list_recipes())
-    if storage := sections.get("storage"):
-        yield from storage_problems(storage)
     tracking = sections.get("tracking")
+    if storage := sections.get("storage"):
+        yield from storage_problems(storage, tracking.uri if tracking else None)
     if tracking and tracking.uri is not None and scheme_of(tracking.uri) not in SCHEMES:
         yield Problem(
             "tracking.uri",

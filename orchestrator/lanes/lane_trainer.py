@@ -18,6 +18,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from orchestrator.config.schema import ResourcesConfig
 from orchestrator.lanes.announcer import Announcer
 from orchestrator.lanes.lane_setting import LaneSetting
+from orchestrator.lanes.preemption_watch import LatePreemptionCallback
 from orchestrator.lanes.process_group import ProcessGroupConfig
 from orchestrator.lanes.worker import lane_loop
 
@@ -64,6 +65,7 @@ def run_lane(setting: LaneSetting, place: LanePlace) -> None:
         ray.exceptions.RayActorError: The controller died.
     """
     resources = place.resources
+    callbacks: list[Any] = [Announcer(setting.lane, setting.hub), LatePreemptionCallback()]
     coordinator = get_or_create_autoscaling_coordinator()  # starts beside the controller, which would wait for it
     trainer = _LaneTrainer(
         lane_loop,
@@ -84,7 +86,7 @@ def run_lane(setting: LaneSetting, place: LanePlace) -> None:
                 controller_failure_limit=_MAX_GROUP_LOSSES,
                 max_preemption_failures=-1,
             ),
-            callbacks=[Announcer(setting.lane, setting.hub)],  # type: ignore[list-item]  # internal ones pass too
+            callbacks=callbacks,
         ),
     )
     try:

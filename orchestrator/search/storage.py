@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import sqlalchemy
 import sqlalchemy.exc
 import tenacity
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
@@ -102,7 +103,9 @@ class StudyStorage(RDBStorage):
         self._patience_s = patience_s
         self._last_numbers: dict[int, int] = {}
         self._is_lost = False
-        super().__init__(address.render_as_string(hide_password=False), engine_kwargs=options)
+        location = address.render_as_string(hide_password=False)
+        _refuse_mlflow(location, options)
+        super().__init__(location, engine_kwargs=options)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """See `optuna.storages.BaseStorage`; a repeated call finds its own first one and is content."""
@@ -172,6 +175,24 @@ def _repeated(name: str) -> Callable[..., Any]:
 
 for _name in _REPEATED:
     setattr(StudyStorage, _name, _repeated(_name))
+
+
+def _refuse_mlflow(location: str, options: dict[str, Any]) -> None:
+    """Both keep the version of their tables under the same name, so that neither would understand the other's.
+
+    Raises:
+        StorageError: The database holds MLflow's tables.
+    """
+    engine = sqlalchemy.create_engine(location, **options)
+    try:
+        is_taken = sqlalchemy.inspect(engine).has_table("experiment_tags")
+    finally:
+        engine.dispose()
+    if is_taken:
+        raise StorageError(
+            f"storage.uri: {without_password(location)} holds MLflow's tables. Give the studies a database "
+            "of their own, such as `CREATE DATABASE studies`"
+        )
 
 
 def _is_absence(error: BaseException) -> bool:

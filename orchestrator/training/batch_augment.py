@@ -10,7 +10,6 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
@@ -106,6 +105,8 @@ class BatchAugmentation:
 
     def mixing(self, size: tuple[int, int], draws: SampleDraws, device: torch.device) -> Mixing:
         """Shares and boxes for images of this height and width; only where `mixes`."""
+        from scipy.special import betaincinv  # takes a fifth of a second to import
+
         cuts = np.full(len(draws), self.cutmix_alpha > 0)
         if self.mixup_alpha and self.cutmix_alpha:
             cuts = draws.uniform("switch")[:, 0] < self.mix_switch
