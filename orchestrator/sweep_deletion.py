@@ -95,7 +95,7 @@ def plan_deletion(
 
 def delete_sweep(deletion: Deletion) -> None:
     """Takes away what was found; the folder goes last, so that a deletion that fails can be repeated."""
-    from orchestrator.tracking.mlflow_runs import delete_runs
+    from orchestrator.tracking.mlflow_deletion import delete_runs
 
     if deletion.mlflow_runs:
         delete_runs(deletion.mlflow_runs, deletion.tracking_uri)

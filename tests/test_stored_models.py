@@ -218,6 +218,16 @@ def test_better_weights_take_the_place_of_a_model_and_what_is_dropped_goes(tmp_p
     assert [kept.model_id for kept in told.models()] == [model.model_id]
 
 
+def test_a_deleted_sweep_leaves_only_models_of_the_registry(tmp_path: Path) -> None:
+    told = Told(tmp_path)
+    told.replay()
+    where = ("--runs-dir", str(tmp_path))
+    command("register", "s", "--as", "digits", "--trial", "1", *where)
+    assert len(told.models()) == 2
+    command("delete", "s", "--yes", *where)
+    assert [model.name for model in told.models()] == ["s-trial-00001"]
+
+
 def test_a_damaged_checkpoint_holds_up_nothing(tmp_path: Path) -> None:
     told = Told(tmp_path)
     told.best(0).write_bytes(told.best(0).read_bytes()[:-50])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlparse
@@ -204,17 +204,3 @@ def _sweep_run(client: MlflowClient, uid: str, tracking_uri: str) -> Run:
     if not found:
         raise TrackingError(f"MLflow at {shown} has no run of this sweep; `spatialsweep sync` sends it")
     return found[0]
-
-
-def delete_runs(runs: Iterable[str], tracking_uri: str) -> None:
-    """Marks runs as deleted, as MLflow does: `mlflow gc` removes them, `mlflow runs restore` brings them back.
-
-    Raises:
-        TrackingError: The server does not answer, or refuses.
-    """
-    try:
-        client = MlflowClient(tracking_uri)
-        for run in runs:
-            client.delete_run(run)
-    except MlflowException as error:
-        raise TrackingError(f"MLflow at {without_password(tracking_uri)} keeps its runs: {error}") from None

@@ -1,0 +1,36 @@
+"""Takes the runs of a sweep out of MLflow, and the models made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from orchestrator.errors import TrackingError
+from orchestrator.tracking.addresses import without_password
+from orchestrator.tracking.stored_checkpoints import versions_of
+
+
+def delete_runs(runs: Iterable[str], tracking_uri: str) -> None:
+    """Marks runs as deleted, as MLflow does: `mlflow gc` removes them, `mlflow runs restore` brings them back.
+
+    Their models go for good, but for those that somebody has put into the model registry.
+
+    Raises:
+        TrackingError: The server does not answer, or refuses.
+    """
+    try:
+        client = MlflowClient(tracking_uri)
+        for run in runs:
+            _delete_models_of(run, client)
+            client.delete_run(run)
+    except MlflowException as error:
+        raise TrackingError(f"MLflow at {without_password(tracking_uri)} keeps its runs: {error}") from None
+
+
+def _delete_models_of(run: str, client: MlflowClient) -> None:
+    experiment = client.get_run(run).info.experiment_id
+    for model in client.search_logged_models([experiment], f"source_run_id = '{run}'"):
+        if not versions_of(client, model):
+            client.delete_logged_model(model.model_id)
