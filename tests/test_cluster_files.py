@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = ROOT / "cluster"
 KUBERNETES = "1.33"
 
+MLFLOW = ("Deployment", "mlflow")
+
 
 def documents(name: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((CLUSTER / "kuberay" / name).read_text()))
@@ -87,6 +89,28 @@ def test_the_manifests_refer_to_each_other() -> None:
         for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
             claims = [volume.get("persistentVolumeClaim") for volume in group["template"]["spec"]["volumes"]]
             assert {"claimName": "spatialsweep-shared"} in claims
+
+
+def test_mlflow_has_users_and_every_secret_is_one_to_be_made() -> None:
+    from cluster.mlflow import ServerSettings
+
+    made = set(re.findall(r"create secret generic (\S+)", (CLUSTER / "kuberay" / "services.yaml").read_text()))
+    texts = [path.read_text() for path in (CLUSTER / "kuberay").glob("*.yaml")]
+    named = {name for text in texts for name in re.findall(r"secretKeyRef: \{name: ([^,]+)", text)}
+    assert named | {"spatialsweep-token"} == made
+    (server,) = [one for one in documents("services.yaml") if (one["kind"], one["metadata"]["name"]) == MLFLOW]
+    (box,) = server["spec"]["template"]["spec"]["containers"]
+    assert box["args"][:3] == ["python", "-m", "cluster.mlflow"]
+    options = dict(argument.removeprefix("--").split("=", 1) for argument in box["args"][3:])
+    variables = {variable["name"]: variable.get("value", "of a secret") for variable in box["env"]}
+    settings = ServerSettings(
+        database=variables["MLFLOW_BACKEND_STORE_URI"],
+        artifacts=options["artifacts"],
+        host=options["host"],
+        allowed_hosts=tuple(options["allowed-hosts"].split(",")),
+        admin_password=variables["MLFLOW_AUTH_ADMIN_PASSWORD"] * 2,
+    )
+    assert list(settings.problems()) == []
 
 
 def test_the_sweep_of_the_job_is_one_and_its_command_begins_it_or_goes_on(tmp_path: Path) -> None:
