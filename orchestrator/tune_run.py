@@ -11,6 +11,7 @@ from ray import tune
 from ray.tune.stopper import Stopper
 
 from orchestrator.config.schema import SweepConfig
+from orchestrator.errors import SpatialSweepError
 from orchestrator.lanes.client import TrialClient
 from orchestrator.ledger import Ledger
 from orchestrator.search.callback import SweepCallback
@@ -106,7 +107,7 @@ class TuneRun:
         try:
             self._tuner().fit()
         except Exception as error:  # handed to the main thread, which raises it
-            self.failure = error
+            self.failure = _cause_of_ours(error)
 
     def _tuner(self) -> tune.Tuner:
         trainable = tune.with_parameters(
@@ -136,3 +137,13 @@ class TuneRun:
                 verbose=0,
             ),
         )
+
+
+def _cause_of_ours(error: Exception) -> Exception:
+    """What a callback or the searcher raised with a message for the user; Tune shows its traceback instead."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, SpatialSweepError):
+            return inner.with_traceback(None)
+        inner = inner.__cause__ or inner.__context__
+    return error

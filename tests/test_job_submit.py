@@ -13,7 +13,8 @@ import pytest
 from cluster import LocalHead, local_head
 
 ROOT = Path(__file__).resolve().parents[1]
-SUBMIT = "ray job submit --working-dir . -- python -m orchestrator run sweeps/digits.yaml"
+TRIALS = 4
+SUBMIT = f"ray job submit --working-dir . -- python -m orchestrator run sweeps/digits.yaml --set trials={TRIALS}"
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -36,9 +37,11 @@ def test_a_submitted_sweep_runs_to_its_end_and_logs_plain_lines(tmp_path: Path) 
 
     lines = done.stdout.splitlines()
     progress = [
-        line for line in lines if re.match(r"\d\d:\d\d  \d+/12 trials done, \d+ running, .* \| best val/top1", line)
+        line
+        for line in lines
+        if re.match(rf"\d\d:\d\d  \d+/{TRIALS} trials done, \d+ running, .* \| best val/top1", line)
     ]
-    assert len(progress) >= 12
+    assert len(progress) >= TRIALS
     assert "\x1b[2K" not in "".join(progress)
     assert any(line.startswith("digits: finished") for line in lines)
     runs_dir = tmp_path / "spatialsweep" / "runs"
@@ -46,7 +49,7 @@ def test_a_submitted_sweep_runs_to_its_end_and_logs_plain_lines(tmp_path: Path) 
     assert f"Dashboard: spatialsweep dashboard digits --runs-dir {runs_dir}" in lines
 
     trials = pq.read_table(runs_dir / "digits" / "trials.parquet").to_pylist()
-    assert len(trials) == 12
+    assert len(trials) == TRIALS
     assert {row["status"] for row in trials} <= {"finished", "pruned"}
     best = max((row for row in trials if row["status"] == "finished"), key=lambda row: row["value"])
     assert best["test_top1"] > 0.97
