@@ -123,6 +123,8 @@ class Ledger:
         self._journal = journal
         self._lock = threading.RLock()
         self._trials: dict[int, TrialRecord] = {}
+        self._open: set[int] = set()
+        self._over: list[int] = []
         self._rejected: dict[int, RejectedTrial] = {}
         self._spending = Spending()
         self.ended_by = ""
@@ -253,11 +255,22 @@ class Ledger:
 
     def count_over(self) -> int:
         """Trials that will never train again."""
-        return sum(trial.is_over for trial in self.trials())
+        with self._lock:
+            return len(self._over)
+
+    def over_since(self, count: int) -> list[TrialRecord]:
+        """Trials that will never train again, but for the first so many, in the order of their ends."""
+        with self._lock:
+            return [self._trials[number] for number in self._over[count:]]
+
+    def open(self) -> list[TrialRecord]:
+        """Trials that train, or were interrupted, by number."""
+        with self._lock:
+            return [self._trials[number] for number in sorted(self._open)]
 
     def running(self) -> list[TrialRecord]:
         """Trials that have not ended."""
-        return [trial for trial in self.trials() if trial.status is TrialStatus.RUNNING]
+        return [trial for trial in self.open() if trial.status is TrialStatus.RUNNING]
 
     def cost_now(self, number: int) -> Cost:
         """What a trial has cost until now."""
@@ -289,7 +302,18 @@ class Ledger:
                 found = RejectedTrial(event["trial"], event["params"], event["rule"], event["reason"])
                 self._rejected[found.number] = found
         fold(self._trials, event)
+        self._sort_in(self._trials.get(event.get("trial", -1)))
         self._spending.fold(event)
+
+    def _sort_in(self, trial: TrialRecord | None) -> None:
+        """Whoever looks time and again at the trials does not look through all that ever were."""
+        if trial is None:
+            return
+        if not trial.is_over:
+            self._open.add(trial.number)
+        elif trial.number in self._open:
+            self._open.remove(trial.number)
+            self._over.append(trial.number)
 
 
 def count_rejected(counts: Mapping[str, int]) -> str:

@@ -29,25 +29,26 @@ class Retention:
         self._aims = Aims.of(config)
         self._folder = folder
         self._ledger = ledger
-        self._kept: set[int] = set()
-        self._emptied: set[int] = set()
+        self._kept: list[TrialRecord] = []
+        self._looked_at = 0
 
     def apply(self) -> None:
         """Deletes what is not kept; does nothing unless a trial has ended since the last time.
 
         A trial whose checkpoints were deleted is not looked at again: those that were better stay better.
         """
-        over = [record for record in self._ledger.trials() if record.is_over and record.number not in self._emptied]
-        if self._kept.issuperset(record.number for record in over):
+        fresh = self._ledger.over_since(self._looked_at)
+        if not fresh:
             return
+        over = sorted([*self._kept, *fresh], key=lambda record: record.number)
         best = {record.number for record in self._best(over)}
         by_end = sorted(over, key=lambda record: record.ended_s or 0.0, reverse=True)
         newest = {record.number for record in by_end[: self._keep.last]}
         for record in over:
             kept = {"best.pt"} if record.number in best else set()
             self._prune(record, {"best.pt", "last.pt", "previous.pt"} if record.number in newest else kept)
-        self._kept = best | newest
-        self._emptied.update(record.number for record in over if record.number not in self._kept)
+        self._kept = [record for record in over if record.number in best | newest]
+        self._looked_at += len(fresh)
 
     def _best(self, over: Sequence[TrialRecord]) -> list[TrialRecord]:
         """Those whose weights are worth keeping: nothing that a result calls the best is ever deleted."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.budget import Budget, Usage
@@ -103,8 +103,37 @@ class Standing:
     best_model: str
 
 
+@dataclass
+class _Over:
+    """What the trials that are over amount to. Each is counted once, so that a look takes as long after thousands.
+
+    Args:
+        counts: By status.
+        reasons: First lines of why trials failed or diverged.
+        held_s: How long those that were timed had their lanes.
+        timed: How many those are.
+        top: The best, with what they rank by.
+    """
+
+    counts: Counter[TrialStatus] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    held_s: float = 0.0
+    timed: int = 0
+    top: list[tuple[Any, Ranked]] = field(default_factory=list)
+
+    def add(self, trial: TrialRecord, ranked: tuple[Any, Ranked] | None) -> None:
+        """Takes one more in."""
+        self.counts[trial.status] += 1
+        if trial.status in (TrialStatus.FAILED, TrialStatus.DIVERGED):
+            self.reasons[next(iter(trial.reason.splitlines()), str(trial.status))] += 1
+        if trial.cost.held_s:
+            self.held_s, self.timed = self.held_s + trial.cost.held_s, self.timed + 1
+        if ranked is not None:
+            self.top = _best([*self.top, ranked])
+
+
 class Standings:
-    """Looks at a ledger time and again; what will change no more is remembered, so that a look stays quick.
+    """Looks at a ledger time and again.
 
     Args:
         config: Of the sweep.
@@ -118,50 +147,43 @@ class Standings:
         self._plan = plan
         self._aims = Aims.of(config)
         self._budget = Budget(config.budget, config.objective)
-        self._over: dict[int, tuple[Any, Ranked] | None] = {}
+        self._over = _Over()
 
     def now(self) -> Standing:
         """How the sweep stands."""
-        trials, so_far = self._ledger.trials(), self._ledger.so_far()
-        counts = Counter(trial.status for trial in trials)
+        for trial in self._ledger.over_since(self._over.counts.total()):
+            self._over.add(trial, self._ranked(trial))
+        trials, so_far = self._ledger.open(), self._ledger.so_far()
+        counts = self._over.counts + Counter(trial.status for trial in trials)
         running = [self._running(trial) for trial in trials if trial.status is TrialStatus.RUNNING]
-        ended = len(trials) - len(running)
-        left_s, left_by = self._left(trials, running, so_far)
+        left_s, left_by = self._left(running, so_far)
         best = so_far.best_trial
+        ranked = [row for trial in trials if (row := self._ranked(trial)) is not None]
         return Standing(
             name=self._config.name,
             metric=self._config.objective.metric,
             wanted=self._config.trials,
-            ended=ended,
+            ended=counts.total() - len(running),
             counts=counts,
             rejected=len(self._ledger.rejected()),
             so_far=so_far,
             left_s=left_s,
             left_by=left_by,
             usage=self._budget.usage(so_far),
-            top=self._top(trials),
+            top=[row for _, row in _best([*self._over.top, *ranked])],
             running=running,
-            failures=self._failures(trials),
+            failures=self._over.reasons.most_common(_REASONS),
             devices=self._devices(trials),
             best_model="" if best is None else _model(self._ledger.trial(best)),
         )
 
-    def _top(self, trials: Sequence[TrialRecord]) -> list[Ranked]:
-        rows = [row for trial in trials if (row := self._ranked(trial)) is not None]
-        return [row for _, row in heapq.nsmallest(_TOP, rows, key=lambda row: row[0])]
-
     def _ranked(self, trial: TrialRecord) -> tuple[Any, Ranked] | None:
-        if trial.number in self._over and trial.is_over:
-            return self._over[trial.number]
         value = trial.best(self._config.objective.metric, self._config.objective.mode)
-        found = None
-        if value is not None:
-            feasible = self._aims.is_feasible(trial)
-            row = Ranked(trial.number, _model(trial), value, trial.epochs, trial.status, feasible, trial.params)
-            found = (self._aims.rank(trial), row)
-        if trial.is_over:
-            self._over[trial.number] = found
-        return found
+        if value is None:
+            return None
+        feasible = self._aims.is_feasible(trial)
+        row = Ranked(trial.number, _model(trial), value, trial.epochs, trial.status, feasible, trial.params)
+        return self._aims.rank(trial), row
 
     def _running(self, trial: TrialRecord) -> Running:
         value = trial.reports[-1].get(self._config.objective.metric, math.nan) if trial.reports else math.nan
@@ -169,11 +191,6 @@ class Standings:
         known = value if math.isfinite(value) else None
         held_s = self._ledger.cost_now(trial.number).held_s
         return Running(trial.number, _model(trial), trial.epochs, epochs, known, held_s)
-
-    def _failures(self, trials: Sequence[TrialRecord]) -> list[tuple[str, int]]:
-        bad = (TrialStatus.FAILED, TrialStatus.DIVERGED)
-        reasons = [next(iter(trial.reason.splitlines()), str(trial.status)) for trial in trials if trial.status in bad]
-        return Counter(reasons).most_common(_REASONS)
 
     def _devices(self, trials: Sequence[TrialRecord]) -> str:
         workers = sum(
@@ -187,31 +204,31 @@ class Standings:
         named = [_counted(gpus, "GPU")] if gpus else []
         return " and ".join([*named, _counted(cpus, "CPU")]) + " in use"
 
-    def _left(
-        self, trials: Sequence[TrialRecord], running: Sequence[Running], so_far: SoFar
-    ) -> tuple[float | None, str]:
+    def _left(self, running: Sequence[Running], so_far: SoFar) -> tuple[float | None, str]:
         """The time until the trials are used up, or a limit is, whichever comes first."""
         limits = self._budget.left_s(so_far, self._rates())
-        by_trials = self._left_of_trials(trials, running)
+        by_trials = self._left_of_trials(running)
         if by_trials is not None and all(by_trials <= left for left in limits.values()):
             return by_trials, ""
         name = min(limits, key=lambda name: limits[name], default="")
         return limits.get(name), name
 
-    def _left_of_trials(self, trials: Sequence[TrialRecord], running: Sequence[Running]) -> float | None:
-        held = [trial.cost.held_s for trial in trials if trial.is_over and trial.cost.held_s]
-        typical = sum(held) / len(held) if held else _projected(running)
+    def _left_of_trials(self, running: Sequence[Running]) -> float | None:
+        typical = self._over.held_s / self._over.timed if self._over.timed else _projected(running)
         if typical is None:
             return None
         begun = sum(max(0.0, typical - trial.held_s) for trial in running)
-        over = sum(trial.is_over for trial in trials)
-        waiting = max(0, self._config.trials - over - len(running))
+        waiting = max(0, self._config.trials - self._over.counts.total() - len(running))
         return (begun + waiting * typical) / max(1, self._plan.lanes, len(running))
 
     def _rates(self) -> tuple[float, float]:
         """CPUs and GPUs that full lanes reserve."""
         workers = self._plan.lanes * self._plan.workers
         return workers * self._config.resources.cpus_per_worker, workers * self._plan.gpus_per_worker
+
+
+def _best(rows: Iterable[tuple[Any, Ranked]]) -> list[tuple[Any, Ranked]]:
+    return heapq.nsmallest(_TOP, rows, key=lambda row: row[0])
 
 
 def _projected(running: Sequence[Running]) -> float | None:

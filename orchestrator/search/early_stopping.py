@@ -12,17 +12,30 @@ from typing import Any
 import numpy as np
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from orchestrator.ledger import Ledger, TrialRecord
 from orchestrator.search.recollection import Recollection
 
+_WAITING = (TuneTrial.PENDING, TuneTrial.PAUSED)
 
-class Asha(Recollection, AsyncHyperBandScheduler):
+
+class OldestFirst(FIFOScheduler):
+    """Runs trials in the order they were proposed in, and stops none."""
+
+    def choose_trial_to_run(self, tune_controller: TuneController) -> TuneTrial | None:
+        """The oldest that waits, those that were paused last. Tune's own looks through all trials there ever were."""
+        waiting = [trial for trial in tune_controller.get_live_trials() if trial.status in _WAITING]
+        return min(
+            waiting, key=lambda trial: (_WAITING.index(trial.status), trial.config["trial"]["number"]), default=None
+        )
+
+
+class Asha(Recollection, OldestFirst, AsyncHyperBandScheduler):
     """Asynchronous successive halving whose rungs outlast the driver."""
 
 
-class HyperBand(Recollection, AsyncHyperBandScheduler):
+class HyperBand(Recollection, OldestFirst, AsyncHyperBandScheduler):
     """Asynchronous successive halving in as many brackets as there are rungs; bracket s starts s rungs later.
 
     The bracket of a trial follows from the seed and its number, with HyperBand's shares: the bracket that stops
@@ -58,7 +71,7 @@ def brackets(max_t: int, grace_period: int, reduction_factor: int) -> int:
     return math.floor(math.log(max_t / grace_period, reduction_factor) + 1e-9) + 1
 
 
-class Median(Recollection, MedianStoppingRule):
+class Median(Recollection, OldestFirst, MedianStoppingRule):
     """Stops a trial whose best value is worse than the median of what the others had on average by then."""
 
     def on_trial_complete(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> None:

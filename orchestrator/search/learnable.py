@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import copy
 from collections.abc import Container, Sequence
 
@@ -16,50 +17,92 @@ REJECTED = "rejected"
 _BEST_SHARE = 0.2
 
 
+class TrialMemory:
+    """What samplers are shown of a study's trials, kept up from one proposal to the next.
+
+    A trial that diverged or was rejected is shown as a pruned one, and a poor one at that: Optuna's samplers pass over
+    failed trials, and would propose again and again what diverges. Where there is a size, the best and the newest are
+    shown. A trial that has ended is looked at once, so that a proposal takes as long after thousands of trials as after
+    hundreds.
+
+    Args:
+        size: Trials to show at most, those that have not ended not counted; None shows all.
+        directions: Of the objectives; with several, all trials are shown.
+    """
+
+    def __init__(self, size: int | None, directions: Sequence[StudyDirection]) -> None:
+        self._size = size if len(directions) == 1 else None
+        self._sign = -1.0 if directions[0] is StudyDirection.MAXIMIZE else 1.0
+        self._seen = 0
+        self._open: list[int] = []
+        self._ended: dict[int, FrozenTrial] = {}
+        self._numbers: list[int] = []  # of the ended ones, ascending
+        self._best: list[tuple[float, int]] = []  # smallest first
+
+    def recall(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """What to show of a study, by number.
+
+        Args:
+            trials: All there are: trial n at place n.
+        """
+        candidates = [*self._open, *range(self._seen, len(trials))]
+        self._seen, self._open = len(trials), []
+        for number in candidates:
+            if trials[number].state.is_finished():
+                self._note(_learnable(trials[number]))
+            else:
+                self._open.append(number)
+        shown = {number: self._ended[number] for number in self._numbers_to_show()}
+        shown |= {number: trials[number] for number in self._open}
+        return [shown[number] for number in sorted(shown)]
+
+    def _note(self, trial: FrozenTrial) -> None:
+        self._ended[trial.number] = trial
+        bisect.insort(self._numbers, trial.number)
+        if self._size is not None and trial.state is TrialState.COMPLETE:
+            bisect.insort(self._best, (self._sign * (trial.value or 0.0), trial.number))
+            del self._best[round(_BEST_SHARE * self._size) :]
+
+    def _numbers_to_show(self) -> Sequence[int]:
+        if self._size is None or len(self._numbers) <= self._size:
+            return self._numbers
+        shown = [number for _, number in self._best]
+        best = set(shown)
+        for number in reversed(self._numbers):
+            if len(shown) == self._size:
+                break
+            if number not in best:
+                shown.append(number)
+        return shown
+
+
 class LearnableStudy(optuna.Study):
     """A study as it stood when a trial was proposed, read once.
 
-    A trial that diverged or was rejected shows as a pruned one, and a poor one at that: Optuna's samplers pass over
-    failed trials, and would propose again and again what diverges. Where there is a memory, it holds the best trials
-    and the newest, so that a proposal takes as long after thousands of trials as after hundreds.
-
     Args:
         study: The whole one.
-        memory: Trials to show at most, running ones not counted; None shows all, as do several objectives.
+        memory: Of what was read before.
     """
 
-    def __init__(self, study: optuna.Study, memory: int | None) -> None:
+    def __init__(self, study: optuna.Study, memory: TrialMemory) -> None:
         self.__dict__ = {**study.__dict__}  # the same study, its cache of trials included
-        self._memory = memory if len(study.directions) == 1 else None
+        self._memory = memory
         self._shown: list[FrozenTrial] | None = None
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         if self._shown is None:
-            trials = [_learnable(trial) for trial in super()._get_trials(deepcopy=False, use_cache=False)]
-            self._shown = _remembered(trials, self._memory, self.directions[0])
+            self._shown = self._memory.recall(super()._get_trials(deepcopy=False, use_cache=False))
         found = [trial for trial in self._shown if states is None or trial.state in states]
         return copy.deepcopy(found) if deepcopy else found
 
 
 def _learnable(trial: FrozenTrial) -> FrozenTrial:
-    is_poor = trial.user_attrs.get(OUTCOME) == DIVERGED or REJECTED in trial.user_attrs
-    if trial.state is not TrialState.FAIL or not is_poor:
+    if trial.state is not TrialState.FAIL:
+        return trial
+    if trial.user_attrs.get(OUTCOME) != DIVERGED and REJECTED not in trial.user_attrs:
         return trial
     poor = copy.copy(trial)
     poor.state, poor.intermediate_values = TrialState.PRUNED, {}
     return poor
-
-
-def _remembered(trials: Sequence[FrozenTrial], memory: int | None, direction: StudyDirection) -> list[FrozenTrial]:
-    """The best and the newest of those that are over, and all others, by number."""
-    over = [trial for trial in trials if trial.state.is_finished()]
-    if memory is None or len(over) <= memory:
-        return list(trials)
-    scored = [trial for trial in over if trial.state is TrialState.COMPLETE]
-    scored.sort(key=lambda trial: trial.value or 0.0, reverse=direction is StudyDirection.MAXIMIZE)
-    kept = {trial.number for trial in scored[: round(_BEST_SHARE * memory)]}
-    others = [trial.number for trial in over if trial.number not in kept]
-    kept.update(others[len(kept) - memory :])
-    return [trial for trial in trials if not trial.state.is_finished() or trial.number in kept]

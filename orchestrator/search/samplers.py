@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.config.study_settings import SamplerConfig
 from orchestrator.search.grid import GridSampler
-from orchestrator.search.learnable import DIVERGED, OUTCOME, LearnableStudy
+from orchestrator.search.learnable import DIVERGED, OUTCOME, LearnableStudy, TrialMemory
 from search_spaces import SearchSpace
 
 __all__ = ["DIVERGED", "OUTCOME", "SweepSampler", "create_sampler"]
@@ -42,6 +42,7 @@ class SweepSampler(BaseSampler):
         self._grid = GridSampler(space, seed) if sampler.name == "grid" else None
         self._current: tuple[int, BaseSampler] | None = None
         self._view: tuple[int, LearnableStudy] | None = None
+        self._memory: TrialMemory | None = None
 
     def is_exhausted(self, study: optuna.Study) -> bool:
         """Whether every configuration there is was proposed; only a grid ever ends."""
@@ -85,8 +86,10 @@ class SweepSampler(BaseSampler):
 
     def _seen(self, study: optuna.Study, trial: FrozenTrial) -> LearnableStudy:
         """The study as it stood when the trial was begun."""
+        if self._memory is None:
+            self._memory = TrialMemory(_TPE_MEMORY if self._sampler.name == "tpe" else None, study.directions)
         if self._view is None or self._view[0] != trial.number:
-            self._view = trial.number, LearnableStudy(study, _TPE_MEMORY if self._sampler.name == "tpe" else None)
+            self._view = trial.number, LearnableStudy(study, self._memory)
         return self._view[1]
 
     def _made_for(self, number: int) -> BaseSampler:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.config.schema import SweepConfig
 from orchestrator.lanes.client import EPOCH
 from orchestrator.ledger import Ledger
-from orchestrator.search.early_stopping import Asha, HyperBand, Median
+from orchestrator.search.early_stopping import Asha, HyperBand, Median, OldestFirst
 from orchestrator.search.population import PopulationTraining
 from orchestrator.sweep_folder import SweepFolder
 
@@ -34,7 +34,7 @@ def create_trial_scheduler(config: SweepConfig, ledger: Ledger, folder: SweepFol
         case "pbt":
             return PopulationTraining(config, ledger, folder)
         case "none":
-            return FIFOScheduler()
+            return OldestFirst()  # type: ignore[no-untyped-call]
 
 
 def takes_lanes(config: SweepConfig) -> bool:
