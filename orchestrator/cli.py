@@ -12,6 +12,7 @@ import typer
 from orchestrator import data_cli, network_cli, report_cli, sweep_cli, tracking_cli
 from orchestrator.errors import ConfigError, ResumeError, SpatialSweepError, SweepNameError
 from orchestrator.provenance import package_version
+from orchestrator.quick_imports import quick_imports
 from orchestrator.submitted_with import version_report
 from orchestrator.sweep_cli import RunsDir, assignments_of, wide_console
 
@@ -84,11 +85,12 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a sweep to its end and show what it found."""
-    from orchestrator.config import load_sweep
-
     for line in version_report():
         typer.echo(line)
-    config = load_sweep(sweep, assignments_of(assignments, tracking_uri, runs_dir, name))
+    with quick_imports():
+        from orchestrator.config import load_sweep
+
+        config = load_sweep(sweep, assignments_of(assignments, tracking_uri, runs_dir, name))
     if dry_run:
         _dry_run(config, address, as_json=as_json)
     else:
@@ -205,9 +207,10 @@ def _run(
     sweep_file: Path | None = None,
 ) -> None:
     """Runs a sweep, shows what it found, and leaves with a code that says how it went."""
-    from orchestrator.ledger import TrialStatus
-    from orchestrator.progress import print_outcome
-    from orchestrator.sweep import run_sweep
+    with quick_imports():
+        from orchestrator.ledger import TrialStatus
+        from orchestrator.progress import print_outcome
+        from orchestrator.sweep import run_sweep
 
     console = wide_console()
     result = run_sweep(

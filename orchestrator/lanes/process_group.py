@@ -17,6 +17,7 @@ from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
 
 from orchestrator.lanes.network_interface import use_interface_of
+from orchestrator.quick_imports import begin_imports
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class ProcessGroupBackend(Backend):
 
 
 def _join(config: ProcessGroupConfig, meet: tuple[str, int], rank: int, size: int, several_hosts: bool) -> None:
+    begin_imports()  # of torch here, and of the networks after; the loop of the lane ends it
     from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group
 
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = meet[0], str(meet[1])

@@ -26,6 +26,7 @@ from orchestrator.lanes.lane_setting import LaneSetting
 from orchestrator.lanes.messages import Ending, Fate, Member, Next, Order, Report, Verdict
 from orchestrator.lanes.node_load import NodeLoad, node_name
 from orchestrator.lanes.trial_log import in_words, trial_log
+from orchestrator.quick_imports import end_imports
 from orchestrator.training.checkpoints import TrialCheckpoints
 from orchestrator.training.clean_slate import clean_slate
 from orchestrator.training.device_images import DeviceImages
@@ -61,6 +62,7 @@ def lane_loop(setting: Mapping[str, Any]) -> None:
     Raises:
         LaneBrokenError: The peers of this rank hang or are lost; Train starts a new worker group.
     """
+    end_imports()  # which this process has begun to join its group
     lane: LaneSetting = setting["lane"]
     member, workers = _say_hello(lane)
     load = NodeLoad() if ray.train.get_context().get_local_rank() == 0 else None
