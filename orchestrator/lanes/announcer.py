@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import ray
@@ -17,6 +18,7 @@ _GROUP_GONE = (
     states.FinishedState,
 )
 _LOSS_TO_COME = (states.PreemptingState, states.ResizingState)
+_WAIT_S = 1.0  # as often as Train itself asks what the cluster has for an elastic group
 
 
 class Announcer(ControllerCallback, WorkerGroupCallback):
@@ -39,8 +41,14 @@ class Announcer(ControllerCallback, WorkerGroupCallback):
         """Every 2 s."""
         self._announce()
 
-    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:  # noqa: ARG002
-        """Tells losses of the worker group, and which of them are nobody's failure."""
+    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+        """Tells losses of the worker group, and which of them are nobody's failure.
+
+        While an elastic group waits for its least number of workers, Train decides again and again, without a pause,
+        to do nothing: that took a whole core for each lane that waits, and told the hub of one loss a thousand times.
+        """
+        if current_state is previous_state:
+            time.sleep(_WAIT_S)
         error = getattr(current_state, "training_failed_error", None)
         if isinstance(current_state, _LOSS_TO_COME) or (error is not None and _is_preemption_failure(error)):
             self._hub.excuse.remote(self._lane)
