@@ -23,8 +23,9 @@ from orchestrator.sweep_folder import SweepFolder
 _JOIN_TIMEOUT_S = 30.0
 # Only the death of a trial's actor is an error to Tune; another takes its place, while the lane trains on.
 _MAX_CLIENT_LOSSES = 10
-# Each trial actor takes this share of the head node and nothing else: the lanes hold the CPUs and GPUs.
-_HEAD_SHARE = {"node:__internal_head__": 0.001}
+# Each trial actor takes this share of the head node and nothing else: the lanes hold the CPUs and GPUs. It is the
+# smallest that Ray knows, so that ten thousand find room.
+_HEAD_SHARE = {"node:__internal_head__": 0.0001}
 
 
 class _StopWhen(NotPickled, Stopper):

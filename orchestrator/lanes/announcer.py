@@ -18,6 +18,8 @@ _GROUP_GONE = (
     states.FinishedState,
 )
 _LOSS_TO_COME = (states.PreemptingState, states.ResizingState)
+# Train looks at a group every 2 s; to hear from a thousand controllers as often would take the hub a third of its time.
+_REPEAT_S = 10.0
 _WAIT_S = 1.0  # as often as Train itself asks what the cluster has for an elastic group
 
 
@@ -32,14 +34,16 @@ class Announcer(ControllerCallback, WorkerGroupCallback):
     def __init__(self, lane: int, hub: Any) -> None:
         self._lane = lane
         self._hub = hub
+        self._announced_s = -_REPEAT_S
 
     def after_controller_start(self, *_: Any, **__: Any) -> None:
         """The driver can abort the controller from now on, if it does not end by itself."""
         self._announce()
 
     def after_worker_group_poll_status(self, *_: Any, **__: Any) -> None:
-        """Every 2 s."""
-        self._announce()
+        """The hub may be another one by now."""
+        if time.monotonic() - self._announced_s > _REPEAT_S:
+            self._announce()
 
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
         """Tells losses of the worker group, and which of them are nobody's failure.
@@ -56,5 +60,6 @@ class Announcer(ControllerCallback, WorkerGroupCallback):
             self._hub.group_lost.remote(self._lane)
 
     def _announce(self) -> None:
+        self._announced_s = time.monotonic()
         controller = ray.get_runtime_context().current_actor
         self._hub.adopt_controller.remote(self._lane, controller)

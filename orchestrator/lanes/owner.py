@@ -60,7 +60,9 @@ class Lanes:
         self._closing = threading.Event()
         self.failure: BaseException | None = None
         hub_actor: Any = ray.remote(LaneHub)
-        always: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "max_concurrency": 10_000}
+        always: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+        # Every rank and every trial has a call that waits there; were there one too many, none could be answered.
+        always["max_concurrency"] = 10_000 + 2 * at_most * (config.resources.max_workers + 1)
         # With the driver, without which it is of no use: Ray would put it anywhere, and that host may be lost.
         always["scheduling_strategy"] = NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=True
