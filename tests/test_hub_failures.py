@@ -24,7 +24,7 @@ from hub_calls import (
 )
 
 from orchestrator.lanes.hub import LaneHub
-from orchestrator.lanes.lane_table import GROUP_LOST
+from orchestrator.lanes.lane_table import GROUP_LOST, MOST_HOSTS_LOST
 from orchestrator.lanes.messages import Ending, Fate, Next, Report, Verdict
 
 __all__ = ["short_waits"]  # a fixture
@@ -101,6 +101,23 @@ async def test_preemption_is_no_failure() -> None:
         assert await asyncio.gather(*waiting(hub, generation)) == [A, A]
         await hub.begin(member(0, generation), A)
     event = asyncio.ensure_future(hub.next_event(A, 0, 0))
+    await hub.group_lost(0)
+    assert await event == GROUP_LOST
+
+
+@in_loop
+async def test_the_loss_of_a_host_is_no_failure_until_it_follows_the_trial() -> None:
+    hub = LaneHub(max_failures=0)
+    await started(hub)
+    event = asyncio.ensure_future(hub.next_event(A, 0, 0))
+    for generation in range(2, 2 + MOST_HOSTS_LOST):
+        for _ in range(2):  # a controller tells it in each state it passes through
+            await hub.host_lost(0)
+        await hub.group_lost(0)
+        assert await asyncio.gather(*waiting(hub, generation)) == [A, A]
+        await hub.begin(member(0, generation), A)
+    assert not event.done()
+    await hub.host_lost(0)
     await hub.group_lost(0)
     assert await event == GROUP_LOST
 

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.controller import state as states
 from ray.train.v2._internal.execution.failure_handling.default import _is_preemption_failure
@@ -17,6 +18,7 @@ _GROUP_GONE = (
     states.ErroredState,
     states.FinishedState,
 )
+_NODE_DIED = "its node has died"
 _LOSS_TO_COME = (states.PreemptingState, states.ResizingState)
 # Train looks at a group every 2 s; to hear from a thousand controllers as often would take the hub a third of its time.
 _REPEAT_S = 10.0
@@ -56,6 +58,8 @@ class Announcer(ControllerCallback, WorkerGroupCallback):
         error = getattr(current_state, "training_failed_error", None)
         if isinstance(current_state, _LOSS_TO_COME) or (error is not None and _is_preemption_failure(error)):
             self._hub.excuse.remote(self._lane)
+        elif _is_loss_of_host(error):
+            self._hub.host_lost.remote(self._lane)
         if isinstance(current_state, _GROUP_GONE):
             self._hub.group_lost.remote(self._lane)
 
@@ -63,3 +67,10 @@ class Announcer(ControllerCallback, WorkerGroupCallback):
         self._announced_s = time.monotonic()
         controller = ray.get_runtime_context().current_actor
         self._hub.adopt_controller.remote(self._lane, controller)
+
+
+def _is_loss_of_host(error: Any) -> bool:
+    """Whether a rank died with its node, as Ray tells in words only; its peers fail for want of it."""
+    failures = getattr(error, "worker_failures", {}).values()
+    causes = [getattr(failure, "health_check_failure", failure) for failure in failures]
+    return any(isinstance(cause, RayActorError) and _NODE_DIED in str(cause) for cause in causes)

@@ -273,6 +273,11 @@ class LaneHub:
         if lane in self._table.lanes:
             self._table.lanes[lane].excused = True
 
+    async def host_lost(self, lane: int) -> None:
+        """A host of the lane's worker group is gone; which is no failure of the trial, unless it is one of many."""
+        if lane in self._table.lanes:
+            self._table.excuse_loss_of_host(self._table.lanes[lane])
+
     async def abandon(self, lane: int) -> None:
         """The driver has given a lane up; a trial on it goes on elsewhere."""
         self._table.give_up(lane)

@@ -10,6 +10,7 @@ from orchestrator.lanes.lane import Lane
 from orchestrator.lanes.messages import Ending, Fate, Member, Order, Report
 
 GROUP_LOST = Ending(Fate.FAILED, "its worker group was lost (killed, out of memory, or host gone)")
+MOST_HOSTS_LOST = 10  # under one trial, before that counts as its failure
 
 
 class LaneTable:
@@ -31,6 +32,7 @@ class LaneTable:
     def __init__(self, max_failures: int = 0) -> None:
         self._max_failures = max_failures
         self._failures: Counter[str] = Counter()
+        self._hosts_lost: Counter[str] = Counter()
         self._held: dict[str, Lane] = {}  # by the trial they hold
         self._free: list[int] = []  # a heap of lanes that were ready when last touched
         self._changed: set[int | str] = set()
@@ -108,6 +110,12 @@ class LaneTable:
                 self.free(lane)
         lane.judged = True
         self.touch(lane)
+
+    def excuse_loss_of_host(self, lane: Lane) -> None:
+        """Hosts are lost for reasons of their own; but one trial after another host, and it may be its doing."""
+        if lane.order is not None and not lane.excused:
+            self._hosts_lost[lane.order.trial_id] += 1
+            lane.excused = self._hosts_lost[lane.order.trial_id] <= MOST_HOSTS_LOST
 
     def _count_failure(self, lane: Lane, order: Order, failure: Ending) -> None:
         """The trial keeps its lane for another attempt, or has failed."""
