@@ -90,12 +90,11 @@ def _say_hello(lane: LaneSetting) -> tuple[Member, Workers]:
     device = torch.device("cpu")
     if torch.cuda.is_available() and ray.get_gpu_ids():
         device = torch.device("cuda", torch.cuda.current_device())
-    generation = [ray.get(lane.hub.new_generation.remote(lane.lane)) if rank == 0 else 0]
-    if world_size > 1:
-        dist.broadcast_object_list(generation, src=0, device=device)
-    member = Member(lane.lane, generation[0], rank, world_size)
+    workers = Workers(rank, world_size, device)
+    generation: int = workers.told_by_first(ray.get(lane.hub.new_generation.remote(lane.lane)) if rank == 0 else 0)
+    member = Member(lane.lane, generation, rank, world_size)
     ray.get(lane.hub.join.remote(member))
-    return member, Workers(rank, world_size, device)
+    return member, workers
 
 
 def _train(

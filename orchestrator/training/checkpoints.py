@@ -63,16 +63,17 @@ class TrialCheckpoints:
         Raises:
             CheckpointError: Both states are damaged.
         """
-        chosen, fault = None, ""
+        name, fault = "", ""
         if workers.is_first:
             try:
                 chosen = self.choose_state()
+                name = chosen.name if chosen is not None else ""
             except CheckpointError as error:
                 fault = str(error)
-        chosen, fault = workers.told_by_first((chosen, fault))
+        name, fault = workers.told_by_first([name, fault])
         if fault:
             raise CheckpointError(fault)
-        return chosen
+        return self.folder / name if name else None
 
     def choose_state(self) -> Path | None:
         """The newest sound state; None when the trial is to start from its beginning.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -57,12 +58,22 @@ class Workers:
         return values
 
     def told_by_first(self, value: T) -> T:
-        """What the first rank says, on all ranks; the values of the others are ignored."""
+        """What the first rank says, on all ranks; the values of the others are ignored.
+
+        Torch's own broadcast of objects would unpickle what comes from the network; this one reads JSON.
+
+        Args:
+            value: Plain data as JSON knows it.
+        """
         if self.world_size == 1:
             return value
-        message = [value]
-        dist.broadcast_object_list(message, src=0, device=self.device)
-        return message[0]
+        own = list(json.dumps(value).encode())
+        length = torch.tensor(len(own), device=self.device)
+        dist.broadcast(length, src=0)
+        said = torch.tensor(own if self.is_first else [0] * int(length), dtype=torch.uint8, device=self.device)
+        dist.broadcast(said, src=0)
+        told: T = json.loads(bytes(said.tolist()))
+        return told
 
     def share_buffers(self, model: nn.Module) -> None:
         """Gives every rank the first rank's running statistics, so that all evaluate the same network."""
