@@ -37,8 +37,8 @@ class DisturbedSweep:
         self._address = address
         self.driver: subprocess.Popen[bytes]
 
-    def write(self, *, trials: int, epochs: int, workers: int, max_failures: int) -> None:
-        """The sweep's file. Every trial is the same, so that it does not matter which are hit."""
+    def write(self, *, trials: int, epochs: int, workers: int, max_failures: int, **more: Any) -> None:
+        """The sweep's file. Every trial is the same, so that it does not matter which are hit, unless there is more."""
         self.temporary.mkdir(parents=True)
         training = {"epochs": epochs, "global_batch_size": 32, "optimizer": "adamw", "lr": 0.003}
         content = {
@@ -49,6 +49,7 @@ class DisturbedSweep:
             "trials": trials,
             "trial_scheduler": {"name": "none"},
             "resources": {"workers": workers, "lanes": 1, "max_failures": max_failures},
+            **more,
         }
         self.file.write_text(json.dumps(content))  # which is YAML
 
@@ -59,7 +60,7 @@ class DisturbedSweep:
             [sys.executable, "-m", "orchestrator", *command, *options],
             cwd=ROOT,
             env={**os.environ, "TMPDIR": str(self.temporary)},
-            stdout=(self.temporary.parent / f"{self.name}.log").open("ab"),
+            stdout=self.log.open("ab"),
             stderr=subprocess.STDOUT,
         )
 
@@ -73,6 +74,29 @@ class DisturbedSweep:
 
         journal = self.folder / "journal.jsonl"
         return [event for event, _ in read_events(journal)] if journal.exists() else []
+
+    def ends(self) -> tuple[dict[int, str], set[int]]:
+        """How each trial has ended last, and which began again after they had finished."""
+        last_end: dict[int, str] = {}
+        again = set()
+        for event in self.events():
+            number = event.get("trial", -1)
+            if event["event"] == "trial_ended":
+                last_end[number] = event["status"]
+            elif event["event"] in ("trial_started", "trial_resumed") and last_end.get(number) == "finished":
+                again.add(number)
+        return last_end, again
+
+    def files_left(self) -> list[str]:
+        """What should have been removed from the sweep's folder."""
+        partial = [*self.folder.glob("trials/*/*.partial*"), *self.folder.glob("trials/*/*.tmp*")]
+        scratch = [self.folder / "scratch"] if (self.folder / "scratch").exists() else []
+        return [str(path) for path in [*partial, *scratch]]
+
+    @property
+    def log(self) -> Path:
+        """What its drivers have said."""
+        return self.file.with_suffix(".log")
 
     def seconds_per_epoch(self) -> float:
         """Median of what the trials reported."""
@@ -89,10 +113,10 @@ class DisturbedSweep:
         until(lambda: self.counts()["trial_reported"] > 0 or self.is_over)
         return not self.is_over
 
-    def finishes(self) -> bool:
+    def finishes(self, patience_s: float = PATIENCE_S * 2) -> bool:
         """Waits for the end; whether it was a good one."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.driver.wait(PATIENCE_S * 2)
+            self.driver.wait(patience_s)
         if self.driver.poll() is None:
             self.driver.kill()
             self.driver.wait()

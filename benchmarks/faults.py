@@ -208,23 +208,14 @@ def strike(kind: str, sweep: DisturbedSweep, saves: Saves, draw: random.Random, 
 
 def account(sweep: DisturbedSweep, trials: int, saves: Saves, outcome: Outcome) -> None:
     """Adds what a sweep has lost."""
-    last_end: dict[int, str] = {}
-    again = set()
-    for event in sweep.events():
-        number = event.get("trial", -1)
-        if event["event"] == "trial_ended":
-            last_end[number] = event["status"]
-        elif event["event"] in ("trial_started", "trial_resumed") and last_end.get(number) == "finished":
-            again.add(number)
+    last_end, again = sweep.ends()
     outcome.trials += trials
     outcome.trials_lost += trials - sum(status == "finished" for status in last_end.values())
     outcome.trials_rerun += len(again | saves.from_the_start())
     outcome.whole_epochs_lost += saves.repeated()
-    unfinished = [*sweep.folder.glob("trials/*/*.partial*"), *sweep.folder.glob("trials/*/*.tmp*")]
-    scratch = [sweep.folder / "scratch"] if (sweep.folder / "scratch").exists() else []
     # torch keeps a cache there for whoever comes next
     temporary = [path for path in sweep.temporary.iterdir() if not path.name.startswith("torchinductor_")]
-    outcome.leaked += [str(path) for path in [*unfinished, *scratch, *temporary]]
+    outcome.leaked += [*sweep.files_left(), *map(str, temporary)]
 
 
 def pids_of(name: str) -> list[int]:

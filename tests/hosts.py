@@ -7,12 +7,13 @@ kills together with ours: nothing is left behind, whatever happens, and nothing 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -225,6 +226,12 @@ class Host:
             return []
         here = Path(f"/proc/{self._namespaces.pid}/ns/pid").readlink()
         return [process for process in psutil.process_iter() if _pid_namespace(process.pid) == here][1:]
+
+    def command_lines(self) -> Iterator[tuple[psutil.Process, str]]:
+        """All that run there, with what they were started as; without those that end this moment."""
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                yield process, " ".join(process.cmdline()).strip()
 
     def _inside(self, command: Sequence[str]) -> list[str]:
         assert self._namespaces is not None, f"{self.name} is off"

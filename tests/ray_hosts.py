@@ -8,11 +8,12 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 from hosts import ROOT, Host, Switch
 from postgresql import PASSWORD, server_programs
 
@@ -20,6 +21,7 @@ HEAD, WORKERS = "10.77.0.1", ("10.77.0.2", "10.77.0.3")
 DASHBOARD = "http://10.78.0.1:8265"
 OBJECT_STORE_BYTES = 100_000_000
 PATIENCE_S = 180.0
+_REDIS_PORT = 6380
 _ASK = """
 import os, sys, urllib.request as web
 web.install_opener(web.build_opener(web.ProxyHandler({})))
@@ -33,21 +35,21 @@ class RayHosts:
 
     Args:
         switch: Joins the hosts.
-        workers: Hosts that train, each with one CPU.
-        settings: More variables of Ray's own processes.
+        tmp_mb: Size of the workers' own disks; None lets them share the machine's.
+        redis: Ray keeps its tables in a Redis of its own, which outlives the head's Ray.
     """
 
-    def __init__(self, switch: Switch, *, workers: int = 2, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(self, switch: Switch, *, tmp_mb: int | None = None, redis: bool = False) -> None:
         self.switch, self.shared = switch, switch.shared
         self.token = secrets.token_hex(32)
         self.mlflow_password = secrets.token_hex(8)
         self.head = switch.add("head", f"{HEAD}/24")
-        self.workers = [switch.add(f"worker-{n + 1}", f"{WORKERS[n]}/24") for n in range(workers)]
+        self.workers = [switch.add(f"worker-{n}", f"{ip}/24", tmp_mb=tmp_mb) for n, ip in enumerate(WORKERS, 1)]
         self.outside = switch.add("outside")
         self.head.join(self.outside, "10.78.0.1/30", "10.78.0.2/30")
         self.rays: dict[str, subprocess.Popen[bytes]] = {}
         self.database = HostedPostgresql(self.head, switch.folder / "postgresql")
-        self._settings = settings or {}
+        self._tables = {"RAY_REDIS_ADDRESS": f"{HEAD}:{_REDIS_PORT}"} if redis else {}
 
     @property
     def environment(self) -> dict[str, str]:
@@ -77,6 +79,9 @@ class RayHosts:
 
     def start_head(self) -> None:
         """Its environment holds the passwords, for jobs inherit it: Ray writes those of a job's own into its logs."""
+        if self._tables and not hasattr(self, "_redis"):
+            command = f"redis-server --bind {HEAD} --port {_REDIS_PORT} --protected-mode no --dir /tmp"
+            self._redis = self.head.start([*command.split(), "--save", ""], log=self.switch.folder / "redis.log")
         self._start_ray(
             self.head,
             *("--head", "--port=6379", "--num-cpus=0", "--include-dashboard=true", "--disable-usage-stats"),
@@ -87,11 +92,17 @@ class RayHosts:
         """Joins the cluster, as a service of a host does when it boots."""
         self._start_ray(host, f"--address={HEAD}:6379", "--num-cpus=1")
 
+    def restart_ended(self) -> None:
+        """Starts Ray again on every worker where it has ended, as a host's service manager does."""
+        for host in self.workers:
+            if host.is_up and self.rays[host.name].poll() is not None:
+                self.start_worker(host)
+
     def _start_ray(self, host: Host, *options: str) -> None:
         here = [f"--node-ip-address={host.address}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
         command = ["ray", "start", "--block", *here, *options]
         log = self.switch.folder / f"{host.name}.log"
-        environment = {**self.environment, **self._settings, **(self.passwords if host is self.head else {})}
+        environment = {**self.environment, **(self._tables | self.passwords if host is self.head else {})}
         self.rays[host.name] = host.start(command, environment, log=log)
 
     def start_mlflow(self) -> None:
@@ -103,10 +114,20 @@ class RayHosts:
         words = [*command.split(), "--allowed-hosts", f"{HEAD}:5000", "--workers", "1"]
         self.mlflow = self.head.start(words, {**self.environment, **own}, log=self.switch.folder / "mlflow.log")
 
+    def kill_mlflow(self) -> None:
+        """Ends the server and its workers at once."""
+        for process in psutil.Process(self.mlflow.pid).children(recursive=True):
+            process.kill()
+        self.mlflow.wait(60)
+
     def wait_until_ready(self) -> None:
         """Waits for the dashboard, a raylet on every host and MLflow."""
         wait_for(lambda: len(self.nodes()) == 1 + len(self.workers), "all hosts have joined")
         wait_for(lambda: self.asked(f"{self.mlflow_uri}/health") == b"OK", "MLflow answers")
+
+    def wait_until_it_takes_jobs(self) -> None:
+        """Waits for a head that was started again."""
+        wait_for(lambda: self.asked(f"http://{HEAD}:8265/api/jobs/"), "the head takes jobs")
 
     def nodes(self) -> list[dict[str, Any]]:
         """What the dashboard says of the living nodes."""
@@ -161,10 +182,16 @@ class HostedPostgresql:
 
 
 @contextmanager
-def ray_hosts(folder: Path, *, workers: int = 2, settings: Mapping[str, str] | None = None) -> Iterator[RayHosts]:
-    """A cluster that is ready; all of it ends with the context."""
+def ray_hosts(folder: Path, *, tmp_mb: int | None = None, redis: bool = False) -> Iterator[RayHosts]:
+    """A cluster that is ready; all of it ends with the context.
+
+    Args:
+        folder: Of everything.
+        tmp_mb: As in `RayHosts`, like the rest.
+        redis: Ray's tables outlive its head.
+    """
     with Switch(folder) as switch:
-        cluster = RayHosts(switch, workers=workers, settings=settings)
+        cluster = RayHosts(switch, tmp_mb=tmp_mb, redis=redis)
         cluster.start_head()
         cluster.database.create()
         cluster.database.start()

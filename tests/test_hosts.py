@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+import random
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-import yaml
-from hosts import missing
+from hosts import ROOT, missing
 from postgresql import PASSWORD, server_programs
 from ray_hosts import DASHBOARD, WORKERS, RayHosts, ray_hosts
-
-from orchestrator.tracking.journal import read_events
 
 WHY_NOT = missing() or ("" if server_programs() else "no PostgreSQL server is installed")
 pytestmark = [
@@ -25,16 +25,7 @@ pytestmark = [
     pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT),
 ]
 
-SWEEP = {
-    "name": "hosts",
-    "dataset": {"name": "digits"},
-    "model": {"name": "conv_resnet26_small"},
-    "training": {"epochs": 2, "global_batch_size": 64, "optimizer": "adamw"},
-    "search": {"lr": {"type": "float", "low": 1e-3, "high": 1e-2, "log": True}},
-    "trials": 2,
-    "trial_scheduler": {"name": "none"},
-    "resources": {"workers": 2},
-}
+TRIALS = 2
 
 
 @dataclass
@@ -42,13 +33,14 @@ class Submitted:
     """What a sweep that was submitted has left."""
 
     cluster: RayHosts
-    said: str
+    chaos: Any
+    sweep: Any
     refused: str
     command_lines: set[str]
 
     @property
-    def folder(self) -> Path:
-        return self.cluster.shared / "runs" / "hosts"
+    def said(self) -> str:
+        return str(self.sweep.log.read_text())
 
     @property
     def secrets(self) -> list[str]:
@@ -76,30 +68,32 @@ class CommandLines:
 
 @pytest.fixture(scope="module")
 def submitted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Submitted]:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        chaos = importlib.import_module("chaos")
+    finally:
+        sys.path.pop(0)
     with CommandLines() as seen, ray_hosts(tmp_path_factory.mktemp("hosts")) as cluster:
-        desk = cluster.shared / "desk"
-        desk.mkdir()
-        uris = {"storage": {"uri": cluster.database_uri}, "tracking": {"uri": cluster.mlflow_uri}}
-        (desk / "sweep.yaml").write_text(yaml.safe_dump({**SWEEP, **uris, "runs_dir": str(cluster.shared / "runs")}))
-        submit = ["ray", "job", "submit", "--address", DASHBOARD]
-        run = ["--working-dir", str(desk), "--", "python", "-m", "orchestrator", "run", "sweep.yaml"]
-        stranger = cluster.outside.start([*submit, "--", "true"], {**cluster.environment, "RAY_AUTH_TOKEN": "0" * 64})
-        _, said = cluster.outside.tried([*submit, *run], cluster.environment, timeout_s=300)
+        strange = {**cluster.environment, "RAY_AUTH_TOKEN": "0" * 64}
+        stranger = cluster.outside.start(f"ray job submit --address {DASHBOARD} -- true", strange)
+        sweep = chaos.HostedSweep(cluster, "hosts")
+        sweep.prepare(trials=TRIALS, epochs=6, workers=2, max_failures=0)
+        sweep.submit()
         refused, _ = stranger.communicate(timeout=60)
         assert stranger.returncode != 0
-        yield Submitted(cluster, said, refused.decode(), seen)
+        assert sweep.finishes(), sweep.log.read_text()[-6000:]
+        yield Submitted(cluster, chaos, sweep, refused.decode(), seen)
 
 
 def test_a_sweep_submitted_from_outside_finishes(submitted: Submitted) -> None:
-    assert "hosts: finished" in submitted.said, submitted.said[-6000:]
-    ends = [event for event, _ in read_events(submitted.folder / "journal.jsonl") if event["event"] == "trial_ended"]
-    assert [end["status"] for end in ends] == ["finished"] * 2
+    assert "hosts: finished" in submitted.said
+    ends, again = submitted.sweep.ends()
+    assert (list(ends.values()), again) == (["finished"] * TRIALS, set())
 
 
 def test_its_ranks_were_on_different_hosts(submitted: Submitted) -> None:
-    events = [event for event, _ in read_events(submitted.folder / "journal.jsonl")]
-    placed = [event["nodes"] for event in events if "nodes" in event]
-    assert len(placed) == 2  # once for each trial, which did not move
+    placed = [event["nodes"] for event in submitted.sweep.events() if "nodes" in event]
+    assert len(placed) == TRIALS  # once for each trial, which did not move
     for nodes in placed:
         assert {re.fullmatch(r"worker-\d \((.*)\)", node)[1] for node in nodes} == set(WORKERS)  # type: ignore[index]
 
@@ -111,7 +105,7 @@ def test_a_job_without_the_token_is_refused(submitted: Submitted) -> None:
 def test_the_study_is_in_the_database_and_the_runs_are_in_mlflow(submitted: Submitted) -> None:
     database, sweep = submitted.cluster.database, submitted.cluster
     states = database.query("SELECT state FROM trials JOIN studies USING (study_id) WHERE study_name = 'hosts'")
-    assert states.split() == ["COMPLETE"] * 2
+    assert states.split() == ["COMPLETE"] * TRIALS
     tagged = "SELECT value FROM tags WHERE key = 'spatialsweep.nodes'"
     for nodes in database.query(tagged, "mlflow").splitlines():
         assert all(address in nodes for address in WORKERS)
@@ -133,3 +127,25 @@ def test_no_secret_is_written_down_or_seen(submitted: Submitted) -> None:
         assert [line for line in submitted.command_lines if secret in line] == []
         assert [str(path) for path in files if secret.encode() in path.read_bytes()] == []
         assert secret not in recorded + submitted.said + submitted.refused
+
+
+def test_a_host_and_the_link_of_a_host_may_be_lost_for_a_while(
+    submitted: Submitted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster, chaos = submitted.cluster, submitted.chaos
+    outcome, draw = chaos.Outcome(), random.Random(0)
+    sweep = chaos.HostedSweep(cluster, "disturbed")
+    sweep.prepare(trials=TRIALS, epochs=6, workers=2, max_failures=0)  # neither is one
+    sweep.submit()
+    world = chaos.World(cluster, sweep, draw)
+    with chaos.Saves(sweep.folder / "trials") as saves:
+        for kind in ("host", "link-5"):
+            assert sweep.goes_on()
+            assert chaos.strike(kind, world, saves, outcome)
+        assert chaos.finishes(world), sweep.log.read_text()[-6000:]
+    shape = chaos.Shape(trials=TRIALS, epochs=6)
+    chaos.account(sweep, shape, saves, submitted.sweep.learnt(), outcome)
+    outcome.sweeps = outcome.finished = 1
+    assert outcome.faults == 2
+    assert outcome.harmless, outcome
+    assert chaos.nothing_left(cluster) == []

@@ -6,10 +6,11 @@ import time
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.controller import state as states
 from ray.train.v2._internal.execution.failure_handling.default import _is_preemption_failure
+
+from orchestrator.lanes.lost_hosts import LostHosts
 
 _GROUP_GONE = (
     states.RestartingState,
@@ -18,7 +19,6 @@ _GROUP_GONE = (
     states.ErroredState,
     states.FinishedState,
 )
-_NODE_DIED = "its node has died"
 _LOSS_TO_COME = (states.PreemptingState, states.ResizingState)
 # Train looks at a group every 2 s; to hear from a thousand controllers as often would take the hub a third of its time.
 _REPEAT_S = 10.0
@@ -37,6 +37,11 @@ class Announcer(ControllerCallback, WorkerGroupCallback):
         self._lane = lane
         self._hub = hub
         self._announced_s = -_REPEAT_S
+        self._hosts = LostHosts()
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        """Its ranks are where they will be."""
+        self._hosts.remember(worker_group.get_workers())
 
     def after_controller_start(self, *_: Any, **__: Any) -> None:
         """The driver can abort the controller from now on, if it does not end by itself."""
@@ -58,7 +63,7 @@ class Announcer(ControllerCallback, WorkerGroupCallback):
         error = getattr(current_state, "training_failed_error", None)
         if isinstance(current_state, _LOSS_TO_COME) or (error is not None and _is_preemption_failure(error)):
             self._hub.excuse.remote(self._lane)
-        elif _is_loss_of_host(error):
+        elif self._hosts.explain(error):
             self._hub.host_lost.remote(self._lane)
         if isinstance(current_state, _GROUP_GONE):
             self._hub.group_lost.remote(self._lane)
@@ -67,10 +72,3 @@ class Announcer(ControllerCallback, WorkerGroupCallback):
         self._announced_s = time.monotonic()
         controller = ray.get_runtime_context().current_actor
         self._hub.adopt_controller.remote(self._lane, controller)
-
-
-def _is_loss_of_host(error: Any) -> bool:
-    """Whether a rank died with its node, as Ray tells in words only; its peers fail for want of it."""
-    failures = getattr(error, "worker_failures", {}).values()
-    causes = [getattr(failure, "health_check_failure", failure) for failure in failures]
-    return any(isinstance(cause, RayActorError) and _NODE_DIED in str(cause) for cause in causes)
