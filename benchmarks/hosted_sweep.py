@@ -105,7 +105,7 @@ def left_over(cluster: RayHosts) -> Iterator[str]:
             if "orchestrator" in title or (title.startswith("ray::") and not title.startswith(_OF_THE_CLUSTER)):
                 yield f"process on {host.name}: {title[:60]}"
         for path in host.tmp.iterdir():
-            if path.name not in _OF_THE_HOST and not _is_mounted(path, cluster):
+            if path.name not in _OF_THE_HOST and not _is_no_sweeps(path, cluster):
                 yield f"file on {host.name}: {path.name}"
 
 
@@ -114,8 +114,8 @@ def _told(cluster: RayHosts, kind: str) -> list[dict[str, Any]]:
     return json.loads(answer)["data"]["result"]["result"] if answer else [{"state": "unknown", "class_name": "?"}]
 
 
-def _is_mounted(path: Path, cluster: RayHosts) -> bool:
-    """Whether it is on the way to what a host shares with the machine, or of the servers and of torch."""
+def _is_no_sweeps(path: Path, cluster: RayHosts) -> bool:
+    """Whether it is on the way to what a host shares with the machine, or of the servers, Ray's own and of torch."""
     inside = Path("/tmp") / path.name
     shared = any(place.is_relative_to(inside) for place in (ROOT, cluster.shared, Path(sys.prefix)))
-    return shared or path.name.startswith(("spatialsweep-mlflow-", "torchinductor_", ".s.PGSQL"))
+    return shared or path.name.startswith(("spatialsweep-mlflow-", "torchinductor_", "pymp-", ".s.PGSQL"))
