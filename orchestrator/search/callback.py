@@ -56,8 +56,10 @@ class SweepCallback(NotPickled, Callback):
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
         """An epoch is done."""
-        asked = self._searcher.asked[trial.trial_id]
         with self._lock:
+            asked = self._searcher.asked.get(trial.trial_id)
+            if asked is None:
+                return  # it has ended
             record = self._ledger.trial(asked.number)
             if ENDED in result or record.status is not TrialStatus.RUNNING or result[EPOCH] <= record.epochs:
                 return  # a Tune actor in the place of one that died repeats the last epoch
@@ -77,10 +79,12 @@ class SweepCallback(NotPickled, Callback):
             self._end(trial.trial_id, TrialStatus.FINISHED)
         else:
             self._end(trial.trial_id, TrialStatus.PRUNED)
+        _forget_statistics(trial)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """The actors of a trial died again and again."""
         self._end_badly(trial)
+        _forget_statistics(trial)
 
     def _end_badly(self, trial: TuneTrial) -> None:
         """A trial diverged or failed; the others do not notice."""
@@ -91,21 +95,20 @@ class SweepCallback(NotPickled, Callback):
 
     def end_running(self, reason: str) -> None:
         """Ends what is still open when the sweep is over, so that no record says RUNNING for ever."""
-        by_number = {asked.number: tune_id for tune_id, asked in self._searcher.asked.items()}
-        for record in self._ledger.running():
-            self._end(by_number[record.number], TrialStatus.INTERRUPTED, reason)
-
-    def _is_running(self, number: int) -> bool:
-        return self._ledger.trial(number).status is TrialStatus.RUNNING
+        with self._lock:
+            running = {record.number for record in self._ledger.running()}
+            left = [tune_id for tune_id, asked in list(self._searcher.asked.items()) if asked.number in running]
+        for tune_id in left:
+            self._end(tune_id, TrialStatus.INTERRUPTED, reason)
 
     def _end(self, tune_id: str, status: TrialStatus, reason: str = "") -> None:
         """Ends a trial once; Tune's thread and the one that ends the sweep may both come here."""
         with self._lock:
-            if self._is_running(self._searcher.asked[tune_id].number):
-                self._close_books(tune_id, status, reason)
+            asked = self._searcher.asked.pop(tune_id, None)
+            if asked is not None:
+                self._close_books(tune_id, asked, status, reason)
 
-    def _close_books(self, tune_id: str, status: TrialStatus, reason: str) -> None:
-        asked = self._searcher.asked[tune_id]
+    def _close_books(self, tune_id: str, asked: optuna.Trial, status: TrialStatus, reason: str) -> None:
         record = self._ledger.trial(asked.number)
         self._ledger.trial_ended(asked.number, status, reason, self._aims.values(record))
         self._hub.release.remote(tune_id)
@@ -128,3 +131,9 @@ class SweepCallback(NotPickled, Callback):
 
     def _config_epochs(self, trial: TuneTrial) -> int:
         return int(trial.config["trial"]["training"]["epochs"])
+
+
+def _forget_statistics(trial: TuneTrial) -> None:
+    """Tune keeps every trial, with averages and queues for each number of its reports: 17 kB that nobody reads."""
+    trial.run_metadata.metric_analysis = {}
+    trial.run_metadata.metric_n_steps = {}

@@ -46,7 +46,7 @@ class StudySearcher(NotPickled, Searcher):
         self._validity = Validity(config)
         self._has_room = has_room
         self._open: set[str] = set()
-        self.asked: dict[str, optuna.Trial] = {}
+        self.asked: dict[str, optuna.Trial] = {}  # until they end
         self.closed = False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # Tune's word for the end
