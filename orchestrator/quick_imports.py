@@ -17,8 +17,7 @@ def begin_imports() -> None:
 
 
 def end_imports() -> None:
-    """Garbage is collected again, and never looked for among what there is by now."""
-    gc.freeze()
+    """Garbage is collected again."""
     gc.enable()
 
 
