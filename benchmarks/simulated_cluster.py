@@ -40,7 +40,7 @@ from scale import SEARCH, databases
 from simulated_lanes import GPUS_PER_NODE, START_S, Starter, replace_lanes
 
 _IDLE_S = 10.0
-_MARK_S = 5.0
+_MARK_S = 10.0
 _NO_AGENT = """
 for argument; do
     case $argument in
@@ -115,7 +115,7 @@ def servers(folder: Path) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def simulated_cluster(nodes: int, folder: Path, *, agents: bool) -> Iterator[None]:
-    """A head without devices, and so many nodes with declared GPUs."""
+    """A head without GPUs, which starts up to four processes at a time, and so many nodes with declared GPUs."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -124,7 +124,7 @@ def simulated_cluster(nodes: int, folder: Path, *, agents: bool) -> Iterator[Non
     os.environ |= {"RAY_enable_worker_prestart": "0", "RAY_worker_niceness": "0"}
     cluster = Cluster()
     try:
-        cluster.add_node(num_cpus=0, include_dashboard=False, object_store_memory=200 * 2**20, no_monitor=True)
+        cluster.add_node(num_cpus=4, include_dashboard=False, object_store_memory=200 * 2**20, no_monitor=True)
         if not agents:
             leave_out_agents(folder)
         shape = {"num_cpus": 2 * GPUS_PER_NODE, "num_gpus": GPUS_PER_NODE, "memory": 64 * 2**30}
@@ -220,6 +220,7 @@ def measure(config: Any, all_train: Callable[[], None], watch: Watch, requests: 
             if started > config.trials / 2 and marks["memory"] is marks["all train"]:
                 marks["memory"] = Mark.now(watch, requests, memory=True)
             marks["near the end"] = Mark.now(watch, requests)
+            say(summary(events_of(config), marks))
 
     marker = threading.Thread(target=mark, daemon=True)
     marker.start()
