@@ -24,7 +24,7 @@ from pathlib import Path
 
 from orchestrator.errors import ClusterError
 
-_START_TIMEOUT_S = 90.0
+_START_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 30.0
 
 
