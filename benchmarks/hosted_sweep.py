@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from ray_hosts import DASHBOARD, RayHosts
 
 _OF_THE_CLUSTER = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::_AutoscalingCoordinator")
-_OF_THE_HOST = ("ray", ".hosts", "postgresql", "postgresql.pw")
+_OF_THE_HOST = ("ray", "home", ".hosts", "postgresql", "postgresql.pw")
 _LEARNT = ("train/", "val/", "test/")
 
 Learnt = dict[str, dict[str, float]]

@@ -72,7 +72,7 @@ class Standing:
         name: Of the sweep.
         metric: Of the (first) objective.
         wanted: Trials asked for.
-        ended: Trials that train no more.
+        ended: Trials that will train no more.
         counts: Trials by status.
         rejected: Configurations that were not worth a trial.
         so_far: What was spent and found.
@@ -163,7 +163,7 @@ class Standings:
             name=self._config.name,
             metric=self._config.objective.metric,
             wanted=self._config.trials,
-            ended=counts.total() - len(running),
+            ended=counts.total() - len(running) - counts[TrialStatus.INTERRUPTED],
             counts=counts,
             rejected=len(self._ledger.rejected()),
             so_far=so_far,

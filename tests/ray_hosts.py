@@ -56,7 +56,7 @@ class RayHosts:
         """Of whoever may use the cluster."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_", "PG"))}
         path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
-        own = {"HOME": "/tmp", "PATH": path, "PYTHONPATH": str(ROOT), "NO_PROXY": "*", "no_proxy": "*"}
+        own = {"HOME": "/tmp/home", "PATH": path, "PYTHONPATH": str(ROOT), "NO_PROXY": "*", "no_proxy": "*"}
         return {**kept, **own, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
 
     @property
