@@ -69,6 +69,12 @@ def test_a_journal_replayed_shows_every_state_of_its_sweep(tmp_path: Path) -> No
     assert "Warning: Lane 0 ended and is started again: OSError" in last
 
 
+def test_an_interrupted_trial_waits_and_is_not_done(tmp_path: Path) -> None:
+    tell_sweep(tmp_path, "s", [(FINISHED, [0.5]), (TrialStatus.INTERRUPTED, [0.6])], ended=None)
+    found = standing(tmp_path)
+    assert (found.ended, found.counts[TrialStatus.INTERRUPTED]) == (1, 1)
+
+
 def test_a_low_terminal_shows_what_fits(tmp_path: Path) -> None:
     assert len(shown(standing(tmp_path), height=12).splitlines()) <= 12
 
