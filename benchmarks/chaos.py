@@ -28,6 +28,7 @@ import json
 import math
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import tempfile
@@ -39,6 +40,7 @@ from pathlib import Path
 from chaos_faults import FAULTS, World
 from disturbed_sweep import Saves, until
 from hosted_sweep import HostedSweep, Learnt, differing, left_over
+from hosts import missing
 from ray_hosts import RayHosts, ray_hosts
 
 PATIENCE_S = 300.0
@@ -109,7 +111,7 @@ class Outcome:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kinds", nargs="+", choices=list(FAULTS), default=list(FAULTS))
+    parser.add_argument("--kinds", nargs="+", choices=list(FAULTS), default=[kind for kind in FAULTS if kind != "join"])
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--trials", type=int, default=Shape.trials)
     parser.add_argument("--epochs", type=int, default=Shape.epochs)
@@ -121,6 +123,14 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, help="what the undisturbed sweep has learnt; written if absent")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if why_not := missing():
+        parser.error(why_not)
+    if "head" in arguments.kinds and shutil.which("redis-server") is None:
+        parser.error("the fault 'head' needs redis-server (Debian: redis-server); choose --kinds without it")
+    if "join" in arguments.kinds and (arguments.workers > 1 or arguments.together):
+        parser.error(
+            "'join' is for --workers 1, without --together: a lane of two waits until the second host is there"
+        )
     shape = Shape(arguments.trials, arguments.epochs, arguments.workers)
     outcomes = []
     with (

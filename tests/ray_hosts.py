@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 from hosts import ROOT, Host, Switch
-from postgresql import PASSWORD, server_programs
+from postgresql import server_programs
 
 HEAD, WORKERS = "10.77.0.1", ("10.77.0.2", "10.77.0.3")
 DASHBOARD = "http://10.78.0.1:8265"
@@ -72,7 +72,7 @@ class RayHosts:
     def passwords(self) -> dict[str, str]:
         """What a sweep's driver needs to use MLflow and the database."""
         return {
-            "PGPASSWORD": PASSWORD,
+            "PGPASSWORD": self.database.password,
             "MLFLOW_TRACKING_USERNAME": "admin",
             "MLFLOW_TRACKING_PASSWORD": self.mlflow_password,
         }
@@ -108,7 +108,7 @@ class RayHosts:
     def start_mlflow(self) -> None:
         command = f"{sys.executable} -m cluster.mlflow --artifacts {self.switch.shared}/artifacts --host {HEAD}"
         own = {
-            "MLFLOW_BACKEND_STORE_URI": f"postgresql://postgres:{PASSWORD}@{HEAD}:{self.database.port}/mlflow",
+            "MLFLOW_BACKEND_STORE_URI": f"postgresql://postgres:{self.database.password}@{HEAD}:{self.database.port}/mlflow",
             "MLFLOW_AUTH_ADMIN_PASSWORD": self.mlflow_password,
         }
         words = [*command.split(), "--allowed-hosts", f"{HEAD}:5000", "--workers", "1"]
@@ -156,10 +156,14 @@ class HostedPostgresql:
 
     def __init__(self, host: Host, log: Path) -> None:
         self._host, self._log = host, log
+        self.password = secrets.token_hex(8)
 
     def create(self) -> None:
         self._host.run(f"install -d -o postgres {self._data}")
-        self._host.run(["sh", "-c", f"umask 077; echo {PASSWORD} > {self._data}.pw; chown postgres {self._data}.pw"])
+        secret = self._host.tmp / "postgresql.pw"  # never in a command line, not even ours
+        secret.write_text(self.password)
+        secret.chmod(0o600)
+        self._host.run(f"chown postgres {self._data}.pw")
         self._run("initdb", "-U", "postgres", "-A", "scram-sha-256", "--pwfile", f"{self._data}.pw", "--no-sync")
         self._host.run(["sh", "-c", f"echo host all all 10.77.0.0/24 scram-sha-256 >> {self._data}/pg_hba.conf"])
 
@@ -172,7 +176,7 @@ class HostedPostgresql:
 
     def query(self, statement: str, database: str = "postgres") -> str:
         words = [f"{server_programs()}/psql", "-h", self._host.address, "-U", "postgres", "-Atc", statement, database]
-        return self._host.run(words, {**os.environ, "PGPASSWORD": PASSWORD})
+        return self._host.run(words, {**os.environ, "PGPASSWORD": self.password})
 
     def _run(self, program: str, *options: str) -> None:
         # As a daemon's parent, pg_ctl must not hold a pipe of ours.

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 from hosts import ROOT, missing
-from postgresql import PASSWORD, server_programs
+from postgresql import server_programs
 from ray_hosts import DASHBOARD, WORKERS, RayHosts, ray_hosts
 
 WHY_NOT = missing() or ("" if server_programs() else "no PostgreSQL server is installed")
@@ -44,7 +44,7 @@ class Submitted:
 
     @property
     def secrets(self) -> list[str]:
-        return [self.cluster.token, self.cluster.mlflow_password, PASSWORD]
+        return [self.cluster.token, self.cluster.mlflow_password, self.cluster.database.password]
 
 
 class CommandLines:
