@@ -1,0 +1,60 @@
+"""How long a command takes until its first trial trains, with nothing of it loaded anywhere.
+
+    python benchmarks/cold_start.py [--rounds 3] [--workers 2]
+
+Runs `spatialsweep run` on the digits with one small network and a private Ray instance, and reads the journal. Prints
+JSON, for each round and as medians, in seconds:
+
+    to_proposal      from the command to the first trial's proposal: imports, Ray, study, tracking
+    to_first_step    from there to the first step of training: the lane's controller and workers, what they import, and
+                     their process group
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    rounds = [once(arguments.workers) for _ in range(arguments.rounds)]
+    medians = {name: round(statistics.median(found[name] for found in rounds), 1) for name in rounds[0]}
+    print(json.dumps({"setting": vars(arguments) | {"cpus": os.cpu_count()}, "rounds": rounds, "median": medians}))
+
+
+def once(workers: int) -> dict[str, float]:
+    """One command, from its start to its first report."""
+    settings = ["trials=1", "training.epochs=2", "search.model=conv_resnet26_small", f"resources.workers={workers}"]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "orchestrator", "run", "sweeps/digits.yaml", "--runs-dir", folder]
+        began = time.time()
+        command += [word for setting in settings for word in ("--set", setting)]
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        proposed = first(Path(folder), "trial_started")["time"]
+        report = first(Path(folder), "trial_reported")
+    step = report["time"] - report["metrics"]["epoch_time_s"]
+    return {"to_proposal": round(proposed - began, 1), "to_first_step": round(step - proposed, 1)}
+
+
+def first(runs_dir: Path, kind: str) -> dict[str, Any]:
+    """The first event of a kind in the journal."""
+    lines = (runs_dir / "digits" / "journal.jsonl").read_text().splitlines()
+    return next(event for event in map(json.loads, lines) if event["event"] == kind)
+
+
+if __name__ == "__main__":
+    main()
