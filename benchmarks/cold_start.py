@@ -38,7 +38,7 @@ def main() -> None:
 
 def once(workers: int) -> dict[str, float]:
     """One command, from its start to its first report."""
-    settings = ["trials=1", "training.epochs=2", "search.model=conv_resnet26_small", f"resources.workers={workers}"]
+    settings = ["trials=1", "training.epochs=3", "search.model=conv_resnet26_small", f"resources.workers={workers}"]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "orchestrator", "run", "sweeps/digits.yaml", "--runs-dir", folder]
         began = time.time()
