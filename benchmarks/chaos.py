@@ -38,7 +38,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from chaos_faults import FAULTS, World
-from disturbed_sweep import Saves, until
+from disturbed_sweep import Saves, sequences, until
 from hosted_sweep import HostedSweep, Learnt, differing, left_over
 from hosts import missing
 from ray_hosts import RayHosts, ray_hosts
@@ -139,7 +139,7 @@ def main() -> None:
         ray_hosts(folder, tmp_mb=_WORKER_DISK_MB, redis="head" in arguments.kinds) as cluster,
     ):
         reference = undisturbed(cluster, shape, arguments.reference)
-        for sequence in sequences(arguments):
+        for sequence in sequences(arguments, arguments.times):
             draw = random.Random(f"{arguments.seed} {sequence[0]}")
             outcomes.append(harm(sequence, cluster, shape, reference, draw=draw, limit_s=arguments.limit_s))
             print(table(outcomes), flush=True)
@@ -147,14 +147,6 @@ def main() -> None:
                 print(f"left: {left}")
             if arguments.json:
                 write(outcomes, arguments)
-
-
-def sequences(arguments: argparse.Namespace) -> list[list[str]]:
-    """What is to strike, in order: one kind after the other, or all at random."""
-    each = [[kind] * arguments.times for kind in arguments.kinds]
-    together = [kind for sequence in each for kind in sequence]
-    random.Random(arguments.seed).shuffle(together)
-    return [together] if arguments.together else each
 
 
 @contextlib.contextmanager

@@ -78,10 +78,7 @@ def kill_raylet(world: World) -> bool:
 def lose_host(world: World) -> bool:
     """A host loses its power, and boots."""
     host = world.any_worker()
-    host.kill()
-    world.pause()
-    host.boot()
-    world.cluster.start_worker(host)
+    _off_and_on(host, world)
     return True
 
 
@@ -91,11 +88,15 @@ def preempt(world: World) -> bool:
     for process in _called(host, "ray start"):
         process.send_signal(signal.SIGTERM)
     until(lambda: not _called(host, "raylet/raylet"), patience_s=GRACE_S)
+    _off_and_on(host, world)
+    return True
+
+
+def _off_and_on(host: Host, world: World) -> None:
     host.kill()
     world.pause()
     host.boot()
     world.cluster.start_worker(host)
-    return True
 
 
 def cut_link(seconds: float) -> Fault:

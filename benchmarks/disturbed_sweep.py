@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -176,3 +178,11 @@ def until(condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+def sequences(arguments: argparse.Namespace, times: int) -> list[list[str]]:
+    """The faults that are to strike, each so many times, in order: one kind after the other, or all at random."""
+    each = [[kind] * times for kind in arguments.kinds]
+    together = [kind for sequence in each for kind in sequence]
+    random.Random(arguments.seed).shuffle(together)
+    return [together] if arguments.together else each

@@ -35,7 +35,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from disturbed_sweep import DisturbedSweep, Saves, until
+from disturbed_sweep import DisturbedSweep, Saves, sequences, until
 
 KINDS = {
     "worker": "RayTrainWorker",
@@ -85,21 +85,13 @@ def main() -> None:
     arguments = parser.parse_args()
     outcomes = []
     with tempfile.TemporaryDirectory() as place, lasting_cluster(arguments.workers) as address:
-        for sequence in sequences(arguments):
+        for sequence in sequences(arguments, arguments.moments):
             shape = {"trials": arguments.trials, "epochs": arguments.epochs, "workers": arguments.workers}
             when = {"seed": arguments.seed, "limit_s": arguments.limit_s or math.inf}
             outcomes.append(harm(sequence, Path(place) / f"faults-{len(outcomes)}", address, **when, **shape))
             print(table(outcomes), flush=True)
             if arguments.json:
                 write(outcomes, arguments)
-
-
-def sequences(arguments: argparse.Namespace) -> list[list[str]]:
-    """What is to be killed, in order: one kind after the other, or all at random."""
-    each = [[kind] * arguments.moments for kind in arguments.kinds]
-    together = [kind for sequence in each for kind in sequence]
-    random.Random(arguments.seed).shuffle(together)
-    return [together] if arguments.together else each
 
 
 def write(outcomes: Sequence[Outcome], arguments: argparse.Namespace) -> None:
