@@ -70,7 +70,9 @@ def local_head(*, num_cpus: int | None = None, environment: Mapping[str, str] | 
         head = LocalHead(f"127.0.0.1:{gcs_port}", f"http://127.0.0.1:{dashboard_port}", secrets.token_hex(32))
         command = [_ray_command(), "start", "--head", "--block", "--disable-usage-stats", f"--port={gcs_port}"]
         command += ["--node-ip-address=127.0.0.1", "--include-dashboard=true", f"--dashboard-port={dashboard_port}"]
-        command += [f"--temp-dir={folder}", *([f"--num-cpus={num_cpus}"] if num_cpus else [])]
+        # Another Ray on this machine holds the agent's usual port, without which a head takes no jobs.
+        command += [f"--temp-dir={folder}", f"--dashboard-agent-listen-port={_free_port()}"]
+        command += [f"--num-cpus={num_cpus}"] if num_cpus else []
         log = Path(folder) / "start.log"
         with log.open("wb") as output:
             process = subprocess.Popen(  # noqa: S603

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -257,6 +258,8 @@ def main() -> None:
     """Entry point: errors meant for users become text and an exit code."""
     from cluster.cli import app as cluster_app  # the one look upwards: decision 0010
 
+    # A thread that Tune has left behind on a lost cluster must not join whatever other one it finds.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     app.add_typer(cluster_app)
     try:
         app()

@@ -15,6 +15,7 @@ from orchestrator.errors import ClusterError
 from orchestrator.interruption import Interruption
 from orchestrator.lanes.owner import Lanes, first_line
 from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.local_raylet import LocalRaylet
 from orchestrator.notebook_view import NotebookDisplay
 from orchestrator.progress import Progress
 from orchestrator.retention import Retention
@@ -156,26 +157,31 @@ class SweepSession:
 
     def _search(self, search: TuneRun, lanes: Lanes, progress: Progress) -> TrialStatus:
         """Lets Tune run in a thread of its own, so that this one shows progress, minds the budget and hears Ctrl-C."""
-        stopping, reason, lost = self._interruption, "", False
+        stopping, reason, lost, raylet = self._interruption, "", False, LocalRaylet()
         search.start()
         try:
-            while search.running and lanes.alive and not reason:
+            while search.running and lanes.alive and not reason and not raylet.gone:
                 self._look(search, progress)
                 reason = self._reason_to_stop(search)
             if reason and not stopping.urgent:
                 hint = " Ctrl-C again stops at once." if stopping.asked else ""
                 progress.say(f"Stopping after the epochs now running: {reason}.{hint}")
                 search.wind_down()
-            while search.running and lanes.alive and not stopping.urgent:
+            while search.running and lanes.alive and not stopping.urgent and not raylet.gone:
                 lanes.wind_down()
                 self._look(search, progress)
             lost = search.running and not lanes.alive
         finally:
             search.end(reason or "the sweep is over")
-            lanes.close(_URGENT_PATIENCE_S if stopping.urgent else None)
-            search.join()
+            if raylet.gone:
+                lanes.forsake()
+            else:
+                lanes.close(_URGENT_PATIENCE_S if stopping.urgent else None)
+                search.join()
         progress.update()
         self._retention.apply()
+        if raylet.gone:
+            raise ClusterError(raylet.loss)
         if lost and lanes.failure is not None:
             raise ClusterError(f"no lane could be kept alive: {first_line(lanes.failure)}") from lanes.failure
         if search.failure is not None:

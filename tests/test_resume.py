@@ -1,4 +1,4 @@
-"""Sweeps that stop in the middle and go on: by Ctrl-C, by `kill -9`, and with something changed."""
+"""Sweeps that stop in the middle and go on: by Ctrl-C, by `kill -9`, without Ray, and with something changed."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Sweep:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_sweep_stopped_by_ctrl_c_and_by_kill_9_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+def test_a_sweep_stopped_again_and_again_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path)
     first = sweep.start("run", str(sweep.file))
     sweep.wait_for_epochs(EPOCHS + 1)
@@ -101,6 +101,19 @@ def test_a_sweep_stopped_by_ctrl_c_and_by_kill_9_ends_as_if_nothing_had_happened
     second.communicate(timeout=30)
     assert_all_end(family, within_s=90)
     assert not sweep.folder.is_driven
+
+    third = sweep.start("resume", "stops")
+    sweep.wait_for_epochs(2 * EPOCHS + 2)
+    family = psutil.Process(third.pid).children(recursive=True)
+    (raylet,) = [child for child in family if child.name() == "raylet"]
+    raylet.kill()
+    output, _ = third.communicate(timeout=120)
+    assert third.returncode == 1, output
+    assert f"Ray has ended under this sweep: its raylet on this machine, process {raylet.pid}, is gone" in output
+    assert "Go on with `spatialsweep resume stops`" in output
+    assert states(sweep) == {"COMPLETE": 2, "WAITING": 1}
+    assert run_statuses(sweep)["stops"] == "FAILED"
+    assert_all_end(family, within_s=30)
 
     code, output = sweep.call("resume", "stops")
     assert code == 0, output

@@ -58,6 +58,7 @@ class Lanes:
         self._first = count
         self._most = at_most
         self._closing = threading.Event()
+        self._forsaken = False
         self.failure: BaseException | None = None
         hub_actor: Any = ray.remote(LaneHub)
         always: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
@@ -87,8 +88,9 @@ class Lanes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(None if error is None else 0.0)
-        ray.kill(self.hub)
+        if not self._forsaken:
+            self.close(None if error is None else 0.0)
+            ray.kill(self.hub)
 
     @property
     def count(self) -> int:
@@ -129,6 +131,11 @@ class Lanes:
         _despite_ray("aborted", self._abort_controllers)
         _despite_ray("cleared", lambda: remove_placement_groups_of(self._creators))
         self._controllers.clear()  # an actor lives as long as somebody holds its handle
+
+    def forsake(self) -> None:
+        """Leaves the lanes to their end: the cluster is gone, and whoever asks it for anything waits for nothing."""
+        self._forsaken = True
+        self._closing.set()
 
     def _ask_to_end(self, patience_s: float) -> None:
         """Asks until the lanes have ended: a hub that is restarted meanwhile has forgotten that it was asked."""
