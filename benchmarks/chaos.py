@@ -8,7 +8,8 @@ the same seeds, is submitted again and again from a fourth host, and faults of o
 before all faults have struck, another begins. The faults are those of `benchmarks/chaos_faults.py`.
 
     epochs lost   whole epochs trained and saved twice; and the most that one fault cost of the epoch that was running
-    next report   median seconds from the fault to the next report, with the absence that is part of the fault
+    next report   median seconds from the fault to the next report, with the absence that is part of the fault where
+                  training waits for it
     sweeps        those that finished, of those that began
     trials lost   trials that did not finish
     re-run        trials that finished and began again, or fell back to their first epoch
@@ -257,25 +258,27 @@ def strike(kind: str, world: World, saves: Saves, outcome: Outcome) -> bool:
     world.pause(world.draw.uniform(0.0, LATEST_S))
     if sweep.is_over:
         return False
-    heard, epoch_s, saved = sweep.counts()["trial_reported"], sweep.seconds_per_epoch(), saves.last
-    repeated, struck = saves.repeated(), time.monotonic()
-    while not FAULTS[kind](world):  # between two lives of what is to be hit
+    epoch_s, saved, repeated = sweep.seconds_per_epoch(), saves.last_s, saves.repeated()
+    while not world.strikes(FAULTS[kind]):  # between two lives of what is to be hit
         if sweep.is_over:
             return False
         world.pause(0.2)
-        struck = time.monotonic()
     cost.faults += 1
     if saved:
-        cost.most_of_an_epoch_lost = max(cost.most_of_an_epoch_lost, min(1.0, (struck - saved) / epoch_s))
+        cost.most_of_an_epoch_lost = max(cost.most_of_an_epoch_lost, min(1.0, (world.struck_s - saved) / epoch_s))
 
     def goes_on() -> bool:
         world.cluster.restart_ended()
-        return sweep.counts()["trial_reported"] > heard or sweep.is_over
+        return sweep.next_report_s(world.struck_s) is not None or sweep.is_over
 
-    if until(goes_on, PATIENCE_S):
-        cost.seconds_to_next_report.append(time.monotonic() - struck)
+    until(goes_on, PATIENCE_S)
     cost.whole_epochs_lost += saves.repeated() - repeated
-    print(f"{kind}: next report after {time.monotonic() - struck:.1f} s", flush=True)
+    reported_s = sweep.next_report_s(world.struck_s)
+    if reported_s is None:
+        print(f"{kind}: no report any more after {time.time() - world.struck_s:.1f} s", flush=True)
+    else:
+        cost.seconds_to_next_report.append(reported_s - world.struck_s)
+        print(f"{kind}: next report after {cost.seconds_to_next_report[-1]:.1f} s", flush=True)
     return True
 
 

@@ -34,11 +34,13 @@ class World:
         cluster: Its hosts and servers.
         sweep: That runs there.
         draw: Decides what is hit, and for how long.
+        struck_s: When something was hit last, by the clock.
     """
 
     cluster: RayHosts
     sweep: HostedSweep
     draw: random.Random
+    struck_s: float = 0.0
 
     def pause(self, seconds: float | None = None) -> None:
         """Time passes, at random unless told; services that have ended are started again meanwhile."""
@@ -46,6 +48,22 @@ class World:
         while time.monotonic() < over:
             self.cluster.restart_ended()
             time.sleep(0.1)
+
+    def strikes(self, fault: Fault) -> bool:
+        """Does its harm, now or when it has found what to hit; whether there was anything."""
+        self.struck_s = time.time()
+        return fault(self)
+
+    def kill(self, victims: list[psutil.Process]) -> bool:
+        """SIGKILL hits one of them; whether there was one."""
+        if not victims:
+            return False
+        try:
+            self.struck_s = time.time()
+            self.draw.choice(victims).kill()
+        except psutil.NoSuchProcess:
+            return False
+        return True
 
     def any_worker(self) -> Host:
         """A host that trains."""
@@ -59,18 +77,18 @@ Fault = Callable[[World], bool]
 def kill_worker(world: World) -> bool:
     """SIGKILL hits a rank."""
     ranks = [found for host in world.cluster.workers for found in _called(host, "ray::RayTrainWorker")]
-    return _kill(ranks, world.draw)
+    return world.kill(ranks)
 
 
 def kill_controller(world: World) -> bool:
     """SIGKILL hits Ray Train's controller of a lane."""
-    return _kill(_called(world.cluster.head, "ray::TrainController"), world.draw)
+    return world.kill(_called(world.cluster.head, "ray::TrainController"))
 
 
 def kill_raylet(world: World) -> bool:
     """SIGKILL hits the raylet of a host; the service that it belonged to is started again."""
     host = world.any_worker()
-    struck = _kill(_called(host, "raylet/raylet"), world.draw)
+    struck = world.kill(_called(host, "raylet/raylet"))
     world.pause()
     return struck
 
@@ -114,7 +132,7 @@ def cut_link(seconds: float) -> Fault:
 
 def kill_driver(world: World) -> bool:
     """SIGKILL hits the driver; the sweep is submitted again, to be resumed."""
-    struck = _kill(drivers(world.cluster), world.draw)
+    struck = world.kill(drivers(world.cluster))
     if struck:
         world.sweep.driver.wait(60)
         world.sweep.submit(resume=True)
@@ -124,7 +142,7 @@ def kill_driver(world: World) -> bool:
 def lose_head(world: World) -> bool:
     """SIGKILL hits Ray's control service, and all of Ray on the head ends; it starts again, and takes the job again."""
     cluster = world.cluster
-    struck = _kill(_called(cluster.head, "gcs/gcs_server"), world.draw)
+    struck = world.kill(_called(cluster.head, "gcs/gcs_server"))
     if struck:
         cluster.rays["head"].wait(60)
         until(lambda: not [*drivers(cluster), *_called(cluster.head, "raylet/raylet")], patience_s=60.0)
@@ -206,13 +224,3 @@ def drivers(cluster: RayHosts) -> list[psutil.Process]:
 def _called(host: Host, text: str) -> list[psutil.Process]:
     """Processes of a host by a part of their command line."""
     return [process for process, title in host.command_lines() if text in title]
-
-
-def _kill(victims: list[psutil.Process], draw: random.Random) -> bool:
-    if not victims:
-        return False
-    try:
-        draw.choice(victims).kill()
-    except psutil.NoSuchProcess:
-        return False
-    return True

@@ -77,6 +77,11 @@ class DisturbedSweep:
         journal = self.folder / "journal.jsonl"
         return [event for event, _ in read_events(journal)] if journal.exists() else []
 
+    def next_report_s(self, moment_s: float) -> float | None:
+        """When a trial reported first after a moment, both by the clock; None if it has not yet."""
+        times = (event["time"] for event in self.events() if event["event"] == "trial_reported")
+        return next((time_s for time_s in times if time_s > moment_s), None)
+
     def ends(self) -> tuple[dict[int, str], set[int]]:
         """How each trial has ended last, and which began again after they had finished."""
         last_end: dict[int, str] = {}
@@ -137,7 +142,7 @@ class Saves:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._epochs: dict[str, list[int]] = {}
-        self.last: float | None = None
+        self.last_s: float | None = None  # when one was saved, by the clock
 
     def __enter__(self) -> Saves:
         self._thread.start()
@@ -166,7 +171,7 @@ class Saves:
                     written = path.stat().st_mtime_ns
                     if seen.get(path) != written:
                         epoch = read_checkpoint(path, "cpu")["epoch"]
-                        self.last, seen[path] = time.monotonic(), written
+                        self.last_s, seen[path] = time.time(), written
                         self._epochs.setdefault(path.parent.name, []).append(epoch)
 
 

@@ -182,19 +182,20 @@ def strike(kind: str, sweep: DisturbedSweep, saves: Saves, draw: random.Random, 
     until(found)
     if sweep.is_over or not victims:
         return False
-    heard, epoch_s = sweep.counts()["trial_reported"], sweep.seconds_per_epoch()
-    struck = time.monotonic()
+    epoch_s = sweep.seconds_per_epoch()
+    struck_s = time.time()
     os.kill(draw.choice(victims), signal.SIGKILL)
     outcome.faults[kind] += 1
     if kind not in ("tune", "hub"):  # without which the lane trains on
         outcome.most_of_an_epoch_lost = max(
-            outcome.most_of_an_epoch_lost, min(1.0, (struck - saves.last) / epoch_s) if saves.last else 0.0
+            outcome.most_of_an_epoch_lost, min(1.0, (struck_s - saves.last_s) / epoch_s) if saves.last_s else 0.0
         )
     if kind == "driver":
         sweep.driver.wait()
         sweep.start("resume", sweep.name)
-    if until(lambda: sweep.counts()["trial_reported"] > heard or sweep.is_over):
-        outcome.seconds_to_next_report.setdefault(kind, []).append(time.monotonic() - struck)
+    until(lambda: sweep.next_report_s(struck_s) is not None or sweep.is_over)
+    if (reported_s := sweep.next_report_s(struck_s)) is not None:
+        outcome.seconds_to_next_report.setdefault(kind, []).append(reported_s - struck_s)
     return True
 
 
