@@ -74,6 +74,7 @@ class Sweep:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_sweep_stopped_again_and_again_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path)
     first = sweep.start("run", str(sweep.file))
