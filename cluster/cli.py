@@ -155,7 +155,10 @@ def show_job(sweep: str, address: str, *, as_json: bool) -> None:
     state = f"has {_how_it_ended(job)}" if job.is_over else job.state.lower()
     typer.echo(f"{job.sweep}: job '{job.job}' on {client.address} {'' if job.is_over else 'is '}{state}")
     typer.echo(f"Last line: {last}")
-    _show_ways(client, job.sweep, job.tracking_uri)
+    if job.is_over:
+        typer.echo(f"Log:       spatialsweep logs {_at(client, job.sweep)}")
+    else:
+        _show_ways(client, job.sweep, job.tracking_uri)
 
 
 def _follow(client: JobClient, job: SweepJob) -> None:

@@ -211,6 +211,7 @@ def _run(
     with quick_imports():
         from orchestrator.ledger import TrialStatus
         from orchestrator.progress import print_outcome
+        from orchestrator.runs_dir import inside_ray_job
         from orchestrator.sweep import run_sweep
 
     console = wide_console()
@@ -227,7 +228,8 @@ def _run(
     elsewhere = "" if config.runs_dir is None else f" --runs-dir {result.folder.parent}"
     typer.echo(f"Report:    {_own_command()} report {result.name}{elsewhere}")
     if result.status is TrialStatus.INTERRUPTED:
-        typer.echo(f"Resume:    {_own_command()} resume {result.name}{elsewhere}")
+        again = f"{_own_command()} resume {result.name}{elsewhere}"
+        typer.echo(f"Resume:    {'submit it again with --resume' if inside_ray_job() else again}")
         raise typer.Exit(_INTERRUPTED)
     if result.best is None:
         raise typer.Exit(1)

@@ -13,7 +13,9 @@ def resolve_runs_dir(configured: str | Path | None) -> Path:
     """
     if configured:
         return Path(configured).expanduser().resolve()
-    here = Path.cwd()
-    if "runtime_resources" in here.parts or os.environ.get("RAY_JOB_SUBMISSION_ID"):
-        return Path.home() / "spatialsweep" / "runs"
-    return here / "runs"
+    return Path.home() / "spatialsweep" / "runs" if inside_ray_job() else Path.cwd() / "runs"
+
+
+def inside_ray_job() -> bool:
+    """Whether this process was submitted to a cluster."""
+    return "runtime_resources" in Path.cwd().parts or "RAY_JOB_SUBMISSION_ID" in os.environ

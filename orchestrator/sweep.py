@@ -20,7 +20,7 @@ from orchestrator.provenance import facts
 from orchestrator.recorded import recorded
 from orchestrator.results import SweepResult
 from orchestrator.resume import identity, refuse_changes, stored_config
-from orchestrator.runs_dir import resolve_runs_dir
+from orchestrator.runs_dir import inside_ray_job, resolve_runs_dir
 from orchestrator.search.first_trials import refuse_unknown
 from orchestrator.search.storage import open_storage, study_uri
 from orchestrator.sweep_folder import SweepFolder, existing_folder, new_folder
@@ -82,7 +82,7 @@ def run_sweep(
             _describe_session(config, ledger, folder, dataset, sweep_file)
             writer = start_tracking(config, runs_dir, journal.path)
             try:
-                status = _run(session, folder.name)
+                status = _run(session, config)
             finally:
                 result = conclude(config, folder, ledger, writer, status)
                 folder.clear_scratch()
@@ -129,11 +129,13 @@ def _new_folder(config: SweepConfig, runs_dir: Path) -> SweepFolder:
     return new_folder(runs_dir, config.name)
 
 
-def _run(session: SweepSession, name: str) -> TrialStatus:
+def _run(session: SweepSession, config: SweepConfig) -> TrialStatus:
     try:
         return session.run()
     except SpatialSweepError as error:
-        error.add_note(f"What is done is kept. Go on with `spatialsweep resume {name}`")
+        elsewhere = "" if config.runs_dir is None else f" --runs-dir {config.runs_dir}"
+        command = f"go on with `spatialsweep resume {config.name}{elsewhere}`"
+        error.add_note(f"What is done is kept; {'submit it again with `--resume`' if inside_ray_job() else command}")
         raise
 
 

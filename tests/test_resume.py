@@ -111,7 +111,7 @@ def test_a_sweep_stopped_again_and_again_ends_as_if_nothing_had_happened(tmp_pat
     output, _ = third.communicate(timeout=120)
     assert third.returncode == 1, output
     assert f"Ray has ended under this sweep: its raylet on this machine, process {raylet.pid}, is gone" in output
-    assert "Go on with `spatialsweep resume stops`" in output
+    assert f"What is done is kept; go on with `spatialsweep resume stops --runs-dir {sweep.runs_dir}`" in output
     assert states(sweep) == {"COMPLETE": 2, "WAITING": 1}
     assert run_statuses(sweep)["stops"] == "FAILED"
     assert_all_end(family, within_s=30)
