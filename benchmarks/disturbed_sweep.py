@@ -19,6 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 150.0
+_OF_SESSIONS = ("sweep_started", "sweep_resumed", "sweep_ended")
 
 
 class DisturbedSweep:
@@ -113,7 +114,8 @@ class DisturbedSweep:
     @property
     def is_over(self) -> bool:
         """Whether there is nothing left to disturb."""
-        return self.driver.poll() is not None or "sweep_ended" in self.counts()
+        sessions = [event["event"] for event in self.events() if event["event"] in _OF_SESSIONS]
+        return self.driver.poll() is not None or sessions[-1:] == ["sweep_ended"]
 
     def goes_on(self) -> bool:
         """Waits for the first report; whether there is anything to disturb."""
