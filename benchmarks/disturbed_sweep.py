@@ -19,7 +19,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 150.0
-_OF_SESSIONS = ("sweep_started", "sweep_resumed", "sweep_ended")
 
 
 class DisturbedSweep:
@@ -38,6 +37,7 @@ class DisturbedSweep:
         self.temporary = place / f"{name}-tmp"
         self.folder = self.runs_dir / name
         self._address = address
+        self._before = 0  # events when the present driver was started
         self.driver: subprocess.Popen[bytes]
 
     def write(self, *, trials: int, epochs: int, workers: int, max_failures: int, **more: Any) -> None:
@@ -58,6 +58,7 @@ class DisturbedSweep:
 
     def start(self, *command: str) -> None:
         """A driver, the first or one in the place of another."""
+        self._before = len(self.events())
         options = ["--address", self._address, "--runs-dir", str(self.runs_dir)]
         self.driver = subprocess.Popen(
             [sys.executable, "-m", "orchestrator", *command, *options],
@@ -114,8 +115,8 @@ class DisturbedSweep:
     @property
     def is_over(self) -> bool:
         """Whether there is nothing left to disturb."""
-        sessions = [event["event"] for event in self.events() if event["event"] in _OF_SESSIONS]
-        return self.driver.poll() is not None or sessions[-1:] == ["sweep_ended"]
+        ended = any(event["event"] == "sweep_ended" for event in self.events()[self._before :])
+        return ended or self.driver.poll() is not None
 
     def goes_on(self) -> bool:
         """Waits for the first report; whether there is anything to disturb."""
