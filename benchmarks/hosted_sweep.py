@@ -54,7 +54,8 @@ class HostedSweep(DisturbedSweep):
 
     def submit(self, *, resume: bool = False) -> None:
         """Submits the sweep from outside, and follows its log."""
-        self._jobs, self._before = self._jobs + 1, len(self.events())
+        self._before = len(self.events())
+        self._jobs += 1
         command = ["ray", "job", "submit", "--address", DASHBOARD, "--submission-id", f"{self.name}-{self._jobs}"]
         run = ["--", "python", "-m", "orchestrator", "run", str(self.file), *["--resume"] * resume]
         self.driver = self._cluster.outside.start([*command, *run], self._cluster.environment, log=self.log)
