@@ -24,9 +24,12 @@ from typer.testing import CliRunner
 
 from orchestrator import load_model
 from orchestrator.cli import app
+from orchestrator.full_disk import no_room
 from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.tracking import stored_checkpoints
 from orchestrator.tracking.addresses import embedded_uri
 from orchestrator.tracking.journal import Journal
+from orchestrator.tracking.model_folder import ModelFacts, write_model_folder
 from orchestrator.training.checkpoint_file import save_checkpoint
 from orchestrator.training.checkpoints import build_model
 
@@ -234,6 +237,25 @@ def test_a_damaged_checkpoint_holds_up_nothing(tmp_path: Path) -> None:
     writer = replay_refused(told)
     assert "becomes no model" in writer
     assert [model.name for model in told.models()] == ["s-trial-00001"]
+
+
+def test_a_full_disk_delays_a_model_which_is_written_beneath_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, places = Told(tmp_path), []
+
+    def write(checkpoint: Path, folder: Path) -> ModelFacts:
+        places.append(folder)
+        if len(places) == 1:
+            raise no_room(str(folder))
+        return write_model_folder(checkpoint, folder)
+
+    monkeypatch.setattr(stored_checkpoints, "write_model_folder", write)
+    told.replay()
+    assert len(told.models()) == 2
+    assert len(places) == 3
+    assert {folder.parents[1] for folder in places} == {tmp_path / "s" / "scratch"}
+    assert not (tmp_path / "s" / "scratch").exists()
 
 
 def replay_refused(told: Told) -> str:

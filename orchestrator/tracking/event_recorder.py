@@ -12,6 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.lanes.trial_folder import trial_folder
 from orchestrator.lanes.trial_log import LOG_SUFFIX
+from orchestrator.sweep_folder import SweepFolder
 from orchestrator.tracking.flat_settings import flatten
 from orchestrator.tracking.mlflow_datasets import dataset_input
 from orchestrator.tracking.mlflow_limits import cut, log, metric, param, tag
@@ -54,7 +55,7 @@ class EventRecorder:
         self._tracking_uri = tracking_uri
         self._artifacts = artifacts
         self._folder = folder
-        self._checkpoints = StoredCheckpoints(client, tracking_uri)
+        self._checkpoints = StoredCheckpoints(client, tracking_uri, SweepFolder(folder).scratch)
         self._existing: dict[str, str] | None = {}  # runs by our key, made before this recorder was; None is unknown
         self._front: set[int] = set()
         self._dataset: Mapping[str, Any] | None = None

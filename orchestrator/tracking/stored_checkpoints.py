@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -11,6 +13,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from orchestrator.full_disk import is_full
 from orchestrator.tracking.mlflow_limits import key_of, log
 from orchestrator.tracking.mlflow_runs import CHECKPOINT_ARTIFACT, KEY
 from orchestrator.tracking.model_folder import ModelFacts, name_model, write_model_folder
@@ -48,11 +51,14 @@ class StoredCheckpoints:
     Args:
         client: Of the server or database.
         tracking_uri: Of the same.
+        scratch: Where a model's folder is written; what a process that was killed has left there, somebody clears. None
+            takes the system's own.
     """
 
-    def __init__(self, client: MlflowClient, tracking_uri: str) -> None:
+    def __init__(self, client: MlflowClient, tracking_uri: str, scratch: Path | None = None) -> None:
         self._client = client
         self._tracking_uri = tracking_uri
+        self._scratch = scratch
 
     def keep(self, path: Path, run_id: str, *, key: str, name: str) -> str | None:
         """Stores a checkpoint with a trial's run, and makes a model of one that holds the best weights.
@@ -71,14 +77,26 @@ class StoredCheckpoints:
         self._client.log_artifact(run_id, str(path), CHECKPOINT_ARTIFACT)
         if path.name != _BEST:
             return None
-        with tempfile.TemporaryDirectory(prefix="spatialsweep-model-") as scratch:
-            folder = Path(scratch) / "model"
+        with self._place() as place:
+            folder = place / "model"
             try:
                 facts = write_model_folder(path, folder)
-            except Exception as error:  # whatever it is, another attempt would find the same, and others wait
+            except Exception as error:  # another attempt would find the same, and others wait
+                if isinstance(error, OSError) and is_full(error):
+                    raise
                 return f"{path} becomes no model: {error}"
             self._store_model(folder, facts, run_id, key=key, name=name)
         return None
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[Path]:
+        if self._scratch is not None:
+            self._scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="spatialsweep-model-", dir=self._scratch) as place:
+            yield Path(place)
+        if self._scratch is not None:
+            with contextlib.suppress(OSError):  # others have something there
+                self._scratch.rmdir()
 
     def drop(self, file: str, run_id: str, *, key: str) -> str | None:
         """Takes a checkpoint out of a trial's run, and its model, unless that is in the registry.
