@@ -47,7 +47,7 @@ from ray_hosts import RayHosts, ray_hosts
 PATIENCE_S = 300.0
 LATEST_S = 5.0  # of a fault, after training went on
 _WORKER_DISK_MB = 512
-_STORAGE_MB = 128
+_STORAGE_MB = 1024  # a sweep that is stopped and resumed all the time writes 60 to 100
 _NEW_MOUNTS = 0x00020000  # CLONE_NEWNS
 
 
