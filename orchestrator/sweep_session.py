@@ -19,6 +19,7 @@ from orchestrator.local_raylet import LocalRaylet
 from orchestrator.notebook_view import NotebookDisplay
 from orchestrator.progress import Progress
 from orchestrator.retention import Retention
+from orchestrator.room_watch import RoomWatch
 from orchestrator.search.continuation import continue_study
 from orchestrator.search.first_trials import enqueue_first
 from orchestrator.search.storage import open_storage, study_uri
@@ -158,10 +159,11 @@ class SweepSession:
     def _search(self, search: TuneRun, lanes: Lanes, progress: Progress) -> TrialStatus:
         """Lets Tune run in a thread of its own, so that this one shows progress, minds the budget and hears Ctrl-C."""
         stopping, reason, lost, raylet = self._interruption, "", False, LocalRaylet()
+        room = RoomWatch(self._folder, self._ledger, progress.say)
         search.start()
         try:
             while search.running and lanes.alive and not reason and not raylet.gone:
-                self._look(search, progress)
+                self._look(search, progress, room)
                 reason = self._reason_to_stop(search)
             if reason and not stopping.urgent:
                 hint = " Ctrl-C again stops at once." if stopping.asked else ""
@@ -169,7 +171,7 @@ class SweepSession:
                 search.wind_down()
             while search.running and lanes.alive and not stopping.urgent and not raylet.gone:
                 lanes.wind_down()
-                self._look(search, progress)
+                self._look(search, progress, room)
             lost = search.running and not lanes.alive
         finally:
             search.end(reason or "the sweep is over")
@@ -196,8 +198,9 @@ class SweepSession:
             self._ledger.budget_spent(spent)
         return self._ledger.ended_by
 
-    def _look(self, search: TuneRun, progress: Progress) -> None:
+    def _look(self, search: TuneRun, progress: Progress, room: RoomWatch) -> None:
         """Half a second of the sweep."""
         progress.update()
+        room.look()
         self._retention.apply()
         search.wait(_UPDATE_S)
