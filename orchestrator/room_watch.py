@@ -37,7 +37,10 @@ class RoomWatch:
         if time.monotonic() - self._looked_s < _LOOK_S:
             return
         self._looked_s = time.monotonic()
-        needed, free = self._largest(), shutil.disk_usage(self._folder.path).free
+        try:
+            needed, free = self._largest(), shutil.disk_usage(self._folder.path).free
+        except OSError:
+            return  # a storage that does not answer is for those to tell who write there
         if free < needed and not self._told:
             self._say(
                 f"{self._folder.path} has {free / _MB:.1f} MB left, a checkpoint needs {needed / _MB:.1f} MB: training "
