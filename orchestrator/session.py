@@ -16,6 +16,7 @@ from ray._private.state import state as cluster_state
 
 from orchestrator.config.schema import BYTES_PER_GB, ResourcesConfig
 from orchestrator.errors import ClusterError
+from orchestrator.local_raylet import LocalRaylet
 
 _ANSWER_S = 10.0
 _QUIET = {
@@ -29,6 +30,7 @@ _QUIET = {
     "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # nobody resumes from Tune's own snapshots
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+_lost_sessions: list[LocalRaylet] = []
 
 
 @contextmanager
@@ -36,7 +38,9 @@ def ray_session(address: str | None = None, *, verbose: bool = False) -> Iterato
     """Connects to Ray for the duration of a sweep.
 
     A session that is already open is used and left open. With an address, or `RAY_ADDRESS` set as it is inside a Ray
-    job, that cluster is joined; otherwise a private instance is started here and ended afterwards.
+    job, that cluster is joined; otherwise a private instance is started here and ended afterwards. A session whose
+    raylet has ended is closed by the next one, or by the end of the process: threads of Tune and Train still wait for
+    an answer in it, and Ray ends a process at once, without a word, in which a thread asks a session that is closed.
 
     Args:
         address: Of a running cluster; `auto` finds one on this machine.
@@ -50,6 +54,9 @@ def ray_session(address: str | None = None, *, verbose: bool = False) -> Iterato
     level = logging.INFO if verbose else logging.ERROR
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(level)
+    if _lost_sessions:
+        ray.shutdown()
+        _lost_sessions.clear()
     if ray.is_initialized():
         yield
         return
@@ -63,10 +70,14 @@ def ray_session(address: str | None = None, *, verbose: bool = False) -> Iterato
                 ray.init(address=target, log_to_driver=verbose, logging_level=level)
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:
         raise ClusterError(f"no Ray cluster answers at '{target}': {error}") from None
+    raylet = LocalRaylet()
     try:
         yield
     finally:
-        ray.shutdown()
+        if raylet.gone:
+            _lost_sessions.append(raylet)
+        else:
+            ray.shutdown()
 
 
 @contextmanager

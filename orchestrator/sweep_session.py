@@ -182,13 +182,17 @@ class SweepSession:
                 search.join()
         progress.update()
         self._retention.apply()
+        if not (raylet.gone and self._nothing_to_do()):  # Ray may end under what takes everything down
+            self._raise_failure(search, lanes, raylet, lost=lost)
+        return TrialStatus.INTERRUPTED if stopping.asked else TrialStatus.FINISHED
+
+    def _raise_failure(self, search: TuneRun, lanes: Lanes, raylet: LocalRaylet, *, lost: bool) -> None:
         if raylet.gone:
             raise ClusterError(raylet.loss)
         if lost and lanes.failure is not None:
             raise ClusterError(f"no lane could be kept alive: {first_line(lanes.failure)}") from lanes.failure
         if search.failure is not None:
             raise search.failure
-        return TrialStatus.INTERRUPTED if stopping.asked else TrialStatus.FINISHED
 
     def _reason_to_stop(self, search: TuneRun) -> str:
         """Why no more is to be trained although trials are left; empty to go on."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +42,14 @@ def test_a_study_lives_in_a_file_by_default(tmp_path: Path) -> None:
     config = load_sweep(SWEEP)
     open_study(config, "tiny", open_storage(study_uri(config, tmp_path)))
     assert optuna.get_all_study_names(f"sqlite:///{tmp_path}/optuna.db") == ["tiny"]
+
+
+def test_what_mlflow_imports_as_well_is_there_before_its_thread_begins() -> None:
+    look = (
+        "import sys, orchestrator.search.storage; print('sqlalchemy.orm' in sys.modules, 'alembic.op' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["True", "True"]
 
 
 def open_at_once(folder: Path, barrier: Any) -> None:

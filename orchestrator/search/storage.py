@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,11 @@ from orchestrator.errors import StorageError
 from orchestrator.tracking.addresses import without_password
 
 logger = logging.getLogger(__name__)
+
+# Optuna imports these when it opens a study, and MLflow at the same time in the writer's thread: two threads that
+# import one circular package may each see it half made.
+for _package in ("sqlalchemy.orm", "alembic.command"):
+    importlib.import_module(_package)
 
 PATIENCE_S = 300.0
 _LONGEST_PAUSE_S = 5.0
