@@ -9,7 +9,7 @@ before all faults have struck, another begins. The faults are those of `benchmar
 
     epochs lost   whole epochs trained and saved twice; and the most that one fault cost of the epoch that was running
     next report   median seconds from the fault to the next report, with the absence that is part of the fault where
-                  training waits for it
+                  training waits for it; where a host joins, to the first report of a lane more
     sweeps        those that finished, of those that began
     trials lost   trials that did not finish
     re-run        trials that finished and began again, or fell back to their first epoch
@@ -38,7 +38,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from chaos_faults import FAULTS, World
+from chaos_faults import FAULTS, World, leave
 from disturbed_sweep import Saves, sequences, until
 from hosted_sweep import HostedSweep, Learnt, differing, left_over
 from hosts import missing
@@ -227,7 +227,7 @@ def harm(
         sweep = HostedSweep(cluster, f"{moments[0]}-{len(moments)}")
         sweep.prepare(**asdict(shape), max_failures=len(sequence))
         if moments[0] == "join":
-            cluster.workers[-1].kill()
+            leave(cluster)
         sweep.submit()
         outcome.sweeps += 1
         world = World(cluster, sweep, draw)
@@ -267,13 +267,15 @@ def strike(kind: str, world: World, saves: Saves, outcome: Outcome) -> bool:
     if saved:
         cost.most_of_an_epoch_lost = max(cost.most_of_an_epoch_lost, min(1.0, (world.struck_s - saved) / epoch_s))
 
+    answers = sweep.grown_s if kind == "join" else sweep.next_report_s
+
     def goes_on() -> bool:
         world.cluster.restart_ended()
-        return sweep.next_report_s(world.struck_s) is not None or sweep.is_over
+        return answers(world.struck_s) is not None or sweep.is_over
 
     until(goes_on, PATIENCE_S)
     cost.whole_epochs_lost += saves.repeated() - repeated
-    reported_s = sweep.next_report_s(world.struck_s)
+    reported_s = answers(world.struck_s)
     if reported_s is None:
         print(f"{kind}: no report any more after {time.time() - world.struck_s:.1f} s", flush=True)
     else:

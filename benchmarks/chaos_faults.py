@@ -103,11 +103,15 @@ def lose_host(world: World) -> bool:
 def preempt(world: World) -> bool:
     """A host is asked to end, has some seconds, loses its power, and boots."""
     host = world.any_worker()
+    _end_in_peace(host)
+    _off_and_on(host, world)
+    return True
+
+
+def _end_in_peace(host: Host) -> None:
     for process in _called(host, "ray start"):
         process.send_signal(signal.SIGTERM)
     until(lambda: not _called(host, "raylet/raylet"), patience_s=GRACE_S)
-    _off_and_on(host, world)
-    return True
 
 
 def _off_and_on(host: Host, world: World) -> None:
@@ -185,6 +189,13 @@ def fill_storage(world: World) -> bool:
     world.pause()
     (world.cluster.shared / "filler").unlink()
     return True
+
+
+def leave(cluster: RayHosts) -> None:
+    """A host is switched off before a sweep begins, and Ray knows; `join` brings it back."""
+    _end_in_peace(cluster.workers[-1])
+    cluster.workers[-1].kill()
+    until(lambda: len(cluster.nodes()) == len(cluster.workers))  # the head is one of them
 
 
 def join(world: World) -> bool:

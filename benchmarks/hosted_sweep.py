@@ -71,6 +71,18 @@ class HostedSweep(DisturbedSweep):
                 found[str(event["trial"])] |= {f"{event['epoch']} {name}": value for name, value in mine.items()}
         return found
 
+    def grown_s(self, moment_s: float) -> float | None:
+        """When two trials trained at once, first after a moment, both by the clock; None if none have yet."""
+        training = set()
+        for event in self.events():
+            if event["event"] == "trial_reported":
+                training.add(event["trial"])
+                if len(training) > 1 and event["time"] > moment_s:
+                    return float(event["time"])
+            elif event["event"] == "trial_ended":
+                training.discard(event["trial"])
+        return None
+
     def unrecorded(self, trials: int) -> int:
         """Trials that the study or MLflow do not know as finished."""
         database = self._cluster.database
