@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator import data_cli, network_cli, report_cli, sweep_cli, tracking_cli
-from orchestrator.errors import ConfigError, ResumeError, SpatialSweepError, SweepNameError
+from orchestrator.errors import ConfigError, RayLostError, ResumeError, SpatialSweepError, SweepNameError
 from orchestrator.provenance import package_version
 from orchestrator.quick_imports import quick_imports
 from orchestrator.submitted_with import version_report
@@ -273,6 +273,10 @@ def main() -> None:
         sys.exit(_BAD_INPUT)
     except SpatialSweepError as error:
         typer.echo("\n".join([f"spatialsweep: {error}", *getattr(error, "__notes__", ())]), err=True)
+        if isinstance(error, RayLostError):
+            from orchestrator.local_raylet import exit_without_ray
+
+            exit_without_ray(1)
         sys.exit(1)
 
 

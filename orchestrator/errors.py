@@ -86,6 +86,10 @@ class ClusterError(SpatialSweepError, RuntimeError):
     """The cluster cannot run this sweep, or went away."""
 
 
+class RayLostError(ClusterError):
+    """Ray has ended under a session; whoever holds one waits for a minute at the end of the process."""
+
+
 class TrackingError(SpatialSweepError, RuntimeError):
     """The tracking server refuses what it was sent."""
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from orchestrator.budget import Budget
 from orchestrator.config.schema import SweepConfig
-from orchestrator.errors import ClusterError
+from orchestrator.errors import ClusterError, RayLostError
 from orchestrator.interruption import Interruption
 from orchestrator.lanes.owner import Lanes, first_line
 from orchestrator.ledger import Ledger, TrialStatus
@@ -188,7 +188,7 @@ class SweepSession:
 
     def _raise_failure(self, search: TuneRun, lanes: Lanes, raylet: LocalRaylet, *, lost: bool) -> None:
         if raylet.gone:
-            raise ClusterError(raylet.loss)
+            raise RayLostError(raylet.loss)
         if lost and lanes.failure is not None:
             raise ClusterError(f"no lane could be kept alive: {first_line(lanes.failure)}") from lanes.failure
         if search.failure is not None:
