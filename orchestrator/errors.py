@@ -87,7 +87,7 @@ class ClusterError(SpatialSweepError, RuntimeError):
 
 
 class RayLostError(ClusterError):
-    """Ray has ended under a session; whoever holds one waits for a minute at the end of the process."""
+    """Ray has ended under a session; a process that takes leave of it waits for a minute."""
 
 
 class TrackingError(SpatialSweepError, RuntimeError):
