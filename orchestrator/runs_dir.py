@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+_OF_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for what a job starts, with a working directory and without
+
 
 def resolve_runs_dir(configured: str | Path | None) -> Path:
     """Where results are kept: as configured, else `runs` here.
@@ -18,4 +20,4 @@ def resolve_runs_dir(configured: str | Path | None) -> Path:
 
 def inside_ray_job() -> bool:
     """Whether this process was submitted to a cluster."""
-    return "runtime_resources" in Path.cwd().parts or "RAY_JOB_SUBMISSION_ID" in os.environ
+    return _OF_A_JOB in os.environ or "runtime_resources" in Path.cwd().parts

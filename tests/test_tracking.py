@@ -9,6 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow_server import free_port
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from tracked_sweep import DATASET, REASON, replay, tell
 
 from orchestrator import load_model
@@ -172,7 +173,7 @@ def test_the_checkpoint_of_a_run_becomes_a_model(writer: MlflowWriter, checkpoin
 def test_a_model_is_found_in_the_database_beneath_the_current_folder(
     writer: MlflowWriter, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("RAY_JOB_SUBMISSION_ID", raising=False)
+    monkeypatch.delenv(RAY_JOB_CONFIG_JSON_ENV_VAR, raising=False)
     (tmp_path / "runs").symlink_to(folder, target_is_directory=True)
     monkeypatch.chdir(tmp_path)
     assert load_model(f"runs:/{writer.run_id(0)}").class_names == tuple("0123456789")
