@@ -66,6 +66,10 @@ class DataError(SpatialSweepError, ValueError):
     """A dataset that is missing, damaged or not what the sweep expects."""
 
 
+class UnsafePathError(SpatialSweepError, ValueError):
+    """A name or path from a file that would leave the folder it belongs to."""
+
+
 class CheckpointError(SpatialSweepError, ValueError):
     """A checkpoint that cannot be found or read."""
 
