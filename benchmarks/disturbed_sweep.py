@@ -74,10 +74,11 @@ class DisturbedSweep:
 
     def events(self) -> list[dict[str, Any]]:
         """Of the journal; none before it is there."""
-        from orchestrator.tracking.journal import read_events
+        from orchestrator.records.events import content_of
+        from orchestrator.records.journal import read_events
 
         journal = self.folder / "journal.jsonl"
-        return [event for event, _ in read_events(journal)] if journal.exists() else []
+        return [content_of(event) for event, _ in read_events(journal)] if journal.exists() else []
 
     def next_report_s(self, moment_s: float) -> float | None:
         """When a trial reported first after a moment, both by the clock; None if it has not yet."""

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import tempfile
+import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +97,11 @@ def write_study(config: Any) -> None:
     from orchestrator.config.schema import resolve_trial
     from orchestrator.ledger import Ledger, TrialStatus
     from orchestrator.objectives import Aims
+    from orchestrator.records.journal import Journal
     from orchestrator.search.scores import note_report
     from orchestrator.search.storage import open_storage
     from orchestrator.search.study import open_study
     from orchestrator.search.verdict import verdict
-    from orchestrator.tracking.journal import Journal
 
     study = open_study(config, config.name, open_storage(config.storage.uri), resumed=False)
     aims = Aims.of(config)
@@ -135,13 +136,18 @@ def write_mlflow(config: Any) -> None:
 
 def follow_with_mlflow(config: Any) -> None:
     """The same, into other runs, one event at a time."""
+    from orchestrator.records.events import SweepStarted
+    from orchestrator.records.journal import read_events
+    from orchestrator.records.lines import seal
     from orchestrator.tracking import journal_follower
 
     at_once = journal_follower._EVENTS_PER_BATCH
     journal_follower._EVENTS_PER_BATCH = 1
     journal = journal_of(config)
     journal.with_name("tracked.json").unlink()
-    journal.write_text(re.sub(r'"uid": "', '"uid": "again-', journal.read_text()))
+    events = [event for event, _ in read_events(journal)]
+    again = [replace(event, uid=uuid.uuid4().hex) if isinstance(event, SweepStarted) else event for event in events]
+    journal.write_bytes(b"".join(seal(event, number) for number, event in enumerate(again, start=1)))
     write_mlflow(config)
     journal_follower._EVENTS_PER_BATCH = at_once
 

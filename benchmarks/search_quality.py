@@ -38,11 +38,11 @@ from orchestrator import SweepConfig
 from orchestrator.lanes.client import EPOCH
 from orchestrator.ledger import Ledger, TrialRecord, TrialStatus
 from orchestrator.objectives import Aims
+from orchestrator.records.journal import Journal
 from orchestrator.search.samplers import DIVERGED, OUTCOME, create_sampler
 from orchestrator.search.trial_schedulers import create_trial_scheduler
 from orchestrator.search.verdict import verdict
 from orchestrator.sweep_folder import SweepFolder
-from orchestrator.tracking.journal import Journal
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "random": {"sampler": {"name": "random"}, "trial_scheduler": {"name": "none"}},

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator import data_cli, network_cli, report_cli, sweep_cli, tracking_cli
-from orchestrator.errors import ConfigError, RayLostError, ResumeError, SpatialSweepError, SweepNameError
+from orchestrator.errors import ConfigError, JournalError, RayLostError, ResumeError, SpatialSweepError, SweepNameError
 from orchestrator.provenance import package_version
 from orchestrator.quick_imports import quick_imports
 from orchestrator.submitted_with import version_report
@@ -268,7 +268,7 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("spatialsweep: interrupted before a sweep began", err=True)
         sys.exit(_INTERRUPTED)
-    except (ConfigError, SweepNameError, ResumeError) as error:
+    except (ConfigError, JournalError, SweepNameError, ResumeError) as error:
         typer.echo(str(error), err=True)
         sys.exit(_BAD_INPUT)
     except SpatialSweepError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 class SpatialSweepError(Exception):
@@ -56,6 +57,34 @@ class SweepNameError(SpatialSweepError, ValueError):
 
 class ResumeError(SpatialSweepError, ValueError):
     """A sweep that is to go on with something that decides its results changed."""
+
+
+class JournalError(SpatialSweepError, ValueError):
+    """A journal with a line that is damaged, or that a newer version has written.
+
+    Args:
+        path: The journal.
+        fault: What is wrong, in one line.
+        line: Its number, from 1; None where it is not known.
+        byte: Offset of the line in the file; None where the file cannot be read at all.
+        newer: Whether a newer version has written it, so that nothing is damaged.
+    """
+
+    def __init__(
+        self, path: Path, fault: str, *, line: int | None = None, byte: int | None = None, newer: bool = False
+    ) -> None:
+        self.path, self.fault, self.line, self.byte, self.newer = path, fault, line, byte, newer
+        where = ", ".join(
+            [
+                str(path),
+                *([f"line {line}"] if line is not None else []),
+                *([f"byte {byte}"] if byte is not None else []),
+            ]
+        )
+        remedy = "Install the version that wrote it"
+        if not newer:
+            remedy = f"`spatialsweep repair {path.parent}` keeps what is sound and says what it drops"
+        super().__init__(f"{where}: {fault}" if byte is None else f"{where}: {fault}. {remedy}")
 
 
 class SpaceExhaustedError(SpatialSweepError, ValueError):

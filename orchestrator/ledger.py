@@ -6,104 +6,41 @@ result tables, the view of progress) is derived, so that what is shown never dif
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
-from orchestrator.spending import NO_COST, Cost, SoFar, Spending
-from orchestrator.tracking.journal import Journal, read_events
+from orchestrator.records.events import (
+    FORMAT,
+    BudgetSpent,
+    CheckpointDropped,
+    CheckpointKept,
+    Ended,
+    Event,
+    FrontFound,
+    LanesPlanned,
+    SessionDescribed,
+    Spent,
+    SweepEnd,
+    SweepEnded,
+    SweepResumed,
+    SweepStarted,
+    TrialChanged,
+    TrialEnded,
+    TrialRejected,
+    TrialReported,
+    TrialResumed,
+    TrialStarted,
+)
+from orchestrator.records.history import read_history
+from orchestrator.records.journal import Journal
+from orchestrator.records.status import TrialStatus
+from orchestrator.records.trials import RejectedTrial, TrialRecord
+from orchestrator.spending import Cost, SoFar
 
-
-class TrialStatus(StrEnum):
-    """How a trial stands."""
-
-    RUNNING = "running"
-    FINISHED = "finished"
-    PRUNED = "pruned"
-    DIVERGED = "diverged"
-    FAILED = "failed"
-    INTERRUPTED = "interrupted"
-
-    @property
-    def in_words(self) -> str:
-        """As a person is told."""
-        return "stopped early" if self is TrialStatus.PRUNED else self.value
-
-
-@dataclass
-class TrialRecord:
-    """One trial, as far as it got.
-
-    Args:
-        number: Optuna's number.
-        tune_id: Tune's id.
-        params: Searched values.
-        config: The whole `TrialConfig` as plain data.
-        status: How it stands.
-        reports: Metrics per epoch, in order; each holds `epoch`.
-        reason: Of a failure, or where it diverged.
-        started_s: Unix time.
-        ended_s: Unix time; None while it runs.
-        cost: Devices times seconds, as of its end.
-        attempts: Times it was handed to Tune; above 1 where its sweep was resumed.
-        nodes: Host and address of every rank, in order, as of its newest report.
-    """
-
-    number: int
-    tune_id: str
-    params: Mapping[str, Any]
-    config: Mapping[str, Any]
-    started_s: float
-    status: TrialStatus = TrialStatus.RUNNING
-    reports: list[dict[str, float]] = field(default_factory=list)
-    reason: str = ""
-    ended_s: float | None = None
-    cost: Cost = NO_COST
-    attempts: int = 1
-    nodes: tuple[str, ...] = ()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it will never train again; one that was interrupted waits for the sweep to be resumed."""
-        return self.status not in (TrialStatus.RUNNING, TrialStatus.INTERRUPTED)
-
-    @property
-    def epochs(self) -> int:
-        """Epochs trained."""
-        return int(self.reports[-1]["epoch"]) if self.reports else 0
-
-    def best(self, metric: str, mode: str) -> float | None:
-        """The best finite value any epoch reported; None before the first."""
-        values = [report[metric] for report in self.reports if math.isfinite(report.get(metric, math.nan))]
-        choose = max if mode == "max" else min
-        return choose(values) if values else None
-
-    @property
-    def test_top1(self) -> float | None:
-        """Accuracy on the test images; None unless the trial was trained to the end."""
-        return self.reports[-1].get("test/top1") if self.reports else None
-
-
-@dataclass(frozen=True)
-class RejectedTrial:
-    """A configuration that was proposed and not worth a trial.
-
-    Args:
-        number: Optuna's number.
-        params: Searched values.
-        rule: The setting or limit it breaks.
-        reason: What was given and what holds.
-    """
-
-    number: int
-    params: Mapping[str, Any]
-    rule: str
-    reason: str
+__all__ = ["Ledger", "RejectedTrial", "TrialRecord", "TrialStatus", "count_rejected"]
 
 
 class Ledger:
@@ -112,63 +49,87 @@ class Ledger:
     Args:
         journal: Where every event is kept; events that stand there already are taken up.
 
-    Attributes:
-        sessions: Drivers that have worked on the sweep.
-        identity: What decided its results in the newest session; None before the first.
-        ended_by: What the budget said when it ended the sweep; empty when it did not.
-        stored: Checkpoints that are to be stored as artifacts, by trial and file.
+    Raises:
+        JournalError: A line of the journal is damaged.
     """
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._lock = threading.RLock()
-        self._trials: dict[int, TrialRecord] = {}
-        self._open: set[int] = set()
-        self._over: list[int] = []
-        self._rejected: dict[int, RejectedTrial] = {}
-        self._spending = Spending()
-        self.ended_by = ""
-        self.sessions = 0
-        self.stored: set[tuple[int, str]] = set()
-        self.identity: Mapping[str, Any] | None = None
-        for event, _ in read_events(journal.path):
-            self._take_up(event)
+        self._history = read_history(journal.path)
+
+    @property
+    def sessions(self) -> int:
+        """Drivers that have worked on the sweep."""
+        return self._history.sessions
+
+    @property
+    def identity(self) -> Mapping[str, Any] | None:
+        """What decided the results in the newest session; None before the first."""
+        return self._history.identity
+
+    @property
+    def ended_by(self) -> str:
+        """What the budget said when it ended the sweep; empty when it did not."""
+        return self._history.ended_by
+
+    @property
+    def stored(self) -> set[tuple[int, str]]:
+        """Checkpoints that are to be stored as artifacts, by trial and file."""
+        return self._history.stored
 
     def sweep_started(
         self, name: str, config: Mapping[str, Any], facts: Mapping[str, str], identity: Mapping[str, Any]
     ) -> None:
         """The sweep begins; the identifier keeps equal names of different users apart on a shared server."""
         uid = uuid.uuid4().hex
-        self._record("sweep_started", name=name, uid=uid, config=config, facts=facts, identity=identity)
+        self._record(
+            SweepStarted(
+                time=time.time(),
+                name=name,
+                uid=uid,
+                config=config,
+                facts=facts,
+                identity=identity,
+                format=FORMAT,
+            )
+        )
 
     def sweep_resumed(self, config: Mapping[str, Any], facts: Mapping[str, str], identity: Mapping[str, Any]) -> None:
         """A new driver goes on with the sweep."""
-        self._record("sweep_resumed", config=config, facts=facts, identity=identity)
+        self._record(SweepResumed(time=time.time(), config=config, facts=facts, identity=identity))
 
     def session_described(self, files: Iterable[str], dataset: Mapping[str, Any]) -> None:
         """What the session just begun works with: files to be stored with the sweep, and facts about its images."""
-        self._record("session_described", session=self.sessions, files=list(files), dataset=dataset)
+        self._record(SessionDescribed(time=time.time(), session=self.sessions, files=tuple(files), dataset=dataset))
 
     def trial_started(self, number: int, tune_id: str, params: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         """A trial was proposed and handed to Tune."""
-        self._record("trial_started", trial=number, tune_id=tune_id, params=params, config=config)
+        self._record(TrialStarted(time=time.time(), trial=number, tune_id=tune_id, params=params, config=config))
 
     def trial_rejected(self, number: int, params: Mapping[str, Any], rule: str, reason: str) -> None:
         """A configuration was proposed and is not tried; it is none of the sweep's trials."""
-        self._record("trial_rejected", trial=number, params=params, rule=rule, reason=reason)
+        self._record(TrialRejected(time=time.time(), trial=number, params=params, rule=rule, reason=reason))
 
     def lanes_planned(self, lanes: int, workers: int, cpus_per_worker: float, gpus_per_worker: float) -> None:
         """What the trials from here on reserve."""
-        per_trial = {"cpus_per_trial": workers * cpus_per_worker, "gpus_per_trial": workers * gpus_per_worker}
-        self._record("lanes_planned", lanes=lanes, workers=workers, **per_trial)
+        self._record(
+            LanesPlanned(
+                time=time.time(),
+                lanes=lanes,
+                workers=workers,
+                cpus_per_trial=workers * cpus_per_worker,
+                gpus_per_trial=workers * gpus_per_worker,
+            )
+        )
 
     def trial_resumed(self, number: int, tune_id: str) -> None:
         """A trial that was interrupted is handed to Tune again."""
-        self._record("trial_resumed", trial=number, tune_id=tune_id)
+        self._record(TrialResumed(time=time.time(), trial=number, tune_id=tune_id))
 
     def trial_changed(self, number: int, donor: int, epoch: int, config: Mapping[str, Any]) -> None:
         """After an epoch a trial goes on from the weights of another one, with another configuration."""
-        self._record("trial_changed", trial=number, donor=donor, epoch=epoch, config=config)
+        self._record(TrialChanged(time=time.time(), trial=number, donor=donor, epoch=epoch, config=config))
 
     def trial_reported(
         self,
@@ -190,10 +151,19 @@ class Ledger:
             lane: Which one.
             nodes: Where its ranks are, in order; recorded when it is not where they were.
         """
-        known = {name: value for name, value in (("held_s", held_s), ("lane", lane)) if value is not None}
         with self._lock:
-            moved = {"nodes": list(nodes)} if nodes and tuple(nodes) != self._trials[number].nodes else {}
-            self._record("trial_reported", trial=number, epoch=epoch, metrics=metrics, **known, **moved)
+            moved = bool(nodes) and tuple(nodes) != self._history.trials[number].nodes
+            self._record(
+                TrialReported(
+                    time=time.time(),
+                    trial=number,
+                    epoch=epoch,
+                    metrics=metrics,
+                    held_s=held_s,
+                    lane=lane,
+                    nodes=tuple(nodes) if moved else None,
+                )
+            )
 
     def trial_ended(
         self, number: int, status: TrialStatus, reason: str = "", best: Mapping[str, float] | None = None
@@ -207,66 +177,69 @@ class Ledger:
             best: Every objective at its best epoch.
         """
         with self._lock:
-            if not self._trials[number].is_over:
+            if not self._history.trials[number].is_over:
                 now = time.time()
-                cost = self._spending.cost(number, now).as_dict()
-                ended = {"trial": number, "status": status, "reason": reason, "cost": cost, "best": best or {}}
-                self._record("trial_ended", now, **ended)
+                cost = cast(Spent, self._history.spending.cost(number, now).as_dict())
+                self._record(
+                    TrialEnded(
+                        time=now, trial=number, status=cast(Ended, status), reason=reason, cost=cost, best=best or {}
+                    )
+                )
 
     def checkpoint_kept(self, number: int, path: str) -> None:
         """A trial is among the best, or the newest; its checkpoint is to be stored as an artifact."""
-        self._record("checkpoint_kept", trial=number, path=path)
+        self._record(CheckpointKept(time=time.time(), trial=number, path=path))
 
     def checkpoint_dropped(self, number: int, path: str) -> None:
         """Others have taken the place of a trial whose checkpoint is stored; it need not be any longer."""
-        self._record("checkpoint_dropped", trial=number, path=path)
+        self._record(CheckpointDropped(time=time.time(), trial=number, path=path))
 
     def budget_spent(self, reason: str) -> None:
         """The sweep is to end although trials are left, because of what its budget says."""
-        self._record("budget_spent", reason=reason)
+        self._record(BudgetSpent(time=time.time(), reason=reason))
 
     def front_found(self, numbers: Iterable[int]) -> None:
         """Of several objectives, the trials that no other beats in all."""
-        self._record("front_found", trials=list(numbers))
+        self._record(FrontFound(time=time.time(), trials=tuple(numbers)))
 
     def sweep_ended(self, status: TrialStatus, summary: Mapping[str, Any], files: Iterable[str]) -> None:
         """The sweep is over; `files` are result files to be stored with it."""
-        self._record("sweep_ended", status=status, summary=summary, files=list(files))
+        self._record(SweepEnded(time=time.time(), status=cast(SweepEnd, status), summary=summary, files=tuple(files)))
 
     def trials(self) -> list[TrialRecord]:
         """All trials by number."""
         with self._lock:
-            return [self._trials[number] for number in sorted(self._trials)]
+            return [self._history.trials[number] for number in sorted(self._history.trials)]
 
     def trial(self, number: int) -> TrialRecord:
         """One trial by its number."""
         with self._lock:
-            return self._trials[number]
+            return self._history.trials[number]
 
     def rejected(self) -> list[RejectedTrial]:
         """All configurations that were proposed and not tried, by number."""
         with self._lock:
-            return [self._rejected[number] for number in sorted(self._rejected)]
+            return [self._history.rejected[number] for number in sorted(self._history.rejected)]
 
     def knows(self, number: int) -> bool:
         """Whether a trial of this number was ever started."""
         with self._lock:
-            return number in self._trials
+            return number in self._history.trials
 
     def count_over(self) -> int:
         """Trials that will never train again."""
         with self._lock:
-            return len(self._over)
+            return len(self._history.over)
 
     def over_since(self, count: int) -> list[TrialRecord]:
         """Trials that will never train again, but for the first so many, in the order of their ends."""
         with self._lock:
-            return [self._trials[number] for number in self._over[count:]]
+            return [self._history.trials[number] for number in self._history.over[count:]]
 
     def open(self) -> list[TrialRecord]:
         """Trials that train, or were interrupted, by number."""
         with self._lock:
-            return [self._trials[number] for number in sorted(self._open)]
+            return [self._history.trials[number] for number in sorted(self._history.open)]
 
     def running(self) -> list[TrialRecord]:
         """Trials that have not ended."""
@@ -275,76 +248,21 @@ class Ledger:
     def cost_now(self, number: int) -> Cost:
         """What a trial has cost until now."""
         with self._lock:
-            return self._spending.cost(number, time.time())
+            return self._history.spending.cost(number, time.time())
 
     def so_far(self) -> SoFar:
         """What the sweep has spent and brought until now."""
         with self._lock:
-            return self._spending.so_far(time.time())
+            return self._history.spending.so_far(time.time())
 
-    def _record(self, kind: str, now: float | None = None, /, **content: Any) -> None:
-        event = {"event": kind, "time": time.time() if now is None else now, **content}
+    def _record(self, event: Event) -> None:
         with self._lock:
+            self._history.refuse_contradiction(event)
             self._journal.append(event)
-            self._take_up(event)
-
-    def _take_up(self, event: Mapping[str, Any]) -> None:
-        match event["event"]:
-            case "sweep_started" | "sweep_resumed":
-                self.sessions, self.identity, self.ended_by = self.sessions + 1, event["identity"], ""
-            case "budget_spent":
-                self.ended_by = event["reason"]
-            case "checkpoint_kept":
-                self.stored.add((event["trial"], event["path"]))
-            case "checkpoint_dropped":
-                self.stored.discard((event["trial"], event["path"]))
-            case "trial_rejected":
-                found = RejectedTrial(event["trial"], event["params"], event["rule"], event["reason"])
-                self._rejected[found.number] = found
-        fold(self._trials, event)
-        self._sort_in(self._trials.get(event.get("trial", -1)))
-        self._spending.fold(event)
-
-    def _sort_in(self, trial: TrialRecord | None) -> None:
-        """Whoever looks time and again at the trials does not look through all that ever were."""
-        if trial is None:
-            return
-        if not trial.is_over:
-            self._open.add(trial.number)
-        elif trial.number in self._open:
-            self._open.remove(trial.number)
-            self._over.append(trial.number)
+            self._history.take(event)
 
 
 def count_rejected(counts: Mapping[str, int]) -> str:
     """How many configurations each rule has rejected, such as `12 (max_params 7, pooled_size 5)`; empty for none."""
     each = ", ".join(f"{rule} {count}" for rule, count in sorted(counts.items(), key=lambda item: -item[1]))
     return f"{sum(counts.values())} ({each})" if each else ""
-
-
-def fold(trials: dict[int, TrialRecord], event: Mapping[str, Any]) -> None:
-    """Brings the trials up to date with one event of the journal."""
-    match event["event"]:
-        case "trial_started":
-            trials[event["trial"]] = TrialRecord(
-                number=event["trial"],
-                tune_id=event["tune_id"],
-                params=event["params"],
-                config=event["config"],
-                started_s=event["time"],
-            )
-        case "trial_resumed":
-            trial = trials[event["trial"]]
-            trial.status, trial.reason, trial.ended_s = TrialStatus.RUNNING, "", None
-            trial.tune_id, trial.attempts = event["tune_id"], trial.attempts + 1
-        case "trial_changed":
-            trials[event["trial"]].config = event["config"]
-        case "trial_reported":
-            trial = trials[event["trial"]]
-            trial.reports.append({"epoch": event["epoch"], **event["metrics"]})
-            trial.nodes = tuple(event.get("nodes", trial.nodes))
-        case "trial_ended":
-            trial = trials[event["trial"]]
-            trial.status, trial.reason = TrialStatus(event["status"]), event["reason"]
-            trial.ended_s = event["time"]
-            trial.cost = Cost(**event.get("cost", {}))

@@ -19,9 +19,9 @@ from orchestrator.config.schema import SweepConfig, TrialConfig, resolve_trial
 from orchestrator.config.training import TrainingConfig
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.ledger import Ledger
+from orchestrator.records.journal import Journal
 from orchestrator.runs_dir import resolve_runs_dir
 from orchestrator.tracking.addresses import SQLITE
-from orchestrator.tracking.journal import Journal
 from orchestrator.training.footprint import Footprint, estimate_footprint
 from orchestrator.validity import Validity
 from search_spaces import setting_of

@@ -9,8 +9,8 @@ from orchestrator.config import SweepConfig, load_sweep
 from orchestrator.data import open_dataset
 from orchestrator.errors import ConfigError, Problem, ResumeError
 from orchestrator.provenance import code_fingerprint
+from orchestrator.records.history import read_history
 from orchestrator.sweep_folder import SweepFolder
-from orchestrator.tracking.journal import read_events
 
 # How much is searched, where, and where it is recorded may change from one session of a sweep to the next.
 _FREE = (
@@ -76,13 +76,10 @@ def stored_config(folder: SweepFolder, overrides: Sequence[str] = ()) -> SweepCo
         overrides: Assignments to lay over it, as for `load_sweep`.
 
     Raises:
+        JournalError: A line of its journal is damaged.
         ConfigError: A setting is wrong, or a stored address lacks the password that is never stored.
     """
-    content: dict[str, Any] = {}
-    for event, _ in read_events(folder.journal):
-        if event["event"] in ("sweep_started", "sweep_resumed"):
-            content = event["config"]
-    config = load_sweep(content, overrides, label=f"sweep '{folder.name}'")
+    config = load_sweep(dict(read_history(folder.journal).config), overrides, label=f"sweep '{folder.name}'")
     secret = [section for section, uri in _addresses(config) if uri and "***" in uri]
     if secret:
         raise ConfigError(

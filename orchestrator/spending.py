@@ -12,8 +12,19 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from orchestrator.config.objective import Constraint, parse_constraint
+from orchestrator.records.events import (
+    Event,
+    LanesPlanned,
+    SweepEnded,
+    SweepResumed,
+    SweepStarted,
+    TrialEnded,
+    TrialReported,
+    TrialResumed,
+    TrialStarted,
+)
+from orchestrator.records.status import TrialStatus
 
-SESSION_STARTS = ("sweep_started", "sweep_resumed")
 _HOUR_S = 3_600.0
 _WORKERS = "workers"  # metric of an epoch: an elastic trial has fewer than planned at times
 
@@ -135,25 +146,26 @@ class Spending:
     _best_trial: int | None = None
     _fruitless: int = 0
 
-    def fold(self, event: Mapping[str, Any]) -> None:
+    def take(self, event: Event) -> None:
         """Takes the next event of the journal."""
-        kind, now = event["event"], float(event["time"])
-        if kind in SESSION_STARTS:
-            self._end_session(self._last_s)
-            self._session_s = now
-            self._configure(event.get("config", {}))
-        elif kind == "lanes_planned":
-            self._reserve(event)
-        elif kind in ("trial_started", "trial_resumed"):
-            self._close(event["trial"], now)
-            self._open[event["trial"]] = _Stretch(now, self._rates)
-        elif kind == "trial_reported":
-            self._report(event, now)
-        elif kind == "trial_ended":
-            self._count(event)
-            self._close(event["trial"], now)
-        elif kind == "sweep_ended":
-            self._end_session(now)
+        now = event.time
+        match event:
+            case SweepStarted() | SweepResumed():
+                self._end_session(self._last_s)
+                self._session_s = now
+                self._configure(event.config)
+            case LanesPlanned():
+                self._reserve(event)
+            case TrialStarted() | TrialResumed():
+                self._close(event.trial, now)
+                self._open[event.trial] = _Stretch(now, self._rates)
+            case TrialReported():
+                self._report(event)
+            case TrialEnded():
+                self._count(event)
+                self._close(event.trial, now)
+            case SweepEnded():
+                self._end_session(now)
         self._last_s = now
 
     def cost(self, number: int, now: float) -> Cost:
@@ -193,29 +205,29 @@ class Spending:
             self._metric, self._sign = first["metric"], 1.0 if first["mode"] == "max" else -1.0
         self._constraints = tuple(map(parse_constraint, config.get("constraints") or ()))
 
-    def _reserve(self, plan: Mapping[str, Any]) -> None:
-        self._workers = float(plan.get("workers", 1))
+    def _reserve(self, plan: LanesPlanned) -> None:
+        self._workers = float(plan.workers)
         self._rates = Rates(
-            plan["cpus_per_trial"], plan["gpus_per_trial"], self._rates.per_cpu_hour, self._rates.per_gpu_hour
+            plan.cpus_per_trial, plan.gpus_per_trial, self._rates.per_cpu_hour, self._rates.per_gpu_hour
         )
 
-    def _report(self, event: Mapping[str, Any], now: float) -> None:
-        stretch, metrics = self._open.get(event["trial"]), event["metrics"]
-        if stretch is not None and "held_s" in event:
+    def _report(self, event: TrialReported) -> None:
+        stretch, metrics = self._open.get(event.trial), event.metrics
+        if stretch is not None and event.held_s is not None:
             share = metrics.get(_WORKERS, self._workers) / self._workers
-            stretch.advance(now, float(event["held_s"]), share)
-        value = self._sign * float(metrics.get(self._metric, math.nan))
+            stretch.advance(event.time, event.held_s, share)
+        value = self._sign * metrics.get(self._metric or "", math.nan)
         if any(bound.violation(metrics.get(bound.metric, math.inf)) > 0 for bound in self._constraints):
             return
         if math.isfinite(value) and (self._best is None or value > self._best):
-            self._best, self._best_trial, self._fruitless = value, event["trial"], 0
+            self._best, self._best_trial, self._fruitless = value, event.trial, 0
             if stretch is not None:
                 stretch.improved = True
 
-    def _count(self, event: Mapping[str, Any]) -> None:
+    def _count(self, event: TrialEnded) -> None:
         """Counts trials in a row that ended without a new best; what was interrupted has not ended."""
-        stretch = self._open.get(event["trial"])
-        if event["status"] != "interrupted":
+        stretch = self._open.get(event.trial)
+        if event.status is not TrialStatus.INTERRUPTED:
             self._fruitless = 0 if stretch is not None and stretch.improved else self._fruitless + 1
 
     def _close(self, number: int, now: float) -> None:

@@ -13,14 +13,14 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from orchestrator.config.objective import ObjectiveConfig, parse_constraint
-from orchestrator.ledger import TrialRecord, TrialStatus, fold
 from orchestrator.objectives import Aims
+from orchestrator.records.history import read_history
+from orchestrator.records.status import TrialStatus
+from orchestrator.records.trials import TrialRecord
 from orchestrator.results import SweepResult
 from orchestrator.runs_dir import resolve_runs_dir
-from orchestrator.spending import SESSION_STARTS, Spending
 from orchestrator.sweep_folder import SweepFolder, existing_folder
 from orchestrator.tracking.addresses import embedded_uri
-from orchestrator.tracking.journal import read_events
 
 _DRIVER_DIED = "the driver of the sweep died"
 
@@ -68,41 +68,6 @@ class StoredSweep:
         return self.result.folder
 
 
-@dataclass
-class _Story:
-    """The events of a journal, put together."""
-
-    name: str = ""
-    uid: str = ""
-    config: Mapping[str, Any] = field(default_factory=dict)
-    facts: Mapping[str, str] = field(default_factory=dict)
-    trials: dict[int, TrialRecord] = field(default_factory=dict)
-    rejected: dict[int, str] = field(default_factory=dict)
-    spending: Spending = field(default_factory=Spending)
-    ended: TrialStatus | None = None
-    ended_by: str = ""
-
-    def fold(self, event: Mapping[str, Any]) -> None:
-        kind = event["event"]
-        if kind in SESSION_STARTS:
-            self.name, self.uid = event.get("name", self.name), event.get("uid", self.uid)
-            self.config, self.facts = event.get("config") or self.config, event.get("facts") or self.facts
-            self.ended, self.ended_by = None, ""
-        elif kind == "budget_spent":
-            self.ended_by = event["reason"]
-        elif kind == "trial_rejected":
-            self.rejected[event["trial"]] = event["rule"]
-        elif kind == "sweep_ended":
-            self.ended = TrialStatus(event["status"])
-        fold(self.trials, event)
-        self.spending.fold(event)
-
-    def count_costs(self, now: float) -> None:
-        """Gives every trial its cost, those that have not ended too."""
-        for number, trial in self.trials.items():
-            trial.cost = self.spending.cost(number, now)
-
-
 def load_result(sweep: str | Path, runs_dir: str | Path | None = None) -> SweepResult:
     """Reads a sweep back: a finished one, one that runs, or one whose driver died.
 
@@ -132,15 +97,17 @@ def read_sweep(folder: SweepFolder) -> StoredSweep:
 
     Args:
         folder: Of the sweep.
+
+    Raises:
+        JournalError: A line of it is damaged.
     """
     alive = folder.is_driven  # asked first: a driver that ends meanwhile leaves a journal that says so
-    story = _Story()
-    for event, _ in read_events(folder.journal):
-        story.fold(event)
+    story = read_history(folder.journal)
     state = SweepState(story.ended) if story.ended else SweepState.RUNNING if alive else SweepState.DEAD
     last_s = story.spending.last_event_s
     now = time.time() if state is SweepState.RUNNING else last_s
-    story.count_costs(now)
+    for number, trial in story.trials.items():  # those that have not ended too
+        trial.cost = story.spending.cost(number, now)
     records = [story.trials[number] for number in sorted(story.trials)]
     if state is SweepState.DEAD:
         _end_orphans(records, last_s)
@@ -166,7 +133,7 @@ def read_sweep(folder: SweepFolder) -> StoredSweep:
         facts=story.facts,
         result=result,
         age_s=max(0.0, time.time() - last_s),
-        rejected=Counter(story.rejected.values()),
+        rejected=Counter(trial.rule for trial in story.rejected.values()),
     )
 
 

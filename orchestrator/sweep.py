@@ -18,6 +18,7 @@ from orchestrator.notebook_view import NotebookDisplay, in_notebook
 from orchestrator.origin import write_origin
 from orchestrator.provenance import facts
 from orchestrator.recorded import recorded
+from orchestrator.records.journal import Journal
 from orchestrator.results import SweepResult
 from orchestrator.resume import identity, refuse_changes, stored_config
 from orchestrator.runs_dir import inside_ray_job, resolve_runs_dir
@@ -25,7 +26,6 @@ from orchestrator.search.first_trials import refuse_unknown
 from orchestrator.search.storage import open_storage, study_uri
 from orchestrator.sweep_folder import SweepFolder, existing_folder, new_folder
 from orchestrator.sweep_session import SweepSession
-from orchestrator.tracking.journal import Journal
 
 
 def run_sweep(

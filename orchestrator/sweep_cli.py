@@ -1,4 +1,4 @@
-"""The commands about sweeps that stand on disk: `spatialsweep status`, `list`, `compare` and `delete`."""
+"""The commands about sweeps that stand on disk: `spatialsweep status`, `list`, `repair`, `compare` and `delete`."""
 
 from __future__ import annotations
 
@@ -51,17 +51,39 @@ def status(
 def list_sweeps(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
     """List all sweeps of a folder of results."""
     from orchestrator.runs_dir import resolve_runs_dir
-    from orchestrator.stored_sweep import read_sweep
-    from orchestrator.sweep_comparison import facts_of
+    from orchestrator.sweep_comparison import listed
     from orchestrator.sweep_folder import SweepFolder, sweep_names
     from orchestrator.sweep_tables import print_list
 
     folder = resolve_runs_dir(runs_dir)
-    rows = [facts_of(read_sweep(SweepFolder(folder / name))) for name in sweep_names(folder)]
+    rows = [listed(SweepFolder(folder / name)) for name in sweep_names(folder)]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     else:
         print_list(rows, str(folder), wide_console())
+        for row in rows:
+            if row["state"] == "damaged":
+                typer.echo(row["damage"], err=True)
+
+
+@app.command()
+def repair(
+    name: Name,
+    runs_dir: RunsDir = None,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be dropped.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a damaged journal readable: what is sound is kept, the damaged file stays beside it."""
+    from orchestrator.records.repair import repair as repair_journal
+    from orchestrator.stored_sweep import find_sweep
+    from orchestrator.sweep_tables import print_repair
+
+    done = repair_journal(find_sweep(name, runs_dir), dry_run=dry_run)
+    if as_json:
+        typer.echo(json.dumps(done.as_dict(), indent=2))
+    else:
+        print_repair(done, wide_console())
 
 
 @app.command()

@@ -8,8 +8,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from orchestrator.errors import JournalError
 from orchestrator.ledger import TrialStatus
-from orchestrator.stored_sweep import StoredSweep
+from orchestrator.stored_sweep import StoredSweep, read_sweep
+from orchestrator.sweep_folder import SweepFolder
 from search_spaces import Domain, SearchSpace
 
 # Where a sweep runs and what it is called says nothing about what it searched.
@@ -49,6 +51,18 @@ def facts_of(sweep: StoredSweep) -> dict[str, Any]:
         "last_event_age_s": sweep.age_s,
         "tracking_uri": result.tracking_uri,
     }
+
+
+def listed(folder: SweepFolder) -> dict[str, Any]:
+    """A sweep's row in a list; one whose journal is damaged says so, and hides no other.
+
+    Args:
+        folder: Folder of the sweep.
+    """
+    try:
+        return facts_of(read_sweep(folder))
+    except JournalError as error:
+        return {"name": folder.name, "state": "damaged", "folder": str(folder.path), "damage": str(error)}
 
 
 def space_fingerprint(config: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What `spatialsweep status`, `list`, `compare` and `delete` print."""
+"""What `spatialsweep status`, `list`, `repair`, `compare` and `delete` print."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from rich.table import Table
 
 from orchestrator.budget import as_duration
 from orchestrator.ledger import count_rejected
+from orchestrator.records.repair import Repair
 from orchestrator.sweep_deletion import Deletion
 
 _HOUR_S = 3_600.0
+_MOST_DROPPED = 10
 _STATES = {"dead": "dead (its driver died)"}
 
 
@@ -35,6 +37,9 @@ def print_list(rows: Sequence[Mapping[str, Any]], runs_dir: str, console: Consol
         right = heading in ("trials", "best", "CPU-hours", "GPU-hours")
         table.add_column(heading, justify="right" if right else "left", overflow="fold")
     for facts in rows:
+        if facts["state"] == "damaged":
+            table.add_row(facts["name"], "damaged", *[""] * 6)
+            continue
         table.add_row(
             facts["name"],
             facts["state"],
@@ -73,6 +78,22 @@ def print_deletion(deletion: Deletion, console: Console, *, done: bool) -> None:
     runs = len(deletion.mlflow_runs)
     marked = f"{runs} runs {'marked' if done else 'to be marked'} as deleted (`mlflow gc` removes them)"
     _plain(console, f"  MLflow  {size['tracking_uri']}: {marked if runs else 'no runs'}")
+
+
+def print_repair(done: Repair, console: Console) -> None:
+    """What a repair kept and dropped."""
+    if not done.was_needed:
+        _plain(console, f"{done.name}: nothing to repair, {done.kept} events are sound")
+        return
+    _plain(console, f"{done.name}: {done.kept} events {'would be' if done.original is None else 'are'} kept")
+    for place, fault in done.dropped[:_MOST_DROPPED]:
+        _plain(console, f"  line {place} {'would be' if done.original is None else 'is'} dropped: {fault}")
+    if len(done.dropped) > _MOST_DROPPED:
+        _plain(console, f"  and {len(done.dropped) - _MOST_DROPPED} more lines")
+    for notice in done.notices:
+        _plain(console, f"  {notice}")
+    if done.original is not None:
+        _plain(console, f"The damaged file is kept as {done.original}")
 
 
 def _status_lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 import ray
+from journal_events import an_event
 from told_sweeps import PLAN, tell_sweep
 
 from orchestrator import ConfigError, load_result, load_sweep, run_sweep
 from orchestrator.budget import Budget, as_duration
 from orchestrator.config import BudgetConfig, ObjectiveConfig
 from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.records.journal import Journal
 from orchestrator.spending import Cost, SoFar, Spending
-from orchestrator.tracking.journal import Journal
 
 BASE = {"name": "t", "dataset": {"name": "digits"}, "model": {"name": "conv_resnet26_small"}}
 PRICED = {"budget": {"price_per_cpu_hour": 0.36, "price_per_gpu_hour": 3.6}}
@@ -63,7 +64,7 @@ def told(*events: tuple[str, float, dict[str, Any]], config: dict[str, Any] | No
     start = ("sweep_started", 0.0, {"config": {**PRICED, **OBJECTIVE} if config is None else config})
     plan = ("lanes_planned", 0.0, {"cpus_per_trial": 2.0, "gpus_per_trial": 1.0})
     for kind, time, content in (start, plan, *events):
-        spending.fold({"event": kind, "time": time, **content})
+        spending.take(an_event(kind, time, **content))
     return spending
 
 
@@ -83,7 +84,7 @@ def ended(number: int, time: float, status: str = "finished") -> tuple[str, floa
 def test_a_trial_costs_its_devices_while_it_holds_a_lane() -> None:
     spending = told(started(0, 0.0), reported(0, 40.0, 0.5, held_s=20.0))
     assert spending.cost(0, 50.0).held_s == 30.0  # it waited 20 s for its lane
-    spending.fold({"event": "trial_ended", "time": 60.0, "trial": 0, "status": "finished"})
+    spending.take(an_event("trial_ended", 60.0, trial=0))
     cost = spending.cost(0, 1e9)
     assert (cost.held_s, cost.cpu_s, cost.gpu_s) == (40.0, 80.0, 40.0)
     assert cost.price == pytest.approx((80 * 0.36 + 40 * 3.6) / 3600)
@@ -96,7 +97,7 @@ def test_an_elastic_trial_costs_the_workers_it_had() -> None:
     for time, workers in ((10.0, 1), (20.0, 4)):
         metrics = {"val/top1": 0.5, "workers": workers}
         report = {"trial": 0, "epoch": 1, "metrics": metrics, "held_s": time}
-        spending.fold({"event": "trial_reported", "time": time, **report})
+        spending.take(an_event("trial_reported", time, **report))
     assert spending.cost(0, 20.0).cpu_s == 10 * 1 + 10 * 4
     assert spending.cost(0, 20.0).held_s == 20
 
@@ -128,9 +129,9 @@ def test_trials_that_bring_nothing_are_counted_until_one_does() -> None:
     )  # fmt: skip
     assert (spending.so_far(7).fruitless, spending.so_far(7).best, spending.so_far(7).best_trial) == (2, 0.5, 0)
     for kind, time, content in (started(4, 7), reported(4, 8, float("nan")), reported(4, 9, 0.7)):
-        spending.fold({"event": kind, "time": time, **content})
+        spending.take(an_event(kind, time, **content))
     assert (spending.so_far(9).fruitless, spending.so_far(9).best, spending.so_far(9).best_trial) == (0, 0.7, 4)
-    spending.fold({"event": "trial_ended", "time": 10, "trial": 4, "status": "pruned"})
+    spending.take(an_event("trial_ended", 10, trial=4, status="pruned"))
     assert spending.so_far(10).fruitless == 0
 
 
@@ -145,7 +146,7 @@ def test_what_breaks_a_constraint_is_no_best() -> None:
     spending = told(started(0, 0), started(1, 0), config=small)
     for number, params, value in ((0, 200.0, 0.9), (1, 50.0, 0.5)):
         metrics = {"val/top1": value, "params": params}
-        spending.fold({"event": "trial_reported", "time": 1, "trial": number, "epoch": 1, "metrics": metrics})
+        spending.take(an_event("trial_reported", 1, trial=number, metrics=metrics))
     assert (spending.so_far(2).best, spending.so_far(2).best_trial) == (0.5, 1)
 
 

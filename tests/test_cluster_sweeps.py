@@ -22,8 +22,9 @@ from ray.core.generated import autoscaler_pb2
 from orchestrator import SweepResult, load_sweep, run_sweep
 from orchestrator.lanes import lane_trainer
 from orchestrator.ledger import TrialStatus
+from orchestrator.records.events import content_of
+from orchestrator.records.journal import read_events
 from orchestrator.session import ray_session
-from orchestrator.tracking.journal import read_events
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -53,7 +54,7 @@ def cluster() -> Iterator[Cluster]:
 
 def events(tmp_path: Path, kind: str) -> list[dict[str, Any]]:
     journals = list(tmp_path.glob("*/journal.jsonl"))
-    return [event for journal in journals for event, _ in read_events(journal) if event["event"] == kind]
+    return [content_of(event) for journal in journals for event, _ in read_events(journal) if event.event == kind]
 
 
 def until(condition: Callable[[], Any]) -> None:
@@ -146,7 +147,7 @@ def test_two_sweeps_share_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
     bests = []
     for name in ("one", "two"):
         (folder,) = tmp_path.glob(f"{name}*/journal.jsonl")
-        ends = [event for event, _ in read_events(folder) if event["event"] == "trial_ended"]
+        ends = [content_of(event) for event, _ in read_events(folder) if event.event == "trial_ended"]
         assert [end["status"] for end in ends] == ["finished"] * 2
         bests += sorted(folder.parent.glob("trials/*/best.pt"))
     weights = [torch.load(best, weights_only=True)["state_dict"] for best in bests]

@@ -20,12 +20,12 @@ from orchestrator.data.datasets import DatasetFacts
 from orchestrator.ledger import Ledger
 from orchestrator.preview import cost_bounds
 from orchestrator.preview_trials import first_trials
+from orchestrator.records.journal import Journal
 from orchestrator.search.first_trials import enqueue_first
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.storage import open_storage, study_uri
 from orchestrator.search.study import open_study
 from orchestrator.session import LanePlan, plan_lanes
-from orchestrator.tracking.journal import Journal
 from orchestrator.training.footprint import estimate_footprint
 
 DIGITS = Path(__file__).resolve().parents[1] / "sweeps" / "digits.yaml"

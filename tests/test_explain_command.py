@@ -15,8 +15,8 @@ from orchestrator.cli import app
 from orchestrator.config import load_sweep, resolve_trial
 from orchestrator.errors import CheckpointError
 from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.records.journal import Journal
 from orchestrator.tracking.addresses import embedded_uri
-from orchestrator.tracking.journal import Journal
 from orchestrator.trained_network import find_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")

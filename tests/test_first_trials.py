@@ -11,12 +11,12 @@ from optuna.trial import TrialState
 from orchestrator import ConfigError, load_sweep
 from orchestrator.config import SweepConfig
 from orchestrator.ledger import Ledger
+from orchestrator.records.journal import Journal
 from orchestrator.search.continuation import continue_study
 from orchestrator.search.first_trials import enqueue_first
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.storage import StudyStorage, open_storage
 from orchestrator.search.study import open_study
-from orchestrator.tracking.journal import Journal
 
 LSAS, SENET, PLAIN, BIASED = "lsas_resnet29_cifar", "senet_resnet29_cifar", "conv_resnet26_small", "sb_resnet29_cifar"
 RATE = {"type": "float", "low": 1e-3, "high": 0.3, "log": True}

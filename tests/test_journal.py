@@ -13,7 +13,7 @@ from tracked_sweep import REASON, tell
 
 from orchestrator import full_disk
 from orchestrator.ledger import Ledger, TrialRecord, TrialStatus, fold
-from orchestrator.tracking.journal import Journal, read_events
+from orchestrator.records.journal import Journal, read_events
 
 
 def test_events_are_read_as_they_were_written(tmp_path: Path) -> None:

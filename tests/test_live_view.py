@@ -20,9 +20,9 @@ from orchestrator.config import SweepConfig
 from orchestrator.ledger import Ledger, TrialStatus
 from orchestrator.live_view import live_view
 from orchestrator.progress import Progress, plain_line
+from orchestrator.records.journal import Journal
 from orchestrator.session import LanePlan
 from orchestrator.standing import Standing, Standings
-from orchestrator.tracking.journal import Journal
 
 FINISHED, PRUNED, FAILED, RUNNING = TrialStatus.FINISHED, TrialStatus.PRUNED, TrialStatus.FAILED, TrialStatus.RUNNING
 TRIALS = [(FINISHED, [0.5, 0.8]), (PRUNED, [0.6]), (FAILED, []), (RUNNING, [0.7, 0.9])]

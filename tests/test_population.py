@@ -21,9 +21,9 @@ from orchestrator.lanes.client import EPOCH, EPOCHS_DONE, REPORTED, TRIAL, Trial
 from orchestrator.lanes.hub import LaneHub
 from orchestrator.lanes.messages import Member
 from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.records.journal import Journal
 from orchestrator.search.trial_schedulers import create_trial_scheduler
 from orchestrator.sweep_folder import SweepFolder
-from orchestrator.tracking.journal import Journal
 from orchestrator.training.workers import Workers
 
 SWEEP = {

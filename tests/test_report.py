@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 import optuna
 import pytest
 from browser import Browser, browser, chromium
+from journal_events import an_event, rewrite
 from mlflow import MlflowClient
 from told_sweeps import tell_sweep
 from tracked_sweep import replay
@@ -138,34 +138,34 @@ def test_names_and_reasons_are_text_never_markup(tmp_path: Path) -> None:
     folder = tell_sweep(tmp_path, "s", TRIALS)
     evil = "</script><script>alert(1)</script>"
     journal = folder / "journal.jsonl"
-    events = [json.loads(line) for line in journal.read_text().splitlines()]
-    for event in events:
+
+    def change(event: dict[str, Any]) -> None:
         if event["event"] == "trial_ended":
             event["reason"] = evil
         if event["event"] == "trial_reported":
-            event["metrics"]["val/loss"] = event["metrics"].pop("train/loss")
+            event["metrics"] = {"val/top1": event["metrics"]["val/top1"], "val/loss": event["metrics"]["train/loss"]}
         if event["event"] == "sweep_started":
             event["config"]["dataset"]["name"] = evil
-    journal.write_text("".join(json.dumps(event) + "\n" for event in events))
+
+    rewrite(journal, change)
     page = write_report(read_sweep(find_sweep(folder)), folder / "report.html")
     assert evil not in page.read_text()
     assert "&lt;/script&gt;&lt;script&gt;alert(1)" in page.read_text()
 
 
 def test_lanes_are_read_from_the_journal_with_the_time_between_sessions_cut_out() -> None:
-    started = {"event": "trial_started"}
     events = [
-        {"event": "sweep_started", "time": 100.0},
-        {**started, "trial": 0, "time": 110.0},
-        {**started, "trial": 1, "time": 111.0},
-        {"event": "trial_reported", "trial": 0, "time": 130.0, "held_s": 15.0, "lane": 0, "metrics": {}},
-        {"event": "trial_reported", "trial": 1, "time": 131.0, "held_s": 16.0, "lane": 1, "metrics": {}},
-        {"event": "trial_ended", "trial": 0, "time": 139.0},
-        {"event": "trial_reported", "trial": 1, "time": 140.0, "held_s": 25.0, "lane": 0, "metrics": {}},
-        {"event": "trial_ended", "trial": 1, "time": 141.0},
-        {"event": "sweep_resumed", "time": 9_000.0},
-        {"event": "trial_resumed", "trial": 1, "time": 9_010.0},
-        {"event": "trial_ended", "trial": 1, "time": 9_020.0},
+        an_event("sweep_started", 100.0),
+        an_event("trial_started", 110.0, trial=0),
+        an_event("trial_started", 111.0, trial=1),
+        an_event("trial_reported", 130.0, trial=0, held_s=15.0, lane=0),
+        an_event("trial_reported", 131.0, trial=1, held_s=16.0, lane=1),
+        an_event("trial_ended", 139.0, trial=0),
+        an_event("trial_reported", 140.0, trial=1, held_s=25.0, lane=0),
+        an_event("trial_ended", 141.0, trial=1),
+        an_event("sweep_resumed", 9_000.0),
+        an_event("trial_resumed", 9_010.0, trial=1),
+        an_event("trial_ended", 9_020.0, trial=1),
     ]
     times = lane_times(events)
     found = [(stretch.trial, stretch.lane, stretch.start_s, stretch.end_s) for stretch in times.stretches]
@@ -175,11 +175,11 @@ def test_lanes_are_read_from_the_journal_with_the_time_between_sessions_cut_out(
 
 
 def test_lanes_of_a_journal_that_does_not_name_them_are_inferred() -> None:
-    events: list[dict[str, Any]] = [{"event": "sweep_started", "time": 0.0}]
+    events = [an_event("sweep_started")]
     for number, (start, end) in enumerate([(0, 10), (1, 5), (5, 9), (10, 12)]):
-        events.append({"event": "trial_started", "trial": number, "time": float(start)})
-        events.append({"event": "trial_ended", "trial": number, "time": float(end)})
-    times = lane_times(sorted(events, key=lambda event: event["time"]))
+        events.append(an_event("trial_started", start, trial=number))
+        events.append(an_event("trial_ended", end, trial=number))
+    times = lane_times(sorted(events, key=lambda event: event.time))
     assert [(stretch.trial, stretch.lane) for stretch in times.stretches] == [(0, 0), (1, 1), (2, 1), (3, 0)]
     assert not times.lanes_known
 

@@ -18,8 +18,9 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from orchestrator.records.events import content_of
+from orchestrator.records.journal import read_events
 from orchestrator.sweep_folder import SweepFolder
-from orchestrator.tracking.journal import read_events
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, "-m", "orchestrator"]
@@ -67,7 +68,7 @@ class Sweep:
     def events(self, kind: str) -> list[dict[str, Any]]:
         if not self.folder.journal.exists():
             return []
-        return [event for event, _ in read_events(self.folder.journal) if event["event"] == kind]
+        return [content_of(event) for event, _ in read_events(self.folder.journal) if event.event == kind]
 
     def wait_for_epochs(self, count: int) -> None:
         wait_for(lambda: len(self.events("trial_reported")) >= count)
@@ -213,8 +214,8 @@ def begun(tmp_path: Path) -> Sweep:
     from orchestrator.config import load_sweep
     from orchestrator.data import locate_dataset
     from orchestrator.ledger import Ledger
+    from orchestrator.records.journal import Journal
     from orchestrator.resume import identity
-    from orchestrator.tracking.journal import Journal
 
     sweep = Sweep(tmp_path)
     config = load_sweep(sweep.file, [f"runs_dir={sweep.runs_dir}"])

@@ -7,9 +7,9 @@ from pathlib import Path
 from orchestrator.config import SweepConfig
 from orchestrator.lanes.trial_folder import trial_folder
 from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.records.journal import Journal
 from orchestrator.retention import Retention
 from orchestrator.sweep_folder import SweepFolder
-from orchestrator.tracking.journal import Journal
 
 FILES = ("best.pt", "last.pt", "previous.pt")
 LOG = "rank-0.log"

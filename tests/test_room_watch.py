@@ -10,9 +10,9 @@ from told_sweeps import tell_sweep
 
 from orchestrator import room_watch
 from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.records.journal import Journal
 from orchestrator.room_watch import RoomWatch
 from orchestrator.sweep_folder import SweepFolder
-from orchestrator.tracking.journal import Journal
 
 MB = 2**20
 

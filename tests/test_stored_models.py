@@ -26,9 +26,9 @@ from orchestrator import load_model
 from orchestrator.cli import app
 from orchestrator.full_disk import no_room
 from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.records.journal import Journal
 from orchestrator.tracking import stored_checkpoints
 from orchestrator.tracking.addresses import embedded_uri
-from orchestrator.tracking.journal import Journal
 from orchestrator.tracking.model_folder import ModelFacts, write_model_folder
 from orchestrator.training.checkpoint_file import save_checkpoint
 from orchestrator.training.checkpoints import build_model

@@ -19,10 +19,10 @@ from orchestrator import load_result, load_sweep
 from orchestrator.cli import app
 from orchestrator.errors import SweepNameError
 from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.records.journal import Journal
 from orchestrator.search.storage import open_storage, study_uri
 from orchestrator.search.study import open_study
 from orchestrator.tracking.addresses import embedded_uri
-from orchestrator.tracking.journal import Journal
 
 FINISHED, PRUNED, RUNNING = TrialStatus.FINISHED, TrialStatus.PRUNED, TrialStatus.RUNNING
 TRIALS = [(FINISHED, [0.5, 0.8]), (PRUNED, [0.6]), (TrialStatus.FAILED, []), (FINISHED, [0.9, 0.7, 0.7])]

@@ -15,9 +15,9 @@ from tracked_sweep import DATASET, REASON, replay, tell
 from orchestrator import load_model
 from orchestrator.errors import CheckpointError, TrackingError
 from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.records.journal import Journal, read_events
 from orchestrator.tracking.addresses import embedded_uri
 from orchestrator.tracking.event_recorder import RUN_STATUS
-from orchestrator.tracking.journal import Journal, read_events
 from orchestrator.tracking.mlflow_runs import fetch_checkpoint
 from orchestrator.tracking.mlflow_writer import MlflowWriter
 from orchestrator.training.checkpoint_file import save_checkpoint

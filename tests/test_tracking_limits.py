@@ -11,9 +11,9 @@ from mlflow.entities import Metric, Param
 from tracked_sweep import CONFIG, replay
 
 from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.records.journal import Journal
 from orchestrator.tracking import mlflow_limits
 from orchestrator.tracking.addresses import embedded_uri
-from orchestrator.tracking.journal import Journal
 from orchestrator.tracking.mlflow_limits import batches, cut, key_of, log, tag
 
 METRICS, PARAMS = 2_500, 350

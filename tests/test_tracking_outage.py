@@ -19,7 +19,7 @@ from orchestrator.cli import app
 from orchestrator.config import load_sweep, resolve_trial
 from orchestrator.errors import TrackingError
 from orchestrator.ledger import Ledger, TrialStatus
-from orchestrator.tracking.journal import Journal
+from orchestrator.records.journal import Journal
 from orchestrator.tracking.mlflow_runs import KEY
 from orchestrator.tracking.mlflow_writer import MlflowWriter
 

@@ -12,8 +12,8 @@ from mlflow import MlflowClient
 from tracked_sweep import DATASET, replay
 
 from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.records.journal import Journal
 from orchestrator.tracking.addresses import embedded_uri
-from orchestrator.tracking.journal import Journal
 
 PAGE = (Path(__file__).parents[1] / "docs" / "tracking.md").read_text()
 ANSWERS = {

@@ -21,11 +21,11 @@ from orchestrator.lanes.handover import Handover, changed_config
 from orchestrator.lanes.hub import LaneHub
 from orchestrator.lanes.messages import Verdict
 from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.records.journal import Journal
 from orchestrator.search.early_stopping import brackets
 from orchestrator.search.population import draw, perturb
 from orchestrator.search.trial_schedulers import create_trial_scheduler, trials_at_once
 from orchestrator.sweep_folder import SweepFolder
-from orchestrator.tracking.journal import Journal
 from search_spaces.domains import ChoiceDomain, FloatDomain, IntDomain
 
 GO, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP

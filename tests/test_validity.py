@@ -16,6 +16,7 @@ from orchestrator.config import SamplerConfig, SweepConfig, resolve_trial
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.errors import SpaceExhaustedError
 from orchestrator.ledger import Ledger, count_rejected
+from orchestrator.records.journal import Journal
 from orchestrator.search import searcher
 from orchestrator.search.continuation import continue_study
 from orchestrator.search.first_trials import enqueue_first
@@ -23,7 +24,6 @@ from orchestrator.search.samplers import create_sampler
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.storage import StudyStorage, open_storage
 from orchestrator.search.study import open_study
-from orchestrator.tracking.journal import Journal
 from orchestrator.validity import Validity
 from search_spaces import FloatDomain, SearchSpace
 

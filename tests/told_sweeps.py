@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.config import load_sweep, resolve_trial
 from orchestrator.ledger import Ledger, TrialStatus
-from orchestrator.tracking.journal import Journal
+from orchestrator.records.journal import Journal
 
 PLAN: dict[str, Any] = {
     "dataset": {"name": "digits"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.ledger import Ledger, TrialStatus
-from orchestrator.tracking.journal import Journal
+from orchestrator.records.journal import Journal
 from orchestrator.tracking.mlflow_writer import MlflowWriter
 
 CONFIG = {"name": "s", "dataset": {"name": "digits"}, "search": {"model": {"choices": ["a", "b"]}}, "model": None}

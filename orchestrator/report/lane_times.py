@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from orchestrator.spending import SESSION_STARTS
+from orchestrator.records.events import (
+    SESSION_STARTS,
+    Event,
+    TrialEnded,
+    TrialReported,
+    TrialResumed,
+    TrialStarted,
+)
 
 
 @dataclass(frozen=True)
@@ -69,26 +75,25 @@ class _Reader:
     open: dict[int, _Attempt] = field(default_factory=dict)
     closed: list[tuple[int, int | None, float, float]] = field(default_factory=list)
 
-    def take(self, event: Mapping[str, Any]) -> None:
-        kind = event["event"]
-        if kind in SESSION_STARTS:
+    def take(self, event: Event) -> None:
+        if isinstance(event, SESSION_STARTS):
             self._close_all()
-            self.last = event["time"]
+            self.last = event.time
             self.sessions.append(self.clock_s)
             return
-        self.clock_s += max(0.0, event["time"] - (self.last if self.last is not None else event["time"]))
-        self.last = event["time"]
-        if kind in ("trial_started", "trial_resumed"):
-            self.open[event["trial"]] = _Attempt(event["trial"], self.clock_s)
-        elif kind == "trial_reported" and event["trial"] in self.open:
-            self._report(self.open[event["trial"]], event)
-        elif kind == "trial_ended":
-            self._close(event["trial"])
+        self.clock_s += max(0.0, event.time - (self.last if self.last is not None else event.time))
+        self.last = event.time
+        if isinstance(event, (TrialStarted, TrialResumed)):
+            self.open[event.trial] = _Attempt(event.trial, self.clock_s)
+        elif isinstance(event, TrialReported) and event.trial in self.open:
+            self._report(self.open[event.trial], event)
+        elif isinstance(event, TrialEnded):
+            self._close(event.trial)
 
-    def _report(self, attempt: _Attempt, event: Mapping[str, Any]) -> None:
-        lane, attempt.reports = event.get("lane"), attempt.reports + 1
-        if attempt.reports == 1 and "held_s" in event:
-            attempt.start = max(attempt.start, self.clock_s - float(event["held_s"]))
+    def _report(self, attempt: _Attempt, event: TrialReported) -> None:
+        lane, attempt.reports = event.lane, attempt.reports + 1
+        if attempt.reports == 1 and event.held_s is not None:
+            attempt.start = max(attempt.start, self.clock_s - event.held_s)
         if attempt.lane is not None and lane != attempt.lane:
             self.closed.append((attempt.trial, attempt.lane, attempt.start, self.clock_s))
             attempt.start = self.clock_s
@@ -104,7 +109,7 @@ class _Reader:
             self._close(trial)
 
 
-def lane_times(events: Iterable[Mapping[str, Any]]) -> LaneTimes:
+def lane_times(events: Iterable[Event]) -> LaneTimes:
     """Follows a journal from its beginning to its end.
 
     Args:

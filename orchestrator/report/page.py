@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 
 from orchestrator.provenance import package_version
+from orchestrator.records.journal import read_events
 from orchestrator.report import curves, facts, search_plots, spending_plots
 from orchestrator.report.figures import Chart, plotly_script
 from orchestrator.report.lane_times import lane_times
@@ -19,7 +20,6 @@ from orchestrator.report.study_view import StudyView, study_view
 from orchestrator.report.trial_rows import MOST_PARAMS, TrialRows
 from orchestrator.stored_sweep import StoredSweep, SweepState
 from orchestrator.sweep_folder import SweepFolder
-from orchestrator.tracking.journal import read_events
 
 _HERE = files("orchestrator.report")
 _BROKE_OFF = (SweepState.DEAD, SweepState.FAILED, SweepState.INTERRUPTED)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import plotly.graph_objects as go
 
 from orchestrator.ledger import TrialRecord, TrialStatus
 from orchestrator.objectives import Aims
+from orchestrator.records.events import SESSION_STARTS, Event, TrialReported
 from orchestrator.report.figures import ACCENT, BAD, FAINT, GRID, PALE, Chart, as_chart, figure
 from orchestrator.report.lane_times import LaneTimes, Stretch
-from orchestrator.spending import SESSION_STARTS
 
 _KINDS: tuple[tuple[str, tuple[TrialStatus, ...], str], ...] = (
     ("finished", (TrialStatus.FINISHED,), ACCENT),
@@ -60,24 +59,24 @@ def _bars(group: Sequence[Stretch], name: str, colour: str, scale: float) -> go.
     )
 
 
-def progress_chart(events: Iterable[Mapping[str, Any]], aims: Aims) -> list[Chart]:
+def progress_chart(events: Iterable[Event], aims: Aims) -> list[Chart]:
     """The best value against the time spent for it."""
     aim = aims.objectives[0]
     clock, last, best = 0.0, None, -math.inf
     sign = 1.0 if aim.mode == "max" else -1.0
     points: list[tuple[float, float, int]] = []
     for event in events:
-        if event["event"] not in SESSION_STARTS and last is not None:
-            clock += max(0.0, event["time"] - last)
-        last = event["time"]
-        if event["event"] != "trial_reported":
+        if not isinstance(event, SESSION_STARTS) and last is not None:
+            clock += max(0.0, event.time - last)
+        last = event.time
+        if not isinstance(event, TrialReported):
             continue
-        metrics = event["metrics"]
+        metrics = event.metrics
         value = sign * float(metrics.get(aim.metric, math.nan))
         kept = all(bound.violation(metrics.get(bound.metric, math.inf)) <= 0 for bound in aims.constraints.values())
         if kept and math.isfinite(value) and value > best:
             best = value
-            points.append((clock, sign * value, event["trial"]))
+            points.append((clock, sign * value, event.trial))
     if not points:
         return []
     scale, unit = _unit(clock)

@@ -12,12 +12,30 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.lanes.trial_folder import trial_folder
 from orchestrator.lanes.trial_log import LOG_SUFFIX
+from orchestrator.records.events import (
+    CheckpointDropped,
+    CheckpointKept,
+    Event,
+    FrontFound,
+    LanesPlanned,
+    SessionDescribed,
+    SweepEnded,
+    SweepResumed,
+    SweepStarted,
+    TrialChanged,
+    TrialEnded,
+    TrialReported,
+    TrialResumed,
+    TrialStarted,
+)
 from orchestrator.sweep_folder import SweepFolder
 from orchestrator.tracking.flat_settings import flatten
 from orchestrator.tracking.mlflow_datasets import dataset_input
 from orchestrator.tracking.mlflow_limits import cut, log, metric, param, tag
 from orchestrator.tracking.mlflow_runs import KEY, experiment_id, find_run, search_all
 from orchestrator.tracking.stored_checkpoints import StoredCheckpoints, moved_with
+
+_OfTrial = TrialResumed | TrialChanged | TrialReported | TrialEnded | CheckpointKept | CheckpointDropped
 
 RUN_STATUS = {
     "finished": "FINISHED",
@@ -29,8 +47,6 @@ RUN_STATUS = {
 _SWEEP_KEYS = ("sweep", "experiment", "name", "uid")
 _IDENTITY_TAGS = {"search space": "search_space", "dataset content": "dataset", "code": "code", "seed": "seed"}
 _NOTE_LENGTH = 4_000
-
-Event = Mapping[str, Any]
 
 
 class EventRecorder:
@@ -60,20 +76,20 @@ class EventRecorder:
         self._front: set[int] = set()
         self._dataset: Mapping[str, Any] | None = None
         self.runs: dict[str, str] = {}
-        self._handlers: dict[str, Callable[[Event], str | None]] = {
-            "sweep_started": self._start_sweep,
-            "session_described": self._describe_session,
-            "lanes_planned": self._note_lanes,
-            "sweep_resumed": self._resume_sweep,
-            "trial_started": self._start_trial,
-            "trial_resumed": self._resume_trial,
-            "trial_changed": self._note_change,
-            "trial_reported": lambda event: self.record_reports([event]),
-            "trial_ended": self._end_trial,
-            "checkpoint_kept": self._keep_checkpoint,
-            "checkpoint_dropped": self._drop_checkpoint,
-            "front_found": self._mark_front,
-            "sweep_ended": self._end_sweep,
+        self._handlers: dict[type[Event], Callable[[Any], str | None]] = {
+            SweepStarted: self._start_sweep,
+            SessionDescribed: self._describe_session,
+            LanesPlanned: self._note_lanes,
+            SweepResumed: self._resume_sweep,
+            TrialStarted: self._start_trial,
+            TrialResumed: self._resume_trial,
+            TrialChanged: self._note_change,
+            TrialReported: lambda event: self.record_reports([event]),
+            TrialEnded: self._end_trial,
+            CheckpointKept: self._keep_checkpoint,
+            CheckpointDropped: self._drop_checkpoint,
+            FrontFound: self._mark_front,
+            SweepEnded: self._end_sweep,
         }
 
     def record(self, event: Event) -> str | None:
@@ -82,17 +98,17 @@ class EventRecorder:
         Returns:
             What is wrong with it, where another attempt would find the same; None where nothing is.
         """
-        handler = self._handlers.get(event["event"])
+        handler = self._handlers.get(type(event))
         return handler(event) if handler else None
 
-    def record_reports(self, reports: Sequence[Event]) -> None:
+    def record_reports(self, reports: Sequence[TrialReported]) -> None:
         """Writes reports of one trial, in as few requests as they fit in."""
         metrics = [
-            metric(key, value, _milliseconds(report["time"]), report["epoch"])
+            metric(key, value, _milliseconds(report.time), report.epoch)
             for report in reports
-            for key, value in report["metrics"].items()
+            for key, value in report.metrics.items()
         ]
-        nodes = [report["nodes"] for report in reports if "nodes" in report]
+        nodes = [report.nodes for report in reports if report.nodes is not None]
         tags = [tag("spatialsweep.nodes", ", ".join(nodes[-1]))] if nodes else []
         if metrics or tags:
             log(self._client, self._trial(reports[0]), metrics=metrics, tags=tags)
@@ -120,8 +136,8 @@ class EventRecorder:
             self.runs[f"trial-{key.rpartition('/')[2]}"] = run_id
         return True
 
-    def _start_sweep(self, event: Event) -> None:
-        name, uid, identity = event["name"], event["uid"], event.get("identity", {})
+    def _start_sweep(self, event: SweepStarted) -> None:
+        name, uid, identity = event.name, event.uid, event.identity or {}
         experiment = experiment_id(
             self._client, self._experiment, tracking_uri=self._tracking_uri, artifacts=self._artifacts
         )
@@ -130,100 +146,100 @@ class EventRecorder:
             self._existing = None
         else:
             known = {f"spatialsweep.{short}": identity[key] for key, short in _IDENTITY_TAGS.items() if key in identity}
-            tags = {"spatialsweep.kind": "sweep", "spatialsweep.sweep": name, **known, **event["facts"]}
+            tags = {"spatialsweep.kind": "sweep", "spatialsweep.sweep": name, **known, **event.facts}
             run_id = self._create_run(experiment, key=uid, name=name, event=event, tags=tags)
         self.runs |= {"sweep": run_id, "experiment": experiment, "name": name, "uid": uid}
-        log(self._client, run_id, params=[param(*item) for item in flatten(event["config"]).items()])
+        log(self._client, run_id, params=[param(*item) for item in flatten(event.config).items()])
 
-    def _describe_session(self, event: Event) -> None:
+    def _describe_session(self, event: SessionDescribed) -> None:
         """Stores what the session was begun with, such as the sweep file and the difference to the git revision."""
-        run_id, self._dataset = self.runs["sweep"], event["dataset"]
-        self._client.log_inputs(run_id, [dataset_input(event["dataset"])])
-        self._upload(run_id, event["files"], f"sessions/{event['session']:03d}")
+        run_id, self._dataset = self.runs["sweep"], event.dataset
+        self._client.log_inputs(run_id, [dataset_input(event.dataset)])
+        self._upload(run_id, event.files, f"sessions/{event.session:03d}")
 
-    def _note_lanes(self, event: Event) -> None:
-        plan = {key: value for key, value in event.items() if key not in ("event", "time")}
+    def _note_lanes(self, event: LanesPlanned) -> None:
+        plan = {key: value for key, value in vars(event).items() if key not in ("event", "time")}
         log(self._client, self.runs["sweep"], tags=[tag(f"spatialsweep.{key}", f"{plan[key]:g}") for key in plan])
 
-    def _start_trial(self, event: Event) -> None:
-        number, sweep = event["trial"], self.runs["name"]
+    def _start_trial(self, event: TrialStarted) -> None:
+        number, sweep = event.trial, self.runs["name"]
         tags = {
             "mlflow.parentRunId": self.runs["sweep"],
             "spatialsweep.kind": "trial",
             "spatialsweep.sweep": sweep,
             "spatialsweep.status": "running",
             "spatialsweep.optuna_trial": str(number),
-            "spatialsweep.tune_trial": event["tune_id"],
+            "spatialsweep.tune_trial": event.tune_id,
         }
         key, name = f"{self.runs['uid']}/{number}", f"{sweep}/trial-{number:05d}"
         run_id = self.runs.get(f"trial-{number}") or self._existing_runs().get(key)
         if run_id is None:
             run_id = self._create_run(self.runs["experiment"], key=key, name=name, event=event, tags=tags)
         self.runs[f"trial-{number}"] = run_id
-        settings = {**flatten(event["config"]), **event["params"]}
+        settings = {**flatten(event.config), **event.params}
         log(self._client, run_id, params=[param(*item) for item in settings.items()])
         if self._dataset is not None:
             self._client.log_inputs(run_id, [dataset_input(self._dataset)])
 
-    def _resume_sweep(self, event: Event) -> None:
+    def _resume_sweep(self, event: SweepResumed) -> None:
         self._client.update_run(self.runs["sweep"], status="RUNNING")
-        facts = {"spatialsweep.status": "running", **event["facts"]}
+        facts = {"spatialsweep.status": "running", **event.facts}
         log(self._client, self.runs["sweep"], tags=[tag(*item) for item in facts.items()])
 
-    def _resume_trial(self, event: Event) -> None:
+    def _resume_trial(self, event: TrialResumed) -> None:
         self._client.update_run(self._trial(event), status="RUNNING")
-        facts = {"spatialsweep.status": "running", "spatialsweep.tune_trial": event["tune_id"]}
+        facts = {"spatialsweep.status": "running", "spatialsweep.tune_trial": event.tune_id}
         log(self._client, self._trial(event), tags=[tag(*item) for item in facts.items()])
 
-    def _note_change(self, event: Event) -> None:
+    def _note_change(self, event: TrialChanged) -> None:
         """The settings a trial goes on with, as metrics; its parameters stay those it was begun with."""
-        settings = {**event["config"]["training"], **event["config"]["model"]["options"]}
+        settings = {**event.config["training"], **event.config["model"]["options"]}
         numbers = {name: settings[name] for name in ("lr", "weight_decay", "span_penalty") if name in settings}
-        time_ms, epoch = _milliseconds(event["time"]), event["epoch"]
-        changed = {**numbers, "donor": event["donor"]}.items()
+        time_ms, epoch = _milliseconds(event.time), event.epoch
+        changed = {**numbers, "donor": event.donor}.items()
         log(self._client, self._trial(event), metrics=[metric(f"pbt/{key}", to, time_ms, epoch) for key, to in changed])
 
-    def _end_trial(self, event: Event) -> None:
-        run_id, time_ms = self._trial(event), _milliseconds(event["time"])
-        tags = [tag("spatialsweep.status", event["status"])]
-        if event["reason"]:
-            tags.append(tag("spatialsweep.reason", event["reason"]))
-            tags.append(tag("mlflow.note.content", f"```\n{cut(event['reason'], _NOTE_LENGTH)}\n```"))
+    def _end_trial(self, event: TrialEnded) -> None:
+        run_id, time_ms = self._trial(event), _milliseconds(event.time)
+        tags = [tag("spatialsweep.status", event.status)]
+        if event.reason:
+            tags.append(tag("spatialsweep.reason", event.reason))
+            tags.append(tag("mlflow.note.content", f"```\n{cut(event.reason, _NOTE_LENGTH)}\n```"))
         log(self._client, run_id, metrics=_outcome(event, time_ms), tags=tags)
-        logs = (self._folder / "trials" / trial_folder(event["trial"])).glob(f"*{LOG_SUFFIX}")
+        logs = (self._folder / "trials" / trial_folder(event.trial)).glob(f"*{LOG_SUFFIX}")
         self._upload(run_id, sorted(str(file) for file in logs), "logs")
-        self._client.set_terminated(run_id, RUN_STATUS[event["status"]], time_ms)
+        self._client.set_terminated(run_id, RUN_STATUS[event.status], time_ms)
 
-    def _keep_checkpoint(self, event: Event) -> str | None:
-        path = moved_with(self._folder, Path(event["path"]))
-        key = f"{self.runs['uid']}/{event['trial']}"
-        name = f"{self.runs['name']}-trial-{event['trial']:05d}"
+    def _keep_checkpoint(self, event: CheckpointKept) -> str | None:
+        path = moved_with(self._folder, Path(event.path))
+        key = f"{self.runs['uid']}/{event.trial}"
+        name = f"{self.runs['name']}-trial-{event.trial:05d}"
         return self._checkpoints.keep(path, self._trial(event), key=key, name=name)
 
-    def _drop_checkpoint(self, event: Event) -> str | None:
-        key = f"{self.runs['uid']}/{event['trial']}"
-        return self._checkpoints.drop(Path(event["path"]).name, self._trial(event), key=key)
+    def _drop_checkpoint(self, event: CheckpointDropped) -> str | None:
+        key = f"{self.runs['uid']}/{event.trial}"
+        return self._checkpoints.drop(Path(event.path).name, self._trial(event), key=key)
 
-    def _mark_front(self, event: Event) -> None:
+    def _mark_front(self, event: FrontFound) -> None:
         """Tags the trials of the Pareto front, and those that an earlier session had found there."""
-        for number in {*self._front, *event["trials"]}:
-            on_front = "true" if number in event["trials"] else "false"
+        for number in {*self._front, *event.trials}:
+            on_front = "true" if number in event.trials else "false"
             self._client.set_tag(self.runs[f"trial-{number}"], "spatialsweep.pareto_front", on_front)
-        self._front = set(event["trials"])
+        self._front = set(event.trials)
 
-    def _end_sweep(self, event: Event) -> None:
-        run_id, time_ms, summary = self.runs["sweep"], _milliseconds(event["time"]), event["summary"]
+    def _end_sweep(self, event: SweepEnded) -> None:
+        run_id, time_ms, summary = self.runs["sweep"], _milliseconds(event.time), event.summary
         log(
             self._client,
             run_id,
             metrics=[metric(key, to, time_ms, 0) for key, to in summary.items() if isinstance(to, (int, float))],
             tags=[
-                tag("spatialsweep.status", event["status"]),
+                tag("spatialsweep.status", event.status),
                 *(tag(f"spatialsweep.{key}", to) for key, to in summary.items()),
             ],
         )
-        self._upload(run_id, event["files"], "results")
-        self._client.set_terminated(run_id, RUN_STATUS[event["status"]], time_ms)
+        self._upload(run_id, event.files, "results")
+        self._client.set_terminated(run_id, RUN_STATUS[event.status], time_ms)
 
     def _upload(self, run_id: str, files: Sequence[str], artifact_path: str) -> None:
         """Stores files where they still lie; a sweep whose folder was moved takes them along."""
@@ -231,12 +247,12 @@ class EventRecorder:
             if path.exists():
                 self._client.log_artifact(run_id, str(path), artifact_path)
 
-    def _trial(self, event: Event) -> str:
-        return self.runs[f"trial-{event['trial']}"]
+    def _trial(self, event: _OfTrial) -> str:
+        return self.runs[f"trial-{event.trial}"]
 
     def _create_run(self, experiment: str, *, key: str, name: str, event: Event, tags: Mapping[str, Any]) -> str:
         texts = {tag(*item).key: tag(*item).value for item in {**tags, KEY: key}.items()}
-        run = self._client.create_run(experiment, start_time=_milliseconds(event["time"]), tags=texts, run_name=name)
+        run = self._client.create_run(experiment, start_time=_milliseconds(event.time), tags=texts, run_name=name)
         return str(run.info.run_id)
 
     def _existing_runs(self) -> Mapping[str, str]:
@@ -248,10 +264,10 @@ class EventRecorder:
         return self._existing
 
 
-def _outcome(event: Event, time_ms: int) -> list[Metric]:
+def _outcome(event: TrialEnded, time_ms: int) -> list[Metric]:
     """What a trial has cost, and every objective at its best epoch."""
-    cost = [metric(f"cost/{key}", value, time_ms, 0) for key, value in event.get("cost", {}).items()]
-    return cost + [metric(f"best/{key}", value, time_ms, 0) for key, value in event.get("best", {}).items()]
+    cost = [metric(f"cost/{key}", value, time_ms, 0) for key, value in (event.cost or {}).items()]
+    return cost + [metric(f"best/{key}", value, time_ms, 0) for key, value in (event.best or {}).items()]
 
 
 def _milliseconds(seconds: float) -> int:

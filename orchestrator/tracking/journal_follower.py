@@ -16,8 +16,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import TrackingError
-from orchestrator.tracking.journal import read_events
+from orchestrator.errors import JournalError, TrackingError
+from orchestrator.records.events import Event
+from orchestrator.records.journal import read_events
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,10 @@ class JournalFollower(ABC):
         self._stop.set()
         self._thread.join(timeout_s)
         self._given_up.set()
-        left = sum(1 for _ in read_events(self._journal, self._done_bytes))
+        try:
+            left = sum(1 for _ in read_events(self._journal, self._done_bytes))
+        except JournalError as error:
+            raise TrackingError(f"MLflow at {self._target} lacks what follows: {error}") from error
         if left:
             cause = f" ({self.failure})" if self.failure else ""
             raise TrackingError(
@@ -87,7 +91,7 @@ class JournalFollower(ABC):
         """What a later session needs to go on behind the bookmark."""
 
     @abstractmethod
-    def _take(self, events: Sequence[Mapping[str, Any]]) -> None:
+    def _take(self, events: Sequence[Event]) -> None:
         """Sends a batch; any error means that all of it is sent again."""
 
     def _follow(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from orchestrator.records.events import Event, TrialEnded, TrialReported
 from orchestrator.tracking.addresses import without_password
 from orchestrator.tracking.event_recorder import EventRecorder
 from orchestrator.tracking.journal_follower import JournalFollower
@@ -67,17 +68,17 @@ class MlflowWriter(JournalFollower):
     def _remember(self) -> Mapping[str, Any]:
         return self._connected().remember()
 
-    def _take(self, events: Sequence[Mapping[str, Any]]) -> None:
+    def _take(self, events: Sequence[Event]) -> None:
         """Replays events in their order, but for reports, which wait for others of their trial up to its end."""
         recorder = self._connected()
-        reports: dict[int, list[Mapping[str, Any]]] = {}
+        reports: dict[int, list[TrialReported]] = {}
         try:
             for event in events:
-                if event["event"] == "trial_reported":
-                    reports.setdefault(event["trial"], []).append(event)
+                if isinstance(event, TrialReported):
+                    reports.setdefault(event.trial, []).append(event)
                     continue
-                if event["event"] == "trial_ended":
-                    self._take_reports(recorder, reports.pop(event["trial"], []))
+                if isinstance(event, TrialEnded):
+                    self._take_reports(recorder, reports.pop(event.trial, []))
                 self._take_or_refuse(recorder, event)
             for waiting in reports.values():
                 self._take_reports(recorder, waiting)
@@ -85,7 +86,7 @@ class MlflowWriter(JournalFollower):
             recorder.doubt()
             raise
 
-    def _take_reports(self, recorder: EventRecorder, reports: Sequence[Mapping[str, Any]]) -> None:
+    def _take_reports(self, recorder: EventRecorder, reports: Sequence[TrialReported]) -> None:
         """Sends the reports of a trial together, or one by one where the server finds fault with any."""
         try:
             recorder.record_reports(reports)
@@ -95,7 +96,7 @@ class MlflowWriter(JournalFollower):
             for report in reports:
                 self._take_or_refuse(recorder, report)
 
-    def _take_or_refuse(self, recorder: EventRecorder, event: Mapping[str, Any]) -> None:
+    def _take_or_refuse(self, recorder: EventRecorder, event: Event) -> None:
         """Replays an event; one that the server calls invalid is noted and left out, for it would block all others."""
         try:
             fault = recorder.record(event)
@@ -104,7 +105,7 @@ class MlflowWriter(JournalFollower):
                 raise
             fault = str(error)
         if fault:
-            self.refused.append(f"{event['event']}: {fault}")
+            self.refused.append(f"{event.event}: {fault}")
 
     def _connected(self) -> EventRecorder:
         if self._recorder is None:

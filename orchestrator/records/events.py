@@ -1,0 +1,264 @@
+"""Every kind of event a journal holds, with the types and bounds of its values.
+
+An event is checked when it is made and when it is read. Unknown keys are refused, so that a damaged name is noticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from orchestrator.records.status import TrialStatus
+
+FORMAT: Final = 1
+"""Format of the journals that are written; the first event of a journal names it, older journals name none."""
+
+_STRICT = ConfigDict(strict=True, extra="forbid")
+_LATEST_S = 1e11  # in the year 5138
+
+Time = Annotated[float, Field(ge=0.0, lt=_LATEST_S, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0.0, lt=_LATEST_S, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Number = Annotated[int, Field(ge=0, lt=2**31)]
+Epoch = Annotated[int, Field(ge=1, lt=2**31)]
+Text = Annotated[str, Field(min_length=1)]
+Metrics = Mapping[str, float]  # a loss may be infinite or not a number
+Plain = Mapping[str, Any]
+Scalar = bool | int | float | str | None
+Ended = Literal[
+    TrialStatus.FINISHED, TrialStatus.PRUNED, TrialStatus.DIVERGED, TrialStatus.FAILED, TrialStatus.INTERRUPTED
+]
+SweepEnd = Literal[TrialStatus.FINISHED, TrialStatus.FAILED, TrialStatus.INTERRUPTED]
+Spent = Mapping[Literal["held_s", "cpu_s", "gpu_s", "price"], Amount]  # a figure that is not known is absent
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class SweepStarted:
+    """The sweep begins: always the first event, and only that.
+
+    Args:
+        time: Unix time, as in all events.
+        name: Name of the sweep.
+        uid: Identifier that keeps equal names apart on a shared server, 32 hexadecimal digits.
+        config: Settings, without passwords.
+        facts: Versions and revision.
+        identity: What decides the results; None in the oldest journals.
+        format: Format of the journal; 0 in those that name none.
+    """
+
+    event: Literal["sweep_started"] = "sweep_started"
+    time: Time
+    name: Text
+    uid: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    config: Plain
+    facts: Mapping[str, str]
+    identity: Plain | None = None
+    format: Literal[0, 1] = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class SweepResumed:
+    """A new driver goes on with the sweep."""
+
+    event: Literal["sweep_resumed"] = "sweep_resumed"
+    time: Time
+    config: Plain
+    facts: Mapping[str, str]
+    identity: Plain
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class SessionDescribed:
+    """What the session just begun works with: files to be stored, and facts about its images."""
+
+    event: Literal["session_described"] = "session_described"
+    time: Time
+    session: Number
+    files: tuple[str, ...]
+    dataset: Plain
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class LanesPlanned:
+    """What the trials from here on reserve."""
+
+    event: Literal["lanes_planned"] = "lanes_planned"
+    time: Time
+    lanes: Number
+    workers: Annotated[int, Field(ge=1, lt=2**31)] = 1
+    cpus_per_trial: Amount
+    gpus_per_trial: Amount
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrialStarted:
+    """A trial was proposed and handed to Tune."""
+
+    event: Literal["trial_started"] = "trial_started"
+    time: Time
+    trial: Number
+    tune_id: str
+    params: Mapping[str, Scalar]
+    config: Plain
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrialRejected:
+    """A configuration was proposed and is not tried."""
+
+    event: Literal["trial_rejected"] = "trial_rejected"
+    time: Time
+    trial: Number
+    params: Mapping[str, Scalar]
+    rule: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrialResumed:
+    """A trial that was interrupted is handed to Tune again."""
+
+    event: Literal["trial_resumed"] = "trial_resumed"
+    time: Time
+    trial: Number
+    tune_id: str
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrialChanged:
+    """After an epoch a trial goes on from the weights of another one, with another configuration."""
+
+    event: Literal["trial_changed"] = "trial_changed"
+    time: Time
+    trial: Number
+    donor: Number
+    epoch: Annotated[int, Field(ge=0, lt=2**31)]
+    config: Plain
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrialReported:
+    """An epoch of a trial is done.
+
+    Args:
+        time: Unix time.
+        trial: Number of the trial.
+        epoch: From 1.
+        metrics: What it brought.
+        held_s: Seconds the trial has held its lane, where that is known.
+        lane: Which lane, where that is known.
+        nodes: Host and address of every rank, where they are not what they were.
+    """
+
+    event: Literal["trial_reported"] = "trial_reported"
+    time: Time
+    trial: Number
+    epoch: Epoch
+    metrics: Metrics
+    held_s: Seconds | None = None
+    lane: Number | None = None
+    nodes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrialEnded:
+    """A trial will report no more, unless it was interrupted and the sweep is resumed."""
+
+    event: Literal["trial_ended"] = "trial_ended"
+    time: Time
+    trial: Number
+    status: Ended
+    reason: str = ""
+    cost: Spent | None = None
+    best: Metrics | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class CheckpointKept:
+    """A checkpoint is to be stored as an artifact."""
+
+    event: Literal["checkpoint_kept"] = "checkpoint_kept"
+    time: Time
+    trial: Number
+    path: Text
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class CheckpointDropped:
+    """A checkpoint that is stored need not be any longer."""
+
+    event: Literal["checkpoint_dropped"] = "checkpoint_dropped"
+    time: Time
+    trial: Number
+    path: Text
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class BudgetSpent:
+    """The sweep is to end although trials are left."""
+
+    event: Literal["budget_spent"] = "budget_spent"
+    time: Time
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class FrontFound:
+    """Of several objectives, the trials that no other beats in all."""
+
+    event: Literal["front_found"] = "front_found"
+    time: Time
+    trials: tuple[Number, ...]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class SweepEnded:
+    """The sweep is over; `files` are result files to be stored with it."""
+
+    event: Literal["sweep_ended"] = "sweep_ended"
+    time: Time
+    status: SweepEnd
+    summary: Mapping[str, Scalar]
+    files: tuple[str, ...]
+
+
+Event: TypeAlias = (
+    SweepStarted
+    | SweepResumed
+    | SessionDescribed
+    | LanesPlanned
+    | TrialStarted
+    | TrialRejected
+    | TrialResumed
+    | TrialChanged
+    | TrialReported
+    | TrialEnded
+    | CheckpointKept
+    | CheckpointDropped
+    | BudgetSpent
+    | FrontFound
+    | SweepEnded
+)
+SESSION_STARTS = (SweepStarted, SweepResumed)
+
+EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
+"""Reads an event from JSON."""
+
+_LEFT_OUT_WHERE_NONE = frozenset({"identity", "held_s", "lane", "nodes", "cost", "best"})
+
+
+def content_of(event: Event) -> dict[str, Any]:
+    """Return an event as plain data; what is not known is left out.
+
+    Args:
+        event: The event.
+    """
+    content = {
+        name: value for name, value in vars(event).items() if value is not None or name not in _LEFT_OUT_WHERE_NONE
+    }
+    if content.get("format") == 0:
+        del content["format"]
+    return content

@@ -1,0 +1,178 @@
+"""The one place where events become state: ledger, stored sweeps and repair all bring a `History` up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import JournalError
+from orchestrator.records.events import (
+    BudgetSpent,
+    CheckpointDropped,
+    CheckpointKept,
+    Event,
+    FrontFound,
+    SweepEnded,
+    SweepResumed,
+    SweepStarted,
+    TrialChanged,
+    TrialEnded,
+    TrialRejected,
+    TrialReported,
+    TrialResumed,
+    TrialStarted,
+)
+from orchestrator.records.journal import read_entries
+from orchestrator.records.lines import LineError
+from orchestrator.records.status import TrialStatus
+from orchestrator.records.trials import RejectedTrial, TrialRecord
+from orchestrator.spending import Cost, Spending
+
+
+class History:
+    """What has happened in a sweep so far; each event takes the same short time however many came before.
+
+    Attributes:
+        name: Name of the sweep; empty before it began.
+        uid: Identifier of the sweep in MLflow.
+        config: Settings of the newest session.
+        facts: Versions and revision of the newest session.
+        identity: What decided the results in the newest session; None before the first.
+        sessions: Drivers that have worked on the sweep.
+        trials: Every trial by number.
+        rejected: Configurations that were not worth a trial, by number.
+        open: Numbers of the trials that train, or were interrupted.
+        over: Numbers of the trials that will never train again, in the order of their ends.
+        stored: Checkpoints that are to be stored as artifacts, by trial and file.
+        spending: Time and devices used.
+        ended: How the newest session ended; None while it runs.
+        ended_by: What the budget said when it ended the newest session; empty when it did not.
+    """
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.uid = ""
+        self.config: Mapping[str, Any] = {}
+        self.facts: Mapping[str, str] = {}
+        self.identity: Mapping[str, Any] | None = None
+        self.sessions = 0
+        self.trials: dict[int, TrialRecord] = {}
+        self.rejected: dict[int, RejectedTrial] = {}
+        self.open: set[int] = set()
+        self.over: list[int] = []
+        self.stored: set[tuple[int, str]] = set()
+        self.spending = Spending()
+        self.ended: TrialStatus | None = None
+        self.ended_by = ""
+
+    def take(self, event: Event) -> None:
+        """Bring the state up to date with the next event.
+
+        Raises:
+            LineError: It contradicts those before it; nothing has changed.
+        """
+        self.refuse_contradiction(event)
+        self._take_up(event)
+        self.spending.take(event)
+
+    def refuse_contradiction(self, event: Event) -> None:
+        """Check that an event can follow those that were taken.
+
+        Raises:
+            LineError: It cannot; the text says why.
+        """
+        match event:
+            case SweepStarted() if self.sessions:
+                raise LineError("the sweep has started before")
+            case TrialStarted() | TrialRejected() if event.trial in self.trials or event.trial in self.rejected:
+                raise LineError(f"trial {event.trial} was started or rejected before")
+            case TrialResumed() | TrialChanged() | TrialReported() | TrialEnded() | CheckpointKept():
+                self._refuse_unknown(event.trial)
+            case FrontFound():
+                for number in event.trials:
+                    self._refuse_unknown(number)
+        if isinstance(event, TrialChanged):
+            self._refuse_unknown(event.donor)
+
+    def _refuse_unknown(self, number: int) -> None:
+        if number not in self.trials:
+            raise LineError(f"trial {number} was never started")
+
+    def _take_up(self, event: Event) -> None:
+        match event:
+            case SweepStarted() | SweepResumed():
+                self._begin_session(event)
+            case SweepEnded():
+                self.ended = TrialStatus(event.status)
+            case BudgetSpent():
+                self.ended_by = event.reason
+            case CheckpointKept():
+                self.stored.add((event.trial, event.path))
+            case CheckpointDropped():
+                self.stored.discard((event.trial, event.path))
+            case TrialRejected():
+                self.rejected[event.trial] = RejectedTrial(event.trial, event.params, event.rule, event.reason)
+            case TrialStarted():
+                self.trials[event.trial] = TrialRecord(
+                    number=event.trial,
+                    tune_id=event.tune_id,
+                    params=event.params,
+                    config=event.config,
+                    started_s=event.time,
+                )
+                self.open.add(event.trial)
+            case TrialResumed() | TrialChanged() | TrialReported() | TrialEnded():
+                self._bring_up_to_date(self.trials[event.trial], event)
+
+    def _begin_session(self, event: SweepStarted | SweepResumed) -> None:
+        if isinstance(event, SweepStarted):
+            self.name, self.uid = event.name, event.uid
+        self.config, self.facts = event.config or self.config, event.facts or self.facts
+        self.sessions, self.identity = self.sessions + 1, event.identity
+        self.ended, self.ended_by = None, ""
+
+    def _bring_up_to_date(
+        self, trial: TrialRecord, event: TrialResumed | TrialChanged | TrialReported | TrialEnded
+    ) -> None:
+        match event:
+            case TrialResumed():
+                trial.status, trial.reason, trial.ended_s = TrialStatus.RUNNING, "", None
+                trial.tune_id, trial.attempts = event.tune_id, trial.attempts + 1
+            case TrialChanged():
+                trial.config = event.config
+            case TrialReported():
+                trial.reports.append({"epoch": event.epoch, **event.metrics})
+                trial.nodes = trial.nodes if event.nodes is None else event.nodes
+            case TrialEnded():
+                trial.status, trial.reason, trial.ended_s = TrialStatus(event.status), event.reason, event.time
+                trial.cost = Cost(**{str(name): value for name, value in (event.cost or {}).items()})
+        self._sort_in(trial)
+
+    def _sort_in(self, trial: TrialRecord) -> None:
+        """Keeps those that are open apart, so that no reader passes over all that ever were."""
+        if not trial.is_over:
+            self.open.add(trial.number)
+        elif trial.number in self.open:
+            self.open.remove(trial.number)
+            self.over.append(trial.number)
+
+
+def read_history(path: Path) -> History:
+    """Read a journal from its beginning to its end.
+
+    Args:
+        path: The journal; an empty one is a sweep that has not begun.
+
+    Raises:
+        JournalError: A line is damaged or contradicts those before it.
+    """
+    history = History()
+    for entry in read_entries(path):
+        try:
+            if not history.sessions and not isinstance(entry.event, SweepStarted):
+                raise LineError(f"the first event is '{entry.event.event}', not 'sweep_started'")
+            history.take(entry.event)
+        except LineError as fault:
+            raise JournalError(path, str(fault), line=entry.line, byte=entry.start) from None
+    return history
