@@ -1,0 +1,81 @@
+"""A journal from before journals had a format: it is read to the same result, and a resumed sweep goes on in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tracked_sweep import replay
+
+from orchestrator.errors import JournalError
+from orchestrator.ledger import Ledger, TrialRecord, TrialStatus
+from orchestrator.records.history import read_history
+from orchestrator.records.journal import Journal, read_events
+from orchestrator.resume import stored_config
+from orchestrator.stored_sweep import read_sweep
+from orchestrator.sweep_comparison import facts_of
+from orchestrator.sweep_folder import SweepFolder
+from orchestrator.tracking.addresses import embedded_uri
+
+OLD = Path(__file__).parent / "old_journal"
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> SweepFolder:
+    folder = SweepFolder(tmp_path / "old")
+    folder.path.mkdir()
+    shutil.copy(OLD / "journal.jsonl", folder.journal)
+    return folder
+
+
+def plain(record: TrialRecord) -> dict[str, Any]:
+    reports = [
+        {name: value if value == value and abs(value) < 1e300 else repr(value) for name, value in report.items()}
+        for report in record.reports
+    ]
+    names = ("number", "tune_id", "reason", "started_s", "ended_s", "attempts")
+    return {
+        **{name: getattr(record, name) for name in names},
+        "status": str(record.status),
+        "reports": reports,
+        "nodes": list(record.nodes),
+        "cost": record.cost.as_dict(),
+        "params": dict(record.params),
+    }
+
+
+def test_it_is_read_to_what_the_version_that_wrote_it_read(old: SweepFolder) -> None:
+    expected = json.loads((OLD / "expected.json").read_text())
+    sweep = read_sweep(old)
+    assert [plain(record) for record in sweep.result.records] == expected.pop("records")
+    found = facts_of(sweep)
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_a_resumed_sweep_goes_on_in_it_with_checksums(old: SweepFolder) -> None:
+    before = old.journal.read_bytes()
+    config = stored_config(old)
+    assert (config.name, config.trials) == ("old", 6)
+    with Journal(old.journal) as journal:
+        ledger = Ledger(journal)
+        assert (ledger.sessions, ledger.count_over()) == (2, 4)
+        ledger.sweep_resumed({}, {}, {})
+        ledger.trial_started(5, "tune5", {}, {})
+        ledger.trial_ended(5, TrialStatus.FINISHED)
+    written = old.journal.read_bytes()
+    assert written.startswith(before)
+    assert written.removeprefix(before).count(b'"crc": "') == 3
+    assert read_history(old.journal).trials[5].status is TrialStatus.FINISHED
+    assert len(list(read_events(old.journal, len(before)))) == 3
+    old.journal.write_bytes(written.replace(b'"tune5"', b'"tune6"'))
+    with pytest.raises(JournalError, match="its checksum does not match"):
+        read_history(old.journal)
+
+
+def test_it_is_carried_into_mlflow(old: SweepFolder) -> None:
+    writer = replay(old.journal, embedded_uri(old.path.parent))
+    assert writer.events_sent == old.journal.read_bytes().count(b"\n")
+    assert writer.run_id(3) is not None
