@@ -68,6 +68,9 @@ def show_runs(runs_dir: Path | None, address: Address) -> None:
         raise TrackingError(
             f"{folder} holds no runs yet; run a sweep first, such as: spatialsweep run sweeps/digits.yaml"
         )
+    from orchestrator.tracking.mlflow_client import refuse_damaged_tracking
+
+    refuse_damaged_tracking(embedded_uri(folder))
     _serve_mlflow(embedded_uri(folder), folder, address, "")
 
 

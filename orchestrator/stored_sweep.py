@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.config.objective import ObjectiveConfig, parse_constraint
@@ -22,6 +24,9 @@ from orchestrator.runs_dir import resolve_runs_dir
 from orchestrator.sweep_folder import SweepFolder, existing_folder
 from orchestrator.tracking.addresses import embedded_uri
 
+logger = logging.getLogger(__name__)
+
+_RUN_IDS = pa.schema([("trial", pa.int64()), ("mlflow_run", pa.string())])
 _DRIVER_DIED = "the driver of the sweep died"
 
 
@@ -164,5 +169,14 @@ def _run_ids(folder: Path) -> dict[int, str]:
     path = folder / "trials.parquet"
     if not path.exists():
         return {}
-    rows = pq.read_table(path, columns=["trial", "mlflow_run"]).to_pylist()
-    return {row["trial"]: row["mlflow_run"] for row in rows if row["mlflow_run"] is not None}
+    try:
+        rows = pq.ParquetFile(path).read(columns=["trial", "mlflow_run"]).cast(_RUN_IDS).to_pylist()
+    except (OSError, ValueError, TypeError, pa.ArrowException) as error:
+        logger.warning(
+            "%s cannot be read (%s): MLflow runs of the trials are not shown; `spatialsweep resume %s` writes it anew",
+            path,
+            (str(error).splitlines() or [type(error).__name__])[0],
+            folder.name,
+        )
+        return {}
+    return {row["trial"]: row["mlflow_run"] for row in rows if None not in row.values()}

@@ -23,9 +23,11 @@ from orchestrator.results import SweepResult
 from orchestrator.resume import identity, refuse_changes, stored_config
 from orchestrator.runs_dir import inside_ray_job, resolve_runs_dir
 from orchestrator.search.first_trials import refuse_unknown
-from orchestrator.search.storage import open_storage, study_uri
+from orchestrator.search.storage import open_storage, refuse_damaged_study, study_uri
 from orchestrator.sweep_folder import SweepFolder, existing_folder, new_folder
 from orchestrator.sweep_session import SweepSession
+from orchestrator.tracking.addresses import embedded_uri
+from orchestrator.tracking.mlflow_client import refuse_damaged_tracking
 
 
 def run_sweep(
@@ -62,6 +64,8 @@ def run_sweep(
         ResumeError: What decides the results is not what it was; the text lists every difference.
         ClusterError: The cluster does not answer, or cannot hold one trial.
         DataError: The dataset cannot be prepared.
+        StorageError: The file of the studies' database is damaged.
+        TrackingError: That of MLflow's is.
     """
     display = NotebookDisplay() if console is None and in_notebook() else None
     console = console or Console(quiet=True)
@@ -69,6 +73,8 @@ def run_sweep(
     folder = existing_folder(runs_dir, config.name) if resume else _new_folder(config, runs_dir)
     dataset = locate_dataset(config.dataset.name, config.dataset.uri, runs_dir / "datasets")
     now = identity(config, dataset)
+    refuse_damaged_study(study_uri(config, runs_dir))
+    refuse_damaged_tracking(config.tracking.uri or embedded_uri(runs_dir))
     with folder.driven(), Interruption() as interruption, Journal(folder.journal) as journal:
         ledger = Ledger(journal)
         if ledger.identity is not None and not allow_changed:

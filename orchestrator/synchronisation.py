@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from orchestrator.conclusion import start_tracking
 from orchestrator.resume import stored_config
 from orchestrator.sweep_folder import SweepFolder
+from orchestrator.tracking.addresses import embedded_uri
+from orchestrator.tracking.mlflow_client import refuse_damaged_tracking
 
 _PATIENCE_S = 600.0
 
@@ -36,6 +38,7 @@ def sync_sweep(folder: SweepFolder, tracking_uri: str | None = None) -> Synchron
         TrackingError: The server is still away; nothing is lost.
     """
     config = stored_config(folder, [f"tracking.uri={tracking_uri}"] if tracking_uri else [])
+    refuse_damaged_tracking(config.tracking.uri or embedded_uri(folder.path.parent))
     with folder.driven():
         writer = start_tracking(config, folder.path.parent, folder.journal)
         writer.drain(_PATIENCE_S)

@@ -82,19 +82,19 @@ def find_network(
     Raises:
         CheckpointError: There is no such file, run, sweep or trial, or it left no checkpoint.
     """
-    from orchestrator.training.checkpoint_file import read_checkpoint
+    from orchestrator.training.checkpoint_content import read_best
     from orchestrator.training.checkpoints import load_model_file
 
     found = _find(source, trial, runs_dir, tracking_uri)
     with local_checkpoint(found.source, tracking_uri=found.tracking_uri) as path:
         network = load_model_file(path)
-        content, size = read_checkpoint(path), path.stat().st_size
+        content, size = read_best(path), path.stat().st_size
     return TrainedNetwork(
         network=network,
         label=found.label,
         name=content["model"]["name"],
         options=content["model"]["options"],
-        epoch=content["epoch"],
+        epoch=content.get("epoch", 0),
         checkpoint_bytes=size,
         dataset=found.dataset,
         reports=found.reports,

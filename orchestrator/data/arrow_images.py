@@ -13,16 +13,35 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from orchestrator.data.stacked_images import StackedImages
 from orchestrator.errors import DataError
 
 _META_KEY = b"spatialsweep"
 _SCHEMA_VERSION = 1
+_AGAIN = "prepare it again: once the file is removed, the next sweep does"
+
+
+class _Meta(TypedDict):
+    """What the schema's metadata says."""
+
+    version: int
+    shape: Annotated[tuple[int, ...], Field(min_length=3, max_length=3)]
+    splits: tuple[str, ...]
+    class_names: tuple[str, ...]
+    mean: tuple[FiniteFloat, ...]
+    std: tuple[FiniteFloat, ...]
+    content_hash: str
+
+
+_META: TypeAdapter[_Meta] = TypeAdapter(_Meta)
 
 
 @dataclass(frozen=True)
@@ -102,10 +121,10 @@ def write_images(path: Path, splits: Mapping[str, ImageSplit], class_names: tupl
 
 
 def open_images(path: Path) -> ArrowImages:
-    """Maps a dataset file; reads no pixel yet.
+    """Maps a dataset file, and compares its content with its hash.
 
     Raises:
-        DataError: The file is missing, or was not written by `write_images`.
+        DataError: The file is missing or damaged, or was not written by `write_images`.
     """
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
@@ -113,18 +132,44 @@ def open_images(path: Path) -> ArrowImages:
         raise DataError(f"{path}: cannot be read as an Arrow file ({error})") from None
     raw = (reader.schema.metadata or {}).get(_META_KEY)
     if raw is None:
-        raise DataError(f"{path}: is an Arrow file, but not a dataset of SpatialSweep's; prepare it again")
-    meta = json.loads(raw)
-    if meta["version"] != _SCHEMA_VERSION:
-        raise DataError(f"{path}: has format {meta['version']}, this version reads {_SCHEMA_VERSION}; prepare it again")
-    splits = {name: _split(reader.get_batch(index), tuple(meta["shape"])) for index, name in enumerate(meta["splits"])}
+        raise DataError(f"{path}: is an Arrow file, but not a dataset of SpatialSweep's; {_AGAIN}")
+    try:
+        meta = _META.validate_json(raw)
+        if meta["version"] != _SCHEMA_VERSION:
+            raise DataError(f"{path}: has format {meta['version']}, this version reads {_SCHEMA_VERSION}; {_AGAIN}")
+        splits = {name: _split(reader.get_batch(index), meta["shape"]) for index, name in enumerate(meta["splits"])}
+        _refuse_odd(splits, meta)
+    except (ValueError, KeyError, OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: is damaged ({_first_line(error)}); {_AGAIN}") from None
     return ArrowImages(
         splits=splits,
-        class_names=tuple(meta["class_names"]),
-        mean=tuple(meta["mean"]),
-        std=tuple(meta["std"]),
+        class_names=meta["class_names"],
+        mean=meta["mean"],
+        std=meta["std"],
         content_hash=meta["content_hash"],
     )
+
+
+def _refuse_odd(splits: Mapping[str, ImageSplit], meta: _Meta) -> None:
+    """Checks what a flipped bit can reach without making the file unreadable.
+
+    Raises:
+        ValueError: A label names no class, the channels do not match, or the content is not what was written.
+    """
+    channels = meta["shape"][0]
+    if not len(meta["mean"]) == len(meta["std"]) == channels:
+        raise ValueError(f"mean and deviation are not of {channels} channels")
+    if not {"train", "test"} <= splits.keys():
+        raise ValueError("the split train or test is missing")
+    if _hash(splits) != meta["content_hash"]:
+        raise ValueError("its images or labels are not those that were written")
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _record_batch(split: ImageSplit, schema: pa.Schema) -> pa.RecordBatch:
@@ -134,6 +179,7 @@ def _record_batch(split: ImageSplit, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _split(batch: pa.RecordBatch, shape: tuple[int, ...]) -> ImageSplit:
+    batch.validate(full=True)
     images = batch.column("image").flatten().to_numpy(zero_copy_only=True)
     labels = batch.column("label").to_numpy(zero_copy_only=True)
     return ImageSplit(images=images.reshape(len(labels), *shape), labels=labels)

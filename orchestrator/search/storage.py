@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 
 from orchestrator.config.schema import SweepConfig
+from orchestrator.database_file import refuse_damaged
 from orchestrator.errors import StorageError
 from orchestrator.tracking.addresses import without_password
 
@@ -73,6 +74,7 @@ def open_storage(uri: str, *, patience_s: float = PATIENCE_S) -> StudyStorage:
     Raises:
         StorageError: Nothing answers there now, or it is no database of this version of Optuna.
     """
+    refuse_damaged_study(uri)
     # Of two sweeps that make the tables of a new database at once, one finds them half made, and soon whole.
     attempts = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(sqlalchemy.exc.DBAPIError),
@@ -84,6 +86,16 @@ def open_storage(uri: str, *, patience_s: float = PATIENCE_S) -> StudyStorage:
         return attempts(StudyStorage, uri, patience_s=patience_s)
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, RuntimeError, ModuleNotFoundError) as error:
         raise StorageError(f"storage.uri: {without_password(uri)} cannot be used: {_first_line(error)}") from None
+
+
+def refuse_damaged_study(uri: str) -> None:
+    """Check the database of the studies, where it is a file.
+
+    Raises:
+        StorageError: It is damaged.
+    """
+    remedy = "Move it away: a sweep that is resumed makes its study anew from its journal"
+    refuse_damaged(uri, StorageError, remedy)
 
 
 class StudyStorage(RDBStorage):

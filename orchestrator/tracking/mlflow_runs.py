@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import CheckpointError, TrackingError
 from orchestrator.tracking.addresses import SQLITE, without_password
+from orchestrator.tracking.mlflow_client import open_client
 
 CHECKPOINT_ARTIFACT = "checkpoint"
 KEY = "spatialsweep.key"
@@ -75,7 +76,7 @@ def fetch_checkpoint(run_id: str, tracking_uri: str, folder: Path) -> Path:
     Raises:
         CheckpointError: There is no such run, or it holds no checkpoint (only the best trials do).
     """
-    client = MlflowClient(tracking_uri)
+    client = open_client(tracking_uri)
     try:
         files = [file.path for file in client.list_artifacts(run_id, CHECKPOINT_ARTIFACT)]
     except MlflowException as error:
@@ -107,7 +108,7 @@ def read_run(run_id: str, tracking_uri: str) -> RecordedRun:
     Raises:
         CheckpointError: There is no such run, or the server does not answer.
     """
-    client = MlflowClient(tracking_uri)
+    client = open_client(tracking_uri)
     try:
         run = client.get_run(run_id)
         reports: dict[int, dict[str, float]] = {}
@@ -130,7 +131,7 @@ def log_folder(run_id: str, folder: Path, artifact_path: str, tracking_uri: str)
         TrackingError: The server does not answer, or refuses.
     """
     try:
-        MlflowClient(tracking_uri).log_artifacts(run_id, str(folder), artifact_path)
+        open_client(tracking_uri).log_artifacts(run_id, str(folder), artifact_path)
     except (MlflowException, OSError) as error:
         raise TrackingError(f"MLflow at {without_password(tracking_uri)} takes no files: {error}") from None
 
@@ -146,7 +147,7 @@ def sweep_runs(uid: str, tracking_uri: str) -> list[str]:
         TrackingError: The server does not answer, or refuses.
     """
     try:
-        client = MlflowClient(tracking_uri)
+        client = open_client(tracking_uri)
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         found = search_all(client, experiments, f"tags.`{KEY}` LIKE '{uid}%'", ViewType.ACTIVE_ONLY)
         return [str(run.info.run_id) for run in found]
@@ -172,7 +173,7 @@ def store_beside_results(path: Path, uid: str, tracking_uri: str) -> str:
     if database and not Path(database).exists():  # MLflow would make one
         raise TrackingError(f"there is no {shown}")
     try:
-        client = MlflowClient(tracking_uri)
+        client = open_client(tracking_uri)
         run = _sweep_run(client, uid, tracking_uri)
         client.log_artifact(run.info.run_id, str(path), "results")
     except (MlflowException, OSError) as error:
@@ -190,7 +191,7 @@ def run_page(uid: str, tracking_uri: str) -> str:
     Raises:
         TrackingError: The server does not answer, or has no run of this sweep.
     """
-    run = _sweep_run(MlflowClient(tracking_uri), uid, tracking_uri)
+    run = _sweep_run(open_client(tracking_uri), uid, tracking_uri)
     return f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
 
 

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from orchestrator.records.events import Event, TrialEnded, TrialReported
 from orchestrator.tracking.addresses import without_password
 from orchestrator.tracking.event_recorder import EventRecorder
 from orchestrator.tracking.journal_follower import JournalFollower
+from orchestrator.tracking.mlflow_client import open_client
 from orchestrator.tracking.stored_checkpoints import refusal
 
 _INVALID = (400, 409, 413, 422)
@@ -55,7 +55,7 @@ class MlflowWriter(JournalFollower):
 
     def _connect(self) -> None:
         self._recorder = EventRecorder(
-            MlflowClient(self.tracking_uri),
+            open_client(self.tracking_uri),
             experiment=self._experiment,
             tracking_uri=self.tracking_uri,
             artifacts=self._artifacts,

@@ -52,10 +52,10 @@ def write_model_folder(checkpoint: Path, folder: Path) -> ModelFacts:
 
     import models
     from models.pixels import PixelModel
-    from orchestrator.training.checkpoint_file import read_checkpoint
+    from orchestrator.training.checkpoint_content import read_best
     from orchestrator.training.checkpoints import load_model_file
 
-    content = read_checkpoint(checkpoint, torch.device("cpu"))
+    content = read_best(checkpoint, torch.device("cpu"))
     described, data = content["model"], content["data"]
     model = PixelModel(load_model_file(checkpoint), data["pixel_mean"], data["pixel_std"], data["class_names"]).eval()
     shape = (described["in_chans"], described["image_size"], described["image_size"])

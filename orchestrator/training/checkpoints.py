@@ -17,8 +17,8 @@ from torch import nn
 
 import models
 from orchestrator.errors import CheckpointError
+from orchestrator.training.checkpoint_content import load_weights, read_best
 from orchestrator.training.checkpoint_file import (
-    read_checkpoint,
     remove_partial_files,
     save_checkpoint,
     verify_checkpoint,
@@ -126,14 +126,19 @@ def load_model_file(path: Path) -> nn.Module:
     number per channel), of `trained_image_size` pixels; outputs are logits in the order of `class_names`.
 
     Raises:
-        CheckpointError: The file is missing or damaged.
+        CheckpointError: The file is missing or damaged, or holds something else.
     """
-    content = read_checkpoint(path, torch.device("cpu"))
-    if "data" not in content:
-        raise CheckpointError(f"{path}: is a checkpoint to continue from; a model is read from best.pt beside it")
-    model = build_model(content["model"])
-    model.load_state_dict(content["state_dict"])
+    content = read_best(path, torch.device("cpu"))
+    try:
+        model = build_model(content["model"])
+    except (models.ModelOptionError, TypeError) as error:  # a name or an option that is not among those there are
+        raise CheckpointError(f"{path}: names a network that cannot be built ({_first_line(error)})") from None
+    load_weights(model, content["state_dict"], path)
     for name in ("pixel_mean", "pixel_std", "class_names"):
         setattr(model, name, tuple(content["data"][name]))
     model.trained_image_size = content["model"]["image_size"]
     return model.eval()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

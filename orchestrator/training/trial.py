@@ -17,8 +17,9 @@ import models
 from orchestrator.config.objective import ObjectiveConfig
 from orchestrator.config.schema import TrialConfig
 from orchestrator.data import Indices, epoch_batches
-from orchestrator.errors import TrialDivergedError
-from orchestrator.training.checkpoint_file import read_checkpoint, save_checkpoint
+from orchestrator.errors import CheckpointError, TrialDivergedError
+from orchestrator.training.checkpoint_content import load_weights, read_best, read_state
+from orchestrator.training.checkpoint_file import save_checkpoint
 from orchestrator.training.checkpoints import TrialCheckpoints, build_model
 from orchestrator.training.clean_slate import clean_slate
 from orchestrator.training.costs import counted_costs, latency_ms
@@ -208,11 +209,11 @@ class Trial:
         model = self.learner.evaluated
         current = {key: value.clone() for key, value in model.state_dict().items()}
         self.workers.sum(torch.zeros(1, device=self.workers.device))  # best.pt is complete once all ranks are here
-        best = read_checkpoint(self.checkpoints.best, self.workers.device)
-        model.load_state_dict(best["state_dict"])
+        best = read_best(self.checkpoints.best, self.workers.device)
+        load_weights(model, best["state_dict"], self.checkpoints.best)
         result = evaluate(self.learner, self.data.test, self.workers)
         model.load_state_dict(current)
-        return {"test/top1": result["top1"], "test/top5": result["top5"], "best_epoch": float(best["epoch"])}
+        return {"test/top1": result["top1"], "test/top5": result["top5"], "best_epoch": float(best.get("epoch", 0))}
 
     def _is_best(self, metrics: Mapping[str, float]) -> bool:
         value, best = metrics[self.objective.metric], self.best.get(self.objective.metric)
@@ -238,16 +239,28 @@ class Trial:
         self.checkpoints.save_state({**position, **told, **self.learner.state_dict()})
 
     def _resume(self) -> None:
-        """Continues after the last step that a sound checkpoint has seen."""
+        """Continues after the last step that a sound checkpoint has seen.
+
+        Raises:
+            CheckpointError: It holds the state of another training.
+        """
         chosen = self.checkpoints.agree_on_state(self.workers)
         if chosen is None:
             return
-        content = read_checkpoint(chosen, self.workers.device)
-        self.learner.load_state_dict(content)
+        content = read_state(chosen, self.workers.device)
+        load_weights(self.model, content["state_dict"], chosen)
+        losses = content["losses"]
+        if content["step"] > self.steps_per_epoch or (losses is not None and len(losses) != self.steps_per_epoch):
+            raise CheckpointError(f"{chosen}: its epochs are not of {self.steps_per_epoch} steps, as this trial's are")
+        try:
+            self.learner.load_state_dict(content)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(f"{chosen}: its optimiser is not that of this trial ({reason})") from None
         self.epoch, self.step = content["epoch"], content["step"]
         self.metrics, self.best = content["metrics"], content["best"]
-        if content["losses"] is not None:
-            self.losses.restore(content["losses"])
+        if losses is not None:
+            self.losses.restore(losses)
 
     def _data_facts(self) -> dict[str, Any]:
         split = self.data.train

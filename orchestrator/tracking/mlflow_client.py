@@ -1,0 +1,42 @@
+"""MLflow's client, made where its database is sound."""
+
+from __future__ import annotations
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from orchestrator.database_file import refuse_damaged
+from orchestrator.errors import TrackingError
+from orchestrator.tracking.addresses import without_password
+
+_REMEDY = "Move it away: `spatialsweep sync NAME` sends the events of a sweep into a new one"
+
+
+def open_client(tracking_uri: str) -> MlflowClient:
+    """Return the client of a server or database.
+
+    Args:
+        tracking_uri: Address of the server or database.
+
+    Raises:
+        TrackingError: The file of the database is damaged, or holds something else.
+    """
+    refuse_damaged_tracking(tracking_uri)
+    try:
+        return MlflowClient(tracking_uri)
+    except (MlflowException, SQLAlchemyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise TrackingError(f"MLflow at {without_password(tracking_uri)} cannot be used: {reason}") from error
+
+
+def refuse_damaged_tracking(tracking_uri: str) -> None:
+    """Check the database of the runs, where it is a file.
+
+    Args:
+        tracking_uri: Address of the server or database.
+
+    Raises:
+        TrackingError: It is damaged.
+    """
+    refuse_damaged(tracking_uri, TrackingError, _REMEDY)
