@@ -128,8 +128,9 @@ def open_images(path: Path) -> ArrowImages:
     """
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path}: cannot be read as an Arrow file ({error})") from None
+    except (OSError, pa.ArrowException) as error:
+        remedy = f"; {_AGAIN}" if path.is_file() else ""
+        raise DataError(f"{path}: cannot be read as an Arrow file ({_first_line(error)}){remedy}") from None
     raw = (reader.schema.metadata or {}).get(_META_KEY)
     if raw is None:
         raise DataError(f"{path}: is an Arrow file, but not a dataset of SpatialSweep's; {_AGAIN}")
