@@ -9,7 +9,7 @@ from orchestrator.config import SweepConfig, load_sweep
 from orchestrator.data import open_dataset
 from orchestrator.errors import ConfigError, Problem, ResumeError
 from orchestrator.provenance import code_fingerprint
-from orchestrator.records.history import read_history
+from orchestrator.records.history import read_begun
 from orchestrator.sweep_folder import SweepFolder
 
 # How much is searched, where, and where it is recorded may change from one session of a sweep to the next.
@@ -79,7 +79,7 @@ def stored_config(folder: SweepFolder, overrides: Sequence[str] = ()) -> SweepCo
         JournalError: A line of its journal is damaged.
         ConfigError: A setting is wrong, or a stored address lacks the password that is never stored.
     """
-    config = load_sweep(dict(read_history(folder.journal).config), overrides, label=f"sweep '{folder.name}'")
+    config = load_sweep(dict(read_begun(folder.journal).config), overrides, label=f"sweep '{folder.name}'")
     secret = [section for section, uri in _addresses(config) if uri and "***" in uri]
     if secret:
         raise ConfigError(

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.config.objective import ObjectiveConfig, parse_constraint
 from orchestrator.objectives import Aims
-from orchestrator.records.history import read_history
+from orchestrator.records.history import read_begun
 from orchestrator.records.status import TrialStatus
 from orchestrator.records.trials import TrialRecord
 from orchestrator.results import SweepResult
@@ -107,7 +107,7 @@ def read_sweep(folder: SweepFolder) -> StoredSweep:
         JournalError: A line of it is damaged.
     """
     alive = folder.is_driven  # asked first: a driver that ends meanwhile leaves a journal that says so
-    story = read_history(folder.journal)
+    story = read_begun(folder.journal)
     state = SweepState(story.ended) if story.ended else SweepState.RUNNING if alive else SweepState.DEAD
     last_s = story.spending.last_event_s
     now = time.time() if state is SweepState.RUNNING else last_s

@@ -159,6 +159,19 @@ def test_a_start_that_nothing_tells_of_is_refused(sweep: SweepFolder) -> None:
     assert sweep.journal.read_bytes() == broken
 
 
+def test_a_journal_cut_within_its_first_line_is_told_and_refused_in_one_line(sweep: SweepFolder) -> None:
+    sweep.journal.write_bytes(sweep.journal.read_bytes()[:100])
+    with pytest.raises(JournalError, match=r"line 1, byte 0: it holds no whole event\. `spatialsweep repair"):
+        load_result(sweep.path)
+    with pytest.raises(JournalError, match="cannot be repaired: the start of the sweep is lost"):
+        repair(sweep)
+    session = sweep.session(1) / "config.yaml"
+    session.parent.mkdir(parents=True)
+    session.write_text(yaml.safe_dump(recorded(load_sweep({**PLAN, "name": "s"}))))
+    assert mended(sweep).dropped == [(1, "it was cut short")]
+    assert load_result(sweep.path).records == []
+
+
 def test_a_journal_of_a_newer_version_is_not_touched(sweep: SweepFolder) -> None:
     line = seal(next(event for event, _ in read_events(sweep.journal)), 11).replace(b"sweep_started", b"sweep_painted")
     newer = seal_again(line)

@@ -54,6 +54,8 @@ class Simulation:
         self.folder = SweepFolder(folder)
         self.journal = Journal(folder / "journal.jsonl")
         self.ledger = Ledger(self.journal)
+        if not self.ledger.sessions:
+            self.ledger.sweep_started("s", {}, {}, {})
         self.scheduler = create_trial_scheduler(self.config, self.ledger, self.folder)
         self.scheduler.set_search_properties("val/top1", "max")
         self.trials: dict[int, Any] = {}

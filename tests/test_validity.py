@@ -102,7 +102,9 @@ def storage(tmp_path: Path) -> StudyStorage:
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     with Journal(tmp_path / "journal.jsonl") as journal:
-        yield Ledger(journal)
+        ledger = Ledger(journal)
+        ledger.sweep_started("t", {}, {}, {})
+        yield ledger
 
 
 HALF = {"search": {"pooled_size": {"choices": [2, 4, 12, 14]}}, "sampler": {"name": "random"}}

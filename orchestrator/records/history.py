@@ -176,3 +176,18 @@ def read_history(path: Path) -> History:
         except LineError as fault:
             raise JournalError(path, str(fault), line=entry.line, byte=entry.start) from None
     return history
+
+
+def read_begun(path: Path) -> History:
+    """Read the journal of a sweep that has begun.
+
+    Args:
+        path: The journal.
+
+    Raises:
+        JournalError: A line is damaged or contradicts those before it, or there is no whole line at all.
+    """
+    history = read_history(path)
+    if not history.sessions:
+        raise JournalError(path, "it holds no whole event", line=1, byte=0)
+    return history

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from orchestrator.errors import JournalError
 from orchestrator.records.events import Event, SweepStarted
 from orchestrator.records.first_event import remade_first_event
-from orchestrator.records.history import History, read_history
+from orchestrator.records.history import History, read_begun
 from orchestrator.records.lines import LONGEST_LINE, LineError, names_newer_format, parse, seal
 from orchestrator.sweep_folder import SweepFolder
 
@@ -75,7 +75,7 @@ def repair(folder: SweepFolder, *, dry_run: bool = False) -> Repair:
     """
     with folder.driven():
         try:
-            read_history(folder.journal)
+            read_begun(folder.journal)
         except JournalError as error:
             if error.newer or error.byte is None:
                 raise
