@@ -85,7 +85,7 @@ def damaged(path: Path, damage: Damage) -> JournalError:
         (put(2, seal(an_event("trial_resumed", trial=9), 3)), 3, "trial 9 was never started"),
         (put(2, seal(an_event("front_found", trials=(9,)), 3)), 3, "trial 9 was never started"),
         (put(2, seal(an_event("sweep_started"), 3)), 3, "the sweep has started before"),
-        (put(4, seal(an_event("trial_started", trial=0), 5)), 5, "trial 0 was started or rejected before"),
+        (put(4, seal(an_event("trial_started", trial=0), 5)), 5, "trial 0 was started before"),
         (put(0, seal(an_event("sweep_resumed"), 1)), 1, "the first event is 'sweep_resumed', not 'sweep_started'"),
     ],
 )

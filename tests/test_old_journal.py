@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from tracked_sweep import replay
 
-from orchestrator.errors import JournalError
+from orchestrator.errors import JournalError, ResumeError
 from orchestrator.ledger import Ledger, TrialRecord, TrialStatus
 from orchestrator.records.history import read_history
 from orchestrator.records.journal import Journal, read_events
-from orchestrator.resume import stored_config
+from orchestrator.resume import refuse_changes, stored_config
 from orchestrator.stored_sweep import read_sweep
 from orchestrator.sweep_comparison import facts_of
 from orchestrator.sweep_folder import SweepFolder
@@ -73,6 +73,32 @@ def test_a_resumed_sweep_goes_on_in_it_with_checksums(old: SweepFolder) -> None:
     old.journal.write_bytes(written.replace(b'"tune5"', b'"tune6"'))
     with pytest.raises(JournalError, match="its checksum does not match"):
         read_history(old.journal)
+
+
+def test_one_from_before_sweeps_resumed_is_read_and_resumed_only_where_that_is_allowed(old: SweepFolder) -> None:
+    first, *rest = [json.loads(line) for line in old.journal.read_text().splitlines()]
+    del first["identity"]
+    begun = rest[: [event["event"] for event in rest].index("sweep_resumed")]
+    old.journal.write_text("".join(json.dumps(event) + "\n" for event in [first, *begun]))
+    assert len(read_sweep(old).result.records) == 3
+    with Journal(old.journal) as journal:
+        ledger = Ledger(journal)
+        assert (ledger.sessions, ledger.identity) == (1, {})
+        with pytest.raises(ResumeError, match="seed: was nothing, is 0"):
+            refuse_changes(ledger.identity or {}, {"seed": 0}, name="old")
+        ledger.sweep_resumed({}, {}, {"seed": 0})
+    assert read_history(old.journal).identity == {"seed": 0}
+
+
+def test_a_configuration_rejected_twice_is_one(tmp_path: Path) -> None:
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        ledger = Ledger(journal)
+        ledger.sweep_started("s", {}, {}, {})
+        for rule in ("max_macs", "max_params"):  # a driver that died before the study heard of it asks again
+            ledger.trial_rejected(0, {"lr": 0.1}, rule, "too much")
+        ledger.trial_started(0, "tune0", {"lr": 0.1}, {})
+        assert [trial.rule for trial in ledger.rejected()] == ["max_params"]
+    assert list(read_history(journal.path).trials) == [0]
 
 
 def test_it_is_carried_into_mlflow(old: SweepFolder) -> None:

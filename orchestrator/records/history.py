@@ -85,8 +85,8 @@ class History:
         match event:
             case SweepStarted() if self.sessions:
                 raise LineError("the sweep has started before")
-            case TrialStarted() | TrialRejected() if event.trial in self.trials or event.trial in self.rejected:
-                raise LineError(f"trial {event.trial} was started or rejected before")
+            case TrialStarted() | TrialRejected() if event.trial in self.trials:
+                raise LineError(f"trial {event.trial} was started before")
             case TrialResumed() | TrialChanged() | TrialReported() | TrialEnded() | CheckpointKept():
                 self._refuse_unknown(event.trial)
             case FrontFound():
@@ -129,7 +129,7 @@ class History:
         if isinstance(event, SweepStarted):
             self.name, self.uid = event.name, event.uid
         self.config, self.facts = event.config or self.config, event.facts or self.facts
-        self.sessions, self.identity = self.sessions + 1, event.identity
+        self.sessions, self.identity = self.sessions + 1, event.identity or {}  # the oldest journals tell none
         self.ended, self.ended_by = None, ""
 
     def _bring_up_to_date(

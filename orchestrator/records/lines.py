@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from orchestrator.errors import SpatialSweepError
 from orchestrator.records.events import EVENTS, FORMAT, Event, content_of
 from orchestrator.records.older import refuse_odd_settings
 
@@ -25,7 +26,7 @@ _LONGEST_SEAL = 64
 _SHOWN = 60
 
 
-class LineError(ValueError):
+class LineError(SpatialSweepError, ValueError):
     """What is wrong with a line; `newer` where a newer version has written it, so that it is not damaged."""
 
     def __init__(self, text: str, *, newer: bool = False) -> None:
