@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from journal_events import UID
+from mlflow import MlflowClient
 from told_sweeps import PLAN, tell_sweep
 from tracked_sweep import replay
 from typer.testing import CliRunner
@@ -26,6 +27,7 @@ from orchestrator.records.lines import seal
 from orchestrator.records.repair import Repair, repair
 from orchestrator.sweep_folder import SweepFolder
 from orchestrator.tracking.addresses import embedded_uri
+from orchestrator.tracking.mlflow_writer import MlflowWriter
 
 OLD = Path(__file__).parent / "old_journal" / "journal.jsonl"
 TRIALS = [(TrialStatus.FINISHED, [0.5, 0.8]), (TrialStatus.PRUNED, [0.6])]
@@ -198,6 +200,26 @@ def test_an_older_journal_is_repaired_as_far_as_its_lines_make_sense(tmp_path: P
     assert [place for place, _ in done.dropped] == [6]
     assert folder.journal.read_bytes() == b"".join(lines[:5] + lines[6:])
     assert read_history(folder.journal).uid == UID
+
+
+def test_a_damaged_bookmark_begins_mlflow_at_the_start(sweep: SweepFolder) -> None:
+    uri, tracked = embedded_uri(sweep.path.parent), sweep.journal.with_name("tracked.json")
+    replay(sweep.journal, uri)
+    marked = json.loads(tracked.read_bytes())
+
+    def begins_at(bookmark: bytes) -> int:
+        tracked.write_bytes(bookmark)
+        writer = MlflowWriter(sweep.journal, tracking_uri=uri, experiment="tests", artifacts=sweep.path / "artifacts")
+        return writer._done_bytes
+
+    assert begins_at(json.dumps(marked).encode()) == sweep.journal.stat().st_size
+    for damaged in (b"\xff", b"[" * 5_000, b"[]", b'{"target": 1}'):
+        assert begins_at(damaged) == 0
+    for offset in (marked["bytes"] - 7, 10**9, -1, "12", 1.0, True, None):
+        assert begins_at(json.dumps({**marked, "bytes": offset}).encode()) == 0
+    tracked.write_text(json.dumps({**marked, "memory": {**marked["memory"], "front": ["a"]}}))
+    assert replay(sweep.journal, uri).events_sent == 10
+    assert len(MlflowClient(uri).search_runs(["1"])) == 3
 
 
 def test_a_sweep_that_is_being_run_is_not_repaired(sweep: SweepFolder) -> None:

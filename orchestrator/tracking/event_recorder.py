@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, ViewType
 from mlflow.exceptions import MlflowException
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from orchestrator.lanes.trial_folder import trial_folder
 from orchestrator.lanes.trial_log import LOG_SUFFIX
@@ -44,6 +46,20 @@ RUN_STATUS = {
     "failed": "FAILED",
     "interrupted": "KILLED",
 }
+
+
+class _Memory(TypedDict):
+    """What a recorder leaves to the next."""
+
+    sweep: str
+    experiment: str
+    name: str
+    uid: str
+    front: list[int]
+    dataset: NotRequired[dict[str, Any] | None]
+
+
+_MEMORY: TypeAdapter[_Memory] = TypeAdapter(_Memory)
 _SWEEP_KEYS = ("sweep", "experiment", "name", "uid")
 _IDENTITY_TAGS = {"search space": "search_space", "dataset content": "dataset", "code": "code", "seed": "seed"}
 _NOTE_LENGTH = 4_000
@@ -123,7 +139,11 @@ class EventRecorder:
         return {**runs, "front": sorted(self._front), "dataset": self._dataset}
 
     def recall(self, memory: Mapping[str, Any]) -> bool:
-        """Goes on where another recorder was; False where the server knows nothing of the sweep."""
+        """Goes on where another recorder was; False where the server knows nothing of it, or memory is damaged."""
+        try:
+            _MEMORY.validate_python(memory)
+        except ValidationError:
+            return False
         try:
             self._client.get_run(memory["sweep"])
         except MlflowException as error:

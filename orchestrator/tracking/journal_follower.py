@@ -132,8 +132,21 @@ class JournalFollower(ABC):
         try:
             content = json.loads(self._bookmark.read_text(encoding="utf-8"))
             if content["target"] == self._target:
-                self._done_bytes, self._memory = int(content["bytes"]), content["memory"]
+                self._require_line(content["bytes"])
+                self._done_bytes, self._memory = content["bytes"], content["memory"]
         except FileNotFoundError:
             return
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             logger.warning("%s cannot be read; the journal is replayed from its start", self._bookmark)
+
+    def _require_line(self, offset: Any) -> None:
+        """Checks that a line begins at an offset of the journal.
+
+        Raises:
+            ValueError: None does, as after the journal was written anew.
+        """
+        if type(offset) is not int or offset < 0:
+            raise ValueError(f"{offset!r} is no offset")
+        with self._journal.open("rb") as file:
+            if offset > 0 and (file.seek(offset - 1), file.read(1))[1] != b"\n":
+                raise ValueError(f"no line begins at byte {offset}")
