@@ -25,10 +25,10 @@ from orchestrator.errors import ClusterError, RayLostError, SpatialSweepError
 logger = logging.getLogger(__name__)
 
 _BITS = 256
-_FOLDER = "ray-"
+_FOLDER = "ray"
 # Ray makes its own folder one for all to write, so it goes into one that others cannot enter.
 _INNER = "r"
-_LONGEST_SOCKET = "/r/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.10"
+_SOCKET = "r/session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
 _SOCKET_BYTES = 107 if sys.platform.startswith("linux") else 103
 _RANDOM_CHARACTERS = 8
 
@@ -110,6 +110,7 @@ def _made_folder(environ: Mapping[str, str]) -> Path:
             faults.append(f"{name} is {over} bytes too long for Ray's sockets")
             continue
         try:
+            Path(parent).mkdir(parents=True, exist_ok=True)  # as Ray does
             folder = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=parent))
         except OSError as error:
             faults.append(f"{name}: {error.strerror or error}: {parent}")
@@ -150,5 +151,5 @@ def _parents(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _bytes_too_long(parent: str) -> int:
-    folder = f"{parent}/{_FOLDER}{'x' * _RANDOM_CHARACTERS}"
-    return len(os.fsencode(folder + _LONGEST_SOCKET)) - _SOCKET_BYTES
+    folder = f"{_FOLDER}{'x' * _RANDOM_CHARACTERS}"
+    return len(os.fsencode(f"{parent}/{folder}/{_SOCKET.format(pid=os.getpid())}")) - _SOCKET_BYTES
