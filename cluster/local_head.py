@@ -65,13 +65,14 @@ def local_head(*, num_cpus: int | None = None, environment: Mapping[str, str] | 
         ClusterError: It did not answer in time; the message holds what it printed.
     """
     gcs_port, dashboard_port = _free_port(), _free_port()
-    # Ray's sockets need a short path, and a folder of its own keeps `ray.init("auto")` elsewhere away from it.
+    # Ray's sockets need a short path, and a folder of its own keeps `ray.init("auto")` elsewhere away from it. Ray lets
+    # everybody write to the folder it is given, so that is one within, where nobody else gets.
     with tempfile.TemporaryDirectory(prefix="ss-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         head = LocalHead(f"127.0.0.1:{gcs_port}", f"http://127.0.0.1:{dashboard_port}", secrets.token_hex(32))
         command = [_ray_command(), "start", "--head", "--block", "--disable-usage-stats", f"--port={gcs_port}"]
         command += ["--node-ip-address=127.0.0.1", "--include-dashboard=true", f"--dashboard-port={dashboard_port}"]
         # Another Ray on this machine holds the agent's usual port, without which a head takes no jobs.
-        command += [f"--temp-dir={folder}", f"--dashboard-agent-listen-port={_free_port()}"]
+        command += [f"--temp-dir={folder}/r", f"--dashboard-agent-listen-port={_free_port()}"]
         command += [f"--num-cpus={num_cpus}"] if num_cpus else []
         log = Path(folder) / "start.log"
         with log.open("wb") as output:

@@ -10,13 +10,18 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import ray
+from ray._private.services import canonicalize_bootstrap_address_or_die
 from ray._private.state import state as cluster_state
 
+from orchestrator.cluster_token import settings_to_join, token_settings
 from orchestrator.config.schema import BYTES_PER_GB, ResourcesConfig
 from orchestrator.errors import ClusterError
 from orchestrator.local_raylet import LocalRaylet
+from orchestrator.loopback_proxies import keep_loopback_direct
+from orchestrator.private_ray import private_ray
 
 _ANSWER_S = 10.0
 _QUIET = {
@@ -38,16 +43,17 @@ def ray_session(address: str | None = None, *, verbose: bool = False) -> Iterato
     """Connects to Ray for the duration of a sweep.
 
     A session that is already open is used and left open. With an address, or `RAY_ADDRESS` set as it is inside a Ray
-    job, that cluster is joined; otherwise a private instance is started here and ended afterwards. A session whose
-    raylet has ended is closed by the next one, or by the end of the process: threads of Tune and Train still wait for
-    an answer in it, and Ray ends a process at once, without a word, in which a thread asks a session that is closed.
+    job, that cluster is joined, with the user's token where it asks for one; otherwise a private instance is started
+    here and ended afterwards. A session whose raylet has ended is closed by the next one, or by the end of the process:
+    threads of Tune and Train still wait for an answer in it, and Ray ends a process at once, without a word, in which a
+    thread asks a session that is closed.
 
     Args:
         address: Of a running cluster; `auto` finds one on this machine.
         verbose: Lets Ray say what it says, the output of its workers too.
 
     Raises:
-        ClusterError: The cluster does not answer.
+        ClusterError: The cluster does not answer, or refuses the token; the private instance does not start.
     """
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
@@ -60,33 +66,48 @@ def ray_session(address: str | None = None, *, verbose: bool = False) -> Iterato
     if ray.is_initialized():
         yield
         return
+    keep_loopback_direct(os.environ)
     target = address or os.environ.get("RAY_ADDRESS") or "local"
-    _require_answer(target)
-    try:
-        with _sigterm_kept():
-            if target == "local":
-                ray.init(address="local", include_dashboard=False, log_to_driver=verbose, logging_level=level)
+    handler = signal.getsignal(signal.SIGTERM)
+    with private_ray(verbose=verbose, level=level) if target == "local" else _joined(target, verbose, level):
+        _set_sigterm_handler(handler)
+        raylet = LocalRaylet()
+        try:
+            yield
+        finally:
+            if raylet.gone:
+                _lost_sessions.append(raylet)
             else:
-                ray.init(address=target, log_to_driver=verbose, logging_level=level)
-    except (ConnectionError, OSError, ValueError, RuntimeError) as error:
-        raise ClusterError(f"no Ray cluster answers at '{target}': {error}") from None
-    raylet = LocalRaylet()
-    try:
-        yield
-    finally:
-        if raylet.gone:
-            _lost_sessions.append(raylet)
-        else:
-            ray.shutdown()
+                ray.shutdown()
 
 
 @contextmanager
-def _sigterm_kept() -> Iterator[None]:
+def _joined(target: str, verbose: bool, level: int) -> Iterator[None]:
+    """Connects to a cluster, with its token where it asks for one."""
+    address = _bootstrap_address(target)
+    _require_answer(target if address is None else address)
+    with token_settings({} if address is None else settings_to_join(address, os.environ)):
+        try:
+            ray.init(address=target, log_to_driver=verbose, logging_level=level)
+        except (ConnectionError, OSError, ValueError, RuntimeError) as error:
+            raise ClusterError(f"no Ray cluster answers at '{target}': {error}") from None
+        yield
+
+
+def _bootstrap_address(target: str) -> str | None:
+    """Host and port of a cluster's control service; None for Ray's client, which has a server of its own."""
+    if target.startswith("ray://"):
+        return None
+    try:
+        return str(canonicalize_bootstrap_address_or_die(target))
+    except (ConnectionError, ValueError) as error:
+        raise ClusterError(f"no Ray cluster answers at '{target}': {error}") from None
+
+
+def _set_sigterm_handler(handler: Any) -> None:
     """Whoever hears a SIGTERM goes on hearing it: `ray.init` takes it over, to print a stack and exit at once."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    if callable(before) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _require_answer(target: str) -> None:

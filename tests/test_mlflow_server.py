@@ -22,6 +22,7 @@ from postgresql import postgresql_server, server_programs
 from tracked_sweep import replay, tell
 
 from cluster.mlflow import ServerSettings, TrackingServerError, run_server
+from cluster.mlflow.user import make_user
 from orchestrator import load_model
 from orchestrator.errors import TrackingError
 from orchestrator.training.checkpoint_file import save_checkpoint
@@ -138,6 +139,26 @@ def test_who_has_no_password_or_no_rights_is_refused(server: MlflowServer) -> No
     assert ask(server, "experiments/search", search, user="admin", password=ADMIN)["experiments"]
     assert ask(server, "users/create", {"username": "x", "password": "y" * 12}, user="other", password=OTHER) == 403
     assert ask(server, "experiments/search", search, user="admin", password=ADMIN, host="evil.example") == 403
+
+
+@pytest.mark.slow
+def test_a_user_of_a_cluster_is_made_and_gets_a_new_password(
+    server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin = ("admin", ADMIN)
+    assert make_user(server.uri, admin, ("cluster-2", "a first password")) == "made the user 'cluster-2'"
+    assert (
+        make_user(server.uri, admin, ("cluster-2", "a second password")) == "set the password of the user 'cluster-2'"
+    )
+    made = ask(server, "experiments/create", {"name": "own"}, user="cluster-2", password="a second password")
+    described = {"experiment_id": made["experiment_id"], "new_name": "mine"}
+    assert ask(server, "experiments/update", described, user="cluster-2", password="a second password") == {}
+    assert ask(server, "experiments/update", described, user="other", password=OTHER) == 403
+    assert ask(server, "users/list", {}, user="cluster-2", password="a second password") == 403
+    with pytest.raises(TrackingServerError, match="refuses to create 'x': 401"):
+        make_user(server.uri, ("admin", "guessed"), ("x", "y" * 12))
+    with pytest.raises(TrackingServerError, match="no MLflow server answers"):
+        make_user("http://127.0.0.1:9", admin, ("x", "y" * 12))
 
 
 @pytest.mark.slow

@@ -20,13 +20,22 @@ PROGRAMS = {
     # Runs what follows its options, as one task, and passes a TERM on.
     "srun": 'while [[ $1 == --* ]]; do shift; done\nexec "$@"\n',
     "scontrol": '[ "$1" = show ] && printf "node1\\nnode2\\nnode3\\n"\nexit 0\n',
-    "ray": 'if [ "$1" = start ]; then echo $$ >> "$calls.pids"; exec sleep 600; fi\nexit 0\n',
+    # Notes who can enter the folder that is to hold its files, and what it would deny others by itself.
+    "ray": (
+        '[ "$1" = start ] || exit 0\n'
+        "folder=${*: -1}; folder=${folder#--temp-dir=}\n"
+        'stat -c "%a" "${folder%/r}" >> "$calls.folders"; umask >> "$calls.umasks"; mkdir "$folder"\n'
+        'echo $$ >> "$calls.pids"; exec sleep 600\n'
+    ),
     "python": (
         f'if [ "$1" = -c ]; then exec {sys.executable} "$@"; fi\n'
         'until [ "$(grep -c "^ray start" "$calls")" = 2 ]; do sleep 0.05; done\n'
         'if [ -n "$driver_waits" ]; then trap "exit 130" TERM; echo ready >> "$calls"; sleep 600 & wait; fi\nexit 3\n'
     ),
 }
+
+# Random, and short enough for the paths of Ray's sockets below it.
+FOLDER = r"/tmp/ray\w{8}/r"
 
 
 @pytest.fixture
@@ -66,12 +75,14 @@ def test_ray_is_started_on_all_nodes_and_ended_after_the_sweep(job: dict[str, st
         ["bash", str(SCRIPT), "digits", "my sweep.yaml", "--set", "trials=3"], env=job, capture_output=True, text=True
     )
     assert done.returncode == 3, done.stderr  # the driver's
-    starts = [call for call in calls(job) if call.startswith("ray start")]
+    starts = [re.sub(FOLDER, "FOLDER", call) for call in calls(job) if call.startswith("ray start")]
     head = "--head --block --disable-usage-stats --port=21234 --num-cpus=16 --num-gpus=4 --include-dashboard=false"
     worker = "--block --disable-usage-stats --address=node1:21234 --num-cpus=16 --num-gpus=4"
-    expected = [f"ray start {head} --temp-dir=/tmp/ray-41234 token=64", f"ray start {worker} token=64"]
+    expected = [f"ray start {options} --temp-dir=FOLDER token=64" for options in (head, worker)]
     assert sorted(starts) == sorted(expected)
-    others, first = sorted((call for call in calls(job) if call.startswith("srun")), key=lambda call: "--head" in call)
+    others, first = sorted(
+        (call for call in calls(job) if call.startswith("srun")), key=lambda call: "--nodelist" in call
+    )
     assert "--nodes=1 --ntasks=1 --nodelist=node1" in first
     assert "--nodes=2 --ntasks=2 --ntasks-per-node=1 --exclude=node1" in others
     (driver,) = (call for call in calls(job) if call.startswith("python -m"))
@@ -79,6 +90,26 @@ def test_ray_is_started_on_all_nodes_and_ended_after_the_sweep(job: dict[str, st
     assert driver == f"python -m orchestrator {arguments} --set trials=3 token=64"
     assert not re.search(r"[0-9a-f]{64}", "\n".join(calls(job)) + done.stdout + done.stderr)
     assert nothing_left(job)
+
+
+def test_rays_files_are_private_on_each_node_and_go_and_the_results_keep_the_users_mask(
+    job: dict[str, str], tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    (disk / "of somebody else").mkdir(parents=True)
+    done = subprocess.run(
+        ["bash", str(SCRIPT), "digits", "sweep.yaml"],
+        env={**job, "RAY_TMPDIR": str(disk)},
+        umask=0o027,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 3, done.stderr
+    folders = re.findall(rf"--temp-dir=({disk}/ray\w+/r) ", "\n".join(calls(job)))
+    assert len(set(folders)) == 2
+    assert Path(job["calls"] + ".folders").read_text().split() == ["700", "700"]
+    assert Path(job["calls"] + ".umasks").read_text().split() == ["0027", "0027"]
+    assert [path.name for path in disk.iterdir()] == ["of somebody else"]
 
 
 def test_a_job_out_of_time_is_queued_again_and_goes_on(job: dict[str, str]) -> None:

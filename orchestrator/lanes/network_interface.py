@@ -1,4 +1,4 @@
-"""Which network interface collectives go through, when the workers of a lane are on several hosts.
+"""Which network interface collectives go through: loopback for a lane on one host, else the one of Ray's address.
 
 Gloo takes the interface that the host's name resolves to. Debian resolves it to 127.0.1.1, many containers to nothing,
 and then no other host can connect. NCCL takes the first one that is up, which may be a bridge of containers. Ray

@@ -1,19 +1,19 @@
 """The process group of a lane's workers, set up by a controller that does not import torch itself.
 
 `TorchTrainer` makes its controller import torch: seconds before a lane has workers, and half a gigabyte for each lane
-of a sweep on one node. Here the controller only picks the address; Ray Train's own functions do the rest, in workers.
+of a sweep on one node. Here the controller only passes the address on; the workers do the rest.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import socket
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError
-from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
 
 from orchestrator.lanes.network_interface import use_interface_of
@@ -22,6 +22,8 @@ from orchestrator.quick_imports import begin_imports
 logger = logging.getLogger(__name__)
 
 _LEAVE_TIMEOUT_S = 30.0
+_LOOPBACK = "127.0.0.1"
+_listener: socket.socket | None = None  # of the worker that is to have the store
 
 
 @dataclass
@@ -56,9 +58,9 @@ class ProcessGroupBackend(Backend):
 
     def on_start(self, worker_group: Any, backend_config: ProcessGroupConfig) -> None:  # type: ignore[override]
         """Has all workers join one process group."""
-        meet = worker_group.execute_single(0, get_address_and_port)
-        size = len(worker_group)
         several_hosts = len({worker.metadata.node_id for worker in worker_group.get_workers()}) > 1
+        meet = worker_group.execute_single(0, _listen, several_hosts)
+        size = len(worker_group)
         ray.get(
             [
                 worker_group.execute_single_async(rank, _join, backend_config, meet, rank, size, several_hosts)
@@ -75,15 +77,29 @@ class ProcessGroupBackend(Backend):
             logger.warning("The workers did not leave their process group within %g s.", _LEAVE_TIMEOUT_S)
 
 
+def _listen(several_hosts: bool) -> tuple[str, int]:
+    """Takes a port for the lane's store, at one address: the store answers whoever reaches it."""
+    global _listener  # noqa: PLW0603 - between two calls of a worker
+    host = _own_address(several_hosts)
+    _listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    return host, int(_listener.getsockname()[1])
+
+
 def _join(config: ProcessGroupConfig, meet: tuple[str, int], rank: int, size: int, several_hosts: bool) -> None:
     begin_imports()  # of torch here, and of the networks after; the loop of the lane ends it
-    from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group
+    from ray.train.torch.config import _set_torch_distributed_env_vars
+
+    from orchestrator.lanes.meeting import join
 
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = meet[0], str(meet[1])
-    if several_hosts:
-        use_interface_of(ray.util.get_node_ip_address(), os.environ)
+    use_interface_of(_own_address(several_hosts), os.environ)
     _set_torch_distributed_env_vars()
-    _setup_torch_process_group(config.backend, rank, size, "env://", config.timeout_s)
+    join(config.backend, meet, _listener, rank=rank, size=size, timeout_s=config.timeout_s)
+
+
+def _own_address(several_hosts: bool) -> str:
+    """Where the other workers of the lane reach this one: workers of one host need no network."""
+    return str(ray.util.get_node_ip_address()) if several_hosts else _LOOPBACK
 
 
 def _leave(destroy: bool) -> None:

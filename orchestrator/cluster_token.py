@@ -1,0 +1,110 @@
+"""The token that a process shows to a Ray cluster, and whether the cluster asks for one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+from ray._raylet import AuthenticationTokenLoader, Config
+
+from orchestrator.errors import ClusterError
+
+MODE, TOKEN, PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+
+_ANSWER_S = 10.0
+_ASK = "/ray.rpc.NodeInfoGcsService/GetClusterId"  # changes nothing, and is what Ray itself asks first
+
+
+@contextmanager
+def token_settings(settings: Mapping[str, str]) -> Iterator[None]:
+    """Have Ray use these settings of the environment for a while; the former ones return afterwards.
+
+    Ray reads them when it is imported, and keeps them.
+
+    Args:
+        settings: Values of `RAY_AUTH_MODE` and `RAY_AUTH_TOKEN`.
+    """
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    _read_again()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        if not ray.is_initialized():  # of a session that was lost, threads still ask
+            _read_again()
+
+
+def settings_to_join(address: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings under which a cluster lets this process in.
+
+    Args:
+        address: Of the cluster's control service, as host and port.
+        environ: Environment of this process; a mode that is set there stays.
+
+    Raises:
+        ClusterError: The cluster asks for a token, and none is set, or another.
+    """
+    if not _refuses(address, None):
+        return {}
+    source, token = known_token(environ)
+    mode = environ.get(MODE, "token")
+    if mode.lower() != "token":
+        raise ClusterError(f"the cluster at '{address}' asks for a token, and {MODE} is '{mode}' here. Unset it.")
+    if token is None:
+        raise ClusterError(
+            f"the cluster at '{address}' asks for a token, and none is set here. Set {TOKEN}, {PATH} or the file "
+            "~/.ray/auth_token to the one of its head."
+        )
+    if _refuses(address, token):
+        raise ClusterError(f"the cluster at '{address}' refuses the token of {source}. Set the one of its head there.")
+    return {MODE: "token"}
+
+
+def known_token(environ: Mapping[str, str]) -> tuple[str, str | None]:
+    """Return where the token of a user stands, and the token; None where there is none.
+
+    Args:
+        environ: Environment of this process.
+
+    Raises:
+        ClusterError: The file that is named cannot be read, or is empty.
+    """
+    if environ.get(TOKEN):
+        return TOKEN, environ[TOKEN].strip()
+    named = environ.get(PATH)
+    path = Path(named) if named else Path.home() / ".ray" / "auth_token"
+    try:
+        token = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        if named is None:
+            return "~/.ray/auth_token", None
+        raise ClusterError(f"{PATH}: '{path}' cannot be read: {error}. Set it to a file with the token.") from None
+    if not token and named is not None:
+        raise ClusterError(f"{PATH}: '{path}' is empty. Set it to a file with the token.")
+    return (PATH if named else "~/.ray/auth_token"), token or None
+
+
+def _refuses(address: str, token: str | None) -> bool:
+    """Whether a cluster turns away whoever shows this token; Ray itself would ask it for a minute."""
+    import grpc
+
+    shown = () if token is None else (("authorization", f"Bearer {token}"),)
+    with grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
+        try:
+            channel.unary_unary(_ASK)(b"", timeout=_ANSWER_S, metadata=shown)
+        except grpc.RpcError as error:
+            return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)
+    return False
+
+
+def _read_again() -> None:
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()

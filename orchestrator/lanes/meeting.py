@@ -1,0 +1,32 @@
+"""Where the workers of a lane meet: a store that listens at one address of a host, not at all of them."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import socket
+
+from torch import distributed
+
+
+def join(
+    backend: str, meet: tuple[str, int], listener: socket.socket | None, *, rank: int, size: int, timeout_s: int
+) -> None:
+    """Join the process group of a lane.
+
+    Args:
+        backend: Of `torch.distributed`.
+        meet: Host and port of the store.
+        listener: Socket of the store, which listens already; of the worker that has the store, None of others.
+        rank: Of the calling worker.
+        size: Workers of the lane.
+        timeout_s: After which a collective call has failed.
+    """
+    if backend == "nccl" and "TORCH_NCCL_BLOCKING_WAIT" not in os.environ:
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")  # a worker whose peer is gone ends
+    timeout = datetime.timedelta(seconds=timeout_s)
+    if listener is None:
+        store = distributed.TCPStore(*meet, size, timeout=timeout)
+    else:
+        store = distributed.TCPStore(*meet, size, True, timeout, master_listen_fd=listener.detach())
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
