@@ -242,7 +242,7 @@ def _dry_run(config: SweepConfig, address: str | None, *, as_json: bool) -> None
     from orchestrator.preview import dry_run
     from orchestrator.preview_table import print_dry_run
 
-    found = dry_run(config, address=address)
+    found = dry_run(config, address=address, say=lambda text: typer.echo(text, err=True))
     if as_json:
         typer.echo(json.dumps(found.as_dict(), indent=2))
     else:
