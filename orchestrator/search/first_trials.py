@@ -100,7 +100,7 @@ def _why_not(found: FirstTrial, chosen: Sequence[FirstTrial], trials: int) -> st
     same = next((other.title for other in chosen if other.params == found.params), None)
     if same is not None:
         return f"here it is the same as {same}{excepted.replace(', except', '; it differs in', 1)}"
-    return None if len(chosen) < trials else f"the sweep has only {trials} trials"
+    return None if len(chosen) < trials else f"the sweep has no trial left for it (trials {trials})"
 
 
 def first_trials(config: SweepConfig, storage: optuna.storages.BaseStorage) -> Iterator[FirstTrial]:

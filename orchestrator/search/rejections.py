@@ -25,6 +25,7 @@ _ATTEMPT = "attempt"  # user attribute of values that were to be tried first and
 _MOST_ATTEMPTS = 10
 _PATIENCE_S = 5.0
 _WAIT_FACTOR = 1.5
+_LONGEST_WAIT_S = 30.0
 
 
 def reject(
@@ -60,13 +61,12 @@ class RejectedRow:
 
     Args:
         say: Told how the row stands, first after seconds and then ever more seldom; None tells nobody.
-        patience_s: Seconds before the first word.
     """
 
-    def __init__(self, say: Callable[[str], None] | None = None, *, patience_s: float = _PATIENCE_S) -> None:
+    def __init__(self, say: Callable[[str], None] | None = None) -> None:
         self._say = say
-        self._wait_s = patience_s
-        self._due_s = time.monotonic() + patience_s
+        self._wait_s = _PATIENCE_S
+        self._due_s = time.monotonic() + self._wait_s
         self._rules: Counter[str] = Counter()
         self._nearest: dict[str, Rejection] = {}  # to a limit, by rule
         self._last: Rejection | None = None
@@ -81,7 +81,7 @@ class RejectedRow:
                 self._nearest[rejection.rule] = rejection
         if self._say is not None and time.monotonic() >= self._due_s:
             self._say(f"Looking for a configuration that is worth a trial: {self._standing()}")
-            self._wait_s *= _WAIT_FACTOR
+            self._wait_s = min(_LONGEST_WAIT_S, self._wait_s * _WAIT_FACTOR)
             self._due_s = time.monotonic() + self._wait_s
 
     def exhausted(self) -> SpaceExhaustedError:
@@ -95,4 +95,5 @@ class RejectedRow:
     def _standing(self) -> str:
         count = self._rules.total()
         nearest = "".join(f" Nearest to limits.{rule}: {found.text}." for rule, found in self._nearest.items())
-        return f"{count:,} configurations in a row were rejected: {count_rejected(self._rules)}.{nearest}"
+        counted = f"{count:,} configurations in a row were" if count > 1 else "1 configuration was"
+        return f"{counted} rejected: {count_rejected(self._rules)}.{nearest}"
