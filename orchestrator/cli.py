@@ -239,8 +239,9 @@ def _dry_run(config: SweepConfig, address: str | None, *, as_json: bool) -> None
     """Says what a sweep would do; the code is 1 where it could not be done here."""
     import json
 
-    from orchestrator.preview import dry_run
-    from orchestrator.preview_table import print_dry_run
+    with quick_imports():
+        from orchestrator.preview import dry_run
+        from orchestrator.preview_table import print_dry_run
 
     found = dry_run(config, address=address, say=lambda text: typer.echo(text, err=True))
     if as_json:
