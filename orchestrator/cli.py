@@ -163,7 +163,9 @@ def evaluate(
     *,
     dataset: Annotated[str, typer.Option(help="A prepared dataset's URI, or digits.")],
     split: Annotated[str, typer.Option(help="Which of its images.")] = "test",
-    crop_pct: Annotated[float, typer.Option(help="Image files: share of the shorter side that is kept.")] = 0.875,
+    crop_pct: Annotated[
+        float | None, typer.Option(help="Image files: share of the shorter side that is kept; default: as in its run.")
+    ] = None,
     tracking_uri: TrackingUri = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON for programs.")] = False,
 ) -> None:
@@ -178,6 +180,8 @@ def evaluate(
     else:
         counted = f"{found.images} images of '{split}'"
         typer.echo(f"top-1 {found.top1:.2%}, top-5 {found.top5:.2%}, loss {found.loss:.4f} on {counted}")
+        for note in found.notes:
+            typer.echo(f"Note: {note}")
 
 
 @app.command()
