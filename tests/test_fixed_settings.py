@@ -189,6 +189,22 @@ def test_the_papers_values_are_adapted_to_what_is_fixed_and_it_is_said() -> None
     assert ": nothing of it is left to try: optimizer (theirs sgd; training.optimizer fixes adamw), " in told
 
 
+def test_configurations_by_hand_may_repeat_what_is_fixed_and_not_contradict_it() -> None:
+    by_hand = [{"optimizer": "adamw", "lr": 1e-3}]
+    config = sweep(space="conv", model={"name": PLAIN}, training=FIXED, try_first=by_hand)
+    assert first_trials(config, 1).trials[0].trial.training.lr == 1e-3
+    with pytest.raises(ConfigError) as caught:
+        sweep(space="conv", model={"name": PLAIN}, training=FIXED, try_first=[{"optimizer": "sgd"}])
+    assert str(caught.value) == (
+        "try_first.0.optimizer: got 'sgd'; training.optimizer fixes adamw. Leave one of them out"
+    )
+
+
+def test_a_name_that_is_no_text_is_told_beside_a_named_space() -> None:
+    with pytest.raises(ConfigError, match=r"search\.3: got 3; a searched name is text"):
+        sweep(space="conv", model={"name": PLAIN}, search={3: [1, 2]})
+
+
 def test_the_dry_run_and_the_start_say_the_same(tmp_path: Path) -> None:
     config = sweep(space="lsas", model={"name": LSAS}, training=FIXED)
     storage = open_storage(f"sqlite:///{tmp_path / 'optuna.db'}")

@@ -83,15 +83,20 @@ def inputs_of(network: nn.Module, seen: list[Tensor]) -> None:
     network.register_forward_pre_hook(lambda _, given: seen.append(given[0].clone(memory_format=torch.preserve_format)))
 
 
-@pytest.mark.parametrize("name", list_recipes())
+CASES = [(name, "validation") for name in list_recipes()]
+CASES += [("lsas_cifar10", "test"), ("lesa_resnet50_imagenet", "test")]  # as their papers chose the epoch
+
+
+@pytest.mark.parametrize(("name", "select_on"), CASES)
 def test_the_accuracy_of_a_run_is_found_again(
-    name: str, datasets: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, select_on: str, datasets: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = load_recipe(name)
     files = recipe.dataset == "imagenet"
     smaller = (*SMALLER, "dataset.image_size=32") if files else SMALLER
-    config = recipe_sweep(name, [f"dataset.uri={datasets(recipe.dataset)}", *smaller])
-    for key in ("crop_pct", "interpolation", "select_on"):
+    chosen = (f"dataset.uri={datasets(recipe.dataset)}", f"dataset.select_on={select_on}")
+    config = recipe_sweep(name, [*chosen, *smaller])
+    for key in ("crop_pct", "interpolation"):
         assert getattr(config.dataset, key) == recipe.settings["dataset"].get(key, getattr(config.dataset, key))
     trial, report = train(config, tmp_path)
     in_run: list[Tensor] = []

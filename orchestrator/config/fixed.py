@@ -26,8 +26,10 @@ def shown(value: Any) -> str:
     """A value as a sweep file would have it; flags per stage as letters."""
     if isinstance(value, list | tuple) and value and all(isinstance(flag, bool) for flag in value):
         return "".join("T" if flag else "F" for flag in value)
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false"}.get(value, "null")
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -146,7 +146,8 @@ def _laid_over(
     refined: dict[str, Any] = refine(
         reduced, {name: change for name, change in changes.items() if isinstance(name, str)}
     )
-    return refined | {name: written[name] for name, change in changes.items() if change is None}, problems
+    odd = (name for name, change in changes.items() if change is None or not isinstance(name, str))
+    return refined | {name: written[name] for name in odd}, problems  # told as what they are by others
 
 
 def _decided(space: SearchSpace, search: Mapping[str, Any], fixed: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
