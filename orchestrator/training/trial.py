@@ -265,4 +265,4 @@ def _share_of_255(scaled: Tensor) -> list[float]:
     share = scaled / 255
     for near in (share.nextafter(share.new_tensor(-1.0)), share.nextafter(share.new_tensor(2.0))):
         share = torch.where((share * 255 != scaled) & (near * 255 == scaled), near, share)
-    return share.flatten().tolist()  # type: ignore[no-any-return]
+    return share.flatten().tolist()

