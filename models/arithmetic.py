@@ -13,17 +13,30 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
-from models.adaptive_span import AdaptiveAttention, LocalAttention
-from models.catalogue import create_model, model_family
-from models.fcvit_context import GlobalContext
+from models.adaptive_span import AdaptiveAttention
+from models.catalogue import check_options, create_model, model_family, model_options
+from models.counting import count_macs
+from models.options import ModelOptionError, OptionValue
+from models.registration import COMMON_OPTIONS
 
-__all__ = ["ModelCost", "ModelFacts", "model_cost", "model_facts", "model_params"]
+__all__ = ["COSTLESS", "ModelCost", "ModelFacts", "model_cost", "model_facts", "model_params"]
 
-FLOPS_PER_MAC = 2
+COSTLESS = frozenset(
+    {
+        "drop_rate",
+        "drop_path_rate",
+        "proj_drop_rate",
+        "layer_scale_init",
+        "scale_init",
+        "shift_init",
+        "span_penalty",
+        "zero_init_last",
+    }
+)
+"""Options that change neither the parameters of a network nor what it multiplies."""
+_REMEMBERED = 4096  # networks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +95,9 @@ def model_facts(name: str) -> ModelFacts:
 
 
 def model_cost(name: str, options: Mapping[str, Any], *, num_classes: int, in_chans: int, image_size: int) -> ModelCost:
-    """Counts a network with its options, in milliseconds and almost without memory, as `model_facts` counts.
+    """Counts a network with its options, almost without memory, as `model_facts` counts.
+
+    Takes milliseconds the first time; networks that differ only in what costs nothing are counted once.
 
     Args:
         name: Its registered name.
@@ -94,16 +109,36 @@ def model_cost(name: str, options: Mapping[str, Any], *, num_classes: int, in_ch
     Raises:
         ModelOptionError: The name or an option is unknown, or a value impossible.
     """
-    make = functools.partial(
-        create_model, name, num_classes=num_classes, in_chans=in_chans, image_size=image_size, **options
-    )
-    return _cost(make, (in_chans, image_size, image_size))
+    shape = {"num_classes": num_classes, "in_chans": in_chans, "image_size": image_size}
+    return _counted(name, _deciding(name, options, **shape), **shape)
 
 
 def model_params(name: str, options: Mapping[str, Any], *, num_classes: int, in_chans: int, image_size: int) -> int:
     """Parameters of a network with its options; see `model_cost`, of which it is the cheaper half."""
+    shape = {"num_classes": num_classes, "in_chans": in_chans, "image_size": image_size}
+    return _counted_params(name, _deciding(name, options, **shape), **shape)
+
+
+def _deciding(name: str, options: Mapping[str, Any], **shape: int) -> tuple[tuple[str, OptionValue], ...]:
+    """The options that decide what a network costs, in one spelling, after all of them were checked."""
+    if problems := check_options(name, options, **shape):
+        raise ModelOptionError(problems, model=name)
+    known = {**COMMON_OPTIONS, **model_options(name)}
+    return tuple(sorted((key, known[key].normalise(value)) for key, value in options.items() if key not in COSTLESS))
+
+
+@functools.lru_cache(_REMEMBERED)
+def _counted(name: str, options: tuple[tuple[str, OptionValue], ...], **shape: int) -> ModelCost:
+    given: dict[str, Any] = {**dict(options), **shape}
+    make = functools.partial(create_model, name, **given)
+    return _cost(make, (shape["in_chans"], shape["image_size"], shape["image_size"]))
+
+
+@functools.lru_cache(_REMEMBERED)
+def _counted_params(name: str, options: tuple[tuple[str, OptionValue], ...], **shape: int) -> int:
+    given: dict[str, Any] = {**dict(options), **shape}
     with torch.device("meta"):
-        network = create_model(name, num_classes=num_classes, in_chans=in_chans, image_size=image_size, **options)
+        network = create_model(name, **given)
     return sum(parameter.numel() for parameter in network.parameters())
 
 
@@ -113,58 +148,4 @@ def _cost(make: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> Mo
     if any(isinstance(module, AdaptiveAttention) for module in network.modules()):
         network = make()  # the values of the spans decide on the windows
     params = sum(parameter.numel() for parameter in network.parameters())
-    return ModelCost(params=params, macs=_count_macs(network.eval(), input_size))
-
-
-def _count_macs(network: nn.Module, input_size: tuple[int, int, int]) -> int:
-    """Multiply-accumulates of one image of this many channels, rows and columns; the network is left a shell."""
-    windows = []
-    for name, module in list(network.named_modules()):
-        if isinstance(module, AdaptiveAttention | LocalAttention):
-            windows.append(_Window(module))
-            network.set_submodule(name, windows[-1])
-        elif isinstance(module, GlobalContext):
-            module.similarity = functools.partial(_similarity, module.num_heads)  # type: ignore[method-assign]
-            module.add = _keep  # type: ignore[method-assign]
-    counter = FlopCounterMode(display=False)
-    # attention in one piece counts as the two matrix products that it is
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        network.to("meta")(torch.empty(1, *input_size, device="meta"))
-    return counter.get_total_flops() // FLOPS_PER_MAC + sum(window.macs for window in windows)
-
-
-def _similarity(num_heads: int, x: Tensor, mean: Tensor) -> Tensor:
-    """The products of `GlobalContext.similarity`, head by head."""
-    products = mean.unflatten(1, (num_heads, 1, -1)) @ x.flatten(2).unflatten(1, (num_heads, -1))
-    return products[:, :, 0]  # type: ignore[no-any-return]
-
-
-def _keep(x: Tensor, weights: Tensor, context: Tensor) -> Tensor:
-    """For `GlobalContext.add`, which is element-wise but in how it is computed."""
-    del weights, context
-    return x
-
-
-class _Window(nn.Module):
-    """Stands in for attention to windows: the projections are computed, the rest is added up.
-
-    Args:
-        attention: The layer it stands in for.
-    """
-
-    def __init__(self, attention: AdaptiveAttention | LocalAttention) -> None:
-        super().__init__()
-        self.qkv = attention.qkv
-        if isinstance(attention, AdaptiveAttention):
-            self.side = 2 * attention.window_radius() + 1
-        else:
-            self.side = attention.rel_h.shape[1]
-        self.macs = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        """A map of the right shape."""
-        values: Tensor
-        _, _, values = self.qkv(x).chunk(3, dim=1)
-        logits_and_sums = 2
-        self.macs += logits_and_sums * self.side**2 * values.numel()
-        return values
+    return ModelCost(params=params, macs=count_macs(network.eval(), input_size))

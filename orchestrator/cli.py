@@ -163,7 +163,9 @@ def evaluate(
     *,
     dataset: Annotated[str, typer.Option(help="A prepared dataset's URI, or digits.")],
     split: Annotated[str, typer.Option(help="Which of its images.")] = "test",
-    crop_pct: Annotated[float, typer.Option(help="Image files: share of the shorter side that is kept.")] = 0.875,
+    crop_pct: Annotated[
+        float | None, typer.Option(help="Image files: share of the shorter side that is kept; default: as in its run.")
+    ] = None,
     tracking_uri: TrackingUri = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON for programs.")] = False,
 ) -> None:
@@ -178,6 +180,8 @@ def evaluate(
     else:
         counted = f"{found.images} images of '{split}'"
         typer.echo(f"top-1 {found.top1:.2%}, top-5 {found.top5:.2%}, loss {found.loss:.4f} on {counted}")
+        for note in found.notes:
+            typer.echo(f"Note: {note}")
 
 
 @app.command()
@@ -239,10 +243,11 @@ def _dry_run(config: SweepConfig, address: str | None, *, as_json: bool) -> None
     """Says what a sweep would do; the code is 1 where it could not be done here."""
     import json
 
-    from orchestrator.preview import dry_run
-    from orchestrator.preview_table import print_dry_run
+    with quick_imports():
+        from orchestrator.preview import dry_run
+        from orchestrator.preview_table import print_dry_run
 
-    found = dry_run(config, address=address)
+    found = dry_run(config, address=address, say=lambda text: typer.echo(text, err=True))
     if as_json:
         typer.echo(json.dumps(found.as_dict(), indent=2))
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,8 +18,14 @@ if TYPE_CHECKING:
 
     from orchestrator.training.decoded_images import DecodedSplit
     from orchestrator.training.device_images import DeviceSplit
+    from orchestrator.training.evaluation_settings import EvaluationSettings
 
-__all__ = ["NetworkImages", "dataset_of", "images_for", "some_images"]
+__all__ = ["CROP_PCT", "INTERPOLATION", "NetworkImages", "dataset_of", "images_for", "own_settings", "some_images"]
+
+CROP_PCT, INTERPOLATION = 0.875, "bicubic"
+"""How image files are cropped where nothing tells how a run did it."""
+_DECODE_PROCESSES = 4
+_DECODED_HERE = 128  # images, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +59,7 @@ def images_for(
     *,
     split: str,
     crop_pct: float,
-    interpolation: str = "bicubic",
+    interpolation: str,
     datasets_folder: Path,
     device: torch.device,
     shown: str,
@@ -75,6 +82,7 @@ def images_for(
     """
     from orchestrator.config.schema import DatasetConfig
     from orchestrator.data import list_datasets, locate_dataset, open_dataset
+    from orchestrator.training.decoded_images import DecodedSplit
     from orchestrator.training.placement import Normalisation, place_split, splits_of
 
     named = dataset in list_datasets()
@@ -97,7 +105,30 @@ def images_for(
             f"{dataset}: has images of {placed.in_chans} channels and {placed.image_size} px; the checkpoint was "
             f"trained on {len(told.mean)} channels and {size} px"
         )
+    if isinstance(placed, DecodedSplit):  # processes that decode a handful of images cost more than they spare
+        processes = min(_DECODE_PROCESSES, os.cpu_count() or 1) if len(placed) > _DECODED_HERE else 0
+        placed = dataclasses.replace(placed, processes=processes)
     return placed
+
+
+def own_settings(
+    model: nn.Module, dataset: Mapping[str, Any], training: Mapping[str, Any]
+) -> EvaluationSettings | None:
+    """How the run of a network looked at images; None where nothing tells.
+
+    Args:
+        model: As `load_model` gives it; what was kept with its weights counts first.
+        dataset: Section `dataset` of its sweep, as far as it is known.
+        training: Section `training` of its trial, likewise.
+    """
+    from orchestrator.training.evaluation_settings import EvaluationSettings
+
+    kept = cast("EvaluationSettings | None", getattr(model, "evaluation_settings", None))
+    if kept is not None or not (dataset or training):
+        return kept
+    known = {key: dataset.get(key) for key in ("crop_pct", "interpolation")}
+    known |= {key: training[key] for key in ("precision", "channels_last") if training.get(key) is not None}
+    return EvaluationSettings.model_validate(known, strict=False)  # MLflow keeps texts
 
 
 def dataset_of(trained: TrainedNetwork, dataset: str | None) -> str:
@@ -130,14 +161,14 @@ def some_images(trained: TrainedNetwork, dataset: str | None, *, split: str, cou
 
     from orchestrator.tracking.addresses import without_password
 
-    model, told = trained.network, trained.dataset
-    uri, crop_pct = dataset_of(trained, dataset), float(told.get("crop_pct", 0.875))
+    model, own = trained.network, own_settings(trained.network, trained.dataset, trained.training)
+    uri, crop_pct = dataset_of(trained, dataset), (own and own.crop_pct) or CROP_PCT
     placed = images_for(
         model,
         uri,
         split=split,
         crop_pct=crop_pct,
-        interpolation=_interpolation(told),
+        interpolation=(own and own.interpolation) or INTERPOLATION,
         datasets_folder=trained.runs_dir / "datasets",
         device=torch.device("cpu"),
         shown=trained.label,
@@ -172,11 +203,6 @@ def _sizes_px(placed: DeviceSplit | DecodedSplit, positions: Any) -> tuple[tuple
         return None
     files = [placed.files[int(placed.positions[position])] for position in positions]
     return tuple(Image.open(io.BytesIO(file)).size for file in files)
-
-
-def _interpolation(told: Mapping[str, Any]) -> str:
-    given = str(told.get("interpolation", "bicubic"))
-    return "bicubic" if given == "random" else given
 
 
 def _read(placed: DeviceSplit | DecodedSplit, positions: Any) -> tuple[Tensor, Tensor]:

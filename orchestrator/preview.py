@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from orchestrator.errors import ClusterError, SweepNameError
 from orchestrator.preview_trials import LargestTrial, Proposal, describe, first_trials, largest_trial
 from orchestrator.recorded import recorded
 from orchestrator.runs_dir import resolve_runs_dir
+from orchestrator.search.space_words import space_words
 from orchestrator.session import LanePlan, plan_lanes, ray_session
 from orchestrator.spending import Rates
 from orchestrator.sweep_folder import new_folder
@@ -57,6 +58,8 @@ class DryRun:
         place: What was asked for room: this machine, or a cluster.
         bounds: The most it can cost.
         notice: Why the sweep could not be started under its name; empty where it could.
+        space: What a named space varies and what the sweep has fixed, under headings.
+        tried_first: What is tried before the sampler proposes anything, and what is not, a line each.
     """
 
     config: SweepConfig = field(repr=False)
@@ -68,6 +71,8 @@ class DryRun:
     place: str
     bounds: Bounds
     notice: str = ""
+    space: tuple[tuple[str, str], ...] = ()
+    tried_first: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, without passwords."""
@@ -82,34 +87,46 @@ class DryRun:
             "place": self.place,
             "bounds": asdict(self.bounds),
             "notice": self.notice or None,
+            "space": {heading.lower(): text for heading, text in self.space},
+            "tried_first": list(self.tried_first),
         }
 
 
-def dry_run(config: SweepConfig, *, address: str | None = None, shown: int = SHOWN) -> DryRun:
+def dry_run(
+    config: SweepConfig,
+    *,
+    address: str | None = None,
+    shown: int = SHOWN,
+    say: Callable[[str], None] | None = None,
+) -> DryRun:
     """Finds out what a sweep would do, without starting anything.
 
     Args:
         config: Checked when it was built.
         address: Ray cluster to ask for room, which is joined and left; None asks this machine, or `RAY_ADDRESS`.
         shown: First configurations to propose.
+        say: Told how a long search for a configuration stands.
 
     Raises:
+        SpaceExhaustedError: Nothing but rejected configurations was proposed, many times in a row.
         ClusterError: The cluster does not answer.
     """
     facts = dataset_facts(config.dataset.name, config.dataset.uri, config.dataset.crop_size)
     validity = Validity(config, facts)
-    trials, rejected = first_trials(config, min(shown, config.trials))
+    first = first_trials(config, min(shown, config.trials), say)
     plan, problem, place = _plan(config, address)
     return DryRun(
         config=config,
-        proposals=tuple(describe(config, facts, first) for first in trials),
-        rejected=rejected,
-        largest=largest_trial(config, validity, facts, trials, config.resources.min_workers),
+        proposals=tuple(describe(config, validity, trial) for trial in first.trials),
+        rejected=first.rejected,
+        largest=largest_trial(config, validity, facts, first.trials, config.resources.min_workers),
         plan=plan,
         plan_problem=problem,
         place=place,
         bounds=cost_bounds(config, plan),
         notice=_name_taken(config),
+        space=tuple(space_words(config)),
+        tried_first=first.tried_first,
     )
 
 

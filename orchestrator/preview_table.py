@@ -20,6 +20,10 @@ def print_dry_run(found: DryRun, console: Console) -> None:
     """Shows what a sweep would do."""
     settings = yaml.safe_dump(written(found.config), sort_keys=False, default_flow_style=None, width=120)
     _plain(console, f"{found.config.name} is valid. Nothing was started. Its settings, but for defaults:\n\n{settings}")
+    for heading, text in found.space:
+        _plain(console, f"{heading:<9}{text}")
+    for line in found.tried_first:
+        _plain(console, line)
     console.print(_proposals(found))
     if not all(proposal.certain for proposal in found.proposals):
         _plain(console, "* depends on what the trials before it bring")

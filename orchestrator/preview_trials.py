@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import heapq
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any, NamedTuple
 
 import optuna
 
-import models
 from orchestrator.config.schema import SweepConfig, TrialConfig, resolve_trial
 from orchestrator.config.training import TrainingConfig
 from orchestrator.data.datasets import DatasetFacts
@@ -94,15 +92,30 @@ class First(NamedTuple):
     source: str | None
 
 
-def first_trials(config: SweepConfig, count: int) -> tuple[list[First], int]:
+class FirstTrials(NamedTuple):
+    """What a sweep begins with.
+
+    Args:
+        trials: The first ones.
+        rejected: Configurations proposed before these and not worth a trial.
+        tried_first: What is tried before the sampler proposes anything, and what is not, a line each.
+    """
+
+    trials: list[First]
+    rejected: int
+    tried_first: tuple[str, ...]
+
+
+def first_trials(config: SweepConfig, count: int, say: Callable[[str], None] | None = None) -> FirstTrials:
     """Asks a study in memory, as a sweep would ask its own.
 
     Args:
         config: Of the sweep.
         count: Trials to ask for; a grid may have fewer.
+        say: Told how a long search for a configuration stands.
 
-    Returns:
-        The trials, and how many others were rejected.
+    Raises:
+        SpaceExhaustedError: Nothing but rejected configurations was proposed, many times in a row.
     """
     from orchestrator.lanes.client import TRIAL
     from orchestrator.search.first_trials import SOURCE, enqueue_first
@@ -111,10 +124,11 @@ def first_trials(config: SweepConfig, count: int) -> tuple[list[First], int]:
 
     storage = optuna.storages.InMemoryStorage()
     study = open_study(config, config.name, storage)
-    enqueue_first(study, config, _earlier_studies(config) or storage)
+    tried_first: list[str] = []
+    enqueue_first(study, config, _earlier_studies(config) or storage, tried_first.append)
     with tempfile.TemporaryDirectory() as scratch, Journal(Path(scratch) / "journal.jsonl") as journal:
         ledger = Ledger(journal)
-        searcher = StudySearcher(study, config, ledger)
+        searcher = StudySearcher(study, config, ledger, say=say)
         found = []
         for number in range(count):
             asked = searcher.suggest(f"dry-{number}")
@@ -123,7 +137,7 @@ def first_trials(config: SweepConfig, count: int) -> tuple[list[First], int]:
             trial = TrialConfig.model_validate_json(json.dumps(asked[TRIAL]))
             source = study.get_trials(deepcopy=False)[trial.number].user_attrs.get(SOURCE)
             found.append(First(trial, ledger.trial(trial.number).params, source))
-        return found, len(ledger.rejected())
+        return FirstTrials(found, len(ledger.rejected()), tuple(tried_first))
 
 
 def _earlier_studies(config: SweepConfig) -> optuna.storages.BaseStorage | None:
@@ -136,15 +150,15 @@ def _earlier_studies(config: SweepConfig) -> optuna.storages.BaseStorage | None:
     return open_storage(uri)
 
 
-def describe(config: SweepConfig, facts: DatasetFacts, first: First) -> Proposal:
+def describe(config: SweepConfig, validity: Validity, first: First) -> Proposal:
     """A first trial with the size of its network.
 
     Args:
         config: Of the sweep.
-        facts: Of the images.
+        validity: Counts networks.
         first: The trial.
     """
-    cost, number = _network_cost(first.trial, facts), first.trial.number
+    cost, number = validity.cost_of(first.trial), first.trial.number
     blind = config.sampler.name in _BLIND or number < config.sampler.startup_trials
     return Proposal(
         number=number,
@@ -176,7 +190,7 @@ def largest_trial(
     """
     extremes = (row for row in _extremes(config) if validity.rejection(row.trial) is None)
     different = {_setting(row.trial): row for row in (*trials, *extremes)}
-    rows = [(trial, values, _network_cost(trial, facts)) for trial, values, _ in different.values()]
+    rows = [(trial, values, validity.cost_of(trial)) for trial, values, _ in different.values()]
     by_work = heapq.nlargest(_MEASURED, rows, key=lambda row: row[2].macs * row[0].training.global_batch_size)
     by_size = heapq.nlargest(1, rows, key=lambda row: row[2].params)
     measured = [
@@ -214,13 +228,3 @@ def _setting(trial: TrialConfig) -> str:
     """Equal for trials that need the same memory."""
     training = {name: getattr(trial.training, name) for name in _MEMORY_SETTINGS}
     return json.dumps([trial.model.name, dict(trial.model.options), training], sort_keys=True)
-
-
-def _network_cost(trial: TrialConfig, facts: DatasetFacts) -> models.ModelCost:
-    return _counted(trial.model.name, json.dumps(dict(trial.model.options), sort_keys=True), facts)
-
-
-@functools.lru_cache(maxsize=256)
-def _counted(model: str, options: str, facts: DatasetFacts) -> models.ModelCost:
-    shape = {"num_classes": facts.num_classes, "in_chans": facts.in_chans, "image_size": facts.image_size}
-    return models.model_cost(model, json.loads(options), **shape)

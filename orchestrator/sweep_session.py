@@ -22,6 +22,7 @@ from orchestrator.retention import Retention
 from orchestrator.room_watch import RoomWatch
 from orchestrator.search.continuation import continue_study
 from orchestrator.search.first_trials import enqueue_first
+from orchestrator.search.space_words import space_words
 from orchestrator.search.storage import open_storage, study_uri
 from orchestrator.search.study import open_study
 from orchestrator.session import LanePlan, plan_lanes, ray_session
@@ -114,6 +115,7 @@ class SweepSession:
                     hub=lanes.hub,
                     lanes=self._plan.at_most,
                     has_room=lanes.has_room,
+                    say=progress.say,
                 )
                 return self._search(search, lanes, progress)
 
@@ -144,8 +146,13 @@ class SweepSession:
 
     def _queue_first(self, study: optuna.Study, storage: optuna.storages.RDBStorage) -> None:
         """Has the papers' own values tried before any other, and the best ones of earlier sweeps."""
-        for found in enqueue_first(study, self._config, storage):
-            self._console.print(f"Tried first: {found}", soft_wrap=True, highlight=False, markup=False)
+
+        def say(text: str) -> None:
+            self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+        for heading, text in space_words(self._config):
+            say(f"{heading}: {text}")
+        enqueue_first(study, self._config, storage, say)
 
     def _announcement(self, plan: LanePlan) -> str:
         config, over = self._config, self._ledger.count_over()

@@ -32,6 +32,7 @@ class TrainedNetwork:
         epoch: Whose weights these are, from 1.
         checkpoint_bytes: Size of the checkpoint file.
         dataset: Section `dataset` of its sweep; empty where the sweep is not known.
+        training: Section `training` of its trial, or of its sweep where that is all that is known; likewise.
         reports: Metrics of every epoch that is known, by epoch.
         run_id: MLflow run of its trial; None where it is not known.
         tracking_uri: Where that run is recorded.
@@ -45,6 +46,7 @@ class TrainedNetwork:
     epoch: int
     checkpoint_bytes: int
     dataset: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict, repr=False)
     reports: Mapping[int, Mapping[str, float]] = field(default_factory=dict, repr=False)
     run_id: str | None = None
     tracking_uri: str | None = None
@@ -58,6 +60,7 @@ class _Found:
     source: str | Path
     label: str
     dataset: Mapping[str, Any]
+    training: Mapping[str, Any]
     reports: Mapping[int, Mapping[str, float]]
     run_id: str | None
     tracking_uri: str | None
@@ -97,6 +100,7 @@ def find_network(
         epoch=content.get("epoch", 0),
         checkpoint_bytes=size,
         dataset=found.dataset,
+        training=found.training,
         reports=found.reports,
         run_id=found.run_id,
         tracking_uri=found.tracking_uri,
@@ -116,6 +120,7 @@ def _find(source: str | Path, trial: int | None, runs_dir: str | Path | None, tr
     return _of_trial_folder(path, tracking_uri) or _Found(
         path,
         f"{path.parent.name}-best" if path.stem == "best" else path.stem,
+        {},
         {},
         {},
         None,
@@ -161,6 +166,7 @@ def _of_sweep(sweep: StoredSweep, trial: int | None, tracking_uri: str | None) -
         source=chosen.checkpoint,
         label=f"{sweep.name}-trial-{chosen.number:05d}",
         dataset=sweep.config.get("dataset", {}),
+        training=records[chosen.number].config.get("training", {}),
         reports={int(report["epoch"]): report for report in records[chosen.number].reports},
         run_id=chosen.mlflow_run,
         tracking_uri=tracking_uri or result.tracking_uri,
@@ -172,14 +178,23 @@ def _of_run(run_id: str, tracking_uri: str, runs_dir: Path) -> _Found:
     from orchestrator.tracking.mlflow_runs import read_run
 
     run = read_run(run_id, tracking_uri)
-    prefix = "dataset."
-    dataset = {key.removeprefix(prefix): text for key, text in run.sweep_params.items() if key.startswith(prefix)}
-    return _Found(run_id, run.name.replace("/", "-"), _typed(dataset), run.reports, run_id, tracking_uri, runs_dir)
+    return _Found(
+        source=run_id,
+        label=run.name.replace("/", "-"),
+        dataset=_section("dataset", run.sweep_params),
+        training=_section("training", run.sweep_params),
+        reports=run.reports,
+        run_id=run_id,
+        tracking_uri=tracking_uri,
+        runs_dir=runs_dir,
+    )
 
 
-def _typed(dataset: Mapping[str, str]) -> Mapping[str, Any]:
-    """The settings of a dataset from the texts that MLflow keeps of them."""
-    return {key: None if text == "None" else text for key, text in dataset.items()}
+def _section(name: str, params: Mapping[str, str]) -> Mapping[str, Any]:
+    """A section of the settings of a sweep from the texts that MLflow keeps of them."""
+    prefix = f"{name}."
+    found = {key.removeprefix(prefix): text for key, text in params.items() if key.startswith(prefix)}
+    return {key: None if text == "None" else text for key, text in found.items()}
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -52,6 +52,7 @@ class TuneRun:
         hub: Handle of the lane hub.
         lanes: Trials at the same time, at most.
         has_room: Whether a trial would find a lane beside so many that have one.
+        say: Told how a long search for a configuration stands.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class TuneRun:
         hub: Any,
         lanes: int,
         has_room: Callable[[int], bool],
+        say: Callable[[str], None],
     ) -> None:
         self._config = config
         self._folder = folder
@@ -71,7 +73,8 @@ class TuneRun:
         self._hub = hub
         self._lanes = lanes
         self._stopper = _StopWhen()
-        self._searcher = StudySearcher(study, config, ledger, has_room if takes_lanes(config) else lambda _: True)
+        room = has_room if takes_lanes(config) else lambda _: True
+        self._searcher = StudySearcher(study, config, ledger, room, say=say)
         self._callback = SweepCallback(self._searcher, study, config, ledger, hub)
         self._thread = threading.Thread(target=self._run, name="tune", daemon=True)
         self.failure: Exception | None = None

@@ -7,7 +7,7 @@ sweep's file is checked value by value when it is loaded; here a whole configura
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator.config.schema import SweepConfig, TrialConfig
@@ -18,7 +18,6 @@ from search_spaces import setting_of
 if TYPE_CHECKING:
     from models import ModelCost
 
-_COUNTED = 1024  # networks whose cost is remembered
 _STEM = ("stem", "stem_stride")
 _SIZED = ("pooled_size", "max_span", "kernel_size", "kernel_size_1", "kernel_size_2")
 
@@ -29,10 +28,12 @@ class Rejection(NamedTuple):
     Args:
         rule: The setting or limit it breaks.
         text: What was given and what holds.
+        counted: What a limit was held against; None for other rules.
     """
 
     rule: str
     text: str
+    counted: int | None = None
 
 
 class Validity:
@@ -59,7 +60,9 @@ class Validity:
 
     def cost_of(self, trial: TrialConfig) -> ModelCost:
         """Parameters and multiply-accumulates of its network on the images of the sweep."""
-        return _cost(trial.model.name, _as_key(trial.model.options), self._facts)
+        import models
+
+        return models.model_cost(trial.model.name, trial.model.options, **_shape(self._facts))
 
     def _rejections(self, trial: TrialConfig) -> Iterator[Rejection]:
         """Cheap rules first: whoever asks stops at the first one that is broken."""
@@ -99,31 +102,23 @@ class Validity:
                 yield Rejection(name, f"got {given} for {model.name}; {rule}")
 
     def _limit_rejections(self, trial: TrialConfig) -> Iterator[Rejection]:
-        limits, name, options = self._limits, trial.model.name, _as_key(trial.model.options)
-        if limits.max_params is not None and (given := _params(name, options, self._facts)) > limits.max_params:
-            yield Rejection("max_params", f"{name} has {given:,}; limits.max_params is {limits.max_params:,.0f}")
-        if limits.max_macs is not None and (given := _cost(name, options, self._facts).macs) > limits.max_macs:
-            yield Rejection("max_macs", f"{name} has {given:,}; limits.max_macs is {limits.max_macs:,.0f}")
+        limits, name = self._limits, trial.model.name
+        if limits.max_params is not None and (given := self._params_of(trial)) > limits.max_params:
+            text = f"{name} has {given:,}; limits.max_params is {limits.max_params:,.0f}"
+            yield Rejection("max_params", text, given)
+        if limits.max_macs is not None and (given := self.cost_of(trial).macs) > limits.max_macs:
+            yield Rejection("max_macs", f"{name} has {given:,}; limits.max_macs is {limits.max_macs:,.0f}", given)
+
+    def _params_of(self, trial: TrialConfig) -> int:
+        import models
+
+        if self._limits.max_macs is not None:  # counted in any case
+            return self.cost_of(trial).params
+        return models.model_params(trial.model.name, trial.model.options, **_shape(self._facts))
 
 
-def _as_key(options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted(options.items()))
-
-
-@functools.lru_cache(_COUNTED)
-def _params(name: str, options: tuple[tuple[str, Any], ...], facts: DatasetFacts) -> int:
-    import models
-
-    size = {"num_classes": facts.num_classes, "in_chans": facts.in_chans, "image_size": facts.image_size}
-    return models.model_params(name, dict(options), **size)
-
-
-@functools.lru_cache(_COUNTED)
-def _cost(name: str, options: tuple[tuple[str, Any], ...], facts: DatasetFacts) -> ModelCost:
-    import models
-
-    size = {"num_classes": facts.num_classes, "in_chans": facts.in_chans, "image_size": facts.image_size}
-    return models.model_cost(name, dict(options), **size)
+def _shape(facts: DatasetFacts) -> dict[str, int]:
+    return {"num_classes": facts.num_classes, "in_chans": facts.in_chans, "image_size": facts.image_size}
 
 
 @functools.lru_cache

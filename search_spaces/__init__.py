@@ -20,7 +20,7 @@ from search_spaces.domains import (
     Scalar,
 )
 from search_spaces.families import KINDS, Kind, kind_of
-from search_spaces.named import list_spaces, named_space, networks_of, refine
+from search_spaces.named import list_spaces, named_space, networks_of, open_conditions, refine, without_fixed
 from search_spaces.papers import PaperSetting, paper_settings
 from search_spaces.space import Projection, SearchSpace, SpaceError, setting_of
 
@@ -41,7 +41,9 @@ __all__ = [
     "list_spaces",
     "named_space",
     "networks_of",
+    "open_conditions",
     "paper_settings",
     "refine",
     "setting_of",
+    "without_fixed",
 ]

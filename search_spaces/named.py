@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from search_spaces.domains import ChoiceDomain, Domain, as_tuple
 from search_spaces.families import KINDS, Kind, kind_of
 from search_spaces.space import SearchSpace, SpaceError
 from search_spaces.training import SHARED
 
-__all__ = ["ZOO", "list_spaces", "named_space", "networks_of"]
+__all__ = ["ZOO", "list_spaces", "named_space", "networks_of", "open_conditions", "refine", "without_fixed"]
 
 ZOO = "spatial_zoo"
 
@@ -93,6 +94,43 @@ def refine(space: SearchSpace, changes: Mapping[str, Domain | None]) -> dict[str
             merged.pop(other)
         merged[name] = change
     return _possible({name: domain for name, domain in merged.items() if domain is not None}, keep=set(changes))
+
+
+def without_fixed(space: Mapping[str, Domain], fixed: Mapping[str, object]) -> dict[str, Domain]:
+    """A space without names whose value is decided elsewhere.
+
+    Conditions that such a value meets are met from now on; what depends on another value leaves the space, and with it
+    what depends on that.
+
+    Args:
+        space: Name to domain.
+        fixed: Values by name.
+    """
+    kept: dict[str, Domain] = {}
+    for name, domain in SearchSpace(space).items():  # parents first
+        if name in fixed or not all(parent in fixed or parent in kept for parent in domain.when):
+            continue
+        when = open_conditions(domain, fixed)
+        if when is not None:
+            kept[name] = domain if len(when) == len(domain.when) else domain.model_copy(update={"when": when})
+    return {name: kept[name] for name in space if name in kept}
+
+
+def open_conditions(domain: Domain, fixed: Mapping[str, object]) -> dict[str, Any] | None:
+    """The conditions of a domain that fixed values leave open; None where one can no longer hold."""
+    for parent, wanted in domain.when.items():
+        if parent in fixed and not any(_same(fixed[parent], value) for value in as_tuple(wanted)):
+            return None
+    return {parent: wanted for parent, wanted in domain.when.items() if parent not in fixed}
+
+
+def _same(value: object, wanted: object) -> bool:
+    """Whether two values are one; flags per stage may be a list or letters, and true is not 1."""
+    if isinstance(value, list | tuple) and all(isinstance(flag, bool) for flag in value):
+        value = "".join("T" if flag else "F" for flag in value)
+    numbers = isinstance(value, int | float) and isinstance(wanted, int | float)
+    alike = isinstance(value, bool) == isinstance(wanted, bool) if numbers else type(value) is type(wanted)
+    return alike and value == wanted
 
 
 def _possible(domains: Mapping[str, Domain], keep: set[str]) -> dict[str, Domain]:

@@ -51,7 +51,7 @@ def test_the_demo_is_described_and_nothing_is_started(tmp_path: Path) -> None:
 def test_the_first_proposals_are_those_of_the_sweep(tmp_path: Path, sampler: str) -> None:
     search = "{lr: [0.001, 0.002, 0.003], weight_decay: [0.1, 0.2]}"
     config = digits(tmp_path, f"sampler.name={sampler}", f"search={search}", "model={name: conv_resnet26_small}")
-    proposed, rejected = first_trials(config, 4)
+    proposed, rejected, _ = first_trials(config, 4)
     assert rejected == 0
     storage = open_storage(study_uri(config, tmp_path))
     study = open_study(config, "real", storage)
@@ -74,7 +74,7 @@ def test_the_best_of_earlier_sweeps_are_proposed_and_nothing_is_written(tmp_path
     earlier = open_study(config, "before", open_storage(study_uri(config, tmp_path)))
     trial = earlier.ask({"lr": optuna.distributions.FloatDistribution(0.001, 0.01)})
     earlier.tell(trial, 0.9)
-    proposed, _ = first_trials(config, 2)
+    proposed = first_trials(config, 2).trials
     assert (proposed[0].values["lr"], proposed[0].source) == (trial.params["lr"], "trial 0 of before")
     assert proposed[1].source is None
     assert optuna.get_all_study_names(study_uri(config, tmp_path)) == ["before"]
@@ -82,8 +82,8 @@ def test_the_best_of_earlier_sweeps_are_proposed_and_nothing_is_written(tmp_path
 
 def test_a_grid_has_no_more_proposals_than_points(tmp_path: Path) -> None:
     config = digits(tmp_path, "sampler.name=grid", "search={lr: [0.001, 0.002]}", "model={name: conv_resnet26_small}")
-    assert len(first_trials(config, 5)[0]) <= 5
-    assert {first.values["lr"] for first in first_trials(config, 2)[0]} == {0.001, 0.002}
+    assert len(first_trials(config, 5).trials) <= 5
+    assert {first.values["lr"] for first in first_trials(config, 2).trials} == {0.001, 0.002}
 
 
 def test_the_lanes_are_those_of_the_nodes_given() -> None:

@@ -76,14 +76,20 @@ def test_what_the_space_cannot_draw_is_left_out_and_said(storage: StudyStorage) 
     study = open_study(config, "t", storage)
     queued = enqueue_first(study, config, storage)
     assert [found.params for found in queued] == [{"lr": 0.1, "reduction": 16}]  # three of the paper became one
-    assert str(queued[0]) == "Zhong et al. 2023 (arXiv 2305.05200), on CIFAR, without order (is outside its domain)"
+    assert str(queued[0]) == (
+        "lsas_resnet29_cifar with the values of Zhong et al. 2023 (arXiv 2305.05200), on CIFAR, "
+        "except order (theirs 1; the search has 2 to 3)"
+    )
 
 
 def test_a_learning_rate_for_another_optimiser_is_left_out(storage: StudyStorage) -> None:
     config = sweep(model={"name": LSAS}, training={"optimizer": "adamw"}, search={"reduction": [8, 16], "lr": RATE})
     (found,) = enqueue_first(open_study(config, "t", storage), config, storage)
     assert found.params == {"reduction": 16}
-    assert found.left_out == {"lr": "is meant for momentum"}
+    assert found.left_out == {
+        "optimizer": "theirs momentum; training.optimizer fixes adamw",
+        "lr": "theirs 0.1; it is meant for momentum, not for adamw",
+    }
     plain = sweep(model={"name": PLAIN}, training={"optimizer": "adamw"}, search={"lr": RATE})
     assert first(plain, storage, "plain") == []
 
@@ -93,7 +99,10 @@ def test_a_value_that_would_be_rejected_is_left_out(storage: StudyStorage) -> No
     config = sweep(space="spatial_bias", model={"name": BIASED})
     (found,) = enqueue_first(open_study(config, "t", storage), config, storage)
     assert "pooled_size" not in found.params
-    assert found.left_out == {"pooled_size": "would be rejected"}
+    assert found.left_out == {
+        "pooled_size": "would be rejected: got 10 for sb_resnet29_cifar; its largest map is 8 x 8, "
+        "where pooled_size above 8 changes nothing"
+    }
     assert found.params["stages"] == "TTT"
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import PlainSerializer, PlainValidator
 
+from orchestrator.config.fixed import shown
 from orchestrator.errors import Problem
 from search_spaces import Scalar, SearchSpace
 
@@ -35,13 +37,22 @@ TryFirst = Annotated[
 """The papers' own values, or configurations by hand."""
 
 
-def first_problems(try_first: str | tuple[Mapping[str, Scalar], ...], space: SearchSpace) -> Iterator[Problem]:
-    """Values by hand that the space could not draw.
+def first_problems(
+    try_first: str | tuple[Mapping[str, Scalar], ...],
+    space: SearchSpace,
+    fixed: Mapping[str, tuple[str, Any]] = MappingProxyType({}),
+) -> Iterator[Problem]:
+    """Values by hand that the space could not draw, and that the sweep has not fixed so either.
 
     Args:
         try_first: As written.
         space: Of the sweep.
+        fixed: What the sweep fixes, as `fixed_settings` has it.
     """
     for number, settings in enumerate(() if isinstance(try_first, str) else try_first):
         for name, why in space.project(settings).left_out.items():
-            yield Problem(f"try_first.{number}.{name}", f"got {settings[name]!r}; {why}")
+            where, value = fixed.get(name, ("", None)) if not space.setting(name) else ("", None)
+            if where and shown(value) == shown(settings[name]):
+                continue
+            rule = f"{where} fixes {shown(value)}. Leave one of them out" if where else why
+            yield Problem(f"try_first.{number}.{name}", f"got {settings[name]!r}; {rule}")

@@ -19,6 +19,7 @@ from pydantic import (
     PlainValidator,
     PositiveFloat,
     PositiveInt,
+    PrivateAttr,
     Strict,
     StrictBool,
 )
@@ -28,7 +29,7 @@ from orchestrator.config.first import PAPERS, TryFirst
 from orchestrator.config.limits import LimitsConfig
 from orchestrator.config.objective import COSTS, ObjectiveConfig, parse_constraint
 from orchestrator.config.section import Section
-from orchestrator.config.spaces import corner_values, expand_space
+from orchestrator.config.spaces import SpaceUse, corner_values, expand_space
 from orchestrator.config.study_settings import SamplerConfig, StorageConfig, TrialSchedulerConfig
 from orchestrator.config.training import TrainingConfig
 from orchestrator.errors import ConfigError
@@ -200,7 +201,8 @@ class SweepConfig(Section):
     """A whole sweep: what is trained, what is searched, for how long, on what.
 
     Beside its fields it takes `space`, a name of `search_spaces.list_spaces()`: the domains of that space for the
-    networks of the sweep, in which `search` replaces what it names. They are kept as `search`, written out.
+    networks of the sweep, without those of settings that `training` or `model.options` fix, and in which `search`
+    replaces what it names. They are kept as `search`, written out.
 
     Args:
         name: Of the sweep, its folder and its study; used once.
@@ -253,15 +255,22 @@ class SweepConfig(Section):
     runs_dir: str | None = None
 
     model_config = ConfigDict(serialize_by_alias=True)
+    _space_use: SpaceUse = PrivateAttr(default_factory=SpaceUse)
 
     def __init__(self, **values: Any) -> None:
         from orchestrator.config.check import find_problems
 
-        values, problems = expand_space(values)
-        problems += find_problems(values)
+        expanded = expand_space(values)
+        problems = [*expanded.problems, *find_problems(expanded.settings)]
         if problems:
             raise ConfigError(problems)
-        super().__init__(**values)
+        super().__init__(**expanded.settings)
+        self._space_use = expanded.use
+
+    @property
+    def space_use(self) -> SpaceUse:
+        """What became of the space that `space` named; of no consequence once the domains are written out."""
+        return self._space_use
 
     @property
     def space(self) -> SearchSpace:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from orchestrator.config import schema
 from orchestrator.config.faults import translate, unknown
 from orchestrator.config.first import first_problems
+from orchestrator.config.fixed import fixed_settings
 from orchestrator.config.objective import SPAN, is_constraint, parse_constraint
 from orchestrator.config.sampler_rules import sampler_problems
 from orchestrator.config.training import TrainingConfig
@@ -42,7 +43,8 @@ def search_problems(sections: Mapping[str, Any], facts: DatasetFacts | None) -> 
         space = SearchSpace(search)
     except SpaceError:
         return
-    yield from first_problems(sections.get("try_first", ()), space)
+    written = fixed_settings(sections.get("training"), fixed)
+    yield from first_problems(sections.get("try_first", ()), space, written)
     if sampler := sections.get("sampler"):
         objectives, constraints = sections.get("objective", ()), sections.get("constraints", ())
         yield from sampler_problems(sampler, search, objectives=len(objectives), constraints=len(constraints))

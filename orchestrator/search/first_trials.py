@@ -6,17 +6,19 @@ Each such configuration is cut down to what this sweep searches; the sampler dra
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from orchestrator.config.first import PAPERS
+from orchestrator.config.fixed import fixed_settings, shown
 from orchestrator.config.schema import SweepConfig, resolve_trial
 from orchestrator.errors import ConfigError, Problem, did_you_mean
 from orchestrator.validity import Validity
-from search_spaces import ConstantDomain, kind_of, paper_settings, setting_of
+from search_spaces import ConstantDomain, Domain, FloatDomain, IntDomain, kind_of, paper_settings, setting_of
 
 SOURCE = "source"
 """User attribute of such a trial: where its values come from."""
@@ -34,25 +36,42 @@ class FirstTrial:
         source: Where its values come from.
         params: Values by searched name; the sampler draws the others.
         left_out: Why a value of the source is not among them, by setting.
+        network: Whose values of a paper they are; empty for what does not come from a paper.
     """
 
     source: str
     params: Mapping[str, Any]
     left_out: Mapping[str, str]
+    network: str = ""
 
     def __str__(self) -> str:
         """One line for the user."""
-        without = ", ".join(f"{name} ({why})" for name, why in self.left_out.items())
-        return f"{self.source}{f', without {without}' if without else ''}"
+        return f"{self.title}{f', except {self.exceptions}' if self.left_out else ''}"
+
+    @property
+    def title(self) -> str:
+        """Where its values come from, for the user."""
+        return f"{self.network} with the values of {self.source}" if self.network else self.source
+
+    @property
+    def exceptions(self) -> str:
+        """What of the source is not tried, and why."""
+        return ", ".join(f"{name} ({why})" for name, why in self.left_out.items())
 
 
-def enqueue_first(study: optuna.Study, config: SweepConfig, storage: optuna.storages.BaseStorage) -> list[FirstTrial]:
+def enqueue_first(
+    study: optuna.Study,
+    config: SweepConfig,
+    storage: optuna.storages.BaseStorage,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[FirstTrial]:
     """Puts what is to be tried first into the queue of a new study.
 
     Args:
         study: New.
         config: Of the sweep.
         storage: The database, in which the studies of earlier sweeps lie as well.
+        say: Told what is tried first and what is not, a line each.
 
     Returns:
         What was put there, in order.
@@ -63,11 +82,25 @@ def enqueue_first(study: optuna.Study, config: SweepConfig, storage: optuna.stor
     study.set_user_attr(_FIXED, _fixed(config))
     chosen: list[FirstTrial] = []
     for found in first_trials(config, storage):
-        if found.params and found.params not in [other.params for other in chosen]:
+        why = _why_not(found, chosen, config.trials)
+        if why is None:
             chosen.append(found)
-    for found in chosen[: config.trials]:
-        study.enqueue_trial(dict(found.params), user_attrs={SOURCE: found.source}, skip_if_exists=True)
-    return chosen[: config.trials]
+            study.enqueue_trial(dict(found.params), user_attrs={SOURCE: found.source}, skip_if_exists=True)
+            say(f"Tried first: {found}")
+        elif why:
+            say(f"Not tried first: {found.title}: {why}")
+    return chosen
+
+
+def _why_not(found: FirstTrial, chosen: Sequence[FirstTrial], trials: int) -> str | None:
+    """Why a configuration is not tried; None where it is, and empty where it has nothing to do with the search."""
+    excepted = f", except {found.exceptions}" if found.left_out else ""
+    if not found.params:
+        return f"nothing of it is left to try{excepted.replace(', except', ':', 1)}" if found.left_out else ""
+    same = next((other.title for other in chosen if other.params == found.params), None)
+    if same is not None:
+        return f"here it is the same as {same}{excepted.replace(', except', '; it differs in', 1)}"
+    return None if len(chosen) < trials else f"the sweep has no trial left for it (trials {trials})"
 
 
 def first_trials(config: SweepConfig, storage: optuna.storages.BaseStorage) -> Iterator[FirstTrial]:
@@ -81,8 +114,11 @@ def first_trials(config: SweepConfig, storage: optuna.storages.BaseStorage) -> I
         ConfigError: There is no study of an earlier sweep that is named.
     """
     validity = Validity(config)
-    given = _papers(config) if config.try_first == "papers" else _by_hand(config)
-    for source, settings in itertools.chain(given, _earlier(config, storage)):
+    given = _papers(config) if config.try_first == PAPERS else _by_hand(config)
+    for source, settings in given:
+        network = str(settings["model"]) if config.try_first == PAPERS else ""
+        yield replace(_cut_down(config, validity, source, settings), network=network)
+    for source, settings in _earlier(config, storage):
         yield _cut_down(config, validity, source, settings)
 
 
@@ -154,11 +190,32 @@ def _cut_down(config: SweepConfig, validity: Validity, source: str, settings: Ma
         rejection = validity.rejection(resolve_trial(config, 0, found.values))
         if rejection is None or rejection.rule not in chosen - left_out.keys():
             break
-        left_out[rejection.rule] = "would be rejected"
-    outside = {setting_of(name): why for name, why in found.left_out.items() if space.setting(setting_of(name))}
-    left_out = {name: why for name, why in {**outside, **left_out}.items() if name not in chosen}
+        left_out[rejection.rule] = f"would be rejected: {rejection.text}"
+    outside = {setting_of(name): _why_outside(config, name, settings[name]) for name in found.left_out}
+    why = {name: text for name, text in {**outside, **left_out}.items() if text and name not in chosen}
+    constant = {setting_of(name) for name in found.values if isinstance(space[name], ConstantDomain)}
+    why |= {name: text for name, text in outside.items() if text and name in constant}
     params = {name: value for name, value in found.values.items() if not isinstance(space[name], ConstantDomain)}
-    return FirstTrial(source, params if params.keys() - {"model"} else {}, left_out)
+    return FirstTrial(source, params if params.keys() - {"model"} else {}, why)
+
+
+def _why_outside(config: SweepConfig, name: str, value: Any) -> str:
+    """Why this sweep does not try a value from elsewhere; empty for a setting that nobody decided on, or decided so."""
+    names = [name] if name in config.space else config.space.setting(setting_of(name))
+    if not names:
+        where, fixed = fixed_settings(config.training, config.model).get(setting_of(name), ("", value))
+        return "" if shown(fixed) == shown(value) else f"theirs {shown(value)}; {where} fixes {shown(fixed)}"
+    searched = ", or ".join(dict.fromkeys(_shown_domain(config.space[other]) for other in names))
+    if any(config.space[other].contains(value) for other in names):
+        return f"theirs {shown(value)}; the search has it beside other choices only"
+    if all(isinstance(config.space[other], ConstantDomain) for other in names):
+        return f"theirs {shown(value)}; search fixes {searched}"
+    return f"theirs {shown(value)}; the search has {searched}"
+
+
+def _shown_domain(domain: Domain) -> str:
+    ends = [shown(value) for value in domain.corners()]
+    return " to ".join(ends) if isinstance(domain, FloatDomain | IntDomain) else ", ".join(ends)
 
 
 def _foreign_rates(config: SweepConfig, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -169,7 +226,12 @@ def _foreign_rates(config: SweepConfig, settings: Mapping[str, Any]) -> dict[str
     meant = settings.get("optimizer", used)
     if meant == used or {meant, used} <= _SGD:
         return {}
-    return {name: f"is meant for {meant}" for name in _MEANT_FOR_OPTIMIZER if config.space.setting(name)}
+    rates = {setting_of(name): value for name, value in settings.items() if setting_of(name) in _MEANT_FOR_OPTIMIZER}
+    return {
+        name: f"theirs {shown(value)}; it is meant for {meant}, not for {used}"
+        for name, value in rates.items()
+        if config.space.setting(name)
+    }
 
 
 def _fixed(config: SweepConfig) -> dict[str, Any]:

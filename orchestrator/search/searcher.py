@@ -13,7 +13,7 @@ from orchestrator.config.schema import SweepConfig, resolve_trial
 from orchestrator.lanes.client import EPOCHS_DONE, TRIAL
 from orchestrator.ledger import Ledger
 from orchestrator.search.not_pickled import NotPickled
-from orchestrator.search.rejections import reject, say_exhausted
+from orchestrator.search.rejections import RejectedRow, reject
 from orchestrator.search.samplers import SweepSampler
 from orchestrator.validity import Validity
 
@@ -29,6 +29,7 @@ class StudySearcher(NotPickled, Searcher):
         config: Of this sweep.
         ledger: Told of every trial.
         has_room: Whether a trial would find a lane beside so many that have one.
+        say: Told how a long search for a configuration stands; None tells nobody.
     """
 
     def __init__(
@@ -37,6 +38,8 @@ class StudySearcher(NotPickled, Searcher):
         config: SweepConfig,
         ledger: Ledger,
         has_room: Callable[[int], bool] = lambda _running: True,
+        *,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         super().__init__(metric=config.objective.metric, mode=config.objective.mode)
         self._study = study
@@ -45,6 +48,7 @@ class StudySearcher(NotPickled, Searcher):
         self._ledger = ledger
         self._validity = Validity(config)
         self._has_room = has_room
+        self._say = say
         self._open: set[str] = set()
         self.asked: dict[str, optuna.Trial] = {}  # until they end
         self.closed = False
@@ -62,21 +66,23 @@ class StudySearcher(NotPickled, Searcher):
             return FINISHED
         if not self._has_room(len(self._open)):
             return None
+        row = RejectedRow(self._say)
         for _ in range(MOST_REJECTED):
-            if self._is_exhausted():
+            if self.closed or self._is_exhausted():  # the sweep may be ended meanwhile
                 return FINISHED
-            if (found := self._propose(trial_id)) is not None:
+            if (found := self._propose(trial_id, row)) is not None:
                 return found
-        raise say_exhausted(self._ledger, MOST_REJECTED)
+        raise row.exhausted()
 
-    def _propose(self, trial_id: str) -> dict[str, Any] | None:
-        """One configuration of the study's; None when it was rejected."""
+    def _propose(self, trial_id: str, row: RejectedRow) -> dict[str, Any] | None:
+        """One configuration of the study's; None when it was rejected, which is noted in the row."""
         trial = self._study.ask()
         params = self._space.sample(trial)
         config = resolve_trial(self._config, trial.number, params)
         is_new = not self._ledger.knows(trial.number)
         if is_new and (rejection := self._validity.rejection(config)) is not None:
             reject(self._study, self._ledger, trial, params, rejection)
+            row.note(rejection)
             return None
         trial.set_user_attr("tune_trial", trial_id)
         self.asked[trial_id] = trial  # before the ledger tells others of the trial

@@ -23,6 +23,7 @@ from orchestrator.training.checkpoint_file import (
     save_checkpoint,
     verify_checkpoint,
 )
+from orchestrator.training.evaluation_settings import EvaluationSettings
 from orchestrator.training.workers import Workers
 
 _LOG = logging.getLogger(__name__)
@@ -123,7 +124,8 @@ def load_model_file(path: Path) -> nn.Module:
     """Rebuilds the trained network of a `best.pt`, in evaluation mode on the CPU.
 
     Inputs are images scaled to [0, 1], then normalised with the attributes `pixel_mean` and `pixel_std` (tuples, one
-    number per channel), of `trained_image_size` pixels; outputs are logits in the order of `class_names`.
+    number per channel), of `trained_image_size` pixels; outputs are logits in the order of `class_names`. How the
+    run evaluated is `evaluation_settings`, None where the file is older than that.
 
     Raises:
         CheckpointError: The file is missing or damaged, or holds something else.
@@ -137,6 +139,7 @@ def load_model_file(path: Path) -> nn.Module:
     for name in ("pixel_mean", "pixel_std", "class_names"):
         setattr(model, name, tuple(content["data"][name]))
     model.trained_image_size = content["model"]["image_size"]
+    model.evaluation_settings = EvaluationSettings.read(content, path)  # type: ignore[assignment]
     return model.eval()
 
 

@@ -67,7 +67,7 @@ def estimate_footprint(trial: TrialConfig, facts: DatasetFacts, workers: int) ->
     network = _shell(trial, facts)
     parameters = sum(map(_bytes, network.parameters()))
     weights = parameters + sum(map(_bytes, network.buffers()))
-    per_image = _activations_per_image(trial, facts)
+    per_image = _activations_per_image(network, trial, facts)
     if training.precision != "float32":
         per_image //= 2
     held = 0 if facts.files else facts.train_images * facts.in_chans * facts.image_size**2
@@ -96,9 +96,9 @@ def _shell(trial: TrialConfig, facts: DatasetFacts, device: str = "meta") -> nn.
         )
 
 
-def _activations_per_image(trial: TrialConfig, facts: DatasetFacts) -> int:
+def _activations_per_image(shell: nn.Module, trial: TrialConfig, facts: DatasetFacts) -> int:
     try:
-        return _saved_bytes(_shell(trial, facts), facts, "meta")
+        return _saved_bytes(shell, facts, "meta")
     except RuntimeError:  # a network that looks at the numbers, which `meta` has not
         return _saved_bytes(_shell(trial, facts, "cpu"), facts, "cpu")
 

@@ -15,10 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 import models
 from orchestrator.config.training import TrainingConfig
+from orchestrator.training.evaluation_settings import autocast
 from orchestrator.training.losses import loss_sum
 from orchestrator.training.workers import Workers, exchange_s_per_step
-
-_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Learner:
@@ -147,8 +146,7 @@ class Learner:
         return total
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        dtype = _DTYPES.get(self._training.precision)
-        return nullcontext() if dtype is None else torch.autocast(self._workers.device.type, dtype)
+        return autocast(self._workers.device.type, self._training.precision)
 
     def _without_exchange(self) -> AbstractContextManager[Any]:
         """Gradients stay on this rank, to be exchanged with those of the last part."""

@@ -26,6 +26,7 @@ from orchestrator.training.costs import counted_costs, latency_ms
 from orchestrator.training.device_images import DeviceImages
 from orchestrator.training.epoch_losses import EpochLosses, first_diverged
 from orchestrator.training.evaluation import evaluate
+from orchestrator.training.evaluation_settings import EvaluationSettings
 from orchestrator.training.learner import Learner
 from orchestrator.training.memory import naming_the_batch
 from orchestrator.training.randomness import seed_everything
@@ -227,7 +228,8 @@ class Trial:
             self.best = dict(metrics)
             if self.workers.is_first:
                 weights = {"state_dict": self.learner.evaluated.state_dict(), "epoch": self.epoch, "metrics": metrics}
-                facts = {"model": self.description, "data": self._data_facts()}
+                seen = EvaluationSettings.of(self.config.training, self.data.test).model_dump()
+                facts = {"model": self.description, "data": self._data_facts(), "evaluation": seen}
                 save_checkpoint(self.checkpoints.best, {**facts, **weights})
         self._save_state(losses=None)
 
@@ -265,7 +267,15 @@ class Trial:
     def _data_facts(self) -> dict[str, Any]:
         split = self.data.train
         return {
-            "pixel_mean": (split.mean / 255).flatten().tolist(),
-            "pixel_std": (split.std / 255).flatten().tolist(),
+            "pixel_mean": _share_of_255(split.mean),
+            "pixel_std": _share_of_255(split.std),
             "class_names": list(self.data.class_names),
         }
+
+
+def _share_of_255(scaled: Tensor) -> list[float]:
+    """Numbers for pixels in 0..255 as shares of it which, times 255, are these numbers to the last bit."""
+    share = scaled / 255
+    for near in (share.nextafter(share.new_tensor(-1.0)), share.nextafter(share.new_tensor(2.0))):
+        share = torch.where((share * 255 != scaled) & (near * 255 == scaled), near, share)
+    return share.flatten().tolist()
