@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from orchestrator.data.manifest import Manifest, Split, combined_hash
+from orchestrator.data.shown_names import shown_name
 
 __all__ = ["SMALLEST_STD", "class_faults", "contradictions", "hash_faults", "images_hash", "training_faults"]
 
@@ -54,11 +55,11 @@ def class_faults(split: str, per_class: Sequence[int], class_names: Sequence[str
     """
     if len(per_class) != len(class_names):
         yield f"split '{split}' counts {len(per_class)} classes, {len(class_names)} have names"
-    absent = [name for name, count in zip(class_names, per_class, strict=False) if not count]
+    absent = [shown_name(name) for name, count in zip(class_names, per_class, strict=False) if not count]
     if absent:
         yield f"split '{split}' has no image of {', '.join(absent[:_NAMED])}{' ...' if absent[_NAMED:] else ''}"
     if split == "train" and 1 in per_class[: len(class_names)]:
-        name = class_names[per_class.index(1)]
+        name = shown_name(class_names[per_class.index(1)])
         yield f"split 'train' has a single image of {name}; validation and training need one each"
 
 
@@ -77,7 +78,7 @@ def _shape_faults(manifest: Manifest) -> Iterator[str]:
             yield f"{what} has {len(values)} values for images of {channels} channels"
     flat = [number for number, value in enumerate(manifest.std) if value < SMALLEST_STD]
     if flat:
-        yield f"the deviation of channel {flat[0]} is 0: its pixels are all alike"
+        yield f"split 'train' has a deviation of 0 in channel {flat[0]}: its pixels are all alike"
 
 
 def _name_faults(manifest: Manifest) -> Iterator[str]:
@@ -85,7 +86,7 @@ def _name_faults(manifest: Manifest) -> Iterator[str]:
         yield "it names no class"
     twice = [name for name, count in Counter(manifest.class_names).items() if count > 1]
     if twice:
-        yield f"class {twice[0]!r} comes twice"
+        yield f"class {shown_name(twice[0])} comes twice"
     files = Counter(shard.file for split in manifest.splits.values() for shard in split.shards)
     for file, count in files.items():
         if count > 1:

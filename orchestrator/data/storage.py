@@ -62,6 +62,12 @@ class Folder:
             found = self.filesystem.get_file_info(selector)
         return {info.base_name: info.size for info in found if info.is_file}
 
+    def names(self, beneath: str) -> set[str]:
+        """Return the names of all files and folders directly in a folder beneath this one."""
+        selector = fs.FileSelector(f"{self.path}/{beneath}", allow_not_found=True)
+        with self._speaking(beneath):
+            return {info.base_name for info in self.filesystem.get_file_info(selector)}
+
     def read(self, name: str, *, most_bytes: int = _RECORD_BYTES) -> bytes | None:
         """Return the content of a file; None when there is none.
 

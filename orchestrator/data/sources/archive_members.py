@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from orchestrator.data.sources.shown_names import shown_name
+from orchestrator.data.shown_names import shown_name
 from orchestrator.errors import DataError
 
 __all__ = ["Member", "member_parts"]

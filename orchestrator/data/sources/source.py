@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.data.sources.shown_names import is_utf8, shown_name
+from orchestrator.data.shown_names import is_utf8, shown_name
 from orchestrator.errors import DataError
 
 __all__ = [
@@ -47,11 +47,13 @@ class Sample:
         image: uint8 pixels, (C, H, W), or the bytes of an image file.
         label: Its class, or `UNLABELLED`.
         name: Its file or position, for messages.
+        fault: Why it could not be read; None if it was.
     """
 
     image: Pixels | bytes
     label: int
     name: str
+    fault: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,7 @@ class Source(ABC):
         class_names: One per label.
         splits: Images of each split.
         fingerprint: Changes when the files do.
+        notices: What was passed over, one line each.
     """
 
     root: Path
@@ -71,6 +74,7 @@ class Source(ABC):
     class_names: tuple[str, ...]
     splits: Mapping[str, int]
     fingerprint: str
+    notices: tuple[str, ...] = ()
 
     @abstractmethod
     def read(self, split: str, start: int, stop: int) -> Iterator[Sample]:
@@ -96,8 +100,11 @@ def locate(root: Path, marker: str) -> Path | None:
     """The folder at most two levels beneath `root` that holds `marker`; the topmost, in order of names."""
     for pattern in ("", "*", "*/*"):
         for folder in sorted(root.glob(pattern)) if pattern else [root]:
-            if (folder / marker).exists():
-                return folder
+            try:
+                if folder.name != "__MACOSX" and (folder / marker).exists():
+                    return folder
+            except OSError as error:  # such as a folder that may not be entered
+                raise DataError(f"{folder}: cannot be read ({error.strerror})") from None
     return None
 
 
