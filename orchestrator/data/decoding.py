@@ -116,7 +116,9 @@ def _check_size(image: Image.Image) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The orientation in EXIF; a picture whose EXIF cannot be read is upright."""
+    """The orientation in EXIF; a picture whose EXIF cannot be read is upright, and Pillow turns TIFF files itself."""
+    if image.format == "TIFF":
+        return 1
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # as above; the pixels are whole

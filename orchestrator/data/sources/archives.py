@@ -42,11 +42,13 @@ _CHUNK_BYTES = 1 << 20
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file can be unpacked here, by its content."""
+    """Whether a file is an archive by its content, whole or damaged; unpacking says how it is damaged."""
+    if not path.is_file():
+        return False
     try:
-        return path.is_file() and (_is_zip(path) or tarfile.is_tarfile(path))
+        return _is_zip(path) or _compressed_reader(path) is not None or tarfile.is_tarfile(path)
     except PARSER_FAULTS:
-        return _compressed_reader(path) is not None  # damaged within: unpacking says how
+        return False
 
 
 def unpack(archive: Path, target: Path, limits: Limits = DEFAULT_LIMITS) -> None:

@@ -155,10 +155,11 @@ def _read_batch(path: Path, labels_key: str) -> tuple[Pixels, npt.NDArray[np.int
         raise _damaged(path, f"its data is {_kind(images)}, not an array of unsigned bytes")
     if images.shape[1:] not in ((_PIXELS,), _SHAPE):
         raise _damaged(path, f"its data has the shape {images.shape}, not (N, {_PIXELS})")
+    given = labels
     if isinstance(labels, list) and all(type(label) is int and abs(label) < 1 << 31 for label in labels):
         labels = np.array(labels, np.int32)
     if not isinstance(labels, np.ndarray) or labels.shape != images.shape[:1]:
-        raise _damaged(path, f"its {labels_key} is {_kind(labels)}, not {len(images)} whole numbers")
+        raise _damaged(path, f"its {labels_key} is {_kind(given)}, not {len(images)} whole numbers")
     if len(labels) and not 0 <= labels.min() <= labels.max() < 1 << 31:
         raise _damaged(path, f"its {labels_key} reaches from {labels.min()} to {labels.max()}")
     return images.reshape(-1, *_SHAPE), labels.astype(np.int32)
@@ -166,9 +167,9 @@ def _read_batch(path: Path, labels_key: str) -> tuple[Pixels, npt.NDArray[np.int
 
 def _read_class_names(path: Path, key: str) -> tuple[str, ...]:
     names = _read(path, key)[key]
-    texts = [name.decode("latin1") if isinstance(name, bytes) else name for name in names if names]
-    if not isinstance(names, list) or not texts or not all(isinstance(name, str) and name for name in texts):
+    if not isinstance(names, list) or not names or not all(isinstance(name, str | bytes) and name for name in names):
         raise _damaged(path, f"its {key} is {_kind(names)}, not a list of names")
+    texts = [name.decode("latin1") if isinstance(name, bytes) else name for name in names]
     return checked_names(path, texts)
 
 
