@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from orchestrator.data.decoding import ImageError, decode_image
 from orchestrator.data.manifest import Manifest, Shard
 from orchestrator.data.shard_files import ENCODED_SCHEMA, checked_batches, pixel_schema
-from orchestrator.data.shown_names import shown_name
+from orchestrator.data.shown_names import one_line, shown_name
 from orchestrator.data.sources.source import UNLABELLED
 from orchestrator.data.storage import Folder
 from orchestrator.errors import DataError
@@ -62,7 +62,7 @@ def _cells(folder: Folder, manifest: Manifest, shard: Shard, count: int) -> Iter
     try:
         file = folder.filesystem.open_input_file(f"{folder.path}/{shard.file}")
     except OSError as error:
-        raise DataError(f"{where}: cannot be opened ({error}); prepare the dataset again") from None
+        raise DataError(f"{where}: cannot be opened ({one_line(error)}); prepare the dataset again") from None
     with file:
         table = pa.Table.from_batches(
             checked_batches(file, where, manifest.image_shape),

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, features
 
+from orchestrator.data.shown_names import one_line
+
 __all__ = ["ENDINGS", "ImageError", "decode_image", "image_size"]
 
 MOST_PIXELS = 89_478_485
@@ -154,4 +156,4 @@ def _reason(error: Exception) -> str:
         return "is no image file, or one of a format that is not read"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"has more than {MOST_PIXELS} pixels: {str(error).partition(',')[0]}"
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
+    return one_line(error)

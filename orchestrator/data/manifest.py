@@ -16,6 +16,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic_core import from_json, to_json
 
 from orchestrator.contained_paths import plain_name
+from orchestrator.data.shown_names import one_line
 from orchestrator.data.storage import Folder
 from orchestrator.errors import DataError
 
@@ -160,7 +161,7 @@ def read_manifest(folder: Folder) -> Manifest:
 def first_fault(error: ValueError) -> str:
     """Return the first fault of a record that was read, in one line."""
     if not isinstance(error, ValidationError):
-        return str(error).partition("\n")[0]
+        return one_line(error)
     fault = error.errors(include_url=False, include_context=False)[0]
     message = fault["msg"].partition("\n")[0].removeprefix("Value error, ")
     given = fault["input"]

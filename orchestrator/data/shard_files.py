@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from orchestrator.data.shown_names import one_line
 from orchestrator.errors import DataError
 
 __all__ = ["ARROW_FAULTS", "ENCODED_SCHEMA", "checked_batches", "labels_of", "map_shard", "pixel_schema", "rows_hash"]
@@ -111,5 +112,4 @@ def _difference(schema: pa.Schema, shape: tuple[int, ...] | None) -> str:
 
 
 def _unreadable(where: str, error: BaseException) -> DataError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return DataError(f"{where}: cannot be read as a shard of images ({reason})")
+    return DataError(f"{where}: cannot be read as a shard of images ({one_line(error)})")

@@ -1,10 +1,10 @@
-"""Names of files and classes as messages show them: one line of UTF-8, whatever the name holds."""
+"""Names and reasons as messages show them: one line of UTF-8, whatever a file holds."""
 
 from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["is_utf8", "shown_name"]
+__all__ = ["is_utf8", "one_line", "shown_name"]
 
 _LONGEST = 200
 
@@ -18,6 +18,12 @@ def shown_name(name: str) -> str:
     """Return a name with undecodable bytes and control characters escaped, and its middle left out if it is long."""
     plain = "".join(_escaped(character) for character in name)
     return plain if len(plain) <= _LONGEST else f"{plain[: _LONGEST // 2]}...{plain[-_LONGEST // 2 :]}"
+
+
+def one_line(error: BaseException) -> str:
+    """Return what a library says of a file it cannot read, as one printable line; its kind if it says nothing."""
+    first = next(iter(str(error).splitlines()), "").strip().rstrip(":.")
+    return shown_name(first) or type(error).__name__
 
 
 def _escaped(character: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
+from orchestrator.data.shown_names import one_line
 from orchestrator.data.sources.archives import is_archive, unpack
 from orchestrator.data.sources.cifar import open_cifar10, open_cifar100
 from orchestrator.data.sources.digits_source import open_digits
@@ -78,4 +79,4 @@ def _opened(name: str, folder: Path, archive: Path | None = None) -> Source:
             raise
         raise DataError(str(error).replace(str(folder), str(archive))) from None
     except OSError as error:
-        raise DataError(f"{archive or folder}: cannot be read ({error})") from None
+        raise DataError(f"{archive or folder}: cannot be read ({one_line(error)})") from None

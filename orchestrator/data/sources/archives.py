@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from orchestrator.contained_paths import contained
+from orchestrator.data.shown_names import one_line
 from orchestrator.data.sources.archive_members import Member, member_parts
 from orchestrator.data.sources.unpacking_limits import DEFAULT_LIMITS, Allowance, Limits
 from orchestrator.errors import DataError
@@ -74,9 +75,8 @@ def unpack(archive: Path, target: Path, limits: Limits = DEFAULT_LIMITS) -> None
         raise
     except PARSER_FAULTS as error:
         at = f" at {name}" if name else ""
-        reason = (str(error).splitlines() or [type(error).__name__])[0] or type(error).__name__
         raise DataError(
-            f"{archive}: cannot be unpacked{at} ({reason}); fetch it again, and check the free disk"
+            f"{archive}: cannot be unpacked{at} ({one_line(error)}); fetch it again, and check the free disk"
         ) from None
 
 

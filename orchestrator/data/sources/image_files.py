@@ -16,7 +16,7 @@ from pathlib import Path
 from orchestrator.contained_paths import plain_name
 from orchestrator.data.decoding import ImageError, image_size
 from orchestrator.data.manifest_checks import class_faults
-from orchestrator.data.shown_names import shown_name
+from orchestrator.data.shown_names import one_line, shown_name
 from orchestrator.data.sources.image_listing import PassedOver, image_paths, subfolders
 from orchestrator.data.sources.source import Sample, Shape, Source, checked_names, locate, read_names
 from orchestrator.errors import DataError, UnsafePathError, did_you_mean
@@ -119,7 +119,7 @@ def _annotated(path: Path) -> Iterator[tuple[str, str]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); unpack the archive again") from None
+        raise DataError(f"{path}: cannot be read ({one_line(error)}); unpack the archive again") from None
     for number, line in enumerate(lines, start=1):
         fields = line.split("\t")
         if len(fields) < 2:

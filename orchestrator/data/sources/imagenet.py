@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from orchestrator.data.shown_names import shown_name
+from orchestrator.data.shown_names import one_line, shown_name
 from orchestrator.data.sources.archives import PARSER_FAULTS
 from orchestrator.data.sources.image_files import open_folders
 from orchestrator.data.sources.source import Sample, Source, checked_names, locate
@@ -79,7 +79,7 @@ def open_imagenet(root: Path) -> Source:
     except DataError:
         raise
     except PARSER_FAULTS as error:
-        raise DataError(f"{folder}: an archive of images cannot be read ({error}); fetch it again") from None
+        raise DataError(f"{folder}: an archive of images cannot be read ({one_line(error)}); fetch it again") from None
     stretches = {"train": train, "test": validation}
     return ImageNetArchives(
         root=folder,
@@ -155,7 +155,7 @@ def _development_kit(folder: Path) -> tuple[dict[int, str], list[int]]:
     except DataError:
         raise
     except PARSER_FAULTS as error:  # scipy's reader of .mat files raises the same kinds
-        raise DataError(f"{kit}: is no development kit ({error}); fetch it again") from None
+        raise DataError(f"{kit}: is no development kit ({one_line(error)}); fetch it again") from None
     strangers = sorted(set(truth) - set(ids))
     if strangers:
         raise DataError(f"{kit}: a validation image has class {strangers[0]}, which is none; fetch it again")

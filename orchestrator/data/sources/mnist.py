@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.data.shown_names import one_line
 from orchestrator.data.sources.source import ArraySource, Pixels, file_hash, locate
 from orchestrator.errors import DataError
 
@@ -101,7 +102,7 @@ def _read_idx(path: Path) -> Pixels:
         raise
     except (OSError, EOFError, zlib.error, MemoryError) as error:
         verb = "decompressed" if path.suffix == ".gz" else "read"
-        raise DataError(f"{path}: cannot be {verb} ({error}); fetch it again") from None
+        raise DataError(f"{path}: cannot be {verb} ({one_line(error)}); fetch it again") from None
     if len(content) != announced:
         held = f"more than {announced}" if len(content) > announced else len(content)
         raise DataError(f"{path}: announces {shape} and holds {held} bytes; fetch it again")

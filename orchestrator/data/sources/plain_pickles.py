@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.data.shown_names import one_line, shown_name
+
 __all__ = ["PickleFault", "read_plain_pickle"]
 
 _MOST_BYTES = 2 << 30
@@ -96,8 +98,7 @@ def read_plain_pickle(path: Path) -> Any:
     except PickleFault:
         raise
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise PickleFault(f"it is cut or damaged: {reason[:120]}") from None
+        raise PickleFault(f"it is cut or damaged: {one_line(error)}") from None
 
 
 class _Machine:
@@ -208,7 +209,7 @@ def _recognised(module: Any, name: Any = "") -> _Name:
     if not isinstance(module, str) or not isinstance(name, str):
         raise PickleFault("it calls something without a name")
     if f"{module}.{name}" not in _KNOWN:
-        raise PickleFault(f"it calls {module[:80]}.{name[:80]}".encode("ascii", "backslashreplace").decode())
+        raise PickleFault(f"it calls {shown_name(f'{module}.{name}')}")
     return _Name(_KNOWN[f"{module}.{name}"])
 
 

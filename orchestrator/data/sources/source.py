@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.data.shown_names import is_utf8, shown_name
+from orchestrator.data.shown_names import is_utf8, one_line, shown_name
 from orchestrator.errors import DataError
 
 __all__ = [
@@ -130,7 +130,7 @@ def read_names(path: Path) -> tuple[str, ...]:
             content = file.read(_NAMES_BYTES + 1)
         text = content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as class names ({error}); fetch it again") from None
+        raise DataError(f"{path}: cannot be read as class names ({one_line(error)}); fetch it again") from None
     if len(content) > _NAMES_BYTES:
         raise DataError(f"{path}: has more than {_NAMES_BYTES} bytes, which no list of class names has")
     return checked_names(path, [line.strip() for line in text.splitlines() if line.strip()])
