@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator import data_cli, network_cli, report_cli, sweep_cli, tracking_cli
-from orchestrator.errors import ConfigError, JournalError, RayLostError, ResumeError, SpatialSweepError, SweepNameError
+from orchestrator.errors import (
+    ConfigError,
+    DataError,
+    JournalError,
+    RayLostError,
+    ResumeError,
+    SpatialSweepError,
+    SweepNameError,
+    UnsafePathError,
+)
 from orchestrator.provenance import package_version
 from orchestrator.quick_imports import quick_imports
 from orchestrator.submitted_with import version_report
@@ -282,7 +291,7 @@ def main() -> None:
             from orchestrator.local_raylet import exit_without_ray
 
             exit_without_ray(1)
-        sys.exit(1)
+        sys.exit(_BAD_INPUT if isinstance(error, DataError | UnsafePathError) else 1)
 
 
 if __name__ == "__main__":

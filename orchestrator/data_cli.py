@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from orchestrator.errors import DataError
 
 if TYPE_CHECKING:
     from orchestrator.data.manifest import Manifest
@@ -48,7 +51,7 @@ def prepare(
     from orchestrator.data.storage import open_folder
     from orchestrator.data_tasks import ray_tasks
 
-    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
+    columns = (TextColumn(escape(name)), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
     console = Console(stderr=True)
     try:
         with (
@@ -65,6 +68,7 @@ def prepare(
                 run=run,
                 progress=lambda done, whole: bar.update(task, completed=done, total=whole),
                 scratch=scratch,
+                notice=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
             )
     except KeyboardInterrupt:
         typer.echo("spatialsweep: interrupted; the same command goes on where it was", err=True)
@@ -81,12 +85,20 @@ def inspect(
     """Print what a prepared dataset holds, and write a picture of it."""
     from orchestrator.data.contact_sheet import contact_sheet
     from orchestrator.data.manifest import read_manifest
+    from orchestrator.data.manifest_checks import contradictions
     from orchestrator.data.storage import open_folder
 
     folder = open_folder(uri)
     manifest = read_manifest(folder)
-    sheet.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(folder, manifest).save(sheet, "PNG")
+    faults = contradictions(manifest)
+    if faults:
+        raise DataError(f"{folder.shown}: {'; '.join(faults)}. Prepare the dataset again")
+    picture = contact_sheet(folder, manifest)
+    try:
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(sheet, "PNG")
+    except OSError as error:
+        raise DataError(f"{sheet}: the picture cannot be written ({error.strerror}); choose another --sheet") from None
     if as_json:
         typer.echo(manifest.to_json(), nl=False)
         return
@@ -95,22 +107,29 @@ def inspect(
 
 
 def _summary(manifest: Manifest) -> str:
+    from orchestrator.data.shown_names import shown_name
+
     splits = ", ".join(f"{split.images} {name}" for name, split in manifest.splits.items())
     left_out = f"; {len(manifest.bad_images)} unreadable left out" if manifest.bad_images else ""
-    return f"{manifest.name}, {splits}, {len(manifest.class_names)} classes, {manifest.content_hash}{left_out}"
+    return (
+        f"{shown_name(manifest.name)}, {splits}, {len(manifest.class_names)} classes, {manifest.content_hash}{left_out}"
+    )
 
 
 def _print(manifest: Manifest, console: Console) -> None:
+    from orchestrator.data.shown_names import shown_name
+
     shape = " x ".join(map(str, manifest.image_shape)) if manifest.image_shape else "image files of any size"
-    console.print(f"{_summary(manifest)}\n{manifest.kind}: {shape}; from {manifest.source['place']}")
+    place = shown_name(manifest.source.get("place", "an unknown place"))
+    console.print(f"{_summary(manifest)}\n{manifest.kind}: {shape}; from {place}", markup=False)
     for what, values in (("mean", manifest.mean), ("std", manifest.std)):
         console.print(f"{what} {', '.join(f'{value:.4f}' for value in values)}")
     labelled = [name for name, split in manifest.splits.items() if split.per_class]
     table = Table("class", *labelled)
     for number, name in enumerate(manifest.class_names[:_MOST_CLASSES]):
-        table.add_row(name, *(str(manifest.splits[split].per_class[number]) for split in labelled))
+        table.add_row(escape(shown_name(name)), *(str(manifest.splits[split].per_class[number]) for split in labelled))
     if len(manifest.class_names) > _MOST_CLASSES:
         table.add_row(f"... {len(manifest.class_names) - _MOST_CLASSES} more", *("" for _ in labelled))
     console.print(table)
     for bad in manifest.bad_images:
-        console.print(f"left out: {bad.image}: {bad.reason}", markup=False)
+        console.print(f"left out: {shown_name(bad.image)}: {shown_name(bad.reason)}", markup=False)

@@ -195,14 +195,13 @@ def some_images(trained: TrainedNetwork, dataset: str | None, *, split: str, cou
 
 def _sizes_px(placed: DeviceSplit | DecodedSplit, positions: Any) -> tuple[tuple[int, int], ...] | None:
     """Width and height of image files; None where images are seen as they are stored."""
-    from PIL import Image
-
+    from orchestrator.data.decoding import image_size
     from orchestrator.training.device_images import DeviceSplit
 
     if isinstance(placed, DeviceSplit):
         return None
     files = [placed.files[int(placed.positions[position])] for position in positions]
-    return tuple(Image.open(io.BytesIO(file)).size for file in files)
+    return tuple(image_size(io.BytesIO(file)) for file in files)
 
 
 def _read(placed: DeviceSplit | DecodedSplit, positions: Any) -> tuple[Tensor, Tensor]:

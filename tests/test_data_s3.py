@@ -77,7 +77,7 @@ def test_a_conversion_into_a_bucket_goes_on_where_it_was(bucket: str, tmp_path: 
         prepare("folder", root, uri, images_per_shard=5)
     folder = open_folder(uri)
     assert "manifest.json" not in keys(folder)
-    assert len(keys(folder)) == 2 * 6  # every shard and its record
+    assert len(keys(folder)) == 2 * 6 + 1  # every shard and its record, and the mark of an unfinished conversion
     left: list[ShardTask] = []
 
     def nothing_left(source: Source, tasks: Sequence[ShardTask]) -> list[ShardRecord]:
@@ -142,3 +142,63 @@ def test_a_secret_in_a_uri_is_not_shown(bucket: str, tmp_path: Path) -> None:
         assert "hush" not in str(caught.value)
     content = recorded(load_sweep({"name": "t", "dataset": {"uri": uri}, "model": {"name": "conv_resnet26_small"}}))
     assert "hush" not in json.dumps(content)
+
+
+def put(folder: Folder, name: str, content: bytes) -> None:
+    with folder.filesystem.open_output_stream(f"{folder.path}/{name}") as stream:
+        stream.write(content)
+
+
+def test_a_strangers_dataset_writes_nowhere_but_to_the_cache(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its hash and the name of a shard are joined to the cache: together they could name any file of the user's."""
+    monkeypatch.setenv("SPATIALSWEEP_CACHE", str(tmp_path / "home" / ".cache" / "spatialsweep"))
+    keys_file = tmp_path / "home" / ".ssh" / "authorized_keys"
+    keys_file.parent.mkdir(parents=True)
+    keys_file.write_text("mine")
+    uri = bucket.format("strange")
+    prepare("cifar10", tiny_archives.cifar10_binary(tmp_path).place, uri)
+    folder = open_folder(uri)
+    original = json.loads(folder.read("manifest.json") or b"")
+    stranger = b"ssh-ed25519 AAAA stranger"
+    for content_hash, name in (
+        (str(keys_file.parent), "authorized_keys"),
+        ("../../.ssh", "authorized_keys"),
+        (original["content_hash"], "../../../.ssh/authorized_keys"),
+        (original["content_hash"], str(keys_file)),
+        (original["content_hash"], ".lock"),
+    ):
+        content = json.loads(json.dumps(original))
+        content["content_hash"] = content_hash
+        content["splits"]["train"]["shards"][0].update(file=name, bytes=len(stranger))
+        put(folder, "manifest.json", json.dumps(content).encode())
+        with pytest.raises(
+            DataError, match=r"manifest\.json: is no manifest of SpatialSweep's \('(content_hash|splits)"
+        ):
+            open_dataset(uri)
+    assert keys_file.read_text() == "mine"
+    assert {path.name for path in (tmp_path / "home").rglob("*")} == {".ssh", "authorized_keys"}
+
+
+def test_other_images_under_a_known_hash_do_not_enter_the_cache(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache is found by content: a stranger who copies the manifest of a known dataset must not fill it."""
+    monkeypatch.setenv("SPATIALSWEEP_CACHE", str(tmp_path / "cache"))
+    place = tiny_archives.cifar10_binary(tmp_path).place
+    manifest = prepare("cifar10", place, bucket.format("known"))
+    prepare("cifar10", place, bucket.format("strange"))
+    folder = open_folder(bucket.format("strange"))
+    with folder.filesystem.open_input_file(f"{folder.path}/train-00000.arrow") as file:
+        shard = bytearray(file.read())
+    shard[len(shard) // 2] ^= 1  # a pixel
+    put(folder, "train-00000.arrow", bytes(shard))
+    with pytest.raises(DataError, match=r"strange/train-00000\.arrow: holds other images than its manifest says"):
+        open_dataset(bucket.format("strange"))
+    assert {path.name for path in (tmp_path / "cache" / manifest.content_hash).iterdir()} <= {
+        ".lock",
+        "test-00000.arrow",
+    }
+    known = open_dataset(bucket.format("known"))
+    np.testing.assert_array_equal(np.asarray(known.splits["train"].images), tiny_archives.cifar10_splits()["train"][0])

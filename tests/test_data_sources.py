@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -106,7 +105,7 @@ def test_what_is_missing_of_imagenet_is_named(tmp_path: Path) -> None:
     train, kit = place / "ILSVRC2012_img_train.tar", place / "ILSVRC2012_devkit_t12.tar.gz"
     content = train.read_bytes()
     train.write_bytes(content[: len(content) // 2])
-    assert re.search(r"an archive of images cannot be read|classes are not there", refusal("imagenet", place))
+    assert "ILSVRC2012_img_train.tar: is cut within n02110185.tar; fetch it again" in refusal("imagenet", place)
     train.write_bytes(tiny_archives.tar({"n01440764.tar": tiny_archives.tar({"a.JPEG": b"x"})}))
     assert "3 of 4 classes are not there; fetch it again" in refusal("imagenet", place)
     train.write_bytes(tiny_archives.tar({"n09999999.tar": tiny_archives.tar({"a.JPEG": b"x"})}))

@@ -174,16 +174,15 @@ def test_a_manifest_that_cannot_be_trained_on_is_told(cifar: Path) -> None:
     assert "split 'test' is missing" in refusal(cifar)
 
 
-def test_a_class_with_too_few_images_is_told(tmp_path: Path) -> None:
-    root = photo_tree(tmp_path)
-    for image in (root / "val" / "dog").iterdir():
-        image.unlink()
-    for image in range(3):
-        (root / "train" / "owl" / f"{image}.jpg").unlink()
-    prepare("folder", root, str(tmp_path / "to"))
-    assert refusal(tmp_path / "to") == (
-        f"{tmp_path / 'to'}: split 'train' has a single image of owl; validation and training need one each; "
-        "split 'test' has no image of dog. Prepare the dataset again"
+def test_a_class_with_too_few_images_is_told(cifar: Path) -> None:
+    def spoil(content: dict[str, Any]) -> None:
+        content["splits"]["train"]["per_class"][2:4] = [1, 9]
+        content["splits"]["test"]["per_class"][:2] = [4, 0]
+
+    edit(cifar, spoil)
+    assert refusal(cifar) == (
+        f"{cifar}: split 'train' has a single image of bird; validation and training need one each; "
+        "split 'test' has no image of automobile. Prepare the dataset again"
     )
 
 

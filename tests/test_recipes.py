@@ -13,6 +13,7 @@ from orchestrator.cli import app
 from orchestrator.config.schema import SweepConfig, resolve_trial
 from orchestrator.data.encoded_images import write_encoded_shard
 from orchestrator.data.manifest import Manifest, Shard, Split
+from orchestrator.data.manifest_checks import images_hash
 from orchestrator.data.shards import write_pixel_shard
 from orchestrator.errors import RecipeError
 from orchestrator.recipes import list_recipes, load_recipe, recipe_sweep
@@ -37,7 +38,7 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
             splits=splits,
             mean=(0.5,) * 3,
             std=(0.25,) * 3,
-            content_hash=name,
+            content_hash=images_hash(tuple(map(str, range(classes))), splits.items()),
             source={},
         )
         (folder / name / "manifest.json").write_text(manifest.to_json())
@@ -56,7 +57,7 @@ def write_split(folder: Path, split: str, name: str, classes: int) -> Split:
     else:
         content = picture()
         write_encoded_shard(file, ((content, label) for label in labels))
-    shard = Shard(file.name, len(labels), file.stat().st_size, "")
+    shard = Shard(file.name, len(labels), file.stat().st_size, "0" * 16)
     return Split(len(labels), (per_class,) * classes, (shard,))
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw
 
+from orchestrator.data.decoding import ImageError, decode_image
 from orchestrator.data.manifest import Manifest, Shard
+from orchestrator.data.shard_files import ENCODED_SCHEMA, checked_batches, pixel_schema
+from orchestrator.data.shown_names import one_line, shown_name
+from orchestrator.data.sources.source import UNLABELLED
 from orchestrator.data.storage import Folder
 from orchestrator.errors import DataError
 
@@ -57,24 +60,35 @@ def _row(cells: Sequence[tuple[Image.Image, str]]) -> Image.Image:
 def _cells(folder: Folder, manifest: Manifest, shard: Shard, count: int) -> Iterator[tuple[Image.Image, str]]:
     where = folder.where(shard.file)
     try:
-        with folder.filesystem.open_input_file(f"{folder.path}/{shard.file}") as file:
-            table = pa.ipc.open_file(file).read_all()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{where}: cannot be read as a shard of images ({error}); prepare the dataset again") from None
+        file = folder.filesystem.open_input_file(f"{folder.path}/{shard.file}")
+    except OSError as error:
+        raise DataError(f"{where}: cannot be opened ({one_line(error)}); prepare the dataset again") from None
+    with file:
+        table = pa.Table.from_batches(
+            checked_batches(file, where, manifest.image_shape),
+            schema=pixel_schema(manifest.image_shape) if manifest.image_shape else ENCODED_SCHEMA,
+        )
+    classes = len(manifest.class_names)
     for place in _spread(len(table), count):
         label = table.column("label")[place].as_py()
-        name = manifest.class_names[label] if label >= 0 else "no label"
-        yield _picture(table.column("image")[place], manifest), name
+        if not UNLABELLED <= label < classes:
+            raise DataError(f"{where}: row {place} has label {label}; there are {classes} classes")
+        name = shown_name(manifest.class_names[label]) if label >= 0 else "no label"
+        try:
+            yield _picture(table.column("image")[place], manifest), name
+        except ImageError as error:
+            raise DataError(f"{where}: row {place} {error}; prepare the dataset again") from None
 
 
 def _picture(value: pa.Scalar, manifest: Manifest) -> Image.Image:
     """A square cell; small images are enlarged in whole pixels."""
     if manifest.image_shape is None:
-        with Image.open(io.BytesIO(value.as_py())) as encoded:
-            picture = encoded.convert("RGB")
+        picture = decode_image(value.as_py())
     else:
-        pixels = value.values.to_numpy().reshape(manifest.image_shape).transpose(1, 2, 0)
-        picture = Image.fromarray(np.ascontiguousarray(pixels.squeeze())).convert("RGB")
+        pixels = value.values.to_numpy().reshape(manifest.image_shape)
+        shown = pixels[:3] if len(pixels) >= 3 else pixels[:1]
+        flat = shown[0] if len(shown) == 1 else shown.transpose(1, 2, 0)
+        picture = Image.fromarray(np.ascontiguousarray(flat)).convert("RGB")
     scale = _CELL_PX / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     resized = picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR)

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from orchestrator.data.shard_files import ENCODED_SCHEMA, map_shard
 from orchestrator.errors import DataError
 
 __all__ = ["EncodedImages", "write_encoded_shard"]
 
-_SCHEMA = pa.schema([("image", pa.binary()), ("label", pa.int32())])
 _ROWS_PER_BATCH = 256
 
 
@@ -33,12 +33,12 @@ def write_encoded_shard(path: Path, rows: Iterable[tuple[bytes, int]]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     written = 0
-    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, ENCODED_SCHEMA) as writer:
         remaining = iter(rows)
         while batch := list(itertools.islice(remaining, _ROWS_PER_BATCH)):
             images, labels = zip(*batch, strict=True)
             columns = [pa.array(images, pa.binary()), pa.array(labels, pa.int32())]
-            writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
+            writer.write_batch(pa.record_batch(columns, schema=ENCODED_SCHEMA))
             written += len(batch)
     partial.replace(path)
     return written
@@ -83,9 +83,6 @@ class EncodedImages(Sequence[bytes]):
 
 def _batches(path: Path) -> list[pa.RecordBatch]:
     try:
-        reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path}: cannot be read as a shard of images ({error}); prepare the dataset again") from None
-    if not reader.schema.equals(_SCHEMA):
-        raise DataError(f"{path}: has columns {reader.schema.names}, not a shard of images; prepare the dataset again")
-    return [reader.get_batch(index) for index in range(reader.num_record_batches)]
+        return map_shard(path, str(path), None)
+    except DataError as error:
+        raise DataError(f"{error}; prepare the dataset again") from None

@@ -1,6 +1,7 @@
 """What a prepared dataset says of itself: `manifest.json` beside its shards.
 
-It is written last: without a manifest there is no dataset.
+It is written last: without a manifest there is no dataset. One that is read may come from anybody: every field is
+checked here before it is used, and `manifest_checks` holds the fields against each other.
 """
 
 from __future__ import annotations
@@ -9,16 +10,38 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, ClassVar, Literal
 
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
+
+from orchestrator.contained_paths import plain_name
+from orchestrator.data.shown_names import one_line
 from orchestrator.data.storage import Folder
 from orchestrator.errors import DataError
 
-__all__ = ["MANIFEST_NAME", "BadImage", "Manifest", "Shard", "Split", "combined_hash", "read_manifest"]
+__all__ = ["MANIFEST_NAME", "STRICT", "BadImage", "Manifest", "Shard", "Split", "combined_hash", "read_manifest"]
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA_VERSION = 1
+_MOST_BYTES = 64 << 20
+
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+"""How the records in a dataset's folder are read: no field is converted, none is unknown."""
+
 Kind = Literal["pixels", "encoded"]
+Count = Annotated[int, Field(ge=0, le=1 << 40)]
+Bytes = Annotated[int, Field(ge=0, le=1 << 50)]
+Side = Annotated[int, Field(ge=1, le=1 << 16)]
+Share = Annotated[float, Field(ge=0, le=1)]
+ContentHash = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+ShardName = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9_]{1,64}-[0-9]{5,9}\.arrow$"),
+    AfterValidator(lambda name: plain_name(name, "shard")),
+]
+SplitName = Annotated[str, Field(pattern="^[A-Za-z0-9_]{1,64}$")]
+ClassName = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 @dataclass(frozen=True)
@@ -30,6 +53,7 @@ class BadImage:
         reason: Why.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     image: str
     reason: str
 
@@ -45,10 +69,11 @@ class Shard:
         content_hash: Of all images and labels in order.
     """
 
-    file: str
-    images: int
-    bytes: int
-    content_hash: str
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    file: ShardName
+    images: Count
+    bytes: Bytes
+    content_hash: ContentHash
 
 
 @dataclass(frozen=True)
@@ -61,8 +86,9 @@ class Split:
         shards: In order.
     """
 
-    images: int
-    per_class: tuple[int, ...]
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    images: Count
+    per_class: tuple[Count, ...]
     shards: tuple[Shard, ...]
 
 
@@ -83,14 +109,15 @@ class Manifest:
         bad_images: What was left out.
     """
 
-    name: str
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    name: Annotated[str, Field(min_length=1, max_length=255)]
     kind: Kind
-    image_shape: tuple[int, int, int] | None
-    class_names: tuple[str, ...]
-    splits: Mapping[str, Split]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    content_hash: str
+    image_shape: tuple[Side, Side, Side] | None
+    class_names: tuple[ClassName, ...]
+    splits: Mapping[SplitName, Split]
+    mean: tuple[Share, ...]
+    std: tuple[Share, ...]
+    content_hash: ContentHash
     source: Mapping[str, str]
     bad_images: tuple[BadImage, ...] = ()
 
@@ -99,42 +126,50 @@ class Manifest:
         return json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, indent=1) + "\n"
 
 
+_MANIFEST = TypeAdapter(Manifest)
+
+
 def read_manifest(folder: Folder) -> Manifest:
-    """Reads the manifest of a prepared dataset.
+    """Read the manifest of a prepared dataset.
 
     Raises:
         DataError: There is none, or it was not written by this version.
     """
     where = folder.where(MANIFEST_NAME)
-    raw = folder.read(MANIFEST_NAME)
+    raw = folder.read(MANIFEST_NAME, most_bytes=_MOST_BYTES)
     if raw is None:
         raise DataError(
             f"{where}: no such file. Make it: spatialsweep data prepare NAME --from SOURCE --to {folder.shown}"
         )
     try:
-        content = json.loads(raw)
+        content = from_json(raw)
+        if not isinstance(content, dict) or "schema_version" not in content:
+            raise ValueError("schema_version is missing")
         version = content.pop("schema_version")
+        if isinstance(version, bool) or not isinstance(version, int):
+            raise ValueError("schema_version is no whole number")
         if version != SCHEMA_VERSION:
             raise DataError(f"{where}: has format {version}, this version reads {SCHEMA_VERSION}; prepare it again")
-        return _parse(content)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{where}: is no manifest of SpatialSweep's ({error}); prepare the dataset again") from None
+        return _MANIFEST.validate_json(to_json(content))
+    except DataError:
+        raise
+    except ValueError as error:
+        reason = first_fault(error)
+        raise DataError(f"{where}: is no manifest of SpatialSweep's ({reason}); prepare the dataset again") from None
+
+
+def first_fault(error: ValueError) -> str:
+    """Return the first fault of a record that was read, in one line."""
+    if not isinstance(error, ValidationError):
+        return one_line(error)
+    fault = error.errors(include_url=False, include_context=False)[0]
+    message = fault["msg"].partition("\n")[0].removeprefix("Value error, ")
+    given = fault["input"]
+    shown = f"; got {given!r:.60}" if isinstance(given, str | int | float) else ""
+    place = ".".join(map(str, fault["loc"]))
+    return f"{place!r:.120}: {message}{shown}" if place else message
 
 
 def combined_hash(parts: Iterable[str]) -> str:
     """One hash of several texts in order."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def _parse(content: dict[str, Any]) -> Manifest:
-    splits = {
-        name: Split(split["images"], tuple(split["per_class"]), tuple(Shard(**shard) for shard in split["shards"]))
-        for name, split in content["splits"].items()
-    }
-    shape = content["image_shape"]
-    lists = {key: tuple(content[key]) for key in ("class_names", "mean", "std")}
-    bad_images = tuple(BadImage(**bad) for bad in content["bad_images"])
-    fixed = {**lists, "splits": splits, "bad_images": bad_images, "image_shape": tuple(shape) if shape else None}
-    return Manifest(**{**content, **fixed})

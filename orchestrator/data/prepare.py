@@ -8,6 +8,7 @@ written last.
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,12 +23,14 @@ from orchestrator.data.manifest import (
     combined_hash,
     read_manifest,
 )
+from orchestrator.data.manifest_checks import SMALLEST_STD, contradictions, images_hash, training_faults
+from orchestrator.data.ownership import claim
 from orchestrator.data.shards import ShardRecord, ShardTask, convert_shard
 from orchestrator.data.sources import Source, open_source
 from orchestrator.data.storage import PARTS, Folder, open_folder
 from orchestrator.errors import DataError
 
-__all__ = ["Progress", "Runner", "prepare"]
+__all__ = ["Notice", "Progress", "Runner", "prepare"]
 
 Runner = Callable[[Source, Sequence[ShardTask]], Iterable[ShardRecord]]
 """Converts shards in any order and yields each record as it is done."""
@@ -35,9 +38,13 @@ Runner = Callable[[Source, Sequence[ShardTask]], Iterable[ShardRecord]]
 Progress = Callable[[int, int], None]
 """Called with the number of images done and of all images."""
 
+Notice = Callable[[str], None]
+"""Told of something that was passed over, in one line."""
+
 _PIXEL_SHARD_BYTES = 64 << 20
 _ENCODED_SHARD_IMAGES = 1024
 _LISTED = 20
+_LOG = logging.getLogger(__name__)
 
 
 def run_here(source: Source, tasks: Sequence[ShardTask]) -> Iterator[ShardRecord]:
@@ -56,6 +63,7 @@ def prepare(
     run: Runner = run_here,
     progress: Progress = lambda _done, _all: None,
     scratch: Path | None = None,
+    notice: Notice = _LOG.warning,
 ) -> Manifest:
     """Converts a dataset, or what is left of it to convert.
 
@@ -68,16 +76,23 @@ def prepare(
         run: Where shards are converted.
         progress: Told of every finished shard.
         scratch: Folder for unpacked archives, reachable from where shards are converted; None takes the system's own.
+        notice: Told of what is passed over, one line each.
 
     Raises:
-        DataError: The source is not what it should be, the target holds another dataset, or too many images are bad.
+        DataError: The source is not what it should be, the target holds something else, too many images are bad, or
+            what is left of them cannot be trained on.
     """
     folder = open_folder(uri)
+    if place is not None and folder.local is not None and folder.local.resolve() == place.resolve():
+        raise DataError(f"{folder.shown}: is the folder that is read; write the dataset to another")
     with open_source(name, place, scratch=scratch) as source:
+        for line in source.notices:
+            notice(line)
         tasks = _plan(source, folder, images_per_shard)
         plan = tasks[0].plan
         if MANIFEST_NAME in folder.sizes():
             return _already_prepared(folder, plan)
+        claim(folder, [task.file for task in tasks])
         finished = _finished(folder, tasks)
         records = {record.shard.file: record for record in finished}
         total = sum(task.stop - task.start for task in tasks)
@@ -93,6 +108,7 @@ def prepare(
         _check_bad([bad for record in ordered for bad in record.bad_images], max_bad, folder)
         origin = {"place": str(place or "embedded"), "plan": plan, "fingerprint": source.fingerprint}
         manifest = _manifest(name, source, ordered, origin)
+        _check_whole(manifest, ordered, folder)
     folder.write(MANIFEST_NAME, manifest.to_json().encode())
     folder.remove_folder(PARTS)
     return manifest
@@ -139,7 +155,7 @@ def _finished(folder: Folder, tasks: Sequence[ShardTask]) -> Iterator[ShardRecor
         if content is None:
             continue
         record = ShardRecord.from_json(content)
-        if record.plan == task.plan and shards.get(task.file) == record.shard.bytes:
+        if record and record.belongs_to(task) and shards.get(task.file) == record.shard.bytes:
             yield record
 
 
@@ -163,20 +179,36 @@ def _manifest(name: str, source: Source, records: Sequence[ShardRecord], origin:
             per_class=tuple(np.sum(counts, axis=0).tolist()) if counts else (),
             shards=tuple(part.shard for part in parts),
         )
-    train = [record for record in records if record.split == "train"]
-    images = max(1, splits["train"].images)
-    mean = np.sum([record.sums for record in train], axis=0) / images
-    square = np.sum([record.square_sums for record in train], axis=0) / images
-    hashes = [f"{record.split} {record.shard.images} {record.shard.content_hash}" for record in records]
+    mean, std = _mean_and_std([record for record in records if record.split == "train"])
     return Manifest(
         name=name,
         kind="encoded" if source.image_shape is None else "pixels",
         image_shape=source.image_shape,
         class_names=source.class_names,
         splits=splits,
-        mean=tuple(mean.tolist()),
-        std=tuple(np.sqrt(np.maximum(square - mean**2, 0)).tolist()),
-        content_hash=combined_hash([*source.class_names, *hashes]),
+        mean=mean,
+        std=std,
+        content_hash=images_hash(source.class_names, splits.items()),
         source=origin,
         bad_images=tuple(bad for record in records for bad in record.bad_images),
     )
+
+
+def _mean_and_std(records: Sequence[ShardRecord]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Per channel, of pixels in [0, 1]."""
+    images = max(1, sum(record.shard.images for record in records))
+    mean = np.sum([record.sums for record in records], axis=0) / images
+    square = np.sum([record.square_sums for record in records], axis=0) / images
+    return tuple(mean.tolist()), tuple(np.sqrt(np.maximum(square - mean**2, 0)).tolist())
+
+
+def _check_whole(manifest: Manifest, records: Sequence[ShardRecord], folder: Folder) -> None:
+    """Refuse now what no sweep would train on."""
+    faults = [*training_faults(manifest), *contradictions(manifest)]
+    for split, facts in manifest.splits.items():
+        std = _mean_and_std([record for record in records if record.split == split])[1]
+        flat = [channel for channel, value in enumerate(std) if value < SMALLEST_STD]
+        if facts.images and flat:
+            faults.append(f"split '{split}' has a deviation of 0 in channel {flat[0]}: its pixels are all alike")
+    if faults:
+        raise DataError(f"{folder.shown}: cannot be trained on: {'; '.join(dict.fromkeys(faults))}. Mend the images")

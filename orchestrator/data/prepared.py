@@ -10,22 +10,23 @@ import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
+from orchestrator.contained_paths import contained
 from orchestrator.data.arrow_images import ArrowImages, ImageSplit
 from orchestrator.data.encoded_images import EncodedImages
 from orchestrator.data.manifest import Manifest, Shard, read_manifest
+from orchestrator.data.manifest_checks import contradictions, hash_faults, training_faults
+from orchestrator.data.shard_files import labels_of, map_shard, rows_hash
 from orchestrator.data.stacked_images import StackedImages
 from orchestrator.data.storage import Folder, open_folder
 from orchestrator.errors import DataError
 
 __all__ = ["PreparedDataset", "check_manifest", "open_prepared"]
-
-NEEDED = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -76,20 +77,17 @@ class PreparedDataset:
 
     def _map(self, shard: Shard, shape: tuple[int, int, int], faults: list[str]) -> ImageSplit | None:
         try:
-            reader = pa.ipc.open_file(pa.memory_map(str(self.folder / shard.file), "r"))
-            batch = reader.get_batch(0)
-            size = batch.schema.field("image").type.list_size
-            labels = batch.column("label").to_numpy(zero_copy_only=True)
-        except (OSError, pa.ArrowInvalid, KeyError, AttributeError) as error:
-            faults.append(f"{shard.file}: cannot be read as a shard of images ({error})")
+            batches = map_shard(self.folder / shard.file, shard.file, shape)
+        except DataError as error:
+            faults.append(str(error))
             return None
-        if size != int(np.prod(shape)):
-            faults.append(f"{shard.file}: has images of {size} values, not {' x '.join(map(str, shape))} as announced")
-        elif len(labels) != shard.images:
-            faults.append(f"{shard.file}: has {len(labels)} images, not {shard.images} as announced")
+        if len(batches) != 1:
+            faults.append(f"{shard.file}: has {len(batches)} batches; a shard of pixels has one")
+        elif len(batches[0]) != shard.images:
+            faults.append(f"{shard.file}: has {len(batches[0])} images, not {shard.images} as announced")
         else:
-            pixels = batch.column("image").flatten().to_numpy(zero_copy_only=True)
-            return ImageSplit(pixels.reshape(-1, *shape), labels)
+            pixels = batches[0].column("image").flatten().to_numpy(zero_copy_only=True)
+            return ImageSplit(pixels.reshape(-1, *shape), labels_of(batches))
         return None
 
 
@@ -104,14 +102,14 @@ def open_prepared(uri: str) -> PreparedDataset:
     check_manifest(folder, manifest)
     if folder.local:
         return PreparedDataset(folder.local, manifest)
-    target = _cache() / manifest.content_hash
+    target = contained(_cache(), manifest.content_hash, "hash of a dataset")
     target.mkdir(parents=True, exist_ok=True)
     with (target / ".lock").open("w") as lock:  # the workers of this machine copy it once
         fcntl.flock(lock, fcntl.LOCK_EX)
         for shard in _needed(manifest):
-            place = target / shard.file
+            place = contained(target, shard.file, "shard")
             if not place.exists() or place.stat().st_size != shard.bytes:
-                folder.fetch(shard.file, place)
+                folder.fetch(shard.file, place, partial(_check_content, folder, manifest, shard))
     return PreparedDataset(target, manifest)
 
 
@@ -122,28 +120,22 @@ def check_manifest(folder: Folder, manifest: Manifest) -> None:
         DataError: With every fault found.
     """
     sizes = folder.sizes()
-    faults = []
-    for split in NEEDED:
-        facts = manifest.splits.get(split)
-        if facts is None or not facts.images:
-            faults.append(f"split '{split}' is {'missing' if facts is None else 'empty'}")
-            continue
-        if len(facts.per_class) != len(manifest.class_names):
-            faults.append(
-                f"split '{split}' counts {len(facts.per_class)} classes, {len(manifest.class_names)} have names"
-            )
-        absent = [name for name, count in zip(manifest.class_names, facts.per_class, strict=False) if not count]
-        if absent:
-            faults.append(f"split '{split}' has no image of {', '.join(absent[:10])}{' ...' if absent[10:] else ''}")
-        if split == "train" and 1 in facts.per_class:
-            name = manifest.class_names[facts.per_class.index(1)]
-            faults.append(f"split 'train' has a single image of {name}; validation and training need one each")
+    faults = training_faults(manifest)
     for shard in _needed(manifest):
         if shard.file not in sizes:
             faults.append(f"{shard.file} is missing")
         elif sizes[shard.file] != shard.bytes:
             faults.append(f"{shard.file} has {sizes[shard.file]} bytes, not {shard.bytes} as when it was written")
-    _raise(folder.shown, faults)
+    faults.extend(contradictions(manifest))
+    _raise(folder.shown, faults or hash_faults(manifest))
+
+
+def _check_content(folder: Folder, manifest: Manifest, shard: Shard, copy: Path) -> None:
+    """Refuse a shard of other images than the manifest names: the cache is shared by all that name them."""
+    where = folder.where(shard.file)
+    found = rows_hash(map_shard(copy, where, manifest.image_shape))
+    if found != shard.content_hash:
+        raise DataError(f"{where}: holds other images than its manifest says; prepare the dataset again")
 
 
 def _needed(manifest: Manifest) -> Iterator[Shard]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from PIL import Image
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from orchestrator.data.decoding import ImageError, decode_image
 from orchestrator.data.encoded_images import write_encoded_shard
-from orchestrator.data.manifest import BadImage, Shard
+from orchestrator.data.manifest import STRICT, BadImage, ContentHash, Count, Shard, SplitName
+from orchestrator.data.shard_files import pixel_schema
+from orchestrator.data.shown_names import is_utf8, shown_name
 from orchestrator.data.sources.source import UNLABELLED, Pixels, Sample, Shape, Source
 from orchestrator.data.storage import PARTS, open_folder
 
@@ -65,11 +68,12 @@ class ShardRecord:
         bad_images: What could not be read and was left out.
     """
 
-    plan: str
-    split: str
-    start: int
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    plan: ContentHash
+    split: SplitName
+    start: Count
     shard: Shard
-    per_class: tuple[int, ...]
+    per_class: tuple[Count, ...]
     sums: tuple[float, ...]
     square_sums: tuple[float, ...]
     bad_images: tuple[BadImage, ...]
@@ -79,12 +83,21 @@ class ShardRecord:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: bytes) -> ShardRecord:
-        """Reads what `to_json` wrote."""
-        content = json.loads(text)
-        fixed = {key: tuple(content[key]) for key in ("per_class", "sums", "square_sums")}
-        bad_images = tuple(BadImage(**bad) for bad in content["bad_images"])
-        return cls(**{**content, **fixed, "shard": Shard(**content["shard"]), "bad_images": bad_images})
+    def from_json(cls, text: bytes) -> ShardRecord | None:
+        """Return what `to_json` wrote; None where the text is damaged, so that the shard is converted again."""
+        try:
+            return _RECORD.validate_json(text)
+        except ValidationError:
+            return None
+
+    def belongs_to(self, task: ShardTask) -> bool:
+        """Whether it tells of this very task."""
+        told = (self.plan, self.split, self.start, self.shard.file)
+        counted = self.shard.images + len(self.bad_images)
+        return told == (task.plan, task.split, task.start, task.file) and counted == task.stop - task.start
+
+
+_RECORD = TypeAdapter(ShardRecord)
 
 
 def convert_shard(source: Source, task: ShardTask) -> ShardRecord:
@@ -122,9 +135,7 @@ def write_pixel_shard(path: Path, rows: list[tuple[Pixels, int]], shape: Shape) 
         shape: C, H, W.
     """
     size = int(np.prod(shape))
-    schema = pa.schema(
-        [("image", pa.list_(pa.uint8(), size)), ("label", pa.int32())], metadata={b"shape": json.dumps(shape).encode()}
-    )
+    schema = pixel_schema(shape).with_metadata({b"shape": json.dumps(shape).encode()})
     flat = np.concatenate([image.reshape(-1) for image, _ in rows]) if rows else np.empty(0, np.uint8)
     images = pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.uint8()), size)
     labels = pa.array([label for _, label in rows], pa.int32())
@@ -147,15 +158,18 @@ class _Reader:
     def rows(self, samples: Iterator[Sample]) -> Iterator[tuple[Pixels | bytes, int]]:
         """The readable images and their labels."""
         for sample in samples:
-            reason = None
-            try:
-                image, pixels = self._read(sample)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # from Pillow
-                reason = str(error) or type(error).__name__
+            reason = sample.fault
+            if reason is None and not is_utf8(sample.name):
+                reason = "has a name that is not UTF-8; rename it"
             if reason is None and not UNLABELLED <= sample.label < len(self.per_class):
                 reason = f"has label {sample.label}; there are {len(self.per_class)} classes"
+            if reason is None:
+                try:
+                    image, pixels = self._read(sample)
+                except ImageError as error:
+                    reason = str(error)
             if reason is not None:
-                self.bad_images.append(BadImage(sample.name, reason))
+                self.bad_images.append(BadImage(shown_name(sample.name), reason))
                 continue
             self._count(image, pixels, sample.label)
             yield image, sample.label
@@ -163,10 +177,10 @@ class _Reader:
     def _read(self, sample: Sample) -> tuple[Pixels | bytes, Pixels]:
         """What is stored of an image, and pixels to take statistics of."""
         if isinstance(sample.image, bytes) and self.shape is None:
-            return sample.image, _decode(sample.image, reduced=True)
+            return sample.image, _decode(sample.image, reduced_px=_REDUCED_PX)
         pixels = _decode(sample.image) if isinstance(sample.image, bytes) else np.ascontiguousarray(sample.image)
         if pixels.shape != self.shape:
-            raise ValueError(f"has the shape {pixels.shape}, not {self.shape} as the others")
+            raise ImageError(f"has the shape {pixels.shape}, not {self.shape} as the others")
         return pixels, pixels
 
     def _count(self, image: Pixels | bytes, pixels: Pixels, label: int) -> None:
@@ -181,11 +195,7 @@ class _Reader:
         self.digest.update(content)
 
 
-def _decode(content: bytes, *, reduced: bool = False) -> Pixels:
-    """RGB pixels (3, H, W) of an image file, every byte of which is read; reduced ones are enough for statistics."""
-    with Image.open(io.BytesIO(content)) as image:
-        if reduced:
-            image.draft("RGB", (_REDUCED_PX, _REDUCED_PX))
-        rgb = image.convert("RGB")
-    pixels: npt.NDArray[np.uint8] = np.asarray(rgb).transpose(2, 0, 1)
+def _decode(content: bytes, *, reduced_px: int | None = None) -> Pixels:
+    """RGB pixels (3, H, W) of an image file; reduced ones are enough for statistics."""
+    pixels: npt.NDArray[np.uint8] = np.asarray(decode_image(content, reduced_px=reduced_px)).transpose(2, 0, 1)
     return np.ascontiguousarray(pixels)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from orchestrator.tracking.addresses import without_password
 __all__ = ["PARTS", "Folder", "open_folder"]
 
 _CHUNK_BYTES = 8 << 20
+_RECORD_BYTES = 64 << 20
 PARTS = ".parts"
 """Folder of what is unfinished, and of the records of finished shards, until there is a manifest."""
 
@@ -61,13 +62,29 @@ class Folder:
             found = self.filesystem.get_file_info(selector)
         return {info.base_name: info.size for info in found if info.is_file}
 
-    def read(self, name: str) -> bytes | None:
-        """The content of a file; None when there is none."""
+    def names(self, beneath: str) -> set[str]:
+        """Return the names of all files and folders directly in a folder beneath this one."""
+        selector = fs.FileSelector(f"{self.path}/{beneath}", allow_not_found=True)
+        with self._speaking(beneath):
+            return {info.base_name for info in self.filesystem.get_file_info(selector)}
+
+    def read(self, name: str, *, most_bytes: int = _RECORD_BYTES) -> bytes | None:
+        """Return the content of a file; None when there is none.
+
+        Raises:
+            DataError: It is larger than `most_bytes`, is no file, or cannot be read.
+        """
         with self._speaking(name):
-            if self.filesystem.get_file_info(f"{self.path}/{name}").type == fs.FileType.NotFound:
+            info = self.filesystem.get_file_info(f"{self.path}/{name}")
+            if info.type == fs.FileType.NotFound:
                 return None
+            if not info.is_file:
+                raise DataError(f"{self.where(name)}: is no file")
             with self.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
-                return bytes(stream.read())
+                content = bytes(stream.read(most_bytes + 1))
+        if len(content) > most_bytes:
+            raise DataError(f"{self.where(name)}: has more than {most_bytes} bytes, which no file of its kind has")
+        return content
 
     def write(self, name: str, content: bytes) -> None:
         """Writes a small file."""
@@ -101,8 +118,13 @@ class Folder:
         finally:
             partial.unlink(missing_ok=True)
 
-    def fetch(self, name: str, target: Path) -> None:
+    def fetch(self, name: str, target: Path, check: Callable[[Path], None] = lambda _path: None) -> None:
         """Copies a file to this machine, whole or not at all.
+
+        Args:
+            name: The file.
+            target: Where it goes.
+            check: Called with the copy before it takes its place; what it raises leaves nothing behind.
 
         Raises:
             DataError: There is no such file, or it cannot be read.
@@ -118,6 +140,7 @@ class Folder:
                     destination_filesystem=fs.LocalFileSystem(),
                     chunk_size=_CHUNK_BYTES,
                 )
+            check(partial)
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from orchestrator.data import Indices
+from orchestrator.data.decoding import ImageError, decode_image
 from orchestrator.data.encoded_images import EncodedImages
 from orchestrator.errors import DataError
 
@@ -166,8 +166,8 @@ class _Decoder(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, key: SampleKey) -> tuple[Tensor, int]:
         try:
-            picture = Image.open(io.BytesIO(self.images[key.place])).convert("RGB")
-        except OSError as error:  # what Pillow raises for bytes that are no image, or end early
+            picture = decode_image(self.images[key.place])
+        except ImageError as error:
             raise DataError(f"image {key.place} cannot be decoded ({error}); prepare the dataset again") from None
         with _own_randomness(key):
             return self.transform(picture), int(self.images.labels[key.place])

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
+from orchestrator.data.shown_names import one_line
 from orchestrator.data.sources.archives import is_archive, unpack
 from orchestrator.data.sources.cifar import open_cifar10, open_cifar100
 from orchestrator.data.sources.digits_source import open_digits
@@ -60,10 +61,22 @@ def open_source(name: str, place: Path | None, *, scratch: Path | None = None) -
             raise DataError(f"{name} is not embedded; say where it lies: --from DIR_OR_ARCHIVE")
         yield SOURCES[name](Path())
     elif place.is_dir():
-        yield SOURCES[name](place)
+        yield _opened(name, place)
     elif is_archive(place):
         with TemporaryDirectory(prefix="spatialsweep-", dir=scratch) as folder:
             unpack(place, Path(folder))
-            yield SOURCES[name](Path(folder))
+            yield _opened(name, Path(folder), place)
     else:
         raise DataError(f"{place}: {'is no archive (tar or zip)' if place.exists() else 'no such folder or archive'}")
+
+
+def _opened(name: str, folder: Path, archive: Path | None = None) -> Source:
+    """A source whose faults name the archive the user knows, not the folder it was unpacked to."""
+    try:
+        return SOURCES[name](folder)
+    except DataError as error:
+        if archive is None:
+            raise
+        raise DataError(str(error).replace(str(folder), str(archive))) from None
+    except OSError as error:
+        raise DataError(f"{archive or folder}: cannot be read ({one_line(error)})") from None

@@ -5,16 +5,25 @@ Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 20
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.data.sources.source import ArraySource, Pixels, file_hash, locate, read_names, whole_records
+from orchestrator.data.sources.plain_pickles import PickleFault, read_plain_pickle
+from orchestrator.data.sources.source import (
+    ArraySource,
+    Pixels,
+    checked_names,
+    file_hash,
+    locate,
+    read_names,
+    whole_records,
+)
 from orchestrator.errors import DataError
 
 __all__ = ["open_cifar10", "open_cifar100"]
@@ -24,14 +33,6 @@ Files = Mapping[str, tuple[str, ...]]
 _SHAPE = (3, 32, 32)
 _PIXELS = 3 * 32 * 32
 _TRAIN_10 = tuple(f"data_batch_{number}" for number in range(1, 6))
-_RECONSTRUCT = np.empty(0).__reduce__()[0]
-_ALLOWED: Mapping[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-}
-"""What a pickle may name: the pieces that rebuild an array, under their old and their new address."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +49,7 @@ class PythonCifar(ArraySource):
 
     def load(self, split: str) -> tuple[Pixels, npt.NDArray[np.int32]]:
         """All images of a split."""
-        batches = [_unpickle(self.root / name) for name in self.files[split]]
-        images = np.concatenate([np.asarray(batch["data"], np.uint8) for batch in batches])
-        labels = np.concatenate([np.asarray(batch[self.labels_key], np.int32) for batch in batches])
-        return images.reshape(-1, *_SHAPE), labels
+        return _load_files(self.root, self.files[split], self.labels_key, self.fingerprint)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +103,11 @@ def open_cifar100(root: Path) -> ArraySource:
 
 def _python(folder: Path, files: Files, meta: str, names_key: str, key: str) -> ArraySource:
     paths = _all_there(folder, files, meta)
-    counts = {split: sum(len(_unpickle(folder / name)[key]) for name in names) for split, names in files.items()}
+    counts = {split: sum(len(_read_batch(folder / name, key)[1]) for name in names) for split, names in files.items()}
     return PythonCifar(
         root=folder,
         image_shape=_SHAPE,
-        class_names=tuple(map(str, _unpickle(folder / meta)[names_key])),
+        class_names=_read_class_names(folder / meta, names_key),
         splits=counts,
         fingerprint=file_hash(paths),
         files=files,
@@ -139,22 +137,62 @@ def _all_there(folder: Path, files: Files, names: str) -> list[Path]:
     return paths
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads dictionaries, lists and arrays, and refuses whatever else a pickle may call."""
+@lru_cache(maxsize=1)  # the shards of a split are read one after another
+def _load_files(
+    root: Path, names: tuple[str, ...], labels_key: str, _fingerprint: str
+) -> tuple[Pixels, npt.NDArray[np.int32]]:
+    batches = [_read_batch(root / name, labels_key) for name in names]
+    images = [batch for batch, _ in batches]
+    whole = images[0] if len(images) == 1 else np.concatenate(images)
+    return whole, np.concatenate([labels for _, labels in batches])
 
-    def find_class(self, module: str, name: str) -> Any:
-        """Only what rebuilds an array."""
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it calls {module}.{name}")
-        return _ALLOWED[module, name]
+
+def _read_batch(path: Path, labels_key: str) -> tuple[Pixels, npt.NDArray[np.int32]]:
+    """Images (N, 3, 32, 32) and labels (N,) of one file."""
+    content = _read(path, "data", labels_key)
+    images, labels = content["data"], content[labels_key]
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
+        raise _damaged(path, f"its data is {_kind(images)}, not an array of unsigned bytes")
+    if images.shape[1:] not in ((_PIXELS,), _SHAPE):
+        raise _damaged(path, f"its data has the shape {images.shape}, not (N, {_PIXELS})")
+    given = labels
+    if isinstance(labels, list) and all(type(label) is int and abs(label) < 1 << 31 for label in labels):
+        labels = np.array(labels, np.int32)
+    if not isinstance(labels, np.ndarray) or labels.shape != images.shape[:1]:
+        raise _damaged(path, f"its {labels_key} is {_kind(given)}, not {len(images)} whole numbers")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < 1 << 31:
+        raise _damaged(path, f"its {labels_key} reaches from {labels.min()} to {labels.max()}")
+    return images.reshape(-1, *_SHAPE), labels.astype(np.int32)
 
 
-def _unpickle(path: Path) -> dict[str, Any]:
+def _read_class_names(path: Path, key: str) -> tuple[str, ...]:
+    names = _read(path, key)[key]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str | bytes) and name for name in names):
+        raise _damaged(path, f"its {key} is {_kind(names)}, not a list of names")
+    texts = [name.decode("latin1") if isinstance(name, bytes) else name for name in names]
+    return checked_names(path, texts)
+
+
+def _read(path: Path, *keys: str) -> dict[str, Any]:
+    """The dictionary in a file; keys that a later Python wrote as bytes read like the others."""
     try:
-        with path.open("rb") as file:
-            content = _PlainUnpickler(file, encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, AttributeError) as error:
-        raise DataError(f"{path}: is no file of CIFAR's ({error}); fetch the archive again") from None
+        content = read_plain_pickle(path)
+    except (PickleFault, OSError) as error:
+        raise _damaged(path, str(error)) from None
     if not isinstance(content, dict):
-        raise DataError(f"{path}: is no file of CIFAR's; fetch the archive again")
+        raise _damaged(path, f"it holds {_kind(content)}, not a dictionary")
+    content = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in content.items()}
+    for key in keys:
+        if key not in content:
+            raise _damaged(path, f"it has no {key}")
     return content
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype} of the shape {value.shape}"
+    return f"a {type(value).__name__}{f' of {len(value)}' if isinstance(value, list | dict | tuple) else ''}"
+
+
+def _damaged(path: Path, reason: str) -> DataError:
+    return DataError(f"{path}: is no file of CIFAR's ({reason}); fetch the archive again")

@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from orchestrator.data.sources.source import Sample, Shape, Source, locate, read_names
-from orchestrator.errors import DataError, did_you_mean
+from orchestrator.contained_paths import plain_name
+from orchestrator.data.decoding import ImageError, image_size
+from orchestrator.data.manifest_checks import class_faults
+from orchestrator.data.shown_names import one_line, shown_name
+from orchestrator.data.sources.image_listing import PassedOver, image_paths, subfolders
+from orchestrator.data.sources.source import Sample, Shape, Source, checked_names, locate, read_names
+from orchestrator.errors import DataError, UnsafePathError, did_you_mean
 
 __all__ = ["open_folders", "open_tiny_imagenet"]
 
 SMALL_SIDE_PX = 96
-_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".gif"}
 _LOOKED_AT = 16
-_SPLITS = ("train", "test", "val", "validation")
+_MOST_FILE_BYTES = 256 << 20
+_VALIDATION = ("val", "validation", "valid")
+_SPLITS = ("train", "test", *_VALIDATION)
 
 Listing = tuple[tuple[str, int], ...]
 """Path beneath the root and label of each image."""
@@ -40,101 +46,157 @@ class ImageFiles(Source):
     def read(self, split: str, start: int, stop: int) -> Iterator[Sample]:
         """The image files of a split from one position to before another."""
         for name, label in self.files[split][start:stop]:
-            yield Sample((self.root / name).read_bytes(), label, name)
+            path = self.root / name
+            try:
+                size = path.stat().st_size
+                content = b"" if size > _MOST_FILE_BYTES else path.read_bytes()
+                fault = f"has {size} bytes, more than an image file has" if size > _MOST_FILE_BYTES else None
+            except OSError as error:
+                content, fault = b"", f"cannot be read ({error.strerror})"
+            yield Sample(content, label, name, fault)
 
 
 def open_folders(root: Path) -> Source:
     """A tree `train/<class>/<image>` beside `test/` or `val/`; without a test split, `val` takes its place.
 
     Raises:
-        DataError: A split is missing or empty, or has a class that the training images do not have.
+        DataError: A split is missing or empty, or has a class that the training images do not have, or a class has too
+            few images to train on.
     """
     base = locate(root, "train")
     if base is None:
         raise DataError(f"{root}: holds no folder train; images are expected as train/<class>/<image>, and test or val")
-    found = {name: _class_folders(base / name) for name in _SPLITS if (base / name).is_dir()}
-    class_names = tuple(found["train"])
-    if not class_names:
+    passed_over = PassedOver(base)
+    beside = subfolders(base, passed_over, "files beside the folders of splits")
+    for name in beside:
+        if name not in _SPLITS:
+            passed_over.note("folders that are no split (train, test, val, valid or validation)", base / name)
+    found = {
+        name: subfolders(base / name, passed_over, "files beside the folders of classes")
+        for name in _SPLITS
+        if (base / name).is_dir()
+    }
+    if not found.get("train"):
         raise DataError(f"{base / 'train'}: holds no folder per class; expected train/<class>/<image>")
+    class_names = checked_names(base / "train", found["train"])
     for split, folders in found.items():
-        strangers = [name for name in folders if name not in class_names]
-        if strangers:
-            hint = did_you_mean(strangers[0], class_names[:20])
-            raise DataError(f"{base / split}: class '{strangers[0]}' is not among those of train. {hint}")
-    listings = {split: _list_classes(base, split, class_names) for split in found}
-    return _image_files(base, class_names, _with_test(base, {name: files for name, files in listings.items() if files}))
+        _check_classes(base / split, folders, class_names)
+    listings = {split: _list_classes(base, split, class_names, passed_over) for split in found}
+    with_test = _with_test(base, {name: files for name, files in listings.items() if files}, passed_over)
+    return _image_files(base, class_names, with_test, passed_over)
 
 
 def open_tiny_imagenet(root: Path) -> Source:
     """TinyImageNet as distributed; its labelled validation images are the test split, for the others have no labels.
 
     Raises:
-        DataError: A part is missing.
+        DataError: A part is missing, or names a file elsewhere.
     """
     base = locate(root, "wnids.txt")
     if base is None:
         raise DataError(f"{root}: holds no wnids.txt, as the archive tiny-imagenet-200 does")
-    class_names = read_names(base / "wnids.txt")
+    class_names = tuple(_plain(base / "wnids.txt", name) for name in read_names(base / "wnids.txt"))
     annotations = base / "val" / "val_annotations.txt"
     if not annotations.is_file():
         raise DataError(f"{annotations}: not there; unpack the archive again")
     label_of = {name: label for label, name in enumerate(class_names)}
+    passed_over = PassedOver(base)
     train = tuple(
         (str(path.relative_to(base)), label)
         for label, name in enumerate(class_names)
-        for path in _images(base / "train" / name / "images")
+        for path in image_paths(base / "train" / name / "images", passed_over)
     )
     test = []
-    for line in annotations.read_text(encoding="utf-8").splitlines():
-        image, name, *_ = line.split("\t")
+    for image, name in _annotated(annotations):
         if name not in label_of:
-            raise DataError(f"{annotations}: class '{name}' of {image} is not in wnids.txt")
-        test.append((f"val/images/{image}", label_of[name]))
-    return _image_files(base, class_names, {"train": train, "test": tuple(sorted(test))})
+            raise DataError(f"{annotations}: class '{shown_name(name)}' of {shown_name(image)} is not in wnids.txt")
+        test.append((f"val/images/{_plain(annotations, image)}", label_of[name]))
+    return _image_files(base, class_names, {"train": train, "test": tuple(sorted(test))}, passed_over)
 
 
-def _image_files(base: Path, class_names: tuple[str, ...], files: Mapping[str, Listing]) -> ImageFiles:
+def _annotated(path: Path) -> Iterator[tuple[str, str]]:
+    """Image and class of each line."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({one_line(error)}); unpack the archive again") from None
+    for number, line in enumerate(lines, start=1):
+        fields = line.split("\t")
+        if len(fields) < 2:
+            raise DataError(f"{path}: line {number} does not name an image and its class; unpack the archive again")
+        yield fields[0], fields[1]
+
+
+def _plain(where: Path, name: str) -> str:
+    try:
+        return plain_name(name)
+    except UnsafePathError as error:
+        raise DataError(f"{where}: {error}; unpack the archive again") from None
+
+
+def _image_files(
+    base: Path, class_names: tuple[str, ...], files: Mapping[str, Listing], passed_over: PassedOver
+) -> ImageFiles:
+    notices = passed_over.lines()
+    told = f". {notices[0]}" if notices else ""
     for split in ("train", "test"):
         if not files.get(split):
-            raise DataError(f"{base}: {split} has no images")
+            raise DataError(f"{base}: {split} has no images{told}")
+    counts = {split: Counter(label for _, label in files[split]) for split in ("train", "test")}
+    faults = [
+        fault
+        for split, found in counts.items()
+        for fault in class_faults(split, [found[label] for label in range(len(class_names))], class_names)
+    ]
+    if faults:
+        raise DataError(f"{base}: {'; '.join(faults)}{told}")
     return ImageFiles(
         root=base,
         image_shape=_common_shape([base / name for name, _ in files["train"]]),
         class_names=class_names,
         splits={split: len(listing) for split, listing in files.items()},
         fingerprint=_fingerprint(base, class_names, files),
+        notices=notices,
         files=files,
     )
 
 
-def _with_test(base: Path, listings: dict[str, Listing]) -> dict[str, Listing]:
-    validation = listings.pop("val", None) or listings.pop("validation", None)
+def _check_classes(split: Path, folders: Sequence[str], class_names: Sequence[str]) -> None:
+    """Refuse a class that the training images do not have."""
+    strangers = [name for name in folders if name not in class_names]
+    if not strangers:
+        return
+    letters = unicodedata.normalize("NFC", strangers[0])
+    if letters in {unicodedata.normalize("NFC", name) for name in class_names}:
+        hint = "Its letters are spelt otherwise there (NFC and NFD); rename it"
+    else:
+        hint = did_you_mean(strangers[0], class_names[:20])
+    raise DataError(f"{split}: class '{shown_name(strangers[0])}' is not among those of train. {hint}")
+
+
+def _with_test(base: Path, listings: dict[str, Listing], passed_over: PassedOver) -> dict[str, Listing]:
+    found = [name for name in _VALIDATION if name in listings]
+    if len(found) > 1:
+        raise DataError(f"{base}: has images both in {found[0]} and in {found[1]}; keep one of these folders")
+    validation = listings.pop(found[0]) if found else None
     if validation and "test" in listings:
         return {**listings, "validation": validation}
     if validation:
         return {**listings, "test": validation}
     if "test" not in listings:
-        raise DataError(f"{base}: has neither images in test/<class> nor in val/<class>; a dataset needs a test split")
+        told = "".join(f". {line}" for line in passed_over.lines()[:1])
+        raise DataError(
+            f"{base}: has neither images in test/<class> nor in val/<class>; a dataset needs a test split{told}"
+        )
     return listings
 
 
-def _class_folders(split: Path) -> list[str]:
-    return sorted(path.name for path in split.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _list_classes(base: Path, split: str, class_names: Sequence[str]) -> Listing:
+def _list_classes(base: Path, split: str, class_names: Sequence[str], passed_over: PassedOver) -> Listing:
     return tuple(
         (str(path.relative_to(base)), label)
         for label, name in enumerate(class_names)
-        for path in _images(base / split / name)
+        for path in image_paths(base / split / name, passed_over)
     )
-
-
-def _images(folder: Path) -> list[Path]:
-    """Image files at any depth, by name."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _ENDINGS and path.is_file())
 
 
 def _common_shape(paths: Sequence[Path]) -> Shape | None:
@@ -148,10 +210,11 @@ def _common_shape(paths: Sequence[Path]) -> Shape | None:
 
 
 def _size(path: Path) -> tuple[int, int] | None:
+    """None for one that cannot be read, which its conversion reports."""
     try:
-        with Image.open(path) as image:
-            return image.size
-    except OSError:  # what Pillow raises for bytes that are no image
+        with path.open("rb") as file:
+            return image_size(file)
+    except (OSError, ImageError):
         return None
 
 
@@ -162,5 +225,5 @@ def _fingerprint(base: Path, class_names: Iterable[str], files: Mapping[str, Lis
         for name, label in listing:
             path = base / name
             size = path.stat().st_size if path.is_file() else -1
-            digest.update(f"{split} {name} {label} {size}\n".encode())
+            digest.update(f"{split} {name} {label} {size}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]

@@ -16,14 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from orchestrator.data.shown_names import one_line, shown_name
+from orchestrator.data.sources.archives import PARSER_FAULTS
 from orchestrator.data.sources.image_files import open_folders
-from orchestrator.data.sources.source import Sample, Source, locate
+from orchestrator.data.sources.source import Sample, Source, checked_names, locate
 from orchestrator.errors import DataError
 
 __all__ = ["open_imagenet"]
 
 TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 KITS = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12")
+_KIT_FILE_BYTES = 64 << 20
 _TRUTH, _META = "data/ILSVRC2012_validation_ground_truth.txt", "data/meta.mat"
 
 
@@ -68,13 +71,15 @@ def open_imagenet(root: Path) -> Source:
     if not (folder / VALIDATION).is_file():
         raise DataError(f"{folder / VALIDATION}: not there; it lies beside {TRAIN}")
     ids, truth = _development_kit(folder)
-    class_names = tuple(sorted(ids.values()))
+    class_names = checked_names(folder, sorted(ids.values()))
     label_of = {name: label for label, name in enumerate(class_names)}
     try:
         train = tuple(_nested(folder / TRAIN, label_of))
         validation = tuple(_flat(folder / VALIDATION, [label_of[ids[number]] for number in truth]))
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(f"{folder}: an archive of images cannot be read ({error}); fetch it again") from None
+    except DataError:
+        raise
+    except PARSER_FAULTS as error:
+        raise DataError(f"{folder}: an archive of images cannot be read ({one_line(error)}); fetch it again") from None
     stretches = {"train": train, "test": validation}
     return ImageNetArchives(
         root=folder,
@@ -90,14 +95,15 @@ def open_imagenet(root: Path) -> Source:
 def _nested(path: Path, label_of: Mapping[str, int]) -> Iterator[Stretch]:
     """Images of the archives within an archive, by class and name."""
     found = []
+    size = path.stat().st_size
     with path.open("rb") as raw, tarfile.open(fileobj=raw, mode="r:") as outer:
-        for inner in outer:
+        for inner in _regular(outer, path, size):
             name = Path(inner.name).stem
             if name not in label_of:
                 raise DataError(f"{path}: holds {inner.name}, which is no class of the development kit")
             window = _Window(raw, inner.offset_data, inner.size)
             with tarfile.open(fileobj=window, mode="r:") as tar:
-                for member in tar:
+                for member in _regular(tar, path, inner.size):
                     offset = inner.offset_data + member.offset_data
                     found.append(Stretch(offset, member.size, label_of[name], f"{name}/{member.name}"))
     missing = set(range(len(label_of))) - {stretch.label for stretch in found}
@@ -109,11 +115,28 @@ def _nested(path: Path, label_of: Mapping[str, int]) -> Iterator[Stretch]:
 def _flat(path: Path, labels: list[int]) -> Iterator[Stretch]:
     """Validation images by name; their labels come in that order."""
     with tarfile.open(path, "r:") as tar:
-        members = sorted((member for member in tar if member.isfile()), key=lambda member: member.name)
+        members = sorted(_regular(tar, path, path.stat().st_size), key=lambda member: member.name)
     if len(members) != len(labels):
         raise DataError(f"{path}: has {len(members)} images, the development kit {len(labels)} labels; fetch it again")
     for member, label in zip(members, labels, strict=True):
         yield Stretch(member.offset_data, member.size, label, member.name)
+
+
+def _regular(tar: tarfile.TarFile, path: Path, size: int) -> Iterator[tarfile.TarInfo]:
+    """The regular files of an archive, each of which lies within it; a header may claim otherwise."""
+    previous = -1
+    for member in tar:
+        if member.offset <= previous:  # a negative size leads back for ever
+            raise DataError(f"{path}: a header leads backwards; fetch it again")
+        previous = member.offset
+        if member.isdir():
+            continue
+        shown = shown_name(member.name)
+        if not member.isreg() or member.issparse():
+            raise DataError(f"{path}: holds {shown}, which is no regular file; fetch it again")
+        if not 0 <= member.size <= size - member.offset_data:
+            raise DataError(f"{path}: is cut within {shown}; fetch it again")
+        yield member
 
 
 def _development_kit(folder: Path) -> tuple[dict[int, str], list[int]]:
@@ -129,8 +152,10 @@ def _development_kit(folder: Path) -> tuple[dict[int, str], list[int]]:
             int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if not int(row["num_children"])
         }  # the others are unions of these
         truth = [int(line) for line in _kit_file(kit, _TRUTH).split()]
-    except (KeyError, ValueError, TypeError, OSError, tarfile.TarError) as error:
-        raise DataError(f"{kit}: is no development kit ({error}); fetch it again") from None
+    except DataError:
+        raise
+    except PARSER_FAULTS as error:  # scipy's reader of .mat files raises the same kinds
+        raise DataError(f"{kit}: is no development kit ({one_line(error)}); fetch it again") from None
     strangers = sorted(set(truth) - set(ids))
     if strangers:
         raise DataError(f"{kit}: a validation image has class {strangers[0]}, which is none; fetch it again")
@@ -139,11 +164,21 @@ def _development_kit(folder: Path) -> tuple[dict[int, str], list[int]]:
 
 def _kit_file(kit: Path, name: str) -> bytes:
     if kit.is_dir():
-        return (kit / name).read_bytes()
+        with (kit / name).open("rb") as file:
+            return _small(kit, name, file)
     with tarfile.open(kit) as tar:
-        member = tar.extractfile(f"{KITS[1]}/{name}")
-        assert member is not None  # a KeyError otherwise
-        return member.read()
+        member = tar.getmember(f"{KITS[1]}/{name}")
+        content = tar.extractfile(member) if member.isreg() and not member.issparse() else None
+        if content is None:
+            raise DataError(f"{kit}: {name} is no regular file; fetch it again")
+        return _small(kit, name, content)
+
+
+def _small(kit: Path, name: str, file: IO[bytes]) -> bytes:
+    content = file.read(_KIT_FILE_BYTES + 1)
+    if len(content) > _KIT_FILE_BYTES:
+        raise DataError(f"{kit}: {name} has more than {_KIT_FILE_BYTES} bytes; fetch it again")
+    return content
 
 
 class _Window(io.RawIOBase):

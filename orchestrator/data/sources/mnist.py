@@ -6,6 +6,7 @@ Source: Y. LeCun, C. Cortes, C. Burges, The MNIST Database of Handwritten Digits
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.data.shown_names import one_line
 from orchestrator.data.sources.source import ArraySource, Pixels, file_hash, locate
 from orchestrator.errors import DataError
 
@@ -21,6 +23,8 @@ __all__ = ["open_mnist"]
 
 _PREFIXES = {"train": "train", "test": "t10k"}
 _UINT8 = 8
+_MOST_BYTES = 2 << 30
+_LARGEST_SIDE_PX = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,11 @@ def open_mnist(root: Path) -> ArraySource:
         split: (_find(folder, f"{p}-images", 3), _find(folder, f"{p}-labels", 1)) for split, p in _PREFIXES.items()
     }
     sizes = {split: _read_idx(folder / images).shape for split, (images, _) in files.items()}
+    for split, shape in sizes.items():
+        if len(shape) != 3 or shape[1:] != sizes["train"][1:] or not 0 < max(shape[1:]) <= _LARGEST_SIDE_PX:
+            raise DataError(
+                f"{folder}: the images of {split} are {shape}, not (N, height, width) of one size; fetch it"
+            )
     return Mnist(
         root=folder,
         image_shape=(1, *sizes["train"][1:]),
@@ -76,15 +85,25 @@ def _find(folder: Path, stem: str, dimensions: int) -> str:
 
 
 def _read_idx(path: Path) -> Pixels:
+    """The bytes of an idx file in its shape; no more of a compressed one is unpacked than it announces."""
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be decompressed ({error}); fetch it again") from None
-    zeros, kind, dimensions = struct.unpack_from(">HBB", content) if len(content) >= 4 else (1, 0, 0)
-    start = 4 + 4 * dimensions
-    if zeros or kind != _UINT8 or len(content) < start:
-        raise DataError(f"{path}: is no idx file of bytes; fetch it again")
-    shape = struct.unpack_from(f">{dimensions}I", content, 4)
-    if len(content) != start + int(np.prod(shape)):
-        raise DataError(f"{path}: announces {shape} and holds {len(content) - start} bytes; fetch it again")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            head = file.read(4)
+            zeros, kind, dimensions = struct.unpack(">HBB", head) if len(head) == 4 else (1, 0, 0)
+            sides = file.read(4 * dimensions)
+            if zeros or kind != _UINT8 or not 1 <= dimensions <= 4 or len(sides) < 4 * dimensions:
+                raise DataError(f"{path}: is no idx file of bytes; fetch it again")
+            shape = struct.unpack(f">{dimensions}I", sides)
+            announced = math.prod(shape)
+            if announced > _MOST_BYTES:
+                raise DataError(f"{path}: announces {shape}, more than {_MOST_BYTES} bytes; fetch it again")
+            content = file.read(announced + 1)
+    except DataError:
+        raise
+    except (OSError, EOFError, zlib.error, MemoryError) as error:
+        verb = "decompressed" if path.suffix == ".gz" else "read"
+        raise DataError(f"{path}: cannot be {verb} ({one_line(error)}); fetch it again") from None
+    if len(content) != announced:
+        held = f"more than {announced}" if len(content) > announced else len(content)
+        raise DataError(f"{path}: announces {shape} and holds {held} bytes; fetch it again")
+    return np.frombuffer(content, np.uint8).reshape(shape)

@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.data.shown_names import is_utf8, one_line, shown_name
 from orchestrator.errors import DataError
 
-__all__ = ["UNLABELLED", "ArraySource", "Pixels", "Sample", "Source", "file_hash", "locate", "read_names"]
+__all__ = [
+    "UNLABELLED",
+    "ArraySource",
+    "Pixels",
+    "Sample",
+    "Source",
+    "checked_names",
+    "file_hash",
+    "locate",
+    "read_names",
+    "whole_records",
+]
 
 UNLABELLED = -1
 """The label of an image that has none."""
 
 Pixels = npt.NDArray[np.uint8]
 Shape = tuple[int, int, int]
+
+_NAMES_BYTES = 16 << 20
+_LONGEST_NAME = 1000
+_CONTROLS = ("Cc", "Zl", "Zp")
 
 
 @dataclass(frozen=True)
@@ -30,11 +47,13 @@ class Sample:
         image: uint8 pixels, (C, H, W), or the bytes of an image file.
         label: Its class, or `UNLABELLED`.
         name: Its file or position, for messages.
+        fault: Why it could not be read; None if it was.
     """
 
     image: Pixels | bytes
     label: int
     name: str
+    fault: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +66,7 @@ class Source(ABC):
         class_names: One per label.
         splits: Images of each split.
         fingerprint: Changes when the files do.
+        notices: What was passed over, one line each.
     """
 
     root: Path
@@ -54,6 +74,7 @@ class Source(ABC):
     class_names: tuple[str, ...]
     splits: Mapping[str, int]
     fingerprint: str
+    notices: tuple[str, ...] = ()
 
     @abstractmethod
     def read(self, split: str, start: int, stop: int) -> Iterator[Sample]:
@@ -79,8 +100,11 @@ def locate(root: Path, marker: str) -> Path | None:
     """The folder at most two levels beneath `root` that holds `marker`; the topmost, in order of names."""
     for pattern in ("", "*", "*/*"):
         for folder in sorted(root.glob(pattern)) if pattern else [root]:
-            if (folder / marker).exists():
-                return folder
+            try:
+                if folder.name != "__MACOSX" and (folder / marker).exists():
+                    return folder
+            except OSError as error:  # such as a folder that may not be entered
+                raise DataError(f"{folder}: cannot be read ({error.strerror})") from None
     return None
 
 
@@ -96,8 +120,47 @@ def file_hash(paths: Iterable[Path]) -> str:
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Class names, one per line."""
-    return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    """Class names, one per line.
+
+    Raises:
+        DataError: The file is missing or no text, or its names are not what `checked_names` takes.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_NAMES_BYTES + 1)
+        text = content.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as class names ({one_line(error)}); fetch it again") from None
+    if len(content) > _NAMES_BYTES:
+        raise DataError(f"{path}: has more than {_NAMES_BYTES} bytes, which no list of class names has")
+    return checked_names(path, [line.strip() for line in text.splitlines() if line.strip()])
+
+
+def checked_names(where: Path, names: Sequence[str]) -> tuple[str, ...]:
+    """Return class names that a manifest can hold and that nobody takes for one another.
+
+    Args:
+        where: Where they come from, for messages.
+        names: One per class.
+
+    Raises:
+        DataError: There is none, or one is not UTF-8, holds control characters, is too long, or comes twice, be it in
+            another spelling of the same letters (NFC and NFD).
+    """
+    if not names:
+        raise DataError(f"{where}: names no class")
+    seen: dict[str, str] = {}
+    for name in names:
+        if not is_utf8(name):
+            raise DataError(f"{where}: class {shown_name(name)} is not written in UTF-8; rename it")
+        if len(name) > _LONGEST_NAME or any(unicodedata.category(character) in _CONTROLS for character in name):
+            raise DataError(f"{where}: class {shown_name(name)} is too long or holds control characters; rename it")
+        letters = unicodedata.normalize("NFC", name)
+        if letters in seen:
+            how = "comes twice" if seen[letters] == name else "comes in two spellings of the same letters (NFC and NFD)"
+            raise DataError(f"{where}: class {shown_name(name)} {how}; join or rename them")
+        seen[letters] = name
+    return tuple(names)
 
 
 def whole_records(path: Path, record_bytes: int, images: int | None = None) -> Pixels:

@@ -42,6 +42,8 @@ class Stl10(ArraySource):
         else:
             images_file, labels_file = _FILES[split]
             labels = np.fromfile(self.root / labels_file, np.uint8).astype(np.int32) - 1
+            if len(labels) and labels.min() < 0:
+                raise DataError(f"{self.root / labels_file}: has a label 0; its classes count from 1; fetch it again")
             images = whole_records(self.root / images_file, _PIXELS, len(labels))
         return images.reshape(-1, *_SHAPE).transpose(0, 1, 3, 2), labels
 
