@@ -14,7 +14,9 @@ import typer
 from cluster import doctor_cli
 from cluster.following import Detached, follow
 from cluster.job_client import TRACKING_KEY, JobClient, SweepJob, use_token_if_there_is_one
-from orchestrator.sweep_cli import AsJson, assignments_of, wide_console
+from orchestrator.path_options import path_option
+from orchestrator.setting_values import setting_values
+from orchestrator.sweep_cli import AsJson, wide_console
 
 app = typer.Typer()
 app.add_typer(doctor_cli.app)
@@ -36,7 +38,9 @@ Follow = Annotated[bool, typer.Option("--follow", "-f", help="Show the log until
 
 @app.command()
 def submit(
-    sweep: Annotated[Path, typer.Argument(help="A sweep file, such as sweeps/digits.yaml.")],
+    sweep: Annotated[
+        Path, typer.Argument(help="A sweep file, such as sweeps/digits.yaml.", parser=path_option, metavar="SWEEP")
+    ],
     *,
     address: Dashboard = None,
     follow_log: Follow = False,
@@ -48,7 +52,9 @@ def submit(
     runs_dir: Annotated[
         str | None, typer.Option(help="Folder of all results that every node reaches; default: ~/spatialsweep/runs.")
     ] = None,
-    working_dir: Annotated[Path, typer.Option(help="What the job takes along, but for data and runs.")] = Path(),
+    working_dir: Annotated[
+        Path, typer.Option(help="What the job takes along, but for data and runs.", parser=path_option, metavar="PATH")
+    ] = Path(),
     env: Annotated[
         list[str] | None,
         typer.Option("--env", metavar="NAME", help="Give the job this variable as it is set here. Repeatable."),
@@ -65,8 +71,9 @@ def submit(
     from cluster import package, submission
 
     use_token_if_there_is_one()
-    overrides = assignments_of(assignments, tracking_uri, runs_dir, name)
-    checked = submission.check_sweep(sweep, overrides)
+    overrides = assignments or []
+    values = setting_values(name=name, tracking_uri=tracking_uri, runs_dir=runs_dir)
+    checked = submission.check_sweep(sweep, overrides, values)
     variables = submission.passed_on(env or ())
     packed = package.plan_package(working_dir, sweep)
     size, limit = package.megabytes(packed.bytes), package.megabytes(package.size_limit())
@@ -79,7 +86,9 @@ def submit(
         packed.write(target)
         job = client.submit(
             checked.name,
-            entrypoint=submission.entrypoint(packed.sweep, overrides, resume=resume, allow_changed=allow_changed),
+            entrypoint=submission.entrypoint(
+                packed.sweep, overrides, values, resume=resume, allow_changed=allow_changed
+            ),
             runtime_env=submission.runtime_env(
                 target, variables, install=install, constrained="constraints.txt" in packed.files
             ),

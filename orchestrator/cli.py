@@ -12,10 +12,12 @@ import typer
 
 from orchestrator import data_cli, network_cli, report_cli, sweep_cli, tracking_cli
 from orchestrator.errors import ConfigError, RayLostError, ResumeError, SpatialSweepError, SweepNameError
+from orchestrator.path_options import location_option, path_option
 from orchestrator.provenance import package_version
 from orchestrator.quick_imports import quick_imports
+from orchestrator.setting_values import setting_values
 from orchestrator.submitted_with import version_report
-from orchestrator.sweep_cli import RunsDir, assignments_of, wide_console
+from orchestrator.sweep_cli import RunsDir, wide_console
 
 if TYPE_CHECKING:
     from orchestrator.config import SweepConfig
@@ -72,7 +74,9 @@ def _main(
 
 @app.command()
 def run(
-    sweep: Annotated[Path, typer.Argument(help="A sweep file, such as sweeps/digits.yaml.")],
+    sweep: Annotated[
+        Path, typer.Argument(help="A sweep file, such as sweeps/digits.yaml.", parser=path_option, metavar="SWEEP")
+    ],
     *,
     assignments: Assignments = None,
     name: Name = None,
@@ -91,7 +95,11 @@ def run(
     with quick_imports():
         from orchestrator.config import load_sweep
 
-        config = load_sweep(sweep, assignments_of(assignments, tracking_uri, runs_dir, name))
+        config = load_sweep(
+            sweep,
+            assignments or (),
+            values=setting_values(name=name, tracking_uri=tracking_uri, runs_dir=runs_dir),
+        )
     if dry_run:
         _dry_run(config, address, as_json=as_json)
     else:
@@ -115,7 +123,8 @@ def resume(
     from orchestrator.sweep_folder import existing_folder
 
     folder = existing_folder(resolve_runs_dir(runs_dir), name)
-    config = stored_config(folder, [*assignments_of(assignments, tracking_uri), f"runs_dir={folder.path.parent}"])
+    values = setting_values(tracking_uri=tracking_uri, runs_dir=folder.path.parent)
+    config = stored_config(folder, assignments or (), values=values)
     _run(config, address, resume=True, allow_changed=allow_changed, verbose=verbose)
 
 
@@ -137,7 +146,8 @@ def train(
     """Run a published set-up, as a sweep of one trial."""
     from orchestrator.recipes import recipe_sweep
 
-    config = recipe_sweep(recipe, assignments_of(assignments, tracking_uri, runs_dir, name))
+    values = setting_values(name=name, tracking_uri=tracking_uri, runs_dir=runs_dir)
+    config = recipe_sweep(recipe, assignments or (), values=values)
     if dry_run:
         _dry_run(config, address, as_json=as_json)
     else:
@@ -159,9 +169,14 @@ def recipes(as_json: Annotated[bool, typer.Option("--json", help="Write JSON for
 
 @app.command(name="eval")
 def evaluate(
-    checkpoint: Annotated[str, typer.Argument(help="A best.pt, or the MLflow run of a trial.")],
+    checkpoint: Annotated[
+        str,
+        typer.Argument(help="A best.pt, or the MLflow run of a trial.", parser=location_option, metavar="CHECKPOINT"),
+    ],
     *,
-    dataset: Annotated[str, typer.Option(help="A prepared dataset's URI, or digits.")],
+    dataset: Annotated[
+        str, typer.Option(help="A prepared dataset's URI, or digits.", parser=location_option, metavar="URI")
+    ],
     split: Annotated[str, typer.Option(help="Which of its images.")] = "test",
     crop_pct: Annotated[float, typer.Option(help="Image files: share of the shorter side that is kept.")] = 0.875,
     tracking_uri: TrackingUri = None,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from orchestrator.budget import as_duration
+from orchestrator.config.settings_text import as_yaml
 from orchestrator.preview import DryRun
 from orchestrator.preview_trials import LargestTrial
 from orchestrator.recorded import written
@@ -18,7 +18,7 @@ from orchestrator.sweep_tables import as_size
 
 def print_dry_run(found: DryRun, console: Console) -> None:
     """Shows what a sweep would do."""
-    settings = yaml.safe_dump(written(found.config), sort_keys=False, default_flow_style=None, width=120)
+    settings = as_yaml(written(found.config), default_flow_style=None, width=120)
     _plain(console, f"{found.config.name} is valid. Nothing was started. Its settings, but for defaults:\n\n{settings}")
     console.print(_proposals(found))
     if not all(proposal.certain for proposal in found.proposals):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.path_options import path_option
 from orchestrator.sweep_cli import Name, RunsDir, TrackingUri
 
 if TYPE_CHECKING:
@@ -24,7 +25,10 @@ def report(
     name: Name,
     *,
     runs_dir: RunsDir = None,
-    output: Annotated[Path | None, typer.Option(help="The file; default: report.html in the sweep's folder.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The file; default: report.html in the sweep's folder.", parser=path_option, metavar="PATH"),
+    ] = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Write the report of a sweep: one HTML file that needs no network, kept in MLflow too."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from orchestrator.config import SweepConfig, load_sweep
@@ -68,12 +69,15 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], *, name: s
         raise ResumeError(f"sweep '{name}' was begun with other settings:\n{listing}\nRestore them, or {_ALLOW}")
 
 
-def stored_config(folder: SweepFolder, overrides: Sequence[str] = ()) -> SweepConfig:
+def stored_config(
+    folder: SweepFolder, overrides: Sequence[str] = (), *, values: Mapping[str, Any] = MappingProxyType({})
+) -> SweepConfig:
     """The configuration a sweep ran with last.
 
     Args:
         folder: Of the sweep.
         overrides: Assignments to lay over it, as for `load_sweep`.
+        values: Values of settings, likewise.
 
     Raises:
         ConfigError: A setting is wrong, or a stored address lacks the password that is never stored.
@@ -82,7 +86,7 @@ def stored_config(folder: SweepFolder, overrides: Sequence[str] = ()) -> SweepCo
     for event, _ in read_events(folder.journal):
         if event["event"] in ("sweep_started", "sweep_resumed"):
             content = event["config"]
-    config = load_sweep(content, overrides, label=f"sweep '{folder.name}'")
+    config = load_sweep(content, overrides, values=values, label=f"sweep '{folder.name}'")
     secret = [section for section, uri in _addresses(config) if uri and "***" in uri]
     if secret:
         raise ConfigError(

@@ -62,7 +62,7 @@ def _problems(raw: Mapping[Any, Any]) -> Iterator[Problem]:
         if depth > MOST_DEPTH:
             raise _TooMuchError(f"the settings are nested more than {MOST_DEPTH} deep")
         if isinstance(value, BaseModel):
-            value = dict(value)  # noqa: PLW2901 - its fields, for the same checks
+            value = dict(value)
         if isinstance(value, Mapping):
             yield from _key_problems(where, value)
             count += len(value)

@@ -68,7 +68,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 class _Dumper(yaml.SafeDumper):
     """Writes a text without quotes only where both versions of YAML read a text."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - as PyYAML calls it
         return True
 
 
@@ -181,4 +181,6 @@ def _one_line(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     problem = " ".join(str(getattr(error, "problem", None) or error).split())
     remedy = ". Indent with spaces, not with tabs" if "\\t" in problem or "tab char" in problem else ""
-    return f"{problem}{remedy}" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: {problem}{remedy}"
+    return (
+        f"{problem}{remedy}" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: {problem}{remedy}"
+    )
