@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from orchestrator.provenance import package_version
 from orchestrator.quick_imports import quick_imports
 from orchestrator.setting_values import setting_values
 from orchestrator.submitted_with import version_report
-from orchestrator.sweep_cli import RunsDir, wide_console
+from orchestrator.sweep_cli import RunsDir, tell, wide_console
 
 if TYPE_CHECKING:
     from orchestrator.config import SweepConfig
@@ -59,7 +60,7 @@ TrackingUri = Annotated[str | None, typer.Option(help="MLflow server or database
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"spatialsweep {package_version()}")
+        tell(f"spatialsweep {package_version()}")
         raise typer.Exit
 
 
@@ -91,7 +92,7 @@ def run(
 ) -> None:
     """Run a sweep to its end and show what it found."""
     for line in version_report():
-        typer.echo(line)
+        tell(line)
     with quick_imports():
         from orchestrator.config import load_sweep
 
@@ -162,7 +163,7 @@ def recipes(as_json: Annotated[bool, typer.Option("--json", help="Write JSON for
 
     found = [load_recipe(name) for name in list_recipes()]
     if as_json:
-        typer.echo(recipe_table.as_json(found))
+        tell(recipe_table.as_json(found))
     else:
         recipe_table.print_recipes(found, wide_console())
 
@@ -189,10 +190,10 @@ def evaluate(
 
     found = evaluate_checkpoint(checkpoint, dataset, split=split, crop_pct=crop_pct, tracking_uri=tracking_uri)
     if as_json:
-        typer.echo(json.dumps(vars(found)))
+        tell(json.dumps(vars(found)))
     else:
         counted = f"{found.images} images of '{split}'"
-        typer.echo(f"top-1 {found.top1:.2%}, top-5 {found.top5:.2%}, loss {found.loss:.4f} on {counted}")
+        tell(f"top-1 {found.top1:.2%}, top-5 {found.top5:.2%}, loss {found.loss:.4f} on {counted}")
 
 
 @app.command()
@@ -206,9 +207,9 @@ def models(
 
     facts = [model_facts(name) for name in list_models()]
     if as_json:
-        typer.echo(model_table.as_json(facts))
+        tell(model_table.as_json(facts))
     elif markdown:
-        typer.echo(model_table.as_markdown(facts), nl=False)
+        tell(model_table.as_markdown(facts), nl=False)
     else:
         model_table.print_models(facts, wide_console())
 
@@ -239,12 +240,13 @@ def _run(
         verbose=verbose,
         sweep_file=sweep_file,
     )
-    print_outcome(result, console, f"{_own_command()} dashboard {result.name} --runs-dir {result.folder.parent}")
-    elsewhere = "" if config.runs_dir is None else f" --runs-dir {result.folder.parent}"
-    typer.echo(f"Report:    {_own_command()} report {result.name}{elsewhere}")
+    there = f" --runs-dir {shlex.quote(str(result.folder.parent))}"
+    print_outcome(result, console, f"{_own_command()} dashboard {result.name}{there}")
+    elsewhere = "" if config.runs_dir is None else there
+    tell(f"Report:    {_own_command()} report {result.name}{elsewhere}")
     if result.status is TrialStatus.INTERRUPTED:
         again = f"{_own_command()} resume {result.name}{elsewhere}"
-        typer.echo(f"Resume:    {'submit it again with --resume' if inside_ray_job() else again}")
+        tell(f"Resume:    {'submit it again with --resume' if inside_ray_job() else again}")
         raise typer.Exit(_INTERRUPTED)
     if result.best is None:
         raise typer.Exit(1)
@@ -259,7 +261,7 @@ def _dry_run(config: SweepConfig, address: str | None, *, as_json: bool) -> None
 
     found = dry_run(config, address=address)
     if as_json:
-        typer.echo(json.dumps(found.as_dict(), indent=2))
+        tell(json.dumps(found.as_dict(), indent=2))
     else:
         print_dry_run(found, wide_console())
     if found.plan is None:
@@ -281,13 +283,13 @@ def main() -> None:
     try:
         app()
     except KeyboardInterrupt:
-        typer.echo("spatialsweep: interrupted before a sweep began", err=True)
+        tell("spatialsweep: interrupted before a sweep began", err=True)
         sys.exit(_INTERRUPTED)
     except (ConfigError, SweepNameError, ResumeError) as error:
-        typer.echo(str(error), err=True)
+        tell(str(error), err=True)
         sys.exit(_BAD_INPUT)
     except SpatialSweepError as error:
-        typer.echo("\n".join([f"spatialsweep: {error}", *getattr(error, "__notes__", ())]), err=True)
+        tell("\n".join([f"spatialsweep: {error}", *getattr(error, "__notes__", ())]), err=True)
         if isinstance(error, RayLostError):
             from orchestrator.local_raylet import exit_without_ray
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.path_options import location_option, path_option
-from orchestrator.sweep_cli import RunsDir
+from orchestrator.sweep_cli import RunsDir, tell
 
 if TYPE_CHECKING:
     from orchestrator.explain import Explanation
@@ -70,10 +70,10 @@ def export(
     path = output or Path(f"{trained.label}{form.suffix}")
     exported = export_network(trained, seen, format_name=to, path=path)
     if as_json:
-        typer.echo(json.dumps({**dataclasses.asdict(exported), "path": str(exported.path)}, indent=2))
+        tell(json.dumps({**dataclasses.asdict(exported), "path": str(exported.path)}, indent=2))
     else:
         for line in _told(trained, exported):
-            typer.echo(line)
+            tell(line)
 
 
 @app.command()
@@ -130,13 +130,13 @@ def explain(
     )
     logged = _log(trained, found) if to_mlflow else "not logged to MLflow"
     if as_json:
-        typer.echo((folder / "explain.json").read_text(), nl=False)
+        tell((folder / "explain.json").read_text(), nl=False)
         return
-    typer.echo(f"{trained.name}, epoch {trained.epoch} of {trained.label}, {len(seen.positions)} images of '{split}'")
+    tell(f"{trained.name}, epoch {trained.epoch} of {trained.label}, {len(seen.positions)} images of '{split}'")
     for path in found.pictures:
-        typer.echo(f"  {path}")
-    typer.echo(f"  {folder / 'explain.json'}: the numbers")
-    typer.echo(logged)
+        tell(f"  {path}")
+    tell(f"  {folder / 'explain.json'}: the numbers")
+    tell(logged)
 
 
 def _log(trained: TrainedNetwork, found: Explanation) -> str:

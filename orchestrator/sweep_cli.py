@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from orchestrator.path_options import path_option
+from orchestrator.plain_output import printable
 
 app = typer.Typer()
 
@@ -49,7 +50,7 @@ def status(
     sweep = read_sweep(find_sweep(name, runs_dir))
     facts = facts_of(sweep)
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
+        tell(json.dumps(facts, indent=2))
         return
     elsewhere = ["--runs-dir", str(runs_dir)] if runs_dir else []
     print_status(facts, shlex.join(["spatialsweep", "resume", sweep.name, *elsewhere]), wide_console())
@@ -67,7 +68,7 @@ def list_sweeps(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
     folder = resolve_runs_dir(runs_dir)
     rows = [facts_of(read_sweep(SweepFolder(folder / name))) for name in sweep_names(folder)]
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        tell(json.dumps(rows, indent=2))
     else:
         print_list(rows, str(folder), wide_console())
 
@@ -85,7 +86,7 @@ def compare(
 
     found = comparison([read_sweep(find_sweep(name, runs_dir)) for name in names])
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        tell(json.dumps(found, indent=2))
     else:
         print_comparison(found, wide_console())
 
@@ -115,9 +116,14 @@ def delete(
     if not dry_run:
         delete_sweep(plan)
     if as_json:
-        typer.echo(json.dumps({**plan.as_dict(), "deleted": not dry_run}, indent=2))
+        tell(json.dumps({**plan.as_dict(), "deleted": not dry_run}, indent=2))
     else:
         print_deletion(plan, wide_console(), done=not dry_run)
+
+
+def tell(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Write a text as it is, but for control characters, which a terminal would obey."""
+    typer.echo(printable(text), err=err, nl=nl)
 
 
 def wide_console() -> Console:
