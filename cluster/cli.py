@@ -14,7 +14,9 @@ import typer
 from cluster import doctor_cli
 from cluster.following import Detached, follow
 from cluster.job_client import TRACKING_KEY, JobClient, SweepJob, use_token_if_there_is_one
-from orchestrator.sweep_cli import AsJson, assignments_of, wide_console
+from orchestrator.path_options import path_option
+from orchestrator.setting_values import setting_values
+from orchestrator.sweep_cli import AsJson, tell, wide_console
 
 app = typer.Typer()
 app.add_typer(doctor_cli.app)
@@ -36,7 +38,9 @@ Follow = Annotated[bool, typer.Option("--follow", "-f", help="Show the log until
 
 @app.command()
 def submit(
-    sweep: Annotated[Path, typer.Argument(help="A sweep file, such as sweeps/digits.yaml.")],
+    sweep: Annotated[
+        Path, typer.Argument(help="A sweep file, such as sweeps/digits.yaml.", parser=path_option, metavar="SWEEP")
+    ],
     *,
     address: Dashboard = None,
     follow_log: Follow = False,
@@ -48,7 +52,9 @@ def submit(
     runs_dir: Annotated[
         str | None, typer.Option(help="Folder of all results that every node reaches; default: ~/spatialsweep/runs.")
     ] = None,
-    working_dir: Annotated[Path, typer.Option(help="What the job takes along, but for data and runs.")] = Path(),
+    working_dir: Annotated[
+        Path, typer.Option(help="What the job takes along, but for data and runs.", parser=path_option, metavar="PATH")
+    ] = Path(),
     env: Annotated[
         list[str] | None,
         typer.Option("--env", metavar="NAME", help="Give the job this variable as it is set here. Repeatable."),
@@ -65,27 +71,30 @@ def submit(
     from cluster import package, submission
 
     use_token_if_there_is_one()
-    overrides = assignments_of(assignments, tracking_uri, runs_dir, name)
-    checked = submission.check_sweep(sweep, overrides)
+    overrides = assignments or []
+    values = setting_values(name=name, tracking_uri=tracking_uri, runs_dir=runs_dir)
+    checked = submission.check_sweep(sweep, overrides, values)
     variables = submission.passed_on(env or ())
     packed = package.plan_package(working_dir, sweep)
     size, limit = package.megabytes(packed.bytes), package.megabytes(package.size_limit())
     if checked.unread:
-        typer.echo(f"Not here:  {checked.unread} The job looks at the images itself", err=True)
-    typer.echo(f"Package:   {len(packed.files)} files, {size} of at most {limit}")
+        tell(f"Not here:  {checked.unread} The job looks at the images itself", err=True)
+    tell(f"Package:   {len(packed.files)} files, {size} of at most {limit}")
     client = JobClient(address)
     with tempfile.TemporaryDirectory(prefix="spatialsweep-") as folder:
         target = Path(folder) / "package.zip"
         packed.write(target)
         job = client.submit(
             checked.name,
-            entrypoint=submission.entrypoint(packed.sweep, overrides, resume=resume, allow_changed=allow_changed),
+            entrypoint=submission.entrypoint(
+                packed.sweep, overrides, values, resume=resume, allow_changed=allow_changed
+            ),
             runtime_env=submission.runtime_env(
                 target, variables, install=install, constrained="constraints.txt" in packed.files
             ),
             metadata={TRACKING_KEY: checked.tracking_uri} if checked.tracking_uri else {},
         )
-    typer.echo(f"Submitted: {job} to {client.address}")
+    tell(f"Submitted: {job} to {client.address}")
     _show_ways(client, checked.name, checked.tracking_uri)
     if follow_log:
         _follow(client, client.look(job))
@@ -113,12 +122,12 @@ def stop(
     client = JobClient(address)
     job = client.newest(sweep)
     if not client.stop(job.job):
-        typer.echo(f"{sweep}: job '{job.job}' is not running, it has {_how_it_ended(job)}")
+        tell(f"{sweep}: job '{job.job}' is not running, it has {_how_it_ended(job)}")
         return
     while wait and not job.is_over:
         time.sleep(0.5)
         job = client.look(job.job)
-    typer.echo(f"{sweep}: job '{job.job}' {'stopped' if wait else 'was asked to stop'}")
+    tell(f"{sweep}: job '{job.job}' {'stopped' if wait else 'was asked to stop'}")
 
 
 @app.command()
@@ -126,16 +135,18 @@ def jobs(address: Dashboard = None, as_json: AsJson = False) -> None:
     """List the sweeps that were submitted to a cluster."""
     from rich.table import Table
 
+    from orchestrator.plain_output import add_row, cell
+
     client = JobClient(address)
     found = client.jobs()
     if as_json:
-        typer.echo(json.dumps([job.as_dict() for job in found], indent=2))
+        tell(json.dumps([job.as_dict() for job in found], indent=2))
         return
-    table = Table("sweep", "job", "state", "started", "minutes", title=client.address)
+    table = Table("sweep", "job", "state", "started", "minutes", title=cell(client.address))
     for job in found:
         began = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.started_ms / 1000))
         took = (job.ended_ms or time.time() * 1000) - job.started_ms
-        table.add_row(job.sweep, job.job, job.state.lower(), began, f"{took / 60000:.1f}")
+        add_row(table, job.sweep, job.job, job.state.lower(), began, f"{took / 60000:.1f}")
     wide_console().print(table)
 
 
@@ -150,13 +161,13 @@ def show_job(sweep: str, address: str, *, as_json: bool) -> None:
     job = client.newest(sweep)
     last = next((line for line in reversed(client.logs(job.job).splitlines()) if line.strip()), "")
     if as_json:
-        typer.echo(json.dumps({**job.as_dict(), "last_line": last}, indent=2))
+        tell(json.dumps({**job.as_dict(), "last_line": last}, indent=2))
         return
     state = f"has {_how_it_ended(job)}" if job.is_over else job.state.lower()
-    typer.echo(f"{job.sweep}: job '{job.job}' on {client.address} {'' if job.is_over else 'is '}{state}")
-    typer.echo(f"Last line: {last}")
+    tell(f"{job.sweep}: job '{job.job}' on {client.address} {'' if job.is_over else 'is '}{state}")
+    tell(f"Last line: {last}")
     if job.is_over:
-        typer.echo(f"Log:       spatialsweep logs {_at(client, job.sweep)}")
+        tell(f"Log:       spatialsweep logs {_at(client, job.sweep)}")
     else:
         _show_ways(client, job.sweep, job.tracking_uri)
 
@@ -171,22 +182,20 @@ def _follow(client: JobClient, job: SweepJob) -> None:
     try:
         ended = follow(client, job, write)
     except Detached:
-        typer.echo(
-            f"\nDetached; '{job.sweep}' goes on. Stop it with: spatialsweep stop {_at(client, job.sweep)}", err=True
-        )
+        tell(f"\nDetached; '{job.sweep}' goes on. Stop it with: spatialsweep stop {_at(client, job.sweep)}", err=True)
         raise typer.Exit(_INTERRUPTED) from None
-    typer.echo(f"{job.sweep}: job '{ended.job}' has {_how_it_ended(ended)}")
+    tell(f"{job.sweep}: job '{ended.job}' has {_how_it_ended(ended)}")
     if ended.tracking_uri:
-        typer.echo(f"MLflow:    {ended.tracking_uri}")
+        tell(f"MLflow:    {ended.tracking_uri}")
     if ended.state != "SUCCEEDED":
         raise typer.Exit(_INTERRUPTED if ended.state == "STOPPED" else (ended.exit_code or 1))
 
 
 def _show_ways(client: JobClient, sweep: str, tracking_uri: str | None) -> None:
-    typer.echo(f"Watch:     spatialsweep logs {_at(client, sweep)} --follow")
-    typer.echo(f"Stop:      spatialsweep stop {_at(client, sweep)}")
+    tell(f"Watch:     spatialsweep logs {_at(client, sweep)} --follow")
+    tell(f"Stop:      spatialsweep stop {_at(client, sweep)}")
     if tracking_uri:
-        typer.echo(f"MLflow:    {tracking_uri}")
+        tell(f"MLflow:    {tracking_uri}")
 
 
 def _at(client: JobClient, sweep: str) -> str:

@@ -12,6 +12,7 @@ import typer
 
 from cluster.job_client import JobClient, use_token_if_there_is_one
 from orchestrator.errors import ClusterError
+from orchestrator.plain_output import say
 from orchestrator.sweep_cli import AsJson, wide_console
 from orchestrator.tracking.addresses import without_password
 
@@ -50,7 +51,7 @@ def doctor(
         for finding in findings:
             mark = f"[{_COLOURS[finding.level]}]{finding.level:<8}[/]"
             console.print(mark, end="", highlight=False)
-            console.print(f"{finding.subject:<16}{finding.message}", markup=False, highlight=False, soft_wrap=True)
+            say(console, f"{finding.subject:<16}{finding.message}")
     if any(finding.level == FAILURE for finding in findings):
         raise typer.Exit(1)
 

@@ -11,16 +11,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from orchestrator.config.load import load_sweep, overridden
 from orchestrator.errors import ConfigError, Problem
+from orchestrator.home_paths import expanded_path
+from orchestrator.sqlite_files import sqlite_path
 from orchestrator.submitted_with import COMPARED, SUBMITTED_WITH
-from orchestrator.tracking.addresses import SQLITE, without_password
+from orchestrator.tracking.addresses import without_password
 
 # How long Ray lets a driver write its results down before it kills it; its own default is 3 s.
 _STOP_WAIT_S = 120
 _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+_OPTIONS = {"name": "--name", "tracking.uri": "--tracking-uri", "runs_dir": "--runs-dir"}
 _RESERVED = re.compile(r"^RAY_AUTH_")
 
 
@@ -39,7 +43,9 @@ class CheckedSweep:
     unread: str
 
 
-def check_sweep(sweep: Path, overrides: Sequence[str]) -> CheckedSweep:
+def check_sweep(
+    sweep: Path, overrides: Sequence[str], values: Mapping[str, str] = MappingProxyType({})
+) -> CheckedSweep:
     """Checks all of a sweep that can be checked here, and that it can run in a job.
 
     Images at a path from the root may be the cluster's alone: where there are none here, the job looks at them.
@@ -47,14 +53,15 @@ def check_sweep(sweep: Path, overrides: Sequence[str]) -> CheckedSweep:
     Args:
         sweep: Its file.
         overrides: Assignments that will be part of the job's command line.
+        values: Settings given as options, which will be part of it too.
 
     Raises:
         ConfigError: With every fault: of the sweep, of what would be lost in a job, of passwords that would be seen.
     """
-    settings, _ = overridden(sweep, overrides)
-    problems, unread = list(_shown_passwords(overrides)), ""
+    settings, _ = overridden(sweep, overrides, values)
+    problems, unread = list(_shown_passwords(overrides, values)), ""
     try:
-        load_sweep(sweep, overrides)
+        load_sweep(sweep, overrides, values=values)
     except ConfigError as error:
         problems = [*error.problems, *problems]
     if _lies_elsewhere(_setting(settings, "dataset", "uri")):
@@ -75,7 +82,7 @@ def _setting(settings: Mapping[str, Any], section: str, name: str) -> str | None
 
 
 def _lies_elsewhere(uri: str | None) -> bool:
-    return uri is not None and uri.startswith("/") and not Path(uri).exists()
+    return uri is not None and uri.startswith(("/", "~")) and not expanded_path(uri).exists()
 
 
 def _local_places(settings: Mapping[str, Any]) -> Iterator[Problem]:
@@ -88,16 +95,17 @@ def _local_places(settings: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("dataset.uri", f"got '{images}'; {remedy}, or an object store")
     for section in ("tracking", "storage"):
         database = _setting(settings, section, "uri")
-        if database is not None and database.startswith(SQLITE) and not database.startswith(f"{SQLITE}/"):
+        path = None if database is None else sqlite_path(database)
+        if path is not None and not path.is_absolute():
             yield Problem(f"{section}.uri", f"got '{database}'; {remedy}, or a server")
 
 
-def _shown_passwords(overrides: Sequence[str]) -> Iterator[Problem]:
-    for assignment in overrides:
-        key, _, value = assignment.partition("=")
+def _shown_passwords(overrides: Sequence[str], values: Mapping[str, str]) -> Iterator[Problem]:
+    assigned = [(f"--set {key}", value) for key, _, value in (text.partition("=") for text in overrides)]
+    for where, value in [*assigned, *((_OPTIONS[setting], value) for setting, value in values.items())]:
         if without_password(value) != value:
             yield Problem(
-                f"--set {key}",
+                where,
                 "a password here would stand in the job's command line, for all to see. Leave it out of the address "
                 "and pass it on with --env: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or PGPASSWORD",
             )
@@ -126,11 +134,19 @@ def passed_on(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def entrypoint(sweep: str, overrides: Sequence[str], *, resume: bool, allow_changed: bool) -> str:
+def entrypoint(
+    sweep: str,
+    overrides: Sequence[str],
+    values: Mapping[str, str] = MappingProxyType({}),
+    *,
+    resume: bool,
+    allow_changed: bool,
+) -> str:
     """The job's command, which everyone who sees the cluster's jobs can read."""
     command = ["python", "-m", "orchestrator", "run", sweep]
     for assignment in overrides:
         command += ["--set", assignment]
+    command += [f"{_OPTIONS[setting]}={value}" for setting, value in values.items()]
     command += ["--resume"] * resume + ["--allow-changed"] * allow_changed
     return shlex.join(command)
 

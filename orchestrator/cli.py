@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -21,10 +22,12 @@ from orchestrator.errors import (
     SweepNameError,
     UnsafePathError,
 )
+from orchestrator.path_options import location_option, path_option
 from orchestrator.provenance import package_version
 from orchestrator.quick_imports import quick_imports
+from orchestrator.setting_values import setting_values
 from orchestrator.submitted_with import version_report
-from orchestrator.sweep_cli import RunsDir, assignments_of, wide_console
+from orchestrator.sweep_cli import RunsDir, tell, wide_console
 
 if TYPE_CHECKING:
     from orchestrator.config import SweepConfig
@@ -66,7 +69,7 @@ TrackingUri = Annotated[str | None, typer.Option(help="MLflow server or database
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"spatialsweep {package_version()}")
+        tell(f"spatialsweep {package_version()}")
         raise typer.Exit
 
 
@@ -81,7 +84,9 @@ def _main(
 
 @app.command()
 def run(
-    sweep: Annotated[Path, typer.Argument(help="A sweep file, such as sweeps/digits.yaml.")],
+    sweep: Annotated[
+        Path, typer.Argument(help="A sweep file, such as sweeps/digits.yaml.", parser=path_option, metavar="SWEEP")
+    ],
     *,
     assignments: Assignments = None,
     name: Name = None,
@@ -96,11 +101,15 @@ def run(
 ) -> None:
     """Run a sweep to its end and show what it found."""
     for line in version_report():
-        typer.echo(line)
+        tell(line)
     with quick_imports():
         from orchestrator.config import load_sweep
 
-        config = load_sweep(sweep, assignments_of(assignments, tracking_uri, runs_dir, name))
+        config = load_sweep(
+            sweep,
+            assignments or (),
+            values=setting_values(name=name, tracking_uri=tracking_uri, runs_dir=runs_dir),
+        )
     if dry_run:
         _dry_run(config, address, as_json=as_json)
     else:
@@ -124,7 +133,8 @@ def resume(
     from orchestrator.sweep_folder import existing_folder
 
     folder = existing_folder(resolve_runs_dir(runs_dir), name)
-    config = stored_config(folder, [*assignments_of(assignments, tracking_uri), f"runs_dir={folder.path.parent}"])
+    values = setting_values(tracking_uri=tracking_uri, runs_dir=folder.path.parent)
+    config = stored_config(folder, assignments or (), values=values)
     _run(config, address, resume=True, allow_changed=allow_changed, verbose=verbose)
 
 
@@ -146,7 +156,8 @@ def train(
     """Run a published set-up, as a sweep of one trial."""
     from orchestrator.recipes import recipe_sweep
 
-    config = recipe_sweep(recipe, assignments_of(assignments, tracking_uri, runs_dir, name))
+    values = setting_values(name=name, tracking_uri=tracking_uri, runs_dir=runs_dir)
+    config = recipe_sweep(recipe, assignments or (), values=values)
     if dry_run:
         _dry_run(config, address, as_json=as_json)
     else:
@@ -161,16 +172,21 @@ def recipes(as_json: Annotated[bool, typer.Option("--json", help="Write JSON for
 
     found = [load_recipe(name) for name in list_recipes()]
     if as_json:
-        typer.echo(recipe_table.as_json(found))
+        tell(recipe_table.as_json(found))
     else:
         recipe_table.print_recipes(found, wide_console())
 
 
 @app.command(name="eval")
 def evaluate(
-    checkpoint: Annotated[str, typer.Argument(help="A best.pt, or the MLflow run of a trial.")],
+    checkpoint: Annotated[
+        str,
+        typer.Argument(help="A best.pt, or the MLflow run of a trial.", parser=location_option, metavar="CHECKPOINT"),
+    ],
     *,
-    dataset: Annotated[str, typer.Option(help="A prepared dataset's URI, or digits.")],
+    dataset: Annotated[
+        str, typer.Option(help="A prepared dataset's URI, or digits.", parser=location_option, metavar="URI")
+    ],
     split: Annotated[str, typer.Option(help="Which of its images.")] = "test",
     crop_pct: Annotated[
         float | None, typer.Option(help="Image files: share of the shorter side that is kept; default: as in its run.")
@@ -185,12 +201,12 @@ def evaluate(
 
     found = evaluate_checkpoint(checkpoint, dataset, split=split, crop_pct=crop_pct, tracking_uri=tracking_uri)
     if as_json:
-        typer.echo(json.dumps(vars(found)))
+        tell(json.dumps(vars(found)))
     else:
         counted = f"{found.images} images of '{split}'"
-        typer.echo(f"top-1 {found.top1:.2%}, top-5 {found.top5:.2%}, loss {found.loss:.4f} on {counted}")
+        tell(f"top-1 {found.top1:.2%}, top-5 {found.top5:.2%}, loss {found.loss:.4f} on {counted}")
         for note in found.notes:
-            typer.echo(f"Note: {note}")
+            tell(f"Note: {note}")
 
 
 @app.command()
@@ -204,9 +220,9 @@ def models(
 
     facts = [model_facts(name) for name in list_models()]
     if as_json:
-        typer.echo(model_table.as_json(facts))
+        tell(model_table.as_json(facts))
     elif markdown:
-        typer.echo(model_table.as_markdown(facts), nl=False)
+        tell(model_table.as_markdown(facts), nl=False)
     else:
         model_table.print_models(facts, wide_console())
 
@@ -237,12 +253,13 @@ def _run(
         verbose=verbose,
         sweep_file=sweep_file,
     )
-    print_outcome(result, console, f"{_own_command()} dashboard {result.name} --runs-dir {result.folder.parent}")
-    elsewhere = "" if config.runs_dir is None else f" --runs-dir {result.folder.parent}"
-    typer.echo(f"Report:    {_own_command()} report {result.name}{elsewhere}")
+    there = f" --runs-dir {shlex.quote(str(result.folder.parent))}"
+    print_outcome(result, console, f"{_own_command()} dashboard {result.name}{there}")
+    elsewhere = "" if config.runs_dir is None else there
+    tell(f"Report:    {_own_command()} report {result.name}{elsewhere}")
     if result.status is TrialStatus.INTERRUPTED:
         again = f"{_own_command()} resume {result.name}{elsewhere}"
-        typer.echo(f"Resume:    {'submit it again with --resume' if inside_ray_job() else again}")
+        tell(f"Resume:    {'submit it again with --resume' if inside_ray_job() else again}")
         raise typer.Exit(_INTERRUPTED)
     if result.best is None:
         raise typer.Exit(1)
@@ -258,7 +275,7 @@ def _dry_run(config: SweepConfig, address: str | None, *, as_json: bool) -> None
 
     found = dry_run(config, address=address, say=lambda text: typer.echo(text, err=True))
     if as_json:
-        typer.echo(json.dumps(found.as_dict(), indent=2))
+        tell(json.dumps(found.as_dict(), indent=2))
     else:
         print_dry_run(found, wide_console())
     if found.plan is None:
@@ -280,13 +297,13 @@ def main() -> None:
     try:
         app()
     except KeyboardInterrupt:
-        typer.echo("spatialsweep: interrupted before a sweep began", err=True)
+        tell("spatialsweep: interrupted before a sweep began", err=True)
         sys.exit(_INTERRUPTED)
     except (ConfigError, JournalError, SweepNameError, ResumeError) as error:
-        typer.echo(str(error), err=True)
+        tell(str(error), err=True)
         sys.exit(_BAD_INPUT)
     except SpatialSweepError as error:
-        typer.echo("\n".join([f"spatialsweep: {error}", *getattr(error, "__notes__", ())]), err=True)
+        tell("\n".join([f"spatialsweep: {error}", *getattr(error, "__notes__", ())]), err=True)
         if isinstance(error, RayLostError):
             from orchestrator.local_raylet import exit_without_ray
 

@@ -21,6 +21,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from orchestrator.errors import StorageError, TrackingError
 from orchestrator.runs_dir import resolve_runs_dir
+from orchestrator.setting_values import setting_values
 from orchestrator.sweep_folder import SweepFolder
 from orchestrator.tracking.addresses import embedded_uri, without_user
 
@@ -85,7 +86,7 @@ def show_sweep(folder: SweepFolder, address: Address, tracking_uri: str | None =
     from orchestrator.tracking.mlflow_runs import run_page, silence
 
     silence()
-    config = stored_config(folder, [f"tracking.uri={tracking_uri}"] if tracking_uri else [])
+    config = stored_config(folder, values=setting_values(tracking_uri=tracking_uri))
     uri = config.tracking.uri or embedded_uri(folder.path.parent)
     page = run_page(read_sweep(folder).uid, uri)
     if uri.startswith("http"):
@@ -110,7 +111,7 @@ def show_study(folder: SweepFolder, address: Address, storage_uri: str | None = 
 
     port = address.port or OPTUNA_PORT
     _require_free(address.host, port)
-    config = stored_config(folder, [f"storage.uri={storage_uri}"] if storage_uri else [])
+    config = stored_config(folder, values=setting_values(storage_uri=storage_uri))
     storage = open_storage(study_uri(config, folder.path.parent))
     study = storage.get_study_id_from_name(folder.name)
     with make_server(address.host, port, wsgi(storage), _PageServer, _QuietHandler) as server:

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.errors import DataError
+from orchestrator.path_options import location_option, path_option
 
 if TYPE_CHECKING:
     from orchestrator.data.manifest import Manifest
@@ -28,9 +29,18 @@ def prepare(
         str, typer.Argument(help="cifar10, cifar100, stl10, mnist, tinyimagenet, imagenet, digits, or folder.")
     ],
     *,
-    to: Annotated[str, typer.Option("--to", help="Folder to write: a path, s3://bucket/folder, gs:// or hdfs://.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            help="Folder to write: a path, s3://bucket/folder, gs:// or hdfs://.",
+            parser=location_option,
+            metavar="URI",
+        ),
+    ],
     source: Annotated[
-        Path | None, typer.Option("--from", metavar="DIR_OR_ARCHIVE", help="The dataset as distributed.")
+        Path | None,
+        typer.Option("--from", metavar="DIR_OR_ARCHIVE", help="The dataset as distributed.", parser=path_option),
     ] = None,
     max_bad: Annotated[int, typer.Option(help="Unreadable images that may be left out.", min=0)] = 0,
     images_per_shard: Annotated[
@@ -41,7 +51,12 @@ def prepare(
         typer.Option(help="Convert in Ray tasks: on a cluster, or 'local' for the cores here. Default: this process."),
     ] = None,
     scratch: Annotated[
-        Path | None, typer.Option(help="Folder archives are unpacked beneath; with Ray, one all its hosts reach.")
+        Path | None,
+        typer.Option(
+            help="Folder archives are unpacked beneath; with Ray, one all its hosts reach.",
+            parser=path_option,
+            metavar="PATH",
+        ),
     ] = None,
 ) -> None:
     """Convert a dataset to Arrow shards with a manifest. Call it again to continue after an interruption."""
@@ -78,8 +93,10 @@ def prepare(
 
 @app.command()
 def inspect(
-    uri: Annotated[str, typer.Argument(help="A prepared dataset.")],
-    sheet: Annotated[Path, typer.Option(help="PNG with images of every split.")] = Path("contact_sheet.png"),
+    uri: Annotated[str, typer.Argument(help="A prepared dataset.", parser=location_option, metavar="URI")],
+    sheet: Annotated[
+        Path, typer.Option(help="PNG with images of every split.", parser=path_option, metavar="PATH")
+    ] = Path("contact_sheet.png"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as it is.")] = False,
 ) -> None:
     """Print what a prepared dataset holds, and write a picture of it."""

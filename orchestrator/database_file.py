@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from pathlib import Path
 
 from orchestrator.errors import SpatialSweepError
-from orchestrator.tracking.addresses import SQLITE
+from orchestrator.sqlite_files import sqlite_path
 
 _PATIENCE_S = 60.0
 
@@ -23,8 +22,8 @@ def refuse_damaged(uri: str, error: type[SpatialSweepError], remedy: str) -> Non
     Raises:
         SpatialSweepError: Of the class `error`: it is no database, or was cut short or altered.
     """
-    path = Path(uri.removeprefix(SQLITE))
-    if not uri.startswith(SQLITE) or not path.exists():
+    path = sqlite_path(uri)
+    if path is None or not path.exists():
         return
     try:
         location = f"{path.resolve().as_uri()}?mode=ro"

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from orchestrator.budget import as_duration
 from orchestrator.ledger import TrialStatus
+from orchestrator.plain_output import add_column, add_row, cell
 from orchestrator.standing import Ranked, Running, Standing
 
 _ORDER = sorted(TrialStatus, key=lambda status: status is TrialStatus.RUNNING)  # those that train come last
@@ -29,12 +30,10 @@ def live_view(standing: Standing, notes: Sequence[str], height: int) -> Renderab
         notes: Warnings that matter, the newest last.
         height: Lines of the terminal; the leaderboard is cut to what fits.
     """
-    blocks: list[RenderableType] = [_headline(standing), Text(counts_text(standing), style="dim")]
+    blocks: list[RenderableType] = [_headline(standing), cell(counts_text(standing), "dim")]
     if standing.usage:
-        blocks.append(
-            Text("Budget: " + ", ".join(f"{u.name} {u.used} of {u.limit}" for u in standing.usage), style="dim")
-        )
-    lines = [*_failure_lines(standing), *(Text(text, style="yellow") for text in notes)]
+        blocks.append(cell("Budget: " + ", ".join(f"{u.name} {u.used} of {u.limit}" for u in standing.usage), "dim"))
+    lines = [*_failure_lines(standing), *(cell(text, "yellow") for text in notes)]
     room = max(4, height - _FIXED_LINES - len(lines))
     running = standing.running[: max(2, room // 2)]
     if running:
@@ -82,7 +81,7 @@ def _headline(standing: Standing) -> RenderableType:
     line = Table.grid(padding=(0, 2))
     bar = ProgressBar(total=standing.wanted, completed=standing.ended, width=_BAR_WIDTH)
     line.add_row(
-        Text(standing.name, style="bold"),
+        cell(standing.name, "bold"),
         bar,
         Text(f"{standing.ended}/{standing.wanted} trials"),
         Text(clock(standing.so_far.wall_s)),
@@ -95,7 +94,7 @@ def _running_table(standing: Standing, rows: Iterable[Running]) -> Table:
     table = _table("running", ("epoch", "right"), (standing.metric, "right"), ("for", "right"), ("network", "left"))
     for row in rows:
         value = "-" if row.value is None else f"{row.value:.4f}"
-        table.add_row(str(row.trial), f"{row.epoch}/{row.epochs}", value, as_duration(row.held_s), row.model)
+        add_row(table, row.trial, f"{row.epoch}/{row.epochs}", value, as_duration(row.held_s), row.model)
     return table
 
 
@@ -106,7 +105,7 @@ def _leaderboard(standing: Standing, rows: Iterable[Ranked]) -> Table:
         state = ", ".join(word for word in (known, "" if row.feasible else "beyond a constraint") if word)
         params = params_text(row.params, 4) + (f"  ({state})" if state else "")
         style = "bold cyan" if index == 0 else None
-        table.add_row(str(row.trial), f"{row.value:.4f}", str(row.epochs), row.model, params, style=style)
+        add_row(table, row.trial, f"{row.value:.4f}", row.epochs, row.model, params, style=style)
     return table
 
 
@@ -114,7 +113,7 @@ def _table(first: str, *columns: tuple[str, Any]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column(first, justify="right", min_width=7)
     for heading, justify in columns:
-        table.add_column(heading, justify=justify, no_wrap=True, overflow="ellipsis")
+        add_column(table, heading, justify=justify, no_wrap=True, overflow="ellipsis")
     return table
 
 
@@ -122,5 +121,6 @@ def _failure_lines(standing: Standing) -> list[Text]:
     lines = []
     for reason, count in standing.failures:
         times = f"{count} times: " if count > 1 else ""
-        lines.append(Text(f"Failed: {times}{reason}", style="red", no_wrap=True, overflow="ellipsis"))
+        lines.append(cell(f"Failed: {times}{reason}", "red"))
+        lines[-1].no_wrap, lines[-1].overflow = True, "ellipsis"
     return lines

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models import ModelFacts
+from orchestrator.plain_output import add_row
 
 __all__ = ["as_json", "as_markdown", "print_models"]
 
@@ -45,7 +46,7 @@ def print_models(facts: Sequence[ModelFacts], console: Console) -> None:
     for column in COLUMNS:
         table.add_column(column, justify="right" if column in NUMBERS else "left", no_wrap=True)
     for entry in facts:
-        table.add_row(*_cells(entry))
+        add_row(table, *_cells(entry))
     console.print(table)
 
 

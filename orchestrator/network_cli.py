@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.sweep_cli import RunsDir
+from orchestrator.path_options import location_option, path_option
+from orchestrator.sweep_cli import RunsDir, tell
 
 if TYPE_CHECKING:
     from orchestrator.explain import Explanation
@@ -18,10 +19,22 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-Run = Annotated[str, typer.Argument(help="MLflow run of a trial, a best.pt, or a sweep (its best trial, or --trial).")]
+Run = Annotated[
+    str,
+    typer.Argument(
+        help="MLflow run of a trial, a best.pt, or a sweep (its best trial, or --trial).",
+        parser=location_option,
+        metavar="RUN",
+    ),
+]
 Trial = Annotated[int | None, typer.Option(help="Number of a trial of that sweep.", min=0)]
 Dataset = Annotated[
-    str | None, typer.Option(help="A prepared dataset's URI, or digits; default: what it was trained on.")
+    str | None,
+    typer.Option(
+        help="A prepared dataset's URI, or digits; default: what it was trained on.",
+        parser=location_option,
+        metavar="URI",
+    ),
 ]
 Split = Annotated[str, typer.Option(help="Which of its images.")]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow server or database; default: that of the sweep.")]
@@ -33,7 +46,10 @@ def export(
     run: Run,
     *,
     to: Annotated[str, typer.Option("--format", help="onnx, or torch-export.")],
-    output: Annotated[Path | None, typer.Option(help="The file; default: named after the run, here.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The file; default: named after the run, here.", parser=path_option, metavar="PATH"),
+    ] = None,
     trial: Trial = None,
     dataset: Dataset = None,
     split: Split = "test",
@@ -54,10 +70,10 @@ def export(
     path = output or Path(f"{trained.label}{form.suffix}")
     exported = export_network(trained, seen, format_name=to, path=path)
     if as_json:
-        typer.echo(json.dumps({**dataclasses.asdict(exported), "path": str(exported.path)}, indent=2))
+        tell(json.dumps({**dataclasses.asdict(exported), "path": str(exported.path)}, indent=2))
     else:
         for line in _told(trained, exported):
-            typer.echo(line)
+            tell(line)
 
 
 @app.command()
@@ -67,17 +83,25 @@ def explain(
     images: Annotated[int, typer.Option(help="Images that numbers are taken over.", min=2)] = 256,
     show: Annotated[int, typer.Option(help="Images that pictures show.", min=1, max=16)] = 4,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for pictures; default: named after the run, here.")
+        Path | None,
+        typer.Option(
+            help="Folder for pictures; default: named after the run, here.", parser=path_option, metavar="PATH"
+        ),
     ] = None,
     trial: Trial = None,
     dataset: Dataset = None,
     split: Split = "test",
-    regions: Annotated[Path | None, typer.Option(help="Where objects are: a .csv of boxes or a .npz of masks.")] = None,
+    regions: Annotated[
+        Path | None,
+        typer.Option(help="Where objects are: a .csv of boxes or a .npz of masks.", parser=path_option, metavar="PATH"),
+    ] = None,
     layer: Annotated[str | None, typer.Option(help="Layer whose map Grad-CAM reads; default: a late one.")] = None,
     compare: Annotated[
         str | None, typer.Option(help="A ViT of timm, such as vit_tiny_patch16_224, held beside.")
     ] = None,
-    compare_checkpoint: Annotated[Path | None, typer.Option(help="Its weights; default: untrained.")] = None,
+    compare_checkpoint: Annotated[
+        Path | None, typer.Option(help="Its weights; default: untrained.", parser=path_option, metavar="PATH")
+    ] = None,
     to_mlflow: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Log to the trial's MLflow run.")] = True,
     runs_dir: RunsDir = None,
     tracking_uri: TrackingUri = None,
@@ -106,13 +130,13 @@ def explain(
     )
     logged = _log(trained, found) if to_mlflow else "not logged to MLflow"
     if as_json:
-        typer.echo((folder / "explain.json").read_text(), nl=False)
+        tell((folder / "explain.json").read_text(), nl=False)
         return
-    typer.echo(f"{trained.name}, epoch {trained.epoch} of {trained.label}, {len(seen.positions)} images of '{split}'")
+    tell(f"{trained.name}, epoch {trained.epoch} of {trained.label}, {len(seen.positions)} images of '{split}'")
     for path in found.pictures:
-        typer.echo(f"  {path}")
-    typer.echo(f"  {folder / 'explain.json'}: the numbers")
-    typer.echo(logged)
+        tell(f"  {path}")
+    tell(f"  {folder / 'explain.json'}: the numbers")
+    tell(logged)
 
 
 def _log(trained: TrainedNetwork, found: Explanation) -> str:

@@ -9,9 +9,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from orchestrator.config.schema import SweepConfig
+from orchestrator.config.settings_text import as_yaml, read_text
 from orchestrator.provenance import git_diff
 from orchestrator.recorded import recorded, written
 
@@ -30,7 +29,7 @@ def write_origin(folder: Path, config: SweepConfig, manifest: str, sweep_file: P
         manifest: Of its dataset.
         sweep_file: What the user has written; None writes what differs from the defaults.
     """
-    text = None if sweep_file is None else sweep_file.read_text(encoding="utf-8")
+    text = None if sweep_file is None else read_text(sweep_file)
     contents = {
         "sweep.yaml": _yaml(written(config)) if text is None else text,
         "config.yaml": _yaml(recorded(config)),
@@ -57,7 +56,7 @@ def without_secrets(text: str) -> str:
 
 
 def _yaml(content: Mapping[str, Any]) -> str:
-    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    return as_yaml(content)
 
 
 def _packages() -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from orchestrator.budget import as_duration
+from orchestrator.config.settings_text import as_yaml
+from orchestrator.plain_output import add_row, say
 from orchestrator.preview import DryRun
 from orchestrator.preview_trials import LargestTrial
 from orchestrator.recorded import written
@@ -18,19 +19,19 @@ from orchestrator.sweep_tables import as_size
 
 def print_dry_run(found: DryRun, console: Console) -> None:
     """Shows what a sweep would do."""
-    settings = yaml.safe_dump(written(found.config), sort_keys=False, default_flow_style=None, width=120)
-    _plain(console, f"{found.config.name} is valid. Nothing was started. Its settings, but for defaults:\n\n{settings}")
+    settings = as_yaml(written(found.config), default_flow_style=None, width=120)
+    say(console, f"{found.config.name} is valid. Nothing was started. Its settings, but for defaults:\n\n{settings}")
     for heading, text in found.space:
-        _plain(console, f"{heading:<9}{text}")
+        say(console, f"{heading:<9}{text}")
     for line in found.tried_first:
-        _plain(console, line)
+        say(console, line)
     console.print(_proposals(found))
     if not all(proposal.certain for proposal in found.proposals):
-        _plain(console, "* depends on what the trials before it bring")
+        say(console, "* depends on what the trials before it bring")
     if found.rejected:
-        _plain(console, f"Rejected before a trial: {found.rejected}")
+        say(console, f"Rejected before a trial: {found.rejected}")
     for heading, text in _lines(found):
-        _plain(console, f"{heading:<9}{text}")
+        say(console, f"{heading:<9}{text}")
 
 
 def _proposals(found: DryRun) -> Table:
@@ -41,7 +42,8 @@ def _proposals(found: DryRun) -> Table:
         right = heading not in ("network", "searched")
         table.add_column(heading, justify="right" if right else "left", overflow="fold")
     for proposal in found.proposals:
-        table.add_row(
+        add_row(
+            table,
             f"{proposal.number}{'' if proposal.certain else '*'}",
             proposal.model,
             f"{proposal.params:,}",
@@ -100,7 +102,3 @@ def _cost(found: DryRun) -> str:
 
 def _values(values: Mapping[str, Any]) -> str:
     return " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items() if k != "model")
-
-
-def _plain(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, highlight=False, markup=False)

@@ -19,7 +19,7 @@ from orchestrator.data.datasets import DatasetFacts
 from orchestrator.ledger import Ledger
 from orchestrator.records.journal import Journal
 from orchestrator.runs_dir import resolve_runs_dir
-from orchestrator.tracking.addresses import SQLITE
+from orchestrator.sqlite_files import is_missing_file
 from orchestrator.training.footprint import Footprint, estimate_footprint
 from orchestrator.validity import Validity
 from search_spaces import setting_of
@@ -145,7 +145,7 @@ def _earlier_studies(config: SweepConfig) -> optuna.storages.BaseStorage | None:
     from orchestrator.search.storage import open_storage, study_uri
 
     uri = study_uri(config, resolve_runs_dir(config.runs_dir))
-    if not config.warm_start or (uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists()):
+    if not config.warm_start or is_missing_file(uri):
         return None
     return open_storage(uri)
 

@@ -16,6 +16,7 @@ from orchestrator.config.schema import SweepConfig
 from orchestrator.ledger import Ledger, TrialStatus
 from orchestrator.live_view import clock, left_text, live_view
 from orchestrator.notebook_view import NotebookDisplay, standing_html
+from orchestrator.plain_output import add_column, add_row, cell, say
 from orchestrator.results import SweepResult, TrialResult
 from orchestrator.session import LanePlan
 from orchestrator.spending import SoFar
@@ -112,7 +113,7 @@ class Progress:
     def say(self, text: str) -> None:
         """Prints a line above the live view, or in a notebook beneath it."""
         self._said.append(text)
-        self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+        say(self._console, text)
 
     def _told(self) -> list[str]:
         return [f"Warning: {text}" for text in self._warnings.shown]
@@ -154,7 +155,7 @@ def print_outcome(result: SweepResult, console: Console, dashboard: str) -> None
     """The leaderboard, the files, and the command that opens the dashboard."""
     best = result.best
     if best is None:
-        _plain(console, f"{result.name}: {result.status}; no trial has finished an epoch")
+        say(console, f"{result.name}: {result.status}; no trial has finished an epoch")
     else:
         console.print(_leaderboard(result))
     if best is not None and len(best.values) > 1:
@@ -162,17 +163,17 @@ def print_outcome(result: SweepResult, console: Console, dashboard: str) -> None
     if best is not None:
         test = f", test top-1 {best.test_top1:.2%}" if best.test_top1 is not None else ""
         beyond = "" if best.feasible else ", beyond a constraint as all are"
-        _plain(console, f"Best: trial {best.number}, {result.metric} {best.value:.4f}{test}{beyond}")
+        say(console, f"Best: trial {best.number}, {result.metric} {best.value:.4f}{test}{beyond}")
     for record in result.records:
         if record.status in (TrialStatus.DIVERGED, TrialStatus.FAILED):
-            _plain(console, f"{record.status.capitalize()}: trial {record.number}: {record.reason.splitlines()[0]}")
+            say(console, f"{record.status.capitalize()}: trial {record.number}: {record.reason.splitlines()[0]}")
     if result.ended_by:
-        _plain(console, f"Ended by its budget: {result.ended_by}")
-    _plain(console, f"Cost: {spent_text(result.so_far)}")
-    _plain(console, f"Results:   {result.folder / 'trials.parquet'}")
-    _plain(console, f"Dashboard: {dashboard}")
+        say(console, f"Ended by its budget: {result.ended_by}")
+    say(console, f"Cost: {spent_text(result.so_far)}")
+    say(console, f"Results:   {result.folder / 'trials.parquet'}")
+    say(console, f"Dashboard: {dashboard}")
     if result.notice:
-        _plain(console, f"Note: {result.notice}")
+        say(console, f"Note: {result.notice}")
 
 
 def spent_text(so_far: SoFar) -> str:
@@ -184,19 +185,20 @@ def spent_text(so_far: SoFar) -> str:
 
 
 def _leaderboard(result: SweepResult, rows: int = 10) -> Table:
-    table = Table(title=f"{result.name}: {result.status}", title_justify="left")
+    table = Table(title=cell(f"{result.name}: {result.status}"), title_justify="left")
     for heading in ("rank", "trial", result.metric, "test/top1", "epochs", "status", "parameters"):
         right = heading not in ("status", "parameters")
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+        add_column(table, heading, justify="right" if right else "left", overflow="fold")
     for rank, trial in enumerate(result.ranking()[:rows], start=1):
         test = f"{trial.test_top1:.4f}" if trial.test_top1 is not None else "-"
-        table.add_row(
-            str(rank),
-            str(trial.number),
+        add_row(
+            table,
+            rank,
+            trial.number,
             f"{trial.value:.4f}",
             test,
-            str(trial.epochs),
-            str(trial.status),
+            trial.epochs,
+            trial.status,
             _params(trial),
         )
     return table
@@ -208,9 +210,9 @@ def _pareto_table(result: SweepResult, rows: int = 20) -> Table:
     table = Table(title=f"Pareto front: {len(front)} trial(s)", title_justify="left")
     metrics = list(front[0].values) if front else []
     for heading in ("trial", *metrics, "parameters"):
-        table.add_column(heading, justify="left" if heading == "parameters" else "right", overflow="fold")
+        add_column(table, heading, justify="left" if heading == "parameters" else "right", overflow="fold")
     for trial in front[:rows]:
-        table.add_row(str(trial.number), *(f"{trial.values[metric]:.6g}" for metric in metrics), _params(trial))
+        add_row(table, trial.number, *(f"{trial.values[metric]:.6g}" for metric in metrics), _params(trial))
     return table
 
 
@@ -219,7 +221,3 @@ def _params(trial: TrialResult) -> str:
     text = " ".join(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in shown)
     more = len(trial.params) - len(shown)
     return f"{text} +{more}" if more else text
-
-
-def _plain(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, highlight=False, markup=False)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.plain_output import add_row
 from orchestrator.recipes import Recipe
 
 __all__ = ["as_json", "print_recipes"]
@@ -26,5 +27,5 @@ def print_recipes(recipes: Sequence[Recipe], console: Console) -> None:
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     for recipe in recipes:
         published = "" if recipe.expected is None else f"{recipe.expected:.2f}"
-        table.add_row(recipe.name, recipe.title, str(recipe.settings["training"]["epochs"]), published, recipe.source)
+        add_row(table, recipe.name, recipe.title, str(recipe.settings["training"]["epochs"]), published, recipe.source)
     console.print(table)

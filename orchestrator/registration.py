@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import TrackingError
 from orchestrator.resume import stored_config
+from orchestrator.setting_values import setting_values
 from orchestrator.stored_sweep import read_sweep
 from orchestrator.sweep_folder import SweepFolder
 from orchestrator.tracking.addresses import embedded_uri
@@ -41,7 +42,7 @@ def register_trial(
     from orchestrator.tracking.mlflow_runs import silence
 
     silence()
-    tracking = stored_config(folder, [f"tracking.uri={tracking_uri}"] if tracking_uri else []).tracking
+    tracking = stored_config(folder, values=setting_values(tracking_uri=tracking_uri)).tracking
     sweep = read_sweep(folder)
     try:
         chosen = sweep.result.best if trial is None else sweep.result.trial(trial)

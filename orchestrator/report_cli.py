@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.sweep_cli import Name, RunsDir, TrackingUri
+from orchestrator.path_options import path_option
+from orchestrator.sweep_cli import Name, RunsDir, TrackingUri, tell
 
 if TYPE_CHECKING:
     from orchestrator.stored_sweep import StoredSweep
@@ -24,7 +25,10 @@ def report(
     name: Name,
     *,
     runs_dir: RunsDir = None,
-    output: Annotated[Path | None, typer.Option(help="The file; default: report.html in the sweep's folder.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The file; default: report.html in the sweep's folder.", parser=path_option, metavar="PATH"),
+    ] = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Write the report of a sweep: one HTML file that needs no network, kept in MLflow too."""
@@ -33,7 +37,7 @@ def report(
 
     sweep = read_sweep(find_sweep(name, runs_dir))
     path = write_report(sweep, output or sweep.folder / "report.html")
-    typer.echo(f"Report:    {path}")
+    tell(f"Report:    {path}")
     _record(sweep, path, tracking_uri or sweep.result.tracking_uri)
 
 
@@ -48,6 +52,6 @@ def _record(sweep: StoredSweep, path: Path, tracking_uri: str) -> None:
     try:
         run = store_beside_results(path, sweep.uid, tracking_uri)
     except TrackingError as error:
-        typer.echo(f"Warning: the report is not in MLflow: {error}", err=True)
+        tell(f"Warning: the report is not in MLflow: {error}", err=True)
     else:
-        typer.echo(f"In MLflow: run {run}, {path.name} under results")
+        tell(f"In MLflow: run {run}, {path.name} under results")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from orchestrator.config import SweepConfig, load_sweep
@@ -68,18 +69,22 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], *, name: s
         raise ResumeError(f"sweep '{name}' was begun with other settings:\n{listing}\nRestore them, or {_ALLOW}")
 
 
-def stored_config(folder: SweepFolder, overrides: Sequence[str] = ()) -> SweepConfig:
+def stored_config(
+    folder: SweepFolder, overrides: Sequence[str] = (), *, values: Mapping[str, Any] = MappingProxyType({})
+) -> SweepConfig:
     """The configuration a sweep ran with last.
 
     Args:
         folder: Of the sweep.
         overrides: Assignments to lay over it, as for `load_sweep`.
+        values: Values of settings, likewise.
 
     Raises:
         JournalError: A line of its journal is damaged.
         ConfigError: A setting is wrong, or a stored address lacks the password that is never stored.
     """
-    config = load_sweep(dict(read_begun(folder.journal).config), overrides, label=f"sweep '{folder.name}'")
+    content = dict(read_begun(folder.journal).config)
+    config = load_sweep(content, overrides, values=values, label=f"sweep '{folder.name}'")
     secret = [section for section, uri in _addresses(config) if uri and "***" in uri]
     if secret:
         raise ConfigError(

@@ -21,6 +21,7 @@ from orchestrator.records.status import TrialStatus
 from orchestrator.records.trials import TrialRecord
 from orchestrator.results import SweepResult
 from orchestrator.runs_dir import resolve_runs_dir
+from orchestrator.sqlite_files import sqlite_uri
 from orchestrator.sweep_folder import SweepFolder, existing_folder
 from orchestrator.tracking.addresses import embedded_uri
 
@@ -92,8 +93,8 @@ def find_sweep(sweep: str | Path, runs_dir: str | Path | None = None) -> SweepFo
     Raises:
         SweepNameError: There is no such sweep; the nearest name is told.
     """
-    if SweepFolder(Path(sweep)).has_begun:
-        return SweepFolder(Path(sweep).resolve())
+    if SweepFolder(Path(sweep).expanduser()).has_begun:
+        return SweepFolder(Path(sweep).expanduser().resolve())
     return existing_folder(resolve_runs_dir(runs_dir), str(sweep))
 
 
@@ -149,7 +150,7 @@ def recorded_study_uri(config: Mapping[str, Any], runs_dir: Path) -> str:
         config: Settings of the sweep, as recorded.
         runs_dir: Folder of all results.
     """
-    return (config.get("storage") or {}).get("uri") or f"sqlite:///{(runs_dir / 'optuna.db').resolve()}"
+    return (config.get("storage") or {}).get("uri") or sqlite_uri(runs_dir / "optuna.db")
 
 
 def _aims(config: Mapping[str, Any]) -> Aims:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,7 @@ def _run(session: SweepSession, config: SweepConfig) -> TrialStatus:
     try:
         return session.run()
     except SpatialSweepError as error:
-        elsewhere = "" if config.runs_dir is None else f" --runs-dir {config.runs_dir}"
+        elsewhere = "" if config.runs_dir is None else f" --runs-dir {shlex.quote(config.runs_dir)}"
         command = f"go on with `spatialsweep resume {config.name}{elsewhere}`"
         error.add_note(f"What is done is kept; {'submit it again with `--resume`' if inside_ray_job() else command}")
         raise

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from orchestrator.path_options import path_option
+from orchestrator.plain_output import printable
+
 app = typer.Typer()
 
 Name = Annotated[str, typer.Argument(help="Name of a sweep, or its folder.")]
 RunsDir = Annotated[
-    Path | None, typer.Option(help="Folder of all results; default: runs here, ~/spatialsweep/runs in a Ray job.")
+    Path | None,
+    typer.Option(
+        help="Folder of all results; default: runs here, ~/spatialsweep/runs in a Ray job.",
+        parser=path_option,
+        metavar="PATH",
+    ),
 ]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow with its password, which is not recorded.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
@@ -41,10 +50,10 @@ def status(
     sweep = read_sweep(find_sweep(name, runs_dir))
     facts = facts_of(sweep)
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
+        tell(json.dumps(facts, indent=2))
         return
-    elsewhere = f" --runs-dir {runs_dir}" if runs_dir else ""
-    print_status(facts, f"spatialsweep resume {sweep.name}{elsewhere}", wide_console())
+    elsewhere = ["--runs-dir", str(runs_dir)] if runs_dir else []
+    print_status(facts, shlex.join(["spatialsweep", "resume", sweep.name, *elsewhere]), wide_console())
 
 
 @app.command(name="list")
@@ -58,7 +67,7 @@ def list_sweeps(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
     folder = resolve_runs_dir(runs_dir)
     rows = [listed(SweepFolder(folder / name)) for name in sweep_names(folder)]
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        tell(json.dumps(rows, indent=2))
     else:
         print_list(rows, str(folder), wide_console())
         for row in rows:
@@ -99,7 +108,7 @@ def compare(
 
     found = comparison([read_sweep(find_sweep(name, runs_dir)) for name in names])
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        tell(json.dumps(found, indent=2))
     else:
         print_comparison(found, wide_console())
 
@@ -129,26 +138,14 @@ def delete(
     if not dry_run:
         delete_sweep(plan)
     if as_json:
-        typer.echo(json.dumps({**plan.as_dict(), "deleted": not dry_run}, indent=2))
+        tell(json.dumps({**plan.as_dict(), "deleted": not dry_run}, indent=2))
     else:
         print_deletion(plan, wide_console(), done=not dry_run)
 
 
-def assignments_of(
-    assignments: list[str] | None,
-    tracking_uri: str | None,
-    runs_dir: str | Path | None = None,
-    name: str | None = None,
-) -> list[str]:
-    """All that the command line lays over a sweep's file, as `--set` would write it."""
-    overrides = list(assignments or [])
-    if name:
-        overrides.append(f"name='{name}'")
-    if tracking_uri:
-        overrides.append(f"tracking.uri={tracking_uri}")
-    if runs_dir:
-        overrides.append(f"runs_dir={runs_dir}")
-    return overrides
+def tell(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Write a text as it is, but for control characters, which a terminal would obey."""
+    typer.echo(printable(text), err=err, nl=nl)
 
 
 def wide_console() -> Console:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import SweepNameError
 from orchestrator.runs_dir import resolve_runs_dir
+from orchestrator.sqlite_files import is_missing_file
 from orchestrator.stored_sweep import find_sweep, read_sweep, recorded_study_uri
-from orchestrator.tracking.addresses import SQLITE, embedded_uri, without_password
+from orchestrator.tracking.addresses import embedded_uri, without_password
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -141,4 +142,4 @@ def _runs(uid: str, tracking_uri: str) -> tuple[str, ...]:
 
 def _exists(uri: str) -> bool:
     """Whether a database file is there; asking for one that is not would make it."""
-    return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).exists()
+    return not is_missing_file(uri)

@@ -17,6 +17,7 @@ from orchestrator.lanes.owner import Lanes, first_line
 from orchestrator.ledger import Ledger, TrialStatus
 from orchestrator.local_raylet import LocalRaylet
 from orchestrator.notebook_view import NotebookDisplay
+from orchestrator.plain_output import say
 from orchestrator.progress import Progress
 from orchestrator.retention import Retention
 from orchestrator.room_watch import RoomWatch
@@ -146,13 +147,9 @@ class SweepSession:
 
     def _queue_first(self, study: optuna.Study, storage: optuna.storages.RDBStorage) -> None:
         """Has the papers' own values tried before any other, and the best ones of earlier sweeps."""
-
-        def say(text: str) -> None:
-            self._console.print(text, soft_wrap=True, highlight=False, markup=False)
-
         for heading, text in space_words(self._config):
-            say(f"{heading}: {text}")
-        enqueue_first(study, self._config, storage, say)
+            say(self._console, f"{heading}: {text}")
+        enqueue_first(study, self._config, storage, lambda text: say(self._console, text))
 
     def _announcement(self, plan: LanePlan) -> str:
         config, over = self._config, self._ledger.count_over()

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from orchestrator.budget import as_duration
 from orchestrator.ledger import count_rejected
+from orchestrator.plain_output import add_column, add_row, cell, say
 from orchestrator.records.repair import Repair
 from orchestrator.sweep_deletion import Deletion
 
@@ -20,27 +21,28 @@ _STATES = {"dead": "dead (its driver died)"}
 
 def print_status(facts: Mapping[str, Any], resume_command: str, console: Console) -> None:
     """How one sweep stands."""
-    console.print(f"{facts['name']}: {_state(facts)}", style="bold", highlight=False, markup=False)
+    say(console, f"{facts['name']}: {_state(facts)}", style="bold")
     for heading, text in _status_lines(facts):
-        _plain(console, f"  {heading:<11}{text}")
+        say(console, f"  {heading:<11}{text}")
     if facts["state"] in ("dead", "interrupted"):
-        _plain(console, f"Resume it:  {resume_command}")
+        say(console, f"Resume it:  {resume_command}")
 
 
 def print_list(rows: Sequence[Mapping[str, Any]], runs_dir: str, console: Console) -> None:
     """All sweeps of a folder."""
     if not rows:
-        _plain(console, f"{runs_dir} holds no sweep yet")
+        say(console, f"{runs_dir} holds no sweep yet")
         return
-    table = Table(title=runs_dir, title_justify="left")
+    table = Table(title=cell(runs_dir), title_justify="left")
     for heading in ("sweep", "state", "trials", "best", "objective", "CPU-hours", "GPU-hours", "last event"):
         right = heading in ("trials", "best", "CPU-hours", "GPU-hours")
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+        add_column(table, heading, justify="right" if right else "left", overflow="fold")
     for facts in rows:
         if facts["state"] == "damaged":
-            table.add_row(facts["name"], "damaged", *[""] * 6)
+            add_row(table, facts["name"], "damaged", *[""] * 6)
             continue
-        table.add_row(
+        add_row(
+            table,
             facts["name"],
             facts["state"],
             _trials_done(facts),
@@ -59,41 +61,41 @@ def print_comparison(found: Mapping[str, Any], console: Console) -> None:
     table = Table(title_justify="left")
     table.add_column("")
     for facts in sweeps:
-        table.add_column(facts["name"], overflow="fold")
+        add_column(table, facts["name"], overflow="fold")
     for heading, cells in _outcome_rows(sweeps):
-        table.add_row(heading, *cells)
+        add_row(table, heading, *cells)
     _add_section(table, "settings that differ", found["differing_settings"])
     _add_section(table, "parameters of the best", found["best_params"])
     console.print(table)
-    _plain(console, f"The spaces searched are {'the same' if found['same_space'] else 'different'}.")
+    say(console, f"The spaces searched are {'the same' if found['same_space'] else 'different'}.")
 
 
 def print_deletion(deletion: Deletion, console: Console, *, done: bool) -> None:
     """What went, or would go."""
     size = deletion.as_dict()
-    _plain(console, f"{deletion.name}: {'deleted' if done else 'would be deleted'}")
-    _plain(console, f"  folder  {deletion.folder}: {deletion.files} file(s), {as_size(deletion.size_bytes)}")
+    say(console, f"{deletion.name}: {'deleted' if done else 'would be deleted'}")
+    say(console, f"  folder  {deletion.folder}: {deletion.files} file(s), {as_size(deletion.size_bytes)}")
     trials = "none" if deletion.study_trials is None else f"{deletion.study_trials} trials"
-    _plain(console, f"  study   {size['storage_uri']}: {trials}")
+    say(console, f"  study   {size['storage_uri']}: {trials}")
     runs = len(deletion.mlflow_runs)
     marked = f"{runs} runs {'marked' if done else 'to be marked'} as deleted (`mlflow gc` removes them)"
-    _plain(console, f"  MLflow  {size['tracking_uri']}: {marked if runs else 'no runs'}")
+    say(console, f"  MLflow  {size['tracking_uri']}: {marked if runs else 'no runs'}")
 
 
 def print_repair(done: Repair, console: Console) -> None:
     """What a repair kept and dropped."""
     if not done.was_needed:
-        _plain(console, f"{done.name}: nothing to repair, {done.kept} events are sound")
+        say(console, f"{done.name}: nothing to repair, {done.kept} events are sound")
         return
-    _plain(console, f"{done.name}: {done.kept} events {'would be' if done.original is None else 'are'} kept")
+    say(console, f"{done.name}: {done.kept} events {'would be' if done.original is None else 'are'} kept")
     for place, fault in done.dropped[:_MOST_DROPPED]:
-        _plain(console, f"  line {place} {'would be' if done.original is None else 'is'} dropped: {fault}")
+        say(console, f"  line {place} {'would be' if done.original is None else 'is'} dropped: {fault}")
     if len(done.dropped) > _MOST_DROPPED:
-        _plain(console, f"  and {len(done.dropped) - _MOST_DROPPED} more lines")
+        say(console, f"  and {len(done.dropped) - _MOST_DROPPED} more lines")
     for notice in done.notices:
-        _plain(console, f"  {notice}")
+        say(console, f"  {notice}")
     if done.original is not None:
-        _plain(console, f"The damaged file is kept as {done.original}")
+        say(console, f"The damaged file is kept as {done.original}")
 
 
 def _status_lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -134,9 +136,9 @@ def _outcome_rows(sweeps: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[s
 def _add_section(table: Table, title: str, rows: Mapping[str, Sequence[Any]]) -> None:
     if rows:
         table.add_section()
-        table.add_row(f"[bold]{title}")
+        add_row(table, title, style="bold")
     for name, values in rows.items():
-        table.add_row(f"  {name}", *(_number(value) for value in values))
+        add_row(table, f"  {name}", *(_number(value) for value in values))
 
 
 def _state(facts: Mapping[str, Any]) -> str:
@@ -181,7 +183,3 @@ def as_size(size: int) -> str:
             break
         value, unit = value / 1024, larger
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-
-
-def _plain(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, highlight=False, markup=False)

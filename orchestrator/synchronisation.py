@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.conclusion import start_tracking
 from orchestrator.resume import stored_config
+from orchestrator.setting_values import setting_values
 from orchestrator.sweep_folder import SweepFolder
 from orchestrator.tracking.addresses import embedded_uri
 from orchestrator.tracking.mlflow_client import refuse_damaged_tracking
@@ -37,7 +38,7 @@ def sync_sweep(folder: SweepFolder, tracking_uri: str | None = None) -> Synchron
         SweepNameError: The sweep is being run.
         TrackingError: The server is still away; nothing is lost.
     """
-    config = stored_config(folder, [f"tracking.uri={tracking_uri}"] if tracking_uri else [])
+    config = stored_config(folder, values=setting_values(tracking_uri=tracking_uri))
     refuse_damaged_tracking(config.tracking.uri or embedded_uri(folder.path.parent))
     with folder.driven():
         writer = start_tracking(config, folder.path.parent, folder.journal)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.sweep_cli import Name, RunsDir, TrackingUri
+from orchestrator.sweep_cli import Name, RunsDir, TrackingUri, tell
 
 app = typer.Typer()
 
@@ -46,7 +46,7 @@ def sync(name: Name, runs_dir: RunsDir = None, tracking_uri: TrackingUri = None)
     from orchestrator.synchronisation import sync_sweep
 
     found = sync_sweep(find_sweep(name, runs_dir), tracking_uri)
-    typer.echo(f"{name}: {found.events} events sent to {found.tracking_uri}")
+    tell(f"{name}: {found.events} events sent to {found.tracking_uri}")
 
 
 @app.command()
@@ -67,7 +67,5 @@ def register(
     number, found = register_trial(folder, model, trial=trial, alias=alias, tracking_uri=tracking_uri)
     said = "is now" if found.is_new else "is already"
     called = f", called '{alias}'" if alias else ""
-    typer.echo(f"Trial {number} of {folder.name} {said} version {found.version} of {model}{called}")
-    typer.echo(
-        f"Load:      mlflow.pytorch.load_model('models:/{model}{f'@{alias}' if alias else f'/{found.version}'}')"
-    )
+    tell(f"Trial {number} of {folder.name} {said} version {found.version} of {model}{called}")
+    tell(f"Load:      mlflow.pytorch.load_model('models:/{model}{f'@{alias}' if alias else f'/{found.version}'}')")

@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AllowInfNan,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,8 +27,12 @@ from pydantic import (
     model_validator,
 )
 
-Scalar = StrictBool | StrictInt | StrictFloat | StrictStr
+Finite = Annotated[StrictFloat, AllowInfNan(False)]
+Scalar = StrictBool | StrictInt | Finite | StrictStr
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+_LARGEST_INT = 2**53
+"""Samplers compute with floats, which hold every whole number up to here."""
+_MOST_CHOICES = 1_000
 Condition = Mapping[str, Scalar | tuple[Scalar, ...]]
 
 
@@ -73,22 +79,40 @@ class FloatDomain(_Domain):
     @model_validator(mode="after")
     def _check(self) -> FloatDomain:
         _check_bounds(self.low, self.high, log=self.log, step=self.step)
+        if not math.isfinite(self.high - self.low):
+            raise ValueError(f"low is {self.low} and high is {self.high}; they are too far apart. Use a log scale")
+        if self.step is not None and (self.low + self.step == self.low or self.high - self.step == self.high):
+            raise ValueError(f"step is {self.step}; too small to tell neighbouring values apart. Leave it out")
         return self
+
+    @property
+    def steps(self) -> int:
+        """Steps from low to the last value of the grid; 0 for a continuum."""
+        if self.step is None:
+            return 0
+        return int((Decimal(str(self.high)) - Decimal(str(self.low))) / Decimal(str(self.step)))
+
+    def grid_value(self, index: int) -> float:
+        """The value so many steps above low, as a person computes it: 0.9 after three steps of 0.3."""
+        return self.low if self.step is None else float(Decimal(str(self.low)) + index * Decimal(str(self.step)))
+
+    def nearest(self, value: float) -> float:
+        """The value of the grid next to one that was computed with rounding; the same for a continuum."""
+        if self.step is None:
+            return value
+        return self.grid_value(min(max(round((value - self.low) / self.step), 0), self.steps))
 
     def corners(self) -> tuple[float, ...]:
         """The two ends, of the grid where there is a step."""
-        if self.step is None:
-            return (self.low, self.high)
-        steps = math.floor((self.high - self.low) / self.step + 1e-8)
-        return (self.low, self.low + steps * self.step)
+        return (self.low, self.high if self.step is None else self.grid_value(self.steps))
 
     def contains(self, value: Any) -> bool:
         """Whether a number lies between the ends and, where there is a step, on the grid up to rounding."""
-        low, high = self.corners()
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        if isinstance(value, bool) or not isinstance(value, int | float):
             return False
-        steps = (value - low) / self.step if self.step else 0.0
-        return math.isclose(steps, round(steps), abs_tol=1e-8)
+        if self.step is None:
+            return self.low <= value <= self.high
+        return math.isclose(value, self.nearest(value), rel_tol=1e-12, abs_tol=1e-8 * self.step)
 
 
 class IntDomain(_Domain):
@@ -110,6 +134,8 @@ class IntDomain(_Domain):
     @model_validator(mode="after")
     def _check(self) -> IntDomain:
         _check_bounds(self.low, self.high, log=self.log, step=self.step if self.step != 1 else None)
+        if max(abs(self.low), abs(self.high), self.step) > _LARGEST_INT:
+            raise ValueError(f"whole numbers are searched up to {_LARGEST_INT}")
         return self
 
     def corners(self) -> tuple[int, ...]:
@@ -137,6 +163,8 @@ class ChoiceDomain(_Domain):
     def _check(self) -> ChoiceDomain:
         if not self.choices:
             raise ValueError("choices is empty; name at least one value")
+        if len(self.choices) > _MOST_CHOICES:
+            raise ValueError(f"choices has {len(self.choices):,} values; at most {_MOST_CHOICES:,}. Use low and high")
         if len(set(map(repr, self.choices))) < len(self.choices):
             raise ValueError("choices repeats a value; name each once")
         return self

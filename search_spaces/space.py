@@ -59,20 +59,18 @@ class SearchSpace(Mapping[str, Domain]):
             Values of the deciding choices; other names are absent.
         """
         asked = {"model", *(parent for domain in self._domains.values() for parent in domain.when)}
-        yield from self._branches_from([name for name in self._domains if name in asked], {})
-
-    def _branches_from(self, deciding: list[str], values: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The branches below the choices made so far; parents come first in `deciding`."""
-        if not deciding:
-            yield values
-            return
-        name, *rest = deciding
-        domain = self._domains[name]
-        if not domain.is_active(values):
-            yield from self._branches_from(rest, values)
-            return
-        for value in domain.corners():
-            yield from self._branches_from(rest, {**values, name: value})
+        deciding = [name for name in self._domains if name in asked]  # parents come first
+        left: list[tuple[int, dict[str, Any]]] = [(0, {})]
+        while left:
+            depth, values = left.pop()
+            if depth == len(deciding):
+                yield values
+                continue
+            name = deciding[depth]
+            if self._domains[name].is_active(values):
+                left += [(depth + 1, {**values, name: value}) for value in reversed(self._domains[name].corners())]
+            else:
+                left.append((depth + 1, values))
 
     def active(self, values: Mapping[str, Any]) -> list[str]:
         """Names whose condition holds for the given deciding values."""
@@ -167,7 +165,7 @@ def _suggest(trial: optuna.trial.BaseTrial, name: str, domain: Domain) -> Any:
     match domain:
         case FloatDomain():
             low, high = domain.corners()
-            return trial.suggest_float(name, low, high, log=domain.log, step=domain.step)
+            return domain.nearest(trial.suggest_float(name, low, high, log=domain.log, step=domain.step))
         case IntDomain():
             least, most = domain.corners()
             return trial.suggest_int(name, least, most, log=domain.log, step=domain.step)
@@ -196,7 +194,7 @@ def _unoffered_values(
                 continue  # a choice narrowed to one value; what else it offered is not known here
             if not isinstance(other, (ChoiceDomain, ConstantDomain)):
                 continue
-            known = [*other.corners(), *elsewhere.get(parent, ())]
+            known = {*other.corners(), *elsewhere.get(parent, ())}
             strangers = [value for value in as_tuple(wanted) if value not in known]
             if strangers:
                 offered = ", ".join(map(str, other.corners()))

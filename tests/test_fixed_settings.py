@@ -18,6 +18,7 @@ from orchestrator.errors import ResumeError
 from orchestrator.interruption import Interruption
 from orchestrator.ledger import Ledger
 from orchestrator.preview_trials import first_trials
+from orchestrator.records.journal import Journal
 from orchestrator.resume import identity, refuse_changes
 from orchestrator.search.first_trials import enqueue_first
 from orchestrator.search.space_words import space_words
@@ -25,7 +26,6 @@ from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
 from orchestrator.sweep_folder import SweepFolder
 from orchestrator.sweep_session import SweepSession
-from orchestrator.tracking.journal import Journal
 from search_spaces import ConstantDomain, FloatDomain, IntDomain, named_space, setting_of
 
 BASE: dict[str, Any] = {"name": "t", "dataset": {"name": "digits"}, "resources": {"workers": 1}}
@@ -201,7 +201,7 @@ def test_configurations_by_hand_may_repeat_what_is_fixed_and_not_contradict_it()
 
 
 def test_a_name_that_is_no_text_is_told_beside_a_named_space() -> None:
-    with pytest.raises(ConfigError, match=r"search\.3: got 3; a searched name is text"):
+    with pytest.raises(ConfigError, match=r"search\.3: got 3; a name is text"):
         sweep(space="conv", model={"name": PLAIN}, search={3: [1, 2]})
 
 

@@ -16,10 +16,10 @@ from orchestrator.cli import app
 from orchestrator.config import SweepConfig
 from orchestrator.errors import SpaceExhaustedError
 from orchestrator.ledger import Ledger
+from orchestrator.records.journal import Journal
 from orchestrator.search import rejections, searcher
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.study import open_study
-from orchestrator.tracking.journal import Journal
 
 SETTINGS: dict[str, Any] = {
     "name": "tight",

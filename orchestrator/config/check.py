@@ -9,18 +9,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, get_args
+from itertools import islice
+from typing import Any, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from orchestrator.config import schema
 from orchestrator.config.budget import budget_problems
 from orchestrator.config.faults import translate, unknown
-from orchestrator.config.objective import (
-    ObjectiveConfig,
-    constraint_problems,
-    objective_problems,
-)
+from orchestrator.config.objective import ObjectiveConfig, constraint_problems, objective_problems
+from orchestrator.config.plain_data import shown
 from orchestrator.config.scheduler_rules import scheduler_problems
 from orchestrator.config.search_rules import search_problems
 from orchestrator.config.section import Section
@@ -32,9 +30,8 @@ from orchestrator.errors import DataError, Problem, did_you_mean
 from orchestrator.tracking.addresses import SCHEMES, scheme_of, without_password
 from search_spaces import Domain, setting_of
 
-if TYPE_CHECKING:
-    pass
-
+_MOST_FAULTS = 100
+_MOST_SEARCHED = 1_000
 _DOMAIN: TypeAdapter[Any] = TypeAdapter(Domain)
 _SEARCHED_NAME = re.compile(r"([A-Za-z0-9_.-]+/)*[^/]+")
 _LABEL_RULE = (
@@ -44,23 +41,24 @@ _LABEL_RULE = (
 
 
 def find_problems(raw: Mapping[str, Any]) -> list[Problem]:
-    """All faults of a sweep's settings; empty when it may start.
+    """All faults of a sweep's settings, of very many the first; empty when it may start.
 
     Args:
         raw: Section name to content, as read from YAML or given to `SweepConfig`.
     """
     sections, problems = _check_sections(raw)
-    problems.extend(_check_together(sections))
-    return list(dict.fromkeys(problems))
+    problems = list(dict.fromkeys([*problems, *islice(_check_together(sections), _MOST_FAULTS)]))
+    if len(problems) <= _MOST_FAULTS:
+        return problems
+    return [*problems[:_MOST_FAULTS], Problem("", f"has more than {_MOST_FAULTS} faults; mend these first")]
 
 
 def _check_sections(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """Validates each section alone; returns the sound ones and the faults of the others."""
     fields = {field.alias or name: field for name, field in schema.SweepConfig.model_fields.items()}
     sections: dict[str, Any] = {}
-    problems: list[Problem] = [
-        Problem(key, f"unknown setting. {did_you_mean(key, [*fields, 'space'])}") for key in raw if key not in fields
-    ]
+    strangers = islice((key for key in raw if key not in fields), _MOST_FAULTS + 1)
+    problems = [Problem(key, f"unknown setting. {did_you_mean(key, [*fields, 'space'])}") for key in strangers]
     for name, field in fields.items():
         if name not in raw and field.is_required():
             problems.append(Problem(name, "is missing; every sweep needs it"))
@@ -85,13 +83,14 @@ def _check_sections(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Proble
 
 def _check_domains(raw: Any) -> tuple[dict[str, Any], list[Problem]]:
     if not isinstance(raw, Mapping):
-        return {}, [Problem("search", f"got {raw!r}; must map names to domains, such as lr: {{type: float, ...}}")]
+        return {}, [Problem("search", f"got {shown(raw)}; must map names to domains, such as lr: {{type: float, ...}}")]
+    if len(raw) > _MOST_SEARCHED:
+        return {}, [Problem("search", f"has {len(raw):,} names; at most {_MOST_SEARCHED:,} are searched together")]
     domains: dict[str, Any] = {}
     problems: list[Problem] = []
     for name, content in raw.items():
-        if not isinstance(name, str):
-            problems.append(Problem(f"search.{name}", f"got {name!r}; a searched name is text. Write it in quotes"))
-            continue
+        if len(problems) > _MOST_FAULTS:
+            break
         if not _SEARCHED_NAME.fullmatch(name) or (setting_of(name) == "model" != name):
             problems.append(Problem(f"search.{name}", _LABEL_RULE))
             continue
@@ -109,6 +108,8 @@ def _check_objectives(raw: Any) -> tuple[tuple[ObjectiveConfig, ...], list[Probl
     if listed and not raw:
         problems.append(Problem("objective", "is empty; name at least one metric, such as {metric: val/top1}"))
     for index, content in enumerate(raw if listed else (raw,)):
+        if len(problems) > _MOST_FAULTS:
+            break
         try:
             sound.append(ObjectiveConfig.model_validate(content))
         except ValidationError as error:
@@ -194,7 +195,7 @@ def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
     if tracking and tracking.uri is not None and scheme_of(tracking.uri) not in SCHEMES:
         yield Problem(
             "tracking.uri",
-            f"got {without_password(tracking.uri)!r}; must name a server or a database. "
+            f"got {shown(without_password(tracking.uri))}; must name a server or a database. "
             "Use http://host:port, or sqlite:////absolute/path/mlflow.db",
         )
     yield from objective_problems(sections.get("objective", ()))

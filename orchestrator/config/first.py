@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -26,7 +27,11 @@ def _try_first(given: Any) -> Literal["papers"] | tuple[Mapping[str, Scalar], ..
 def _is_configuration(given: Any) -> bool:
     if not isinstance(given, Mapping) or not given:
         return False
-    return all(isinstance(name, str) and isinstance(value, bool | int | float | str) for name, value in given.items())
+    return all(isinstance(name, str) and _is_scalar(value) for name, value in given.items())
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
 
 
 TryFirst = Annotated[

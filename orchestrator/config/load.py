@@ -1,65 +1,53 @@
-"""Reads a sweep file and lays `--set` assignments over it."""
+"""Reads a sweep file and lays `--set` assignments and the values of options over it."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import yaml
-
+from orchestrator.config.plain_data import plain_data_problems, shortened, shown
 from orchestrator.config.schema import SweepConfig
+from orchestrator.config.settings_text import parse_yaml, read_text
 from orchestrator.errors import ConfigError, Problem
 
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-3` as text; here it is the number everyone means. Keys may not repeat."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        repeated = sorted({key for key in keys if keys.count(key) > 1})
-        if repeated:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"'{repeated[0]}' is written twice; keep one", node.start_mark
-            )
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"),
-    list("-+.0123456789"),
-)
+_NO_VALUES: Mapping[str, Any] = MappingProxyType({})
+_MOST_NEIGHBOURS = 20
 
 
 def load_sweep(
-    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, label: str | None = None
+    source: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    values: Mapping[str, Any] = _NO_VALUES,
+    label: str | None = None,
 ) -> SweepConfig:
     """Builds the configuration of a sweep and checks all of it.
 
     Args:
         source: A YAML file, or its content as a mapping.
         overrides: Assignments such as `trials=20` or `search.lr.low=1e-3`, read as YAML, applied in order.
+        values: Values by dotted setting, such as `{"runs_dir": "exp #2"}`, laid over them as they are.
         label: What errors call the source; a file is called by its name.
 
     Raises:
         ConfigError: The file cannot be read, or any setting is wrong; every fault is listed.
     """
     label = label or (None if isinstance(source, Mapping) else Path(source).name)
-    raw, problems = overridden(source, overrides)
+    raw, problems = overridden(source, overrides, values)
     try:
         if problems:
             raise ConfigError([*problems, *_faults(raw)])
-        return SweepConfig(**raw)
+        return _checked(raw)
     except ConfigError as error:
         raise (error.with_source(label) if label else error) from None
 
 
 def overridden(
-    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()
+    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), values: Mapping[str, Any] = _NO_VALUES
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """The settings of a sweep with `--set` assignments laid over them, unchecked, and the assignments at fault.
+    """The settings of a sweep with assignments and values laid over them, unchecked, and the assignments at fault.
 
     Raises:
         ConfigError: The file cannot be read.
@@ -68,15 +56,27 @@ def overridden(
     problems = []
     for assignment in overrides:
         try:
-            raw = _assign(raw, assignment)
+            raw = _assign(raw, *_parsed(assignment))
         except ValueError as error:
-            problems.append(Problem(f"--set {assignment}", str(error)))
+            problems.append(Problem(f"--set {shortened(assignment)}", str(error)))
+    for setting, value in values.items():
+        try:
+            raw = _assign(raw, setting.split("."), value)
+        except ValueError as error:
+            problems.append(Problem(setting, str(error)))
     return raw, problems
+
+
+def _checked(raw: Mapping[Any, Any]) -> SweepConfig:
+    """The configuration of settings whose names may be no texts, which Python would not take as arguments."""
+    if not all(isinstance(name, str) for name in raw):
+        raise ConfigError(plain_data_problems(raw))
+    return SweepConfig(**raw)
 
 
 def _faults(raw: Mapping[str, Any]) -> Sequence[Problem]:
     try:
-        SweepConfig(**raw)
+        _checked(raw)
     except ConfigError as error:
         return error.problems
     return ()
@@ -86,37 +86,55 @@ def read_settings(path: Path) -> dict[str, Any]:
     """The content of a settings file, unchecked.
 
     Raises:
-        ConfigError: The file is missing, or is no mapping in YAML.
+        ConfigError: The file is missing or no file, or is no mapping in YAML.
     """
-    if not path.is_file():
-        beside = sorted(found.name for found in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        hint = f"{path.parent} holds {', '.join(beside)}." if beside else f"Current folder: {Path.cwd()}."
-        raise ConfigError([Problem(str(path), f"no such file. {hint}")])
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, ValueError) as error:  # a ValueError: bytes that are no text, a 13th month
+        text = read_text(path)
+    except FileNotFoundError:
+        raise ConfigError([Problem(str(path), f"no such file. {_neighbours(path)}")]) from None
+    except OSError as error:
+        raise ConfigError([Problem(str(path), f"cannot be read: {error.strerror}")]) from None
+    except ValueError as error:
+        raise ConfigError([Problem(str(path), str(error))]) from None
+    try:
+        content = parse_yaml(text)
+    except ValueError as error:
         raise ConfigError([Problem(str(path), f"not valid YAML: {error}")]) from None
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+    if not isinstance(content, dict):
         raise ConfigError([Problem(str(path), "a sweep file is a mapping of settings, such as `trials: 20`")])
+    if problems := plain_data_problems(content):
+        raise ConfigError(problems, str(path))
     return content
 
 
-def _assign(raw: Mapping[str, Any], assignment: str) -> dict[str, Any]:
-    """A copy of `raw` with one dotted path set."""
+def _neighbours(path: Path) -> str:
+    beside = sorted(found.name for found in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+    if not beside:
+        return f"Current folder: {Path.cwd()}."
+    more = f" and {len(beside) - _MOST_NEIGHBOURS} more" if len(beside) > _MOST_NEIGHBOURS else ""
+    return f"{path.parent} holds {', '.join(beside[:_MOST_NEIGHBOURS])}{more}."
+
+
+def _parsed(assignment: str) -> tuple[list[str], Any]:
+    """The dotted path of an assignment, and its value."""
     path, separator, text = assignment.partition("=")
     keys = path.strip().split(".")
     if not separator or not all(keys):
         raise ValueError("an assignment is written key=value, such as --set trials=20")
     try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError:
-        raise ValueError(f"'{text}' is not valid YAML") from None
+        return keys, parse_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"{shown(text)} is not valid YAML: {error}") from None
+
+
+def _assign(raw: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:
+    """A copy of `raw` with one dotted path set."""
     changed = dict(raw)
     node: dict[str, Any] = changed
     for depth, key in enumerate(keys[:-1], start=1):
         inner = node.get(key)
         if inner is not None and not isinstance(inner, Mapping):
-            raise ValueError(f"'{'.'.join(keys[:depth])}' is {inner!r}, not a group of settings")
+            raise ValueError(f"{shown('.'.join(keys[:depth]))} is {shown(inner)}, not a group of settings")
         node[key] = dict(inner or {})
         node = node[key]
     node[keys[-1]] = value

@@ -102,6 +102,7 @@ def objective_problems(objectives: Sequence[ObjectiveConfig]) -> Iterator[Proble
 
 def constraint_problems(constraints: Sequence[str]) -> Iterator[Problem]:
     """Constraints that cannot be read, or that bound what nothing reports."""
+    seen: set[str] = set()
     for index, text in enumerate(constraints):
         where = f"constraints.{index}"
         try:
@@ -111,5 +112,6 @@ def constraint_problems(constraints: Sequence[str]) -> Iterator[Problem]:
             continue
         if metric not in METRICS:
             yield Problem(where, f"unknown '{metric}'. {did_you_mean(metric, list(METRICS))}")
-        elif text in constraints[:index]:
+        elif text in seen:
             yield Problem(where, f"got {text!r} a second time; drop one")
+        seen.add(text)

@@ -28,6 +28,8 @@ from orchestrator.config.budget import BudgetConfig
 from orchestrator.config.first import PAPERS, TryFirst
 from orchestrator.config.limits import LimitsConfig
 from orchestrator.config.objective import COSTS, ObjectiveConfig, parse_constraint
+from orchestrator.config.path_text import LocationText, PathText
+from orchestrator.config.plain_data import plain_data_problems
 from orchestrator.config.section import Section
 from orchestrator.config.spaces import SpaceUse, corner_values, expand_space
 from orchestrator.config.study_settings import SamplerConfig, StorageConfig, TrialSchedulerConfig
@@ -45,6 +47,9 @@ def _workers(given: Any) -> int | tuple[int, int]:
         raise ValueError("must be a number of workers, or the least and the most of them. Use 2, or [2, 8]")
     return (ends[0], ends[1]) if isinstance(given, list | tuple) else ends[0]
 
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What NumPy, Optuna and PyTorch all take."""
 
 WorkerCount = Annotated[int | tuple[int, int], PlainValidator(_workers), PlainSerializer(lambda given: given, Any)]
 """So many, or the least and the most."""
@@ -68,9 +73,9 @@ class DatasetConfig(Section):
     """
 
     name: str | None = None
-    uri: str | None = None
+    uri: LocationText | None = None
     validation_fraction: float = Field(0.2, gt=0, lt=1)
-    split_seed: NonNegativeInt = 0
+    split_seed: Seed = 0
     select_on: Literal["validation", "test"] = "validation"
     image_size: PositiveInt | None = None
     crop_pct: float = Field(0.875, gt=0, le=1)
@@ -243,7 +248,7 @@ class SweepConfig(Section):
     try_first: TryFirst = PAPERS
     warm_start: Texts = ()
     recipe: str | None = None
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     objectives: Objectives = Field((ObjectiveConfig(),), alias="objective")
     constraints: Texts = ()
     sampler: SamplerConfig = SamplerConfig()
@@ -252,14 +257,16 @@ class SweepConfig(Section):
     storage: StorageConfig = StorageConfig()
     tracking: TrackingConfig = TrackingConfig()
     keep: KeepConfig = KeepConfig()
-    runs_dir: str | None = None
+    runs_dir: PathText | None = None
 
     model_config = ConfigDict(serialize_by_alias=True)
     _space_use: SpaceUse = PrivateAttr(default_factory=SpaceUse)
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         from orchestrator.config.check import find_problems
 
+        if unreadable := plain_data_problems(values):
+            raise ConfigError(unreadable)
         expanded = expand_space(values)
         problems = [*expanded.problems, *find_problems(expanded.settings)]
         if problems:
@@ -314,7 +321,7 @@ class TrialConfig(Section):
     number: NonNegativeInt
     model: ModelConfig
     training: TrainingConfig
-    seed: NonNegativeInt
+    seed: Seed
 
 
 def resolve_trial(config: SweepConfig, number: int, params: Mapping[str, Any]) -> TrialConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -12,6 +13,7 @@ from orchestrator.config.faults import translate, unknown
 from orchestrator.config.first import first_problems
 from orchestrator.config.fixed import fixed_settings
 from orchestrator.config.objective import SPAN, is_constraint, parse_constraint
+from orchestrator.config.plain_data import shown
 from orchestrator.config.sampler_rules import sampler_problems
 from orchestrator.config.training import TrainingConfig
 from orchestrator.data.datasets import DatasetFacts
@@ -22,6 +24,9 @@ from search_spaces.space import SpaceError, condition_problems
 if TYPE_CHECKING:
     from models import OptionProblem
 
+_MOST_DECIDING = 200
+_MOST_BRANCHES = 2_000
+_MOST_HOPELESS = 20
 _EXCLUDE = "Give them conditions (when) that exclude each other"
 
 
@@ -43,21 +48,44 @@ def search_problems(sections: Mapping[str, Any], facts: DatasetFacts | None) -> 
         space = SearchSpace(search)
     except SpaceError:
         return
+    if (too_many := _too_many_branches(space)) is not None:
+        yield too_many
+        return
     written = fixed_settings(sections.get("training"), fixed)
     yield from first_problems(sections.get("try_first", ()), space, written)
     if sampler := sections.get("sampler"):
         objectives, constraints = sections.get("objective", ()), sections.get("constraints", ())
         yield from sampler_problems(sampler, search, objectives=len(objectives), constraints=len(constraints))
-    for branch in space.branches():
-        model = branch.get("model", fixed.name if fixed else None)
-        if model is None or model in strangers:
+    for model, active in _different_branches(space, fixed.name if fixed else None):
+        if model in strangers:
             continue
         if model not in known:
-            yield unknown("model.name", str(model), known)
+            yield unknown("model.name", model, known)
             continue
-        yield from _check_spans(str(model), sections)
-        active = [key for key in space.active(branch) if key != "model"]
-        yield from _check_branch(str(model), active, search, fixed, facts)
+        yield from _check_spans(model, sections)
+        yield from _check_branch(model, active, search, fixed, facts)
+
+
+def _too_many_branches(space: SearchSpace) -> Problem | None:
+    """Why a space has more combinations of conditions than can be checked one by one; None where it has not."""
+    asked = {parent for domain in space.values() for parent in domain.when}
+    if len(asked) > _MOST_DECIDING:
+        return Problem("search", f"conditions (when) ask about {len(asked)} names; use at most {_MOST_DECIDING}")
+    if sum(1 for _ in islice(space.branches(), _MOST_BRANCHES + 1)) > _MOST_BRANCHES:
+        message = f"the names that conditions (when) ask about make more than {_MOST_BRANCHES:,} combinations"
+        return Problem("search", f"{message}. Ask about fewer names, or split the sweep")
+    return None
+
+
+def _different_branches(space: SearchSpace, fixed: str | None) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Network and active names of every branch, each pair once."""
+    seen = set()
+    for branch in space.branches():
+        model = branch.get("model", fixed)
+        pair = (str(model), tuple(key for key in space.active(branch) if key != "model"))
+        if model is not None and pair not in seen:
+            seen.add(pair)
+            yield pair
 
 
 def _check_spans(model: str, sections: Mapping[str, Any]) -> Iterator[Problem]:
@@ -73,7 +101,7 @@ def _check_spans(model: str, sections: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _check_branch(
     model: str,
-    active: list[str],
+    active: tuple[str, ...],
     search: Mapping[str, Any],
     fixed: schema.ModelConfig | None,
     facts: DatasetFacts | None,
@@ -94,9 +122,9 @@ def _check_branch(
         names.setdefault(setting, name)
     searched = {setting: search[name].corners() for setting, name in names.items() if setting in options}
     base = {**(fixed.options if fixed else {}), **{setting: corners[0] for setting, corners in searched.items()}}
-    for fault in _hopeless(model, base, searched, facts):
+    for fault in islice(_hopeless(model, base, searched, facts), _MOST_HOPELESS):
         where = f"search.{names[fault.option]}" if fault.option in searched else f"model.options.{fault.option}"
-        yield Problem(where, f"got {fault.given!r} for {model}; {fault.rule}. {fault.remedy}".rstrip())
+        yield Problem(where, f"got {shown(fault.given)} for {model}; {fault.rule}. {fault.remedy}".rstrip())
 
 
 def _hopeless(

@@ -107,6 +107,8 @@ def _lr_schedule(shapes: _Setting, milestones: _Setting, epochs: _Setting, coold
     """The shape of the learning rate fits the length of the training."""
     shortest = min((value for value in epochs.values if isinstance(value, int)), default=1)
     for points in milestones.values:
+        if not isinstance(points, tuple):
+            continue  # a searched number, which is told as such
         if points and "multistep" not in shapes.values:
             yield Problem(
                 milestones.where, f"got {list(points)}; only multistep has some. Add training.lr_schedule: multistep"

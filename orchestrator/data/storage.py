@@ -15,6 +15,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from orchestrator.errors import DataError
+from orchestrator.home_paths import expanded_location
 from orchestrator.tracking.addresses import without_password
 
 __all__ = ["PARTS", "Folder", "open_folder"]
@@ -162,7 +163,7 @@ class Folder:
 
 
 def open_folder(uri: str | Path) -> Folder:
-    """The folder a URI or a local path names; it need not exist.
+    """The folder a URI or a local path names, `~` for the home folder; it need not exist.
 
     Raises:
         DataError: The scheme is unknown, or its storage cannot be reached.
@@ -170,8 +171,11 @@ def open_folder(uri: str | Path) -> Folder:
     text = str(uri)
     try:
         if "://" not in text:
+            text = expanded_location(text)
             return Folder(text, fs.LocalFileSystem(), str(Path(text).absolute()))
         filesystem, path = fs.FileSystem.from_uri(text)
+        if not path:
+            raise ValueError("it names no folder")
     except (ValueError, OSError) as error:
         hint = "Use a path, or a URI such as s3://bucket/folder"
         shown = without_password(text)

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from orchestrator.config import SweepConfig
-from orchestrator.config.load import load_sweep, read_settings
+from orchestrator.config.load import load_sweep, overridden, read_settings
 from orchestrator.data.manifest import read_manifest
 from orchestrator.data.storage import open_folder
 from orchestrator.errors import RecipeError, did_you_mean
@@ -45,28 +46,37 @@ class Recipe:
     settings: Mapping[str, Any]
 
 
-def recipe_sweep(name: str, overrides: Sequence[str] = ()) -> SweepConfig:
+def recipe_sweep(
+    name: str, overrides: Sequence[str] = (), *, values: Mapping[str, Any] = MappingProxyType({})
+) -> SweepConfig:
     """The sweep of a recipe, checked.
 
     Args:
         name: Of the recipe.
         overrides: As `load_sweep` takes them; `dataset.uri=...` among them says where the images are.
+        values: As `load_sweep` takes them.
 
     Raises:
         RecipeError: There is no recipe of this name, or the images are another dataset's.
         ConfigError: An override is wrong, or the dataset is not there.
     """
     recipe = load_recipe(name)
-    if not any(override.startswith("dataset.uri=") for override in overrides):
+    settings = {**recipe.settings, "recipe": name}
+    if not _names_images(overridden(settings, overrides, values)[0]):
         raise RecipeError(
             f"recipe {name} trains on {recipe.dataset}. Prepare it with `spatialsweep data prepare {recipe.dataset} "
             "--from ARCHIVE --to URI`, and add --set dataset.uri=URI"
         )
-    config = load_sweep({**recipe.settings, "recipe": name}, overrides, label=f"recipe {name}")
+    config = load_sweep(settings, overrides, values=values, label=f"recipe {name}")
     found = read_manifest(open_folder(config.dataset.uri or "")).name
     if found != recipe.dataset:
         raise RecipeError(f"recipe {name} trains on {recipe.dataset}; {config.dataset.uri} holds {found}")
     return config
+
+
+def _names_images(settings: Mapping[str, Any]) -> bool:
+    dataset = settings.get("dataset")
+    return isinstance(dataset, Mapping) and dataset.get("uri") is not None
 
 
 def list_recipes() -> list[str]:

@@ -152,9 +152,9 @@ def _fitted(domain: FloatDomain | IntDomain, value: float) -> float | int:
     """The nearest value that the domain holds."""
     low, high = domain.corners()
     value = min(max(value, low), high)
-    if domain.step is not None and not domain.log:
-        value = low + round((value - low) / domain.step) * domain.step
-    return round(value) if isinstance(domain, IntDomain) else float(min(value, high))
+    if isinstance(domain, FloatDomain):
+        return float(domain.nearest(value))
+    return round(value if domain.log else low + round((value - low) / domain.step) * domain.step)
 
 
 def _changed(config: Any, changes: dict[str, Any]) -> dict[str, Any]:

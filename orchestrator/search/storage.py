@@ -21,6 +21,7 @@ from sqlalchemy.engine import make_url
 from orchestrator.config.schema import SweepConfig
 from orchestrator.database_file import refuse_damaged
 from orchestrator.errors import StorageError
+from orchestrator.sqlite_files import sqlite_uri
 from orchestrator.tracking.addresses import without_password
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def study_uri(config: SweepConfig, runs_dir: Path) -> str:
         config: Of the sweep.
         runs_dir: Folder of all results.
     """
-    return config.storage.uri or f"sqlite:///{(runs_dir / 'optuna.db').resolve()}"
+    return config.storage.uri or sqlite_uri(runs_dir / "optuna.db")
 
 
 def open_storage(uri: str, *, patience_s: float = PATIENCE_S) -> StudyStorage:

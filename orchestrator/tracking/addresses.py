@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
+from orchestrator.sqlite_files import sqlite_uri
 
-SQLITE = "sqlite:///"
+SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
 
 def scheme_of(uri: str) -> str:
@@ -36,4 +36,4 @@ def without_user(uri: str) -> str:
 
 def embedded_uri(runs_dir: Path) -> str:
     """The database MLflow uses when no server is named."""
-    return f"{SQLITE}{runs_dir.resolve() / 'mlflow.db'}"
+    return sqlite_uri(runs_dir / "mlflow.db")

@@ -14,7 +14,8 @@ from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import CheckpointError, TrackingError
-from orchestrator.tracking.addresses import SQLITE, without_password
+from orchestrator.sqlite_files import is_missing_file
+from orchestrator.tracking.addresses import without_password
 from orchestrator.tracking.mlflow_client import open_client
 
 CHECKPOINT_ARTIFACT = "checkpoint"
@@ -169,8 +170,8 @@ def store_beside_results(path: Path, uid: str, tracking_uri: str) -> str:
     Raises:
         TrackingError: The server does not answer, or has no run of this sweep.
     """
-    shown, database = without_password(tracking_uri), tracking_uri.partition(SQLITE)[2]
-    if database and not Path(database).exists():  # MLflow would make one
+    shown = without_password(tracking_uri)
+    if is_missing_file(tracking_uri):  # MLflow would make one
         raise TrackingError(f"there is no {shown}")
     try:
         client = open_client(tracking_uri)

@@ -1,0 +1,55 @@
+"""Addresses of sqlite databases, made and taken apart by SQLAlchemy: a folder may be called anything."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+from orchestrator.errors import StorageError
+
+_SCHEME = "sqlite"
+_NO_TEXT = ("Cc", "Cs")  # control characters, and bytes that are no UTF-8
+
+
+def sqlite_uri(path: Path) -> str:
+    """Return the address of a database file.
+
+    Args:
+        path: The file; resolved, links followed.
+
+    Raises:
+        StorageError: The path cannot be written as an address, as one that is no text.
+    """
+    from sqlalchemy import URL
+
+    resolved = path.resolve()
+    if not any(unicodedata.category(character) in _NO_TEXT for character in str(resolved)):
+        uri = URL.create(_SCHEME, database=str(resolved)).render_as_string()
+        if sqlite_path(uri) == resolved:
+            return uri
+    raise StorageError(f"{str(resolved)!r}: no database can be named there. Choose a folder with a plain name")
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Return the file of an address; None for a server, a database in memory, or what is no address.
+
+    Args:
+        uri: As SQLAlchemy writes it.
+    """
+    if not uri.startswith(_SCHEME):
+        return None
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        address = make_url(uri)
+    except (ArgumentError, ValueError):
+        return None
+    is_file = address.get_backend_name() == _SCHEME and address.database not in (None, "", ":memory:")
+    return Path(str(address.database)) if is_file else None
+
+
+def is_missing_file(uri: str) -> bool:
+    """Return whether an address names a database file that is not there; asking one would make it."""
+    path = sqlite_path(uri)
+    return path is not None and not path.exists()

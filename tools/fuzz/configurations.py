@@ -1,0 +1,583 @@
+"""Changes sweep files at random and looks whether each is taken or refused in words, within seconds.
+
+    python tools/fuzz/configurations.py --count 20000 --seconds 3000
+
+Every number stands for one configuration of a seed, so that `--only NUMBER` repeats it. The summary is JSON; the exit
+code is 1 where one ended with a traceback or took longer than 5 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import random
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+HANG_S = 5.0
+_FAILURES_SHOWN = 20
+
+NASTY: tuple[Any, ...] = (
+    *(
+        None,
+        True,
+        False,
+        0,
+        1,
+        -1,
+        2,
+        3,
+        10,
+        2**31,
+        2**32,
+        2**53 + 1,
+        2**63,
+        -(2**63),
+        10**400,
+        0.0,
+        -0.0,
+        0.1,
+        0.9,
+        1.0,
+    ),
+    *(
+        1e-12,
+        1e-320,
+        1e308,
+        -1e308,
+        float("inf"),
+        float("nan"),
+        "",
+        " ",
+        "x",
+        "null",
+        "~",
+        "true",
+        "1:30",
+        "010",
+        "1e3",
+    ),
+    *("digits", "sgd", "adamw", "tpe", "grid", "pbt", "none", "papers", "lsas", "spatial_zoo", "conv_resnet26_small"),
+    *(
+        "adaptive_resnet26_small",
+        "lsas_resnet164_cifar",
+        "val/top1",
+        "params",
+        "params <= 2e6",
+        "val/top1 >= .9 ",
+        "<=",
+    ),
+    *("2h", "1h30m", "9" * 4000, "a/b", "/", "a//lr", "x" * 5000, "\0", "\x1b[31m", "\ud800", "\u202e", "[red]", "[/]"),
+    *(
+        "sqlite:///x.db",
+        "sqlite://",
+        "http://[",
+        "postgresql://u:p@h:x/d",
+        "://",
+        "s3://",
+        "../..",
+        "~",
+        "rand-m9-mstd0.5",
+    ),
+    *(
+        [],
+        {},
+        [[]],
+        [{}],
+        [None],
+        {"": 1},
+        {1: 2},
+        {None: None},
+        (1, 2),
+        {"type": "float"},
+        {"choices": []},
+        {"value": {}},
+    ),
+    *({"type": "float", "low": 0, "high": 0.9, "step": 0.3}, {"type": "float", "low": 1e-9, "high": 1, "step": 1e-12}),
+    *({"type": "int", "low": 1, "high": 8}, {"type": "int", "low": 1, "high": 2**60, "log": True}, {"choices": [1, 2]}),
+    *(
+        {"type": "float", "low": -1e308, "high": 1e308},
+        {"value": 1, "when": {"model": "x"}},
+        {"choices": [True, 1, 1.0]},
+    ),
+    *({"choices": [1, "a"], "when": {"lr": [1]}}, {"value": 3, "when": {"x": {}}}, b"bytes", {1, 2}, object(), 1j),
+)
+KEYS = (
+    *("lr", "model", "when", "type", "low", "high", "step", "log", "choices", "value", "name", "uri", "self", "search"),
+    *("space", "epochs", "optimizer", "sgd/lr", "adamw/lr", "workers", "target", "wall_clock", "objective", "metric"),
+    *(
+        "sampler",
+        "options",
+        "trial_scheduler",
+        "constraints",
+        "try_first",
+        "warm_start",
+        "limits",
+        "budget",
+        "training",
+    ),
+    *(
+        "global_batch_size",
+        "decay_milestones",
+        "order",
+        "reduction",
+        "max_span",
+        "stages",
+        "mode",
+        "auto_augment",
+        "[/x]",
+    ),
+)
+PIECES = (
+    *(
+        "&a ",
+        "*a",
+        "<<: *a\n",
+        "!!int ",
+        "!!set ",
+        "!!python/object:os.system ",
+        "{",
+        "}",
+        "[",
+        "]",
+        ": ",
+        "- ",
+        "\t",
+        "\n",
+    ),
+    *(
+        "? ",
+        "| ",
+        ">-\n",
+        "---\n",
+        "...\n",
+        "%YAML 1.1\n",
+        "#",
+        "'",
+        '"',
+        '"\\ud800"',
+        '"\\x00"',
+        "\0",
+        "\ufeff",
+        "\x85",
+    ),
+    *(
+        "\u2028",
+        "null",
+        "~",
+        "1:30",
+        "0o17",
+        "0x",
+        "1_0",
+        ".inf",
+        ".nan",
+        "yes",
+        "2026-01-01",
+        "=",
+        "[" * 500,
+        "9" * 5000,
+    ),
+    *(
+        "name: t\n",
+        "search: {lr: [0.1]}\n",
+        "trials: 3\n",
+        "space: lsas\n",
+        "\r\n",
+        "  ",
+        "-",
+        "@",
+        "`",
+        "\u202e",
+        "\ud7ff",
+    ),
+)
+ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-32", "latin-1", "utf-16-le")
+
+
+class _HangError(BaseException):
+    """One configuration has taken too long; no handler of the product's may stop it."""
+
+
+@dataclass
+class Findings:
+    """What became of all configurations."""
+
+    configurations: int = 0
+    accepted: int = 0
+    refused: int = 0
+    tracebacks: int = 0
+    hangs: int = 0
+    slowest_s: float = 0.0
+    slowest: int = -1
+    seconds: float = 0.0
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**vars(self), "failures": self.failures[:_FAILURES_SHOWN], "kinds": dict(self.kinds)}
+
+
+RICH: tuple[dict[str, Any], ...] = (
+    {
+        "name": "many",
+        "dataset": {"name": "digits"},
+        "model": {"name": "conv_resnet26_small"},
+        "training": {"epochs": 9, "momentum": 0.9},
+        "objective": [{"metric": "val/top1"}, {"metric": "params"}],
+        "constraints": ["params <= 2e6", "val/top1 >= 0.5"],
+        "sampler": {"name": "nsga2", "options": {"population_size": 10}},
+        "budget": {"wall_clock": "2h", "target": 0.99, "patience": 5, "price_per_cpu_hour": 0.1},
+        "search": {
+            "lr": {"type": "float", "low": 1e-3, "high": 1e-1, "log": True},
+            "label_smoothing": {"type": "float", "low": 0, "high": 0.9, "step": 0.3},
+            "global_batch_size": {"type": "int", "low": 16, "high": 64, "step": 16},
+            "optimizer": ["sgd", "adamw"],
+            "sgd/momentum": {"type": "float", "low": 0.1, "high": 0.9, "when": {"optimizer": "sgd"}},
+        },
+    },
+    {
+        "name": "population",
+        "dataset": {"name": "digits", "select_on": "test"},
+        "space": "spatial_zoo",
+        "trials": 8,
+        "try_first": [{"lr": 0.01}],
+        "search": {
+            "model": ["lsas_resnet164_cifar", "adaptive_resnet26_small"],
+            "global_batch_size": {"low": 16},
+            "epochs": 5,
+        },
+        "sampler": {"name": "random"},
+        "trial_scheduler": {"name": "hyperband", "grace_epochs": 2},
+        "resources": {"workers": [1, 2], "lanes": 2},
+        "limits": {"max_params": 4e6},
+        "tracking": {"uri": "http://mlflow:5000", "experiment": "e"},
+        "storage": {"uri": "sqlite:////tmp/nowhere/studies.db"},
+    },
+    {
+        "name": "pbt",
+        "dataset": {"name": "digits"},
+        "model": {"name": "adaptive_resnet26_small", "options": {"max_span": 3}},
+        "training": {"epochs": 6, "lr_schedule": "multistep", "decay_milestones": [2, 4]},
+        "search": {"lr": {"type": "float", "low": 0.01, "high": 0.1}, "span_penalty": [0.1, 0.01]},
+        "trial_scheduler": {"name": "pbt", "mutate": ["lr", "span_penalty"]},
+        "trials": 8,
+    },
+    {
+        "name": "grid",
+        "dataset": {"name": "digits"},
+        "model": {"name": "conv_resnet26_small"},
+        "search": {"lr": {"type": "float", "low": 0.1, "high": 0.9, "step": 0.2}, "epochs": [1, 2]},
+        "sampler": {"name": "grid"},
+    },
+)
+"""What the sweep files of the repository leave out."""
+
+
+def photographs(folder: Path) -> str:
+    """Prepares a dataset of a few image files; returns its folder."""
+    from PIL import Image
+
+    from orchestrator.data.prepare import prepare
+
+    for split in ("train", "test"):
+        for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+            (folder / "from" / split / name).mkdir(parents=True)
+            for number in range(10):
+                Image.new("RGB", (24, 20 + number), colour).save(folder / "from" / split / name / f"{number}.png")
+    prepare("folder", folder / "from", str(folder / "photographs"))
+    return str(folder / "photographs")
+
+
+def seeds(folder: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Text and settings of sound sweeps: those of the repository, recipes on images that are there, and others.
+
+    Args:
+        folder: Scratch.
+    """
+    from orchestrator.config.settings_text import as_yaml, parse_yaml
+
+    found, uri = [(as_yaml(settings), settings) for settings in RICH], photographs(folder)
+    for path in sorted([*ROOT.glob("sweeps/*.yaml"), *ROOT.glob("orchestrator/recipes/*.yaml")]):
+        text = path.read_text(encoding="utf-8")
+        settings = parse_yaml(text)
+        if isinstance(settings.pop("recipe", None), Mapping):
+            settings["dataset"] = {"uri": uri} if "auto_augment" in settings["training"] else {"name": "digits"}
+            text = as_yaml(settings)
+        found.append((text, settings))
+    return found
+
+
+class Mutator:
+    """Makes one configuration from the files there are.
+
+    Args:
+        chance: Decides everything.
+        files: Text and settings of sound sweep files.
+    """
+
+    def __init__(self, chance: random.Random, files: list[tuple[str, dict[str, Any]]]) -> None:
+        self._chance = chance
+        self._files = files
+
+    def settings(self) -> dict[Any, Any]:
+        """Settings of a file with some changed."""
+        settings = copy.deepcopy(self._chance.choice(self._files)[1])
+        for _ in range(self._chance.choice((0, 1, 1, 1, 2, 3, 5))):
+            self._change(settings)
+        return settings
+
+    def text(self) -> bytes:
+        """The bytes of a file with some changed."""
+        text = self._chance.choice(self._files)[0]
+        for _ in range(self._chance.choice((1, 1, 2, 4))):
+            text = self._rewritten(text)
+        encoding = self._chance.choice(ENCODINGS) if self._chance.random() < 0.05 else "utf-8"
+        content = text.encode(encoding, "replace")
+        if self._chance.random() < 0.1:
+            place = self._chance.randrange(len(content) + 1)
+            content = content[:place] + bytes([self._chance.randrange(256)]) + content[place + 1 :]
+        return content
+
+    def assignments(self) -> list[str]:
+        """Some `--set` options, often none."""
+        count = self._chance.choice((0, 0, 0, 1, 2))
+        return [f"{self._path()}={self._chance.choice(PIECES + tuple(map(str, NASTY)))}" for _ in range(count)]
+
+    def values(self) -> dict[str, Any]:
+        """Values of options, often none."""
+        texts = ("exp #2", "null", "2026", "~/x", "what?", "a'b", "[/]", "", "\x1b", "\udcff", "x" * 300)
+        if self._chance.random() < 0.8:
+            return {}
+        return {self._chance.choice(("name", "runs_dir", "tracking.uri")): self._chance.choice(texts)}
+
+    def _path(self) -> str:
+        return ".".join(self._chance.choice(KEYS) for _ in range(self._chance.choice((1, 1, 2, 3))))
+
+    def _nasty(self) -> Any:
+        if self._chance.random() < 0.02:
+            return self._large()
+        return copy.deepcopy(self._chance.choice(NASTY))
+
+    def _large(self) -> Any:
+        count = self._chance.choice((300, 3_000, 12_000))
+        makers: tuple[Callable[[], Any], ...] = (
+            lambda: list(range(count)),
+            lambda: [f"x{number}" for number in range(count)],
+            lambda: {f"c{number}": [0, 1] for number in range(count)},
+            lambda: {f"c{number}/lr": {"value": 0.1, "when": {f"c{number - 1}": 1}} for number in range(count)},
+            lambda: {f"c{n}": {"choices": [0, 1], "when": {f"c{n - 1}": 1} if n else {}} for n in range(count)},
+            lambda: [{f"c{number}": number} for number in range(count)],
+            lambda: _nested(count),
+        )
+        return self._chance.choice(makers)()
+
+    def _change(self, settings: dict[Any, Any]) -> None:
+        groups = list(_groups(settings))
+        group = self._chance.choice(groups)
+        keys = list(group) if isinstance(group, dict) else list(range(len(group)))
+        kind = self._chance.randrange(6)
+        if not keys or kind == 0:
+            if isinstance(group, dict):
+                group[self._chance.choice((*KEYS, self._misspelt(keys)))] = self._nasty()
+            else:
+                group.append(self._nasty())
+            return
+        key = self._chance.choice(keys)
+        if kind == 1:
+            del group[key]
+        elif kind == 2:
+            other = self._chance.choice(groups)
+            group[key] = copy.deepcopy(other)
+        elif kind == 3:
+            group[key] = _nudged(group[key], self._chance)
+        else:
+            group[key] = self._nasty()
+
+    def _misspelt(self, keys: list[Any]) -> Any:
+        key = str(self._chance.choice(keys)) if keys else "x"
+        place = self._chance.randrange(len(key) + 1)
+        return key[:place] + self._chance.choice("aex._/ ") + key[place + 1 :]
+
+    def _rewritten(self, text: str) -> str:
+        lines = text.splitlines(keepends=True) or [""]
+        line, place = self._chance.randrange(len(lines)), self._chance.randrange(len(text) + 1)
+        match self._chance.randrange(6):
+            case 0:
+                return text[:place] + self._chance.choice(PIECES) + text[place:]
+            case 1:
+                return "".join(lines[:line] + lines[line + 1 :])
+            case 2:
+                return "".join([*lines[:line], lines[self._chance.randrange(len(lines))], *lines[line:]])
+            case 3:
+                return text[:place] + text[place + self._chance.randrange(1, 40) :]
+            case 4:
+                other = self._chance.choice(self._files)[0]
+                return text[:place] + other[self._chance.randrange(len(other)) :]
+            case _:
+                return text.replace(self._chance.choice(text.split() or ["x"]), self._chance.choice(PIECES), 1)
+
+
+def _groups(content: Any) -> list[Any]:
+    found, left = [], [content]
+    while left:
+        group = left.pop()
+        found.append(group)
+        inner = group.values() if isinstance(group, dict) else group
+        left += [value for value in inner if isinstance(value, dict | list)]
+    return found
+
+
+def _nested(depth: int) -> Any:
+    content: Any = 1
+    for _ in range(depth):
+        content = {"x": content}
+    return content
+
+
+def _nudged(value: Any, chance: random.Random) -> Any:
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return chance.choice((-value, value * 10, value / 7, value + 1, value * 10**6, str(value), [value]))
+    if isinstance(value, str):
+        return chance.choice((value[1:], value + "x", value.upper(), [value], {value: value}, value * 2))
+    return [value] if isinstance(value, dict) else {"value": value}
+
+
+def look(number: int, seed: int, files: list[tuple[str, dict[str, Any]]], folder: Path) -> str:
+    """Makes a configuration, loads it, and uses it where it is sound; returns what became of it.
+
+    Args:
+        number: Number of the configuration.
+        seed: Seed of all of them.
+        files: What is changed.
+        folder: Scratch.
+    """
+    from orchestrator.config import SweepConfig, load_sweep
+    from orchestrator.config.settings_text import as_yaml, parse_yaml
+    from orchestrator.errors import SpatialSweepError
+    from orchestrator.recorded import recorded, written
+
+    mutator = Mutator(random.Random(f"{seed}/{number}"), files)  # noqa: S311 - repeatable
+    source: Any = mutator.settings()
+    if number % 2:
+        source = folder / "sweep.yaml"
+        source.write_bytes(mutator.text())
+    try:
+        config = load_sweep(source, mutator.assignments(), values=mutator.values())
+    except SpatialSweepError as error:
+        if not all(line.strip() for line in str(error).splitlines()) or not str(error):
+            raise AssertionError(f"an empty line among the faults: {str(error)!r}") from None
+        return "refused"
+    if SweepConfig(**config.model_dump(mode="json")) != config:
+        raise AssertionError("a configuration that is not the same once it is read back")
+    if parse_yaml(as_yaml(written(config))) != written(config):
+        raise AssertionError("settings that are not the same once they are written as YAML")
+    json.dumps(recorded(config), allow_nan=False)
+    _draw(config, number)
+    return "accepted"
+
+
+def _draw(config: Any, seed: int) -> None:
+    """Draws a trial, as a dry run does first."""
+    import optuna
+
+    from orchestrator.config import resolve_trial
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    space = config.space
+    params = space.sample(study.ask())
+    if strays := space.strays(params):
+        raise AssertionError(f"the space draws what it does not hold: {strays[0]}")
+    resolve_trial(config, 0, params)
+
+
+def fuzz(count: int, seconds: float, *, seed: int = 0, first: int = 0) -> Findings:
+    """Looks at configurations until there were so many, or the time is over.
+
+    Args:
+        count: Number of configurations.
+        seconds: Longest time in all.
+        seed: Seed of all of them.
+        first: Number of the first one.
+    """
+    import optuna  # noqa: F401 - imports take longer than any configuration may
+
+    from orchestrator.config import load_sweep
+
+    load_sweep(ROOT / "sweeps" / "digits.yaml")
+    found = Findings()
+    before = signal.signal(signal.SIGALRM, _interrupt)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            files, began = seeds(Path(folder)), time.monotonic()
+            for number in range(first, first + count):
+                if time.monotonic() - began > seconds:
+                    break
+                _look_at(number, seed, files, Path(folder), found)
+            found.seconds = round(time.monotonic() - began, 1)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    return found
+
+
+def _look_at(number: int, seed: int, files: list[tuple[str, dict[str, Any]]], folder: Path, found: Findings) -> None:
+    began = time.monotonic()
+    signal.setitimer(signal.ITIMER_REAL, HANG_S)
+    try:
+        outcome = look(number, seed, files, folder)
+        found.accepted += outcome == "accepted"
+        found.refused += outcome == "refused"
+    except _HangError:
+        found.hangs += 1
+        found.failures.append({"number": number, "hang": traceback.format_exc(limit=-4)})
+    except Exception as error:  # whatever it is, it is what is looked for
+        found.tracebacks += 1
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        kind = f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}"
+        if kind not in found.kinds:
+            found.failures.append({"number": number, "kind": kind, "error": str(error)[:300]})
+        found.kinds[kind] += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    found.configurations += 1
+    if (took := time.monotonic() - began) > found.slowest_s:
+        found.slowest_s, found.slowest = round(took, 3), number
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise _HangError
+
+
+def main() -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=1_000)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, help="Number of a single configuration; its traceback is shown.")
+    given = parser.parse_args()
+    if given.only is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            sys.stdout.write(f"{look(given.only, given.seed, seeds(Path(folder)), Path(folder))}\n")
+        return 0
+    found = fuzz(given.count, given.seconds, seed=given.seed)
+    sys.stdout.write(f"{json.dumps(found.as_dict(), indent=2)}\n")
+    return 1 if found.tracebacks or found.hangs else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
