@@ -69,7 +69,7 @@ def run_sweep(
     folder = existing_folder(runs_dir, config.name) if resume else _new_folder(config, runs_dir)
     dataset = locate_dataset(config.dataset.name, config.dataset.uri, runs_dir / "datasets")
     now = identity(config, dataset)
-    with folder.driven(), Interruption() as interruption, Journal(folder.journal) as journal:
+    with folder.driven(new=not resume), Interruption() as interruption, Journal(folder.journal) as journal:
         ledger = Ledger(journal)
         if ledger.identity is not None and not allow_changed:
             refuse_changes(ledger.identity, now, name=folder.name)
