@@ -82,7 +82,7 @@ def show_sweep(folder: SweepFolder, address: Address, tracking_uri: str | None =
     from orchestrator.tracking.mlflow_runs import run_page, silence
 
     silence()
-    config = stored_config(folder, [f"tracking.uri={tracking_uri}"] if tracking_uri else [])
+    config = stored_config(folder, [f"tracking.uri={tracking_uri}"] if tracking_uri else [], contacted=("tracking",))
     uri = config.tracking.uri or embedded_uri(folder.path.parent)
     page = run_page(read_sweep(folder).uid, uri)
     if uri.startswith("http"):
@@ -107,7 +107,7 @@ def show_study(folder: SweepFolder, address: Address, storage_uri: str | None = 
 
     port = address.port or OPTUNA_PORT
     _require_free(address.host, port)
-    config = stored_config(folder, [f"storage.uri={storage_uri}"] if storage_uri else [])
+    config = stored_config(folder, [f"storage.uri={storage_uri}"] if storage_uri else [], contacted=("storage",))
     storage = open_storage(study_uri(config, folder.path.parent))
     study = storage.get_study_id_from_name(folder.name)
     with make_server(address.host, port, wsgi(storage), _PageServer, _QuietHandler) as server:

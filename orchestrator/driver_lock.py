@@ -122,7 +122,7 @@ def _open(folder: Path) -> int:
 def _is_current(descriptor: int, folder: Path) -> bool:
     """Return whether the file that was locked still stands in the folder: a deletion may have taken it away."""
     try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(folder / LOCK_FILE, follow_symlinks=False))
+        return os.path.samestat(os.fstat(descriptor), (folder / LOCK_FILE).lstat())
     except FileNotFoundError:
         return False
 

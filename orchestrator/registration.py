@@ -41,7 +41,9 @@ def register_trial(
     from orchestrator.tracking.mlflow_runs import silence
 
     silence()
-    tracking = stored_config(folder, [f"tracking.uri={tracking_uri}"] if tracking_uri else []).tracking
+    tracking = stored_config(
+        folder, [f"tracking.uri={tracking_uri}"] if tracking_uri else [], contacted=("tracking",)
+    ).tracking
     sweep = read_sweep(folder)
     try:
         chosen = sweep.result.best if trial is None else sweep.result.trial(trial)

@@ -34,20 +34,21 @@ def report(
     sweep = read_sweep(find_sweep(name, runs_dir))
     path = write_report(sweep, output or sweep.folder / "report.html")
     typer.echo(f"Report:    {path}")
-    _record(sweep, path, tracking_uri or sweep.result.tracking_uri)
+    _record(sweep, path, tracking_uri)
 
 
-def _record(sweep: StoredSweep, path: Path, tracking_uri: str) -> None:
+def _record(sweep: StoredSweep, path: Path, tracking_uri: str | None) -> None:
     """Stores the report with the sweep's run; where that cannot be, the file is there all the same."""
     for name, value in _BRIEFLY.items():
         os.environ.setdefault(name, value)
-    from orchestrator.errors import TrackingError
+    from orchestrator.errors import ConfigError, TrackingError
+    from orchestrator.recorded_addresses import confirmed_tracking_uri
     from orchestrator.tracking.mlflow_runs import silence, store_beside_results
 
     silence()
     try:
-        run = store_beside_results(path, sweep.uid, tracking_uri)
-    except TrackingError as error:
+        run = store_beside_results(path, sweep.uid, confirmed_tracking_uri(sweep.result, tracking_uri))
+    except (ConfigError, TrackingError) as error:
         typer.echo(f"Warning: the report is not in MLflow: {error}", err=True)
     else:
         typer.echo(f"In MLflow: run {run}, {path.name} under results")

@@ -8,7 +8,9 @@ from typing import Any
 from orchestrator.config import SweepConfig, load_sweep
 from orchestrator.data import open_dataset
 from orchestrator.errors import ConfigError, Problem, ResumeError
+from orchestrator.known_servers import note_server
 from orchestrator.provenance import code_fingerprint
+from orchestrator.recorded_addresses import moved_config, recorded_address, require_confirmed
 from orchestrator.sweep_folder import SweepFolder
 from orchestrator.tracking.journal import read_events
 
@@ -68,20 +70,26 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], *, name: s
         raise ResumeError(f"sweep '{name}' was begun with other settings:\n{listing}\nRestore them, or {_ALLOW}")
 
 
-def stored_config(folder: SweepFolder, overrides: Sequence[str] = ()) -> SweepConfig:
-    """The configuration a sweep ran with last.
+def stored_config(
+    folder: SweepFolder, overrides: Sequence[str] = (), *, contacted: Sequence[str] = ("tracking", "storage")
+) -> SweepConfig:
+    """Return the configuration a sweep ran with last, for the place where its folder lies now.
 
     Args:
         folder: Of the sweep.
         overrides: Assignments to lay over it, as for `load_sweep`.
+        contacted: Sections whose address is to be used; one that only the journal names must be known.
 
     Raises:
-        ConfigError: A setting is wrong, or a stored address lacks the password that is never stored.
+        ConfigError: A setting is wrong, a stored address lacks the password that is never stored, or the user has
+            never named it.
     """
     content: dict[str, Any] = {}
     for event, _ in read_events(folder.journal):
         if event["event"] in ("sweep_started", "sweep_resumed"):
             content = event["config"]
+    runs_dir = folder.path.parent
+    content = moved_config(content, runs_dir)
     config = load_sweep(content, overrides, label=f"sweep '{folder.name}'")
     secret = [section for section, uri in _addresses(config) if uri and "***" in uri]
     if secret:
@@ -92,7 +100,22 @@ def stored_config(folder: SweepFolder, overrides: Sequence[str] = ()) -> SweepCo
             ],
             f"sweep '{folder.name}'",
         )
+    for section in contacted:
+        if uri := _named(content, overrides, section):
+            note_server(uri)
+        else:
+            uri = getattr(config, section).uri or recorded_address(section, {}, runs_dir)
+            require_confirmed(uri, runs_dir, section=section, sweep=folder.name)
     return config
+
+
+def _named(content: Mapping[str, Any], overrides: Sequence[str], section: str) -> str | None:
+    """The address that the overrides name, whatever the journal does."""
+    if not overrides:
+        return None
+    without = {**content, section: {**(content.get(section) or {}), "uri": None}}
+    uri: str | None = getattr(load_sweep(without, overrides), section).uri
+    return uri
 
 
 def _addresses(config: SweepConfig) -> list[tuple[str, str | None]]:

@@ -68,6 +68,9 @@ def print_deletion(deletion: Deletion, console: Console, *, done: bool) -> None:
     size = deletion.as_dict()
     _plain(console, f"{deletion.name}: {'deleted' if done else 'would be deleted'}")
     _plain(console, f"  folder  {deletion.folder}: {deletion.files} file(s), {as_size(deletion.size_bytes)}")
+    if not deletion.storage_uri:
+        _plain(console, "  study and MLflow runs are left alone")
+        return
     trials = "none" if deletion.study_trials is None else f"{deletion.study_trials} trials"
     _plain(console, f"  study   {size['storage_uri']}: {trials}")
     runs = len(deletion.mlflow_runs)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from orchestrator.conclusion import start_tracking
 from orchestrator.resume import stored_config
 from orchestrator.sweep_folder import SweepFolder
+from orchestrator.sweep_identity import require_original
 
 _PATIENCE_S = 600.0
 
@@ -32,10 +33,12 @@ def sync_sweep(folder: SweepFolder, tracking_uri: str | None = None) -> Synchron
         tracking_uri: Where to, if not as recorded.
 
     Raises:
-        SweepNameError: The sweep is being run.
+        SweepNameError: The sweep is being run, or is a copy.
+        ConfigError: Only the sweep's journal names the server.
         TrackingError: The server is still away; nothing is lost.
     """
-    config = stored_config(folder, [f"tracking.uri={tracking_uri}"] if tracking_uri else [])
+    config = stored_config(folder, [f"tracking.uri={tracking_uri}"] if tracking_uri else [], contacted=("tracking",))
+    require_original(folder, addresses=[config.tracking.uri])
     with folder.driven():
         writer = start_tracking(config, folder.path.parent, folder.journal)
         writer.drain(_PATIENCE_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
 SQLITE = "sqlite:///"
+_SQLITE_FILE = re.compile(r"sqlite(?:\+\w+)?:///([^?\x00]+)", re.IGNORECASE)
 
 
 def scheme_of(uri: str) -> str:
@@ -37,3 +39,12 @@ def without_user(uri: str) -> str:
 def embedded_uri(runs_dir: Path) -> str:
     """The database MLflow uses when no server is named."""
     return f"{SQLITE}{runs_dir.resolve() / 'mlflow.db'}"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """Return the file of an address of sqlite, absolute, links not followed; None for any other address.
+
+    An address with options, which may name another file, is none of a file.
+    """
+    found = _SQLITE_FILE.fullmatch(uri)
+    return None if found is None else Path(os.path.abspath(found[1]))  # noqa: PTH100 - `resolve` follows links

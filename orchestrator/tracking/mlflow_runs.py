@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,11 @@ CHECKPOINT_ARTIFACT = "checkpoint"
 KEY = "spatialsweep.key"
 """Tag that tells what a run stands for: the uid of a sweep, or `<uid>/<number>` of a trial."""
 
+SWEEP = "spatialsweep.sweep"
+"""Tag with the name of a run's sweep."""
+
 _BEST = "best.pt"
+_UID = re.compile(r"[0-9a-f]{32}")
 _RUNS_PER_PAGE = 1_000
 
 
@@ -135,21 +140,26 @@ def log_folder(run_id: str, folder: Path, artifact_path: str, tracking_uri: str)
         raise TrackingError(f"MLflow at {without_password(tracking_uri)} takes no files: {error}") from None
 
 
-def sweep_runs(uid: str, tracking_uri: str) -> list[str]:
-    """Ids of the MLflow runs of a sweep and of its trials, deleted ones left out.
+def sweep_runs(uid: str, name: str, tracking_uri: str) -> list[str]:
+    """Return the ids of the MLflow runs of a sweep and of its trials, deleted ones left out.
 
     Args:
-        uid: Of the sweep.
+        uid: Id of the sweep, 32 hexadecimal digits.
+        name: Name of the sweep, which every run of it bears.
         tracking_uri: Where they are recorded.
 
     Raises:
-        TrackingError: The server does not answer, or refuses.
+        TrackingError: The id is none, or the server does not answer or refuses.
     """
+    if not _UID.fullmatch(uid):
+        raise TrackingError(f"'{uid}' is no id of a sweep (32 hexadecimal digits)")
+    own = re.compile(rf"{uid}(?:/\d+)?")
     try:
         client = MlflowClient(tracking_uri)
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         found = search_all(client, experiments, f"tags.`{KEY}` LIKE '{uid}%'", ViewType.ACTIVE_ONLY)
-        return [str(run.info.run_id) for run in found]
+        tags = ((str(run.info.run_id), run.data.tags) for run in found)
+        return [run for run, of in tags if own.fullmatch(of.get(KEY, "")) and of.get(SWEEP) == name]
     except MlflowException as error:
         raise TrackingError(f"MLflow at {without_password(tracking_uri)} does not list its runs: {error}") from None
 
