@@ -118,6 +118,9 @@ def show_study(folder: SweepFolder, address: Address, storage_uri: str | None = 
 
 def _serve_mlflow(uri: str, runs_dir: Path, address: Address, page: str) -> None:
     """Runs MLflow's own server in the foreground; its database's address stands in no command line."""
+    from orchestrator.tracking.moved_results import settle
+
+    settle(uri)
     port = address.port or MLFLOW_PORT
     _require_free(address.host, port)
     command = [sys.executable, "-m", "mlflow", "ui", "--host", address.host, "--port", str(port), "--workers", "1"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from orchestrator.contained_paths import contained
 from orchestrator.errors import TrackingError
 from orchestrator.resume import stored_config
 from orchestrator.stored_sweep import read_sweep
@@ -57,7 +58,7 @@ def register_trial(
         name=f"{sweep.name}-trial-{chosen.number:05d}",
         experiment=tracking.experiment,
         tracking_uri=tracking.uri or embedded_uri(folder.path.parent),
-        checkpoint=chosen.checkpoint,
+        checkpoint=None if chosen.checkpoint is None else contained(folder.path, chosen.checkpoint, "checkpoint"),
         alias=alias,
     )
     return chosen.number, registered

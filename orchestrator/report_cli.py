@@ -31,10 +31,22 @@ def report(
     from orchestrator.report import write_report
     from orchestrator.stored_sweep import find_sweep, read_sweep
 
+    if output is not None:
+        _require_target(output)
     sweep = read_sweep(find_sweep(name, runs_dir))
     path = write_report(sweep, output or sweep.folder / "report.html")
     typer.echo(f"Report:    {path}")
     _record(sweep, path, tracking_uri)
+
+
+def _require_target(path: Path) -> None:
+    """Refuse a place where something else than a report stands."""
+    from orchestrator.errors import ConfigError, Problem
+    from orchestrator.report.page import is_report
+
+    if path.is_dir() or (path.exists() and not is_report(path)):
+        what = "a folder" if path.is_dir() else "a file that is no report"
+        raise ConfigError([Problem(f"--output {path}", f"is {what}, and stays as it is. Name another file")])
 
 
 def _record(sweep: StoredSweep, path: Path, tracking_uri: str | None) -> None:

@@ -47,8 +47,9 @@ class Handover:
         A donor replaces its files whole, so that a copy is never half of one and half of the next.
         """
         if self.donor is not None:
+            donor = folder.parent / Path(self.donor).name  # the sweep may have moved since the note was left
             for name in _FILES:
-                source = Path(self.donor) / name
+                source = donor / name
                 if source.exists():
                     partial = folder / f"{name}.handover.partial"
                     shutil.copyfile(source, partial)

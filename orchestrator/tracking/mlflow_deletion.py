@@ -9,6 +9,7 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import TrackingError
 from orchestrator.tracking.addresses import without_password
+from orchestrator.tracking.mlflow_runs import open_client
 from orchestrator.tracking.stored_checkpoints import versions_of
 
 
@@ -21,7 +22,7 @@ def delete_runs(runs: Iterable[str], tracking_uri: str) -> None:
         TrackingError: The server does not answer, or refuses.
     """
     try:
-        client = MlflowClient(tracking_uri)
+        client = open_client(tracking_uri)
         for run in runs:
             _delete_models_of(run, client)
             client.delete_run(run)

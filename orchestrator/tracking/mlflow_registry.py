@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import TrackingError
 from orchestrator.tracking.addresses import without_password
-from orchestrator.tracking.mlflow_runs import find_run
+from orchestrator.tracking.mlflow_runs import find_run, open_client
 from orchestrator.tracking.stored_checkpoints import StoredCheckpoints, find_model, versions_of
 
 
@@ -49,7 +49,7 @@ def register_model(
     Raises:
         TrackingError: The server does not answer or refuses, or the trial has no model and no checkpoint.
     """
-    client, where = MlflowClient(tracking_uri), without_password(tracking_uri)
+    client, where = open_client(tracking_uri), without_password(tracking_uri)
     try:
         found = _model_of(client, key, experiment, name=name, checkpoint=checkpoint, tracking_uri=tracking_uri)
         if found is None:

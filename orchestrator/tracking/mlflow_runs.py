@@ -11,11 +11,12 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Experiment, LifecycleStage, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import CheckpointError, TrackingError
 from orchestrator.tracking.addresses import SQLITE, without_password
+from orchestrator.tracking.moved_results import settle
 
 CHECKPOINT_ARTIFACT = "checkpoint"
 KEY = "spatialsweep.key"
@@ -37,6 +38,16 @@ def silence() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def open_client(tracking_uri: str) -> MlflowClient:
+    """Return MLflow's client of a server, or of a database that may have moved with its folder of results.
+
+    Args:
+        tracking_uri: Address of the server or database.
+    """
+    settle(tracking_uri)
+    return MlflowClient(tracking_uri)
+
+
 def search_all(client: MlflowClient, experiments: Sequence[str], query: str, view: int) -> Iterator[Run]:
     """Every run that a search finds, page by page."""
     token: str | None = None
@@ -54,9 +65,13 @@ def experiment_id(client: MlflowClient, name: str, *, tracking_uri: str, artifac
         name: Of the experiment.
         tracking_uri: Of the server or database.
         artifacts: Folder for artifacts when the URI is a database rather than a server.
+
+    Raises:
+        TrackingError: The experiment was deleted.
     """
     experiment = client.get_experiment_by_name(name)
     if experiment is not None:
+        _require_active(experiment)
         return str(experiment.experiment_id)
     on_server = urlparse(tracking_uri).scheme in ("http", "https", "databricks")
     location = None if on_server else artifacts.resolve().as_uri()
@@ -67,6 +82,31 @@ def find_run(client: MlflowClient, experiment: str, key: str) -> str | None:
     """The run that stands for a sweep or a trial, deleted or not."""
     found = client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", ViewType.ALL, max_results=1)
     return str(found[0].info.run_id) if found else None
+
+
+def require_run(client: MlflowClient, run_id: str) -> None:
+    """Refuse the run of a sweep that was deleted, or whose experiment was: MLflow takes nothing for it.
+
+    Raises:
+        TrackingError: It was deleted; the text says how it is brought back.
+        MlflowException: There is no such run, or the server does not answer.
+    """
+    run = client.get_run(run_id)
+    _require_active(client.get_experiment(run.info.experiment_id))
+    if run.info.lifecycle_stage == LifecycleStage.DELETED:
+        raise TrackingError(
+            f"the run {run_id} of this sweep was deleted in MLflow; `mlflow runs restore --run-id {run_id}` brings it "
+            "back"
+        )
+
+
+def _require_active(experiment: Experiment) -> None:
+    if experiment.lifecycle_stage == LifecycleStage.DELETED:
+        number = experiment.experiment_id
+        raise TrackingError(
+            f"the experiment '{experiment.name}' was deleted in MLflow. Bring it back with `mlflow experiments restore "
+            f"--experiment-id {number}`, or name another with `--set tracking.experiment=NAME`"
+        )
 
 
 def fetch_checkpoint(run_id: str, tracking_uri: str, folder: Path) -> Path:
@@ -80,7 +120,7 @@ def fetch_checkpoint(run_id: str, tracking_uri: str, folder: Path) -> Path:
     Raises:
         CheckpointError: There is no such run, or it holds no checkpoint (only the best trials do).
     """
-    client = MlflowClient(tracking_uri)
+    client = open_client(tracking_uri)
     try:
         files = [file.path for file in client.list_artifacts(run_id, CHECKPOINT_ARTIFACT)]
     except MlflowException as error:
@@ -112,7 +152,7 @@ def read_run(run_id: str, tracking_uri: str) -> RecordedRun:
     Raises:
         CheckpointError: There is no such run, or the server does not answer.
     """
-    client = MlflowClient(tracking_uri)
+    client = open_client(tracking_uri)
     try:
         run = client.get_run(run_id)
         reports: dict[int, dict[str, float]] = {}
@@ -135,7 +175,7 @@ def log_folder(run_id: str, folder: Path, artifact_path: str, tracking_uri: str)
         TrackingError: The server does not answer, or refuses.
     """
     try:
-        MlflowClient(tracking_uri).log_artifacts(run_id, str(folder), artifact_path)
+        open_client(tracking_uri).log_artifacts(run_id, str(folder), artifact_path)
     except (MlflowException, OSError) as error:
         raise TrackingError(f"MLflow at {without_password(tracking_uri)} takes no files: {error}") from None
 
@@ -155,7 +195,7 @@ def sweep_runs(uid: str, name: str, tracking_uri: str) -> list[str]:
         raise TrackingError(f"'{uid}' is no id of a sweep (32 hexadecimal digits)")
     own = re.compile(rf"{uid}(?:/\d+)?")
     try:
-        client = MlflowClient(tracking_uri)
+        client = open_client(tracking_uri)
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         found = search_all(client, experiments, f"tags.`{KEY}` LIKE '{uid}%'", ViewType.ACTIVE_ONLY)
         tags = ((str(run.info.run_id), run.data.tags) for run in found)
@@ -182,7 +222,7 @@ def store_beside_results(path: Path, uid: str, tracking_uri: str) -> str:
     if database and not Path(database).exists():  # MLflow would make one
         raise TrackingError(f"there is no {shown}")
     try:
-        client = MlflowClient(tracking_uri)
+        client = open_client(tracking_uri)
         run = _sweep_run(client, uid, tracking_uri)
         client.log_artifact(run.info.run_id, str(path), "results")
     except (MlflowException, OSError) as error:
@@ -200,7 +240,7 @@ def run_page(uid: str, tracking_uri: str) -> str:
     Raises:
         TrackingError: The server does not answer, or has no run of this sweep.
     """
-    run = _sweep_run(MlflowClient(tracking_uri), uid, tracking_uri)
+    run = _sweep_run(open_client(tracking_uri), uid, tracking_uri)
     return f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
 
 

@@ -6,16 +6,16 @@ carry the journal's own times, which makes that harmless, and what may exist is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from orchestrator.tracking.addresses import without_password
 from orchestrator.tracking.event_recorder import EventRecorder
 from orchestrator.tracking.journal_follower import JournalFollower
+from orchestrator.tracking.mlflow_runs import open_client
 from orchestrator.tracking.stored_checkpoints import refusal
 
 _INVALID = (400, 409, 413, 422)
@@ -54,12 +54,16 @@ class MlflowWriter(JournalFollower):
 
     def _connect(self) -> None:
         self._recorder = EventRecorder(
-            MlflowClient(self.tracking_uri),
+            open_client(self.tracking_uri),
             experiment=self._experiment,
             tracking_uri=self.tracking_uri,
             artifacts=self._artifacts,
             folder=self._journal.parent,
         )
+
+    @property
+    def _outside(self) -> Collection[str]:
+        return self._recorder.outside if self._recorder else ()
 
     def _recall(self, memory: Mapping[str, Any]) -> bool:
         return self._connected().recall(memory)
