@@ -34,6 +34,7 @@ class JournalFollower(ABC):
     Args:
         journal: The file to follow.
         target: What errors call the other side; no password.
+        place: What the bookmark calls it; None takes `target`.
 
     Attributes:
         failure: The last error, whether it passed or not.
@@ -42,9 +43,10 @@ class JournalFollower(ABC):
         events_sent: Events sent by this follower.
     """
 
-    def __init__(self, journal: Path, target: str) -> None:
+    def __init__(self, journal: Path, target: str, place: str | None = None) -> None:
         self._journal = journal
         self._target = target
+        self._place = place or target
         self._bookmark = journal.with_name("tracked.json")
         self._memory: Mapping[str, Any] | None = None
         self._done_bytes = 0
@@ -149,7 +151,7 @@ class JournalFollower(ABC):
         self._said = text
 
     def _set_bookmark(self) -> None:
-        content = {"target": self._target, "bytes": self._done_bytes, "memory": self._remember()}
+        content = {"target": self._place, "bytes": self._done_bytes, "memory": self._remember()}
         with written_whole(self._bookmark) as partial:
             partial.write_text(json.dumps(content), encoding="utf-8")
 
@@ -157,7 +159,7 @@ class JournalFollower(ABC):
         """One that is damaged, or of another place, is as good as none: a replay from the start changes nothing."""
         try:
             content = json.loads(self._bookmark.read_text(encoding="utf-8"))
-            if content["target"] == self._target:
+            if content["target"] == self._place:
                 self._done_bytes, self._memory = int(content["bytes"]), content["memory"]
         except FileNotFoundError:
             return

@@ -12,7 +12,7 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from orchestrator.tracking.addresses import without_password
+from orchestrator.tracking.addresses import sqlite_file, without_password
 from orchestrator.tracking.event_recorder import EventRecorder
 from orchestrator.tracking.journal_follower import JournalFollower
 from orchestrator.tracking.mlflow_runs import open_client
@@ -32,7 +32,11 @@ class MlflowWriter(JournalFollower):
     """
 
     def __init__(self, journal: Path, *, tracking_uri: str, experiment: str, artifacts: Path) -> None:
-        super().__init__(journal, without_password(tracking_uri))
+        database, runs_dir = sqlite_file(tracking_uri), journal.resolve().parents[1]
+        # Both move together, and the bookmark holds at the new place.
+        is_beside = database is not None and database.is_relative_to(runs_dir)
+        place = str(database.relative_to(runs_dir)) if database is not None and is_beside else None
+        super().__init__(journal, without_password(tracking_uri), place)
         self.tracking_uri = tracking_uri
         self._experiment = experiment
         self._artifacts = artifacts
