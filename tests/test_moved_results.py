@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.tracking._tracking_service import utils as mlflow_utils
 from test_stored_models import DATA, NETWORK
 from told_sweeps import PLAN, tell_sweep
 from tracked_sweep import replay
@@ -61,6 +62,7 @@ def contents(folder: Path) -> Mapping[str, tuple[int, bytes]]:
 
 
 def command(*arguments: str) -> str:
+    mlflow_utils._artifact_repos_cache.clear()  # of this process, by run; a command has one of its own
     done = CliRunner().invoke(app, list(arguments))
     assert done.exit_code == 0, f"{done.output}{done.exception!r}"
     return done.output

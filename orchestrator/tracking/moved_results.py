@@ -33,28 +33,27 @@ def settle(tracking_uri: str) -> None:
         tracking_uri: Address of MLflow; nothing is done for any but `<folder>/mlflow.db` with `<folder>/artifacts`.
 
     Raises:
-        TrackingError: The database names a former place and cannot be changed.
+        TrackingError: The file is no database, or names a former place and cannot be changed. MLflow itself would try
+            again for minutes.
     """
     database = sqlite_file(tracking_uri)
-    if database is None or not database.is_file():
+    if database is None:
+        return
+    if not database.parent.is_dir():
+        raise TrackingError(f"{database}: there is no folder {database.parent}; make it, or name another database")
+    if not database.is_file():
         return
     artifacts = database.resolve().parent / "artifacts"
-    if not artifacts.is_dir():
-        return
-    with _opened(database) as connection:
-        try:
-            places = _former_places(connection, artifacts)
-        except sqlite3.DatabaseError:  # MLflow, which opens it next, says what is wrong
-            return
-        for before in places:
-            try:
+    try:
+        with _opened(database) as connection:
+            for before in _former_places(connection, artifacts):
                 with connection:
                     _rename(connection, before, artifacts.as_uri())
-            except sqlite3.Error as error:
-                raise TrackingError(
-                    f"{database} has moved with its artifacts and still names {before}, and cannot be changed: {error}"
-                ) from None
-            logger.info("%s: artifacts of %s are now those of %s", database, before, artifacts)
+                logger.info("%s: artifacts of %s are now those of %s", database, before, artifacts)
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+            raise  # it passes
+        raise TrackingError(f"{database} cannot be used as MLflow's database: {error}") from None
 
 
 @contextlib.contextmanager
@@ -68,6 +67,10 @@ def _opened(database: Path) -> Iterator[sqlite3.Connection]:
 
 def _former_places(connection: sqlite3.Connection, artifacts: Path) -> list[str]:
     """Return the folders of artifacts, as the database names them, that have moved to where they lie now."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone():
+        return []
+    if not artifacts.is_dir():
+        return []
     query = "SELECT DISTINCT artifact_location FROM experiments WHERE artifact_location LIKE 'file:%/artifacts'"
     places = [str(place) for (place,) in connection.execute(query)]
     return [place for place in places if _path(place) != artifacts and _has_moved(connection, place, artifacts)]
