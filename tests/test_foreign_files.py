@@ -15,7 +15,9 @@ from orchestrator.cli import app
 from orchestrator.config import load_sweep
 from orchestrator.errors import TrackingError, UnsafePathError
 from orchestrator.lanes.handover import Handover
+from orchestrator.lanes.trial_log import trial_log
 from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.origin import write_origin
 from orchestrator.retention import Retention
 from orchestrator.sweep_folder import SweepFolder
 from orchestrator.tracking.addresses import embedded_uri
@@ -129,6 +131,28 @@ def test_files_written_whole_follow_no_link_that_waits_for_them(tmp_path: Path) 
     load_result(folder).write_tables()
     assert (tmp_path / "profile").read_text() == "mine"
     assert (folder / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_a_session_and_a_trial_write_through_no_link_either(tmp_path: Path) -> None:
+    (tmp_path / "profile").write_text("mine")
+    session, trial = tmp_path / "s" / "sessions" / "002", tmp_path / "s" / "trials" / "trial-00000"
+    for folder, names in (
+        (session, ("sweep.yaml", "config.yaml", "dataset.json", "packages.txt")),
+        (trial, ("handover.json.partial", "changed_config.json.partial", "best.pt.handover.partial", "rank-0.log")),
+        (trial.with_name("trial-00001"), ()),
+    ):
+        folder.mkdir(parents=True)
+        for name in names:
+            (folder / name).symlink_to(tmp_path / "profile")
+    (trial.with_name("trial-00001") / "best.pt").write_text("weights")
+    write_origin(session, load_sweep({**PLAN, "name": "s"}), "{}")
+    Handover(str(trial.with_name("trial-00001")), {}).leave(trial)
+    Handover(str(trial.with_name("trial-00001")), {}).carry_out(trial)
+    with trial_log(trial, 0) as log:
+        log.info("an epoch")
+    assert (tmp_path / "profile").read_text() == "mine"
+    assert (trial / "best.pt").read_text() == "weights"
+    assert (session / "sweep.yaml").read_text().startswith("name: s")
 
 
 def test_a_report_takes_no_other_files_place(tmp_path: Path) -> None:
