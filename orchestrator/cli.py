@@ -131,8 +131,10 @@ def resume(
     from orchestrator.resume import stored_config
     from orchestrator.runs_dir import resolve_runs_dir
     from orchestrator.sweep_folder import existing_folder
+    from orchestrator.sweep_identity import require_original
 
     folder = existing_folder(resolve_runs_dir(runs_dir), name)
+    require_original(folder)
     values = setting_values(tracking_uri=tracking_uri, runs_dir=folder.path.parent)
     config = stored_config(folder, assignments or (), values=values)
     _run(config, address, resume=True, allow_changed=allow_changed, verbose=verbose)

@@ -104,8 +104,10 @@ def _kept_checkpoints(config: SweepConfig, folder: SweepFolder, result: SweepRes
 
 def _store_checkpoints(ledger: Ledger, kept: set[tuple[int, str]]) -> None:
     """Has the files stored that are kept, and taken out again that earlier sessions had stored and are kept no more."""
-    for number, path in sorted(ledger.stored - kept):
-        ledger.checkpoint_dropped(number, path)
+    known = {(number, Path(path).name) for number, path in kept}  # the sweep may have moved since they were stored
+    for number, path in sorted(ledger.stored):
+        if (number, Path(path).name) not in known:
+            ledger.checkpoint_dropped(number, path)
     for number, path in sorted(kept):
         ledger.checkpoint_kept(number, path)
 

@@ -86,7 +86,7 @@ def show_sweep(folder: SweepFolder, address: Address, tracking_uri: str | None =
     from orchestrator.tracking.mlflow_runs import run_page, silence
 
     silence()
-    config = stored_config(folder, values=setting_values(tracking_uri=tracking_uri))
+    config = stored_config(folder, values=setting_values(tracking_uri=tracking_uri), contacted=("tracking",))
     uri = config.tracking.uri or embedded_uri(folder.path.parent)
     page = run_page(read_sweep(folder).uid, uri)
     if uri.startswith("http"):
@@ -111,7 +111,7 @@ def show_study(folder: SweepFolder, address: Address, storage_uri: str | None = 
 
     port = address.port or OPTUNA_PORT
     _require_free(address.host, port)
-    config = stored_config(folder, values=setting_values(storage_uri=storage_uri))
+    config = stored_config(folder, values=setting_values(storage_uri=storage_uri), contacted=("storage",))
     storage = open_storage(study_uri(config, folder.path.parent))
     study = storage.get_study_id_from_name(folder.name)
     with make_server(address.host, port, wsgi(storage), _PageServer, _QuietHandler) as server:
@@ -122,6 +122,9 @@ def show_study(folder: SweepFolder, address: Address, storage_uri: str | None = 
 
 def _serve_mlflow(uri: str, runs_dir: Path, address: Address, page: str) -> None:
     """Runs MLflow's own server in the foreground; its database's address stands in no command line."""
+    from orchestrator.tracking.moved_results import settle
+
+    settle(uri)
     port = address.port or MLFLOW_PORT
     _require_free(address.host, port)
     command = [sys.executable, "-m", "mlflow", "ui", "--host", address.host, "--port", str(port), "--workers", "1"]

@@ -141,8 +141,10 @@ def explain(
 
 def _log(trained: TrainedNetwork, found: Explanation) -> str:
     """Logs what was written to the run of the trial, where it has one; says what became of it."""
-    if trained.run_id is None or trained.tracking_uri is None:
+    if trained.run_id is None:
         return "not logged to MLflow: the checkpoint names no run"
+    if trained.tracking_uri is None:
+        return "not logged to MLflow: you have not named its server yourself. If it is yours, add --tracking-uri"
     import shutil
     import tempfile
 

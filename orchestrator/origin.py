@@ -13,6 +13,7 @@ from orchestrator.config.schema import SweepConfig
 from orchestrator.config.settings_text import as_yaml, read_text
 from orchestrator.provenance import git_diff
 from orchestrator.recorded import recorded, written
+from orchestrator.whole_files import written_whole
 
 _SECRETS = ("PASSWORD", "TOKEN", "SECRET", "CREDENTIAL", "API_KEY", "PRIVATE_KEY")
 _SHORTEST_SECRET = 6
@@ -42,7 +43,8 @@ def write_origin(folder: Path, config: SweepConfig, manifest: str, sweep_file: P
     for name, content in contents.items():
         if content:
             paths.append(folder / name)
-            paths[-1].write_text(without_secrets(content), encoding="utf-8")
+            with written_whole(paths[-1]) as partial:
+                partial.write_text(without_secrets(content), encoding="utf-8")
     return paths
 
 

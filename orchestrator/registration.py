@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from orchestrator.contained_paths import contained
 from orchestrator.errors import TrackingError
 from orchestrator.resume import stored_config
 from orchestrator.setting_values import setting_values
@@ -42,7 +43,8 @@ def register_trial(
     from orchestrator.tracking.mlflow_runs import silence
 
     silence()
-    tracking = stored_config(folder, values=setting_values(tracking_uri=tracking_uri)).tracking
+    values = setting_values(tracking_uri=tracking_uri)
+    tracking = stored_config(folder, values=values, contacted=("tracking",)).tracking
     sweep = read_sweep(folder)
     try:
         chosen = sweep.result.best if trial is None else sweep.result.trial(trial)
@@ -56,7 +58,7 @@ def register_trial(
         name=f"{sweep.name}-trial-{chosen.number:05d}",
         experiment=tracking.experiment,
         tracking_uri=tracking.uri or embedded_uri(folder.path.parent),
-        checkpoint=chosen.checkpoint,
+        checkpoint=None if chosen.checkpoint is None else contained(folder.path, chosen.checkpoint, "checkpoint"),
         alias=alias,
     )
     return chosen.number, registered

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.ledger import TrialRecord
+from orchestrator.whole_files import written_whole
 
 if TYPE_CHECKING:
     from orchestrator.results import TrialResult
@@ -81,9 +82,8 @@ def reports_table(records: Sequence[TrialRecord]) -> pa.Table:
 
 def write_parquet(table: pa.Table, path: Path) -> None:
     """Writes a table whole or not at all."""
-    partial = path.with_suffix(".partial")
-    pq.write_table(table, partial)
-    partial.replace(path)
+    with written_whole(path) as partial:
+        pq.write_table(table, partial)
 
 
 def _trial_row(record: TrialRecord, result: TrialResult, metric: str) -> dict[str, Any]:

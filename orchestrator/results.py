@@ -110,9 +110,12 @@ class SweepResult:
 
         Raises:
             StorageError: The study's database does not answer.
+            ConfigError: Only the sweep's journal names that database.
         """
+        from orchestrator.recorded_addresses import require_confirmed
         from orchestrator.search.importance import importance_of
 
+        require_confirmed(self.storage_uri, self.folder.parent, section="storage", sweep=self.name)
         return importance_of(self.name, self.storage_uri)
 
     @property

@@ -9,7 +9,9 @@ from typing import Any
 from orchestrator.config import SweepConfig, load_sweep
 from orchestrator.data import open_dataset
 from orchestrator.errors import ConfigError, Problem, ResumeError
+from orchestrator.known_servers import note_server
 from orchestrator.provenance import code_fingerprint
+from orchestrator.recorded_addresses import moved_config, recorded_address, require_confirmed
 from orchestrator.records.history import read_begun
 from orchestrator.sweep_folder import SweepFolder
 
@@ -70,20 +72,27 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], *, name: s
 
 
 def stored_config(
-    folder: SweepFolder, overrides: Sequence[str] = (), *, values: Mapping[str, Any] = MappingProxyType({})
+    folder: SweepFolder,
+    overrides: Sequence[str] = (),
+    *,
+    values: Mapping[str, Any] = MappingProxyType({}),
+    contacted: Sequence[str] = ("tracking", "storage"),
 ) -> SweepConfig:
-    """The configuration a sweep ran with last.
+    """Return the configuration a sweep ran with last, for the place where its folder lies now.
 
     Args:
         folder: Of the sweep.
         overrides: Assignments to lay over it, as for `load_sweep`.
         values: Values of settings, likewise.
+        contacted: Sections whose address is to be used; one that only the journal names must be known.
 
     Raises:
         JournalError: A line of its journal is damaged.
-        ConfigError: A setting is wrong, or a stored address lacks the password that is never stored.
+        ConfigError: A setting is wrong, a stored address lacks the password that is never stored, or the user has
+            never named it.
     """
-    content = dict(read_begun(folder.journal).config)
+    runs_dir = folder.path.parent
+    content = moved_config(read_begun(folder.journal).config, runs_dir)
     config = load_sweep(content, overrides, values=values, label=f"sweep '{folder.name}'")
     secret = [section for section, uri in _addresses(config) if uri and "***" in uri]
     if secret:
@@ -94,7 +103,22 @@ def stored_config(
             ],
             f"sweep '{folder.name}'",
         )
+    for section in contacted:
+        if uri := _named(content, overrides, values, section):
+            note_server(uri)
+        else:
+            uri = getattr(config, section).uri or recorded_address(section, {}, runs_dir)
+            require_confirmed(uri, runs_dir, section=section, sweep=folder.name)
     return config
+
+
+def _named(content: Mapping[str, Any], overrides: Sequence[str], values: Mapping[str, Any], section: str) -> str | None:
+    """The address that the overrides name, whatever the journal does."""
+    if not overrides and not values:
+        return None
+    without = {**content, section: {**(content.get(section) or {}), "uri": None}}
+    uri: str | None = getattr(load_sweep(without, overrides, values=values), section).uri
+    return uri
 
 
 def _addresses(config: SweepConfig) -> list[tuple[str, str | None]]:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 from orchestrator.config.schema import SweepConfig
 from orchestrator.lanes.trial_folder import trial_folder
-from orchestrator.lanes.trial_log import LOG_SUFFIX
 from orchestrator.ledger import Ledger, TrialRecord, TrialStatus
 from orchestrator.objectives import Aims
 from orchestrator.sweep_folder import SweepFolder
+
+_SUFFIXES = (".pt", ".partial")
+_NOTES = ("handover.json", "changed_config.json")
 
 
 class Retention:
@@ -59,6 +61,9 @@ class Retention:
 
     def _prune(self, record: TrialRecord, kept: set[str]) -> None:
         folder = self._folder.trials / trial_folder(record.number)
+        if folder.is_symlink() or self._folder.trials.is_symlink():
+            return  # somebody has put it there
         for path in folder.glob("*"):
-            if path.name not in kept and path.suffix != LOG_SUFFIX:
+            is_ours = path.name in _NOTES or path.suffix in _SUFFIXES
+            if is_ours and path.name not in kept and not path.is_dir():
                 path.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from pathlib import Path
 
@@ -47,6 +48,16 @@ def sqlite_path(uri: str) -> Path | None:
         return None
     is_file = address.get_backend_name() == _SCHEME and address.database not in (None, "", ":memory:")
     return Path(str(address.database)) if is_file else None
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """Return the file of an address without options, absolute, links not followed; None for any other address.
+
+    Args:
+        uri: An address from outside: its options could name another file.
+    """
+    path = sqlite_path(uri)
+    return None if path is None or "?" in uri.partition(str(path))[2] else Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def is_missing_file(uri: str) -> bool:

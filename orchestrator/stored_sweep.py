@@ -16,14 +16,13 @@ import pyarrow.parquet as pq
 
 from orchestrator.config.objective import ObjectiveConfig, parse_constraint
 from orchestrator.objectives import Aims
+from orchestrator.recorded_addresses import recorded_address
 from orchestrator.records.history import read_begun
 from orchestrator.records.status import TrialStatus
 from orchestrator.records.trials import TrialRecord
 from orchestrator.results import SweepResult
 from orchestrator.runs_dir import resolve_runs_dir
-from orchestrator.sqlite_files import sqlite_uri
 from orchestrator.sweep_folder import SweepFolder, existing_folder
-from orchestrator.tracking.addresses import embedded_uri
 
 logger = logging.getLogger(__name__)
 
@@ -124,13 +123,13 @@ def read_sweep(folder: SweepFolder) -> StoredSweep:
         metric=aims.objectives[0].metric,
         mode=aims.objectives[0].mode,
         status=TrialStatus.INTERRUPTED if state is SweepState.DEAD else TrialStatus(state),
-        tracking_uri=story.config.get("tracking", {}).get("uri") or embedded_uri(folder.path.parent),
+        tracking_uri=recorded_address("tracking", story.config, folder.path.parent),
         records=records,
         run_ids=_run_ids(folder.path),
         ended_by=story.ended_by,
         so_far=story.spending.so_far(now),
         aims=aims,
-        storage_uri=recorded_study_uri(story.config, folder.path.parent),
+        storage_uri=recorded_address("storage", story.config, folder.path.parent),
     )
     return StoredSweep(
         state=state,
@@ -141,16 +140,6 @@ def read_sweep(folder: SweepFolder) -> StoredSweep:
         age_s=max(0.0, time.time() - last_s),
         rejected=Counter(trial.rule for trial in story.rejected.values()),
     )
-
-
-def recorded_study_uri(config: Mapping[str, Any], runs_dir: Path) -> str:
-    """Database of a sweep's study, without a password.
-
-    Args:
-        config: Settings of the sweep, as recorded.
-        runs_dir: Folder of all results.
-    """
-    return (config.get("storage") or {}).get("uri") or sqlite_uri(runs_dir / "optuna.db")
 
 
 def _aims(config: Mapping[str, Any]) -> Aims:

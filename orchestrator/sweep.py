@@ -14,6 +14,7 @@ from orchestrator.config.schema import SweepConfig
 from orchestrator.data import describe_dataset, locate_dataset
 from orchestrator.errors import SpatialSweepError
 from orchestrator.interruption import Interruption
+from orchestrator.known_servers import note_server
 from orchestrator.ledger import Ledger, TrialStatus
 from orchestrator.notebook_view import NotebookDisplay, in_notebook
 from orchestrator.origin import write_origin
@@ -26,6 +27,7 @@ from orchestrator.runs_dir import inside_ray_job, resolve_runs_dir
 from orchestrator.search.first_trials import refuse_unknown
 from orchestrator.search.storage import open_storage, refuse_damaged_study, study_uri
 from orchestrator.sweep_folder import SweepFolder, existing_folder, new_folder
+from orchestrator.sweep_identity import require_original
 from orchestrator.sweep_session import SweepSession
 from orchestrator.tracking.addresses import embedded_uri
 from orchestrator.tracking.mlflow_client import refuse_damaged_tracking
@@ -68,15 +70,18 @@ def run_sweep(
         StorageError: The file of the studies' database is damaged.
         TrackingError: That of MLflow's is.
     """
+    for uri in (config.tracking.uri, config.storage.uri):
+        if uri is not None:
+            note_server(uri)
     display = NotebookDisplay() if console is None and in_notebook() else None
     console = console or Console(quiet=True)
     runs_dir = resolve_runs_dir(config.runs_dir)
-    folder = existing_folder(runs_dir, config.name) if resume else _new_folder(config, runs_dir)
+    folder = _begun_folder(config, runs_dir) if resume else _new_folder(config, runs_dir)
     dataset = locate_dataset(config.dataset.name, config.dataset.uri, runs_dir / "datasets")
     now = identity(config, dataset)
     refuse_damaged_study(study_uri(config, runs_dir))
     refuse_damaged_tracking(config.tracking.uri or embedded_uri(runs_dir))
-    with folder.driven(), Interruption() as interruption, Journal(folder.journal) as journal:
+    with folder.driven(new=not resume), Interruption() as interruption, Journal(folder.journal) as journal:
         ledger = Ledger(journal)
         if ledger.identity is not None and not allow_changed:
             refuse_changes(ledger.identity, now, name=folder.name)
@@ -122,10 +127,19 @@ def resume_sweep(
         SweepNameError: There is no such sweep, or it is being run elsewhere.
         ResumeError: What decides the results is not what it was.
     """
-    config = stored_config(existing_folder(resolve_runs_dir(runs_dir), name), overrides)
+    folder = existing_folder(resolve_runs_dir(runs_dir), name)
+    require_original(folder)
+    config = stored_config(folder, overrides)
     return run_sweep(
         config, resume=True, allow_changed=allow_changed, address=address, console=console, verbose=verbose
     )
+
+
+def _begun_folder(config: SweepConfig, runs_dir: Path) -> SweepFolder:
+    """The folder of a sweep that goes on; a copy would change the runs and the study of its original."""
+    folder = existing_folder(runs_dir, config.name)
+    require_original(folder, addresses=[config.tracking.uri, config.storage.uri])
+    return folder
 
 
 def _new_folder(config: SweepConfig, runs_dir: Path) -> SweepFolder:

@@ -120,23 +120,32 @@ def delete(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     keep_mlflow: Annotated[bool, typer.Option("--keep-mlflow", help="Leave its MLflow runs alone.")] = False,
+    folder_only: Annotated[bool, typer.Option("--folder-only", help="Leave its study alone, too.")] = False,
     runs_dir: RunsDir = None,
     tracking_uri: TrackingUri = None,
     storage_uri: Annotated[str | None, typer.Option(help="The study's database, likewise.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Delete a sweep: its folder, its study, and (as MLflow does, to be restored) its runs."""
-    from orchestrator.sweep_deletion import delete_sweep, plan_deletion
+    from orchestrator.sweep_deletion import delete_sweep, deletion_of
     from orchestrator.sweep_tables import print_deletion
 
-    plan = plan_deletion(name, runs_dir, keep_mlflow=keep_mlflow, tracking_uri=tracking_uri, storage_uri=storage_uri)
     if as_json and not (dry_run or yes):
         raise typer.BadParameter("cannot ask in JSON; add --yes or --dry-run", param_hint="--json")
-    if not (dry_run or yes):
-        print_deletion(plan, wide_console(), done=False)
-        typer.confirm("Delete all of it?", abort=True)
-    if not dry_run:
-        delete_sweep(plan)
+    with deletion_of(
+        name,
+        runs_dir,
+        keep_mlflow=keep_mlflow,
+        folder_only=folder_only,
+        tracking_uri=tracking_uri,
+        storage_uri=storage_uri,
+        dry_run=dry_run,
+    ) as plan:
+        if not (dry_run or yes):
+            print_deletion(plan, wide_console(), done=False)
+            typer.confirm("Delete all of it?", abort=True)
+        if not dry_run:
+            delete_sweep(plan)
     if as_json:
         tell(json.dumps({**plan.as_dict(), "deleted": not dry_run}, indent=2))
     else:

@@ -75,6 +75,9 @@ def print_deletion(deletion: Deletion, console: Console, *, done: bool) -> None:
     size = deletion.as_dict()
     say(console, f"{deletion.name}: {'deleted' if done else 'would be deleted'}")
     say(console, f"  folder  {deletion.folder}: {deletion.files} file(s), {as_size(deletion.size_bytes)}")
+    if not deletion.storage_uri:
+        say(console, "  study and MLflow runs are left alone")
+        return
     trials = "none" if deletion.study_trials is None else f"{deletion.study_trials} trials"
     say(console, f"  study   {size['storage_uri']}: {trials}")
     runs = len(deletion.mlflow_runs)

@@ -8,6 +8,7 @@ from orchestrator.conclusion import start_tracking
 from orchestrator.resume import stored_config
 from orchestrator.setting_values import setting_values
 from orchestrator.sweep_folder import SweepFolder
+from orchestrator.sweep_identity import require_original
 from orchestrator.tracking.addresses import embedded_uri
 from orchestrator.tracking.mlflow_client import refuse_damaged_tracking
 
@@ -35,10 +36,12 @@ def sync_sweep(folder: SweepFolder, tracking_uri: str | None = None) -> Synchron
         tracking_uri: Where to, if not as recorded.
 
     Raises:
-        SweepNameError: The sweep is being run.
+        SweepNameError: The sweep is being run, or is a copy.
+        ConfigError: Only the sweep's journal names the server.
         TrackingError: The server is still away; nothing is lost.
     """
-    config = stored_config(folder, values=setting_values(tracking_uri=tracking_uri))
+    config = stored_config(folder, values=setting_values(tracking_uri=tracking_uri), contacted=("tracking",))
+    require_original(folder, addresses=[config.tracking.uri])
     refuse_damaged_tracking(config.tracking.uri or embedded_uri(folder.path.parent))
     with folder.driven():
         writer = start_tracking(config, folder.path.parent, folder.journal)

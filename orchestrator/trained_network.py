@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.checkpoint_source import default_tracking_uri, local_checkpoint, run_id_of
-from orchestrator.errors import CheckpointError, SweepNameError
+from orchestrator.errors import CheckpointError, ConfigError, SweepNameError
 from orchestrator.lanes.trial_folder import trial_folder
+from orchestrator.recorded_addresses import confirmed_tracking_uri
+from orchestrator.results import SweepResult
 from orchestrator.runs_dir import resolve_runs_dir
 from orchestrator.stored_sweep import StoredSweep, find_sweep, read_sweep
 from orchestrator.sweep_folder import SweepFolder
@@ -35,7 +37,7 @@ class TrainedNetwork:
         training: Section `training` of its trial, or of its sweep where that is all that is known; likewise.
         reports: Metrics of every epoch that is known, by epoch.
         run_id: MLflow run of its trial; None where it is not known.
-        tracking_uri: Where that run is recorded.
+        tracking_uri: Where that run is recorded; None where only the journal of its sweep says where.
         runs_dir: Folder of results it belongs to.
     """
 
@@ -169,9 +171,17 @@ def _of_sweep(sweep: StoredSweep, trial: int | None, tracking_uri: str | None) -
         training=records[chosen.number].config.get("training", {}),
         reports={int(report["epoch"]): report for report in records[chosen.number].reports},
         run_id=chosen.mlflow_run,
-        tracking_uri=tracking_uri or result.tracking_uri,
+        tracking_uri=_confirmed(result, tracking_uri),
         runs_dir=sweep.folder.parent,
     )
+
+
+def _confirmed(result: SweepResult, named: str | None) -> str | None:
+    """Where to find the sweep in MLflow; None where only its journal says where."""
+    try:
+        return confirmed_tracking_uri(result, named)
+    except ConfigError:
+        return None
 
 
 def _of_run(run_id: str, tracking_uri: str, runs_dir: Path) -> _Found:

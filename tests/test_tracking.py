@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def checkpoint(folder: Path) -> Path:
     """A real checkpoint of an untrained network."""
     model = {"name": "conv_resnet26_small", "options": {}, "num_classes": 10, "in_chans": 1, "image_size": 8}
     facts = {"pixel_mean": [0.5], "pixel_std": [0.25], "class_names": list("0123456789")}
-    path = folder / "best.pt"
+    path = folder / "s-001" / "trials" / "trial-00000" / "best.pt"
     save_checkpoint(path, {"model": model, "state_dict": build_model(model).state_dict(), "data": facts})
     return path
 
@@ -128,7 +129,10 @@ def test_a_journal_replayed_again_changes_nothing(writer: MlflowWriter, journal:
 
 def test_a_bookmark_lets_a_later_writer_begin_where_the_last_one_ended(folder: Path, checkpoint: Path) -> None:
     path = folder / "marked" / "journal.jsonl"
-    tell(path, checkpoint)
+    own = path.parent / "trials" / "trial-00000" / "best.pt"
+    own.parent.mkdir(parents=True)
+    shutil.copy(checkpoint, own)
+    tell(path, own)
     first = replay(path, embedded_uri(folder))
     with Journal(path) as journal:
         Ledger(journal).trial_resumed(3, "tune3-again")

@@ -18,6 +18,7 @@ from orchestrator import load_result
 from orchestrator.cli import app
 from orchestrator.config import load_sweep, resolve_trial
 from orchestrator.errors import TrackingError
+from orchestrator.known_servers import note_server
 from orchestrator.ledger import Ledger, TrialStatus
 from orchestrator.records.journal import Journal
 from orchestrator.tracking.mlflow_runs import KEY
@@ -47,6 +48,7 @@ class Sweep:
                 "runs_dir": str(runs_dir),
             }
         )
+        note_server(uri)  # as `run` does
         self.folder = runs_dir / "s"
         self.journal = Journal(self.folder / "journal.jsonl")
         self.ledger = Ledger(self.journal)

@@ -26,6 +26,7 @@ def tell_sweep(
     trials: Sequence[Told],
     *,
     ended: TrialStatus | None = TrialStatus.FINISHED,
+    begun_in: Path | None = None,
     **config: Any,
 ) -> Path:
     """Writes the journal of a sweep; every trial is held for 10 s a report on 2 CPUs.
@@ -35,15 +36,17 @@ def tell_sweep(
         name: Of the sweep.
         trials: The status each ends with, `running` for none, and what it reported.
         ended: How the sweep ended; None leaves it as a driver does that dies.
+        begun_in: Folder of results that the journal names; None takes `runs_dir`.
         **config: Settings that differ from `PLAN`.
 
     Returns:
         The folder of the sweep.
     """
     settings = load_sweep({**PLAN, "trials": max(PLAN["trials"], len(trials)), "name": name, **config})
+    recorded = {**settings.model_dump(mode="json"), "runs_dir": str(begun_in or runs_dir)}
     with Journal(runs_dir / name / "journal.jsonl") as journal:
         ledger = Ledger(journal)
-        ledger.sweep_started(name, settings.model_dump(mode="json"), {"git.revision": "abc"}, {})
+        ledger.sweep_started(name, recorded, {"git.revision": "abc"}, {})
         ledger.lanes_planned(lanes=1, workers=2, cpus_per_worker=1.0, gpus_per_worker=0.0)
         for number, (status, values) in enumerate(trials):
             params = {"lr": 0.001 * (number % 9 + 1) + 1e-6 * (number // 9)}

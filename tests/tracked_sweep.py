@@ -48,9 +48,9 @@ def tell(path: Path, checkpoint: Path | None = None, *, ended: bool = True) -> N
             ledger.sweep_ended(TrialStatus.INTERRUPTED, summary, [str(table)])
 
 
-def replay(path: Path, uri: str, timeout_s: float = 60.0) -> MlflowWriter:
+def replay(path: Path, uri: str, timeout_s: float = 60.0, *, artifacts: Path | None = None) -> MlflowWriter:
     """Carries a journal into MLflow and waits for all of it."""
-    writer = MlflowWriter(path, tracking_uri=uri, experiment="tests", artifacts=path.parent / "artifacts")
+    writer = MlflowWriter(path, tracking_uri=uri, experiment="tests", artifacts=artifacts or path.parent / "artifacts")
     writer.start()
     writer.drain(timeout_s)
     return writer

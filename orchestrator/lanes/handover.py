@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.whole_files import written_whole
+
 _NOTE = "handover.json"
 _IN_EFFECT = "changed_config.json"
 _FILES = ("best.pt", "last.pt")  # the state last: with it the change is complete
@@ -47,12 +49,12 @@ class Handover:
         A donor replaces its files whole, so that a copy is never half of one and half of the next.
         """
         if self.donor is not None:
+            donor = folder.parent / Path(self.donor).name  # the sweep may have moved since the note was left
             for name in _FILES:
-                source = Path(self.donor) / name
+                source = donor / name
                 if source.exists():
-                    partial = folder / f"{name}.handover.partial"
-                    shutil.copyfile(source, partial)
-                    partial.replace(folder / name)
+                    with written_whole(folder / name) as partial:
+                        shutil.copyfile(source, partial)
         if self.config is not None:
             _write(folder / _IN_EFFECT, self.config)
         (folder / _NOTE).unlink(missing_ok=True)
@@ -67,6 +69,5 @@ def changed_config(folder: Path) -> Mapping[str, Any] | None:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(content))
-    partial.replace(path)
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(content))

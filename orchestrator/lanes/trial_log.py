@@ -47,6 +47,8 @@ def _with(metrics: Mapping[str, float], *names: str) -> dict[str, float]:
 def _handler(file: Path) -> logging.Handler:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_symlink():  # in a folder from somebody else it may lead to any file of this user
+            raise OSError(f"{file} is a link")
         handler: logging.Handler = logging.FileHandler(file, encoding="utf-8")
     except OSError as error:
         logging.getLogger(__name__).warning("The trial's log cannot be written: %s", error)

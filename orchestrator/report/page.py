@@ -20,7 +20,9 @@ from orchestrator.report.study_view import StudyView, study_view
 from orchestrator.report.trial_rows import MOST_PARAMS, TrialRows
 from orchestrator.stored_sweep import StoredSweep, SweepState
 from orchestrator.sweep_folder import SweepFolder
+from orchestrator.whole_files import written_whole
 
+_START_BYTES = 1_000
 _HERE = files("orchestrator.report")
 _BROKE_OFF = (SweepState.DEAD, SweepState.FAILED, SweepState.INTERRUPTED)
 _TEMPLATE, _STYLE, _SCRIPT = FILES = ("report.html.j2", "report.css", "report.js")
@@ -57,11 +59,17 @@ def write_report(sweep: StoredSweep, path: Path) -> Path:
     Returns:
         The path.
     """
-    partial = path.with_name(f"{path.name}.partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(render(sweep), encoding="utf-8")
-    partial.replace(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as partial:
+        partial.write_text(render(sweep), encoding="utf-8")
     return path
+
+
+def is_report(path: Path) -> bool:
+    """Return whether a file is a report, whose place another may take."""
+    with path.open("rb") as file:
+        start = file.read(_START_BYTES).decode(errors="replace").lower()
+    return start.lstrip().startswith("<!doctype html>") and "spatialsweep" in start
 
 
 def render(sweep: StoredSweep) -> str:

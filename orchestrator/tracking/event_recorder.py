@@ -12,6 +12,7 @@ from mlflow.exceptions import MlflowException
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from orchestrator.errors import UnsafePathError
 from orchestrator.lanes.trial_folder import trial_folder
 from orchestrator.lanes.trial_log import LOG_SUFFIX
 from orchestrator.records.events import (
@@ -34,7 +35,7 @@ from orchestrator.sweep_folder import SweepFolder
 from orchestrator.tracking.flat_settings import flatten
 from orchestrator.tracking.mlflow_datasets import dataset_input
 from orchestrator.tracking.mlflow_limits import cut, log, metric, param, tag
-from orchestrator.tracking.mlflow_runs import KEY, experiment_id, find_run, search_all
+from orchestrator.tracking.mlflow_runs import KEY, experiment_id, find_run, require_run, search_all
 from orchestrator.tracking.stored_checkpoints import StoredCheckpoints, moved_with
 
 _OfTrial = TrialResumed | TrialChanged | TrialReported | TrialEnded | CheckpointKept | CheckpointDropped
@@ -77,6 +78,7 @@ class EventRecorder:
 
     Attributes:
         runs: Ids of the sweep's run (`sweep`) and of its trials' (`trial-<number>`).
+        outside: Files that the journal names and that lie outside of the sweep's folder; they were not sent.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class EventRecorder:
         self._front: set[int] = set()
         self._dataset: Mapping[str, Any] | None = None
         self.runs: dict[str, str] = {}
+        self.outside: set[str] = set()
         self._handlers: dict[type[Event], Callable[[Any], str | None]] = {
             SweepStarted: self._start_sweep,
             SessionDescribed: self._describe_session,
@@ -145,7 +148,7 @@ class EventRecorder:
         except ValidationError:
             return False
         try:
-            self._client.get_run(memory["sweep"])
+            require_run(self._client, memory["sweep"])
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
@@ -163,6 +166,7 @@ class EventRecorder:
         )
         run_id = find_run(self._client, experiment, uid)
         if run_id is not None:
+            require_run(self._client, run_id)
             self._existing = None
         else:
             known = {f"spatialsweep.{short}": identity[key] for key, short in _IDENTITY_TAGS.items() if key in identity}
@@ -227,11 +231,13 @@ class EventRecorder:
             tags.append(tag("mlflow.note.content", f"```\n{cut(event.reason, _NOTE_LENGTH)}\n```"))
         log(self._client, run_id, metrics=_outcome(event, time_ms), tags=tags)
         logs = (self._folder / "trials" / trial_folder(event.trial)).glob(f"*{LOG_SUFFIX}")
-        self._upload(run_id, sorted(str(file) for file in logs), "logs")
+        self._upload(run_id, sorted(map(str, logs)), "logs")
         self._client.set_terminated(run_id, RUN_STATUS[event.status], time_ms)
 
     def _keep_checkpoint(self, event: CheckpointKept) -> str | None:
-        path = moved_with(self._folder, Path(event.path))
+        path = self._own(event.path)
+        if path is None:
+            return None
         key = f"{self.runs['uid']}/{event.trial}"
         name = f"{self.runs['name']}-trial-{event.trial:05d}"
         return self._checkpoints.keep(path, self._trial(event), key=key, name=name)
@@ -262,10 +268,18 @@ class EventRecorder:
         self._client.set_terminated(run_id, RUN_STATUS[event.status], time_ms)
 
     def _upload(self, run_id: str, files: Sequence[str], artifact_path: str) -> None:
-        """Stores files where they still lie; a sweep whose folder was moved takes them along."""
-        for path in (moved_with(self._folder, Path(file)) for file in files):
-            if path.exists():
+        """Store files where they still lie; a sweep whose folder was moved takes them along."""
+        for path in map(self._own, files):
+            if path is not None and path.is_file():
                 self._client.log_artifact(run_id, str(path), artifact_path)
+
+    def _own(self, recorded: str) -> Path | None:
+        """The place of a file within the sweep's folder; None, with a note, of one elsewhere, which is never sent."""
+        try:
+            return moved_with(self._folder, Path(recorded))
+        except UnsafePathError:
+            self.outside.add(recorded)
+            return None
 
     def _trial(self, event: _OfTrial) -> str:
         return self.runs[f"trial-{event.trial}"]

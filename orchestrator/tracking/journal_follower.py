@@ -11,7 +11,7 @@ import json
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from typing import Any
 from orchestrator.errors import JournalError, TrackingError
 from orchestrator.records.events import Event
 from orchestrator.records.journal import read_events
+from orchestrator.tracking.lasting_faults import lasting_fault
+from orchestrator.whole_files import written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +35,19 @@ class JournalFollower(ABC):
     Args:
         journal: The file to follow.
         target: What errors call the other side; no password.
+        place: What the bookmark calls it; None takes `target`.
+
+    Attributes:
+        failure: The last error, whether it passed or not.
+        fault: What is wrong and how it is mended, while a fault lasts.
+        refused: Events that the other side calls invalid.
+        events_sent: Events sent by this follower.
     """
 
-    def __init__(self, journal: Path, target: str) -> None:
+    def __init__(self, journal: Path, target: str, place: str | None = None) -> None:
         self._journal = journal
         self._target = target
+        self._place = place or target
         self._bookmark = journal.with_name("tracked.json")
         self._memory: Mapping[str, Any] | None = None
         self._done_bytes = 0
@@ -45,6 +55,8 @@ class JournalFollower(ABC):
         self._given_up = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="mlflow-writer", daemon=True)
         self.failure: Exception | None = None
+        self.fault: str | None = None
+        self._said = ""
         self.refused: list[str] = []
         self.events_sent = 0
         self._open_bookmark()
@@ -57,7 +69,8 @@ class JournalFollower(ABC):
         """Waits until every event has arrived, then ends the thread.
 
         Raises:
-            TrackingError: Events are left when the time is up; they stay in the journal.
+            TrackingError: Events are left when the time is up, or a fault stays that no waiting mends; they stay in
+                the journal. Or files were left out that are none of the sweep's.
         """
         self._stop.set()
         self._thread.join(timeout_s)
@@ -67,7 +80,7 @@ class JournalFollower(ABC):
         except JournalError as error:
             raise TrackingError(f"MLflow at {self._target} lacks what follows: {error}") from error
         if left:
-            cause = f" ({self.failure})" if self.failure else ""
+            cause = f" ({self.fault or self.failure})" if self.failure else ""
             raise TrackingError(
                 f"{left} events did not reach MLflow at {self._target}{cause}. They are kept in {self._journal}; "
                 f"`spatialsweep sync {self._journal.parent.name}` sends them."
@@ -77,6 +90,16 @@ class JournalFollower(ABC):
                 f"MLflow refused {len(self.refused)} events, the first with: {self.refused[0]}. "
                 f"They are kept in {self._journal}."
             )
+        if self._outside:
+            raise TrackingError(
+                f"{len(self._outside)} file(s) that {self._journal} names lie outside of {self._journal.parent} and "
+                f"were not sent to MLflow, such as {min(self._outside)}. All else was"
+            )
+
+    @property
+    def _outside(self) -> Collection[str]:
+        """Files that the journal names and that are none of the sweep's."""
+        return ()
 
     @abstractmethod
     def _connect(self) -> None:
@@ -111,27 +134,36 @@ class JournalFollower(ABC):
                     self._set_bookmark()
                     at_once = min(2 * at_once, _EVENTS_PER_BATCH)
             except Exception as error:  # whatever it is, the journal keeps the events and the next round repeats them
-                self.failure = error
+                self._note(error)
+                if self.fault and self._stop.is_set() and (not connected or at_once == 1):
+                    return
                 at_once = max(1, at_once // 4)
-                logger.warning("MLflow at %s does not take an event: %s", self._target, error)
-                if self._given_up.wait(_RETRY_S):
+                if not (self.fault and self._stop.is_set()) and self._given_up.wait(_RETRY_S):
                     return
                 continue
+            self.fault, self._said = None, ""
             if stopping:
                 return
             self._stop.wait(_POLL_S)
 
+    def _note(self, error: Exception) -> None:
+        """Keep a fault for the end, and say it once: it may last for as long as the sweep."""
+        self.failure, self.fault = error, lasting_fault(error)
+        text = self.fault or str(error)
+        if text != self._said:
+            logger.warning("MLflow at %s does not take an event: %s", self._target, text)
+        self._said = text
+
     def _set_bookmark(self) -> None:
-        content = {"target": self._target, "bytes": self._done_bytes, "memory": self._remember()}
-        partial = self._bookmark.with_suffix(".partial")
-        partial.write_text(json.dumps(content), encoding="utf-8")
-        partial.replace(self._bookmark)
+        content = {"target": self._place, "bytes": self._done_bytes, "memory": self._remember()}
+        with written_whole(self._bookmark) as partial:
+            partial.write_text(json.dumps(content), encoding="utf-8")
 
     def _open_bookmark(self) -> None:
         """One that is damaged, or of another place, is as good as none: a replay from the start changes nothing."""
         try:
             content = json.loads(self._bookmark.read_text(encoding="utf-8"))
-            if content["target"] == self._target:
+            if content["target"] == self._place:
                 self._require_line(content["bytes"])
                 self._done_bytes, self._memory = content["bytes"], content["memory"]
         except FileNotFoundError:

@@ -9,12 +9,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from orchestrator.database_file import refuse_damaged
 from orchestrator.errors import TrackingError
 from orchestrator.tracking.addresses import without_password
+from orchestrator.tracking.moved_results import settle
 
 _REMEDY = "Move it away: `spatialsweep sync NAME` sends the events of a sweep into a new one"
 
 
 def open_client(tracking_uri: str) -> MlflowClient:
-    """Return the client of a server or database.
+    """Return the client of a server, or of a database that may have moved with its folder of results.
 
     Args:
         tracking_uri: Address of the server or database.
@@ -23,6 +24,7 @@ def open_client(tracking_uri: str) -> MlflowClient:
         TrackingError: The file of the database is damaged, or holds something else.
     """
     refuse_damaged_tracking(tracking_uri)
+    settle(tracking_uri)
     try:
         return MlflowClient(tracking_uri)
     except (MlflowException, SQLAlchemyError) as error:

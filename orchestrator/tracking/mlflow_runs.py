@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlparse
 
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Experiment, LifecycleStage, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import CheckpointError, TrackingError
@@ -22,7 +23,11 @@ CHECKPOINT_ARTIFACT = "checkpoint"
 KEY = "spatialsweep.key"
 """Tag that tells what a run stands for: the uid of a sweep, or `<uid>/<number>` of a trial."""
 
+SWEEP = "spatialsweep.sweep"
+"""Tag with the name of a run's sweep."""
+
 _BEST = "best.pt"
+_UID = re.compile(r"[0-9a-f]{32}")
 _RUNS_PER_PAGE = 1_000
 
 
@@ -51,9 +56,13 @@ def experiment_id(client: MlflowClient, name: str, *, tracking_uri: str, artifac
         name: Of the experiment.
         tracking_uri: Of the server or database.
         artifacts: Folder for artifacts when the URI is a database rather than a server.
+
+    Raises:
+        TrackingError: The experiment was deleted.
     """
     experiment = client.get_experiment_by_name(name)
     if experiment is not None:
+        _require_active(experiment)
         return str(experiment.experiment_id)
     on_server = urlparse(tracking_uri).scheme in ("http", "https", "databricks")
     location = None if on_server else artifacts.resolve().as_uri()
@@ -64,6 +73,31 @@ def find_run(client: MlflowClient, experiment: str, key: str) -> str | None:
     """The run that stands for a sweep or a trial, deleted or not."""
     found = client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", ViewType.ALL, max_results=1)
     return str(found[0].info.run_id) if found else None
+
+
+def require_run(client: MlflowClient, run_id: str) -> None:
+    """Refuse the run of a sweep that was deleted, or whose experiment was: MLflow takes nothing for it.
+
+    Raises:
+        TrackingError: It was deleted; the text says how it is brought back.
+        MlflowException: There is no such run, or the server does not answer.
+    """
+    run = client.get_run(run_id)
+    _require_active(client.get_experiment(run.info.experiment_id))
+    if run.info.lifecycle_stage == LifecycleStage.DELETED:
+        raise TrackingError(
+            f"the run {run_id} of this sweep was deleted in MLflow; `mlflow runs restore --run-id {run_id}` brings it "
+            "back"
+        )
+
+
+def _require_active(experiment: Experiment) -> None:
+    if experiment.lifecycle_stage == LifecycleStage.DELETED:
+        number = experiment.experiment_id
+        raise TrackingError(
+            f"the experiment '{experiment.name}' was deleted in MLflow. Bring it back with `mlflow experiments restore "
+            f"--experiment-id {number}`, or name another with `--set tracking.experiment=NAME`"
+        )
 
 
 def fetch_checkpoint(run_id: str, tracking_uri: str, folder: Path) -> Path:
@@ -137,21 +171,26 @@ def log_folder(run_id: str, folder: Path, artifact_path: str, tracking_uri: str)
         raise TrackingError(f"MLflow at {without_password(tracking_uri)} takes no files: {error}") from None
 
 
-def sweep_runs(uid: str, tracking_uri: str) -> list[str]:
-    """Ids of the MLflow runs of a sweep and of its trials, deleted ones left out.
+def sweep_runs(uid: str, name: str, tracking_uri: str) -> list[str]:
+    """Return the ids of the MLflow runs of a sweep and of its trials, deleted ones left out.
 
     Args:
-        uid: Of the sweep.
+        uid: Id of the sweep, 32 hexadecimal digits.
+        name: Name of the sweep, which every run of it bears.
         tracking_uri: Where they are recorded.
 
     Raises:
-        TrackingError: The server does not answer, or refuses.
+        TrackingError: The id is none, or the server does not answer or refuses.
     """
+    if not _UID.fullmatch(uid):
+        raise TrackingError(f"'{uid}' is no id of a sweep (32 hexadecimal digits)")
+    own = re.compile(rf"{uid}(?:/\d+)?")
     try:
         client = open_client(tracking_uri)
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         found = search_all(client, experiments, f"tags.`{KEY}` LIKE '{uid}%'", ViewType.ACTIVE_ONLY)
-        return [str(run.info.run_id) for run in found]
+        tags = ((str(run.info.run_id), run.data.tags) for run in found)
+        return [run for run, of in tags if own.fullmatch(of.get(KEY, "")) and of.get(SWEEP) == name]
     except MlflowException as error:
         raise TrackingError(f"MLflow at {without_password(tracking_uri)} does not list its runs: {error}") from None
 

@@ -6,13 +6,14 @@ carry the journal's own times, which makes that harmless, and what may exist is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mlflow.exceptions import MlflowException
 
 from orchestrator.records.events import Event, TrialEnded, TrialReported
+from orchestrator.sqlite_files import sqlite_file
 from orchestrator.tracking.addresses import without_password
 from orchestrator.tracking.event_recorder import EventRecorder
 from orchestrator.tracking.journal_follower import JournalFollower
@@ -33,7 +34,11 @@ class MlflowWriter(JournalFollower):
     """
 
     def __init__(self, journal: Path, *, tracking_uri: str, experiment: str, artifacts: Path) -> None:
-        super().__init__(journal, without_password(tracking_uri))
+        database, runs_dir = sqlite_file(tracking_uri), journal.resolve().parents[1]
+        # Both move together, and the bookmark holds at the new place.
+        is_beside = database is not None and database.is_relative_to(runs_dir)
+        place = str(database.relative_to(runs_dir)) if database is not None and is_beside else None
+        super().__init__(journal, without_password(tracking_uri), place)
         self.tracking_uri = tracking_uri
         self._experiment = experiment
         self._artifacts = artifacts
@@ -61,6 +66,10 @@ class MlflowWriter(JournalFollower):
             artifacts=self._artifacts,
             folder=self._journal.parent,
         )
+
+    @property
+    def _outside(self) -> Collection[str]:
+        return self._recorder.outside if self._recorder else ()
 
     def _recall(self, memory: Mapping[str, Any]) -> bool:
         return self._connected().recall(memory)

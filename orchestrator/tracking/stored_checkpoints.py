@@ -13,6 +13,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from orchestrator.contained_paths import contained
 from orchestrator.full_disk import is_full
 from orchestrator.tracking.mlflow_limits import key_of, log
 from orchestrator.tracking.mlflow_runs import CHECKPOINT_ARTIFACT, KEY
@@ -22,15 +23,25 @@ _BEST = "best.pt"
 _EPOCH = "spatialsweep.epoch"
 _MODEL_TYPE = "image-classifier"
 _PARAM_LENGTH = 250
+_ROOTS = ("sessions", "trials")  # hold a folder for each session and trial, with files that are stored
 _TRY_AGAIN = (401, 408, 429)
 
 
-def moved_with(folder: Path, path: Path) -> Path:
-    """Where a file of a sweep lies now: as it was recorded, or in the folder of the sweep, which was moved."""
-    if path.exists() or folder.name not in path.parts:
-        return path
-    depth = len(path.parts) - path.parts[::-1].index(folder.name)
-    return folder.joinpath(*path.parts[depth:])
+def moved_with(folder: Path, recorded: Path) -> Path:
+    """Return where a file of a sweep lies in the sweep's folder, whatever place the journal names.
+
+    Args:
+        folder: Folder of the sweep, which may have been moved, copied or renamed.
+        recorded: Path that the journal names.
+
+    Raises:
+        UnsafePathError: It leads out of the folder, through a link or otherwise.
+    """
+    parts = recorded.parts
+    within = Path(*parts[-3:]) if len(parts) > 2 and parts[-3] in _ROOTS else Path(recorded.name)
+    found = contained(folder, within, "file of the journal")
+    elsewhere = folder / recorded
+    return found if found.exists() or not elsewhere.exists() else contained(folder, elsewhere, "file of the journal")
 
 
 def refusal(error: Exception) -> int | None:

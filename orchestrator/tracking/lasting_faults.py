@@ -1,0 +1,64 @@
+"""Which faults of a tracking server no further attempt mends, and what does."""
+
+from __future__ import annotations
+
+import errno
+import re
+
+from mlflow.exceptions import MlflowException
+
+from orchestrator.errors import TrackingError
+
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP)
+_STATUS = re.compile(r"error code (\d{3})")
+_CREDENTIALS = (
+    "it does not accept your name and password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+    "MLFLOW_TRACKING_TOKEN"
+)
+_RIGHTS = "you may not write there: ask for the right to edit the experiment, or name another with tracking.experiment"
+_SCHEMA = (
+    "its tables are of another version of MLflow. Of an older one: copy the database, then `mlflow db upgrade URI`; "
+    "of a newer one: install that version here"
+)
+_DATABASE = {
+    "out-of-date database schema": _SCHEMA,
+    "Can't locate revision": _SCHEMA,
+    "readonly database": "its database cannot be written: give this user the right to write the file and its folder",
+    "unable to open database file": "its database cannot be opened: its folder is missing, or may not be entered",
+    "file is not a database": "its database is damaged, or no file of sqlite",
+}
+
+
+def lasting_fault(error: Exception) -> str | None:
+    """Return what is wrong and how it is mended, for a fault that stays; None where another attempt may do.
+
+    Args:
+        error: What was raised when something was sent to MLflow.
+    """
+    if isinstance(error, TrackingError):
+        return lasting_fault(error.__cause__) if isinstance(error.__cause__, Exception) else str(error)
+    status = _status(error)
+    if status in (401, 403):
+        return f"{_CREDENTIALS if status == 401 else _RIGHTS} ({_first_line(error)})"
+    if isinstance(error, MlflowException):
+        text = str(error)
+        return next((f"{remedy} ({_first_line(error)})" for part, remedy in _DATABASE.items() if part in text), None)
+    if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
+        return f"the place of its files, {error.filename}, cannot be written: {error.strerror}"
+    if isinstance(error, (KeyError, TypeError, AttributeError)):
+        return f"the journal does not hold what MLflow needs ({type(error).__name__}: {_first_line(error)})"
+    return None
+
+
+def _status(error: Exception) -> int:
+    response = getattr(error, "response", None)  # of requests, which MLflow uses for files
+    if response is not None:
+        return int(getattr(response, "status_code", 0))
+    if not isinstance(error, MlflowException):
+        return 0
+    found = _STATUS.search(str(error))
+    return int(found[1]) if found else int(error.get_http_status_code())
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
