@@ -9,6 +9,8 @@ from pathlib import Path
 def expanded_path(given: str | os.PathLike[str]) -> Path:
     """Return a path with the home folder in the place of `~` or `~name`.
 
+    A folder whose own name begins with `~`, such as `./~x`, is returned from the root, so that it stays one.
+
     Args:
         given: As written; a name that no user has stands for itself, as in a shell.
 
@@ -18,10 +20,8 @@ def expanded_path(given: str | os.PathLike[str]) -> Path:
     text = os.fspath(given)
     if not text:
         raise ValueError("is empty; name a path, or . for the current folder")
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        return Path(text)
+    path = Path(os.path.expanduser(text))  # noqa: PTH111 - unlike Path's, it leaves `./~x` and unknown users alone
+    return path.absolute() if str(path).startswith("~") else path
 
 
 def expanded_location(given: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from orchestrator.home_paths import expanded_path
+
 _OF_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for what a job starts, with a working directory and without
 
 
@@ -14,7 +16,7 @@ def resolve_runs_dir(configured: str | Path | None) -> Path:
     Inside a Ray job the current folder is a copy that Ray deletes, so there the default lies in the home folder.
     """
     if configured:
-        return Path(configured).expanduser().resolve()
+        return expanded_path(configured).resolve()
     return Path.home() / "spatialsweep" / "runs" if inside_ray_job() else Path.cwd() / "runs"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from orchestrator.errors import StorageError
 
 _SCHEME = "sqlite"
+_WITH_DRIVER = "sqlite+pysqlite"
 _NO_TEXT = ("Cc", "Cs")  # control characters, and bytes that are no UTF-8
 
 
@@ -26,6 +27,8 @@ def sqlite_uri(path: Path) -> str:
     resolved = path.resolve()
     if not any(unicodedata.category(character) in _NO_TEXT for character in str(resolved)):
         uri = URL.create(_SCHEME, database=str(resolved)).render_as_string()
+        if not uri.endswith(str(resolved)):  # percent-encoded; of `sqlite:///` MLflow would make that folder as well
+            uri = URL.create(_WITH_DRIVER, database=str(resolved)).render_as_string()
         if sqlite_path(uri) == resolved:
             return uri
     raise StorageError(f"{str(resolved)!r}: no database can be named there. Choose a folder with a plain name")

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.config.objective import ObjectiveConfig, parse_constraint
+from orchestrator.home_paths import expanded_path
 from orchestrator.objectives import Aims
 from orchestrator.recorded_addresses import recorded_address
 from orchestrator.records.history import read_begun
@@ -92,8 +93,9 @@ def find_sweep(sweep: str | Path, runs_dir: str | Path | None = None) -> SweepFo
     Raises:
         SweepNameError: There is no such sweep; the nearest name is told.
     """
-    if SweepFolder(Path(sweep).expanduser()).has_begun:
-        return SweepFolder(Path(sweep).expanduser().resolve())
+    path = expanded_path(sweep or ".")
+    if SweepFolder(path).has_begun:
+        return SweepFolder(path.resolve())
     return existing_folder(resolve_runs_dir(runs_dir), str(sweep))
 
 

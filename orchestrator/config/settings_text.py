@@ -160,7 +160,7 @@ def _check_size(text: str) -> None:
         elif isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in opened):
                 raise _fault(f"'*{event.anchor}' stands within itself", event)
-            total += sizes.get(event.anchor, 1)
+            total += sizes.get(str(event.anchor), 1)
         if total > MOST_VALUES:
             raise _fault(f"it holds more than {MOST_VALUES:,} keys and values", event)
 
@@ -173,7 +173,8 @@ def _matched(kind: str, node: yaml.ScalarNode) -> str:
     return text
 
 
-def _fault(problem: str, where: yaml.Node | yaml.Event) -> yaml.MarkedYAMLError:
+def _fault(problem: str, where: Any) -> yaml.MarkedYAMLError:
+    """A fault at a node or an event."""
     return yaml.constructor.ConstructorError(None, None, problem, where.start_mark)
 
 
