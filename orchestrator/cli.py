@@ -12,6 +12,7 @@ import typer
 
 from orchestrator import data_cli, network_cli, report_cli, sweep_cli, tracking_cli
 from orchestrator.errors import ConfigError, RayLostError, ResumeError, SpatialSweepError, SweepNameError
+from orchestrator.loopback_proxies import keep_loopback_direct
 from orchestrator.provenance import package_version
 from orchestrator.quick_imports import quick_imports
 from orchestrator.submitted_with import version_report
@@ -262,6 +263,7 @@ def main() -> None:
 
     # A thread that Tune has left behind on a lost cluster must not join whatever other one it finds.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+    keep_loopback_direct(os.environ)
     app.add_typer(cluster_app)
     try:
         app()
