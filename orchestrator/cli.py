@@ -22,6 +22,7 @@ from orchestrator.errors import (
     SweepNameError,
     UnsafePathError,
 )
+from orchestrator.loopback_proxies import keep_loopback_direct
 from orchestrator.path_options import location_option, path_option
 from orchestrator.provenance import package_version
 from orchestrator.quick_imports import quick_imports
@@ -295,6 +296,7 @@ def main() -> None:
 
     # A thread that Tune has left behind on a lost cluster must not join whatever other one it finds.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+    keep_loopback_direct(os.environ)
     app.add_typer(cluster_app)
     try:
         app()

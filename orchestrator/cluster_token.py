@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ray
-from ray._raylet import AuthenticationTokenLoader, Config
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from orchestrator.errors import ClusterError
 
@@ -94,7 +94,7 @@ def known_token(environ: Mapping[str, str]) -> tuple[str, str | None]:
 
 def _refuses(address: str, token: str | None) -> bool:
     """Whether a cluster turns away whoever shows this token; Ray itself would ask it for a minute."""
-    import grpc
+    import grpc  # type: ignore[import-untyped]
 
     shown = () if token is None else (("authorization", f"Bearer {token}"),)
     with grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:

@@ -85,7 +85,7 @@ def ray_session(address: str | None = None, *, verbose: bool = False) -> Iterato
 def _joined(target: str, verbose: bool, level: int) -> Iterator[None]:
     """Connects to a cluster, with its token where it asks for one."""
     address = _bootstrap_address(target)
-    _require_answer(target if address is None else address)
+    _require_answer(target, address or target)
     with token_settings({} if address is None else settings_to_join(address, os.environ)):
         try:
             ray.init(address=target, log_to_driver=verbose, logging_level=level)
@@ -110,9 +110,9 @@ def _set_sigterm_handler(handler: Any) -> None:
         signal.signal(signal.SIGTERM, handler)
 
 
-def _require_answer(target: str) -> None:
+def _require_answer(target: str, address: str) -> None:
     """Fails within seconds where Ray itself would go on asking for minutes."""
-    host, separator, port = target.removeprefix("ray://").rpartition(":")
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
     if not separator or not port.isdigit():
         return
     try:

@@ -6,7 +6,7 @@ import datetime
 import os
 import socket
 
-from torch import distributed
+from torch.distributed import TCPStore, init_process_group  # type: ignore[attr-defined]
 
 
 def join(
@@ -26,7 +26,7 @@ def join(
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")  # a worker whose peer is gone ends
     timeout = datetime.timedelta(seconds=timeout_s)
     if listener is None:
-        store = distributed.TCPStore(*meet, size, timeout=timeout)
+        store = TCPStore(*meet, size, timeout=timeout)
     else:
-        store = distributed.TCPStore(*meet, size, True, timeout, master_listen_fd=listener.detach())
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+        store = TCPStore(*meet, size, True, timeout, master_listen_fd=listener.detach())
+    init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)

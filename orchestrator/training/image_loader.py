@@ -24,6 +24,7 @@ from orchestrator.data import Indices
 from orchestrator.data.decoding import ImageError, decode_image
 from orchestrator.data.encoded_images import EncodedImages
 from orchestrator.errors import DataError
+from orchestrator.training.socket_paths import keep_socket_paths_short
 
 __all__ = ["ImageLoader", "ImageTransforms", "SampleKey", "repeated_keys"]
 
@@ -123,6 +124,8 @@ class ImageLoader:
         pin_memory: bool = False,
     ) -> None:
         self._order = _Order()
+        if processes:
+            keep_socket_paths_short()
         self._loader: DataLoader[Any] = DataLoader(
             _Decoder(images, transform),
             batch_sampler=self._order,
