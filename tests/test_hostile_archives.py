@@ -315,8 +315,8 @@ def test_labels_and_shapes_of_raw_files_are_checked(tmp_path: Path) -> None:
     (place / "train-images-idx3-ubyte.gz").unlink()
     for shape, reason in (
         ((1 << 31, 1 << 31, 1 << 31), "more than 2147483648 bytes"),
-        ((30, 0, 0), "not (N, height, width) of one size"),
-        ((30, 28), "not (N, height, width) of one size"),
+        ((30, 0, 0), "not (N, side, side) of one size"),
+        ((30, 28), "not (N, side, side) of one size"),
         ((), "is no idx file of bytes"),
         ((30, 28, 29), "holds 23520 bytes"),
         ((30, 28, 27), "holds more than 22680 bytes"),

@@ -17,6 +17,7 @@ from tiny_archives import images, photo_tree, png
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
+from orchestrator.data import dataset_facts
 from orchestrator.data.contact_sheet import contact_sheet
 from orchestrator.data.decoding import ImageError, decode_image
 from orchestrator.data.encoded_images import EncodedImages, write_encoded_shard
@@ -367,3 +368,12 @@ def test_a_damaged_record_has_its_shard_converted_again(damage: bytes, tmp_path:
     manifest = prepare("folder", root, str(tmp_path / "to"), images_per_shard=5, max_bad=1)
     assert manifest.splits["train"].images == 11
     assert not (tmp_path / "to" / ".parts").exists()
+
+
+def test_small_images_that_are_no_squares_stay_files_for_sweeps_train_on_squares(tmp_path: Path) -> None:
+    root = photo_tree(tmp_path)
+    for number, path in enumerate(root.rglob("*.jpg")):
+        path.write_bytes(png(images(1, (3, 12, 10), number)[0], "JPEG"))
+    manifest, _ = prepared(root)
+    assert (manifest.kind, manifest.image_shape) == ("encoded", None)
+    assert dataset_facts(None, f"{root}-to", 16).image_size == 16
