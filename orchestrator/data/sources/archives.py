@@ -24,7 +24,7 @@ from orchestrator.data.sources.archive_members import Member, member_parts
 from orchestrator.data.sources.unpacking_limits import DEFAULT_LIMITS, Allowance, Limits
 from orchestrator.errors import DataError
 
-__all__ = ["PARSER_FAULTS", "is_archive", "unpack"]
+__all__ = ["PARSER_FAULTS", "check_compression", "is_archive", "unpack"]
 
 PARSER_FAULTS = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
@@ -122,6 +122,31 @@ def _tar_members(archive: Path, allowance: Allowance) -> Iterator[Member]:
                 tar.members = []  # type: ignore[attr-defined]  # else every header stays in memory
                 allowance.count()
                 yield Member.of_tar(entry, lambda entry=entry: _content(tar, entry))  # type: ignore[misc]
+        if opener:
+            _read_to_end(forward)
+
+
+def check_compression(archive: Path) -> None:
+    """Read a compressed archive to its end, where its checksum stands; a tar file itself has none of its content.
+
+    Raises:
+        DataError: The checksum is that of other content, or the file is cut.
+    """
+    opener = _compressed_reader(archive)
+    if opener is None:
+        return
+    try:
+        with opener(archive) as raw:
+            _read_to_end(_ForwardFile(raw, Allowance(archive, archive.parent, DEFAULT_LIMITS)))
+    except DataError:
+        raise
+    except PARSER_FAULTS as error:
+        raise DataError(f"{archive}: cannot be unpacked ({one_line(error)}); fetch it again") from None
+
+
+def _read_to_end(file: _ForwardFile) -> None:
+    while file.read(_CHUNK_BYTES):
+        pass
 
 
 def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
