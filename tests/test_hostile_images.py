@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image
 from tiny_archives import images, photo_tree, png
 from typer.testing import CliRunner
 
-from orchestrator.cli import app
+from orchestrator.cli import app, main
 from orchestrator.data import dataset_facts
 from orchestrator.data.contact_sheet import contact_sheet
 from orchestrator.data.decoding import ImageError, decode_image
@@ -377,3 +378,27 @@ def test_small_images_that_are_no_squares_stay_files_for_sweeps_train_on_squares
     manifest, _ = prepared(root)
     assert (manifest.kind, manifest.image_shape) == ("encoded", None)
     assert dataset_facts(None, f"{root}-to", 16).image_size == 16
+
+
+def test_a_source_of_any_name_leaves_a_manifest_that_reads(tmp_path: Path) -> None:
+    root = photo_tree(tmp_path).rename(tmp_path / "caf\udce9")
+    manifest = prepare("folder", root, str(tmp_path / "to"))
+    assert manifest.source["place"].endswith("caf\\xe9")
+    assert read_manifest(open_folder(tmp_path / "to")) == manifest
+
+
+@pytest.mark.parametrize("command", [["inspect", "nowhere"], ["prepare", "folder", "--from", "nowhere", "--to", "to"]])
+def test_data_that_cannot_be_read_ends_a_command_with_2(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["spatialsweep", "data", *command])
+    monkeypatch.setattr(app, "registered_groups", [*app.registered_groups])  # `main` adds to both
+    monkeypatch.setenv("RAY_ENABLE_AUTO_CONNECT", "0")
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("spatialsweep: nowhere")
+    assert told.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
