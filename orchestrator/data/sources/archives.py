@@ -66,11 +66,11 @@ def unpack(archive: Path, target: Path, limits: Limits = DEFAULT_LIMITS) -> None
     """
     allowance = Allowance(archive, target, limits)
     members = _zip_members if _is_zip(archive) else _tar_members
-    name = ""
+    name, folders = "", set[Path]()
     try:
         for member in members(archive, allowance):
             name = member.shown
-            _place(archive, member, target, allowance)
+            _place(archive, member, target, allowance, folders)
     except DataError:
         raise
     except PARSER_FAULTS as error:
@@ -80,17 +80,19 @@ def unpack(archive: Path, target: Path, limits: Limits = DEFAULT_LIMITS) -> None
         ) from None
 
 
-def _place(archive: Path, member: Member, target: Path, allowance: Allowance) -> None:
-    """Write one member beneath the target."""
+def _place(archive: Path, member: Member, target: Path, allowance: Allowance, folders: set[Path]) -> None:
+    """Write one member beneath the target; `folders` are those that were made already."""
     parts = member_parts(archive, member)
     if not parts:
         return  # the folder itself, which many archives list
-    path = contained(target, Path(*parts), "member")
+    path = target.joinpath(*parts)
+    folder = path if member.is_folder else path.parent
     try:
+        if folder not in folders:
+            contained(target, folder, "member").mkdir(parents=True, exist_ok=True)
+            folders.add(folder)
         if member.is_folder:
-            path.mkdir(parents=True, exist_ok=True)
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as file, member.open() as content:
             while chunk := content.read(_CHUNK_BYTES):
                 allowance.take(len(chunk))
