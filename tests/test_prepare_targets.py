@@ -32,10 +32,12 @@ def test_a_folder_linked_as_parts_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "precious").is_dir()
 
 
-def test_the_source_is_not_written_to(tmp_path: Path) -> None:
+def test_beside_its_source_a_dataset_takes_nothing_away(tmp_path: Path) -> None:
     root = photo_tree(tmp_path)
-    with pytest.raises(DataError, match="is the folder that is read; write the dataset to another"):
-        prepare("folder", root, str(root))
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    manifest = prepare("folder", root, str(root))
+    assert prepare("folder", root, str(root)) == manifest
+    assert {path: path.read_bytes() for path in before} == before
 
 
 @pytest.mark.parametrize("damage", [b"words", b"{}", b"[" * 100_000, b'{"plan": "\xff"}', b"null"])

@@ -84,8 +84,6 @@ def prepare(
             what is left of them cannot be trained on.
     """
     folder = open_folder(uri)
-    if place is not None and folder.local is not None and folder.local.resolve() == place.resolve():
-        raise DataError(f"{folder.shown}: is the folder that is read; write the dataset to another")
     with open_source(name, place, scratch=scratch) as source:
         for line in source.notices:
             notice(line)
