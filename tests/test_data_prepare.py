@@ -54,7 +54,7 @@ def icons(folder: Path, *, per_class: int) -> Path:
         for name in ("a", "b"):
             (root / split / name).mkdir(parents=True)
             for number in range(per_class):
-                (root / split / name / f"{number:02d}.png").write_bytes(png(images(1, (3, 12, 10), number)[0]))
+                (root / split / name / f"{number:02d}.png").write_bytes(png(images(1, (3, 12, 12), number)[0]))
     return root
 
 
@@ -191,7 +191,7 @@ def test_unreadable_images_are_counted_listed_and_refused(tmp_path: Path) -> Non
 def test_a_small_image_of_another_size_is_a_bad_one(tmp_path: Path) -> None:
     root = icons(tmp_path, per_class=20)
     (root / "train" / "b" / "13.png").write_bytes(png(images(1, (3, 12, 11), 0)[0]))
-    with pytest.raises(DataError, match=r"train/b/13.png: has the shape \(3, 12, 11\), not \(3, 12, 10\)"):
+    with pytest.raises(DataError, match=r"train/b/13.png: has the shape \(3, 12, 11\), not \(3, 12, 12\)"):
         prepare("folder", root, str(tmp_path / "to"))
 
 

@@ -173,6 +173,7 @@ def test_a_strangers_dataset_writes_nowhere_but_to_the_cache(
         content["content_hash"] = content_hash
         content["splits"]["train"]["shards"][0].update(file=name, bytes=len(stranger))
         put(folder, "manifest.json", json.dumps(content).encode())
+        put(folder, "authorized_keys", stranger)
         with pytest.raises(
             DataError, match=r"manifest\.json: is no manifest of SpatialSweep's \('(content_hash|splits)"
         ):

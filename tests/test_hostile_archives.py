@@ -156,12 +156,14 @@ def test_sizes_that_cannot_be_end_at_once(kind: bytes, size: bytes, tmp_path: Pa
     assert "cannot be unpacked" in unpacking(archive)
 
 
-def test_damaged_compression_is_told_by_the_archive(tmp_path: Path) -> None:
-    content = bytearray(tar_gz(tmp_path / "a.tar.gz", {f"f{n}": bytes([n]) * 5000 for n in range(40)}).read_bytes())
-    for place in range(12, len(content), 37):
-        damaged = content.copy()
+def test_damage_behind_a_checksum_never_changes_what_is_read(tmp_path: Path) -> None:
+    """`tarfile` stops before the checksum of the compression: a flipped pixel in a tar.gz would pass."""
+    noise = np.random.default_rng(0).bytes(40_000)  # which compression stores as it is
+    content = tar_gz(tmp_path / "a.tar.gz", {"noise": noise, "more": b"x" * 5000}).read_bytes()
+    path, refused = tmp_path / "b.tar.gz", 0
+    for place in range(12, len(content), 997):
+        damaged = bytearray(content)
         damaged[place] ^= 0x55
-        path = tmp_path / "b.tar.gz"
         path.write_bytes(damaged)
         assert is_archive(path)
         target = tmp_path / f"to{place}"
@@ -170,6 +172,10 @@ def test_damaged_compression_is_told_by_the_archive(tmp_path: Path) -> None:
             unpack(path, target)
         except DataError as error:
             assert "cannot be unpacked" in str(error)
+            refused += 1
+        else:
+            assert (target / "noise").read_bytes() == noise
+    assert refused > 30
 
 
 def batch(**changes: Any) -> dict[Any, Any]:
@@ -315,8 +321,8 @@ def test_labels_and_shapes_of_raw_files_are_checked(tmp_path: Path) -> None:
     (place / "train-images-idx3-ubyte.gz").unlink()
     for shape, reason in (
         ((1 << 31, 1 << 31, 1 << 31), "more than 2147483648 bytes"),
-        ((30, 0, 0), "not (N, height, width) of one size"),
-        ((30, 28), "not (N, height, width) of one size"),
+        ((30, 0, 0), "not (N, side, side) of one size"),
+        ((30, 28), "not (N, side, side) of one size"),
         ((), "is no idx file of bytes"),
         ((30, 28, 29), "holds 23520 bytes"),
         ((30, 28, 27), "holds more than 22680 bytes"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,8 @@ from PIL import Image
 from tiny_archives import images, photo_tree, png
 from typer.testing import CliRunner
 
-from orchestrator.cli import app
+from orchestrator.cli import app, main
+from orchestrator.data import dataset_facts
 from orchestrator.data.contact_sheet import contact_sheet
 from orchestrator.data.decoding import ImageError, decode_image
 from orchestrator.data.encoded_images import EncodedImages, write_encoded_shard
@@ -330,40 +332,34 @@ def test_names_are_printed_as_they_are(name: str, tmp_path: Path) -> None:
     assert manifest
 
 
-@pytest.mark.parametrize("taken", ["train-00000.arrow", ".parts/mine.txt", ".parts/mine/deep.txt"])
-def test_nothing_foreign_is_overwritten_or_removed(taken: str, tmp_path: Path) -> None:
-    root, target = photo_tree(tmp_path), tmp_path / "to"
-    (target / taken).parent.mkdir(parents=True)
-    (target / taken).write_text("mine")
-    (target / "notes.txt").write_text("mine")
-    with pytest.raises(DataError, match=r"which data prepare did not write and would overwrite; choose another folder"):
-        prepare("folder", root, str(target))
-    assert (target / taken).read_text() == (target / "notes.txt").read_text() == "mine"
-    assert sorted(path.name for path in target.iterdir()) == sorted([Path(taken).parts[0], "notes.txt"])
-
-
-def test_a_folder_linked_as_parts_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "precious").mkdir()
-    (tmp_path / "to").mkdir()
-    (tmp_path / "to" / ".parts").symlink_to(tmp_path / "precious")
-    with pytest.raises(DataError, match="did not write and would overwrite"):
-        prepare("digits", None, str(tmp_path / "to"))
-    assert (tmp_path / "precious").is_dir()
-
-
-def test_the_source_is_not_written_to(tmp_path: Path) -> None:
+def test_small_images_that_are_no_squares_stay_files_for_sweeps_train_on_squares(tmp_path: Path) -> None:
     root = photo_tree(tmp_path)
-    with pytest.raises(DataError, match="is the folder that is read; write the dataset to another"):
-        prepare("folder", root, str(root))
+    for number, path in enumerate(root.rglob("*.jpg")):
+        path.write_bytes(png(images(1, (3, 12, 10), number)[0], "JPEG"))
+    manifest, _ = prepared(root)
+    assert (manifest.kind, manifest.image_shape) == ("encoded", None)
+    assert dataset_facts(None, f"{root}-to", 16).image_size == 16
 
 
-@pytest.mark.parametrize("damage", [b"words", b"{}", b"[" * 100_000, b'{"plan": "\xff"}', b"null"])
-def test_a_damaged_record_has_its_shard_converted_again(damage: bytes, tmp_path: Path) -> None:
-    root = photo_tree(tmp_path)
-    (root / "train/dog/2.jpg").write_bytes(b"words")
-    with pytest.raises(DataError, match="1 images cannot be read"):
-        prepare("folder", root, str(tmp_path / "to"), images_per_shard=5)
-    (tmp_path / "to" / ".parts" / "train-00000.json").write_bytes(damage)
-    manifest = prepare("folder", root, str(tmp_path / "to"), images_per_shard=5, max_bad=1)
-    assert manifest.splits["train"].images == 11
-    assert not (tmp_path / "to" / ".parts").exists()
+def test_a_source_of_any_name_leaves_a_manifest_that_reads(tmp_path: Path) -> None:
+    root = photo_tree(tmp_path).rename(tmp_path / "caf\udce9")
+    manifest = prepare("folder", root, str(tmp_path / "to"))
+    assert manifest.source["place"].endswith("caf\\xe9")
+    assert read_manifest(open_folder(tmp_path / "to")) == manifest
+
+
+@pytest.mark.parametrize("command", [["inspect", "nowhere"], ["prepare", "folder", "--from", "nowhere", "--to", "to"]])
+def test_data_that_cannot_be_read_ends_a_command_with_2(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["spatialsweep", "data", *command])
+    monkeypatch.setattr(app, "registered_groups", [*app.registered_groups])  # `main` adds to both
+    monkeypatch.setenv("RAY_ENABLE_AUTO_CONNECT", "0")
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("spatialsweep: nowhere")
+    assert told.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -33,7 +33,7 @@ def unpicklings(source: str) -> Iterator[str]:
 
 
 def test_no_package_unpickles() -> None:
-    """But for `cifar.py`, whose unpickler knows the pieces of an array and nothing else; tests/test_data_sources.py."""
+    """CIFAR's pickles are interpreted, not unpickled: orchestrator/data/sources/plain_pickles.py."""
     found = {
         str(path.relative_to(ROOT)): calls
         for package in PACKAGES

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -83,8 +84,6 @@ def prepare(
             what is left of them cannot be trained on.
     """
     folder = open_folder(uri)
-    if place is not None and folder.local is not None and folder.local.resolve() == place.resolve():
-        raise DataError(f"{folder.shown}: is the folder that is read; write the dataset to another")
     with open_source(name, place, scratch=scratch) as source:
         for line in source.notices:
             notice(line)
@@ -106,7 +105,8 @@ def prepare(
             progress(done, total)
         ordered = [records[task.file] for task in tasks]
         _check_bad([bad for record in ordered for bad in record.bad_images], max_bad, folder)
-        origin = {"place": str(place or "embedded"), "plan": plan, "fingerprint": source.fingerprint}
+        written = os.fsencode(place or "embedded").decode("utf-8", "backslashreplace")
+        origin = {"place": written, "plan": plan, "fingerprint": source.fingerprint}
         manifest = _manifest(name, source, ordered, origin)
         _check_whole(manifest, ordered, folder)
     folder.write(MANIFEST_NAME, manifest.to_json().encode())
@@ -197,7 +197,7 @@ def _manifest(name: str, source: Source, records: Sequence[ShardRecord], origin:
 def _mean_and_std(records: Sequence[ShardRecord]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Per channel, of pixels in [0, 1]."""
     images = max(1, sum(record.shard.images for record in records))
-    mean = np.sum([record.sums for record in records], axis=0) / images
+    mean = np.clip(np.sum([record.sums for record in records], axis=0) / images, 0, 1)
     square = np.sum([record.square_sums for record in records], axis=0) / images
     return tuple(mean.tolist()), tuple(np.sqrt(np.maximum(square - mean**2, 0)).tolist())
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from orchestrator.data.shown_names import one_line
+from orchestrator.data.shown_names import one_line, shown_name
 from orchestrator.errors import DataError
 
 __all__ = ["ARROW_FAULTS", "ENCODED_SCHEMA", "checked_batches", "labels_of", "map_shard", "pixel_schema", "rows_hash"]
@@ -108,7 +108,7 @@ def _difference(schema: pa.Schema, shape: tuple[int, ...] | None) -> str:
         if size is not None and size != math.prod(shape):
             return f"has images of {size} values, not {' x '.join(map(str, shape))} as announced"
     columns = ", ".join(f"{field.name}: {field.type}" for field in list(schema)[:4])
-    return f"has columns {columns[:200]}; it is no shard of {'image files' if shape is None else 'pixels'}"
+    return f"has columns {shown_name(columns)}; it is no shard of {'image files' if shape is None else 'pixels'}"
 
 
 def _unreadable(where: str, error: BaseException) -> DataError:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
-
 __all__ = ["is_utf8", "one_line", "shown_name"]
 
 _LONGEST = 200
@@ -29,6 +27,4 @@ def one_line(error: BaseException) -> str:
 def _escaped(character: str) -> str:
     if "\udc80" <= character <= "\udcff":
         return f"\\x{ord(character) - 0xDC00:02x}"
-    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
-        return character.encode("unicode_escape", "surrogatepass").decode("ascii")
-    return character
+    return character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode("ascii")

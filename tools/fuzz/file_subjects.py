@@ -85,6 +85,21 @@ def _used(place: Path) -> None:
         assert 0 <= part.labels.min() <= part.labels.max() < len(found.class_names)
 
 
+def _unchanged(whole: str) -> Callable[[Path], object]:
+    """Use a dataset whose format has a checksum: it holds what the whole one does.
+
+    Args:
+        whole: Hash of the whole one.
+    """
+
+    def check(place: Path) -> None:
+        _used(place)
+        found = read_manifest(open_folder(place / "to")).content_hash
+        assert found == whole, f"the checksum was not looked at: {found}"
+
+    return check
+
+
 def _archives(folder: Path) -> list[tuple]:
     def reader(name: str, file: str) -> Callable[[bytes, Path], Use]:
         def place(content: bytes, case: Path) -> Use:
@@ -93,13 +108,15 @@ def _archives(folder: Path) -> list[tuple]:
 
         return place
 
-    packed = tiny_archives.cifar10_binary(folder).place.read_bytes()
+    cifar, tiny = tiny_archives.cifar10_binary(folder).place, tiny_archives.tiny_imagenet(folder).place
+    packed = cifar.read_bytes()
     plain = gzip.decompress(packed)
-    zipped = tiny_archives.tiny_imagenet(folder).place.read_bytes()
+    cifar_hash = prepare("cifar10", cifar, str(folder / "cifar-to")).content_hash
+    tiny_hash = prepare("tinyimagenet", tiny, str(folder / "tiny-to")).content_hash
     return [
-        ("tar.gz", packed, reader("cifar10", "a.tar.gz"), _used),
+        ("tar.gz", packed, reader("cifar10", "a.tar.gz"), _unchanged(cifar_hash)),
         ("tar", plain, reader("cifar10", "a.tar"), _used),
-        ("zip", zipped, reader("tinyimagenet", "a.zip"), _used),
+        ("zip", tiny.read_bytes(), reader("tinyimagenet", "a.zip"), _unchanged(tiny_hash)),
     ]
 
 
@@ -118,16 +135,21 @@ def _batches(folder: Path) -> list[tuple]:
         unpack(archive.place, folder)
     mnist = tiny_archives.mnist(folder).place
     imagenet = tiny_archives.imagenet(folder)[0]
+    mnist_check = _unchanged(prepare("mnist", mnist, str(folder / "mnist-to")).content_hash)
+    imagenet_check = _unchanged(prepare("imagenet", imagenet, str(folder / "imagenet-to")).content_hash)
     chosen = [
-        ("pickle", "cifar10", folder / "cifar-10-batches-py", "data_batch_2"),
-        ("pickle of names", "cifar10", folder / "cifar-10-batches-py", "batches.meta"),
-        ("idx", "mnist", mnist, "train-images-idx3-ubyte.gz"),
-        ("labels", "mnist", mnist, "train-labels-idx1-ubyte.gz"),
-        ("annotations", "tinyimagenet", folder / "tiny-imagenet-200", "val/val_annotations.txt"),
-        ("tar of tars", "imagenet", imagenet, "ILSVRC2012_img_train.tar"),
-        ("kit", "imagenet", imagenet, "ILSVRC2012_devkit_t12.tar.gz"),
+        ("pickle", "cifar10", folder / "cifar-10-batches-py", "data_batch_2", _used),
+        ("pickle of names", "cifar10", folder / "cifar-10-batches-py", "batches.meta", _used),
+        ("idx", "mnist", mnist, "train-images-idx3-ubyte.gz", mnist_check),
+        ("labels", "mnist", mnist, "train-labels-idx1-ubyte.gz", mnist_check),
+        ("annotations", "tinyimagenet", folder / "tiny-imagenet-200", "val/val_annotations.txt", _used),
+        ("tar of tars", "imagenet", imagenet, "ILSVRC2012_img_train.tar", _used),
+        ("kit", "imagenet", imagenet, "ILSVRC2012_devkit_t12.tar.gz", imagenet_check),
     ]
-    return [(kind, (whole / file).read_bytes(), beside(name, whole, file), _used) for kind, name, whole, file in chosen]
+    return [
+        (kind, (whole / file).read_bytes(), beside(name, whole, file), check)
+        for kind, name, whole, file, check in chosen
+    ]
 
 
 def _pictures() -> list[tuple]:

@@ -63,6 +63,8 @@ def open_source(name: str, place: Path | None, *, scratch: Path | None = None) -
     elif place.is_dir():
         yield _opened(name, place)
     elif is_archive(place):
+        if scratch is not None and not scratch.is_dir():
+            raise DataError(f"{scratch}: no such folder to unpack {place.name} beneath; name one with --scratch")
         with TemporaryDirectory(prefix="spatialsweep-", dir=scratch) as folder:
             unpack(place, Path(folder))
             yield _opened(name, Path(folder), place)

@@ -24,7 +24,7 @@ from orchestrator.data.sources.archive_members import Member, member_parts
 from orchestrator.data.sources.unpacking_limits import DEFAULT_LIMITS, Allowance, Limits
 from orchestrator.errors import DataError
 
-__all__ = ["PARSER_FAULTS", "is_archive", "unpack"]
+__all__ = ["PARSER_FAULTS", "check_compression", "is_archive", "unpack"]
 
 PARSER_FAULTS = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
@@ -66,11 +66,11 @@ def unpack(archive: Path, target: Path, limits: Limits = DEFAULT_LIMITS) -> None
     """
     allowance = Allowance(archive, target, limits)
     members = _zip_members if _is_zip(archive) else _tar_members
-    name = ""
+    name, folders = "", set[Path]()
     try:
         for member in members(archive, allowance):
             name = member.shown
-            _place(archive, member, target, allowance)
+            _place(archive, member, target, allowance, folders)
     except DataError:
         raise
     except PARSER_FAULTS as error:
@@ -80,17 +80,19 @@ def unpack(archive: Path, target: Path, limits: Limits = DEFAULT_LIMITS) -> None
         ) from None
 
 
-def _place(archive: Path, member: Member, target: Path, allowance: Allowance) -> None:
-    """Write one member beneath the target."""
+def _place(archive: Path, member: Member, target: Path, allowance: Allowance, folders: set[Path]) -> None:
+    """Write one member beneath the target; `folders` are those that were made already."""
     parts = member_parts(archive, member)
     if not parts:
         return  # the folder itself, which many archives list
-    path = contained(target, Path(*parts), "member")
+    path = target.joinpath(*parts)
+    folder = path if member.is_folder else path.parent
     try:
+        if folder not in folders:
+            contained(target, folder, "member").mkdir(parents=True, exist_ok=True)
+            folders.add(folder)
         if member.is_folder:
-            path.mkdir(parents=True, exist_ok=True)
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as file, member.open() as content:
             while chunk := content.read(_CHUNK_BYTES):
                 allowance.take(len(chunk))
@@ -122,6 +124,31 @@ def _tar_members(archive: Path, allowance: Allowance) -> Iterator[Member]:
                 tar.members = []  # type: ignore[attr-defined]  # else every header stays in memory
                 allowance.count()
                 yield Member.of_tar(entry, lambda entry=entry: _content(tar, entry))  # type: ignore[misc]
+        if opener:
+            _read_to_end(forward)
+
+
+def check_compression(archive: Path) -> None:
+    """Read a compressed archive to its end, where its checksum stands; a tar file itself has none of its content.
+
+    Raises:
+        DataError: The checksum is that of other content, or the file is cut.
+    """
+    opener = _compressed_reader(archive)
+    if opener is None:
+        return
+    try:
+        with opener(archive) as raw:
+            _read_to_end(_ForwardFile(raw, Allowance(archive, archive.parent, DEFAULT_LIMITS)))
+    except DataError:
+        raise
+    except PARSER_FAULTS as error:
+        raise DataError(f"{archive}: cannot be unpacked ({one_line(error)}); fetch it again") from None
+
+
+def _read_to_end(file: _ForwardFile) -> None:
+    while file.read(_CHUNK_BYTES):
+        pass
 
 
 def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:

@@ -1,6 +1,7 @@
 """Datasets that come as image files: one folder per class, ImageNet among them, and TinyImageNet.
 
-Small images (up to 96 px, all of one size) are kept as pixels, others as the files they are.
+Small square images (up to 96 px, all of one size) are kept as pixels, others as the files they are, which training
+crops to squares.
 """
 
 from __future__ import annotations
@@ -200,13 +201,13 @@ def _list_classes(base: Path, split: str, class_names: Sequence[str], passed_ove
 
 
 def _common_shape(paths: Sequence[Path]) -> Shape | None:
-    """The shape of small images, from a look at a few headers across the split; None for large or mixed ones."""
+    """The shape of small square images, from a look at a few headers across the split; None for all others."""
     step = max(1, len(paths) // _LOOKED_AT)
     sizes = {size for path in itertools.islice(paths, None, None, step) if (size := _size(path))}
     if len(sizes) != 1:
         return None
     width, height = sizes.pop()
-    return (3, height, width) if max(width, height) <= SMALL_SIDE_PX else None
+    return (3, height, width) if width == height <= SMALL_SIDE_PX else None
 
 
 def _size(path: Path) -> tuple[int, int] | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from orchestrator.data.shown_names import one_line, shown_name
-from orchestrator.data.sources.archives import PARSER_FAULTS
+from orchestrator.data.sources.archives import PARSER_FAULTS, check_compression
 from orchestrator.data.sources.image_files import open_folders
 from orchestrator.data.sources.source import Sample, Source, checked_names, locate
 from orchestrator.errors import DataError
@@ -146,6 +146,8 @@ def _development_kit(folder: Path) -> tuple[dict[int, str], list[int]]:
     kit = next((folder / name for name in KITS if (folder / name).exists()), None)
     if kit is None:
         raise DataError(f"{folder}: {KITS[0]} not there; it holds the labels of the validation images")
+    if kit.is_file():
+        check_compression(kit)
     try:
         synsets = loadmat(io.BytesIO(_kit_file(kit, _META)), squeeze_me=True)["synsets"]
         ids = {

@@ -59,10 +59,9 @@ def open_mnist(root: Path) -> ArraySource:
     }
     sizes = {split: _read_idx(folder / images).shape for split, (images, _) in files.items()}
     for split, shape in sizes.items():
-        if len(shape) != 3 or shape[1:] != sizes["train"][1:] or not 0 < max(shape[1:]) <= _LARGEST_SIDE_PX:
-            raise DataError(
-                f"{folder}: the images of {split} are {shape}, not (N, height, width) of one size; fetch it"
-            )
+        square = len(shape) == 3 and shape[1:] == sizes["train"][1:] and shape[1] == shape[2]
+        if not square or not 0 < shape[1] <= _LARGEST_SIDE_PX:
+            raise DataError(f"{folder}: the images of {split} are {shape}, not (N, side, side) of one size; fetch it")
     return Mnist(
         root=folder,
         image_shape=(1, *sizes["train"][1:]),

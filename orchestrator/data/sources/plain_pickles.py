@@ -107,7 +107,7 @@ class _Machine:
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
-        self._carried_out: dict[str, Callable[[Any], None]] = self._instructions()
+        self._carried_out: dict[str, Callable[[Any], object]] = self._instructions()
 
     def run(self, name: str, argument: Any) -> None:
         """Carry out one instruction."""
@@ -116,7 +116,7 @@ class _Machine:
             raise PickleFault(f"it uses the instruction {name}")
         instruction(argument)
 
-    def _instructions(self) -> dict[str, Callable[[Any], None]]:
+    def _instructions(self) -> dict[str, Callable[[Any], object]]:
         push, pop = self.stack.append, self.stack.pop
         constants = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
         values = "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT UNICODE SHORT_BINUNICODE BINUNICODE"
