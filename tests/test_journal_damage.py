@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from journal_events import an_event, write_sealed
+from journal_events import an_event, rewrite, write_sealed
 from told_sweeps import tell_sweep
 from typer.testing import CliRunner
 
@@ -19,6 +20,8 @@ from orchestrator.records.events import Event
 from orchestrator.records.history import read_history
 from orchestrator.records.journal import Journal
 from orchestrator.records.lines import seal
+from orchestrator.records.repair import repair
+from orchestrator.sweep_folder import SweepFolder
 
 OLD = Path(__file__).parent / "old_journal" / "journal.jsonl"
 TRIALS = [(TrialStatus.FINISHED, [0.5, 0.8]), (TrialStatus.PRUNED, [0.6])]
@@ -222,6 +225,20 @@ def test_older_journals_are_checked_as_far_as_they_are_read(
     with pytest.raises(JournalError) as caught:
         read_history(path)
     assert fault in str(caught.value)
+
+
+def test_a_sealed_line_with_settings_that_no_reader_can_use_is_told_and_repaired(tmp_path: Path) -> None:
+    path = tell_sweep(tmp_path, "s", TRIALS) / "journal.jsonl"
+
+    def change(event: dict[str, Any]) -> None:
+        if event["event"] == "trial_started" and event["trial"] == 1:
+            event["config"] = {"model": "m"}
+
+    rewrite(path, change)
+    with pytest.raises(JournalError, match=r"line 7, byte \d+: trial_started.config.model: got 'm'; input should be"):
+        load_result(tmp_path / "s")
+    assert [place for place, _ in repair(SweepFolder(tmp_path / "s")).dropped] == [7, 8, 9]
+    assert [record.number for record in load_result(tmp_path / "s").records] == [0]
 
 
 def test_events_are_what_they_are_called() -> None:

@@ -24,7 +24,7 @@ from orchestrator.records.events import (
     TrialStarted,
 )
 from orchestrator.records.journal import read_entries
-from orchestrator.records.lines import LineError
+from orchestrator.records.lines import LineError, refuse_odd_settings
 from orchestrator.records.status import TrialStatus
 from orchestrator.records.trials import RejectedTrial, TrialRecord
 from orchestrator.spending import Cost, Spending
@@ -158,11 +158,12 @@ class History:
             self.over.append(trial.number)
 
 
-def read_history(path: Path) -> History:
+def read_history(path: Path, *, settings: bool = False) -> History:
     """Read a journal from its beginning to its end.
 
     Args:
         path: The journal; an empty one is a sweep that has not begun.
+        settings: Whether to check what readers rely on in the settings of sweep and trials.
 
     Raises:
         JournalError: A line is damaged or contradicts those before it.
@@ -172,6 +173,8 @@ def read_history(path: Path) -> History:
         try:
             if not history.sessions and not isinstance(entry.event, SweepStarted):
                 raise LineError(f"the first event is '{entry.event.event}', not 'sweep_started'")
+            if settings:
+                refuse_odd_settings(entry.event)
             history.take(entry.event)
         except LineError as fault:
             raise JournalError(path, str(fault), line=entry.line, byte=entry.start) from None
@@ -185,9 +188,10 @@ def read_begun(path: Path) -> History:
         path: The journal.
 
     Raises:
-        JournalError: A line is damaged or contradicts those before it, or there is no whole line at all.
+        JournalError: A line is damaged or contradicts those before it, its settings cannot be used, or there is no
+            whole line at all.
     """
-    history = read_history(path)
+    history = read_history(path, settings=True)
     if not history.sessions:
         raise JournalError(path, "it holds no whole event", line=1, byte=0)
     return history

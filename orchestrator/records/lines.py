@@ -1,7 +1,7 @@
 """One line of a journal: an event as JSON, sealed with its own number and a checksum of all that stands before it.
 
 The number shows a line that is missing, repeated or moved; the checksum shows a changed byte. Lines of older journals
-have neither, and what readers rely on in their settings is checked instead.
+have neither; what readers rely on in their settings is checked whenever they are read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from orchestrator.errors import SpatialSweepError
 from orchestrator.records.events import EVENTS, FORMAT, Event, content_of
-from orchestrator.records.older import refuse_odd_settings
+from orchestrator.records.settings import check_settings
 
 LONGEST_LINE = 64 * 2**20
 """Bytes; an event that needs more is refused when it is written."""
@@ -113,11 +113,20 @@ def _event(content: bytes, *, checked: bool) -> Event:
     except ValidationError as error:
         raise _fault(error, checked=checked) from None
     if not checked:
-        try:
-            refuse_odd_settings(event)
-        except ValidationError as error:
-            raise LineError(_rule(error, f"{event.event}.config")) from None
+        refuse_odd_settings(event)
     return event
+
+
+def refuse_odd_settings(event: Event) -> None:
+    """Check what readers rely on in the settings an event holds.
+
+    Raises:
+        LineError: It is missing, or of another type.
+    """
+    try:
+        check_settings(event)
+    except ValidationError as error:
+        raise LineError(_rule(error, f"{event.event}.config")) from None
 
 
 def _fault(error: ValidationError, *, checked: bool) -> LineError:

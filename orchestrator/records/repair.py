@@ -14,7 +14,7 @@ from orchestrator.errors import JournalError
 from orchestrator.records.events import Event, SweepStarted
 from orchestrator.records.first_event import remade_first_event
 from orchestrator.records.history import History, read_begun
-from orchestrator.records.lines import LONGEST_LINE, LineError, names_newer_format, parse, seal
+from orchestrator.records.lines import LONGEST_LINE, LineError, names_newer_format, parse, refuse_odd_settings, seal
 from orchestrator.sweep_folder import SweepFolder
 
 
@@ -107,6 +107,7 @@ class _Mender:
                     if not raw.endswith(b"\n"):
                         raise LineError("it was cut short")
                     line = parse(raw)
+                    refuse_odd_settings(line.event)
                     if raw in seen:
                         raise LineError("it repeats an earlier line")
                 except LineError as fault:

@@ -1,4 +1,7 @@
-"""What readers rely on in the settings that an older journal holds, where no checksum vouches for them."""
+"""What readers rely on in the settings that a journal holds.
+
+A driver writes settings that were checked before; an older version, or another program, may have written any.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +71,7 @@ _OF_SWEEP: TypeAdapter[_SweepSettings] = TypeAdapter(_SweepSettings)
 _OF_TRIAL: TypeAdapter[_TrialSettings] = TypeAdapter(_TrialSettings)
 
 
-def refuse_odd_settings(event: Event) -> None:
+def check_settings(event: Event) -> None:
     """Check the settings an event holds.
 
     Raises:
