@@ -63,6 +63,7 @@ def submit(
 ) -> None:
     """Run a sweep on a cluster, as a job of its own that needs this machine no more."""
     from cluster import package, submission
+    from orchestrator.known_servers import note_server
 
     use_token_if_there_is_one()
     overrides = assignments_of(assignments, tracking_uri, runs_dir, name)
@@ -86,6 +87,8 @@ def submit(
             metadata={TRACKING_KEY: checked.tracking_uri} if checked.tracking_uri else {},
         )
     typer.echo(f"Submitted: {job} to {client.address}")
+    if checked.tracking_uri:
+        note_server(checked.tracking_uri)  # for a look at the sweep from here
     _show_ways(client, checked.name, checked.tracking_uri)
     if follow_log:
         _follow(client, client.look(job))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import SweepNameError
+from orchestrator.errors import SpatialSweepError, SweepNameError
 from orchestrator.recorded_addresses import is_shared
 from orchestrator.sweep_folder import SweepFolder, sweep_names
 from orchestrator.tracking.journal import read_events
@@ -40,7 +40,7 @@ def identity_of(folder: SweepFolder) -> SweepIdentity:
     Args:
         folder: Folder of a sweep that has begun.
     """
-    event: dict[str, Any] = next((event for event, _ in read_events(folder.journal)), {})
+    event = _first_event(folder)
     uid, name, config = event.get("uid"), event.get("name"), event.get("config")
     runs_dir = config.get("runs_dir") if isinstance(config, dict) else None
     return SweepIdentity(
@@ -48,6 +48,15 @@ def identity_of(folder: SweepFolder) -> SweepIdentity:
         name if isinstance(name, str) else "",
         Path(runs_dir) if isinstance(runs_dir, str) else None,
     )
+
+
+def _first_event(folder: SweepFolder) -> dict[str, Any]:
+    """The event a sweep begins with; empty where the journal is damaged there, so that it is nobody's."""
+    try:
+        event: Any = next((event for event, _ in read_events(folder.journal)), {})
+    except (ValueError, SpatialSweepError):
+        return {}
+    return event if isinstance(event, dict) else {}
 
 
 def require_original(folder: SweepFolder, *, addresses: Iterable[str | None] = (), remedy: str = COPY) -> SweepIdentity:
