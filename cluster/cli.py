@@ -69,6 +69,7 @@ def submit(
 ) -> None:
     """Run a sweep on a cluster, as a job of its own that needs this machine no more."""
     from cluster import package, submission
+    from orchestrator.known_servers import note_server
 
     use_token_if_there_is_one()
     overrides = assignments or []
@@ -95,6 +96,8 @@ def submit(
             metadata={TRACKING_KEY: checked.tracking_uri} if checked.tracking_uri else {},
         )
     tell(f"Submitted: {job} to {client.address}")
+    if checked.tracking_uri:
+        note_server(checked.tracking_uri)  # for a look at the sweep from here
     _show_ways(client, checked.name, checked.tracking_uri)
     if follow_log:
         _follow(client, client.look(job))

@@ -47,8 +47,13 @@ def client(folder: Path) -> MlflowClient:
     return MlflowClient(embedded_uri(folder.parent))
 
 
+def create_experiment(folder: Path) -> str:
+    location = (folder.parent / "artifacts").as_uri()
+    return str(client(folder).create_experiment("tests", artifact_location=location))
+
+
 def delete_experiment(folder: Path) -> None:
-    client(folder).delete_experiment(client(folder).create_experiment("tests"))
+    client(folder).delete_experiment(create_experiment(folder))
 
 
 def delete_experiment_in_the_middle(folder: Path) -> None:
@@ -65,7 +70,7 @@ def delete_run(folder: Path) -> None:
 
 
 def change_schema(folder: Path) -> None:
-    client(folder).create_experiment("tests")
+    create_experiment(folder)
     database = sqlite3.connect(folder.parent / "mlflow.db")
     with database:
         database.execute("UPDATE alembic_version SET version_num = 'abad1deabad1'")

@@ -103,6 +103,15 @@ def test_a_copy_never_takes_the_originals_runs_and_study(runs_dir: Path) -> None
     assert alive(runs_dir) == (0, [], [])
 
 
+@pytest.mark.parametrize("line", ["{", "[1, 2]", "7", "\ufffd{"])
+def test_a_damaged_journal_beside_a_sweep_is_nobodys(runs_dir: Path, line: str) -> None:
+    (runs_dir / "broken").mkdir()
+    (runs_dir / "broken" / "journal.jsonl").write_bytes(line.encode("utf-16") + b"\n")
+    assert "a: deleted" in delete("a", runs_dir)
+    assert "broken: deleted" in delete("broken", runs_dir, "--folder-only")
+    assert alive(runs_dir) == (0, [], [])
+
+
 def test_an_original_is_deleted_although_a_copy_lies_beside_it(runs_dir: Path) -> None:
     shutil.copytree(runs_dir / "a", runs_dir / "b")
     assert "a: deleted" in delete("a", runs_dir)
