@@ -15,6 +15,7 @@ from cluster import doctor_cli
 from cluster.following import Detached, follow
 from cluster.job_client import TRACKING_KEY, JobClient, SweepJob, use_token_if_there_is_one
 from orchestrator.sweep_cli import AsJson, assignments_of, wide_console
+from orchestrator.uris import without_password, without_secrets
 
 app = typer.Typer()
 app.add_typer(doctor_cli.app)
@@ -71,7 +72,7 @@ def submit(
     packed = package.plan_package(working_dir, sweep)
     size, limit = package.megabytes(packed.bytes), package.megabytes(package.size_limit())
     if checked.unread:
-        typer.echo(f"Not here:  {checked.unread} The job looks at the images itself", err=True)
+        typer.echo(f"Not here:  {without_secrets(checked.unread)} The job looks at the images itself", err=True)
     typer.echo(f"Package:   {len(packed.files)} files, {size} of at most {limit}")
     client = JobClient(address)
     with tempfile.TemporaryDirectory(prefix="spatialsweep-") as folder:
@@ -85,7 +86,7 @@ def submit(
             ),
             metadata={TRACKING_KEY: checked.tracking_uri} if checked.tracking_uri else {},
         )
-    typer.echo(f"Submitted: {job} to {client.address}")
+    typer.echo(f"Submitted: {job} to {without_password(client.address)}")
     _show_ways(client, checked.name, checked.tracking_uri)
     if follow_log:
         _follow(client, client.look(job))
@@ -131,7 +132,7 @@ def jobs(address: Dashboard = None, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps([job.as_dict() for job in found], indent=2))
         return
-    table = Table("sweep", "job", "state", "started", "minutes", title=client.address)
+    table = Table("sweep", "job", "state", "started", "minutes", title=without_password(client.address))
     for job in found:
         began = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.started_ms / 1000))
         took = (job.ended_ms or time.time() * 1000) - job.started_ms
@@ -153,7 +154,9 @@ def show_job(sweep: str, address: str, *, as_json: bool) -> None:
         typer.echo(json.dumps({**job.as_dict(), "last_line": last}, indent=2))
         return
     state = f"has {_how_it_ended(job)}" if job.is_over else job.state.lower()
-    typer.echo(f"{job.sweep}: job '{job.job}' on {client.address} {'' if job.is_over else 'is '}{state}")
+    typer.echo(
+        f"{job.sweep}: job '{job.job}' on {without_password(client.address)} {'' if job.is_over else 'is '}{state}"
+    )
     typer.echo(f"Last line: {last}")
     if job.is_over:
         typer.echo(f"Log:       spatialsweep logs {_at(client, job.sweep)}")
@@ -190,7 +193,7 @@ def _show_ways(client: JobClient, sweep: str, tracking_uri: str | None) -> None:
 
 
 def _at(client: JobClient, sweep: str) -> str:
-    return f"{sweep} --address {client.address}"
+    return f"{sweep} --address {without_password(client.address)}"
 
 
 def _how_it_ended(job: SweepJob) -> str:

@@ -16,7 +16,8 @@ from typing import Any
 from orchestrator.config.load import load_sweep, overridden
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.submitted_with import COMPARED, SUBMITTED_WITH
-from orchestrator.tracking.addresses import SQLITE, without_password
+from orchestrator.tracking.addresses import SQLITE
+from orchestrator.uris import holds_password, without_password
 
 # How long Ray lets a driver write its results down before it kills it; its own default is 3 s.
 _STOP_WAIT_S = 120
@@ -95,7 +96,7 @@ def _local_places(settings: Mapping[str, Any]) -> Iterator[Problem]:
 def _shown_passwords(overrides: Sequence[str]) -> Iterator[Problem]:
     for assignment in overrides:
         key, _, value = assignment.partition("=")
-        if without_password(value) != value:
+        if holds_password(value):
             yield Problem(
                 f"--set {key}",
                 "a password here would stand in the job's command line, for all to see. Leave it out of the address "

@@ -6,22 +6,39 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from orchestrator import data_cli, network_cli, report_cli, sweep_cli, tracking_cli
 from orchestrator.errors import ConfigError, RayLostError, ResumeError, SpatialSweepError, SweepNameError
+from orchestrator.masked_output import masked_output, masked_traceback
 from orchestrator.provenance import package_version
 from orchestrator.quick_imports import quick_imports
 from orchestrator.submitted_with import version_report
 from orchestrator.sweep_cli import RunsDir, assignments_of, wide_console
+from orchestrator.uris import remember_secrets, without_secrets
 
 if TYPE_CHECKING:
     from orchestrator.config import SweepConfig
 
+
+class _Commands(TyperGroup):
+    """Shows no password of an argument that is refused."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if isinstance(given := getattr(error, "message", None), str):
+                error.message = without_secrets(given)  # type: ignore[attr-defined]
+            raise
+
+
 app = typer.Typer(
     name="spatialsweep",
+    cls=_Commands,
     help="Sweeps over the networks that replace or repair self-attention.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -263,6 +280,13 @@ def main() -> None:
     # A thread that Tune has left behind on a lost cluster must not join whatever other one it finds.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     app.add_typer(cluster_app)
+    remember_secrets(sys.argv)
+    with masked_output():
+        _guarded()
+
+
+def _guarded() -> None:
+    """Runs the command; no password stands in what it prints of an error."""
     try:
         app()
     except KeyboardInterrupt:
@@ -272,11 +296,15 @@ def main() -> None:
         typer.echo(str(error), err=True)
         sys.exit(_BAD_INPUT)
     except SpatialSweepError as error:
-        typer.echo("\n".join([f"spatialsweep: {error}", *getattr(error, "__notes__", ())]), err=True)
+        said = [f"spatialsweep: {error}", *getattr(error, "__notes__", ())]
+        typer.echo(without_secrets("\n".join(said)), err=True)
         if isinstance(error, RayLostError):
             from orchestrator.local_raylet import exit_without_ray
 
             exit_without_ray(1)
+        sys.exit(1)
+    except Exception as error:
+        typer.echo(masked_traceback(error), err=True, nl=False)
         sys.exit(1)
 
 

@@ -22,7 +22,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from orchestrator.errors import StorageError, TrackingError
 from orchestrator.runs_dir import resolve_runs_dir
 from orchestrator.sweep_folder import SweepFolder
-from orchestrator.tracking.addresses import embedded_uri, without_user
+from orchestrator.tracking.addresses import embedded_uri
+from orchestrator.uris import without_user
 
 MLFLOW_PORT = 5000
 OPTUNA_PORT = 8080

@@ -17,6 +17,7 @@ from typing import Any
 
 from orchestrator.spending import NO_COST, Cost, SoFar, Spending
 from orchestrator.tracking.journal import Journal, read_events
+from orchestrator.uris import masked, without_secrets
 
 
 class TrialStatus(StrEnum):
@@ -210,7 +211,13 @@ class Ledger:
             if not self._trials[number].is_over:
                 now = time.time()
                 cost = self._spending.cost(number, now).as_dict()
-                ended = {"trial": number, "status": status, "reason": reason, "cost": cost, "best": best or {}}
+                ended = {
+                    "trial": number,
+                    "status": status,
+                    "reason": without_secrets(reason),
+                    "cost": cost,
+                    "best": best or {},
+                }
                 self._record("trial_ended", now, **ended)
 
     def checkpoint_kept(self, number: int, path: str) -> None:
@@ -283,7 +290,7 @@ class Ledger:
             return self._spending.so_far(time.time())
 
     def _record(self, kind: str, now: float | None = None, /, **content: Any) -> None:
-        event = {"event": kind, "time": time.time() if now is None else now, **content}
+        event = {"event": kind, "time": time.time() if now is None else now, **masked(content)}
         with self._lock:
             self._journal.append(event)
             self._take_up(event)
@@ -345,6 +352,6 @@ def fold(trials: dict[int, TrialRecord], event: Mapping[str, Any]) -> None:
             trial.nodes = tuple(event.get("nodes", trial.nodes))
         case "trial_ended":
             trial = trials[event["trial"]]
-            trial.status, trial.reason = TrialStatus(event["status"]), event["reason"]
+            trial.status, trial.reason = TrialStatus(event["status"]), without_secrets(event["reason"])
             trial.ended_s = event["time"]
             trial.cost = Cost(**event.get("cost", {}))

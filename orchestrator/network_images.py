@@ -128,7 +128,7 @@ def some_images(trained: TrainedNetwork, dataset: str | None, *, split: str, cou
     import numpy as np
     import torch
 
-    from orchestrator.tracking.addresses import without_password
+    from orchestrator.uris import without_password
 
     model, told = trained.network, trained.dataset
     uri, crop_pct = dataset_of(trained, dataset), float(told.get("crop_pct", 0.875))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping
 from importlib.metadata import distributions
 from pathlib import Path
@@ -14,11 +12,7 @@ import yaml
 from orchestrator.config.schema import SweepConfig
 from orchestrator.provenance import git_diff
 from orchestrator.recorded import recorded, written
-
-_SECRETS = ("PASSWORD", "TOKEN", "SECRET", "CREDENTIAL", "API_KEY", "PRIVATE_KEY")
-_SHORTEST_SECRET = 6
-_IN_ADDRESS = re.compile(r"(://[^\s/:@'\"]*:)[^\s/@'\"]+(?=@)")
-_IN_QUERY = re.compile(r"((?:ssl)?password=)[^\s&'\"]+", re.IGNORECASE)
+from orchestrator.uris import without_secrets
 
 
 def write_origin(folder: Path, config: SweepConfig, manifest: str, sweep_file: Path | None = None) -> list[Path]:
@@ -45,15 +39,6 @@ def write_origin(folder: Path, config: SweepConfig, manifest: str, sweep_file: P
             paths.append(folder / name)
             paths[-1].write_text(without_secrets(content), encoding="utf-8")
     return paths
-
-
-def without_secrets(text: str) -> str:
-    """The text with stars for passwords in addresses, and for what the environment holds as a secret."""
-    text = _IN_QUERY.sub(r"\1***", _IN_ADDRESS.sub(r"\1***", text))
-    for name, value in os.environ.items():
-        if len(value) >= _SHORTEST_SECRET and any(word in name.upper() for word in _SECRETS):
-            text = text.replace(value, "***")
-    return text
 
 
 def _yaml(content: Mapping[str, Any]) -> str:

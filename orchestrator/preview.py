@@ -18,6 +18,7 @@ from orchestrator.runs_dir import resolve_runs_dir
 from orchestrator.session import LanePlan, plan_lanes, ray_session
 from orchestrator.spending import Rates
 from orchestrator.sweep_folder import new_folder
+from orchestrator.uris import masked
 from orchestrator.validity import Validity
 
 SHOWN = 5
@@ -72,7 +73,7 @@ class DryRun:
     def as_dict(self) -> dict[str, Any]:
         """Plain data, without passwords."""
         footprint = {**asdict(self.largest.footprint), "total": self.largest.footprint.total}
-        return {
+        found = {
             "config": recorded(self.config),
             "proposals": [asdict(proposal) for proposal in self.proposals],
             "rejected": self.rejected,
@@ -83,6 +84,7 @@ class DryRun:
             "bounds": asdict(self.bounds),
             "notice": self.notice or None,
         }
+        return dict(masked(found))
 
 
 def dry_run(config: SweepConfig, *, address: str | None = None, shown: int = SHOWN) -> DryRun:

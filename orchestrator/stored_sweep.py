@@ -21,6 +21,7 @@ from orchestrator.spending import SESSION_STARTS, Spending
 from orchestrator.sweep_folder import SweepFolder, existing_folder
 from orchestrator.tracking.addresses import embedded_uri
 from orchestrator.tracking.journal import read_events
+from orchestrator.uris import masked
 
 _DRIVER_DIED = "the driver of the sweep died"
 
@@ -86,7 +87,7 @@ class _Story:
         kind = event["event"]
         if kind in SESSION_STARTS:
             self.name, self.uid = event.get("name", self.name), event.get("uid", self.uid)
-            self.config, self.facts = event.get("config") or self.config, event.get("facts") or self.facts
+            self.config, self.facts = masked(event.get("config") or self.config), event.get("facts") or self.facts
             self.ended, self.ended_by = None, ""
         elif kind == "budget_spent":
             self.ended_by = event["reason"]

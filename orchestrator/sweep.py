@@ -14,6 +14,7 @@ from orchestrator.data import describe_dataset, locate_dataset
 from orchestrator.errors import SpatialSweepError
 from orchestrator.interruption import Interruption
 from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.masked_output import masked_output
 from orchestrator.notebook_view import NotebookDisplay, in_notebook
 from orchestrator.origin import write_origin
 from orchestrator.provenance import facts
@@ -28,6 +29,7 @@ from orchestrator.sweep_session import SweepSession
 from orchestrator.tracking.journal import Journal
 
 
+@masked_output()
 def run_sweep(
     config: SweepConfig,
     *,

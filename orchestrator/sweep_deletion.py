@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import SweepNameError
 from orchestrator.runs_dir import resolve_runs_dir
 from orchestrator.stored_sweep import find_sweep, read_sweep, recorded_study_uri
-from orchestrator.tracking.addresses import SQLITE, embedded_uri, without_password
+from orchestrator.tracking.addresses import SQLITE, embedded_uri
+from orchestrator.uris import without_password
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage

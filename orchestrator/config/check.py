@@ -29,7 +29,8 @@ from orchestrator.config.storage_rules import storage_problems
 from orchestrator.config.training_rules import augmentation_problems, training_problems
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.errors import DataError, Problem, did_you_mean
-from orchestrator.tracking.addresses import SCHEMES, scheme_of, without_password
+from orchestrator.tracking.addresses import SCHEMES, scheme_of
+from orchestrator.uris import without_password
 from search_spaces import Domain, setting_of
 
 if TYPE_CHECKING:

@@ -32,6 +32,7 @@ from orchestrator.config.spaces import corner_values, expand_space
 from orchestrator.config.study_settings import SamplerConfig, StorageConfig, TrialSchedulerConfig
 from orchestrator.config.training import TrainingConfig
 from orchestrator.errors import ConfigError
+from orchestrator.uris import remember_secrets
 from search_spaces import Domain, Scalar, SearchSpace, setting_of
 
 Flags = Annotated[tuple[StrictBool, ...], Strict(strict=False)]
@@ -257,6 +258,7 @@ class SweepConfig(Section):
     def __init__(self, **values: Any) -> None:
         from orchestrator.config.check import find_problems
 
+        remember_secrets(section.get("uri") for section in values.values() if isinstance(section, Mapping))
         values, problems = expand_space(values)
         problems += find_problems(values)
         if problems:

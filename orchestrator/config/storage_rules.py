@@ -10,7 +10,7 @@ from sqlalchemy.exc import ArgumentError
 
 from orchestrator.config.study_settings import StorageConfig
 from orchestrator.errors import Problem, did_you_mean
-from orchestrator.tracking.addresses import without_password
+from orchestrator.uris import without_password
 
 _DATABASES = ("sqlite", "postgresql", "mysql")
 _DRIVERS = {"postgresql": "psycopg", "postgresql+psycopg": "psycopg", "postgresql+psycopg2": "psycopg2"}

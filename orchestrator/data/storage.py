@@ -15,7 +15,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from orchestrator.errors import DataError
-from orchestrator.tracking.addresses import without_password
+from orchestrator.uris import without_password
 
 __all__ = ["PARTS", "Folder", "open_folder"]
 

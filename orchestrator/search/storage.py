@@ -20,7 +20,7 @@ from sqlalchemy.engine import make_url
 
 from orchestrator.config.schema import SweepConfig
 from orchestrator.errors import StorageError
-from orchestrator.tracking.addresses import without_password
+from orchestrator.uris import without_password
 
 logger = logging.getLogger(__name__)
 

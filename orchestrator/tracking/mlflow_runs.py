@@ -14,7 +14,8 @@ from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import CheckpointError, TrackingError
-from orchestrator.tracking.addresses import SQLITE, without_password
+from orchestrator.tracking.addresses import SQLITE
+from orchestrator.uris import without_password
 
 CHECKPOINT_ARTIFACT = "checkpoint"
 KEY = "spatialsweep.key"

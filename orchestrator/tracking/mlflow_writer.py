@@ -13,10 +13,10 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from orchestrator.tracking.addresses import without_password
 from orchestrator.tracking.event_recorder import EventRecorder
 from orchestrator.tracking.journal_follower import JournalFollower
 from orchestrator.tracking.stored_checkpoints import refusal
+from orchestrator.uris import without_password
 
 _INVALID = (400, 409, 413, 422)
 
