@@ -74,6 +74,8 @@ def submit(
     if checked.unread:
         typer.echo(f"Not here:  {without_secrets(checked.unread)} The job looks at the images itself", err=True)
     typer.echo(f"Package:   {len(packed.files)} files, {size} of at most {limit}")
+    for kept_back in packed.left_out:
+        typer.echo(f"Left out:  {kept_back}", err=True)
     client = JobClient(address)
     with tempfile.TemporaryDirectory(prefix="spatialsweep-") as folder:
         target = Path(folder) / "package.zip"

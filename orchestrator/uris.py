@@ -2,7 +2,7 @@
 
 `without_password` takes a single address, `without_secrets` any text. Both mask at least what SQLAlchemy, urllib and
 requests would read as a password, and more where these disagree: which of several `@` ends a password, or whether a
-`/`, `#` or `?` does, differs from one reader to the next. A host is masked only where it cannot be told from a password.
+`/`, `#` or `?` does, differs from one reader to the next. A host is masked only where it may be part of a password.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def _secrets_of_environment() -> dict[str, str]:
         if _SECRET_NAMES.search(name.upper()) and not name.upper().endswith(_NAMES_OF_PLACES):
             if len(value) >= _SHORTEST_IN_ENVIRONMENT:
                 found |= dict.fromkeys(_forms(value), MASK)
-        elif "://" in value and ("@" in value or "?" in value):
+        elif _SCHEME.match(value):
             found |= _secrets_in(value)
     return found
 
