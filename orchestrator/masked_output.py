@@ -34,8 +34,11 @@ def masked_output() -> Iterator[None]:
         threading.excepthook,
     )
 
+    ended = False
+
     def make_masked(*args: Any, **kwargs: Any) -> logging.LogRecord:
-        return _masked_record(make_record(*args, **kwargs))
+        record = make_record(*args, **kwargs)
+        return record if ended else _masked_record(record)
 
     def format_masked(*args: Any, **kwargs: Any) -> str:
         return without_secrets(format_warning(*args, **kwargs))
@@ -51,7 +54,9 @@ def masked_output() -> Iterator[None]:
     try:
         yield
     finally:
-        logging.setLogRecordFactory(make_record)
+        ended = True
+        if logging.getLogRecordFactory() is make_masked:  # Ray puts one of its own around it
+            logging.setLogRecordFactory(make_record)
         warnings.formatwarning = format_warning
         threading.excepthook = excepthook
 

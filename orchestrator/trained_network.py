@@ -13,6 +13,7 @@ from orchestrator.lanes.trial_folder import trial_folder
 from orchestrator.runs_dir import resolve_runs_dir
 from orchestrator.stored_sweep import StoredSweep, find_sweep, read_sweep
 from orchestrator.sweep_folder import SweepFolder
+from orchestrator.tracking.addresses import require_readable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,6 +86,7 @@ def find_network(
     from orchestrator.training.checkpoint_file import read_checkpoint
     from orchestrator.training.checkpoints import load_model_file
 
+    require_readable(tracking_uri)
     found = _find(source, trial, runs_dir, tracking_uri)
     with local_checkpoint(found.source, tracking_uri=found.tracking_uri) as path:
         network = load_model_file(path)

@@ -190,7 +190,7 @@ def _secrets_in(text: str) -> Mapping[str, str]:
     """Every text that tells a password of an address, with what is shown in its place."""
     schemes = list(_SCHEME.finditer(text))
     stops = [*(later.start() for later in schemes[1:]), len(text)]
-    addresses = {(each[0], text[each.end() : stop]) for each, stop in zip(schemes, stops, strict=True)}
+    addresses = {(each[0], text[each.end() : stop]) for each, stop in zip(schemes, stops, strict=False)}
     found: dict[str, str] = {}
     for scheme, rest in {*addresses, _split(text if schemes else text.partition("=")[2] or text)}:
         pieces = list(_parts(scheme, rest))
