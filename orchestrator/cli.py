@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 class _Commands(TyperGroup):
     """Shows no password of an argument that is refused."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except Exception as error:
-            if isinstance(given := getattr(error, "message", None), str):
-                error.message = without_secrets(given)  # type: ignore[attr-defined]
+            given = vars(error).get("message")
+            if isinstance(given, str):
+                vars(error)["message"] = without_secrets(given)
             raise
 
 
