@@ -17,6 +17,7 @@ from cluster.job_client import TRACKING_KEY, JobClient, SweepJob, use_token_if_t
 from orchestrator.path_options import path_option
 from orchestrator.setting_values import setting_values
 from orchestrator.sweep_cli import AsJson, tell, wide_console
+from orchestrator.uris import without_password, without_secrets
 
 app = typer.Typer()
 app.add_typer(doctor_cli.app)
@@ -79,8 +80,10 @@ def submit(
     packed = package.plan_package(working_dir, sweep)
     size, limit = package.megabytes(packed.bytes), package.megabytes(package.size_limit())
     if checked.unread:
-        tell(f"Not here:  {checked.unread} The job looks at the images itself", err=True)
+        tell(f"Not here:  {without_secrets(checked.unread)} The job looks at the images itself", err=True)
     tell(f"Package:   {len(packed.files)} files, {size} of at most {limit}")
+    for kept_back in packed.left_out:
+        tell(f"Left out:  {kept_back}", err=True)
     client = JobClient(address)
     with tempfile.TemporaryDirectory(prefix="spatialsweep-") as folder:
         target = Path(folder) / "package.zip"
@@ -95,7 +98,7 @@ def submit(
             ),
             metadata={TRACKING_KEY: checked.tracking_uri} if checked.tracking_uri else {},
         )
-    tell(f"Submitted: {job} to {client.address}")
+    tell(f"Submitted: {job} to {without_password(client.address)}")
     if checked.tracking_uri:
         note_server(checked.tracking_uri)  # for a look at the sweep from here
     _show_ways(client, checked.name, checked.tracking_uri)
@@ -145,7 +148,8 @@ def jobs(address: Dashboard = None, as_json: AsJson = False) -> None:
     if as_json:
         tell(json.dumps([job.as_dict() for job in found], indent=2))
         return
-    table = Table("sweep", "job", "state", "started", "minutes", title=cell(client.address))
+    title = cell(without_password(client.address))
+    table = Table("sweep", "job", "state", "started", "minutes", title=title)
     for job in found:
         began = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.started_ms / 1000))
         took = (job.ended_ms or time.time() * 1000) - job.started_ms
@@ -167,7 +171,8 @@ def show_job(sweep: str, address: str, *, as_json: bool) -> None:
         tell(json.dumps({**job.as_dict(), "last_line": last}, indent=2))
         return
     state = f"has {_how_it_ended(job)}" if job.is_over else job.state.lower()
-    tell(f"{job.sweep}: job '{job.job}' on {client.address} {'' if job.is_over else 'is '}{state}")
+    where = without_password(client.address)
+    tell(f"{job.sweep}: job '{job.job}' on {where} {'' if job.is_over else 'is '}{state}")
     tell(f"Last line: {last}")
     if job.is_over:
         tell(f"Log:       spatialsweep logs {_at(client, job.sweep)}")
@@ -202,7 +207,7 @@ def _show_ways(client: JobClient, sweep: str, tracking_uri: str | None) -> None:
 
 
 def _at(client: JobClient, sweep: str) -> str:
-    return f"{sweep} --address {client.address}"
+    return f"{sweep} --address {without_password(client.address)}"
 
 
 def _how_it_ended(job: SweepJob) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from cluster.node_checks import clock, look_at_node
 from orchestrator.runs_dir import resolve_runs_dir
-from orchestrator.tracking.addresses import without_password
+from orchestrator.uris import without_password, without_secrets
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 
@@ -39,6 +39,9 @@ class Finding:
     level: str
     subject: str
     message: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", without_secrets(self.message))
 
     def as_dict(self) -> dict[str, str]:
         """For programs."""

@@ -14,7 +14,7 @@ from cluster.job_client import JobClient, use_token_if_there_is_one
 from orchestrator.errors import ClusterError
 from orchestrator.plain_output import say
 from orchestrator.sweep_cli import AsJson, wide_console
-from orchestrator.tracking.addresses import without_password
+from orchestrator.uris import without_password
 
 app = typer.Typer()
 

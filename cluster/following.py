@@ -12,6 +12,7 @@ import typer
 
 from cluster.job_client import JobClient, SweepJob
 from orchestrator.errors import ClusterError
+from orchestrator.uris import without_password
 
 _PATIENCE_S = 120.0
 _PAUSE_S = 1.0
@@ -74,7 +75,7 @@ class _Log:
             if time.monotonic() > deadline:
                 raise ClusterError(
                     f"the log of '{self._job}' cannot be followed: {broken}. The job goes on; take it up again with "
-                    f"`spatialsweep logs {self._job} --address {self._client.address} --follow`"
+                    f"`spatialsweep logs {self._job} --address {without_password(self._client.address)} --follow`"
                 )
             time.sleep(_PAUSE_S)
 

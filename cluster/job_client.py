@@ -196,8 +196,12 @@ def dashboard_url(address: str | None) -> str:
     """
     given = address or os.environ.get("RAY_API_SERVER_ADDRESS") or _DEFAULT_ADDRESS
     url = given if "://" in given else f"http://{given}"
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:  # a bracket that is no part of an IPv6 address
+        sound = False
+    if not sound:
         raise ClusterError(f"'{given}' is no address of a Ray dashboard. Use one such as {_DEFAULT_ADDRESS}")
     return url.rstrip("/")
 

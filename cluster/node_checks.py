@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from orchestrator.uris import without_password, without_user
+
 COMPARED = ("ray", "torch", "timm", "optuna", "mlflow", "pyarrow")
 _ANSWER_S = 10.0
 
@@ -92,9 +94,12 @@ def _reach(uri: str | None) -> dict[str, Any]:
     """Whether a server's port can be reached; a file is nobody's server."""
     if uri is None or uri.startswith("sqlite"):
         return {}
-    parts = urlsplit(uri)
-    port = parts.port or {"https": 443, "http": 80, "mysql": 3306}.get(parts.scheme.partition("+")[0], 5432)
+    parts = urlsplit(without_user(uri))
     host = parts.hostname or "localhost"
+    try:
+        port = parts.port or {"https": 443, "http": 80, "mysql": 3306}.get(parts.scheme.partition("+")[0], 5432)
+    except ValueError as error:
+        return {"error": f"{without_password(uri)}: {error}"}
     try:
         socket.create_connection((host, port), timeout=_ANSWER_S).close()
     except OSError as error:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.unpacked_files import LeftOut, is_secret
 from orchestrator.errors import ConfigError, Problem
 
 IMPORT_ROOTS = ("cluster", "models", "orchestrator", "search_spaces")
@@ -32,10 +34,12 @@ class Package:
     Args:
         files: Where each one lies here, by its name in the package.
         sweep: Name of the sweep file in the package.
+        left_out: What was kept back although no ignore file names it, a line for each reason.
     """
 
     files: Mapping[str, Path]
     sweep: str
+    left_out: tuple[str, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -54,7 +58,7 @@ class Package:
                 entry = zipfile.ZipInfo(name, _FIXED_DATE)
                 entry.external_attr = (path.stat().st_mode & 0o777) << 16
                 entry.compress_type = zipfile.ZIP_DEFLATED
-                archive.writestr(entry, path.read_bytes())
+                archive.writestr(entry, _content(path))
 
 
 def size_limit() -> int:
@@ -73,17 +77,19 @@ def plan_package(folder: Path, sweep: Path, *, limit: int | None = None) -> Pack
         limit: Bytes, before compression; None takes Ray's.
 
     Raises:
-        ConfigError: There is no such folder, it holds packages with the names of ours, or too much.
+        ConfigError: There is no such folder, it holds packages with the names of ours, or too much, or the sweep's
+            file is a link that leads outside of the folder, or of a name that secrets have.
     """
     if not folder.is_dir():
         raise ConfigError([Problem("--working-dir", f"no such folder: {folder}")])
-    folder = folder.resolve()
-    files = {path.relative_to(folder).as_posix(): path for path in _kept(folder, [*NEVER_PACKED, *NOT_AT_TOP])}
+    given, folder = Path(os.path.abspath(folder)), folder.resolve()  # noqa: PTH100 - links as they are
+    left_out = LeftOut(folder)
+    kept = _kept(folder, [*NEVER_PACKED, *NOT_AT_TOP], left_out)
+    files = {path.relative_to(folder).as_posix(): path for path in kept}
     files |= _own_code(folder)
-    inside = sweep.resolve().is_relative_to(folder)
-    name = sweep.resolve().relative_to(folder).as_posix() if inside else sweep.name
+    name = _name_of_sweep(sweep, given, folder)
     files[name] = sweep.resolve()
-    package = Package(files, name)
+    package = Package(files, name, tuple(left_out.in_words()))
     if package.bytes >= (size_limit() if limit is None else limit):
         raise ConfigError([_too_large(folder, package, size_limit() if limit is None else limit)])
     return package
@@ -99,13 +105,53 @@ def megabytes(size: int) -> str:
     return f"{size / 2**20:.1f} MiB"
 
 
-def _kept(folder: Path, excluded: list[str]) -> Iterator[Path]:
-    """Files that are not ignored, by the rules and the code of `ray job submit`."""
-    from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
+def _name_of_sweep(sweep: Path, given: Path, folder: Path) -> str:
+    """Where the sweep's file stands in the package.
 
-    found: list[Path] = []
-    _dir_travel(folder, [_get_excludes(folder, excluded)], found.append, include_gitignore=True, logger=_LOGGER)
-    yield from (path for path in found if path.is_file())
+    Raises:
+        ConfigError: It is a link of the folder that leads outside, or may hold secrets.
+    """
+    written, target = Path(os.path.abspath(sweep)), sweep.resolve()  # noqa: PTH100 - links as they are
+    within = written.is_relative_to(given) or written.is_relative_to(folder)
+    if within and not target.is_relative_to(folder):
+        remedy = "leads outside of the working directory. Copy the file, or name it by its own path"
+        raise ConfigError([Problem(str(sweep), f"is a link to {target}, which {remedy}")])
+    name = target.relative_to(folder) if target.is_relative_to(folder) else Path(sweep.name)
+    if any(is_secret(each) for each in (name, Path(sweep.name), Path(target.name))):
+        raise ConfigError([Problem(str(sweep), "has a name of files that hold secrets. Call the sweep's file another")])
+    return name.as_posix()
+
+
+def _kept(folder: Path, excluded: list[str], left_out: LeftOut) -> Iterator[Path]:
+    """Files that are not ignored, by the rules of `ray job submit`, and are not kept back for reasons of their own."""
+    from ray._private.runtime_env.packaging import _get_excludes
+
+    try:
+        yield from _files_beneath(folder, [_get_excludes(folder, excluded)], left_out)
+    except OSError as error:
+        message = f"{error.filename} cannot be read: {error.strerror}. Name it in .rayignore, or make it readable"
+        raise ConfigError([Problem("--working-dir", message)]) from None
+
+
+def _files_beneath(path: Path, excludes: list[Callable[[Path], bool]], left_out: LeftOut) -> Iterator[Path]:
+    from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
+
+    if any(excluded(path) for excluded in excludes) or left_out.takes(path):
+        return
+    if path.is_dir():
+        within = [*excludes, *get_excludes_from_ignore_files(path, include_gitignore=True, logger=_LOGGER)]
+        for inner in sorted(path.iterdir()):
+            yield from _files_beneath(inner, within, left_out)
+    else:
+        yield path
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        message = f"{path} cannot be read: {error.strerror}. Name it in .rayignore, or make it readable"
+        raise ConfigError([Problem("--working-dir", message)]) from None
 
 
 def _own_code(folder: Path) -> dict[str, Path]:
@@ -121,9 +167,9 @@ def _own_code(folder: Path) -> dict[str, Path]:
 
 def _sources() -> dict[str, Path]:
     home = Path(__file__).resolve().parents[1]
-    return {
-        path.relative_to(home).as_posix(): path for root in IMPORT_ROOTS for path in _kept(home / root, NEVER_PACKED)
-    }
+    roots = [home / root for root in IMPORT_ROOTS]
+    found = (path for root in roots for path in _kept(root, NEVER_PACKED, LeftOut(root)))
+    return {path.relative_to(home).as_posix(): path for path in found}
 
 
 def _too_large(folder: Path, package: Package, limit: int) -> Problem:

@@ -19,7 +19,7 @@ from orchestrator.errors import ConfigError, Problem
 from orchestrator.home_paths import expanded_path
 from orchestrator.sqlite_files import sqlite_path
 from orchestrator.submitted_with import COMPARED, SUBMITTED_WITH
-from orchestrator.tracking.addresses import without_password
+from orchestrator.uris import holds_password, without_password
 
 # How long Ray lets a driver write its results down before it kills it; its own default is 3 s.
 _STOP_WAIT_S = 120
@@ -103,7 +103,7 @@ def _local_places(settings: Mapping[str, Any]) -> Iterator[Problem]:
 def _shown_passwords(overrides: Sequence[str], values: Mapping[str, str]) -> Iterator[Problem]:
     assigned = [(f"--set {key}", value) for key, _, value in (text.partition("=") for text in overrides)]
     for where, value in [*assigned, *((_OPTIONS[setting], value) for setting, value in values.items())]:
-        if without_password(value) != value:
+        if holds_password(value):
             yield Problem(
                 where,
                 "a password here would stand in the job's command line, for all to see. Leave it out of the address "

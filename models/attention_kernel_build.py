@@ -1,10 +1,11 @@
 """Builds the compiled attention on first use and opens it; None wherever that does not work.
 
 One shared library without torch's headers, compiled in a few seconds by the C++ compiler of the machine, once per
-processor model, compiler and source, into the user's cache folder. Processes that start together wait for the one
-that builds, for a limited time; whatever goes wrong costs speed, never the training.
+processor model, compiler and source, into a cache folder that no other user can change. Processes that start together
+wait for the one that builds, for a limited time; whatever goes wrong costs speed, never the training.
 """
 
+import atexit
 import contextlib
 import ctypes
 import functools
@@ -13,6 +14,7 @@ import logging
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 import threading
@@ -26,6 +28,7 @@ SWITCH = "SPATIALSWEEP_KERNELS"  # 0 turns compiled kernels off
 
 _SOURCES = ("attention_kernel.cpp", "attention_kernel.h", "attention_kernel_backward.h")
 _FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread")
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _BUILD_TIMEOUT_S = 60.0
 _LOCK_TIMEOUT_S = 70.0
 _FUNCTIONS = tuple(f"spatialsweep_{step}_{dtype}" for step in ("forward", "backward") for dtype in ("f32", "f64"))
@@ -70,11 +73,16 @@ def _library_path() -> Path:
         digest.update((folder / name).read_bytes())
     cache = _cache_folder()
     library = cache / f"attention-{digest.hexdigest()[:24]}.so"
-    if not library.exists():
+    if not _is_built(library):
         with _locked(library.with_suffix(".lock")):
-            if not library.exists():
+            if not _is_built(library):
                 _build(compiler, folder / _SOURCES[0], library)
     return library
+
+
+def _is_built(library: Path) -> bool:
+    """Whether this user has built it; one that another can change is built anew."""
+    return os.path.lexists(library) and library.is_file() and _is_private(library)
 
 
 def _compiler() -> str:
@@ -97,23 +105,58 @@ def _processor() -> str:
 
 
 def _cache_folder() -> Path:
-    """The first folder that can be written: the user's cache, or one of the user's own among temporary files."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    candidates = [Path(base).expanduser() / "spatialsweep" / "kernels"]
+    """The user's cache, or a folder among temporary files, the first that no other user can change; else a new one."""
+    folders = [f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/spatialsweep/kernels"]
     if hasattr(os, "getuid"):
-        candidates.append(Path(tempfile.gettempdir()) / f"spatialsweep-kernels-{os.getuid()}")
-    for folder in candidates:
-        with contextlib.suppress(OSError, RuntimeError):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if os.access(folder, os.W_OK) and _is_ours(folder):
-                return folder
-    raise PermissionError("no cache folder can be written")
+        folders.append(f"{tempfile.gettempdir()}/spatialsweep-kernels-{os.getuid()}")
+    for folder in folders:
+        with contextlib.suppress(OSError, RuntimeError):  # a RuntimeError: this user has no home
+            path = Path(folder).expanduser()
+            if _make_private(path):
+                return path
+    return _folder_of_process()
 
 
-def _is_ours(folder: Path) -> bool:
-    """Whether nobody else can put a library there."""
-    status = folder.stat()
-    return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
+def _folder_of_process() -> Path:
+    """A new folder, which goes with the process.
+
+    Raises:
+        PermissionError: Other users could exchange it.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="spatialsweep-kernels-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    if not _is_private(folder):
+        raise PermissionError(f"every folder for it can be changed by other users, {folder.parent} too")
+    return folder
+
+
+def _make_private(folder: Path) -> bool:
+    """Makes a folder, with what is missing above it, and returns whether it can be written, and by no other user."""
+    missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    for path in reversed(missing):
+        path.mkdir(mode=0o700, exist_ok=True)
+    return _is_private(folder) and os.access(folder, os.W_OK | os.X_OK)
+
+
+def _is_private(path: Path) -> bool:
+    """Whether no other user can change or exchange a file or folder.
+
+    It is this user's and no link; all above it is this user's or root's, and where others may write there, it is
+    sticky as `/tmp` is, so that nobody renames what is not his.
+    """
+    if not hasattr(os, "getuid"):
+        return True
+    status = path.lstat()
+    if stat.S_ISLNK(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & _OTHERS_WRITE:
+        return False
+    above = {*path.absolute().parents, *path.resolve().parents}  # a link above is as safe as the folder it lies in
+    return all(_is_kept(parent.lstat()) for parent in above)
+
+
+def _is_kept(above: os.stat_result) -> bool:
+    if above.st_uid not in (0, os.getuid()):
+        return False
+    return stat.S_ISLNK(above.st_mode) or not above.st_mode & _OTHERS_WRITE or bool(above.st_mode & stat.S_ISVTX)
 
 
 @contextlib.contextmanager

@@ -53,8 +53,10 @@ def local_checkpoint(source: str | Path, *, tracking_uri: str | None = None) -> 
             raise CheckpointError(f"{source}: neither a checkpoint file nor an MLflow run id (32 hexadecimal digits)")
         yield path
         return
+    from orchestrator.tracking.addresses import require_readable
     from orchestrator.tracking.mlflow_runs import fetch_checkpoint
 
+    require_readable(tracking_uri)
     with tempfile.TemporaryDirectory() as folder:
         yield fetch_checkpoint(run_id, tracking_uri or default_tracking_uri(), Path(folder))
 

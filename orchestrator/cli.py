@@ -7,9 +7,10 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from orchestrator import data_cli, network_cli, report_cli, sweep_cli, tracking_cli
 from orchestrator.errors import (
@@ -23,18 +24,35 @@ from orchestrator.errors import (
     UnsafePathError,
 )
 from orchestrator.loopback_proxies import keep_loopback_direct
+from orchestrator.masked_output import masked_output, masked_traceback
 from orchestrator.path_options import location_option, path_option
 from orchestrator.provenance import package_version
 from orchestrator.quick_imports import quick_imports
 from orchestrator.setting_values import setting_values
 from orchestrator.submitted_with import version_report
 from orchestrator.sweep_cli import RunsDir, tell, wide_console
+from orchestrator.uris import remember_secrets, without_secrets
 
 if TYPE_CHECKING:
     from orchestrator.config import SweepConfig
 
+
+class _Commands(TyperGroup):
+    """Shows no password of an argument that is refused."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            given = vars(error).get("message")
+            if isinstance(given, str):
+                vars(error)["message"] = without_secrets(given)
+            raise
+
+
 app = typer.Typer(
     name="spatialsweep",
+    cls=_Commands,
     help="Sweeps over the networks that replace or repair self-attention.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -298,6 +316,13 @@ def main() -> None:
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     keep_loopback_direct(os.environ)
     app.add_typer(cluster_app)
+    remember_secrets(sys.argv)
+    with masked_output():
+        _guarded()
+
+
+def _guarded() -> None:
+    """Runs the command; no password stands in what it prints of an error."""
     try:
         app()
     except KeyboardInterrupt:
@@ -307,12 +332,16 @@ def main() -> None:
         tell(str(error), err=True)
         sys.exit(_BAD_INPUT)
     except SpatialSweepError as error:
-        tell("\n".join([f"spatialsweep: {error}", *getattr(error, "__notes__", ())]), err=True)
+        said = [f"spatialsweep: {error}", *getattr(error, "__notes__", ())]
+        tell(without_secrets("\n".join(said)), err=True)
         if isinstance(error, RayLostError):
             from orchestrator.local_raylet import exit_without_ray
 
             exit_without_ray(1)
         sys.exit(_BAD_INPUT if isinstance(error, DataError | UnsafePathError) else 1)
+    except Exception as error:
+        typer.echo(masked_traceback(error), err=True, nl=False)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from types import FrameType
+from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from orchestrator.errors import StorageError, TrackingError
+from orchestrator.guarded_page import GuardedPage
 from orchestrator.runs_dir import resolve_runs_dir
 from orchestrator.setting_values import setting_values
 from orchestrator.sweep_folder import SweepFolder
-from orchestrator.tracking.addresses import embedded_uri, without_user
+from orchestrator.tracking.addresses import embedded_uri
+from orchestrator.uris import without_user
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
 
 MLFLOW_PORT = 5000
 OPTUNA_PORT = 8080
@@ -114,10 +120,15 @@ def show_study(folder: SweepFolder, address: Address, storage_uri: str | None = 
     config = stored_config(folder, values=setting_values(storage_uri=storage_uri), contacted=("storage",))
     storage = open_storage(study_uri(config, folder.path.parent))
     study = storage.get_study_id_from_name(folder.name)
-    with make_server(address.host, port, wsgi(storage), _PageServer, _QuietHandler) as server:
+    with study_server(wsgi(storage), address.host, port) as server:
         _show(f"http://{address.host}:{port}/dashboard/studies/{study}", address, ends=True)
         with contextlib.suppress(KeyboardInterrupt), _ended_by_sigterm():
             server.serve_forever()
+
+
+def study_server(page: WSGIApplication, host: str, port: int) -> WSGIServer:
+    """Listens for requests to a page, and lets through those of its own."""
+    return make_server(host, port, GuardedPage(page, host, port), _PageServer, _QuietHandler)
 
 
 def _serve_mlflow(uri: str, runs_dir: Path, address: Address, page: str) -> None:

@@ -11,9 +11,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.uris import without_secrets
+
 
 class SpatialSweepError(Exception):
-    """Root of all errors SpatialSweep raises on purpose."""
+    """Root of all errors SpatialSweep raises on purpose; its text, which may quote foreign ones, holds no secrets."""
+
+    def __str__(self) -> str:
+        return without_secrets(super().__str__())
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.message}" if self.where else self.message
+        return without_secrets(f"{self.where}: {self.message}" if self.where else self.message)
 
 
 class ConfigError(SpatialSweepError, ValueError):

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from orchestrator.sqlite_files import sqlite_file
-from orchestrator.tracking.addresses import without_password, without_user
+from orchestrator.uris import without_password, without_user
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from orchestrator.records.events import (
@@ -39,6 +40,7 @@ from orchestrator.records.journal import Journal
 from orchestrator.records.status import TrialStatus
 from orchestrator.records.trials import RejectedTrial, TrialRecord
 from orchestrator.spending import Cost, SoFar
+from orchestrator.uris import masked, without_secrets
 
 __all__ = ["Ledger", "RejectedTrial", "TrialRecord", "TrialStatus", "count_rejected"]
 
@@ -180,11 +182,15 @@ class Ledger:
             if not self._history.trials[number].is_over:
                 now = time.time()
                 cost = cast(Spent, self._history.spending.cost(number, now).as_dict())
-                self._record(
-                    TrialEnded(
-                        time=now, trial=number, status=cast(Ended, status), reason=reason, cost=cost, best=best or {}
-                    )
+                ended = TrialEnded(
+                    time=now,
+                    trial=number,
+                    status=cast(Ended, status),
+                    reason=without_secrets(reason),
+                    cost=cost,
+                    best=best or {},
                 )
+                self._record(ended)
 
     def checkpoint_kept(self, number: int, path: str) -> None:
         """A trial is among the best, or the newest; its checkpoint is to be stored as an artifact."""
@@ -256,6 +262,8 @@ class Ledger:
             return self._history.spending.so_far(time.time())
 
     def _record(self, event: Event) -> None:
+        if not isinstance(event, TrialReported):  # numbers, and as many as there are epochs
+            event = replace(event, **masked({name: value for name, value in vars(event).items() if name != "event"}))
         with self._lock:
             self._history.refuse_contradiction(event)
             self._journal.append(event)

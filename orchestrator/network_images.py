@@ -159,7 +159,7 @@ def some_images(trained: TrainedNetwork, dataset: str | None, *, split: str, cou
     import numpy as np
     import torch
 
-    from orchestrator.tracking.addresses import without_password
+    from orchestrator.uris import without_password
 
     model, own = trained.network, own_settings(trained.network, trained.dataset, trained.training)
     uri, crop_pct = dataset_of(trained, dataset), (own and own.crop_pct) or CROP_PCT

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping
 from importlib.metadata import distributions
 from pathlib import Path
@@ -13,12 +11,8 @@ from orchestrator.config.schema import SweepConfig
 from orchestrator.config.settings_text import as_yaml, read_text
 from orchestrator.provenance import git_diff
 from orchestrator.recorded import recorded, written
+from orchestrator.uris import without_secrets
 from orchestrator.whole_files import written_whole
-
-_SECRETS = ("PASSWORD", "TOKEN", "SECRET", "CREDENTIAL", "API_KEY", "PRIVATE_KEY")
-_SHORTEST_SECRET = 6
-_IN_ADDRESS = re.compile(r"(://[^\s/:@'\"]*:)[^\s/@'\"]+(?=@)")
-_IN_QUERY = re.compile(r"((?:ssl)?password=)[^\s&'\"]+", re.IGNORECASE)
 
 
 def write_origin(folder: Path, config: SweepConfig, manifest: str, sweep_file: Path | None = None) -> list[Path]:
@@ -46,15 +40,6 @@ def write_origin(folder: Path, config: SweepConfig, manifest: str, sweep_file: P
             with written_whole(paths[-1]) as partial:
                 partial.write_text(without_secrets(content), encoding="utf-8")
     return paths
-
-
-def without_secrets(text: str) -> str:
-    """The text with stars for passwords in addresses, and for what the environment holds as a secret."""
-    text = _IN_QUERY.sub(r"\1***", _IN_ADDRESS.sub(r"\1***", text))
-    for name, value in os.environ.items():
-        if len(value) >= _SHORTEST_SECRET and any(word in name.upper() for word in _SECRETS):
-            text = text.replace(value, "***")
-    return text
 
 
 def _yaml(content: Mapping[str, Any]) -> str:

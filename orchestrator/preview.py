@@ -19,6 +19,7 @@ from orchestrator.search.space_words import space_words
 from orchestrator.session import LanePlan, plan_lanes, ray_session
 from orchestrator.spending import Rates
 from orchestrator.sweep_folder import new_folder
+from orchestrator.uris import masked
 from orchestrator.validity import Validity
 
 SHOWN = 5
@@ -77,7 +78,7 @@ class DryRun:
     def as_dict(self) -> dict[str, Any]:
         """Plain data, without passwords."""
         footprint = {**asdict(self.largest.footprint), "total": self.largest.footprint.total}
-        return {
+        found = {
             "config": recorded(self.config),
             "proposals": [asdict(proposal) for proposal in self.proposals],
             "rejected": self.rejected,
@@ -90,6 +91,7 @@ class DryRun:
             "space": {heading.lower(): text for heading, text in self.space},
             "tried_first": list(self.tried_first),
         }
+        return dict(masked(found))
 
 
 def dry_run(

@@ -10,7 +10,8 @@ from orchestrator.contained_paths import contained
 from orchestrator.errors import ConfigError, Problem, UnsafePathError
 from orchestrator.known_servers import is_known, note_server
 from orchestrator.sqlite_files import sqlite_file, sqlite_uri
-from orchestrator.tracking.addresses import embedded_uri, without_password
+from orchestrator.tracking.addresses import embedded_uri
+from orchestrator.uris import without_password
 
 if TYPE_CHECKING:
     from orchestrator.results import SweepResult

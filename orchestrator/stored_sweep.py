@@ -136,7 +136,7 @@ def read_sweep(folder: SweepFolder) -> StoredSweep:
     return StoredSweep(
         state=state,
         uid=story.uid,
-        config=story.config,
+        config=masked(story.config),
         facts=story.facts,
         result=result,
         age_s=max(0.0, time.time() - last_s),

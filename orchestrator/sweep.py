@@ -16,6 +16,7 @@ from orchestrator.errors import SpatialSweepError
 from orchestrator.interruption import Interruption
 from orchestrator.known_servers import note_server
 from orchestrator.ledger import Ledger, TrialStatus
+from orchestrator.masked_output import masked_output
 from orchestrator.notebook_view import NotebookDisplay, in_notebook
 from orchestrator.origin import write_origin
 from orchestrator.provenance import facts
@@ -33,6 +34,7 @@ from orchestrator.tracking.addresses import embedded_uri
 from orchestrator.tracking.mlflow_client import refuse_damaged_tracking
 
 
+@masked_output()
 def run_sweep(
     config: SweepConfig,
     *,

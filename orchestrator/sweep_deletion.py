@@ -18,7 +18,8 @@ from orchestrator.sqlite_files import is_missing_file
 from orchestrator.stored_sweep import find_sweep, read_sweep
 from orchestrator.sweep_folder import SweepFolder
 from orchestrator.sweep_identity import SweepIdentity, require_original
-from orchestrator.tracking.addresses import embedded_uri, without_password
+from orchestrator.tracking.addresses import embedded_uri
+from orchestrator.uris import without_password
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage

@@ -15,6 +15,7 @@ from orchestrator.results import SweepResult
 from orchestrator.runs_dir import resolve_runs_dir
 from orchestrator.stored_sweep import StoredSweep, find_sweep, read_sweep
 from orchestrator.sweep_folder import SweepFolder
+from orchestrator.tracking.addresses import require_readable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -90,6 +91,7 @@ def find_network(
     from orchestrator.training.checkpoint_content import read_best
     from orchestrator.training.checkpoints import load_model_file
 
+    require_readable(tracking_uri)
     found = _find(source, trial, runs_dir, tracking_uri)
     with local_checkpoint(found.source, tracking_uri=found.tracking_uri) as path:
         network = load_model_file(path)

@@ -20,7 +20,8 @@ from pathlib import Path
 from types import FrameType
 
 from orchestrator.errors import SpatialSweepError
-from orchestrator.tracking.addresses import scheme_of, without_password
+from orchestrator.tracking.addresses import scheme_of
+from orchestrator.uris import without_password
 
 DATABASE = "MLFLOW_BACKEND_STORE_URI"
 ADMIN_PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"  # noqa: S105 - the name of a variable

@@ -27,7 +27,8 @@ from orchestrator.config.storage_rules import storage_problems
 from orchestrator.config.training_rules import augmentation_problems, training_problems
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.errors import DataError, Problem, did_you_mean
-from orchestrator.tracking.addresses import SCHEMES, scheme_of, without_password
+from orchestrator.tracking.addresses import SCHEMES, misread, scheme_of
+from orchestrator.uris import without_password
 from search_spaces import Domain, setting_of
 
 _MOST_FAULTS = 100
@@ -192,7 +193,9 @@ def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
     tracking = sections.get("tracking")
     if storage := sections.get("storage"):
         yield from storage_problems(storage, tracking.uri if tracking else None)
-    if tracking and tracking.uri is not None and scheme_of(tracking.uri) not in SCHEMES:
+    if tracking and tracking.uri is not None and (fault := misread(tracking.uri)):
+        yield Problem("tracking.uri", fault)
+    elif tracking and tracking.uri is not None and scheme_of(tracking.uri) not in SCHEMES:
         yield Problem(
             "tracking.uri",
             f"got {shown(without_password(tracking.uri))}; must name a server or a database. "

@@ -35,6 +35,7 @@ from orchestrator.config.spaces import SpaceUse, corner_values, expand_space
 from orchestrator.config.study_settings import SamplerConfig, StorageConfig, TrialSchedulerConfig
 from orchestrator.config.training import TrainingConfig
 from orchestrator.errors import ConfigError
+from orchestrator.uris import remember_secrets
 from search_spaces import Domain, Scalar, SearchSpace, setting_of
 
 Flags = Annotated[tuple[StrictBool, ...], Strict(strict=False)]
@@ -267,6 +268,7 @@ class SweepConfig(Section):
 
         if unreadable := plain_data_problems(values):
             raise ConfigError(unreadable)
+        remember_secrets(section.get("uri") for section in values.values() if isinstance(section, Mapping))
         expanded = expand_space(values)
         problems = [*expanded.problems, *find_problems(expanded.settings)]
         if problems:

@@ -10,7 +10,8 @@ from sqlalchemy.exc import ArgumentError
 
 from orchestrator.config.study_settings import StorageConfig
 from orchestrator.errors import Problem, did_you_mean
-from orchestrator.tracking.addresses import without_password
+from orchestrator.tracking.addresses import misread
+from orchestrator.uris import without_password
 
 _DATABASES = ("sqlite", "postgresql", "mysql")
 _DRIVERS = {"postgresql": "psycopg", "postgresql+psycopg": "psycopg", "postgresql+psycopg2": "psycopg2"}
@@ -32,7 +33,9 @@ def storage_problems(storage: StorageConfig, tracking_uri: str | None) -> Iterat
         yield Problem("storage.uri", f"got {shown!r}; must name a database. Use postgresql://user@host:5432/database")
         return
     kind = address.drivername.partition("+")[0]
-    if kind not in _DATABASES:
+    if fault := misread(storage.uri):
+        yield Problem("storage.uri", fault)
+    elif kind not in _DATABASES:
         yield Problem("storage.uri", f"unknown database '{kind}'. {did_you_mean(kind, _DATABASES)}")
     elif not address.database:
         yield Problem("storage.uri", f"got {without_password(storage.uri)!r}; names no database. Add /studies to it")

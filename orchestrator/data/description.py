@@ -12,7 +12,7 @@ import numpy as np
 from orchestrator.data.arrow_images import ArrowImages, open_images
 from orchestrator.data.manifest import Manifest, read_manifest
 from orchestrator.data.storage import open_folder
-from orchestrator.tracking.addresses import without_password
+from orchestrator.uris import without_password
 
 
 def describe_dataset(name: str | None, located: str) -> tuple[dict[str, Any], str]:

@@ -16,7 +16,7 @@ from pyarrow import fs
 
 from orchestrator.errors import DataError
 from orchestrator.home_paths import expanded_location
-from orchestrator.tracking.addresses import without_password
+from orchestrator.uris import without_password
 
 __all__ = ["PARTS", "Folder", "open_folder"]
 

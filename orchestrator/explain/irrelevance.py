@@ -6,6 +6,7 @@ the mean cosine over all pairs of rows of an attention matrix.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import timm
 import torch
 from timm.layers.attention import Attention
+from timm.models import load_checkpoint
 from torch import Tensor, nn
 
 from orchestrator.errors import CheckpointError, did_you_mean
@@ -79,13 +81,15 @@ def vit_beside(name: str, images: NetworkImages, num_classes: int, checkpoint: P
                 name, num_classes=num_classes, in_chans=channels, img_size=side, patch_size=patch
             )
         else:
-            network = timm.create_model(name, checkpoint_path=str(checkpoint))
+            network = timm.create_model(name)
+            load_checkpoint(network, str(checkpoint), weights_only=True)  # create_model leaves that to timm's version
             config: Any = network.default_cfg
             own = config["input_size"]
             inputs = torch.nn.functional.interpolate(inputs, own[1:], mode="bilinear", antialias=True)
             inputs = inputs if channels == own[0] else inputs.mean(1, keepdim=True).expand(-1, own[0], -1, -1)
-    except (TypeError, RuntimeError, AssertionError, OSError, ValueError) as error:
-        raise CheckpointError(f"--compare {name}: cannot be built ({str(error).splitlines()[0]})") from None
+    except (TypeError, RuntimeError, AssertionError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"--compare {name}: cannot be built ({reason})") from None
     if not layers_of(network, Attention):
         raise CheckpointError(f"--compare {name}: has no self-attention as timm's ViTs have")
     return network.eval(), inputs

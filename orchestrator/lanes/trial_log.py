@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from orchestrator.masked_output import MaskedFormatter
+
 LOG_SUFFIX = ".log"
 _FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
@@ -53,5 +55,5 @@ def _handler(file: Path) -> logging.Handler:
     except OSError as error:
         logging.getLogger(__name__).warning("The trial's log cannot be written: %s", error)
         return logging.NullHandler()
-    handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.setFormatter(MaskedFormatter(_FORMAT))
     return handler

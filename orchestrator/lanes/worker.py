@@ -26,6 +26,7 @@ from orchestrator.lanes.lane_setting import LaneSetting
 from orchestrator.lanes.messages import Ending, Fate, Member, Next, Order, Report, Verdict
 from orchestrator.lanes.node_load import NodeLoad, node_name
 from orchestrator.lanes.trial_log import in_words, trial_log
+from orchestrator.masked_output import masked_output
 from orchestrator.quick_imports import end_imports
 from orchestrator.training.checkpoints import TrialCheckpoints
 from orchestrator.training.clean_slate import clean_slate
@@ -33,6 +34,7 @@ from orchestrator.training.device_images import DeviceImages
 from orchestrator.training.placement import place_dataset
 from orchestrator.training.trial import StopTrial, Trial
 from orchestrator.training.workers import Workers
+from orchestrator.uris import remember_secrets, without_secrets
 
 _PEER_ERRORS = (
     "Connection closed by peer",
@@ -51,6 +53,7 @@ class LeaveLane(BaseException):
     """The node of a rank is about to be taken away: the trial goes on elsewhere, from the epoch just saved."""
 
 
+@masked_output()
 def lane_loop(setting: Mapping[str, Any]) -> None:
     """Trains trials until the hub says that the sweep is over. Runs in each worker of a lane.
 
@@ -64,6 +67,7 @@ def lane_loop(setting: Mapping[str, Any]) -> None:
     """
     end_imports()  # which this process has begun to join its group
     lane: LaneSetting = setting["lane"]
+    remember_secrets([lane.dataset_path])
     member, workers = _say_hello(lane)
     load = NodeLoad() if ray.train.get_context().get_local_rank() == 0 else None
     data = place_dataset(open_dataset(lane.dataset_path), workers.device, lane.dataset)
@@ -154,7 +158,7 @@ def _attempt(
             return Ending(Fate.PEER_LOST, str(error))
         return Ending(
             Fate.FAILED,
-            f"{_first_line(error)}\n{traceback.format_exc()}",
+            without_secrets(f"{_first_line(error)}\n{traceback.format_exc()}"),
             poisoned=isinstance(error, torch.AcceleratorError),
             final=isinstance(error, SpatialSweepError),  # our own words for what another attempt would find again
         )

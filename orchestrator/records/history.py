@@ -28,6 +28,7 @@ from orchestrator.records.lines import LineError, refuse_odd_settings
 from orchestrator.records.status import TrialStatus
 from orchestrator.records.trials import RejectedTrial, TrialRecord
 from orchestrator.spending import Cost, Spending
+from orchestrator.uris import without_secrets
 
 
 class History:
@@ -145,7 +146,11 @@ class History:
                 trial.reports.append({"epoch": event.epoch, **event.metrics})
                 trial.nodes = trial.nodes if event.nodes is None else event.nodes
             case TrialEnded():
-                trial.status, trial.reason, trial.ended_s = TrialStatus(event.status), event.reason, event.time
+                trial.status, trial.reason, trial.ended_s = (
+                    TrialStatus(event.status),
+                    without_secrets(event.reason),
+                    event.time,
+                )
                 trial.cost = Cost(**{str(name): value for name, value in (event.cost or {}).items()})
         self._sort_in(trial)
 

@@ -24,6 +24,7 @@ from orchestrator.search.samplers import OUTCOME
 from orchestrator.search.scores import note_constraints, note_report
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.verdict import verdict
+from orchestrator.uris import without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class SweepCallback(NotPickled, Callback):
             return
         asked.set_user_attr(OUTCOME, str(status))
         if reason:
-            asked.set_user_attr("reason", reason)
+            asked.set_user_attr("reason", without_secrets(reason))
         note_constraints(self._study, asked, record, self._aims)
         self._study.tell(asked, values=values, state=state, skip_if_finished=True)
 

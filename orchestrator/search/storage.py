@@ -22,7 +22,7 @@ from orchestrator.config.schema import SweepConfig
 from orchestrator.database_file import refuse_damaged
 from orchestrator.errors import StorageError
 from orchestrator.sqlite_files import sqlite_uri
-from orchestrator.tracking.addresses import without_password
+from orchestrator.uris import without_password
 
 logger = logging.getLogger(__name__)
 

@@ -1,12 +1,14 @@
-"""Addresses of tracking servers and databases: which are understood, and how they are shown."""
+"""Addresses of tracking servers and databases: which are understood."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
+from orchestrator.errors import ConfigError, Problem
 from orchestrator.sqlite_files import sqlite_uri
+from orchestrator.uris import without_password, without_user
 
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
@@ -16,22 +18,42 @@ def scheme_of(uri: str) -> str:
     return re.split(r"[:+]", uri, maxsplit=1)[0].lower()
 
 
-def without_password(uri: str) -> str:
-    """The same address, fit for logs and records."""
-    parts = urlsplit(uri)
-    query = re.sub(r"(^|&)((?:ssl)?password=)[^&]*", r"\1\2***", parts.query)
-    if query != parts.query:
-        uri = uri.replace(parts.query, query)  # whole, for a URI put together again may lose slashes
-    if parts.password is None:
-        return uri
-    parts, host = urlsplit(uri), parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+def misread(uri: str) -> str:
+    """Why another host would be asked than is meant: its password ends too soon; empty where it does not.
+
+    Args:
+        uri: Of a server or a database.
+    """
+    if "://" not in uri or uri.startswith("sqlite"):
+        return ""
+    try:
+        same = _host(uri) == _host(without_user(uri))
+    except ValueError:
+        same = False
+    remedy = "Write such characters of a password percent-encoded: / as %2F, # as %23, ? as %3F, @ as %40, [ as %5B"
+    return "" if same else f"got {without_password(uri)!r}, whose password would be cut short. {remedy}"
 
 
-def without_user(uri: str) -> str:
-    """The same address, for a browser: it asks for name and password itself."""
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+def require_readable(uri: str | None) -> None:
+    """Refuses the address of a server that would be taken apart in the wrong place.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    if uri is not None and (fault := misread(uri)):
+        raise ConfigError([Problem("--tracking-uri", fault)])
+
+
+def _host(uri: str) -> str | None:
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    if scheme_of(uri) in ("http", "https"):
+        return urlsplit(uri).hostname
+    try:
+        return make_url(uri).host
+    except ArgumentError:
+        return None
 
 
 def embedded_uri(runs_dir: Path) -> str:

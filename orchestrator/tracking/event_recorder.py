@@ -37,6 +37,7 @@ from orchestrator.tracking.mlflow_datasets import dataset_input
 from orchestrator.tracking.mlflow_limits import cut, log, metric, param, tag
 from orchestrator.tracking.mlflow_runs import KEY, experiment_id, find_run, require_run, search_all
 from orchestrator.tracking.stored_checkpoints import StoredCheckpoints, moved_with
+from orchestrator.uris import without_secrets
 
 _OfTrial = TrialResumed | TrialChanged | TrialReported | TrialEnded | CheckpointKept | CheckpointDropped
 
@@ -226,9 +227,9 @@ class EventRecorder:
     def _end_trial(self, event: TrialEnded) -> None:
         run_id, time_ms = self._trial(event), _milliseconds(event.time)
         tags = [tag("spatialsweep.status", event.status)]
-        if event.reason:
-            tags.append(tag("spatialsweep.reason", event.reason))
-            tags.append(tag("mlflow.note.content", f"```\n{cut(event.reason, _NOTE_LENGTH)}\n```"))
+        if reason := without_secrets(event.reason):
+            tags.append(tag("spatialsweep.reason", reason))
+            tags.append(tag("mlflow.note.content", f"```\n{cut(reason, _NOTE_LENGTH)}\n```"))
         log(self._client, run_id, metrics=_outcome(event, time_ms), tags=tags)
         logs = (self._folder / "trials" / trial_folder(event.trial)).glob(f"*{LOG_SUFFIX}")
         self._upload(run_id, sorted(map(str, logs)), "logs")

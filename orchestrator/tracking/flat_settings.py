@@ -6,10 +6,12 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from orchestrator.uris import masked
+
 
 def flatten(content: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`; lists, and mappings without content, as JSON."""
-    return dict(_leaves(content, ""))
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`; lists, and mappings without content, as JSON. Addresses have no passwords."""
+    return dict(_leaves(masked(content), ""))
 
 
 def _leaves(content: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -8,8 +8,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.database_file import refuse_damaged
 from orchestrator.errors import TrackingError
-from orchestrator.tracking.addresses import without_password
 from orchestrator.tracking.moved_results import settle
+from orchestrator.uris import without_password
 
 _REMEDY = "Move it away: `spatialsweep sync NAME` sends the events of a sweep into a new one"
 

@@ -8,9 +8,9 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import TrackingError
-from orchestrator.tracking.addresses import without_password
 from orchestrator.tracking.mlflow_client import open_client
 from orchestrator.tracking.stored_checkpoints import versions_of
+from orchestrator.uris import without_password
 
 
 def delete_runs(runs: Iterable[str], tracking_uri: str) -> None:

@@ -10,10 +10,10 @@ from mlflow.entities import LoggedModel, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import TrackingError
-from orchestrator.tracking.addresses import without_password
 from orchestrator.tracking.mlflow_client import open_client
 from orchestrator.tracking.mlflow_runs import find_run
 from orchestrator.tracking.stored_checkpoints import StoredCheckpoints, find_model, versions_of
+from orchestrator.uris import without_password
 
 
 @dataclass(frozen=True)

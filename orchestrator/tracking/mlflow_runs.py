@@ -16,8 +16,8 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import CheckpointError, TrackingError
 from orchestrator.sqlite_files import is_missing_file
-from orchestrator.tracking.addresses import without_password
 from orchestrator.tracking.mlflow_client import open_client
+from orchestrator.uris import without_password
 
 CHECKPOINT_ARTIFACT = "checkpoint"
 KEY = "spatialsweep.key"

@@ -14,11 +14,11 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.records.events import Event, TrialEnded, TrialReported
 from orchestrator.sqlite_files import sqlite_file
-from orchestrator.tracking.addresses import without_password
 from orchestrator.tracking.event_recorder import EventRecorder
 from orchestrator.tracking.journal_follower import JournalFollower
 from orchestrator.tracking.mlflow_client import open_client
 from orchestrator.tracking.stored_checkpoints import refusal
+from orchestrator.uris import without_password
 
 _INVALID = (400, 409, 413, 422)
 

@@ -1,0 +1,250 @@
+"""Addresses that hold passwords, and how they are shown: one rule for records, messages and foreign texts.
+
+`without_password` takes a single address, `without_secrets` any text. Both mask at least what SQLAlchemy, urllib and
+requests would read as a password, and more where these disagree: which of several `@` ends a password, or whether a
+`/`, `#` or `?` does, differs from one reader to the next. A host is masked only where it may be part of a password.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import quote, quote_plus, unquote, unquote_plus
+
+MASK = "***"
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_HALF_A_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+_USER = re.compile(r"(?:\[[\da-fA-F:.]*\]|[^:/\s'\"<>])*:")
+_TOKEN_AS_USER = re.compile(r"[^:/?#@\s'\"<>]{20,}(?=@)")
+_PORT = re.compile(r"\d{1,5}(?=[/?#])")
+_QUERY_BEGIN = re.compile(r"\?[\w.%-]+=")
+# Where an address in a text ends: at a space, or at a quotation mark that is not part of a password.
+_TEXT_END = re.compile(r"\s|\\?[\"'](?=[\s,;:.)\]}>]|$)")
+# A value with its `&`: what follows one without a `=` of its own belongs to the value before.
+_QUERY_PAIR = re.compile(r"([^&=?]+)=((?:[^&]*)(?:&[^&=]+(?=&|$))*)")
+
+_SECRET_KEYS = re.compile(
+    r"password|passwd|passphrase|pwd|token|secret|credential|signature|apikey|accesskey|accountkey|privatekey"
+    r"|^(?:sig|key|pass|auth|authorization|sas)$"
+)
+_ODBC = re.compile(r"((?:^|;)\s*(?:pwd|password|accesstoken)\s*=)(\{(?:[^}]|\}\})*\}|[^;]*)", re.IGNORECASE)
+_ASSIGNED = re.compile(
+    r"((?:password|passwd|pwd)(?:=|[\"']\s?:\s?|\s?[=:]\s?(?=[\"'])))"
+    r"(\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'|\{(?:[^}\n]|\}\})*\}|[^\s&'\";,)]+)",
+    re.IGNORECASE,
+)
+_HEADER = re.compile(r"(authorization[\"']?\s*[:=]\s*[\"']?(?:basic|bearer)\s+)[\w.~+/=-]+", re.IGNORECASE)
+
+_SECRET_NAMES = re.compile(
+    r"PASSWORD|PASSWD|PASSPHRASE|_PWD$|TOKEN|SECRET|CREDENTIAL|API_?KEY|PRIVATE_KEY|ACCESS_KEY(?!_ID)|ACCOUNT_KEY"
+    r"|STORAGE_KEY|CONNECTION_STRING"
+)
+_NAMES_OF_PLACES = ("_FILE", "_PATH", "_DIR", "_URI", "_URL")
+_SHORTEST_IN_ENVIRONMENT = 6
+_SHORTEST = 3
+# Shorter ones are masked as whole words only: they occur in others.
+_LONG = 8
+_NO_SECRETS = frozenset({MASK, "password", "passwd", "secret", "token", "credential", "none", "null", "true", "false"})
+
+_known: dict[str, str] = {}
+
+
+def without_password(uri: str) -> str:
+    """Return the same address, fit for logs and records.
+
+    Args:
+        uri: One address, whole; one whose scheme was forgotten is masked too.
+    """
+    scheme, rest = _split(uri)
+    return scheme + "".join(text for text, _ in _parts(scheme, rest))
+
+
+def without_user(uri: str) -> str:
+    """Return the same address for a browser, which asks for name and password itself."""
+    scheme, rest = _split(uri)
+    user = _USER.match(rest)
+    end = _end_of_password(rest, user.end()) if user else -1
+    if end < 0:
+        end = rest.find("@", 0, re.search(r"[/?#]|$", rest).start())  # type: ignore[union-attr]
+    return scheme + rest[end + 1 :]
+
+
+def without_secrets(text: str) -> str:
+    """Return the text without passwords of addresses, and without what is known to be a secret.
+
+    Known are the values of secret variables of the environment, and passwords of the addresses that
+    `remember_secrets` was given, as they are and percent-encoded.
+    """
+    text = _HEADER.sub(rf"\1{MASK}", _ASSIGNED.sub(_masked_assignment, _addresses_masked(text)))
+    known = {**_known, **_secrets_of_environment()}
+    return _pattern(frozenset(known)).sub(lambda found: known[found[0]], text) if known else text
+
+
+def masked(content: Any) -> Any:
+    """Return plain data with the addresses in its texts masked; everything else stays as it is."""
+    if isinstance(content, str):
+        return _addresses_masked(content)
+    if isinstance(content, Mapping):
+        return {key: masked(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return type(content)(masked(value) for value in content)
+    return content
+
+
+def holds_password(text: str) -> bool:
+    """Return whether an address, or any address within a text, holds a password; in doubt it does."""
+    later = (text[found.start() :] for found in _SCHEME.finditer(text))
+    return any(without_password(part) != part for part in (text, *later))
+
+
+def remember_secrets(texts: Iterable[object]) -> None:
+    """Has the passwords of addresses masked in all texts from here on, also where they stand alone.
+
+    Args:
+        texts: Addresses, or texts with addresses; anything else is passed over.
+    """
+    for text in texts:
+        if isinstance(text, str) and ":" in text:
+            _known.update(_secrets_in(text))
+
+
+def _addresses_masked(text: str) -> str:
+    if "://" not in text:
+        return text
+    shown, position = [], 0
+    while found := _SCHEME.search(text, position):
+        end = _TEXT_END.search(text, found.end())
+        stop = end.start() if end else len(text)
+        shown.append(text[position : found.end()])
+        shown += [_addresses_masked(part) for part, _ in _parts(found[0], text[found.end() : stop])]
+        position = stop
+    return "".join(shown) + text[position:]
+
+
+def _split(uri: str) -> tuple[str, str]:
+    found = _SCHEME.search(uri) or _HALF_A_SCHEME.match(uri)
+    return (uri[: found.end()], uri[found.end() :]) if found else ("", uri)
+
+
+def _parts(scheme: str, rest: str) -> Iterator[tuple[str, str]]:
+    """What follows `scheme://`, in pieces: each as it is shown, with the secret that it stands for, if any."""
+    user = _USER.match(rest)
+    end = _end_of_password(rest, user.end()) if user else -1
+    if user and end >= 0:
+        yield rest[: user.end()], ""
+        yield MASK, rest[user.end() : end]
+        rest = rest[end:]
+    elif "http" in scheme.lower() and (token := _TOKEN_AS_USER.match(rest)):
+        yield MASK, token[0]
+        rest = rest[token.end() :]
+    path, mark, query = rest.partition("?")
+    yield path + mark, ""
+    position = 0
+    for pair in _QUERY_PAIR.finditer(query):
+        yield query[position : pair.start(2)], ""
+        yield from _query_value(unquote(pair[1]), pair[2])
+        position = pair.end()
+    yield query[position:], ""
+
+
+def _end_of_password(rest: str, begin: int) -> int:
+    """Where the last `@` stands that may end a password, which begins there; -1 for none.
+
+    An `@` in the query is none: after a port the query begins at once, otherwise behind the first `@`.
+    """
+    port = _PORT.match(rest, begin)
+    query = _QUERY_BEGIN.search(rest, begin if port else max(rest.find("@", begin), begin))
+    return rest.rfind("@", begin, query.start() if query else len(rest))
+
+
+def _query_value(key: str, value: str) -> Iterator[tuple[str, str]]:
+    plain = re.sub(r"[-_.\s]", "", key).lower()
+    if _SECRET_KEYS.search(plain):
+        yield MASK, value
+    elif plain == "odbcconnect":
+        decoded = unquote_plus(value)
+        secrets = [_unbraced(found[2]) for found in _ODBC.finditer(decoded)]
+        yield quote_plus(_ODBC.sub(rf"\1{MASK}", decoded), safe="*") if secrets else value, ""
+        yield from (("", secret) for secret in secrets)
+    else:
+        yield value, ""
+
+
+def _unbraced(value: str) -> str:
+    return value[1:-1].replace("}}", "}") if value.startswith("{") and value.endswith("}") else value
+
+
+def _masked_assignment(found: re.Match[str]) -> str:
+    mark = found[2][0] if found[2][0] in "\"'" else ""
+    return f"{found[1]}{mark}{MASK}{mark}"
+
+
+@functools.lru_cache(maxsize=256)
+def _secrets_in(text: str) -> Mapping[str, str]:
+    """Every text that tells a password of an address, with what is shown in its place."""
+    schemes = list(_SCHEME.finditer(text))
+    stops = [*(later.start() for later in schemes[1:]), len(text)]
+    addresses = {(each[0], text[each.end() : stop]) for each, stop in zip(schemes, stops, strict=False)}
+    found: dict[str, str] = {}
+    for scheme, rest in {*addresses, _split(text if schemes else text.partition("=")[2] or text)}:
+        pieces = list(_parts(scheme, rest))
+        shown = "".join(piece for piece, _ in pieces)
+        named = {unquote(word) for word in re.split(r"[/:@?&=]", shown)}
+        for secret in (secret for _, secret in pieces if secret):
+            found |= {form: MASK for form in _forms(secret) if form not in named}
+            if shown.partition(":")[2].startswith(f"{MASK}@") and secret == pieces[1][1]:
+                found |= _fragments(shown.partition(":")[0], secret, rest)
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def _forms(secret: str) -> frozenset[str]:
+    """A secret as it may occur: decoded, encoded, and within JSON."""
+    plain = {secret, unquote(secret), unquote_plus(secret)}
+    encoded = {form for text in plain for form in (quote(text), quote(text, safe=""), quote_plus(text))}
+    forms = {*plain, *encoded, *(json.dumps(text)[1:-1] for text in plain), *(repr(text)[1:-1] for text in plain)}
+    return frozenset(form for form in forms if len(form) >= _SHORTEST and form.lower() not in _NO_SECRETS)
+
+
+def _fragments(user: str, secret: str, rest: str) -> dict[str, str]:
+    """What readers that cut a password apart at `/`, `#`, `?` or `@` show of it: user and head, tail and host."""
+    after = re.match(r"@([^/?#\s@]+)", rest[len(user) + 1 + len(secret) :])
+    host = after[1] if after else ""
+    plain = {secret, unquote(secret)}
+    login = {base64.b64encode(f"{unquote(user)}:{text}".encode()).decode(): MASK for text in plain}
+    cut = [(text, place) for text in plain for place in range(len(text)) if text[place] in "/?#@[]:\\"]
+    heads = {f"{user}:{text[:place]}": f"{user}:{MASK}" for text, place in cut if user and place}
+    tails = {f"{text[place + 1 :]}@{name}": f"{MASK}@{name}" for text, place in cut for name in {host, _name(host)}}
+    return login | heads | {tail: shown for tail, shown in tails.items() if host and not tail.startswith("@")}
+
+
+def _name(host: str) -> str:
+    return host.rpartition(":")[0] if re.search(r":\d+$", host) else host
+
+
+def _secrets_of_environment() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in os.environ.items():
+        if _SECRET_NAMES.search(name.upper()) and not name.upper().endswith(_NAMES_OF_PLACES):
+            if len(value) >= _SHORTEST_IN_ENVIRONMENT:
+                found |= dict.fromkeys(_forms(value), MASK)
+        elif _SCHEME.match(value):
+            found |= _secrets_in(value)
+    return found
+
+
+@functools.lru_cache(maxsize=16)
+def _pattern(secrets: frozenset[str]) -> re.Pattern[str]:
+    """Finds any of them, the longest first; short ones only where they are not part of a word."""
+    ordered = sorted(secrets, key=lambda secret: (-len(secret), secret))
+    return re.compile(
+        "|".join(
+            re.escape(secret) if len(secret) >= _LONG else rf"(?<!\w){re.escape(secret)}(?!\w)" for secret in ordered
+        )
+    )
