@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 import optuna
 import psutil
 import pytest
+from journal_events import rewrite
 from mlflow import MlflowClient
 
 from orchestrator.records.events import content_of
@@ -199,9 +199,8 @@ def test_a_changed_sweep_is_not_resumed_and_the_changes_are_listed(begun: Sweep)
 
 
 def test_changed_code_and_data_are_noticed(begun: Sweep) -> None:
-    first = json.loads(begun.folder.journal.read_text().splitlines()[0])
-    first["identity"] |= {"code": "0123", "dataset content": "4567"}
-    begun.folder.journal.write_text(json.dumps(first) + "\n")
+    changed = {"code": "0123", "dataset content": "4567"}
+    rewrite(begun.folder.journal, lambda first: first.update(identity={**first["identity"], **changed}))
     code, output = begun.call("resume", "stops")
     assert code == 2
     assert "code: was 0123, is" in output
