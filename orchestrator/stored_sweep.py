@@ -24,6 +24,7 @@ from orchestrator.records.trials import TrialRecord
 from orchestrator.results import SweepResult
 from orchestrator.runs_dir import resolve_runs_dir
 from orchestrator.sweep_folder import SweepFolder, existing_folder
+from orchestrator.uris import masked
 
 logger = logging.getLogger(__name__)
 
