@@ -87,52 +87,6 @@ class Findings:
         return {**vars(self), "failures": self.failures[:_FAILURES_SHOWN], "kinds": dict(self.kinds)}
 
 
-# fmt: off
-RICH: tuple[dict[str, Any], ...] = (
-    {"name": "many",
-     "dataset": {"name": "digits"},
-     "model": {"name": "conv_resnet26_small"},
-     "training": {"epochs": 9, "momentum": 0.9},
-     "objective": [{"metric": "val/top1"}, {"metric": "params"}],
-     "constraints": ["params <= 2e6", "val/top1 >= 0.5"],
-     "sampler": {"name": "nsga2", "options": {"population_size": 10}},
-     "budget": {"wall_clock": "2h", "target": 0.99, "patience": 5, "price_per_cpu_hour": 0.1},
-     "search": {"lr": {"type": "float", "low": 0.001, "high": 0.1, "log": True},
-                "label_smoothing": {"type": "float", "low": 0, "high": 0.9, "step": 0.3},
-                "global_batch_size": {"type": "int", "low": 16, "high": 64, "step": 16},
-                "optimizer": ["sgd", "adamw"],
-                "sgd/momentum": {"type": "float", "low": 0.1, "high": 0.9, "when": {"optimizer": "sgd"}}}},
-    {"name": "population",
-     "dataset": {"name": "digits", "select_on": "test"},
-     "space": "spatial_zoo",
-     "trials": 8,
-     "try_first": [{"lr": 0.01}],
-     "search": {"model": ["lsas_resnet164_cifar", "adaptive_resnet26_small"],
-                "global_batch_size": {"low": 16},
-                "epochs": 5},
-     "sampler": {"name": "random"},
-     "trial_scheduler": {"name": "hyperband", "grace_epochs": 2},
-     "resources": {"workers": [1, 2], "lanes": 2},
-     "limits": {"max_params": 4000000.0},
-     "tracking": {"uri": "http://mlflow:5000", "experiment": "e"},
-     "storage": {"uri": "sqlite:////tmp/nowhere/studies.db"}},
-    {"name": "pbt",
-     "dataset": {"name": "digits"},
-     "model": {"name": "adaptive_resnet26_small", "options": {"max_span": 3}},
-     "training": {"epochs": 6, "lr_schedule": "multistep", "decay_milestones": [2, 4]},
-     "search": {"lr": {"type": "float", "low": 0.01, "high": 0.1}, "span_penalty": [0.1, 0.01]},
-     "trial_scheduler": {"name": "pbt", "mutate": ["lr", "span_penalty"]},
-     "trials": 8},
-    {"name": "grid",
-     "dataset": {"name": "digits"},
-     "model": {"name": "conv_resnet26_small"},
-     "search": {"lr": {"type": "float", "low": 0.1, "high": 0.9, "step": 0.2}, "epochs": [1, 2]},
-     "sampler": {"name": "grid"}},
-)
-# fmt: on
-"""What the sweep files of the repository leave out."""
-
-
 def photographs(folder: Path) -> str:
     """Prepares a dataset of a few image files; returns its folder."""
     from PIL import Image
@@ -156,7 +110,8 @@ def seeds(folder: Path) -> list[tuple[str, dict[str, Any]]]:
     """
     from orchestrator.config.settings_text import as_yaml, parse_yaml
 
-    found, uri = [(as_yaml(settings), settings) for settings in RICH], photographs(folder)
+    others = parse_yaml(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+    found, uri = [(as_yaml(settings), settings) for settings in others], photographs(folder)
     for path in sorted([*ROOT.glob("sweeps/*.yaml"), *ROOT.glob("orchestrator/recipes/*.yaml")]):
         text = path.read_text(encoding="utf-8")
         settings = parse_yaml(text)
@@ -298,7 +253,7 @@ def _nudged(value: Any, chance: random.Random) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
-        return chance.choice((-value, value * 10, value / 7, value + 1, value * 10**6, str(value), [value]))
+        return chance.choice((-value, value * 10, value // 7, value + 1, value * 10**6, str(value), [value]))
     if isinstance(value, str):
         return chance.choice((value[1:], value + "x", value.upper(), [value], {value: value}, value * 2))
     return [value] if isinstance(value, dict) else {"value": value}
