@@ -28,180 +28,37 @@ ROOT = Path(__file__).resolve().parents[2]
 HANG_S = 5.0
 _FAILURES_SHOWN = 20
 
+# fmt: off
 NASTY: tuple[Any, ...] = (
-    *(
-        None,
-        True,
-        False,
-        0,
-        1,
-        -1,
-        2,
-        3,
-        10,
-        2**31,
-        2**32,
-        2**53 + 1,
-        2**63,
-        -(2**63),
-        10**400,
-        0.0,
-        -0.0,
-        0.1,
-        0.9,
-        1.0,
-    ),
-    *(
-        1e-12,
-        1e-320,
-        1e308,
-        -1e308,
-        float("inf"),
-        float("nan"),
-        "",
-        " ",
-        "x",
-        "null",
-        "~",
-        "true",
-        "1:30",
-        "010",
-        "1e3",
-    ),
-    *("digits", "sgd", "adamw", "tpe", "grid", "pbt", "none", "papers", "lsas", "spatial_zoo", "conv_resnet26_small"),
-    *(
-        "adaptive_resnet26_small",
-        "lsas_resnet164_cifar",
-        "val/top1",
-        "params",
-        "params <= 2e6",
-        "val/top1 >= .9 ",
-        "<=",
-    ),
-    *("2h", "1h30m", "9" * 4000, "a/b", "/", "a//lr", "x" * 5000, "\0", "\x1b[31m", "\ud800", "\u202e", "[red]", "[/]"),
-    *(
-        "sqlite:///x.db",
-        "sqlite://",
-        "http://[",
-        "postgresql://u:p@h:x/d",
-        "://",
-        "s3://",
-        "../..",
-        "~",
-        "rand-m9-mstd0.5",
-    ),
-    *(
-        [],
-        {},
-        [[]],
-        [{}],
-        [None],
-        {"": 1},
-        {1: 2},
-        {None: None},
-        (1, 2),
-        {"type": "float"},
-        {"choices": []},
-        {"value": {}},
-    ),
-    *({"type": "float", "low": 0, "high": 0.9, "step": 0.3}, {"type": "float", "low": 1e-9, "high": 1, "step": 1e-12}),
-    *({"type": "int", "low": 1, "high": 8}, {"type": "int", "low": 1, "high": 2**60, "log": True}, {"choices": [1, 2]}),
-    *(
-        {"type": "float", "low": -1e308, "high": 1e308},
-        {"value": 1, "when": {"model": "x"}},
-        {"choices": [True, 1, 1.0]},
-    ),
-    *({"choices": [1, "a"], "when": {"lr": [1]}}, {"value": 3, "when": {"x": {}}}, b"bytes", {1, 2}, object(), 1j),
+    None, True, False, 0, 1, -1, 2, 3, 10, 2**31, 2**32, 2**53 + 1, 2**63, -(2**63), 10**400, 0.0, -0.0, 0.1, 0.9,
+    1.0, 1e-12, 1e-320, 1e308, -1e308, float("inf"), float("nan"), "", " ", "x", "null", "~", "true", "1:30", "010",
+    "1e3", "digits", "sgd", "adamw", "tpe", "grid", "pbt", "none", "papers", "lsas", "spatial_zoo",
+    "conv_resnet26_small", "adaptive_resnet26_small", "lsas_resnet164_cifar", "val/top1", "params", "params <= 2e6",
+    "val/top1 >= .9 ", "<=", "2h", "1h30m", "9" * 4000, "a/b", "/", "a//lr", "x" * 5000, "\0", "\x1b[31m", "\ud800",
+    "\u202e", "[red]", "[/]", "sqlite:///x.db", "sqlite://", "http://[", "postgresql://u:p@h:x/d", "://", "s3://",
+    "../..", "~", "rand-m9-mstd0.5", [], {}, [[]], [{}], [None], {"": 1}, {1: 2}, {None: None}, (1, 2),
+    {"type": "float"}, {"choices": []}, {"value": {}}, {"type": "float", "low": 0, "high": 0.9, "step": 0.3},
+    {"type": "float", "low": 1e-9, "high": 1, "step": 1e-12}, {"type": "int", "low": 1, "high": 8},
+    {"type": "int", "low": 1, "high": 2**60, "log": True}, {"choices": [1, 2]},
+    {"type": "float", "low": -1e308, "high": 1e308}, {"value": 1, "when": {"model": "x"}},
+    {"choices": [True, 1, 1.0]}, {"choices": [1, "a"], "when": {"lr": [1]}}, {"value": 3, "when": {"x": {}}},
+    b"bytes", {1, 2}, object(), 1j,
 )
 KEYS = (
-    *("lr", "model", "when", "type", "low", "high", "step", "log", "choices", "value", "name", "uri", "self", "search"),
-    *("space", "epochs", "optimizer", "sgd/lr", "adamw/lr", "workers", "target", "wall_clock", "objective", "metric"),
-    *(
-        "sampler",
-        "options",
-        "trial_scheduler",
-        "constraints",
-        "try_first",
-        "warm_start",
-        "limits",
-        "budget",
-        "training",
-    ),
-    *(
-        "global_batch_size",
-        "decay_milestones",
-        "order",
-        "reduction",
-        "max_span",
-        "stages",
-        "mode",
-        "auto_augment",
-        "[/x]",
-    ),
+    "lr", "model", "when", "type", "low", "high", "step", "log", "choices", "value", "name", "uri", "self", "search",
+    "space", "epochs", "optimizer", "sgd/lr", "adamw/lr", "workers", "target", "wall_clock", "objective", "metric",
+    "sampler", "options", "trial_scheduler", "constraints", "try_first", "warm_start", "limits", "budget", "training",
+    "global_batch_size", "decay_milestones", "order", "reduction", "max_span", "stages", "mode", "auto_augment",
+    "[/x]",
 )
 PIECES = (
-    *(
-        "&a ",
-        "*a",
-        "<<: *a\n",
-        "!!int ",
-        "!!set ",
-        "!!python/object:os.system ",
-        "{",
-        "}",
-        "[",
-        "]",
-        ": ",
-        "- ",
-        "\t",
-        "\n",
-    ),
-    *(
-        "? ",
-        "| ",
-        ">-\n",
-        "---\n",
-        "...\n",
-        "%YAML 1.1\n",
-        "#",
-        "'",
-        '"',
-        '"\\ud800"',
-        '"\\x00"',
-        "\0",
-        "\ufeff",
-        "\x85",
-    ),
-    *(
-        "\u2028",
-        "null",
-        "~",
-        "1:30",
-        "0o17",
-        "0x",
-        "1_0",
-        ".inf",
-        ".nan",
-        "yes",
-        "2026-01-01",
-        "=",
-        "[" * 500,
-        "9" * 5000,
-    ),
-    *(
-        "name: t\n",
-        "search: {lr: [0.1]}\n",
-        "trials: 3\n",
-        "space: lsas\n",
-        "\r\n",
-        "  ",
-        "-",
-        "@",
-        "`",
-        "\u202e",
-        "\ud7ff",
-    ),
+    "&a ", "*a", "<<: *a\n", "!!int ", "!!set ", "!!python/object:os.system ", "{", "}", "[", "]", ": ", "- ", "\t",
+    "\n", "? ", "| ", ">-\n", "---\n", "...\n", "%YAML 1.1\n", "#", "'", '"', '"\\ud800"', '"\\x00"', "\0", "\ufeff",
+    "\x85", "\u2028", "null", "~", "1:30", "0o17", "0x", "1_0", ".inf", ".nan", "yes", "2026-01-01", "=", "[" * 500,
+    "9" * 5000, "name: t\n", "search: {lr: [0.1]}\n", "trials: 3\n", "space: lsas\n", "\r\n", " ", "-", "@", "`",
+    "\u202e", "\ud7ff",
 )
+# fmt: on
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-32", "latin-1", "utf-16-le")
 
 
@@ -230,62 +87,6 @@ class Findings:
         return {**vars(self), "failures": self.failures[:_FAILURES_SHOWN], "kinds": dict(self.kinds)}
 
 
-RICH: tuple[dict[str, Any], ...] = (
-    {
-        "name": "many",
-        "dataset": {"name": "digits"},
-        "model": {"name": "conv_resnet26_small"},
-        "training": {"epochs": 9, "momentum": 0.9},
-        "objective": [{"metric": "val/top1"}, {"metric": "params"}],
-        "constraints": ["params <= 2e6", "val/top1 >= 0.5"],
-        "sampler": {"name": "nsga2", "options": {"population_size": 10}},
-        "budget": {"wall_clock": "2h", "target": 0.99, "patience": 5, "price_per_cpu_hour": 0.1},
-        "search": {
-            "lr": {"type": "float", "low": 1e-3, "high": 1e-1, "log": True},
-            "label_smoothing": {"type": "float", "low": 0, "high": 0.9, "step": 0.3},
-            "global_batch_size": {"type": "int", "low": 16, "high": 64, "step": 16},
-            "optimizer": ["sgd", "adamw"],
-            "sgd/momentum": {"type": "float", "low": 0.1, "high": 0.9, "when": {"optimizer": "sgd"}},
-        },
-    },
-    {
-        "name": "population",
-        "dataset": {"name": "digits", "select_on": "test"},
-        "space": "spatial_zoo",
-        "trials": 8,
-        "try_first": [{"lr": 0.01}],
-        "search": {
-            "model": ["lsas_resnet164_cifar", "adaptive_resnet26_small"],
-            "global_batch_size": {"low": 16},
-            "epochs": 5,
-        },
-        "sampler": {"name": "random"},
-        "trial_scheduler": {"name": "hyperband", "grace_epochs": 2},
-        "resources": {"workers": [1, 2], "lanes": 2},
-        "limits": {"max_params": 4e6},
-        "tracking": {"uri": "http://mlflow:5000", "experiment": "e"},
-        "storage": {"uri": "sqlite:////tmp/nowhere/studies.db"},
-    },
-    {
-        "name": "pbt",
-        "dataset": {"name": "digits"},
-        "model": {"name": "adaptive_resnet26_small", "options": {"max_span": 3}},
-        "training": {"epochs": 6, "lr_schedule": "multistep", "decay_milestones": [2, 4]},
-        "search": {"lr": {"type": "float", "low": 0.01, "high": 0.1}, "span_penalty": [0.1, 0.01]},
-        "trial_scheduler": {"name": "pbt", "mutate": ["lr", "span_penalty"]},
-        "trials": 8,
-    },
-    {
-        "name": "grid",
-        "dataset": {"name": "digits"},
-        "model": {"name": "conv_resnet26_small"},
-        "search": {"lr": {"type": "float", "low": 0.1, "high": 0.9, "step": 0.2}, "epochs": [1, 2]},
-        "sampler": {"name": "grid"},
-    },
-)
-"""What the sweep files of the repository leave out."""
-
-
 def photographs(folder: Path) -> str:
     """Prepares a dataset of a few image files; returns its folder."""
     from PIL import Image
@@ -309,7 +110,8 @@ def seeds(folder: Path) -> list[tuple[str, dict[str, Any]]]:
     """
     from orchestrator.config.settings_text import as_yaml, parse_yaml
 
-    found, uri = [(as_yaml(settings), settings) for settings in RICH], photographs(folder)
+    others = parse_yaml(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+    found, uri = [(as_yaml(settings), settings) for settings in others], photographs(folder)
     for path in sorted([*ROOT.glob("sweeps/*.yaml"), *ROOT.glob("orchestrator/recipes/*.yaml")]):
         text = path.read_text(encoding="utf-8")
         settings = parse_yaml(text)
@@ -451,7 +253,7 @@ def _nudged(value: Any, chance: random.Random) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
-        return chance.choice((-value, value * 10, value / 7, value + 1, value * 10**6, str(value), [value]))
+        return chance.choice((-value, value * 10, value // 7, value + 1, value * 10**6, str(value), [value]))
     if isinstance(value, str):
         return chance.choice((value[1:], value + "x", value.upper(), [value], {value: value}, value * 2))
     return [value] if isinstance(value, dict) else {"value": value}
