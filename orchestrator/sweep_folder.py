@@ -54,7 +54,14 @@ class SweepFolder:
 
     @property
     def has_begun(self) -> bool:
-        """Whether any sweep was ever begun here: the journal holds a whole event."""
+        """Whether any sweep was ever begun here: something is written in the journal, be it damaged."""
+        if self.journal.is_symlink() or not self.journal.exists():
+            return False
+        return not self.journal.is_file() or self.journal.stat().st_size > 0
+
+    @property
+    def has_whole_event(self) -> bool:
+        """Whether the first line of the journal is complete, so that the folder is a sweep's without doubt."""
         if self.journal.is_symlink() or not self.journal.is_file():
             return False
         with self.journal.open("rb") as file:
@@ -158,7 +165,7 @@ def _require_free(folder: SweepFolder) -> None:
     name = folder.name
     if name in _TAKEN:
         raise SweepNameError(f"a sweep cannot be called '{name}': {folder.path} is for all sweeps. Choose another name")
-    if folder.has_begun:
+    if folder.has_whole_event:
         raise SweepNameError(
             f"sweep '{name}' exists already, in {folder.path}. "
             f"Continue it with `spatialsweep resume {name}`, start another with `--name`, "

@@ -13,7 +13,6 @@ from pathlib import Path
 from urllib.parse import quote_plus
 
 import pytest
-from orchestrator.tracking.journal import Journal, read_events
 from told_sweeps import PLAN, tell_sweep
 from typer.testing import CliRunner
 
@@ -29,6 +28,8 @@ from orchestrator.ledger import Ledger, TrialStatus
 from orchestrator.masked_output import masked_output, masked_traceback
 from orchestrator.preview import dry_run
 from orchestrator.recorded import recorded, written
+from orchestrator.records.events import content_of
+from orchestrator.records.journal import Journal, read_events
 from orchestrator.stored_sweep import read_sweep
 from orchestrator.sweep_folder import SweepFolder
 from orchestrator.tracking.flat_settings import flatten
@@ -144,7 +145,8 @@ def test_a_journal_and_all_that_is_read_from_it(tmp_path: Path) -> None:
         assert_masked(ledger.trial(0).reason, password)
     assert_masked(journal.path.read_text(), password)
     folder = tell_sweep(tmp_path, "old", [])
-    events = [event for event, _ in read_events(journal.path)]
+    events = [content_of(event) for event, _ in read_events(journal.path)]
+    del events[0]["format"]
     events[0]["config"]["tracking"]["uri"] = address
     events[-1]["reason"] = reason
     (folder / "journal.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in events))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -122,9 +124,15 @@ def test_a_sweep_file_that_is_a_secret_or_leads_outside_is_refused(tmp_path: Pat
     assert plan_package(folder, tmp_path / "private" / "sweep.yaml").sweep == "sweep.yaml"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path, "locked/a.txt")
-    (tmp_path / "locked").chmod(0)
+    iterdir = Path.iterdir
+
+    def refuse(path: Path) -> Iterator[Path]:
+        if path.name == "locked":  # in place of its mode, which root may overrule
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(ConfigError, match="locked cannot be read"):
         plan_package(tmp_path, DIGITS)
