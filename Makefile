@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint dashboard bench bench-models clean
+.PHONY: setup demo test lint fuzz dashboard bench bench-models clean
 
 setup: $(STAMP)
 
@@ -26,6 +26,12 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Each prints JSON and fails where an input ended with a traceback, a crash or a hang; `make test` has a short form.
+fuzz: setup
+	$(BIN)/python tools/fuzz/configurations.py --count 20000 --seconds 1200
+	$(BIN)/python tools/fuzz/journal.py --files 2000 --seconds 1200
+	$(BIN)/python tools/fuzz/files.py --cases 100 --seconds 600
 
 dashboard: setup
 	$(BIN)/spatialsweep dashboard

@@ -95,12 +95,11 @@ def photographs(folder: Path) -> str:
     from orchestrator.data.prepare import prepare
 
     chance = numpy.random.default_rng(0)
-    for split in ("train", "test"):
-        for name in ("red", "blue"):
-            (folder / "from" / split / name).mkdir(parents=True)
-            for number in range(10):
-                pixels = chance.integers(0, 256, (20 + number, 24, 3), dtype=numpy.uint8)
-                Image.fromarray(pixels).save(folder / "from" / split / name / f"{number}.png")
+    for place in ("train/red", "train/blue", "test/red", "test/blue"):
+        (folder / "from" / place).mkdir(parents=True)
+        for number in range(10):
+            pixels = chance.integers(0, 256, (20 + number, 24, 3), dtype=numpy.uint8)
+            Image.fromarray(pixels).save(folder / "from" / place / f"{number}.png")
     prepare("folder", folder / "from", str(folder / "photographs"))
     return str(folder / "photographs")
 
