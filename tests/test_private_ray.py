@@ -15,7 +15,7 @@ import psutil
 import pytest
 import ray
 
-from orchestrator.cluster_token import known_token, settings_to_join
+from orchestrator.cluster_token import known_token, settings_to_join, token_settings
 from orchestrator.errors import ClusterError, RayLostError
 from orchestrator.private_ray import own_token, private_folder
 from orchestrator.session import ray_session
@@ -31,7 +31,14 @@ print("joined", ray.get(ray.remote(lambda: 7).remote()))
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def settings_read_again() -> Iterator[None]:
+    """Ray keeps what it has read of the environment, so it reads again once a test has put that back."""
+    with token_settings({}):
+        yield
+
+
+@pytest.fixture
+def home(tmp_path: Path, settings_read_again: None, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home folder, and an environment without tokens and temporary folders."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in (*TOKEN, "RAY_ADDRESS", "RAY_TMPDIR", "TMPDIR"):
