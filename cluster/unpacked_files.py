@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SECRET = "which may hold secrets"  # noqa: S105
-LINK = "which are links that lead outside of the folder, or back into themselves"
-SPECIAL = "which are no files, or have a name that is no text"
+LINK = "each a link out of the folder, or back into itself"
+SPECIAL = "each no file, or with a name that is no text"
 
 # Names of files and folders at any depth, in lower case; upper case is the same here. docs/cluster.md lists them.
 SECRET_FILES = [

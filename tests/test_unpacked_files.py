@@ -85,8 +85,8 @@ def test_links_that_lead_outside_are_not_followed(tmp_path: Path) -> None:
     assert sorted(packed.left_out) == [
         ".env, harmless.txt, which may hold secrets",
         "all, diary.txt, latest/deep, latest/loop, up and 2 more, "
-        "which are links that lead outside of the folder, or back into themselves",
-        "broken, which are no files, or have a name that is no text",
+        "each a link out of the folder, or back into itself",
+        "broken, each no file, or with a name that is no text",
     ]
 
 
@@ -103,7 +103,7 @@ def test_special_files_and_strange_names_do_not_block(tmp_path: Path) -> None:
     assert packed.sweep == "sweeps/my sweep's.yaml"
     with zipfile.ZipFile(tmp_path / "package.zip") as archive:
         assert {"a b.txt", "ü.txt", "sweeps/my sweep's.yaml"} <= set(archive.namelist())
-    assert packed.left_out == ("'\\udcff.txt', pipe, s, which are no files, or have a name that is no text",)
+    assert packed.left_out == ("'\\udcff.txt', pipe, s, each no file, or with a name that is no text",)
 
 
 def test_a_sweep_file_that_is_a_secret_or_leads_outside_is_refused(tmp_path: Path) -> None:
