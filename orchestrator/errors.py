@@ -7,6 +7,7 @@ Everything raised on purpose descends from `SpatialSweepError`; the command line
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,7 @@ class JournalError(SpatialSweepError, ValueError):
         )
         remedy = "Install the version that wrote it"
         if not newer:
-            remedy = f"`spatialsweep repair {path.parent}` keeps what is sound and says what it drops"
+            remedy = f"`spatialsweep repair {shlex.quote(str(path.parent))}` keeps what is sound and says what it drops"
         super().__init__(f"{where}: {fault}" if byte is None else f"{where}: {fault}. {remedy}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -167,7 +168,7 @@ def _plan(folder: SweepFolder, *, keep_mlflow: bool, tracking_uri: str | None, s
     own = require_original(
         folder,
         addresses=[named or recorded for named, recorded in used.values()],
-        remedy=_FOLDER_ONLY.format(folder.path),
+        remedy=_FOLDER_ONLY.format(shlex.quote(str(folder.path))),
     )
     return _of_folder(
         folder,

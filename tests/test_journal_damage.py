@@ -185,6 +185,14 @@ def test_every_command_says_it_in_one_line(
     assert capsys.readouterr().err == f"{error}\n"
 
 
+def test_the_remedy_names_the_folder_as_a_shell_takes_it(tmp_path: Path) -> None:
+    path = tell_sweep(tmp_path / "exp #2", "s", TRIALS) / "journal.jsonl"
+    damaged(path, flip(3, 40))
+    with pytest.raises(JournalError) as caught:
+        load_result(path.parent)
+    assert f"`spatialsweep repair '{path.parent}'` keeps" in str(caught.value)
+
+
 def test_a_damaged_sweep_hides_no_other_in_the_list(tmp_path: Path) -> None:
     tell_sweep(tmp_path, "a", TRIALS)
     error = damaged(tell_sweep(tmp_path, "b", TRIALS) / "journal.jsonl", flip(4, 60))

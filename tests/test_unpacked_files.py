@@ -84,8 +84,7 @@ def test_links_that_lead_outside_are_not_followed(tmp_path: Path) -> None:
     assert own(packed) == {"v1/model.py", "latest/model.py", "same.py"}
     assert sorted(packed.left_out) == [
         ".env, harmless.txt, which may hold secrets",
-        "all, diary.txt, latest/deep, latest/loop, up and 2 more, "
-        "each a link out of the folder, or back into itself",
+        "all, diary.txt, latest/deep, latest/loop, up and 2 more, each a link out of the folder, or back into itself",
         "broken, each no file, or with a name that is no text",
     ]
 
