@@ -7,17 +7,22 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cluster import doctor_cli
 from cluster.following import Detached, follow
 from cluster.job_client import TRACKING_KEY, JobClient, SweepJob, use_token_if_there_is_one
+from orchestrator.known_servers import note_server
 from orchestrator.path_options import path_option
 from orchestrator.setting_values import setting_values
 from orchestrator.sweep_cli import AsJson, tell, wide_console
 from orchestrator.uris import without_password, without_secrets
+
+if TYPE_CHECKING:
+    from cluster.package import Package
+    from cluster.submission import CheckedSweep
 
 app = typer.Typer()
 app.add_typer(doctor_cli.app)
@@ -70,7 +75,6 @@ def submit(
 ) -> None:
     """Run a sweep on a cluster, as a job of its own that needs this machine no more."""
     from cluster import package, submission
-    from orchestrator.known_servers import note_server
 
     use_token_if_there_is_one()
     overrides = assignments or []
@@ -78,12 +82,7 @@ def submit(
     checked = submission.check_sweep(sweep, overrides, values)
     variables = submission.passed_on(env or ())
     packed = package.plan_package(working_dir, sweep)
-    size, limit = package.megabytes(packed.bytes), package.megabytes(package.size_limit())
-    if checked.unread:
-        tell(f"Not here:  {without_secrets(checked.unread)} The job looks at the images itself", err=True)
-    tell(f"Package:   {len(packed.files)} files, {size} of at most {limit}")
-    for kept_back in packed.left_out:
-        tell(f"Left out:  {kept_back}", err=True)
+    _show_package(checked, packed)
     client = JobClient(address)
     with tempfile.TemporaryDirectory(prefix="spatialsweep-") as folder:
         target = Path(folder) / "package.zip"
@@ -104,6 +103,17 @@ def submit(
     _show_ways(client, checked.name, checked.tracking_uri)
     if follow_log:
         _follow(client, client.look(job))
+
+
+def _show_package(checked: CheckedSweep, packed: Package) -> None:
+    """Print what is sent, what is left out, and what could not be checked on this machine."""
+    from cluster.package import megabytes, size_limit
+
+    if checked.unread:
+        tell(f"Not here:  {without_secrets(checked.unread)} The job looks at the images itself", err=True)
+    tell(f"Package:   {len(packed.files)} files, {megabytes(packed.bytes)} of at most {megabytes(size_limit())}")
+    for left_out in packed.left_out:
+        tell(f"Left out:  {left_out}", err=True)
 
 
 @app.command()

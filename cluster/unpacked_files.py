@@ -1,4 +1,4 @@
-"""What of a working directory never travels to a cluster, whatever its ignore files say: secrets and ways out."""
+"""Exclude secrets, and links that leave the working directory, from a job's package, whatever the ignore files say."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ class LeftOut:
         self._found: dict[str, list[str]] = {}
 
     def takes(self, path: Path) -> bool:
-        """Whether a path of the folder, a link too, is kept back; what lies in one that is taken is not looked at."""
+        """Return whether to exclude a path, which may be a link; an excluded folder is not searched."""
         reason = self.reason(path)
         if reason:
             self._found.setdefault(reason, []).append(_shown(path.relative_to(self._folder)))
         return bool(reason)
 
     def reason(self, path: Path) -> str:
-        """Why a path of the folder does not travel; empty where it does."""
+        """Return why a path is excluded; empty if it is packed."""
         target = path.resolve()
         if path.is_symlink() and (not target.is_relative_to(self._folder) or self._leads_back(path, target)):
             return LINK
@@ -74,7 +74,7 @@ class LeftOut:
         return "" if is_text and (target.is_dir() or target.is_file()) else SPECIAL
 
     def in_words(self) -> Iterator[str]:
-        """One line for each reason, with the first names."""
+        """Yield one line for each reason, with the first names."""
         for reason, names in self._found.items():
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             yield f"{', '.join(sorted(names)[:_NAMED])}{more}, {reason}"

@@ -81,7 +81,7 @@ def _library_path() -> Path:
 
 
 def _is_built(library: Path) -> bool:
-    """Whether this user has built it; one that another can change is built anew."""
+    """Return whether this user built the library and no other user can modify it; otherwise it is rebuilt."""
     return os.path.lexists(library) and library.is_file() and _is_private(library)
 
 
@@ -139,7 +139,7 @@ def _make_private(folder: Path) -> bool:
 
 
 def _is_private(path: Path) -> bool:
-    """Whether no other user can change or exchange a file or folder.
+    """Return whether no other user can modify or replace a file or folder.
 
     It is this user's and no link; all above it is this user's or root's, and where others may write there, it is
     sticky as `/tmp` is, so that nobody renames what is not his.

@@ -93,7 +93,7 @@ def known_token(environ: Mapping[str, str]) -> tuple[str, str | None]:
 
 
 def _refuses(address: str, token: str | None) -> bool:
-    """Whether a cluster turns away whoever shows this token; Ray itself would ask it for a minute."""
+    """Return whether a cluster rejects a token. Ask once; Ray itself retries for about a minute."""
     import grpc  # type: ignore[import-untyped]
 
     shown = () if token is None else (("authorization", f"Bearer {token}"),)

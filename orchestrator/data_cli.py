@@ -15,6 +15,8 @@ from orchestrator.errors import DataError
 from orchestrator.path_options import location_option, path_option
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from orchestrator.data.manifest import Manifest
 
 app = typer.Typer(help="Prepare datasets, and look at them.", no_args_is_help=True)
@@ -60,19 +62,13 @@ def prepare(
     ] = None,
 ) -> None:
     """Convert a dataset to Arrow shards with a manifest. Call it again to continue after an interruption."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from orchestrator.data import prepare as conversion
     from orchestrator.data.storage import open_folder
     from orchestrator.data_tasks import ray_tasks
 
-    columns = (TextColumn(escape(name)), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
-    console = Console(stderr=True)
+    tasks = ray_tasks(address) if address else nullcontext(conversion.run_here)
     try:
-        with (
-            ray_tasks(address) if address else nullcontext(conversion.run_here) as run,
-            Progress(*columns, console=console, disable=not console.is_terminal) as bar,
-        ):
+        with tasks as run, _progress_bar(name) as bar:
             task = bar.add_task(name, total=None)
             manifest = conversion.prepare(
                 name,
@@ -83,12 +79,21 @@ def prepare(
                 run=run,
                 progress=lambda done, whole: bar.update(task, completed=done, total=whole),
                 scratch=scratch,
-                notice=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+                notice=lambda line: bar.console.print(line, markup=False, highlight=False, soft_wrap=True),
             )
     except KeyboardInterrupt:
         typer.echo("spatialsweep: interrupted; the same command goes on where it was", err=True)
         raise typer.Exit(_INTERRUPTED) from None
     typer.echo(f"{open_folder(to).shown}: {_summary(manifest)}")
+
+
+def _progress_bar(name: str) -> Progress:
+    """Return a progress bar of images on standard error, which is hidden where that is no terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn(escape(name)), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Whether the file of an embedded database is sound, asked before anything is read from it or written to it."""
+"""Check that the file of an embedded database is intact before reading or writing it."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class GuardedPage:
 
 
 def _is_number(name: str) -> bool:
-    """Whether a host is written as an IP address, which no stranger can give a meaning of his own."""
+    """Return whether a host is an IP address, which DNS rebinding cannot forge."""
     try:
         ipaddress.ip_address(name)
     except ValueError:

@@ -42,7 +42,7 @@ def own_token(environ: Mapping[str, str]) -> dict[str, str]:
     mode = environ.get(MODE)
     if mode is not None and mode.lower() != "token":
         logger.warning(
-            "%s is '%s': whoever can log in on this machine can run anything as you while Ray runs.", MODE, mode
+            "%s is '%s': anyone who can log in on this machine can run code as you while Ray runs.", MODE, mode
         )
         return {}
     if environ.get(TOKEN) or environ.get(PATH):
@@ -52,7 +52,7 @@ def own_token(environ: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def private_ray(*, verbose: bool, level: int) -> Iterator[None]:
-    """Start an instance for this process; whoever enters this ends it before leaving.
+    """Start an instance for this process; the caller shuts it down before the context ends.
 
     Args:
         verbose: Show what its workers print.
@@ -122,7 +122,7 @@ def _made_folder(environ: Mapping[str, str]) -> Path:
 
 
 def _asks_for_logs(error: Exception) -> bool:
-    """Whether somebody may want to know what Ray was doing: not so where an error of ours says it all."""
+    """Return whether Ray's logs help to explain an error; an error of our own needs none."""
     foreign = not isinstance(error, SpatialSweepError)
     return foreign or isinstance(error, RayLostError) or isinstance(error.__cause__, Exception)
 

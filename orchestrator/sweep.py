@@ -47,13 +47,11 @@ def run_sweep(
 ) -> SweepResult:
     """Trains and compares the configurations of a sweep.
 
-    Everything is kept in a folder of its own, `config.runs_dir/<config.name>`. The first Ctrl-C ends the sweep after
-    the epochs that are running, the second at once; what was interrupted goes on when the sweep is resumed.
+    All files go to `config.runs_dir/<config.name>`. Ctrl-C ends the sweep after the running epochs, a second one at once.
 
     Args:
         config: Checked when it was built.
-        resume: Goes on with the sweep of this name: trials that ended are kept, interrupted ones continue from their
-            checkpoints, and those still missing up to `config.trials` are tried.
+        resume: Resume the sweep of this name: keep ended trials, continue interrupted ones, add trials up to `trials`.
         allow_changed: Resumes although something that decides the results has changed.
         address: Ray cluster to join; None starts a private instance, or joins `RAY_ADDRESS`.
         console: Where progress is shown; None keeps silent, but for a notebook, which shows a table.
@@ -69,20 +67,16 @@ def run_sweep(
         ResumeError: What decides the results is not what it was; the text lists every difference.
         ClusterError: The cluster does not answer, or cannot hold one trial.
         DataError: The dataset cannot be prepared.
-        StorageError: The file of the studies' database is damaged.
-        TrackingError: That of MLflow's is.
+        StorageError, TrackingError: The database file of the studies, or of MLflow, is damaged.
     """
-    for uri in (config.tracking.uri, config.storage.uri):
-        if uri is not None:
-            note_server(uri)
+    _note_servers(config)
     display = NotebookDisplay() if console is None and in_notebook() else None
     console = console or Console(quiet=True)
     runs_dir = resolve_runs_dir(config.runs_dir)
     folder = _begun_folder(config, runs_dir) if resume else _new_folder(config, runs_dir)
     dataset = locate_dataset(config.dataset.name, config.dataset.uri, runs_dir / "datasets")
     now = identity(config, dataset)
-    refuse_damaged_study(study_uri(config, runs_dir))
-    refuse_damaged_tracking(config.tracking.uri or embedded_uri(runs_dir))
+    _refuse_damaged_databases(config, runs_dir)
     with folder.driven(new=not resume), Interruption() as interruption, Journal(folder.journal) as journal:
         ledger = Ledger(journal)
         if ledger.identity is not None and not allow_changed:
@@ -101,6 +95,18 @@ def run_sweep(
                 result = conclude(config, folder, ledger, writer, status)
                 folder.clear_scratch()
     return result
+
+
+def _note_servers(config: SweepConfig) -> None:
+    """Remember the servers that a configuration names, so that a later session trusts them."""
+    for uri in (config.tracking.uri, config.storage.uri):
+        if uri is not None:
+            note_server(uri)
+
+
+def _refuse_damaged_databases(config: SweepConfig, runs_dir: Path) -> None:
+    refuse_damaged_study(study_uri(config, runs_dir))
+    refuse_damaged_tracking(config.tracking.uri or embedded_uri(runs_dir))
 
 
 def resume_sweep(

@@ -54,14 +54,14 @@ class SweepFolder:
 
     @property
     def has_begun(self) -> bool:
-        """Whether any sweep was ever begun here: something is written in the journal, be it damaged."""
+        """Whether a sweep was started here: the journal is not empty, even if damaged."""
         if self.journal.is_symlink() or not self.journal.exists():
             return False
         return not self.journal.is_file() or self.journal.stat().st_size > 0
 
     @property
     def has_whole_event(self) -> bool:
-        """Whether the first line of the journal is complete, so that the folder is a sweep's without doubt."""
+        """Whether the first line of the journal is complete."""
         if self.journal.is_symlink() or not self.journal.is_file():
             return False
         with self.journal.open("rb") as file:

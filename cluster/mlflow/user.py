@@ -39,8 +39,8 @@ def make_user(server: str, administrator: tuple[str, str], user: tuple[str, str]
 
 
 def _ask(server: str, administrator: tuple[str, str], method: str, what: str, body: Mapping[str, str]) -> bool:
-    """Whether it was done; False where it is there already."""
-    request = urllib.request.Request(  # noqa: S310 - the address comes from whoever holds the password
+    """Return whether the request created something; False if it already exists."""
+    request = urllib.request.Request(  # noqa: S310 - the address comes from the administrator
         f"{server.rstrip('/')}/{_USERS}/{what}",
         data=json.dumps(body).encode(),
         method=method,

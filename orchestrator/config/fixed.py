@@ -1,4 +1,4 @@
-"""What a user has fixed: settings written under `training` and `model.options`, also those that are as by default."""
+"""Find the settings a user fixed: those written under `training` and `model.options`, even if equal to the default."""
 
 from __future__ import annotations
 

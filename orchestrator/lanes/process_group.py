@@ -78,7 +78,7 @@ class ProcessGroupBackend(Backend):
 
 
 def _listen(several_hosts: bool) -> tuple[str, int]:
-    """Takes a port for the lane's store, at one address: the store answers whoever reaches it."""
+    """Open the port of the lane's store on a single address, because the store has no authentication."""
     global _listener  # noqa: PLW0603 - between two calls of a worker
     host = _own_address(several_hosts)
     _listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)

@@ -29,7 +29,7 @@ __all__ = ["PARSER_FAULTS", "check_compression", "is_archive", "unpack"]
 PARSER_FAULTS = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
     *(OSError, EOFError, ValueError, LookupError, ArithmeticError, AttributeError, TypeError),
-    *(AssertionError, RuntimeError, MemoryError),  # RuntimeError: NotImplementedError and RecursionError as well
+    *(AssertionError, RuntimeError, MemoryError),  # RuntimeError covers its subclasses, such as RecursionError
 )
 """What the standard library's readers of archives raise for damaged ones."""
 
@@ -43,7 +43,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is an archive by its content, whole or damaged; unpacking says how it is damaged."""
+    """Return whether a file is an archive by its content; unpacking reports any damage."""
     if not path.is_file():
         return False
     try:
@@ -212,7 +212,7 @@ def _compressed_reader(path: Path) -> Callable[[Path], Any] | None:
 
 
 def _is_zip(path: Path) -> bool:
-    """Whether a file ends as a zip; one that starts as a compressed tar is none, whatever stands at its end."""
+    """Return whether a file ends like a zip and does not begin like a compressed tar."""
     if _compressed_reader(path) is not None:
         return False
     try:
