@@ -47,7 +47,7 @@ def run_sweep(
 ) -> SweepResult:
     """Trains and compares the configurations of a sweep.
 
-    All files go to `config.runs_dir/<config.name>`. Ctrl-C ends the sweep after the running epochs, a second one at once.
+    All files go to `runs_dir/<name>`. Ctrl-C ends the sweep after the running epochs, a second one immediately.
 
     Args:
         config: Checked when it was built.

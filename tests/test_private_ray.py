@@ -65,7 +65,7 @@ def test_a_token_of_the_user_stays_and_opting_out_is_said(caplog: pytest.LogCapt
     assert own_token({"RAY_AUTH_TOKEN_PATH": "/mine"}) == {"RAY_AUTH_MODE": "token"}
     assert not caplog.records
     assert own_token({"RAY_AUTH_MODE": "disabled"}) == {}
-    assert "can run anything as you" in caplog.text
+    assert "can run code as you" in caplog.text
 
 
 def test_the_token_to_join_with_is_found_where_ray_finds_it(home: Path) -> None:
