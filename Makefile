@@ -40,7 +40,7 @@ bench: setup
 	$(BIN)/python benchmarks/trial_overhead.py
 
 bench-models: setup
-	$(BIN)/python benchmarks/model_speed.py --json build/model_speed.json
+	$(BIN)/python benchmarks/networks/model_speed.py --json build/model_speed.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -33,8 +33,8 @@ from torch.nn.functional import cross_entropy
 
 from orchestrator.config import ModelConfig, ObjectiveConfig, TrainingConfig, TrialConfig
 from orchestrator.data import epoch_batches
-from orchestrator.training.checkpoints import TrialCheckpoints, build_model
-from orchestrator.training.device_images import DeviceImages, DeviceSplit
+from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_model
+from orchestrator.training.images.device_images import DeviceImages, DeviceSplit
 from orchestrator.training.trial import Trial
 from orchestrator.training.workers import Workers
 

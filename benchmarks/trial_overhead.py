@@ -135,8 +135,8 @@ def plain_worker(setting: Mapping[str, Any]) -> None:
 
     from orchestrator.config import resolve_trial
     from orchestrator.data import open_images
-    from orchestrator.training.checkpoints import TrialCheckpoints
-    from orchestrator.training.device_images import place_images
+    from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints
+    from orchestrator.training.images.device_images import place_images
     from orchestrator.training.trial import Trial
     from orchestrator.training.workers import Workers
 

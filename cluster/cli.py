@@ -14,10 +14,10 @@ import typer
 from cluster import doctor_cli
 from cluster.following import Detached, follow
 from cluster.job_client import TRACKING_KEY, JobClient, SweepJob, use_token_if_there_is_one
-from orchestrator.known_servers import note_server
-from orchestrator.path_options import path_option
-from orchestrator.setting_values import setting_values
-from orchestrator.sweep_cli import AsJson, tell, wide_console
+from orchestrator.cli.options import path_option
+from orchestrator.cli.sweep import AsJson, tell, wide_console
+from orchestrator.config.option_values import setting_values
+from orchestrator.records.folder.known_servers import note_server
 from orchestrator.uris import without_password, without_secrets
 
 if TYPE_CHECKING:

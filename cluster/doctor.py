@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.node_checks import clock, look_at_node
-from orchestrator.runs_dir import resolve_runs_dir
+from orchestrator.files.runs_dir import resolve_runs_dir
 from orchestrator.uris import without_password, without_secrets
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"

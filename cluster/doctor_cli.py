@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from cluster.job_client import JobClient, use_token_if_there_is_one
+from orchestrator.cli.sweep import AsJson, wide_console
 from orchestrator.errors import ClusterError
 from orchestrator.plain_output import say
-from orchestrator.sweep_cli import AsJson, wide_console
 from orchestrator.uris import without_password
 
 app = typer.Typer()
@@ -40,7 +40,7 @@ def doctor(
     if address is not None and address.startswith(("http://", "https://")):
         raise typer.Exit(_ask_through_dashboard(address, runs_dir, tracking_uri, storage_uri, as_json=as_json))
     from cluster.doctor import FAILURE, examine
-    from orchestrator.session import ray_session
+    from orchestrator.runtime.ray_session import ray_session
 
     with ray_session(address):
         findings = examine(runs_dir, tracking_uri, storage_uri)

@@ -14,11 +14,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from orchestrator.cli.submitted_versions import COMPARED, SUBMITTED_WITH
 from orchestrator.config.load import load_sweep, overridden
 from orchestrator.errors import ConfigError, Problem
-from orchestrator.home_paths import expanded_path
-from orchestrator.sqlite_files import sqlite_path
-from orchestrator.submitted_with import COMPARED, SUBMITTED_WITH
+from orchestrator.files.home_paths import expanded_path
+from orchestrator.files.sqlite_files import sqlite_path
 from orchestrator.uris import holds_password, without_password
 
 # How long Ray lets a driver write its results down before it kills it; its own default is 3 s.

@@ -4,22 +4,27 @@ Importing this package registers every network, so that `timm.create_model` know
 find, check and build networks by name, and collect what a network asks of the loop that trains it.
 """
 
-from models import (
-    adaptive_span_variants,
-    fcvit_variants,
-    lesa_variants,
-    lsas_variants,
-    nonlocal_variants,
-    spatial_bias_variants,
+from models.adaptive_span import variants as adaptive_span_variants
+from models.adaptive_span.frozen_span import freeze_spans
+from models.common.first_map import first_map_side
+from models.common.sync_batch_norm import synchronise_batch_norm
+from models.common.training_hooks import TrainingHooks, diagnostics, penalty, project_
+from models.fcvit import variants as fcvit_variants
+from models.lesa import variants as lesa_variants
+from models.lsas import variants as lsas_variants
+from models.non_local import variants as nonlocal_variants
+from models.registry.arithmetic import ModelCost, ModelFacts, model_cost, model_facts, model_params
+from models.registry.authors import AuthorsCheckpointError, AuthorsOptionError, from_authors, load_authors_checkpoint
+from models.registry.catalogue import (
+    check_options,
+    create_model,
+    list_models,
+    model_family,
+    model_options,
+    searchable_options,
 )
-from models.arithmetic import ModelCost, ModelFacts, model_cost, model_facts, model_params
-from models.authors import AuthorsCheckpointError, AuthorsOptionError, from_authors, load_authors_checkpoint
-from models.catalogue import check_options, create_model, list_models, model_family, model_options, searchable_options
-from models.first_map import first_map_side
-from models.frozen_span import freeze_spans
-from models.options import ModelOption, ModelOptionError, OptionProblem, OptionValue
-from models.sync_batch_norm import synchronise_batch_norm
-from models.training_hooks import TrainingHooks, diagnostics, penalty, project_
+from models.registry.options import ModelOption, ModelOptionError, OptionProblem, OptionValue
+from models.spatial_bias import variants as spatial_bias_variants
 
 __all__ = [
     "AuthorsCheckpointError",

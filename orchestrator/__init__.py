@@ -17,26 +17,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orchestrator.checkpoint_source import load_model
     from orchestrator.config import SweepConfig, load_sweep
     from orchestrator.errors import ConfigError, SpatialSweepError
-    from orchestrator.preview import dry_run
-    from orchestrator.results import SweepResult, TrialResult
-    from orchestrator.stored_sweep import load_result
-    from orchestrator.sweep import resume_sweep, run_sweep
+    from orchestrator.inference.load import load_model
+    from orchestrator.results.stored_sweep import load_result
+    from orchestrator.results.sweep_result import SweepResult, TrialResult
+    from orchestrator.sweep.dry_run import dry_run
+    from orchestrator.sweep.run import resume_sweep, run_sweep
 
 _HOMES = {
     "ConfigError": "orchestrator.errors",
     "SpatialSweepError": "orchestrator.errors",
     "SweepConfig": "orchestrator.config",
-    "SweepResult": "orchestrator.results",
-    "TrialResult": "orchestrator.results",
-    "dry_run": "orchestrator.preview",
-    "load_model": "orchestrator.checkpoint_source",
-    "load_result": "orchestrator.stored_sweep",
+    "SweepResult": "orchestrator.results.sweep_result",
+    "TrialResult": "orchestrator.results.sweep_result",
+    "dry_run": "orchestrator.sweep.dry_run",
+    "load_model": "orchestrator.inference.load",
+    "load_result": "orchestrator.results.stored_sweep",
     "load_sweep": "orchestrator.config",
-    "resume_sweep": "orchestrator.sweep",
-    "run_sweep": "orchestrator.sweep",
+    "resume_sweep": "orchestrator.sweep.run",
+    "run_sweep": "orchestrator.sweep.run",
 }
 
 __all__ = [

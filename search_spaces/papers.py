@@ -1,7 +1,7 @@
 """The papers' own configurations, by kind of network: what a search tries first.
 
 Each is what the paper or its code names, and nothing that it leaves open. Source: the commands and defaults of the
-authors' code, as in `orchestrator/recipes`, which hold the rest of each set-up.
+authors' code, as in `orchestrator/config/recipes`, which hold the rest of each set-up.
 """
 
 from __future__ import annotations

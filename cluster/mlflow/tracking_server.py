@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from orchestrator.errors import SpatialSweepError
-from orchestrator.tracking.addresses import scheme_of
+from orchestrator.server_addresses import scheme_of
 from orchestrator.uris import without_password
 
 DATABASE = "MLFLOW_BACKEND_STORE_URI"

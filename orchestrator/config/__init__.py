@@ -1,9 +1,11 @@
 """Settings of a sweep: typed, validated whole, the same from Python, YAML and the command line."""
 
-from orchestrator.config.budget import BudgetConfig
 from orchestrator.config.load import load_sweep
-from orchestrator.config.objective import ObjectiveConfig
-from orchestrator.config.schema import (
+from orchestrator.config.sections.budget import BudgetConfig
+from orchestrator.config.sections.objective import ObjectiveConfig
+from orchestrator.config.sections.study import SamplerConfig, StorageConfig, TrialSchedulerConfig
+from orchestrator.config.sections.training import TrainingConfig
+from orchestrator.config.sweep import (
     DatasetConfig,
     KeepConfig,
     ModelConfig,
@@ -13,8 +15,6 @@ from orchestrator.config.schema import (
     TrialConfig,
     resolve_trial,
 )
-from orchestrator.config.study_settings import SamplerConfig, StorageConfig, TrialSchedulerConfig
-from orchestrator.config.training import TrainingConfig
 
 __all__ = [
     "BudgetConfig",

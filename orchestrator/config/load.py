@@ -7,9 +7,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from orchestrator.config.plain_data import plain_data_problems, shortened, shown
-from orchestrator.config.schema import SweepConfig
 from orchestrator.config.settings_text import parse_yaml, read_text
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.config.validation.plain_data import plain_data_problems, shortened, shown
 from orchestrator.errors import ConfigError, Problem
 
 _NO_VALUES: Mapping[str, Any] = MappingProxyType({})

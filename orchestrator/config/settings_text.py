@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from orchestrator.config.plain_data import MOST_DEPTH, MOST_VALUES
+from orchestrator.config.validation.plain_data import MOST_DEPTH, MOST_VALUES
 
 __all__ = ["MOST_BYTES", "as_yaml", "parse_yaml", "read_text"]
 

@@ -15,10 +15,10 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
-from orchestrator.contained_paths import plain_name
 from orchestrator.data.shown_names import one_line
 from orchestrator.data.storage import Folder
 from orchestrator.errors import DataError
+from orchestrator.files.contained_paths import plain_name
 
 __all__ = ["MANIFEST_NAME", "STRICT", "BadImage", "Manifest", "Shard", "Split", "combined_hash", "read_manifest"]
 

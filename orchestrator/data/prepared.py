@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.contained_paths import contained
 from orchestrator.data.arrow_images import ArrowImages, ImageSplit
 from orchestrator.data.encoded_images import EncodedImages
 from orchestrator.data.manifest import Manifest, Shard, read_manifest
@@ -25,6 +24,7 @@ from orchestrator.data.shard_files import labels_of, map_shard, rows_hash
 from orchestrator.data.stacked_images import StackedImages
 from orchestrator.data.storage import Folder, open_folder
 from orchestrator.errors import DataError
+from orchestrator.files.contained_paths import contained
 
 __all__ = ["PreparedDataset", "check_manifest", "open_prepared"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from orchestrator.errors import DataError
-from orchestrator.home_paths import expanded_location
+from orchestrator.files.home_paths import expanded_location
 from orchestrator.uris import without_password
 
 __all__ = ["PARTS", "Folder", "open_folder"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.config.objective import ObjectiveConfig
-from orchestrator.config.schema import DatasetConfig
+from orchestrator.config.sections.objective import ObjectiveConfig
+from orchestrator.config.sweep import DatasetConfig
 
 
 @dataclass(frozen=True)

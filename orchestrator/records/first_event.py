@@ -10,9 +10,9 @@ from typing import Any
 
 from orchestrator.config import load_sweep
 from orchestrator.errors import ConfigError, JournalError
-from orchestrator.recorded import recorded
 from orchestrator.records.events import FORMAT, Event, SweepResumed, SweepStarted
-from orchestrator.sweep_folder import SweepFolder
+from orchestrator.records.folder.sweep_folder import SweepFolder
+from orchestrator.records.stored_config import recorded
 
 _UID = re.compile(r"[0-9a-f]{32}")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import JournalError
+from orchestrator.records.costs import Cost, Spending
 from orchestrator.records.events import (
     BudgetSpent,
     CheckpointDropped,
@@ -27,7 +28,6 @@ from orchestrator.records.journal import read_entries
 from orchestrator.records.lines import LineError, refuse_odd_settings
 from orchestrator.records.status import TrialStatus
 from orchestrator.records.trials import RejectedTrial, TrialRecord
-from orchestrator.spending import Cost, Spending
 from orchestrator.uris import without_secrets
 
 

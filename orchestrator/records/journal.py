@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from orchestrator.disk_space import no_room, patiently
 from orchestrator.errors import JournalError
-from orchestrator.full_disk import no_room, patiently
 from orchestrator.records.events import FORMAT, Event, SweepStarted
 from orchestrator.records.lines import LONGEST_LINE, Line, LineError, names_newer_format, parse, seal
 

@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 from orchestrator.errors import JournalError
 from orchestrator.records.events import Event, SweepStarted
 from orchestrator.records.first_event import remade_first_event
+from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.history import History, read_begun
 from orchestrator.records.lines import LONGEST_LINE, LineError, names_newer_format, parse, refuse_odd_settings, seal
-from orchestrator.sweep_folder import SweepFolder
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.records.costs import NO_COST, Cost
 from orchestrator.records.status import TrialStatus
-from orchestrator.spending import NO_COST, Cost
 
 
 @dataclass

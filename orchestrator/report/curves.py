@@ -8,8 +8,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from orchestrator.ledger import TrialRecord, TrialStatus
-from orchestrator.objectives import Aims
+from orchestrator.records.ledger import TrialRecord, TrialStatus
+from orchestrator.records.objectives import Aims
 from orchestrator.report.figures import ACCENT, BAD, FAINT, PALE, QUIET, Chart, as_chart, figure, log_ticks, thinned
 
 MOST_CURVES = 200

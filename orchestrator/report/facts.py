@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.budget import Budget, Usage, as_duration
-from orchestrator.config.budget import BudgetConfig
-from orchestrator.ledger import TrialRecord, TrialStatus
-from orchestrator.recipes import Recipe, list_recipes, load_recipe
+from orchestrator.config.recipes import Recipe, list_recipes, load_recipe
+from orchestrator.config.sections.budget import BudgetConfig
+from orchestrator.records.budget import Budget, Usage, as_duration
+from orchestrator.records.ledger import TrialRecord, TrialStatus
 from orchestrator.report.trial_rows import CostUnit, number
-from orchestrator.stored_sweep import StoredSweep, SweepState
+from orchestrator.results.stored_sweep import StoredSweep, SweepState
 
 _MOST_NUMBERS = 12
 _STATES = {

@@ -11,16 +11,16 @@ from typing import Any
 
 import jinja2
 
-from orchestrator.provenance import package_version
+from orchestrator.files.atomic_files import written_whole
+from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import read_events
+from orchestrator.records.provenance import package_version
 from orchestrator.report import curves, facts, search_plots, spending_plots
 from orchestrator.report.figures import Chart, plotly_script
 from orchestrator.report.lane_times import lane_times
 from orchestrator.report.study_view import StudyView, study_view
 from orchestrator.report.trial_rows import MOST_PARAMS, TrialRows
-from orchestrator.stored_sweep import StoredSweep, SweepState
-from orchestrator.sweep_folder import SweepFolder
-from orchestrator.whole_files import written_whole
+from orchestrator.results.stored_sweep import StoredSweep, SweepState
 
 _START_BYTES = 1_000
 _HERE = files("orchestrator.report")

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 
 import plotly.graph_objects as go
 
-from orchestrator.ledger import TrialRecord, TrialStatus
-from orchestrator.objectives import Aims
 from orchestrator.records.events import SESSION_STARTS, Event, TrialReported
+from orchestrator.records.ledger import TrialRecord, TrialStatus
+from orchestrator.records.objectives import Aims
 from orchestrator.report.figures import ACCENT, BAD, FAINT, GRID, PALE, Chart, as_chart, figure
 from orchestrator.report.lane_times import LaneTimes, Stretch
 

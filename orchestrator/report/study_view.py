@@ -15,8 +15,8 @@ from typing import Any
 import optuna
 from pydantic import TypeAdapter
 
-from orchestrator.ledger import TrialRecord
-from orchestrator.objectives import Aims
+from orchestrator.records.ledger import TrialRecord
+from orchestrator.records.objectives import Aims
 from orchestrator.report.figures import thinned
 from orchestrator.search.frozen_trials import frozen_trial
 from search_spaces import Domain, SearchSpace

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.ledger import TrialRecord
-from orchestrator.objectives import Aims
-from orchestrator.results import TrialResult
-from orchestrator.spending import NO_COST, Cost
-from orchestrator.stored_sweep import StoredSweep
+from orchestrator.records.costs import NO_COST, Cost
+from orchestrator.records.ledger import TrialRecord
+from orchestrator.records.objectives import Aims
+from orchestrator.results.stored_sweep import StoredSweep
+from orchestrator.results.sweep_result import TrialResult
 
 MOST_ROWS = 25
 MOST_PARAMS = 6

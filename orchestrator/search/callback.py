@@ -12,18 +12,18 @@ from optuna.trial import TrialState
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
-from orchestrator.config.schema import SweepConfig
+from orchestrator.config.sweep import SweepConfig
 from orchestrator.errors import StorageError
-from orchestrator.lanes.client import ENDED, EPOCH, HELD, LANE, NODES, REPORTED
 from orchestrator.lanes.messages import Fate
-from orchestrator.ledger import Ledger, TrialStatus
-from orchestrator.objectives import Aims
-from orchestrator.search.continuation import set_waiting
+from orchestrator.lanes.trial_client import ENDED, EPOCH, HELD, LANE, NODES, REPORTED
+from orchestrator.records.ledger import Ledger, TrialStatus
+from orchestrator.records.objectives import Aims
 from orchestrator.search.not_pickled import NotPickled
-from orchestrator.search.samplers import OUTCOME
+from orchestrator.search.optuna_state import verdict
+from orchestrator.search.samplers.samplers import OUTCOME
 from orchestrator.search.scores import note_constraints, note_report
 from orchestrator.search.searcher import StudySearcher
-from orchestrator.search.verdict import verdict
+from orchestrator.search.study_replay import set_waiting
 from orchestrator.uris import without_secrets
 
 logger = logging.getLogger(__name__)

@@ -13,11 +13,11 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestrator.config.first import PAPERS
-from orchestrator.config.fixed import fixed_settings, shown
-from orchestrator.config.schema import SweepConfig, resolve_trial
+from orchestrator.config.fixed_settings import fixed_settings, shown
+from orchestrator.config.sections.first_trials import PAPERS
+from orchestrator.config.sweep import SweepConfig, resolve_trial
 from orchestrator.errors import ConfigError, Problem, did_you_mean
-from orchestrator.validity import Validity
+from orchestrator.search.trial_filter import Validity
 from search_spaces import ConstantDomain, Domain, FloatDomain, IntDomain, kind_of, paper_settings, setting_of
 
 SOURCE = "source"

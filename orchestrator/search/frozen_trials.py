@@ -7,10 +7,10 @@ import math
 import optuna
 from optuna.trial import FrozenTrial
 
-from orchestrator.ledger import TrialRecord
-from orchestrator.objectives import Aims
-from orchestrator.search.samplers import OUTCOME
-from orchestrator.search.verdict import verdict
+from orchestrator.records.ledger import TrialRecord
+from orchestrator.records.objectives import Aims
+from orchestrator.search.optuna_state import verdict
+from orchestrator.search.samplers.samplers import OUTCOME
 from search_spaces import SearchSpace
 
 

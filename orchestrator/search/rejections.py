@@ -16,9 +16,9 @@ import optuna
 from optuna.trial import TrialState
 
 from orchestrator.errors import SpaceExhaustedError
-from orchestrator.ledger import Ledger, count_rejected
-from orchestrator.search.learnable import REJECTED
-from orchestrator.validity import Rejection
+from orchestrator.records.ledger import Ledger, count_rejected
+from orchestrator.search.samplers.learnable import REJECTED
+from orchestrator.search.trial_filter import Rejection
 from search_spaces import setting_of
 
 _ATTEMPT = "attempt"  # user attribute of values that were to be tried first and were rejected with what was added

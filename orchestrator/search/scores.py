@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import optuna
 from optuna.trial import FrozenTrial
 
-from orchestrator.ledger import TrialRecord
-from orchestrator.objectives import Aims
+from orchestrator.records.ledger import TrialRecord
+from orchestrator.records.objectives import Aims
 
 
 def note_report(study: optuna.Study, trial: optuna.Trial, epoch: int, metrics: Mapping[str, float], aims: Aims) -> None:

@@ -9,13 +9,13 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from orchestrator.config.schema import SweepConfig, resolve_trial
-from orchestrator.lanes.client import EPOCHS_DONE, TRIAL
-from orchestrator.ledger import Ledger
+from orchestrator.config.sweep import SweepConfig, resolve_trial
+from orchestrator.lanes.trial_client import EPOCHS_DONE, TRIAL
+from orchestrator.records.ledger import Ledger
 from orchestrator.search.not_pickled import NotPickled
 from orchestrator.search.rejections import RejectedRow, reject
-from orchestrator.search.samplers import SweepSampler
-from orchestrator.validity import Validity
+from orchestrator.search.samplers.samplers import SweepSampler
+from orchestrator.search.trial_filter import Validity
 
 FINISHED: str = Searcher.FINISHED
 MOST_REJECTED = 1000  # in a row

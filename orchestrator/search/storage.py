@@ -18,10 +18,10 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 
-from orchestrator.config.schema import SweepConfig
-from orchestrator.database_file import refuse_damaged
+from orchestrator.config.sweep import SweepConfig
 from orchestrator.errors import StorageError
-from orchestrator.sqlite_files import sqlite_uri
+from orchestrator.files.database_file import refuse_damaged
+from orchestrator.files.sqlite_files import sqlite_uri
 from orchestrator.uris import without_password
 
 logger = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ import warnings
 
 import optuna
 
-from orchestrator.config.schema import SweepConfig
+from orchestrator.config.sweep import SweepConfig
 from orchestrator.errors import SweepNameError
-from orchestrator.search.samplers import create_sampler
+from orchestrator.search.samplers.samplers import create_sampler
 
 
 def open_study(

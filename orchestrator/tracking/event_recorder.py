@@ -13,8 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from orchestrator.errors import UnsafePathError
-from orchestrator.lanes.trial_folder import trial_folder
-from orchestrator.lanes.trial_log import LOG_SUFFIX
+from orchestrator.lanes.worker.trial_log import LOG_SUFFIX
 from orchestrator.records.events import (
     CheckpointDropped,
     CheckpointKept,
@@ -31,7 +30,8 @@ from orchestrator.records.events import (
     TrialResumed,
     TrialStarted,
 )
-from orchestrator.sweep_folder import SweepFolder
+from orchestrator.records.folder.sweep_folder import SweepFolder
+from orchestrator.records.folder.trial_folder import trial_folder
 from orchestrator.tracking.flat_settings import flatten
 from orchestrator.tracking.mlflow_datasets import dataset_input
 from orchestrator.tracking.mlflow_limits import cut, log, metric, param, tag

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import JournalError, TrackingError
+from orchestrator.files.atomic_files import written_whole
 from orchestrator.records.events import Event
 from orchestrator.records.journal import read_events
 from orchestrator.tracking.lasting_faults import lasting_fault
-from orchestrator.whole_files import written_whole
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from orchestrator.database_file import refuse_damaged
 from orchestrator.errors import TrackingError
+from orchestrator.files.database_file import refuse_damaged
 from orchestrator.tracking.moved_results import settle
 from orchestrator.uris import without_password
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag
 
-from orchestrator.tracking.addresses import scheme_of
+from orchestrator.server_addresses import scheme_of
 
 _DIGEST_LENGTH = 36
 _NAME_LENGTH = 500

@@ -15,7 +15,7 @@ from mlflow.entities import Experiment, LifecycleStage, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from orchestrator.errors import CheckpointError, TrackingError
-from orchestrator.sqlite_files import is_missing_file
+from orchestrator.files.sqlite_files import is_missing_file
 from orchestrator.tracking.mlflow_client import open_client
 from orchestrator.uris import without_password
 

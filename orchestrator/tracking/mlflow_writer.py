@@ -12,8 +12,8 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
+from orchestrator.files.sqlite_files import sqlite_file
 from orchestrator.records.events import Event, TrialEnded, TrialReported
-from orchestrator.sqlite_files import sqlite_file
 from orchestrator.tracking.event_recorder import EventRecorder
 from orchestrator.tracking.journal_follower import JournalFollower
 from orchestrator.tracking.mlflow_client import open_client

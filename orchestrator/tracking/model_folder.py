@@ -51,9 +51,9 @@ def write_model_folder(checkpoint: Path, folder: Path) -> ModelFacts:
     from mlflow.types import Schema, TensorSpec
 
     import models
-    from models.pixels import PixelModel
-    from orchestrator.training.checkpoint_content import read_best
-    from orchestrator.training.checkpoints import load_model_file
+    from models.common.pixels import PixelModel
+    from orchestrator.training.checkpoints.checkpoint_content import read_best
+    from orchestrator.training.checkpoints.checkpoints import load_model_file
 
     content = read_best(checkpoint, torch.device("cpu"))
     described, data = content["model"], content["data"]

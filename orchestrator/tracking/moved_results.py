@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.errors import TrackingError
-from orchestrator.sqlite_files import sqlite_file
+from orchestrator.files.sqlite_files import sqlite_file
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from orchestrator.contained_paths import contained
-from orchestrator.full_disk import is_full
+from orchestrator.disk_space import is_full
+from orchestrator.files.contained_paths import contained
 from orchestrator.tracking.mlflow_limits import key_of, log
 from orchestrator.tracking.mlflow_runs import CHECKPOINT_ARTIFACT, KEY
 from orchestrator.tracking.model_folder import ModelFacts, name_model, write_model_folder

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from orchestrator.training.decoded_images import DecodedSplit
-from orchestrator.training.device_images import DeviceSplit
+from orchestrator.training.images.decoded_images import DecodedSplit
+from orchestrator.training.images.device_images import DeviceSplit
 from orchestrator.training.workers import Workers
 
 

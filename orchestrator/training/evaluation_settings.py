@@ -11,11 +11,11 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
-from orchestrator.config.section import Section
-from orchestrator.config.training import TrainingConfig
+from orchestrator.config.sections.section import Section
+from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.errors import CheckpointError
-from orchestrator.training.decoded_images import DecodedSplit
-from orchestrator.training.device_images import DeviceSplit
+from orchestrator.training.images.decoded_images import DecodedSplit
+from orchestrator.training.images.device_images import DeviceSplit
 
 __all__ = ["EvaluationSettings", "autocast"]
 

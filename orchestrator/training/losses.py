@@ -7,7 +7,7 @@ from timm.loss import BinaryCrossEntropy
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from orchestrator.config.training import TrainingConfig
+from orchestrator.config.sections.training import TrainingConfig
 
 
 def loss_sum(logits: Tensor, targets: Tensor, training: TrainingConfig) -> Tensor:

@@ -14,24 +14,24 @@ import torch
 from torch import Tensor, nn
 
 import models
-from orchestrator.config.objective import ObjectiveConfig
-from orchestrator.config.schema import TrialConfig
+from orchestrator.config.sections.objective import ObjectiveConfig
+from orchestrator.config.sweep import TrialConfig
 from orchestrator.data import Indices, epoch_batches
 from orchestrator.errors import CheckpointError, TrialDivergedError
-from orchestrator.training.checkpoint_content import load_weights, read_best, read_state
-from orchestrator.training.checkpoint_file import save_checkpoint
-from orchestrator.training.checkpoints import TrialCheckpoints, build_model
-from orchestrator.training.clean_slate import clean_slate
-from orchestrator.training.costs import counted_costs, latency_ms
-from orchestrator.training.device_images import DeviceImages
+from orchestrator.training.checkpoints.checkpoint_content import load_weights, read_best, read_state
+from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
+from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_model
 from orchestrator.training.epoch_losses import EpochLosses, first_diverged
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.evaluation_settings import EvaluationSettings
-from orchestrator.training.learner import Learner
-from orchestrator.training.memory import naming_the_batch
+from orchestrator.training.images.device_images import DeviceImages
+from orchestrator.training.images.training_batches import training_batches
+from orchestrator.training.network_costs import counted_costs, latency_ms
+from orchestrator.training.out_of_memory import naming_the_batch
 from orchestrator.training.randomness import seed_everything
+from orchestrator.training.reset_torch import clean_slate
 from orchestrator.training.step_clock import StepClock
-from orchestrator.training.training_batches import training_batches
+from orchestrator.training.train_state import Learner
 from orchestrator.training.workers import Workers
 
 Report = Callable[[int, Mapping[str, float]], None]

@@ -92,7 +92,7 @@ def photographs(folder: Path) -> str:
     import numpy
     from PIL import Image
 
-    from orchestrator.data.prepare import prepare
+    from orchestrator.data.conversion.prepare import prepare
 
     chance = numpy.random.default_rng(0)
     for place in ("train/red", "train/blue", "test/red", "test/blue"):
@@ -114,7 +114,7 @@ def seeds(folder: Path) -> list[tuple[str, dict[str, Any]]]:
 
     others = parse_yaml(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
     found, uri = [(as_yaml(settings), settings) for settings in others], photographs(folder)
-    for path in sorted([*ROOT.glob("sweeps/*.yaml"), *ROOT.glob("orchestrator/recipes/*.yaml")]):
+    for path in sorted([*ROOT.glob("sweeps/*.yaml"), *ROOT.glob("orchestrator/config/recipes/*/*.yaml")]):
         text = path.read_text(encoding="utf-8")
         settings = parse_yaml(text)
         if isinstance(settings.pop("recipe", None), Mapping):
@@ -273,7 +273,7 @@ def look(number: int, seed: int, files: list[tuple[str, dict[str, Any]]], folder
     from orchestrator.config import SweepConfig, load_sweep
     from orchestrator.config.settings_text import as_yaml, parse_yaml
     from orchestrator.errors import SpatialSweepError
-    from orchestrator.recorded import recorded, written
+    from orchestrator.records.stored_config import recorded, written
 
     mutator = Mutator(random.Random(f"{seed}/{number}"), files)  # noqa: S311 - repeatable
     source: Any = mutator.settings()

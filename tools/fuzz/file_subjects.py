@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tiny_archives
 from PIL import Image
 
 from orchestrator.data import open_dataset
-from orchestrator.data.contact_sheet import contact_sheet
+from orchestrator.data.conversion.contact_sheet import contact_sheet
+from orchestrator.data.conversion.prepare import prepare
 from orchestrator.data.decoding import ImageError, decode_image, image_size
 from orchestrator.data.manifest import read_manifest
 from orchestrator.data.manifest_checks import contradictions
-from orchestrator.data.prepare import prepare
 from orchestrator.data.prepared import PreparedDataset
 from orchestrator.data.sources.archives import unpack
 from orchestrator.data.storage import open_folder
 from orchestrator.errors import DataError
+from tests.support import tiny_archives
 
 __all__ = ["REFUSALS", "Subject", "subjects"]
 

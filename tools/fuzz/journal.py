@@ -125,12 +125,12 @@ class _Case:
         self._folder = runs_dir / "victim"
 
     def run(self, *, report: bool) -> None:
+        from orchestrator.records.folder.sweep_folder import SweepFolder
         from orchestrator.records.repair import repair
         from orchestrator.report import write_report
-        from orchestrator.resume import stored_config
-        from orchestrator.stored_sweep import read_sweep
-        from orchestrator.sweep_comparison import facts_of, listed
-        from orchestrator.sweep_folder import SweepFolder
+        from orchestrator.results.comparison import facts_of, listed
+        from orchestrator.results.stored_sweep import read_sweep
+        from orchestrator.sweep.compatibility import stored_config
 
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir()

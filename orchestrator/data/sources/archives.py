@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from orchestrator.contained_paths import contained
 from orchestrator.data.shown_names import one_line
 from orchestrator.data.sources.archive_members import Member, member_parts
 from orchestrator.data.sources.unpacking_limits import DEFAULT_LIMITS, Allowance, Limits
 from orchestrator.errors import DataError
+from orchestrator.files.contained_paths import contained
 
 __all__ = ["PARSER_FAULTS", "check_compression", "is_archive", "unpack"]
 

@@ -14,13 +14,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.contained_paths import plain_name
 from orchestrator.data.decoding import ImageError, image_size
 from orchestrator.data.manifest_checks import class_faults
 from orchestrator.data.shown_names import one_line, shown_name
 from orchestrator.data.sources.image_listing import PassedOver, image_paths, subfolders
 from orchestrator.data.sources.source import Sample, Shape, Source, checked_names, locate, read_names
 from orchestrator.errors import DataError, UnsafePathError, did_you_mean
+from orchestrator.files.contained_paths import plain_name
 
 __all__ = ["open_folders", "open_tiny_imagenet"]
 

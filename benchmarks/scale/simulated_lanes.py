@@ -1,0 +1,126 @@
+"""Lanes whose workers train nothing, on the declared devices of simulated nodes.
+
+A lane holds a real placement group, one bundle a worker, for as long as it is open. Its ranks are threads of one actor
+in that group. They call the hub as workers do, with all the numbers that workers send.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from typing import Any
+
+from scale import invented_curve
+
+GPUS_PER_NODE = 8
+START_S = 300.0
+_ANNOUNCE_S = 10.0
+
+
+def replace_lanes(starter: Any) -> None:
+    """Puts simulated worker groups in the place of Ray Train's."""
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    from orchestrator.lanes.pool import lane_trainer
+
+    def run_lane(setting: Any, place: Any) -> None:
+        bundle = place.resources.per_worker(place.gpus_per_worker)
+        group = placement_group([bundle] * place.resources.max_workers, strategy="PACK")
+        try:
+            if not group.wait(START_S):
+                raise TimeoutError(f"lane {setting.lane} found no room")
+            here = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
+            shape = {"num_cpus": 1, "num_gpus": 1, "max_concurrency": 2, "scheduling_strategy": here}
+            lane: Any = ray.remote(SimulatedLane).options(**shape).remote(starter, place.resources.max_workers)
+            ray.get(lane.serve.remote(setting.hub, setting.lane))
+        finally:
+            remove_placement_group(group)
+
+    lane_trainer.run_lane = run_lane
+
+
+class Starter:
+    """Holds all lanes at their first trial until each has one.
+
+    Tune throws an actor away that has not started when another is free, and trials of milliseconds would keep it from
+    ever having as many as there are lanes.
+    """
+
+    def __init__(self, lanes: int) -> None:
+        import asyncio
+
+        self._missing = lanes
+        self._all = asyncio.Event()
+
+    async def has_one(self) -> None:
+        """A lane has its first trial; returns when all have."""
+        self._missing -= 1
+        if self._missing == 0:
+            self._all.set()
+        await self._all.wait()
+
+    async def all_train(self) -> None:
+        """Returns when all have."""
+        await self._all.wait()
+
+
+class SimulatedLane:
+    """All ranks of a lane, which train nothing.
+
+    Args:
+        starter: Holds the first trial.
+        workers: How many ranks.
+    """
+
+    def __init__(self, starter: Any, workers: int) -> None:
+        self._starter, self._workers = starter, workers
+
+    def serve(self, hub: Any, lane: int) -> None:
+        """Answers orders until the sweep is over; announces itself meanwhile, as a controller does."""
+        import ray
+
+        from orchestrator.lanes.messages import Member
+
+        generation = ray.get(hub.new_generation.remote(lane))
+        members = [Member(lane, generation, rank, self._workers) for rank in range(self._workers)]
+        ranks = [threading.Thread(target=self._rank, args=(hub, member)) for member in members]
+        for rank in ranks:
+            rank.start()
+        me = ray.get_runtime_context().current_actor
+        while any(rank.is_alive() for rank in ranks):
+            hub.adopt_controller.remote(lane, me)
+            ranks[0].join(_ANNOUNCE_S)
+
+    def abort(self) -> None:
+        """Of a controller; here there is nothing to abort."""
+
+    def _rank(self, hub: Any, member: Any) -> None:
+        import ray
+
+        from orchestrator.lanes.messages import Ending, Fate, Report, Verdict
+
+        ray.get(hub.join.remote(member))
+        left = None
+        while (order := ray.get(hub.next_order.remote(member, left))) is not None:
+            ray.get(hub.begin.remote(member, order))
+            if left is None and member.rank == 0:
+                ray.get(self._starter.has_one.remote())
+            ending = Ending(Fate.COMPLETED)
+            for epoch, metrics in invented_curve(order.config):
+                told = metrics | node_load(member.lane) if member.rank == 0 else {}
+                if ray.get(hub.report.remote(member, order, Report(epoch, told))) is Verdict.STOP:
+                    ending = Ending(Fate.STOPPED)
+                    break
+            ray.get(hub.finish.remote(member, order, ending))
+            left = order.trial_id
+
+
+def node_load(node: int) -> dict[str, float]:
+    """What the first rank of a node reports of it: as many numbers as with eight GPUs."""
+    prefix = f"system/simulated-{node:04}/"
+    names = ["cpu_utilization_percentage", "system_memory_usage_megabytes", "system_memory_usage_percentage"]
+    of_gpu = ["memory_usage_megabytes", "memory_usage_percentage", "utilization_percentage", "power_usage_watts"]
+    names += [f"gpu_{gpu}_{name}" for gpu in range(GPUS_PER_NODE) for name in of_gpu]
+    return {prefix + name: round(random.uniform(0, 100), 1) for name in names}

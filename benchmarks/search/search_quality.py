@@ -1,0 +1,221 @@
+"""What TPE and early stopping save: epochs until a sweep has found what random search finds.
+
+    python benchmarks/search/search_quality.py [--trials 20] [--seeds 20] [--lanes 1 4]
+
+Sweeps are simulated on the table of `digits_table.py`, whose curves come from real trainings. The parts that decide
+are a sweep's own: space, sampler, what Optuna is told, and Tune's early stopping, which is driven by hand. Lanes train
+an epoch in the same time; a trial that ends frees its lane for the next. Prints JSON and a table.
+
+Random search trains all its trials to the end. The target is the best value it has found then, the median over the
+seeds. What counts is the number of epochs, summed over all lanes, until a trial first reports the target.
+
+    expected epochs  epochs to the target when a sweep that does not find it is followed by another: all epochs that
+                     all sweeps spent on the way to it or to their end, over the number of sweeps that found it
+    ratio            of these, to random search
+    paired           the epochs to what random search of the same seed has found at its end, over the epochs it took
+                     random search itself; a sweep that never finds it counts as infinite. Median and quartiles
+
+Source of the first: expected running time, Hansen et al. 2009 (COCO).
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import math
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from digits_table import EPOCHS, SEARCH, TRAINING, DigitsTable, Epoch
+
+from orchestrator import SweepConfig
+from orchestrator.lanes.trial_client import EPOCH
+from orchestrator.records.folder.sweep_folder import SweepFolder
+from orchestrator.records.journal import Journal
+from orchestrator.records.ledger import Ledger, TrialRecord, TrialStatus
+from orchestrator.records.objectives import Aims
+from orchestrator.search.optuna_state import verdict
+from orchestrator.search.samplers.samplers import DIVERGED, OUTCOME, create_sampler
+from orchestrator.search.schedulers.trial_schedulers import create_trial_scheduler
+
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    "random": {"sampler": {"name": "random"}, "trial_scheduler": {"name": "none"}},
+    "random + ASHA": {"sampler": {"name": "random"}},
+    "TPE": {"trial_scheduler": {"name": "none"}},
+    "TPE + ASHA": {},
+}
+"""Settings of a sweep that differ from our defaults."""
+
+
+@dataclass
+class Trace:
+    """The best value a sweep has found after each of its epochs, over all lanes in the order in which they ended."""
+
+    sign: float
+    best: list[float] = field(default_factory=list)
+    trained: int = 0
+
+    def note(self, value: float) -> None:
+        """An epoch has ended."""
+        before = self.best[-1] if self.best else -math.inf
+        self.best.append(max(before, self.sign * value if math.isfinite(value) else -math.inf))
+
+    def epochs_to(self, target: float) -> float:
+        """Epochs until the target was reached."""
+        return next((spent for spent, value in enumerate(self.best, 1) if value >= target), math.inf)
+
+
+class SimulatedTrial:
+    """A trial as a trial scheduler sees it, with its curve."""
+
+    def __init__(self, asked: optuna.Trial, config: SweepConfig, table: DigitsTable) -> None:
+        self.asked = asked
+        self.trial_id = str(asked.number)
+        self.config = {"trial": {"number": asked.number}}
+        params = config.space.sample(asked)
+        self.curve: Sequence[Epoch] = table.look_up(params)
+        self.record = TrialRecord(asked.number, self.trial_id, params, {}, 0.0)
+
+    def next_result(self, metric: str) -> dict[str, float]:
+        """One epoch more."""
+        epoch = self.record.epochs + 1
+        shown = self.curve[epoch - 1]
+        report = {EPOCH: epoch, "val/top1": shown.val_top1, "val/loss": shown.val_loss}
+        self.record.reports.append(report)
+        if math.isfinite(report[metric]):
+            self.asked.report(report[metric], epoch)
+        return report
+
+    def status_after(self, decision: str) -> TrialStatus:
+        """How it stands once the scheduler has decided."""
+        if self.record.epochs == EPOCHS:
+            return TrialStatus.FINISHED
+        if self.record.epochs == len(self.curve):
+            return TrialStatus.DIVERGED
+        return TrialStatus.PRUNED if decision == "STOP" else TrialStatus.RUNNING
+
+
+def simulate(config: SweepConfig, table: DigitsTable, lanes: int) -> Trace:
+    """Runs a sweep on the table.
+
+    Args:
+        config: Of the sweep.
+        table: Holds the curves.
+        lanes: Trials at the same time.
+    """
+    objective = config.objective
+    study = optuna.create_study(
+        sampler=create_sampler(config.sampler, config.space, config.seed),
+        direction="maximize" if objective.mode == "max" else "minimize",
+    )
+    with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "journal.jsonl") as journal:
+        scheduler: Any = create_trial_scheduler(config, Ledger(journal), SweepFolder(Path(folder)))
+    scheduler.set_search_properties(objective.metric, objective.mode)
+    trace = Trace(1.0 if objective.mode == "max" else -1.0)
+
+    def begin() -> SimulatedTrial:
+        trial = SimulatedTrial(study.ask(), config, table)
+        scheduler.on_trial_add(None, trial)
+        return trial
+
+    running = [(1, lane, begin()) for lane in range(min(lanes, config.trials))]
+    started = len(running)
+    while running:
+        now, lane, trial = heapq.heappop(running)
+        result = trial.next_result(objective.metric)
+        trace.note(result[objective.metric])
+        decision = scheduler.on_trial_result(None, trial, result)
+        trial.record.status = trial.status_after(decision)
+        if trial.record.status is TrialStatus.RUNNING:
+            heapq.heappush(running, (now + 1, lane, trial))
+            continue
+        _close(study, scheduler, trial, config)
+        if started < config.trials:
+            heapq.heappush(running, (now + 1, lane, begin()))
+            started += 1
+    return trace
+
+
+def _close(study: optuna.Study, scheduler: Any, trial: SimulatedTrial, config: SweepConfig) -> None:
+    """Ends a trial as a sweep does."""
+    scheduler.on_trial_complete(None, trial, trial.record.reports[-1])
+    state, values = verdict(trial.record, Aims.of(config))
+    if trial.record.status is TrialStatus.DIVERGED:
+        trial.asked.set_user_attr(OUTCOME, DIVERGED)
+    study.tell(trial.asked, values=values, state=state)
+
+
+def sweep_config(method: Mapping[str, Any], *, trials: int, seed: int) -> SweepConfig:
+    """A sweep over the table."""
+    settings = {"dataset": {"name": "digits"}, "search": SEARCH, "training": TRAINING}
+    return SweepConfig(name="quality", trials=trials, seed=seed, **settings, **method)
+
+
+def compare(table: DigitsTable, *, trials: int, seeds: int, lanes: int) -> dict[str, dict[str, Any]]:
+    """Every method against random search."""
+    traces = {
+        name: [simulate(sweep_config(method, trials=trials, seed=seed), table, lanes) for seed in range(seeds)]
+        for name, method in METHODS.items()
+    }
+    return {name: summary(ours, traces["random"]) for name, ours in traces.items()}
+
+
+def summary(ours: Sequence[Trace], random: Sequence[Trace]) -> dict[str, Any]:
+    """The numbers of the module's docstring."""
+    target = statistics.median(trace.best[-1] for trace in random)
+    expected = expected_epochs(ours, target)
+    paired = sorted(
+        mine.epochs_to(base.best[-1]) / base.epochs_to(base.best[-1]) for mine, base in zip(ours, random, strict=True)
+    )
+    low, middle, high = (paired[math.floor(share * (len(paired) - 1) + 0.5)] for share in (0.25, 0.5, 0.75))
+    return {
+        "ratio": _shown(expected / expected_epochs(random, target)),
+        "expected_epochs": _shown(expected),
+        "found": sum(math.isfinite(mine.epochs_to(target)) for mine in ours),
+        "paired": {"median": _shown(middle), "quartiles": [_shown(low), _shown(high)]},
+        "epochs_in_all": statistics.median(len(mine.best) for mine in ours),
+        "final_best": round(abs(statistics.median(mine.best[-1] for mine in ours)), 4),
+    }
+
+
+def expected_epochs(traces: Sequence[Trace], target: float) -> float:
+    """Epochs to a target, sweeps that do not find it included."""
+    needed = [trace.epochs_to(target) for trace in traces]
+    spent = sum(min(epochs, len(trace.best)) for epochs, trace in zip(needed, traces, strict=True))
+    found = sum(map(math.isfinite, needed))
+    return spent / found if found else math.inf
+
+
+def _shown(value: float) -> float | str:
+    return round(value, 2) if math.isfinite(value) else "never"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--lanes", type=int, nargs="+", default=[1, 4])
+    arguments = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    table = DigitsTable.read()
+    results = {
+        lanes: compare(table, trials=arguments.trials, seeds=arguments.seeds, lanes=lanes) for lanes in arguments.lanes
+    }
+    print(json.dumps({"setting": vars(arguments), "configurations": len(table), "lanes": results}, indent=2))
+    print(f"{'lanes':>5} {'method':14} {'ratio':>6} {'found':>6} {'epochs':>7} {'best':>7}  paired")
+    for lanes, methods in results.items():
+        for name, row in methods.items():
+            paired = f"{row['paired']['median']} ({' - '.join(map(str, row['paired']['quartiles']))})"
+            found = f"{row['found']}/{arguments.seeds}"
+            spent, best = row["expected_epochs"], row["final_best"]
+            print(f"{lanes:5} {name:14} {row['ratio']:>6} {found:>6} {spent:>7} {best:7}  {paired}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Networks with adaptive attention span, and their fixed-window and convolutional controls."""

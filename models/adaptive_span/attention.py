@@ -1,0 +1,174 @@
+"""Local self-attention whose windows learn their own size, and the same with fixed windows.
+
+Each head holds a span z in [0, 1]. Ring delta of the window (pixels at Chebyshev distance delta) is weighted
+by m(delta) = clamp((z * S + 1 - delta) / R + 1, 0, 1): full to about z * S pixels, then a ramp of R pixels,
+zero from there on, where nothing is computed. A penalty pulls z to zero and the loss pulls it out where
+distance pays.
+
+Sources: Parker, Kumar, Roussy 2020, "Adaptive Attention Span in Computer Vision" (arXiv 2004.08708); the
+local attention is that of Ramachandran et al. 2019 (arXiv 1906.05909).
+Differs: fixed windows carry no spans, which the authors' do without using them; the position tables grow
+beyond 33 entries when `max_span` needs it.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from timm.models import register_notrace_module
+from torch import Tensor, nn
+
+from models.local_attention.operator import in_order_of, local_attention
+
+__all__ = ["AdaptiveAttention", "LocalAttention"]
+
+TABLE_SIDE = 33  # entries of the authors' position tables: one more than the side of their images
+
+
+@register_notrace_module
+class LocalAttention(nn.Module):
+    """Multi-head attention of every pixel to a square window of fixed size.
+
+    Shape: x (B, dim, H, W) -> (B, dim, H, W).
+
+    Args:
+        dim: Channels; even, and divisible by `num_heads`.
+        num_heads: Heads, which share the channels.
+        kernel_size: Side of the window in pixels; odd.
+
+    Raises:
+        ModelOptionError: On the first forward pass, when `dim` does not fit the heads.
+
+    Source: Parker et al. 2020, section 3.1: no scaling of the logits, no bias, borders are zero keys and
+    values.
+    """
+
+    def __init__(self, dim: int, *, num_heads: int, kernel_size: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Conv2d(dim, 3 * dim, 1, bias=False)
+        self.rel_h = nn.Parameter(torch.empty(dim // 2, kernel_size))
+        self.rel_w = nn.Parameter(torch.empty(dim // 2, kernel_size))
+        _init_attention(self.qkv, self.rel_h, self.rel_w)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attends within the window."""
+        q, k, v = self.qkv(x).chunk(3, dim=1)
+        return in_order_of(x, local_attention(q, k, v, self.rel_h, self.rel_w, num_heads=self.num_heads))
+
+
+@register_notrace_module
+class AdaptiveAttention(nn.Module):
+    """Multi-head local attention with one learned span per head.
+
+    Shape: x (B, dim, H, W) -> (B, dim, H, W).
+
+    Args:
+        dim: Channels; even, and divisible by `num_heads`.
+        num_heads: Heads, which share the channels; each has a span z.
+        max_span: S, the radius of the largest window in pixels.
+        ramp: R, width in pixels of the soft edge; above 0.
+        span_init: First value of z, a fraction of `max_span`.
+        span_penalty: Lambda, weight of the sum of |z| in the loss.
+
+    Raises:
+        ModelOptionError: On the first forward pass, when `dim` does not fit the heads.
+
+    Source: Parker et al. 2020, section 3.2.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int,
+        max_span: int,
+        ramp: float,
+        span_init: float,
+        span_penalty: float,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.max_span = max_span
+        self.ramp = ramp
+        self.span_penalty = span_penalty
+        self.qkv = nn.Conv2d(dim, 3 * dim, 1, bias=False)
+        table = max(TABLE_SIDE, 2 * max_span + 1)
+        self.rel_h = nn.Parameter(torch.empty(dim // 2, table))
+        self.rel_w = nn.Parameter(torch.empty(dim // 2, table))
+        self.span = nn.Parameter(torch.full((num_heads,), float(span_init)))
+        self._radius = self._radius_for(span_init)
+        _init_attention(self.qkv, self.rel_h, self.rel_w)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attends within the window that the largest span reaches."""
+        q, k, v = self.qkv(x).chunk(3, dim=1)
+        radius = self.window_radius()
+        rel_h, rel_w = self.position_tables(radius)
+        mask = self.ring_mask(radius)
+        return in_order_of(x, local_attention(q, k, v, rel_h, rel_w, num_heads=self.num_heads, ring_mask=mask))
+
+    def window_radius(self) -> int:
+        """L: the last ring, in pixels, that the mask of any head leaves above zero; `max_span` at most.
+
+        Compiled and exported programs cannot look at the spans: they have the window of the last look, which is that of
+        the last eager pass, projection or loading, and are compiled anew when it changes.
+        """
+        if not torch.compiler.is_compiling() and not self.span.is_meta:
+            self._radius = self._radius_for(float(self.span.detach().max()))
+        return self._radius
+
+    def head_radii(self) -> list[int]:
+        """The last ring, in pixels, that the mask of each head leaves above zero."""
+        return [self._radius_for(z) for z in self.span.detach().tolist()]
+
+    def spans_px(self) -> list[float]:
+        """The learned z * S of each head, in pixels."""
+        return [z * self.max_span for z in self.span.detach().tolist()]
+
+    def position_tables(self, radius: int) -> tuple[Tensor, Tensor]:
+        """Embeddings of the row and of the column offsets -radius..radius: two of (dim / 2, 2 * radius + 1)."""
+        start = self.rel_h.shape[1] // 2 - radius
+        window = slice(start, start + 2 * radius + 1)
+        return self.rel_h[:, window], self.rel_w[:, window]
+
+    def _radius_for(self, longest: float) -> int:
+        return max(1, min(self.max_span, math.ceil(longest * self.max_span + self.ramp)))
+
+    def ring_mask(self, radius: int) -> Tensor:
+        """The mask m of every head for the rings 0..radius: (num_heads, radius + 1)."""
+        ring = torch.arange(1, radius + 1, device=self.span.device, dtype=self.span.dtype)
+        reach = self.span[:, None] * self.max_span + 1 - ring
+        rings = (reach / self.ramp + 1).clamp(0, 1)
+        return torch.cat([torch.ones_like(rings[:, :1]), rings], dim=1)
+
+    def training_penalty(self) -> Tensor:
+        """Lambda times the sum of |z| over the heads."""
+        return self.span_penalty * self.span.abs().sum()
+
+    def project_parameters_(self) -> None:
+        """Clamps the spans to [0, 1]."""
+        self.span.clamp_(0.0, 1.0)
+        self.window_radius()
+
+    def training_diagnostics(self) -> Mapping[str, list[float]]:
+        """Z * S of every head, in pixels."""
+        return {"span_px": (self.span.float() * self.max_span).tolist()}
+
+    def _load_from_state_dict(self, *arguments: Any, **keywords: Any) -> None:
+        super()._load_from_state_dict(*arguments, **keywords)
+        self.window_radius()
+
+    def no_weight_decay(self) -> set[str]:
+        """Spans have a penalty of their own."""
+        return {"span"}
+
+
+@torch.no_grad()
+def _init_attention(qkv: nn.Conv2d, rel_h: Tensor, rel_w: Tensor) -> None:
+    """He initialisation by fan-out of each projection, standard normal tables, as the authors do."""
+    for projection in qkv.weight.chunk(3):
+        nn.init.kaiming_normal_(projection, mode="fan_out", nonlinearity="relu")
+    nn.init.normal_(rel_h)
+    nn.init.normal_(rel_w)

@@ -1,0 +1,200 @@
+"""The residual network of the adaptive-span paper with each of its spatial operators.
+
+Source: Parker, Kumar, Roussy 2020, "Adaptive Attention Span in Computer Vision" (arXiv 2004.08708), appendix
+A.3. Differs: the pooled head is global, which the authors' 4x4 average pool is at 32 px only, and an odd map
+is pooled with a smaller last cell, so any image size works.
+"""
+
+from collections.abc import Sequence
+from typing import Unpack
+
+from torch import nn
+
+from models.adaptive_span.attention import AdaptiveAttention, LocalAttention
+from models.adaptive_span.augmented_attention import AugmentedConv
+from models.common.resnet import MakeSpatial, SpatialResNet, SurfaceOptions, bottlenecks_around
+
+__all__ = ["AdaptiveSpanResNet", "AugmentedResNet", "ConvResNet", "LocalAttentionResNet"]
+
+
+class _ParkerResNet(SpatialResNet):
+    """The paper's network around any spatial operator: strides are average pools behind the last norm."""
+
+    def __init__(
+        self,
+        *,
+        depths: Sequence[int],
+        widths: Sequence[int],
+        strides: Sequence[int],
+        stem: str,
+        make_spatial: MakeSpatial,
+        **surface: Unpack[SurfaceOptions],
+    ) -> None:
+        large_image = stem == "7x7"
+        super().__init__(
+            depths=depths,
+            widths=widths,
+            strides=strides,
+            make_block=bottlenecks_around(make_spatial, pool_stride=True),
+            large_image=large_image,
+            stem_width=64 if large_image else 32,
+            **surface,
+        )
+        self.channels_last_on_cpu = not large_image  # weights outweigh the maps of large networks
+
+
+class ConvResNet(_ParkerResNet):
+    """The network with 3x3 convolutions.
+
+    Shape: x (B, in_chans, H, W) -> (B, num_classes).
+
+    Args:
+        depths: Blocks of each stage.
+        widths: Channels of the operators of each stage.
+        strides: Reduction of each stage.
+        stem: `3x3`, or `7x7` with stride 2 and a max-pool for images of 64 px and more.
+        surface: timm's keywords, see `SpatialResNet`.
+    """
+
+    def __init__(
+        self,
+        *,
+        depths: Sequence[int],
+        widths: Sequence[int],
+        strides: Sequence[int],
+        stem: str = "3x3",
+        **surface: Unpack[SurfaceOptions],
+    ) -> None:
+        def make_spatial(width: int, stride: int, stage: int) -> nn.Module:
+            del stage
+            return nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+
+        super().__init__(depths=depths, widths=widths, strides=strides, stem=stem, make_spatial=make_spatial, **surface)
+
+
+class LocalAttentionResNet(_ParkerResNet):
+    """The network with local attention of fixed window in every block.
+
+    Shape: x (B, in_chans, H, W) -> (B, num_classes).
+
+    Args:
+        depths: Blocks of each stage.
+        widths: Channels of the operators of each stage.
+        strides: Reduction of each stage.
+        stem: As for `ConvResNet`.
+        num_heads: As for `LocalAttention`.
+        kernel_size: As for `LocalAttention`.
+        surface: timm's keywords, see `SpatialResNet`.
+    """
+
+    def __init__(
+        self,
+        *,
+        depths: Sequence[int],
+        widths: Sequence[int],
+        strides: Sequence[int],
+        stem: str = "3x3",
+        num_heads: int = 4,
+        kernel_size: int = 5,
+        **surface: Unpack[SurfaceOptions],
+    ) -> None:
+        def make_spatial(width: int, stride: int, stage: int) -> nn.Module:
+            del stride, stage
+            return LocalAttention(width, num_heads=num_heads, kernel_size=kernel_size)
+
+        super().__init__(depths=depths, widths=widths, strides=strides, stem=stem, make_spatial=make_spatial, **surface)
+
+
+class AugmentedResNet(_ParkerResNet):
+    """The network with attention-augmented convolution in every block.
+
+    Shape: x (B, in_chans, H, W) -> (B, num_classes).
+
+    Args:
+        depths: Blocks of each stage.
+        widths: Channels of the operators of each stage.
+        strides: Reduction of each stage.
+        stem: As for `ConvResNet`.
+        dk: As for `AugmentedConv`, like the next five.
+        dv: Channels from the attention.
+        num_heads: Heads.
+        relative: Relative positions.
+        kernel_size: Side of the convolutions.
+        pixels_before_channels: Layout of the authors' code.
+        surface: timm's keywords, see `SpatialResNet`.
+    """
+
+    def __init__(
+        self,
+        *,
+        depths: Sequence[int],
+        widths: Sequence[int],
+        strides: Sequence[int],
+        stem: str = "3x3",
+        dk: int = 40,
+        dv: int = 4,
+        num_heads: int = 4,
+        relative: bool = False,
+        kernel_size: int = 3,
+        pixels_before_channels: bool = False,
+        **surface: Unpack[SurfaceOptions],
+    ) -> None:
+        def make_spatial(width: int, stride: int, stage: int) -> nn.Module:
+            del stride, stage
+            return AugmentedConv(
+                width,
+                dk=dk,
+                dv=dv,
+                num_heads=num_heads,
+                kernel_size=kernel_size,
+                relative=relative,
+                pixels_before_channels=pixels_before_channels,
+            )
+
+        super().__init__(depths=depths, widths=widths, strides=strides, stem=stem, make_spatial=make_spatial, **surface)
+
+
+class AdaptiveSpanResNet(_ParkerResNet):
+    """The network with adaptive attention in every block.
+
+    Shape: x (B, in_chans, H, W) -> (B, num_classes).
+
+    Args:
+        depths: Blocks of each stage.
+        widths: Channels of the operators of each stage.
+        strides: Reduction of each stage.
+        stem: As for `ConvResNet`.
+        num_heads: As for `AdaptiveAttention`, like the next four.
+        max_span: S in pixels.
+        ramp: R in pixels.
+        span_init: First value of every z.
+        span_penalty: Lambda.
+        surface: timm's keywords, see `SpatialResNet`.
+    """
+
+    def __init__(
+        self,
+        *,
+        depths: Sequence[int],
+        widths: Sequence[int],
+        strides: Sequence[int],
+        stem: str = "3x3",
+        num_heads: int = 4,
+        max_span: int = 5,
+        ramp: float = 2.0,
+        span_init: float = 0.1,
+        span_penalty: float = 1e-3,
+        **surface: Unpack[SurfaceOptions],
+    ) -> None:
+        def make_spatial(width: int, stride: int, stage: int) -> nn.Module:
+            del stride, stage
+            return AdaptiveAttention(
+                width,
+                num_heads=num_heads,
+                max_span=max_span,
+                ramp=ramp,
+                span_init=span_init,
+                span_penalty=span_penalty,
+            )
+
+        super().__init__(depths=depths, widths=widths, strides=strides, stem=stem, make_spatial=make_spatial, **surface)

@@ -1,0 +1,152 @@
+"""Layouts and options of the networks of the adaptive-span paper.
+
+Source: Parker et al. 2020 (arXiv 2004.08708), appendix A.3, with the widths and depths of the authors' code.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from models.registry.architectures import ImageShape
+from models.registry.options import ModelOption, OptionProblem, OptionValue
+
+__all__ = [
+    "ADAPTIVE_OPTIONS",
+    "AUGMENTED_OPTIONS",
+    "CONV_OPTIONS",
+    "LOCAL_OPTIONS",
+    "SHAPES",
+    "SIZES",
+    "heads_divide_channels",
+    "heads_divide_keys_and_values",
+]
+
+SIZES: Mapping[str, Mapping[str, tuple[int, ...]]] = {
+    "small": {"depths": (1, 1, 1), "widths": (32, 64, 128), "strides": (2, 2, 2)},
+    "medium": {"depths": (1, 1, 1, 1), "widths": (32, 64, 128, 256), "strides": (1, 2, 2, 2)},
+    "large": {"depths": (1, 3, 4, 1), "widths": (32, 64, 128, 256), "strides": (1, 2, 2, 2)},
+}
+"""The three sizes of ResNet26."""
+
+SHAPES: Mapping[str, Mapping[str, tuple[int, ...]]] = {
+    **{f"resnet26_{size}": shape for size, shape in SIZES.items()},
+    "resnet38": {**SIZES["large"], "depths": (2, 3, 5, 2)},
+    "resnet50": {**SIZES["large"], "depths": (3, 4, 6, 3)},
+}
+"""Every layout by name; the deeper two keep the widths and strides of the large ResNet26."""
+
+NARROWEST = 32
+
+STEM = ModelOption(
+    name="stem",
+    type=str,
+    default="3x3",
+    choices=("3x3", "7x7"),
+    description="First layer: 3x3 at full resolution, or 7x7 with stride 2 and a max-pool.",
+)
+NUM_HEADS = ModelOption(
+    name="num_heads",
+    type=int,
+    default=4,
+    low=1,
+    high=NARROWEST,
+    description="Attention heads, which share the channels of a layer.",
+)
+KERNEL_SIZE = ModelOption(
+    name="kernel_size",
+    type=int,
+    default=5,
+    low=3,
+    high=33,
+    odd=True,
+    description="Side of the attention window in pixels.",
+)
+MAX_SPAN = ModelOption(
+    name="max_span",
+    type=int,
+    default=5,
+    low=1,
+    high=32,
+    description="Radius of the largest window in pixels (S).",
+)
+RAMP = ModelOption(
+    name="ramp",
+    type=float,
+    default=2.0,
+    above=0.0,
+    high=32.0,
+    description="Width in pixels of the soft edge of the window (R).",
+)
+SPAN_INIT = ModelOption(
+    name="span_init",
+    type=float,
+    default=0.1,
+    low=0.0,
+    high=1.0,
+    description="First value of every span (z), as a fraction of max_span.",
+)
+SPAN_PENALTY = ModelOption(
+    name="span_penalty",
+    type=float,
+    default=1e-3,
+    low=0.0,
+    description="Weight of the sum of the spans in the loss (lambda).",
+)
+
+DK = ModelOption(
+    name="dk",
+    type=int,
+    default=40,
+    low=1,
+    high=512,
+    description="Channels of the queries, and of the keys, of all heads together.",
+)
+DV = ModelOption(
+    name="dv",
+    type=int,
+    default=4,
+    low=1,
+    high=NARROWEST - 1,
+    description="Channels of a layer that come from its attention, all heads together.",
+)
+RELATIVE = ModelOption(
+    name="relative",
+    type=bool,
+    default=False,
+    description="Whether the attention knows the offset between query and key.",
+)
+
+CONV_OPTIONS = (STEM,)
+LOCAL_OPTIONS = (STEM, NUM_HEADS, KERNEL_SIZE)
+AUGMENTED_OPTIONS = (STEM, DK, DV, NUM_HEADS, RELATIVE)
+ADAPTIVE_OPTIONS = (STEM, NUM_HEADS, MAX_SPAN, RAMP, SPAN_INIT, SPAN_PENALTY)
+
+
+def heads_divide_channels(values: Mapping[str, OptionValue], image: ImageShape | None) -> Sequence[OptionProblem]:
+    """Every width is a multiple of the narrowest, so heads that divide that one divide all."""
+    del image
+    heads = values["num_heads"]
+    assert isinstance(heads, int)
+    if NARROWEST % heads == 0:
+        return ()
+    fitting = [divisor for divisor in range(1, NARROWEST + 1) if NARROWEST % divisor == 0]
+    nearest = min(fitting, key=lambda divisor: abs(divisor - heads))
+    rule = f"num_heads divides the {NARROWEST} channels of the narrowest stage"
+    return [OptionProblem("num_heads", heads, rule, f"Use {nearest}.")]
+
+
+def heads_divide_keys_and_values(
+    values: Mapping[str, OptionValue], image: ImageShape | None
+) -> Sequence[OptionProblem]:
+    """Queries, keys and values of augmented convolutions are shared out evenly to the heads."""
+    del image
+    heads = values["num_heads"]
+    assert isinstance(heads, int)
+    problems = []
+    for name in ("dk", "dv"):
+        channels = values[name]
+        assert isinstance(channels, int)
+        if channels % heads:
+            below = channels - channels % heads
+            fitting = below if below else heads
+            remedy = f"Use {fitting}, or a num_heads that divides {channels}."
+            problems.append(OptionProblem(name, channels, f"num_heads ({heads}) divides it", remedy))
+    return problems

@@ -1,6 +1,0 @@
-"""The authors' own code as seen from here: their checkpoints, and the arguments of their constructors."""
-
-from models.authors.family import AuthorsOptionError
-from models.authors.loading import AuthorsCheckpointError, from_authors, load_authors_checkpoint
-
-__all__ = ["AuthorsCheckpointError", "AuthorsOptionError", "from_authors", "load_authors_checkpoint"]

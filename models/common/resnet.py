@@ -1,0 +1,119 @@
+"""The residual network that the families of this package share, behind timm's uniform surface.
+
+A bottleneck is 1x1, a spatial operator, 1x1; most families differ only in the operator and in where a stage
+halves its map. A family names its widths and hands in a function that makes a block for each place in the
+network; `bottlenecks_around` turns one that makes operators into such a function.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from torch import nn
+
+from models.common.bottleneck import Bottleneck, Stem
+from models.common.staged import StagedNetwork, SurfaceOptions
+
+__all__ = ["BlockSite", "MakeBlock", "MakeSpatial", "SpatialResNet", "SurfaceOptions", "bottlenecks_around"]
+
+MakeSpatial = Callable[[int, int, int], nn.Module]
+"""Makes the operator of a block from (width, stride, stage); its `out_chs` tells what it puts out."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockSite:
+    """Where a block is to stand.
+
+    Args:
+        in_chs: Channels it reads.
+        width: Channels of its spatial operator.
+        stride: Reduction of the side.
+        stage: Index of its stage.
+        index: Index within the stage.
+        drop_path_rate: Chance to drop its branch, per image.
+    """
+
+    in_chs: int
+    width: int
+    stride: int
+    stage: int
+    index: int
+    drop_path_rate: float
+
+
+MakeBlock = Callable[[BlockSite], nn.Module]
+"""Makes a residual block; its `out_chs` tells what it puts out."""
+
+
+def bottlenecks_around(make_spatial: MakeSpatial, *, pool_stride: bool) -> MakeBlock:
+    """Makes blocks that are bottlenecks around the operators of a family; see `Bottleneck`."""
+
+    def make_block(site: BlockSite) -> nn.Module:
+        return Bottleneck(
+            site.in_chs,
+            site.width,
+            spatial=make_spatial(site.width, 1 if pool_stride else site.stride, site.stage),
+            stride=site.stride,
+            pool_stride=pool_stride,
+            drop_path_rate=site.drop_path_rate,
+        )
+
+    return make_block
+
+
+class SpatialResNet(StagedNetwork):
+    """Stem, stages of residual blocks, pooled linear head.
+
+    Shape: x (B, in_chans, H, W) -> (B, num_classes), or the pooled features with `num_classes=0`.
+
+    Args:
+        depths: Blocks of each stage.
+        widths: Channels of the spatial operators of each stage.
+        strides: Stride of the first block of each stage.
+        make_block: Makes the block for a place in the network.
+        large_image: Passed to `Stem`.
+        stem_width: Channels the stem puts out.
+        in_chans: Channels of the images.
+        num_classes: Outputs; 0 drops the classifier.
+        global_pool: timm's name of the pooling before the classifier; empty for none.
+        drop_rate: Dropout before the classifier.
+        drop_path_rate: Stochastic depth of the last block; the first has none, those between rise linearly.
+    """
+
+    def __init__(
+        self,
+        *,
+        depths: Sequence[int],
+        widths: Sequence[int],
+        strides: Sequence[int],
+        make_block: MakeBlock,
+        large_image: bool,
+        stem_width: int,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        stem = Stem(in_chans, stem_width, large_image=large_image)
+        super().__init__(stem, in_chans=in_chans, num_classes=num_classes, drop_rate=drop_rate)
+        last_block = max(1, sum(depths) - 1)
+        built = 0
+        chs, reduction = stem_width, stem.reduction
+        for stage, (depth, width, stride) in enumerate(zip(depths, widths, strides, strict=True)):
+            blocks = nn.Sequential()
+            for index in range(depth):
+                site = BlockSite(
+                    in_chs=chs,
+                    width=width,
+                    stride=stride if index == 0 else 1,
+                    stage=stage,
+                    index=index,
+                    drop_path_rate=drop_path_rate * built / last_block,
+                )
+                block = make_block(site)
+                blocks.append(block)
+                chs, built = cast(int, block.out_chs), built + 1
+            reduction *= stride
+            self.add_stage(blocks, num_chs=chs, reduction=reduction)
+        self.add_head(global_pool=global_pool)

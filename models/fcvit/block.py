@@ -1,0 +1,210 @@
+"""An FCViT block, the embedding between stages, and the switches that shape all blocks of a network.
+
+Source: Ma et al. 2022, "A Close Look at Spatial Modeling: From Attention to Convolution" (arXiv 2212.12552).
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from timm.layers.drop import DropPath
+from torch import Tensor, nn
+
+from models.common.merging import normed_conv
+from models.fcvit.context import ActLayer, ChannelAttention, GlobalContext, SpatialAttention
+from models.fcvit.mixers import ChannelMixer, TokenMixer
+from models.registry.options import OptionProblem
+
+__all__ = ["BlockDesign", "FCViTBlock", "PatchEmbed", "divides"]
+
+NormLayer: TypeAlias = Callable[[int], nn.Module]
+
+
+def norm_of_map(dim: int) -> nn.Module:
+    """Norm over all channels and positions of an image, with a weight and a bias per channel."""
+    return nn.GroupNorm(1, dim)
+
+
+class PatchEmbed(nn.Module):
+    """Strided convolution over overlapping windows, batch norm.
+
+    Shape: x (B, in_chs, H, W) -> (B, out_chs, ceil(H / stride), ceil(W / stride)).
+    """
+
+    def __init__(self, in_chs: int, out_chs: int, *, kernel_size: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_chs, out_chs, kernel_size, stride, padding=kernel_size // 2)
+        self.bn = nn.BatchNorm2d(out_chs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embeds."""
+        return normed_conv(self.conv, self.bn, x)
+
+
+class FCViTBlock(nn.Module):
+    """Token mixing and channel mixing, each behind a norm, in front of a scale, around a shortcut.
+
+    Shape: x (B, dim, H, W) -> the same.
+
+    Args:
+        dim: Channels.
+        token_mixer: Mixes the positions.
+        channel_mixer: Mixes the channels.
+        norm_layer: Makes a norm.
+        layer_scale_init: First value of the scales; None for no scales.
+        drop_path_rate: Chance to drop a branch, per image.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        token_mixer: nn.Module,
+        channel_mixer: ChannelMixer,
+        norm_layer: NormLayer = norm_of_map,
+        layer_scale_init: float | None = 1e-5,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm1 = norm_layer(dim)
+        self.token_mixer = token_mixer
+        self.norm2 = norm_layer(dim)
+        self.channel_mixer = channel_mixer
+        self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+        first = None if layer_scale_init is None else torch.full((dim,), float(layer_scale_init))
+        self.layer_scale_1 = None if first is None else nn.Parameter(first)
+        self.layer_scale_2 = None if first is None else nn.Parameter(first.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Adds both branches, one after the other."""
+        y = self.token_mixer(self.norm1(x))
+        y = self.drop_path(y)
+        if self.layer_scale_1 is not None:
+            y = y * self.layer_scale_1[:, None, None]
+        x = x + y
+        return x + self.drop_path(self.channel_mixer(self.norm2(x), self.layer_scale_2))  # type: ignore[no-any-return]
+
+    def no_weight_decay(self) -> set[str]:
+        """The scales per channel."""
+        return set() if self.layer_scale_1 is None else {"layer_scale_1", "layer_scale_2"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockDesign:
+    """What the blocks of a network have in common.
+
+    Args:
+        kernel_size_1: Window side of the first mixing step; odd.
+        kernel_size_2: Window side of the second; odd.
+        mixing_steps: Mixing steps of a block; 1 or 2.
+        global_context: Whether a step adds the context of the map; the next four are those of `GlobalContext`.
+        similarity: Whether positions weigh the context.
+        competition: Whether candidates compete in its bottleneck.
+        gc_reduction: Channels over those of the bottleneck.
+        num_heads: Groups of channels that weigh the context.
+        fc_factor: As for `TokenMixer`, like the next.
+        fc_min_chs: Fewest channels of its 1x1 convolutions.
+        spatial_attention: Whether the token mixers end in a `SpatialAttention`; the next two are its.
+        spatial_kernel_size: Side of the neighbourhood.
+        spatial_reduction: Channels over those of the gate.
+        channel_attention: Whether the channel mixers end in a `ChannelAttention`.
+        channel_kernel_sizes: Its widths.
+        mlp_depthwise: Whether the channel mixers hold a depth-wise convolution.
+        mlp_kernel_size: Its side; odd.
+        layer_scale_init: As for `FCViTBlock`.
+        proj_drop_rate: Dropout in the channel mixers.
+        act_layer: Makes the nonlinearities.
+        norm_layer: Makes the norms of the blocks and the last one.
+    """
+
+    kernel_size_1: int = 11
+    kernel_size_2: int = 11
+    mixing_steps: int = 2
+    global_context: bool = True
+    similarity: bool = True
+    competition: bool = True
+    gc_reduction: int = 8
+    num_heads: int = 8
+    fc_factor: int = 8
+    fc_min_chs: int = 16
+    spatial_attention: bool = False
+    spatial_kernel_size: int = 3
+    spatial_reduction: int = 8
+    channel_attention: bool = False
+    channel_kernel_sizes: tuple[int, int] = (3, 5)
+    mlp_depthwise: bool = True
+    mlp_kernel_size: int = 3
+    layer_scale_init: float | None = 1e-5
+    proj_drop_rate: float = 0.0
+    act_layer: ActLayer = nn.GELU
+    norm_layer: NormLayer = norm_of_map
+
+    def problems(self, embed_dims: Sequence[int]) -> list[OptionProblem]:
+        """What keeps the context from being built at these channels of the stages."""
+        if not self.global_context:
+            return []
+        problems = []
+        if self.similarity and any(dim % self.num_heads for dim in embed_dims):
+            problems.append(divides("num_heads", self.num_heads, embed_dims))
+        # two candidates for each narrow channel need an even number of them
+        broken = any(2 * dim // self.gc_reduction != 2 * (dim // self.gc_reduction) for dim in embed_dims)
+        if self.gc_reduction > min(embed_dims) or (self.competition and broken):
+            problems.append(divides("gc_reduction", self.gc_reduction, embed_dims))
+        return problems
+
+    def context(self, dim: int) -> nn.Module:
+        """The global context of a step."""
+        return GlobalContext(
+            dim,
+            num_heads=self.num_heads,
+            gc_reduction=self.gc_reduction,
+            similarity=self.similarity,
+            competition=self.competition,
+            act_layer=self.act_layer,
+        )
+
+    def token_mixer(self, dim: int, largest_window: int | None) -> TokenMixer:
+        """The token mixer, its windows no larger than told."""
+        gate = None
+        if self.spatial_attention:
+            gate = SpatialAttention(
+                dim,
+                kernel_size=self.spatial_kernel_size,
+                reduction=self.spatial_reduction,
+                act_layer=self.act_layer,
+            )
+        sizes = (self.kernel_size_1, self.kernel_size_2)[: self.mixing_steps]
+        return TokenMixer(
+            dim,
+            kernel_sizes=tuple(min(size, largest_window or size) for size in sizes),
+            make_context=self.context if self.global_context else None,
+            fc_factor=self.fc_factor,
+            fc_min_chs=self.fc_min_chs,
+            act_layer=self.act_layer,
+            spatial_attention=gate,
+        )
+
+    def channel_mixer(self, dim: int, mlp_ratio: float) -> ChannelMixer:
+        """The channel mixer."""
+        attention = None
+        if self.channel_attention:
+            attention = ChannelAttention(kernel_sizes=self.channel_kernel_sizes, act_layer=self.act_layer)
+        return ChannelMixer(
+            dim,
+            hidden_chs=int(dim * mlp_ratio),
+            kernel_size=self.mlp_kernel_size if self.mlp_depthwise else None,
+            proj_drop_rate=self.proj_drop_rate,
+            channel_attention=attention,
+            act_layer=self.act_layer,
+        )
+
+
+def divides(option: str, given: int, embed_dims: Sequence[int]) -> OptionProblem:
+    """The problem that `given` does not divide the channels of every stage."""
+    common = math.gcd(*embed_dims)
+    fitting = [divisor for divisor in range(1, common + 1) if common % divisor == 0]
+    nearest = min(fitting, key=lambda divisor: abs(divisor - given))
+    rule = f"{option} divides the channels of every stage, {', '.join(map(str, embed_dims))}"
+    return OptionProblem(option, given, rule, f"Use {nearest}.")

@@ -1,0 +1,170 @@
+"""What an FCViT block adds to plain convolutions: global context, and two optional gates.
+
+What attention contributes beyond a convolution is, in trained transformers, a context that is nearly the same
+for every query. Here it is one vector per image; each position takes as much of it as it resembles the mean of
+the map.
+
+Source: Ma et al. 2022, "A Close Look at Spatial Modeling: From Attention to Convolution" (arXiv 2212.12552).
+Differs: the similarity is one matrix product and the context is added in one pass, without a tensor of the
+size of the map in between; a map of one position has similarity 0, where the published code has no number.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from timm.models import register_notrace_module
+from torch import Tensor, nn
+
+from models.common.depthwise import DepthwiseConv
+from models.common.merging import map_mean
+
+__all__ = ["ActLayer", "ChannelAttention", "GlobalContext", "SpatialAttention"]
+
+SIMILARITY_EPS = 1e-5  # added to the deviation, not to the variance
+
+ActLayer: TypeAlias = Callable[[], nn.Module]
+
+
+@register_notrace_module
+class GlobalContext(nn.Module):
+    """Adds to every position a context vector of the whole map.
+
+    Shape: x (B, dim, H, W) -> the same.
+
+    Args:
+        dim: Channels.
+        num_heads: Groups of channels that weigh the context each in their own way; divides `dim`.
+        gc_reduction: The vector passes through `dim / gc_reduction` channels.
+        similarity: Whether a position weighs the context by its standardised product with the mean of the
+            map, per head; else all positions take the same.
+        competition: Whether, of two candidates for each of the narrow channels, the larger passes; else a
+            nonlinearity follows one.
+        act_layer: That nonlinearity.
+
+    Source: Ma et al. 2022, section 3. Standardised over heads and positions of an image together, with the
+    unbiased deviation.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int,
+        gc_reduction: int,
+        similarity: bool,
+        competition: bool,
+        act_layer: ActLayer = nn.GELU,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.competition = competition
+        self.squeeze = nn.Linear(dim, 2 * dim // gc_reduction if competition else dim // gc_reduction)
+        self.act = nn.Identity() if competition else act_layer()
+        self.expand = nn.Linear(dim // gc_reduction, dim)
+        self.scale = nn.Parameter(torch.ones(num_heads)) if similarity else None
+        self.shift = nn.Parameter(torch.zeros(num_heads)) if similarity else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Adds the context."""
+        mean = map_mean(x)
+        context = self.context(mean)
+        if self.scale is None:
+            return x + context[:, :, None, None]
+        return self.add(x, self.similarity(x, mean), context)
+
+    def add(self, x: Tensor, weights: Tensor, context: Tensor) -> Tensor:
+        """The map and its weighted context: (B, dim, H, W), (B, num_heads, H * W), (B, dim) -> (B, dim, H, W).
+
+        As a product of matrices, it writes one map, and its gradients need none; in the order of memory of `x`.
+        """
+        rows, flat = self.by_head(context).to(x.dtype), x.flatten(2)
+        if flat.stride(1) == 1:
+            added = torch.baddbmm(flat.transpose(1, 2), weights.transpose(1, 2), rows).transpose(1, 2)
+        else:
+            added = torch.baddbmm(flat, rows.transpose(1, 2), weights)
+        return added.unflatten(2, x.shape[2:])  # type: ignore[no-any-return]
+
+    def context(self, mean: Tensor) -> Tensor:
+        """The vector to be added, from the mean of the map: (B, dim) -> (B, dim)."""
+        narrow = self.squeeze(mean)
+        if self.competition:
+            narrow = narrow.unflatten(1, (2, -1)).amax(1)
+        context: Tensor = self.expand(self.act(narrow))
+        return context
+
+    def by_head(self, vector: Tensor) -> Tensor:
+        """A row per head that is zero outside its channels: (B, dim) -> (B, num_heads, dim)."""
+        heads = vector.unflatten(1, (self.num_heads, -1)).transpose(1, 2)
+        return torch.diag_embed(heads, dim1=1, dim2=2).flatten(2)
+
+    def similarity_maps(self, x: Tensor) -> Tensor:
+        """`similarity` of every head as maps: (B, dim, H, W) -> (B, num_heads, H, W); all ones without similarity."""
+        if self.scale is None:
+            return x.new_ones(x.shape[0], self.num_heads, *x.shape[2:])
+        maps: Tensor = self.similarity(x, map_mean(x)).unflatten(2, x.shape[2:])
+        return maps
+
+    def similarity(self, x: Tensor, mean: Tensor) -> Tensor:
+        """How much of the context each position takes: (B, dim, H, W), (B, dim) -> (B, num_heads, H * W)."""
+        assert self.scale is not None and self.shift is not None
+        head_dim = x.shape[1] // self.num_heads
+        products = (self.by_head(mean).to(x.dtype) @ x.flatten(2)) * head_dim**-0.5
+        count = products[0].numel()
+        centred = products - products.mean((1, 2), keepdim=True)
+        std = torch.linalg.vector_norm(centred, dim=(1, 2), keepdim=True) * max(1, count - 1) ** -0.5
+        weights: Tensor = centred / (std + SIMILARITY_EPS) * self.scale[:, None] + self.shift[:, None]
+        return weights
+
+
+class SpatialAttention(nn.Module):
+    """Gates every position and channel by what is around it.
+
+    Shape: x (B, dim, H, W) -> the same.
+
+    Args:
+        dim: Channels.
+        kernel_size: Side of the neighbourhood; odd.
+        reduction: The gate passes through `dim / reduction` channels.
+        act_layer: Nonlinearity in between.
+    """
+
+    def __init__(self, dim: int, *, kernel_size: int = 3, reduction: int = 8, act_layer: ActLayer = nn.GELU) -> None:
+        super().__init__()
+        narrow = dim // reduction
+        self.gate = nn.Sequential(
+            DepthwiseConv(dim, kernel_size),
+            nn.Conv2d(dim, narrow, 1),
+            act_layer(),
+            nn.Conv2d(narrow, dim, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiplies by the gate."""
+        y: Tensor = x * self.gate(x)
+        return y
+
+
+class ChannelAttention(nn.Module):
+    """Adds to each channel what two short convolutions along the pooled channels make of it.
+
+    Shape: x (B, dim, H, W) -> the same.
+
+    Args:
+        kernel_sizes: Widths of the two convolutions along the channels; odd.
+        act_layer: Nonlinearity before the pool and between the convolutions.
+    """
+
+    def __init__(self, *, kernel_sizes: tuple[int, int] = (3, 5), act_layer: ActLayer = nn.GELU) -> None:
+        super().__init__()
+        first, second = kernel_sizes
+        self.conv1 = nn.Conv1d(1, 1, first, padding=first // 2)
+        self.conv2 = nn.Conv1d(1, 1, second, padding=second // 2)
+        self.act = act_layer()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Adds the attention of each channel."""
+        pooled = map_mean(self.act(x))[:, None]
+        attention: Tensor = self.conv2(self.act(self.conv1(pooled)))
+        return x + attention.transpose(1, 2)[..., None]

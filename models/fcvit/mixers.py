@@ -1,0 +1,151 @@
+"""The two halves of an FCViT block: mixing of positions by large windows, mixing of channels.
+
+Source: Ma et al. 2022, "A Close Look at Spatial Modeling: From Attention to Convolution" (arXiv 2212.12552).
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.common.depthwise import DepthwiseConv
+from models.fcvit.context import ActLayer
+
+__all__ = ["ChannelMixer", "TokenMixer"]
+
+
+class TokenMixingStep(nn.Module):
+    """Context, a depth-wise convolution over a large window, a 1x1 convolution, a nonlinearity.
+
+    Shape: x (B, dim, H, W) -> the same.
+
+    Args:
+        dim: Channels.
+        kernel_size: Side of the window; odd.
+        context: Adds the global context; None for none.
+        fc_factor: The 1x1 convolution passes through `dim / fc_factor` channels; 1 makes it a full one.
+        fc_min_chs: Fewest channels it passes through.
+        act_layer: The nonlinearity.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        kernel_size: int,
+        context: nn.Module | None,
+        fc_factor: int,
+        fc_min_chs: int,
+        act_layer: ActLayer,
+    ) -> None:
+        super().__init__()
+        narrow = max(dim // fc_factor, fc_min_chs)
+        self.context = context or nn.Identity()
+        self.depthwise = DepthwiseConv(dim, kernel_size)
+        self.act = act_layer()
+        self.pointwise = (
+            nn.Sequential(nn.Conv2d(dim, narrow, 1), act_layer(), nn.Conv2d(narrow, dim, 1))
+            if fc_factor > 1
+            else nn.Conv2d(dim, dim, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One step."""
+        y: Tensor = self.act(self.pointwise(self.depthwise(self.context(x))))
+        return y
+
+
+class TokenMixer(nn.Module):
+    """One or two mixing steps and, when asked for, a spatial gate.
+
+    Shape: x (B, dim, H, W) -> the same.
+
+    Args:
+        dim: Channels.
+        kernel_sizes: Window side of each step, one per step; odd.
+        make_context: Makes the global context of a step; None for none.
+        fc_factor: As for `TokenMixingStep`, like the next two.
+        fc_min_chs: Fewest channels of its 1x1 convolution.
+        act_layer: Its nonlinearity.
+        spatial_attention: The gate behind the steps; None for none.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        kernel_sizes: tuple[int, ...],
+        make_context: Callable[[int], nn.Module] | None,
+        fc_factor: int = 8,
+        fc_min_chs: int = 16,
+        act_layer: ActLayer = nn.GELU,
+        spatial_attention: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.steps = nn.Sequential(
+            *(
+                TokenMixingStep(
+                    dim,
+                    kernel_size=kernel_size,
+                    context=make_context(dim) if make_context else None,
+                    fc_factor=fc_factor,
+                    fc_min_chs=fc_min_chs,
+                    act_layer=act_layer,
+                )
+                for kernel_size in kernel_sizes
+            )
+        )
+        self.spatial_attention = spatial_attention or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mixes the positions."""
+        y: Tensor = self.spatial_attention(self.steps(x))
+        return y
+
+
+class ChannelMixer(nn.Module):
+    """Two 1x1 convolutions with a depth-wise one and a nonlinearity in between.
+
+    Shape: x (B, dim, H, W) -> the same.
+
+    Args:
+        dim: Channels.
+        hidden_chs: Channels in between.
+        kernel_size: Side of the depth-wise convolution, odd; None for none.
+        proj_drop_rate: Dropout behind the nonlinearity and at the end.
+        channel_attention: The attention at the end; None for none.
+        act_layer: The nonlinearity.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        hidden_chs: int,
+        kernel_size: int | None = 3,
+        proj_drop_rate: float = 0.0,
+        channel_attention: nn.Module | None = None,
+        act_layer: ActLayer = nn.GELU,
+    ) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(dim, hidden_chs, 1)
+        self.depthwise = DepthwiseConv(hidden_chs, kernel_size) if kernel_size else nn.Identity()
+        self.act = act_layer()
+        self.reduce = nn.Conv2d(hidden_chs, dim, 1)
+        self.drop = nn.Dropout(proj_drop_rate)
+        self.channel_attention = channel_attention or nn.Identity()
+
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Mixes the channels; `scale` (dim,) multiplies those that come out."""
+        x = self.drop(self.act(self.depthwise(self.expand(x))))
+        if scale is None:
+            y: Tensor = self.channel_attention(self.drop(self.reduce(x)))
+            return y
+        if isinstance(self.channel_attention, nn.Identity):
+            # the scale of the last convolution's rows, rather than of a whole map
+            weight, bias = self.reduce.weight * scale[:, None, None, None], self.reduce.bias
+            assert bias is not None
+            x = functional.conv2d(x, weight, bias * scale)
+            return self.drop(x)  # type: ignore[no-any-return]
+        y = self.channel_attention(self.drop(self.reduce(x)))
+        return y * scale[:, None, None]

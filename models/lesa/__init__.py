@@ -1,0 +1,1 @@
+"""LESA: self-attention whose local term is a convolution."""

@@ -1,0 +1,170 @@
+"""LESA: self-attention whose local term is a convolution.
+
+Attention of a position to itself is its unary term, that to the others its binary term. Here the unary term
+is a convolution, the binary term self-attention, and a gate computed from both decides, per channel and position, how
+much of the binary term to add. The layer takes the place of the 3x3 convolutions of the late stages of a ResNet.
+
+Source: Yang et al. 2021, "Locally Enhanced Self-Attention" (arXiv 2107.05637).
+Differs: other forms of the unary term and of the gate are choices; maps of any size, declared at construction.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from models.common.merging import normed_conv
+from models.lesa.binary_term import BinaryTerm
+from models.registry.options import ModelOptionError, OptionProblem
+
+__all__ = ["FUSIONS", "UNARIES", "Fusion", "LocallyEnhancedAttention", "UnaryTerm"]
+
+UNARIES = ("none", "1x1", "grouped", "full")
+FUSIONS = ("none", "scalar", "full")
+
+
+class UnaryTerm(nn.Module):
+    """The local term: a normed convolution.
+
+    Shape: x (B, dim, H, W) -> the same.
+
+    Args:
+        dim: Channels.
+        form: `1x1`, `grouped` (3x3 in groups, then 1x1) or `full` (3x3).
+        groups: Groups of the grouped form; with one it is the full form.
+    """
+
+    def __init__(self, dim: int, *, form: str, groups: int) -> None:
+        super().__init__()
+        grouped = form == "grouped" and groups > 1
+        side = 1 if form == "1x1" else 3
+        conv = nn.Conv2d(dim, dim, side, padding=side // 2, groups=groups if grouped else 1, bias=False)
+        self.convs = nn.Sequential(conv, *([nn.Conv2d(dim, dim, 1, bias=False)] if grouped else []))
+        self.bn = nn.BatchNorm2d(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolves and normalises."""
+        *before, last = self.convs
+        for conv in before:
+            x = conv(x)
+        return normed_conv(last, self.bn, x)
+
+
+class Fusion(nn.Module):
+    """The gate of the binary term, from both terms.
+
+    Shape: unary (B, dim, H, W), binary (B, dim, H, W) -> (B, dim or 1, H, W), between 0 and 1.
+
+    Args:
+        dim: Channels of a term.
+        form: `full` for a gate per channel and position, `scalar` for one that all channels share.
+        shrinks: What each layer divides the channels by, of which the first reads 2 * dim.
+        kernel_sizes: Side of the convolution of each layer, odd; 1 when left out.
+        groups: Groups of the convolution of each layer and of the last one; 1 when left out.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        form: str,
+        shrinks: Sequence[int],
+        kernel_sizes: Sequence[int] | None = None,
+        groups: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        sides, groups = kernel_sizes or [1] * len(shrinks), groups or [1] * (len(shrinks) + 1)
+        chs = 2 * dim
+        self.layers = nn.Sequential()
+        for shrink, side, parts in zip(shrinks, sides, groups[:-1], strict=True):
+            in_chs, chs = chs, int(chs / shrink)
+            conv = nn.Conv2d(in_chs, chs, side, padding=side // 2, groups=parts, bias=False)
+            self.layers.extend([conv, nn.BatchNorm2d(chs), nn.ReLU(inplace=True)])
+        out_chs = 1 if form == "scalar" else dim
+        self.conv = nn.Conv2d(chs, out_chs, 1, groups=groups[-1], bias=False)
+        self.bn = nn.BatchNorm2d(out_chs)
+
+    def forward(self, unary: Tensor, binary: Tensor) -> Tensor:
+        """The gate."""
+        x = torch.cat([unary, binary], dim=1).relu_()
+        layers = list(self.layers)
+        for conv, bn, act in zip(layers[::3], layers[1::3], layers[2::3], strict=True):
+            x = act(normed_conv(conv, bn, x))
+        return normed_conv(self.conv, self.bn, x).sigmoid_()
+
+
+class LocallyEnhancedAttention(nn.Module):
+    """Unary term plus gated binary term.
+
+    Shape: x (B, dim, H, W) -> the same.
+
+    Args:
+        dim: Channels.
+        map_size: H and W.
+        groups: Heads of the binary term and groups of the unary one.
+        position_embedding: As for `BinaryTerm`.
+        unary: Form of the unary term, or `none`, which leaves nothing to fuse: the layer is the binary term.
+        fusion: Form of the gate, or `none` for the plain sum.
+        fusion_shrinks: As for `Fusion`, like the next two.
+        fusion_kernel_sizes: Sides of its convolutions.
+        fusion_groups: Groups of its convolutions.
+
+    Raises:
+        ModelOptionError: There is no such form, or groups or shrinks do not fit the channels.
+
+    Source: Yang et al. 2021, section 3.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        map_size: tuple[int, int],
+        groups: int,
+        position_embedding: str,
+        unary: str,
+        fusion: str,
+        fusion_shrinks: Sequence[int],
+        fusion_kernel_sizes: Sequence[int] | None = None,
+        fusion_groups: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        for option, given, known in (("unary", unary, UNARIES), ("fusion", fusion, FUSIONS)):
+            if given not in known:
+                rule = f"{option} is one of {', '.join(map(repr, known))}"
+                raise ModelOptionError([OptionProblem(option, given, rule, f"Use {known[-1]!r}.")])
+        self.binary = BinaryTerm(dim, map_size=map_size, groups=groups, position_embedding=position_embedding)
+        self.unary = self.fusion = None
+        if unary != "none":
+            self.unary = UnaryTerm(dim, form=unary, groups=groups)
+        if self.unary is not None and fusion != "none":
+            self.fusion = Fusion(
+                dim,
+                form=fusion,
+                shrinks=fusion_shrinks,
+                kernel_sizes=fusion_kernel_sizes,
+                groups=fusion_groups,
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Fuses the terms."""
+        unary, gate, binary = self.terms(x)
+        if unary is None:
+            return binary
+        if gate is None:
+            return unary + binary
+        gated = gate * binary
+        gated += unary
+        return gated
+
+    def terms(self, x: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """What is fused: unary term, gate, binary term.
+
+        Shape: x (B, dim, H, W) -> (B, dim, H, W) or None, (B, dim or 1, H, W) or None, (B, dim, H, W).
+        """
+        binary: Tensor = self.binary(x)
+        unary: Tensor | None = None if self.unary is None else self.unary(x)
+        gate: Tensor | None = None
+        if self.fusion is not None and unary is not None:
+            gate = self.fusion(unary, binary)
+        return unary, gate, binary

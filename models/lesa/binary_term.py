@@ -1,0 +1,180 @@
+"""The binary term of LESA: self-attention of all positions to all, whose logits are batch-normed sums.
+
+The logits are the sum of up to three products, each with a batch norm of its own per head: query and key, query
+and position, key and position. A shift of all logits of a query leaves its softmax as it is, so of these norms
+only the scales matter, and the scales follow from second moments of small tensors. No norm ever visits a map
+of positions times positions: the queries and keys are scaled, and the products are summed as they are made.
+
+Source: Yang et al. 2021, "Locally Enhanced Self-Attention" (arXiv 2107.05637).
+Differs: maps need not be square; no position embedding is a choice.
+"""
+
+import contextlib
+from typing import Any
+
+import torch
+from timm.models import register_notrace_module
+from torch import Tensor, nn
+
+from models.common.bottleneck import ConvNorm
+from models.common.sync_batch_norm import sums_for
+from models.lesa.positions import POSITIONS, AxialPositions, FlattenedPositions, at_least_float32
+from models.registry.options import ModelOptionError, OptionProblem
+
+__all__ = ["BinaryTerm"]
+
+
+@register_notrace_module
+class BinaryTerm(nn.Module):
+    """Global multi-head self-attention with positions and batch-normed logits.
+
+    Shape: x (B, dim, H, W) -> the same.
+
+    Args:
+        dim: Channels; divisible by twice the groups.
+        map_size: H and W, which the position tables are made for.
+        groups: Heads; each has dim / (2 groups) channels of query and key, and dim / groups of value.
+        position_embedding: `classification` (positions on the flattened map meet queries, keys and values),
+            `detection` (rows and columns meet queries) or `none`.
+
+    Raises:
+        ModelOptionError: The groups do not fit the channels, or there is no such embedding.
+
+    Source: Yang et al. 2021, and their code. The norms stand in for the scale 1 / sqrt(d).
+    """
+
+    def __init__(self, dim: int, *, map_size: tuple[int, int], groups: int, position_embedding: str) -> None:
+        super().__init__()
+        if dim % (2 * groups):
+            rule = f"twice the groups divide the {dim} channels of the layer"
+            raise ModelOptionError([OptionProblem("groups", groups, rule, "Use 8, or another power of 2.")])
+        if position_embedding not in POSITIONS:
+            rule = f"position_embedding is one of {', '.join(map(repr, POSITIONS))}"
+            raise ModelOptionError([OptionProblem("position_embedding", position_embedding, rule, "Use one of them.")])
+        self.groups, self.map_size = groups, map_size
+        self.qk_chs, self.v_chs = dim // groups // 2, dim // groups
+        self.qkv = ConvNorm(dim, 2 * dim, act=False)
+        self.flattened = self.axial = None
+        if position_embedding == "classification":
+            self.flattened = FlattenedPositions(map_size, qk_chs=self.qk_chs, v_chs=self.v_chs)
+        elif position_embedding == "detection":
+            self.axial = AxialPositions(map_size, qk_chs=self.qk_chs)
+        terms = {"classification": 3, "detection": 2, "none": 1}[position_embedding]
+        self.bn_logits = nn.BatchNorm2d(terms * groups)
+        self.bn_output = nn.BatchNorm2d(2 * dim if self.flattened else dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attends everywhere.
+
+        Raises:
+            ValueError: The map is not of the size the layer was built for.
+        """
+        if tuple(x.shape[2:]) != self.map_size:
+            raise ValueError(
+                f"img_size: got a map of {tuple(x.shape[2:])}, the network was built for one of {self.map_size} here. "
+                "Build it with the size of the images, as img_size."
+            )
+        batch, dim = x.shape[:2]
+        attention, v = self._attention_and_values(x)
+        values = torch.bmm(attention, v)
+        if self.flattened is not None:
+            values = torch.stack([values, self.flattened.values(attention)], dim=3).flatten(2)
+        stacked = values.transpose(1, 2).reshape(batch, -1, *self.map_size)
+        normed: Tensor = self.bn_output(stacked)
+        return normed.unflatten(1, (dim, -1)).sum(2) if self.flattened is not None else normed
+
+    def attention(self, x: Tensor) -> Tensor:
+        """How much each position takes of each: x (B, dim, H, W) -> (B, groups, N, N), N = H * W, last the keys."""
+        weights, _ = self._attention_and_values(x)
+        weights = weights.unflatten(0, (-1, self.groups))
+        ordered: Tensor = weights.flip(3) if self.flattened is not None else weights
+        return ordered
+
+    def _attention_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Softmax of the logits (B * groups, N, N), and values (B * groups, N, v_chs), keys in the same order."""
+        qkv = self.qkv(x).flatten(2).unflatten(1, (self.groups, -1)).transpose(2, 3).flatten(0, 1)
+        q, k, v = qkv.split([self.qk_chs, self.qk_chs, self.v_chs], dim=2)
+        if self.flattened is not None:
+            # with the keys in reverse order, distances grow along rows and columns of the logits alike
+            k, v = k.flip(1), v.flip(1)
+        return self.logits(q, k).softmax(-1), v
+
+    def logits(self, q: Tensor, k: Tensor) -> Tensor:
+        """The normed and summed products, but for what is the same for all keys of a query.
+
+        Args:
+            q: Queries (B * groups, N, qk_chs).
+            k: Keys in the order in which the values are; the same shape.
+
+        Returns:
+            Logits (B * groups, N, N), last the keys.
+        """
+        terms = self.bn_logits.num_features // self.groups
+        axial = self.axial.products(q) if self.axial is not None else None
+        with _without_autocast(q.device.type):
+            variances = self.variances(q, k, axial)
+            factors = self.scales(variances).to(q.dtype).unflatten(0, (terms, 1, self.groups, 1, 1))
+        scales = factors.expand(-1, q.shape[0] // self.groups, -1, 1, 1).flatten(1, 2)
+        logits = torch.bmm(q * scales[0], k.transpose(1, 2))
+        if self.flattened is not None:
+            self.flattened.add_logits_(logits, q * scales[1], k * scales[2])
+        elif self.axial is not None and axial is not None:
+            rows, columns = (product * scales[1][..., None] for product in axial)
+            self.axial.add_logits_(logits, rows, columns)
+        return logits
+
+    def variances(self, q: Tensor, k: Tensor, axial: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Of each product of each head, (terms * groups,): those of the batch, in eval mode the running ones."""
+        norm = self.bn_logits
+        assert norm.running_mean is not None and norm.running_var is not None
+        if not norm.training:
+            return norm.running_var
+        moments = [product_moments(q, k)]
+        if self.flattened is not None:
+            moments += self.flattened.moments(q, k)
+        elif self.axial is not None and axial is not None:
+            moments.append(self.axial.moments(*axial))
+        # in double precision: a variance is the small difference of moments where queries and keys are biased
+        sums = torch.stack(moments, dim=1).double().unflatten(2, (-1, self.groups)).sum(2).flatten(1)
+        products = q.shape[0] // self.groups * q.shape[1] * k.shape[1]
+        sums, counts = sums_for(norm, torch.stack([*sums, sums.new_full(sums.shape[1:], products)])).split([2, 1])
+        count = counts[0]
+        mean = sums[0] / count
+        variance: Tensor = (sums[1] / count - mean.square()).clamp_min(0)
+        _update_statistics(norm, mean, variance * (count / (count - 1).clamp_min(1)))
+        return variance
+
+    def scales(self, variance: Tensor) -> Tensor:
+        """The factor of each product of each head, (terms * groups,), that its batch norm amounts to."""
+        norm = self.bn_logits
+        # the shift has no effect on the result, and so a gradient of exactly zero
+        factors: Tensor = norm.weight * torch.rsqrt(variance + norm.eps).to(norm.weight.dtype) + 0.0 * norm.bias
+        return factors
+
+
+def _without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:
+    """No automatic casts on a device; shapes without one, on the device `meta`, never have any."""
+    has_autocast = torch.amp.is_autocast_available(device_type)
+    return torch.autocast(device_type, enabled=False) if has_autocast else contextlib.nullcontext()
+
+
+@torch.no_grad()
+def _update_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
+    """What a batch norm does to its running statistics in a training step."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked.add_(1)
+    momentum = norm.momentum if norm.momentum is not None else 1.0 / float(norm.num_batches_tracked)
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
+    norm.running_var.lerp_(variance.to(norm.running_var.dtype), momentum)
+
+
+def product_moments(q: Tensor, k: Tensor) -> Tensor:
+    """Sum and sum of squares of all products of queries and keys (M, N, d) of a head: (2, M).
+
+    The squares are those of the products, but come from the d x d matrix of second moments of the keys.
+    """
+    q, k = at_least_float32(q), at_least_float32(k)
+    first = (q.sum(1) * k.sum(1)).sum(1)
+    second = (torch.bmm(q, torch.bmm(k.transpose(1, 2), k)) * q).sum((1, 2))
+    return torch.stack([first, second])

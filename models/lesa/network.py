@@ -1,0 +1,182 @@
+"""Residual networks with LESA in place of the 3x3 convolutions of their late stages.
+
+The last stage keeps the resolution of the one before it. A block that strides keeps its convolution, and so does the
+first block of every stage but the last.
+
+Source: Yang et al. 2021, "Locally Enhanced Self-Attention" (arXiv 2107.05637), and the layout of their code.
+Differs: any size of images, declared at construction; a small-image form.
+"""
+
+from collections.abc import Sequence
+from typing import Unpack
+
+from timm.layers.drop import DropPath
+from torch import Tensor, nn
+
+from models.common.bottleneck import EXPANSION, ConvNorm
+from models.common.merging import normed_conv
+from models.common.resnet import BlockSite, SpatialResNet, SurfaceOptions
+from models.lesa.attention import LocallyEnhancedAttention
+from models.lesa.binary_term import BinaryTerm
+
+__all__ = ["LesaBottleneck", "LesaResNet", "NormedConv", "map_sizes"]
+
+
+class NormedConv(nn.Module):
+    """The 3x3 convolution of a block without LESA, and its norm.
+
+    Shape: x (B, dim, H, W) -> (B, dim, ceil(H / stride), ceil(W / stride)).
+    """
+
+    def __init__(self, dim: int, *, stride: int, groups: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim, dim, 3, stride, dilation, dilation, groups, bias=False)
+        self.bn = nn.BatchNorm2d(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolves and normalises."""
+        return normed_conv(self.conv, self.bn, x)
+
+
+class LesaBottleneck(nn.Module):
+    """1x1 convolution, a normed spatial operator, 1x1 convolution, around a shortcut.
+
+    Shape: x (B, in_chs, H, W) -> (B, out_chs, ceil(H / stride), ceil(W / stride)).
+
+    Args:
+        site: Channels, stride and drop path of the block.
+        out_chs: Channels it puts out.
+        spatial: The operator, which strides and ends in a norm.
+    """
+
+    def __init__(self, site: BlockSite, *, out_chs: int, spatial: nn.Module) -> None:
+        super().__init__()
+        self.out_chs = out_chs
+        self.reduce = ConvNorm(site.in_chs, site.width)
+        self.spatial = spatial
+        self.act = nn.ReLU(inplace=True)
+        self.expand = ConvNorm(site.width, out_chs, act=False)
+        self.drop_path = DropPath(site.drop_path_rate) if site.drop_path_rate else nn.Identity()
+        is_same = site.stride == 1 and site.in_chs == out_chs
+        self.shortcut = nn.Identity() if is_same else ConvNorm(site.in_chs, out_chs, stride=site.stride, act=False)
+        self.act_out = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Adds the branch to the shortcut."""
+        shortcut = self.shortcut(x)
+        x = self.act(self.spatial(self.reduce(x)))
+        x = self.drop_path(self.expand(x))
+        x += shortcut
+        y: Tensor = self.act_out(x)
+        return y
+
+
+def map_sizes(img_size: tuple[int, int], *, stem_reduction: int, strides: Sequence[int]) -> list[tuple[int, int]]:
+    """Height and width of the map of each stage for images of this height and width."""
+    sizes, (height, width) = [], img_size
+    reduction = stem_reduction
+    for stride in strides:
+        reduction *= stride
+        sizes.append((-(-height // reduction), -(-width // reduction)))
+    return sizes
+
+
+class LesaResNet(SpatialResNet):
+    """Bottleneck ResNet with LESA in chosen stages.
+
+    Shape: x (B, in_chans, H, W) -> (B, num_classes).
+
+    Args:
+        depths: Blocks of each stage.
+        widths: Channels of the spatial operators of each stage.
+        strides: Stride of the first block of each stage.
+        out_widths: Channels each stage puts out; four times the widths when left out.
+        large_image: Passed to `Stem`, like the next.
+        stem_width: Channels the stem puts out.
+        img_size: Height and width of the images in pixels.
+        stage_sizes: Height and width of the map of each stage, where they are not to follow from `img_size`.
+        stages: Which stages carry LESA; none is the plain ResNet of the same layout.
+        keep_first_conv: In which stages the first block keeps its convolution; wherever it strides when left
+            out, and in all stages but the last.
+        groups: As for `LocallyEnhancedAttention`, like the next seven.
+        position_embedding: Its positions.
+        unary: Its unary term.
+        fusion: Its gate.
+        fusion_shrink: What the layers of the gate divide the channels by; a number for one layer.
+        fusion_kernel_sizes: Sides of the convolutions of the gate.
+        fusion_groups: Groups of the convolutions of the gate.
+        conv_groups: Groups of the 3x3 convolutions that stay.
+        dilations: Dilation of the 3x3 convolutions that stay, in the first and in the other blocks of a stage.
+        surface: timm's keywords, see `SpatialResNet`.
+
+    Raises:
+        ModelOptionError: Groups or shrinks do not fit the channels, or there is no such form.
+    """
+
+    channels_last_on_cpu = True
+
+    def __init__(
+        self,
+        *,
+        depths: Sequence[int],
+        widths: Sequence[int],
+        strides: Sequence[int],
+        out_widths: Sequence[int] | None = None,
+        large_image: bool,
+        stem_width: int,
+        img_size: tuple[int, int],
+        stage_sizes: Sequence[tuple[int, int]] | None = None,
+        stages: Sequence[bool] = (False, False, True, True),
+        keep_first_conv: Sequence[bool] = (True, True, True, False),
+        groups: int = 8,
+        position_embedding: str = "classification",
+        unary: str = "grouped",
+        fusion: str = "full",
+        fusion_shrink: int | Sequence[int] = 2,
+        fusion_kernel_sizes: Sequence[int] | None = None,
+        fusion_groups: Sequence[int] | None = None,
+        conv_groups: int = 1,
+        dilations: Sequence[tuple[int, int]] | None = None,
+        **surface: Unpack[SurfaceOptions],
+    ) -> None:
+        reduction = 4 if large_image else 1
+        sizes = stage_sizes or map_sizes(img_size, stem_reduction=reduction, strides=strides)
+
+        def make_spatial(site: BlockSite) -> nn.Module:
+            if not stages[site.stage] or (site.index == 0 and (keep_first_conv[site.stage] or site.stride > 1)):
+                dilation = 1 if dilations is None else dilations[site.stage][min(1, site.index)]
+                return NormedConv(site.width, stride=site.stride, groups=conv_groups, dilation=dilation)
+            return LocallyEnhancedAttention(
+                site.width,
+                map_size=sizes[site.stage],
+                groups=groups,
+                position_embedding=position_embedding,
+                unary=unary,
+                fusion=fusion,
+                fusion_shrinks=[fusion_shrink] if isinstance(fusion_shrink, int) else fusion_shrink,
+                fusion_kernel_sizes=fusion_kernel_sizes,
+                fusion_groups=fusion_groups,
+            )
+
+        def make_block(site: BlockSite) -> nn.Module:
+            out_chs = EXPANSION * site.width if out_widths is None else out_widths[site.stage]
+            return LesaBottleneck(site, out_chs=out_chs, spatial=make_spatial(site))
+
+        super().__init__(
+            depths=depths,
+            widths=widths,
+            strides=strides,
+            make_block=make_block,
+            large_image=large_image,
+            stem_width=stem_width,
+            **surface,
+        )
+        self.apply(init_lesa)
+
+
+def init_lesa(module: nn.Module) -> None:
+    """He initialisation by fan-out of 2-D convolutions; projections of attention narrower, by their inputs."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(module, BinaryTerm):  # reached after the convolution it holds
+        nn.init.normal_(module.qkv.conv.weight, std=module.qkv.conv.in_channels**-0.5)

@@ -1,0 +1,1 @@
+"""Local self-attention: the operator and its implementations."""

@@ -1,0 +1,110 @@
+"""Local attention through the compiled kernel, as an autograd function over contiguous maps.
+
+The kernel works on one image and head at a time and keeps three numbers per query for the backward pass, so its
+memory does not grow with the window. Heads whose mask ends early cost less.
+
+Shapes: B images, C channels, G heads, D = C / G channels per head, H x W pixels, L radius of the window, K = 2 L + 1.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from models.local_attention.kernel_build import attention_library
+
+__all__ = ["kernel_attention", "kernel_serves"]
+
+_SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
+_WIDENED = (torch.float16, torch.bfloat16)  # computed in float32
+
+
+def kernel_serves(*tensors: Tensor | None) -> bool:
+    """Whether these are plain tensors on a CPU, eagerly computed, and the kernel is there."""
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None:
+        return False
+    if _get_current_dispatch_mode() is not None or torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    for x in tensors:
+        if x is None:
+            continue
+        plain = type(x) in {Tensor, torch.nn.Parameter} and x.device.type == "cpu" and x.layout == torch.strided
+        if not plain or x.numel() == 0 or (x.dtype not in _SUFFIX and x.dtype not in _WIDENED):
+            return False
+    return attention_library() is not None
+
+
+def kernel_attention(q: Tensor, k: Tensor, v: Tensor, rel: Tensor, ring_mask: Tensor | None) -> Tensor:
+    """Local attention, see `models.local_attention.operator`; only where `kernel_serves`.
+
+    Shape: q, k, v (B, C, H, W), rel (G, 2 K, D), ring_mask (G, L + 1) -> (B, C, H, W), in the type of q.
+
+    Args:
+        q: Queries.
+        k: Keys.
+        v: Values.
+        rel: Embeddings of the row offsets -L..L, then of the column offsets, as each head sees them.
+        ring_mask: Weight of each head for the rings 0..L; None is all ones, without the division.
+    """
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    maps = [None if x is None else x.to(dtype) for x in (q, k, v, rel, ring_mask)]
+    attended: Tensor = _KernelAttention.apply(*maps, torch.is_grad_enabled())
+    return attended.to(q.dtype)
+
+
+class _KernelAttention(torch.autograd.Function):
+    """Forward and backward pass of the kernel."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0917 - autograd passes by position
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, rel: Tensor, mask: Tensor | None, keep: bool
+    ) -> Tensor:
+        q, k, v = _dense_images(q), _dense_images(k), _dense_images(v)
+        rel, mask = rel.contiguous(), None if mask is None else mask.contiguous()
+        out = torch.empty_like(q, memory_format=torch.contiguous_format)
+        stats = q.new_empty(len(q), rel.shape[0], 3, *q.shape[2:]) if keep else None
+        _call("forward", (q, k, v, rel, mask), (), (out, stats))
+        ctx.save_for_backward(q, k, v, rel, mask, out, stats)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, rel, mask, out, stats = ctx.saved_tensors
+        grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v)]
+        grad_rel = rel.new_empty(len(q), *rel.shape)
+        grad_mask = None if mask is None else mask.new_empty(len(q), *mask.shape)
+        _call("backward", (q, k, v, rel, mask), (out, grad.contiguous(), stats), (*grads, grad_rel, grad_mask))
+        return *grads, grad_rel.sum(0), None if grad_mask is None else grad_mask.sum(0), None
+
+
+def _dense_images(x: Tensor) -> Tensor:
+    """Each image in one piece; the images may lie apart, as the thirds of one projection do."""
+    return x if x[0].is_contiguous() else x.contiguous()
+
+
+def _call(
+    step: str,
+    maps: tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None],
+    more: Sequence[Tensor],
+    results: Sequence[Tensor | None],
+) -> None:
+    """Runs one pass; `results` are written."""
+    q, k, v, rel, _ = maps
+    heads, sides, dim = rel.shape
+    height, width = q.shape[2:]
+    numbers = [len(q), heads, dim, height, width, sides // 4, q.stride(0), k.stride(0), v.stride(0)]
+    library = attention_library()
+    assert library is not None
+    function = getattr(library, f"spatialsweep_{step}_{_SUFFIX[q.dtype]}")
+    sizes = (ctypes.c_int64 * len(numbers))(*numbers)
+    if function(sizes, _addresses((*maps, *more)), _addresses(results), torch.get_num_threads()):
+        raise MemoryError("The attention kernel found no memory for its buffers; use smaller images.")
+
+
+def _addresses(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*(None if x is None else x.data_ptr() for x in tensors))

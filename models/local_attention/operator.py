@@ -1,0 +1,105 @@
+"""Attention of every pixel to the square window around it: the operator, and the choice of how to compute it.
+
+A logit is <q, k + e> without scaling, where e holds the row table in the first half of all channels and the
+column table in the second. A key beyond the border is e alone with a value of zero, and stays in the softmax.
+With a ring mask the weights are multiplied after the softmax by the value of their ring (pixels at one
+Chebyshev distance) and divided by their sum plus 1e-8.
+
+Source: Ramachandran et al. 2019 (arXiv 1906.05909) for the attention, Parker et al. 2020 (arXiv 2004.08708),
+sections 3.1 and 3.2, for tables and mask.
+
+On a CPU a kernel compiled on first use does the work (`SPATIALSWEEP_KERNELS=0` turns it off); tensors elsewhere, and
+machines without a C++ compiler, take the tiles of plain PyTorch; compiled and exported programs the formula itself.
+"""
+
+import torch
+from torch import Tensor
+
+from models.common.merging import is_traced
+from models.local_attention.kernel import kernel_attention, kernel_serves
+from models.local_attention.tiled import tiled_attention
+from models.local_attention.windowed import windowed_attention
+from models.registry.options import ModelOptionError, OptionProblem
+
+__all__ = ["attend_by_head", "in_order_of", "local_attention", "tables_by_head"]
+
+
+def local_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rel_h: Tensor,
+    rel_w: Tensor,
+    *,
+    num_heads: int,
+    ring_mask: Tensor | None = None,
+) -> Tensor:
+    """Attends from every pixel to the K x K window around it, K = 2 L + 1.
+
+    Shape: q, k, v (B, C, H, W), rel_h and rel_w (C / 2, K), ring_mask (num_heads, L + 1) -> (B, C, H, W).
+
+    Args:
+        q: Queries.
+        k: Keys, not padded.
+        v: Values, not padded.
+        rel_h: Embedding of each row offset -L..L in pixels; its width sets the window.
+        rel_w: Embedding of each column offset -L..L in pixels.
+        num_heads: Heads, which share the channels.
+        ring_mask: Weight of each head for the rings 0..L; None is all ones, without the division. Behind the end
+            of a ramp, its first ring without weight, no ring gets a gradient.
+
+    Raises:
+        ModelOptionError: C is odd or not divisible by `num_heads`, or the window is not odd.
+    """
+    channels, side = q.shape[1], rel_h.shape[1]
+    if channels % 2 or channels % num_heads:
+        rule = f"num_heads divides the {channels} channels of the layer, which are even"
+        remedy = "Use a power of two no larger than the narrowest stage."
+        raise ModelOptionError([OptionProblem("num_heads", num_heads, rule, remedy)])
+    if side % 2 == 0:
+        problem = OptionProblem("kernel_size", side, "a window side is odd", f"Use {side - 1} or {side + 1}.")
+        raise ModelOptionError([problem])
+    rel = tables_by_head(rel_h, rel_w, num_heads)
+    if ring_mask is not None and ring_mask.requires_grad:
+        ring_mask = _held_behind_the_ramp(ring_mask)
+    return attend_by_head(q, k, v, rel, ring_mask)
+
+
+def attend_by_head(q: Tensor, k: Tensor, v: Tensor, rel: Tensor, ring_mask: Tensor | None) -> Tensor:
+    """The same with both tables as each head sees them, computed in the way that suits tensors and machine.
+
+    Shape: q, k, v (B, C, H, W), rel (num_heads, 2 K, C / num_heads), ring_mask (num_heads, L + 1) -> (B, C, H, W).
+
+    Args:
+        q: Queries.
+        k: Keys, not padded.
+        v: Values, not padded.
+        rel: As `tables_by_head` makes it.
+        ring_mask: As for `local_attention`.
+    """
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        return windowed_attention(q, k, v, rel, ring_mask)
+    attend = kernel_attention if kernel_serves(q, k, v, rel, ring_mask) else tiled_attention
+    return attend(q, k, v, rel, ring_mask)
+
+
+def in_order_of(x: Tensor, attended: Tensor) -> Tensor:
+    """What attention puts out plane by plane, with channels last where `x` has them last, for the next layer's sake."""
+    if is_traced(x) or not x.is_contiguous(memory_format=torch.channels_last):
+        return attended
+    return attended.contiguous(memory_format=torch.channels_last)
+
+
+def tables_by_head(rel_h: Tensor, rel_w: Tensor, num_heads: int) -> Tensor:
+    """Both tables as each head sees them: (heads, 2 K, C / heads), rows first, zero where there is none."""
+    rows = torch.cat([rel_h, torch.zeros_like(rel_w)])
+    cols = torch.cat([torch.zeros_like(rel_h), rel_w])
+    by_channel = torch.cat([rows, cols], dim=1)
+    return by_channel.reshape(num_heads, -1, by_channel.shape[1]).transpose(1, 2)
+
+
+def _held_behind_the_ramp(ring_mask: Tensor) -> Tensor:
+    """The same mask, without gradients for rings behind the first that has no weight nor any further out."""
+    reached = ring_mask.detach().ne(0).flip(1).cumsum(1).flip(1) > 0
+    end_of_ramp = torch.cat([torch.ones_like(reached[:, :1]), reached[:, :-1]], dim=1)
+    return torch.where(end_of_ramp, ring_mask, ring_mask.detach())

@@ -1,0 +1,1 @@
+"""LSAS: channel attention corrected by sub-attention."""

@@ -1,0 +1,146 @@
+"""Channel attentions up to their logits, so that something may stand between the logits and the sigmoid.
+
+Squeeze-and-excitation, CBAM's channel half and ECA are timm's layers, of which only the last step is left
+out; style recalibration (SRM) and spatial pyramid attention (SPA), which timm does not have, are written
+here. All of them read a map and put out one logit per image and channel.
+
+Sources: Hu et al. 2018 (arXiv 1709.01507); Woo et al. 2018 (arXiv 1807.06521); Wang et al. 2020 (arXiv
+1910.03151); Lee et al. 2019 (arXiv 1903.10829); Guo et al. 2020, "Spatial Pyramid Attention Network for
+Enhanced Image Recognition" (ICME 2020).
+"""
+
+import torch
+from timm.layers.cbam import ChannelAttn
+from timm.layers.eca import EcaModule
+from timm.layers.squeeze_excite import SEModule
+from timm.models import register_notrace_module
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.common.merging import map_mean
+
+__all__ = ["CHANNEL_ATTENTIONS", "make_channel_attention"]
+
+CHANNEL_ATTENTIONS = ("se", "cbam", "eca", "srm", "spa")
+
+
+def _dense(x: Tensor, layer: nn.Conv2d) -> Tensor:
+    """A 1x1 convolution on single pixels as the matrix product it is, several times faster: (B, C) -> (B, D)."""
+    return functional.linear(x, layer.weight.flatten(1), layer.bias)
+
+
+class SqueezeExciteLogits(SEModule):  # type: ignore[misc, unused-ignore]
+    """Global average, hidden layer, one logit per channel: x (B, C, H, W) -> (B, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pools and runs both layers."""
+        return _dense(functional.relu(_dense(map_mean(x), self.fc1)), self.fc2)
+
+
+class CbamChannelLogits(ChannelAttn):  # type: ignore[misc, unused-ignore]
+    """Global average and maximum through one hidden layer, summed: x (B, C, H, W) -> (B, C).
+
+    The second layer is linear and without bias, so the sum is taken ahead of it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pools twice, runs both layers."""
+        average = functional.relu(_dense(map_mean(x), self.fc1))
+        maximum = functional.relu(_dense(x.amax((2, 3)), self.fc1))
+        return _dense(average + maximum, self.fc2)
+
+
+class EfficientChannelLogits(EcaModule):  # type: ignore[misc, unused-ignore]
+    """1-D convolution along the channels of the global average: x (B, C, H, W) -> (B, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pools and convolves."""
+        logits: Tensor = self.conv(map_mean(x)[:, None])
+        return logits[:, 0]
+
+
+@register_notrace_module
+class StyleRecalibrationLogits(nn.Module):
+    """Mean and deviation of each channel, weighted per channel and normalised over the batch.
+
+    Shape: x (B, C, H, W) -> (B, C).
+
+    Args:
+        channels: C.
+
+    Source: Lee et al. 2019, section 3. Differs: the deviation is that of the population, so that it exists
+    for a map of one pixel; a training batch of one image is normalised with the running statistics.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.style_weight = nn.Parameter(torch.zeros(2, channels))
+        self.bn = nn.BatchNorm2d(channels)
+
+    def no_weight_decay(self) -> set[str]:
+        """The weights of mean and deviation, of which a channel has but two."""
+        return {"style_weight"}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pools in one pass over the map, weights, normalises."""
+        variance, mean = torch.var_mean(x, dim=(2, 3), correction=0)
+        deviation = (variance + self.bn.eps).sqrt()
+        style = (mean * self.style_weight[0] + deviation * self.style_weight[1])[:, :, None, None]
+        if self.training and x.shape[0] == 1:
+            bn = self.bn
+            logits = functional.batch_norm(style, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps)
+        else:
+            logits = self.bn(style)
+        return logits.flatten(1)
+
+
+@register_notrace_module
+class SpatialPyramidLogits(nn.Module):
+    """Averages over grids of 1, 2x2 and 4x4 cells, all of them through one hidden layer.
+
+    Shape: x (B, C, H, W) -> (B, C).
+
+    Args:
+        channels: C.
+        hidden: Hidden units.
+
+    Source: Guo et al. 2020. Differs: reads the three grids side by side, 21 values per channel.
+    """
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels * 21, hidden, bias=False)
+        self.fc2 = nn.Linear(hidden, channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pools thrice and runs both layers; the coarse grids come from the fine one where its cells are equal."""
+        fine = functional.adaptive_avg_pool2d(x, 4)
+        source = fine if x.shape[-1] % 4 == 0 and x.shape[-2] % 4 == 0 else x
+        grids = [source.mean((2, 3)), functional.adaptive_avg_pool2d(source, 2).flatten(1), fine.flatten(1)]
+        logits: Tensor = self.fc2(functional.relu(self.fc1(torch.cat(grids, dim=1))))
+        return logits
+
+
+def make_channel_attention(attention: str, channels: int, *, reduction: int) -> nn.Module:
+    """Makes the attention of a name, x (B, channels, H, W) -> logits (B, channels).
+
+    Args:
+        attention: One of `CHANNEL_ATTENTIONS`.
+        channels: Channels of the map.
+        reduction: Channels of the map per hidden unit, of which there is at least one.
+
+    Raises:
+        KeyError: There is no attention of that name.
+    """
+    hidden = max(1, channels // reduction)
+    if attention == "se":
+        return SqueezeExciteLogits(channels, rd_channels=hidden)
+    if attention == "cbam":
+        return CbamChannelLogits(channels, rd_channels=hidden)
+    if attention == "eca":
+        return EfficientChannelLogits(channels)
+    if attention == "srm":
+        return StyleRecalibrationLogits(channels)
+    if attention == "spa":
+        return SpatialPyramidLogits(channels, hidden)
+    raise KeyError(attention)

@@ -1,0 +1,125 @@
+"""What the networks of the sub-attention paper may be told, and the shapes they come in.
+
+Source: Zhong et al. 2023 (arXiv 2305.05200), with the shapes of the authors' code.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from models.lsas.channel_attention import CHANNEL_ATTENTIONS
+from models.lsas.sub_attention import MAX_ORDER
+from models.registry.architectures import ImageShape, JointRule
+from models.registry.options import ModelOption, OptionProblem, OptionValue
+
+__all__ = [
+    "BLOCK",
+    "CIFAR_DEPTHS",
+    "LARGE_BLOCKS",
+    "LSAS_OPTIONS",
+    "SENET_OPTIONS",
+    "cifar_blocks",
+    "depth_fits",
+    "gated_stages",
+]
+
+LARGE_BLOCKS: Mapping[int, tuple[str, tuple[int, ...]]] = {
+    18: ("basic", (2, 2, 2, 2)),
+    34: ("basic", (3, 4, 6, 3)),
+    50: ("bottleneck", (3, 4, 6, 3)),
+    101: ("bottleneck", (3, 4, 23, 3)),
+    152: ("bottleneck", (3, 8, 36, 3)),
+}
+"""Kind and number of the blocks of a large-image network, by depth."""
+
+CIFAR_DEPTHS = (29, 47, 56, 110, 164)
+LAYERS_PER_STEP = {"bottleneck": 9, "basic": 6}
+"""Layers that one more block in each of three stages adds."""
+
+ORDER = ModelOption(
+    name="order",
+    type=int,
+    default=1,
+    low=0,
+    high=MAX_ORDER,
+    description="Affine steps of the sub-attention (n); 0 is the plain attention.",
+)
+SCALE_INIT = ModelOption(
+    name="scale_init",
+    type=float,
+    default=0.5,
+    low=-4.0,
+    high=4.0,
+    description="First value of the scale of each step (w).",
+)
+SHIFT_INIT = ModelOption(
+    name="shift_init",
+    type=float,
+    default=-0.5,
+    low=-4.0,
+    high=4.0,
+    description="First value of the shift of each step (b).",
+)
+ATTENTION = ModelOption(
+    name="attention",
+    type=str,
+    default="se",
+    choices=CHANNEL_ATTENTIONS,
+    description="The channel attention that gives the logits.",
+)
+REDUCTION = ModelOption(
+    name="reduction",
+    type=int,
+    default=16,
+    low=1,
+    high=64,
+    description="Channels per hidden unit of the attention; no effect on eca and srm, which have none.",
+)
+ZERO_INIT_LAST = ModelOption(
+    name="zero_init_last",
+    type=bool,
+    default=False,
+    description="Start the last norm of each block at zero, so that a block starts as its shortcut.",
+)
+BLOCK = ModelOption(
+    name="block",
+    type=str,
+    default="bottleneck",
+    choices=tuple(LAYERS_PER_STEP),
+    description="Residual block: 1x1, 3x3, 1x1, or two 3x3 convolutions.",
+)
+
+
+def gated_stages(default: tuple[bool, ...]) -> ModelOption:
+    """The option of which stages have gates, with the released ones as its default."""
+    return ModelOption(
+        name="stages",
+        type=tuple,
+        default=default,
+        length=len(default),
+        description="Which stages have gates; none is the plain ResNet.",
+    )
+
+
+def cifar_blocks(depth: int, block: str) -> int | None:
+    """Blocks of each of the three stages of a small-image network, or None when the depth does not divide."""
+    blocks, rest = divmod(depth - 2, LAYERS_PER_STEP[block])
+    return None if rest else blocks
+
+
+def depth_fits(depth: int) -> JointRule:
+    """A basic block has two layers, so three stages of them cannot make every depth."""
+
+    def rule(values: Mapping[str, OptionValue], image: ImageShape | None) -> Sequence[OptionProblem]:
+        del image
+        block = values["block"]
+        assert isinstance(block, str)
+        if cifar_blocks(depth, block) is not None:
+            return ()
+        fitting = " or ".join(str(other) for other in CIFAR_DEPTHS if cifar_blocks(other, block))
+        clause = f"depth {depth} is not 2 + {LAYERS_PER_STEP[block]} times a whole number"
+        return [OptionProblem("block", block, clause, f"Use 'bottleneck', or a network of depth {fitting}.")]
+
+    return rule
+
+
+LSAS_OPTIONS = (ORDER, SCALE_INIT, SHIFT_INIT, ATTENTION, REDUCTION, ZERO_INIT_LAST)
+SENET_OPTIONS = (REDUCTION, ZERO_INIT_LAST)

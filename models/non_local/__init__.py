@@ -1,0 +1,1 @@
+"""Non-local networks, the baseline of Spatial Bias."""

@@ -1,0 +1,120 @@
+"""Non-local block: every position of a map reads every other, weighted by how alike their embeddings are.
+
+Source: Wang et al. 2018, "Non-local Neural Networks" (arXiv 1711.07971), section 3.3, embedded Gaussian.
+Differs: the projection back has no bias, as a norm follows it; the product of weights and values is one fused
+operator, which does not keep the weights.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.common.bottleneck import Bottleneck
+from models.common.resnet import BlockSite
+from models.registry.options import ModelOptionError, OptionProblem
+
+__all__ = ["NonLocal", "NonLocalBottleneck", "NonLocalPlan"]
+
+EMBED_STD = 0.01  # the deviation that the paper's authors start embeddings with
+
+
+class NonLocal(nn.Module):
+    """Adds to each position what it reads from all positions.
+
+    Shape: x (B, dim, H, W) -> (B, dim, H, W). Starts as an identity.
+
+    Args:
+        dim: Channels of the map.
+        reduction: Channels of the map per channel of the embeddings; at least 1.
+        pool_keys: Whether keys and values are max-pooled to half the side first, a quarter of the work.
+        scaled: Whether logits are divided by the root of the width of the embeddings.
+
+    Raises:
+        ModelOptionError: The reduction is below 1.
+
+    Source: Wang et al. 2018, equations 1, 2 and 6.
+    """
+
+    def __init__(self, dim: int, *, reduction: int = 2, pool_keys: bool = False, scaled: bool = True) -> None:
+        super().__init__()
+        if reduction < 1:
+            raise ModelOptionError([OptionProblem("reduction", reduction, "reduction is at least 1", "Use 2.")])
+        width = max(1, dim // reduction)
+        self.scale = width**-0.5 if scaled else 1.0
+        self.embed = nn.Conv2d(dim, 3 * width, 1)
+        self.pool = nn.MaxPool2d(2, ceil_mode=True) if pool_keys else nn.Identity()
+        self.expand = nn.Conv2d(width, dim, 1, bias=False)
+        self.bn = nn.BatchNorm2d(dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Small embeddings, and a norm of zero that makes the block an identity."""
+        for conv in (self.embed, self.expand):
+            nn.init.normal_(conv.weight, std=EMBED_STD)
+        if self.embed.bias is not None:
+            nn.init.zeros_(self.embed.bias)
+        nn.init.zeros_(self.bn.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embeds, attends, projects back, adds."""
+        embedded = self.embed(x).contiguous(memory_format=torch.channels_last)  # rows of channels, as attention reads
+        q, k, v = embedded.chunk(3, dim=1)
+        queries, keys, values = (y.flatten(2).transpose(1, 2)[:, None] for y in (q, self.pool(k), self.pool(v)))
+        read = functional.scaled_dot_product_attention(queries, keys, values, scale=self.scale)
+        y: Tensor = self.bn(self.expand(read[:, 0].transpose(1, 2).reshape(q.shape)))
+        return x + y
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NonLocalPlan:
+    """Where a network has non-local blocks, and of which form.
+
+    Args:
+        stages: Which stages have them.
+        every: One follows every block of such a stage whose number, from 1, this divides.
+        reduction: As for `NonLocal`, like the next two.
+        pool_keys: Whether keys and values are pooled.
+        scaled: Whether logits are scaled.
+    """
+
+    stages: tuple[bool, ...]
+    every: int
+    reduction: int
+    pool_keys: bool
+    scaled: bool
+
+    def block(self, site: BlockSite, dim: int) -> nn.Module:
+        """The non-local block that follows the residual block of a place, an identity for none."""
+        if not self.stages[site.stage] or (site.index + 1) % self.every:
+            return nn.Identity()
+        return NonLocal(dim, reduction=self.reduction, pool_keys=self.pool_keys, scaled=self.scaled)
+
+
+class NonLocalBottleneck(Bottleneck):
+    """Bottleneck followed by a non-local block where the plan has one.
+
+    Shape: x (B, in_chs, H, W) -> (B, 4 * width, ceil(H / stride), ceil(W / stride)).
+
+    Args:
+        site: Where the block stands.
+        spatial: Operator of the bottleneck.
+        plan: Where non-local blocks stand.
+    """
+
+    def __init__(self, site: BlockSite, *, spatial: nn.Module, plan: NonLocalPlan) -> None:
+        super().__init__(
+            site.in_chs,
+            site.width,
+            spatial=spatial,
+            stride=site.stride,
+            pool_stride=False,
+            drop_path_rate=site.drop_path_rate,
+        )
+        self.non_local = plan.block(site, self.out_chs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The bottleneck, then the non-local block."""
+        y: Tensor = self.non_local(super().forward(x))
+        return y

@@ -1,0 +1,1 @@
+"""Registration, lookup, options, cost and verification of the networks."""

@@ -1,0 +1,224 @@
+"""How an architecture enters timm's registry, and what is known about it once it is there.
+
+`register_architecture` records name, family and options, and registers with timm; a name that timm or another
+family already has is an error. `build` is the one way from a registered function to a network: it checks
+every keyword against the record, because timm itself drops what is None and passes the rest on unseen.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import torch
+from timm.models import PretrainedCfg, build_model_with_cfg, is_model, register_model
+from torch import nn
+
+from models.registry.options import (
+    ModelOption,
+    ModelOptionError,
+    OptionProblem,
+    OptionValue,
+    UnknownOptionError,
+    nearest_name,
+)
+
+__all__ = ["ARCHITECTURES", "Architecture", "ImageShape", "build", "default_cfg", "register_architecture"]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+
+COMMON_OPTIONS: Mapping[str, ModelOption] = MappingProxyType(
+    {
+        option.name: option
+        for option in (
+            ModelOption(name="num_classes", type=int, default=1000, low=0, description="Outputs; 0 for none."),
+            ModelOption(name="in_chans", type=int, default=3, low=1, description="Channels of the images."),
+            ModelOption(
+                name="drop_rate",
+                type=float,
+                default=0.0,
+                low=0.0,
+                high=1.0,
+                description="Dropout before the classifier.",
+            ),
+            ModelOption(
+                name="drop_path_rate",
+                type=float,
+                default=0.0,
+                low=0.0,
+                high=0.99,
+                description="Stochastic depth of the last block.",
+            ),
+            ModelOption(
+                name="global_pool",
+                type=str,
+                default="avg",
+                choices=("avg", "max", "avgmax", "catavgmax", ""),
+                description="Pooling before the classifier; empty for none.",
+            ),
+        )
+    }
+)
+"""Keywords that timm gives every network; `ModelOption.default` is only a fallback there."""
+
+TIMM_BUILD_KEYWORDS = frozenset(
+    {
+        "cache_dir",
+        "feature_cls",
+        "features_only",
+        "out_indices",
+        "output_fmt",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+        "pretrained_model_args",
+        "pretrained_strict",
+    }
+)
+"""Keywords that are timm's own business and pass through unchecked."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageShape:
+    """Images a network is to be built for; sides in pixels."""
+
+    height: int
+    width: int
+    channels: int
+
+
+JointRule = Callable[[Mapping[str, OptionValue], ImageShape | None], Sequence[OptionProblem]]
+"""Problems between options, or between options and images, each option being fine on its own."""
+
+
+def _no_joint_rule(values: Mapping[str, OptionValue], image: ImageShape | None) -> Sequence[OptionProblem]:
+    del values, image
+    return ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """What is known about a registered network.
+
+    Args:
+        name: Name in timm's registry.
+        family: The paper it belongs to, as in `models.from_authors`.
+        options: Its explicit keywords beyond timm's common ones.
+        joint_rule: Checks that involve more than one option, or the images.
+    """
+
+    name: str
+    family: str
+    options: Mapping[str, ModelOption]
+    joint_rule: JointRule = _no_joint_rule
+
+    def problems(self, given: Mapping[str, object], image: ImageShape | None = None) -> list[OptionProblem]:
+        """All that is wrong with the options given for this network, without building it."""
+        known = {**COMMON_OPTIONS, **self.options}
+        problems = []
+        values = {name: option.default for name, option in self.options.items()}
+        for name, value in given.items():
+            if name not in known:
+                problems.append(self._unknown(name, value))
+                continue
+            problem = known[name].problem(value)
+            if problem is not None:
+                problems.append(problem)
+            else:
+                values[name] = known[name].normalise(value)
+        return problems or list(self.joint_rule(values, image))
+
+    def _unknown(self, name: str, value: object) -> OptionProblem:
+        nearest = nearest_name(name, [*self.options, *COMMON_OPTIONS])
+        allowed = ", ".join(self.options) or "none of its own"
+        remedy = f"Did you mean {nearest!r}?" if nearest else f"Its options: {allowed}."
+        return OptionProblem(name, value, f"{self.name} has no option of this name", remedy)
+
+
+ARCHITECTURES: dict[str, Architecture] = {}
+"""All networks of this package by name, filled as the family modules are imported."""
+
+EntryPoint = TypeVar("EntryPoint", bound=Callable[..., nn.Module])
+
+
+def register_architecture(
+    *, family: str, options: Sequence[ModelOption] = (), joint_rule: JointRule = _no_joint_rule
+) -> Callable[[EntryPoint], EntryPoint]:
+    """Registers the decorated function with timm and here, under its own name.
+
+    Raises:
+        RuntimeError: timm, or another module of this package, has a network of that name.
+    """
+
+    def register(function: EntryPoint) -> EntryPoint:
+        name = function.__name__
+        if is_model(name):
+            raise RuntimeError(f"timm already has a network named {name!r}: rename the one in {function.__module__}")
+        by_name = MappingProxyType({option.name: option for option in options})
+        ARCHITECTURES[name] = Architecture(name=name, family=family, options=by_name, joint_rule=joint_rule)
+        register_model(function)
+        return function
+
+    return register
+
+
+def build(name: str, network: type[nn.Module], *, pretrained: bool, given: dict[str, Any], **fixed: Any) -> nn.Module:
+    """Builds a registered network through timm after checking the keywords given for it.
+
+    Args:
+        name: The registered name.
+        network: Its class.
+        pretrained: Passed to timm, which reports that there are no weights.
+        given: Keywords of the caller; timm's `device` and `dtype` say where the parameters are made, and in which type.
+        fixed: Keywords that make this variant and that a caller cannot change.
+
+    Raises:
+        ModelOptionError: A keyword is unknown, which is a `TypeError` as well, or its value impossible.
+    """
+    architecture = ARCHITECTURES[name]
+    device, dtype = given.pop("device", None), given.pop("dtype", None)
+    options = {key: value for key, value in given.items() if key not in TIMM_BUILD_KEYWORDS}
+    problems = architecture.problems(options)
+    known = {**COMMON_OPTIONS, **architecture.options}
+    if problems:
+        raise (ModelOptionError if options.keys() <= known.keys() else UnknownOptionError)(problems, model=name)
+    normalised = {key: known[key].normalise(value) for key, value in options.items()}
+    stages = tuple(range(len(fixed["depths"])))
+    with contextlib.nullcontext() if device is None else torch.device(device):
+        built: nn.Module = build_model_with_cfg(
+            network,
+            name,
+            pretrained,
+            feature_cfg={"out_indices": stages, "feature_cls": "getter"},
+            **{**given, **normalised, **fixed},
+        )
+    return built.to(dtype=dtype)
+
+
+def default_cfg(*, small_image: bool, num_classes: int, reduction: int, **extra: Any) -> PretrainedCfg:
+    """Describes a network of this package to timm: input, normalisation, first and last layer.
+
+    Small images are 32 px in CIFAR-100's statistics, whole; large ones 224 px in ImageNet's, a 0.95 crop.
+
+    Args:
+        small_image: Which of the two.
+        num_classes: Classes of the paper's data set.
+        reduction: Side of the image over that of the last map.
+        extra: Further entries, such as `paper_ids`.
+    """
+    side = 32 if small_image else 224
+    return PretrainedCfg(
+        url="",
+        num_classes=num_classes,
+        input_size=(3, side, side),
+        min_input_size=(3, 8, 8) if small_image else (3, 32, 32),
+        pool_size=(side // reduction, side // reduction),
+        crop_pct=1.0 if small_image else 0.95,
+        interpolation="bicubic",
+        mean=CIFAR100_MEAN if small_image else IMAGENET_MEAN,
+        std=CIFAR100_STD if small_image else IMAGENET_STD,
+        first_conv="stem.conv",
+        classifier="head.fc",
+        **extra,
+    )

@@ -1,0 +1,151 @@
+"""What there is to know about a network before training it: parameters and multiply-accumulates.
+
+Multiply-accumulates are those of convolutions and matrix products, counted on shapes alone, without images.
+Attention to windows counts as its formula says, every query against every pixel of its window, whatever the
+kernel does to have it; learned windows count at their first size. So does the similarity of FCViT, one product
+per channel and position. All else counts as its layers compute it.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from models.adaptive_span.attention import AdaptiveAttention
+from models.registry.architectures import COMMON_OPTIONS
+from models.registry.catalogue import check_options, create_model, model_family, model_options
+from models.registry.counting import count_macs
+from models.registry.options import ModelOptionError, OptionValue
+
+__all__ = ["COSTLESS", "ModelCost", "ModelFacts", "model_cost", "model_facts", "model_params"]
+
+COSTLESS = frozenset(
+    {
+        "drop_rate",
+        "drop_path_rate",
+        "proj_drop_rate",
+        "layer_scale_init",
+        "scale_init",
+        "shift_init",
+        "span_penalty",
+        "zero_init_last",
+    }
+)
+"""Options that change neither the parameters of a network nor what it multiplies."""
+_REMEMBERED = 4096  # networks
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFacts:
+    """One registered network with its default options.
+
+    Args:
+        name: Its registered name.
+        family: As `models.model_family` gives it.
+        params: Numbers it learns.
+        macs: Multiply-accumulates of one image.
+        input_size: Channels, height and width of the images it is described for.
+        source: Identifier of the paper.
+    """
+
+    name: str
+    family: str
+    params: int
+    macs: int
+    input_size: tuple[int, int, int]
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCost:
+    """How large a network is, whatever it has learned.
+
+    Args:
+        params: Numbers it learns.
+        macs: Multiply-accumulates of one image.
+    """
+
+    params: int
+    macs: int
+
+
+def model_facts(name: str) -> ModelFacts:
+    """Looks up and counts a registered network.
+
+    Raises:
+        ModelOptionError: There is no such network.
+    """
+    family = model_family(name)
+    cfg = timm.get_pretrained_cfg(name)
+    assert cfg is not None
+    channels, height, width = cfg.input_size
+    cost = _cost(functools.partial(timm.create_model, name), (channels, height, width))
+    return ModelFacts(
+        name=name,
+        family=family,
+        params=cost.params,
+        macs=cost.macs,
+        input_size=(channels, height, width),
+        source=str(cfg.paper_ids),
+    )
+
+
+def model_cost(name: str, options: Mapping[str, Any], *, num_classes: int, in_chans: int, image_size: int) -> ModelCost:
+    """Counts a network with its options, almost without memory, as `model_facts` counts.
+
+    Takes milliseconds the first time; networks that differ only in what costs nothing are counted once.
+
+    Args:
+        name: Its registered name.
+        options: Its keywords.
+        num_classes: Outputs.
+        in_chans: Channels of the images.
+        image_size: Side of the images in pixels.
+
+    Raises:
+        ModelOptionError: The name or an option is unknown, or a value impossible.
+    """
+    shape = {"num_classes": num_classes, "in_chans": in_chans, "image_size": image_size}
+    return _counted(name, _deciding(name, options, **shape), **shape)
+
+
+def model_params(name: str, options: Mapping[str, Any], *, num_classes: int, in_chans: int, image_size: int) -> int:
+    """Parameters of a network with its options; see `model_cost`, of which it is the cheaper half."""
+    shape = {"num_classes": num_classes, "in_chans": in_chans, "image_size": image_size}
+    return _counted_params(name, _deciding(name, options, **shape), **shape)
+
+
+def _deciding(name: str, options: Mapping[str, Any], **shape: int) -> tuple[tuple[str, OptionValue], ...]:
+    """The options that decide what a network costs, in one spelling, after all of them were checked."""
+    if problems := check_options(name, options, **shape):
+        raise ModelOptionError(problems, model=name)
+    known = {**COMMON_OPTIONS, **model_options(name)}
+    return tuple(sorted((key, known[key].normalise(value)) for key, value in options.items() if key not in COSTLESS))
+
+
+@functools.lru_cache(_REMEMBERED)
+def _counted(name: str, options: tuple[tuple[str, OptionValue], ...], **shape: int) -> ModelCost:
+    given: dict[str, Any] = {**dict(options), **shape}
+    make = functools.partial(create_model, name, **given)
+    return _cost(make, (shape["in_chans"], shape["image_size"], shape["image_size"]))
+
+
+@functools.lru_cache(_REMEMBERED)
+def _counted_params(name: str, options: tuple[tuple[str, OptionValue], ...], **shape: int) -> int:
+    given: dict[str, Any] = {**dict(options), **shape}
+    with torch.device("meta"):
+        network = create_model(name, **given)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _cost(make: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> ModelCost:
+    with torch.device("meta"):
+        network = make()
+    if any(isinstance(module, AdaptiveAttention) for module in network.modules()):
+        network = make()  # the values of the spans decide on the windows
+    params = sum(parameter.numel() for parameter in network.parameters())
+    return ModelCost(params=params, macs=count_macs(network.eval(), input_size))

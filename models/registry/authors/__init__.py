@@ -1,0 +1,6 @@
+"""The authors' own code as seen from here: their checkpoints, and the arguments of their constructors."""
+
+from models.registry.authors.family import AuthorsOptionError
+from models.registry.authors.loading import AuthorsCheckpointError, from_authors, load_authors_checkpoint
+
+__all__ = ["AuthorsCheckpointError", "AuthorsOptionError", "from_authors", "load_authors_checkpoint"]

@@ -1,0 +1,131 @@
+"""Looking up, checking and building the networks of this package by name."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+from torch import nn
+
+from models.common.image_size import IMG_SIZE
+from models.registry.architectures import ARCHITECTURES, COMMON_OPTIONS, Architecture, ImageShape
+from models.registry.options import ModelOption, ModelOptionError, OptionProblem, nearest_name
+
+__all__ = ["check_options", "create_model", "list_models", "model_family", "model_options", "searchable_options"]
+
+SEARCHABLE_COMMON = ("drop_rate", "drop_path_rate")
+
+
+def list_models() -> list[str]:
+    """Names of all networks of this package, sorted."""
+    return sorted(ARCHITECTURES)
+
+
+def model_options(name: str) -> Mapping[str, ModelOption]:
+    """The explicit keywords of a network beyond those that timm gives every network.
+
+    Raises:
+        ModelOptionError: There is no such network.
+    """
+    return _architecture(name).options
+
+
+def searchable_options(name: str) -> Mapping[str, ModelOption]:
+    """What a search may vary in a network: its own options and, of timm's common ones, the two kinds of dropout.
+
+    Raises:
+        ModelOptionError: There is no such network.
+    """
+    return {**_architecture(name).options, **{key: COMMON_OPTIONS[key] for key in SEARCHABLE_COMMON}}
+
+
+def model_family(name: str) -> str:
+    """The family of a network, as `from_authors` names it.
+
+    Raises:
+        ModelOptionError: There is no such network.
+    """
+    return _architecture(name).family
+
+
+def check_options(
+    name: str,
+    options: Mapping[str, object],
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    in_chans: int | None = None,
+    num_classes: int | None = None,
+) -> list[OptionProblem]:
+    """Everything that is wrong with a network and its options, without building it.
+
+    Args:
+        name: Name of the network.
+        options: Its keywords, common ones such as `drop_rate` included.
+        image_size: Side of the images in pixels, or height and width, where known.
+        in_chans: Channels of the images, where known.
+        num_classes: Classes, where known.
+
+    Returns:
+        One entry per problem, none when `create_model` would accept the same.
+    """
+    problem = _unknown_name(name)
+    if problem is not None:
+        return [problem]
+    given = dict(options)
+    given |= {} if in_chans is None else {"in_chans": in_chans}
+    given |= {} if num_classes is None else {"num_classes": num_classes}
+    if image_size is None:
+        return ARCHITECTURES[name].problems(given)
+    height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    if min(height, width) < 1:
+        return [OptionProblem("image_size", image_size, "a side is at least 1 px", "Use the size of the images.")]
+    given = {**_declared_size(name, image_size), **given}
+    return ARCHITECTURES[name].problems(given, ImageShape(height, width, in_chans or 3))
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int,
+    in_chans: int = 3,
+    image_size: int | tuple[int, int] | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Builds a network of this package with random weights.
+
+    Args:
+        name: One of `list_models()`.
+        num_classes: Outputs; 0 for pooled features.
+        in_chans: Channels of the images.
+        image_size: Side of the images in pixels, or height and width. Networks with the option `img_size` are
+            built for it; those that work at any size only check it.
+        options: Keywords of the network (`model_options`) and timm's common ones.
+
+    Raises:
+        ModelOptionError: The name or an option is unknown, or a value impossible; all problems at once.
+    """
+    problems = check_options(name, options, image_size=image_size, in_chans=in_chans, num_classes=num_classes)
+    if problems:
+        raise ModelOptionError(problems, model=name)
+    given = {**_declared_size(name, image_size), **options}
+    network: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **given)
+    return network
+
+
+def _declared_size(name: str, image_size: int | tuple[int, int] | None) -> dict[str, int | tuple[int, int]]:
+    """The size of the images as the option `img_size`, for the networks that have it."""
+    return {IMG_SIZE: image_size} if image_size is not None and IMG_SIZE in ARCHITECTURES[name].options else {}
+
+
+def _architecture(name: str) -> Architecture:
+    problem = _unknown_name(name)
+    if problem is not None:
+        raise ModelOptionError([problem])
+    return ARCHITECTURES[name]
+
+
+def _unknown_name(name: str) -> OptionProblem | None:
+    if name in ARCHITECTURES:
+        return None
+    nearest = nearest_name(name, ARCHITECTURES)
+    remedy = f"Did you mean {nearest!r}?" if nearest else "See models.list_models()."
+    return OptionProblem("name", name, "no network has this name", remedy)

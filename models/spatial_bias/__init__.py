@@ -1,0 +1,1 @@
+"""Spatial Bias: bottleneck ResNets with global context in a few extra channels."""

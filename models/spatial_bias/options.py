@@ -1,0 +1,103 @@
+"""What spatial-bias and non-local networks may be told; either kind takes the blocks of the other as well."""
+
+from collections.abc import Mapping, Sequence
+
+from models.registry.architectures import ImageShape, JointRule
+from models.registry.options import ModelOption, OptionProblem, OptionValue
+
+__all__ = ["bias_options", "nonlocal_fits", "nonlocal_options"]
+
+
+def bias_options(stages: tuple[bool, ...], *, stages_name: str = "stages") -> tuple[ModelOption, ...]:
+    """The options of a spatial bias, with the stages that carry one by default."""
+    return (
+        ModelOption(
+            name="bias_channels",
+            type=int,
+            default=3,
+            low=1,
+            high=64,
+            description="Channels of global context appended in each block (n).",
+        ),
+        ModelOption(
+            name="key_size",
+            type=int,
+            default=3,
+            low=1,
+            high=16,
+            description="Width of the 1-D convolution along the reduced channels (k).",
+        ),
+        ModelOption(
+            name="pooled_size",
+            type=int,
+            default=10,
+            low=1,
+            high=32,
+            description="Side in cells of the grid that is mixed (r); parameters grow with its fourth power.",
+        ),
+        ModelOption(
+            name=stages_name,
+            type=tuple,
+            default=stages,
+            length=len(stages),
+            description="Which stages carry a spatial bias.",
+        ),
+    )
+
+
+def nonlocal_options(stages: tuple[bool, ...], *, prefix: str = "") -> tuple[ModelOption, ...]:
+    """The options of non-local blocks under names with a prefix, with the stages that have them by default."""
+    return (
+        ModelOption(
+            name=f"{prefix}stages",
+            type=tuple,
+            default=stages,
+            length=len(stages),
+            description="Which stages have non-local blocks.",
+        ),
+        ModelOption(
+            name=f"{prefix}every",
+            type=int,
+            default=2,
+            low=1,
+            high=36,
+            description="Residual blocks from one non-local block to the next.",
+        ),
+        ModelOption(
+            name=f"{prefix}reduction",
+            type=int,
+            default=2,
+            low=1,
+            high=64,
+            description="Channels of the map per channel of the embeddings.",
+        ),
+        ModelOption(
+            name=f"{prefix}pool_keys",
+            type=bool,
+            default=False,
+            description="Max-pool keys and values to half the side first.",
+        ),
+        ModelOption(
+            name=f"{prefix}scaled",
+            type=bool,
+            default=True,
+            description="Divide the logits by the root of the width of the embeddings.",
+        ),
+    )
+
+
+def nonlocal_fits(depths: Sequence[int], *, prefix: str = "") -> JointRule:
+    """A stage that is to have non-local blocks has enough residual blocks for one."""
+
+    def rule(values: Mapping[str, OptionValue], image: ImageShape | None) -> Sequence[OptionProblem]:
+        del image
+        every, stages = values[f"{prefix}every"], values[f"{prefix}stages"]
+        assert isinstance(every, int)
+        assert isinstance(stages, tuple)
+        shortest = min((depth for depth, chosen in zip(depths, stages, strict=True) if chosen), default=every)
+        if every <= shortest:
+            return ()
+        clause = f"the shortest stage that is to have non-local blocks has {shortest} residual blocks"
+        return [OptionProblem(f"{prefix}every", every, clause, f"Use {shortest}.")]
+
+    return rule

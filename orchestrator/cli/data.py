@@ -1,0 +1,157 @@
+"""The commands `spatialsweep data ...`: prepare a dataset, and look at one."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from orchestrator.cli.options import location_option, path_option
+from orchestrator.errors import DataError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from orchestrator.data.manifest import Manifest
+
+app = typer.Typer(help="Prepare datasets, and look at them.", no_args_is_help=True)
+
+_INTERRUPTED = 130
+_MOST_CLASSES = 20
+
+
+@app.command()
+def prepare(
+    name: Annotated[
+        str, typer.Argument(help="cifar10, cifar100, stl10, mnist, tinyimagenet, imagenet, digits, or folder.")
+    ],
+    *,
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            help="Folder to write: a path, s3://bucket/folder, gs:// or hdfs://.",
+            parser=location_option,
+            metavar="URI",
+        ),
+    ],
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="DIR_OR_ARCHIVE", help="The dataset as distributed.", parser=path_option),
+    ] = None,
+    max_bad: Annotated[int, typer.Option(help="Unreadable images that may be left out.", min=0)] = 0,
+    images_per_shard: Annotated[
+        int | None, typer.Option(help="Default: 64 MiB of pixels, or 1024 image files.", min=1)
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Convert in Ray tasks: on a cluster, or 'local' for the cores here. Default: this process."),
+    ] = None,
+    scratch: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder archives are unpacked beneath; with Ray, one all its hosts reach.",
+            parser=path_option,
+            metavar="PATH",
+        ),
+    ] = None,
+) -> None:
+    """Convert a dataset to Arrow shards with a manifest. Call it again to continue after an interruption."""
+    from orchestrator.data.conversion import prepare as conversion
+    from orchestrator.data.storage import open_folder
+    from orchestrator.runtime.conversion_tasks import ray_tasks
+
+    tasks = ray_tasks(address) if address else nullcontext(conversion.run_here)
+    try:
+        with tasks as run, _progress_bar(name) as bar:
+            task = bar.add_task(name, total=None)
+            manifest = conversion.prepare(
+                name,
+                source,
+                to,
+                max_bad=max_bad,
+                images_per_shard=images_per_shard,
+                run=run,
+                progress=lambda done, whole: bar.update(task, completed=done, total=whole),
+                scratch=scratch,
+                notice=lambda line: bar.console.print(line, markup=False, highlight=False, soft_wrap=True),
+            )
+    except KeyboardInterrupt:
+        typer.echo("spatialsweep: interrupted; the same command goes on where it was", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
+    typer.echo(f"{open_folder(to).shown}: {_summary(manifest)}")
+
+
+def _progress_bar(name: str) -> Progress:
+    """Return a progress bar of images on standard error, which is hidden where that is no terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn(escape(name)), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+@app.command()
+def inspect(
+    uri: Annotated[str, typer.Argument(help="A prepared dataset.", parser=location_option, metavar="URI")],
+    sheet: Annotated[
+        Path, typer.Option(help="PNG with images of every split.", parser=path_option, metavar="PATH")
+    ] = Path("contact_sheet.png"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as it is.")] = False,
+) -> None:
+    """Print what a prepared dataset holds, and write a picture of it."""
+    from orchestrator.data.conversion.contact_sheet import contact_sheet
+    from orchestrator.data.manifest import read_manifest
+    from orchestrator.data.manifest_checks import contradictions
+    from orchestrator.data.storage import open_folder
+
+    folder = open_folder(uri)
+    manifest = read_manifest(folder)
+    faults = contradictions(manifest)
+    if faults:
+        raise DataError(f"{folder.shown}: {'; '.join(faults)}. Prepare the dataset again")
+    picture = contact_sheet(folder, manifest)
+    try:
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(sheet, "PNG")
+    except OSError as error:
+        raise DataError(f"{sheet}: the picture cannot be written ({error.strerror}); choose another --sheet") from None
+    if as_json:
+        typer.echo(manifest.to_json(), nl=False)
+        return
+    _print(manifest, Console())
+    typer.echo(f"Contact sheet: {sheet}")
+
+
+def _summary(manifest: Manifest) -> str:
+    from orchestrator.data.shown_names import shown_name
+
+    splits = ", ".join(f"{split.images} {name}" for name, split in manifest.splits.items())
+    left_out = f"; {len(manifest.bad_images)} unreadable left out" if manifest.bad_images else ""
+    return (
+        f"{shown_name(manifest.name)}, {splits}, {len(manifest.class_names)} classes, {manifest.content_hash}{left_out}"
+    )
+
+
+def _print(manifest: Manifest, console: Console) -> None:
+    from orchestrator.data.shown_names import shown_name
+
+    shape = " x ".join(map(str, manifest.image_shape)) if manifest.image_shape else "image files of any size"
+    place = shown_name(manifest.source.get("place", "an unknown place"))
+    console.print(f"{_summary(manifest)}\n{manifest.kind}: {shape}; from {place}", markup=False)
+    for what, values in (("mean", manifest.mean), ("std", manifest.std)):
+        console.print(f"{what} {', '.join(f'{value:.4f}' for value in values)}")
+    labelled = [name for name, split in manifest.splits.items() if split.per_class]
+    table = Table("class", *labelled)
+    for number, name in enumerate(manifest.class_names[:_MOST_CLASSES]):
+        table.add_row(escape(shown_name(name)), *(str(manifest.splits[split].per_class[number]) for split in labelled))
+    if len(manifest.class_names) > _MOST_CLASSES:
+        table.add_row(f"... {len(manifest.class_names) - _MOST_CLASSES} more", *("" for _ in labelled))
+    console.print(table)
+    for bad in manifest.bad_images:
+        console.print(f"left out: {shown_name(bad.image)}: {shown_name(bad.reason)}", markup=False)

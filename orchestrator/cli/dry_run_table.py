@@ -1,0 +1,104 @@
+"""What `--dry-run` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.cli.sweep_tables import as_size
+from orchestrator.config.settings_text import as_yaml
+from orchestrator.plain_output import add_row, say
+from orchestrator.records.budget import as_duration
+from orchestrator.records.stored_config import written
+from orchestrator.sweep.dry_run import DryRun
+from orchestrator.sweep.dry_run_trials import LargestTrial
+
+
+def print_dry_run(found: DryRun, console: Console) -> None:
+    """Shows what a sweep would do."""
+    settings = as_yaml(written(found.config), default_flow_style=None, width=120)
+    say(console, f"{found.config.name} is valid. Nothing was started. Its settings, but for defaults:\n\n{settings}")
+    for heading, text in found.space:
+        say(console, f"{heading:<9}{text}")
+    for line in found.tried_first:
+        say(console, line)
+    console.print(_proposals(found))
+    if not all(proposal.certain for proposal in found.proposals):
+        say(console, "* depends on what the trials before it bring")
+    if found.rejected:
+        say(console, f"Rejected before a trial: {found.rejected}")
+    for heading, text in _lines(found):
+        say(console, f"{heading:<9}{text}")
+
+
+def _proposals(found: DryRun) -> Table:
+    shown = len(found.proposals)
+    title = f"The first {shown} of at most {found.config.trials} trials"
+    table = Table(title=title, title_justify="left")
+    for heading in ("trial", "network", "parameters", "MACs", "epochs", "searched"):
+        right = heading not in ("network", "searched")
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+    for proposal in found.proposals:
+        add_row(
+            table,
+            f"{proposal.number}{'' if proposal.certain else '*'}",
+            proposal.model,
+            f"{proposal.params:,}",
+            f"{proposal.macs:,}",
+            str(proposal.epochs),
+            _values(proposal.values) + (f" ({proposal.source})" if proposal.source else ""),
+        )
+    return table
+
+
+def _lines(found: DryRun) -> list[tuple[str, str]]:
+    plan, bounds = found.plan, found.bounds
+    lanes = f"none: {found.plan_problem}"
+    if plan is not None:
+        device = f"{plan.gpus_per_worker:g} GPU" if plan.gpus_per_worker else "no GPU"
+        each = f"{plan.workers} worker(s), each of {found.config.resources.cpus_per_worker:g} CPU and {device}"
+        lanes = f"{plan.lanes} on {found.place}: trials at the same time, on {each}"
+    return [
+        ("Lanes", lanes),
+        ("Memory", _memory(found.largest)),
+        ("Epochs", f"{bounds.epochs:,} at most: {found.config.trials} trials of {found.config.max_epochs}"),
+        ("Cost", _cost(found)),
+        *([("Name", found.notice)] if found.notice else []),
+    ]
+
+
+def _memory(largest: LargestTrial) -> str:
+    needs = largest.footprint
+    parts = {
+        "weights": needs.weights,
+        "gradients": needs.gradients,
+        "optimiser": needs.optimizer,
+        "average": needs.average,
+        f"activations of {needs.images_at_once} images": needs.activations,
+        "images": needs.images,
+    }
+    terms = " + ".join(f"{as_size(size)} {name}" for name, size in parts.items() if size)
+    return (
+        f"about {as_size(needs.total)} a worker for the largest of {largest.looked_at} configurations, "
+        f"{largest.model} ({largest.params:,} parameters): {terms}; besides what torch itself needs"
+    )
+
+
+def _cost(found: DryRun) -> str:
+    bounds = found.bounds
+    parts = [
+        *([f"{as_duration(bounds.wall_s)} by the clock"] if bounds.wall_s is not None else []),
+        *([f"{bounds.cpu_hours:.3g} CPU-hours"] if bounds.cpu_hours is not None else []),
+        *([f"{bounds.gpu_hours:.3g} GPU-hours"] if bounds.gpu_hours else []),
+        *([f"price {bounds.price:.2f}"] if bounds.price is not None else []),
+    ]
+    if not parts:
+        return "not bounded; set budget.wall_clock, budget.cpu_hours or budget.gpu_hours"
+    return f"at most {', '.join(parts)}, and the epoch that each lane then ends"
+
+
+def _values(values: Mapping[str, Any]) -> str:
+    return " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items() if k != "model")

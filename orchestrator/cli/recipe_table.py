@@ -1,0 +1,31 @@
+"""The table of all recipes, for a terminal and for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.config.recipes import Recipe
+from orchestrator.plain_output import add_row
+
+__all__ = ["as_json", "print_recipes"]
+
+
+def as_json(recipes: Sequence[Recipe]) -> str:
+    """A list of objects, one per recipe, with its settings."""
+    return json.dumps([{**vars(recipe)} for recipe in recipes], indent=2)
+
+
+def print_recipes(recipes: Sequence[Recipe], console: Console) -> None:
+    """Shows the table on a terminal."""
+    table = Table(title=f"{len(recipes)} recipes", caption="spatialsweep train NAME --set dataset.uri=URI")
+    for column in ("name", "what", "epochs", "published top-1 %", "source"):
+        right = column in ("epochs", "published top-1 %")
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    for recipe in recipes:
+        published = "" if recipe.expected is None else f"{recipe.expected:.2f}"
+        add_row(table, recipe.name, recipe.title, str(recipe.settings["training"]["epochs"]), published, recipe.source)
+    console.print(table)

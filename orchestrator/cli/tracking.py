@@ -1,0 +1,71 @@
+"""The commands about MLflow: `spatialsweep dashboard`, `register` and `sync`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.sweep import Name, RunsDir, TrackingUri, tell
+
+app = typer.Typer()
+
+
+@app.command()
+def dashboard(
+    name: Annotated[str | None, typer.Argument(help="Of a sweep, or its folder; default: all local runs.")] = None,
+    *,
+    optuna: Annotated[bool, typer.Option("--optuna", help="Its study in optuna-dashboard instead.")] = False,
+    runs_dir: RunsDir = None,
+    port: Annotated[int | None, typer.Option(help="Default: 5000, of a study 8080.", min=1, max=65535)] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    browser: Annotated[bool | None, typer.Option(help="Open the page; default: in a terminal.")] = None,
+    tracking_uri: TrackingUri = None,
+    storage_uri: Annotated[str | None, typer.Option(help="The study's database with its password.")] = None,
+) -> None:
+    """Open a sweep in MLflow, or its study in optuna-dashboard; served here until Ctrl-C where no server has it."""
+    from orchestrator.dashboard.pages import Address, show_runs, show_study, show_sweep
+    from orchestrator.results.stored_sweep import find_sweep
+
+    address = Address(host, port, sys.stdout.isatty() if browser is None else browser)
+    if name is None:
+        if optuna:
+            raise typer.BadParameter("name the sweep whose study is to be shown", param_hint="NAME")
+        show_runs(runs_dir, address)
+    elif optuna:
+        show_study(find_sweep(name, runs_dir), address, storage_uri)
+    else:
+        show_sweep(find_sweep(name, runs_dir), address, tracking_uri)
+
+
+@app.command()
+def sync(name: Name, runs_dir: RunsDir = None, tracking_uri: TrackingUri = None) -> None:
+    """Send MLflow what a sweep could not, because the server was away."""
+    from orchestrator.results.stored_sweep import find_sweep
+    from orchestrator.sweep.sync import sync_sweep
+
+    found = sync_sweep(find_sweep(name, runs_dir), tracking_uri)
+    tell(f"{name}: {found.events} events sent to {found.tracking_uri}")
+
+
+@app.command()
+def register(
+    name: Name,
+    *,
+    model: Annotated[str, typer.Option("--as", metavar="MODEL", help="Name in MLflow's model registry.")],
+    alias: Annotated[str | None, typer.Option(help="Moved to this version, such as champion.")] = None,
+    trial: Annotated[int | None, typer.Option(help="Its number; default: the best.", min=0)] = None,
+    runs_dir: RunsDir = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Put the best network of a sweep into the model registry."""
+    from orchestrator.results.stored_sweep import find_sweep
+    from orchestrator.sweep.model_registration import register_trial
+
+    folder = find_sweep(name, runs_dir)
+    number, found = register_trial(folder, model, trial=trial, alias=alias, tracking_uri=tracking_uri)
+    said = "is now" if found.is_new else "is already"
+    called = f", called '{alias}'" if alias else ""
+    tell(f"Trial {number} of {folder.name} {said} version {found.version} of {model}{called}")
+    tell(f"Load:      mlflow.pytorch.load_model('models:/{model}{f'@{alias}' if alias else f'/{found.version}'}')")

@@ -1,0 +1,188 @@
+"""`space: NAME` in a sweep: a named space becomes the domains of `search`, which may refine them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from orchestrator.config.fixed_settings import fixed_settings, shown
+from orchestrator.errors import Problem, did_you_mean
+from search_spaces import (
+    ChoiceDomain,
+    ConstantDomain,
+    Domain,
+    SearchSpace,
+    kind_of,
+    list_spaces,
+    named_space,
+    networks_of,
+    open_conditions,
+    refine,
+    setting_of,
+    without_fixed,
+)
+from search_spaces.domains import as_tuple
+from search_spaces.named import ZOO
+
+_DOMAIN: TypeAdapter[Any] = TypeAdapter(Domain)
+_WHOLE = {"type", "choices", "value"}
+"""Keys of which every domain that is written out has one; a mapping without them changes a part of one."""
+
+
+@dataclass(frozen=True)
+class SpaceUse:
+    """What became of a named space in a sweep. Says nothing about what is searched, so that two of them are equal.
+
+    Args:
+        name: Of the space; empty where the sweep names none.
+        fixed: Settings that the space would vary and the sweep fixes: where each is written, and its value.
+        unvaried: Settings that the space varies only beside other values than those fixed.
+    """
+
+    name: str = field(default="", compare=False)
+    fixed: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    unvaried: tuple[str, ...] = field(default=(), compare=False)
+
+
+class Expanded(NamedTuple):
+    """The settings of a sweep with its space written out.
+
+    Args:
+        settings: All domains under `search`, and no `space`.
+        problems: What is wrong with the space.
+        use: What became of the space.
+    """
+
+    settings: dict[str, Any]
+    problems: list[Problem]
+    use: SpaceUse = SpaceUse()
+
+
+def expand_space(raw: Mapping[str, Any]) -> Expanded:
+    """Lays `search` over the space that `space` names, for the networks of the sweep, without what the sweep fixes.
+
+    Args:
+        raw: Settings of a sweep as written.
+    """
+    settings = {key: value for key, value in raw.items() if key != "space"}
+    name, search = raw.get("space"), raw.get("search") or {}
+    if name is None or not isinstance(search, Mapping):
+        return Expanded(settings, [])
+    if name not in list_spaces():
+        remedy = did_you_mean(name, list_spaces()) if isinstance(name, str) else f"Known: {', '.join(list_spaces())}."
+        return Expanded(settings, [Problem("space", f"unknown {name!r}. {remedy}")])
+    networks = _networks(search.get("model"), raw.get("model"))
+    strangers = [network for network in networks if network not in networks_of(name) and kind_of(network)]
+    if strangers:
+        return Expanded(settings, [_elsewhere(name, network) for network in strangers])
+    served = [network for network in networks if network in networks_of(name)]
+    if networks and not served:
+        return Expanded(settings, [])  # a misspelt network, which is told as such
+    space = named_space(name, served or None)
+    fixed = fixed_settings(raw.get("training"), raw.get("model"))
+    domains, problems = _laid_over(space, search, fixed)
+    return Expanded({**settings, "search": domains}, problems, _use(name, space, domains, fixed))
+
+
+def _use(name: str, space: SearchSpace, search: Mapping[str, Any], fixed: Mapping[str, tuple[str, Any]]) -> SpaceUse:
+    """What of a space is searched no longer, and why."""
+    searched = {setting_of(key) for key in search if isinstance(key, str)}
+    gone = dict.fromkeys(setting for setting in map(setting_of, space) if setting not in searched)
+    kept = {fixed[setting][0]: fixed[setting][1] for setting in gone if setting in fixed}
+    # what a choice that `search` narrows takes along is the doing of `search`
+    beside = {
+        setting_of(key)
+        for key, domain in space.items()
+        if any(setting_of(parent) in fixed and parent not in search for parent in domain.when)
+    }
+    return SpaceUse(name, kept, tuple(setting for setting in gone if setting not in fixed and setting in beside))
+
+
+def _networks(searched: Any, fixed: Any) -> list[str]:
+    """Names of the networks of a sweep, as far as its settings can be understood."""
+    try:
+        domain = None if searched is None else _DOMAIN.validate_python(searched)
+    except ValidationError:
+        return []
+    if isinstance(domain, ChoiceDomain | ConstantDomain):
+        return [value for value in domain.corners() if isinstance(value, str)]
+    name = fixed.get("name") if isinstance(fixed, Mapping) else getattr(fixed, "name", None)
+    return [name] if isinstance(name, str) else []
+
+
+def _elsewhere(space: str, network: str) -> Problem:
+    other = next(name for name in list_spaces() if name != ZOO and network in networks_of(name))
+    return Problem("space", f"{space} has nothing for {network}. Use space: {other}, or space: {ZOO}")
+
+
+def _laid_over(
+    space: SearchSpace, search: Mapping[str, Any], fixed: Mapping[str, tuple[str, Any]]
+) -> tuple[dict[str, Any], list[Problem]]:
+    """The domains of a space with those of the sweep in their place; what is not understood stays as written.
+
+    What the sweep fixes is not varied, unless `search` names it as well.
+    """
+    written = {name: _completed(space[name], content) if name in space else content for name, content in search.items()}
+    decided = _decided(space, search, fixed)
+    changes: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for name, content in written.items():
+        try:
+            change = _DOMAIN.validate_python(content)
+        except ValidationError:
+            changes[name] = None
+            continue
+        if name in space and not change.when:
+            change = change.model_copy(update={"when": space[name].when})
+        when = open_conditions(change, decided)
+        if when is None:
+            problems.append(_closed(name, change, decided, fixed))
+        else:
+            changes[name] = change.model_copy(update={"when": when})
+    reduced = SearchSpace(without_fixed(space, {name: value for name, value in decided.items() if name in space}))
+    refined: dict[str, Any] = refine(
+        reduced, {name: change for name, change in changes.items() if isinstance(name, str)}
+    )
+    odd = (name for name, change in changes.items() if change is None or not isinstance(name, str))
+    return refined | {name: written[name] for name in odd}, problems  # told as what they are by others
+
+
+def _decided(space: SearchSpace, search: Mapping[str, Any], fixed: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
+    """Values of the names that are not drawn because the sweep fixes what they set, bare ones among them."""
+    searched = {setting_of(name) for name in search if isinstance(name, str) and "/" not in name}
+    bare = {setting: value for setting, (_, value) in fixed.items() if setting not in searched}
+    labelled = {name: bare[setting_of(name)] for name in space if setting_of(name) in bare and name not in search}
+    return {name: value for name, value in bare.items() if name not in search} | labelled
+
+
+def _closed(name: str, domain: Domain, decided: Mapping[str, Any], fixed: Mapping[str, tuple[str, Any]]) -> Problem:
+    """The fault of a name that is searched beside a value which the sweep does not have."""
+    closing = (key for key in domain.when if key in decided and open_conditions(domain, {key: decided[key]}) is None)
+    parent = next(closing)
+    where, value = fixed[setting_of(parent)]
+    wanted = " or ".join(map(shown, as_tuple(domain.when[parent])))
+    return Problem(
+        f"search.{name}",
+        f"is searched beside {setting_of(parent)} {wanted} only, and {where} fixes {shown(value)}. "
+        f"Write search.{setting_of(name)} instead, or leave {where} out",
+    )
+
+
+def _completed(domain: Domain, content: Any) -> Any:
+    """A change to some keys of a domain, such as `{low: 0.1}`, with the rest of them."""
+    if isinstance(content, Mapping) and not _WHOLE & content.keys():
+        return {**domain.model_dump(), **content}
+    return content
+
+
+def domains_of(setting: str, search: Mapping[str, Domain]) -> Iterator[tuple[str, Domain]]:
+    """The searched names that set this, with their domains."""
+    return ((name, domain) for name, domain in search.items() if setting_of(name) == setting)
+
+
+def corner_values(setting: str, search: Mapping[str, Domain]) -> Iterable[Any]:
+    """Extreme values of all domains of a setting."""
+    return [value for _, domain in domains_of(setting, search) for value in domain.corners()]

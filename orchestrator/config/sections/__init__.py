@@ -1,0 +1,1 @@
+"""Typed, frozen sections of a sweep file."""

@@ -1,0 +1,73 @@
+"""When a sweep is to end before all its trials are tried, and what its devices cost."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from orchestrator.config.sections.section import Section
+from orchestrator.errors import Problem
+
+if TYPE_CHECKING:
+    from orchestrator.config.sections.objective import ObjectiveConfig
+    from orchestrator.config.sweep import ResourcesConfig
+
+_UNIT_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_DURATION = re.compile(r"\s*(?:(\d+(?:\.\d+)?)\s*([dhms]))\s*")
+_SHARES = ("val/top1", "val/top5")
+
+
+def parse_duration(given: object) -> object:
+    """Seconds of a text such as `2h` or `1h30m`; anything else is left to the type to judge.
+
+    Raises:
+        ValueError: A text that is no duration.
+    """
+    if not isinstance(given, str):
+        return given
+    parts = _DURATION.findall(given)
+    if not parts or _DURATION.sub("", given):
+        raise ValueError("a duration is a number of seconds, or numbers with d, h, m, s. Use 2h, 90m or 1h30m")
+    return sum(float(number) * _UNIT_S[unit] for number, unit in parts)
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
+"""Seconds; YAML and the command line may write `1h30m`."""
+
+
+class BudgetConfig(Section):
+    """When a sweep is to end although trials are left; what is reached first ends it. None sets no limit.
+
+    Times and devices add up over all the stretches of a sweep that was resumed.
+
+    Args:
+        wall_clock: Time by the clock, such as `2h`, `1h30m`, or seconds.
+        cpu_hours: CPUs reserved by trials times the hours they held them.
+        gpu_hours: Likewise, of GPUs.
+        target: Value of the (first) objective that is good enough; looked at after every report.
+        patience: Trials that end one after another without a new best of the (first) objective.
+        price_per_cpu_hour: What a CPU costs, in any currency; limits nothing.
+        price_per_gpu_hour: Likewise, a GPU.
+    """
+
+    wall_clock: Duration | None = None
+    cpu_hours: PositiveFloat | None = None
+    gpu_hours: PositiveFloat | None = None
+    target: float | None = None
+    patience: PositiveInt | None = None
+    price_per_cpu_hour: NonNegativeFloat | None = None
+    price_per_gpu_hour: NonNegativeFloat | None = None
+
+
+def budget_problems(
+    budget: BudgetConfig, objective: ObjectiveConfig | None, resources: ResourcesConfig | None
+) -> Iterator[Problem]:
+    """Limits that could never be reached as meant."""
+    if resources and resources.gpus_per_worker == 0 and budget.gpu_hours is not None:
+        yield Problem("budget.gpu_hours", "trials reserve no GPU (resources.gpus_per_worker: 0). Use budget.cpu_hours")
+    if objective and budget.target is not None and objective.metric in _SHARES and not 0 <= budget.target <= 1:
+        remedy = f". Use {budget.target / 100:g}" if 1 < budget.target <= 100 else ""
+        yield Problem("budget.target", f"got {budget.target:g}; {objective.metric} is a share from 0 to 1{remedy}")

@@ -1,0 +1,63 @@
+"""What a sweep tries first, as written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from pydantic import PlainSerializer, PlainValidator
+
+from orchestrator.config.fixed_settings import shown
+from orchestrator.errors import Problem
+from search_spaces import Scalar, SearchSpace
+
+PAPERS: Literal["papers"] = "papers"
+
+
+def _try_first(given: Any) -> Literal["papers"] | tuple[Mapping[str, Scalar], ...]:
+    if given == PAPERS:
+        return PAPERS
+    if not isinstance(given, list | tuple) or not all(map(_is_configuration, given)):
+        raise ValueError("must be papers, or a list of configurations such as [{lr: 0.1, order: 2}]; [] for none")
+    return tuple(dict(configuration) for configuration in given)
+
+
+def _is_configuration(given: Any) -> bool:
+    if not isinstance(given, Mapping) or not given:
+        return False
+    return all(isinstance(name, str) and _is_scalar(value) for name, value in given.items())
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
+
+
+TryFirst = Annotated[
+    Literal["papers"] | tuple[Mapping[str, Scalar], ...],
+    PlainValidator(_try_first),
+    PlainSerializer(lambda given: given, Any),
+]
+"""The papers' own values, or configurations by hand."""
+
+
+def first_problems(
+    try_first: str | tuple[Mapping[str, Scalar], ...],
+    space: SearchSpace,
+    fixed: Mapping[str, tuple[str, Any]] = MappingProxyType({}),
+) -> Iterator[Problem]:
+    """Values by hand that the space could not draw, and that the sweep has not fixed so either.
+
+    Args:
+        try_first: As written.
+        space: Of the sweep.
+        fixed: What the sweep fixes, as `fixed_settings` has it.
+    """
+    for number, settings in enumerate(() if isinstance(try_first, str) else try_first):
+        for name, why in space.project(settings).left_out.items():
+            where, value = fixed.get(name, ("", None)) if not space.setting(name) else ("", None)
+            if where and shown(value) == shown(settings[name]):
+                continue
+            rule = f"{where} fixes {shown(value)}. Leave one of them out" if where else why
+            yield Problem(f"try_first.{number}.{name}", f"got {settings[name]!r}; {rule}")

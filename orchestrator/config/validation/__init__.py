@@ -1,0 +1,1 @@
+"""Rules that a whole configuration must satisfy, checked before any work starts."""

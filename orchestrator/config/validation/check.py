@@ -1,0 +1,217 @@
+"""Finds everything wrong with a sweep before any work starts.
+
+Two passes share one list: every section is checked by its own types, then the rules that join sections run on those
+sections that are sound. A user sees all faults of a file at once, each with the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any, get_args
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from orchestrator.config import sweep as schema
+from orchestrator.config.named_space import domains_of
+from orchestrator.config.sections.budget import budget_problems
+from orchestrator.config.sections.objective import ObjectiveConfig, constraint_problems, objective_problems
+from orchestrator.config.sections.section import Section
+from orchestrator.config.validation.plain_data import shown
+from orchestrator.config.validation.pydantic_problems import translate, unknown
+from orchestrator.config.validation.scheduler_rules import scheduler_problems
+from orchestrator.config.validation.search_rules import search_problems
+from orchestrator.config.validation.storage_rules import storage_problems
+from orchestrator.config.validation.training_rules import augmentation_problems, training_problems
+from orchestrator.data.datasets import DatasetFacts
+from orchestrator.errors import DataError, Problem, did_you_mean
+from orchestrator.server_addresses import SCHEMES, misread, scheme_of
+from orchestrator.uris import without_password
+from search_spaces import Domain, setting_of
+
+_MOST_FAULTS = 100
+_MOST_SEARCHED = 1_000
+_DOMAIN: TypeAdapter[Any] = TypeAdapter(Domain)
+_SEARCHED_NAME = re.compile(r"([A-Za-z0-9_.-]+/)*[^/]+")
+_LABEL_RULE = (
+    "a searched name is what it sets, or a label, a slash and what it sets, such as sgd/lr, of letters, digits, "
+    "'_', '-' and '.'; model has no label"
+)
+
+
+def find_problems(raw: Mapping[str, Any]) -> list[Problem]:
+    """All faults of a sweep's settings, of very many the first; empty when it may start.
+
+    Args:
+        raw: Section name to content, as read from YAML or given to `SweepConfig`.
+    """
+    sections, problems = _check_sections(raw)
+    problems = list(dict.fromkeys([*problems, *islice(_check_together(sections), _MOST_FAULTS)]))
+    if len(problems) <= _MOST_FAULTS:
+        return problems
+    return [*problems[:_MOST_FAULTS], Problem("", f"has more than {_MOST_FAULTS} faults; mend these first")]
+
+
+def _check_sections(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Validates each section alone; returns the sound ones and the faults of the others."""
+    fields = {field.alias or name: field for name, field in schema.SweepConfig.model_fields.items()}
+    sections: dict[str, Any] = {}
+    strangers = islice((key for key in raw if key not in fields), _MOST_FAULTS + 1)
+    problems = [Problem(key, f"unknown setting. {did_you_mean(key, [*fields, 'space'])}") for key in strangers]
+    for name, field in fields.items():
+        if name not in raw and field.is_required():
+            problems.append(Problem(name, "is missing; every sweep needs it"))
+        elif name == "search":
+            sections[name], faults = _check_domains(raw.get(name, {}))
+            problems.extend(faults)
+        elif name == "objective" and name in raw:
+            sections[name], faults = _check_objectives(raw[name])
+            problems.extend(faults)
+        elif name in raw:
+            section = _section_class(field.annotation)
+            rules = None if section else Section.model_config  # a section brings its own
+            adapter: TypeAdapter[Any] = TypeAdapter(_annotated(field), config=rules)
+            try:
+                sections[name] = adapter.validate_python(raw[name])
+            except ValidationError as error:
+                problems.extend(translate(error, name, section))
+        else:
+            sections[name] = field.get_default()
+    return sections, problems
+
+
+def _check_domains(raw: Any) -> tuple[dict[str, Any], list[Problem]]:
+    if not isinstance(raw, Mapping):
+        return {}, [Problem("search", f"got {shown(raw)}; must map names to domains, such as lr: {{type: float, ...}}")]
+    if len(raw) > _MOST_SEARCHED:
+        return {}, [Problem("search", f"has {len(raw):,} names; at most {_MOST_SEARCHED:,} are searched together")]
+    domains: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for name, content in raw.items():
+        if len(problems) > _MOST_FAULTS:
+            break
+        if not _SEARCHED_NAME.fullmatch(name) or (setting_of(name) == "model" != name):
+            problems.append(Problem(f"search.{name}", _LABEL_RULE))
+            continue
+        try:
+            domains[name] = _DOMAIN.validate_python(content)
+        except ValidationError as error:
+            problems.extend(translate(error, f"search.{name}", None))
+    return domains, problems
+
+
+def _check_objectives(raw: Any) -> tuple[tuple[ObjectiveConfig, ...], list[Problem]]:
+    """The sound ones among the objectives, of which a single one is no list."""
+    listed = isinstance(raw, list | tuple)
+    sound, problems = [], []
+    if listed and not raw:
+        problems.append(Problem("objective", "is empty; name at least one metric, such as {metric: val/top1}"))
+    for index, content in enumerate(raw if listed else (raw,)):
+        if len(problems) > _MOST_FAULTS:
+            break
+        try:
+            sound.append(ObjectiveConfig.model_validate(content))
+        except ValidationError as error:
+            where = f"objective.{index}" if listed else "objective"
+            problems.extend(translate(error, where, ObjectiveConfig))
+    return tuple(sound) if not problems else (), problems
+
+
+def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
+    facts, problems = _dataset_facts(sections.get("dataset"))
+    yield from problems
+    yield from _check_names(sections)
+    training, scheduler, search = sections.get("training"), sections.get("trial_scheduler"), sections["search"]
+    if training and scheduler:
+        epochs, trials = schema.max_epochs(training, search), sections.get("trials", 1)
+        yield from scheduler_problems(scheduler, search, epochs=epochs, trials=trials)
+    resources = sections.get("resources")
+    if resources and training:
+        yield from training_problems(training, search, resources.max_workers)
+    if budget := sections.get("budget"):
+        yield from budget_problems(budget, next(iter(sections.get("objective", ())), None), resources)
+    if facts and training:
+        yield from augmentation_problems(training, search, files=facts.files)
+    if resources and resources.max_workers > 1 and resources.gpus_per_worker and resources.gpus_per_worker % 1:
+        yield Problem(
+            "resources.gpus_per_worker",
+            f"got {resources.gpus_per_worker}; workers of one trial cannot share a GPU (NCCL refuses it). "
+            "Use a whole number, or workers: 1",
+        )
+    yield from search_problems(sections, facts)
+
+
+def _dataset_facts(dataset: schema.DatasetConfig | None) -> tuple[DatasetFacts | None, list[Problem]]:
+    """What is known of the images, read once; or why they cannot be used."""
+    from orchestrator.data import dataset_facts, list_datasets
+
+    if dataset is None:
+        return None, []
+    if (dataset.name is None) == (dataset.uri is None):
+        both = "give one of name and uri, not both" if dataset.name else "is missing"
+        remedy = f"{both}. Use name: digits, or the uri of a dataset that `spatialsweep data prepare` made"
+        return None, [Problem("dataset.name", remedy)]
+    if dataset.name is not None and dataset.name not in list_datasets():
+        return None, [unknown("dataset.name", dataset.name, list_datasets())]
+    try:
+        facts = dataset_facts(dataset.name, dataset.uri, dataset.crop_size)
+    except DataError as error:
+        return None, [Problem("dataset.uri", str(error))]
+    if dataset.image_size is not None and not facts.files:
+        size = f"got {dataset.image_size}; these images have {facts.image_size} px and keep them. Leave it out"
+        return facts, [Problem("dataset.image_size", size), *_check_split(dataset, facts)]
+    return facts, list(_check_split(dataset, facts))
+
+
+def _check_split(dataset: schema.DatasetConfig, facts: DatasetFacts) -> Iterator[Problem]:
+    if dataset.select_on == "test":
+        return
+    share = facts.num_classes / facts.train_images
+    if not share <= dataset.validation_fraction <= 1 - share:
+        yield Problem(
+            "dataset.validation_fraction",
+            f"got {dataset.validation_fraction}; both parts of the {facts.train_images} training images need one per "
+            f"class. Use {math.ceil(share * 1000) / 1000:g} to {math.floor((1 - share) * 1000) / 1000:g}",
+        )
+
+
+def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
+    from timm.optim import list_optimizers
+
+    from orchestrator.config.recipes import list_recipes
+
+    training, search = sections.get("training"), sections["search"]
+    if training and training.optimizer not in list_optimizers():
+        yield unknown("training.optimizer", training.optimizer, list_optimizers())
+    for name, domain in domains_of("optimizer", search):
+        strangers = [value for value in domain.corners() if value not in list_optimizers()]
+        yield from (unknown(f"search.{name}", str(value), list_optimizers()) for value in strangers)
+    if (recipe := sections.get("recipe")) is not None and recipe not in list_recipes():
+        yield unknown("recipe", recipe, list_recipes())
+    tracking = sections.get("tracking")
+    if storage := sections.get("storage"):
+        yield from storage_problems(storage, tracking.uri if tracking else None)
+    if tracking and tracking.uri is not None and (fault := misread(tracking.uri)):
+        yield Problem("tracking.uri", fault)
+    elif tracking and tracking.uri is not None and scheme_of(tracking.uri) not in SCHEMES:
+        yield Problem(
+            "tracking.uri",
+            f"got {shown(without_password(tracking.uri))}; must name a server or a database. "
+            "Use http://host:port, or sqlite:////absolute/path/mlflow.db",
+        )
+    yield from objective_problems(sections.get("objective", ()))
+    yield from constraint_problems(sections.get("constraints", ()))
+
+
+def _section_class(annotation: Any) -> type[BaseModel] | None:
+    candidates = [annotation, *get_args(annotation)]
+    return next((item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)), None)
+
+
+def _annotated(field: Any) -> Any:
+    """The annotation of a field together with its constraints."""
+    from typing import Annotated
+
+    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation

@@ -1,0 +1,180 @@
+"""Whether every value that a search may draw is one its network and the training loop accept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from orchestrator.config import sweep as schema
+from orchestrator.config.fixed_settings import fixed_settings
+from orchestrator.config.sections.first_trials import first_problems
+from orchestrator.config.sections.objective import SPAN, is_constraint, parse_constraint
+from orchestrator.config.sections.training import TrainingConfig
+from orchestrator.config.validation.plain_data import shown
+from orchestrator.config.validation.pydantic_problems import translate, unknown
+from orchestrator.config.validation.sampler_rules import sampler_problems
+from orchestrator.data.datasets import DatasetFacts
+from orchestrator.errors import Problem, did_you_mean
+from search_spaces import SearchSpace, setting_of
+from search_spaces.space import SpaceError, condition_problems
+
+if TYPE_CHECKING:
+    from models import OptionProblem
+
+_MOST_DECIDING = 200
+_MOST_BRANCHES = 2_000
+_MOST_HOPELESS = 20
+_EXCLUDE = "Give them conditions (when) that exclude each other"
+
+
+def search_problems(sections: Mapping[str, Any], facts: DatasetFacts | None) -> Iterator[Problem]:
+    """Whether every value the search may draw is one its network and the training loop accept."""
+    import models
+
+    search = sections["search"]
+    known = models.list_models()
+    strangers = [name for name in search["model"].corners() if name not in known] if "model" in search else []
+    yield from (unknown("search.model", str(name), known) for name in strangers)
+    # A condition on a network that the user took out of the choice is no fault.
+    for name, message in condition_problems(search, {"model": known}):
+        yield Problem(f"search.{name}.when", message)
+    fixed = sections.get("model")
+    if "model" not in search and not fixed and "model" in sections:
+        yield Problem("model", "is missing; name a network under model.name, or several under search.model.choices")
+    try:
+        space = SearchSpace(search)
+    except SpaceError:
+        return
+    if (too_many := _too_many_branches(space)) is not None:
+        yield too_many
+        return
+    written = fixed_settings(sections.get("training"), fixed)
+    yield from first_problems(sections.get("try_first", ()), space, written)
+    if sampler := sections.get("sampler"):
+        objectives, constraints = sections.get("objective", ()), sections.get("constraints", ())
+        yield from sampler_problems(sampler, search, objectives=len(objectives), constraints=len(constraints))
+    for model, active in _different_branches(space, fixed.name if fixed else None):
+        if model in strangers:
+            continue
+        if model not in known:
+            yield unknown("model.name", model, known)
+            continue
+        yield from _check_spans(model, sections)
+        yield from _check_branch(model, active, search, fixed, facts)
+
+
+def _too_many_branches(space: SearchSpace) -> Problem | None:
+    """Why a space has more combinations of conditions than can be checked one by one; None where it has not."""
+    asked = {parent for domain in space.values() for parent in domain.when}
+    if len(asked) > _MOST_DECIDING:
+        return Problem("search", f"conditions (when) ask about {len(asked)} names; use at most {_MOST_DECIDING}")
+    if sum(1 for _ in islice(space.branches(), _MOST_BRANCHES + 1)) > _MOST_BRANCHES:
+        message = f"the names that conditions (when) ask about make more than {_MOST_BRANCHES:,} combinations"
+        return Problem("search", f"{message}. Ask about fewer names, or split the sweep")
+    return None
+
+
+def _different_branches(space: SearchSpace, fixed: str | None) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Network and active names of every branch, each pair once."""
+    seen = set()
+    for branch in space.branches():
+        model = branch.get("model", fixed)
+        pair = (str(model), tuple(key for key in space.active(branch) if key != "model"))
+        if model is not None and pair not in seen:
+            seen.add(pair)
+            yield pair
+
+
+def _check_spans(model: str, sections: Mapping[str, Any]) -> Iterator[Problem]:
+    """Only attention with learned spans has spans to report."""
+    import models
+
+    asked = [objective.metric for objective in sections.get("objective", ())]
+    asked += [parse_constraint(text).metric for text in sections.get("constraints", ()) if is_constraint(text)]
+    if SPAN in asked and "span_penalty" not in models.model_options(model):
+        where = "objective" if SPAN in asked[: len(sections.get("objective", ()))] else "constraints"
+        yield Problem(where, f"asks for {SPAN}, and {model} learns no spans. Leave one of them out")
+
+
+def _check_branch(
+    model: str,
+    active: tuple[str, ...],
+    search: Mapping[str, Any],
+    fixed: schema.ModelConfig | None,
+    facts: DatasetFacts | None,
+) -> Iterator[Problem]:
+    """The rules for one network: known names, and corner values that it accepts."""
+    import models
+
+    options = models.searchable_options(model)
+    names: dict[str, str] = {}  # setting to the searched name that sets it
+    for name in active:
+        setting = setting_of(name)
+        if setting in names:
+            yield Problem(f"search.{name}", f"sets {setting}, as search.{names[setting]} does. {_EXCLUDE}")
+        elif setting in TrainingConfig.model_fields:
+            yield from _check_training_domain(name, search[name])
+        elif setting not in options:
+            yield _unknown_searched(name, model, search)
+        names.setdefault(setting, name)
+    searched = {setting: search[name].corners() for setting, name in names.items() if setting in options}
+    base = {**(fixed.options if fixed else {}), **{setting: corners[0] for setting, corners in searched.items()}}
+    for fault in islice(_hopeless(model, base, searched, facts), _MOST_HOPELESS):
+        where = f"search.{names[fault.option]}" if fault.option in searched else f"model.options.{fault.option}"
+        yield Problem(where, f"got {shown(fault.given)} for {model}; {fault.rule}. {fault.remedy}".rstrip())
+
+
+def _hopeless(
+    model: str, base: Mapping[str, Any], searched: Mapping[str, tuple[Any, ...]], facts: DatasetFacts | None
+) -> Iterator[OptionProblem]:
+    """What is wrong with a network at a corner of the search, whatever one other option is there.
+
+    Values that only do not go together are left to the searcher, which rejects such configurations.
+    """
+    import models
+
+    def faults(values: Mapping[str, Any]) -> list[OptionProblem]:
+        return models.check_options(model, values, **_geometry(facts))
+
+    corners: list[dict[str, Any]] = [{name: value} for name, values in searched.items() for value in values]
+    for corner in [{}, *corners]:
+        found = faults({**base, **corner})
+        others = (other for other in corners if not other.keys() & corner.keys())
+        if found and all(faults({**base, **other, **corner}) for other in others):
+            yield from found
+
+
+def _check_training_domain(name: str, domain: Any) -> Iterator[Problem]:
+    for value in domain.corners():
+        try:
+            TrainingConfig(**{setting_of(name): value})
+        except ValidationError as error:
+            for problem in translate(error, "", TrainingConfig):
+                yield Problem(f"search.{name}", problem.message)
+
+
+def _geometry(facts: DatasetFacts | None) -> dict[str, Any]:
+    if facts is None:
+        return {}
+    return {"image_size": facts.image_size, "in_chans": facts.in_chans, "num_classes": facts.num_classes}
+
+
+def _unknown_searched(name: str, model: str, search: Mapping[str, Any]) -> Problem:
+    """A searched name the network does not have: misspelt, or meant for another network of the sweep."""
+    import models
+
+    setting = setting_of(name)
+    choices = search["model"].corners() if "model" in search else (model,)
+    owners = [
+        other for other in choices if other in models.list_models() and setting in models.searchable_options(other)
+    ]
+    if owners:
+        wanted = owners[0] if len(owners) == 1 else f"[{', '.join(owners)}]"
+        return Problem(f"search.{name}", f"{model} has no such option. Add when: {{model: {wanted}}}")
+    known = [*TrainingConfig.model_fields, *models.searchable_options(model)]
+    return Problem(
+        f"search.{name}", f"neither a training setting nor an option of {model}. {did_you_mean(setting, known)}"
+    )

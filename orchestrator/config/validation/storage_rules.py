@@ -1,0 +1,57 @@
+"""Whether Optuna can keep its studies where it is told to."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from orchestrator.config.sections.study import StorageConfig
+from orchestrator.errors import Problem, did_you_mean
+from orchestrator.server_addresses import misread
+from orchestrator.uris import without_password
+
+_DATABASES = ("sqlite", "postgresql", "mysql")
+_DRIVERS = {"postgresql": "psycopg", "postgresql+psycopg": "psycopg", "postgresql+psycopg2": "psycopg2"}
+
+
+def storage_problems(storage: StorageConfig, tracking_uri: str | None) -> Iterator[Problem]:
+    """What is wrong with the address, without asking anyone there; passwords are not shown.
+
+    Args:
+        storage: What is checked.
+        tracking_uri: Of MLflow, which needs a database of its own: both note the version of their tables in one place.
+    """
+    if storage.uri is None:
+        return
+    try:
+        address = make_url(storage.uri)
+    except (ArgumentError, ValueError):
+        shown = without_password(storage.uri)
+        yield Problem("storage.uri", f"got {shown!r}; must name a database. Use postgresql://user@host:5432/database")
+        return
+    kind = address.drivername.partition("+")[0]
+    if fault := misread(storage.uri):
+        yield Problem("storage.uri", fault)
+    elif kind not in _DATABASES:
+        yield Problem("storage.uri", f"unknown database '{kind}'. {did_you_mean(kind, _DATABASES)}")
+    elif not address.database:
+        yield Problem("storage.uri", f"got {without_password(storage.uri)!r}; names no database. Add /studies to it")
+    elif tracking_uri is not None and _place(tracking_uri) == _place(storage.uri):
+        shown = without_password(storage.uri)
+        yield Problem("storage.uri", f"got {shown!r}, MLflow's database (tracking.uri). Each needs one of its own")
+    package = _DRIVERS.get(address.drivername)
+    if package is not None and importlib.util.find_spec(package) is None:
+        remedy = "pip install 'spatialsweep[postgresql]'" if package == "psycopg" else f"pip install {package}"
+        yield Problem("storage.uri", f"PostgreSQL needs a package that is not installed: {remedy}")
+
+
+def _place(uri: str) -> tuple[str, str | None, int | None, str | None] | None:
+    """Which database an address names, whoever asks it by whichever driver; None for what is no address of one."""
+    try:
+        address = make_url(uri)
+    except (ArgumentError, ValueError):
+        return None
+    return address.drivername.partition("+")[0], address.host, address.port, address.database

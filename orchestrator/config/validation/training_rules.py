@@ -1,0 +1,138 @@
+"""Rules that join settings of the training with one another, with what is searched, and with the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.config.named_space import corner_values, domains_of
+from orchestrator.config.sections.training import TrainingConfig
+from orchestrator.errors import Problem
+
+_SMALL_ONLY = ("crop_padding",)
+_FILES_ONLY = ("crop_scale_min", "color_jitter", "auto_augment", "repeats")
+# As timm names them.
+_NESTEROV = {"sgd", "sgdw", "sgdc", "csgdw", "csgdc", "nesterov", "nesterovw", "nlars", "nlarc"}
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """A setting with all values that trials may give it: the searched corners, or the fixed one."""
+
+    where: str
+    values: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, name: str, training: TrainingConfig, search: Mapping[str, Any]) -> _Setting:
+        """The setting of this name."""
+        searched = dict(domains_of(name, search))
+        if searched:
+            return cls(f"search.{next(iter(searched))}", tuple(corner_values(name, search)))
+        return cls(f"training.{name}", (getattr(training, name),))
+
+
+def training_problems(training: TrainingConfig, search: Mapping[str, Any], workers: int) -> Iterator[Problem]:
+    """Settings that are sound alone and wrong together.
+
+    Args:
+        training: The fixed values.
+        search: Domains by name.
+        workers: DDP ranks of a trial.
+    """
+
+    def setting(name: str) -> _Setting:
+        return _Setting.of(name, training, search)
+
+    yield from _batch_size(setting("global_batch_size"), setting("accumulation_steps"), workers)
+    yield from _lr_schedule(
+        setting("lr_schedule"), setting("decay_milestones"), setting("epochs"), setting("cooldown_epochs")
+    )
+    threshold, losses = setting("bce_target_threshold"), setting("loss").values
+    given = [value for value in threshold.values if value is not None]
+    if given and "binary_cross_entropy" not in losses:
+        yield Problem(
+            threshold.where,
+            f"got {given[0]}; only binary cross-entropy has a threshold. Add training.loss: binary_cross_entropy, "
+            "or leave the threshold out",
+        )
+    momentum = setting("momentum")
+    nesterov = [name for name in setting("optimizer").values if name in _NESTEROV]
+    if nesterov and 0 in momentum.values:
+        yield Problem(
+            momentum.where,
+            f"got 0; {nesterov[0]} looks ahead along its momentum and needs some. Use 0.9, or training.optimizer: "
+            "momentum, which may have none",
+        )
+    warmup = setting("ema_warmup")
+    if True in warmup.values and setting("ema_decay").values == (None,):
+        yield Problem(
+            warmup.where, "got True; there is no average of the weights to warm up. Add training.ema_decay: 0.9999"
+        )
+
+
+def augmentation_problems(training: TrainingConfig, search: Mapping[str, Any], *, files: bool) -> Iterator[Problem]:
+    """Augmentations that these images do not know.
+
+    Args:
+        training: The fixed values.
+        search: Domains by name.
+        files: Whether the images are files, which are cropped out of their middle, or small and padded first.
+    """
+    kind, other = ("image files", _SMALL_ONLY) if files else ("small images", _FILES_ONLY)
+    for name in other:
+        setting = _Setting.of(name, training, search)
+        given = [value for value in setting.values if value != TrainingConfig.model_fields[name].default]
+        if given:
+            yield Problem(setting.where, f"got {given[0]!r}; {kind} are augmented without it. Leave it out")
+    if files:
+        setting = _Setting.of("auto_augment", training, search)
+        for value in setting.values:
+            if value and not _is_policy(value):
+                yield Problem(setting.where, f"got {value!r}; timm has no such policy. Use rand-m9-mstd0.5-inc1")
+
+
+def _is_policy(name: str) -> bool:
+    """Whether timm makes a transform of it; what it does not understand it refuses in many ways."""
+    from timm.data import create_transform
+
+    try:
+        create_transform(32, is_training=True, auto_augment=name)
+    except (AssertionError, AttributeError, KeyError, ValueError, TypeError, IndexError):
+        return False
+    return True
+
+
+def _lr_schedule(shapes: _Setting, milestones: _Setting, epochs: _Setting, cooldown: _Setting) -> Iterator[Problem]:
+    """The shape of the learning rate fits the length of the training."""
+    shortest = min((value for value in epochs.values if isinstance(value, int)), default=1)
+    for points in milestones.values:
+        if not isinstance(points, tuple):
+            continue  # a searched number, which is told as such
+        if points and "multistep" not in shapes.values:
+            yield Problem(
+                milestones.where, f"got {list(points)}; only multistep has some. Add training.lr_schedule: multistep"
+            )
+        if list(points) != sorted(set(points)):
+            yield Problem(milestones.where, f"got {list(points)}; each epoch comes once, in rising order")
+    longest = max((value for value in cooldown.values if isinstance(value, int)), default=0)
+    if longest >= shortest and longest > 0:
+        yield Problem(
+            cooldown.where,
+            f"got {longest}; they are the last of {shortest} epochs, of which at least one comes before. "
+            f"Use {shortest - 1} or fewer",
+        )
+
+
+def _batch_size(sizes: _Setting, parts: _Setting, workers: int) -> Iterator[Problem]:
+    """Batch norm needs two images per worker and part, and some batches are one image short of the global size."""
+    most = max((value for value in parts.values if isinstance(value, int)), default=1)
+    least = 2 * workers * most + 1
+    each = f"each of the {workers} workers" + (f", in each of {most} parts of its share," if most > 1 else "")
+    for size in sizes.values:
+        if isinstance(size, int) and 0 < size < least:
+            yield Problem(
+                sizes.where,
+                f"got {size}; {each} needs at least 2 images a step, also where a batch is one image short. "
+                f"Use {least} or more" + (", or fewer accumulation_steps" if most > 1 else ""),
+            )

@@ -1,0 +1,1 @@
+"""Web pages of a sweep: MLflow and optuna-dashboard, served on loopback."""

@@ -1,0 +1,1 @@
+"""Conversion of distributed datasets to Arrow shards and a manifest."""

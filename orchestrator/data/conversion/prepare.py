@@ -1,0 +1,214 @@
+"""From a dataset as it is distributed to shards and a manifest; may be interrupted and called again.
+
+A source is cut into stretches of a fixed number of images. Each becomes a shard on its own (`shards.convert_shard`),
+here or wherever `run` sends it. Finished shards leave a record; the next call takes them as they are. The manifest is
+written last.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from orchestrator.data.conversion.folder_ownership import claim
+from orchestrator.data.conversion.shards import ShardRecord, ShardTask, convert_shard
+from orchestrator.data.manifest import (
+    MANIFEST_NAME,
+    BadImage,
+    Manifest,
+    Split,
+    combined_hash,
+    read_manifest,
+)
+from orchestrator.data.manifest_checks import SMALLEST_STD, contradictions, images_hash, training_faults
+from orchestrator.data.sources import Source, open_source
+from orchestrator.data.storage import PARTS, Folder, open_folder
+from orchestrator.errors import DataError
+
+__all__ = ["Notice", "Progress", "Runner", "prepare"]
+
+Runner = Callable[[Source, Sequence[ShardTask]], Iterable[ShardRecord]]
+"""Converts shards in any order and yields each record as it is done."""
+
+Progress = Callable[[int, int], None]
+"""Called with the number of images done and of all images."""
+
+Notice = Callable[[str], None]
+"""Told of something that was passed over, in one line."""
+
+_PIXEL_SHARD_BYTES = 64 << 20
+_ENCODED_SHARD_IMAGES = 1024
+_LISTED = 20
+_LOG = logging.getLogger(__name__)
+
+
+def run_here(source: Source, tasks: Sequence[ShardTask]) -> Iterator[ShardRecord]:
+    """Converts shards one after another in this process."""
+    for task in tasks:
+        yield convert_shard(source, task)
+
+
+def prepare(
+    name: str,
+    place: Path | None,
+    uri: str,
+    *,
+    max_bad: int = 0,
+    images_per_shard: int | None = None,
+    run: Runner = run_here,
+    progress: Progress = lambda _done, _all: None,
+    scratch: Path | None = None,
+    notice: Notice = _LOG.warning,
+) -> Manifest:
+    """Converts a dataset, or what is left of it to convert.
+
+    Args:
+        name: A dataset of `sources.SOURCES`.
+        place: Folder or archive that holds it; None for the embedded one.
+        uri: Folder to write, local or not.
+        max_bad: Images that may be unreadable; they are left out and listed in the manifest.
+        images_per_shard: Rows of a shard; None takes about 64 MiB of pixels, or 1024 image files.
+        run: Where shards are converted.
+        progress: Told of every finished shard.
+        scratch: Folder for unpacked archives, reachable from where shards are converted; None takes the system's own.
+        notice: Told of what is passed over, one line each.
+
+    Raises:
+        DataError: The source is not what it should be, the target holds something else, too many images are bad, or
+            what is left of them cannot be trained on.
+    """
+    folder = open_folder(uri)
+    with open_source(name, place, scratch=scratch) as source:
+        for line in source.notices:
+            notice(line)
+        tasks = _plan(source, folder, images_per_shard)
+        plan = tasks[0].plan
+        if MANIFEST_NAME in folder.sizes():
+            return _already_prepared(folder, plan)
+        claim(folder, [task.file for task in tasks])
+        finished = _finished(folder, tasks)
+        records = {record.shard.file: record for record in finished}
+        total = sum(task.stop - task.start for task in tasks)
+        done = sum(task.stop - task.start for task in tasks if task.file in records)
+        progress(done, total)
+        left = [task for task in tasks if task.file not in records]
+        sizes = {task.file: task.stop - task.start for task in left}
+        for record in run(source, left):
+            records[record.shard.file] = record
+            done += sizes[record.shard.file]
+            progress(done, total)
+        ordered = [records[task.file] for task in tasks]
+        _check_bad([bad for record in ordered for bad in record.bad_images], max_bad, folder)
+        written = os.fsencode(place or "embedded").decode("utf-8", "backslashreplace")
+        origin = {"place": written, "plan": plan, "fingerprint": source.fingerprint}
+        manifest = _manifest(name, source, ordered, origin)
+        _check_whole(manifest, ordered, folder)
+    folder.write(MANIFEST_NAME, manifest.to_json().encode())
+    folder.remove_folder(PARTS)
+    return manifest
+
+
+def _plan(source: Source, folder: Folder, images_per_shard: int | None) -> list[ShardTask]:
+    """Cuts every split; the same source is always cut in the same way."""
+    empty = [split for split, images in source.splits.items() if not images]
+    if empty:
+        raise DataError(f"{source.root}: split '{empty[0]}' is empty")
+    size = images_per_shard or _ENCODED_SHARD_IMAGES
+    if images_per_shard is None and source.image_shape is not None:
+        size = max(1, _PIXEL_SHARD_BYTES // math.prod(source.image_shape))
+    plan = combined_hash([source.fingerprint, str(size), str(source.image_shape), *source.class_names])
+    return [
+        ShardTask(
+            plan=plan,
+            uri=folder.uri,
+            split=split,
+            file=f"{split}-{number:05d}.arrow",
+            start=start,
+            stop=min(start + size, images),
+        )
+        for split, images in source.splits.items()
+        for number, start in enumerate(range(0, images, size))
+    ]
+
+
+def _already_prepared(folder: Folder, plan: str) -> Manifest:
+    manifest = read_manifest(folder)
+    if manifest.source.get("plan") != plan:
+        raise DataError(
+            f"{folder.shown}: holds {manifest.name}, made from other files or cut otherwise; choose another folder, or "
+            "remove this one"
+        )
+    return manifest
+
+
+def _finished(folder: Folder, tasks: Sequence[ShardTask]) -> Iterator[ShardRecord]:
+    """Records of an earlier call whose shards are still there."""
+    shards, records = folder.sizes(), folder.sizes(PARTS)
+    for task in tasks:
+        content = folder.read(task.record_file) if Path(task.record_file).name in records else None
+        if content is None:
+            continue
+        record = ShardRecord.from_json(content)
+        if record and record.belongs_to(task) and shards.get(task.file) == record.shard.bytes:
+            yield record
+
+
+def _check_bad(bad_images: Sequence[BadImage], max_bad: int, folder: Folder) -> None:
+    if len(bad_images) > max_bad:
+        listed = "".join(f"\n  {bad.image}: {bad.reason}" for bad in bad_images[:_LISTED])
+        more = f"\n  and {len(bad_images) - _LISTED} more" if len(bad_images) > _LISTED else ""
+        raise DataError(
+            f"{folder.shown}: {len(bad_images)} images cannot be read, {max_bad} are allowed. Fetch them again, or "
+            f"leave them out with --max-bad {len(bad_images)}:{listed}{more}"
+        )
+
+
+def _manifest(name: str, source: Source, records: Sequence[ShardRecord], origin: dict[str, str]) -> Manifest:
+    splits = {}
+    for split, group in itertools.groupby(records, key=lambda record: record.split):
+        parts = list(group)
+        counts = [part.per_class for part in parts if part.per_class]
+        splits[split] = Split(
+            images=sum(part.shard.images for part in parts),
+            per_class=tuple(np.sum(counts, axis=0).tolist()) if counts else (),
+            shards=tuple(part.shard for part in parts),
+        )
+    mean, std = _mean_and_std([record for record in records if record.split == "train"])
+    return Manifest(
+        name=name,
+        kind="encoded" if source.image_shape is None else "pixels",
+        image_shape=source.image_shape,
+        class_names=source.class_names,
+        splits=splits,
+        mean=mean,
+        std=std,
+        content_hash=images_hash(source.class_names, splits.items()),
+        source=origin,
+        bad_images=tuple(bad for record in records for bad in record.bad_images),
+    )
+
+
+def _mean_and_std(records: Sequence[ShardRecord]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Per channel, of pixels in [0, 1]."""
+    images = max(1, sum(record.shard.images for record in records))
+    mean = np.clip(np.sum([record.sums for record in records], axis=0) / images, 0, 1)
+    square = np.sum([record.square_sums for record in records], axis=0) / images
+    return tuple(mean.tolist()), tuple(np.sqrt(np.maximum(square - mean**2, 0)).tolist())
+
+
+def _check_whole(manifest: Manifest, records: Sequence[ShardRecord], folder: Folder) -> None:
+    """Refuse now what no sweep would train on."""
+    faults = [*training_faults(manifest), *contradictions(manifest)]
+    for split, facts in manifest.splits.items():
+        std = _mean_and_std([record for record in records if record.split == split])[1]
+        flat = [channel for channel, value in enumerate(std) if value < SMALLEST_STD]
+        if facts.images and flat:
+            faults.append(f"split '{split}' has a deviation of 0 in channel {flat[0]}: its pixels are all alike")
+    if faults:
+        raise DataError(f"{folder.shown}: cannot be trained on: {'; '.join(dict.fromkeys(faults))}. Mend the images")

@@ -1,0 +1,1 @@
+"""Use of trained networks: loading, evaluation, export and explanation."""

@@ -1,0 +1,58 @@
+"""FCViT: how much of the global context each position takes, group by group, over the image."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from models.fcvit.context import GlobalContext
+from orchestrator.inference.explain.irrelevance import mean_pairwise_cosine
+from orchestrator.inference.explain.pictures import SIGNED, colour_bar, grid, heat, save, show_image
+from orchestrator.inference.explain.subject import Numbers, Subject, explains, layers_of, watching
+
+__all__ = ["explain_contexts"]
+
+_FEWEST_CELLS = 4  # a side: a coarser map shows nothing of an image
+
+
+@explains("fcvit", GlobalContext)
+def explain_contexts(subject: Subject) -> Numbers:
+    """Picture `similarity_maps` of the last context whose map is no coarser than 4 cells a side."""
+    contexts = layers_of(subject.network, GlobalContext)
+    with watching(contexts, GlobalContext.similarity_maps) as maps:
+        subject.run()
+    shown = [name for name, found in maps.items() if min(found.shape[2:]) >= _FEWEST_CELLS] or list(maps)
+    weighs = [name for name in shown if contexts[name].scale is not None]
+    if weighs:
+        _draw(subject, weighs[-1], maps[weighs[-1]])
+    return {
+        "drawn": weighs[-1] if weighs else "nothing: the context has no similarity",
+        "contexts": {name: _numbers(found) for name, found in maps.items() if contexts[name].scale is not None},
+    }
+
+
+def _numbers(maps: Tensor) -> Numbers:
+    """Of maps (B, heads, H, W)."""
+    by_head = maps.flatten(2)
+    return {
+        "map_cells": list(maps.shape[2:]),
+        "cosine_between_groups": mean_pairwise_cosine(by_head),
+        "share_negative": float((maps < 0).float().mean()),
+        "largest": float(maps.abs().max()),
+    }
+
+
+def _draw(subject: Subject, name: str, maps: Tensor) -> None:
+    count, heads = min(subject.drawn, len(maps)), maps.shape[1]
+    title = f"{subject.title}\nsimilarity to the global context, {name} ({maps.shape[2]}×{maps.shape[3]} cells)"
+    figure, axes = grid(count, heads + 1, title)
+    limit = max(float(maps[:count].abs().max()), 1e-6)
+    drawn = None
+    for row in range(count):
+        show_image(axes[row, 0], subject.images.pixels[row])
+        for head in range(heads):
+            drawn = heat(axes[row, head + 1], maps[row, head], SIGNED, low=-limit, high=limit)
+    axes[0, 0].set_title("image")
+    for head in range(heads):
+        axes[0, head + 1].set_title(f"group {head}")
+    colour_bar(figure, drawn, axes, "similarity (standardised)")
+    save(figure, subject.folder, "similarity_maps")

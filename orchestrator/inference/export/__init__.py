@@ -1,0 +1,6 @@
+"""Trained networks as files that run without this package."""
+
+from orchestrator.inference.export.export import Exported, export_network
+from orchestrator.inference.export.formats import FORMATS
+
+__all__ = ["FORMATS", "Exported", "export_network"]

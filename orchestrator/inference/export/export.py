@@ -1,0 +1,246 @@
+"""A trained network as a file: spans frozen, checked on real images before it is kept, and timed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import ExportError
+from orchestrator.inference.export.formats import Format, format_named
+from orchestrator.inference.export.speed import medians_ms
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from orchestrator.inference.images import NetworkImages
+    from orchestrator.inference.trained_network import TrainedNetwork
+
+__all__ = ["TOLERANCE", "Exported", "export_network"]
+
+TOLERANCE = 1e-5
+"""Largest difference of a logit, over the largest logit where that is above 1."""
+
+_EXAMPLE = 8  # images that run at once: exported attention holds each key once per window
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Args:
+        path: The file.
+        bytes: Its size.
+        difference: Largest of the logits on the images it was checked with, as `TOLERANCE` counts.
+        images: So many.
+        batch: Images it takes at once; None for any number.
+        windows: Sides in pixels of the windows of each layer of learned spans, with the heads of each; empty for
+            networks without such layers.
+        uncut_bytes: Size of the same network exported with spans as they are; None without spans.
+        times_ms: Median time of a batch through the network itself, the uncut file and the file, on one thread.
+        timed_batch: Images of that batch.
+        note: What else a user should know.
+    """
+
+    path: Path
+    bytes: int
+    difference: float
+    images: int
+    batch: int | None
+    windows: tuple[tuple[tuple[int, int], ...], ...]
+    uncut_bytes: int | None
+    times_ms: Mapping[str, float]
+    timed_batch: int
+    note: str = ""
+
+
+def export_network(
+    trained: TrainedNetwork, images: NetworkImages, *, format_name: str, path: Path, timed_batch: int = 8
+) -> Exported:
+    """Writes a network whose outputs were found equal to the trained one's; else nothing.
+
+    Args:
+        trained: The network.
+        images: It is checked with, of more than one image.
+        format_name: One of `FORMATS`.
+        path: The file; one that stands there is replaced.
+        timed_batch: Images of the batch that is timed.
+
+    Raises:
+        ExportError: There is no such format, a package is missing, the network cannot be exported, or its outputs
+            differ by more than `TOLERANCE`.
+    """
+    form = format_named(format_name)
+    _require_target(path, form)
+    if len(images.inputs) < 2:
+        raise ExportError("--images: at least 2 are needed, to see that the file takes any number at once")
+    frozen, windows, note = _frozen(trained.network, images.inputs)
+    facts = _facts(trained)
+    with _partial(path, "partial") as partial, _partial(path, "uncut") as uncut, _quiet_exporters():
+        example = images.inputs[:_EXAMPLE]
+        any_batch = _write(form, frozen, example, partial, facts)
+        program = form.load(partial)
+        difference = _difference(program, trained.network, images.inputs, any_batch=any_batch)
+        if not difference <= TOLERANCE:
+            raise ExportError(
+                f"{trained.label}: the exported network differs by {difference:.2g} of the largest logit, more than "
+                f"{TOLERANCE:g}; nothing was written"
+            )
+        programs = {"network": lambda batch: _logits(trained.network, batch)}
+        if windows:
+            _write(form, _as_it_is(trained.network), example, uncut, facts)
+            programs["uncut"] = form.load(uncut)
+        programs["file"] = program
+        batch = _repeated(images.inputs, timed_batch) if any_batch else example
+        times = medians_ms({name: _bound(run, batch) for name, run in programs.items()})
+        uncut_bytes = uncut.stat().st_size if windows else None
+        partial.replace(path)
+    return Exported(
+        path=path,
+        bytes=path.stat().st_size,
+        difference=difference,
+        images=len(images.inputs),
+        batch=None if any_batch else len(example),
+        windows=windows,
+        uncut_bytes=uncut_bytes,
+        times_ms=times,
+        timed_batch=len(batch),
+        note=note,
+    )
+
+
+def _frozen(network: nn.Module, images: Tensor) -> tuple[nn.Module, tuple[tuple[tuple[int, int], ...], ...], str]:
+    """The network with spans frozen, head by head in the layers where that changes no output; its windows; a note."""
+    from models import freeze_spans
+    from models.adaptive_span.attention import AdaptiveAttention
+
+    expected = _logits(network, images)
+    layers = [name for name, module in network.named_modules() if isinstance(module, AdaptiveAttention)]
+
+    def is_equal(whole: list[str]) -> bool:  # half of the tolerance is left to the format
+        return _distance(_logits(freeze_spans(network, whole=whole), images), expected) <= TOLERANCE / 2
+
+    whole = [] if is_equal([]) else layers
+    for name in list(whole):
+        fewer = [other for other in whole if other != name]
+        whole = fewer if is_equal(fewer) else whole
+    frozen = freeze_spans(network, whole=whole)
+    places = ", ".join(str(layers.index(name)) for name in whole)
+    reason = "cut head by head, outputs would differ, as a head sees next to nothing"
+    return frozen, _windows(frozen), f"one window for all heads in layer {places}: {reason}" if whole else ""
+
+
+def _windows(network: nn.Module) -> tuple[tuple[tuple[int, int], ...], ...]:
+    from models.adaptive_span.frozen_span import FrozenSpanAttention
+
+    layers = [module for module in network.modules() if isinstance(module, FrozenSpanAttention)]
+    return tuple(
+        tuple((2 * radius + 1, len(heads)) for heads, radius in zip(layer.groups, layer.radii, strict=True))
+        for layer in layers
+    )
+
+
+def _as_it_is(network: nn.Module) -> nn.Module:
+    """Without gradients, as a frozen one is."""
+    import copy
+
+    return copy.deepcopy(network).requires_grad_(False)
+
+
+def _write(form: Format, network: nn.Module, images: Tensor, path: Path, facts: Mapping[str, Any]) -> bool:
+    """Writes a file for any number of images where the exporter can, else for these; returns which."""
+    faults = []
+    for any_batch in (True, False):
+        try:
+            form.write(network, images, path, any_batch=any_batch, facts=facts)
+        except Exception as error:  # an exporter may raise anything
+            faults.append(f"{type(error).__name__}: {(str(error).splitlines() or ['no reason given'])[0]}")
+        else:
+            return any_batch
+    raise ExportError(f"--format {form.name}: this network cannot be exported ({faults[-1]})")
+
+
+def _difference(program: Any, network: nn.Module, images: Tensor, *, any_batch: bool) -> float:
+    """Of all images, batch by batch, the last one smaller; of as many full batches as there are for a fixed number."""
+    import torch
+
+    batches = [batch for batch in images.split(_EXAMPLE) if any_batch or len(batch) == min(_EXAMPLE, len(images))]
+    found = torch.cat([program(batch) for batch in batches])
+    expected = _logits(network, images[: len(found)])
+    distance = _distance(found, expected)
+    return max(distance, _distance(program(images[:1]), expected[:1])) if any_batch else distance
+
+
+def _distance(found: Tensor, expected: Tensor) -> float:
+    """Infinite where either is not a number."""
+    if found.shape != expected.shape or not found.isfinite().all():
+        return float("inf")
+    return float((found - expected).abs().max() / max(1.0, float(expected.abs().max())))
+
+
+def _logits(network: nn.Module, images: Tensor) -> Tensor:
+    import torch
+
+    with torch.no_grad():
+        return torch.cat([network(batch) for batch in images.split(_EXAMPLE)])
+
+
+def _bound(program: Any, batch: Tensor) -> Any:
+    return lambda: program(batch)
+
+
+def _repeated(images: Tensor, count: int) -> Tensor:
+    return images.repeat(-(-count // len(images)), 1, 1, 1)[:count].contiguous()
+
+
+def _facts(trained: TrainedNetwork) -> dict[str, Any]:
+    """What a user of the file must know."""
+    network = trained.network
+    told = {name: list(getattr(network, name)) for name in ("class_names", "pixel_mean", "pixel_std")}
+    made = {"network": trained.name, "options": dict(trained.options), "source": trained.label, "epoch": trained.epoch}
+    return {**made, **told, "image_size": network.trained_image_size}
+
+
+def _require_target(path: Path, form: Format) -> None:
+    """Raises before any work is done where the file cannot be written."""
+    if path.is_dir():
+        raise ExportError(f"--output {path}: is a folder; name a file, such as {path / ('network' + form.suffix)}")
+    if path.suffix != form.suffix:
+        raise ExportError(f"--output {path}: a file of --format {form.name} ends in {form.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"--output {path}: its folder cannot be made ({error.strerror})") from None
+    if not os.access(path.parent, os.W_OK):
+        raise ExportError(f"--output {path}: {path.parent} cannot be written to")
+
+
+@contextmanager
+def _partial(path: Path, kind: str) -> Iterator[Path]:
+    """A file beside the target that is gone in the end, unless it has taken the target's place."""
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.{kind}{path.suffix}")
+    try:
+        yield partial
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _quiet_exporters() -> Iterator[None]:
+    """Their notices are for those who write networks."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,1 @@
+"""Code that runs in the LaneHub actor: mailbox, leases and lane table."""

@@ -1,0 +1,337 @@
+"""The hub: a mailbox between Tune's trial actors and the lanes, with a table of leases.
+
+One asynchronous actor per sweep. Every call states its caller's whole situation and waits until the hub's tables
+answer it; a repeated call gets the same answer. After a restart the tables are therefore rebuilt from the calls that
+Ray repeats by itself. Whoever waits is woken when its own lane or trial changes, so that a call costs the same however
+many lanes there are. The class knows neither Ray nor torch and is tested as plain asyncio.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from orchestrator.lanes.hub.lane import Lane
+from orchestrator.lanes.hub.lane_table import LaneTable
+from orchestrator.lanes.hub.wake_ups import WakeUps
+from orchestrator.lanes.messages import Ending, Fate, Member, Next, Order, Report, Situation, Verdict
+
+_ROOM = ("room",)  # what those wait for who need a ready lane, besides lanes by their index and trials by their id
+PEER_GRACE_S = 10.0
+ORPHAN_GRACE_S = 60.0
+
+
+class LaneHub:
+    """Mailbox and lease table of one sweep; all methods are coroutines of one actor.
+
+    Args:
+        max_failures: Failures after which a trial goes on from its checkpoint; one more ends it.
+    """
+
+    def __init__(self, max_failures: int = 0) -> None:
+        self._table = LaneTable(max_failures)
+        self._closing = False
+        self._winding_down = False
+        self._controllers: dict[int, Any] = {}
+        self._dismissed: set[str] = set()  # trials that Tune has ended
+        self._asking = 0  # trials that wait for a lane
+        self._wake_ups = WakeUps()
+
+    # Lanes: worker ranks
+
+    async def new_generation(self, lane: int) -> int:
+        """A number above all this lane has had. It follows this host's clock, so a restarted hub goes on upwards."""
+        return max(time.time_ns(), self._table.lanes[lane].generation + 1 if lane in self._table.lanes else 0)
+
+    async def join(self, member: Member) -> None:
+        """A rank of a new worker group says hello."""
+        self._tell(self._table.lane_of(member))
+
+    async def next_order(self, member: Member, left: str | None = None) -> Order | None:
+        """Waits for a trial to train; None when the sweep is over or the caller's generation is history.
+
+        Args:
+            member: The calling rank.
+            left: Trial the rank has left last; it is not handed out again while a peer is still leaving it.
+        """
+        lane = self._table.lane_of(member)
+        if not self._is_over_for(member):
+            lane.wait(member.rank, left)
+        self._tell(lane)
+        await self._wake_ups.until(
+            lambda: (
+                self._is_over_for(member)
+                or (lane.order is not None and lane.waiting.get(member.rank) != lane.order.trial_id)
+            ),
+            member.lane,
+        )
+        if self._is_over_for(member):
+            return None
+        lane.waiting.pop(member.rank, None)
+        return lane.order
+
+    async def begin(self, member: Member, order: Order) -> None:
+        """A rank has an order in its hands; from now on the loss of its group is a failure of the trial."""
+        lane = self._table.lane_of(member)
+        if not self._table.is_history(member) and lane.serves(order):
+            lane.begun = True
+
+    async def report(self, member: Member, order: Order, report: Report) -> Verdict:
+        """Delivers an epoch and waits for the sweep's decision; all ranks are told the same.
+
+        An epoch once acknowledged means GO, whatever follows, and none is acknowledged after a release: ranks that
+        wake one after another could else disagree, and one would hang in a collective. Only where a peer has left
+        the trial is there nothing to go on with.
+        """
+        lane = self._table.lane_of(member)
+        if self._table.is_history(member) or not self._table.learn(lane, order):
+            return Verdict.STOP
+        lane.reports[member.rank] = report
+        self._tell()
+        self._wake_ups.wake([order.trial_id])  # the other ranks do not wait for this one's report
+
+        def gone() -> bool:
+            return self._table.is_history(member) or not lane.serves(order) or bool(lane.departed(order))
+
+        def decided() -> bool:
+            return gone() or self._closing or lane.released or lane.acknowledged >= report.epoch
+
+        if not lane.claimed:
+            await self._wake_ups.until(lambda: lane.claimed or decided(), member.lane, timeout_s=ORPHAN_GRACE_S)
+            if not lane.claimed and lane.serves(order):
+                lane.released = True  # its client is gone: the release was told to a hub since lost
+                self._tell(lane)
+        await self._wake_ups.until(decided, member.lane)
+        return Verdict.GO if not gone() and lane.acknowledged >= report.epoch else Verdict.STOP
+
+    async def finish(self, member: Member, order: Order, ending: Ending) -> Next:
+        """A rank has left a trial; LEAVE asks it to end its process so that the worker group is rebuilt.
+
+        A rank that fails alone leaves its peers hanging in a collective. They get a grace period; then the attempt is
+        over and the group is given up. A rank that only lost its peer costs the trial nothing.
+        """
+        lane = self._table.lane_of(member)
+        if not self._table.is_history(member) and (ending.poisoned or ending.fate in (Fate.PEER_LOST, Fate.MOVED)):
+            lane.broken = True
+            lane.excused = lane.excused or ending.fate is Fate.MOVED
+        if not self._is_over_for(member) and not lane.judged and self._table.learn(lane, order):
+            attempt = lane.attempt
+            lane.endings[member.rank] = ending
+            self._tell(lane)
+
+            def settled() -> bool:
+                elsewhere = self._is_over_for(member) or not lane.serves(order)
+                return elsewhere or lane.judged or lane.attempt != attempt
+
+            await self._wake_ups.until(
+                lambda: settled() or len(lane.departed(order)) == lane.world_size,
+                member.lane,
+                timeout_s=PEER_GRACE_S if ending.fate in (Fate.FAILED, Fate.PEER_LOST) else None,
+            )
+            # The group may have been replaced meanwhile, and the trial be in the hands of the next one.
+            if not settled():
+                self._table.conclude(lane, order)
+                self._tell()
+        return Next.LEAVE if lane.broken else Next.STAY
+
+    # Trial clients: Tune's actors
+
+    async def lease(self, order: Order) -> int | None:
+        """Waits for a ready lane and starts the trial on it; a trial that already runs keeps its lane.
+
+        Returns:
+            The lane, or None when the sweep is being ended.
+        """
+        self._asking += 1
+        try:
+            await self._until_room(
+                lambda: self._is_settled(order) or self._winding_down or self._table.lane_for(order) is not None,
+                order,
+            )
+        finally:
+            self._asking -= 1
+        if order.trial_id in self._table.results:
+            return 0  # ended while it waited: `next_event` tells how, whatever the lane
+        if self._winding_down and self._table.serving(order.trial_id) is None:
+            return None
+        lane = self._table.lane_for(order)
+        if self._closing or lane is None:
+            return None
+        if lane.order is None:
+            self._table.assign(lane, order, claimed=True)
+        lane.claimed = True
+        self._tell(lane)
+        return lane.index
+
+    async def next_event(self, order: Order, lane: int, after: int) -> Report | Ending:
+        """Lets the trial go on past epoch `after` and waits for what comes next.
+
+        A trial whose lane has lost its worker group, or was given up, is moved to the first lane that is ready.
+        """
+        await self._find_lane(order, lane)
+        serving = self._table.serving(order.trial_id)
+        if self._winding_down and (serving is None or serving.acknowledged < max(after, 1)):
+            return self._table.results.get(order.trial_id) or Ending(Fate.INTERRUPTED)
+        if serving is not None and not serving.released and not self._closing:
+            serving.claimed, serving.acknowledged = True, max(serving.acknowledged, after)
+            self._tell(serving)
+        await self._news(order, after)
+        if self._closing:
+            return Ending(Fate.INTERRUPTED)
+        return (
+            self._table.results.get(order.trial_id)
+            or self._table.fresh_report(order, after)
+            or Ending(Fate.INTERRUPTED)
+        )
+
+    async def _find_lane(self, order: Order, lane: int) -> None:
+        """A restarted hub learns here what was leased."""
+        if self._is_settled(order) or self._table.serving(order.trial_id) is not None or lane in self._table.given_up:
+            return
+        row = self._table.row(lane)
+        if row.order is None:
+            self._table.assign(row, order, claimed=True)
+            self._tell()
+        else:
+            await self.lease(order)  # it has given the lane away before it learnt that
+
+    async def _news(self, order: Order, after: int) -> None:
+        """Waits until there is something to tell a trial's client; a trial without a lane is found one meanwhile."""
+
+        def happened() -> bool:
+            over = self._is_settled(order) or (self._winding_down and self._table.is_homeless(order))
+            return over or self._table.fresh_report(order, after) is not None
+
+        def homeless() -> bool:
+            return self._table.is_homeless(order)
+
+        while not happened():
+            if not homeless():
+                await self._wake_ups.until(lambda: happened() or homeless(), order.trial_id)
+            elif (refuge := self._table.ready_lane()) is not None:
+                self._table.move(order, refuge, after)
+                self._tell()
+            else:
+                await self._until_room(
+                    lambda: happened() or not homeless() or self._table.ready_lane() is not None, order
+                )
+
+    async def yield_lane(self, trial_id: str, *, forced: bool) -> bool:
+        """Takes a trial off its lane, at a report, to be leased again; nothing happens where no other trial waits.
+
+        Args:
+            trial_id: Of the trial.
+            forced: Leave in any case.
+
+        Returns:
+            Whether the trial has left.
+        """
+        if not forced and not self._asking:
+            return False
+
+        while not self._closing and (lane := self._table.serving(trial_id)) is not None:
+            lane.released = True
+            self._tell(lane)
+            await self._left(lane, trial_id)
+        ending = self._table.results.get(trial_id)
+        if trial_id not in self._dismissed and ending is not None and ending.fate is Fate.STOPPED:
+            del self._table.results[trial_id]
+        return True
+
+    async def _left(self, lane: Lane, trial_id: str) -> None:
+        await self._wake_ups.until(lambda: self._closing or self._table.serving(trial_id) is not lane, trial_id)
+
+    async def release(self, trial_id: str) -> None:
+        """The trial needs its lane no more: its ranks are stopped at their next report."""
+        self._dismissed.add(trial_id)
+        self._table.settle(trial_id, Ending(Fate.STOPPED))  # so that no late call revives it
+        lane = self._table.serving(trial_id)
+        if lane is not None:
+            lane.released = True
+            self._table.touch(lane)
+            if lane.all_wait or lane.down:
+                self._table.free(lane)  # no rank has it in its hands
+        self._tell()
+
+    # Owner: the driver, and the controllers of its worker groups
+
+    async def adopt_controller(self, lane: int, controller: Any) -> None:
+        """Remembers the actor that controls a lane's worker group."""
+        self._controllers[lane] = controller
+
+    async def group_lost(self, lane: int) -> None:
+        """A lane's worker group is gone, and its controller sees to the next."""
+        row = self._table.lanes.get(lane)
+        if row is not None:
+            row.down = True
+            self._table.judge_loss(row)
+            self._tell(row)
+
+    async def excuse(self, lane: int) -> None:
+        """The loss of the lane's present worker group, now or soon, is no failure: preemption, or another size."""
+        if lane in self._table.lanes:
+            self._table.lanes[lane].excused = True
+
+    async def host_lost(self, lane: int) -> None:
+        """A host of the lane's worker group is gone; which is no failure of the trial, unless it is one of many."""
+        if lane in self._table.lanes:
+            self._table.excuse_loss_of_host(self._table.lanes[lane])
+
+    async def abandon(self, lane: int) -> None:
+        """The driver has given a lane up; a trial on it goes on elsewhere."""
+        self._table.give_up(lane)
+        self._tell()
+
+    async def ending(self, trial_id: str) -> Ending | None:
+        """How a trial left its lane; None while it runs, or when it never had one."""
+        return self._table.results.get(trial_id)
+
+    async def is_ending(self) -> bool:
+        """Whether no trial is to begin another epoch."""
+        return self._closing or self._winding_down
+
+    async def wind_down(self) -> None:
+        """No trial begins another epoch; what is in the middle of one finishes it."""
+        self._winding_down = True
+        self._wake_ups.wake_all()
+
+    async def close(self) -> None:
+        """Ends the sweep: clients are told at once, ranks at their next report or while they wait for an order."""
+        self._closing = True
+        self._wake_ups.wake_all()
+
+    async def situation(self) -> Situation:
+        """Which lanes have a worker group, and what the driver keeps a copy of."""
+        alive = frozenset(index for index, lane in self._table.lanes.items() if lane.alive)
+        return Situation(alive, dict(self._controllers))
+
+    async def generation(self, lane: int) -> int:
+        """The newest generation of a lane that said hello; -1 before the first."""
+        return self._table.lanes[lane].generation if lane in self._table.lanes else -1
+
+    # Waiting
+
+    def _is_over_for(self, member: Member) -> bool:
+        return self._closing or self._table.is_history(member)
+
+    def _is_settled(self, order: Order) -> bool:
+        return self._closing or order.trial_id in self._table.results
+
+    def _tell(self, *lanes: Lane) -> None:
+        """Wakes those who wait for these lanes, their trials, or whatever else has changed in the table."""
+        for lane in lanes:
+            self._table.touch(lane)
+        self._wake_ups.wake(self._table.take_changes())
+        self._offer_room()
+
+    def _offer_room(self) -> None:
+        if self._table.ready_lane() is not None:
+            self._wake_ups.wake_first(_ROOM)
+
+    async def _until_room(self, condition: Callable[[], bool], order: Order) -> None:
+        """Waits in line for a ready lane, or for something else to happen to the trial."""
+        try:
+            await self._wake_ups.until(condition, order.trial_id, _ROOM)
+        finally:
+            self._offer_room()  # one at a time is woken; should this one not want it, the next may

@@ -1,0 +1,1 @@
+"""Code that runs in the driver: opens lanes, restarts them and releases their resources."""

@@ -1,0 +1,182 @@
+"""What runs in every worker of a lane: the one module that joins the training loop to Ray Train.
+
+A lane is one long-lived Train run. Its workers set up their process group once, say hello to the hub, and then train
+one trial after another. Reports go to the hub directly, around Train's own queue, which is polled every 2 s.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train.v2._internal.execution.context import get_train_context
+
+from orchestrator.config.sweep import TrialConfig
+from orchestrator.data import open_dataset
+from orchestrator.errors import SpatialSweepError, TrialDivergedError, TrialFailedError
+from orchestrator.lanes.lane_setting import LaneSetting
+from orchestrator.lanes.messages import Ending, Fate, Member, Next, Order, Report, Verdict
+from orchestrator.lanes.worker.node_load import NodeLoad, node_name
+from orchestrator.lanes.worker.trial_log import in_words, trial_log
+from orchestrator.masked_output import masked_output
+from orchestrator.quick_imports import end_imports
+from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints
+from orchestrator.training.images.device_images import DeviceImages
+from orchestrator.training.images.placement import place_dataset
+from orchestrator.training.reset_torch import clean_slate
+from orchestrator.training.trial import StopTrial, Trial
+from orchestrator.training.workers import Workers
+from orchestrator.uris import remember_secrets, without_secrets
+
+_PEER_ERRORS = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "connection was aborted",
+    "Broken pipe",
+    "Timed out waiting",  # gloo: the peer is alive and elsewhere
+)
+
+
+class LaneBrokenError(RuntimeError):
+    """Raised on purpose to make Ray Train rebuild the worker group."""
+
+
+class LeaveLane(BaseException):
+    """The node of a rank is about to be taken away: the trial goes on elsewhere, from the epoch just saved."""
+
+
+@masked_output()
+def lane_loop(setting: Mapping[str, Any]) -> None:
+    """Trains trials until the hub says that the sweep is over. Runs in each worker of a lane.
+
+    It also returns when one of its nodes is about to be taken away; the driver then starts the lane anew.
+
+    Args:
+        setting: `{"lane": LaneSetting}`; Train hands over mappings only.
+
+    Raises:
+        LaneBrokenError: The peers of this rank hang or are lost; Train starts a new worker group.
+    """
+    end_imports()  # which this process has begun to join its group
+    lane: LaneSetting = setting["lane"]
+    remember_secrets([lane.dataset_path])
+    member, workers = _say_hello(lane)
+    load = NodeLoad() if ray.train.get_context().get_local_rank() == 0 else None
+    data = place_dataset(open_dataset(lane.dataset_path), workers.device, lane.dataset)
+    left: str | None = None
+    while True:
+        order: Order | None = ray.get(lane.hub.next_order.remote(member, left))
+        if order is None:
+            return
+        ray.get(lane.hub.begin.remote(member, order))
+        ending = _train(lane, member, workers, data, order, load=load)
+        if ray.get(lane.hub.finish.remote(member, order, ending)) is Next.LEAVE:
+            if ending.fate is Fate.MOVED:
+                return  # all ranks do, and Train counts no failure
+            raise LaneBrokenError(f"lane {lane.lane}: {ending.fate}; the worker group is rebuilt")
+        clean_slate()
+        if left is None:
+            gc.freeze()  # what outlives a trial is the process's own; to look through it takes 0.25 s each time
+        left = order.trial_id
+
+
+def _say_hello(lane: LaneSetting) -> tuple[Member, Workers]:
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    device = torch.device("cpu")
+    if torch.cuda.is_available() and ray.get_gpu_ids():
+        device = torch.device("cuda", torch.cuda.current_device())
+    workers = Workers(rank, world_size, device)
+    generation: int = workers.told_by_first(ray.get(lane.hub.new_generation.remote(lane.lane)) if rank == 0 else 0)
+    member = Member(lane.lane, generation, rank, world_size)
+    ray.get(lane.hub.join.remote(member))
+    return member, workers
+
+
+def _train(
+    lane: LaneSetting,
+    member: Member,
+    workers: Workers,
+    data: DeviceImages,
+    order: Order,
+    *,
+    load: NodeLoad | None = None,
+) -> Ending:
+    """Trains one order and says how it ended, here and in the trial's log."""
+    with trial_log(Path(order.folder), member.rank) as log:
+        where = f"{node_name()}, {workers.device}, rank {member.rank} of {member.world_size}"
+        log.info("lane %d: %s", lane.lane, where)
+        ending = _attempt(lane, member, workers, data, order, load=load, log=log)
+        level = logging.ERROR if ending.fate is Fate.FAILED else logging.INFO
+        log.log(level, "%s%s", ending.fate, f": {ending.reason}" if ending.reason else "")
+    return ending
+
+
+def _attempt(
+    lane: LaneSetting,
+    member: Member,
+    workers: Workers,
+    data: DeviceImages,
+    order: Order,
+    *,
+    load: NodeLoad | None,
+    log: logging.Logger,
+) -> Ending:
+    """Only what must end the process is raised."""
+    here = (node_name(),)
+
+    def report(epoch: int, metrics: Mapping[str, float]) -> None:
+        told = dict(metrics) if workers.is_first else {}
+        if told:
+            log.info("epoch %d: %s", epoch, in_words(told))
+        message = Report(epoch, told | (load.read() if load else {}), nodes=here)
+        if ray.get(lane.hub.report.remote(member, order, message)) is Verdict.STOP:
+            raise StopTrial
+        if epoch < order.config["training"]["epochs"] and _will_be_taken(workers):
+            raise LeaveLane
+
+    try:
+        checkpoints = TrialCheckpoints(Path(order.folder))
+        trial = Trial(TrialConfig(**order.config), lane.objective, data, workers, checkpoints, costs=lane.costs)
+        trial.run(report)
+    except StopTrial:
+        return Ending(Fate.STOPPED)
+    except LeaveLane:
+        return Ending(Fate.MOVED)
+    except TrialDivergedError as error:
+        return Ending(Fate.DIVERGED, str(error))
+    except Exception as error:
+        if workers.world_size > 1 and _is_lost_peer(error):
+            return Ending(Fate.PEER_LOST, str(error))
+        return Ending(
+            Fate.FAILED,
+            without_secrets(f"{_first_line(error)}\n{traceback.format_exc()}"),
+            poisoned=isinstance(error, torch.AcceleratorError),
+            final=isinstance(error, SpatialSweepError),  # our own words for what another attempt would find again
+        )
+    return Ending(Fate.COMPLETED)
+
+
+def _will_be_taken(workers: Workers) -> bool:
+    """Whether any rank has been told that a node of the group is being preempted; all ranks ask, all learn the same."""
+    told = get_train_context().preemption_context.preemption_info is not None
+    return bool(workers.sum(torch.tensor(float(told), device=workers.device)))
+
+
+def _is_lost_peer(error: Exception) -> bool:
+    """Whether a collective failed because the other side died."""
+    return isinstance(error, dist.DistError) or any(text in str(error) for text in _PEER_ERRORS)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    kind = "" if isinstance(error, TrialFailedError) else f"{type(error).__name__}: "
+    return f"{kind}{lines[0]}"

@@ -1,0 +1,1 @@
+"""Progress of a running sweep in a terminal, a log or a notebook."""

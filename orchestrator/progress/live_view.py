@@ -1,0 +1,126 @@
+"""The view of a running sweep in a terminal, drawn anew twice a second."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.plain_output import add_column, add_row, cell
+from orchestrator.progress.snapshot import Ranked, Running, Standing
+from orchestrator.records.budget import as_duration
+from orchestrator.records.ledger import TrialStatus
+
+_ORDER = sorted(TrialStatus, key=lambda status: status is TrialStatus.RUNNING)  # those that train come last
+_BAD = (TrialStatus.DIVERGED, TrialStatus.FAILED)
+_FIXED_LINES = 7
+_BAR_WIDTH = 36
+
+
+def live_view(standing: Standing, notes: Sequence[str], height: int) -> RenderableType:
+    """Everything a user wants to see while a sweep runs.
+
+    Args:
+        standing: How it stands.
+        notes: Warnings that matter, the newest last.
+        height: Lines of the terminal; the leaderboard is cut to what fits.
+    """
+    blocks: list[RenderableType] = [_headline(standing), cell(counts_text(standing), "dim")]
+    if standing.usage:
+        blocks.append(cell("Budget: " + ", ".join(f"{u.name} {u.used} of {u.limit}" for u in standing.usage), "dim"))
+    lines = [*_failure_lines(standing), *(cell(text, "yellow") for text in notes)]
+    room = max(4, height - _FIXED_LINES - len(lines))
+    running = standing.running[: max(2, room // 2)]
+    if running:
+        blocks.append(Padding(_running_table(standing, running), (1, 0, 0, 0)))
+    if standing.top:
+        rows = max(1, room - len(running) - (3 if running else 1))
+        blocks.append(Padding(_leaderboard(standing, standing.top[:rows]), (1, 0, 0, 0)))
+    if lines:
+        blocks.append(Padding(Group(*lines), (1, 0, 0, 0)))
+    return Group(*blocks)
+
+
+def counts_text(standing: Standing) -> str:
+    """How the trials ended, and what is in use."""
+    counts = standing.counts
+    parts = [f"{counts[status]} {status.in_words}" for status in _ORDER if counts.get(status)]
+    parts += [f"{standing.rejected} rejected"] if standing.rejected else []
+    return ", ".join([*parts, standing.devices])
+
+
+def left_text(standing: Standing) -> str:
+    """The time to go, and what ends the sweep where that is not its number of trials."""
+    if standing.left_s is None:
+        return "time left: not known yet"
+    by = f", by budget.{standing.left_by}" if standing.left_by else ""
+    return f"about {clock(standing.left_s)} left{by}"
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, or hours, minutes and seconds."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes:02d}:{rest:02d}"
+
+
+def params_text(params: Mapping[str, Any], most: int) -> str:
+    """The first searched values in a line."""
+    shown = [(name, value) for name, value in params.items() if name != "model"]
+    text = " ".join(
+        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in shown[:most]
+    )
+    return f"{text} +{len(shown) - most}" if len(shown) > most else text
+
+
+def _headline(standing: Standing) -> RenderableType:
+    line = Table.grid(padding=(0, 2))
+    bar = ProgressBar(total=standing.wanted, completed=standing.ended, width=_BAR_WIDTH)
+    line.add_row(
+        cell(standing.name, "bold"),
+        bar,
+        Text(f"{standing.ended}/{standing.wanted} trials"),
+        Text(clock(standing.so_far.wall_s)),
+        Text(left_text(standing)),
+    )
+    return line
+
+
+def _running_table(standing: Standing, rows: Iterable[Running]) -> Table:
+    table = _table("running", ("epoch", "right"), (standing.metric, "right"), ("for", "right"), ("network", "left"))
+    for row in rows:
+        value = "-" if row.value is None else f"{row.value:.4f}"
+        add_row(table, row.trial, f"{row.epoch}/{row.epochs}", value, as_duration(row.held_s), row.model)
+    return table
+
+
+def _leaderboard(standing: Standing, rows: Iterable[Ranked]) -> Table:
+    table = _table("best", (standing.metric, "right"), ("epochs", "right"), ("network", "left"), ("parameters", "left"))
+    for index, row in enumerate(rows):
+        known = row.status.in_words if row.status is not TrialStatus.FINISHED else ""
+        state = ", ".join(word for word in (known, "" if row.feasible else "beyond a constraint") if word)
+        params = params_text(row.params, 4) + (f"  ({state})" if state else "")
+        style = "bold cyan" if index == 0 else None
+        add_row(table, row.trial, f"{row.value:.4f}", row.epochs, row.model, params, style=style)
+    return table
+
+
+def _table(first: str, *columns: tuple[str, Any]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column(first, justify="right", min_width=7)
+    for heading, justify in columns:
+        add_column(table, heading, justify=justify, no_wrap=True, overflow="ellipsis")
+    return table
+
+
+def _failure_lines(standing: Standing) -> list[Text]:
+    lines = []
+    for reason, count in standing.failures:
+        times = f"{count} times: " if count > 1 else ""
+        lines.append(cell(f"Failed: {times}{reason}", "red"))
+        lines[-1].no_wrap, lines[-1].overflow = True, "ellipsis"
+    return lines

@@ -1,0 +1,223 @@
+"""What a user sees while a sweep runs and when it is over: a live view in a terminal or notebook, lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.plain_output import add_column, add_row, cell, say
+from orchestrator.progress.live_view import clock, left_text, live_view
+from orchestrator.progress.notebook_view import NotebookDisplay, standing_html
+from orchestrator.progress.snapshot import Standing, Standings
+from orchestrator.records.budget import as_duration
+from orchestrator.records.costs import SoFar
+from orchestrator.records.ledger import Ledger, TrialStatus
+from orchestrator.results.sweep_result import SweepResult, TrialResult
+from orchestrator.runtime.ray_session import LanePlan
+
+_PLAIN_INTERVAL_S = 15.0
+_PARAMS_SHOWN = 6
+_LINES_SHOWN = 3
+_LINES_KEPT = 20
+_OURS = "orchestrator"
+
+
+class Warnings(logging.Handler):
+    """Collects the warnings of our own modules, each once.
+
+    Attributes:
+        shown: The newest, newest last.
+        unsaid: Those that no line was printed for yet.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.shown: deque[str] = deque(maxlen=_LINES_SHOWN)
+        self.unsaid: deque[str] = deque(maxlen=_LINES_KEPT)
+        self._seen: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Takes a warning; one that is repeated is known."""
+        text = record.getMessage().splitlines()[0]
+        if text not in self._seen:
+            self._seen.add(text)
+            self.shown.append(text)
+            self.unsaid.append(text)
+
+
+class Progress:
+    """Shows how a sweep stands; a context manager.
+
+    A terminal and a notebook have a view that is drawn again in its place; without one (a log, `ray job logs`) a line
+    is printed whenever a trial ends and every 15 s in between.
+
+    Args:
+        config: Of the sweep.
+        ledger: Read, never written.
+        plan: Of the lanes, for the time left.
+        console: Where to print.
+        display: Of a notebook, in the place of the console.
+    """
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        ledger: Ledger,
+        plan: LanePlan,
+        console: Console,
+        display: NotebookDisplay | None = None,
+    ) -> None:
+        self._standings = Standings(config, ledger, plan)
+        self._console = console
+        self._display = display
+        self._warnings = Warnings()
+        self._said: deque[str] = deque(maxlen=_LINES_SHOWN)
+        self._started = time.monotonic()
+        self._printed_at = self._started
+        self._printed_ended = 0
+        live = console.is_terminal and display is None
+        self._live = Live(console=console, auto_refresh=False, transient=True) if live else None
+
+    def __enter__(self) -> Progress:
+        if self._display is not None or not self._console.quiet:  # else nobody would see them
+            logging.getLogger(_OURS).addHandler(self._warnings)
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+        logging.getLogger(_OURS).removeHandler(self._warnings)
+        self._say_warnings()  # a live view is gone now, and they with it
+
+    def update(self) -> None:
+        """Draws or prints the present state; call it about twice a second."""
+        standing = self._standings.now()
+        if self._display is not None:
+            self._display.show(standing_html(standing, [*self._said, *self._told()]))
+        elif self._live:
+            self._live.update(live_view(standing, self._told(), self._console.height), refresh=True)
+        else:
+            self._print(standing)
+
+    def say(self, text: str) -> None:
+        """Prints a line above the live view, or in a notebook beneath it."""
+        self._said.append(text)
+        say(self._console, text)
+
+    def _told(self) -> list[str]:
+        return [f"Warning: {text}" for text in self._warnings.shown]
+
+    def _say_warnings(self) -> None:
+        while self._warnings.unsaid:
+            self.say(f"Warning: {self._warnings.unsaid.popleft()}")
+
+    def _print(self, standing: Standing) -> None:
+        self._say_warnings()
+        now = time.monotonic()
+        if standing.ended > self._printed_ended or now - self._printed_at > _PLAIN_INTERVAL_S:
+            self._printed_ended, self._printed_at = standing.ended, now
+            self.say(f"{clock(now - self._started)}  {plain_line(standing)}")
+
+
+def plain_line(standing: Standing) -> str:
+    """How a sweep stands, for a log."""
+    counts = standing.counts
+    parts = [
+        f"{standing.ended}/{standing.wanted} trials done",
+        f"{counts.get(TrialStatus.RUNNING, 0)} running",
+        f"{counts.get(TrialStatus.PRUNED, 0)} stopped early",
+        *([f"{counts[TrialStatus.DIVERGED]} diverged"] if counts.get(TrialStatus.DIVERGED) else []),
+        f"{counts.get(TrialStatus.FAILED, 0)} failed",
+        *([f"{standing.rejected} rejected"] if standing.rejected else []),
+    ]
+    return f"{', '.join(parts)} | {_best(standing)} | {left_text(standing)}"
+
+
+def _best(standing: Standing) -> str:
+    metric, so_far = standing.metric, standing.so_far
+    if so_far.best is None:
+        return f"best {metric}: none yet"
+    return f"best {metric} {so_far.best:.4f} (trial {so_far.best_trial}, {standing.best_model})"
+
+
+def print_outcome(result: SweepResult, console: Console, dashboard: str) -> None:
+    """The leaderboard, the files, and the command that opens the dashboard."""
+    best = result.best
+    if best is None:
+        say(console, f"{result.name}: {result.status}; no trial has finished an epoch")
+    else:
+        console.print(_leaderboard(result))
+    if best is not None and len(best.values) > 1:
+        console.print(_pareto_table(result))
+    if best is not None:
+        test = f", test top-1 {best.test_top1:.2%}" if best.test_top1 is not None else ""
+        beyond = "" if best.feasible else ", beyond a constraint as all are"
+        say(console, f"Best: trial {best.number}, {result.metric} {best.value:.4f}{test}{beyond}")
+    for record in result.records:
+        if record.status in (TrialStatus.DIVERGED, TrialStatus.FAILED):
+            say(console, f"{record.status.capitalize()}: trial {record.number}: {record.reason.splitlines()[0]}")
+    if result.ended_by:
+        say(console, f"Ended by its budget: {result.ended_by}")
+    say(console, f"Cost: {spent_text(result.so_far)}")
+    say(console, f"Results:   {result.folder / 'trials.parquet'}")
+    say(console, f"Dashboard: {dashboard}")
+    if result.notice:
+        say(console, f"Note: {result.notice}")
+
+
+def spent_text(so_far: SoFar) -> str:
+    """What a sweep has spent, in a line."""
+    cost = so_far.cost
+    devices = [f"{cost.cpu_s / 3600:.3g} CPU-hours", *([f"{cost.gpu_s / 3600:.3g} GPU-hours"] if cost.gpu_s else [])]
+    price = [] if cost.price is None else [f"price {cost.price:.2f}"]
+    return ", ".join([f"{as_duration(so_far.wall_s)} by the clock", *devices, *price])
+
+
+def _leaderboard(result: SweepResult, rows: int = 10) -> Table:
+    table = Table(title=cell(f"{result.name}: {result.status}"), title_justify="left")
+    for heading in ("rank", "trial", result.metric, "test/top1", "epochs", "status", "parameters"):
+        right = heading not in ("status", "parameters")
+        add_column(table, heading, justify="right" if right else "left", overflow="fold")
+    for rank, trial in enumerate(result.ranking()[:rows], start=1):
+        test = f"{trial.test_top1:.4f}" if trial.test_top1 is not None else "-"
+        add_row(
+            table,
+            rank,
+            trial.number,
+            f"{trial.value:.4f}",
+            test,
+            trial.epochs,
+            trial.status,
+            _params(trial),
+        )
+    return table
+
+
+def _pareto_table(result: SweepResult, rows: int = 20) -> Table:
+    """The trials that no other beats in every objective."""
+    front = result.pareto_front
+    table = Table(title=f"Pareto front: {len(front)} trial(s)", title_justify="left")
+    metrics = list(front[0].values) if front else []
+    for heading in ("trial", *metrics, "parameters"):
+        add_column(table, heading, justify="left" if heading == "parameters" else "right", overflow="fold")
+    for trial in front[:rows]:
+        add_row(table, trial.number, *(f"{trial.values[metric]:.6g}" for metric in metrics), _params(trial))
+    return table
+
+
+def _params(trial: TrialResult) -> str:
+    shown = list(trial.params.items())[:_PARAMS_SHOWN]
+    text = " ".join(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in shown)
+    more = len(trial.params) - len(shown)
+    return f"{text} +{more}" if more else text

@@ -1,0 +1,245 @@
+"""How a sweep stands at a moment, as every view of a running sweep shows it: a terminal, a log, a notebook."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.records.budget import Budget, Usage
+from orchestrator.records.costs import SoFar
+from orchestrator.records.ledger import Ledger, TrialRecord, TrialStatus
+from orchestrator.records.objectives import Aims
+from orchestrator.runtime.ray_session import LanePlan
+
+_TOP = 10
+_REASONS = 3
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A trial of the leaderboard.
+
+    Args:
+        trial: Its number.
+        model: Name of its network.
+        value: Its best value of the (first) objective.
+        epochs: Trained.
+        status: How it stands.
+        feasible: Whether it keeps the constraints.
+        params: Searched values.
+    """
+
+    trial: int
+    model: str
+    value: float
+    epochs: int
+    status: TrialStatus
+    feasible: bool
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Running:
+    """A trial that trains, or waits for a lane.
+
+    Args:
+        trial: Its number.
+        model: Name of its network.
+        epoch: The last one done.
+        epochs: At most.
+        value: The (first) objective after that epoch; None before.
+        held_s: Time it has cost until now.
+    """
+
+    trial: int
+    model: str
+    epoch: int
+    epochs: int
+    value: float | None
+    held_s: float
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a sweep stands.
+
+    Args:
+        name: Of the sweep.
+        metric: Of the (first) objective.
+        wanted: Trials asked for.
+        ended: Trials that will train no more.
+        counts: Trials by status.
+        rejected: Configurations that were not worth a trial.
+        so_far: What was spent and found.
+        left_s: Time to go, as far as trials and budget tell; None when nothing is known yet.
+        left_by: The limit that will end the sweep before its trials are used up; empty when none will.
+        usage: How much of each limit is used.
+        top: The best trials, best first.
+        running: Trials that train now.
+        failures: First lines of the reasons why trials failed or diverged, and how often; the commonest.
+        devices: What the running trials reserve, in words.
+        best_model: Network of the trial with the best value; empty before the first.
+    """
+
+    name: str
+    metric: str
+    wanted: int
+    ended: int
+    counts: Mapping[TrialStatus, int]
+    rejected: int
+    so_far: SoFar
+    left_s: float | None
+    left_by: str
+    usage: Sequence[Usage]
+    top: Sequence[Ranked]
+    running: Sequence[Running]
+    failures: Sequence[tuple[str, int]]
+    devices: str
+    best_model: str
+
+
+@dataclass
+class _Over:
+    """What the trials that are over amount to. Each is counted once, so that a look takes as long after thousands.
+
+    Args:
+        counts: By status.
+        reasons: First lines of why trials failed or diverged.
+        held_s: How long those that were timed had their lanes.
+        timed: How many those are.
+        top: The best, with what they rank by.
+    """
+
+    counts: Counter[TrialStatus] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    held_s: float = 0.0
+    timed: int = 0
+    top: list[tuple[Any, Ranked]] = field(default_factory=list)
+
+    def add(self, trial: TrialRecord, ranked: tuple[Any, Ranked] | None) -> None:
+        """Takes one more in."""
+        self.counts[trial.status] += 1
+        if trial.status in (TrialStatus.FAILED, TrialStatus.DIVERGED):
+            self.reasons[next(iter(trial.reason.splitlines()), str(trial.status))] += 1
+        if trial.cost.held_s:
+            self.held_s, self.timed = self.held_s + trial.cost.held_s, self.timed + 1
+        if ranked is not None:
+            self.top = _best([*self.top, ranked])
+
+
+class Standings:
+    """Looks at a ledger time and again.
+
+    Args:
+        config: Of the sweep.
+        ledger: Read, never written.
+        plan: Of the lanes.
+    """
+
+    def __init__(self, config: SweepConfig, ledger: Ledger, plan: LanePlan) -> None:
+        self._config = config
+        self._ledger = ledger
+        self._plan = plan
+        self._aims = Aims.of(config)
+        self._budget = Budget(config.budget, config.objective)
+        self._over = _Over()
+
+    def now(self) -> Standing:
+        """How the sweep stands."""
+        for trial in self._ledger.over_since(self._over.counts.total()):
+            self._over.add(trial, self._ranked(trial))
+        trials, so_far = self._ledger.open(), self._ledger.so_far()
+        counts = self._over.counts + Counter(trial.status for trial in trials)
+        running = [self._running(trial) for trial in trials if trial.status is TrialStatus.RUNNING]
+        left_s, left_by = self._left(running, so_far)
+        best = so_far.best_trial
+        ranked = [row for trial in trials if (row := self._ranked(trial)) is not None]
+        return Standing(
+            name=self._config.name,
+            metric=self._config.objective.metric,
+            wanted=self._config.trials,
+            ended=counts.total() - len(running) - counts[TrialStatus.INTERRUPTED],
+            counts=counts,
+            rejected=len(self._ledger.rejected()),
+            so_far=so_far,
+            left_s=left_s,
+            left_by=left_by,
+            usage=self._budget.usage(so_far),
+            top=[row for _, row in _best([*self._over.top, *ranked])],
+            running=running,
+            failures=self._over.reasons.most_common(_REASONS),
+            devices=self._devices(trials),
+            best_model="" if best is None else _model(self._ledger.trial(best)),
+        )
+
+    def _ranked(self, trial: TrialRecord) -> tuple[Any, Ranked] | None:
+        value = trial.best(self._config.objective.metric, self._config.objective.mode)
+        if value is None:
+            return None
+        feasible = self._aims.is_feasible(trial)
+        row = Ranked(trial.number, _model(trial), value, trial.epochs, trial.status, feasible, trial.params)
+        return self._aims.rank(trial), row
+
+    def _running(self, trial: TrialRecord) -> Running:
+        value = trial.reports[-1].get(self._config.objective.metric, math.nan) if trial.reports else math.nan
+        epochs = int(trial.config["training"]["epochs"])
+        known = value if math.isfinite(value) else None
+        held_s = self._ledger.cost_now(trial.number).held_s
+        return Running(trial.number, _model(trial), trial.epochs, epochs, known, held_s)
+
+    def _devices(self, trials: Sequence[TrialRecord]) -> str:
+        workers = sum(
+            trial.reports[-1].get("workers", self._plan.workers) if trial.reports else self._plan.workers
+            for trial in trials
+            if trial.status is TrialStatus.RUNNING
+        )
+        if not workers:
+            return "no devices in use"
+        cpus, gpus = workers * self._config.resources.cpus_per_worker, workers * self._plan.gpus_per_worker
+        named = [_counted(gpus, "GPU")] if gpus else []
+        return " and ".join([*named, _counted(cpus, "CPU")]) + " in use"
+
+    def _left(self, running: Sequence[Running], so_far: SoFar) -> tuple[float | None, str]:
+        """The time until the trials are used up, or a limit is, whichever comes first."""
+        limits = self._budget.left_s(so_far, self._rates())
+        by_trials = self._left_of_trials(running)
+        if by_trials is not None and all(by_trials <= left for left in limits.values()):
+            return by_trials, ""
+        name = min(limits, key=lambda name: limits[name], default="")
+        return limits.get(name), name
+
+    def _left_of_trials(self, running: Sequence[Running]) -> float | None:
+        typical = self._over.held_s / self._over.timed if self._over.timed else _projected(running)
+        if typical is None:
+            return None
+        begun = sum(max(0.0, typical - trial.held_s) for trial in running)
+        waiting = max(0, self._config.trials - self._over.counts.total() - len(running))
+        return (begun + waiting * typical) / max(1, self._plan.lanes, len(running))
+
+    def _rates(self) -> tuple[float, float]:
+        """CPUs and GPUs that full lanes reserve."""
+        workers = self._plan.lanes * self._plan.workers
+        return workers * self._config.resources.cpus_per_worker, workers * self._plan.gpus_per_worker
+
+
+def _best(rows: Iterable[tuple[Any, Ranked]]) -> list[tuple[Any, Ranked]]:
+    return heapq.nsmallest(_TOP, rows, key=lambda row: row[0])
+
+
+def _projected(running: Sequence[Running]) -> float | None:
+    """How long a trial takes, from those that have not ended; early stopping makes it less."""
+    found = [trial.held_s / trial.epoch * trial.epochs for trial in running if trial.epoch]
+    return sum(found) / len(found) if found else None
+
+
+def _counted(amount: float, device: str) -> str:
+    return f"{amount:g} {device}{'' if amount == 1 else 's'}"
+
+
+def _model(trial: TrialRecord) -> str:
+    return str(trial.config["model"]["name"])

@@ -1,0 +1,245 @@
+"""What a sweep has spent and brought so far, as the events of its journal tell it.
+
+A trial costs the devices it reserves for as long as it holds its lane. Where a sweep was interrupted and resumed, its
+stretches add up; one whose driver died ends with the last event it wrote.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from orchestrator.config.sections.objective import Constraint, parse_constraint
+from orchestrator.records.events import (
+    Event,
+    LanesPlanned,
+    SweepEnded,
+    SweepResumed,
+    SweepStarted,
+    TrialEnded,
+    TrialReported,
+    TrialResumed,
+    TrialStarted,
+)
+from orchestrator.records.status import TrialStatus
+
+_HOUR_S = 3_600.0
+_WORKERS = "workers"  # metric of an epoch: an elastic trial has fewer than planned at times
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Devices times seconds.
+
+    Args:
+        held_s: Time a trial had its lane, or that of all trials together.
+        cpu_s: CPU-seconds reserved.
+        gpu_s: GPU-seconds reserved.
+        price: In the currency of `budget.price_per_*_hour`; None when no price is set.
+    """
+
+    held_s: float = 0.0
+    cpu_s: float = 0.0
+    gpu_s: float = 0.0
+    price: float | None = None
+
+    def __add__(self, other: Cost) -> Cost:
+        price = None if self.price is None and other.price is None else (self.price or 0.0) + (other.price or 0.0)
+        return Cost(self.held_s + other.held_s, self.cpu_s + other.cpu_s, self.gpu_s + other.gpu_s, price)
+
+    def as_dict(self) -> dict[str, float]:
+        """The figures that are known, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+NO_COST = Cost()
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a trial that holds its lane costs per second.
+
+    Args:
+        cpus: It reserves.
+        gpus: It reserves.
+        per_cpu_hour: Price; None when none is set.
+        per_gpu_hour: Price; None when none is set.
+    """
+
+    cpus: float = 0.0
+    gpus: float = 0.0
+    per_cpu_hour: float | None = None
+    per_gpu_hour: float | None = None
+
+    def scaled(self, share: float) -> Rates:
+        """Of a trial that reserves only a part of it."""
+        return Rates(self.cpus * share, self.gpus * share, self.per_cpu_hour, self.per_gpu_hour)
+
+    def cost(self, seconds: float) -> Cost:
+        """Of so many seconds."""
+        price = None
+        if self.per_cpu_hour is not None or self.per_gpu_hour is not None:
+            per_hour = self.cpus * (self.per_cpu_hour or 0.0) + self.gpus * (self.per_gpu_hour or 0.0)
+            price = per_hour * seconds / _HOUR_S
+        return Cost(seconds, self.cpus * seconds, self.gpus * seconds, price)
+
+
+@dataclass(frozen=True)
+class SoFar:
+    """How much of a budget is used.
+
+    Args:
+        wall_s: Time its drivers ran.
+        cost: Of all trials, running ones included.
+        best: Best value of the (first) objective reported by an epoch within the constraints; None before the first.
+        best_trial: The trial that reported it.
+        fruitless: Trials that have ended since without a new best.
+    """
+
+    wall_s: float = 0.0
+    cost: Cost = Cost()
+    best: float | None = None
+    best_trial: int | None = None
+    fruitless: int = 0
+
+
+NOTHING_YET = SoFar()
+
+
+@dataclass
+class _Stretch:
+    """A trial that holds a lane: what it had cost at the time `at`, with the lane held for `held_s`, and going on."""
+
+    at: float
+    rates: Rates
+    held_s: float = 0.0
+    known: Cost = NO_COST
+    improved: bool = False
+
+    def advance(self, now: float, held_s: float, share: float) -> None:
+        """Takes a report: the lane is held for `held_s` by now, lately with this share of the devices planned."""
+        self.known += self.rates.scaled(share).cost(max(0.0, held_s - self.held_s))
+        self.at, self.held_s = now, held_s
+
+    def cost(self, now: float) -> Cost:
+        return self.known + self.rates.cost(max(0.0, now - self.at))
+
+
+@dataclass
+class Spending:
+    """Follows a journal, event by event; each takes the same short time however many came before."""
+
+    _rates: Rates = Rates()
+    _workers: float = 1.0
+    _metric: str | None = None
+    _sign: float = 1.0
+    _constraints: tuple[Constraint, ...] = ()
+    _session_s: float | None = None
+    _last_s: float = 0.0
+    _wall_s: float = 0.0
+    _closed: dict[int, Cost] = field(default_factory=dict)
+    _open: dict[int, _Stretch] = field(default_factory=dict)
+    _total: Cost = Cost()
+    _best: float | None = None
+    _best_trial: int | None = None
+    _fruitless: int = 0
+
+    def take(self, event: Event) -> None:
+        """Takes the next event of the journal."""
+        now = event.time
+        match event:
+            case SweepStarted() | SweepResumed():
+                self._end_session(self._last_s)
+                self._session_s = now
+                self._configure(event.config)
+            case LanesPlanned():
+                self._reserve(event)
+            case TrialStarted() | TrialResumed():
+                self._close(event.trial, now)
+                self._open[event.trial] = _Stretch(now, self._rates)
+            case TrialReported():
+                self._report(event)
+            case TrialEnded():
+                self._count(event)
+                self._close(event.trial, now)
+            case SweepEnded():
+                self._end_session(now)
+        self._last_s = now
+
+    def cost(self, number: int, now: float) -> Cost:
+        """What a trial has cost, over all its stretches.
+
+        Args:
+            number: Of the trial.
+            now: Unix time.
+        """
+        closed, stretch = self._closed.get(number, Cost()), self._open.get(number)
+        return closed if stretch is None else closed + stretch.cost(now)
+
+    def so_far(self, now: float) -> SoFar:
+        """How much of a budget is used.
+
+        Args:
+            now: Unix time; that of the last event when its driver is dead.
+        """
+        wall_s = self._wall_s + (max(0.0, now - self._session_s) if self._session_s is not None else 0.0)
+        cost = sum((stretch.cost(now) for stretch in self._open.values()), self._total)
+        best = None if self._best is None else self._sign * self._best
+        return SoFar(wall_s, cost, best, self._best_trial, self._fruitless)
+
+    @property
+    def last_event_s(self) -> float:
+        """Unix time of the last event."""
+        return self._last_s
+
+    def _configure(self, config: Mapping[str, Any]) -> None:
+        budget = config.get("budget") or {}
+        self._rates = Rates(
+            self._rates.cpus, self._rates.gpus, budget.get("price_per_cpu_hour"), budget.get("price_per_gpu_hour")
+        )
+        objective = config.get("objective")
+        first = objective[0] if isinstance(objective, list) and objective else objective
+        if isinstance(first, Mapping) and self._metric is None:
+            self._metric, self._sign = first["metric"], 1.0 if first["mode"] == "max" else -1.0
+        self._constraints = tuple(map(parse_constraint, config.get("constraints") or ()))
+
+    def _reserve(self, plan: LanesPlanned) -> None:
+        self._workers = float(plan.workers)
+        self._rates = Rates(
+            plan.cpus_per_trial, plan.gpus_per_trial, self._rates.per_cpu_hour, self._rates.per_gpu_hour
+        )
+
+    def _report(self, event: TrialReported) -> None:
+        stretch, metrics = self._open.get(event.trial), event.metrics
+        if stretch is not None and event.held_s is not None:
+            share = metrics.get(_WORKERS, self._workers) / self._workers
+            stretch.advance(event.time, event.held_s, share)
+        value = self._sign * metrics.get(self._metric or "", math.nan)
+        if any(bound.violation(metrics.get(bound.metric, math.inf)) > 0 for bound in self._constraints):
+            return
+        if math.isfinite(value) and (self._best is None or value > self._best):
+            self._best, self._best_trial, self._fruitless = value, event.trial, 0
+            if stretch is not None:
+                stretch.improved = True
+
+    def _count(self, event: TrialEnded) -> None:
+        """Counts trials in a row that ended without a new best; what was interrupted has not ended."""
+        stretch = self._open.get(event.trial)
+        if event.status is not TrialStatus.INTERRUPTED:
+            self._fruitless = 0 if stretch is not None and stretch.improved else self._fruitless + 1
+
+    def _close(self, number: int, now: float) -> None:
+        stretch = self._open.pop(number, None)
+        if stretch is not None:
+            cost = stretch.cost(now)
+            self._closed[number] = self._closed.get(number, Cost()) + cost
+            self._total += cost
+
+    def _end_session(self, now: float) -> None:
+        for number in list(self._open):
+            self._close(number, now)
+        if self._session_s is not None:
+            self._wall_s += max(0.0, now - self._session_s)
+        self._session_s = None

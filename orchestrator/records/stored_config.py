@@ -1,0 +1,28 @@
+"""The configuration of a sweep as it is stored and shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.files.runs_dir import resolve_runs_dir
+from orchestrator.uris import masked, without_password
+
+
+def recorded(config: SweepConfig) -> dict[str, Any]:
+    """Complete but for passwords."""
+    content = config.model_dump(mode="json")
+    content["runs_dir"] = str(resolve_runs_dir(config.runs_dir))
+    return _masked(content)
+
+
+def written(config: SweepConfig) -> dict[str, Any]:
+    """What is not as it is by default, without passwords: about what a user has written."""
+    return _masked(config.model_dump(mode="json", exclude_defaults=True))
+
+
+def _masked(content: dict[str, Any]) -> dict[str, Any]:
+    for section in ("tracking", "storage", "dataset"):
+        if content.get(section, {}).get("uri") is not None:
+            content[section]["uri"] = without_password(content[section]["uri"])
+    return dict(masked(content))

@@ -1,0 +1,108 @@
+"""Sweeps side by side: what they found, what they cost, and in which settings they differ."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from orchestrator.errors import JournalError
+from orchestrator.records.folder.sweep_folder import SweepFolder
+from orchestrator.records.ledger import TrialStatus
+from orchestrator.results.stored_sweep import StoredSweep, read_sweep
+from search_spaces import Domain, SearchSpace
+
+# Where a sweep runs and what it is called says nothing about what it searched.
+_IGNORED = ("name", "runs_dir", "tracking.", "storage.")
+
+
+def facts_of(sweep: StoredSweep) -> dict[str, Any]:
+    """How a sweep stands, as plain data: what `spatialsweep status` and `list` show."""
+    result, so_far = sweep.result, sweep.result.so_far
+    best = result.best
+    counts = Counter(str(record.status) for record in result.records)
+    return {
+        "name": sweep.name,
+        "state": str(sweep.state),
+        "ended_by": result.ended_by or None,
+        "folder": str(sweep.folder),
+        "objective": {"metric": result.metric, "mode": result.mode},
+        "best": None
+        if best is None
+        else {
+            "trial": best.number,
+            "value": best.value,
+            "values": dict(best.values),
+            "test_top1": best.test_top1,
+            "epochs": best.epochs,
+            "status": str(best.status),
+            "params": dict(best.params),
+        },
+        "trials_wanted": sweep.config.get("trials"),
+        "trials": {str(status): counts[status] for status in TrialStatus if counts[status]},
+        "rejected": dict(sweep.rejected),
+        "epochs": sum(record.epochs for record in result.records),
+        "wall_s": so_far.wall_s,
+        "cost": so_far.cost.as_dict(),
+        "budget": {key: value for key, value in (sweep.config.get("budget") or {}).items() if value is not None},
+        "space": space_fingerprint(sweep.config),
+        "last_event_age_s": sweep.age_s,
+        "tracking_uri": result.tracking_uri,
+    }
+
+
+def listed(folder: SweepFolder) -> dict[str, Any]:
+    """A sweep's row in a list; one whose journal is damaged says so, and hides no other.
+
+    Args:
+        folder: Folder of the sweep.
+    """
+    try:
+        return facts_of(read_sweep(folder))
+    except JournalError as error:
+        return {"name": folder.name, "state": "damaged", "folder": str(folder.path), "damage": str(error)}
+
+
+def space_fingerprint(config: Mapping[str, Any]) -> str:
+    """Equal for sweeps that search the same domains under the same conditions.
+
+    Args:
+        config: Settings of a sweep, as recorded.
+    """
+    domains: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Domain])
+    return SearchSpace(domains.validate_python(config.get("search") or {})).fingerprint
+
+
+def differing_settings(sweeps: Sequence[StoredSweep]) -> dict[str, list[Any]]:
+    """Settings that are not the same everywhere, each with its value in every sweep; None where it is absent."""
+    flat = [dict(_leaves(sweep.config)) for sweep in sweeps]
+    names = dict.fromkeys(name for settings in flat for name in settings if not name.startswith(_IGNORED))
+    rows = {name: [settings.get(name) for settings in flat] for name in names}
+    return {name: values for name, values in rows.items() if any(value != values[0] for value in values)}
+
+
+def best_params(sweeps: Sequence[StoredSweep]) -> dict[str, list[Any]]:
+    """Searched values of the best trials; None where a name was not active."""
+    found = [dict(best.params) if (best := sweep.result.best) else {} for sweep in sweeps]
+    names = dict.fromkeys(name for params in found for name in params)
+    return {name: [params.get(name) for params in found] for name in names}
+
+
+def comparison(sweeps: Sequence[StoredSweep]) -> dict[str, Any]:
+    """Everything side by side, as plain data; lists are in the order of the sweeps."""
+    return {
+        "sweeps": [facts_of(sweep) for sweep in sweeps],
+        "same_space": len({space_fingerprint(sweep.config) for sweep in sweeps}) == 1,
+        "differing_settings": differing_settings(sweeps),
+        "best_params": best_params(sweeps),
+    }
+
+
+def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

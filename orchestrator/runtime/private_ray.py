@@ -1,0 +1,155 @@
+"""A Ray instance of one process: on loopback only, under a token and in a folder that nobody else has.
+
+Ray by itself listens on all addresses of a machine. It takes the token from `~/.ray/auth_token`, which it writes for
+all to read, and puts its sockets, logs and spilled objects below `/tmp/ray`, which is for all to write.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+from ray._private import ray_constants
+
+from orchestrator.errors import ClusterError, RayLostError, SpatialSweepError
+from orchestrator.runtime.cluster_token import MODE, PATH, TOKEN, token_settings
+
+logger = logging.getLogger(__name__)
+
+_BITS = 256
+_FOLDER = "ray"
+# Ray makes its own folder one for all to write, so it goes into one that others cannot enter.
+_INNER = "r"
+_SOCKET = "r/session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
+_SOCKET_BYTES = 107 if sys.platform.startswith("linux") else 103
+_RANDOM_CHARACTERS = 8
+
+
+def own_token(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings under which a private instance starts; what a user has set stays.
+
+    Args:
+        environ: Environment of this process.
+    """
+    mode = environ.get(MODE)
+    if mode is not None and mode.lower() != "token":
+        logger.warning(
+            "%s is '%s': anyone who can log in on this machine can run code as you while Ray runs.", MODE, mode
+        )
+        return {}
+    if environ.get(TOKEN) or environ.get(PATH):
+        return {MODE: "token"}
+    return {MODE: "token", TOKEN: secrets.token_hex(_BITS // 8)}
+
+
+@contextmanager
+def private_ray(*, verbose: bool, level: int) -> Iterator[None]:
+    """Start an instance for this process; the caller shuts it down before the context ends.
+
+    Args:
+        verbose: Show what its workers print.
+        level: Of Ray's own messages.
+
+    Raises:
+        ClusterError: It does not start, or there is no room for its files.
+    """
+    with private_folder(os.environ) as folder, token_settings(own_token(os.environ)):
+        try:
+            with _on_loopback():
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    log_to_driver=verbose,
+                    logging_level=level,
+                    _temp_dir=str(folder / _INNER),
+                )
+        except (ConnectionError, OSError, ValueError, RuntimeError) as error:
+            raise ClusterError(f"Ray does not start on this machine: {_first_line(error)}") from error
+        yield
+
+
+@contextmanager
+def private_folder(environ: Mapping[str, str]) -> Iterator[Path]:
+    """Make a folder for Ray that only this user can enter, and remove it unless its logs are needed.
+
+    Args:
+        environ: Environment of this process; the folder goes below `RAY_TMPDIR`, `TMPDIR` or `/tmp`, the first of them
+            whose path is short enough for Ray's sockets.
+
+    Raises:
+        ClusterError: None of them can be written.
+    """
+    folder = _made_folder(environ)
+    try:
+        yield folder
+    except Exception as error:
+        if _asks_for_logs(error):
+            error.add_note(f"Ray's logs: {folder / _INNER / 'session_latest' / 'logs'}")
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made_folder(environ: Mapping[str, str]) -> Path:
+    faults: list[str] = []
+    for name, parent in _parents(environ):
+        over = _bytes_too_long(parent)
+        if over > 0:
+            faults.append(f"{name} is {over} bytes too long for Ray's sockets")
+            continue
+        try:
+            Path(parent).mkdir(parents=True, exist_ok=True)  # as Ray does
+            folder = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=parent))
+        except OSError as error:
+            faults.append(f"{name}: {error.strerror or error}: {parent}")
+            continue
+        if faults:
+            logger.warning("Ray's files go to %s: %s.", parent, "; ".join(faults))
+        return folder
+    raise ClusterError(f"Ray has no place for its files ({'; '.join(faults)}). Set RAY_TMPDIR to a short path.")
+
+
+def _asks_for_logs(error: Exception) -> bool:
+    """Return whether Ray's logs help to explain an error; an error of our own needs none."""
+    foreign = not isinstance(error, SpatialSweepError)
+    return foreign or isinstance(error, RayLostError) or isinstance(error.__cause__, Exception)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have Ray take 127.0.0.1 for its address, as it does on macOS and Windows; an argument of its is overruled."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _parents(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for name in ("RAY_TMPDIR", "TMPDIR"):
+        if environ.get(name):
+            yield name, str(Path(environ[name]).absolute())
+    yield "/tmp", "/tmp"  # noqa: S108 - a folder with a random name and for this user alone is made there
+
+
+def _bytes_too_long(parent: str) -> int:
+    folder = f"{_FOLDER}{'x' * _RANDOM_CHARACTERS}"
+    return len(os.fsencode(f"{parent}/{folder}/{_SOCKET.format(pid=os.getpid())}")) - _SOCKET_BYTES

@@ -1,0 +1,32 @@
+"""What Optuna is told of a trial's end."""
+
+from __future__ import annotations
+
+from optuna.trial import TrialState
+
+from orchestrator.records.ledger import TrialRecord, TrialStatus
+from orchestrator.records.objectives import Aims
+
+_STATES = {
+    TrialStatus.FINISHED: TrialState.COMPLETE,
+    TrialStatus.PRUNED: TrialState.PRUNED,
+    TrialStatus.DIVERGED: TrialState.FAIL,  # shown to the sampler as a poor one; see `samplers`
+    TrialStatus.FAILED: TrialState.FAIL,
+    TrialStatus.INTERRUPTED: TrialState.WAITING,  # asked again when the sweep is resumed
+}
+
+
+def verdict(record: TrialRecord, aims: Aims) -> tuple[TrialState, list[float] | None]:
+    """State and values of a trial that trains no more.
+
+    Args:
+        record: Of the trial.
+        aims: Of its sweep.
+    """
+    state = _STATES[record.status]
+    if state is not TrialState.COMPLETE:
+        return state, None
+    values = aims.values(record)
+    if len(values) < len(aims.objectives):
+        return TrialState.FAIL, None  # Optuna refuses a success without all its values
+    return state, [values[metric] for metric in aims.metrics]

@@ -1,0 +1,1 @@
+"""Optuna samplers by name, and the view of a study that they receive."""

@@ -1,0 +1,1 @@
+"""Trial schedulers by name; each replays the reports of earlier sessions."""

@@ -1,0 +1,165 @@
+"""Population based training (Jaderberg et al. 2017) over lanes: poor trials go on from good ones, with other settings.
+
+Tune's own pauses trials and refuses a searcher. Here a trial that has come to a look waits for the others, and its lane
+is theirs meanwhile; so a population of any size takes turns on the lanes there are, and what is decided depends on
+no lane's speed. What a trial is to do then is left as a note in its folder, which its client acts on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from orchestrator.config.sections.training import TrainingConfig
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.lanes.trial_client import ENDED, EPOCH, TRIAL
+from orchestrator.lanes.weight_transfer import Handover
+from orchestrator.records.folder.sweep_folder import SweepFolder
+from orchestrator.records.folder.trial_folder import trial_folder
+from orchestrator.records.ledger import Ledger, TrialRecord
+from orchestrator.search.not_pickled import NotPickled
+from search_spaces.domains import ChoiceDomain, Domain, FloatDomain, IntDomain
+
+_FACTORS = (0.8, 1.2)
+
+
+class PopulationTraining(NotPickled, FIFOScheduler):
+    """Looks at all trials every few epochs; the poorest take over weights and settings of the best.
+
+    Args:
+        config: Of the sweep.
+        ledger: Knows which trials run and what they have reported; told of what changes.
+        folder: Of the sweep.
+    """
+
+    def __init__(self, config: SweepConfig, ledger: Ledger, folder: SweepFolder) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._config = config
+        self._settings, self._space = config.trial_scheduler, config.space
+        self._ledger = ledger
+        self._folder = folder
+        self._waiting: dict[int, Mapping[str, Any]] = {}  # newest report by number
+
+    def on_trial_add(self, tune_controller: TuneController, trial: TuneTrial) -> None:
+        """A trial begins, or goes on; what it waited for in an earlier session will not come."""
+        note = Handover.found(self._trial_folder(_number(trial)))
+        if note is not None and note.waits:
+            Handover().leave(self._trial_folder(_number(trial)))
+
+    def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
+        """An epoch is done; no trial is ever stopped."""
+        if ENDED not in result and result[EPOCH] % self._settings.perturb_every == 0:
+            self._waiting[_number(trial)] = result
+            Handover(waits=True).leave(self._trial_folder(_number(trial)))
+            self._look()
+        return TrialScheduler.CONTINUE
+
+    def on_trial_complete(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> None:
+        """Nobody waits for a trial that has ended."""
+        self._look(ended=_number(trial))
+
+    def on_trial_error(self, tune_controller: TuneController, trial: TuneTrial) -> None:
+        """Likewise."""
+        self._look(ended=_number(trial))
+
+    def on_trial_remove(self, tune_controller: TuneController, trial: TuneTrial) -> None:
+        """Likewise."""
+        self._look(ended=_number(trial))
+
+    def _look(self, ended: int | None = None) -> None:
+        """Once all that train have come to the look: who goes on as before, and who from whom."""
+        self._waiting.pop(ended, None)  # type: ignore[arg-type]
+        training = {record.number for record in self._ledger.running()} - {ended}
+        if not training <= self._waiting.keys():
+            return
+        ranked = sorted(self._waiting, key=lambda number: (self._score(self._waiting[number]), -number))
+        share = int(len(ranked) * self._settings.quantile)
+        for number in ranked[share:]:
+            Handover().leave(self._trial_folder(number))
+        for number in ranked[:share]:
+            self._replace(number, ranked[-share:])
+        self._waiting.clear()
+
+    def _replace(self, number: int, best: Sequence[int]) -> None:
+        """Lets a poor trial go on from one of the best."""
+        epoch = self._waiting[number][EPOCH]
+        seed = np.random.SeedSequence([self._config.seed, number, epoch]).generate_state(1)[0]
+        chance = np.random.RandomState(seed)
+        donor = self._ledger.trial(best[chance.randint(len(best))])
+        config = _changed(donor.config, self._explore(donor, chance)) | {"number": number}
+        self._ledger.trial_changed(number, donor.number, epoch, config)
+        Handover(donor=str(self._trial_folder(donor.number)), config=config).leave(self._trial_folder(number))
+
+    def _score(self, report: Mapping[str, Any]) -> float:
+        """The objective as it is now, the more the better."""
+        objective = self._config.objective
+        value = float(report.get(objective.metric, math.nan))
+        score = value if objective.mode == "max" else -value
+        return score if math.isfinite(score) else -math.inf
+
+    def _explore(self, donor: TrialRecord, chance: np.random.RandomState) -> dict[str, Any]:
+        """New values of the settings that may change, from those of the donor."""
+        now = {**donor.config["training"], **donor.config["model"]["options"]}
+        domains = {name: self._space[name] for name in self._settings.mutate if name in self._space}
+        return {
+            name: draw(domain, chance)
+            if chance.random_sample() < self._settings.resample_probability
+            else perturb(domain, now[name], chance)
+            for name, domain in domains.items()
+            if name in now
+        }
+
+    def _trial_folder(self, number: int) -> Path:
+        return self._folder.trials / trial_folder(number)
+
+
+def _number(trial: TuneTrial) -> int:
+    return int(trial.config[TRIAL]["number"])
+
+
+def draw(domain: Domain, chance: np.random.RandomState) -> Any:
+    """A value as the domain would draw it."""
+    match domain:
+        case ChoiceDomain():
+            return domain.choices[chance.randint(len(domain.choices))]
+        case FloatDomain() | IntDomain():
+            low, high = domain.corners()
+            if domain.log:
+                return _fitted(domain, math.exp(chance.uniform(math.log(low), math.log(high))))
+            return _fitted(domain, chance.uniform(low, high))
+        case _:
+            return domain.corners()[0]
+
+
+def perturb(domain: Domain, value: Any, chance: np.random.RandomState) -> Any:
+    """A value near the given one: a fifth more or less, or one place on among choices."""
+    if isinstance(domain, ChoiceDomain):
+        place = domain.choices.index(value) + chance.choice((-1, 1))
+        return domain.choices[min(max(place, 0), len(domain.choices) - 1)]
+    if isinstance(domain, FloatDomain | IntDomain):
+        return _fitted(domain, value * chance.choice(_FACTORS))
+    return value
+
+
+def _fitted(domain: FloatDomain | IntDomain, value: float) -> float | int:
+    """The nearest value that the domain holds."""
+    low, high = domain.corners()
+    value = min(max(value, low), high)
+    if isinstance(domain, FloatDomain):
+        return float(domain.nearest(value))
+    return round(value if domain.log else low + round((value - low) / domain.step) * domain.step)
+
+
+def _changed(config: Any, changes: dict[str, Any]) -> dict[str, Any]:
+    """A trial's configuration with other values."""
+    training = {name: value for name, value in changes.items() if name in TrainingConfig.model_fields}
+    options = {name: value for name, value in changes.items() if name not in training}
+    model = {**config["model"], "options": {**config["model"]["options"], **options}}
+    return {**config, "model": model, "training": {**config["training"], **training}}

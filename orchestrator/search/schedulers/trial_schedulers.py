@@ -1,0 +1,47 @@
+"""Which trials are stopped early: trial schedulers by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.tune.schedulers import TrialScheduler
+
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.lanes.trial_client import EPOCH
+from orchestrator.records.folder.sweep_folder import SweepFolder
+from orchestrator.records.ledger import Ledger
+from orchestrator.search.schedulers.early_stopping import Asha, HyperBand, Median, OldestFirst
+from orchestrator.search.schedulers.population import PopulationTraining
+
+
+def create_trial_scheduler(config: SweepConfig, ledger: Ledger, folder: SweepFolder) -> TrialScheduler:
+    """What decides after each epoch whether a trial goes on."""
+    scheduler = config.trial_scheduler
+    rungs: dict[str, Any] = {
+        "time_attr": EPOCH,
+        "max_t": config.max_epochs,
+        "grace_period": scheduler.grace_epochs,
+        "reduction_factor": scheduler.reduction_factor,
+    }
+    match scheduler.name:
+        case "asha":
+            return Asha(ledger, **rungs)
+        case "hyperband":
+            return HyperBand(ledger, seed=config.seed, **rungs)
+        case "median":
+            least = scheduler.min_trials
+            return Median(ledger, time_attr=EPOCH, grace_period=scheduler.grace_epochs, min_samples_required=least)
+        case "pbt":
+            return PopulationTraining(config, ledger, folder)
+        case "none":
+            return OldestFirst()  # type: ignore[no-untyped-call]
+
+
+def takes_lanes(config: SweepConfig) -> bool:
+    """Whether a trial keeps its lane to its end; a population takes turns."""
+    return config.trial_scheduler.name != "pbt"
+
+
+def trials_at_once(config: SweepConfig, lanes: int) -> int:
+    """Trials that Tune has running: one per lane, but for a population, whose trials take turns on the lanes."""
+    return lanes if takes_lanes(config) else max(lanes, config.trials)

@@ -1,0 +1,140 @@
+"""Which configurations are not worth a trial.
+
+Options that do not go together, parts larger than the map they work on, networks beyond the limits of the sweep. A
+sweep's file is checked value by value when it is loaded; here a whole configuration is.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from orchestrator.config.sweep import SweepConfig, TrialConfig
+from orchestrator.config.validation.training_rules import augmentation_problems, training_problems
+from orchestrator.data.datasets import DatasetFacts, dataset_facts
+from search_spaces import setting_of
+
+if TYPE_CHECKING:
+    from models import ModelCost
+
+_STEM = ("stem", "stem_stride")
+_SIZED = ("pooled_size", "max_span", "kernel_size", "kernel_size_1", "kernel_size_2")
+
+
+class Rejection(NamedTuple):
+    """Why a configuration is not worth a trial.
+
+    Args:
+        rule: The setting or limit it breaks.
+        text: What was given and what holds.
+        counted: What a limit was held against; None for other rules.
+    """
+
+    rule: str
+    text: str
+    counted: int | None = None
+
+
+class Validity:
+    """Judges configurations of one sweep.
+
+    Args:
+        config: Of the sweep.
+        facts: Of its dataset; None looks them up.
+
+    Raises:
+        DataError: The dataset is not there.
+    """
+
+    def __init__(self, config: SweepConfig, facts: DatasetFacts | None = None) -> None:
+        dataset = config.dataset
+        self._facts = facts or dataset_facts(dataset.name, dataset.uri, dataset.crop_size)
+        self._limits = config.limits
+        self._workers = config.resources.max_workers
+        self._searched = {setting_of(name) for name in config.search}
+
+    def rejection(self, trial: TrialConfig) -> Rejection | None:
+        """Why this configuration is not worth a trial; None when it is."""
+        return next(self._rejections(trial), None)
+
+    def cost_of(self, trial: TrialConfig) -> ModelCost:
+        """Parameters and multiply-accumulates of its network on the images of the sweep."""
+        import models
+
+        return models.model_cost(trial.model.name, trial.model.options, **_shape(self._facts))
+
+    def _rejections(self, trial: TrialConfig) -> Iterator[Rejection]:
+        """Cheap rules first: whoever asks stops at the first one that is broken."""
+        import models
+
+        facts = self._facts
+        for fault in models.check_options(
+            trial.model.name,
+            trial.model.options,
+            image_size=facts.image_size,
+            in_chans=facts.in_chans,
+            num_classes=facts.num_classes,
+        ):
+            yield Rejection(fault.option, f"got {fault.given!r} for {trial.model.name}; {fault.rule}")
+        yield from self._training_rejections(trial)
+        yield from self._map_rejections(trial)
+        yield from self._limit_rejections(trial)
+
+    def _training_rejections(self, trial: TrialConfig) -> Iterator[Rejection]:
+        for problem in training_problems(trial.training, {}, self._workers):
+            yield Rejection(problem.where.removeprefix("training."), problem.message)
+        for problem in augmentation_problems(trial.training, {}, files=self._facts.files):
+            yield Rejection(problem.where.removeprefix("training."), problem.message)
+
+    def _map_rejections(self, trial: TrialConfig) -> Iterator[Rejection]:
+        """What the search made larger than the largest map; a user who fixed it so is taken at their word."""
+        model, facts = trial.model, self._facts
+        sized = [name for name in _SIZED if name in model.options and name in self._searched]
+        if not sized:
+            return
+        stem = tuple((name, model.options[name]) for name in _STEM if name in model.options)
+        side = _map_side(model.name, stem, facts.image_size, facts.in_chans)
+        for name in sized:
+            given, most = model.options[name], _largest(name, side, model.name)
+            if isinstance(given, int) and given > most:
+                rule = f"its largest map is {side} x {side}, where {name} above {most} changes nothing"
+                yield Rejection(name, f"got {given} for {model.name}; {rule}")
+
+    def _limit_rejections(self, trial: TrialConfig) -> Iterator[Rejection]:
+        limits, name = self._limits, trial.model.name
+        if limits.max_params is not None and (given := self._params_of(trial)) > limits.max_params:
+            text = f"{name} has {given:,}; limits.max_params is {limits.max_params:,.0f}"
+            yield Rejection("max_params", text, given)
+        if limits.max_macs is not None and (given := self.cost_of(trial).macs) > limits.max_macs:
+            yield Rejection("max_macs", f"{name} has {given:,}; limits.max_macs is {limits.max_macs:,.0f}", given)
+
+    def _params_of(self, trial: TrialConfig) -> int:
+        import models
+
+        if self._limits.max_macs is not None:  # counted in any case
+            return self.cost_of(trial).params
+        return models.model_params(trial.model.name, trial.model.options, **_shape(self._facts))
+
+
+def _shape(facts: DatasetFacts) -> dict[str, int]:
+    return {"num_classes": facts.num_classes, "in_chans": facts.in_chans, "image_size": facts.image_size}
+
+
+@functools.lru_cache
+def _map_side(name: str, stem: tuple[tuple[str, Any], ...], image_size: int, in_chans: int) -> int:
+    import models
+
+    return models.first_map_side(name, dict(stem), image_size=image_size, in_chans=in_chans)
+
+
+def _largest(name: str, side: int, model: str) -> int:
+    """The largest value of a size that still makes a difference at a map of this side."""
+    import models
+
+    if name == "pooled_size":
+        return side
+    if name == "max_span":
+        return side - 1
+    is_cut_to_map = "img_size" in models.model_options(model)
+    return side if is_cut_to_map else 2 * side - 1

@@ -1,0 +1,1 @@
+"""Life of a sweep: start, session, signals, end, resume, deletion."""

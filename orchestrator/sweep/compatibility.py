@@ -1,0 +1,135 @@
+"""Whether a sweep may go on: what decides its results must be what it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from orchestrator.config import SweepConfig, load_sweep
+from orchestrator.data import open_dataset
+from orchestrator.errors import ConfigError, Problem, ResumeError
+from orchestrator.records.folder.known_servers import note_server
+from orchestrator.records.folder.recorded_addresses import moved_config, recorded_address, require_confirmed
+from orchestrator.records.folder.sweep_folder import SweepFolder
+from orchestrator.records.history import read_begun
+from orchestrator.records.provenance import code_fingerprint
+
+# How much is searched, where, and where it is recorded may change from one session of a sweep to the next.
+_FREE = (
+    "name",
+    "trials",
+    "budget",
+    "resources",
+    "tracking",
+    "storage",
+    "keep",
+    "runs_dir",
+    "recipe",
+    "sampler",
+    "trial_scheduler",
+)
+_ALLOW = "--allow-changed goes on all the same"
+
+
+def identity(config: SweepConfig, located: str) -> dict[str, Any]:
+    """All that decides the results of a sweep, flat, for comparison.
+
+    Args:
+        config: Of the sweep.
+        located: Its dataset, as `locate_dataset` found it.
+    """
+    content = config.model_dump(mode="json", exclude=set(_FREE))
+    content["dataset"] = {
+        key: value for key, value in content["dataset"].items() if key not in ("uri", "decode_processes")
+    }
+    facts = {"search space": config.space.fingerprint, "dataset content": content_hash(located)}
+    return {**dict(_leaves(content)), **facts, "code": code_fingerprint()}
+
+
+def content_hash(located: str) -> str:
+    """A hash of all images and labels of a dataset.
+
+    Args:
+        located: As `locate_dataset` found it.
+    """
+    dataset = open_dataset(located)
+    return dataset.content_hash if hasattr(dataset, "content_hash") else dataset.manifest.content_hash
+
+
+def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], *, name: str) -> None:
+    """Compares what a sweep was with what it is to go on as.
+
+    Raises:
+        ResumeError: They differ; the text lists every difference.
+    """
+    absent = "nothing"
+    changed = [key for key in sorted({*before, *now}) if before.get(key, absent) != now.get(key, absent)]
+    lines = [f"  {key}: was {before.get(key, absent)}, is {now.get(key, absent)}" for key in changed]
+    if lines:
+        listing = "\n".join(lines)
+        raise ResumeError(f"sweep '{name}' was begun with other settings:\n{listing}\nRestore them, or {_ALLOW}")
+
+
+def stored_config(
+    folder: SweepFolder,
+    overrides: Sequence[str] = (),
+    *,
+    values: Mapping[str, Any] = MappingProxyType({}),
+    contacted: Sequence[str] = ("tracking", "storage"),
+) -> SweepConfig:
+    """Return the configuration a sweep ran with last, for the place where its folder lies now.
+
+    Args:
+        folder: Of the sweep.
+        overrides: Assignments to lay over it, as for `load_sweep`.
+        values: Values of settings, likewise.
+        contacted: Sections whose address is to be used; one that only the journal names must be known.
+
+    Raises:
+        JournalError: A line of its journal is damaged.
+        ConfigError: A setting is wrong, a stored address lacks the password that is never stored, or the user has
+            never named it.
+    """
+    runs_dir = folder.path.parent
+    content = moved_config(read_begun(folder.journal).config, runs_dir)
+    config = load_sweep(content, overrides, values=values, label=f"sweep '{folder.name}'")
+    secret = [section for section, uri in _addresses(config) if uri and "***" in uri]
+    if secret:
+        raise ConfigError(
+            [
+                Problem(f"{section}.uri", f"its password is not stored. Give the address: --set {section}.uri=...")
+                for section in secret
+            ],
+            f"sweep '{folder.name}'",
+        )
+    for section in contacted:
+        if uri := _named(content, overrides, values, section):
+            note_server(uri)
+        else:
+            uri = getattr(config, section).uri or recorded_address(section, {}, runs_dir)
+            require_confirmed(uri, runs_dir, section=section, sweep=folder.name)
+    return config
+
+
+def _named(content: Mapping[str, Any], overrides: Sequence[str], values: Mapping[str, Any], section: str) -> str | None:
+    """The address that the overrides name, whatever the journal does."""
+    if not overrides and not values:
+        return None
+    without = {**content, section: {**(content.get(section) or {}), "uri": None}}
+    uri: str | None = getattr(load_sweep(without, overrides, values=values), section).uri
+    return uri
+
+
+def _addresses(config: SweepConfig) -> list[tuple[str, str | None]]:
+    return [(name, getattr(config, name).uri) for name in ("tracking", "storage", "dataset")]
+
+
+def _leaves(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            found += _leaves(value, f"{prefix}{key}.")
+        else:
+            found.append((f"{prefix}{key}", value))
+    return found

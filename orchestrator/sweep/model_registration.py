@@ -1,0 +1,64 @@
+"""Puts the best network of a sweep into MLflow's model registry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.config.option_values import setting_values
+from orchestrator.errors import TrackingError
+from orchestrator.files.contained_paths import contained
+from orchestrator.records.folder.sweep_folder import SweepFolder
+from orchestrator.results.stored_sweep import read_sweep
+from orchestrator.server_addresses import embedded_uri
+from orchestrator.sweep.compatibility import stored_config
+
+if TYPE_CHECKING:
+    from orchestrator.tracking.mlflow_registry import Registered
+
+
+def register_trial(
+    folder: SweepFolder,
+    model: str,
+    *,
+    trial: int | None = None,
+    alias: str | None = None,
+    tracking_uri: str | None = None,
+) -> tuple[int, Registered]:
+    """Registers the model of a trial.
+
+    Args:
+        folder: Of the sweep.
+        model: Name in the registry.
+        trial: Its number; None takes the best.
+        alias: To be moved to the new version, such as `champion`.
+        tracking_uri: Where the sweep is recorded, with its password.
+
+    Returns:
+        The trial, and what it is in the registry.
+
+    Raises:
+        TrackingError: There is no such trial or no model of it, or MLflow does not answer.
+    """
+    from orchestrator.tracking.mlflow_registry import register_model
+    from orchestrator.tracking.mlflow_runs import silence
+
+    silence()
+    values = setting_values(tracking_uri=tracking_uri)
+    tracking = stored_config(folder, values=values, contacted=("tracking",)).tracking
+    sweep = read_sweep(folder)
+    try:
+        chosen = sweep.result.best if trial is None else sweep.result.trial(trial)
+    except KeyError:
+        raise TrackingError(f"{sweep.name} has no trial {trial}") from None
+    if chosen is None:
+        raise TrackingError(f"no trial of {sweep.name} has finished an epoch")
+    registered = register_model(
+        model,
+        key=f"{sweep.uid}/{chosen.number}",
+        name=f"{sweep.name}-trial-{chosen.number:05d}",
+        experiment=tracking.experiment,
+        tracking_uri=tracking.uri or embedded_uri(folder.path.parent),
+        checkpoint=None if chosen.checkpoint is None else contained(folder.path, chosen.checkpoint, "checkpoint"),
+        alias=alias,
+    )
+    return chosen.number, registered

@@ -1,0 +1,1 @@
+"""Checkpoint files of a trial: format, content and retention within the trial."""

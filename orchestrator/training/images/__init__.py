@@ -1,0 +1,1 @@
+"""Images on their way to a network: placement, loading, augmentation and batches."""

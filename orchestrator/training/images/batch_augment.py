@@ -1,0 +1,190 @@
+"""Augmentation of whole batches of small images on their device, every sample with its own random numbers.
+
+Images come as uint8 and leave normalised. Geometry is worked on in uint8, a quarter of the traffic of float32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot, pad
+
+from orchestrator.config.sections.training import TrainingConfig
+from orchestrator.training.images.draws import SampleDraws
+
+__all__ = ["BatchAugmentation", "Mixing", "soft_targets"]
+
+_ERASED_AREA = (0.02, 1 / 3)  # timm's limits
+_ERASED_ASPECT = (0.3, 1 / 0.3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixing:
+    """How each sample of a batch is mixed with its partner.
+
+    Args:
+        share: What is left of the sample, (B,), in [0, 1]; the rest is the partner's.
+        boxes: Where the partner's pixels go, top, bottom, left, right, (B, 4); an empty box blends all pixels instead.
+    """
+
+    share: Tensor
+    boxes: Tensor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchAugmentation:
+    """What is done to training images.
+
+    Args:
+        crop_padding: Black pixels added on every side before a random crop to the old size.
+        hflip: Chance that an image is mirrored.
+        cutout_px: Side of a square set to the mean colour at a random place, cut off at the border; 0 for none.
+        erasing: Chance that a rectangle is filled with noise.
+        mixup_alpha: Of the beta distribution that shares of blended images are drawn from; 0 for none.
+        cutmix_alpha: Likewise, for rectangles taken from another image.
+        mix_switch: Chance of a rectangle where both are on.
+
+    Sources: DeVries & Taylor 2017 (arXiv 1708.04552), Zhong et al. 2020 (arXiv 1708.04896) with timm's limits, Zhang et
+    al. 2018 (arXiv 1710.09412), Yun et al. 2019 (arXiv 1905.04899).
+    """
+
+    crop_padding: int = 0
+    hflip: float = 0.0
+    cutout_px: int = 0
+    erasing: float = 0.0
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+    mix_switch: float = 0.5
+
+    @classmethod
+    def of(cls, training: TrainingConfig) -> BatchAugmentation:
+        """What the settings of a trial ask for."""
+        return cls(**{field.name: getattr(training, field.name) for field in dataclasses.fields(cls)})
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed with partners."""
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+
+    def resident(self, images: Tensor) -> Tensor:
+        """What `take` reads, made once: uint8 (N, C, H, W) -> every window of the padded images, without copies."""
+        height, width = images.shape[2:]
+        return pad(images, (self.crop_padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+
+    def take(self, resident: Tensor, index: Tensor, draws: SampleDraws) -> Tensor:
+        """Reads, crops and mirrors in one go, rows being copied whole: uint8 (B, C, H, W).
+
+        Args:
+            resident: As `resident` puts it out.
+            index: The images, (B,), on their device.
+            draws: Of these images.
+        """
+        images = self._crop(resident, index, draws) if self.crop_padding else resident[index, :, 0, 0]
+        if self.hflip:
+            images = _mirrored(images, draws.uniform("hflip")[:, 0] < self.hflip)
+        return images
+
+    @staticmethod
+    def _crop(resident: Tensor, index: Tensor, draws: SampleDraws) -> Tensor:
+        places = (draws.uniform("crop", 2) * resident.shape[2]).astype(np.int64)
+        offsets = torch.from_numpy(places).to(index.device)
+        return resident[index, :, offsets[:, 0], offsets[:, 1]]
+
+    def hide_(self, images: Tensor, draws: SampleDraws) -> Tensor:
+        """Cuts out and erases, in place: normalised float (B, C, H, W)."""
+        if self.cutout_px:
+            boxes = _cutout_boxes(images.shape[-2:], self.cutout_px, draws)
+            images.masked_fill_(_inside(boxes.to(images.device), images.shape), 0.0)
+        if self.erasing:
+            _erase_(images, self.erasing, draws)
+        return images
+
+    def mixing(self, size: tuple[int, int], draws: SampleDraws, device: torch.device) -> Mixing:
+        """Shares and boxes for images of this height and width; only where `mixes`."""
+        from scipy.special import betaincinv  # takes a fifth of a second to import
+
+        cuts = np.full(len(draws), self.cutmix_alpha > 0)
+        if self.mixup_alpha and self.cutmix_alpha:
+            cuts = draws.uniform("switch")[:, 0] < self.mix_switch
+        alpha = np.where(cuts, self.cutmix_alpha or 1.0, self.mixup_alpha or 1.0)
+        share = betaincinv(alpha, alpha, draws.uniform("share")[:, 0])
+        boxes = _cutmix_boxes(size, share, draws) * cuts[:, None]
+        area = (boxes[:, 1] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 2])
+        share = np.where(cuts, 1 - area / (size[0] * size[1]), share)
+        return Mixing(torch.from_numpy(share).float().to(device), torch.from_numpy(boxes).to(device))
+
+    @staticmethod
+    def mix(images: Tensor, partners: Tensor, mixing: Mixing) -> Tensor:
+        """Blends images with their partners, or takes rectangles of theirs: float (B, C, H, W) each."""
+        inside = _inside(mixing.boxes, images.shape)
+        blends = (mixing.boxes[:, 1] == mixing.boxes[:, 0])[:, None, None, None]
+        share = torch.where(blends, mixing.share[:, None, None, None], 1.0)
+        return torch.where(inside, partners, torch.lerp(partners, images, share))
+
+
+def soft_targets(labels: Tensor, partners: Tensor, share: Tensor, num_classes: int) -> Tensor:
+    """Class probabilities of a mixed batch: float (B, num_classes).
+
+    Args:
+        labels: Classes of the images, (B,).
+        partners: Classes of what was mixed in, (B,).
+        share: What is left of the images, (B,).
+        num_classes: Classes.
+    """
+    return torch.lerp(one_hot(partners, num_classes).float(), one_hot(labels, num_classes).float(), share[:, None])
+
+
+def _mirrored(images: Tensor, chosen: npt.NDArray[np.bool_]) -> Tensor:
+    """uint8 images, of which the chosen are mirrored: bit by bit, three times as fast as choosing pixel by pixel."""
+    every_bit = torch.from_numpy(chosen.astype(np.uint8) * 255).to(images.device)[:, None, None, None]
+    return images.flip(3).bitwise_xor_(images).bitwise_and_(every_bit).bitwise_xor_(images)
+
+
+def _inside(boxes: Tensor, shape: torch.Size) -> Tensor:
+    """Whether a pixel lies in the box of its image: bool (B, 1, H, W)."""
+    row, column = torch.arange(shape[2], device=boxes.device), torch.arange(shape[3], device=boxes.device)
+    top, bottom, left, right = boxes.unsqueeze(-1).unbind(1)
+    rows, columns = (row >= top) & (row < bottom), (column >= left) & (column < right)
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+def _cutout_boxes(size: torch.Size, side: int, draws: SampleDraws) -> Tensor:
+    """Squares around a random pixel, cut off at the border: (B, 4)."""
+    centre = (draws.uniform("cutout", 2) * np.array(size)).astype(np.int64)
+    low = (centre - side // 2).clip(min=0)
+    high = np.minimum(centre - side // 2 + side, np.array(size))
+    return torch.from_numpy(np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], axis=1))
+
+
+def _cutmix_boxes(size: tuple[int, int], share: npt.NDArray[np.float64], draws: SampleDraws) -> npt.NDArray[np.int64]:
+    """Rectangles of the images' shape around a random pixel, of area 1 - share before the border cuts them: (B, 4)."""
+    height, width = size
+    half = np.sqrt(1 - share)[:, None] * np.array([height, width]) / 2
+    centre = (draws.uniform("cutmix", 2) * np.array([height, width])).astype(np.int64)
+    low = (centre - half.astype(np.int64)).clip(min=0)
+    high = np.minimum(centre + half.astype(np.int64), np.array([height, width]))
+    return np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], axis=1)
+
+
+def _erase_(images: Tensor, chance: float, draws: SampleDraws) -> None:
+    """Fills rectangles of some images with noise."""
+    height, width = images.shape[-2:]
+    numbers = draws.uniform("erasing", 5)
+    area = (_ERASED_AREA[0] + numbers[:, 1] * (_ERASED_AREA[1] - _ERASED_AREA[0])) * height * width
+    low, high = np.log(_ERASED_ASPECT)
+    aspect = np.exp(low + numbers[:, 2] * (high - low))
+    tall = np.sqrt(area * aspect).round().clip(1, height)
+    wide = np.sqrt(area / aspect).round().clip(1, width)
+    top = np.floor(numbers[:, 3] * (height - tall + 1))
+    left = np.floor(numbers[:, 4] * (width - wide + 1))
+    erased = np.flatnonzero(numbers[:, 0] < chance)
+    boxes = np.stack([top, top + tall, left, left + wide], axis=1).astype(np.int64)[erased]
+    inside = _inside(torch.from_numpy(boxes).to(images.device), torch.Size([len(erased), 1, height, width]))
+    row, _, y, x = inside.nonzero(as_tuple=True)
+    row = torch.from_numpy(erased).to(images.device)[row]
+    noise = draws.normal_at("noise", row, y * width + x, images.shape[1])
+    images[row, :, y, x] = noise.to(images.dtype)

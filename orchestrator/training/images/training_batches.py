@@ -1,0 +1,178 @@
+"""Augmented training batches of one rank: of images that lie on the device, or of files that are decoded on the way.
+
+Which images form a batch is decided by whoever calls; see `orchestrator.data.epoch_batches`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from orchestrator.config.sections.training import TrainingConfig
+from orchestrator.data import Indices, worker_share
+from orchestrator.training.images.batch_augment import BatchAugmentation, soft_targets
+from orchestrator.training.images.decoded_images import DecodedSplit
+from orchestrator.training.images.device_images import DeviceSplit
+from orchestrator.training.images.draws import SampleDraws
+from orchestrator.training.images.image_loader import ImageLoader, ImageTransforms, repeated_keys
+from orchestrator.training.workers import Workers
+
+__all__ = ["DecodedBatches", "ResidentBatches", "TrainingBatches", "training_batches"]
+
+Batch = tuple[Tensor, Tensor]
+"""Normalised images (B, C, H, W), and labels (B,) or, where images are mixed, class probabilities (B, num_classes)."""
+
+
+class TrainingBatches(Protocol):
+    """Where the training loop gets its images from."""
+
+    def epoch(self, number: int, batches: Sequence[Indices], *, first: int = 0) -> Iterator[Batch]:
+        """This rank's share of every step of an epoch.
+
+        Args:
+            number: Of the epoch, from 1.
+            batches: The images of each step, for all ranks together.
+            first: Steps to leave out at the beginning, when an epoch is continued.
+        """
+
+
+def training_batches(
+    split: DeviceSplit | DecodedSplit, training: TrainingConfig, workers: Workers, *, num_classes: int, seed: int
+) -> TrainingBatches:
+    """The batches of a trial.
+
+    Args:
+        split: The training images.
+        training: What is done to them.
+        workers: This rank among its peers.
+        num_classes: Classes.
+        seed: Of the trial.
+    """
+    augmentation = BatchAugmentation.of(training)
+    if isinstance(split, DeviceSplit):
+        return ResidentBatches(split, augmentation, workers, num_classes=num_classes, seed=seed)
+    transforms = dataclasses.replace(
+        split.transforms,
+        crop_scale=(training.crop_scale_min, 1.0),
+        hflip=training.hflip,
+        color_jitter=training.color_jitter,
+        auto_augment=training.auto_augment,
+    )
+    return DecodedBatches(
+        split, transforms, augmentation, workers, num_classes=num_classes, seed=seed, repeats=training.repeats
+    )
+
+
+class ResidentBatches:
+    """Batches of small images, which all lie on the device.
+
+    What a step sees does not depend on the number of ranks, mixed images included.
+
+    Args:
+        split: The training images.
+        augmentation: What is done to them.
+        workers: This rank among its peers.
+        num_classes: Classes.
+        seed: Of the trial.
+    """
+
+    def __init__(
+        self, split: DeviceSplit, augmentation: BatchAugmentation, workers: Workers, *, num_classes: int, seed: int
+    ) -> None:
+        self._split = split
+        self._augmentation = augmentation
+        self._workers = workers
+        self._num_classes = num_classes
+        self._seed = seed
+        self._resident = augmentation.resident(split.images)
+
+    def epoch(self, number: int, batches: Sequence[Indices], *, first: int = 0) -> Iterator[Batch]:
+        """See `TrainingBatches`."""
+        rank, world_size = self._workers.rank, self._workers.world_size
+        for batch in batches[first:]:
+            images, labels = self._read(number, worker_share(batch, rank, world_size))
+            if self._augmentation.mixes:
+                partners = self._read(number, worker_share(batch[::-1], rank, world_size))
+                draws = SampleDraws(self._seed, number, worker_share(batch, rank, world_size))
+                yield _mixed((images, labels), partners, self._augmentation, draws, self._num_classes)
+            else:
+                yield images, labels
+
+    def _read(self, epoch: int, samples: Indices) -> Batch:
+        draws = SampleDraws(self._seed, epoch, samples)
+        index = torch.from_numpy(np.ascontiguousarray(samples)).to(self._split.labels.device)
+        images = self._split.normalise(self._augmentation.take(self._resident, index, draws))
+        return self._augmentation.hide_(images, draws), self._split.labels[index]
+
+
+class DecodedBatches:
+    """Batches of large images, decoded and cropped in other processes.
+
+    Images are mixed with others of the same rank, as timm does.
+
+    Args:
+        split: The training images.
+        transforms: Crop and colours.
+        augmentation: What is done on the device; crops and mirroring are left to `transforms`.
+        workers: This rank among its peers.
+        num_classes: Classes.
+        seed: Of the trial.
+        repeats: Looks at an image within an epoch, see `repeated_keys`.
+    """
+
+    def __init__(
+        self,
+        split: DecodedSplit,
+        transforms: ImageTransforms,
+        augmentation: BatchAugmentation,
+        workers: Workers,
+        *,
+        num_classes: int,
+        seed: int,
+        repeats: int,
+    ) -> None:
+        self._split = split
+        self._augmentation = augmentation
+        self._workers = workers
+        self._num_classes = num_classes
+        self._seed = seed
+        self._repeats = repeats
+        self._loader = ImageLoader(
+            split.files, transforms.for_training(), processes=split.processes, pin_memory=workers.device.type == "cuda"
+        )
+
+    def epoch(self, number: int, batches: Sequence[Indices], *, first: int = 0) -> Iterator[Batch]:
+        """See `TrainingBatches`."""
+        everyones = repeated_keys(
+            [self._split.positions[batch] for batch in batches], seed=self._seed, epoch=number, repeats=self._repeats
+        )
+        mine = [
+            [keys[place] for place in worker_share(np.arange(len(keys)), self._workers.rank, self._workers.world_size)]
+            for keys in everyones[first:]
+        ]
+        device = self._workers.device
+        for keys, (pixels, labels) in zip(mine, self._loader.batches(mine), strict=True):
+            samples = np.array([key.place * self._repeats + key.copy for key in keys])
+            draws = SampleDraws(self._seed, number, samples)
+            images = self._split.normalise(pixels.to(device, non_blocking=True))
+            batch = self._augmentation.hide_(images, draws), labels.to(device, non_blocking=True)
+            if self._augmentation.mixes:
+                partners = batch[0].flip(0), batch[1].flip(0)
+                yield _mixed(batch, partners, self._augmentation, draws, self._num_classes)
+            else:
+                yield batch
+
+
+def _mixed(
+    batch: Batch, partners: Batch, augmentation: BatchAugmentation, draws: SampleDraws, num_classes: int
+) -> Batch:
+    (images, labels), (others, other_labels) = batch, partners
+    height, width = images.shape[2:]
+    mixing = augmentation.mixing((height, width), draws, images.device)
+    targets = soft_targets(labels, other_labels, mixing.share, num_classes)
+    return augmentation.mix(images, others, mixing), targets

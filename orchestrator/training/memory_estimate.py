@@ -1,0 +1,144 @@
+"""How much memory a worker needs to train a configuration, estimated without training it.
+
+Weights, gradients and the optimiser's state are counted; activations are what autograd keeps of a forward pass, which
+is computed on shapes alone. The formula, per worker:
+
+    weights + gradients + optimiser state + average of the weights (where one is kept)
+    + activations of one image x images of the worker at once + images held on the device
+
+Not counted: what Python, torch and its kernels need themselves, which is about 0.5 GB on a CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from timm.optim import create_optimizer_v2
+from torch import Tensor, nn
+
+from orchestrator.config.sweep import TrialConfig
+from orchestrator.data.datasets import DatasetFacts
+from orchestrator.training.checkpoints.checkpoints import build_model
+
+_PROBE_IMAGES = 2  # batch norms need more than one
+_STATES = 2  # of an optimiser that computes on real numbers only: as many as Adam has
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes a worker needs.
+
+    Args:
+        weights: Parameters and running statistics.
+        gradients: Of the parameters.
+        optimizer: Its state.
+        average: Of the weights; 0 where none is kept.
+        activations: Kept for the backward pass, of all images of the worker at once.
+        images: Held on the device.
+        images_at_once: Of the worker.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    average: int
+    activations: int
+    images: int
+    images_at_once: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.average + self.activations + self.images
+
+
+def estimate_footprint(trial: TrialConfig, facts: DatasetFacts, workers: int) -> Footprint:
+    """Estimates the memory of one worker.
+
+    Args:
+        trial: The configuration.
+        facts: Of the images.
+        workers: Of the trial.
+    """
+    training = trial.training
+    share = -(-training.global_batch_size // workers)
+    at_once = -(-share // training.accumulation_steps)
+    network = _shell(trial, facts)
+    parameters = sum(map(_bytes, network.parameters()))
+    weights = parameters + sum(map(_bytes, network.buffers()))
+    per_image = _activations_per_image(network, trial, facts)
+    if training.precision != "float32":
+        per_image //= 2
+    held = 0 if facts.files else facts.train_images * facts.in_chans * facts.image_size**2
+    return Footprint(
+        weights=weights,
+        gradients=parameters,
+        optimizer=_optimizer_bytes(network, trial, parameters),
+        average=weights if training.ema_decay is not None else 0,
+        activations=per_image * at_once,
+        images=held,
+        images_at_once=at_once,
+    )
+
+
+def _shell(trial: TrialConfig, facts: DatasetFacts, device: str = "meta") -> nn.Module:
+    """The network; on `meta` it has shapes and no numbers."""
+    with torch.device(device):
+        return build_model(
+            {
+                "name": trial.model.name,
+                "options": dict(trial.model.options),
+                "num_classes": facts.num_classes,
+                "in_chans": facts.in_chans,
+                "image_size": facts.image_size,
+            }
+        )
+
+
+def _activations_per_image(shell: nn.Module, trial: TrialConfig, facts: DatasetFacts) -> int:
+    try:
+        return _saved_bytes(shell, facts, "meta")
+    except RuntimeError:  # a network that looks at the numbers, which `meta` has not
+        return _saved_bytes(_shell(trial, facts, "cpu"), facts, "cpu")
+
+
+def _saved_bytes(network: nn.Module, facts: DatasetFacts, device: str) -> int:
+    """What autograd keeps per image, each piece of memory once, without the weights."""
+    known = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
+    kept: dict[int, Tensor] = {}  # alive, so that no address is used twice
+
+    def note(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage()._cdata not in known:
+            kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    images = torch.zeros(_PROBE_IMAGES, facts.in_chans, facts.image_size, facts.image_size, device=device)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        logits = network.train()(images)
+    del logits
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) // _PROBE_IMAGES
+
+
+def _optimizer_bytes(network: nn.Module, trial: TrialConfig, parameters: int) -> int:
+    """Of the state after a first step."""
+    training = trial.training
+    optimizer = create_optimizer_v2(
+        network,
+        opt=training.optimizer,
+        lr=training.lr,
+        weight_decay=training.weight_decay,
+        momentum=training.momentum,
+    )
+    for parameter in network.parameters():
+        parameter.grad = torch.empty_like(parameter)
+    try:
+        optimizer.step()
+    except RuntimeError:  # one that looks at the numbers, which `meta` has not
+        return _STATES * parameters
+    entries = (entry for state in optimizer.state.values() for entry in state.values())
+    return sum(_bytes(entry) for entry in entries if isinstance(entry, Tensor))
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

@@ -1,0 +1,155 @@
+"""What `spatialsweep submit` packs, sends and refuses, without a cluster."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from cluster.job_client import JobClient, dashboard_url
+from cluster.package import IMPORT_ROOTS, plan_package
+from cluster.submission import CheckedSweep, check_sweep, entrypoint, passed_on, runtime_env
+from orchestrator.cli.submitted_versions import SUBMITTED_WITH, version_report
+from orchestrator.errors import ClusterError, ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+DIGITS = ROOT / "sweeps" / "digits.yaml"
+
+
+def fill(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+
+
+def test_a_checkout_is_packed_without_what_a_job_does_not_need() -> None:
+    packed = plan_package(ROOT, DIGITS)
+    assert packed.sweep == "sweeps/digits.yaml"
+    assert {"pyproject.toml", "orchestrator/data/__init__.py", "cluster/cli.py"} <= set(packed.files)
+    unwanted = re.compile(r"(^|/)(\.git|\.venv|__pycache__|\.mypy_cache)/|^(runs|data|build)/")
+    assert [name for name in packed.files if unwanted.search(name)] == []
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode == 0:
+        assert set(tracked.stdout.split()) - set(packed.files) == set()
+
+
+def test_any_other_folder_is_packed_with_our_code_and_its_own_ignore_files(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    fill(folder, "sweep.yaml", "notes.txt", "data/big.bin", "deep/data/kept.txt", "secret.key", "out/log.txt")
+    (folder / ".gitignore").write_text("sweep.yaml\n*.key\n")
+    (folder / ".rayignore").write_text("out\n")
+    packed = plan_package(folder, folder / "sweep.yaml")
+    own = {name for name in packed.files if name.split("/")[0] in IMPORT_ROOTS}
+    assert set(packed.files) - own == {"sweep.yaml", "notes.txt", "deep/data/kept.txt", ".gitignore", ".rayignore"}
+    ours = {path.relative_to(ROOT).as_posix() for root in IMPORT_ROOTS for path in (ROOT / root).rglob("*.py")}
+    assert ours <= own
+    assert plan_package(folder, DIGITS).sweep == "digits.yaml"
+
+
+def test_equal_files_make_an_equal_package_that_runs(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    fill(folder, "notes.txt")
+    for name in ("one.zip", "two.zip"):
+        plan_package(folder, DIGITS).write(tmp_path / name)
+        (folder / "notes.txt").touch()
+    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "one.zip") as archive:
+        assert archive.testzip() is None
+        assert archive.read("digits.yaml") == DIGITS.read_bytes()
+        assert archive.getinfo("notes.txt").external_attr >> 16 == (folder / "notes.txt").stat().st_mode & 0o777
+
+
+def test_too_much_is_refused_with_the_largest_files(tmp_path: Path) -> None:
+    (tmp_path / "huge.npy").write_bytes(bytes(3 * 2**20))
+    (tmp_path / "large.npy").write_bytes(bytes(2 * 2**20))
+    with pytest.raises(ConfigError, match=r"Largest: huge.npy \(3.0 MiB\), large.npy \(2.0 MiB\), .*\.rayignore"):
+        plan_package(tmp_path, DIGITS, limit=2**20)
+
+
+def test_a_folder_with_a_package_called_like_ours_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path, "models/mine.py")
+    with pytest.raises(ConfigError, match="would take the place of SpatialSweep's own package 'models'"):
+        plan_package(tmp_path, DIGITS)
+
+
+def test_what_would_be_lost_or_seen_in_a_job_is_refused_all_at_once() -> None:
+    overrides = [
+        *("trials=0", "runs_dir=results", "dataset.name=null", "dataset.uri=data/cifar100"),
+        *("storage.uri=sqlite:///here.db", "tracking.uri=http://me:hush@mlflow:5000"),
+    ]
+    with pytest.raises(ConfigError) as caught:
+        check_sweep(DIGITS, overrides)
+    where = ["trials", "--set tracking.uri", "runs_dir", "dataset.uri", "storage.uri"]
+    assert [problem.where for problem in caught.value.problems] == where
+    assert "hush" not in str(caught.value)
+    assert str(caught.value).count("digits.yaml: ") == len(where)
+
+
+def test_what_all_nodes_reach_is_taken() -> None:
+    overrides = ["runs_dir=/shared/runs", "tracking.uri=http://mlflow:5000", "storage.uri=sqlite:////shared/s.db"]
+    assert check_sweep(DIGITS, overrides) == CheckedSweep("digits", "http://mlflow:5000", "")
+
+
+def test_images_that_only_the_cluster_has_are_left_to_the_job() -> None:
+    overrides = ["dataset.name=null", "dataset.uri=/nowhere/imagenet"]
+    assert "/nowhere/imagenet" in check_sweep(DIGITS, overrides).unread
+    with pytest.raises(ConfigError, match=r"trials"):
+        check_sweep(DIGITS, [*overrides, "trials=0"])
+
+
+def test_variables_are_passed_on_by_name_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPASSWORD", "hush")
+    monkeypatch.delenv("MISSING", raising=False)
+    assert passed_on(["PGPASSWORD"]) == {"PGPASSWORD": "hush"}
+    with pytest.raises(ConfigError) as caught:
+        passed_on(["PGPASSWORD=hush", "MISSING", "RAY_AUTH_TOKEN"])
+    assert len(caught.value.problems) == 3
+    assert "hush" not in str(caught.value)
+
+
+def test_the_command_is_quoted_for_the_shell() -> None:
+    command = entrypoint("my sweep.yaml", ["search.lr.low=1e-3", "name='a'"], resume=True, allow_changed=False)
+    expected = (
+        """python -m orchestrator run 'my sweep.yaml' --set search.lr.low=1e-3 --set 'name='"'"'a'"'"'' --resume"""
+    )
+    assert command == expected
+
+
+def test_versions_are_pinned_only_where_asked(tmp_path: Path) -> None:
+    plain = runtime_env(tmp_path / "p.zip", {"A": "b"}, install=False, constrained=True)
+    assert "pip" not in plain
+    assert plain["env_vars"]["A"] == "b"
+    pinned = runtime_env(tmp_path / "p.zip", {}, install=True, constrained=True)["pip"]["packages"]
+    assert pinned[0].startswith("--constraint ${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}")
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[^+]+", line) for line in pinned[1:])
+    names = {line.partition("==")[0] for line in pinned[1:]}
+    assert {"torch", "timm", "optuna"} <= names
+    assert "ray" not in names
+
+
+def test_a_job_tells_where_its_versions_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(SUBMITTED_WITH, raising=False)
+    assert version_report() == []
+    sent = json.loads(runtime_env(Path("p.zip"), {}, install=False, constrained=False)["env_vars"][SUBMITTED_WITH])
+    monkeypatch.setenv(SUBMITTED_WITH, json.dumps(sent))
+    (line,) = version_report()
+    assert line.startswith("Versions:  python 3.")
+    monkeypatch.setenv(SUBMITTED_WITH, json.dumps({**sent, "torch": "1.0"}))
+    _, warning = version_report()
+    assert f"torch {sent['torch']} (submitted with 1.0)" in warning
+
+
+def test_addresses_are_completed_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    assert dashboard_url(None) == "http://127.0.0.1:8265"
+    assert dashboard_url("head:8265") == "http://head:8265"
+    assert dashboard_url("https://ray.example/") == "https://ray.example"
+    with pytest.raises(ClusterError, match=r"no address of a Ray dashboard. Use one such as http://"):
+        dashboard_url("ray://head:10001")
+    with pytest.raises(ClusterError, match=r"no Ray dashboard answers at http://127.0.0.1:9: .* ssh -L"):
+        JobClient("http://127.0.0.1:9")

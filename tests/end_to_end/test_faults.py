@@ -1,0 +1,33 @@
+"""One of each fault of `tools/chaos/faults.py` hits one sweep: nothing is lost but parts of epochs."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "tools" / "chaos"
+
+
+@pytest.fixture
+def faults(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    return importlib.import_module("faults")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_what_is_killed_costs_no_trial_and_leaves_nothing(
+    faults: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "LATEST_S", 1.0)
+    with faults.lasting_cluster(cpus=2) as address:
+        kinds = ["worker", "controller", "tune", "hub", "driver"]
+        outcome = faults.harm(kinds, tmp_path, address, seed=0, trials=2, epochs=12, workers=2)
+    assert outcome.leaked == []
+    assert outcome.harmless, outcome
+    assert sum(outcome.faults.values()) == 5
+    assert outcome.whole_epochs_lost <= 3

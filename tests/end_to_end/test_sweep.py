@@ -1,0 +1,243 @@
+"""Whole sweeps on a real Ray instance: what they find, what they record, and that nothing of them is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import ray
+import torch
+from mlflow import MlflowClient
+
+from orchestrator import SweepConfig, SweepResult, dry_run, load_model, load_sweep, run_sweep
+from orchestrator.data.conversion.prepare import prepare
+from orchestrator.errors import ClusterError
+from orchestrator.records.ledger import TrialStatus
+from orchestrator.runtime.ray_session import plan_lanes, ray_session
+from tests.support.cluster_state import assert_nothing_left
+from tests.support.tiny_archives import photo_tree
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+TINY = {
+    "name": "tiny",
+    "dataset": {"name": "digits"},
+    "model": {"name": "conv_resnet26_small"},
+    "training": {"epochs": 2, "global_batch_size": 32, "optimizer": "adamw", "lr": 0.003, "warmup_epochs": 0},
+    "search": {"lr": {"type": "float", "low": 1e-3, "high": 1e-2, "log": True}},
+    "trials": 3,
+    "trial_scheduler": {"name": "none"},
+    "resources": {"lanes": 1},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_instance() -> Iterator[None]:
+    """One Ray instance for all sweeps here; it claims four CPUs, so that two lanes fit."""
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    with ray_session():
+        yield
+    ray.shutdown()
+
+
+def tiny(tmp_path: Path, *overrides: str) -> SweepConfig:
+    return load_sweep(TINY, [f"runs_dir={tmp_path}", *overrides])
+
+
+def runs_of(result: SweepResult) -> dict[str, Any]:
+    client = MlflowClient(result.tracking_uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return {run.info.run_name: run for run in client.search_runs(experiments)}
+
+
+def optuna_trials(result: SweepResult) -> list[optuna.trial.FrozenTrial]:
+    storage = f"sqlite:///{result.folder.parent / 'optuna.db'}"
+    return optuna.load_study(study_name=result.name, storage=storage).trials
+
+
+def test_a_sweep_records_every_trial_everywhere(tmp_path: Path) -> None:
+    result = run_sweep(tiny(tmp_path))
+
+    assert (result.name, result.status) == ("tiny", "finished")
+    assert [row["status"] for row in result.trials.to_pylist()] == ["finished"] * 3
+    assert result.reports.num_rows > 3 * 2 * 5
+    assert (result.folder / "trials.parquet").exists()
+    best = result.best
+    assert best is not None
+    assert best.value == max(result.trials.column("value").to_pylist())
+    assert best.test_top1 is not None
+    assert best.test_top1 > 0.8
+
+    runs = runs_of(result)
+    assert {name: run.info.status for name, run in runs.items()} == {
+        "tiny": "FINISHED",
+        **{f"tiny/trial-{number:05d}": "FINISHED" for number in range(3)},
+    }
+    child = runs[f"tiny/trial-{best.number:05d}"]
+    assert child.data.tags["mlflow.parentRunId"] == runs["tiny"].info.run_id
+    assert child.data.tags["spatialsweep.optuna_trial"] == str(best.number)
+    assert child.data.params["lr"] == str(best.params["lr"])
+    history = MlflowClient(result.tracking_uri).get_metric_history(child.info.run_id, "val/top1")
+    assert [point.step for point in history] == [1, 2]
+    assert {"train/loss", "lr", "images_per_s", "test/top1"} <= set(child.data.metrics)
+    assert child.data.metrics["best/val/top1"] == best.value
+    assert f"system/{socket.gethostname()}/cpu_utilization_percentage" in child.data.metrics
+    client = MlflowClient(result.tracking_uri)
+    origin = {file.path for file in client.list_artifacts(runs["tiny"].info.run_id, "sessions/001")}
+    assert {f"sessions/001/{name}" for name in ("sweep.yaml", "config.yaml", "dataset.json", "packages.txt")} <= origin
+    assert [found.dataset.name for found in child.inputs.dataset_inputs] == ["digits"]
+    logs = [file.path for file in client.list_artifacts(child.info.run_id, "logs")]
+    assert logs == ["logs/rank-0.log", "logs/rank-1.log"]
+    for record in result.records:
+        log = (result.folder / "trials" / f"trial-{record.number:05d}" / "rank-0.log").read_text()
+        assert [line for line in log.splitlines() if "epoch 2: train/loss" in line]
+    stored = client.search_logged_models([child.info.experiment_id])
+    assert {model.name for model in stored} == {f"tiny-trial-{number:05d}" for number in range(3)}
+    costs = result.trials.column("cpu_s").to_pylist()
+    assert child.data.metrics["cost/cpu_s"] == costs[best.number] > 0
+    assert runs["tiny"].data.metrics["cost/cpu_s"] == pytest.approx(sum(costs))
+
+    trials = optuna_trials(result)
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
+    assert all(sorted(trial.intermediate_values) == [1, 2] for trial in trials)
+    assert {trial.user_attrs["tune_trial"] for trial in trials} == set(result.trials.column("tune_trial").to_pylist())
+
+    from_mlflow = load_model(f"runs:/{child.info.run_id}", tracking_uri=result.tracking_uri)
+    images = torch.randn(4, 1, 8, 8)
+    assert torch.equal(from_mlflow(images), best.load_model()(images))
+    assert_nothing_left()
+
+
+def test_a_sweep_trains_on_a_prepared_dataset(tmp_path: Path) -> None:
+    prepare("digits", None, str(tmp_path / "digits"), images_per_shard=500)
+    sweep = {**TINY, "dataset": {"uri": str(tmp_path / "digits")}, "runs_dir": str(tmp_path)}
+    # All trials are the same, so that the second brings nothing new.
+    result = run_sweep(load_sweep({**sweep, "search": {}, "trials": 20, "budget": {"patience": 1}}))
+    assert (result.status, result.ended_by) == (
+        TrialStatus.FINISHED,
+        "budget.patience is over: 1 trials in a row brought no better value",
+    )
+    assert [trial.status for trial in result.records[:2]] == [TrialStatus.FINISHED] * 2
+    assert len(result.records) <= 4
+    best = result.best
+    assert best is not None
+    assert best.test_top1 is not None
+    assert best.test_top1 > 0.8
+    assert load_model(best.checkpoint).class_names == tuple("0123456789")
+
+
+def test_a_sweep_trains_on_image_files(tmp_path: Path) -> None:
+    prepare("folder", photo_tree(tmp_path, per_class=10), str(tmp_path / "photos"))
+    images = {"uri": str(tmp_path / "photos"), "image_size": 24, "decode_processes": 1, "select_on": "test"}
+    training = {"epochs": 2, "global_batch_size": 8, "auto_augment": "rand-m9-mstd0.5-inc1", "erasing": 0.25}
+    sweep = {**TINY, "dataset": images, "training": training, "trials": 2, "runs_dir": str(tmp_path)}
+    result = run_sweep(load_sweep(sweep))
+    assert [trial.status for trial in result.records] == [TrialStatus.FINISHED] * 2
+    best = result.best
+    assert best is not None
+    assert load_model(best.checkpoint).class_names == ("cat", "dog", "owl")
+    assert "chosen on the test images" in result.notice
+    assert_nothing_left()
+
+
+def test_two_lanes_stop_hopeless_trials_early(tmp_path: Path) -> None:
+    config = tiny(
+        tmp_path,
+        "resources.lanes=2",
+        "trials=6",
+        "training.epochs=4",
+        "search.lr={choices: [1.0e-9, 3.0e-3]}",
+        "sampler.name=random",
+        "trial_scheduler={name: asha, grace_epochs: 1, reduction_factor: 2}",
+    )
+    result = run_sweep(config)
+
+    by_lr = {row["trial"]: row for row in result.trials.to_pylist()}
+    pruned = [number for number, row in by_lr.items() if row["status"] == "pruned"]
+    assert pruned
+    assert all(by_lr[number]["epochs"] < 4 for number in pruned)
+    assert result.best is not None
+    assert result.best.params["lr"] == 3e-3
+    states = {trial.number: trial.state.name for trial in optuna_trials(result)}
+    assert all(states[number] == "PRUNED" for number in pruned)
+    runs = runs_of(result)
+    for number in pruned:
+        assert runs[f"tiny/trial-{number:05d}"].data.tags["spatialsweep.status"] == "pruned"
+    assert_nothing_left()
+
+
+def test_a_diverging_trial_ends_alone_and_says_where(tmp_path: Path) -> None:
+    searched = ("search.lr={choices: [1.0e+30, 3.0e-3]}", "search.stem=[3x3, 7x7]", "limits.max_params=503000")
+    config = tiny(tmp_path, *searched, "try_first=[{lr: 3.0e-3, stem: 3x3}]", "sampler.name=random", "trials=4")
+    result = run_sweep(config)
+
+    rows = result.trials.to_pylist()
+    diverged = [row for row in rows if row["status"] == "diverged"]
+    finished = [row for row in rows if row["status"] == "finished"]
+    assert diverged
+    assert finished
+    assert len(diverged) + len(finished) == 4
+    assert all(row["reason"].startswith("diverged: the training loss of epoch 1") for row in diverged)
+    runs = runs_of(result)
+    for row in diverged:
+        run = runs[f"tiny/trial-{row['trial']:05d}"]
+        assert run.info.status == "KILLED"
+        assert run.data.tags["spatialsweep.status"] == "diverged"
+        assert "diverged" in run.data.tags["spatialsweep.reason"]
+    assert all(run.info.status != "RUNNING" for run in runs.values())
+    first, *_ = result.records
+    assert (first.number, first.params) == (0, {"lr": 3e-3, "stem": "3x3"})
+    rejected = [trial for trial in optuna_trials(result) if "rejected" in trial.user_attrs]
+    assert rejected
+    assert {trial.params["stem"] for trial in rejected} == {"7x7"}
+    assert {record.params["stem"] for record in result.records} == {"3x3"}
+    assert result.notice == f"Rejected before they cost a trial: {len(rejected)} (max_params {len(rejected)})."
+    assert runs["tiny"].data.metrics["trials_rejected"] == len(rejected)
+    failed = [trial for trial in optuna_trials(result) if trial.state.name == "FAIL" and trial not in rejected]
+    assert {trial.number for trial in failed} == {row["trial"] for row in diverged}
+    assert all(trial.user_attrs["reason"].startswith("diverged") for trial in failed)
+    assert_nothing_left()
+
+
+def test_a_killed_worker_costs_no_trial(tmp_path: Path) -> None:
+    killed = threading.Event()
+
+    def kill_one_worker() -> None:
+        """Kills a training worker as soon as the first epoch has been reported."""
+        journal = tmp_path / "tiny" / "journal.jsonl"
+        while not (journal.exists() and b"trial_reported" in journal.read_bytes()):
+            time.sleep(0.05)
+        workers = [
+            actor["Pid"]
+            for actor in ray._private.state.actors().values()
+            if actor["State"] == "ALIVE" and "RayTrainWorker" in actor["ActorClassName"]
+        ]
+        os.kill(workers[0], signal.SIGKILL)
+        killed.set()
+
+    thread = threading.Thread(target=kill_one_worker, daemon=True)
+    thread.start()
+    result = run_sweep(tiny(tmp_path, "trials=2", "training.epochs=6"))
+    assert killed.is_set()
+    rows = result.trials.to_pylist()
+    assert [(row["status"], row["epochs"]) for row in rows] == [("finished", 6)] * 2
+    epochs = [row["epoch"] for row in result.reports.to_pylist() if row["trial"] == 0 and row["metric"] == "val/top1"]
+    assert epochs == [1, 2, 3, 4, 5, 6]
+    assert_nothing_left()
+
+
+def test_a_trial_too_large_for_the_cluster_is_refused_with_the_arithmetic(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "resources={workers: 8, cpus_per_worker: 2}")
+    with pytest.raises(ClusterError, match=r"8 workers of 2 CPU .* this cluster has 4 CPU .* room for 2"):
+        run_sweep(config)
+    assert plan_lanes(tiny(tmp_path, "resources.lanes=null").resources, trials=20).lanes == 2
+    assert "this cluster has 4 CPU" in dry_run(config).plan_problem
+    assert not list(tmp_path.glob("tiny-*"))

@@ -1,0 +1,115 @@
+"""Layers that run as one, held against the same layers run one by one; whole networks against their formulas."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import models
+from models.common.merging import may_merge, normed_conv
+from tests.support.networks.plain_networks import assert_equals_plain, stir
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("adaptive_resnet26_small", {}),
+        ("local_resnet26_small", {}),
+        ("fcvit_micro_cifar", {}),
+        *(("lesa_resnet26_cifar", {"position_embedding": form}) for form in ("classification", "detection", "none")),
+        ("lesa_resnet26_cifar", {"unary": "1x1", "fusion": "none"}),
+        ("sa_resnet26_cifar", {}),
+        *(("lsas_resnet29_cifar", {"order": order}) for order in (0, 1, 5)),
+        ("senet_resnet29_cifar", {}),
+        ("sb_resnet29_cifar", {}),
+        ("nonlocal_resnet56_cifar", {}),
+    ],
+)
+def test_network_equals_its_formulas(name: str, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    network = models.create_model(name, num_classes=3, image_size=16, **options)
+    stir(network)
+    assert_equals_plain(network.double(), torch.randn(2, 3, 16, 16, dtype=torch.double))
+
+
+def layers(**options: Any) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    """A convolution and a norm, in double precision, none of whose values is zero or one."""
+    torch.manual_seed(0)
+    conv, bn = nn.Conv2d(4, 6, **options).double(), nn.BatchNorm2d(6).double()
+    for tensor in [*bn.parameters(), bn.running_mean, bn.running_var]:
+        nn.init.uniform_(tensor, 0.5, 2.0)
+    return conv.eval(), bn.eval()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 1, "bias": False},
+        {"kernel_size": 3, "stride": 2, "padding": 1},
+        {"kernel_size": 3, "dilation": 2, "padding": 2, "groups": 2, "bias": False},
+    ],
+)
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_folded_norm_equals_the_norm_forward_and_backward(options: dict[str, Any], momentum: float | None) -> None:
+    conv, bn = layers(**options)
+    bn.momentum = momentum
+    x = torch.randn(3, 4, 9, 7, dtype=torch.double, requires_grad=True)
+    leaves = [x, *conv.parameters(), *bn.parameters()]
+    calls: list[Tensor] = []
+    bn.forward = calls.append  # type: ignore[assignment]
+    folded = normed_conv(conv, bn, x)
+    assert calls == []
+    del bn.forward
+    expected = bn(conv(x))
+    torch.testing.assert_close(folded, expected)
+    probe = torch.randn_like(expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(folded, leaves, probe), torch.autograd.grad(expected, leaves, probe), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("listener", ["conv", "bn"])
+def test_a_hook_on_either_layer_is_called(listener: str) -> None:
+    conv, bn = layers(kernel_size=1)
+    seen: list[Tensor] = []
+    hook = {"conv": conv, "bn": bn}[listener].register_forward_hook(lambda module, given, y: seen.append(y))
+    x = torch.randn(3, 4, 9, 7, dtype=torch.double)
+    y = normed_conv(conv, bn, x)
+    assert len(seen) == 1 and not may_merge(x, conv, bn)
+    hook.remove()
+    torch.testing.assert_close(normed_conv(conv, bn, x), y)
+    assert may_merge(x, conv, bn)
+
+
+def test_training_norms_see_the_map_and_small_maps_are_normed_by_themselves() -> None:
+    conv, bn = layers(kernel_size=3)
+    calls: list[Tensor] = []
+    bn.register_forward_pre_hook(lambda module, given: calls.append(given[0]))
+    x = torch.randn(2, 4, 3, 3, dtype=torch.double)
+    torch.testing.assert_close(normed_conv(conv, bn, x), bn(conv(x)))
+    bn.train()
+    before = bn.running_mean.clone()
+    normed_conv(conv, bn, x)
+    assert not torch.equal(bn.running_mean, before)
+
+
+def test_hooks_of_a_gate_are_called_without_gradients() -> None:
+    network = models.create_model("senet_resnet29_cifar", num_classes=2).eval()
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        logits = network(images)
+        seen: list[Tensor] = []
+        for block in network.stages[0]:
+            block.gate.register_forward_hook(lambda module, given, y: seen.append(y))
+        torch.testing.assert_close(network(images), logits)
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("name", ["lsas_resnet29_cifar", "sb_resnet29_cifar", "nonlocal_resnet56_cifar"])
+def test_maps_keep_the_order_that_is_fast_on_a_cpu(name: str) -> None:
+    network = models.create_model(name, num_classes=2).eval()
+    for images in (torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)):
+        maps = network.forward_intermediates(images, intermediates_only=True)
+        assert all(feature.is_contiguous(memory_format=torch.channels_last) for feature in maps)

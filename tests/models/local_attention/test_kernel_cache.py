@@ -1,0 +1,121 @@
+"""Where the compiled attention is kept: never where another user could have put it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from models.local_attention import kernel_build as build
+
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="there is no C++ compiler"
+)
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
+STRANGER = 54321
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's cache folder, and a folder of temporary files that all may write to."""
+    for name in ("cache", "tmp"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "tmp").chmod(0o1777)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    return tmp_path / "cache" / "spatialsweep" / "kernels"
+
+
+def temporary() -> Path:
+    return Path(tempfile.gettempdir()) / f"spatialsweep-kernels-{os.getuid()}"
+
+
+def test_the_users_cache_is_taken_and_made_for_the_user_alone(cache: Path) -> None:
+    before = os.umask(0)
+    try:
+        assert build._cache_folder() == cache
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (cache, cache.parent)] == [0o700, 0o700]
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o702])
+def test_a_cache_that_others_can_write_to_is_not_taken(cache: Path, depth: int, mode: int) -> None:
+    cache.mkdir(parents=True)
+    (cache, *cache.parents)[depth].chmod(mode)
+    assert build._cache_folder() == temporary()
+
+
+@needs_root
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_cache_of_another_user_is_not_taken(cache: Path, depth: int) -> None:
+    cache.mkdir(parents=True)
+    os.chown((cache, *cache.parents)[depth], STRANGER, STRANGER)
+    assert build._cache_folder() == temporary()
+
+
+def test_a_cache_that_is_a_link_is_not_taken(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "planted").mkdir(mode=0o700)
+    cache.parent.mkdir(parents=True)
+    cache.symlink_to(tmp_path / "planted")
+    assert build._cache_folder() == temporary()
+
+
+def test_a_link_above_is_taken_where_nobody_else_could_have_made_it(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir(mode=0o700)
+    cache.parent.symlink_to(tmp_path / "disk")
+    assert build._cache_folder() == cache
+    cache.rmdir()
+    (tmp_path / "disk").chmod(0o777)
+    assert build._cache_folder() == temporary()
+
+
+def test_with_both_places_spoilt_a_new_folder_is_made_or_none(cache: Path, tmp_path: Path) -> None:
+    cache.mkdir(parents=True)
+    cache.chmod(0o777)
+    temporary().symlink_to(tmp_path)
+    made = build._cache_folder()
+    assert made.parent == tmp_path / "tmp"
+    assert made != temporary()
+    assert made.stat().st_mode & 0o777 == 0o700
+    (tmp_path / "tmp").chmod(0o777)
+    with pytest.raises(PermissionError, match="can be changed by other users"):
+        build._cache_folder()
+
+
+def test_a_user_without_a_home_has_a_folder_among_temporary_files(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "~nobody-of-this-name/.cache")
+    assert build._cache_folder() == temporary()
+
+
+@needs_compiler
+def test_a_library_that_was_planted_is_never_opened(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever lies under its name: what is opened was built by this process."""
+    built = build._library_path()
+    assert built.parent == cache
+    for spoil in (lambda: built.chmod(0o666), lambda: _replace_by_link(built, tmp_path / "planted.so")):
+        spoil()
+        assert build._library_path() == built
+        assert not built.is_symlink()
+        assert built.stat().st_mode & 0o022 == 0
+        assert built.read_bytes()[:4] == b"\x7fELF"
+    cache.chmod(0o777)
+    assert build._library_path().parent == temporary()
+    monkeypatch.setattr(build, "_cache_folder", lambda: (_ for _ in ()).throw(PermissionError("none")))
+    build._open_or_build.cache_clear()
+    try:
+        assert build.attention_library() is None
+    finally:
+        build._open_or_build.cache_clear()
+
+
+def _replace_by_link(library: Path, target: Path) -> None:
+    target.write_bytes(b"planted")
+    library.unlink()
+    library.symlink_to(target)

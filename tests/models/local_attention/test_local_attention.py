@@ -1,0 +1,136 @@
+"""Local attention by tiles against the operator written out the long way, forward and backward; windows and masks."""
+
+import pytest
+import torch
+from torch import nn
+
+import models.local_attention.tiled
+from models import ModelOptionError
+from models.adaptive_span.attention import AdaptiveAttention, LocalAttention
+from models.local_attention import kernel_build as attention_kernel_build
+from models.local_attention.operator import local_attention
+from tests.support.networks.attention_oracle import assert_same, outcome, random_maps, unfold_attention
+
+SIZES = [
+    (1, 1),
+    (2, 2),
+    (3, 5),
+    (4, 4),
+    (8, 8),
+    (9, 7),
+    (13, 18),
+]  # smaller than the window, odd, several tiles
+
+
+@pytest.fixture(autouse=True)
+def tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(attention_kernel_build.SWITCH, "0")
+
+
+def hold_against_oracle(layer: nn.Module, size: tuple[int, int]) -> None:
+    layer, x = layer.double(), random_maps(size)
+    assert_same(outcome(layer, x), outcome(layer, x, unfold_attention))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kernel_size", [1, 3, 7])
+def test_fixed_window(size: tuple[int, int], kernel_size: int) -> None:
+    torch.manual_seed(0)
+    layer = LocalAttention(16, num_heads=4, kernel_size=kernel_size)
+    hold_against_oracle(layer, size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("ramp", [0.5, 1.0, 2.0, 2.5, 4.0])
+@pytest.mark.parametrize("num_heads", [1, 2, 4])
+def test_adaptive_window(size: tuple[int, int], ramp: float, num_heads: int) -> None:
+    torch.manual_seed(0)
+    layer = AdaptiveAttention(16, num_heads=num_heads, max_span=5, ramp=ramp, span_init=0.0, span_penalty=0.0)
+    with torch.no_grad():
+        layer.span.copy_(torch.tensor([0.13, 0.0, 0.42, 0.3])[:num_heads])
+    hold_against_oracle(layer, size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_formula_for_compilers(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    layer = AdaptiveAttention(16, num_heads=4, max_span=5, ramp=2.0, span_init=0.3, span_penalty=0.0).double()
+    x = random_maps(size)
+    expected = outcome(layer, x, unfold_attention)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.compiler, "is_compiling", lambda: True)
+        assert_same(outcome(layer, x), expected)
+
+
+def test_what_a_compiler_sees_of_the_window() -> None:
+    layer = AdaptiveAttention(8, num_heads=2, max_span=5, ramp=1.0, span_init=1.0, span_penalty=0.0)
+
+    def compiled_radius() -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.compiler, "is_compiling", lambda: True)
+            return layer.window_radius()
+
+    assert compiled_radius() == 5
+    with torch.no_grad():
+        layer.span.fill_(0.1)
+        layer.project_parameters_()
+    assert compiled_radius() == 2
+    layer.load_state_dict({**layer.state_dict(), "span": torch.tensor([0.3, 0.5])})
+    assert compiled_radius() == 4
+
+
+@pytest.mark.parametrize("chunk", [1, 1 << 14])
+def test_chunks_make_no_difference(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models.local_attention.tiled, "CHUNK_ELEMENTS", chunk)
+    torch.manual_seed(0)
+    layer = AdaptiveAttention(16, num_heads=2, max_span=3, ramp=1.0, span_init=0.4, span_penalty=0.0)
+    hold_against_oracle(layer, (9, 6))
+
+
+@pytest.mark.parametrize("span", [0.0, 1.0])
+def test_a_span_at_its_bound_still_gets_a_gradient(span: float) -> None:
+    layer = AdaptiveAttention(8, num_heads=2, max_span=2, ramp=1.0, span_init=span, span_penalty=0.1)
+    (layer(torch.randn(1, 8, 5, 5)).sum() + layer.training_penalty()).backward()
+    assert layer.span.grad is not None
+    assert torch.isfinite(layer.span.grad).all()
+
+
+@pytest.mark.parametrize(
+    ("spans", "ramp", "radius"),
+    [
+        ((0.0, 0.0), 1.0, 1),
+        ((0.0, 0.0), 0.5, 1),
+        ((0.1, 0.0), 2.0, 3),
+        ((0.1, 0.5), 2.0, 5),
+        ((0.3, 0.1), 1.0, 3),
+    ],
+)
+def test_the_window_follows_the_longest_span(spans: tuple[float, ...], ramp: float, radius: int) -> None:
+    layer = AdaptiveAttention(8, num_heads=2, max_span=5, ramp=ramp, span_init=0.0, span_penalty=0.0)
+    with torch.no_grad():
+        layer.span.copy_(torch.tensor(spans))
+    assert layer.window_radius() == radius
+    beyond = layer.ring_mask(5)[:, radius + 1 :]
+    assert not beyond.any()
+
+
+def test_the_ramp_of_the_paper() -> None:
+    layer = AdaptiveAttention(8, num_heads=1, max_span=5, ramp=3.0, span_init=0.1, span_penalty=0.0)
+    expected = torch.tensor([[1.0, 1.0, 0.8333333, 0.5, 0.1666667, 0.0]])
+    torch.testing.assert_close(layer.ring_mask(5).detach(), expected)
+
+
+def test_extreme_logits_stay_finite() -> None:
+    q, k, v = 1e3 * torch.randn(3, 1, 8, 6, 6)
+    tables = torch.randn(2, 4, 5)
+    mask = torch.tensor([[1.0, 0.5, 0.0]]).expand(2, -1)
+    for ring_mask in (None, mask):
+        assert torch.isfinite(local_attention(q, k, v, *tables, num_heads=2, ring_mask=ring_mask)).all()
+
+
+def test_shapes_that_do_not_fit() -> None:
+    q = torch.randn(1, 6, 4, 4)
+    with pytest.raises(ModelOptionError, match="num_heads divides the 6 channels"):
+        local_attention(q, q, q, torch.randn(3, 3), torch.randn(3, 3), num_heads=4)
+    with pytest.raises(ModelOptionError, match="a window side is odd"):
+        local_attention(q, q, q, torch.randn(3, 4), torch.randn(3, 4), num_heads=2)

@@ -1,0 +1,95 @@
+"""What limits are held against is the count of the network that would be built, whatever is remembered or skipped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optuna
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import models
+from models.registry import arithmetic, counting
+from search_spaces import KINDS, kind_of, named_space, setting_of
+from search_spaces.domains import FloatDomain
+
+SIDE = 32
+SHAPE = {"num_classes": 10, "in_chans": 3, "image_size": SIDE}
+DEEP = ("101", "110", "152", "164", "b48")  # more of the blocks that others have fewer of
+SMALLEST = {kind.networks[0] for kind in KINDS.values()}
+
+
+def drawn(name: str, count: int) -> list[dict[str, Any]]:
+    """Options from the natural space of a network that it accepts."""
+    space = named_space(KINDS[kind_of(name) or ""].family, [name])
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=len(name)))
+    found: list[dict[str, Any]] = []
+    while len(found) < count:
+        values = {setting_of(key): value for key, value in space.sample(study.ask()).items()}
+        options = {key: value for key, value in values.items() if key in models.searchable_options(name)}
+        if not models.check_options(name, options, **SHAPE):
+            found.append(options)
+    return found
+
+
+def counted_whole(name: str, options: dict[str, Any]) -> models.ModelCost:
+    """By torch's own counter, of every layer of a network built with every option."""
+    learned_windows = "span_init" in models.model_options(name)  # their values decide
+    with torch.device("cpu" if learned_windows else "meta"):
+        network = models.create_model(name, **options, **SHAPE).eval()
+    params = sum(parameter.numel() for parameter in network.parameters())
+    windows = counting.stand_in(network)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        network.to("meta")(torch.empty(1, 3, SIDE, SIDE, device="meta"))
+    return models.ModelCost(params, counter.get_total_flops() // 2 + sum(window.macs for window in windows))
+
+
+@pytest.mark.parametrize("name", [name for name in models.list_models() if not any(deep in name for deep in DEEP)])
+def test_what_limits_are_held_against_is_the_network_that_would_be_built(name: str) -> None:
+    for options in drawn(name, 2 if name in SMALLEST else 1):
+        expected = counted_whole(name, options)
+        assert models.model_cost(name, options, **SHAPE) == expected, options
+        if name in SMALLEST:
+            assert models.model_params(name, options, **SHAPE) == expected.params
+
+
+@pytest.mark.parametrize("name", sorted(SMALLEST))
+def test_options_that_are_left_out_of_the_count_change_nothing(name: str) -> None:
+    known = models.searchable_options(name)
+    free = sorted(arithmetic.COSTLESS & known.keys())
+    assert {"drop_rate", "drop_path_rate"} <= set(free)
+    plain = counted_whole(name, {})
+    for ends in range(2):
+        options: dict[str, Any] = {}
+        for key in free:
+            option = known[key]
+            if option.type is bool:
+                options[key] = bool(ends)
+            else:
+                options[key] = [option.low if option.low is not None else 1e-6, option.high or 1.0][ends]
+        assert counted_whole(name, options) == plain, options
+
+
+@pytest.mark.parametrize("name", sorted(SMALLEST))
+def test_whatever_a_named_space_draws_from_a_continuum_is_known_to_cost_something_or_nothing(name: str) -> None:
+    """Options with endless values are remembered endlessly, unless they cost nothing or decide on windows."""
+    options = KINDS[kind_of(name) or ""].options
+    endless = {setting_of(key) for key, domain in options.items() if isinstance(domain, FloatDomain)}
+    assert endless <= arithmetic.COSTLESS | {"ramp", "span_init"}
+
+
+def test_a_network_is_counted_once_whatever_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    create = arithmetic.create_model
+    monkeypatch.setattr(arithmetic, "create_model", lambda *given, **more: built.append(1) or create(*given, **more))
+    shape = {"num_classes": 7, "in_chans": 3, "image_size": 24}  # no other test counts these
+    costs = {
+        models.model_cost("lsas_resnet29_cifar", {"stages": stages, "drop_path_rate": rate, "scale_init": 1}, **shape)
+        for stages in ("FFT", [False, False, True])
+        for rate in (0.0, 0.1, 0.2)
+    }
+    assert len(costs) == 1
+    assert len(built) == 1

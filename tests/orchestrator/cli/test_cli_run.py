@@ -1,0 +1,63 @@
+"""The command line as a user meets it: bad input."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[3]
+DIGITS = ROOT / "sweeps" / "digits.yaml"
+COMMAND = [sys.executable, "-m", "orchestrator"]
+
+
+def spatialsweep(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=240)
+
+
+def wait_for(condition: Callable[[], Any], timeout_s: float = 120) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.1)
+
+
+def test_version() -> None:
+    done = spatialsweep("--version")
+    assert done.returncode == 0
+    assert done.stdout.startswith("spatialsweep 0.")
+
+
+def test_bad_input_is_listed_whole_and_starts_nothing(tmp_path: Path) -> None:
+    done = spatialsweep(
+        "run", str(DIGITS), "--runs-dir", str(tmp_path / "runs"), "--set", "trials=many", "--set", "training.lrr=0.1",
+        "--set", "search.model.choices=[adaptive_resnet26_smal]", "--set", "dataset.name=digit",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "digits.yaml: trials: got 'many'" in done.stderr
+    assert "digits.yaml: training.lrr: unknown setting. Did you mean 'lr'?" in done.stderr
+    assert "unknown 'adaptive_resnet26_smal'. Did you mean 'adaptive_resnet26_small'?" in done.stderr
+    assert "digits.yaml: dataset.name: unknown 'digit'. Did you mean 'digits'?" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_missing_file_and_a_mistyped_option_are_plain_errors() -> None:
+    missing = spatialsweep("run", "sweeps/digit.yaml")
+    assert missing.returncode == 2
+    assert "no such file" in missing.stderr
+    assert "digits.yaml" in missing.stderr
+    mistyped = spatialsweep("run", "--trails", "3", str(DIGITS))
+    assert mistyped.returncode == 2
+    assert "No such option" in mistyped.stderr
+
+
+def test_an_address_where_no_cluster_answers_is_a_plain_error(tmp_path: Path) -> None:
+    done = spatialsweep("run", str(DIGITS), "--runs-dir", str(tmp_path / "runs"), "--address", "127.0.0.1:1")
+    assert done.returncode == 1
+    assert "no Ray cluster answers at '127.0.0.1:1'" in done.stderr
+    assert "Traceback" not in done.stderr

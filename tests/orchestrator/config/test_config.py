@@ -1,0 +1,220 @@
+"""Settings of a sweep: the same from Python, YAML and `--set`, and every fault told before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import ConfigError, load_sweep
+from orchestrator.config import ModelConfig, resolve_trial
+from search_spaces import ConstantDomain
+
+SWEEPS = Path(__file__).parents[3] / "sweeps"
+BASE = {"name": "t", "dataset": {"name": "digits"}, "model": {"name": "conv_resnet26_small"}}
+ADAPTIVE, BIASED, PLAIN = "adaptive_resnet26_small", "sb_resnet29_cifar", "conv_resnet26_small"
+
+
+def faults(raw: dict[str, Any] | Path, *overrides: str) -> list[str]:
+    source = raw if isinstance(raw, Path) else {**BASE, **raw}
+    with pytest.raises(ConfigError) as caught:
+        load_sweep(source, overrides)
+    return str(caught.value).splitlines()
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "sweep.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_everything_wrong_is_told_at_once_with_file_place_and_remedy(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """
+        name: a b
+        dataset: {name: digts, validation_fraction: 1.5}
+        trails: 10
+        trials: 0
+        objective: {metric: val/acc1}
+        training: {epochs: ten, optimizer: adamww, batch_size: 5}
+        resources: {workers: 2, gpus_per_worker: 0.5}
+        search:
+          model: [conv_resnet26_smal, sb_resnet29_cifar]
+          lr: {type: float, low: 1.0, high: 0.1}
+          bias_chanels: 3
+        """,
+    )
+    assert sorted(faults(path)) == sorted(
+        f"sweep.yaml: {text}"
+        for text in (
+            "name: got 'a b'; string should match pattern '^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$'",
+            "dataset.validation_fraction: got 1.5; should be less than 1",
+            "trails: unknown setting. Did you mean 'trials'?",
+            "trials: got 0; should be greater than 0",
+            "objective.metric: unknown 'val/acc1'. Did you mean 'val/top1'?",
+            "training.epochs: got 'ten'; should be a valid integer",
+            "training.batch_size: unknown setting. Did you mean 'global_batch_size'?",
+            "resources.gpus_per_worker: got 0.5; workers of one trial cannot share a GPU (NCCL refuses it). "
+            "Use a whole number, or workers: 1",
+            "search.model: unknown 'conv_resnet26_smal'. Did you mean 'conv_resnet26_small'?",
+            "search.lr: low is 1.0 and high is 0.1; low must not exceed high",
+            "search.bias_chanels: neither a training setting nor an option of sb_resnet29_cifar. "
+            "Did you mean 'bias_channels'?",
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        ({"dataset": {"name": "digit"}}, "dataset.name: unknown 'digit'. Did you mean 'digits'?"),
+        ({"dataset": "digits"}, "dataset: got 'digits'; should be a valid dictionary or instance of DatasetConfig"),
+        (
+            {"dataset": {}},
+            "dataset.name: is missing. Use name: digits, or the uri of a dataset that `spatialsweep data prepare`",
+        ),
+        ({"dataset": {"name": "digits", "uri": "x"}}, "dataset.name: give one of name and uri, not both. Use"),
+        ({"dataset": {"uri": "/nowhere"}}, "dataset.uri: /nowhere/manifest.json: no such file. Make it: spatialsweep"),
+        ({"model": None}, "model: is missing; name a network under model.name, or several under search.model.choices"),
+        (
+            {"model": {"name": "conv_resnet26_lage"}},
+            "model.name: unknown 'conv_resnet26_lage'. Did you mean 'conv_resnet26_large'?",
+        ),
+        ({"model": {"name": PLAIN, "options": {"stemm": 1}}}, "model.options.stemm: got 1 for conv_resnet26_small; "),
+        ({"trials": True}, "trials: got True; should be a valid integer"),
+        ({"trials": 2.0}, "trials: got 2.0; should be a valid integer"),
+        ({"training": {"lr": "0.1"}}, "training.lr: got '0.1'; should be a valid number"),
+        ({"training": {"lr": float("inf")}}, "training.lr: got inf; should be a finite number"),
+        ({"training": {"optimizer": "adamww"}}, "training.optimizer: unknown 'adamww'. Did you mean 'adamw'?"),
+        (
+            {"training": {"lr_schedule": "cosin"}},
+            "training.lr_schedule: got 'cosin'; should be 'cosine', 'multistep' or 'constant'",
+        ),
+        (
+            {"training": {"precision": "bfloat"}},
+            "training.precision: got 'bfloat'; should be 'float32', 'bfloat16' or 'float16'. Did you mean 'bfloat16'?",
+        ),
+        ({"training": {"clip_grad_norm": 0.0}}, "training.clip_grad_norm: got 0.0; should be greater than 0"),
+        ({"training": {"ema_decay": 1.0}}, "training.ema_decay: got 1.0; should be less than 1"),
+        ({"training": {"accumulate_steps": 2}}, "training.accumulate_steps: unknown setting. Did you mean 'accumulat"),
+        (
+            {"training": {"accumulation_steps": 4, "global_batch_size": 16}},
+            "training.global_batch_size: got 16; each of the 2 workers, in each of 4 parts of its share, needs at "
+            "least 2 images a step, also where a batch is one image short. Use 17 or more, or fewer accumulation_steps",
+        ),
+        (
+            {"training": {"bce_target_threshold": 0.2}},
+            "training.bce_target_threshold: got 0.2; only binary cross-entropy has a threshold. Add training.loss: ",
+        ),
+        (
+            {"search": {"ema_warmup": [True, False]}},
+            "search.ema_warmup: got True; there is no average of the weights to warm up. Add training.ema_decay: ",
+        ),
+        (
+            {"search": {"momentum": [0.0, 0.9]}},
+            "search.momentum: got 0; sgd looks ahead along its momentum and needs some. Use 0.9, or training.optimizer",
+        ),
+        (
+            {"training": {"decay_milestones": [3, 4]}},
+            "training.decay_milestones: got [3, 4]; only multistep has some. Add training.lr_schedule: multistep",
+        ),
+        (
+            {"training": {"lr_schedule": "multistep", "decay_milestones": [4, 3]}},
+            "training.decay_milestones: got [4, 3]; each epoch comes once, in rising order",
+        ),
+        (
+            {"training": {"epochs": 3, "cooldown_epochs": 3}},
+            "training.cooldown_epochs: got 3; they are the last of 3 epochs, of which at least one comes before. Use ",
+        ),
+        ({"training": {1: 2}}, "training.1: got 1; a name is text. Write it in quotes"),
+        ({"search": {"optimizer": ["sgd", "adamww"]}}, "search.optimizer: unknown 'adamww'. Did you mean 'adamw'?"),
+        ({"search": [1]}, "search: got [1]; must map names to domains, such as lr: {type: float, ...}"),
+        ({"search": {True: 1}}, "search.True: got True; a name is text. Write it in quotes"),
+        ({"search": {"lr": None}}, "search.lr: got None; a domain is {type: float, low, high}, {type: int,"),
+        ({"search": {"lr": {"type": "float", "low": 1.0, "hihg": 2}}}, "search.lr.high: is missing"),
+        ({"search": {"lr": {"choices": [[1]]}}}, "search.lr.choices.0: got [1]; must be a number, a text, true or"),
+        ({"search": {"lr": {"type": "float", "low": 0.0, "high": 1.0}}}, "search.lr: got 0.0; should be greater than"),
+        ({"search": {"epochs": {"type": "float", "low": 1.0, "high": 3.0}}}, "search.epochs: got 1.0; should be a val"),
+        ({"search": {"lrr": 0.1}}, "search.lrr: neither a training setting nor an option of conv_resnet26_small. Did "),
+        ({"search": {"model": 5}}, "search.model: unknown '5'. Known: adaptive_resnet26_large, "),
+    ],
+)
+def test_each_fault_is_told_in_full(raw: dict[str, Any], told: str) -> None:
+    assert faults(raw)[0].startswith(told)
+
+
+def test_a_misspelt_key_of_a_domain_is_told_the_nearest() -> None:
+    told = faults({"search": {"lr": {"type": "float", "low": 0.1, "high": 1.0, "setp": 0.1}}})
+    assert told == ["search.lr.setp: unknown setting. Did you mean 'step'?"]
+
+
+@pytest.mark.parametrize(
+    ("search", "told"),
+    [
+        (
+            {"model": ADAPTIVE, "ramp": {"type": "float", "low": 0.0, "high": 2.0}},
+            f"search.ramp: got 0.0 for {ADAPTIVE}; ramp is a finite number above 0 to 32. Use 2.0.",
+        ),
+        (
+            {"model": BIASED, "pooled_size": {"type": "int", "low": 2, "high": 64}},
+            f"search.pooled_size: got 64 for {BIASED}; pooled_size is an int from 1 to 32. Use 32.",
+        ),
+        (
+            {"model": "local_resnet26_small", "kernel_size": [3, 6]},
+            "search.kernel_size: got 6 for local_resnet26_small; kernel_size is an odd int from 3 to 33. Use 7.",
+        ),
+        (
+            {"model": ADAPTIVE, "num_heads": [4, 3]},
+            f"search.num_heads: got 3 for {ADAPTIVE}; num_heads divides the 32 channels of the narrowest stage. Use 2.",
+        ),
+    ],
+)
+def test_a_corner_the_network_refuses_is_told_before_it_is_drawn(search: dict[str, Any], told: str) -> None:
+    assert faults({"search": search}) == [told]
+
+
+def test_an_option_of_some_networks_only_is_told_the_condition_it_needs() -> None:
+    ramp = {"type": "float", "low": 1.0, "high": 2.0}
+    both = [ADAPTIVE, "adaptive_resnet26_large", PLAIN]
+    assert faults({"search": {"model": [ADAPTIVE, PLAIN], "ramp": ramp}}) == [
+        f"search.ramp: {PLAIN} has no such option. Add when: {{model: {ADAPTIVE}}}"
+    ]
+    assert faults({"search": {"model": both, "ramp": ramp}}) == [
+        f"search.ramp: {PLAIN} has no such option. Add when: {{model: [{ADAPTIVE}, adaptive_resnet26_large]}}"
+    ]
+    conditional = {"model": both, "ramp": {**ramp, "when": {"model": both[:2]}}}
+    assert load_sweep({**BASE, "search": conditional}, [f"search.model={PLAIN}"]).space["model"] == ConstantDomain(
+        value=PLAIN
+    )
+    misspelt = {"model": [ADAPTIVE, PLAIN], "ramp": {**ramp, "when": {"model": "adaptive"}}}
+    assert faults({"search": misspelt}) == [
+        f"search.ramp.when: its condition asks for model = adaptive; 'model' offers {ADAPTIVE}, {PLAIN}"
+    ]
+
+
+def test_rules_between_sections() -> None:
+    batch = "got 4; each of the 2 workers needs at least 2 images a step, also where a batch is one image short. Use 5"
+    assert faults({"training": {"global_batch_size": 4}})[0].startswith(f"training.global_batch_size: {batch} or more")
+    assert faults({"search": {"global_batch_size": [4, 64]}})[0].startswith(f"search.global_batch_size: {batch}")
+    assert load_sweep({**BASE, "training": {"global_batch_size": 5}})
+    grace = "trial_scheduler.grace_epochs: got 2; must not exceed"
+    assert faults({"training": {"epochs": 1}}) == [f"{grace} training.epochs, which is 1"]
+    assert faults({"search": {"epochs": 1}}) == [f"{grace} search.epochs allows at most 1"]
+    searched = load_sweep({**BASE, "search": {"epochs": {"type": "int", "low": 2, "high": 30}}})
+    assert searched.max_epochs == 30
+    assert faults({"dataset": {"name": "digits", "validation_fraction": 0.001}}) == [
+        "dataset.validation_fraction: got 0.001; both parts of the 1437 training images need one per class. "
+        "Use 0.007 to 0.993"
+    ]
+
+
+def test_a_trial_is_the_fixed_settings_under_the_searched_ones() -> None:
+    config = load_sweep(
+        {**BASE, "model": {"name": BIASED, "options": {"key_size": 3}}, "training": {"epochs": 7}, "seed": 5}
+    )
+    trial = resolve_trial(config, 4, {"lr": 0.5, "bias_channels": 2})
+    assert trial.model == ModelConfig(name=BIASED, options={"key_size": 3, "bias_channels": 2})
+    assert (trial.training.lr, trial.training.epochs, trial.seed, trial.number) == (0.5, 7, 5, 4)
+    assert resolve_trial(config, 0, {"model": PLAIN}).model.name == PLAIN

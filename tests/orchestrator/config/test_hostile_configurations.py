@@ -1,0 +1,158 @@
+"""Settings that are meant to break the check: one fault in words each, within a second or so."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import ConfigError, SweepConfig, load_sweep
+from tests.orchestrator.config.test_config import BASE
+
+SLOW_S = 3.0  # a second on a quiet machine
+load_sweep(BASE)  # imports what the first check needs
+
+
+def deep(levels: int) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for _ in range(levels):
+        content = {"a": content}
+    return content
+
+
+def endless() -> list[Any]:
+    content: list[Any] = []
+    content.append(content)
+    return content
+
+
+def refusal(source: Any, *overrides: str, values: Mapping[str, Any] | None = None) -> str:
+    began = time.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        load_sweep(source, overrides, values=values or {})
+    assert time.monotonic() - began < SLOW_S
+    assert len(caught.value.problems) == 1, str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+CONDITIONS = {f"c{number}": [0, 1] for number in range(18)} | {
+    f"l{number}/lr": {"value": 0.1, "when": {f"c{number}": 1}} for number in range(18)
+}
+CHAIN = {"c0": [0, 1]} | {f"c{n}": {"choices": [0, 1], "when": {f"c{n - 1}": 1}} for n in range(1, 900)}
+FINE = {"type": "float", "low": 1e-9, "high": 0.9, "step": 1e-12}
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        ({"self": 1}, "self: unknown setting. Known: name, dataset,"),
+        ({"seed": 2**32}, "seed: got 4294967296; should be less than 4294967296"),
+        ({"dataset": {"name": "digits", "split_seed": 2**40}}, "dataset.split_seed: got 1099511627776; should be less"),
+        ({"trials": 10**5000}, "trials: holds a whole number beyond 64 bits. Use a smaller one"),
+        ({"training": {"lr": float("nan")}}, "training.lr: got nan; should be a finite number"),
+        ({"training": {"lr": True}}, "training.lr: got True; should be a valid number"),
+        ({"trials": True}, "trials: got True; should be a valid integer"),
+        ({"search": {"lr": [float("inf")]}}, "search.lr.choices.0: got inf; must be a number"),
+        ({"try_first": [{"lr": float("nan")}]}, "try_first: got [{'lr': nan}]; must be papers"),
+        ({"search": {"lr": {"type": "float", "low": -1e308, "high": 1e308}}}, "too far apart"),
+        (
+            {"search": {"lr": {"type": "int", "low": 1, "high": 2**60}}},
+            "whole numbers are searched up to 9007199254740992",
+        ),
+        ({"search": {"lr": {"type": "float", "low": 1.0, "high": 2.0, "step": 1e-17}}}, "too small to tell"),
+        ({"search": {"epochs": list(range(1, 1_200))}}, "choices has 1,199 values; at most 1,000. Use low and high"),
+        ({"search": {"decay_milestones": 3}}, "search.decay_milestones: got 3; should be a valid tuple"),
+        ({"tracking": {"experiment": "\ud800"}}, r"tracking.experiment: got '\ud800'; a text is a single line without"),
+        ({"tracking": {"experiment": "a\0"}}, r"got 'a\x00'; a text is a single line without control characters"),
+        ({"\x1b[31m": 1}, r"'\x1b[31m': as a name got '\x1b[31m'; a text is a single line"),
+        (
+            {"tracking": {"experiment": "x" * 5_000}},
+            "tracking.experiment: has 5,000 characters; a text has at most 4,096",
+        ),
+        ({"tracking": {"experiment": datetime.date(2026, 1, 1)}}, "is a date; a setting is a number, a text"),
+        ({"search": {1, 2}}, "search: is a set; a setting is a number, a text"),
+        ({"training": {1: 2}}, "training.1: got 1; a name is text. Write it in quotes"),
+        ({"name": 2026}, "name: got 2026; should be a valid string. Write it in quotes"),
+        ({"training": {"compile": "yes"}}, "training.compile: got 'yes'; should be a valid boolean. Write true"),
+        ({"search": deep(5_000)}, "the settings are nested more than 40 deep"),
+        ({"search": endless()}, "the settings are nested more than 40 deep"),
+        ({f"k{number}": number for number in range(20_000)}, "the settings hold more than 10,000 keys and values"),
+        ({"constraints": ["params <= 2e6"] * 300_000}, "the settings hold more than 10,000 keys and values"),
+        (
+            {"search": {f"c{number}": 1 for number in range(1_500)}},
+            "search: has 1,500 names; at most 1,000 are searched",
+        ),
+        (
+            {"search": CONDITIONS},
+            "search: the names that conditions (when) ask about make more than 2,000 combinations",
+        ),
+        ({"search": CHAIN}, "search: conditions (when) ask about 899 names; use at most 200"),
+        ({"search": {"lr": FINE}, "sampler": {"name": "grid"}}, "sampler.name: got 'grid' for more than 100,000"),
+    ],
+    ids=range(31),
+)
+def test_one_fault_is_told_from_python_too(raw: dict[str, Any], told: str) -> None:
+    assert told in refusal({**BASE, **raw})
+    if all(isinstance(key, str) for key in raw):
+        with pytest.raises(ConfigError) as caught:
+            SweepConfig(**{**BASE, **raw})
+        assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "told"),
+    [
+        ("self=x", "self: unknown setting"),
+        (f"trials={'9' * 5000}", "is not valid YAML: line 1, column 1: a number of 5,000 digits is too long"),
+        (f"trials={'[' * 5000}", "settings are nested at most 40 deep"),
+        ("name=\udcff", "is not valid YAML: it holds a character that is no text"),
+        ("budget.wall_clock=1:30", "budget.wall_clock: got '1:30'; a duration is a number of seconds, or numbers with"),
+        (f"{'a.' * 5000}b=1", "the settings are nested more than 40 deep"),
+        ("training.lr=2026-01-01", "training.lr: got '2026-01-01'; should be a valid number"),
+    ],
+)
+def test_one_fault_is_told_of_an_assignment(assignment: str, told: str) -> None:
+    assert told in refusal(BASE, assignment)
+
+
+def test_a_number_with_a_leading_zero_is_decimal() -> None:
+    assert load_sweep(BASE, ["trials=010"]).trials == 10
+
+
+def test_many_faults_are_cut_and_said_to_be(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        load_sweep({**BASE, **{f"trails{number}": number for number in range(4_000)}})
+    assert time.monotonic() - began < SLOW_S
+    assert len(caught.value.problems) == 101
+    assert str(caught.value.problems[-1]) == "has more than 100 faults; mend these first"
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(10 * 2**30)
+    assert refusal(tmp_path).endswith("is a folder, not a file. Name a sweep file, such as sweeps/digits.yaml")
+    assert "is a pipe or a device, not a file" in refusal(tmp_path / "pipe")
+    assert "is a pipe or a device, not a file" in refusal("/dev/zero")
+    assert "has 10,737,418,240 bytes; a sweep file has at most 1,048,576" in refusal(tmp_path / "sparse")
+    assert "cannot be read: Too many levels of symbolic links" in refusal(tmp_path / "loop")
+    assert "cannot be read: File name too long" in refusal("x" * 5_000)
+    assert "cannot be read: Not a directory" in refusal(tmp_path / "sparse" / "x.yaml")
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../up", "a/b", "-x", "é", ".", "x" * 65, "a\n", "[red]", "a'b", "a#b"])
+def test_a_sweep_has_a_plain_name(name: str) -> None:
+    assert "name" in refusal(BASE, values={"name": name})
+
+
+@pytest.mark.parametrize("name", ["2026", "null", "true", "a-b_C", "1e3"])
+def test_a_name_that_is_given_as_an_option_is_a_text(name: str) -> None:
+    assert load_sweep(BASE, values={"name": name}).name == name

@@ -1,0 +1,129 @@
+"""Published set-ups: every file is a sound sweep of one trial over its dataset, and is found by its name."""
+
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator.cli.main import app
+from orchestrator.config.recipes import list_recipes, load_recipe, recipe_sweep
+from orchestrator.config.sweep import SweepConfig, resolve_trial
+from orchestrator.data.conversion.shards import write_pixel_shard
+from orchestrator.data.encoded_images import write_encoded_shard
+from orchestrator.data.manifest import Manifest, Shard, Split
+from orchestrator.data.manifest_checks import images_hash
+from orchestrator.errors import RecipeError
+from tests.support.tiny_archives import png
+
+CLASSES = {"cifar10": 10, "cifar100": 100, "stl10": 10, "imagenet": 1000}
+SIDES = {"cifar10": 32, "cifar100": 32, "stl10": 96}
+PER_CLASS = 20
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every dataset of the papers with its classes and the size of its images, all of them black."""
+    folder = tmp_path_factory.mktemp("datasets")
+    for name, classes in CLASSES.items():
+        splits = {split: write_split(folder / name, split, name, classes) for split in ("train", "test")}
+        shape = (3, SIDES[name], SIDES[name]) if name in SIDES else None
+        manifest = Manifest(
+            name=name,
+            kind="pixels" if shape else "encoded",
+            image_shape=shape,
+            class_names=tuple(map(str, range(classes))),
+            splits=splits,
+            mean=(0.5,) * 3,
+            std=(0.25,) * 3,
+            content_hash=images_hash(tuple(map(str, range(classes))), splits.items()),
+            source={},
+        )
+        (folder / name / "manifest.json").write_text(manifest.to_json())
+    return folder
+
+
+def write_split(folder: Path, split: str, name: str, classes: int) -> Split:
+    per_class = PER_CLASS if split == "train" and name in SIDES else 2
+    per_class = 100 if split == "train" and name == "imagenet" else per_class
+    labels = [label for label in range(classes) for _ in range(per_class)]
+    file = folder / f"{split}-00000.arrow"
+    folder.mkdir(exist_ok=True)
+    if name in SIDES:
+        black = np.zeros((3, SIDES[name], SIDES[name]), np.uint8)
+        write_pixel_shard(file, [(black, label) for label in labels], black.shape)
+    else:
+        content = picture()
+        write_encoded_shard(file, ((content, label) for label in labels))
+    shard = Shard(file.name, len(labels), file.stat().st_size, "0" * 16)
+    return Split(len(labels), (per_class,) * classes, (shard,))
+
+
+@functools.cache
+def picture() -> bytes:
+    return png(np.zeros((3, 8, 8), np.uint8))
+
+
+def sweep(name: str, datasets: Path, *overrides: str) -> SweepConfig:
+    return recipe_sweep(name, [f"dataset.uri={datasets / load_recipe(name).dataset}", *overrides])
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_a_recipe_is_a_sweep_of_one_trial(name: str, datasets: Path) -> None:
+    recipe, config = load_recipe(name), sweep(name, datasets)
+    assert config.name == name
+    assert config.trials == 1
+    assert not config.search
+    assert resolve_trial(config, 0, {}).model == config.model
+    assert recipe.title
+    assert recipe.source
+    assert recipe.expected is None or 50 < recipe.expected < 100
+
+
+def test_the_set_up_of_a_paper(datasets: Path) -> None:
+    """Zhong et al. 2023 train ResNet164 for 164 epochs at 0.1, a tenth of it after 81 and 122."""
+    training = sweep("lsas_cifar100", datasets).training
+    assert (training.epochs, training.global_batch_size, training.lr) == (164, 128, 0.1)
+    assert (training.decay_milestones, training.decay_rate) == ((81, 122), 0.1)
+    assert (training.optimizer, training.momentum, training.weight_decay) == ("momentum", 0.9, 1e-4)
+    assert (training.crop_padding, training.hflip) == (4, 0.5)
+
+
+def test_a_setting_is_overridden(datasets: Path) -> None:
+    assert sweep("fcvit_b12_imagenet", datasets, "training.epochs=20").training.epochs == 20
+
+
+def test_what_a_recipe_needs_is_told(datasets: Path) -> None:
+    with pytest.raises(RecipeError, match=r"no recipe is called 'lsas_cifar1'\. Did you mean 'lsas_cifar1"):
+        load_recipe("lsas_cifar1")
+    with pytest.raises(RecipeError, match=r"trains on cifar100\. Prepare it with `spatialsweep data prepare cifar100"):
+        recipe_sweep("lsas_cifar100")
+    with pytest.raises(RecipeError, match=r"trains on cifar100; .*cifar10 holds cifar10"):
+        recipe_sweep("lsas_cifar100", [f"dataset.uri={datasets / 'cifar10'}"])
+
+
+def test_the_command_lists_them() -> None:
+    listed = CliRunner().invoke(app, ["recipes", "--json"])
+    assert [entry["name"] for entry in json.loads(listed.output)] == list_recipes()
+    shown = CliRunner().invoke(app, ["recipes"]).output
+    assert "lsas_cifar100" in shown
+    assert "76.47" in shown
+
+
+def test_the_command_refuses_before_it_works() -> None:
+    refused = CliRunner().invoke(app, ["train", "lsas_cifar100"])
+    assert isinstance(refused.exception, RecipeError)
+
+
+def test_a_dry_run_tells_the_size_of_a_recipe(datasets: Path, tmp_path: Path) -> None:
+    arguments = ["train", "fcvit_b12_imagenet", "--dry-run", "--json", "--runs-dir", str(tmp_path / "runs")]
+    done = CliRunner().invoke(app, [*arguments, "--set", f"dataset.uri={datasets / 'imagenet'}"])
+    found = json.loads(done.stdout)
+    [proposal] = found["proposals"]
+    assert (proposal["model"], proposal["epochs"], found["bounds"]["epochs"]) == ("fcvit_b12", 310, 310)
+    needs = found["largest"]["footprint"]
+    assert needs["activations"] > 100e6 * needs["images_at_once"] / 2  # 224 px, in bfloat16 if at all
+    assert needs["images"] == 0
+    assert not (tmp_path / "runs").exists()

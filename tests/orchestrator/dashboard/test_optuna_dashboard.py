@@ -1,0 +1,43 @@
+"""What `optuna-dashboard` shows of our studies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from optuna_dashboard import wsgi
+from werkzeug.test import Client
+
+from orchestrator import load_sweep
+from orchestrator.records.ledger import TrialStatus
+from orchestrator.records.objectives import Aims
+from orchestrator.search.storage import open_storage
+from orchestrator.search.study import open_study
+from tests.orchestrator.records.test_objectives import AIMS, SWEEP, record, tell
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_states_values_names_and_curves_are_shown(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path / 'optuna.db'}")
+    single = load_sweep({**SWEEP, "objective": {"metric": "val/top1"}, "constraints": []})
+    study = open_study(single, "single", storage)
+    tell(study, record(0, (0.5, 1e6), (0.9, 1e6)), Aims.of(single))
+    tell(study, record(1, (0.4, 1e6), status=TrialStatus.PRUNED), Aims.of(single))
+    tell(open_study(load_sweep(SWEEP), "several", storage), record(0, (0.5, 1e6), (0.9, 3e6)), AIMS)
+
+    client = Client(wsgi(storage))
+    names = {
+        study["study_name"]: study["study_id"]
+        for study in json.loads(client.get("/api/studies").data)["study_summaries"]
+    }
+    assert set(names) == {"single", "several"}
+    one, two = (json.loads(client.get(f"/api/studies/{names[name]}").data) for name in ("single", "several"))
+    assert one["objective_names"] == ["val/top1"]
+    assert two["objective_names"] == ["val/top1", "params"]
+    assert [trial["state"] for trial in one["trials"]] == ["Complete", "Pruned"]
+    assert [(point["step"], point["value"]) for point in one["trials"][0]["intermediate_values"]] == [
+        (1, 0.5),
+        (2, 0.9),
+    ]
+    assert two["trials"][0]["values"] == [0.9, 3e6]

@@ -1,0 +1,22 @@
+"""Where results are kept when nobody says where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+
+from orchestrator.files.runs_dir import resolve_runs_dir
+
+
+def test_results_lie_here_but_those_of_a_ray_job_in_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.delenv(RAY_JOB_CONFIG_JSON_ENV_VAR, raising=False)
+    assert resolve_runs_dir(None) == tmp_path / "runs"
+    monkeypatch.setenv(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}")
+    assert resolve_runs_dir(None) == Path("/home/somebody/spatialsweep/runs")
+    assert resolve_runs_dir("~/elsewhere") == Path("/home/somebody/elsewhere")

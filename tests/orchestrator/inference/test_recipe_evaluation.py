@@ -1,0 +1,217 @@
+"""`spatialsweep eval` of a run sees what the run saw: for each recipe, the accuracy is the run's own `test/top1`."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from orchestrator.cli.main import app
+from orchestrator.config import SweepConfig, resolve_trial
+from orchestrator.config.recipes import list_recipes, load_recipe, recipe_sweep
+from orchestrator.data import open_dataset
+from orchestrator.data.conversion.prepare import prepare
+from orchestrator.errors import CheckpointError, ConfigError
+from orchestrator.inference import evaluate as checkpoint_evaluation
+from orchestrator.inference.evaluate import evaluate_checkpoint
+from orchestrator.records.ledger import TrialStatus
+from orchestrator.training import trial as trial_module
+from orchestrator.training.checkpoints.checkpoint_file import read_checkpoint, save_checkpoint
+from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints
+from orchestrator.training.evaluation import evaluate
+from orchestrator.training.images.placement import place_dataset
+from orchestrator.training.trial import Trial
+from orchestrator.training.workers import Workers
+from tests.support.fake_sweeps import tell_sweep
+from tests.support.tiny_archives import cifar10_python, cifar100_python, imagenet, photo_tree, stl10
+from tests.support.training_pieces import few_digits, make_trial, run
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SOURCES: dict[str, Callable[[Path], Path]] = {
+    "cifar10": lambda folder: cifar10_python(folder).place,
+    "cifar100": lambda folder: cifar100_python(folder).place,
+    "stl10": lambda folder: stl10(folder).place,
+    "imagenet": lambda folder: imagenet(folder)[0],
+}
+SMALLER = (
+    "model={name: conv_resnet26_small}",
+    "training.epochs=1",
+    "training.cooldown_epochs=0",
+    "training.decay_milestones=[]",
+    "training.lr_schedule=constant",
+    "training.global_batch_size=32",
+    "dataset.validation_fraction=0.5",
+    "dataset.decode_processes=0",
+    "resources.workers=1",
+)
+"""What shortens a recipe; how its images are looked at stays as it is, but for the size of its photos."""
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    folder = tmp_path_factory.mktemp("data")
+
+    @functools.cache
+    def prepared(name: str) -> str:
+        prepare(name, SOURCES[name](folder), str(folder / name))
+        return str(folder / name)
+
+    return prepared
+
+
+def train(config: SweepConfig, folder: Path) -> tuple[Trial, dict[str, float]]:
+    """A recipe, shortened, to its end; the trial with its best weights, and its last report."""
+    assert config.dataset.uri is not None
+    data = place_dataset(open_dataset(config.dataset.uri), torch.device("cpu"), config.dataset)
+    trial = Trial(resolve_trial(config, 0, {}), config.objective, data, Workers(), TrialCheckpoints(folder))
+    (report,) = run(trial)
+    best = read_checkpoint(folder / "best.pt", torch.device("cpu"))
+    trial.learner.evaluated.load_state_dict(best["state_dict"])
+    return trial, report
+
+
+def inputs_of(network: nn.Module, seen: list[Tensor]) -> None:
+    """Keeps what reaches a network."""
+    network.register_forward_pre_hook(lambda _, given: seen.append(given[0].clone(memory_format=torch.preserve_format)))
+
+
+CASES = [(name, "validation") for name in list_recipes()]
+CASES += [("lsas_cifar10", "test"), ("lesa_resnet50_imagenet", "test")]  # as their papers chose the epoch
+
+
+@pytest.mark.parametrize(("name", "select_on"), CASES)
+def test_the_accuracy_of_a_run_is_found_again(
+    name: str, select_on: str, datasets: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe(name)
+    files = recipe.dataset == "imagenet"
+    smaller = (*SMALLER, "dataset.image_size=32") if files else SMALLER
+    chosen = (f"dataset.uri={datasets(recipe.dataset)}", f"dataset.select_on={select_on}")
+    config = recipe_sweep(name, [*chosen, *smaller])
+    for key in ("crop_pct", "interpolation"):
+        assert getattr(config.dataset, key) == recipe.settings["dataset"].get(key, getattr(config.dataset, key))
+    trial, report = train(config, tmp_path)
+    in_run: list[Tensor] = []
+    inputs_of(trial.learner.evaluated, in_run)
+    of_run = evaluate(trial.learner, trial.data.test, Workers())
+
+    by_eval: list[Tensor] = []
+    load = checkpoint_evaluation.load_model
+
+    def load_watched(*given: Any, **more: Any) -> nn.Module:
+        model = load(*given, **more)
+        inputs_of(model, by_eval)
+        return model
+
+    monkeypatch.setattr(checkpoint_evaluation, "load_model", load_watched)
+    found = evaluate_checkpoint(tmp_path / "best.pt", datasets(recipe.dataset))
+    assert found.notes == ()
+    assert (found.top1, found.top5) == (report["test/top1"], report["test/top5"])
+    assert found.loss == of_run["loss"]
+    assert [batch.stride() for batch in by_eval] == [batch.stride() for batch in in_run]
+    assert all(torch.equal(one, other) for one, other in zip(by_eval, in_run, strict=True))
+    if files:  # and it would not be so with another crop
+        other = evaluate_checkpoint(tmp_path / "best.pt", datasets(recipe.dataset), crop_pct=0.5)
+        assert other.loss != found.loss
+        kept = recipe.settings["dataset"]["crop_pct"]
+        assert other.notes == (f"crop_pct 0.5, {config.dataset.interpolation}: the run had crop_pct {kept:g}",)
+
+
+@pytest.mark.parametrize("training", [{"precision": "bfloat16"}, {"channels_last": True}, {"ema_decay": 0.9}], ids=str)
+def test_the_arithmetic_of_the_run_is_used(tmp_path: Path, training: dict[str, Any]) -> None:
+    prepare("digits", None, str(tmp_path / "digits"))
+    data = place_dataset(open_dataset(str(tmp_path / "digits")), torch.device("cpu"), _digits())
+    reports = run(make_trial(data, tmp_path, epochs=1, **training))
+    found = evaluate_checkpoint(tmp_path / "best.pt", str(tmp_path / "digits"))
+    assert found.top1 == reports[-1]["test/top1"]
+    content = read_checkpoint(tmp_path / "best.pt")
+    plain = {**content, "evaluation": {**content["evaluation"], "precision": "float32"}}
+    plain.pop("format")
+    save_checkpoint(tmp_path / "plain.pt", plain)
+    same = evaluate_checkpoint(tmp_path / "plain.pt", str(tmp_path / "digits")).loss == found.loss
+    assert same == ("precision" not in training)
+
+
+def _digits() -> Any:
+    return SweepConfig(name="t", dataset={"name": "digits"}, model={"name": "conv_resnet26_small"}).dataset
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_mean_and_deviation_come_back_to_the_last_bit(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scaled = torch.rand(1000, generator=generator) * 255  # as any mean in [0, 1] is placed on a device
+    assert torch.equal(torch.tensor(trial_module._share_of_255(scaled)) * 255, scaled)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, dict[str, float]]:
+    """A dataset of photos, a sweep with a trial trained on it at another crop than by default, and its last report."""
+    folder = tmp_path_factory.mktemp("photos")
+    uri = str(folder / "data")
+    prepare("folder", photo_tree(folder), uri)
+    dataset = {"uri": uri, "crop_pct": 0.7, "interpolation": "bilinear", "image_size": 32, "decode_processes": 0}
+    settings: dict[str, Any] = {
+        "dataset": {**dataset, "validation_fraction": 0.5},
+        "training": {"epochs": 1, "global_batch_size": 6, "precision": "bfloat16", "warmup_epochs": 0},
+        "trial_scheduler": {"name": "none"},
+        "resources": {"workers": 1},
+    }
+    sweep = tell_sweep(folder, "told", [(TrialStatus.FINISHED, [0.5])], **settings)
+    config = SweepConfig(name="told", model={"name": "conv_resnet26_small"}, **settings)
+    best = sweep / "trials" / "trial-00000"
+    _, report = train(config, best)
+    return uri, best / "best.pt", report
+
+
+def test_a_checkpoint_from_before_is_evaluated_as_its_sweep_tells(
+    photos: tuple[str, Path, dict[str, float]], tmp_path: Path
+) -> None:
+    uri, best, _ = photos
+    expected = evaluate_checkpoint(best, uri)
+    content = read_checkpoint(best)
+    before = {key: value for key, value in content.items() if key not in ("evaluation", "format")}
+    save_checkpoint(best, before)
+    try:
+        assert evaluate_checkpoint(best, uri) == expected
+    finally:
+        save_checkpoint(best, {**before, "evaluation": content["evaluation"]})
+    save_checkpoint(tmp_path / "copied.pt", before)
+    notes = evaluate_checkpoint(tmp_path / "copied.pt", uri).notes
+    assert notes == (
+        "the checkpoint does not tell how its run evaluated; the arithmetic is float32",
+        "crop_pct 0.875, bicubic: how the run cropped is not known",
+    )
+
+
+def test_the_command_says_a_difference_in_one_line(photos: tuple[str, Path, dict[str, float]]) -> None:
+    uri, best, report = photos
+    own = CliRunner().invoke(app, ["eval", str(best), "--dataset", uri], catch_exceptions=False).output
+    assert own.startswith(f"top-1 {report['test/top1']:.2%}")
+    assert len(own.splitlines()) == 1
+    other = CliRunner().invoke(app, ["eval", str(best), "--dataset", uri, "--crop-pct", "1.0"], catch_exceptions=False)
+    assert other.output.splitlines()[1:] == ["Note: crop_pct 1, bilinear: the run had crop_pct 0.7"]
+    written = CliRunner().invoke(app, ["eval", str(best), "--dataset", uri, "--json", "--crop-pct", "0.7"])
+    assert json.loads(written.output)["top1"] == report["test/top1"]
+    assert json.loads(written.output)["notes"] == []
+    with pytest.raises(ConfigError, match=r"crop_pct: got 1\.5; a share is above 0 and at most 1"):
+        evaluate_checkpoint(best, uri, crop_pct=1.5)
+
+
+def test_settings_that_are_none_are_refused_and_a_crop_of_small_images_is_said(tmp_path: Path) -> None:
+    run(make_trial(few_digits(tmp_path, train=80, test=20), tmp_path, epochs=1))
+    found = evaluate_checkpoint(tmp_path / "best.pt", "digits", crop_pct=0.5, datasets_folder=tmp_path)
+    assert found.notes == ("crop_pct 0.5 has no effect: these images are seen whole",)
+    content = read_checkpoint(tmp_path / "best.pt")
+    content.pop("format")
+    for key, value in (("crop_pct", 7.0), ("interpolation", "cubic"), ("precision", 16), ("other", 1)):
+        save_checkpoint(tmp_path / "odd.pt", {**content, "evaluation": {**content["evaluation"], key: value}})
+        with pytest.raises(CheckpointError, match=rf"odd\.pt: evaluation\.{key} is "):
+            evaluate_checkpoint(tmp_path / "odd.pt", "digits", datasets_folder=tmp_path)

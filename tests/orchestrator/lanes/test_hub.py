@@ -1,0 +1,206 @@
+"""The hub between trial clients and lanes, as plain asyncio: who waits for whom, and what becomes of a trial when
+ranks, groups, clients or the hub itself go away."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from orchestrator.lanes.hub.hub import LaneHub
+from orchestrator.lanes.messages import Ending, Fate, Next, Report, Verdict
+from tests.support.hub_calls import (
+    FAILED,
+    PEER_LOST,
+    STOPPED,
+    A,
+    B,
+    finishing,
+    in_loop,
+    member,
+    reporting,
+    settled,
+    short_waits,
+    started,
+    waiting,
+)
+from tests.support.hub_world import World
+
+__all__ = ["short_waits"]  # a fixture
+
+
+@in_loop
+async def test_a_lane_is_leased_once_every_rank_waits() -> None:
+    hub = LaneHub()
+    await hub.join(member(0))
+    lease = asyncio.ensure_future(hub.lease(A))
+    first = asyncio.ensure_future(hub.next_order(member(0)))
+    assert await settled(lease, first) == [False, False]
+    assert await hub.next_order(member(1)) == A
+    assert (await lease, await first) == (0, A)
+
+
+@in_loop
+async def test_ranks_go_on_together_once_the_client_asks_for_more() -> None:
+    hub = LaneHub()
+    await started(hub)
+    event = asyncio.ensure_future(hub.next_event(A, 0, 0))
+    first = asyncio.ensure_future(hub.report(member(0), A, Report(1, {"x": 1.0})))
+    assert await settled(event, first) == [False, False]
+    second = asyncio.ensure_future(hub.report(member(1), A, Report(1)))
+    assert await event == Report(1, {"x": 1.0})
+    assert await settled(first, second) == [False, False]
+    event = asyncio.ensure_future(hub.next_event(A, 0, 1))
+    assert (await first, await second) == (Verdict.GO, Verdict.GO)
+    assert await settled(event) == [False]
+
+
+@in_loop
+async def test_a_release_stops_every_rank_and_frees_the_lane() -> None:
+    hub = LaneHub()
+    await started(hub)
+    ranks = reporting(hub, 1)
+    await hub.next_event(A, 0, 0)
+    await hub.release("a")
+    assert await asyncio.gather(*ranks) == [Verdict.STOP] * 2
+    assert await asyncio.gather(*finishing(hub, STOPPED, STOPPED)) == [Next.STAY] * 2
+    await started(hub, B)
+
+
+@in_loop
+async def test_ranks_never_part_when_an_epoch_is_acknowledged_and_then_released() -> None:
+    hub = LaneHub()
+    await started(hub)
+    ranks = reporting(hub, 1)
+    await settled()
+    more = asyncio.ensure_future(hub.next_event(A, 0, 1))
+    release = asyncio.ensure_future(hub.release("a"))
+    assert await asyncio.gather(*ranks) == [Verdict.GO] * 2
+    await asyncio.gather(more, release)
+    await hub.next_event(A, 0, 2)  # comes too late to send one rank on
+    assert await asyncio.gather(*reporting(hub, 2)) == [Verdict.STOP] * 2
+
+
+@in_loop
+async def test_a_release_before_any_rank_began_frees_the_lane_at_once() -> None:
+    hub = LaneHub()
+    ranks = waiting(hub)
+    await settled()
+    await asyncio.gather(hub.lease(A), hub.release("a"))
+    assert await hub.lease(B) == 0
+    assert await asyncio.gather(*ranks) == [B, B]
+
+
+@in_loop
+async def test_a_trial_whose_group_dies_continues_in_the_next() -> None:
+    hub = LaneHub(max_failures=1)
+    await started(hub)
+    event = asyncio.ensure_future(hub.next_event(A, 0, 0))
+    old = reporting(hub, 1)
+    assert (await event).epoch == 1
+    event = asyncio.ensure_future(hub.next_event(A, 0, 1))
+    assert await asyncio.gather(*old) == [Verdict.GO] * 2
+    assert await asyncio.gather(*waiting(hub, generation=2)) == [A, A]
+    assert await asyncio.gather(*reporting(hub, 1, generation=2)) == [Verdict.GO] * 2  # heard before
+    ranks = reporting(hub, 2, generation=2)
+    assert (await event).epoch == 2
+    assert await settled(*ranks) == [False, False]
+
+
+@in_loop
+async def test_an_older_generation_is_ignored() -> None:
+    hub = LaneHub(max_failures=1)
+    await started(hub)
+    late = asyncio.ensure_future(hub.finish(member(1), A, PEER_LOST))
+    assert await asyncio.gather(*waiting(hub, generation=2)) == [A, A]
+    assert await hub.report(member(0), A, Report(9)) is Verdict.STOP
+    assert await hub.next_order(member(0)) is None
+    await late
+    ranks = reporting(hub, 1, generation=2)
+    assert (await hub.next_event(A, 0, 0)).epoch == 1
+    await hub.release("a")
+    await asyncio.gather(*ranks)
+    assert await asyncio.gather(*finishing(hub, STOPPED, STOPPED, generation=2)) == [Next.STAY] * 2
+
+
+@in_loop
+async def test_a_rank_that_fails_alone_fails_the_trial_and_rebuilds_the_group() -> None:
+    hub = LaneHub()
+    await started(hub)
+    event = asyncio.ensure_future(hub.next_event(A, 0, 0))
+    assert await hub.finish(member(1), A, FAILED) is Next.LEAVE
+    assert await event == FAILED
+    assert await hub.finish(member(0), A, PEER_LOST) is Next.LEAVE
+    lease = asyncio.ensure_future(hub.lease(B))
+    assert await settled(lease) == [False]
+    assert await asyncio.gather(*waiting(hub, generation=2)) == [B, B]
+
+
+@in_loop
+async def test_a_failure_that_finds_its_peers_reporting_keeps_the_group() -> None:
+    hub = LaneHub()
+    await started(hub)
+    peer = asyncio.ensure_future(hub.report(member(1), A, Report(1)))
+    failing = asyncio.ensure_future(hub.finish(member(0), A, FAILED))
+    assert await peer is Verdict.STOP
+    assert await hub.finish(member(1), A, STOPPED) is Next.STAY
+    assert await failing is Next.STAY
+    assert await hub.next_event(A, 0, 0) == FAILED
+
+
+@in_loop
+async def test_when_all_ranks_fail_the_group_stays() -> None:
+    hub = LaneHub()
+    await started(hub)
+    assert await asyncio.gather(*finishing(hub, FAILED, FAILED)) == [Next.STAY] * 2
+    assert await hub.next_event(A, 0, 0) == FAILED
+    await started(hub, B)
+
+
+@in_loop
+async def test_a_trial_that_diverges_leaves_a_sound_group() -> None:
+    hub = LaneHub()
+    await started(hub)
+    diverged = Ending(Fate.DIVERGED, "diverged: the training loss of epoch 1 is not finite at step 2")
+    assert await asyncio.gather(*finishing(hub, diverged, diverged)) == [Next.STAY] * 2
+    assert await hub.next_event(A, 0, 0) == diverged
+    await started(hub, B)
+
+
+@in_loop
+async def test_a_released_trial_is_not_revived_by_a_late_rank() -> None:
+    hub = LaneHub()
+    await started(hub)
+    await hub.release("a")
+    assert await hub.finish(member(0), A, PEER_LOST) is Next.LEAVE
+    assert await hub.report(member(1), A, Report(1)) is Verdict.STOP
+    ranks = waiting(hub, generation=2)
+    assert await settled(*ranks) == [False, False]
+    await hub.lease(B)
+    assert await asyncio.gather(*ranks) == [B, B]
+
+
+@in_loop
+async def test_close_ends_every_wait() -> None:
+    hub = LaneHub()
+    await started(hub)
+    idle = asyncio.ensure_future(hub.next_order(member(0, lane=1)))
+    clients = [asyncio.ensure_future(hub.lease(B)), asyncio.ensure_future(hub.next_event(A, 0, 0))]
+    leaving = asyncio.ensure_future(hub.finish(member(0), A, STOPPED))
+    assert await settled(idle, *clients, leaving) == [False] * 4
+    await hub.close()
+    assert await asyncio.gather(idle, *clients) == [None, None, Ending(Fate.INTERRUPTED)]
+    assert await leaving is Next.STAY
+    assert await hub.report(member(1), A, Report(1)) is Verdict.STOP
+    assert await hub.next_order(member(1)) is None
+
+
+@pytest.mark.parametrize("hub_dies", [False, True])
+@pytest.mark.parametrize("seed", range(12))
+def test_every_trial_ends_once_whatever_dies(seed: int, hub_dies: bool) -> None:
+    world = World(seed, hub_dies=hub_dies)
+    asyncio.run(asyncio.wait_for(world.run(), 8))
+    for trial_id, plan in world.plans.items():
+        assert len(world.ends[trial_id]) == 1
+        assert world.epochs[trial_id] == list(range(1, len(world.epochs[trial_id]) + 1))
+        assert world.ends[trial_id][0] in plan.possible_ends(world.max_failures, world.losses + world.hub_losses)

@@ -1,0 +1,203 @@
+"""What a failure costs at the hub: the trial one attempt, the lane nothing where it can be kept, no other trial."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from orchestrator.lanes.hub.hub import LaneHub
+from orchestrator.lanes.hub.lane_table import GROUP_LOST, MOST_HOSTS_LOST
+from orchestrator.lanes.messages import Ending, Fate, Next, Report, Verdict
+from tests.support.hub_calls import (
+    COMPLETED,
+    FAILED,
+    PEER_LOST,
+    STOPPED,
+    A,
+    B,
+    both,
+    finishing,
+    in_loop,
+    member,
+    reporting,
+    settled,
+    short_waits,
+    started,
+    waiting,
+)
+
+__all__ = ["short_waits"]  # a fixture
+
+
+@in_loop
+async def test_a_failed_trial_goes_again_on_the_same_group_and_then_has_failed() -> None:
+    hub = LaneHub(max_failures=1)
+    await started(hub)
+    event = asyncio.ensure_future(hub.next_event(A, 0, 0))
+    assert await asyncio.gather(*finishing(hub, FAILED, FAILED)) == [Next.STAY] * 2
+    assert await settled(event) == [False]
+    assert await asyncio.gather(*both(lambda rank: hub.next_order(rank, "a"))) == [A, A]
+    assert await asyncio.gather(*finishing(hub, FAILED, FAILED)) == [Next.STAY] * 2
+    assert await event == replace(FAILED, reason="attempt 2: no luck")
+    await started(hub, B)
+
+
+@in_loop
+async def test_what_would_happen_again_is_not_tried_again() -> None:
+    hub = LaneHub(max_failures=3)
+    await started(hub)
+    hopeless = Ending(Fate.FAILED, "out of memory", final=True)
+    assert await asyncio.gather(*finishing(hub, hopeless, hopeless)) == [Next.STAY] * 2
+    assert await hub.next_event(A, 0, 0) == hopeless
+
+
+@in_loop
+async def test_a_rank_that_fails_alone_costs_one_attempt_and_not_two() -> None:
+    hub = LaneHub(max_failures=1)
+    await started(hub)
+    event = asyncio.ensure_future(hub.next_event(A, 0, 0))
+    assert await hub.finish(member(1), A, FAILED) is Next.LEAVE
+    assert await hub.finish(member(0), A, PEER_LOST) is Next.LEAVE
+    await hub.group_lost(0)
+    assert await asyncio.gather(*waiting(hub, generation=2)) == [A, A]
+    reporting(hub, 1, generation=2)
+    assert (await event).epoch == 1
+
+
+@in_loop
+async def test_a_lost_group_is_a_failure_of_the_trial_it_trained() -> None:
+    hub = LaneHub(max_failures=2)
+    await started(hub)
+    event = asyncio.ensure_future(hub.next_event(A, 0, 0))
+    for generation in (2, 3):
+        assert await hub.finish(member(1, generation - 1), A, PEER_LOST) is Next.LEAVE
+        assert await asyncio.gather(*waiting(hub, generation)) == [A, A]
+        await hub.begin(member(0, generation), A)
+        assert await settled(event) == [False]
+    ranks = waiting(hub, generation=4)
+    assert await event == replace(GROUP_LOST, reason=f"attempt 3: {GROUP_LOST.reason}")
+    await hub.lease(B)
+    assert await asyncio.gather(*ranks) == [B, B]
+
+
+@in_loop
+async def test_a_group_lost_before_it_began_a_trial_is_not_that_trials_failure() -> None:
+    hub = LaneHub(max_failures=0)
+    ranks = waiting(hub)
+    await hub.lease(A)
+    await asyncio.gather(*ranks)  # told to processes that are dead already
+    await hub.group_lost(0)
+    assert await asyncio.gather(*waiting(hub, generation=2)) == [A, A]
+
+
+@in_loop
+async def test_preemption_is_no_failure() -> None:
+    hub = LaneHub(max_failures=0)
+    await started(hub)
+    for generation in range(2, 6):
+        await hub.excuse(0)
+        await hub.group_lost(0)
+        assert await asyncio.gather(*waiting(hub, generation)) == [A, A]
+        await hub.begin(member(0, generation), A)
+    event = asyncio.ensure_future(hub.next_event(A, 0, 0))
+    await hub.group_lost(0)
+    assert await event == GROUP_LOST
+
+
+@in_loop
+async def test_the_loss_of_a_host_is_no_failure_until_it_follows_the_trial() -> None:
+    hub = LaneHub(max_failures=0)
+    await started(hub)
+    event = asyncio.ensure_future(hub.next_event(A, 0, 0))
+    for generation in range(2, 2 + MOST_HOSTS_LOST):
+        for _ in range(2):  # a controller tells it in each state it passes through
+            await hub.host_lost(0)
+        await hub.group_lost(0)
+        assert await asyncio.gather(*waiting(hub, generation)) == [A, A]
+        await hub.begin(member(0, generation), A)
+    assert not event.done()
+    await hub.host_lost(0)
+    await hub.group_lost(0)
+    assert await event == GROUP_LOST
+
+
+@in_loop
+async def test_ranks_that_leave_a_node_before_it_is_taken_take_the_trial_along() -> None:
+    hub = LaneHub(max_failures=0)
+    await started(hub)
+    event = asyncio.ensure_future(hub.next_event(A, 0, 0))
+    moved = Ending(Fate.MOVED)
+    assert await asyncio.gather(*finishing(hub, moved, moved)) == [Next.LEAVE] * 2
+    await hub.group_lost(0)
+    assert await asyncio.gather(*waiting(hub, generation=2)) == [A, A]
+    assert await settled(event) == [False]
+
+
+@in_loop
+async def test_a_trial_whose_lane_is_down_goes_on_with_the_first_that_is_ready() -> None:
+    hub = LaneHub(max_failures=1)
+    await started(hub)
+    event = asyncio.ensure_future(hub.next_event(A, 0, 0))
+    reporting(hub, 1)
+    assert (await event).lane == 0
+    event = asyncio.ensure_future(hub.next_event(A, 0, 1))
+    await hub.group_lost(0)
+    assert (await hub.situation()).alive == frozenset()
+    assert await asyncio.gather(*waiting(hub, lane=1)) == [A, A]
+    repeated = both(lambda rank: hub.report(rank, A, Report(1)), lane=1)
+    assert await asyncio.gather(*repeated) == [Verdict.GO] * 2
+    ranks = both(lambda rank: hub.report(rank, A, Report(2)), lane=1)
+    assert ((await event).epoch, (await event).lane) == (2, 1)
+    assert await settled(*ranks, *waiting(hub, generation=2)) == [False] * 4  # lane 0 has nothing to do
+
+
+@in_loop
+async def test_a_lane_given_up_leaves_its_trial_to_another() -> None:
+    hub = LaneHub(max_failures=1)
+    await started(hub)
+    event = asyncio.ensure_future(hub.next_event(A, 0, 0))
+    await hub.abandon(0)
+    assert await hub.next_order(member(0)) is None  # a late call does not bring the lane back
+    assert await asyncio.gather(*waiting(hub, lane=1)) == [A, A]
+    assert await settled(event) == [False]
+    assert await hub.lease(A) == 1
+
+
+@in_loop
+async def test_another_client_of_the_same_trial_finds_its_lane() -> None:
+    hub = LaneHub()
+    await started(hub)
+    dead = asyncio.ensure_future(hub.next_event(A, 0, 0))  # of an actor that died
+    ranks = reporting(hub, 1)
+    await settled()
+    assert await hub.lease(A) == 0
+    assert (await hub.next_event(A, 0, 0)).epoch == 1
+    more = asyncio.ensure_future(hub.next_event(A, 0, 1))
+    assert await asyncio.gather(*ranks) == [Verdict.GO] * 2
+    assert await settled(dead, more) == [True, False]
+
+
+@in_loop
+async def test_a_trial_released_while_its_lane_is_down_is_forgotten() -> None:
+    hub = LaneHub(max_failures=1)
+    await started(hub)
+    await hub.group_lost(0)
+    await hub.release("a")
+    ranks = waiting(hub, generation=2)
+    assert await settled(*ranks) == [False, False]
+    await hub.lease(B)
+    assert await asyncio.gather(*ranks) == [B, B]
+
+
+@in_loop
+async def test_failures_of_one_trial_are_not_counted_against_the_next() -> None:
+    hub = LaneHub(max_failures=1)
+    await started(hub)
+    await asyncio.gather(*finishing(hub, FAILED, FAILED))
+    assert await asyncio.gather(*both(lambda rank: hub.next_order(rank, "a"))) == [A, A]
+    await asyncio.gather(*finishing(hub, COMPLETED, COMPLETED))
+    await started(hub, B)
+    await asyncio.gather(*finishing(hub, FAILED, FAILED, order=B))
+    assert await asyncio.gather(*both(lambda rank: hub.next_order(rank, "b"))) == [B, B]
+    await hub.release("b")
+    assert await asyncio.gather(*finishing(hub, STOPPED, STOPPED, order=B)) == [Next.STAY] * 2

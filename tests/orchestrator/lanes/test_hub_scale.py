@@ -1,0 +1,87 @@
+"""A call to the hub costs the same however many lanes there are, and a ready lane finds who waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+import pytest
+
+from orchestrator.lanes.hub.hub import LaneHub
+from orchestrator.lanes.messages import Fate, Order, Report
+from tests.support.hub_calls import A, B, in_loop, member, settled, short_waits
+
+__all__ = ["short_waits"]  # a fixture
+
+
+async def _lane_with_a_trial(hub: LaneHub, lane: int) -> Order:
+    """A lane of two ranks whose trial has reported its first epoch and waits to go on; its client waits for news."""
+    order = Order(f"trial-{lane}", {}, "")
+    ranks = [asyncio.ensure_future(hub.next_order(member(rank, lane=lane))) for rank in (0, 1)]
+    assert await hub.lease(order) == lane
+    await asyncio.gather(*ranks)
+    return order
+
+
+async def _work_of_an_epoch(lanes: int) -> int:
+    """Python functions that run in the process while one lane's ranks report and its client lets them go on."""
+    hub, waiting = LaneHub(), []
+    for lane in range(lanes):
+        order = await _lane_with_a_trial(hub, lane)
+        waiting.append(asyncio.ensure_future(hub.next_event(order, lane, 0)))
+    await settled()
+    ran = 0
+
+    def count(_frame: Any, event: str, _argument: Any) -> None:
+        nonlocal ran
+        ran += event == "call"
+
+    middle = Order(f"trial-{lanes // 2}", {}, "")
+    sys.setprofile(count)
+    try:
+        ranks = [
+            asyncio.ensure_future(hub.report(member(rank, lane=lanes // 2), middle, Report(1, {"x": 1.0})))
+            for rank in (0, 1)
+        ]
+        await waiting[lanes // 2]
+        more = asyncio.ensure_future(hub.next_event(middle, lanes // 2, 1))
+        await asyncio.gather(*ranks)
+    finally:
+        sys.setprofile(None)
+    await hub.close()
+    await asyncio.gather(more, *waiting)
+    return ran
+
+
+def test_an_epoch_of_one_lane_is_no_more_work_among_many() -> None:
+    assert asyncio.run(_work_of_an_epoch(500)) == asyncio.run(_work_of_an_epoch(5))
+
+
+@in_loop
+async def test_lanes_that_become_ready_at_once_serve_all_who_wait() -> None:
+    hub = LaneHub()
+    leases = [asyncio.ensure_future(hub.lease(Order(str(number), {}, ""))) for number in range(20)]
+    await settled()
+    ranks = [asyncio.ensure_future(hub.next_order(member(0, lane=lane, world_size=1))) for lane in range(20)]
+    assert sorted(await asyncio.gather(*leases)) == list(range(20))
+    assert {order.trial_id for order in await asyncio.gather(*ranks)} == {str(number) for number in range(20)}
+
+
+@pytest.mark.parametrize("leaves", ["is cancelled", "has ended"])
+@in_loop
+async def test_one_who_no_longer_wants_a_lane_leaves_it_to_the_next(leaves: str) -> None:
+    hub = LaneHub()
+    first, second = asyncio.ensure_future(hub.lease(A)), asyncio.ensure_future(hub.lease(B))
+    await settled()
+    rank = asyncio.ensure_future(hub.next_order(member(0, world_size=1)))
+    while not (await hub.situation()).alive:  # then the lane is ready, and the first in line woken
+        await asyncio.sleep(0)
+    if leaves == "is cancelled":
+        first.cancel()
+    else:
+        await hub.release("a")
+    assert (await second, await rank) == (0, B)
+    if leaves == "has ended":
+        assert await first == 0
+        assert (await hub.next_event(A, 0, 0)).fate is Fate.STOPPED

@@ -1,0 +1,96 @@
+"""How a worker of a lane tells the end of a trial, which decides whether the trial goes again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.config.sweep import ModelConfig, TrainingConfig, TrialConfig
+from orchestrator.errors import CheckpointError, TrialDivergedError, TrialFailedError
+from orchestrator.lanes.lane_setting import LaneSetting
+from orchestrator.lanes.messages import Ending, Fate, Member, Order
+from orchestrator.lanes.worker import worker
+from orchestrator.lanes.worker.trial_log import in_words, trial_log
+from orchestrator.training.trial import StopTrial
+from orchestrator.training.workers import Workers
+
+CONFIG = TrialConfig(number=0, model=ModelConfig(name="any"), training=TrainingConfig(), seed=0)
+
+
+def ending_of(error: BaseException, folder: Path, patch: pytest.MonkeyPatch, workers: Workers | None = None) -> Ending:
+    """What a rank tells the hub when training raises."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    patch.setattr(worker, "Trial", fail)
+    order = Order("a", CONFIG.model_dump(mode="json"), str(folder))
+    lane: Any = LaneSetting(0, None, None, "", None)  # type: ignore[arg-type]
+    data: Any = None
+    return worker._train(lane, Member(0, 1, 0, 1), workers or Workers(), data, order)
+
+
+def test_a_crash_may_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ending = ending_of(RuntimeError("no luck"), tmp_path, monkeypatch)
+    assert (ending.fate, ending.final, ending.poisoned) == (Fate.FAILED, False, False)
+    assert ending.reason.startswith("RuntimeError: no luck\nTraceback")
+    assert "failed: RuntimeError: no luck" in (tmp_path / "rank-0.log").read_text()
+
+
+@pytest.mark.parametrize("error", [TrialFailedError("out of memory"), CheckpointError("both are damaged")])
+def test_what_would_happen_again_is_final(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ending = ending_of(error, tmp_path, monkeypatch)
+    assert (ending.fate, ending.final) == (Fate.FAILED, True)
+
+
+@pytest.mark.parametrize(
+    ("error", "fate"),
+    [
+        (TrialDivergedError("diverged"), Fate.DIVERGED),
+        (StopTrial(), Fate.STOPPED),
+        (worker.LeaveLane(), Fate.MOVED),
+    ],
+)
+def test_other_ends(error: BaseException, fate: Fate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ending_of(error, tmp_path, monkeypatch).fate is fate
+
+
+def test_a_lost_peer_is_no_fault_of_this_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:4711")
+    assert ending_of(error, tmp_path, monkeypatch, Workers(0, 2)).fate is Fate.PEER_LOST
+    assert ending_of(error, tmp_path, monkeypatch).fate is Fate.FAILED  # which has no peers
+
+
+def test_what_a_trial_says_is_in_its_log_and_in_no_other(tmp_path: Path) -> None:
+    for number in (1, 2):
+        with trial_log(tmp_path / str(number), rank=1) as log:
+            log.info("epoch 1: %s", in_words({"val/top1": 0.98765, "time/data_s": 3.0, "lr": 0.1}))
+            warnings.warn(f"warned by {number}", stacklevel=1)
+    for number, other in ((1, 2), (2, 1)):
+        text = (tmp_path / str(number) / "rank-1.log").read_text()
+        assert "epoch 1: val/top1 0.9877, lr 0.1\n" in text
+        assert f"warned by {number}" in text
+        assert f"warned by {other}" not in text
+
+
+def test_a_trial_trains_where_no_log_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file, not a folder")
+    with trial_log(tmp_path / "taken", rank=0) as log:
+        log.info("heard by nobody")
+
+
+def test_the_controller_of_a_lane_needs_no_torch() -> None:
+    controller = "orchestrator.lanes.controller"
+    its_own = f"orchestrator.lanes.lane_setting, {controller}.status_reporter, {controller}.process_group"
+    found = subprocess.run(
+        [sys.executable, "-c", f"import sys, {its_own}; print('torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout == "False\n"

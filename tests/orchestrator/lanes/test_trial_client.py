@@ -1,0 +1,94 @@
+"""A trial's client between Tune and a hub that answers from a list."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+
+from orchestrator.lanes import trial_client as client_module
+from orchestrator.lanes.messages import Ending, Fate, Order, Report
+from orchestrator.lanes.trial_client import ENDED, EPOCH, EPOCHS_DONE, TRIAL, TrialClient
+from orchestrator.lanes.weight_transfer import Handover
+
+
+class _Hub:
+    """Remembers what it is asked and answers in turn; `ray.get` is the identity here."""
+
+    def __init__(self, answers: Sequence[Any]) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[Any, ...]] = []
+        self.order: Order | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=functools.partial(self._answer, name))
+
+    def _answer(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        self.order = next((arg for arg in args if isinstance(arg, Order)), self.order)
+        self.asked.append((name, *(arg for arg in args if not isinstance(arg, Order)), *kwargs.values()))
+        return self.answers.pop(0)
+
+
+def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: Sequence[Any]) -> tuple[TrialClient, _Hub]:
+    monkeypatch.setattr(ray, "get", lambda answer: answer)
+    hub = _Hub(answers)
+    made = object.__new__(TrialClient)
+    made._trial_info = SimpleNamespace(trial_id="t7")
+    config = {"number": 7, "training": {"epochs": 4, "lr": 0.1}}
+    made.setup({TRIAL: config, EPOCHS_DONE: 0}, hub=hub, trials_folder=str(tmp_path), metric="val/top1")
+    return made, hub
+
+
+def report(epoch: int) -> Report:
+    return Report(epoch, {"val/top1": epoch / 10}, lane=1)
+
+
+def test_a_trial_gives_its_lane_back_and_goes_on_from_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, donor = tmp_path / "trial-00007", tmp_path / "trial-00003"
+    donor.mkdir()
+    (donor / "last.pt").write_text("donor")
+    trial, hub = client(tmp_path, monkeypatch, [1, report(2), True, 0, report(3), report(4)])
+    assert trial.step()[EPOCH] == 2
+
+    Handover(donor=str(donor), config={"number": 7, "training": {"epochs": 4, "lr": 0.2}}).leave(folder)
+    result = trial.step()
+    assert (result[EPOCH], result["done"]) == (4, True)  # epoch 3 was the donor's
+    assert hub.asked == [
+        ("lease",),
+        ("next_event", 1, 0),
+        ("yield_lane", "t7", True),
+        ("lease",),
+        ("next_event", 0, 0),
+        ("next_event", 1, 3),
+    ]
+    assert hub.order.config["training"]["lr"] == 0.2
+    assert (folder / "last.pt").read_text() == "donor"
+
+    trial.reset_config({TRIAL: {"number": 7, "training": {"epochs": 4, "lr": 0.1}}, EPOCHS_DONE: 4})
+    hub.answers = [0, Ending(Fate.STOPPED)]  # another actor in its place
+    assert trial.step()[ENDED] == "stopped"
+    assert hub.order.config["training"]["lr"] == 0.2
+
+
+def test_a_trial_keeps_a_lane_that_nobody_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial, hub = client(tmp_path, monkeypatch, [1, report(1), False, report(2)])
+    trial.step()
+    Handover().leave(tmp_path / "trial-00007")
+    assert trial.step()[EPOCH] == 2
+    assert [asked[0] for asked in hub.asked] == ["lease", "next_event", "yield_lane", "next_event"]
+    assert Handover.found(tmp_path / "trial-00007") is None
+
+
+def test_a_trial_waits_until_the_sweep_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "_POLL_S", 0.0)
+    trial, hub = client(tmp_path, monkeypatch, [1, report(1), False, False, True, True])
+    trial.step()
+    Handover(waits=True).leave(tmp_path / "trial-00007")
+    assert trial.step()[ENDED] == "interrupted"
+    assert [asked[0] for asked in hub.asked[2:]] == ["yield_lane", "is_ending", "yield_lane", "is_ending"]
+    assert Handover.found(tmp_path / "trial-00007") == Handover(waits=True)

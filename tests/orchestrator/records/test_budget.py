@@ -1,0 +1,215 @@
+"""Budgets: how they are written, what trials cost, and when a sweep is to end, all told from a journal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from orchestrator import ConfigError, load_result, load_sweep, run_sweep
+from orchestrator.config import BudgetConfig, ObjectiveConfig
+from orchestrator.records.budget import Budget, as_duration
+from orchestrator.records.costs import Cost, SoFar, Spending
+from orchestrator.records.journal import Journal
+from orchestrator.records.ledger import Ledger, TrialStatus
+from tests.support.fake_sweeps import PLAN, tell_sweep
+from tests.support.journal_events import an_event
+
+BASE = {"name": "t", "dataset": {"name": "digits"}, "model": {"name": "conv_resnet26_small"}}
+PRICED = {"budget": {"price_per_cpu_hour": 0.36, "price_per_gpu_hour": 3.6}}
+OBJECTIVE = {"objective": {"metric": "val/top1", "mode": "max"}}
+
+
+def budget(**settings: Any) -> BudgetConfig:
+    return load_sweep({**BASE, "budget": settings}).budget
+
+
+def faults(**settings: Any) -> list[str]:
+    raw = {**BASE, "resources": {"gpus_per_worker": 0}, "budget": settings}
+    with pytest.raises(ConfigError) as caught:
+        load_sweep(raw)
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [("2h", 7200), ("90m", 5400), ("1h30m", 5400), ("1h 30m", 5400), ("1.5h", 5400), ("1d2h", 93_600), (45, 45)],
+)
+def test_a_wall_clock_is_written_as_people_do(written: Any, seconds: float) -> None:
+    config = load_sweep({**BASE, "budget": {"wall_clock": written}})
+    assert config.budget.wall_clock == seconds
+    again = load_sweep({**BASE, "budget": config.model_dump(mode="json")["budget"]})
+    assert again.budget == config.budget
+    assert load_sweep(BASE, [f"budget.wall_clock={written}"]).budget.wall_clock == seconds
+
+
+def test_what_is_wrong_with_a_budget_is_told_with_the_remedy() -> None:
+    assert faults(wall_clock="2 hours", gpu_hours=1, target=98.0, pacience=3) == [
+        "budget.wall_clock: got '2 hours'; a duration is a number of seconds, or numbers with d, h, m, s. "
+        "Use 2h, 90m or 1h30m",
+        "budget.pacience: unknown setting. Did you mean 'patience'?",
+    ]
+    assert faults(wall_clock=0) == ["budget.wall_clock: got 0; should be greater than 0"]
+    assert faults(gpu_hours=1, target=98.0) == [
+        "budget.gpu_hours: trials reserve no GPU (resources.gpus_per_worker: 0). Use budget.cpu_hours",
+        "budget.target: got 98; val/top1 is a share from 0 to 1. Use 0.98",
+    ]
+
+
+def told(*events: tuple[str, float, dict[str, Any]], config: dict[str, Any] | None = None) -> Spending:
+    """A journal of one session on lanes of 2 CPUs and a GPU, begun at time 0."""
+    spending = Spending()
+    start = ("sweep_started", 0.0, {"config": {**PRICED, **OBJECTIVE} if config is None else config})
+    plan = ("lanes_planned", 0.0, {"cpus_per_trial": 2.0, "gpus_per_trial": 1.0})
+    for kind, time, content in (start, plan, *events):
+        spending.take(an_event(kind, time, **content))
+    return spending
+
+
+def started(number: int, time: float) -> tuple[str, float, dict[str, Any]]:
+    return "trial_started", time, {"trial": number}
+
+
+def reported(number: int, time: float, value: float, held_s: float | None = None) -> tuple[str, float, dict[str, Any]]:
+    held = {} if held_s is None else {"held_s": held_s}
+    return "trial_reported", time, {"trial": number, "epoch": 1, "metrics": {"val/top1": value}, **held}
+
+
+def ended(number: int, time: float, status: str = "finished") -> tuple[str, float, dict[str, Any]]:
+    return "trial_ended", time, {"trial": number, "status": status}
+
+
+def test_a_trial_costs_its_devices_while_it_holds_a_lane() -> None:
+    spending = told(started(0, 0.0), reported(0, 40.0, 0.5, held_s=20.0))
+    assert spending.cost(0, 50.0).held_s == 30.0  # it waited 20 s for its lane
+    spending.take(an_event("trial_ended", 60.0, trial=0))
+    cost = spending.cost(0, 1e9)
+    assert (cost.held_s, cost.cpu_s, cost.gpu_s) == (40.0, 80.0, 40.0)
+    assert cost.price == pytest.approx((80 * 0.36 + 40 * 3.6) / 3600)
+    assert spending.so_far(100.0).cost == cost
+    assert spending.so_far(100.0).wall_s == 100.0
+
+
+def test_an_elastic_trial_costs_the_workers_it_had() -> None:
+    spending = told(("lanes_planned", 0.0, {"workers": 4, "cpus_per_trial": 4.0, "gpus_per_trial": 0.0}), started(0, 0))
+    for time, workers in ((10.0, 1), (20.0, 4)):
+        metrics = {"val/top1": 0.5, "workers": workers}
+        report = {"trial": 0, "epoch": 1, "metrics": metrics, "held_s": time}
+        spending.take(an_event("trial_reported", time, **report))
+    assert spending.cost(0, 20.0).cpu_s == 10 * 1 + 10 * 4
+    assert spending.cost(0, 20.0).held_s == 20
+
+
+def test_without_prices_there_is_a_cost_but_no_price() -> None:
+    spending = told(started(0, 0.0), ended(0, 10.0), config={})
+    assert spending.cost(0, 10.0) == Cost(held_s=10.0, cpu_s=20.0, gpu_s=10.0, price=None)
+    assert "price" not in spending.cost(0, 10.0).as_dict()
+
+
+def test_the_stretches_of_a_sweep_whose_driver_died_add_up() -> None:
+    spending = told(
+        started(0, 10.0), reported(0, 30.0, 0.5), started(1, 40.0), reported(0, 60.0, 0.6),
+        ("sweep_resumed", 1000.0, {"config": {}}), ("trial_resumed", 1010.0, {"trial": 0}), ended(0, 1030.0),
+        ("sweep_ended", 1040.0, {}),
+    )  # fmt: skip
+    assert spending.cost(0, 5000.0).held_s == 50.0 + 20.0
+    assert spending.cost(1, 5000.0).held_s == 20.0  # ended with the last event of its driver
+    assert spending.so_far(5000.0).wall_s == 60.0 + 40.0
+    assert spending.so_far(5000.0).cost.cpu_s == 2 * (70.0 + 20.0)
+
+
+def test_trials_that_bring_nothing_are_counted_until_one_does() -> None:
+    spending = told(
+        started(0, 0), reported(0, 1, 0.5), ended(0, 2),
+        started(1, 2), reported(1, 3, 0.4), ended(1, 4),
+        started(2, 4), ended(2, 5, "failed"),
+        started(3, 5), ended(3, 6, "interrupted"),
+    )  # fmt: skip
+    assert (spending.so_far(7).fruitless, spending.so_far(7).best, spending.so_far(7).best_trial) == (2, 0.5, 0)
+    for kind, time, content in (started(4, 7), reported(4, 8, float("nan")), reported(4, 9, 0.7)):
+        spending.take(an_event(kind, time, **content))
+    assert (spending.so_far(9).fruitless, spending.so_far(9).best, spending.so_far(9).best_trial) == (0, 0.7, 4)
+    spending.take(an_event("trial_ended", 10, trial=4, status="pruned"))
+    assert spending.so_far(10).fruitless == 0
+
+
+def test_a_minimised_objective_improves_downwards() -> None:
+    loss = {"objective": [{"metric": "val/top1", "mode": "min"}, {"metric": "macs", "mode": "min"}]}
+    spending = told(started(0, 0), reported(0, 1, 0.5), reported(0, 2, 0.3), reported(0, 3, 0.9), config=loss)
+    assert spending.so_far(4).best == 0.3
+
+
+def test_what_breaks_a_constraint_is_no_best() -> None:
+    small = {**OBJECTIVE, "constraints": ["params <= 100"]}
+    spending = told(started(0, 0), started(1, 0), config=small)
+    for number, params, value in ((0, 200.0, 0.9), (1, 50.0, 0.5)):
+        metrics = {"val/top1": value, "params": params}
+        spending.take(an_event("trial_reported", 1, trial=number, metrics=metrics))
+    assert (spending.so_far(2).best, spending.so_far(2).best_trial) == (0.5, 1)
+
+
+@pytest.mark.parametrize(
+    ("limits", "so_far", "reason"),
+    [
+        ({"wall_clock": "1h30m"}, SoFar(wall_s=5400), "budget.wall_clock is spent: 1h30m of 1h30m"),
+        ({"wall_clock": "1h30m"}, SoFar(wall_s=5399), None),
+        ({"cpu_hours": 2}, SoFar(cost=Cost(cpu_s=7200)), "budget.cpu_hours is spent: 2 of 2"),
+        ({"gpu_hours": 0.5}, SoFar(cost=Cost(cpu_s=1e9, gpu_s=1900)), "budget.gpu_hours is spent: 0.528 of 0.5"),
+        ({"gpu_hours": 0.5}, SoFar(cost=Cost(cpu_s=1e9)), None),
+        ({"target": 0.9}, SoFar(best=0.91, best_trial=3), "budget.target 0.9 is reached: val/top1 0.91 in trial 3"),
+        ({"target": 0.9}, SoFar(best=0.89, best_trial=3), None),
+        ({"target": 0.9}, SoFar(), None),
+        ({"patience": 4}, SoFar(fruitless=4), "budget.patience is over: 4 trials in a row brought no better value"),
+        ({"patience": 4}, SoFar(fruitless=3), None),
+        ({}, SoFar(wall_s=1e9, cost=Cost(1e9, 1e9, 1e9), best=1.0, fruitless=1000), None),
+    ],
+)
+def test_a_budget_ends_a_sweep_and_says_why(limits: dict[str, Any], so_far: SoFar, reason: str | None) -> None:
+    assert Budget(budget(**limits), ObjectiveConfig()).spent(so_far) == reason
+
+
+def test_a_target_of_a_minimised_objective_is_reached_from_above() -> None:
+    loss = Budget(budget(target=0.2), ObjectiveConfig(metric="val/loss", mode="min"))
+    assert loss.spent(SoFar(best=0.3, best_trial=0)) is None
+    assert loss.spent(SoFar(best=0.1, best_trial=0)) == "budget.target 0.2 is reached: val/loss 0.1 in trial 0"
+
+
+def test_durations_are_shown_as_they_are_written() -> None:
+    assert [as_duration(seconds) for seconds in (0.4, 42, 61, 3600, 100_000)] == [
+        "0s",
+        "42s",
+        "1m01s",
+        "1h00m",
+        "27h46m",
+    ]
+
+
+def test_a_ledger_writes_the_cost_of_a_trial_into_its_journal(tmp_path: Path) -> None:
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        ledger = Ledger(journal)
+        ledger.sweep_started("s", {**PRICED, **OBJECTIVE}, {}, {})
+        ledger.lanes_planned(lanes=1, workers=2, cpus_per_worker=1.0, gpus_per_worker=0.0)
+        ledger.trial_started(0, "tune0", {}, {})
+        ledger.trial_reported(0, 1, {"val/top1": 0.5}, held_s=3600.0)
+        assert ledger.so_far().cost.cpu_s >= 7200.0
+        ledger.trial_ended(0, TrialStatus.FINISHED)
+    cost = ledger.trial(0).cost
+    assert cost.cpu_s == pytest.approx(7200, abs=10)
+    assert cost.gpu_s == 0
+    assert cost.price == pytest.approx(0.72, abs=0.01)
+    assert ledger.so_far().best == 0.5
+    assert ledger.so_far().cost == cost
+
+
+@pytest.mark.slow
+def test_a_resumed_sweep_whose_budget_is_spent_starts_nothing(tmp_path: Path) -> None:
+    good_enough = {"budget": {"target": 0.75}}
+    tell_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.5, 0.8])], ended=None, **good_enough)
+    config = load_sweep({**PLAN, **good_enough, "name": "s", "runs_dir": str(tmp_path)})
+    result = run_sweep(config, resume=True, allow_changed=True)
+    assert result.status is TrialStatus.FINISHED
+    assert result.ended_by == "budget.target 0.75 is reached: val/top1 0.8 in trial 0"
+    assert load_result("s", tmp_path).ended_by == result.ended_by
+    assert not ray.is_initialized()

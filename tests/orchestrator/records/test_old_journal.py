@@ -1,0 +1,107 @@
+"""A journal from before journals had a format: it is read to the same result, and a resumed sweep goes on in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import JournalError, ResumeError
+from orchestrator.records.folder.sweep_folder import SweepFolder
+from orchestrator.records.history import read_history
+from orchestrator.records.journal import Journal, read_events
+from orchestrator.records.ledger import Ledger, TrialRecord, TrialStatus
+from orchestrator.results.comparison import facts_of
+from orchestrator.results.stored_sweep import read_sweep
+from orchestrator.server_addresses import embedded_uri
+from orchestrator.sweep.compatibility import refuse_changes, stored_config
+from tests.support.tracked_sweep import replay
+
+OLD = Path(__file__).parent / "old_journal"
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> SweepFolder:
+    folder = SweepFolder(tmp_path / "old")
+    folder.path.mkdir()
+    shutil.copy(OLD / "journal.jsonl", folder.journal)
+    return folder
+
+
+def plain(record: TrialRecord) -> dict[str, Any]:
+    reports = [
+        {name: value if value == value and abs(value) < 1e300 else repr(value) for name, value in report.items()}
+        for report in record.reports
+    ]
+    names = ("number", "tune_id", "reason", "started_s", "ended_s", "attempts")
+    return {
+        **{name: getattr(record, name) for name in names},
+        "status": str(record.status),
+        "reports": reports,
+        "nodes": list(record.nodes),
+        "cost": record.cost.as_dict(),
+        "params": dict(record.params),
+    }
+
+
+def test_it_is_read_to_what_the_version_that_wrote_it_read(old: SweepFolder) -> None:
+    expected = json.loads((OLD / "expected.json").read_text())
+    sweep = read_sweep(old)
+    assert [plain(record) for record in sweep.result.records] == expected.pop("records")
+    found = facts_of(sweep)
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_a_resumed_sweep_goes_on_in_it_with_checksums(old: SweepFolder) -> None:
+    before = old.journal.read_bytes()
+    config = stored_config(old)
+    assert (config.name, config.trials) == ("old", 6)
+    with Journal(old.journal) as journal:
+        ledger = Ledger(journal)
+        assert (ledger.sessions, ledger.count_over()) == (2, 4)
+        ledger.sweep_resumed({}, {}, {})
+        ledger.trial_started(5, "tune5", {}, {})
+        ledger.trial_ended(5, TrialStatus.FINISHED)
+    written = old.journal.read_bytes()
+    assert written.startswith(before)
+    assert written.removeprefix(before).count(b'"crc": "') == 3
+    assert read_history(old.journal).trials[5].status is TrialStatus.FINISHED
+    assert len(list(read_events(old.journal, len(before)))) == 3
+    old.journal.write_bytes(written.replace(b'"tune5"', b'"tune6"'))
+    with pytest.raises(JournalError, match="its checksum does not match"):
+        read_history(old.journal)
+
+
+def test_one_from_before_sweeps_resumed_is_read_and_resumed_only_where_that_is_allowed(old: SweepFolder) -> None:
+    first, *rest = [json.loads(line) for line in old.journal.read_text().splitlines()]
+    del first["identity"]
+    begun = rest[: [event["event"] for event in rest].index("sweep_resumed")]
+    old.journal.write_text("".join(json.dumps(event) + "\n" for event in [first, *begun]))
+    assert len(read_sweep(old).result.records) == 3
+    with Journal(old.journal) as journal:
+        ledger = Ledger(journal)
+        assert (ledger.sessions, ledger.identity) == (1, {})
+        with pytest.raises(ResumeError, match="seed: was nothing, is 0"):
+            refuse_changes(ledger.identity or {}, {"seed": 0}, name="old")
+        ledger.sweep_resumed({}, {}, {"seed": 0})
+    assert read_history(old.journal).identity == {"seed": 0}
+
+
+def test_a_configuration_rejected_twice_is_one(tmp_path: Path) -> None:
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        ledger = Ledger(journal)
+        ledger.sweep_started("s", {}, {}, {})
+        for rule in ("max_macs", "max_params"):  # a driver that died before the study heard of it asks again
+            ledger.trial_rejected(0, {"lr": 0.1}, rule, "too much")
+        ledger.trial_started(0, "tune0", {"lr": 0.1}, {})
+        assert [trial.rule for trial in ledger.rejected()] == ["max_params"]
+    assert list(read_history(journal.path).trials) == [0]
+
+
+def test_it_is_carried_into_mlflow(old: SweepFolder) -> None:
+    writer = replay(old.journal, embedded_uri(old.path.parent))
+    assert writer.events_sent == old.journal.read_bytes().count(b"\n")
+    assert writer.run_id(3) is not None

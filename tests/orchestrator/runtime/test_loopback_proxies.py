@@ -1,0 +1,65 @@
+"""A proxy that leads out of the machine is not asked for the machine itself."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+import requests
+
+from orchestrator.runtime.loopback_proxies import keep_loopback_direct
+
+DEAD = "http://127.0.0.1:9"
+NAMES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "no_proxy")
+
+
+@pytest.fixture
+def server() -> Iterator[int]:
+    """Port of a web server on loopback that answers every request."""
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nothing: pytest shows what it prints."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as there:
+        threading.Thread(target=there.serve_forever, args=(0.02,), daemon=True).start()
+        yield there.server_port
+        there.shutdown()
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy"])
+def test_a_dead_proxy_is_not_asked_for_a_server_here(server: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for each in (*NAMES, *map(str.upper, NAMES)):
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, DEAD)
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"http://127.0.0.1:{server}", timeout=5)
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("NO_PROXY", "")
+    keep_loopback_direct(os.environ)
+    for host in ("127.0.0.1", "localhost"):
+        assert requests.get(f"http://{host}:{server}", timeout=5).status_code == 204
+        with urllib.request.urlopen(f"http://{host}:{server}", timeout=5) as answer:
+            assert answer.status == 204
+
+
+def test_exceptions_of_the_user_stay() -> None:
+    environ = {"https_proxy": DEAD, "NO_PROXY": "intern.example, localhost"}
+    keep_loopback_direct(environ)
+    assert environ["no_proxy"] == environ["NO_PROXY"] == "intern.example,localhost,127.0.0.1,::1"
+
+
+@pytest.mark.parametrize("environ", [{}, {"no_proxy": "x"}, {"http_proxy": DEAD, "no_proxy": "*"}, {"http_proxy": ""}])
+def test_nothing_changes_where_no_proxy_would_be_asked(environ: dict[str, str]) -> None:
+    before = dict(environ)
+    keep_loopback_direct(environ)
+    assert environ == before

@@ -1,0 +1,128 @@
+"""A population on one lane: the real hub, clients, scheduler and training, in threads instead of processes of Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+
+from orchestrator import load_sweep
+from orchestrator.config.sweep import resolve_trial
+from orchestrator.lanes.hub.hub import LaneHub
+from orchestrator.lanes.messages import Member
+from orchestrator.lanes.trial_client import EPOCH, EPOCHS_DONE, REPORTED, TRIAL, TrialClient
+from orchestrator.lanes.worker import worker
+from orchestrator.records.folder.sweep_folder import SweepFolder
+from orchestrator.records.journal import Journal
+from orchestrator.records.ledger import Ledger, TrialStatus
+from orchestrator.search.schedulers.trial_schedulers import create_trial_scheduler
+from orchestrator.training.workers import Workers
+from tests.support.training_pieces import few_digits
+
+SWEEP = {
+    "name": "population",
+    "dataset": {"name": "digits"},
+    "model": {"name": "conv_resnet26_small"},
+    "training": {"epochs": 4, "global_batch_size": 32, "optimizer": "adamw", "warmup_epochs": 0},
+    "search": {"lr": {"choices": [1e-9, 1e-3, 3e-3, 4e-3]}},
+    "trials": 4,
+    "trial_scheduler": {"name": "pbt", "perturb_every": 2, "resample_probability": 0.0},
+    "resources": {"workers": 1, "lanes": 1},
+}
+
+
+class HubInLoop:
+    """A hub in an event loop of its own, called as Ray would; `ray.get` is the identity here."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+        self._hub = asyncio.run_coroutine_threadsafe(self._make(), self.loop).result()
+
+    async def _make(self) -> LaneHub:
+        return LaneHub()
+
+    def __getattr__(self, name: str) -> Any:
+        def remote(*args: Any, **kwargs: Any) -> Any:
+            return asyncio.run_coroutine_threadsafe(getattr(self._hub, name)(*args, **kwargs), self.loop).result(60)
+
+        return SimpleNamespace(remote=remote)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubInLoop]:
+    monkeypatch.setattr(ray, "get", lambda answer, **_: answer)
+    monkeypatch.setattr(worker, "_will_be_taken", lambda _: False)
+    made = HubInLoop()
+    yield made
+    made.close.remote()
+    made.loop.call_soon_threadsafe(made.loop.stop)
+
+
+def serve_lane(hub: Any, data: Any, objective: Any) -> None:
+    """As `lane_loop` does, in one process."""
+    lane = SimpleNamespace(lane=0, hub=hub, objective=objective, costs=frozenset())
+    member, left = Member(0, hub.new_generation.remote(0), 0, 1), None
+    hub.join.remote(member)
+    while (order := hub.next_order.remote(member, left)) is not None:
+        hub.begin.remote(member, order)
+        hub.finish.remote(member, order, worker._train(lane, member, Workers(), data, order))  # type: ignore[arg-type]
+        left = order.trial_id
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_trials_take_turns_and_the_poorest_goes_on_from_another(tmp_path: Path, hub: HubInLoop) -> None:
+    config = load_sweep(SWEEP)
+    folder = SweepFolder(tmp_path)
+    data = few_digits(tmp_path / "data")
+    threading.Thread(target=serve_lane, args=(hub, data, config.objective), daemon=True).start()
+    results: queue.Queue[tuple[Any, dict[str, Any]]] = queue.Queue()
+
+    def follow(trial: Any) -> None:
+        client = object.__new__(TrialClient)
+        client._trial_info = SimpleNamespace(trial_id=trial.trial_id)
+        client.setup(trial.config, hub=hub, trials_folder=str(folder.trials), metric="val/top1")
+        result: dict[str, Any] = {}
+        while not result.get("done"):
+            trial.go.acquire()
+            result = client.step()
+            results.put((trial, result))
+
+    with Journal(folder.journal) as journal:
+        ledger = Ledger(journal)
+        scheduler = create_trial_scheduler(config, ledger, folder)
+        for number, lr in enumerate((1e-9, 1e-3, 3e-3, 4e-3)):
+            content = resolve_trial(config, number, {"lr": lr}).model_dump(mode="json")
+            ledger.trial_started(number, f"t{number}", {"lr": lr}, content)
+            trial: Any = SimpleNamespace(
+                trial_id=f"t{number}", config={TRIAL: content, EPOCHS_DONE: 0}, go=threading.Semaphore(1)
+            )
+            scheduler.on_trial_add(None, trial)
+            threading.Thread(target=follow, args=(trial,), daemon=True).start()
+        order = []
+        while ledger.running():
+            trial, result = results.get(timeout=60)
+            number = trial.config[TRIAL]["number"]
+            order.append((number, result[EPOCH]))
+            done = result["done"]
+            (scheduler.on_trial_complete if done else scheduler.on_trial_result)(None, trial, result)
+            ledger.trial_reported(number, result[EPOCH], dict(result[REPORTED]))
+            if done:
+                ledger.trial_ended(number, TrialStatus.FINISHED)
+                hub.release.remote(trial.trial_id)
+            trial.go.release()
+
+    assert {number for number, _ in order[:8]} == {0, 1, 2, 3}  # all come to the look before any goes on
+    assert [record.epochs for record in ledger.trials()] == [4] * 4
+    poor = ledger.trial(0)
+    assert poor.config["training"]["lr"] > 1e-9
+    curve = [report["val/top1"] for report in poor.reports]
+    assert len(curve) == 4
+    assert curve[2] > curve[1] + 0.2  # random weights that learn nothing, then those of another

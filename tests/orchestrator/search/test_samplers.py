@@ -1,0 +1,230 @@
+"""Every sampler, over ask and tell with a simulated objective: what it draws, and that a stop changes nothing."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import optuna
+import pytest
+from optuna.storages import InMemoryStorage
+from optuna.trial import TrialState
+from pydantic import TypeAdapter
+
+from orchestrator import load_sweep
+from orchestrator.config.sections.study import SamplerConfig, SamplerName
+from orchestrator.config.validation.sampler_rules import SAMPLER_OPTIONS
+from orchestrator.errors import ConfigError
+from orchestrator.search.samplers.grid import GridSampler
+from orchestrator.search.samplers.samplers import DIVERGED, OUTCOME, create_sampler
+from search_spaces import Domain, SearchSpace
+from search_spaces.grid import grid_points, grid_size
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
+]
+
+NAMES = get_args(SamplerName)
+NO_CONDITIONS = ("cmaes", "gp", "qmc")
+_DOMAINS: TypeAdapter[dict[str, Domain]] = TypeAdapter(dict[str, Domain])
+
+
+def space(**domains: Any) -> SearchSpace:
+    return SearchSpace(_DOMAINS.validate_python(domains))
+
+
+NUMBERS = space(x={"type": "float", "low": 0.0, "high": 1.0}, n={"type": "int", "low": 1, "high": 64, "log": True})
+CONDITIONAL = space(
+    kind={"choices": ["plain", "bent"]},
+    x={"type": "float", "low": 0.0, "high": 1.0, "step": 0.25},
+    bend={"type": "int", "low": 1, "high": 3, "when": {"kind": "bent"}},
+    fixed={"value": 7},
+)
+
+
+def space_of(name: str) -> SearchSpace:
+    return NUMBERS if name in NO_CONDITIONS else CONDITIONAL
+
+
+def value_of(params: Mapping[str, Any]) -> float:
+    return -((params["x"] - 0.3) ** 2) - 0.01 * params.get("bend", 0) - 0.001 * params.get("n", 0)
+
+
+def open_study(name: str, storage: InMemoryStorage, seed: int = 3, **options: Any) -> optuna.Study:
+    """The study as it is opened by a new process: all it knows is in the database."""
+    sampler = create_sampler(SamplerConfig(name=name, startup_trials=3, options=options), space_of(name), seed)
+    return optuna.create_study(
+        study_name=name, storage=storage, sampler=sampler, direction="maximize", load_if_exists=True
+    )
+
+
+def run(study: optuna.Study, trials: int) -> list[dict[str, Any]]:
+    """Asks and tells so often; every fourth trial is stopped early and every fifth fails."""
+    drawn = []
+    for _ in range(trials):
+        trial = study.ask()
+        params = space_of(study.study_name).sample(trial)
+        trial.report(value_of(params), step=1)
+        if trial.number % 5 == 4:
+            trial.set_user_attr(OUTCOME, DIVERGED)
+            study.tell(trial, state=TrialState.FAIL)
+        elif trial.number % 4 == 3:
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            study.tell(trial, value_of(params))
+        drawn.append(params)
+    return drawn
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestEverySampler:
+    """A new sampler joins by its name."""
+
+    def test_draws_what_the_space_holds(self, name: str) -> None:
+        for params in run(open_study(name, InMemoryStorage()), 8):
+            assert space_of(name).strays(params) == []
+
+    def test_proposes_after_a_stop_what_it_would_have_proposed(self, name: str) -> None:
+        options = {"population_size": 3} if name.startswith("nsga") else {}
+        undisturbed = run(open_study(name, InMemoryStorage(), **options), 10)
+        database = InMemoryStorage()
+        stopped = run(open_study(name, database, **options), 6)
+        assert stopped + run(open_study(name, database, **options), 4) == undisturbed
+
+    def test_a_trial_that_waits_is_issued_again_as_it_was(self, name: str) -> None:
+        undisturbed = run(open_study(name, InMemoryStorage()), 8)
+        database = InMemoryStorage()
+        stopped = open_study(name, database)
+        run(stopped, 5)
+        interrupted = stopped.ask()
+        space_of(name).sample(interrupted)
+        database.set_trial_state_values(interrupted._trial_id, TrialState.WAITING)
+        assert run(open_study(name, database), 3) == undisturbed[5:]
+
+    def test_another_seed_proposes_something_else(self, name: str) -> None:
+        options = {"scramble": True} if name == "qmc" else {}
+        one, two = (run(open_study(name, InMemoryStorage(), seed, **options), 3) for seed in (1, 2))
+        assert one != two
+
+    def test_accounts_for_trials_that_are_still_running(self, name: str) -> None:
+        study = open_study(name, InMemoryStorage())
+        run(study, 5)
+        distinct = {written(space_of(name).sample(study.ask())) for _ in range(3)}
+        if name not in ("random", "nsga2", "nsga3"):  # these draw as if alone
+            assert len(distinct) == 3
+
+    def test_every_option_is_one_of_optunas(self, name: str) -> None:
+        classes = {
+            "tpe": optuna.samplers.TPESampler,
+            "qmc": optuna.samplers.QMCSampler,
+            "gp": optuna.samplers.GPSampler,
+            "cmaes": optuna.samplers.CmaEsSampler,
+            "nsga2": optuna.samplers.NSGAIISampler,
+            "nsga3": optuna.samplers.NSGAIIISampler,
+        }
+        known = inspect.signature(classes[name]).parameters if name in classes else {}
+        assert SAMPLER_OPTIONS[name].keys() <= set(known)
+
+
+def test_a_grid_holds_every_configuration_once_and_then_ends() -> None:
+    assert grid_size(CONDITIONAL) == 5 + 5 * 3
+    assert grid_size(NUMBERS) is None
+    study = optuna.create_study(sampler=create_sampler(SamplerConfig(name="grid"), CONDITIONAL, 0))
+    sampler = study.sampler
+    study.enqueue_trial({"kind": "bent", "x": 0.5, "bend": 2})
+    drawn = []
+    while not sampler.is_exhausted(study):  # type: ignore[attr-defined]
+        trial = study.ask()
+        drawn.append(CONDITIONAL.sample(trial))
+        study.tell(trial, state=TrialState.FAIL)
+    points = [{**point, "fixed": 7} for point in grid_points(CONDITIONAL)]
+    assert sorted(map(written, drawn)) == sorted(map(written, points))
+
+
+def written(params: Mapping[str, Any]) -> str:
+    return str(sorted(params.items()))
+
+
+def test_a_grid_fills_in_what_was_given_in_part() -> None:
+    study = optuna.create_study(sampler=GridSampler(CONDITIONAL, 0))
+    study.enqueue_trial({"kind": "bent", "bend": 2})
+    params = CONDITIONAL.sample(study.ask())
+    assert (params["kind"], params["bend"]) == ("bent", 2)
+
+
+def test_tpe_leaves_a_region_that_diverges() -> None:
+    """A failed trial is nothing to Optuna; one that diverged is shown to the sampler as a poor one."""
+    line = space(x={"type": "float", "low": 0.0, "high": 1.0})
+
+    def diverged(told: str) -> int:
+        found = 0
+        for seed in range(4):
+            sampler = create_sampler(SamplerConfig(startup_trials=5), line, seed)
+            study = optuna.create_study(direction="maximize", sampler=sampler)
+            for _ in range(30):
+                trial = study.ask()
+                x = line.sample(trial)["x"]
+                if x > 0.5:
+                    trial.set_user_attr(OUTCOME, told)
+                    study.tell(trial, state=TrialState.FAIL)
+                    found += 1
+                else:
+                    study.tell(trial, x if math.isfinite(x) else 0.0)
+        return found
+
+    assert diverged(DIVERGED) < 0.7 * diverged("forgotten")
+
+
+SWEEP = {
+    "name": "tiny",
+    "dataset": {"name": "digits"},
+    "search": {
+        "model": ["conv_resnet26_small", "sb_resnet29_cifar"],
+        "lr": {"type": "float", "low": 1e-3, "high": 1e-2},
+        "bias_channels": {"type": "int", "low": 1, "high": 6, "when": {"model": "sb_resnet29_cifar"}},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        ({"name": "tep"}, "Did you mean 'tpe'?"),
+        ({"options": {"n_candidates": 3}}, "sampler.options.n_candidates.*Did you mean 'n_ei_candidates'?"),
+        ({"options": {"n_ei_candidates": 0, "groop": True}}, "(?s)greater than 0.*Did you mean 'group'?"),
+        ({"options": {"n_startup_trials": 3}}, "is written sampler.startup_trials"),
+        ({"name": "random", "options": {"n_ei_candidates": 3}}, "'random' has none"),
+        ({"name": "grid"}, "search.lr: is a continuum"),
+        ({"name": "gp"}, "cannot follow conditions, and search.bias_channels has one"),
+        ({"name": "cmaes"}, "(?s)search.bias_channels has one.*search.model is a choice"),
+        ({"name": "cmaes", "options": {"with_margin": True, "lr_adapt": True}}, "exclude each other"),
+        ({"options": {"multivariate": False, "group": True}}, "groups need multivariate"),
+    ],
+)
+def test_a_sampler_that_does_not_fit_is_told(sampler: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_sweep({**SWEEP, "sampler": sampler})
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "cmaes"])
+def test_a_sampler_learns_from_several_objectives_under_constraints(name: str) -> None:
+    options = {"population_size": 3} if name.startswith("nsga") else {}
+    searched = space_of(name)
+    sampler = create_sampler(SamplerConfig(name=name, startup_trials=3, options=options), searched, 0)
+    study = optuna.create_study(sampler=sampler, directions=["maximize", "minimize"])
+    for _ in range(9):
+        trial = study.ask()
+        params = searched.sample(trial)
+        assert searched.strays(params) == []
+        trial.set_constraint("x <= 0.8", params["x"] - 0.8)
+        if trial.number % 4 == 3:
+            trial.set_user_attr(OUTCOME, DIVERGED)
+            study.tell(trial, state=TrialState.FAIL)
+        elif trial.number % 4 == 2:
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            study.tell(trial, [value_of(params), params["x"]])
+    assert study.best_trials

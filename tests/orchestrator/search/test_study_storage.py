@@ -1,0 +1,187 @@
+"""Studies on a real PostgreSQL server: the same as in a file, and it may go away for a while."""
+
+from __future__ import annotations
+
+import multiprocessing
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import sqlalchemy
+from optuna.trial import TrialState
+
+from orchestrator import load_sweep
+from orchestrator.errors import ConfigError, StorageError, SweepNameError
+from orchestrator.search.storage import open_storage, study_uri
+from orchestrator.search.study import open_study
+from tests.support.postgresql import PASSWORD, PostgresqlServer, postgresql_server, server_programs
+
+DATABASES = 8
+SWEEP = {
+    "name": "tiny",
+    "dataset": {"name": "digits"},
+    "model": {"name": "conv_resnet26_small"},
+    "search": {"lr": {"type": "float", "low": 1e-3, "high": 1e-2, "log": True}},
+}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresqlServer]:
+    if server_programs() is None:
+        pytest.skip("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
+    with postgresql_server() as running:
+        yield running
+
+
+def test_a_study_lives_in_a_file_by_default(tmp_path: Path) -> None:
+    config = load_sweep(SWEEP)
+    open_study(config, "tiny", open_storage(study_uri(config, tmp_path)))
+    assert optuna.get_all_study_names(f"sqlite:///{tmp_path}/optuna.db") == ["tiny"]
+
+
+def test_what_mlflow_imports_as_well_is_there_before_its_thread_begins() -> None:
+    look = (
+        "import sys, orchestrator.search.storage; print('sqlalchemy.orm' in sys.modules, 'alembic.op' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["True", "True"]
+
+
+def open_at_once(folder: Path, barrier: Any) -> None:
+    for number in range(DATABASES):
+        barrier.wait(30)
+        open_storage(f"sqlite:///{folder}/{number}.db")
+
+
+def test_sweeps_that_make_a_database_at_once_all_find_it_whole(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(3)
+    sweeps = [context.Process(target=open_at_once, args=(tmp_path, barrier)) for _ in range(3)]
+    for sweep in sweeps:
+        sweep.start()
+    for sweep in sweeps:
+        sweep.join(120)
+    assert [sweep.exitcode for sweep in sweeps] == [0, 0, 0]
+
+
+def test_a_study_lives_on_a_server_and_names_are_unique(server: PostgresqlServer) -> None:
+    config = load_sweep({**SWEEP, "storage": {"uri": server.uri()}})
+    study = open_study(config, "served", open_storage(study_uri(config, Path("unused"))))
+    trial = study.ask()
+    trial.report(config.space.sample(trial)["lr"], step=1)
+    study.tell(trial, 0.5)
+    seen = optuna.load_study(study_name="served", storage=server.uri().replace("://", "+psycopg://"))
+    assert [(each.state, each.value) for each in seen.trials] == [(TrialState.COMPLETE, 0.5)]
+    assert seen.metric_names == ["val/top1"]
+    with pytest.raises(SweepNameError):
+        open_study(config, "served", open_storage(server.uri()))
+
+
+def test_a_server_may_go_away_for_a_while(server: PostgresqlServer) -> None:
+    config = load_sweep(SWEEP)
+    study = open_study(config, "restarted", open_storage(server.uri()))
+    before = study.ask()
+    config.space.sample(before)
+
+    server.stop()
+    back = threading.Timer(1.5, server.start)
+    back.start()
+    before.report(0.5, step=1)
+    study.tell(before, 0.5)
+    for _ in range(3):
+        trial = study.ask()
+        config.space.sample(trial)
+        study.tell(trial, state=TrialState.PRUNED)
+    back.join()
+
+    trials = optuna.load_study(study_name="restarted", storage=open_storage(server.uri())).trials
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE, *[TrialState.PRUNED] * 3]
+    assert trials[0].intermediate_values == {1: 0.5}
+    assert [trial.number for trial in trials] == [0, 1, 2, 3]
+
+
+def test_a_server_that_stays_away_is_given_up_by_name(server: PostgresqlServer) -> None:
+    study = open_study(load_sweep(SWEEP), "lost", open_storage(server.uri(), patience_s=0.5))
+    trial = study.ask()
+    server.stop()
+    try:
+        with pytest.raises(StorageError, match=r"postgres:\*\*\*@127.*has not answered") as caught:
+            trial.report(0.5, step=1)
+        with pytest.raises(StorageError, match="has not answered"):
+            trial.set_user_attr("reason", "lost")
+        with pytest.raises(StorageError, match="cannot be used"):
+            open_storage(server.uri())
+    finally:
+        server.start()
+    trial.report(0.5, step=1)  # it is there again
+    assert PASSWORD not in str(caught.value)
+
+
+def test_a_repeated_end_is_no_second_one(server: PostgresqlServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer of the server is lost after it has done what it was asked."""
+    storage = open_storage(server.uri())
+    study = open_study(load_sweep(SWEEP), "unanswered", storage)
+    study.tell(study.ask(), 0.25)
+    lose_answers(monkeypatch, "set_trial_state_values", "_create_new_trial")
+    study.tell(study.ask(), 0.5)
+    assert [trial.value for trial in study.trials if trial.state is TrialState.COMPLETE] == [0.25, 0.5]
+    (orphan,) = [trial for trial in study.trials if trial.state is TrialState.FAIL]
+    assert "went away" in orphan.user_attrs["reason"]
+
+
+def lose_answers(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """The first call of each method works and its answer is lost."""
+    from sqlalchemy.exc import OperationalError
+
+    def losing(original):  # type: ignore[no-untyped-def]
+        calls = []
+
+        def call(*args, **kwargs):  # type: ignore[no-untyped-def]
+            result = original(*args, **kwargs)
+            calls.append(1)
+            if len(calls) == 1:
+                raise OperationalError("COMMIT", {}, RuntimeError("server closed the connection"))
+            return result
+
+        return call
+
+    for name in names:
+        monkeypatch.setattr(optuna.storages.RDBStorage, name, losing(getattr(optuna.storages.RDBStorage, name)))
+
+
+def test_a_database_of_mlflow_is_left_alone(tmp_path: Path) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    SqlAlchemyStore(uri, str(tmp_path / "artifacts"))  # type: ignore[no-untyped-call]
+    before = sqlalchemy.inspect(sqlalchemy.create_engine(uri)).get_table_names()
+    with pytest.raises(StorageError, match=r"storage.uri: sqlite:.*mlflow.db holds MLflow's tables"):
+        open_storage(uri)
+    assert sqlalchemy.inspect(sqlalchemy.create_engine(uri)).get_table_names() == before
+
+
+def test_studies_and_mlflow_need_a_database_each() -> None:
+    both = {
+        "storage": {"uri": "postgresql+psycopg://me:secret@host:5432/one"},
+        "tracking": {"uri": "postgresql://you@host:5432/one"},
+    }
+    with pytest.raises(ConfigError, match=r"me:\*\*\*@host:5432/one', MLflow's database \(tracking.uri\)"):
+        load_sweep({**SWEEP, **both})
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("postgres://host/studies", "unknown database 'postgres'. Did you mean 'postgresql'?"),
+        ("postgresql://user:secret@host", r"'postgresql://user:\*\*\*@host'; names no database"),
+        ("somewhere", "must name a database"),
+    ],
+)
+def test_an_address_that_cannot_be_one_is_told(uri: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_sweep({**SWEEP, "storage": {"uri": uri}})

@@ -1,0 +1,278 @@
+"""Trial schedulers over simulated trials: whom they stop, and what poor members of a population take over."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ray.tune.schedulers import TrialScheduler
+
+from orchestrator import SweepConfig, load_sweep
+from orchestrator.errors import ConfigError
+from orchestrator.lanes.hub.hub import LaneHub
+from orchestrator.lanes.messages import Verdict
+from orchestrator.lanes.trial_client import EPOCH
+from orchestrator.lanes.weight_transfer import Handover, changed_config
+from orchestrator.records.folder.sweep_folder import SweepFolder
+from orchestrator.records.journal import Journal
+from orchestrator.records.ledger import Ledger, TrialStatus
+from orchestrator.search.schedulers.early_stopping import brackets
+from orchestrator.search.schedulers.population import draw, perturb
+from orchestrator.search.schedulers.trial_schedulers import create_trial_scheduler, trials_at_once
+from search_spaces.domains import ChoiceDomain, FloatDomain, IntDomain
+from tests.support.hub_calls import STOPPED, A, B, finishing, in_loop, reporting, settled, started, waiting
+from tests.support.training_pieces import few_digits, make_trial, run
+
+GO, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
+SWEEP = {
+    "name": "tiny",
+    "dataset": {"name": "digits"},
+    "model": {"name": "conv_resnet26_small"},
+    "training": {"epochs": 9},
+    "trials": 8,
+    "search": {"lr": {"type": "float", "low": 1e-3, "high": 1e-2, "log": True}},
+}
+
+
+class TuneTrial:
+    """As much of one as a scheduler looks at."""
+
+    def __init__(self, trial_id: str, config: dict[str, Any]) -> None:
+        self.trial_id, self.config = trial_id, config
+
+
+class Simulation:
+    """A scheduler, and trials whose reports are made up."""
+
+    def __init__(self, folder: Path, **scheduler: Any) -> None:
+        self.config: SweepConfig = load_sweep({**SWEEP, "trial_scheduler": scheduler})
+        self.folder = SweepFolder(folder)
+        self.journal = Journal(folder / "journal.jsonl")
+        self.ledger = Ledger(self.journal)
+        if not self.ledger.sessions:
+            self.ledger.sweep_started("s", {}, {}, {})
+        self.scheduler = create_trial_scheduler(self.config, self.ledger, self.folder)
+        self.scheduler.set_search_properties("val/top1", "max")
+        self.trials: dict[int, Any] = {}
+
+    def begin(self, number: int, lr: float = 0.005) -> None:
+        config = {"number": number, "training": {"epochs": 9, "lr": lr}, "model": {"name": "m", "options": {}}}
+        self.trials[number] = TuneTrial(f"t{number}", {"trial": config})
+        self.ledger.trial_started(number, f"t{number}", {"lr": lr}, config)
+        self.scheduler.on_trial_add(None, self.trials[number])
+
+    def report(self, number: int, epoch: int, value: float) -> str:
+        """As Tune does: the scheduler decides before the ledger hears of it."""
+        metrics = {"val/top1": value}
+        decision = self.scheduler.on_trial_result(None, self.trials[number], {**metrics, EPOCH: epoch})
+        self.ledger.trial_reported(number, epoch, metrics)
+        return decision
+
+    def end(self, number: int) -> None:
+        """As Tune does, likewise."""
+        self.scheduler.on_trial_error(None, self.trials[number])
+        self.ledger.trial_ended(number, TrialStatus.FAILED)
+
+    def note(self, number: int) -> Handover | None:
+        return Handover.found(self.folder.trials / f"trial-{number:05d}")
+
+
+Simulate = Callable[..., Simulation]
+
+
+@pytest.fixture
+def simulate() -> Iterator[Simulate]:
+    made = []
+
+    def make(folder: Path, **scheduler: Any) -> Simulation:
+        made.append(Simulation(folder, **scheduler))
+        return made[-1]
+
+    yield make
+    for simulation in made:
+        simulation.journal.close()
+
+
+def test_a_median_stops_what_is_worse_than_the_others_were(tmp_path: Path, simulate: Simulate) -> None:
+    simulation = simulate(tmp_path, name="median", grace_epochs=2, min_trials=2)
+    for number, value in enumerate((0.5, 0.6, 0.7)):
+        simulation.begin(number)
+        assert [simulation.report(number, epoch, value) for epoch in (1, 2)] == [GO, GO]
+    for number, value, decision in ((3, 0.1, STOP), (4, 0.65, GO)):
+        simulation.begin(number)
+        assert [simulation.report(number, epoch, value) for epoch in (1, 2)] == [GO, decision]
+
+
+def test_a_median_remembers_an_earlier_session_and_ends_without_values(tmp_path: Path, simulate: Simulate) -> None:
+    first = simulate(tmp_path, name="median", grace_epochs=1, min_trials=2)
+    for number in range(3):
+        first.begin(number)
+        first.report(number, 1, 0.5)
+        first.ledger.trial_ended(number, TrialStatus.PRUNED)
+    later = simulate(tmp_path, name="median", grace_epochs=1, min_trials=2)
+    later.begin(3)
+    assert later.report(3, 1, 0.1) == STOP
+    later.scheduler.on_trial_complete(None, later.trials[3], {EPOCH: 1, "ended": "interrupted"})
+
+
+def test_hyperband_spreads_trials_over_brackets_in_a_way_that_a_seed_decides(
+    tmp_path: Path, simulate: Simulate
+) -> None:
+    assert [brackets(9, 1, 3), brackets(10, 2, 3), brackets(2, 2, 3), brackets(81, 1, 3)] == [3, 2, 1, 5]
+
+    def begun(folder: Path) -> Simulation:
+        folder.mkdir()
+        simulation = simulate(folder, name="hyperband", grace_epochs=1, reduction_factor=3)
+        for number in range(60):
+            simulation.begin(number)
+        return simulation
+
+    one, other = begun(tmp_path / "one"), begun(tmp_path / "other")
+
+    def chosen(simulation: Simulation) -> list[int]:
+        scheduler: Any = simulation.scheduler
+        return [scheduler._brackets.index(scheduler._trial_info[f"t{number}"]) for number in range(60)]
+
+    assert chosen(one) == chosen(other)
+    counts = np.bincount(chosen(one), minlength=3)
+    assert counts[0] > counts[2] > 0
+    early = [number for number, bracket in enumerate(chosen(one)) if bracket == 0]
+    decisions = [one.report(number, 1, 1.0 - number / 100) for number in early]
+    assert decisions.count(STOP) > len(early) / 2
+    patient = chosen(one).index(2)
+    assert [one.report(patient, epoch, 0.0) for epoch in range(1, 9)] == [GO] * 8
+
+
+def test_a_poor_trial_takes_over_weights_and_changed_settings_of_a_good_one(tmp_path: Path, simulate: Simulate) -> None:
+    simulation = simulate(tmp_path, name="pbt", perturb_every=2, quantile=0.25)
+    for number in range(5):
+        simulation.begin(number, lr=0.002 * (number + 1))
+    for number, value in ((0, 0.1), (3, 0.9), (2, 0.8), (1, 0.7)):
+        assert [simulation.report(number, epoch, value) for epoch in (1, 2)] == [GO, GO]
+        assert simulation.note(number) == Handover(waits=True)  # its lane is for who comes after it
+    simulation.report(4, 1, 0.5)
+    assert simulation.note(4) is None
+    simulation.end(4)  # nobody waits for it any more
+
+    assert [simulation.note(number) for number in (1, 2, 3)] == [Handover()] * 3
+    note = simulation.note(0)
+    assert note is not None
+    assert note.donor == str(tmp_path / "trials" / "trial-00003")
+    assert note.config is not None
+    assert note.config["number"] == 0
+    assert note.config["training"]["lr"] != 0.008
+    record = simulate(tmp_path, name="pbt").ledger.trial(0)
+    assert record.config == note.config  # a resumed sweep goes on with it
+    assert record.params == {"lr": 0.002}
+    assert trials_at_once(simulation.config, 2) == 8
+
+
+def test_nobody_waits_for_an_earlier_session(tmp_path: Path, simulate: Simulate) -> None:
+    simulation = simulate(tmp_path, name="pbt")
+    Handover(waits=True).leave(tmp_path / "trials" / "trial-00000")
+    simulation.begin(0)
+    assert simulation.note(0) == Handover()
+
+
+def test_a_note_is_carried_out_once(tmp_path: Path) -> None:
+    donor, own = tmp_path / "donor", tmp_path / "own"
+    for folder in (donor, own):
+        folder.mkdir()
+        (folder / "last.pt").write_text(folder.name)
+    Handover(donor=str(donor), config={"number": 1}).leave(own)
+    note = Handover.found(own)
+    assert note == Handover(donor=str(donor), config={"number": 1})
+    note.carry_out(own)
+    assert (own / "last.pt").read_text() == "donor"
+    assert Handover.found(own) is None
+    assert changed_config(own) == {"number": 1}
+    assert changed_config(donor) is None
+    assert sorted(path.name for path in own.iterdir()) == ["changed_config.json", "last.pt"]
+
+
+def test_settings_stay_in_their_domains() -> None:
+    chance = np.random.RandomState(0)
+    domains = (
+        FloatDomain(low=1e-3, high=1e-1, log=True),
+        FloatDomain(low=0.0, high=1.0, step=0.25),
+        IntDomain(low=1, high=9, step=2),
+        ChoiceDomain(choices=(0.0, 1e-4, 1e-3)),
+    )
+    for domain in domains:
+        value = draw(domain, chance)
+        for _ in range(50):
+            assert domain.contains(value)
+            value = draw(domain, chance) if chance.random_sample() < 0.2 else perturb(domain, value, chance)
+    assert perturb(domains[0], 0.01, chance) in (pytest.approx(0.008), pytest.approx(0.012))
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_trial_goes_on_from_anothers_weights_with_its_own_settings(tmp_path: Path) -> None:
+    data = few_digits(tmp_path / "data", train=120)
+    donor = make_trial(data, tmp_path / "trial", lr=3e-3, weight_decay=0.1, lr_schedule="constant", warmup_epochs=0)
+    run(donor, stop_after=1)
+    trial = make_trial(data, tmp_path / "trial", lr=1e-4, weight_decay=0.3, lr_schedule="constant", warmup_epochs=0)
+    assert trial.epoch == 1
+    assert max(group["weight_decay"] for group in trial.learner.optimizer.param_groups) == 0.3
+    assert run(trial)[-1]["lr"] == pytest.approx(1e-4)
+
+
+@in_loop
+async def test_a_lane_is_given_to_who_waits_and_leased_again() -> None:
+    hub = LaneHub()
+    await started(hub)
+    event = asyncio.ensure_future(hub.next_event(A, 0, 0))
+    reports = reporting(hub, 1, A)
+    await event
+    assert not await hub.yield_lane("a", forced=False)  # nobody waits
+
+    other = asyncio.ensure_future(hub.lease(B))
+    left = asyncio.ensure_future(hub.yield_lane("a", forced=False))
+    assert await settled(other, left) == [False, False]
+    assert await asyncio.gather(*reports) == [Verdict.STOP, Verdict.STOP]
+    await asyncio.gather(*finishing(hub, STOPPED, STOPPED))
+    assert await left
+    again = asyncio.ensure_future(hub.lease(A))
+    assert await settled(other, again) == [False, False]
+    assert await asyncio.gather(*waiting(hub)) == [B, B]
+    assert await other == 0
+
+    await hub.release("b")
+    await asyncio.gather(*finishing(hub, STOPPED, STOPPED, order=B))
+    orders = waiting(hub)
+    assert await again == 0
+    assert await asyncio.gather(*orders) == [A, A]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trial_scheduler": {"name": "hyperbnad"}}, "Did you mean 'hyperband'?"),
+        ({"trial_scheduler": {"name": "asha", "quantile": 0.2}}, "quantile: is a setting of 'pbt', not of 'asha'"),
+        ({"trial_scheduler": {"name": "median", "grace_epochs": 10}}, "must not exceed training.epochs, which is 9"),
+        ({"trial_scheduler": {"name": "pbt", "perturb_every": 9}}, "must be below the 9 epochs"),
+        ({"trial_scheduler": {"name": "pbt", "mutate": ["weight_decay"]}}, "nothing of weight_decay is searched"),
+        ({"trial_scheduler": {"name": "pbt"}, "trials": 3}, "needs 4 or more"),
+        (
+            {"trial_scheduler": {"name": "pbt"}, "search": {**SWEEP["search"], "hflip": [0.0, 0.5]}},  # type: ignore[dict-item]
+            "search.hflip: differs between trials",
+        ),
+    ],
+)
+def test_a_scheduler_that_does_not_fit_is_told(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_sweep({**SWEEP, **changes})
+
+
+def test_the_note_is_plain_json(tmp_path: Path) -> None:
+    Handover(donor="/there", config={"number": 3}).leave(tmp_path)
+    assert json.loads((tmp_path / "handover.json").read_text()) == {
+        "donor": "/there",
+        "config": {"number": 3},
+        "waits": False,
+    }

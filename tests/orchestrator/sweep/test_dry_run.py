@@ -1,0 +1,174 @@
+"""What a sweep would do, asked without starting it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import ray
+import torch
+from typer.testing import CliRunner
+
+from orchestrator import ConfigError, SweepConfig, dry_run, load_sweep
+from orchestrator.cli.main import app
+from orchestrator.config import ModelConfig, TrainingConfig, TrialConfig
+from orchestrator.data.datasets import DatasetFacts
+from orchestrator.records.journal import Journal
+from orchestrator.records.ledger import Ledger
+from orchestrator.runtime.ray_session import LanePlan, plan_lanes
+from orchestrator.search.first_trials import enqueue_first
+from orchestrator.search.searcher import StudySearcher
+from orchestrator.search.storage import open_storage, study_uri
+from orchestrator.search.study import open_study
+from orchestrator.sweep.dry_run import cost_bounds
+from orchestrator.sweep.dry_run_trials import first_trials
+from orchestrator.training.memory_estimate import estimate_footprint
+from tests.support.networks.small_networks import SMALL_NETWORKS
+
+DIGITS = Path(__file__).resolve().parents[3] / "sweeps" / "digits.yaml"
+FACTS = DatasetFacts(image_size=8, in_chans=1, num_classes=10, train_images=1000)
+
+
+def digits(tmp_path: Path, *overrides: str) -> SweepConfig:
+    return load_sweep(DIGITS, [f"runs_dir={tmp_path}", *overrides])
+
+
+def test_the_demo_is_described_and_nothing_is_started(tmp_path: Path) -> None:
+    found = dry_run(digits(tmp_path))
+    assert [proposal.number for proposal in found.proposals] == [0, 1, 2, 3, 4]
+    assert all(proposal.certain and proposal.params > 0 and proposal.macs > 0 for proposal in found.proposals)
+    assert found.bounds.epochs == 144
+    assert found.largest.footprint.total > 4 * 4 * found.largest.params  # weights, gradients, two moments
+    assert found.notice == ""
+    assert list(tmp_path.iterdir()) == []
+    assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
+def test_the_first_proposals_are_those_of_the_sweep(tmp_path: Path, sampler: str) -> None:
+    search = "{lr: [0.001, 0.002, 0.003], weight_decay: [0.1, 0.2]}"
+    config = digits(tmp_path, f"sampler.name={sampler}", f"search={search}", "model={name: conv_resnet26_small}")
+    proposed, rejected, _ = first_trials(config, 4)
+    assert rejected == 0
+    storage = open_storage(study_uri(config, tmp_path))
+    study = open_study(config, "real", storage)
+    enqueue_first(study, config, storage)
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        ledger = Ledger(journal)
+        searcher = StudySearcher(study, config, ledger)
+        for tune_id in "abcd":
+            searcher.suggest(tune_id)
+    assert [dict(first.values) for first in proposed] == [dict(record.params) for record in ledger.trials()]
+
+
+def test_the_best_of_earlier_sweeps_are_proposed_and_nothing_is_written(tmp_path: Path) -> None:
+    search = "search={lr: {low: 0.001, high: 0.01, type: float}}"
+    overrides = [search, "model={name: conv_resnet26_small}", "warm_start=[before]", "try_first=[]"]
+    config = digits(tmp_path, *overrides)
+    with pytest.raises(ConfigError, match="no earlier sweep 'before'"):
+        first_trials(config, 2)
+    assert list(tmp_path.iterdir()) == []
+    earlier = open_study(config, "before", open_storage(study_uri(config, tmp_path)))
+    trial = earlier.ask({"lr": optuna.distributions.FloatDistribution(0.001, 0.01)})
+    earlier.tell(trial, 0.9)
+    proposed = first_trials(config, 2).trials
+    assert (proposed[0].values["lr"], proposed[0].source) == (trial.params["lr"], "trial 0 of before")
+    assert proposed[1].source is None
+    assert optuna.get_all_study_names(study_uri(config, tmp_path)) == ["before"]
+
+
+def test_a_grid_has_no_more_proposals_than_points(tmp_path: Path) -> None:
+    config = digits(tmp_path, "sampler.name=grid", "search={lr: [0.001, 0.002]}", "model={name: conv_resnet26_small}")
+    assert len(first_trials(config, 5).trials) <= 5
+    assert {first.values["lr"] for first in first_trials(config, 2).trials} == {0.001, 0.002}
+
+
+def test_the_lanes_are_those_of_the_nodes_given() -> None:
+    config = load_sweep(DIGITS, ["resources={workers: 2, cpus_per_worker: 2}"])
+    assert plan_lanes(config.resources, 20, [{"CPU": 9.0}, {"CPU": 4.0}]).lanes == 3
+    assert plan_lanes(config.resources, 20, [{"CPU": 16.0, "GPU": 4.0}]) == LanePlan(2, 2, 1.0, 20)
+
+
+def test_what_a_sweep_can_cost_follows_from_the_tightest_limit() -> None:
+    prices = "price_per_cpu_hour: 1.0, price_per_gpu_hour: 10.0"
+    plan = LanePlan(lanes=3, workers=2, gpus_per_worker=1.0)
+    config = load_sweep(DIGITS, [f"budget={{wall_clock: 2h, gpu_hours: 100, {prices}}}"])
+    bounds = cost_bounds(config, plan)
+    assert (bounds.wall_s, bounds.cpu_hours, bounds.gpu_hours, bounds.price) == (7200, 12, 12, 132)
+    config = load_sweep(DIGITS, [f"budget={{wall_clock: 2h, gpu_hours: 4, {prices}}}"])
+    assert cost_bounds(config, plan).price == pytest.approx(44)
+    unbounded = cost_bounds(load_sweep(DIGITS), plan)
+    assert (unbounded.epochs, unbounded.wall_s, unbounded.cpu_hours, unbounded.price) == (144, None, None, None)
+
+
+def trial(model: str, **training: Any) -> TrialConfig:
+    return TrialConfig(
+        number=0,
+        model=ModelConfig(name=model),
+        training=TrainingConfig(**{"global_batch_size": 64, **training}),
+        seed=0,
+    )
+
+
+@pytest.mark.parametrize("kind", SMALL_NETWORKS)
+def test_every_kind_of_network_has_a_footprint(kind: str) -> None:
+    needs = estimate_footprint(trial(SMALL_NETWORKS[kind].model, optimizer="adamw"), FACTS, workers=2)
+    assert needs.activations > 0
+    assert needs.images_at_once == 32
+    assert needs.optimizer == pytest.approx(2 * needs.gradients, rel=0.01)
+
+
+def test_a_footprint_follows_the_settings_it_depends_on() -> None:
+    plain = estimate_footprint(trial("conv_resnet26_small"), FACTS, workers=1)
+    weights = sum(p.numel() for p in _network().parameters()) * 4
+    assert plain.gradients == plain.optimizer == weights  # one momentum
+    assert estimate_footprint(trial("conv_resnet26_small", optimizer="adamw"), FACTS, workers=1).optimizer > weights
+    parts = estimate_footprint(trial("conv_resnet26_small", accumulation_steps=4), FACTS, workers=2)
+    assert (parts.images_at_once, parts.activations) == (8, plain.activations // 8)
+    half = estimate_footprint(trial("conv_resnet26_small", precision="bfloat16", ema_decay=0.9), FACTS, workers=1)
+    assert half.activations == plain.activations // 2
+    assert half.average == half.weights
+    assert plain.images == 1000 * 64
+
+
+def test_activations_are_what_autograd_keeps() -> None:
+    """Held against a forward pass on real numbers."""
+    network, kept = _network(), {}
+    own = {tensor.data_ptr() for tensor in (*network.parameters(), *network.buffers())}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        logits = network(torch.zeros(64, 1, 8, 8))
+    measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    del logits
+    estimated = estimate_footprint(trial("conv_resnet26_small"), FACTS, workers=1).activations
+    assert estimated == pytest.approx(measured, rel=0.05)
+
+
+def _network() -> torch.nn.Module:
+    from orchestrator.training.checkpoints.checkpoints import build_model
+
+    model = {"name": "conv_resnet26_small", "options": {}, "num_classes": 10, "in_chans": 1, "image_size": 8}
+    return build_model(model).train()
+
+
+def test_the_command_prints_a_summary_or_json(tmp_path: Path) -> None:
+    one = ["search={lr: {low: 0.001, high: 0.01, type: float}}", "model={name: conv_resnet26_small}"]
+    arguments = ["run", str(DIGITS), "--runs-dir", str(tmp_path / "runs"), "--dry-run"]
+    arguments += [part for setting in one for part in ("--set", setting)]
+    shown = CliRunner().invoke(app, [*arguments, "--set", "budget.wall_clock=10m"])
+    assert "digits is valid. Nothing was started." in shown.output
+    assert "The first 5 of at most 12 trials" in shown.output
+    assert "144 at most: 12 trials of 12" in shown.output
+    assert "at most 10m00s by the clock" in shown.output
+    data = json.loads(CliRunner().invoke(app, [*arguments, "--json", "--set", "resources.cpus_per_worker=4096"]).stdout)
+    assert "a trial needs 2 workers of 4096 CPU" in data["plan_problem"]
+    assert data["largest"]["footprint"]["images_at_once"] == 16
+    assert not (tmp_path / "runs").exists()

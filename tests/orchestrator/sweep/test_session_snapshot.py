@@ -1,0 +1,77 @@
+"""The files that say what a session of a sweep was begun with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator.config import SweepConfig, load_sweep
+from orchestrator.data import describe_dataset, locate_dataset
+from orchestrator.sweep.session_snapshot import without_secrets, write_origin
+
+SECRET = "drowssap-of-somebody"
+FILE = f"""\
+name: s   # a comment stays
+dataset: {{name: digits}}
+model: {{name: conv_resnet26_small}}
+search: {{lr: {{type: float, low: 0.001, high: 0.01}}}}
+tracking: {{uri: "postgresql://me:{SECRET}@db.example/mlflow"}}
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, SweepConfig]:
+    """A sweep file with a password, and what it says, on this side of a checkout."""
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweep.yaml").write_text(FILE)
+    return tmp_path / "sweep.yaml", load_sweep(tmp_path / "sweep.yaml", ["trials=7"])
+
+
+def test_a_session_keeps_what_it_was_begun_with_but_for_passwords(
+    sweep: tuple[Path, SweepConfig], tmp_path: Path
+) -> None:
+    file, config = sweep
+    _, manifest = describe_dataset("digits", locate_dataset("digits", None, tmp_path / "datasets"))
+    paths = {path.name: path.read_text() for path in write_origin(tmp_path / "001", config, manifest, file)}
+    assert sorted(paths) == ["config.yaml", "dataset.json", "packages.txt", "sweep.yaml"]
+    assert paths["sweep.yaml"] == FILE.replace(SECRET, "***")
+    assert yaml.safe_load(paths["config.yaml"])["trials"] == 7
+    assert "torch==" in paths["packages.txt"]
+    assert json.loads(paths["dataset.json"])["splits"]["test"]["images"] == 360
+    assert SECRET not in "".join(paths.values())
+
+
+def test_without_a_file_what_differs_from_the_defaults_is_kept(sweep: tuple[Path, SweepConfig], tmp_path: Path) -> None:
+    paths = {path.name: path for path in write_origin(tmp_path / "001", sweep[1], "{}")}
+    assert yaml.safe_load(paths["sweep.yaml"].read_text())["trials"] == 7
+    assert SECRET not in paths["sweep.yaml"].read_text()
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_the_difference_to_the_revision_can_be_applied_again(sweep: tuple[Path, SweepConfig], tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        who = ["-c", "user.name=t", "-c", "user.email=t@example.com"]
+        return subprocess.run(["git", *who, *arguments], check=True, capture_output=True, text=True).stdout
+
+    git("init", "-q")
+    (tmp_path / "code.py").write_text("one\n\ntwo\n \n")
+    git("add", "code.py")
+    git("commit", "-qm", "one")
+    (tmp_path / "code.py").write_text("one\n\nthree\n \n")
+    (diff,) = [path for path in write_origin(tmp_path / "001", sweep[1], "{}") if path.name == "git.diff"]
+    git("checkout", "-q", "code.py")
+    git("apply", str(diff))
+    assert (tmp_path / "code.py").read_text() == "one\n\nthree\n \n"
+
+
+def test_secrets_of_addresses_and_of_the_environment_become_stars(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
+    assert without_secrets(f"a {SECRET} b") == "a *** b"
+    assert without_secrets("http://me:pw@host/x?password=pw&a=1") == "http://me:***@host/x?password=***&a=1"
+    assert without_secrets("s3://bucket/a:b/c@d, at 12:30@noon") == "s3://bucket/a:b/c@d, at 12:30@noon"

@@ -1,0 +1,172 @@
+"""A tracking server that is slow, loses answers, is killed and comes back, in the middle of a sweep."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
+from typer.testing import CliRunner
+
+from orchestrator import load_result
+from orchestrator.cli.main import app
+from orchestrator.config import load_sweep, resolve_trial
+from orchestrator.errors import TrackingError
+from orchestrator.records.folder.known_servers import note_server
+from orchestrator.records.journal import Journal
+from orchestrator.records.ledger import Ledger, TrialStatus
+from orchestrator.tracking.mlflow_runs import KEY
+from orchestrator.tracking.mlflow_writer import MlflowWriter
+from tests.support.mlflow_server import BadConnection, MlflowServer
+
+TRIALS, EPOCHS = 8, 4
+MISSES = 1e-9
+
+
+class Sweep:
+    """A sweep whose events are told one after another, while a writer follows them to a server.
+
+    Args:
+        runs_dir: Of all results.
+        uri: Where it is recorded.
+    """
+
+    def __init__(self, runs_dir: Path, uri: str) -> None:
+        space = {"lr": {"type": "float", "low": 1e-3, "high": 1e-2}}
+        self.config = load_sweep(
+            {
+                "name": "s",
+                "dataset": {"name": "digits"},
+                "model": {"name": "conv_resnet26_small"},
+                "search": space,
+                "tracking": {"uri": uri, "experiment": "outage"},
+                "runs_dir": str(runs_dir),
+            }
+        )
+        note_server(uri)  # as `run` does
+        self.folder = runs_dir / "s"
+        self.journal = Journal(self.folder / "journal.jsonl")
+        self.ledger = Ledger(self.journal)
+        self.ledger.sweep_started("s", self.config.model_dump(mode="json"), {}, {})
+        self.writer = MlflowWriter(self.journal.path, tracking_uri=uri, experiment="outage", artifacts=runs_dir)
+        self.longest_wait_s = 0.0
+
+    def train(self, numbers: range) -> None:
+        """Tells the events of some trials; the seconds the slowest took are noted."""
+        for number in numbers:
+            params = {"lr": 1e-3 + number / 1e4}
+            trial = resolve_trial(self.config, number, params).model_dump(mode="json")
+            self._timed(self.ledger.trial_started, number, f"t{number}", params, trial)
+            for epoch in range(1, EPOCHS + 1):
+                metrics = {
+                    "val/top1": (number + 1) / (epoch + 7),
+                    "train/loss": 1 / (epoch + number),
+                    "lr": 0.1 / epoch,
+                }
+                self._timed(self.ledger.trial_reported, number, epoch, metrics, float(epoch))
+            self._timed(self.ledger.trial_ended, number, TrialStatus.FINISHED, "", {"val/top1": 0.5})
+
+    def end(self) -> None:
+        load_result(self.folder).write_tables()
+        tables = [str(self.folder / f"{name}.parquet") for name in ("trials", "reports")]
+        self.ledger.sweep_ended(TrialStatus.FINISHED, {"best_trial": 7}, tables)
+        self.journal.close()
+
+    def _timed(self, tell: Callable[..., None], *event: Any) -> None:
+        before = time.monotonic()
+        tell(*event)
+        self.longest_wait_s = max(self.longest_wait_s, time.monotonic() - before)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[MlflowServer]:
+    (tmp_path / "server").mkdir()
+    server = MlflowServer(tmp_path / "server")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def way(server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[BadConnection]:
+    """To the server; MLflow's own client gives up at once, so that a batch is what is repeated."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    monkeypatch.setattr("orchestrator.tracking.journal_follower._RETRY_S", 0.1)
+    monkeypatch.setattr("orchestrator.tracking.journal_follower._POLL_S", 0.05)
+    way = BadConnection(server.port)
+    yield way
+    way.close()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def assert_mlflow_has_the_tables(uri: str, folder: Path) -> None:
+    """Every number of the result table stands in MLflow, once, and nothing else does."""
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("outage").experiment_id
+    runs = client.search_runs([experiment], "", ViewType.ALL)
+    trials = {int(run.data.tags["spatialsweep.optuna_trial"]): run for run in runs if "/" in run.data.tags[KEY]}
+    assert (len(runs), sorted(trials)) == (TRIALS + 1, list(range(TRIALS)))
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    rows = pq.read_table(folder / "reports.parquet").to_pylist()
+    assert len(rows) == TRIALS * EPOCHS * 3
+    wanted: dict[tuple[int, str], list[tuple[int, float]]] = {}
+    for row in rows:
+        wanted.setdefault((row["trial"], row["metric"]), []).append((row["epoch"], row["value"]))
+    for (number, metric), curve in wanted.items():
+        points = client.get_metric_history(trials[number].info.run_id, metric)
+        assert [(point.step, point.value) for point in points] == curve
+    for row in pq.read_table(folder / "trials.parquet").to_pylist():
+        found = trials[row["trial"]].data
+        assert found.metrics["cost/held_s"] == pytest.approx(row["held_s"], abs=MISSES)
+        assert found.params["training.lr"] == str(1e-3 + row["trial"] / 1e4)
+
+
+@pytest.mark.slow
+def test_numbers_are_those_of_the_table_after_delays_lost_answers_and_a_killed_server(
+    tmp_path: Path, server: MlflowServer, way: BadConnection
+) -> None:
+    sweep = Sweep(tmp_path / "runs", way.uri)
+    sweep.writer.start()
+    sweep.train(range(2))
+    wait_for(lambda: sweep.writer.run_id(1) is not None)
+
+    way.delay_s, way.lose_share = 0.01, 0.1
+    sweep.train(range(2, 4))
+    wait_for(lambda: way.lost >= 4 and sweep.writer.run_id(3) is not None)
+
+    server.kill()
+    sweep.train(range(4, 6))  # nobody is there
+    wait_for(lambda: way.refused >= 2)
+    assert sweep.writer.run_id(5) is None
+    server.start()
+    wait_for(lambda: sweep.writer.run_id(5) is not None)
+
+    way.lose_share = 1.0
+    sweep.train(range(6, TRIALS))
+    sweep.end()
+    with pytest.raises(TrackingError, match=r"events did not reach MLflow .* `spatialsweep sync s` sends them"):
+        sweep.writer.drain(1)
+    assert sweep.longest_wait_s < 10  # training writes to the journal; a request that hangs takes 20 s
+
+    way.lose_share = 0.0
+    assert "events sent" in sync(tmp_path)
+    assert_mlflow_has_the_tables(server.uri, sweep.folder)
+    assert "0 events sent" in sync(tmp_path)
+
+
+def sync(folder: Path) -> str:
+    done = CliRunner().invoke(app, ["sync", "s", "--runs-dir", str(folder / "runs")])
+    assert done.exit_code == 0, done.output
+    return done.output

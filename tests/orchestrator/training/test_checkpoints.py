@@ -1,0 +1,190 @@
+"""From a trained trial to a file, and from the file to a network."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from orchestrator import disk_space as full_disk
+from orchestrator import load_model
+from orchestrator.errors import CheckpointError, SpatialSweepError
+from orchestrator.training.checkpoints.checkpoint_file import read_checkpoint, save_checkpoint
+from orchestrator.training.images.device_images import DeviceImages
+from orchestrator.training.trial import Trial
+from tests.support.training_pieces import differences, few_digits, make_trial, run, timeless
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DeviceImages:
+    return few_digits(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="module")
+def trained(data: DeviceImages, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trial, list[dict[str, float]]]:
+    options = {"ramp": 3.0, "max_span": 3}
+    trial = make_trial(
+        data, tmp_path_factory.mktemp("trial"), model="adaptive_resnet26_small", options=options, epochs=2, lr=1e-2
+    )
+    return trial, run(trial)
+
+
+def test_a_checkpoint_becomes_the_network_that_was_trained(
+    trained: tuple[Trial, list[dict[str, float]]], data: DeviceImages
+) -> None:
+    trial, reports = trained
+    model = load_model(trial.checkpoints.best)
+    best = read_checkpoint(trial.checkpoints.best)
+    assert not model.training
+    assert list(model.state_dict()) == list(trial.model.state_dict())
+    for key, value in model.state_dict().items():
+        assert torch.equal(best["state_dict"][key], value), key
+    if reports[-1]["best_epoch"] == reports[-1]["epoch"]:
+        assert all(torch.equal(trial.model.state_dict()[key], value) for key, value in model.state_dict().items())
+    assert best["model"]["options"] == {"ramp": 3.0, "max_span": 3}
+    assert model.class_names == tuple("0123456789")
+
+    pixels = data.test.images.float() / 255
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (model.pixel_mean, model.pixel_std))
+    with torch.no_grad():
+        correct = (model((pixels - mean) / std).argmax(dim=1) == data.test.labels).float().mean()
+    assert float(correct) == pytest.approx(reports[-1]["test/top1"])
+
+
+def test_it_loads_from_a_path_written_as_text(trained: tuple[Trial, list[dict[str, float]]]) -> None:
+    assert load_model(str(trained[0].checkpoints.best)).num_classes == 10
+
+
+def test_a_checkpoint_to_continue_from_is_no_model(trained: tuple[Trial, list[dict[str, float]]]) -> None:
+    with pytest.raises(CheckpointError, match=r"last\.pt: is a checkpoint to continue from; .*best\.pt"):
+        load_model(trained[0].checkpoints.last)
+
+
+def test_what_cannot_be_read_says_why(trained: tuple[Trial, list[dict[str, float]]], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"nothing\.pt: neither a checkpoint file nor an MLflow run id"):
+        load_model(tmp_path / "nothing.pt")
+    content = trained[0].checkpoints.best.read_bytes()
+    path = tmp_path / "damaged.pt"
+    for damaged in (b"", b"words\n", b"PK\x03\x04", content[: len(content) // 2], content[:-100], content[100:]):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"damaged\.pt: (is no checkpoint of SpatialSweep|was altered)"):
+            load_model(path)
+    torch.save({"weights": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match=r"damaged\.pt: is no checkpoint of SpatialSweep"):
+        load_model(path)
+    save_checkpoint(path, {"format": 99})
+    with pytest.raises(CheckpointError, match="is no checkpoint of this version"):
+        load_model(path)
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        read_checkpoint(tmp_path / "nothing.pt")
+    assert issubclass(CheckpointError, SpatialSweepError)
+
+
+class Intruder:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (exec, ("raise SystemExit('code from a checkpoint was run')",))
+
+
+def test_no_code_from_a_checkpoint_is_run(tmp_path: Path) -> None:
+    path = tmp_path / "evil.pt"
+    save_checkpoint(path, {"model": Intruder()})
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
+        load_model(path)
+
+
+def altered(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+def test_every_altered_byte_and_every_cut_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    save_checkpoint(path, {"weights": torch.arange(3.0)})
+    content = path.read_bytes()
+    assert torch.load(path, weights_only=True)["weights"].tolist() == [0, 1, 2]  # an ordinary file for other readers
+    for place in {*range(0, len(content), 7), *range(len(content) - 100, len(content))}:
+        for damaged in (altered(content, place), content[:place]):
+            path.write_bytes(damaged)
+            with pytest.raises(CheckpointError):
+                read_checkpoint(path)
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:1000], lambda content: altered(content, 5000)])
+def test_a_damaged_state_is_passed_over_for_the_one_before(
+    data: DeviceImages, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
+) -> None:
+    whole = make_trial(data, tmp_path / "whole", epochs=3)
+    undisturbed = run(whole)
+    run(make_trial(data, tmp_path / "cut", epochs=3), stop_after=2)
+    last = tmp_path / "cut" / "last.pt"
+    last.write_bytes(damage(last.read_bytes()))
+    resumed = make_trial(data, tmp_path / "cut", epochs=3)
+    assert "last.pt" in caplog.text
+    assert "continues from the state before it, previous.pt" in caplog.text
+    assert timeless(run(resumed)) == timeless(undisturbed)
+    assert differences(resumed.learner.state_dict(), whole.learner.state_dict()) == []
+
+
+def test_a_crash_between_the_two_renames_costs_nothing(data: DeviceImages, tmp_path: Path) -> None:
+    run(make_trial(data, tmp_path, epochs=3), stop_after=2)
+    (tmp_path / "last.pt").replace(tmp_path / "previous.pt")
+    (tmp_path / "last.pt.17.partial").write_bytes(b"half a checkpoint")
+    assert make_trial(data, tmp_path, epochs=3).epoch == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "previous.pt"]
+
+
+def test_a_damaged_first_state_starts_the_trial_again_and_two_damaged_ones_end_it(
+    data: DeviceImages, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(make_trial(data, tmp_path, epochs=3), stop_after=1)
+    (tmp_path / "last.pt").write_bytes(b"")
+    assert make_trial(data, tmp_path, epochs=3).epoch == 0
+    assert "the trial starts from its beginning" in caplog.text
+    (tmp_path / "previous.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"last\.pt: .*; .*previous\.pt: "):
+        make_trial(data, tmp_path, epochs=3)
+
+
+def test_saving_replaces_a_file_whole(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "x.pt"
+    save_checkpoint(path, {"epoch": 1})
+    with path.open("rb") as reader:
+        save_checkpoint(path, {"epoch": 2})
+        assert torch.load(reader, weights_only=True)["epoch"] == 1
+    assert read_checkpoint(path)["epoch"] == 2
+    with pytest.raises(Exception, match="pickle"):
+        save_checkpoint(path, {"epoch": lambda: 3})
+    assert read_checkpoint(path)["epoch"] == 2
+
+
+def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage, asked = shutil.disk_usage(tmp_path), []
+
+    def full_at_first(_: Path) -> Any:
+        asked.append(1)
+        return usage._replace(free=0 if len(asked) < 3 else 2**30)
+
+    monkeypatch.setattr(shutil, "disk_usage", full_at_first)
+    monkeypatch.setattr(full_disk, "_PAUSE_S", 0.01)
+    save_checkpoint(tmp_path / "last.pt", {"epoch": 1})
+    assert read_checkpoint(tmp_path / "last.pt")["epoch"] == 1
+    assert len(asked) == 3
+
+
+def test_a_disk_that_stays_full_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(full_disk, "PATIENCE_S", 0.0)
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"weights": torch.zeros(10)})
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=4 * 2**20))
+    with pytest.raises(CheckpointError, match=r"needs 9 MiB, and 4 MiB are free. Make room there"):
+        save_checkpoint(path, {"optimizer": {"state": [torch.zeros(2**21)]}})
+    assert torch.equal(read_checkpoint(path)["weights"], torch.zeros(10))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["last.pt"]

@@ -1,0 +1,153 @@
+"""A trial that was stopped anywhere and continued ends as if nothing had been, to the last bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import multiprocessing
+
+from orchestrator.training import trial as trial_module
+from orchestrator.training.checkpoints.checkpoints import build_model
+from orchestrator.training.images.device_images import DeviceImages
+from orchestrator.training.trial import Trial
+from orchestrator.training.workers import Workers
+from tests.support.training_pieces import (
+    Reports,
+    differences,
+    few_digits,
+    join_group,
+    make_trial,
+    run,
+    timeless,
+    with_everything,
+)
+
+# 300 images in batches of 32: ten steps an epoch, checkpoints after steps 4, 8, 12, ...
+SETTINGS: dict[str, Any] = {
+    "epochs": 3,
+    "crop_padding": 1,
+    "erasing": 0.25,
+    "mixup_alpha": 0.8,
+    "cutmix_alpha": 1.0,
+    "label_smoothing": 0.1,
+    "checkpoint_every_steps": 4,
+}
+CUTS: dict[str, dict[str, int]] = {
+    "after an epoch": {"stop_after": 1},
+    "before the first checkpoint": {"cut_before": 2},
+    "within the first epoch": {"cut_before": 6},
+    "right after a checkpoint": {"cut_before": 8},
+    "within a later epoch": {"cut_before": 19},
+    "at the start of an epoch": {"cut_before": 10},
+    "with its newest state damaged": {"cut_before": 19, "keep_bytes": 5000},
+}
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial_module, "build_model", with_everything)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DeviceImages:
+    return few_digits(tmp_path_factory.mktemp("digits"))
+
+
+def train(data: DeviceImages, folder: Path, cut: dict[str, int] | None, **options: Any) -> tuple[Trial, Reports]:
+    """Trains to the end, with one interruption when `cut` says where, and what it leaves of the newest state."""
+    options = {**SETTINGS, **options}
+    if cut:
+        keep_bytes = (cut := dict(cut)).pop("keep_bytes", None)
+        first = run(make_trial(data, folder, **options), **cut)
+        last = folder / "last.pt"
+        if keep_bytes is not None and options.get("workers", Workers()).is_first:
+            last.write_bytes(last.read_bytes()[:keep_bytes])
+        trial = make_trial(data, folder, **options)
+        second = run(trial)
+        heard = {report["epoch"] for report in second}
+        return trial, [*(report for report in first if report["epoch"] not in heard), *second]
+    trial = make_trial(data, folder, **options)
+    return trial, run(trial)
+
+
+@pytest.fixture(scope="module")
+def whole(data: DeviceImages, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trial, Reports]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial_module, "build_model", with_everything)
+        return train(data, tmp_path_factory.mktemp("whole"), None)
+
+
+@pytest.mark.parametrize("where", CUTS)
+def test_one_worker(data: DeviceImages, tmp_path: Path, whole: tuple[Trial, Reports], where: str) -> None:
+    trial, reports = train(data, tmp_path, CUTS[where])
+    assert timeless(reports) == timeless(whole[1])
+    assert differences(trial.learner.state_dict(), whole[0].learner.state_dict()) == []
+
+
+def test_a_resumed_trial_starts_where_its_newest_checkpoint_was_written(data: DeviceImages, tmp_path: Path) -> None:
+    run(make_trial(data, tmp_path, **SETTINGS), cut_before=19)
+    trial = make_trial(data, tmp_path, **SETTINGS)
+    assert (trial.epoch, trial.step) == (1, 6)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "lamb", "rmsproptf", "nadamw", "lookahead_adamw", "lion", "adafactor"])
+def test_the_state_of_every_kind_of_optimiser_is_kept(data: DeviceImages, tmp_path: Path, optimizer: str) -> None:
+    options = {"optimizer": optimizer, "epochs": 2}
+    whole, _ = train(data, tmp_path / "whole", None, **options)
+    trial, _ = train(data, tmp_path / "cut", {"cut_before": 14}, **options)
+    assert differences(trial.learner.state_dict(), whole.learner.state_dict()) == []
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_an_average_and_a_scaled_loss(data: DeviceImages, tmp_path: Path, precision: str) -> None:
+    options = {"epochs": 2, "precision": precision, "ema_decay": 0.99, "ema_warmup": True, "accumulation_steps": 2}
+    whole, reports = train(data, tmp_path / "whole", None, **options)
+    trial, resumed = train(data, tmp_path / "cut", {"cut_before": 14}, **options)
+    assert bool(trial.learner.state_dict()["scaler"]) == (precision == "float16")
+    assert differences(trial.learner.state_dict(), whole.learner.state_dict()) == []
+    assert timeless(resumed) == timeless(reports)
+
+
+def test_a_network_with_a_span_that_is_projected(
+    data: DeviceImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_module, "build_model", build_model)
+    options = {"epochs": 1, "model": "adaptive_resnet26_small", "options": {"max_span": 3, "span_penalty": 1.0}}
+    whole, _ = train(data, tmp_path / "whole", None, **options)
+    trial, _ = train(data, tmp_path / "cut", {"cut_before": 7}, **options)
+    assert differences(trial.learner.state_dict(), whole.learner.state_dict()) == []
+
+
+def resume_rank(rank: int, world_size: int, folder: str) -> None:
+    """One of several processes: the undisturbed trial, then the interrupted ones."""
+    place = Path(folder)
+    workers = join_group(rank, world_size, place)
+    trial_module.build_model = with_everything
+    data = few_digits(place / f"data-{rank}")
+    result: dict[str, Any] = {}
+    for where, cut in {"nowhere": None, **CUTS}.items():
+        result[where] = _result(data, place / where, cut, workers)
+    torch.save(result, place / f"rank-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def _result(data: DeviceImages, folder: Path, cut: dict[str, int] | None, workers: Workers) -> dict[str, Any]:
+    trial, reports = train(data, folder, cut, workers=workers)
+    return {"state": trial.learner.state_dict(), "reports": timeless(reports)}
+
+
+@pytest.mark.slow
+def test_two_workers(tmp_path: Path) -> None:
+    multiprocessing.spawn(resume_rank, args=(2, str(tmp_path)), nprocs=2)
+    for rank in range(2):
+        results = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)
+        whole = results.pop("nowhere")
+        assert set(results) == set(CUTS)
+        for where, result in results.items():
+            assert differences(result, whole) == [], (rank, where)

@@ -1,0 +1,115 @@
+"""A trial over several processes: the same training as one process with the same global batch."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import multiprocessing
+
+from orchestrator.data import epoch_batches
+from orchestrator.training.workers import Workers
+from tests.support.training_pieces import CASES, few_digits, run_rank, train_case
+
+Results = dict[str, dict[str, Any]]
+EQUAL = [name for name in CASES if name != "real"]
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+
+
+def train_group(folder: Path, world_size: int, cases: list[str]) -> list[Results]:
+    """What each rank of a group has found."""
+    multiprocessing.spawn(run_rank, args=(world_size, str(folder), cases), nprocs=world_size)
+    return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(world_size)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pair")
+
+
+@pytest.fixture(scope="module")
+def pair(folder: Path) -> list[Results]:
+    return train_group(folder, 2, list(CASES))
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> list[Results]:
+    return train_group(tmp_path_factory.mktemp("four"), 4, EQUAL)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    place = tmp_path_factory.mktemp("alone")
+    data = few_digits(place / "data")
+    return {name: train_case(name, data, place, Workers()) for name in CASES}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_all_ranks_hold_one_network_and_report_one_result(pair: list[Results], case: str) -> None:
+    first, second = (rank[case] for rank in pair)
+    for key, value in first["weights"].items():
+        assert torch.equal(second["weights"][key], value), key
+    for one, other in zip(first["reports"], second["reports"], strict=True):
+        for key in ("train/loss", "val/loss", "val/top1", "lr"):
+            assert one[key] == other[key]
+    assert first["reports"][-1]["test/top1"] == second["reports"][-1]["test/top1"]
+
+
+def test_some_shares_differ_in_size() -> None:
+    sizes = {len(batch) for batch in epoch_batches(300, 29, seed=0, epoch=1)}
+    assert any(size % 2 for size in sizes)
+    assert any(size % 4 for size in sizes)
+
+
+@pytest.mark.parametrize("case", EQUAL)
+@pytest.mark.parametrize("group", ["pair", "four"])
+def test_many_workers_train_what_one_would(
+    alone: Results, case: str, group: str, request: pytest.FixtureRequest
+) -> None:
+    ranks = request.getfixturevalue(group)
+    expected = alone[case]
+    curve = np.sum([rank[case]["curve"] for rank in ranks], axis=0)
+    assert len(curve) == 33
+    assert curve[-1] < 0.9 * curve[0]
+    np.testing.assert_allclose(curve, expected["curve"], rtol=2e-5)
+    for key, value in expected["weights"].items():
+        torch.testing.assert_close(ranks[0][case]["weights"][key], value, rtol=1e-4, atol=1e-5)
+    for one, many in zip(expected["reports"], ranks[0][case]["reports"], strict=True):
+        for key in ("train/loss", "val/loss", "val/top1"):
+            assert many[key] == pytest.approx(one[key], rel=2e-5)
+    assert ranks[0][case]["reports"][-1]["test/top1"] == expected["reports"][-1]["test/top1"]
+
+
+def test_a_network_with_batch_norm_learns_alike_though_each_rank_normalises_its_share(
+    pair: list[Results], alone: Results
+) -> None:
+    reports, together = alone["real"]["reports"], pair[0]["real"]["reports"]
+    assert together[0]["train/loss"] == pytest.approx(reports[0]["train/loss"], rel=0.15)
+    assert together[-1]["train/loss"] == pytest.approx(reports[-1]["train/loss"], abs=0.1)
+    assert together[-1]["val/top1"] == pytest.approx(reports[-1]["val/top1"], abs=0.15)
+
+
+def test_only_the_first_rank_writes(folder: Path, pair: list[Results]) -> None:
+    assert pair
+    for case in CASES:
+        assert sorted(path.name for path in (folder / case).iterdir()) == ["best.pt", "last.pt", "previous.pt"]
+
+
+@pytest.mark.parametrize("case", EQUAL)
+def test_one_worker_continues_what_two_began(
+    folder: Path, pair: list[Results], alone: Results, tmp_path: Path, case: str
+) -> None:
+    began = tmp_path / case
+    began.mkdir()
+    shutil.copy(folder / case / "previous.pt", began / "last.pt")  # the state before the last epoch
+    shutil.copy(folder / case / "best.pt", began)
+    ended = train_case(case, few_digits(tmp_path / "data"), tmp_path, Workers())
+    assert [report["epoch"] for report in ended["reports"]] == [2, 3]
+    np.testing.assert_allclose(ended["curve"], alone[case]["curve"][-len(ended["curve"]) :], rtol=2e-5)
+    for key, value in alone[case]["weights"].items():
+        torch.testing.assert_close(ended["weights"][key], value, rtol=1e-4, atol=1e-5)

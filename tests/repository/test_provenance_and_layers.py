@@ -1,0 +1,97 @@
+"""What is imported by whom, what the package offers, and the facts stored with a sweep."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import orchestrator
+from orchestrator.records.provenance import facts, package_version
+
+ROOT = Path(__file__).parents[2]
+
+
+def loaded_by(statement: str, *packages: str) -> list[str]:
+    """Which of the packages a fresh interpreter has loaded after a statement."""
+    code = f"import sys\n{statement}\nprint([name for name in {packages!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return list(eval(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import orchestrator",
+        "import orchestrator.lanes.trial_client",
+        "import orchestrator.lanes.hub.hub",
+        "from orchestrator import ConfigError, SpatialSweepError",
+        "import orchestrator.records.ledger",
+        "import search_spaces",
+    ],
+)
+def test_what_every_trial_actor_imports_is_free_of_torch(statement: str) -> None:
+    assert loaded_by(statement, "torch", "timm", "models", "mlflow") == []
+
+
+def test_the_training_loop_needs_neither_ray_nor_mlflow() -> None:
+    statement = "import orchestrator.training.trial, torch"
+    assert loaded_by(statement, "ray", "mlflow", "optuna", "torch") == ["torch"]
+
+
+def test_the_command_answers_help_and_version_without_the_heavy_packages() -> None:
+    assert loaded_by("import orchestrator.cli.main", "torch", "ray", "mlflow", "optuna") == []
+
+
+def test_everything_offered_exists() -> None:
+    assert sorted(orchestrator.__all__) == orchestrator.__all__ == sorted(orchestrator._HOMES)
+    for name in orchestrator.__all__:
+        assert getattr(orchestrator, name).__name__ == name
+    with pytest.raises(AttributeError, match="module 'orchestrator' has no attribute 'run_swep'"):
+        orchestrator.run_swep  # noqa: B018
+
+
+def test_facts_name_the_versions_that_are_installed() -> None:
+    found = facts()
+    assert found["version.torch"] == importlib.metadata.version("torch")
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert found["spatialsweep.version"] == package_version() == importlib.metadata.version("spatialsweep")
+    assert {f"version.{name}" for name in ("ray", "timm", "optuna", "mlflow", "pyarrow", "numpy")} <= set(found)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_the_revision_marks_files_that_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.chdir(tmp_path)
+    assert "git.revision" not in facts()
+
+    def git(*arguments: str) -> str:
+        who = ["-c", "user.name=t", "-c", "user.email=t@example.com"]
+        return subprocess.run(["git", *who, *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q")
+    (tmp_path / "file").write_text("one")
+    git("add", "file")
+    git("commit", "-qm", "one")
+    revision = git("rev-parse", "--short=12", "HEAD")
+    assert facts()["git.revision"] == revision
+    (tmp_path / "file").write_text("two")
+    assert facts()["git.revision"] == f"{revision}+"
+
+
+def test_another_package_of_the_same_name_is_refused_by_name_and_place(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "__init__.py").touch()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run(
+        [sys.executable, "-c", "import orchestrator"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert f"'models' belongs at {ROOT / 'models'}, but Python finds {tmp_path / 'models'}" in done.stderr

@@ -1,0 +1,159 @@
+"""The spaces that have a name: complete, valid for their networks, and all that they draw builds and runs."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import optuna
+import pytest
+import torch
+
+import models
+from orchestrator.config import SweepConfig, resolve_trial
+from orchestrator.config.recipes import list_recipes, load_recipe
+from search_spaces import (
+    KINDS,
+    SearchSpace,
+    SpaceError,
+    kind_of,
+    list_spaces,
+    named_space,
+    networks_of,
+    paper_settings,
+    setting_of,
+)
+from tests.support.networks.small_networks import SMALL_NETWORKS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ZOO = "spatial_zoo"
+SAMPLES = 200
+SIDE = 8  # of the images, in pixels
+RAN: set[tuple[Any, ...]] = set()
+"""Networks that one of the tests has built and run."""
+SMALL_KINDS = [name for name, kind in KINDS.items() if name == kind.family]
+
+
+def sweep(space: str, **settings: Any) -> SweepConfig:
+    return SweepConfig(name="whole", dataset={"name": "digits"}, space=space, resources={"workers": 1}, **settings)
+
+
+def corners(space: SearchSpace) -> Iterator[Mapping[str, Any]]:
+    """In every branch all first corners, then each other corner of a name at a time: in the first branch of all
+    names, in the others of those that are there under a condition.
+    """
+    for number, branch in enumerate(space.branches()):
+        active = [name for name in space.active(branch) if name not in branch]
+        base = {**branch, **{name: space[name].corners()[0] for name in active}}
+        yield base
+        varied = [name for name in active if number == 0 or space[name].when]
+        yield from ({**base, name: value} for name in varied for value in space[name].corners()[1:])
+
+
+def drawn(space: SearchSpace, count: int) -> Iterator[Mapping[str, Any]]:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(count):
+        values = space.sample(study.ask())
+        assert space.strays(values) == []
+        yield values
+
+
+def run_all(config: SweepConfig, configurations: Iterator[Mapping[str, Any]]) -> Counter[str]:
+    """Builds and runs each network that differs from all before it; returns how many of each name were drawn."""
+    counts: Counter[str] = Counter()
+    image = torch.zeros(1, 1, SIDE, SIDE)
+    for number, values in enumerate(configurations):
+        trial = resolve_trial(config, number, values).model
+        counts[trial.name] += 1
+        # rates and first values of parameters change no shape
+        shape = {key: value for key, value in trial.options.items() if not key.endswith(("_rate", "_init", "_penalty"))}
+        key = (trial.name, *sorted(shape.items()))
+        if key in RAN:
+            continue
+        RAN.add(key)
+        network = models.create_model(trial.name, num_classes=10, in_chans=1, image_size=SIDE, **trial.options)
+        with torch.no_grad():
+            assert network.eval()(image).shape == (1, 10), trial
+    return counts
+
+
+def test_every_network_is_of_one_kind_whose_options_it_has() -> None:
+    listed = [network for kind in KINDS.values() for network in kind.networks]
+    assert sorted(listed) == models.list_models()
+    for kind in KINDS.values():
+        options = [set(models.model_options(network)) for network in kind.networks]
+        assert all(set(kind.options) <= known for known in options)
+        assert kind.family in list_spaces()
+    assert {kind_of(network.model) for network in SMALL_NETWORKS.values()} == set(SMALL_KINDS)
+
+
+@pytest.mark.parametrize("space", list_spaces())
+def test_a_sweep_over_a_named_space_is_valid_for_each_of_its_networks(space: str) -> None:
+    for network in networks_of(space)[:: 1 if space != ZOO else 7]:
+        config = sweep(space, model={"name": network})
+        assert config.space.fingerprint == named_space(space, [network]).fingerprint
+        assert "model" not in config.space
+    everything = sweep(space, search={"model": networks_of(space)})
+    assert everything.space["model"].corners() == tuple(networks_of(space))
+
+
+@pytest.mark.parametrize("kind", SMALL_KINDS)
+def test_what_the_space_of_a_family_draws_builds_and_runs(kind: str) -> None:
+    config = sweep(kind, model={"name": KINDS[kind].networks[0]})
+    both = itertools.chain(corners(config.space), drawn(config.space, SAMPLES))
+    assert run_all(config, both).total() > SAMPLES
+
+
+def test_what_the_zoo_draws_builds_and_runs() -> None:
+    config = sweep(ZOO)
+    smallest = [KINDS[kind].networks[0] for kind in SMALL_KINDS]
+    assert config.space["model"].corners() == tuple(smallest)
+    assert set(run_all(config, corners(config.space))) == set(smallest)
+    assert set(run_all(config, drawn(config.space, SAMPLES))) == set(smallest)
+
+
+def test_in_the_zoo_each_setting_is_searched_once_under_the_same_conditions() -> None:
+    space = named_space(ZOO, models.list_models())
+    for branch in space.branches():
+        settings = [setting_of(name) for name in space.active(branch)]
+        assert len(settings) == len(set(settings)), branch
+        own = KINDS[kind_of(str(branch["model"])) or ""].options
+        assert {"lr", "weight_decay", "drop_path_rate", "global_batch_size", "lr_schedule"} <= set(settings)
+        assert set(settings) & set(models.model_options(str(branch["model"]))) <= set(own)
+
+
+def test_unknown_names_of_spaces_and_networks_are_told() -> None:
+    with pytest.raises(SpaceError, match="no space is called 'zoo'; there are adaptive_span, "):
+        named_space("zoo")
+    with pytest.raises(SpaceError, match=r"conv serves conv_resnet26_small, .*; got sb_resnet50"):
+        named_space("conv", ["sb_resnet50"])
+
+
+@pytest.mark.parametrize("network", models.list_models())
+def test_the_papers_own_values_lie_in_the_space_of_their_network(network: str) -> None:
+    kind = KINDS[kind_of(network) or ""]
+    space = named_space(kind.family, [network])
+    assert paper_settings(network)
+    for paper in paper_settings(network):
+        left_out = space.project(paper.settings).left_out
+        # the windows of FCViT's paper are larger than the maps of small images
+        assert set(left_out) <= ({"kernel_size_1", "kernel_size_2"} if network == "fcvit_micro_cifar" else set())
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_the_papers_own_values_are_those_of_the_recipes(name: str) -> None:
+    """Every recipe is among them, as far as they go."""
+    settings = load_recipe(name).settings
+    network = settings["model"]["name"]
+    recipe = {**settings["model"].get("options", {}), **settings["training"]}
+    agreeing = [
+        paper
+        for paper in paper_settings(network)
+        if all(
+            recipe[key] == value for key, value in paper.settings.items() if key in recipe and key != "drop_path_rate"
+        )
+    ]
+    assert agreeing, network

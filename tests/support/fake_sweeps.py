@@ -1,0 +1,62 @@
+"""Sweeps as their folders tell them, written through the real ledger without training anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config import load_sweep, resolve_trial
+from orchestrator.records.journal import Journal
+from orchestrator.records.ledger import Ledger, TrialStatus
+
+PLAN: dict[str, Any] = {
+    "dataset": {"name": "digits"},
+    "model": {"name": "conv_resnet26_small"},
+    "search": {"lr": {"type": "float", "low": 1e-3, "high": 1e-2, "log": True}},
+    "trials": 4,
+    "budget": {"price_per_cpu_hour": 3600.0},
+}
+Told = tuple[TrialStatus, Sequence[float]]
+
+
+def tell_sweep(
+    runs_dir: Path,
+    name: str,
+    trials: Sequence[Told],
+    *,
+    ended: TrialStatus | None = TrialStatus.FINISHED,
+    begun_in: Path | None = None,
+    **config: Any,
+) -> Path:
+    """Writes the journal of a sweep; every trial is held for 10 s a report on 2 CPUs.
+
+    Args:
+        runs_dir: Of all results.
+        name: Of the sweep.
+        trials: The status each ends with, `running` for none, and what it reported.
+        ended: How the sweep ended; None leaves it as a driver does that dies.
+        begun_in: Folder of results that the journal names; None takes `runs_dir`.
+        **config: Settings that differ from `PLAN`.
+
+    Returns:
+        The folder of the sweep.
+    """
+    settings = load_sweep({**PLAN, "trials": max(PLAN["trials"], len(trials)), "name": name, **config})
+    recorded = {**settings.model_dump(mode="json"), "runs_dir": str(begun_in or runs_dir)}
+    with Journal(runs_dir / name / "journal.jsonl") as journal:
+        ledger = Ledger(journal)
+        ledger.sweep_started(name, recorded, {"git.revision": "abc"}, {})
+        ledger.lanes_planned(lanes=1, workers=2, cpus_per_worker=1.0, gpus_per_worker=0.0)
+        for number, (status, values) in enumerate(trials):
+            params = {"lr": 0.001 * (number % 9 + 1) + 1e-6 * (number // 9)}
+            trial = resolve_trial(settings, number, params).model_dump(mode="json")
+            ledger.trial_started(number, f"tune{number}", params, trial)
+            for epoch, value in enumerate(values, start=1):
+                metrics = {settings.objective.metric: value, "train/loss": 1.0}
+                ledger.trial_reported(number, epoch, metrics, held_s=10.0 * epoch, lane=0)
+            if status is not TrialStatus.RUNNING:
+                ledger.trial_ended(number, status)
+        if ended is not None:
+            ledger.sweep_ended(ended, {}, [])
+    return runs_dir / name

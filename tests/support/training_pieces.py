@@ -1,0 +1,209 @@
+"""A small part of the digits, and trials over it in this process or in one of several."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from models.lesa.binary_term import BinaryTerm
+from orchestrator.config import ModelConfig, ObjectiveConfig, TrainingConfig, TrialConfig
+from orchestrator.data import ArrowImages, ImageSplit, open_images, prepare_dataset
+from orchestrator.training import trial as trial_module
+from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_model
+from orchestrator.training.images.device_images import DeviceImages, place_images
+from orchestrator.training.trial import StopTrial, Trial
+from orchestrator.training.workers import Workers
+
+PLAIN = "conv_resnet26_small"
+CLOCKS = {"images_per_s", "epoch_time_s", "workers", "time/data_s", "time/step_s", "time/exchange_s"}
+Reports = list[dict[str, float]]
+
+
+def few_digits(folder: Path, *, train: int = 400, test: int = 101) -> DeviceImages:
+    """The first digits of each split; 101 divides by no number of workers."""
+    whole = open_images(prepare_dataset("digits", folder))
+    counts = {"train": train, "test": test}
+    splits = {
+        name: ImageSplit(split.images[: counts[name]], split.labels[: counts[name]])
+        for name, split in whole.splits.items()
+    }
+    part = ArrowImages(splits, whole.class_names, whole.mean, whole.std, whole.content_hash)
+    return place_images(part, torch.device("cpu"), validation_fraction=0.25, split_seed=0)
+
+
+def make_trial(
+    data: DeviceImages,
+    folder: Path,
+    *,
+    model: str = PLAIN,
+    options: Mapping[str, Any] | None = None,
+    objective: ObjectiveConfig | None = None,
+    workers: Workers | None = None,
+    seed: int = 0,
+    **training: Any,
+) -> Trial:
+    settings = {"epochs": 3, "global_batch_size": 32, "optimizer": "adamw", "lr": 3e-3, **training}
+    config = TrialConfig(
+        number=0, model=ModelConfig(name=model, options=options or {}), training=TrainingConfig(**settings), seed=seed
+    )
+    return Trial(config, objective or ObjectiveConfig(), data, workers or Workers(), TrialCheckpoints(folder))
+
+
+def run(
+    trial: Trial, *, stop_after: int | None = None, cut_before: int | None = None, curve: list[float] | None = None
+) -> Reports:
+    """Trains and returns what was reported; stops as a sweep would after an epoch, or dies before a step.
+
+    A `curve` is filled with the loss of each step, summed over this rank's images.
+    """
+    step = trial.learner.step
+
+    def watched_step(*arguments: Any, update: int, **options: Any) -> torch.Tensor:
+        if update == cut_before:
+            raise StopTrial
+        loss = step(*arguments, update=update, **options)
+        if curve is not None:
+            curve.append(float(loss))
+        return loss
+
+    trial.learner.step = watched_step
+    reports: Reports = []
+
+    def report(epoch: int, metrics: Mapping[str, float]) -> None:
+        reports.append({"epoch": epoch, **metrics})
+        if epoch == stop_after:
+            raise StopTrial
+
+    with contextlib.suppress(StopTrial):
+        trial.run(report)
+    return reports
+
+
+def timeless(reports: Reports) -> Reports:
+    """Reports without what a clock says."""
+    return [{key: value for key, value in report.items() if key not in CLOCKS} for report in reports]
+
+
+def differences(left: Any, right: Any, where: str = "") -> list[str]:
+    """Where two nested states differ in so much as a bit."""
+    if isinstance(left, torch.Tensor):
+        same = left.dtype == right.dtype and torch.equal(left, right)
+        return [] if same else [where]
+    if isinstance(left, Mapping):
+        if list(left) != list(right):
+            return [f"{where}: {list(left)} and {list(right)}"]
+        return [fault for key in left for fault in differences(left[key], right[key], f"{where}.{key}")]
+    if isinstance(left, (list, tuple)):
+        pairs = enumerate(zip(left, right, strict=True))
+        return [fault for index, (one, other) in pairs for fault in differences(one, other, f"{where}.{index}")]
+    return [] if left == right else [where]
+
+
+def without_norm(description: Mapping[str, Any]) -> torch.nn.Module:
+    """A network in which images do not see each other, so that any cut of a batch gives the same sum."""
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+
+
+def with_norm(description: Mapping[str, Any]) -> torch.nn.Module:
+    """A network whose images see each other through batch norms."""
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, 8, 3, padding=1),
+        torch.nn.BatchNorm2d(8),
+        torch.nn.ReLU(),
+        torch.nn.AvgPool2d(2),
+        torch.nn.BatchNorm2d(8, affine=False),
+        torch.nn.Flatten(),
+        torch.nn.Linear(128, 10),
+    )
+
+
+def with_logit_norms(description: Mapping[str, Any]) -> torch.nn.Module:
+    """A network that computes the statistics of a norm by a way of its own."""
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, 16, 3, stride=2, padding=1),
+        BinaryTerm(16, map_size=(4, 4), groups=2, position_embedding="classification"),
+        torch.nn.Flatten(),
+        torch.nn.Linear(256, 10),
+    )
+
+
+def with_everything(description: Mapping[str, Any]) -> torch.nn.Module:
+    """A small network with buffers and random numbers."""
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, 8, 3, padding=1),
+        torch.nn.BatchNorm2d(8),
+        torch.nn.ReLU(),
+        torch.nn.Dropout(0.2),
+        torch.nn.AvgPool2d(2),
+        torch.nn.Flatten(),
+        torch.nn.Linear(128, 10),
+    )
+
+
+def join_group(rank: int, world_size: int, folder: Path) -> Workers:
+    """This process as a rank of a group whose processes meet in a folder."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder / 'meeting'}", rank=rank, world_size=world_size)
+    return Workers(rank, world_size)
+
+
+# Global batches of 27 and 28 images, so that the shares of some steps differ in size.
+CASES: dict[str, dict[str, Any]] = {
+    "real": {"network": build_model},
+    "without norm": {"network": without_norm, "optimizer": "sgd", "lr": 0.1},
+    "in parts, clipped, averaged": {
+        "network": without_norm,
+        "optimizer": "sgd",
+        "lr": 0.2,
+        "accumulation_steps": 2,
+        "clip_grad_norm": 1.0,
+        "ema_decay": 0.9,
+        "ema_warmup": True,
+    },
+    "augmented": {
+        "network": without_norm,
+        "optimizer": "sgd",
+        "lr": 0.1,
+        "crop_padding": 1,
+        "hflip": 0.2,
+        "cutout_px": 2,
+        "erasing": 0.2,
+        "mixup_alpha": 0.3,
+        "cutmix_alpha": 0.3,
+    },
+    "synchronised norms of logits": {
+        "network": with_logit_norms,
+        "optimizer": "sgd",
+        "lr": 0.05,
+        "epochs": 3,
+        "sync_batch_norm": True,
+    },
+    "synchronised norm": {"network": with_norm, "optimizer": "sgd", "lr": 0.1, "sync_batch_norm": True},
+}
+
+
+def train_case(name: str, data: DeviceImages, folder: Path, workers: Workers) -> dict[str, Any]:
+    """Trains one of `CASES`: this rank's loss curve, reports and weights."""
+    settings = {"global_batch_size": 29, **CASES[name]}
+    trial_module.build_model = settings.pop("network")
+    try:
+        trial = make_trial(data, folder / name, workers=workers, **settings)
+        curve: list[float] = []
+        reports = run(trial, curve=curve)
+    finally:
+        trial_module.build_model = build_model
+    return {"curve": curve, "reports": reports, "weights": trial.learner.evaluated.state_dict()}
+
+
+def run_rank(rank: int, world_size: int, folder: str, cases: Sequence[str]) -> None:
+    """One process of a group: trains the cases and leaves what came of them."""
+    place = Path(folder)
+    workers = join_group(rank, world_size, place)
+    data = few_digits(place / f"data-{rank}")
+    torch.save({name: train_case(name, data, place, workers) for name in cases}, place / f"rank-{rank}.pt")
+    dist.destroy_process_group()

@@ -1,0 +1,56 @@
+"""A short run of `tools/fuzz/files.py`: damaged files of every kind are answered in one line, or hold what they say."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "fuzz" / "files.py"
+CASES = 6
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    """The script as a module; dataclasses look it up by its name."""
+    spec = importlib.util.spec_from_file_location("fuzz_files", TOOL)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["fuzz_files"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_damaged_files_are_answered_in_one_line(tool: ModuleType) -> None:
+    summary = tool.fuzz(seed=0, cases=CASES, seconds=60)
+    assert summary.findings == 0, summary.to_json()
+    assert len(summary.files) == 23
+    assert set(summary.files.values()) == {CASES}
+    assert sum(summary.refused.values()) > 0.5 * sum(summary.files.values())  # the damage is no trifle
+
+
+def test_the_run_sees_what_it_looks_for(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that dies, hangs, shows a traceback or takes anything is told as that."""
+    import file_subjects
+
+    def reader(act: str) -> object:
+        return file_subjects.Subject(act, 0, b"content", lambda _content, _case: lambda: exec(act), lambda _case: None)
+
+    acts = {
+        "import os, signal; os.kill(os.getpid(), signal.SIGKILL)": "crashes",
+        "import time; time.sleep(60)": "hangs",
+        "{}['key']": "tracebacks",
+        "from orchestrator.errors import DataError; raise DataError('two\\nlines')": "tracebacks",
+    }
+    monkeypatch.setattr(tool, "HANG_S", 0.5)
+    for act, finding in acts.items():
+        monkeypatch.setattr(tool, "subjects", lambda _folder, act=act: [reader("pass"), reader(act)])
+        summary = tool.fuzz(seed=0, cases=1, seconds=20)
+        assert len(getattr(summary, finding)) == summary.findings == 1, (act, summary.to_json())
+    trips = file_subjects.Subject("x", 0, b"x", lambda _content, _case: lambda: None, lambda _case: {}["key"])
+    monkeypatch.setattr(tool, "subjects", lambda _folder: [trips])
+    assert len(tool.fuzz(seed=0, cases=1, seconds=20).silently_accepted) == 1

@@ -1,0 +1,34 @@
+"""Journals damaged at random, as `tools/fuzz/journal.py` does by the thousand."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "fuzz" / "journal.py"
+
+
+@pytest.fixture(scope="module")
+def fuzzer() -> Any:
+    spec = importlib.util.spec_from_file_location("fuzz_journal", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_no_damage_ends_in_a_traceback_or_passes_unseen(fuzzer: Any, old: bool) -> None:
+    counts = fuzzer.fuzz(150, seed=3, old=old, reports=False)
+    found = counts.as_dict()
+    assert (found["files"], found["tracebacks"], found["hangs"], found["unrepaired"]) == (150, 0, 0, 0), found
+    assert found["told"] > 100
+    if not old:  # without checksums a changed digit cannot be seen
+        assert found["silent"] == 0, found
+        assert found["told"] + found["prefixes"] + found["harmless"] == 150
