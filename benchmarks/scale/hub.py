@@ -27,7 +27,7 @@ from collections.abc import Callable
 from typing import Any
 
 from orchestrator.lanes.hub.hub import LaneHub
-from orchestrator.lanes.messages import Ending, Fate, Member, Order, Report, Verdict
+from orchestrator.lanes.messages import Decision, Outcome, RankId, Report, TrialAssignment, TrialOutcome
 
 EPOCHS = 9
 METRICS = {"val/top1": 0.5, "val/loss": 1.0, "train/loss": 1.0, "lr": 0.1, "images_per_s": 1e3, "epoch_time_s": 1.0}
@@ -96,7 +96,7 @@ def measure_with_ray(lanes: int, workers: int, seconds: float) -> dict[str, Any]
         ray.get(hub.is_ending.remote())
         quiet = sum(process.cpu_times()[:2])
         for _ in range(LOOKS):
-            ray.get(hub.situation.remote())
+            ray.get(hub.hub_state.remote())
         found["look_ms"] = round(1e3 * (sum(process.cpu_times()[:2]) - quiet) / LOOKS, 1)
         return found
 
@@ -154,42 +154,42 @@ class Exchange:
 
     async def run(self) -> None:
         """Until the hub is closed."""
-        members = [Member(lane, 1, rank, self._workers) for lane in self._lanes for rank in range(self._workers)]
-        await asyncio.gather(*map(self._rank, members), *map(self._client, self._lanes))
+        rank_ids = [RankId(lane, 1, rank, self._workers) for lane in self._lanes for rank in range(self._workers)]
+        await asyncio.gather(*map(self._rank, rank_ids), *map(self._client, self._lanes))
 
     async def _call(self, method: str, *arguments: Any) -> Any:
         answer = await self._hub_call(method, *arguments)
         self.calls[method] += 1
         return answer
 
-    async def _rank(self, member: Member) -> None:
-        await self._call("join", member)
+    async def _rank(self, rank_id: RankId) -> None:
+        await self._call("join", rank_id)
         left = None
-        while (order := await self._call("next_order", member, left)) is not None:
-            await self._call("begin", member, order)
-            ending = Ending(Fate.COMPLETED)
+        while (assignment := await self._call("next_assignment", rank_id, left)) is not None:
+            await self._call("begin", rank_id, assignment)
+            outcome = TrialOutcome(Outcome.COMPLETED)
             for epoch in range(1, EPOCHS + 1):
-                if await self._call("report", member, order, Report(epoch, METRICS)) is Verdict.STOP:
-                    ending = Ending(Fate.STOPPED)
+                if await self._call("report", rank_id, assignment, Report(epoch, METRICS)) is Decision.STOP:
+                    outcome = TrialOutcome(Outcome.STOPPED)
                     break
-            await self._call("finish", member, order, ending)
-            left = order.trial_id
+            await self._call("finish", rank_id, assignment, outcome)
+            left = assignment.trial_id
 
     async def _client(self, number: int) -> None:
         event: Any = None
-        while not isinstance(event, Ending):
-            order, after = Order(f"trial-{number}", {}, ""), 0
-            lane = await self._call("lease", order)
+        while not isinstance(event, TrialOutcome):
+            assignment, after = TrialAssignment(f"trial-{number}", {}, ""), 0
+            lane = await self._call("lease", assignment)
             if lane is None:
                 return
             self._leased += 1
             if self._leased >= len(self._lanes):
                 self.all_train.set()
-            while after < EPOCHS and not isinstance(event, Ending):
+            while after < EPOCHS and not isinstance(event, TrialOutcome):
                 await self.goes_on.wait()
-                event = await self._call("next_event", order, lane, after)
+                event = await self._call("next_event", assignment, lane, after)
                 after = getattr(event, "epoch", after)
-            await self._call("release", order.trial_id)
+            await self._call("release", assignment.trial_id)
             number += 1_000_000
 
 

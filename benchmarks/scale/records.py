@@ -97,14 +97,14 @@ def write_study(config: Any) -> None:
     from orchestrator.config.sweep import resolve_trial
     from orchestrator.records.journal import Journal
     from orchestrator.records.ledger import Ledger, TrialStatus
-    from orchestrator.records.objectives import Aims
+    from orchestrator.records.objectives import Objectives
     from orchestrator.search.optuna_state import verdict
     from orchestrator.search.scores import note_report
     from orchestrator.search.storage import open_storage
     from orchestrator.search.study import open_study
 
     study = open_study(config, config.name, open_storage(config.storage.uri), resumed=False)
-    aims = Aims.of(config)
+    aims = Objectives.of(config)
     with Journal(journal_of(config)) as journal:
         ledger = Ledger(journal)
         ledger.sweep_started(config.name, config.model_dump(mode="json"), {}, {})

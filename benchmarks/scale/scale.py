@@ -216,22 +216,22 @@ class StandIn:
         """Answers orders as the only rank of a lane, until the sweep is over."""
         import ray
 
-        from orchestrator.lanes.messages import Ending, Fate, Member, Report, Verdict
+        from orchestrator.lanes.messages import Decision, Outcome, RankId, Report, TrialOutcome
 
-        member = Member(lane, ray.get(hub.new_generation.remote(lane)), 0, 1)
-        ray.get(hub.join.remote(member))
+        rank_id = RankId(lane, ray.get(hub.new_generation.remote(lane)), 0, 1)
+        ray.get(hub.join.remote(rank_id))
         left = None
-        while (order := ray.get(hub.next_order.remote(member, left))) is not None:
-            ray.get(hub.begin.remote(member, order))
+        while (assignment := ray.get(hub.next_assignment.remote(rank_id, left))) is not None:
+            ray.get(hub.begin.remote(rank_id, assignment))
             if left is None:
                 self._all_have_one.wait(timeout=120)
-            ending = Ending(Fate.COMPLETED)
-            for epoch, metrics in invented_curve(order.config):
-                if ray.get(hub.report.remote(member, order, Report(epoch, metrics))) is Verdict.STOP:
-                    ending = Ending(Fate.STOPPED)
+            outcome = TrialOutcome(Outcome.COMPLETED)
+            for epoch, metrics in invented_curve(assignment.config):
+                if ray.get(hub.report.remote(rank_id, assignment, Report(epoch, metrics))) is Decision.STOP:
+                    outcome = TrialOutcome(Outcome.STOPPED)
                     break
-            ray.get(hub.finish.remote(member, order, ending))
-            left = order.trial_id
+            ray.get(hub.finish.remote(rank_id, assignment, outcome))
+            left = assignment.trial_id
 
 
 def invented_curve(trial: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, float]]]:

@@ -81,11 +81,11 @@ class SimulatedLane:
         """Answers orders until the sweep is over; announces itself meanwhile, as a controller does."""
         import ray
 
-        from orchestrator.lanes.messages import Member
+        from orchestrator.lanes.messages import RankId
 
         generation = ray.get(hub.new_generation.remote(lane))
-        members = [Member(lane, generation, rank, self._workers) for rank in range(self._workers)]
-        ranks = [threading.Thread(target=self._rank, args=(hub, member)) for member in members]
+        rank_ids = [RankId(lane, generation, rank, self._workers) for rank in range(self._workers)]
+        ranks = [threading.Thread(target=self._rank, args=(hub, rank_id)) for rank_id in rank_ids]
         for rank in ranks:
             rank.start()
         me = ray.get_runtime_context().current_actor
@@ -96,25 +96,25 @@ class SimulatedLane:
     def abort(self) -> None:
         """Of a controller; here there is nothing to abort."""
 
-    def _rank(self, hub: Any, member: Any) -> None:
+    def _rank(self, hub: Any, rank_id: Any) -> None:
         import ray
 
-        from orchestrator.lanes.messages import Ending, Fate, Report, Verdict
+        from orchestrator.lanes.messages import Decision, Outcome, Report, TrialOutcome
 
-        ray.get(hub.join.remote(member))
+        ray.get(hub.join.remote(rank_id))
         left = None
-        while (order := ray.get(hub.next_order.remote(member, left))) is not None:
-            ray.get(hub.begin.remote(member, order))
-            if left is None and member.rank == 0:
+        while (assignment := ray.get(hub.next_assignment.remote(rank_id, left))) is not None:
+            ray.get(hub.begin.remote(rank_id, assignment))
+            if left is None and rank_id.rank == 0:
                 ray.get(self._starter.has_one.remote())
-            ending = Ending(Fate.COMPLETED)
-            for epoch, metrics in invented_curve(order.config):
-                told = metrics | node_load(member.lane) if member.rank == 0 else {}
-                if ray.get(hub.report.remote(member, order, Report(epoch, told))) is Verdict.STOP:
-                    ending = Ending(Fate.STOPPED)
+            outcome = TrialOutcome(Outcome.COMPLETED)
+            for epoch, metrics in invented_curve(assignment.config):
+                told = metrics | node_load(rank_id.lane) if rank_id.rank == 0 else {}
+                if ray.get(hub.report.remote(rank_id, assignment, Report(epoch, told))) is Decision.STOP:
+                    outcome = TrialOutcome(Outcome.STOPPED)
                     break
-            ray.get(hub.finish.remote(member, order, ending))
-            left = order.trial_id
+            ray.get(hub.finish.remote(rank_id, assignment, outcome))
+            left = assignment.trial_id
 
 
 def node_load(node: int) -> dict[str, float]:

@@ -39,7 +39,7 @@ from orchestrator.lanes.trial_client import EPOCH
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialRecord, TrialStatus
-from orchestrator.records.objectives import Aims
+from orchestrator.records.objectives import Objectives
 from orchestrator.search.optuna_state import verdict
 from orchestrator.search.samplers.samplers import DIVERGED, OUTCOME, create_sampler
 from orchestrator.search.schedulers.trial_schedulers import create_trial_scheduler
@@ -145,7 +145,7 @@ def simulate(config: SweepConfig, table: DigitsTable, lanes: int) -> Trace:
 def _close(study: optuna.Study, scheduler: Any, trial: SimulatedTrial, config: SweepConfig) -> None:
     """Ends a trial as a sweep does."""
     scheduler.on_trial_complete(None, trial, trial.record.reports[-1])
-    state, values = verdict(trial.record, Aims.of(config))
+    state, values = verdict(trial.record, Objectives.of(config))
     if trial.record.status is TrialStatus.DIVERGED:
         trial.asked.set_user_attr(OUTCOME, DIVERGED)
     study.tell(trial.asked, values=values, state=state)

@@ -1,7 +1,7 @@
 """Multiply-accumulates of a network, counted on shapes alone.
 
-`models.registry.arithmetic` defines what is counted. Layers that multiply no matrices are skipped, since on shapes alone they
-only cost time; a test holds the sum against torch's own counter of every layer.
+`models.registry.arithmetic` defines what is counted. Layers that multiply no matrices are skipped: on shapes alone
+they only cost time; a test holds the sum against torch's own counter of every layer.
 """
 
 import functools

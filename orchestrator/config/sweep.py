@@ -193,7 +193,7 @@ def _as_written(objectives: tuple[ObjectiveConfig, ...]) -> Any:
     return written[0] if len(written) == 1 else written
 
 
-Objectives = Annotated[
+ObjectiveList = Annotated[
     tuple[ObjectiveConfig, ...],
     Strict(strict=False),
     Field(min_length=1),
@@ -250,7 +250,7 @@ class SweepConfig(Section):
     warm_start: Texts = ()
     recipe: str | None = None
     seed: Seed = 0
-    objectives: Objectives = Field((ObjectiveConfig(),), alias="objective")
+    objectives: ObjectiveList = Field((ObjectiveConfig(),), alias="objective")
     constraints: Texts = ()
     sampler: SamplerConfig = SamplerConfig()
     trial_scheduler: TrialSchedulerConfig = TrialSchedulerConfig()

@@ -13,7 +13,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Member:
+class RankId:
     """One rank of one life of a lane.
 
     Args:
@@ -30,7 +30,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Order:
+class TrialAssignment:
     """A trial to train.
 
     Args:
@@ -61,7 +61,7 @@ class Report:
     nodes: tuple[str, ...] = field(default=(), compare=False)
 
 
-class Fate(StrEnum):
+class Outcome(StrEnum):
     """How a rank, and in the end a trial, left a lane; a trial outlives `PEER_LOST` and `MOVED`."""
 
     COMPLETED = "completed"
@@ -74,7 +74,7 @@ class Fate(StrEnum):
 
 
 @dataclass(frozen=True)
-class Situation:
+class HubState:
     """What a hub knows that the driver keeps as well, since a hub can be lost.
 
     Args:
@@ -87,23 +87,23 @@ class Situation:
 
 
 @dataclass(frozen=True)
-class Ending:
+class TrialOutcome:
     """The end of a trial on a rank or on its lane.
 
     Args:
-        fate: How it ended.
+        kind: Kind of end.
         reason: For failures, one line that a user understands, then the traceback; where a trial diverged.
         poisoned: The process cannot train another trial, as after a CUDA error.
         final: The failure would happen again, as with too little memory; the trial gets no further attempt.
     """
 
-    fate: Fate
+    kind: Outcome
     reason: str = ""
     poisoned: bool = False
     final: bool = False
 
 
-class Verdict(StrEnum):
+class Decision(StrEnum):
     """What a rank is told after a report."""
 
     GO = "go"

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.tune import Trainable
 
-from orchestrator.lanes.messages import Ending, Fate, Order, Report
+from orchestrator.lanes.messages import Outcome, Report, TrialAssignment, TrialOutcome
 from orchestrator.lanes.weight_transfer import Handover, changed_config
 from orchestrator.records.folder.trial_folder import trial_folder
 
@@ -64,18 +64,18 @@ class TrialClient(Trainable):
         """Waits for the next epoch of the trial, or its end."""
         folder = self._trials_folder / trial_folder(self._trial["number"])
         if not self._hand_over(folder):
-            return self._ended(Fate.INTERRUPTED)
+            return self._ended(Outcome.INTERRUPTED)
         if self._lane is None:
             self._trial = changed_config(folder) or self._trial
-        order = Order(trial_id=self.trial_id, config=self._trial, folder=str(folder))
+        assignment = TrialAssignment(trial_id=self.trial_id, config=self._trial, folder=str(folder))
         if self._lane is None:
-            self._lane = ray.get(self._hub.lease.remote(order))
+            self._lane = ray.get(self._hub.lease.remote(assignment))
             self._leased = time.monotonic()
         if self._lane is None:
-            return self._ended(Fate.INTERRUPTED)
-        event = self._next_event(order)
-        if isinstance(event, Ending):
-            return self._ended(event.fate)
+            return self._ended(Outcome.INTERRUPTED)
+        event = self._next_event(assignment)
+        if isinstance(event, TrialOutcome):
+            return self._ended(event.kind)
         self._epoch, self._lane = event.epoch, event.lane
         return {
             **{name: value for name, value in event.metrics.items() if name == self._metric},
@@ -87,16 +87,16 @@ class TrialClient(Trainable):
             "done": event.epoch >= self._trial["training"]["epochs"],
         }
 
-    def _next_event(self, order: Order) -> Report | Ending:
+    def _next_event(self, assignment: TrialAssignment) -> Report | TrialOutcome:
         """What comes after the newest epoch; a trial that goes on from another passes over the other's report."""
-        event: Report | Ending
+        event: Report | TrialOutcome
         if self._repeats:
             self._repeats = False
-            event = ray.get(self._hub.next_event.remote(order, self._lane, 0))
-            if isinstance(event, Ending) or event.epoch >= self._trial["training"]["epochs"]:
+            event = ray.get(self._hub.next_event.remote(assignment, self._lane, 0))
+            if isinstance(event, TrialOutcome) or event.epoch >= self._trial["training"]["epochs"]:
                 return event
             self._epoch, self._lane = event.epoch, event.lane
-        event = ray.get(self._hub.next_event.remote(order, self._lane, self._epoch))
+        event = ray.get(self._hub.next_event.remote(assignment, self._lane, self._epoch))
         return event
 
     def _hand_over(self, folder: Path) -> bool:
@@ -119,5 +119,5 @@ class TrialClient(Trainable):
                 time.sleep(_POLL_S)
         return True
 
-    def _ended(self, fate: Fate) -> dict[str, Any]:
-        return {"done": True, EPOCH: self._epoch, ENDED: str(fate)}
+    def _ended(self, kind: Outcome) -> dict[str, Any]:
+        return {"done": True, EPOCH: self._epoch, ENDED: str(kind)}

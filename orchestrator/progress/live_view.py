@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.plain_output import add_column, add_row, cell
-from orchestrator.progress.snapshot import Ranked, Running, Standing
+from orchestrator.progress.snapshot import Ranked, Running, Snapshot
 from orchestrator.records.budget import as_duration
 from orchestrator.records.ledger import TrialStatus
 
@@ -22,44 +22,44 @@ _FIXED_LINES = 7
 _BAR_WIDTH = 36
 
 
-def live_view(standing: Standing, notes: Sequence[str], height: int) -> RenderableType:
+def live_view(snapshot: Snapshot, notes: Sequence[str], height: int) -> RenderableType:
     """Everything a user wants to see while a sweep runs.
 
     Args:
-        standing: How it stands.
+        snapshot: State of the sweep.
         notes: Warnings that matter, the newest last.
         height: Lines of the terminal; the leaderboard is cut to what fits.
     """
-    blocks: list[RenderableType] = [_headline(standing), cell(counts_text(standing), "dim")]
-    if standing.usage:
-        blocks.append(cell("Budget: " + ", ".join(f"{u.name} {u.used} of {u.limit}" for u in standing.usage), "dim"))
-    lines = [*_failure_lines(standing), *(cell(text, "yellow") for text in notes)]
+    blocks: list[RenderableType] = [_headline(snapshot), cell(counts_text(snapshot), "dim")]
+    if snapshot.usage:
+        blocks.append(cell("Budget: " + ", ".join(f"{u.name} {u.used} of {u.limit}" for u in snapshot.usage), "dim"))
+    lines = [*_failure_lines(snapshot), *(cell(text, "yellow") for text in notes)]
     room = max(4, height - _FIXED_LINES - len(lines))
-    running = standing.running[: max(2, room // 2)]
+    running = snapshot.running[: max(2, room // 2)]
     if running:
-        blocks.append(Padding(_running_table(standing, running), (1, 0, 0, 0)))
-    if standing.top:
+        blocks.append(Padding(_running_table(snapshot, running), (1, 0, 0, 0)))
+    if snapshot.top:
         rows = max(1, room - len(running) - (3 if running else 1))
-        blocks.append(Padding(_leaderboard(standing, standing.top[:rows]), (1, 0, 0, 0)))
+        blocks.append(Padding(_leaderboard(snapshot, snapshot.top[:rows]), (1, 0, 0, 0)))
     if lines:
         blocks.append(Padding(Group(*lines), (1, 0, 0, 0)))
     return Group(*blocks)
 
 
-def counts_text(standing: Standing) -> str:
+def counts_text(snapshot: Snapshot) -> str:
     """How the trials ended, and what is in use."""
-    counts = standing.counts
+    counts = snapshot.counts
     parts = [f"{counts[status]} {status.in_words}" for status in _ORDER if counts.get(status)]
-    parts += [f"{standing.rejected} rejected"] if standing.rejected else []
-    return ", ".join([*parts, standing.devices])
+    parts += [f"{snapshot.rejected} rejected"] if snapshot.rejected else []
+    return ", ".join([*parts, snapshot.devices])
 
 
-def left_text(standing: Standing) -> str:
+def left_text(snapshot: Snapshot) -> str:
     """The time to go, and what ends the sweep where that is not its number of trials."""
-    if standing.left_s is None:
+    if snapshot.left_s is None:
         return "time left: not known yet"
-    by = f", by budget.{standing.left_by}" if standing.left_by else ""
-    return f"about {clock(standing.left_s)} left{by}"
+    by = f", by budget.{snapshot.left_by}" if snapshot.left_by else ""
+    return f"about {clock(snapshot.left_s)} left{by}"
 
 
 def clock(seconds: float) -> str:
@@ -77,29 +77,29 @@ def params_text(params: Mapping[str, Any], most: int) -> str:
     return f"{text} +{len(shown) - most}" if len(shown) > most else text
 
 
-def _headline(standing: Standing) -> RenderableType:
+def _headline(snapshot: Snapshot) -> RenderableType:
     line = Table.grid(padding=(0, 2))
-    bar = ProgressBar(total=standing.wanted, completed=standing.ended, width=_BAR_WIDTH)
+    bar = ProgressBar(total=snapshot.wanted, completed=snapshot.ended, width=_BAR_WIDTH)
     line.add_row(
-        cell(standing.name, "bold"),
+        cell(snapshot.name, "bold"),
         bar,
-        Text(f"{standing.ended}/{standing.wanted} trials"),
-        Text(clock(standing.so_far.wall_s)),
-        Text(left_text(standing)),
+        Text(f"{snapshot.ended}/{snapshot.wanted} trials"),
+        Text(clock(snapshot.so_far.wall_s)),
+        Text(left_text(snapshot)),
     )
     return line
 
 
-def _running_table(standing: Standing, rows: Iterable[Running]) -> Table:
-    table = _table("running", ("epoch", "right"), (standing.metric, "right"), ("for", "right"), ("network", "left"))
+def _running_table(snapshot: Snapshot, rows: Iterable[Running]) -> Table:
+    table = _table("running", ("epoch", "right"), (snapshot.metric, "right"), ("for", "right"), ("network", "left"))
     for row in rows:
         value = "-" if row.value is None else f"{row.value:.4f}"
         add_row(table, row.trial, f"{row.epoch}/{row.epochs}", value, as_duration(row.held_s), row.model)
     return table
 
 
-def _leaderboard(standing: Standing, rows: Iterable[Ranked]) -> Table:
-    table = _table("best", (standing.metric, "right"), ("epochs", "right"), ("network", "left"), ("parameters", "left"))
+def _leaderboard(snapshot: Snapshot, rows: Iterable[Ranked]) -> Table:
+    table = _table("best", (snapshot.metric, "right"), ("epochs", "right"), ("network", "left"), ("parameters", "left"))
     for index, row in enumerate(rows):
         known = row.status.in_words if row.status is not TrialStatus.FINISHED else ""
         state = ", ".join(word for word in (known, "" if row.feasible else "beyond a constraint") if word)
@@ -117,9 +117,9 @@ def _table(first: str, *columns: tuple[str, Any]) -> Table:
     return table
 
 
-def _failure_lines(standing: Standing) -> list[Text]:
+def _failure_lines(snapshot: Snapshot) -> list[Text]:
     lines = []
-    for reason, count in standing.failures:
+    for reason, count in snapshot.failures:
         times = f"{count} times: " if count > 1 else ""
         lines.append(cell(f"Failed: {times}{reason}", "red"))
         lines[-1].no_wrap, lines[-1].overflow = True, "ellipsis"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.progress.live_view import clock, counts_text, left_text, params_text
 
 if TYPE_CHECKING:
-    from orchestrator.progress.snapshot import Standing
+    from orchestrator.progress.snapshot import Snapshot
     from orchestrator.results.sweep_result import SweepResult
 
 _BAR = (
@@ -43,28 +43,28 @@ class NotebookDisplay:
             self._handle.update(HTML(text))
 
 
-def standing_html(standing: Standing, notes: Sequence[str]) -> str:
+def snapshot_html(snapshot: Snapshot, notes: Sequence[str]) -> str:
     """How a running sweep stands, with notes beneath."""
-    head = f"{standing.ended}/{standing.wanted} trials, {clock(standing.so_far.wall_s)}, {left_text(standing)}"
+    head = f"{snapshot.ended}/{snapshot.wanted} trials, {clock(snapshot.so_far.wall_s)}, {left_text(snapshot)}"
     lines = [
-        f"<b>{html.escape(standing.name)}</b> {html.escape(head)}",
-        _BAR.format(share=100 * standing.ended / standing.wanted),
-        html.escape(counts_text(standing)),
+        f"<b>{html.escape(snapshot.name)}</b> {html.escape(head)}",
+        _BAR.format(share=100 * snapshot.ended / snapshot.wanted),
+        html.escape(counts_text(snapshot)),
     ]
-    if standing.usage:
-        limits = ", ".join(f"{usage.name} {usage.used} of {usage.limit}" for usage in standing.usage)
+    if snapshot.usage:
+        limits = ", ".join(f"{usage.name} {usage.used} of {usage.limit}" for usage in snapshot.usage)
         lines.append(f"<br>Budget: {html.escape(limits)}")
     running = [
         (row.trial, f"{row.epoch}/{row.epochs}", "-" if row.value is None else f"{row.value:.4f}", row.model)
-        for row in standing.running
+        for row in snapshot.running
     ]
-    lines.append(_table(("running", "epoch", standing.metric, "network"), running))
+    lines.append(_table(("running", "epoch", snapshot.metric, "network"), running))
     top = [
         (row.trial, f"{row.value:.4f}", row.epochs, str(row.status), row.model, params_text(row.params, 6))
-        for row in standing.top
+        for row in snapshot.top
     ]
-    lines.append(_table(("best", standing.metric, "epochs", "status", "network", "parameters"), top))
-    lines += [f"<div>Failed {count} time(s): {html.escape(reason)}</div>" for reason, count in standing.failures]
+    lines.append(_table(("best", snapshot.metric, "epochs", "status", "network", "parameters"), top))
+    lines += [f"<div>Failed {count} time(s): {html.escape(reason)}</div>" for reason, count in snapshot.failures]
     lines += [f"<div>{html.escape(text)}</div>" for text in notes]
     return f"<div>{''.join(lines)}</div>"
 

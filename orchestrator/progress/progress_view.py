@@ -14,8 +14,8 @@ from rich.table import Table
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.plain_output import add_column, add_row, cell, say
 from orchestrator.progress.live_view import clock, left_text, live_view
-from orchestrator.progress.notebook_view import NotebookDisplay, standing_html
-from orchestrator.progress.snapshot import Standing, Standings
+from orchestrator.progress.notebook_view import NotebookDisplay, snapshot_html
+from orchestrator.progress.snapshot import Snapshot, Snapshots
 from orchestrator.records.budget import as_duration
 from orchestrator.records.costs import SoFar
 from orchestrator.records.ledger import Ledger, TrialStatus
@@ -74,7 +74,7 @@ class Progress:
         console: Console,
         display: NotebookDisplay | None = None,
     ) -> None:
-        self._standings = Standings(config, ledger, plan)
+        self._snapshots = Snapshots(config, ledger, plan)
         self._console = console
         self._display = display
         self._warnings = Warnings()
@@ -102,13 +102,13 @@ class Progress:
 
     def update(self) -> None:
         """Draws or prints the present state; call it about twice a second."""
-        standing = self._standings.now()
+        snapshot = self._snapshots.now()
         if self._display is not None:
-            self._display.show(standing_html(standing, [*self._said, *self._told()]))
+            self._display.show(snapshot_html(snapshot, [*self._said, *self._told()]))
         elif self._live:
-            self._live.update(live_view(standing, self._told(), self._console.height), refresh=True)
+            self._live.update(live_view(snapshot, self._told(), self._console.height), refresh=True)
         else:
-            self._print(standing)
+            self._print(snapshot)
 
     def say(self, text: str) -> None:
         """Prints a line above the live view, or in a notebook beneath it."""
@@ -122,33 +122,33 @@ class Progress:
         while self._warnings.unsaid:
             self.say(f"Warning: {self._warnings.unsaid.popleft()}")
 
-    def _print(self, standing: Standing) -> None:
+    def _print(self, snapshot: Snapshot) -> None:
         self._say_warnings()
         now = time.monotonic()
-        if standing.ended > self._printed_ended or now - self._printed_at > _PLAIN_INTERVAL_S:
-            self._printed_ended, self._printed_at = standing.ended, now
-            self.say(f"{clock(now - self._started)}  {plain_line(standing)}")
+        if snapshot.ended > self._printed_ended or now - self._printed_at > _PLAIN_INTERVAL_S:
+            self._printed_ended, self._printed_at = snapshot.ended, now
+            self.say(f"{clock(now - self._started)}  {plain_line(snapshot)}")
 
 
-def plain_line(standing: Standing) -> str:
+def plain_line(snapshot: Snapshot) -> str:
     """How a sweep stands, for a log."""
-    counts = standing.counts
+    counts = snapshot.counts
     parts = [
-        f"{standing.ended}/{standing.wanted} trials done",
+        f"{snapshot.ended}/{snapshot.wanted} trials done",
         f"{counts.get(TrialStatus.RUNNING, 0)} running",
         f"{counts.get(TrialStatus.PRUNED, 0)} stopped early",
         *([f"{counts[TrialStatus.DIVERGED]} diverged"] if counts.get(TrialStatus.DIVERGED) else []),
         f"{counts.get(TrialStatus.FAILED, 0)} failed",
-        *([f"{standing.rejected} rejected"] if standing.rejected else []),
+        *([f"{snapshot.rejected} rejected"] if snapshot.rejected else []),
     ]
-    return f"{', '.join(parts)} | {_best(standing)} | {left_text(standing)}"
+    return f"{', '.join(parts)} | {_best(snapshot)} | {left_text(snapshot)}"
 
 
-def _best(standing: Standing) -> str:
-    metric, so_far = standing.metric, standing.so_far
+def _best(snapshot: Snapshot) -> str:
+    metric, so_far = snapshot.metric, snapshot.so_far
     if so_far.best is None:
         return f"best {metric}: none yet"
-    return f"best {metric} {so_far.best:.4f} (trial {so_far.best_trial}, {standing.best_model})"
+    return f"best {metric} {so_far.best:.4f} (trial {so_far.best_trial}, {snapshot.best_model})"
 
 
 def print_outcome(result: SweepResult, console: Console, dashboard: str) -> None:

@@ -13,7 +13,7 @@ from orchestrator.config.sweep import SweepConfig
 from orchestrator.records.budget import Budget, Usage
 from orchestrator.records.costs import SoFar
 from orchestrator.records.ledger import Ledger, TrialRecord, TrialStatus
-from orchestrator.records.objectives import Aims
+from orchestrator.records.objectives import Objectives
 from orchestrator.runtime.ray_session import LanePlan
 
 _TOP = 10
@@ -65,7 +65,7 @@ class Running:
 
 
 @dataclass(frozen=True)
-class Standing:
+class Snapshot:
     """How a sweep stands.
 
     Args:
@@ -132,7 +132,7 @@ class _Over:
             self.top = _best([*self.top, ranked])
 
 
-class Standings:
+class Snapshots:
     """Looks at a ledger time and again.
 
     Args:
@@ -145,11 +145,11 @@ class Standings:
         self._config = config
         self._ledger = ledger
         self._plan = plan
-        self._aims = Aims.of(config)
+        self._aims = Objectives.of(config)
         self._budget = Budget(config.budget, config.objective)
         self._over = _Over()
 
-    def now(self) -> Standing:
+    def now(self) -> Snapshot:
         """How the sweep stands."""
         for trial in self._ledger.over_since(self._over.counts.total()):
             self._over.add(trial, self._ranked(trial))
@@ -159,7 +159,7 @@ class Standings:
         left_s, left_by = self._left(running, so_far)
         best = so_far.best_trial
         ranked = [row for trial in trials if (row := self._ranked(trial)) is not None]
-        return Standing(
+        return Snapshot(
             name=self._config.name,
             metric=self._config.objective.metric,
             wanted=self._config.trials,

@@ -15,7 +15,7 @@ from orchestrator.records.ledger import TrialRecord, TrialStatus
 
 
 @dataclass(frozen=True)
-class Aims:
+class Objectives:
     """The objectives and constraints of a sweep.
 
     Args:
@@ -27,7 +27,7 @@ class Aims:
     constraints: Mapping[str, Constraint]
 
     @classmethod
-    def of(cls, config: SweepConfig) -> Aims:
+    def of(cls, config: SweepConfig) -> Objectives:
         """Those of a sweep."""
         return cls(config.objectives, {text: parse_constraint(text) for text in config.constraints})
 

@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from orchestrator.records.ledger import TrialRecord, TrialStatus
-from orchestrator.records.objectives import Aims
+from orchestrator.records.objectives import Objectives
 from orchestrator.report.figures import ACCENT, BAD, FAINT, PALE, QUIET, Chart, as_chart, figure, log_ticks, thinned
 
 MOST_CURVES = 200
@@ -28,7 +28,7 @@ _GROUPS: tuple[tuple[str, tuple[TrialStatus, ...], str, float, str | None], ...]
 )
 
 
-def curve_charts(records: Sequence[TrialRecord], aims: Aims, best: int | None) -> list[Chart]:
+def curve_charts(records: Sequence[TrialRecord], aims: Objectives, best: int | None) -> list[Chart]:
     """Of the first objective, and of a loss beside it.
 
     Args:
@@ -48,7 +48,7 @@ def left_out(records: Sequence[TrialRecord]) -> int:
     return max(0, sum(bool(record.reports) for record in records) - MOST_CURVES)
 
 
-def _drawn(records: Sequence[TrialRecord], aims: Aims, best: int | None) -> list[TrialRecord]:
+def _drawn(records: Sequence[TrialRecord], aims: Objectives, best: int | None) -> list[TrialRecord]:
     """The best trials, those that failed, and as many others, evenly spread, as there is room for."""
     told = sorted(
         (record for record in records if record.reports), key=lambda record: (record.number != best, aims.rank(record))

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from orchestrator.records.events import SESSION_STARTS, Event, TrialReported
 from orchestrator.records.ledger import TrialRecord, TrialStatus
-from orchestrator.records.objectives import Aims
+from orchestrator.records.objectives import Objectives
 from orchestrator.report.figures import ACCENT, BAD, FAINT, GRID, PALE, Chart, as_chart, figure
 from orchestrator.report.lane_times import LaneTimes, Stretch
 
@@ -59,7 +59,7 @@ def _bars(group: Sequence[Stretch], name: str, colour: str, scale: float) -> go.
     )
 
 
-def progress_chart(events: Iterable[Event], aims: Aims) -> list[Chart]:
+def progress_chart(events: Iterable[Event], aims: Objectives) -> list[Chart]:
     """The best value against the time spent for it."""
     aim = aims.objectives[0]
     clock, last, best = 0.0, None, -math.inf

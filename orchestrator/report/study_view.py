@@ -16,7 +16,7 @@ import optuna
 from pydantic import TypeAdapter
 
 from orchestrator.records.ledger import TrialRecord
-from orchestrator.records.objectives import Aims
+from orchestrator.records.objectives import Objectives
 from orchestrator.report.figures import thinned
 from orchestrator.search.frozen_trials import frozen_trial
 from search_spaces import Domain, SearchSpace
@@ -75,7 +75,7 @@ class StudyView:
         return StudyView(smaller, self.strangers)
 
 
-def study_view(records: Sequence[TrialRecord], config: Mapping[str, Any], aims: Aims) -> StudyView:
+def study_view(records: Sequence[TrialRecord], config: Mapping[str, Any], aims: Objectives) -> StudyView:
     """Builds the study of a sweep.
 
     Args:

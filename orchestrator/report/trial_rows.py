@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from orchestrator.records.costs import NO_COST, Cost
 from orchestrator.records.ledger import TrialRecord
-from orchestrator.records.objectives import Aims
+from orchestrator.records.objectives import Objectives
 from orchestrator.results.stored_sweep import StoredSweep
 from orchestrator.results.sweep_result import TrialResult
 
@@ -87,7 +87,7 @@ class TrialRows:
     def __init__(self, sweep: StoredSweep, importance: Mapping[str, float]) -> None:
         assert sweep.result.aims is not None
         self._result = sweep.result
-        self._aims: Aims = sweep.result.aims
+        self._aims: Objectives = sweep.result.aims
         self._importance = importance
         self._records = {record.number: record for record in sweep.result.records}
         costs = [record.cost for record in sweep.result.records]

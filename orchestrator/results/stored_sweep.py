@@ -20,7 +20,7 @@ from orchestrator.files.runs_dir import resolve_runs_dir
 from orchestrator.records.folder.recorded_addresses import recorded_address
 from orchestrator.records.folder.sweep_folder import SweepFolder, existing_folder
 from orchestrator.records.history import read_begun
-from orchestrator.records.objectives import Aims
+from orchestrator.records.objectives import Objectives
 from orchestrator.records.status import TrialStatus
 from orchestrator.records.trials import TrialRecord
 from orchestrator.results.sweep_result import SweepResult
@@ -145,10 +145,10 @@ def read_sweep(folder: SweepFolder) -> StoredSweep:
     )
 
 
-def _aims(config: Mapping[str, Any]) -> Aims:
+def _aims(config: Mapping[str, Any]) -> Objectives:
     written = config["objective"]
     objectives = map(ObjectiveConfig.model_validate, written if isinstance(written, list) else [written])
-    return Aims(tuple(objectives), {text: parse_constraint(text) for text in config.get("constraints") or ()})
+    return Objectives(tuple(objectives), {text: parse_constraint(text) for text in config.get("constraints") or ()})
 
 
 def _end_orphans(records: Sequence[TrialRecord], ended_s: float) -> None:

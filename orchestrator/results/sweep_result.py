@@ -14,7 +14,7 @@ from orchestrator.errors import CheckpointError
 from orchestrator.records.costs import NO_COST, NOTHING_YET, Cost, SoFar
 from orchestrator.records.folder.trial_folder import trial_folder
 from orchestrator.records.ledger import TrialRecord, TrialStatus
-from orchestrator.records.objectives import Aims
+from orchestrator.records.objectives import Objectives
 from orchestrator.results.tables import reports_table, trials_table, write_parquet
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class SweepResult:
     notice: str = ""
     ended_by: str = ""
     so_far: SoFar = NOTHING_YET
-    aims: Aims | None = None
+    aims: Objectives | None = None
     storage_uri: str = field(default="", repr=False)
 
     @property
@@ -170,8 +170,10 @@ class SweepResult:
         return chosen.load_model()
 
     @property
-    def _aims(self) -> Aims:
-        return self.aims or Aims((ObjectiveConfig.model_validate({"metric": self.metric, "mode": self.mode}),), {})
+    def _aims(self) -> Objectives:
+        return self.aims or Objectives(
+            (ObjectiveConfig.model_validate({"metric": self.metric, "mode": self.mode}),), {}
+        )
 
     @property
     def trials(self) -> pa.Table:

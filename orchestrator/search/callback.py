@@ -14,12 +14,12 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.errors import StorageError
-from orchestrator.lanes.messages import Fate
+from orchestrator.lanes.messages import Outcome
 from orchestrator.lanes.trial_client import ENDED, EPOCH, HELD, LANE, NODES, REPORTED
 from orchestrator.records.ledger import Ledger, TrialStatus
-from orchestrator.records.objectives import Aims
+from orchestrator.records.objectives import Objectives
 from orchestrator.search.not_pickled import NotPickled
-from orchestrator.search.optuna_state import verdict
+from orchestrator.search.optuna_state import optuna_state
 from orchestrator.search.samplers.samplers import OUTCOME
 from orchestrator.search.scores import note_constraints, note_report
 from orchestrator.search.searcher import StudySearcher
@@ -50,7 +50,7 @@ class SweepCallback(NotPickled, Callback):
         self._config = config
         self._ledger = ledger
         self._hub = hub
-        self._aims = Aims.of(config)
+        self._aims = Objectives.of(config)
         self._lock = threading.Lock()
 
     def on_trial_result(
@@ -72,7 +72,7 @@ class SweepCallback(NotPickled, Callback):
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Tune has ended a trial: at its last epoch, early, because the sweep ends, or for a reason of its own."""
         result = trial.last_result or {}
-        if result.get(ENDED) in (Fate.FAILED, Fate.DIVERGED):
+        if result.get(ENDED) in (Outcome.FAILED, Outcome.DIVERGED):
             self._end_badly(trial)
         elif ENDED in result or EPOCH not in result:
             self._end(trial.trial_id, TrialStatus.INTERRUPTED, "the sweep was ended")
@@ -89,9 +89,9 @@ class SweepCallback(NotPickled, Callback):
 
     def _end_badly(self, trial: TuneTrial) -> None:
         """A trial diverged or failed; the others do not notice."""
-        ending = ray.get(self._hub.ending.remote(trial.trial_id), timeout=_ANSWER_S)
-        reason = ending.reason if ending is not None else "its Tune actors died; see the logs of Ray"
-        diverged = ending is not None and ending.fate is Fate.DIVERGED
+        outcome = ray.get(self._hub.outcome.remote(trial.trial_id), timeout=_ANSWER_S)
+        reason = outcome.reason if outcome is not None else "its Tune actors died; see the logs of Ray"
+        diverged = outcome is not None and outcome.kind is Outcome.DIVERGED
         self._end(trial.trial_id, TrialStatus.DIVERGED if diverged else TrialStatus.FAILED, reason)
 
     def end_running(self, reason: str) -> None:
@@ -113,7 +113,7 @@ class SweepCallback(NotPickled, Callback):
         record = self._ledger.trial(asked.number)
         self._ledger.trial_ended(asked.number, status, reason, self._aims.values(record))
         self._hub.release.remote(tune_id)
-        state, values = verdict(record, self._aims)
+        state, values = optuna_state(record, self._aims)
         if state is TrialState.WAITING:
             self._set_waiting(asked)
             return

@@ -8,13 +8,13 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from orchestrator.records.ledger import TrialRecord
-from orchestrator.records.objectives import Aims
-from orchestrator.search.optuna_state import verdict
+from orchestrator.records.objectives import Objectives
+from orchestrator.search.optuna_state import optuna_state
 from orchestrator.search.samplers.samplers import OUTCOME
 from search_spaces import SearchSpace
 
 
-def frozen_trial(record: TrialRecord, space: SearchSpace, aims: Aims) -> FrozenTrial:
+def frozen_trial(record: TrialRecord, space: SearchSpace, aims: Objectives) -> FrozenTrial:
     """State, values, curve and notes of a trial.
 
     Args:
@@ -27,7 +27,7 @@ def frozen_trial(record: TrialRecord, space: SearchSpace, aims: Aims) -> FrozenT
     """
     params = optuna.trial.FixedTrial(dict(record.params))
     space.sample(params)
-    state, values = verdict(record, aims)
+    state, values = optuna_state(record, aims)
     return optuna.trial.create_trial(
         state=state,
         values=values,
@@ -47,7 +47,7 @@ def notes(record: TrialRecord) -> dict[str, str]:
     return said
 
 
-def curve(record: TrialRecord, aims: Aims) -> dict[int, float]:
+def curve(record: TrialRecord, aims: Objectives) -> dict[int, float]:
     """The (first) objective by epoch, where it is a number."""
     metric = aims.metrics[0]
     found = {int(report["epoch"]): report.get(metric, math.nan) for report in record.reports}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from optuna.trial import TrialState
 
 from orchestrator.records.ledger import TrialRecord, TrialStatus
-from orchestrator.records.objectives import Aims
+from orchestrator.records.objectives import Objectives
 
 _STATES = {
     TrialStatus.FINISHED: TrialState.COMPLETE,
@@ -16,7 +16,7 @@ _STATES = {
 }
 
 
-def verdict(record: TrialRecord, aims: Aims) -> tuple[TrialState, list[float] | None]:
+def optuna_state(record: TrialRecord, aims: Objectives) -> tuple[TrialState, list[float] | None]:
     """State and values of a trial that trains no more.
 
     Args:

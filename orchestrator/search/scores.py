@@ -9,10 +9,12 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from orchestrator.records.ledger import TrialRecord
-from orchestrator.records.objectives import Aims
+from orchestrator.records.objectives import Objectives
 
 
-def note_report(study: optuna.Study, trial: optuna.Trial, epoch: int, metrics: Mapping[str, float], aims: Aims) -> None:
+def note_report(
+    study: optuna.Study, trial: optuna.Trial, epoch: int, metrics: Mapping[str, float], aims: Objectives
+) -> None:
     """An epoch is done; one that is trained again counts as it was last.
 
     Optuna takes intermediate values of a single objective only; those of several become an attribute of the trial.
@@ -25,7 +27,9 @@ def note_report(study: optuna.Study, trial: optuna.Trial, epoch: int, metrics: M
         study._storage.set_trial_intermediate_value(trial._trial_id, epoch, known[aims.metrics[0]])
 
 
-def note_constraints(study: optuna.Study, trial: optuna.Trial | FrozenTrial, record: TrialRecord, aims: Aims) -> None:
+def note_constraints(
+    study: optuna.Study, trial: optuna.Trial | FrozenTrial, record: TrialRecord, aims: Objectives
+) -> None:
     """How far beyond each bound a trial lies, as `Trial.set_constraint` writes it; may be repeated."""
     for text, violation in aims.violations(record).items():
         study._storage.set_trial_system_attr(trial._trial_id, f"constraints:{text}", violation)

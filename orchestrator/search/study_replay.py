@@ -13,9 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.errors import ResumeError
 from orchestrator.records.ledger import Ledger, RejectedTrial, TrialRecord, TrialStatus
-from orchestrator.records.objectives import Aims
+from orchestrator.records.objectives import Objectives
 from orchestrator.search.frozen_trials import curve, frozen_trial, notes
-from orchestrator.search.optuna_state import verdict
+from orchestrator.search.optuna_state import optuna_state
 from orchestrator.search.samplers.learnable import REJECTED
 from orchestrator.search.scores import note_constraints
 
@@ -33,7 +33,7 @@ def continue_study(study: optuna.Study, ledger: Ledger, config: SweepConfig) -> 
     """
     for record in ledger.trials():
         if not record.is_over and record.epochs >= record.config["training"]["epochs"]:
-            ledger.trial_ended(record.number, TrialStatus.FINISHED, best=Aims.of(config).values(record))
+            ledger.trial_ended(record.number, TrialStatus.FINISHED, best=Objectives.of(config).values(record))
         elif record.status is TrialStatus.RUNNING:
             ledger.trial_ended(record.number, TrialStatus.INTERRUPTED, "its driver ended without a word")
     known = len(study.get_trials(deepcopy=False))
@@ -55,14 +55,14 @@ def _bring_up_to_date(study: optuna.Study, trial: FrozenTrial, ledger: Ledger, c
     if not ledger.knows(trial.number):  # asked, and the driver died before it could say so
         set_waiting(study, trial)
         return
-    record, aims = ledger.trial(trial.number), Aims.of(config)
+    record, aims = ledger.trial(trial.number), Objectives.of(config)
     for epoch, value in curve(record, aims).items():
         if epoch not in trial.intermediate_values and len(study.directions) == 1:
             study._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
     if not record.is_over:
         set_waiting(study, trial)
         return
-    state, values = verdict(record, aims)
+    state, values = optuna_state(record, aims)
     note_constraints(study, trial, record, aims)
     for name, text in notes(record).items():
         study._storage.set_trial_user_attr(trial._trial_id, name, text)
@@ -85,5 +85,5 @@ def _rebuild(study: optuna.Study, record: TrialRecord | RejectedTrial, config: S
         )
         study.add_trial(made)
         return known + 1
-    study.add_trial(frozen_trial(record, config.space, Aims.of(config)))
+    study.add_trial(frozen_trial(record, config.space, Objectives.of(config)))
     return known + 1

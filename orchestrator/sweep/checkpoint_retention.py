@@ -8,7 +8,7 @@ from orchestrator.config.sweep import SweepConfig
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.folder.trial_folder import trial_folder
 from orchestrator.records.ledger import Ledger, TrialRecord, TrialStatus
-from orchestrator.records.objectives import Aims
+from orchestrator.records.objectives import Objectives
 
 _SUFFIXES = (".pt", ".partial")
 _NOTES = ("handover.json", "changed_config.json")
@@ -28,7 +28,7 @@ class Retention:
 
     def __init__(self, config: SweepConfig, folder: SweepFolder, ledger: Ledger) -> None:
         self._keep = config.keep
-        self._aims = Aims.of(config)
+        self._aims = Objectives.of(config)
         self._folder = folder
         self._ledger = ledger
         self._kept: list[TrialRecord] = []

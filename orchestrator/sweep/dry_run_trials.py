@@ -21,7 +21,7 @@ from orchestrator.files.sqlite_files import is_missing_file
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger
 from orchestrator.search.trial_filter import Validity
-from orchestrator.training.memory_estimate import Footprint, estimate_footprint
+from orchestrator.training.memory_estimate import MemoryEstimate, estimate_memory
 from search_spaces import setting_of
 
 # Samplers whose proposals do not depend on what earlier trials brought; others begin so.
@@ -74,7 +74,7 @@ class LargestTrial:
     values: Mapping[str, Any]
     params: int
     macs: int
-    footprint: Footprint
+    footprint: MemoryEstimate
     looked_at: int
 
 
@@ -194,7 +194,7 @@ def largest_trial(
     by_work = heapq.nlargest(_MEASURED, rows, key=lambda row: row[2].macs * row[0].training.global_batch_size)
     by_size = heapq.nlargest(1, rows, key=lambda row: row[2].params)
     measured = [
-        (estimate_footprint(row[0], facts, workers), row)
+        (estimate_memory(row[0], facts, workers), row)
         for row in by_work + [row for row in by_size if row not in by_work]
     ]
     footprint, (trial, values, cost) = max(measured, key=lambda pair: pair[0].total)

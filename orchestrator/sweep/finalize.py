@@ -12,7 +12,7 @@ from orchestrator.errors import TrackingError
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.folder.trial_folder import trial_folder
 from orchestrator.records.ledger import Ledger, TrialStatus, count_rejected
-from orchestrator.records.objectives import Aims
+from orchestrator.records.objectives import Objectives
 from orchestrator.results.sweep_result import SweepResult, TrialResult
 from orchestrator.search.storage import study_uri
 from orchestrator.server_addresses import embedded_uri
@@ -63,7 +63,7 @@ def conclude(
             notice=notice,
             ended_by=ledger.ended_by,
             so_far=ledger.so_far(),
-            aims=Aims.of(config),
+            aims=Objectives.of(config),
             storage_uri=study_uri(config, folder.path.parent),
         )
 

@@ -26,7 +26,7 @@ _STATES = 2  # of an optimiser that computes on real numbers only: as many as Ad
 
 
 @dataclass(frozen=True)
-class Footprint:
+class MemoryEstimate:
     """Bytes a worker needs.
 
     Args:
@@ -53,7 +53,7 @@ class Footprint:
         return self.weights + self.gradients + self.optimizer + self.average + self.activations + self.images
 
 
-def estimate_footprint(trial: TrialConfig, facts: DatasetFacts, workers: int) -> Footprint:
+def estimate_memory(trial: TrialConfig, facts: DatasetFacts, workers: int) -> MemoryEstimate:
     """Estimates the memory of one worker.
 
     Args:
@@ -71,7 +71,7 @@ def estimate_footprint(trial: TrialConfig, facts: DatasetFacts, workers: int) ->
     if training.precision != "float32":
         per_image //= 2
     held = 0 if facts.files else facts.train_images * facts.in_chans * facts.image_size**2
-    return Footprint(
+    return MemoryEstimate(
         weights=weights,
         gradients=parameters,
         optimizer=_optimizer_bytes(network, trial, parameters),

@@ -20,7 +20,7 @@ from orchestrator.training.losses import loss_sum
 from orchestrator.training.workers import Workers, exchange_s_per_step
 
 
-class Learner:
+class TrainState:
     """A network that learns from batches.
 
     Args:

@@ -31,7 +31,7 @@ from orchestrator.training.out_of_memory import naming_the_batch
 from orchestrator.training.randomness import seed_everything
 from orchestrator.training.reset_torch import clean_slate
 from orchestrator.training.step_clock import StepClock
-from orchestrator.training.train_state import Learner
+from orchestrator.training.train_state import TrainState
 from orchestrator.training.workers import Workers
 
 Report = Callable[[int, Mapping[str, float]], None]
@@ -90,7 +90,7 @@ class Trial:
         self.images = training_batches(
             data.train, config.training, workers, num_classes=len(data.class_names), seed=config.seed
         )
-        self.learner = Learner(build_model(self.description), config.training, workers, self.steps_per_epoch)
+        self.learner = TrainState(build_model(self.description), config.training, workers, self.steps_per_epoch)
         self.epoch = 0  # complete ones
         self.step = 0  # done of the epoch after them
         self.losses = EpochLosses(self.steps_per_epoch, workers)

@@ -11,11 +11,15 @@ import pytest
 
 from orchestrator.lanes.hub import hub as hub_module
 from orchestrator.lanes.hub.hub import LaneHub
-from orchestrator.lanes.messages import Ending, Fate, Member, Order, Report
+from orchestrator.lanes.messages import Outcome, RankId, Report, TrialAssignment, TrialOutcome
 
-A, B = Order("a", {}, ""), Order("b", {}, "")
-FAILED, STOPPED, COMPLETED = Ending(Fate.FAILED, "no luck"), Ending(Fate.STOPPED), Ending(Fate.COMPLETED)
-PEER_LOST = Ending(Fate.PEER_LOST)
+A, B = TrialAssignment("a", {}, ""), TrialAssignment("b", {}, "")
+FAILED, STOPPED, COMPLETED = (
+    TrialOutcome(Outcome.FAILED, "no luck"),
+    TrialOutcome(Outcome.STOPPED),
+    TrialOutcome(Outcome.COMPLETED),
+)
+PEER_LOST = TrialOutcome(Outcome.PEER_LOST)
 
 
 def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -34,8 +38,8 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_module, "ORPHAN_GRACE_S", 0.3)
 
 
-def member(rank: int, generation: int = 1, lane: int = 0, world_size: int = 2) -> Member:
-    return Member(lane, generation, rank, world_size)
+def rank_id(rank: int, generation: int = 1, lane: int = 0, world_size: int = 2) -> RankId:
+    return RankId(lane, generation, rank, world_size)
 
 
 async def settled(*tasks: asyncio.Task[Any]) -> list[bool]:
@@ -45,26 +49,30 @@ async def settled(*tasks: asyncio.Task[Any]) -> list[bool]:
     return [task.done() for task in tasks]
 
 
-def both(call: Callable[[Member], Awaitable[Any]], generation: int = 1, lane: int = 0) -> list[asyncio.Task[Any]]:
+def both(call: Callable[[RankId], Awaitable[Any]], generation: int = 1, lane: int = 0) -> list[asyncio.Task[Any]]:
     """The same call from both ranks of a lane."""
-    return [asyncio.ensure_future(call(member(rank, generation, lane))) for rank in (0, 1)]
+    return [asyncio.ensure_future(call(rank_id(rank, generation, lane))) for rank in (0, 1)]
 
 
 def waiting(hub: LaneHub, generation: int = 1, lane: int = 0) -> list[asyncio.Task[Any]]:
-    return both(hub.next_order, generation, lane)
+    return both(hub.next_assignment, generation, lane)
 
 
-def reporting(hub: LaneHub, epoch: int, order: Order = A, generation: int = 1) -> list[asyncio.Task[Any]]:
-    return both(lambda rank: hub.report(rank, order, Report(epoch, {"x": rank.rank + epoch})), generation)
+def reporting(
+    hub: LaneHub, epoch: int, assignment: TrialAssignment = A, generation: int = 1
+) -> list[asyncio.Task[Any]]:
+    return both(lambda rank: hub.report(rank, assignment, Report(epoch, {"x": rank.rank + epoch})), generation)
 
 
-def finishing(hub: LaneHub, *endings: Ending, order: Order = A, generation: int = 1) -> list[asyncio.Task[Any]]:
-    return both(lambda rank: hub.finish(rank, order, endings[rank.rank]), generation)
+def finishing(
+    hub: LaneHub, *outcomes: TrialOutcome, assignment: TrialAssignment = A, generation: int = 1
+) -> list[asyncio.Task[Any]]:
+    return both(lambda rank: hub.finish(rank, assignment, outcomes[rank.rank]), generation)
 
 
-async def started(hub: LaneHub, order: Order = A, generation: int = 1) -> None:
+async def started(hub: LaneHub, assignment: TrialAssignment = A, generation: int = 1) -> None:
     """A trial that both ranks of lane 0 have begun."""
     ranks = waiting(hub, generation)
-    assert await hub.lease(order) == 0
-    assert await asyncio.gather(*ranks) == [order, order]
-    await asyncio.gather(*both(lambda rank: hub.begin(rank, order), generation))
+    assert await hub.lease(assignment) == 0
+    assert await asyncio.gather(*ranks) == [assignment, assignment]
+    await asyncio.gather(*both(lambda rank: hub.begin(rank, assignment), generation))

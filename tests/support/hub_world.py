@@ -17,7 +17,7 @@ from typing import Any
 
 from orchestrator.lanes.hub.hub import LaneHub
 from orchestrator.lanes.hub.lane_table import GROUP_LOST
-from orchestrator.lanes.messages import Ending, Fate, Member, Next, Order, Report, Verdict
+from orchestrator.lanes.messages import Decision, Next, Outcome, RankId, Report, TrialAssignment, TrialOutcome
 
 COLLECTIVE_TIMEOUT_S = 0.5
 
@@ -188,42 +188,42 @@ class World:
                 return
 
     async def _rank(self, group: Group, rank: int) -> None:
-        member = Member(group.lane, group.generation, rank, group.world_size)
+        rank_id = RankId(group.lane, group.generation, rank, group.world_size)
         await group.collective(rank)
-        await self._call("join", member)
+        await self._call("join", rank_id)
         left = None
         while True:
-            order = await self._call("next_order", member, left)
-            if order is None:
+            assignment = await self._call("next_assignment", rank_id, left)
+            if assignment is None:
                 return
-            await self._call("begin", member, order)
-            ending = await self._train(group, member, order)
-            if await self._call("finish", member, order, ending) is Next.LEAVE:
+            await self._call("begin", rank_id, assignment)
+            outcome = await self._train(group, rank_id, assignment)
+            if await self._call("finish", rank_id, assignment, outcome) is Next.LEAVE:
                 raise LeftLaneError
-            left = order.trial_id
+            left = assignment.trial_id
 
-    async def _train(self, group: Group, member: Member, order: Order) -> Ending:
-        plan = self.plans[order.trial_id]
-        epoch, resumed = self.saved[order.trial_id], self.saved[order.trial_id] > 0
-        doomed = self.failed[order.trial_id] < plan.fails_times
+    async def _train(self, group: Group, rank_id: RankId, assignment: TrialAssignment) -> TrialOutcome:
+        plan = self.plans[assignment.trial_id]
+        epoch, resumed = self.saved[assignment.trial_id], self.saved[assignment.trial_id] > 0
+        doomed = self.failed[assignment.trial_id] < plan.fails_times
         try:
-            await group.collective(member.rank)
+            await group.collective(rank_id.rank)
             while resumed or epoch < plan.epochs:
                 if not resumed:
                     epoch += 1
-                    if doomed and epoch == plan.fails_at and (member.rank == 0 or not plan.fails_alone):
-                        self.failed[order.trial_id] += member.rank == 0
-                        return Ending(Fate.FAILED, PLANNED)
-                    await group.collective(member.rank)
-                    if member.rank == 0:
-                        self.saved[order.trial_id] = epoch
+                    if doomed and epoch == plan.fails_at and (rank_id.rank == 0 or not plan.fails_alone):
+                        self.failed[assignment.trial_id] += rank_id.rank == 0
+                        return TrialOutcome(Outcome.FAILED, PLANNED)
+                    await group.collective(rank_id.rank)
+                    if rank_id.rank == 0:
+                        self.saved[assignment.trial_id] = epoch
                 resumed = False
-                metrics: Mapping[str, float] = {"trial": float(order.trial_id[1:])} if member.rank == 0 else {}
-                if await self._call("report", member, order, Report(epoch, metrics)) is Verdict.STOP:
-                    return Ending(Fate.STOPPED)
+                metrics: Mapping[str, float] = {"trial": float(assignment.trial_id[1:])} if rank_id.rank == 0 else {}
+                if await self._call("report", rank_id, assignment, Report(epoch, metrics)) is Decision.STOP:
+                    return TrialOutcome(Outcome.STOPPED)
         except PeerLostError:
-            return Ending(Fate.PEER_LOST)
-        return Ending(Fate.COMPLETED)
+            return TrialOutcome(Outcome.PEER_LOST)
+        return TrialOutcome(Outcome.COMPLETED)
 
     # Tune and the driver
 
@@ -237,14 +237,14 @@ class World:
             await self._call("release", trial_id)
 
     async def _client(self, trial_id: str, dies_at: int | None) -> str:
-        plan, order, after = self.plans[trial_id], Order(trial_id, {}, ""), 0
-        lane = await self._call("lease", order)
+        plan, assignment, after = self.plans[trial_id], TrialAssignment(trial_id, {}, ""), 0
+        lane = await self._call("lease", assignment)
         while True:
             if dies_at is not None and after >= dies_at:
                 return "client died"
-            event = await self._call("next_event", order, lane, after)
-            if isinstance(event, Ending):
-                assert event.fate is Fate.FAILED, event
+            event = await self._call("next_event", assignment, lane, after)
+            if isinstance(event, TrialOutcome):
+                assert event.kind is Outcome.FAILED, event
                 return event.reason
             assert event.metrics == {"trial": float(trial_id[1:])}
             after, lane = event.epoch, event.lane

@@ -3,8 +3,8 @@
     python tools/chaos/chaos.py [--kinds host link-30 ...] [--times 20] [--limit-s 240] [--json build/chaos.json]
 
 Three hosts on this machine (`tests/support/hosts.py`; root only), each with its own network, processes and disk: a head
-that trains nothing, with MLflow and PostgreSQL, and two workers. A sweep runs undisturbed first. Then the same sweep, with
-the same seeds, is submitted again and again from a fourth host, and faults of one kind strike it; when one has ended
+that trains nothing, with MLflow and PostgreSQL, and two workers. A sweep runs undisturbed first. Then the same sweep,
+with the same seeds, is submitted repeatedly from a fourth host, and faults of one kind strike it; when one has ended
 before all faults have struck, another begins. The faults are those of `tools/chaos/chaos_faults.py`.
 
     epochs lost   whole epochs trained and saved twice; and the most that one fault cost of the epoch that was running

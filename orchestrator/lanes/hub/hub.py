@@ -15,7 +15,7 @@ from typing import Any
 from orchestrator.lanes.hub.lane import Lane
 from orchestrator.lanes.hub.lane_table import LaneTable
 from orchestrator.lanes.hub.wake_ups import WakeUps
-from orchestrator.lanes.messages import Ending, Fate, Member, Next, Order, Report, Situation, Verdict
+from orchestrator.lanes.messages import Decision, HubState, Next, Outcome, RankId, Report, TrialAssignment, TrialOutcome
 
 _ROOM = ("room",)  # what those wait for who need a ready lane, besides lanes by their index and trials by their id
 PEER_GRACE_S = 10.0
@@ -44,100 +44,102 @@ class LaneHub:
         """A number above all this lane has had. It follows this host's clock, so a restarted hub goes on upwards."""
         return max(time.time_ns(), self._table.lanes[lane].generation + 1 if lane in self._table.lanes else 0)
 
-    async def join(self, member: Member) -> None:
+    async def join(self, rank_id: RankId) -> None:
         """A rank of a new worker group says hello."""
-        self._tell(self._table.lane_of(member))
+        self._tell(self._table.lane_of(rank_id))
 
-    async def next_order(self, member: Member, left: str | None = None) -> Order | None:
+    async def next_assignment(self, rank_id: RankId, left: str | None = None) -> TrialAssignment | None:
         """Waits for a trial to train; None when the sweep is over or the caller's generation is history.
 
         Args:
-            member: The calling rank.
+            rank_id: The calling rank.
             left: Trial the rank has left last; it is not handed out again while a peer is still leaving it.
         """
-        lane = self._table.lane_of(member)
-        if not self._is_over_for(member):
-            lane.wait(member.rank, left)
+        lane = self._table.lane_of(rank_id)
+        if not self._is_over_for(rank_id):
+            lane.wait(rank_id.rank, left)
         self._tell(lane)
         await self._wake_ups.until(
             lambda: (
-                self._is_over_for(member)
-                or (lane.order is not None and lane.waiting.get(member.rank) != lane.order.trial_id)
+                self._is_over_for(rank_id)
+                or (lane.assignment is not None and lane.waiting.get(rank_id.rank) != lane.assignment.trial_id)
             ),
-            member.lane,
+            rank_id.lane,
         )
-        if self._is_over_for(member):
+        if self._is_over_for(rank_id):
             return None
-        lane.waiting.pop(member.rank, None)
-        return lane.order
+        lane.waiting.pop(rank_id.rank, None)
+        return lane.assignment
 
-    async def begin(self, member: Member, order: Order) -> None:
+    async def begin(self, rank_id: RankId, assignment: TrialAssignment) -> None:
         """A rank has an order in its hands; from now on the loss of its group is a failure of the trial."""
-        lane = self._table.lane_of(member)
-        if not self._table.is_history(member) and lane.serves(order):
+        lane = self._table.lane_of(rank_id)
+        if not self._table.is_history(rank_id) and lane.serves(assignment):
             lane.begun = True
 
-    async def report(self, member: Member, order: Order, report: Report) -> Verdict:
+    async def report(self, rank_id: RankId, assignment: TrialAssignment, report: Report) -> Decision:
         """Delivers an epoch and waits for the sweep's decision; all ranks are told the same.
 
         An epoch once acknowledged means GO, whatever follows, and none is acknowledged after a release: ranks that
         wake one after another could else disagree, and one would hang in a collective. Only where a peer has left
         the trial is there nothing to go on with.
         """
-        lane = self._table.lane_of(member)
-        if self._table.is_history(member) or not self._table.learn(lane, order):
-            return Verdict.STOP
-        lane.reports[member.rank] = report
+        lane = self._table.lane_of(rank_id)
+        if self._table.is_history(rank_id) or not self._table.learn(lane, assignment):
+            return Decision.STOP
+        lane.reports[rank_id.rank] = report
         self._tell()
-        self._wake_ups.wake([order.trial_id])  # the other ranks do not wait for this one's report
+        self._wake_ups.wake([assignment.trial_id])  # the other ranks do not wait for this one's report
 
         def gone() -> bool:
-            return self._table.is_history(member) or not lane.serves(order) or bool(lane.departed(order))
+            return self._table.is_history(rank_id) or not lane.serves(assignment) or bool(lane.departed(assignment))
 
         def decided() -> bool:
             return gone() or self._closing or lane.released or lane.acknowledged >= report.epoch
 
         if not lane.claimed:
-            await self._wake_ups.until(lambda: lane.claimed or decided(), member.lane, timeout_s=ORPHAN_GRACE_S)
-            if not lane.claimed and lane.serves(order):
+            await self._wake_ups.until(lambda: lane.claimed or decided(), rank_id.lane, timeout_s=ORPHAN_GRACE_S)
+            if not lane.claimed and lane.serves(assignment):
                 lane.released = True  # its client is gone: the release was told to a hub since lost
                 self._tell(lane)
-        await self._wake_ups.until(decided, member.lane)
-        return Verdict.GO if not gone() and lane.acknowledged >= report.epoch else Verdict.STOP
+        await self._wake_ups.until(decided, rank_id.lane)
+        return Decision.GO if not gone() and lane.acknowledged >= report.epoch else Decision.STOP
 
-    async def finish(self, member: Member, order: Order, ending: Ending) -> Next:
+    async def finish(self, rank_id: RankId, assignment: TrialAssignment, outcome: TrialOutcome) -> Next:
         """A rank has left a trial; LEAVE asks it to end its process so that the worker group is rebuilt.
 
         A rank that fails alone leaves its peers hanging in a collective. They get a grace period; then the attempt is
         over and the group is given up. A rank that only lost its peer costs the trial nothing.
         """
-        lane = self._table.lane_of(member)
-        if not self._table.is_history(member) and (ending.poisoned or ending.fate in (Fate.PEER_LOST, Fate.MOVED)):
+        lane = self._table.lane_of(rank_id)
+        if not self._table.is_history(rank_id) and (
+            outcome.poisoned or outcome.kind in (Outcome.PEER_LOST, Outcome.MOVED)
+        ):
             lane.broken = True
-            lane.excused = lane.excused or ending.fate is Fate.MOVED
-        if not self._is_over_for(member) and not lane.judged and self._table.learn(lane, order):
+            lane.excused = lane.excused or outcome.kind is Outcome.MOVED
+        if not self._is_over_for(rank_id) and not lane.judged and self._table.learn(lane, assignment):
             attempt = lane.attempt
-            lane.endings[member.rank] = ending
+            lane.outcomes[rank_id.rank] = outcome
             self._tell(lane)
 
             def settled() -> bool:
-                elsewhere = self._is_over_for(member) or not lane.serves(order)
+                elsewhere = self._is_over_for(rank_id) or not lane.serves(assignment)
                 return elsewhere or lane.judged or lane.attempt != attempt
 
             await self._wake_ups.until(
-                lambda: settled() or len(lane.departed(order)) == lane.world_size,
-                member.lane,
-                timeout_s=PEER_GRACE_S if ending.fate in (Fate.FAILED, Fate.PEER_LOST) else None,
+                lambda: settled() or len(lane.departed(assignment)) == lane.world_size,
+                rank_id.lane,
+                timeout_s=PEER_GRACE_S if outcome.kind in (Outcome.FAILED, Outcome.PEER_LOST) else None,
             )
             # The group may have been replaced meanwhile, and the trial be in the hands of the next one.
             if not settled():
-                self._table.conclude(lane, order)
+                self._table.conclude(lane, assignment)
                 self._tell()
         return Next.LEAVE if lane.broken else Next.STAY
 
     # Trial clients: Tune's actors
 
-    async def lease(self, order: Order) -> int | None:
+    async def lease(self, assignment: TrialAssignment) -> int | None:
         """Waits for a ready lane and starts the trial on it; a trial that already runs keeps its lane.
 
         Returns:
@@ -146,75 +148,81 @@ class LaneHub:
         self._asking += 1
         try:
             await self._until_room(
-                lambda: self._is_settled(order) or self._winding_down or self._table.lane_for(order) is not None,
-                order,
+                lambda: (
+                    self._is_settled(assignment) or self._winding_down or self._table.lane_for(assignment) is not None
+                ),
+                assignment,
             )
         finally:
             self._asking -= 1
-        if order.trial_id in self._table.results:
+        if assignment.trial_id in self._table.results:
             return 0  # ended while it waited: `next_event` tells how, whatever the lane
-        if self._winding_down and self._table.serving(order.trial_id) is None:
+        if self._winding_down and self._table.serving(assignment.trial_id) is None:
             return None
-        lane = self._table.lane_for(order)
+        lane = self._table.lane_for(assignment)
         if self._closing or lane is None:
             return None
-        if lane.order is None:
-            self._table.assign(lane, order, claimed=True)
+        if lane.assignment is None:
+            self._table.assign(lane, assignment, claimed=True)
         lane.claimed = True
         self._tell(lane)
         return lane.index
 
-    async def next_event(self, order: Order, lane: int, after: int) -> Report | Ending:
+    async def next_event(self, assignment: TrialAssignment, lane: int, after: int) -> Report | TrialOutcome:
         """Lets the trial go on past epoch `after` and waits for what comes next.
 
         A trial whose lane has lost its worker group, or was given up, is moved to the first lane that is ready.
         """
-        await self._find_lane(order, lane)
-        serving = self._table.serving(order.trial_id)
+        await self._find_lane(assignment, lane)
+        serving = self._table.serving(assignment.trial_id)
         if self._winding_down and (serving is None or serving.acknowledged < max(after, 1)):
-            return self._table.results.get(order.trial_id) or Ending(Fate.INTERRUPTED)
+            return self._table.results.get(assignment.trial_id) or TrialOutcome(Outcome.INTERRUPTED)
         if serving is not None and not serving.released and not self._closing:
             serving.claimed, serving.acknowledged = True, max(serving.acknowledged, after)
             self._tell(serving)
-        await self._news(order, after)
+        await self._news(assignment, after)
         if self._closing:
-            return Ending(Fate.INTERRUPTED)
+            return TrialOutcome(Outcome.INTERRUPTED)
         return (
-            self._table.results.get(order.trial_id)
-            or self._table.fresh_report(order, after)
-            or Ending(Fate.INTERRUPTED)
+            self._table.results.get(assignment.trial_id)
+            or self._table.fresh_report(assignment, after)
+            or TrialOutcome(Outcome.INTERRUPTED)
         )
 
-    async def _find_lane(self, order: Order, lane: int) -> None:
+    async def _find_lane(self, assignment: TrialAssignment, lane: int) -> None:
         """A restarted hub learns here what was leased."""
-        if self._is_settled(order) or self._table.serving(order.trial_id) is not None or lane in self._table.given_up:
+        if (
+            self._is_settled(assignment)
+            or self._table.serving(assignment.trial_id) is not None
+            or lane in self._table.given_up
+        ):
             return
         row = self._table.row(lane)
-        if row.order is None:
-            self._table.assign(row, order, claimed=True)
+        if row.assignment is None:
+            self._table.assign(row, assignment, claimed=True)
             self._tell()
         else:
-            await self.lease(order)  # it has given the lane away before it learnt that
+            await self.lease(assignment)  # it has given the lane away before it learnt that
 
-    async def _news(self, order: Order, after: int) -> None:
+    async def _news(self, assignment: TrialAssignment, after: int) -> None:
         """Waits until there is something to tell a trial's client; a trial without a lane is found one meanwhile."""
 
         def happened() -> bool:
-            over = self._is_settled(order) or (self._winding_down and self._table.is_homeless(order))
-            return over or self._table.fresh_report(order, after) is not None
+            over = self._is_settled(assignment) or (self._winding_down and self._table.is_homeless(assignment))
+            return over or self._table.fresh_report(assignment, after) is not None
 
         def homeless() -> bool:
-            return self._table.is_homeless(order)
+            return self._table.is_homeless(assignment)
 
         while not happened():
             if not homeless():
-                await self._wake_ups.until(lambda: happened() or homeless(), order.trial_id)
+                await self._wake_ups.until(lambda: happened() or homeless(), assignment.trial_id)
             elif (refuge := self._table.ready_lane()) is not None:
-                self._table.move(order, refuge, after)
+                self._table.move(assignment, refuge, after)
                 self._tell()
             else:
                 await self._until_room(
-                    lambda: happened() or not homeless() or self._table.ready_lane() is not None, order
+                    lambda: happened() or not homeless() or self._table.ready_lane() is not None, assignment
                 )
 
     async def yield_lane(self, trial_id: str, *, forced: bool) -> bool:
@@ -234,8 +242,8 @@ class LaneHub:
             lane.released = True
             self._tell(lane)
             await self._left(lane, trial_id)
-        ending = self._table.results.get(trial_id)
-        if trial_id not in self._dismissed and ending is not None and ending.fate is Fate.STOPPED:
+        outcome = self._table.results.get(trial_id)
+        if trial_id not in self._dismissed and outcome is not None and outcome.kind is Outcome.STOPPED:
             del self._table.results[trial_id]
         return True
 
@@ -245,7 +253,7 @@ class LaneHub:
     async def release(self, trial_id: str) -> None:
         """The trial needs its lane no more: its ranks are stopped at their next report."""
         self._dismissed.add(trial_id)
-        self._table.settle(trial_id, Ending(Fate.STOPPED))  # so that no late call revives it
+        self._table.settle(trial_id, TrialOutcome(Outcome.STOPPED))  # so that no late call revives it
         lane = self._table.serving(trial_id)
         if lane is not None:
             lane.released = True
@@ -283,7 +291,7 @@ class LaneHub:
         self._table.give_up(lane)
         self._tell()
 
-    async def ending(self, trial_id: str) -> Ending | None:
+    async def outcome(self, trial_id: str) -> TrialOutcome | None:
         """How a trial left its lane; None while it runs, or when it never had one."""
         return self._table.results.get(trial_id)
 
@@ -301,10 +309,10 @@ class LaneHub:
         self._closing = True
         self._wake_ups.wake_all()
 
-    async def situation(self) -> Situation:
+    async def hub_state(self) -> HubState:
         """Which lanes have a worker group, and what the driver keeps a copy of."""
         alive = frozenset(index for index, lane in self._table.lanes.items() if lane.alive)
-        return Situation(alive, dict(self._controllers))
+        return HubState(alive, dict(self._controllers))
 
     async def generation(self, lane: int) -> int:
         """The newest generation of a lane that said hello; -1 before the first."""
@@ -312,11 +320,11 @@ class LaneHub:
 
     # Waiting
 
-    def _is_over_for(self, member: Member) -> bool:
-        return self._closing or self._table.is_history(member)
+    def _is_over_for(self, rank_id: RankId) -> bool:
+        return self._closing or self._table.is_history(rank_id)
 
-    def _is_settled(self, order: Order) -> bool:
-        return self._closing or order.trial_id in self._table.results
+    def _is_settled(self, assignment: TrialAssignment) -> bool:
+        return self._closing or assignment.trial_id in self._table.results
 
     def _tell(self, *lanes: Lane) -> None:
         """Wakes those who wait for these lanes, their trials, or whatever else has changed in the table."""
@@ -329,9 +337,9 @@ class LaneHub:
         if self._table.ready_lane() is not None:
             self._wake_ups.wake_first(_ROOM)
 
-    async def _until_room(self, condition: Callable[[], bool], order: Order) -> None:
+    async def _until_room(self, condition: Callable[[], bool], assignment: TrialAssignment) -> None:
         """Waits in line for a ready lane, or for something else to happen to the trial."""
         try:
-            await self._wake_ups.until(condition, order.trial_id, _ROOM)
+            await self._wake_ups.until(condition, assignment.trial_id, _ROOM)
         finally:
             self._offer_room()  # one at a time is woken; should this one not want it, the next may

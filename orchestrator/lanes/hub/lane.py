@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from orchestrator.lanes.messages import Ending, Member, Order, Report
+from orchestrator.lanes.messages import RankId, Report, TrialAssignment, TrialOutcome
 
 
 @dataclass
@@ -19,14 +19,14 @@ class Lane:
         generation: Newest that has said hello; -1 before the first.
         world_size: Its workers.
         waiting: Ranks that wait for an order, with the trial each has left last.
-        order: The trial leased to the lane.
+        assignment: The trial leased to the lane.
         claimed: Its client has spoken; a restarted hub may hear of a trial from the ranks first.
         begun: A rank has the order in its hands; until then the loss of the group is not the trial's doing.
         attempt: Counts up when the trial is to begin again on the same group.
         reports: Newest report of each rank.
         acknowledged: Epoch past which the client wants the trial to go on.
         released: The trial is to stop at its next report.
-        endings: How ranks left the trial.
+        outcomes: How ranks left the trial.
         broken: The group is to be rebuilt.
         judged: Whose fault that is has been settled for this generation.
         excused: The loss of this generation is nobody's failure: preempted, or resized.
@@ -37,14 +37,14 @@ class Lane:
     generation: int = -1
     world_size: int = 0
     waiting: dict[int, str | None] = field(default_factory=dict)
-    order: Order | None = None
+    assignment: TrialAssignment | None = None
     claimed: bool = False
     begun: bool = False
     attempt: int = 0
     reports: dict[int, Report] = field(default_factory=dict)
     acknowledged: int = 0
     released: bool = False
-    endings: dict[int, Ending] = field(default_factory=dict)
+    outcomes: dict[int, TrialOutcome] = field(default_factory=dict)
     broken: bool = False
     judged: bool = False
     excused: bool = False
@@ -53,7 +53,7 @@ class Lane:
     @property
     def ready(self) -> bool:
         """Whether a trial can start here at once."""
-        return self.order is None and self.alive and self.all_wait
+        return self.assignment is None and self.alive and self.all_wait
 
     @property
     def alive(self) -> bool:
@@ -77,19 +77,19 @@ class Lane:
         told = {key: value for report in reversed(by_rank) for key, value in report.metrics.items()}
         return replace(first, metrics=told, nodes=tuple(node for report in by_rank for node in report.nodes))
 
-    def begin_generation(self, member: Member) -> None:
+    def begin_generation(self, rank_id: RankId) -> None:
         """A new worker group has said hello."""
-        self.generation, self.world_size = member.generation, member.world_size
-        self.waiting, self.reports, self.endings = {}, {}, {}
+        self.generation, self.world_size = rank_id.generation, rank_id.world_size
+        self.waiting, self.reports, self.outcomes = {}, {}, {}
         self.broken = self.judged = self.excused = self.down = self.begun = False
 
-    def serves(self, order: Order) -> bool:
+    def serves(self, assignment: TrialAssignment) -> bool:
         """Whether the trial is leased to this lane."""
-        return self.order is not None and self.order.trial_id == order.trial_id
+        return self.assignment is not None and self.assignment.trial_id == assignment.trial_id
 
-    def departed(self, order: Order) -> set[int]:
+    def departed(self, assignment: TrialAssignment) -> set[int]:
         """Ranks that have left the trial, including those a hub since lost has answered already."""
-        return {*self.endings, *(rank for rank, left in self.waiting.items() if left == order.trial_id)}
+        return {*self.outcomes, *(rank for rank, left in self.waiting.items() if left == assignment.trial_id)}
 
     def wait(self, rank: int, left: str | None) -> None:
         """A rank waits for an order."""
@@ -97,19 +97,19 @@ class Lane:
         if self.all_wait:
             self.waiting = dict.fromkeys(self.waiting)  # no rank is inside a trial: what is ordered now is for all
 
-    def assign(self, order: Order, *, claimed: bool, acknowledged: int = 0) -> None:
+    def assign(self, assignment: TrialAssignment, *, claimed: bool, acknowledged: int = 0) -> None:
         """Leases the lane to a trial."""
-        self.order, self.claimed, self.acknowledged = order, claimed, acknowledged
+        self.assignment, self.claimed, self.acknowledged = assignment, claimed, acknowledged
         self.released = self.begun = False
-        self.reports, self.endings = {}, {}
+        self.reports, self.outcomes = {}, {}
 
     def begin_again(self) -> None:
         """The trial has left the ranks and is to be handed to them once more."""
         self.attempt += 1
         self.begun = False
-        self.reports, self.endings = {}, {}
+        self.reports, self.outcomes = {}, {}
 
     def clear(self) -> None:
         """The lane is free."""
-        self.order, self.released, self.begun = None, False, False
-        self.reports, self.endings = {}, {}
+        self.assignment, self.released, self.begun = None, False, False
+        self.reports, self.outcomes = {}, {}

@@ -7,9 +7,9 @@ from collections import Counter
 from dataclasses import replace
 
 from orchestrator.lanes.hub.lane import Lane
-from orchestrator.lanes.messages import Ending, Fate, Member, Order, Report
+from orchestrator.lanes.messages import Outcome, RankId, Report, TrialAssignment, TrialOutcome
 
-GROUP_LOST = Ending(Fate.FAILED, "its worker group was lost (killed, out of memory, or host gone)")
+GROUP_LOST = TrialOutcome(Outcome.FAILED, "its worker group was lost (killed, out of memory, or host gone)")
 MOST_HOSTS_LOST = 10  # under one trial, before that counts as its failure
 
 
@@ -38,7 +38,7 @@ class LaneTable:
         self._changed: set[int | str] = set()
         self.lanes: dict[int, Lane] = {}
         self.given_up: set[int] = set()
-        self.results: dict[str, Ending] = {}
+        self.results: dict[str, TrialOutcome] = {}
 
     # Rows
 
@@ -46,15 +46,15 @@ class LaneTable:
         """A lane's row, new where there is none."""
         return self.lanes.setdefault(index, Lane(index))
 
-    def lane_of(self, member: Member) -> Lane:
+    def lane_of(self, rank_id: RankId) -> Lane:
         """The row of a rank's lane; its first word from a new worker group begins a generation."""
-        if member.lane in self.given_up:
+        if rank_id.lane in self.given_up:
             return Lane()
-        lane = self.row(member.lane)
-        if member.generation > lane.generation:
+        lane = self.row(rank_id.lane)
+        if rank_id.generation > lane.generation:
             if lane.generation >= 0:
                 self.judge_loss(lane)
-            lane.begin_generation(member)
+            lane.begin_generation(rank_id)
             self.touch(lane)
         return lane
 
@@ -62,8 +62,8 @@ class LaneTable:
         """Notes that something of a lane, and so of the trial on it, has changed."""
         if lane.index is not None:
             self._changed.add(lane.index)
-        if lane.order is not None:
-            self._changed.add(lane.order.trial_id)
+        if lane.assignment is not None:
+            self._changed.add(lane.assignment.trial_id)
 
     def take_changes(self) -> set[int | str]:
         """The lanes and trials of which something has changed since this was last asked."""
@@ -83,61 +83,65 @@ class LaneTable:
 
     # Trials on lanes
 
-    def assign(self, lane: Lane, order: Order, *, claimed: bool, acknowledged: int = 0) -> None:
+    def assign(self, lane: Lane, assignment: TrialAssignment, *, claimed: bool, acknowledged: int = 0) -> None:
         """Leases a lane to a trial."""
-        lane.assign(order, claimed=claimed, acknowledged=acknowledged)
-        self._held[order.trial_id] = lane
+        lane.assign(assignment, claimed=claimed, acknowledged=acknowledged)
+        self._held[assignment.trial_id] = lane
         self.touch(lane)
 
     def free(self, lane: Lane) -> None:
         """The lane holds no trial any more."""
         self.touch(lane)
-        if lane.order is not None:
-            del self._held[lane.order.trial_id]
+        if lane.assignment is not None:
+            del self._held[lane.assignment.trial_id]
         lane.clear()
 
-    def settle(self, trial_id: str, ending: Ending) -> None:
+    def settle(self, trial_id: str, outcome: TrialOutcome) -> None:
         """How a trial ended; of several ends the first counts."""
-        self.results.setdefault(trial_id, ending)
+        self.results.setdefault(trial_id, outcome)
         self._changed.add(trial_id)
 
     def judge_loss(self, lane: Lane) -> None:
         """A worker group is gone: a failure of the trial it was training, unless that is settled or excused."""
-        if lane.order is not None:
+        if lane.assignment is not None:
             if lane.begun and not lane.judged and not lane.excused:
-                self._count_failure(lane, lane.order, GROUP_LOST)
-            elif lane.released or lane.order.trial_id in self.results:
+                self._count_failure(lane, lane.assignment, GROUP_LOST)
+            elif lane.released or lane.assignment.trial_id in self.results:
                 self.free(lane)
         lane.judged = True
         self.touch(lane)
 
     def excuse_loss_of_host(self, lane: Lane) -> None:
         """Hosts are lost for reasons of their own; but one trial after another host, and it may be its doing."""
-        if lane.order is not None and not lane.excused:
-            self._hosts_lost[lane.order.trial_id] += 1
-            lane.excused = self._hosts_lost[lane.order.trial_id] <= MOST_HOSTS_LOST
+        if lane.assignment is not None and not lane.excused:
+            self._hosts_lost[lane.assignment.trial_id] += 1
+            lane.excused = self._hosts_lost[lane.assignment.trial_id] <= MOST_HOSTS_LOST
 
-    def _count_failure(self, lane: Lane, order: Order, failure: Ending) -> None:
+    def _count_failure(self, lane: Lane, assignment: TrialAssignment, failure: TrialOutcome) -> None:
         """The trial keeps its lane for another attempt, or has failed."""
-        self._failures[order.trial_id] += 1
-        attempts = self._failures[order.trial_id]
+        self._failures[assignment.trial_id] += 1
+        attempts = self._failures[assignment.trial_id]
         if failure.final or attempts > self._max_failures:
             reason = failure.reason if attempts == 1 else f"attempt {attempts}: {failure.reason}"
-            self.settle(order.trial_id, replace(failure, reason=reason))
-        if lane.released or order.trial_id in self.results:
+            self.settle(assignment.trial_id, replace(failure, reason=reason))
+        if lane.released or assignment.trial_id in self.results:
             self.free(lane)
 
-    def is_history(self, member: Member) -> bool:
+    def is_history(self, rank_id: RankId) -> bool:
         """Whether a rank belongs to a worker group that has been replaced."""
-        lane = self.lanes.get(member.lane)
-        return lane is None or member.generation < lane.generation
+        lane = self.lanes.get(rank_id.lane)
+        return lane is None or rank_id.generation < lane.generation
 
-    def learn(self, lane: Lane, order: Order) -> bool:
+    def learn(self, lane: Lane, assignment: TrialAssignment) -> bool:
         """Whether the lane serves the order; a restarted hub learns from its ranks what a lane is doing."""
-        if lane.order is None and order.trial_id not in self.results and self.serving(order.trial_id) is None:
-            self.assign(lane, order, claimed=False)
+        if (
+            lane.assignment is None
+            and assignment.trial_id not in self.results
+            and self.serving(assignment.trial_id) is None
+        ):
+            self.assign(lane, assignment, claimed=False)
             lane.begun = True
-        return lane.serves(order)
+        return lane.serves(assignment)
 
     def serving(self, trial_id: str) -> Lane | None:
         """The lane that holds a trial."""
@@ -152,42 +156,42 @@ class LaneTable:
             heapq.heappop(self._free)
         return None
 
-    def lane_for(self, order: Order) -> Lane | None:
+    def lane_for(self, assignment: TrialAssignment) -> Lane | None:
         """The lane that holds a trial, else one that is ready for it."""
-        return self.serving(order.trial_id) or self.ready_lane()
+        return self.serving(assignment.trial_id) or self.ready_lane()
 
-    def is_homeless(self, order: Order) -> bool:
+    def is_homeless(self, assignment: TrialAssignment) -> bool:
         """Whether a trial has no lane, or one without a worker group."""
-        serving = self.serving(order.trial_id)
+        serving = self.serving(assignment.trial_id)
         return serving is None or serving.down
 
-    def move(self, order: Order, refuge: Lane, after: int) -> None:
+    def move(self, assignment: TrialAssignment, refuge: Lane, after: int) -> None:
         """Gives a trial another lane; it goes on past epoch `after`."""
-        serving = self.serving(order.trial_id)
+        serving = self.serving(assignment.trial_id)
         if serving is not None:
             self.free(serving)
-        self.assign(refuge, order, claimed=True, acknowledged=after)
+        self.assign(refuge, assignment, claimed=True, acknowledged=after)
 
-    def fresh_report(self, order: Order, after: int) -> Report | None:
+    def fresh_report(self, assignment: TrialAssignment, after: int) -> Report | None:
         """What a trial has reported past epoch `after`."""
-        lane = self.serving(order.trial_id)
+        lane = self.serving(assignment.trial_id)
         report = lane.newest_report if lane is not None else None
         if lane is None or report is None or report.epoch <= after:
             return None
         return replace(report, lane=lane.index)
 
-    def conclude(self, lane: Lane, order: Order) -> None:
+    def conclude(self, lane: Lane, assignment: TrialAssignment) -> None:
         """Derives the end of an attempt from its ranks' ends."""
-        endings = list(lane.endings.values())
-        lane.broken = lane.broken or len(lane.departed(order)) < lane.world_size
-        failures = [end for end in endings if end.fate is Fate.FAILED]
+        outcomes = list(lane.outcomes.values())
+        lane.broken = lane.broken or len(lane.departed(assignment)) < lane.world_size
+        failures = [end for end in outcomes if end.kind is Outcome.FAILED]
         if failures:
             lane.judged = lane.broken
-            self._count_failure(lane, order, failures[0])
-            if not lane.broken and lane.serves(order):
+            self._count_failure(lane, assignment, failures[0])
+            if not lane.broken and lane.serves(assignment):
                 lane.begin_again()
         elif not lane.broken:
-            self.settle(order.trial_id, endings[0])
+            self.settle(assignment.trial_id, outcomes[0])
             self.free(lane)
         elif lane.released:
             self.free(lane)

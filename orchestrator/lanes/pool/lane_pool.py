@@ -191,11 +191,11 @@ class Lanes:
 
     def _learn(self) -> frozenset[int]:
         """Keeps a copy of what the hub knows; returns the lanes that have a worker group."""
-        situation = ray.get(self.hub.situation.remote(), timeout=_ABORT_TIMEOUT_S)
-        for lane, controller in situation.controllers.items():
+        hub_state = ray.get(self.hub.hub_state.remote(), timeout=_ABORT_TIMEOUT_S)
+        for lane, controller in hub_state.controllers.items():
             self._controllers[lane] = controller
             self._creators[controller._actor_id.hex()] = lane
-        return frozenset(situation.alive)
+        return frozenset(hub_state.alive)
 
     def _open(self) -> None:
         index = len(self._threads)

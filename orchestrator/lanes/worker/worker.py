@@ -23,7 +23,7 @@ from orchestrator.config.sweep import TrialConfig
 from orchestrator.data import open_dataset
 from orchestrator.errors import SpatialSweepError, TrialDivergedError, TrialFailedError
 from orchestrator.lanes.lane_setting import LaneSetting
-from orchestrator.lanes.messages import Ending, Fate, Member, Next, Order, Report, Verdict
+from orchestrator.lanes.messages import Decision, Next, Outcome, RankId, Report, TrialAssignment, TrialOutcome
 from orchestrator.lanes.worker.node_load import NodeLoad, node_name
 from orchestrator.lanes.worker.trial_log import in_words, trial_log
 from orchestrator.masked_output import masked_output
@@ -68,27 +68,27 @@ def lane_loop(setting: Mapping[str, Any]) -> None:
     end_imports()  # which this process has begun to join its group
     lane: LaneSetting = setting["lane"]
     remember_secrets([lane.dataset_path])
-    member, workers = _say_hello(lane)
+    rank_id, workers = _say_hello(lane)
     load = NodeLoad() if ray.train.get_context().get_local_rank() == 0 else None
     data = place_dataset(open_dataset(lane.dataset_path), workers.device, lane.dataset)
     left: str | None = None
     while True:
-        order: Order | None = ray.get(lane.hub.next_order.remote(member, left))
-        if order is None:
+        assignment: TrialAssignment | None = ray.get(lane.hub.next_assignment.remote(rank_id, left))
+        if assignment is None:
             return
-        ray.get(lane.hub.begin.remote(member, order))
-        ending = _train(lane, member, workers, data, order, load=load)
-        if ray.get(lane.hub.finish.remote(member, order, ending)) is Next.LEAVE:
-            if ending.fate is Fate.MOVED:
+        ray.get(lane.hub.begin.remote(rank_id, assignment))
+        outcome = _train(lane, rank_id, workers, data, assignment, load=load)
+        if ray.get(lane.hub.finish.remote(rank_id, assignment, outcome)) is Next.LEAVE:
+            if outcome.kind is Outcome.MOVED:
                 return  # all ranks do, and Train counts no failure
-            raise LaneBrokenError(f"lane {lane.lane}: {ending.fate}; the worker group is rebuilt")
+            raise LaneBrokenError(f"lane {lane.lane}: {outcome.kind}; the worker group is rebuilt")
         clean_slate()
         if left is None:
             gc.freeze()  # what outlives a trial is the process's own; to look through it takes 0.25 s each time
-        left = order.trial_id
+        left = assignment.trial_id
 
 
-def _say_hello(lane: LaneSetting) -> tuple[Member, Workers]:
+def _say_hello(lane: LaneSetting) -> tuple[RankId, Workers]:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     device = torch.device("cpu")
@@ -96,40 +96,40 @@ def _say_hello(lane: LaneSetting) -> tuple[Member, Workers]:
         device = torch.device("cuda", torch.cuda.current_device())
     workers = Workers(rank, world_size, device)
     generation: int = workers.told_by_first(ray.get(lane.hub.new_generation.remote(lane.lane)) if rank == 0 else 0)
-    member = Member(lane.lane, generation, rank, world_size)
-    ray.get(lane.hub.join.remote(member))
-    return member, workers
+    rank_id = RankId(lane.lane, generation, rank, world_size)
+    ray.get(lane.hub.join.remote(rank_id))
+    return rank_id, workers
 
 
 def _train(
     lane: LaneSetting,
-    member: Member,
+    rank_id: RankId,
     workers: Workers,
     data: DeviceImages,
-    order: Order,
+    assignment: TrialAssignment,
     *,
     load: NodeLoad | None = None,
-) -> Ending:
+) -> TrialOutcome:
     """Trains one order and says how it ended, here and in the trial's log."""
-    with trial_log(Path(order.folder), member.rank) as log:
-        where = f"{node_name()}, {workers.device}, rank {member.rank} of {member.world_size}"
+    with trial_log(Path(assignment.folder), rank_id.rank) as log:
+        where = f"{node_name()}, {workers.device}, rank {rank_id.rank} of {rank_id.world_size}"
         log.info("lane %d: %s", lane.lane, where)
-        ending = _attempt(lane, member, workers, data, order, load=load, log=log)
-        level = logging.ERROR if ending.fate is Fate.FAILED else logging.INFO
-        log.log(level, "%s%s", ending.fate, f": {ending.reason}" if ending.reason else "")
-    return ending
+        outcome = _attempt(lane, rank_id, workers, data, assignment, load=load, log=log)
+        level = logging.ERROR if outcome.kind is Outcome.FAILED else logging.INFO
+        log.log(level, "%s%s", outcome.kind, f": {outcome.reason}" if outcome.reason else "")
+    return outcome
 
 
 def _attempt(
     lane: LaneSetting,
-    member: Member,
+    rank_id: RankId,
     workers: Workers,
     data: DeviceImages,
-    order: Order,
+    assignment: TrialAssignment,
     *,
     load: NodeLoad | None,
     log: logging.Logger,
-) -> Ending:
+) -> TrialOutcome:
     """Only what must end the process is raised."""
     here = (node_name(),)
 
@@ -138,31 +138,31 @@ def _attempt(
         if told:
             log.info("epoch %d: %s", epoch, in_words(told))
         message = Report(epoch, told | (load.read() if load else {}), nodes=here)
-        if ray.get(lane.hub.report.remote(member, order, message)) is Verdict.STOP:
+        if ray.get(lane.hub.report.remote(rank_id, assignment, message)) is Decision.STOP:
             raise StopTrial
-        if epoch < order.config["training"]["epochs"] and _will_be_taken(workers):
+        if epoch < assignment.config["training"]["epochs"] and _will_be_taken(workers):
             raise LeaveLane
 
     try:
-        checkpoints = TrialCheckpoints(Path(order.folder))
-        trial = Trial(TrialConfig(**order.config), lane.objective, data, workers, checkpoints, costs=lane.costs)
+        checkpoints = TrialCheckpoints(Path(assignment.folder))
+        trial = Trial(TrialConfig(**assignment.config), lane.objective, data, workers, checkpoints, costs=lane.costs)
         trial.run(report)
     except StopTrial:
-        return Ending(Fate.STOPPED)
+        return TrialOutcome(Outcome.STOPPED)
     except LeaveLane:
-        return Ending(Fate.MOVED)
+        return TrialOutcome(Outcome.MOVED)
     except TrialDivergedError as error:
-        return Ending(Fate.DIVERGED, str(error))
+        return TrialOutcome(Outcome.DIVERGED, str(error))
     except Exception as error:
         if workers.world_size > 1 and _is_lost_peer(error):
-            return Ending(Fate.PEER_LOST, str(error))
-        return Ending(
-            Fate.FAILED,
+            return TrialOutcome(Outcome.PEER_LOST, str(error))
+        return TrialOutcome(
+            Outcome.FAILED,
             without_secrets(f"{_first_line(error)}\n{traceback.format_exc()}"),
             poisoned=isinstance(error, torch.AcceleratorError),
             final=isinstance(error, SpatialSweepError),  # our own words for what another attempt would find again
         )
-    return Ending(Fate.COMPLETED)
+    return TrialOutcome(Outcome.COMPLETED)
 
 
 def _will_be_taken(workers: Workers) -> bool:

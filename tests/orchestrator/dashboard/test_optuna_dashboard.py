@@ -11,7 +11,7 @@ from werkzeug.test import Client
 
 from orchestrator import load_sweep
 from orchestrator.records.ledger import TrialStatus
-from orchestrator.records.objectives import Aims
+from orchestrator.records.objectives import Objectives
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
 from tests.orchestrator.records.test_objectives import AIMS, SWEEP, record, tell
@@ -22,8 +22,8 @@ def test_states_values_names_and_curves_are_shown(tmp_path: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path / 'optuna.db'}")
     single = load_sweep({**SWEEP, "objective": {"metric": "val/top1"}, "constraints": []})
     study = open_study(single, "single", storage)
-    tell(study, record(0, (0.5, 1e6), (0.9, 1e6)), Aims.of(single))
-    tell(study, record(1, (0.4, 1e6), status=TrialStatus.PRUNED), Aims.of(single))
+    tell(study, record(0, (0.5, 1e6), (0.9, 1e6)), Objectives.of(single))
+    tell(study, record(1, (0.4, 1e6), status=TrialStatus.PRUNED), Objectives.of(single))
     tell(open_study(load_sweep(SWEEP), "several", storage), record(0, (0.5, 1e6), (0.9, 3e6)), AIMS)
 
     client = Client(wsgi(storage))

@@ -8,7 +8,7 @@ import asyncio
 import pytest
 
 from orchestrator.lanes.hub.hub import LaneHub
-from orchestrator.lanes.messages import Ending, Fate, Next, Report, Verdict
+from orchestrator.lanes.messages import Decision, Next, Outcome, Report, TrialOutcome
 from tests.support.hub_calls import (
     FAILED,
     PEER_LOST,
@@ -17,7 +17,7 @@ from tests.support.hub_calls import (
     B,
     finishing,
     in_loop,
-    member,
+    rank_id,
     reporting,
     settled,
     short_waits,
@@ -32,11 +32,11 @@ __all__ = ["short_waits"]  # a fixture
 @in_loop
 async def test_a_lane_is_leased_once_every_rank_waits() -> None:
     hub = LaneHub()
-    await hub.join(member(0))
+    await hub.join(rank_id(0))
     lease = asyncio.ensure_future(hub.lease(A))
-    first = asyncio.ensure_future(hub.next_order(member(0)))
+    first = asyncio.ensure_future(hub.next_assignment(rank_id(0)))
     assert await settled(lease, first) == [False, False]
-    assert await hub.next_order(member(1)) == A
+    assert await hub.next_assignment(rank_id(1)) == A
     assert (await lease, await first) == (0, A)
 
 
@@ -45,13 +45,13 @@ async def test_ranks_go_on_together_once_the_client_asks_for_more() -> None:
     hub = LaneHub()
     await started(hub)
     event = asyncio.ensure_future(hub.next_event(A, 0, 0))
-    first = asyncio.ensure_future(hub.report(member(0), A, Report(1, {"x": 1.0})))
+    first = asyncio.ensure_future(hub.report(rank_id(0), A, Report(1, {"x": 1.0})))
     assert await settled(event, first) == [False, False]
-    second = asyncio.ensure_future(hub.report(member(1), A, Report(1)))
+    second = asyncio.ensure_future(hub.report(rank_id(1), A, Report(1)))
     assert await event == Report(1, {"x": 1.0})
     assert await settled(first, second) == [False, False]
     event = asyncio.ensure_future(hub.next_event(A, 0, 1))
-    assert (await first, await second) == (Verdict.GO, Verdict.GO)
+    assert (await first, await second) == (Decision.GO, Decision.GO)
     assert await settled(event) == [False]
 
 
@@ -62,7 +62,7 @@ async def test_a_release_stops_every_rank_and_frees_the_lane() -> None:
     ranks = reporting(hub, 1)
     await hub.next_event(A, 0, 0)
     await hub.release("a")
-    assert await asyncio.gather(*ranks) == [Verdict.STOP] * 2
+    assert await asyncio.gather(*ranks) == [Decision.STOP] * 2
     assert await asyncio.gather(*finishing(hub, STOPPED, STOPPED)) == [Next.STAY] * 2
     await started(hub, B)
 
@@ -75,10 +75,10 @@ async def test_ranks_never_part_when_an_epoch_is_acknowledged_and_then_released(
     await settled()
     more = asyncio.ensure_future(hub.next_event(A, 0, 1))
     release = asyncio.ensure_future(hub.release("a"))
-    assert await asyncio.gather(*ranks) == [Verdict.GO] * 2
+    assert await asyncio.gather(*ranks) == [Decision.GO] * 2
     await asyncio.gather(more, release)
     await hub.next_event(A, 0, 2)  # comes too late to send one rank on
-    assert await asyncio.gather(*reporting(hub, 2)) == [Verdict.STOP] * 2
+    assert await asyncio.gather(*reporting(hub, 2)) == [Decision.STOP] * 2
 
 
 @in_loop
@@ -99,9 +99,9 @@ async def test_a_trial_whose_group_dies_continues_in_the_next() -> None:
     old = reporting(hub, 1)
     assert (await event).epoch == 1
     event = asyncio.ensure_future(hub.next_event(A, 0, 1))
-    assert await asyncio.gather(*old) == [Verdict.GO] * 2
+    assert await asyncio.gather(*old) == [Decision.GO] * 2
     assert await asyncio.gather(*waiting(hub, generation=2)) == [A, A]
-    assert await asyncio.gather(*reporting(hub, 1, generation=2)) == [Verdict.GO] * 2  # heard before
+    assert await asyncio.gather(*reporting(hub, 1, generation=2)) == [Decision.GO] * 2  # heard before
     ranks = reporting(hub, 2, generation=2)
     assert (await event).epoch == 2
     assert await settled(*ranks) == [False, False]
@@ -111,10 +111,10 @@ async def test_a_trial_whose_group_dies_continues_in_the_next() -> None:
 async def test_an_older_generation_is_ignored() -> None:
     hub = LaneHub(max_failures=1)
     await started(hub)
-    late = asyncio.ensure_future(hub.finish(member(1), A, PEER_LOST))
+    late = asyncio.ensure_future(hub.finish(rank_id(1), A, PEER_LOST))
     assert await asyncio.gather(*waiting(hub, generation=2)) == [A, A]
-    assert await hub.report(member(0), A, Report(9)) is Verdict.STOP
-    assert await hub.next_order(member(0)) is None
+    assert await hub.report(rank_id(0), A, Report(9)) is Decision.STOP
+    assert await hub.next_assignment(rank_id(0)) is None
     await late
     ranks = reporting(hub, 1, generation=2)
     assert (await hub.next_event(A, 0, 0)).epoch == 1
@@ -128,9 +128,9 @@ async def test_a_rank_that_fails_alone_fails_the_trial_and_rebuilds_the_group() 
     hub = LaneHub()
     await started(hub)
     event = asyncio.ensure_future(hub.next_event(A, 0, 0))
-    assert await hub.finish(member(1), A, FAILED) is Next.LEAVE
+    assert await hub.finish(rank_id(1), A, FAILED) is Next.LEAVE
     assert await event == FAILED
-    assert await hub.finish(member(0), A, PEER_LOST) is Next.LEAVE
+    assert await hub.finish(rank_id(0), A, PEER_LOST) is Next.LEAVE
     lease = asyncio.ensure_future(hub.lease(B))
     assert await settled(lease) == [False]
     assert await asyncio.gather(*waiting(hub, generation=2)) == [B, B]
@@ -140,10 +140,10 @@ async def test_a_rank_that_fails_alone_fails_the_trial_and_rebuilds_the_group() 
 async def test_a_failure_that_finds_its_peers_reporting_keeps_the_group() -> None:
     hub = LaneHub()
     await started(hub)
-    peer = asyncio.ensure_future(hub.report(member(1), A, Report(1)))
-    failing = asyncio.ensure_future(hub.finish(member(0), A, FAILED))
-    assert await peer is Verdict.STOP
-    assert await hub.finish(member(1), A, STOPPED) is Next.STAY
+    peer = asyncio.ensure_future(hub.report(rank_id(1), A, Report(1)))
+    failing = asyncio.ensure_future(hub.finish(rank_id(0), A, FAILED))
+    assert await peer is Decision.STOP
+    assert await hub.finish(rank_id(1), A, STOPPED) is Next.STAY
     assert await failing is Next.STAY
     assert await hub.next_event(A, 0, 0) == FAILED
 
@@ -161,7 +161,7 @@ async def test_when_all_ranks_fail_the_group_stays() -> None:
 async def test_a_trial_that_diverges_leaves_a_sound_group() -> None:
     hub = LaneHub()
     await started(hub)
-    diverged = Ending(Fate.DIVERGED, "diverged: the training loss of epoch 1 is not finite at step 2")
+    diverged = TrialOutcome(Outcome.DIVERGED, "diverged: the training loss of epoch 1 is not finite at step 2")
     assert await asyncio.gather(*finishing(hub, diverged, diverged)) == [Next.STAY] * 2
     assert await hub.next_event(A, 0, 0) == diverged
     await started(hub, B)
@@ -172,8 +172,8 @@ async def test_a_released_trial_is_not_revived_by_a_late_rank() -> None:
     hub = LaneHub()
     await started(hub)
     await hub.release("a")
-    assert await hub.finish(member(0), A, PEER_LOST) is Next.LEAVE
-    assert await hub.report(member(1), A, Report(1)) is Verdict.STOP
+    assert await hub.finish(rank_id(0), A, PEER_LOST) is Next.LEAVE
+    assert await hub.report(rank_id(1), A, Report(1)) is Decision.STOP
     ranks = waiting(hub, generation=2)
     assert await settled(*ranks) == [False, False]
     await hub.lease(B)
@@ -184,15 +184,15 @@ async def test_a_released_trial_is_not_revived_by_a_late_rank() -> None:
 async def test_close_ends_every_wait() -> None:
     hub = LaneHub()
     await started(hub)
-    idle = asyncio.ensure_future(hub.next_order(member(0, lane=1)))
+    idle = asyncio.ensure_future(hub.next_assignment(rank_id(0, lane=1)))
     clients = [asyncio.ensure_future(hub.lease(B)), asyncio.ensure_future(hub.next_event(A, 0, 0))]
-    leaving = asyncio.ensure_future(hub.finish(member(0), A, STOPPED))
+    leaving = asyncio.ensure_future(hub.finish(rank_id(0), A, STOPPED))
     assert await settled(idle, *clients, leaving) == [False] * 4
     await hub.close()
-    assert await asyncio.gather(idle, *clients) == [None, None, Ending(Fate.INTERRUPTED)]
+    assert await asyncio.gather(idle, *clients) == [None, None, TrialOutcome(Outcome.INTERRUPTED)]
     assert await leaving is Next.STAY
-    assert await hub.report(member(1), A, Report(1)) is Verdict.STOP
-    assert await hub.next_order(member(1)) is None
+    assert await hub.report(rank_id(1), A, Report(1)) is Decision.STOP
+    assert await hub.next_assignment(rank_id(1)) is None
 
 
 @pytest.mark.parametrize("hub_dies", [False, True])

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from orchestrator.lanes.hub.hub import LaneHub
 from orchestrator.lanes.hub.lane_table import GROUP_LOST, MOST_HOSTS_LOST
-from orchestrator.lanes.messages import Ending, Fate, Next, Report, Verdict
+from orchestrator.lanes.messages import Decision, Next, Outcome, Report, TrialOutcome
 from tests.support.hub_calls import (
     COMPLETED,
     FAILED,
@@ -18,7 +18,7 @@ from tests.support.hub_calls import (
     both,
     finishing,
     in_loop,
-    member,
+    rank_id,
     reporting,
     settled,
     short_waits,
@@ -36,7 +36,7 @@ async def test_a_failed_trial_goes_again_on_the_same_group_and_then_has_failed()
     event = asyncio.ensure_future(hub.next_event(A, 0, 0))
     assert await asyncio.gather(*finishing(hub, FAILED, FAILED)) == [Next.STAY] * 2
     assert await settled(event) == [False]
-    assert await asyncio.gather(*both(lambda rank: hub.next_order(rank, "a"))) == [A, A]
+    assert await asyncio.gather(*both(lambda rank: hub.next_assignment(rank, "a"))) == [A, A]
     assert await asyncio.gather(*finishing(hub, FAILED, FAILED)) == [Next.STAY] * 2
     assert await event == replace(FAILED, reason="attempt 2: no luck")
     await started(hub, B)
@@ -46,7 +46,7 @@ async def test_a_failed_trial_goes_again_on_the_same_group_and_then_has_failed()
 async def test_what_would_happen_again_is_not_tried_again() -> None:
     hub = LaneHub(max_failures=3)
     await started(hub)
-    hopeless = Ending(Fate.FAILED, "out of memory", final=True)
+    hopeless = TrialOutcome(Outcome.FAILED, "out of memory", final=True)
     assert await asyncio.gather(*finishing(hub, hopeless, hopeless)) == [Next.STAY] * 2
     assert await hub.next_event(A, 0, 0) == hopeless
 
@@ -56,8 +56,8 @@ async def test_a_rank_that_fails_alone_costs_one_attempt_and_not_two() -> None:
     hub = LaneHub(max_failures=1)
     await started(hub)
     event = asyncio.ensure_future(hub.next_event(A, 0, 0))
-    assert await hub.finish(member(1), A, FAILED) is Next.LEAVE
-    assert await hub.finish(member(0), A, PEER_LOST) is Next.LEAVE
+    assert await hub.finish(rank_id(1), A, FAILED) is Next.LEAVE
+    assert await hub.finish(rank_id(0), A, PEER_LOST) is Next.LEAVE
     await hub.group_lost(0)
     assert await asyncio.gather(*waiting(hub, generation=2)) == [A, A]
     reporting(hub, 1, generation=2)
@@ -70,9 +70,9 @@ async def test_a_lost_group_is_a_failure_of_the_trial_it_trained() -> None:
     await started(hub)
     event = asyncio.ensure_future(hub.next_event(A, 0, 0))
     for generation in (2, 3):
-        assert await hub.finish(member(1, generation - 1), A, PEER_LOST) is Next.LEAVE
+        assert await hub.finish(rank_id(1, generation - 1), A, PEER_LOST) is Next.LEAVE
         assert await asyncio.gather(*waiting(hub, generation)) == [A, A]
-        await hub.begin(member(0, generation), A)
+        await hub.begin(rank_id(0, generation), A)
         assert await settled(event) == [False]
     ranks = waiting(hub, generation=4)
     assert await event == replace(GROUP_LOST, reason=f"attempt 3: {GROUP_LOST.reason}")
@@ -98,7 +98,7 @@ async def test_preemption_is_no_failure() -> None:
         await hub.excuse(0)
         await hub.group_lost(0)
         assert await asyncio.gather(*waiting(hub, generation)) == [A, A]
-        await hub.begin(member(0, generation), A)
+        await hub.begin(rank_id(0, generation), A)
     event = asyncio.ensure_future(hub.next_event(A, 0, 0))
     await hub.group_lost(0)
     assert await event == GROUP_LOST
@@ -114,7 +114,7 @@ async def test_the_loss_of_a_host_is_no_failure_until_it_follows_the_trial() -> 
             await hub.host_lost(0)
         await hub.group_lost(0)
         assert await asyncio.gather(*waiting(hub, generation)) == [A, A]
-        await hub.begin(member(0, generation), A)
+        await hub.begin(rank_id(0, generation), A)
     assert not event.done()
     await hub.host_lost(0)
     await hub.group_lost(0)
@@ -126,7 +126,7 @@ async def test_ranks_that_leave_a_node_before_it_is_taken_take_the_trial_along()
     hub = LaneHub(max_failures=0)
     await started(hub)
     event = asyncio.ensure_future(hub.next_event(A, 0, 0))
-    moved = Ending(Fate.MOVED)
+    moved = TrialOutcome(Outcome.MOVED)
     assert await asyncio.gather(*finishing(hub, moved, moved)) == [Next.LEAVE] * 2
     await hub.group_lost(0)
     assert await asyncio.gather(*waiting(hub, generation=2)) == [A, A]
@@ -142,10 +142,10 @@ async def test_a_trial_whose_lane_is_down_goes_on_with_the_first_that_is_ready()
     assert (await event).lane == 0
     event = asyncio.ensure_future(hub.next_event(A, 0, 1))
     await hub.group_lost(0)
-    assert (await hub.situation()).alive == frozenset()
+    assert (await hub.hub_state()).alive == frozenset()
     assert await asyncio.gather(*waiting(hub, lane=1)) == [A, A]
     repeated = both(lambda rank: hub.report(rank, A, Report(1)), lane=1)
-    assert await asyncio.gather(*repeated) == [Verdict.GO] * 2
+    assert await asyncio.gather(*repeated) == [Decision.GO] * 2
     ranks = both(lambda rank: hub.report(rank, A, Report(2)), lane=1)
     assert ((await event).epoch, (await event).lane) == (2, 1)
     assert await settled(*ranks, *waiting(hub, generation=2)) == [False] * 4  # lane 0 has nothing to do
@@ -157,7 +157,7 @@ async def test_a_lane_given_up_leaves_its_trial_to_another() -> None:
     await started(hub)
     event = asyncio.ensure_future(hub.next_event(A, 0, 0))
     await hub.abandon(0)
-    assert await hub.next_order(member(0)) is None  # a late call does not bring the lane back
+    assert await hub.next_assignment(rank_id(0)) is None  # a late call does not bring the lane back
     assert await asyncio.gather(*waiting(hub, lane=1)) == [A, A]
     assert await settled(event) == [False]
     assert await hub.lease(A) == 1
@@ -173,7 +173,7 @@ async def test_another_client_of_the_same_trial_finds_its_lane() -> None:
     assert await hub.lease(A) == 0
     assert (await hub.next_event(A, 0, 0)).epoch == 1
     more = asyncio.ensure_future(hub.next_event(A, 0, 1))
-    assert await asyncio.gather(*ranks) == [Verdict.GO] * 2
+    assert await asyncio.gather(*ranks) == [Decision.GO] * 2
     assert await settled(dead, more) == [True, False]
 
 
@@ -194,10 +194,10 @@ async def test_failures_of_one_trial_are_not_counted_against_the_next() -> None:
     hub = LaneHub(max_failures=1)
     await started(hub)
     await asyncio.gather(*finishing(hub, FAILED, FAILED))
-    assert await asyncio.gather(*both(lambda rank: hub.next_order(rank, "a"))) == [A, A]
+    assert await asyncio.gather(*both(lambda rank: hub.next_assignment(rank, "a"))) == [A, A]
     await asyncio.gather(*finishing(hub, COMPLETED, COMPLETED))
     await started(hub, B)
-    await asyncio.gather(*finishing(hub, FAILED, FAILED, order=B))
-    assert await asyncio.gather(*both(lambda rank: hub.next_order(rank, "b"))) == [B, B]
+    await asyncio.gather(*finishing(hub, FAILED, FAILED, assignment=B))
+    assert await asyncio.gather(*both(lambda rank: hub.next_assignment(rank, "b"))) == [B, B]
     await hub.release("b")
-    assert await asyncio.gather(*finishing(hub, STOPPED, STOPPED, order=B)) == [Next.STAY] * 2
+    assert await asyncio.gather(*finishing(hub, STOPPED, STOPPED, assignment=B)) == [Next.STAY] * 2

@@ -9,27 +9,27 @@ from typing import Any
 import pytest
 
 from orchestrator.lanes.hub.hub import LaneHub
-from orchestrator.lanes.messages import Fate, Order, Report
-from tests.support.hub_calls import A, B, in_loop, member, settled, short_waits
+from orchestrator.lanes.messages import Outcome, Report, TrialAssignment
+from tests.support.hub_calls import A, B, in_loop, rank_id, settled, short_waits
 
 __all__ = ["short_waits"]  # a fixture
 
 
-async def _lane_with_a_trial(hub: LaneHub, lane: int) -> Order:
+async def _lane_with_a_trial(hub: LaneHub, lane: int) -> TrialAssignment:
     """A lane of two ranks whose trial has reported its first epoch and waits to go on; its client waits for news."""
-    order = Order(f"trial-{lane}", {}, "")
-    ranks = [asyncio.ensure_future(hub.next_order(member(rank, lane=lane))) for rank in (0, 1)]
-    assert await hub.lease(order) == lane
+    assignment = TrialAssignment(f"trial-{lane}", {}, "")
+    ranks = [asyncio.ensure_future(hub.next_assignment(rank_id(rank, lane=lane))) for rank in (0, 1)]
+    assert await hub.lease(assignment) == lane
     await asyncio.gather(*ranks)
-    return order
+    return assignment
 
 
 async def _work_of_an_epoch(lanes: int) -> int:
     """Python functions that run in the process while one lane's ranks report and its client lets them go on."""
     hub, waiting = LaneHub(), []
     for lane in range(lanes):
-        order = await _lane_with_a_trial(hub, lane)
-        waiting.append(asyncio.ensure_future(hub.next_event(order, lane, 0)))
+        assignment = await _lane_with_a_trial(hub, lane)
+        waiting.append(asyncio.ensure_future(hub.next_event(assignment, lane, 0)))
     await settled()
     ran = 0
 
@@ -37,11 +37,11 @@ async def _work_of_an_epoch(lanes: int) -> int:
         nonlocal ran
         ran += event == "call"
 
-    middle = Order(f"trial-{lanes // 2}", {}, "")
+    middle = TrialAssignment(f"trial-{lanes // 2}", {}, "")
     sys.setprofile(count)
     try:
         ranks = [
-            asyncio.ensure_future(hub.report(member(rank, lane=lanes // 2), middle, Report(1, {"x": 1.0})))
+            asyncio.ensure_future(hub.report(rank_id(rank, lane=lanes // 2), middle, Report(1, {"x": 1.0})))
             for rank in (0, 1)
         ]
         await waiting[lanes // 2]
@@ -61,11 +61,11 @@ def test_an_epoch_of_one_lane_is_no_more_work_among_many() -> None:
 @in_loop
 async def test_lanes_that_become_ready_at_once_serve_all_who_wait() -> None:
     hub = LaneHub()
-    leases = [asyncio.ensure_future(hub.lease(Order(str(number), {}, ""))) for number in range(20)]
+    leases = [asyncio.ensure_future(hub.lease(TrialAssignment(str(number), {}, ""))) for number in range(20)]
     await settled()
-    ranks = [asyncio.ensure_future(hub.next_order(member(0, lane=lane, world_size=1))) for lane in range(20)]
+    ranks = [asyncio.ensure_future(hub.next_assignment(rank_id(0, lane=lane, world_size=1))) for lane in range(20)]
     assert sorted(await asyncio.gather(*leases)) == list(range(20))
-    assert {order.trial_id for order in await asyncio.gather(*ranks)} == {str(number) for number in range(20)}
+    assert {assignment.trial_id for assignment in await asyncio.gather(*ranks)} == {str(number) for number in range(20)}
 
 
 @pytest.mark.parametrize("leaves", ["is cancelled", "has ended"])
@@ -74,8 +74,8 @@ async def test_one_who_no_longer_wants_a_lane_leaves_it_to_the_next(leaves: str)
     hub = LaneHub()
     first, second = asyncio.ensure_future(hub.lease(A)), asyncio.ensure_future(hub.lease(B))
     await settled()
-    rank = asyncio.ensure_future(hub.next_order(member(0, world_size=1)))
-    while not (await hub.situation()).alive:  # then the lane is ready, and the first in line woken
+    rank = asyncio.ensure_future(hub.next_assignment(rank_id(0, world_size=1)))
+    while not (await hub.hub_state()).alive:  # then the lane is ready, and the first in line woken
         await asyncio.sleep(0)
     if leaves == "is cancelled":
         first.cancel()
@@ -84,4 +84,4 @@ async def test_one_who_no_longer_wants_a_lane_leaves_it_to_the_next(leaves: str)
     assert (await second, await rank) == (0, B)
     if leaves == "has ended":
         assert await first == 0
-        assert (await hub.next_event(A, 0, 0)).fate is Fate.STOPPED
+        assert (await hub.next_event(A, 0, 0)).kind is Outcome.STOPPED

@@ -13,7 +13,7 @@ import pytest
 from orchestrator.config.sweep import ModelConfig, TrainingConfig, TrialConfig
 from orchestrator.errors import CheckpointError, TrialDivergedError, TrialFailedError
 from orchestrator.lanes.lane_setting import LaneSetting
-from orchestrator.lanes.messages import Ending, Fate, Member, Order
+from orchestrator.lanes.messages import Outcome, RankId, TrialAssignment, TrialOutcome
 from orchestrator.lanes.worker import worker
 from orchestrator.lanes.worker.trial_log import in_words, trial_log
 from orchestrator.training.trial import StopTrial
@@ -22,48 +22,50 @@ from orchestrator.training.workers import Workers
 CONFIG = TrialConfig(number=0, model=ModelConfig(name="any"), training=TrainingConfig(), seed=0)
 
 
-def ending_of(error: BaseException, folder: Path, patch: pytest.MonkeyPatch, workers: Workers | None = None) -> Ending:
+def ending_of(
+    error: BaseException, folder: Path, patch: pytest.MonkeyPatch, workers: Workers | None = None
+) -> TrialOutcome:
     """What a rank tells the hub when training raises."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
     patch.setattr(worker, "Trial", fail)
-    order = Order("a", CONFIG.model_dump(mode="json"), str(folder))
+    assignment = TrialAssignment("a", CONFIG.model_dump(mode="json"), str(folder))
     lane: Any = LaneSetting(0, None, None, "", None)  # type: ignore[arg-type]
     data: Any = None
-    return worker._train(lane, Member(0, 1, 0, 1), workers or Workers(), data, order)
+    return worker._train(lane, RankId(0, 1, 0, 1), workers or Workers(), data, assignment)
 
 
 def test_a_crash_may_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ending = ending_of(RuntimeError("no luck"), tmp_path, monkeypatch)
-    assert (ending.fate, ending.final, ending.poisoned) == (Fate.FAILED, False, False)
-    assert ending.reason.startswith("RuntimeError: no luck\nTraceback")
+    outcome = ending_of(RuntimeError("no luck"), tmp_path, monkeypatch)
+    assert (outcome.kind, outcome.final, outcome.poisoned) == (Outcome.FAILED, False, False)
+    assert outcome.reason.startswith("RuntimeError: no luck\nTraceback")
     assert "failed: RuntimeError: no luck" in (tmp_path / "rank-0.log").read_text()
 
 
 @pytest.mark.parametrize("error", [TrialFailedError("out of memory"), CheckpointError("both are damaged")])
 def test_what_would_happen_again_is_final(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ending = ending_of(error, tmp_path, monkeypatch)
-    assert (ending.fate, ending.final) == (Fate.FAILED, True)
+    outcome = ending_of(error, tmp_path, monkeypatch)
+    assert (outcome.kind, outcome.final) == (Outcome.FAILED, True)
 
 
 @pytest.mark.parametrize(
-    ("error", "fate"),
+    ("error", "kind"),
     [
-        (TrialDivergedError("diverged"), Fate.DIVERGED),
-        (StopTrial(), Fate.STOPPED),
-        (worker.LeaveLane(), Fate.MOVED),
+        (TrialDivergedError("diverged"), Outcome.DIVERGED),
+        (StopTrial(), Outcome.STOPPED),
+        (worker.LeaveLane(), Outcome.MOVED),
     ],
 )
-def test_other_ends(error: BaseException, fate: Fate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ending_of(error, tmp_path, monkeypatch).fate is fate
+def test_other_ends(error: BaseException, kind: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ending_of(error, tmp_path, monkeypatch).kind is kind
 
 
 def test_a_lost_peer_is_no_fault_of_this_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     error = RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:4711")
-    assert ending_of(error, tmp_path, monkeypatch, Workers(0, 2)).fate is Fate.PEER_LOST
-    assert ending_of(error, tmp_path, monkeypatch).fate is Fate.FAILED  # which has no peers
+    assert ending_of(error, tmp_path, monkeypatch, Workers(0, 2)).kind is Outcome.PEER_LOST
+    assert ending_of(error, tmp_path, monkeypatch).kind is Outcome.FAILED  # which has no peers
 
 
 def test_what_a_trial_says_is_in_its_log_and_in_no_other(tmp_path: Path) -> None:

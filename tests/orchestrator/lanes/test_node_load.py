@@ -14,7 +14,7 @@ from orchestrator.lanes.hub.hub import LaneHub
 from orchestrator.lanes.messages import Report
 from orchestrator.lanes.worker import node_load
 from orchestrator.lanes.worker.node_load import NodeLoad
-from tests.support.hub_calls import A, in_loop, member, started
+from tests.support.hub_calls import A, in_loop, rank_id, started
 
 
 def test_a_node_tells_the_use_of_its_processors_and_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ async def test_what_every_node_tells_arrives_with_the_metrics_of_the_first_rank(
     event = asyncio.ensure_future(hub.next_event(A, 0, 0))
     told = ({"val/top1": 0.5, "system/a/cpu": 10.0}, {"val/top1": 9.0, "system/b/cpu": 20.0})
     reports = [Report(1, told[rank], nodes=("ab"[rank],)) for rank in (0, 1)]
-    ranks = [asyncio.ensure_future(hub.report(member(rank), A, reports[rank])) for rank in (1, 0)]
+    ranks = [asyncio.ensure_future(hub.report(rank_id(rank), A, reports[rank])) for rank in (1, 0)]
     assert (await event).metrics == {"val/top1": 0.5, "system/a/cpu": 10.0, "system/b/cpu": 20.0}
     assert (await event).nodes == ("a", "b")
     for waiting in ranks:

@@ -12,7 +12,7 @@ import pytest
 import ray
 
 from orchestrator.lanes import trial_client as client_module
-from orchestrator.lanes.messages import Ending, Fate, Order, Report
+from orchestrator.lanes.messages import Outcome, Report, TrialAssignment, TrialOutcome
 from orchestrator.lanes.trial_client import ENDED, EPOCH, EPOCHS_DONE, TRIAL, TrialClient
 from orchestrator.lanes.weight_transfer import Handover
 
@@ -23,14 +23,14 @@ class _Hub:
     def __init__(self, answers: Sequence[Any]) -> None:
         self.answers = list(answers)
         self.asked: list[tuple[Any, ...]] = []
-        self.order: Order | None = None
+        self.assignment: TrialAssignment | None = None
 
     def __getattr__(self, name: str) -> Any:
         return SimpleNamespace(remote=functools.partial(self._answer, name))
 
     def _answer(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        self.order = next((arg for arg in args if isinstance(arg, Order)), self.order)
-        self.asked.append((name, *(arg for arg in args if not isinstance(arg, Order)), *kwargs.values()))
+        self.assignment = next((arg for arg in args if isinstance(arg, TrialAssignment)), self.assignment)
+        self.asked.append((name, *(arg for arg in args if not isinstance(arg, TrialAssignment)), *kwargs.values()))
         return self.answers.pop(0)
 
 
@@ -66,13 +66,13 @@ def test_a_trial_gives_its_lane_back_and_goes_on_from_another(tmp_path: Path, mo
         ("next_event", 0, 0),
         ("next_event", 1, 3),
     ]
-    assert hub.order.config["training"]["lr"] == 0.2
+    assert hub.assignment.config["training"]["lr"] == 0.2
     assert (folder / "last.pt").read_text() == "donor"
 
     trial.reset_config({TRIAL: {"number": 7, "training": {"epochs": 4, "lr": 0.1}}, EPOCHS_DONE: 4})
-    hub.answers = [0, Ending(Fate.STOPPED)]  # another actor in its place
+    hub.answers = [0, TrialOutcome(Outcome.STOPPED)]  # another actor in its place
     assert trial.step()[ENDED] == "stopped"
-    assert hub.order.config["training"]["lr"] == 0.2
+    assert hub.assignment.config["training"]["lr"] == 0.2
 
 
 def test_a_trial_keeps_a_lane_that_nobody_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

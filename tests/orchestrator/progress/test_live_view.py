@@ -19,7 +19,7 @@ from orchestrator.config import SweepConfig
 from orchestrator.progress import notebook_view
 from orchestrator.progress.live_view import live_view
 from orchestrator.progress.progress_view import Progress, plain_line
-from orchestrator.progress.snapshot import Standing, Standings
+from orchestrator.progress.snapshot import Snapshot, Snapshots
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.runtime.ray_session import LanePlan
@@ -34,7 +34,7 @@ def config(**settings: Any) -> SweepConfig:
     return load_sweep({**PLAN, "name": "s", "trials": 8, **settings})
 
 
-def standing(tmp_path: Path, events: int | None = None, **settings: Any) -> Standing:
+def snapshot(tmp_path: Path, events: int | None = None, **settings: Any) -> Snapshot:
     """How a sweep stands after so many events of its journal."""
     path = tmp_path / "s" / "journal.jsonl"
     if not path.exists():
@@ -44,23 +44,23 @@ def standing(tmp_path: Path, events: int | None = None, **settings: Any) -> Stan
     part.parent.mkdir(exist_ok=True)
     part.write_text("".join(lines))
     with Journal(part) as journal:
-        return Standings(config(**settings), Ledger(journal), PLANNED).now()
+        return Snapshots(config(**settings), Ledger(journal), PLANNED).now()
 
 
-def shown(found: Standing, *notes: str, height: int = 40) -> str:
+def shown(found: Snapshot, *notes: str, height: int = 40) -> str:
     console = Console(record=True, width=120, force_terminal=True, file=io.StringIO())
     console.print(live_view(found, notes, height))
     return console.export_text()
 
 
 def test_a_journal_replayed_shows_every_state_of_its_sweep(tmp_path: Path) -> None:
-    assert "0/8 trials" in shown(standing(tmp_path, 2))
-    begun = shown(standing(tmp_path, 3))
+    assert "0/8 trials" in shown(snapshot(tmp_path, 2))
+    begun = shown(snapshot(tmp_path, 3))
     assert "1 running, 2 CPUs in use" in begun
     assert re.search(r"running +epoch +val/top1 +for +network *\n +0 +0/10 +- +\d+s  conv_resnet26_small", begun)
     assert "time left: not known yet" in begun
 
-    last = shown(standing(tmp_path), "Warning: Lane 0 ended and is started again: OSError")
+    last = shown(snapshot(tmp_path), "Warning: Lane 0 ended and is started again: OSError")
     assert "3/8 trials" in last
     assert "1 finished, 1 stopped early, 1 failed, 1 running, 2 CPUs in use" in last
     assert re.search(r"3 +2/10 +0\.9000 +\d+s  conv_resnet26_small", last)
@@ -72,12 +72,12 @@ def test_a_journal_replayed_shows_every_state_of_its_sweep(tmp_path: Path) -> No
 
 def test_an_interrupted_trial_waits_and_is_not_done(tmp_path: Path) -> None:
     tell_sweep(tmp_path, "s", [(FINISHED, [0.5]), (TrialStatus.INTERRUPTED, [0.6])], ended=None)
-    found = standing(tmp_path)
+    found = snapshot(tmp_path)
     assert (found.ended, found.counts[TrialStatus.INTERRUPTED]) == (1, 1)
 
 
 def test_a_low_terminal_shows_what_fits(tmp_path: Path) -> None:
-    assert len(shown(standing(tmp_path), height=12).splitlines()) <= 12
+    assert len(shown(snapshot(tmp_path), height=12).splitlines()) <= 12
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_low_terminal_shows_what_fits(tmp_path: Path) -> None:
 def test_the_time_left_is_that_of_the_trials_or_of_the_budget(
     tmp_path: Path, budget: dict[str, Any], left_by: str
 ) -> None:
-    found = standing(tmp_path, budget=budget)
+    found = snapshot(tmp_path, budget=budget)
     assert found.left_by == left_by
     assert found.left_s is not None
     # Trials held their lanes for 20, 10 and 0 s; four have not begun.
@@ -179,13 +179,13 @@ def test_a_result_shows_itself_in_a_notebook(tmp_path: Path) -> None:
 def test_looking_again_costs_nothing_for_what_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tell_sweep(tmp_path, "s", TRIALS, ended=None)
     with Journal(folder / "journal.jsonl") as journal:
-        standings = Standings(config(), Ledger(journal), PLANNED)
-        before = standings.now()
+        snapshots = Snapshots(config(), Ledger(journal), PLANNED)
+        before = snapshots.now()
         ranked: list[int] = []
-        rank = standings._aims.rank
+        rank = snapshots._aims.rank
         monkeypatch.setattr(
-            type(standings._aims), "rank", lambda _, record: ranked.append(record.number) or rank(record)
+            type(snapshots._aims), "rank", lambda _, record: ranked.append(record.number) or rank(record)
         )
-        assert standings.now().top == before.top
+        assert snapshots.now().top == before.top
     assert ranked == [3]
     assert [row.trial for row in before.top] == [3, 0, 1]

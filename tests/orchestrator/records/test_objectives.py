@@ -13,8 +13,8 @@ from orchestrator import load_sweep
 from orchestrator.config.sections.objective import parse_constraint
 from orchestrator.errors import ConfigError
 from orchestrator.records.ledger import TrialRecord, TrialStatus
-from orchestrator.records.objectives import Aims
-from orchestrator.search.optuna_state import verdict
+from orchestrator.records.objectives import Objectives
+from orchestrator.search.optuna_state import optuna_state
 from orchestrator.search.scores import note_constraints, note_report
 
 SWEEP = {
@@ -25,7 +25,7 @@ SWEEP = {
     "objective": [{"metric": "val/top1"}, {"metric": "params"}],
     "constraints": ["params <= 2e6"],
 }
-AIMS = Aims.of(load_sweep(SWEEP))
+AIMS = Objectives.of(load_sweep(SWEEP))
 
 
 def record(number: int, *epochs: tuple[float, float], status: TrialStatus = TrialStatus.FINISHED) -> TrialRecord:
@@ -95,13 +95,13 @@ def test_the_front_holds_what_no_other_beats() -> None:
     assert [each.number for each in AIMS.pareto_front(records)] == [6, 0, 5, 1]
 
 
-def tell(study: optuna.Study, trial_record: TrialRecord, aims: Aims = AIMS) -> None:
+def tell(study: optuna.Study, trial_record: TrialRecord, aims: Objectives = AIMS) -> None:
     trial = study.ask()
     trial.suggest_float("lr", 0, 1)
     for report in trial_record.reports:
         note_report(study, trial, int(report["epoch"]), report, aims)
     note_constraints(study, trial, trial_record, aims)
-    state, values = verdict(trial_record, aims)
+    state, values = optuna_state(trial_record, aims)
     study.tell(trial, values=values, state=state)
 
 

@@ -14,7 +14,7 @@ import pytest
 from orchestrator.config.sections.objective import ObjectiveConfig, parse_constraint
 from orchestrator.errors import CheckpointError
 from orchestrator.records.ledger import TrialRecord, TrialStatus
-from orchestrator.records.objectives import Aims
+from orchestrator.records.objectives import Objectives
 from orchestrator.results.sweep_result import SweepResult
 from orchestrator.results.tables import REPORTS, TRIALS
 
@@ -112,7 +112,7 @@ def test_the_best_keeps_the_constraints_while_any_trial_does(tmp_path: Path) -> 
     records = [record(0, FINISHED, [0.9]), record(1, FINISHED, [0.7]), record(2, PRUNED, [0.8])]
     for each, params in zip(records, (3e6, 1e6, 1e6), strict=True):
         each.reports[-1]["params"] = params
-    aims = Aims((ObjectiveConfig(),), {"params <= 2e6": parse_constraint("params <= 2e6")})
+    aims = Objectives((ObjectiveConfig(),), {"params <= 2e6": parse_constraint("params <= 2e6")})
     found = replace(result(tmp_path, *records), aims=aims)
     assert found.best is not None
     assert found.best.number == 1

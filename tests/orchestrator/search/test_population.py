@@ -16,7 +16,7 @@ import ray
 from orchestrator import load_sweep
 from orchestrator.config.sweep import resolve_trial
 from orchestrator.lanes.hub.hub import LaneHub
-from orchestrator.lanes.messages import Member
+from orchestrator.lanes.messages import RankId
 from orchestrator.lanes.trial_client import EPOCH, EPOCHS_DONE, REPORTED, TRIAL, TrialClient
 from orchestrator.lanes.worker import worker
 from orchestrator.records.folder.sweep_folder import SweepFolder
@@ -69,12 +69,12 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubInLoop]:
 def serve_lane(hub: Any, data: Any, objective: Any) -> None:
     """As `lane_loop` does, in one process."""
     lane = SimpleNamespace(lane=0, hub=hub, objective=objective, costs=frozenset())
-    member, left = Member(0, hub.new_generation.remote(0), 0, 1), None
-    hub.join.remote(member)
-    while (order := hub.next_order.remote(member, left)) is not None:
-        hub.begin.remote(member, order)
-        hub.finish.remote(member, order, worker._train(lane, member, Workers(), data, order))  # type: ignore[arg-type]
-        left = order.trial_id
+    rank_id, left = RankId(0, hub.new_generation.remote(0), 0, 1), None
+    hub.join.remote(rank_id)
+    while (assignment := hub.next_assignment.remote(rank_id, left)) is not None:
+        hub.begin.remote(rank_id, assignment)
+        hub.finish.remote(rank_id, assignment, worker._train(lane, rank_id, Workers(), data, assignment))  # type: ignore[arg-type]
+        left = assignment.trial_id
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -106,11 +106,11 @@ def test_trials_take_turns_and_the_poorest_goes_on_from_another(tmp_path: Path, 
             )
             scheduler.on_trial_add(None, trial)
             threading.Thread(target=follow, args=(trial,), daemon=True).start()
-        order = []
+        assignment = []
         while ledger.running():
             trial, result = results.get(timeout=60)
             number = trial.config[TRIAL]["number"]
-            order.append((number, result[EPOCH]))
+            assignment.append((number, result[EPOCH]))
             done = result["done"]
             (scheduler.on_trial_complete if done else scheduler.on_trial_result)(None, trial, result)
             ledger.trial_reported(number, result[EPOCH], dict(result[REPORTED]))
@@ -119,7 +119,7 @@ def test_trials_take_turns_and_the_poorest_goes_on_from_another(tmp_path: Path, 
                 hub.release.remote(trial.trial_id)
             trial.go.release()
 
-    assert {number for number, _ in order[:8]} == {0, 1, 2, 3}  # all come to the look before any goes on
+    assert {number for number, _ in assignment[:8]} == {0, 1, 2, 3}  # all come to the look before any goes on
     assert [record.epochs for record in ledger.trials()] == [4] * 4
     poor = ledger.trial(0)
     assert poor.config["training"]["lr"] > 1e-9

@@ -15,7 +15,7 @@ from ray.tune.schedulers import TrialScheduler
 from orchestrator import SweepConfig, load_sweep
 from orchestrator.errors import ConfigError
 from orchestrator.lanes.hub.hub import LaneHub
-from orchestrator.lanes.messages import Verdict
+from orchestrator.lanes.messages import Decision
 from orchestrator.lanes.trial_client import EPOCH
 from orchestrator.lanes.weight_transfer import Handover, changed_config
 from orchestrator.records.folder.sweep_folder import SweepFolder
@@ -234,7 +234,7 @@ async def test_a_lane_is_given_to_who_waits_and_leased_again() -> None:
     other = asyncio.ensure_future(hub.lease(B))
     left = asyncio.ensure_future(hub.yield_lane("a", forced=False))
     assert await settled(other, left) == [False, False]
-    assert await asyncio.gather(*reports) == [Verdict.STOP, Verdict.STOP]
+    assert await asyncio.gather(*reports) == [Decision.STOP, Decision.STOP]
     await asyncio.gather(*finishing(hub, STOPPED, STOPPED))
     assert await left
     again = asyncio.ensure_future(hub.lease(A))
@@ -243,10 +243,10 @@ async def test_a_lane_is_given_to_who_waits_and_leased_again() -> None:
     assert await other == 0
 
     await hub.release("b")
-    await asyncio.gather(*finishing(hub, STOPPED, STOPPED, order=B))
-    orders = waiting(hub)
+    await asyncio.gather(*finishing(hub, STOPPED, STOPPED, assignment=B))
+    assignments = waiting(hub)
     assert await again == 0
-    assert await asyncio.gather(*orders) == [A, A]
+    assert await asyncio.gather(*assignments) == [A, A]
 
 
 @pytest.mark.parametrize(

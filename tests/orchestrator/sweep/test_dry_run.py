@@ -25,7 +25,7 @@ from orchestrator.search.storage import open_storage, study_uri
 from orchestrator.search.study import open_study
 from orchestrator.sweep.dry_run import cost_bounds
 from orchestrator.sweep.dry_run_trials import first_trials
-from orchestrator.training.memory_estimate import estimate_footprint
+from orchestrator.training.memory_estimate import estimate_memory
 from tests.support.networks.small_networks import SMALL_NETWORKS
 
 DIGITS = Path(__file__).resolve().parents[3] / "sweeps" / "digits.yaml"
@@ -115,20 +115,20 @@ def trial(model: str, **training: Any) -> TrialConfig:
 
 @pytest.mark.parametrize("kind", SMALL_NETWORKS)
 def test_every_kind_of_network_has_a_footprint(kind: str) -> None:
-    needs = estimate_footprint(trial(SMALL_NETWORKS[kind].model, optimizer="adamw"), FACTS, workers=2)
+    needs = estimate_memory(trial(SMALL_NETWORKS[kind].model, optimizer="adamw"), FACTS, workers=2)
     assert needs.activations > 0
     assert needs.images_at_once == 32
     assert needs.optimizer == pytest.approx(2 * needs.gradients, rel=0.01)
 
 
 def test_a_footprint_follows_the_settings_it_depends_on() -> None:
-    plain = estimate_footprint(trial("conv_resnet26_small"), FACTS, workers=1)
+    plain = estimate_memory(trial("conv_resnet26_small"), FACTS, workers=1)
     weights = sum(p.numel() for p in _network().parameters()) * 4
     assert plain.gradients == plain.optimizer == weights  # one momentum
-    assert estimate_footprint(trial("conv_resnet26_small", optimizer="adamw"), FACTS, workers=1).optimizer > weights
-    parts = estimate_footprint(trial("conv_resnet26_small", accumulation_steps=4), FACTS, workers=2)
+    assert estimate_memory(trial("conv_resnet26_small", optimizer="adamw"), FACTS, workers=1).optimizer > weights
+    parts = estimate_memory(trial("conv_resnet26_small", accumulation_steps=4), FACTS, workers=2)
     assert (parts.images_at_once, parts.activations) == (8, plain.activations // 8)
-    half = estimate_footprint(trial("conv_resnet26_small", precision="bfloat16", ema_decay=0.9), FACTS, workers=1)
+    half = estimate_memory(trial("conv_resnet26_small", precision="bfloat16", ema_decay=0.9), FACTS, workers=1)
     assert half.activations == plain.activations // 2
     assert half.average == half.weights
     assert plain.images == 1000 * 64
@@ -148,7 +148,7 @@ def test_activations_are_what_autograd_keeps() -> None:
         logits = network(torch.zeros(64, 1, 8, 8))
     measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     del logits
-    estimated = estimate_footprint(trial("conv_resnet26_small"), FACTS, workers=1).activations
+    estimated = estimate_memory(trial("conv_resnet26_small"), FACTS, workers=1).activations
     assert estimated == pytest.approx(measured, rel=0.05)
 
 

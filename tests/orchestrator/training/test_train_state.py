@@ -19,7 +19,7 @@ from orchestrator.training.checkpoints.checkpoint_file import read_checkpoint
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.images.device_images import DeviceImages
 from orchestrator.training.losses import loss_sum
-from orchestrator.training.train_state import Learner
+from orchestrator.training.train_state import TrainState
 from orchestrator.training.workers import Workers
 from tests.support.training_pieces import few_digits, make_trial, run, with_norm, without_norm
 
@@ -31,7 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DeviceImages:
     return few_digits(tmp_path_factory.mktemp("digits"))
 
 
-def learner_with(model: nn.Module | None = None, **training: Any) -> Learner:
+def learner_with(model: nn.Module | None = None, **training: Any) -> TrainState:
     torch.manual_seed(0)
     settings = {
         "optimizer": "momentum",
@@ -41,7 +41,7 @@ def learner_with(model: nn.Module | None = None, **training: Any) -> Learner:
         "warmup_epochs": 0,
         **training,
     }
-    return Learner(model or without_norm({}), TrainingConfig(**settings), Workers(), steps_per_epoch=10)
+    return TrainState(model or without_norm({}), TrainingConfig(**settings), Workers(), steps_per_epoch=10)
 
 
 def batch(images: int = 11) -> tuple[Tensor, Tensor]:
@@ -53,7 +53,7 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in model.state_dict().items()}
 
 
-def step(learner: Learner, update: int = 0) -> Tensor:
+def step(learner: TrainState, update: int = 0) -> Tensor:
     learner.begin_epoch()
     images, labels = batch()
     return learner.step(images, labels, update=update, global_images=len(images))
