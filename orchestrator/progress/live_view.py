@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -15,6 +15,7 @@ from orchestrator.plain_output import add_column, add_row, cell
 from orchestrator.progress.snapshot import Ranked, Running, Snapshot
 from orchestrator.records.budget import as_duration
 from orchestrator.records.ledger import TrialStatus
+from orchestrator.results.notebook_table import params_text
 
 _ORDER = sorted(TrialStatus, key=lambda status: status is TrialStatus.RUNNING)  # those that train come last
 _BAD = (TrialStatus.DIVERGED, TrialStatus.FAILED)
@@ -66,15 +67,6 @@ def clock(seconds: float) -> str:
     """Minutes and seconds, or hours, minutes and seconds."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes:02d}:{rest:02d}"
-
-
-def params_text(params: Mapping[str, Any], most: int) -> str:
-    """The first searched values in a line."""
-    shown = [(name, value) for name, value in params.items() if name != "model"]
-    text = " ".join(
-        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in shown[:most]
-    )
-    return f"{text} +{len(shown) - most}" if len(shown) > most else text
 
 
 def _headline(snapshot: Snapshot) -> RenderableType:

@@ -195,7 +195,7 @@ class SweepResult:
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        from orchestrator.progress.notebook_view import result_html
+        from orchestrator.results.notebook_table import result_html
 
         return result_html(self)
 

@@ -13,7 +13,6 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from orchestrator.errors import UnsafePathError
-from orchestrator.lanes.worker.trial_log import LOG_SUFFIX
 from orchestrator.records.events import (
     CheckpointDropped,
     CheckpointKept,
@@ -31,7 +30,7 @@ from orchestrator.records.events import (
     TrialStarted,
 )
 from orchestrator.records.folder.sweep_folder import SweepFolder
-from orchestrator.records.folder.trial_folder import trial_folder
+from orchestrator.records.folder.trial_folder import LOG_SUFFIX, trial_folder
 from orchestrator.tracking.flat_settings import flatten
 from orchestrator.tracking.mlflow_datasets import dataset_input
 from orchestrator.tracking.mlflow_limits import cut, log, metric, param, tag

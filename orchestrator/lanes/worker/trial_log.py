@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.masked_output import MaskedFormatter
+from orchestrator.records.folder.trial_folder import LOG_SUFFIX
 
-LOG_SUFFIX = ".log"
 _FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 

@@ -1,6 +1,12 @@
-"""Where a trial keeps its checkpoints."""
+"""Layout of a trial's folder: its name and its log files."""
+
+LOG_SUFFIX = ".log"
 
 
 def trial_folder(number: int) -> str:
-    """Name of a trial's folder, by Optuna's number."""
+    """Return the name of a trial's folder.
+
+    Args:
+        number: Optuna's number of the trial.
+    """
     return f"trial-{number:05d}"

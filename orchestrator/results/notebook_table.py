@@ -1,0 +1,51 @@
+"""Result of a sweep as an HTML table, for notebooks."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from orchestrator.results.sweep_result import SweepResult
+
+_RESULT_ROWS = 10
+
+
+def result_html(result: SweepResult) -> str:
+    """Return the best trials of a sweep as HTML."""
+    best = result.best
+    rows = [
+        (
+            rank,
+            trial.number,
+            f"{trial.value:.4f}",
+            "-" if trial.test_top1 is None else f"{trial.test_top1:.4f}",
+            trial.epochs,
+            str(trial.status),
+            " ".join(filter(None, (str(trial.params.get("model", "")), params_text(trial.params, 6)))),
+        )
+        for rank, trial in enumerate(result.top(_RESULT_ROWS), start=1)
+    ]
+    found = "no trial has finished an epoch" if best is None else f"best {result.metric} {best.value:.4f}"
+    head = f"<b>{html.escape(result.name)}</b>: {result.status}, {len(result.records)} trials, {html.escape(found)}"
+    headings = ("rank", "trial", result.metric, "test/top1", "epochs", "status", "parameters")
+    return f"<div>{head}{html_table(headings, rows)}<code>{html.escape(str(result.folder))}</code></div>"
+
+
+def params_text(params: Mapping[str, Any], most: int) -> str:
+    """The first searched values in a line."""
+    shown = [(name, value) for name, value in params.items() if name != "model"]
+    text = " ".join(
+        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in shown[:most]
+    )
+    return f"{text} +{len(shown) - most}" if len(shown) > most else text
+
+
+def html_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return an HTML table, or an empty text if there is no row."""
+    cells = "".join(f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
+    if not cells:
+        return ""
+    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table>"
