@@ -145,7 +145,7 @@ class Snapshots:
         self._config = config
         self._ledger = ledger
         self._plan = plan
-        self._aims = Objectives.of(config)
+        self._objectives = Objectives.of(config)
         self._budget = Budget(config.budget, config.objective)
         self._over = _Over()
 
@@ -181,9 +181,9 @@ class Snapshots:
         value = trial.best(self._config.objective.metric, self._config.objective.mode)
         if value is None:
             return None
-        feasible = self._aims.is_feasible(trial)
+        feasible = self._objectives.is_feasible(trial)
         row = Ranked(trial.number, _model(trial), value, trial.epochs, trial.status, feasible, trial.params)
-        return self._aims.rank(trial), row
+        return self._objectives.rank(trial), row
 
     def _running(self, trial: TrialRecord) -> Running:
         value = trial.reports[-1].get(self._config.objective.metric, math.nan) if trial.reports else math.nan

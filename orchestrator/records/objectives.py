@@ -19,11 +19,11 @@ class Objectives:
     """The objectives and constraints of a sweep.
 
     Args:
-        objectives: The first one decides which epoch of a trial is its best.
+        configs: Objectives in order; the first one decides which epoch of a trial is its best.
         constraints: By their text.
     """
 
-    objectives: tuple[ObjectiveConfig, ...]
+    configs: tuple[ObjectiveConfig, ...]
     constraints: Mapping[str, Constraint]
 
     @classmethod
@@ -34,7 +34,7 @@ class Objectives:
     @property
     def metrics(self) -> list[str]:
         """Of the objectives, in order."""
-        return [objective.metric for objective in self.objectives]
+        return [objective.metric for objective in self.configs]
 
     def values(self, record: TrialRecord) -> dict[str, float]:
         """The objectives at the best epoch, by metric; those that are no numbers are absent."""
@@ -62,7 +62,7 @@ class Objectives:
 
         Trials trained to the end win ties, then those with the fewer epochs.
         """
-        first = self.objectives[0]
+        first = self.configs[0]
         value = record.best(first.metric, first.mode)
         worth = math.inf if value is None else -value if first.mode == "max" else value
         return not self.is_feasible(record), worth, record.status is not TrialStatus.FINISHED, record.epochs
@@ -75,15 +75,18 @@ class Objectives:
         rows = []
         for record in records:
             values = self.values(record)
-            complete = len(values) == len(self.objectives)
+            complete = len(values) == len(self.configs)
             if record.status is TrialStatus.FINISHED and complete and self.is_feasible(record):
-                signed = [-values[aim.metric] if aim.mode == "max" else values[aim.metric] for aim in self.objectives]
+                signed = [
+                    -values[objective.metric] if objective.mode == "max" else values[objective.metric]
+                    for objective in self.configs
+                ]
                 rows.append((tuple(signed), record))
         front = [row for row in rows if not any(_dominates(other, row[0]) for other, _ in rows)]
         return [record for _, record in sorted(front, key=lambda row: (row[0], row[1].number))]
 
     def _best_report(self, record: TrialRecord) -> Mapping[str, float]:
-        first = self.objectives[0]
+        first = self.configs[0]
         value = record.best(first.metric, first.mode)
         if value is None:
             return {}

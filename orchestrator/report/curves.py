@@ -28,18 +28,18 @@ _GROUPS: tuple[tuple[str, tuple[TrialStatus, ...], str, float, str | None], ...]
 )
 
 
-def curve_charts(records: Sequence[TrialRecord], aims: Objectives, best: int | None) -> list[Chart]:
+def curve_charts(records: Sequence[TrialRecord], objectives: Objectives, best: int | None) -> list[Chart]:
     """Of the first objective, and of a loss beside it.
 
     Args:
         records: Every trial.
-        aims: Of the sweep.
+        objectives: Objectives and constraints of the sweep.
         best: Number of the best trial.
     """
-    objective = aims.objectives[0].metric
+    objective = objectives.configs[0].metric
     told = {metric for record in records for report in record.reports for metric in report}
     metrics = [objective, *[loss for loss in _LOSSES if loss in told and loss != objective][:1]]
-    drawn = _drawn(records, aims, best)
+    drawn = _drawn(records, objectives, best)
     return [chart for metric in metrics if (chart := _chart(drawn, metric, best)) is not None]
 
 
@@ -48,10 +48,11 @@ def left_out(records: Sequence[TrialRecord]) -> int:
     return max(0, sum(bool(record.reports) for record in records) - MOST_CURVES)
 
 
-def _drawn(records: Sequence[TrialRecord], aims: Objectives, best: int | None) -> list[TrialRecord]:
+def _drawn(records: Sequence[TrialRecord], objectives: Objectives, best: int | None) -> list[TrialRecord]:
     """The best trials, those that failed, and as many others, evenly spread, as there is room for."""
     told = sorted(
-        (record for record in records if record.reports), key=lambda record: (record.number != best, aims.rank(record))
+        (record for record in records if record.reports),
+        key=lambda record: (record.number != best, objectives.rank(record)),
     )
     if len(told) <= MOST_CURVES:
         return told

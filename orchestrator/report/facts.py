@@ -45,16 +45,18 @@ class Failure:
 
 def question(sweep: StoredSweep) -> str:
     """What the sweep asks, in a sentence."""
-    config, aims = sweep.config, sweep.result.aims
-    assert aims is not None
-    wanted = " and ".join(f"{'highest' if aim.mode == 'max' else 'lowest'} {aim.metric}" for aim in aims.objectives)
+    config, objectives = sweep.config, sweep.result.objectives
+    assert objectives is not None
+    wanted = " and ".join(
+        f"{'highest' if objective.mode == 'max' else 'lowest'} {objective.metric}" for objective in objectives.configs
+    )
     search = config.get("search") or {}
     choices = (search.get("model") or {}).get("choices")
     network = f"{len(choices)} networks" if choices else (config.get("model") or {}).get("name", "one network")
     names = [name for name, domain in search.items() if name != "model" and "value" not in domain]
     searched = f"{len(names)} searched setting{'s' if len(names) > 1 else ''}"
     over = f"{network} and {searched}" if names else network
-    bounds = f", with {' and '.join(aims.constraints)}" if aims.constraints else ""
+    bounds = f", with {' and '.join(objectives.constraints)}" if objectives.constraints else ""
     return f"Which configuration of {over} reaches the {wanted} on {dataset_name(config)}{bounds}?"
 
 
@@ -98,12 +100,12 @@ def remark_on_test(config: Mapping[str, Any]) -> str:
 def settings(sweep: StoredSweep) -> list[tuple[str, str]]:
     """What the sweep was told, and what repeats it."""
     config, result = sweep.config, sweep.result
-    assert result.aims is not None
+    assert result.objectives is not None
     scheduler, sampler = config.get("trial_scheduler") or {}, config.get("sampler") or {}
     training, resources = config.get("training") or {}, config.get("resources") or {}
     rows = [
-        ("objective", ", ".join(f"{aim.metric} ({aim.mode})" for aim in result.aims.objectives)),
-        ("constraints", ", ".join(result.aims.constraints)),
+        ("objective", ", ".join(f"{objective.metric} ({objective.mode})" for objective in result.objectives.configs)),
+        ("constraints", ", ".join(result.objectives.constraints)),
         ("images", dataset_name(config)),
         ("trials wanted", str(config.get("trials"))),
         ("epochs", str(training.get("epochs"))),
@@ -149,9 +151,9 @@ def failures(sweep: StoredSweep) -> list[Failure]:
 def meters(sweep: StoredSweep) -> list[Usage]:
     """How much of each limit is used; the number of trials is one."""
     result, wanted = sweep.result, int(sweep.config["trials"])
-    assert result.aims is not None
+    assert result.objectives is not None
     over = sum(record.is_over for record in result.records)
-    budget = Budget(BudgetConfig.model_validate(sweep.config.get("budget") or {}), result.aims.objectives[0])
+    budget = Budget(BudgetConfig.model_validate(sweep.config.get("budget") or {}), result.objectives.configs[0])
     return [Usage("trials", str(over), str(wanted), over / wanted), *budget.usage(result.so_far)]
 
 

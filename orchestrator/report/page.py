@@ -81,8 +81,8 @@ def render(sweep: StoredSweep) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    assert sweep.result.aims is not None
-    view = study_view(sweep.result.records, sweep.config, sweep.result.aims)
+    assert sweep.result.objectives is not None
+    view = study_view(sweep.result.records, sweep.config, sweep.result.objectives)
     rows = TrialRows(sweep, view.importance)
     sections = [section for section in _sections(sweep, view, rows) if section.charts or section.content]
     return environment.get_template(_TEMPLATE).render(
@@ -92,7 +92,7 @@ def render(sweep: StoredSweep) -> str:
         question=facts.question(sweep),
         tiles=facts.tiles(sweep),
         sections=sections,
-        metrics=sweep.result.aims.metrics,
+        metrics=sweep.result.objectives.metrics,
         most_params=MOST_PARAMS,
         cost_unit=rows.unit.name,
         written=time.strftime("%Y-%m-%d %H:%M", time.localtime()),
@@ -109,8 +109,8 @@ def _sections(sweep: StoredSweep, view: StudyView, rows: TrialRows) -> list[Sect
 
 
 def _found(sweep: StoredSweep, rows: TrialRows) -> list[Section]:
-    result, aims = sweep.result, sweep.result.aims
-    assert aims is not None
+    result, objectives = sweep.result, sweep.result.objectives
+    assert objectives is not None
     best, hidden = result.best, curves.left_out(result.records)
     ranked, shown = len(result.ranking()), rows.leaderboard()
     some = f"The best {len(shown)} of {ranked} trials that" if ranked > len(shown) else "All trials that"
@@ -123,16 +123,16 @@ def _found(sweep: StoredSweep, rows: TrialRows) -> list[Section]:
             "Learning curves",
             "A line per trial. A ring marks where the trial scheduler stopped it, a cross where it failed or diverged."
             + fewer,
-            curves.curve_charts(result.records, aims, best.number if best else None),
+            curves.curve_charts(result.records, objectives, best.number if best else None),
             columns=2,
         ),
     ]
 
 
 def _learnt(sweep: StoredSweep, view: StudyView, rows: TrialRows) -> list[Section]:
-    aims = sweep.result.aims
-    assert aims is not None
-    metrics = aims.metrics
+    objectives = sweep.result.objectives
+    assert objectives is not None
+    metrics = objectives.metrics
     complete, names = len(view.complete), len(view.varied)
     trials = f"{complete} trials trained to the end"
     axes = f" The {search_plots.MOST_AXES} names that decide most of {names}." if names > search_plots.MOST_AXES else ""
@@ -141,7 +141,7 @@ def _learnt(sweep: StoredSweep, view: StudyView, rows: TrialRows) -> list[Sectio
     hidden = len(view.importance) - min(shown, search_plots.MOST_BARS)
     most = f" {hidden} names that decide less are left out." if hidden else ""
     behind = "; the others lie behind the dotted line" if len(metrics) == 2 else ", two objectives at a time"
-    beyond = " Dotted ones lie beyond a constraint." if aims.constraints else ""
+    beyond = " Dotted ones lie beyond a constraint." if objectives.constraints else ""
     strangers = f" {view.strangers} trials of an earlier search space are left out." if view.strangers else ""
     colours = "on the front are in the accent" if len(metrics) > 1 else f"of a better {metrics[0]} are stronger"
     return [
@@ -184,8 +184,8 @@ def _learnt(sweep: StoredSweep, view: StudyView, rows: TrialRows) -> list[Sectio
 
 
 def _spent(sweep: StoredSweep) -> list[Section]:
-    aims = sweep.result.aims
-    assert aims is not None
+    objectives = sweep.result.objectives
+    assert objectives is not None
     events = [event for event, _ in read_events(SweepFolder(sweep.folder).journal)]
     times = lane_times(events)
     inferred = "" if times.lanes_known else " Which lane trained which trial was not recorded, and is inferred."
@@ -195,7 +195,7 @@ def _spent(sweep: StoredSweep) -> list[Section]:
             "budget",
             "Budget and cost",
             "What is used of each limit, what the time brought, and which trials the devices worked for.",
-            [*spending_plots.progress_chart(events, aims), *spending_plots.cost_chart(sweep.result.records)],
+            [*spending_plots.progress_chart(events, objectives), *spending_plots.cost_chart(sweep.result.records)],
             content=facts.meters(sweep),
         ),
         Section(

@@ -59,11 +59,11 @@ def _bars(group: Sequence[Stretch], name: str, colour: str, scale: float) -> go.
     )
 
 
-def progress_chart(events: Iterable[Event], aims: Objectives) -> list[Chart]:
+def progress_chart(events: Iterable[Event], objectives: Objectives) -> list[Chart]:
     """The best value against the time spent for it."""
-    aim = aims.objectives[0]
+    objective = objectives.configs[0]
     clock, last, best = 0.0, None, -math.inf
-    sign = 1.0 if aim.mode == "max" else -1.0
+    sign = 1.0 if objective.mode == "max" else -1.0
     points: list[tuple[float, float, int]] = []
     for event in events:
         if not isinstance(event, SESSION_STARTS) and last is not None:
@@ -72,8 +72,10 @@ def progress_chart(events: Iterable[Event], aims: Objectives) -> list[Chart]:
         if not isinstance(event, TrialReported):
             continue
         metrics = event.metrics
-        value = sign * float(metrics.get(aim.metric, math.nan))
-        kept = all(bound.violation(metrics.get(bound.metric, math.inf)) <= 0 for bound in aims.constraints.values())
+        value = sign * float(metrics.get(objective.metric, math.nan))
+        kept = all(
+            bound.violation(metrics.get(bound.metric, math.inf)) <= 0 for bound in objectives.constraints.values()
+        )
         if kept and math.isfinite(value) and value > best:
             best = value
             points.append((clock, sign * value, event.trial))
@@ -87,13 +89,13 @@ def progress_chart(events: Iterable[Event], aims: Objectives) -> list[Chart]:
         mode="lines+markers",
         line={"color": ACCENT, "width": 2, "shape": "hv"},
         marker={"size": [*([6] * len(points)), 0]},
-        hovertemplate=aim.metric + " %{y:.4g}<br>trial %{customdata}<extra></extra>",
+        hovertemplate=objective.metric + " %{y:.4g}<br>trial %{customdata}<extra></extra>",
         showlegend=False,
     )
     drawn = figure(line)
     drawn.update_xaxes(title_text=f"{unit} by the clock", rangemode="tozero", showgrid=False)
-    drawn.update_yaxes(title_text=f"best {aim.metric}")
-    return [as_chart(drawn, f"best {aim.metric} over time", height_px=300)]
+    drawn.update_yaxes(title_text=f"best {objective.metric}")
+    return [as_chart(drawn, f"best {objective.metric} over time", height_px=300)]
 
 
 def cost_chart(records: Sequence[TrialRecord]) -> list[Chart]:

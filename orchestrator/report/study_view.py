@@ -75,24 +75,24 @@ class StudyView:
         return StudyView(smaller, self.strangers)
 
 
-def study_view(records: Sequence[TrialRecord], config: Mapping[str, Any], aims: Objectives) -> StudyView:
+def study_view(records: Sequence[TrialRecord], config: Mapping[str, Any], objectives: Objectives) -> StudyView:
     """Builds the study of a sweep.
 
     Args:
         records: Every trial.
         config: Settings of the sweep, as recorded.
-        aims: Of the sweep.
+        objectives: Objectives and constraints of the sweep.
     """
     domains: TypeAdapter[dict[str, Domain]] = TypeAdapter(dict[str, Domain])
     space = SearchSpace(domains.validate_python(config.get("search") or {}))
     over = [record for record in records if record.is_over]
     known = [record for record in over if not space.strays(record.params)]
     directions = [
-        optuna.study.StudyDirection.MAXIMIZE if aim.mode == "max" else optuna.study.StudyDirection.MINIMIZE
-        for aim in aims.objectives
+        optuna.study.StudyDirection.MAXIMIZE if objective.mode == "max" else optuna.study.StudyDirection.MINIMIZE
+        for objective in objectives.configs
     ]
-    study = _empty_study(directions, aims.metrics)
-    study.add_trials([frozen_trial(record, space, aims) for record in known])
+    study = _empty_study(directions, objectives.metrics)
+    study.add_trials([frozen_trial(record, space, objectives) for record in known])
     return StudyView(study, len(over) - len(known))
 
 

@@ -85,9 +85,9 @@ class TrialRows:
     """
 
     def __init__(self, sweep: StoredSweep, importance: Mapping[str, float]) -> None:
-        assert sweep.result.aims is not None
+        assert sweep.result.objectives is not None
         self._result = sweep.result
-        self._aims: Objectives = sweep.result.aims
+        self._objectives: Objectives = sweep.result.objectives
         self._importance = importance
         self._records = {record.number: record for record in sweep.result.records}
         costs = [record.cost for record in sweep.result.records]
@@ -99,7 +99,7 @@ class TrialRows:
 
     def front(self) -> list[Row]:
         """The trials that no other beats, where there are several objectives."""
-        return self._rows(self._result.pareto_front[:MOST_ROWS]) if len(self._aims.objectives) > 1 else []
+        return self._rows(self._result.pareto_front[:MOST_ROWS]) if len(self._objectives.configs) > 1 else []
 
     def _rows(self, trials: Sequence[TrialResult]) -> list[Row]:
         return [self._row(rank, trial, self._records[trial.number]) for rank, trial in enumerate(trials, start=1)]
@@ -112,7 +112,7 @@ class TrialRows:
             rank=rank,
             trial=trial.number,
             model=record.config["model"]["name"],
-            values=[number(trial.values.get(metric)) for metric in self._aims.metrics],
+            values=[number(trial.values.get(metric)) for metric in self._objectives.metrics],
             test=NOTHING if trial.test_top1 is None else f"{trial.test_top1:.2%}",
             epochs=trial.epochs,
             end=trial.status.in_words + ("" if trial.feasible else ", beyond a constraint"),
@@ -120,7 +120,7 @@ class TrialRows:
             params=[
                 (name, number(value) if isinstance(value, float) else str(value)) for name, value in params.items()
             ],
-            spark=_spark(record, self._aims.metrics[0]),
+            spark=_spark(record, self._objectives.metrics[0]),
             is_best=best is not None and trial.number == best.number,
         )
 

@@ -119,19 +119,19 @@ def read_sweep(folder: SweepFolder) -> StoredSweep:
     records = [story.trials[number] for number in sorted(story.trials)]
     if state is SweepState.DEAD:
         _end_orphans(records, last_s)
-    aims = _aims(story.config)
+    objectives = _objectives(story.config)
     result = SweepResult(
         name=folder.name,
         folder=folder.path,
-        metric=aims.objectives[0].metric,
-        mode=aims.objectives[0].mode,
+        metric=objectives.configs[0].metric,
+        mode=objectives.configs[0].mode,
         status=TrialStatus.INTERRUPTED if state is SweepState.DEAD else TrialStatus(state),
         tracking_uri=recorded_address("tracking", story.config, folder.path.parent),
         records=records,
         run_ids=_run_ids(folder.path),
         ended_by=story.ended_by,
         so_far=story.spending.so_far(now),
-        aims=aims,
+        objectives=objectives,
         storage_uri=recorded_address("storage", story.config, folder.path.parent),
     )
     return StoredSweep(
@@ -145,7 +145,7 @@ def read_sweep(folder: SweepFolder) -> StoredSweep:
     )
 
 
-def _aims(config: Mapping[str, Any]) -> Objectives:
+def _objectives(config: Mapping[str, Any]) -> Objectives:
     written = config["objective"]
     objectives = map(ObjectiveConfig.model_validate, written if isinstance(written, list) else [written])
     return Objectives(tuple(objectives), {text: parse_constraint(text) for text in config.get("constraints") or ()})

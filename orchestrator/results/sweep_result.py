@@ -81,7 +81,7 @@ class SweepResult:
         notice: What a user should know besides, such as events the tracking server did not take.
         ended_by: What the budget said when it ended the sweep; empty when it did not.
         so_far: Time and devices spent.
-        aims: Objectives and constraints; None where only the metric is known.
+        objectives: Objectives and constraints; None where only the metric is known.
         storage_uri: Database of the study; may hold a password.
     """
 
@@ -96,13 +96,13 @@ class SweepResult:
     notice: str = ""
     ended_by: str = ""
     so_far: SoFar = NOTHING_YET
-    aims: Objectives | None = None
+    objectives: Objectives | None = None
     storage_uri: str = field(default="", repr=False)
 
     @property
     def pareto_front(self) -> list[TrialResult]:
         """Finished trials that keep the constraints and that no other beats in every objective; best first."""
-        return [self._result(record) for record in self._aims.pareto_front(self.records)]
+        return [self._result(record) for record in self._objectives.pareto_front(self.records)]
 
     @property
     def importance(self) -> dict[str, float]:
@@ -137,7 +137,7 @@ class SweepResult:
         Trials trained to the end win ties, then those with the fewer epochs.
         """
         scored = [record for record in self.records if record.best(self.metric, self.mode) is not None]
-        return [self._result(record) for record in sorted(scored, key=self._aims.rank)]
+        return [self._result(record) for record in sorted(scored, key=self._objectives.rank)]
 
     def top(self, count: int) -> list[TrialResult]:
         """The best trials, at most so many, best first."""
@@ -170,8 +170,8 @@ class SweepResult:
         return chosen.load_model()
 
     @property
-    def _aims(self) -> Objectives:
-        return self.aims or Objectives(
+    def _objectives(self) -> Objectives:
+        return self.objectives or Objectives(
             (ObjectiveConfig.model_validate({"metric": self.metric, "mode": self.mode}),), {}
         )
 
@@ -218,6 +218,6 @@ class SweepResult:
             mlflow_run=self.run_ids.get(record.number),
             checkpoint=checkpoint if checkpoint.exists() else None,
             cost=record.cost,
-            values=self._aims.values(record),
-            feasible=self._aims.is_feasible(record),
+            values=self._objectives.values(record),
+            feasible=self._objectives.is_feasible(record),
         )

@@ -63,7 +63,7 @@ def conclude(
             notice=notice,
             ended_by=ledger.ended_by,
             so_far=ledger.so_far(),
-            aims=Objectives.of(config),
+            objectives=Objectives.of(config),
             storage_uri=study_uri(config, folder.path.parent),
         )
 

@@ -14,7 +14,7 @@ from orchestrator.records.ledger import TrialStatus
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
-from tests.orchestrator.records.test_objectives import AIMS, SWEEP, record, tell
+from tests.orchestrator.records.test_objectives import OBJECTIVES, SWEEP, record, tell
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -24,7 +24,7 @@ def test_states_values_names_and_curves_are_shown(tmp_path: Path) -> None:
     study = open_study(single, "single", storage)
     tell(study, record(0, (0.5, 1e6), (0.9, 1e6)), Objectives.of(single))
     tell(study, record(1, (0.4, 1e6), status=TrialStatus.PRUNED), Objectives.of(single))
-    tell(open_study(load_sweep(SWEEP), "several", storage), record(0, (0.5, 1e6), (0.9, 3e6)), AIMS)
+    tell(open_study(load_sweep(SWEEP), "several", storage), record(0, (0.5, 1e6), (0.9, 3e6)), OBJECTIVES)
 
     client = Client(wsgi(storage))
     names = {

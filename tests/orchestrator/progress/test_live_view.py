@@ -182,9 +182,9 @@ def test_looking_again_costs_nothing_for_what_is_over(tmp_path: Path, monkeypatc
         snapshots = Snapshots(config(), Ledger(journal), PLANNED)
         before = snapshots.now()
         ranked: list[int] = []
-        rank = snapshots._aims.rank
+        rank = snapshots._objectives.rank
         monkeypatch.setattr(
-            type(snapshots._aims), "rank", lambda _, record: ranked.append(record.number) or rank(record)
+            type(snapshots._objectives), "rank", lambda _, record: ranked.append(record.number) or rank(record)
         )
         assert snapshots.now().top == before.top
     assert ranked == [3]

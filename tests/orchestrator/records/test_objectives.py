@@ -25,7 +25,7 @@ SWEEP = {
     "objective": [{"metric": "val/top1"}, {"metric": "params"}],
     "constraints": ["params <= 2e6"],
 }
-AIMS = Objectives.of(load_sweep(SWEEP))
+OBJECTIVES = Objectives.of(load_sweep(SWEEP))
 
 
 def record(number: int, *epochs: tuple[float, float], status: TrialStatus = TrialStatus.FINISHED) -> TrialRecord:
@@ -75,11 +75,11 @@ def test_a_constraint_says_how_far_it_is_broken() -> None:
 
 def test_a_trial_is_worth_what_its_best_epoch_is() -> None:
     trial = record(0, (0.5, 3e6), (0.9, 1e6), (0.8, 2e6))
-    assert AIMS.values(trial) == {"val/top1": 0.9, "params": 1e6}
-    assert AIMS.is_feasible(trial)
-    assert not AIMS.is_feasible(record(1, (0.9, 3e6)))
-    assert AIMS.violations(record(2)) == {}
-    assert AIMS.violations(record(3, (0.9, math.nan))) == {"params <= 2e6": math.inf}
+    assert OBJECTIVES.values(trial) == {"val/top1": 0.9, "params": 1e6}
+    assert OBJECTIVES.is_feasible(trial)
+    assert not OBJECTIVES.is_feasible(record(1, (0.9, 3e6)))
+    assert OBJECTIVES.violations(record(2)) == {}
+    assert OBJECTIVES.violations(record(3, (0.9, math.nan))) == {"params <= 2e6": math.inf}
 
 
 def test_the_front_holds_what_no_other_beats() -> None:
@@ -92,16 +92,16 @@ def test_the_front_holds_what_no_other_beats() -> None:
         record(5, (0.90, 1.0e6)),  # equals 0
         record(6, (0.95, 1.5e6)),
     ]
-    assert [each.number for each in AIMS.pareto_front(records)] == [6, 0, 5, 1]
+    assert [each.number for each in OBJECTIVES.pareto_front(records)] == [6, 0, 5, 1]
 
 
-def tell(study: optuna.Study, trial_record: TrialRecord, aims: Objectives = AIMS) -> None:
+def tell(study: optuna.Study, trial_record: TrialRecord, objectives: Objectives = OBJECTIVES) -> None:
     trial = study.ask()
     trial.suggest_float("lr", 0, 1)
     for report in trial_record.reports:
-        note_report(study, trial, int(report["epoch"]), report, aims)
-    note_constraints(study, trial, trial_record, aims)
-    state, values = optuna_state(trial_record, aims)
+        note_report(study, trial, int(report["epoch"]), report, objectives)
+    note_constraints(study, trial, trial_record, objectives)
+    state, values = optuna_state(trial_record, objectives)
     study.tell(trial, values=values, state=state)
 
 

@@ -124,8 +124,8 @@ def test_the_best_curve_is_drawn_however_many_were_better_before_they_were_stopp
     tell_sweep(tmp_path, "s", [*[(PRUNED, [0.9])] * 250, (FINISHED, [0.4, 0.5])])
     result = load_result("s", tmp_path)
     assert result.best is not None
-    assert result.aims is not None
-    (chart, _) = curve_charts(result.records, result.aims, result.best.number)
+    assert result.objectives is not None
+    (chart, _) = curve_charts(result.records, result.objectives, result.best.number)
     assert "best: trial 250" in chart.content
 
 

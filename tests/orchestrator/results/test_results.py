@@ -112,8 +112,8 @@ def test_the_best_keeps_the_constraints_while_any_trial_does(tmp_path: Path) -> 
     records = [record(0, FINISHED, [0.9]), record(1, FINISHED, [0.7]), record(2, PRUNED, [0.8])]
     for each, params in zip(records, (3e6, 1e6, 1e6), strict=True):
         each.reports[-1]["params"] = params
-    aims = Objectives((ObjectiveConfig(),), {"params <= 2e6": parse_constraint("params <= 2e6")})
-    found = replace(result(tmp_path, *records), aims=aims)
+    objectives = Objectives((ObjectiveConfig(),), {"params <= 2e6": parse_constraint("params <= 2e6")})
+    found = replace(result(tmp_path, *records), objectives=objectives)
     assert found.best is not None
     assert found.best.number == 1
     assert [trial.number for trial in found.ranking()] == [2, 1, 0]
