@@ -87,7 +87,7 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class SoFar:
+class SweepTotals:
     """How much of a budget is used.
 
     Args:
@@ -105,7 +105,7 @@ class SoFar:
     fruitless: int = 0
 
 
-NOTHING_YET = SoFar()
+NO_TOTALS = SweepTotals()
 
 
 @dataclass
@@ -178,7 +178,7 @@ class Spending:
         closed, stretch = self._closed.get(number, Cost()), self._open.get(number)
         return closed if stretch is None else closed + stretch.cost(now)
 
-    def so_far(self, now: float) -> SoFar:
+    def totals(self, now: float) -> SweepTotals:
         """How much of a budget is used.
 
         Args:
@@ -187,7 +187,7 @@ class Spending:
         wall_s = self._wall_s + (max(0.0, now - self._session_s) if self._session_s is not None else 0.0)
         cost = sum((stretch.cost(now) for stretch in self._open.values()), self._total)
         best = None if self._best is None else self._sign * self._best
-        return SoFar(wall_s, cost, best, self._best_trial, self._fruitless)
+        return SweepTotals(wall_s, cost, best, self._best_trial, self._fruitless)
 
     @property
     def last_event_s(self) -> float:

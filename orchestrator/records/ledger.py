@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from orchestrator.records.costs import Cost, SoFar
+from orchestrator.records.costs import Cost, SweepTotals
 from orchestrator.records.events import (
     FORMAT,
     BudgetSpent,
@@ -256,10 +256,10 @@ class Ledger:
         with self._lock:
             return self._history.spending.cost(number, time.time())
 
-    def so_far(self) -> SoFar:
+    def totals(self) -> SweepTotals:
         """What the sweep has spent and brought until now."""
         with self._lock:
-            return self._history.spending.so_far(time.time())
+            return self._history.spending.totals(time.time())
 
     def _record(self, event: Event) -> None:
         if not isinstance(event, TrialReported):  # numbers, and as many as there are epochs

@@ -75,7 +75,7 @@ def state(sweep: StoredSweep) -> str:
 
 def tiles(sweep: StoredSweep) -> list[tuple[str, str, str]]:
     """The figures at the top: a name, the figure, a word beside it."""
-    result, so_far = sweep.result, sweep.result.so_far
+    result, totals = sweep.result, sweep.result.totals
     best = result.best
     counts = Counter(record.status for record in result.records)
     found = []
@@ -85,9 +85,9 @@ def tiles(sweep: StoredSweep) -> list[tuple[str, str, str]]:
             found.append(("its test accuracy", f"{best.test_top1:.2%}", remark_on_test(sweep.config)))
     ended = ", ".join(f"{counts[status]} {status.in_words}" for status in TrialStatus if counts[status])
     found.append(("trials", str(len(result.records)), ended or "none was begun"))
-    found.append(("time by the clock", as_duration(so_far.wall_s), f"{_epochs(result.records)} epochs trained"))
-    unit = CostUnit.fit_for(so_far.cost)
-    found.append((f"{unit.name} reserved", unit.of(so_far.cost), _price(so_far.cost.price)))
+    found.append(("time by the clock", as_duration(totals.wall_s), f"{_epochs(result.records)} epochs trained"))
+    unit = CostUnit.fit_for(totals.cost)
+    found.append((f"{unit.name} reserved", unit.of(totals.cost), _price(totals.cost.price)))
     return found
 
 
@@ -154,7 +154,7 @@ def meters(sweep: StoredSweep) -> list[Usage]:
     assert result.objectives is not None
     over = sum(record.is_over for record in result.records)
     budget = Budget(BudgetConfig.model_validate(sweep.config.get("budget") or {}), result.objectives.configs[0])
-    return [Usage("trials", str(over), str(wanted), over / wanted), *budget.usage(result.so_far)]
+    return [Usage("trials", str(over), str(wanted), over / wanted), *budget.usage(result.totals)]
 
 
 def recipe_of(sweep: StoredSweep) -> Recipe | None:

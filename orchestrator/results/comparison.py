@@ -20,7 +20,7 @@ _IGNORED = ("name", "runs_dir", "tracking.", "storage.")
 
 def facts_of(sweep: StoredSweep) -> dict[str, Any]:
     """How a sweep stands, as plain data: what `spatialsweep status` and `list` show."""
-    result, so_far = sweep.result, sweep.result.so_far
+    result, totals = sweep.result, sweep.result.totals
     best = result.best
     counts = Counter(str(record.status) for record in result.records)
     return {
@@ -44,8 +44,8 @@ def facts_of(sweep: StoredSweep) -> dict[str, Any]:
         "trials": {str(status): counts[status] for status in TrialStatus if counts[status]},
         "rejected": dict(sweep.rejected),
         "epochs": sum(record.epochs for record in result.records),
-        "wall_s": so_far.wall_s,
-        "cost": so_far.cost.as_dict(),
+        "wall_s": totals.wall_s,
+        "cost": totals.cost.as_dict(),
         "budget": {key: value for key, value in (sweep.config.get("budget") or {}).items() if value is not None},
         "space": space_fingerprint(sweep.config),
         "last_event_age_s": sweep.age_s,

@@ -130,7 +130,7 @@ def read_sweep(folder: SweepFolder) -> StoredSweep:
         records=records,
         run_ids=_run_ids(folder.path),
         ended_by=story.ended_by,
-        so_far=story.spending.so_far(now),
+        totals=story.spending.totals(now),
         objectives=objectives,
         storage_uri=recorded_address("storage", story.config, folder.path.parent),
     )

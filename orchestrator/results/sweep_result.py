@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from orchestrator.config.sections.objective import ObjectiveConfig
 from orchestrator.errors import CheckpointError
-from orchestrator.records.costs import NO_COST, NOTHING_YET, Cost, SoFar
+from orchestrator.records.costs import NO_COST, NO_TOTALS, Cost, SweepTotals
 from orchestrator.records.folder.trial_folder import trial_folder
 from orchestrator.records.ledger import TrialRecord, TrialStatus
 from orchestrator.records.objectives import Objectives
@@ -80,7 +80,7 @@ class SweepResult:
         run_ids: MLflow run of each trial.
         notice: What a user should know besides, such as events the tracking server did not take.
         ended_by: What the budget said when it ended the sweep; empty when it did not.
-        so_far: Time and devices spent.
+        totals: Time and devices spent.
         objectives: Objectives and constraints; None where only the metric is known.
         storage_uri: Database of the study; may hold a password.
     """
@@ -95,7 +95,7 @@ class SweepResult:
     run_ids: Mapping[int, str] = field(repr=False)
     notice: str = ""
     ended_by: str = ""
-    so_far: SoFar = NOTHING_YET
+    totals: SweepTotals = NO_TOTALS
     objectives: Objectives | None = None
     storage_uri: str = field(default="", repr=False)
 

@@ -143,7 +143,7 @@ class SweepSession:
         """Why no trial is to be trained in this session; empty when some are."""
         if self._ledger.count_over() >= self._config.trials:
             return f"all {self._config.trials} trials are done"
-        return self._budget.spent(self._ledger.so_far()) or ""
+        return self._budget.spent(self._ledger.totals()) or ""
 
     def _queue_first(self, study: optuna.Study, storage: optuna.storages.RDBStorage) -> None:
         """Has the papers' own values tried before any other, and the best ones of earlier sweeps."""
@@ -202,7 +202,7 @@ class SweepSession:
         """Why no more is to be trained although trials are left; empty to go on."""
         if self._interruption.asked:
             return "the sweep was interrupted"
-        if search.running and (spent := self._budget.spent(self._ledger.so_far())):
+        if search.running and (spent := self._budget.spent(self._ledger.totals())):
             self._ledger.budget_spent(spent)
         return self._ledger.ended_by
 

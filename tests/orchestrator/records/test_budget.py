@@ -11,7 +11,7 @@ import ray
 from orchestrator import ConfigError, load_result, load_sweep, run_sweep
 from orchestrator.config import BudgetConfig, ObjectiveConfig
 from orchestrator.records.budget import Budget, as_duration
-from orchestrator.records.costs import Cost, SoFar, Spending
+from orchestrator.records.costs import Cost, Spending, SweepTotals
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from tests.support.fake_sweeps import PLAN, tell_sweep
@@ -88,8 +88,8 @@ def test_a_trial_costs_its_devices_while_it_holds_a_lane() -> None:
     cost = spending.cost(0, 1e9)
     assert (cost.held_s, cost.cpu_s, cost.gpu_s) == (40.0, 80.0, 40.0)
     assert cost.price == pytest.approx((80 * 0.36 + 40 * 3.6) / 3600)
-    assert spending.so_far(100.0).cost == cost
-    assert spending.so_far(100.0).wall_s == 100.0
+    assert spending.totals(100.0).cost == cost
+    assert spending.totals(100.0).wall_s == 100.0
 
 
 def test_an_elastic_trial_costs_the_workers_it_had() -> None:
@@ -116,8 +116,8 @@ def test_the_stretches_of_a_sweep_whose_driver_died_add_up() -> None:
     )  # fmt: skip
     assert spending.cost(0, 5000.0).held_s == 50.0 + 20.0
     assert spending.cost(1, 5000.0).held_s == 20.0  # ended with the last event of its driver
-    assert spending.so_far(5000.0).wall_s == 60.0 + 40.0
-    assert spending.so_far(5000.0).cost.cpu_s == 2 * (70.0 + 20.0)
+    assert spending.totals(5000.0).wall_s == 60.0 + 40.0
+    assert spending.totals(5000.0).cost.cpu_s == 2 * (70.0 + 20.0)
 
 
 def test_trials_that_bring_nothing_are_counted_until_one_does() -> None:
@@ -127,18 +127,18 @@ def test_trials_that_bring_nothing_are_counted_until_one_does() -> None:
         started(2, 4), ended(2, 5, "failed"),
         started(3, 5), ended(3, 6, "interrupted"),
     )  # fmt: skip
-    assert (spending.so_far(7).fruitless, spending.so_far(7).best, spending.so_far(7).best_trial) == (2, 0.5, 0)
+    assert (spending.totals(7).fruitless, spending.totals(7).best, spending.totals(7).best_trial) == (2, 0.5, 0)
     for kind, time, content in (started(4, 7), reported(4, 8, float("nan")), reported(4, 9, 0.7)):
         spending.take(an_event(kind, time, **content))
-    assert (spending.so_far(9).fruitless, spending.so_far(9).best, spending.so_far(9).best_trial) == (0, 0.7, 4)
+    assert (spending.totals(9).fruitless, spending.totals(9).best, spending.totals(9).best_trial) == (0, 0.7, 4)
     spending.take(an_event("trial_ended", 10, trial=4, status="pruned"))
-    assert spending.so_far(10).fruitless == 0
+    assert spending.totals(10).fruitless == 0
 
 
 def test_a_minimised_objective_improves_downwards() -> None:
     loss = {"objective": [{"metric": "val/top1", "mode": "min"}, {"metric": "macs", "mode": "min"}]}
     spending = told(started(0, 0), reported(0, 1, 0.5), reported(0, 2, 0.3), reported(0, 3, 0.9), config=loss)
-    assert spending.so_far(4).best == 0.3
+    assert spending.totals(4).best == 0.3
 
 
 def test_what_breaks_a_constraint_is_no_best() -> None:
@@ -147,33 +147,41 @@ def test_what_breaks_a_constraint_is_no_best() -> None:
     for number, params, value in ((0, 200.0, 0.9), (1, 50.0, 0.5)):
         metrics = {"val/top1": value, "params": params}
         spending.take(an_event("trial_reported", 1, trial=number, metrics=metrics))
-    assert (spending.so_far(2).best, spending.so_far(2).best_trial) == (0.5, 1)
+    assert (spending.totals(2).best, spending.totals(2).best_trial) == (0.5, 1)
 
 
 @pytest.mark.parametrize(
     ("limits", "so_far", "reason"),
     [
-        ({"wall_clock": "1h30m"}, SoFar(wall_s=5400), "budget.wall_clock is spent: 1h30m of 1h30m"),
-        ({"wall_clock": "1h30m"}, SoFar(wall_s=5399), None),
-        ({"cpu_hours": 2}, SoFar(cost=Cost(cpu_s=7200)), "budget.cpu_hours is spent: 2 of 2"),
-        ({"gpu_hours": 0.5}, SoFar(cost=Cost(cpu_s=1e9, gpu_s=1900)), "budget.gpu_hours is spent: 0.528 of 0.5"),
-        ({"gpu_hours": 0.5}, SoFar(cost=Cost(cpu_s=1e9)), None),
-        ({"target": 0.9}, SoFar(best=0.91, best_trial=3), "budget.target 0.9 is reached: val/top1 0.91 in trial 3"),
-        ({"target": 0.9}, SoFar(best=0.89, best_trial=3), None),
-        ({"target": 0.9}, SoFar(), None),
-        ({"patience": 4}, SoFar(fruitless=4), "budget.patience is over: 4 trials in a row brought no better value"),
-        ({"patience": 4}, SoFar(fruitless=3), None),
-        ({}, SoFar(wall_s=1e9, cost=Cost(1e9, 1e9, 1e9), best=1.0, fruitless=1000), None),
+        ({"wall_clock": "1h30m"}, SweepTotals(wall_s=5400), "budget.wall_clock is spent: 1h30m of 1h30m"),
+        ({"wall_clock": "1h30m"}, SweepTotals(wall_s=5399), None),
+        ({"cpu_hours": 2}, SweepTotals(cost=Cost(cpu_s=7200)), "budget.cpu_hours is spent: 2 of 2"),
+        ({"gpu_hours": 0.5}, SweepTotals(cost=Cost(cpu_s=1e9, gpu_s=1900)), "budget.gpu_hours is spent: 0.528 of 0.5"),
+        ({"gpu_hours": 0.5}, SweepTotals(cost=Cost(cpu_s=1e9)), None),
+        (
+            {"target": 0.9},
+            SweepTotals(best=0.91, best_trial=3),
+            "budget.target 0.9 is reached: val/top1 0.91 in trial 3",
+        ),
+        ({"target": 0.9}, SweepTotals(best=0.89, best_trial=3), None),
+        ({"target": 0.9}, SweepTotals(), None),
+        (
+            {"patience": 4},
+            SweepTotals(fruitless=4),
+            "budget.patience is over: 4 trials in a row brought no better value",
+        ),
+        ({"patience": 4}, SweepTotals(fruitless=3), None),
+        ({}, SweepTotals(wall_s=1e9, cost=Cost(1e9, 1e9, 1e9), best=1.0, fruitless=1000), None),
     ],
 )
-def test_a_budget_ends_a_sweep_and_says_why(limits: dict[str, Any], so_far: SoFar, reason: str | None) -> None:
-    assert Budget(budget(**limits), ObjectiveConfig()).spent(so_far) == reason
+def test_a_budget_ends_a_sweep_and_says_why(limits: dict[str, Any], totals: SweepTotals, reason: str | None) -> None:
+    assert Budget(budget(**limits), ObjectiveConfig()).spent(totals) == reason
 
 
 def test_a_target_of_a_minimised_objective_is_reached_from_above() -> None:
     loss = Budget(budget(target=0.2), ObjectiveConfig(metric="val/loss", mode="min"))
-    assert loss.spent(SoFar(best=0.3, best_trial=0)) is None
-    assert loss.spent(SoFar(best=0.1, best_trial=0)) == "budget.target 0.2 is reached: val/loss 0.1 in trial 0"
+    assert loss.spent(SweepTotals(best=0.3, best_trial=0)) is None
+    assert loss.spent(SweepTotals(best=0.1, best_trial=0)) == "budget.target 0.2 is reached: val/loss 0.1 in trial 0"
 
 
 def test_durations_are_shown_as_they_are_written() -> None:
@@ -193,14 +201,14 @@ def test_a_ledger_writes_the_cost_of_a_trial_into_its_journal(tmp_path: Path) ->
         ledger.lanes_planned(lanes=1, workers=2, cpus_per_worker=1.0, gpus_per_worker=0.0)
         ledger.trial_started(0, "tune0", {}, {})
         ledger.trial_reported(0, 1, {"val/top1": 0.5}, held_s=3600.0)
-        assert ledger.so_far().cost.cpu_s >= 7200.0
+        assert ledger.totals().cost.cpu_s >= 7200.0
         ledger.trial_ended(0, TrialStatus.FINISHED)
     cost = ledger.trial(0).cost
     assert cost.cpu_s == pytest.approx(7200, abs=10)
     assert cost.gpu_s == 0
     assert cost.price == pytest.approx(0.72, abs=0.01)
-    assert ledger.so_far().best == 0.5
-    assert ledger.so_far().cost == cost
+    assert ledger.totals().best == 0.5
+    assert ledger.totals().cost == cost
 
 
 @pytest.mark.slow
