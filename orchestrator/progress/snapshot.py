@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.config.sweep import SweepConfig
-from orchestrator.records.budget import Budget, Usage
+from orchestrator.records.budget import Budget, LimitUsage
 from orchestrator.records.costs import SweepTotals
 from orchestrator.records.ledger import Ledger, TrialRecord, TrialStatus
 from orchestrator.records.objectives import Objectives
@@ -95,7 +95,7 @@ class Snapshot:
     totals: SweepTotals
     left_s: float | None
     left_by: str
-    usage: Sequence[Usage]
+    usage: Sequence[LimitUsage]
     top: Sequence[Ranked]
     running: Sequence[Running]
     failures: Sequence[tuple[str, int]]

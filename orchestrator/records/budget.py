@@ -12,7 +12,7 @@ _HOUR_S = 3_600.0
 
 
 @dataclass(frozen=True)
-class Usage:
+class LimitUsage:
     """How much of a limit is used.
 
     Args:
@@ -62,7 +62,7 @@ class Budget:
             return f"budget.patience is over: {totals.fruitless} trials in a row brought no better value"
         return None
 
-    def usage(self, totals: SweepTotals) -> list[Usage]:
+    def usage(self, totals: SweepTotals) -> list[LimitUsage]:
         """How much of each limit is used; `target` is none that is used up.
 
         Args:
@@ -71,16 +71,16 @@ class Budget:
         limits, rows = self.limits, []
         if limits.wall_clock is not None:
             used, limit = as_duration(totals.wall_s), as_duration(limits.wall_clock)
-            rows.append(Usage("wall clock", used, limit, totals.wall_s / limits.wall_clock))
+            rows.append(LimitUsage("wall clock", used, limit, totals.wall_s / limits.wall_clock))
         for name, hours, used_s in (
             ("CPU-hours", limits.cpu_hours, totals.cost.cpu_s),
             ("GPU-hours", limits.gpu_hours, totals.cost.gpu_s),
         ):
             if hours is not None:
-                rows.append(Usage(name, f"{used_s / _HOUR_S:.3g}", f"{hours:g}", used_s / _HOUR_S / hours))
+                rows.append(LimitUsage(name, f"{used_s / _HOUR_S:.3g}", f"{hours:g}", used_s / _HOUR_S / hours))
         if limits.patience is not None:
             share = totals.fruitless / limits.patience
-            rows.append(Usage("trials without a new best", str(totals.fruitless), str(limits.patience), share))
+            rows.append(LimitUsage("trials without a new best", str(totals.fruitless), str(limits.patience), share))
         return rows
 
     def left_s(self, totals: SweepTotals, devices: tuple[float, float]) -> dict[str, float]:

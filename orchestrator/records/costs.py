@@ -128,7 +128,7 @@ class _Stretch:
 
 
 @dataclass
-class Spending:
+class CostAccount:
     """Follows a journal, event by event; each takes the same short time however many came before."""
 
     _rates: Rates = Rates()

@@ -32,7 +32,7 @@ Ended = Literal[
     TrialStatus.FINISHED, TrialStatus.PRUNED, TrialStatus.DIVERGED, TrialStatus.FAILED, TrialStatus.INTERRUPTED
 ]
 SweepEnd = Literal[TrialStatus.FINISHED, TrialStatus.FAILED, TrialStatus.INTERRUPTED]
-Spent = Mapping[Literal["held_s", "cpu_s", "gpu_s", "price"], Amount]  # a figure that is not known is absent
+CostFigures = Mapping[Literal["held_s", "cpu_s", "gpu_s", "price"], Amount]  # a figure that is not known is absent
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -172,7 +172,7 @@ class TrialEnded:
     trial: Number
     status: Ended
     reason: str = ""
-    cost: Spent | None = None
+    cost: CostFigures | None = None
     best: Metrics | None = None
 
 

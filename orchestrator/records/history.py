@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import JournalError
-from orchestrator.records.costs import Cost, Spending
+from orchestrator.records.costs import Cost, CostAccount
 from orchestrator.records.events import (
     BudgetSpent,
     CheckpointDropped,
@@ -63,7 +63,7 @@ class History:
         self.open: set[int] = set()
         self.over: list[int] = []
         self.stored: set[tuple[int, str]] = set()
-        self.spending = Spending()
+        self.spending = CostAccount()
         self.ended: TrialStatus | None = None
         self.ended_by = ""
 

@@ -19,12 +19,12 @@ from orchestrator.records.events import (
     BudgetSpent,
     CheckpointDropped,
     CheckpointKept,
+    CostFigures,
     Ended,
     Event,
     FrontFound,
     LanesPlanned,
     SessionDescribed,
-    Spent,
     SweepEnd,
     SweepEnded,
     SweepResumed,
@@ -181,7 +181,7 @@ class Ledger:
         with self._lock:
             if not self._history.trials[number].is_over:
                 now = time.time()
-                cost = cast(Spent, self._history.spending.cost(number, now).as_dict())
+                cost = cast(CostFigures, self._history.spending.cost(number, now).as_dict())
                 ended = TrialEnded(
                     time=now,
                     trial=number,

@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.config.recipes import Recipe, list_recipes, load_recipe
 from orchestrator.config.sections.budget import BudgetConfig
-from orchestrator.records.budget import Budget, Usage, as_duration
+from orchestrator.records.budget import Budget, LimitUsage, as_duration
 from orchestrator.records.ledger import TrialRecord, TrialStatus
 from orchestrator.report.trial_rows import CostUnit, number
 from orchestrator.results.stored_sweep import StoredSweep, SweepState
@@ -148,13 +148,13 @@ def failures(sweep: StoredSweep) -> list[Failure]:
     ]
 
 
-def meters(sweep: StoredSweep) -> list[Usage]:
+def meters(sweep: StoredSweep) -> list[LimitUsage]:
     """How much of each limit is used; the number of trials is one."""
     result, wanted = sweep.result, int(sweep.config["trials"])
     assert result.objectives is not None
     over = sum(record.is_over for record in result.records)
     budget = Budget(BudgetConfig.model_validate(sweep.config.get("budget") or {}), result.objectives.configs[0])
-    return [Usage("trials", str(over), str(wanted), over / wanted), *budget.usage(result.totals)]
+    return [LimitUsage("trials", str(over), str(wanted), over / wanted), *budget.usage(result.totals)]
 
 
 def recipe_of(sweep: StoredSweep) -> Recipe | None:

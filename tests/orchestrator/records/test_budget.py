@@ -11,7 +11,7 @@ import ray
 from orchestrator import ConfigError, load_result, load_sweep, run_sweep
 from orchestrator.config import BudgetConfig, ObjectiveConfig
 from orchestrator.records.budget import Budget, as_duration
-from orchestrator.records.costs import Cost, Spending, SweepTotals
+from orchestrator.records.costs import Cost, CostAccount, SweepTotals
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from tests.support.fake_sweeps import PLAN, tell_sweep
@@ -58,9 +58,9 @@ def test_what_is_wrong_with_a_budget_is_told_with_the_remedy() -> None:
     ]
 
 
-def told(*events: tuple[str, float, dict[str, Any]], config: dict[str, Any] | None = None) -> Spending:
+def told(*events: tuple[str, float, dict[str, Any]], config: dict[str, Any] | None = None) -> CostAccount:
     """A journal of one session on lanes of 2 CPUs and a GPU, begun at time 0."""
-    spending = Spending()
+    spending = CostAccount()
     start = ("sweep_started", 0.0, {"config": {**PRICED, **OBJECTIVE} if config is None else config})
     plan = ("lanes_planned", 0.0, {"cpus_per_trial": 2.0, "gpus_per_trial": 1.0})
     for kind, time, content in (start, plan, *events):
