@@ -20,7 +20,7 @@ PLAN: dict[str, Any] = {
 Told = tuple[TrialStatus, Sequence[float]]
 
 
-def tell_sweep(
+def write_sweep(
     runs_dir: Path,
     name: str,
     trials: Sequence[Told],

@@ -33,7 +33,7 @@ from orchestrator.results.stored_sweep import read_sweep
 from orchestrator.sweep.dry_run import dry_run
 from orchestrator.tracking.flat_settings import flatten
 from orchestrator.tracking.mlflow_writer import MlflowWriter
-from tests.support.fake_sweeps import PLAN, tell_sweep
+from tests.support.fake_sweeps import PLAN, write_sweep
 
 ROOT = Path(__file__).resolve().parents[3]
 DIGITS = ROOT / "sweeps" / "digits.yaml"
@@ -144,7 +144,7 @@ def test_a_journal_and_all_that_is_read_from_it(tmp_path: Path) -> None:
         ledger.trial_ended(0, TrialStatus.FAILED, reason)
         assert_masked(ledger.trial(0).reason, password)
     assert_masked(journal.path.read_text(), password)
-    folder = tell_sweep(tmp_path, "old", [])
+    folder = write_sweep(tmp_path, "old", [])
     events = [content_of(event) for event, _ in read_events(journal.path)]
     del events[0]["format"]
     events[0]["config"]["tracking"]["uri"] = address
@@ -221,7 +221,7 @@ def test_events_for_a_server_that_is_away(
     """What `spatialsweep sync` says at its end, and what is logged until then."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     address = "http://me:pq%2Fwz@127.0.0.1:9"
-    journal = tell_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.5])]) / "journal.jsonl"
+    journal = write_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.5])]) / "journal.jsonl"
     with masked_output():
         writer = MlflowWriter(journal, tracking_uri=address, experiment="x", artifacts=tmp_path)
         writer.start()
@@ -235,7 +235,7 @@ def test_events_for_a_server_that_is_away(
 @pytest.mark.parametrize("password", ["pq[wz]", "pq%2Fwz"])
 def test_commands_that_find_no_server(password: str, tmp_path: Path) -> None:
     """As a user calls them, one after another in one process; what they print of a dead server, and of a mistake."""
-    tell_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.5])])
+    write_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.5])])
     dead = f"http://me:{password}@127.0.0.1:9"
     run = "0" * 32
     commands = [

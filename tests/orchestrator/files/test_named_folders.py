@@ -27,7 +27,7 @@ from orchestrator.server_addresses import embedded_uri
 from orchestrator.sweep.compatibility import stored_config
 from orchestrator.tracking.mlflow_runs import experiment_id, fetch_checkpoint, silence
 from tests.orchestrator.config.test_config import BASE
-from tests.support.fake_sweeps import tell_sweep
+from tests.support.fake_sweeps import write_sweep
 
 NAMES = (
     "what?",
@@ -106,7 +106,7 @@ def test_options_are_paths_and_no_yaml(name: str, tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     written = f"./{name}" if name.startswith("~") else name
-    folder = tell_sweep(tmp_path / name, "s", [(TrialStatus.FINISHED, [0.5])])
+    folder = write_sweep(tmp_path / name, "s", [(TrialStatus.FINISHED, [0.5])])
     done = CliRunner().invoke(app, ["status", "s", "--json", f"--runs-dir={written}"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.output)["folder"] == str(folder)
@@ -118,7 +118,7 @@ def test_options_are_paths_and_no_yaml(name: str, tmp_path: Path, monkeypatch: p
 def test_the_home_folder_is_meant_on_every_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    tell_sweep(tmp_path / "r", "s", [(TrialStatus.FINISHED, [0.5])])
+    write_sweep(tmp_path / "r", "s", [(TrialStatus.FINISHED, [0.5])])
     for options in (["--runs-dir", "~/r"], ["--runs-dir=~/r"]):
         done = CliRunner().invoke(app, ["status", "s", "--json", *options])
         assert json.loads(done.output)["folder"] == str(tmp_path / "r" / "s")

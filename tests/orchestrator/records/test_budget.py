@@ -14,7 +14,7 @@ from orchestrator.records.budget import Budget, as_duration
 from orchestrator.records.costs import Cost, CostAccount, SweepTotals
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
-from tests.support.fake_sweeps import PLAN, tell_sweep
+from tests.support.fake_sweeps import PLAN, write_sweep
 from tests.support.journal_events import an_event
 
 BASE = {"name": "t", "dataset": {"name": "digits"}, "model": {"name": "conv_resnet26_small"}}
@@ -214,7 +214,7 @@ def test_a_ledger_writes_the_cost_of_a_trial_into_its_journal(tmp_path: Path) ->
 @pytest.mark.slow
 def test_a_resumed_sweep_whose_budget_is_spent_starts_nothing(tmp_path: Path) -> None:
     good_enough = {"budget": {"target": 0.75}}
-    tell_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.5, 0.8])], ended=None, **good_enough)
+    write_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.5, 0.8])], ended=None, **good_enough)
     config = load_sweep({**PLAN, **good_enough, "name": "s", "runs_dir": str(tmp_path)})
     result = run_sweep(config, resume=True, allow_changed=True)
     assert result.status is TrialStatus.FINISHED

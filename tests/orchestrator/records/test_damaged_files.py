@@ -24,7 +24,7 @@ from orchestrator.server_addresses import embedded_uri
 from orchestrator.training.checkpoints.checkpoint_file import read_checkpoint, save_checkpoint
 from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_model
 from orchestrator.training.images.device_images import DeviceImages
-from tests.support.fake_sweeps import tell_sweep
+from tests.support.fake_sweeps import write_sweep
 from tests.support.tracked_sweep import replay
 from tests.support.training_pieces import few_digits, make_trial, run
 
@@ -177,7 +177,7 @@ def odd_table(path: Path) -> None:
 def test_a_damaged_table_is_a_warning_and_the_sweep_is_read_from_its_journal(
     tmp_path: Path, damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = tell_sweep(tmp_path, "s", TRIALS)
+    folder = write_sweep(tmp_path, "s", TRIALS)
     whole = load_result(folder)
     whole.write_tables()
     assert not caplog.messages
@@ -207,7 +207,7 @@ def malformed(path: Path) -> None:
 def recorded_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of results with a sweep in both databases."""
     runs_dir = tmp_path_factory.mktemp("recorded")
-    replay(tell_sweep(runs_dir, "s", TRIALS) / "journal.jsonl", embedded_uri(runs_dir))
+    replay(write_sweep(runs_dir, "s", TRIALS) / "journal.jsonl", embedded_uri(runs_dir))
     open_storage(f"sqlite:///{runs_dir / 'optuna.db'}").create_new_study([], "s")
     return runs_dir
 

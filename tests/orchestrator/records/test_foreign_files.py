@@ -21,7 +21,7 @@ from orchestrator.server_addresses import embedded_uri
 from orchestrator.sweep.checkpoint_retention import Retention
 from orchestrator.sweep.session_snapshot import write_origin
 from orchestrator.tracking.stored_checkpoints import moved_with
-from tests.support.fake_sweeps import PLAN, tell_sweep
+from tests.support.fake_sweeps import PLAN, write_sweep
 from tests.support.tracked_sweep import DATASET, replay
 
 FINISHED = TrialStatus.FINISHED
@@ -35,7 +35,7 @@ def stored(runs_dir: Path) -> list[str]:
 
 def received(tmp_path: Path, files: list[str], checkpoint: str) -> Path:
     """A sweep whose journal names files of its reader."""
-    folder = tell_sweep(tmp_path / "runs", "s", [(FINISHED, [0.5])], ended=None)
+    folder = write_sweep(tmp_path / "runs", "s", [(FINISHED, [0.5])], ended=None)
     with Journal(folder / "journal.jsonl") as journal:
         ledger = Ledger(journal)
         ledger.session_described(files, DATASET)
@@ -63,7 +63,7 @@ def test_sync_sends_no_file_from_outside_of_the_sweeps_folder_and_says_so_once(t
 
 
 def test_a_checkpoint_that_is_a_link_is_not_registered(tmp_path: Path) -> None:
-    folder = tell_sweep(tmp_path / "runs", "s", [(FINISHED, [0.5])])
+    folder = write_sweep(tmp_path / "runs", "s", [(FINISHED, [0.5])])
     replay(folder / "journal.jsonl", embedded_uri(folder.parent))
     (tmp_path / "key").write_text(KEY)
     best = folder / "trials" / "trial-00000" / "best.pt"
@@ -122,7 +122,7 @@ def test_a_donor_is_a_trial_of_the_same_sweep_wherever_that_lies(tmp_path: Path)
 
 
 def test_files_written_whole_follow_no_link_that_waits_for_them(tmp_path: Path) -> None:
-    folder = tell_sweep(tmp_path / "runs", "s", [(FINISHED, [0.5])])
+    folder = write_sweep(tmp_path / "runs", "s", [(FINISHED, [0.5])])
     (tmp_path / "profile").write_text("mine")
     for name in ("report.html.partial", "tracked.partial", "trials.parquet.partial", "reports.parquet.partial"):
         (folder / name).symlink_to(tmp_path / "profile")
@@ -156,7 +156,7 @@ def test_a_session_and_a_trial_write_through_no_link_either(tmp_path: Path) -> N
 
 
 def test_a_report_takes_no_other_files_place(tmp_path: Path) -> None:
-    folder = tell_sweep(tmp_path / "runs", "s", [(FINISHED, [0.5])])
+    folder = write_sweep(tmp_path / "runs", "s", [(FINISHED, [0.5])])
     (tmp_path / "thesis.tex").write_text("three years")
     for output in (tmp_path / "thesis.tex", tmp_path):
         done = CliRunner().invoke(app, ["report", str(folder), "--output", str(output)])

@@ -21,7 +21,7 @@ from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.lines import seal
 from orchestrator.records.repair import repair
-from tests.support.fake_sweeps import tell_sweep
+from tests.support.fake_sweeps import write_sweep
 from tests.support.journal_events import an_event, rewrite, write_sealed
 
 OLD = Path(__file__).parent / "old_journal" / "journal.jsonl"
@@ -96,7 +96,7 @@ def damaged(path: Path, damage: Damage) -> JournalError:
 def test_what_is_wrong_is_told_with_its_place_and_the_remedy(
     tmp_path: Path, damage: Damage, line: int, fault: str
 ) -> None:
-    path = tell_sweep(tmp_path, "s", TRIALS) / "journal.jsonl"
+    path = write_sweep(tmp_path, "s", TRIALS) / "journal.jsonl"
     error = damaged(path, damage)
     start = sum(map(len, path.read_bytes().splitlines(keepends=True)[: line - 1]))
     assert (error.line, error.byte, error.newer) == (line, start, False)
@@ -106,7 +106,7 @@ def test_what_is_wrong_is_told_with_its_place_and_the_remedy(
 
 
 def test_a_line_without_an_end_is_given_up_after_so_many_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tell_sweep(tmp_path, "s", TRIALS) / "journal.jsonl"
+    path = write_sweep(tmp_path, "s", TRIALS) / "journal.jsonl"
     for module in ("lines", "journal"):
         monkeypatch.setattr(f"orchestrator.records.{module}.LONGEST_LINE", 100_000)
     assert lines.LONGEST_LINE == 100_000
@@ -151,7 +151,7 @@ def test_a_ledger_writes_no_event_that_contradicts_its_journal(tmp_path: Path) -
 
 
 def test_a_driver_does_not_write_on_to_a_damaged_journal(tmp_path: Path) -> None:
-    path = tell_sweep(tmp_path, "s", TRIALS) / "journal.jsonl"
+    path = write_sweep(tmp_path, "s", TRIALS) / "journal.jsonl"
     damaged(path, flip(3, 40))
     before = path.read_bytes()
     with Journal(path) as journal, pytest.raises(JournalError, match="line 4"):
@@ -176,8 +176,8 @@ def test_a_driver_does_not_write_on_to_a_damaged_journal(tmp_path: Path) -> None
 def test_every_command_says_it_in_one_line(
     tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tell_sweep(tmp_path, "whole", TRIALS)
-    path = tell_sweep(tmp_path, "s", TRIALS) / "journal.jsonl"
+    write_sweep(tmp_path, "whole", TRIALS)
+    path = write_sweep(tmp_path, "s", TRIALS) / "journal.jsonl"
     error = damaged(path, flip(4, 60))
     monkeypatch.setattr("sys.argv", ["spatialsweep", *command, "--runs-dir", str(tmp_path)])
     with pytest.raises(SystemExit) as left:
@@ -187,7 +187,7 @@ def test_every_command_says_it_in_one_line(
 
 
 def test_the_remedy_names_the_folder_as_a_shell_takes_it(tmp_path: Path) -> None:
-    path = tell_sweep(tmp_path / "exp #2", "s", TRIALS) / "journal.jsonl"
+    path = write_sweep(tmp_path / "exp #2", "s", TRIALS) / "journal.jsonl"
     damaged(path, flip(3, 40))
     with pytest.raises(JournalError) as caught:
         load_result(path.parent)
@@ -195,9 +195,9 @@ def test_the_remedy_names_the_folder_as_a_shell_takes_it(tmp_path: Path) -> None
 
 
 def test_a_damaged_sweep_hides_no_other_in_the_list(tmp_path: Path) -> None:
-    tell_sweep(tmp_path, "a", TRIALS)
-    error = damaged(tell_sweep(tmp_path, "b", TRIALS) / "journal.jsonl", flip(4, 60))
-    tell_sweep(tmp_path, "c", TRIALS)
+    write_sweep(tmp_path, "a", TRIALS)
+    error = damaged(write_sweep(tmp_path, "b", TRIALS) / "journal.jsonl", flip(4, 60))
+    write_sweep(tmp_path, "c", TRIALS)
     listed = CliRunner().invoke(cli.app, ["list", "--runs-dir", str(tmp_path), "--json"])
     rows = json.loads(listed.stdout)
     assert [(row["name"], row["state"]) for row in rows] == [("a", "finished"), ("b", "damaged"), ("c", "finished")]
@@ -237,7 +237,7 @@ def test_older_journals_are_checked_as_far_as_they_are_read(
 
 
 def test_a_sealed_line_with_settings_that_no_reader_can_use_is_told_and_repaired(tmp_path: Path) -> None:
-    path = tell_sweep(tmp_path, "s", TRIALS) / "journal.jsonl"
+    path = write_sweep(tmp_path, "s", TRIALS) / "journal.jsonl"
 
     def change(event: dict[str, Any]) -> None:
         if event["event"] == "trial_started" and event["trial"] == 1:

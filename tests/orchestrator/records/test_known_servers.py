@@ -23,7 +23,7 @@ from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import TrialStatus
 from orchestrator.sweep.compatibility import stored_config
 from orchestrator.sweep.run import run_sweep
-from tests.support.fake_sweeps import tell_sweep
+from tests.support.fake_sweeps import write_sweep
 from tests.support.journal_events import rewrite
 
 TRIALS = [(TrialStatus.FINISHED, [0.5])]
@@ -92,7 +92,7 @@ COMMANDS = [
 def test_no_command_sends_anything_to_a_server_that_only_a_journal_names(
     tmp_path: Path, listener: Listener, arguments: list[str]
 ) -> None:
-    folder = tell_sweep(tmp_path / "runs", "s", TRIALS, tracking={"uri": listener.uri})
+    folder = write_sweep(tmp_path / "runs", "s", TRIALS, tracking={"uri": listener.uri})
     name, *options = arguments
     said = command(name, "s", *options, "--runs-dir", str(folder.parent))
     assert f"the journal names {listener.uri} for MLflow, a server that you have not named" in said
@@ -104,7 +104,7 @@ def test_no_command_sends_anything_to_a_server_that_only_a_journal_names(
 def test_a_server_named_on_the_command_line_is_asked_and_known_from_then_on(
     tmp_path: Path, listener: Listener, nothing_known: Path
 ) -> None:
-    folder = tell_sweep(tmp_path / "runs", "s", TRIALS, tracking={"uri": listener.uri})
+    folder = write_sweep(tmp_path / "runs", "s", TRIALS, tracking={"uri": listener.uri})
     command("report", str(folder), "--tracking-uri", listener.uri)
     assert listener.heard[0] == "Basic YWRhOmRyb3dzc2Fw"
     assert nothing_known.read_text() == f"{listener.uri}\n"
@@ -172,7 +172,7 @@ def test_a_database_file_outside_of_the_results_is_neither_opened_nor_made(tmp_p
     private.close()
     before = (tmp_path / "places.sqlite").read_bytes()
     for number, uri in enumerate((f"sqlite:///{tmp_path}/places.sqlite", f"sqlite:///{tmp_path}/new.db?mode=rwc")):
-        folder = tell_sweep(tmp_path / "runs", f"s{number}", TRIALS, storage={"uri": uri})
+        folder = write_sweep(tmp_path / "runs", f"s{number}", TRIALS, storage={"uri": uri})
         for arguments in (["resume"], ["delete", "--yes"], ["dashboard", "--optuna"]):
             name, *options = arguments
             said = command(name, folder.name, *options, "--runs-dir", str(tmp_path / "runs"))
@@ -182,6 +182,6 @@ def test_a_database_file_outside_of_the_results_is_neither_opened_nor_made(tmp_p
     assert (tmp_path / "places.sqlite").read_bytes() == before
     assert not (tmp_path / "new.db").exists()
     (tmp_path / "runs" / "mlflow.db").symlink_to(tmp_path / "places.sqlite")
-    folder = tell_sweep(tmp_path / "runs", "linked", TRIALS)
+    folder = write_sweep(tmp_path / "runs", "linked", TRIALS)
     assert "a file outside of" in command("sync", str(folder))
     assert (tmp_path / "places.sqlite").read_bytes() == before

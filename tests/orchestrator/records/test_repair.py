@@ -26,7 +26,7 @@ from orchestrator.records.repair import Repair, repair
 from orchestrator.records.stored_config import recorded
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.tracking.mlflow_writer import MlflowWriter
-from tests.support.fake_sweeps import PLAN, tell_sweep
+from tests.support.fake_sweeps import PLAN, write_sweep
 from tests.support.journal_events import UID
 from tests.support.tracked_sweep import replay
 
@@ -38,7 +38,7 @@ TRIALS = [(TrialStatus.FINISHED, [0.5, 0.8]), (TrialStatus.PRUNED, [0.6])]
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> SweepFolder:
-    return SweepFolder(tell_sweep(tmp_path, "s", TRIALS))
+    return SweepFolder(write_sweep(tmp_path, "s", TRIALS))
 
 
 def damage(folder: SweepFolder, change: Callable[[list[bytes]], object]) -> bytes:
@@ -233,7 +233,7 @@ def test_a_sweep_that_is_being_run_is_not_repaired(sweep: SweepFolder) -> None:
 
 
 def test_the_command_says_what_it_dropped_at_most_ten_lines_of_it(tmp_path: Path) -> None:
-    folder = SweepFolder(tell_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.1 * step for step in range(1, 15)])]))
+    folder = SweepFolder(write_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.1 * step for step in range(1, 15)])]))
     damage(folder, spoil(*range(4, 17)))
     arguments = ["repair", "s", "--runs-dir", str(tmp_path)]
     would = CliRunner().invoke(cli.app, [*arguments, "--dry-run"]).stdout.splitlines()

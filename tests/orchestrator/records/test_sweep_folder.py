@@ -22,7 +22,7 @@ from orchestrator.errors import SweepNameError
 from orchestrator.records.folder import driver_lock
 from orchestrator.records.folder.sweep_folder import SweepFolder, existing_folder, new_folder
 from orchestrator.sweep.run import run_sweep
-from tests.support.fake_sweeps import tell_sweep
+from tests.support.fake_sweeps import write_sweep
 
 PLAN: dict[str, Any] = {"dataset": {"name": "digits"}, "model": {"name": "conv_resnet26_small"}, "trials": 1}
 HOLDER = """
@@ -82,7 +82,7 @@ def test_a_file_and_a_link_are_no_place_for_a_sweep(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["..", ".", "", "../other", "/etc", "a/b"])
 def test_a_name_that_is_a_path_leads_out_of_no_folder(tmp_path: Path, name: str) -> None:
-    tell_sweep(tmp_path, "other", [])
+    write_sweep(tmp_path, "other", [])
     for look in (new_folder, existing_folder):
         with pytest.raises(SweepNameError, match="is not a plain file name"):
             look(tmp_path / "runs", name)
@@ -118,7 +118,7 @@ def test_what_a_failed_start_has_left_is_taken_over(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_is_a_link_harms_no_file(tmp_path: Path) -> None:
-    folder = SweepFolder(tell_sweep(tmp_path, "s", []))
+    folder = SweepFolder(write_sweep(tmp_path, "s", []))
     (tmp_path / "key").write_text("secret")
     (folder.path / "lock").symlink_to(tmp_path / "key")
     with pytest.raises(SweepNameError, match="lock cannot be written"), folder.driven():
@@ -128,7 +128,7 @@ def test_a_lock_that_is_a_link_harms_no_file(tmp_path: Path) -> None:
 
 def test_a_sweep_that_began_meanwhile_is_not_begun_again(tmp_path: Path) -> None:
     folder = new_folder(tmp_path, "s")
-    tell_sweep(tmp_path, "s", [])
+    write_sweep(tmp_path, "s", [])
     with pytest.raises(SweepNameError, match="exists already"), folder.driven(new=True):
         pass
     with pytest.raises(SweepNameError, match="no sweep 'gone'"), SweepFolder(tmp_path / "gone").driven():
@@ -136,7 +136,7 @@ def test_a_sweep_that_began_meanwhile_is_not_begun_again(tmp_path: Path) -> None
 
 
 def test_scratch_that_is_a_link_keeps_what_it_leads_to(tmp_path: Path) -> None:
-    folder = SweepFolder(tell_sweep(tmp_path, "s", []))
+    folder = SweepFolder(write_sweep(tmp_path, "s", []))
     fill(tmp_path / "mine", {"thesis.tex": "three years"})
     folder.scratch.symlink_to(tmp_path / "mine", target_is_directory=True)
     folder.clear_scratch()
@@ -144,7 +144,7 @@ def test_scratch_that_is_a_link_keeps_what_it_leads_to(tmp_path: Path) -> None:
 
 
 def test_a_second_process_is_refused_by_the_name_of_the_first(tmp_path: Path) -> None:
-    folder = SweepFolder(tell_sweep(tmp_path, "s", []))
+    folder = SweepFolder(write_sweep(tmp_path, "s", []))
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(folder.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -162,7 +162,7 @@ def test_a_second_process_is_refused_by_the_name_of_the_first(tmp_path: Path) ->
 
 
 def test_a_look_at_the_moment_of_a_start_does_not_refuse_the_driver(tmp_path: Path) -> None:
-    folder = SweepFolder(tell_sweep(tmp_path, "s", []))
+    folder = SweepFolder(write_sweep(tmp_path, "s", []))
     with folder.driven():
         pass
     look = os.open(folder.path / "lock", os.O_RDONLY)
@@ -188,7 +188,7 @@ def lockless(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.usefixtures("lockless")
 def test_storage_without_locks_works_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = SweepFolder(tell_sweep(tmp_path, "s", []))
+    folder = SweepFolder(write_sweep(tmp_path, "s", []))
     assert not folder.is_driven
     with caplog.at_level(logging.WARNING), folder.driven():
         assert folder.is_driven
@@ -198,7 +198,7 @@ def test_storage_without_locks_works_with_a_warning(tmp_path: Path, caplog: pyte
 
 @pytest.mark.usefixtures("lockless")
 def test_without_locks_the_file_still_tells_a_driver_that_lives_from_one_that_died(tmp_path: Path) -> None:
-    folder = SweepFolder(tell_sweep(tmp_path, "s", []))
+    folder = SweepFolder(write_sweep(tmp_path, "s", []))
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         (folder.path / "lock").write_text(f"process {other.pid} on {os.uname().nodename}")
         assert folder.is_driven

@@ -27,7 +27,7 @@ from orchestrator.report.study_view import StudyView
 from orchestrator.results.stored_sweep import find_sweep, read_sweep
 from orchestrator.server_addresses import embedded_uri
 from tests.support.browser import Browser, browser, chromium
-from tests.support.fake_sweeps import tell_sweep
+from tests.support.fake_sweeps import write_sweep
 from tests.support.journal_events import an_event, rewrite
 from tests.support.tracked_sweep import replay
 
@@ -53,7 +53,7 @@ def chrome() -> Iterator[Browser]:
 
 
 def report(tmp_path: Path, trials: Any, **settings: Any) -> Path:
-    tell_sweep(tmp_path, "s", trials, **settings)
+    write_sweep(tmp_path, "s", trials, **settings)
     return write_report(read_sweep(find_sweep("s", tmp_path)), tmp_path / "s" / "report.html")
 
 
@@ -121,7 +121,7 @@ def test_a_thousand_trials_stay_light(chrome: Browser, tmp_path: Path, monkeypat
 
 
 def test_the_best_curve_is_drawn_however_many_were_better_before_they_were_stopped(tmp_path: Path) -> None:
-    tell_sweep(tmp_path, "s", [*[(PRUNED, [0.9])] * 250, (FINISHED, [0.4, 0.5])])
+    write_sweep(tmp_path, "s", [*[(PRUNED, [0.9])] * 250, (FINISHED, [0.4, 0.5])])
     result = load_result("s", tmp_path)
     assert result.best is not None
     assert result.objectives is not None
@@ -130,12 +130,12 @@ def test_the_best_curve_is_drawn_however_many_were_better_before_they_were_stopp
 
 
 def test_an_accuracy_that_was_chosen_on_the_test_images_says_so(tmp_path: Path) -> None:
-    folder = tell_sweep(tmp_path, "s", [], dataset={"name": "digits", "select_on": "test"})
+    folder = write_sweep(tmp_path, "s", [], dataset={"name": "digits", "select_on": "test"})
     assert "too good" in remark_on_test(read_sweep(find_sweep(folder)).config)
 
 
 def test_names_and_reasons_are_text_never_markup(tmp_path: Path) -> None:
-    folder = tell_sweep(tmp_path, "s", TRIALS)
+    folder = write_sweep(tmp_path, "s", TRIALS)
     evil = "</script><script>alert(1)</script>"
     journal = folder / "journal.jsonl"
 
@@ -185,7 +185,7 @@ def test_lanes_of_a_journal_that_does_not_name_them_are_inferred() -> None:
 
 
 def test_the_report_is_kept_with_the_run_of_its_sweep(tmp_path: Path) -> None:
-    folder = tell_sweep(tmp_path, "s", TRIALS)
+    folder = write_sweep(tmp_path, "s", TRIALS)
     replay(folder / "journal.jsonl", embedded_uri(tmp_path))
     done = CliRunner().invoke(app, ["report", str(folder)])
     assert done.exit_code == 0, done.output
@@ -198,7 +198,7 @@ def test_the_report_is_kept_with_the_run_of_its_sweep(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_the_file_and_knows_its_sweeps(tmp_path: Path) -> None:
-    tell_sweep(tmp_path, "digits", TRIALS)
+    write_sweep(tmp_path, "digits", TRIALS)
     wanted = tmp_path / "elsewhere" / "page.html"
     done = CliRunner().invoke(app, ["report", "digits", "--runs-dir", str(tmp_path), "--output", str(wanted)])
     assert done.exit_code == 0, done.output

@@ -29,7 +29,7 @@ from orchestrator.tracking import stored_checkpoints
 from orchestrator.tracking.model_folder import ModelFacts, write_model_folder
 from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
 from orchestrator.training.checkpoints.checkpoints import build_model
-from tests.support.fake_sweeps import tell_sweep
+from tests.support.fake_sweeps import write_sweep
 from tests.support.mlflow_server import free_port, healthy
 from tests.support.tracked_sweep import replay
 
@@ -44,7 +44,7 @@ class Told:
     def __init__(self, runs_dir: Path) -> None:
         finished = TrialStatus.FINISHED
         trials = [(finished, [0.5, 0.8, 0.7]), (finished, [0.6]), (finished, [0.1])]
-        self.folder = tell_sweep(runs_dir, "s", trials, tracking={"experiment": "tests"})
+        self.folder = write_sweep(runs_dir, "s", trials, tracking={"experiment": "tests"})
         self.uri = embedded_uri(runs_dir)
         self.client = MlflowClient(self.uri)
         for trial, epoch in ((0, 2), (1, 1)):
