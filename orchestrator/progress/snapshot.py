@@ -151,7 +151,7 @@ class Snapshots:
 
     def now(self) -> Snapshot:
         """How the sweep stands."""
-        for trial in self._ledger.over_since(self._over.counts.total()):
+        for trial in self._ledger.ended_since(self._over.counts.total()):
             self._over.add(trial, self._ranked(trial))
         trials, totals = self._ledger.open(), self._ledger.totals()
         counts = self._over.counts + Counter(trial.status for trial in trials)

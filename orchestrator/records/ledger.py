@@ -232,12 +232,12 @@ class Ledger:
         with self._lock:
             return number in self._history.trials
 
-    def count_over(self) -> int:
+    def count_ended(self) -> int:
         """Trials that will never train again."""
         with self._lock:
             return len(self._history.over)
 
-    def over_since(self, count: int) -> list[TrialRecord]:
+    def ended_since(self, count: int) -> list[TrialRecord]:
         """Trials that will never train again, but for the first so many, in the order of their ends."""
         with self._lock:
             return [self._history.trials[number] for number in self._history.over[count:]]

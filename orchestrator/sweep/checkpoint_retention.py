@@ -39,7 +39,7 @@ class Retention:
 
         A trial whose checkpoints were deleted is not looked at again: those that were better stay better.
         """
-        fresh = self._ledger.over_since(self._looked_at)
+        fresh = self._ledger.ended_since(self._looked_at)
         if not fresh:
             return
         over = sorted([*self._kept, *fresh], key=lambda record: record.number)

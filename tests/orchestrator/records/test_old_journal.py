@@ -61,7 +61,7 @@ def test_a_resumed_sweep_goes_on_in_it_with_checksums(old: SweepFolder) -> None:
     assert (config.name, config.trials) == ("old", 6)
     with Journal(old.journal) as journal:
         ledger = Ledger(journal)
-        assert (ledger.sessions, ledger.count_over()) == (2, 4)
+        assert (ledger.sessions, ledger.count_ended()) == (2, 4)
         ledger.sweep_resumed({}, {}, {})
         ledger.trial_started(5, "tune5", {}, {})
         ledger.trial_ended(5, TrialStatus.FINISHED)
