@@ -227,7 +227,7 @@ class Ledger:
         with self._lock:
             return [self._history.rejected[number] for number in sorted(self._history.rejected)]
 
-    def knows(self, number: int) -> bool:
+    def has_trial(self, number: int) -> bool:
         """Whether a trial of this number was ever started."""
         with self._lock:
             return number in self._history.trials

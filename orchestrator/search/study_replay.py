@@ -52,7 +52,7 @@ def set_waiting(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> None:
 
 
 def _bring_up_to_date(study: optuna.Study, trial: FrozenTrial, ledger: Ledger, config: SweepConfig) -> None:
-    if not ledger.knows(trial.number):  # asked, and the driver died before it could say so
+    if not ledger.has_trial(trial.number):  # asked, and the driver died before it could say so
         set_waiting(study, trial)
         return
     record, objectives = ledger.trial(trial.number), Objectives.of(config)
