@@ -40,7 +40,7 @@ class Budget:
     limits: BudgetConfig
     objective: ObjectiveConfig
 
-    def spent(self, totals: SweepTotals) -> str | None:
+    def exhausted_limit(self, totals: SweepTotals) -> str | None:
         """Why the sweep is to end, in a user's words; None while it may go on.
 
         Args:

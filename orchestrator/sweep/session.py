@@ -143,7 +143,7 @@ class SweepSession:
         """Why no trial is to be trained in this session; empty when some are."""
         if self._ledger.count_ended() >= self._config.trials:
             return f"all {self._config.trials} trials are done"
-        return self._budget.spent(self._ledger.totals()) or ""
+        return self._budget.exhausted_limit(self._ledger.totals()) or ""
 
     def _queue_first(self, study: optuna.Study, storage: optuna.storages.RDBStorage) -> None:
         """Has the papers' own values tried before any other, and the best ones of earlier sweeps."""
@@ -202,8 +202,8 @@ class SweepSession:
         """Why no more is to be trained although trials are left; empty to go on."""
         if self._interruption.asked:
             return "the sweep was interrupted"
-        if search.running and (spent := self._budget.spent(self._ledger.totals())):
-            self._ledger.budget_spent(spent)
+        if search.running and (reason := self._budget.exhausted_limit(self._ledger.totals())):
+            self._ledger.budget_spent(reason)
         return self._ledger.ended_by
 
     def _look(self, search: TuneRun, progress: Progress, room: RoomWatch) -> None:

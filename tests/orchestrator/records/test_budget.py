@@ -175,13 +175,13 @@ def test_what_breaks_a_constraint_is_no_best() -> None:
     ],
 )
 def test_a_budget_ends_a_sweep_and_says_why(limits: dict[str, Any], totals: SweepTotals, reason: str | None) -> None:
-    assert Budget(budget(**limits), ObjectiveConfig()).spent(totals) == reason
+    assert Budget(budget(**limits), ObjectiveConfig()).exhausted_limit(totals) == reason
 
 
 def test_a_target_of_a_minimised_objective_is_reached_from_above() -> None:
     loss = Budget(budget(target=0.2), ObjectiveConfig(metric="val/loss", mode="min"))
-    assert loss.spent(SweepTotals(best=0.3, best_trial=0)) is None
-    assert loss.spent(SweepTotals(best=0.1, best_trial=0)) == "budget.target 0.2 is reached: val/loss 0.1 in trial 0"
+    assert loss.exhausted_limit(SweepTotals(best=0.3, best_trial=0)) is None
+    assert loss.exhausted_limit(SweepTotals(best=0.1, best_trial=0)) == "budget.target 0.2 is reached: val/loss 0.1 in trial 0"
 
 
 def test_durations_are_shown_as_they_are_written() -> None:
