@@ -12,7 +12,7 @@ from orchestrator.config import load_sweep
 from orchestrator.errors import ConfigError, JournalError
 from orchestrator.records.events import FORMAT, Event, SweepResumed, SweepStarted
 from orchestrator.records.folder.sweep_folder import SweepFolder
-from orchestrator.records.stored_config import recorded
+from orchestrator.records.stored_config import complete_settings
 
 _UID = re.compile(r"[0-9a-f]{32}")
 
@@ -69,7 +69,7 @@ def _settings_of_a_session(folder: SweepFolder) -> tuple[str, Mapping[str, Any]]
             config = load_sweep(file)
         except (OSError, ConfigError, RecursionError):
             continue  # the next session may have a sound one
-        return str(file.relative_to(folder.path)), recorded(config)
+        return str(file.relative_to(folder.path)), complete_settings(config)
     raise JournalError(
         folder.journal,
         "cannot be repaired: the start of the sweep is lost, no later session has begun, and no sessions/*/config.yaml "

@@ -9,14 +9,14 @@ from orchestrator.files.runs_dir import resolve_runs_dir
 from orchestrator.uris import masked, without_password
 
 
-def recorded(config: SweepConfig) -> dict[str, Any]:
+def complete_settings(config: SweepConfig) -> dict[str, Any]:
     """Complete but for passwords."""
     content = config.model_dump(mode="json")
     content["runs_dir"] = str(resolve_runs_dir(config.runs_dir))
     return _masked(content)
 
 
-def written(config: SweepConfig) -> dict[str, Any]:
+def non_default_settings(config: SweepConfig) -> dict[str, Any]:
     """What is not as it is by default, without passwords: about what a user has written."""
     return _masked(config.model_dump(mode="json", exclude_defaults=True))
 

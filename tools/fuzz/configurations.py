@@ -273,7 +273,7 @@ def look(number: int, seed: int, files: list[tuple[str, dict[str, Any]]], folder
     from orchestrator.config import SweepConfig, load_sweep
     from orchestrator.config.settings_text import as_yaml, parse_yaml
     from orchestrator.errors import SpatialSweepError
-    from orchestrator.records.stored_config import recorded, written
+    from orchestrator.records.stored_config import complete_settings, non_default_settings
 
     mutator = Mutator(random.Random(f"{seed}/{number}"), files)  # noqa: S311 - repeatable
     source: Any = mutator.settings()
@@ -288,9 +288,9 @@ def look(number: int, seed: int, files: list[tuple[str, dict[str, Any]]], folder
         return "refused"
     if SweepConfig(**config.model_dump(mode="json")) != config:
         raise AssertionError("a configuration that is not the same once it is read back")
-    if parse_yaml(as_yaml(written(config))) != written(config):
+    if parse_yaml(as_yaml(non_default_settings(config))) != non_default_settings(config):
         raise AssertionError("settings that are not the same once they are written as YAML")
-    json.dumps(recorded(config), allow_nan=False)
+    json.dumps(complete_settings(config), allow_nan=False)
     _draw(config, number)
     return "accepted"
 

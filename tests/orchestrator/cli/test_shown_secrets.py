@@ -28,7 +28,7 @@ from orchestrator.records.events import content_of
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import Journal, read_events
 from orchestrator.records.ledger import Ledger, TrialStatus
-from orchestrator.records.stored_config import recorded, written
+from orchestrator.records.stored_config import complete_settings, non_default_settings
 from orchestrator.results.stored_sweep import read_sweep
 from orchestrator.sweep.dry_run import dry_run
 from orchestrator.tracking.flat_settings import flatten
@@ -76,7 +76,11 @@ def test_what_is_recorded_and_what_mlflow_is_sent(password: str) -> None:
             assert_masked(str(error), password)
             settings = both(server, database, quote_plus(password))
             config = load_sweep({**PLAN, "name": "s", **settings})
-        for content in (recorded(config), written(config), flatten(config.model_dump(mode="json"))):
+        for content in (
+            complete_settings(config),
+            non_default_settings(config),
+            flatten(config.model_dump(mode="json")),
+        ):
             assert_masked(json.dumps(content), password)
 
 

@@ -181,7 +181,10 @@ def test_a_budget_ends_a_sweep_and_says_why(limits: dict[str, Any], totals: Swee
 def test_a_target_of_a_minimised_objective_is_reached_from_above() -> None:
     loss = Budget(budget(target=0.2), ObjectiveConfig(metric="val/loss", mode="min"))
     assert loss.exhausted_limit(SweepTotals(best=0.3, best_trial=0)) is None
-    assert loss.exhausted_limit(SweepTotals(best=0.1, best_trial=0)) == "budget.target 0.2 is reached: val/loss 0.1 in trial 0"
+    assert (
+        loss.exhausted_limit(SweepTotals(best=0.1, best_trial=0))
+        == "budget.target 0.2 is reached: val/loss 0.1 in trial 0"
+    )
 
 
 def test_durations_are_shown_as_they_are_written() -> None:

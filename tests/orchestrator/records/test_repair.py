@@ -23,7 +23,7 @@ from orchestrator.records.journal import Journal, read_events
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.lines import seal
 from orchestrator.records.repair import Repair, repair
-from orchestrator.records.stored_config import recorded
+from orchestrator.records.stored_config import complete_settings
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.tracking.mlflow_writer import MlflowWriter
 from tests.support.fake_sweeps import PLAN, write_sweep
@@ -127,7 +127,7 @@ def test_a_lost_start_is_made_anew_from_the_session_and_the_run_in_mlflow(sweep:
     replay(sweep.journal, embedded_uri(sweep.path.parent))
     session = sweep.session(1) / "config.yaml"
     session.parent.mkdir(parents=True)
-    session.write_text(yaml.safe_dump(recorded(load_sweep({**PLAN, "name": "s"}))))
+    session.write_text(yaml.safe_dump(complete_settings(load_sweep({**PLAN, "name": "s"}))))
     damage(sweep, spoil(1))
     done = mended(sweep)
     assert done.notices == [
@@ -141,7 +141,7 @@ def test_a_lost_start_is_made_anew_from_the_session_and_the_run_in_mlflow(sweep:
 
 def test_a_lost_start_is_made_anew_from_a_later_session(sweep: SweepFolder) -> None:
     with Journal(sweep.journal) as journal:
-        config = recorded(load_sweep({**PLAN, "name": "s"}))
+        config = complete_settings(load_sweep({**PLAN, "name": "s"}))
         Ledger(journal).sweep_resumed(config, {"git.revision": "abc"}, {"seed": 0})
     damage(sweep, spoil(1))
     done = mended(sweep)
@@ -170,7 +170,7 @@ def test_a_journal_cut_within_its_first_line_is_told_and_refused_in_one_line(swe
         repair(sweep)
     session = sweep.session(1) / "config.yaml"
     session.parent.mkdir(parents=True)
-    session.write_text(yaml.safe_dump(recorded(load_sweep({**PLAN, "name": "s"}))))
+    session.write_text(yaml.safe_dump(complete_settings(load_sweep({**PLAN, "name": "s"}))))
     assert mended(sweep).dropped == [(1, "it was cut short")]
     assert load_result(sweep.path).records == []
 
