@@ -169,7 +169,7 @@ def print_outcome(result: SweepResult, console: Console, dashboard: str) -> None
             say(console, f"{record.status.capitalize()}: trial {record.number}: {record.reason.splitlines()[0]}")
     if result.ended_by:
         say(console, f"Ended by its budget: {result.ended_by}")
-    say(console, f"Cost: {spent_text(result.totals)}")
+    say(console, f"Cost: {spent_text(result.so_far)}")
     say(console, f"Results:   {result.folder / 'trials.parquet'}")
     say(console, f"Dashboard: {dashboard}")
     if result.notice:

@@ -58,8 +58,8 @@ class Budget:
         ):
             if limit is not None and used_s >= limit * _HOUR_S:
                 return f"budget.{name} is spent: {used_s / _HOUR_S:.3g} of {limit:g}"
-        if limits.patience is not None and totals.fruitless >= limits.patience:
-            return f"budget.patience is over: {totals.fruitless} trials in a row brought no better value"
+        if limits.patience is not None and totals.trials_since_best >= limits.patience:
+            return f"budget.patience is over: {totals.trials_since_best} trials in a row brought no better value"
         return None
 
     def usage(self, totals: SweepTotals) -> list[LimitUsage]:
@@ -79,8 +79,10 @@ class Budget:
             if hours is not None:
                 rows.append(LimitUsage(name, f"{used_s / _HOUR_S:.3g}", f"{hours:g}", used_s / _HOUR_S / hours))
         if limits.patience is not None:
-            share = totals.fruitless / limits.patience
-            rows.append(LimitUsage("trials without a new best", str(totals.fruitless), str(limits.patience), share))
+            share = totals.trials_since_best / limits.patience
+            rows.append(
+                LimitUsage("trials without a new best", str(totals.trials_since_best), str(limits.patience), share)
+            )
         return rows
 
     def left_s(self, totals: SweepTotals, devices: tuple[float, float]) -> dict[str, float]:

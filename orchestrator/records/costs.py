@@ -1,7 +1,7 @@
 """What a sweep has spent and brought so far, as the events of its journal tell it.
 
 A trial costs the devices it reserves for as long as it holds its lane. Where a sweep was interrupted and resumed, its
-stretches add up; one whose driver died ends with the last event it wrote.
+times add up; one whose driver died ends with the last event it wrote.
 """
 
 from __future__ import annotations
@@ -95,21 +95,21 @@ class SweepTotals:
         cost: Of all trials, running ones included.
         best: Best value of the (first) objective reported by an epoch within the constraints; None before the first.
         best_trial: The trial that reported it.
-        fruitless: Trials that have ended since without a new best.
+        trials_since_best: Trials that have ended since without a new best.
     """
 
     wall_s: float = 0.0
     cost: Cost = Cost()
     best: float | None = None
     best_trial: int | None = None
-    fruitless: int = 0
+    trials_since_best: int = 0
 
 
 NO_TOTALS = SweepTotals()
 
 
 @dataclass
-class _Stretch:
+class _LaneHold:
     """A trial that holds a lane: what it had cost at the time `at`, with the lane held for `held_s`, and going on."""
 
     at: float
@@ -140,11 +140,11 @@ class CostAccount:
     _last_s: float = 0.0
     _wall_s: float = 0.0
     _closed: dict[int, Cost] = field(default_factory=dict)
-    _open: dict[int, _Stretch] = field(default_factory=dict)
+    _open: dict[int, _LaneHold] = field(default_factory=dict)
     _total: Cost = Cost()
     _best: float | None = None
     _best_trial: int | None = None
-    _fruitless: int = 0
+    _trials_since_best: int = 0
 
     def take(self, event: Event) -> None:
         """Takes the next event of the journal."""
@@ -158,7 +158,7 @@ class CostAccount:
                 self._reserve(event)
             case TrialStarted() | TrialResumed():
                 self._close(event.trial, now)
-                self._open[event.trial] = _Stretch(now, self._rates)
+                self._open[event.trial] = _LaneHold(now, self._rates)
             case TrialReported():
                 self._report(event)
             case TrialEnded():
@@ -169,14 +169,14 @@ class CostAccount:
         self._last_s = now
 
     def cost(self, number: int, now: float) -> Cost:
-        """What a trial has cost, over all its stretches.
+        """What a trial has cost, over all its sessions.
 
         Args:
             number: Of the trial.
             now: Unix time.
         """
-        closed, stretch = self._closed.get(number, Cost()), self._open.get(number)
-        return closed if stretch is None else closed + stretch.cost(now)
+        closed, hold = self._closed.get(number, Cost()), self._open.get(number)
+        return closed if hold is None else closed + hold.cost(now)
 
     def totals(self, now: float) -> SweepTotals:
         """How much of a budget is used.
@@ -185,9 +185,9 @@ class CostAccount:
             now: Unix time; that of the last event when its driver is dead.
         """
         wall_s = self._wall_s + (max(0.0, now - self._session_s) if self._session_s is not None else 0.0)
-        cost = sum((stretch.cost(now) for stretch in self._open.values()), self._total)
+        cost = sum((hold.cost(now) for hold in self._open.values()), self._total)
         best = None if self._best is None else self._sign * self._best
-        return SweepTotals(wall_s, cost, best, self._best_trial, self._fruitless)
+        return SweepTotals(wall_s, cost, best, self._best_trial, self._trials_since_best)
 
     @property
     def last_event_s(self) -> float:
@@ -212,28 +212,28 @@ class CostAccount:
         )
 
     def _report(self, event: TrialReported) -> None:
-        stretch, metrics = self._open.get(event.trial), event.metrics
-        if stretch is not None and event.held_s is not None:
+        hold, metrics = self._open.get(event.trial), event.metrics
+        if hold is not None and event.held_s is not None:
             share = metrics.get(_WORKERS, self._workers) / self._workers
-            stretch.advance(event.time, event.held_s, share)
+            hold.advance(event.time, event.held_s, share)
         value = self._sign * metrics.get(self._metric or "", math.nan)
         if any(bound.violation(metrics.get(bound.metric, math.inf)) > 0 for bound in self._constraints):
             return
         if math.isfinite(value) and (self._best is None or value > self._best):
-            self._best, self._best_trial, self._fruitless = value, event.trial, 0
-            if stretch is not None:
-                stretch.improved = True
+            self._best, self._best_trial, self._trials_since_best = value, event.trial, 0
+            if hold is not None:
+                hold.improved = True
 
     def _count(self, event: TrialEnded) -> None:
         """Counts trials in a row that ended without a new best; what was interrupted has not ended."""
-        stretch = self._open.get(event.trial)
+        hold = self._open.get(event.trial)
         if event.status is not TrialStatus.INTERRUPTED:
-            self._fruitless = 0 if stretch is not None and stretch.improved else self._fruitless + 1
+            self._trials_since_best = 0 if hold is not None and hold.improved else self._trials_since_best + 1
 
     def _close(self, number: int, now: float) -> None:
-        stretch = self._open.pop(number, None)
-        if stretch is not None:
-            cost = stretch.cost(now)
+        hold = self._open.pop(number, None)
+        if hold is not None:
+            cost = hold.cost(now)
             self._closed[number] = self._closed.get(number, Cost()) + cost
             self._total += cost
 

@@ -46,7 +46,7 @@ class History:
         open: Numbers of the trials that train, or were interrupted.
         over: Numbers of the trials that will never train again, in the order of their ends.
         stored: Checkpoints that are to be stored as artifacts, by trial and file.
-        spending: Time and devices used.
+        costs: Time and devices used.
         ended: How the newest session ended; None while it runs.
         ended_by: What the budget said when it ended the newest session; empty when it did not.
     """
@@ -63,7 +63,7 @@ class History:
         self.open: set[int] = set()
         self.over: list[int] = []
         self.stored: set[tuple[int, str]] = set()
-        self.spending = CostAccount()
+        self.costs = CostAccount()
         self.ended: TrialStatus | None = None
         self.ended_by = ""
 
@@ -75,7 +75,7 @@ class History:
         """
         self.refuse_contradiction(event)
         self._take_up(event)
-        self.spending.take(event)
+        self.costs.take(event)
 
     def refuse_contradiction(self, event: Event) -> None:
         """Check that an event can follow those that were taken.

@@ -181,7 +181,7 @@ class Ledger:
         with self._lock:
             if not self._history.trials[number].is_over:
                 now = time.time()
-                cost = cast(CostFigures, self._history.spending.cost(number, now).as_dict())
+                cost = cast(CostFigures, self._history.costs.cost(number, now).as_dict())
                 ended = TrialEnded(
                     time=now,
                     trial=number,
@@ -254,12 +254,12 @@ class Ledger:
     def cost_now(self, number: int) -> Cost:
         """What a trial has cost until now."""
         with self._lock:
-            return self._history.spending.cost(number, time.time())
+            return self._history.costs.cost(number, time.time())
 
     def totals(self) -> SweepTotals:
         """What the sweep has spent and brought until now."""
         with self._lock:
-            return self._history.spending.totals(time.time())
+            return self._history.costs.totals(time.time())
 
     def _record(self, event: Event) -> None:
         if not isinstance(event, TrialReported):  # numbers, and as many as there are epochs

@@ -75,7 +75,7 @@ def state(sweep: StoredSweep) -> str:
 
 def tiles(sweep: StoredSweep) -> list[tuple[str, str, str]]:
     """The figures at the top: a name, the figure, a word beside it."""
-    result, totals = sweep.result, sweep.result.totals
+    result, totals = sweep.result, sweep.result.so_far
     best = result.best
     counts = Counter(record.status for record in result.records)
     found = []
@@ -154,7 +154,7 @@ def meters(sweep: StoredSweep) -> list[LimitUsage]:
     assert result.objectives is not None
     over = sum(record.is_over for record in result.records)
     budget = Budget(BudgetConfig.model_validate(sweep.config.get("budget") or {}), result.objectives.configs[0])
-    return [LimitUsage("trials", str(over), str(wanted), over / wanted), *budget.usage(result.totals)]
+    return [LimitUsage("trials", str(over), str(wanted), over / wanted), *budget.usage(result.so_far)]
 
 
 def recipe_of(sweep: StoredSweep) -> Recipe | None:

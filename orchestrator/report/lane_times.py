@@ -16,7 +16,7 @@ from orchestrator.records.events import (
 
 
 @dataclass(frozen=True)
-class Stretch:
+class LaneInterval:
     """A trial on a lane.
 
     Args:
@@ -37,14 +37,14 @@ class LaneTimes:
     """What the lanes of a sweep did.
 
     Args:
-        stretches: In order of their starts.
+        intervals: In order of their starts.
         lanes: How many there were.
         lanes_known: Whether the journal names the lanes; those of older sweeps are inferred.
         total_s: Time its drivers ran.
         session_starts: Where on that clock a new session began, the first left out.
     """
 
-    stretches: Sequence[Stretch]
+    intervals: Sequence[LaneInterval]
     lanes: int
     lanes_known: bool
     total_s: float
@@ -53,7 +53,7 @@ class LaneTimes:
     @property
     def busy_share(self) -> float:
         """Share of the lanes' time in which they held a trial."""
-        busy = sum(stretch.end_s - stretch.start_s for stretch in self.stretches)
+        busy = sum(interval.end_s - interval.start_s for interval in self.intervals)
         return min(1.0, busy / (self.total_s * self.lanes)) if self.total_s and self.lanes else 0.0
 
 
@@ -119,21 +119,21 @@ def lane_times(events: Iterable[Event]) -> LaneTimes:
     for event in events:
         reader.take(event)
     reader._close_all()
-    stretches = sorted(reader.closed, key=lambda row: (row[2], row[0]))
-    known = any(lane is not None for _, lane, _, _ in stretches)
-    placed = _placed(stretches)
-    lanes = max((stretch.lane for stretch in placed), default=-1) + 1
+    intervals = sorted(reader.closed, key=lambda row: (row[2], row[0]))
+    known = any(lane is not None for _, lane, _, _ in intervals)
+    placed = _placed(intervals)
+    lanes = max((interval.lane for interval in placed), default=-1) + 1
     return LaneTimes(placed, lanes, known, reader.clock_s, reader.sessions[1:])
 
 
-def _placed(stretches: Sequence[tuple[int, int | None, float, float]]) -> list[Stretch]:
-    """Gives a stretch of unknown lane the free lane that was busy last."""
+def _placed(intervals: Sequence[tuple[int, int | None, float, float]]) -> list[LaneInterval]:
+    """Gives an interval of unknown lane the free lane that was busy last."""
     free_from: dict[int, float] = {}
     placed = []
-    for trial, named, start, end in stretches:
+    for trial, named, start, end in intervals:
         idle = [index for index, since in free_from.items() if since <= start]
         inferred = max(idle, key=lambda index: free_from[index], default=len(free_from))
         lane = inferred if named is None else named
         free_from[lane] = max(end, free_from.get(lane, 0.0))
-        placed.append(Stretch(trial, lane, start, end))
+        placed.append(LaneInterval(trial, lane, start, end))
     return placed

@@ -15,7 +15,7 @@ from orchestrator.files.atomic_files import written_whole
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import read_events
 from orchestrator.records.provenance import package_version
-from orchestrator.report import curves, facts, search_plots, spending_plots
+from orchestrator.report import cost_plots, curves, facts, search_plots
 from orchestrator.report.figures import Chart, plotly_script
 from orchestrator.report.lane_times import lane_times
 from orchestrator.report.study_view import StudyView, study_view
@@ -195,7 +195,7 @@ def _spent(sweep: StoredSweep) -> list[Section]:
             "budget",
             "Budget and cost",
             "What is used of each limit, what the time brought, and which trials the devices worked for.",
-            [*spending_plots.progress_chart(events, objectives), *spending_plots.cost_chart(sweep.result.records)],
+            [*cost_plots.progress_chart(events, objectives), *cost_plots.cost_chart(sweep.result.records)],
             content=facts.meters(sweep),
         ),
         Section(
@@ -203,7 +203,7 @@ def _spent(sweep: StoredSweep) -> list[Section]:
             "Lanes over time",
             f"Lanes held a trial for {times.busy_share:.0%} of the time; gaps are starting up and waiting. Numbers are "
             f"trials.{sessions}{inferred}",
-            spending_plots.lane_chart(times, sweep.result.records),
+            cost_plots.lane_chart(times, sweep.result.records),
         ),
     ]
 

@@ -20,7 +20,7 @@ _IGNORED = ("name", "runs_dir", "tracking.", "storage.")
 
 def facts_of(sweep: StoredSweep) -> dict[str, Any]:
     """How a sweep stands, as plain data: what `spatialsweep status` and `list` show."""
-    result, totals = sweep.result, sweep.result.totals
+    result, totals = sweep.result, sweep.result.so_far
     best = result.best
     counts = Counter(str(record.status) for record in result.records)
     return {

@@ -112,10 +112,10 @@ def read_sweep(folder: SweepFolder) -> StoredSweep:
     alive = folder.is_driven  # asked first: a driver that ends meanwhile leaves a journal that says so
     story = read_begun(folder.journal)
     state = SweepState(story.ended) if story.ended else SweepState.RUNNING if alive else SweepState.DEAD
-    last_s = story.spending.last_event_s
+    last_s = story.costs.last_event_s
     now = time.time() if state is SweepState.RUNNING else last_s
     for number, trial in story.trials.items():  # those that have not ended too
-        trial.cost = story.spending.cost(number, now)
+        trial.cost = story.costs.cost(number, now)
     records = [story.trials[number] for number in sorted(story.trials)]
     if state is SweepState.DEAD:
         _end_orphans(records, last_s)
@@ -130,7 +130,7 @@ def read_sweep(folder: SweepFolder) -> StoredSweep:
         records=records,
         run_ids=_run_ids(folder.path),
         ended_by=story.ended_by,
-        totals=story.spending.totals(now),
+        so_far=story.costs.totals(now),
         objectives=objectives,
         storage_uri=recorded_address("storage", story.config, folder.path.parent),
     )

@@ -80,7 +80,7 @@ class SweepResult:
         run_ids: MLflow run of each trial.
         notice: What a user should know besides, such as events the tracking server did not take.
         ended_by: What the budget said when it ended the sweep; empty when it did not.
-        totals: Time and devices spent.
+        so_far: Time and devices spent.
         objectives: Objectives and constraints; None where only the metric is known.
         storage_uri: Database of the study; may hold a password.
     """
@@ -95,7 +95,7 @@ class SweepResult:
     run_ids: Mapping[int, str] = field(repr=False)
     notice: str = ""
     ended_by: str = ""
-    totals: SweepTotals = NO_TOTALS
+    so_far: SweepTotals = NO_TOTALS
     objectives: Objectives | None = None
     storage_uri: str = field(default="", repr=False)
 

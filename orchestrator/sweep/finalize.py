@@ -62,7 +62,7 @@ def conclude(
             run_ids=run_ids,
             notice=notice,
             ended_by=ledger.ended_by,
-            totals=ledger.totals(),
+            so_far=ledger.totals(),
             objectives=Objectives.of(config),
             storage_uri=study_uri(config, folder.path.parent),
         )

@@ -49,7 +49,7 @@ def test_a_finished_sweep_is_read_back_whole(tmp_path: Path) -> None:
     assert result.trials.column("status").to_pylist() == ["finished", "pruned", "failed", "finished"]
     assert result.trials.column("cpu_s").to_pylist() == pytest.approx([40, 20, 0, 60], abs=5)
     assert result.trials.column("price").to_pylist() == result.trials.column("cpu_s").to_pylist()
-    assert result.totals.cost.cpu_s == pytest.approx(120, abs=10)
+    assert result.so_far.cost.cpu_s == pytest.approx(120, abs=10)
     assert result.reports.num_rows == 2 * 6
     assert result.tracking_uri == embedded_uri(tmp_path)
 

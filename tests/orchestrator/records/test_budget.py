@@ -58,14 +58,14 @@ def test_what_is_wrong_with_a_budget_is_told_with_the_remedy() -> None:
     ]
 
 
-def told(*events: tuple[str, float, dict[str, Any]], config: dict[str, Any] | None = None) -> CostAccount:
+def account_of(*events: tuple[str, float, dict[str, Any]], config: dict[str, Any] | None = None) -> CostAccount:
     """A journal of one session on lanes of 2 CPUs and a GPU, begun at time 0."""
-    spending = CostAccount()
+    account = CostAccount()
     start = ("sweep_started", 0.0, {"config": {**PRICED, **OBJECTIVE} if config is None else config})
     plan = ("lanes_planned", 0.0, {"cpus_per_trial": 2.0, "gpus_per_trial": 1.0})
     for kind, time, content in (start, plan, *events):
-        spending.take(an_event(kind, time, **content))
-    return spending
+        account.take(an_event(kind, time, **content))
+    return account
 
 
 def started(number: int, time: float) -> tuple[str, float, dict[str, Any]]:
@@ -82,76 +82,78 @@ def ended(number: int, time: float, status: str = "finished") -> tuple[str, floa
 
 
 def test_a_trial_costs_its_devices_while_it_holds_a_lane() -> None:
-    spending = told(started(0, 0.0), reported(0, 40.0, 0.5, held_s=20.0))
-    assert spending.cost(0, 50.0).held_s == 30.0  # it waited 20 s for its lane
-    spending.take(an_event("trial_ended", 60.0, trial=0))
-    cost = spending.cost(0, 1e9)
+    account = account_of(started(0, 0.0), reported(0, 40.0, 0.5, held_s=20.0))
+    assert account.cost(0, 50.0).held_s == 30.0  # it waited 20 s for its lane
+    account.take(an_event("trial_ended", 60.0, trial=0))
+    cost = account.cost(0, 1e9)
     assert (cost.held_s, cost.cpu_s, cost.gpu_s) == (40.0, 80.0, 40.0)
     assert cost.price == pytest.approx((80 * 0.36 + 40 * 3.6) / 3600)
-    assert spending.totals(100.0).cost == cost
-    assert spending.totals(100.0).wall_s == 100.0
+    assert account.totals(100.0).cost == cost
+    assert account.totals(100.0).wall_s == 100.0
 
 
 def test_an_elastic_trial_costs_the_workers_it_had() -> None:
-    spending = told(("lanes_planned", 0.0, {"workers": 4, "cpus_per_trial": 4.0, "gpus_per_trial": 0.0}), started(0, 0))
+    account = account_of(
+        ("lanes_planned", 0.0, {"workers": 4, "cpus_per_trial": 4.0, "gpus_per_trial": 0.0}), started(0, 0)
+    )
     for time, workers in ((10.0, 1), (20.0, 4)):
         metrics = {"val/top1": 0.5, "workers": workers}
         report = {"trial": 0, "epoch": 1, "metrics": metrics, "held_s": time}
-        spending.take(an_event("trial_reported", time, **report))
-    assert spending.cost(0, 20.0).cpu_s == 10 * 1 + 10 * 4
-    assert spending.cost(0, 20.0).held_s == 20
+        account.take(an_event("trial_reported", time, **report))
+    assert account.cost(0, 20.0).cpu_s == 10 * 1 + 10 * 4
+    assert account.cost(0, 20.0).held_s == 20
 
 
 def test_without_prices_there_is_a_cost_but_no_price() -> None:
-    spending = told(started(0, 0.0), ended(0, 10.0), config={})
-    assert spending.cost(0, 10.0) == Cost(held_s=10.0, cpu_s=20.0, gpu_s=10.0, price=None)
-    assert "price" not in spending.cost(0, 10.0).as_dict()
+    account = account_of(started(0, 0.0), ended(0, 10.0), config={})
+    assert account.cost(0, 10.0) == Cost(held_s=10.0, cpu_s=20.0, gpu_s=10.0, price=None)
+    assert "price" not in account.cost(0, 10.0).as_dict()
 
 
 def test_the_stretches_of_a_sweep_whose_driver_died_add_up() -> None:
-    spending = told(
+    account = account_of(
         started(0, 10.0), reported(0, 30.0, 0.5), started(1, 40.0), reported(0, 60.0, 0.6),
         ("sweep_resumed", 1000.0, {"config": {}}), ("trial_resumed", 1010.0, {"trial": 0}), ended(0, 1030.0),
         ("sweep_ended", 1040.0, {}),
     )  # fmt: skip
-    assert spending.cost(0, 5000.0).held_s == 50.0 + 20.0
-    assert spending.cost(1, 5000.0).held_s == 20.0  # ended with the last event of its driver
-    assert spending.totals(5000.0).wall_s == 60.0 + 40.0
-    assert spending.totals(5000.0).cost.cpu_s == 2 * (70.0 + 20.0)
+    assert account.cost(0, 5000.0).held_s == 50.0 + 20.0
+    assert account.cost(1, 5000.0).held_s == 20.0  # ended with the last event of its driver
+    assert account.totals(5000.0).wall_s == 60.0 + 40.0
+    assert account.totals(5000.0).cost.cpu_s == 2 * (70.0 + 20.0)
 
 
 def test_trials_that_bring_nothing_are_counted_until_one_does() -> None:
-    spending = told(
+    account = account_of(
         started(0, 0), reported(0, 1, 0.5), ended(0, 2),
         started(1, 2), reported(1, 3, 0.4), ended(1, 4),
         started(2, 4), ended(2, 5, "failed"),
         started(3, 5), ended(3, 6, "interrupted"),
     )  # fmt: skip
-    assert (spending.totals(7).fruitless, spending.totals(7).best, spending.totals(7).best_trial) == (2, 0.5, 0)
+    assert (account.totals(7).trials_since_best, account.totals(7).best, account.totals(7).best_trial) == (2, 0.5, 0)
     for kind, time, content in (started(4, 7), reported(4, 8, float("nan")), reported(4, 9, 0.7)):
-        spending.take(an_event(kind, time, **content))
-    assert (spending.totals(9).fruitless, spending.totals(9).best, spending.totals(9).best_trial) == (0, 0.7, 4)
-    spending.take(an_event("trial_ended", 10, trial=4, status="pruned"))
-    assert spending.totals(10).fruitless == 0
+        account.take(an_event(kind, time, **content))
+    assert (account.totals(9).trials_since_best, account.totals(9).best, account.totals(9).best_trial) == (0, 0.7, 4)
+    account.take(an_event("trial_ended", 10, trial=4, status="pruned"))
+    assert account.totals(10).trials_since_best == 0
 
 
 def test_a_minimised_objective_improves_downwards() -> None:
     loss = {"objective": [{"metric": "val/top1", "mode": "min"}, {"metric": "macs", "mode": "min"}]}
-    spending = told(started(0, 0), reported(0, 1, 0.5), reported(0, 2, 0.3), reported(0, 3, 0.9), config=loss)
-    assert spending.totals(4).best == 0.3
+    account = account_of(started(0, 0), reported(0, 1, 0.5), reported(0, 2, 0.3), reported(0, 3, 0.9), config=loss)
+    assert account.totals(4).best == 0.3
 
 
 def test_what_breaks_a_constraint_is_no_best() -> None:
     small = {**OBJECTIVE, "constraints": ["params <= 100"]}
-    spending = told(started(0, 0), started(1, 0), config=small)
+    account = account_of(started(0, 0), started(1, 0), config=small)
     for number, params, value in ((0, 200.0, 0.9), (1, 50.0, 0.5)):
         metrics = {"val/top1": value, "params": params}
-        spending.take(an_event("trial_reported", 1, trial=number, metrics=metrics))
-    assert (spending.totals(2).best, spending.totals(2).best_trial) == (0.5, 1)
+        account.take(an_event("trial_reported", 1, trial=number, metrics=metrics))
+    assert (account.totals(2).best, account.totals(2).best_trial) == (0.5, 1)
 
 
 @pytest.mark.parametrize(
-    ("limits", "so_far", "reason"),
+    ("limits", "totals", "reason"),
     [
         ({"wall_clock": "1h30m"}, SweepTotals(wall_s=5400), "budget.wall_clock is spent: 1h30m of 1h30m"),
         ({"wall_clock": "1h30m"}, SweepTotals(wall_s=5399), None),
@@ -167,11 +169,11 @@ def test_what_breaks_a_constraint_is_no_best() -> None:
         ({"target": 0.9}, SweepTotals(), None),
         (
             {"patience": 4},
-            SweepTotals(fruitless=4),
+            SweepTotals(trials_since_best=4),
             "budget.patience is over: 4 trials in a row brought no better value",
         ),
-        ({"patience": 4}, SweepTotals(fruitless=3), None),
-        ({}, SweepTotals(wall_s=1e9, cost=Cost(1e9, 1e9, 1e9), best=1.0, fruitless=1000), None),
+        ({"patience": 4}, SweepTotals(trials_since_best=3), None),
+        ({}, SweepTotals(wall_s=1e9, cost=Cost(1e9, 1e9, 1e9), best=1.0, trials_since_best=1000), None),
     ],
 )
 def test_a_budget_ends_a_sweep_and_says_why(limits: dict[str, Any], totals: SweepTotals, reason: str | None) -> None:

@@ -168,7 +168,7 @@ def test_lanes_are_read_from_the_journal_with_the_time_between_sessions_cut_out(
         an_event("trial_ended", 9_020.0, trial=1),
     ]
     times = lane_times(events)
-    found = [(stretch.trial, stretch.lane, stretch.start_s, stretch.end_s) for stretch in times.stretches]
+    found = [(interval.trial, interval.lane, interval.start_s, interval.end_s) for interval in times.intervals]
     assert found == [(0, 0, 15.0, 39.0), (1, 1, 15.0, 40.0), (1, 0, 40.0, 41.0), (1, 0, 51.0, 61.0)]
     assert (times.lanes, times.total_s, list(times.session_starts)) == (2, 61.0, [41.0])
     assert times.busy_share == pytest.approx((24 + 25 + 1 + 10) / (2 * 61))
@@ -180,7 +180,7 @@ def test_lanes_of_a_journal_that_does_not_name_them_are_inferred() -> None:
         events.append(an_event("trial_started", start, trial=number))
         events.append(an_event("trial_ended", end, trial=number))
     times = lane_times(sorted(events, key=lambda event: event.time))
-    assert [(stretch.trial, stretch.lane) for stretch in times.stretches] == [(0, 0), (1, 1), (2, 1), (3, 0)]
+    assert [(interval.trial, interval.lane) for interval in times.intervals] == [(0, 0), (1, 1), (2, 1), (3, 0)]
     assert not times.lanes_known
 
 

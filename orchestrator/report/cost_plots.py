@@ -11,7 +11,7 @@ from orchestrator.records.events import SESSION_STARTS, Event, TrialReported
 from orchestrator.records.ledger import TrialRecord, TrialStatus
 from orchestrator.records.objectives import Objectives
 from orchestrator.report.figures import ACCENT, BAD, FAINT, GRID, PALE, Chart, as_chart, figure
-from orchestrator.report.lane_times import LaneTimes, Stretch
+from orchestrator.report.lane_times import LaneInterval, LaneTimes
 
 _KINDS: tuple[tuple[str, tuple[TrialStatus, ...], str], ...] = (
     ("finished", (TrialStatus.FINISHED,), ACCENT),
@@ -24,13 +24,13 @@ _UNITS = ((7_200.0, 3_600.0, "hours"), (180.0, 60.0, "minutes"), (0.0, 1.0, "sec
 
 def lane_chart(times: LaneTimes, records: Sequence[TrialRecord]) -> list[Chart]:
     """A row per lane, a bar per trial; gaps are idle."""
-    if not times.stretches:
+    if not times.intervals:
         return []
     scale, unit = _unit(times.total_s)
     status = {record.number: record.status for record in records}
     drawn = figure(barmode="overlay", bargap=0.3)
     for name, statuses, colour in _KINDS:
-        group = [stretch for stretch in times.stretches if status.get(stretch.trial) in statuses]
+        group = [interval for interval in times.intervals if status.get(interval.trial) in statuses]
         if group:
             drawn.add_trace(_bars(group, name, colour, scale))
     for start in times.session_starts:
@@ -41,14 +41,14 @@ def lane_chart(times: LaneTimes, records: Sequence[TrialRecord]) -> list[Chart]:
     return [as_chart(drawn, "trials on the lanes over time", height_px=height, legend=True)]
 
 
-def _bars(group: Sequence[Stretch], name: str, colour: str, scale: float) -> go.Bar:
+def _bars(group: Sequence[LaneInterval], name: str, colour: str, scale: float) -> go.Bar:
     return go.Bar(
         orientation="h",
-        base=[round(stretch.start_s / scale, 4) for stretch in group],
-        x=[round((stretch.end_s - stretch.start_s) / scale, 4) for stretch in group],
-        y=[f"lane {stretch.lane}" for stretch in group],
-        customdata=[[stretch.trial, f"{stretch.end_s - stretch.start_s:.0f} s"] for stretch in group],
-        text=[str(stretch.trial) for stretch in group],
+        base=[round(interval.start_s / scale, 4) for interval in group],
+        x=[round((interval.end_s - interval.start_s) / scale, 4) for interval in group],
+        y=[f"lane {interval.lane}" for interval in group],
+        customdata=[[interval.trial, f"{interval.end_s - interval.start_s:.0f} s"] for interval in group],
+        text=[str(interval.trial) for interval in group],
         textposition="inside",
         insidetextanchor="middle",
         textangle=0,
