@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+pytest_plugins = ["tests.support.fixtures"]
+
 _SKIPPED: list[str] = []
 
 

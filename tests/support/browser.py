@@ -129,7 +129,7 @@ class Browser:
 
 
 @contextmanager
-def browser() -> Iterator[Browser]:
+def open_browser() -> Iterator[Browser]:
     """A running browser with a profile of its own; ended afterwards."""
     program = chromium()
     assert program is not None

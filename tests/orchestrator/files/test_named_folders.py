@@ -26,8 +26,8 @@ from orchestrator.search.study import open_study
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.sweep.compatibility import stored_config
 from orchestrator.tracking.mlflow_runs import experiment_id, fetch_checkpoint, silence
-from tests.orchestrator.config.test_config import BASE
 from tests.support.fake_sweeps import write_sweep
+from tests.support.sweeps.settings import BASE
 
 NAMES = (
     "what?",

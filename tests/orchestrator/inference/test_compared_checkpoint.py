@@ -12,7 +12,7 @@ import torch
 
 from orchestrator.errors import CheckpointError
 from orchestrator.inference.explain.irrelevance import vit_beside
-from tests.orchestrator.inference.test_explain import noise
+from tests.support.networks.random_images import noise
 
 NAME = "test_vit"
 

@@ -25,6 +25,7 @@ from orchestrator.sweep.compatibility import stored_config
 from orchestrator.sweep.run import run_sweep
 from tests.support.fake_sweeps import write_sweep
 from tests.support.journal_events import rewrite
+from tests.support.sweeps.stored_models import StoredModels
 
 TRIALS = [(TrialStatus.FINISHED, [0.5])]
 
@@ -116,17 +117,15 @@ def test_a_server_named_on_the_command_line_is_asked_and_known_from_then_on(
 
 
 def test_explain_logs_nothing_to_a_server_that_only_a_journal_names(tmp_path: Path) -> None:
-    from tests.orchestrator.tracking.test_stored_models import Told
-
-    told = Told(tmp_path / "runs")
+    stored = StoredModels(tmp_path / "runs")
 
     def change(event: dict[str, Any]) -> None:
         if event["event"] == "sweep_started":
             event["config"]["tracking"]["uri"] = "http://127.0.0.1:9"
 
-    rewrite(told.folder / "journal.jsonl", change)
-    assert find_network(told.folder).tracking_uri is None
-    assert find_network(told.folder, tracking_uri="http://127.0.0.1:9").tracking_uri == "http://127.0.0.1:9"
+    rewrite(stored.folder / "journal.jsonl", change)
+    assert find_network(stored.folder).tracking_uri is None
+    assert find_network(stored.folder, tracking_uri="http://127.0.0.1:9").tracking_uri == "http://127.0.0.1:9"
 
 
 def test_a_run_makes_its_own_servers_known_and_the_password_is_not_kept(tmp_path: Path, nothing_known: Path) -> None:

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from orchestrator.report.lane_times import lane_times
 from orchestrator.report.study_view import StudyView
 from orchestrator.results.stored_sweep import find_sweep, read_sweep
 from orchestrator.server_addresses import embedded_uri
-from tests.support.browser import Browser, browser, chromium
+from tests.support.browser import Browser
 from tests.support.fake_sweeps import write_sweep
 from tests.support.journal_events import an_event, rewrite
 from tests.support.tracked_sweep import replay
@@ -42,14 +41,6 @@ TRIALS = [
 ]
 OBJECTIVES = [{"metric": "val/top1", "mode": "max"}, {"metric": "train/loss", "mode": "min"}]
 ALWAYS = ["budget", "space", "settings"]
-
-
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[Browser]:
-    if chromium() is None:
-        pytest.skip("no chromium here; Debian has it in a package of that name")
-    with browser() as page:
-        yield page
 
 
 def report(tmp_path: Path, trials: Any, **settings: Any) -> Path:
@@ -73,19 +64,19 @@ def sections(page: Path) -> list[str]:
     ],
 )
 def test_a_browser_shows_every_section(
-    chrome: Browser, tmp_path: Path, settings: dict[str, Any], expected: list[str]
+    browser: Browser, tmp_path: Path, settings: dict[str, Any], expected: list[str]
 ) -> None:
     page = report(tmp_path, TRIALS, **settings)
     for width, dark in ((1280, False), (390, True)):
-        view = chrome.open(page, width, dark=dark)
+        view = browser.open(page, width, dark=dark)
         assert (view.errors, view.requests) == ([], [])
-        assert chrome.evaluate("document.documentElement.scrollWidth") <= width
-        found = chrome.evaluate("[...document.querySelectorAll('section')].map(part => part.id)")
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width
+        found = browser.evaluate("[...document.querySelectorAll('section')].map(part => part.id)")
         assert found == [*expected, "budget", "lanes", "failures", "space", "settings"]
         drawn = "[...document.querySelectorAll('.chart')].map(chart => chart.querySelectorAll('.main-svg').length > 0)"
-        assert all(chrome.evaluate(drawn))
+        assert all(browser.evaluate(drawn))
         wide = "[...document.querySelectorAll('section')].filter(part => part.scrollWidth > part.clientWidth).length"
-        assert chrome.evaluate(wide) == 0
+        assert browser.evaluate(wide) == 0
     assert "prefers-color-scheme: dark" in page.read_text()
 
 
@@ -108,14 +99,14 @@ def test_what_has_nothing_to_show_is_left_out(tmp_path: Path, trials: Any, expec
     assert "its driver died" in page.read_text()
 
 
-def test_a_thousand_trials_stay_light(chrome: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thousand_trials_stay_light(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda file: None)  # nothing is to outlive this test
     trials = [(FINISHED if number % 3 == 0 else PRUNED, [0.5 + number / 3000, 0.6]) for number in range(1000)]
     page = report(tmp_path, trials)
     assert page.stat().st_size < 7e6
-    view = chrome.open(page, 1280)
+    view = browser.open(page, 1280)
     assert (view.errors, view.requests) == ([], [])
-    text = chrome.evaluate("document.body.innerText")
+    text = browser.evaluate("document.body.innerText")
     assert "The best 25 of 1000 trials" in text
     assert "200 curves are drawn, the best among them; 800 are left out." in text
 

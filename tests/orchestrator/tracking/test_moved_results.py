@@ -26,8 +26,8 @@ from orchestrator.sweep.compatibility import stored_config
 from orchestrator.tracking.moved_results import settle
 from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
 from orchestrator.training.checkpoints.checkpoints import build_model
-from tests.orchestrator.tracking.test_stored_models import DATA, NETWORK
 from tests.support.fake_sweeps import PLAN, write_sweep
+from tests.support.sweeps.stored_models import DATA, NETWORK
 from tests.support.tracked_sweep import replay
 
 
