@@ -1,4 +1,4 @@
-"""Says when a sweep has spent what it was given, or found what it was sent for."""
+"""Budget of a sweep: limits of time, devices and patience, and the target that ends it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _HOUR_S = 3_600.0
 
 @dataclass(frozen=True)
 class LimitUsage:
-    """How much of a limit is used.
+    """Used part of a limit.
 
     Args:
-        name: Of the limit.
-        used: As a person writes it.
-        limit: Likewise.
-        share: From 0; above 1 where the limit was passed.
+        name: Name of the limit.
+        used: Amount used, as text with its unit.
+        limit: Limit, as text with its unit.
+        share: Used share, from 0; above 1 when the limit was exceeded.
     """
 
     name: str
@@ -30,21 +30,21 @@ class LimitUsage:
 
 @dataclass(frozen=True)
 class Budget:
-    """The limits of a sweep beside its number of trials.
+    """Limits of a sweep besides its number of trials; driver process.
 
     Args:
-        limits: As configured.
-        objective: The (first) objective, which `target` and `patience` ask about.
+        limits: Configured limits.
+        objective: First objective, which `target` and `patience` refer to.
     """
 
     limits: BudgetConfig
     objective: ObjectiveConfig
 
     def exhausted_limit(self, totals: SweepTotals) -> str | None:
-        """Why the sweep is to end, in a user's words; None while it may go on.
+        """Return the reason to end the sweep, as text for the user; None while every limit holds.
 
         Args:
-            totals: What it has spent and brought.
+            totals: Time, devices and results of the sweep so far.
         """
         limits = self.limits
         if limits.target is not None and totals.best is not None and self._reached(totals.best, limits.target):
@@ -63,10 +63,10 @@ class Budget:
         return None
 
     def usage(self, totals: SweepTotals) -> list[LimitUsage]:
-        """How much of each limit is used; `target` is none that is used up.
+        """Return the used part of each configured limit; `target` is not a limit that is used up.
 
         Args:
-            totals: What the sweep has spent and brought.
+            totals: Time, devices and results of the sweep so far.
         """
         limits, rows = self.limits, []
         if limits.wall_clock is not None:
@@ -86,11 +86,11 @@ class Budget:
         return rows
 
     def left_s(self, totals: SweepTotals, devices: tuple[float, float]) -> dict[str, float]:
-        """Seconds by the clock until each limit of time is reached, by its name.
+        """Return the wall-clock seconds until each limit of time is reached, by the name of the limit.
 
         Args:
-            totals: What the sweep has spent and brought.
-            devices: CPUs and GPUs that are busy from now on.
+            totals: Time, devices and results of the sweep so far.
+            devices: Number of CPUs and of GPUs that are busy from now on.
         """
         limits, left = self.limits, {}
         if limits.wall_clock is not None:
@@ -108,7 +108,7 @@ class Budget:
 
 
 def as_duration(seconds: float) -> str:
-    """Seconds as a person writes them, such as `1h05m` or `42s`; days are written in hours."""
+    """Format seconds, such as `1h05m` or `42s`; days are written in hours."""
     whole = round(seconds)
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     if hours:

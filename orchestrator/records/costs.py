@@ -1,7 +1,7 @@
-"""What a sweep has spent and brought so far, as the events of its journal tell it.
+"""Time, devices and best value of a sweep so far, computed from the events of its journal.
 
-A trial costs the devices it reserves for as long as it holds its lane. Where a sweep was interrupted and resumed, its
-times add up; one whose driver died ends with the last event it wrote.
+A trial costs the devices it reserves for as long as it holds its lane. The times of all sessions of a sweep add up; a
+session whose driver died ends with the last event that it wrote.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from orchestrator.records.events import (
 from orchestrator.records.status import TrialStatus
 
 _HOUR_S = 3_600.0
-_WORKERS = "workers"  # metric of an epoch: an elastic trial has fewer than planned at times
+_WORKERS = "workers"  # metric of an epoch: an elastic trial has at times fewer than planned
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Cost:
     """Devices times seconds.
 
     Args:
-        held_s: Time a trial had its lane, or that of all trials together.
+        held_s: Seconds a trial held its lane, or sum over all trials.
         cpu_s: CPU-seconds reserved.
         gpu_s: GPU-seconds reserved.
-        price: In the currency of `budget.price_per_*_hour`; None when no price is set.
+        price: Price in the currency of `budget.price_per_*_hour`; None when no price is set.
     """
 
     held_s: float = 0.0
@@ -50,7 +50,7 @@ class Cost:
         return Cost(self.held_s + other.held_s, self.cpu_s + other.cpu_s, self.gpu_s + other.gpu_s, price)
 
     def as_dict(self) -> dict[str, float]:
-        """The figures that are known, by name."""
+        """Return the figures that are known, by name."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -59,13 +59,13 @@ NO_COST = Cost()
 
 @dataclass(frozen=True)
 class Rates:
-    """What a trial that holds its lane costs per second.
+    """Devices of a trial while it holds its lane, and their prices.
 
     Args:
-        cpus: It reserves.
-        gpus: It reserves.
-        per_cpu_hour: Price; None when none is set.
-        per_gpu_hour: Price; None when none is set.
+        cpus: CPUs reserved.
+        gpus: GPUs reserved.
+        per_cpu_hour: Price of a CPU-hour; None when none is set.
+        per_gpu_hour: Price of a GPU-hour; None when none is set.
     """
 
     cpus: float = 0.0
@@ -74,11 +74,11 @@ class Rates:
     per_gpu_hour: float | None = None
 
     def scaled(self, share: float) -> Rates:
-        """Of a trial that reserves only a part of it."""
+        """Return the rates of a trial that reserves only this share of the devices."""
         return Rates(self.cpus * share, self.gpus * share, self.per_cpu_hour, self.per_gpu_hour)
 
     def cost(self, seconds: float) -> Cost:
-        """Of so many seconds."""
+        """Return the cost of holding the lane for so many seconds."""
         price = None
         if self.per_cpu_hour is not None or self.per_gpu_hour is not None:
             per_hour = self.cpus * (self.per_cpu_hour or 0.0) + self.gpus * (self.per_gpu_hour or 0.0)
@@ -88,14 +88,14 @@ class Rates:
 
 @dataclass(frozen=True)
 class SweepTotals:
-    """How much of a budget is used.
+    """Totals of a sweep that its budget limits.
 
     Args:
-        wall_s: Time its drivers ran.
-        cost: Of all trials, running ones included.
-        best: Best value of the (first) objective reported by an epoch within the constraints; None before the first.
-        best_trial: The trial that reported it.
-        trials_since_best: Trials that have ended since without a new best.
+        wall_s: Seconds its drivers ran.
+        cost: Cost of all trials, including running ones.
+        best: Best value of the first objective in an epoch within the constraints; None before the first one.
+        best_trial: Number of the trial that reported it.
+        trials_since_best: Trials that have ended since then without a new best.
     """
 
     wall_s: float = 0.0
@@ -110,7 +110,7 @@ NO_TOTALS = SweepTotals()
 
 @dataclass
 class _LaneHold:
-    """A trial that holds a lane: what it had cost at the time `at`, with the lane held for `held_s`, and going on."""
+    """Running trial on its lane: cost `known` at the time `at`, when it had held the lane for `held_s`."""
 
     at: float
     rates: Rates
@@ -119,7 +119,13 @@ class _LaneHold:
     improved: bool = False
 
     def advance(self, now: float, held_s: float, share: float) -> None:
-        """Takes a report: the lane is held for `held_s` by now, lately with this share of the devices planned."""
+        """Add the cost since the last report.
+
+        Args:
+            now: Unix time of the report.
+            held_s: Seconds the trial has held its lane.
+            share: Share of the planned devices that it used since the last report.
+        """
         self.known += self.rates.scaled(share).cost(max(0.0, held_s - self.held_s))
         self.at, self.held_s = now, held_s
 
@@ -129,7 +135,7 @@ class _LaneHold:
 
 @dataclass
 class CostAccount:
-    """Follows a journal, event by event; each takes the same short time however many came before."""
+    """Costs and best value of a sweep, updated event by event in constant time."""
 
     _rates: Rates = Rates()
     _workers: float = 1.0
@@ -146,8 +152,8 @@ class CostAccount:
     _best_trial: int | None = None
     _trials_since_best: int = 0
 
-    def take(self, event: Event) -> None:
-        """Takes the next event of the journal."""
+    def apply(self, event: Event) -> None:
+        """Update the account with the next event of the journal."""
         now = event.time
         match event:
             case SweepStarted() | SweepResumed():
@@ -169,20 +175,20 @@ class CostAccount:
         self._last_s = now
 
     def cost(self, number: int, now: float) -> Cost:
-        """What a trial has cost, over all its sessions.
+        """Return the cost of a trial, over all sessions.
 
         Args:
-            number: Of the trial.
-            now: Unix time.
+            number: Number of the trial.
+            now: Unix time until which a running trial is counted.
         """
         closed, hold = self._closed.get(number, Cost()), self._open.get(number)
         return closed if hold is None else closed + hold.cost(now)
 
     def totals(self, now: float) -> SweepTotals:
-        """How much of a budget is used.
+        """Return the totals of the sweep.
 
         Args:
-            now: Unix time; that of the last event when its driver is dead.
+            now: Unix time; that of the last event when the driver is dead.
         """
         wall_s = self._wall_s + (max(0.0, now - self._session_s) if self._session_s is not None else 0.0)
         cost = sum((hold.cost(now) for hold in self._open.values()), self._total)
@@ -225,7 +231,7 @@ class CostAccount:
                 hold.improved = True
 
     def _count(self, event: TrialEnded) -> None:
-        """Counts trials in a row that ended without a new best; what was interrupted has not ended."""
+        """Count trials in a row that ended without a new best; an interrupted trial has not ended."""
         hold = self._open.get(event.trial)
         if event.status is not TrialStatus.INTERRUPTED:
             self._trials_since_best = 0 if hold is not None and hold.improved else self._trials_since_best + 1

@@ -1,6 +1,6 @@
-"""What a trial is worth: the objectives at its best epoch, whether it keeps the constraints, and the Pareto front.
+"""Value of a trial: the objectives at its best epoch, its constraint violations, its rank and the Pareto front.
 
-Without Optuna and Ray: the study is told what is computed here, and results and MLflow show the same.
+Imports neither Optuna nor Ray: the study, the results and MLflow all use the values computed here.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from orchestrator.records.ledger import TrialRecord, TrialStatus
 
 @dataclass(frozen=True)
 class Objectives:
-    """The objectives and constraints of a sweep.
+    """Objectives and constraints of a sweep.
 
     Args:
         configs: Objectives in order; the first one decides which epoch of a trial is its best.
-        constraints: By their text.
+        constraints: Constraints, by their text.
     """
 
     configs: tuple[ObjectiveConfig, ...]
@@ -28,22 +28,22 @@ class Objectives:
 
     @classmethod
     def of(cls, config: SweepConfig) -> Objectives:
-        """Those of a sweep."""
+        """Build the objectives and constraints of a sweep from its configuration."""
         return cls(config.objectives, {text: parse_constraint(text) for text in config.constraints})
 
     @property
     def metrics(self) -> list[str]:
-        """Of the objectives, in order."""
+        """Metrics of the objectives, in order."""
         return [objective.metric for objective in self.configs]
 
     def values(self, record: TrialRecord) -> dict[str, float]:
-        """The objectives at the best epoch, by metric; those that are no numbers are absent."""
+        """Return the objectives at the best epoch, by metric, without those that are not finite."""
         report = self._best_report(record)
         known = {metric: report.get(metric, math.nan) for metric in self.metrics}
         return {metric: value for metric, value in known.items() if math.isfinite(value)}
 
     def violations(self, record: TrialRecord) -> dict[str, float]:
-        """By constraint, how far beyond its bound the best epoch lies; empty before the first epoch."""
+        """Return the violation of each constraint at the best epoch; empty before the first epoch."""
         report = self._best_report(record)
         if not report:
             return {}
@@ -54,13 +54,13 @@ class Objectives:
         }
 
     def is_feasible(self, record: TrialRecord) -> bool:
-        """Whether every constraint is kept."""
+        """Return whether the best epoch satisfies every constraint."""
         return all(violation <= 0 for violation in self.violations(record).values())
 
     def rank(self, record: TrialRecord) -> tuple[bool, float, bool, int]:
-        """Orders trials, best first: those beyond a constraint come last.
+        """Return a sort key of trials, best first; infeasible trials come last.
 
-        Trials trained to the end win ties, then those with the fewer epochs.
+        Among equals, trials trained to the end come first, then those with fewer epochs.
         """
         first = self.configs[0]
         value = record.best(first.metric, first.mode)
@@ -68,9 +68,9 @@ class Objectives:
         return not self.is_feasible(record), worth, record.status is not TrialStatus.FINISHED, record.epochs
 
     def pareto_front(self, records: Iterable[TrialRecord]) -> list[TrialRecord]:
-        """The trials trained to the end that keep the constraints and that no other beats in every objective.
+        """Return the finished, feasible trials that no other dominates, best first in the first objective.
 
-        Best first in the first objective. With one objective these are the best trial and its equals.
+        With one objective these are the best trial and its equals.
         """
         rows = []
         for record in records:
@@ -94,5 +94,5 @@ class Objectives:
 
 
 def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether the first is nowhere worse and somewhere better; smaller is better."""
+    """Return whether the first is at least as good everywhere and better somewhere; smaller is better."""
     return all(a <= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)

@@ -64,7 +64,7 @@ def account_of(*events: tuple[str, float, dict[str, Any]], config: dict[str, Any
     start = ("sweep_started", 0.0, {"config": {**PRICED, **OBJECTIVE} if config is None else config})
     plan = ("lanes_planned", 0.0, {"cpus_per_trial": 2.0, "gpus_per_trial": 1.0})
     for kind, time, content in (start, plan, *events):
-        account.take(an_event(kind, time, **content))
+        account.apply(an_event(kind, time, **content))
     return account
 
 
@@ -84,7 +84,7 @@ def ended(number: int, time: float, status: str = "finished") -> tuple[str, floa
 def test_a_trial_costs_its_devices_while_it_holds_a_lane() -> None:
     account = account_of(started(0, 0.0), reported(0, 40.0, 0.5, held_s=20.0))
     assert account.cost(0, 50.0).held_s == 30.0  # it waited 20 s for its lane
-    account.take(an_event("trial_ended", 60.0, trial=0))
+    account.apply(an_event("trial_ended", 60.0, trial=0))
     cost = account.cost(0, 1e9)
     assert (cost.held_s, cost.cpu_s, cost.gpu_s) == (40.0, 80.0, 40.0)
     assert cost.price == pytest.approx((80 * 0.36 + 40 * 3.6) / 3600)
@@ -99,7 +99,7 @@ def test_an_elastic_trial_costs_the_workers_it_had() -> None:
     for time, workers in ((10.0, 1), (20.0, 4)):
         metrics = {"val/top1": 0.5, "workers": workers}
         report = {"trial": 0, "epoch": 1, "metrics": metrics, "held_s": time}
-        account.take(an_event("trial_reported", time, **report))
+        account.apply(an_event("trial_reported", time, **report))
     assert account.cost(0, 20.0).cpu_s == 10 * 1 + 10 * 4
     assert account.cost(0, 20.0).held_s == 20
 
@@ -131,9 +131,9 @@ def test_trials_that_bring_nothing_are_counted_until_one_does() -> None:
     )  # fmt: skip
     assert (account.totals(7).trials_since_best, account.totals(7).best, account.totals(7).best_trial) == (2, 0.5, 0)
     for kind, time, content in (started(4, 7), reported(4, 8, float("nan")), reported(4, 9, 0.7)):
-        account.take(an_event(kind, time, **content))
+        account.apply(an_event(kind, time, **content))
     assert (account.totals(9).trials_since_best, account.totals(9).best, account.totals(9).best_trial) == (0, 0.7, 4)
-    account.take(an_event("trial_ended", 10, trial=4, status="pruned"))
+    account.apply(an_event("trial_ended", 10, trial=4, status="pruned"))
     assert account.totals(10).trials_since_best == 0
 
 
@@ -148,7 +148,7 @@ def test_what_breaks_a_constraint_is_no_best() -> None:
     account = account_of(started(0, 0), started(1, 0), config=small)
     for number, params, value in ((0, 200.0, 0.9), (1, 50.0, 0.5)):
         metrics = {"val/top1": value, "params": params}
-        account.take(an_event("trial_reported", 1, trial=number, metrics=metrics))
+        account.apply(an_event("trial_reported", 1, trial=number, metrics=metrics))
     assert (account.totals(2).best, account.totals(2).best_trial) == (0.5, 1)
 
 

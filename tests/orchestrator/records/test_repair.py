@@ -97,7 +97,7 @@ def test_what_depends_on_a_dropped_line_goes_with_it(sweep: SweepFolder) -> None
     damage(sweep, spoil(3))
     done = mended(sweep)
     assert [place for place, _ in done.dropped] == [3, 4, 5, 6]
-    assert done.dropped[1][1] == "trial 0 was never started, as far as the sound lines before it tell"
+    assert done.dropped[1][1] == "trial 0 was never started, according to the intact lines before it"
     assert [record.number for record in load_result(sweep.path).records] == [1]
 
 
@@ -121,7 +121,7 @@ def test_lines_that_are_gone_are_counted(sweep: SweepFolder) -> None:
     assert (done.dropped, done.notices) == ([], ["2 line(s) are missing altogether"])
 
 
-def test_a_lost_start_is_made_anew_from_the_session_and_the_run_in_mlflow(sweep: SweepFolder) -> None:
+def test_a_lost_start_is_rebuilt_from_the_session_and_the_run_in_mlflow(sweep: SweepFolder) -> None:
     (before, _), *_ = read_events(sweep.journal)
     assert isinstance(before, SweepStarted)
     replay(sweep.journal, embedded_uri(sweep.path.parent))
@@ -131,22 +131,22 @@ def test_a_lost_start_is_made_anew_from_the_session_and_the_run_in_mlflow(sweep:
     damage(sweep, spoil(1))
     done = mended(sweep)
     assert done.notices == [
-        "the start of the sweep was lost and is made anew from sessions/001/config.yaml; what decided its results is "
-        "not known, so that only `resume --allow-changed` goes on with it"
+        "the start of the sweep was lost and is rebuilt from sessions/001/config.yaml; the settings that decided "
+        "its results are unknown: only `resume --allow-changed` continues it"
     ]
     history = read_history(sweep.journal)
     assert (history.uid, history.identity, history.config["trials"]) == (before.uid, {}, 4)
     assert len(load_result(sweep.path).records) == 2
 
 
-def test_a_lost_start_is_made_anew_from_a_later_session(sweep: SweepFolder) -> None:
+def test_a_lost_start_is_rebuilt_from_a_later_session(sweep: SweepFolder) -> None:
     with Journal(sweep.journal) as journal:
         config = complete_settings(load_sweep({**PLAN, "name": "s"}))
         Ledger(journal).sweep_resumed(config, {"git.revision": "abc"}, {"seed": 0})
     damage(sweep, spoil(1))
     done = mended(sweep)
     assert done.notices == [
-        "the start of the sweep was lost and is made anew from a later session; its runs in MLflow are begun anew"
+        "the start of the sweep was lost and is rebuilt from a later session; its runs in MLflow are started again"
     ]
     history = read_history(sweep.journal)
     assert (history.identity, history.sessions, len(history.uid)) == ({"seed": 0}, 2, 32)
