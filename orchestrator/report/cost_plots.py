@@ -1,4 +1,4 @@
-"""Where the time and the devices went: the lanes' time line, what each hour brought, what each kind of trial cost."""
+"""Plots of time and devices: lanes over time, best value over time, device time by outcome of the trials."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _UNITS = ((7_200.0, 3_600.0, "hours"), (180.0, 60.0, "minutes"), (0.0, 1.0, "sec
 
 
 def lane_chart(times: LaneTimes, records: Sequence[TrialRecord]) -> list[Chart]:
-    """A row per lane, a bar per trial; gaps are idle."""
+    """Draw a row per lane and a bar per trial; gaps are idle time."""
     if not times.intervals:
         return []
     scale, unit = _unit(times.total_s)
@@ -60,7 +60,7 @@ def _bars(group: Sequence[LaneInterval], name: str, colour: str, scale: float) -
 
 
 def progress_chart(events: Iterable[Event], objectives: Objectives) -> list[Chart]:
-    """The best value against the time spent for it."""
+    """Draw the best value over time."""
     objective = objectives.configs[0]
     clock, last, best = 0.0, None, -math.inf
     sign = 1.0 if objective.mode == "max" else -1.0
@@ -99,7 +99,7 @@ def progress_chart(events: Iterable[Event], objectives: Objectives) -> list[Char
 
 
 def cost_chart(records: Sequence[TrialRecord]) -> list[Chart]:
-    """Device time by how the trials ended."""
+    """Draw the device time by outcome of the trials."""
     on_gpu = any(record.cost.gpu_s for record in records)
     spent = {
         name: sum(record.cost.gpu_s if on_gpu else record.cost.cpu_s for record in records if record.status in statuses)

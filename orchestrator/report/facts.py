@@ -1,4 +1,4 @@
-"""What a report says in words and tables."""
+"""Texts and tables of a report."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _STATES = {
 
 @dataclass(frozen=True)
 class Failure:
-    """Trials that ended badly for the same reason.
+    """Trials that failed, diverged or were interrupted for the same reason.
 
     Args:
         kind: `failed`, `diverged` or `interrupted`.
-        reason: Its first line.
-        trials: Their numbers, as text.
-        count: How many.
-        detail: The whole reason of the first one; empty where that is one line.
+        reason: First line of the reason.
+        trials: Numbers of the trials, as text.
+        count: Number of trials.
+        detail: Whole reason of the first trial; empty when it is one line.
     """
 
     kind: str
@@ -44,7 +44,7 @@ class Failure:
 
 
 def question(sweep: StoredSweep) -> str:
-    """What the sweep asks, in a sentence."""
+    """Return the question that the sweep answers, as a sentence."""
     config, objectives = sweep.config, sweep.result.objectives
     assert objectives is not None
     wanted = " and ".join(
@@ -61,20 +61,20 @@ def question(sweep: StoredSweep) -> str:
 
 
 def dataset_name(config: Mapping[str, Any]) -> str:
-    """Of the images, as a reader knows them."""
+    """Return the name of the dataset, or the last part of its path."""
     dataset = config.get("dataset") or {}
     uri = dataset.get("uri")
     return str(uri).rstrip("/").rpartition("/")[2] if uri else str(dataset.get("name"))
 
 
 def state(sweep: StoredSweep) -> str:
-    """How the sweep stands, in words."""
+    """Return the state of the sweep as text."""
     by = f", {sweep.result.ended_by}" if sweep.result.ended_by else ""
     return f"{_STATES[sweep.state]}{by}"
 
 
 def tiles(sweep: StoredSweep) -> list[tuple[str, str, str]]:
-    """The figures at the top: a name, the figure, a word beside it."""
+    """Return the figures at the top of the page: name, figure and remark."""
     result, totals = sweep.result, sweep.result.so_far
     best = result.best
     counts = Counter(record.status for record in result.records)
@@ -92,13 +92,13 @@ def tiles(sweep: StoredSweep) -> list[tuple[str, str, str]]:
 
 
 def remark_on_test(config: Mapping[str, Any]) -> str:
-    """What to know of an accuracy on the test images."""
+    """Return the remark beside an accuracy on the test images."""
     chosen_on_them = (config.get("dataset") or {}).get("select_on") == "test"
     return "chosen on these images, so too good" if chosen_on_them else "of the best epoch's weights"
 
 
 def settings(sweep: StoredSweep) -> list[tuple[str, str]]:
-    """What the sweep was told, and what repeats it."""
+    """Return the settings and versions that repeat the sweep, by name."""
     config, result = sweep.config, sweep.result
     assert result.objectives is not None
     scheduler, sampler = config.get("trial_scheduler") or {}, config.get("sampler") or {}
@@ -121,7 +121,7 @@ def settings(sweep: StoredSweep) -> list[tuple[str, str]]:
 
 
 def space_rows(config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """The searched names, what each may be, and when."""
+    """Return the searched names with their domains and conditions."""
     rows = []
     for name, domain in (config.get("search") or {}).items():
         when = " and ".join(f"{key} is {_one_of(value)}" for key, value in (domain.get("when") or {}).items())
@@ -130,7 +130,7 @@ def space_rows(config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def failures(sweep: StoredSweep) -> list[Failure]:
-    """Trials that ended badly, by reason, the commonest first."""
+    """Group the trials that failed, diverged or were interrupted by reason, the most frequent first."""
     groups: dict[tuple[str, str], list[TrialRecord]] = {}
     for record in sweep.result.records:
         if record.status in (TrialStatus.FAILED, TrialStatus.DIVERGED, TrialStatus.INTERRUPTED):
@@ -149,7 +149,7 @@ def failures(sweep: StoredSweep) -> list[Failure]:
 
 
 def meters(sweep: StoredSweep) -> list[LimitUsage]:
-    """How much of each limit is used; the number of trials is one."""
+    """Return the used part of each limit, including the number of trials."""
     result, wanted = sweep.result, int(sweep.config["trials"])
     assert result.objectives is not None
     over = sum(record.is_over for record in result.records)
@@ -158,7 +158,7 @@ def meters(sweep: StoredSweep) -> list[LimitUsage]:
 
 
 def recipe_of(sweep: StoredSweep) -> Recipe | None:
-    """The published set-up the sweep ran, where it did."""
+    """Return the published recipe that the sweep ran; None without one."""
     name = sweep.config.get("recipe")
     return load_recipe(name) if name in list_recipes() else None
 

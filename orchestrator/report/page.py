@@ -1,4 +1,4 @@
-"""Puts the report together: from the sweep's journal to one HTML file."""
+"""Page of the report: sections from the journal of the sweep, rendered as one HTML file."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _TEMPLATE, _STYLE, _SCRIPT = FILES = ("report.html.j2", "report.css", "report.js
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page.
+    """Section of the page.
 
     Args:
-        name: Anchor, and kind of its content for the template.
+        name: Anchor, and kind of the content for the template.
         title: Heading.
-        caption: What to see.
-        charts: In order.
-        columns: Charts side by side where there is room.
-        content: For the template.
+        caption: Text under the heading.
+        charts: Charts, in order.
+        columns: Number of charts side by side on a wide page.
+        content: Further content for the template.
     """
 
     name: str
@@ -50,14 +50,14 @@ class Section:
 
 
 def write_report(sweep: StoredSweep, path: Path) -> Path:
-    """Writes the report of a sweep, whole or not at all.
+    """Write the report of a sweep, completely or not at all.
 
     Args:
-        sweep: Finished, running, or left by a driver that died.
-        path: Of the file.
+        sweep: Stored sweep, in any state.
+        path: Path of the file.
 
     Returns:
-        The path.
+        Path of the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as partial:
@@ -66,14 +66,14 @@ def write_report(sweep: StoredSweep, path: Path) -> Path:
 
 
 def is_report(path: Path) -> bool:
-    """Return whether a file is a report, whose place another may take."""
+    """Return whether a file is a report, which another report may replace."""
     with path.open("rb") as file:
         start = file.read(_START_BYTES).decode(errors="replace").lower()
     return start.lstrip().startswith("<!doctype html>") and "spatialsweep" in start
 
 
 def render(sweep: StoredSweep) -> str:
-    """The page as text."""
+    """Render the page as HTML."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("orchestrator.report", "."),
         autoescape=True,
@@ -104,8 +104,8 @@ def render(sweep: StoredSweep) -> str:
 
 
 def _sections(sweep: StoredSweep, view: StudyView, rows: TrialRows) -> list[Section]:
-    """All there could be; those with nothing to show are left out of the page."""
-    return [*_found(sweep, rows), *_learnt(sweep, view, rows), *_spent(sweep), *_told(sweep)]
+    """Build all sections; the page leaves out those without content."""
+    return [*_found(sweep, rows), *_learnt(sweep, view, rows), *_spent(sweep), *_described(sweep)]
 
 
 def _found(sweep: StoredSweep, rows: TrialRows) -> list[Section]:
@@ -194,7 +194,7 @@ def _spent(sweep: StoredSweep) -> list[Section]:
         Section(
             "budget",
             "Budget and cost",
-            "What is used of each limit, what the time brought, and which trials the devices worked for.",
+            "Used part of each limit, best value over time, and device time by outcome of the trials.",
             [*cost_plots.progress_chart(events, objectives), *cost_plots.cost_chart(sweep.result.records)],
             content=facts.meters(sweep),
         ),
@@ -208,18 +208,25 @@ def _spent(sweep: StoredSweep) -> list[Section]:
     ]
 
 
-def _told(sweep: StoredSweep) -> list[Section]:
+def _described(sweep: StoredSweep) -> list[Section]:
     failures, rejected = facts.failures(sweep), dict(sweep.rejected)
     bad = {"failures": failures, "rejected": sorted(rejected.items(), key=lambda item: -item[1])}
     return [
         Section(
             "failures",
             "Failures and rejections",
-            "Trials that did not end as they should, by reason; configurations rejected before they cost a trial.",
+            "Trials that failed, diverged or were interrupted, by reason; configurations rejected before training.",
             content=bad if failures or rejected else None,
         ),
-        Section("space", "Search space", "What varied, and when.", content=facts.space_rows(sweep.config)),
-        Section("settings", "Settings and versions", "What repeats this sweep.", content=facts.settings(sweep)),
+        Section(
+            "space", "Search space", "Searched settings and their conditions.", content=facts.space_rows(sweep.config)
+        ),
+        Section(
+            "settings",
+            "Settings and versions",
+            "Everything needed to repeat this sweep.",
+            content=facts.settings(sweep),
+        ),
     ]
 
 
