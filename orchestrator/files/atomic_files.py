@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """Give a new file beside a place, which takes that place when the context ends well, and is removed else.
 
     Its name is one that nobody could have foreseen and put a link at.

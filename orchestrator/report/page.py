@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from orchestrator.files.atomic_files import written_whole
+from orchestrator.files.atomic_files import atomic_file
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import read_events
 from orchestrator.records.provenance import package_version
@@ -60,7 +60,7 @@ def write_report(sweep: StoredSweep, path: Path) -> Path:
         Path of the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_text(render(sweep), encoding="utf-8")
     return path
 

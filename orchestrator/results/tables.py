@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.files.atomic_files import written_whole
+from orchestrator.files.atomic_files import atomic_file
 from orchestrator.records.ledger import TrialRecord
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def reports_table(records: Sequence[TrialRecord]) -> pa.Table:
 
 def write_parquet(table: pa.Table, path: Path) -> None:
     """Write a table as Parquet, completely or not at all."""
-    with written_whole(path) as partial:
+    with atomic_file(path) as partial:
         pq.write_table(table, partial)
 
 

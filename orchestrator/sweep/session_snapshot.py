@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.config.settings_text import as_yaml, read_text
 from orchestrator.config.sweep import SweepConfig
-from orchestrator.files.atomic_files import written_whole
+from orchestrator.files.atomic_files import atomic_file
 from orchestrator.records.provenance import git_diff
 from orchestrator.records.stored_config import complete_settings, non_default_settings
 from orchestrator.uris import without_secrets
@@ -37,7 +37,7 @@ def write_origin(folder: Path, config: SweepConfig, manifest: str, sweep_file: P
     for name, content in contents.items():
         if content:
             paths.append(folder / name)
-            with written_whole(paths[-1]) as partial:
+            with atomic_file(paths[-1]) as partial:
                 partial.write_text(without_secrets(content), encoding="utf-8")
     return paths
 

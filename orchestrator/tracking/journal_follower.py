@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import JournalError, TrackingError
-from orchestrator.files.atomic_files import written_whole
+from orchestrator.files.atomic_files import atomic_file
 from orchestrator.records.events import Event
 from orchestrator.records.journal import read_events
 from orchestrator.tracking.lasting_faults import lasting_fault
@@ -156,7 +156,7 @@ class JournalFollower(ABC):
 
     def _set_bookmark(self) -> None:
         content = {"target": self._place, "bytes": self._done_bytes, "memory": self._remember()}
-        with written_whole(self._bookmark) as partial:
+        with atomic_file(self._bookmark) as partial:
             partial.write_text(json.dumps(content), encoding="utf-8")
 
     def _open_bookmark(self) -> None:
