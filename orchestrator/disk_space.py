@@ -22,7 +22,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 T = TypeVar("T")
 
 
-def no_room(message: str) -> OSError:
+def disk_full_error(message: str) -> OSError:
     """What the system itself would raise a moment later."""
     return OSError(errno.ENOSPC, message)
 
@@ -32,7 +32,7 @@ def is_full(error: OSError) -> bool:
     return error.errno in _FULL
 
 
-def patiently(write: Callable[[], T], place: Path) -> T:
+def retry_while_full(write: Callable[[], T], place: Path) -> T:
     """Repeats a write until there is room for it.
 
     Args:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from orchestrator.disk_space import no_room, patiently
+from orchestrator.disk_space import disk_full_error, retry_while_full
 from orchestrator.errors import JournalError
 from orchestrator.records.events import FORMAT, Event, SweepStarted
 from orchestrator.records.lines import LONGEST_LINE, Line, LineError, names_newer_format, parse, seal
@@ -37,7 +37,7 @@ class Journal:
         """Append one event, whose values are plain data; block while the disk is full."""
         with self._lock:
             line = seal(event, self._lines + 1)
-            patiently(lambda: self._write(line), self.path.parent)
+            retry_while_full(lambda: self._write(line), self.path.parent)
             self._lines += 1
 
     def _write(self, line: bytes) -> None:
@@ -46,7 +46,7 @@ class Journal:
         try:
             written = self._file.write(line)
             if written != len(line):
-                raise no_room("half an event was written")
+                raise disk_full_error("half an event was written")
             os.fsync(self._file.fileno())
         except OSError:
             self._file.truncate(before)

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from orchestrator import load_model
 from orchestrator.cli.main import app
-from orchestrator.disk_space import no_room
+from orchestrator.disk_space import disk_full_error
 from orchestrator.tracking import stored_checkpoints
 from orchestrator.tracking.model_folder import ModelFacts, write_model_folder
 from tests.support.mlflow_server import free_port, healthy
@@ -198,7 +198,7 @@ def test_a_full_disk_delays_a_model_which_is_written_beneath_the_sweep(
     def write(checkpoint: Path, folder: Path) -> ModelFacts:
         places.append(folder)
         if len(places) == 1:
-            raise no_room(str(folder))
+            raise disk_full_error(str(folder))
         return write_model_folder(checkpoint, folder)
 
     monkeypatch.setattr(stored_checkpoints, "write_model_folder", write)
