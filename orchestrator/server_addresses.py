@@ -18,7 +18,7 @@ def scheme_of(uri: str) -> str:
     return re.split(r"[:+]", uri, maxsplit=1)[0].lower()
 
 
-def misread(uri: str) -> str:
+def truncation_problem(uri: str) -> str:
     """Why another host would be asked than is meant: its password ends too soon; empty where it does not.
 
     Args:
@@ -40,7 +40,7 @@ def require_readable(uri: str | None) -> None:
     Raises:
         ConfigError: It is one.
     """
-    if uri is not None and (fault := misread(uri)):
+    if uri is not None and (fault := truncation_problem(uri)):
         raise ConfigError([Problem("--tracking-uri", fault)])
 
 
