@@ -11,7 +11,7 @@ from orchestrator.files.sqlite_files import sqlite_path
 _PATIENCE_S = 60.0
 
 
-def refuse_damaged(uri: str, error: type[SpatialSweepError], remedy: str) -> None:
+def require_intact_database(uri: str, error: type[SpatialSweepError], remedy: str) -> None:
     """Check the file of a database; one on a server, or that is not there yet, is left alone.
 
     Args:
