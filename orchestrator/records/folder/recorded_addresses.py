@@ -24,7 +24,7 @@ _WHAT = {"tracking": "MLflow", "storage": "the study"}
 
 
 def embedded_study_uri(runs_dir: Path) -> str:
-    """Return the address of the database that holds the studies when none is configured."""
+    """Return the database that holds the studies where none is named."""
     return sqlite_uri(runs_dir / "optuna.db")
 
 
