@@ -19,8 +19,8 @@ def plain_name(name: object, what: str = "name") -> str:
         what: Role of the name in the error, such as `shard name`.
 
     Raises:
-        UnsafePathError: The name is not text, empty, longer than 255 bytes, a `.` or `..`, or holds a separator, a drive
-            or a control character.
+        UnsafePathError: The name is not text, empty, longer than 255 bytes, a `.` or `..`, or holds a separator,
+            a drive or a control character.
     """
     if (
         not isinstance(name, str)
