@@ -14,7 +14,7 @@ UNCOUNTED = ("__init__.py", "README.md", "py.typed")
 
 
 def tracked_files() -> list[Path]:
-    """Return the files of the repository, those of the folder in a tree that git does not know."""
+    """Return the files of the working tree, without ignored ones."""
     listed = subprocess.run(
         ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"],
         capture_output=True,

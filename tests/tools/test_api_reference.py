@@ -1,4 +1,4 @@
-"""API reference: its pages are those that the docstrings yield now."""
+"""API reference: its pages are current and complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Budgets: how they are written, what trials cost, and when a sweep is to end, all told from a journal."""
+"""Budgets: parsing, costs of trials, and the end of a sweep, all from a journal."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def faults(**settings: Any) -> list[str]:
     ("written", "seconds"),
     [("2h", 7200), ("90m", 5400), ("1h30m", 5400), ("1h 30m", 5400), ("1.5h", 5400), ("1d2h", 93_600), (45, 45)],
 )
-def test_a_wall_clock_is_written_as_people_do(written: Any, seconds: float) -> None:
+def test_a_wall_clock_limit_is_parsed(written: Any, seconds: float) -> None:
     config = load_sweep({**BASE, "budget": {"wall_clock": written}})
     assert config.budget.wall_clock == seconds
     again = load_sweep({**BASE, "budget": config.model_dump(mode="json")["budget"]})
@@ -45,7 +45,7 @@ def test_a_wall_clock_is_written_as_people_do(written: Any, seconds: float) -> N
     assert load_sweep(BASE, [f"budget.wall_clock={written}"]).budget.wall_clock == seconds
 
 
-def test_what_is_wrong_with_a_budget_is_told_with_the_remedy() -> None:
+def test_problems_of_a_budget_are_reported_with_the_remedy() -> None:
     assert faults(wall_clock="2 hours", gpu_hours=1, target=98.0, pacience=3) == [
         "budget.wall_clock: got '2 hours'; a duration is a number of seconds, or numbers with d, h, m, s. "
         "Use 2h, 90m or 1h30m",
@@ -59,7 +59,7 @@ def test_what_is_wrong_with_a_budget_is_told_with_the_remedy() -> None:
 
 
 def account_of(*events: tuple[str, float, dict[str, Any]], config: dict[str, Any] | None = None) -> CostAccount:
-    """A journal of one session on lanes of 2 CPUs and a GPU, begun at time 0."""
+    """Return the account of one session on lanes of 2 CPUs and a GPU, started at time 0."""
     account = CostAccount()
     start = ("sweep_started", 0.0, {"config": {**PRICED, **OBJECTIVE} if config is None else config})
     plan = ("lanes_planned", 0.0, {"cpus_per_trial": 2.0, "gpus_per_trial": 1.0})
@@ -110,7 +110,7 @@ def test_without_prices_there_is_a_cost_but_no_price() -> None:
     assert "price" not in account.cost(0, 10.0).as_dict()
 
 
-def test_the_stretches_of_a_sweep_whose_driver_died_add_up() -> None:
+def test_costs_of_sessions_add_up_after_a_driver_died() -> None:
     account = account_of(
         started(0, 10.0), reported(0, 30.0, 0.5), started(1, 40.0), reported(0, 60.0, 0.6),
         ("sweep_resumed", 1000.0, {"config": {}}), ("trial_resumed", 1010.0, {"trial": 0}), ended(0, 1030.0),
@@ -122,7 +122,7 @@ def test_the_stretches_of_a_sweep_whose_driver_died_add_up() -> None:
     assert account.totals(5000.0).cost.cpu_s == 2 * (70.0 + 20.0)
 
 
-def test_trials_that_bring_nothing_are_counted_until_one_does() -> None:
+def test_trials_without_a_new_best_are_counted() -> None:
     account = account_of(
         started(0, 0), reported(0, 1, 0.5), ended(0, 2),
         started(1, 2), reported(1, 3, 0.4), ended(1, 4),
@@ -137,13 +137,13 @@ def test_trials_that_bring_nothing_are_counted_until_one_does() -> None:
     assert account.totals(10).trials_since_best == 0
 
 
-def test_a_minimised_objective_improves_downwards() -> None:
+def test_a_lower_value_improves_a_minimised_objective() -> None:
     loss = {"objective": [{"metric": "val/top1", "mode": "min"}, {"metric": "macs", "mode": "min"}]}
     account = account_of(started(0, 0), reported(0, 1, 0.5), reported(0, 2, 0.3), reported(0, 3, 0.9), config=loss)
     assert account.totals(4).best == 0.3
 
 
-def test_what_breaks_a_constraint_is_no_best() -> None:
+def test_an_infeasible_value_is_never_best() -> None:
     small = {**OBJECTIVE, "constraints": ["params <= 100"]}
     account = account_of(started(0, 0), started(1, 0), config=small)
     for number, params, value in ((0, 200.0, 0.9), (1, 50.0, 0.5)):
@@ -176,7 +176,7 @@ def test_what_breaks_a_constraint_is_no_best() -> None:
         ({}, SweepTotals(wall_s=1e9, cost=Cost(1e9, 1e9, 1e9), best=1.0, trials_since_best=1000), None),
     ],
 )
-def test_a_budget_ends_a_sweep_and_says_why(limits: dict[str, Any], totals: SweepTotals, reason: str | None) -> None:
+def test_an_exhausted_limit_is_named(limits: dict[str, Any], totals: SweepTotals, reason: str | None) -> None:
     assert Budget(budget(**limits), ObjectiveConfig()).exhausted_limit(totals) == reason
 
 
@@ -189,7 +189,7 @@ def test_a_target_of_a_minimised_objective_is_reached_from_above() -> None:
     )
 
 
-def test_durations_are_shown_as_they_are_written() -> None:
+def test_durations_are_formatted() -> None:
     assert [as_duration(seconds) for seconds in (0.4, 42, 61, 3600, 100_000)] == [
         "0s",
         "42s",
@@ -217,7 +217,7 @@ def test_a_ledger_writes_the_cost_of_a_trial_into_its_journal(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_resumed_sweep_whose_budget_is_spent_starts_nothing(tmp_path: Path) -> None:
+def test_a_resumed_sweep_with_an_exhausted_budget_starts_nothing(tmp_path: Path) -> None:
     good_enough = {"budget": {"target": 0.75}}
     write_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.5, 0.8])], ended=None, **good_enough)
     config = load_sweep({**PLAN, **good_enough, "name": "s", "runs_dir": str(tmp_path)})

@@ -1,4 +1,4 @@
-"""Addresses that a received journal names: not contacted, nothing opened, until the user says that they are theirs."""
+"""Addresses in a received journal: neither contacted nor opened before the user confirms them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TRIALS = [(TrialStatus.FINISHED, [0.5])]
 
 
 class Listener(http.server.ThreadingHTTPServer):
-    """A server that only notes what it is asked, and with which credentials."""
+    """Server that only records its requests and their credentials."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -52,7 +52,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     do_POST = do_GET
 
     def log_message(self, *_arguments: object) -> None:
-        """Nothing is printed."""
+        """Print nothing."""
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_no_command_sends_anything_to_a_server_that_only_a_journal_names(
     assert folder.exists()
 
 
-def test_a_server_named_on_the_command_line_is_asked_and_known_from_then_on(
+def test_a_server_named_on_the_command_line_is_contacted_and_remembered(
     tmp_path: Path, listener: Listener, nothing_known: Path
 ) -> None:
     folder = write_sweep(tmp_path / "runs", "s", TRIALS, tracking={"uri": listener.uri})
@@ -144,7 +144,7 @@ def test_a_run_makes_its_own_servers_known_and_the_password_is_not_kept(tmp_path
     assert nothing_known.read_text() == f"https://mlflow.example/ml\nsqlite:///{tmp_path}/studies.db\n"
 
 
-def test_known_means_the_same_server_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_servers_are_compared_by_address_only(monkeypatch: pytest.MonkeyPatch) -> None:
     note_server("https://me:pw@host:5000/ml")
     assert is_known("HTTPS://you@HOST:5000/ml/")
     assert not is_known("http://host:5000/ml")

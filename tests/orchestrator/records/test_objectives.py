@@ -1,4 +1,4 @@
-"""Several objectives and constraints: what trials are worth, the front, and what Optuna is told."""
+"""Several objectives and constraints: values of trials, the front, and their transfer to Optuna."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orchestrator.records.ledger import TrialStatus
 from tests.support.sweeps.objectives import OBJECTIVES, TWO_OBJECTIVES, add_to_study, trial_record
 
 
-def test_objectives_are_one_or_several_and_know_their_way() -> None:
+def test_one_or_several_objectives_have_modes() -> None:
     config = load_sweep(TWO_OBJECTIVES)
     assert [(each.metric, each.mode) for each in config.objectives] == [("val/top1", "max"), ("params", "min")]
     assert config.objective.metric == "val/top1"
@@ -43,17 +43,17 @@ def test_objectives_are_one_or_several_and_know_their_way() -> None:
         ({"constraints": "params <= 3"}, "constraints"),
     ],
 )
-def test_what_is_wrong_with_objectives_is_told(changes: dict[str, Any], message: str) -> None:
+def test_problems_of_objectives_are_reported(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_sweep({**TWO_OBJECTIVES, **changes})
 
 
-def test_a_constraint_says_how_far_it_is_broken() -> None:
+def test_violation_of_a_constraint_is_measured() -> None:
     assert parse_constraint("params <= 2e6").violation(2.5e6) == 0.5e6
     assert parse_constraint(" val/top1>=.9 ").violation(0.95) == pytest.approx(-0.05)
 
 
-def test_a_trial_is_worth_what_its_best_epoch_is() -> None:
+def test_the_value_of_a_trial_is_that_of_its_best_epoch() -> None:
     trial = trial_record(0, (0.5, 3e6), (0.9, 1e6), (0.8, 2e6))
     assert OBJECTIVES.values(trial) == {"val/top1": 0.9, "params": 1e6}
     assert OBJECTIVES.is_feasible(trial)
@@ -62,7 +62,7 @@ def test_a_trial_is_worth_what_its_best_epoch_is() -> None:
     assert OBJECTIVES.violations(trial_record(3, (0.9, math.nan))) == {"params <= 2e6": math.inf}
 
 
-def test_the_front_holds_what_no_other_beats() -> None:
+def test_the_front_holds_the_trials_that_no_other_dominates() -> None:
     records = [
         trial_record(0, (0.90, 1.0e6)),
         trial_record(1, (0.80, 0.5e6)),
@@ -75,7 +75,7 @@ def test_the_front_holds_what_no_other_beats() -> None:
     assert [each.number for each in OBJECTIVES.pareto_front(records)] == [6, 0, 5, 1]
 
 
-def test_the_study_learns_values_constraints_and_every_epoch() -> None:
+def test_the_study_gets_values_constraints_and_every_epoch() -> None:
     study = optuna.create_study(directions=["maximize", "minimize"])
     add_to_study(study, trial_record(0, (0.5, 1e6), (0.9, 1e6)))
     add_to_study(study, trial_record(1, (0.8, 2.5e6)))

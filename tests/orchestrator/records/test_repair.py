@@ -1,4 +1,4 @@
-"""`spatialsweep repair`: what is sound of a damaged journal is kept, and what is not is told."""
+"""`spatialsweep repair`: intact lines of a damaged journal are kept, all others are reported."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def spoil(*places: int) -> Callable[[list[bytes]], None]:
 
 
 def mended(folder: SweepFolder) -> Repair:
-    """A repair whose result is read, and leaves nothing to repair."""
+    """Repair a journal, and check that it can be read and needs no further repair."""
     done = repair(folder)
     assert not repair(folder).was_needed
     assert len(list(read_events(folder.journal))) == done.kept
     return done
 
 
-def test_a_sound_journal_is_left_alone(sweep: SweepFolder) -> None:
+def test_an_intact_journal_is_not_changed(sweep: SweepFolder) -> None:
     before = sweep.journal.read_bytes()
     assert repair(sweep) == Repair("s", 10)
     sweep.journal.write_bytes(before + b'{"event": "cut')
@@ -73,7 +73,7 @@ def test_a_sound_journal_is_left_alone(sweep: SweepFolder) -> None:
     assert not list(sweep.path.glob("journal.damaged-*"))
 
 
-def test_sound_lines_are_kept_and_the_damaged_file_beside_them(sweep: SweepFolder) -> None:
+def test_intact_lines_are_kept_and_the_damaged_file_beside_them(sweep: SweepFolder) -> None:
     sweep.journal.with_name("tracked.json").write_text("{}")
     broken = damage(sweep, spoil(5))
     would = repair(sweep, dry_run=True)
@@ -93,7 +93,7 @@ def test_sound_lines_are_kept_and_the_damaged_file_beside_them(sweep: SweepFolde
     ]
 
 
-def test_what_depends_on_a_dropped_line_goes_with_it(sweep: SweepFolder) -> None:
+def test_events_that_depend_on_a_dropped_line_are_dropped(sweep: SweepFolder) -> None:
     damage(sweep, spoil(3))
     done = mended(sweep)
     assert [place for place, _ in done.dropped] == [3, 4, 5, 6]
@@ -152,7 +152,7 @@ def test_a_lost_start_is_rebuilt_from_a_later_session(sweep: SweepFolder) -> Non
     assert (history.identity, history.sessions, len(history.uid)) == ({"seed": 0}, 2, 32)
 
 
-def test_a_start_that_nothing_tells_of_is_refused(sweep: SweepFolder) -> None:
+def test_a_lost_start_without_any_source_is_refused(sweep: SweepFolder) -> None:
     broken = damage(sweep, spoil(1))
     sweep.session(1).mkdir(parents=True)
     (sweep.session(1) / "config.yaml").write_text("trials: many")
@@ -162,7 +162,7 @@ def test_a_start_that_nothing_tells_of_is_refused(sweep: SweepFolder) -> None:
     assert sweep.journal.read_bytes() == broken
 
 
-def test_a_journal_cut_within_its_first_line_is_told_and_refused_in_one_line(sweep: SweepFolder) -> None:
+def test_a_journal_cut_within_its_first_line_is_refused_in_one_line(sweep: SweepFolder) -> None:
     sweep.journal.write_bytes(sweep.journal.read_bytes()[:100])
     with pytest.raises(JournalError, match=r"line 1, byte 0: it holds no whole event\. `spatialsweep repair"):
         load_result(sweep.path)
@@ -191,7 +191,7 @@ def seal_again(line: bytes) -> bytes:
     return covered + f', "crc": "{zlib.crc32(covered):08x}"}}\n'.encode()
 
 
-def test_an_older_journal_is_repaired_as_far_as_its_lines_make_sense(tmp_path: Path) -> None:
+def test_an_older_journal_is_repaired_from_its_consistent_lines(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path / "old")
     folder.path.mkdir()
     shutil.copy(OLD, folder.journal)
@@ -203,7 +203,7 @@ def test_an_older_journal_is_repaired_as_far_as_its_lines_make_sense(tmp_path: P
     assert read_history(folder.journal).uid == UID
 
 
-def test_a_damaged_bookmark_begins_mlflow_at_the_start(sweep: SweepFolder) -> None:
+def test_a_damaged_bookmark_restarts_the_export_to_mlflow(sweep: SweepFolder) -> None:
     uri, tracked = embedded_uri(sweep.path.parent), sweep.journal.with_name("tracked.json")
     replay(sweep.journal, uri)
     marked = json.loads(tracked.read_bytes())

@@ -1,4 +1,4 @@
-"""The report of a sweep, as a browser shows it and as its sources tell it; no sweep is trained."""
+"""Report of a sweep, as rendered by a browser and in its source; no sweep is trained."""
 
 from __future__ import annotations
 
@@ -93,13 +93,13 @@ def test_a_browser_shows_every_section(
         ),
     ],
 )
-def test_what_has_nothing_to_show_is_left_out(tmp_path: Path, trials: Any, expected: list[str]) -> None:
+def test_sections_without_content_are_left_out(tmp_path: Path, trials: Any, expected: list[str]) -> None:
     page = report(tmp_path, trials, ended=None)
     assert sections(page) == expected
     assert "its driver died" in page.read_text()
 
 
-def test_a_thousand_trials_stay_light(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_of_1000_trials_is_small(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda file: None)  # nothing is to outlive this test
     trials = [(FINISHED if number % 3 == 0 else PRUNED, [0.5 + number / 3000, 0.6]) for number in range(1000)]
     page = report(tmp_path, trials)
@@ -111,7 +111,7 @@ def test_a_thousand_trials_stay_light(browser: Browser, tmp_path: Path, monkeypa
     assert "200 curves are drawn, the best among them; 800 are left out." in text
 
 
-def test_the_best_curve_is_drawn_however_many_were_better_before_they_were_stopped(tmp_path: Path) -> None:
+def test_the_best_curve_is_always_drawn(tmp_path: Path) -> None:
     write_sweep(tmp_path, "s", [*[(PRUNED, [0.9])] * 250, (FINISHED, [0.4, 0.5])])
     result = load_result("s", tmp_path)
     assert result.best is not None
@@ -120,7 +120,7 @@ def test_the_best_curve_is_drawn_however_many_were_better_before_they_were_stopp
     assert "best: trial 250" in chart.content
 
 
-def test_an_accuracy_that_was_chosen_on_the_test_images_says_so(tmp_path: Path) -> None:
+def test_an_accuracy_selected_on_the_test_images_is_marked(tmp_path: Path) -> None:
     folder = write_sweep(tmp_path, "s", [], dataset={"name": "digits", "select_on": "test"})
     assert "too good" in remark_on_test(read_sweep(find_sweep(folder)).config)
 
@@ -188,7 +188,7 @@ def test_the_report_is_kept_with_the_run_of_its_sweep(tmp_path: Path) -> None:
     assert kept.read_bytes() == (folder / "report.html").read_bytes()
 
 
-def test_the_command_writes_the_file_and_knows_its_sweeps(tmp_path: Path) -> None:
+def test_the_command_writes_the_file_and_finds_sweeps_by_name(tmp_path: Path) -> None:
     write_sweep(tmp_path, "digits", TRIALS)
     wanted = tmp_path / "elsewhere" / "page.html"
     done = CliRunner().invoke(app, ["report", "digits", "--runs-dir", str(tmp_path), "--output", str(wanted)])
@@ -212,7 +212,7 @@ def test_the_published_number_stands_beside_ours(tmp_path: Path, recipe: str, pu
     assert shown[1] == published
 
 
-def test_a_name_that_few_trials_have_is_drawn_where_they_are() -> None:
+def test_a_name_of_few_trials_is_drawn_for_those_only() -> None:
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
     for number in range(400):
         trial = study.ask()
@@ -239,7 +239,7 @@ def test_three_objectives_are_shown_in_pairs() -> None:
     assert labels == ["params against val/top1", "macs against val/top1", "macs against params"]
 
 
-def test_what_only_a_report_needs_is_not_loaded_before() -> None:
+def test_packages_of_the_report_are_imported_on_demand() -> None:
     script = "import sys, orchestrator.cli.main; print(*{'plotly', 'jinja2', 'mlflow', 'IPython'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

@@ -1,4 +1,4 @@
-"""A sweep with two objectives and a constraint: its settings, trials of it, and their way into a study."""
+"""Sweep with two objectives and a constraint: its settings, and trials for its study."""
 
 from __future__ import annotations
 

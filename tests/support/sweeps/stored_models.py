@@ -1,4 +1,4 @@
-"""A recorded sweep whose best checkpoints MLflow stores as models."""
+"""Recorded sweep whose best checkpoints MLflow stores as models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DATA = {"pixel_mean": [0.5], "pixel_std": [0.25], "class_names": list("abcdefghi
 
 
 class StoredModels:
-    """A sweep of two trials whose best weights are in MLflow, as models."""
+    """Sweep of three trials, two of which have their best weights in MLflow as models."""
 
     def __init__(self, runs_dir: Path) -> None:
         finished = TrialStatus.FINISHED
@@ -48,7 +48,7 @@ class StoredModels:
             getattr(Ledger(journal), event)(trial, str(self.best(trial)))
 
     def replay(self) -> list[str]:
-        """Brings MLflow up to date; returns the runs of the trials."""
+        """Export the journal to MLflow and return the runs of the trials."""
         writer = replay(self.folder / "journal.jsonl", self.uri)
         return [str(writer.run_id(number)) for number in range(3)]
 
