@@ -28,7 +28,7 @@ def test_damage_is_found_and_never_ends_in_a_traceback(fuzzer: Any, old: bool) -
     counts = fuzzer.fuzz(150, seed=3, old=old, reports=False)
     found = counts.as_dict()
     assert (found["files"], found["tracebacks"], found["hangs"], found["unrepaired"]) == (150, 0, 0, 0), found
-    assert found["told"] > 100
+    assert found["reported"] > 100
     if not old:  # without checksums a changed digit cannot be seen
         assert found["silent"] == 0, found
-        assert found["told"] + found["prefixes"] + found["harmless"] == 150
+        assert found["reported"] + found["prefixes"] + found["harmless"] == 150

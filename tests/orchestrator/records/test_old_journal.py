@@ -94,7 +94,10 @@ def test_a_configuration_rejected_twice_counts_once(tmp_path: Path) -> None:
     with Journal(tmp_path / "journal.jsonl") as journal:
         ledger = Ledger(journal)
         ledger.sweep_started("s", {}, {}, {})
-        for rule in ("max_macs", "max_params"):  # a driver that died before the study heard of it asks again
+        for rule in (
+            "max_macs",
+            "max_params",
+        ):  # its driver died before it was added to the study, so it is proposed again
             ledger.trial_rejected(0, {"lr": 0.1}, rule, "too much")
         ledger.trial_started(0, "tune0", {"lr": 0.1}, {})
         assert [trial.rule for trial in ledger.rejected()] == ["max_params"]

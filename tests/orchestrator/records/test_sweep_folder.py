@@ -67,8 +67,8 @@ def test_a_folder_that_is_no_sweep_is_refused_and_stays_as_it_is(tmp_path: Path,
 def test_a_dry_run_reports_an_occupied_folder(tmp_path: Path) -> None:
     fill(tmp_path / "x", {"thesis.tex": "three years"})
     (tmp_path / "sweep.yaml").write_text("name: x\ndataset: {name: digits}\nmodel: {name: conv_resnet26_small}\n")
-    told = ["run", str(tmp_path / "sweep.yaml"), "--runs-dir", str(tmp_path), "--dry-run"]
-    assert "is no sweep and is not empty (thesis.tex)" in CliRunner().invoke(app, told).output.replace("\n", " ")
+    command = ["run", str(tmp_path / "sweep.yaml"), "--runs-dir", str(tmp_path), "--dry-run"]
+    assert "is no sweep and is not empty (thesis.tex)" in CliRunner().invoke(app, command).output.replace("\n", " ")
 
 
 def test_a_file_or_link_is_refused_as_folder_of_a_sweep(tmp_path: Path) -> None:
