@@ -53,7 +53,7 @@ def facts_of(sweep: StoredSweep) -> dict[str, Any]:
     }
 
 
-def listed(folder: SweepFolder) -> dict[str, Any]:
+def status_row(folder: SweepFolder) -> dict[str, Any]:
     """Return the row of a sweep in a list; a damaged journal is reported in the row instead of raising.
 
     Args:
