@@ -128,7 +128,7 @@ class _Case:
         from orchestrator.records.folder.sweep_folder import SweepFolder
         from orchestrator.records.repair import repair
         from orchestrator.report import write_report
-        from orchestrator.results.comparison import facts_of, _X
+        from orchestrator.results.comparison import facts_of, status_row
         from orchestrator.results.stored_sweep import read_sweep
         from orchestrator.sweep.compatibility import stored_config
 
@@ -140,7 +140,7 @@ class _Case:
             return
         status = self._call("status", lambda: facts_of(read_sweep(folder)))
         self._judge(status)
-        self._call("list", lambda: _X(folder))
+        self._call("list", lambda: status_row(folder))
         self._call("resume", lambda: stored_config(folder))
         if report:
             self._call("report", lambda: write_report(read_sweep(folder), self._runs_dir / "report.html"))
