@@ -5,8 +5,7 @@ Source: Parker et al. 2020 (arXiv 2004.08708), appendix A.3, with the widths and
 
 from collections.abc import Mapping, Sequence
 
-from models.registry.architectures import ImageShape
-from models.registry.options import ModelOption, OptionProblem, OptionValue
+from models.common.options import ImageShape, ModelOption, OptionProblem, OptionValue
 
 __all__ = [
     "ADAPTIVE_OPTIONS",

@@ -3,8 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from models.registry.architectures import ImageShape
-from models.registry.options import ModelOption, OptionProblem, OptionValue
+from models.common.options import ImageShape, ModelOption, OptionProblem, OptionValue
 
 __all__ = ["IMG_SIZE", "ImageSizeOption", "image_size_option", "matches_images"]
 

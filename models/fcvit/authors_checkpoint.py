@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
+from models.common.options import ModelOptionError
 from models.fcvit.block import PatchEmbed, norm_of_map
 from models.fcvit.network import FCViT
 from models.fcvit.variants import SHAPES
 from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry
-from models.registry.options import ModelOptionError
 
 __all__ = ["FAMILY"]
 

@@ -13,9 +13,9 @@ from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from models.common.merging import normed_conv
+from models.common.options import OptionProblem
 from models.fcvit.context import ActLayer, ChannelAttention, GlobalContext, SpatialAttention
 from models.fcvit.mixers import ChannelMixer, TokenMixer
-from models.registry.options import OptionProblem
 
 __all__ = ["BlockDesign", "FCViTBlock", "PatchEmbed", "divides"]
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from torch import nn
 
+from models.common.options import ModelOptionError
 from models.common.staged import StagedNetwork
 from models.fcvit.block import BlockDesign, FCViTBlock, PatchEmbed
-from models.registry.options import ModelOptionError
 
 __all__ = ["FCViT"]
 

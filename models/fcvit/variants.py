@@ -11,10 +11,10 @@ from timm.models import PretrainedCfg, generate_default_cfgs
 from torch import nn
 
 from models.common.image_size import image_size_option, matches_images
+from models.common.options import ImageShape, ModelOption, OptionProblem, OptionValue
 from models.fcvit.block import BlockDesign
 from models.fcvit.network import FCViT
-from models.registry.architectures import EntryPoint, ImageShape, build, default_cfg, register_architecture
-from models.registry.options import ModelOption, OptionProblem, OptionValue
+from models.registry.architectures import EntryPoint, build, default_cfg, register_architecture
 
 __all__ = ["SHAPES"]
 

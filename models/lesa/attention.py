@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from models.common.merging import normed_conv
+from models.common.options import ModelOptionError, OptionProblem
 from models.lesa.binary_term import BinaryTerm
-from models.registry.options import ModelOptionError, OptionProblem
 
 __all__ = ["FUSIONS", "UNARIES", "Fusion", "LocallyEnhancedAttention", "UnaryTerm"]
 

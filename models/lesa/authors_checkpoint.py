@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
+from models.common.options import ModelOptionError
 from models.lesa.network import LesaResNet
 from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry
 from models.registry.authors.resnet_keys import rename
-from models.registry.options import ModelOptionError
 
 __all__ = ["FAMILY"]
 

@@ -17,9 +17,9 @@ from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from models.common.bottleneck import ConvNorm
+from models.common.options import ModelOptionError, OptionProblem
 from models.common.sync_batch_norm import sums_for
 from models.lesa.positions import POSITIONS, AxialPositions, FlattenedPositions, at_least_float32
-from models.registry.options import ModelOptionError, OptionProblem
 
 __all__ = ["BinaryTerm"]
 

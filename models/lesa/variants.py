@@ -12,11 +12,11 @@ from timm.models import PretrainedCfg, generate_default_cfgs
 from torch import nn
 
 from models.common.image_size import image_size_option, matches_images
+from models.common.options import ImageShape, JointRule, ModelOption, OptionProblem, OptionValue
 from models.lesa.attention import FUSIONS, UNARIES
 from models.lesa.network import LesaResNet
 from models.lesa.positions import POSITIONS
-from models.registry.architectures import ImageShape, JointRule, build, default_cfg, register_architecture
-from models.registry.options import ModelOption, OptionProblem, OptionValue
+from models.registry.architectures import build, default_cfg, register_architecture
 
 __all__ = ["SHAPES"]
 

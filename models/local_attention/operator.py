@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from models.common.merging import is_traced
+from models.common.options import ModelOptionError, OptionProblem
 from models.local_attention.kernel import kernel_attention, kernel_serves
 from models.local_attention.tiled import tiled_attention
 from models.local_attention.windowed import windowed_attention
-from models.registry.options import ModelOptionError, OptionProblem
 
 __all__ = ["attend_by_head", "in_order_of", "local_attention", "tables_by_head"]
 

@@ -5,10 +5,9 @@ Source: Zhong et al. 2023 (arXiv 2305.05200), with the shapes of the authors' co
 
 from collections.abc import Mapping, Sequence
 
+from models.common.options import ImageShape, JointRule, ModelOption, OptionProblem, OptionValue
 from models.lsas.channel_attention import CHANNEL_ATTENTIONS
 from models.lsas.sub_attention import MAX_ORDER
-from models.registry.architectures import ImageShape, JointRule
-from models.registry.options import ModelOption, OptionProblem, OptionValue
 
 __all__ = [
     "BLOCK",

@@ -13,8 +13,8 @@ from timm.layers.cbam import SpatialAttn
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
+from models.common.options import ModelOptionError, OptionProblem
 from models.lsas.channel_attention import CHANNEL_ATTENTIONS, make_channel_attention
-from models.registry.options import ModelOptionError, OptionProblem
 
 __all__ = ["AttentionGate", "SubAttention"]
 

@@ -13,6 +13,7 @@ from typing import Any
 from timm.models import PretrainedCfg, generate_default_cfgs
 from torch import nn
 
+from models.common.options import ModelOption
 from models.lsas.network import LsasResNet
 from models.lsas.options import (
     BLOCK,
@@ -25,7 +26,6 @@ from models.lsas.options import (
     gated_stages,
 )
 from models.registry.architectures import build, default_cfg, register_architecture
-from models.registry.options import ModelOption
 
 __all__ = ["default_cfgs"]
 

@@ -15,7 +15,9 @@ import torch
 from timm.models import PretrainedCfg, build_model_with_cfg, is_model, register_model
 from torch import nn
 
-from models.registry.options import (
+from models.common.options import (
+    ImageShape,
+    JointRule,
     ModelOption,
     ModelOptionError,
     OptionProblem,
@@ -24,7 +26,7 @@ from models.registry.options import (
     nearest_name,
 )
 
-__all__ = ["ARCHITECTURES", "Architecture", "ImageShape", "build", "default_cfg", "register_architecture"]
+__all__ = ["ARCHITECTURES", "COMMON_OPTIONS", "Architecture", "build", "default_cfg", "register_architecture"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
@@ -77,19 +79,6 @@ TIMM_BUILD_KEYWORDS = frozenset(
     }
 )
 """Keywords that are timm's own business and pass through unchecked."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageShape:
-    """Images a network is to be built for; sides in pixels."""
-
-    height: int
-    width: int
-    channels: int
-
-
-JointRule = Callable[[Mapping[str, OptionValue], ImageShape | None], Sequence[OptionProblem]]
-"""Problems between options, or between options and images, each option being fine on its own."""
 
 
 def _no_joint_rule(values: Mapping[str, OptionValue], image: ImageShape | None) -> Sequence[OptionProblem]:

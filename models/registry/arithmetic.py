@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from models.adaptive_span.attention import AdaptiveAttention
+from models.common.options import ModelOptionError, OptionValue
 from models.registry.architectures import COMMON_OPTIONS
 from models.registry.catalogue import check_options, create_model, model_family, model_options
 from models.registry.counting import count_macs
-from models.registry.options import ModelOptionError, OptionValue
 
 __all__ = ["COSTLESS", "ModelCost", "ModelFacts", "model_cost", "model_facts", "model_params"]
 

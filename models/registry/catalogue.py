@@ -7,8 +7,8 @@ import timm
 from torch import nn
 
 from models.common.image_size import IMG_SIZE
-from models.registry.architectures import ARCHITECTURES, COMMON_OPTIONS, Architecture, ImageShape
-from models.registry.options import ModelOption, ModelOptionError, OptionProblem, nearest_name
+from models.common.options import ImageShape, ModelOption, ModelOptionError, OptionProblem, nearest_name
+from models.registry.architectures import ARCHITECTURES, COMMON_OPTIONS, Architecture
 
 __all__ = ["check_options", "create_model", "list_models", "model_family", "model_options", "searchable_options"]
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.common.bottleneck import ConvNorm
+from models.common.non_local import NonLocal, NonLocalBottleneck, NonLocalPlan
+from models.common.options import ModelOptionError, OptionProblem
 from models.common.resnet import BlockSite, SpatialResNet, SurfaceOptions
-from models.non_local.block import NonLocal, NonLocalBottleneck, NonLocalPlan
-from models.registry.options import ModelOptionError, OptionProblem
 
 __all__ = ["SpatialBias", "SpatialBiasConv", "SpatialBiasResNet"]
 

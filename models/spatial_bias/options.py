@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from models.registry.architectures import ImageShape, JointRule
-from models.registry.options import ModelOption, OptionProblem, OptionValue
+from models.common.options import ImageShape, JointRule, ModelOption, OptionProblem, OptionValue
 
 __all__ = ["bias_options", "nonlocal_fits", "nonlocal_options"]
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 import models
-from models.non_local.block import NonLocal
+from models.common.non_local import NonLocal
 from models.spatial_bias.network import SpatialBias
 
 

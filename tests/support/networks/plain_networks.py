@@ -17,11 +17,11 @@ from torch.nn import functional as F
 from models.adaptive_span import attention as adaptive_span
 from models.adaptive_span.attention import AdaptiveAttention, LocalAttention
 from models.common.bottleneck import ConvNorm
+from models.common.non_local import NonLocal, NonLocalBottleneck
 from models.fcvit.network import FCViT
 from models.lesa.attention import LocallyEnhancedAttention
 from models.lesa.network import LesaBottleneck, NormedConv
 from models.lsas.sub_attention import AttentionGate
-from models.non_local.block import NonLocal, NonLocalBottleneck
 from models.spatial_bias.network import SpatialBiasConv
 from tests.support.networks.attention_oracle import unfold_attention
 from tests.support.networks.fcvit_oracle import plain_fcvit

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.common.bottleneck import Bottleneck
+from models.common.options import ModelOptionError, OptionProblem
 from models.common.resnet import BlockSite
-from models.registry.options import ModelOptionError, OptionProblem
 
 __all__ = ["NonLocal", "NonLocalBottleneck", "NonLocalPlan"]
 

@@ -3,10 +3,12 @@
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 __all__ = [
+    "ImageShape",
+    "JointRule",
     "ModelOption",
     "ModelOptionError",
     "OptionProblem",
@@ -177,3 +179,16 @@ class ModelOption:
         if self.above is not None and given <= self.above:
             return False
         return not (self.odd and given % 2 == 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageShape:
+    """Images a network is to be built for; sides in pixels."""
+
+    height: int
+    width: int
+    channels: int
+
+
+JointRule = Callable[[Mapping[str, OptionValue], ImageShape | None], Sequence[OptionProblem]]
+"""Problems between options, or between options and images, each option being fine on its own."""
