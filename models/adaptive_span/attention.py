@@ -57,6 +57,10 @@ class LocalAttention(nn.Module):
         q, k, v = self.qkv(x).chunk(3, dim=1)
         return in_order_of(x, local_attention(q, k, v, self.rel_h, self.rel_w, num_heads=self.num_heads))
 
+    def macs(self, x: Tensor) -> int:
+        """Return the multiply-accumulates for a map: the projections, and each query against its whole window."""
+        return window_macs(x, side=self.rel_h.shape[1])
+
 
 @register_notrace_module
 class AdaptiveAttention(nn.Module):
@@ -77,6 +81,8 @@ class AdaptiveAttention(nn.Module):
 
     Source: Parker et al. 2020, section 3.2.
     """
+
+    macs_depend_on_values = True  # the spans decide on the windows
 
     def __init__(
         self,
@@ -108,6 +114,10 @@ class AdaptiveAttention(nn.Module):
         rel_h, rel_w = self.position_tables(radius)
         mask = self.ring_mask(radius)
         return in_order_of(x, local_attention(q, k, v, rel_h, rel_w, num_heads=self.num_heads, ring_mask=mask))
+
+    def macs(self, x: Tensor) -> int:
+        """Return the multiply-accumulates for a map, with the windows that the spans leave now."""
+        return window_macs(x, side=2 * self.window_radius() + 1)
 
     def window_radius(self) -> int:
         """L: the last ring, in pixels, that the mask of any head leaves above zero; `max_span` at most.
@@ -163,6 +173,17 @@ class AdaptiveAttention(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Spans have a penalty of their own."""
         return {"span"}
+
+
+def window_macs(x: Tensor, *, side: int) -> int:
+    """Return the multiply-accumulates of attention to windows: projections, logits and weighted sums.
+
+    Args:
+        x: Map (B, dim, H, W), of which only the shape matters.
+        side: Side of the window in pixels; every query meets every pixel of it.
+    """
+    projections, logits_and_sums = 3, 2
+    return x.numel() * (projections * x.shape[1] + logits_and_sums * side**2)
 
 
 @torch.no_grad()

@@ -73,6 +73,11 @@ class GlobalContext(nn.Module):
             return x + context[:, :, None, None]
         return self.add(x, self.similarity(x, mean), context)
 
+    def macs(self, x: Tensor) -> int:
+        """Return the multiply-accumulates for a map: both linear layers, and the similarity as one product."""
+        linear = len(x) * (self.squeeze.weight.numel() + self.expand.weight.numel())
+        return linear if self.scale is None else linear + x.numel()
+
     def add(self, x: Tensor, weights: Tensor, context: Tensor) -> Tensor:
         """The map and its weighted context: (B, dim, H, W), (B, num_heads, H * W), (B, dim) -> (B, dim, H, W).
 

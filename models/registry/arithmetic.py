@@ -15,11 +15,10 @@ import timm
 import torch
 from torch import nn
 
-from models.adaptive_span.attention import AdaptiveAttention
 from models.common.options import ModelOptionError, OptionValue
 from models.registry.architectures import COMMON_OPTIONS
 from models.registry.catalogue import check_options, create_model, model_family, model_options
-from models.registry.counting import count_macs
+from models.registry.counting import count_macs, depends_on_values
 
 __all__ = ["COSTLESS", "ModelCost", "ModelFacts", "model_cost", "model_facts", "model_params"]
 
@@ -145,7 +144,7 @@ def _counted_params(name: str, options: tuple[tuple[str, OptionValue], ...], **s
 def _cost(make: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> ModelCost:
     with torch.device("meta"):
         network = make()
-    if any(isinstance(module, AdaptiveAttention) for module in network.modules()):
-        network = make()  # the values of the spans decide on the windows
+    if depends_on_values(network):
+        network = make()
     params = sum(parameter.numel() for parameter in network.parameters())
     return ModelCost(params=params, macs=count_macs(network.eval(), input_size))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import optuna
@@ -11,6 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
+from models.adaptive_span.attention import AdaptiveAttention, LocalAttention
+from models.fcvit.context import GlobalContext
 from models.registry import arithmetic, counting
 from search_spaces import KINDS, kind_of, named_space, setting_of
 from search_spaces.domains import FloatDomain
@@ -36,15 +40,16 @@ def drawn(name: str, count: int) -> list[dict[str, Any]]:
 
 def counted_whole(name: str, options: dict[str, Any]) -> models.ModelCost:
     """By torch's own counter, of every layer of a network built with every option."""
-    learned_windows = "span_init" in models.model_options(name)  # their values decide
+    learned_windows = "span_init" in models.model_options(name)
     with torch.device("cpu" if learned_windows else "meta"):
         network = models.create_model(name, **options, **SHAPE).eval()
+    assert counting.depends_on_values(network) == learned_windows
     params = sum(parameter.numel() for parameter in network.parameters())
-    windows = counting.stand_in(network)
+    layers = counting.stand_in(network)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         network.to("meta")(torch.empty(1, 3, SIDE, SIDE, device="meta"))
-    return models.ModelCost(params, counter.get_total_flops() // 2 + sum(window.macs for window in windows))
+    return models.ModelCost(params, counter.get_total_flops() // 2 + sum(layer.macs for layer in layers))
 
 
 @pytest.mark.parametrize("name", [name for name in models.list_models() if not any(deep in name for deep in DEEP)])
@@ -54,6 +59,27 @@ def test_what_limits_are_held_against_is_the_network_that_would_be_built(name: s
         assert models.model_cost(name, options, **SHAPE) == expected, options
         if name in SMALLEST:
             assert models.model_params(name, options, **SHAPE) == expected.params
+
+
+def counted_by_torch(layer: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> int:
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        layer(x)
+    return counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_layers_that_count_themselves_count_by_their_formula(batch: int) -> None:
+    x = torch.randn(batch, 16, 5, 6)
+    for layer, side in (
+        (LocalAttention(16, num_heads=2, kernel_size=7), 7),
+        (AdaptiveAttention(16, num_heads=2, max_span=6, ramp=1.5, span_init=0.4, span_penalty=0.0), 9),
+    ):
+        assert layer.macs(x) == counted_by_torch(layer.qkv, x) + 2 * side**2 * x.numel()
+    for similarity, competition in itertools.product((False, True), repeat=2):
+        context = GlobalContext(16, num_heads=2, gc_reduction=4, similarity=similarity, competition=competition)
+        products = x.numel() if similarity else 0
+        assert context.macs(x) == counted_by_torch(context.context, x.mean((2, 3))) + products
 
 
 @pytest.mark.parametrize("name", sorted(SMALLEST))
