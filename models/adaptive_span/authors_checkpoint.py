@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from models.adaptive_span.network import AdaptiveSpanResNet, AugmentedResNet, ConvResNet, LocalAttentionResNet
-from models.adaptive_span.options import SIZES
+from models.adaptive_span.variants import SIZES
 from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry
 from models.registry.authors.resnet_keys import rename
 

@@ -14,7 +14,10 @@ __all__ = [
     "OptionProblem",
     "OptionValue",
     "UnknownOptionError",
+    "nearest_divisor",
     "nearest_name",
+    "no_joint_rule",
+    "stages_option",
 ]
 
 FLAG_LETTERS = ("F", "T")
@@ -192,3 +195,26 @@ class ImageShape:
 
 JointRule = Callable[[Mapping[str, OptionValue], ImageShape | None], Sequence[OptionProblem]]
 """Problems between options, or between options and images, each option being fine on its own."""
+
+
+def no_joint_rule(values: Mapping[str, OptionValue], image: ImageShape | None) -> Sequence[OptionProblem]:
+    """Return no problems: the rule of networks whose options are independent of each other and of the images."""
+    del values, image
+    return ()
+
+
+def stages_option(default: tuple[bool, ...], description: str, *, name: str = "stages") -> ModelOption:
+    """Make the option of a flag for each stage.
+
+    Args:
+        default: Flags when the option is left out.
+        description: One line on what a flag does.
+        name: The keyword.
+    """
+    return ModelOption(name=name, type=tuple, default=default, length=len(default), description=description)
+
+
+def nearest_divisor(number: int, given: int) -> int:
+    """Return the divisor of `number` that is closest to `given`, the smaller one of two."""
+    fitting = [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+    return min(fitting, key=lambda divisor: abs(divisor - given))

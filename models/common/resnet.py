@@ -6,15 +6,24 @@ network; `bottlenecks_around` turns one that makes operators into such a functio
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypedDict, cast
 
 from torch import nn
 
 from models.common.bottleneck import Bottleneck, Stem
 from models.common.staged import StagedNetwork, SurfaceOptions
 
-__all__ = ["BlockSite", "MakeBlock", "MakeSpatial", "SpatialResNet", "SurfaceOptions", "bottlenecks_around"]
+__all__ = [
+    "BOTTLENECK_DEPTHS",
+    "BlockSite",
+    "MakeBlock",
+    "MakeSpatial",
+    "SpatialResNet",
+    "SurfaceOptions",
+    "bottlenecks_around",
+    "trunk",
+]
 
 MakeSpatial = Callable[[int, int, int], nn.Module]
 """Makes the operator of a block from (width, stride, stage); its `out_chs` tells what it puts out."""
@@ -59,6 +68,30 @@ def bottlenecks_around(make_spatial: MakeSpatial, *, pool_stride: bool) -> MakeB
         )
 
     return make_block
+
+
+class Trunk(TypedDict):
+    """Keywords of `SpatialResNet` that follow from the size of the images."""
+
+    widths: tuple[int, ...]
+    large_image: bool
+    stem_width: int
+
+
+def trunk(*, large_image: bool) -> Trunk:
+    """Return the channels of He et al. 2016: four stages for large images, three for those of CIFAR."""
+    if large_image:
+        return {"widths": (64, 128, 256, 512), "large_image": True, "stem_width": 64}
+    return {"widths": (16, 32, 64), "large_image": False, "stem_width": 16}
+
+
+BOTTLENECK_DEPTHS: Mapping[int, tuple[int, ...]] = {
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+}
+"""Blocks of each stage of a large-image network of bottlenecks, by depth."""
 
 
 class SpatialResNet(StagedNetwork):

@@ -12,13 +12,13 @@ from torch import nn
 from models.common.options import ModelOptionError
 from models.fcvit.block import PatchEmbed, norm_of_map
 from models.fcvit.network import FCViT
-from models.fcvit.variants import SHAPES
+from models.fcvit.variants import LARGE_SHAPES
 from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry
 
 __all__ = ["FAMILY"]
 
 NETWORK_CLASS = "BaseFormer"
-FACTORIES = ("fcvit_tiny", "fcvit_b12", "fcvit_b24", "fcvit_b48")
+FACTORIES = tuple(LARGE_SHAPES)
 SHAPE_ARGUMENTS = {
     "layers": "depths",
     "embed_dims": "embed_dims",
@@ -109,7 +109,7 @@ def build(options: Mapping[str, Any]) -> nn.Module:
     params = _flat_params(given)
     if factory not in (*FACTORIES, NETWORK_CLASS):
         raise AuthorsOptionError(f"fcvit: unknown factory {factory!r}; known are {[*FACTORIES, NETWORK_CLASS]}")
-    shape: dict[str, Any] = {} if factory == NETWORK_CLASS else {**SHAPES[factory]}
+    shape: dict[str, Any] = {} if factory == NETWORK_CLASS else {**LARGE_SHAPES[factory]}
     needed = SHAPE_ARGUMENTS if factory == NETWORK_CLASS else ()
     unknown, missing = sorted(set(given) - {*DEFAULTS, *needed}), sorted(set(needed) - set(given))
     if unknown or missing:

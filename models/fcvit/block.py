@@ -13,7 +13,7 @@ from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from models.common.merging import normed_conv
-from models.common.options import OptionProblem
+from models.common.options import OptionProblem, nearest_divisor
 from models.fcvit.context import ActLayer, ChannelAttention, GlobalContext, SpatialAttention
 from models.fcvit.mixers import ChannelMixer, TokenMixer
 
@@ -203,8 +203,6 @@ class BlockDesign:
 
 def divides(option: str, given: int, embed_dims: Sequence[int]) -> OptionProblem:
     """The problem that `given` does not divide the channels of every stage."""
-    common = math.gcd(*embed_dims)
-    fitting = [divisor for divisor in range(1, common + 1) if common % divisor == 0]
-    nearest = min(fitting, key=lambda divisor: abs(divisor - given))
+    nearest = nearest_divisor(math.gcd(*embed_dims), given)
     rule = f"{option} divides the channels of every stage, {', '.join(map(str, embed_dims))}"
     return OptionProblem(option, given, rule, f"Use {nearest}.")

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from models.lsas.network import LsasResNet
-from models.lsas.options import LARGE_BLOCKS
+from models.lsas.variants import LARGE_BLOCKS
 from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry
 from models.registry.authors.resnet_keys import rename
 

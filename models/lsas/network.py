@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.common.bottleneck import EXPANSION, Bottleneck, ConvNorm
 from models.common.merging import may_merge
-from models.common.resnet import BlockSite, SpatialResNet, SurfaceOptions
+from models.common.resnet import BlockSite, SpatialResNet, SurfaceOptions, trunk
 from models.lsas.sub_attention import AttentionGate
 
 __all__ = ["GatedBasicBlock", "GatedBottleneck", "LsasResNet"]
@@ -160,11 +160,9 @@ class LsasResNet(SpatialResNet):
 
         super().__init__(
             depths=depths,
-            widths=(64, 128, 256, 512) if large_image else (16, 32, 64),
+            **trunk(large_image=large_image),
             strides=(1, 2, 2, 2)[: len(depths)],
             make_block=make_block,
-            large_image=large_image,
-            stem_width=64 if large_image else 16,
             **surface,
         )
         self.channels_last_on_cpu = not large_image  # weights outweigh the maps of large networks

@@ -1,18 +1,20 @@
-"""How an architecture enters timm's registry, and what is known about it once it is there.
+"""Registration of networks with timm, and the record of their options.
 
-`register_architecture` records name, family and options, and registers with timm; a name that timm or another
-family already has is an error. `build` is the one way from a registered function to a network: it checks
-every keyword against the record, because timm itself drops what is None and passes the rest on unseen.
+`register_variants` registers the table of a family: it records name, family and options of each row, and makes the
+function that timm calls; a name that timm or another family already has is an error. `build` is the one way from such
+a function to a network: it checks every keyword against the record, because timm drops what is None and passes the
+rest on unchecked.
 """
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
-from timm.models import PretrainedCfg, build_model_with_cfg, is_model, register_model
+from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cfgs, is_model, register_model
 from torch import nn
 
 from models.common.options import (
@@ -21,12 +23,21 @@ from models.common.options import (
     ModelOption,
     ModelOptionError,
     OptionProblem,
-    OptionValue,
     UnknownOptionError,
     nearest_name,
+    no_joint_rule,
 )
 
-__all__ = ["ARCHITECTURES", "COMMON_OPTIONS", "Architecture", "build", "default_cfg", "register_architecture"]
+__all__ = [
+    "ARCHITECTURES",
+    "COMMON_OPTIONS",
+    "Architecture",
+    "Variant",
+    "build",
+    "default_cfg",
+    "register_architecture",
+    "register_variants",
+]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
@@ -81,11 +92,6 @@ TIMM_BUILD_KEYWORDS = frozenset(
 """Keywords that are timm's own business and pass through unchecked."""
 
 
-def _no_joint_rule(values: Mapping[str, OptionValue], image: ImageShape | None) -> Sequence[OptionProblem]:
-    del values, image
-    return ()
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Architecture:
     """What is known about a registered network.
@@ -100,7 +106,7 @@ class Architecture:
     name: str
     family: str
     options: Mapping[str, ModelOption]
-    joint_rule: JointRule = _no_joint_rule
+    joint_rule: JointRule = no_joint_rule
 
     def problems(self, given: Mapping[str, object], image: ImageShape | None = None) -> list[OptionProblem]:
         """All that is wrong with the options given for this network, without building it."""
@@ -129,15 +135,80 @@ ARCHITECTURES: dict[str, Architecture] = {}
 """All networks of this package by name, filled as the family modules are imported."""
 
 EntryPoint = TypeVar("EntryPoint", bound=Callable[..., nn.Module])
+FixedKeywords = Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Variant:
+    """Row of a family's table: one network to be registered.
+
+    Args:
+        name: Name in timm's registry.
+        summary: First docstring line of its entry point.
+        network: Its class.
+        fixed: Keywords that make this variant and that a caller cannot change; a function of the caller's keywords
+            where they decide on them.
+        defaults: Keywords that a caller may change, where the variant has other defaults than the class.
+        options: Its explicit keywords beyond timm's common ones.
+        joint_rule: As for `Architecture`.
+        cfg: Its description for timm, as `default_cfg` makes it.
+    """
+
+    name: str
+    summary: str
+    network: type[nn.Module]
+    fixed: FixedKeywords
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    options: Sequence[ModelOption] = ()
+    joint_rule: JointRule = no_joint_rule
+    cfg: PretrainedCfg
+
+
+def register_variants(family: str, variants: Sequence[Variant], *, module: str) -> None:
+    """Register a family's table: make an entry point for each row, as a function of the family's module.
+
+    timm reads descriptions and adds names where an entry point is defined, so the module gets `default_cfgs` too.
+
+    Args:
+        family: The paper the networks belong to, as in `models.from_authors`.
+        variants: The table.
+        module: `__name__` of the module that holds the table.
+
+    Raises:
+        RuntimeError: timm, or another module of this package, has a network of one of the names.
+    """
+    namespace = vars(sys.modules[module])
+    namespace["default_cfgs"] = generate_default_cfgs({variant.name: variant.cfg for variant in variants})
+    for variant in variants:
+        register = register_architecture(family=family, options=variant.options, joint_rule=variant.joint_rule)
+        namespace[variant.name] = register(_entry_point(variant, module))
+
+
+def _entry_point(variant: Variant, module: str) -> Callable[..., nn.Module]:
+    """Make the function that timm calls to build a variant."""
+
+    def entry_point(pretrained: bool = False, **given: Any) -> nn.Module:
+        given = {**variant.defaults, **given}
+        fixed = variant.fixed(given) if callable(variant.fixed) else variant.fixed
+        return build(variant.name, variant.network, pretrained=pretrained, given=given, **fixed)
+
+    entry_point.__name__ = entry_point.__qualname__ = variant.name
+    entry_point.__module__, entry_point.__doc__ = module, variant.summary
+    return entry_point
 
 
 def register_architecture(
-    *, family: str, options: Sequence[ModelOption] = (), joint_rule: JointRule = _no_joint_rule
+    *, family: str, options: Sequence[ModelOption] = (), joint_rule: JointRule = no_joint_rule
 ) -> Callable[[EntryPoint], EntryPoint]:
-    """Registers the decorated function with timm and here, under its own name.
+    """Make a decorator that registers a function with timm and here, under its own name.
+
+    Args:
+        family: The paper the network belongs to, as in `models.from_authors`.
+        options: Its explicit keywords beyond timm's common ones.
+        joint_rule: As for `Architecture`.
 
     Raises:
-        RuntimeError: timm, or another module of this package, has a network of that name.
+        RuntimeError: Raised by the decorator: timm, or another module of this package, has a network of that name.
     """
 
     def register(function: EntryPoint) -> EntryPoint:
@@ -185,25 +256,26 @@ def build(name: str, network: type[nn.Module], *, pretrained: bool, given: dict[
     return built.to(dtype=dtype)
 
 
-def default_cfg(*, small_image: bool, num_classes: int, reduction: int, **extra: Any) -> PretrainedCfg:
-    """Describes a network of this package to timm: input, normalisation, first and last layer.
+def default_cfg(*, small_image: bool, reduction: int, crop_pct: float | None = None, **extra: Any) -> PretrainedCfg:
+    """Describe a network of this package to timm: input, classes, normalisation, first and last layer.
 
-    Small images are 32 px in CIFAR-100's statistics, whole; large ones 224 px in ImageNet's, a 0.95 crop.
+    Small images are those of CIFAR-100, 32 px; large ones those of ImageNet, 224 px.
 
     Args:
-        small_image: Which of the two.
-        num_classes: Classes of the paper's data set.
+        small_image: True for small images.
         reduction: Side of the image over that of the last map.
+        crop_pct: Side of the crop over that of the image; 1 for small and 0.95 for large images when left out.
         extra: Further entries, such as `paper_ids`.
     """
     side = 32 if small_image else 224
+    usual_crop = 1.0 if small_image else 0.95
     return PretrainedCfg(
         url="",
-        num_classes=num_classes,
+        num_classes=100 if small_image else 1000,
         input_size=(3, side, side),
         min_input_size=(3, 8, 8) if small_image else (3, 32, 32),
         pool_size=(side // reduction, side // reduction),
-        crop_pct=1.0 if small_image else 0.95,
+        crop_pct=usual_crop if crop_pct is None else crop_pct,
         interpolation="bicubic",
         mean=CIFAR100_MEAN if small_image else IMAGENET_MEAN,
         std=CIFAR100_STD if small_image else IMAGENET_STD,

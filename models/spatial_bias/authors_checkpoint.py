@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from models.common.resnet import BOTTLENECK_DEPTHS, trunk
 from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry
 from models.registry.authors.resnet_keys import rename
 from models.spatial_bias.network import SpatialBiasResNet
@@ -13,7 +14,6 @@ __all__ = ["FAMILY"]
 
 DEFAULTS: Mapping[str, Any] = {"bottleneck": False, "gc_group": (False, False, False, False)}
 REQUIRED = ("dataset", "depth", "num_classes")
-IMAGENET_DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
 
 PARTS: Mapping[str, str] = {
     "stem.conv": "conv1",
@@ -48,13 +48,11 @@ def build(options: Mapping[str, Any]) -> nn.Module:
     depth = int(given["depth"])
     flags = [bool(flag) for flag in given["gc_group"]]
     if given["dataset"] == "imagenet":
-        if depth not in IMAGENET_DEPTHS:
-            raise AuthorsOptionError(f"spatial_bias: depth {depth}; bottleneck depths are {sorted(IMAGENET_DEPTHS)}")
+        if depth not in BOTTLENECK_DEPTHS:
+            raise AuthorsOptionError(f"spatial_bias: depth {depth}; bottleneck depths are {sorted(BOTTLENECK_DEPTHS)}")
         return SpatialBiasResNet(
-            depths=IMAGENET_DEPTHS[depth],
-            widths=(64, 128, 256, 512),
-            large_image=True,
-            stem_width=64,
+            depths=BOTTLENECK_DEPTHS[depth],
+            **trunk(large_image=True),
             stages=flags[:4],
             num_classes=given["num_classes"],
         )
@@ -63,9 +61,7 @@ def build(options: Mapping[str, Any]) -> nn.Module:
         raise AuthorsOptionError(f"spatial_bias: {dict(options)}; {rule}")
     return SpatialBiasResNet(
         depths=((depth - 2) // 9,) * 3,
-        widths=(16, 32, 64),
-        large_image=False,
-        stem_width=16,
+        **trunk(large_image=False),
         stages=flags[:3],
         num_classes=given["num_classes"],
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from models.common.options import ImageShape, JointRule, ModelOption, OptionProblem, OptionValue
+from models.common.options import ImageShape, JointRule, ModelOption, OptionProblem, OptionValue, stages_option
 
 __all__ = ["bias_options", "nonlocal_fits", "nonlocal_options"]
 
@@ -34,26 +34,14 @@ def bias_options(stages: tuple[bool, ...], *, stages_name: str = "stages") -> tu
             high=32,
             description="Side in cells of the grid that is mixed (r); parameters grow with its fourth power.",
         ),
-        ModelOption(
-            name=stages_name,
-            type=tuple,
-            default=stages,
-            length=len(stages),
-            description="Which stages carry a spatial bias.",
-        ),
+        stages_option(stages, "Which stages carry a spatial bias.", name=stages_name),
     )
 
 
 def nonlocal_options(stages: tuple[bool, ...], *, prefix: str = "") -> tuple[ModelOption, ...]:
     """The options of non-local blocks under names with a prefix, with the stages that have them by default."""
     return (
-        ModelOption(
-            name=f"{prefix}stages",
-            type=tuple,
-            default=stages,
-            length=len(stages),
-            description="Which stages have non-local blocks.",
-        ),
+        stages_option(stages, "Which stages have non-local blocks.", name=f"{prefix}stages"),
         ModelOption(
             name=f"{prefix}every",
             type=int,
