@@ -13,10 +13,8 @@ from torch import nn
 
 from models.adaptive_span.network import AdaptiveSpanResNet, AugmentedResNet, ConvResNet, LocalAttentionResNet
 from models.adaptive_span.variants import SIZES
-from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry
+from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry, check_arguments, register_family
 from models.registry.authors.resnet_keys import rename
-
-__all__ = ["FAMILY"]
 
 AUTHORS_MAX_SPAN = 5  # fixed in their code, whatever the size of the images
 
@@ -68,9 +66,7 @@ def build(options: Mapping[str, Any]) -> nn.Module:
     Raises:
         AuthorsOptionError: An argument is unknown, or there is no such network here.
     """
-    unknown = sorted(set(options) - set(DEFAULTS))
-    if unknown:
-        raise AuthorsOptionError(f"adaptive_span: unknown arguments {unknown}; known are {sorted(DEFAULTS)}")
+    check_arguments("adaptive_span", options, known=DEFAULTS)
     given = {**DEFAULTS, **options}
     size = "small" if given["smallest_version"] else "medium" if given["small_version"] else "large"
     shape: dict[str, Any] = {
@@ -147,10 +143,12 @@ def takes_no_part(key: str, network: nn.Module) -> bool:
     return key.endswith(".adaptive_mask.current_val") and isinstance(network, LocalAttentionResNet)
 
 
-FAMILY = AuthorsFamily(
-    name="adaptive_span",
-    networks=(AdaptiveSpanResNet, AugmentedResNet, LocalAttentionResNet, ConvResNet),
-    build=build,
-    entries=entries,
-    takes_no_part=takes_no_part,
+register_family(
+    AuthorsFamily(
+        name="adaptive_span",
+        networks=(AdaptiveSpanResNet, AugmentedResNet, LocalAttentionResNet, ConvResNet),
+        build=build,
+        entries=entries,
+        takes_no_part=takes_no_part,
+    )
 )

@@ -18,12 +18,31 @@ class ConvNorm(nn.Module):
     """Convolution without bias, batch norm and, unless switched off, ReLU.
 
     Shape: x (B, in_chs, H, W) -> (B, out_chs, ceil(H / stride), ceil(W / stride)).
+
+    Args:
+        in_chs: Channels of the input.
+        out_chs: Channels of the output.
+        kernel_size: Side of the convolution; odd.
+        stride: Reduction of the side.
+        groups: Groups of the convolution.
+        dilation: Distance in pixels between the taps of the convolution.
+        act: False for no ReLU.
     """
 
-    def __init__(self, in_chs: int, out_chs: int, *, kernel_size: int = 1, stride: int = 1, act: bool = True) -> None:
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        *,
+        kernel_size: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        dilation: int = 1,
+        act: bool = True,
+    ) -> None:
         super().__init__()
-        padding = kernel_size // 2
-        self.conv = nn.Conv2d(in_chs, out_chs, kernel_size, stride, padding, bias=False)
+        padding = dilation * (kernel_size // 2)
+        self.conv = nn.Conv2d(in_chs, out_chs, kernel_size, stride, padding, dilation, groups, bias=False)
         self.bn = nn.BatchNorm2d(out_chs)
         self.act = nn.ReLU(inplace=True) if act else nn.Identity()
 

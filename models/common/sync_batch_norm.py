@@ -42,6 +42,23 @@ def sums_for(norm: nn.Module, sums: Tensor) -> Tensor:
     return total
 
 
+@torch.no_grad()
+def update_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
+    """Update the running statistics of a norm as a batch norm does in a training step.
+
+    Args:
+        norm: Norm to be updated; one without running statistics stays as it is.
+        mean: Mean of the batch, per channel.
+        variance: Unbiased variance of the batch, per channel.
+    """
+    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
+        return
+    norm.num_batches_tracked.add_(1)
+    momentum = norm.momentum if norm.momentum is not None else 1.0 / float(norm.num_batches_tracked)
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
+    norm.running_var.lerp_(variance.to(norm.running_var.dtype), momentum)
+
+
 class SyncBatchNorm2d(nn.BatchNorm2d):
     """Batch norm over the images of all ranks of the default process group.
 
@@ -61,21 +78,12 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         count, mean = sums[-1], sums[:-1] / sums[-1]
         centred = values - mean.float()[:, None, None]
         variance = sums_for(self, centred.square().sum((0, 2, 3), dtype=torch.float64)) / count
-        self._update_statistics(mean, variance * (count / (count - 1).clamp_min(1)))
+        update_statistics(self, mean, variance * (count / (count - 1).clamp_min(1)))
         factor = torch.rsqrt(variance + self.eps).float()
         if self.affine:
             factor = factor * self.weight
             return (centred * factor[:, None, None] + self.bias[:, None, None]).to(x.dtype)
         return (centred * factor[:, None, None]).to(x.dtype)
-
-    @torch.no_grad()
-    def _update_statistics(self, mean: Tensor, variance: Tensor) -> None:
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked.add_(1)
-        momentum = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
 
 
 def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:

@@ -13,9 +13,7 @@ from models.common.options import ModelOptionError
 from models.fcvit.block import PatchEmbed, norm_of_map
 from models.fcvit.network import FCViT
 from models.fcvit.variants import LARGE_SHAPES
-from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry
-
-__all__ = ["FAMILY"]
+from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry, check_arguments, register_family
 
 NETWORK_CLASS = "BaseFormer"
 FACTORIES = tuple(LARGE_SHAPES)
@@ -111,9 +109,7 @@ def build(options: Mapping[str, Any]) -> nn.Module:
         raise AuthorsOptionError(f"fcvit: unknown factory {factory!r}; known are {[*FACTORIES, NETWORK_CLASS]}")
     shape: dict[str, Any] = {} if factory == NETWORK_CLASS else {**LARGE_SHAPES[factory]}
     needed = SHAPE_ARGUMENTS if factory == NETWORK_CLASS else ()
-    unknown, missing = sorted(set(given) - {*DEFAULTS, *needed}), sorted(set(needed) - set(given))
-    if unknown or missing:
-        raise AuthorsOptionError(f"fcvit: unknown arguments {unknown}, missing arguments {missing}")
+    check_arguments("fcvit", given, known=DEFAULTS, required=needed)
     if needed:
         shape = {ours: tuple(given.pop(name)) for name, ours in SHAPE_ARGUMENTS.items()}
     given = {**DEFAULTS, **given}
@@ -206,10 +202,4 @@ def _in_block(path: str, network: FCViT) -> str:
     return path
 
 
-def takes_no_part(key: str, network: nn.Module) -> bool:
-    """Their networks hold nothing that is not used."""
-    del key, network
-    return False
-
-
-FAMILY = AuthorsFamily(name="fcvit", networks=(FCViT,), build=build, entries=entries, takes_no_part=takes_no_part)
+register_family(AuthorsFamily(name="fcvit", networks=(FCViT,), build=build, entries=entries))

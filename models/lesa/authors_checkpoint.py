@@ -10,10 +10,8 @@ from torch import nn
 
 from models.common.options import ModelOptionError
 from models.lesa.network import LesaResNet
-from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry
-from models.registry.authors.resnet_keys import rename
-
-__all__ = ["FAMILY"]
+from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry, check_arguments, register_family
+from models.registry.authors.resnet_keys import TORCHVISION_PARTS, rename
 
 DEPTHS, PLANES = (3, 4, 6, 3), (64, 128, 256, 512)
 STEM_REDUCTION = 4
@@ -33,10 +31,7 @@ LAYER_OPTIONAL = ("type", "with_cp_UB_terms_only")
 POSITIONS = {"classification": "classification", "detection_qr": "detection"}
 
 PARTS: Mapping[str, str] = {
-    "stem.conv": "conv1",
-    "stem.bn": "bn1",
-    "reduce.conv": "conv1",
-    "reduce.bn": "bn1",
+    **TORCHVISION_PARTS,
     "spatial.conv": "conv2",
     "spatial.bn": "bn2",
     "spatial.binary.qkv.conv": "conv2.qkv_transform",
@@ -50,11 +45,6 @@ PARTS: Mapping[str, str] = {
     "spatial.fusion.layers": "conv2.reasoning",
     "spatial.fusion.conv": "conv2.projection.0",
     "spatial.fusion.bn": "conv2.projection.1",
-    "expand.conv": "conv3",
-    "expand.bn": "bn3",
-    "shortcut.conv": "downsample.0",
-    "shortcut.bn": "downsample.1",
-    "head.fc": "fc",
 }
 
 
@@ -64,10 +54,7 @@ def build(options: Mapping[str, Any]) -> nn.Module:
     Raises:
         AuthorsOptionError: An argument is unknown or missing, or their code makes no network of them either.
     """
-    unknown = sorted(set(options) - {*CONFIGURATION, *KEYWORDS})
-    missing = sorted(set(CONFIGURATION) - set(options))
-    if unknown or missing:
-        raise AuthorsOptionError(f"lesa: unknown arguments {unknown}, missing arguments {missing}")
+    check_arguments("lesa", options, known=KEYWORDS, required=CONFIGURATION)
     given = {**KEYWORDS, **options}
     if given["norm_layer"] not in (None, "BatchNorm2d", nn.BatchNorm2d):
         raise AuthorsOptionError(f"lesa: norm_layer is {given['norm_layer']!r}; the networks here are batch-normed")
@@ -118,10 +105,7 @@ def _strides_and_dilations(given: Mapping[str, Any]) -> tuple[list[int], list[tu
 
 def _layer(lesa: Mapping[str, Any]) -> dict[str, Any]:
     """Our keywords for the arguments of their layer."""
-    known = {*LAYER_REQUIRED, *LAYER_OPTIONAL}
-    unknown, missing = sorted(set(lesa) - known), sorted(set(LAYER_REQUIRED) - set(lesa))
-    if unknown or missing:
-        raise AuthorsOptionError(f"lesa: unknown arguments of the layer {unknown}, missing {missing}")
+    check_arguments("lesa, its layer", lesa, known=LAYER_OPTIONAL, required=LAYER_REQUIRED)
     if lesa.get("type", "LESA") != "LESA" or lesa["pe_type"] not in POSITIONS:
         raise AuthorsOptionError(f"lesa: type LESA and pe_type one of {sorted(POSITIONS)} make a layer, not {lesa}")
     shrinks, sides, groups = (list(lesa[key]) for key in ("df_channel_shrink", "df_kernel_size", "df_group"))
@@ -158,4 +142,6 @@ def takes_no_part(key: str, network: nn.Module) -> bool:
     return key.endswith(".conv2.flatten_index")
 
 
-FAMILY = AuthorsFamily(name="lesa", networks=(LesaResNet,), build=build, entries=entries, takes_no_part=takes_no_part)
+register_family(
+    AuthorsFamily(name="lesa", networks=(LesaResNet,), build=build, entries=entries, takes_no_part=takes_no_part)
+)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from models.common.bottleneck import ConvNorm
 from models.common.options import ModelOptionError, OptionProblem
-from models.common.sync_batch_norm import sums_for
+from models.common.sync_batch_norm import sums_for, update_statistics
 from models.lesa.positions import POSITIONS, AxialPositions, FlattenedPositions, at_least_float32
 
 __all__ = ["BinaryTerm"]
@@ -141,7 +141,7 @@ class BinaryTerm(nn.Module):
         count = counts[0]
         mean = sums[0] / count
         variance: Tensor = (sums[1] / count - mean.square()).clamp_min(0)
-        _update_statistics(norm, mean, variance * (count / (count - 1).clamp_min(1)))
+        update_statistics(norm, mean, variance * (count / (count - 1).clamp_min(1)))
         return variance
 
     def scales(self, variance: Tensor) -> Tensor:
@@ -156,17 +156,6 @@ def _without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any
     """No automatic casts on a device; shapes without one, on the device `meta`, never have any."""
     has_autocast = torch.amp.is_autocast_available(device_type)
     return torch.autocast(device_type, enabled=False) if has_autocast else contextlib.nullcontext()
-
-
-@torch.no_grad()
-def _update_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
-    """What a batch norm does to its running statistics in a training step."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    assert norm.num_batches_tracked is not None
-    norm.num_batches_tracked.add_(1)
-    momentum = norm.momentum if norm.momentum is not None else 1.0 / float(norm.num_batches_tracked)
-    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
-    norm.running_var.lerp_(variance.to(norm.running_var.dtype), momentum)
 
 
 def product_moments(q: Tensor, k: Tensor) -> Tensor:

@@ -14,28 +14,11 @@ from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from models.common.bottleneck import EXPANSION, ConvNorm
-from models.common.merging import normed_conv
 from models.common.resnet import BlockSite, SpatialResNet, SurfaceOptions
 from models.lesa.attention import LocallyEnhancedAttention
 from models.lesa.binary_term import BinaryTerm
 
-__all__ = ["LesaBottleneck", "LesaResNet", "NormedConv", "map_sizes"]
-
-
-class NormedConv(nn.Module):
-    """The 3x3 convolution of a block without LESA, and its norm.
-
-    Shape: x (B, dim, H, W) -> (B, dim, ceil(H / stride), ceil(W / stride)).
-    """
-
-    def __init__(self, dim: int, *, stride: int, groups: int = 1, dilation: int = 1) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(dim, dim, 3, stride, dilation, dilation, groups, bias=False)
-        self.bn = nn.BatchNorm2d(dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolves and normalises."""
-        return normed_conv(self.conv, self.bn, x)
+__all__ = ["LesaBottleneck", "LesaResNet", "map_sizes"]
 
 
 class LesaBottleneck(nn.Module):
@@ -145,7 +128,15 @@ class LesaResNet(SpatialResNet):
         def make_spatial(site: BlockSite) -> nn.Module:
             if not stages[site.stage] or (site.index == 0 and (keep_first_conv[site.stage] or site.stride > 1)):
                 dilation = 1 if dilations is None else dilations[site.stage][min(1, site.index)]
-                return NormedConv(site.width, stride=site.stride, groups=conv_groups, dilation=dilation)
+                return ConvNorm(
+                    site.width,
+                    site.width,
+                    kernel_size=3,
+                    stride=site.stride,
+                    groups=conv_groups,
+                    dilation=dilation,
+                    act=False,
+                )
             return LocallyEnhancedAttention(
                 site.width,
                 map_size=sizes[site.stage],

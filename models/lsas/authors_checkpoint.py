@@ -11,10 +11,8 @@ from torch import nn
 
 from models.lsas.network import LsasResNet
 from models.lsas.variants import LARGE_BLOCKS
-from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry
-from models.registry.authors.resnet_keys import rename
-
-__all__ = ["FAMILY"]
+from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry, check_arguments, register_family
+from models.registry.authors.resnet_keys import TORCHVISION_PARTS, rename
 
 CIFAR_DEFAULTS: Mapping[str, Any] = {"num_classes": 1000, "block_name": "BasicBlock", "info": "normal"}
 IMAGENET_DEFAULTS: Mapping[str, Any] = {"num_classes": 1000, "zero_init_residual": False, "pretrained": False}
@@ -22,21 +20,13 @@ IMAGENET_FACTORIES = {f"{lead}senet_resnet{depth}": depth for lead in ("", "lsas
 FACTORIES = {"cifar": ("senet", "lsas_senet"), "imagenet": tuple(IMAGENET_FACTORIES)}
 
 TRUNK: Mapping[str, str] = {
-    "stem.conv": "conv1",
-    "stem.bn": "bn1",
-    "reduce.conv": "conv1",
-    "reduce.bn": "bn1",
+    **TORCHVISION_PARTS,
     "spatial": "conv2",
     "bn": "bn2",
-    "expand.conv": "conv3",
-    "expand.bn": "bn3",
     "conv1.conv": "conv1",
     "conv1.bn": "bn1",
     "conv2.conv": "conv2",
     "conv2.bn": "bn2",
-    "shortcut.conv": "downsample.0",
-    "shortcut.bn": "downsample.1",
-    "head.fc": "fc",
 }
 CIFAR_PARTS = {**TRUNK, "gate.host.fc1": "fc1", "gate.host.fc2": "fc2", "gate.sub.scale": "w", "gate.sub.shift": "b"}
 IMAGENET_PARTS = {
@@ -64,7 +54,7 @@ def build(options: Mapping[str, Any]) -> nn.Module:
 
 
 def _build_cifar(factory: str, given: Mapping[str, Any]) -> nn.Module:
-    _check_names(factory, given, {"depth", *CIFAR_DEFAULTS})
+    check_arguments(f"lsas: {factory}", given, known=("depth", *CIFAR_DEFAULTS))
     arguments = {**CIFAR_DEFAULTS, **given}
     depth, info = arguments.get("depth"), arguments["info"]
     if str(arguments["block_name"]).lower() != "bottleneck":
@@ -93,7 +83,7 @@ def _order(info: object) -> int:
 
 def _build_imagenet(factory: str, given: Mapping[str, Any]) -> nn.Module:
     is_control = factory.startswith("senet")
-    _check_names(factory, given, {*IMAGENET_DEFAULTS, *(("info",) if is_control else ())})
+    check_arguments(f"lsas: {factory}", given, known=(*IMAGENET_DEFAULTS, *(("info",) if is_control else ())))
     arguments = {**IMAGENET_DEFAULTS, **given}
     block, depths = LARGE_BLOCKS[IMAGENET_FACTORIES[factory]]
     return LsasResNet(
@@ -105,12 +95,6 @@ def _build_imagenet(factory: str, given: Mapping[str, Any]) -> nn.Module:
         zero_init_last=bool(arguments["zero_init_residual"]),
         num_classes=arguments["num_classes"],
     )
-
-
-def _check_names(factory: str, given: Mapping[str, Any], known: set[str]) -> None:
-    unknown = sorted(set(given) - known)
-    if unknown:
-        raise AuthorsOptionError(f"lsas: {factory} does not take {unknown}; it takes {sorted(known)}")
 
 
 def entries(network: nn.Module) -> dict[str, Entry]:
@@ -137,10 +121,4 @@ def entries(network: nn.Module) -> dict[str, Entry]:
     return table
 
 
-def takes_no_part(key: str, network: nn.Module) -> bool:
-    """Their networks hold nothing that is not used."""
-    del key, network
-    return False
-
-
-FAMILY = AuthorsFamily(name="lsas", networks=(LsasResNet,), build=build, entries=entries, takes_no_part=takes_no_part)
+register_family(AuthorsFamily(name="lsas", networks=(LsasResNet,), build=build, entries=entries))

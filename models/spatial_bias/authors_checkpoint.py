@@ -6,31 +6,21 @@ from typing import Any
 from torch import nn
 
 from models.common.resnet import BOTTLENECK_DEPTHS, trunk
-from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry
-from models.registry.authors.resnet_keys import rename
+from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry, check_arguments, register_family
+from models.registry.authors.resnet_keys import TORCHVISION_PARTS, rename
 from models.spatial_bias.network import SpatialBiasResNet
-
-__all__ = ["FAMILY"]
 
 DEFAULTS: Mapping[str, Any] = {"bottleneck": False, "gc_group": (False, False, False, False)}
 REQUIRED = ("dataset", "depth", "num_classes")
 
 PARTS: Mapping[str, str] = {
-    "stem.conv": "conv1",
-    "stem.bn": "bn1",
-    "reduce.conv": "conv1",
-    "reduce.bn": "bn1",
+    **TORCHVISION_PARTS,
     "spatial": "conv2",
     "spatial.conv": "conv2",
     "spatial.bias.reduce.conv": "SB.feature_reduction.0",
     "spatial.bias.reduce.bn": "SB.feature_reduction.1",
     "spatial.bias.mix": "SB.sb_conv",
     "bn": "bn2",
-    "expand.conv": "conv3",
-    "expand.bn": "bn3",
-    "shortcut.conv": "downsample.0",
-    "shortcut.bn": "downsample.1",
-    "head.fc": "fc",
 }
 
 
@@ -40,10 +30,7 @@ def build(options: Mapping[str, Any]) -> nn.Module:
     Raises:
         AuthorsOptionError: An argument is unknown or missing, or their code makes no network of them either.
     """
-    known = {*REQUIRED, *DEFAULTS}
-    unknown, missing = sorted(set(options) - known), sorted(set(REQUIRED) - set(options))
-    if unknown or missing:
-        raise AuthorsOptionError(f"spatial_bias: unknown arguments {unknown}, missing arguments {missing}")
+    check_arguments("spatial_bias", options, known=DEFAULTS, required=REQUIRED)
     given = {**DEFAULTS, **options}
     depth = int(given["depth"])
     flags = [bool(flag) for flag in given["gc_group"]]
@@ -80,16 +67,11 @@ def entries(network: nn.Module) -> dict[str, Entry]:
     return {rename(key, stage="layer{next_stage}", parts=PARTS): Entry(key) for key in keys}
 
 
-def takes_no_part(key: str, network: nn.Module) -> bool:
-    """Their networks hold nothing that is not used."""
-    del key, network
-    return False
-
-
-FAMILY = AuthorsFamily(
-    name="spatial_bias",
-    networks=(SpatialBiasResNet,),
-    build=build,
-    entries=entries,
-    takes_no_part=takes_no_part,
+register_family(
+    AuthorsFamily(
+        name="spatial_bias",
+        networks=(SpatialBiasResNet,),
+        build=build,
+        entries=entries,
+    )
 )

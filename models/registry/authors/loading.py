@@ -8,20 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.adaptive_span import authors_checkpoint as adaptive_span
-from models.fcvit import authors_checkpoint as fcvit
-from models.lesa import authors_checkpoint as lesa
-from models.lsas import authors_checkpoint as lsas
-from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry
+from models.registry.authors.family import FAMILIES, AuthorsFamily, AuthorsOptionError, Entry
 from models.registry.catalogue import create_model, model_family
-from models.spatial_bias import authors_checkpoint as spatial_bias
 
-__all__ = ["FAMILIES", "AuthorsCheckpointError", "family_of", "from_authors", "load_authors_checkpoint"]
+__all__ = ["AuthorsCheckpointError", "family_of", "from_authors", "load_authors_checkpoint"]
 
-FAMILIES: Mapping[str, AuthorsFamily] = {
-    family.name: family
-    for family in (adaptive_span.FAMILY, fcvit.FAMILY, lesa.FAMILY, lsas.FAMILY, spatial_bias.FAMILY)
-}
 CONTAINERS = ("state_dict_ema", "state_dict", "model_ema", "model")  # in order of preference, as timm's
 PREFIXES = ("module.", "_orig_mod.")  # left by DistributedDataParallel and torch.compile
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from models.registry import verify
-from models.registry.authors.loading import FAMILIES
+from models.registry.authors.family import FAMILIES
 
 TESTS = Path(__file__).resolve().parents[2]
 COPIES = TESTS / "models" / "golden"

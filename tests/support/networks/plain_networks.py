@@ -20,7 +20,7 @@ from models.common.bottleneck import ConvNorm
 from models.common.non_local import NonLocal, NonLocalBottleneck
 from models.fcvit.network import FCViT
 from models.lesa.attention import LocallyEnhancedAttention
-from models.lesa.network import LesaBottleneck, NormedConv
+from models.lesa.network import LesaBottleneck
 from models.lsas.sub_attention import AttentionGate
 from models.spatial_bias.network import SpatialBiasConv
 from tests.support.networks.attention_oracle import unfold_attention
@@ -85,7 +85,9 @@ def plain_operator(operator: Any, x: Tensor) -> Tensor:
         return plain_lesa(operator, x)
     if isinstance(operator, SpatialBiasConv):
         return plain_spatial_bias(operator, x)
-    assert isinstance(operator, AdaptiveAttention | LocalAttention | NormedConv | nn.Conv2d), operator
+    if isinstance(operator, ConvNorm):
+        return normed_conv(operator, x)
+    assert isinstance(operator, AdaptiveAttention | LocalAttention | nn.Conv2d), operator
     y: Tensor = operator(x)
     return y
 
