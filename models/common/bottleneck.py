@@ -1,4 +1,4 @@
-"""The parts that all residual networks of this package are made of: normed convolution, stem, bottleneck.
+"""Parts of all residual networks of this package: normed convolution, stem, bottleneck.
 
 Sources: He et al. 2016 (arXiv 1512.03385) for the bottleneck; Parker et al. 2020 (arXiv 2004.08708) for the
 stride as a pool behind the last norm.
@@ -47,7 +47,7 @@ class ConvNorm(nn.Module):
         self.act = nn.ReLU(inplace=True) if act else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolves, normalises, activates."""
+        """Convolve, normalise, activate."""
         y: Tensor = self.act(normed_conv(self.conv, self.bn, x))
         return y
 
@@ -64,7 +64,7 @@ class Stem(ConvNorm):
         self.reduction = 4 if large_image else 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolves and, for large images, pools."""
+        """Convolve and, for large images, pool."""
         y: Tensor = self.pool(super().forward(x))
         return y
 
@@ -110,7 +110,7 @@ class Bottleneck(nn.Module):
         self.act_out = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Adds the branch to the shortcut."""
+        """Add the branch to the shortcut."""
         shortcut = self.shortcut(x)
         x = self.act(self.normed_spatial(self.reduce(x)))
         x = self.drop_path(self.pool(self.expand(x)))
@@ -119,7 +119,7 @@ class Bottleneck(nn.Module):
         return y
 
     def normed_spatial(self, x: Tensor) -> Tensor:
-        """The operator and its norm."""
+        """Apply the operator and its norm."""
         if isinstance(self.spatial, nn.Conv2d):
             return normed_conv(self.spatial, self.bn, x)
         y: Tensor = self.bn(self.spatial(x))

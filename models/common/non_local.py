@@ -1,4 +1,4 @@
-"""Non-local block: every position of a map reads every other, weighted by how alike their embeddings are.
+"""Non-local block: every position of a map reads every other one, weighted by the likeness of their embeddings.
 
 Source: Wang et al. 2018, "Non-local Neural Networks" (arXiv 1711.07971), section 3.3, embedded Gaussian.
 Differs: the projection back has no bias, as a norm follows it; the product of weights and values is one fused
@@ -21,7 +21,7 @@ EMBED_STD = 0.01  # the deviation that the paper's authors start embeddings with
 
 
 class NonLocal(nn.Module):
-    """Adds to each position what it reads from all positions.
+    """Residual attention of all positions of a map to all.
 
     Shape: x (B, dim, H, W) -> (B, dim, H, W). Starts as an identity.
 
@@ -50,7 +50,7 @@ class NonLocal(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Small embeddings, and a norm of zero that makes the block an identity."""
+        """Draw small embeddings, and set the last norm to zero, which makes the block an identity."""
         for conv in (self.embed, self.expand):
             nn.init.normal_(conv.weight, std=EMBED_STD)
         if self.embed.bias is not None:
@@ -58,7 +58,7 @@ class NonLocal(nn.Module):
         nn.init.zeros_(self.bn.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embeds, attends, projects back, adds."""
+        """Embed, attend, project back, add."""
         embedded = self.embed(x).contiguous(memory_format=torch.channels_last)  # rows of channels, as attention reads
         q, k, v = embedded.chunk(3, dim=1)
         queries, keys, values = (y.flatten(2).transpose(1, 2)[:, None] for y in (q, self.pool(k), self.pool(v)))
@@ -69,7 +69,7 @@ class NonLocal(nn.Module):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NonLocalPlan:
-    """Where a network has non-local blocks, and of which form.
+    """Places and form of the non-local blocks of a network.
 
     Args:
         stages: Which stages have them.
@@ -86,7 +86,7 @@ class NonLocalPlan:
     scaled: bool
 
     def block(self, site: BlockSite, dim: int) -> nn.Module:
-        """The non-local block that follows the residual block of a place, an identity for none."""
+        """Make the module that follows a residual block: a non-local block, or an identity."""
         if not self.stages[site.stage] or (site.index + 1) % self.every:
             return nn.Identity()
         return NonLocal(dim, reduction=self.reduction, pool_keys=self.pool_keys, scaled=self.scaled)
@@ -115,6 +115,6 @@ class NonLocalBottleneck(Bottleneck):
         self.non_local = plan.block(site, self.out_chs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The bottleneck, then the non-local block."""
+        """Apply the bottleneck, then the non-local block."""
         y: Tensor = self.non_local(super().forward(x))
         return y

@@ -1,4 +1,4 @@
-"""What a network may be told: its options, the rule of each, and problems in the words of the user."""
+"""Options of networks, the rule of each, and problems with given values."""
 
 import dataclasses
 import difflib
@@ -28,7 +28,7 @@ OptionValue: TypeAlias = bool | int | float | str | tuple[bool, ...] | tuple[int
 
 @dataclasses.dataclass(frozen=True)
 class OptionProblem:
-    """One thing that is wrong with one option.
+    """Problem with one option.
 
     Args:
         option: Name of the option, or `name` for the name of the network itself.
@@ -47,7 +47,7 @@ class OptionProblem:
 
 
 class ModelOptionError(ValueError):
-    """A network was asked for with options that it does not have or that cannot hold.
+    """Options that a network does not have, or values that they do not take.
 
     Args:
         problems: All that is wrong, at least one entry.
@@ -62,18 +62,18 @@ class ModelOptionError(ValueError):
 
 
 class UnknownOptionError(ModelOptionError, TypeError):
-    """One of the options does not exist, which Python and timm report as a `TypeError`."""
+    """Options that do not exist, which Python and timm report as a `TypeError`."""
 
 
 def nearest_name(unknown: str, known: Iterable[str]) -> str | None:
-    """The known name most like `unknown`, or None when nothing is close."""
+    """Return the known name most like `unknown`, or None when nothing is close."""
     matches = difflib.get_close_matches(unknown, list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelOption:
-    """One explicit keyword of a network and the values it takes.
+    """Explicit keyword of a network and the values it takes.
 
     Args:
         name: The keyword.
@@ -102,7 +102,7 @@ class ModelOption:
 
     @property
     def rule(self) -> str:
-        """The allowed values as a clause, such as `an odd int from 1 to 33`."""
+        """Allowed values as a clause, such as `an odd int from 1 to 33`."""
         if self.type is tuple:
             example = ("T" * self.length)[1:] + "F"
             return f"a sequence of {self.length} bools, one per stage, or as many letters such as {example!r}"
@@ -119,13 +119,15 @@ class ModelOption:
         return " ".join([kind, *filter(None, bounds)])
 
     def problem(self, given: object) -> OptionProblem | None:
-        """What is wrong with `given`, or None."""
+        """Return the problem with `given`, or None."""
         if self._allows(given):
             return None
         return OptionProblem(self.name, given, f"{self.name} is {self.rule}", f"Use {self.nearest(given)!r}.")
 
     def normalise(self, given: object) -> OptionValue:
-        """`given` in the type of the option: a list of bools or its letters become a tuple, a whole number a float.
+        """Return `given` in the type of the option.
+
+        A list of bools or its letters become a tuple, a whole number a float.
 
         Raises:
             ModelOptionError: The option does not take this value.
@@ -143,7 +145,7 @@ class ModelOption:
         return given
 
     def nearest(self, given: object) -> OptionValue:
-        """The allowed value closest to `given`; the default where closeness has no meaning."""
+        """Return the allowed value closest to `given`; the default where closeness has no meaning."""
         if self.choices and isinstance(given, str):
             return nearest_name(given, self.choices) or self.default
         if self.type not in (int, float) or isinstance(given, bool) or not isinstance(given, int | float):
@@ -186,7 +188,7 @@ class ModelOption:
 
 @dataclasses.dataclass(frozen=True)
 class ImageShape:
-    """Images a network is to be built for; sides in pixels."""
+    """Size of the images that a network is built for."""
 
     height: int
     width: int

@@ -1,4 +1,8 @@
-"""The residual network that the families of this package share, behind timm's uniform surface.
+"""Residual network that the families of this package share, behind timm's uniform surface.
+
+A bottleneck is 1x1, a spatial operator, 1x1; most families differ only in the operator and in the place where a stage
+halves its map. A family passes its widths and a function that makes a block for each place in the network;
+`bottlenecks_around` turns a function that makes operators into such a function.
 
 A bottleneck is 1x1, a spatial operator, 1x1; most families differ only in the operator and in where a stage
 halves its map. A family names its widths and hands in a function that makes a block for each place in the
@@ -31,7 +35,7 @@ MakeSpatial = Callable[[int, int, int], nn.Module]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockSite:
-    """Where a block is to stand.
+    """Place and channels of a block in a network.
 
     Args:
         in_chs: Channels it reads.
@@ -55,7 +59,7 @@ MakeBlock = Callable[[BlockSite], nn.Module]
 
 
 def bottlenecks_around(make_spatial: MakeSpatial, *, pool_stride: bool) -> MakeBlock:
-    """Makes blocks that are bottlenecks around the operators of a family; see `Bottleneck`."""
+    """Return a function that makes bottlenecks around the operators of a family; see `Bottleneck`."""
 
     def make_block(site: BlockSite) -> nn.Module:
         return Bottleneck(

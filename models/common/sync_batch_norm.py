@@ -1,4 +1,7 @@
-"""Batch norm whose mean and variance are those of all ranks' images, on devices where torch has none.
+"""Batch norm over the images of all ranks, on devices where torch has none.
+
+torch's own `SyncBatchNorm` refuses tensors on a CPU. This one reduces sums and counts, so that ranks may hold shares of
+different sizes, and W ranks compute the same result as one rank with all images.
 
 torch's own `SyncBatchNorm` refuses tensors on a CPU. This one reduces sums and counts, so that ranks may hold shares
 of different sizes, and what W ranks normalise is what one rank would with all images.
@@ -14,7 +17,7 @@ from torch import Tensor, nn
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """A sum over ranks that gradients pass through: each rank's part has had an effect on all of them."""
+    """Sum over ranks with gradients: the part of each rank has had an effect on all of them."""
 
     @staticmethod
     def forward(_ctx: Any, values: Tensor) -> Tensor:
@@ -30,7 +33,10 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 def sums_for(norm: nn.Module, sums: Tensor) -> Tensor:
-    """Sums of statistics, over all ranks where `norm` is synchronised and in training, else as they are.
+    """Return sums of statistics, over all ranks where `norm` is synchronised and in training, else unchanged.
+
+    For layers that compute the statistics of a norm themselves. The number of summands belongs into `sums`, since ranks
+    may differ in it.
 
     For networks that compute a norm's statistics by a way of their own. The number of what was summed belongs into
     `sums`, as ranks may differ in it.
@@ -68,7 +74,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalises; in evaluation, or without peers, as an ordinary batch norm does."""
+        """Normalise; in evaluation, or with a single rank, as an ordinary batch norm does."""
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(x)
         self._check_input_dim(x)
@@ -87,7 +93,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Replaces every batch norm by one over all ranks, with the same parameters, buffers and names.
+    """Replace every batch norm by one over all ranks, with the same parameters, buffers and names.
 
     Args:
         model: Changed in place, but for a model that is itself a batch norm.

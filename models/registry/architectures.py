@@ -94,7 +94,7 @@ TIMM_BUILD_KEYWORDS = frozenset(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What is known about a registered network.
+    """Record of a registered network.
 
     Args:
         name: Name in timm's registry.
@@ -109,7 +109,7 @@ class Architecture:
     joint_rule: JointRule = no_joint_rule
 
     def problems(self, given: Mapping[str, object], image: ImageShape | None = None) -> list[OptionProblem]:
-        """All that is wrong with the options given for this network, without building it."""
+        """Return all problems with the options given for this network, without building it."""
         known = {**COMMON_OPTIONS, **self.options}
         problems = []
         values = {name: option.default for name, option in self.options.items()}
@@ -224,7 +224,7 @@ def register_architecture(
 
 
 def build(name: str, network: type[nn.Module], *, pretrained: bool, given: dict[str, Any], **fixed: Any) -> nn.Module:
-    """Builds a registered network through timm after checking the keywords given for it.
+    """Build a registered network through timm after checking the keywords given for it.
 
     Args:
         name: The registered name.

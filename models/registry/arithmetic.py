@@ -1,4 +1,9 @@
-"""What there is to know about a network before training it: parameters and multiply-accumulates.
+"""Cost of a network before it is trained: parameters and multiply-accumulates.
+
+Multiply-accumulates are those of convolutions and matrix products, counted on shapes alone, without images. Attention
+to windows counts by its formula, every query against every pixel of its window, however it is computed; learned windows
+count at their first size. So does the similarity of FCViT, one product per channel and position. All other layers count
+as they compute.
 
 Multiply-accumulates are those of convolutions and matrix products, counted on shapes alone, without images.
 Attention to windows counts as its formula says, every query against every pixel of its window, whatever the
@@ -40,7 +45,7 @@ _REMEMBERED = 4096  # networks
 
 @dataclasses.dataclass(frozen=True)
 class ModelFacts:
-    """One registered network with its default options.
+    """Registered network with its default options.
 
     Args:
         name: Its registered name.
@@ -61,7 +66,7 @@ class ModelFacts:
 
 @dataclasses.dataclass(frozen=True)
 class ModelCost:
-    """How large a network is, whatever it has learned.
+    """Size of a network.
 
     Args:
         params: Numbers it learns.
@@ -73,7 +78,7 @@ class ModelCost:
 
 
 def model_facts(name: str) -> ModelFacts:
-    """Looks up and counts a registered network.
+    """Look up and count a registered network.
 
     Raises:
         ModelOptionError: There is no such network.
@@ -94,7 +99,7 @@ def model_facts(name: str) -> ModelFacts:
 
 
 def model_cost(name: str, options: Mapping[str, Any], *, num_classes: int, in_chans: int, image_size: int) -> ModelCost:
-    """Counts a network with its options, almost without memory, as `model_facts` counts.
+    """Count a network with its options as `model_facts` does, almost without memory.
 
     Takes milliseconds the first time; networks that differ only in what costs nothing are counted once.
 
@@ -113,13 +118,13 @@ def model_cost(name: str, options: Mapping[str, Any], *, num_classes: int, in_ch
 
 
 def model_params(name: str, options: Mapping[str, Any], *, num_classes: int, in_chans: int, image_size: int) -> int:
-    """Parameters of a network with its options; see `model_cost`, of which it is the cheaper half."""
+    """Return the parameters of a network with its options: the cheaper half of `model_cost`."""
     shape = {"num_classes": num_classes, "in_chans": in_chans, "image_size": image_size}
     return _counted_params(name, _deciding(name, options, **shape), **shape)
 
 
 def _deciding(name: str, options: Mapping[str, Any], **shape: int) -> tuple[tuple[str, OptionValue], ...]:
-    """The options that decide what a network costs, in one spelling, after all of them were checked."""
+    """Return the options that decide on the cost of a network, normalised, after all of them were checked."""
     if problems := check_options(name, options, **shape):
         raise ModelOptionError(problems, model=name)
     known = {**COMMON_OPTIONS, **model_options(name)}

@@ -1,4 +1,4 @@
-"""Looking up, checking and building the networks of this package by name."""
+"""Lookup, check and construction of the networks of this package by name."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,12 +16,12 @@ SEARCHABLE_COMMON = ("drop_rate", "drop_path_rate")
 
 
 def list_models() -> list[str]:
-    """Names of all networks of this package, sorted."""
+    """Return the names of all networks of this package, sorted."""
     return sorted(ARCHITECTURES)
 
 
 def model_options(name: str) -> Mapping[str, ModelOption]:
-    """The explicit keywords of a network beyond those that timm gives every network.
+    """Return the explicit keywords of a network beyond those that timm gives every network.
 
     Raises:
         ModelOptionError: There is no such network.
@@ -30,7 +30,7 @@ def model_options(name: str) -> Mapping[str, ModelOption]:
 
 
 def searchable_options(name: str) -> Mapping[str, ModelOption]:
-    """What a search may vary in a network: its own options and, of timm's common ones, the two kinds of dropout.
+    """Return the options that a search may vary: a network's own, and both kinds of dropout.
 
     Raises:
         ModelOptionError: There is no such network.
@@ -39,7 +39,7 @@ def searchable_options(name: str) -> Mapping[str, ModelOption]:
 
 
 def model_family(name: str) -> str:
-    """The family of a network, as `from_authors` names it.
+    """Return the family of a network, as `from_authors` names it.
 
     Raises:
         ModelOptionError: There is no such network.
@@ -55,7 +55,7 @@ def check_options(
     in_chans: int | None = None,
     num_classes: int | None = None,
 ) -> list[OptionProblem]:
-    """Everything that is wrong with a network and its options, without building it.
+    """Return all problems with a network and its options, without building it.
 
     Args:
         name: Name of the network.
@@ -90,7 +90,7 @@ def create_model(
     image_size: int | tuple[int, int] | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Builds a network of this package with random weights.
+    """Build a network of this package with random weights.
 
     Args:
         name: One of `list_models()`.
@@ -112,7 +112,7 @@ def create_model(
 
 
 def _declared_size(name: str, image_size: int | tuple[int, int] | None) -> dict[str, int | tuple[int, int]]:
-    """The size of the images as the option `img_size`, for the networks that have it."""
+    """Return the size of the images as the option `img_size`, for the networks that have it."""
     return {IMG_SIZE: image_size} if image_size is not None and IMG_SIZE in ARCHITECTURES[name].options else {}
 
 

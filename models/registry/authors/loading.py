@@ -1,4 +1,4 @@
-"""Checkpoints of the authors' scripts, loaded into our networks: strict, and safe to open."""
+"""Loading of checkpoints of the authors' scripts into our networks: strict, and without running code of a file."""
 
 import argparse
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ PREFIXES = ("module.", "_orig_mod.")  # left by DistributedDataParallel and torc
 
 
 class AuthorsCheckpointError(ValueError):
-    """A checkpoint does not fit the network.
+    """Checkpoint that does not fit the network.
 
     Args:
         problem: What is wrong, when it is not about single entries.
@@ -44,7 +44,7 @@ class AuthorsCheckpointError(ValueError):
 
 
 def from_authors(family: str, options: Mapping[str, Any]) -> nn.Module:
-    """Builds our network from the arguments of the authors' constructor.
+    """Build our network from the arguments of the authors' constructor.
 
     Args:
         family: One of `FAMILIES`, such as `spatial_bias`.
@@ -60,7 +60,7 @@ def from_authors(family: str, options: Mapping[str, Any]) -> nn.Module:
 
 
 def family_of(network: nn.Module) -> AuthorsFamily:
-    """The family that a network of ours belongs to.
+    """Return the family that a network of ours belongs to.
 
     Raises:
         AuthorsCheckpointError: It belongs to none.
@@ -74,7 +74,7 @@ def family_of(network: nn.Module) -> AuthorsFamily:
 def load_authors_checkpoint(
     name_or_model: str | nn.Module, path_or_state_dict: str | Path | Mapping[str, Any]
 ) -> nn.Module:
-    """Loads what the authors' scripts have saved into a network of ours.
+    """Load a checkpoint of the authors' scripts into a network of ours.
 
     A file is read with `weights_only=True`. Its weights may stand alone or under `state_dict_ema`,
     `state_dict` or `model` (taken in this order), their keys may start with `module.`. Entries that take no
@@ -107,7 +107,7 @@ def load_authors_checkpoint(
 
 
 def _weights(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint under the authors' bare keys."""
+    """Return the tensors of a checkpoint under the authors' bare keys."""
     if isinstance(source, str | Path):
         with torch.serialization.safe_globals([argparse.Namespace]):
             source = torch.load(source, map_location="cpu", weights_only=True)
@@ -128,7 +128,7 @@ def _bare(key: str) -> str:
 
 
 def _build_for(name: str, state: Mapping[str, Tensor]) -> nn.Module:
-    """The named network with the classes and image channels that the checkpoint was trained with."""
+    """Build the named network with the classes and image channels that the checkpoint was trained with."""
     family = FAMILIES.get(model_family(name))
     if family is None:
         raise AuthorsCheckpointError(
