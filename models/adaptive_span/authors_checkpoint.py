@@ -61,7 +61,7 @@ AUGMENTED_PARTS: Mapping[str, str] = {
 
 
 def build(options: Mapping[str, Any]) -> nn.Module:
-    """Our network for the arguments of theirs.
+    """Build our network for the arguments of theirs.
 
     Raises:
         AuthorsOptionError: An argument is unknown, or there is no such network here.
@@ -92,7 +92,7 @@ def build(options: Mapping[str, Any]) -> nn.Module:
 
 
 def _depths(num_blocks: Any, stages: int) -> tuple[int, ...]:
-    """Blocks of each stage; their class reads as many numbers as it has stages and leaves the others."""
+    """Return the blocks of each stage; their class reads as many numbers as it has stages and ignores the others."""
     depths = tuple(num_blocks)[:stages] if isinstance(num_blocks, list | tuple) else ()
     if len(depths) < stages or not all(isinstance(depth, int) and depth > 0 for depth in depths):
         raise AuthorsOptionError(f"adaptive_span: num_blocks: got {num_blocks!r}; it is {stages} ints of at least 1")
@@ -100,7 +100,7 @@ def _depths(num_blocks: Any, stages: int) -> tuple[int, ...]:
 
 
 def _augmented(given: Mapping[str, Any], shape: Mapping[str, Any]) -> nn.Module:
-    """The network with augmented convolutions, which go before any other attention and know no positions."""
+    """Build the network with augmented convolutions, which override any other attention and have no positions."""
     heads, dk, dv = given["groups"], given["dk"], given["dv"]
     kernel_size = given["attention_kernel"] if given["all_attention"] else 3
     narrowest = min(shape["widths"])
@@ -113,7 +113,7 @@ def _augmented(given: Mapping[str, Any], shape: Mapping[str, Any]) -> nn.Module:
 
 
 def entries(network: nn.Module) -> dict[str, Entry]:
-    """Their keys; the stacked projections of ours are three of theirs."""
+    """Return their keys; the stacked projections of ours are three of theirs."""
     table: dict[str, Entry] = {}
     if isinstance(network, AugmentedResNet):
         return {rename(key, stage="layers.{stage}", parts=AUGMENTED_PARTS): Entry(key) for key in network.state_dict()}
@@ -137,7 +137,7 @@ def entries(network: nn.Module) -> dict[str, Entry]:
 
 
 def takes_no_part(key: str, network: nn.Module) -> bool:
-    """The constant template of a mask, and the spans of attention whose window is fixed."""
+    """Return whether a key is the constant template of a mask, or the spans of attention with fixed windows."""
     if key.endswith(".adaptive_mask.mask_template"):
         return isinstance(network, AdaptiveSpanResNet | LocalAttentionResNet)
     return key.endswith(".adaptive_mask.current_val") and isinstance(network, LocalAttentionResNet)

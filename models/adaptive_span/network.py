@@ -1,4 +1,4 @@
-"""The residual network of the adaptive-span paper with each of its spatial operators.
+"""Residual network of the adaptive-span paper with each of its spatial operators.
 
 Source: Parker, Kumar, Roussy 2020, "Adaptive Attention Span in Computer Vision" (arXiv 2004.08708), appendix
 A.3. Differs: the pooled head is global, which the authors' 4x4 average pool is at 32 px only, and an odd map
@@ -18,7 +18,7 @@ __all__ = ["AdaptiveSpanResNet", "AugmentedResNet", "ConvResNet", "LocalAttentio
 
 
 class _ParkerResNet(SpatialResNet):
-    """The paper's network around any spatial operator: strides are average pools behind the last norm."""
+    """Network of the paper around any spatial operator: strides are average pools behind the last norm."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class _ParkerResNet(SpatialResNet):
 
 
 class ConvResNet(_ParkerResNet):
-    """The network with 3x3 convolutions.
+    """Network with a 3x3 convolution in every block.
 
     Shape: x (B, in_chans, H, W) -> (B, num_classes).
 
@@ -73,7 +73,7 @@ class ConvResNet(_ParkerResNet):
 
 
 class LocalAttentionResNet(_ParkerResNet):
-    """The network with local attention of fixed window in every block.
+    """Network with local attention of fixed window in every block.
 
     Shape: x (B, in_chans, H, W) -> (B, num_classes).
 
@@ -106,7 +106,7 @@ class LocalAttentionResNet(_ParkerResNet):
 
 
 class AugmentedResNet(_ParkerResNet):
-    """The network with attention-augmented convolution in every block.
+    """Network with attention-augmented convolution in every block.
 
     Shape: x (B, in_chans, H, W) -> (B, num_classes).
 
@@ -155,7 +155,7 @@ class AugmentedResNet(_ParkerResNet):
 
 
 class AdaptiveSpanResNet(_ParkerResNet):
-    """The network with adaptive attention in every block.
+    """Network with adaptive attention in every block.
 
     Shape: x (B, in_chans, H, W) -> (B, num_classes).
 

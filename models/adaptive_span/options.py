@@ -104,7 +104,7 @@ ADAPTIVE_OPTIONS = (STEM, NUM_HEADS, MAX_SPAN, RAMP, SPAN_INIT, SPAN_PENALTY)
 
 
 def heads_divide_channels(values: Mapping[str, OptionValue], image: ImageShape | None) -> Sequence[OptionProblem]:
-    """Every width is a multiple of the narrowest, so heads that divide that one divide all."""
+    """Check that the heads divide the narrowest width, of which every other width is a multiple."""
     del image
     heads = values["num_heads"]
     assert isinstance(heads, int)
@@ -118,7 +118,7 @@ def heads_divide_channels(values: Mapping[str, OptionValue], image: ImageShape |
 def heads_divide_keys_and_values(
     values: Mapping[str, OptionValue], image: ImageShape | None
 ) -> Sequence[OptionProblem]:
-    """Queries, keys and values of augmented convolutions are shared out evenly to the heads."""
+    """Check that the heads divide the channels of keys and values of augmented convolutions."""
     del image
     heads = values["num_heads"]
     assert isinstance(heads, int)

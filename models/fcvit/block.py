@@ -1,4 +1,4 @@
-"""An FCViT block, the embedding between stages, and the switches that shape all blocks of a network.
+"""FCViT block, the embedding between stages, and the switches that shape all blocks of a network.
 
 Source: Ma et al. 2022, "A Close Look at Spatial Modeling: From Attention to Convolution" (arXiv 2212.12552).
 """
@@ -23,7 +23,7 @@ NormLayer: TypeAlias = Callable[[int], nn.Module]
 
 
 def norm_of_map(dim: int) -> nn.Module:
-    """Norm over all channels and positions of an image, with a weight and a bias per channel."""
+    """Make a norm over all channels and positions of an image, with a weight and a bias per channel."""
     return nn.GroupNorm(1, dim)
 
 
@@ -39,7 +39,7 @@ class PatchEmbed(nn.Module):
         self.bn = nn.BatchNorm2d(out_chs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embeds."""
+        """Embed."""
         return normed_conv(self.conv, self.bn, x)
 
 
@@ -78,7 +78,7 @@ class FCViTBlock(nn.Module):
         self.layer_scale_2 = None if first is None else nn.Parameter(first.clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Adds both branches, one after the other."""
+        """Add both branches, one after the other."""
         y = self.token_mixer(self.norm1(x))
         y = self.drop_path(y)
         if self.layer_scale_1 is not None:
@@ -87,13 +87,13 @@ class FCViTBlock(nn.Module):
         return x + self.drop_path(self.channel_mixer(self.norm2(x), self.layer_scale_2))  # type: ignore[no-any-return]
 
     def no_weight_decay(self) -> set[str]:
-        """The scales per channel."""
+        """Return the scales per channel."""
         return set() if self.layer_scale_1 is None else {"layer_scale_1", "layer_scale_2"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockDesign:
-    """What the blocks of a network have in common.
+    """Switches and sizes that the blocks of a network share.
 
     Args:
         kernel_size_1: Window side of the first mixing step; odd.
@@ -142,7 +142,7 @@ class BlockDesign:
     norm_layer: NormLayer = norm_of_map
 
     def problems(self, embed_dims: Sequence[int]) -> list[OptionProblem]:
-        """What keeps the context from being built at these channels of the stages."""
+        """Return the options that do not fit these channels of the stages."""
         if not self.global_context:
             return []
         problems = []
@@ -155,7 +155,7 @@ class BlockDesign:
         return problems
 
     def context(self, dim: int) -> nn.Module:
-        """The global context of a step."""
+        """Make the global context of a step."""
         return GlobalContext(
             dim,
             num_heads=self.num_heads,
@@ -166,7 +166,7 @@ class BlockDesign:
         )
 
     def token_mixer(self, dim: int, largest_window: int | None) -> TokenMixer:
-        """The token mixer, its windows no larger than told."""
+        """Make the token mixer, with windows no larger than `largest_window`."""
         gate = None
         if self.spatial_attention:
             gate = SpatialAttention(
@@ -187,7 +187,7 @@ class BlockDesign:
         )
 
     def channel_mixer(self, dim: int, mlp_ratio: float) -> ChannelMixer:
-        """The channel mixer."""
+        """Make the channel mixer."""
         attention = None
         if self.channel_attention:
             attention = ChannelAttention(kernel_sizes=self.channel_kernel_sizes, act_layer=self.act_layer)
@@ -202,7 +202,7 @@ class BlockDesign:
 
 
 def divides(option: str, given: int, embed_dims: Sequence[int]) -> OptionProblem:
-    """The problem that `given` does not divide the channels of every stage."""
+    """Return the problem that `given` does not divide the channels of every stage."""
     nearest = nearest_divisor(math.gcd(*embed_dims), given)
     rule = f"{option} divides the channels of every stage, {', '.join(map(str, embed_dims))}"
     return OptionProblem(option, given, rule, f"Use {nearest}.")

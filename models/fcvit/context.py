@@ -1,4 +1,7 @@
-"""What an FCViT block adds to plain convolutions: global context, and two optional gates.
+"""Parts of an FCViT block beyond plain convolutions: global context, and two optional gates.
+
+In trained transformers, attention adds to a convolution a context that is nearly the same for every query. Here it is
+one vector per image; each position takes as much of it as it resembles the mean of the map.
 
 What attention contributes beyond a convolution is, in trained transformers, a context that is nearly the same
 for every query. Here it is one vector per image; each position takes as much of it as it resembles the mean of
@@ -28,7 +31,7 @@ ActLayer: TypeAlias = Callable[[], nn.Module]
 
 @register_notrace_module
 class GlobalContext(nn.Module):
-    """Adds to every position a context vector of the whole map.
+    """Residual context vector of the whole map, added to every position.
 
     Shape: x (B, dim, H, W) -> the same.
 
@@ -66,7 +69,7 @@ class GlobalContext(nn.Module):
         self.shift = nn.Parameter(torch.zeros(num_heads)) if similarity else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Adds the context."""
+        """Add the context."""
         mean = map_mean(x)
         context = self.context(mean)
         if self.scale is None:
@@ -79,7 +82,7 @@ class GlobalContext(nn.Module):
         return linear if self.scale is None else linear + x.numel()
 
     def add(self, x: Tensor, weights: Tensor, context: Tensor) -> Tensor:
-        """The map and its weighted context: (B, dim, H, W), (B, num_heads, H * W), (B, dim) -> (B, dim, H, W).
+        """Add the weighted context: (B, dim, H, W), (B, num_heads, H * W), (B, dim) -> (B, dim, H, W).
 
         As a product of matrices, it writes one map, and its gradients need none; in the order of memory of `x`.
         """
@@ -91,7 +94,7 @@ class GlobalContext(nn.Module):
         return added.unflatten(2, x.shape[2:])  # type: ignore[no-any-return]
 
     def context(self, mean: Tensor) -> Tensor:
-        """The vector to be added, from the mean of the map: (B, dim) -> (B, dim)."""
+        """Compute the vector to be added, from the mean of the map: (B, dim) -> (B, dim)."""
         narrow = self.squeeze(mean)
         if self.competition:
             narrow = narrow.unflatten(1, (2, -1)).amax(1)
@@ -99,19 +102,22 @@ class GlobalContext(nn.Module):
         return context
 
     def by_head(self, vector: Tensor) -> Tensor:
-        """A row per head that is zero outside its channels: (B, dim) -> (B, num_heads, dim)."""
+        """Make a row per head that is zero outside its channels: (B, dim) -> (B, num_heads, dim)."""
         heads = vector.unflatten(1, (self.num_heads, -1)).transpose(1, 2)
         return torch.diag_embed(heads, dim1=1, dim2=2).flatten(2)
 
     def similarity_maps(self, x: Tensor) -> Tensor:
-        """`similarity` of every head as maps: (B, dim, H, W) -> (B, num_heads, H, W); all ones without similarity."""
+        """Compute the similarity of every head as maps: (B, dim, H, W) -> (B, num_heads, H, W).
+
+        They are all ones without similarity.
+        """
         if self.scale is None:
             return x.new_ones(x.shape[0], self.num_heads, *x.shape[2:])
         maps: Tensor = self.similarity(x, map_mean(x)).unflatten(2, x.shape[2:])
         return maps
 
     def similarity(self, x: Tensor, mean: Tensor) -> Tensor:
-        """How much of the context each position takes: (B, dim, H, W), (B, dim) -> (B, num_heads, H * W)."""
+        """Compute the share of the context each position takes: (B, dim, H, W), (B, dim) -> (B, num_heads, H * W)."""
         assert self.scale is not None and self.shift is not None
         head_dim = x.shape[1] // self.num_heads
         products = (self.by_head(mean).to(x.dtype) @ x.flatten(2)) * head_dim**-0.5
@@ -123,7 +129,7 @@ class GlobalContext(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """Gates every position and channel by what is around it.
+    """Gate of every position and channel from the neighbourhood.
 
     Shape: x (B, dim, H, W) -> the same.
 
@@ -146,13 +152,13 @@ class SpatialAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Multiplies by the gate."""
+        """Multiply by the gate."""
         y: Tensor = x * self.gate(x)
         return y
 
 
 class ChannelAttention(nn.Module):
-    """Adds to each channel what two short convolutions along the pooled channels make of it.
+    """Residual attention to channels, by two short convolutions along the pooled channels.
 
     Shape: x (B, dim, H, W) -> the same.
 
@@ -169,7 +175,7 @@ class ChannelAttention(nn.Module):
         self.act = act_layer()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Adds the attention of each channel."""
+        """Add the attention of each channel."""
         pooled = map_mean(self.act(x))[:, None]
         attention: Tensor = self.conv2(self.act(self.conv1(pooled)))
         return x + attention.transpose(1, 2)[..., None]

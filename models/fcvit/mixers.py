@@ -1,4 +1,4 @@
-"""The two halves of an FCViT block: mixing of positions by large windows, mixing of channels.
+"""Halves of an FCViT block: mixing of positions by large windows, mixing of channels.
 
 Source: Ma et al. 2022, "A Close Look at Spatial Modeling: From Attention to Convolution" (arXiv 2212.12552).
 """
@@ -50,13 +50,13 @@ class TokenMixingStep(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """One step."""
+        """Apply the step."""
         y: Tensor = self.act(self.pointwise(self.depthwise(self.context(x))))
         return y
 
 
 class TokenMixer(nn.Module):
-    """One or two mixing steps and, when asked for, a spatial gate.
+    """One or two mixing steps and an optional spatial gate.
 
     Shape: x (B, dim, H, W) -> the same.
 
@@ -98,7 +98,7 @@ class TokenMixer(nn.Module):
         self.spatial_attention = spatial_attention or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mixes the positions."""
+        """Mix the positions."""
         y: Tensor = self.spatial_attention(self.steps(x))
         return y
 
@@ -136,7 +136,7 @@ class ChannelMixer(nn.Module):
         self.channel_attention = channel_attention or nn.Identity()
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
-        """Mixes the channels; `scale` (dim,) multiplies those that come out."""
+        """Mix the channels; `scale` (dim,) multiplies the output."""
         x = self.drop(self.act(self.depthwise(self.expand(x))))
         if scale is None:
             y: Tensor = self.channel_attention(self.drop(self.reduce(x)))

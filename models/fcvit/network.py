@@ -1,5 +1,9 @@
 """FCViT: a convolutional network of the shape of a vision transformer, with an explicit global context.
 
+Stages of blocks work at a quarter of the side of the images, and each further stage at half the side of the one before.
+Each block mixes positions (`TokenMixer`) and channels (`ChannelMixer`), each behind a norm of the whole map and in
+front of a learned scale per channel, around a shortcut.
+
 Stages of blocks work at a quarter of the side of the images and at halves of it from there on. Each block
 mixes positions (`TokenMixer`) and channels (`ChannelMixer`), each behind a norm of the whole map and in front
 of a learned scale per channel, around a shortcut.
@@ -103,7 +107,7 @@ def _largest_odd(side: int) -> int:
 
 
 def init_fcvit(module: nn.Module) -> None:
-    """Linear layers from a narrow truncated normal, 2-D convolutions by He's fan-out rule, biases zero."""
+    """Initialise linear layers by a narrow truncated normal, 2-D convolutions by He's fan-out rule, biases by zero."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
     elif isinstance(module, nn.Conv2d):

@@ -24,7 +24,7 @@ FUSIONS = ("none", "scalar", "full")
 
 
 class UnaryTerm(nn.Module):
-    """The local term: a normed convolution.
+    """Local term: a normed convolution.
 
     Shape: x (B, dim, H, W) -> the same.
 
@@ -43,7 +43,7 @@ class UnaryTerm(nn.Module):
         self.bn = nn.BatchNorm2d(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolves and normalises."""
+        """Convolve and normalise."""
         *before, last = self.convs
         for conv in before:
             x = conv(x)
@@ -51,7 +51,7 @@ class UnaryTerm(nn.Module):
 
 
 class Fusion(nn.Module):
-    """The gate of the binary term, from both terms.
+    """Gate of the binary term, from both terms.
 
     Shape: unary (B, dim, H, W), binary (B, dim, H, W) -> (B, dim or 1, H, W), between 0 and 1.
 
@@ -85,7 +85,7 @@ class Fusion(nn.Module):
         self.bn = nn.BatchNorm2d(out_chs)
 
     def forward(self, unary: Tensor, binary: Tensor) -> Tensor:
-        """The gate."""
+        """Compute the gate."""
         x = torch.cat([unary, binary], dim=1).relu_()
         layers = list(self.layers)
         for conv, bn, act in zip(layers[::3], layers[1::3], layers[2::3], strict=True):
@@ -147,7 +147,7 @@ class LocallyEnhancedAttention(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Fuses the terms."""
+        """Fuse the terms."""
         unary, gate, binary = self.terms(x)
         if unary is None:
             return binary
@@ -158,7 +158,7 @@ class LocallyEnhancedAttention(nn.Module):
         return gated
 
     def terms(self, x: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
-        """What is fused: unary term, gate, binary term.
+        """Compute the terms to be fused: unary term, gate, binary term.
 
         Shape: x (B, dim, H, W) -> (B, dim, H, W) or None, (B, dim or 1, H, W) or None, (B, dim, H, W).
         """

@@ -49,7 +49,7 @@ PARTS: Mapping[str, str] = {
 
 
 def build(options: Mapping[str, Any]) -> nn.Module:
-    """Our network for the arguments of theirs.
+    """Build our network for the arguments of theirs.
 
     Raises:
         AuthorsOptionError: An argument is unknown or missing, or their code makes no network of them either.
@@ -83,12 +83,15 @@ def build(options: Mapping[str, Any]) -> nn.Module:
 
 
 def _height_and_width(size: Any) -> tuple[int, int]:
-    """The size of a map; theirs are square, given by one number."""
+    """Return the size of a map; theirs are square, given by one number."""
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def _strides_and_dilations(given: Mapping[str, Any]) -> tuple[list[int], list[tuple[int, int]]]:
-    """Strides, some of them turned into dilations, and the dilations of first and further blocks of each stage."""
+    """Return the strides, and the dilations of first and further blocks of each stage.
+
+    Some strides are turned into dilations.
+    """
     replaced = [False, *(given["replace_stride_with_dilation"] or (False, False, False))]
     strides, dilations, dilation = [], [], 1
     flags = zip(given["strides"], replaced, given["stage_with_lesa"], given["stage_with_first_conv"], strict=True)
@@ -104,7 +107,7 @@ def _strides_and_dilations(given: Mapping[str, Any]) -> tuple[list[int], list[tu
 
 
 def _layer(lesa: Mapping[str, Any]) -> dict[str, Any]:
-    """Our keywords for the arguments of their layer."""
+    """Return our keywords for the arguments of their layer."""
     check_arguments("lesa, its layer", lesa, known=LAYER_OPTIONAL, required=LAYER_REQUIRED)
     if lesa.get("type", "LESA") != "LESA" or lesa["pe_type"] not in POSITIONS:
         raise AuthorsOptionError(f"lesa: type LESA and pe_type one of {sorted(POSITIONS)} make a layer, not {lesa}")
@@ -123,7 +126,7 @@ def _layer(lesa: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def entries(network: nn.Module) -> dict[str, Entry]:
-    """Their keys; they project by a 1-D convolution, and their gate starts with a layer that holds nothing."""
+    """Return their keys; they project by a 1-D convolution, and their gate starts with a layer that holds nothing."""
     table: dict[str, Entry] = {}
     for key, tensor in network.state_dict().items():
         theirs = rename(key, stage="layer{next_stage}", parts=PARTS)
@@ -137,7 +140,7 @@ def entries(network: nn.Module) -> dict[str, Entry]:
 
 
 def takes_no_part(key: str, network: nn.Module) -> bool:
-    """The index into the tables of positions, which follows from the size of the map."""
+    """Return whether a key is the index into the tables of positions, which follows from the size of the map."""
     del network
     return key.endswith(".conv2.flatten_index")
 

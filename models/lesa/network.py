@@ -45,7 +45,7 @@ class LesaBottleneck(nn.Module):
         self.act_out = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Adds the branch to the shortcut."""
+        """Add the branch to the shortcut."""
         shortcut = self.shortcut(x)
         x = self.act(self.spatial(self.reduce(x)))
         x = self.drop_path(self.expand(x))
@@ -55,7 +55,7 @@ class LesaBottleneck(nn.Module):
 
 
 def map_sizes(img_size: tuple[int, int], *, stem_reduction: int, strides: Sequence[int]) -> list[tuple[int, int]]:
-    """Height and width of the map of each stage for images of this height and width."""
+    """Return height and width of the map of each stage for images of this height and width."""
     sizes, (height, width) = [], img_size
     reduction = stem_reduction
     for stride in strides:
@@ -166,7 +166,7 @@ class LesaResNet(SpatialResNet):
 
 
 def init_lesa(module: nn.Module) -> None:
-    """He initialisation by fan-out of 2-D convolutions; projections of attention narrower, by their inputs."""
+    """Initialise 2-D convolutions by He's fan-out rule; projections of attention narrower, by their inputs."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     elif isinstance(module, BinaryTerm):  # reached after the convolution it holds

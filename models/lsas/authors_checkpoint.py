@@ -39,7 +39,7 @@ IMAGENET_PARTS = {
 
 
 def build(options: Mapping[str, Any]) -> nn.Module:
-    """Our network for the arguments of theirs, `factory` being the function that takes them.
+    """Build our network for the arguments of theirs, `factory` being the function that takes them.
 
     Raises:
         AuthorsOptionError: An argument is unknown, or their code makes no network of them either.
@@ -72,7 +72,7 @@ def _build_cifar(factory: str, given: Mapping[str, Any]) -> nn.Module:
 
 
 def _order(info: object) -> int:
-    """The order that their flag stands for, which they look up as a part of a longer word."""
+    """Return the order of their flag, which they look up as a part of a longer word."""
     if not isinstance(info, str):
         raise AuthorsOptionError(f"lsas: info {info!r}; it is a string such as normal, s0, s2 or s5")
     higher = [order for order in (2, 3, 4, 5) if f"s{order}" in info]
@@ -98,7 +98,7 @@ def _build_imagenet(factory: str, given: Mapping[str, Any]) -> nn.Module:
 
 
 def entries(network: nn.Module) -> dict[str, Entry]:
-    """Their keys; a row of our stacked scales and shifts is a parameter of theirs.
+    """Return their keys; a row of our stacked scales and shifts is a parameter of theirs.
 
     Raises:
         AuthorsOptionError: The gates are not squeeze-and-excitation, which is all that their code has.

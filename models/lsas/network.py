@@ -47,11 +47,11 @@ class GatedBottleneck(Bottleneck):
 
     @property
     def last_norm(self) -> nn.BatchNorm2d:
-        """The norm ahead of the gate."""
+        """Norm ahead of the gate."""
         return self.expand.bn
 
     def forward(self, x: Tensor) -> Tensor:
-        """Adds the gated branch to the shortcut, in place of the branch."""
+        """Add the gated branch to the shortcut, in place of the branch."""
         shortcut = self.shortcut(x)
         x = self.act(self.normed_spatial(self.reduce(x)))
         return joined(self.expand(x), shortcut, self)
@@ -80,17 +80,17 @@ class GatedBasicBlock(nn.Module):
 
     @property
     def last_norm(self) -> nn.BatchNorm2d:
-        """The norm ahead of the gate."""
+        """Norm ahead of the gate."""
         return self.conv2.bn
 
     def forward(self, x: Tensor) -> Tensor:
-        """Adds the gated branch to the shortcut, in place of the branch."""
+        """Add the gated branch to the shortcut, in place of the branch."""
         shortcut = self.shortcut(x)
         return joined(self.conv2(self.conv1(x)), shortcut, self)
 
 
 def joined(branch: Tensor, shortcut: Tensor, block: GatedBasicBlock | GatedBottleneck) -> Tensor:
-    """Gates the branch, drops it by chance, adds the shortcut, activates.
+    """Gate the branch, drop it by chance, add the shortcut, activate.
 
     Where nothing is kept for gradients, the gate multiplies in place.
     """
@@ -172,7 +172,7 @@ class LsasResNet(SpatialResNet):
 
 
 def init_gated_resnet(network: nn.Module, *, zero_init_last: bool) -> None:
-    """He initialisation by fan-out of the convolutions of the trunk; gates and classifier keep their own."""
+    """Initialise the convolutions of the trunk by He's fan-out rule; gates and classifier keep their own."""
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d) and ".gate." not in name:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -78,18 +78,18 @@ BLOCK = ModelOption(
 
 
 def gated_stages(default: tuple[bool, ...]) -> ModelOption:
-    """The option of which stages have gates, with the released ones as its default."""
+    """Make the option of the stages with gates, with the released ones as its default."""
     return stages_option(default, "Which stages have gates; none is the plain ResNet.")
 
 
 def cifar_blocks(depth: int, block: str) -> int | None:
-    """Blocks of each of the three stages of a small-image network, or None when the depth does not divide."""
+    """Return the blocks of each of three stages of a small-image network; None when the depth does not divide."""
     blocks, rest = divmod(depth - 2, LAYERS_PER_STEP[block])
     return None if rest else blocks
 
 
 def depth_fits(depth: int) -> JointRule:
-    """A basic block has two layers, so three stages of them cannot make every depth."""
+    """Make the rule that three stages of the chosen block make the depth: a basic block has two layers."""
 
     def rule(values: Mapping[str, OptionValue], image: ImageShape | None) -> Sequence[OptionProblem]:
         del image

@@ -52,11 +52,11 @@ class SubAttention(nn.Module):
             self.shift = nn.Parameter(torch.full((order, channels), float(shift_init)))
 
     def no_weight_decay(self) -> set[str]:
-        """Scale and shift, which are affine like those of a norm."""
+        """Return scale and shift, which are affine like those of a norm."""
         return {"scale", "shift"} if self.order else set()
 
     def forward(self, logits: Tensor) -> Tensor:
-        """Walks the chain, multiplying sigmoids."""
+        """Multiply the sigmoids along the chain."""
         first, *others = self.factors(logits)
         gate = first
         for factor in others:
@@ -64,7 +64,7 @@ class SubAttention(nn.Module):
         return gate
 
     def factors(self, logits: Tensor) -> list[Tensor]:
-        """What the gate is the product of, by order from 0: logits (B, channels) -> order + 1 of the same shape."""
+        """Return the factors of the gate, by order from 0: logits (B, channels) -> order + 1 of the same shape."""
         factors = [logits.sigmoid()]
         if self.scale is not None and self.shift is not None:
             for scale, shift in zip(self.scale.unbind(), self.shift.unbind(), strict=True):
@@ -74,7 +74,7 @@ class SubAttention(nn.Module):
 
 
 class AttentionGate(nn.Module):
-    """A channel attention with sub-attention behind its logits, applied to a map.
+    """Channel attention with sub-attention behind its logits, applied to a map.
 
     Shape: x (B, channels, H, W) -> (B, channels, H, W).
 
@@ -106,11 +106,11 @@ class AttentionGate(nn.Module):
         self.spatial = SpatialAttn() if attention == "cbam" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gates every channel, and with CBAM every position."""
+        """Gate every channel, and with CBAM every position."""
         y: Tensor = self.spatial(x * self.channel_gate(x))
         return y
 
     def channel_gate(self, x: Tensor) -> Tensor:
-        """The gate of every channel: (B, channels, H, W) -> (B, channels, 1, 1)."""
+        """Compute the gate of every channel: (B, channels, H, W) -> (B, channels, 1, 1)."""
         gate: Tensor = self.sub(self.host(x))
         return gate[:, :, None, None]

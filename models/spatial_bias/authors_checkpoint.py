@@ -1,4 +1,4 @@
-"""Spatial bias: the keys and constructor arguments of GoJunHyeong/SpatialBias (commit 9952348)."""
+"""Spatial bias: keys and constructor arguments of GoJunHyeong/SpatialBias (commit 9952348)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +25,7 @@ PARTS: Mapping[str, str] = {
 
 
 def build(options: Mapping[str, Any]) -> nn.Module:
-    """Our network for the arguments of theirs.
+    """Build our network for the arguments of theirs.
 
     Raises:
         AuthorsOptionError: An argument is unknown or missing, or their code makes no network of them either.
@@ -55,7 +55,7 @@ def build(options: Mapping[str, Any]) -> nn.Module:
 
 
 def entries(network: nn.Module) -> dict[str, Entry]:
-    """Their keys; every one of them is one of ours.
+    """Return their keys; every one of them is one of ours.
 
     Raises:
         AuthorsOptionError: The network has non-local blocks, which their code does not.

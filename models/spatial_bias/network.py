@@ -54,13 +54,13 @@ class SpatialBias(nn.Module):
         self.mix = nn.Conv1d(pooled_size**2, pooled_size**2, key_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Reduces, averages to the grid, mixes all cells with all."""
+        """Reduce, average to the grid, mix all cells with all."""
         grid = functional.adaptive_avg_pool2d(self.reduce(x), self.pooled_size)
         mixed: Tensor = self.mix(grid.flatten(2).transpose(1, 2))
         return mixed.transpose(1, 2).reshape(x.shape[0], -1, self.pooled_size, self.pooled_size)
 
     def position_weights(self) -> Tensor:
-        """How strongly each cell of the grid feeds each other: (N, N), N = pooled_size ** 2, last the cells that feed.
+        """Return the strength with which cells feed each other: (N, N), N = pooled_size ** 2, last the feeding ones.
 
         The norm over the key of the weight of the 1-D convolution.
         """
@@ -88,7 +88,7 @@ class SpatialBiasConv(nn.Module):
         self.bias = SpatialBias(dim, bias_channels=bias_channels, key_size=key_size, pooled_size=pooled_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolves and appends the resized bias."""
+        """Convolve and append the resized bias."""
         y = self.conv(x)
         bias = functional.interpolate(self.bias(x), size=y.shape[-2:], mode="bilinear", align_corners=False)
         return torch.cat([y, bias], dim=1)
@@ -169,7 +169,7 @@ class SpatialBiasResNet(SpatialResNet):
 
 
 def init_spatial_bias(module: nn.Module) -> None:
-    """He initialisation by fan-out of 2-D convolutions, as in the paper; non-local blocks have their own."""
+    """Initialise 2-D convolutions by He's fan-out rule, as in the paper; non-local blocks have their own."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     elif isinstance(module, NonLocal):
