@@ -3,9 +3,6 @@
 Importing this package registers every network with timm, so that `timm.create_model` builds it by name. The functions
 below find, check and build networks by name, and collect the penalties, projections and diagnostics of a network for
 the loop that trains it.
-
-Importing this package registers every network, so that `timm.create_model` knows it. The functions below
-find, check and build networks by name, and collect what a network asks of the loop that trains it.
 """
 
 from models.adaptive_span import variants as adaptive_span_variants

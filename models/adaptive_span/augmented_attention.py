@@ -1,7 +1,7 @@
 """Attention-augmented convolution: some channels from a convolution, the others from attention to the whole map.
 
-Every pixel attends to every other one through keys and queries that are themselves convolutions; what the heads
-find replaces the last `dv` channels. Relative positions add to each logit the query times the embedding of the row
+Every pixel attends to every other one through keys and queries that are themselves convolutions; the output of the
+heads replaces the last `dv` channels. Relative positions add to each logit the query times the embedding of the row
 offset and of the column offset.
 
 Source: Bello et al. 2019 (arXiv 1904.09925), as the control of Parker et al. 2020 (arXiv 2004.08708).
@@ -30,9 +30,9 @@ class AugmentedConv(nn.Module):
         dv: Channels of the values of all heads; divisible by `num_heads`.
         num_heads: Heads.
         kernel_size: Side of all convolutions but the last, in pixels; odd.
-        relative: Whether logits know the offset between query and key.
-        pixels_before_channels: Lays out what a head found as the code of Parker et al. does, which takes its
-            (pixels, channels) for (channels, pixels); it makes no difference with one value channel per head.
+        relative: True to add relative positions to the logits.
+        pixels_before_channels: True for the layout of the code of Parker et al., which reads the (pixels, channels)
+            of a head as (channels, pixels); it makes no difference with one value channel per head.
     """
 
     def __init__(
@@ -100,8 +100,8 @@ def _offsets(side: int, device: torch.device) -> Tensor:
 def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """Attend in all heads: (B, heads, pixels, D) and values of D_v channels -> (B, heads, pixels, D_v).
 
-    Queries, keys and values are filled up with zeros to one size, which the kernels that never store the logits
-    ask for.
+    Queries, keys and values are filled up with zeros to one size, as the kernels that never store the logits
+    require.
     """
     wide = max(q.shape[-1], v.shape[-1])
     q, k, filled = (functional.pad(part, (0, wide - part.shape[-1])) for part in (q, k, v))

@@ -16,7 +16,7 @@ from models.adaptive_span.variants import SIZES
 from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry, check_arguments, register_family
 from models.registry.authors.resnet_keys import rename
 
-AUTHORS_MAX_SPAN = 5  # fixed in their code, whatever the size of the images
+AUTHORS_MAX_SPAN = 5  # fixed in their code for any size of images
 
 DEFAULTS: Mapping[str, Any] = {
     "num_classes": 1000,

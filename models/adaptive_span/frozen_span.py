@@ -28,9 +28,9 @@ class FrozenSpanAttention(nn.Module):
     Shape: x (B, dim, H, W) -> (B, dim, H, W).
 
     Args:
-        source: The trained layer; it is left as it is.
-        by_head: Whether heads that see less than others get a window of their own where that pays; else all have the
-            window of the farthest, and results are those of `source` to the bit.
+        source: Trained layer, which is not changed.
+        by_head: True for smaller windows of heads with shorter spans, where that pays; else all have the largest
+            window, and results are those of `source` to the bit.
     """
 
     def __init__(self, source: AdaptiveAttention, *, by_head: bool = True) -> None:
@@ -64,12 +64,12 @@ def heads_by_radius(radii: Sequence[int]) -> list[list[int]]:
     """Return the groups of heads to be computed together, those with small windows first.
 
     Args:
-        radii: Of the window of each head, in pixels.
+        radii: Radius of the window of each head, in pixels.
     """
     groups = [[head for head, own in enumerate(radii) if own == radius] for radius in sorted(set(radii))]
     worth = LEAST_SAVING * len(radii) * _entries(max(radii))
     while len(groups) > 1:
-        costs = [  # the farthest head of a group is its last
+        costs = [  # the last head of a group has its largest window
             len(inner) * (_entries(radii[outer[-1]]) - _entries(radii[inner[-1]])) for inner, outer in pairwise(groups)
         ]
         cheapest = min(range(len(costs)), key=costs.__getitem__)
@@ -90,8 +90,8 @@ def freeze_spans(network: nn.Module, *, whole: Collection[str] = ()) -> nn.Modul
     A network without spans is just copied.
 
     Args:
-        network: Trained; it is left as it is.
-        whole: Names of layers whose heads all keep the window of the farthest.
+        network: Trained network, which is not changed.
+        whole: Names of layers whose heads all keep the largest window.
     """
     frozen = copy.deepcopy(network).eval()
     for name, module in list(frozen.named_modules()):

@@ -81,9 +81,9 @@ class LocalAttentionResNet(_ParkerResNet):
         depths: Blocks of each stage.
         widths: Channels of the operators of each stage.
         strides: Reduction of each stage.
-        stem: As for `ConvResNet`.
-        num_heads: As for `LocalAttention`.
-        kernel_size: As for `LocalAttention`.
+        stem: First layer, `3x3` or `7x7`.
+        num_heads: Attention heads.
+        kernel_size: Side of the window in pixels; odd.
         surface: timm's keywords, see `SpatialResNet`.
     """
 
@@ -114,13 +114,13 @@ class AugmentedResNet(_ParkerResNet):
         depths: Blocks of each stage.
         widths: Channels of the operators of each stage.
         strides: Reduction of each stage.
-        stem: As for `ConvResNet`.
-        dk: As for `AugmentedConv`, like the next five.
-        dv: Channels from the attention.
+        stem: First layer, `3x3` or `7x7`.
+        dk: Channels of the queries and of the keys of all heads.
+        dv: Channels of the values of all heads.
         num_heads: Heads.
-        relative: Relative positions.
+        relative: True to add relative positions to the logits.
         kernel_size: Side of the convolutions.
-        pixels_before_channels: Layout of the authors' code.
+        pixels_before_channels: True for the layout of the authors' code, see `AugmentedConv`.
         surface: timm's keywords, see `SpatialResNet`.
     """
 
@@ -163,12 +163,12 @@ class AdaptiveSpanResNet(_ParkerResNet):
         depths: Blocks of each stage.
         widths: Channels of the operators of each stage.
         strides: Reduction of each stage.
-        stem: As for `ConvResNet`.
-        num_heads: As for `AdaptiveAttention`, like the next four.
-        max_span: S in pixels.
-        ramp: R in pixels.
+        stem: First layer, `3x3` or `7x7`.
+        num_heads: Attention heads, each with a span z.
+        max_span: S, radius of the largest window in pixels.
+        ramp: R, width of the soft edge in pixels.
         span_init: First value of every z.
-        span_penalty: Lambda.
+        span_penalty: Lambda, weight of the sum of |z| in the loss.
         surface: timm's keywords, see `SpatialResNet`.
     """
 

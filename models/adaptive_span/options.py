@@ -94,7 +94,7 @@ RELATIVE = ModelOption(
     name="relative",
     type=bool,
     default=False,
-    description="Whether the attention knows the offset between query and key.",
+    description="Relative positions of query and key in the logits.",
 )
 
 CONV_OPTIONS = (STEM,)

@@ -11,7 +11,7 @@ from models.common.merging import normed_conv
 
 __all__ = ["EXPANSION", "Bottleneck", "ConvNorm", "Stem"]
 
-EXPANSION = 4  # channels a bottleneck puts out per channel of its spatial operator
+EXPANSION = 4  # output channels of a bottleneck per channel of its spatial operator
 
 
 class ConvNorm(nn.Module):
@@ -76,10 +76,10 @@ class Bottleneck(nn.Module):
 
     Args:
         in_chs: Channels of the input.
-        width: Channels the spatial operator reads.
-        spatial: The operator, width -> `spatial.out_chs` channels. It strides itself, unless `pool_stride`.
+        width: Input channels of the spatial operator.
+        spatial: Operator, width -> `spatial.out_chs` channels. It strides itself, unless `pool_stride`.
         stride: Reduction of the side, done by the operator and by the shortcut.
-        pool_stride: Whether an average pool behind the last norm does the stride instead of the operator. An
+        pool_stride: True for the stride as an average pool behind the last norm, instead of the operator. An
             odd map keeps its last row and column in a smaller cell.
         drop_path_rate: Chance to drop the branch, per image.
     """
@@ -114,7 +114,7 @@ class Bottleneck(nn.Module):
         shortcut = self.shortcut(x)
         x = self.act(self.normed_spatial(self.reduce(x)))
         x = self.drop_path(self.pool(self.expand(x)))
-        x += shortcut  # in place: what the branch puts out is nobody else's
+        x += shortcut  # in place: nothing else holds the output of the branch
         y: Tensor = self.act_out(x)
         return y
 

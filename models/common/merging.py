@@ -2,9 +2,6 @@
 
 They run one by one where the difference could be observed: where a hook is registered on one of them, while `torch.fx`
 traces them, and in compiled and exported programs, which merge layers on their own.
-
-They run one by one where somebody could tell: where a hook listens to one of them, while `torch.fx` traces them,
-and in compiled and exported programs, which merge layers on their own.
 """
 
 import torch

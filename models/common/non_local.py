@@ -17,7 +17,7 @@ from models.common.resnet import BlockSite
 
 __all__ = ["NonLocal", "NonLocalBottleneck", "NonLocalPlan"]
 
-EMBED_STD = 0.01  # the deviation that the paper's authors start embeddings with
+EMBED_STD = 0.01  # standard deviation of the first embeddings, as in the authors' code
 
 
 class NonLocal(nn.Module):
@@ -28,8 +28,8 @@ class NonLocal(nn.Module):
     Args:
         dim: Channels of the map.
         reduction: Channels of the map per channel of the embeddings; at least 1.
-        pool_keys: Whether keys and values are max-pooled to half the side first, a quarter of the work.
-        scaled: Whether logits are divided by the root of the width of the embeddings.
+        pool_keys: True to max-pool keys and values to half the side first, a quarter of the work.
+        scaled: True to divide the logits by the root of the width of the embeddings.
 
     Raises:
         ModelOptionError: The reduction is below 1.
@@ -72,11 +72,12 @@ class NonLocalPlan:
     """Places and form of the non-local blocks of a network.
 
     Args:
-        stages: Which stages have them.
-        every: One follows every block of such a stage whose number, from 1, this divides.
-        reduction: As for `NonLocal`, like the next two.
-        pool_keys: Whether keys and values are pooled.
-        scaled: Whether logits are scaled.
+        stages: Flag of each stage for non-local blocks.
+        every: Residual blocks from one non-local block to the next; it divides the number, from 1, of the residual
+            blocks that one follows.
+        reduction: Channels of the map per channel of the embeddings.
+        pool_keys: True to pool keys and values.
+        scaled: True to scale the logits.
     """
 
     stages: tuple[bool, ...]
@@ -98,9 +99,9 @@ class NonLocalBottleneck(Bottleneck):
     Shape: x (B, in_chs, H, W) -> (B, 4 * width, ceil(H / stride), ceil(W / stride)).
 
     Args:
-        site: Where the block stands.
+        site: Place of the block.
         spatial: Operator of the bottleneck.
-        plan: Where non-local blocks stand.
+        plan: Places of the non-local blocks.
     """
 
     def __init__(self, site: BlockSite, *, spatial: nn.Module, plan: NonLocalPlan) -> None:

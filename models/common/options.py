@@ -32,9 +32,9 @@ class OptionProblem:
 
     Args:
         option: Name of the option, or `name` for the name of the network itself.
-        given: The value as given.
-        rule: What holds for this option, as a clause.
-        remedy: What to do instead, as a sentence.
+        given: Value as given.
+        rule: Rule of this option, as a clause.
+        remedy: Remedy, as a sentence.
     """
 
     option: str
@@ -50,8 +50,8 @@ class ModelOptionError(ValueError):
     """Options that a network does not have, or values that they do not take.
 
     Args:
-        problems: All that is wrong, at least one entry.
-        model: Name of the network, when it is known.
+        problems: All problems, at least one entry.
+        model: Name of the network, when known.
     """
 
     def __init__(self, problems: Sequence[OptionProblem], *, model: str | None = None) -> None:
@@ -76,17 +76,17 @@ class ModelOption:
     """Explicit keyword of a network and the values it takes.
 
     Args:
-        name: The keyword.
+        name: Keyword.
         type: `int`, `float`, `bool`, `str`, or `tuple` for one bool per stage, which may be written as letters:
             `FFT` is one text, as a search and a file need it.
         default: Value when the keyword is left out.
-        description: One line on what it does.
-        low: Smallest value of a number.
-        high: Largest value of a number.
-        above: The number exceeds this value.
-        odd: The integer is odd.
-        choices: All values, for a `str`.
-        length: Number of entries, for a `tuple`.
+        description: Effect, in one line.
+        low: Smallest number.
+        high: Largest number.
+        above: Value that a number exceeds.
+        odd: True for odd integers only.
+        choices: Allowed values of a `str`.
+        length: Entries of a `tuple`.
     """
 
     name: str
@@ -188,7 +188,13 @@ class ModelOption:
 
 @dataclasses.dataclass(frozen=True)
 class ImageShape:
-    """Size of the images that a network is built for."""
+    """Size of the images that a network is built for.
+
+    Args:
+        height: Height in pixels.
+        width: Width in pixels.
+        channels: Channels of the images.
+    """
 
     height: int
     width: int
@@ -196,7 +202,7 @@ class ImageShape:
 
 
 JointRule = Callable[[Mapping[str, OptionValue], ImageShape | None], Sequence[OptionProblem]]
-"""Problems between options, or between options and images, each option being fine on its own."""
+"""Function that returns the problems between options, or between options and images."""
 
 
 def no_joint_rule(values: Mapping[str, OptionValue], image: ImageShape | None) -> Sequence[OptionProblem]:
@@ -210,8 +216,8 @@ def stages_option(default: tuple[bool, ...], description: str, *, name: str = "s
 
     Args:
         default: Flags when the option is left out.
-        description: One line on what a flag does.
-        name: The keyword.
+        description: Effect of a flag, in one line.
+        name: Keyword.
     """
     return ModelOption(name=name, type=tuple, default=default, length=len(default), description=description)
 

@@ -14,10 +14,10 @@ class PixelModel(nn.Module):
     Shape: x (B, C, H, W) in [0, 1] -> (B, num_classes) logits, in the order of `class_names`.
 
     Args:
-        network: Trained, as `load_model` gives it.
-        mean: Per channel, of pixels in [0, 1].
-        std: Likewise, the deviation.
-        class_names: One per logit.
+        network: Trained network, as `load_model` returns it.
+        mean: Mean of each channel, of pixels in [0, 1].
+        std: Standard deviation of each channel.
+        class_names: Names of the classes, one per logit.
     """
 
     def __init__(

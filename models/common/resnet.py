@@ -3,10 +3,6 @@
 A bottleneck is 1x1, a spatial operator, 1x1; most families differ only in the operator and in the place where a stage
 halves its map. A family passes its widths and a function that makes a block for each place in the network;
 `bottlenecks_around` turns a function that makes operators into such a function.
-
-A bottleneck is 1x1, a spatial operator, 1x1; most families differ only in the operator and in where a stage
-halves its map. A family names its widths and hands in a function that makes a block for each place in the
-network; `bottlenecks_around` turns one that makes operators into such a function.
 """
 
 import dataclasses
@@ -30,7 +26,7 @@ __all__ = [
 ]
 
 MakeSpatial = Callable[[int, int, int], nn.Module]
-"""Makes the operator of a block from (width, stride, stage); its `out_chs` tells what it puts out."""
+"""Makes the operator of a block from (width, stride, stage); its `out_chs` are the channels of the output."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +34,7 @@ class BlockSite:
     """Place and channels of a block in a network.
 
     Args:
-        in_chs: Channels it reads.
+        in_chs: Channels of the input.
         width: Channels of its spatial operator.
         stride: Reduction of the side.
         stage: Index of its stage.
@@ -55,7 +51,7 @@ class BlockSite:
 
 
 MakeBlock = Callable[[BlockSite], nn.Module]
-"""Makes a residual block; its `out_chs` tells what it puts out."""
+"""Makes a residual block; its `out_chs` are the channels of the output."""
 
 
 def bottlenecks_around(make_spatial: MakeSpatial, *, pool_stride: bool) -> MakeBlock:
@@ -107,9 +103,9 @@ class SpatialResNet(StagedNetwork):
         depths: Blocks of each stage.
         widths: Channels of the spatial operators of each stage.
         strides: Stride of the first block of each stage.
-        make_block: Makes the block for a place in the network.
-        large_image: Passed to `Stem`.
-        stem_width: Channels the stem puts out.
+        make_block: Function that makes the block for a place in the network.
+        large_image: 7x7 stem with pooling instead of a 3x3 one.
+        stem_width: Channels of the stem.
         in_chans: Channels of the images.
         num_classes: Outputs; 0 drops the classifier.
         global_pool: timm's name of the pooling before the classifier; empty for none.

@@ -2,9 +2,6 @@
 
 A family fills in the parts through `add_stage` and `add_head`; features, intermediates, parameter groups, checkpointing
 and the classifier then work alike for all of them.
-
-A family fills in the parts through `add_stage` and `add_head`; features, intermediates, parameter groups,
-checkpointing and the classifier then work alike for all of them.
 """
 
 from typing import Any, Literal, TypedDict
@@ -45,14 +42,14 @@ class StagedNetwork(nn.Module):
     Shape: x (B, in_chans, H, W) -> (B, num_classes), or the pooled features with `num_classes=0`.
 
     Args:
-        stem: The first layer, images to the map that the first stage reads.
+        stem: First layer, from images to the map that the first stage reads.
         in_chans: Channels of the images.
         num_classes: Outputs; 0 drops the classifier.
         drop_rate: Dropout before the classifier.
     """
 
     channels_last_on_cpu = False
-    """Whether maps are kept in channels-last order on a CPU, for families whose layers run faster in it there."""
+    """True for families whose layers run faster on a CPU with maps in channels-last order."""
 
     def __init__(self, stem: nn.Module, *, in_chans: int, num_classes: int, drop_rate: float) -> None:
         super().__init__()
@@ -155,11 +152,11 @@ class StagedNetwork(nn.Module):
         Args:
             x: Images (B, in_chans, H, W).
             indices: Stages: the last n for an int, those listed for a list, all for None.
-            norm: Whether the map of the last stage is listed normed, as `forward_features` puts it out; the
-                families whose stages end in a norm have no other.
-            stop_early: Leaves out the stages behind the last one asked for.
-            output_fmt: Only `NCHW`.
-            intermediates_only: Returns the list alone.
+            norm: True to list the map of the last stage normed, as `forward_features` returns it; the families whose
+                stages end in a norm have no other.
+            stop_early: True to leave out the stages behind the last chosen one.
+            output_fmt: Layout of the maps; only `NCHW`.
+            intermediates_only: True to return the list alone.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt: got {output_fmt!r}; the maps of this network are NCHW. Use 'NCHW'.")

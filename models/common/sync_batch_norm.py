@@ -2,9 +2,6 @@
 
 torch's own `SyncBatchNorm` refuses tensors on a CPU. This one reduces sums and counts, so that ranks may hold shares of
 different sizes, and W ranks compute the same result as one rank with all images.
-
-torch's own `SyncBatchNorm` refuses tensors on a CPU. This one reduces sums and counts, so that ranks may hold shares
-of different sizes, and what W ranks normalise is what one rank would with all images.
 """
 
 from __future__ import annotations
@@ -37,9 +34,6 @@ def sums_for(norm: nn.Module, sums: Tensor) -> Tensor:
 
     For layers that compute the statistics of a norm themselves. The number of summands belongs into `sums`, since ranks
     may differ in it.
-
-    For networks that compute a norm's statistics by a way of their own. The number of what was summed belongs into
-    `sums`, as ranks may differ in it.
     """
     synchronised = isinstance(norm, (SyncBatchNorm2d, nn.SyncBatchNorm)) and norm.training
     if not synchronised or not dist.is_initialized() or dist.get_world_size() == 1:
@@ -96,8 +90,8 @@ def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
     """Replace every batch norm by one over all ranks, with the same parameters, buffers and names.
 
     Args:
-        model: Changed in place, but for a model that is itself a batch norm.
-        device: Where it trains: on a GPU the norm is torch's.
+        model: Network, changed in place, unless it is itself a batch norm.
+        device: Device of the training: on a GPU the norm is torch's.
 
     Raises:
         ValueError: The model holds another kind of batch norm, which has no such form on this device.

@@ -3,10 +3,6 @@
 A module that adds to the loss, constrains its parameters or has values to report has a method for it; `penalty`,
 `project_` and `diagnostics` walk any `nn.Module` and collect. A network without such modules gets a zero, nothing, and
 an empty mapping.
-
-A module that adds to the loss, constrains its parameters or has something to show says so through a method of
-its own; `penalty`, `project_` and `diagnostics` walk any `nn.Module` and collect. A network without such
-modules gets a zero, nothing, and an empty mapping.
 """
 
 from collections import defaultdict

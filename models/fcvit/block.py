@@ -50,9 +50,9 @@ class FCViTBlock(nn.Module):
 
     Args:
         dim: Channels.
-        token_mixer: Mixes the positions.
-        channel_mixer: Mixes the channels.
-        norm_layer: Makes a norm.
+        token_mixer: Mixer of the positions.
+        channel_mixer: Mixer of the channels.
+        norm_layer: Function that makes a norm.
         layer_scale_init: First value of the scales; None for no scales.
         drop_path_rate: Chance to drop a branch, per image.
     """
@@ -99,24 +99,24 @@ class BlockDesign:
         kernel_size_1: Window side of the first mixing step; odd.
         kernel_size_2: Window side of the second; odd.
         mixing_steps: Mixing steps of a block; 1 or 2.
-        global_context: Whether a step adds the context of the map; the next four are those of `GlobalContext`.
-        similarity: Whether positions weigh the context.
-        competition: Whether candidates compete in its bottleneck.
-        gc_reduction: Channels over those of the bottleneck.
+        global_context: True to add the context of the map in each step, see `GlobalContext`.
+        similarity: True for positions that weigh the context.
+        competition: True for candidates that compete in its bottleneck.
+        gc_reduction: Channels over those of its bottleneck.
         num_heads: Groups of channels that weigh the context.
-        fc_factor: As for `TokenMixer`, like the next.
-        fc_min_chs: Fewest channels of its 1x1 convolutions.
-        spatial_attention: Whether the token mixers end in a `SpatialAttention`; the next two are its.
-        spatial_kernel_size: Side of the neighbourhood.
-        spatial_reduction: Channels over those of the gate.
-        channel_attention: Whether the channel mixers end in a `ChannelAttention`.
-        channel_kernel_sizes: Its widths.
-        mlp_depthwise: Whether the channel mixers hold a depth-wise convolution.
-        mlp_kernel_size: Its side; odd.
-        layer_scale_init: As for `FCViTBlock`.
+        fc_factor: Channels over those inside the 1x1 convolutions of a step; 1 for full ones.
+        fc_min_chs: Fewest channels inside these 1x1 convolutions.
+        spatial_attention: True for token mixers that end in a `SpatialAttention`.
+        spatial_kernel_size: Side of the neighbourhood of the spatial attention.
+        spatial_reduction: Channels over those inside the spatial attention.
+        channel_attention: True for channel mixers that end in a `ChannelAttention`.
+        channel_kernel_sizes: Widths of the channel attention.
+        mlp_depthwise: True for a depth-wise convolution in the channel mixers.
+        mlp_kernel_size: Side of that convolution; odd.
+        layer_scale_init: First value of the scales of a block; None for no scales.
         proj_drop_rate: Dropout in the channel mixers.
-        act_layer: Makes the nonlinearities.
-        norm_layer: Makes the norms of the blocks and the last one.
+        act_layer: Function that makes the nonlinearities.
+        norm_layer: Function that makes the norms of the blocks and the last one.
     """
 
     kernel_size_1: int = 11

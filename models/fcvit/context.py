@@ -3,10 +3,6 @@
 In trained transformers, attention adds to a convolution a context that is nearly the same for every query. Here it is
 one vector per image; each position takes as much of it as it resembles the mean of the map.
 
-What attention contributes beyond a convolution is, in trained transformers, a context that is nearly the same
-for every query. Here it is one vector per image; each position takes as much of it as it resembles the mean of
-the map.
-
 Source: Ma et al. 2022, "A Close Look at Spatial Modeling: From Attention to Convolution" (arXiv 2212.12552).
 Differs: the similarity is one matrix product and the context is added in one pass, without a tensor of the
 size of the map in between; a map of one position has similarity 0, where the published code has no number.
@@ -38,12 +34,12 @@ class GlobalContext(nn.Module):
     Args:
         dim: Channels.
         num_heads: Groups of channels that weigh the context each in their own way; divides `dim`.
-        gc_reduction: The vector passes through `dim / gc_reduction` channels.
-        similarity: Whether a position weighs the context by its standardised product with the mean of the
+        gc_reduction: Channels over those of the bottleneck of the vector.
+        similarity: True for positions that weigh the context by their standardised product with the mean of the
             map, per head; else all positions take the same.
-        competition: Whether, of two candidates for each of the narrow channels, the larger passes; else a
+        competition: True to pass the larger of two candidates for each channel of the bottleneck; else a
             nonlinearity follows one.
-        act_layer: That nonlinearity.
+        act_layer: Function that makes that nonlinearity.
 
     Source: Ma et al. 2022, section 3. Standardised over heads and positions of an image together, with the
     unbiased deviation.
@@ -136,8 +132,8 @@ class SpatialAttention(nn.Module):
     Args:
         dim: Channels.
         kernel_size: Side of the neighbourhood; odd.
-        reduction: The gate passes through `dim / reduction` channels.
-        act_layer: Nonlinearity in between.
+        reduction: Channels over those inside the gate.
+        act_layer: Function that makes the nonlinearity in between.
     """
 
     def __init__(self, dim: int, *, kernel_size: int = 3, reduction: int = 8, act_layer: ActLayer = nn.GELU) -> None:
@@ -164,7 +160,7 @@ class ChannelAttention(nn.Module):
 
     Args:
         kernel_sizes: Widths of the two convolutions along the channels; odd.
-        act_layer: Nonlinearity before the pool and between the convolutions.
+        act_layer: Function that makes the nonlinearity before the pool and between the convolutions.
     """
 
     def __init__(self, *, kernel_sizes: tuple[int, int] = (3, 5), act_layer: ActLayer = nn.GELU) -> None:

@@ -4,10 +4,6 @@ Stages of blocks work at a quarter of the side of the images, and each further s
 Each block mixes positions (`TokenMixer`) and channels (`ChannelMixer`), each behind a norm of the whole map and in
 front of a learned scale per channel, around a shortcut.
 
-Stages of blocks work at a quarter of the side of the images and at halves of it from there on. Each block
-mixes positions (`TokenMixer`) and channels (`ChannelMixer`), each behind a norm of the whole map and in front
-of a learned scale per channel, around a shortcut.
-
 Source: Ma et al. 2022, "A Close Look at Spatial Modeling: From Attention to Convolution" (arXiv 2212.12552).
 Differs: `drop_rate` is the dropout before the classifier, as in timm, and `proj_drop_rate` that of the channel
 mixers; a form for small images, whose windows are no larger than the map. On a CPU the maps are kept in
@@ -38,8 +34,8 @@ class FCViT(StagedNetwork):
         mlp_ratios: Channels inside the channel mixers of each stage over those of the stage.
         stem_stride: Stride of the stem.
         stem_kernel_size: Side of its windows; odd.
-        downsamples: Whether the map is halved behind a stage; where it is not but the channels change, they are
-            embedded, and the map halved, all the same. Halved everywhere when left out.
+        downsamples: Flags for halving the map behind a stage; it is halved everywhere when left out, and where the
+            channels change in any case.
         img_size: Height and width of the images in pixels, where no window of a token mixer is to be larger
             than the map it works on; None for no limit. Images of other sizes work too.
         in_chans: Channels of the images.

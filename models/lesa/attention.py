@@ -58,7 +58,7 @@ class Fusion(nn.Module):
     Args:
         dim: Channels of a term.
         form: `full` for a gate per channel and position, `scalar` for one that all channels share.
-        shrinks: What each layer divides the channels by, of which the first reads 2 * dim.
+        shrinks: Divisor of the channels at each layer; the first layer reads 2 * dim.
         kernel_sizes: Side of the convolution of each layer, odd; 1 when left out.
         groups: Groups of the convolution of each layer and of the last one; 1 when left out.
     """
@@ -102,12 +102,12 @@ class LocallyEnhancedAttention(nn.Module):
         dim: Channels.
         map_size: H and W.
         groups: Heads of the binary term and groups of the unary one.
-        position_embedding: As for `BinaryTerm`.
+        position_embedding: Position embedding of the binary term, see `BinaryTerm`.
         unary: Form of the unary term, or `none`, which leaves nothing to fuse: the layer is the binary term.
         fusion: Form of the gate, or `none` for the plain sum.
-        fusion_shrinks: As for `Fusion`, like the next two.
-        fusion_kernel_sizes: Sides of its convolutions.
-        fusion_groups: Groups of its convolutions.
+        fusion_shrinks: Divisor of the channels at each layer of the gate.
+        fusion_kernel_sizes: Sides of the convolutions of the gate; 1 when left out.
+        fusion_groups: Groups of the convolutions of the gate; 1 when left out.
 
     Raises:
         ModelOptionError: There is no such form, or groups or shrinks do not fit the channels.

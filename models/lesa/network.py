@@ -28,8 +28,8 @@ class LesaBottleneck(nn.Module):
 
     Args:
         site: Channels, stride and drop path of the block.
-        out_chs: Channels it puts out.
-        spatial: The operator, which strides and ends in a norm.
+        out_chs: Channels of the output.
+        spatial: Operator, which strides and ends in a norm.
     """
 
     def __init__(self, site: BlockSite, *, out_chs: int, spatial: nn.Module) -> None:
@@ -73,19 +73,19 @@ class LesaResNet(SpatialResNet):
         depths: Blocks of each stage.
         widths: Channels of the spatial operators of each stage.
         strides: Stride of the first block of each stage.
-        out_widths: Channels each stage puts out; four times the widths when left out.
-        large_image: Passed to `Stem`, like the next.
-        stem_width: Channels the stem puts out.
+        out_widths: Output channels of each stage; four times the widths when left out.
+        large_image: 7x7 stem with pooling instead of a 3x3 one.
+        stem_width: Channels of the stem.
         img_size: Height and width of the images in pixels.
-        stage_sizes: Height and width of the map of each stage, where they are not to follow from `img_size`.
-        stages: Which stages carry LESA; none is the plain ResNet of the same layout.
-        keep_first_conv: In which stages the first block keeps its convolution; wherever it strides when left
-            out, and in all stages but the last.
-        groups: As for `LocallyEnhancedAttention`, like the next seven.
-        position_embedding: Its positions.
-        unary: Its unary term.
-        fusion: Its gate.
-        fusion_shrink: What the layers of the gate divide the channels by; a number for one layer.
+        stage_sizes: Height and width of the map of each stage; those that follow from `img_size` when left out.
+        stages: Flag of each stage for LESA; none is the plain ResNet of the same layout.
+        keep_first_conv: Flag of each stage for the convolution of its first block, which every block that strides
+            keeps in any case; all stages but the last when left out.
+        groups: Heads of the binary term and groups of the unary one.
+        position_embedding: Position embedding of the binary term, see `BinaryTerm`.
+        unary: Form of the unary term.
+        fusion: Form of the gate.
+        fusion_shrink: Divisor of the channels at each layer of the gate; a number for one layer.
         fusion_kernel_sizes: Sides of the convolutions of the gate.
         fusion_groups: Groups of the convolutions of the gate.
         conv_groups: Groups of the 3x3 convolutions that stay.

@@ -3,10 +3,6 @@
 One shared library without torch's headers, compiled in a few seconds by the C++ compiler of the machine, once per
 processor model, compiler and source, into a cache folder that no other user can change. Processes that start together
 wait for the one that builds, for a limited time. A failure costs speed, never the training.
-
-One shared library without torch's headers, compiled in a few seconds by the C++ compiler of the machine, once per
-processor model, compiler and source, into a cache folder that no other user can change. Processes that start together
-wait for the one that builds, for a limited time; whatever goes wrong costs speed, never the training.
 """
 
 import atexit
@@ -146,7 +142,7 @@ def _is_private(path: Path) -> bool:
     """Return whether no other user can modify or replace a file or folder.
 
     It is this user's and no link; all above it is this user's or root's, and where others may write there, it is
-    sticky as `/tmp` is, so that nobody renames what is not his.
+    sticky as `/tmp` is, so that users cannot rename files of others.
     """
     if not hasattr(os, "getuid"):
         return True
@@ -189,7 +185,7 @@ def _build(compiler: str, source: Path, library: Path) -> None:
         command = [compiler, *_FLAGS, "-w", "-march=native", str(source), "-o", str(made)]
         try:
             _run(command)
-        except subprocess.CalledProcessError:  # some compilers do not know their own machine
+        except subprocess.CalledProcessError:  # some compilers reject -march=native
             _run([word for word in command if word != "-march=native"])
         made.replace(library)
 

@@ -8,8 +8,8 @@ Chebyshev distance) and divided by their sum plus 1e-8.
 Source: Ramachandran et al. 2019 (arXiv 1906.05909) for the attention, Parker et al. 2020 (arXiv 2004.08708),
 sections 3.1 and 3.2, for tables and mask.
 
-On a CPU a kernel compiled on first use does the work (`SPATIALSWEEP_KERNELS=0` turns it off); tensors elsewhere, and
-machines without a C++ compiler, take the tiles of plain PyTorch; compiled and exported programs the formula itself.
+On a CPU a kernel compiled on first use computes it (`SPATIALSWEEP_KERNELS=0` turns it off); tensors elsewhere, and
+machines without a C++ compiler, use the tiles of plain PyTorch; compiled and exported programs the formula itself.
 """
 
 import torch
@@ -74,8 +74,8 @@ def attend_by_head(q: Tensor, k: Tensor, v: Tensor, rel: Tensor, ring_mask: Tens
         q: Queries.
         k: Keys, not padded.
         v: Values, not padded.
-        rel: As `tables_by_head` makes it.
-        ring_mask: As for `local_attention`.
+        rel: Output of `tables_by_head`.
+        ring_mask: Weight of each head for the rings 0..L, see `local_attention`.
     """
     if torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return windowed_attention(q, k, v, rel, ring_mask)

@@ -201,11 +201,11 @@ def _attend_backward(
     """Compute the gradients of q, k, v, `rel` and `mask` for one chunk.
 
     Args:
-        maps: The q, k and v of the chunk, each (b, C, H, W).
-        out: What `_attend` made of them, and the gradient of that.
-        rel: As in `tiled_attention`.
-        mask: As `_spread_rings` puts it out.
-        g: The geometry.
+        maps: Queries, keys and values of the chunk, each (b, C, H, W).
+        out: Output of `_attend` for them, and its gradient.
+        rel: Embeddings of the offsets, see `tiled_attention`.
+        mask: Output of `_spread_rings`.
+        g: Geometry of the map.
     """
     q, attended, grad_out = (g.queries_to_tiles(x) for x in (maps[0], *out))
     k, v = g.keys_to_halos(maps[1]), g.keys_to_halos(maps[2])
@@ -222,7 +222,7 @@ def _attend_backward(
         grad_v = grad_sum @ masked
         grad_logits = (grad_sum.transpose(-2, -1) @ v).sub_(along / total).mul_(weights)
         grad_mask = grad_logits.sum(0)
-        # what the softmax subtracts: zero but for the epsilon, as the division has normalised already
+        # the term of the softmax: zero but for the epsilon, as the division has normalised already
         grad_logits.mul_(mask).sub_(weights.mul_(along * (MASK_EPS / total)))
     grad_q = k @ grad_logits.transpose(-2, -1)
     grad_k = q @ grad_logits

@@ -1,8 +1,6 @@
 """Local attention as a formula over views of the windows: for compilers, which fuse it, and for exported programs.
 
 Run eagerly it writes every key once per window; `models.local_attention.tiled` and the compiled kernel do not.
-
-Run eagerly it writes every key once per window; `models.local_attention.tiled` and the compiled kernel do not.
 """
 
 import torch

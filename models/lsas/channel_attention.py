@@ -4,10 +4,6 @@ Squeeze-and-excitation, CBAM's channel half and ECA are timm's layers without th
 and spatial pyramid attention (SPA), which timm does not have, are written here. All of them read a map and return one
 logit per image and channel.
 
-Squeeze-and-excitation, CBAM's channel half and ECA are timm's layers, of which only the last step is left
-out; style recalibration (SRM) and spatial pyramid attention (SPA), which timm does not have, are written
-here. All of them read a map and put out one logit per image and channel.
-
 Sources: Hu et al. 2018 (arXiv 1709.01507); Woo et al. 2018 (arXiv 1807.06521); Wang et al. 2020 (arXiv
 1910.03151); Lee et al. 2019 (arXiv 1903.10829); Guo et al. 2020, "Spatial Pyramid Attention Network for
 Enhanced Image Recognition" (ICME 2020).

@@ -29,8 +29,8 @@ class GatedBottleneck(Bottleneck):
     Shape: x (B, in_chs, H, W) -> (B, 4 * width, ceil(H / stride), ceil(W / stride)).
 
     Args:
-        site: Where the block stands.
-        gate: The gate; an identity for none.
+        site: Place of the block.
+        gate: Gate over the channels; an identity for none.
     """
 
     def __init__(self, site: BlockSite, *, gate: nn.Module) -> None:
@@ -63,8 +63,8 @@ class GatedBasicBlock(nn.Module):
     Shape: x (B, in_chs, H, W) -> (B, width, ceil(H / stride), ceil(W / stride)).
 
     Args:
-        site: Where the block stands.
-        gate: The gate; an identity for none.
+        site: Place of the block.
+        gate: Gate over the channels; an identity for none.
     """
 
     def __init__(self, site: BlockSite, *, gate: nn.Module) -> None:
@@ -115,13 +115,13 @@ class LsasResNet(SpatialResNet):
         large_image: Four stages of 64 to 512 channels behind a 7x7 stem instead of three of 16 to 64 behind a
             3x3 one.
         block: `bottleneck` or `basic`.
-        stages: Which stages have gates; none is the plain network.
-        attention: As for `AttentionGate`, like the next four.
+        stages: Flag of each stage for gates; none is the plain network.
+        attention: Channel attention that gives the logits, see `AttentionGate`.
         reduction: Channels per hidden unit of the attention.
         order: Affine steps of the sub-attention; 0 is the plain attention.
-        scale_init: First value of the scales of these steps.
-        shift_init: First value of their shifts.
-        zero_init_last: Starts the last norm of every block at zero, so that a block starts as its shortcut.
+        scale_init: First value of the scales of the sub-attention.
+        shift_init: First value of the shifts of the sub-attention.
+        zero_init_last: True to start the last norm of every block at zero, so that a block starts as its shortcut.
         surface: timm's keywords, see `SpatialResNet`.
 
     Source: Zhong et al. 2023, section 3, and the stages of the released networks.

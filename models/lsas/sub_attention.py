@@ -80,11 +80,11 @@ class AttentionGate(nn.Module):
 
     Args:
         channels: Channels of the map.
-        attention: Where the logits come from: `se`, `cbam`, `eca`, `srm` or `spa`.
+        attention: Channel attention that gives the logits: `se`, `cbam`, `eca`, `srm` or `spa`.
         reduction: Channels of the map per hidden unit of the attention; `eca` and `srm` have none.
-        order: As for `SubAttention`, like the next two.
-        scale_init: First value of its scales.
-        shift_init: First value of its shifts.
+        order: Affine steps (n) of the sub-attention; 0 leaves the plain attention.
+        scale_init: First value of the scales (w).
+        shift_init: First value of the shifts (b).
 
     Raises:
         ModelOptionError: The attention is unknown, or the order impossible.

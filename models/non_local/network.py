@@ -22,15 +22,15 @@ class NonLocalResNet(SpatialBiasResNet):
         depths: Blocks of each stage.
         large_image: Four stages of 64 to 512 channels behind a 7x7 stem instead of three of 16 to 64 behind a
             3x3 one.
-        stages: As for `NonLocalPlan`, like the next four; none is the plain network.
+        stages: Flag of each stage for non-local blocks; none is the plain network.
         every: Blocks from one non-local block to the next.
         reduction: Channels of the map per channel of the embeddings.
         pool_keys: True to pool keys and values.
         scaled: True to scale the logits.
         bias_stages: Flag of each stage for a spatial bias; none when left out.
-        bias_channels: As for `SpatialBias`, like the next two.
-        key_size: Width of its 1-D convolution.
-        pooled_size: Side of its grid in cells.
+        bias_channels: Channels of the spatial bias; at least 1.
+        key_size: Width of the 1-D convolution of the bias.
+        pooled_size: Side of the grid of the bias, in cells.
         surface: timm's keywords, see `SpatialResNet`.
     """
 

@@ -89,7 +89,7 @@ TIMM_BUILD_KEYWORDS = frozenset(
         "pretrained_strict",
     }
 )
-"""Keywords that are timm's own business and pass through unchecked."""
+"""Keywords of timm's builder, which pass through unchecked."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,9 +98,9 @@ class Architecture:
 
     Args:
         name: Name in timm's registry.
-        family: The paper it belongs to, as in `models.from_authors`.
-        options: Its explicit keywords beyond timm's common ones.
-        joint_rule: Checks that involve more than one option, or the images.
+        family: Paper it belongs to, as in `models.from_authors`.
+        options: Explicit keywords beyond timm's common ones.
+        joint_rule: Check that involves more than one option, or the images.
     """
 
     name: str
@@ -145,13 +145,13 @@ class Variant:
     Args:
         name: Name in timm's registry.
         summary: First docstring line of its entry point.
-        network: Its class.
+        network: Class of the network.
         fixed: Keywords that make this variant and that a caller cannot change; a function of the caller's keywords
             where they decide on them.
         defaults: Keywords that a caller may change, where the variant has other defaults than the class.
-        options: Its explicit keywords beyond timm's common ones.
-        joint_rule: As for `Architecture`.
-        cfg: Its description for timm, as `default_cfg` makes it.
+        options: Explicit keywords beyond timm's common ones.
+        joint_rule: Check that involves more than one option, or the images.
+        cfg: Description for timm, as `default_cfg` makes it.
     """
 
     name: str
@@ -170,8 +170,8 @@ def register_variants(family: str, variants: Sequence[Variant], *, module: str) 
     timm reads descriptions and adds names where an entry point is defined, so the module gets `default_cfgs` too.
 
     Args:
-        family: The paper the networks belong to, as in `models.from_authors`.
-        variants: The table.
+        family: Paper the networks belong to, as in `models.from_authors`.
+        variants: Rows of the table.
         module: `__name__` of the module that holds the table.
 
     Raises:
@@ -203,9 +203,9 @@ def register_architecture(
     """Make a decorator that registers a function with timm and here, under its own name.
 
     Args:
-        family: The paper the network belongs to, as in `models.from_authors`.
-        options: Its explicit keywords beyond timm's common ones.
-        joint_rule: As for `Architecture`.
+        family: Paper the network belongs to, as in `models.from_authors`.
+        options: Explicit keywords beyond timm's common ones.
+        joint_rule: Check that involves more than one option, or the images.
 
     Raises:
         RuntimeError: Raised by the decorator: timm, or another module of this package, has a network of that name.
@@ -227,10 +227,10 @@ def build(name: str, network: type[nn.Module], *, pretrained: bool, given: dict[
     """Build a registered network through timm after checking the keywords given for it.
 
     Args:
-        name: The registered name.
-        network: Its class.
-        pretrained: Passed to timm, which reports that there are no weights.
-        given: Keywords of the caller; timm's `device` and `dtype` say where the parameters are made, and in which type.
+        name: Registered name.
+        network: Class of the network.
+        pretrained: True for weights, which timm reports as missing.
+        given: Keywords of the caller, with timm's `device` and `dtype` of the parameters.
         fixed: Keywords that make this variant and that a caller cannot change.
 
     Raises:

@@ -4,11 +4,6 @@ Multiply-accumulates are those of convolutions and matrix products, counted on s
 to windows counts by its formula, every query against every pixel of its window, however it is computed; learned windows
 count at their first size. So does the similarity of FCViT, one product per channel and position. All other layers count
 as they compute.
-
-Multiply-accumulates are those of convolutions and matrix products, counted on shapes alone, without images.
-Attention to windows counts as its formula says, every query against every pixel of its window, whatever the
-kernel does to have it; learned windows count at their first size. So does the similarity of FCViT, one product
-per channel and position. All else counts as its layers compute it.
 """
 
 import dataclasses
@@ -48,9 +43,9 @@ class ModelFacts:
     """Registered network with its default options.
 
     Args:
-        name: Its registered name.
-        family: As `models.model_family` gives it.
-        params: Numbers it learns.
+        name: Registered name.
+        family: Family, as in `models.model_family`.
+        params: Learned numbers.
         macs: Multiply-accumulates of one image.
         input_size: Channels, height and width of the images it is described for.
         source: Identifier of the paper.
@@ -69,7 +64,7 @@ class ModelCost:
     """Size of a network.
 
     Args:
-        params: Numbers it learns.
+        params: Learned numbers.
         macs: Multiply-accumulates of one image.
     """
 
@@ -101,11 +96,11 @@ def model_facts(name: str) -> ModelFacts:
 def model_cost(name: str, options: Mapping[str, Any], *, num_classes: int, in_chans: int, image_size: int) -> ModelCost:
     """Count a network with its options as `model_facts` does, almost without memory.
 
-    Takes milliseconds the first time; networks that differ only in what costs nothing are counted once.
+    It takes milliseconds the first time; networks that differ only in `COSTLESS` options are counted once.
 
     Args:
-        name: Its registered name.
-        options: Its keywords.
+        name: Registered name.
+        options: Keywords of the network.
         num_classes: Outputs.
         in_chans: Channels of the images.
         image_size: Side of the images in pixels.

@@ -59,7 +59,7 @@ def check_options(
 
     Args:
         name: Name of the network.
-        options: Its keywords, common ones such as `drop_rate` included.
+        options: Keywords of the network, common ones such as `drop_rate` included.
         image_size: Side of the images in pixels, or height and width, where known.
         in_chans: Channels of the images, where known.
         num_classes: Classes, where known.
@@ -93,7 +93,7 @@ def create_model(
     """Build a network of this package with random weights.
 
     Args:
-        name: One of `list_models()`.
+        name: Name of the network, from `list_models()`.
         num_classes: Outputs; 0 for pooled features.
         in_chans: Channels of the images.
         image_size: Side of the images in pixels, or height and width. Networks with the option `img_size` are

@@ -3,10 +3,6 @@
 `models.registry.arithmetic` defines what is counted. Convolutions and matrix products are counted as they are
 dispatched. A layer whose count follows its formula, not its operations, has a method `macs`. Layers that multiply no
 matrices are skipped, as they only cost time here.
-
-`models.registry.arithmetic` defines what is counted. Convolutions and matrix products are counted as they are
-dispatched. A layer whose count is that of its formula, not of its operations, answers itself: it has a method `macs`.
-Layers that multiply no matrices are skipped, as they only cost time here.
 """
 
 from collections.abc import Callable, Mapping, Sequence

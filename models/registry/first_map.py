@@ -15,10 +15,10 @@ def first_map_side(name: str, options: Mapping[str, Any], *, image_size: int, in
     """Return the side in cells of the map that the first stage reads, the largest of a network.
 
     Args:
-        name: Of the network.
-        options: Its keywords.
+        name: Registered name of the network.
+        options: Keywords of the network.
         image_size: Side of the images in pixels.
-        in_chans: Their channels.
+        in_chans: Channels of the images.
 
     Raises:
         ModelOptionError: The name or an option is unknown, or a value impossible.

@@ -37,7 +37,13 @@ BUFFER_KINDS = ("constructed", "running_mean", "running_var")
 
 @dataclasses.dataclass(frozen=True)
 class Fixture:
-    """Description and reference outputs of one case."""
+    """Description and reference outputs of one case.
+
+    Args:
+        case: Family and name of the case.
+        about: Content of the json.
+        arrays: Content of the npz.
+    """
 
     case: str
     about: Mapping[str, Any]
@@ -83,7 +89,14 @@ class Fixture:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Difference of one output from the reference."""
+    """Difference of one output from the reference.
+
+    Args:
+        output: Name of the output.
+        dtype: Type in which it was computed.
+        error: Largest difference, relative to the largest value of the reference.
+        tolerance: Largest error that passes, likewise relative.
+    """
 
     output: str
     dtype: str
@@ -206,9 +219,12 @@ def compare(fixture: Fixture, *, dtypes: Sequence[torch.dtype] = DTYPES) -> list
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare each fixture named on the command line, print a line per output, and return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m models.registry.verify", description="Compare with the authors' code."
+        prog="python -m models.registry.verify",
+        description="Compare our networks with reference outputs of the authors' code.",
     )
-    parser.add_argument("fixtures", nargs="+", type=Path, metavar="FIXTURE.json")
+    parser.add_argument(
+        "fixtures", nargs="+", type=Path, metavar="FIXTURE.json", help="fixtures, each with its npz beside it"
+    )
     status = 0
     for path in parser.parse_args(arguments).fixtures:
         try:

@@ -7,7 +7,7 @@ the map, joins the channels of the convolution ahead of their norm.
 Source: Go & Ryu 2022, "Spatial Bias for Attention-free Non-local Neural Networks" (arXiv 2302.12505).
 Differs: any image size and any batch size; the number of bias channels, the key size and the size of the grid
 can be chosen, where the authors' code fixes 3, 3 and 10; drop path takes part; non-local blocks can be added,
-of which the paper says that they go together.
+which the paper combines too.
 """
 
 from collections.abc import Sequence
@@ -76,9 +76,9 @@ class SpatialBiasConv(nn.Module):
     Args:
         dim: Channels of the convolution.
         stride: Stride of the convolution; the bias reads the full map all the same.
-        bias_channels: As for `SpatialBias`, like the next two.
-        key_size: Width of its 1-D convolution.
-        pooled_size: Side of its grid in cells.
+        bias_channels: Channels of the context; at least 1.
+        key_size: Width of the 1-D convolution; at least 1.
+        pooled_size: Side of the grid in cells; at least 1.
     """
 
     def __init__(self, dim: int, *, stride: int, bias_channels: int, key_size: int, pooled_size: int) -> None:
@@ -103,16 +103,16 @@ class SpatialBiasResNet(SpatialResNet):
         depths: Blocks of each stage.
         widths: Channels of the 3x3 convolutions of each stage.
         large_image: 7x7 stem with pooling instead of a 3x3 one.
-        stem_width: Channels the stem puts out.
-        bias_channels: As for `SpatialBias`, like the next two.
-        key_size: Width of its 1-D convolution.
-        pooled_size: Side of its grid in cells.
-        stages: Which stages carry a bias; none is the plain network. All but the fourth when left out.
-        nonlocal_stages: As for `NonLocalPlan`, like the next four; no stage has non-local blocks when left out.
+        stem_width: Channels of the stem.
+        bias_channels: Channels of the context; at least 1.
+        key_size: Width of the 1-D convolution; at least 1.
+        pooled_size: Side of the grid in cells; at least 1.
+        stages: Flag of each stage for a bias; none is the plain network. All but the fourth when left out.
+        nonlocal_stages: Flag of each stage for non-local blocks; none when left out.
         nonlocal_every: Blocks from one non-local block to the next.
         nonlocal_reduction: Channels of the map per channel of their embeddings.
-        nonlocal_pool_keys: Whether their keys and values are pooled.
-        nonlocal_scaled: Whether their logits are scaled.
+        nonlocal_pool_keys: True to pool their keys and values.
+        nonlocal_scaled: True to scale their logits.
         surface: timm's keywords, see `SpatialResNet`.
     """
 

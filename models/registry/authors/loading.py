@@ -21,7 +21,7 @@ class AuthorsCheckpointError(ValueError):
     """Checkpoint that does not fit the network.
 
     Args:
-        problem: What is wrong, when it is not about single entries.
+        problem: Problem, when it is not about single entries.
         missing: Entries the network needs and the checkpoint lacks, under the authors' names.
         unexpected: Entries that the network has no place for.
         wrong_shape: Entry, shape needed, shape found.
@@ -48,7 +48,7 @@ def from_authors(family: str, options: Mapping[str, Any]) -> nn.Module:
 
     Args:
         family: One of `FAMILIES`, such as `spatial_bias`.
-        options: Their arguments under their names; what is left out has their default.
+        options: Their arguments under their names; those left out have their default.
 
     Raises:
         AuthorsOptionError: The family or an argument is unknown, or their code makes no network of them
@@ -81,9 +81,9 @@ def load_authors_checkpoint(
     part in the result, such as the span masks of attention with fixed windows, are dropped.
 
     Args:
-        name_or_model: A network, or the name of one, which is then built with its default options and with
-            the classes and image channels of the checkpoint.
-        path_or_state_dict: The file, or what it holds.
+        name_or_model: Network, or the name of one, which is then built with its default options and with the
+            classes and image channels of the checkpoint.
+        path_or_state_dict: File, or its content.
 
     Returns:
         The network, in the mode and on the device it was in.

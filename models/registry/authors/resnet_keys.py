@@ -26,7 +26,7 @@ def rename(key: str, *, stage: str, parts: Mapping[str, str]) -> str:
 
     Args:
         key: Our key.
-        stage: Their stage, with `{stage}`, such as `layers.{stage}`; counted from 0, `{next_stage}` from 1.
+        stage: Prefix of their stage, with `{stage}`, such as `layers.{stage}`; counted from 0, `{next_stage}` from 1.
         parts: Their path for the longest prefix of ours that is listed; ours within a block starts at the
             block.
 
