@@ -1,4 +1,4 @@
-"""The networks by kind, and what the paper and code of each kind vary.
+"""Networks by kind, and the options and training settings that a sweep varies for each kind.
 
 A kind is a family of networks with the same options: where a family has networks for small and for large images, whose
 numbers of stages differ, it is two kinds. Source: section 5 of the notes on each paper, that is the switches and
@@ -35,7 +35,7 @@ class Kind:
 
 
 def _choice(*choices: Scalar, **when: Scalar | tuple[Scalar, ...]) -> ChoiceDomain:
-    """One of a few values, searched when all the named choices have (one of) the given value(s)."""
+    """Make a choice that is searched when all the named parents have (one of) the given value(s)."""
     return ChoiceDomain(choices=choices, when=when)
 
 
@@ -66,7 +66,7 @@ def _nonlocal(prefix: str, **when: Scalar | tuple[Scalar, ...]) -> dict[str, Dom
 
 
 def _bias(stages: Domain, nonlocal_stages: tuple[str, ...]) -> dict[str, Domain]:
-    """Spatial bias, with non-local blocks beside it in one half of what is tried."""
+    """Return the options of a spatial bias, with non-local blocks beside it in one half of the configurations."""
     plain = "F" * len(nonlocal_stages[0])
     return {
         "bias_channels": IntDomain(low=1, high=8),
@@ -237,5 +237,5 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 
 
 def kind_of(network: str) -> str | None:
-    """The name of the kind a network is of; None for one that this package does not have."""
+    """Return the name of the kind of a network; None for a network that this package does not have."""
     return next((name for name, kind in KINDS.items() if network in kind.networks), None)

@@ -1,4 +1,4 @@
-"""What the families vary in training: ranges around the papers' own settings.
+"""Training settings that the families vary: ranges around those of the papers.
 
 Source: the recipes of the papers and their code; where a paper names one value, the range around it is ours. Learning
 rate and weight decay mean another thing to each optimiser, so each optimiser has its own domains of them.
@@ -19,7 +19,7 @@ Range = tuple[float, float]
 def around(
     optimizers: Mapping[tuple[str, ...], tuple[Range, Range]], *, batch: tuple[int, int], drop_path: float = 0.2
 ) -> dict[str, Domain]:
-    """The settings of training that a family varies.
+    """Return the settings of training that a family varies.
 
     Args:
         optimizers: Names to the ranges of their learning rate and their weight decay; the first name is the label.

@@ -122,7 +122,7 @@ class AdaptiveAttention(nn.Module):
     def window_radius(self) -> int:
         """Return L: the last ring, in pixels, that the mask of any head leaves above zero; at most `max_span`.
 
-        Compiled and exported programs cannot read the spans: they use the window as of the last eager pass, projection or
+        Compiled and exported programs cannot read the spans: they use the window of the last eager pass, projection or
         loading, and are compiled again when it changes.
         """
         if not torch.compiler.is_compiling() and not self.span.is_meta:
