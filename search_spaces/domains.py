@@ -31,7 +31,7 @@ Finite = Annotated[StrictFloat, AllowInfNan(False)]
 Scalar = StrictBool | StrictInt | Finite | StrictStr
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _LARGEST_INT = 2**53
-"""Samplers compute with floats, which hold every whole number up to here."""
+"""Largest bound of an `IntDomain`: samplers compute with floats, which are exact for whole numbers up to here."""
 _MOST_CHOICES = 1_000
 Condition = Mapping[str, Scalar | tuple[Scalar, ...]]
 
@@ -40,7 +40,7 @@ class _Domain(BaseModel, ABC):
     """Base of all domains: frozen, without unknown keys, and possibly conditional.
 
     Args:
-        when: The domain takes part only if every named choice has (one of) the given value(s).
+        when: Name of a choice to its value(s) with which the domain takes part; all of them must hold.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,9 +67,9 @@ class FloatDomain(_Domain):
     """Real interval, uniform or log-uniform, or a grid of `step`.
 
     Args:
-        low: Smallest value, inclusive.
-        high: Largest value, inclusive.
-        log: Draw uniformly in the logarithm; needs low above 0 and excludes `step`.
+        low: Smallest value, included.
+        high: Largest value, included.
+        log: True to draw uniformly in the logarithm; needs low above 0 and excludes `step`.
         step: Distance between neighbouring values; None for a continuum.
     """
 
@@ -124,7 +124,7 @@ class IntDomain(_Domain):
     Args:
         low: Smallest value.
         high: Largest value.
-        log: Draw uniformly in the logarithm; needs low of at least 1 and excludes a step above 1.
+        log: True to draw uniformly in the logarithm; needs low of at least 1 and excludes a step above 1.
         step: Distance between neighbouring values; at least 1.
     """
 
@@ -153,10 +153,10 @@ class IntDomain(_Domain):
 
 
 class ChoiceDomain(_Domain):
-    """One of a few unordered values.
+    """Choice of one of a few unordered values.
 
     Args:
-        choices: At least one value, all different.
+        choices: Values, at least one, all different.
     """
 
     type: Literal["choice"] = "choice"

@@ -1,8 +1,8 @@
 """Networks by kind, and the options and training settings that a sweep varies for each kind.
 
 A kind is a family of networks with the same options: where a family has networks for small and for large images, whose
-numbers of stages differ, it is two kinds. Source: section 5 of the notes on each paper, that is the switches and
-defaults of its code; ranges around them are ours.
+numbers of stages differ, it is two kinds. Source: the switches and defaults of the code of each paper; ranges around
+them are ours.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Kind:
     Args:
         family: Name of the space that serves them.
         networks: Their registered names, the smallest first.
-        options: What varies in them.
-        training: What varies in their training.
+        options: Domains of the options of the networks.
+        training: Domains of the settings of training.
     """
 
     family: str
@@ -51,7 +51,7 @@ def _depths(prefix: str, *depths: int, suffix: str = "") -> tuple[str, ...]:
 _SWITCH = _choice(False, True)
 _HEADS = _choice(1, 2, 4, 8)
 
-# Which stages carry the layer: all single ones and the runs that code and tables of the papers show.
+# Stages with the layer: all single ones, and the runs of stages in code and tables of the papers.
 _STAGES_3 = _choice("FFT", "FTF", "TFF", "FTT", "TTF", "TTT")
 _STAGES_4 = _choice("FFFT", "FFTF", "FTFF", "TFFF", "FFTT", "FTTF", "TTFF", "FTTT", "TTTF", "TTTT")
 

@@ -36,11 +36,11 @@ def named_space(name: str, networks: Sequence[str] | None = None) -> SearchSpace
 
     One network gives a space without `model`; several give a choice of `model`. Where these have different options,
     names carry a label, such as `lsas/reduction`, and are searched under the condition that `model` is one of their
-    networks. What varies in training is the family's own for a family, and shared in `spatial_zoo`.
+    networks. Training settings are the family's own for a family, and shared in `spatial_zoo`.
 
     Args:
-        name: One of `list_spaces()`.
-        networks: Of those that the space serves; None takes the smallest of the family, or of every family.
+        name: Name of the space, from `list_spaces()`.
+        networks: Networks that the space serves; the smallest of the family, or of every family, when None.
 
     Raises:
         SpaceError: There is no such space, or it does not serve one of the networks.
@@ -48,9 +48,9 @@ def named_space(name: str, networks: Sequence[str] | None = None) -> SearchSpace
     served = networks_of(name)
     smallest = [kind.networks[0] for key, kind in KINDS.items() if key == kind.family and name in (ZOO, kind.family)]
     chosen = tuple(dict.fromkeys(smallest if networks is None else networks))
-    strangers = [network for network in chosen if network not in served]
-    if strangers or not chosen:
-        raise SpaceError(f"{name} serves {', '.join(served)}; got {', '.join(strangers) or 'none'}")
+    unserved = [network for network in chosen if network not in served]
+    if unserved or not chosen:
+        raise SpaceError(f"{name} serves {', '.join(served)}; got {', '.join(unserved) or 'none'}")
     kinds = {key: KINDS[key] for key in dict.fromkeys(map(_kind_of, chosen))}
     domains: dict[str, Domain] = {} if len(chosen) == 1 else {"model": ChoiceDomain(choices=chosen)}
     for key, kind in kinds.items():
@@ -78,12 +78,12 @@ def refine(space: SearchSpace, changes: Mapping[str, Domain | None]) -> dict[str
     """Replace some of the domains of a space.
 
     A change takes the place of the domain of its name, and keeps its condition unless it brings one. Under a name
-    without a label it takes the place of all domains that set the same. What can no longer be drawn, because the
-    choice it depends on was narrowed, leaves the space.
+    without a label it takes the place of all domains that set the same. Domains that can no longer be drawn, because
+    the choice they depend on was narrowed, leave the space.
 
     Args:
-        space: To be changed.
-        changes: Name to domain; None for one that is not understood, which leaves its place empty.
+        space: Space to be changed.
+        changes: Name to domain; None for an invalid one, which leaves its place empty.
     """
     merged: dict[str, Domain | None] = dict(space)
     for name, change in changes.items():
@@ -99,8 +99,8 @@ def refine(space: SearchSpace, changes: Mapping[str, Domain | None]) -> dict[str
 def without_fixed(space: Mapping[str, Domain], fixed: Mapping[str, object]) -> dict[str, Domain]:
     """Remove the names whose value is decided elsewhere.
 
-    Conditions that such a value meets are met from now on; what depends on another value leaves the space, and with it
-    what depends on that.
+    Conditions that such a value meets are dropped; domains that depend on another value leave the space, and with them
+    those that depend on them.
 
     Args:
         space: Name to domain.

@@ -21,7 +21,7 @@ class PaperSetting:
     """Published configuration of a network.
 
     Args:
-        source: Paper, and where in it or its code.
+        source: Paper, and the place in it or its code.
         settings: Values by setting: options of the network and fields of training.
     """
 

@@ -23,7 +23,7 @@ class SearchSpace(Mapping[str, Domain]):
     """Named domains in an order in which every condition follows the choice it depends on.
 
     Args:
-        domains: Name to domain. The order given is kept where conditions allow.
+        domains: Name to domain; their order is kept where conditions allow.
 
     Raises:
         SpaceError: A condition names something that is no choice of this space, or leads back to itself.
@@ -58,8 +58,8 @@ class SearchSpace(Mapping[str, Domain]):
         Yields:
             Values of the deciding choices; other names are absent.
         """
-        asked = {"model", *(parent for domain in self._domains.values() for parent in domain.when)}
-        deciding = [name for name in self._domains if name in asked]  # parents come first
+        named = {"model", *(parent for domain in self._domains.values() for parent in domain.when)}
+        deciding = [name for name in self._domains if name in named]  # parents come first
         left: list[tuple[int, dict[str, Any]]] = [(0, {})]
         while left:
             depth, values = left.pop()
@@ -134,8 +134,8 @@ class Projection:
     """Part of a configuration from elsewhere that fits a space, and the reasons for the rest.
 
     Args:
-        values: By searched name; names that it does not decide are absent. Constants are among them.
-        left_out: Why a value could not be taken, by its name there.
+        values: Values by searched name, constants included; names that the configuration does not decide are absent.
+        left_out: Reason why a value does not fit, by its name in the configuration.
     """
 
     values: Mapping[str, Any]
@@ -182,7 +182,7 @@ def _structure_problems(domains: Mapping[str, Domain]) -> Iterator[tuple[str, st
     for name, domain in domains.items():
         for parent in domain.when:
             if not isinstance(domains.get(parent), (ChoiceDomain, ConstantDomain)):
-                yield name, f"its condition asks about '{parent}', which is no choice of this space"
+                yield name, f"its condition names '{parent}', which is no choice of this space"
         if name in _ancestors(name, domains):
             yield name, "its condition leads back to itself"
 
@@ -194,14 +194,14 @@ def _unoffered_values(
         for parent, wanted in domain.when.items():
             other = domains.get(parent)
             if isinstance(other, ConstantDomain) and parent not in elsewhere:
-                continue  # a choice narrowed to one value; what else it offered is not known here
+                continue  # a choice narrowed to one value; its other values are not known here
             if not isinstance(other, (ChoiceDomain, ConstantDomain)):
                 continue
             known = {*other.corners(), *elsewhere.get(parent, ())}
-            strangers = [value for value in as_tuple(wanted) if value not in known]
-            if strangers:
+            unoffered = [value for value in as_tuple(wanted) if value not in known]
+            if unoffered:
                 offered = ", ".join(map(str, other.corners()))
-                yield name, f"its condition asks for {parent} = {strangers[0]}; '{parent}' offers {offered}"
+                yield name, f"its condition needs {parent} = {unoffered[0]}; '{parent}' offers {offered}"
 
 
 def _ancestors(name: str, domains: Mapping[str, Domain]) -> set[str]:

@@ -1,7 +1,7 @@
-"""Whole networks as their formulas are written, over the weights of ours: what speed is measured against.
+"""Naive forms of whole networks, as in their formulas, over the weights of ours: the reference for speed.
 
-Every step is the obvious PyTorch call on maps in the default layout; nothing is merged, folded or reordered.
-Attention within windows is the unfold oracle, LESA's and FCViT's are theirs.
+Every step is the obvious PyTorch call on maps in the default layout; nothing is merged, folded or reordered. Attention
+within windows is the unfold oracle; LESA's and FCViT's oracles compute theirs.
 """
 
 import copy
@@ -31,7 +31,7 @@ TOLERANCE = 1e-6  # of the largest value, in double precision
 
 
 class PlainNetwork(nn.Module):
-    """The weights of a network of ours under its formulas: (B, in_chans, H, W) -> (B, num_classes)."""
+    """Network of ours computed by its formulas, with its weights: (B, in_chans, H, W) -> (B, num_classes)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class PlainNetwork(nn.Module):
 
 @contextmanager
 def unfolded_windows() -> Iterator[None]:
-    """Local and adaptive attention through the oracle."""
+    """Compute local and adaptive attention by the oracle."""
     with mock.patch.object(adaptive_span, "local_attention", unfold_attention):
         yield
 
@@ -64,7 +64,7 @@ def normed_conv(layer: ConvNorm, x: Tensor) -> Tensor:
 
 
 def plain_block(block: Any, x: Tensor) -> Tensor:
-    """A bottleneck, without stochastic depth: 1x1, operator, 1x1, gate or pool, shortcut, non-local block."""
+    """Apply a bottleneck, without stochastic depth: 1x1, operator, 1x1, gate or pool, shortcut, non-local block."""
     shortcut = x if isinstance(block.shortcut, nn.Identity) else normed_conv(block.shortcut, x)
     y = plain_operator(block.spatial, normed_conv(block.reduce, x))
     if not isinstance(block, LesaBottleneck):  # whose operators end in a norm
@@ -93,7 +93,7 @@ def plain_operator(operator: Any, x: Tensor) -> Tensor:
 
 
 def plain_gate(gate: Any, x: Tensor) -> Tensor:
-    """Squeeze-and-excitation with sub-attention behind its logits."""
+    """Apply squeeze-and-excitation with sub-attention behind its logits."""
     assert gate.attention == "se"
     batch, channels = x.shape[:2]
     pooled = F.adaptive_avg_pool2d(x, 1).flatten(1)
@@ -107,7 +107,7 @@ def plain_gate(gate: Any, x: Tensor) -> Tensor:
 
 
 def plain_lesa(layer: Any, x: Tensor) -> Tensor:
-    """Unary term plus gated binary term."""
+    """Add the gated binary term to the unary term."""
     binary = plain_binary(layer.binary, x)
     if layer.unary is None:
         return binary
@@ -120,7 +120,7 @@ def plain_lesa(layer: Any, x: Tensor) -> Tensor:
 
 
 def plain_spatial_bias(layer: Any, x: Tensor) -> Tensor:
-    """Convolution, and beside it reduction, grid, mixing of its cells, resizing."""
+    """Convolve, and append the bias: reduction, grid, mixing of its cells, resizing."""
     bias, y = layer.bias, layer.conv(x)
     grid = F.adaptive_avg_pool2d(normed_conv(bias.reduce, x), bias.pooled_size)
     batch, channels, side, _ = grid.shape
@@ -130,7 +130,7 @@ def plain_spatial_bias(layer: Any, x: Tensor) -> Tensor:
 
 
 def plain_non_local(block: Any, x: Tensor) -> Tensor:
-    """Softmax of the products of two embeddings, the weighted sum of a third, the projection back."""
+    """Attend with softmax of the products of two embeddings, and project the weighted sum of a third back."""
     assert isinstance(block.pool, nn.Identity)
     weights, biases = block.embed.weight.chunk(3), block.embed.bias.chunk(3)
     theta, phi, g = (F.conv2d(x, weight, bias).flatten(2) for weight, bias in zip(weights, biases, strict=True))
@@ -142,14 +142,14 @@ def plain_non_local(block: Any, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def stir(network: nn.Module) -> None:
-    """Moves every parameter that starts constant, so that no branch is closed and no norm an identity."""
+    """Change every parameter that starts constant, so that no branch is closed and no norm an identity."""
     for parameter in network.parameters():
         if parameter.numel() > 1 and parameter.min() == parameter.max():
             parameter.add_(torch.rand_like(parameter), alpha=0.5)
 
 
 def assert_equals_plain(network: nn.Module, images: Tensor) -> float:
-    """Holds a network in double precision against its plain form: logits and all gradients, in both modes.
+    """Compare a network in double precision with its plain form: logits and all gradients, in both modes.
 
     Returns:
         The largest difference, relative to the largest value of what differs.
@@ -172,7 +172,7 @@ def assert_equals_plain(network: nn.Module, images: Tensor) -> float:
 
 
 def outcome(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Logits, and gradients by the name of what they belong to."""
+    """Return the logits, and the gradients by the name of their tensor."""
     images = images.clone().requires_grad_()
     logits = model(images)
     named = {key.removeprefix("network."): parameter for key, parameter in model.named_parameters()}
