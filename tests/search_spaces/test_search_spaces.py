@@ -17,7 +17,7 @@ MODELS = ("near", "far", "plain")
 
 
 def nested_space() -> SearchSpace:
-    """Children are written before their parents; `depth` hangs on `heads`, which hangs on `model`."""
+    """Make a space with children before their parents: `depth` depends on `heads`, which depends on `model`."""
     return SearchSpace(
         {
             "depth": IntDomain(low=2, high=6, step=2, when={"heads": (4, 8)}),

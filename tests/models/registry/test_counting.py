@@ -1,4 +1,4 @@
-"""What limits are held against is the count of the network that would be built, whatever is remembered or skipped."""
+"""Counted costs equal those of the built network, with the cache and with skipped layers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SMALLEST = {kind.networks[0] for kind in KINDS.values()}
 
 
 def drawn(name: str, count: int) -> list[dict[str, Any]]:
-    """Options from the natural space of a network that it accepts."""
+    """Draw options from the natural space of a network that it accepts."""
     space = named_space(KINDS[kind_of(name) or ""].family, [name])
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=len(name)))
     found: list[dict[str, Any]] = []
@@ -39,7 +39,7 @@ def drawn(name: str, count: int) -> list[dict[str, Any]]:
 
 
 def counted_whole(name: str, options: dict[str, Any]) -> models.ModelCost:
-    """By torch's own counter, of every layer of a network built with every option."""
+    """Count every layer of a network built with every option, by torch's own counter."""
     learned_windows = "span_init" in models.model_options(name)
     with torch.device("cpu" if learned_windows else "meta"):
         network = models.create_model(name, **options, **SHAPE).eval()
@@ -53,7 +53,7 @@ def counted_whole(name: str, options: dict[str, Any]) -> models.ModelCost:
 
 
 @pytest.mark.parametrize("name", [name for name in models.list_models() if not any(deep in name for deep in DEEP)])
-def test_what_limits_are_held_against_is_the_network_that_would_be_built(name: str) -> None:
+def test_cost_is_that_of_the_network_that_would_be_built(name: str) -> None:
     for options in drawn(name, 2 if name in SMALLEST else 1):
         expected = counted_whole(name, options)
         assert models.model_cost(name, options, **SHAPE) == expected, options
@@ -83,7 +83,7 @@ def test_layers_that_count_themselves_count_by_their_formula(batch: int) -> None
 
 
 @pytest.mark.parametrize("name", sorted(SMALLEST))
-def test_options_that_are_left_out_of_the_count_change_nothing(name: str) -> None:
+def test_costless_options_change_no_count(name: str) -> None:
     known = models.searchable_options(name)
     free = sorted(arithmetic.COSTLESS & known.keys())
     assert {"drop_rate", "drop_path_rate"} <= set(free)
@@ -100,14 +100,14 @@ def test_options_that_are_left_out_of_the_count_change_nothing(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", sorted(SMALLEST))
-def test_whatever_a_named_space_draws_from_a_continuum_is_known_to_cost_something_or_nothing(name: str) -> None:
-    """Options with endless values are remembered endlessly, unless they cost nothing or decide on windows."""
+def test_continuous_options_of_named_spaces_are_costless_or_decide_on_windows(name: str) -> None:
+    """Every other option with endless values would fill the cache."""
     options = KINDS[kind_of(name) or ""].options
     endless = {setting_of(key) for key, domain in options.items() if isinstance(domain, FloatDomain)}
     assert endless <= arithmetic.COSTLESS | {"ramp", "span_init"}
 
 
-def test_a_network_is_counted_once_whatever_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks_that_differ_in_costless_options_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
     create = arithmetic.create_model
     monkeypatch.setattr(arithmetic, "create_model", lambda *given, **more: built.append(1) or create(*given, **more))
