@@ -3,7 +3,7 @@
 Source: JoeRoussy/adaptive-attention-in-cv, commit 79ccd863d4d2. Their networks with fixed windows hold span
 masks that take no part in the result; ours have none, so such a network of ours is smaller than theirs by one
 parameter per head and attention layer. Their functions for ResNet38 and ResNet50 leave out arguments and fail;
-those shapes are had from the class that they call, through its argument `num_blocks`.
+those shapes come from the class that they call, through its argument `num_blocks`.
 """
 
 from collections.abc import Mapping

@@ -132,7 +132,7 @@ def _build_for(name: str, state: Mapping[str, Tensor]) -> nn.Module:
     family = FAMILIES.get(model_family(name))
     if family is None:
         raise AuthorsCheckpointError(
-            f"{name}: there is no code of its authors; families that have it: {sorted(FAMILIES)}"
+            f"{name}: there is no code of its authors; families with such code: {sorted(FAMILIES)}"
         )
     with torch.device("meta"):
         probe = create_model(name, num_classes=1, in_chans=1)
