@@ -80,7 +80,7 @@ def images_for(
         CheckpointError: Its classes are others.
         DataError: There is no such dataset or split, or its images do not fit.
     """
-    from orchestrator.config.sweep import DatasetConfig
+    from orchestrator.config.sections.dataset import DatasetConfig
     from orchestrator.data import list_datasets, locate_dataset, open_dataset
     from orchestrator.training.images.decoded_images import DecodedSplit
     from orchestrator.training.images.placement import Normalisation, place_split, splits_of

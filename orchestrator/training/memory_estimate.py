@@ -17,7 +17,7 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from orchestrator.config.sweep import TrialConfig
+from orchestrator.config.trial import TrialConfig
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.training.checkpoints.checkpoints import build_model
 

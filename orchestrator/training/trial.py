@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import models
 from orchestrator.config.sections.objective import ObjectiveConfig
-from orchestrator.config.sweep import TrialConfig
+from orchestrator.config.trial import TrialConfig
 from orchestrator.data import Indices, epoch_batches
 from orchestrator.errors import CheckpointError, TrialDivergedError
 from orchestrator.training.checkpoints.checkpoint_content import load_weights, read_best, read_state

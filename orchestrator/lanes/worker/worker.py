@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from ray.train.v2._internal.execution.context import get_train_context
 
-from orchestrator.config.sweep import TrialConfig
+from orchestrator.config.trial import TrialConfig
 from orchestrator.data import open_dataset
 from orchestrator.errors import SpatialSweepError, TrialDivergedError, TrialFailedError
 from orchestrator.lanes.lane_setting import LaneSetting

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orchestrator.config.sweep import DatasetConfig
+from orchestrator.config.sections.dataset import DatasetConfig
 from orchestrator.data import ArrowImages, Indices, split_validation
 from orchestrator.data.encoded_images import EncodedImages
 from orchestrator.data.prepared import PreparedDataset

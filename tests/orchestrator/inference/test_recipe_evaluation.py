@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
 from orchestrator.config import SweepConfig, resolve_trial
-from orchestrator.config.recipes import list_recipes, load_recipe, recipe_sweep
+from orchestrator.config.recipe import load_recipe, recipe_sweep
+from orchestrator.config.recipes import list_recipes
 from orchestrator.data import open_dataset
 from orchestrator.data.conversion.prepare import prepare
 from orchestrator.errors import CheckpointError, ConfigError
