@@ -8,7 +8,7 @@ import sys
 import torch
 
 
-def clean_slate() -> None:
+def reset_torch() -> None:
     """Sets torch's process-wide switches to what they are after an import, and frees what nobody holds.
 
     One differs: cuDNN is held to deterministic algorithms, as a trial is to repeat itself to the last bit. Random

@@ -29,7 +29,7 @@ from orchestrator.training.images.training_batches import training_batches
 from orchestrator.training.network_costs import counted_costs, latency_ms
 from orchestrator.training.out_of_memory import naming_the_batch
 from orchestrator.training.randomness import seed_everything
-from orchestrator.training.reset_torch import clean_slate
+from orchestrator.training.reset_torch import reset_torch
 from orchestrator.training.step_clock import StepClock
 from orchestrator.training.train_state import TrainState
 from orchestrator.training.workers import Workers
@@ -84,7 +84,7 @@ class Trial:
         }
         self.measures_latency = "latency_ms" in costs
         self.costs = counted_costs(self.description, costs)
-        clean_slate()
+        reset_torch()
         seed_everything(config.seed, device=workers.device)
         self.steps_per_epoch = len(self._batches(epoch=1))
         self.images = training_batches(
