@@ -57,7 +57,7 @@ class Workers:
             dist.all_reduce(values)
         return values
 
-    def told_by_first(self, value: T) -> T:
+    def broadcast_from_first(self, value: T) -> T:
         """What the first rank says, on all ranks; the values of the others are ignored.
 
         Torch's own broadcast of objects would unpickle what comes from the network; this one reads JSON.

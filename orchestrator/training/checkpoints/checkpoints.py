@@ -71,7 +71,7 @@ class TrialCheckpoints:
                 name = chosen.name if chosen is not None else ""
             except CheckpointError as error:
                 fault = str(error)
-        name, fault = workers.told_by_first([name, fault])
+        name, fault = workers.broadcast_from_first([name, fault])
         if fault:
             raise CheckpointError(fault)
         return self.folder / name if name else None
