@@ -25,7 +25,7 @@ class Predictor(Protocol):
 
 
 @torch.no_grad()
-def evaluate(learner: Predictor, split: DeviceSplit | DecodedSplit, workers: Workers) -> dict[str, float]:
+def evaluate(predictor: Predictor, split: DeviceSplit | DecodedSplit, workers: Workers) -> dict[str, float]:
     """`loss`, `top1` and `top5` over a whole split, of which each rank reads its share.
 
     The loss is plain cross-entropy, whatever is trained with, so that trials compare. With fewer than five classes
@@ -36,10 +36,10 @@ def evaluate(learner: Predictor, split: DeviceSplit | DecodedSplit, workers: Wor
         split: Of the data.
         workers: This rank among its peers.
     """
-    learner.evaluated.eval()
+    predictor.evaluated.eval()
     sums = torch.zeros(3, device=workers.device, dtype=torch.float64)
     for images, labels in split.share(workers):
-        logits = learner.predict(images)
+        logits = predictor.predict(images)
         loss = cross_entropy(logits, labels, reduction="sum")
         sums += torch.stack([loss.double(), *_correct(logits, labels)])
     loss_sum, top1, top5 = (workers.sum(sums) / len(split)).tolist()

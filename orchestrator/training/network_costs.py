@@ -32,7 +32,7 @@ def counted_costs(description: Mapping[str, Any], wanted: frozenset[str]) -> dic
 
 
 @torch.no_grad()
-def latency_ms(learner: Predictor, in_chans: int, image_size: int, device: torch.device) -> float:
+def latency_ms(predictor: Predictor, in_chans: int, image_size: int, device: torch.device) -> float:
     """Milliseconds from an image to its logits: the median of a few passes over one image, after a warm-up.
 
     Args:
@@ -41,13 +41,13 @@ def latency_ms(learner: Predictor, in_chans: int, image_size: int, device: torch
         image_size: Its side in pixels.
         device: Where the network is.
     """
-    learner.evaluated.eval()
+    predictor.evaluated.eval()
     image = torch.zeros(1, in_chans, image_size, image_size, device=device)
     times = []
     for _ in range(_WARM_UP + _PASSES):
         _wait_for(device)
         started = time.perf_counter()
-        learner.predict(image)
+        predictor.predict(image)
         _wait_for(device)
         times.append(time.perf_counter() - started)
     return statistics.median(times[_WARM_UP:]) * 1e3
