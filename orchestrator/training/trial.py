@@ -90,7 +90,7 @@ class Trial:
         self.images = training_batches(
             data.train, config.training, workers, num_classes=len(data.class_names), seed=config.seed
         )
-        self.learner = TrainState(build_model(self.description), config.training, workers, self.steps_per_epoch)
+        self.train_state = TrainState(build_model(self.description), config.training, workers, self.steps_per_epoch)
         self.epoch = 0  # complete ones
         self.step = 0  # done of the epoch after them
         self.losses = EpochLosses(self.steps_per_epoch, workers)
@@ -101,7 +101,7 @@ class Trial:
     @property
     def model(self) -> nn.Module:
         """The network in training."""
-        return self.learner.model
+        return self.train_state.model
 
     def run(self, report: Report) -> None:
         """Trains to the last epoch, reporting after each; the last report carries the test accuracy.
@@ -126,8 +126,8 @@ class Trial:
         while self.epoch < self.config.training.epochs:
             started = time.perf_counter()
             metrics = self._train_epoch(self.epoch + 1)
-            self.learner.share_buffers()
-            validation = evaluate(self.learner, self.data.validation, self.workers)
+            self.train_state.share_buffers()
+            validation = evaluate(self.train_state, self.data.validation, self.workers)
             metrics |= {f"val/{name}": value for name, value in validation.items()}
             self._complete_epoch(metrics | models.diagnostics(self.model) | self._measured_costs())
             spent = {"epoch_time_s": time.perf_counter() - started, "workers": float(self.workers.world_size)}
@@ -138,10 +138,10 @@ class Trial:
         if not self.measures_latency:
             return self.costs
         size, device = self.data.image_size, self.workers.device
-        return {**self.costs, "latency_ms": latency_ms(self.learner, self.data.in_chans, size, device)}
+        return {**self.costs, "latency_ms": latency_ms(self.train_state, self.data.in_chans, size, device)}
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
-        self.learner.begin_epoch()
+        self.train_state.begin_epoch()
         started, first = time.perf_counter(), self.step
         clock = StepClock(self.workers.device)
         batches = self._batches(epoch)
@@ -155,7 +155,7 @@ class Trial:
         seconds = time.perf_counter() - started
         return {
             "train/loss": float(sums.sum()) / len(self.data.train),
-            "lr": self.learner.lr,
+            "lr": self.train_state.lr,
             "images_per_s": sum(map(len, batches[first:])) / seconds,
             **self._time_split(clock, steps=len(batches) - first),
         }
@@ -169,12 +169,12 @@ class Trial:
             pixels, targets = next(images)
         update = (epoch - 1) * self.steps_per_epoch + step
         with clock.measure("step"):
-            return self.learner.step(pixels, targets, update=update, global_images=global_images)
+            return self.train_state.step(pixels, targets, update=update, global_images=global_images)
 
     def _time_split(self, clock: StepClock, steps: int) -> dict[str, float]:
         """Seconds of an epoch spent on each part, on the first rank."""
         split = {f"time/{part}_s": seconds for part, seconds in clock.seconds().items()}
-        exchange = self.learner.exchange_s_per_step
+        exchange = self.train_state.exchange_s_per_step
         return split if exchange is None else {**split, "time/exchange_s": exchange * steps}
 
     def _pause(self, epoch: int) -> None:
@@ -183,7 +183,7 @@ class Trial:
         updates = (epoch - 1) * self.steps_per_epoch + self.step
         if every is not None and updates % every == 0:
             losses = self._finite_losses(epoch)
-            self.learner.share_buffers()
+            self.train_state.share_buffers()
             self._save_state(losses)
         elif self.step % _LOOK_EVERY_STEPS == 0:
             self._finite_losses(epoch)
@@ -207,12 +207,12 @@ class Trial:
 
     def _test_best(self) -> dict[str, float]:
         """The only look at the test images: the best epoch's weights, after the last epoch."""
-        model = self.learner.evaluated
+        model = self.train_state.evaluated
         current = {key: value.clone() for key, value in model.state_dict().items()}
         self.workers.sum(torch.zeros(1, device=self.workers.device))  # best.pt is complete once all ranks are here
         best = read_best(self.checkpoints.best, self.workers.device)
         load_weights(model, best["state_dict"], self.checkpoints.best)
-        result = evaluate(self.learner, self.data.test, self.workers)
+        result = evaluate(self.train_state, self.data.test, self.workers)
         model.load_state_dict(current)
         return {"test/top1": result["top1"], "test/top5": result["top5"], "best_epoch": float(best.get("epoch", 0))}
 
@@ -227,7 +227,11 @@ class Trial:
         if self._is_best(metrics):
             self.best = dict(metrics)
             if self.workers.is_first:
-                weights = {"state_dict": self.learner.evaluated.state_dict(), "epoch": self.epoch, "metrics": metrics}
+                weights = {
+                    "state_dict": self.train_state.evaluated.state_dict(),
+                    "epoch": self.epoch,
+                    "metrics": metrics,
+                }
                 seen = EvaluationSettings.of(self.config.training, self.data.test).model_dump()
                 facts = {"model": self.description, "data": self._data_facts(), "evaluation": seen}
                 save_checkpoint(self.checkpoints.best, {**facts, **weights})
@@ -238,7 +242,7 @@ class Trial:
             return
         position = {"epoch": self.epoch, "step": self.step, "losses": losses}
         told = {"model": self.description, "metrics": self.metrics, "best": self.best}
-        self.checkpoints.save_state({**position, **told, **self.learner.state_dict()})
+        self.checkpoints.save_state({**position, **told, **self.train_state.state_dict()})
 
     def _resume(self) -> None:
         """Continues after the last step that a sound checkpoint has seen.
@@ -255,7 +259,7 @@ class Trial:
         if content["step"] > self.steps_per_epoch or (losses is not None and len(losses) != self.steps_per_epoch):
             raise CheckpointError(f"{chosen}: its epochs are not of {self.steps_per_epoch} steps, as this trial's are")
         try:
-            self.learner.load_state_dict(content)
+            self.train_state.load_state_dict(content)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise CheckpointError(f"{chosen}: its optimiser is not that of this trial ({reason})") from None

@@ -61,7 +61,7 @@ def run(
 
     A `curve` is filled with the loss of each step, summed over this rank's images.
     """
-    step = trial.learner.step
+    step = trial.train_state.step
 
     def watched_step(*arguments: Any, update: int, **options: Any) -> torch.Tensor:
         if update == cut_before:
@@ -71,7 +71,7 @@ def run(
             curve.append(float(loss))
         return loss
 
-    trial.learner.step = watched_step
+    trial.train_state.step = watched_step
     reports: Reports = []
 
     def report(epoch: int, metrics: Mapping[str, float]) -> None:
@@ -197,7 +197,7 @@ def train_case(name: str, data: DeviceImages, folder: Path, workers: Workers) ->
         reports = run(trial, curve=curve)
     finally:
         trial_module.build_model = build_model
-    return {"curve": curve, "reports": reports, "weights": trial.learner.evaluated.state_dict()}
+    return {"curve": curve, "reports": reports, "weights": trial.train_state.evaluated.state_dict()}
 
 
 def run_rank(rank: int, world_size: int, folder: str, cases: Sequence[str]) -> None:

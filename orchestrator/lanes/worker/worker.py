@@ -95,7 +95,9 @@ def _say_hello(lane: LaneSetting) -> tuple[RankId, Workers]:
     if torch.cuda.is_available() and ray.get_gpu_ids():
         device = torch.device("cuda", torch.cuda.current_device())
     workers = Workers(rank, world_size, device)
-    generation: int = workers.broadcast_from_first(ray.get(lane.hub.new_generation.remote(lane.lane)) if rank == 0 else 0)
+    generation: int = workers.broadcast_from_first(
+        ray.get(lane.hub.new_generation.remote(lane.lane)) if rank == 0 else 0
+    )
     rank_id = RankId(lane.lane, generation, rank, world_size)
     ray.get(lane.hub.join.remote(rank_id))
     return rank_id, workers

@@ -74,7 +74,7 @@ def train(config: SweepConfig, folder: Path) -> tuple[Trial, dict[str, float]]:
     trial = Trial(resolve_trial(config, 0, {}), config.objective, data, Workers(), TrialCheckpoints(folder))
     (report,) = run(trial)
     best = read_checkpoint(folder / "best.pt", torch.device("cpu"))
-    trial.learner.evaluated.load_state_dict(best["state_dict"])
+    trial.train_state.evaluated.load_state_dict(best["state_dict"])
     return trial, report
 
 
@@ -100,8 +100,8 @@ def test_the_accuracy_of_a_run_is_found_again(
         assert getattr(config.dataset, key) == recipe.settings["dataset"].get(key, getattr(config.dataset, key))
     trial, report = train(config, tmp_path)
     in_run: list[Tensor] = []
-    inputs_of(trial.learner.evaluated, in_run)
-    of_run = evaluate(trial.learner, trial.data.test, Workers())
+    inputs_of(trial.train_state.evaluated, in_run)
+    of_run = evaluate(trial.train_state, trial.data.test, Workers())
 
     by_eval: list[Tensor] = []
     load = checkpoint_evaluation.load_model

@@ -127,7 +127,7 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(
     assert "last.pt" in caplog.text
     assert "continues from the state before it, previous.pt" in caplog.text
     assert timeless(run(resumed)) == timeless(undisturbed)
-    assert differences(resumed.learner.state_dict(), whole.learner.state_dict()) == []
+    assert differences(resumed.train_state.state_dict(), whole.train_state.state_dict()) == []
 
 
 def test_a_crash_between_the_two_renames_costs_nothing(data: DeviceImages, tmp_path: Path) -> None:

@@ -132,9 +132,9 @@ def test_the_best_checkpoint_holds_the_average(
 ) -> None:
     reports = run(trial := make_trial(data, tmp_path, epochs=1, ema_decay=0.5))
     kept = read_checkpoint(trial.checkpoints.best)["state_dict"]
-    assert all(torch.equal(kept[key], value) for key, value in trial.state.evaluated.state_dict().items())
+    assert all(torch.equal(kept[key], value) for key, value in trial.train_state.evaluated.state_dict().items())
     assert any(not torch.equal(kept[key], value) for key, value in trial.model.state_dict().items())
-    metrics = evaluate(trial.state, data.test, Workers())
+    metrics = evaluate(trial.train_state, data.test, Workers())
     assert (reports[-1]["test/top1"], reports[-1]["test/top5"]) == (metrics["top1"], metrics["top5"])
     assert load_model(trial.checkpoints.best).num_classes == 10
 
