@@ -16,7 +16,7 @@ _WARM_UP = 2
 _PASSES = 9
 
 
-def counted_costs(description: Mapping[str, Any], wanted: frozenset[str]) -> dict[str, float]:
+def count_costs(description: Mapping[str, Any], wanted: frozenset[str]) -> dict[str, float]:
     """Those of `params` and `macs` that are wanted; the same for every epoch of a trial.
 
     Args:
@@ -32,7 +32,7 @@ def counted_costs(description: Mapping[str, Any], wanted: frozenset[str]) -> dic
 
 
 @torch.no_grad()
-def latency_ms(predictor: Predictor, in_chans: int, image_size: int, device: torch.device) -> float:
+def measure_latency_ms(predictor: Predictor, in_chans: int, image_size: int, device: torch.device) -> float:
     """Milliseconds from an image to its logits: the median of a few passes over one image, after a warm-up.
 
     Args:

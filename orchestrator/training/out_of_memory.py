@@ -21,7 +21,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def naming_the_batch(training: TrainingConfig, world_size: int) -> Iterator[None]:
+def translate_out_of_memory(training: TrainingConfig, world_size: int) -> Iterator[None]:
     """Turns a failed allocation inside into an error that names the batch size tried.
 
     Raises:

@@ -26,8 +26,8 @@ from orchestrator.training.evaluation import evaluate
 from orchestrator.training.evaluation_settings import EvaluationSettings
 from orchestrator.training.images.device_images import DeviceImages
 from orchestrator.training.images.training_batches import training_batches
-from orchestrator.training.network_costs import counted_costs, latency_ms
-from orchestrator.training.out_of_memory import naming_the_batch
+from orchestrator.training.network_costs import count_costs, measure_latency_ms
+from orchestrator.training.out_of_memory import translate_out_of_memory
 from orchestrator.training.randomness import seed_everything
 from orchestrator.training.reset_torch import reset_torch
 from orchestrator.training.step_clock import StepClock
@@ -83,7 +83,7 @@ class Trial:
             "image_size": data.image_size,
         }
         self.measures_latency = "latency_ms" in costs
-        self.costs = counted_costs(self.description, costs)
+        self.costs = count_costs(self.description, costs)
         reset_torch()
         seed_everything(config.seed, device=workers.device)
         self.steps_per_epoch = len(self._batches(epoch=1))
@@ -117,7 +117,7 @@ class Trial:
             TrialFailedError: Memory ran out.
             StopTrial: Passed through from `report`.
         """
-        with naming_the_batch(self.config.training, self.workers.world_size):
+        with translate_out_of_memory(self.config.training, self.workers.world_size):
             self._run(report)
 
     def _run(self, report: Report) -> None:
@@ -138,7 +138,7 @@ class Trial:
         if not self.measures_latency:
             return self.costs
         size, device = self.data.image_size, self.workers.device
-        return {**self.costs, "latency_ms": latency_ms(self.train_state, self.data.in_chans, size, device)}
+        return {**self.costs, "latency_ms": measure_latency_ms(self.train_state, self.data.in_chans, size, device)}
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         self.train_state.begin_epoch()

@@ -9,11 +9,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orchestrator.data import ArrowImages, ImageSplit, split_validation
+from orchestrator.data import ArrowImages, ImageSplit, Indices, split_validation
+from orchestrator.data.prepared import PreparedDataset
 from orchestrator.training.images.decoded_images import DecodedSplit
 from orchestrator.training.workers import Workers
 
 _EVALUATION_BATCH = 512
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and deviation of every channel, of pixels in [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, source: ArrowImages | PreparedDataset) -> Normalisation:
+        """Of the training images of a dataset."""
+        facts = source if isinstance(source, ArrowImages) else source.manifest
+        return cls(facts.mean, facts.std)
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Both for pixels in 0..255, (1, C, 1, 1)."""
+        mean, std = torch.tensor([self.mean, self.std], device=device).view(2, 1, -1, 1, 1) * 255
+        return mean, std
 
 
 @dataclass(frozen=True)
@@ -31,6 +51,29 @@ class DeviceSplit:
     labels: Tensor
     mean: Tensor
     std: Tensor
+
+    @classmethod
+    def copy_of(
+        cls, split: ImageSplit, device: torch.device, normalisation: Normalisation, index: Indices | None = None
+    ) -> DeviceSplit:
+        """Copy the images of a split to a device.
+
+        Args:
+            split: Memory-mapped images.
+            device: Target device.
+            normalisation: Mean and deviation of the pixels.
+            index: Positions of the images to copy, (N,); None copies all.
+        """
+        images, labels = split.images, split.labels
+        if index is not None:
+            images, labels = images[index], labels[index]
+        mean, std = normalisation.on(device)
+        return cls(
+            images=torch.from_numpy(np.array(images)).to(device),
+            labels=torch.from_numpy(np.array(labels)).to(device).long(),
+            mean=mean,
+            std=std,
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -90,27 +133,20 @@ class DeviceImages:
 def place_images(
     source: ArrowImages, device: torch.device, *, validation_fraction: float, split_seed: int
 ) -> DeviceImages:
-    """Copies a mapped dataset to a device, once per lane.
+    """Copy a memory-mapped dataset to a device, once per lane.
 
     Args:
-        source: The mapped file.
-        device: Target.
-        validation_fraction: Share of the training images held out.
-        split_seed: Seed of that draw.
+        source: Memory-mapped dataset of small images.
+        device: Target device.
+        validation_fraction: Share of the training images held out for validation.
+        split_seed: Seed of the draw of the held-out images.
     """
-    train = source.splits["train"]
+    train, test = source.splits["train"], source.splits["test"]
     kept, held_out = split_validation(train.labels, validation_fraction, split_seed)
-
-    def place(split: ImageSplit, index: np.ndarray | None = None) -> DeviceSplit:
-        images, labels = split.images, split.labels
-        if index is not None:
-            images, labels = images[index], labels[index]
-        scale = torch.tensor([source.mean, source.std], device=device).view(2, 1, -1, 1, 1) * 255
-        return DeviceSplit(
-            images=torch.from_numpy(np.array(images)).to(device),
-            labels=torch.from_numpy(np.array(labels)).to(device).long(),
-            mean=scale[0],
-            std=scale[1],
-        )
-
-    return DeviceImages(place(train, kept), place(train, held_out), place(source.splits["test"]), source.class_names)
+    normalisation = Normalisation.of(source)
+    return DeviceImages(
+        train=DeviceSplit.copy_of(train, device, normalisation, kept),
+        validation=DeviceSplit.copy_of(train, device, normalisation, held_out),
+        test=DeviceSplit.copy_of(test, device, normalisation),
+        class_names=source.class_names,
+    )

@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
-from torch import Tensor
 
 from orchestrator.config.sweep import DatasetConfig
 from orchestrator.data import ArrowImages, Indices, split_validation
 from orchestrator.data.encoded_images import EncodedImages
 from orchestrator.data.prepared import PreparedDataset
 from orchestrator.training.images.decoded_images import DecodedSplit
-from orchestrator.training.images.device_images import DeviceImages, DeviceSplit, place_images
+from orchestrator.training.images.device_images import DeviceImages, DeviceSplit, Normalisation, place_images
 from orchestrator.training.images.image_loader import ImageTransforms
 
-__all__ = ["Normalisation", "place_dataset", "place_split", "splits_of"]
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """Mean and deviation of every channel, of pixels in [0, 1]."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def of(cls, source: ArrowImages | PreparedDataset) -> Normalisation:
-        """Of the training images of a dataset."""
-        facts = source if isinstance(source, ArrowImages) else source.manifest
-        return cls(facts.mean, facts.std)
-
-    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Both for pixels in 0..255, (1, C, 1, 1)."""
-        mean, std = torch.tensor([self.mean, self.std], device=device).view(2, 1, -1, 1, 1) * 255
-        return mean, std
+__all__ = ["place_dataset", "place_split", "splits_of"]
 
 
 def place_dataset(source: ArrowImages | PreparedDataset, device: torch.device, config: DatasetConfig) -> DeviceImages:
@@ -96,11 +74,7 @@ def place_split(
     if isinstance(source, PreparedDataset):
         files = source.files(split)
         return _decoded(files, np.arange(len(files)), device, config, normalisation)
-    mean, std = normalisation.on(device)
-    images, labels = source.splits[split].images, source.splits[split].labels
-    return DeviceSplit(
-        torch.from_numpy(np.array(images)).to(device), torch.from_numpy(np.array(labels)).to(device).long(), mean, std
-    )
+    return DeviceSplit.copy_of(source.splits[split], device, normalisation)
 
 
 def _decoded(
