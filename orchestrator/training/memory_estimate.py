@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from orchestrator.config.sweep import TrialConfig
 from orchestrator.data.datasets import DatasetFacts
-from orchestrator.training.checkpoints.checkpoints import build_model
+from orchestrator.training.checkpoints.checkpoints import build_network
 
 _PROBE_IMAGES = 2  # batch norms need more than one
 _STATES = 2  # of an optimiser that computes on real numbers only: as many as Adam has
@@ -85,7 +85,7 @@ def estimate_memory(trial: TrialConfig, facts: DatasetFacts, workers: int) -> Me
 def _shell(trial: TrialConfig, facts: DatasetFacts, device: str = "meta") -> nn.Module:
     """The network; on `meta` it has shapes and no numbers."""
     with torch.device(device):
-        return build_model(
+        return build_network(
             {
                 "name": trial.model.name,
                 "options": dict(trial.model.options),

@@ -20,7 +20,7 @@ from orchestrator.data import Indices, epoch_batches
 from orchestrator.errors import CheckpointError, TrialDivergedError
 from orchestrator.training.checkpoints.checkpoint_content import load_weights, read_best, read_state
 from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
-from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_model
+from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_network
 from orchestrator.training.epoch_losses import EpochLosses, first_diverged
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.evaluation_settings import EvaluationSettings
@@ -90,7 +90,7 @@ class Trial:
         self.images = training_batches(
             data.train, config.training, workers, num_classes=len(data.class_names), seed=config.seed
         )
-        self.train_state = TrainState(build_model(self.description), config.training, workers, self.steps_per_epoch)
+        self.train_state = TrainState(build_network(self.description), config.training, workers, self.steps_per_epoch)
         self.epoch = 0  # complete ones
         self.step = 0  # done of the epoch after them
         self.losses = EpochLosses(self.steps_per_epoch, workers)

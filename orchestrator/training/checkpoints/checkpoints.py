@@ -105,7 +105,7 @@ class TrialCheckpoints:
         return None
 
 
-def build_model(description: Mapping[str, Any]) -> nn.Module:
+def build_network(description: Mapping[str, Any]) -> nn.Module:
     """The network a checkpoint describes, freshly initialised.
 
     Args:
@@ -120,7 +120,7 @@ def build_model(description: Mapping[str, Any]) -> nn.Module:
     )
 
 
-def load_model_file(path: Path) -> nn.Module:
+def load_network_file(path: Path) -> nn.Module:
     """Rebuilds the trained network of a `best.pt`, in evaluation mode on the CPU.
 
     Inputs are images scaled to [0, 1], then normalised with the attributes `pixel_mean` and `pixel_std` (tuples, one
@@ -132,7 +132,7 @@ def load_model_file(path: Path) -> nn.Module:
     """
     content = read_best(path, torch.device("cpu"))
     try:
-        model = build_model(content["model"])
+        model = build_network(content["model"])
     except (models.ModelOptionError, TypeError) as error:  # a name or an option that is not among those there are
         raise CheckpointError(f"{path}: names a network that cannot be built ({_first_line(error)})") from None
     load_weights(model, content["state_dict"], path)

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import multiprocessing
 
 from orchestrator.training import trial as trial_module
-from orchestrator.training.checkpoints.checkpoints import build_model
+from orchestrator.training.checkpoints.checkpoints import build_network
 from orchestrator.training.images.device_images import DeviceImages
 from orchestrator.training.trial import Trial
 from orchestrator.training.workers import Workers
@@ -117,7 +117,7 @@ def test_an_average_and_a_scaled_loss(data: DeviceImages, tmp_path: Path, precis
 def test_a_network_with_a_span_that_is_projected(
     data: DeviceImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial_module, "build_model", build_model)
+    monkeypatch.setattr(trial_module, "build_model", build_network)
     options = {"epochs": 1, "model": "adaptive_resnet26_small", "options": {"max_span": 3, "span_penalty": 1.0}}
     whole, _ = train(data, tmp_path / "whole", None, **options)
     trial, _ = train(data, tmp_path / "cut", {"cut_before": 7}, **options)
@@ -128,7 +128,7 @@ def resume_rank(rank: int, world_size: int, folder: str) -> None:
     """One of several processes: the undisturbed trial, then the interrupted ones."""
     place = Path(folder)
     workers = join_group(rank, world_size, place)
-    trial_module.build_model = with_everything
+    trial_module.build_network = with_everything
     data = few_digits(place / f"data-{rank}")
     result: dict[str, Any] = {}
     for where, cut in {"nowhere": None, **CUTS}.items():
