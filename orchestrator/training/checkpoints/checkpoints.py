@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import models
+from orchestrator.config.sweep import ModelConfig
 from orchestrator.errors import CheckpointError
 from orchestrator.training.checkpoints.checkpoint_content import load_weights, read_best
 from orchestrator.training.checkpoints.checkpoint_file import (
@@ -105,11 +106,29 @@ class TrialCheckpoints:
         return None
 
 
-def build_network(description: Mapping[str, Any]) -> nn.Module:
-    """The network a checkpoint describes, freshly initialised.
+def describe_network(model: ModelConfig, *, num_classes: int, in_chans: int, image_size: int) -> dict[str, Any]:
+    """Return the description that checkpoints store and `build_network` reads.
 
     Args:
-        description: `name`, `options`, `num_classes`, `in_chans`, `image_size`.
+        model: Registered name and options.
+        num_classes: Number of classes.
+        in_chans: Number of channels of the images.
+        image_size: Height of the images in pixels.
+    """
+    return {
+        "name": model.name,
+        "options": dict(model.options),
+        "num_classes": num_classes,
+        "in_chans": in_chans,
+        "image_size": image_size,
+    }
+
+
+def build_network(description: Mapping[str, Any]) -> nn.Module:
+    """Build the network of a description, freshly initialised.
+
+    Args:
+        description: `name`, `options`, `num_classes`, `in_chans` and `image_size`, see `describe_network`.
     """
     return models.create_model(
         description["name"],

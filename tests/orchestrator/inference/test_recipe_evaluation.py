@@ -22,7 +22,7 @@ from orchestrator.errors import CheckpointError, ConfigError
 from orchestrator.inference import evaluate as checkpoint_evaluation
 from orchestrator.inference.evaluate import evaluate_checkpoint
 from orchestrator.records.ledger import TrialStatus
-from orchestrator.training import trial as trial_module
+from orchestrator.training.checkpoints.best_weights import share_of_255
 from orchestrator.training.checkpoints.checkpoint_file import read_checkpoint, save_checkpoint
 from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints
 from orchestrator.training.evaluation import evaluate
@@ -148,7 +148,7 @@ def _digits() -> Any:
 def test_the_mean_and_deviation_come_back_to_the_last_bit(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     scaled = torch.rand(1000, generator=generator) * 255  # as any mean in [0, 1] is placed on a device
-    assert torch.equal(torch.tensor(trial_module._share_of_255(scaled)) * 255, scaled)
+    assert torch.equal(torch.tensor(share_of_255(scaled)) * 255, scaled)
 
 
 @pytest.fixture(scope="module")

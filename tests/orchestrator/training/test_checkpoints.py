@@ -42,11 +42,11 @@ def test_a_checkpoint_becomes_the_network_that_was_trained(
     model = load_model(trial.checkpoints.best)
     best = read_checkpoint(trial.checkpoints.best)
     assert not model.training
-    assert list(model.state_dict()) == list(trial.model.state_dict())
+    assert list(model.state_dict()) == list(trial.network.state_dict())
     for key, value in model.state_dict().items():
         assert torch.equal(best["state_dict"][key], value), key
     if reports[-1]["best_epoch"] == reports[-1]["epoch"]:
-        assert all(torch.equal(trial.model.state_dict()[key], value) for key, value in model.state_dict().items())
+        assert all(torch.equal(trial.network.state_dict()[key], value) for key, value in model.state_dict().items())
     assert best["model"]["options"] == {"ramp": 3.0, "max_span": 3}
     assert model.class_names == tuple("0123456789")
 

@@ -62,7 +62,7 @@ def step(state: TrainState, update: int = 0) -> Tensor:
 def test_a_batch_in_parts_gives_the_step_of_the_whole() -> None:
     whole, parts = state_with(), state_with(accumulation_steps=3)
     torch.testing.assert_close(step(whole), step(parts))
-    for key, value in weights(whole.model).items():
+    for key, value in weights(whole.network).items():
         torch.testing.assert_close(weights(parts.model)[key], value)
 
 
@@ -70,9 +70,9 @@ def test_a_batch_in_parts_gives_the_step_of_the_whole() -> None:
 def test_gradients_are_clipped_to_their_norm(precision: str) -> None:
     def length_of_a_step(**training: Any) -> float:
         state = state_with(precision=precision, **training)
-        before = weights(state.model)
+        before = weights(state.network)
         step(state)
-        changes = [value - before[key] for key, value in weights(state.model).items()]
+        changes = [value - before[key] for key, value in weights(state.network).items()]
         return float(torch.cat([change.flatten() for change in changes]).norm())
 
     assert length_of_a_step() > 0.1 * 0.05
@@ -95,10 +95,10 @@ def test_half_precision_computes_nearly_the_same_and_keeps_float32_weights(preci
 def test_a_scaled_loss_that_overflows_changes_no_weight_and_halves_the_scale() -> None:
     state = state_with(precision="float16", lr=1.0)
     state._scaler.load_state_dict({**state._scaler.state_dict(), "scale": 2.0**40})
-    before = weights(state.model)
+    before = weights(state.network)
     loss = step(state)
     assert torch.isfinite(loss)
-    assert all(torch.equal(before[key], value) for key, value in weights(state.model).items())
+    assert all(torch.equal(before[key], value) for key, value in weights(state.network).items())
     assert state.state_dict()["scaler"]["scale"] == 2.0**39
 
 
@@ -119,9 +119,9 @@ def test_the_average_follows_its_decay_and_is_what_is_evaluated() -> None:
     expected: dict[str, Tensor] = {}
     for update in range(3):
         step(state, update)
-        now = weights(state.model)
+        now = weights(state.network)
         expected = {key: 0.75 * expected[key] + 0.25 * now[key] if update else now[key] for key in now}
-    assert state.evaluated is not state.model
+    assert state.evaluated is not state.network
     for key, value in weights(state.evaluated).items():
         torch.testing.assert_close(value, expected[key])
     assert not any(torch.equal(value, now[key]) for key, value in weights(state.evaluated).items())
@@ -133,7 +133,7 @@ def test_the_best_checkpoint_holds_the_average(
     reports = run(trial := make_trial(data, tmp_path, epochs=1, ema_decay=0.5))
     kept = read_checkpoint(trial.checkpoints.best)["state_dict"]
     assert all(torch.equal(kept[key], value) for key, value in trial.train_state.evaluated.state_dict().items())
-    assert any(not torch.equal(kept[key], value) for key, value in trial.model.state_dict().items())
+    assert any(not torch.equal(kept[key], value) for key, value in trial.network.state_dict().items())
     metrics = evaluate(trial.train_state, data.test, Workers())
     assert (reports[-1]["test/top1"], reports[-1]["test/top5"]) == (metrics["top1"], metrics["top5"])
     assert load_model(trial.checkpoints.best).num_classes == 10
@@ -143,7 +143,7 @@ def test_accuracies_are_counts_over_the_split(data: DeviceImages) -> None:
     state = state_with()
     metrics = evaluate(state, data.test, Workers())
     images, labels = data.test.batch(torch.arange(len(data.test)))
-    logits = state.model(images).detach()
+    logits = state.network(images).detach()
     order = logits.argsort(dim=1, descending=True)
     for name, among in (("top1", 1), ("top5", 5)):
         hits = sum(label in row[:among] for row, label in zip(order.tolist(), labels.tolist(), strict=True))

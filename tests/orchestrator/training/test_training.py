@@ -153,9 +153,9 @@ def test_a_network_with_a_penalty_is_projected_after_each_step(data: DeviceImage
         warmup_epochs=0,
     )
     run(trial)
-    before = {key: value.clone() for key, value in trial.model.state_dict().items()}
-    models.project_(trial.model)
-    assert all(torch.equal(before[key], value) for key, value in trial.model.state_dict().items())
+    before = {key: value.clone() for key, value in trial.network.state_dict().items()}
+    models.project_(trial.network)
+    assert all(torch.equal(before[key], value) for key, value in trial.network.state_dict().items())
 
 
 @pytest.mark.parametrize(
