@@ -51,7 +51,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(autouse=True)
 def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial_module, "build_model", with_everything)
+    monkeypatch.setattr(trial_module, "build_network", with_everything)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def train(data: DeviceImages, folder: Path, cut: dict[str, int] | None, **option
 @pytest.fixture(scope="module")
 def whole(data: DeviceImages, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trial, Reports]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trial_module, "build_model", with_everything)
+        patch.setattr(trial_module, "build_network", with_everything)
         return train(data, tmp_path_factory.mktemp("whole"), None)
 
 
@@ -117,7 +117,7 @@ def test_an_average_and_a_scaled_loss(data: DeviceImages, tmp_path: Path, precis
 def test_a_network_with_a_span_that_is_projected(
     data: DeviceImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial_module, "build_model", build_network)
+    monkeypatch.setattr(trial_module, "build_network", build_network)
     options = {"epochs": 1, "model": "adaptive_resnet26_small", "options": {"max_span": 3, "span_penalty": 1.0}}
     whole, _ = train(data, tmp_path / "whole", None, **options)
     trial, _ = train(data, tmp_path / "cut", {"cut_before": 7}, **options)

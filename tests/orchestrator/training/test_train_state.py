@@ -63,7 +63,7 @@ def test_a_batch_in_parts_gives_the_step_of_the_whole() -> None:
     whole, parts = state_with(), state_with(accumulation_steps=3)
     torch.testing.assert_close(step(whole), step(parts))
     for key, value in weights(whole.network).items():
-        torch.testing.assert_close(weights(parts.model)[key], value)
+        torch.testing.assert_close(weights(parts.network)[key], value)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
@@ -86,9 +86,9 @@ def test_half_precision_computes_nearly_the_same_and_keeps_float32_weights(preci
     first, other = step(exact), step(half)
     assert first != other
     torch.testing.assert_close(other, first, rtol=tolerance, atol=0)
-    for key, value in weights(half.model).items():
+    for key, value in weights(half.network).items():
         assert value.dtype == torch.float32
-        torch.testing.assert_close(value, weights(exact.model)[key], rtol=0, atol=tolerance)
+        torch.testing.assert_close(value, weights(exact.network)[key], rtol=0, atol=tolerance)
     assert half.predict(batch()[0]).dtype == torch.float32
 
 
@@ -108,10 +108,10 @@ def test_channels_last_reaches_the_weights_and_changes_only_rounding() -> None:
         return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 10))
 
     usual, last = state_with(model()), state_with(model(), channels_last=True)
-    assert last.model[2].weight.is_contiguous(memory_format=torch.channels_last)
+    assert last.network[2].weight.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(step(last), step(usual))
-    for key, value in weights(last.model).items():
-        torch.testing.assert_close(value, weights(usual.model)[key])
+    for key, value in weights(last.network).items():
+        torch.testing.assert_close(value, weights(usual.network)[key])
 
 
 def test_the_average_follows_its_decay_and_is_what_is_evaluated() -> None:
@@ -157,8 +157,8 @@ def test_a_compiled_network_learns_the_same() -> None:
     usual, compiled = state_with(copy.deepcopy(model)), state_with(model, compile=True)
     for update in range(2):
         torch.testing.assert_close(step(compiled, update), step(usual, update), rtol=1e-4, atol=1e-4)
-    for key, value in weights(compiled.model).items():
-        torch.testing.assert_close(value, weights(usual.model)[key], rtol=1e-4, atol=1e-5)
+    for key, value in weights(compiled.network).items():
+        torch.testing.assert_close(value, weights(usual.network)[key], rtol=1e-4, atol=1e-5)
 
 
 def one_hot(labels: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ def test_a_trial_learns_with_every_option_at_once(
     def build(description: Mapping[str, Any]) -> nn.Module:
         return with_norm(description)
 
-    monkeypatch.setattr(trial_module, "build_model", build)
+    monkeypatch.setattr(trial_module, "build_network", build)
     options = {
         "loss": "binary_cross_entropy",
         "label_smoothing": 0.1,

@@ -86,8 +86,8 @@ def test_a_seed_decides_weights_and_order(data: DeviceImages, tmp_path: Path) ->
     trials = [make_trial(data, tmp_path / str(index), seed=seed, epochs=1) for index, seed in enumerate((0, 0, 1))]
     first, same, other = [timeless(run(trial)) for trial in trials]
     assert first == same != other
-    assert same_weights(trials[0].model, trials[1].model)
-    assert not same_weights(trials[0].model, trials[2].model)
+    assert same_weights(trials[0].network, trials[1].network)
+    assert not same_weights(trials[0].network, trials[2].network)
 
 
 def test_a_diverging_trial_says_so(data: DeviceImages, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ class Greedy(nn.Module):
 def test_running_out_of_memory_names_the_batch_size(
     data: DeviceImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial_module, "build_model", lambda description: Greedy())
+    monkeypatch.setattr(trial_module, "build_network", lambda description: Greedy())
     told = r"out of memory with global_batch_size 33: 33 images on each of 1 workers, 17 at a time in 2 parts\. Use a"
     with pytest.raises(TrialFailedError, match=told):
         run(make_trial(data, tmp_path, global_batch_size=33, accumulation_steps=2))
@@ -124,7 +124,7 @@ def test_a_trial_in_a_used_process_is_the_one_in_a_new_process(
         reports = timeless(run(trial))
         return trial.train_state.state_dict(), reports
 
-    monkeypatch.setattr(trial_module, "build_model", with_everything)
+    monkeypatch.setattr(trial_module, "build_network", with_everything)
     fresh = train("fresh")
     with pytest.raises(TrialDivergedError):
         run(make_trial(data, tmp_path / "diverged", optimizer="sgd", lr=1e30, warmup_epochs=0))
