@@ -1,4 +1,4 @@
-"""A dataset's splits as tensors on a worker's device, ready to be indexed."""
+"""Splits of a dataset as tensors on a worker's device, ready to be indexed."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _EVALUATION_BATCH = 512
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Mean and deviation of every channel, of pixels in [0, 1]."""
+    """Mean and deviation of every channel, for pixels in [0, 1]."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     @classmethod
     def of(cls, source: ArrowImages | PreparedDataset) -> Normalisation:
-        """Of the training images of a dataset."""
+        """Return the normalisation of a dataset, which is that of its training images."""
         facts = source if isinstance(source, ArrowImages) else source.manifest
         return cls(facts.mean, facts.std)
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Both for pixels in 0..255, (1, C, 1, 1)."""
+        """Return mean and deviation for pixels in 0..255, (1, C, 1, 1), on a device."""
         mean, std = torch.tensor([self.mean, self.std], device=device).view(2, 1, -1, 1, 1) * 255
         return mean, std
 
@@ -41,10 +41,10 @@ class DeviceSplit:
     """Images of one split on one device.
 
     Args:
-        images: uint8, (N, C, H, W).
-        labels: int64, (N,).
-        mean: Per channel, (1, C, 1, 1), of pixels in 0..255.
-        std: Likewise.
+        images: Pixels, uint8, (N, C, H, W).
+        labels: Classes, int64, (N,).
+        mean: Mean per channel of pixels in 0..255, (1, C, 1, 1).
+        std: Deviation per channel of pixels in 0..255, (1, C, 1, 1).
     """
 
     images: Tensor
@@ -80,24 +80,24 @@ class DeviceSplit:
 
     @property
     def image_size(self) -> int:
-        """Height, in pixels."""
+        """Height of the images, in pixels."""
         return self.images.shape[2]
 
     @property
     def in_chans(self) -> int:
-        """Channels."""
+        """Number of channels."""
         return self.images.shape[1]
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) -> float, in one new tensor."""
+        """Normalise uint8 pixels (B, C, H, W) into one new float tensor."""
         return pixels.float().sub_(self.mean).div_(self.std)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised float images (B, C, H, W) and their labels (B,)."""
+        """Return normalised float images (B, C, H, W) and their labels (B,)."""
         return self.normalise(self.images[index]), self.labels[index]
 
     def share(self, workers: Workers) -> Iterator[tuple[Tensor, Tensor]]:
-        """This rank's part of the split, in batches; over all ranks every image comes once."""
+        """Yield this rank's share of the split in batches; over all ranks every image comes once."""
         mine = torch.tensor_split(torch.arange(len(self), device=self.labels.device), workers.world_size)[workers.rank]
         for index in mine.split(_EVALUATION_BATCH):
             yield self.batch(index)
@@ -105,13 +105,13 @@ class DeviceSplit:
 
 @dataclass(frozen=True)
 class DeviceImages:
-    """The three splits a trial uses, on the device or decoded when needed, and what a network must know of them.
+    """Three splits of a trial, on the device or decoded when needed.
 
     Args:
-        train: What is left of the training images.
-        validation: What was held out; decides between epochs and between trials.
-        test: Read once, at the end of a trial.
-        class_names: One per label.
+        train: Training images without the held-out ones.
+        validation: Held-out images, which choose between epochs and between trials.
+        test: Test images, read once, at the end of a trial.
+        class_names: Names of the classes, one per label.
     """
 
     train: DeviceSplit | DecodedSplit
@@ -126,7 +126,7 @@ class DeviceImages:
 
     @property
     def in_chans(self) -> int:
-        """Channels of the images."""
+        """Number of channels of the images."""
         return self.train.in_chans
 
 

@@ -1,4 +1,4 @@
-"""The images of a sweep as its workers hold them, once for all trials of a lane."""
+"""Placement of a dataset on a worker, once for all trials of a lane."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["place_dataset", "place_split", "splits_of"]
 
 
 def place_dataset(source: ArrowImages | PreparedDataset, device: torch.device, config: DatasetConfig) -> DeviceImages:
-    """Small images are copied to the device; image files stay where they are and are decoded when they are needed.
+    """Copy small images to the device; image files stay in place and are decoded when they are used.
 
     Args:
-        source: As `open_dataset` gives it.
-        device: Of this rank.
-        config: How the images are split and cropped.
+        source: Result of `open_dataset`.
+        device: Device of this rank.
+        config: Section `dataset`, which sets how images are split and cropped.
     """
     if config.select_on == "test":
         return _chosen_on_test(source, device, config)
@@ -43,13 +43,13 @@ def place_dataset(source: ArrowImages | PreparedDataset, device: torch.device, c
 
 
 def _chosen_on_test(source: ArrowImages | PreparedDataset, device: torch.device, config: DatasetConfig) -> DeviceImages:
-    """All training images train, and the test images take the place of those held out."""
+    """Place all training images for training, and the test images for validation as well."""
     train, test = (place_split(source, name, device, config, Normalisation.of(source)) for name in ("train", "test"))
     return DeviceImages(train, test, test, splits_of(source)[1])
 
 
 def splits_of(source: ArrowImages | PreparedDataset) -> tuple[list[str], tuple[str, ...]]:
-    """Names of the splits with labels, and of the classes."""
+    """Return the names of the splits with labels, and of the classes."""
     if isinstance(source, ArrowImages):
         return list(source.splits), source.class_names
     return [name for name, split in source.manifest.splits.items() if split.per_class], source.manifest.class_names
@@ -62,14 +62,14 @@ def place_split(
     config: DatasetConfig,
     normalisation: Normalisation,
 ) -> DeviceSplit | DecodedSplit:
-    """A whole split by its name.
+    """Place a whole split.
 
     Args:
-        source: As `open_dataset` gives it.
-        split: One that `splits_of` names.
-        device: Of this rank.
-        config: How image files are cropped.
-        normalisation: Of the pixels.
+        source: Result of `open_dataset`.
+        split: Name of the split, see `splits_of`.
+        device: Device of this rank.
+        config: Section `dataset`, which sets how image files are cropped.
+        normalisation: Mean and deviation of the pixels.
     """
     if isinstance(source, PreparedDataset):
         files = source.files(split)

@@ -105,7 +105,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[DeviceImages, dic
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (lambda state: {}, "does not hold a state to continue from (epoch: missing)"),
+        (lambda state: {}, "does not hold a state to resume from (epoch: missing)"),
         (lambda state: {**state, "epoch": -1}, "(epoch: Input should be greater"),
         (lambda state: {**state, "losses": 3}, "(losses: Input should be an instance of Tensor)"),
         (lambda state: {**state, "losses": torch.zeros(3)}, "its epochs are not of"),

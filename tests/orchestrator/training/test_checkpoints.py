@@ -62,7 +62,7 @@ def test_it_loads_from_a_path_written_as_text(trained: tuple[Trial, list[dict[st
 
 
 def test_a_checkpoint_to_continue_from_is_no_model(trained: tuple[Trial, list[dict[str, float]]]) -> None:
-    with pytest.raises(CheckpointError, match=r"last\.pt: is a checkpoint to continue from; .*best\.pt"):
+    with pytest.raises(CheckpointError, match=r"last\.pt: is a state to resume from; .*best\.pt"):
         load_model(trained[0].checkpoints.last)
 
 
@@ -125,7 +125,7 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(
     last.write_bytes(damage(last.read_bytes()))
     resumed = make_trial(data, tmp_path / "cut", epochs=3)
     assert "last.pt" in caplog.text
-    assert "continues from the state before it, previous.pt" in caplog.text
+    assert "resumes from the state before it, previous.pt" in caplog.text
     assert timeless(run(resumed)) == timeless(undisturbed)
     assert differences(resumed.train_state.state_dict(), whole.train_state.state_dict()) == []
 
