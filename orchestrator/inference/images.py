@@ -83,7 +83,8 @@ def images_for(
     from orchestrator.config.sections.dataset import DatasetConfig
     from orchestrator.data import list_datasets, locate_dataset, open_dataset
     from orchestrator.training.images.decoded_images import DecodedSplit
-    from orchestrator.training.images.placement import Normalisation, place_split, splits_of
+    from orchestrator.training.images.device_images import Normalisation
+    from orchestrator.training.images.placement import place_split, splits_of
 
     named = dataset in list_datasets()
     images = open_dataset(locate_dataset(dataset if named else None, None if named else dataset, datasets_folder))

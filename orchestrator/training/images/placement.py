@@ -1,50 +1,28 @@
-"""The images of a sweep as its workers hold them, once for all trials of a lane."""
+"""Placement of a dataset on a worker, once for all trials of a lane."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
-from torch import Tensor
 
 from orchestrator.config.sections.dataset import DatasetConfig
 from orchestrator.data import ArrowImages, Indices, split_validation
 from orchestrator.data.encoded_images import EncodedImages
 from orchestrator.data.prepared import PreparedDataset
 from orchestrator.training.images.decoded_images import DecodedSplit
-from orchestrator.training.images.device_images import DeviceImages, DeviceSplit, place_images
+from orchestrator.training.images.device_images import DeviceImages, DeviceSplit, Normalisation, place_images
 from orchestrator.training.images.image_loader import ImageTransforms
 
-__all__ = ["Normalisation", "place_dataset", "place_split", "splits_of"]
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """Mean and deviation of every channel, of pixels in [0, 1]."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def of(cls, source: ArrowImages | PreparedDataset) -> Normalisation:
-        """Of the training images of a dataset."""
-        facts = source if isinstance(source, ArrowImages) else source.manifest
-        return cls(facts.mean, facts.std)
-
-    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Both for pixels in 0..255, (1, C, 1, 1)."""
-        mean, std = torch.tensor([self.mean, self.std], device=device).view(2, 1, -1, 1, 1) * 255
-        return mean, std
+__all__ = ["place_dataset", "place_split", "splits_of"]
 
 
 def place_dataset(source: ArrowImages | PreparedDataset, device: torch.device, config: DatasetConfig) -> DeviceImages:
-    """Small images are copied to the device; image files stay where they are and are decoded when they are needed.
+    """Copy small images to the device; image files stay in place and are decoded when they are used.
 
     Args:
-        source: As `open_dataset` gives it.
-        device: Of this rank.
-        config: How the images are split and cropped.
+        source: Result of `open_dataset`.
+        device: Device of this rank.
+        config: Section `dataset`, which sets how images are split and cropped.
     """
     if config.select_on == "test":
         return _chosen_on_test(source, device, config)
@@ -65,13 +43,13 @@ def place_dataset(source: ArrowImages | PreparedDataset, device: torch.device, c
 
 
 def _chosen_on_test(source: ArrowImages | PreparedDataset, device: torch.device, config: DatasetConfig) -> DeviceImages:
-    """All training images train, and the test images take the place of those held out."""
+    """Place all training images for training, and the test images for validation as well."""
     train, test = (place_split(source, name, device, config, Normalisation.of(source)) for name in ("train", "test"))
     return DeviceImages(train, test, test, splits_of(source)[1])
 
 
 def splits_of(source: ArrowImages | PreparedDataset) -> tuple[list[str], tuple[str, ...]]:
-    """Names of the splits with labels, and of the classes."""
+    """Return the names of the splits with labels, and of the classes."""
     if isinstance(source, ArrowImages):
         return list(source.splits), source.class_names
     return [name for name, split in source.manifest.splits.items() if split.per_class], source.manifest.class_names
@@ -84,23 +62,19 @@ def place_split(
     config: DatasetConfig,
     normalisation: Normalisation,
 ) -> DeviceSplit | DecodedSplit:
-    """A whole split by its name.
+    """Place a whole split.
 
     Args:
-        source: As `open_dataset` gives it.
-        split: One that `splits_of` names.
-        device: Of this rank.
-        config: How image files are cropped.
-        normalisation: Of the pixels.
+        source: Result of `open_dataset`.
+        split: Name of the split, see `splits_of`.
+        device: Device of this rank.
+        config: Section `dataset`, which sets how image files are cropped.
+        normalisation: Mean and deviation of the pixels.
     """
     if isinstance(source, PreparedDataset):
         files = source.files(split)
         return _decoded(files, np.arange(len(files)), device, config, normalisation)
-    mean, std = normalisation.on(device)
-    images, labels = source.splits[split].images, source.splits[split].labels
-    return DeviceSplit(
-        torch.from_numpy(np.array(images)).to(device), torch.from_numpy(np.array(labels)).to(device).long(), mean, std
-    )
+    return DeviceSplit.copy_of(source.splits[split], device, normalisation)
 
 
 def _decoded(

@@ -22,7 +22,7 @@ from orchestrator.records.ledger import TrialStatus
 from orchestrator.search.storage import open_storage
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.training.checkpoints.checkpoint_file import read_checkpoint, save_checkpoint
-from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_model
+from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_network
 from orchestrator.training.images.device_images import DeviceImages
 from tests.support.fake_sweeps import tell_sweep
 from tests.support.tracked_sweep import replay
@@ -37,7 +37,7 @@ DATA = {"pixel_mean": [0.5], "pixel_std": [0.25], "class_names": list("012345678
 def best() -> dict[str, Any]:
     """What a `best.pt` holds."""
     torch.manual_seed(0)
-    return {"model": MODEL, "data": DATA, "state_dict": build_model(MODEL).state_dict(), "epoch": 2, "metrics": {}}
+    return {"model": MODEL, "data": DATA, "state_dict": build_network(MODEL).state_dict(), "epoch": 2, "metrics": {}}
 
 
 def renamed(weights: dict[str, Any]) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[DeviceImages, dic
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (lambda state: {}, "does not hold a state to continue from (epoch: missing)"),
+        (lambda state: {}, "does not hold a state to resume from (epoch: missing)"),
         (lambda state: {**state, "epoch": -1}, "(epoch: Input should be greater"),
         (lambda state: {**state, "losses": 3}, "(losses: Input should be an instance of Tensor)"),
         (lambda state: {**state, "losses": torch.zeros(3)}, "its epochs are not of"),
