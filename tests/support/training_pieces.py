@@ -11,11 +11,12 @@ import torch
 import torch.distributed as dist
 
 from models.lesa.binary_term import BinaryTerm
-from orchestrator.config import ModelConfig, ObjectiveConfig, TrainingConfig, TrialConfig
-from orchestrator.data import ArrowImages, ImageSplit, open_images, prepare_dataset
+from orchestrator.config import DatasetConfig, ModelConfig, ObjectiveConfig, TrainingConfig, TrialConfig
+from orchestrator.data import ImageDataset, PixelImages, open_dataset, prepare_dataset
 from orchestrator.training import trial as trial_module
 from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_network
-from orchestrator.training.images.device_images import DeviceImages, place_images
+from orchestrator.training.images.device_images import DeviceImages
+from orchestrator.training.images.placement import place_dataset
 from orchestrator.training.trial import StopTrial, Trial
 from orchestrator.training.workers import Workers
 
@@ -26,14 +27,16 @@ Reports = list[dict[str, float]]
 
 def few_digits(folder: Path, *, train: int = 400, test: int = 101) -> DeviceImages:
     """The first digits of each split; 101 divides by no number of workers."""
-    whole = open_images(prepare_dataset("digits", folder))
+    whole = open_dataset(prepare_dataset("digits", folder))
     counts = {"train": train, "test": test}
     splits = {
-        name: ImageSplit(split.images[: counts[name]], split.labels[: counts[name]])
+        name: PixelImages(split.images[: counts[name]], split.labels[: counts[name]])
         for name, split in whole.splits.items()
+        if isinstance(split, PixelImages)
     }
-    part = ArrowImages(splits, whole.class_names, whole.mean, whole.std, whole.content_hash)
-    return place_images(part, torch.device("cpu"), validation_fraction=0.25, split_seed=0)
+    part = ImageDataset(splits, whole.class_names, whole.mean, whole.std, whole.content_hash)
+    config = DatasetConfig(name="digits", validation_fraction=0.25)
+    return place_dataset(part, torch.device("cpu"), config)
 
 
 def make_trial(

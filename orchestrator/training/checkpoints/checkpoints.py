@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import models
-from orchestrator.config.sweep import ModelConfig
+from orchestrator.config.sections.model import ModelConfig
 from orchestrator.errors import CheckpointError
 from orchestrator.training.checkpoints.checkpoint_content import load_weights, read_best
 from orchestrator.training.checkpoints.checkpoint_file import (

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orchestrator.data import ArrowImages, ImageSplit, Indices, split_validation
-from orchestrator.data.prepared import PreparedDataset
+from orchestrator.data import Indices, PixelImages
 from orchestrator.training.images.decoded_images import DecodedSplit
 from orchestrator.training.workers import Workers
 
@@ -23,12 +22,6 @@ class Normalisation:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
-
-    @classmethod
-    def of(cls, source: ArrowImages | PreparedDataset) -> Normalisation:
-        """Return the normalisation of a dataset, which is that of its training images."""
-        facts = source if isinstance(source, ArrowImages) else source.manifest
-        return cls(facts.mean, facts.std)
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return mean and deviation for pixels in 0..255, (1, C, 1, 1), on a device."""
@@ -54,7 +47,7 @@ class DeviceSplit:
 
     @classmethod
     def copy_of(
-        cls, split: ImageSplit, device: torch.device, normalisation: Normalisation, index: Indices | None = None
+        cls, split: PixelImages, device: torch.device, normalisation: Normalisation, index: Indices | None = None
     ) -> DeviceSplit:
         """Copy the images of a split to a device.
 
@@ -128,25 +121,3 @@ class DeviceImages:
     def in_chans(self) -> int:
         """Number of channels of the images."""
         return self.train.in_chans
-
-
-def place_images(
-    source: ArrowImages, device: torch.device, *, validation_fraction: float, split_seed: int
-) -> DeviceImages:
-    """Copy a memory-mapped dataset to a device, once per lane.
-
-    Args:
-        source: Memory-mapped dataset of small images.
-        device: Target device.
-        validation_fraction: Share of the training images held out for validation.
-        split_seed: Seed of the draw of the held-out images.
-    """
-    train, test = source.splits["train"], source.splits["test"]
-    kept, held_out = split_validation(train.labels, validation_fraction, split_seed)
-    normalisation = Normalisation.of(source)
-    return DeviceImages(
-        train=DeviceSplit.copy_of(train, device, normalisation, kept),
-        validation=DeviceSplit.copy_of(train, device, normalisation, held_out),
-        test=DeviceSplit.copy_of(test, device, normalisation),
-        class_names=source.class_names,
-    )
