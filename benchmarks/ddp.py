@@ -33,7 +33,7 @@ from torch.nn.functional import cross_entropy
 
 from orchestrator.config import ModelConfig, ObjectiveConfig, TrainingConfig, TrialConfig
 from orchestrator.data import epoch_batches
-from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_model
+from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_network
 from orchestrator.training.images.device_images import DeviceImages, DeviceSplit
 from orchestrator.training.trial import Trial
 from orchestrator.training.workers import Workers
@@ -99,7 +99,7 @@ class PlainLoop:
     def __init__(self, split: DeviceSplit, arguments: argparse.Namespace, workers: Workers) -> None:
         torch.manual_seed(0)
         size = {"in_chans": 3, "image_size": arguments.image_size, "num_classes": CLASSES}
-        network = build_model({"name": arguments.model, "options": {}, **size})
+        network = build_network({"name": arguments.model, "options": {}, **size})
         self._model = workers.wrap(network)
         self._optimizer = create_optimizer_v2(network, opt="sgd", lr=LR, weight_decay=5e-4, momentum=0.9)
         self._split, self._batch, self._workers = split, arguments.batch, workers

@@ -134,20 +134,15 @@ def plain_worker(setting: Mapping[str, Any]) -> None:
     import torch
 
     from orchestrator.config import resolve_trial
-    from orchestrator.data import open_images
+    from orchestrator.data import open_dataset
     from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints
-    from orchestrator.training.images.device_images import place_images
+    from orchestrator.training.images.placement import place_dataset
     from orchestrator.training.trial import Trial
     from orchestrator.training.workers import Workers
 
     sweep, context = setting["sweep"], ray.train.get_context()
     workers = Workers(context.get_world_rank(), context.get_world_size(), torch.device("cpu"))
-    data = place_images(
-        open_images(Path(setting["dataset"])),
-        workers.device,
-        validation_fraction=sweep.dataset.validation_fraction,
-        split_seed=sweep.dataset.split_seed,
-    )
+    data = place_dataset(open_dataset(setting["dataset"]), workers.device, sweep.dataset)
     spent = 0.0
 
     def report(_epoch: int, metrics: Mapping[str, float]) -> None:

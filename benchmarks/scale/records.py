@@ -94,7 +94,7 @@ class Count:
 
 def write_study(config: Any) -> None:
     """Asks, reports and tells all trials, and notes them in a journal."""
-    from orchestrator.config.sweep import resolve_trial
+    from orchestrator.config.trial import resolve_trial
     from orchestrator.records.journal import Journal
     from orchestrator.records.ledger import Ledger, TrialStatus
     from orchestrator.records.objectives import Objectives

@@ -19,11 +19,12 @@ import torch
 from digits_table import SEARCH, TRAINING, Cell, DigitsTable, Epoch, all_cells
 
 from orchestrator import SweepConfig
-from orchestrator.config import resolve_trial
-from orchestrator.data import ArrowImages, ImageSplit, open_images, prepare_dataset
+from orchestrator.config import DatasetConfig, resolve_trial
+from orchestrator.data import ImageDataset, PixelImages, open_dataset, prepare_dataset
 from orchestrator.errors import TrialDivergedError
 from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints
-from orchestrator.training.images.device_images import DeviceImages, place_images
+from orchestrator.training.images.device_images import DeviceImages
+from orchestrator.training.images.placement import place_dataset
 from orchestrator.training.trial import Trial
 from orchestrator.training.workers import Workers
 
@@ -52,13 +53,15 @@ def main() -> None:
 
 def few_digits(folder: Path) -> DeviceImages:
     """256 digits to train on and 512 to choose by."""
-    whole = open_images(prepare_dataset("digits", folder))
+    whole = open_dataset(prepare_dataset("digits", folder))
     splits = {
-        name: ImageSplit(split.images[: _IMAGES[name]], split.labels[: _IMAGES[name]])
+        name: PixelImages(split.images[: _IMAGES[name]], split.labels[: _IMAGES[name]])
         for name, split in whole.splits.items()
+        if isinstance(split, PixelImages)
     }
-    part = ArrowImages(splits, whole.class_names, whole.mean, whole.std, whole.content_hash)
-    return place_images(part, torch.device("cpu"), validation_fraction=_HELD_OUT, split_seed=0)
+    part = ImageDataset(splits, whole.class_names, whole.mean, whole.std, whole.content_hash)
+    config = DatasetConfig(name="digits", validation_fraction=_HELD_OUT)
+    return place_dataset(part, torch.device("cpu"), config)
 
 
 def train(cell: Cell, config: SweepConfig, data: DeviceImages) -> list[Epoch]:

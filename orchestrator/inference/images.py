@@ -80,20 +80,20 @@ def images_for(
         CheckpointError: Its classes are others.
         DataError: There is no such dataset or split, or its images do not fit.
     """
-    from orchestrator.config.sweep import DatasetConfig
+    from orchestrator.config.sections.dataset import DatasetConfig
     from orchestrator.data import list_datasets, locate_dataset, open_dataset
     from orchestrator.training.images.decoded_images import DecodedSplit
-    from orchestrator.training.images.placement import Normalisation, place_split, splits_of
+    from orchestrator.training.images.device_images import Normalisation
+    from orchestrator.training.images.placement import place_split
 
     named = dataset in list_datasets()
     images = open_dataset(locate_dataset(dataset if named else None, None if named else dataset, datasets_folder))
-    known, class_names = splits_of(images)
-    if split not in known:
-        raise DataError(f"{dataset}: has no split '{split}'. {did_you_mean(split, known)}")
-    if class_names != model.class_names:
+    if split not in images.splits:
+        raise DataError(f"{dataset}: has no split '{split}'. {did_you_mean(split, list(images.splits))}")
+    if images.class_names != model.class_names:
         raise CheckpointError(
             f"{shown}: tells {len(cast(tuple[str, ...], model.class_names))} classes apart that are not the "
-            f"{len(class_names)} of {dataset}; take images of the classes it was trained on"
+            f"{len(images.class_names)} of {dataset}; take images of the classes it was trained on"
         )
     size = cast(int, model.trained_image_size)
     settings = {"uri": dataset, "image_size": size, "crop_pct": crop_pct, "interpolation": interpolation}

@@ -29,10 +29,10 @@ def load_model(source: str | Path, *, tracking_uri: str | None = None) -> nn.Mod
     Raises:
         CheckpointError: There is no such file or run, the run holds no checkpoint, or the file is damaged.
     """
-    from orchestrator.training.checkpoints.checkpoints import load_model_file
+    from orchestrator.training.checkpoints.checkpoints import load_network_file
 
     with local_checkpoint(source, tracking_uri=tracking_uri) as path:
-        return load_model_file(path)
+        return load_network_file(path)
 
 
 @contextmanager

@@ -89,12 +89,12 @@ def find_network(
         CheckpointError: There is no such file, run, sweep or trial, or it left no checkpoint.
     """
     from orchestrator.training.checkpoints.checkpoint_content import read_best
-    from orchestrator.training.checkpoints.checkpoints import load_model_file
+    from orchestrator.training.checkpoints.checkpoints import load_network_file
 
     require_readable(tracking_uri)
     found = _find(source, trial, runs_dir, tracking_uri)
     with local_checkpoint(found.source, tracking_uri=found.tracking_uri) as path:
-        network = load_model_file(path)
+        network = load_network_file(path)
         content, size = read_best(path), path.stat().st_size
     return TrainedNetwork(
         network=network,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.config.sections.dataset import DatasetConfig
 from orchestrator.config.sections.objective import ObjectiveConfig
-from orchestrator.config.sweep import DatasetConfig
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import ray
 from ray._private.services import canonicalize_bootstrap_address_or_die
 from ray._private.state import state as cluster_state
 
-from orchestrator.config.sweep import BYTES_PER_GB, ResourcesConfig
+from orchestrator.config.sections.resources import BYTES_PER_GB, ResourcesConfig
 from orchestrator.errors import ClusterError
 from orchestrator.runtime.cluster_token import settings_to_join, token_settings
 from orchestrator.runtime.loopback_proxies import keep_loopback_direct

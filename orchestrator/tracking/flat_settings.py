@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.config.flat_names import flat_names
 from orchestrator.uris import masked
 
 
 def flatten(content: Mapping[str, Any]) -> dict[str, Any]:
     """`{"a": {"b": 1}}` as `{"a.b": 1}`; lists, and mappings without content, as JSON. Addresses have no passwords."""
-    return dict(_leaves(masked(content), ""))
-
-
-def _leaves(content: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", json.dumps(value) if isinstance(value, (list, Mapping)) else value
+    return {
+        name: json.dumps(value) if isinstance(value, (list, Mapping)) else value
+        for name, value in flat_names(masked(content))
+    }

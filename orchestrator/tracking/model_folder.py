@@ -53,11 +53,11 @@ def write_model_folder(checkpoint: Path, folder: Path) -> ModelFacts:
     import models
     from models.common.pixels import PixelModel
     from orchestrator.training.checkpoints.checkpoint_content import read_best
-    from orchestrator.training.checkpoints.checkpoints import load_model_file
+    from orchestrator.training.checkpoints.checkpoints import load_network_file
 
     content = read_best(checkpoint, torch.device("cpu"))
     described, data = content["model"], content["data"]
-    model = PixelModel(load_model_file(checkpoint), data["pixel_mean"], data["pixel_std"], data["class_names"]).eval()
+    model = PixelModel(load_network_file(checkpoint), data["pixel_mean"], data["pixel_std"], data["class_names"]).eval()
     shape = (described["in_chans"], described["image_size"], described["image_size"])
     single = np.dtype(np.float32)
     mlflow.pytorch.save_model(

@@ -13,7 +13,8 @@ import torch
 
 import models
 from orchestrator.config import SweepConfig, resolve_trial
-from orchestrator.config.recipes import list_recipes, load_recipe
+from orchestrator.config.recipe import load_recipe
+from orchestrator.config.recipes import list_recipes
 from search_spaces import (
     KINDS,
     SearchSpace,

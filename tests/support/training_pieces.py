@@ -11,11 +11,12 @@ import torch
 import torch.distributed as dist
 
 from models.lesa.binary_term import BinaryTerm
-from orchestrator.config import ModelConfig, ObjectiveConfig, TrainingConfig, TrialConfig
-from orchestrator.data import ArrowImages, ImageSplit, open_images, prepare_dataset
+from orchestrator.config import DatasetConfig, ModelConfig, ObjectiveConfig, TrainingConfig, TrialConfig
+from orchestrator.data import ImageDataset, PixelImages, open_dataset, prepare_dataset
 from orchestrator.training import trial as trial_module
-from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_model
-from orchestrator.training.images.device_images import DeviceImages, place_images
+from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_network
+from orchestrator.training.images.device_images import DeviceImages
+from orchestrator.training.images.placement import place_dataset
 from orchestrator.training.trial import StopTrial, Trial
 from orchestrator.training.workers import Workers
 
@@ -26,14 +27,16 @@ Reports = list[dict[str, float]]
 
 def few_digits(folder: Path, *, train: int = 400, test: int = 101) -> DeviceImages:
     """The first digits of each split; 101 divides by no number of workers."""
-    whole = open_images(prepare_dataset("digits", folder))
+    whole = open_dataset(prepare_dataset("digits", folder))
     counts = {"train": train, "test": test}
     splits = {
-        name: ImageSplit(split.images[: counts[name]], split.labels[: counts[name]])
+        name: PixelImages(split.images[: counts[name]], split.labels[: counts[name]])
         for name, split in whole.splits.items()
+        if isinstance(split, PixelImages)
     }
-    part = ArrowImages(splits, whole.class_names, whole.mean, whole.std, whole.content_hash)
-    return place_images(part, torch.device("cpu"), validation_fraction=0.25, split_seed=0)
+    part = ImageDataset(splits, whole.class_names, whole.mean, whole.std, whole.content_hash)
+    config = DatasetConfig(name="digits", validation_fraction=0.25)
+    return place_dataset(part, torch.device("cpu"), config)
 
 
 def make_trial(
@@ -61,7 +64,7 @@ def run(
 
     A `curve` is filled with the loss of each step, summed over this rank's images.
     """
-    step = trial.learner.step
+    step = trial.train_state.step
 
     def watched_step(*arguments: Any, update: int, **options: Any) -> torch.Tensor:
         if update == cut_before:
@@ -71,7 +74,7 @@ def run(
             curve.append(float(loss))
         return loss
 
-    trial.learner.step = watched_step
+    trial.train_state.step = watched_step
     reports: Reports = []
 
     def report(epoch: int, metrics: Mapping[str, float]) -> None:
@@ -154,7 +157,7 @@ def join_group(rank: int, world_size: int, folder: Path) -> Workers:
 
 # Global batches of 27 and 28 images, so that the shares of some steps differ in size.
 CASES: dict[str, dict[str, Any]] = {
-    "real": {"network": build_model},
+    "real": {"network": build_network},
     "without norm": {"network": without_norm, "optimizer": "sgd", "lr": 0.1},
     "in parts, clipped, averaged": {
         "network": without_norm,
@@ -190,14 +193,14 @@ CASES: dict[str, dict[str, Any]] = {
 def train_case(name: str, data: DeviceImages, folder: Path, workers: Workers) -> dict[str, Any]:
     """Trains one of `CASES`: this rank's loss curve, reports and weights."""
     settings = {"global_batch_size": 29, **CASES[name]}
-    trial_module.build_model = settings.pop("network")
+    trial_module.build_network = settings.pop("network")
     try:
         trial = make_trial(data, folder / name, workers=workers, **settings)
         curve: list[float] = []
         reports = run(trial, curve=curve)
     finally:
-        trial_module.build_model = build_model
-    return {"curve": curve, "reports": reports, "weights": trial.learner.evaluated.state_dict()}
+        trial_module.build_network = build_network
+    return {"curve": curve, "reports": reports, "weights": trial.train_state.evaluated.state_dict()}
 
 
 def run_rank(rank: int, world_size: int, folder: str, cases: Sequence[str]) -> None:

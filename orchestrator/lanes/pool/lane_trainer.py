@@ -15,7 +15,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from orchestrator.config.sweep import ResourcesConfig
+from orchestrator.config.sections.resources import ResourcesConfig
 from orchestrator.lanes.controller.preemption_watch import LatePreemptionCallback
 from orchestrator.lanes.controller.process_group import ProcessGroupConfig
 from orchestrator.lanes.controller.status_reporter import Announcer

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from ray.train.v2._internal.execution.context import get_train_context
 
-from orchestrator.config.sweep import TrialConfig
+from orchestrator.config.trial import TrialConfig
 from orchestrator.data import open_dataset
 from orchestrator.errors import SpatialSweepError, TrialDivergedError, TrialFailedError
 from orchestrator.lanes.lane_setting import LaneSetting
@@ -31,7 +31,7 @@ from orchestrator.quick_imports import end_imports
 from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints
 from orchestrator.training.images.device_images import DeviceImages
 from orchestrator.training.images.placement import place_dataset
-from orchestrator.training.reset_torch import clean_slate
+from orchestrator.training.reset_torch import reset_torch
 from orchestrator.training.trial import StopTrial, Trial
 from orchestrator.training.workers import Workers
 from orchestrator.uris import remember_secrets, without_secrets
@@ -82,7 +82,7 @@ def lane_loop(setting: Mapping[str, Any]) -> None:
             if outcome.kind is Outcome.MOVED:
                 return  # all ranks do, and Train counts no failure
             raise LaneBrokenError(f"lane {lane.lane}: {outcome.kind}; the worker group is rebuilt")
-        clean_slate()
+        reset_torch()
         if left is None:
             gc.freeze()  # what outlives a trial is the process's own; to look through it takes 0.25 s each time
         left = assignment.trial_id
@@ -95,7 +95,9 @@ def _say_hello(lane: LaneSetting) -> tuple[RankId, Workers]:
     if torch.cuda.is_available() and ray.get_gpu_ids():
         device = torch.device("cuda", torch.cuda.current_device())
     workers = Workers(rank, world_size, device)
-    generation: int = workers.told_by_first(ray.get(lane.hub.new_generation.remote(lane.lane)) if rank == 0 else 0)
+    generation: int = workers.broadcast_from_first(
+        ray.get(lane.hub.new_generation.remote(lane.lane)) if rank == 0 else 0
+    )
     rank_id = RankId(lane.lane, generation, rank, world_size)
     ray.get(lane.hub.join.remote(rank_id))
     return rank_id, workers

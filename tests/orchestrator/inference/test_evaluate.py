@@ -41,10 +41,11 @@ def test_the_command_agrees_with_a_count(checkpoint: Path, tmp_path: Path, monke
     import torch
 
     from orchestrator import load_model
-    from orchestrator.data import open_images
+    from orchestrator.data import PixelImages, open_dataset
 
     model = load_model(checkpoint)
-    test = open_images(prepare_dataset("digits", tmp_path / "again")).splits["test"]
+    test = open_dataset(prepare_dataset("digits", tmp_path / "again")).splits["test"]
+    assert isinstance(test, PixelImages)
     pixels = torch.tensor(test.images) / 255
     mean, std = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (model.pixel_mean, model.pixel_std))
     with torch.no_grad():

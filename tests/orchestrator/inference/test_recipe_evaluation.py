@@ -15,14 +15,15 @@ from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
 from orchestrator.config import SweepConfig, resolve_trial
-from orchestrator.config.recipes import list_recipes, load_recipe, recipe_sweep
+from orchestrator.config.recipe import load_recipe, recipe_sweep
+from orchestrator.config.recipes import list_recipes
 from orchestrator.data import open_dataset
 from orchestrator.data.conversion.prepare import prepare
 from orchestrator.errors import CheckpointError, ConfigError
 from orchestrator.inference import evaluate as checkpoint_evaluation
 from orchestrator.inference.evaluate import evaluate_checkpoint
 from orchestrator.records.ledger import TrialStatus
-from orchestrator.training import trial as trial_module
+from orchestrator.training.checkpoints.best_weights import share_of_255
 from orchestrator.training.checkpoints.checkpoint_file import read_checkpoint, save_checkpoint
 from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints
 from orchestrator.training.evaluation import evaluate
@@ -74,7 +75,7 @@ def train(config: SweepConfig, folder: Path) -> tuple[Trial, dict[str, float]]:
     trial = Trial(resolve_trial(config, 0, {}), config.objective, data, Workers(), TrialCheckpoints(folder))
     (report,) = run(trial)
     best = read_checkpoint(folder / "best.pt", torch.device("cpu"))
-    trial.learner.evaluated.load_state_dict(best["state_dict"])
+    trial.train_state.evaluated.load_state_dict(best["state_dict"])
     return trial, report
 
 
@@ -100,8 +101,8 @@ def test_the_accuracy_of_a_run_is_found_again(
         assert getattr(config.dataset, key) == recipe.settings["dataset"].get(key, getattr(config.dataset, key))
     trial, report = train(config, tmp_path)
     in_run: list[Tensor] = []
-    inputs_of(trial.learner.evaluated, in_run)
-    of_run = evaluate(trial.learner, trial.data.test, Workers())
+    inputs_of(trial.train_state.evaluated, in_run)
+    of_run = evaluate(trial.train_state, trial.data.test, Workers())
 
     by_eval: list[Tensor] = []
     load = checkpoint_evaluation.load_model
@@ -148,7 +149,7 @@ def _digits() -> Any:
 def test_the_mean_and_deviation_come_back_to_the_last_bit(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     scaled = torch.rand(1000, generator=generator) * 255  # as any mean in [0, 1] is placed on a device
-    assert torch.equal(torch.tensor(trial_module._share_of_255(scaled)) * 255, scaled)
+    assert torch.equal(torch.tensor(share_of_255(scaled)) * 255, scaled)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config.sweep import ModelConfig, TrainingConfig, TrialConfig
+from orchestrator.config.sections.model import ModelConfig
+from orchestrator.config.sections.training import TrainingConfig
+from orchestrator.config.trial import TrialConfig
 from orchestrator.errors import CheckpointError, TrialDivergedError, TrialFailedError
 from orchestrator.lanes.lane_setting import LaneSetting
 from orchestrator.lanes.messages import Outcome, RankId, TrialAssignment, TrialOutcome

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config.sweep import BYTES_PER_GB, ResourcesConfig
+from orchestrator.config.sections.resources import BYTES_PER_GB, ResourcesConfig
 from orchestrator.errors import ClusterError
 from orchestrator.runtime import ray_session as session
 from orchestrator.runtime.ray_session import lanes_that_fit, plan_lanes

@@ -14,7 +14,7 @@ import pytest
 import ray
 
 from orchestrator import load_sweep
-from orchestrator.config.sweep import resolve_trial
+from orchestrator.config.trial import resolve_trial
 from orchestrator.lanes.hub.hub import LaneHub
 from orchestrator.lanes.messages import RankId
 from orchestrator.lanes.trial_client import EPOCH, EPOCHS_DONE, REPORTED, TRIAL, TrialClient

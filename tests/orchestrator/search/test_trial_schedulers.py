@@ -218,7 +218,7 @@ def test_a_trial_goes_on_from_anothers_weights_with_its_own_settings(tmp_path: P
     run(donor, stop_after=1)
     trial = make_trial(data, tmp_path / "trial", lr=1e-4, weight_decay=0.3, lr_schedule="constant", warmup_epochs=0)
     assert trial.epoch == 1
-    assert max(group["weight_decay"] for group in trial.learner.optimizer.param_groups) == 0.3
+    assert max(group["weight_decay"] for group in trial.train_state.optimizer.param_groups) == 0.3
     assert run(trial)[-1]["lr"] == pytest.approx(1e-4)
 
 

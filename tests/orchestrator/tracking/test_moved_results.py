@@ -25,7 +25,7 @@ from orchestrator.server_addresses import embedded_uri
 from orchestrator.sweep.compatibility import stored_config
 from orchestrator.tracking.moved_results import settle
 from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
-from orchestrator.training.checkpoints.checkpoints import build_model
+from orchestrator.training.checkpoints.checkpoints import build_network
 from tests.orchestrator.tracking.test_stored_models import DATA, NETWORK
 from tests.support.fake_sweeps import PLAN, tell_sweep
 from tests.support.tracked_sweep import replay
@@ -38,7 +38,7 @@ def begin(runs_dir: Path) -> Path:
     for number in (0, 1):
         best = folder / "trials" / f"trial-{number:05d}" / "best.pt"
         torch.manual_seed(number)
-        weights = {"state_dict": build_model(NETWORK).state_dict(), "epoch": 1, "metrics": {"val/top1": 0.5}}
+        weights = {"state_dict": build_network(NETWORK).state_dict(), "epoch": 1, "metrics": {"val/top1": 0.5}}
         save_checkpoint(best, {"model": NETWORK, "data": {**DATA, "class_names": list("0123456789")}, **weights})
     with Journal(folder / "journal.jsonl") as journal:
         ledger = Ledger(journal)

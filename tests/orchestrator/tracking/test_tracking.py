@@ -20,7 +20,7 @@ from orchestrator.tracking.event_recorder import RUN_STATUS
 from orchestrator.tracking.mlflow_runs import fetch_checkpoint
 from orchestrator.tracking.mlflow_writer import MlflowWriter
 from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
-from orchestrator.training.checkpoints.checkpoints import build_model
+from orchestrator.training.checkpoints.checkpoints import build_network
 from tests.support.mlflow_server import free_port
 from tests.support.tracked_sweep import DATASET, REASON, replay, tell
 
@@ -44,7 +44,7 @@ def checkpoint(folder: Path) -> Path:
     model = {"name": "conv_resnet26_small", "options": {}, "num_classes": 10, "in_chans": 1, "image_size": 8}
     facts = {"pixel_mean": [0.5], "pixel_std": [0.25], "class_names": list("0123456789")}
     path = folder / "s-001" / "trials" / "trial-00000" / "best.pt"
-    save_checkpoint(path, {"model": model, "state_dict": build_model(model).state_dict(), "data": facts})
+    save_checkpoint(path, {"model": model, "state_dict": build_network(model).state_dict(), "data": facts})
     return path
 
 

@@ -42,11 +42,11 @@ def test_a_checkpoint_becomes_the_network_that_was_trained(
     model = load_model(trial.checkpoints.best)
     best = read_checkpoint(trial.checkpoints.best)
     assert not model.training
-    assert list(model.state_dict()) == list(trial.model.state_dict())
+    assert list(model.state_dict()) == list(trial.network.state_dict())
     for key, value in model.state_dict().items():
         assert torch.equal(best["state_dict"][key], value), key
     if reports[-1]["best_epoch"] == reports[-1]["epoch"]:
-        assert all(torch.equal(trial.model.state_dict()[key], value) for key, value in model.state_dict().items())
+        assert all(torch.equal(trial.network.state_dict()[key], value) for key, value in model.state_dict().items())
     assert best["model"]["options"] == {"ramp": 3.0, "max_span": 3}
     assert model.class_names == tuple("0123456789")
 
@@ -62,7 +62,7 @@ def test_it_loads_from_a_path_written_as_text(trained: tuple[Trial, list[dict[st
 
 
 def test_a_checkpoint_to_continue_from_is_no_model(trained: tuple[Trial, list[dict[str, float]]]) -> None:
-    with pytest.raises(CheckpointError, match=r"last\.pt: is a checkpoint to continue from; .*best\.pt"):
+    with pytest.raises(CheckpointError, match=r"last\.pt: is a state to resume from; .*best\.pt"):
         load_model(trained[0].checkpoints.last)
 
 
@@ -125,9 +125,9 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(
     last.write_bytes(damage(last.read_bytes()))
     resumed = make_trial(data, tmp_path / "cut", epochs=3)
     assert "last.pt" in caplog.text
-    assert "continues from the state before it, previous.pt" in caplog.text
+    assert "resumes from the state before it, previous.pt" in caplog.text
     assert timeless(run(resumed)) == timeless(undisturbed)
-    assert differences(resumed.learner.state_dict(), whole.learner.state_dict()) == []
+    assert differences(resumed.train_state.state_dict(), whole.train_state.state_dict()) == []
 
 
 def test_a_crash_between_the_two_renames_costs_nothing(data: DeviceImages, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import multiprocessing
 
 from orchestrator.training import trial as trial_module
-from orchestrator.training.checkpoints.checkpoints import build_model
+from orchestrator.training.checkpoints.checkpoints import build_network
 from orchestrator.training.images.device_images import DeviceImages
 from orchestrator.training.trial import Trial
 from orchestrator.training.workers import Workers
@@ -51,7 +51,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(autouse=True)
 def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial_module, "build_model", with_everything)
+    monkeypatch.setattr(trial_module, "build_network", with_everything)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def train(data: DeviceImages, folder: Path, cut: dict[str, int] | None, **option
 @pytest.fixture(scope="module")
 def whole(data: DeviceImages, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trial, Reports]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trial_module, "build_model", with_everything)
+        patch.setattr(trial_module, "build_network", with_everything)
         return train(data, tmp_path_factory.mktemp("whole"), None)
 
 
@@ -87,7 +87,7 @@ def whole(data: DeviceImages, tmp_path_factory: pytest.TempPathFactory) -> tuple
 def test_one_worker(data: DeviceImages, tmp_path: Path, whole: tuple[Trial, Reports], where: str) -> None:
     trial, reports = train(data, tmp_path, CUTS[where])
     assert timeless(reports) == timeless(whole[1])
-    assert differences(trial.learner.state_dict(), whole[0].learner.state_dict()) == []
+    assert differences(trial.train_state.state_dict(), whole[0].train_state.state_dict()) == []
 
 
 def test_a_resumed_trial_starts_where_its_newest_checkpoint_was_written(data: DeviceImages, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_the_state_of_every_kind_of_optimiser_is_kept(data: DeviceImages, tmp_pa
     options = {"optimizer": optimizer, "epochs": 2}
     whole, _ = train(data, tmp_path / "whole", None, **options)
     trial, _ = train(data, tmp_path / "cut", {"cut_before": 14}, **options)
-    assert differences(trial.learner.state_dict(), whole.learner.state_dict()) == []
+    assert differences(trial.train_state.state_dict(), whole.train_state.state_dict()) == []
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -109,26 +109,26 @@ def test_an_average_and_a_scaled_loss(data: DeviceImages, tmp_path: Path, precis
     options = {"epochs": 2, "precision": precision, "ema_decay": 0.99, "ema_warmup": True, "accumulation_steps": 2}
     whole, reports = train(data, tmp_path / "whole", None, **options)
     trial, resumed = train(data, tmp_path / "cut", {"cut_before": 14}, **options)
-    assert bool(trial.learner.state_dict()["scaler"]) == (precision == "float16")
-    assert differences(trial.learner.state_dict(), whole.learner.state_dict()) == []
+    assert bool(trial.train_state.state_dict()["scaler"]) == (precision == "float16")
+    assert differences(trial.train_state.state_dict(), whole.train_state.state_dict()) == []
     assert timeless(resumed) == timeless(reports)
 
 
 def test_a_network_with_a_span_that_is_projected(
     data: DeviceImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial_module, "build_model", build_model)
+    monkeypatch.setattr(trial_module, "build_network", build_network)
     options = {"epochs": 1, "model": "adaptive_resnet26_small", "options": {"max_span": 3, "span_penalty": 1.0}}
     whole, _ = train(data, tmp_path / "whole", None, **options)
     trial, _ = train(data, tmp_path / "cut", {"cut_before": 7}, **options)
-    assert differences(trial.learner.state_dict(), whole.learner.state_dict()) == []
+    assert differences(trial.train_state.state_dict(), whole.train_state.state_dict()) == []
 
 
 def resume_rank(rank: int, world_size: int, folder: str) -> None:
     """One of several processes: the undisturbed trial, then the interrupted ones."""
     place = Path(folder)
     workers = join_group(rank, world_size, place)
-    trial_module.build_model = with_everything
+    trial_module.build_network = with_everything
     data = few_digits(place / f"data-{rank}")
     result: dict[str, Any] = {}
     for where, cut in {"nowhere": None, **CUTS}.items():
@@ -139,7 +139,7 @@ def resume_rank(rank: int, world_size: int, folder: str) -> None:
 
 def _result(data: DeviceImages, folder: Path, cut: dict[str, int] | None, workers: Workers) -> dict[str, Any]:
     trial, reports = train(data, folder, cut, workers=workers)
-    return {"state": trial.learner.state_dict(), "reports": timeless(reports)}
+    return {"state": trial.train_state.state_dict(), "reports": timeless(reports)}
 
 
 @pytest.mark.slow

@@ -85,8 +85,8 @@ def test_training_on_files_and_exact_resume(photos: str, tmp_path: Path) -> None
     continued = make_trial(data, tmp_path / "cut", checkpoint_every_steps=2, **EVERYTHING)
     assert (continued.epoch, continued.step) == (1, 1)
     assert timeless(run(continued))[-1] == timeless(reports)[-1]
-    for key, value in whole.model.state_dict().items():
-        assert torch.equal(value, continued.model.state_dict()[key]), key
+    for key, value in whole.network.state_dict().items():
+        assert torch.equal(value, continued.network.state_dict()[key]), key
 
 
 def test_the_settings_of_files_and_of_small_images(photos: str) -> None:
