@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import ConfigError, Problem
-from orchestrator.inference.images import CROP_PCT, INTERPOLATION, images_for, own_settings
+from orchestrator.inference.images import CROP_PCT, INTERPOLATION, place_for_network, recorded_settings
 from orchestrator.inference.load import load_model
 from orchestrator.inference.trained_network import find_network
 
@@ -89,13 +89,13 @@ def evaluate_checkpoint(
     if crop_pct is not None and not 0 < crop_pct <= 1:
         raise ConfigError([Problem("crop_pct", f"got {crop_pct:g}; a share is above 0 and at most 1. Use 0.875")])
     model = load_model(source, tracking_uri=tracking_uri)
-    own = own_settings(model, {}, {})
+    own = recorded_settings(model, {}, {})
     if own is None:  # a checkpoint from before they were kept; its sweep may tell
         trained = find_network(source, tracking_uri=tracking_uri)
-        own = own_settings(model, trained.dataset, trained.training)
+        own = recorded_settings(model, trained.dataset, trained.training)
     settings = own or EvaluationSettings()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    placed = images_for(
+    placed = place_for_network(
         model,
         dataset,
         split=split,

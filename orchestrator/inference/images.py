@@ -53,7 +53,7 @@ class NetworkImages:
     sizes_px: tuple[tuple[int, int], ...] | None = None
 
 
-def images_for(
+def place_for_network(
     model: nn.Module,
     dataset: str,
     *,
@@ -112,7 +112,7 @@ def images_for(
     return placed
 
 
-def own_settings(
+def recorded_settings(
     model: nn.Module, dataset: Mapping[str, Any], training: Mapping[str, Any]
 ) -> EvaluationSettings | None:
     """How the run of a network looked at images; None where nothing tells.
@@ -144,7 +144,7 @@ def dataset_of(trained: TrainedNetwork, dataset: str | None) -> str:
     return str(known)
 
 
-def some_images(trained: TrainedNetwork, dataset: str | None, *, split: str, count: int) -> NetworkImages:
+def sample_images(trained: TrainedNetwork, dataset: str | None, *, split: str, count: int) -> NetworkImages:
     """Images spread evenly over a split, in an order that mixes its classes, the same at every call.
 
     Args:
@@ -162,9 +162,9 @@ def some_images(trained: TrainedNetwork, dataset: str | None, *, split: str, cou
 
     from orchestrator.uris import without_password
 
-    model, own = trained.network, own_settings(trained.network, trained.dataset, trained.training)
+    model, own = trained.network, recorded_settings(trained.network, trained.dataset, trained.training)
     uri, crop_pct = dataset_of(trained, dataset), (own and own.crop_pct) or CROP_PCT
-    placed = images_for(
+    placed = place_for_network(
         model,
         uri,
         split=split,

@@ -9,7 +9,7 @@ import torch
 
 import models
 from orchestrator.errors import CheckpointError, DataError
-from orchestrator.inference.images import some_images
+from orchestrator.inference.images import sample_images
 from orchestrator.inference.trained_network import find_network
 from orchestrator.records.ledger import TrialStatus
 from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
@@ -58,8 +58,8 @@ def test_a_checkpoint_of_a_sweep_is_known_by_its_place(runs_dir: Path, tmp_path:
     with pytest.raises(
         DataError, match=r"copied: nothing tells what it was trained on\. Name the images with --dataset"
     ):
-        some_images(elsewhere, None, split="test", count=3)
-    images = some_images(elsewhere, "digits", split="test", count=3)
+        sample_images(elsewhere, None, split="test", count=3)
+    images = sample_images(elsewhere, "digits", split="test", count=3)
     assert sorted(images.positions) == [0, 180, 359]
     assert images.inputs.shape == images.pixels.shape == (3, 1, 8, 8)
     torch.testing.assert_close(images.pixels, images.inputs * 0.4 + 0.3)
