@@ -55,7 +55,7 @@ def test_the_command_agrees_with_a_count(checkpoint: Path, tmp_path: Path, monke
 
 def test_what_does_not_fit_is_told(checkpoint: Path, tmp_path: Path) -> None:
     prepare("folder", photo_tree(tmp_path), str(tmp_path / "photos"))
-    with pytest.raises(CheckpointError, match=r"tells 10 classes apart that are not the 3 of"):
+    with pytest.raises(CheckpointError, match=r"its 10 classes are not the 3 of"):
         evaluate_checkpoint(checkpoint, str(tmp_path / "photos"))
     with pytest.raises(DataError, match=r"digits: has no split 'tets'\. Did you mean 'test'"):
         evaluate_checkpoint(checkpoint, "digits", split="tets", datasets_folder=tmp_path)

@@ -186,8 +186,8 @@ def test_a_checkpoint_from_before_is_evaluated_as_its_sweep_tells(
     save_checkpoint(tmp_path / "copied.pt", before)
     notes = evaluate_checkpoint(tmp_path / "copied.pt", uri).notes
     assert notes == (
-        "the checkpoint does not tell how its run evaluated; the arithmetic is float32",
-        "crop_pct 0.875, bicubic: how the run cropped is not known",
+        "the checkpoint does not record the evaluation settings of its run; the arithmetic is float32",
+        "crop_pct 0.875, bicubic: the crop of the run is unknown",
     )
 
 
@@ -208,7 +208,7 @@ def test_the_command_says_a_difference_in_one_line(photos: tuple[str, Path, dict
 def test_settings_that_are_none_are_refused_and_a_crop_of_small_images_is_said(tmp_path: Path) -> None:
     run(make_trial(few_digits(tmp_path, train=80, test=20), tmp_path, epochs=1))
     found = evaluate_checkpoint(tmp_path / "best.pt", "digits", crop_pct=0.5, datasets_folder=tmp_path)
-    assert found.notes == ("crop_pct 0.5 has no effect: these images are seen whole",)
+    assert found.notes == ("crop_pct 0.5 has no effect: these images are not cropped",)
     content = read_checkpoint(tmp_path / "best.pt")
     content.pop("format")
     for key, value in (("crop_pct", 7.0), ("interpolation", "cubic"), ("precision", 16), ("other", 1)):

@@ -55,9 +55,7 @@ def test_a_checkpoint_of_a_sweep_is_known_by_its_place(runs_dir: Path, tmp_path:
     assert (found.label, found.reports[2]["val/top1"]) == ("told-trial-00000", 0.7)
     elsewhere = find_network(write_best(tmp_path / "copied.pt"), runs_dir=tmp_path)
     assert (elsewhere.label, elsewhere.dataset, elsewhere.run_id) == ("copied", {}, None)
-    with pytest.raises(
-        DataError, match=r"copied: nothing tells what it was trained on\. Name the images with --dataset"
-    ):
+    with pytest.raises(DataError, match=r"copied: the dataset of its training is unknown\. Name one with --dataset"):
         sample_images(elsewhere, None, split="test", count=3)
     images = sample_images(elsewhere, "digits", split="test", count=3)
     assert sorted(images.positions) == [0, 180, 359]
