@@ -22,7 +22,12 @@ from orchestrator.errors import CheckpointError, ExplainError
 from orchestrator.inference.explain import explain_network
 from orchestrator.inference.explain.bias_channels import _numbers as numbers_of_bias
 from orchestrator.inference.explain.grad_cam import bias_rates, grad_cam
-from orchestrator.inference.explain.irrelevance import attention_of_vit, irrelevance, mean_pairwise_cosine, vit_beside
+from orchestrator.inference.explain.irrelevance import (
+    attention_of_vit,
+    irrelevance,
+    load_compared_vit,
+    mean_pairwise_cosine,
+)
 from orchestrator.inference.explain.lesa_terms import _self_weight, _shares
 from orchestrator.inference.explain.regions import ink, regions_for
 from orchestrator.inference.explain.spans import span_records
@@ -215,7 +220,7 @@ def test_grad_cam_of_a_map_that_is_summed_is_the_map() -> None:
         grad_cam(HalvesOfOneMap(), "mop", images, torch.zeros(3, dtype=torch.long))
     network = TINY["lsas"]().eval()
     for layer in ("head.fc", "head.global_pool"):
-        with pytest.raises(ExplainError, match=f"--layer {layer}: (puts out no map|Grad-CAM cannot read it)"):
+        with pytest.raises(ExplainError, match=f"--layer {layer}: (its output is no map|Grad-CAM cannot read it)"):
             grad_cam(network, layer, torch.randn(2, 3, SIDE, SIDE), torch.tensor([0, 1]))
 
 
@@ -282,13 +287,13 @@ def test_regions_come_from_boxes_and_masks(tmp_path: Path) -> None:
 
 def test_a_vit_of_timm_beside() -> None:
     images = noise(2, channels=1, side=8)
-    network, inputs = vit_beside("vit_tiny_patch16_224", images, 10, None)
+    network, inputs = load_compared_vit("vit_tiny_patch16_224", images, 10, None)
     rows = attention_of_vit(network, inputs)
     assert len(rows) == 12
     for attention in rows.values():
         assert attention.shape == (2, 3, 17, 17)  # 4 x 4 patches and the class token
         torch.testing.assert_close(attention.sum(-1), torch.ones(2, 3, 17))
     with pytest.raises(CheckpointError, match=r"vit_tinny_patch16_224: timm has no such network\. Did you mean"):
-        vit_beside("vit_tinny_patch16_224", images, 10, None)
+        load_compared_vit("vit_tinny_patch16_224", images, 10, None)
     with pytest.raises(CheckpointError, match="--compare resnet18: "):
-        vit_beside("resnet18", images, 10, None)
+        load_compared_vit("resnet18", images, 10, None)
