@@ -35,7 +35,7 @@ from orchestrator.tracking.flat_settings import flatten
 from orchestrator.tracking.mlflow_datasets import dataset_input
 from orchestrator.tracking.mlflow_limits import cut, log, metric, param, tag
 from orchestrator.tracking.mlflow_runs import KEY, experiment_id, find_run, require_run, search_all
-from orchestrator.tracking.stored_checkpoints import StoredCheckpoints, moved_with
+from orchestrator.tracking.stored_checkpoints import StoredCheckpoints, current_path_of
 from orchestrator.uris import without_secrets
 
 _OfTrial = TrialResumed | TrialChanged | TrialReported | TrialEnded | CheckpointKept | CheckpointDropped
@@ -276,7 +276,7 @@ class EventRecorder:
     def _own(self, recorded: str) -> Path | None:
         """The place of a file within the sweep's folder; None, with a note, of one elsewhere, which is never sent."""
         try:
-            return moved_with(self._folder, Path(recorded))
+            return current_path_of(self._folder, Path(recorded))
         except UnsafePathError:
             self.outside.add(recorded)
             return None

@@ -27,7 +27,7 @@ _ROOTS = ("sessions", "trials")  # hold a folder for each session and trial, wit
 _TRY_AGAIN = (401, 408, 429)
 
 
-def moved_with(folder: Path, recorded: Path) -> Path:
+def current_path_of(folder: Path, recorded: Path) -> Path:
     """Return where a file of a sweep lies in the sweep's folder, whatever place the journal names.
 
     Args:
