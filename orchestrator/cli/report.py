@@ -59,9 +59,9 @@ def _record(sweep: StoredSweep, path: Path, tracking_uri: str | None) -> None:
         os.environ.setdefault(name, value)
     from orchestrator.errors import ConfigError, TrackingError
     from orchestrator.records.folder.recorded_addresses import confirmed_tracking_uri
-    from orchestrator.tracking.mlflow_runs import silence, store_beside_results
+    from orchestrator.tracking.mlflow_runs import silence_mlflow, store_beside_results
 
-    silence()
+    silence_mlflow()
     try:
         run = store_beside_results(path, sweep.uid, confirmed_tracking_uri(sweep.result, tracking_uri))
     except (ConfigError, TrackingError) as error:

@@ -89,9 +89,9 @@ def show_sweep(folder: SweepFolder, address: Address, tracking_uri: str | None =
     """
     from orchestrator.results.stored_sweep import read_sweep
     from orchestrator.sweep.compatibility import stored_config
-    from orchestrator.tracking.mlflow_runs import run_page, silence
+    from orchestrator.tracking.mlflow_runs import run_page, silence_mlflow
 
-    silence()
+    silence_mlflow()
     config = stored_config(folder, values=setting_values(tracking_uri=tracking_uri), contacted=("tracking",))
     uri = config.tracking.uri or embedded_uri(folder.path.parent)
     page = run_page(read_sweep(folder).uid, uri)

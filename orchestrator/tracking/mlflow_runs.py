@@ -31,7 +31,7 @@ _UID = re.compile(r"[0-9a-f]{32}")
 _RUNS_PER_PAGE = 1_000
 
 
-def silence() -> None:
+def silence_mlflow() -> None:
     """Keeps MLflow's own notices out of a sweep's output."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
