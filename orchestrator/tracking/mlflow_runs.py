@@ -195,7 +195,7 @@ def sweep_runs(uid: str, name: str, tracking_uri: str) -> list[str]:
         raise TrackingError(f"MLflow at {without_password(tracking_uri)} does not list its runs: {error}") from None
 
 
-def store_beside_results(path: Path, uid: str, tracking_uri: str) -> str:
+def store_result_file(path: Path, uid: str, tracking_uri: str) -> str:
     """Adds a file to the artifacts of a sweep's run, under `results`; one of its name is replaced.
 
     Args:
