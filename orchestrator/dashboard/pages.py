@@ -133,9 +133,9 @@ def study_server(page: WSGIApplication, host: str, port: int) -> WSGIServer:
 
 def _serve_mlflow(uri: str, runs_dir: Path, address: Address, page: str) -> None:
     """Runs MLflow's own server in the foreground; its database's address stands in no command line."""
-    from orchestrator.tracking.moved_results import settle
+    from orchestrator.tracking.moved_results import update_artifact_places
 
-    settle(uri)
+    update_artifact_places(uri)
     port = address.port or MLFLOW_PORT
     _require_free(address.host, port)
     command = [sys.executable, "-m", "mlflow", "ui", "--host", address.host, "--port", str(port), "--workers", "1"]

@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.errors import TrackingError
 from orchestrator.files.database_file import refuse_damaged
-from orchestrator.tracking.moved_results import settle
+from orchestrator.tracking.moved_results import update_artifact_places
 from orchestrator.uris import without_password
 
 _REMEDY = "Move it away: `spatialsweep sync NAME` sends the events of a sweep into a new one"
@@ -24,7 +24,7 @@ def open_client(tracking_uri: str) -> MlflowClient:
         TrackingError: The file of the database is damaged, or holds something else.
     """
     refuse_damaged_tracking(tracking_uri)
-    settle(tracking_uri)
+    update_artifact_places(tracking_uri)
     try:
         return MlflowClient(tracking_uri)
     except (MlflowException, SQLAlchemyError) as error:

@@ -24,7 +24,7 @@ _COLUMNS = (
 _WAIT_S = 60.0
 
 
-def settle(tracking_uri: str) -> None:
+def update_artifact_places(tracking_uri: str) -> None:
     """Have a database in a folder of results name the artifacts beside it, not those at the folder's former place.
 
     Places that are somebody's choice stay: a former place that still has the artifacts that the new one lacks.

@@ -23,7 +23,7 @@ from orchestrator.search.storage import open_storage, study_uri
 from orchestrator.search.study import open_study
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.sweep.compatibility import stored_config
-from orchestrator.tracking.moved_results import settle
+from orchestrator.tracking.moved_results import update_artifact_places
 from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
 from orchestrator.training.checkpoints.checkpoints import build_network
 from tests.orchestrator.tracking.test_stored_models import DATA, NETWORK
@@ -133,7 +133,7 @@ def test_a_place_that_somebody_chose_is_kept(tmp_path: Path) -> None:
     (tmp_path / "runs" / "artifacts").mkdir(parents=True)
     client = MlflowClient(embedded_uri(tmp_path / "runs"))
     client.create_experiment("own", artifact_location=chosen.as_uri())
-    settle(embedded_uri(tmp_path / "runs"))
+    update_artifact_places(embedded_uri(tmp_path / "runs"))
     assert client.get_experiment_by_name("own").artifact_location == chosen.as_uri()
 
 
