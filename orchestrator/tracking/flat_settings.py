@@ -1,4 +1,4 @@
-"""Nested settings as flat names with dots, the way MLflow shows parameters."""
+"""Nested settings as flat names with dots, as MLflow shows parameters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orchestrator.uris import masked
 
 
 def flatten(content: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`; lists, and mappings without content, as JSON. Addresses have no passwords."""
+    """Flatten `{"a": {"b": 1}}` to `{"a.b": 1}`, lists and empty mappings to JSON; mask passwords in addresses."""
     return dict(_leaves(masked(content), ""))
 
 

@@ -1,4 +1,4 @@
-"""MLflow's client, made where its database is sound."""
+"""MLflow's client, created after a check of its database."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REMEDY = "Move it away: `spatialsweep sync NAME` sends the events of a sweep in
 
 
 def open_client(tracking_uri: str) -> MlflowClient:
-    """Return the client of a server, or of a database that may have moved with its folder of results.
+    """Open the client of a server, or of a database whose folder of results may have been moved.
 
     Args:
         tracking_uri: Address of the server or database.

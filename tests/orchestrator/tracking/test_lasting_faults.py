@@ -100,7 +100,7 @@ FAULTS: list[tuple[Callable[[Path], None], str]] = [
     (delete_run, "of this sweep was deleted in MLflow; `mlflow runs restore --run-id"),
     (change_schema, "its tables are of another version of MLflow. Of an older one: copy the database, then"),
     (name_no_folder, "there is no folder"),
-    (block_artifacts, "the place of its files"),
+    (block_artifacts, "the folder of its files"),
 ]
 
 
