@@ -1,4 +1,4 @@
-"""The weights of the network that `explain --compare` sets beside a trial's."""
+"""Weights of the network that `explain --compare` compares with a trial's."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Payload:
         return os.mkdir, (str(self.marker), 0o700)
 
 
-def test_the_weights_of_a_file_are_taken(tmp_path: Path) -> None:
+def test_the_weights_of_a_file_are_loaded(tmp_path: Path) -> None:
     expected = timm.create_model(NAME).state_dict()
     torch.save(expected, tmp_path / "vit.pth")
     network, _ = load_compared_vit(NAME, noise(1, channels=3, side=8), 10, tmp_path / "vit.pth")
