@@ -41,8 +41,8 @@ class NetworkImages:
     Args:
         inputs: Normalised images, the input of the network, (N, C, H, W).
         pixels: The same images with pixels in [0, 1], (N, C, H, W).
-        labels: Their classes, (N,).
-        positions: Their positions in the split.
+        labels: Classes of the images, (N,).
+        positions: Positions of the images in the split.
         dataset: Name or URI of the dataset, without a password.
         split: Name of the split.
         crop_pct: Share of the shorter side of image files that was kept.
@@ -103,11 +103,9 @@ def place_for_network(
             f"{len(class_names)} of {dataset}; use images of the classes it was trained on"
         )
     size = cast(int, network.trained_image_size)
-    crop = next(share for share in (crop_pct, settings and settings.crop_pct, _CROP_PCT) if share is not None)
-    interpolation = (settings and settings.interpolation) or _INTERPOLATION
-    config = DatasetConfig.model_validate(
-        {"uri": dataset, "image_size": size, "crop_pct": crop, "interpolation": interpolation}
-    )
+    crop = {"crop_pct": crop_pct or (settings and settings.crop_pct) or _CROP_PCT}
+    interpolation = {"interpolation": (settings and settings.interpolation) or _INTERPOLATION}
+    config = DatasetConfig.model_validate({"uri": dataset, "image_size": size, **crop, **interpolation})
     normalisation = Normalisation(
         cast(tuple[float, ...], network.pixel_mean), cast(tuple[float, ...], network.pixel_std)
     )

@@ -39,6 +39,6 @@ def refuse_damaged_tracking(tracking_uri: str) -> None:
         tracking_uri: Address of the server or database.
 
     Raises:
-        TrackingError: It is damaged.
+        TrackingError: The database is damaged.
     """
     refuse_damaged(tracking_uri, TrackingError, _REMEDY)

@@ -1,4 +1,4 @@
-"""All pictures of one network, and the table of their numbers."""
+"""Explanation of one network: all its pictures, and the table of their numbers."""
 
 from __future__ import annotations
 
