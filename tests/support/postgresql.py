@@ -1,4 +1,4 @@
-"""A real PostgreSQL server of a test's own: in a temporary folder, on a free port, gone afterwards."""
+"""Real PostgreSQL server of a test: in a temporary folder, on a free port, deleted afterwards."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ PASSWORD = "drowssap"
 
 
 def server_programs() -> Path | None:
-    """Folder of `initdb` and `pg_ctl`; None where there is no server."""
+    """Return the folder of `initdb` and `pg_ctl`; None where PostgreSQL is not installed."""
     found = [path.parent for path in DEBIAN.glob("*/bin/initdb")]
     on_path = shutil.which("initdb")
     return max(found, default=Path(on_path).parent if on_path else None, key=lambda path: int(path.parent.name))
 
 
 class PostgresqlServer:
-    """A server that can be stopped and started again.
+    """Server that can be stopped and restarted.
 
     Args:
         programs: Folder of its programs.
-        folder: Of its data; owned by who runs it.
-        port: Free on this machine.
+        folder: Folder of its data, owned by the user that runs it.
+        port: Free port on this machine.
     """
 
     def __init__(self, programs: Path, folder: Path, port: int) -> None:
@@ -55,7 +55,7 @@ class PostgresqlServer:
         return self._folder / "data"
 
     def _run(self, program: str, *arguments: object) -> None:
-        # As a daemon's parent, pg_ctl must not hold our pipes open.
+        # The daemon inherits pg_ctl's output, so that a pipe would never be closed.
         command = [str(self._programs / program), *map(str, arguments)]
         with (Path(tempfile.gettempdir()) / f"postgresql-{os.getpid()}.out").open("wb") as output:
             done = subprocess.run(command, user=_owner(), cwd=self._folder, stdout=output, stderr=output, check=False)
@@ -66,7 +66,7 @@ class PostgresqlServer:
 
 @contextmanager
 def postgresql_server() -> Iterator[PostgresqlServer]:
-    """A running server with an empty database."""
+    """Start a server with an empty database, and stop it when the context ends."""
     programs = server_programs()
     assert programs is not None
     folder = Path(tempfile.mkdtemp(prefix="spatialsweep-postgresql-"))
@@ -85,7 +85,7 @@ def postgresql_server() -> Iterator[PostgresqlServer]:
 
 
 def _owner() -> str | None:
-    """The server refuses to run as root."""
+    """Return the user of the server, which refuses to run as root; None for the present user."""
     return "postgres" if os.getuid() == 0 else None
 
 

@@ -25,7 +25,7 @@ from orchestrator.search.storage import open_storage, study_uri
 from orchestrator.search.study import open_study
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.sweep.compatibility import stored_config
-from orchestrator.tracking.mlflow_runs import experiment_id, fetch_checkpoint, silence
+from orchestrator.tracking.mlflow_runs import experiment_id, fetch_checkpoint, silence_mlflow
 from tests.orchestrator.config.test_config import BASE
 from tests.support.fake_sweeps import tell_sweep
 
@@ -53,7 +53,7 @@ DIGITS = Path(__file__).parents[3] / "sweeps" / "digits.yaml"
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of a hostile name in which both databases were made."""
-    silence()
+    silence_mlflow()
     folder = tmp_path_factory.mktemp("runs") / ALL
     folder.mkdir()
     config = load_sweep({**BASE, "runs_dir": folder})

@@ -20,7 +20,7 @@ from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.sweep.checkpoint_retention import Retention
 from orchestrator.sweep.session_snapshot import write_origin
-from orchestrator.tracking.stored_checkpoints import moved_with
+from orchestrator.tracking.stored_checkpoints import current_path_of
 from tests.support.fake_sweeps import PLAN, tell_sweep
 from tests.support.tracked_sweep import DATASET, replay
 
@@ -85,7 +85,7 @@ def test_a_checkpoint_that_is_a_link_is_not_registered(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_is_looked_for_in_the_folder_as_it_lies_now(tmp_path: Path, recorded: str, found: str) -> None:
-    assert moved_with(tmp_path, Path(recorded)) == tmp_path.resolve() / found
+    assert current_path_of(tmp_path, Path(recorded)) == tmp_path.resolve() / found
 
 
 def test_retention_removes_files_of_ours_only_and_follows_no_link(tmp_path: Path) -> None:
