@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint fuzz dashboard bench bench-models clean
+.PHONY: setup demo test lint docs fuzz dashboard bench bench-models clean
 
 setup: $(STAMP)
 
@@ -26,6 +26,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The pages of docs/api, from the docstrings; a test checks that they are current.
+docs: setup
+	$(BIN)/python tools/api_reference.py
 
 # Each prints JSON and fails where an input ended with a traceback, a crash or a hang; `make test` has a short form.
 fuzz: setup

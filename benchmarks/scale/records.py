@@ -104,7 +104,7 @@ def write_study(config: Any) -> None:
     from orchestrator.search.study import open_study
 
     study = open_study(config, config.name, open_storage(config.storage.uri), resumed=False)
-    aims = Objectives.of(config)
+    objectives = Objectives.of(config)
     with Journal(journal_of(config)) as journal:
         ledger = Ledger(journal)
         ledger.sweep_started(config.name, config.model_dump(mode="json"), {}, {})
@@ -116,10 +116,10 @@ def write_study(config: Any) -> None:
             for epoch, metrics in invented_curve(plain):
                 told = metrics | node_load(number)
                 ledger.trial_reported(trial.number, epoch, told, 1.0, number)
-                note_report(study, trial, epoch, told, aims)
+                note_report(study, trial, epoch, told, objectives)
             record = ledger.trial(trial.number)
-            ledger.trial_ended(trial.number, TrialStatus.FINISHED, "", aims.values(record))
-            state, values = verdict(record, aims)
+            ledger.trial_ended(trial.number, TrialStatus.FINISHED, "", objectives.values(record))
+            state, values = verdict(record, objectives)
             study.tell(trial, values=values, state=state)
 
 

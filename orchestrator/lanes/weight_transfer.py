@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.files.atomic_files import written_whole
+from orchestrator.files.atomic_files import atomic_file
 
 _NOTE = "handover.json"
 _IN_EFFECT = "changed_config.json"
@@ -53,7 +53,7 @@ class Handover:
             for name in _FILES:
                 source = donor / name
                 if source.exists():
-                    with written_whole(folder / name) as partial:
+                    with atomic_file(folder / name) as partial:
                         shutil.copyfile(source, partial)
         if self.config is not None:
             _write(folder / _IN_EFFECT, self.config)
@@ -69,5 +69,5 @@ def changed_config(folder: Path) -> Mapping[str, Any] | None:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    with written_whole(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_text(json.dumps(content))

@@ -20,7 +20,7 @@ from sqlalchemy.engine import make_url
 
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.errors import StorageError
-from orchestrator.files.database_file import refuse_damaged
+from orchestrator.files.database_file import require_intact_database
 from orchestrator.files.sqlite_files import sqlite_uri
 from orchestrator.uris import without_password
 
@@ -96,7 +96,7 @@ def refuse_damaged_study(uri: str) -> None:
         StorageError: It is damaged.
     """
     remedy = "Move it away: a sweep that is resumed makes its study anew from its journal"
-    refuse_damaged(uri, StorageError, remedy)
+    require_intact_database(uri, StorageError, remedy)
 
 
 class StudyStorage(RDBStorage):

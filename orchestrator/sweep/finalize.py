@@ -62,8 +62,8 @@ def conclude(
             run_ids=run_ids,
             notice=notice,
             ended_by=ledger.ended_by,
-            so_far=ledger.so_far(),
-            aims=Objectives.of(config),
+            so_far=ledger.totals(),
+            objectives=Objectives.of(config),
             storage_uri=study_uri(config, folder.path.parent),
         )
 
@@ -119,8 +119,8 @@ def _summary(best: TrialResult | None, ledger: Ledger, front: Sequence[int]) -> 
     }
     del counts[f"trials_{TrialStatus.RUNNING}"]
     counts["trials_rejected"] = len(ledger.rejected())
-    so_far = ledger.so_far()
-    counts |= {"wall_s": so_far.wall_s, **{f"cost/{key}": value for key, value in so_far.cost.as_dict().items()}}
+    totals = ledger.totals()
+    counts |= {"wall_s": totals.wall_s, **{f"cost/{key}": value for key, value in totals.cost.as_dict().items()}}
     if front:
         counts |= {"pareto_trials": len(front), "pareto_front": ", ".join(map(str, front))}
     if ledger.ended_by:

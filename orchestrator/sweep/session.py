@@ -77,7 +77,7 @@ class SweepSession:
         if self._nothing_to_do():
             yield
             return
-        left = self._config.trials - self._ledger.count_over()
+        left = self._config.trials - self._ledger.count_ended()
         with ray_session(address, verbose=verbose):
             self._plan = plan_lanes(self._config.resources, left)
             yield
@@ -93,7 +93,7 @@ class SweepSession:
             ResumeError: The study is not the one of this sweep.
         """
         if self._plan is None:
-            if self._ledger.count_over() < self._config.trials:
+            if self._ledger.count_ended() < self._config.trials:
                 self._ledger.budget_spent(self._nothing_to_do())
             self._console.print(f"Sweep {self._folder.name}: {self._nothing_to_do()}", highlight=False)
             return TrialStatus.FINISHED
@@ -141,9 +141,9 @@ class SweepSession:
 
     def _nothing_to_do(self) -> str:
         """Why no trial is to be trained in this session; empty when some are."""
-        if self._ledger.count_over() >= self._config.trials:
+        if self._ledger.count_ended() >= self._config.trials:
             return f"all {self._config.trials} trials are done"
-        return self._budget.spent(self._ledger.so_far()) or ""
+        return self._budget.exhausted_limit(self._ledger.totals()) or ""
 
     def _queue_first(self, study: optuna.Study, storage: optuna.storages.RDBStorage) -> None:
         """Has the papers' own values tried before any other, and the best ones of earlier sweeps."""
@@ -152,7 +152,7 @@ class SweepSession:
         enqueue_first(study, self._config, storage, lambda text: say(self._console, text))
 
     def _announcement(self, plan: LanePlan) -> str:
-        config, over = self._config, self._ledger.count_over()
+        config, over = self._config, self._ledger.count_ended()
         least = f"{config.resources.min_workers} to " if config.resources.elastic else ""
         done = f", {over} of them done before" if over else ""
         return (
@@ -202,8 +202,8 @@ class SweepSession:
         """Why no more is to be trained although trials are left; empty to go on."""
         if self._interruption.asked:
             return "the sweep was interrupted"
-        if search.running and (spent := self._budget.spent(self._ledger.so_far())):
-            self._ledger.budget_spent(spent)
+        if search.running and (reason := self._budget.exhausted_limit(self._ledger.totals())):
+            self._ledger.budget_spent(reason)
         return self._ledger.ended_by
 
     def _look(self, search: TuneRun, progress: Progress, room: RoomWatch) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import JournalError, TrackingError
-from orchestrator.files.atomic_files import written_whole
+from orchestrator.files.atomic_files import atomic_file
 from orchestrator.records.events import Event
 from orchestrator.records.journal import read_events
 from orchestrator.tracking.lasting_faults import lasting_fault
@@ -160,7 +160,7 @@ class JournalFollower(ABC):
 
     def _write_bookmark(self) -> None:
         content = {"target": self._bookmark_target, "bytes": self._done_bytes, "memory": self._take_snapshot()}
-        with written_whole(self._bookmark) as partial:
+        with atomic_file(self._bookmark) as partial:
             partial.write_text(json.dumps(content), encoding="utf-8")
 
     def _read_bookmark(self) -> None:

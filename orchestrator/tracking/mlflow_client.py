@@ -7,7 +7,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.errors import TrackingError
-from orchestrator.files.database_file import refuse_damaged
+from orchestrator.files.database_file import require_intact_database
 from orchestrator.tracking.moved_results import update_artifact_places
 from orchestrator.uris import without_password
 
@@ -41,4 +41,4 @@ def refuse_damaged_tracking(tracking_uri: str) -> None:
     Raises:
         TrackingError: The database is damaged.
     """
-    refuse_damaged(tracking_uri, TrackingError, _REMEDY)
+    require_intact_database(tracking_uri, TrackingError, _REMEDY)

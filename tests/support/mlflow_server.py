@@ -1,4 +1,4 @@
-"""Real MLflow server of a test, which can be killed and restarted, and a slow, lossy connection to it."""
+"""MLflow server for tests that can be killed and started again, and a slow, lossy proxy in front of it."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class MlflowServer:
 
     Args:
         folder: Folder of its database, artifacts and log.
-        command: Command instead of the plain server; `{port}` is replaced, and the option `--port` is appended.
-        environment: Environment variables in addition to this process's.
+        command: Command instead of the plain server, without `--port`; `{port}` in it is replaced.
+        environment: Variables added to those of this process.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class MlflowServer:
             time.sleep(0.1)
 
     def kill(self) -> None:
-        """Kill the server and its workers at once, as a power cut does."""
+        """Kill the server and its workers at once."""
         self._end("KILL")
 
     def stop(self) -> None:
@@ -96,7 +96,7 @@ class BadConnection:
         port: Port of the server on this machine.
 
     Attributes:
-        delay_s: Delay of each piece of data in seconds.
+        delay_s: Delay in seconds before each piece is passed on.
         lose_share: Share of the pieces that are lost, each with its connection.
         lost: Number of pieces lost so far.
         refused: Number of connections that found no server.
@@ -128,7 +128,7 @@ class BadConnection:
                 return
             try:
                 server = socket.create_connection(("127.0.0.1", self._server), timeout=60)
-            except OSError:  # the server is down
+            except OSError:  # it is not running
                 caller.close()
                 self.refused += 1
                 continue

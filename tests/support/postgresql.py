@@ -1,4 +1,4 @@
-"""Real PostgreSQL server of a test: in a temporary folder, on a free port, deleted afterwards."""
+"""PostgreSQL server for tests, in a temporary folder and on a free port."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ PASSWORD = "drowssap"
 
 
 def server_programs() -> Path | None:
-    """Return the folder of `initdb` and `pg_ctl`; None where PostgreSQL is not installed."""
+    """Return the folder of `initdb` and `pg_ctl`; None without an installed server."""
     found = [path.parent for path in DEBIAN.glob("*/bin/initdb")]
     on_path = shutil.which("initdb")
     return max(found, default=Path(on_path).parent if on_path else None, key=lambda path: int(path.parent.name))
 
 
 class PostgresqlServer:
-    """Server that can be stopped and restarted.
+    """Server that can be stopped and started again.
 
     Args:
-        programs: Folder of its programs.
-        folder: Folder of its data, owned by the user that runs it.
-        port: Free port on this machine.
+        programs: Folder of the programs of the server.
+        folder: Folder of the data, owned by the user that runs the server.
+        port: Free port of this machine.
     """
 
     def __init__(self, programs: Path, folder: Path, port: int) -> None:
@@ -66,7 +66,7 @@ class PostgresqlServer:
 
 @contextmanager
 def postgresql_server() -> Iterator[PostgresqlServer]:
-    """Start a server with an empty database, and stop it when the context ends."""
+    """Start a server with an empty database; stop and remove it at the end of the context."""
     programs = server_programs()
     assert programs is not None
     folder = Path(tempfile.mkdtemp(prefix="spatialsweep-postgresql-"))
@@ -85,7 +85,7 @@ def postgresql_server() -> Iterator[PostgresqlServer]:
 
 
 def _owner() -> str | None:
-    """Return the user of the server, which refuses to run as root; None for the present user."""
+    """Return the user that runs the server, which refuses to run as root; None for the current user."""
     return "postgres" if os.getuid() == 0 else None
 
 

@@ -12,7 +12,7 @@ import torch
 
 from orchestrator.errors import CheckpointError
 from orchestrator.inference.explain.irrelevance import load_compared_vit
-from tests.orchestrator.inference.test_explain import noise
+from tests.support.networks.random_images import noise
 
 NAME = "test_vit"
 

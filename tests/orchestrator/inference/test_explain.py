@@ -31,18 +31,11 @@ from orchestrator.inference.explain.irrelevance import (
 from orchestrator.inference.explain.lesa_terms import _self_weight, _shares
 from orchestrator.inference.explain.regions import ink, regions_for
 from orchestrator.inference.explain.spans import span_records
-from orchestrator.inference.images import NetworkImages
 from orchestrator.inference.trained_network import TrainedNetwork
+from tests.support.networks.random_images import noise
 from tests.support.networks.tiny_networks import SIDE, TINY
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def noise(count: int = 6, *, channels: int = 3, side: int = SIDE) -> NetworkImages:
-    torch.manual_seed(0)
-    pixels = torch.rand(count, channels, side, side)
-    labels = torch.arange(count) % 3
-    return NetworkImages(pixels * 2 - 1, pixels, labels, tuple(range(count)), "noise", "test")
 
 
 def untrained(network: nn.Module) -> TrainedNetwork:

@@ -30,7 +30,7 @@ from orchestrator.training.evaluation import evaluate
 from orchestrator.training.images.placement import place_dataset
 from orchestrator.training.trial import Trial
 from orchestrator.training.workers import Workers
-from tests.support.fake_sweeps import tell_sweep
+from tests.support.fake_sweeps import write_sweep
 from tests.support.tiny_archives import cifar10_python, cifar100_python, imagenet, photo_tree, stl10
 from tests.support.training_pieces import few_digits, make_trial, run
 
@@ -165,8 +165,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, dict[st
         "trial_scheduler": {"name": "none"},
         "resources": {"workers": 1},
     }
-    sweep = tell_sweep(folder, "pilot", [(TrialStatus.FINISHED, [0.5])], **settings)
-    config = SweepConfig(name="pilot", model={"name": "conv_resnet26_small"}, **settings)
+    sweep = write_sweep(folder, "told", [(TrialStatus.FINISHED, [0.5])], **settings)
+    config = SweepConfig(name="told", model={"name": "conv_resnet26_small"}, **settings)
     best = sweep / "trials" / "trial-00000"
     _, report = train(config, best)
     return uri, best / "best.pt", report

@@ -13,7 +13,7 @@ from orchestrator.inference.images import sample_images
 from orchestrator.inference.trained_network import find_network
 from orchestrator.records.ledger import TrialStatus
 from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
-from tests.support.fake_sweeps import tell_sweep
+from tests.support.fake_sweeps import write_sweep
 
 MODEL = {"name": "conv_resnet26_small", "options": {}, "num_classes": 10, "in_chans": 1, "image_size": 8}
 
@@ -34,7 +34,7 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (TrialStatus.PRUNED, [0.1]),
         (TrialStatus.FINISHED, [0.6, 0.9]),
     ]
-    sweep = tell_sweep(folder, "pilot", trials)
+    sweep = write_sweep(folder, "told", trials)
     for number in (0, 2):
         write_best(sweep / "trials" / f"trial-{number:05d}" / "best.pt")
     return folder

@@ -22,7 +22,7 @@ from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.tracking.journal_follower import JournalFollower
-from tests.support.fake_sweeps import tell_sweep
+from tests.support.fake_sweeps import write_sweep
 from tests.support.journal_events import rewrite
 from tests.support.mlflow_server import free_port
 from tests.support.tracked_sweep import DATASET, replay
@@ -33,8 +33,8 @@ DEADLINE_S = 60.0
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Create a sweep with a file to store, none of which is in MLflow yet."""
-    folder = tell_sweep(tmp_path / "runs", "s", TRIALS, tracking={"experiment": "tests"})
+    """A sweep with a file to be stored, of which MLflow has nothing yet."""
+    folder = write_sweep(tmp_path / "runs", "s", TRIALS, tracking={"experiment": "tests"})
     (folder / "sessions" / "001").mkdir(parents=True)
     path = folder / "sessions" / "001" / "sweep.yaml"
     path.write_text("name: s\n")

@@ -26,15 +26,15 @@ from orchestrator.sweep.compatibility import stored_config
 from orchestrator.tracking.moved_results import update_artifact_places
 from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
 from orchestrator.training.checkpoints.checkpoints import build_network
-from tests.orchestrator.tracking.test_stored_models import DATA, NETWORK
-from tests.support.fake_sweeps import PLAN, tell_sweep
+from tests.support.fake_sweeps import PLAN, write_sweep
+from tests.support.sweeps.stored_models import DATA, NETWORK
 from tests.support.tracked_sweep import replay
 
 
 def begin(runs_dir: Path) -> Path:
     """Create a finished sweep with a study and a checkpoint of a trial, all of it in MLflow."""
     trials = [(TrialStatus.FINISHED, [0.5]), (TrialStatus.FINISHED, [0.3])]
-    folder = tell_sweep(runs_dir, "s", trials, tracking={"experiment": "tests"})
+    folder = write_sweep(runs_dir, "s", trials, tracking={"experiment": "tests"})
     for number in (0, 1):
         best = folder / "trials" / f"trial-{number:05d}" / "best.pt"
         torch.manual_seed(number)
@@ -140,7 +140,7 @@ def test_an_artifact_folder_that_a_user_chose_is_kept(tmp_path: Path) -> None:
 def test_a_database_named_in_the_old_place_is_found_in_the_new_one(tmp_path: Path) -> None:
     before, now = tmp_path / "old", tmp_path / "new"
     own = {"uri": f"sqlite:///{before}/own.db"}
-    tell_sweep(now, "s", [], begun_in=before, tracking=own, storage={"uri": f"sqlite:///{before}/studies.db"})
+    write_sweep(now, "s", [], begun_in=before, tracking=own, storage={"uri": f"sqlite:///{before}/studies.db"})
     result = load_result("s", now)
     assert (result.tracking_uri, result.storage_uri) == (f"sqlite:///{now}/own.db", f"sqlite:///{now}/studies.db")
     config = stored_config(SweepFolder(now / "s"))

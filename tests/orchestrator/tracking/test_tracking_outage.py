@@ -84,22 +84,13 @@ class Sweep:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[MlflowServer]:
-    (tmp_path / "server").mkdir()
-    server = MlflowServer(tmp_path / "server")
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def connection(server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[BadConnection]:
-    """Open a connection to the server; MLflow's own client fails at once, so that the writer repeats batches."""
+def connection(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[BadConnection]:
+    """To the server; MLflow's own client gives up at once, so that a batch is what is repeated."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     monkeypatch.setattr("orchestrator.tracking.journal_follower._RETRY_S", 0.1)
     monkeypatch.setattr("orchestrator.tracking.journal_follower._POLL_S", 0.05)
-    connection = BadConnection(server.port)
+    connection = BadConnection(mlflow_server.port)
     yield connection
     connection.close()
 
@@ -134,8 +125,8 @@ def assert_mlflow_has_the_tables(uri: str, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_mlflow_equals_the_table_after_delays_lost_answers_and_a_killed_server(
-    tmp_path: Path, server: MlflowServer, connection: BadConnection
+def test_numbers_are_those_of_the_table_after_delays_lost_answers_and_a_killed_server(
+    tmp_path: Path, mlflow_server: MlflowServer, connection: BadConnection
 ) -> None:
     sweep = Sweep(tmp_path / "runs", connection.uri)
     sweep.writer.start()
@@ -146,11 +137,11 @@ def test_mlflow_equals_the_table_after_delays_lost_answers_and_a_killed_server(
     sweep.train(range(2, 4))
     wait_for(lambda: connection.lost >= 4 and sweep.writer.run_id(3) is not None)
 
-    server.kill()
-    sweep.train(range(4, 6))  # without a server
+    mlflow_server.kill()
+    sweep.train(range(4, 6))  # nobody is there
     wait_for(lambda: connection.refused >= 2)
     assert sweep.writer.run_id(5) is None
-    server.start()
+    mlflow_server.start()
     wait_for(lambda: sweep.writer.run_id(5) is not None)
 
     connection.lose_share = 1.0
@@ -162,7 +153,7 @@ def test_mlflow_equals_the_table_after_delays_lost_answers_and_a_killed_server(
 
     connection.lose_share = 0.0
     assert "events sent" in sync(tmp_path)
-    assert_mlflow_has_the_tables(server.uri, sweep.folder)
+    assert_mlflow_has_the_tables(mlflow_server.uri, sweep.folder)
     assert "0 events sent" in sync(tmp_path)
 
 
