@@ -22,7 +22,7 @@ from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from orchestrator.data.stacked_images import StackedImages
-from orchestrator.errors import DataError
+from orchestrator.errors import DataError, first_line
 
 _META_KEY = b"spatialsweep"
 _SCHEMA_VERSION = 1
@@ -130,7 +130,7 @@ def open_images(path: Path) -> ArrowImages:
         reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
     except (OSError, pa.ArrowException) as error:
         remedy = f"; {_AGAIN}" if path.is_file() else ""
-        raise DataError(f"{path}: cannot be read as an Arrow file ({_first_line(error)}){remedy}") from None
+        raise DataError(f"{path}: cannot be read as an Arrow file ({_fault(error)}){remedy}") from None
     raw = (reader.schema.metadata or {}).get(_META_KEY)
     if raw is None:
         raise DataError(f"{path}: is an Arrow file, but not a dataset of SpatialSweep's; {_AGAIN}")
@@ -141,7 +141,7 @@ def open_images(path: Path) -> ArrowImages:
         splits = {name: _split(reader.get_batch(index), meta["shape"]) for index, name in enumerate(meta["splits"])}
         _refuse_odd(splits, meta)
     except (ValueError, KeyError, OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: is damaged ({_first_line(error)}); {_AGAIN}") from None
+        raise DataError(f"{path}: is damaged ({_fault(error)}); {_AGAIN}") from None
     return ArrowImages(
         splits=splits,
         class_names=meta["class_names"],
@@ -166,11 +166,12 @@ def _refuse_odd(splits: Mapping[str, ImageSplit], meta: _Meta) -> None:
         raise ValueError("its images or labels are not those that were written")
 
 
-def _first_line(error: Exception) -> str:
+def _fault(error: Exception) -> str:
+    """Return what is wrong, in one line; of several faults in the description of a dataset the first."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False)[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return first_line(error)
 
 
 def _record_batch(split: ImageSplit, schema: pa.Schema) -> pa.RecordBatch:

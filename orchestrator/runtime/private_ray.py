@@ -19,7 +19,7 @@ from pathlib import Path
 import ray
 from ray._private import ray_constants
 
-from orchestrator.errors import ClusterError, RayLostError, SpatialSweepError
+from orchestrator.errors import ClusterError, RayLostError, SpatialSweepError, first_line
 from orchestrator.runtime.cluster_token import MODE, PATH, TOKEN, token_settings
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def private_ray(*, verbose: bool, level: int) -> Iterator[None]:
                     _temp_dir=str(folder / _INNER),
                 )
         except (ConnectionError, OSError, ValueError, RuntimeError) as error:
-            raise ClusterError(f"Ray does not start on this machine: {_first_line(error)}") from error
+            raise ClusterError(f"Ray does not start on this machine: {first_line(error)}") from error
         yield
 
 
@@ -125,11 +125,6 @@ def _asks_for_logs(error: Exception) -> bool:
     """Return whether Ray's logs help to explain an error; an error of our own needs none."""
     foreign = not isinstance(error, SpatialSweepError)
     return foreign or isinstance(error, RayLostError) or isinstance(error.__cause__, Exception)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0].strip() if lines else type(error).__name__
 
 
 @contextmanager

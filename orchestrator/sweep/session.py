@@ -11,7 +11,7 @@ from rich.console import Console
 
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.errors import ClusterError, RayLostError
-from orchestrator.lanes.pool.lane_pool import Lanes, first_line
+from orchestrator.lanes.pool.lane_pool import Lanes, root_cause
 from orchestrator.plain_output import say
 from orchestrator.progress.notebook_view import NotebookDisplay
 from orchestrator.progress.progress_view import Progress
@@ -194,7 +194,7 @@ class SweepSession:
         if raylet.gone:
             raise RayLostError(raylet.loss)
         if lost and lanes.failure is not None:
-            raise ClusterError(f"no lane could be kept alive: {first_line(lanes.failure)}") from lanes.failure
+            raise ClusterError(f"no lane could be kept alive: {root_cause(lanes.failure)}") from lanes.failure
         if search.failure is not None:
             raise search.failure
 

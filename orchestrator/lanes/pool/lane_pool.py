@@ -229,7 +229,7 @@ class Lanes:
             newest = ray.get(self.hub.generation.remote(index))
             fruitless, generation = (fruitless + 1 if newest == generation else 1), newest
             fruitless = 0 if _waits_for_resources(error) else fruitless
-            logger.warning("Lane %d ended and is started again: %s", index, first_line(error))
+            logger.warning("Lane %d ended and is started again: %s", index, root_cause(error))
             if fruitless >= _MAX_FRUITLESS_STARTS:
                 self.failure = error
                 ray.get(self.hub.abandon.remote(index))
@@ -253,8 +253,8 @@ class Lanes:
         remove_placement_groups_of([actor for actor, lane in self._creators.items() if lane == index])
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says in one line: that of its root cause, which Ray wraps in several others."""
+def root_cause(error: BaseException) -> str:
+    """Return an error's root cause in one line; Ray wraps it in several others."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line for line in str(error).splitlines() if line.strip()]

@@ -21,7 +21,7 @@ from ray.train.v2._internal.execution.context import get_train_context
 
 from orchestrator.config.sweep import TrialConfig
 from orchestrator.data import open_dataset
-from orchestrator.errors import SpatialSweepError, TrialDivergedError, TrialFailedError
+from orchestrator.errors import SpatialSweepError, TrialDivergedError, TrialFailedError, first_line
 from orchestrator.lanes.lane_setting import LaneSetting
 from orchestrator.lanes.messages import Decision, Next, Outcome, RankId, Report, TrialAssignment, TrialOutcome
 from orchestrator.lanes.worker.node_load import NodeLoad, node_name
@@ -158,7 +158,7 @@ def _attempt(
             return TrialOutcome(Outcome.PEER_LOST, str(error))
         return TrialOutcome(
             Outcome.FAILED,
-            without_secrets(f"{_first_line(error)}\n{traceback.format_exc()}"),
+            without_secrets(f"{_reason(error)}\n{traceback.format_exc()}"),
             poisoned=isinstance(error, torch.AcceleratorError),
             final=isinstance(error, SpatialSweepError),  # our own words for what another attempt would find again
         )
@@ -176,7 +176,7 @@ def _is_lost_peer(error: Exception) -> bool:
     return isinstance(error, dist.DistError) or any(text in str(error) for text in _PEER_ERRORS)
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    kind = "" if isinstance(error, TrialFailedError) else f"{type(error).__name__}: "
-    return f"{kind}{lines[0]}"
+def _reason(error: Exception) -> str:
+    """Return an error's class and first line; a `TrialFailedError` needs no class to be understood."""
+    kind = "" if isinstance(error, TrialFailedError) or not str(error).strip() else f"{type(error).__name__}: "
+    return f"{kind}{first_line(error)}"

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import models
-from orchestrator.errors import CheckpointError
+from orchestrator.errors import CheckpointError, first_line
 from orchestrator.training.checkpoints.checkpoint_content import load_weights, read_best
 from orchestrator.training.checkpoints.checkpoint_file import (
     remove_partial_files,
@@ -134,14 +134,10 @@ def load_model_file(path: Path) -> nn.Module:
     try:
         model = build_model(content["model"])
     except (models.ModelOptionError, TypeError) as error:  # a name or an option that is not among those there are
-        raise CheckpointError(f"{path}: names a network that cannot be built ({_first_line(error)})") from None
+        raise CheckpointError(f"{path}: names a network that cannot be built ({first_line(error)})") from None
     load_weights(model, content["state_dict"], path)
     for name in ("pixel_mean", "pixel_std", "class_names"):
         setattr(model, name, tuple(content["data"][name]))
     model.trained_image_size = content["model"]["image_size"]
     model.evaluation_settings = EvaluationSettings.read(content, path)  # type: ignore[assignment]
     return model.eval()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
