@@ -156,8 +156,10 @@ def access() -> list[Finding]:
     """Whether strangers are kept out, and whether the dashboard is there, which jobs and the State API need."""
     import ray
 
+    from orchestrator.runtime.ray_private.core import dashboard_url
+
     context = ray.get_runtime_context()
-    url = str(getattr(ray._private.worker.global_worker.node, "address_info", {}).get("webui_url") or "")
+    url = dashboard_url()
     found = []
     if url:
         found.append(Finding(OK, "dashboard", f"http://{url}"))

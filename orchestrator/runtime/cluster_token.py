@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ray
-from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from orchestrator.errors import ClusterError
+from orchestrator.runtime.ray_private.core import reload_authentication
 
 MODE, TOKEN, PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
@@ -29,7 +29,7 @@ def token_settings(settings: Mapping[str, str]) -> Iterator[None]:
     """
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
-    _read_again()
+    reload_authentication()
     try:
         yield
     finally:
@@ -39,7 +39,7 @@ def token_settings(settings: Mapping[str, str]) -> Iterator[None]:
             else:
                 os.environ[name] = value
         if not ray.is_initialized():  # of a session that was lost, threads still ask
-            _read_again()
+            reload_authentication()
 
 
 def settings_to_join(address: str, environ: Mapping[str, str]) -> dict[str, str]:
@@ -103,8 +103,3 @@ def _refuses(address: str, token: str | None) -> bool:
         except grpc.RpcError as error:
             return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)
     return False
-
-
-def _read_again() -> None:
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()

@@ -8,7 +8,8 @@ import sys
 from typing import NoReturn
 
 import psutil
-from ray._private.worker import global_worker
+
+from orchestrator.runtime.ray_private.core import driver_node
 
 
 class LocalRaylet:
@@ -19,7 +20,7 @@ class LocalRaylet:
     """
 
     def __init__(self) -> None:
-        node = global_worker.node
+        node = driver_node()
         self._process = _listening_at(node.raylet_socket_name) if node is not None else None
 
     @property
@@ -43,8 +44,8 @@ class LocalRaylet:
 
 def exit_without_ray(code: int) -> NoReturn:
     """Ends a process whose raylet is gone, and what is left of a private Ray; Ray would take leave for a minute."""
-    if global_worker.node is not None:
-        global_worker.node.kill_all_processes(check_alive=False)
+    if (node := driver_node()) is not None:
+        node.kill_all_processes(check_alive=False)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -18,7 +18,8 @@ from orchestrator.progress.progress_view import Progress
 from orchestrator.records.budget import Budget
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import Ledger, TrialStatus
-from orchestrator.runtime.ray_session import LanePlan, plan_lanes, ray_session
+from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
+from orchestrator.runtime.ray_session import ray_session
 from orchestrator.runtime.raylet import LocalRaylet
 from orchestrator.search.first_trials import enqueue_first
 from orchestrator.search.space_summary import space_words

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ray.train.v2._internal.callbacks.preemption_callback import PreemptionCallback
+from orchestrator.runtime.ray_private.train_controller import PreemptionCallback
 
 # A notice stands until its node is gone, so one that came earlier is still seen.
 _WORKERS_LOAD_S = 15.0

@@ -46,9 +46,9 @@ class ProcessGroupConfig(BackendConfig):
     @property
     def train_func_context(self) -> Any:
         """Entered by each worker around the lane's loop: selects its GPU."""
-        from ray.train.torch.config import TorchConfigContextManager
+        from orchestrator.runtime.ray_private.train_worker import training_context
 
-        return TorchConfigContextManager
+        return training_context()
 
 
 class ProcessGroupBackend(Backend):
@@ -87,13 +87,12 @@ def _listen(several_hosts: bool) -> tuple[str, int]:
 
 def _join(config: ProcessGroupConfig, meet: tuple[str, int], rank: int, size: int, several_hosts: bool) -> None:
     begin_imports()  # of torch here, and of the networks after; the loop of the lane ends it
-    from ray.train.torch.config import _set_torch_distributed_env_vars
-
     from orchestrator.lanes.worker.rendezvous import join
+    from orchestrator.runtime.ray_private.train_worker import set_distributed_variables
 
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = meet[0], str(meet[1])
     use_interface_of(_own_address(several_hosts), os.environ)
-    _set_torch_distributed_env_vars()
+    set_distributed_variables()
     join(config.backend, meet, _listener, rank=rank, size=size, timeout_s=config.timeout_s)
 
 
@@ -103,6 +102,6 @@ def _own_address(several_hosts: bool) -> str:
 
 
 def _leave(destroy: bool) -> None:
-    from ray.train.torch.config import _shutdown_torch
+    from orchestrator.runtime.ray_private.train_worker import leave_process_group
 
-    _shutdown_torch(destroy)
+    leave_process_group(destroy=destroy)

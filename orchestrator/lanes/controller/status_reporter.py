@@ -6,20 +6,23 @@ import time
 from typing import Any
 
 import ray
-from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
-from ray.train.v2._internal.execution.controller import state as states
-from ray.train.v2._internal.execution.failure_handling.default import _is_preemption_failure
 
 from orchestrator.lanes.controller.lost_nodes import LostHosts
+from orchestrator.runtime.ray_private.train_controller import (
+    ControllerCallback,
+    WorkerGroupCallback,
+    controller_states,
+    is_preemption_failure,
+)
 
 _GROUP_GONE = (
-    states.RestartingState,
-    states.ReschedulingState,
-    states.ShuttingDownState,
-    states.ErroredState,
-    states.FinishedState,
+    controller_states.RestartingState,
+    controller_states.ReschedulingState,
+    controller_states.ShuttingDownState,
+    controller_states.ErroredState,
+    controller_states.FinishedState,
 )
-_LOSS_TO_COME = (states.PreemptingState, states.ResizingState)
+_LOSS_TO_COME = (controller_states.PreemptingState, controller_states.ResizingState)
 # Train looks at a group every 2 s; to hear from a thousand controllers as often would take the hub a third of its time.
 _REPEAT_S = 10.0
 _WAIT_S = 1.0  # as often as Train itself asks what the cluster has for an elastic group
@@ -61,7 +64,7 @@ class Announcer(ControllerCallback, WorkerGroupCallback):
         if current_state is previous_state:
             time.sleep(_WAIT_S)
         error = getattr(current_state, "training_failed_error", None)
-        if isinstance(current_state, _LOSS_TO_COME) or (error is not None and _is_preemption_failure(error)):
+        if isinstance(current_state, _LOSS_TO_COME) or (error is not None and is_preemption_failure(error)):
             self._hub.excuse.remote(self._lane)
         elif self._hosts.explain(error):
             self._hub.host_lost.remote(self._lane)

@@ -12,14 +12,14 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.lanes.hub.hub import LaneHub
 from orchestrator.lanes.lane_setting import LaneSetting
 from orchestrator.lanes.pool.placement_groups import remove_placement_groups_of
-from orchestrator.runtime.ray_session import lanes_that_fit
+from orchestrator.runtime.lane_plan import lanes_that_fit
+from orchestrator.runtime.ray_private.core import actor_id
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ class Lanes:
         hub_state = ray.get(self.hub.hub_state.remote(), timeout=_ABORT_TIMEOUT_S)
         for lane, controller in hub_state.controllers.items():
             self._controllers[lane] = controller
-            self._creators[controller._actor_id.hex()] = lane
+            self._creators[actor_id(controller)] = lane
         return frozenset(hub_state.alive)
 
     def _open(self) -> None:
@@ -212,6 +212,7 @@ class Lanes:
         starts in a row without a single hello.
         """
         from orchestrator.lanes.pool.lane_trainer import LanePlace, run_lane
+        from orchestrator.runtime.ray_private.train_driver import is_startup_timeout
 
         place = LanePlace(self._config.resources, self._gpus_per_worker, self._folder)
         fruitless, generation = 0, -1
@@ -228,7 +229,7 @@ class Lanes:
                 continue  # its node is about to be taken away
             newest = ray.get(self.hub.generation.remote(index))
             fruitless, generation = (fruitless + 1 if newest == generation else 1), newest
-            fruitless = 0 if _waits_for_resources(error) else fruitless
+            fruitless = 0 if is_startup_timeout(error) else fruitless
             logger.warning("Lane %d ended and is started again: %s", index, root_cause(error))
             if fruitless >= _MAX_FRUITLESS_STARTS:
                 self.failure = error
@@ -259,10 +260,6 @@ def root_cause(error: BaseException) -> str:
         error = error.__cause__
     lines = [line for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
-
-
-def _waits_for_resources(error: Exception) -> bool:
-    return isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError)
 
 
 def _abort(controller: Any) -> None:

@@ -8,12 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
 from ray.exceptions import RayError
-from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from orchestrator.config.sweep import ResourcesConfig
 from orchestrator.lanes.controller.preemption_watch import LatePreemptionCallback
@@ -21,25 +17,12 @@ from orchestrator.lanes.controller.process_group import ProcessGroupConfig
 from orchestrator.lanes.controller.status_reporter import Announcer
 from orchestrator.lanes.lane_setting import LaneSetting
 from orchestrator.lanes.worker.worker import lane_loop
+from orchestrator.runtime.ray_private.train_driver import BareTrainer, autoscaling_coordinator, autoscaling_requester
 
 # How often one run rebuilds a worker group; after that the driver starts another.
 _MAX_GROUP_LOSSES = 3
 _COLLECTIVE_TIMEOUT_S = 600
 RESIZE_INTERVAL_S = 60.0
-
-
-class _LaneTrainer(DataParallelTrainer):
-    """Without two of Train's helpers.
-
-    The cleaner of placement groups is a detached actor that asks Ray's dashboard whether the controller lives; where
-    there is no dashboard it outlives the sweep. The driver removes what a killed controller leaves, and Ray what a
-    killed driver leaves. The manager of Ray datasets is a process of its own, started beside the workers; we have none.
-    """
-
-    def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
-        unwanted = (PlacementGroupCleanerCallback, DatasetsCallback)
-        return [callback for callback in callbacks if not isinstance(callback, unwanted)]
 
 
 @dataclass(frozen=True)
@@ -66,8 +49,8 @@ def run_lane(setting: LaneSetting, place: LanePlace) -> None:
     """
     resources = place.resources
     callbacks: list[Any] = [Announcer(setting.lane, setting.hub), LatePreemptionCallback()]
-    coordinator = get_or_create_autoscaling_coordinator()  # starts beside the controller, which would wait for it
-    trainer = _LaneTrainer(
+    coordinator = autoscaling_coordinator()  # starts beside the controller, which would wait for it
+    trainer = BareTrainer(
         lane_loop,
         train_loop_config={"lane": setting},
         backend_config=ProcessGroupConfig("nccl" if place.gpus_per_worker > 0 else "gloo", _COLLECTIVE_TIMEOUT_S),
@@ -93,4 +76,4 @@ def run_lane(setting: LaneSetting, place: LanePlace) -> None:
         trainer.fit()
     finally:
         with contextlib.suppress(RayError):  # without it, what a killed controller asked for lapses in three minutes
-            coordinator.cancel_request.remote(requester_id=f"train-{trainer.train_run_context.run_id}")
+            coordinator.cancel_request.remote(requester_id=autoscaling_requester(trainer))

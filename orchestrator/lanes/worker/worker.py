@@ -17,7 +17,6 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
-from ray.train.v2._internal.execution.context import get_train_context
 
 from orchestrator.config.sweep import TrialConfig
 from orchestrator.data import open_dataset
@@ -28,6 +27,7 @@ from orchestrator.lanes.worker.node_load import NodeLoad, node_name
 from orchestrator.lanes.worker.trial_log import in_words, trial_log
 from orchestrator.masked_output import masked_output
 from orchestrator.quick_imports import end_imports
+from orchestrator.runtime.ray_private.train_worker import is_node_preempted
 from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints
 from orchestrator.training.images.device_images import DeviceImages
 from orchestrator.training.images.placement import place_dataset
@@ -167,7 +167,7 @@ def _attempt(
 
 def _will_be_taken(workers: Workers) -> bool:
     """Whether any rank has been told that a node of the group is being preempted; all ranks ask, all learn the same."""
-    told = get_train_context().preemption_context.preemption_info is not None
+    told = is_node_preempted()
     return bool(workers.sum(torch.tensor(float(told), device=workers.device)))
 
 

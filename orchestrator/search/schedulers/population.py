@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
@@ -24,6 +23,7 @@ from orchestrator.lanes.weight_transfer import Handover
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.folder.trial_folder import trial_folder
 from orchestrator.records.ledger import Ledger, TrialRecord
+from orchestrator.runtime.ray_private.tune import TuneController
 from orchestrator.search.not_pickled import NotPickled
 from search_spaces.domains import ChoiceDomain, Domain, FloatDomain, IntDomain
 

@@ -8,15 +8,15 @@ import pytest
 
 from orchestrator.config.sweep import BYTES_PER_GB, ResourcesConfig
 from orchestrator.errors import ClusterError
-from orchestrator.runtime import ray_session as session
-from orchestrator.runtime.ray_session import lanes_that_fit, plan_lanes
+from orchestrator.runtime import lane_plan
+from orchestrator.runtime.lane_plan import lanes_that_fit, plan_lanes
 
 
 def cluster(patch: pytest.MonkeyPatch, *nodes: dict[str, float], may_become: dict[str, float] | None = None) -> None:
     """Pretends that these nodes are there."""
     alive = [{"Alive": True, "Resources": node} for node in nodes]
-    patch.setattr(session.ray, "nodes", lambda: [*alive, {"Alive": False, "Resources": {"CPU": 100.0}}])
-    patch.setattr(session.cluster_state, "get_max_resources_from_cluster_config", lambda: may_become)
+    patch.setattr(lane_plan.ray, "nodes", lambda: [*alive, {"Alive": False, "Resources": {"CPU": 100.0}}])
+    patch.setattr(lane_plan, "autoscaled_resources", lambda: may_become)
 
 
 def plan(trials: int = 20, **resources: Any) -> tuple[int, int, float, int]:

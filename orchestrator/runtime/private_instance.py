@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ray
-from ray._private import ray_constants
 
 from orchestrator.errors import ClusterError, RayLostError, SpatialSweepError, first_line
 from orchestrator.runtime.cluster_token import MODE, PATH, TOKEN, token_settings
+from orchestrator.runtime.ray_private.core import loopback_only
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def own_token(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def private_ray(*, verbose: bool, level: int) -> Iterator[None]:
+def private_instance(*, verbose: bool, level: int) -> Iterator[None]:
     """Start an instance for this process; the caller shuts it down before the context ends.
 
     Args:
@@ -63,7 +63,7 @@ def private_ray(*, verbose: bool, level: int) -> Iterator[None]:
     """
     with private_folder(os.environ) as folder, token_settings(own_token(os.environ)):
         try:
-            with _on_loopback():
+            with loopback_only():
                 ray.init(
                     address="local",
                     include_dashboard=False,
@@ -125,17 +125,6 @@ def _asks_for_logs(error: Exception) -> bool:
     """Return whether Ray's logs help to explain an error; an error of our own needs none."""
     foreign = not isinstance(error, SpatialSweepError)
     return foreign or isinstance(error, RayLostError) or isinstance(error.__cause__, Exception)
-
-
-@contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Have Ray take 127.0.0.1 for its address, as it does on macOS and Windows; an argument of its is overruled."""
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _parents(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:

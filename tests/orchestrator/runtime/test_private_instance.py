@@ -17,7 +17,7 @@ import ray
 
 from orchestrator.errors import ClusterError, RayLostError
 from orchestrator.runtime.cluster_token import known_token, settings_to_join, token_settings
-from orchestrator.runtime.private_ray import own_token, private_folder
+from orchestrator.runtime.private_instance import own_token, private_folder
 from orchestrator.runtime.ray_session import ray_session
 
 TOKEN = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
