@@ -11,7 +11,7 @@ import ray
 from ray.tune import Trainable
 
 from orchestrator.lanes.messages import Outcome, Report, TrialAssignment, TrialOutcome
-from orchestrator.lanes.weight_transfer import Handover, changed_config
+from orchestrator.lanes.weight_transfer import WeightTransfer, changed_config
 from orchestrator.records.folder.trial_folder import trial_folder
 
 TRIAL = "trial"
@@ -105,13 +105,13 @@ class TrialClient(Trainable):
         While a trial waits for others, its lane is theirs; with a donor, it goes on from the donor's weights on the
         next lane it gets.
         """
-        while (note := Handover.found(folder)) is not None:
+        while (note := WeightTransfer.read(folder)) is not None:
             forced = note.donor is not None
             if self._lane is not None and ray.get(self._hub.yield_lane.remote(self.trial_id, forced=forced)):
                 self._held_s += time.monotonic() - self._leased
                 self._lane = None
             if not note.waits:
-                note.carry_out(folder)
+                note.apply(folder)
                 self._repeats = forced
             elif ray.get(self._hub.is_ending.remote()):
                 return False

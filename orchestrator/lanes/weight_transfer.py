@@ -17,7 +17,7 @@ _FILES = ("best.pt", "last.pt")  # the state last: with it the change is complet
 
 
 @dataclass(frozen=True)
-class Handover:
+class WeightTransfer:
     """What a trial is to do before it goes on.
 
     Args:
@@ -30,20 +30,20 @@ class Handover:
     config: Mapping[str, Any] | None = None
     waits: bool = False
 
-    def leave(self, folder: Path) -> None:
+    def write(self, folder: Path) -> None:
         """Writes the note whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / _NOTE, asdict(self))
 
     @classmethod
-    def found(cls, folder: Path) -> Handover | None:
+    def read(cls, folder: Path) -> WeightTransfer | None:
         """The note in a folder; None when there is none."""
         try:
             return cls(**json.loads((folder / _NOTE).read_text()))
         except FileNotFoundError:
             return None
 
-    def carry_out(self, folder: Path) -> None:
+    def apply(self, folder: Path) -> None:
         """Copies the donor's checkpoints into a folder that nobody writes to, and takes the note away.
 
         A donor replaces its files whole, so that a copy is never half of one and half of the next.

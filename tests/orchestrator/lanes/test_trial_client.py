@@ -14,7 +14,7 @@ import ray
 from orchestrator.lanes import trial_client as client_module
 from orchestrator.lanes.messages import Outcome, Report, TrialAssignment, TrialOutcome
 from orchestrator.lanes.trial_client import ENDED, EPOCH, EPOCHS_DONE, TRIAL, TrialClient
-from orchestrator.lanes.weight_transfer import Handover
+from orchestrator.lanes.weight_transfer import WeightTransfer
 
 
 class _Hub:
@@ -55,7 +55,7 @@ def test_a_trial_gives_its_lane_back_and_goes_on_from_another(tmp_path: Path, mo
     trial, hub = client(tmp_path, monkeypatch, [1, report(2), True, 0, report(3), report(4)])
     assert trial.step()[EPOCH] == 2
 
-    Handover(donor=str(donor), config={"number": 7, "training": {"epochs": 4, "lr": 0.2}}).leave(folder)
+    WeightTransfer(donor=str(donor), config={"number": 7, "training": {"epochs": 4, "lr": 0.2}}).write(folder)
     result = trial.step()
     assert (result[EPOCH], result["done"]) == (4, True)  # epoch 3 was the donor's
     assert hub.asked == [
@@ -78,17 +78,17 @@ def test_a_trial_gives_its_lane_back_and_goes_on_from_another(tmp_path: Path, mo
 def test_a_trial_keeps_a_lane_that_nobody_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trial, hub = client(tmp_path, monkeypatch, [1, report(1), False, report(2)])
     trial.step()
-    Handover().leave(tmp_path / "trial-00007")
+    WeightTransfer().write(tmp_path / "trial-00007")
     assert trial.step()[EPOCH] == 2
     assert [asked[0] for asked in hub.asked] == ["lease", "next_event", "yield_lane", "next_event"]
-    assert Handover.found(tmp_path / "trial-00007") is None
+    assert WeightTransfer.read(tmp_path / "trial-00007") is None
 
 
 def test_a_trial_waits_until_the_sweep_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, "_POLL_S", 0.0)
     trial, hub = client(tmp_path, monkeypatch, [1, report(1), False, False, True, True])
     trial.step()
-    Handover(waits=True).leave(tmp_path / "trial-00007")
+    WeightTransfer(waits=True).write(tmp_path / "trial-00007")
     assert trial.step()[ENDED] == "interrupted"
     assert [asked[0] for asked in hub.asked[2:]] == ["yield_lane", "is_ending", "yield_lane", "is_ending"]
-    assert Handover.found(tmp_path / "trial-00007") == Handover(waits=True)
+    assert WeightTransfer.read(tmp_path / "trial-00007") == WeightTransfer(waits=True)
