@@ -11,7 +11,7 @@ from rich.console import Console
 
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.errors import ClusterError, RayLostError
-from orchestrator.lanes.pool.lane_pool import Lanes, root_cause
+from orchestrator.lanes.pool.lane_pool import LanePool, root_cause
 from orchestrator.plain_output import say
 from orchestrator.progress.notebook_view import NotebookDisplay
 from orchestrator.progress.progress_view import Progress
@@ -121,8 +121,8 @@ class SweepSession:
                 )
                 return self._search(search, lanes, progress)
 
-    def _lanes(self, plan: LanePlan) -> Lanes:
-        return Lanes(
+    def _lanes(self, plan: LanePlan) -> LanePool:
+        return LanePool(
             self._config,
             count=plan.lanes,
             at_most=plan.at_most,
@@ -161,7 +161,7 @@ class SweepSession:
             f"{plan.lanes} lane(s) of {least}{plan.workers} worker(s) on {'GPU' if plan.gpus_per_worker else 'CPU'}"
         )
 
-    def _search(self, search: TuneRun, lanes: Lanes, progress: Progress) -> TrialStatus:
+    def _search(self, search: TuneRun, lanes: LanePool, progress: Progress) -> TrialStatus:
         """Lets Tune run in a thread of its own, so that this one shows progress, minds the budget and hears Ctrl-C."""
         stopping, reason, lost, raylet = self._interruption, "", False, LocalRaylet()
         room = RoomWatch(self._folder, self._ledger, progress.say)
@@ -181,7 +181,7 @@ class SweepSession:
         finally:
             search.end(reason or "the sweep is over")
             if raylet.gone:
-                lanes.forsake()
+                lanes.abandon()
             else:
                 lanes.close(_URGENT_PATIENCE_S if stopping.urgent else None)
                 search.join()
@@ -191,7 +191,7 @@ class SweepSession:
             self._raise_failure(search, lanes, raylet, lost=lost)
         return TrialStatus.INTERRUPTED if stopping.asked else TrialStatus.FINISHED
 
-    def _raise_failure(self, search: TuneRun, lanes: Lanes, raylet: LocalRaylet, *, lost: bool) -> None:
+    def _raise_failure(self, search: TuneRun, lanes: LanePool, raylet: LocalRaylet, *, lost: bool) -> None:
         if raylet.gone:
             raise RayLostError(raylet.loss)
         if lost and lanes.failure is not None:

@@ -32,7 +32,7 @@ _TEND_S = 1.0
 _START_S = 60.0
 
 
-class Lanes:
+class LanePool:
     """The lanes of one sweep; a context manager that closes them.
 
     The driver owns them, one thread each, rather than Tune's actors: a trial that fails takes no lane with it. Lanes
@@ -58,7 +58,7 @@ class Lanes:
         self._first = count
         self._most = at_most
         self._closing = threading.Event()
-        self._forsaken = False
+        self._abandoned = False
         self.failure: BaseException | None = None
         hub_actor: Any = ray.remote(LaneHub)
         always: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
@@ -79,7 +79,7 @@ class Lanes:
         self._last_trained_s, self._told_of_waiting = time.monotonic(), False
         self._keeper = threading.Thread(target=self._tend, name="lanes", daemon=True)
 
-    def __enter__(self) -> Lanes:
+    def __enter__(self) -> LanePool:
         for _ in range(self._first):
             self._open()
         self._keeper.start()
@@ -88,7 +88,7 @@ class Lanes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._forsaken:
+        if not self._abandoned:
             self.close(None if error is None else 0.0)
             ray.kill(self.hub)
 
@@ -132,9 +132,9 @@ class Lanes:
         _despite_ray("cleared", lambda: remove_placement_groups_of(self._creators))
         self._controllers.clear()  # an actor lives as long as somebody holds its handle
 
-    def forsake(self) -> None:
+    def abandon(self) -> None:
         """Leaves the lanes to their end: the cluster is gone, and whoever asks it for anything waits for nothing."""
-        self._forsaken = True
+        self._abandoned = True
         self._closing.set()
 
     def _ask_to_end(self, patience_s: float) -> None:
