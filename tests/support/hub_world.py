@@ -171,7 +171,7 @@ class World:
             self.losses += 1
             await self._pause()
             if self.random.random() < 0.2:
-                await self._call("excuse", index)
+                await self._call("exempt_loss", index)
             if self.random.random() < 0.5:
                 await self._call("group_lost", index)
             for rank in ranks:

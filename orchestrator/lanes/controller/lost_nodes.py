@@ -18,7 +18,7 @@ _ANSWER_S = 2.0
 _ASK_AGAIN_S = 0.5
 
 
-class LostHosts:
+class LostNodes:
     """Knows where the ranks of a worker group are, and finds out what has become of them.
 
     Args:

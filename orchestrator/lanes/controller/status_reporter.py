@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from orchestrator.lanes.controller.lost_nodes import LostHosts
+from orchestrator.lanes.controller.lost_nodes import LostNodes
 from orchestrator.runtime.ray_private.train_controller import (
     ControllerCallback,
     WorkerGroupCallback,
@@ -28,7 +28,7 @@ _REPEAT_S = 10.0
 _WAIT_S = 1.0  # as often as Train itself asks what the cluster has for an elastic group
 
 
-class Announcer(ControllerCallback, WorkerGroupCallback):
+class StatusReporter(ControllerCallback, WorkerGroupCallback):
     """Runs in the controller of a lane. It repeats itself, for a hub that was restarted has heard nothing.
 
     Args:
@@ -40,7 +40,7 @@ class Announcer(ControllerCallback, WorkerGroupCallback):
         self._lane = lane
         self._hub = hub
         self._announced_s = -_REPEAT_S
-        self._hosts = LostHosts()
+        self._hosts = LostNodes()
 
     def after_worker_group_start(self, worker_group: Any) -> None:
         """Its ranks are where they will be."""
@@ -65,9 +65,9 @@ class Announcer(ControllerCallback, WorkerGroupCallback):
             time.sleep(_WAIT_S)
         error = getattr(current_state, "training_failed_error", None)
         if isinstance(current_state, _LOSS_TO_COME) or (error is not None and is_preemption_failure(error)):
-            self._hub.excuse.remote(self._lane)
+            self._hub.exempt_loss.remote(self._lane)
         elif self._hosts.explain(error):
-            self._hub.host_lost.remote(self._lane)
+            self._hub.node_lost.remote(self._lane)
         if isinstance(current_state, _GROUP_GONE):
             self._hub.group_lost.remote(self._lane)
 

@@ -17,7 +17,9 @@ from orchestrator.lanes.hub.lane_table import LaneTable
 from orchestrator.lanes.hub.wake_ups import WakeUps
 from orchestrator.lanes.messages import Decision, HubState, Next, Outcome, RankId, Report, TrialAssignment, TrialOutcome
 
-_ROOM = ("room",)  # what those wait for who need a ready lane, besides lanes by their index and trials by their id
+_READY_LANE = (
+    "room",
+)  # what those wait for who need a ready lane, besides lanes by their index and trials by their id
 PEER_GRACE_S = 10.0
 ORPHAN_GRACE_S = 60.0
 
@@ -34,8 +36,8 @@ class LaneHub:
         self._closing = False
         self._winding_down = False
         self._controllers: dict[int, Any] = {}
-        self._dismissed: set[str] = set()  # trials that Tune has ended
-        self._asking = 0  # trials that wait for a lane
+        self._released: set[str] = set()  # trials that Tune has ended
+        self._waiting_leases = 0  # trials that wait for a lane
         self._wake_ups = WakeUps()
 
     # Lanes: worker ranks
@@ -46,7 +48,7 @@ class LaneHub:
 
     async def join(self, rank_id: RankId) -> None:
         """A rank of a new worker group says hello."""
-        self._tell(self._table.lane_of(rank_id))
+        self._notify(self._table.lane_of(rank_id))
 
     async def next_assignment(self, rank_id: RankId, left: str | None = None) -> TrialAssignment | None:
         """Waits for a trial to train; None when the sweep is over or the caller's generation is history.
@@ -58,7 +60,7 @@ class LaneHub:
         lane = self._table.lane_of(rank_id)
         if not self._is_over_for(rank_id):
             lane.wait(rank_id.rank, left)
-        self._tell(lane)
+        self._notify(lane)
         await self._wake_ups.until(
             lambda: (
                 self._is_over_for(rank_id)
@@ -74,7 +76,7 @@ class LaneHub:
     async def begin(self, rank_id: RankId, assignment: TrialAssignment) -> None:
         """A rank has an order in its hands; from now on the loss of its group is a failure of the trial."""
         lane = self._table.lane_of(rank_id)
-        if not self._table.is_history(rank_id) and lane.serves(assignment):
+        if not self._table.is_outdated(rank_id) and lane.serves(assignment):
             lane.begun = True
 
     async def report(self, rank_id: RankId, assignment: TrialAssignment, report: Report) -> Decision:
@@ -85,14 +87,14 @@ class LaneHub:
         the trial is there nothing to go on with.
         """
         lane = self._table.lane_of(rank_id)
-        if self._table.is_history(rank_id) or not self._table.learn(lane, assignment):
+        if self._table.is_outdated(rank_id) or not self._table.recover_assignment(lane, assignment):
             return Decision.STOP
         lane.reports[rank_id.rank] = report
-        self._tell()
+        self._notify()
         self._wake_ups.wake([assignment.trial_id])  # the other ranks do not wait for this one's report
 
         def gone() -> bool:
-            return self._table.is_history(rank_id) or not lane.serves(assignment) or bool(lane.departed(assignment))
+            return self._table.is_outdated(rank_id) or not lane.serves(assignment) or bool(lane.ranks_gone(assignment))
 
         def decided() -> bool:
             return gone() or self._closing or lane.released or lane.acknowledged >= report.epoch
@@ -101,7 +103,7 @@ class LaneHub:
             await self._wake_ups.until(lambda: lane.claimed or decided(), rank_id.lane, timeout_s=ORPHAN_GRACE_S)
             if not lane.claimed and lane.serves(assignment):
                 lane.released = True  # its client is gone: the release was told to a hub since lost
-                self._tell(lane)
+                self._notify(lane)
         await self._wake_ups.until(decided, rank_id.lane)
         return Decision.GO if not gone() and lane.acknowledged >= report.epoch else Decision.STOP
 
@@ -112,29 +114,33 @@ class LaneHub:
         over and the group is given up. A rank that only lost its peer costs the trial nothing.
         """
         lane = self._table.lane_of(rank_id)
-        if not self._table.is_history(rank_id) and (
+        if not self._table.is_outdated(rank_id) and (
             outcome.poisoned or outcome.kind in (Outcome.PEER_LOST, Outcome.MOVED)
         ):
             lane.broken = True
-            lane.excused = lane.excused or outcome.kind is Outcome.MOVED
-        if not self._is_over_for(rank_id) and not lane.judged and self._table.learn(lane, assignment):
+            lane.loss_exempt = lane.loss_exempt or outcome.kind is Outcome.MOVED
+        if (
+            not self._is_over_for(rank_id)
+            and not lane.loss_settled
+            and self._table.recover_assignment(lane, assignment)
+        ):
             attempt = lane.attempt
             lane.outcomes[rank_id.rank] = outcome
-            self._tell(lane)
+            self._notify(lane)
 
             def settled() -> bool:
                 elsewhere = self._is_over_for(rank_id) or not lane.serves(assignment)
-                return elsewhere or lane.judged or lane.attempt != attempt
+                return elsewhere or lane.loss_settled or lane.attempt != attempt
 
             await self._wake_ups.until(
-                lambda: settled() or len(lane.departed(assignment)) == lane.world_size,
+                lambda: settled() or len(lane.ranks_gone(assignment)) == lane.world_size,
                 rank_id.lane,
                 timeout_s=PEER_GRACE_S if outcome.kind in (Outcome.FAILED, Outcome.PEER_LOST) else None,
             )
             # The group may have been replaced meanwhile, and the trial be in the hands of the next one.
             if not settled():
-                self._table.conclude(lane, assignment)
-                self._tell()
+                self._table.end_attempt(lane, assignment)
+                self._notify()
         return Next.LEAVE if lane.broken else Next.STAY
 
     # Trial clients: Tune's actors
@@ -145,17 +151,17 @@ class LaneHub:
         Returns:
             The lane, or None when the sweep is being ended.
         """
-        self._asking += 1
+        self._waiting_leases += 1
         try:
-            await self._until_room(
+            await self._until_lane_ready(
                 lambda: (
-                    self._is_settled(assignment) or self._winding_down or self._table.lane_for(assignment) is not None
+                    self._is_ended(assignment) or self._winding_down or self._table.lane_for(assignment) is not None
                 ),
                 assignment,
             )
         finally:
-            self._asking -= 1
-        if assignment.trial_id in self._table.results:
+            self._waiting_leases -= 1
+        if assignment.trial_id in self._table.trial_outcomes:
             return 0  # ended while it waited: `next_event` tells how, whatever the lane
         if self._winding_down and self._table.serving(assignment.trial_id) is None:
             return None
@@ -165,7 +171,7 @@ class LaneHub:
         if lane.assignment is None:
             self._table.assign(lane, assignment, claimed=True)
         lane.claimed = True
-        self._tell(lane)
+        self._notify(lane)
         return lane.index
 
     async def next_event(self, assignment: TrialAssignment, lane: int, after: int) -> Report | TrialOutcome:
@@ -173,56 +179,56 @@ class LaneHub:
 
         A trial whose lane has lost its worker group, or was given up, is moved to the first lane that is ready.
         """
-        await self._find_lane(assignment, lane)
+        await self._recover_lane(assignment, lane)
         serving = self._table.serving(assignment.trial_id)
         if self._winding_down and (serving is None or serving.acknowledged < max(after, 1)):
-            return self._table.results.get(assignment.trial_id) or TrialOutcome(Outcome.INTERRUPTED)
+            return self._table.trial_outcomes.get(assignment.trial_id) or TrialOutcome(Outcome.INTERRUPTED)
         if serving is not None and not serving.released and not self._closing:
             serving.claimed, serving.acknowledged = True, max(serving.acknowledged, after)
-            self._tell(serving)
-        await self._news(assignment, after)
+            self._notify(serving)
+        await self._wait_for_event(assignment, after)
         if self._closing:
             return TrialOutcome(Outcome.INTERRUPTED)
         return (
-            self._table.results.get(assignment.trial_id)
-            or self._table.fresh_report(assignment, after)
+            self._table.trial_outcomes.get(assignment.trial_id)
+            or self._table.report_after(assignment, after)
             or TrialOutcome(Outcome.INTERRUPTED)
         )
 
-    async def _find_lane(self, assignment: TrialAssignment, lane: int) -> None:
+    async def _recover_lane(self, assignment: TrialAssignment, lane: int) -> None:
         """A restarted hub learns here what was leased."""
         if (
-            self._is_settled(assignment)
+            self._is_ended(assignment)
             or self._table.serving(assignment.trial_id) is not None
-            or lane in self._table.given_up
+            or lane in self._table.retired
         ):
             return
         row = self._table.row(lane)
         if row.assignment is None:
             self._table.assign(row, assignment, claimed=True)
-            self._tell()
+            self._notify()
         else:
             await self.lease(assignment)  # it has given the lane away before it learnt that
 
-    async def _news(self, assignment: TrialAssignment, after: int) -> None:
+    async def _wait_for_event(self, assignment: TrialAssignment, after: int) -> None:
         """Waits until there is something to tell a trial's client; a trial without a lane is found one meanwhile."""
 
-        def happened() -> bool:
-            over = self._is_settled(assignment) or (self._winding_down and self._table.is_homeless(assignment))
-            return over or self._table.fresh_report(assignment, after) is not None
+        def has_event() -> bool:
+            over = self._is_ended(assignment) or (self._winding_down and self._table.needs_lane(assignment))
+            return over or self._table.report_after(assignment, after) is not None
 
-        def homeless() -> bool:
-            return self._table.is_homeless(assignment)
+        def without_lane() -> bool:
+            return self._table.needs_lane(assignment)
 
-        while not happened():
-            if not homeless():
-                await self._wake_ups.until(lambda: happened() or homeless(), assignment.trial_id)
-            elif (refuge := self._table.ready_lane()) is not None:
-                self._table.move(assignment, refuge, after)
-                self._tell()
+        while not has_event():
+            if not without_lane():
+                await self._wake_ups.until(lambda: has_event() or without_lane(), assignment.trial_id)
+            elif (target := self._table.ready_lane()) is not None:
+                self._table.move(assignment, target, after)
+                self._notify()
             else:
-                await self._until_room(
-                    lambda: happened() or not homeless() or self._table.ready_lane() is not None, assignment
+                await self._until_lane_ready(
+                    lambda: has_event() or not without_lane() or self._table.ready_lane() is not None, assignment
                 )
 
     async def yield_lane(self, trial_id: str, *, forced: bool) -> bool:
@@ -235,32 +241,32 @@ class LaneHub:
         Returns:
             Whether the trial has left.
         """
-        if not forced and not self._asking:
+        if not forced and not self._waiting_leases:
             return False
 
         while not self._closing and (lane := self._table.serving(trial_id)) is not None:
             lane.released = True
-            self._tell(lane)
-            await self._left(lane, trial_id)
-        outcome = self._table.results.get(trial_id)
-        if trial_id not in self._dismissed and outcome is not None and outcome.kind is Outcome.STOPPED:
-            del self._table.results[trial_id]
+            self._notify(lane)
+            await self._wait_until_off(lane, trial_id)
+        outcome = self._table.trial_outcomes.get(trial_id)
+        if trial_id not in self._released and outcome is not None and outcome.kind is Outcome.STOPPED:
+            del self._table.trial_outcomes[trial_id]
         return True
 
-    async def _left(self, lane: Lane, trial_id: str) -> None:
+    async def _wait_until_off(self, lane: Lane, trial_id: str) -> None:
         await self._wake_ups.until(lambda: self._closing or self._table.serving(trial_id) is not lane, trial_id)
 
     async def release(self, trial_id: str) -> None:
         """The trial needs its lane no more: its ranks are stopped at their next report."""
-        self._dismissed.add(trial_id)
-        self._table.settle(trial_id, TrialOutcome(Outcome.STOPPED))  # so that no late call revives it
+        self._released.add(trial_id)
+        self._table.record_outcome(trial_id, TrialOutcome(Outcome.STOPPED))  # so that no late call revives it
         lane = self._table.serving(trial_id)
         if lane is not None:
             lane.released = True
             self._table.touch(lane)
             if lane.all_wait or lane.down:
                 self._table.free(lane)  # no rank has it in its hands
-        self._tell()
+        self._notify()
 
     # Owner: the driver, and the controllers of its worker groups
 
@@ -273,27 +279,27 @@ class LaneHub:
         row = self._table.lanes.get(lane)
         if row is not None:
             row.down = True
-            self._table.judge_loss(row)
-            self._tell(row)
+            self._table.record_group_loss(row)
+            self._notify(row)
 
-    async def excuse(self, lane: int) -> None:
+    async def exempt_loss(self, lane: int) -> None:
         """The loss of the lane's present worker group, now or soon, is no failure: preemption, or another size."""
         if lane in self._table.lanes:
-            self._table.lanes[lane].excused = True
+            self._table.lanes[lane].loss_exempt = True
 
-    async def host_lost(self, lane: int) -> None:
+    async def node_lost(self, lane: int) -> None:
         """A host of the lane's worker group is gone; which is no failure of the trial, unless it is one of many."""
         if lane in self._table.lanes:
-            self._table.excuse_loss_of_host(self._table.lanes[lane])
+            self._table.exempt_node_loss(self._table.lanes[lane])
 
-    async def abandon(self, lane: int) -> None:
+    async def retire_lane(self, lane: int) -> None:
         """The driver has given a lane up; a trial on it goes on elsewhere."""
-        self._table.give_up(lane)
-        self._tell()
+        self._table.retire(lane)
+        self._notify()
 
     async def outcome(self, trial_id: str) -> TrialOutcome | None:
         """How a trial left its lane; None while it runs, or when it never had one."""
-        return self._table.results.get(trial_id)
+        return self._table.trial_outcomes.get(trial_id)
 
     async def is_ending(self) -> bool:
         """Whether no trial is to begin another epoch."""
@@ -321,25 +327,25 @@ class LaneHub:
     # Waiting
 
     def _is_over_for(self, rank_id: RankId) -> bool:
-        return self._closing or self._table.is_history(rank_id)
+        return self._closing or self._table.is_outdated(rank_id)
 
-    def _is_settled(self, assignment: TrialAssignment) -> bool:
-        return self._closing or assignment.trial_id in self._table.results
+    def _is_ended(self, assignment: TrialAssignment) -> bool:
+        return self._closing or assignment.trial_id in self._table.trial_outcomes
 
-    def _tell(self, *lanes: Lane) -> None:
+    def _notify(self, *lanes: Lane) -> None:
         """Wakes those who wait for these lanes, their trials, or whatever else has changed in the table."""
         for lane in lanes:
             self._table.touch(lane)
         self._wake_ups.wake(self._table.take_changes())
-        self._offer_room()
+        self._wake_next_client()
 
-    def _offer_room(self) -> None:
+    def _wake_next_client(self) -> None:
         if self._table.ready_lane() is not None:
-            self._wake_ups.wake_first(_ROOM)
+            self._wake_ups.wake_first(_READY_LANE)
 
-    async def _until_room(self, condition: Callable[[], bool], assignment: TrialAssignment) -> None:
+    async def _until_lane_ready(self, condition: Callable[[], bool], assignment: TrialAssignment) -> None:
         """Waits in line for a ready lane, or for something else to happen to the trial."""
         try:
-            await self._wake_ups.until(condition, assignment.trial_id, _ROOM)
+            await self._wake_ups.until(condition, assignment.trial_id, _READY_LANE)
         finally:
-            self._offer_room()  # one at a time is woken; should this one not want it, the next may
+            self._wake_next_client()  # one at a time is woken; should this one not want it, the next may

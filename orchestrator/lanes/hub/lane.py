@@ -46,8 +46,8 @@ class Lane:
     released: bool = False
     outcomes: dict[int, TrialOutcome] = field(default_factory=dict)
     broken: bool = False
-    judged: bool = False
-    excused: bool = False
+    loss_settled: bool = False
+    loss_exempt: bool = False
     down: bool = False
 
     @property
@@ -81,13 +81,13 @@ class Lane:
         """A new worker group has said hello."""
         self.generation, self.world_size = rank_id.generation, rank_id.world_size
         self.waiting, self.reports, self.outcomes = {}, {}, {}
-        self.broken = self.judged = self.excused = self.down = self.begun = False
+        self.broken = self.loss_settled = self.loss_exempt = self.down = self.begun = False
 
     def serves(self, assignment: TrialAssignment) -> bool:
         """Whether the trial is leased to this lane."""
         return self.assignment is not None and self.assignment.trial_id == assignment.trial_id
 
-    def departed(self, assignment: TrialAssignment) -> set[int]:
+    def ranks_gone(self, assignment: TrialAssignment) -> set[int]:
         """Ranks that have left the trial, including those a hub since lost has answered already."""
         return {*self.outcomes, *(rank for rank, left in self.waiting.items() if left == assignment.trial_id)}
 
@@ -103,7 +103,7 @@ class Lane:
         self.released = self.begun = False
         self.reports, self.outcomes = {}, {}
 
-    def begin_again(self) -> None:
+    def restart_attempt(self) -> None:
         """The trial has left the ranks and is to be handed to them once more."""
         self.attempt += 1
         self.begun = False

@@ -10,7 +10,7 @@ from orchestrator.lanes.hub.lane import Lane
 from orchestrator.lanes.messages import Outcome, RankId, Report, TrialAssignment, TrialOutcome
 
 GROUP_LOST = TrialOutcome(Outcome.FAILED, "its worker group was lost (killed, out of memory, or host gone)")
-MOST_HOSTS_LOST = 10  # under one trial, before that counts as its failure
+MAX_NODE_LOSSES = 10  # under one trial, before that counts as its failure
 
 
 class LaneTable:
@@ -32,13 +32,13 @@ class LaneTable:
     def __init__(self, max_failures: int = 0) -> None:
         self._max_failures = max_failures
         self._failures: Counter[str] = Counter()
-        self._hosts_lost: Counter[str] = Counter()
+        self._node_losses: Counter[str] = Counter()
         self._held: dict[str, Lane] = {}  # by the trial they hold
         self._free: list[int] = []  # a heap of lanes that were ready when last touched
         self._changed: set[int | str] = set()
         self.lanes: dict[int, Lane] = {}
-        self.given_up: set[int] = set()
-        self.results: dict[str, TrialOutcome] = {}
+        self.retired: set[int] = set()
+        self.trial_outcomes: dict[str, TrialOutcome] = {}
 
     # Rows
 
@@ -48,12 +48,12 @@ class LaneTable:
 
     def lane_of(self, rank_id: RankId) -> Lane:
         """The row of a rank's lane; its first word from a new worker group begins a generation."""
-        if rank_id.lane in self.given_up:
+        if rank_id.lane in self.retired:
             return Lane()
         lane = self.row(rank_id.lane)
         if rank_id.generation > lane.generation:
             if lane.generation >= 0:
-                self.judge_loss(lane)
+                self.record_group_loss(lane)
             lane.begin_generation(rank_id)
             self.touch(lane)
         return lane
@@ -73,12 +73,12 @@ class LaneTable:
                 heapq.heappush(self._free, index)
         return changed
 
-    def give_up(self, index: int) -> None:
+    def retire(self, index: int) -> None:
         """Takes a lane off the table for good; a trial on it has no lane now."""
-        self.given_up.add(index)
+        self.retired.add(index)
         lane = self.lanes.pop(index, None)
         if lane is not None:
-            self.judge_loss(lane)
+            self.record_group_loss(lane)
             self.free(lane)
 
     # Trials on lanes
@@ -96,26 +96,26 @@ class LaneTable:
             del self._held[lane.assignment.trial_id]
         lane.clear()
 
-    def settle(self, trial_id: str, outcome: TrialOutcome) -> None:
+    def record_outcome(self, trial_id: str, outcome: TrialOutcome) -> None:
         """How a trial ended; of several ends the first counts."""
-        self.results.setdefault(trial_id, outcome)
+        self.trial_outcomes.setdefault(trial_id, outcome)
         self._changed.add(trial_id)
 
-    def judge_loss(self, lane: Lane) -> None:
+    def record_group_loss(self, lane: Lane) -> None:
         """A worker group is gone: a failure of the trial it was training, unless that is settled or excused."""
         if lane.assignment is not None:
-            if lane.begun and not lane.judged and not lane.excused:
+            if lane.begun and not lane.loss_settled and not lane.loss_exempt:
                 self._count_failure(lane, lane.assignment, GROUP_LOST)
-            elif lane.released or lane.assignment.trial_id in self.results:
+            elif lane.released or lane.assignment.trial_id in self.trial_outcomes:
                 self.free(lane)
-        lane.judged = True
+        lane.loss_settled = True
         self.touch(lane)
 
-    def excuse_loss_of_host(self, lane: Lane) -> None:
+    def exempt_node_loss(self, lane: Lane) -> None:
         """Hosts are lost for reasons of their own; but one trial after another host, and it may be its doing."""
-        if lane.assignment is not None and not lane.excused:
-            self._hosts_lost[lane.assignment.trial_id] += 1
-            lane.excused = self._hosts_lost[lane.assignment.trial_id] <= MOST_HOSTS_LOST
+        if lane.assignment is not None and not lane.loss_exempt:
+            self._node_losses[lane.assignment.trial_id] += 1
+            lane.loss_exempt = self._node_losses[lane.assignment.trial_id] <= MAX_NODE_LOSSES
 
     def _count_failure(self, lane: Lane, assignment: TrialAssignment, failure: TrialOutcome) -> None:
         """The trial keeps its lane for another attempt, or has failed."""
@@ -123,20 +123,20 @@ class LaneTable:
         attempts = self._failures[assignment.trial_id]
         if failure.final or attempts > self._max_failures:
             reason = failure.reason if attempts == 1 else f"attempt {attempts}: {failure.reason}"
-            self.settle(assignment.trial_id, replace(failure, reason=reason))
-        if lane.released or assignment.trial_id in self.results:
+            self.record_outcome(assignment.trial_id, replace(failure, reason=reason))
+        if lane.released or assignment.trial_id in self.trial_outcomes:
             self.free(lane)
 
-    def is_history(self, rank_id: RankId) -> bool:
+    def is_outdated(self, rank_id: RankId) -> bool:
         """Whether a rank belongs to a worker group that has been replaced."""
         lane = self.lanes.get(rank_id.lane)
         return lane is None or rank_id.generation < lane.generation
 
-    def learn(self, lane: Lane, assignment: TrialAssignment) -> bool:
+    def recover_assignment(self, lane: Lane, assignment: TrialAssignment) -> bool:
         """Whether the lane serves the order; a restarted hub learns from its ranks what a lane is doing."""
         if (
             lane.assignment is None
-            and assignment.trial_id not in self.results
+            and assignment.trial_id not in self.trial_outcomes
             and self.serving(assignment.trial_id) is None
         ):
             self.assign(lane, assignment, claimed=False)
@@ -160,19 +160,19 @@ class LaneTable:
         """The lane that holds a trial, else one that is ready for it."""
         return self.serving(assignment.trial_id) or self.ready_lane()
 
-    def is_homeless(self, assignment: TrialAssignment) -> bool:
+    def needs_lane(self, assignment: TrialAssignment) -> bool:
         """Whether a trial has no lane, or one without a worker group."""
         serving = self.serving(assignment.trial_id)
         return serving is None or serving.down
 
-    def move(self, assignment: TrialAssignment, refuge: Lane, after: int) -> None:
+    def move(self, assignment: TrialAssignment, target: Lane, after: int) -> None:
         """Gives a trial another lane; it goes on past epoch `after`."""
         serving = self.serving(assignment.trial_id)
         if serving is not None:
             self.free(serving)
-        self.assign(refuge, assignment, claimed=True, acknowledged=after)
+        self.assign(target, assignment, claimed=True, acknowledged=after)
 
-    def fresh_report(self, assignment: TrialAssignment, after: int) -> Report | None:
+    def report_after(self, assignment: TrialAssignment, after: int) -> Report | None:
         """What a trial has reported past epoch `after`."""
         lane = self.serving(assignment.trial_id)
         report = lane.newest_report if lane is not None else None
@@ -180,18 +180,18 @@ class LaneTable:
             return None
         return replace(report, lane=lane.index)
 
-    def conclude(self, lane: Lane, assignment: TrialAssignment) -> None:
+    def end_attempt(self, lane: Lane, assignment: TrialAssignment) -> None:
         """Derives the end of an attempt from its ranks' ends."""
         outcomes = list(lane.outcomes.values())
-        lane.broken = lane.broken or len(lane.departed(assignment)) < lane.world_size
+        lane.broken = lane.broken or len(lane.ranks_gone(assignment)) < lane.world_size
         failures = [end for end in outcomes if end.kind is Outcome.FAILED]
         if failures:
-            lane.judged = lane.broken
+            lane.loss_settled = lane.broken
             self._count_failure(lane, assignment, failures[0])
             if not lane.broken and lane.serves(assignment):
-                lane.begin_again()
+                lane.restart_attempt()
         elif not lane.broken:
-            self.settle(assignment.trial_id, outcomes[0])
+            self.record_outcome(assignment.trial_id, outcomes[0])
             self.free(lane)
         elif lane.released:
             self.free(lane)

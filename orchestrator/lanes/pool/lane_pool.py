@@ -211,10 +211,10 @@ class LanePool:
         A lane that waits for resources may wait for ever. One whose workers cannot start is given up after a few
         starts in a row without a single hello.
         """
-        from orchestrator.lanes.pool.lane_trainer import LanePlace, run_lane
+        from orchestrator.lanes.pool.lane_trainer import LanePlacement, run_lane
         from orchestrator.runtime.ray_private.train_driver import is_startup_timeout
 
-        place = LanePlace(self._config.resources, self._gpus_per_worker, self._folder)
+        place = LanePlacement(self._config.resources, self._gpus_per_worker, self._folder)
         fruitless, generation = 0, -1
         while not self._closing.is_set():
             error: Exception | None = None
@@ -233,7 +233,7 @@ class LanePool:
             logger.warning("Lane %d ended and is started again: %s", index, root_cause(error))
             if fruitless >= _MAX_FRUITLESS_STARTS:
                 self.failure = error
-                ray.get(self.hub.abandon.remote(index))
+                ray.get(self.hub.retire_lane.remote(index))
                 return
 
     def _setting(self, index: int) -> LaneSetting:
@@ -249,7 +249,7 @@ class LanePool:
     def _report_loss(self, index: int, error: Exception | None) -> None:
         """The trial on the lane may go elsewhere; the death of a controller is not its failure."""
         if isinstance(error, RayActorError):
-            ray.get(self.hub.excuse.remote(index))
+            ray.get(self.hub.exempt_loss.remote(index))
         ray.get(self.hub.group_lost.remote(index))
         remove_placement_groups_of([actor for actor, lane in self._creators.items() if lane == index])
 

@@ -14,7 +14,7 @@ from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from orchestrator.config.sweep import ResourcesConfig
 from orchestrator.lanes.controller.preemption_watch import LatePreemptionCallback
 from orchestrator.lanes.controller.process_group import ProcessGroupConfig
-from orchestrator.lanes.controller.status_reporter import Announcer
+from orchestrator.lanes.controller.status_reporter import StatusReporter
 from orchestrator.lanes.lane_setting import LaneSetting
 from orchestrator.lanes.worker.worker import lane_loop
 from orchestrator.runtime.ray_private.train_driver import BareTrainer, autoscaling_coordinator, autoscaling_requester
@@ -26,7 +26,7 @@ RESIZE_INTERVAL_S = 60.0
 
 
 @dataclass(frozen=True)
-class LanePlace:
+class LanePlacement:
     """Where and with what the lanes of a sweep train.
 
     Args:
@@ -40,7 +40,7 @@ class LanePlace:
     folder: Path
 
 
-def run_lane(setting: LaneSetting, place: LanePlace) -> None:
+def run_lane(setting: LaneSetting, place: LanePlacement) -> None:
     """Runs a lane until the sweep is over or the lane has lost too much; blocks.
 
     Raises:
@@ -48,7 +48,7 @@ def run_lane(setting: LaneSetting, place: LanePlace) -> None:
         ray.exceptions.RayActorError: The controller died.
     """
     resources = place.resources
-    callbacks: list[Any] = [Announcer(setting.lane, setting.hub), LatePreemptionCallback()]
+    callbacks: list[Any] = [StatusReporter(setting.lane, setting.hub), LatePreemptionCallback()]
     coordinator = autoscaling_coordinator()  # starts beside the controller, which would wait for it
     trainer = BareTrainer(
         lane_loop,

@@ -36,7 +36,7 @@ def trial_log(folder: Path, rank: int) -> Iterator[logging.Logger]:
         handler.close()
 
 
-def in_words(metrics: Mapping[str, float]) -> str:
+def format_metrics(metrics: Mapping[str, float]) -> str:
     """The figures of an epoch that a person looks for first."""
     shown = {name: value for name, value in metrics.items() if name.startswith(("train/", "val/", "test/"))}
     return ", ".join(f"{name} {value:.4g}" for name, value in {**shown, **_with(metrics, "lr", "epoch_time_s")}.items())

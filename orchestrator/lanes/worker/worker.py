@@ -24,7 +24,7 @@ from orchestrator.errors import SpatialSweepError, TrialDivergedError, TrialFail
 from orchestrator.lanes.lane_setting import LaneSetting
 from orchestrator.lanes.messages import Decision, Next, Outcome, RankId, Report, TrialAssignment, TrialOutcome
 from orchestrator.lanes.worker.node_load import NodeLoad, node_name
-from orchestrator.lanes.worker.trial_log import in_words, trial_log
+from orchestrator.lanes.worker.trial_log import format_metrics, trial_log
 from orchestrator.masked_output import masked_output
 from orchestrator.quick_imports import end_imports
 from orchestrator.runtime.ray_private.train_worker import is_node_preempted
@@ -136,7 +136,7 @@ def _attempt(
     def report(epoch: int, metrics: Mapping[str, float]) -> None:
         told = dict(metrics) if workers.is_first else {}
         if told:
-            log.info("epoch %d: %s", epoch, in_words(told))
+            log.info("epoch %d: %s", epoch, format_metrics(told))
         message = Report(epoch, told | (load.read() if load else {}), nodes=here)
         if ray.get(lane.hub.report.remote(rank_id, assignment, message)) is Decision.STOP:
             raise StopTrial

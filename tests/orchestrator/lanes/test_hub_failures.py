@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from orchestrator.lanes.hub.hub import LaneHub
-from orchestrator.lanes.hub.lane_table import GROUP_LOST, MOST_HOSTS_LOST
+from orchestrator.lanes.hub.lane_table import GROUP_LOST, MAX_NODE_LOSSES
 from orchestrator.lanes.messages import Decision, Next, Outcome, Report, TrialOutcome
 from tests.support.hub_calls import (
     COMPLETED,
@@ -95,7 +95,7 @@ async def test_preemption_is_no_failure() -> None:
     hub = LaneHub(max_failures=0)
     await started(hub)
     for generation in range(2, 6):
-        await hub.excuse(0)
+        await hub.exempt_loss(0)
         await hub.group_lost(0)
         assert await asyncio.gather(*waiting(hub, generation)) == [A, A]
         await hub.begin(rank_id(0, generation), A)
@@ -109,14 +109,14 @@ async def test_the_loss_of_a_host_is_no_failure_until_it_follows_the_trial() -> 
     hub = LaneHub(max_failures=0)
     await started(hub)
     event = asyncio.ensure_future(hub.next_event(A, 0, 0))
-    for generation in range(2, 2 + MOST_HOSTS_LOST):
+    for generation in range(2, 2 + MAX_NODE_LOSSES):
         for _ in range(2):  # a controller tells it in each state it passes through
-            await hub.host_lost(0)
+            await hub.node_lost(0)
         await hub.group_lost(0)
         assert await asyncio.gather(*waiting(hub, generation)) == [A, A]
         await hub.begin(rank_id(0, generation), A)
     assert not event.done()
-    await hub.host_lost(0)
+    await hub.node_lost(0)
     await hub.group_lost(0)
     assert await event == GROUP_LOST
 
@@ -156,7 +156,7 @@ async def test_a_lane_given_up_leaves_its_trial_to_another() -> None:
     hub = LaneHub(max_failures=1)
     await started(hub)
     event = asyncio.ensure_future(hub.next_event(A, 0, 0))
-    await hub.abandon(0)
+    await hub.retire_lane(0)
     assert await hub.next_assignment(rank_id(0)) is None  # a late call does not bring the lane back
     assert await asyncio.gather(*waiting(hub, lane=1)) == [A, A]
     assert await settled(event) == [False]

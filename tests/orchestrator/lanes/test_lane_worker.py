@@ -15,7 +15,7 @@ from orchestrator.errors import CheckpointError, TrialDivergedError, TrialFailed
 from orchestrator.lanes.lane_setting import LaneSetting
 from orchestrator.lanes.messages import Outcome, RankId, TrialAssignment, TrialOutcome
 from orchestrator.lanes.worker import worker
-from orchestrator.lanes.worker.trial_log import in_words, trial_log
+from orchestrator.lanes.worker.trial_log import format_metrics, trial_log
 from orchestrator.training.trial import StopTrial
 from orchestrator.training.workers import Workers
 
@@ -71,7 +71,7 @@ def test_a_lost_peer_is_no_fault_of_this_rank(tmp_path: Path, monkeypatch: pytes
 def test_what_a_trial_says_is_in_its_log_and_in_no_other(tmp_path: Path) -> None:
     for number in (1, 2):
         with trial_log(tmp_path / str(number), rank=1) as log:
-            log.info("epoch 1: %s", in_words({"val/top1": 0.98765, "time/data_s": 3.0, "lr": 0.1}))
+            log.info("epoch 1: %s", format_metrics({"val/top1": 0.98765, "time/data_s": 3.0, "lr": 0.1}))
             warnings.warn(f"warned by {number}", stacklevel=1)
     for number, other in ((1, 2), (2, 1)):
         text = (tmp_path / str(number) / "rank-1.log").read_text()

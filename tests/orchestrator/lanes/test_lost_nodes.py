@@ -10,7 +10,7 @@ from ray.exceptions import RayActorError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from orchestrator.lanes.controller import lost_nodes as lost_hosts
-from orchestrator.lanes.controller.lost_nodes import LostHosts
+from orchestrator.lanes.controller.lost_nodes import LostNodes
 
 AWAY = WorkerHealthCheckFailedError("a health check failed", RayActorError())
 PEER = RuntimeError("Connection reset by peer")
@@ -26,7 +26,7 @@ class Group:
 
     def __init__(self, *answers: bool | None, dies: int | None = None) -> None:
         self._answers, self._dies, self.looks = list(answers), dies, 0
-        self.hosts = LostHosts(self.answer, self.living)
+        self.hosts = LostNodes(self.answer, self.living)
         self.hosts.remember([self.worker(0), self.worker(1)])
 
     def worker(self, rank: int) -> Any:

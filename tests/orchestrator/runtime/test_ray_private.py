@@ -28,7 +28,7 @@ from ray.tune import Trainable
 from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule
 
 from orchestrator.lanes.controller.preemption_watch import LatePreemptionCallback
-from orchestrator.lanes.controller.status_reporter import Announcer
+from orchestrator.lanes.controller.status_reporter import StatusReporter
 from orchestrator.runtime.ray_private import core, train_controller, train_driver, train_worker, tune
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -201,7 +201,7 @@ def test_the_reporter_overrides_what_train_calls() -> None:
     for name, arguments in names.items():
         (original,) = [vars(base)[name] for base in bases if name in vars(base)]
         assert list(inspect.signature(original).parameters)[1:] == arguments
-        assert name in vars(Announcer)
+        assert name in vars(StatusReporter)
 
 
 def test_a_state_of_the_controller_is_updated_even_when_it_stays_the_same() -> None:

@@ -8,7 +8,7 @@ import pytest
 from ray.train.v2._internal.execution.controller import state as states
 
 from orchestrator.lanes.controller import status_reporter as announcer_module
-from orchestrator.lanes.controller.status_reporter import Announcer
+from orchestrator.lanes.controller.status_reporter import StatusReporter
 
 
 class _Hub:
@@ -27,7 +27,7 @@ def test_a_controller_pauses_while_its_elastic_group_waits(monkeypatch: pytest.M
     pauses: list[float] = []
     monkeypatch.setattr(announcer_module.time, "sleep", pauses.append)
     hub = _Hub()
-    announcer = Announcer(0, hub)
+    announcer = StatusReporter(0, hub)
     starting, running = states.InitializingState(), states.RunningState()
     announcer.after_controller_state_update(starting, running)
     announcer.after_controller_state_update(running, states.RunningState())  # Train polls its workers in between
@@ -41,6 +41,6 @@ def test_a_group_that_is_gone_is_told_whenever_its_controller_looks_again(monkey
     monkeypatch.setattr(announcer_module.time, "sleep", lambda _: None)
     hub = _Hub()
     gone = states.ReschedulingState(training_failed_error=RuntimeError())  # type: ignore[arg-type]
-    Announcer(0, hub).after_controller_state_update(states.RunningState(), gone)
-    Announcer(0, hub).after_controller_state_update(gone, gone)  # a hub that was restarted has not heard the first
+    StatusReporter(0, hub).after_controller_state_update(states.RunningState(), gone)
+    StatusReporter(0, hub).after_controller_state_update(gone, gone)  # a hub that was restarted has not heard the first
     assert hub.heard == ["group_lost", "group_lost"]
