@@ -14,13 +14,13 @@ from orchestrator.runtime.ray_private.core import autoscaled_resources
 
 @dataclass(frozen=True)
 class LanePlan:
-    """How a sweep uses the cluster.
+    """Lanes of a sweep on a cluster.
 
     Args:
-        lanes: Trials at the same time, to begin with.
-        workers: Ranks of each; of elastic ones the most.
-        gpus_per_worker: Zero on CPU.
-        at_most: Lanes the sweep may grow to.
+        lanes: Number of lanes at first, and so of trials at the same time.
+        workers: Number of workers of a lane; the largest number of an elastic one.
+        gpus_per_worker: GPUs of a worker; zero on CPU.
+        at_most: Largest number of lanes.
     """
 
     lanes: int
@@ -30,14 +30,14 @@ class LanePlan:
 
 
 def plan_lanes(resources: ResourcesConfig, trials: int, nodes: Sequence[Mapping[str, float]] | None = None) -> LanePlan:
-    """Fits as many lanes as a cluster holds.
+    """Plan as many lanes as a cluster holds.
 
-    A cluster with an autoscaler is taken for as large as it may become: the lanes' own requests bring the nodes.
+    A cluster with an autoscaler counts with its largest size: the requests of the lanes make it add nodes.
 
     Args:
-        resources: Of one trial.
-        trials: No more lanes than trials.
-        nodes: Resources of each node, in Ray's words; None asks the connected cluster.
+        resources: Resources of one trial.
+        trials: Number of trials, and largest number of lanes.
+        nodes: Resources of each node by Ray's names; None takes those of the connected cluster.
 
     Raises:
         ClusterError: Not even one lane fits; the message shows the arithmetic.
@@ -57,14 +57,14 @@ def plan_lanes(resources: ResourcesConfig, trials: int, nodes: Sequence[Mapping[
 def lanes_that_fit(
     resources: ResourcesConfig, gpus_per_worker: float, nodes: Sequence[Mapping[str, float]] | None = None
 ) -> int:
-    """Lanes that a cluster could hold if nothing else ran on it.
+    """Return the number of lanes that a cluster could hold if nothing else ran on it.
 
-    An elastic lane counts as large as it may become, so that a lane grows before there are more of them.
+    An elastic lane counts with its largest number of workers, so that lanes grow before further ones are opened.
 
     Args:
-        resources: Of one trial.
-        gpus_per_worker: Zero on CPU.
-        nodes: Resources of each node; None asks the connected cluster, and what it may grow to.
+        resources: Resources of one trial.
+        gpus_per_worker: GPUs of a worker; zero on CPU.
+        nodes: Resources of each node; None takes those of the connected cluster, and its largest size.
     """
     per_worker = resources.per_worker(gpus_per_worker)
     slots = sum(_slots(node, per_worker) for node in (_nodes() if nodes is None else nodes))
@@ -83,7 +83,7 @@ def _slots(node: Mapping[str, float], per_worker: dict[str, float]) -> int:
 
 
 def _arithmetic(resources: ResourcesConfig, gpus_per_worker: float, nodes: Sequence[Mapping[str, float]]) -> str:
-    """Why no lane fits: what a trial needs, what there is."""
+    """Return why no lane fits: the resources of a trial, and those of the cluster."""
     per_worker = resources.per_worker(gpus_per_worker)
     slots = sum(_slots(node, per_worker) for node in nodes)
     memory = f" and {resources.memory_gb_per_worker:g} GB" if resources.memory_gb_per_worker else ""

@@ -1,4 +1,4 @@
-"""The Ray instance a sweep runs on: an existing cluster, or a private one on this machine."""
+"""Ray session of a process: an existing cluster, or a private instance on this machine."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # the lanes' own begins later
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # the lanes have their own, which starts later
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # nobody resumes from Tune's own snapshots
+    "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # sweeps do not resume from Tune's own snapshots
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 _lost_sessions: list[LocalRaylet] = []
@@ -37,17 +37,17 @@ _lost_sessions: list[LocalRaylet] = []
 
 @contextmanager
 def ray_session(address: str | None = None, *, verbose: bool = False) -> Iterator[None]:
-    """Connects to Ray for the duration of a sweep.
+    """Connect to Ray for the duration of a sweep.
 
-    A session that is already open is used and left open. With an address, or `RAY_ADDRESS` set as it is inside a Ray
-    job, that cluster is joined, with the user's token where it asks for one; otherwise a private instance is started
-    here and ended afterwards. A session whose raylet has ended is closed by the next one, or by the end of the process:
-    threads of Tune and Train still wait for an answer in it, and Ray ends a process at once, without a word, in which a
-    thread asks a session that is closed.
+    A session that is already open is used and left open. With an address, or with `RAY_ADDRESS` as it is set inside a
+    Ray job, that cluster is joined, with the user's token where it requires one; otherwise a private instance is
+    started, and ended afterwards. A session whose raylet has ended is closed by the next one, or by the end of the
+    process: threads of Tune and Train still wait for answers in it, and Ray aborts a process, without a message, when a
+    thread uses a closed session.
 
     Args:
-        address: Of a running cluster; `auto` finds one on this machine.
-        verbose: Lets Ray say what it says, the output of its workers too.
+        address: Address of a running cluster; `auto` finds one on this machine.
+        verbose: Whether to print Ray's own messages and the output of its workers.
 
     Raises:
         ClusterError: The cluster does not answer, or refuses the token; the private instance does not start.
@@ -80,7 +80,7 @@ def ray_session(address: str | None = None, *, verbose: bool = False) -> Iterato
 
 @contextmanager
 def _joined(target: str, verbose: bool, level: int) -> Iterator[None]:
-    """Connects to a cluster, with its token where it asks for one."""
+    """Connect to a cluster, with its token where it requires one."""
     address = _bootstrap_address(target)
     _require_answer(target, address or target)
     with token_settings({} if address is None else settings_to_join(address, os.environ)):
@@ -92,7 +92,7 @@ def _joined(target: str, verbose: bool, level: int) -> Iterator[None]:
 
 
 def _bootstrap_address(target: str) -> str | None:
-    """Host and port of a cluster's control service; None for Ray's client, which has a server of its own."""
+    """Return host and port of a cluster's control service; None for Ray's client, which has a server of its own."""
     if target.startswith("ray://"):
         return None
     try:
@@ -102,13 +102,13 @@ def _bootstrap_address(target: str) -> str | None:
 
 
 def _set_sigterm_handler(handler: Any) -> None:
-    """Whoever hears a SIGTERM goes on hearing it: `ray.init` takes it over, to print a stack and exit at once."""
+    """Restore a handler of SIGTERM, which `ray.init` has replaced by one that prints a stack and exits."""
     if callable(handler) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
 
 
 def _require_answer(target: str, address: str) -> None:
-    """Fails within seconds where Ray itself would go on asking for minutes."""
+    """Check within seconds that a cluster answers; Ray itself would retry for minutes."""
     host, separator, port = address.removeprefix("ray://").rpartition(":")
     if not separator or not port.isdigit():
         return

@@ -1,4 +1,4 @@
-"""Ray on the driver's own node, through which a driver reaches its cluster."""
+"""Raylet of the driver's own node, through which a driver reaches its cluster."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from orchestrator.runtime.ray_private.core import driver_node
 
 
 class LocalRaylet:
-    """The raylet of this node, as the open session found it.
+    """Raylet process of this node in the open session.
 
-    A driver whose raylet has ended, with the head or for want of memory, can do nothing more. Ray goes on asking for a
-    minute, says so in hundreds of lines, and then ends the process.
+    A driver whose raylet has ended, with the head or out of memory, cannot continue. Ray retries for a minute, logs
+    hundreds of lines, and then ends the process.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class LocalRaylet:
 
     @property
     def gone(self) -> bool:
-        """Whether it has ended; never so where it was not found, as under a foreign user."""
+        """Whether the raylet has ended; False where its process was not found, as under another user."""
         if self._process is None:
             return False
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -34,7 +34,7 @@ class LocalRaylet:
 
     @property
     def loss(self) -> str:
-        """What to say of its end."""
+        """Message about the end of the raylet."""
         pid = self._process.pid if self._process is not None else 0
         return (
             f"Ray has ended under this sweep: its raylet on this machine, process {pid}, is gone. Was it killed, was "
@@ -43,7 +43,7 @@ class LocalRaylet:
 
 
 def exit_without_ray(code: int) -> NoReturn:
-    """Ends a process whose raylet is gone, and what is left of a private Ray; Ray would take leave for a minute."""
+    """End this process, whose raylet is gone, and the rest of a private instance; Ray itself would take a minute."""
     if (node := driver_node()) is not None:
         node.kill_all_processes(check_alive=False)
     sys.stdout.flush()

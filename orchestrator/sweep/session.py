@@ -11,6 +11,7 @@ from rich.console import Console
 
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.errors import ClusterError, RayLostError
+from orchestrator.lanes.lane_setting import LaneTask
 from orchestrator.lanes.pool.lane_pool import LanePool, root_cause
 from orchestrator.plain_output import say
 from orchestrator.progress.notebook_view import NotebookDisplay
@@ -122,13 +123,12 @@ class SweepSession:
                 return self._search(search, lanes, progress)
 
     def _lanes(self, plan: LanePlan) -> LanePool:
+        config = self._config
         return LanePool(
-            self._config,
-            count=plan.lanes,
-            at_most=plan.at_most,
-            gpus_per_worker=plan.gpus_per_worker,
-            dataset_path=self._dataset,
-            folder=self._folder.scratch / "ray",
+            plan,
+            config.resources,
+            LaneTask(config.dataset, self._dataset, config.objective, config.measured_costs),
+            scratch=self._folder.scratch / "ray",
         )
 
     def _open_study(self) -> optuna.Study:

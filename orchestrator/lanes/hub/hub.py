@@ -1,9 +1,9 @@
 """The hub: a mailbox between Tune's trial actors and the lanes, with a table of leases.
 
-One asynchronous actor per sweep. Every call states its caller's whole situation and waits until the hub's tables
-answer it; a repeated call gets the same answer. After a restart the tables are therefore rebuilt from the calls that
-Ray repeats by itself. Whoever waits is woken when its own lane or trial changes, so that a call costs the same however
-many lanes there are. The class knows neither Ray nor torch and is tested as plain asyncio.
+One asynchronous actor per sweep. Every call carries its caller's complete state and waits until the hub's tables answer
+it; a repeated call gets the same answer. After a restart of the actor the tables are therefore rebuilt from the calls
+that Ray retries. A waiting call is woken when its own lane or trial changes, so that the cost of a call does not grow
+with the number of lanes. The class imports neither Ray nor torch and is tested as plain asyncio.
 """
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ from orchestrator.lanes.hub.lane_table import LaneTable
 from orchestrator.lanes.hub.wake_ups import WakeUps
 from orchestrator.lanes.messages import Decision, HubState, Next, Outcome, RankId, Report, TrialAssignment, TrialOutcome
 
-_READY_LANE = (
-    "room",
-)  # what those wait for who need a ready lane, besides lanes by their index and trials by their id
+# Subject of `WakeUps` for calls that need a ready lane; the other subjects are indices of lanes and ids of trials.
+_READY_LANE = ("ready lane",)
 PEER_GRACE_S = 10.0
 ORPHAN_GRACE_S = 60.0
 
 
 class LaneHub:
-    """Mailbox and lease table of one sweep; all methods are coroutines of one actor.
+    """Mailbox and lease table of one sweep, in the hub actor; its methods are coroutines of one event loop.
 
     Args:
-        max_failures: Failures after which a trial goes on from its checkpoint; one more ends it.
+        max_failures: Number of failures after which a trial is retried from its checkpoint; one more ends it.
     """
 
     def __init__(self, max_failures: int = 0) -> None:
@@ -37,25 +36,28 @@ class LaneHub:
         self._winding_down = False
         self._controllers: dict[int, Any] = {}
         self._released: set[str] = set()  # trials that Tune has ended
-        self._waiting_leases = 0  # trials that wait for a lane
+        self._waiting_leases = 0
         self._wake_ups = WakeUps()
 
-    # Lanes: worker ranks
+    # Called by the workers of lanes
 
     async def new_generation(self, lane: int) -> int:
-        """A number above all this lane has had. It follows this host's clock, so a restarted hub goes on upwards."""
+        """Return a number above all earlier generations of a lane; by the clock, so that a restart keeps the order."""
         return max(time.time_ns(), self._table.lanes[lane].generation + 1 if lane in self._table.lanes else 0)
 
     async def join(self, rank_id: RankId) -> None:
-        """A rank of a new worker group says hello."""
+        """Register a rank of a new worker group; the first rank to do so begins a generation."""
         self._notify(self._table.lane_of(rank_id))
 
     async def next_assignment(self, rank_id: RankId, left: str | None = None) -> TrialAssignment | None:
-        """Waits for a trial to train; None when the sweep is over or the caller's generation is history.
+        """Wait for a trial to train, without a timeout.
 
         Args:
-            rank_id: The calling rank.
-            left: Trial the rank has left last; it is not handed out again while a peer is still leaving it.
+            rank_id: Calling rank.
+            left: Id of the trial that the rank left last; not assigned again while a peer is still leaving it.
+
+        Returns:
+            The trial; None when the sweep is over or the caller's generation is outdated.
         """
         lane = self._table.lane_of(rank_id)
         if not self._is_over_for(rank_id):
@@ -74,24 +76,24 @@ class LaneHub:
         return lane.assignment
 
     async def begin(self, rank_id: RankId, assignment: TrialAssignment) -> None:
-        """A rank has an order in its hands; from now on the loss of its group is a failure of the trial."""
+        """Note that a rank has received its assignment; from now on the loss of its group is a failure of the trial."""
         lane = self._table.lane_of(rank_id)
         if not self._table.is_outdated(rank_id) and lane.serves(assignment):
             lane.begun = True
 
     async def report(self, rank_id: RankId, assignment: TrialAssignment, report: Report) -> Decision:
-        """Delivers an epoch and waits for the sweep's decision; all ranks are told the same.
+        """Deliver an epoch and wait for the decision, which is the same for all ranks.
 
-        An epoch once acknowledged means GO, whatever follows, and none is acknowledged after a release: ranks that
-        wake one after another could else disagree, and one would hang in a collective. Only where a peer has left
-        the trial is there nothing to go on with.
+        An acknowledged epoch always means GO, and none is acknowledged after a release: ranks that wake one after
+        another could otherwise differ, and one would hang in a collective. Only when a peer has left the trial is the
+        decision STOP in any case.
         """
         lane = self._table.lane_of(rank_id)
         if self._table.is_outdated(rank_id) or not self._table.recover_assignment(lane, assignment):
             return Decision.STOP
         lane.reports[rank_id.rank] = report
         self._notify()
-        self._wake_ups.wake([assignment.trial_id])  # the other ranks do not wait for this one's report
+        self._wake_ups.wake([assignment.trial_id])  # the calls of the other ranks do not depend on this report
 
         def gone() -> bool:
             return self._table.is_outdated(rank_id) or not lane.serves(assignment) or bool(lane.ranks_gone(assignment))
@@ -102,16 +104,19 @@ class LaneHub:
         if not lane.claimed:
             await self._wake_ups.until(lambda: lane.claimed or decided(), rank_id.lane, timeout_s=ORPHAN_GRACE_S)
             if not lane.claimed and lane.serves(assignment):
-                lane.released = True  # its client is gone: the release was told to a hub since lost
+                lane.released = True  # its client is gone: the release went to a hub that has been restarted since
                 self._notify(lane)
         await self._wake_ups.until(decided, rank_id.lane)
         return Decision.GO if not gone() and lane.acknowledged >= report.epoch else Decision.STOP
 
     async def finish(self, rank_id: RankId, assignment: TrialAssignment, outcome: TrialOutcome) -> Next:
-        """A rank has left a trial; LEAVE asks it to end its process so that the worker group is rebuilt.
+        """Record the outcome of a rank and wait for those of its peers.
 
-        A rank that fails alone leaves its peers hanging in a collective. They get a grace period; then the attempt is
-        over and the group is given up. A rank that only lost its peer costs the trial nothing.
+        When one rank fails alone, its peers hang in a collective: after a grace period the attempt is over and the
+        worker group is rebuilt. A rank that has only lost its peer is no failure of the trial.
+
+        Returns:
+            LEAVE when the rank is to end its process, so that the worker group is rebuilt.
         """
         lane = self._table.lane_of(rank_id)
         if not self._table.is_outdated(rank_id) and (
@@ -137,19 +142,19 @@ class LaneHub:
                 rank_id.lane,
                 timeout_s=PEER_GRACE_S if outcome.kind in (Outcome.FAILED, Outcome.PEER_LOST) else None,
             )
-            # The group may have been replaced meanwhile, and the trial be in the hands of the next one.
+            # The group may have been replaced meanwhile, and the trial be assigned to the next one.
             if not settled():
                 self._table.end_attempt(lane, assignment)
                 self._notify()
         return Next.LEAVE if lane.broken else Next.STAY
 
-    # Trial clients: Tune's actors
+    # Called by Tune's trial actors
 
     async def lease(self, assignment: TrialAssignment) -> int | None:
-        """Waits for a ready lane and starts the trial on it; a trial that already runs keeps its lane.
+        """Wait for a ready lane and start the trial on it; a trial that already runs keeps its lane.
 
         Returns:
-            The lane, or None when the sweep is being ended.
+            Index of the lane; None when the sweep is ending.
         """
         self._waiting_leases += 1
         try:
@@ -162,7 +167,7 @@ class LaneHub:
         finally:
             self._waiting_leases -= 1
         if assignment.trial_id in self._table.trial_outcomes:
-            return 0  # ended while it waited: `next_event` tells how, whatever the lane
+            return 0  # ended while it waited: `next_event` returns the outcome for any lane
         if self._winding_down and self._table.serving(assignment.trial_id) is None:
             return None
         lane = self._table.lane_for(assignment)
@@ -175,9 +180,14 @@ class LaneHub:
         return lane.index
 
     async def next_event(self, assignment: TrialAssignment, lane: int, after: int) -> Report | TrialOutcome:
-        """Lets the trial go on past epoch `after` and waits for what comes next.
+        """Acknowledge epoch `after` of a trial and wait for its next report or its outcome, without a timeout.
 
-        A trial whose lane has lost its worker group, or was given up, is moved to the first lane that is ready.
+        A trial whose lane has lost its worker group, or was retired, is moved to the first lane that is ready.
+
+        Args:
+            assignment: The trial.
+            lane: Index of the lane that the caller has leased.
+            after: Newest epoch that the caller has received; 0 before the first.
         """
         await self._recover_lane(assignment, lane)
         serving = self._table.serving(assignment.trial_id)
@@ -196,7 +206,7 @@ class LaneHub:
         )
 
     async def _recover_lane(self, assignment: TrialAssignment, lane: int) -> None:
-        """A restarted hub learns here what was leased."""
+        """Record a lease that a restarted hub has no record of."""
         if (
             self._is_ended(assignment)
             or self._table.serving(assignment.trial_id) is not None
@@ -208,10 +218,10 @@ class LaneHub:
             self._table.assign(row, assignment, claimed=True)
             self._notify()
         else:
-            await self.lease(assignment)  # it has given the lane away before it learnt that
+            await self.lease(assignment)  # the restarted hub has assigned the lane to another trial first
 
     async def _wait_for_event(self, assignment: TrialAssignment, after: int) -> None:
-        """Waits until there is something to tell a trial's client; a trial without a lane is found one meanwhile."""
+        """Wait for a report or the outcome of a trial; assign a lane to a trial that has lost its own."""
 
         def has_event() -> bool:
             over = self._is_ended(assignment) or (self._winding_down and self._table.needs_lane(assignment))
@@ -232,14 +242,14 @@ class LaneHub:
                 )
 
     async def yield_lane(self, trial_id: str, *, forced: bool) -> bool:
-        """Takes a trial off its lane, at a report, to be leased again; nothing happens where no other trial waits.
+        """Take a trial off its lane at its next report; it may be leased again later.
 
         Args:
-            trial_id: Of the trial.
-            forced: Leave in any case.
+            trial_id: Id of the trial.
+            forced: Take it off even when no other trial waits for a lane.
 
         Returns:
-            Whether the trial has left.
+            Whether the trial has left its lane.
         """
         if not forced and not self._waiting_leases:
             return False
@@ -257,25 +267,25 @@ class LaneHub:
         await self._wake_ups.until(lambda: self._closing or self._table.serving(trial_id) is not lane, trial_id)
 
     async def release(self, trial_id: str) -> None:
-        """The trial needs its lane no more: its ranks are stopped at their next report."""
+        """Free the lane of a trial that Tune has ended; its ranks are stopped at their next report."""
         self._released.add(trial_id)
-        self._table.record_outcome(trial_id, TrialOutcome(Outcome.STOPPED))  # so that no late call revives it
+        self._table.record_outcome(trial_id, TrialOutcome(Outcome.STOPPED))  # so that no late call starts it again
         lane = self._table.serving(trial_id)
         if lane is not None:
             lane.released = True
             self._table.touch(lane)
             if lane.all_wait or lane.down:
-                self._table.free(lane)  # no rank has it in its hands
+                self._table.free(lane)  # no rank trains it
         self._notify()
 
-    # Owner: the driver, and the controllers of its worker groups
+    # Called by the driver and by the controllers of worker groups
 
     async def adopt_controller(self, lane: int, controller: Any) -> None:
-        """Remembers the actor that controls a lane's worker group."""
+        """Record the actor that controls a lane's worker group."""
         self._controllers[lane] = controller
 
     async def group_lost(self, lane: int) -> None:
-        """A lane's worker group is gone, and its controller sees to the next."""
+        """Record that a lane has lost its worker group; its controller starts the next one."""
         row = self._table.lanes.get(lane)
         if row is not None:
             row.down = True
@@ -283,45 +293,45 @@ class LaneHub:
             self._notify(row)
 
     async def exempt_loss(self, lane: int) -> None:
-        """The loss of the lane's present worker group, now or soon, is no failure: preemption, or another size."""
+        """Exempt the loss of a lane's worker group, now or soon, from its trial's failures: preemption or resizing."""
         if lane in self._table.lanes:
             self._table.lanes[lane].loss_exempt = True
 
     async def node_lost(self, lane: int) -> None:
-        """A host of the lane's worker group is gone; which is no failure of the trial, unless it is one of many."""
+        """Record a node failure under a lane's worker group; it counts as a failure of the trial after many of them."""
         if lane in self._table.lanes:
             self._table.exempt_node_loss(self._table.lanes[lane])
 
     async def retire_lane(self, lane: int) -> None:
-        """The driver has given a lane up; a trial on it goes on elsewhere."""
+        """Remove a lane that the driver does not restart; its trial is moved to another lane."""
         self._table.retire(lane)
         self._notify()
 
     async def outcome(self, trial_id: str) -> TrialOutcome | None:
-        """How a trial left its lane; None while it runs, or when it never had one."""
+        """Return the outcome of a trial; None while it runs, or when it never had a lane."""
         return self._table.trial_outcomes.get(trial_id)
 
     async def is_ending(self) -> bool:
-        """Whether no trial is to begin another epoch."""
+        """Return whether no trial is to begin another epoch."""
         return self._closing or self._winding_down
 
     async def wind_down(self) -> None:
-        """No trial begins another epoch; what is in the middle of one finishes it."""
+        """Let no trial begin another epoch; running epochs are finished."""
         self._winding_down = True
         self._wake_ups.wake_all()
 
     async def close(self) -> None:
-        """Ends the sweep: clients are told at once, ranks at their next report or while they wait for an order."""
+        """End the sweep: answer clients and idle ranks at once, training ranks at their next report."""
         self._closing = True
         self._wake_ups.wake_all()
 
     async def hub_state(self) -> HubState:
-        """Which lanes have a worker group, and what the driver keeps a copy of."""
+        """Return which lanes have a worker group, and the controllers, of which the driver keeps a copy."""
         alive = frozenset(index for index, lane in self._table.lanes.items() if lane.alive)
         return HubState(alive, dict(self._controllers))
 
     async def generation(self, lane: int) -> int:
-        """The newest generation of a lane that said hello; -1 before the first."""
+        """Return the newest generation of a lane that has joined; -1 before the first."""
         return self._table.lanes[lane].generation if lane in self._table.lanes else -1
 
     # Waiting
@@ -333,7 +343,7 @@ class LaneHub:
         return self._closing or assignment.trial_id in self._table.trial_outcomes
 
     def _notify(self, *lanes: Lane) -> None:
-        """Wakes those who wait for these lanes, their trials, or whatever else has changed in the table."""
+        """Wake the calls that wait for these lanes, their trials, or other changes of the table."""
         for lane in lanes:
             self._table.touch(lane)
         self._wake_ups.wake(self._table.take_changes())
@@ -344,8 +354,8 @@ class LaneHub:
             self._wake_ups.wake_first(_READY_LANE)
 
     async def _until_lane_ready(self, condition: Callable[[], bool], assignment: TrialAssignment) -> None:
-        """Waits in line for a ready lane, or for something else to happen to the trial."""
+        """Wait in line for a ready lane, or for a change of the trial."""
         try:
             await self._wake_ups.until(condition, assignment.trial_id, _READY_LANE)
         finally:
-            self._wake_next_client()  # one at a time is woken; should this one not want it, the next may
+            self._wake_next_client()  # one call is woken at a time; if it does not take the lane, the next one may

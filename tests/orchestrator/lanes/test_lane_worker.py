@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.config.sweep import ModelConfig, TrainingConfig, TrialConfig
 from orchestrator.errors import CheckpointError, TrialDivergedError, TrialFailedError
-from orchestrator.lanes.lane_setting import LaneSetting
+from orchestrator.lanes.lane_setting import LaneSetting, LaneTask
 from orchestrator.lanes.messages import Outcome, RankId, TrialAssignment, TrialOutcome
 from orchestrator.lanes.worker import worker
 from orchestrator.lanes.worker.trial_log import format_metrics, trial_log
@@ -32,7 +32,7 @@ def ending_of(
 
     patch.setattr(worker, "Trial", fail)
     assignment = TrialAssignment("a", CONFIG.model_dump(mode="json"), str(folder))
-    lane: Any = LaneSetting(0, None, None, "", None)  # type: ignore[arg-type]
+    lane: Any = LaneSetting(0, None, LaneTask(None, "", None))  # type: ignore[arg-type]
     data: Any = None
     return worker._train(lane, RankId(0, 1, 0, 1), workers or Workers(), data, assignment)
 

@@ -9,7 +9,7 @@ import pytest
 from ray.exceptions import RayActorError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from orchestrator.lanes.controller import lost_nodes as lost_hosts
+from orchestrator.lanes.controller import lost_nodes
 from orchestrator.lanes.controller.lost_nodes import LostNodes
 
 AWAY = WorkerHealthCheckFailedError("a health check failed", RayActorError())
@@ -26,8 +26,8 @@ class Group:
 
     def __init__(self, *answers: bool | None, dies: int | None = None) -> None:
         self._answers, self._dies, self.looks = list(answers), dies, 0
-        self.hosts = LostNodes(self.answer, self.living)
-        self.hosts.remember([self.worker(0), self.worker(1)])
+        self.nodes = LostNodes(self.answer, self.living)
+        self.nodes.set_workers([self.worker(0), self.worker(1)])
 
     def worker(self, rank: int) -> Any:
         return SimpleNamespace(actor=rank, metadata=SimpleNamespace(node_id=f"node-{rank}"))
@@ -42,12 +42,12 @@ class Group:
         return {"node-0", "elsewhere"} | ({"node-1"} if not gone else set())
 
     def explains(self, failures: dict[int, Exception]) -> bool:
-        return self.hosts.explain(SimpleNamespace(worker_failures=failures))
+        return self.nodes.caused(SimpleNamespace(worker_failures=failures))
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lost_hosts, "_ASK_AGAIN_S", 0.0)
+    monkeypatch.setattr(lost_nodes, "_POLL_INTERVAL_S", 0.0)
 
 
 def test_a_killed_worker_is_no_lost_host() -> None:
@@ -71,11 +71,11 @@ def test_a_worker_that_answers_again_was_cut_off() -> None:
 def test_what_ranks_raise_themselves_is_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     group = Group(None)
     assert not group.explains({0: PEER, 1: ValueError()})
-    assert not group.hosts.explain(None)
-    assert not group.hosts.explain(RuntimeError("the controller's own"))
+    assert not group.nodes.caused(None)
+    assert not group.nodes.caused(RuntimeError("the controller's own"))
     assert group.looks == 0
 
 
 def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lost_hosts, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(lost_nodes, "_NODE_DEATH_TIMEOUT_S", 0.05)
     assert not Group(None).explains({1: AWAY})

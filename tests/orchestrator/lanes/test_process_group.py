@@ -45,17 +45,17 @@ def outward_address() -> str | None:
 
 
 @pytest.mark.usefixtures("no_group")
-@pytest.mark.parametrize("several_hosts", [False, True])
+@pytest.mark.parametrize("several_nodes", [False, True])
 def test_a_lane_listens_at_the_one_address_where_its_workers_meet(
-    several_hosts: bool, monkeypatch: pytest.MonkeyPatch
+    several_nodes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outward = outward_address()
-    if several_hosts and outward is None:
+    if several_nodes and outward is None:
         pytest.skip("this machine has no address but loopback")
     monkeypatch.setattr("ray.util.get_node_ip_address", lambda: outward)
     before = listening()
-    meet = process_group._listen(several_hosts)
-    assert meet[0] == (outward if several_hosts else "127.0.0.1")
+    meet = process_group._listen(several_nodes)
+    assert meet[0] == (outward if several_nodes else "127.0.0.1")
     assert listening() - before == {meet}
     use_interface_of(meet[0], os.environ)
     join("gloo", meet, process_group._listener, rank=0, size=1, timeout_s=30)
