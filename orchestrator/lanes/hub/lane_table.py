@@ -9,7 +9,7 @@ from dataclasses import replace
 from orchestrator.lanes.hub.lane import Lane
 from orchestrator.lanes.messages import Outcome, RankId, Report, TrialAssignment, TrialOutcome
 
-GROUP_LOST = TrialOutcome(Outcome.FAILED, "its worker group was lost (killed, out of memory, or host gone)")
+GROUP_LOST = TrialOutcome(Outcome.FAILED, "its worker group was lost (killed, out of memory, or node failure)")
 MAX_NODE_LOSSES = 10  # under one trial, before one more counts as its failure
 
 

@@ -1,4 +1,4 @@
-"""Where the workers of a lane listen for each other: nobody is asked for a token there."""
+"""Addresses at which the workers of a lane listen for each other; these ports have no authentication."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from orchestrator.lanes.worker.rendezvous import join
 
 
 def listening() -> set[tuple[str, int]]:
-    """Address and port of every socket on which this process listens."""
+    """Return address and port of every socket on which this process listens."""
     found = psutil.Process().net_connections("inet")
     return {(one.laddr.ip, one.laddr.port) for one in found if one.status == psutil.CONN_LISTEN}
 
 
 @pytest.fixture
 def no_group(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No process group before, nor after."""
+    """Ensure that no process group exists before or after."""
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -34,7 +34,7 @@ def no_group(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def outward_address() -> str | None:
-    """An IPv4 address of this machine that others may reach; None where it has none."""
+    """Return an IPv4 address of this machine other than loopback; None where it has none."""
     for address in interfaces():
         try:
             if socket.inet_aton(address) and not address.startswith("127."):

@@ -1,4 +1,4 @@
-"""A trial's client between Tune and a hub that answers from a list."""
+"""Client of a trial between Tune and a hub that answers from a list."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from orchestrator.lanes.weight_transfer import WeightTransfer
 
 
 class _Hub:
-    """Remembers what it is asked and answers in turn; `ray.get` is the identity here."""
+    """Hub that records its calls and answers in turn; `ray.get` is the identity here."""
 
     def __init__(self, answers: Sequence[Any]) -> None:
         self.answers = list(answers)
-        self.asked: list[tuple[Any, ...]] = []
+        self.calls: list[tuple[Any, ...]] = []
         self.assignment: TrialAssignment | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -30,7 +30,7 @@ class _Hub:
 
     def _answer(self, name: str, *args: Any, **kwargs: Any) -> Any:
         self.assignment = next((arg for arg in args if isinstance(arg, TrialAssignment)), self.assignment)
-        self.asked.append((name, *(arg for arg in args if not isinstance(arg, TrialAssignment)), *kwargs.values()))
+        self.calls.append((name, *(arg for arg in args if not isinstance(arg, TrialAssignment)), *kwargs.values()))
         return self.answers.pop(0)
 
 
@@ -48,7 +48,9 @@ def report(epoch: int) -> Report:
     return Report(epoch, {"val/top1": epoch / 10}, lane=1)
 
 
-def test_a_trial_gives_its_lane_back_and_goes_on_from_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_yields_its_lane_and_resumes_from_another_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, donor = tmp_path / "trial-00007", tmp_path / "trial-00003"
     donor.mkdir()
     (donor / "last.pt").write_text("donor")
@@ -58,7 +60,7 @@ def test_a_trial_gives_its_lane_back_and_goes_on_from_another(tmp_path: Path, mo
     WeightTransfer(donor=str(donor), config={"number": 7, "training": {"epochs": 4, "lr": 0.2}}).write(folder)
     result = trial.step()
     assert (result[EPOCH], result["done"]) == (4, True)  # epoch 3 was the donor's
-    assert hub.asked == [
+    assert hub.calls == [
         ("lease",),
         ("next_event", 1, 0),
         ("yield_lane", "t7", True),
@@ -75,12 +77,12 @@ def test_a_trial_gives_its_lane_back_and_goes_on_from_another(tmp_path: Path, mo
     assert hub.assignment.config["training"]["lr"] == 0.2
 
 
-def test_a_trial_keeps_a_lane_that_nobody_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_keeps_a_lane_for_which_no_other_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trial, hub = client(tmp_path, monkeypatch, [1, report(1), False, report(2)])
     trial.step()
     WeightTransfer().write(tmp_path / "trial-00007")
     assert trial.step()[EPOCH] == 2
-    assert [asked[0] for asked in hub.asked] == ["lease", "next_event", "yield_lane", "next_event"]
+    assert [call[0] for call in hub.calls] == ["lease", "next_event", "yield_lane", "next_event"]
     assert WeightTransfer.read(tmp_path / "trial-00007") is None
 
 
@@ -90,5 +92,5 @@ def test_a_trial_waits_until_the_sweep_ends(tmp_path: Path, monkeypatch: pytest.
     trial.step()
     WeightTransfer(waits=True).write(tmp_path / "trial-00007")
     assert trial.step()[ENDED] == "interrupted"
-    assert [asked[0] for asked in hub.asked[2:]] == ["yield_lane", "is_ending", "yield_lane", "is_ending"]
+    assert [call[0] for call in hub.calls[2:]] == ["yield_lane", "is_ending", "yield_lane", "is_ending"]
     assert WeightTransfer.read(tmp_path / "trial-00007") == WeightTransfer(waits=True)
