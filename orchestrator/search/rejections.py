@@ -2,7 +2,7 @@
 
 In Optuna it is a failed trial with the reason in its user attribute `rejected`, and samplers are shown it as a poor one
 (`learnable`). Were it passed over, as failed trials are, TPE would propose from the rejected part of the space again
-and again where the best values lie at its border (docs/log.md).
+and again where the best values lie at its border (benchmarks/results/search_quality.md).
 """
 
 from __future__ import annotations
