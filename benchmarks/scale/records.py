@@ -114,9 +114,9 @@ def write_study(config: Any) -> None:
             trial.set_user_attr("tune_trial", str(number))
             ledger.trial_started(trial.number, str(number), trial.params, plain)
             for epoch, metrics in invented_curve(plain):
-                told = metrics | node_load(number)
-                ledger.trial_reported(trial.number, epoch, told, 1.0, number)
-                note_report(study, trial, epoch, told, aims)
+                sent = metrics | node_load(number)
+                ledger.trial_reported(trial.number, epoch, sent, 1.0, number)
+                note_report(study, trial, epoch, sent, aims)
             record = ledger.trial(trial.number)
             ledger.trial_ended(trial.number, TrialStatus.FINISHED, "", aims.values(record))
             state, values = verdict(record, aims)

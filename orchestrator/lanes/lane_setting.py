@@ -11,7 +11,7 @@ from orchestrator.config.sweep import DatasetConfig
 
 @dataclass(frozen=True)
 class LaneTask:
-    """What all trials of a sweep have in common.
+    """Dataset, objective and costs, which all trials of a sweep have in common.
 
     Args:
         dataset: Name of the dataset, and its split.
@@ -33,7 +33,7 @@ class LaneSetting:
     Args:
         lane: Index of the lane.
         hub: Handle of the hub.
-        task: What its trials have in common.
+        task: Dataset, objective and costs of its trials.
     """
 
     lane: int

@@ -57,10 +57,10 @@ def settings_to_join(address: str, environ: Mapping[str, str]) -> dict[str, str]
     source, token = known_token(environ)
     mode = environ.get(MODE, "token")
     if mode.lower() != "token":
-        raise ClusterError(f"the cluster at '{address}' asks for a token, and {MODE} is '{mode}' here. Unset it.")
+        raise ClusterError(f"the cluster at '{address}' requires a token, and {MODE} is '{mode}' here. Unset it.")
     if token is None:
         raise ClusterError(
-            f"the cluster at '{address}' asks for a token, and none is set here. Set {TOKEN}, {PATH} or the file "
+            f"the cluster at '{address}' requires a token, and none is set here. Set {TOKEN}, {PATH} or the file "
             "~/.ray/auth_token to the one of its head."
         )
     if _refuses(address, token):

@@ -25,7 +25,7 @@ class LocalRaylet:
 
     @property
     def gone(self) -> bool:
-        """Whether the raylet has ended; False where its process was not found, as under another user."""
+        """True when the raylet has ended; False where its process was not found, as under another user."""
         if self._process is None:
             return False
         with contextlib.suppress(psutil.NoSuchProcess):

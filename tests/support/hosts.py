@@ -44,8 +44,8 @@ class _Namespaces:
             [*command, "sh", "-ec", f"{script}\n{_STAY}"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
         )
         assert self._keeper.stdout is not None
-        said = self._keeper.stdout.readline()
-        assert said == b"ready\n", f"{kinds} cannot be created: {said!r}"
+        output = self._keeper.stdout.readline()
+        assert output == b"ready\n", f"{kinds} cannot be created: {output!r}"
         (first,) = psutil.Process(self._keeper.pid).children()
         self.pid = first.pid
 
@@ -204,9 +204,9 @@ class Host:
         timeout_s: float = _ANSWER_S,
     ) -> str:
         """Run a command, check that it succeeds and return its output."""
-        code, said = self.tried(command, environment, timeout_s=timeout_s)
-        assert code == 0, f"{self.name}: {command}\n{said}"
-        return said
+        code, output = self.tried(command, environment, timeout_s=timeout_s)
+        assert code == 0, f"{self.name}: {command}\n{output}"
+        return output
 
     def tried(
         self,
@@ -217,8 +217,8 @@ class Host:
     ) -> tuple[int, str]:
         """Run a command; return its exit code and output."""
         with self.start(command, environment) as process:
-            said, _ = process.communicate(timeout=timeout_s)
-        return process.returncode, said.decode(errors="replace")
+            output, _ = process.communicate(timeout=timeout_s)
+        return process.returncode, output.decode(errors="replace")
 
     def processes(self) -> list[psutil.Process]:
         """Return all processes of the host, with their ids on this machine."""

@@ -124,22 +124,22 @@ class RayHosts:
     def wait_until_ready(self) -> None:
         """Wait for the dashboard, a raylet on every host, and MLflow."""
         wait_for(lambda: len(self.nodes()) == 1 + len(self.workers), "all hosts have joined")
-        wait_for(lambda: self.asked(f"{self.mlflow_uri}/health") == b"OK", "MLflow answers")
+        wait_for(lambda: self.fetch(f"{self.mlflow_uri}/health") == b"OK", "MLflow answers")
 
     def wait_until_it_takes_jobs(self) -> None:
         """Wait for a restarted head."""
-        wait_for(lambda: self.asked(f"http://{HEAD}:8265/api/jobs/"), "the head takes jobs")
+        wait_for(lambda: self.fetch(f"http://{HEAD}:8265/api/jobs/"), "the head takes jobs")
 
     def nodes(self) -> list[dict[str, Any]]:
         """Return the living nodes, from the dashboard."""
-        answer = self.asked(f"http://{HEAD}:8265/api/v0/nodes?detail=true")
+        answer = self.fetch(f"http://{HEAD}:8265/api/v0/nodes?detail=true")
         found = json.loads(answer)["data"]["result"]["result"] if answer else []
         return [node for node in found if node["state"] == "ALIVE"]
 
-    def asked(self, url: str) -> bytes:
+    def fetch(self, url: str) -> bytes:
         """Return the answer of a server to a request from the head; empty when there is none."""
-        code, said = self.head.tried([sys.executable, "-S", "-c", _ASK, url], {**os.environ, "TOKEN": self.token})
-        return said.encode() if code == 0 else b""
+        code, output = self.head.tried([sys.executable, "-S", "-c", _ASK, url], {**os.environ, "TOKEN": self.token})
+        return output.encode() if code == 0 else b""
 
 
 def wait_for(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> None:

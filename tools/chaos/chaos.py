@@ -106,7 +106,7 @@ class Outcome:
 
     @property
     def harmless(self) -> bool:
-        """Whether no more was lost than an epoch, or a part of one, at each fault."""
+        """True when no more was lost than an epoch, or a part of one, at each fault."""
         lost = self.trials_lost + self.trials_rerun + self.unrecorded + self.differing + len(self.left)
         return lost == 0 and self.finished == self.sweeps and self.whole_epochs_lost <= self.faults
 

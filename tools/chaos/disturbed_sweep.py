@@ -115,7 +115,7 @@ class DisturbedSweep:
 
     @property
     def is_over(self) -> bool:
-        """Whether the sweep or its driver has ended."""
+        """True when the sweep or its driver has ended."""
         ended = any(event["event"] == "sweep_ended" for event in self.events()[self._before :])
         return ended or self.driver.poll() is not None
 

@@ -65,7 +65,7 @@ class Outcome:
 
     @property
     def harmless(self) -> bool:
-        """Whether no more than parts of epochs was lost."""
+        """True when no more than parts of epochs was lost."""
         lost = self.trials_lost + self.trials_rerun + len(self.leaked) + (self.sweeps - self.finished)
         return lost == 0 and self.most_of_an_epoch_lost <= 1.0
 

@@ -123,7 +123,7 @@ def left_over(cluster: RayHosts) -> Iterator[str]:
 
 
 def _listed(cluster: RayHosts, kind: str) -> list[dict[str, Any]]:
-    answer = cluster.asked(f"http://{cluster.head.address}:8265/api/v0/{kind}?limit=10000")
+    answer = cluster.fetch(f"http://{cluster.head.address}:8265/api/v0/{kind}?limit=10000")
     return json.loads(answer)["data"]["result"]["result"] if answer else [{"state": "unknown", "class_name": "?"}]
 
 

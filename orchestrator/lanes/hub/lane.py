@@ -52,17 +52,17 @@ class Lane:
 
     @property
     def ready(self) -> bool:
-        """Whether a trial can start here at once."""
+        """True when a trial can start here at once."""
         return self.assignment is None and self.alive and self.all_wait
 
     @property
     def alive(self) -> bool:
-        """Whether there is a worker group to train on."""
+        """True when there is a worker group to train on."""
         return self.generation >= 0 and not self.broken and not self.down
 
     @property
     def all_wait(self) -> bool:
-        """Whether no rank is inside a trial."""
+        """True when no rank is inside a trial."""
         return 0 < self.world_size == len(self.waiting)
 
     @property

@@ -45,7 +45,7 @@ class LanePool:
     Args:
         plan: Number of lanes to open at first and in the end, and GPUs of a worker.
         resources: Resources of one trial.
-        task: What all trials have in common.
+        task: Dataset, objective and costs of all trials.
         scratch: Folder for Ray Train, reachable by all nodes.
 
     Attributes:
@@ -100,7 +100,7 @@ class LanePool:
 
     @property
     def alive(self) -> bool:
-        """Whether any lane runs, waits for resources or is being restarted."""
+        """True while any lane runs, waits for resources or is being restarted."""
         return self.count > 0
 
     def has_room(self, running: int) -> bool:

@@ -11,7 +11,7 @@ from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coor
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
-# How a lane that finds no resources is told from one whose workers fail.
+# Distinguishes a lane without resources from one whose workers fail.
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
@@ -21,7 +21,7 @@ __all__ = ["BareTrainer", "autoscaling_coordinator", "autoscaling_requester", "i
 class BareTrainer(DataParallelTrainer):
     """A trainer without two of Train's helper processes; both are started for each worker group.
 
-    The cleaner of placement groups is a detached actor that asks Ray's dashboard whether the controller lives; where
+    The cleaner of placement groups is a detached actor that polls Ray's dashboard for the controller; where
     there is no dashboard it outlives the sweep. The driver removes what a killed controller leaves, and Ray what a
     killed driver leaves. The manager of Ray datasets is a process of its own, started beside the workers; there are no
     such datasets here.
@@ -39,7 +39,7 @@ def autoscaling_coordinator() -> Any:
 
 
 def autoscaling_requester(trainer: DataParallelTrainer) -> str:
-    """Return the name under which a trainer's controller asks the coordinator for resources."""
+    """Return the name under which a trainer's controller requests resources from the coordinator."""
     return f"train-{trainer.train_run_context.run_id}"
 
 

@@ -173,7 +173,7 @@ def test_a_private_instance_admits_no_other_user(home: Path) -> None:
             assert "InvalidAuthToken" in refused.stderr
             assert "joined" not in refused.stdout
 
-        with pytest.raises(ClusterError, match=f"'{address}' asks for a token, and none is set here. Set RAY_AUTH_TOK"):
+        with pytest.raises(ClusterError, match=f"'{address}' requires a token, and none is set here. Set RAY_AUTH_TOK"):
             settings_to_join(address, {})
         with pytest.raises(ClusterError, match=r"refuses the token of RAY_AUTH_TOKEN\."):
             settings_to_join(address, {"RAY_AUTH_TOKEN": "0" * 64})
@@ -183,7 +183,7 @@ def test_a_private_instance_admits_no_other_user(home: Path) -> None:
         done = run_on(address)
     assert done.returncode == 1
     assert re.fullmatch(
-        r"spatialsweep: the cluster at '\S+' asks for a token, and none is set here\. .*\n", done.stderr
+        r"spatialsweep: the cluster at '\S+' requires a token, and none is set here\. .*\n", done.stderr
     )
     assert not TOKEN & set(os.environ)
     assert list(home.glob(".ray")) == []
