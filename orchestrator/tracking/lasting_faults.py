@@ -7,7 +7,7 @@ import re
 
 from mlflow.exceptions import MlflowException
 
-from orchestrator.errors import TrackingError
+from orchestrator.errors import TrackingError, first_line
 
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP)
 _STATUS = re.compile(r"error code (\d{3})")
@@ -39,14 +39,14 @@ def lasting_fault(error: Exception) -> str | None:
         return lasting_fault(error.__cause__) if isinstance(error.__cause__, Exception) else str(error)
     status = _status(error)
     if status in (401, 403):
-        return f"{_CREDENTIALS if status == 401 else _RIGHTS} ({_first_line(error)})"
+        return f"{_CREDENTIALS if status == 401 else _RIGHTS} ({first_line(error)})"
     if isinstance(error, MlflowException):
         text = str(error)
-        return next((f"{remedy} ({_first_line(error)})" for part, remedy in _DATABASE.items() if part in text), None)
+        return next((f"{remedy} ({first_line(error)})" for part, remedy in _DATABASE.items() if part in text), None)
     if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
         return f"the folder of its files, {error.filename}, cannot be written: {error.strerror}"
     if isinstance(error, (KeyError, TypeError, AttributeError)):
-        return f"the journal does not hold what MLflow needs ({type(error).__name__}: {_first_line(error)})"
+        return f"the journal does not hold what MLflow needs ({type(error).__name__}: {first_line(error)})"
     return None
 
 
@@ -58,7 +58,3 @@ def _status(error: Exception) -> int:
         return 0
     found = _STATUS.search(str(error))
     return int(found[1]) if found else int(error.get_http_status_code())
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,7 +6,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from orchestrator.errors import TrackingError
+from orchestrator.errors import TrackingError, first_line
 from orchestrator.files.database_file import require_intact_database
 from orchestrator.tracking.moved_results import update_artifact_places
 from orchestrator.uris import without_password
@@ -28,7 +28,7 @@ def open_client(tracking_uri: str) -> MlflowClient:
     try:
         return MlflowClient(tracking_uri)
     except (MlflowException, SQLAlchemyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise TrackingError(f"MLflow at {without_password(tracking_uri)} cannot be used: {reason}") from error
 
 

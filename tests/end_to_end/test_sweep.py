@@ -21,7 +21,8 @@ from orchestrator import SweepConfig, SweepResult, dry_run, load_model, load_swe
 from orchestrator.data.conversion.prepare import prepare
 from orchestrator.errors import ClusterError
 from orchestrator.records.ledger import TrialStatus
-from orchestrator.runtime.ray_session import plan_lanes, ray_session
+from orchestrator.runtime.lane_plan import plan_lanes
+from orchestrator.runtime.ray_session import ray_session
 from tests.support.cluster_state import assert_nothing_left
 from tests.support.tiny_archives import photo_tree
 

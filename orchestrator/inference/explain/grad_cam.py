@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from orchestrator.errors import ExplainError, did_you_mean
+from orchestrator.errors import ExplainError, did_you_mean, first_line
 from orchestrator.inference.explain.pictures import (
     LINES,
     SHARE,
@@ -109,7 +109,7 @@ def grad_cam(network: nn.Module, layer: str, inputs: Tensor, classes: Tensor) ->
         try:
             found = attribution.attribute(inputs[batch], target=classes[batch], relu_attributions=True)
         except (AssertionError, IndexError, RuntimeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise ExplainError(f"--layer {layer}: Grad-CAM cannot read it ({reason})") from None
         if not isinstance(found, Tensor) or found.ndim != 4:
             raise ExplainError(f"--layer {layer}: its output is no map of channels, rows and columns")

@@ -17,7 +17,7 @@ from timm.layers.attention import Attention
 from timm.models import load_checkpoint
 from torch import Tensor, nn
 
-from orchestrator.errors import CheckpointError, did_you_mean
+from orchestrator.errors import CheckpointError, did_you_mean, first_line
 from orchestrator.inference.explain.pictures import LINES, plot_figure, save
 from orchestrator.inference.explain.subject import Numbers, layers_of
 from orchestrator.inference.images import NetworkImages
@@ -92,7 +92,7 @@ def load_compared_vit(
             inputs = torch.nn.functional.interpolate(inputs, own[1:], mode="bilinear", antialias=True)
             inputs = inputs if channels == own[0] else inputs.mean(1, keepdim=True).expand(-1, own[0], -1, -1)
     except (TypeError, RuntimeError, AssertionError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise CheckpointError(f"--compare {name}: cannot be built ({reason})") from None
     if not layers_of(network, Attention):
         raise CheckpointError(f"--compare {name}: has no self-attention as timm's ViTs have")

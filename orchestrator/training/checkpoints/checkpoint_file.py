@@ -17,7 +17,7 @@ from typing import IO, Any
 import torch
 
 from orchestrator.disk_space import disk_full_error, is_full, retry_while_full
-from orchestrator.errors import CheckpointError
+from orchestrator.errors import CheckpointError, first_line
 
 _FORMAT = 2
 _PREFIX = b"sha256:"
@@ -65,7 +65,7 @@ def read_checkpoint(path: Path, device: torch.device | None = None) -> dict[str,
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # the writer may be anyone: an unpickler may raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason})") from None
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise CheckpointError(f"{path}: is no checkpoint of this version of SpatialSweep")

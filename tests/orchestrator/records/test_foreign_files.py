@@ -12,7 +12,7 @@ from orchestrator import load_result
 from orchestrator.cli.main import app
 from orchestrator.config import load_sweep
 from orchestrator.errors import TrackingError, UnsafePathError
-from orchestrator.lanes.weight_transfer import Handover
+from orchestrator.lanes.weight_transfer import WeightTransfer
 from orchestrator.lanes.worker.trial_log import trial_log
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import Journal
@@ -117,7 +117,7 @@ def test_a_donor_is_found_after_the_sweep_has_moved(tmp_path: Path) -> None:
     for place in ("old/trials/trial-00001", "new/trials/trial-00001", "new/trials/trial-00000"):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "best.pt").write_text(place)
-    Handover(str(tmp_path / "old/trials/trial-00001"), {}).carry_out(tmp_path / "new/trials/trial-00000")
+    WeightTransfer(str(tmp_path / "old/trials/trial-00001"), {}).apply(tmp_path / "new/trials/trial-00000")
     assert (tmp_path / "new/trials/trial-00000/best.pt").read_text() == "new/trials/trial-00001"
 
 
@@ -146,8 +146,8 @@ def test_sessions_and_trials_do_not_write_through_links(tmp_path: Path) -> None:
             (folder / name).symlink_to(tmp_path / "profile")
     (trial.with_name("trial-00001") / "best.pt").write_text("weights")
     write_origin(session, load_sweep({**PLAN, "name": "s"}), "{}")
-    Handover(str(trial.with_name("trial-00001")), {}).leave(trial)
-    Handover(str(trial.with_name("trial-00001")), {}).carry_out(trial)
+    WeightTransfer(str(trial.with_name("trial-00001")), {}).write(trial)
+    WeightTransfer(str(trial.with_name("trial-00001")), {}).apply(trial)
     with trial_log(trial, 0) as log:
         log.info("an epoch")
     assert (tmp_path / "profile").read_text() == "mine"
