@@ -20,7 +20,7 @@ from orchestrator.files.home_paths import expanded_path
 from orchestrator.files.runs_dir import resolve_runs_dir
 from orchestrator.records.folder.recorded_addresses import recorded_address
 from orchestrator.records.folder.sweep_folder import SweepFolder, existing_folder
-from orchestrator.records.hihistory import read_begun
+from orchestrator.records.history import read_begun
 from orchestrator.records.objectives import Objectives
 from orchestrator.records.status import TrialStatus
 from orchestrator.records.trials import TrialRecord

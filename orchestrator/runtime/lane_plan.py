@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import ray
 
-from orchestrator.config.sweep import BYTES_PER_GB, ResourcesConfig
+from orchestrator.config.sections.resources import BYTES_PER_GB, ResourcesConfig
 from orchestrator.errors import ClusterError
 from orchestrator.runtime.ray_private.core import autoscaled_resources
 

@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.config.sweep import ResourcesConfig
+from orchestrator.config.sections.resources import ResourcesConfig
 from orchestrator.lanes.hub.hub import LaneHub
 from orchestrator.lanes.lane_setting import LaneSetting, LaneTask
 from orchestrator.lanes.pool.placement_groups import remove_placement_groups_of
