@@ -44,7 +44,7 @@ def main() -> None:
     plan = dry_run(sweep(), shown=2)
     for proposal in plan.proposals:
         origin = proposal.source or "the sampler"
-        print(f"trial {proposal.number} from {origin}: {proposal.params} parameters, {dict(proposal.values)}")
+        print(f"{origin}: {proposal.params} parameters, {dict(proposal.values)}")
     print(f"at most {plan.bounds.epochs} epochs, {plan.largest.footprint.total / 2**20:.0f} MiB per worker")
 
 
