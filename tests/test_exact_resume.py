@@ -8,8 +8,17 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
-from training_pieces import Reports, differences, few_digits, join_group, make_trial, run, timeless, with_everything
+from training_pieces import (
+    Reports,
+    differences,
+    few_digits,
+    join_group,
+    make_trial,
+    run,
+    run_ranks,
+    timeless,
+    with_everything,
+)
 
 from orchestrator.training import trial as trial_module
 from orchestrator.training.checkpoints import build_model
@@ -135,7 +144,7 @@ def _result(data: DeviceImages, folder: Path, cut: dict[str, int] | None, worker
 
 @pytest.mark.slow
 def test_two_workers(tmp_path: Path) -> None:
-    multiprocessing.spawn(resume_rank, args=(2, str(tmp_path)), nprocs=2)
+    run_ranks(resume_rank, 2, str(tmp_path))
     for rank in range(2):
         results = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)
         whole = results.pop("nowhere")
