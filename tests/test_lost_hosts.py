@@ -48,6 +48,7 @@ class Group:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lost_hosts, "_ASK_AGAIN_S", 0.0)
+    monkeypatch.setattr(lost_hosts, "_SETTLE_S", 0.05)
 
 
 def test_a_killed_worker_is_no_lost_host() -> None:
@@ -62,6 +63,7 @@ def test_a_host_is_waited_for_until_it_is_known_to_be_dead() -> None:
 
 def test_a_worker_that_died_with_its_host_was_not_killed() -> None:
     assert Group(False, dies=1).explains({1: RayActorError()})
+    assert Group(False, dies=3).explains({1: RayActorError()})  # known of the worker first, then of its host
 
 
 def test_a_worker_that_answers_again_was_cut_off() -> None:

@@ -16,6 +16,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutErro
 _PATIENCE_S = 90.0  # Ray's own: five health checks, 3 s apart, of 10 s each
 _ANSWER_S = 2.0
 _ASK_AGAIN_S = 0.5
+_SETTLE_S = 1.0  # the death of a node is announced to its workers' owners before its table shows it
 
 
 class LostHosts:
@@ -47,7 +48,16 @@ class LostHosts:
         ranks = [rank for rank, failure in failures.items() if _is_away(failure) and rank < len(self._workers)]
         fates = [self._wait_for_fate(self._workers[rank]) for rank in ranks]
         nodes = {worker.metadata.node_id for worker in self._workers}
-        return bool(ranks) and (any(fates) or not nodes <= self._living())
+        return bool(ranks) and (any(fates) or self._lose_one_of(nodes))
+
+    def _lose_one_of(self, nodes: set[str]) -> bool:
+        """Return whether a node is dead, or is found to be dead in a moment."""
+        over = time.monotonic() + _SETTLE_S
+        while nodes <= self._living():
+            if time.monotonic() > over:
+                return False
+            time.sleep(_ASK_AGAIN_S)
+        return True
 
     def _wait_for_fate(self, worker: Any) -> bool | None:
         """Whether a rank that did not answer answers again: then the network was away."""
