@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import multiprocessing
 
 from models.lesa.binary_term import BinaryTerm
 from orchestrator.config import DatasetConfig, ModelConfig, ObjectiveConfig, TrainingConfig, TrialConfig
@@ -201,6 +202,12 @@ def train_case(name: str, data: DeviceImages, folder: Path, workers: Workers) ->
     finally:
         trial_module.build_network = build_network
     return {"curve": curve, "reports": reports, "weights": trial.train_state.evaluated.state_dict()}
+
+
+def run_ranks(function: Callable[..., None], world_size: int, *arguments: Any) -> None:
+    """Runs a function in a process for each rank: forked from one that has imported torch and our packages."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload([trial_module.__name__])
+    multiprocessing.start_processes(function, (world_size, *arguments), nprocs=world_size, start_method="forkserver")
 
 
 def run_rank(rank: int, world_size: int, folder: str, cases: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutErro
 _NODE_DEATH_TIMEOUT_S = 90.0  # Ray's own: five health checks, 3 s apart, of 10 s each
 _READY_TIMEOUT_S = 2.0
 _POLL_INTERVAL_S = 0.5
+_TABLE_DELAY_S = 1.0  # Ray reports the death of a worker before its table of nodes shows the death of the node
 
 
 class LostNodes:
@@ -47,7 +48,16 @@ class LostNodes:
         ranks = [rank for rank, failure in failures.items() if _is_away(failure) and rank < len(self._workers)]
         came_back = [self._answers_again(self._workers[rank]) for rank in ranks]
         nodes = {worker.metadata.node_id for worker in self._workers}
-        return bool(ranks) and (any(came_back) or not nodes <= self._living())
+        return bool(ranks) and (any(came_back) or self._lost_one_of(nodes))
+
+    def _lost_one_of(self, nodes: set[str]) -> bool:
+        """Return whether a node is dead; wait briefly for Ray's table of nodes to show it."""
+        deadline = time.monotonic() + _TABLE_DELAY_S
+        while nodes <= self._living():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_INTERVAL_S)
+        return True
 
     def _answers_again(self, worker: Any) -> bool | None:
         """Return whether a rank that did not answer answers again: then the network had failed."""

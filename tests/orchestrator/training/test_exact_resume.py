@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
 
 from orchestrator.training import trial as trial_module
 from orchestrator.training.checkpoints.checkpoints import build_network
@@ -22,6 +21,7 @@ from tests.support.training_pieces import (
     join_group,
     make_trial,
     run,
+    run_ranks,
     timeless,
     with_everything,
 )
@@ -146,7 +146,7 @@ def _result(data: DeviceImages, folder: Path, cut: dict[str, int] | None, worker
 
 @pytest.mark.slow
 def test_an_interrupted_trial_of_two_workers_ends_bit_equal(tmp_path: Path) -> None:
-    multiprocessing.spawn(resume_rank, args=(2, str(tmp_path)), nprocs=2)
+    run_ranks(resume_rank, 2, str(tmp_path))
     for rank in range(2):
         results = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)
         whole = results.pop("nowhere")

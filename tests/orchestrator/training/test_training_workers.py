@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import multiprocessing
 
 from orchestrator.data import epoch_batches
 from orchestrator.training.workers import Workers
-from tests.support.training_pieces import CASES, few_digits, run_rank, train_case
+from tests.support.training_pieces import CASES, few_digits, run_rank, run_ranks, train_case
 
 Results = dict[str, dict[str, Any]]
 EQUAL = [name for name in CASES if name != "real"]
@@ -23,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 def train_group(folder: Path, world_size: int, cases: list[str]) -> list[Results]:
     """Train the cases on a group of processes and return the results of each rank."""
-    multiprocessing.spawn(run_rank, args=(world_size, str(folder), cases), nprocs=world_size)
+    run_ranks(run_rank, world_size, str(folder), cases)
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(world_size)]
 
 
