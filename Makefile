@@ -16,10 +16,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/spatialsweep run sweeps/digits.yaml --name digits-$$(date +%Y%m%d-%H%M%S)
 
-# Two at a time, but for the tests that start Ray: instances on one machine disturb each other.
+# A file at a time in each of two processes, in the order of tests/conftest.py.
 test: setup
-	$(BIN)/pytest -m "not ray" -n 2 --dist loadfile
-	$(BIN)/pytest -m ray
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -145,6 +145,11 @@ class TrialDivergedError(SpatialSweepError, ArithmeticError):
     """Trial whose training loss is no longer finite, as a result of its configuration; the text names the step."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text that is not blank, or the name of its class where there is none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def did_you_mean(given: str, known: Sequence[str]) -> str:
     """Return the remedy for an unknown name: the nearest known name, or all of them when none is near."""
     near = difflib.get_close_matches(given, known, n=1, cutoff=0.6)

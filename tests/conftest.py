@@ -19,6 +19,11 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests that start Ray first: the many short ones then keep every process busy to the end."""
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Record skipped tests, which are allowed on a user's machine."""
     if report.skipped:

@@ -1,4 +1,4 @@
-"""Trains the configurations that `search_quality.py` searches, and keeps their curves in benchmarks/search/data.
+"""Training of the configurations that `search_quality.py` searches; their curves are kept in benchmarks/search/data.
 
     python benchmarks/search/search_table.py [--seconds 600]
 
@@ -19,21 +19,24 @@ import torch
 from digits_table import SEARCH, TRAINING, Cell, DigitsTable, Epoch, all_cells
 
 from orchestrator import SweepConfig
-from orchestrator.config import resolve_trial
-from orchestrator.data import ArrowImages, ImageSplit, open_images, prepare_dataset
+from orchestrator.config import DatasetConfig, resolve_trial
+from orchestrator.data import ImageDataset, PixelImages, open_dataset, prepare_dataset
 from orchestrator.errors import TrialDivergedError
 from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints
-from orchestrator.training.images.device_images import DeviceImages, place_images
+from orchestrator.training.images.device_images import DeviceImages
+from orchestrator.training.images.placement import place_dataset
 from orchestrator.training.trial import Trial
 from orchestrator.training.workers import Workers
 
-_IMAGES = {"train": 768, "test": 16}  # two thirds of the first are held out; the test images play no part
+_IMAGES = {"train": 768, "test": 16}  # two thirds of the first are held out; the test images are not used
 _HELD_OUT = 2 / 3
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no configuration after so many")
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="start no configuration after this many seconds"
+    )
     arguments = parser.parse_args()
 
     torch.set_num_threads(1)
@@ -51,18 +54,20 @@ def main() -> None:
 
 
 def few_digits(folder: Path) -> DeviceImages:
-    """256 digits to train on and 512 to choose by."""
-    whole = open_images(prepare_dataset("digits", folder))
+    """Place 256 digits for training and 512 for validation."""
+    whole = open_dataset(prepare_dataset("digits", folder))
     splits = {
-        name: ImageSplit(split.images[: _IMAGES[name]], split.labels[: _IMAGES[name]])
+        name: PixelImages(split.images[: _IMAGES[name]], split.labels[: _IMAGES[name]])
         for name, split in whole.splits.items()
+        if isinstance(split, PixelImages)
     }
-    part = ArrowImages(splits, whole.class_names, whole.mean, whole.std, whole.content_hash)
-    return place_images(part, torch.device("cpu"), validation_fraction=_HELD_OUT, split_seed=0)
+    part = ImageDataset(splits, whole.class_names, whole.mean, whole.std, whole.content_hash)
+    config = DatasetConfig(name="digits", validation_fraction=_HELD_OUT)
+    return place_dataset(part, torch.device("cpu"), config)
 
 
 def train(cell: Cell, config: SweepConfig, data: DeviceImages) -> list[Epoch]:
-    """The curve of one configuration, up to where it diverged; a first epoch without numbers where it had none."""
+    """Train one configuration and return its epochs up to a divergence; at least one, without numbers if need be."""
     curve: list[Epoch] = []
 
     def report(_epoch: int, metrics: Mapping[str, float]) -> None:

@@ -30,7 +30,8 @@ app = typer.Typer()
 def recipes(as_json: AsJson = False) -> None:
     """List the published set-ups."""
     from orchestrator.cli import recipe_table
-    from orchestrator.config.recipes import list_recipes, load_recipe
+    from orchestrator.config.recipe import load_recipe
+    from orchestrator.config.recipes import list_recipes
 
     found = [load_recipe(name) for name in list_recipes()]
     if as_json:
@@ -55,7 +56,7 @@ def train(
     as_json: DryRunAsJson = False,
 ) -> None:
     """Run a published set-up, as a sweep of one trial."""
-    from orchestrator.config.recipes import recipe_sweep
+    from orchestrator.config.recipe import recipe_sweep
 
     values = setting_values(name=name, tracking_uri=tracking_uri, runs_dir=runs_dir)
     config = recipe_sweep(recipe, assignments or (), values=values)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.config.recipes import Recipe
+from orchestrator.config.recipe import Recipe
 from orchestrator.plain_output import add_row
 
 __all__ = ["as_json", "print_recipes"]

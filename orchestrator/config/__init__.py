@@ -2,19 +2,16 @@
 
 from orchestrator.config.load import load_sweep
 from orchestrator.config.sections.budget import BudgetConfig
+from orchestrator.config.sections.dataset import DatasetConfig
+from orchestrator.config.sections.keep import KeepConfig
+from orchestrator.config.sections.model import ModelConfig
 from orchestrator.config.sections.objective import ObjectiveConfig
+from orchestrator.config.sections.resources import ResourcesConfig
 from orchestrator.config.sections.study import SamplerConfig, StorageConfig, TrialSchedulerConfig
+from orchestrator.config.sections.tracking import TrackingConfig
 from orchestrator.config.sections.training import TrainingConfig
-from orchestrator.config.sweep import (
-    DatasetConfig,
-    KeepConfig,
-    ModelConfig,
-    ResourcesConfig,
-    SweepConfig,
-    TrackingConfig,
-    TrialConfig,
-    resolve_trial,
-)
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.config.trial import TrialConfig, resolve_trial
 
 __all__ = [
     "BudgetConfig",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -176,13 +176,3 @@ def _completed(domain: Domain, content: Any) -> Any:
     if isinstance(content, Mapping) and not _WHOLE & content.keys():
         return {**domain.model_dump(), **content}
     return content
-
-
-def domains_of(setting: str, search: Mapping[str, Domain]) -> Iterator[tuple[str, Domain]]:
-    """The searched names that set this, with their domains."""
-    return ((name, domain) for name, domain in search.items() if setting_of(name) == setting)
-
-
-def corner_values(setting: str, search: Mapping[str, Domain]) -> Iterable[Any]:
-    """Extreme values of all domains of a setting."""
-    return [value for _, domain in domains_of(setting, search) for value in domain.corners()]

@@ -1,35 +1,31 @@
-"""Images as Arrow files, and the order in which workers see them."""
+"""Datasets: preparation, opening and description, and the order in which workers read images."""
 
-from orchestrator.data.arrow_images import ArrowImages, ImageSplit, open_images, write_images
 from orchestrator.data.batches import Indices, epoch_batches, split_validation, worker_share
 from orchestrator.data.datasets import (
     DatasetFacts,
-    DatasetSpec,
+    current_hash,
     dataset_facts,
-    dataset_spec,
     list_datasets,
     locate_dataset,
     open_dataset,
     prepare_dataset,
 )
 from orchestrator.data.description import describe_dataset
+from orchestrator.data.image_dataset import ImageDataset, PixelImages
 
 __all__ = [
-    "ArrowImages",
     "DatasetFacts",
-    "DatasetSpec",
-    "ImageSplit",
+    "ImageDataset",
     "Indices",
+    "PixelImages",
+    "current_hash",
     "dataset_facts",
-    "dataset_spec",
     "describe_dataset",
     "epoch_batches",
     "list_datasets",
     "locate_dataset",
     "open_dataset",
-    "open_images",
     "prepare_dataset",
     "split_validation",
     "worker_share",
-    "write_images",
 ]

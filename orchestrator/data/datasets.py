@@ -1,31 +1,40 @@
-"""Datasets by name or by URI: what they look like, and where training finds them."""
+"""Datasets by name or by URI: facts for validation, and their place on disk for training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
 
-from orchestrator.data.arrow_images import ArrowImages, ImageSplit, open_images, write_images
-from orchestrator.data.digits import load_digits
+from orchestrator.data.image_dataset import ImageDataset
 from orchestrator.data.manifest import read_manifest
-from orchestrator.data.prepared import PreparedDataset, check_manifest, open_prepared
+from orchestrator.data.prepared import check_manifest, open_prepared
 from orchestrator.data.storage import open_folder
 from orchestrator.errors import DataError, did_you_mean
 
-Loader = Callable[[], tuple[dict[str, ImageSplit], tuple[str, ...]]]
+__all__ = [
+    "DatasetFacts",
+    "current_hash",
+    "dataset_facts",
+    "list_datasets",
+    "locate_dataset",
+    "open_dataset",
+    "prepare_dataset",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetFacts:
-    """What a network must know before it sees an image.
+    """Facts about a dataset that decide which networks and settings fit it.
 
     Args:
         image_size: Side of the square images, in pixels.
-        in_chans: Channels.
-        num_classes: Classes.
-        train_images: Images that are not test images.
-        files: Whether they are image files, which are decoded and cropped when they are needed.
+        in_chans: Number of channels.
+        num_classes: Number of classes.
+        train_images: Number of images that are not test images.
+        files: True for image files, which are decoded and cropped when they are used.
     """
 
     image_size: int
@@ -35,49 +44,34 @@ class DatasetFacts:
     files: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class DatasetSpec(DatasetFacts):
-    """A dataset that has a name of its own here.
+_NAMED: Mapping[str, DatasetFacts] = MappingProxyType(
+    {"digits": DatasetFacts(image_size=8, in_chans=1, num_classes=10, train_images=1437)}
+)
+"""Datasets that need no download, by name: a sweep is validated before they are converted."""
 
-    Args:
-        load: Reads the images from where they are distributed.
-    """
-
-    load: Loader
-
-
-_DATASETS = {"digits": DatasetSpec(image_size=8, in_chans=1, num_classes=10, train_images=1437, load=load_digits)}
+_EARLIER_HASHES = MappingProxyType({"5663ed2b4eac758a": "36706e9c749a0738"})
+"""Hash of the digits while they were kept in one file (`digits.arrow`), and hash in their manifest: same content."""
 
 
 def list_datasets() -> list[str]:
-    """Names `dataset.name` accepts."""
-    return sorted(_DATASETS)
-
-
-def dataset_spec(name: str) -> DatasetSpec:
-    """The facts about a dataset.
-
-    Raises:
-        DataError: The name is unknown.
-    """
-    if name not in _DATASETS:
-        raise DataError(f"unknown dataset '{name}'. {did_you_mean(name, list_datasets())}")
-    return _DATASETS[name]
+    """Return the names that `dataset.name` accepts."""
+    return sorted(_NAMED)
 
 
 def dataset_facts(name: str | None, uri: str | None, crop_size: int) -> DatasetFacts:
-    """The facts about the dataset of a sweep, which has a name or a URI.
+    """Return the facts about the dataset of a sweep, which has a name or a URI.
 
     Args:
-        name: A registered dataset.
-        uri: A prepared one.
+        name: Name of an embedded dataset.
+        uri: Folder of a prepared dataset.
         crop_size: Side of the square that image files are cropped to, in pixels.
 
     Raises:
-        DataError: There is none, it is not whole, or it cannot be trained on.
+        DataError: The dataset is unknown, missing, incomplete or not suited for training.
     """
     if uri is None:
-        return dataset_spec(name or "")
+        _require_known(name)
+        return _NAMED[name or ""]
     folder = open_folder(uri)
     manifest = read_manifest(folder)
     check_manifest(folder, manifest)
@@ -94,12 +88,12 @@ def dataset_facts(name: str | None, uri: str | None, crop_size: int) -> DatasetF
 
 
 def locate_dataset(name: str | None, uri: str | None, folder: Path) -> str:
-    """What `open_dataset` reads, checked: the URI, or the Arrow file of a named dataset, which is made if need be.
+    """Return the URI or absolute path of a dataset, checked; an embedded dataset is converted first if need be.
 
     Args:
-        name: A registered dataset.
-        uri: A prepared one.
-        folder: Where Arrow files of named ones are kept.
+        name: Name of an embedded dataset.
+        uri: Folder of a prepared dataset.
+        folder: Folder in which embedded datasets are kept.
 
     Raises:
         DataError: The dataset is unknown, missing or damaged.
@@ -111,33 +105,58 @@ def locate_dataset(name: str | None, uri: str | None, folder: Path) -> str:
     return located
 
 
-def open_dataset(located: str) -> ArrowImages | PreparedDataset:
-    """Maps what `locate_dataset` found: small images as arrays, or a dataset of image files.
+def open_dataset(located: str | Path) -> ImageDataset:
+    """Open a prepared dataset.
+
+    Args:
+        located: Result of `locate_dataset`.
 
     Raises:
         DataError: It is missing or damaged.
     """
-    if "://" not in located and Path(located).suffix == ".arrow":
-        return open_images(Path(located))
-    dataset = open_prepared(located)
-    return dataset if dataset.manifest.image_shape is None else dataset.images()
+    return open_prepared(located)
 
 
 def prepare_dataset(name: str, folder: Path) -> Path:
-    """Converts a dataset to Arrow once; later calls return the file at once.
+    """Convert an embedded dataset once; later calls check and return its folder.
 
     Args:
-        name: A registered dataset.
-        folder: Where Arrow files are kept.
+        name: Name of the dataset.
+        folder: Folder in which embedded datasets are kept.
 
     Raises:
-        DataError: The name is unknown, or a file that stands there is damaged.
+        DataError: The name is unknown, or the converted dataset is damaged.
     """
-    spec = dataset_spec(name)
-    path = folder / f"{name}.arrow"
-    if path.exists():
-        open_images(path)
-    else:
-        splits, class_names = spec.load()
-        write_images(path, splits, class_names)
+    _require_known(name)
+    path = folder / name
+    if not path.exists():
+        _convert(name, path)
+    try:
+        open_prepared(path)
+    except DataError as error:
+        raise DataError(f"{error} (remove this folder, and the next sweep prepares it again)") from None
     return path
+
+
+def current_hash(recorded: str) -> str:
+    """Return the content hash that this version gives to images whose hash an earlier version may have recorded."""
+    return _EARLIER_HASHES.get(recorded, recorded)
+
+
+def _convert(name: str, path: Path) -> None:
+    """Convert an embedded dataset so that its folder appears whole or not at all, also if two processes convert it."""
+    from orchestrator.data.conversion.prepare import prepare  # and the readers of all sources, needed here only
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{name}-", dir=path.parent) as scratch:
+        prepare(name, None, f"{scratch}/{name}")
+        try:
+            Path(scratch, name).rename(path)
+        except OSError:
+            if not path.exists():
+                raise
+
+
+def _require_known(name: str | None) -> None:
+    if name not in _NAMED:
+        raise DataError(f"unknown dataset '{name or ''}'. {did_you_mean(name or '', list_datasets())}")

@@ -1,23 +1,22 @@
-"""A prepared dataset as training reads it: on this machine, whole, and what its manifest says it is.
+"""Opening of a prepared dataset: shards on this machine, checked against the manifest.
 
 A dataset in an object store is copied once to a folder of this machine (`SPATIALSWEEP_CACHE`, or
-`~/.cache/spatialsweep`), which its workers share. Every fault is told in one error, before any training.
+`~/.cache/spatialsweep`), which its workers share. All problems are reported in one error, before any training.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.data.arrow_images import ArrowImages, ImageSplit
 from orchestrator.data.encoded_images import EncodedImages
+from orchestrator.data.image_dataset import ImageDataset, PixelImages
 from orchestrator.data.manifest import Manifest, Shard, read_manifest
 from orchestrator.data.manifest_checks import contradictions, hash_faults, training_faults
 from orchestrator.data.shard_files import labels_of, map_shard, rows_hash
@@ -26,102 +25,43 @@ from orchestrator.data.storage import Folder, open_folder
 from orchestrator.errors import DataError
 from orchestrator.files.contained_paths import contained
 
-__all__ = ["PreparedDataset", "check_manifest", "open_prepared"]
+__all__ = ["check_manifest", "open_prepared"]
+
+_HASHED_BYTES = 1 << 20
+"""Size up to which shards of pixels are compared with their hashes whenever they are opened, in milliseconds."""
 
 
-@dataclass(frozen=True)
-class PreparedDataset:
-    """A dataset of which every needed shard lies on this machine.
+def open_prepared(uri: str | Path) -> ImageDataset:
+    """Open a dataset, and copy it to this machine first if it is stored elsewhere.
 
     Args:
-        folder: That holds the shards.
-        manifest: What it is.
-    """
-
-    folder: Path
-    manifest: Manifest
-
-    def images(self) -> ArrowImages:
-        """Small images, mapped; images without labels are left out.
-
-        Raises:
-            DataError: The dataset holds image files, or its shards are not what the manifest says.
-        """
-        manifest = self.manifest
-        if manifest.image_shape is None:
-            raise DataError(f"{self.folder}: holds image files, not pixels")
-        faults: list[str] = []
-        splits = {}
-        for name, facts in manifest.splits.items():
-            if not facts.per_class:
-                continue
-            parts = [part for shard in facts.shards if (part := self._map(shard, manifest.image_shape, faults))]
-            if not faults:
-                splits[name] = _joined(parts)
-                faults.extend(_count_faults(name, splits[name].labels, facts.per_class))
-        _raise(str(self.folder), faults)
-        return ArrowImages(splits, manifest.class_names, manifest.mean, manifest.std, manifest.content_hash)
-
-    def files(self, split: str) -> EncodedImages:
-        """The image files of a split.
-
-        Raises:
-            DataError: The dataset holds pixels, or its shards are not what the manifest says.
-        """
-        if self.manifest.image_shape is not None:
-            raise DataError(f"{self.folder}: holds pixels, not image files")
-        facts = self.manifest.splits[split]
-        images = EncodedImages([self.folder / shard.file for shard in facts.shards])
-        _raise(str(self.folder), list(_count_faults(split, images.labels, facts.per_class)))
-        return images
-
-    def _map(self, shard: Shard, shape: tuple[int, int, int], faults: list[str]) -> ImageSplit | None:
-        try:
-            batches = map_shard(self.folder / shard.file, shard.file, shape)
-        except DataError as error:
-            faults.append(str(error))
-            return None
-        if len(batches) != 1:
-            faults.append(f"{shard.file}: has {len(batches)} batches; a shard of pixels has one")
-        elif len(batches[0]) != shard.images:
-            faults.append(f"{shard.file}: has {len(batches[0])} images, not {shard.images} as announced")
-        else:
-            pixels = batches[0].column("image").flatten().to_numpy(zero_copy_only=True)
-            return ImageSplit(pixels.reshape(-1, *shape), labels_of(batches))
-        return None
-
-
-def open_prepared(uri: str) -> PreparedDataset:
-    """Opens a dataset, and copies it here first if it lies elsewhere.
+        uri: Folder of the dataset, local or not.
 
     Raises:
-        DataError: It is not there, or not whole.
+        DataError: It is missing or incomplete, or its shards of pixels do not match the manifest.
     """
     folder = open_folder(uri)
     manifest = read_manifest(folder)
     check_manifest(folder, manifest)
-    if folder.local:
-        return PreparedDataset(folder.local, manifest)
-    target = contained(_cache(), manifest.content_hash, "hash of a dataset")
-    target.mkdir(parents=True, exist_ok=True)
-    with (target / ".lock").open("w") as lock:  # the workers of this machine copy it once
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for shard in _needed(manifest):
-            place = contained(target, shard.file, "shard")
-            if not place.exists() or place.stat().st_size != shard.bytes:
-                folder.fetch(shard.file, place, partial(_check_content, folder, manifest, shard))
-    return PreparedDataset(target, manifest)
+    place = folder.local or _copied(folder, manifest)
+    return ImageDataset(
+        splits=_EncodedSplits(place, manifest) if manifest.image_shape is None else _pixel_splits(place, manifest),
+        class_names=manifest.class_names,
+        mean=manifest.mean,
+        std=manifest.std,
+        content_hash=manifest.content_hash,
+    )
 
 
 def check_manifest(folder: Folder, manifest: Manifest) -> None:
-    """Holds a manifest against itself and against the shards that are there.
+    """Compare a manifest with itself and with the shards that are present.
 
     Raises:
-        DataError: With every fault found.
+        DataError: At least one problem was found; the text lists all of them.
     """
     sizes = folder.sizes()
     faults = training_faults(manifest)
-    for shard in _needed(manifest):
+    for shard in _labelled_shards(manifest):
         if shard.file not in sizes:
             faults.append(f"{shard.file} is missing")
         elif sizes[shard.file] != shard.bytes:
@@ -130,26 +70,120 @@ def check_manifest(folder: Folder, manifest: Manifest) -> None:
     _raise(folder.shown, faults or hash_faults(manifest))
 
 
+class _EncodedSplits(Mapping[str, EncodedImages]):
+    """Labelled splits of image files, each opened on first use: opening reads the labels of all its shards.
+
+    Args:
+        folder: Folder of the shards.
+        manifest: Manifest of the dataset.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._folder = folder
+        self._facts = {name: facts for name, facts in manifest.splits.items() if facts.per_class}
+        self._opened: dict[str, EncodedImages] = {}
+
+    def __getitem__(self, name: str) -> EncodedImages:
+        """Return the image files of a split.
+
+        Raises:
+            DataError: Its shards do not match the manifest.
+        """
+        if name not in self._opened:
+            facts = self._facts[name]
+            images = EncodedImages([self._folder / shard.file for shard in facts.shards])
+            _raise(str(self._folder), list(_count_faults(name, images.labels, facts.per_class)))
+            self._opened[name] = images
+        return self._opened[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._facts  # without opening it
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._facts)
+
+    def __len__(self) -> int:
+        return len(self._facts)
+
+
+def _pixel_splits(folder: Path, manifest: Manifest) -> Mapping[str, PixelImages]:
+    """Map all shards of pixels that have labels.
+
+    Raises:
+        DataError: They do not match the manifest.
+    """
+    faults: list[str] = []
+    splits = {}
+    for name, facts in manifest.splits.items():
+        if not facts.per_class:
+            continue
+        parts = [part for shard in facts.shards if (part := _mapped(folder, shard, manifest.image_shape, faults))]
+        if not faults:
+            splits[name] = _joined(parts)
+            faults.extend(_count_faults(name, splits[name].labels, facts.per_class))
+    _raise(str(folder), faults or list(_content_faults(folder, manifest)))
+    return splits
+
+
+def _mapped(folder: Path, shard: Shard, shape: tuple[int, int, int] | None, faults: list[str]) -> PixelImages | None:
+    """Map a shard of pixels; on a problem, append it to `faults` and return None."""
+    try:
+        batches = map_shard(folder / shard.file, shard.file, shape)
+    except DataError as error:
+        faults.append(str(error))
+        return None
+    if len(batches) != 1:
+        faults.append(f"{shard.file}: has {len(batches)} batches; a shard of pixels has one")
+    elif len(batches[0]) != shard.images:
+        faults.append(f"{shard.file}: has {len(batches[0])} images, not {shard.images} as announced")
+    else:
+        pixels = batches[0].column("image").flatten().to_numpy(zero_copy_only=True)
+        return PixelImages(pixels.reshape(-1, *(shape or ())), labels_of(batches))
+    return None
+
+
+def _content_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """Yield the shards of a small dataset whose images or labels were changed."""
+    if sum(shard.bytes for shard in _labelled_shards(manifest)) > _HASHED_BYTES:
+        return
+    for shard in _labelled_shards(manifest):
+        if rows_hash(map_shard(folder / shard.file, shard.file, manifest.image_shape)) != shard.content_hash:
+            yield f"{shard.file}: its images or labels are not those that were written"
+
+
+def _copied(folder: Folder, manifest: Manifest) -> Path:
+    """Return the folder of this machine that holds a copy of the shards, and copy the missing ones."""
+    target = contained(_cache(), manifest.content_hash, "hash of a dataset")
+    target.mkdir(parents=True, exist_ok=True)
+    with (target / ".lock").open("w") as lock:  # the workers of this machine copy it once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for shard in _labelled_shards(manifest):
+            place = contained(target, shard.file, "shard")
+            if not place.exists() or place.stat().st_size != shard.bytes:
+                folder.fetch(shard.file, place, partial(_check_content, folder, manifest, shard))
+    return target
+
+
 def _check_content(folder: Folder, manifest: Manifest, shard: Shard, copy: Path) -> None:
-    """Refuse a shard of other images than the manifest names: the cache is shared by all that name them."""
+    """Check that a copied shard holds the images of the manifest: all datasets with their hash share the cache."""
     where = folder.where(shard.file)
     found = rows_hash(map_shard(copy, where, manifest.image_shape))
     if found != shard.content_hash:
         raise DataError(f"{where}: holds other images than its manifest says; prepare the dataset again")
 
 
-def _needed(manifest: Manifest) -> Iterator[Shard]:
-    """The shards of everything with labels."""
+def _labelled_shards(manifest: Manifest) -> Iterator[Shard]:
+    """Yield the shards of all splits with labels."""
     for facts in manifest.splits.values():
         if facts.per_class:
             yield from facts.shards
 
 
-def _joined(parts: list[ImageSplit]) -> ImageSplit:
+def _joined(parts: list[PixelImages]) -> PixelImages:
     if len(parts) == 1:
         return parts[0]
     pixels = [np.asarray(part.images) for part in parts]
-    return ImageSplit(StackedImages(pixels), np.concatenate([part.labels for part in parts]))
+    return PixelImages(StackedImages(pixels), np.concatenate([part.labels for part in parts]))
 
 
 def _count_faults(split: str, labels: npt.NDArray[np.int32], per_class: tuple[int, ...]) -> Iterator[str]:

@@ -20,7 +20,7 @@ from orchestrator.records.budget import as_duration
 from orchestrator.records.costs import SweepTotals
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.results.sweep_result import SweepResult, TrialResult
-from orchestrator.runtime.ray_session import LanePlan
+from orchestrator.runtime.lane_plan import LanePlan
 
 _PLAIN_INTERVAL_S = 15.0
 _PARAMS_SHOWN = 6

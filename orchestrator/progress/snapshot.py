@@ -14,7 +14,7 @@ from orchestrator.records.budget import Budget, LimitUsage
 from orchestrator.records.costs import SweepTotals
 from orchestrator.records.ledger import Ledger, TrialRecord, TrialStatus
 from orchestrator.records.objectives import Objectives
-from orchestrator.runtime.ray_session import LanePlan
+from orchestrator.runtime.lane_plan import LanePlan
 
 _TOP = 10
 _REASONS = 3

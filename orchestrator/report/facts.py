@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.config.recipes import Recipe, list_recipes, load_recipe
+from orchestrator.config.recipe import Recipe, load_recipe
+from orchestrator.config.recipes import list_recipes
 from orchestrator.config.sections.budget import BudgetConfig
 from orchestrator.records.budget import Budget, LimitUsage, as_duration
 from orchestrator.records.ledger import TrialRecord, TrialStatus

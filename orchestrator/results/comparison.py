@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from orchestrator.config.flat_names import flat_names
 from orchestrator.errors import JournalError
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import TrialStatus
@@ -77,7 +78,7 @@ def space_fingerprint(config: Mapping[str, Any]) -> str:
 
 def differing_settings(sweeps: Sequence[StoredSweep]) -> dict[str, list[Any]]:
     """Return the settings that differ, each with its value in every sweep; None where it is absent."""
-    flat = [dict(_leaves(sweep.config)) for sweep in sweeps]
+    flat = [dict(flat_names(sweep.config)) for sweep in sweeps]
     names = dict.fromkeys(name for settings in flat for name in settings if not name.startswith(_IGNORED))
     rows = {name: [settings.get(name) for settings in flat] for name in names}
     return {name: values for name, values in rows.items() if any(value != values[0] for value in values)}
@@ -98,11 +99,3 @@ def comparison(sweeps: Sequence[StoredSweep]) -> dict[str, Any]:
         "differing_settings": differing_settings(sweeps),
         "best_params": best_params(sweeps),
     }
-
-
-def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

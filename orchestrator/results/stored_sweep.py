@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.config.sections.objective import ObjectiveConfig, parse_constraint
+from orchestrator.errors import first_line
 from orchestrator.files.home_paths import expanded_path
 from orchestrator.files.runs_dir import resolve_runs_dir
 from orchestrator.records.folder.recorded_addresses import recorded_address
@@ -168,7 +169,7 @@ def _run_ids(folder: Path) -> dict[int, str]:
         logger.warning(
             "%s cannot be read (%s): MLflow runs of the trials are not shown; `spatialsweep resume %s` rewrites it",
             path,
-            (str(error).splitlines() or [type(error).__name__])[0],
+            first_line(error),
             folder.name,
         )
         return {}

@@ -58,11 +58,11 @@ class TrialResult:
         Raises:
             CheckpointError: The trial left no checkpoint.
         """
-        from orchestrator.training.checkpoints.checkpoints import load_model_file
+        from orchestrator.training.checkpoints.checkpoints import load_network_file
 
         if self.checkpoint is None:
             raise CheckpointError(f"trial {self.number} left no checkpoint")
-        return load_model_file(self.checkpoint)
+        return load_network_file(self.checkpoint)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.config.fixed_settings import fixed_settings, shown
 from orchestrator.config.sections.first_trials import PAPERS
-from orchestrator.config.sweep import SweepConfig, resolve_trial
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.config.trial import resolve_trial
 from orchestrator.errors import ConfigError, Problem, did_you_mean
 from orchestrator.search.trial_filter import Validity
 from search_spaces import ConstantDomain, Domain, FloatDomain, IntDomain, kind_of, paper_settings, setting_of

@@ -9,7 +9,8 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from orchestrator.config.sweep import SweepConfig, resolve_trial
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.config.trial import resolve_trial
 from orchestrator.lanes.trial_client import EPOCHS_DONE, TRIAL
 from orchestrator.records.ledger import Ledger
 from orchestrator.search.not_pickled import NotPickled

@@ -10,7 +10,8 @@ import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from orchestrator.config.sweep import SweepConfig, TrialConfig
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.config.trial import TrialConfig
 from orchestrator.config.validation.training_rules import augmentation_problems, training_problems
 from orchestrator.data.datasets import DatasetFacts, dataset_facts
 from search_spaces import setting_of

@@ -7,7 +7,8 @@ from types import MappingProxyType
 from typing import Any
 
 from orchestrator.config import SweepConfig, load_sweep
-from orchestrator.data import open_dataset
+from orchestrator.config.flat_names import flat_names
+from orchestrator.data import current_hash, open_dataset
 from orchestrator.errors import ConfigError, Problem, ResumeError
 from orchestrator.records.folder.known_servers import note_server
 from orchestrator.records.folder.recorded_addresses import moved_config, recorded_address, require_confirmed
@@ -29,6 +30,7 @@ _FREE = (
     "sampler",
     "trial_scheduler",
 )
+_DATASET = "dataset content"
 _ALLOW = "--allow-changed goes on all the same"
 
 
@@ -43,8 +45,8 @@ def identity(config: SweepConfig, located: str) -> dict[str, Any]:
     content["dataset"] = {
         key: value for key, value in content["dataset"].items() if key not in ("uri", "decode_processes")
     }
-    facts = {"search space": config.space.fingerprint, "dataset content": content_hash(located)}
-    return {**dict(_leaves(content)), **facts, "code": code_fingerprint()}
+    facts = {"search space": config.space.fingerprint, _DATASET: content_hash(located)}
+    return {**dict(flat_names(content)), **facts, "code": code_fingerprint()}
 
 
 def content_hash(located: str) -> str:
@@ -53,8 +55,7 @@ def content_hash(located: str) -> str:
     Args:
         located: As `locate_dataset` found it.
     """
-    dataset = open_dataset(located)
-    return dataset.content_hash if hasattr(dataset, "content_hash") else dataset.manifest.content_hash
+    return open_dataset(located).content_hash
 
 
 def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], *, name: str) -> None:
@@ -64,6 +65,8 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], *, name: s
         ResumeError: They differ; the text lists every difference.
     """
     absent = "nothing"
+    if recorded := before.get(_DATASET):
+        before = {**before, _DATASET: current_hash(recorded)}
     changed = [key for key in sorted({*before, *now}) if before.get(key, absent) != now.get(key, absent)]
     lines = [f"  {key}: was {before.get(key, absent)}, is {now.get(key, absent)}" for key in changed]
     if lines:
@@ -123,13 +126,3 @@ def _named(content: Mapping[str, Any], overrides: Sequence[str], values: Mapping
 
 def _addresses(config: SweepConfig) -> list[tuple[str, str | None]]:
     return [(name, getattr(config, name).uri) for name in ("tracking", "storage", "dataset")]
-
-
-def _leaves(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in content.items():
-        if isinstance(value, Mapping) and value:
-            found += _leaves(value, f"{prefix}{key}.")
-        else:
-            found.append((f"{prefix}{key}", value))
-    return found

@@ -16,7 +16,8 @@ from orchestrator.files.runs_dir import resolve_runs_dir
 from orchestrator.records.costs import Rates
 from orchestrator.records.folder.sweep_folder import new_folder
 from orchestrator.records.stored_config import complete_settings
-from orchestrator.runtime.ray_session import LanePlan, plan_lanes, ray_session
+from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
+from orchestrator.runtime.ray_session import ray_session
 from orchestrator.search.space_summary import space_words
 from orchestrator.search.trial_filter import Validity
 from orchestrator.sweep.dry_run_trials import LargestTrial, Proposal, describe, first_trials, largest_trial

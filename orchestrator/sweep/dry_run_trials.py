@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import optuna
 
 from orchestrator.config.sections.training import TrainingConfig
-from orchestrator.config.sweep import SweepConfig, TrialConfig, resolve_trial
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.config.trial import TrialConfig, resolve_trial
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.files.runs_dir import resolve_runs_dir
 from orchestrator.files.sqlite_files import is_missing_file

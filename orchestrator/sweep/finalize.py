@@ -16,7 +16,7 @@ from orchestrator.records.objectives import Objectives
 from orchestrator.results.sweep_result import SweepResult, TrialResult
 from orchestrator.search.storage import study_uri
 from orchestrator.server_addresses import embedded_uri
-from orchestrator.tracking.mlflow_runs import silence
+from orchestrator.tracking.mlflow_runs import silence_mlflow
 from orchestrator.tracking.mlflow_writer import MlflowWriter
 
 CHOSEN_ON_TEST = "Epochs and trials were chosen on the test images (dataset.select_on): their accuracy is too good."
@@ -26,7 +26,7 @@ _DRAIN_S = 120.0
 
 def start_tracking(config: SweepConfig, runs_dir: Path, journal: Path) -> MlflowWriter:
     """Lets a thread carry the journal into MLflow while the sweep runs."""
-    silence()
+    silence_mlflow()
     writer = MlflowWriter(
         journal,
         tracking_uri=config.tracking.uri or embedded_uri(runs_dir),

@@ -179,6 +179,6 @@ def _describe_session(
     config: SweepConfig, ledger: Ledger, folder: SweepFolder, located: str, sweep_file: Path | None
 ) -> None:
     """Records what this session was begun with; not part of the journal's first event, which is read all the time."""
-    known, manifest = describe_dataset(config.dataset.name, located)
+    known, manifest = describe_dataset(located)
     files = write_origin(folder.session(ledger.sessions), config, manifest, sweep_file)
     ledger.session_described(map(str, files), known)

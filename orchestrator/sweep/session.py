@@ -11,14 +11,16 @@ from rich.console import Console
 
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.errors import ClusterError, RayLostError
-from orchestrator.lanes.pool.lane_pool import Lanes, first_line
+from orchestrator.lanes.lane_setting import LaneTask
+from orchestrator.lanes.pool.lane_pool import LanePool, root_cause
 from orchestrator.plain_output import say
 from orchestrator.progress.notebook_view import NotebookDisplay
 from orchestrator.progress.progress_view import Progress
 from orchestrator.records.budget import Budget
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import Ledger, TrialStatus
-from orchestrator.runtime.ray_session import LanePlan, plan_lanes, ray_session
+from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
+from orchestrator.runtime.ray_session import ray_session
 from orchestrator.runtime.raylet import LocalRaylet
 from orchestrator.search.first_trials import enqueue_first
 from orchestrator.search.space_summary import space_words
@@ -120,14 +122,13 @@ class SweepSession:
                 )
                 return self._search(search, lanes, progress)
 
-    def _lanes(self, plan: LanePlan) -> Lanes:
-        return Lanes(
-            self._config,
-            count=plan.lanes,
-            at_most=plan.at_most,
-            gpus_per_worker=plan.gpus_per_worker,
-            dataset_path=self._dataset,
-            folder=self._folder.scratch / "ray",
+    def _lanes(self, plan: LanePlan) -> LanePool:
+        config = self._config
+        return LanePool(
+            plan,
+            config.resources,
+            LaneTask(config.dataset, self._dataset, config.objective, config.measured_costs),
+            scratch=self._folder.scratch / "ray",
         )
 
     def _open_study(self) -> optuna.Study:
@@ -160,7 +161,7 @@ class SweepSession:
             f"{plan.lanes} lane(s) of {least}{plan.workers} worker(s) on {'GPU' if plan.gpus_per_worker else 'CPU'}"
         )
 
-    def _search(self, search: TuneRun, lanes: Lanes, progress: Progress) -> TrialStatus:
+    def _search(self, search: TuneRun, lanes: LanePool, progress: Progress) -> TrialStatus:
         """Lets Tune run in a thread of its own, so that this one shows progress, minds the budget and hears Ctrl-C."""
         stopping, reason, lost, raylet = self._interruption, "", False, LocalRaylet()
         room = RoomWatch(self._folder, self._ledger, progress.say)
@@ -180,7 +181,7 @@ class SweepSession:
         finally:
             search.end(reason or "the sweep is over")
             if raylet.gone:
-                lanes.forsake()
+                lanes.abandon()
             else:
                 lanes.close(_URGENT_PATIENCE_S if stopping.urgent else None)
                 search.join()
@@ -190,11 +191,11 @@ class SweepSession:
             self._raise_failure(search, lanes, raylet, lost=lost)
         return TrialStatus.INTERRUPTED if stopping.asked else TrialStatus.FINISHED
 
-    def _raise_failure(self, search: TuneRun, lanes: Lanes, raylet: LocalRaylet, *, lost: bool) -> None:
+    def _raise_failure(self, search: TuneRun, lanes: LanePool, raylet: LocalRaylet, *, lost: bool) -> None:
         if raylet.gone:
             raise RayLostError(raylet.loss)
         if lost and lanes.failure is not None:
-            raise ClusterError(f"no lane could be kept alive: {first_line(lanes.failure)}") from lanes.failure
+            raise ClusterError(f"no lane could be kept alive: {root_cause(lanes.failure)}") from lanes.failure
         if search.failure is not None:
             raise search.failure
 

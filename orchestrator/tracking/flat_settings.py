@@ -1,22 +1,18 @@
-"""Nested settings as flat names with dots, the way MLflow shows parameters."""
+"""Nested settings as flat names with dots, as MLflow shows parameters."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.config.flat_names import flat_names
 from orchestrator.uris import masked
 
 
 def flatten(content: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`; lists, and mappings without content, as JSON. Addresses have no passwords."""
-    return dict(_leaves(masked(content), ""))
-
-
-def _leaves(content: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", json.dumps(value) if isinstance(value, (list, Mapping)) else value
+    """Flatten `{"a": {"b": 1}}` to `{"a.b": 1}`, lists and empty mappings to JSON; mask passwords in addresses."""
+    return {
+        name: json.dumps(value) if isinstance(value, (list, Mapping)) else value
+        for name, value in flat_names(masked(content))
+    }

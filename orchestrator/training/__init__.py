@@ -1,1 +1,1 @@
-"""Training of one trial in plain torch; knows neither Ray nor MLflow nor Optuna."""
+"""Training of one trial in plain torch; imports neither Ray nor MLflow nor Optuna."""

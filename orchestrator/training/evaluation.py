@@ -1,4 +1,4 @@
-"""Accuracy and loss of a network on a split, from counts summed over all ranks and divided once."""
+"""Accuracy and loss of a network on a split: counts are summed over all ranks and divided once."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from orchestrator.training.workers import Workers
 
 
 class Predictor(Protocol):
-    """A network that is evaluated, and how it predicts."""
+    """Network to evaluate, with its method of prediction."""
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network."""
+        """Network in use."""
 
     def predict(self, images: Tensor) -> Tensor:
-        """Logits, (B, num_classes), in float32."""
+        """Return logits, (B, num_classes), in float32."""
 
 
 @torch.no_grad()
-def evaluate(learner: Predictor, split: DeviceSplit | DecodedSplit, workers: Workers) -> dict[str, float]:
-    """`loss`, `top1` and `top5` over a whole split, of which each rank reads its share.
+def evaluate(predictor: Predictor, split: DeviceSplit | DecodedSplit, workers: Workers) -> dict[str, float]:
+    """Measure `loss`, `top1` and `top5` on a whole split, of which each rank reads its share.
 
-    The loss is plain cross-entropy, whatever is trained with, so that trials compare. With fewer than five classes
-    `top5` is 1.
+    A collective operation: every rank must call, and all return the same. The loss is plain cross-entropy for every
+    training loss, so that trials compare. With fewer than five classes `top5` is 1.
 
     Args:
-        learner: Its evaluated network is equal on all ranks; it is left in evaluation mode.
-        split: Of the data.
-        workers: This rank among its peers.
+        predictor: Network to evaluate, equal on all ranks; it is left in evaluation mode.
+        split: Images and labels.
+        workers: This rank and its process group.
     """
-    learner.evaluated.eval()
+    predictor.evaluated.eval()
     sums = torch.zeros(3, device=workers.device, dtype=torch.float64)
     for images, labels in split.share(workers):
-        logits = learner.predict(images)
+        logits = predictor.predict(images)
         loss = cross_entropy(logits, labels, reduction="sum")
         sums += torch.stack([loss.double(), *_correct(logits, labels)])
     loss_sum, top1, top5 = (workers.sum(sums) / len(split)).tolist()
@@ -47,7 +47,7 @@ def evaluate(learner: Predictor, split: DeviceSplit | DecodedSplit, workers: Wor
 
 
 def _correct(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Images whose label is the first, and is among the first five; of equal logits the lower class comes first."""
+    """Count the images whose label comes first and among the first five; of equal logits the lower class wins."""
     nearest = logits.topk(min(5, logits.shape[1]), dim=1).indices
     hits = nearest == labels[:, None]
     first = logits.argmax(dim=1) == labels

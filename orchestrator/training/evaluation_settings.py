@@ -1,4 +1,4 @@
-"""How a run looks at images to evaluate them, kept with its best weights so that others look alike."""
+"""Settings with which a trial evaluates, stored with its best weights so that later evaluations use the same."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class EvaluationSettings(Section):
     """Settings of an evaluation.
 
     Args:
-        precision: Type of the arithmetic.
-        channels_last: Whether images and weights have their channels together in memory.
-        crop_pct: Share of the shorter side of an image file that is kept; None for images that are seen whole.
-        interpolation: Of image files, likewise; `random`, which is for training, is `bicubic` here.
+        precision: Floating-point type of the network's arithmetic.
+        channels_last: Stores images and weights with their channels together in memory.
+        crop_pct: Share of the shorter side of an image file that is kept; None for images that are not cropped.
+        interpolation: Interpolation of image files, None likewise; `random`, which is for training, is `bicubic` here.
     """
 
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -39,26 +39,30 @@ class EvaluationSettings(Section):
 
     @classmethod
     def of(cls, training: TrainingConfig, split: DeviceSplit | DecodedSplit) -> EvaluationSettings:
-        """Those of a trial.
+        """Return the settings of a trial.
 
         Args:
-            training: Of the trial.
-            split: Any of its splits.
+            training: Training settings of the trial.
+            split: Any split of the trial.
         """
-        seen = split.transforms if isinstance(split, DecodedSplit) else None
+        cropped = split.transforms if isinstance(split, DecodedSplit) else None
         return cls(
             precision=training.precision,
             channels_last=training.channels_last,
-            crop_pct=None if seen is None else seen.crop_pct,
-            interpolation=None if seen is None else seen.interpolation,  # type: ignore[arg-type]  # checked when read
+            crop_pct=None if cropped is None else cropped.crop_pct,
+            interpolation=None if cropped is None else cropped.interpolation,  # type: ignore[arg-type]  # checked when read
         )
 
     @classmethod
     def read(cls, content: Mapping[str, Any], path: Path) -> EvaluationSettings | None:
-        """Those in a `best.pt`; None in one that was written before they were kept.
+        """Read the settings from the content of a `best.pt`; None for a file of a version that did not store them.
+
+        Args:
+            content: Content of the file.
+            path: Path of the file, for the error.
 
         Raises:
-            CheckpointError: They are none.
+            CheckpointError: A setting is unknown or invalid.
         """
         if "evaluation" not in content:
             return None
@@ -70,24 +74,24 @@ class EvaluationSettings(Section):
             raise CheckpointError(f"{path}: {where} is {fault['input']!r}; {fault['msg']}") from None
 
     def predict(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Logits of a network, (B, num_classes), in float32."""
+        """Return the logits of a network, (B, num_classes), in float32."""
         order = torch.channels_last if self.channels_last else torch.contiguous_format
         with autocast(images.device.type, self.precision):
             logits: Tensor = network(images.contiguous(memory_format=order))
         return logits.float()
 
     def place(self, network: nn.Module, device: torch.device) -> nn.Module:
-        """A network on a device, its weights in the order they were trained in."""
+        """Move a network to a device, its weights in the memory format of the training."""
         network = network.to(device)
         return network.to(memory_format=torch.channels_last) if self.channels_last else network
 
 
 def autocast(device_type: str, precision: str) -> AbstractContextManager[Any]:
-    """The type of the arithmetic, while the context lasts.
+    """Return the context in which a network computes in a precision.
 
     Args:
-        device_type: As torch calls it.
-        precision: As `training.precision` has it.
+        device_type: Torch's name of the device type, such as `cuda`.
+        precision: A value of `training.precision`.
     """
     dtype = _DTYPES.get(precision)
     return nullcontext() if dtype is None else torch.autocast(device_type, dtype)

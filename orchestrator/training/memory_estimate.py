@@ -1,12 +1,12 @@
-"""How much memory a worker needs to train a configuration, estimated without training it.
+"""Memory of a worker that trains a configuration, estimated without training it.
 
-Weights, gradients and the optimiser's state are counted; activations are what autograd keeps of a forward pass, which
-is computed on shapes alone. The formula, per worker:
+Weights, gradients and the optimiser's state are counted; activations are the tensors that autograd keeps of a forward
+pass, which is computed on shapes alone. The formula, per worker:
 
     weights + gradients + optimiser state + average of the weights (where one is kept)
     + activations of one image x images of the worker at once + images held on the device
 
-Not counted: what Python, torch and its kernels need themselves, which is about 0.5 GB on a CPU.
+Not counted: the memory of Python, torch and its kernels themselves, about 0.5 GB on a CPU.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from orchestrator.config.sweep import TrialConfig
+from orchestrator.config.trial import TrialConfig
 from orchestrator.data.datasets import DatasetFacts
-from orchestrator.training.checkpoints.checkpoints import build_model
+from orchestrator.training.checkpoints.checkpoints import build_network, describe_network
 
 _PROBE_IMAGES = 2  # batch norms need more than one
-_STATES = 2  # of an optimiser that computes on real numbers only: as many as Adam has
+_STATES = 2  # assumed tensors per parameter, as of Adam, for an optimiser whose step fails on `meta`
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes a worker needs.
+    """Estimated memory of one worker, in bytes.
 
     Args:
-        weights: Parameters and running statistics.
-        gradients: Of the parameters.
-        optimizer: Its state.
-        average: Of the weights; 0 where none is kept.
-        activations: Kept for the backward pass, of all images of the worker at once.
-        images: Held on the device.
-        images_at_once: Of the worker.
+        weights: Bytes of parameters and running statistics.
+        gradients: Bytes of the gradients.
+        optimizer: Bytes of the optimiser's state.
+        average: Bytes of the average of the weights; 0 where none is kept.
+        activations: Bytes kept for the backward pass, over `images_at_once`.
+        images: Bytes of the images held on the device.
+        images_at_once: Number of images of one forward pass of the worker.
     """
 
     weights: int
@@ -49,17 +49,17 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of all parts, in bytes."""
         return self.weights + self.gradients + self.optimizer + self.average + self.activations + self.images
 
 
 def estimate_memory(trial: TrialConfig, facts: DatasetFacts, workers: int) -> MemoryEstimate:
-    """Estimates the memory of one worker.
+    """Estimate the memory of one worker.
 
     Args:
-        trial: The configuration.
-        facts: Of the images.
-        workers: Of the trial.
+        trial: Configuration of the trial.
+        facts: Facts of the dataset.
+        workers: Number of workers of the trial.
     """
     training = trial.training
     share = -(-training.global_batch_size // workers)
@@ -83,28 +83,24 @@ def estimate_memory(trial: TrialConfig, facts: DatasetFacts, workers: int) -> Me
 
 
 def _shell(trial: TrialConfig, facts: DatasetFacts, device: str = "meta") -> nn.Module:
-    """The network; on `meta` it has shapes and no numbers."""
+    """Build the network; on `meta` its tensors have shapes and no values."""
     with torch.device(device):
-        return build_model(
-            {
-                "name": trial.model.name,
-                "options": dict(trial.model.options),
-                "num_classes": facts.num_classes,
-                "in_chans": facts.in_chans,
-                "image_size": facts.image_size,
-            }
+        return build_network(
+            describe_network(
+                trial.model, num_classes=facts.num_classes, in_chans=facts.in_chans, image_size=facts.image_size
+            )
         )
 
 
 def _activations_per_image(shell: nn.Module, trial: TrialConfig, facts: DatasetFacts) -> int:
     try:
         return _saved_bytes(shell, facts, "meta")
-    except RuntimeError:  # a network that looks at the numbers, which `meta` has not
+    except RuntimeError:  # the network reads values, which `meta` does not have
         return _saved_bytes(_shell(trial, facts, "cpu"), facts, "cpu")
 
 
 def _saved_bytes(network: nn.Module, facts: DatasetFacts, device: str) -> int:
-    """What autograd keeps per image, each piece of memory once, without the weights."""
+    """Count the bytes that autograd keeps per image, each piece of memory once, without the weights."""
     known = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
     kept: dict[int, Tensor] = {}  # alive, so that no address is used twice
 
@@ -121,7 +117,7 @@ def _saved_bytes(network: nn.Module, facts: DatasetFacts, device: str) -> int:
 
 
 def _optimizer_bytes(network: nn.Module, trial: TrialConfig, parameters: int) -> int:
-    """Of the state after a first step."""
+    """Count the bytes of the optimiser's state after a first step."""
     training = trial.training
     optimizer = create_optimizer_v2(
         network,
@@ -134,7 +130,7 @@ def _optimizer_bytes(network: nn.Module, trial: TrialConfig, parameters: int) ->
         parameter.grad = torch.empty_like(parameter)
     try:
         optimizer.step()
-    except RuntimeError:  # one that looks at the numbers, which `meta` has not
+    except RuntimeError:  # the optimiser reads values, which `meta` does not have
         return _STATES * parameters
     entries = (entry for state in optimizer.state.values() for entry in state.values())
     return sum(_bytes(entry) for entry in entries if isinstance(entry, Tensor))

@@ -1,4 +1,4 @@
-"""What a network costs beside its accuracy, counted or measured where a sweep asks for it."""
+"""Costs of a network: parameters and operations, counted, and latency, measured; each only where a sweep uses it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,39 @@ import torch
 import models
 from orchestrator.training.evaluation import Predictor
 
+__all__ = ["NetworkCosts"]
+
 _WARM_UP = 2
 _PASSES = 9
 
 
-def counted_costs(description: Mapping[str, Any], wanted: frozenset[str]) -> dict[str, float]:
-    """Those of `params` and `macs` that are wanted; the same for every epoch of a trial.
+class NetworkCosts:
+    """Costs of the network of one trial.
 
     Args:
-        description: Of the network, as a checkpoint has it.
-        wanted: Metrics asked for.
+        description: Description of the network, see `describe_network`.
+        wanted: Names of the costs: any of `params`, `macs` and `latency_ms`.
     """
+
+    def __init__(self, description: Mapping[str, Any], wanted: frozenset[str]) -> None:
+        self._description = description
+        self._counts = _count(description, wanted)
+        self._has_latency = "latency_ms" in wanted
+
+    def measure(self, predictor: Predictor, device: torch.device) -> dict[str, float]:
+        """Return the wanted costs; the latency is measured now, the counts are those of every epoch.
+
+        Args:
+            predictor: Network to time, which is left in evaluation mode.
+            device: Device of the network.
+        """
+        if not self._has_latency:
+            return self._counts
+        channels, size = self._description["in_chans"], self._description["image_size"]
+        return {**self._counts, "latency_ms": _measure_latency_ms(predictor, channels, size, device)}
+
+
+def _count(description: Mapping[str, Any], wanted: frozenset[str]) -> dict[str, float]:
     if not wanted & {"params", "macs"}:
         return {}
     options = {key: description[key] for key in ("num_classes", "in_chans", "image_size")}
@@ -32,22 +54,15 @@ def counted_costs(description: Mapping[str, Any], wanted: frozenset[str]) -> dic
 
 
 @torch.no_grad()
-def latency_ms(learner: Predictor, in_chans: int, image_size: int, device: torch.device) -> float:
-    """Milliseconds from an image to its logits: the median of a few passes over one image, after a warm-up.
-
-    Args:
-        learner: Its evaluated network is left in evaluation mode.
-        in_chans: Channels of the image.
-        image_size: Its side in pixels.
-        device: Where the network is.
-    """
-    learner.evaluated.eval()
+def _measure_latency_ms(predictor: Predictor, in_chans: int, image_size: int, device: torch.device) -> float:
+    """Return the median of a few passes of one image, after a warm-up, in milliseconds."""
+    predictor.evaluated.eval()
     image = torch.zeros(1, in_chans, image_size, image_size, device=device)
     times = []
     for _ in range(_WARM_UP + _PASSES):
         _wait_for(device)
         started = time.perf_counter()
-        learner.predict(image)
+        predictor.predict(image)
         _wait_for(device)
         times.append(time.perf_counter() - started)
     return statistics.median(times[_WARM_UP:]) * 1e3

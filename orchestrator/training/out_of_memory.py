@@ -1,4 +1,4 @@
-"""Running out of memory, said in the words of the settings that decide about it."""
+"""Out-of-memory errors, reported with the settings that determine the use of memory."""
 
 from __future__ import annotations
 
@@ -10,22 +10,26 @@ import torch
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.errors import TrialFailedError
 
-_ALLOCATOR = ("can't allocate memory", "not enough memory")  # of torch on CPUs, which raises a plain RuntimeError
+_ALLOCATOR = ("can't allocate memory", "not enough memory")  # torch on CPUs raises a plain RuntimeError
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on an accelerator or on the host."""
+    """Return whether an error is a failed allocation, on an accelerator or in main memory."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _ALLOCATOR)
 
 
 @contextmanager
-def naming_the_batch(training: TrainingConfig, world_size: int) -> Iterator[None]:
-    """Turns a failed allocation inside into an error that names the batch size tried.
+def translate_out_of_memory(training: TrainingConfig, world_size: int) -> Iterator[None]:
+    """Raise a failed allocation inside the context as an error that names the batch size.
+
+    Args:
+        training: Training settings of the trial.
+        world_size: Number of workers of the trial.
 
     Raises:
-        TrialFailedError: There was not enough memory.
+        TrialFailedError: An allocation failed.
     """
     try:
         yield

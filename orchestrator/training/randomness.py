@@ -1,4 +1,4 @@
-"""Random states as functions of numbers: nothing of them has to be stored to continue a trial exactly."""
+"""Random states as functions of numbers, so that a trial resumes exactly without stored random states."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def mix(*numbers: int) -> int:
-    """One seed from several numbers, the same on every machine."""
+    """Combine several numbers into one seed, the same on every machine."""
     mixed = 0
     for number in numbers:
         mixed = (mixed * 1_000_003 + number + 1) % 2**63
@@ -17,13 +17,13 @@ def mix(*numbers: int) -> int:
 
 
 def seed_everything(*numbers: int, device: torch.device | None = None) -> None:
-    """Sets the random states of Python, NumPy and torch from numbers such as seed, epoch, step and rank.
+    """Seed Python, NumPy and torch from numbers such as seed, epoch, step and rank.
 
     Cheap enough for every step: a few microseconds, where `torch.manual_seed` takes a hundred.
 
     Args:
-        numbers: What the states depend on; their order matters.
-        device: An accelerator whose state is set as well.
+        numbers: Numbers that determine the states; their order matters.
+        device: Accelerator to seed as well.
     """
     seed = mix(*numbers)
     random.seed(seed)

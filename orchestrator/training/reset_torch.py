@@ -1,4 +1,4 @@
-"""Takes back what a trial may have left in its process, so that the next one computes as in a new process."""
+"""Reset of torch between two trials of a process, so that the next one computes as in a new process."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 import torch
 
 
-def clean_slate() -> None:
-    """Sets torch's process-wide switches to what they are after an import, and frees what nobody holds.
+def reset_torch() -> None:
+    """Reset torch's process-wide switches to their values after an import, and free unused memory.
 
-    One differs: cuDNN is held to deterministic algorithms, as a trial is to repeat itself to the last bit. Random
-    states are not among them: a trial sets them at each of its steps.
+    One differs: cuDNN is restricted to deterministic algorithms, since a trial must be reproducible to the last bit.
+    Random states are left alone: a trial seeds them at each of its steps.
     """
     gc.collect()
     torch.set_default_dtype(torch.float32)
@@ -27,7 +27,7 @@ def clean_slate() -> None:
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = True
     if "torch._dynamo" in sys.modules:
-        # Code compiled for the shapes of one trial would serve the next, with other roundings than its own.
+        # Code compiled for the shapes of one trial would be used by the next, which rounds differently in its own.
         torch.compiler.reset()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Where the time of an epoch goes, measured without making an accelerator wait."""
+"""Time spent on the parts of an epoch's steps, measured without making an accelerator wait."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 
 
 class StepClock:
-    """Adds up the time of named parts of a step.
+    """Sums of the time of named parts of a step.
 
-    On a GPU, work is queued and runs later: there, events in the queue are timed and read once, at the end.
+    On a GPU, work is queued and runs later: there, CUDA events are queued with it and read once, at the end.
 
     Args:
-        device: Where the parts run.
+        device: Device on which the parts run.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -26,7 +26,7 @@ class StepClock:
 
     @contextmanager
     def measure(self, part: str) -> Iterator[None]:
-        """Times what is inside."""
+        """Add the time of the context to a part."""
         if not self._queued:
             started = time.perf_counter()
             yield
@@ -39,7 +39,7 @@ class StepClock:
         self._events.append((part, start, end))
 
     def seconds(self) -> dict[str, float]:
-        """Seconds per part since the last call; waits for the device."""
+        """Return the seconds per part since the last call; waits for the device."""
         if self._events:
             torch.cuda.synchronize()
         for part, start, end in self._events:

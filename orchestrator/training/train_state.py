@@ -1,4 +1,4 @@
-"""What an optimiser step changes: weights and their average, optimiser, learning rate, scale of the loss."""
+"""State that an optimiser step changes: weights and their average, optimiser, learning rate, scale of the loss."""
 
 from __future__ import annotations
 
@@ -21,31 +21,37 @@ from orchestrator.training.workers import Workers, exchange_s_per_step
 
 
 class TrainState:
-    """A network that learns from batches.
+    """Network in training on one rank, with its optimiser; the weights are equal on all ranks after every step.
 
     Args:
-        model: Freshly initialised, the same on every rank.
-        training: How it learns.
-        workers: This rank among its peers.
-        steps_per_epoch: Optimiser steps.
+        network: Freshly initialised network, equal on all ranks.
+        training: Training settings.
+        workers: This rank and its process group.
+        steps_per_epoch: Number of optimiser steps of an epoch.
+
+    Attributes:
+        network: Network whose weights the optimiser changes.
+        average: Exponential moving average of the weights; None without `training.ema_decay`.
+        optimizer: Optimiser.
+        lr_schedule: Learning rate schedule, advanced at every step.
     """
 
-    def __init__(self, model: nn.Module, training: TrainingConfig, workers: Workers, steps_per_epoch: int) -> None:
+    def __init__(self, network: nn.Module, training: TrainingConfig, workers: Workers, steps_per_epoch: int) -> None:
         self._training = training
         self._workers = workers
         self._format = torch.channels_last if training.channels_last else torch.contiguous_format
-        model = model.to(workers.device)
+        network = network.to(workers.device)
         if training.channels_last:
-            model = model.to(memory_format=torch.channels_last)
+            network = network.to(memory_format=torch.channels_last)
         if training.sync_batch_norm and workers.world_size > 1:
-            model = models.synchronise_batch_norm(model, workers.device)
-        self.model = model
-        self._hooks = models.TrainingHooks(model)
-        self.average = _average(model, training)
-        self._wrapped = workers.wrap(model)
-        self._network: Any = torch.compile(self._wrapped) if training.compile else self._wrapped
+            network = models.synchronise_batch_norm(network, workers.device)
+        self.network = network
+        self._hooks = models.TrainingHooks(network)
+        self.average = _average(network, training)
+        self._wrapped = workers.wrap(network)
+        self._compiled: Any = torch.compile(self._wrapped) if training.compile else self._wrapped
         self.optimizer = create_optimizer_v2(
-            model,
+            network,
             opt=training.optimizer,
             lr=_peak_lr(training),
             weight_decay=training.weight_decay,
@@ -61,64 +67,64 @@ class TrainState:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network that is evaluated and kept: the average of the weights where there is one."""
-        return self.model if self.average is None else self.average.module
+        """Network that is evaluated and kept: the average of the weights where there is one."""
+        return self.network if self.average is None else self.average.module
 
     @property
     def exchange_s_per_step(self) -> float | None:
-        """Seconds of a step in which gradients are exchanged and nothing is computed; None in a single process."""
+        """Seconds per step in which gradients are exchanged and nothing is computed; None in a single process."""
         return exchange_s_per_step(self._wrapped)
 
     def predict(self, images: Tensor) -> Tensor:
-        """Logits of the evaluated network, (B, num_classes), in float32."""
+        """Return the logits of the evaluated network, (B, num_classes), in float32."""
         with self._autocast():
             logits: Tensor = self.evaluated(images.contiguous(memory_format=self._format))
         return logits.float()
 
     def begin_epoch(self) -> None:
-        """Puts the network into training mode."""
+        """Switch the network to training mode."""
         self._wrapped.train()
 
     def step(self, images: Tensor, targets: Tensor, *, update: int, global_images: int) -> Tensor:
-        """One optimiser step; returns the loss summed over this rank's images.
+        """Take one optimiser step and return the loss summed over this rank's images.
 
         Args:
-            images: This rank's share, (B, C, H, W).
-            targets: Likewise, labels (B,) or distributions over the classes (B, num_classes).
+            images: This rank's share of the images, (B, C, H, W).
+            targets: Labels (B,) of these images, or distributions over the classes (B, num_classes).
             update: Number of the step in the whole training, from 0.
-            global_images: Images of the step over all ranks.
+            global_images: Number of images of the step over all ranks.
         """
         self.lr_schedule.step_update(update)
         self.optimizer.zero_grad()
         loss = self._accumulate(images.contiguous(memory_format=self._format), targets, global_images)
         if self._training.clip_grad_norm is not None:
             self._scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self._training.clip_grad_norm)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self._training.clip_grad_norm)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self._hooks.project_()
         if self.average is not None:
-            self.average.update(self.model, step=update + 1)
+            self.average.update(self.network, step=update + 1)
         return loss
 
     def share_buffers(self) -> None:
-        """Gives all ranks the first one's running statistics, before they evaluate or a checkpoint is written."""
-        self._workers.share_buffers(self.model)
+        """Copy the first rank's running statistics to all ranks, before an evaluation or a checkpoint."""
+        self._workers.share_buffers(self.network)
         if self.average is not None:
             self._workers.share_buffers(self.average.module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything `load_state_dict` needs; the learning rate follows from the number of the step."""
+        """Return what `load_state_dict` takes; the learning rate follows from the number of the step."""
         return {
-            "state_dict": self.model.state_dict(),
+            "state_dict": self.network.state_dict(),
             "average": None if self.average is None else self.average.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues from the state of a learner of an equal network; weight decay stays as it is configured here."""
-        self.model.load_state_dict(state["state_dict"])
+        """Resume from the state of an equal network; the weight decay stays as configured here."""
+        self.network.load_state_dict(state["state_dict"])
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
         decay = [group["weight_decay"] for group in self.optimizer.param_groups]
@@ -128,16 +134,16 @@ class TrainState:
         self._scaler.load_state_dict(state["scaler"])
 
     def _accumulate(self, images: Tensor, targets: Tensor, global_images: int) -> Tensor:
-        """Gradients of the whole share, a part at a time; returns the loss summed over the share."""
+        """Add up the gradients of this rank's share, a part at a time, and return the loss summed over the share."""
         parts = self._training.accumulation_steps
         total = torch.zeros((), device=images.device)
         for part, inputs in enumerate(images.tensor_split(parts)):
             is_last = part == parts - 1
             with nullcontext() if is_last else self._without_exchange():
                 with self._autocast():
-                    logits = self._network(inputs)
+                    logits = self._compiled(inputs)
                 loss = loss_sum(logits, targets.tensor_split(parts)[part], self._training)
-                # DDP averages gradients over ranks; the factor makes that the mean over images, whatever the shares.
+                # DDP averages gradients over ranks; the factor makes that the mean over images for shares of any size.
                 objective = loss * (self._workers.world_size / global_images)
                 if is_last:
                     objective = objective + self._hooks.penalty()
@@ -149,28 +155,28 @@ class TrainState:
         return autocast(self._workers.device.type, self._training.precision)
 
     def _without_exchange(self) -> AbstractContextManager[Any]:
-        """Gradients stay on this rank, to be exchanged with those of the last part."""
+        """Keep gradients on this rank, to be exchanged with those of the last part."""
         if isinstance(self._wrapped, DistributedDataParallel):
             context: AbstractContextManager[Any] = self._wrapped.no_sync()
             return context
         return nullcontext()
 
 
-def _average(model: nn.Module, training: TrainingConfig) -> ModelEmaV3 | None:
+def _average(network: nn.Module, training: TrainingConfig) -> ModelEmaV3 | None:
     if training.ema_decay is None:
         return None
-    return ModelEmaV3(model, decay=training.ema_decay, use_warmup=training.ema_warmup)
+    return ModelEmaV3(network, decay=training.ema_decay, use_warmup=training.ema_warmup)
 
 
 def _peak_lr(training: TrainingConfig) -> float:
-    """The learning rate after the warm-up, in proportion to the batch where that is asked for."""
+    """Return the learning rate after the warm-up, scaled with the batch size where `lr_base_size` is set."""
     if training.lr_base_size is None:
         return training.lr
     return training.lr * training.global_batch_size / training.lr_base_size
 
 
 def _lr_schedule(optimizer: torch.optim.Optimizer, training: TrainingConfig, steps_per_epoch: int) -> Any:
-    """Timm's schedule, advanced at every step."""
+    """Create timm's schedule, which is advanced at every step."""
     schedule, _ = create_scheduler_v2(
         optimizer,
         sched=training.lr_schedule,

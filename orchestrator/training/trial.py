@@ -1,63 +1,67 @@
-"""Trains one trial: pure torch, the same for one process and for many.
+"""Training of one trial: pure torch, the same code for one process and for many.
 
-The loop is given its data, its peers and a `report` callable; it knows neither Ray nor MLflow. `report` returns to go
-on and raises `StopTrial` to end the trial here, on all ranks at the same epoch.
+`Trial` builds the network and resumes from a checkpoint where there is one, `Trial.run` is the loop over the epochs and
+`_train_epoch` the loop over the steps. Data, workers and `report` are passed in: neither Ray nor MLflow is imported.
+`report` returns to continue training and raises `StopTrial` to end it, on all ranks after the same epoch.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import models
 from orchestrator.config.sections.objective import ObjectiveConfig
-from orchestrator.config.sweep import TrialConfig
+from orchestrator.config.trial import TrialConfig
 from orchestrator.data import Indices, epoch_batches
-from orchestrator.errors import CheckpointError, TrialDivergedError
+from orchestrator.errors import CheckpointError, TrialDivergedError, first_line
+from orchestrator.training.checkpoints.best_weights import save_best
 from orchestrator.training.checkpoints.checkpoint_content import load_weights, read_best, read_state
-from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
-from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_model
-from orchestrator.training.epoch_losses import EpochLosses, first_diverged
+from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_network, describe_network
+from orchestrator.training.epoch_losses import EpochLosses, first_diverged_step
 from orchestrator.training.evaluation import evaluate
-from orchestrator.training.evaluation_settings import EvaluationSettings
 from orchestrator.training.images.device_images import DeviceImages
 from orchestrator.training.images.training_batches import training_batches
-from orchestrator.training.network_costs import counted_costs, latency_ms
-from orchestrator.training.out_of_memory import naming_the_batch
+from orchestrator.training.network_costs import NetworkCosts
+from orchestrator.training.out_of_memory import translate_out_of_memory
 from orchestrator.training.randomness import seed_everything
-from orchestrator.training.reset_torch import clean_slate
+from orchestrator.training.reset_torch import reset_torch
 from orchestrator.training.step_clock import StepClock
 from orchestrator.training.train_state import TrainState
 from orchestrator.training.workers import Workers
 
 Report = Callable[[int, Mapping[str, float]], None]
 
-# Steps after which all ranks look whether the loss is still finite; a look waits for the device.
-_LOOK_EVERY_STEPS = 100
+# Steps between two checks that the loss is finite on all ranks; a check waits for the device.
+_STEPS_PER_LOSS_CHECK = 100
 
 
 class StopTrial(BaseException):
-    """The sweep has seen enough of this trial. Not an error, hence no `Exception`: no handler may swallow it."""
+    """Decision of the sweep to stop this trial. No `Exception`, since no error handler may catch it."""
 
 
 class Trial:
-    """One configuration in training.
+    """Training of one configuration, on one rank; runs in the worker's process and blocks it.
 
-    A trial computes the same in a used process as in a new one. One that finds a checkpoint continues from it, and its
-    weights are then bit for bit those of a trial that was never stopped: order of the images, learning rate and random
-    states follow from seed, epoch, step and rank, and the checkpoint holds the rest.
+    A trial computes the same in a used process as in a new one. A resumed trial ends with the weights of a trial that
+    was never interrupted, bit for bit: order of the images, learning rate and random states follow from seed, epoch,
+    step and rank, and the checkpoint holds the rest. There are four starts:
+
+    1. No checkpoint: training begins at the first step of epoch 1.
+    2. A checkpoint within an epoch: training resumes at the next step.
+    3. A checkpoint after an epoch: its report is repeated, and training resumes with the next epoch.
+    4. A checkpoint after the last epoch: its report is repeated, with the test accuracy.
 
     Args:
-        config: The configuration.
-        objective: Decides which epoch is the best.
+        config: Configuration of the trial.
+        objective: Metric and direction that choose the best epoch.
         data: Splits on this rank's device.
-        workers: This rank among its peers.
-        checkpoints: Where rank 0 writes; when there is a state, training continues from it.
-        costs: Which of `params`, `macs` and `latency_ms` to report.
+        workers: This rank and its process group.
+        checkpoints: Checkpoint files of the trial, which rank 0 writes.
+        costs: Names of the costs to report: any of `params`, `macs` and `latency_ms`.
     """
 
     def __init__(
@@ -75,145 +79,135 @@ class Trial:
         self.data = data
         self.workers = workers
         self.checkpoints = checkpoints
-        self.description = {
-            "name": config.model.name,
-            "options": dict(config.model.options),
-            "num_classes": len(data.class_names),
-            "in_chans": data.in_chans,
-            "image_size": data.image_size,
-        }
-        self.measures_latency = "latency_ms" in costs
-        self.costs = counted_costs(self.description, costs)
-        clean_slate()
+        num_classes = len(data.class_names)
+        self.description = describe_network(
+            config.model, num_classes=num_classes, in_chans=data.in_chans, image_size=data.image_size
+        )
+        self.costs = NetworkCosts(self.description, costs)
+        reset_torch()
         seed_everything(config.seed, device=workers.device)
         self.steps_per_epoch = len(self._batches(epoch=1))
-        self.images = training_batches(
-            data.train, config.training, workers, num_classes=len(data.class_names), seed=config.seed
-        )
-        self.learner = TrainState(build_model(self.description), config.training, workers, self.steps_per_epoch)
-        self.epoch = 0  # complete ones
-        self.step = 0  # done of the epoch after them
+        self.images = training_batches(data.train, config.training, workers, num_classes=num_classes, seed=config.seed)
+        self.train_state = TrainState(build_network(self.description), config.training, workers, self.steps_per_epoch)
+        self.epoch = 0  # complete epochs
+        self.step = 0  # complete steps of the epoch after them
         self.losses = EpochLosses(self.steps_per_epoch, workers)
         self.metrics: dict[str, float] = {}
         self.best: dict[str, float] = {}
         self._resume()
 
     @property
-    def model(self) -> nn.Module:
-        """The network in training."""
-        return self.learner.model
+    def network(self) -> nn.Module:
+        """Network in training."""
+        return self.train_state.network
 
     def run(self, report: Report) -> None:
-        """Trains to the last epoch, reporting after each; the last report carries the test accuracy.
-
-        A trial that continues from a checkpoint first repeats the report of its last epoch, which may not have been
-        heard.
+        """Train to the last epoch and report after each; the last report contains the test accuracy.
 
         Args:
-            report: Called with the epoch, from 1, and its metrics.
+            report: Callable that takes the epoch, from 1, and its metrics.
 
         Raises:
             TrialDivergedError: The loss is not finite.
             TrialFailedError: Memory ran out.
-            StopTrial: Passed through from `report`.
+            StopTrial: `report` raised it.
         """
-        with naming_the_batch(self.config.training, self.workers.world_size):
-            self._run(report)
-
-    def _run(self, report: Report) -> None:
-        if self.epoch:
-            report(self.epoch, self._conclude(self.metrics))
-        while self.epoch < self.config.training.epochs:
-            started = time.perf_counter()
-            metrics = self._train_epoch(self.epoch + 1)
-            self.learner.share_buffers()
-            validation = evaluate(self.learner, self.data.validation, self.workers)
-            metrics |= {f"val/{name}": value for name, value in validation.items()}
-            self._complete_epoch(metrics | models.diagnostics(self.model) | self._measured_costs())
-            spent = {"epoch_time_s": time.perf_counter() - started, "workers": float(self.workers.world_size)}
-            report(self.epoch, {**self._conclude(self.metrics), **spent})
-
-    def _measured_costs(self) -> dict[str, float]:
-        """Costs of the network, with what a pass through it takes on this rank now."""
-        if not self.measures_latency:
-            return self.costs
-        size, device = self.data.image_size, self.workers.device
-        return {**self.costs, "latency_ms": latency_ms(self.learner, self.data.in_chans, size, device)}
+        with translate_out_of_memory(self.config.training, self.workers.world_size):
+            if self.epoch:  # an interruption may have lost the report of this epoch
+                report(self.epoch, self._with_test_accuracy(self.metrics))
+            while self.epoch < self.config.training.epochs:
+                started = time.perf_counter()
+                metrics = self._train_epoch(self.epoch + 1)
+                metrics |= self._validate()
+                self._complete_epoch(metrics)
+                clock = {"epoch_time_s": time.perf_counter() - started, "workers": float(self.workers.world_size)}
+                report(self.epoch, {**self._with_test_accuracy(self.metrics), **clock})
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
-        self.learner.begin_epoch()
+        self.train_state.begin_epoch()
         started, first = time.perf_counter(), self.step
         clock = StepClock(self.workers.device)
         batches = self._batches(epoch)
         images = self.images.epoch(epoch, batches, first=first)
         for step in range(first, len(batches)):
-            self.losses.note(step, self._train_batch(epoch, step, images, clock, len(batches[step])))
+            self.losses.record(step, self._train_step(epoch, step, images, clock, len(batches[step])))
             self.step = step + 1
             if self.step < len(batches):
-                self._pause(epoch)
+                self._check_or_save(epoch)
         sums = self._finite_losses(epoch)
         seconds = time.perf_counter() - started
         return {
             "train/loss": float(sums.sum()) / len(self.data.train),
-            "lr": self.learner.lr,
+            "lr": self.train_state.lr,
             "images_per_s": sum(map(len, batches[first:])) / seconds,
             **self._time_split(clock, steps=len(batches) - first),
         }
 
-    def _train_batch(
+    def _train_step(
         self, epoch: int, step: int, images: Iterator[tuple[Tensor, Tensor]], clock: StepClock, global_images: int
     ) -> Tensor:
-        """One optimiser step; returns the loss summed over this rank's images."""
+        """Take one optimiser step and return the loss summed over this rank's images."""
         seed_everything(self.config.seed, epoch, step, self.workers.rank, device=self.workers.device)
         with clock.measure("data"):
             pixels, targets = next(images)
         update = (epoch - 1) * self.steps_per_epoch + step
         with clock.measure("step"):
-            return self.learner.step(pixels, targets, update=update, global_images=global_images)
+            return self.train_state.step(pixels, targets, update=update, global_images=global_images)
 
-    def _time_split(self, clock: StepClock, steps: int) -> dict[str, float]:
-        """Seconds of an epoch spent on each part, on the first rank."""
-        split = {f"time/{part}_s": seconds for part, seconds in clock.seconds().items()}
-        exchange = self.learner.exchange_s_per_step
-        return split if exchange is None else {**split, "time/exchange_s": exchange * steps}
-
-    def _pause(self, epoch: int) -> None:
-        """Between two steps: a look at the losses, and a checkpoint, where one is due."""
+    def _check_or_save(self, epoch: int) -> None:
+        """Between two steps, check the losses and write a checkpoint, where one of them is due."""
         every = self.config.training.checkpoint_every_steps
         updates = (epoch - 1) * self.steps_per_epoch + self.step
         if every is not None and updates % every == 0:
             losses = self._finite_losses(epoch)
-            self.learner.share_buffers()
+            self.train_state.share_buffers()
             self._save_state(losses)
-        elif self.step % _LOOK_EVERY_STEPS == 0:
+        elif self.step % _STEPS_PER_LOSS_CHECK == 0:
             self._finite_losses(epoch)
 
     def _finite_losses(self, epoch: int) -> Tensor:
-        """The losses of the epoch so far, once it is sure that all are numbers."""
-        sums = self.losses.over_ranks()
-        step = first_diverged(sums)
+        """Return the loss of every step of the epoch so far, summed over all ranks.
+
+        Raises:
+            TrialDivergedError: A loss is not finite.
+        """
+        sums = self.losses.sum_over_ranks()
+        step = first_diverged_step(sums)
         if step is not None:
             raise TrialDivergedError(f"diverged: the training loss of epoch {epoch} is not finite at step {step + 1}")
         return sums
+
+    def _time_split(self, clock: StepClock, steps: int) -> dict[str, float]:
+        """Return the seconds of an epoch spent on each part of its steps, on this rank."""
+        split = {f"time/{part}_s": seconds for part, seconds in clock.seconds().items()}
+        exchange = self.train_state.exchange_s_per_step
+        return split if exchange is None else {**split, "time/exchange_s": exchange * steps}
 
     def _batches(self, epoch: int) -> list[Indices]:
         global_batch_size = self.config.training.global_batch_size
         return epoch_batches(len(self.data.train), global_batch_size, seed=self.config.seed, epoch=epoch)
 
-    def _conclude(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """What to report: after the last epoch, the test accuracy as well."""
+    def _validate(self) -> dict[str, float]:
+        """Return validation metrics, the network's own diagnostics, and its costs."""
+        self.train_state.share_buffers()
+        validation = evaluate(self.train_state, self.data.validation, self.workers)
+        metrics = {f"val/{name}": value for name, value in validation.items()}
+        return metrics | models.diagnostics(self.network) | self.costs.measure(self.train_state, self.workers.device)
+
+    def _with_test_accuracy(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return the metrics of an epoch; of the last epoch with the test accuracy of the best epoch's weights."""
         is_last = self.epoch == self.config.training.epochs
         return {**metrics, **(self._test_best() if is_last else {})}
 
     def _test_best(self) -> dict[str, float]:
-        """The only look at the test images: the best epoch's weights, after the last epoch."""
-        model = self.learner.evaluated
-        current = {key: value.clone() for key, value in model.state_dict().items()}
+        """Evaluate the best epoch's weights on the test split; nothing else reads that split."""
+        network = self.train_state.evaluated
+        current = {key: value.clone() for key, value in network.state_dict().items()}
         self.workers.sum(torch.zeros(1, device=self.workers.device))  # best.pt is complete once all ranks are here
         best = read_best(self.checkpoints.best, self.workers.device)
-        load_weights(model, best["state_dict"], self.checkpoints.best)
-        result = evaluate(self.learner, self.data.test, self.workers)
-        model.load_state_dict(current)
+        load_weights(network, best["state_dict"], self.checkpoints.best)
+        result = evaluate(self.train_state, self.data.test, self.workers)
+        network.load_state_dict(current)
         return {"test/top1": result["top1"], "test/top5": result["top5"], "best_epoch": float(best.get("epoch", 0))}
 
     def _is_best(self, metrics: Mapping[str, float]) -> bool:
@@ -221,61 +215,50 @@ class Trial:
         return best is None or (value > best if self.objective.mode == "max" else value < best)
 
     def _complete_epoch(self, metrics: dict[str, float]) -> None:
-        """Counts an epoch as done and writes its checkpoints."""
+        """Count an epoch as complete and write its checkpoints."""
         self.epoch, self.step, self.metrics = self.epoch + 1, 0, metrics
         self.losses = EpochLosses(self.steps_per_epoch, self.workers)
         if self._is_best(metrics):
             self.best = dict(metrics)
             if self.workers.is_first:
-                weights = {"state_dict": self.learner.evaluated.state_dict(), "epoch": self.epoch, "metrics": metrics}
-                seen = EvaluationSettings.of(self.config.training, self.data.test).model_dump()
-                facts = {"model": self.description, "data": self._data_facts(), "evaluation": seen}
-                save_checkpoint(self.checkpoints.best, {**facts, **weights})
+                save_best(
+                    self.checkpoints.best,
+                    self.train_state.evaluated.state_dict(),
+                    description=self.description,
+                    data=self.data,
+                    training=self.config.training,
+                    epoch=self.epoch,
+                    metrics=metrics,
+                )
         self._save_state(losses=None)
 
     def _save_state(self, losses: Tensor | None) -> None:
         if not self.workers.is_first:
             return
         position = {"epoch": self.epoch, "step": self.step, "losses": losses}
-        told = {"model": self.description, "metrics": self.metrics, "best": self.best}
-        self.checkpoints.save_state({**position, **told, **self.learner.state_dict()})
+        facts = {"model": self.description, "metrics": self.metrics, "best": self.best}
+        self.checkpoints.save_state({**position, **facts, **self.train_state.state_dict()})
 
     def _resume(self) -> None:
-        """Continues after the last step that a sound checkpoint has seen.
+        """Resume from the newest sound checkpoint, where there is one; every rank must call.
 
         Raises:
-            CheckpointError: It holds the state of another training.
+            CheckpointError: The checkpoint holds the state of another training.
         """
         chosen = self.checkpoints.agree_on_state(self.workers)
         if chosen is None:
             return
         content = read_state(chosen, self.workers.device)
-        load_weights(self.model, content["state_dict"], chosen)
+        load_weights(self.network, content["state_dict"], chosen)
         losses = content["losses"]
         if content["step"] > self.steps_per_epoch or (losses is not None and len(losses) != self.steps_per_epoch):
             raise CheckpointError(f"{chosen}: its epochs are not of {self.steps_per_epoch} steps, as this trial's are")
         try:
-            self.learner.load_state_dict(content)
+            self.train_state.load_state_dict(content)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise CheckpointError(f"{chosen}: its optimiser is not that of this trial ({reason})") from None
         self.epoch, self.step = content["epoch"], content["step"]
         self.metrics, self.best = content["metrics"], content["best"]
         if losses is not None:
             self.losses.restore(losses)
-
-    def _data_facts(self) -> dict[str, Any]:
-        split = self.data.train
-        return {
-            "pixel_mean": _share_of_255(split.mean),
-            "pixel_std": _share_of_255(split.std),
-            "class_names": list(self.data.class_names),
-        }
-
-
-def _share_of_255(scaled: Tensor) -> list[float]:
-    """Numbers for pixels in 0..255 as shares of it which, times 255, are these numbers to the last bit."""
-    share = scaled / 255
-    for near in (share.nextafter(share.new_tensor(-1.0)), share.nextafter(share.new_tensor(2.0))):
-        share = torch.where((share * 255 != scaled) & (near * 255 == scaled), near, share)
-    return share.flatten().tolist()

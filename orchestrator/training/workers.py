@@ -1,4 +1,4 @@
-"""The DDP ranks of a trial, as the training loop sees them. One process is world size 1."""
+"""Interface of the training loop to the DDP ranks of a trial. One process is world size 1."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Workers:
-    """This process among its peers.
+    """One rank and its process group.
+
+    `sum`, `broadcast_from_first` and `share_buffers` are collective operations: every rank must call them, and they
+    block until all have.
 
     Args:
-        rank: From 0.
-        world_size: Number of ranks; a process group must be up when it exceeds 1.
-        device: Where this rank computes.
+        rank: Rank of this process, from 0.
+        world_size: Number of ranks; above 1, torch's process group must be initialised.
+        device: Device of this rank.
     """
 
     rank: int = 0
@@ -38,46 +41,46 @@ class Workers:
 
     @property
     def is_first(self) -> bool:
-        """Whether this rank writes files and speaks for the others."""
+        """True for the rank that writes files and reports for all."""
         return self.rank == 0
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The model with gradients averaged over the ranks; the model itself in a single process."""
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """Return the network with gradients averaged over the ranks; the network itself in a single process."""
         if self.world_size == 1:
-            return model
+            return network
         settings: dict[str, Any] = {_SYNC_BUFFERS_AT_EACH_STEP: False, "gradient_as_bucket_view": True}
         if self.device.type == "cuda":
             settings["device_ids"] = [self.device]
         # Running statistics are shared once, before evaluation, instead of at every step.
-        return DistributedDataParallel(model, **settings)
+        return DistributedDataParallel(network, **settings)
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all ranks, on all ranks; `values` is overwritten."""
+        """Sum values over all ranks, in place, and return them."""
         if self.world_size > 1:
             dist.all_reduce(values)
         return values
 
-    def told_by_first(self, value: T) -> T:
-        """What the first rank says, on all ranks; the values of the others are ignored.
+    def broadcast_from_first(self, value: T) -> T:
+        """Return the value of the first rank on all ranks; the values of the others are ignored.
 
-        Torch's own broadcast of objects would unpickle what comes from the network; this one reads JSON.
+        Torch's own broadcast of objects would unpickle received bytes; this one reads JSON.
 
         Args:
-            value: Plain data as JSON knows it.
+            value: Value that JSON can hold.
         """
         if self.world_size == 1:
             return value
         own = list(json.dumps(value).encode())
         length = torch.tensor(len(own), device=self.device)
         dist.broadcast(length, src=0)
-        said = torch.tensor(own if self.is_first else [0] * int(length), dtype=torch.uint8, device=self.device)
-        dist.broadcast(said, src=0)
-        told: T = json.loads(bytes(said.tolist()))
-        return told
+        content = torch.tensor(own if self.is_first else [0] * int(length), dtype=torch.uint8, device=self.device)
+        dist.broadcast(content, src=0)
+        received: T = json.loads(bytes(content.tolist()))
+        return received
 
-    def share_buffers(self, model: nn.Module) -> None:
-        """Gives every rank the first rank's running statistics, so that all evaluate the same network."""
-        buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    def share_buffers(self, network: nn.Module) -> None:
+        """Copy the first rank's running statistics to all ranks, so that all evaluate the same network."""
+        buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
         if self.world_size > 1 and buffers:
             flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
             dist.broadcast(flat, src=0)
@@ -85,10 +88,10 @@ class Workers:
 
 
 def exchange_s_per_step(network: nn.Module) -> float | None:
-    """Seconds of a step in which gradients are exchanged and nothing is computed, as DDP samples them.
+    """Return the seconds per step in which gradients are exchanged and nothing is computed, as DDP samples them.
 
     Args:
-        network: As `Workers.wrap` returned it; None is returned for a network of a single process.
+        network: Result of `Workers.wrap`; the result is None for a network of a single process.
     """
     if not isinstance(network, DistributedDataParallel):
         return None

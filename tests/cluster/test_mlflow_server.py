@@ -22,7 +22,7 @@ from cluster.mlflow.user import make_user
 from orchestrator import load_model
 from orchestrator.errors import TrackingError
 from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
-from orchestrator.training.checkpoints.checkpoints import build_model
+from orchestrator.training.checkpoints.checkpoints import build_network
 from tests.support.mlflow_server import MlflowServer
 from tests.support.postgresql import PASSWORD as DATABASE_PASSWORD
 from tests.support.postgresql import PostgresqlServer
@@ -166,7 +166,7 @@ def test_a_sweep_is_written_with_the_credentials_of_the_environment_which_stand_
 ) -> None:
     network = {"name": "conv_resnet26_small", "options": {}, "num_classes": 10, "in_chans": 1, "image_size": 8}
     facts = {"pixel_mean": [0.5], "pixel_std": [0.25], "class_names": list("0123456789")}
-    weights = {"state_dict": build_model(network).state_dict(), "epoch": 2, "metrics": {"val/top1": 0.8}}
+    weights = {"state_dict": build_network(network).state_dict(), "epoch": 2, "metrics": {"val/top1": 0.8}}
     checkpoint = tmp_path / "s-001" / "best.pt"
     checkpoint.parent.mkdir()
     save_checkpoint(checkpoint, {"model": network, "data": facts, **weights})

@@ -1,4 +1,4 @@
-"""Every family learns real images: its small network passes 95% on digits it has never seen."""
+"""Every family learns real images: its small network passes 95% on held-out digits."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.data import open_images, prepare_dataset
-from orchestrator.training.images.device_images import DeviceImages, place_images
+from orchestrator.config import DatasetConfig
+from orchestrator.data import open_dataset, prepare_dataset
+from orchestrator.training.images.device_images import DeviceImages
+from orchestrator.training.images.placement import place_dataset
 from search_spaces import KINDS, kind_of, named_space
 from tests.support.networks.small_networks import SMALL_NETWORKS, SmallNetwork
 from tests.support.training_pieces import make_trial, run
@@ -18,9 +20,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> DeviceImages:
-    """All digits, cut as the demo cuts them."""
-    source = open_images(prepare_dataset("digits", tmp_path_factory.mktemp("digits")))
-    return place_images(source, torch.device("cpu"), validation_fraction=0.2, split_seed=0)
+    """Return all digits, split as in the demo."""
+    source = open_dataset(prepare_dataset("digits", tmp_path_factory.mktemp("digits")))
+    return place_dataset(source, torch.device("cpu"), DatasetConfig(name="digits"))
 
 
 @pytest.mark.parametrize(("family", "network"), SMALL_NETWORKS.items(), ids=list(SMALL_NETWORKS))

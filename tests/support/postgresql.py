@@ -55,7 +55,7 @@ class PostgresqlServer:
         return self._folder / "data"
 
     def _run(self, program: str, *arguments: object) -> None:
-        # As a daemon's parent, pg_ctl must not hold our pipes open.
+        # The daemon inherits pg_ctl's output, so that a pipe would never be closed.
         command = [str(self._programs / program), *map(str, arguments)]
         with (Path(tempfile.gettempdir()) / f"postgresql-{os.getpid()}.out").open("wb") as output:
             done = subprocess.run(command, user=_owner(), cwd=self._folder, stdout=output, stderr=output, check=False)

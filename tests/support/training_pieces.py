@@ -1,21 +1,23 @@
-"""A small part of the digits, and trials over it in this process or in one of several."""
+"""Trials on a small part of the digits, in this process or in one of several."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import multiprocessing
 
 from models.lesa.binary_term import BinaryTerm
-from orchestrator.config import ModelConfig, ObjectiveConfig, TrainingConfig, TrialConfig
-from orchestrator.data import ArrowImages, ImageSplit, open_images, prepare_dataset
+from orchestrator.config import DatasetConfig, ModelConfig, ObjectiveConfig, TrainingConfig, TrialConfig
+from orchestrator.data import ImageDataset, PixelImages, open_dataset, prepare_dataset
 from orchestrator.training import trial as trial_module
-from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_model
-from orchestrator.training.images.device_images import DeviceImages, place_images
+from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_network
+from orchestrator.training.images.device_images import DeviceImages
+from orchestrator.training.images.placement import place_dataset
 from orchestrator.training.trial import StopTrial, Trial
 from orchestrator.training.workers import Workers
 
@@ -25,15 +27,17 @@ Reports = list[dict[str, float]]
 
 
 def few_digits(folder: Path, *, train: int = 400, test: int = 101) -> DeviceImages:
-    """The first digits of each split; 101 divides by no number of workers."""
-    whole = open_images(prepare_dataset("digits", folder))
+    """Place the first digits of each split; 101 is divisible by no number of workers."""
+    whole = open_dataset(prepare_dataset("digits", folder))
     counts = {"train": train, "test": test}
     splits = {
-        name: ImageSplit(split.images[: counts[name]], split.labels[: counts[name]])
+        name: PixelImages(split.images[: counts[name]], split.labels[: counts[name]])
         for name, split in whole.splits.items()
+        if isinstance(split, PixelImages)
     }
-    part = ArrowImages(splits, whole.class_names, whole.mean, whole.std, whole.content_hash)
-    return place_images(part, torch.device("cpu"), validation_fraction=0.25, split_seed=0)
+    part = ImageDataset(splits, whole.class_names, whole.mean, whole.std, whole.content_hash)
+    config = DatasetConfig(name="digits", validation_fraction=0.25)
+    return place_dataset(part, torch.device("cpu"), config)
 
 
 def make_trial(
@@ -57,11 +61,11 @@ def make_trial(
 def run(
     trial: Trial, *, stop_after: int | None = None, cut_before: int | None = None, curve: list[float] | None = None
 ) -> Reports:
-    """Trains and returns what was reported; stops as a sweep would after an epoch, or dies before a step.
+    """Train and return the reports; stop as by a sweep after an epoch, or fail before a step.
 
     A `curve` is filled with the loss of each step, summed over this rank's images.
     """
-    step = trial.learner.step
+    step = trial.train_state.step
 
     def watched_step(*arguments: Any, update: int, **options: Any) -> torch.Tensor:
         if update == cut_before:
@@ -71,7 +75,7 @@ def run(
             curve.append(float(loss))
         return loss
 
-    trial.learner.step = watched_step
+    trial.train_state.step = watched_step
     reports: Reports = []
 
     def report(epoch: int, metrics: Mapping[str, float]) -> None:
@@ -85,12 +89,12 @@ def run(
 
 
 def timeless(reports: Reports) -> Reports:
-    """Reports without what a clock says."""
+    """Remove the metrics that a clock determines from reports."""
     return [{key: value for key, value in report.items() if key not in CLOCKS} for report in reports]
 
 
 def differences(left: Any, right: Any, where: str = "") -> list[str]:
-    """Where two nested states differ in so much as a bit."""
+    """Return the places where two nested states are not bit-equal."""
     if isinstance(left, torch.Tensor):
         same = left.dtype == right.dtype and torch.equal(left, right)
         return [] if same else [where]
@@ -105,12 +109,12 @@ def differences(left: Any, right: Any, where: str = "") -> list[str]:
 
 
 def without_norm(description: Mapping[str, Any]) -> torch.nn.Module:
-    """A network in which images do not see each other, so that any cut of a batch gives the same sum."""
+    """Build a network whose images do not affect each other, so that any division of a batch gives the same sum."""
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
 
 
 def with_norm(description: Mapping[str, Any]) -> torch.nn.Module:
-    """A network whose images see each other through batch norms."""
+    """Build a network whose images affect each other through batch norms."""
     return torch.nn.Sequential(
         torch.nn.Conv2d(1, 8, 3, padding=1),
         torch.nn.BatchNorm2d(8),
@@ -123,7 +127,7 @@ def with_norm(description: Mapping[str, Any]) -> torch.nn.Module:
 
 
 def with_logit_norms(description: Mapping[str, Any]) -> torch.nn.Module:
-    """A network that computes the statistics of a norm by a way of its own."""
+    """Build a network that computes the statistics of a norm by its own code."""
     return torch.nn.Sequential(
         torch.nn.Conv2d(1, 16, 3, stride=2, padding=1),
         BinaryTerm(16, map_size=(4, 4), groups=2, position_embedding="classification"),
@@ -133,7 +137,7 @@ def with_logit_norms(description: Mapping[str, Any]) -> torch.nn.Module:
 
 
 def with_everything(description: Mapping[str, Any]) -> torch.nn.Module:
-    """A small network with buffers and random numbers."""
+    """Build a small network with buffers and random numbers."""
     return torch.nn.Sequential(
         torch.nn.Conv2d(1, 8, 3, padding=1),
         torch.nn.BatchNorm2d(8),
@@ -146,7 +150,7 @@ def with_everything(description: Mapping[str, Any]) -> torch.nn.Module:
 
 
 def join_group(rank: int, world_size: int, folder: Path) -> Workers:
-    """This process as a rank of a group whose processes meet in a folder."""
+    """Join a process group whose ranks meet through a file in a folder."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder / 'meeting'}", rank=rank, world_size=world_size)
     return Workers(rank, world_size)
@@ -154,7 +158,7 @@ def join_group(rank: int, world_size: int, folder: Path) -> Workers:
 
 # Global batches of 27 and 28 images, so that the shares of some steps differ in size.
 CASES: dict[str, dict[str, Any]] = {
-    "real": {"network": build_model},
+    "real": {"network": build_network},
     "without norm": {"network": without_norm, "optimizer": "sgd", "lr": 0.1},
     "in parts, clipped, averaged": {
         "network": without_norm,
@@ -188,20 +192,26 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def train_case(name: str, data: DeviceImages, folder: Path, workers: Workers) -> dict[str, Any]:
-    """Trains one of `CASES`: this rank's loss curve, reports and weights."""
+    """Train one of `CASES` and return this rank's loss curve, reports and weights."""
     settings = {"global_batch_size": 29, **CASES[name]}
-    trial_module.build_model = settings.pop("network")
+    trial_module.build_network = settings.pop("network")
     try:
         trial = make_trial(data, folder / name, workers=workers, **settings)
         curve: list[float] = []
         reports = run(trial, curve=curve)
     finally:
-        trial_module.build_model = build_model
-    return {"curve": curve, "reports": reports, "weights": trial.learner.evaluated.state_dict()}
+        trial_module.build_network = build_network
+    return {"curve": curve, "reports": reports, "weights": trial.train_state.evaluated.state_dict()}
+
+
+def run_ranks(function: Callable[..., None], world_size: int, *arguments: Any) -> None:
+    """Runs a function in a process for each rank: forked from one that has imported torch and our packages."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload([trial_module.__name__])
+    multiprocessing.start_processes(function, (world_size, *arguments), nprocs=world_size, start_method="forkserver")
 
 
 def run_rank(rank: int, world_size: int, folder: str, cases: Sequence[str]) -> None:
-    """One process of a group: trains the cases and leaves what came of them."""
+    """Train the cases as one process of a group, and write the results to its folder."""
     place = Path(folder)
     workers = join_group(rank, world_size, place)
     data = few_digits(place / f"data-{rank}")

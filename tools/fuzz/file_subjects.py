@@ -17,9 +17,9 @@ from orchestrator.data import open_dataset
 from orchestrator.data.conversion.contact_sheet import contact_sheet
 from orchestrator.data.conversion.prepare import prepare
 from orchestrator.data.decoding import ImageError, decode_image, image_size
+from orchestrator.data.encoded_images import EncodedImages
 from orchestrator.data.manifest import read_manifest
 from orchestrator.data.manifest_checks import contradictions
-from orchestrator.data.prepared import PreparedDataset
 from orchestrator.data.sources.archives import unpack
 from orchestrator.data.storage import open_folder
 from orchestrator.errors import DataError
@@ -73,12 +73,11 @@ def _used(place: Path) -> None:
         raise DataError("; ".join(faults))
     contact_sheet(folder, manifest)
     found = open_dataset(str(target))
-    if isinstance(found, PreparedDataset):
-        for split in found.manifest.splits:
-            for content in found.files(split):
-                decode_image(content)
-        return
     for part in found.splits.values():
+        if isinstance(part, EncodedImages):
+            for content in part:
+                decode_image(content)
+            continue
         pixels = np.asarray(part.images)
         assert pixels.dtype == np.uint8
         assert len(pixels) == len(part.labels)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from orchestrator.config.sections.objective import ObjectiveConfig
+from orchestrator.config.sections.resources import ResourcesConfig
 from orchestrator.config.sections.section import Section
 from orchestrator.errors import Problem
-
-if TYPE_CHECKING:
-    from orchestrator.config.sections.objective import ObjectiveConfig
-    from orchestrator.config.sweep import ResourcesConfig
 
 _UNIT_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _DURATION = re.compile(r"\s*(?:(\d+(?:\.\d+)?)\s*([dhms]))\s*")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, Strict, model_validator
 
 from orchestrator.config.sections.section import Section
 from orchestrator.errors import Problem, did_you_mean
@@ -42,6 +42,26 @@ class ObjectiveConfig(Section):
         if isinstance(raw, Mapping) and "mode" not in raw and isinstance(raw.get("metric"), str):
             return {**raw, "mode": METRICS.get(raw["metric"], "max")}
         return raw
+
+
+def _as_list(raw: Any) -> Any:
+    return raw if isinstance(raw, list | tuple) else (raw,)
+
+
+def _as_written(objectives: tuple[ObjectiveConfig, ...]) -> Any:
+    """Return a single objective without a list around it, as it is written in YAML."""
+    written = [objective.model_dump() for objective in objectives]
+    return written[0] if len(written) == 1 else written
+
+
+ObjectiveList = Annotated[
+    tuple[ObjectiveConfig, ...],
+    Strict(strict=False),
+    Field(min_length=1),
+    BeforeValidator(_as_list),
+    PlainSerializer(_as_written),
+]
+"""One objective, or a list of them."""
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,19 @@
-"""What all sections of the configuration share."""
+"""Base class and types shared by all sections of the configuration."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, Strict
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""Seed within the range that NumPy, Optuna and PyTorch all accept."""
+
+Texts = Annotated[tuple[str, ...], Strict(strict=False)]
+"""Several texts; YAML writes a list."""
 
 
 class Section(BaseModel):
-    """A part of the configuration: frozen, keyword-only, closed to unknown keys, and no guessing at types."""
+    """A part of the configuration: frozen, keyword-only, unknown keys forbidden, types not converted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

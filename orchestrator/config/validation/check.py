@@ -10,13 +10,15 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
-from orchestrator.config import sweep as schema
-from orchestrator.config.named_space import domains_of
+from orchestrator.config.recipes import list_recipes
+from orchestrator.config.searched_values import domains_of, max_epochs
 from orchestrator.config.sections.budget import budget_problems
+from orchestrator.config.sections.dataset import DatasetConfig
 from orchestrator.config.sections.objective import ObjectiveConfig, constraint_problems, objective_problems
 from orchestrator.config.sections.section import Section
 from orchestrator.config.validation.plain_data import shown
@@ -25,11 +27,13 @@ from orchestrator.config.validation.scheduler_rules import scheduler_problems
 from orchestrator.config.validation.search_rules import search_problems
 from orchestrator.config.validation.storage_rules import storage_problems
 from orchestrator.config.validation.training_rules import augmentation_problems, training_problems
-from orchestrator.data.datasets import DatasetFacts
 from orchestrator.errors import DataError, Problem, did_you_mean
 from orchestrator.server_addresses import SCHEMES, scheme_of, truncation_problem
 from orchestrator.uris import without_password
 from search_spaces import Domain, setting_of
+
+if TYPE_CHECKING:
+    from orchestrator.data import DatasetFacts
 
 _MOST_FAULTS = 100
 _MOST_SEARCHED = 1_000
@@ -41,26 +45,27 @@ _LABEL_RULE = (
 )
 
 
-def find_problems(raw: Mapping[str, Any]) -> list[Problem]:
+def find_problems(raw: Mapping[str, Any], fields: Mapping[str, FieldInfo]) -> list[Problem]:
     """All faults of a sweep's settings, of very many the first; empty when it may start.
 
     Args:
         raw: Section name to content, as read from YAML or given to `SweepConfig`.
+        fields: Fields of `SweepConfig`.
     """
-    sections, problems = _check_sections(raw)
+    sections, problems = _check_sections(raw, fields)
     problems = list(dict.fromkeys([*problems, *islice(_check_together(sections), _MOST_FAULTS)]))
     if len(problems) <= _MOST_FAULTS:
         return problems
     return [*problems[:_MOST_FAULTS], Problem("", f"has more than {_MOST_FAULTS} faults; mend these first")]
 
 
-def _check_sections(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+def _check_sections(raw: Mapping[str, Any], fields: Mapping[str, FieldInfo]) -> tuple[dict[str, Any], list[Problem]]:
     """Validates each section alone; returns the sound ones and the faults of the others."""
-    fields = {field.alias or name: field for name, field in schema.SweepConfig.model_fields.items()}
+    known = {field.alias or name: field for name, field in fields.items()}
     sections: dict[str, Any] = {}
-    strangers = islice((key for key in raw if key not in fields), _MOST_FAULTS + 1)
-    problems = [Problem(key, f"unknown setting. {did_you_mean(key, [*fields, 'space'])}") for key in strangers]
-    for name, field in fields.items():
+    strangers = islice((key for key in raw if key not in known), _MOST_FAULTS + 1)
+    problems = [Problem(key, f"unknown setting. {did_you_mean(key, [*known, 'space'])}") for key in strangers]
+    for name, field in known.items():
         if name not in raw and field.is_required():
             problems.append(Problem(name, "is missing; every sweep needs it"))
         elif name == "search":
@@ -125,7 +130,7 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _check_names(sections)
     training, scheduler, search = sections.get("training"), sections.get("trial_scheduler"), sections["search"]
     if training and scheduler:
-        epochs, trials = schema.max_epochs(training, search), sections.get("trials", 1)
+        epochs, trials = max_epochs(training, search), sections.get("trials", 1)
         yield from scheduler_problems(scheduler, search, epochs=epochs, trials=trials)
     resources = sections.get("resources")
     if resources and training:
@@ -143,7 +148,7 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
     yield from search_problems(sections, facts)
 
 
-def _dataset_facts(dataset: schema.DatasetConfig | None) -> tuple[DatasetFacts | None, list[Problem]]:
+def _dataset_facts(dataset: DatasetConfig | None) -> tuple[DatasetFacts | None, list[Problem]]:
     """What is known of the images, read once; or why they cannot be used."""
     from orchestrator.data import dataset_facts, list_datasets
 
@@ -165,7 +170,7 @@ def _dataset_facts(dataset: schema.DatasetConfig | None) -> tuple[DatasetFacts |
     return facts, list(_check_split(dataset, facts))
 
 
-def _check_split(dataset: schema.DatasetConfig, facts: DatasetFacts) -> Iterator[Problem]:
+def _check_split(dataset: DatasetConfig, facts: DatasetFacts) -> Iterator[Problem]:
     if dataset.select_on == "test":
         return
     share = facts.num_classes / facts.train_images
@@ -179,8 +184,6 @@ def _check_split(dataset: schema.DatasetConfig, facts: DatasetFacts) -> Iterator
 
 def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
     from timm.optim import list_optimizers
-
-    from orchestrator.config.recipes import list_recipes
 
     training, search = sections.get("training"), sections["search"]
     if training and training.optimizer not in list_optimizers():
@@ -212,6 +215,4 @@ def _section_class(annotation: Any) -> type[BaseModel] | None:
 
 def _annotated(field: Any) -> Any:
     """The annotation of a field together with its constraints."""
-    from typing import Annotated
-
     return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import get_args
 
-from orchestrator.config.named_space import domains_of
+from orchestrator.config.searched_values import domains_of
 from orchestrator.config.sections.study import Mutable, TrialSchedulerConfig
 from orchestrator.errors import Problem
 from search_spaces.domains import ConstantDomain, Domain

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from orchestrator.config import sweep as schema
 from orchestrator.config.fixed_settings import fixed_settings
 from orchestrator.config.sections.first_trials import first_problems
+from orchestrator.config.sections.model import ModelConfig
 from orchestrator.config.sections.objective import SPAN, is_constraint, parse_constraint
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.config.validation.plain_data import shown
 from orchestrator.config.validation.pydantic_problems import translate, unknown
 from orchestrator.config.validation.sampler_rules import sampler_problems
-from orchestrator.data.datasets import DatasetFacts
 from orchestrator.errors import Problem, did_you_mean
 from search_spaces import SearchSpace, setting_of
 from search_spaces.space import SpaceError, condition_problems
 
 if TYPE_CHECKING:
     from models import OptionProblem
+    from orchestrator.data import DatasetFacts
 
 _MOST_DECIDING = 200
 _MOST_BRANCHES = 2_000
@@ -103,7 +103,7 @@ def _check_branch(
     model: str,
     active: tuple[str, ...],
     search: Mapping[str, Any],
-    fixed: schema.ModelConfig | None,
+    fixed: ModelConfig | None,
     facts: DatasetFacts | None,
 ) -> Iterator[Problem]:
     """The rules for one network: known names, and corner values that it accepts."""

@@ -5,9 +5,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
-
 from orchestrator.config.sections.study import StorageConfig
 from orchestrator.errors import Problem, did_you_mean
 from orchestrator.server_addresses import truncation_problem
@@ -24,6 +21,9 @@ def storage_problems(storage: StorageConfig, tracking_uri: str | None) -> Iterat
         storage: What is checked.
         tracking_uri: Of MLflow, which needs a database of its own: both note the version of their tables in one place.
     """
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
     if storage.uri is None:
         return
     try:
@@ -50,6 +50,9 @@ def storage_problems(storage: StorageConfig, tracking_uri: str | None) -> Iterat
 
 def _place(uri: str) -> tuple[str, str | None, int | None, str | None] | None:
     """Which database an address names, whoever asks it by whichever driver; None for what is no address of one."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
         address = make_url(uri)
     except (ArgumentError, ValueError):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.config.named_space import corner_values, domains_of
+from orchestrator.config.searched_values import corner_values, domains_of
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.errors import Problem
 

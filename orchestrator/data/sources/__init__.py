@@ -14,7 +14,7 @@ from types import MappingProxyType
 from orchestrator.data.shown_names import one_line
 from orchestrator.data.sources.archives import is_archive, unpack
 from orchestrator.data.sources.cifar import open_cifar10, open_cifar100
-from orchestrator.data.sources.digits_source import open_digits
+from orchestrator.data.sources.digits import open_digits
 from orchestrator.data.sources.image_files import open_folders, open_tiny_imagenet
 from orchestrator.data.sources.imagenet import open_imagenet
 from orchestrator.data.sources.mnist import open_mnist

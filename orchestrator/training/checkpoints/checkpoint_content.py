@@ -1,4 +1,4 @@
-"""What the two kinds of checkpoint hold, checked after their checksum: a seal says who wrote a file, not what."""
+"""Content of the two kinds of checkpoint, validated after their checksum, which does not vouch for the content."""
 
 from __future__ import annotations
 
@@ -79,34 +79,34 @@ _STATE: TypeAdapter[_State] = TypeAdapter(_State)
 
 
 def read_best(path: Path, device: torch.device | None = None) -> dict[str, Any]:
-    """Read the weights of the best epoch with the words to rebuild the network.
+    """Read the weights of the best epoch and the description of the network.
 
     Args:
-        path: A `best.pt`.
-        device: Where its tensors are placed.
+        path: Path of a `best.pt`.
+        device: Device of its tensors; None keeps the stored one.
 
     Raises:
         CheckpointError: The file is missing or damaged, or holds something else.
     """
     content = read_checkpoint(path, device)
     if "data" not in content and "optimizer" in content:
-        raise CheckpointError(f"{path}: is a checkpoint to continue from; a model is read from best.pt beside it")
+        raise CheckpointError(f"{path}: is a state to resume from; a network is read from best.pt in the same folder")
     _refuse_other_content(path, content, _BEST, "the weights of a trained network")
     return content
 
 
 def read_state(path: Path, device: torch.device | None = None) -> dict[str, Any]:
-    """Read all that training needs to go on.
+    """Read the state to resume from.
 
     Args:
-        path: A `last.pt` or `previous.pt`.
-        device: Where its tensors are placed.
+        path: Path of a `last.pt` or `previous.pt`.
+        device: Device of its tensors; None keeps the stored one.
 
     Raises:
         CheckpointError: The file is missing or damaged, or holds something else.
     """
     content = read_checkpoint(path, device)
-    _refuse_other_content(path, content, _STATE, "a state to continue from")
+    _refuse_other_content(path, content, _STATE, "a state to resume from")
     return content
 
 
@@ -114,9 +114,9 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) 
     """Load the weights of a checkpoint into a network.
 
     Args:
-        network: The network.
+        network: Network of the same architecture.
         weights: Tensors by name.
-        path: The checkpoint, for the error.
+        path: Path of the checkpoint, for the error.
 
     Raises:
         CheckpointError: Names or shapes are not those of the network.

@@ -1,8 +1,7 @@
-"""A checkpoint as a file: written whole or not at all, with a checksum, and read without running any code from it.
+"""Checkpoint files: written whole or not at all, with a checksum, and read without running any code from them.
 
-The file is an ordinary one of `torch.save`, hence a zip archive; the SHA-256 of all its bytes stands in the archive's
-comment, where other readers do not mind it. A file that was cut short or altered anywhere is recognised before
-anything in it is believed.
+The file is an ordinary one of `torch.save`, hence a zip archive; the SHA-256 of all its bytes is the archive's comment,
+which other readers ignore. A truncated or altered file is detected before any of its content is used.
 """
 
 from __future__ import annotations
@@ -18,27 +17,27 @@ from typing import IO, Any
 import torch
 
 from orchestrator.disk_space import disk_full_error, is_full, retry_while_full
-from orchestrator.errors import CheckpointError
+from orchestrator.errors import CheckpointError, first_line
 
 _FORMAT = 2
 _PREFIX = b"sha256:"
 _COMMENT_BYTES = len(_PREFIX) + 64
-_LENGTH_BYTES = 2  # the last field of a zip archive: how long its comment is
+_LENGTH_BYTES = 2  # the last field of a zip archive: the length of its comment
 _CHUNK_BYTES = 2**20
 _SMALL_THINGS_BYTES = 2**20  # all of a checkpoint but its tensors
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any], *, previous: Path | None = None) -> None:
-    """Writes a checkpoint so that a crash, at any time, leaves a whole one.
+    """Write a checkpoint so that a crash, at any time, leaves a whole one; blocks while the disk is full.
 
     Args:
-        path: Target; its folder is created.
+        path: Target path; its folder is created.
         content: Tensors, numbers, texts, and lists and mappings of them.
-        previous: Where the file that stands at `path` is kept; None drops it. A crash between the two renames leaves
-            it there, with none at `path`.
+        previous: Path to which the former file at `path` is renamed; None deletes it. A crash between the two renames
+            leaves the former file there, and none at `path`.
 
     Raises:
-        CheckpointError: The disk has no room for it, for minutes; nothing was written.
+        CheckpointError: The disk has had no room for minutes; nothing was written.
     """
     try:
         partial = retry_while_full(lambda: _write_partial(path, content), path.parent)
@@ -53,11 +52,11 @@ def save_checkpoint(path: Path, content: Mapping[str, Any], *, previous: Path | 
 
 
 def read_checkpoint(path: Path, device: torch.device | None = None) -> dict[str, Any]:
-    """Reads a checkpoint after its checksum was found right.
+    """Verify the checksum of a checkpoint and read it.
 
     Args:
-        path: The file.
-        device: Where its tensors are placed.
+        path: Path of the file.
+        device: Device of its tensors; None keeps the stored one.
 
     Raises:
         CheckpointError: The file is missing, damaged or of another format.
@@ -65,8 +64,8 @@ def read_checkpoint(path: Path, device: torch.device | None = None) -> dict[str,
     verify_checkpoint(path)
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # sealed by someone else: an unpickler may raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # the writer may be anyone: an unpickler may raise anything
+        reason = first_line(error)
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason})") from None
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise CheckpointError(f"{path}: is no checkpoint of this version of SpatialSweep")
@@ -74,7 +73,7 @@ def read_checkpoint(path: Path, device: torch.device | None = None) -> dict[str,
 
 
 def verify_checkpoint(path: Path) -> None:
-    """Compares a file's bytes with its checksum.
+    """Verify that a file has the bytes of its checksum.
 
     Raises:
         CheckpointError: The file is missing, has no checksum, or was altered.
@@ -95,20 +94,20 @@ def verify_checkpoint(path: Path) -> None:
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Deletes what writers that were killed have left."""
+    """Delete the partial files of writers that were killed."""
     for partial in folder.glob("*.partial"):
         partial.unlink(missing_ok=True)
 
 
 def _write_partial(path: Path, content: Mapping[str, Any]) -> Path:
-    """Writes all of a checkpoint beside its place, or nothing.
+    """Write a checkpoint to a partial file in the same folder, or nothing, and return its path.
 
     Raises:
-        OSError: There is no room, among other things.
+        OSError: The disk is full, among other causes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _require_room(path, content)
-    # Ranks in containers often have the same process id, and one that was cut off may write beside its successor.
+    # Ranks in containers often have the same process id, and a rank that lost its node may write beside its successor.
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         with partial.open("w+b") as file:
@@ -118,7 +117,7 @@ def _write_partial(path: Path, content: Mapping[str, Any]) -> Path:
             os.fsync(file.fileno())
     except Exception:
         partial.unlink(missing_ok=True)
-        _require_room(path, content)  # torch may call it something else
+        _require_room(path, content)  # torch may report a full disk as another error
         raise
     return partial
 
@@ -141,7 +140,7 @@ def _tensor_bytes(content: Any) -> int:
 
 
 def _seal(file: IO[bytes]) -> None:
-    """Makes the checksum the comment of the archive."""
+    """Write the checksum as the comment of the archive."""
     size = file.seek(-_LENGTH_BYTES, os.SEEK_END) + _LENGTH_BYTES
     file.write(_COMMENT_BYTES.to_bytes(_LENGTH_BYTES, "little"))
     comment = _digest(file, size)
@@ -150,7 +149,7 @@ def _seal(file: IO[bytes]) -> None:
 
 
 def _digest(file: IO[bytes], size: int) -> bytes:
-    """The comment that belongs to the first `size` bytes."""
+    """Return the comment for the first `size` bytes of a file."""
     digest, left = hashlib.sha256(), size
     file.seek(0)
     while left > 0 and (chunk := file.read(min(left, _CHUNK_BYTES))):
@@ -160,7 +159,7 @@ def _digest(file: IO[bytes], size: int) -> bytes:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename last through a power cut, where the system offers that."""
+    """Flush a folder, so that a rename survives a power cut, where the system offers that."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

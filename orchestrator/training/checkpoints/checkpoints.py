@@ -1,7 +1,7 @@
-"""Checkpoints of a trial: one to continue from and the one before it, one with the best weights.
+"""Checkpoints of a trial: the state to resume from and the one before it, and the best weights.
 
-`last.pt` holds everything training needs to go on, `previous.pt` is the `last.pt` before; `best.pt` holds the weights
-of the best epoch and the words to rebuild the network.
+`last.pt` holds all that training needs to resume, `previous.pt` is the former `last.pt`; `best.pt` holds the weights of
+the best epoch and the description of the network.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 import models
-from orchestrator.errors import CheckpointError
+from orchestrator.config.sections.model import ModelConfig
+from orchestrator.errors import CheckpointError, first_line
 from orchestrator.training.checkpoints.checkpoint_content import load_weights, read_best
 from orchestrator.training.checkpoints.checkpoint_file import (
     remove_partial_files,
@@ -31,35 +32,35 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrialCheckpoints:
-    """The checkpoint files of one trial.
+    """Checkpoint files of one trial.
 
     Args:
-        folder: The trial's own; reachable by every worker.
+        folder: Folder of the trial, which every worker can reach.
     """
 
     folder: Path
 
     @property
     def last(self) -> Path:
-        """The newest state to continue from."""
+        """Path of the newest state to resume from."""
         return self.folder / "last.pt"
 
     @property
     def previous(self) -> Path:
-        """The state before the newest."""
+        """Path of the state before the newest."""
         return self.folder / "previous.pt"
 
     @property
     def best(self) -> Path:
-        """Weights of the best epoch so far."""
+        """Path of the weights of the best epoch so far."""
         return self.folder / "best.pt"
 
     def save_state(self, content: Mapping[str, Any]) -> None:
-        """Writes a state to continue from; the one before it is kept."""
+        """Write a state to resume from, and keep the one before it."""
         save_checkpoint(self.last, content, previous=self.previous)
 
     def agree_on_state(self, workers: Workers) -> Path | None:
-        """What the first rank chooses, on all ranks; see `choose_state`. Every rank must call.
+        """Return the first rank's `choose_state` on all ranks; every rank must call.
 
         Raises:
             CheckpointError: Both states are damaged.
@@ -71,16 +72,15 @@ class TrialCheckpoints:
                 name = chosen.name if chosen is not None else ""
             except CheckpointError as error:
                 fault = str(error)
-        name, fault = workers.told_by_first([name, fault])
+        name, fault = workers.broadcast_from_first([name, fault])
         if fault:
             raise CheckpointError(fault)
         return self.folder / name if name else None
 
     def choose_state(self) -> Path | None:
-        """The newest sound state; None when the trial is to start from its beginning.
+        """Return the path of the newest sound state; None where the trial starts from its beginning.
 
-        A damaged file is reported to the log and passed over. Only where both states are damaged is something wrong
-        with the storage itself.
+        A damaged file is logged and skipped. Two damaged files are an error, since the storage itself must be faulty.
 
         Raises:
             CheckpointError: Both states are damaged.
@@ -96,7 +96,7 @@ class TrialCheckpoints:
                 faults.append(str(error))
                 continue
             if faults:
-                _LOG.warning("%s. The trial continues from the state before it, %s", faults[0], path.name)
+                _LOG.warning("%s. The trial resumes from the state before it, %s", faults[0], path.name)
             return path
         if len(faults) > 1:
             raise CheckpointError("; ".join(faults))
@@ -105,11 +105,29 @@ class TrialCheckpoints:
         return None
 
 
-def build_model(description: Mapping[str, Any]) -> nn.Module:
-    """The network a checkpoint describes, freshly initialised.
+def describe_network(model: ModelConfig, *, num_classes: int, in_chans: int, image_size: int) -> dict[str, Any]:
+    """Return the description that checkpoints store and `build_network` reads.
 
     Args:
-        description: `name`, `options`, `num_classes`, `in_chans`, `image_size`.
+        model: Registered name and options.
+        num_classes: Number of classes.
+        in_chans: Number of channels of the images.
+        image_size: Height of the images in pixels.
+    """
+    return {
+        "name": model.name,
+        "options": dict(model.options),
+        "num_classes": num_classes,
+        "in_chans": in_chans,
+        "image_size": image_size,
+    }
+
+
+def build_network(description: Mapping[str, Any]) -> nn.Module:
+    """Build the network of a description, freshly initialised.
+
+    Args:
+        description: `name`, `options`, `num_classes`, `in_chans` and `image_size`, see `describe_network`.
     """
     return models.create_model(
         description["name"],
@@ -120,28 +138,27 @@ def build_model(description: Mapping[str, Any]) -> nn.Module:
     )
 
 
-def load_model_file(path: Path) -> nn.Module:
-    """Rebuilds the trained network of a `best.pt`, in evaluation mode on the CPU.
+def load_network_file(path: Path) -> nn.Module:
+    """Rebuild the trained network of a `best.pt`, in evaluation mode on the CPU.
 
     Inputs are images scaled to [0, 1], then normalised with the attributes `pixel_mean` and `pixel_std` (tuples, one
-    number per channel), of `trained_image_size` pixels; outputs are logits in the order of `class_names`. How the
-    run evaluated is `evaluation_settings`, None where the file is older than that.
+    number per channel), of `trained_image_size` pixels; outputs are logits in the order of `class_names`. The attribute
+    `evaluation_settings` holds the settings of the run's evaluation, None for a file that does not store them.
+
+    Args:
+        path: Path of the `best.pt`.
 
     Raises:
         CheckpointError: The file is missing or damaged, or holds something else.
     """
     content = read_best(path, torch.device("cpu"))
     try:
-        model = build_model(content["model"])
-    except (models.ModelOptionError, TypeError) as error:  # a name or an option that is not among those there are
-        raise CheckpointError(f"{path}: names a network that cannot be built ({_first_line(error)})") from None
-    load_weights(model, content["state_dict"], path)
+        network = build_network(content["model"])
+    except (models.ModelOptionError, TypeError) as error:  # an unknown name or option
+        raise CheckpointError(f"{path}: names a network that cannot be built ({first_line(error)})") from None
+    load_weights(network, content["state_dict"], path)
     for name in ("pixel_mean", "pixel_std", "class_names"):
-        setattr(model, name, tuple(content["data"][name]))
-    model.trained_image_size = content["model"]["image_size"]
-    model.evaluation_settings = EvaluationSettings.read(content, path)  # type: ignore[assignment]
-    return model.eval()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        setattr(network, name, tuple(content["data"][name]))
+    network.trained_image_size = content["model"]["image_size"]
+    network.evaluation_settings = EvaluationSettings.read(content, path)  # type: ignore[assignment]
+    return network.eval()

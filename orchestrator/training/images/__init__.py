@@ -1,1 +1,1 @@
-"""Images on their way to a network: placement, loading, augmentation and batches."""
+"""Images of the training loop: placement, loading, augmentation and batches."""

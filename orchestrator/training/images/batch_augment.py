@@ -1,6 +1,6 @@
 """Augmentation of whole batches of small images on their device, every sample with its own random numbers.
 
-Images come as uint8 and leave normalised. Geometry is worked on in uint8, a quarter of the traffic of float32.
+Crops and mirroring work on uint8, a quarter of the memory traffic of float32; the rest works on normalised images.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ _ERASED_ASPECT = (0.3, 1 / 0.3)
 
 @dataclasses.dataclass(frozen=True)
 class Mixing:
-    """How each sample of a batch is mixed with its partner.
+    """Shares and boxes with which the samples of a batch are mixed with their partners.
 
     Args:
-        share: What is left of the sample, (B,), in [0, 1]; the rest is the partner's.
-        boxes: Where the partner's pixels go, top, bottom, left, right, (B, 4); an empty box blends all pixels instead.
+        share: Share of each sample that is kept, (B,), in [0, 1]; the rest is the partner's.
+        boxes: Boxes filled with the partner's pixels, as top, bottom, left, right, (B, 4); an empty box blends all
+            pixels instead.
     """
 
     share: Tensor
@@ -37,16 +38,16 @@ class Mixing:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchAugmentation:
-    """What is done to training images.
+    """Augmentation of training images.
 
     Args:
         crop_padding: Black pixels added on every side before a random crop to the old size.
-        hflip: Chance that an image is mirrored.
-        cutout_px: Side of a square set to the mean colour at a random place, cut off at the border; 0 for none.
-        erasing: Chance that a rectangle is filled with noise.
-        mixup_alpha: Of the beta distribution that shares of blended images are drawn from; 0 for none.
-        cutmix_alpha: Likewise, for rectangles taken from another image.
-        mix_switch: Chance of a rectangle where both are on.
+        hflip: Probability that an image is mirrored.
+        cutout_px: Side in pixels of a square of the mean colour at a random place, cut at the border; 0 for none.
+        erasing: Probability that a rectangle is filled with noise.
+        mixup_alpha: Parameter of the beta distribution that the shares of blended images are drawn from; 0 for none.
+        cutmix_alpha: The same for rectangles taken from another image.
+        mix_switch: Probability of a rectangle where both are on.
 
     Sources: DeVries & Taylor 2017 (arXiv 1708.04552), Zhong et al. 2020 (arXiv 1708.04896) with timm's limits, Zhang et
     al. 2018 (arXiv 1710.09412), Yun et al. 2019 (arXiv 1905.04899).
@@ -62,26 +63,26 @@ class BatchAugmentation:
 
     @classmethod
     def of(cls, training: TrainingConfig) -> BatchAugmentation:
-        """What the settings of a trial ask for."""
+        """Return the augmentation of the settings of a trial."""
         return cls(**{field.name: getattr(training, field.name) for field in dataclasses.fields(cls)})
 
     @property
     def mixes(self) -> bool:
-        """Whether images are mixed with partners."""
+        """True where images are mixed with partners."""
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
     def resident(self, images: Tensor) -> Tensor:
-        """What `take` reads, made once: uint8 (N, C, H, W) -> every window of the padded images, without copies."""
+        """Return a view of all windows of the padded images: uint8 (N, C, H, W) -> (N, C, top, left, H, W)."""
         height, width = images.shape[2:]
         return pad(images, (self.crop_padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
 
     def take(self, resident: Tensor, index: Tensor, draws: SampleDraws) -> Tensor:
-        """Reads, crops and mirrors in one go, rows being copied whole: uint8 (B, C, H, W).
+        """Read, crop and mirror images in one pass that copies whole rows: uint8 (B, C, H, W).
 
         Args:
-            resident: As `resident` puts it out.
-            index: The images, (B,), on their device.
-            draws: Of these images.
+            resident: Result of `resident`.
+            index: Positions of the images, (B,), on their device.
+            draws: Random numbers of these images.
         """
         images = self._crop(resident, index, draws) if self.crop_padding else resident[index, :, 0, 0]
         if self.hflip:
@@ -95,7 +96,7 @@ class BatchAugmentation:
         return resident[index, :, offsets[:, 0], offsets[:, 1]]
 
     def hide_(self, images: Tensor, draws: SampleDraws) -> Tensor:
-        """Cuts out and erases, in place: normalised float (B, C, H, W)."""
+        """Apply cutout and erasing in place: normalised float (B, C, H, W)."""
         if self.cutout_px:
             boxes = _cutout_boxes(images.shape[-2:], self.cutout_px, draws)
             images.masked_fill_(_inside(boxes.to(images.device), images.shape), 0.0)
@@ -104,7 +105,7 @@ class BatchAugmentation:
         return images
 
     def mixing(self, size: tuple[int, int], draws: SampleDraws, device: torch.device) -> Mixing:
-        """Shares and boxes for images of this height and width; only where `mixes`."""
+        """Draw shares and boxes for images of a height and width; only where `mixes`."""
         from scipy.special import betaincinv  # takes a fifth of a second to import
 
         cuts = np.full(len(draws), self.cutmix_alpha > 0)
@@ -119,7 +120,7 @@ class BatchAugmentation:
 
     @staticmethod
     def mix(images: Tensor, partners: Tensor, mixing: Mixing) -> Tensor:
-        """Blends images with their partners, or takes rectangles of theirs: float (B, C, H, W) each."""
+        """Blend images with their partners, or fill boxes with the partners' pixels: float (B, C, H, W) each."""
         inside = _inside(mixing.boxes, images.shape)
         blends = (mixing.boxes[:, 1] == mixing.boxes[:, 0])[:, None, None, None]
         share = torch.where(blends, mixing.share[:, None, None, None], 1.0)
@@ -127,25 +128,25 @@ class BatchAugmentation:
 
 
 def soft_targets(labels: Tensor, partners: Tensor, share: Tensor, num_classes: int) -> Tensor:
-    """Class probabilities of a mixed batch: float (B, num_classes).
+    """Return the class probabilities of a mixed batch: float (B, num_classes).
 
     Args:
         labels: Classes of the images, (B,).
-        partners: Classes of what was mixed in, (B,).
-        share: What is left of the images, (B,).
-        num_classes: Classes.
+        partners: Classes of their partners, (B,).
+        share: Share of each image that is kept, (B,).
+        num_classes: Number of classes.
     """
     return torch.lerp(one_hot(partners, num_classes).float(), one_hot(labels, num_classes).float(), share[:, None])
 
 
 def _mirrored(images: Tensor, chosen: npt.NDArray[np.bool_]) -> Tensor:
-    """uint8 images, of which the chosen are mirrored: bit by bit, three times as fast as choosing pixel by pixel."""
+    """Mirror the chosen of uint8 images by bit operations, three times as fast as `torch.where`."""
     every_bit = torch.from_numpy(chosen.astype(np.uint8) * 255).to(images.device)[:, None, None, None]
     return images.flip(3).bitwise_xor_(images).bitwise_and_(every_bit).bitwise_xor_(images)
 
 
 def _inside(boxes: Tensor, shape: torch.Size) -> Tensor:
-    """Whether a pixel lies in the box of its image: bool (B, 1, H, W)."""
+    """Return which pixels lie in the box of their image: bool (B, 1, H, W)."""
     row, column = torch.arange(shape[2], device=boxes.device), torch.arange(shape[3], device=boxes.device)
     top, bottom, left, right = boxes.unsqueeze(-1).unbind(1)
     rows, columns = (row >= top) & (row < bottom), (column >= left) & (column < right)
@@ -153,7 +154,7 @@ def _inside(boxes: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _cutout_boxes(size: torch.Size, side: int, draws: SampleDraws) -> Tensor:
-    """Squares around a random pixel, cut off at the border: (B, 4)."""
+    """Draw squares around a random pixel, cut off at the border: (B, 4)."""
     centre = (draws.uniform("cutout", 2) * np.array(size)).astype(np.int64)
     low = (centre - side // 2).clip(min=0)
     high = np.minimum(centre - side // 2 + side, np.array(size))
@@ -161,7 +162,7 @@ def _cutout_boxes(size: torch.Size, side: int, draws: SampleDraws) -> Tensor:
 
 
 def _cutmix_boxes(size: tuple[int, int], share: npt.NDArray[np.float64], draws: SampleDraws) -> npt.NDArray[np.int64]:
-    """Rectangles of the images' shape around a random pixel, of area 1 - share before the border cuts them: (B, 4)."""
+    """Draw boxes of the images' shape around a random pixel, of area 1 - share before the border cuts them: (B, 4)."""
     height, width = size
     half = np.sqrt(1 - share)[:, None] * np.array([height, width]) / 2
     centre = (draws.uniform("cutmix", 2) * np.array([height, width])).astype(np.int64)
@@ -171,7 +172,7 @@ def _cutmix_boxes(size: tuple[int, int], share: npt.NDArray[np.float64], draws: 
 
 
 def _erase_(images: Tensor, chance: float, draws: SampleDraws) -> None:
-    """Fills rectangles of some images with noise."""
+    """Fill rectangles of some images with noise, in place."""
     height, width = images.shape[-2:]
     numbers = draws.uniform("erasing", 5)
     area = (_ERASED_AREA[0] + numbers[:, 1] * (_ERASED_AREA[1] - _ERASED_AREA[0])) * height * width

@@ -1,4 +1,4 @@
-"""A split of large images, which are decoded whenever they are needed."""
+"""Split of large images, which are decoded every time they are used."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _EVALUATION_BATCH = 128
 
 @dataclass(frozen=True)
 class DecodedSplit:
-    """Some of the images of a set of files.
+    """Some of the image files of a prepared split.
 
     Args:
-        files: Of the whole split as it was prepared.
-        positions: Which of them belong here, (N,).
-        transforms: How they are cropped to be evaluated.
-        mean: Per channel, (1, 3, 1, 1), of pixels in 0..255.
-        std: Likewise.
-        processes: That decode, for each rank.
+        files: Image files of the whole prepared split.
+        positions: Positions of this split's images among them, (N,).
+        transforms: Crop and interpolation of the evaluation.
+        mean: Mean per channel of pixels in 0..255, (1, 3, 1, 1).
+        std: Deviation per channel of pixels in 0..255, (1, 3, 1, 1).
+        processes: Number of decoding processes of each rank.
     """
 
     files: EncodedImages
@@ -47,15 +47,15 @@ class DecodedSplit:
 
     @property
     def in_chans(self) -> int:
-        """Channels: all images are made RGB."""
+        """Number of channels: all images are converted to RGB."""
         return 3
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 (B, 3, H, W) -> float, in one new tensor."""
+        """Normalise uint8 pixels (B, 3, H, W) into one new float tensor."""
         return pixels.float().sub_(self.mean).div_(self.std)
 
     def share(self, workers: Workers) -> Iterator[tuple[Tensor, Tensor]]:
-        """This rank's part of the split, in batches; over all ranks every image comes once."""
+        """Yield this rank's share of the split in batches; over all ranks every image comes once."""
         mine = worker_share(self.positions, workers.rank, workers.world_size)
         cuts = np.arange(_EVALUATION_BATCH, len(mine), _EVALUATION_BATCH)
         keys = [[SampleKey(int(place)) for place in batch] for batch in np.split(mine, cuts) if len(batch)]
@@ -64,5 +64,5 @@ class DecodedSplit:
 
     @cached_property
     def _loader(self) -> ImageLoader:
-        """Its processes are started once."""
+        """Loader, whose processes are started once."""
         return ImageLoader(self.files, self.transforms.for_evaluation(), processes=self.processes)

@@ -1,6 +1,6 @@
-"""Random numbers that belong to a sample, not to a moment: the same on every rank, device and number of workers.
+"""Random numbers of samples: the same on every rank and device and for every number of workers.
 
-A draw is a hash of (seed, epoch, sample, name of the draw); there is no state to keep, save or restore.
+A draw is a hash of (seed, epoch, sample, name of the draw); there is no state to save or restore.
 
 Source: the mixing function of SplitMix64 (Steele, Lea, Flood 2014).
 """
@@ -23,11 +23,11 @@ _UNIT = 2.0**-53  # float64 has 53 bits between 0 and 1
 
 
 class SampleDraws:
-    """The random numbers of some samples in one epoch.
+    """Random numbers of some samples in one epoch.
 
     Args:
-        seed: Of the trial.
-        epoch: From 1.
+        seed: Seed of the trial.
+        epoch: Epoch, from 1.
         samples: Positions in the training split, (B,).
     """
 
@@ -39,21 +39,21 @@ class SampleDraws:
         return len(self._keys)
 
     def uniform(self, name: str, count: int = 1) -> npt.NDArray[np.float64]:
-        """Numbers in [0, 1): (B, count); another name gives other numbers."""
+        """Return numbers in [0, 1), (B, count), which depend on the name of the draw."""
         stream = self._keys + np.uint64(zlib.crc32(name.encode()))
         numbers = _mix(stream[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _STEP)
         return (numbers >> np.uint64(11)).astype(np.float64) * _UNIT
 
     def normal_at(self, name: str, rows: Tensor, places: Tensor, channels: int) -> Tensor:
-        """Standard normal numbers for some pixels, computed where the pixels are: float32 (K, channels).
+        """Return standard normal numbers for some pixels, computed on their device: float32 (K, channels).
 
         A pixel is hashed once; its channels are products of the hash with unrelated odd numbers.
 
         Args:
-            name: Another name gives other numbers.
-            rows: Samples, as places among those of this object, (K,).
-            places: Pixels within their image, (K,).
-            channels: Of the images.
+            name: Name of the draw.
+            rows: Samples, as positions among those of this object, (K,).
+            places: Positions of the pixels within their image, (K,).
+            channels: Number of channels of the images.
         """
         keys = torch.from_numpy((self._keys + np.uint64(zlib.crc32(name.encode()))).view(np.int64)).to(rows.device)
         odd = torch.from_numpy((_mix(np.arange(channels, dtype=np.uint64)) | np.uint64(1)).view(np.int64))
@@ -63,7 +63,7 @@ class SampleDraws:
 
 
 def _mix(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Spreads every bit of the input over all bits of the output; overflow is meant."""
+    """Spread every bit of the input over all bits of the output; overflow is intended."""
     numbers = numbers + _STEP
     numbers = (numbers ^ (numbers >> np.uint64(30))) * _FIRST
     numbers = (numbers ^ (numbers >> np.uint64(27))) * _SECOND
@@ -71,7 +71,7 @@ def _mix(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def _mix_on_device(numbers: Tensor) -> Tensor:
-    """`_mix` on int64, whose products keep the same bits; its shifts would repeat the sign."""
+    """Compute `_mix` on int64, whose products have the same bits; plain shifts would repeat the sign."""
     numbers = numbers + _signed(_STEP)
     numbers = (numbers ^ _shifted(numbers, 30)) * _signed(_FIRST)
     numbers = (numbers ^ _shifted(numbers, 27)) * _signed(_SECOND)
@@ -83,7 +83,7 @@ def _shifted(numbers: Tensor, bits: int) -> Tensor:
 
 
 def _unit(bits: Tensor) -> Tensor:
-    """The lowest 24 bits, as many as float32 has between 0 and 1, as a number there."""
+    """Convert the lowest 24 bits, the precision of float32, to a number in [0, 1)."""
     return (bits & 0xFFFFFF).float() * 2.0**-24
 
 

@@ -1,7 +1,7 @@
-"""Large images on their way to a network: decoded and cropped in worker processes, one batch after another.
+"""Loader of large images: files are decoded and cropped in separate processes, one batch after another.
 
-Every sample draws its own crop and colours from (seed, epoch, image, copy), so what a network sees does not depend on
-how many processes decode it nor on how many ranks share it. Normalising, erasing and mixing are left to the device.
+Every sample draws its own crop and colours from (seed, epoch, image, copy), so the batches do not depend on the number
+of decoding processes nor on the number of ranks. Normalisation, erasing and mixing are left to the device.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ _PREFETCH_BATCHES = 2  # per process
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageTransforms:
-    """How an image file becomes a square of pixels.
+    """Conversion of an image file to a square of pixels.
 
     Args:
         image_size: Side of the square, in pixels.
-        crop_scale: Smallest and largest share of the area a training crop covers.
-        hflip: Chance that a training image is mirrored.
-        color_jitter: Strength of random brightness, contrast and saturation; unused beside `auto_augment`.
+        crop_scale: Smallest and largest share of the area that a training crop covers.
+        hflip: Probability that a training image is mirrored.
+        color_jitter: Strength of random brightness, contrast and saturation; unused with `auto_augment`.
         auto_augment: timm's name of a policy, such as `rand-m9-mstd0.5-inc1`; empty for none.
         interpolation: `bilinear`, `bicubic` or, for training, `random`.
-        crop_pct: Share of the shorter side that the evaluation keeps.
+        crop_pct: Share of the shorter side that an evaluation keeps.
     """
 
     image_size: int = 224
@@ -54,7 +54,7 @@ class ImageTransforms:
     crop_pct: float = 0.875
 
     def for_training(self) -> Callable[[Image.Image], Tensor]:
-        """Random crop, mirror and colours: uint8 (3, image_size, image_size)."""
+        """Create the transform with random crop, mirroring and colours: uint8 (3, image_size, image_size)."""
         transform: Callable[[Image.Image], Tensor] = create_transform(
             self.image_size,
             is_training=True,
@@ -68,7 +68,7 @@ class ImageTransforms:
         return transform
 
     def for_evaluation(self) -> Callable[[Image.Image], Tensor]:
-        """The centre: uint8 (3, image_size, image_size)."""
+        """Create the transform with a centre crop: uint8 (3, image_size, image_size)."""
         fixed = "bicubic" if self.interpolation == "random" else self.interpolation
         transform: Callable[[Image.Image], Tensor] = create_transform(
             self.image_size, interpolation=fixed, crop_pct=self.crop_pct, normalize=False
@@ -77,7 +77,7 @@ class ImageTransforms:
 
 
 class SampleKey(NamedTuple):
-    """One look at one image: its position in the split, and what its random draws start from."""
+    """Key of one sample: position of the image in the split, and the numbers that seed its random draws."""
 
     place: int
     seed: int = 0
@@ -86,33 +86,31 @@ class SampleKey(NamedTuple):
 
 
 def repeated_keys(batches: Sequence[Indices], *, seed: int, epoch: int, repeats: int = 1) -> list[list[SampleKey]]:
-    """The looks of one epoch, batch by batch.
+    """Return the samples of one epoch, batch by batch.
 
     Args:
         batches: Images of each step, for all ranks; with repeats, images beyond the first N / repeats are replaced by
-            further looks at those, one beside the other.
-        seed: Of the trial.
-        epoch: From 1.
-        repeats: Looks at an image within an epoch; 1 sees every image once.
+            further samples of those, one after the other.
+        seed: Seed of the trial.
+        epoch: Epoch, from 1.
+        repeats: Samples of an image within an epoch; with 1 every image comes once.
 
     Source: Hoffer et al. 2020 (arXiv 1901.09335) for repeated augmentation; the epoch keeps its length.
     """
     order = np.concatenate(batches) if batches else np.empty(0, np.int64)
-    looks = [SampleKey(int(order[place // repeats]), seed, epoch, place % repeats) for place in range(len(order))]
+    keys = [SampleKey(int(order[place // repeats]), seed, epoch, place % repeats) for place in range(len(order))]
     ends = np.cumsum([0, *map(len, batches)])
-    return [looks[start:end] for start, end in itertools.pairwise(ends)]
+    return [keys[start:end] for start, end in itertools.pairwise(ends)]
 
 
 class ImageLoader:
-    """Batches of decoded images, in the order asked for.
-
-    Its processes live from epoch to epoch.
+    """Batches of decoded images, in a given order; the decoding processes are kept from epoch to epoch.
 
     Args:
-        images: The files.
-        transform: Makes a uint8 tensor (3, H, W) of an image.
-        processes: Decoding processes; 0 decodes in this one.
-        pin_memory: Whether batches lie in memory that a GPU reads directly.
+        images: Image files.
+        transform: Conversion of an image to a uint8 tensor (3, H, W).
+        processes: Number of decoding processes; with 0 this process decodes.
+        pin_memory: Allocates batches in page-locked memory, which a GPU reads directly.
     """
 
     def __init__(
@@ -138,7 +136,7 @@ class ImageLoader:
         )
 
     def batches(self, keys: Sequence[Sequence[SampleKey]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """uint8 images (B, 3, H, W), channels last in memory, and int64 labels (B,) for each batch of keys.
+        """Yield uint8 images (B, 3, H, W), channels last in memory, and int64 labels (B,) for each batch of keys.
 
         Raises:
             DataError: An image cannot be decoded.
@@ -148,7 +146,7 @@ class ImageLoader:
 
 
 class _Order:
-    """What a loader reads next, set anew for every pass."""
+    """Batch sampler of a loader, whose keys are replaced before every pass."""
 
     def __init__(self) -> None:
         self.keys: Sequence[Sequence[SampleKey]] = ()
@@ -161,7 +159,7 @@ class _Order:
 
 
 class _Decoder(Dataset[tuple[Tensor, int]]):
-    """Reads, decodes and transforms one image."""
+    """Dataset whose items are read, decoded and transformed images."""
 
     def __init__(self, images: EncodedImages, transform: Callable[[Image.Image], Tensor]) -> None:
         self.images = images
@@ -178,7 +176,7 @@ class _Decoder(Dataset[tuple[Tensor, int]]):
 
 @contextlib.contextmanager
 def _own_randomness(key: SampleKey) -> Iterator[None]:
-    """Seeds for one sample in this process, and gives the former random states back."""
+    """Seed this process for one sample, and restore the former random states afterwards."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     _seed_all(key)
     try:
@@ -190,7 +188,7 @@ def _own_randomness(key: SampleKey) -> Iterator[None]:
 
 
 def _seed_all(key: SampleKey) -> None:
-    """The three generators that transforms draw from."""
+    """Seed the three generators that transforms draw from."""
     seed = int(np.random.SeedSequence([key.seed, key.epoch, key.place, key.copy]).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed)
@@ -198,6 +196,6 @@ def _seed_all(key: SampleKey) -> None:
 
 
 def _collate(samples: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    """Channels last, as decoders put pixels out: no value changes its place."""
+    """Stack samples, channels last as decoders write pixels, so that no value is moved."""
     rows_first = torch.stack([pixels.permute(1, 2, 0) for pixels, _ in samples])
     return rows_first.permute(0, 3, 1, 2), torch.tensor([label for _, label in samples])

@@ -1,117 +1,68 @@
-"""The images of a sweep as its workers hold them, once for all trials of a lane."""
+"""Placement of a dataset on a worker, once for all trials of a lane."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
-from torch import Tensor
 
-from orchestrator.config.sweep import DatasetConfig
-from orchestrator.data import ArrowImages, Indices, split_validation
+from orchestrator.config.sections.dataset import DatasetConfig
+from orchestrator.data import ImageDataset, Indices, split_validation
 from orchestrator.data.encoded_images import EncodedImages
-from orchestrator.data.prepared import PreparedDataset
 from orchestrator.training.images.decoded_images import DecodedSplit
-from orchestrator.training.images.device_images import DeviceImages, DeviceSplit, place_images
+from orchestrator.training.images.device_images import DeviceImages, DeviceSplit, Normalisation
 from orchestrator.training.images.image_loader import ImageTransforms
 
-__all__ = ["Normalisation", "place_dataset", "place_split", "splits_of"]
+__all__ = ["place_dataset", "place_split"]
 
 
-@dataclass(frozen=True)
-class Normalisation:
-    """Mean and deviation of every channel, of pixels in [0, 1]."""
+def place_dataset(source: ImageDataset, device: torch.device, config: DatasetConfig) -> DeviceImages:
+    """Place the three splits of a sweep on a device.
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def of(cls, source: ArrowImages | PreparedDataset) -> Normalisation:
-        """Of the training images of a dataset."""
-        facts = source if isinstance(source, ArrowImages) else source.manifest
-        return cls(facts.mean, facts.std)
-
-    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Both for pixels in 0..255, (1, C, 1, 1)."""
-        mean, std = torch.tensor([self.mean, self.std], device=device).view(2, 1, -1, 1, 1) * 255
-        return mean, std
-
-
-def place_dataset(source: ArrowImages | PreparedDataset, device: torch.device, config: DatasetConfig) -> DeviceImages:
-    """Small images are copied to the device; image files stay where they are and are decoded when they are needed.
+    Where the test images choose epochs and trials, all training images are used for training, and the test images
+    for validation as well.
 
     Args:
-        source: As `open_dataset` gives it.
-        device: Of this rank.
-        config: How the images are split and cropped.
+        source: Result of `open_dataset`.
+        device: Device of this rank.
+        config: Section `dataset`, which sets how images are split and cropped.
     """
+    normalisation = Normalisation(source.mean, source.std)
+
+    def place(split: str, positions: Indices | None = None) -> DeviceSplit | DecodedSplit:
+        return place_split(source, split, device, config, normalisation, positions=positions)
+
     if config.select_on == "test":
-        return _chosen_on_test(source, device, config)
-    if isinstance(source, ArrowImages):
-        return place_images(
-            source, device, validation_fraction=config.validation_fraction, split_seed=config.split_seed
-        )
-    train = source.files("train")
-    kept, held_out = split_validation(train.labels, config.validation_fraction, config.split_seed)
-    normalisation = Normalisation.of(source)
-    test = source.files("test")
-    return DeviceImages(
-        train=_decoded(train, kept, device, config, normalisation),
-        validation=_decoded(train, held_out, device, config, normalisation),
-        test=_decoded(test, np.arange(len(test)), device, config, normalisation),
-        class_names=source.manifest.class_names,
-    )
-
-
-def _chosen_on_test(source: ArrowImages | PreparedDataset, device: torch.device, config: DatasetConfig) -> DeviceImages:
-    """All training images train, and the test images take the place of those held out."""
-    train, test = (place_split(source, name, device, config, Normalisation.of(source)) for name in ("train", "test"))
-    return DeviceImages(train, test, test, splits_of(source)[1])
-
-
-def splits_of(source: ArrowImages | PreparedDataset) -> tuple[list[str], tuple[str, ...]]:
-    """Names of the splits with labels, and of the classes."""
-    if isinstance(source, ArrowImages):
-        return list(source.splits), source.class_names
-    return [name for name, split in source.manifest.splits.items() if split.per_class], source.manifest.class_names
+        train, test = place("train"), place("test")
+        return DeviceImages(train, test, test, source.class_names)
+    kept, held_out = split_validation(source.splits["train"].labels, config.validation_fraction, config.split_seed)
+    return DeviceImages(place("train", kept), place("train", held_out), place("test"), source.class_names)
 
 
 def place_split(
-    source: ArrowImages | PreparedDataset,
+    source: ImageDataset,
     split: str,
     device: torch.device,
     config: DatasetConfig,
     normalisation: Normalisation,
+    *,
+    positions: Indices | None = None,
 ) -> DeviceSplit | DecodedSplit:
-    """A whole split by its name.
+    """Copy small images to the device; image files stay in place and are decoded when they are used.
 
     Args:
-        source: As `open_dataset` gives it.
-        split: One that `splits_of` names.
-        device: Of this rank.
-        config: How image files are cropped.
-        normalisation: Of the pixels.
+        source: Result of `open_dataset`.
+        split: Name of the split.
+        device: Device of this rank.
+        config: Section `dataset`, which sets how image files are cropped.
+        normalisation: Mean and deviation of the pixels.
+        positions: Positions of the images to place, (N,); None places all.
     """
-    if isinstance(source, PreparedDataset):
-        files = source.files(split)
-        return _decoded(files, np.arange(len(files)), device, config, normalisation)
-    mean, std = normalisation.on(device)
-    images, labels = source.splits[split].images, source.splits[split].labels
-    return DeviceSplit(
-        torch.from_numpy(np.array(images)).to(device), torch.from_numpy(np.array(labels)).to(device).long(), mean, std
-    )
-
-
-def _decoded(
-    files: EncodedImages,
-    positions: Indices,
-    device: torch.device,
-    config: DatasetConfig,
-    normalisation: Normalisation,
-) -> DecodedSplit:
+    images = source.splits[split]
+    if not isinstance(images, EncodedImages):
+        return DeviceSplit.copy_of(images, device, normalisation, positions)
     transforms = ImageTransforms(
         image_size=config.crop_size, interpolation=config.interpolation, crop_pct=config.crop_pct
     )
     mean, std = normalisation.on(device)
-    return DecodedSplit(files, positions, transforms, mean, std, config.decode_processes)
+    chosen = np.arange(len(images)) if positions is None else positions
+    return DecodedSplit(images, chosen, transforms, mean, std, config.decode_processes)

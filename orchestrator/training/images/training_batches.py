@@ -1,6 +1,6 @@
-"""Augmented training batches of one rank: of images that lie on the device, or of files that are decoded on the way.
+"""Augmented training batches of one rank: of images on the device, or of files that are decoded when they are used.
 
-Which images form a batch is decided by whoever calls; see `orchestrator.data.epoch_batches`.
+The caller chooses the images of each batch; see `orchestrator.data.epoch_batches`.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ Batch = tuple[Tensor, Tensor]
 
 
 class TrainingBatches(Protocol):
-    """Where the training loop gets its images from."""
+    """Source of the images of the training loop."""
 
     def epoch(self, number: int, batches: Sequence[Indices], *, first: int = 0) -> Iterator[Batch]:
-        """This rank's share of every step of an epoch.
+        """Yield this rank's share of every step of an epoch.
 
         Args:
-            number: Of the epoch, from 1.
-            batches: The images of each step, for all ranks together.
-            first: Steps to leave out at the beginning, when an epoch is continued.
+            number: Epoch, from 1.
+            batches: Positions of the images of each step, for all ranks together.
+            first: Number of steps to skip at the beginning, when an epoch is resumed.
         """
 
 
 def training_batches(
     split: DeviceSplit | DecodedSplit, training: TrainingConfig, workers: Workers, *, num_classes: int, seed: int
 ) -> TrainingBatches:
-    """The batches of a trial.
+    """Create the training batches of a trial.
 
     Args:
-        split: The training images.
-        training: What is done to them.
-        workers: This rank among its peers.
-        num_classes: Classes.
-        seed: Of the trial.
+        split: Training images.
+        training: Training settings, which set the augmentation.
+        workers: This rank and its process group.
+        num_classes: Number of classes.
+        seed: Seed of the trial.
     """
     augmentation = BatchAugmentation.of(training)
     if isinstance(split, DeviceSplit):
@@ -69,16 +69,16 @@ def training_batches(
 
 
 class ResidentBatches:
-    """Batches of small images, which all lie on the device.
+    """Batches of small images, all on the device.
 
-    What a step sees does not depend on the number of ranks, mixed images included.
+    The images of a step do not depend on the number of ranks, mixed images included.
 
     Args:
-        split: The training images.
-        augmentation: What is done to them.
-        workers: This rank among its peers.
-        num_classes: Classes.
-        seed: Of the trial.
+        split: Training images.
+        augmentation: Augmentation of the images.
+        workers: This rank and its process group.
+        num_classes: Number of classes.
+        seed: Seed of the trial.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class ResidentBatches:
         self._resident = augmentation.resident(split.images)
 
     def epoch(self, number: int, batches: Sequence[Indices], *, first: int = 0) -> Iterator[Batch]:
-        """See `TrainingBatches`."""
+        """Yield this rank's share; see `TrainingBatches`."""
         rank, world_size = self._workers.rank, self._workers.world_size
         for batch in batches[first:]:
             images, labels = self._read(number, worker_share(batch, rank, world_size))
@@ -111,18 +111,18 @@ class ResidentBatches:
 
 
 class DecodedBatches:
-    """Batches of large images, decoded and cropped in other processes.
+    """Batches of large images, decoded and cropped in separate processes.
 
     Images are mixed with others of the same rank, as timm does.
 
     Args:
-        split: The training images.
+        split: Training images.
         transforms: Crop and colours.
-        augmentation: What is done on the device; crops and mirroring are left to `transforms`.
-        workers: This rank among its peers.
-        num_classes: Classes.
-        seed: Of the trial.
-        repeats: Looks at an image within an epoch, see `repeated_keys`.
+        augmentation: Augmentation on the device; crops and mirroring are left to `transforms`.
+        workers: This rank and its process group.
+        num_classes: Number of classes.
+        seed: Seed of the trial.
+        repeats: Samples of an image within an epoch, see `repeated_keys`.
     """
 
     def __init__(
@@ -147,13 +147,13 @@ class DecodedBatches:
         )
 
     def epoch(self, number: int, batches: Sequence[Indices], *, first: int = 0) -> Iterator[Batch]:
-        """See `TrainingBatches`."""
-        everyones = repeated_keys(
+        """Yield this rank's share; see `TrainingBatches`."""
+        all_keys = repeated_keys(
             [self._split.positions[batch] for batch in batches], seed=self._seed, epoch=number, repeats=self._repeats
         )
         mine = [
             [keys[place] for place in worker_share(np.arange(len(keys)), self._workers.rank, self._workers.world_size)]
-            for keys in everyones[first:]
+            for keys in all_keys[first:]
         ]
         device = self._workers.device
         for keys, (pixels, labels) in zip(mine, self._loader.batches(mine), strict=True):

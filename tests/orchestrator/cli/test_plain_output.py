@@ -17,7 +17,7 @@ from orchestrator.cli.main import app
 from orchestrator.cli.model_table import print_models
 from orchestrator.cli.recipe_table import print_recipes
 from orchestrator.cli.sweep_tables import print_comparison, print_list, print_status
-from orchestrator.config.recipes import load_recipe
+from orchestrator.config.recipe import load_recipe
 from orchestrator.errors import SpatialSweepError
 from orchestrator.plain_output import add_column, add_row, cell, printable, say
 from orchestrator.progress.progress_view import print_outcome

@@ -176,7 +176,7 @@ def test_an_option_of_some_networks_only_is_told_the_condition_it_needs() -> Non
     )
     misspelt = {"model": [ADAPTIVE, PLAIN], "ramp": {**ramp, "when": {"model": "adaptive"}}}
     assert faults({"search": misspelt}) == [
-        f"search.ramp.when: its condition asks for model = adaptive; 'model' offers {ADAPTIVE}, {PLAIN}"
+        f"search.ramp.when: its condition needs model = adaptive; 'model' offers {ADAPTIVE}, {PLAIN}"
     ]
 
 

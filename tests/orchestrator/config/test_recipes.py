@@ -9,8 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
-from orchestrator.config.recipes import list_recipes, load_recipe, recipe_sweep
-from orchestrator.config.sweep import SweepConfig, resolve_trial
+from orchestrator.config.recipe import load_recipe, recipe_sweep
+from orchestrator.config.recipes import list_recipes
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.config.trial import resolve_trial
 from orchestrator.data.conversion.shards import write_pixel_shard
 from orchestrator.data.encoded_images import write_encoded_shard
 from orchestrator.data.manifest import Manifest, Shard, Split

@@ -16,7 +16,6 @@ from orchestrator.cli.main import app
 from orchestrator.data import dataset_facts, open_dataset
 from orchestrator.data.conversion.prepare import prepare
 from orchestrator.data.manifest import read_manifest
-from orchestrator.data.prepared import PreparedDataset, open_prepared
 from orchestrator.data.storage import open_folder
 from orchestrator.errors import DataError
 from tests.support import tiny_archives
@@ -53,10 +52,7 @@ def edit(folder: Path, change: Callable[[Content], object]) -> None:
 def refusal(folder: Path) -> str:
     """What training says; `data inspect` says something as well, and neither shows a traceback."""
     with pytest.raises(DataError) as caught:
-        found = open_dataset(str(folder))
-        if isinstance(found, PreparedDataset):
-            for split in found.manifest.splits:
-                found.files(split)
+        list(open_dataset(folder).splits.values())  # each split is opened
     told = str(caught.value)
     assert "\n" not in told
     assert len(told) < 1000
@@ -192,12 +188,12 @@ def test_every_cut_and_flip_is_one_line(cifar: Path) -> None:
             damaged[place] ^= 1 << int(generator.integers(8))
         (cifar / "manifest.json").write_bytes(damaged)
         try:
-            found = open_prepared(str(cifar)).manifest
+            opened, found = open_dataset(cifar), read_manifest(open_folder(cifar))
         except DataError as error:
             assert "\n" not in str(error)
         else:  # only what is told and not used may differ
             assert found.splits == manifest.splits
-            assert found.content_hash == manifest.content_hash
+            assert found.content_hash == opened.content_hash == manifest.content_hash
 
 
 # --- shards ---

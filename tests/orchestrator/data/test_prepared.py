@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from orchestrator import ConfigError, load_sweep
+from orchestrator.config import DatasetConfig
 from orchestrator.data import dataset_facts, locate_dataset, open_dataset, prepare_dataset
 from orchestrator.data.conversion.prepare import prepare
 from orchestrator.data.conversion.shards import write_pixel_shard
 from orchestrator.data.encoded_images import write_encoded_shard
-from orchestrator.data.prepared import open_prepared
 from orchestrator.data.stacked_images import StackedImages
 from orchestrator.errors import DataError
-from orchestrator.training.images.device_images import place_images
+from orchestrator.training.images.placement import place_dataset
 from tests.support import tiny_archives
 from tests.support.tiny_archives import cifar10_splits, photo_tree
 
@@ -34,7 +34,7 @@ def cifar(tmp_path: Path) -> Path:
 
 def refusal(folder: Path) -> str:
     with pytest.raises(DataError) as caught:
-        open_prepared(str(folder)).images()
+        list(open_dataset(folder).splits.values())  # each split is opened
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -72,7 +72,7 @@ def test_what_was_prepared_is_what_training_reads(cifar: Path) -> None:
 
 def test_shards_are_mapped_and_copied_only_where_they_are_chosen(cifar: Path) -> None:
     before = pa.total_allocated_bytes()
-    splits = open_prepared(str(cifar)).images().splits
+    splits = open_dataset(cifar).splits
     assert pa.total_allocated_bytes() == before
     mapped = Path("/proc/self/maps").read_text()
     assert all(str(cifar / f"train-0000{number}.arrow") in mapped for number in range(3))
@@ -98,29 +98,28 @@ def test_a_prepared_dataset_trains_as_the_named_one(tmp_path: Path) -> None:
     prepare("digits", None, str(tmp_path / "to"), images_per_shard=500)
 
     def placed(located: str) -> Any:
-        return place_images(open_dataset(located), torch.device("cpu"), validation_fraction=0.2, split_seed=0)
+        return place_dataset(open_dataset(located), torch.device("cpu"), DatasetConfig(name="digits"))
 
     named, located = placed(str(prepare_dataset("digits", tmp_path))), placed(str(tmp_path / "to"))
     for split in ("train", "validation", "test"):
         one, other = getattr(named, split), getattr(located, split)
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.labels, other.labels)
-        torch.testing.assert_close(one.mean, other.mean)
-        torch.testing.assert_close(one.std, other.std)
+        assert torch.equal(one.mean, other.mean)
+        assert torch.equal(one.std, other.std)
 
 
 def test_images_without_labels_stay_out_of_training(tmp_path: Path) -> None:
     prepare("stl10", tiny_archives.stl10(tmp_path).place, str(tmp_path / "to"))
     (tmp_path / "to" / "unlabelled-00000.arrow").unlink()  # nobody needs it
-    assert set(open_prepared(str(tmp_path / "to")).images().splits) == {"train", "test"}
+    assert set(open_dataset(tmp_path / "to").splits) == {"train", "test"}
 
 
 def test_large_images_are_found_by_split(tmp_path: Path) -> None:
     root = photo_tree(tmp_path)
     prepare("folder", root, str(tmp_path / "to"), images_per_shard=5)
-    files = open_prepared(str(tmp_path / "to")).files("test")
+    files = open_dataset(tmp_path / "to").splits["test"]
     assert files[5] == (root / "val/dog/1.jpg").read_bytes()
-    assert "holds image files, not pixels" in refusal(tmp_path / "to")
     write_encoded_shard(tmp_path / "to" / "test-00000.arrow", [(b"", 1)] * 5)
     edit(
         tmp_path / "to",
@@ -129,7 +128,7 @@ def test_large_images_are_found_by_split(tmp_path: Path) -> None:
         ),
     )
     with pytest.raises(DataError, match="split 'test' has other numbers of images per class than its manifest says"):
-        open_prepared(str(tmp_path / "to")).files("test")
+        open_dataset(tmp_path / "to").splits["test"]
 
 
 def test_missing_and_cut_shards_are_told_together(cifar: Path) -> None:

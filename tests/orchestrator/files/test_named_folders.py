@@ -25,7 +25,7 @@ from orchestrator.search.storage import open_storage, study_uri
 from orchestrator.search.study import open_study
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.sweep.compatibility import stored_config
-from orchestrator.tracking.mlflow_runs import experiment_id, fetch_checkpoint, silence
+from orchestrator.tracking.mlflow_runs import experiment_id, fetch_checkpoint, silence_mlflow
 from tests.support.fake_sweeps import write_sweep
 from tests.support.sweeps.settings import BASE
 
@@ -53,7 +53,7 @@ DIGITS = Path(__file__).parents[3] / "sweeps" / "digits.yaml"
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a hostile name in which both databases were created."""
-    silence()
+    silence_mlflow()
     folder = tmp_path_factory.mktemp("runs") / ALL
     folder.mkdir()
     config = load_sweep({**BASE, "runs_dir": folder})

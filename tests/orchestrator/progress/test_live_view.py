@@ -22,7 +22,7 @@ from orchestrator.progress.progress_view import Progress, plain_line
 from orchestrator.progress.snapshot import Snapshot, Snapshots
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
-from orchestrator.runtime.ray_session import LanePlan
+from orchestrator.runtime.lane_plan import LanePlan
 from tests.support.fake_sweeps import PLAN, write_sweep
 
 FINISHED, PRUNED, FAILED, RUNNING = TrialStatus.FINISHED, TrialStatus.PRUNED, TrialStatus.FAILED, TrialStatus.RUNNING

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,13 +17,13 @@ import torch
 
 from orchestrator import load_model, load_result, load_sweep, run_sweep
 from orchestrator.cli import main as cli
-from orchestrator.data import open_images, prepare_dataset
+from orchestrator.data import open_dataset, prepare_dataset
 from orchestrator.errors import CheckpointError, DataError, StorageError, TrackingError
 from orchestrator.records.ledger import TrialStatus
 from orchestrator.search.storage import open_storage
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.training.checkpoints.checkpoint_file import read_checkpoint, save_checkpoint
-from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_model
+from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_network
 from orchestrator.training.images.device_images import DeviceImages
 from tests.support.fake_sweeps import write_sweep
 from tests.support.tracked_sweep import replay
@@ -37,7 +38,7 @@ DATA = {"pixel_mean": [0.5], "pixel_std": [0.25], "class_names": list("012345678
 def best() -> dict[str, Any]:
     """Return the content of a `best.pt`."""
     torch.manual_seed(0)
-    return {"model": MODEL, "data": DATA, "state_dict": build_model(MODEL).state_dict(), "epoch": 2, "metrics": {}}
+    return {"model": MODEL, "data": DATA, "state_dict": build_network(MODEL).state_dict(), "epoch": 2, "metrics": {}}
 
 
 def renamed(weights: dict[str, Any]) -> dict[str, Any]:
@@ -105,7 +106,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[DeviceImages, dic
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (lambda state: {}, "does not hold a state to continue from (epoch: missing)"),
+        (lambda state: {}, "does not hold a state to resume from (epoch: missing)"),
         (lambda state: {**state, "epoch": -1}, "(epoch: Input should be greater"),
         (lambda state: {**state, "losses": 3}, "(losses: Input should be an instance of Tensor)"),
         (lambda state: {**state, "losses": torch.zeros(3)}, "its epochs are not of"),
@@ -130,33 +131,42 @@ def test_a_trial_does_not_resume_from_a_foreign_state(
 
 
 def test_a_dataset_with_a_changed_byte_is_never_opened(tmp_path: Path) -> None:
-    path = prepare_dataset("digits", tmp_path)
-    whole = path.read_bytes()
+    folder = prepare_dataset("digits", tmp_path)
+    opened = open_dataset(folder)
     faults = set()
-    for place in range(8, len(whole), len(whole) // 150):
-        content = bytearray(whole)
-        content[place] ^= 0x10
-        path.write_bytes(content)
-        try:
-            opened = open_images(path)
-        except DataError as error:
-            assert str(error).startswith(f"{path}: ")
-            assert "\n" not in str(error)
-            faults.add(str(error).partition("(")[2])
-        else:  # padding between the parts of the file
-            path.write_bytes(whole)
-            assert opened.content_hash == open_images(path).content_hash
+    for path in folder.iterdir():
+        whole = path.read_bytes()
+        for place in range(8, len(whole), max(1, len(whole) // 75)):
+            content = bytearray(whole)
+            content[place] ^= 0x10
+            path.write_bytes(content)
+            try:
+                found = open_dataset(folder)
+            except DataError as error:
+                assert str(error).startswith(f"{folder}")
+                assert "\n" not in str(error)
+                faults.add(str(error).removeprefix(f"{folder}"))
+            else:  # padding between the parts of a shard, or a fact of the manifest that decides nothing
+                assert found.content_hash == opened.content_hash
+                for name, split in opened.splits.items():
+                    np.testing.assert_array_equal(found.splits[name].labels, split.labels)
+                    np.testing.assert_array_equal(found.splits[name].images, split.images)
+        path.write_bytes(whole)
     assert any("its images or labels are not those that were written" in fault for fault in faults)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
-def test_a_truncated_dataset_is_reported_with_the_remedy(tmp_path: Path, share: float) -> None:
-    path = prepare_dataset("digits", tmp_path)
+@pytest.mark.parametrize("file", ["manifest.json", "test-00000.arrow", "train-00000.arrow"])
+def test_a_dataset_that_was_truncated_is_reported_with_the_remedy(tmp_path: Path, file: str, share: float) -> None:
+    folder = prepare_dataset("digits", tmp_path)
+    path = folder / file
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(DataError, match=r"digits\.arrow: cannot be read as an Arrow file .* prepare it again"):
+    with pytest.raises(
+        DataError, match=rf"digits.*{file}.* \(remove this folder, and the next sweep prepares it again"
+    ):
         prepare_dataset("digits", tmp_path)
-    path.unlink()
-    assert len(open_images(prepare_dataset("digits", tmp_path)).splits["train"]) == 1437
+    shutil.rmtree(folder)
+    assert len(open_dataset(prepare_dataset("digits", tmp_path)).splits["train"]) == 1437
 
 
 def odd_table(path: Path) -> None:

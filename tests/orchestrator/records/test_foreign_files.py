@@ -12,7 +12,7 @@ from orchestrator import load_result
 from orchestrator.cli.main import app
 from orchestrator.config import load_sweep
 from orchestrator.errors import TrackingError, UnsafePathError
-from orchestrator.lanes.weight_transfer import Handover
+from orchestrator.lanes.weight_transfer import WeightTransfer
 from orchestrator.lanes.worker.trial_log import trial_log
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import Journal
@@ -20,7 +20,7 @@ from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.sweep.checkpoint_retention import Retention
 from orchestrator.sweep.session_snapshot import write_origin
-from orchestrator.tracking.stored_checkpoints import moved_with
+from orchestrator.tracking.stored_checkpoints import current_path_of
 from tests.support.fake_sweeps import PLAN, write_sweep
 from tests.support.tracked_sweep import DATASET, replay
 
@@ -85,7 +85,7 @@ def test_a_checkpoint_that_is_a_link_is_not_registered(tmp_path: Path) -> None:
     ],
 )
 def test_recorded_files_are_found_after_the_folder_has_moved(tmp_path: Path, recorded: str, found: str) -> None:
-    assert moved_with(tmp_path, Path(recorded)) == tmp_path.resolve() / found
+    assert current_path_of(tmp_path, Path(recorded)) == tmp_path.resolve() / found
 
 
 def test_retention_removes_files_of_ours_only_and_follows_no_link(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_donor_is_found_after_the_sweep_has_moved(tmp_path: Path) -> None:
     for place in ("old/trials/trial-00001", "new/trials/trial-00001", "new/trials/trial-00000"):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "best.pt").write_text(place)
-    Handover(str(tmp_path / "old/trials/trial-00001"), {}).carry_out(tmp_path / "new/trials/trial-00000")
+    WeightTransfer(str(tmp_path / "old/trials/trial-00001"), {}).apply(tmp_path / "new/trials/trial-00000")
     assert (tmp_path / "new/trials/trial-00000/best.pt").read_text() == "new/trials/trial-00001"
 
 
@@ -146,8 +146,8 @@ def test_sessions_and_trials_do_not_write_through_links(tmp_path: Path) -> None:
             (folder / name).symlink_to(tmp_path / "profile")
     (trial.with_name("trial-00001") / "best.pt").write_text("weights")
     write_origin(session, load_sweep({**PLAN, "name": "s"}), "{}")
-    Handover(str(trial.with_name("trial-00001")), {}).leave(trial)
-    Handover(str(trial.with_name("trial-00001")), {}).carry_out(trial)
+    WeightTransfer(str(trial.with_name("trial-00001")), {}).write(trial)
+    WeightTransfer(str(trial.with_name("trial-00001")), {}).apply(trial)
     with trial_log(trial, 0) as log:
         log.info("an epoch")
     assert (tmp_path / "profile").read_text() == "mine"

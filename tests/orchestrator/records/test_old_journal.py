@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.data import locate_dataset
 from orchestrator.errors import JournalError, ResumeError
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.history import read_history
@@ -17,7 +18,7 @@ from orchestrator.records.ledger import Ledger, TrialRecord, TrialStatus
 from orchestrator.results.comparison import facts_of
 from orchestrator.results.stored_sweep import read_sweep
 from orchestrator.server_addresses import embedded_uri
-from orchestrator.sweep.compatibility import refuse_changes, stored_config
+from orchestrator.sweep.compatibility import content_hash, refuse_changes, stored_config
 from tests.support.tracked_sweep import replay
 
 OLD = Path(__file__).parent / "old_journal"
@@ -88,6 +89,18 @@ def test_a_journal_without_identity_is_resumed_only_with_allow_changed(old: Swee
             refuse_changes(ledger.identity or {}, {"seed": 0}, name="old")
         ledger.sweep_resumed({}, {}, {"seed": 0})
     assert read_history(old.journal).identity == {"seed": 0}
+
+
+def test_its_digits_are_those_of_today(old: SweepFolder, tmp_path: Path) -> None:
+    """It names the hash that the digits had while they were kept in one file."""
+    with Journal(old.journal) as journal:
+        before = Ledger(journal).identity
+    assert before is not None
+    now = {**before, "dataset content": content_hash(locate_dataset("digits", None, tmp_path))}
+    assert now["dataset content"] != before["dataset content"]
+    refuse_changes(before, now, name="old")
+    with pytest.raises(ResumeError, match="dataset content: was 36706e9c749a0738, is 0123"):
+        refuse_changes(before, {**now, "dataset content": "0123"}, name="old")
 
 
 def test_a_configuration_rejected_twice_counts_once(tmp_path: Path) -> None:

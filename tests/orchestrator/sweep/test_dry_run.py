@@ -18,7 +18,7 @@ from orchestrator.config import ModelConfig, TrainingConfig, TrialConfig
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger
-from orchestrator.runtime.ray_session import LanePlan, plan_lanes
+from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
 from orchestrator.search.first_trials import enqueue_first
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.storage import open_storage, study_uri
@@ -153,10 +153,10 @@ def test_activations_are_what_autograd_keeps() -> None:
 
 
 def _network() -> torch.nn.Module:
-    from orchestrator.training.checkpoints.checkpoints import build_model
+    from orchestrator.training.checkpoints.checkpoints import build_network
 
     model = {"name": "conv_resnet26_small", "options": {}, "num_classes": 10, "in_chans": 1, "image_size": 8}
-    return build_model(model).train()
+    return build_network(model).train()
 
 
 def test_the_command_prints_a_summary_or_json(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_a_session_keeps_what_it_was_begun_with_but_for_passwords(
     sweep: tuple[Path, SweepConfig], tmp_path: Path
 ) -> None:
     file, config = sweep
-    _, manifest = describe_dataset("digits", locate_dataset("digits", None, tmp_path / "datasets"))
+    _, manifest = describe_dataset(locate_dataset("digits", None, tmp_path / "datasets"))
     paths = {path.name: path.read_text() for path in write_origin(tmp_path / "001", config, manifest, file)}
     assert sorted(paths) == ["config.yaml", "dataset.json", "packages.txt", "sweep.yaml"]
     assert paths["sweep.yaml"] == FILE.replace(SECRET, "***")

@@ -1,4 +1,4 @@
-"""Checkpoints of a sweep as models of MLflow: linked, loaded elsewhere, served, registered, and taken out again."""
+"""Checkpoints of a sweep as MLflow models: linked, loaded in another process, served, registered and deleted."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ def test_mlflow_serves_it(stored: StoredModels, tmp_path: Path) -> None:
         while not healthy(f"{page}/ping"):
             assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
             time.sleep(0.1)
-        question = json.dumps({"inputs": IMAGES.tolist()}).encode()
-        request = urllib.request.Request(f"{page}/invocations", question, headers={"Content-Type": "application/json"})
+        body = json.dumps({"inputs": IMAGES.tolist()}).encode()
+        request = urllib.request.Request(f"{page}/invocations", body, headers={"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as answer:
             found = np.array(json.load(answer)["predictions"])
     finally:
@@ -190,7 +190,7 @@ def test_a_damaged_checkpoint_holds_up_nothing(tmp_path: Path) -> None:
     assert [model.name for model in stored.models()] == ["s-trial-00001"]
 
 
-def test_a_full_disk_delays_a_model_which_is_written_beneath_the_sweep(
+def test_a_full_disk_delays_a_model_which_is_written_in_the_sweep_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored, places = StoredModels(tmp_path), []

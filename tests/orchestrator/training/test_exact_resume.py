@@ -1,4 +1,4 @@
-"""A trial that was stopped anywhere and continued ends as if nothing had been, to the last bit."""
+"""A trial that was interrupted at any step and resumed ends bit-equal to an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
 
 from orchestrator.training import trial as trial_module
-from orchestrator.training.checkpoints.checkpoints import build_model
+from orchestrator.training.checkpoints.checkpoints import build_network
 from orchestrator.training.images.device_images import DeviceImages
 from orchestrator.training.trial import Trial
 from orchestrator.training.workers import Workers
@@ -22,6 +21,7 @@ from tests.support.training_pieces import (
     join_group,
     make_trial,
     run,
+    run_ranks,
     timeless,
     with_everything,
 )
@@ -36,7 +36,7 @@ SETTINGS: dict[str, Any] = {
     "label_smoothing": 0.1,
     "checkpoint_every_steps": 4,
 }
-CUTS: dict[str, dict[str, int]] = {
+INTERRUPTIONS: dict[str, dict[str, int]] = {
     "after an epoch": {"stop_after": 1},
     "before the first checkpoint": {"cut_before": 2},
     "within the first epoch": {"cut_before": 6},
@@ -51,7 +51,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(autouse=True)
 def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial_module, "build_model", with_everything)
+    monkeypatch.setattr(trial_module, "build_network", with_everything)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DeviceImages:
 
 
 def train(data: DeviceImages, folder: Path, cut: dict[str, int] | None, **options: Any) -> tuple[Trial, Reports]:
-    """Trains to the end, with one interruption when `cut` says where, and what it leaves of the newest state."""
+    """Train to the end, with one interruption at `cut`, which may truncate the newest state."""
     options = {**SETTINGS, **options}
     if cut:
         keep_bytes = (cut := dict(cut)).pop("keep_bytes", None)
@@ -70,8 +70,8 @@ def train(data: DeviceImages, folder: Path, cut: dict[str, int] | None, **option
             last.write_bytes(last.read_bytes()[:keep_bytes])
         trial = make_trial(data, folder, **options)
         second = run(trial)
-        heard = {report["epoch"] for report in second}
-        return trial, [*(report for report in first if report["epoch"] not in heard), *second]
+        repeated = {report["epoch"] for report in second}
+        return trial, [*(report for report in first if report["epoch"] not in repeated), *second]
     trial = make_trial(data, folder, **options)
     return trial, run(trial)
 
@@ -79,15 +79,17 @@ def train(data: DeviceImages, folder: Path, cut: dict[str, int] | None, **option
 @pytest.fixture(scope="module")
 def whole(data: DeviceImages, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trial, Reports]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trial_module, "build_model", with_everything)
+        patch.setattr(trial_module, "build_network", with_everything)
         return train(data, tmp_path_factory.mktemp("whole"), None)
 
 
-@pytest.mark.parametrize("where", CUTS)
-def test_one_worker(data: DeviceImages, tmp_path: Path, whole: tuple[Trial, Reports], where: str) -> None:
-    trial, reports = train(data, tmp_path, CUTS[where])
+@pytest.mark.parametrize("where", INTERRUPTIONS)
+def test_an_interrupted_trial_of_one_worker_ends_bit_equal(
+    data: DeviceImages, tmp_path: Path, whole: tuple[Trial, Reports], where: str
+) -> None:
+    trial, reports = train(data, tmp_path, INTERRUPTIONS[where])
     assert timeless(reports) == timeless(whole[1])
-    assert differences(trial.learner.state_dict(), whole[0].learner.state_dict()) == []
+    assert differences(trial.train_state.state_dict(), whole[0].train_state.state_dict()) == []
 
 
 def test_a_resumed_trial_starts_where_its_newest_checkpoint_was_written(data: DeviceImages, tmp_path: Path) -> None:
@@ -97,41 +99,41 @@ def test_a_resumed_trial_starts_where_its_newest_checkpoint_was_written(data: De
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "lamb", "rmsproptf", "nadamw", "lookahead_adamw", "lion", "adafactor"])
-def test_the_state_of_every_kind_of_optimiser_is_kept(data: DeviceImages, tmp_path: Path, optimizer: str) -> None:
+def test_the_state_of_every_optimiser_is_restored(data: DeviceImages, tmp_path: Path, optimizer: str) -> None:
     options = {"optimizer": optimizer, "epochs": 2}
     whole, _ = train(data, tmp_path / "whole", None, **options)
     trial, _ = train(data, tmp_path / "cut", {"cut_before": 14}, **options)
-    assert differences(trial.learner.state_dict(), whole.learner.state_dict()) == []
+    assert differences(trial.train_state.state_dict(), whole.train_state.state_dict()) == []
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_an_average_and_a_scaled_loss(data: DeviceImages, tmp_path: Path, precision: str) -> None:
+def test_weight_average_and_loss_scale_are_restored(data: DeviceImages, tmp_path: Path, precision: str) -> None:
     options = {"epochs": 2, "precision": precision, "ema_decay": 0.99, "ema_warmup": True, "accumulation_steps": 2}
     whole, reports = train(data, tmp_path / "whole", None, **options)
     trial, resumed = train(data, tmp_path / "cut", {"cut_before": 14}, **options)
-    assert bool(trial.learner.state_dict()["scaler"]) == (precision == "float16")
-    assert differences(trial.learner.state_dict(), whole.learner.state_dict()) == []
+    assert bool(trial.train_state.state_dict()["scaler"]) == (precision == "float16")
+    assert differences(trial.train_state.state_dict(), whole.train_state.state_dict()) == []
     assert timeless(resumed) == timeless(reports)
 
 
-def test_a_network_with_a_span_that_is_projected(
+def test_a_network_with_a_projected_span_resumes_bit_equal(
     data: DeviceImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial_module, "build_model", build_model)
+    monkeypatch.setattr(trial_module, "build_network", build_network)
     options = {"epochs": 1, "model": "adaptive_resnet26_small", "options": {"max_span": 3, "span_penalty": 1.0}}
     whole, _ = train(data, tmp_path / "whole", None, **options)
     trial, _ = train(data, tmp_path / "cut", {"cut_before": 7}, **options)
-    assert differences(trial.learner.state_dict(), whole.learner.state_dict()) == []
+    assert differences(trial.train_state.state_dict(), whole.train_state.state_dict()) == []
 
 
 def resume_rank(rank: int, world_size: int, folder: str) -> None:
-    """One of several processes: the undisturbed trial, then the interrupted ones."""
+    """Train the uninterrupted trial, then the interrupted ones, as one of several processes."""
     place = Path(folder)
     workers = join_group(rank, world_size, place)
-    trial_module.build_model = with_everything
+    trial_module.build_network = with_everything
     data = few_digits(place / f"data-{rank}")
     result: dict[str, Any] = {}
-    for where, cut in {"nowhere": None, **CUTS}.items():
+    for where, cut in {"nowhere": None, **INTERRUPTIONS}.items():
         result[where] = _result(data, place / where, cut, workers)
     torch.save(result, place / f"rank-{rank}.pt")
     dist.destroy_process_group()
@@ -139,15 +141,15 @@ def resume_rank(rank: int, world_size: int, folder: str) -> None:
 
 def _result(data: DeviceImages, folder: Path, cut: dict[str, int] | None, workers: Workers) -> dict[str, Any]:
     trial, reports = train(data, folder, cut, workers=workers)
-    return {"state": trial.learner.state_dict(), "reports": timeless(reports)}
+    return {"state": trial.train_state.state_dict(), "reports": timeless(reports)}
 
 
 @pytest.mark.slow
-def test_two_workers(tmp_path: Path) -> None:
-    multiprocessing.spawn(resume_rank, args=(2, str(tmp_path)), nprocs=2)
+def test_an_interrupted_trial_of_two_workers_ends_bit_equal(tmp_path: Path) -> None:
+    run_ranks(resume_rank, 2, str(tmp_path))
     for rank in range(2):
         results = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)
         whole = results.pop("nowhere")
-        assert set(results) == set(CUTS)
+        assert set(results) == set(INTERRUPTIONS)
         for where, result in results.items():
             assert differences(result, whole) == [], (rank, where)

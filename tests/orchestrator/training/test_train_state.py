@@ -1,4 +1,4 @@
-"""What one optimiser step does under every option of the training."""
+"""One optimiser step under every option of the training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DeviceImages:
     return few_digits(tmp_path_factory.mktemp("digits"))
 
 
-def learner_with(model: nn.Module | None = None, **training: Any) -> TrainState:
+def state_with(model: nn.Module | None = None, **training: Any) -> TrainState:
     torch.manual_seed(0)
     settings = {
         "optimizer": "momentum",
@@ -53,26 +53,26 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in model.state_dict().items()}
 
 
-def step(learner: TrainState, update: int = 0) -> Tensor:
-    learner.begin_epoch()
+def step(state: TrainState, update: int = 0) -> Tensor:
+    state.begin_epoch()
     images, labels = batch()
-    return learner.step(images, labels, update=update, global_images=len(images))
+    return state.step(images, labels, update=update, global_images=len(images))
 
 
 def test_a_batch_in_parts_gives_the_step_of_the_whole() -> None:
-    whole, parts = learner_with(), learner_with(accumulation_steps=3)
+    whole, parts = state_with(), state_with(accumulation_steps=3)
     torch.testing.assert_close(step(whole), step(parts))
-    for key, value in weights(whole.model).items():
-        torch.testing.assert_close(weights(parts.model)[key], value)
+    for key, value in weights(whole.network).items():
+        torch.testing.assert_close(weights(parts.network)[key], value)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_gradients_are_clipped_to_their_norm(precision: str) -> None:
     def length_of_a_step(**training: Any) -> float:
-        learner = learner_with(precision=precision, **training)
-        before = weights(learner.model)
-        step(learner)
-        changes = [value - before[key] for key, value in weights(learner.model).items()]
+        state = state_with(precision=precision, **training)
+        before = weights(state.network)
+        step(state)
+        changes = [value - before[key] for key, value in weights(state.network).items()]
         return float(torch.cat([change.flatten() for change in changes]).norm())
 
     assert length_of_a_step() > 0.1 * 0.05
@@ -82,24 +82,24 @@ def test_gradients_are_clipped_to_their_norm(precision: str) -> None:
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("bfloat16", 2e-2), ("float16", 3e-3)])
 def test_half_precision_computes_nearly_the_same_and_keeps_float32_weights(precision: str, tolerance: float) -> None:
-    exact, half = learner_with(), learner_with(precision=precision)
+    exact, half = state_with(), state_with(precision=precision)
     first, other = step(exact), step(half)
     assert first != other
     torch.testing.assert_close(other, first, rtol=tolerance, atol=0)
-    for key, value in weights(half.model).items():
+    for key, value in weights(half.network).items():
         assert value.dtype == torch.float32
-        torch.testing.assert_close(value, weights(exact.model)[key], rtol=0, atol=tolerance)
+        torch.testing.assert_close(value, weights(exact.network)[key], rtol=0, atol=tolerance)
     assert half.predict(batch()[0]).dtype == torch.float32
 
 
 def test_a_scaled_loss_that_overflows_changes_no_weight_and_halves_the_scale() -> None:
-    learner = learner_with(precision="float16", lr=1.0)
-    learner._scaler.load_state_dict({**learner._scaler.state_dict(), "scale": 2.0**40})
-    before = weights(learner.model)
-    loss = step(learner)
+    state = state_with(precision="float16", lr=1.0)
+    state._scaler.load_state_dict({**state._scaler.state_dict(), "scale": 2.0**40})
+    before = weights(state.network)
+    loss = step(state)
     assert torch.isfinite(loss)
-    assert all(torch.equal(before[key], value) for key, value in weights(learner.model).items())
-    assert learner.state_dict()["scaler"]["scale"] == 2.0**39
+    assert all(torch.equal(before[key], value) for key, value in weights(state.network).items())
+    assert state.state_dict()["scaler"]["scale"] == 2.0**39
 
 
 def test_channels_last_reaches_the_weights_and_changes_only_rounding() -> None:
@@ -107,24 +107,24 @@ def test_channels_last_reaches_the_weights_and_changes_only_rounding() -> None:
         torch.manual_seed(0)
         return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 10))
 
-    usual, last = learner_with(model()), learner_with(model(), channels_last=True)
-    assert last.model[2].weight.is_contiguous(memory_format=torch.channels_last)
+    usual, last = state_with(model()), state_with(model(), channels_last=True)
+    assert last.network[2].weight.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(step(last), step(usual))
-    for key, value in weights(last.model).items():
-        torch.testing.assert_close(value, weights(usual.model)[key])
+    for key, value in weights(last.network).items():
+        torch.testing.assert_close(value, weights(usual.network)[key])
 
 
-def test_the_average_follows_its_decay_and_is_what_is_evaluated() -> None:
-    learner = learner_with(ema_decay=0.75)
+def test_the_average_follows_its_decay_and_is_evaluated() -> None:
+    state = state_with(ema_decay=0.75)
     expected: dict[str, Tensor] = {}
     for update in range(3):
-        step(learner, update)
-        now = weights(learner.model)
+        step(state, update)
+        now = weights(state.network)
         expected = {key: 0.75 * expected[key] + 0.25 * now[key] if update else now[key] for key in now}
-    assert learner.evaluated is not learner.model
-    for key, value in weights(learner.evaluated).items():
+    assert state.evaluated is not state.network
+    for key, value in weights(state.evaluated).items():
         torch.testing.assert_close(value, expected[key])
-    assert not any(torch.equal(value, now[key]) for key, value in weights(learner.evaluated).items())
+    assert not any(torch.equal(value, now[key]) for key, value in weights(state.evaluated).items())
 
 
 def test_the_best_checkpoint_holds_the_average(
@@ -132,18 +132,18 @@ def test_the_best_checkpoint_holds_the_average(
 ) -> None:
     reports = run(trial := make_trial(data, tmp_path, epochs=1, ema_decay=0.5))
     kept = read_checkpoint(trial.checkpoints.best)["state_dict"]
-    assert all(torch.equal(kept[key], value) for key, value in trial.learner.evaluated.state_dict().items())
-    assert any(not torch.equal(kept[key], value) for key, value in trial.model.state_dict().items())
-    metrics = evaluate(trial.learner, data.test, Workers())
+    assert all(torch.equal(kept[key], value) for key, value in trial.train_state.evaluated.state_dict().items())
+    assert any(not torch.equal(kept[key], value) for key, value in trial.network.state_dict().items())
+    metrics = evaluate(trial.train_state, data.test, Workers())
     assert (reports[-1]["test/top1"], reports[-1]["test/top5"]) == (metrics["top1"], metrics["top5"])
     assert load_model(trial.checkpoints.best).num_classes == 10
 
 
-def test_accuracies_are_counts_over_the_split(data: DeviceImages) -> None:
-    learner = learner_with()
-    metrics = evaluate(learner, data.test, Workers())
+def test_accuracies_are_counted_over_the_split(data: DeviceImages) -> None:
+    state = state_with()
+    metrics = evaluate(state, data.test, Workers())
     images, labels = data.test.batch(torch.arange(len(data.test)))
-    logits = learner.model(images).detach()
+    logits = state.network(images).detach()
     order = logits.argsort(dim=1, descending=True)
     for name, among in (("top1", 1), ("top5", 5)):
         hits = sum(label in row[:among] for row, label in zip(order.tolist(), labels.tolist(), strict=True))
@@ -154,11 +154,11 @@ def test_accuracies_are_counts_over_the_split(data: DeviceImages) -> None:
 @pytest.mark.slow
 def test_a_compiled_network_learns_the_same() -> None:
     model = with_norm({})
-    usual, compiled = learner_with(copy.deepcopy(model)), learner_with(model, compile=True)
+    usual, compiled = state_with(copy.deepcopy(model)), state_with(model, compile=True)
     for update in range(2):
         torch.testing.assert_close(step(compiled, update), step(usual, update), rtol=1e-4, atol=1e-4)
-    for key, value in weights(compiled.model).items():
-        torch.testing.assert_close(value, weights(usual.model)[key], rtol=1e-4, atol=1e-5)
+    for key, value in weights(compiled.network).items():
+        torch.testing.assert_close(value, weights(usual.network)[key], rtol=1e-4, atol=1e-5)
 
 
 def one_hot(labels: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ def test_a_trial_learns_with_every_option_at_once(
     def build(description: Mapping[str, Any]) -> nn.Module:
         return with_norm(description)
 
-    monkeypatch.setattr(trial_module, "build_model", build)
+    monkeypatch.setattr(trial_module, "build_network", build)
     options = {
         "loss": "binary_cross_entropy",
         "label_smoothing": 0.1,

@@ -12,7 +12,7 @@ from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
-from orchestrator.training.checkpoints.checkpoints import build_model
+from orchestrator.training.checkpoints.checkpoints import build_network
 from tests.support.fake_sweeps import write_sweep
 from tests.support.tracked_sweep import replay
 
@@ -40,7 +40,7 @@ class StoredModels:
         self.best(trial).parent.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(trial)
         metrics = {"val/top1": [0.5, 0.8, 0.7][epoch - 1], "train/loss": 1.0}
-        weights = {"state_dict": build_model(NETWORK).state_dict(), "epoch": epoch, "metrics": metrics}
+        weights = {"state_dict": build_network(NETWORK).state_dict(), "epoch": epoch, "metrics": metrics}
         save_checkpoint(self.best(trial), {"model": NETWORK, "data": DATA, **weights})
 
     def record(self, event: str, trial: int) -> None:

@@ -1,0 +1,26 @@
+"""The network of a sweep and its fixed options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Strict, StrictBool
+
+from orchestrator.config.sections.section import Section
+from search_spaces import Scalar
+
+Flags = Annotated[tuple[StrictBool, ...], Strict(strict=False)]
+"""One bool per stage of a network; YAML writes a list."""
+
+
+class ModelConfig(Section):
+    """A network and the options that the search leaves alone.
+
+    Args:
+        name: A registered network, such as `adaptive_resnet26_small`.
+        options: Keyword arguments of `timm.create_model`.
+    """
+
+    name: str
+    options: Mapping[str, Scalar | Flags] = {}

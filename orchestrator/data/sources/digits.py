@@ -1,0 +1,64 @@
+"""The handwritten digits that ship with scikit-learn: 1,797 grey images of 8x8 pixels, ten classes.
+
+Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998 (its test part).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.data.sources.source import ArraySource, Pixels
+
+__all__ = ["open_digits"]
+
+_TEST_FRACTION = 0.2
+_SPLIT_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digits(ArraySource):
+    """The embedded digits, 80% for training and 20% for testing, drawn per class with a fixed seed."""
+
+    def load(self, split: str) -> tuple[Pixels, npt.NDArray[np.int32]]:
+        """Return all images of a split and their labels."""
+        return _digits()[0][split]
+
+
+def open_digits(root: Path) -> ArraySource:
+    """Open the embedded digits.
+
+    Args:
+        root: Unused; the images are part of scikit-learn.
+    """
+    splits, class_names = _digits()
+    digest = hashlib.sha256(b"".join(images.tobytes() for images, _ in splits.values())).hexdigest()[:16]
+    return Digits(
+        root=root,
+        image_shape=(1, 8, 8),
+        class_names=class_names,
+        splits={name: len(labels) for name, (_, labels) in splits.items()},
+        fingerprint=digest,
+    )
+
+
+@functools.cache
+def _digits() -> tuple[Mapping[str, tuple[Pixels, npt.NDArray[np.int32]]], tuple[str, ...]]:
+    """Return images and labels of both splits, and the class names; pixels are scaled from 0..16 to 0..255."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    bunch = load_digits()
+    images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
+    labels = bunch.target.astype(np.int32)
+    train, test = train_test_split(
+        np.arange(len(labels)), test_size=_TEST_FRACTION, stratify=labels, random_state=_SPLIT_SEED
+    )
+    splits = {name: (images[index], labels[index]) for name, index in (("train", train), ("test", test))}
+    return splits, tuple(str(name) for name in bunch.target_names)

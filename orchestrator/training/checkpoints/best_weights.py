@@ -1,0 +1,68 @@
+"""Content of `best.pt`: weights of the best epoch, and all that is needed to rebuild the network and evaluate it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from orchestrator.config.sections.training import TrainingConfig
+from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
+from orchestrator.training.evaluation_settings import EvaluationSettings
+from orchestrator.training.images.device_images import DeviceImages
+
+__all__ = ["save_best", "share_of_255"]
+
+
+def save_best(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    *,
+    description: Mapping[str, Any],
+    data: DeviceImages,
+    training: TrainingConfig,
+    epoch: int,
+    metrics: Mapping[str, float],
+) -> None:
+    """Write the weights of an epoch as the best so far.
+
+    Args:
+        path: Path of the `best.pt`.
+        weights: State dict of the evaluated network.
+        description: Description of the network, see `describe_network`.
+        data: Images of the trial.
+        training: Settings of the trial.
+        epoch: Epoch of the weights, from 1.
+        metrics: Metrics of that epoch.
+
+    Raises:
+        CheckpointError: The disk has had no room for minutes.
+    """
+    content = {
+        "model": description,
+        "data": {
+            "pixel_mean": share_of_255(data.train.mean),
+            "pixel_std": share_of_255(data.train.std),
+            "class_names": list(data.class_names),
+        },
+        "evaluation": EvaluationSettings.of(training, data.test).model_dump(),
+        "state_dict": weights,
+        "epoch": epoch,
+        "metrics": metrics,
+    }
+    save_checkpoint(path, content)
+
+
+def share_of_255(scaled: Tensor) -> list[float]:
+    """Divide numbers by 255 so that the results, times 255, are the same numbers to the last bit.
+
+    Args:
+        scaled: Numbers for pixels in 0..255, of any shape.
+    """
+    share = scaled / 255
+    for near in (share.nextafter(share.new_tensor(-1.0)), share.nextafter(share.new_tensor(2.0))):
+        share = torch.where((share * 255 != scaled) & (near * 255 == scaled), near, share)
+    return share.flatten().tolist()
