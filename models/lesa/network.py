@@ -126,19 +126,14 @@ class LesaResNet(SpatialResNet):
         sizes = stage_sizes or map_sizes(img_size, stem_reduction=reduction, strides=strides)
 
         def make_spatial(site: BlockSite) -> nn.Module:
+            width = site.width
             if not stages[site.stage] or (site.index == 0 and (keep_first_conv[site.stage] or site.stride > 1)):
                 dilation = 1 if dilations is None else dilations[site.stage][min(1, site.index)]
                 return ConvNorm(
-                    site.width,
-                    site.width,
-                    kernel_size=3,
-                    stride=site.stride,
-                    groups=conv_groups,
-                    dilation=dilation,
-                    act=False,
+                    width, width, kernel_size=3, stride=site.stride, groups=conv_groups, dilation=dilation, act=False
                 )
             return LocallyEnhancedAttention(
-                site.width,
+                width,
                 map_size=sizes[site.stage],
                 groups=groups,
                 position_embedding=position_embedding,

@@ -1,4 +1,4 @@
-"""Find the settings a user fixed: those written under `training` and `model.options`, even if equal to the default."""
+"""Settings that a user fixed: those written under `training` and `model.options`, even if equal to the default."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pydantic import BaseModel
 
 
 def fixed_settings(training: Any, model: Any) -> dict[str, tuple[str, Any]]:
-    """Where each setting that is written has its value, and the value; by setting, as far as they can be understood.
+    """Return the written settings: name to the place where it is written, and its value.
+
+    Entries that cannot be understood are left out.
 
     Args:
-        training: Section `training`, as written or built.
-        model: Section `model`, likewise.
+        training: Section `training`, as written or as an object.
+        model: Section `model`, as written or as an object.
     """
     options = _written(model).get("options")
     return {
@@ -23,7 +25,7 @@ def fixed_settings(training: Any, model: Any) -> dict[str, tuple[str, Any]]:
 
 
 def shown(value: Any) -> str:
-    """A value as a sweep file would have it; flags per stage as letters."""
+    """Return a value as it is written in a sweep file; flags per stage as letters."""
     if isinstance(value, list | tuple) and value and all(isinstance(flag, bool) for flag in value):
         return "".join("T" if flag else "F" for flag in value)
     if value is None:
@@ -34,7 +36,7 @@ def shown(value: Any) -> str:
 
 
 def _written(section: Any) -> dict[str, Any]:
-    """The keys of a section that somebody has written; a default that nobody wrote is none of them."""
+    """Return the written keys of a section and their values, without the defaults."""
     if isinstance(section, BaseModel):
         return {name: getattr(section, name) for name in section.model_fields_set}
     return (

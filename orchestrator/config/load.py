@@ -1,4 +1,4 @@
-"""Reads a sweep file and lays `--set` assignments and the values of options over it."""
+"""Loading of a sweep file, overlaid with `--set` assignments and the values of options."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def load_sweep(
     values: Mapping[str, Any] = _NO_VALUES,
     label: str | None = None,
 ) -> SweepConfig:
-    """Builds the configuration of a sweep and checks all of it.
+    """Build the configuration of a sweep and check all of it.
 
     Args:
-        source: A YAML file, or its content as a mapping.
+        source: Path of a YAML file, or its content as a mapping.
         overrides: Assignments such as `trials=20` or `search.lr.low=1e-3`, read as YAML, applied in order.
-        values: Values by dotted setting, such as `{"runs_dir": "exp #2"}`, laid over them as they are.
-        label: What errors call the source; a file is called by its name.
+        values: Values by dotted setting, such as `{"runs_dir": "exp #2"}`, not parsed, which override the assignments.
+        label: Name of the source in errors; None takes the name of the file.
 
     Raises:
-        ConfigError: The file cannot be read, or any setting is wrong; every fault is listed.
+        ConfigError: The file cannot be read, or at least one setting is wrong; every problem is listed.
     """
     label = label or (None if isinstance(source, Mapping) else Path(source).name)
     raw, problems = overridden(source, overrides, values)
@@ -47,7 +47,7 @@ def load_sweep(
 def overridden(
     source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), values: Mapping[str, Any] = _NO_VALUES
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """The settings of a sweep with assignments and values laid over them, unchecked, and the assignments at fault.
+    """Return the unchecked settings of a sweep with assignments and values applied, and the faulty assignments.
 
     Raises:
         ConfigError: The file cannot be read.
@@ -68,7 +68,7 @@ def overridden(
 
 
 def _checked(raw: Mapping[Any, Any]) -> SweepConfig:
-    """The configuration of settings whose names may be no texts, which Python would not take as arguments."""
+    """Build the configuration; names that are not texts, which Python rejects as arguments, are reported first."""
     if not all(isinstance(name, str) for name in raw):
         raise ConfigError(plain_data_problems(raw))
     return SweepConfig(**raw)
@@ -83,10 +83,10 @@ def _faults(raw: Mapping[str, Any]) -> Sequence[Problem]:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The content of a settings file, unchecked.
+    """Return the unchecked content of a settings file.
 
     Raises:
-        ConfigError: The file is missing or no file, or is no mapping in YAML.
+        ConfigError: The file is missing, not a regular file, or not a YAML mapping.
     """
     try:
         text = read_text(path)
@@ -116,7 +116,7 @@ def _neighbours(path: Path) -> str:
 
 
 def _parsed(assignment: str) -> tuple[list[str], Any]:
-    """The dotted path of an assignment, and its value."""
+    """Return the keys of an assignment, and its value."""
     path, separator, text = assignment.partition("=")
     keys = path.strip().split(".")
     if not separator or not all(keys):
@@ -128,7 +128,7 @@ def _parsed(assignment: str) -> tuple[list[str], Any]:
 
 
 def _assign(raw: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:
-    """A copy of `raw` with one dotted path set."""
+    """Return a copy of `raw` with one dotted path set."""
     changed = dict(raw)
     node: dict[str, Any] = changed
     for depth, key in enumerate(keys[:-1], start=1):

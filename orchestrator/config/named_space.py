@@ -1,4 +1,4 @@
-"""`space: NAME` in a sweep: a named space becomes the domains of `search`, which may refine them."""
+"""Expansion of `space: NAME` into the domains of `search`, which may refine them."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from search_spaces.named import ZOO
 
 _DOMAIN: TypeAdapter[Any] = TypeAdapter(Domain)
 _WHOLE = {"type", "choices", "value"}
-"""Keys of which every domain that is written out has one; a mapping without them changes a part of one."""
+"""Keys of which every complete domain has at least one; a mapping without them changes part of a domain."""
 
 
 @dataclass(frozen=True)
 class SpaceUse:
-    """What became of a named space in a sweep. Says nothing about what is searched, so that two of them are equal.
+    """Record of how a named space was applied; excluded from comparisons, since the search space is written out.
 
     Args:
-        name: Of the space; empty where the sweep names none.
-        fixed: Settings that the space would vary and the sweep fixes: where each is written, and its value.
-        unvaried: Settings that the space varies only beside other values than those fixed.
+        name: Name of the space; empty where the sweep names none.
+        fixed: Settings that the space would vary and the sweep fixes: place where each is written, and its value.
+        unvaried: Settings that the space varies only together with values other than the fixed ones.
     """
 
     name: str = field(default="", compare=False)
@@ -48,12 +48,12 @@ class SpaceUse:
 
 
 class Expanded(NamedTuple):
-    """The settings of a sweep with its space written out.
+    """Settings of a sweep with its space written out.
 
     Args:
-        settings: All domains under `search`, and no `space`.
-        problems: What is wrong with the space.
-        use: What became of the space.
+        settings: Settings with all domains under `search`, without `space`.
+        problems: Problems of the named space.
+        use: Record of how the space was applied.
     """
 
     settings: dict[str, Any]
@@ -62,10 +62,10 @@ class Expanded(NamedTuple):
 
 
 def expand_space(raw: Mapping[str, Any]) -> Expanded:
-    """Lays `search` over the space that `space` names, for the networks of the sweep, without what the sweep fixes.
+    """Combine the named space with `search`, for the networks of the sweep, without the settings that it fixes.
 
     Args:
-        raw: Settings of a sweep as written.
+        raw: Settings of a sweep, as written.
     """
     settings = {key: value for key, value in raw.items() if key != "space"}
     name, search = raw.get("space"), raw.get("search") or {}
@@ -75,34 +75,36 @@ def expand_space(raw: Mapping[str, Any]) -> Expanded:
         remedy = did_you_mean(name, list_spaces()) if isinstance(name, str) else f"Known: {', '.join(list_spaces())}."
         return Expanded(settings, [Problem("space", f"unknown {name!r}. {remedy}")])
     networks = _networks(search.get("model"), raw.get("model"))
-    strangers = [network for network in networks if network not in networks_of(name) and kind_of(network)]
-    if strangers:
-        return Expanded(settings, [_elsewhere(name, network) for network in strangers])
+    unserved = [network for network in networks if network not in networks_of(name) and kind_of(network)]
+    if unserved:
+        return Expanded(settings, [_other_space(name, network) for network in unserved])
     served = [network for network in networks if network in networks_of(name)]
     if networks and not served:
-        return Expanded(settings, [])  # a misspelt network, which is told as such
+        return Expanded(settings, [])  # a misspelt network, which is reported as such
     space = named_space(name, served or None)
     fixed = fixed_settings(raw.get("training"), raw.get("model"))
-    domains, problems = _laid_over(space, search, fixed)
+    domains, problems = _overlaid(space, search, fixed)
     return Expanded({**settings, "search": domains}, problems, _use(name, space, domains, fixed))
 
 
 def _use(name: str, space: SearchSpace, search: Mapping[str, Any], fixed: Mapping[str, tuple[str, Any]]) -> SpaceUse:
-    """What of a space is searched no longer, and why."""
+    """Return which settings of a space are no longer searched, and why."""
     searched = {setting_of(key) for key in search if isinstance(key, str)}
-    gone = dict.fromkeys(setting for setting in map(setting_of, space) if setting not in searched)
-    kept = {fixed[setting][0]: fixed[setting][1] for setting in gone if setting in fixed}
-    # what a choice that `search` narrows takes along is the doing of `search`
-    beside = {
+    dropped = dict.fromkeys(setting for setting in map(setting_of, space) if setting not in searched)
+    kept = {fixed[setting][0]: fixed[setting][1] for setting in dropped if setting in fixed}
+    # settings dropped because `search` narrows a choice are not reported: the user asked for that
+    conditional = {
         setting_of(key)
         for key, domain in space.items()
         if any(setting_of(parent) in fixed and parent not in search for parent in domain.when)
     }
-    return SpaceUse(name, kept, tuple(setting for setting in gone if setting not in fixed and setting in beside))
+    return SpaceUse(
+        name, kept, tuple(setting for setting in dropped if setting not in fixed and setting in conditional)
+    )
 
 
 def _networks(searched: Any, fixed: Any) -> list[str]:
-    """Names of the networks of a sweep, as far as its settings can be understood."""
+    """Return the names of the networks of a sweep, as far as its settings can be understood."""
     try:
         domain = None if searched is None else _DOMAIN.validate_python(searched)
     except ValidationError:
@@ -113,17 +115,18 @@ def _networks(searched: Any, fixed: Any) -> list[str]:
     return [name] if isinstance(name, str) else []
 
 
-def _elsewhere(space: str, network: str) -> Problem:
+def _other_space(space: str, network: str) -> Problem:
     other = next(name for name in list_spaces() if name != ZOO and network in networks_of(name))
     return Problem("space", f"{space} has nothing for {network}. Use space: {other}, or space: {ZOO}")
 
 
-def _laid_over(
+def _overlaid(
     space: SearchSpace, search: Mapping[str, Any], fixed: Mapping[str, tuple[str, Any]]
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """The domains of a space with those of the sweep in their place; what is not understood stays as written.
+    """Replace domains of a space by those of the sweep, and return the result with the problems found.
 
-    What the sweep fixes is not varied, unless `search` names it as well.
+    Domains that cannot be understood stay as written. Settings that the sweep fixes are not varied, unless `search`
+    names them as well.
     """
     written = {name: _completed(space[name], content) if name in space else content for name, content in search.items()}
     decided = _decided(space, search, fixed)
@@ -146,12 +149,12 @@ def _laid_over(
     refined: dict[str, Any] = refine(
         reduced, {name: change for name, change in changes.items() if isinstance(name, str)}
     )
-    odd = (name for name, change in changes.items() if change is None or not isinstance(name, str))
-    return refined | {name: written[name] for name in odd}, problems  # told as what they are by others
+    invalid = (name for name, change in changes.items() if change is None or not isinstance(name, str))
+    return refined | {name: written[name] for name in invalid}, problems  # reported by the checks of the sections
 
 
 def _decided(space: SearchSpace, search: Mapping[str, Any], fixed: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
-    """Values of the names that are not drawn because the sweep fixes what they set, bare ones among them."""
+    """Return the values of the names that are not drawn because the sweep fixes their settings."""
     searched = {setting_of(name) for name in search if isinstance(name, str) and "/" not in name}
     bare = {setting: value for setting, (_, value) in fixed.items() if setting not in searched}
     labelled = {name: bare[setting_of(name)] for name in space if setting_of(name) in bare and name not in search}
@@ -159,7 +162,7 @@ def _decided(space: SearchSpace, search: Mapping[str, Any], fixed: Mapping[str, 
 
 
 def _closed(name: str, domain: Domain, decided: Mapping[str, Any], fixed: Mapping[str, tuple[str, Any]]) -> Problem:
-    """The fault of a name that is searched beside a value which the sweep does not have."""
+    """Return the problem of a name whose condition cannot hold, since a fixed value excludes it."""
     closing = (key for key in domain.when if key in decided and open_conditions(domain, {key: decided[key]}) is None)
     parent = next(closing)
     where, value = fixed[setting_of(parent)]
@@ -172,7 +175,7 @@ def _closed(name: str, domain: Domain, decided: Mapping[str, Any], fixed: Mappin
 
 
 def _completed(domain: Domain, content: Any) -> Any:
-    """A change to some keys of a domain, such as `{low: 0.1}`, with the rest of them."""
+    """Return a change to some keys of a domain, such as `{low: 0.1}`, completed with the others."""
     if isinstance(content, Mapping) and not _WHOLE & content.keys():
         return {**domain.model_dump(), **content}
     return content

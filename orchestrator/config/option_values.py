@@ -1,4 +1,4 @@
-"""Values of dedicated options: they reach the configuration as they are, and never as YAML."""
+"""Values of dedicated command line options, which are not parsed as YAML."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def setting_values(
     storage_uri: str | None = None,
     runs_dir: str | Path | None = None,
 ) -> Mapping[str, str]:
-    """Return the settings that options were given for, by their dotted names, as `load_sweep` takes them.
+    """Return the values of the given options by dotted setting, in the form that `load_sweep` takes.
 
     Args:
         name: Name of the sweep.

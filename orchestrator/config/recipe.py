@@ -1,6 +1,6 @@
-"""Published training set-ups, runnable by name: each is a sweep of one trial, in a file of its family's folder.
+"""Published training set-ups, runnable by name: each is a sweep of one trial, in a file in the folder of its family.
 
-A recipe file is a sweep file with one more section, `recipe`: where the set-up comes from and what it reached.
+A recipe file is a sweep file with one more section, `recipe`: the source of the set-up and its published accuracy.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class Recipe:
     """A published set-up.
 
     Args:
-        name: Of its file.
-        title: What is trained on what.
-        source: Paper and code.
-        dataset: What it is trained on, as `spatialsweep data prepare` calls it.
-        expected: Published accuracy on the test images in per cent; None where none was found.
-        notes: Where ours differs from theirs, or what the source leaves open.
-        settings: Of the sweep, as `load_sweep` takes them, unchecked.
+        name: Name of its file, without `.yaml`.
+        title: Network and dataset in words.
+        source: Paper and code of the authors.
+        dataset: Name of the dataset, for `spatialsweep data prepare`.
+        expected: Published accuracy on the test images, in per cent; None where none was found.
+        notes: Differences from the source, and settings that the source leaves open.
+        settings: Unchecked settings of the sweep, in the form that `load_sweep` takes.
     """
 
     name: str
@@ -49,16 +49,16 @@ class Recipe:
 def recipe_sweep(
     name: str, overrides: Sequence[str] = (), *, values: Mapping[str, Any] = MappingProxyType({})
 ) -> SweepConfig:
-    """The sweep of a recipe, checked.
+    """Return the configuration of a recipe, checked.
 
     Args:
-        name: Of the recipe.
-        overrides: As `load_sweep` takes them; `dataset.uri=...` among them says where the images are.
-        values: As `load_sweep` takes them.
+        name: Name of the recipe.
+        overrides: Assignments as in `load_sweep`; `dataset.uri=...` names the prepared dataset.
+        values: Values by dotted setting, as in `load_sweep`.
 
     Raises:
-        RecipeError: There is no recipe of this name, or the images are another dataset's.
-        ConfigError: An override is wrong, or the dataset is not there.
+        RecipeError: No recipe has this name, or the dataset is another one.
+        ConfigError: An override is wrong, or the dataset is missing.
     """
     recipe = load_recipe(name)
     settings = {**recipe.settings, "recipe": name}
@@ -80,10 +80,10 @@ def _names_images(settings: Mapping[str, Any]) -> bool:
 
 
 def load_recipe(name: str) -> Recipe:
-    """Reads a recipe.
+    """Read a recipe.
 
     Raises:
-        RecipeError: There is none of this name.
+        RecipeError: No recipe has this name.
     """
     if name not in list_recipes():
         raise RecipeError(f"no recipe is called '{name}'. {did_you_mean(name, list_recipes())}")

@@ -32,11 +32,11 @@ _RULES = {
     ),
     "merge": ("(?:<<)", ["<"]),
 }
-"""What a plain scalar is, in order; anything else is a text."""
+"""Pattern of each kind of plain scalar, tried in order; anything else is a text."""
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """The core rules; keys may not repeat, and no tag makes anything else."""
+    """YAML loader with the core rules of version 1.2, which rejects repeated keys and unknown tags."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - as PyYAML declares them
     yaml_constructors: dict[str, Any] = {}  # noqa: RUF012
@@ -66,7 +66,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes a text without quotes only where both versions of YAML read a text."""
+    """YAML writer that quotes every text that either version of YAML would read as something else."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - as PyYAML calls it
         return True
@@ -84,13 +84,13 @@ _Loader.add_constructor(None, _Loader.construct_undefined)
 
 
 def parse_yaml(text: str) -> Any:
-    """Return what a YAML text says.
+    """Return the content of a YAML text.
 
     Args:
-        text: One document.
+        text: One YAML document.
 
     Raises:
-        ValueError: It is no YAML, or larger than a sweep's settings are; one line says what and where.
+        ValueError: It is not valid YAML, or larger than settings may be; the text is one line with the position.
     """
     try:
         _check_size(text)
@@ -115,7 +115,7 @@ def read_text(path: Path) -> str:
     """Return the content of a settings file.
 
     Raises:
-        ValueError: It is no file, too large, or no text in UTF-8; one line says what and how to mend it.
+        ValueError: It is not a file, too large, or not UTF-8 text; the message is one line with the fix.
         OSError: It cannot be read.
     """
     found = path.stat()
@@ -135,10 +135,10 @@ def read_text(path: Path) -> str:
 
 
 def _check_size(text: str) -> None:
-    """Counts values with every alias written out, without writing any out.
+    """Count values as if every alias were written out, without expanding any.
 
     Raises:
-        yaml.YAMLError: There are too many, or they are nested too deep.
+        yaml.YAMLError: There are too many values, or they are nested too deeply.
     """
     total = 0
     sizes: dict[str, int] = {}
@@ -166,7 +166,7 @@ def _check_size(text: str) -> None:
 
 
 def _matched(kind: str, node: yaml.ScalarNode) -> str:
-    """The text of a scalar, which an explicit tag such as `!!int` may have forced to this kind."""
+    """Return the text of a scalar, checked: an explicit tag such as `!!int` may contradict it."""
     text = str(node.value)
     if re.fullmatch(_RULES[kind][0], text) is None:
         raise _fault(f"{text[:40]!r} is no {kind}", node)
@@ -174,7 +174,7 @@ def _matched(kind: str, node: yaml.ScalarNode) -> str:
 
 
 def _fault(problem: str, where: Any) -> yaml.MarkedYAMLError:
-    """A fault at a node or an event."""
+    """Return an error that names the position of a node or an event."""
     return yaml.constructor.ConstructorError(None, None, problem, where.start_mark)
 
 

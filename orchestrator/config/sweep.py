@@ -58,7 +58,7 @@ class SweepConfig(Section):
             published accuracy.
         seed: Seed of the sampler, the initial weights and the order of the images.
         objective: Metric to maximise or minimise; of a list, the first one chooses the best epoch and stops trials.
-        constraints: Bounds such as `params <= 2e6`; a trial that violates one is not the best, whatever its value.
+        constraints: Bounds such as `params <= 2e6`; a trial that violates one is never the best.
         sampler: Optuna's sampler.
         trial_scheduler: Rule that stops trials early.
         resources: Workers of a trial, and lanes.

@@ -15,13 +15,13 @@ from search_spaces import setting_of
 
 
 class TrialConfig(Section):
-    """One configuration, complete: all a worker needs to know to train it.
+    """Complete configuration of one trial, as its workers receive it.
 
     Args:
-        number: Optuna's number of the trial, from 0.
-        model: The network and every option.
-        training: Every training setting.
-        seed: Seed of weights and order.
+        number: Number of the trial in Optuna, from 0.
+        model: Network and all its options.
+        training: All training settings.
+        seed: Seed of the initial weights and of the order of the images.
     """
 
     number: NonNegativeInt
@@ -31,12 +31,12 @@ class TrialConfig(Section):
 
 
 def resolve_trial(config: SweepConfig, number: int, params: Mapping[str, Any]) -> TrialConfig:
-    """Lays the searched values over the fixed ones.
+    """Combine the searched values of a trial with the fixed ones.
 
     Args:
-        config: The sweep.
-        number: Optuna's number of the trial.
-        params: Values drawn from the sweep's space.
+        config: Configuration of the sweep.
+        number: Number of the trial in Optuna.
+        params: Values drawn from the search space, by searched name.
     """
     fixed = config.model or ModelConfig(name="", options={})
     settings = {setting_of(name): value for name, value in params.items()}

@@ -1,7 +1,7 @@
-"""Which images form which batch: splits, orders and shares, as pure functions of seeds.
+"""Splits, epoch orders and worker shares, as pure functions of seeds.
 
-Nothing here depends on the number of workers except the last cut, so that W workers see together, step by step,
-what one worker would see alone.
+Only `worker_share` depends on the number of workers, so that W workers read together, step by step, the images that
+a single worker would read.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ Indices = npt.NDArray[np.int64]
 
 
 def split_validation(labels: npt.NDArray[np.int32], fraction: float, seed: int) -> tuple[Indices, Indices]:
-    """Cuts training images into training and validation, drawn per class.
+    """Split training images into training and validation images, drawn per class.
 
     Args:
         labels: Labels of the training split, (N,).
-        fraction: Share held out, in (0, 1).
-        seed: Of the draw.
+        fraction: Share of validation images, in (0, 1).
+        seed: Seed of the draw.
 
     Returns:
-        Sorted positions of the training and of the validation images.
+        Sorted positions of the training and of the validation images, int64.
     """
     from sklearn.model_selection import train_test_split
 
@@ -32,20 +32,26 @@ def split_validation(labels: npt.NDArray[np.int32], fraction: float, seed: int) 
 
 
 def epoch_batches(count: int, global_batch_size: int, *, seed: int, epoch: int) -> list[Indices]:
-    """The order of one epoch, cut into batches of nearly equal size.
+    """Return the order of one epoch, cut into batches of nearly equal size.
 
     Every image comes once. Sizes differ by at most one, so no step is left with a handful of images.
 
     Args:
-        count: Training images.
-        global_batch_size: Largest batch, summed over workers.
-        seed: Of the trial.
-        epoch: From 1.
+        count: Number of training images.
+        global_batch_size: Largest number of images per batch, summed over workers.
+        seed: Seed of the trial.
+        epoch: Number of the epoch, from 1.
     """
     order = np.random.default_rng([seed, epoch]).permutation(count)
     return np.array_split(order, math.ceil(count / global_batch_size))
 
 
 def worker_share(batch: Indices, rank: int, world_size: int) -> Indices:
-    """The contiguous part of a batch that one worker takes; sizes differ by at most one."""
+    """Return the contiguous part of a batch for one worker; sizes differ by at most one.
+
+    Args:
+        batch: Positions of the images of a batch.
+        rank: Rank of the worker.
+        world_size: Number of workers.
+    """
     return np.array_split(batch, world_size)[rank]

@@ -1,6 +1,6 @@
-"""Image files as RGB pixels: the one way in which they are prepared, trained on and shown.
+"""Decoding of image files to RGB pixels, the same for preparation, training and display.
 
-Whatever Pillow would turn into wrong colours without a word is converted here as its format says, or refused by name.
+Modes that Pillow would silently turn into wrong colours are converted here as their format specifies, or rejected.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from orchestrator.data.shown_names import one_line
 __all__ = ["ENDINGS", "ImageError", "decode_image", "image_size"]
 
 MOST_PIXELS = 89_478_485
-"""As Pillow's own limit: a picture of 256 MiB."""
+"""Largest number of pixels of an image, 256 MiB decoded; the limit of Pillow."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF", *(("AVIF",) if features.check("avif") else ()))
-"""What may stand in a file of images; others run programs (EPS) or describe pictures by lines."""
+"""Accepted formats; others run programs (EPS) or hold vector graphics."""
 
 ENDINGS = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".pbm", ".tif", ".tiff", ".gif"]
@@ -30,8 +30,8 @@ ENDINGS = frozenset(
 
 _REFUSED = MappingProxyType(
     {
-        "F": "holds floating-point values, whose range nobody tells",
-        "I": "holds 32-bit integers, whose range nobody tells",
+        "F": "holds floating-point values, of unknown range",
+        "I": "holds 32-bit integers, of unknown range",
         "LAB": "holds CIELAB values, which Pillow cannot convert",
     }
 )
@@ -53,26 +53,26 @@ _BACKGROUND = (255, 255, 255, 255)
 
 
 class ImageError(ValueError):
-    """Bytes that are no image this package reads, or none whose colours are certain; the text says why."""
+    """Bytes that are not a readable image, or whose colours are ambiguous; the text is the reason."""
 
 
 def decode_image(content: bytes, *, reduced_px: int | None = None) -> Image.Image:
-    """Return the RGB picture in an image file, upright.
+    """Decode an image file to an upright RGB image.
 
-    16-bit grey is scaled to 8 bits, transparent parts stand on white, the orientation in EXIF is applied, and of an
-    animation the first frame is taken.
+    16-bit grey is scaled to 8 bits, transparent parts become white, the orientation in EXIF is applied, and the first
+    frame of an animation is taken.
 
     Args:
-        content: A JPEG, PNG, WebP, AVIF, BMP, PPM, TIFF or GIF file.
-        reduced_px: Side in pixels that is enough, for a JPEG file that can be decoded faster at a smaller size; every
-            byte is read all the same.
+        content: Bytes of a JPEG, PNG, WebP, AVIF, BMP, PPM, TIFF or GIF file.
+        reduced_px: Sufficient side in pixels: a JPEG file may be decoded at a smaller size, which is faster; all of
+            its bytes are read.
 
     Raises:
-        ImageError: It is none, is cut, is too large, or holds values whose range is unknown.
+        ImageError: It is not an image, cut, too large, or holds values of unknown range.
     """
     try:
         with warnings.catch_warnings():
-            _watch()
+            _set_warnings()
             with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
                 _check_size(image)
                 if reduced_px is not None:
@@ -82,19 +82,19 @@ def decode_image(content: bytes, *, reduced_px: int | None = None) -> Image.Imag
         return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
     except ImageError:
         raise
-    except Exception as error:  # whatever Pillow's parsers run into: a dozen kinds for damaged files
+    except Exception as error:  # Pillow's parsers raise a dozen kinds for damaged files
         raise ImageError(_reason(error)) from None
 
 
 def image_size(content: io.BytesIO | io.BufferedReader) -> tuple[int, int]:
-    """Return width and height in pixels of an upright picture, from its header.
+    """Return width and height in pixels of an upright image, from its header.
 
     Raises:
-        ImageError: It is no image file.
+        ImageError: It is not an image file.
     """
     try:
         with warnings.catch_warnings():
-            _watch()
+            _set_warnings()
             with Image.open(content, formats=_FORMATS) as image:
                 _check_size(image)
                 width, height = image.size
@@ -106,8 +106,8 @@ def image_size(content: io.BytesIO | io.BufferedReader) -> tuple[int, int]:
         raise ImageError(_reason(error)) from None
 
 
-def _watch() -> None:
-    """A picture beyond the limit is refused; what is wrong beside the pixels, such as in EXIF, is not told."""
+def _set_warnings() -> None:
+    """Make warnings about the size errors, and ignore others, which do not concern the pixels (such as EXIF)."""
     warnings.simplefilter("ignore")
     warnings.simplefilter("error", Image.DecompressionBombWarning)
 
@@ -118,7 +118,7 @@ def _check_size(image: Image.Image) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The orientation in EXIF; a picture whose EXIF cannot be read is upright, and Pillow turns TIFF files itself."""
+    """Return the orientation in EXIF; upright where EXIF cannot be read, and for TIFF, which Pillow rotates itself."""
     if image.format == "TIFF":
         return 1
     try:
@@ -140,7 +140,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _scaled(image: Image.Image) -> Image.Image:
-    """8-bit grey of a picture of up to 16 bits."""
+    """Scale grey values of up to 16 bits to 8 bits."""
     values = np.asarray(image).astype(np.int64)
     tags: Any = getattr(image, "tag_v2", {})
     bits = int(tags.get(_BITS_PER_SAMPLE, (16,))[0])

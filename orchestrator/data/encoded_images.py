@@ -1,4 +1,4 @@
-"""Large images as they were compressed, in Arrow shards that are read through memory maps.
+"""Image files in Arrow shards, read through memory maps.
 
 Layout: each shard is an Arrow IPC file with the columns `image` (binary: a JPEG, PNG or WebP file) and `label` (int32).
 An image is found by its position in the split; nothing is copied until it is decoded.
@@ -24,11 +24,11 @@ _ROWS_PER_BATCH = 256
 
 
 def write_encoded_shard(path: Path, rows: Iterable[tuple[bytes, int]]) -> int:
-    """Writes one shard atomically and returns its number of images.
+    """Write one shard atomically and return its number of images.
 
     Args:
-        path: Target; its folder is created.
-        rows: The bytes of an image file, and its label.
+        path: File to write; its folder is created.
+        rows: Bytes of each image file, and its label.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
@@ -45,16 +45,18 @@ def write_encoded_shard(path: Path, rows: Iterable[tuple[bytes, int]]) -> int:
 
 
 class EncodedImages(Sequence[bytes]):
-    """The image files of one split, in the order of its shards.
+    """Image files of one split, in the order of its shards.
 
-    Cheap to send to other processes: it travels as its list of files.
+    Pickled as the list of its shards, so that it is cheap to send to other processes.
 
     Args:
-        paths: The shards.
-        labels: int32, (N,); read from the shards when left out.
+        paths: Paths of the shards.
+
+    Attributes:
+        labels: Classes, int32, (N,).
 
     Raises:
-        DataError: A shard is missing or is none.
+        DataError: A shard is missing or not a shard of image files.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -69,7 +71,7 @@ class EncodedImages(Sequence[bytes]):
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, index: int) -> bytes:  # type: ignore[override]
-        """The bytes of one image file."""
+        """Return the bytes of one image file."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         batch = int(np.searchsorted(self._ends, index, side="right"))

@@ -1,7 +1,7 @@
-"""What a prepared dataset says of itself: `manifest.json` beside its shards.
+"""Manifest of a prepared dataset: `manifest.json` in the folder of its shards.
 
-It is written last: without a manifest there is no dataset. One that is read may come from anybody: every field is
-checked here before it is used, and `manifest_checks` holds the fields against each other.
+The manifest is written last: a folder without it is not a dataset. A manifest is untrusted input: every field is
+checked here before use, and `manifest_checks` compares the fields with each other.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SCHEMA_VERSION = 1
 _MOST_BYTES = 64 << 20
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-"""How the records in a dataset's folder are read: no field is converted, none is unknown."""
+"""Pydantic configuration of the records in the folder of a dataset: no conversion, no unknown fields."""
 
 Kind = Literal["pixels", "encoded"]
 Count = Annotated[int, Field(ge=0, le=1 << 40)]
@@ -49,8 +49,8 @@ class BadImage:
     """An image that could not be read.
 
     Args:
-        image: Its file, or its position in one.
-        reason: Why.
+        image: File of the image, or its position in a file.
+        reason: Reason of the failure.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -60,13 +60,13 @@ class BadImage:
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of images.
+    """A shard: one file of images.
 
     Args:
-        file: Its name.
-        images: Rows in it.
-        bytes: Its size.
-        content_hash: Of all images and labels in order.
+        file: Name of the file.
+        images: Number of images.
+        bytes: Size in bytes.
+        content_hash: Hash of all images and labels in order.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -81,9 +81,9 @@ class Split:
     """One split of a dataset.
 
     Args:
-        images: In all its shards.
-        per_class: Images of each class, in the order of the class names; empty for images without labels.
-        shards: In order.
+        images: Number of images in all shards.
+        per_class: Number of images of each class, in the order of the class names; empty for images without labels.
+        shards: Shards in order.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -94,19 +94,19 @@ class Split:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A whole dataset.
+    """Manifest of a dataset.
 
     Args:
-        name: The dataset.
-        kind: `pixels` (uint8 arrays of one shape) or `encoded` (image files as they were).
-        image_shape: Channels, height, width; for encoded images None.
-        class_names: One per label.
-        splits: At least `train` and `test`.
-        mean: Per channel, of the training images scaled to [0, 1].
-        std: Likewise.
-        content_hash: Changes when any image or label does.
-        source: Where the images came from.
-        bad_images: What was left out.
+        name: Name of the dataset.
+        kind: `pixels` (uint8 arrays of one shape) or `encoded` (image files).
+        image_shape: Channels, height and width; None for image files.
+        class_names: Names of the classes, one per label.
+        splits: Splits by name, at least `train` and `test`.
+        mean: Mean per channel of the training images, scaled to [0, 1].
+        std: Deviation per channel of the training images, scaled to [0, 1].
+        content_hash: Hash of all images, labels and class names.
+        source: Origin of the images.
+        bad_images: Images that were left out.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -122,7 +122,7 @@ class Manifest:
     bad_images: tuple[BadImage, ...] = ()
 
     def to_json(self) -> str:
-        """The content of `manifest.json`."""
+        """Return the content of `manifest.json`."""
         return json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, indent=1) + "\n"
 
 
@@ -133,7 +133,7 @@ def read_manifest(folder: Folder) -> Manifest:
     """Read the manifest of a prepared dataset.
 
     Raises:
-        DataError: There is none, or it was not written by this version.
+        DataError: It is missing, damaged, or of another format version.
     """
     where = folder.where(MANIFEST_NAME)
     raw = folder.read(MANIFEST_NAME, most_bytes=_MOST_BYTES)
@@ -159,7 +159,7 @@ def read_manifest(folder: Folder) -> Manifest:
 
 
 def first_fault(error: ValueError) -> str:
-    """Return the first fault of a record that was read, in one line."""
+    """Return the first validation error of a record, in one line."""
     if not isinstance(error, ValidationError):
         return one_line(error)
     fault = error.errors(include_url=False, include_context=False)[0]
@@ -171,5 +171,5 @@ def first_fault(error: ValueError) -> str:
 
 
 def combined_hash(parts: Iterable[str]) -> str:
-    """One hash of several texts in order."""
+    """Return one hash of several texts in order."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

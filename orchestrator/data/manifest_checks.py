@@ -1,4 +1,4 @@
-"""A manifest held against itself: whether its numbers agree, and whether a sweep could train on what it describes."""
+"""Checks of a manifest: agreement of its numbers, and suitability of the dataset for training."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["SMALLEST_STD", "class_faults", "contradictions", "hash_faults", "ima
 
 NEEDED = ("train", "test")
 SMALLEST_STD = 1e-5
-"""Deviation of pixels in [0, 1] below which they all count as alike; rounding alone makes up to 1e-6."""
+"""Deviation of pixels in [0, 1] below which all pixels count as equal; rounding alone gives up to 1e-6."""
 
 _NAMED = 10
 
 
 def contradictions(manifest: Manifest) -> list[str]:
-    """Return what cannot be true of any dataset that was prepared, one clause each."""
+    """Return the contradictions within a manifest, one clause each."""
     faults = [*_shape_faults(manifest), *_name_faults(manifest)]
     for name, split in manifest.splits.items():
         if split.images or split.shards:
@@ -27,14 +27,14 @@ def contradictions(manifest: Manifest) -> list[str]:
 
 
 def hash_faults(manifest: Manifest) -> list[str]:
-    """Return whether the hash is another than that of the shards and classes: the last thing to look at."""
+    """Return a fault if the hash is not that of the shards and classes; checked after all other fields."""
     if manifest.content_hash == images_hash(manifest.class_names, manifest.splits.items()):
         return []
     return [f"its hash {manifest.content_hash} is not that of its shards and classes"]
 
 
 def training_faults(manifest: Manifest) -> list[str]:
-    """Return why no sweep could train on a dataset, one clause each."""
+    """Return the reasons why no sweep could train on a dataset, one clause each."""
     faults = []
     for name in NEEDED:
         split = manifest.splits.get(name)
@@ -46,12 +46,12 @@ def training_faults(manifest: Manifest) -> list[str]:
 
 
 def class_faults(split: str, per_class: Sequence[int], class_names: Sequence[str]) -> Iterator[str]:
-    """Yield what a split lacks of images of each class.
+    """Yield the classes of which a split has too few images.
 
     Args:
-        split: Its name; training images are cut into training and validation, so each class needs two.
-        per_class: Images of each class.
-        class_names: One per class.
+        split: Name of the split; training images are split into training and validation, so each class needs two.
+        per_class: Number of images of each class.
+        class_names: Names of the classes.
     """
     if len(per_class) != len(class_names):
         yield f"split '{split}' counts {len(per_class)} classes, {len(class_names)} have names"

@@ -1,7 +1,7 @@
-"""Shards as they are read: whatever the file holds, only rows of the announced form get past here.
+"""Reading of shards: only rows of the expected form are returned, for any content of the file.
 
-Arrow checks the frame of a file when it is opened, and its offsets and lengths only when it is told to; values read
-through unchecked offsets would come from anywhere in memory.
+Arrow checks the frame of a file when it is opened, but its offsets and lengths only on request; values read through
+unchecked offsets would come from anywhere in memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["ARROW_FAULTS", "ENCODED_SCHEMA", "checked_batches", "labels_of", "ma
 
 ENCODED_SCHEMA = pa.schema([("image", pa.binary()), ("label", pa.int32())])
 ARROW_FAULTS = (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError)
-"""What Arrow raises for a file that is missing, cut, or no Arrow file."""
+"""Exceptions of Arrow for a file that is missing, cut, or not an Arrow file."""
 
 
 def pixel_schema(shape: tuple[int, ...]) -> pa.Schema:
@@ -34,15 +34,15 @@ def pixel_schema(shape: tuple[int, ...]) -> pa.Schema:
 
 
 def map_shard(path: Path, where: str, shape: tuple[int, ...] | None) -> list[pa.RecordBatch]:
-    """Map a shard of this machine; reads no image yet.
+    """Map a local shard without reading its images.
 
     Args:
-        path: The shard.
-        where: Its name in errors.
+        path: Path of the shard.
+        where: Name of the shard in errors.
         shape: C, H, W of pixels; None for image files.
 
     Raises:
-        DataError: It is missing, or no shard of that form.
+        DataError: It is missing, or not a shard of this form.
     """
     try:
         return checked_batches(pa.memory_map(str(path), "r"), where, shape)
@@ -51,15 +51,15 @@ def map_shard(path: Path, where: str, shape: tuple[int, ...] | None) -> list[pa.
 
 
 def checked_batches(file: pa.NativeFile, where: str, shape: tuple[int, ...] | None) -> list[pa.RecordBatch]:
-    """Return the batches of an open shard, every offset and length of which is checked.
+    """Return the batches of an open shard, after a check of all offsets and lengths.
 
     Args:
-        file: The shard.
-        where: Its name in errors.
+        file: Open file of the shard.
+        where: Name of the shard in errors.
         shape: C, H, W of pixels; None for image files.
 
     Raises:
-        DataError: It is no shard of that form.
+        DataError: It is not a shard of this form.
     """
     expected = ENCODED_SCHEMA if shape is None else pixel_schema(shape)
     try:
@@ -90,7 +90,7 @@ def labels_of(batches: list[pa.RecordBatch]) -> npt.NDArray[np.int32]:
 
 
 def rows_hash(batches: list[pa.RecordBatch]) -> str:
-    """Return the hash of all images and labels of a shard in order, as its conversion recorded it."""
+    """Return the hash of all images and labels of a shard in order, as recorded in the manifest."""
     digest = hashlib.sha256()
     for batch in batches:
         images, labels = batch.column("image"), batch.column("label").to_numpy(zero_copy_only=True)
@@ -102,7 +102,7 @@ def rows_hash(batches: list[pa.RecordBatch]) -> str:
 
 
 def _difference(schema: pa.Schema, shape: tuple[int, ...] | None) -> str:
-    """How the columns of a file differ from those of a shard."""
+    """Return the difference between the columns of a file and those of a shard, in words."""
     if shape is not None and schema.names == ["image", "label"]:
         size = getattr(schema.field("image").type, "list_size", None)
         if size is not None and size != math.prod(shape):

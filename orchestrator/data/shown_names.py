@@ -1,4 +1,4 @@
-"""Names and reasons as messages show them: one line of UTF-8, whatever a file holds."""
+"""Names and reasons for messages: one printable line of UTF-8, for any content of a file."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ _LONGEST = 200
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a file name, as Python reads it, was UTF-8 on disk."""
+    """Check whether a file name was valid UTF-8 on disk."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def shown_name(name: str) -> str:
-    """Return a name with undecodable bytes and control characters escaped, and its middle left out if it is long."""
+    """Return a name with undecodable bytes and control characters escaped, shortened in the middle if long."""
     plain = "".join(_escaped(character) for character in name)
     return plain if len(plain) <= _LONGEST else f"{plain[: _LONGEST // 2]}...{plain[-_LONGEST // 2 :]}"
 
 
 def one_line(error: BaseException) -> str:
-    """Return what a library says of a file it cannot read, as one printable line; its kind if it says nothing."""
+    """Return the message of an exception as one printable line; its class name if the message is empty."""
     first = next(iter(str(error).splitlines()), "").strip().rstrip(":.")
     return shown_name(first) or type(error).__name__
 

@@ -1,4 +1,4 @@
-"""Images of several shards that read as one array, without being copied together."""
+"""Images of several shards, indexed as one array without a copy."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class StackedImages:
-    """The images of a split, mapped shard by shard.
+    """Images of a split, mapped shard by shard.
 
     Args:
-        parts: uint8 (N_i, C, H, W) of one C, H, W; at least one.
+        parts: Images of each shard, uint8, (N_i, C, H, W) with equal C, H, W; at least one.
     """
 
     def __init__(self, parts: Sequence[Pixels]) -> None:
@@ -28,7 +28,7 @@ class StackedImages:
         return self.shape[0]
 
     def __getitem__(self, index: npt.NDArray[np.int64] | slice) -> Pixels:
-        """Copies the chosen images, (len(index), C, H, W)."""
+        """Copy the chosen images, (len(index), C, H, W)."""
         places = np.arange(len(self))[index]
         if len(places) and not -1 < places.min() <= places.max() < len(self):
             raise IndexError(f"positions {places.min()}..{places.max()} of {len(self)} images")
@@ -41,7 +41,7 @@ class StackedImages:
         return result
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Pixels:
-        """All images in one new array."""
+        """Copy all images into one new array."""
         if copy is False:
             raise ValueError("several shards become one array only by copying")
         whole: Pixels = np.concatenate(self._parts)

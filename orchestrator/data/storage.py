@@ -1,6 +1,6 @@
-"""Files beneath a URI: a local folder, or anything `pyarrow.fs` reads (`s3://`, `gs://`, `hdfs://`).
+"""Files of a dataset folder: local, or in any storage of `pyarrow.fs` (`s3://`, `gs://`, `hdfs://`).
 
-A file appears whole or not at all: it is built on this machine first, then renamed or uploaded.
+A file appears whole or not at all: it is written on this machine first, then renamed or uploaded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["PARTS", "Folder", "open_folder"]
 _CHUNK_BYTES = 8 << 20
 _RECORD_BYTES = 64 << 20
 PARTS = ".parts"
-"""Folder of what is unfinished, and of the records of finished shards, until there is a manifest."""
+"""Folder of unfinished files and of the records of finished shards, removed once the manifest is written."""
 
 _WITHOUT_FOLDERS = ("s3", "gcs")
 
@@ -33,9 +33,9 @@ class Folder:
     """A folder of a dataset.
 
     Args:
-        uri: As the user wrote it.
-        filesystem: Where it lies.
-        path: The folder within that file system.
+        uri: URI or path of the folder, as written by the user.
+        filesystem: File system that holds it.
+        path: Path of the folder within the file system.
     """
 
     uri: str
@@ -44,38 +44,42 @@ class Folder:
 
     @property
     def shown(self) -> str:
-        """The URI for people: without a password, and without the options of the file system."""
+        """URI for messages: without a password, and without the options of the file system."""
         return without_password(self.uri).partition("?")[0].rstrip("/")
 
     @property
     def local(self) -> Path | None:
-        """The folder as a path of this machine; None when it lies elsewhere."""
+        """Path of a local folder; None for other storage."""
         return Path(self.path) if isinstance(self.filesystem, fs.LocalFileSystem) else None
 
     def where(self, name: str) -> str:
-        """A file of the folder in words."""
+        """Return the name of a file for messages."""
         return f"{self.shown}/{name}"
 
-    def sizes(self, beneath: str = "") -> dict[str, int]:
-        """Name to size in bytes of the files directly in the folder, or in a folder beneath it."""
-        selector = fs.FileSelector(f"{self.path}/{beneath}".rstrip("/"), allow_not_found=True)
-        with self._speaking(beneath):
+    def sizes(self, subfolder: str = "") -> dict[str, int]:
+        """Return the sizes in bytes of the files directly in the folder, or in a subfolder, by name."""
+        selector = fs.FileSelector(f"{self.path}/{subfolder}".rstrip("/"), allow_not_found=True)
+        with self._errors_of(subfolder):
             found = self.filesystem.get_file_info(selector)
         return {info.base_name: info.size for info in found if info.is_file}
 
-    def names(self, beneath: str) -> set[str]:
-        """Return the names of all files and folders directly in a folder beneath this one."""
-        selector = fs.FileSelector(f"{self.path}/{beneath}", allow_not_found=True)
-        with self._speaking(beneath):
+    def names(self, subfolder: str) -> set[str]:
+        """Return the names of all files and folders directly in a subfolder."""
+        selector = fs.FileSelector(f"{self.path}/{subfolder}", allow_not_found=True)
+        with self._errors_of(subfolder):
             return {info.base_name for info in self.filesystem.get_file_info(selector)}
 
     def read(self, name: str, *, most_bytes: int = _RECORD_BYTES) -> bytes | None:
-        """Return the content of a file; None when there is none.
+        """Return the content of a file; None if it does not exist.
+
+        Args:
+            name: Name of the file within the folder.
+            most_bytes: Largest accepted size in bytes.
 
         Raises:
-            DataError: It is larger than `most_bytes`, is no file, or cannot be read.
+            DataError: It is larger than `most_bytes`, not a file, or cannot be read.
         """
-        with self._speaking(name):
+        with self._errors_of(name):
             info = self.filesystem.get_file_info(f"{self.path}/{name}")
             if info.type == fs.FileType.NotFound:
                 return None
@@ -88,24 +92,24 @@ class Folder:
         return content
 
     def write(self, name: str, content: bytes) -> None:
-        """Writes a small file."""
+        """Write a small file."""
         with self.building(name) as partial:
             partial.write_bytes(content)
 
     @contextmanager
     def building(self, name: str) -> Iterator[Path]:
-        """A path of this machine to write a file to; it takes its place in the folder when the block ends well."""
+        """Yield a local path to write a file to; the file is moved to the folder if the block succeeds."""
         target = f"{self.path}/{name}"
         parent = Path(target).parent
         scratch = Path(self.path) / PARTS if self.local else Path(tempfile.gettempdir())
         if self.filesystem.type_name not in _WITHOUT_FOLDERS:
-            with self._speaking(name):
+            with self._errors_of(name):
                 self.filesystem.create_dir(str(parent), recursive=True)
                 self.filesystem.create_dir(f"{self.path}/{PARTS}", recursive=True)
         partial = scratch / f".{Path(name).name}.{uuid.uuid4().hex}.partial"
         try:
             yield partial
-            with self._speaking(name):
+            with self._errors_of(name):
                 if self.local:
                     partial.replace(target)
                 else:
@@ -120,20 +124,20 @@ class Folder:
             partial.unlink(missing_ok=True)
 
     def fetch(self, name: str, target: Path, check: Callable[[Path], None] = lambda _path: None) -> None:
-        """Copies a file to this machine, whole or not at all.
+        """Copy a file to this machine, whole or not at all.
 
         Args:
-            name: The file.
-            target: Where it goes.
-            check: Called with the copy before it takes its place; what it raises leaves nothing behind.
+            name: Name of the file within the folder.
+            target: Path of the copy.
+            check: Function called with the copy before it is moved to `target`; if it raises, the copy is removed.
 
         Raises:
-            DataError: There is no such file, or it cannot be read.
+            DataError: The file does not exist, or cannot be read.
         """
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
         try:
-            with self._speaking(name):
+            with self._errors_of(name):
                 fs.copy_files(
                     f"{self.path}/{name}",
                     str(partial),
@@ -147,13 +151,13 @@ class Folder:
             partial.unlink(missing_ok=True)
 
     def remove_folder(self, name: str) -> None:
-        """Removes a folder beneath this one, if it is there."""
-        with suppress(FileNotFoundError), self._speaking(name):
+        """Remove a subfolder, if it exists."""
+        with suppress(FileNotFoundError), self._errors_of(name):
             self.filesystem.delete_dir(f"{self.path}/{name}")
 
     @contextmanager
-    def _speaking(self, name: str) -> Iterator[None]:
-        """Faults of the file system in our words."""
+    def _errors_of(self, name: str) -> Iterator[None]:
+        """Translate errors of the file system to `DataError`."""
         try:
             yield
         except FileNotFoundError as error:
@@ -163,7 +167,7 @@ class Folder:
 
 
 def open_folder(uri: str | Path) -> Folder:
-    """The folder a URI or a local path names, `~` for the home folder; it need not exist.
+    """Return the folder of a URI or a local path, `~` for the home folder; it need not exist.
 
     Raises:
         DataError: The scheme is unknown, or its storage cannot be reached.

@@ -1,4 +1,4 @@
-"""When a sweep is to end before all its trials are tried, and what its devices cost."""
+"""Limits that end a sweep before all trials have run, and prices of devices."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _SHARES = ("val/top1", "val/top5")
 
 
 def parse_duration(given: object) -> object:
-    """Seconds of a text such as `2h` or `1h30m`; anything else is left to the type to judge.
+    """Return the seconds of a text such as `2h` or `1h30m`; any other object is returned as it is, for its type check.
 
     Raises:
-        ValueError: A text that is no duration.
+        ValueError: The text is not a duration.
     """
     if not isinstance(given, str):
         return given
@@ -33,22 +33,22 @@ def parse_duration(given: object) -> object:
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
-"""Seconds; YAML and the command line may write `1h30m`."""
+"""Duration in seconds; in YAML and on the command line also text such as `1h30m`."""
 
 
 class BudgetConfig(Section):
-    """When a sweep is to end although trials are left; what is reached first ends it. None sets no limit.
+    """Limits that end a sweep early; the first one reached ends it. None sets no limit.
 
-    Times and devices add up over all the stretches of a sweep that was resumed.
+    Times and devices are summed over all sessions of a resumed sweep.
 
     Args:
-        wall_clock: Time by the clock, such as `2h`, `1h30m`, or seconds.
-        cpu_hours: CPUs reserved by trials times the hours they held them.
-        gpu_hours: Likewise, of GPUs.
-        target: Value of the (first) objective that is good enough; looked at after every report.
-        patience: Trials that end one after another without a new best of the (first) objective.
-        price_per_cpu_hour: What a CPU costs, in any currency; limits nothing.
-        price_per_gpu_hour: Likewise, a GPU.
+        wall_clock: Elapsed time, such as `2h`, `1h30m`, or seconds.
+        cpu_hours: CPUs reserved by trials times the hours for which they were reserved.
+        gpu_hours: GPUs reserved by trials times the hours for which they were reserved.
+        target: Value of the (first) objective that is good enough; compared after every report.
+        patience: Number of consecutive trials that end without a new best value of the (first) objective.
+        price_per_cpu_hour: Price of a CPU hour, in any currency; sets no limit.
+        price_per_gpu_hour: Price of a GPU hour, in any currency; sets no limit.
     """
 
     wall_clock: Duration | None = None
@@ -63,7 +63,7 @@ class BudgetConfig(Section):
 def budget_problems(
     budget: BudgetConfig, objective: ObjectiveConfig | None, resources: ResourcesConfig | None
 ) -> Iterator[Problem]:
-    """Limits that could never be reached as meant."""
+    """Yield limits that cannot be reached as written."""
     if resources and resources.gpus_per_worker == 0 and budget.gpu_hours is not None:
         yield Problem("budget.gpu_hours", "trials reserve no GPU (resources.gpus_per_worker: 0). Use budget.cpu_hours")
     if objective and budget.target is not None and objective.metric in _SHARES and not 0 <= budget.target <= 1:

@@ -11,20 +11,20 @@ from orchestrator.config.sections.section import Section, Seed
 
 
 class DatasetConfig(Section):
-    """Which images, and how they are split. They have a name or a URI.
+    """Images and their splits; the dataset has a name or a URI.
 
     Args:
-        name: A registered dataset.
-        uri: A dataset that `spatialsweep data prepare` made: a folder, or an object store.
+        name: Name of an embedded dataset.
+        uri: Folder or object store address of a dataset made by `spatialsweep data prepare`.
         validation_fraction: Share of the training images held out for validation, drawn per class.
-        split_seed: Seed of that draw; the same for every trial of a sweep.
-        select_on: `test` chooses epochs and trials on the test images, as many papers' scripts do, and trains on all
-            others. The accuracy found so is too good, and results say it.
-        image_size: Side of the square that image files are cropped to, in pixels; None is 224. Small images keep
+        split_seed: Seed of the draw of the validation images; the same for every trial of a sweep.
+        select_on: Images that choose epochs and trials. `test` takes the test images, as many papers' scripts do, and
+            trains on all others; the accuracy is then optimistic, and the results note it.
+        image_size: Side of the square to which image files are cropped, in pixels; None is 224. Small images keep
             their size.
-        crop_pct: Share of the shorter side of an image file that is kept to evaluate it.
-        interpolation: Of image files; `random` draws one of the others for each training image.
-        decode_processes: Processes of each worker that decode image files.
+        crop_pct: Share of the shorter side of an image file that is kept in evaluation.
+        interpolation: Interpolation of image files; `random` draws one of the others for each training image.
+        decode_processes: Number of processes per worker that decode image files.
     """
 
     name: str | None = None
@@ -39,5 +39,5 @@ class DatasetConfig(Section):
 
     @property
     def crop_size(self) -> int:
-        """Side of the square that image files are cropped to, in pixels."""
+        """Side of the square to which image files are cropped, in pixels."""
         return self.image_size or 224

@@ -1,4 +1,4 @@
-"""What a sweep tries first, as written."""
+"""Configurations that a sweep tries first."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TryFirst = Annotated[
     PlainValidator(_try_first),
     PlainSerializer(lambda given: given, Any),
 ]
-"""The papers' own values, or configurations by hand."""
+"""Either `papers`, the papers' own values, or configurations by hand."""
 
 
 def first_problems(
@@ -47,12 +47,12 @@ def first_problems(
     space: SearchSpace,
     fixed: Mapping[str, tuple[str, Any]] = MappingProxyType({}),
 ) -> Iterator[Problem]:
-    """Values by hand that the space could not draw, and that the sweep has not fixed so either.
+    """Yield values by hand that the space cannot draw and that differ from the fixed values of the sweep.
 
     Args:
-        try_first: As written.
-        space: Of the sweep.
-        fixed: What the sweep fixes, as `fixed_settings` has it.
+        try_first: Setting `try_first` of the sweep.
+        space: Search space of the sweep.
+        fixed: Result of `fixed_settings`.
     """
     for number, settings in enumerate(() if isinstance(try_first, str) else try_first):
         for name, why in space.project(settings).left_out.items():

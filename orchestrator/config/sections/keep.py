@@ -8,11 +8,11 @@ from orchestrator.config.sections.section import Section
 
 
 class KeepConfig(Section):
-    """Which checkpoints stay on disk once their trials are over; those of the best trials go to MLflow as well.
+    """Number of trials whose checkpoints are kept on disk; those of the best trials are copied to MLflow as well.
 
     Args:
-        best: Trials whose best weights are kept.
-        last: Trials, the newest to have ended, whose checkpoints are all kept, those to continue from as well.
+        best: Number of best trials whose best weights are kept.
+        last: Number of trials that ended last whose checkpoints are all kept, including those to resume from.
     """
 
     best: PositiveInt = 3

@@ -1,4 +1,4 @@
-"""How large a network of a sweep may be."""
+"""Bounds on the size of the networks of a sweep."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from orchestrator.config.sections.section import Section
 
 
 class LimitsConfig(Section):
-    """A configuration beyond one of these is rejected before it costs a trial.
+    """Bounds on the size of a network; larger configurations are rejected before they cost a trial.
 
     Args:
-        max_params: Parameters of the network.
-        max_macs: Multiply-accumulates of one image, as `spatialsweep models` counts them.
+        max_params: Largest number of parameters.
+        max_macs: Largest number of multiply-accumulates per image, as counted by `spatialsweep models`.
     """
 
     max_params: PositiveFloat | None = None

@@ -11,14 +11,14 @@ from orchestrator.config.sections.section import Section
 from search_spaces import Scalar
 
 Flags = Annotated[tuple[StrictBool, ...], Strict(strict=False)]
-"""One bool per stage of a network; YAML writes a list."""
+"""One flag per stage of a network; YAML writes a list."""
 
 
 class ModelConfig(Section):
-    """A network and the options that the search leaves alone.
+    """A network and its fixed options.
 
     Args:
-        name: A registered network, such as `adaptive_resnet26_small`.
+        name: Name of a registered network, such as `adaptive_resnet26_small`.
         options: Keyword arguments of `timm.create_model`.
     """
 

@@ -1,4 +1,4 @@
-"""What makes one trial better than another: objectives, and constraints that it has to meet."""
+"""Objectives and constraints, by which trials are compared."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from orchestrator.errors import Problem, did_you_mean
 Mode = Literal["max", "min"]
 
 TRAINED: Mapping[str, Mode] = {"val/top1": "max", "val/top5": "max", "val/loss": "min", "train/loss": "min"}
-"""Metrics of every epoch, and which way they are better."""
+"""Metrics of every epoch, and their direction of improvement."""
 
 COSTS: Mapping[str, Mode] = {"params": "min", "macs": "min", "latency_ms": "min"}
-"""What a network costs; counted or measured only where it is asked for."""
+"""Costs of a network; counted or measured only where an objective or a constraint uses them."""
 
 SPAN = "span/mean_px"
 METRICS: Mapping[str, Mode] = {**TRAINED, **COSTS, SPAN: "min"}
@@ -26,11 +26,11 @@ _CONSTRAINT = re.compile(r"\s*(\S+)\s*(<=|>=)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE]
 
 
 class ObjectiveConfig(Section):
-    """What makes one trial better than another.
+    """A metric to maximise or minimise.
 
     Args:
-        metric: A metric reported every epoch.
-        mode: `max` or `min`; accuracies are maximised and all else is minimised unless it says otherwise.
+        metric: Name of a metric that is reported every epoch.
+        mode: `max` or `min`; by default accuracies are maximised and all other metrics are minimised.
     """
 
     metric: str = "val/top1"
@@ -69,9 +69,9 @@ class Constraint:
     """A bound on a metric.
 
     Args:
-        metric: Of the trial's best epoch.
+        metric: Name of a metric of the best epoch of a trial.
         relation: `<=` or `>=`.
-        bound: The value it is compared with.
+        bound: Largest or smallest allowed value.
     """
 
     metric: str
@@ -79,15 +79,15 @@ class Constraint:
     bound: float
 
     def violation(self, value: float) -> float:
-        """How far beyond the bound a value lies; zero or less where it keeps it."""
+        """Return the amount by which a value violates the bound; zero or less where it does not."""
         return value - self.bound if self.relation == "<=" else self.bound - value
 
 
 def parse_constraint(text: str) -> Constraint:
-    """Reads a constraint such as `params <= 2e6`.
+    """Parse a constraint such as `params <= 2e6`.
 
     Raises:
-        ValueError: It is not a metric, `<=` or `>=`, and a number.
+        ValueError: The text is not a metric, `<=` or `>=`, and a number.
     """
     match = _CONSTRAINT.fullmatch(text)
     if match is None:
@@ -96,15 +96,15 @@ def parse_constraint(text: str) -> Constraint:
 
 
 def is_constraint(text: str) -> bool:
-    """Whether a text can be read as one."""
+    """Check whether a text is a constraint."""
     return _CONSTRAINT.fullmatch(text) is not None
 
 
 def objective_problems(objectives: Sequence[ObjectiveConfig]) -> Iterator[Problem]:
-    """Objectives that nothing reports, or that cannot lead.
+    """Yield objectives that no trial reports, and first objectives that cannot choose epochs.
 
     Args:
-        objectives: At least one.
+        objectives: Objectives of the sweep, at least one.
     """
     for index, objective in enumerate(objectives):
         where = "objective.metric" if len(objectives) == 1 else f"objective.{index}.metric"
@@ -121,7 +121,7 @@ def objective_problems(objectives: Sequence[ObjectiveConfig]) -> Iterator[Proble
 
 
 def constraint_problems(constraints: Sequence[str]) -> Iterator[Problem]:
-    """Constraints that cannot be read, or that bound what nothing reports."""
+    """Yield constraints that cannot be parsed, or whose metric no trial reports."""
     seen: set[str] = set()
     for index, text in enumerate(constraints):
         where = f"constraints.{index}"

@@ -1,4 +1,4 @@
-"""Paths among the settings: texts, or paths of Python, with `~` for the home folder."""
+"""Types of paths among the settings: text or `pathlib` paths, with `~` for the home folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _location(given: Any) -> Any:
 
 
 PathText = Annotated[str, BeforeValidator(_path)]
-"""A path; `~` becomes the home folder."""
+"""Path; `~` becomes the home folder."""
 
 LocationText = Annotated[str, BeforeValidator(_location)]
-"""A URI, which is kept, or a path."""
+"""URI, which is kept as it is, or path, in which `~` becomes the home folder."""

@@ -19,19 +19,21 @@ def _workers(given: Any) -> int | tuple[int, int]:
 
 
 WorkerCount = Annotated[int | tuple[int, int], PlainValidator(_workers), PlainSerializer(lambda given: given, Any)]
-"""So many, or the least and the most."""
+"""Number of workers, or the least and the most of them."""
 
 
 class ResourcesConfig(Section):
-    """What one trial trains on.
+    """Resources of one trial, and the number of trials that train at the same time.
 
     Args:
-        workers: DDP ranks of a trial; of `[least, most]` as many as there is room for, also when that changes.
-        cpus_per_worker: CPU cores reserved for each.
-        gpus_per_worker: GPUs reserved for each; None takes one where the cluster has any.
-        memory_gb_per_worker: Memory reserved for each, in units of 2^30 bytes; None reserves none.
-        lanes: Trials that train at the same time, at most; None takes as many as the cluster holds.
-        max_failures: Crashes after which a trial goes on from its last checkpoint; preemptions do not count.
+        workers: Number of DDP ranks of a trial; with `[least, most]` as many as the cluster has room for, adapted when
+            that changes.
+        cpus_per_worker: CPU cores reserved for each worker.
+        gpus_per_worker: GPUs reserved for each worker; None takes one where the cluster has any.
+        memory_gb_per_worker: Memory reserved for each worker, in units of 2^30 bytes; None reserves none.
+        lanes: Largest number of trials that train at the same time; None takes as many as the cluster holds.
+        max_failures: Number of crashes after which a trial is still retried from its last checkpoint; preemptions do
+            not count.
     """
 
     workers: WorkerCount = 2
@@ -43,24 +45,24 @@ class ResourcesConfig(Section):
 
     @property
     def elastic(self) -> bool:
-        """Whether the number of workers follows the cluster."""
+        """True if the number of workers adapts to the cluster."""
         return self.min_workers < self.max_workers
 
     @property
     def min_workers(self) -> int:
-        """Fewest ranks a trial trains on."""
+        """Smallest number of ranks of a trial."""
         return self.workers if isinstance(self.workers, int) else self.workers[0]
 
     @property
     def max_workers(self) -> int:
-        """Most ranks a trial trains on."""
+        """Largest number of ranks of a trial."""
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
     def per_worker(self, gpus: float) -> dict[str, float]:
-        """Ray's words for what one worker reserves.
+        """Return the resources of one worker in the form that Ray takes.
 
         Args:
-            gpus: `gpus_per_worker`, resolved against the cluster.
+            gpus: Value of `gpus_per_worker`, resolved against the cluster.
         """
         reserved = {"CPU": self.cpus_per_worker}
         if gpus:

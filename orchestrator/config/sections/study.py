@@ -1,4 +1,4 @@
-"""Settings of the search itself: the sampler, the trial scheduler, and where studies are kept."""
+"""Settings of the search: sampler, trial scheduler, and storage of the studies."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ SamplerName = Literal["tpe", "random", "grid", "qmc", "gp", "cmaes", "nsga2", "n
 
 
 class SamplerConfig(Section):
-    """How Optuna proposes configurations.
+    """Optuna's sampler, which proposes configurations.
 
     Args:
-        name: `tpe` learns which values the good trials have in common; `random`; `grid` tries every configuration of a
+        name: `tpe` models the values of good and of other trials; `random`; `grid` tries every configuration of a
             finite space once; `qmc` spreads trials evenly; `gp` fits a Gaussian process; `cmaes` adapts a normal
-            distribution; `nsga2` and `nsga3` breed from the best, for several objectives.
-        startup_trials: Random trials before `tpe`, `gp` or `cmaes` learn from what was found.
+            distribution; `nsga2` and `nsga3` are evolutionary, for several objectives.
+        startup_trials: Number of random trials before `tpe`, `gp` or `cmaes` use earlier results.
         options: Further arguments of Optuna's sampler; docs/settings.md lists them.
     """
 
@@ -33,18 +33,18 @@ Mutable = Literal["lr", "weight_decay", "span_penalty"]
 
 
 class TrialSchedulerConfig(Section):
-    """Which trials are stopped early, or go on from another's weights.
+    """Rule that stops trials early, or lets them continue from the weights of others.
 
     Args:
-        name: `asha` stops at rungs; `hyperband` does in several brackets, of which the later ones wait longer; `median`
-            stops what is worse than the median of the others; `pbt` lets poor trials go on from good ones with changed
-            settings; `none` trains every trial to the end.
-        grace_epochs: Epochs no trial is stopped before.
-        reduction_factor: One in so many trials survives a rung; of `asha` and `hyperband`.
-        min_trials: Others that a median takes.
-        perturb_every: Epochs between two looks of `pbt`.
-        quantile: Share of the population that `pbt` copies from, and as large a share that copies.
-        resample_probability: Chance that `pbt` draws a setting anew instead of changing it by a fifth.
+        name: `asha` stops trials at rungs; `hyperband` uses several brackets, of which the later ones stop later;
+            `median` stops trials that are worse than the median of the others; `pbt` lets poor trials continue from
+            good ones with changed settings; `none` trains every trial to the end.
+        grace_epochs: Number of epochs before any trial is stopped.
+        reduction_factor: One in this many trials survives a rung, with `asha` and `hyperband`.
+        min_trials: Smallest number of other trials for a median.
+        perturb_every: Number of epochs between two steps of `pbt`.
+        quantile: Share of the population from which `pbt` copies, and equal share that copies.
+        resample_probability: Probability that `pbt` draws a new value instead of changing the old one by a fifth.
         mutate: Settings that `pbt` changes, where they are searched.
     """
 
@@ -59,10 +59,10 @@ class TrialSchedulerConfig(Section):
 
 
 class StorageConfig(Section):
-    """Where Optuna's studies are kept.
+    """Database of Optuna's studies.
 
     Args:
-        uri: A database as SQLAlchemy writes it, such as `postgresql://user@host/studies`; None keeps a file beneath
+        uri: Address in the form of SQLAlchemy, such as `postgresql://user@host/studies`; None keeps a file in
             `runs_dir`.
     """
 

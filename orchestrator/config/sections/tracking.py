@@ -1,4 +1,4 @@
-"""Place of the MLflow runs."""
+"""Tracking of runs in MLflow."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from orchestrator.config.sections.section import Section
 
 
 class TrackingConfig(Section):
-    """Where runs are recorded.
+    """MLflow server and experiment of the runs.
 
     Args:
-        uri: An MLflow tracking URI; None keeps a database beneath `runs_dir`.
-        experiment: MLflow experiment the sweep's runs belong to.
+        uri: MLflow tracking URI; None keeps a database in `runs_dir`.
+        experiment: Name of the MLflow experiment of the runs.
     """
 
     uri: str | None = None

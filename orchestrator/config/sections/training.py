@@ -1,4 +1,4 @@
-"""How one trial is trained."""
+"""Settings of the training of one trial."""
 
 from __future__ import annotations
 
@@ -9,49 +9,49 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from orchestrator.config.sections.section import Section
 
 Milestones = Annotated[tuple[PositiveInt, ...], Strict(strict=False)]
-"""Epochs in rising order; YAML writes a list."""
+"""Epochs in ascending order; YAML writes a list."""
 
 
 class TrainingConfig(Section):
-    """How one trial is trained. Every field may be searched.
+    """Settings of the training of one trial. Every field may be searched.
 
     Args:
-        epochs: Passes over the training images, at most.
+        epochs: Largest number of passes over the training images.
         global_batch_size: Images per optimiser step, summed over the workers.
-        optimizer: A name timm knows, such as `sgd`, `adamw` or `lamb`.
+        optimizer: Name of an optimiser of timm, such as `sgd`, `adamw` or `lamb`.
         lr: Peak learning rate.
-        lr_base_size: Batch size that `lr` is meant for, which it is scaled from in proportion; None takes it as it is.
-        weight_decay: Decoupled or not as the optimiser defines it.
-        momentum: For optimisers that have one.
-        lr_schedule: Shape after the warm-up.
-        warmup_epochs: Epochs of linear rise.
-        warmup_lr: Where the rise begins; None is a hundredth of `lr`.
-        min_lr: Where `cosine` ends.
-        cooldown_epochs: The last of the epochs, which stay at `min_lr`.
-        decay_milestones: Epochs after which `multistep` lowers the rate; none for a half and three quarters of all.
-        decay_rate: Factor it is lowered by.
-        loss: `binary_cross_entropy` takes every class as a question of its own, averaged over the classes.
+        lr_base_size: Batch size for which `lr` is meant; the rate is scaled in proportion. None does not scale it.
+        weight_decay: Weight decay, decoupled or not as the optimiser defines it.
+        momentum: Momentum of optimisers that have one.
+        lr_schedule: Shape of the learning rate after the warm-up.
+        warmup_epochs: Number of epochs of linear warm-up.
+        warmup_lr: Learning rate at the start of the warm-up; None is a hundredth of `lr`.
+        min_lr: Learning rate at the end of `cosine`.
+        cooldown_epochs: Number of last epochs at `min_lr`.
+        decay_milestones: Epochs after which `multistep` lowers the rate; empty for a half and three quarters of all.
+        decay_rate: Factor by which `multistep` lowers the rate.
+        loss: Training loss; `binary_cross_entropy` is averaged over the classes.
         label_smoothing: Share of the target spread over all classes.
         bce_target_threshold: Soft targets above it become 1, others 0; None leaves them soft.
-        crop_padding: Black pixels added on every side before a random crop to the old size.
-        hflip: Chance that an image is mirrored.
+        crop_padding: Width of the black border, in pixels, added before a random crop to the old size.
+        hflip: Probability that an image is mirrored.
         cutout_px: Side of a square hidden at a random place, in pixels; 0 hides none.
-        erasing: Chance that a rectangle is filled with noise.
-        mixup_alpha: Of the beta distribution of shares of blended images; 0 blends none.
-        cutmix_alpha: Likewise, for rectangles taken from another image.
-        mix_switch: Chance of a rectangle instead of a blend where both are on.
+        erasing: Probability that a rectangle is filled with noise.
+        mixup_alpha: Parameter of the beta distribution of the shares of blended images; 0 disables mixup.
+        cutmix_alpha: Parameter of the beta distribution of the area taken from another image; 0 disables CutMix.
+        mix_switch: Probability of CutMix instead of mixup where both are enabled.
         crop_scale_min: Smallest share of the area that a crop covers; image files only, like the next three.
-        color_jitter: Strength of random brightness, contrast and saturation; unused beside `auto_augment`.
-        auto_augment: timm's name of a policy, such as `rand-m9-mstd0.5-inc1`; empty for none.
-        repeats: Looks at an image within an epoch, which sees that many fewer images.
-        accumulation_steps: Parts a worker's share of a batch is cut into, computed one after the other to save memory.
-        clip_grad_norm: Largest norm of all gradients together; None leaves them as they are.
+        color_jitter: Strength of random brightness, contrast and saturation; unused with `auto_augment`.
+        auto_augment: Name of a policy of timm, such as `rand-m9-mstd0.5-inc1`; empty for none.
+        repeats: Number of times an image is drawn within an epoch, which draws that many fewer images.
+        accumulation_steps: Number of parts of a worker's share of a batch, computed one after the other to save memory.
+        clip_grad_norm: Largest norm of all gradients together; None does not clip.
         precision: Type of the arithmetic; weights stay float32, and `float16` scales the loss.
-        channels_last: Keeps images with their channels together in memory, which convolutions often prefer.
-        compile: Compiles the network with `torch.compile`, at a cost of minutes before the first step.
-        sync_batch_norm: Batch norms see the images of all workers instead of their own.
-        ema_decay: An average of the weights, renewed by 1 - ema_decay a step, is evaluated and kept instead of them.
-        ema_warmup: Lets the average follow faster at first, for short trainings.
+        channels_last: Memory format with the channels last, which is often faster for convolutions.
+        compile: Compilation of the network with `torch.compile`, at a cost of minutes before the first step.
+        sync_batch_norm: Batch norm statistics over the images of all workers instead of each worker's own.
+        ema_decay: Decay of a moving average of the weights, which is evaluated and kept instead of them.
+        ema_warmup: Smaller decay of the moving average at first, for short trainings.
         checkpoint_every_steps: Optimiser steps between checkpoints within an epoch; None writes one after each epoch.
     """
 

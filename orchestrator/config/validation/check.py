@@ -1,7 +1,7 @@
-"""Finds everything wrong with a sweep before any work starts.
+"""Validation of a whole sweep before any work starts.
 
-Two passes share one list: every section is checked by its own types, then the rules that join sections run on those
-sections that are sound. A user sees all faults of a file at once, each with the nearest valid name.
+Two passes share one list: every section is checked by its own types, then the rules that join sections run on the
+valid sections. All problems of a file are reported at once, each with the nearest valid name.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ _LABEL_RULE = (
 
 
 def find_problems(raw: Mapping[str, Any], fields: Mapping[str, FieldInfo]) -> list[Problem]:
-    """All faults of a sweep's settings, of very many the first; empty when it may start.
+    """Return the problems of the settings of a sweep, up to a limit; empty when it may start.
 
     Args:
-        raw: Section name to content, as read from YAML or given to `SweepConfig`.
+        raw: Section name to content, as read from YAML or passed to `SweepConfig`.
         fields: Fields of `SweepConfig`.
     """
     sections, problems = _check_sections(raw, fields)
@@ -60,11 +60,11 @@ def find_problems(raw: Mapping[str, Any], fields: Mapping[str, FieldInfo]) -> li
 
 
 def _check_sections(raw: Mapping[str, Any], fields: Mapping[str, FieldInfo]) -> tuple[dict[str, Any], list[Problem]]:
-    """Validates each section alone; returns the sound ones and the faults of the others."""
+    """Validate each section alone; return the valid ones and the problems of the others."""
     known = {field.alias or name: field for name, field in fields.items()}
     sections: dict[str, Any] = {}
-    strangers = islice((key for key in raw if key not in known), _MOST_FAULTS + 1)
-    problems = [Problem(key, f"unknown setting. {did_you_mean(key, [*known, 'space'])}") for key in strangers]
+    unknown_keys = islice((key for key in raw if key not in known), _MOST_FAULTS + 1)
+    problems = [Problem(key, f"unknown setting. {did_you_mean(key, [*known, 'space'])}") for key in unknown_keys]
     for name, field in known.items():
         if name not in raw and field.is_required():
             problems.append(Problem(name, "is missing; every sweep needs it"))
@@ -76,7 +76,7 @@ def _check_sections(raw: Mapping[str, Any], fields: Mapping[str, FieldInfo]) -> 
             problems.extend(faults)
         elif name in raw:
             section = _section_class(field.annotation)
-            rules = None if section else Section.model_config  # a section brings its own
+            rules = None if section else Section.model_config  # a section class has its own configuration
             adapter: TypeAdapter[Any] = TypeAdapter(_annotated(field), config=rules)
             try:
                 sections[name] = adapter.validate_python(raw[name])
@@ -108,7 +108,7 @@ def _check_domains(raw: Any) -> tuple[dict[str, Any], list[Problem]]:
 
 
 def _check_objectives(raw: Any) -> tuple[tuple[ObjectiveConfig, ...], list[Problem]]:
-    """The sound ones among the objectives, of which a single one is no list."""
+    """Validate the objectives, a list or a single one; return them if all are valid, and the problems."""
     listed = isinstance(raw, list | tuple)
     sound, problems = [], []
     if listed and not raw:
@@ -149,7 +149,7 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _dataset_facts(dataset: DatasetConfig | None) -> tuple[DatasetFacts | None, list[Problem]]:
-    """What is known of the images, read once; or why they cannot be used."""
+    """Return the facts about the dataset, or the problems that prevent its use."""
     from orchestrator.data import dataset_facts, list_datasets
 
     if dataset is None:
@@ -189,8 +189,8 @@ def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
     if training and training.optimizer not in list_optimizers():
         yield unknown("training.optimizer", training.optimizer, list_optimizers())
     for name, domain in domains_of("optimizer", search):
-        strangers = [value for value in domain.corners() if value not in list_optimizers()]
-        yield from (unknown(f"search.{name}", str(value), list_optimizers()) for value in strangers)
+        missing = [value for value in domain.corners() if value not in list_optimizers()]
+        yield from (unknown(f"search.{name}", str(value), list_optimizers()) for value in missing)
     if (recipe := sections.get("recipe")) is not None and recipe not in list_recipes():
         yield unknown("recipe", recipe, list_recipes())
     tracking = sections.get("tracking")
@@ -214,5 +214,5 @@ def _section_class(annotation: Any) -> type[BaseModel] | None:
 
 
 def _annotated(field: Any) -> Any:
-    """The annotation of a field together with its constraints."""
+    """Return the annotation of a field together with its constraints."""
     return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation

@@ -1,4 +1,4 @@
-"""Whether settings are plain data of a size that can be checked: what comes before any rule of a section."""
+"""Check that settings are plain data of a bounded size, before the rules of any section."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _SHOWN = 120
 
 
 def plain_data_problems(raw: Mapping[Any, Any]) -> list[Problem]:
-    """Return what is no plain data in settings, or too much of it; empty for settings whose rules can be checked.
+    """Return the values that are not plain data, or the problem of settings that are too large.
 
     Args:
-        raw: Settings as read, or as given in Python.
+        raw: Settings as read from a file or passed in Python.
     """
     problems: list[Problem] = []
     try:
@@ -38,17 +38,17 @@ def plain_data_problems(raw: Mapping[Any, Any]) -> list[Problem]:
 
 
 def shown(value: object) -> str:
-    """Return a value as a fault shows it: as Python writes it, and not longer than a line."""
+    """Return the `repr` of a value, shortened to a line, for use in messages."""
     return shortened(str(value) if isinstance(value, BaseModel) else repr(value))
 
 
 def shortened(text: str) -> str:
-    """Return a text, cut where it is longer than a line."""
+    """Return a text, cut if it is longer than a line."""
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 class _TooMuchError(ValueError):
-    """Settings that are too large or too deep to look through."""
+    """Settings that are too large or nested too deeply."""
 
 
 def _problems(raw: Mapping[Any, Any]) -> Iterator[Problem]:

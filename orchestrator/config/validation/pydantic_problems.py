@@ -1,4 +1,4 @@
-"""Pydantic's faults in our words."""
+"""Translation of pydantic's errors into problems."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from orchestrator.errors import Problem, did_you_mean
 from search_spaces import Domain
 
 _SCALAR_TAGS = {"bool", "int", "float", "str"}
-_MOST_FAULTS = 101  # one more than is told, so that it is known that there are more
+_MOST_FAULTS = 101  # one more than is reported, so that a caller sees that there are more
 _FLAGS = {**dict.fromkeys(("yes", "on", "y", "1"), "true"), **dict.fromkeys(("no", "off", "n", "0"), "false")}
 _DOMAIN_TAGS = {"float", "int", "choice", "constant"}
 
 
 def translate(error: ValidationError, prefix: str, section: type[BaseModel] | None) -> Iterator[Problem]:
-    """Pydantic's faults in our words: where, what was given, the rule, the remedy."""
+    """Translate the errors of pydantic: place, given value, rule, remedy."""
     for fault in error.errors(include_url=False)[:_MOST_FAULTS]:
         keys = [str(key) for key in fault["loc"] if str(key) not in _DOMAIN_TAGS]
         where = ".".join([prefix, *keys] if prefix else keys)
@@ -40,7 +40,7 @@ def translate(error: ValidationError, prefix: str, section: type[BaseModel] | No
 
 
 def _nearest_choice(fault: Mapping[str, Any]) -> str:
-    """For a misspelt one of several words, the one that was meant."""
+    """Return the nearest of the allowed words for a misspelt one; empty where none is near."""
     if fault["type"] != "literal_error" or not isinstance(fault["input"], str):
         return ""
     remedy = did_you_mean(fault["input"], re.findall("'([^']*)'", fault["ctx"]["expected"]))
@@ -48,7 +48,7 @@ def _nearest_choice(fault: Mapping[str, Any]) -> str:
 
 
 def _remedy(fault: Mapping[str, Any]) -> str:
-    """For a text without quotes that YAML reads as a number, and the like."""
+    """Return the remedy for text without quotes that YAML reads as a number or a flag; empty otherwise."""
     if fault["type"] == "string_type" and isinstance(fault["input"], bool | int | float):
         return ". Write it in quotes"
     if fault["type"] == "bool_type" and str(fault["input"]).lower() in _FLAGS:
@@ -57,7 +57,7 @@ def _remedy(fault: Mapping[str, Any]) -> str:
 
 
 def _union_member(location: tuple[Any, ...]) -> int | None:
-    """Position of the key with which pydantic names a member of `Scalar` or its like; None where there is none."""
+    """Return the position of the key with which pydantic names a member of a union such as `Scalar`, or None."""
     for index, key in enumerate(location):
         if index and isinstance(key, str) and (key in _SCALAR_TAGS or key.startswith("tuple[")):
             return index
@@ -75,5 +75,5 @@ def _domain_keys(location: tuple[Any, ...]) -> list[str]:
 
 
 def unknown(where: str, given: str, known: Any) -> Problem:
-    """The problem of a name that does not exist, with the nearest that does."""
+    """Return the problem of an unknown name, with the nearest known one."""
     return Problem(where, f"unknown {shown(given)}. {did_you_mean(given, list(known))}")

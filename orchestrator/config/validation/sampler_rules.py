@@ -1,4 +1,4 @@
-"""Whether a sampler knows its options, and fits the space and the objectives it is to search."""
+"""Rules that join the sampler with its options, the search space and the objectives."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SAMPLER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "nsga2": _NSGA,
     "nsga3": {**_NSGA, "dividing_parameter": PositiveInt},
 }
-"""Arguments of Optuna's samplers that a sweep may give; seeds and functions are ours."""
+"""Arguments of Optuna's samplers that a sweep may set; seeds and functions are set by the program."""
 
 _PACKAGES = {"cmaes": "cmaes", "gp": "torch"}
 
@@ -44,13 +44,13 @@ _PACKAGES = {"cmaes": "cmaes", "gp": "torch"}
 def sampler_problems(
     sampler: SamplerConfig, search: Mapping[str, Domain], *, objectives: int = 1, constraints: int = 0
 ) -> Iterator[Problem]:
-    """Everything that speaks against a sampler.
+    """Yield the problems of a sampler.
 
     Args:
-        sampler: Name and options.
-        search: Searched domains by name; sound ones.
-        objectives: How many there are.
-        constraints: Likewise.
+        sampler: Section `sampler`.
+        search: Searched domains by name, all valid.
+        objectives: Number of objectives.
+        constraints: Number of constraints.
     """
     yield from _option_problems(sampler)
     package = _PACKAGES.get(sampler.name)

@@ -1,4 +1,4 @@
-"""Whether a trial scheduler can do its work with these epochs, trials and searched names."""
+"""Rules that join the trial scheduler with epochs, trials and searched names."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _SMALLEST_POPULATION = 2
 def scheduler_problems(
     scheduler: TrialSchedulerConfig, search: Mapping[str, Domain], *, epochs: int, trials: int
 ) -> Iterator[Problem]:
-    """Everything that speaks against a trial scheduler.
+    """Yield the problems of a trial scheduler.
 
     Args:
-        scheduler: Name and settings.
+        scheduler: Section `trial_scheduler`.
         search: Searched domains by name.
-        epochs: Of the longest trial.
-        trials: To be tried.
+        epochs: Number of epochs of the longest trial.
+        trials: Number of configurations to try.
     """
     for name, owner in _OWNERS.items():
         usual = TrialSchedulerConfig.model_fields[name].default

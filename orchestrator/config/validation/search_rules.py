@@ -1,4 +1,4 @@
-"""Whether every value that a search may draw is one its network and the training loop accept."""
+"""Check that the network and the training loop accept every value that a search may draw."""
 
 from __future__ import annotations
 
@@ -26,19 +26,24 @@ if TYPE_CHECKING:
 
 _MOST_DECIDING = 200
 _MOST_BRANCHES = 2_000
-_MOST_HOPELESS = 20
+_MOST_REJECTED = 20
 _EXCLUDE = "Give them conditions (when) that exclude each other"
 
 
 def search_problems(sections: Mapping[str, Any], facts: DatasetFacts | None) -> Iterator[Problem]:
-    """Whether every value the search may draw is one its network and the training loop accept."""
+    """Yield the values that a search may draw and that the network or the training loop rejects.
+
+    Args:
+        sections: Valid sections of the sweep by name.
+        facts: Facts about its dataset; None where they are unknown.
+    """
     import models
 
     search = sections["search"]
     known = models.list_models()
-    strangers = [name for name in search["model"].corners() if name not in known] if "model" in search else []
-    yield from (unknown("search.model", str(name), known) for name in strangers)
-    # A condition on a network that the user took out of the choice is no fault.
+    unknown_names = [name for name in search["model"].corners() if name not in known] if "model" in search else []
+    yield from (unknown("search.model", str(name), known) for name in unknown_names)
+    # A condition on a network that the user removed from the choice is valid.
     for name, message in condition_problems(search, {"model": known}):
         yield Problem(f"search.{name}.when", message)
     fixed = sections.get("model")
@@ -57,7 +62,7 @@ def search_problems(sections: Mapping[str, Any], facts: DatasetFacts | None) -> 
         objectives, constraints = sections.get("objective", ()), sections.get("constraints", ())
         yield from sampler_problems(sampler, search, objectives=len(objectives), constraints=len(constraints))
     for model, active in _different_branches(space, fixed.name if fixed else None):
-        if model in strangers:
+        if model in unknown_names:
             continue
         if model not in known:
             yield unknown("model.name", model, known)
@@ -67,18 +72,18 @@ def search_problems(sections: Mapping[str, Any], facts: DatasetFacts | None) -> 
 
 
 def _too_many_branches(space: SearchSpace) -> Problem | None:
-    """Why a space has more combinations of conditions than can be checked one by one; None where it has not."""
-    asked = {parent for domain in space.values() for parent in domain.when}
-    if len(asked) > _MOST_DECIDING:
-        return Problem("search", f"conditions (when) ask about {len(asked)} names; use at most {_MOST_DECIDING}")
+    """Return the problem of a space with too many combinations of conditions to check one by one, or None."""
+    parents = {parent for domain in space.values() for parent in domain.when}
+    if len(parents) > _MOST_DECIDING:
+        return Problem("search", f"conditions (when) use {len(parents)} names; use at most {_MOST_DECIDING}")
     if sum(1 for _ in islice(space.branches(), _MOST_BRANCHES + 1)) > _MOST_BRANCHES:
-        message = f"the names that conditions (when) ask about make more than {_MOST_BRANCHES:,} combinations"
-        return Problem("search", f"{message}. Ask about fewer names, or split the sweep")
+        message = f"the names that conditions (when) use make more than {_MOST_BRANCHES:,} combinations"
+        return Problem("search", f"{message}. Use fewer names, or split the sweep")
     return None
 
 
 def _different_branches(space: SearchSpace, fixed: str | None) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Network and active names of every branch, each pair once."""
+    """Yield network and active names of every branch, each pair once."""
     seen = set()
     for branch in space.branches():
         model = branch.get("model", fixed)
@@ -89,7 +94,7 @@ def _different_branches(space: SearchSpace, fixed: str | None) -> Iterator[tuple
 
 
 def _check_spans(model: str, sections: Mapping[str, Any]) -> Iterator[Problem]:
-    """Only attention with learned spans has spans to report."""
+    """Check that the network learns spans where an objective or a constraint uses them."""
     import models
 
     asked = [objective.metric for objective in sections.get("objective", ())]
@@ -106,7 +111,7 @@ def _check_branch(
     fixed: ModelConfig | None,
     facts: DatasetFacts | None,
 ) -> Iterator[Problem]:
-    """The rules for one network: known names, and corner values that it accepts."""
+    """Check one network: known names, and corner values that it accepts."""
     import models
 
     options = models.searchable_options(model)
@@ -122,17 +127,17 @@ def _check_branch(
         names.setdefault(setting, name)
     searched = {setting: search[name].corners() for setting, name in names.items() if setting in options}
     base = {**(fixed.options if fixed else {}), **{setting: corners[0] for setting, corners in searched.items()}}
-    for fault in islice(_hopeless(model, base, searched, facts), _MOST_HOPELESS):
+    for fault in islice(_always_rejected(model, base, searched, facts), _MOST_REJECTED):
         where = f"search.{names[fault.option]}" if fault.option in searched else f"model.options.{fault.option}"
         yield Problem(where, f"got {shown(fault.given)} for {model}; {fault.rule}. {fault.remedy}".rstrip())
 
 
-def _hopeless(
+def _always_rejected(
     model: str, base: Mapping[str, Any], searched: Mapping[str, tuple[Any, ...]], facts: DatasetFacts | None
 ) -> Iterator[OptionProblem]:
-    """What is wrong with a network at a corner of the search, whatever one other option is there.
+    """Yield the problems of option values that the network rejects with every value of any one other option.
 
-    Values that only do not go together are left to the searcher, which rejects such configurations.
+    Values that are only incompatible with some others are left to the searcher, which rejects such configurations.
     """
     import models
 
@@ -163,7 +168,7 @@ def _geometry(facts: DatasetFacts | None) -> dict[str, Any]:
 
 
 def _unknown_searched(name: str, model: str, search: Mapping[str, Any]) -> Problem:
-    """A searched name the network does not have: misspelt, or meant for another network of the sweep."""
+    """Return the problem of a searched name that the network lacks: misspelt, or an option of another network."""
     import models
 
     setting = setting_of(name)

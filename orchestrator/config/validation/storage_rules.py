@@ -1,4 +1,4 @@
-"""Whether Optuna can keep its studies where it is told to."""
+"""Rules for the address of Optuna's database."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ _DRIVERS = {"postgresql": "psycopg", "postgresql+psycopg": "psycopg", "postgresq
 
 
 def storage_problems(storage: StorageConfig, tracking_uri: str | None) -> Iterator[Problem]:
-    """What is wrong with the address, without asking anyone there; passwords are not shown.
+    """Yield the problems of the address, without connecting to it; passwords are not shown.
 
     Args:
-        storage: What is checked.
-        tracking_uri: Of MLflow, which needs a database of its own: both note the version of their tables in one place.
+        storage: Section `storage`.
+        tracking_uri: Address of MLflow, which needs a database of its own: both store the version of their tables in
+            the same table.
     """
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
@@ -49,7 +50,7 @@ def storage_problems(storage: StorageConfig, tracking_uri: str | None) -> Iterat
 
 
 def _place(uri: str) -> tuple[str, str | None, int | None, str | None] | None:
-    """Which database an address names, whoever asks it by whichever driver; None for what is no address of one."""
+    """Return the database that an address names, independent of driver and user; None if it names none."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 

@@ -1,4 +1,4 @@
-"""Rules that join settings of the training with one another, with what is searched, and with the workers."""
+"""Rules that join settings of the training with each other, with the search space, and with the workers."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _NESTEROV = {"sgd", "sgdw", "sgdc", "csgdw", "csgdc", "nesterov", "nesterovw", "
 
 @dataclass(frozen=True)
 class _Setting:
-    """A setting with all values that trials may give it: the searched corners, or the fixed one."""
+    """A setting with all values that trials may use: the searched corners, or the fixed value."""
 
     where: str
     values: tuple[Any, ...]
 
     @classmethod
     def of(cls, name: str, training: TrainingConfig, search: Mapping[str, Any]) -> _Setting:
-        """The setting of this name."""
+        """Return the setting of this name."""
         searched = dict(domains_of(name, search))
         if searched:
             return cls(f"search.{next(iter(searched))}", tuple(corner_values(name, search)))
@@ -33,12 +33,12 @@ class _Setting:
 
 
 def training_problems(training: TrainingConfig, search: Mapping[str, Any], workers: int) -> Iterator[Problem]:
-    """Settings that are sound alone and wrong together.
+    """Yield combinations of settings that are wrong although each setting is valid.
 
     Args:
-        training: The fixed values.
-        search: Domains by name.
-        workers: DDP ranks of a trial.
+        training: Section `training`, the fixed values.
+        search: Searched domains by name.
+        workers: Number of DDP ranks of a trial.
     """
 
     def setting(name: str) -> _Setting:
@@ -72,12 +72,12 @@ def training_problems(training: TrainingConfig, search: Mapping[str, Any], worke
 
 
 def augmentation_problems(training: TrainingConfig, search: Mapping[str, Any], *, files: bool) -> Iterator[Problem]:
-    """Augmentations that these images do not know.
+    """Yield augmentations that do not apply to these images.
 
     Args:
-        training: The fixed values.
-        search: Domains by name.
-        files: Whether the images are files, which are cropped out of their middle, or small and padded first.
+        training: Section `training`, the fixed values.
+        search: Searched domains by name.
+        files: True for image files, which are cropped; False for small images, which are padded first.
     """
     kind, other = ("image files", _SMALL_ONLY) if files else ("small images", _FILES_ONLY)
     for name in other:
@@ -93,7 +93,7 @@ def augmentation_problems(training: TrainingConfig, search: Mapping[str, Any], *
 
 
 def _is_policy(name: str) -> bool:
-    """Whether timm makes a transform of it; what it does not understand it refuses in many ways."""
+    """Check whether timm has such a policy; it raises many kinds of errors for others."""
     from timm.data import create_transform
 
     try:
@@ -104,11 +104,11 @@ def _is_policy(name: str) -> bool:
 
 
 def _lr_schedule(shapes: _Setting, milestones: _Setting, epochs: _Setting, cooldown: _Setting) -> Iterator[Problem]:
-    """The shape of the learning rate fits the length of the training."""
+    """Check that milestones and cool-down fit the number of epochs."""
     shortest = min((value for value in epochs.values if isinstance(value, int)), default=1)
     for points in milestones.values:
         if not isinstance(points, tuple):
-            continue  # a searched number, which is told as such
+            continue  # a searched number, which is reported by another rule
         if points and "multistep" not in shapes.values:
             yield Problem(
                 milestones.where, f"got {list(points)}; only multistep has some. Add training.lr_schedule: multistep"
@@ -125,7 +125,7 @@ def _lr_schedule(shapes: _Setting, milestones: _Setting, epochs: _Setting, coold
 
 
 def _batch_size(sizes: _Setting, parts: _Setting, workers: int) -> Iterator[Problem]:
-    """Batch norm needs two images per worker and part, and some batches are one image short of the global size."""
+    """Check the batch size: batch norm needs two images per worker and part, and a batch may be one image short."""
     most = max((value for value in parts.values if isinstance(value, int)), default=1)
     least = 2 * workers * most + 1
     each = f"each of the {workers} workers" + (f", in each of {most} parts of its share," if most > 1 else "")

@@ -1,4 +1,4 @@
-"""A look at a prepared dataset: a few images of every split with their classes, on one picture."""
+"""Contact sheet of a prepared dataset: a few images of every split with their classes, on one picture."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CELL_PX, _TEXT_PX, _GAP_PX = 96, 14, 4
 
 
 def contact_sheet(folder: Folder, manifest: Manifest) -> Image.Image:
-    """Images evenly spread over each split, one row per shard, of four shards at most.
+    """Draw images spread evenly over each split, one row per shard, of at most four shards.
 
     Raises:
         DataError: A shard is missing or damaged.
@@ -81,7 +81,7 @@ def _cells(folder: Folder, manifest: Manifest, shard: Shard, count: int) -> Iter
 
 
 def _picture(value: pa.Scalar, manifest: Manifest) -> Image.Image:
-    """A square cell; small images are enlarged in whole pixels."""
+    """Draw an image as a square cell; small images are enlarged in whole pixels."""
     if manifest.image_shape is None:
         picture = decode_image(value.as_py())
     else:

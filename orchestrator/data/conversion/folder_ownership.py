@@ -1,4 +1,4 @@
-"""Whether a folder may be written to: one that is empty, or that an earlier call of `prepare` began to fill."""
+"""Check of a target folder: it holds no files that a conversion would overwrite, except its own unfinished ones."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from orchestrator.errors import DataError
 __all__ = ["claim"]
 
 _MARK = f"{PARTS}/prepare.mark"
-_MARK_CONTENT = b"Unfinished shards of `spatialsweep data prepare`; the same command goes on.\n"
+_MARK_CONTENT = b"Unfinished shards of `spatialsweep data prepare`; the same command resumes.\n"
 _OF_PREPARE = re.compile(r"[A-Za-z0-9_]{1,64}-[0-9]{5,9}\.json|\..+\.partial|prepare\.mark")
 _NAMED = 3
 
 
 def claim(folder: Folder, files: list[str]) -> None:
-    """Mark a folder as one that shards are being written to.
+    """Mark a folder as the target of a conversion.
 
     Args:
-        folder: The target.
-        files: The shards that will be written.
+        folder: Target folder.
+        files: Names of the shards to write.
 
     Raises:
-        DataError: It holds files of those names, or of the names of records, that no conversion wrote.
+        DataError: It holds files with the names of shards or records that no conversion wrote.
     """
     if folder.local and (folder.local / PARTS).is_symlink():
         _refuse(folder, [PARTS])

@@ -1,8 +1,8 @@
-"""From a dataset as it is distributed to shards and a manifest; may be interrupted and called again.
+"""Conversion of a distributed dataset to shards and a manifest; an interrupted call is resumed by the next one.
 
-A source is cut into stretches of a fixed number of images. Each becomes a shard on its own (`shards.convert_shard`),
-here or wherever `run` sends it. Finished shards leave a record; the next call takes them as they are. The manifest is
-written last.
+A source is cut into stretches of a fixed number of images. Each is converted to a shard on its own
+(`shards.convert_shard`), in this process or where `run` sends it. A finished shard leaves a record, and the next call
+reuses it. The manifest is written last.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from orchestrator.errors import DataError
 __all__ = ["Notice", "Progress", "Runner", "prepare"]
 
 Runner = Callable[[Source, Sequence[ShardTask]], Iterable[ShardRecord]]
-"""Converts shards in any order and yields each record as it is done."""
+"""Function that converts shards in any order and yields the record of each when it is finished."""
 
 Progress = Callable[[int, int], None]
-"""Called with the number of images done and of all images."""
+"""Function called with the number of converted images and of all images."""
 
 Notice = Callable[[str], None]
-"""Told of something that was passed over, in one line."""
+"""Function called with one line about files that were ignored."""
 
 _PIXEL_SHARD_BYTES = 64 << 20
 _ENCODED_SHARD_IMAGES = 1024
@@ -49,7 +49,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def run_here(source: Source, tasks: Sequence[ShardTask]) -> Iterator[ShardRecord]:
-    """Converts shards one after another in this process."""
+    """Convert shards one after another in this process."""
     for task in tasks:
         yield convert_shard(source, task)
 
@@ -66,22 +66,23 @@ def prepare(
     scratch: Path | None = None,
     notice: Notice = _LOG.warning,
 ) -> Manifest:
-    """Converts a dataset, or what is left of it to convert.
+    """Convert a dataset, or resume its conversion. Blocks until the manifest is written.
 
     Args:
-        name: A dataset of `sources.SOURCES`.
-        place: Folder or archive that holds it; None for the embedded one.
+        name: Name of a source of `sources.SOURCES`.
+        place: Folder or archive of the dataset; None for the embedded one.
         uri: Folder to write, local or not.
-        max_bad: Images that may be unreadable; they are left out and listed in the manifest.
-        images_per_shard: Rows of a shard; None takes about 64 MiB of pixels, or 1024 image files.
-        run: Where shards are converted.
-        progress: Told of every finished shard.
-        scratch: Folder for unpacked archives, reachable from where shards are converted; None takes the system's own.
-        notice: Told of what is passed over, one line each.
+        max_bad: Largest number of unreadable images; they are left out and listed in the manifest.
+        images_per_shard: Images per shard; None takes about 64 MiB of pixels, or 1024 image files.
+        run: Function that converts the shards.
+        progress: Function called after every finished shard.
+        scratch: Folder for unpacked archives, reachable by the processes that convert shards; None takes the
+            system's own.
+        notice: Function called with one line about each kind of ignored files.
 
     Raises:
-        DataError: The source is not what it should be, the target holds something else, too many images are bad, or
-            what is left of them cannot be trained on.
+        DataError: The source is damaged, the target holds other files, too many images are unreadable, or the
+            remaining images cannot be trained on.
     """
     folder = open_folder(uri)
     with open_source(name, place, scratch=scratch) as source:
@@ -115,7 +116,7 @@ def prepare(
 
 
 def _plan(source: Source, folder: Folder, images_per_shard: int | None) -> list[ShardTask]:
-    """Cuts every split; the same source is always cut in the same way."""
+    """Cut every split into shards; the same source is always cut in the same way."""
     empty = [split for split, images in source.splits.items() if not images]
     if empty:
         raise DataError(f"{source.root}: split '{empty[0]}' is empty")
@@ -148,7 +149,7 @@ def _already_prepared(folder: Folder, plan: str) -> Manifest:
 
 
 def _finished(folder: Folder, tasks: Sequence[ShardTask]) -> Iterator[ShardRecord]:
-    """Records of an earlier call whose shards are still there."""
+    """Yield the records of an earlier call whose shards still exist."""
     shards, records = folder.sizes(), folder.sizes(PARTS)
     for task in tasks:
         content = folder.read(task.record_file) if Path(task.record_file).name in records else None
@@ -195,7 +196,7 @@ def _manifest(name: str, source: Source, records: Sequence[ShardRecord], origin:
 
 
 def _mean_and_std(records: Sequence[ShardRecord]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Per channel, of pixels in [0, 1]."""
+    """Return mean and deviation per channel, of pixels in [0, 1]."""
     images = max(1, sum(record.shard.images for record in records))
     mean = np.clip(np.sum([record.sums for record in records], axis=0) / images, 0, 1)
     square = np.sum([record.square_sums for record in records], axis=0) / images
@@ -203,7 +204,7 @@ def _mean_and_std(records: Sequence[ShardRecord]) -> tuple[tuple[float, ...], tu
 
 
 def _check_whole(manifest: Manifest, records: Sequence[ShardRecord], folder: Folder) -> None:
-    """Refuse now what no sweep would train on."""
+    """Reject a dataset that no sweep could train on."""
     faults = [*training_faults(manifest), *contradictions(manifest)]
     for split, facts in manifest.splits.items():
         std = _mean_and_std([record for record in records if record.split == split])[1]

@@ -1,4 +1,4 @@
-"""Conversion of one shard: a stretch of a split, from its source to an Arrow file. Shards do not know of each other."""
+"""Conversion of one shard: a stretch of a split, from its source to an Arrow file, independent of other shards."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _REDUCED_PX = 64
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTask:
-    """What to convert, and where to.
+    """Task to convert one shard.
 
     Args:
-        plan: Fingerprint of the source and of how it is cut.
-        uri: The dataset.
-        split: Its split.
+        plan: Fingerprint of the source and of its division into shards.
+        uri: Folder of the dataset.
+        split: Name of the split.
         file: Name of the shard.
-        start: First image.
-        stop: One past the last.
+        start: Position of the first image.
+        stop: Position after the last image.
     """
 
     plan: str
@@ -49,23 +49,23 @@ class ShardTask:
 
     @property
     def record_file(self) -> str:
-        """Where the record of the finished shard lies."""
+        """Path of the record of the finished shard, within the folder of the dataset."""
         return f"{PARTS}/{self.file.removesuffix('.arrow')}.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
-    """What became of a task.
+    """Record of a converted shard.
 
     Args:
-        plan: As in the task, like the next two.
-        split: As above.
-        start: As above.
-        shard: The file.
-        per_class: Images of each class; empty without labels.
-        sums: Per channel, the sum over images of the mean of their pixels, scaled to [0, 1].
-        square_sums: Likewise, of the mean of the squares.
-        bad_images: What could not be read and was left out.
+        plan: Value of `plan` in the task.
+        split: Name of the split.
+        start: Position of the first image.
+        shard: Entry of the shard in the manifest.
+        per_class: Number of images of each class; empty without labels.
+        sums: Sum over images of the mean per channel of pixels scaled to [0, 1].
+        square_sums: Sum over images of the mean per channel of squared pixels scaled to [0, 1].
+        bad_images: Unreadable images, which were left out.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -79,29 +79,29 @@ class ShardRecord:
     bad_images: tuple[BadImage, ...]
 
     def to_json(self) -> str:
-        """As kept until the manifest is written."""
+        """Return the content of the record file, which is kept until the manifest is written."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: bytes) -> ShardRecord | None:
-        """Return what `to_json` wrote; None where the text is damaged, so that the shard is converted again."""
+        """Return the record in a file; None if it is damaged, so that the shard is converted again."""
         try:
             return _RECORD.validate_json(text)
         except ValidationError:
             return None
 
     def belongs_to(self, task: ShardTask) -> bool:
-        """Whether it tells of this very task."""
-        told = (self.plan, self.split, self.start, self.shard.file)
+        """Check whether the record is that of a task."""
+        recorded = (self.plan, self.split, self.start, self.shard.file)
         counted = self.shard.images + len(self.bad_images)
-        return told == (task.plan, task.split, task.start, task.file) and counted == task.stop - task.start
+        return recorded == (task.plan, task.split, task.start, task.file) and counted == task.stop - task.start
 
 
 _RECORD = TypeAdapter(ShardRecord)
 
 
 def convert_shard(source: Source, task: ShardTask) -> ShardRecord:
-    """Writes one shard and, once it is whole, its record."""
+    """Write one shard, and then its record."""
     folder = open_folder(task.uri)
     reader = _Reader(source)
     rows = reader.rows(source.read(task.split, task.start, task.stop))
@@ -127,11 +127,11 @@ def convert_shard(source: Source, task: ShardTask) -> ShardRecord:
 
 
 def write_pixel_shard(path: Path, rows: list[tuple[Pixels, int]], shape: Shape) -> int:
-    """Writes images of one shape as a single record batch, so that a reader maps them as one array.
+    """Write images of one shape as a single record batch, so that a reader maps them as one array.
 
     Args:
-        path: Target.
-        rows: uint8 (C, H, W) and label of each.
+        path: File to write.
+        rows: Pixels, uint8, (C, H, W), and label of each image.
         shape: C, H, W.
     """
     size = int(np.prod(shape))
@@ -145,7 +145,7 @@ def write_pixel_shard(path: Path, rows: list[tuple[Pixels, int]], shape: Shape) 
 
 
 class _Reader:
-    """Checks each image on its way, and sums up what the manifest will say of them."""
+    """Reader that checks each image and sums the statistics for the manifest."""
 
     def __init__(self, source: Source) -> None:
         self.shape = source.image_shape
@@ -156,7 +156,7 @@ class _Reader:
         self.bad_images: list[BadImage] = []
 
     def rows(self, samples: Iterator[Sample]) -> Iterator[tuple[Pixels | bytes, int]]:
-        """The readable images and their labels."""
+        """Yield the readable images and their labels."""
         for sample in samples:
             reason = sample.fault
             if reason is None and not is_utf8(sample.name):
@@ -175,7 +175,7 @@ class _Reader:
             yield image, sample.label
 
     def _read(self, sample: Sample) -> tuple[Pixels | bytes, Pixels]:
-        """What is stored of an image, and pixels to take statistics of."""
+        """Return the content to store of an image, and pixels for the statistics."""
         if isinstance(sample.image, bytes) and self.shape is None:
             return sample.image, _decode(sample.image, reduced_px=_REDUCED_PX)
         pixels = _decode(sample.image) if isinstance(sample.image, bytes) else np.ascontiguousarray(sample.image)
@@ -196,6 +196,6 @@ class _Reader:
 
 
 def _decode(content: bytes, *, reduced_px: int | None = None) -> Pixels:
-    """RGB pixels (3, H, W) of an image file; reduced ones are enough for statistics."""
+    """Decode an image file to RGB pixels (3, H, W); a reduced size suffices for statistics."""
     pixels: npt.NDArray[np.uint8] = np.asarray(decode_image(content, reduced_px=reduced_px)).transpose(2, 0, 1)
     return np.ascontiguousarray(pixels)

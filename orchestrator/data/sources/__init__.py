@@ -1,6 +1,6 @@
-"""Datasets as they are distributed: one reader each, found by name.
+"""Sources: readers of distributed datasets, by name.
 
-A reader sees a folder. `open_source` unpacks an archive into a folder of its own first.
+A reader takes a folder; `open_source` unpacks an archive to a temporary folder first.
 """
 
 from __future__ import annotations
@@ -36,23 +36,24 @@ SOURCES: Mapping[str, Callable[[Path], Source]] = MappingProxyType(
         "tinyimagenet": open_tiny_imagenet,
     }
 )
-"""Name of a dataset to its reader."""
+"""Readers by name of the dataset."""
 
 EMBEDDED = "digits"
-"""The one dataset that needs no download."""
+"""Name of the only dataset that needs no download."""
 
 
 @contextmanager
 def open_source(name: str, place: Path | None, *, scratch: Path | None = None) -> Iterator[Source]:
-    """Opens a dataset for reading while the block runs.
+    """Open a dataset for reading while the block runs.
 
     Args:
-        name: One of `SOURCES`.
-        place: A folder that holds it, or an archive; None for the embedded one.
-        scratch: Folder an archive is unpacked beneath, reachable by all that read; None takes the system's own.
+        name: Name of a source of `SOURCES`.
+        place: Folder or archive of the dataset; None for the embedded one.
+        scratch: Folder in which an archive is unpacked, reachable by all processes that read; None takes the
+            system's own.
 
     Raises:
-        DataError: The name is unknown, or the place does not hold that dataset.
+        DataError: The name is unknown, or the place does not hold this dataset.
     """
     if name not in SOURCES:
         raise DataError(f"unknown dataset '{name}'. {did_you_mean(name, list(SOURCES))}")
@@ -64,7 +65,7 @@ def open_source(name: str, place: Path | None, *, scratch: Path | None = None) -
         yield _opened(name, place)
     elif is_archive(place):
         if scratch is not None and not scratch.is_dir():
-            raise DataError(f"{scratch}: no such folder to unpack {place.name} beneath; name one with --scratch")
+            raise DataError(f"{scratch}: no such folder to unpack {place.name} in; name one with --scratch")
         with TemporaryDirectory(prefix="spatialsweep-", dir=scratch) as folder:
             unpack(place, Path(folder))
             yield _opened(name, Path(folder), place)
@@ -73,7 +74,7 @@ def open_source(name: str, place: Path | None, *, scratch: Path | None = None) -
 
 
 def _opened(name: str, folder: Path, archive: Path | None = None) -> Source:
-    """A source whose faults name the archive the user knows, not the folder it was unpacked to."""
+    """Open a source; errors name the archive of the user instead of the folder it was unpacked to."""
     try:
         return SOURCES[name](folder)
     except DataError as error:

@@ -1,4 +1,4 @@
-"""The members of an archive, of whichever kind it is, and the names and types that are refused."""
+"""Members of tar and zip archives, and the rejected names and types."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class Member:
     """One entry of an archive.
 
     Args:
-        name: As it is stored.
-        size: Announced, in bytes.
-        is_folder: Whether it is a folder.
-        fault: Why it is not unpacked; empty for regular files and folders.
-        open: Opens the content of a file.
+        name: Name as stored.
+        size: Announced size in bytes.
+        is_folder: True for a folder.
+        fault: Reason why it is rejected; empty for regular files and folders.
+        open: Function that opens the content of a file.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Member:
 
     @property
     def shown(self) -> str:
-        """The name for messages."""
+        """Name for messages."""
         return shown_name(self.name)
 
     @classmethod
@@ -97,7 +97,7 @@ def member_parts(archive: Path, member: Member) -> tuple[str, ...]:
     """Return the names from the target down to a member; none for the target itself.
 
     Raises:
-        DataError: It is no regular file or folder, or its name leads elsewhere.
+        DataError: It is not a regular file or folder, or its name leads out of the target.
     """
     parts = tuple(part for part in member.name.split("/") if part not in ("", "."))
     reason = member.fault

@@ -1,7 +1,7 @@
-"""Archives as they are downloaded: tar, plain or compressed, and zip.
+"""Unpacking of downloaded archives: tar, plain or compressed, and zip.
 
-Only regular files and folders are unpacked, each by its own name beneath the target. `extractall` is not used: its
-filters let links in tar files plant files elsewhere in Pythons of before June 2025 (CVE-2025-4517 and its kin).
+Only regular files and folders are unpacked, each under its own name within the target. `extractall` is not used: in
+Python releases before June 2025 its filters let links in tar files write files elsewhere (CVE-2025-4517 and related).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PARSER_FAULTS = (
     *(OSError, EOFError, ValueError, LookupError, ArithmeticError, AttributeError, TypeError),
     *(AssertionError, RuntimeError, MemoryError),  # RuntimeError covers its subclasses, such as RecursionError
 )
-"""What the standard library's readers of archives raise for damaged ones."""
+"""Exceptions of the standard library's archive readers for damaged archives."""
 
 _MAGIC: dict[bytes, Callable[[Path], Any]] = {
     b"\x1f\x8b": gzip.open,
@@ -43,7 +43,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 def is_archive(path: Path) -> bool:
-    """Return whether a file is an archive by its content; unpacking reports any damage."""
+    """Check whether a file is an archive by its content; damage is reported when it is unpacked."""
     if not path.is_file():
         return False
     try:
@@ -53,16 +53,16 @@ def is_archive(path: Path) -> bool:
 
 
 def unpack(archive: Path, target: Path, limits: Limits = DEFAULT_LIMITS) -> None:
-    """Unpack an archive, and write nowhere but beneath the target.
+    """Unpack an archive, and write only within the target.
 
     Args:
-        archive: A tar, plain or compressed, or a zip.
-        target: An empty folder.
-        limits: How much may come out of it.
+        archive: Path of a tar file, plain or compressed, or of a zip file.
+        target: Empty folder.
+        limits: Bounds on the unpacked content.
 
     Raises:
-        DataError: The archive is cut, damaged or locked, or holds a link, a device, a name that leads elsewhere or
-            comes twice, or more than `limits` allow.
+        DataError: The archive is cut, damaged or locked, or holds a link, a device, a name that leads out of the
+            target or occurs twice, or more than `limits` allow.
     """
     allowance = Allowance(archive, target, limits)
     members = _zip_members if _is_zip(archive) else _tar_members
@@ -81,7 +81,7 @@ def unpack(archive: Path, target: Path, limits: Limits = DEFAULT_LIMITS) -> None
 
 
 def _place(archive: Path, member: Member, target: Path, allowance: Allowance, folders: set[Path]) -> None:
-    """Write one member beneath the target; `folders` are those that were made already."""
+    """Write one member within the target; `folders` are the folders created so far."""
     parts = member_parts(archive, member)
     if not parts:
         return  # the folder itself, which many archives list
@@ -129,10 +129,10 @@ def _tar_members(archive: Path, allowance: Allowance) -> Iterator[Member]:
 
 
 def check_compression(archive: Path) -> None:
-    """Read a compressed archive to its end, where its checksum stands; a tar file itself has none of its content.
+    """Read a compressed archive to its end, which holds its checksum; a tar file has no checksum of its content.
 
     Raises:
-        DataError: The checksum is that of other content, or the file is cut.
+        DataError: The checksum does not match, or the file is cut.
     """
     opener = _compressed_reader(archive)
     if opener is None:
@@ -160,8 +160,8 @@ def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
 class _ForwardFile(io.RawIOBase):
     """A tar file that is read once from its start to its end.
 
-    A header with a negative size leads `tarfile` backwards for ever, and one of a long name or of attributes has it
-    read as much at once as the header says.
+    `tarfile` would move backwards endlessly for a header with a negative size, and would read as much at once as a
+    header of a long name or of attributes announces.
     """
 
     _STEP_BACK_BYTES = 512
@@ -171,29 +171,29 @@ class _ForwardFile(io.RawIOBase):
         self._raw, self._allowance, self._furthest = raw, allowance, 0
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Forwards."""
+        """Return True: forward seeks are supported."""
         return True
 
     def tell(self) -> int:
-        """Position in the tar file."""
+        """Return the position in the tar file."""
         return self._raw.tell()
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move on, or back to the last byte of a member."""
+        """Move forward, or back to the last byte of a member."""
         if whence != io.SEEK_SET or offset < self._raw.tell() - self._STEP_BACK_BYTES:
             raise tarfile.ReadError("a header leads backwards")
-        while (ahead := offset - self._raw.tell()) > 0:  # in steps, so that a huge one is not unpacked in vain
+        while (ahead := offset - self._raw.tell()) > 0:  # in steps: a huge one would be unpacked for nothing
             step = min(ahead, self._LARGEST_READ_BYTES)
             if len(self._count(self._raw.read(step))) < step:
                 break
         return self._raw.tell() if offset > self._raw.tell() else self._raw.seek(offset)
 
     def read(self, size: int = -1) -> bytes:
-        """As many bytes as asked for, or what is left."""
+        """Read up to `size` bytes."""
         if size < 0 or size > self._LARGEST_READ_BYTES:
             raise tarfile.ReadError(f"a header announces {size} bytes of names and attributes")
         return self._count(self._raw.read(size))
@@ -212,10 +212,10 @@ def _compressed_reader(path: Path) -> Callable[[Path], Any] | None:
 
 
 def _is_zip(path: Path) -> bool:
-    """Return whether a file ends like a zip and does not begin like a compressed tar."""
+    """Check whether a file ends like a zip and does not begin like a compressed tar."""
     if _compressed_reader(path) is not None:
         return False
     try:
         return zipfile.is_zipfile(path)
     except zipfile.BadZipFile:
-        return True  # of several disks
+        return True  # a zip split over several disks

@@ -37,35 +37,35 @@ _TRAIN_10 = tuple(f"data_batch_{number}" for number in range(1, 6))
 
 @dataclass(frozen=True, kw_only=True)
 class PythonCifar(ArraySource):
-    """The archive of pickles.
+    """CIFAR in files of pickles.
 
     Args:
-        files: Split to its files.
-        labels_key: Where a file keeps its labels.
+        files: Names of the files of each split.
+        labels_key: Key of the labels in a file.
     """
 
     files: Files
     labels_key: str
 
     def load(self, split: str) -> tuple[Pixels, npt.NDArray[np.int32]]:
-        """All images of a split."""
+        """Return all images of a split and their labels."""
         return _load_files(self.root, self.files[split], self.labels_key, self.fingerprint)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BinaryCifar(ArraySource):
-    """The archive of records: labels in one or two bytes, then the pixels.
+    """CIFAR in files of records: one or two bytes of labels, then the pixels.
 
     Args:
-        files: Split to its files.
-        label_bytes: 1 for CIFAR-10; 2 for CIFAR-100, whose second is the fine class.
+        files: Names of the files of each split.
+        label_bytes: Number of label bytes: 1 for CIFAR-10; 2 for CIFAR-100, of which the second is the fine class.
     """
 
     files: Files
     label_bytes: int
 
     def load(self, split: str) -> tuple[Pixels, npt.NDArray[np.int32]]:
-        """All images of a split."""
+        """Return all images of a split and their labels."""
         size = self.label_bytes + _PIXELS
         records = np.concatenate([whole_records(self.root / name, size) for name in self.files[split]])
         labels = records[:, self.label_bytes - 1].astype(np.int32)
@@ -73,10 +73,10 @@ class BinaryCifar(ArraySource):
 
 
 def open_cifar10(root: Path) -> ArraySource:
-    """CIFAR-10 beneath a folder.
+    """Open CIFAR-10 in a folder.
 
     Raises:
-        DataError: Neither of its forms is there, or a file is missing or cut.
+        DataError: Neither of its forms is present, or a file is missing or cut.
     """
     if folder := locate(root, "data_batch_1"):
         files = {"train": _TRAIN_10, "test": ("test_batch",)}
@@ -88,10 +88,10 @@ def open_cifar10(root: Path) -> ArraySource:
 
 
 def open_cifar100(root: Path) -> ArraySource:
-    """CIFAR-100 with its hundred fine classes, beneath a folder.
+    """Open CIFAR-100 with its hundred fine classes in a folder.
 
     Raises:
-        DataError: Neither of its forms is there, or a file is missing or cut.
+        DataError: Neither of its forms is present, or a file is missing or cut.
     """
     if folder := locate(root, "meta"):
         return _python(folder, {"train": ("train",), "test": ("test",)}, "meta", "fine_label_names", "fine_labels")
@@ -102,7 +102,7 @@ def open_cifar100(root: Path) -> ArraySource:
 
 
 def _python(folder: Path, files: Files, meta: str, names_key: str, key: str) -> ArraySource:
-    paths = _all_there(folder, files, meta)
+    paths = _existing_paths(folder, files, meta)
     counts = {split: sum(len(_read_batch(folder / name, key)[1]) for name in names) for split, names in files.items()}
     return PythonCifar(
         root=folder,
@@ -116,7 +116,7 @@ def _python(folder: Path, files: Files, meta: str, names_key: str, key: str) -> 
 
 
 def _binary(folder: Path, files: Files, names: str, *, label_bytes: int) -> ArraySource:
-    paths = _all_there(folder, files, names)
+    paths = _existing_paths(folder, files, names)
     size = label_bytes + _PIXELS
     return BinaryCifar(
         root=folder,
@@ -129,7 +129,7 @@ def _binary(folder: Path, files: Files, names: str, *, label_bytes: int) -> Arra
     )
 
 
-def _all_there(folder: Path, files: Files, names: str) -> list[Path]:
+def _existing_paths(folder: Path, files: Files, names: str) -> list[Path]:
     paths = [folder / name for split in files.values() for name in split] + [folder / names]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
@@ -148,7 +148,7 @@ def _load_files(
 
 
 def _read_batch(path: Path, labels_key: str) -> tuple[Pixels, npt.NDArray[np.int32]]:
-    """Images (N, 3, 32, 32) and labels (N,) of one file."""
+    """Return images (N, 3, 32, 32) and labels (N,) of one file."""
     content = _read(path, "data", labels_key)
     images, labels = content["data"], content[labels_key]
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
@@ -174,7 +174,7 @@ def _read_class_names(path: Path, key: str) -> tuple[str, ...]:
 
 
 def _read(path: Path, *keys: str) -> dict[str, Any]:
-    """The dictionary in a file; keys that a later Python wrote as bytes read like the others."""
+    """Return the dictionary in a file; keys that a later Python wrote as bytes become texts."""
     try:
         content = read_plain_pickle(path)
     except (PickleFault, OSError) as error:

@@ -1,7 +1,7 @@
-"""Datasets that come as image files: one folder per class, ImageNet among them, and TinyImageNet.
+"""Datasets of image files: one folder per class, such as ImageNet, and TinyImageNet.
 
-Small square images (up to 96 px, all of one size) are kept as pixels, others as the files they are, which training
-crops to squares.
+Small square images (up to 96 px, all of one size) are kept as pixels, others as files, which training crops to
+squares.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from orchestrator.files.contained_paths import plain_name
 __all__ = ["open_folders", "open_tiny_imagenet"]
 
 SMALL_SIDE_PX = 96
-_LOOKED_AT = 16
+_SAMPLED = 16
 _MOST_FILE_BYTES = 256 << 20
 _VALIDATION = ("val", "validation", "valid")
 _SPLITS = ("train", "test", *_VALIDATION)
 
 Listing = tuple[tuple[str, int], ...]
-"""Path beneath the root and label of each image."""
+"""Path relative to the root, and label, of each image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +39,13 @@ class ImageFiles(Source):
     """Image files with their labels.
 
     Args:
-        files: Split to its images, in an order that does not depend on the file system.
+        files: Images of each split, in an order that does not depend on the file system.
     """
 
     files: Mapping[str, Listing]
 
     def read(self, split: str, start: int, stop: int) -> Iterator[Sample]:
-        """The image files of a split from one position to before another."""
+        """Yield the image files of a split from `start` to before `stop`."""
         for name, label in self.files[split][start:stop]:
             path = self.root / name
             try:
@@ -58,7 +58,7 @@ class ImageFiles(Source):
 
 
 def open_folders(root: Path) -> Source:
-    """A tree `train/<class>/<image>` beside `test/` or `val/`; without a test split, `val` takes its place.
+    """Open a tree `train/<class>/<image>` with `test/` or `val/`; without a test split, `val` takes its place.
 
     Raises:
         DataError: A split is missing or empty, or has a class that the training images do not have, or a class has too
@@ -88,10 +88,10 @@ def open_folders(root: Path) -> Source:
 
 
 def open_tiny_imagenet(root: Path) -> Source:
-    """TinyImageNet as distributed; its labelled validation images are the test split, for the others have no labels.
+    """Open TinyImageNet; its validation images are the test split, since its test images have no labels.
 
     Raises:
-        DataError: A part is missing, or names a file elsewhere.
+        DataError: A part is missing, or names a file outside the dataset.
     """
     base = locate(root, "wnids.txt")
     if base is None:
@@ -116,7 +116,7 @@ def open_tiny_imagenet(root: Path) -> Source:
 
 
 def _annotated(path: Path) -> Iterator[tuple[str, str]]:
-    """Image and class of each line."""
+    """Yield image and class of each line."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -163,16 +163,16 @@ def _image_files(
 
 
 def _check_classes(split: Path, folders: Sequence[str], class_names: Sequence[str]) -> None:
-    """Refuse a class that the training images do not have."""
-    strangers = [name for name in folders if name not in class_names]
-    if not strangers:
+    """Check that the training images have every class of a split."""
+    missing = [name for name in folders if name not in class_names]
+    if not missing:
         return
-    letters = unicodedata.normalize("NFC", strangers[0])
+    letters = unicodedata.normalize("NFC", missing[0])
     if letters in {unicodedata.normalize("NFC", name) for name in class_names}:
         hint = "Its letters are spelt otherwise there (NFC and NFD); rename it"
     else:
-        hint = did_you_mean(strangers[0], class_names[:20])
-    raise DataError(f"{split}: class '{shown_name(strangers[0])}' is not among those of train. {hint}")
+        hint = did_you_mean(missing[0], class_names[:20])
+    raise DataError(f"{split}: class '{shown_name(missing[0])}' is not among those of train. {hint}")
 
 
 def _with_test(base: Path, listings: dict[str, Listing], passed_over: PassedOver) -> dict[str, Listing]:
@@ -201,8 +201,8 @@ def _list_classes(base: Path, split: str, class_names: Sequence[str], passed_ove
 
 
 def _common_shape(paths: Sequence[Path]) -> Shape | None:
-    """The shape of small square images, from a look at a few headers across the split; None for all others."""
-    step = max(1, len(paths) // _LOOKED_AT)
+    """Return the shape of small square images, from the headers of a few images; None for all others."""
+    step = max(1, len(paths) // _SAMPLED)
     sizes = {size for path in itertools.islice(paths, None, None, step) if (size := _size(path))}
     if len(sizes) != 1:
         return None
@@ -211,7 +211,7 @@ def _common_shape(paths: Sequence[Path]) -> Shape | None:
 
 
 def _size(path: Path) -> tuple[int, int] | None:
-    """None for one that cannot be read, which its conversion reports."""
+    """Return width and height; None for an unreadable image, which its conversion reports."""
     try:
         with path.open("rb") as file:
             return image_size(file)
@@ -220,7 +220,7 @@ def _size(path: Path) -> tuple[int, int] | None:
 
 
 def _fingerprint(base: Path, class_names: Iterable[str], files: Mapping[str, Listing]) -> str:
-    """Of all names, labels and sizes; reading every image would take as long as converting it."""
+    """Return a hash of all names, labels and sizes; reading every image would take as long as converting it."""
     digest = hashlib.sha256("\n".join(class_names).encode())
     for split, listing in files.items():
         for name, label in listing:

@@ -1,4 +1,4 @@
-"""The image files beneath a folder, and an account of everything else that lies there."""
+"""Listing of the image files in a folder, and a count of all other files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CLUTTER = (
     *(".ipynb_checkpoints", ".Trash-*", ".Trash", ".Trashes", "@eaDir", "__MACOSX", "._*"),
     *(".DS_Store", "Thumbs.db", "desktop.ini", ".directory", ".git", ".gitkeep", ".gitignore"),
 )
-"""What desktops, notebooks and stores leave in every folder; nobody means it to be read, so nobody is told."""
+"""Files that desktops, notebooks and stores leave in folders; they are ignored without a notice."""
 
 _NAMES_SHOWN = 3
 _REASONS_SHOWN = 8
@@ -26,10 +26,12 @@ _REASONS_SHOWN = 8
 
 @dataclass
 class PassedOver:
-    """Files that a reader leaves out, by reason.
+    """Files that a reader ignores, by reason.
 
     Args:
-        base: The folder that names are shown beneath.
+        base: Folder to which shown names are relative.
+        names: First names of each reason.
+        counts: Number of files of each reason.
     """
 
     base: Path
@@ -37,7 +39,7 @@ class PassedOver:
     counts: dict[str, int] = field(default_factory=dict)
 
     def note(self, reason: str, path: Path) -> None:
-        """Count a file, and keep its name if few were kept."""
+        """Count a file, and keep its name if it is one of the first."""
         self.counts[reason] = self.counts.get(reason, 0) + 1
         names = self.names.setdefault(reason, [])
         if len(names) < _NAMES_SHOWN:
@@ -58,17 +60,17 @@ class PassedOver:
 
 
 def is_clutter(name: str) -> bool:
-    """Whether a file or folder is one that programs leave behind unasked."""
+    """Check whether a file or folder is one that programs leave in folders."""
     return any(fnmatch.fnmatchcase(name.lower(), pattern.lower()) for pattern in _CLUTTER)
 
 
 def subfolders(folder: Path, passed_over: PassedOver, stray: str) -> list[str]:
-    """Return the names of the folders directly beneath one, links to folders among them.
+    """Return the names of the folders directly in a folder, including links to folders.
 
     Args:
-        folder: The folder.
-        passed_over: Takes what else lies there.
-        stray: What a file there is called.
+        folder: Folder to list.
+        passed_over: Record of the ignored files.
+        stray: Reason recorded for a file.
     """
     names = []
     for entry in _entries(folder):
@@ -88,8 +90,8 @@ def image_paths(folder: Path, passed_over: PassedOver) -> list[Path]:
     """Return the image files at any depth, by name; links to files are followed, links to folders are not.
 
     Args:
-        folder: One that exists, or not.
-        passed_over: Takes what else lies there.
+        folder: Folder to list; it need not exist.
+        passed_over: Record of the ignored files.
     """
     return sorted(_walk(folder, passed_over)) if folder.is_dir() else []
 
@@ -111,7 +113,7 @@ def _walk(folder: Path, passed_over: PassedOver) -> Iterator[Path]:
 
 
 def _reason(entry: os.DirEntry[str]) -> str:
-    """Why an entry is no image file; empty if it is one by its name."""
+    """Return the reason why an entry is not an image file; empty if its name is that of one."""
     if entry.is_dir():
         return "links to folders" if entry.is_symlink() else "hidden folders"
     if not entry.is_file():

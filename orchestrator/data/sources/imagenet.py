@@ -1,4 +1,4 @@
-"""ImageNet-1K as image-net.org distributes it: an archive of a thousand archives, read in place.
+"""ImageNet-1K as distributed by image-net.org: an archive of a thousand archives, read in place.
 
 The archives of images are not compressed, so an image is a stretch of bytes of one large file; nothing is unpacked.
 The validation images are the test split, as in all papers: the labels of the test images were never published.
@@ -31,7 +31,7 @@ _TRUTH, _META = "data/ILSVRC2012_validation_ground_truth.txt", "data/meta.mat"
 
 
 class Stretch(NamedTuple):
-    """Where an image lies in its archive."""
+    """Position of an image in its archive, in bytes, with its label and name."""
 
     offset: int
     size: int
@@ -44,15 +44,15 @@ class ImageNetArchives(Source):
     """The two archives of images.
 
     Args:
-        stretches: Split to its images, in order.
-        archives: Split to its archive.
+        stretches: Images of each split, in order.
+        archives: Name of the archive of each split.
     """
 
     stretches: Mapping[str, tuple[Stretch, ...]]
     archives: Mapping[str, str]
 
     def read(self, split: str, start: int, stop: int) -> Iterator[Sample]:
-        """The image files of a split from one position to before another."""
+        """Yield the image files of a split from `start` to before `stop`."""
         with (self.root / self.archives[split]).open("rb") as archive:
             for stretch in self.stretches[split][start:stop]:
                 archive.seek(stretch.offset)
@@ -60,10 +60,10 @@ class ImageNetArchives(Source):
 
 
 def open_imagenet(root: Path) -> Source:
-    """ImageNet beneath a folder: the archives as they were downloaded, or a tree of one folder per class.
+    """Open ImageNet in a folder: the archives as downloaded, or a tree of one folder per class.
 
     Raises:
-        DataError: Neither is there, or a part is missing or cut.
+        DataError: Neither is present, or a part is missing or cut.
     """
     folder = locate(root, TRAIN)
     if folder is None:
@@ -93,7 +93,7 @@ def open_imagenet(root: Path) -> Source:
 
 
 def _nested(path: Path, label_of: Mapping[str, int]) -> Iterator[Stretch]:
-    """Images of the archives within an archive, by class and name."""
+    """Yield the images of the archives within an archive, by class and name."""
     found = []
     size = path.stat().st_size
     with path.open("rb") as raw, tarfile.open(fileobj=raw, mode="r:") as outer:
@@ -113,7 +113,7 @@ def _nested(path: Path, label_of: Mapping[str, int]) -> Iterator[Stretch]:
 
 
 def _flat(path: Path, labels: list[int]) -> Iterator[Stretch]:
-    """Validation images by name; their labels come in that order."""
+    """Yield the validation images by name, which is the order of their labels."""
     with tarfile.open(path, "r:") as tar:
         members = sorted(_regular(tar, path, path.stat().st_size), key=lambda member: member.name)
     if len(members) != len(labels):
@@ -123,10 +123,10 @@ def _flat(path: Path, labels: list[int]) -> Iterator[Stretch]:
 
 
 def _regular(tar: tarfile.TarFile, path: Path, size: int) -> Iterator[tarfile.TarInfo]:
-    """The regular files of an archive, each of which lies within it; a header may claim otherwise."""
+    """Yield the regular files of an archive; a header that points outside the archive is an error."""
     previous = -1
     for member in tar:
-        if member.offset <= previous:  # a negative size leads back for ever
+        if member.offset <= previous:  # a negative size would loop endlessly
             raise DataError(f"{path}: a header leads backwards; fetch it again")
         previous = member.offset
         if member.isdir():
@@ -140,7 +140,7 @@ def _regular(tar: tarfile.TarFile, path: Path, size: int) -> Iterator[tarfile.Ta
 
 
 def _development_kit(folder: Path) -> tuple[dict[int, str], list[int]]:
-    """The class name of each challenge number, and the number of each validation image."""
+    """Return the class name of each challenge number, and the number of each validation image."""
     from scipy.io import loadmat
 
     kit = next((folder / name for name in KITS if (folder / name).exists()), None)
@@ -158,9 +158,9 @@ def _development_kit(folder: Path) -> tuple[dict[int, str], list[int]]:
         raise
     except PARSER_FAULTS as error:  # scipy's reader of .mat files raises the same kinds
         raise DataError(f"{kit}: is no development kit ({one_line(error)}); fetch it again") from None
-    strangers = sorted(set(truth) - set(ids))
-    if strangers:
-        raise DataError(f"{kit}: a validation image has class {strangers[0]}, which is none; fetch it again")
+    unknown = sorted(set(truth) - set(ids))
+    if unknown:
+        raise DataError(f"{kit}: a validation image has class {unknown[0]}, which is none; fetch it again")
     return ids, truth
 
 
@@ -184,30 +184,30 @@ def _small(kit: Path, name: str, file: IO[bytes]) -> bytes:
 
 
 class _Window(io.RawIOBase):
-    """A stretch of a file, as a file of its own: an archive ends where its stretch does."""
+    """A stretch of a file as a file of its own, so that an inner archive ends where its stretch does."""
 
     def __init__(self, file: IO[bytes], start: int, size: int) -> None:
         self._file, self._start, self._size, self._place = file, start, size, 0
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
-        """Position within the stretch."""
+        """Return the position within the stretch."""
         return self._place
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Moves within the stretch."""
+        """Move within the stretch."""
         self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
         return self._place
 
     def read(self, size: int = -1) -> bytes:
-        """Bytes up to the end of the stretch."""
+        """Read up to `size` bytes, or up to the end of the stretch."""
         left = max(0, self._size - self._place)
         wanted = left if size is None or size < 0 else min(size, left)
         self._file.seek(self._start + self._place)

@@ -1,4 +1,4 @@
-"""MNIST and whatever else comes in its idx files, plain or compressed: Fashion-MNIST, KMNIST.
+"""MNIST and other datasets in its idx files, plain or compressed: Fashion-MNIST, KMNIST.
 
 Source: Y. LeCun, C. Cortes, C. Burges, The MNIST Database of Handwritten Digits, 1998; format as on its page.
 """
@@ -29,16 +29,16 @@ _LARGEST_SIDE_PX = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Mnist(ArraySource):
-    """Four idx files.
+    """MNIST in four idx files.
 
     Args:
-        files: Split to the file of its images and that of its labels.
+        files: Names of the files of images and of labels of each split.
     """
 
     files: dict[str, tuple[str, str]]
 
     def load(self, split: str) -> tuple[Pixels, npt.NDArray[np.int32]]:
-        """All images of a split, with one channel."""
+        """Return all images of a split, with one channel, and their labels."""
         images, labels = (_read_idx(self.root / name) for name in self.files[split])
         if images.ndim != 3 or labels.shape != images.shape[:1]:
             raise DataError(f"{self.root}: {split} has images {images.shape} and labels {labels.shape}; fetch it again")
@@ -46,7 +46,7 @@ class Mnist(ArraySource):
 
 
 def open_mnist(root: Path) -> ArraySource:
-    """The four files of MNIST beneath a folder, compressed or not.
+    """Open the four files of MNIST in a folder, compressed or not.
 
     Raises:
         DataError: A file is missing or damaged.
@@ -84,7 +84,7 @@ def _find(folder: Path, stem: str, dimensions: int) -> str:
 
 
 def _read_idx(path: Path) -> Pixels:
-    """The bytes of an idx file in its shape; no more of a compressed one is unpacked than it announces."""
+    """Return the bytes of an idx file in its shape; a compressed file is unpacked no further than announced."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             head = file.read(4)

@@ -1,9 +1,9 @@
-"""Pickles of plain values and arrays, read without unpickling.
+"""Reading of pickles of plain values and arrays, without unpickling.
 
-A pickle is a program. `pickletools` reads its instructions, and the interpreter here carries out those that build
-numbers, texts, lists, tuples, dictionaries and arrays of unsigned bytes or integers; it calls nothing a pickle names.
-Both of NumPy's ways to write an array are known: an empty array that is filled (protocols up to 4), and a stretch of
-bytes (protocol 5).
+A pickle is a program. `pickletools` parses its instructions, and the interpreter here executes only those that build
+numbers, texts, lists, tuples, dictionaries and arrays of unsigned bytes or integers; it never calls a function that a
+pickle names. Both forms of a NumPy array are supported: an empty array that is filled (protocols up to 4), and a
+stretch of bytes (protocol 5).
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ _KNOWN: Mapping[str, str] = {
     "numpy.dtype": "dtype",
     "_codecs.encode": "encode",
 }
-"""What a pickle of arrays names, under its old and its new address; never looked up, only recognised."""
+"""Names in a pickle of arrays, under their old and new modules; recognised, never imported."""
 
 
 class PickleFault(ValueError):  # noqa: N818 - a fault of the file
-    """A pickle that holds, or would do, something else; the text says what."""
+    """A pickle with other content or instructions; the text is the reason."""
 
 
 @dataclass(frozen=True)
 class _Name:
-    """One of `_KNOWN`."""
+    """A name of `_KNOWN`."""
 
     name: str
 
@@ -83,7 +83,7 @@ def read_plain_pickle(path: Path) -> Any:
     """Return the value in a pickle; byte strings of Python 2 become text where they are UTF-8 or short, else bytes.
 
     Raises:
-        PickleFault: It is no pickle, is cut, or holds more than plain values and arrays.
+        PickleFault: It is not a pickle, cut, or holds more than plain values and arrays.
         OSError: It cannot be read.
     """
     if path.stat().st_size > _MOST_BYTES:
@@ -102,16 +102,16 @@ def read_plain_pickle(path: Path) -> Any:
 
 
 class _Machine:
-    """The stack and the memo of a pickle."""
+    """Interpreter with the stack and the memo of a pickle."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
-        self._carried_out: dict[str, Callable[[Any], object]] = self._instructions()
+        self._handlers: dict[str, Callable[[Any], object]] = self._instructions()
 
     def run(self, name: str, argument: Any) -> None:
-        """Carry out one instruction."""
-        instruction = self._carried_out.get(name)
+        """Execute one instruction."""
+        instruction = self._handlers.get(name)
         if instruction is None:
             raise PickleFault(f"it uses the instruction {name}")
         instruction(argument)
@@ -184,7 +184,7 @@ class _Machine:
 
 
 def _pairs(values: list[Any]) -> dict[Any, Any]:
-    """A dictionary of keys and values in turn; keys are texts or numbers."""
+    """Build a dictionary from alternating keys and values; keys are texts or numbers."""
     keys = values[::2]
     if len(values) % 2 or not all(isinstance(key, str | bytes | int) for key in keys):
         raise PickleFault("it has a dictionary whose keys are no texts")
@@ -192,7 +192,7 @@ def _pairs(values: list[Any]) -> dict[Any, Any]:
 
 
 def _finished(value: Any) -> Any:
-    """An array in place of what it is built of."""
+    """Replace the parts of an array by the array."""
     if not isinstance(value, _Array):
         return value
     if value.content is None:
@@ -201,7 +201,7 @@ def _finished(value: Any) -> Any:
 
 
 def _old_text(text: str) -> str | bytes:
-    """A byte string of Python 2, which is text or the bytes of an array; `pickletools` gives it as Latin-1."""
+    """Convert a byte string of Python 2, text or the bytes of an array, which `pickletools` decodes as Latin-1."""
     return text if len(text) < 256 else text.encode("latin1")
 
 
@@ -214,7 +214,7 @@ def _recognised(module: Any, name: Any = "") -> _Name:
 
 
 def _called(function: Any, arguments: Any) -> Any:
-    """What a call that NumPy writes would return; nothing is called."""
+    """Return the result of a call in a pickle of NumPy, without calling the function."""
     if not isinstance(function, _Name) or not isinstance(arguments, tuple):
         raise PickleFault("it calls something that is no part of an array")
     match function.name, arguments:
@@ -232,7 +232,7 @@ def _called(function: Any, arguments: Any) -> Any:
 
 
 def _array(content: Any, dtype: Any, shape: Any, order: str) -> npt.NDArray[Any]:
-    """An array whose bytes are as many as its shape and dtype say."""
+    """Return an array; the number of bytes must match its shape and dtype."""
     if isinstance(content, str):
         content = content.encode("latin1")
     whole = (

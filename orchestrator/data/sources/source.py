@@ -1,4 +1,4 @@
-"""What a reader of a distributed dataset offers: its splits, and any stretch of their images."""
+"""Interface of the readers of distributed datasets, and checks that they share."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 UNLABELLED = -1
-"""The label of an image that has none."""
+"""Label of an image without one."""
 
 Pixels = npt.NDArray[np.uint8]
 Shape = tuple[int, int, int]
@@ -44,10 +44,10 @@ class Sample:
     """One image.
 
     Args:
-        image: uint8 pixels, (C, H, W), or the bytes of an image file.
-        label: Its class, or `UNLABELLED`.
-        name: Its file or position, for messages.
-        fault: Why it could not be read; None if it was.
+        image: Pixels, uint8, (C, H, W), or the bytes of an image file.
+        label: Class, or `UNLABELLED`.
+        name: File or position of the image, for messages.
+        fault: Reason why it could not be read; None if it could.
     """
 
     image: Pixels | bytes
@@ -58,15 +58,15 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Source(ABC):
-    """A dataset as it is distributed, unpacked. Cheap to send to other processes.
+    """An unpacked dataset in its distributed form. Cheap to send to other processes.
 
     Args:
-        root: The folder that holds it.
+        root: Folder of the dataset.
         image_shape: Channels, height, width of images kept as pixels; None for images kept as files.
-        class_names: One per label.
-        splits: Images of each split.
-        fingerprint: Changes when the files do.
-        notices: What was passed over, one line each.
+        class_names: Names of the classes, one per label.
+        splits: Number of images of each split.
+        fingerprint: Hash that changes when the files do.
+        notices: Notices about ignored files, one line each.
     """
 
     root: Path
@@ -78,26 +78,26 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, split: str, start: int, stop: int) -> Iterator[Sample]:
-        """The images of a split from one position to before another."""
+        """Yield the images of a split from `start` to before `stop`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySource(Source):
-    """A dataset that comes as arrays of pixels; a reader says how a split is loaded."""
+    """A dataset of pixel arrays; subclasses define how a split is loaded."""
 
     @abstractmethod
     def load(self, split: str) -> tuple[Pixels, npt.NDArray[np.int32]]:
-        """Images (N, C, H, W), mapped where they can be, and their labels (N,)."""
+        """Return images (N, C, H, W), mapped where possible, and their labels (N,)."""
 
     def read(self, split: str, start: int, stop: int) -> Iterator[Sample]:
-        """The images of a split from one position to before another."""
+        """Yield the images of a split from `start` to before `stop`."""
         images, labels = self.load(split)
         for place in range(start, stop):
             yield Sample(images[place], int(labels[place]), f"{split} {place}")
 
 
 def locate(root: Path, marker: str) -> Path | None:
-    """The folder at most two levels beneath `root` that holds `marker`; the topmost, in order of names."""
+    """Return the topmost folder, at most two levels below `root` and first by name, that holds `marker`; else None."""
     for pattern in ("", "*", "*/*"):
         for folder in sorted(root.glob(pattern)) if pattern else [root]:
             try:
@@ -109,7 +109,7 @@ def locate(root: Path, marker: str) -> Path | None:
 
 
 def file_hash(paths: Iterable[Path]) -> str:
-    """A hash of the content of files, in order."""
+    """Return a hash of the content of files, in order."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())
@@ -120,10 +120,10 @@ def file_hash(paths: Iterable[Path]) -> str:
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Class names, one per line.
+    """Read class names, one per line.
 
     Raises:
-        DataError: The file is missing or no text, or its names are not what `checked_names` takes.
+        DataError: The file is missing or not text, or `checked_names` rejects a name.
     """
     try:
         with path.open("rb") as file:
@@ -137,15 +137,15 @@ def read_names(path: Path) -> tuple[str, ...]:
 
 
 def checked_names(where: Path, names: Sequence[str]) -> tuple[str, ...]:
-    """Return class names that a manifest can hold and that nobody takes for one another.
+    """Check class names: they fit into a manifest and are distinguishable.
 
     Args:
-        where: Where they come from, for messages.
-        names: One per class.
+        where: Origin of the names, for messages.
+        names: Names of the classes, one per class.
 
     Raises:
-        DataError: There is none, or one is not UTF-8, holds control characters, is too long, or comes twice, be it in
-            another spelling of the same letters (NFC and NFD).
+        DataError: There is no name, or a name is not UTF-8, holds control characters, is too long, or occurs twice,
+            including other spellings of the same letters (NFC and NFD).
     """
     if not names:
         raise DataError(f"{where}: names no class")
@@ -164,10 +164,15 @@ def checked_names(where: Path, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def whole_records(path: Path, record_bytes: int, images: int | None = None) -> Pixels:
-    """A file of equal records, mapped: (N, record_bytes).
+    """Map a file of equal records as (N, record_bytes).
+
+    Args:
+        path: Path of the file.
+        record_bytes: Size of a record in bytes.
+        images: Expected number of records; None accepts any.
 
     Raises:
-        DataError: The file is cut, empty, or does not hold the number of images asked for.
+        DataError: The file is cut, empty, or has another number of records.
     """
     size = path.stat().st_size
     if not size or size % record_bytes:

@@ -32,10 +32,10 @@ _UNLABELLED_FILE = "unlabeled_X.bin"
 
 @dataclass(frozen=True, kw_only=True)
 class Stl10(ArraySource):
-    """The unpacked archive. Pixels lie column by column, labels count from 1."""
+    """STL10, unpacked. Pixels are stored column by column, labels count from 1."""
 
     def load(self, split: str) -> tuple[Pixels, npt.NDArray[np.int32]]:
-        """All images of a split, mapped."""
+        """Return all images of a split, mapped, and their labels."""
         if split == "unlabelled":
             images = whole_records(self.root / _UNLABELLED_FILE, _PIXELS)
             labels = np.full(len(images), UNLABELLED, np.int32)
@@ -49,7 +49,7 @@ class Stl10(ArraySource):
 
 
 def open_stl10(root: Path) -> ArraySource:
-    """STL10 beneath a folder; the images without labels may be left out.
+    """Open STL10 in a folder; the images without labels may be missing.
 
     Raises:
         DataError: A file is missing or cut.

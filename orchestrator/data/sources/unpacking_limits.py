@@ -1,4 +1,4 @@
-"""How much may come out of an archive: a small file can unpack to more than a disk holds."""
+"""Limits on the content of an archive: a small file can unpack to more than a disk holds."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["DEFAULT_LIMITS", "Allowance", "Limits"]
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds of an archive.
+    """Bounds on the content of an archive.
 
     Args:
-        members: Files and folders.
-        ratio: Bytes that come out for each byte of the archive, beyond `free_bytes`. Images are compressed already,
-            and the raw pixels of the known datasets at most tenfold.
-        free_bytes: What any archive may unpack to.
+        members: Largest number of files and folders.
+        ratio: Largest number of unpacked bytes per byte of the archive, in addition to `free_bytes`. Image files are
+            compressed already, and the raw pixels of the supported datasets at most tenfold.
+        free_bytes: Unpacked bytes that any archive may have.
     """
 
     members: int = 20_000_000
@@ -31,12 +31,12 @@ DEFAULT_LIMITS = Limits()
 
 
 class Allowance:
-    """What is left of the limits while an archive is unpacked.
+    """Remaining allowance while an archive is unpacked.
 
     Args:
-        archive: The archive, for messages and its size.
-        target: The folder it is unpacked to.
-        limits: The bounds.
+        archive: Path of the archive.
+        target: Folder to which it is unpacked.
+        limits: Bounds on its content.
     """
 
     _CHECKED_EVERY_BYTES = 256 << 20
@@ -48,7 +48,12 @@ class Allowance:
         self._next_check = 0
 
     def announce(self, members: int, size: int) -> None:
-        """Check what a zip's directory promises before anything is written."""
+        """Check the directory of a zip file before anything is written.
+
+        Args:
+            members: Number of entries.
+            size: Sum of the announced sizes, in bytes.
+        """
         if members > self._limits.members:
             self._refuse(f"{self._limits.members} files")
         if size > self._most:

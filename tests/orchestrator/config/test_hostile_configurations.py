@@ -90,9 +90,9 @@ FINE = {"type": "float", "low": 1e-9, "high": 0.9, "step": 1e-12}
         ),
         (
             {"search": CONDITIONS},
-            "search: the names that conditions (when) ask about make more than 2,000 combinations",
+            "search: the names that conditions (when) use make more than 2,000 combinations",
         ),
-        ({"search": CHAIN}, "search: conditions (when) ask about 899 names; use at most 200"),
+        ({"search": CHAIN}, "search: conditions (when) use 899 names; use at most 200"),
         ({"search": {"lr": FINE}, "sampler": {"name": "grid"}}, "sampler.name: got 'grid' for more than 100,000"),
     ],
     ids=range(31),

@@ -59,8 +59,8 @@ def test_sixteen_bit_grey_of_a_portable_map_is_scaled() -> None:
 @pytest.mark.parametrize(
     ("picture", "reason"),
     [
-        (Image.fromarray(np.zeros((2, 2), np.int32)), "holds 32-bit integers, whose range nobody tells"),
-        (Image.fromarray(np.ones((2, 2), np.float32)), "holds floating-point values, whose range nobody tells"),
+        (Image.fromarray(np.zeros((2, 2), np.int32)), "holds 32-bit integers, of unknown range"),
+        (Image.fromarray(np.ones((2, 2), np.float32)), "holds floating-point values, of unknown range"),
         (Image.new("LAB", (2, 2)), "holds CIELAB values"),
     ],
 )
