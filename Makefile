@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint fuzz dashboard bench bench-models clean
+.PHONY: setup demo test lint docs fuzz dashboard bench bench-models clean
 
 setup: $(STAMP)
 
@@ -16,16 +16,19 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/spatialsweep run sweeps/digits.yaml --name digits-$$(date +%Y%m%d-%H%M%S)
 
-# Two at a time, but for the tests that start Ray: instances on one machine disturb each other.
+# A file at a time in each of two processes, in the order of tests/conftest.py.
 test: setup
-	$(BIN)/pytest -m "not ray" -n 2 --dist loadfile
-	$(BIN)/pytest -m ray
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The pages of docs/api, from the docstrings; a test checks that they are current.
+docs: setup
+	$(BIN)/python tools/api_reference.py
 
 # Each prints JSON and fails where an input ended with a traceback, a crash or a hang; `make test` has a short form.
 fuzz: setup

@@ -1,13 +1,13 @@
-"""How long a command takes until its first trial trains, with nothing of it loaded anywhere.
+"""Time from a command to the first training step, without processes that are already running.
 
     python benchmarks/cold_start.py [--rounds 3] [--workers 2]
 
 Runs `spatialsweep run` on the digits with one small network and a private Ray instance, and reads the journal. Prints
 JSON, for each round and as medians, in seconds:
 
-    to_proposal      from the command to the first trial's proposal: imports, Ray, study, tracking
-    to_first_step    from there to the first step of training: the lane's controller and workers, what they import, and
-                     their process group
+    to_proposal      from the command to the proposal of the first trial: imports, Ray, study, tracking
+    to_first_step    from the proposal to the first training step: controller and workers of the lane, their imports and
+                     process group
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ def main() -> None:
 
 
 def once(workers: int) -> dict[str, float]:
-    """One command, from its start to its first report."""
+    """Run one command and return its times in seconds."""
     settings = ["trials=1", "training.epochs=3", "search.model=conv_resnet26_small", f"resources.workers={workers}"]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "orchestrator", "run", "sweeps/digits.yaml", "--runs-dir", folder]
-        began = time.time()
+        started = time.time()
         command += [word for setting in settings for word in ("--set", setting)]
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         proposed = first(Path(folder), "trial_started")["time"]
         report = first(Path(folder), "trial_reported")
     step = report["time"] - report["metrics"]["epoch_time_s"]
-    return {"to_proposal": round(proposed - began, 1), "to_first_step": round(step - proposed, 1)}
+    return {"to_proposal": round(proposed - started, 1), "to_first_step": round(step - proposed, 1)}
 
 
 def first(runs_dir: Path, kind: str) -> dict[str, Any]:
-    """The first event of a kind in the journal."""
+    """Return the first event of a kind in the journal."""
     lines = (runs_dir / "digits" / "journal.jsonl").read_text().splitlines()
     return next(event for event in map(json.loads, lines) if event["event"] == kind)
 

@@ -1,9 +1,9 @@
-"""Images per second of SpatialSweep's training loop against the plainest DDP loop there is.
+"""Images per second of SpatialSweep's training loop against a minimal DDP loop.
 
     python benchmarks/ddp.py [--model conv_resnet26_small] [--image-size 32] [--images 1024] [--batch 128] [--epochs 8]
 
 Starts itself under torchrun with two processes (gloo, one thread each). They train the same network on the same
-batches in both ways, an epoch of one after an epoch of the other, so that whatever else the machine does meets both:
+batches in both ways, with alternating epochs, so that other load on the machine affects both alike:
 
     plain   a loop of indexing, normalising, forward, cross-entropy, backward and step
     engine  `orchestrator.training.Trial`: the same, with the learning rate's schedule, seeds, clocks, and the check for
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    """Runs in each process."""
+    """Train in both ways, in each process, and print the result on the first rank."""
     dist.init_process_group("gloo")
     workers = Workers(dist.get_rank(), dist.get_world_size())
     data = random_images(arguments)
@@ -65,7 +65,7 @@ def compare(arguments: argparse.Namespace) -> None:
     pairs: list[tuple[float, float]] = []
 
     def report(epoch: int, metrics: Mapping[str, float]) -> None:
-        dist.barrier()  # the first rank comes from writing a checkpoint; a start ahead of it would not be counted
+        dist.barrier()  # the first rank has just written a checkpoint; the other must not start the epoch before it
         pairs.append((metrics["images_per_s"], plain.epoch(epoch)))
 
     with tempfile.TemporaryDirectory() as folder:
@@ -88,12 +88,12 @@ def compare(arguments: argparse.Namespace) -> None:
 
 
 class PlainLoop:
-    """What a short script does.
+    """Minimal DDP training loop.
 
     Args:
-        split: The training images.
-        arguments: Of the command line.
-        workers: This rank among its peers.
+        split: Training images.
+        arguments: Arguments of the command line.
+        workers: This rank and its process group.
     """
 
     def __init__(self, split: DeviceSplit, arguments: argparse.Namespace, workers: Workers) -> None:
@@ -105,7 +105,7 @@ class PlainLoop:
         self._split, self._batch, self._workers = split, arguments.batch, workers
 
     def epoch(self, number: int) -> float:
-        """Images per second."""
+        """Train one epoch and return its images per second."""
         split = self._split
         self._model.train()
         started = time.perf_counter()
@@ -123,7 +123,7 @@ class PlainLoop:
 
 
 def random_images(arguments: argparse.Namespace) -> DeviceImages:
-    """Noise: what is in the images does not matter here."""
+    """Create images of noise, whose content does not affect the speed."""
     shape = (3, arguments.image_size, arguments.image_size)
     generator = torch.Generator().manual_seed(0)
 

@@ -1,4 +1,4 @@
-"""What a trial costs besides its training: plain Tune over Train against warm lanes.
+"""Overhead of a trial besides its training: plain Tune over Train against warm lanes.
 
     python benchmarks/trial_overhead.py [--trials 8] [--epochs 4] [--workers 2]
 
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def sweep_config(folder: Path, arguments: argparse.Namespace) -> Any:
-    """The sweep both ways run."""
+    """Create the configuration of both runs."""
     from orchestrator import SweepConfig
 
     return SweepConfig(
@@ -74,7 +74,7 @@ def sweep_config(folder: Path, arguments: argparse.Namespace) -> Any:
 
 
 def run_lanes(config: Any) -> tuple[float, list[tuple[float, float]]]:
-    """Total seconds, and for each trial its end and its training seconds."""
+    """Run the sweep on lanes; return total seconds, and for each trial its end and its training seconds."""
     from orchestrator import run_sweep
 
     started = time.time()
@@ -90,7 +90,7 @@ def run_lanes(config: Any) -> tuple[float, list[tuple[float, float]]]:
 
 
 def run_plain(config: Any, folder: Path) -> tuple[float, list[tuple[float, float]]]:
-    """The same through one `TorchTrainer.fit()` per Tune trial."""
+    """Run the trials with one `TorchTrainer.fit()` per Tune trial; the result is that of `run_lanes`."""
     from ray import tune
 
     from orchestrator.data import prepare_dataset
@@ -98,7 +98,7 @@ def run_plain(config: Any, folder: Path) -> tuple[float, list[tuple[float, float
     dataset = prepare_dataset("digits", folder / "datasets")
     started = time.time()
     trainable = tune.with_parameters(plain_trial, sweep=config, dataset=str(dataset), folder=str(folder / "plain"))
-    # The CPUs are for the workers; a trial that took one of its own would starve them on a small machine.
+    # The CPUs are for the workers, which a trial that reserved one could starve on a small machine.
     placement = tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
     tuner = tune.Tuner(
         tune.with_resources(trainable, placement),
@@ -113,7 +113,7 @@ def run_plain(config: Any, folder: Path) -> tuple[float, list[tuple[float, float
 
 
 def plain_trial(params: Mapping[str, Any], sweep: Any, dataset: str, folder: str) -> None:
-    """A Tune trial that starts a Train run of its own, the documented pattern."""
+    """Run a Tune trial that starts a Train run of its own, as Ray's documentation shows."""
     from ray import tune
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.config import RunConfig, ScalingConfig
@@ -129,7 +129,7 @@ def plain_trial(params: Mapping[str, Any], sweep: Any, dataset: str, folder: str
 
 
 def plain_worker(setting: Mapping[str, Any]) -> None:
-    """SpatialSweep's own training loop, reporting through Train."""
+    """Run SpatialSweep's training loop on a Train worker, with reports through Train."""
     import ray.train
     import torch
 
@@ -155,7 +155,7 @@ def plain_worker(setting: Mapping[str, Any]) -> None:
 
 
 def summary(total_s: float, ends: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """The three numbers of the module's docstring."""
+    """Compute the numbers that the module's docstring explains."""
     ordered = sorted(ends)
     gaps = [end - before - spent for (before, _), (end, spent) in itertools.pairwise(ordered)]
     return {

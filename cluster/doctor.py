@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.node_checks import clock, look_at_node
+from orchestrator.errors import first_line
 from orchestrator.files.runs_dir import resolve_runs_dir
 from orchestrator.uris import without_password, without_secrets
 
@@ -112,8 +113,7 @@ def _ask(alive: Sequence[Mapping[str, Any]], arguments: tuple[Any, ...]) -> list
             there = ray.get(tell_time.options(**places[address]).remote(), timeout=_NODE_ANSWER_S)
             ended = time.time()
         except ray.exceptions.RayError as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            found.append({"host": address, "error": reason})
+            found.append({"host": address, "error": first_line(error)})
         else:
             # What the way there and back took is how little the difference can be known.
             skew = max(0.0, abs(there - (began + ended) / 2) - (ended - began) / 2)
@@ -156,8 +156,10 @@ def access() -> list[Finding]:
     """Check token authentication, and the dashboard, which jobs and the State API need."""
     import ray
 
+    from orchestrator.runtime.ray_private.core import dashboard_url
+
     context = ray.get_runtime_context()
-    url = str(getattr(ray._private.worker.global_worker.node, "address_info", {}).get("webui_url") or "")
+    url = dashboard_url()
     found = []
     if url:
         found.append(Finding(OK, "dashboard", f"http://{url}"))

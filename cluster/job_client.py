@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from orchestrator.errors import ClusterError, SweepNameError, did_you_mean
+from orchestrator.errors import ClusterError, SweepNameError, did_you_mean, first_line
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -184,9 +184,9 @@ class JobClient:
                 "cluster's head was started with"
             ) from None
         except (ConnectionError, requests.RequestException) as error:
-            raise ClusterError(f"no Ray dashboard answers at {self.address}: {_first_line(error)}") from None
+            raise ClusterError(f"no Ray dashboard answers at {self.address}: {first_line(error)}") from None
         except RuntimeError as error:
-            raise ClusterError(f"{self.address}: {_first_line(error)}") from None
+            raise ClusterError(f"{self.address}: {first_line(error)}") from None
 
 
 def dashboard_url(address: str | None) -> str:
@@ -249,7 +249,3 @@ def _numbered(name: str) -> Iterator[str]:
     while True:
         yield f"{name}-{number}"
         number += 1
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

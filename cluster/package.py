@@ -63,9 +63,9 @@ class Package:
 
 def size_limit() -> int:
     """Return Ray's limit for one package, in bytes."""
-    from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
+    from orchestrator.runtime.ray_private.core import package_size_limit
 
-    return int(GCS_STORAGE_MAX_SIZE)
+    return package_size_limit()
 
 
 def plan_package(folder: Path, sweep: Path, *, limit: int | None = None) -> Package:
@@ -124,22 +124,22 @@ def _name_of_sweep(sweep: Path, given: Path, folder: Path) -> str:
 
 def _kept(folder: Path, excluded: list[str], left_out: LeftOut) -> Iterator[Path]:
     """Yield the files that neither the rules of `ray job submit` nor our own rules exclude."""
-    from ray._private.runtime_env.packaging import _get_excludes
+    from orchestrator.runtime.ray_private.core import excluding
 
     try:
-        yield from _files_below(folder, [_get_excludes(folder, excluded)], left_out)
+        yield from _files_below(folder, [excluding(folder, excluded)], left_out)
     except OSError as error:
         message = f"{error.filename} cannot be read: {error.strerror}. Name it in .rayignore, or make it readable"
         raise ConfigError([Problem("--working-dir", message)]) from None
 
 
 def _files_below(path: Path, excludes: list[Callable[[Path], bool]], left_out: LeftOut) -> Iterator[Path]:
-    from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
+    from orchestrator.runtime.ray_private.core import ignore_rules
 
     if any(excluded(path) for excluded in excludes) or left_out.takes(path):
         return
     if path.is_dir():
-        within = [*excludes, *get_excludes_from_ignore_files(path, include_gitignore=True, logger=_LOGGER)]
+        within = [*excludes, *ignore_rules(path, _LOGGER)]
         for inner in sorted(path.iterdir()):
             yield from _files_below(inner, within, left_out)
     else:

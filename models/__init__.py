@@ -1,12 +1,13 @@
 """Networks that replace or repair self-attention, native to timm.
 
-Importing this package registers every network, so that `timm.create_model` knows it. The functions below
-find, check and build networks by name, and collect what a network asks of the loop that trains it.
+Importing this package registers every network with timm, so that `timm.create_model` builds it by name. The functions
+below find, check and build networks by name, and collect the penalties, projections and diagnostics of a network for
+the loop that trains it.
 """
 
 from models.adaptive_span import variants as adaptive_span_variants
 from models.adaptive_span.frozen_span import freeze_spans
-from models.common.first_map import first_map_side
+from models.common.options import ModelOption, ModelOptionError, OptionProblem, OptionValue
 from models.common.sync_batch_norm import synchronise_batch_norm
 from models.common.training_hooks import TrainingHooks, diagnostics, penalty, project_
 from models.fcvit import variants as fcvit_variants
@@ -23,7 +24,7 @@ from models.registry.catalogue import (
     model_options,
     searchable_options,
 )
-from models.registry.options import ModelOption, ModelOptionError, OptionProblem, OptionValue
+from models.registry.first_map import first_map_side
 from models.spatial_bias import variants as spatial_bias_variants
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The sweep API.
+"""Python API of sweeps.
 
     from orchestrator import load_sweep, run_sweep
 
@@ -6,7 +6,7 @@
     print(result.best, result.to_pandas())
     model = result.best.load_model()
 
-Names are loaded when they are first used: Tune's trial actors import this package and must stay free of torch.
+Names are imported when they are first used: Tune's trial actors import this package and must not import torch.
 """
 
 from __future__ import annotations
@@ -55,7 +55,11 @@ __all__ = [
 
 
 def _require_own_neighbours() -> None:
-    """The import roots are ordinary words; another package of such a name must not pass for ours."""
+    """Check that the import roots, which are ordinary words, are our packages and not others of the same name.
+
+    Raises:
+        ImportError: Another package of that name is found.
+    """
     home = Path(__file__).resolve().parents[1]
     for name in ("cluster", "models", "search_spaces"):
         spec = importlib.util.find_spec(name)

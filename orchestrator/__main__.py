@@ -1,4 +1,4 @@
-"""`python -m orchestrator` is `spatialsweep`; it needs no installed command, which suits `ray job submit`."""
+"""Entry point of `python -m orchestrator`, which is `spatialsweep` without an installed command, for Ray jobs."""
 
 from orchestrator.cli.main import main
 

@@ -1,6 +1,6 @@
-"""A disk without room: what is to be written waits for a while, since people and services make room when they notice.
+"""Retry of writes on a full disk, until a user or a service has made room.
 
-All trials of a sweep write to the same storage. Without patience a disk that is full for a minute would end one trial
+All trials of a sweep write to the same storage. Without retries a disk that is full for a minute would end one trial
 after another.
 """
 
@@ -15,41 +15,41 @@ from typing import TypeVar
 
 logger = logging.getLogger(__name__)
 
-PATIENCE_S = 300.0  # below the ten minutes after which the peers of a rank that waits give it up
+PATIENCE_S = 300.0  # below the ten minutes after which the peers of a waiting rank time out
 _PAUSE_S = 1.0
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 T = TypeVar("T")
 
 
-def no_room(message: str) -> OSError:
-    """What the system itself would raise a moment later."""
+def disk_full_error(message: str) -> OSError:
+    """Return the error that the system raises on a full disk."""
     return OSError(errno.ENOSPC, message)
 
 
 def is_full(error: OSError) -> bool:
-    """Whether an error says that there is no room, or that the quota is used up."""
+    """Return whether an error reports a full disk or an exhausted quota."""
     return error.errno in _FULL
 
 
-def patiently(write: Callable[[], T], place: Path) -> T:
-    """Repeats a write until there is room for it.
+def retry_while_full(write: Callable[[], T], place: Path) -> T:
+    """Retry a write while the disk is full; block for at most `PATIENCE_S`.
 
     Args:
-        write: Leaves nothing behind when it fails.
-        place: Where it writes, for the log.
+        write: Function that writes, and leaves nothing behind when it fails.
+        place: Folder that it writes to, for the log.
 
     Raises:
-        OSError: As of `write`, after `PATIENCE_S` without room.
+        OSError: Error of `write`: of another kind, or after `PATIENCE_S` on a full disk.
     """
-    over, told = time.monotonic() + PATIENCE_S, False
+    deadline, is_logged = time.monotonic() + PATIENCE_S, False
     while True:
         try:
             return write()
         except OSError as error:
-            if not is_full(error) or time.monotonic() > over:
+            if not is_full(error) or time.monotonic() > deadline:
                 raise
-            if not told:
+            if not is_logged:
                 logger.warning("No room is left in %s: waiting %g s for some to be made", place, PATIENCE_S)
-                told = True
+                is_logged = True
             time.sleep(_PAUSE_S)

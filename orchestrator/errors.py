@@ -1,7 +1,7 @@
-"""What can go wrong, as a user sees it.
+"""Errors for users.
 
-Everything raised on purpose descends from `SpatialSweepError`; the command line prints its text and exits with 2
-(bad input) or 1 (a fault during the work) instead of showing a traceback.
+Every error raised on purpose is a `SpatialSweepError`; the command line prints its text and exits with 2 (bad input)
+or 1 (a fault at run time) instead of showing a traceback.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from orchestrator.uris import without_secrets
 
 
 class SpatialSweepError(Exception):
-    """Root of all errors SpatialSweep raises on purpose; its text, which may quote foreign ones, holds no secrets."""
+    """Root of all errors that SpatialSweep raises on purpose; secrets in its text are masked."""
 
     def __str__(self) -> str:
         return without_secrets(super().__str__())
@@ -24,11 +24,11 @@ class SpatialSweepError(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault in a configuration.
+    """Problem in a configuration.
 
     Args:
         where: Dotted path of the setting, such as `search.lr.low`.
-        message: What was given, the rule, and the remedy.
+        message: Given value, rule and remedy.
     """
 
     where: str
@@ -39,11 +39,11 @@ class Problem:
 
 
 class ConfigError(SpatialSweepError, ValueError):
-    """A sweep that cannot start as written; holds every fault found, not only the first.
+    """Configuration that is not valid; holds all problems found, not only the first.
 
     Args:
-        problems: At least one.
-        source: File the settings came from; None when they came from Python.
+        problems: Problems, at least one.
+        source: Name of the file of the settings; None for settings from Python.
     """
 
     def __init__(self, problems: Iterable[Problem], source: str | None = None) -> None:
@@ -53,27 +53,27 @@ class ConfigError(SpatialSweepError, ValueError):
         super().__init__("\n".join(f"{prefix}{problem}" for problem in self.problems))
 
     def with_source(self, source: str) -> ConfigError:
-        """The same faults, attributed to a file."""
+        """Return the same problems, attributed to a file."""
         return ConfigError(self.problems, source)
 
 
 class SweepNameError(SpatialSweepError, ValueError):
-    """A name that no sweep has, that one has already, or whose sweep is being run elsewhere."""
+    """Name of a sweep that does not exist, exists already, or is being run by another driver."""
 
 
 class ResumeError(SpatialSweepError, ValueError):
-    """A sweep that is to go on with something that decides its results changed."""
+    """Resumption of a sweep with a change that affects its results."""
 
 
 class JournalError(SpatialSweepError, ValueError):
-    """A journal with a line that is damaged, or that a newer version has written.
+    """Journal with a line that is damaged, or that a newer version has written.
 
     Args:
-        path: The journal.
-        fault: What is wrong, in one line.
-        line: Its number, from 1; None where it is not known.
-        byte: Offset of the line in the file; None where the file cannot be read at all.
-        newer: Whether a newer version has written it, so that nothing is damaged.
+        path: Path of the journal.
+        fault: Fault, on one line.
+        line: Number of the line, from 1; None when unknown.
+        byte: Offset of the line in bytes; None when the file cannot be read at all.
+        newer: Whether a newer version has written the line, so that it is not damaged.
     """
 
     def __init__(
@@ -94,59 +94,64 @@ class JournalError(SpatialSweepError, ValueError):
 
 
 class SpaceExhaustedError(SpatialSweepError, ValueError):
-    """A search that proposes nothing but configurations that are rejected; the text counts the reasons."""
+    """Search that proposes only configurations that are rejected; the text counts the reasons."""
 
 
 class DataError(SpatialSweepError, ValueError):
-    """A dataset that is missing, damaged or not what the sweep expects."""
+    """Dataset that is missing, damaged or not the one the sweep expects."""
 
 
 class UnsafePathError(SpatialSweepError, ValueError):
-    """A name or path from a file that would leave the folder it belongs to."""
+    """Untrusted name or path that leaves the folder it belongs to."""
 
 
 class CheckpointError(SpatialSweepError, ValueError):
-    """A checkpoint that cannot be found or read."""
+    """Checkpoint that cannot be found or read."""
 
 
 class ExportError(SpatialSweepError, ValueError):
-    """A network that cannot be exported as asked, or whose exported form computes something else."""
+    """Network that cannot be exported as requested, or whose exported form computes other values."""
 
 
 class ExplainError(SpatialSweepError, ValueError):
-    """A network that cannot be looked into as asked."""
+    """Network that cannot be explained as requested."""
 
 
 class RecipeError(SpatialSweepError, ValueError):
-    """A recipe that does not exist."""
+    """Recipe that does not exist."""
 
 
 class ClusterError(SpatialSweepError, RuntimeError):
-    """The cluster cannot run this sweep, or went away."""
+    """Cluster that cannot run the sweep, or does not answer."""
 
 
 class RayLostError(ClusterError):
-    """Ray has ended under a session; a process that takes leave of it waits for a minute."""
+    """Ray instance that ended during a session; disconnecting from it blocks for a minute."""
 
 
 class TrackingError(SpatialSweepError, RuntimeError):
-    """The tracking server refuses what it was sent."""
+    """Tracking server that refuses events, or does not answer."""
 
 
 class StorageError(SpatialSweepError, RuntimeError):
-    """The database of the studies does not answer, or cannot be used."""
+    """Database of the studies that does not answer, or cannot be used."""
 
 
 class TrialFailedError(SpatialSweepError, RuntimeError):
-    """Training of one trial ended with an error; the text is its reason."""
+    """Trial that failed; the text is the reason."""
 
 
 class TrialDivergedError(SpatialSweepError, ArithmeticError):
-    """The training loss of a trial is no longer a number: a result of its configuration; the text says where."""
+    """Trial whose training loss is no longer finite, as a result of its configuration; the text names the step."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text that is not blank, or the name of its class where there is none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def did_you_mean(given: str, known: Sequence[str]) -> str:
-    """The remedy for an unknown name: the nearest known one, or all of them when none is near."""
+    """Return the remedy for an unknown name: the nearest known name, or all of them when none is near."""
     near = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
     if near:
         return f"Did you mean '{near[0]}'?"

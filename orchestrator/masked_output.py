@@ -1,4 +1,4 @@
-"""Keeps passwords out of what others print through Python: logging, warnings, tracebacks of threads."""
+"""Masking of secrets in logs, warnings and tracebacks of threads, including those of libraries."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from orchestrator.uris import without_secrets
 
 
 class MaskedFormatter(logging.Formatter):
-    """Formats records without secrets, tracebacks included."""
+    """Formatter that masks secrets, including those in tracebacks."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, or lines, of a record."""
+        """Return the text of a record."""
         return without_secrets(super().format(record))
 
 
 @contextmanager
 def masked_output() -> Iterator[None]:
-    """Masks secrets in all that this process logs, warns of, or prints of an error in a thread.
+    """Mask secrets in all logs and warnings of this process, and in tracebacks of its threads.
 
-    It covers whatever handlers there are, those of libraries too, for it acts where records are made.
+    All handlers are covered, including those of libraries, since records are masked when they are created.
     """
     make_record, format_warning, excepthook = (
         logging.getLogRecordFactory(),
@@ -43,10 +43,10 @@ def masked_output() -> Iterator[None]:
     def format_masked(*args: Any, **kwargs: Any) -> str:
         return without_secrets(format_warning(*args, **kwargs))
 
-    def print_masked(told: threading.ExceptHookArgs) -> None:
-        if told.exc_type is not SystemExit and told.exc_value is not None:
-            name = told.thread.name if told.thread is not None else "unknown"
-            sys.stderr.write(f"Exception in thread {name}:\n{masked_traceback(told.exc_value)}")
+    def print_masked(given: threading.ExceptHookArgs) -> None:
+        if given.exc_type is not SystemExit and given.exc_value is not None:
+            name = given.thread.name if given.thread is not None else "unknown"
+            sys.stderr.write(f"Exception in thread {name}:\n{masked_traceback(given.exc_value)}")
 
     logging.setLogRecordFactory(make_masked)
     warnings.formatwarning = format_masked
@@ -62,15 +62,15 @@ def masked_output() -> Iterator[None]:
 
 
 def masked_traceback(error: BaseException) -> str:
-    """Return what Python prints of an error that nobody catches, without secrets."""
+    """Return the traceback that Python prints for an uncaught error, with secrets masked."""
     return without_secrets("".join(traceback.format_exception(error)))
 
 
 def _masked_record(record: logging.LogRecord) -> logging.LogRecord:
-    """Changes only what holds a secret: some handlers read the arguments of a record."""
+    """Mask a record; one without secrets is unchanged, since some handlers read its arguments."""
     try:
         text = record.getMessage()
-    except Exception:  # arguments that do not fit their text are reported by the handler, with the place of the call
+    except Exception:  # the handler reports arguments that do not fit the text, with the place of the call
         return record
     shown = without_secrets(text)
     if shown != text:

@@ -1,4 +1,4 @@
-"""Text from outside on a terminal: no markup of rich, and no control character that a terminal would obey."""
+"""Output of untrusted text on a terminal, without markup of rich and without control characters."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u2
 
 
 def printable(text: str) -> str:
-    r"""Return a text in which control characters, but for tabs and line ends, are written as `\x1b`.
+    r"""Escape control characters, except tabs and line feeds, in the form `\x1b`.
 
-    Marks that change the direction of writing, and halves of characters that no file can hold, are among them.
+    Marks of the direction of writing and lone surrogates are escaped as well.
     """
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def cell(value: object, style: str = "") -> Text:
-    """Return a value for a table, a title or a view, on one line and without markup."""
+    """Return a value as text on one line and without markup, for a table, a title or a view."""
     return Text(printable(str(value)).replace("\n", r"\n").replace("\t", " "), style=style)
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
-    """Print a text as it is, on lines as long as they are."""
+    """Print a text without markup and without wrapping its lines."""
     console.print(printable(text), style=style, soft_wrap=True, highlight=False, markup=False)
 
 
@@ -39,8 +39,8 @@ def add_column(table: Table, heading: object, **options: Any) -> None:
     """Add a column to a table.
 
     Args:
-        table: The table.
-        heading: The column's name.
+        table: Table to extend.
+        heading: Heading of the column.
         options: Further arguments of `Table.add_column`.
     """
     table.add_column(cell(heading), **options)

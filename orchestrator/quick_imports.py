@@ -1,7 +1,7 @@
 """Imports without garbage collection.
 
-Torch, Ray and MLflow bring a million objects when they are imported, none of which is garbage. Python would look
-through them again and again meanwhile, for a fifth of the time that the imports take.
+Importing torch, Ray and MLflow creates a million objects, none of which is garbage. Collecting meanwhile would take a
+fifth of the time of the imports.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from contextlib import contextmanager
 
 
 def begin_imports() -> None:
-    """No garbage is collected until `end_imports`."""
+    """Disable garbage collection until `end_imports`."""
     gc.disable()
 
 
 def end_imports() -> None:
-    """Garbage is collected again."""
+    """Enable garbage collection again."""
     gc.enable()
 
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Both, around what imports much."""
+    """Disable garbage collection within the context."""
     begin_imports()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Addresses of tracking servers and databases: which are understood."""
+"""Addresses of tracking servers and databases: supported schemes, and passwords that would be cut short."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databrick
 
 
 def scheme_of(uri: str) -> str:
-    """The scheme without a database driver: `postgresql` of `postgresql+psycopg2://host/db`."""
+    """Return the scheme without a database driver: `postgresql` for `postgresql+psycopg2://host/db`."""
     return re.split(r"[:+]", uri, maxsplit=1)[0].lower()
 
 
-def misread(uri: str) -> str:
-    """Why another host would be asked than is meant: its password ends too soon; empty where it does not.
+def truncation_problem(uri: str) -> str:
+    """Return the problem of an address whose password would be cut short, so that another server would be used.
 
     Args:
-        uri: Of a server or a database.
+        uri: Address of a server or a database.
+
+    Returns:
+        Problem and remedy as text; empty without one.
     """
     if "://" not in uri or uri.startswith("sqlite"):
         return ""
@@ -35,12 +38,12 @@ def misread(uri: str) -> str:
 
 
 def require_readable(uri: str | None) -> None:
-    """Refuses the address of a server that would be taken apart in the wrong place.
+    """Check that the password in an address of MLflow is not cut short.
 
     Raises:
-        ConfigError: It is one.
+        ConfigError: The address would be split in the wrong place.
     """
-    if uri is not None and (fault := misread(uri)):
+    if uri is not None and (fault := truncation_problem(uri)):
         raise ConfigError([Problem("--tracking-uri", fault)])
 
 
@@ -57,5 +60,5 @@ def _host(uri: str) -> str | None:
 
 
 def embedded_uri(runs_dir: Path) -> str:
-    """The database MLflow uses when no server is named."""
+    """Return the database that MLflow uses where no server is named."""
     return sqlite_uri(runs_dir / "mlflow.db")

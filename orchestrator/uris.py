@@ -1,8 +1,8 @@
-"""Addresses that hold passwords, and how they are shown: one rule for records, messages and foreign texts.
+"""Masking of passwords in addresses, with one rule for records, messages and texts of libraries.
 
-`without_password` takes a single address, `without_secrets` any text. Both mask at least what SQLAlchemy, urllib and
-requests would read as a password, and more where these disagree: which of several `@` ends a password, or whether a
-`/`, `#` or `?` does, differs from one reader to the next. A host is masked only where it may be part of a password.
+`without_password` takes a single address, `without_secrets` any text. Both mask at least the part that SQLAlchemy,
+urllib and requests parse as the password, and more where these parsers disagree: which of several `@` ends a password,
+or whether a `/`, `#` or `?` does. A host name is masked only where it may be part of a password.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _USER = re.compile(r"(?:\[[\da-fA-F:.]*\]|[^:/\s'\"<>])*:")
 _TOKEN_AS_USER = re.compile(r"[^:/?#@\s'\"<>]{20,}(?=@)")
 _PORT = re.compile(r"\d{1,5}(?=[/?#])")
 _QUERY_BEGIN = re.compile(r"\?[\w.%-]+=")
-# Where an address in a text ends: at a space, or at a quotation mark that is not part of a password.
+# End of an address in a text: a space, or a quotation mark that is not part of a password.
 _TEXT_END = re.compile(r"\s|\\?[\"'](?=[\s,;:.)\]}>]|$)")
-# A value with its `&`: what follows one without a `=` of its own belongs to the value before.
+# A value with its `&`: text after a `&` without a `=` of its own belongs to the value before.
 _QUERY_PAIR = re.compile(r"([^&=?]+)=((?:[^&]*)(?:&[^&=]+(?=&|$))*)")
 
 _SECRET_KEYS = re.compile(
@@ -48,7 +48,7 @@ _SECRET_NAMES = re.compile(
 _NAMES_OF_PLACES = ("_FILE", "_PATH", "_DIR", "_URI", "_URL")
 _SHORTEST_IN_ENVIRONMENT = 6
 _SHORTEST = 3
-# Shorter ones are masked as whole words only: they occur in others.
+# Shorter secrets are masked as whole words only, since they occur within other words.
 _LONG = 8
 _NO_SECRETS = frozenset({MASK, "password", "passwd", "secret", "token", "credential", "none", "null", "true", "false"})
 
@@ -56,17 +56,17 @@ _known: dict[str, str] = {}
 
 
 def without_password(uri: str) -> str:
-    """Return the same address, fit for logs and records.
+    """Return an address with its password and other secrets masked.
 
     Args:
-        uri: One address, whole; one whose scheme was forgotten is masked too.
+        uri: One whole address, with or without a scheme.
     """
     scheme, rest = _split(uri)
     return scheme + "".join(text for text, _ in _parts(scheme, rest))
 
 
 def without_user(uri: str) -> str:
-    """Return the same address for a browser, which asks for name and password itself."""
+    """Return an address without user and password, for a browser, which prompts for them."""
     scheme, rest = _split(uri)
     user = _USER.match(rest)
     end = _end_of_password(rest, user.end()) if user else -1
@@ -76,10 +76,10 @@ def without_user(uri: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Return the text without passwords of addresses, and without what is known to be a secret.
+    """Return a text with the passwords of addresses and all known secrets masked.
 
-    Known are the values of secret variables of the environment, and passwords of the addresses that
-    `remember_secrets` was given, as they are and percent-encoded.
+    Known secrets are the values of secret variables of the environment, and the passwords of addresses passed to
+    `remember_secrets`, as they are and percent-encoded.
     """
     text = _HEADER.sub(rf"\1{MASK}", _ASSIGNED.sub(_masked_assignment, _addresses_masked(text)))
     known = {**_known, **_secrets_of_environment()}
@@ -87,7 +87,7 @@ def without_secrets(text: str) -> str:
 
 
 def masked(content: Any) -> Any:
-    """Return plain data with the addresses in its texts masked; everything else stays as it is."""
+    """Return plain data with the addresses in its texts masked."""
     if isinstance(content, str):
         return _addresses_masked(content)
     if isinstance(content, Mapping):
@@ -98,16 +98,16 @@ def masked(content: Any) -> Any:
 
 
 def holds_password(text: str) -> bool:
-    """Return whether an address, or any address within a text, holds a password; in doubt it does."""
+    """Return whether a text is or contains an address with a password; True in doubt."""
     later = (text[found.start() :] for found in _SCHEME.finditer(text))
     return any(without_password(part) != part for part in (text, *later))
 
 
 def remember_secrets(texts: Iterable[object]) -> None:
-    """Has the passwords of addresses masked in all texts from here on, also where they stand alone.
+    """Mask the passwords of addresses in all texts from now on, even outside an address.
 
     Args:
-        texts: Addresses, or texts with addresses; anything else is passed over.
+        texts: Addresses, or texts with addresses; other objects are ignored.
     """
     for text in texts:
         if isinstance(text, str) and ":" in text:
@@ -133,7 +133,7 @@ def _split(uri: str) -> tuple[str, str]:
 
 
 def _parts(scheme: str, rest: str) -> Iterator[tuple[str, str]]:
-    """What follows `scheme://`, in pieces: each as it is shown, with the secret that it stands for, if any."""
+    """Yield the text after `scheme://` in pieces: each as shown, with the secret that it replaces, if any."""
     user = _USER.match(rest)
     end = _end_of_password(rest, user.end()) if user else -1
     if user and end >= 0:
@@ -154,9 +154,9 @@ def _parts(scheme: str, rest: str) -> Iterator[tuple[str, str]]:
 
 
 def _end_of_password(rest: str, begin: int) -> int:
-    """Where the last `@` stands that may end a password, which begins there; -1 for none.
+    """Return the index of the last `@` that may end a password beginning at `begin`; -1 without one.
 
-    An `@` in the query is none: after a port the query begins at once, otherwise behind the first `@`.
+    An `@` in the query does not end it: after a port the query begins at once, otherwise after the first `@`.
     """
     port = _PORT.match(rest, begin)
     query = _QUERY_BEGIN.search(rest, begin if port else max(rest.find("@", begin), begin))
@@ -187,7 +187,7 @@ def _masked_assignment(found: re.Match[str]) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _secrets_in(text: str) -> Mapping[str, str]:
-    """Every text that tells a password of an address, with what is shown in its place."""
+    """Return every text that reveals a password of an address, with its replacement."""
     schemes = list(_SCHEME.finditer(text))
     stops = [*(later.start() for later in schemes[1:]), len(text)]
     addresses = {(each[0], text[each.end() : stop]) for each, stop in zip(schemes, stops, strict=False)}
@@ -205,7 +205,7 @@ def _secrets_in(text: str) -> Mapping[str, str]:
 
 @functools.lru_cache(maxsize=256)
 def _forms(secret: str) -> frozenset[str]:
-    """A secret as it may occur: decoded, encoded, and within JSON."""
+    """Return the forms of a secret: decoded, percent-encoded, and within JSON."""
     plain = {secret, unquote(secret), unquote_plus(secret)}
     encoded = {form for text in plain for form in (quote(text), quote(text, safe=""), quote_plus(text))}
     forms = {*plain, *encoded, *(json.dumps(text)[1:-1] for text in plain), *(repr(text)[1:-1] for text in plain)}
@@ -213,7 +213,7 @@ def _forms(secret: str) -> frozenset[str]:
 
 
 def _fragments(user: str, secret: str, rest: str) -> dict[str, str]:
-    """What readers that cut a password apart at `/`, `#`, `?` or `@` show of it: user and head, tail and host."""
+    """Return the parts of a password that appear in messages of parsers that split it at `/`, `#`, `?` or `@`."""
     after = re.match(r"@([^/?#\s@]+)", rest[len(user) + 1 + len(secret) :])
     host = after[1] if after else ""
     plain = {secret, unquote(secret)}
@@ -241,7 +241,7 @@ def _secrets_of_environment() -> dict[str, str]:
 
 @functools.lru_cache(maxsize=16)
 def _pattern(secrets: frozenset[str]) -> re.Pattern[str]:
-    """Finds any of them, the longest first; short ones only where they are not part of a word."""
+    """Return a pattern for any of the secrets, the longest first; short ones only as whole words."""
     ordered = sorted(secrets, key=lambda secret: (-len(secret), secret))
     return re.compile(
         "|".join(

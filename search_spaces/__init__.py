@@ -1,4 +1,4 @@
-"""What a sweep may vary: typed domains and the space they form.
+"""Search spaces of a sweep: typed domains, conditions between them, and a natural space for every network.
 
 from search_spaces import ChoiceDomain, FloatDomain, SearchSpace
 

@@ -1,4 +1,4 @@
-"""The values one searched name may take.
+"""Domains: the values that one searched name may take.
 
 A domain is frozen data with a rule of its own; `search_spaces.space` puts domains together. The same classes are
 built from Python and, through pydantic, from YAML and from `--set` on the command line.
@@ -31,16 +31,16 @@ Finite = Annotated[StrictFloat, AllowInfNan(False)]
 Scalar = StrictBool | StrictInt | Finite | StrictStr
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _LARGEST_INT = 2**53
-"""Samplers compute with floats, which hold every whole number up to here."""
+"""Largest bound of an `IntDomain`: samplers compute with floats, which are exact for whole numbers up to here."""
 _MOST_CHOICES = 1_000
 Condition = Mapping[str, Scalar | tuple[Scalar, ...]]
 
 
 class _Domain(BaseModel, ABC):
-    """What all domains share: they are frozen, refuse unknown keys and may be conditional.
+    """Base of all domains: frozen, without unknown keys, and possibly conditional.
 
     Args:
-        when: The domain takes part only if every named choice has (one of) the given value(s).
+        when: Name of a choice to its value(s) with which the domain takes part; all of them must hold.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,24 +49,27 @@ class _Domain(BaseModel, ABC):
 
     @abstractmethod
     def corners(self) -> tuple[Any, ...]:
-        """The extreme values, the ones a validity rule is most likely to refuse."""
+        """Return the extreme values, the ones a validity rule is most likely to refuse."""
 
     @abstractmethod
     def contains(self, value: Any) -> bool:
-        """Whether the domain can draw this value; a whole number counts as a real one, a bool never as a number."""
+        """Return whether the domain can draw this value.
+
+        A whole number counts as a real one, a bool never as a number.
+        """
 
     def is_active(self, values: Mapping[str, Any]) -> bool:
-        """Whether the conditions hold for the values drawn so far; an absent parent means no."""
+        """Return whether the conditions hold for the values drawn so far; without its parent none holds."""
         return all(parent in values and values[parent] in as_tuple(wanted) for parent, wanted in self.when.items())
 
 
 class FloatDomain(_Domain):
-    """A real interval, uniform or log-uniform, or a grid of `step`.
+    """Real interval, uniform or log-uniform, or a grid of `step`.
 
     Args:
-        low: Smallest value, inclusive.
-        high: Largest value, inclusive.
-        log: Draw uniformly in the logarithm; needs low above 0 and excludes `step`.
+        low: Smallest value, included.
+        high: Largest value, included.
+        log: True to draw uniformly in the logarithm; needs low above 0 and excludes `step`.
         step: Distance between neighbouring values; None for a continuum.
     """
 
@@ -93,21 +96,21 @@ class FloatDomain(_Domain):
         return int((Decimal(str(self.high)) - Decimal(str(self.low))) / Decimal(str(self.step)))
 
     def grid_value(self, index: int) -> float:
-        """The value so many steps above low, as a person computes it: 0.9 after three steps of 0.3."""
+        """Return the value `index` steps above low in decimal arithmetic: 0.9 after three steps of 0.3."""
         return self.low if self.step is None else float(Decimal(str(self.low)) + index * Decimal(str(self.step)))
 
     def nearest(self, value: float) -> float:
-        """The value of the grid next to one that was computed with rounding; the same for a continuum."""
+        """Return the value of the grid closest to a value with rounding errors; the same for a continuum."""
         if self.step is None:
             return value
         return self.grid_value(min(max(round((value - self.low) / self.step), 0), self.steps))
 
     def corners(self) -> tuple[float, ...]:
-        """The two ends, of the grid where there is a step."""
+        """Return both ends, of the grid where there is a step."""
         return (self.low, self.high if self.step is None else self.grid_value(self.steps))
 
     def contains(self, value: Any) -> bool:
-        """Whether a number lies between the ends and, where there is a step, on the grid up to rounding."""
+        """Return whether a number lies between the ends and, where there is a step, on the grid up to rounding."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         if self.step is None:
@@ -121,7 +124,7 @@ class IntDomain(_Domain):
     Args:
         low: Smallest value.
         high: Largest value.
-        log: Draw uniformly in the logarithm; needs low of at least 1 and excludes a step above 1.
+        log: True to draw uniformly in the logarithm; needs low of at least 1 and excludes a step above 1.
         step: Distance between neighbouring values; at least 1.
     """
 
@@ -139,21 +142,21 @@ class IntDomain(_Domain):
         return self
 
     def corners(self) -> tuple[int, ...]:
-        """The two ends of the grid."""
+        """Return both ends of the grid."""
         return (self.low, self.low + (self.high - self.low) // self.step * self.step)
 
     def contains(self, value: Any) -> bool:
-        """Whether a whole number lies between the ends and on the grid."""
+        """Return whether a whole number lies between the ends and on the grid."""
         if isinstance(value, bool) or not isinstance(value, int):
             return False
         return self.low <= value <= self.high and (value - self.low) % self.step == 0
 
 
 class ChoiceDomain(_Domain):
-    """One of a few unordered values.
+    """Choice of one of a few unordered values.
 
     Args:
-        choices: At least one value, all different.
+        choices: Values, at least one, all different.
     """
 
     type: Literal["choice"] = "choice"
@@ -170,38 +173,38 @@ class ChoiceDomain(_Domain):
         return self
 
     def corners(self) -> tuple[Scalar, ...]:
-        """Every value."""
+        """Return every value."""
         return self.choices
 
     def contains(self, value: Any) -> bool:
-        """Whether it is one of the values, of the same type."""
+        """Return whether a value is one of the choices, of the same type."""
         return any(value == choice and type(value) is type(choice) for choice in self.choices)
 
 
 class ConstantDomain(_Domain):
-    """A single value: takes a name out of the search without taking it out of the file."""
+    """Single value: removes a name from the search without removing it from the file."""
 
     type: Literal["constant"] = "constant"
     value: Scalar
 
     def corners(self) -> tuple[Scalar, ...]:
-        """The value."""
+        """Return the value."""
         return (self.value,)
 
     def contains(self, value: Any) -> bool:
-        """Whether it is the value, of the same type."""
+        """Return whether a value is the constant, of the same type."""
         return bool(value == self.value and type(value) is type(self.value))
 
 
 def _spell_out(raw: Any) -> Any:
-    """A bare scalar is a constant, a bare list a choice; anything else stays as it is."""
+    """Expand a bare scalar to a constant and a bare list to a choice; return anything else unchanged."""
     if isinstance(raw, (bool, int, float, str)):
         return {"value": raw}
     return {"choices": raw} if isinstance(raw, (list, tuple)) else raw
 
 
 def _kind(raw: Any) -> str | None:
-    """The tag of a domain: its `type`, or what its keys make plain."""
+    """Return the tag of a domain: its `type`, or the one that its keys imply."""
     if isinstance(raw, _Domain):
         return str(raw.type)  # type: ignore[attr-defined]
     if not isinstance(raw, Mapping):
@@ -230,7 +233,7 @@ Domain = Annotated[
 
 
 def as_tuple(value: Any) -> tuple[Any, ...]:
-    """The values a condition accepts, of which a single one may be written bare."""
+    """Return the values a condition accepts, of which a single one may be written bare."""
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 
 

@@ -1,8 +1,8 @@
-"""The networks by kind, and what the paper and code of each kind vary.
+"""Networks by kind, and the options and training settings that a sweep varies for each kind.
 
 A kind is a family of networks with the same options: where a family has networks for small and for large images, whose
-numbers of stages differ, it is two kinds. Source: section 5 of the notes on each paper, that is the switches and
-defaults of its code; ranges around them are ours.
+numbers of stages differ, it is two kinds. Source: the switches and defaults of the code of each paper; ranges around
+them are ours.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Kind:
     Args:
         family: Name of the space that serves them.
         networks: Their registered names, the smallest first.
-        options: What varies in them.
-        training: What varies in their training.
+        options: Domains of the options of the networks.
+        training: Domains of the settings of training.
     """
 
     family: str
@@ -35,7 +35,7 @@ class Kind:
 
 
 def _choice(*choices: Scalar, **when: Scalar | tuple[Scalar, ...]) -> ChoiceDomain:
-    """One of a few values, searched when all the named choices have (one of) the given value(s)."""
+    """Make a choice that is searched when all the named parents have (one of) the given value(s)."""
     return ChoiceDomain(choices=choices, when=when)
 
 
@@ -51,7 +51,7 @@ def _depths(prefix: str, *depths: int, suffix: str = "") -> tuple[str, ...]:
 _SWITCH = _choice(False, True)
 _HEADS = _choice(1, 2, 4, 8)
 
-# Which stages carry the layer: all single ones and the runs that code and tables of the papers show.
+# Stages with the layer: all single ones, and the runs of stages in code and tables of the papers.
 _STAGES_3 = _choice("FFT", "FTF", "TFF", "FTT", "TTF", "TTT")
 _STAGES_4 = _choice("FFFT", "FFTF", "FTFF", "TFFF", "FFTT", "FTTF", "TTFF", "FTTT", "TTTF", "TTTT")
 
@@ -66,7 +66,7 @@ def _nonlocal(prefix: str, **when: Scalar | tuple[Scalar, ...]) -> dict[str, Dom
 
 
 def _bias(stages: Domain, nonlocal_stages: tuple[str, ...]) -> dict[str, Domain]:
-    """Spatial bias, with non-local blocks beside it in one half of what is tried."""
+    """Return the options of a spatial bias, with non-local blocks beside it in one half of the configurations."""
     plain = "F" * len(nonlocal_stages[0])
     return {
         "bias_channels": IntDomain(low=1, high=8),
@@ -237,5 +237,5 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 
 
 def kind_of(network: str) -> str | None:
-    """The name of the kind a network is of; None for one that this package does not have."""
+    """Return the name of the kind of a network; None for a network that this package does not have."""
     return next((name for name, kind in KINDS.items() if network in kind.networks), None)

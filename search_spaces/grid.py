@@ -1,4 +1,4 @@
-"""The configurations of a finite space, one by one."""
+"""Configurations of a finite space, one by one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_POINTS = 100_000
 
 
 def grid_size(space: SearchSpace) -> int | None:
-    """Points of the grid, counted no further than past `MOST_POINTS`; None where a domain is a continuum."""
+    """Return the points of the grid, counted no further than past `MOST_POINTS`; None with a continuum."""
     if any(isinstance(domain, FloatDomain) and domain.step is None for domain in space.values()):
         return None
     points = 0
@@ -25,7 +25,7 @@ def grid_size(space: SearchSpace) -> int | None:
 
 
 def grid_points(space: SearchSpace) -> Iterator[dict[str, Any]]:
-    """Every configuration a finite space can draw; constants are left out, as Optuna does not see them."""
+    """Return every configuration a finite space can draw, without constants, which Optuna does not record."""
     return _extend({}, list(space), space)
 
 

@@ -16,12 +16,12 @@ ZOO = "spatial_zoo"
 
 
 def list_spaces() -> list[str]:
-    """Names of all spaces."""
+    """Return the names of all spaces."""
     return [*dict.fromkeys(kind.family for kind in KINDS.values()), ZOO]
 
 
 def networks_of(space: str) -> list[str]:
-    """Names of the networks that a space serves.
+    """Return the names of the networks that a space serves.
 
     Raises:
         SpaceError: There is no such space.
@@ -32,15 +32,15 @@ def networks_of(space: str) -> list[str]:
 
 
 def named_space(name: str, networks: Sequence[str] | None = None) -> SearchSpace:
-    """The natural space of a family, or of all of them, for chosen networks.
+    """Return the natural space of a family, or of all of them, for chosen networks.
 
     One network gives a space without `model`; several give a choice of `model`. Where these have different options,
     names carry a label, such as `lsas/reduction`, and are searched under the condition that `model` is one of their
-    networks. What varies in training is the family's own for a family, and shared in `spatial_zoo`.
+    networks. Training settings are the family's own for a family, and shared in `spatial_zoo`.
 
     Args:
-        name: One of `list_spaces()`.
-        networks: Of those that the space serves; None takes the smallest of the family, or of every family.
+        name: Name of the space, from `list_spaces()`.
+        networks: Networks that the space serves; the smallest of the family, or of every family, when None.
 
     Raises:
         SpaceError: There is no such space, or it does not serve one of the networks.
@@ -48,9 +48,9 @@ def named_space(name: str, networks: Sequence[str] | None = None) -> SearchSpace
     served = networks_of(name)
     smallest = [kind.networks[0] for key, kind in KINDS.items() if key == kind.family and name in (ZOO, kind.family)]
     chosen = tuple(dict.fromkeys(smallest if networks is None else networks))
-    strangers = [network for network in chosen if network not in served]
-    if strangers or not chosen:
-        raise SpaceError(f"{name} serves {', '.join(served)}; got {', '.join(strangers) or 'none'}")
+    unserved = [network for network in chosen if network not in served]
+    if unserved or not chosen:
+        raise SpaceError(f"{name} serves {', '.join(served)}; got {', '.join(unserved) or 'none'}")
     kinds = {key: KINDS[key] for key in dict.fromkeys(map(_kind_of, chosen))}
     domains: dict[str, Domain] = {} if len(chosen) == 1 else {"model": ChoiceDomain(choices=chosen)}
     for key, kind in kinds.items():
@@ -59,7 +59,7 @@ def named_space(name: str, networks: Sequence[str] | None = None) -> SearchSpace
 
 
 def _labelled(label: str, kind: Kind, chosen: Sequence[str]) -> dict[str, Domain]:
-    """The options of a kind under a label, on condition that `model` is one of its networks."""
+    """Return the options of a kind under a label, on condition that `model` is one of its networks."""
     own = tuple(network for network in chosen if network in kind.networks)
     labelled: dict[str, Domain] = {}
     for name, domain in kind.options.items():
@@ -75,15 +75,15 @@ def _kind_of(network: str) -> str:
 
 
 def refine(space: SearchSpace, changes: Mapping[str, Domain | None]) -> dict[str, Domain]:
-    """A space with some of its domains replaced.
+    """Replace some of the domains of a space.
 
     A change takes the place of the domain of its name, and keeps its condition unless it brings one. Under a name
-    without a label it takes the place of all domains that set the same. What can no longer be drawn, because the
-    choice it depends on was narrowed, leaves the space.
+    without a label it takes the place of all domains that set the same. Domains that can no longer be drawn, because
+    the choice they depend on was narrowed, leave the space.
 
     Args:
-        space: To be changed.
-        changes: Name to domain; None for one that is not understood, which leaves its place empty.
+        space: Space to be changed.
+        changes: Name to domain; None for an invalid one, which leaves its place empty.
     """
     merged: dict[str, Domain | None] = dict(space)
     for name, change in changes.items():
@@ -97,10 +97,10 @@ def refine(space: SearchSpace, changes: Mapping[str, Domain | None]) -> dict[str
 
 
 def without_fixed(space: Mapping[str, Domain], fixed: Mapping[str, object]) -> dict[str, Domain]:
-    """A space without names whose value is decided elsewhere.
+    """Remove the names whose value is decided elsewhere.
 
-    Conditions that such a value meets are met from now on; what depends on another value leaves the space, and with it
-    what depends on that.
+    Conditions that such a value meets are dropped; domains that depend on another value leave the space, and with them
+    those that depend on them.
 
     Args:
         space: Name to domain.
@@ -117,7 +117,7 @@ def without_fixed(space: Mapping[str, Domain], fixed: Mapping[str, object]) -> d
 
 
 def open_conditions(domain: Domain, fixed: Mapping[str, object]) -> dict[str, Any] | None:
-    """The conditions of a domain that fixed values leave open; None where one can no longer hold."""
+    """Return the conditions of a domain that fixed values leave open; None where one can no longer hold."""
     for parent, wanted in domain.when.items():
         if parent in fixed and not any(_same(fixed[parent], value) for value in as_tuple(wanted)):
             return None
@@ -125,7 +125,7 @@ def open_conditions(domain: Domain, fixed: Mapping[str, object]) -> dict[str, An
 
 
 def _same(value: object, wanted: object) -> bool:
-    """Whether two values are one; flags per stage may be a list or letters, and true is not 1."""
+    """Return whether two values are equal; flags per stage may be a list or letters, and true is not 1."""
     if isinstance(value, list | tuple) and all(isinstance(flag, bool) for flag in value):
         value = "".join("T" if flag else "F" for flag in value)
     numbers = isinstance(value, int | float) and isinstance(wanted, int | float)
@@ -134,7 +134,7 @@ def _same(value: object, wanted: object) -> bool:
 
 
 def _possible(domains: Mapping[str, Domain], keep: set[str]) -> dict[str, Domain]:
-    """Without the domains whose condition asks for what is not offered, and conditions cut down to what is."""
+    """Drop the domains whose condition needs a value that is not offered, and cut conditions to those offered."""
     possible: dict[str, Domain] = {}
     for name, domain in domains.items():
         if name in keep:

@@ -1,4 +1,4 @@
-"""The papers' own configurations, by kind of network: what a search tries first.
+"""Configurations of the papers, by kind of network, which a search tries first.
 
 Each is what the paper or its code names, and nothing that it leaves open. Source: the commands and defaults of the
 authors' code, as in `orchestrator/config/recipes`, which hold the rest of each set-up.
@@ -18,10 +18,10 @@ __all__ = ["PaperSetting", "paper_settings"]
 
 @dataclass(frozen=True)
 class PaperSetting:
-    """One configuration of a paper.
+    """Published configuration of a network.
 
     Args:
-        source: Paper, and where in it or its code.
+        source: Paper, and the place in it or its code.
         settings: Values by setting: options of the network and fields of training.
     """
 
@@ -30,7 +30,10 @@ class PaperSetting:
 
 
 def paper_settings(network: str) -> tuple[PaperSetting, ...]:
-    """What was published for networks of this kind, the best known first; empty for a stranger."""
+    """Return the published configurations for networks of this kind, the best known first.
+
+    None are known for a network that this package does not have.
+    """
     return _PAPERS.get(kind_of(network) or "", ())
 
 

@@ -1,4 +1,4 @@
-"""Domains put together: conditions resolved, values drawn, a fingerprint of the whole."""
+"""Search spaces: domains with resolved conditions, sampling, and a fingerprint of the whole."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class SpaceError(ValueError):
-    """A condition that no trial could meet, or that leads back to itself."""
+    """Condition that no trial could meet, or that leads back to itself."""
 
 
 class SearchSpace(Mapping[str, Domain]):
-    """Named domains in an order in which every condition follows the choice it asks about.
+    """Named domains in an order in which every condition follows the choice it depends on.
 
     Args:
-        domains: Name to domain. The order given is kept where conditions allow.
+        domains: Name to domain; their order is kept where conditions allow.
 
     Raises:
         SpaceError: A condition names something that is no choice of this space, or leads back to itself.
@@ -45,7 +45,7 @@ class SearchSpace(Mapping[str, Domain]):
         return len(self._domains)
 
     def sample(self, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
-        """Draws one configuration from an Optuna trial; names whose condition does not hold are absent."""
+        """Draw one configuration from an Optuna trial; names whose condition does not hold are absent."""
         values: dict[str, Any] = {}
         for name, domain in self._domains.items():
             if domain.is_active(values):
@@ -53,13 +53,13 @@ class SearchSpace(Mapping[str, Domain]):
         return values
 
     def branches(self) -> Iterator[dict[str, Any]]:
-        """Every combination of the choices that conditions ask about, each with the names active in it.
+        """Iterate over the combinations of the choices that conditions depend on, each with its active names.
 
         Yields:
             Values of the deciding choices; other names are absent.
         """
-        asked = {"model", *(parent for domain in self._domains.values() for parent in domain.when)}
-        deciding = [name for name in self._domains if name in asked]  # parents come first
+        named = {"model", *(parent for domain in self._domains.values() for parent in domain.when)}
+        deciding = [name for name in self._domains if name in named]  # parents come first
         left: list[tuple[int, dict[str, Any]]] = [(0, {})]
         while left:
             depth, values = left.pop()
@@ -73,15 +73,18 @@ class SearchSpace(Mapping[str, Domain]):
                 left.append((depth + 1, values))
 
     def active(self, values: Mapping[str, Any]) -> list[str]:
-        """Names whose condition holds for the given deciding values."""
+        """Return the names whose condition holds for the given deciding values."""
         return [name for name, domain in self._domains.items() if domain.is_active(values)]
 
     def setting(self, setting: str) -> list[str]:
-        """The searched names that set this, in order; several of them have conditions that exclude each other."""
+        """Return the searched names that set this, in order.
+
+        Several of them have conditions that exclude each other.
+        """
         return [name for name in self._domains if setting_of(name) == setting]
 
     def strays(self, values: Mapping[str, Any]) -> list[str]:
-        """Why this space could never draw a configuration, one line per name; empty when it could.
+        """Return the reasons why this space could never draw a configuration, one line per name.
 
         Args:
             values: One value per active name, as `sample` returns them.
@@ -96,7 +99,7 @@ class SearchSpace(Mapping[str, Domain]):
         return problems
 
     def project(self, settings: Mapping[str, Any]) -> Projection:
-        """The part of a configuration from elsewhere that this space could have drawn.
+        """Return the part of a configuration from elsewhere that this space could have drawn.
 
         Args:
             settings: Values by setting, or by searched name.
@@ -128,11 +131,11 @@ class SearchSpace(Mapping[str, Domain]):
 
 @dataclasses.dataclass(frozen=True)
 class Projection:
-    """What became of a configuration from elsewhere in a space.
+    """Part of a configuration from elsewhere that fits a space, and the reasons for the rest.
 
     Args:
-        values: By searched name; names that it does not decide are absent. Constants are among them.
-        left_out: Why a value could not be taken, by its name there.
+        values: Values by searched name, constants included; names that the configuration does not decide are absent.
+        left_out: Reason why a value does not fit, by its name in the configuration.
     """
 
     values: Mapping[str, Any]
@@ -140,7 +143,7 @@ class Projection:
 
 
 def setting_of(name: str) -> str:
-    """What a searched name sets: its last part, where labels before a slash keep several domains of it apart.
+    """Return the setting of a searched name: its last part, behind the label that keeps domains apart.
 
     `sgd/lr` and `adamw/lr` both set `lr`, each under a condition of its own.
     """
@@ -150,7 +153,7 @@ def setting_of(name: str) -> str:
 def condition_problems(
     domains: Mapping[str, Domain], elsewhere: Mapping[str, Collection[Scalar]] = MappingProxyType({})
 ) -> list[tuple[str, str]]:
-    """All faults of the conditions, as (name, message); empty for a sound space.
+    """Return all faults of the conditions, as (name, message); empty for a sound space.
 
     Args:
         domains: Name to domain.
@@ -161,7 +164,7 @@ def condition_problems(
 
 
 def _suggest(trial: optuna.trial.BaseTrial, name: str, domain: Domain) -> Any:
-    """The one place where our domains meet Optuna's distributions."""
+    """Draw a value of a domain through the distribution of Optuna that corresponds to it."""
     match domain:
         case FloatDomain():
             low, high = domain.corners()
@@ -179,7 +182,7 @@ def _structure_problems(domains: Mapping[str, Domain]) -> Iterator[tuple[str, st
     for name, domain in domains.items():
         for parent in domain.when:
             if not isinstance(domains.get(parent), (ChoiceDomain, ConstantDomain)):
-                yield name, f"its condition asks about '{parent}', which is no choice of this space"
+                yield name, f"its condition names '{parent}', which is no choice of this space"
         if name in _ancestors(name, domains):
             yield name, "its condition leads back to itself"
 
@@ -191,14 +194,14 @@ def _unoffered_values(
         for parent, wanted in domain.when.items():
             other = domains.get(parent)
             if isinstance(other, ConstantDomain) and parent not in elsewhere:
-                continue  # a choice narrowed to one value; what else it offered is not known here
+                continue  # a choice narrowed to one value; its other values are not known here
             if not isinstance(other, (ChoiceDomain, ConstantDomain)):
                 continue
             known = {*other.corners(), *elsewhere.get(parent, ())}
-            strangers = [value for value in as_tuple(wanted) if value not in known]
-            if strangers:
+            unoffered = [value for value in as_tuple(wanted) if value not in known]
+            if unoffered:
                 offered = ", ".join(map(str, other.corners()))
-                yield name, f"its condition asks for {parent} = {strangers[0]}; '{parent}' offers {offered}"
+                yield name, f"its condition needs {parent} = {unoffered[0]}; '{parent}' offers {offered}"
 
 
 def _ancestors(name: str, domains: Mapping[str, Domain]) -> set[str]:

@@ -1,4 +1,4 @@
-"""What the families vary in training: ranges around the papers' own settings.
+"""Training settings that the families vary: ranges around those of the papers.
 
 Source: the recipes of the papers and their code; where a paper names one value, the range around it is ours. Learning
 rate and weight decay mean another thing to each optimiser, so each optimiser has its own domains of them.
@@ -19,7 +19,7 @@ Range = tuple[float, float]
 def around(
     optimizers: Mapping[tuple[str, ...], tuple[Range, Range]], *, batch: tuple[int, int], drop_path: float = 0.2
 ) -> dict[str, Domain]:
-    """The settings of training that a family varies.
+    """Return the settings of training that a family varies.
 
     Args:
         optimizers: Names to the ranges of their learning rate and their weight decay; the first name is the label.
@@ -55,10 +55,10 @@ GO_RYU = {
     ),
     **_BLENDS,
 }
-"""Spatial bias: LAMB at large batches on ImageNet; what it used on small images is not known."""
+"""Spatial bias: LAMB at large batches on ImageNet; its settings on small images were not published."""
 
 ZHONG = around({("momentum",): ((0.05, 0.2), (1e-5, 5e-4)), ("adamw",): _ADAMW}, batch=(16, 256))
-"""LSAS and SENet, with momentum that does not look ahead."""
+"""LSAS and SENet, with plain instead of Nesterov momentum."""
 
 YANG = {**around({("sgd",): ((0.02, 0.1), (4e-5, 2e-4)), ("adamw",): _ADAMW}, batch=(32, 256)), **_BLENDS}
 """LESA and self-attention of the same layout."""
@@ -80,4 +80,4 @@ SHARED: Mapping[str, Domain] = MappingProxyType(
         drop_path=0.3,
     )
 )
-"""What networks of several families share when they are searched together."""
+"""Settings shared by networks of several families that are searched together."""

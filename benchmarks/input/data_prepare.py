@@ -1,8 +1,8 @@
-"""How fast datasets are converted: CIFAR-10 at full size, and photographs here and in Ray tasks.
+"""Speed of the conversion of datasets: CIFAR-10 at full size, and photographs in this process and in Ray tasks.
 
     python benchmarks/input/data_prepare.py [--photos 2000] [--json FILE]
 
-The images are made up on the spot; photographs are 500 x 375 px and about 84 kB, a little less than ImageNet's.
+The images are synthetic; photographs are 500 x 375 px and about 84 kB, a little less than ImageNet's.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def make_cifar(folder: Path) -> None:
 
 
 def photograph(generator: np.random.Generator) -> bytes:
-    """Soft shapes with a little noise, which compress like a photograph."""
+    """Create soft shapes with noise, which compress like a photograph."""
     shapes = Image.fromarray(generator.integers(0, 256, (47, 63, 3), dtype=np.uint8)).resize((500, 375))
     noise = generator.integers(-14, 14, (375, 500, 3))
     buffer = io.BytesIO()

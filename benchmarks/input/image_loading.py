@@ -1,9 +1,9 @@
-"""Images per second of our loader over shards against timm's loader over files: same images, crops and processes.
+"""Images per second of SpatialSweep's loader on shards against timm's on files: same images, crops and processes.
 
     python benchmarks/input/image_loading.py [--images 256] [--processes 2] [--rounds 5] [--json PATH]
 
 The images are the two photographs that ship with scikit-learn, cut to the usual size of ImageNet's (500 x 375). Both
-loaders decode, crop at random to 224 px, mirror and jitter colours, and put out batches of uint8.
+loaders decode, crop at random to 224 px, mirror and jitter colours, and yield uint8 batches.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def timm_over_files(folder: Path, files: list[bytes], processes: int) -> Callabl
         persistent_workers=True,
         device=torch.device("cpu"),
         pin_memory=False,
-    ).loader  # without the normalisation on the device, which ours leaves to the device as well
+    ).loader  # without the normalisation, which SpatialSweep's loader leaves to the device as well
 
     return lambda: sum(len(images) for images, _ in loader)
 

@@ -2,8 +2,8 @@
 
     python benchmarks/input/input_pipeline.py [--images 20000] [--processes 2] [--rounds 5] [--device cpu] [--json PATH]
 
-Both do the same to 32 x 32 images in batches of 128: pad by 4 and crop, mirror, erase a quarter, normalise; every image
-with its own random numbers. The DataLoader gets two processes, ours the threads of this one.
+Both apply the same to 32 x 32 images in batches of 128: pad by 4 and crop, mirror, erase a quarter, normalise; every
+image has its own random numbers. The DataLoader has two processes, SpatialSweep the threads of this one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MEAN, STD = (0.507, 0.487, 0.441), (0.267, 0.256, 0.276)
 
 
 class Images(Dataset[tuple[Tensor, int]]):
-    """uint8 images and one transform each."""
+    """Dataset of uint8 images with a transform per image."""
 
     def __init__(self, pixels: Tensor) -> None:
         self.pixels = pixels

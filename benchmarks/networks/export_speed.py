@@ -1,4 +1,4 @@
-"""What freezing learned spans saves: files and times of exported networks, windows cut against as they are.
+"""Saving through frozen spans: file sizes and times of exported networks, with cut windows and with full ones.
 
 The heads of every layer have the spans given, as a trained network might; weights are random.
 
@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--format", choices=FORMATS, default="onnx")
     parser.add_argument("--spans", type=float, nargs=4, default=[0.0, 0.0, 0.1, 0.6], help="z of each head")
-    parser.add_argument("--side", type=int, default=32, help="of the images, in pixels")
+    parser.add_argument("--side", type=int, default=32, help="side of the images in pixels")
     parser.add_argument("--batch", type=int, default=8)
     given = parser.parse_args()
     torch.manual_seed(0)

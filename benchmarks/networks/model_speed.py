@@ -1,14 +1,14 @@
-"""Our networks against a plain transcription of their formulas: training step, inference, peak memory.
+"""Speed of our networks against a plain transcription of their formulas: training step, inference, peak memory.
 
     make bench-models
     python benchmarks/networks/model_speed.py [--cases lesa fcvit_tiny] [--threads 2] [--rounds 9] [--device cpu]
                                      [--clock wall] [--quick] [--json PATH]
 
 The plain forms are in tests/support/networks/plain_networks.py and hold the same weights. Before it is timed, each
-network is held against its plain form in double precision, logits and all gradients. Both take turns in
+network is compared with its plain form in double precision, logits and all gradients. Both alternate in
 every round; a speed-up is the median over the rounds of the ratio within one, with its quartiles. Peak memory
-is what a step holds above the level before it, each form in a process of its own. On CUDA everything runs in
-bfloat16 at 224 px, once as it is and once through `torch.compile`. With `--clock cpu --threads 1` times are
+is that of a step above the level before it, each form in a process of its own. On CUDA everything runs in
+bfloat16 at 224 px, once eagerly and once through `torch.compile`. With `--clock cpu --threads 1` times are
 processor seconds of the process, which hold on a machine that is busy with other work.
 """
 
@@ -69,7 +69,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--quick", action="store_true", help="three rounds, and no peak memory")
-    parser.add_argument("--json", type=Path, help="where the rows are written too")
+    parser.add_argument("--json", type=Path, help="file for the rows")
     parser.add_argument("--peak-of", nargs=4, metavar=("CASE", "VARIANT", "MODE", "COMPILED"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.quick:
@@ -78,7 +78,7 @@ def parse() -> argparse.Namespace:
 
 
 def measure(case: Case, mode: str, *, compiled: bool, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Times and peaks of one case in one mode."""
+    """Measure times and peaks of one case in one mode."""
     device = torch.device(arguments.device)
     variants = [variant for variant in VARIANTS if variant != "control" or case.control]
     programs = {variant: program(case, variant, mode, compiled=compiled, device=device) for variant in variants}
@@ -96,20 +96,20 @@ def measure(case: Case, mode: str, *, compiled: bool, arguments: argparse.Namesp
 
 
 def program(case: Case, variant: str, mode: str, *, compiled: bool, device: torch.device) -> Callable[[], None]:
-    """A step of a variant."""
+    """Make a step of a variant."""
     model = build(case, variant).to(device)
     return make_step(torch.compile(model) if compiled else model, case, mode, device)
 
 
 def peak_elsewhere(case: Case, variant: str, mode: str, *, compiled: bool, arguments: argparse.Namespace) -> int:
-    """Peak memory, measured by this script in a fresh process."""
+    """Measure peak memory by running this script in a fresh process."""
     command = [sys.executable, __file__, "--threads", str(arguments.threads), "--device", arguments.device]
     command += ["--peak-of", case.name, variant, mode, str(compiled)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def measure_peak(arguments: argparse.Namespace, known: Sequence[Case], device: torch.device) -> int:
-    """What the fresh process does."""
+    """Measure peak memory in this process, the fresh one."""
     name, variant, mode, compiled = arguments.peak_of
     (case,) = (case for case in known if case.name == name)
     return peak_bytes(program(case, variant, mode, compiled=compiled == "True", device=device), device)
@@ -120,7 +120,7 @@ def rounded(ratio: Ratio) -> dict[str, float]:
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
-    """The table: a case a line."""
+    """Print the table, one line per case."""
     table = Table("case", "mode", "ours ms", "plain ms", "speed-up", "times control", "peak MB", "plain peak MB")
     for row in rows:
         ratio, control = row["speedup"], row.get("times_control")
@@ -138,7 +138,7 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def setting(arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Return the settings and the machine that the numbers depend on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     chosen = {key: getattr(arguments, key) for key in ("threads", "rounds", "device", "clock", "quick")}
     return {**chosen, "device_name": name, "torch": torch.__version__, "python": platform.python_version()}

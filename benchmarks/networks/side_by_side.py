@@ -13,9 +13,9 @@ import torch
 __all__ = ["Clock", "Ratio", "Timing", "peak_bytes", "take_turns"]
 
 Clock = Callable[[], float]
-"""Seconds: `time.perf_counter`, or `time.process_time` where other programs want the same cores."""
+"""Clock in seconds: `time.perf_counter`, or `time.process_time` on a machine with other load."""
 
-ROUND_S = 0.15  # a program runs this long in its turn, or once
+ROUND_S = 0.15  # least time of a program in a round, unless one call takes longer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Timing:
 
     @property
     def median_ms(self) -> float:
-        """The middle one."""
+        """Median over the rounds."""
         return statistics.median(self.rounds_ms)
 
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """How many times longer one program takes than another: median and quartiles over the rounds."""
+    """Ratio of the times of two programs: median and quartiles over the rounds."""
 
     median: float
     low: float
@@ -40,7 +40,7 @@ class Ratio:
 
     @classmethod
     def of(cls, slow: Timing, fast: Timing) -> Ratio:
-        """Round by round, so that what slows the machine for a while slows both."""
+        """Divide round by round, so that a temporary load on the machine slows both."""
         ratios = [a / b for a, b in zip(slow.rounds_ms, fast.rounds_ms, strict=True)]
         low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
         return cls(statistics.median(ratios), low, high)
@@ -49,7 +49,7 @@ class Ratio:
 def take_turns(
     programs: Mapping[str, Callable[[], None]], *, rounds: int, device: torch.device, clock: Clock = time.perf_counter
 ) -> dict[str, Timing]:
-    """Times every program in every round, in an order that turns, after a warm-up."""
+    """Time every program in every round, in rotating order, after a warm-up."""
     calls = {name: _calls_per_turn(program, device, clock) for name, program in programs.items()}
     times: dict[str, list[float]] = {name: [] for name in programs}
     names = list(programs)
@@ -80,7 +80,7 @@ def _wait(device: torch.device) -> None:
 
 
 def peak_bytes(program: Callable[[], None], device: torch.device) -> int:
-    """Most memory that two calls hold above the level before them.
+    """Return the most memory that two calls hold above the level before them.
 
     On a CPU that is the memory of this process, which should have done little else: a peak before counts too.
     """

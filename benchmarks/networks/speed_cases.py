@@ -1,4 +1,4 @@
-"""The networks whose speed is measured, the plain form of each, and one step of training or inference of them."""
+"""Networks whose speed is measured, the plain form of each, and one step of training or inference of them."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ __all__ = ["CASES", "CUDA_CASES", "MODES", "VARIANTS", "Case", "build", "check_e
 MODES = ("training", "inference")
 VARIANTS = ("ours", "plain", "control")
 CLASSES = 100
-CHECKED_SIDE = 64  # px, at most: what is equal there is equal on larger images
+CHECKED_SIDE = 64  # px, at most: networks that are equal there are equal on larger images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-    """A network at a size.
+    """Network at a size.
 
     Args:
-        name: What the table calls it.
+        name: Name in the table.
         model: Registered name.
-        side: Of the images, in pixels.
+        side: Side of the images in pixels.
         batch: Images of a step.
         options: Keywords of the network.
-        control: Registered name of a network of the same shape whose speed is given beside it.
+        control: Registered name of a network of the same shape to compare the speed with.
     """
 
     name: str
@@ -90,7 +90,7 @@ CUDA_CASES = (
 
 
 def build(case: Case, variant: str = "ours") -> nn.Module:
-    """The network of a case in one of its forms; ours and the plain one start from equal weights."""
+    """Build the network of a case in one of its forms; ours and the plain one start from equal weights."""
     torch.manual_seed(0)
     if variant == "control":
         assert case.control is not None
@@ -101,7 +101,7 @@ def build(case: Case, variant: str = "ours") -> nn.Module:
 
 
 def make_step(model: nn.Module, case: Case, mode: str, device: torch.device) -> Callable[[], None]:
-    """One step, warm-up not included: forward, loss, backward and SGD, or the forward pass alone; bf16 on CUDA."""
+    """Make one step: forward, loss, backward and SGD, or the forward pass alone; bfloat16 on CUDA."""
     images = torch.randn(case.batch, 3, case.side, case.side, device=device)
     labels = torch.arange(case.batch, device=device) % CLASSES
     model.train(mode == "training")
@@ -123,13 +123,13 @@ def make_step(model: nn.Module, case: Case, mode: str, device: torch.device) -> 
 
 @contextlib.contextmanager
 def precision(device: torch.device) -> Iterator[None]:
-    """Half precision where a GPU has it."""
+    """Enable half precision where a GPU has it."""
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         yield
 
 
 def check_equal(case: Case, device: torch.device) -> float:
-    """Holds ours against the plain form; see `assert_equals_plain`."""
+    """Compare ours with the plain form; see `assert_equals_plain`."""
     case = dataclasses.replace(case, side=min(case.side, CHECKED_SIDE))
     images = torch.randn(2, 3, case.side, case.side, dtype=torch.double, device=device)
     return assert_equals_plain(build(case).double().to(device), images)

@@ -1,18 +1,18 @@
-"""What a call to the lane hub costs, by the number of lanes.
+"""Cost of a call to the lane hub, by the number of lanes.
 
     python benchmarks/scale/hub.py [--lanes 10 100 1000] [--workers 2] [--seconds 5]
     python benchmarks/scale/hub.py --ray [--lanes 10 100 1000] [--workers 2]
 
 Each lane is as many coroutines as it has workers, and each trial one more. A trial reports nine epochs, and the next
 one takes its place. Without Ray all run in one event loop with the hub, and calls arrive one at a time: the next one
-when all that the one before has set in motion has come to rest. With Ray the hub is an actor as in a sweep, and two
-other processes call it. Prints JSON, for each number of lanes:
+when the event loop is at rest after the one before. With Ray the hub is an actor as in a sweep, and two other processes
+call it. Prints JSON, for each number of lanes:
 
     us_per_call   processor time: of both sides without Ray, of the hub's process with it
-    calls_per_s   how many that are to a second of one core
-    start_s       processor time from the first hello until every lane trains
+    calls_per_s   calls for each second of one core
+    start_s       processor time from the first call until every lane trains
     memory_mb     with Ray, of the hub's process while all lanes train
-    look_ms       with Ray, processor time of the hub for what the driver asks once a second
+    look_ms       with Ray, processor time of the hub for the driver's call once a second
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from orchestrator.lanes.messages import Decision, Outcome, RankId, Report, Trial
 EPOCHS = 9
 METRICS = {"val/top1": 0.5, "val/loss": 1.0, "train/loss": 1.0, "lr": 0.1, "images_per_s": 1e3, "epoch_time_s": 1.0}
 CALLERS = 2
-LOOKS = 20
+STATE_CALLS = 20
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 async def measure_alone(lanes: int, workers: int, seconds: float) -> dict[str, Any]:
-    """Numbers of the module's docstring."""
+    """Return the numbers that the module's docstring lists."""
     began = time.process_time()
     hub = OneAtATime(LaneHub())
     deliverer = asyncio.create_task(hub.deliver())
@@ -70,7 +70,7 @@ async def measure_alone(lanes: int, workers: int, seconds: float) -> dict[str, A
 
 
 def measure_with_ray(lanes: int, workers: int, seconds: float) -> dict[str, Any]:
-    """Numbers of the module's docstring."""
+    """Return the numbers that the module's docstring lists."""
     import ray
     from resource_use import own_process
 
@@ -95,9 +95,9 @@ def measure_with_ray(lanes: int, workers: int, seconds: float) -> dict[str, Any]
             hub.adopt_controller.remote(lane, callers[0])
         ray.get(hub.is_ending.remote())
         quiet = sum(process.cpu_times()[:2])
-        for _ in range(LOOKS):
+        for _ in range(STATE_CALLS):
             ray.get(hub.hub_state.remote())
-        found["look_ms"] = round(1e3 * (sum(process.cpu_times()[:2]) - quiet) / LOOKS, 1)
+        found["look_ms"] = round(1e3 * (sum(process.cpu_times()[:2]) - quiet) / STATE_CALLS, 1)
         return found
 
 
@@ -106,21 +106,21 @@ def _costs(calls: int, spent_s: float) -> dict[str, Any]:
 
 
 class OneAtATime:
-    """Delivers calls as Ray does, but each to a hub at rest."""
+    """Delivery of calls as by Ray, but each to a hub at rest."""
 
     def __init__(self, hub: LaneHub) -> None:
         self._hub = hub
         self._arriving: asyncio.Queue[asyncio.Event] = asyncio.Queue()
 
     async def call(self, method: str, *arguments: Any) -> Any:
-        """Waits for its turn, then for the answer."""
+        """Call the hub in turn and return its answer."""
         turn = asyncio.Event()
         self._arriving.put_nowait(turn)
         await turn.wait()
         return await getattr(self._hub, method)(*arguments)
 
     async def deliver(self) -> None:
-        """Runs until it is cancelled."""
+        """Deliver calls until cancelled."""
         at_hand: Any = vars(asyncio.get_running_loop())["_ready"]
         while True:
             (await self._arriving.get()).set()
@@ -130,17 +130,17 @@ class OneAtATime:
 
 
 class Exchange:
-    """All that calls a hub: the ranks of lanes, and as many trials at a time as there are lanes.
+    """Callers of a hub: the ranks of lanes, and as many trials at a time as there are lanes.
 
     Args:
-        call: Calls a method of the hub.
-        lanes: Which.
-        workers: Ranks of each.
+        call: Function that calls a method of the hub.
+        lanes: Indices of the lanes.
+        workers: Number of ranks of each.
 
     Attributes:
-        calls: Answered ones, by method.
-        all_train: Set when each of the lanes has had a trial.
-        goes_on: No trial goes on while this is not set.
+        calls: Number of answered calls, by method.
+        all_train: Event that is set when each of the lanes has had a trial.
+        running: Event without which no trial continues.
     """
 
     def __init__(self, call: Callable[..., Any], lanes: range, workers: int) -> None:
@@ -149,11 +149,11 @@ class Exchange:
         self._leased = 0
         self.calls: Counter[str] = Counter()
         self.all_train = asyncio.Event()
-        self.goes_on = asyncio.Event()
-        self.goes_on.set()
+        self.running = asyncio.Event()
+        self.running.set()
 
     async def run(self) -> None:
-        """Until the hub is closed."""
+        """Call the hub until it is closed."""
         rank_ids = [RankId(lane, 1, rank, self._workers) for lane in self._lanes for rank in range(self._workers)]
         await asyncio.gather(*map(self._rank, rank_ids), *map(self._client, self._lanes))
 
@@ -186,7 +186,7 @@ class Exchange:
             if self._leased >= len(self._lanes):
                 self.all_train.set()
             while after < EPOCHS and not isinstance(event, TrialOutcome):
-                await self.goes_on.wait()
+                await self.running.wait()
                 event = await self._call("next_event", assignment, lane, after)
                 after = getattr(event, "epoch", after)
             await self._call("release", assignment.trial_id)
@@ -194,29 +194,29 @@ class Exchange:
 
 
 class RemoteCaller:
-    """An exchange in a process of its own.
+    """Exchange in a process of its own.
 
     Args:
         hub: Handle of the hub.
-        lanes: Which it speaks for.
-        workers: Ranks of each.
+        lanes: Indices of its lanes.
+        workers: Number of ranks of each.
     """
 
     def __init__(self, hub: Any, lanes: range, workers: int) -> None:
         self._exchange = Exchange(lambda method, *arguments: getattr(hub, method).remote(*arguments), lanes, workers)
 
     async def start(self) -> None:
-        """Returns when all its lanes train."""
+        """Start the callers; return when all its lanes train."""
         self._task = asyncio.create_task(self._exchange.run())
         await self._exchange.all_train.wait()
 
     async def count(self) -> int:
-        """Answered calls."""
+        """Return the number of answered calls."""
         return self._exchange.calls.total()
 
     async def pause(self) -> None:
-        """No trial goes on; returns when none moves any more."""
-        self._exchange.goes_on.clear()
+        """Let no trial continue; return when no call is answered any more."""
+        self._exchange.running.clear()
         before = -1
         while before != self._exchange.calls.total():
             before = self._exchange.calls.total()

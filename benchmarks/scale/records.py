@@ -1,14 +1,14 @@
-"""What a trial and a report cost in records: the study's database and MLflow, without Ray and without training.
+"""Cost of a trial and of a report in the study's database and MLflow, without Ray and without training.
 
     python benchmarks/scale/records.py [--trials 60]
 
-Writes a sweep of invented trials as a driver does: first into a study on PostgreSQL, then from its journal into an
-MLflow server over another database, once as a writer does that is behind and sends all reports of a trial in one
-request, once as one that follows and sends each event on its own. All is the searcher's and the writer's own code. A
-report holds what the first rank of a node with eight GPUs sends. Each trial has one report, in a second sweep nine.
+Writes a sweep of synthetic trials as a driver does: first into a study on PostgreSQL, then from its journal into an
+MLflow server on another database, once as a writer that is behind and sends all reports of a trial in one request, once
+as one that is up to date and sends each event on its own, with the code of the searcher and the writer. A report
+has the metrics that the first rank of a node with eight GPUs sends. Each trial has one report, in a second sweep nine.
 
-Needs root: all runs in a network namespace of its own, whose traffic is counted. Prints JSON: what each trial costs,
-and what each report of it costs: requests or statements, bytes on the network, and milliseconds of the processor by
+Needs root: it runs in a network namespace of its own, whose traffic is counted. Prints JSON: the cost of each trial and
+of each report: requests or statements, bytes on the network, and milliseconds of the processor by
 kind of process.
 """
 
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def slopes(few: Mapping[str, float], many: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """What a trial costs without its reports, and what each report adds."""
+    """Return the cost of a trial without its reports, and the cost of a report."""
     found = {}
     for name in sorted(many):
         each = (many[name] - few.get(name, 0.0)) / (REPORTS[1] - REPORTS[0])
@@ -73,7 +73,7 @@ def slopes(few: Mapping[str, float], many: Mapping[str, float]) -> dict[str, dic
 
 
 class Count:
-    """Counts requests, bytes and milliseconds."""
+    """Counter of requests, bytes and milliseconds."""
 
     def __init__(self) -> None:
         self._watch, self._requests = Watch(), Requests()
@@ -81,7 +81,7 @@ class Count:
 
     @contextmanager
     def calls(self) -> Iterator[Counter[str]]:
-        """Of what happens inside."""
+        """Count within the context."""
         found: Counter[str] = Counter()
         use, requests = self._watch.snapshot(memory=False), Counter(self._requests.counts)
         yield found
@@ -93,7 +93,7 @@ class Count:
 
 
 def write_study(config: Any) -> None:
-    """Asks, reports and tells all trials, and notes them in a journal."""
+    """Write all trials into the study, and into a journal."""
     from orchestrator.config.trial import resolve_trial
     from orchestrator.records.journal import Journal
     from orchestrator.records.ledger import Ledger, TrialStatus
@@ -104,7 +104,7 @@ def write_study(config: Any) -> None:
     from orchestrator.search.study import open_study
 
     study = open_study(config, config.name, open_storage(config.storage.uri), resumed=False)
-    aims = Objectives.of(config)
+    objectives = Objectives.of(config)
     with Journal(journal_of(config)) as journal:
         ledger = Ledger(journal)
         ledger.sweep_started(config.name, config.model_dump(mode="json"), {}, {})
@@ -114,17 +114,17 @@ def write_study(config: Any) -> None:
             trial.set_user_attr("tune_trial", str(number))
             ledger.trial_started(trial.number, str(number), trial.params, plain)
             for epoch, metrics in invented_curve(plain):
-                told = metrics | node_load(number)
-                ledger.trial_reported(trial.number, epoch, told, 1.0, number)
-                note_report(study, trial, epoch, told, aims)
+                sent = metrics | node_load(number)
+                ledger.trial_reported(trial.number, epoch, sent, 1.0, number)
+                note_report(study, trial, epoch, sent, objectives)
             record = ledger.trial(trial.number)
-            ledger.trial_ended(trial.number, TrialStatus.FINISHED, "", aims.values(record))
-            state, values = verdict(record, aims)
+            ledger.trial_ended(trial.number, TrialStatus.FINISHED, "", objectives.values(record))
+            state, values = verdict(record, objectives)
             study.tell(trial, values=values, state=state)
 
 
 def write_mlflow(config: Any) -> None:
-    """Carries the journal to the server."""
+    """Write the journal to the server."""
     from orchestrator.tracking.mlflow_writer import MlflowWriter
 
     artifacts = Path(config.runs_dir) / "artifacts"
@@ -135,7 +135,7 @@ def write_mlflow(config: Any) -> None:
 
 
 def follow_with_mlflow(config: Any) -> None:
-    """The same, into other runs, one event at a time."""
+    """Write the journal to the server, into other runs, one event at a time."""
     from orchestrator.records.events import SweepStarted
     from orchestrator.records.journal import read_events
     from orchestrator.records.lines import seal
@@ -153,7 +153,7 @@ def follow_with_mlflow(config: Any) -> None:
 
 
 def journal_of(config: Any) -> Path:
-    """Where the events of the sweep stand."""
+    """Return the path of the sweep's journal."""
     return Path(config.runs_dir) / config.name / "journal.jsonl"
 
 

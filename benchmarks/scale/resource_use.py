@@ -1,7 +1,7 @@
-"""What the processes of a benchmark use: processor, memory and traffic, by kind of process.
+"""Resource use of the processes of a benchmark: processor, memory and traffic, by kind of process.
 
-The benchmark runs in namespaces of its own: all processes it sees are its own, those of daemons too, and so is every
-byte between them.
+The benchmark runs in namespaces of its own, so that all processes in them, daemons included, and all traffic are its
+own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 _MARK = "OWN_NETWORK"
-# The first pattern that the command line of a process holds names its kind.
+# The kind of a process is that of the first pattern that its command line matches.
 _KINDS = (
     (r"^ray::LaneHub", "hub"),
     (r"^ray::(\w+\.)?(TrialClient|ResourceTrainable|ImplicitFunc)", "trial client"),
@@ -40,23 +40,23 @@ _KINDS = (
 
 
 def require_own_network() -> None:
-    """Runs the program again in namespaces of its own, of network and processes, which end with it; needs root."""
+    """Run the program again in network and process namespaces of its own, which end with it; needs root."""
     if os.environ.get(_MARK):
         return
     os.environ[_MARK] = "1"
     apart = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    script = 'ip link set lo up; "$@"; exit $?'  # not by exec: who is the first process must bury all others
+    script = 'ip link set lo up; "$@"; exit $?'  # without exec, because the first process must reap all others
     os.execvp(apart[0], [*apart, "sh", "-c", script, "sh", sys.executable, *sys.argv])
 
 
 @dataclass(frozen=True)
 class Use:
-    """What all processes of a kind have used until a moment.
+    """Resource use of all processes of a kind until a moment.
 
     Args:
-        count: Processes alive.
-        cpu_s: Processor time, that of those which have ended included.
-        memory_mb: Of those alive; what they share is divided among them.
+        count: Number of live processes.
+        cpu_s: Processor time in seconds, including that of ended processes.
+        memory_mb: Memory of live processes in MB; shared memory is divided among them.
     """
 
     count: int
@@ -66,7 +66,7 @@ class Use:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All kinds at a moment."""
+    """Resource use of all kinds at a moment."""
 
     time_s: float
     kinds: Mapping[str, Use]
@@ -74,11 +74,11 @@ class Snapshot:
 
     @property
     def memory_mb(self) -> dict[str, tuple[int, float]]:
-        """How many processes of each kind there are, and the megabytes of all of them."""
+        """Number of processes of each kind, and their memory in MB."""
         return {kind: (use.count, use.memory_mb) for kind, use in sorted(self.kinds.items()) if use.count}
 
     def cpu_since(self, before: Snapshot) -> dict[str, float]:
-        """Processor seconds of each kind in between."""
+        """Return the processor seconds of each kind in between."""
         return {
             kind: round(use.cpu_s - (before.kinds[kind].cpu_s if kind in before.kinds else 0.0), 2)
             for kind, use in sorted(self.kinds.items())
@@ -86,7 +86,7 @@ class Snapshot:
 
 
 class Watch:
-    """Looks at the processes from time to time, so that those which end are counted too; its own work is left out."""
+    """Periodic measurement of the processes, so that ended ones are counted; its own work is left out."""
 
     def __init__(self) -> None:
         self._cpu_s: dict[tuple[int, float], tuple[str, float]] = {}
@@ -95,14 +95,14 @@ class Watch:
 
     @contextmanager
     def running(self, every_s: float = 5.0) -> Iterator[None]:
-        """Looks regularly while the context is open."""
+        """Measure regularly while the context is open."""
         over = threading.Event()
 
-        def look() -> None:
+        def measure() -> None:
             while not over.wait(every_s):
                 self.snapshot(memory=False)
 
-        thread = threading.Thread(target=look, daemon=True)
+        thread = threading.Thread(target=measure, daemon=True)
         thread.start()
         try:
             yield
@@ -111,7 +111,7 @@ class Watch:
             thread.join()
 
     def snapshot(self, *, memory: bool = True) -> Snapshot:
-        """What has been used until now."""
+        """Return the resource use until now."""
         with self._lock:
             began = time.thread_time()
             counts: Counter[str] = Counter()
@@ -133,7 +133,7 @@ class Watch:
         return Snapshot(time.time(), kinds, _loopback_bytes())
 
     def traffic(self) -> dict[str, int]:
-        """Bytes sent from one kind of process to another over the TCP connections that are open now, since they are."""
+        """Return the bytes sent from one kind of process to another over the TCP connections that are open now."""
         began = time.thread_time()
         found = _traffic()
         with self._lock:
@@ -142,13 +142,13 @@ class Watch:
 
 
 def own_process(title: str) -> psutil.Process:
-    """The one below this process whose command line begins so."""
+    """Return the child process whose command line begins with a title."""
     children = psutil.Process().children(recursive=True)
     return next(child for child in children if " ".join(child.cmdline()).startswith(title))
 
 
 def kind_of(process: psutil.Process) -> str:
-    """What a process is for."""
+    """Return the kind of a process."""
     if process.pid == os.getpid():
         return "driver"
     command = " ".join(process.cmdline())
@@ -191,13 +191,13 @@ def _loopback_bytes() -> int:
 
 
 class Requests:
-    """Counts what this process asks of databases and of HTTP servers, where it asks."""
+    """Counter of this process's requests to databases and HTTP servers."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
 
     def listen(self) -> None:
-        """Counts from now on."""
+        """Count from now on."""
         import requests.adapters
         from sqlalchemy import event
         from sqlalchemy.engine import Engine

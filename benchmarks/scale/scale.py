@@ -1,11 +1,11 @@
-"""Whether a sweep stays as quick with thousands of trials: time per report and memory of the driver.
+"""Cost of a sweep with thousands of trials: time per report, and memory of the driver.
 
     python benchmarks/scale/scale.py [--trials 100 1000] [--lanes 4] [--sampler tpe] [--scheduler none]
         [--storage sqlite]
 
 Everything of a sweep is real, `run_sweep` from end to end: Tune with its trial actors, our searcher over Optuna's
-database, the hub, the journal, the ledger and MLflow. Only the worker groups are replaced: a process that stands in
-for all lanes answers each order with an invented curve at once. Prints JSON, for each number of trials:
+database, the hub, the journal, the ledger and MLflow. Only the worker groups are replaced: one process acts as all
+lanes and answers each assignment with a synthetic curve at once. Prints JSON, for each number of trials:
 
     ms_per_report      wall-clock time between the first and the last report over their number, with all that lies
                        between: proposing, starting and ending trials
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def measure(trials: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One sweep of so many trials."""
+    """Run one sweep of a number of trials, and return its numbers."""
     from orchestrator import SweepConfig, run_sweep
 
     replace_lanes(arguments.lanes)
@@ -104,7 +104,7 @@ def measure(trials: int, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def summary(journal: Path, over: float, samples: Sequence[Sample]) -> dict[str, Any]:
-    """The numbers of the module's docstring."""
+    """Return the numbers that the module's docstring lists."""
     events = [json.loads(line) for line in journal.read_text().splitlines()]
     reports = [event["time"] for event in events if event["event"] == "trial_reported"]
     ends = [event["time"] for event in events if event["event"] == "trial_ended"]
@@ -134,7 +134,7 @@ def summary(journal: Path, over: float, samples: Sequence[Sample]) -> dict[str, 
 
 
 class Sample(NamedTuple):
-    """What this process has used at a moment."""
+    """Resource use of this process at a moment."""
 
     time: float
     cpu_s: float
@@ -147,7 +147,7 @@ def _at(moment: float, samples: Sequence[Sample]) -> Sample:
 
 @contextmanager
 def watched_process() -> Iterator[list[Sample]]:
-    """Samples of this process, five a second, while the context is open."""
+    """Sample this process five times a second while the context is open."""
     samples: list[Sample] = []
     over = threading.Event()
     page_mb = os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -168,7 +168,7 @@ def watched_process() -> Iterator[list[Sample]]:
 
 @contextmanager
 def databases(kind: str) -> Iterator[tuple[str | None, str | None]]:
-    """Where the study and MLflow are kept: None for files beneath the runs, else on a PostgreSQL server of its own."""
+    """Yield the addresses of the study and MLflow: None for files in the runs folder, else on a PostgreSQL server."""
     if kind == "sqlite":
         yield None, None
         return
@@ -186,34 +186,34 @@ def databases(kind: str) -> Iterator[tuple[str | None, str | None]]:
 
 
 def replace_lanes(count: int) -> None:
-    """Puts so many invented worker groups in the place of Ray Train's."""
+    """Replace Ray Train's worker groups by a number of simulated ones."""
     import ray
 
     from orchestrator.lanes.pool import lane_trainer
 
-    process = ray.remote(num_cpus=0, max_concurrency=1_000)(StandIn).remote(count)
+    process = ray.remote(num_cpus=0, max_concurrency=1_000)(SimulatedGroups).remote(count)
 
-    def run_lane(setting: Any, _place: Any) -> None:
+    def run_lane(setting: Any, _placement: Any) -> None:
         ray.get(process.serve.remote(setting.hub, setting.lane))
 
     lane_trainer.run_lane = run_lane
 
 
-class StandIn:
-    """All lanes of a sweep in one process, which train nothing.
+class SimulatedGroups:
+    """Simulation of all lanes of a sweep in one process, without training.
 
-    No trial ends before every lane has had one: Tune throws an actor away that has not started when another is free,
-    and trials of milliseconds would keep it from ever having as many as there are lanes.
+    No trial ends before every lane has had one: Tune discards an actor that has not started when another is free, so
+    with trials of milliseconds there would never be as many actors as lanes.
 
     Args:
-        lanes: How many there are.
+        lanes: Number of lanes.
     """
 
     def __init__(self, lanes: int) -> None:
         self._all_have_one = threading.Barrier(lanes)
 
     def serve(self, hub: Any, lane: int) -> None:
-        """Answers orders as the only rank of a lane, until the sweep is over."""
+        """Answer assignments as the only rank of a lane, until the sweep is over."""
         import ray
 
         from orchestrator.lanes.messages import Decision, Outcome, RankId, Report, TrialOutcome
@@ -235,7 +235,7 @@ class StandIn:
 
 
 def invented_curve(trial: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, float]]]:
-    """Metrics per epoch as training reports them, better for some settings than for others."""
+    """Yield metrics of each epoch as training reports them, which depend on the settings."""
     training = trial["training"]
     chance = random.Random(trial["number"])
     distance = abs(math.log10(training["lr"]) + 2) + 0.2 * abs(math.log10(training["weight_decay"]) + 3)

@@ -1,4 +1,4 @@
-"""A sweep on many simulated nodes: what the control plane costs by nodes, lanes, trials and reports. Needs root.
+"""Cost of the control plane of a sweep on many simulated nodes, by nodes, lanes, trials and reports. Needs root.
 
     python benchmarks/scale/simulated_cluster.py [--nodes 50] [--trials 1000] [--epochs 3]
 
@@ -98,7 +98,7 @@ def say(found: Mapping[str, Any]) -> None:
 
 @contextmanager
 def servers(folder: Path) -> Iterator[tuple[str, str]]:
-    """PostgreSQL for the study, and an MLflow server over another database of it; their addresses."""
+    """Start PostgreSQL for the study, and an MLflow server on another database of it; yield their addresses."""
     with databases("postgresql") as (study, tracking):
         from tests.support.mlflow_server import MlflowServer
 
@@ -115,7 +115,7 @@ def servers(folder: Path) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def simulated_cluster(nodes: int, folder: Path, *, agents: bool) -> Iterator[None]:
-    """A head without GPUs, which starts up to four processes at a time, and so many nodes with declared GPUs."""
+    """Start a head without GPUs, which starts up to four processes at a time, and nodes with declared GPUs."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -139,7 +139,7 @@ def simulated_cluster(nodes: int, folder: Path, *, agents: bool) -> Iterator[Non
 
 
 def leave_out_agents(folder: Path) -> None:
-    """From now on a shell stands in the place of each agent: a raylet wants to be told their ports."""
+    """Start a shell in place of each agent from now on, which writes the ports that a raylet waits for."""
     from ray._private import ray_constants, services
 
     script = folder / "no_agent.sh"
@@ -154,7 +154,7 @@ def leave_out_agents(folder: Path) -> None:
 
 
 def sweep_config(arguments: argparse.Namespace, lanes: int, folder: Path, addresses: tuple[str, str]) -> Any:
-    """The sweep; addresses are those of the study's database and of MLflow."""
+    """Return the sweep's configuration; addresses are those of the study's database and of MLflow."""
     from orchestrator import SweepConfig
 
     worker = {"workers": arguments.workers, "gpus_per_worker": 1}
@@ -177,7 +177,7 @@ def sweep_config(arguments: argparse.Namespace, lanes: int, folder: Path, addres
 
 
 def simulated_lanes(lanes: int) -> Callable[[], None]:
-    """Puts them in the place of Ray Train's; the answer returns when all of them train."""
+    """Replace Ray Train's lanes; return a function that waits until all of them train."""
     import ray
 
     starter: Any = ray.remote(num_cpus=0, max_concurrency=10_000)(Starter).remote(lanes)
@@ -186,7 +186,7 @@ def simulated_lanes(lanes: int) -> Callable[[], None]:
 
 
 def sight_of_reports(config: Any, lanes: int) -> Callable[[], None]:
-    """The answer returns when so many trials have reported."""
+    """Return a function that waits until a number of trials have reported."""
 
     def wait() -> None:
         while len({event["trial"] for event in events_of(config) if event["event"] == "trial_reported"}) < lanes:
@@ -196,14 +196,14 @@ def sight_of_reports(config: Any, lanes: int) -> Callable[[], None]:
 
 
 def events_of(config: Any) -> list[dict[str, Any]]:
-    """The journal so far."""
+    """Return the events of the journal so far."""
     journal = Path(config.runs_dir) / config.name / "journal.jsonl"
     whole = journal.read_text().rpartition("\n")[0] if journal.exists() else ""
     return [json.loads(line) for line in whole.splitlines()]
 
 
 def measure(config: Any, all_train: Callable[[], None], watch: Watch, requests: Requests) -> dict[str, Any]:
-    """One sweep on the cluster."""
+    """Run one sweep on the cluster, and return its numbers."""
     from orchestrator import run_sweep
 
     marks = {"called": Mark.now(watch, requests)}
@@ -231,7 +231,7 @@ def measure(config: Any, all_train: Callable[[], None], watch: Watch, requests: 
 
 
 class Mark(NamedTuple):
-    """How much had been used, asked and sent at a moment."""
+    """Resource use, requests and traffic at a moment."""
 
     use: Snapshot
     requests: Mapping[str, int]
@@ -239,12 +239,12 @@ class Mark(NamedTuple):
 
     @classmethod
     def now(cls, watch: Watch, requests: Requests, *, memory: bool = False) -> Mark:
-        """The present moment; to measure memory takes a second or more."""
+        """Measure now; memory takes a second or more."""
         return cls(watch.snapshot(memory=memory), dict(requests.counts), watch.traffic())
 
 
 def summary(events: Sequence[Mapping[str, Any]], marks: Mapping[str, Mark]) -> dict[str, Any]:
-    """The numbers of the module's docstring."""
+    """Return the numbers that the module's docstring lists."""
     first, last = marks["all train"], marks["near the end"]
     start, end = first.use, last.use
     inside = [event["event"] for event in events if start.time_s <= event["time"] <= end.time_s]
@@ -269,7 +269,7 @@ def summary(events: Sequence[Mapping[str, Any]], marks: Mapping[str, Mark]) -> d
 
 
 def difference(before: Snapshot, after: Snapshot, *, per: float) -> dict[str, Any]:
-    """Use in between, whole or per second."""
+    """Return the resource use in between, divided by `per`."""
     return {
         "seconds": round(after.time_s - before.time_s, 1),
         "cpu_s": {kind: round(spent / per, 4) for kind, spent in after.cpu_since(before).items() if spent},

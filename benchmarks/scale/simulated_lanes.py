@@ -1,4 +1,4 @@
-"""Lanes whose workers train nothing, on the declared devices of simulated nodes.
+"""Lanes without training, on the declared devices of simulated nodes.
 
 A lane holds a real placement group, one bundle a worker, for as long as it is open. Its ranks are threads of one actor
 in that group. They call the hub as workers do, with all the numbers that workers send.
@@ -14,26 +14,26 @@ from scale import invented_curve
 
 GPUS_PER_NODE = 8
 START_S = 300.0
-_ANNOUNCE_S = 10.0
+_REPORT_S = 10.0
 
 
 def replace_lanes(starter: Any) -> None:
-    """Puts simulated worker groups in the place of Ray Train's."""
+    """Replace Ray Train's worker groups by simulated ones."""
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     from orchestrator.lanes.pool import lane_trainer
 
-    def run_lane(setting: Any, place: Any) -> None:
-        bundle = place.resources.per_worker(place.gpus_per_worker)
-        group = placement_group([bundle] * place.resources.max_workers, strategy="PACK")
+    def run_lane(setting: Any, placement: Any) -> None:
+        bundle = placement.resources.per_worker(placement.gpus_per_worker)
+        group = placement_group([bundle] * placement.resources.max_workers, strategy="PACK")
         try:
             if not group.wait(START_S):
                 raise TimeoutError(f"lane {setting.lane} found no room")
             here = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
             shape = {"num_cpus": 1, "num_gpus": 1, "max_concurrency": 2, "scheduling_strategy": here}
-            lane: Any = ray.remote(SimulatedLane).options(**shape).remote(starter, place.resources.max_workers)
+            lane: Any = ray.remote(SimulatedLane).options(**shape).remote(starter, placement.resources.max_workers)
             ray.get(lane.serve.remote(setting.hub, setting.lane))
         finally:
             remove_placement_group(group)
@@ -42,10 +42,10 @@ def replace_lanes(starter: Any) -> None:
 
 
 class Starter:
-    """Holds all lanes at their first trial until each has one.
+    """Barrier that holds all lanes at their first trial until each has one.
 
-    Tune throws an actor away that has not started when another is free, and trials of milliseconds would keep it from
-    ever having as many as there are lanes.
+    Tune discards an actor that has not started when another is free, so with trials of milliseconds there would never
+    be as many actors as lanes.
     """
 
     def __init__(self, lanes: int) -> None:
@@ -55,30 +55,30 @@ class Starter:
         self._all = asyncio.Event()
 
     async def has_one(self) -> None:
-        """A lane has its first trial; returns when all have."""
+        """Count a lane that has its first trial; return when all have."""
         self._missing -= 1
         if self._missing == 0:
             self._all.set()
         await self._all.wait()
 
     async def all_train(self) -> None:
-        """Returns when all have."""
+        """Wait until all lanes have a trial."""
         await self._all.wait()
 
 
 class SimulatedLane:
-    """All ranks of a lane, which train nothing.
+    """All ranks of a lane, without training.
 
     Args:
-        starter: Holds the first trial.
-        workers: How many ranks.
+        starter: Barrier of the first trials.
+        workers: Number of ranks.
     """
 
     def __init__(self, starter: Any, workers: int) -> None:
         self._starter, self._workers = starter, workers
 
     def serve(self, hub: Any, lane: int) -> None:
-        """Answers orders until the sweep is over; announces itself meanwhile, as a controller does."""
+        """Answer assignments until the sweep is over, and report to the hub meanwhile, as a controller does."""
         import ray
 
         from orchestrator.lanes.messages import RankId
@@ -91,10 +91,10 @@ class SimulatedLane:
         me = ray.get_runtime_context().current_actor
         while any(rank.is_alive() for rank in ranks):
             hub.adopt_controller.remote(lane, me)
-            ranks[0].join(_ANNOUNCE_S)
+            ranks[0].join(_REPORT_S)
 
     def abort(self) -> None:
-        """Of a controller; here there is nothing to abort."""
+        """Do nothing; a controller has this method."""
 
     def _rank(self, hub: Any, rank_id: Any) -> None:
         import ray
@@ -109,8 +109,8 @@ class SimulatedLane:
                 ray.get(self._starter.has_one.remote())
             outcome = TrialOutcome(Outcome.COMPLETED)
             for epoch, metrics in invented_curve(assignment.config):
-                told = metrics | node_load(rank_id.lane) if rank_id.rank == 0 else {}
-                if ray.get(hub.report.remote(rank_id, assignment, Report(epoch, told))) is Decision.STOP:
+                sent = metrics | node_load(rank_id.lane) if rank_id.rank == 0 else {}
+                if ray.get(hub.report.remote(rank_id, assignment, Report(epoch, sent))) is Decision.STOP:
                     outcome = TrialOutcome(Outcome.STOPPED)
                     break
             ray.get(hub.finish.remote(rank_id, assignment, outcome))
@@ -118,7 +118,7 @@ class SimulatedLane:
 
 
 def node_load(node: int) -> dict[str, float]:
-    """What the first rank of a node reports of it: as many numbers as with eight GPUs."""
+    """Return the load that the first rank of a node reports: as many numbers as with eight GPUs."""
     prefix = f"system/simulated-{node:04}/"
     names = ["cpu_utilization_percentage", "system_memory_usage_megabytes", "system_memory_usage_percentage"]
     of_gpu = ["memory_usage_megabytes", "memory_usage_percentage", "utilization_percentage", "power_usage_watts"]

@@ -1,7 +1,7 @@
-"""A tabulated search: configurations of a small space on the digits, each trained once, with their whole curves.
+"""Tabulated search space: configurations of a small space on the digits, each trained once, with all epochs.
 
-The table holds one row per configuration and epoch. To a searcher the learning rate is a continuum; here it lies on a
-grid of logarithms, and a value belongs to the nearest point that the table holds for its choices.
+The table has one row per configuration and epoch. A searcher draws any learning rate; the table has a logarithmic grid,
+and a value is looked up at the nearest point for its choices.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ SEARCH: Mapping[str, Any] = {
     "global_batch_size": {"choices": [32, 128]},
     "lr": {"type": "float", "low": 10**-3.4, "high": 10**-0.2, "log": True},
 }
-"""The `search` section of a sweep over this space."""
+"""Section `search` of a sweep over this space."""
 
 TRAINING: Mapping[str, Any] = {"epochs": EPOCHS, "weight_decay": 0.05, "lr_schedule": "cosine", "crop_padding": 1}
-"""The `training` section."""
+"""Section `training` of that sweep."""
 
 SCHEMA = pa.schema(
     {
@@ -49,7 +49,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, order=True)
 class Choices:
-    """All of a configuration but its learning rate; `max_span` is 0 for networks that have none."""
+    """Configuration without its learning rate; `max_span` is 0 for networks without spans."""
 
     model: str
     max_span: int
@@ -59,10 +59,10 @@ class Choices:
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """One configuration of the table.
+    """Configuration of the table.
 
     Args:
-        choices: All but the learning rate.
+        choices: Configuration without the learning rate.
         lr_tenths: Ten times the logarithm of the learning rate to base 10, a whole number.
     """
 
@@ -71,14 +71,14 @@ class Cell:
 
     @property
     def params(self) -> dict[str, Any]:
-        """As a searcher would draw it."""
+        """Parameters of the configuration, as a searcher draws them."""
         values = {name: value for name, value in vars(self.choices).items() if value}
         return {**values, "lr": 10 ** (self.lr_tenths / 10)}
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What a configuration showed after an epoch."""
+    """Metrics of a configuration after an epoch."""
 
     train_loss: float
     val_loss: float
@@ -90,14 +90,14 @@ class DigitsTable(dict[Cell, list[Epoch]]):
 
     @classmethod
     def read(cls, path: Path = TABLE) -> DigitsTable:
-        """The table on disk; an empty one where there is none."""
+        """Read the table from disk; an empty one where there is none."""
         table = cls()
         for row in pq.read_table(path, schema=SCHEMA).to_pylist() if path.exists() else []:
             table.setdefault(_cell(row), []).append(Epoch(row["train_loss"], row["val_loss"], row["val_top1"]))
         return table
 
     def write(self, path: Path = TABLE) -> None:
-        """Replaces the table on disk."""
+        """Write the table to disk."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         rows = [_row(cell, number, epoch) for cell in sorted(self) for number, epoch in enumerate(self[cell], 1)]
@@ -105,7 +105,7 @@ class DigitsTable(dict[Cell, list[Epoch]]):
         partial.replace(path)
 
     def look_up(self, params: Mapping[str, Any]) -> list[Epoch]:
-        """The curve of values drawn from the space."""
+        """Return the epochs of parameters drawn from the space."""
         choices = Choices(params["model"], params.get("max_span", 0), params["optimizer"], params["global_batch_size"])
         tenths = 10 * math.log10(params["lr"])
         held = (cell for cell in self if cell.choices == choices)
@@ -113,7 +113,7 @@ class DigitsTable(dict[Cell, list[Epoch]]):
 
 
 def all_cells() -> list[Cell]:
-    """Every configuration of the grid, the coarse half of it first."""
+    """Return every configuration of the grid, its coarse half first."""
     lr_tenths = [*range(-32, -2, 4), *range(-34, 0, 4)]
     choices = [
         Choices(model, span, optimizer, batch)

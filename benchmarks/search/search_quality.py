@@ -1,13 +1,13 @@
-"""What TPE and early stopping save: epochs until a sweep has found what random search finds.
+"""Epochs that TPE and early stopping save until a sweep has found what random search finds.
 
     python benchmarks/search/search_quality.py [--trials 20] [--seeds 20] [--lanes 1 4]
 
-Sweeps are simulated on the table of `digits_table.py`, whose curves come from real trainings. The parts that decide
-are a sweep's own: space, sampler, what Optuna is told, and Tune's early stopping, which is driven by hand. Lanes train
-an epoch in the same time; a trial that ends frees its lane for the next. Prints JSON and a table.
+Sweeps are simulated on the table of `digits_table.py`, whose curves come from real trainings. Search space, sampler,
+reports to Optuna and trial scheduler are those of a sweep; the scheduler is called directly. All lanes train an epoch
+in the same time, and a trial that ends frees its lane for the next. Prints JSON and a table.
 
-Random search trains all its trials to the end. The target is the best value it has found then, the median over the
-seeds. What counts is the number of epochs, summed over all lanes, until a trial first reports the target.
+Random search trains all its trials to the end. The target is its best value then, the median over the seeds. The
+measure is the number of epochs, summed over all lanes, until a trial first reports the target.
 
     expected epochs  epochs to the target when a sweep that does not find it is followed by another: all epochs that
                      all sweeps spent on the way to it or to their end, over the number of sweeps that found it
@@ -50,29 +50,29 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "TPE": {"trial_scheduler": {"name": "none"}},
     "TPE + ASHA": {},
 }
-"""Settings of a sweep that differ from our defaults."""
+"""Settings of each method that differ from the defaults of a sweep."""
 
 
 @dataclass
 class Trace:
-    """The best value a sweep has found after each of its epochs, over all lanes in the order in which they ended."""
+    """Best value of a sweep after each epoch, over all lanes in the order in which the epochs ended."""
 
     sign: float
     best: list[float] = field(default_factory=list)
     trained: int = 0
 
-    def note(self, value: float) -> None:
-        """An epoch has ended."""
+    def add_epoch(self, value: float) -> None:
+        """Add the value of an epoch that has ended."""
         before = self.best[-1] if self.best else -math.inf
         self.best.append(max(before, self.sign * value if math.isfinite(value) else -math.inf))
 
     def epochs_to(self, target: float) -> float:
-        """Epochs until the target was reached."""
+        """Return the number of epochs until the target was reached; infinite where it was not."""
         return next((spent for spent, value in enumerate(self.best, 1) if value >= target), math.inf)
 
 
 class SimulatedTrial:
-    """A trial as a trial scheduler sees it, with its curve."""
+    """Trial with its tabulated curve, and the attributes that a trial scheduler reads."""
 
     def __init__(self, asked: optuna.Trial, config: SweepConfig, table: DigitsTable) -> None:
         self.asked = asked
@@ -83,7 +83,7 @@ class SimulatedTrial:
         self.record = TrialRecord(asked.number, self.trial_id, params, {}, 0.0)
 
     def next_result(self, metric: str) -> dict[str, float]:
-        """One epoch more."""
+        """Return the report of the next epoch."""
         epoch = self.record.epochs + 1
         shown = self.curve[epoch - 1]
         report = {EPOCH: epoch, "val/top1": shown.val_top1, "val/loss": shown.val_loss}
@@ -93,7 +93,7 @@ class SimulatedTrial:
         return report
 
     def status_after(self, decision: str) -> TrialStatus:
-        """How it stands once the scheduler has decided."""
+        """Return the status of the trial after a decision of the scheduler."""
         if self.record.epochs == EPOCHS:
             return TrialStatus.FINISHED
         if self.record.epochs == len(self.curve):
@@ -102,12 +102,12 @@ class SimulatedTrial:
 
 
 def simulate(config: SweepConfig, table: DigitsTable, lanes: int) -> Trace:
-    """Runs a sweep on the table.
+    """Simulate a sweep on the table.
 
     Args:
-        config: Of the sweep.
-        table: Holds the curves.
-        lanes: Trials at the same time.
+        config: Configuration of the sweep.
+        table: Table of the curves.
+        lanes: Number of trials at the same time.
     """
     objective = config.objective
     study = optuna.create_study(
@@ -129,7 +129,7 @@ def simulate(config: SweepConfig, table: DigitsTable, lanes: int) -> Trace:
     while running:
         now, lane, trial = heapq.heappop(running)
         result = trial.next_result(objective.metric)
-        trace.note(result[objective.metric])
+        trace.add_epoch(result[objective.metric])
         decision = scheduler.on_trial_result(None, trial, result)
         trial.record.status = trial.status_after(decision)
         if trial.record.status is TrialStatus.RUNNING:
@@ -143,7 +143,7 @@ def simulate(config: SweepConfig, table: DigitsTable, lanes: int) -> Trace:
 
 
 def _close(study: optuna.Study, scheduler: Any, trial: SimulatedTrial, config: SweepConfig) -> None:
-    """Ends a trial as a sweep does."""
+    """End a trial as a sweep does."""
     scheduler.on_trial_complete(None, trial, trial.record.reports[-1])
     state, values = verdict(trial.record, Objectives.of(config))
     if trial.record.status is TrialStatus.DIVERGED:
@@ -152,13 +152,13 @@ def _close(study: optuna.Study, scheduler: Any, trial: SimulatedTrial, config: S
 
 
 def sweep_config(method: Mapping[str, Any], *, trials: int, seed: int) -> SweepConfig:
-    """A sweep over the table."""
+    """Create the configuration of a sweep over the table."""
     settings = {"dataset": {"name": "digits"}, "search": SEARCH, "training": TRAINING}
     return SweepConfig(name="quality", trials=trials, seed=seed, **settings, **method)
 
 
 def compare(table: DigitsTable, *, trials: int, seeds: int, lanes: int) -> dict[str, dict[str, Any]]:
-    """Every method against random search."""
+    """Compare every method with random search."""
     traces = {
         name: [simulate(sweep_config(method, trials=trials, seed=seed), table, lanes) for seed in range(seeds)]
         for name, method in METHODS.items()
@@ -167,7 +167,7 @@ def compare(table: DigitsTable, *, trials: int, seeds: int, lanes: int) -> dict[
 
 
 def summary(ours: Sequence[Trace], random: Sequence[Trace]) -> dict[str, Any]:
-    """The numbers of the module's docstring."""
+    """Compute the numbers that the module's docstring explains."""
     target = statistics.median(trace.best[-1] for trace in random)
     expected = expected_epochs(ours, target)
     paired = sorted(
@@ -185,7 +185,7 @@ def summary(ours: Sequence[Trace], random: Sequence[Trace]) -> dict[str, Any]:
 
 
 def expected_epochs(traces: Sequence[Trace], target: float) -> float:
-    """Epochs to a target, sweeps that do not find it included."""
+    """Return the expected epochs to a target, including the epochs of sweeps that do not find it."""
     needed = [trace.epochs_to(target) for trace in traces]
     spent = sum(min(epochs, len(trace.best)) for epochs, trace in zip(needed, traces, strict=True))
     found = sum(map(math.isfinite, needed))

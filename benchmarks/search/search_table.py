@@ -1,4 +1,4 @@
-"""Trains the configurations that `search_quality.py` searches, and keeps their curves in benchmarks/search/data.
+"""Training of the configurations that `search_quality.py` searches; their curves are kept in benchmarks/search/data.
 
     python benchmarks/search/search_table.py [--seconds 600]
 
@@ -28,13 +28,15 @@ from orchestrator.training.images.placement import place_dataset
 from orchestrator.training.trial import Trial
 from orchestrator.training.workers import Workers
 
-_IMAGES = {"train": 768, "test": 16}  # two thirds of the first are held out; the test images play no part
+_IMAGES = {"train": 768, "test": 16}  # two thirds of the first are held out; the test images are not used
 _HELD_OUT = 2 / 3
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no configuration after so many")
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="start no configuration after this many seconds"
+    )
     arguments = parser.parse_args()
 
     torch.set_num_threads(1)
@@ -52,7 +54,7 @@ def main() -> None:
 
 
 def few_digits(folder: Path) -> DeviceImages:
-    """256 digits to train on and 512 to choose by."""
+    """Place 256 digits for training and 512 for validation."""
     whole = open_dataset(prepare_dataset("digits", folder))
     splits = {
         name: PixelImages(split.images[: _IMAGES[name]], split.labels[: _IMAGES[name]])
@@ -65,7 +67,7 @@ def few_digits(folder: Path) -> DeviceImages:
 
 
 def train(cell: Cell, config: SweepConfig, data: DeviceImages) -> list[Epoch]:
-    """The curve of one configuration, up to where it diverged; a first epoch without numbers where it had none."""
+    """Train one configuration and return its epochs up to a divergence; at least one, without numbers if need be."""
     curve: list[Epoch] = []
 
     def report(_epoch: int, metrics: Mapping[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""Local self-attention whose windows learn their own size, and the same with fixed windows.
+"""Local self-attention with windows of learned size, and the same with fixed windows.
 
 Each head holds a span z in [0, 1]. Ring delta of the window (pixels at Chebyshev distance delta) is weighted
 by m(delta) = clamp((z * S + 1 - delta) / R + 1, 0, 1): full to about z * S pixels, then a ramp of R pixels,
@@ -53,9 +53,13 @@ class LocalAttention(nn.Module):
         _init_attention(self.qkv, self.rel_h, self.rel_w)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attends within the window."""
+        """Attend within the window."""
         q, k, v = self.qkv(x).chunk(3, dim=1)
         return in_order_of(x, local_attention(q, k, v, self.rel_h, self.rel_w, num_heads=self.num_heads))
+
+    def macs(self, x: Tensor) -> int:
+        """Return the multiply-accumulates for a map: the projections, and each query against its whole window."""
+        return window_macs(x, side=self.rel_h.shape[1])
 
 
 @register_notrace_module
@@ -77,6 +81,8 @@ class AdaptiveAttention(nn.Module):
 
     Source: Parker et al. 2020, section 3.2.
     """
+
+    macs_depend_on_values = True  # the spans decide on the windows
 
     def __init__(
         self,
@@ -102,33 +108,40 @@ class AdaptiveAttention(nn.Module):
         _init_attention(self.qkv, self.rel_h, self.rel_w)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attends within the window that the largest span reaches."""
+        """Attend within the window that the largest span reaches."""
         q, k, v = self.qkv(x).chunk(3, dim=1)
         radius = self.window_radius()
         rel_h, rel_w = self.position_tables(radius)
         mask = self.ring_mask(radius)
         return in_order_of(x, local_attention(q, k, v, rel_h, rel_w, num_heads=self.num_heads, ring_mask=mask))
 
-    def window_radius(self) -> int:
-        """L: the last ring, in pixels, that the mask of any head leaves above zero; `max_span` at most.
+    def macs(self, x: Tensor) -> int:
+        """Return the multiply-accumulates for a map, with the windows that the spans leave now."""
+        return window_macs(x, side=2 * self.window_radius() + 1)
 
-        Compiled and exported programs cannot look at the spans: they have the window of the last look, which is that of
-        the last eager pass, projection or loading, and are compiled anew when it changes.
+    def window_radius(self) -> int:
+        """Return L: the last ring, in pixels, that the mask of any head leaves above zero; at most `max_span`.
+
+        Compiled and exported programs cannot read the spans: they use the window of the last eager pass, projection or
+        loading, and are compiled again when it changes.
         """
         if not torch.compiler.is_compiling() and not self.span.is_meta:
             self._radius = self._radius_for(float(self.span.detach().max()))
         return self._radius
 
     def head_radii(self) -> list[int]:
-        """The last ring, in pixels, that the mask of each head leaves above zero."""
+        """Return the last ring, in pixels, that the mask of each head leaves above zero."""
         return [self._radius_for(z) for z in self.span.detach().tolist()]
 
     def spans_px(self) -> list[float]:
-        """The learned z * S of each head, in pixels."""
+        """Return the learned z * S of each head, in pixels."""
         return [z * self.max_span for z in self.span.detach().tolist()]
 
     def position_tables(self, radius: int) -> tuple[Tensor, Tensor]:
-        """Embeddings of the row and of the column offsets -radius..radius: two of (dim / 2, 2 * radius + 1)."""
+        """Return the embeddings of the offsets -radius..radius: two of (dim / 2, 2 * radius + 1).
+
+        The first one is that of the row offsets, the second that of the column offsets.
+        """
         start = self.rel_h.shape[1] // 2 - radius
         window = slice(start, start + 2 * radius + 1)
         return self.rel_h[:, window], self.rel_w[:, window]
@@ -137,23 +150,23 @@ class AdaptiveAttention(nn.Module):
         return max(1, min(self.max_span, math.ceil(longest * self.max_span + self.ramp)))
 
     def ring_mask(self, radius: int) -> Tensor:
-        """The mask m of every head for the rings 0..radius: (num_heads, radius + 1)."""
+        """Compute the mask m of every head for the rings 0..radius: (num_heads, radius + 1)."""
         ring = torch.arange(1, radius + 1, device=self.span.device, dtype=self.span.dtype)
         reach = self.span[:, None] * self.max_span + 1 - ring
         rings = (reach / self.ramp + 1).clamp(0, 1)
         return torch.cat([torch.ones_like(rings[:, :1]), rings], dim=1)
 
     def training_penalty(self) -> Tensor:
-        """Lambda times the sum of |z| over the heads."""
+        """Return lambda times the sum of |z| over the heads."""
         return self.span_penalty * self.span.abs().sum()
 
     def project_parameters_(self) -> None:
-        """Clamps the spans to [0, 1]."""
+        """Clamp the spans to [0, 1]."""
         self.span.clamp_(0.0, 1.0)
         self.window_radius()
 
     def training_diagnostics(self) -> Mapping[str, list[float]]:
-        """Z * S of every head, in pixels."""
+        """Return z * S of every head, in pixels."""
         return {"span_px": (self.span.float() * self.max_span).tolist()}
 
     def _load_from_state_dict(self, *arguments: Any, **keywords: Any) -> None:
@@ -161,13 +174,24 @@ class AdaptiveAttention(nn.Module):
         self.window_radius()
 
     def no_weight_decay(self) -> set[str]:
-        """Spans have a penalty of their own."""
+        """Return the spans, which have a penalty of their own."""
         return {"span"}
+
+
+def window_macs(x: Tensor, *, side: int) -> int:
+    """Return the multiply-accumulates of attention to windows: projections, logits and weighted sums.
+
+    Args:
+        x: Map (B, dim, H, W), of which only the shape matters.
+        side: Side of the window in pixels; every query meets every pixel of it.
+    """
+    projections, logits_and_sums = 3, 2
+    return x.numel() * (projections * x.shape[1] + logits_and_sums * side**2)
 
 
 @torch.no_grad()
 def _init_attention(qkv: nn.Conv2d, rel_h: Tensor, rel_w: Tensor) -> None:
-    """He initialisation by fan-out of each projection, standard normal tables, as the authors do."""
+    """Initialise as the authors do: projections by He's fan-out rule, tables from a standard normal."""
     for projection in qkv.weight.chunk(3):
         nn.init.kaiming_normal_(projection, mode="fan_out", nonlinearity="relu")
     nn.init.normal_(rel_h)

@@ -1,7 +1,7 @@
 """Attention-augmented convolution: some channels from a convolution, the others from attention to the whole map.
 
-Every pixel attends to every other one through keys and queries that are themselves convolutions; what the heads
-find replaces the last `dv` channels. Relative positions add to each logit the query times the embedding of the row
+Every pixel attends to every other one through keys and queries that are themselves convolutions; the output of the
+heads replaces the last `dv` channels. Relative positions add to each logit the query times the embedding of the row
 offset and of the column offset.
 
 Source: Bello et al. 2019 (arXiv 1904.09925), as the control of Parker et al. 2020 (arXiv 2004.08708).
@@ -20,7 +20,7 @@ TABLE_REACH = 31  # largest offset with an embedding of its own, in pixels
 
 @register_notrace_module
 class AugmentedConv(nn.Module):
-    """A convolution and multi-head attention to the whole map, one beside the other.
+    """Convolution and multi-head attention to the whole map, side by side.
 
     Shape: x (B, dim, H, W) -> (B, dim, H, W), the last `dv` channels from the attention.
 
@@ -30,9 +30,9 @@ class AugmentedConv(nn.Module):
         dv: Channels of the values of all heads; divisible by `num_heads`.
         num_heads: Heads.
         kernel_size: Side of all convolutions but the last, in pixels; odd.
-        relative: Whether logits know the offset between query and key.
-        pixels_before_channels: Lays out what a head found as the code of Parker et al. does, which takes its
-            (pixels, channels) for (channels, pixels); it makes no difference with one value channel per head.
+        relative: True to add relative positions to the logits.
+        pixels_before_channels: True for the layout of the code of Parker et al., which reads the (pixels, channels)
+            of a head as (channels, pixels); it makes no difference with one value channel per head.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class AugmentedConv(nn.Module):
             self.rel_w = nn.Parameter(torch.randn(2 * TABLE_REACH + 1, per_head) * per_head**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolves and attends."""
+        """Convolve and attend."""
         height, width = x.shape[-2:]
         q, k, v = (self._by_head(part) for part in self.qkv(x).split([self.dk, self.dk, self.dv], dim=1))
         scale = q.shape[-1] ** -0.5
@@ -72,12 +72,12 @@ class AugmentedConv(nn.Module):
         return torch.cat([self.conv(x), y], dim=1)
 
     def _by_head(self, x: Tensor) -> Tensor:
-        """(B, heads * D, H, W) -> (B, heads, H * W, D)."""
+        """Split the channels by head: (B, heads * D, H, W) -> (B, heads, H * W, D)."""
         heads: Tensor = x.unflatten(1, (self.num_heads, -1))
         return heads.flatten(3).transpose(2, 3)
 
     def _with_positions(self, q: Tensor, k: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Queries and keys whose product is the logit with positions: D grows by H + W.
+        """Return queries and keys whose product is the logit with positions: D grows by H + W.
 
         Query (y, x) gets its product with the embedding of every row and every column; key (y', x') picks row y'
         and column x'. Nothing of the size of the logits is kept, which a sum of biases would.
@@ -92,16 +92,16 @@ class AugmentedConv(nn.Module):
 
 
 def _offsets(side: int, device: torch.device) -> Tensor:
-    """Entry of the table for every query and key of a row of `side` pixels: (side, side)."""
+    """Return the table entry for every query and key of a row of `side` pixels: (side, side)."""
     place = torch.arange(side, device=device)
     return (place - place[:, None]).clamp(-TABLE_REACH, TABLE_REACH) + TABLE_REACH
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """Softmax attention of all heads: (B, heads, pixels, D) and values of D_v channels -> (B, heads, pixels, D_v).
+    """Attend in all heads: (B, heads, pixels, D) and values of D_v channels -> (B, heads, pixels, D_v).
 
-    Queries, keys and values are filled up with zeros to one size, which the kernels that never store the logits
-    ask for.
+    Queries, keys and values are filled up with zeros to one size, as the kernels that never store the logits
+    require.
     """
     wide = max(q.shape[-1], v.shape[-1])
     q, k, filled = (functional.pad(part, (0, wide - part.shape[-1])) for part in (q, k, v))

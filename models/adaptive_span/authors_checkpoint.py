@@ -3,7 +3,7 @@
 Source: JoeRoussy/adaptive-attention-in-cv, commit 79ccd863d4d2. Their networks with fixed windows hold span
 masks that take no part in the result; ours have none, so such a network of ours is smaller than theirs by one
 parameter per head and attention layer. Their functions for ResNet38 and ResNet50 leave out arguments and fail;
-those shapes are had from the class that they call, through its argument `num_blocks`.
+those shapes come from the class that they call, through its argument `num_blocks`.
 """
 
 from collections.abc import Mapping
@@ -12,13 +12,11 @@ from typing import Any
 from torch import nn
 
 from models.adaptive_span.network import AdaptiveSpanResNet, AugmentedResNet, ConvResNet, LocalAttentionResNet
-from models.adaptive_span.options import SIZES
-from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry
+from models.adaptive_span.variants import SIZES
+from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry, check_arguments, register_family
 from models.registry.authors.resnet_keys import rename
 
-__all__ = ["FAMILY"]
-
-AUTHORS_MAX_SPAN = 5  # fixed in their code, whatever the size of the images
+AUTHORS_MAX_SPAN = 5  # fixed in their code for any size of images
 
 DEFAULTS: Mapping[str, Any] = {
     "num_classes": 1000,
@@ -63,14 +61,12 @@ AUGMENTED_PARTS: Mapping[str, str] = {
 
 
 def build(options: Mapping[str, Any]) -> nn.Module:
-    """Our network for the arguments of theirs.
+    """Build our network for the arguments of theirs.
 
     Raises:
         AuthorsOptionError: An argument is unknown, or there is no such network here.
     """
-    unknown = sorted(set(options) - set(DEFAULTS))
-    if unknown:
-        raise AuthorsOptionError(f"adaptive_span: unknown arguments {unknown}; known are {sorted(DEFAULTS)}")
+    check_arguments("adaptive_span", options, known=DEFAULTS)
     given = {**DEFAULTS, **options}
     size = "small" if given["smallest_version"] else "medium" if given["small_version"] else "large"
     shape: dict[str, Any] = {
@@ -96,7 +92,7 @@ def build(options: Mapping[str, Any]) -> nn.Module:
 
 
 def _depths(num_blocks: Any, stages: int) -> tuple[int, ...]:
-    """Blocks of each stage; their class reads as many numbers as it has stages and leaves the others."""
+    """Return the blocks of each stage; their class reads as many numbers as it has stages and ignores the others."""
     depths = tuple(num_blocks)[:stages] if isinstance(num_blocks, list | tuple) else ()
     if len(depths) < stages or not all(isinstance(depth, int) and depth > 0 for depth in depths):
         raise AuthorsOptionError(f"adaptive_span: num_blocks: got {num_blocks!r}; it is {stages} ints of at least 1")
@@ -104,7 +100,7 @@ def _depths(num_blocks: Any, stages: int) -> tuple[int, ...]:
 
 
 def _augmented(given: Mapping[str, Any], shape: Mapping[str, Any]) -> nn.Module:
-    """The network with augmented convolutions, which go before any other attention and know no positions."""
+    """Build the network with augmented convolutions, which override any other attention and have no positions."""
     heads, dk, dv = given["groups"], given["dk"], given["dv"]
     kernel_size = given["attention_kernel"] if given["all_attention"] else 3
     narrowest = min(shape["widths"])
@@ -117,7 +113,7 @@ def _augmented(given: Mapping[str, Any], shape: Mapping[str, Any]) -> nn.Module:
 
 
 def entries(network: nn.Module) -> dict[str, Entry]:
-    """Their keys; the stacked projections of ours are three of theirs."""
+    """Return their keys; the stacked projections of ours are three of theirs."""
     table: dict[str, Entry] = {}
     if isinstance(network, AugmentedResNet):
         return {rename(key, stage="layers.{stage}", parts=AUGMENTED_PARTS): Entry(key) for key in network.state_dict()}
@@ -141,16 +137,18 @@ def entries(network: nn.Module) -> dict[str, Entry]:
 
 
 def takes_no_part(key: str, network: nn.Module) -> bool:
-    """The constant template of a mask, and the spans of attention whose window is fixed."""
+    """Return whether a key is the constant template of a mask, or the spans of attention with fixed windows."""
     if key.endswith(".adaptive_mask.mask_template"):
         return isinstance(network, AdaptiveSpanResNet | LocalAttentionResNet)
     return key.endswith(".adaptive_mask.current_val") and isinstance(network, LocalAttentionResNet)
 
 
-FAMILY = AuthorsFamily(
-    name="adaptive_span",
-    networks=(AdaptiveSpanResNet, AugmentedResNet, LocalAttentionResNet, ConvResNet),
-    build=build,
-    entries=entries,
-    takes_no_part=takes_no_part,
+register_family(
+    AuthorsFamily(
+        name="adaptive_span",
+        networks=(AdaptiveSpanResNet, AugmentedResNet, LocalAttentionResNet, ConvResNet),
+        build=build,
+        entries=entries,
+        takes_no_part=takes_no_part,
+    )
 )

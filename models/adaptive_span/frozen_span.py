@@ -1,4 +1,4 @@
-"""Adaptive attention whose spans have been learned: constant masks, and windows no larger than they leave above zero.
+"""Adaptive attention with constant spans: constant masks, and windows cut to the part above zero.
 
 A head whose mask ends at ring r needs the window of radius r alone: what lies beyond has no weight, and the division
 after the mask undoes what the smaller softmax changes, but for the epsilon of 1e-8 in it. Heads of one layer whose
@@ -23,14 +23,14 @@ LEAST_SAVING = 0.1  # share of a layer's window entries that a group of heads of
 
 
 class FrozenSpanAttention(nn.Module):
-    """What an adaptive attention computes in evaluation, for inference alone.
+    """Adaptive attention as computed in evaluation, for inference alone.
 
     Shape: x (B, dim, H, W) -> (B, dim, H, W).
 
     Args:
-        source: The trained layer; it is left as it is.
-        by_head: Whether heads that see less than others get a window of their own where that pays; else all have the
-            window of the farthest, and results are those of `source` to the bit.
+        source: Trained layer, which is not changed.
+        by_head: True for smaller windows of heads with shorter spans, where that pays; else all have the largest
+            window, and results are those of `source` to the bit.
     """
 
     def __init__(self, source: AdaptiveAttention, *, by_head: bool = True) -> None:
@@ -45,7 +45,7 @@ class FrozenSpanAttention(nn.Module):
             self.register_buffer(f"mask{index}", source.ring_mask(radius)[heads].detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attends, each group of heads within its window."""
+        """Attend, each group of heads within its window."""
         head_dim = x.shape[1] // sum(map(len, self.groups))
         sizes = [len(heads) * head_dim for heads in self.groups]
         parts = zip(*(part.split(sizes, dim=1) for part in self.qkv(x).chunk(3, dim=1)), strict=True)
@@ -61,15 +61,15 @@ class FrozenSpanAttention(nn.Module):
 
 
 def heads_by_radius(radii: Sequence[int]) -> list[list[int]]:
-    """Heads to be computed together, those with small windows first.
+    """Return the groups of heads to be computed together, those with small windows first.
 
     Args:
-        radii: Of the window of each head, in pixels.
+        radii: Radius of the window of each head, in pixels.
     """
     groups = [[head for head, own in enumerate(radii) if own == radius] for radius in sorted(set(radii))]
     worth = LEAST_SAVING * len(radii) * _entries(max(radii))
     while len(groups) > 1:
-        costs = [  # the farthest head of a group is its last
+        costs = [  # the last head of a group has its largest window
             len(inner) * (_entries(radii[outer[-1]]) - _entries(radii[inner[-1]])) for inner, outer in pairwise(groups)
         ]
         cheapest = min(range(len(costs)), key=costs.__getitem__)
@@ -80,16 +80,18 @@ def heads_by_radius(radii: Sequence[int]) -> list[list[int]]:
 
 
 def _entries(radius: int) -> int:
-    """Pixels of a window."""
+    """Return the pixels of a window."""
     return (2 * radius + 1) ** 2
 
 
 def freeze_spans(network: nn.Module, *, whole: Collection[str] = ()) -> nn.Module:
-    """A copy in evaluation mode whose spans are constant and whose windows are cut; without spans, just a copy.
+    """Copy a network in evaluation mode, with constant spans and windows cut to them.
+
+    A network without spans is just copied.
 
     Args:
-        network: Trained; it is left as it is.
-        whole: Names of layers whose heads all keep the window of the farthest.
+        network: Trained network, which is not changed.
+        whole: Names of layers whose heads all keep the largest window.
     """
     frozen = copy.deepcopy(network).eval()
     for name, module in list(frozen.named_modules()):
@@ -101,7 +103,7 @@ def freeze_spans(network: nn.Module, *, whole: Collection[str] = ()) -> nn.Modul
 
 @torch.no_grad()
 def _sorted_by_group(qkv: nn.Conv2d, num_heads: int, groups: Sequence[Sequence[int]]) -> nn.Conv2d:
-    """The same projection, its output channels in the order of the groups."""
+    """Copy the projection with its output channels in the order of the groups."""
     order = torch.tensor([head for heads in groups for head in heads], device=qkv.weight.device)
     ordered = copy.deepcopy(qkv)
     by_head = qkv.weight.unflatten(0, (3, num_heads, -1))

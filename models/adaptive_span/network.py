@@ -1,4 +1,4 @@
-"""The residual network of the adaptive-span paper with each of its spatial operators.
+"""Residual network of the adaptive-span paper with each of its spatial operators.
 
 Source: Parker, Kumar, Roussy 2020, "Adaptive Attention Span in Computer Vision" (arXiv 2004.08708), appendix
 A.3. Differs: the pooled head is global, which the authors' 4x4 average pool is at 32 px only, and an odd map
@@ -18,7 +18,7 @@ __all__ = ["AdaptiveSpanResNet", "AugmentedResNet", "ConvResNet", "LocalAttentio
 
 
 class _ParkerResNet(SpatialResNet):
-    """The paper's network around any spatial operator: strides are average pools behind the last norm."""
+    """Network of the paper around any spatial operator: strides are average pools behind the last norm."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class _ParkerResNet(SpatialResNet):
 
 
 class ConvResNet(_ParkerResNet):
-    """The network with 3x3 convolutions.
+    """Network with a 3x3 convolution in every block.
 
     Shape: x (B, in_chans, H, W) -> (B, num_classes).
 
@@ -73,7 +73,7 @@ class ConvResNet(_ParkerResNet):
 
 
 class LocalAttentionResNet(_ParkerResNet):
-    """The network with local attention of fixed window in every block.
+    """Network with local attention of fixed window in every block.
 
     Shape: x (B, in_chans, H, W) -> (B, num_classes).
 
@@ -81,9 +81,9 @@ class LocalAttentionResNet(_ParkerResNet):
         depths: Blocks of each stage.
         widths: Channels of the operators of each stage.
         strides: Reduction of each stage.
-        stem: As for `ConvResNet`.
-        num_heads: As for `LocalAttention`.
-        kernel_size: As for `LocalAttention`.
+        stem: First layer, `3x3` or `7x7`.
+        num_heads: Attention heads.
+        kernel_size: Side of the window in pixels; odd.
         surface: timm's keywords, see `SpatialResNet`.
     """
 
@@ -106,7 +106,7 @@ class LocalAttentionResNet(_ParkerResNet):
 
 
 class AugmentedResNet(_ParkerResNet):
-    """The network with attention-augmented convolution in every block.
+    """Network with attention-augmented convolution in every block.
 
     Shape: x (B, in_chans, H, W) -> (B, num_classes).
 
@@ -114,13 +114,13 @@ class AugmentedResNet(_ParkerResNet):
         depths: Blocks of each stage.
         widths: Channels of the operators of each stage.
         strides: Reduction of each stage.
-        stem: As for `ConvResNet`.
-        dk: As for `AugmentedConv`, like the next five.
-        dv: Channels from the attention.
+        stem: First layer, `3x3` or `7x7`.
+        dk: Channels of the queries and of the keys of all heads.
+        dv: Channels of the values of all heads.
         num_heads: Heads.
-        relative: Relative positions.
+        relative: True to add relative positions to the logits.
         kernel_size: Side of the convolutions.
-        pixels_before_channels: Layout of the authors' code.
+        pixels_before_channels: True for the layout of the authors' code, see `AugmentedConv`.
         surface: timm's keywords, see `SpatialResNet`.
     """
 
@@ -155,7 +155,7 @@ class AugmentedResNet(_ParkerResNet):
 
 
 class AdaptiveSpanResNet(_ParkerResNet):
-    """The network with adaptive attention in every block.
+    """Network with adaptive attention in every block.
 
     Shape: x (B, in_chans, H, W) -> (B, num_classes).
 
@@ -163,12 +163,12 @@ class AdaptiveSpanResNet(_ParkerResNet):
         depths: Blocks of each stage.
         widths: Channels of the operators of each stage.
         strides: Reduction of each stage.
-        stem: As for `ConvResNet`.
-        num_heads: As for `AdaptiveAttention`, like the next four.
-        max_span: S in pixels.
-        ramp: R in pixels.
+        stem: First layer, `3x3` or `7x7`.
+        num_heads: Attention heads, each with a span z.
+        max_span: S, radius of the largest window in pixels.
+        ramp: R, width of the soft edge in pixels.
         span_init: First value of every z.
-        span_penalty: Lambda.
+        span_penalty: Lambda, weight of the sum of |z| in the loss.
         surface: timm's keywords, see `SpatialResNet`.
     """
 

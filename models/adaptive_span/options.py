@@ -1,39 +1,22 @@
-"""Layouts and options of the networks of the adaptive-span paper.
+"""Options of the networks of the adaptive-span paper, and the rules between them.
 
-Source: Parker et al. 2020 (arXiv 2004.08708), appendix A.3, with the widths and depths of the authors' code.
+Source: Parker et al. 2020 (arXiv 2004.08708), section 3 and appendix A.3.
 """
 
 from collections.abc import Mapping, Sequence
 
-from models.registry.architectures import ImageShape
-from models.registry.options import ModelOption, OptionProblem, OptionValue
+from models.common.options import ImageShape, ModelOption, OptionProblem, OptionValue, nearest_divisor
 
 __all__ = [
     "ADAPTIVE_OPTIONS",
     "AUGMENTED_OPTIONS",
     "CONV_OPTIONS",
     "LOCAL_OPTIONS",
-    "SHAPES",
-    "SIZES",
     "heads_divide_channels",
     "heads_divide_keys_and_values",
 ]
 
-SIZES: Mapping[str, Mapping[str, tuple[int, ...]]] = {
-    "small": {"depths": (1, 1, 1), "widths": (32, 64, 128), "strides": (2, 2, 2)},
-    "medium": {"depths": (1, 1, 1, 1), "widths": (32, 64, 128, 256), "strides": (1, 2, 2, 2)},
-    "large": {"depths": (1, 3, 4, 1), "widths": (32, 64, 128, 256), "strides": (1, 2, 2, 2)},
-}
-"""The three sizes of ResNet26."""
-
-SHAPES: Mapping[str, Mapping[str, tuple[int, ...]]] = {
-    **{f"resnet26_{size}": shape for size, shape in SIZES.items()},
-    "resnet38": {**SIZES["large"], "depths": (2, 3, 5, 2)},
-    "resnet50": {**SIZES["large"], "depths": (3, 4, 6, 3)},
-}
-"""Every layout by name; the deeper two keep the widths and strides of the large ResNet26."""
-
-NARROWEST = 32
+NARROWEST = 32  # channels of the first stage of every layout
 
 STEM = ModelOption(
     name="stem",
@@ -111,7 +94,7 @@ RELATIVE = ModelOption(
     name="relative",
     type=bool,
     default=False,
-    description="Whether the attention knows the offset between query and key.",
+    description="Relative positions of query and key in the logits.",
 )
 
 CONV_OPTIONS = (STEM,)
@@ -121,14 +104,13 @@ ADAPTIVE_OPTIONS = (STEM, NUM_HEADS, MAX_SPAN, RAMP, SPAN_INIT, SPAN_PENALTY)
 
 
 def heads_divide_channels(values: Mapping[str, OptionValue], image: ImageShape | None) -> Sequence[OptionProblem]:
-    """Every width is a multiple of the narrowest, so heads that divide that one divide all."""
+    """Check that the heads divide the narrowest width, of which every other width is a multiple."""
     del image
     heads = values["num_heads"]
     assert isinstance(heads, int)
     if NARROWEST % heads == 0:
         return ()
-    fitting = [divisor for divisor in range(1, NARROWEST + 1) if NARROWEST % divisor == 0]
-    nearest = min(fitting, key=lambda divisor: abs(divisor - heads))
+    nearest = nearest_divisor(NARROWEST, heads)
     rule = f"num_heads divides the {NARROWEST} channels of the narrowest stage"
     return [OptionProblem("num_heads", heads, rule, f"Use {nearest}.")]
 
@@ -136,7 +118,7 @@ def heads_divide_channels(values: Mapping[str, OptionValue], image: ImageShape |
 def heads_divide_keys_and_values(
     values: Mapping[str, OptionValue], image: ImageShape | None
 ) -> Sequence[OptionProblem]:
-    """Queries, keys and values of augmented convolutions are shared out evenly to the heads."""
+    """Check that the heads divide the channels of keys and values of augmented convolutions."""
     del image
     heads = values["num_heads"]
     assert isinstance(heads, int)

@@ -1,1 +1,1 @@
-"""Parts shared by the families."""
+"""Layers, options and training hooks that the families share."""

@@ -1,4 +1,4 @@
-"""The parts that all residual networks of this package are made of: normed convolution, stem, bottleneck.
+"""Parts of all residual networks of this package: normed convolution, stem, bottleneck.
 
 Sources: He et al. 2016 (arXiv 1512.03385) for the bottleneck; Parker et al. 2020 (arXiv 2004.08708) for the
 stride as a pool behind the last norm.
@@ -11,24 +11,43 @@ from models.common.merging import normed_conv
 
 __all__ = ["EXPANSION", "Bottleneck", "ConvNorm", "Stem"]
 
-EXPANSION = 4  # channels a bottleneck puts out per channel of its spatial operator
+EXPANSION = 4  # output channels of a bottleneck per channel of its spatial operator
 
 
 class ConvNorm(nn.Module):
     """Convolution without bias, batch norm and, unless switched off, ReLU.
 
     Shape: x (B, in_chs, H, W) -> (B, out_chs, ceil(H / stride), ceil(W / stride)).
+
+    Args:
+        in_chs: Channels of the input.
+        out_chs: Channels of the output.
+        kernel_size: Side of the convolution; odd.
+        stride: Reduction of the side.
+        groups: Groups of the convolution.
+        dilation: Distance in pixels between the taps of the convolution.
+        act: False for no ReLU.
     """
 
-    def __init__(self, in_chs: int, out_chs: int, *, kernel_size: int = 1, stride: int = 1, act: bool = True) -> None:
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        *,
+        kernel_size: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        dilation: int = 1,
+        act: bool = True,
+    ) -> None:
         super().__init__()
-        padding = kernel_size // 2
-        self.conv = nn.Conv2d(in_chs, out_chs, kernel_size, stride, padding, bias=False)
+        padding = dilation * (kernel_size // 2)
+        self.conv = nn.Conv2d(in_chs, out_chs, kernel_size, stride, padding, dilation, groups, bias=False)
         self.bn = nn.BatchNorm2d(out_chs)
         self.act = nn.ReLU(inplace=True) if act else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolves, normalises, activates."""
+        """Convolve, normalise, activate."""
         y: Tensor = self.act(normed_conv(self.conv, self.bn, x))
         return y
 
@@ -45,7 +64,7 @@ class Stem(ConvNorm):
         self.reduction = 4 if large_image else 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolves and, for large images, pools."""
+        """Convolve and, for large images, pool."""
         y: Tensor = self.pool(super().forward(x))
         return y
 
@@ -57,10 +76,10 @@ class Bottleneck(nn.Module):
 
     Args:
         in_chs: Channels of the input.
-        width: Channels the spatial operator reads.
-        spatial: The operator, width -> `spatial.out_chs` channels. It strides itself, unless `pool_stride`.
+        width: Input channels of the spatial operator.
+        spatial: Operator, width -> `spatial.out_chs` channels. It strides itself, unless `pool_stride`.
         stride: Reduction of the side, done by the operator and by the shortcut.
-        pool_stride: Whether an average pool behind the last norm does the stride instead of the operator. An
+        pool_stride: True for the stride as an average pool behind the last norm, instead of the operator. An
             odd map keeps its last row and column in a smaller cell.
         drop_path_rate: Chance to drop the branch, per image.
     """
@@ -91,16 +110,16 @@ class Bottleneck(nn.Module):
         self.act_out = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Adds the branch to the shortcut."""
+        """Add the branch to the shortcut."""
         shortcut = self.shortcut(x)
         x = self.act(self.normed_spatial(self.reduce(x)))
         x = self.drop_path(self.pool(self.expand(x)))
-        x += shortcut  # in place: what the branch puts out is nobody else's
+        x += shortcut  # in place: nothing else holds the output of the branch
         y: Tensor = self.act_out(x)
         return y
 
     def normed_spatial(self, x: Tensor) -> Tensor:
-        """The operator and its norm."""
+        """Apply the operator and its norm."""
         if isinstance(self.spatial, nn.Conv2d):
             return normed_conv(self.spatial, self.bn, x)
         y: Tensor = self.bn(self.spatial(x))

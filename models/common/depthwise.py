@@ -23,7 +23,7 @@ IS_MEASURED = platform.machine().lower() in ("x86_64", "amd64") and torch.backen
 
 
 class DepthwiseConv(nn.Conv2d):
-    """A convolution of every channel by itself that keeps the size of the map.
+    """Convolution of every channel by itself that keeps the size of the map.
 
     Shape: x (B, dim, H, W) -> the same.
 
@@ -36,14 +36,17 @@ class DepthwiseConv(nn.Conv2d):
         super().__init__(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolves."""
+        """Convolve."""
         y: Tensor = (
             _TrainedDepthwise.apply(x, self.weight, self.bias) if self.has_own_gradient(x) else super().forward(x)
         )
         return y
 
     def has_own_gradient(self, x: Tensor) -> bool:
-        """Whether the gradient of the weight is taken here: training in single precision on a CPU, large windows."""
+        """Return whether the gradient of the weight is computed by this module instead of PyTorch.
+
+        That is so in training in single precision on a CPU, for large windows.
+        """
         if is_traced(x) or not IS_MEASURED:
             return False
         if self.kernel_size[0] < SMALLEST_WINDOW or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
@@ -53,7 +56,7 @@ class DepthwiseConv(nn.Conv2d):
 
 
 class _TrainedDepthwise(torch.autograd.Function):
-    """The convolution, with a gradient of its weight that is one too."""
+    """Depth-wise convolution whose gradient of the weight is a depth-wise convolution too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -74,7 +77,7 @@ class _TrainedDepthwise(torch.autograd.Function):
 
 
 def _of_weight(x: Tensor, gradient: Tensor, kernel_size: int) -> Tensor:
-    """The gradient of the weight (C, 1, k, k), from a map and the gradient of what the convolution made of it."""
+    """Compute the gradient of the weight, (C, 1, k, k), from the input and the gradient of the output."""
     batch, channels, height, width = x.shape
     flat = x.permute(2, 3, 0, 1).reshape(1, height, width, batch * channels).permute(0, 3, 1, 2)
     windows = gradient.reshape(batch * channels, 1, height, width)

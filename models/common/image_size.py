@@ -1,10 +1,9 @@
-"""The option of networks whose layers depend on the size of the images: `img_size`, as timm calls it."""
+"""Option `img_size` of networks whose layers depend on the size of the images."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from models.registry.architectures import ImageShape
-from models.registry.options import ModelOption, OptionProblem, OptionValue
+from models.common.options import ImageShape, ModelOption, OptionProblem, OptionValue
 
 __all__ = ["IMG_SIZE", "ImageSizeOption", "image_size_option", "matches_images"]
 
@@ -14,15 +13,15 @@ SMALLEST_SIDE = 8  # in pixels
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageSizeOption(ModelOption):
-    """Height and width in pixels; one number stands for both."""
+    """Option for height and width in pixels; one number stands for both."""
 
     @property
     def rule(self) -> str:
-        """The allowed values as a clause."""
+        """Allowed values as a clause."""
         return f"the side of the images in pixels, or their height and width, at least {self.low:g}"
 
     def normalise(self, given: object) -> OptionValue:
-        """`given` as a pair of height and width.
+        """Return `given` as a pair of height and width.
 
         Raises:
             ModelOptionError: The option does not take this value.
@@ -32,7 +31,7 @@ class ImageSizeOption(ModelOption):
         return super().normalise(given)
 
     def nearest(self, given: object) -> OptionValue:
-        """The smallest side for a number that is too small, else the default."""
+        """Return the smallest side for a number that is too small, else the default."""
         is_number = isinstance(given, int) and not isinstance(given, bool)
         return int(self.low or 1) if is_number else self.default
 
@@ -44,14 +43,14 @@ class ImageSizeOption(ModelOption):
 
 
 def image_size_option(side: int, description: str) -> ImageSizeOption:
-    """The option with square images of `side` pixels as its default."""
+    """Make the option with square images of `side` pixels as its default."""
     return ImageSizeOption(
         name=IMG_SIZE, type=tuple, default=(side, side), length=2, low=SMALLEST_SIDE, description=description
     )
 
 
 def matches_images(values: Mapping[str, OptionValue], image: ImageShape | None) -> Sequence[OptionProblem]:
-    """A network that is built for a size is built for the one of the images it will see."""
+    """Return the problem of a network built for another size than that of the images, if any."""
     if image is None or IMG_SIZE not in values or values[IMG_SIZE] == (image.height, image.width):
         return ()
     rule = f"the images are {image.height} x {image.width} px"

@@ -1,7 +1,7 @@
-"""Layers that run as one where that is the same and less work: a convolution and its norm, a gate and a sum.
+"""Layers that run as one where that gives the same result with less work: convolution and norm, gate and sum.
 
-They run one by one where somebody could tell: where a hook listens to one of them, while `torch.fx` traces them,
-and in compiled and exported programs, which merge layers on their own.
+They run one by one where the difference could be observed: where a hook is registered on one of them, while `torch.fx`
+traces them, and in compiled and exported programs, which merge layers on their own.
 """
 
 import torch
@@ -12,7 +12,7 @@ __all__ = ["is_traced", "map_mean", "may_merge", "normed_conv"]
 
 
 def map_mean(x: Tensor) -> Tensor:
-    """The mean of each channel: (B, C, H, W) -> (B, C).
+    """Compute the mean of each channel: (B, C, H, W) -> (B, C).
 
     The gradient of a sum is a view, that of a mean a map of its own. Narrow types keep the mean, as sums outgrow them.
     """
@@ -22,19 +22,19 @@ def map_mean(x: Tensor) -> Tensor:
 
 
 def is_traced(x: object) -> bool:
-    """Whether a program is being made of the operations on `x`, by a compiler or by `torch.fx`."""
+    """Return whether the operations on `x` are being recorded, by a compiler or by `torch.fx`."""
     return torch.compiler.is_compiling() or isinstance(x, torch.fx.Proxy)
 
 
 def may_merge(x: Tensor, *layers: nn.Module) -> bool:
-    """Whether nobody could tell if these layers, of which one reads `x`, ran as one; on a CPU, where it pays."""
+    """Return whether these layers, one of which reads `x`, may run as one: on a CPU, unhooked and untraced."""
     if is_traced(x) or x.device.type != "cpu":
         return False
     return not any(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks for layer in layers)
 
 
 def normed_conv(conv: nn.Module, bn: nn.Module, x: Tensor) -> Tensor:
-    """The norm of the convolution: (B, in_chs, H, W) -> (B, out_chs, H', W').
+    """Apply a convolution and its norm: (B, in_chs, H, W) -> (B, out_chs, H', W').
 
     A norm with fixed statistics is a scale and a shift per channel. Put into weight and bias of the convolution, they
     cost what the weight holds rather than what the map holds. Where the weight holds more, and in training, whose

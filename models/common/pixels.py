@@ -1,4 +1,4 @@
-"""A trained network with the normalisation it was trained with, for whoever has pixels and nothing else."""
+"""Trained network with the normalisation it was trained with."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,15 @@ __all__ = ["PixelModel"]
 
 
 class PixelModel(nn.Module):
-    """Takes pixels as they are, scaled to [0, 1] and not normalised.
+    """Network that reads pixels scaled to [0, 1] and normalises them itself.
 
     Shape: x (B, C, H, W) in [0, 1] -> (B, num_classes) logits, in the order of `class_names`.
 
     Args:
-        network: Trained, as `load_model` gives it.
-        mean: Per channel, of pixels in [0, 1].
-        std: Likewise, the deviation.
-        class_names: One per logit.
+        network: Trained network, as `load_model` returns it.
+        mean: Mean of each channel, of pixels in [0, 1].
+        std: Standard deviation of each channel.
+        class_names: Names of the classes, one per logit.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class PixelModel(nn.Module):
         self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """Normalise the pixels and apply the network."""
         mean, std = self.get_buffer("mean"), self.get_buffer("std")
         logits: Tensor = self.network((x - mean) / std)
         return logits

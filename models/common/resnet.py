@@ -1,31 +1,40 @@
-"""The residual network that the families of this package share, behind timm's uniform surface.
+"""Residual network that the families of this package share, behind timm's uniform surface.
 
-A bottleneck is 1x1, a spatial operator, 1x1; most families differ only in the operator and in where a stage
-halves its map. A family names its widths and hands in a function that makes a block for each place in the
-network; `bottlenecks_around` turns one that makes operators into such a function.
+A bottleneck is 1x1, a spatial operator, 1x1; most families differ only in the operator and in the place where a stage
+halves its map. A family passes its widths and a function that makes a block for each place in the network;
+`bottlenecks_around` turns a function that makes operators into such a function.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypedDict, cast
 
 from torch import nn
 
 from models.common.bottleneck import Bottleneck, Stem
 from models.common.staged import StagedNetwork, SurfaceOptions
 
-__all__ = ["BlockSite", "MakeBlock", "MakeSpatial", "SpatialResNet", "SurfaceOptions", "bottlenecks_around"]
+__all__ = [
+    "BOTTLENECK_DEPTHS",
+    "BlockSite",
+    "MakeBlock",
+    "MakeSpatial",
+    "SpatialResNet",
+    "SurfaceOptions",
+    "bottlenecks_around",
+    "trunk",
+]
 
 MakeSpatial = Callable[[int, int, int], nn.Module]
-"""Makes the operator of a block from (width, stride, stage); its `out_chs` tells what it puts out."""
+"""Makes the operator of a block from (width, stride, stage); its `out_chs` are the channels of the output."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockSite:
-    """Where a block is to stand.
+    """Place and channels of a block in a network.
 
     Args:
-        in_chs: Channels it reads.
+        in_chs: Channels of the input.
         width: Channels of its spatial operator.
         stride: Reduction of the side.
         stage: Index of its stage.
@@ -42,11 +51,11 @@ class BlockSite:
 
 
 MakeBlock = Callable[[BlockSite], nn.Module]
-"""Makes a residual block; its `out_chs` tells what it puts out."""
+"""Makes a residual block; its `out_chs` are the channels of the output."""
 
 
 def bottlenecks_around(make_spatial: MakeSpatial, *, pool_stride: bool) -> MakeBlock:
-    """Makes blocks that are bottlenecks around the operators of a family; see `Bottleneck`."""
+    """Return a function that makes bottlenecks around the operators of a family; see `Bottleneck`."""
 
     def make_block(site: BlockSite) -> nn.Module:
         return Bottleneck(
@@ -61,6 +70,30 @@ def bottlenecks_around(make_spatial: MakeSpatial, *, pool_stride: bool) -> MakeB
     return make_block
 
 
+class Trunk(TypedDict):
+    """Keywords of `SpatialResNet` that follow from the size of the images."""
+
+    widths: tuple[int, ...]
+    large_image: bool
+    stem_width: int
+
+
+def trunk(*, large_image: bool) -> Trunk:
+    """Return the channels of He et al. 2016: four stages for large images, three for those of CIFAR."""
+    if large_image:
+        return {"widths": (64, 128, 256, 512), "large_image": True, "stem_width": 64}
+    return {"widths": (16, 32, 64), "large_image": False, "stem_width": 16}
+
+
+BOTTLENECK_DEPTHS: Mapping[int, tuple[int, ...]] = {
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+}
+"""Blocks of each stage of a large-image network of bottlenecks, by depth."""
+
+
 class SpatialResNet(StagedNetwork):
     """Stem, stages of residual blocks, pooled linear head.
 
@@ -70,9 +103,9 @@ class SpatialResNet(StagedNetwork):
         depths: Blocks of each stage.
         widths: Channels of the spatial operators of each stage.
         strides: Stride of the first block of each stage.
-        make_block: Makes the block for a place in the network.
-        large_image: Passed to `Stem`.
-        stem_width: Channels the stem puts out.
+        make_block: Function that makes the block for a place in the network.
+        large_image: 7x7 stem with pooling instead of a 3x3 one.
+        stem_width: Channels of the stem.
         in_chans: Channels of the images.
         num_classes: Outputs; 0 drops the classifier.
         global_pool: timm's name of the pooling before the classifier; empty for none.

@@ -1,7 +1,7 @@
-"""What every network of this package shows to timm: a stem, stages that end in maps, a pooled linear head.
+"""Surface of every network of this package towards timm: stem, stages that end in maps, pooled linear head.
 
-A family fills in the parts through `add_stage` and `add_head`; features, intermediates, parameter groups,
-checkpointing and the classifier then work alike for all of them.
+A family fills in the parts through `add_stage` and `add_head`; features, intermediates, parameter groups, checkpointing
+and the classifier then work alike for all of them.
 """
 
 from typing import Any, Literal, TypedDict
@@ -16,7 +16,10 @@ __all__ = ["StagedNetwork", "SurfaceOptions"]
 
 
 def in_cpu_order(x: Tensor) -> Tensor:
-    """Channels last on a CPU, as it comes elsewhere; one step to `torch.fx`, which finds public names alone."""
+    """Return the map in channels-last order on a CPU, unchanged elsewhere.
+
+    A public name, since `torch.fx` only keeps functions with public names in one step.
+    """
     return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
 
@@ -39,14 +42,14 @@ class StagedNetwork(nn.Module):
     Shape: x (B, in_chans, H, W) -> (B, num_classes), or the pooled features with `num_classes=0`.
 
     Args:
-        stem: The first layer, images to the map that the first stage reads.
+        stem: First layer, from images to the map that the first stage reads.
         in_chans: Channels of the images.
         num_classes: Outputs; 0 drops the classifier.
         drop_rate: Dropout before the classifier.
     """
 
     channels_last_on_cpu = False
-    """Whether maps are kept in channels-last order on a CPU, for families whose layers run faster in it there."""
+    """True for families whose layers run faster on a CPU with maps in channels-last order."""
 
     def __init__(self, stem: nn.Module, *, in_chans: int, num_classes: int, drop_rate: float) -> None:
         super().__init__()
@@ -59,20 +62,20 @@ class StagedNetwork(nn.Module):
         self.feature_info: list[dict[str, Any]] = []
 
     def add_stage(self, blocks: nn.Sequential, *, num_chs: int, reduction: int) -> None:
-        """Appends a stage that puts out `num_chs` channels at 1 / `reduction` of the side of the images."""
+        """Append a stage with `num_chs` output channels at 1 / `reduction` of the side of the images."""
         name = f"stages.{len(self.stages)}"
         self.stages.append(blocks)
         self.feature_info.append({"num_chs": num_chs, "reduction": reduction, "module": name})
 
     def add_head(self, *, global_pool: str, norm: nn.Module | None = None) -> None:
-        """Closes the network: the norm of the last map, where there is one, pooling by timm's name, classifier."""
+        """Add the norm of the last map, where there is one, the pooling by timm's name, and the classifier."""
         self.num_features: int = self.feature_info[-1]["num_chs"]
         self.norm = norm or nn.Identity()
         self.head = ClassifierHead(self.num_features, self.num_classes, pool_type=global_pool, drop_rate=self.drop_rate)
         self.head_hidden_size = self.head.num_features
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay must leave alone, as the layers declare them."""
+        """Return the names of the parameters without weight decay, as the layers declare them."""
         names: set[str] = set()
         for prefix, module in self.named_modules():
             declare = getattr(module, "no_weight_decay", None)
@@ -81,21 +84,21 @@ class StagedNetwork(nn.Module):
         return names
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns that sort parameters into stem and stages, or stem and blocks unless `coarse`."""
+        """Return patterns that sort parameters into stem and stages, or stem and blocks unless `coarse`."""
         stages = r"^stages\.(\d+)" if coarse else [(r"^stages\.(\d+)\.(\d+)", None), (r"^norm", (99999,))]
         return {"stem": r"^stem", "blocks": stages}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Makes the backward pass compute the inside of each block again instead of keeping it."""
+        """Recompute the inside of each block in the backward pass instead of keeping it."""
         self.grad_checkpointing = enable
 
     def get_classifier(self, name_only: bool = False) -> nn.Module | str:
-        """The classifier, an identity without classes; its name with `name_only`."""
+        """Return the classifier, an identity without classes; its name with `name_only`."""
         classifier: nn.Module = self.head.fc
         return "head.fc" if name_only else classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replaces the classifier, and the pooling when one is named."""
+        """Replace the classifier, and the pooling when one is named."""
         like = next(self.parameters())
         self.num_classes = num_classes
         self.head.in_features = self.num_features
@@ -104,7 +107,7 @@ class StagedNetwork(nn.Module):
         self.head_hidden_size = self.head.num_features
 
     def forward_stem(self, x: Tensor) -> Tensor:
-        """The map that the first stage reads."""
+        """Compute the map that the first stage reads."""
         if not self.channels_last_on_cpu:
             y: Tensor = self.stem(x)
             return y
@@ -113,13 +116,13 @@ class StagedNetwork(nn.Module):
         return in_cpu_order(y)
 
     def forward_stage(self, stage: nn.Module, x: Tensor) -> Tensor:
-        """One stage, checkpointed block by block when that is on."""
+        """Apply one stage, checkpointed block by block when that is on."""
         checkpoints = self.grad_checkpointing and self.training
         y: Tensor = checkpoint_seq(stage, x) if checkpoints else stage(x)
         return y
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The normed map of the last stage: (B, in_chans, H, W) -> (B, num_features, H', W')."""
+        """Compute the normed map of the last stage: (B, in_chans, H, W) -> (B, num_features, H', W')."""
         x = self.forward_stem(x)
         for stage in self.stages:
             x = self.forward_stage(stage, x)
@@ -127,12 +130,12 @@ class StagedNetwork(nn.Module):
         return y
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pools and classifies; with `pre_logits` only pools."""
+        """Pool and classify; with `pre_logits` only pool."""
         logits: Tensor = self.head(x, pre_logits=pre_logits)
         return logits
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of a batch of images."""
+        """Compute the logits of a batch of images."""
         return self.forward_head(self.forward_features(x))
 
     def forward_intermediates(  # noqa: PLR0917 - the signature is timm's
@@ -144,16 +147,16 @@ class StagedNetwork(nn.Module):
         output_fmt: Literal["NCHW"] = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The maps of chosen stages, and the last map unless `intermediates_only`.
+        """Compute the maps of chosen stages, and the last map unless `intermediates_only`.
 
         Args:
             x: Images (B, in_chans, H, W).
             indices: Stages: the last n for an int, those listed for a list, all for None.
-            norm: Whether the map of the last stage is listed normed, as `forward_features` puts it out; the
-                families whose stages end in a norm have no other.
-            stop_early: Leaves out the stages behind the last one asked for.
-            output_fmt: Only `NCHW`.
-            intermediates_only: Returns the list alone.
+            norm: True to list the map of the last stage normed, as `forward_features` returns it; the families whose
+                stages end in a norm have no other.
+            stop_early: True to leave out the stages behind the last chosen one.
+            output_fmt: Layout of the maps; only `NCHW`.
+            intermediates_only: True to return the list alone.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt: got {output_fmt!r}; the maps of this network are NCHW. Use 'NCHW'.")
@@ -174,7 +177,7 @@ class StagedNetwork(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drops the stages behind the last one asked for and, when told to, the norm, or pooling and classifier.
+        """Remove the stages behind the last chosen one and, on request, norm, pooling and classifier.
 
         Norm and classifier are made for the last stage, and go with it in any case.
         """

@@ -1,7 +1,7 @@
-"""Batch norm whose mean and variance are those of all ranks' images, on devices where torch has none.
+"""Batch norm over the images of all ranks, on devices where torch has none.
 
-torch's own `SyncBatchNorm` refuses tensors on a CPU. This one reduces sums and counts, so that ranks may hold shares
-of different sizes, and what W ranks normalise is what one rank would with all images.
+torch's own `SyncBatchNorm` refuses tensors on a CPU. This one reduces sums and counts, so that ranks may hold shares of
+different sizes, and W ranks compute the same result as one rank with all images.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """A sum over ranks that gradients pass through: each rank's part has had an effect on all of them."""
+    """Sum over ranks with gradients: the part of each rank has had an effect on all of them."""
 
     @staticmethod
     def forward(_ctx: Any, values: Tensor) -> Tensor:
@@ -30,16 +30,33 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 def sums_for(norm: nn.Module, sums: Tensor) -> Tensor:
-    """Sums of statistics, over all ranks where `norm` is synchronised and in training, else as they are.
+    """Return sums of statistics, over all ranks where `norm` is synchronised and in training, else unchanged.
 
-    For networks that compute a norm's statistics by a way of their own. The number of what was summed belongs into
-    `sums`, as ranks may differ in it.
+    For layers that compute the statistics of a norm themselves. The number of summands belongs into `sums`, since ranks
+    may differ in it.
     """
     synchronised = isinstance(norm, (SyncBatchNorm2d, nn.SyncBatchNorm)) and norm.training
     if not synchronised or not dist.is_initialized() or dist.get_world_size() == 1:
         return sums
     total: Tensor = _SumOverRanks.apply(sums)
     return total
+
+
+@torch.no_grad()
+def update_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
+    """Update the running statistics of a norm as a batch norm does in a training step.
+
+    Args:
+        norm: Norm to be updated; one without running statistics stays as it is.
+        mean: Mean of the batch, per channel.
+        variance: Unbiased variance of the batch, per channel.
+    """
+    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
+        return
+    norm.num_batches_tracked.add_(1)
+    momentum = norm.momentum if norm.momentum is not None else 1.0 / float(norm.num_batches_tracked)
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
+    norm.running_var.lerp_(variance.to(norm.running_var.dtype), momentum)
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
@@ -51,7 +68,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalises; in evaluation, or without peers, as an ordinary batch norm does."""
+        """Normalise; in evaluation, or with a single rank, as an ordinary batch norm does."""
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(x)
         self._check_input_dim(x)
@@ -61,29 +78,20 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         count, mean = sums[-1], sums[:-1] / sums[-1]
         centred = values - mean.float()[:, None, None]
         variance = sums_for(self, centred.square().sum((0, 2, 3), dtype=torch.float64)) / count
-        self._update_statistics(mean, variance * (count / (count - 1).clamp_min(1)))
+        update_statistics(self, mean, variance * (count / (count - 1).clamp_min(1)))
         factor = torch.rsqrt(variance + self.eps).float()
         if self.affine:
             factor = factor * self.weight
             return (centred * factor[:, None, None] + self.bias[:, None, None]).to(x.dtype)
         return (centred * factor[:, None, None]).to(x.dtype)
 
-    @torch.no_grad()
-    def _update_statistics(self, mean: Tensor, variance: Tensor) -> None:
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked.add_(1)
-        momentum = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
-
 
 def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Replaces every batch norm by one over all ranks, with the same parameters, buffers and names.
+    """Replace every batch norm by one over all ranks, with the same parameters, buffers and names.
 
     Args:
-        model: Changed in place, but for a model that is itself a batch norm.
-        device: Where it trains: on a GPU the norm is torch's.
+        model: Network, changed in place, unless it is itself a batch norm.
+        device: Device of the training: on a GPU the norm is torch's.
 
     Raises:
         ValueError: The model holds another kind of batch norm, which has no such form on this device.

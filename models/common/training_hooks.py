@@ -1,8 +1,8 @@
-"""What a network may ask of the loop that trains it, without the loop knowing the network.
+"""Hooks of a network in the training loop, without the loop depending on the network.
 
-A module that adds to the loss, constrains its parameters or has something to show says so through a method of
-its own; `penalty`, `project_` and `diagnostics` walk any `nn.Module` and collect. A network without such
-modules gets a zero, nothing, and an empty mapping.
+A module that adds to the loss, constrains its parameters or has values to report has a method for it; `penalty`,
+`project_` and `diagnostics` walk any `nn.Module` and collect. A network without such modules gets a zero, nothing, and
+an empty mapping.
 """
 
 from collections import defaultdict
@@ -16,33 +16,33 @@ __all__ = ["Diagnosed", "Penalised", "Projected", "TrainingHooks", "diagnostics"
 
 
 class Penalised(Protocol):
-    """A module with a term of its own in the loss."""
+    """Module with a term of its own in the loss."""
 
     def training_penalty(self) -> Tensor:
-        """The term as a scalar, already weighted."""
+        """Return the term as a scalar, already weighted."""
 
 
 class Projected(Protocol):
-    """A module whose parameters must stay in a set that the optimiser does not know."""
+    """Module whose parameters must stay in a set."""
 
     def project_parameters_(self) -> None:
-        """Moves the parameters back into their set, in place."""
+        """Project the parameters onto their set, in place."""
 
 
 class Diagnosed(Protocol):
-    """A module with numbers worth a curve."""
+    """Module with values for curves."""
 
     def training_diagnostics(self) -> Mapping[str, float | Sequence[float]]:
-        """Values under `<quantity>_<unit>`, such as `span_px`; one, or one per head."""
+        """Return values under `<quantity>_<unit>`, such as `span_px`; one, or one per head."""
 
 
 def _asking(model: nn.Module, method: str) -> Iterator[nn.Module]:
-    """The modules whose class has the method."""
+    """Return the modules whose class has the method."""
     return (module for module in model.modules() if hasattr(type(module), method))
 
 
 class TrainingHooks:
-    """The modules of a network that ask for something at every step, found once instead of at each.
+    """Modules of a network with hooks for every step, found once instead of at each step.
 
     Args:
         model: Whose modules stay the same from here on.
@@ -54,20 +54,20 @@ class TrainingHooks:
         self._parameter = next(model.parameters(), None)
 
     def penalty(self) -> Tensor:
-        """See `penalty`."""
+        """Return the penalty as `penalty` does."""
         if self._penalised:
             return torch.stack([module.training_penalty() for module in self._penalised]).sum()
         return torch.zeros(()) if self._parameter is None else self._parameter.new_zeros(())
 
     @torch.no_grad()
     def project_(self) -> None:
-        """See `project_`."""
+        """Project the parameters as `project_` does."""
         for module in self._projected:
             module.project_parameters_()
 
 
 def penalty(model: nn.Module) -> Tensor:
-    """Sum of the penalties of all modules of `model`, to be added to the loss.
+    """Return the sum of the penalties of all modules of `model`, to be added to the loss.
 
     Returns:
         A scalar that is already weighted; zero, on the device and in the type of the parameters, when no
@@ -77,13 +77,13 @@ def penalty(model: nn.Module) -> Tensor:
 
 
 def project_(model: nn.Module) -> None:
-    """Projects the parameters of `model` in place; call it after every step of the optimiser."""
+    """Project the parameters of `model` in place; to be called after every step of the optimiser."""
     TrainingHooks(model).project_()
 
 
 @torch.no_grad()
 def diagnostics(model: nn.Module) -> dict[str, float]:
-    """What the modules of `model` report, per layer and averaged.
+    """Return the values that the modules of `model` report, per layer and averaged.
 
     Returns:
         For a quantity such as `span_px`: `span/mean_px`, the mean over the layers that have it;

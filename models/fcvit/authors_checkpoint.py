@@ -9,16 +9,14 @@ from typing import Any
 
 from torch import nn
 
+from models.common.options import ModelOptionError
 from models.fcvit.block import PatchEmbed, norm_of_map
 from models.fcvit.network import FCViT
-from models.fcvit.variants import SHAPES
-from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry
-from models.registry.options import ModelOptionError
-
-__all__ = ["FAMILY"]
+from models.fcvit.variants import LARGE_SHAPES
+from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry, check_arguments, register_family
 
 NETWORK_CLASS = "BaseFormer"
-FACTORIES = ("fcvit_tiny", "fcvit_b12", "fcvit_b24", "fcvit_b48")
+FACTORIES = tuple(LARGE_SHAPES)
 SHAPE_ARGUMENTS = {
     "layers": "depths",
     "embed_dims": "embed_dims",
@@ -95,7 +93,7 @@ CONTEXT_PARTS = {
 
 
 def build(options: Mapping[str, Any]) -> nn.Module:
-    """Our network for the arguments of theirs.
+    """Build our network for the arguments of theirs.
 
     Args:
         options: `factory` is one of theirs or their class, `BaseFormer`, which it is when left out; the rest
@@ -109,11 +107,9 @@ def build(options: Mapping[str, Any]) -> nn.Module:
     params = _flat_params(given)
     if factory not in (*FACTORIES, NETWORK_CLASS):
         raise AuthorsOptionError(f"fcvit: unknown factory {factory!r}; known are {[*FACTORIES, NETWORK_CLASS]}")
-    shape: dict[str, Any] = {} if factory == NETWORK_CLASS else {**SHAPES[factory]}
+    shape: dict[str, Any] = {} if factory == NETWORK_CLASS else {**LARGE_SHAPES[factory]}
     needed = SHAPE_ARGUMENTS if factory == NETWORK_CLASS else ()
-    unknown, missing = sorted(set(given) - {*DEFAULTS, *needed}), sorted(set(needed) - set(given))
-    if unknown or missing:
-        raise AuthorsOptionError(f"fcvit: unknown arguments {unknown}, missing arguments {missing}")
+    check_arguments("fcvit", given, known=DEFAULTS, required=needed)
     if needed:
         shape = {ours: tuple(given.pop(name)) for name, ours in SHAPE_ARGUMENTS.items()}
     given = {**DEFAULTS, **given}
@@ -137,7 +133,7 @@ def build(options: Mapping[str, Any]) -> nn.Module:
 
 
 def _layer(argument: str, given: Any, known: Mapping[str, Any]) -> Any:
-    """A layer by its name or, as they pass it, by its class."""
+    """Return a layer by its name or, as they pass it, by its class."""
     name = given if isinstance(given, str) else getattr(given, "__name__", repr(given))
     name = name.rpartition(".")[2]
     if name not in known:
@@ -146,7 +142,10 @@ def _layer(argument: str, given: Any, known: Mapping[str, Any]) -> Any:
 
 
 def _flat_params(given: dict[str, Any]) -> dict[str, Any]:
-    """Takes their switches out of the arguments: from `params`, or a group of it or one entry standing alone."""
+    """Remove their switches from the arguments and return them by path.
+
+    They stand in `params`, in a group of it, or alone.
+    """
     flat: dict[str, Any] = {}
     for group, part in {**(given.pop("params", None) or {})}.items():
         flat |= {f"{group}.{name}": value for name, value in dict(part).items()}
@@ -160,7 +159,7 @@ def _flat_params(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _switches(params: Mapping[str, Any], *, released: bool) -> dict[str, Any]:
-    """Our keywords for their switches, on top of the values of a released network or of their class."""
+    """Return our keywords for their switches, over the values of a released network or of their class."""
     unknown = sorted(set(params) - set(PARAMS))
     if unknown:
         raise AuthorsOptionError(f"fcvit: unknown params {unknown}; known are {sorted(PARAMS)}")
@@ -175,7 +174,7 @@ def _switches(params: Mapping[str, Any], *, released: bool) -> dict[str, Any]:
 
 
 def entries(network: nn.Module) -> dict[str, Entry]:
-    """Their keys; embeddings between stages count as entries of their list of stages."""
+    """Return their keys; embeddings between stages count as entries of their list of stages."""
     assert isinstance(network, FCViT)
     position, table = 0, {}
     prefixes = {"stem": "patch_embed", "norm": "norm", "head.fc": "head"}
@@ -196,7 +195,7 @@ def entries(network: nn.Module) -> dict[str, Entry]:
 
 
 def _in_block(path: str, network: FCViT) -> str:
-    """Their path for one of ours below a block or an embedding."""
+    """Return their path for one of ours below a block or an embedding."""
     is_context = ".context." in path
     for ours, theirs in PARTS:
         path = path.replace(ours, theirs)
@@ -206,10 +205,4 @@ def _in_block(path: str, network: FCViT) -> str:
     return path
 
 
-def takes_no_part(key: str, network: nn.Module) -> bool:
-    """Their networks hold nothing that is not used."""
-    del key, network
-    return False
-
-
-FAMILY = AuthorsFamily(name="fcvit", networks=(FCViT,), build=build, entries=entries, takes_no_part=takes_no_part)
+register_family(AuthorsFamily(name="fcvit", networks=(FCViT,), build=build, entries=entries))

@@ -1,4 +1,4 @@
-"""An FCViT block, the embedding between stages, and the switches that shape all blocks of a network.
+"""FCViT block, the embedding between stages, and the switches that shape all blocks of a network.
 
 Source: Ma et al. 2022, "A Close Look at Spatial Modeling: From Attention to Convolution" (arXiv 2212.12552).
 """
@@ -13,9 +13,9 @@ from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from models.common.merging import normed_conv
+from models.common.options import OptionProblem, nearest_divisor
 from models.fcvit.context import ActLayer, ChannelAttention, GlobalContext, SpatialAttention
 from models.fcvit.mixers import ChannelMixer, TokenMixer
-from models.registry.options import OptionProblem
 
 __all__ = ["BlockDesign", "FCViTBlock", "PatchEmbed", "divides"]
 
@@ -23,7 +23,7 @@ NormLayer: TypeAlias = Callable[[int], nn.Module]
 
 
 def norm_of_map(dim: int) -> nn.Module:
-    """Norm over all channels and positions of an image, with a weight and a bias per channel."""
+    """Make a norm over all channels and positions of an image, with a weight and a bias per channel."""
     return nn.GroupNorm(1, dim)
 
 
@@ -39,7 +39,7 @@ class PatchEmbed(nn.Module):
         self.bn = nn.BatchNorm2d(out_chs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embeds."""
+        """Embed."""
         return normed_conv(self.conv, self.bn, x)
 
 
@@ -50,9 +50,9 @@ class FCViTBlock(nn.Module):
 
     Args:
         dim: Channels.
-        token_mixer: Mixes the positions.
-        channel_mixer: Mixes the channels.
-        norm_layer: Makes a norm.
+        token_mixer: Mixer of the positions.
+        channel_mixer: Mixer of the channels.
+        norm_layer: Function that makes a norm.
         layer_scale_init: First value of the scales; None for no scales.
         drop_path_rate: Chance to drop a branch, per image.
     """
@@ -78,7 +78,7 @@ class FCViTBlock(nn.Module):
         self.layer_scale_2 = None if first is None else nn.Parameter(first.clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Adds both branches, one after the other."""
+        """Add both branches, one after the other."""
         y = self.token_mixer(self.norm1(x))
         y = self.drop_path(y)
         if self.layer_scale_1 is not None:
@@ -87,36 +87,36 @@ class FCViTBlock(nn.Module):
         return x + self.drop_path(self.channel_mixer(self.norm2(x), self.layer_scale_2))  # type: ignore[no-any-return]
 
     def no_weight_decay(self) -> set[str]:
-        """The scales per channel."""
+        """Return the scales per channel."""
         return set() if self.layer_scale_1 is None else {"layer_scale_1", "layer_scale_2"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockDesign:
-    """What the blocks of a network have in common.
+    """Switches and sizes that the blocks of a network share.
 
     Args:
         kernel_size_1: Window side of the first mixing step; odd.
         kernel_size_2: Window side of the second; odd.
         mixing_steps: Mixing steps of a block; 1 or 2.
-        global_context: Whether a step adds the context of the map; the next four are those of `GlobalContext`.
-        similarity: Whether positions weigh the context.
-        competition: Whether candidates compete in its bottleneck.
-        gc_reduction: Channels over those of the bottleneck.
+        global_context: True to add the context of the map in each step, see `GlobalContext`.
+        similarity: True for positions that weigh the context.
+        competition: True for candidates that compete in its bottleneck.
+        gc_reduction: Channels over those of its bottleneck.
         num_heads: Groups of channels that weigh the context.
-        fc_factor: As for `TokenMixer`, like the next.
-        fc_min_chs: Fewest channels of its 1x1 convolutions.
-        spatial_attention: Whether the token mixers end in a `SpatialAttention`; the next two are its.
-        spatial_kernel_size: Side of the neighbourhood.
-        spatial_reduction: Channels over those of the gate.
-        channel_attention: Whether the channel mixers end in a `ChannelAttention`.
-        channel_kernel_sizes: Its widths.
-        mlp_depthwise: Whether the channel mixers hold a depth-wise convolution.
-        mlp_kernel_size: Its side; odd.
-        layer_scale_init: As for `FCViTBlock`.
+        fc_factor: Channels over those inside the 1x1 convolutions of a step; 1 for full ones.
+        fc_min_chs: Fewest channels inside these 1x1 convolutions.
+        spatial_attention: True for token mixers that end in a `SpatialAttention`.
+        spatial_kernel_size: Side of the neighbourhood of the spatial attention.
+        spatial_reduction: Channels over those inside the spatial attention.
+        channel_attention: True for channel mixers that end in a `ChannelAttention`.
+        channel_kernel_sizes: Widths of the channel attention.
+        mlp_depthwise: True for a depth-wise convolution in the channel mixers.
+        mlp_kernel_size: Side of that convolution; odd.
+        layer_scale_init: First value of the scales of a block; None for no scales.
         proj_drop_rate: Dropout in the channel mixers.
-        act_layer: Makes the nonlinearities.
-        norm_layer: Makes the norms of the blocks and the last one.
+        act_layer: Function that makes the nonlinearities.
+        norm_layer: Function that makes the norms of the blocks and the last one.
     """
 
     kernel_size_1: int = 11
@@ -142,7 +142,7 @@ class BlockDesign:
     norm_layer: NormLayer = norm_of_map
 
     def problems(self, embed_dims: Sequence[int]) -> list[OptionProblem]:
-        """What keeps the context from being built at these channels of the stages."""
+        """Return the options that do not fit these channels of the stages."""
         if not self.global_context:
             return []
         problems = []
@@ -155,7 +155,7 @@ class BlockDesign:
         return problems
 
     def context(self, dim: int) -> nn.Module:
-        """The global context of a step."""
+        """Make the global context of a step."""
         return GlobalContext(
             dim,
             num_heads=self.num_heads,
@@ -166,7 +166,7 @@ class BlockDesign:
         )
 
     def token_mixer(self, dim: int, largest_window: int | None) -> TokenMixer:
-        """The token mixer, its windows no larger than told."""
+        """Make the token mixer, with windows no larger than `largest_window`."""
         gate = None
         if self.spatial_attention:
             gate = SpatialAttention(
@@ -187,7 +187,7 @@ class BlockDesign:
         )
 
     def channel_mixer(self, dim: int, mlp_ratio: float) -> ChannelMixer:
-        """The channel mixer."""
+        """Make the channel mixer."""
         attention = None
         if self.channel_attention:
             attention = ChannelAttention(kernel_sizes=self.channel_kernel_sizes, act_layer=self.act_layer)
@@ -202,9 +202,7 @@ class BlockDesign:
 
 
 def divides(option: str, given: int, embed_dims: Sequence[int]) -> OptionProblem:
-    """The problem that `given` does not divide the channels of every stage."""
-    common = math.gcd(*embed_dims)
-    fitting = [divisor for divisor in range(1, common + 1) if common % divisor == 0]
-    nearest = min(fitting, key=lambda divisor: abs(divisor - given))
+    """Return the problem that `given` does not divide the channels of every stage."""
+    nearest = nearest_divisor(math.gcd(*embed_dims), given)
     rule = f"{option} divides the channels of every stage, {', '.join(map(str, embed_dims))}"
     return OptionProblem(option, given, rule, f"Use {nearest}.")

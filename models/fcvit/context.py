@@ -1,8 +1,7 @@
-"""What an FCViT block adds to plain convolutions: global context, and two optional gates.
+"""Parts of an FCViT block beyond plain convolutions: global context, and two optional gates.
 
-What attention contributes beyond a convolution is, in trained transformers, a context that is nearly the same
-for every query. Here it is one vector per image; each position takes as much of it as it resembles the mean of
-the map.
+In trained transformers, attention adds to a convolution a context that is nearly the same for every query. Here it is
+one vector per image; each position takes as much of it as it resembles the mean of the map.
 
 Source: Ma et al. 2022, "A Close Look at Spatial Modeling: From Attention to Convolution" (arXiv 2212.12552).
 Differs: the similarity is one matrix product and the context is added in one pass, without a tensor of the
@@ -28,19 +27,19 @@ ActLayer: TypeAlias = Callable[[], nn.Module]
 
 @register_notrace_module
 class GlobalContext(nn.Module):
-    """Adds to every position a context vector of the whole map.
+    """Residual context vector of the whole map, added to every position.
 
     Shape: x (B, dim, H, W) -> the same.
 
     Args:
         dim: Channels.
         num_heads: Groups of channels that weigh the context each in their own way; divides `dim`.
-        gc_reduction: The vector passes through `dim / gc_reduction` channels.
-        similarity: Whether a position weighs the context by its standardised product with the mean of the
+        gc_reduction: Channels over those of the bottleneck of the vector.
+        similarity: True for positions that weigh the context by their standardised product with the mean of the
             map, per head; else all positions take the same.
-        competition: Whether, of two candidates for each of the narrow channels, the larger passes; else a
+        competition: True to pass the larger of two candidates for each channel of the bottleneck; else a
             nonlinearity follows one.
-        act_layer: That nonlinearity.
+        act_layer: Function that makes that nonlinearity.
 
     Source: Ma et al. 2022, section 3. Standardised over heads and positions of an image together, with the
     unbiased deviation.
@@ -66,15 +65,20 @@ class GlobalContext(nn.Module):
         self.shift = nn.Parameter(torch.zeros(num_heads)) if similarity else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Adds the context."""
+        """Add the context."""
         mean = map_mean(x)
         context = self.context(mean)
         if self.scale is None:
             return x + context[:, :, None, None]
         return self.add(x, self.similarity(x, mean), context)
 
+    def macs(self, x: Tensor) -> int:
+        """Return the multiply-accumulates for a map: both linear layers, and the similarity as one product."""
+        linear = len(x) * (self.squeeze.weight.numel() + self.expand.weight.numel())
+        return linear if self.scale is None else linear + x.numel()
+
     def add(self, x: Tensor, weights: Tensor, context: Tensor) -> Tensor:
-        """The map and its weighted context: (B, dim, H, W), (B, num_heads, H * W), (B, dim) -> (B, dim, H, W).
+        """Add the weighted context: (B, dim, H, W), (B, num_heads, H * W), (B, dim) -> (B, dim, H, W).
 
         As a product of matrices, it writes one map, and its gradients need none; in the order of memory of `x`.
         """
@@ -86,7 +90,7 @@ class GlobalContext(nn.Module):
         return added.unflatten(2, x.shape[2:])  # type: ignore[no-any-return]
 
     def context(self, mean: Tensor) -> Tensor:
-        """The vector to be added, from the mean of the map: (B, dim) -> (B, dim)."""
+        """Compute the vector to be added, from the mean of the map: (B, dim) -> (B, dim)."""
         narrow = self.squeeze(mean)
         if self.competition:
             narrow = narrow.unflatten(1, (2, -1)).amax(1)
@@ -94,19 +98,22 @@ class GlobalContext(nn.Module):
         return context
 
     def by_head(self, vector: Tensor) -> Tensor:
-        """A row per head that is zero outside its channels: (B, dim) -> (B, num_heads, dim)."""
+        """Make a row per head that is zero outside its channels: (B, dim) -> (B, num_heads, dim)."""
         heads = vector.unflatten(1, (self.num_heads, -1)).transpose(1, 2)
         return torch.diag_embed(heads, dim1=1, dim2=2).flatten(2)
 
     def similarity_maps(self, x: Tensor) -> Tensor:
-        """`similarity` of every head as maps: (B, dim, H, W) -> (B, num_heads, H, W); all ones without similarity."""
+        """Compute the similarity of every head as maps: (B, dim, H, W) -> (B, num_heads, H, W).
+
+        They are all ones without similarity.
+        """
         if self.scale is None:
             return x.new_ones(x.shape[0], self.num_heads, *x.shape[2:])
         maps: Tensor = self.similarity(x, map_mean(x)).unflatten(2, x.shape[2:])
         return maps
 
     def similarity(self, x: Tensor, mean: Tensor) -> Tensor:
-        """How much of the context each position takes: (B, dim, H, W), (B, dim) -> (B, num_heads, H * W)."""
+        """Compute the share of the context each position takes: (B, dim, H, W), (B, dim) -> (B, num_heads, H * W)."""
         assert self.scale is not None and self.shift is not None
         head_dim = x.shape[1] // self.num_heads
         products = (self.by_head(mean).to(x.dtype) @ x.flatten(2)) * head_dim**-0.5
@@ -118,15 +125,15 @@ class GlobalContext(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """Gates every position and channel by what is around it.
+    """Gate of every position and channel from the neighbourhood.
 
     Shape: x (B, dim, H, W) -> the same.
 
     Args:
         dim: Channels.
         kernel_size: Side of the neighbourhood; odd.
-        reduction: The gate passes through `dim / reduction` channels.
-        act_layer: Nonlinearity in between.
+        reduction: Channels over those inside the gate.
+        act_layer: Function that makes the nonlinearity in between.
     """
 
     def __init__(self, dim: int, *, kernel_size: int = 3, reduction: int = 8, act_layer: ActLayer = nn.GELU) -> None:
@@ -141,19 +148,19 @@ class SpatialAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Multiplies by the gate."""
+        """Multiply by the gate."""
         y: Tensor = x * self.gate(x)
         return y
 
 
 class ChannelAttention(nn.Module):
-    """Adds to each channel what two short convolutions along the pooled channels make of it.
+    """Residual attention to channels, by two short convolutions along the pooled channels.
 
     Shape: x (B, dim, H, W) -> the same.
 
     Args:
         kernel_sizes: Widths of the two convolutions along the channels; odd.
-        act_layer: Nonlinearity before the pool and between the convolutions.
+        act_layer: Function that makes the nonlinearity before the pool and between the convolutions.
     """
 
     def __init__(self, *, kernel_sizes: tuple[int, int] = (3, 5), act_layer: ActLayer = nn.GELU) -> None:
@@ -164,7 +171,7 @@ class ChannelAttention(nn.Module):
         self.act = act_layer()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Adds the attention of each channel."""
+        """Add the attention of each channel."""
         pooled = map_mean(self.act(x))[:, None]
         attention: Tensor = self.conv2(self.act(self.conv1(pooled)))
         return x + attention.transpose(1, 2)[..., None]

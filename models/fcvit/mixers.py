@@ -1,4 +1,4 @@
-"""The two halves of an FCViT block: mixing of positions by large windows, mixing of channels.
+"""Halves of an FCViT block: mixing of positions by large windows, mixing of channels.
 
 Source: Ma et al. 2022, "A Close Look at Spatial Modeling: From Attention to Convolution" (arXiv 2212.12552).
 """
@@ -22,10 +22,10 @@ class TokenMixingStep(nn.Module):
     Args:
         dim: Channels.
         kernel_size: Side of the window; odd.
-        context: Adds the global context; None for none.
-        fc_factor: The 1x1 convolution passes through `dim / fc_factor` channels; 1 makes it a full one.
+        context: Global context ahead of the step; None for none.
+        fc_factor: Channels over those inside the 1x1 convolution; 1 for a full one.
         fc_min_chs: Fewest channels it passes through.
-        act_layer: The nonlinearity.
+        act_layer: Function that makes the nonlinearity.
     """
 
     def __init__(
@@ -50,24 +50,24 @@ class TokenMixingStep(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """One step."""
+        """Apply the step."""
         y: Tensor = self.act(self.pointwise(self.depthwise(self.context(x))))
         return y
 
 
 class TokenMixer(nn.Module):
-    """One or two mixing steps and, when asked for, a spatial gate.
+    """One or two mixing steps and an optional spatial gate.
 
     Shape: x (B, dim, H, W) -> the same.
 
     Args:
         dim: Channels.
         kernel_sizes: Window side of each step, one per step; odd.
-        make_context: Makes the global context of a step; None for none.
-        fc_factor: As for `TokenMixingStep`, like the next two.
-        fc_min_chs: Fewest channels of its 1x1 convolution.
-        act_layer: Its nonlinearity.
-        spatial_attention: The gate behind the steps; None for none.
+        make_context: Function that makes the global context of a step; None for none.
+        fc_factor: Channels over those inside the 1x1 convolutions; 1 for full ones.
+        fc_min_chs: Fewest channels inside the 1x1 convolutions.
+        act_layer: Function that makes the nonlinearities.
+        spatial_attention: Gate behind the steps; None for none.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class TokenMixer(nn.Module):
         self.spatial_attention = spatial_attention or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mixes the positions."""
+        """Mix the positions."""
         y: Tensor = self.spatial_attention(self.steps(x))
         return y
 
@@ -113,8 +113,8 @@ class ChannelMixer(nn.Module):
         hidden_chs: Channels in between.
         kernel_size: Side of the depth-wise convolution, odd; None for none.
         proj_drop_rate: Dropout behind the nonlinearity and at the end.
-        channel_attention: The attention at the end; None for none.
-        act_layer: The nonlinearity.
+        channel_attention: Attention at the end; None for none.
+        act_layer: Function that makes the nonlinearity.
     """
 
     def __init__(
@@ -136,13 +136,13 @@ class ChannelMixer(nn.Module):
         self.channel_attention = channel_attention or nn.Identity()
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
-        """Mixes the channels; `scale` (dim,) multiplies those that come out."""
+        """Mix the channels; `scale` (dim,) multiplies the output."""
         x = self.drop(self.act(self.depthwise(self.expand(x))))
         if scale is None:
             y: Tensor = self.channel_attention(self.drop(self.reduce(x)))
             return y
         if isinstance(self.channel_attention, nn.Identity):
-            # the scale of the last convolution's rows, rather than of a whole map
+            # scaling the rows of the last convolution costs less than scaling a whole map
             weight, bias = self.reduce.weight * scale[:, None, None, None], self.reduce.bias
             assert bias is not None
             x = functional.conv2d(x, weight, bias * scale)

@@ -1,8 +1,8 @@
 """FCViT: a convolutional network of the shape of a vision transformer, with an explicit global context.
 
-Stages of blocks work at a quarter of the side of the images and at halves of it from there on. Each block
-mixes positions (`TokenMixer`) and channels (`ChannelMixer`), each behind a norm of the whole map and in front
-of a learned scale per channel, around a shortcut.
+Stages of blocks work at a quarter of the side of the images, and each further stage at half the side of the one before.
+Each block mixes positions (`TokenMixer`) and channels (`ChannelMixer`), each behind a norm of the whole map and in
+front of a learned scale per channel, around a shortcut.
 
 Source: Ma et al. 2022, "A Close Look at Spatial Modeling: From Attention to Convolution" (arXiv 2212.12552).
 Differs: `drop_rate` is the dropout before the classifier, as in timm, and `proj_drop_rate` that of the channel
@@ -16,9 +16,9 @@ from typing import Any
 
 from torch import nn
 
+from models.common.options import ModelOptionError
 from models.common.staged import StagedNetwork
 from models.fcvit.block import BlockDesign, FCViTBlock, PatchEmbed
-from models.registry.options import ModelOptionError
 
 __all__ = ["FCViT"]
 
@@ -34,8 +34,8 @@ class FCViT(StagedNetwork):
         mlp_ratios: Channels inside the channel mixers of each stage over those of the stage.
         stem_stride: Stride of the stem.
         stem_kernel_size: Side of its windows; odd.
-        downsamples: Whether the map is halved behind a stage; where it is not but the channels change, they are
-            embedded, and the map halved, all the same. Halved everywhere when left out.
+        downsamples: Flags for halving the map behind a stage; it is halved everywhere when left out, and where the
+            channels change in any case.
         img_size: Height and width of the images in pixels, where no window of a token mixer is to be larger
             than the map it works on; None for no limit. Images of other sizes work too.
         in_chans: Channels of the images.
@@ -103,7 +103,7 @@ def _largest_odd(side: int) -> int:
 
 
 def init_fcvit(module: nn.Module) -> None:
-    """Linear layers from a narrow truncated normal, 2-D convolutions by He's fan-out rule, biases zero."""
+    """Initialise linear layers by a narrow truncated normal, 2-D convolutions by He's fan-out rule, biases by zero."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
     elif isinstance(module, nn.Conv2d):

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from models.common.merging import normed_conv
+from models.common.options import ModelOptionError, OptionProblem
 from models.lesa.binary_term import BinaryTerm
-from models.registry.options import ModelOptionError, OptionProblem
 
 __all__ = ["FUSIONS", "UNARIES", "Fusion", "LocallyEnhancedAttention", "UnaryTerm"]
 
@@ -24,7 +24,7 @@ FUSIONS = ("none", "scalar", "full")
 
 
 class UnaryTerm(nn.Module):
-    """The local term: a normed convolution.
+    """Local term: a normed convolution.
 
     Shape: x (B, dim, H, W) -> the same.
 
@@ -43,7 +43,7 @@ class UnaryTerm(nn.Module):
         self.bn = nn.BatchNorm2d(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolves and normalises."""
+        """Convolve and normalise."""
         *before, last = self.convs
         for conv in before:
             x = conv(x)
@@ -51,14 +51,14 @@ class UnaryTerm(nn.Module):
 
 
 class Fusion(nn.Module):
-    """The gate of the binary term, from both terms.
+    """Gate of the binary term, from both terms.
 
     Shape: unary (B, dim, H, W), binary (B, dim, H, W) -> (B, dim or 1, H, W), between 0 and 1.
 
     Args:
         dim: Channels of a term.
         form: `full` for a gate per channel and position, `scalar` for one that all channels share.
-        shrinks: What each layer divides the channels by, of which the first reads 2 * dim.
+        shrinks: Divisor of the channels at each layer; the first layer reads 2 * dim.
         kernel_sizes: Side of the convolution of each layer, odd; 1 when left out.
         groups: Groups of the convolution of each layer and of the last one; 1 when left out.
     """
@@ -85,7 +85,7 @@ class Fusion(nn.Module):
         self.bn = nn.BatchNorm2d(out_chs)
 
     def forward(self, unary: Tensor, binary: Tensor) -> Tensor:
-        """The gate."""
+        """Compute the gate."""
         x = torch.cat([unary, binary], dim=1).relu_()
         layers = list(self.layers)
         for conv, bn, act in zip(layers[::3], layers[1::3], layers[2::3], strict=True):
@@ -102,12 +102,12 @@ class LocallyEnhancedAttention(nn.Module):
         dim: Channels.
         map_size: H and W.
         groups: Heads of the binary term and groups of the unary one.
-        position_embedding: As for `BinaryTerm`.
+        position_embedding: Position embedding of the binary term, see `BinaryTerm`.
         unary: Form of the unary term, or `none`, which leaves nothing to fuse: the layer is the binary term.
         fusion: Form of the gate, or `none` for the plain sum.
-        fusion_shrinks: As for `Fusion`, like the next two.
-        fusion_kernel_sizes: Sides of its convolutions.
-        fusion_groups: Groups of its convolutions.
+        fusion_shrinks: Divisor of the channels at each layer of the gate.
+        fusion_kernel_sizes: Sides of the convolutions of the gate; 1 when left out.
+        fusion_groups: Groups of the convolutions of the gate; 1 when left out.
 
     Raises:
         ModelOptionError: There is no such form, or groups or shrinks do not fit the channels.
@@ -147,7 +147,7 @@ class LocallyEnhancedAttention(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Fuses the terms."""
+        """Fuse the terms."""
         unary, gate, binary = self.terms(x)
         if unary is None:
             return binary
@@ -158,7 +158,7 @@ class LocallyEnhancedAttention(nn.Module):
         return gated
 
     def terms(self, x: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
-        """What is fused: unary term, gate, binary term.
+        """Compute the terms to be fused: unary term, gate, binary term.
 
         Shape: x (B, dim, H, W) -> (B, dim, H, W) or None, (B, dim or 1, H, W) or None, (B, dim, H, W).
         """

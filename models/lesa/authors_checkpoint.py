@@ -8,12 +8,10 @@ from typing import Any
 
 from torch import nn
 
+from models.common.options import ModelOptionError
 from models.lesa.network import LesaResNet
-from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry
-from models.registry.authors.resnet_keys import rename
-from models.registry.options import ModelOptionError
-
-__all__ = ["FAMILY"]
+from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry, check_arguments, register_family
+from models.registry.authors.resnet_keys import TORCHVISION_PARTS, rename
 
 DEPTHS, PLANES = (3, 4, 6, 3), (64, 128, 256, 512)
 STEM_REDUCTION = 4
@@ -33,10 +31,7 @@ LAYER_OPTIONAL = ("type", "with_cp_UB_terms_only")
 POSITIONS = {"classification": "classification", "detection_qr": "detection"}
 
 PARTS: Mapping[str, str] = {
-    "stem.conv": "conv1",
-    "stem.bn": "bn1",
-    "reduce.conv": "conv1",
-    "reduce.bn": "bn1",
+    **TORCHVISION_PARTS,
     "spatial.conv": "conv2",
     "spatial.bn": "bn2",
     "spatial.binary.qkv.conv": "conv2.qkv_transform",
@@ -50,24 +45,16 @@ PARTS: Mapping[str, str] = {
     "spatial.fusion.layers": "conv2.reasoning",
     "spatial.fusion.conv": "conv2.projection.0",
     "spatial.fusion.bn": "conv2.projection.1",
-    "expand.conv": "conv3",
-    "expand.bn": "bn3",
-    "shortcut.conv": "downsample.0",
-    "shortcut.bn": "downsample.1",
-    "head.fc": "fc",
 }
 
 
 def build(options: Mapping[str, Any]) -> nn.Module:
-    """Our network for the arguments of theirs.
+    """Build our network for the arguments of theirs.
 
     Raises:
         AuthorsOptionError: An argument is unknown or missing, or their code makes no network of them either.
     """
-    unknown = sorted(set(options) - {*CONFIGURATION, *KEYWORDS})
-    missing = sorted(set(CONFIGURATION) - set(options))
-    if unknown or missing:
-        raise AuthorsOptionError(f"lesa: unknown arguments {unknown}, missing arguments {missing}")
+    check_arguments("lesa", options, known=KEYWORDS, required=CONFIGURATION)
     given = {**KEYWORDS, **options}
     if given["norm_layer"] not in (None, "BatchNorm2d", nn.BatchNorm2d):
         raise AuthorsOptionError(f"lesa: norm_layer is {given['norm_layer']!r}; the networks here are batch-normed")
@@ -96,12 +83,15 @@ def build(options: Mapping[str, Any]) -> nn.Module:
 
 
 def _height_and_width(size: Any) -> tuple[int, int]:
-    """The size of a map; theirs are square, given by one number."""
+    """Return the size of a map; theirs are square, given by one number."""
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def _strides_and_dilations(given: Mapping[str, Any]) -> tuple[list[int], list[tuple[int, int]]]:
-    """Strides, some of them turned into dilations, and the dilations of first and further blocks of each stage."""
+    """Return the strides, and the dilations of first and further blocks of each stage.
+
+    Some strides are turned into dilations.
+    """
     replaced = [False, *(given["replace_stride_with_dilation"] or (False, False, False))]
     strides, dilations, dilation = [], [], 1
     flags = zip(given["strides"], replaced, given["stage_with_lesa"], given["stage_with_first_conv"], strict=True)
@@ -117,11 +107,8 @@ def _strides_and_dilations(given: Mapping[str, Any]) -> tuple[list[int], list[tu
 
 
 def _layer(lesa: Mapping[str, Any]) -> dict[str, Any]:
-    """Our keywords for the arguments of their layer."""
-    known = {*LAYER_REQUIRED, *LAYER_OPTIONAL}
-    unknown, missing = sorted(set(lesa) - known), sorted(set(LAYER_REQUIRED) - set(lesa))
-    if unknown or missing:
-        raise AuthorsOptionError(f"lesa: unknown arguments of the layer {unknown}, missing {missing}")
+    """Return our keywords for the arguments of their layer."""
+    check_arguments("lesa, its layer", lesa, known=LAYER_OPTIONAL, required=LAYER_REQUIRED)
     if lesa.get("type", "LESA") != "LESA" or lesa["pe_type"] not in POSITIONS:
         raise AuthorsOptionError(f"lesa: type LESA and pe_type one of {sorted(POSITIONS)} make a layer, not {lesa}")
     shrinks, sides, groups = (list(lesa[key]) for key in ("df_channel_shrink", "df_kernel_size", "df_group"))
@@ -139,7 +126,7 @@ def _layer(lesa: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def entries(network: nn.Module) -> dict[str, Entry]:
-    """Their keys; they project by a 1-D convolution, and their gate starts with a layer that holds nothing."""
+    """Return their keys; they project by a 1-D convolution, and their gate starts with a layer that holds nothing."""
     table: dict[str, Entry] = {}
     for key, tensor in network.state_dict().items():
         theirs = rename(key, stage="layer{next_stage}", parts=PARTS)
@@ -153,9 +140,11 @@ def entries(network: nn.Module) -> dict[str, Entry]:
 
 
 def takes_no_part(key: str, network: nn.Module) -> bool:
-    """The index into the tables of positions, which follows from the size of the map."""
+    """Return whether a key is the index into the tables of positions, which follows from the size of the map."""
     del network
     return key.endswith(".conv2.flatten_index")
 
 
-FAMILY = AuthorsFamily(name="lesa", networks=(LesaResNet,), build=build, entries=entries, takes_no_part=takes_no_part)
+register_family(
+    AuthorsFamily(name="lesa", networks=(LesaResNet,), build=build, entries=entries, takes_no_part=takes_no_part)
+)

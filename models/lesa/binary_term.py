@@ -1,4 +1,4 @@
-"""The binary term of LESA: self-attention of all positions to all, whose logits are batch-normed sums.
+"""Binary term of LESA: self-attention of all positions to all, whose logits are batch-normed sums.
 
 The logits are the sum of up to three products, each with a batch norm of its own per head: query and key, query
 and position, key and position. A shift of all logits of a query leaves its softmax as it is, so of these norms
@@ -17,9 +17,9 @@ from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from models.common.bottleneck import ConvNorm
-from models.common.sync_batch_norm import sums_for
+from models.common.options import ModelOptionError, OptionProblem
+from models.common.sync_batch_norm import sums_for, update_statistics
 from models.lesa.positions import POSITIONS, AxialPositions, FlattenedPositions, at_least_float32
-from models.registry.options import ModelOptionError, OptionProblem
 
 __all__ = ["BinaryTerm"]
 
@@ -64,7 +64,7 @@ class BinaryTerm(nn.Module):
         self.bn_output = nn.BatchNorm2d(2 * dim if self.flattened else dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attends everywhere.
+        """Attend to the whole map.
 
         Raises:
             ValueError: The map is not of the size the layer was built for.
@@ -84,14 +84,14 @@ class BinaryTerm(nn.Module):
         return normed.unflatten(1, (dim, -1)).sum(2) if self.flattened is not None else normed
 
     def attention(self, x: Tensor) -> Tensor:
-        """How much each position takes of each: x (B, dim, H, W) -> (B, groups, N, N), N = H * W, last the keys."""
+        """Compute the attention of all positions: x (B, dim, H, W) -> (B, groups, N, N), N = H * W, last the keys."""
         weights, _ = self._attention_and_values(x)
         weights = weights.unflatten(0, (-1, self.groups))
         ordered: Tensor = weights.flip(3) if self.flattened is not None else weights
         return ordered
 
     def _attention_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Softmax of the logits (B * groups, N, N), and values (B * groups, N, v_chs), keys in the same order."""
+        """Compute attention (B * groups, N, N), and values (B * groups, N, v_chs), keys in the same order."""
         qkv = self.qkv(x).flatten(2).unflatten(1, (self.groups, -1)).transpose(2, 3).flatten(0, 1)
         q, k, v = qkv.split([self.qk_chs, self.qk_chs, self.v_chs], dim=2)
         if self.flattened is not None:
@@ -100,7 +100,7 @@ class BinaryTerm(nn.Module):
         return self.logits(q, k).softmax(-1), v
 
     def logits(self, q: Tensor, k: Tensor) -> Tensor:
-        """The normed and summed products, but for what is the same for all keys of a query.
+        """Compute the normed and summed products, except for terms that are equal for all keys of a query.
 
         Args:
             q: Queries (B * groups, N, qk_chs).
@@ -124,7 +124,10 @@ class BinaryTerm(nn.Module):
         return logits
 
     def variances(self, q: Tensor, k: Tensor, axial: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Of each product of each head, (terms * groups,): those of the batch, in eval mode the running ones."""
+        """Return the variance of each product of each head, (terms * groups,).
+
+        They are those of the batch, in evaluation the running ones.
+        """
         norm = self.bn_logits
         assert norm.running_mean is not None and norm.running_var is not None
         if not norm.training:
@@ -141,11 +144,11 @@ class BinaryTerm(nn.Module):
         count = counts[0]
         mean = sums[0] / count
         variance: Tensor = (sums[1] / count - mean.square()).clamp_min(0)
-        _update_statistics(norm, mean, variance * (count / (count - 1).clamp_min(1)))
+        update_statistics(norm, mean, variance * (count / (count - 1).clamp_min(1)))
         return variance
 
     def scales(self, variance: Tensor) -> Tensor:
-        """The factor of each product of each head, (terms * groups,), that its batch norm amounts to."""
+        """Return the factor of each product of each head, (terms * groups,), that its batch norm amounts to."""
         norm = self.bn_logits
         # the shift has no effect on the result, and so a gradient of exactly zero
         factors: Tensor = norm.weight * torch.rsqrt(variance + norm.eps).to(norm.weight.dtype) + 0.0 * norm.bias
@@ -153,24 +156,16 @@ class BinaryTerm(nn.Module):
 
 
 def _without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:
-    """No automatic casts on a device; shapes without one, on the device `meta`, never have any."""
+    """Disable automatic casts on a device.
+
+    Shapes without one, on the device `meta`, never have any.
+    """
     has_autocast = torch.amp.is_autocast_available(device_type)
     return torch.autocast(device_type, enabled=False) if has_autocast else contextlib.nullcontext()
 
 
-@torch.no_grad()
-def _update_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
-    """What a batch norm does to its running statistics in a training step."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    assert norm.num_batches_tracked is not None
-    norm.num_batches_tracked.add_(1)
-    momentum = norm.momentum if norm.momentum is not None else 1.0 / float(norm.num_batches_tracked)
-    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
-    norm.running_var.lerp_(variance.to(norm.running_var.dtype), momentum)
-
-
 def product_moments(q: Tensor, k: Tensor) -> Tensor:
-    """Sum and sum of squares of all products of queries and keys (M, N, d) of a head: (2, M).
+    """Compute sum and sum of squares of all products of queries and keys (M, N, d) of a head: (2, M).
 
     The squares are those of the products, but come from the d x d matrix of second moments of the keys.
     """

@@ -14,28 +14,11 @@ from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from models.common.bottleneck import EXPANSION, ConvNorm
-from models.common.merging import normed_conv
 from models.common.resnet import BlockSite, SpatialResNet, SurfaceOptions
 from models.lesa.attention import LocallyEnhancedAttention
 from models.lesa.binary_term import BinaryTerm
 
-__all__ = ["LesaBottleneck", "LesaResNet", "NormedConv", "map_sizes"]
-
-
-class NormedConv(nn.Module):
-    """The 3x3 convolution of a block without LESA, and its norm.
-
-    Shape: x (B, dim, H, W) -> (B, dim, ceil(H / stride), ceil(W / stride)).
-    """
-
-    def __init__(self, dim: int, *, stride: int, groups: int = 1, dilation: int = 1) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(dim, dim, 3, stride, dilation, dilation, groups, bias=False)
-        self.bn = nn.BatchNorm2d(dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolves and normalises."""
-        return normed_conv(self.conv, self.bn, x)
+__all__ = ["LesaBottleneck", "LesaResNet", "map_sizes"]
 
 
 class LesaBottleneck(nn.Module):
@@ -45,8 +28,8 @@ class LesaBottleneck(nn.Module):
 
     Args:
         site: Channels, stride and drop path of the block.
-        out_chs: Channels it puts out.
-        spatial: The operator, which strides and ends in a norm.
+        out_chs: Channels of the output.
+        spatial: Operator, which strides and ends in a norm.
     """
 
     def __init__(self, site: BlockSite, *, out_chs: int, spatial: nn.Module) -> None:
@@ -62,7 +45,7 @@ class LesaBottleneck(nn.Module):
         self.act_out = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Adds the branch to the shortcut."""
+        """Add the branch to the shortcut."""
         shortcut = self.shortcut(x)
         x = self.act(self.spatial(self.reduce(x)))
         x = self.drop_path(self.expand(x))
@@ -72,7 +55,7 @@ class LesaBottleneck(nn.Module):
 
 
 def map_sizes(img_size: tuple[int, int], *, stem_reduction: int, strides: Sequence[int]) -> list[tuple[int, int]]:
-    """Height and width of the map of each stage for images of this height and width."""
+    """Return height and width of the map of each stage for images of this height and width."""
     sizes, (height, width) = [], img_size
     reduction = stem_reduction
     for stride in strides:
@@ -90,19 +73,19 @@ class LesaResNet(SpatialResNet):
         depths: Blocks of each stage.
         widths: Channels of the spatial operators of each stage.
         strides: Stride of the first block of each stage.
-        out_widths: Channels each stage puts out; four times the widths when left out.
-        large_image: Passed to `Stem`, like the next.
-        stem_width: Channels the stem puts out.
+        out_widths: Output channels of each stage; four times the widths when left out.
+        large_image: 7x7 stem with pooling instead of a 3x3 one.
+        stem_width: Channels of the stem.
         img_size: Height and width of the images in pixels.
-        stage_sizes: Height and width of the map of each stage, where they are not to follow from `img_size`.
-        stages: Which stages carry LESA; none is the plain ResNet of the same layout.
-        keep_first_conv: In which stages the first block keeps its convolution; wherever it strides when left
-            out, and in all stages but the last.
-        groups: As for `LocallyEnhancedAttention`, like the next seven.
-        position_embedding: Its positions.
-        unary: Its unary term.
-        fusion: Its gate.
-        fusion_shrink: What the layers of the gate divide the channels by; a number for one layer.
+        stage_sizes: Height and width of the map of each stage; those that follow from `img_size` when left out.
+        stages: Flag of each stage for LESA; none is the plain ResNet of the same layout.
+        keep_first_conv: Flag of each stage for the convolution of its first block, which every block that strides
+            keeps in any case; all stages but the last when left out.
+        groups: Heads of the binary term and groups of the unary one.
+        position_embedding: Position embedding of the binary term, see `BinaryTerm`.
+        unary: Form of the unary term.
+        fusion: Form of the gate.
+        fusion_shrink: Divisor of the channels at each layer of the gate; a number for one layer.
         fusion_kernel_sizes: Sides of the convolutions of the gate.
         fusion_groups: Groups of the convolutions of the gate.
         conv_groups: Groups of the 3x3 convolutions that stay.
@@ -143,11 +126,14 @@ class LesaResNet(SpatialResNet):
         sizes = stage_sizes or map_sizes(img_size, stem_reduction=reduction, strides=strides)
 
         def make_spatial(site: BlockSite) -> nn.Module:
+            width = site.width
             if not stages[site.stage] or (site.index == 0 and (keep_first_conv[site.stage] or site.stride > 1)):
                 dilation = 1 if dilations is None else dilations[site.stage][min(1, site.index)]
-                return NormedConv(site.width, stride=site.stride, groups=conv_groups, dilation=dilation)
+                return ConvNorm(
+                    width, width, kernel_size=3, stride=site.stride, groups=conv_groups, dilation=dilation, act=False
+                )
             return LocallyEnhancedAttention(
-                site.width,
+                width,
                 map_size=sizes[site.stage],
                 groups=groups,
                 position_embedding=position_embedding,
@@ -175,7 +161,7 @@ class LesaResNet(SpatialResNet):
 
 
 def init_lesa(module: nn.Module) -> None:
-    """He initialisation by fan-out of 2-D convolutions; projections of attention narrower, by their inputs."""
+    """Initialise 2-D convolutions by He's fan-out rule; projections of attention narrower, by their inputs."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     elif isinstance(module, BinaryTerm):  # reached after the convolution it holds

@@ -1,4 +1,4 @@
-"""The two position embeddings of LESA's attention, each with the moments of the logits that it makes.
+"""Position embeddings of LESA's attention, each with the moments of the logits that it makes.
 
 Tables are read as overlapping windows, views of which the matrix products read in place: nothing of the size
 positions x positions x channels is gathered.
@@ -16,7 +16,7 @@ POSITIONS = ("classification", "detection", "none")
 
 
 class FlattenedPositions(nn.Module):
-    """Distance on the flattened map, met by queries, keys and values; one table for all heads.
+    """Distance on the flattened map, for queries, keys and values; one table for all heads.
 
     Keys and values come in reverse order, so that query i and key j' are at entry i + j' of the table. Keys have
     the table reversed: their distance is the negative one.
@@ -34,12 +34,12 @@ class FlattenedPositions(nn.Module):
         self.table = nn.Parameter(torch.randn(2 * qk_chs + v_chs, 2 * self.positions - 1) * v_chs**-0.5)
 
     def tables(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Those of queries, keys and values, channels first, in the order of entries i + j'."""
+        """Return the tables of queries, keys and values, channels first, in the order of entries i + j'."""
         q_table, k_table, v_table = self.table.split([self.qk_chs, self.qk_chs, self.v_chs])
         return q_table, k_table.flip(1), v_table
 
     def moments(self, q: Tensor, k: Tensor) -> list[Tensor]:
-        """Sum and sum of squares of the logits of queries with positions, then of keys: two of (2, M)."""
+        """Compute sum and sum of squares of the logits: of queries, then of keys with positions, two of (2, M)."""
         q_table, k_table, _ = self.tables()
         return [self._moments(q, q_table), self._moments(k, k_table)]
 
@@ -51,31 +51,34 @@ class FlattenedPositions(nn.Module):
         return torch.stack([(x * sums).sum((1, 2)), (x * turned).sum((1, 2))])
 
     def _window_sums(self, entries: Tensor) -> Tensor:
-        """Sums over the N entries from each of the first N on: (2N - 1, ...) -> (N, ...)."""
+        """Compute sums over the N entries from each of the first N on: (2N - 1, ...) -> (N, ...)."""
         running = torch.cat([torch.zeros_like(entries[:1]), entries.cumsum(0)])
         return running[self.positions :] - running[: self.positions]
 
     def _windows(self, table: Tensor) -> Tensor:
-        """The N entries from each of the first N on, (N, channels, N); a view, except in compiled programs."""
+        """Return the N entries from each of the first N on, (N, channels, N).
+
+        A view, except in compiled programs.
+        """
         if torch.compiler.is_compiling():
             start = torch.arange(self.positions, device=table.device)
             return table[:, start[:, None] + start].transpose(0, 1)
         return table.unfold(1, self.positions, 1).transpose(0, 1)
 
     def add_logits_(self, logits: Tensor, q: Tensor, k: Tensor) -> None:
-        """Adds the products of queries and of keys (M, N, d) with positions to (M, N, N), in place."""
+        """Add the products of queries and of keys (M, N, d) with positions to (M, N, N), in place."""
         q_table, k_table, _ = self.tables()
         logits.add_(torch.bmm(q.transpose(0, 1), self._windows(q_table)).transpose(0, 1))
         logits.add_(torch.bmm(k.transpose(0, 1), self._windows(k_table)).permute(1, 2, 0))
 
     def values(self, attention: Tensor) -> Tensor:
-        """What the positions alone contribute: (M, N, N) -> (M, N, v_chs)."""
+        """Compute the share of the positions alone in the output: (M, N, N) -> (M, N, v_chs)."""
         windows = self._windows(self.tables()[2]).transpose(1, 2)
         return torch.bmm(attention.transpose(0, 1), windows).transpose(0, 1)
 
 
 class AxialPositions(nn.Module):
-    """Distance along rows and along columns, met by queries; one pair of tables for all heads.
+    """Distance along rows and along columns, for queries; one pair of tables for all heads.
 
     Args:
         map_size: H and W.
@@ -90,14 +93,14 @@ class AxialPositions(nn.Module):
         self.rel_width = nn.Parameter(torch.randn(2 * width - 1, qk_chs) * qk_chs**-0.5)
 
     def products(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries (M, N, d) with the rows and with the columns of the keys: (M, H, W, H) and (M, H, W, W)."""
+        """Multiply queries (M, N, d) by the rows and columns of the keys: (M, H, W, H) and (M, H, W, W)."""
         q = q.unflatten(1, self.map_size)
         rows = torch.einsum("myxd,ykd->myxk", q, _distances(self.rel_height).to(q.dtype))
         columns = torch.einsum("myxd,xkd->myxk", q, _distances(self.rel_width).to(q.dtype))
         return rows, columns
 
     def moments(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Sum and sum of squares of the logits, each the sum of a row's and a column's: (2, M)."""
+        """Compute sum and sum of squares of the logits, each the sum of a row's and a column's: (2, M)."""
         rows, columns = at_least_float32(rows), at_least_float32(columns)
         height, width = self.map_size
         row_sums, column_sums = rows.sum(3), columns.sum(3)
@@ -106,17 +109,17 @@ class AxialPositions(nn.Module):
         return torch.stack([first, second + 2 * (row_sums * column_sums).sum((1, 2))])
 
     def add_logits_(self, logits: Tensor, rows: Tensor, columns: Tensor) -> None:
-        """Adds the products of queries with rows and columns to (M, N, N), in place."""
+        """Add the products of queries with rows and columns to (M, N, N), in place."""
         grid = logits.view(-1, *self.map_size, *self.map_size)
         grid.add_(rows[..., :, None]).add_(columns[..., None, :])
 
 
 def _distances(table: Tensor) -> Tensor:
-    """The entry of every pair of places along one axis: (2L - 1, d) -> (L, L, d)."""
+    """Return the entry of every pair of places along one axis: (2L - 1, d) -> (L, L, d)."""
     place = torch.arange((len(table) + 1) // 2, device=table.device)
     return table[place - place[:, None] + len(place) - 1]
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Moments are taken in single precision at least."""
+    """Return the tensor in single precision at least, in which moments are taken."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()

@@ -1,7 +1,7 @@
 // Local attention on a CPU: forward and backward over one image and head at a time, eight pixels of a row per step.
 //
 // A plain C interface (no torch headers), so that it compiles in a second or two. The formulas are those of
-// models/tiled_attention.py; the backward pass computes the attention weights again from three numbers per query.
+// models/local_attention/tiled.py; the backward pass computes the attention weights again from three numbers per query.
 // Rows of keys and values are copied with zeros to the left and right; rows beyond the border are never stored.
 //
 // L radius, K = 2 L + 1 side of the window; a query at column x meets, at offset dx in 0..K-1, padded column x + dx.

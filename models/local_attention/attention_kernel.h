@@ -1,4 +1,4 @@
-// What the attention kernel is made of: vectors of eight floats or four doubles, two products, and threads.
+// Parts of the attention kernel: vectors of eight floats or four doubles, two products, and threads.
 
 #pragma once
 
@@ -14,7 +14,7 @@
 #include <thread>
 #include <vector>
 
-constexpr double MASK_EPS = 1e-8;  // as in models/tiled_attention.py
+constexpr double MASK_EPS = 1e-8;  // as in models/local_attention/tiled.py
 constexpr int BYTES = 32;
 
 template <class T>

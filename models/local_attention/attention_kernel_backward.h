@@ -3,7 +3,7 @@
 #pragma once
 
 // Keys without weight get a gradient through the epsilon of the mask alone, relative to the others at most the epsilon
-// over what the mask keeps. In float it is computed for rows with a query that keeps less than this: above, it is below
+// over what the mask keeps. In float it is computed for rows with a query that keeps less than this; above, it is below
 // 1e-5 of the gradient of its query.
 template <class T>
 constexpr T SMALL_TOTAL = T(0.001);
@@ -63,7 +63,7 @@ struct Backward {
         store(&grad_positions[dy * row + x], sum);
     }
 
-    // What those gradients do to one row of queries and one row of keys.
+    // Adds the effect of those gradients on one row of queries and one row of keys.
     void spread(int64_t key_row, int64_t reach) {
         const int64_t from = L - reach, count = 2 * reach + 1, at = key_row * row;
         for (int64_t x = 0; x < p.width; x += V) {

@@ -24,7 +24,7 @@ _WIDENED = (torch.float16, torch.bfloat16)  # computed in float32
 
 
 def kernel_serves(*tensors: Tensor | None) -> bool:
-    """Whether these are plain tensors on a CPU, eagerly computed, and the kernel is there."""
+    """Return whether the kernel is there and these are plain tensors on a CPU, eagerly computed."""
     if torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None:
         return False
     if _get_current_dispatch_mode() is not None or torch._C._functorch.peek_interpreter_stack() is not None:
@@ -39,7 +39,7 @@ def kernel_serves(*tensors: Tensor | None) -> bool:
 
 
 def kernel_attention(q: Tensor, k: Tensor, v: Tensor, rel: Tensor, ring_mask: Tensor | None) -> Tensor:
-    """Local attention, see `models.local_attention.operator`; only where `kernel_serves`.
+    """Attend by the compiled kernel, only where `kernel_serves`; see `models.local_attention.operator`.
 
     Shape: q, k, v (B, C, H, W), rel (G, 2 K, D), ring_mask (G, L + 1) -> (B, C, H, W), in the type of q.
 
@@ -83,7 +83,7 @@ class _KernelAttention(torch.autograd.Function):
 
 
 def _dense_images(x: Tensor) -> Tensor:
-    """Each image in one piece; the images may lie apart, as the thirds of one projection do."""
+    """Make each image contiguous; the images may lie apart, as the thirds of one projection do."""
     return x if x[0].is_contiguous() else x.contiguous()
 
 
@@ -93,7 +93,7 @@ def _call(
     more: Sequence[Tensor],
     results: Sequence[Tensor | None],
 ) -> None:
-    """Runs one pass; `results` are written."""
+    """Run one pass, which writes `results`."""
     q, k, v, rel, _ = maps
     heads, sides, dim = rel.shape
     height, width = q.shape[2:]

@@ -1,8 +1,8 @@
-"""Builds the compiled attention on first use and opens it; None wherever that does not work.
+"""Build of the compiled attention on first use; None wherever it cannot be built.
 
 One shared library without torch's headers, compiled in a few seconds by the C++ compiler of the machine, once per
 processor model, compiler and source, into a cache folder that no other user can change. Processes that start together
-wait for the one that builds, for a limited time; whatever goes wrong costs speed, never the training.
+wait for the one that builds, for a limited time. A failure costs speed, never the training.
 """
 
 import atexit
@@ -38,7 +38,7 @@ _one_at_a_time = threading.Lock()
 
 
 def attention_library() -> ctypes.CDLL | None:
-    """The compiled attention, built if need be; None when it is switched off or cannot be had."""
+    """Return the compiled attention, built if need be; None when it is switched off or cannot be built."""
     if os.environ.get(SWITCH, "1").strip().lower() in {"0", "false", "off", "no"}:
         return None
     with _one_at_a_time:
@@ -94,7 +94,7 @@ def _compiler() -> str:
 
 
 def _processor() -> str:
-    """What code for this machine depends on: a home folder may be shared by machines that differ."""
+    """Describe the processor and system the library depends on: a home folder may be shared by different machines."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -105,7 +105,7 @@ def _processor() -> str:
 
 
 def _cache_folder() -> Path:
-    """The user's cache, or a folder among temporary files, the first that no other user can change; else a new one."""
+    """Return the first folder that no other user can change: the cache, temporary files, or a new folder."""
     folders = [f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/spatialsweep/kernels"]
     if hasattr(os, "getuid"):
         folders.append(f"{tempfile.gettempdir()}/spatialsweep-kernels-{os.getuid()}")
@@ -118,7 +118,7 @@ def _cache_folder() -> Path:
 
 
 def _folder_of_process() -> Path:
-    """A new folder, which goes with the process.
+    """Make a folder that is removed when the process ends.
 
     Raises:
         PermissionError: Other users could exchange it.
@@ -131,7 +131,7 @@ def _folder_of_process() -> Path:
 
 
 def _make_private(folder: Path) -> bool:
-    """Makes a folder, with what is missing above it, and returns whether it can be written, and by no other user."""
+    """Make a folder and its parents, and return whether this user alone can write to it."""
     missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
     for path in reversed(missing):
         path.mkdir(mode=0o700, exist_ok=True)
@@ -142,7 +142,7 @@ def _is_private(path: Path) -> bool:
     """Return whether no other user can modify or replace a file or folder.
 
     It is this user's and no link; all above it is this user's or root's, and where others may write there, it is
-    sticky as `/tmp` is, so that nobody renames what is not his.
+    sticky as `/tmp` is, so that users cannot rename files of others.
     """
     if not hasattr(os, "getuid"):
         return True
@@ -161,7 +161,7 @@ def _is_kept(above: os.stat_result) -> bool:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Holds the lock of a build; goes on without where the file system has none or its holder takes too long."""
+    """Hold the lock of a build; continue without where the file system has none or its holder takes too long."""
     with path.open("w") as file:
         deadline = time.monotonic() + _LOCK_TIMEOUT_S
         with contextlib.suppress(ImportError):
@@ -179,13 +179,13 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _build(compiler: str, source: Path, library: Path) -> None:
-    """Compiles next to the library and moves it into place, so that no process opens half a file."""
+    """Compile next to the library and move it into place, so that no process opens half a file."""
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
         made = Path(scratch) / library.name
         command = [compiler, *_FLAGS, "-w", "-march=native", str(source), "-o", str(made)]
         try:
             _run(command)
-        except subprocess.CalledProcessError:  # some compilers do not know their own machine
+        except subprocess.CalledProcessError:  # some compilers reject -march=native
             _run([word for word in command if word != "-march=native"])
         made.replace(library)
 

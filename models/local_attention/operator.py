@@ -1,4 +1,4 @@
-"""Attention of every pixel to the square window around it: the operator, and the choice of how to compute it.
+"""Attention of every pixel to the square window around it: the operator, and the choice of its implementation.
 
 A logit is <q, k + e> without scaling, where e holds the row table in the first half of all channels and the
 column table in the second. A key beyond the border is e alone with a value of zero, and stays in the softmax.
@@ -8,18 +8,18 @@ Chebyshev distance) and divided by their sum plus 1e-8.
 Source: Ramachandran et al. 2019 (arXiv 1906.05909) for the attention, Parker et al. 2020 (arXiv 2004.08708),
 sections 3.1 and 3.2, for tables and mask.
 
-On a CPU a kernel compiled on first use does the work (`SPATIALSWEEP_KERNELS=0` turns it off); tensors elsewhere, and
-machines without a C++ compiler, take the tiles of plain PyTorch; compiled and exported programs the formula itself.
+On a CPU a kernel compiled on first use computes it (`SPATIALSWEEP_KERNELS=0` turns it off); tensors elsewhere, and
+machines without a C++ compiler, use the tiles of plain PyTorch; compiled and exported programs the formula itself.
 """
 
 import torch
 from torch import Tensor
 
 from models.common.merging import is_traced
+from models.common.options import ModelOptionError, OptionProblem
 from models.local_attention.kernel import kernel_attention, kernel_serves
 from models.local_attention.tiled import tiled_attention
 from models.local_attention.windowed import windowed_attention
-from models.registry.options import ModelOptionError, OptionProblem
 
 __all__ = ["attend_by_head", "in_order_of", "local_attention", "tables_by_head"]
 
@@ -34,7 +34,7 @@ def local_attention(
     num_heads: int,
     ring_mask: Tensor | None = None,
 ) -> Tensor:
-    """Attends from every pixel to the K x K window around it, K = 2 L + 1.
+    """Attend from every pixel to the K x K window around it, K = 2 L + 1.
 
     Shape: q, k, v (B, C, H, W), rel_h and rel_w (C / 2, K), ring_mask (num_heads, L + 1) -> (B, C, H, W).
 
@@ -66,7 +66,7 @@ def local_attention(
 
 
 def attend_by_head(q: Tensor, k: Tensor, v: Tensor, rel: Tensor, ring_mask: Tensor | None) -> Tensor:
-    """The same with both tables as each head sees them, computed in the way that suits tensors and machine.
+    """Attend with both tables split by head, by the implementation that suits tensors and machine.
 
     Shape: q, k, v (B, C, H, W), rel (num_heads, 2 K, C / num_heads), ring_mask (num_heads, L + 1) -> (B, C, H, W).
 
@@ -74,8 +74,8 @@ def attend_by_head(q: Tensor, k: Tensor, v: Tensor, rel: Tensor, ring_mask: Tens
         q: Queries.
         k: Keys, not padded.
         v: Values, not padded.
-        rel: As `tables_by_head` makes it.
-        ring_mask: As for `local_attention`.
+        rel: Output of `tables_by_head`.
+        ring_mask: Weight of each head for the rings 0..L, see `local_attention`.
     """
     if torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return windowed_attention(q, k, v, rel, ring_mask)
@@ -84,14 +84,14 @@ def attend_by_head(q: Tensor, k: Tensor, v: Tensor, rel: Tensor, ring_mask: Tens
 
 
 def in_order_of(x: Tensor, attended: Tensor) -> Tensor:
-    """What attention puts out plane by plane, with channels last where `x` has them last, for the next layer's sake."""
+    """Return the output of attention with channels last where `x` has them last, as the next layer reads them."""
     if is_traced(x) or not x.is_contiguous(memory_format=torch.channels_last):
         return attended
     return attended.contiguous(memory_format=torch.channels_last)
 
 
 def tables_by_head(rel_h: Tensor, rel_w: Tensor, num_heads: int) -> Tensor:
-    """Both tables as each head sees them: (heads, 2 K, C / heads), rows first, zero where there is none."""
+    """Split both tables by head: (heads, 2 K, C / heads), rows first, zero where there is none."""
     rows = torch.cat([rel_h, torch.zeros_like(rel_w)])
     cols = torch.cat([torch.zeros_like(rel_h), rel_w])
     by_channel = torch.cat([rows, cols], dim=1)
@@ -99,7 +99,7 @@ def tables_by_head(rel_h: Tensor, rel_w: Tensor, num_heads: int) -> Tensor:
 
 
 def _held_behind_the_ramp(ring_mask: Tensor) -> Tensor:
-    """The same mask, without gradients for rings behind the first that has no weight nor any further out."""
+    """Detach the rings behind the first ring without weight and without weight further out."""
     reached = ring_mask.detach().ne(0).flip(1).cumsum(1).flip(1) > 0
     end_of_ramp = torch.cat([torch.ones_like(reached[:, :1]), reached[:, :-1]], dim=1)
     return torch.where(end_of_ramp, ring_mask, ring_mask.detach())

@@ -26,7 +26,7 @@ CHUNK_ELEMENTS_GPU = 1 << 26
 
 
 def tiled_attention(q: Tensor, k: Tensor, v: Tensor, rel: Tensor, ring_mask: Tensor | None) -> Tensor:
-    """Local attention, see `models.local_attention.operator`.
+    """Attend by tiles; see `models.local_attention.operator`.
 
     Shape: q, k, v (B, C, H, W), rel (G, 2 K, D), ring_mask (G, L + 1) -> (B, C, H, W).
 
@@ -47,7 +47,7 @@ def tiled_attention(q: Tensor, k: Tensor, v: Tensor, rel: Tensor, ring_mask: Ten
 
 @dataclasses.dataclass(frozen=True)
 class _Geometry:
-    """How one map is cut; sizes in pixels, rows and cols in tiles."""
+    """Cut of a map into tiles; sizes in pixels, rows and cols in tiles."""
 
     height: int
     width: int
@@ -74,7 +74,7 @@ class _Geometry:
         return self.tile + 2 * self.radius
 
     def chunks(self, batch: Tensor) -> list[slice]:
-        """The images that are worked on together."""
+        """Return the images that are computed together."""
         per_image = self.rows * self.cols * self.heads * self.tile**2 * self.halo**2
         on_cpu = batch.device.type == "cpu"
         budget = CHUNK_ELEMENTS * torch.get_num_threads() if on_cpu else CHUNK_ELEMENTS_GPU
@@ -82,21 +82,21 @@ class _Geometry:
         return [slice(start, start + step) for start in range(0, len(batch), step)]
 
     def queries_to_tiles(self, x: Tensor) -> Tensor:
-        """(b, C, H, W) -> (N, G, D, P)."""
+        """Cut queries into tiles: (b, C, H, W) -> (N, G, D, P)."""
         below, right = self.rows * self.tile - self.height, self.cols * self.tile - self.width
         x = functional.pad(x, (0, right, 0, below))
         x = x.reshape(-1, self.heads, self.dim, self.rows, self.tile, self.cols, self.tile)
         return x.permute(0, 3, 5, 1, 2, 4, 6).reshape(-1, self.heads, self.dim, self.tile**2)
 
     def tiles_to_queries(self, x: Tensor) -> Tensor:
-        """(N, G, D, P) -> (b, C, H, W), the way back from `queries_to_tiles`."""
+        """Join tiles, the inverse of `queries_to_tiles`: (N, G, D, P) -> (b, C, H, W)."""
         x = x.reshape(-1, self.rows, self.cols, self.heads, self.dim, self.tile, self.tile)
         x = x.permute(0, 3, 4, 1, 5, 2, 6)
         x = x.reshape(-1, self.heads * self.dim, self.rows * self.tile, self.cols * self.tile)
         return x[..., : self.height, : self.width]
 
     def keys_to_halos(self, x: Tensor) -> Tensor:
-        """(b, C, H, W) -> (N, G, D, S * S), zeros beyond the border."""
+        """Cut keys into halos, with zeros beyond the border: (b, C, H, W) -> (N, G, D, S * S)."""
         below = self.rows * self.tile - self.height + self.radius
         right = self.cols * self.tile - self.width + self.radius
         x = functional.pad(x, (self.radius, right, self.radius, below))
@@ -105,7 +105,7 @@ class _Geometry:
         return x.permute(0, 3, 4, 1, 2, 5, 6).reshape(-1, self.heads, self.dim, self.halo**2)
 
     def halos_to_keys(self, x: Tensor) -> Tensor:
-        """Sums the overlapping halos back onto the map: (N, G, D, S * S) -> (b, C, H, W)."""
+        """Sum the overlapping halos back onto the map: (N, G, D, S * S) -> (b, C, H, W)."""
         x = x.reshape(-1, self.rows, self.cols, self.heads, self.dim, self.halo, self.halo)
         x = x.permute(0, 3, 4, 1, 5, 2, 6)  # (b, G, D, rows, S, cols, S)
         parts = -(-self.halo // self.tile)
@@ -123,14 +123,14 @@ class _Geometry:
         return full[..., self.radius : self.radius + self.height, self.radius : self.radius + self.width]
 
     def band(self, x: Tensor, *, rows: bool) -> Tensor:
-        """The view of (N, G, T, T, S) with, for each query, the K halo rows (or columns) of its window."""
+        """View (N, G, T, T, S) as the K halo rows (or columns) of the window of each query."""
         strides = list(x.stride())
         strides[2 if rows else 3] += 1  # one query further down (right) starts one key further
         return x.as_strided((*x.shape[:-1], self.side), strides)
 
 
 def _spread_rings(ring_mask: Tensor, g: _Geometry) -> Tensor:
-    """The mask for every query and key of a tile: (G, P, S * S), zero outside the window."""
+    """Expand the mask to every query and key of a tile: (G, P, S * S), zero outside the window."""
     query = torch.arange(g.tile, device=ring_mask.device)
     key = torch.arange(g.halo, device=ring_mask.device) - g.radius
     offset = (key[None, :] - query[:, None]).abs()  # (T, S)
@@ -139,7 +139,7 @@ def _spread_rings(ring_mask: Tensor, g: _Geometry) -> Tensor:
 
 
 def _relative_logits(q: Tensor, rel: Tensor, g: _Geometry) -> Tensor:
-    """<q, e> of every query and halo key, far below zero outside the window: (N, G, P, S * S)."""
+    """Compute <q, e> of every query and halo key, far below zero outside the window: (N, G, P, S * S)."""
     by_offset = (rel @ q).transpose(-2, -1).reshape(len(q), g.heads, g.tile, g.tile, 2 * g.side)
     lowest = torch.finfo(q.dtype).min / 4
     spread = q.new_full((2, *by_offset.shape[:-1], g.halo), lowest)
@@ -150,14 +150,14 @@ def _relative_logits(q: Tensor, rel: Tensor, g: _Geometry) -> Tensor:
 
 
 def _weights(q: Tensor, k: Tensor, rel: Tensor, g: _Geometry) -> Tensor:
-    """Softmax over the window, before the mask: (N, G, P, S * S)."""
+    """Compute the softmax over the window, before the mask: (N, G, P, S * S)."""
     logits = _relative_logits(q, rel, g)
     logits.flatten(0, 1).baddbmm_(q.flatten(0, 1).transpose(1, 2), k.flatten(0, 1))
     return logits.softmax(-1)
 
 
 def _attend(maps: _Maps, rel: Tensor, mask: Tensor | None, g: _Geometry) -> Tensor:
-    """The forward pass over q, k and v, a few images at a time."""
+    """Run the forward pass over q, k and v, a few images at a time."""
     q, k, v = maps
     parts = []
     for chunk in g.chunks(q):
@@ -172,7 +172,7 @@ def _attend(maps: _Maps, rel: Tensor, mask: Tensor | None, g: _Geometry) -> Tens
 
 
 class _TiledAttention(torch.autograd.Function):
-    """`_attend` with a backward pass that computes the weights again instead of keeping them."""
+    """Autograd function of `_attend` that computes the weights again in the backward pass."""
 
     @staticmethod
     def forward(  # noqa: PLR0917 - autograd passes by position
@@ -198,14 +198,14 @@ class _TiledAttention(torch.autograd.Function):
 def _attend_backward(
     maps: _Maps, out: tuple[Tensor, Tensor], rel: Tensor, mask: Tensor | None, g: _Geometry
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """Gradients of q, k, v, `rel` and `mask` for one chunk.
+    """Compute the gradients of q, k, v, `rel` and `mask` for one chunk.
 
     Args:
-        maps: The q, k and v of the chunk, each (b, C, H, W).
-        out: What `_attend` made of them, and the gradient of that.
-        rel: As in `tiled_attention`.
-        mask: As `_spread_rings` puts it out.
-        g: The geometry.
+        maps: Queries, keys and values of the chunk, each (b, C, H, W).
+        out: Output of `_attend` for them, and its gradient.
+        rel: Embeddings of the offsets, see `tiled_attention`.
+        mask: Output of `_spread_rings`.
+        g: Geometry of the map.
     """
     q, attended, grad_out = (g.queries_to_tiles(x) for x in (maps[0], *out))
     k, v = g.keys_to_halos(maps[1]), g.keys_to_halos(maps[2])
@@ -222,7 +222,7 @@ def _attend_backward(
         grad_v = grad_sum @ masked
         grad_logits = (grad_sum.transpose(-2, -1) @ v).sub_(along / total).mul_(weights)
         grad_mask = grad_logits.sum(0)
-        # what the softmax subtracts: zero but for the epsilon, as the division has normalised already
+        # the term of the softmax: zero but for the epsilon, as the division has normalised already
         grad_logits.mul_(mask).sub_(weights.mul_(along * (MASK_EPS / total)))
     grad_q = k @ grad_logits.transpose(-2, -1)
     grad_k = q @ grad_logits

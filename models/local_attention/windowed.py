@@ -15,7 +15,7 @@ _LIFT = 2.0**14  # changes no bit of a quotient, and keeps ONNX's optimiser from
 
 
 def windowed_attention(q: Tensor, k: Tensor, v: Tensor, rel: Tensor, ring_mask: Tensor | None) -> Tensor:
-    """Local attention, see `models.local_attention.operator`.
+    """Attend by the formula; see `models.local_attention.operator`.
 
     Shape: q, k, v (B, C, H, W), rel (G, 2 K, D), ring_mask (G, L + 1) -> (B, C, H, W).
 
@@ -42,14 +42,17 @@ def windowed_attention(q: Tensor, k: Tensor, v: Tensor, rel: Tensor, ring_mask: 
 
 
 def _windows(x: Tensor, heads: int, radius: int) -> Tensor:
-    """The window around every pixel, zeros beyond the border; a view of the padded map: (B, G, D, H, W, K, K)."""
+    """Return the window around every pixel, with zeros beyond the border: (B, G, D, H, W, K, K).
+
+    A view of the padded map.
+    """
     side = 2 * radius + 1
     padded: Tensor = functional.pad(x, (radius,) * 4).unflatten(1, (heads, -1))
     return padded.unfold(3, side, 1).unfold(4, side, 1)
 
 
 def _by_offset(ring_mask: Tensor) -> Tensor:
-    """The mask of every pixel of the window: (G, L + 1) -> (G, K * K)."""
+    """Expand the mask to every pixel of the window: (G, L + 1) -> (G, K * K)."""
     radius = ring_mask.shape[1] - 1
     offset = torch.arange(-radius, radius + 1, device=ring_mask.device).abs()
     return ring_mask[:, torch.maximum(offset[:, None], offset[None, :]).flatten()]

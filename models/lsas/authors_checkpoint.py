@@ -10,11 +10,9 @@ from typing import Any
 from torch import nn
 
 from models.lsas.network import LsasResNet
-from models.lsas.options import LARGE_BLOCKS
-from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry
-from models.registry.authors.resnet_keys import rename
-
-__all__ = ["FAMILY"]
+from models.lsas.variants import LARGE_BLOCKS
+from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry, check_arguments, register_family
+from models.registry.authors.resnet_keys import TORCHVISION_PARTS, rename
 
 CIFAR_DEFAULTS: Mapping[str, Any] = {"num_classes": 1000, "block_name": "BasicBlock", "info": "normal"}
 IMAGENET_DEFAULTS: Mapping[str, Any] = {"num_classes": 1000, "zero_init_residual": False, "pretrained": False}
@@ -22,21 +20,13 @@ IMAGENET_FACTORIES = {f"{lead}senet_resnet{depth}": depth for lead in ("", "lsas
 FACTORIES = {"cifar": ("senet", "lsas_senet"), "imagenet": tuple(IMAGENET_FACTORIES)}
 
 TRUNK: Mapping[str, str] = {
-    "stem.conv": "conv1",
-    "stem.bn": "bn1",
-    "reduce.conv": "conv1",
-    "reduce.bn": "bn1",
+    **TORCHVISION_PARTS,
     "spatial": "conv2",
     "bn": "bn2",
-    "expand.conv": "conv3",
-    "expand.bn": "bn3",
     "conv1.conv": "conv1",
     "conv1.bn": "bn1",
     "conv2.conv": "conv2",
     "conv2.bn": "bn2",
-    "shortcut.conv": "downsample.0",
-    "shortcut.bn": "downsample.1",
-    "head.fc": "fc",
 }
 CIFAR_PARTS = {**TRUNK, "gate.host.fc1": "fc1", "gate.host.fc2": "fc2", "gate.sub.scale": "w", "gate.sub.shift": "b"}
 IMAGENET_PARTS = {
@@ -49,7 +39,7 @@ IMAGENET_PARTS = {
 
 
 def build(options: Mapping[str, Any]) -> nn.Module:
-    """Our network for the arguments of theirs, `factory` being the function that takes them.
+    """Build our network for the arguments of theirs, `factory` being the function that takes them.
 
     Raises:
         AuthorsOptionError: An argument is unknown, or their code makes no network of them either.
@@ -64,7 +54,7 @@ def build(options: Mapping[str, Any]) -> nn.Module:
 
 
 def _build_cifar(factory: str, given: Mapping[str, Any]) -> nn.Module:
-    _check_names(factory, given, {"depth", *CIFAR_DEFAULTS})
+    check_arguments(f"lsas: {factory}", given, known=("depth", *CIFAR_DEFAULTS))
     arguments = {**CIFAR_DEFAULTS, **given}
     depth, info = arguments.get("depth"), arguments["info"]
     if str(arguments["block_name"]).lower() != "bottleneck":
@@ -82,7 +72,7 @@ def _build_cifar(factory: str, given: Mapping[str, Any]) -> nn.Module:
 
 
 def _order(info: object) -> int:
-    """The order that their flag stands for, which they look up as a part of a longer word."""
+    """Return the order of their flag, which they look up as a part of a longer word."""
     if not isinstance(info, str):
         raise AuthorsOptionError(f"lsas: info {info!r}; it is a string such as normal, s0, s2 or s5")
     higher = [order for order in (2, 3, 4, 5) if f"s{order}" in info]
@@ -93,7 +83,7 @@ def _order(info: object) -> int:
 
 def _build_imagenet(factory: str, given: Mapping[str, Any]) -> nn.Module:
     is_control = factory.startswith("senet")
-    _check_names(factory, given, {*IMAGENET_DEFAULTS, *(("info",) if is_control else ())})
+    check_arguments(f"lsas: {factory}", given, known=(*IMAGENET_DEFAULTS, *(("info",) if is_control else ())))
     arguments = {**IMAGENET_DEFAULTS, **given}
     block, depths = LARGE_BLOCKS[IMAGENET_FACTORIES[factory]]
     return LsasResNet(
@@ -107,14 +97,8 @@ def _build_imagenet(factory: str, given: Mapping[str, Any]) -> nn.Module:
     )
 
 
-def _check_names(factory: str, given: Mapping[str, Any], known: set[str]) -> None:
-    unknown = sorted(set(given) - known)
-    if unknown:
-        raise AuthorsOptionError(f"lsas: {factory} does not take {unknown}; it takes {sorted(known)}")
-
-
 def entries(network: nn.Module) -> dict[str, Entry]:
-    """Their keys; a row of our stacked scales and shifts is a parameter of theirs.
+    """Return their keys; a row of our stacked scales and shifts is a parameter of theirs.
 
     Raises:
         AuthorsOptionError: The gates are not squeeze-and-excitation, which is all that their code has.
@@ -137,10 +121,4 @@ def entries(network: nn.Module) -> dict[str, Entry]:
     return table
 
 
-def takes_no_part(key: str, network: nn.Module) -> bool:
-    """Their networks hold nothing that is not used."""
-    del key, network
-    return False
-
-
-FAMILY = AuthorsFamily(name="lsas", networks=(LsasResNet,), build=build, entries=entries, takes_no_part=takes_no_part)
+register_family(AuthorsFamily(name="lsas", networks=(LsasResNet,), build=build, entries=entries))

@@ -1,8 +1,8 @@
-"""Channel attentions up to their logits, so that something may stand between the logits and the sigmoid.
+"""Channel attentions up to their logits, so that sub-attention fits between the logits and the sigmoid.
 
-Squeeze-and-excitation, CBAM's channel half and ECA are timm's layers, of which only the last step is left
-out; style recalibration (SRM) and spatial pyramid attention (SPA), which timm does not have, are written
-here. All of them read a map and put out one logit per image and channel.
+Squeeze-and-excitation, CBAM's channel half and ECA are timm's layers without the last step; style recalibration (SRM)
+and spatial pyramid attention (SPA), which timm does not have, are written here. All of them read a map and return one
+logit per image and channel.
 
 Sources: Hu et al. 2018 (arXiv 1709.01507); Woo et al. 2018 (arXiv 1807.06521); Wang et al. 2020 (arXiv
 1910.03151); Lee et al. 2019 (arXiv 1903.10829); Guo et al. 2020, "Spatial Pyramid Attention Network for
@@ -25,7 +25,7 @@ CHANNEL_ATTENTIONS = ("se", "cbam", "eca", "srm", "spa")
 
 
 def _dense(x: Tensor, layer: nn.Conv2d) -> Tensor:
-    """A 1x1 convolution on single pixels as the matrix product it is, several times faster: (B, C) -> (B, D)."""
+    """Apply a 1x1 convolution to single pixels as the matrix product it is, several times faster: (B, C) -> (B, D)."""
     return functional.linear(x, layer.weight.flatten(1), layer.bias)
 
 
@@ -33,7 +33,7 @@ class SqueezeExciteLogits(SEModule):  # type: ignore[misc, unused-ignore]
     """Global average, hidden layer, one logit per channel: x (B, C, H, W) -> (B, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pools and runs both layers."""
+        """Pool and apply both layers."""
         return _dense(functional.relu(_dense(map_mean(x), self.fc1)), self.fc2)
 
 
@@ -44,7 +44,7 @@ class CbamChannelLogits(ChannelAttn):  # type: ignore[misc, unused-ignore]
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pools twice, runs both layers."""
+        """Pool twice and apply both layers."""
         average = functional.relu(_dense(map_mean(x), self.fc1))
         maximum = functional.relu(_dense(x.amax((2, 3)), self.fc1))
         return _dense(average + maximum, self.fc2)
@@ -54,7 +54,7 @@ class EfficientChannelLogits(EcaModule):  # type: ignore[misc, unused-ignore]
     """1-D convolution along the channels of the global average: x (B, C, H, W) -> (B, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pools and convolves."""
+        """Pool and convolve."""
         logits: Tensor = self.conv(map_mean(x)[:, None])
         return logits[:, 0]
 
@@ -78,11 +78,11 @@ class StyleRecalibrationLogits(nn.Module):
         self.bn = nn.BatchNorm2d(channels)
 
     def no_weight_decay(self) -> set[str]:
-        """The weights of mean and deviation, of which a channel has but two."""
+        """Return the weights of mean and deviation, two per channel."""
         return {"style_weight"}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pools in one pass over the map, weights, normalises."""
+        """Pool in one pass over the map, weight, normalise."""
         variance, mean = torch.var_mean(x, dim=(2, 3), correction=0)
         deviation = (variance + self.bn.eps).sqrt()
         style = (mean * self.style_weight[0] + deviation * self.style_weight[1])[:, :, None, None]
@@ -113,7 +113,10 @@ class SpatialPyramidLogits(nn.Module):
         self.fc2 = nn.Linear(hidden, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pools thrice and runs both layers; the coarse grids come from the fine one where its cells are equal."""
+        """Pool to three grids and apply both layers.
+
+        The coarse grids come from the fine one where its cells are equal.
+        """
         fine = functional.adaptive_avg_pool2d(x, 4)
         source = fine if x.shape[-1] % 4 == 0 and x.shape[-2] % 4 == 0 else x
         grids = [source.mean((2, 3)), functional.adaptive_avg_pool2d(source, 2).flatten(1), fine.flatten(1)]
@@ -122,7 +125,7 @@ class SpatialPyramidLogits(nn.Module):
 
 
 def make_channel_attention(attention: str, channels: int, *, reduction: int) -> nn.Module:
-    """Makes the attention of a name, x (B, channels, H, W) -> logits (B, channels).
+    """Make the attention of a name, x (B, channels, H, W) -> logits (B, channels).
 
     Args:
         attention: One of `CHANNEL_ATTENTIONS`.

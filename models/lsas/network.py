@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.common.bottleneck import EXPANSION, Bottleneck, ConvNorm
 from models.common.merging import may_merge
-from models.common.resnet import BlockSite, SpatialResNet, SurfaceOptions
+from models.common.resnet import BlockSite, SpatialResNet, SurfaceOptions, trunk
 from models.lsas.sub_attention import AttentionGate
 
 __all__ = ["GatedBasicBlock", "GatedBottleneck", "LsasResNet"]
@@ -29,8 +29,8 @@ class GatedBottleneck(Bottleneck):
     Shape: x (B, in_chs, H, W) -> (B, 4 * width, ceil(H / stride), ceil(W / stride)).
 
     Args:
-        site: Where the block stands.
-        gate: The gate; an identity for none.
+        site: Place of the block.
+        gate: Gate over the channels; an identity for none.
     """
 
     def __init__(self, site: BlockSite, *, gate: nn.Module) -> None:
@@ -47,11 +47,11 @@ class GatedBottleneck(Bottleneck):
 
     @property
     def last_norm(self) -> nn.BatchNorm2d:
-        """The norm ahead of the gate."""
+        """Norm ahead of the gate."""
         return self.expand.bn
 
     def forward(self, x: Tensor) -> Tensor:
-        """Adds the gated branch to the shortcut, in place of the branch."""
+        """Add the gated branch to the shortcut, in place of the branch."""
         shortcut = self.shortcut(x)
         x = self.act(self.normed_spatial(self.reduce(x)))
         return joined(self.expand(x), shortcut, self)
@@ -63,8 +63,8 @@ class GatedBasicBlock(nn.Module):
     Shape: x (B, in_chs, H, W) -> (B, width, ceil(H / stride), ceil(W / stride)).
 
     Args:
-        site: Where the block stands.
-        gate: The gate; an identity for none.
+        site: Place of the block.
+        gate: Gate over the channels; an identity for none.
     """
 
     def __init__(self, site: BlockSite, *, gate: nn.Module) -> None:
@@ -80,17 +80,17 @@ class GatedBasicBlock(nn.Module):
 
     @property
     def last_norm(self) -> nn.BatchNorm2d:
-        """The norm ahead of the gate."""
+        """Norm ahead of the gate."""
         return self.conv2.bn
 
     def forward(self, x: Tensor) -> Tensor:
-        """Adds the gated branch to the shortcut, in place of the branch."""
+        """Add the gated branch to the shortcut, in place of the branch."""
         shortcut = self.shortcut(x)
         return joined(self.conv2(self.conv1(x)), shortcut, self)
 
 
 def joined(branch: Tensor, shortcut: Tensor, block: GatedBasicBlock | GatedBottleneck) -> Tensor:
-    """Gates the branch, drops it by chance, adds the shortcut, activates.
+    """Gate the branch, drop it by chance, add the shortcut, activate.
 
     Where nothing is kept for gradients, the gate multiplies in place.
     """
@@ -115,13 +115,13 @@ class LsasResNet(SpatialResNet):
         large_image: Four stages of 64 to 512 channels behind a 7x7 stem instead of three of 16 to 64 behind a
             3x3 one.
         block: `bottleneck` or `basic`.
-        stages: Which stages have gates; none is the plain network.
-        attention: As for `AttentionGate`, like the next four.
+        stages: Flag of each stage for gates; none is the plain network.
+        attention: Channel attention that gives the logits, see `AttentionGate`.
         reduction: Channels per hidden unit of the attention.
         order: Affine steps of the sub-attention; 0 is the plain attention.
-        scale_init: First value of the scales of these steps.
-        shift_init: First value of their shifts.
-        zero_init_last: Starts the last norm of every block at zero, so that a block starts as its shortcut.
+        scale_init: First value of the scales of the sub-attention.
+        shift_init: First value of the shifts of the sub-attention.
+        zero_init_last: True to start the last norm of every block at zero, so that a block starts as its shortcut.
         surface: timm's keywords, see `SpatialResNet`.
 
     Source: Zhong et al. 2023, section 3, and the stages of the released networks.
@@ -160,11 +160,9 @@ class LsasResNet(SpatialResNet):
 
         super().__init__(
             depths=depths,
-            widths=(64, 128, 256, 512) if large_image else (16, 32, 64),
+            **trunk(large_image=large_image),
             strides=(1, 2, 2, 2)[: len(depths)],
             make_block=make_block,
-            large_image=large_image,
-            stem_width=64 if large_image else 16,
             **surface,
         )
         self.channels_last_on_cpu = not large_image  # weights outweigh the maps of large networks
@@ -174,7 +172,7 @@ class LsasResNet(SpatialResNet):
 
 
 def init_gated_resnet(network: nn.Module, *, zero_init_last: bool) -> None:
-    """He initialisation by fan-out of the convolutions of the trunk; gates and classifier keep their own."""
+    """Initialise the convolutions of the trunk by He's fan-out rule; gates and classifier keep their own."""
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d) and ".gate." not in name:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

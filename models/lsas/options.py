@@ -1,34 +1,23 @@
-"""What the networks of the sub-attention paper may be told, and the shapes they come in.
+"""Options of the networks of the sub-attention paper, and the rule between block and depth.
 
-Source: Zhong et al. 2023 (arXiv 2305.05200), with the shapes of the authors' code.
+Source: Zhong et al. 2023 (arXiv 2305.05200), with the depths of the authors' code.
 """
 
 from collections.abc import Mapping, Sequence
 
+from models.common.options import ImageShape, JointRule, ModelOption, OptionProblem, OptionValue, stages_option
 from models.lsas.channel_attention import CHANNEL_ATTENTIONS
 from models.lsas.sub_attention import MAX_ORDER
-from models.registry.architectures import ImageShape, JointRule
-from models.registry.options import ModelOption, OptionProblem, OptionValue
 
 __all__ = [
     "BLOCK",
     "CIFAR_DEPTHS",
-    "LARGE_BLOCKS",
     "LSAS_OPTIONS",
     "SENET_OPTIONS",
     "cifar_blocks",
     "depth_fits",
     "gated_stages",
 ]
-
-LARGE_BLOCKS: Mapping[int, tuple[str, tuple[int, ...]]] = {
-    18: ("basic", (2, 2, 2, 2)),
-    34: ("basic", (3, 4, 6, 3)),
-    50: ("bottleneck", (3, 4, 6, 3)),
-    101: ("bottleneck", (3, 4, 23, 3)),
-    152: ("bottleneck", (3, 8, 36, 3)),
-}
-"""Kind and number of the blocks of a large-image network, by depth."""
 
 CIFAR_DEPTHS = (29, 47, 56, 110, 164)
 LAYERS_PER_STEP = {"bottleneck": 9, "basic": 6}
@@ -89,24 +78,18 @@ BLOCK = ModelOption(
 
 
 def gated_stages(default: tuple[bool, ...]) -> ModelOption:
-    """The option of which stages have gates, with the released ones as its default."""
-    return ModelOption(
-        name="stages",
-        type=tuple,
-        default=default,
-        length=len(default),
-        description="Which stages have gates; none is the plain ResNet.",
-    )
+    """Make the option of the stages with gates, with the released ones as its default."""
+    return stages_option(default, "Which stages have gates; none is the plain ResNet.")
 
 
 def cifar_blocks(depth: int, block: str) -> int | None:
-    """Blocks of each of the three stages of a small-image network, or None when the depth does not divide."""
+    """Return the blocks of each of three stages of a small-image network; None when the depth does not divide."""
     blocks, rest = divmod(depth - 2, LAYERS_PER_STEP[block])
     return None if rest else blocks
 
 
 def depth_fits(depth: int) -> JointRule:
-    """A basic block has two layers, so three stages of them cannot make every depth."""
+    """Make the rule that three stages of the chosen block make the depth: a basic block has two layers."""
 
     def rule(values: Mapping[str, OptionValue], image: ImageShape | None) -> Sequence[OptionProblem]:
         del image

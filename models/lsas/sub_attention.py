@@ -13,8 +13,8 @@ from timm.layers.cbam import SpatialAttn
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
+from models.common.options import ModelOptionError, OptionProblem
 from models.lsas.channel_attention import CHANNEL_ATTENTIONS, make_channel_attention
-from models.registry.options import ModelOptionError, OptionProblem
 
 __all__ = ["AttentionGate", "SubAttention"]
 
@@ -52,11 +52,11 @@ class SubAttention(nn.Module):
             self.shift = nn.Parameter(torch.full((order, channels), float(shift_init)))
 
     def no_weight_decay(self) -> set[str]:
-        """Scale and shift, which are affine like those of a norm."""
+        """Return scale and shift, which are affine like those of a norm."""
         return {"scale", "shift"} if self.order else set()
 
     def forward(self, logits: Tensor) -> Tensor:
-        """Walks the chain, multiplying sigmoids."""
+        """Multiply the sigmoids along the chain."""
         first, *others = self.factors(logits)
         gate = first
         for factor in others:
@@ -64,7 +64,7 @@ class SubAttention(nn.Module):
         return gate
 
     def factors(self, logits: Tensor) -> list[Tensor]:
-        """What the gate is the product of, by order from 0: logits (B, channels) -> order + 1 of the same shape."""
+        """Return the factors of the gate, by order from 0: logits (B, channels) -> order + 1 of the same shape."""
         factors = [logits.sigmoid()]
         if self.scale is not None and self.shift is not None:
             for scale, shift in zip(self.scale.unbind(), self.shift.unbind(), strict=True):
@@ -74,17 +74,17 @@ class SubAttention(nn.Module):
 
 
 class AttentionGate(nn.Module):
-    """A channel attention with sub-attention behind its logits, applied to a map.
+    """Channel attention with sub-attention behind its logits, applied to a map.
 
     Shape: x (B, channels, H, W) -> (B, channels, H, W).
 
     Args:
         channels: Channels of the map.
-        attention: Where the logits come from: `se`, `cbam`, `eca`, `srm` or `spa`.
+        attention: Channel attention that gives the logits: `se`, `cbam`, `eca`, `srm` or `spa`.
         reduction: Channels of the map per hidden unit of the attention; `eca` and `srm` have none.
-        order: As for `SubAttention`, like the next two.
-        scale_init: First value of its scales.
-        shift_init: First value of its shifts.
+        order: Affine steps (n) of the sub-attention; 0 leaves the plain attention.
+        scale_init: First value of the scales (w).
+        shift_init: First value of the shifts (b).
 
     Raises:
         ModelOptionError: The attention is unknown, or the order impossible.
@@ -106,11 +106,11 @@ class AttentionGate(nn.Module):
         self.spatial = SpatialAttn() if attention == "cbam" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gates every channel, and with CBAM every position."""
+        """Gate every channel, and with CBAM every position."""
         y: Tensor = self.spatial(x * self.channel_gate(x))
         return y
 
     def channel_gate(self, x: Tensor) -> Tensor:
-        """The gate of every channel: (B, channels, H, W) -> (B, channels, 1, 1)."""
+        """Compute the gate of every channel: (B, channels, H, W) -> (B, channels, 1, 1)."""
         gate: Tensor = self.sub(self.host(x))
         return gate[:, :, None, None]

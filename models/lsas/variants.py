@@ -1,219 +1,135 @@
-"""Registered names of the sub-attention paper: LSAS networks, and SENets of the same shapes as controls.
+"""Registered networks of the sub-attention paper: LSAS networks, and SENets of the same shapes as controls.
 
 An `lsas_` network has gates with sub-attention in its last stage (small images) or its last two (large ones),
-as released; a `senet_` network has plain squeeze-and-excitation in every stage. To tell the effect of
+as released; a `senet_` network has plain squeeze-and-excitation in every stage. To separate the effect of
 sub-attention from that of the stages, set `order=0` in the former.
 
 Source: Zhong et al. 2023 (arXiv 2305.05200), with the shapes of the authors' code.
 """
 
-from collections.abc import Callable
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from timm.models import PretrainedCfg, generate_default_cfgs
-from torch import nn
-
+from models.common.options import ModelOption
+from models.common.resnet import BOTTLENECK_DEPTHS
 from models.lsas.network import LsasResNet
 from models.lsas.options import (
     BLOCK,
     CIFAR_DEPTHS,
-    LARGE_BLOCKS,
     LSAS_OPTIONS,
     SENET_OPTIONS,
     cifar_blocks,
     depth_fits,
     gated_stages,
 )
-from models.registry.architectures import build, default_cfg, register_architecture
-from models.registry.options import ModelOption
+from models.registry.architectures import Variant, default_cfg, register_variants
 
-__all__ = ["default_cfgs"]
+__all__ = ["LARGE_BLOCKS", "VARIANTS"]
 
-LSAS_LARGE, LSAS_CIFAR = (False, False, True, True), (False, False, True)
-SENET_LARGE, SENET_CIFAR = (True, True, True, True), (True, True, True)
-
-Register = Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]
-
-
-def _cfg(name: str, depth: int, *, small_image: bool) -> PretrainedCfg:
-    return default_cfg(
-        small_image=small_image,
-        num_classes=100 if small_image else 1000,
-        reduction=4 if small_image else 32,
-        paper_ids="arXiv:2305.05200" if name == "lsas" else "arXiv:1709.01507",
-        origin_url="https://github.com/Qrange-group/LSAS",
-        description=f"ResNet{depth}, {'small images' if small_image else 'large images'}",
-    )
+LARGE_BLOCKS: Mapping[int, tuple[str, tuple[int, ...]]] = {
+    18: ("basic", (2, 2, 2, 2)),
+    34: ("basic", (3, 4, 6, 3)),
+    **{depth: ("bottleneck", BOTTLENECK_DEPTHS[depth]) for depth in (50, 101, 152)},
+}
+"""Kind and number of the blocks of a large-image network, by depth."""
 
 
-SHAPES = [(depth, False) for depth in LARGE_BLOCKS] + [(depth, True) for depth in CIFAR_DEPTHS]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gates:
+    """Gates of a kind of network: their name, paper and options, and the stages that have them.
 
-default_cfgs = generate_default_cfgs(
-    {
-        f"{name}_resnet{depth}{'_cifar' if small_image else ''}": _cfg(name, depth, small_image=small_image)
-        for name in ("lsas", "senet")
-        for depth, small_image in SHAPES
-    }
+    Args:
+        prefix: First part of the names of the networks.
+        paper_ids: Identifier of the paper.
+        options: Options of the gates.
+        fixed: Keywords of the gates that a caller cannot change.
+        large_stages: Flag of each stage of a large-image network.
+        cifar_stages: Flag of each stage of a small-image network.
+        large_words: Gates of a large-image network in words.
+        cifar_words: Gates of a small-image network in words.
+    """
+
+    prefix: str
+    paper_ids: str
+    options: Sequence[ModelOption]
+    fixed: Mapping[str, Any]
+    large_stages: tuple[bool, ...]
+    cifar_stages: tuple[bool, ...]
+    large_words: str
+    cifar_words: str
+
+
+LSAS = Gates(
+    prefix="lsas",
+    paper_ids="arXiv:2305.05200",
+    options=LSAS_OPTIONS,
+    fixed={},
+    large_stages=(False, False, True, True),
+    cifar_stages=(False, False, True),
+    large_words="sub-attention in the last two stages",
+    cifar_words="sub-attention in the last stage",
+)
+SENET = Gates(
+    prefix="senet",
+    paper_ids="arXiv:1709.01507",
+    options=SENET_OPTIONS,
+    fixed={"order": 0},
+    large_stages=(True, True, True, True),
+    cifar_stages=(True, True, True),
+    large_words="squeeze-and-excitation in every stage",
+    cifar_words="squeeze-and-excitation in every stage",
 )
 
 
-def _register_large(options: tuple[ModelOption, ...], stages: tuple[bool, ...]) -> Register:
-    return register_architecture(family="lsas", options=(*options, gated_stages(stages)))
-
-
-def _register_cifar(depth: int, options: tuple[ModelOption, ...], stages: tuple[bool, ...]) -> Register:
-    return register_architecture(
-        family="lsas", options=(*options, gated_stages(stages), BLOCK), joint_rule=depth_fits(depth)
+def _large(gates: Gates, depth: int) -> Variant:
+    block, depths = LARGE_BLOCKS[depth]
+    return Variant(
+        name=f"{gates.prefix}_resnet{depth}",
+        summary=f"ResNet{depth}, {gates.large_words}.",
+        network=LsasResNet,
+        fixed={"depths": depths, "block": block, "large_image": True, **gates.fixed},
+        defaults={"stages": gates.large_stages},
+        options=(*gates.options, gated_stages(gates.large_stages)),
+        cfg=default_cfg(
+            small_image=False,
+            reduction=32,
+            paper_ids=gates.paper_ids,
+            origin_url="https://github.com/Qrange-group/LSAS",
+            description=f"ResNet{depth}, large images",
+        ),
     )
 
 
-def _large(depth: int, *, pretrained: bool, given: dict[str, Any]) -> nn.Module:
-    block, depths = LARGE_BLOCKS[depth]
-    given = {"stages": LSAS_LARGE, **given}
-    shape = {"depths": depths, "block": block, "large_image": True}
-    return build(f"lsas_resnet{depth}", LsasResNet, pretrained=pretrained, given=given, **shape)
+def _cifar(gates: Gates, depth: int) -> Variant:
+    return Variant(
+        name=f"{gates.prefix}_resnet{depth}_cifar",
+        summary=f"Small-image ResNet{depth}, {gates.cifar_words}.",
+        network=LsasResNet,
+        fixed=functools.partial(_cifar_shape, depth, gates),
+        defaults={"stages": gates.cifar_stages},
+        options=(*gates.options, gated_stages(gates.cifar_stages), BLOCK),
+        joint_rule=depth_fits(depth),
+        cfg=default_cfg(
+            small_image=True,
+            reduction=4,
+            paper_ids=gates.paper_ids,
+            origin_url="https://github.com/Qrange-group/LSAS",
+            description=f"ResNet{depth}, small images",
+        ),
+    )
 
 
-def _large_control(depth: int, *, pretrained: bool, given: dict[str, Any]) -> nn.Module:
-    block, depths = LARGE_BLOCKS[depth]
-    given = {"stages": SENET_LARGE, **given}
-    shape = {"depths": depths, "block": block, "large_image": True, "order": 0}
-    return build(f"senet_resnet{depth}", LsasResNet, pretrained=pretrained, given=given, **shape)
+def _cifar_shape(depth: int, gates: Gates, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the fixed keywords for the caller's block; `depth_fits` reports a block that does not make the depth."""
+    blocks = cifar_blocks(depth, "basic") if given.get("block") == "basic" else None
+    return {"depths": (blocks or (depth - 2) // 9,) * 3, "large_image": False, **gates.fixed}
 
 
-def _depths(depth: int, block: object) -> tuple[int, ...]:
-    """Blocks of each stage; those of a bottleneck for a block that is refused later, with its reason."""
-    blocks = cifar_blocks(depth, "basic") if block == "basic" else None
-    return (blocks or (depth - 2) // 9,) * 3
+VARIANTS = [
+    *(_large(gates, depth) for gates in (LSAS, SENET) for depth in LARGE_BLOCKS),
+    *(_cifar(gates, depth) for gates in (LSAS, SENET) for depth in CIFAR_DEPTHS),
+]
 
-
-def _cifar(depth: int, *, pretrained: bool, given: dict[str, Any]) -> nn.Module:
-    given = {"stages": LSAS_CIFAR, **given}
-    shape = {"depths": _depths(depth, given.get("block")), "large_image": False}
-    return build(f"lsas_resnet{depth}_cifar", LsasResNet, pretrained=pretrained, given=given, **shape)
-
-
-def _cifar_control(depth: int, *, pretrained: bool, given: dict[str, Any]) -> nn.Module:
-    given = {"stages": SENET_CIFAR, **given}
-    shape = {"depths": _depths(depth, given.get("block")), "large_image": False, "order": 0}
-    return build(f"senet_resnet{depth}_cifar", LsasResNet, pretrained=pretrained, given=given, **shape)
-
-
-@_register_large(LSAS_OPTIONS, LSAS_LARGE)
-def lsas_resnet18(pretrained: bool = False, **given: Any) -> nn.Module:
-    """ResNet18, sub-attention in the last two stages."""
-    return _large(18, pretrained=pretrained, given=given)
-
-
-@_register_large(LSAS_OPTIONS, LSAS_LARGE)
-def lsas_resnet34(pretrained: bool = False, **given: Any) -> nn.Module:
-    """ResNet34, sub-attention in the last two stages."""
-    return _large(34, pretrained=pretrained, given=given)
-
-
-@_register_large(LSAS_OPTIONS, LSAS_LARGE)
-def lsas_resnet50(pretrained: bool = False, **given: Any) -> nn.Module:
-    """ResNet50, sub-attention in the last two stages."""
-    return _large(50, pretrained=pretrained, given=given)
-
-
-@_register_large(LSAS_OPTIONS, LSAS_LARGE)
-def lsas_resnet101(pretrained: bool = False, **given: Any) -> nn.Module:
-    """ResNet101, sub-attention in the last two stages."""
-    return _large(101, pretrained=pretrained, given=given)
-
-
-@_register_large(LSAS_OPTIONS, LSAS_LARGE)
-def lsas_resnet152(pretrained: bool = False, **given: Any) -> nn.Module:
-    """ResNet152, sub-attention in the last two stages."""
-    return _large(152, pretrained=pretrained, given=given)
-
-
-@_register_cifar(29, LSAS_OPTIONS, LSAS_CIFAR)
-def lsas_resnet29_cifar(pretrained: bool = False, **given: Any) -> nn.Module:
-    """Small-image ResNet29, sub-attention in the last stage."""
-    return _cifar(29, pretrained=pretrained, given=given)
-
-
-@_register_cifar(47, LSAS_OPTIONS, LSAS_CIFAR)
-def lsas_resnet47_cifar(pretrained: bool = False, **given: Any) -> nn.Module:
-    """Small-image ResNet47, sub-attention in the last stage."""
-    return _cifar(47, pretrained=pretrained, given=given)
-
-
-@_register_cifar(56, LSAS_OPTIONS, LSAS_CIFAR)
-def lsas_resnet56_cifar(pretrained: bool = False, **given: Any) -> nn.Module:
-    """Small-image ResNet56, sub-attention in the last stage."""
-    return _cifar(56, pretrained=pretrained, given=given)
-
-
-@_register_cifar(110, LSAS_OPTIONS, LSAS_CIFAR)
-def lsas_resnet110_cifar(pretrained: bool = False, **given: Any) -> nn.Module:
-    """Small-image ResNet110, sub-attention in the last stage."""
-    return _cifar(110, pretrained=pretrained, given=given)
-
-
-@_register_cifar(164, LSAS_OPTIONS, LSAS_CIFAR)
-def lsas_resnet164_cifar(pretrained: bool = False, **given: Any) -> nn.Module:
-    """Small-image ResNet164, sub-attention in the last stage."""
-    return _cifar(164, pretrained=pretrained, given=given)
-
-
-@_register_large(SENET_OPTIONS, SENET_LARGE)
-def senet_resnet18(pretrained: bool = False, **given: Any) -> nn.Module:
-    """ResNet18, squeeze-and-excitation in every stage."""
-    return _large_control(18, pretrained=pretrained, given=given)
-
-
-@_register_large(SENET_OPTIONS, SENET_LARGE)
-def senet_resnet34(pretrained: bool = False, **given: Any) -> nn.Module:
-    """ResNet34, squeeze-and-excitation in every stage."""
-    return _large_control(34, pretrained=pretrained, given=given)
-
-
-@_register_large(SENET_OPTIONS, SENET_LARGE)
-def senet_resnet50(pretrained: bool = False, **given: Any) -> nn.Module:
-    """ResNet50, squeeze-and-excitation in every stage."""
-    return _large_control(50, pretrained=pretrained, given=given)
-
-
-@_register_large(SENET_OPTIONS, SENET_LARGE)
-def senet_resnet101(pretrained: bool = False, **given: Any) -> nn.Module:
-    """ResNet101, squeeze-and-excitation in every stage."""
-    return _large_control(101, pretrained=pretrained, given=given)
-
-
-@_register_large(SENET_OPTIONS, SENET_LARGE)
-def senet_resnet152(pretrained: bool = False, **given: Any) -> nn.Module:
-    """ResNet152, squeeze-and-excitation in every stage."""
-    return _large_control(152, pretrained=pretrained, given=given)
-
-
-@_register_cifar(29, SENET_OPTIONS, SENET_CIFAR)
-def senet_resnet29_cifar(pretrained: bool = False, **given: Any) -> nn.Module:
-    """Small-image ResNet29, squeeze-and-excitation in every stage."""
-    return _cifar_control(29, pretrained=pretrained, given=given)
-
-
-@_register_cifar(47, SENET_OPTIONS, SENET_CIFAR)
-def senet_resnet47_cifar(pretrained: bool = False, **given: Any) -> nn.Module:
-    """Small-image ResNet47, squeeze-and-excitation in every stage."""
-    return _cifar_control(47, pretrained=pretrained, given=given)
-
-
-@_register_cifar(56, SENET_OPTIONS, SENET_CIFAR)
-def senet_resnet56_cifar(pretrained: bool = False, **given: Any) -> nn.Module:
-    """Small-image ResNet56, squeeze-and-excitation in every stage."""
-    return _cifar_control(56, pretrained=pretrained, given=given)
-
-
-@_register_cifar(110, SENET_OPTIONS, SENET_CIFAR)
-def senet_resnet110_cifar(pretrained: bool = False, **given: Any) -> nn.Module:
-    """Small-image ResNet110, squeeze-and-excitation in every stage."""
-    return _cifar_control(110, pretrained=pretrained, given=given)
-
-
-@_register_cifar(164, SENET_OPTIONS, SENET_CIFAR)
-def senet_resnet164_cifar(pretrained: bool = False, **given: Any) -> nn.Module:
-    """Small-image ResNet164, squeeze-and-excitation in every stage."""
-    return _cifar_control(164, pretrained=pretrained, given=given)
+register_variants("lsas", VARIANTS, module=__name__)

@@ -1,1 +1,1 @@
-"""Registration, lookup, options, cost and verification of the networks."""
+"""Registration, lookup, cost and verification of networks; loading of the authors' checkpoints."""

@@ -1,30 +1,43 @@
-"""How an architecture enters timm's registry, and what is known about it once it is there.
+"""Registration of networks with timm, and the record of their options.
 
-`register_architecture` records name, family and options, and registers with timm; a name that timm or another
-family already has is an error. `build` is the one way from a registered function to a network: it checks
-every keyword against the record, because timm itself drops what is None and passes the rest on unseen.
+`register_variants` registers the table of a family: it records name, family and options of each row, and makes the
+function that timm calls; a name that timm or another family already has is an error. `build` is the one way from such
+a function to a network: it checks every keyword against the record, because timm drops what is None and passes the
+rest on unchecked.
 """
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
-from timm.models import PretrainedCfg, build_model_with_cfg, is_model, register_model
+from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cfgs, is_model, register_model
 from torch import nn
 
-from models.registry.options import (
+from models.common.options import (
+    ImageShape,
+    JointRule,
     ModelOption,
     ModelOptionError,
     OptionProblem,
-    OptionValue,
     UnknownOptionError,
     nearest_name,
+    no_joint_rule,
 )
 
-__all__ = ["ARCHITECTURES", "Architecture", "ImageShape", "build", "default_cfg", "register_architecture"]
+__all__ = [
+    "ARCHITECTURES",
+    "COMMON_OPTIONS",
+    "Architecture",
+    "Variant",
+    "build",
+    "default_cfg",
+    "register_architecture",
+    "register_variants",
+]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
@@ -76,45 +89,27 @@ TIMM_BUILD_KEYWORDS = frozenset(
         "pretrained_strict",
     }
 )
-"""Keywords that are timm's own business and pass through unchecked."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageShape:
-    """Images a network is to be built for; sides in pixels."""
-
-    height: int
-    width: int
-    channels: int
-
-
-JointRule = Callable[[Mapping[str, OptionValue], ImageShape | None], Sequence[OptionProblem]]
-"""Problems between options, or between options and images, each option being fine on its own."""
-
-
-def _no_joint_rule(values: Mapping[str, OptionValue], image: ImageShape | None) -> Sequence[OptionProblem]:
-    del values, image
-    return ()
+"""Keywords of timm's builder, which pass through unchecked."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What is known about a registered network.
+    """Record of a registered network.
 
     Args:
         name: Name in timm's registry.
-        family: The paper it belongs to, as in `models.from_authors`.
-        options: Its explicit keywords beyond timm's common ones.
-        joint_rule: Checks that involve more than one option, or the images.
+        family: Paper it belongs to, as in `models.from_authors`.
+        options: Explicit keywords beyond timm's common ones.
+        joint_rule: Check that involves more than one option, or the images.
     """
 
     name: str
     family: str
     options: Mapping[str, ModelOption]
-    joint_rule: JointRule = _no_joint_rule
+    joint_rule: JointRule = no_joint_rule
 
     def problems(self, given: Mapping[str, object], image: ImageShape | None = None) -> list[OptionProblem]:
-        """All that is wrong with the options given for this network, without building it."""
+        """Return all problems with the options given for this network, without building it."""
         known = {**COMMON_OPTIONS, **self.options}
         problems = []
         values = {name: option.default for name, option in self.options.items()}
@@ -140,15 +135,80 @@ ARCHITECTURES: dict[str, Architecture] = {}
 """All networks of this package by name, filled as the family modules are imported."""
 
 EntryPoint = TypeVar("EntryPoint", bound=Callable[..., nn.Module])
+FixedKeywords = Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Variant:
+    """Row of a family's table: one network to be registered.
+
+    Args:
+        name: Name in timm's registry.
+        summary: First docstring line of its entry point.
+        network: Class of the network.
+        fixed: Keywords that make this variant and that a caller cannot change; a function of the caller's keywords
+            where they decide on them.
+        defaults: Keywords that a caller may change, where the variant has other defaults than the class.
+        options: Explicit keywords beyond timm's common ones.
+        joint_rule: Check that involves more than one option, or the images.
+        cfg: Description for timm, as `default_cfg` makes it.
+    """
+
+    name: str
+    summary: str
+    network: type[nn.Module]
+    fixed: FixedKeywords
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    options: Sequence[ModelOption] = ()
+    joint_rule: JointRule = no_joint_rule
+    cfg: PretrainedCfg
+
+
+def register_variants(family: str, variants: Sequence[Variant], *, module: str) -> None:
+    """Register a family's table: make an entry point for each row, as a function of the family's module.
+
+    timm reads descriptions and adds names where an entry point is defined, so the module gets `default_cfgs` too.
+
+    Args:
+        family: Paper the networks belong to, as in `models.from_authors`.
+        variants: Rows of the table.
+        module: `__name__` of the module that holds the table.
+
+    Raises:
+        RuntimeError: timm, or another module of this package, has a network of one of the names.
+    """
+    namespace = vars(sys.modules[module])
+    namespace["default_cfgs"] = generate_default_cfgs({variant.name: variant.cfg for variant in variants})
+    for variant in variants:
+        register = register_architecture(family=family, options=variant.options, joint_rule=variant.joint_rule)
+        namespace[variant.name] = register(_entry_point(variant, module))
+
+
+def _entry_point(variant: Variant, module: str) -> Callable[..., nn.Module]:
+    """Make the function that timm calls to build a variant."""
+
+    def entry_point(pretrained: bool = False, **given: Any) -> nn.Module:
+        given = {**variant.defaults, **given}
+        fixed = variant.fixed(given) if callable(variant.fixed) else variant.fixed
+        return build(variant.name, variant.network, pretrained=pretrained, given=given, **fixed)
+
+    entry_point.__name__ = entry_point.__qualname__ = variant.name
+    entry_point.__module__, entry_point.__doc__ = module, variant.summary
+    return entry_point
 
 
 def register_architecture(
-    *, family: str, options: Sequence[ModelOption] = (), joint_rule: JointRule = _no_joint_rule
+    *, family: str, options: Sequence[ModelOption] = (), joint_rule: JointRule = no_joint_rule
 ) -> Callable[[EntryPoint], EntryPoint]:
-    """Registers the decorated function with timm and here, under its own name.
+    """Make a decorator that registers a function with timm and here, under its own name.
+
+    Args:
+        family: Paper the network belongs to, as in `models.from_authors`.
+        options: Explicit keywords beyond timm's common ones.
+        joint_rule: Check that involves more than one option, or the images.
 
     Raises:
-        RuntimeError: timm, or another module of this package, has a network of that name.
+        RuntimeError: Raised by the decorator: timm, or another module of this package, has a network of that name.
     """
 
     def register(function: EntryPoint) -> EntryPoint:
@@ -164,13 +224,13 @@ def register_architecture(
 
 
 def build(name: str, network: type[nn.Module], *, pretrained: bool, given: dict[str, Any], **fixed: Any) -> nn.Module:
-    """Builds a registered network through timm after checking the keywords given for it.
+    """Build a registered network through timm after checking the keywords given for it.
 
     Args:
-        name: The registered name.
-        network: Its class.
-        pretrained: Passed to timm, which reports that there are no weights.
-        given: Keywords of the caller; timm's `device` and `dtype` say where the parameters are made, and in which type.
+        name: Registered name.
+        network: Class of the network.
+        pretrained: True for weights, which timm reports as missing.
+        given: Keywords of the caller, with timm's `device` and `dtype` of the parameters.
         fixed: Keywords that make this variant and that a caller cannot change.
 
     Raises:
@@ -196,25 +256,26 @@ def build(name: str, network: type[nn.Module], *, pretrained: bool, given: dict[
     return built.to(dtype=dtype)
 
 
-def default_cfg(*, small_image: bool, num_classes: int, reduction: int, **extra: Any) -> PretrainedCfg:
-    """Describes a network of this package to timm: input, normalisation, first and last layer.
+def default_cfg(*, small_image: bool, reduction: int, crop_pct: float | None = None, **extra: Any) -> PretrainedCfg:
+    """Describe a network of this package to timm: input, classes, normalisation, first and last layer.
 
-    Small images are 32 px in CIFAR-100's statistics, whole; large ones 224 px in ImageNet's, a 0.95 crop.
+    Small images are those of CIFAR-100, 32 px; large ones those of ImageNet, 224 px.
 
     Args:
-        small_image: Which of the two.
-        num_classes: Classes of the paper's data set.
+        small_image: True for small images.
         reduction: Side of the image over that of the last map.
+        crop_pct: Side of the crop over that of the image; 1 for small and 0.95 for large images when left out.
         extra: Further entries, such as `paper_ids`.
     """
     side = 32 if small_image else 224
+    usual_crop = 1.0 if small_image else 0.95
     return PretrainedCfg(
         url="",
-        num_classes=num_classes,
+        num_classes=100 if small_image else 1000,
         input_size=(3, side, side),
         min_input_size=(3, 8, 8) if small_image else (3, 32, 32),
         pool_size=(side // reduction, side // reduction),
-        crop_pct=1.0 if small_image else 0.95,
+        crop_pct=usual_crop if crop_pct is None else crop_pct,
         interpolation="bicubic",
         mean=CIFAR100_MEAN if small_image else IMAGENET_MEAN,
         std=CIFAR100_STD if small_image else IMAGENET_STD,

@@ -1,9 +1,9 @@
-"""What there is to know about a network before training it: parameters and multiply-accumulates.
+"""Cost of a network before it is trained: parameters and multiply-accumulates.
 
-Multiply-accumulates are those of convolutions and matrix products, counted on shapes alone, without images.
-Attention to windows counts as its formula says, every query against every pixel of its window, whatever the
-kernel does to have it; learned windows count at their first size. So does the similarity of FCViT, one product
-per channel and position. All else counts as its layers compute it.
+Multiply-accumulates are those of convolutions and matrix products, counted on shapes alone, without images. Attention
+to windows counts by its formula, every query against every pixel of its window, however it is computed; learned windows
+count at their first size. So does the similarity of FCViT, one product per channel and position. All other layers count
+as they compute.
 """
 
 import dataclasses
@@ -15,11 +15,10 @@ import timm
 import torch
 from torch import nn
 
-from models.adaptive_span.attention import AdaptiveAttention
+from models.common.options import ModelOptionError, OptionValue
 from models.registry.architectures import COMMON_OPTIONS
 from models.registry.catalogue import check_options, create_model, model_family, model_options
-from models.registry.counting import count_macs
-from models.registry.options import ModelOptionError, OptionValue
+from models.registry.counting import count_macs, depends_on_values
 
 __all__ = ["COSTLESS", "ModelCost", "ModelFacts", "model_cost", "model_facts", "model_params"]
 
@@ -41,12 +40,12 @@ _REMEMBERED = 4096  # networks
 
 @dataclasses.dataclass(frozen=True)
 class ModelFacts:
-    """One registered network with its default options.
+    """Registered network with its default options.
 
     Args:
-        name: Its registered name.
-        family: As `models.model_family` gives it.
-        params: Numbers it learns.
+        name: Registered name.
+        family: Family, as in `models.model_family`.
+        params: Learned numbers.
         macs: Multiply-accumulates of one image.
         input_size: Channels, height and width of the images it is described for.
         source: Identifier of the paper.
@@ -62,10 +61,10 @@ class ModelFacts:
 
 @dataclasses.dataclass(frozen=True)
 class ModelCost:
-    """How large a network is, whatever it has learned.
+    """Size of a network.
 
     Args:
-        params: Numbers it learns.
+        params: Learned numbers.
         macs: Multiply-accumulates of one image.
     """
 
@@ -74,7 +73,7 @@ class ModelCost:
 
 
 def model_facts(name: str) -> ModelFacts:
-    """Looks up and counts a registered network.
+    """Look up and count a registered network.
 
     Raises:
         ModelOptionError: There is no such network.
@@ -95,13 +94,13 @@ def model_facts(name: str) -> ModelFacts:
 
 
 def model_cost(name: str, options: Mapping[str, Any], *, num_classes: int, in_chans: int, image_size: int) -> ModelCost:
-    """Counts a network with its options, almost without memory, as `model_facts` counts.
+    """Count a network with its options as `model_facts` does, almost without memory.
 
-    Takes milliseconds the first time; networks that differ only in what costs nothing are counted once.
+    It takes milliseconds the first time; networks that differ only in `COSTLESS` options are counted once.
 
     Args:
-        name: Its registered name.
-        options: Its keywords.
+        name: Registered name.
+        options: Keywords of the network.
         num_classes: Outputs.
         in_chans: Channels of the images.
         image_size: Side of the images in pixels.
@@ -114,13 +113,13 @@ def model_cost(name: str, options: Mapping[str, Any], *, num_classes: int, in_ch
 
 
 def model_params(name: str, options: Mapping[str, Any], *, num_classes: int, in_chans: int, image_size: int) -> int:
-    """Parameters of a network with its options; see `model_cost`, of which it is the cheaper half."""
+    """Return the parameters of a network with its options: the cheaper half of `model_cost`."""
     shape = {"num_classes": num_classes, "in_chans": in_chans, "image_size": image_size}
     return _counted_params(name, _deciding(name, options, **shape), **shape)
 
 
 def _deciding(name: str, options: Mapping[str, Any], **shape: int) -> tuple[tuple[str, OptionValue], ...]:
-    """The options that decide what a network costs, in one spelling, after all of them were checked."""
+    """Return the options that decide on the cost of a network, normalised, after all of them were checked."""
     if problems := check_options(name, options, **shape):
         raise ModelOptionError(problems, model=name)
     known = {**COMMON_OPTIONS, **model_options(name)}
@@ -145,7 +144,7 @@ def _counted_params(name: str, options: tuple[tuple[str, OptionValue], ...], **s
 def _cost(make: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> ModelCost:
     with torch.device("meta"):
         network = make()
-    if any(isinstance(module, AdaptiveAttention) for module in network.modules()):
-        network = make()  # the values of the spans decide on the windows
+    if depends_on_values(network):
+        network = make()
     params = sum(parameter.numel() for parameter in network.parameters())
     return ModelCost(params=params, macs=count_macs(network.eval(), input_size))

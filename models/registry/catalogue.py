@@ -1,4 +1,4 @@
-"""Looking up, checking and building the networks of this package by name."""
+"""Lookup, check and construction of the networks of this package by name."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,8 +7,8 @@ import timm
 from torch import nn
 
 from models.common.image_size import IMG_SIZE
-from models.registry.architectures import ARCHITECTURES, COMMON_OPTIONS, Architecture, ImageShape
-from models.registry.options import ModelOption, ModelOptionError, OptionProblem, nearest_name
+from models.common.options import ImageShape, ModelOption, ModelOptionError, OptionProblem, nearest_name
+from models.registry.architectures import ARCHITECTURES, COMMON_OPTIONS, Architecture
 
 __all__ = ["check_options", "create_model", "list_models", "model_family", "model_options", "searchable_options"]
 
@@ -16,12 +16,12 @@ SEARCHABLE_COMMON = ("drop_rate", "drop_path_rate")
 
 
 def list_models() -> list[str]:
-    """Names of all networks of this package, sorted."""
+    """Return the names of all networks of this package, sorted."""
     return sorted(ARCHITECTURES)
 
 
 def model_options(name: str) -> Mapping[str, ModelOption]:
-    """The explicit keywords of a network beyond those that timm gives every network.
+    """Return the explicit keywords of a network beyond those that timm gives every network.
 
     Raises:
         ModelOptionError: There is no such network.
@@ -30,7 +30,7 @@ def model_options(name: str) -> Mapping[str, ModelOption]:
 
 
 def searchable_options(name: str) -> Mapping[str, ModelOption]:
-    """What a search may vary in a network: its own options and, of timm's common ones, the two kinds of dropout.
+    """Return the options that a search may vary: a network's own, and both kinds of dropout.
 
     Raises:
         ModelOptionError: There is no such network.
@@ -39,7 +39,7 @@ def searchable_options(name: str) -> Mapping[str, ModelOption]:
 
 
 def model_family(name: str) -> str:
-    """The family of a network, as `from_authors` names it.
+    """Return the family of a network, as `from_authors` names it.
 
     Raises:
         ModelOptionError: There is no such network.
@@ -55,11 +55,11 @@ def check_options(
     in_chans: int | None = None,
     num_classes: int | None = None,
 ) -> list[OptionProblem]:
-    """Everything that is wrong with a network and its options, without building it.
+    """Return all problems with a network and its options, without building it.
 
     Args:
         name: Name of the network.
-        options: Its keywords, common ones such as `drop_rate` included.
+        options: Keywords of the network, common ones such as `drop_rate` included.
         image_size: Side of the images in pixels, or height and width, where known.
         in_chans: Channels of the images, where known.
         num_classes: Classes, where known.
@@ -90,10 +90,10 @@ def create_model(
     image_size: int | tuple[int, int] | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Builds a network of this package with random weights.
+    """Build a network of this package with random weights.
 
     Args:
-        name: One of `list_models()`.
+        name: Name of the network, from `list_models()`.
         num_classes: Outputs; 0 for pooled features.
         in_chans: Channels of the images.
         image_size: Side of the images in pixels, or height and width. Networks with the option `img_size` are
@@ -112,7 +112,7 @@ def create_model(
 
 
 def _declared_size(name: str, image_size: int | tuple[int, int] | None) -> dict[str, int | tuple[int, int]]:
-    """The size of the images as the option `img_size`, for the networks that have it."""
+    """Return the size of the images as the option `img_size`, for the networks that have it."""
     return {IMG_SIZE: image_size} if image_size is not None and IMG_SIZE in ARCHITECTURES[name].options else {}
 
 

@@ -1,12 +1,12 @@
 """Multiply-accumulates of a network, counted on shapes alone.
 
-`models.registry.arithmetic` defines what is counted. Layers that multiply no matrices are skipped: on shapes alone
-they only cost time; a test holds the sum against torch's own counter of every layer.
+`models.registry.arithmetic` defines what is counted. Convolutions and matrix products are counted as they are
+dispatched. A layer whose count follows its formula, not its operations, has a method `macs`. Layers that multiply no
+matrices are skipped, as they only cost time here.
 """
 
-import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, cast
 
 import torch
 from timm.layers.drop import DropPath
@@ -15,46 +15,82 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from models.adaptive_span.attention import AdaptiveAttention, LocalAttention
-from models.fcvit.context import GlobalContext
-
-__all__ = ["count_macs", "stand_in"]
+__all__ = ["CountsItself", "count_macs", "depends_on_values", "stand_in"]
 
 FLOPS_PER_MAC = 2
 _ELEMENTWISE = frozenset({nn.BatchNorm2d, nn.GroupNorm, nn.ReLU, nn.GELU, nn.Sigmoid, nn.Dropout, DropPath})
 
 
+class CountsItself(Protocol):
+    """Layer that counts its own multiply-accumulates and keeps the shape of its input.
+
+    Attributes:
+        macs_depend_on_values: True where the values of parameters decide on the count; False when absent.
+    """
+
+    def macs(self, x: Tensor) -> int:
+        """Return the multiply-accumulates for an input, of which only the shape matters."""
+
+
 def count_macs(network: nn.Module, input_size: tuple[int, int, int]) -> int:
-    """Multiply-accumulates of one image of this many channels, rows and columns; the network is left a shell."""
-    windows = stand_in(network)
+    """Return the multiply-accumulates of one image; the network cannot be used afterwards.
+
+    Args:
+        network: Network in evaluation mode, on the device `meta` unless `depends_on_values`.
+        input_size: Channels, height and width of the image.
+    """
+    layers = stand_in(network)
     _skip_elementwise(network)
     counter = _ProductCounter()
-    # attention in one piece counts as the two matrix products that it is
+    # the math backend shows fused attention as the two matrix products that it is
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         network.to("meta")(torch.empty(1, *input_size, device="meta"))
-    return counter.flops // FLOPS_PER_MAC + sum(window.macs for window in windows)
+    return counter.flops // FLOPS_PER_MAC + sum(layer.macs for layer in layers)
 
 
-def stand_in(network: nn.Module) -> list["_Window"]:
-    """Replaces what is counted as its formula says; returns what counts attention to windows."""
-    windows = []
+def depends_on_values(network: nn.Module) -> bool:
+    """Return whether the count needs the values of parameters, so that shapes on `meta` are not enough."""
+    return any(getattr(module, "macs_depend_on_values", False) for module in network.modules())
+
+
+def stand_in(network: nn.Module) -> list["CountedLayer"]:
+    """Replace the layers that count themselves, and return their replacements."""
+    layers = []
     for name, module in list(network.named_modules()):
-        if isinstance(module, AdaptiveAttention | LocalAttention):
-            windows.append(_Window(module))
-            network.set_submodule(name, windows[-1])
-        elif isinstance(module, GlobalContext):
-            module.similarity = functools.partial(_similarity, module.num_heads)  # type: ignore[method-assign]
-            module.add = _keep  # type: ignore[method-assign]
-    return windows
+        if hasattr(type(module), "macs"):
+            layers.append(CountedLayer(cast(CountsItself, module).macs))
+            network.set_submodule(name, layers[-1])
+    return layers
+
+
+class CountedLayer(nn.Module):
+    """Replacement of a layer that counts itself: adds up its counts and computes nothing.
+
+    Args:
+        count: Method `macs` of the layer, which stays on its device, outside the network.
+
+    Attributes:
+        macs: Multiply-accumulates so far.
+    """
+
+    def __init__(self, count: Callable[[Tensor], int]) -> None:
+        super().__init__()
+        self.macs = 0
+        self._count = count
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Count the layer for this input, and return the input as a map of the right shape."""
+        self.macs += self._count(x)
+        return x
 
 
 class _ProductCounter(TorchDispatchMode):
-    """Adds up convolutions and matrix products by torch's own formulas, and looks at nothing else.
+    """Sum of the convolutions and matrix products computed inside, by torch's own formulas.
 
     torch's `FlopCounterMode` counts the same by module, at several times the cost.
 
     Attributes:
-        flops: Of what was computed inside.
+        flops: Floating-point operations so far.
     """
 
     def __init__(self) -> None:
@@ -64,7 +100,7 @@ class _ProductCounter(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Computes an operation and counts it."""
+        """Compute an operation and count it."""
         del types
         out = func(*args, **(kwargs or {}))
         formula = flop_registry.get(func._overloadpacket)
@@ -74,48 +110,11 @@ class _ProductCounter(TorchDispatchMode):
 
 
 def _skip_elementwise(network: nn.Module) -> None:
-    """Spares the layers that keep the shape of a map and multiply no matrices: on shapes alone they only cost time."""
+    """Replace the forward pass of layers that keep the shape of a map and multiply no matrices."""
     for module in network.modules():
         if type(module) in _ELEMENTWISE:
-            module.forward = _as_it_is
+            module.forward = _identity
 
 
-def _as_it_is(x: Tensor) -> Tensor:
+def _identity(x: Tensor) -> Tensor:
     return x
-
-
-def _similarity(num_heads: int, x: Tensor, mean: Tensor) -> Tensor:
-    """The products of `GlobalContext.similarity`, head by head."""
-    products = mean.unflatten(1, (num_heads, 1, -1)) @ x.flatten(2).unflatten(1, (num_heads, -1))
-    return products[:, :, 0]  # type: ignore[no-any-return]
-
-
-def _keep(x: Tensor, weights: Tensor, context: Tensor) -> Tensor:
-    """For `GlobalContext.add`, which is element-wise but in how it is computed."""
-    del weights, context
-    return x
-
-
-class _Window(nn.Module):
-    """Stands in for attention to windows: the projections are computed, the rest is added up.
-
-    Args:
-        attention: The layer it stands in for.
-    """
-
-    def __init__(self, attention: AdaptiveAttention | LocalAttention) -> None:
-        super().__init__()
-        self.qkv = attention.qkv
-        if isinstance(attention, AdaptiveAttention):
-            self.side = 2 * attention.window_radius() + 1
-        else:
-            self.side = attention.rel_h.shape[1]
-        self.macs = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        """A map of the right shape."""
-        values: Tensor
-        _, _, values = self.qkv(x).chunk(3, dim=1)
-        logits_and_sums = 2
-        self.macs += logits_and_sums * self.side**2 * values.numel()
-        return values

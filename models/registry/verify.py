@@ -1,4 +1,4 @@
-"""Holds our networks against reference outputs of the authors' code.
+"""Comparison of our networks with reference outputs of the authors' code.
 
 Usage: `python -m models.registry.verify FIXTURE.json ...`. A fixture is a pair of files. The json names the family,
 the constructor's arguments and every entry of the authors' state dict; the npz beside it holds the outputs.
@@ -37,7 +37,13 @@ BUFFER_KINDS = ("constructed", "running_mean", "running_var")
 
 @dataclasses.dataclass(frozen=True)
 class Fixture:
-    """One case: its description and its numbers."""
+    """Description and reference outputs of one case.
+
+    Args:
+        case: Family and name of the case.
+        about: Content of the json.
+        arrays: Content of the npz.
+    """
 
     case: str
     about: Mapping[str, Any]
@@ -45,18 +51,18 @@ class Fixture:
 
     @classmethod
     def read(cls, path: Path) -> "Fixture":
-        """Reads the json and the npz of the same name beside it."""
+        """Read the json and the npz of the same name beside it."""
         about = json.loads(path.read_text(encoding="utf-8"))
         with np.load(path.with_suffix(".npz")) as arrays:
             return cls(f"{about['family']}/{about['case']}", about, dict(arrays))
 
     def draw(self, offset: int, shape: Sequence[int]) -> Array:
-        """Standard normal numbers of the generator `seed + offset`, as float32."""
+        """Draw standard normal numbers from the generator `seed + offset`, as float32."""
         generator = np.random.Generator(np.random.PCG64(self.about["seed"] + offset))
         return generator.standard_normal(tuple(shape)).astype(np.float32)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Every entry of the authors' state dict, drawn again."""
+        """Draw every entry of the authors' state dict again."""
         state = {}
         for key, shape, dtype, kind in self.about["tensors"]:
             if kind == "constructed":
@@ -67,12 +73,12 @@ class Fixture:
         return state
 
     def network(self, dtype: torch.dtype) -> nn.Module:
-        """Our network with the weights of the fixture, in eval mode."""
+        """Build our network with the weights of the fixture, in evaluation mode."""
         network = from_authors(self.about["family"], self.about["options"])
         return load_authors_checkpoint(network, self.state_dict()).to(dtype).eval()
 
     def dropped_parameters(self, network: nn.Module) -> int:
-        """Elements of the authors' parameters that take no part in the result and that ours does not have."""
+        """Count the elements of authors' parameters without effect on the result, which ours does not have."""
         family = family_of(network)
         return sum(
             math.prod(shape)
@@ -83,7 +89,14 @@ class Fixture:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """How far one output is from the reference: `error` and `tolerance` are relative to its largest value."""
+    """Difference of one output from the reference.
+
+    Args:
+        output: Name of the output.
+        dtype: Type in which it was computed.
+        error: Largest difference, relative to the largest value of the reference.
+        tolerance: Largest error that passes, likewise relative.
+    """
 
     output: str
     dtype: str
@@ -92,12 +105,12 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Whether the error is finite and within the tolerance."""
+        """True when the error is finite and within the tolerance."""
         return self.error <= self.tolerance
 
 
 def draw_weight(key: str, seed: int, shape: tuple[int, ...], kind: str) -> Array:
-    """Draws one entry of a state dict by the rule of its kind, in float64.
+    """Draw one entry of a state dict by the rule of its kind, in float64.
 
     Raises:
         ValueError: There is no such kind.
@@ -125,7 +138,7 @@ def draw_weight(key: str, seed: int, shape: tuple[int, ...], kind: str) -> Array
 
 
 def _flatten_index(key: str, shape: Sequence[int]) -> Array:
-    """The one constructed buffer that a fixture leaves out: distance of pixels on the flattened map."""
+    """Compute the one buffer that a fixture leaves out: distance of pixels on the flattened map."""
     if not key.endswith("flatten_index"):
         raise ValueError(f"{key}: its value is neither in the npz nor known by name")
     pixels = math.isqrt(math.prod(shape))
@@ -139,7 +152,7 @@ def _gradient(tensor: Tensor) -> Tensor:
 
 
 def _outputs(fixture: Fixture, dtype: torch.dtype) -> dict[str, Array]:
-    """Ours of everything the fixture holds, under its names, as float64."""
+    """Compute our side of everything the fixture holds, under its names, as float64."""
     network = fixture.network(dtype)
     table = family_of(network).entries(network)
     x = torch.from_numpy(fixture.draw(1, fixture.about["input_shape"])).to(dtype).requires_grad_()
@@ -156,7 +169,7 @@ def _outputs(fixture: Fixture, dtype: torch.dtype) -> dict[str, Array]:
 
 
 def _errors(fixture: Fixture, ours: Mapping[str, Array]) -> dict[str, float]:
-    """Largest difference of each output over the largest value of the reference."""
+    """Return the largest difference of each output, relative to the largest value of the reference."""
     errors = {}
     for name, found in ours.items():
         scale = fixture.about["max_abs"][name] or 1.0
@@ -170,7 +183,7 @@ def _errors(fixture: Fixture, ours: Mapping[str, Array]) -> dict[str, float]:
 
 
 def _summary_errors(fixture: Fixture, name: str, found: Array, scale: float) -> dict[str, float]:
-    """The same for an output of which the fixture holds the first values and statistics."""
+    """Return the differences of an output of which the fixture holds the first values and statistics."""
     head = fixture.arrays[f"{name}_head"].ravel()
     stats = fixture.arrays.get(f"{name}_stats")
     reference = fixture.about[f"{name}_stats"] if stats is None else dict(zip(STATS, stats, strict=True))
@@ -190,7 +203,7 @@ def _float32_tolerance(fixture: Fixture, output: str) -> float:
 
 
 def compare(fixture: Fixture, *, dtypes: Sequence[torch.dtype] = DTYPES) -> list[Comparison]:
-    """Every output of a fixture in the given types, and the number of parameters."""
+    """Compare every output of a fixture in the given types, and the number of parameters."""
     rows = []
     for dtype in dtypes:
         for output, error in _errors(fixture, _outputs(fixture, dtype)).items():
@@ -204,11 +217,14 @@ def compare(fixture: Fixture, *, dtypes: Sequence[torch.dtype] = DTYPES) -> list
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compares each fixture named on the command line, prints a line per output, returns the exit status."""
+    """Compare each fixture named on the command line, print a line per output, and return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m models.registry.verify", description="Compare with the authors' code."
+        prog="python -m models.registry.verify",
+        description="Compare our networks with reference outputs of the authors' code.",
     )
-    parser.add_argument("fixtures", nargs="+", type=Path, metavar="FIXTURE.json")
+    parser.add_argument(
+        "fixtures", nargs="+", type=Path, metavar="FIXTURE.json", help="fixtures, each with its npz beside it"
+    )
     status = 0
     for path in parser.parse_args(arguments).fixtures:
         try:

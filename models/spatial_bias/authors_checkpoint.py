@@ -1,60 +1,45 @@
-"""Spatial bias: the keys and constructor arguments of GoJunHyeong/SpatialBias (commit 9952348)."""
+"""Spatial bias: keys and constructor arguments of GoJunHyeong/SpatialBias (commit 9952348)."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry
-from models.registry.authors.resnet_keys import rename
+from models.common.resnet import BOTTLENECK_DEPTHS, trunk
+from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry, check_arguments, register_family
+from models.registry.authors.resnet_keys import TORCHVISION_PARTS, rename
 from models.spatial_bias.network import SpatialBiasResNet
-
-__all__ = ["FAMILY"]
 
 DEFAULTS: Mapping[str, Any] = {"bottleneck": False, "gc_group": (False, False, False, False)}
 REQUIRED = ("dataset", "depth", "num_classes")
-IMAGENET_DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
 
 PARTS: Mapping[str, str] = {
-    "stem.conv": "conv1",
-    "stem.bn": "bn1",
-    "reduce.conv": "conv1",
-    "reduce.bn": "bn1",
+    **TORCHVISION_PARTS,
     "spatial": "conv2",
     "spatial.conv": "conv2",
     "spatial.bias.reduce.conv": "SB.feature_reduction.0",
     "spatial.bias.reduce.bn": "SB.feature_reduction.1",
     "spatial.bias.mix": "SB.sb_conv",
     "bn": "bn2",
-    "expand.conv": "conv3",
-    "expand.bn": "bn3",
-    "shortcut.conv": "downsample.0",
-    "shortcut.bn": "downsample.1",
-    "head.fc": "fc",
 }
 
 
 def build(options: Mapping[str, Any]) -> nn.Module:
-    """Our network for the arguments of theirs.
+    """Build our network for the arguments of theirs.
 
     Raises:
         AuthorsOptionError: An argument is unknown or missing, or their code makes no network of them either.
     """
-    known = {*REQUIRED, *DEFAULTS}
-    unknown, missing = sorted(set(options) - known), sorted(set(REQUIRED) - set(options))
-    if unknown or missing:
-        raise AuthorsOptionError(f"spatial_bias: unknown arguments {unknown}, missing arguments {missing}")
+    check_arguments("spatial_bias", options, known=DEFAULTS, required=REQUIRED)
     given = {**DEFAULTS, **options}
     depth = int(given["depth"])
     flags = [bool(flag) for flag in given["gc_group"]]
     if given["dataset"] == "imagenet":
-        if depth not in IMAGENET_DEPTHS:
-            raise AuthorsOptionError(f"spatial_bias: depth {depth}; bottleneck depths are {sorted(IMAGENET_DEPTHS)}")
+        if depth not in BOTTLENECK_DEPTHS:
+            raise AuthorsOptionError(f"spatial_bias: depth {depth}; bottleneck depths are {sorted(BOTTLENECK_DEPTHS)}")
         return SpatialBiasResNet(
-            depths=IMAGENET_DEPTHS[depth],
-            widths=(64, 128, 256, 512),
-            large_image=True,
-            stem_width=64,
+            depths=BOTTLENECK_DEPTHS[depth],
+            **trunk(large_image=True),
             stages=flags[:4],
             num_classes=given["num_classes"],
         )
@@ -63,16 +48,14 @@ def build(options: Mapping[str, Any]) -> nn.Module:
         raise AuthorsOptionError(f"spatial_bias: {dict(options)}; {rule}")
     return SpatialBiasResNet(
         depths=((depth - 2) // 9,) * 3,
-        widths=(16, 32, 64),
-        large_image=False,
-        stem_width=16,
+        **trunk(large_image=False),
         stages=flags[:3],
         num_classes=given["num_classes"],
     )
 
 
 def entries(network: nn.Module) -> dict[str, Entry]:
-    """Their keys; every one of them is one of ours.
+    """Return their keys; every one of them is one of ours.
 
     Raises:
         AuthorsOptionError: The network has non-local blocks, which their code does not.
@@ -84,16 +67,11 @@ def entries(network: nn.Module) -> dict[str, Entry]:
     return {rename(key, stage="layer{next_stage}", parts=PARTS): Entry(key) for key in keys}
 
 
-def takes_no_part(key: str, network: nn.Module) -> bool:
-    """Their networks hold nothing that is not used."""
-    del key, network
-    return False
-
-
-FAMILY = AuthorsFamily(
-    name="spatial_bias",
-    networks=(SpatialBiasResNet,),
-    build=build,
-    entries=entries,
-    takes_no_part=takes_no_part,
+register_family(
+    AuthorsFamily(
+        name="spatial_bias",
+        networks=(SpatialBiasResNet,),
+        build=build,
+        entries=entries,
+    )
 )

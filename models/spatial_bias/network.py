@@ -7,7 +7,7 @@ the map, joins the channels of the convolution ahead of their norm.
 Source: Go & Ryu 2022, "Spatial Bias for Attention-free Non-local Neural Networks" (arXiv 2302.12505).
 Differs: any image size and any batch size; the number of bias channels, the key size and the size of the grid
 can be chosen, where the authors' code fixes 3, 3 and 10; drop path takes part; non-local blocks can be added,
-of which the paper says that they go together.
+which the paper combines too.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.common.bottleneck import ConvNorm
+from models.common.non_local import NonLocal, NonLocalBottleneck, NonLocalPlan
+from models.common.options import ModelOptionError, OptionProblem
 from models.common.resnet import BlockSite, SpatialResNet, SurfaceOptions
-from models.non_local.block import NonLocal, NonLocalBottleneck, NonLocalPlan
-from models.registry.options import ModelOptionError, OptionProblem
 
 __all__ = ["SpatialBias", "SpatialBiasConv", "SpatialBiasResNet"]
 
@@ -54,13 +54,13 @@ class SpatialBias(nn.Module):
         self.mix = nn.Conv1d(pooled_size**2, pooled_size**2, key_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Reduces, averages to the grid, mixes all cells with all."""
+        """Reduce, average to the grid, mix all cells with all."""
         grid = functional.adaptive_avg_pool2d(self.reduce(x), self.pooled_size)
         mixed: Tensor = self.mix(grid.flatten(2).transpose(1, 2))
         return mixed.transpose(1, 2).reshape(x.shape[0], -1, self.pooled_size, self.pooled_size)
 
     def position_weights(self) -> Tensor:
-        """How strongly each cell of the grid feeds each other: (N, N), N = pooled_size ** 2, last the cells that feed.
+        """Return the strength with which cells feed each other: (N, N), N = pooled_size ** 2, last the feeding ones.
 
         The norm over the key of the weight of the 1-D convolution.
         """
@@ -76,9 +76,9 @@ class SpatialBiasConv(nn.Module):
     Args:
         dim: Channels of the convolution.
         stride: Stride of the convolution; the bias reads the full map all the same.
-        bias_channels: As for `SpatialBias`, like the next two.
-        key_size: Width of its 1-D convolution.
-        pooled_size: Side of its grid in cells.
+        bias_channels: Channels of the context; at least 1.
+        key_size: Width of the 1-D convolution; at least 1.
+        pooled_size: Side of the grid in cells; at least 1.
     """
 
     def __init__(self, dim: int, *, stride: int, bias_channels: int, key_size: int, pooled_size: int) -> None:
@@ -88,7 +88,7 @@ class SpatialBiasConv(nn.Module):
         self.bias = SpatialBias(dim, bias_channels=bias_channels, key_size=key_size, pooled_size=pooled_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolves and appends the resized bias."""
+        """Convolve and append the resized bias."""
         y = self.conv(x)
         bias = functional.interpolate(self.bias(x), size=y.shape[-2:], mode="bilinear", align_corners=False)
         return torch.cat([y, bias], dim=1)
@@ -103,16 +103,16 @@ class SpatialBiasResNet(SpatialResNet):
         depths: Blocks of each stage.
         widths: Channels of the 3x3 convolutions of each stage.
         large_image: 7x7 stem with pooling instead of a 3x3 one.
-        stem_width: Channels the stem puts out.
-        bias_channels: As for `SpatialBias`, like the next two.
-        key_size: Width of its 1-D convolution.
-        pooled_size: Side of its grid in cells.
-        stages: Which stages carry a bias; none is the plain network. All but the fourth when left out.
-        nonlocal_stages: As for `NonLocalPlan`, like the next four; no stage has non-local blocks when left out.
+        stem_width: Channels of the stem.
+        bias_channels: Channels of the context; at least 1.
+        key_size: Width of the 1-D convolution; at least 1.
+        pooled_size: Side of the grid in cells; at least 1.
+        stages: Flag of each stage for a bias; none is the plain network. All but the fourth when left out.
+        nonlocal_stages: Flag of each stage for non-local blocks; none when left out.
         nonlocal_every: Blocks from one non-local block to the next.
         nonlocal_reduction: Channels of the map per channel of their embeddings.
-        nonlocal_pool_keys: Whether their keys and values are pooled.
-        nonlocal_scaled: Whether their logits are scaled.
+        nonlocal_pool_keys: True to pool their keys and values.
+        nonlocal_scaled: True to scale their logits.
         surface: timm's keywords, see `SpatialResNet`.
     """
 
@@ -169,7 +169,7 @@ class SpatialBiasResNet(SpatialResNet):
 
 
 def init_spatial_bias(module: nn.Module) -> None:
-    """He initialisation by fan-out of 2-D convolutions, as in the paper; non-local blocks have their own."""
+    """Initialise 2-D convolutions by He's fan-out rule, as in the paper; non-local blocks have their own."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     elif isinstance(module, NonLocal):

@@ -1,15 +1,14 @@
-"""What spatial-bias and non-local networks may be told; either kind takes the blocks of the other as well."""
+"""Options of spatial-bias and non-local networks; either kind takes the blocks of the other as well."""
 
 from collections.abc import Mapping, Sequence
 
-from models.registry.architectures import ImageShape, JointRule
-from models.registry.options import ModelOption, OptionProblem, OptionValue
+from models.common.options import ImageShape, JointRule, ModelOption, OptionProblem, OptionValue, stages_option
 
 __all__ = ["bias_options", "nonlocal_fits", "nonlocal_options"]
 
 
 def bias_options(stages: tuple[bool, ...], *, stages_name: str = "stages") -> tuple[ModelOption, ...]:
-    """The options of a spatial bias, with the stages that carry one by default."""
+    """Make the options of a spatial bias, with the stages that carry one by default."""
     return (
         ModelOption(
             name="bias_channels",
@@ -35,26 +34,14 @@ def bias_options(stages: tuple[bool, ...], *, stages_name: str = "stages") -> tu
             high=32,
             description="Side in cells of the grid that is mixed (r); parameters grow with its fourth power.",
         ),
-        ModelOption(
-            name=stages_name,
-            type=tuple,
-            default=stages,
-            length=len(stages),
-            description="Which stages carry a spatial bias.",
-        ),
+        stages_option(stages, "Which stages carry a spatial bias.", name=stages_name),
     )
 
 
 def nonlocal_options(stages: tuple[bool, ...], *, prefix: str = "") -> tuple[ModelOption, ...]:
-    """The options of non-local blocks under names with a prefix, with the stages that have them by default."""
+    """Make the options of non-local blocks under names with a prefix, with their stages by default."""
     return (
-        ModelOption(
-            name=f"{prefix}stages",
-            type=tuple,
-            default=stages,
-            length=len(stages),
-            description="Which stages have non-local blocks.",
-        ),
+        stages_option(stages, "Which stages have non-local blocks.", name=f"{prefix}stages"),
         ModelOption(
             name=f"{prefix}every",
             type=int,
@@ -87,7 +74,7 @@ def nonlocal_options(stages: tuple[bool, ...], *, prefix: str = "") -> tuple[Mod
 
 
 def nonlocal_fits(depths: Sequence[int], *, prefix: str = "") -> JointRule:
-    """A stage that is to have non-local blocks has enough residual blocks for one."""
+    """Make the rule that a stage with non-local blocks has enough residual blocks for one."""
 
     def rule(values: Mapping[str, OptionValue], image: ImageShape | None) -> Sequence[OptionProblem]:
         del image

@@ -12,14 +12,14 @@ from orchestrator.cli.sweep_tables import as_size
 from orchestrator.config.settings_text import as_yaml
 from orchestrator.plain_output import add_row, say
 from orchestrator.records.budget import as_duration
-from orchestrator.records.stored_config import written
+from orchestrator.records.stored_config import non_default_settings
 from orchestrator.sweep.dry_run import DryRun
 from orchestrator.sweep.dry_run_trials import LargestTrial
 
 
 def print_dry_run(found: DryRun, console: Console) -> None:
     """Print the plan of a sweep."""
-    settings = as_yaml(written(found.config), default_flow_style=None, width=120)
+    settings = as_yaml(non_default_settings(found.config), default_flow_style=None, width=120)
     say(console, f"{found.config.name} is valid. Nothing was started. Its settings, without defaults:\n\n{settings}")
     for heading, text in found.space:
         say(console, f"{heading:<9}{text}")

@@ -106,12 +106,12 @@ def export(
     """Export a trained network to a file that runs without SpatialSweep; check its outputs and freeze learned spans."""
     from orchestrator.inference.export import export_network
     from orchestrator.inference.export.formats import format_named
-    from orchestrator.inference.images import some_images
+    from orchestrator.inference.images import sample_images
     from orchestrator.inference.trained_network import find_network
 
     form = format_named(to)
     trained = find_network(run, trial=trial, runs_dir=runs_dir, tracking_uri=tracking_uri)
-    seen = some_images(trained, dataset, split=split, count=images)
+    seen = sample_images(trained, dataset, split=split, count=images)
     path = output or Path(f"{trained.label}{form.suffix}")
     exported = export_network(trained, seen, format_name=to, path=path)
     if as_json:
@@ -157,11 +157,11 @@ def explain(
     """Visualise a trained network: spans, masks, similarities, gates, biases, Grad-CAM."""
     from orchestrator.inference.explain import explain_network
     from orchestrator.inference.explain.regions import regions_for
-    from orchestrator.inference.images import some_images
+    from orchestrator.inference.images import sample_images
     from orchestrator.inference.trained_network import find_network
 
     trained = find_network(run, trial=trial, runs_dir=runs_dir, tracking_uri=tracking_uri)
-    seen = some_images(trained, dataset, split=split, count=images)
+    seen = sample_images(trained, dataset, split=split, count=images)
     known, regions_from = regions_for(seen, regions)
     folder = output or Path(f"{trained.label}-explained")
     found = explain_network(

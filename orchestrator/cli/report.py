@@ -59,11 +59,11 @@ def _record(sweep: StoredSweep, path: Path, tracking_uri: str | None) -> None:
         os.environ.setdefault(name, value)
     from orchestrator.errors import ConfigError, TrackingError
     from orchestrator.records.folder.recorded_addresses import confirmed_tracking_uri
-    from orchestrator.tracking.mlflow_runs import silence, store_beside_results
+    from orchestrator.tracking.mlflow_runs import silence_mlflow, store_result_file
 
-    silence()
+    silence_mlflow()
     try:
-        run = store_beside_results(path, sweep.uid, confirmed_tracking_uri(sweep.result, tracking_uri))
+        run = store_result_file(path, sweep.uid, confirmed_tracking_uri(sweep.result, tracking_uri))
     except (ConfigError, TrackingError) as error:
         tell(f"Warning: the report is not in MLflow: {error}", err=True)
     else:

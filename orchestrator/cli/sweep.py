@@ -58,10 +58,10 @@ def list_sweeps(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
     from orchestrator.cli.sweep_tables import print_list
     from orchestrator.files.runs_dir import resolve_runs_dir
     from orchestrator.records.folder.sweep_folder import SweepFolder, sweep_names
-    from orchestrator.results.comparison import listed
+    from orchestrator.results.comparison import status_row
 
     folder = resolve_runs_dir(runs_dir)
-    rows = [listed(SweepFolder(folder / name)) for name in sweep_names(folder)]
+    rows = [status_row(SweepFolder(folder / name)) for name in sweep_names(folder)]
     if as_json:
         tell_json(rows)
     else:

@@ -89,9 +89,9 @@ def show_sweep(folder: SweepFolder, address: Address, tracking_uri: str | None =
     """
     from orchestrator.results.stored_sweep import read_sweep
     from orchestrator.sweep.compatibility import stored_config
-    from orchestrator.tracking.mlflow_runs import run_page, silence
+    from orchestrator.tracking.mlflow_runs import run_page, silence_mlflow
 
-    silence()
+    silence_mlflow()
     config = stored_config(folder, values=setting_values(tracking_uri=tracking_uri), contacted=("tracking",))
     uri = config.tracking.uri or embedded_uri(folder.path.parent)
     page = run_page(read_sweep(folder).uid, uri)
@@ -133,9 +133,9 @@ def study_server(page: WSGIApplication, host: str, port: int) -> WSGIServer:
 
 def _serve_mlflow(uri: str, runs_dir: Path, address: Address, page: str) -> None:
     """Run MLflow's server in the foreground; its database's URI is passed in the environment."""
-    from orchestrator.tracking.moved_results import settle
+    from orchestrator.tracking.moved_results import update_artifact_places
 
-    settle(uri)
+    update_artifact_places(uri)
     port = address.port or MLFLOW_PORT
     _require_free(address.host, port)
     command = [sys.executable, "-m", "mlflow", "ui", "--host", address.host, "--port", str(port), "--workers", "1"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pyarrow import fs
 
-from orchestrator.errors import DataError
+from orchestrator.errors import DataError, first_line
 from orchestrator.files.home_paths import expanded_location
 from orchestrator.uris import without_password
 
@@ -161,9 +161,9 @@ class Folder:
         try:
             yield
         except FileNotFoundError as error:
-            raise DataError(f"{self.where(name)}: {_first_line(error)}") from None
+            raise DataError(f"{self.where(name)}: {_reason(error)}") from None
         except OSError as error:
-            raise DataError(f"{self.where(name)}: the storage refuses ({_first_line(error)})") from None
+            raise DataError(f"{self.where(name)}: the storage refuses ({_reason(error)})") from None
 
 
 def open_folder(uri: str | Path) -> Folder:
@@ -183,10 +183,10 @@ def open_folder(uri: str | Path) -> Folder:
     except (ValueError, OSError) as error:
         hint = "Use a path, or a URI such as s3://bucket/folder"
         shown = without_password(text)
-        reason = _first_line(error).replace(text, shown)
+        reason = _reason(error).replace(text, shown)
         raise DataError(f"{shown.partition('?')[0]}: cannot be opened ({reason}). {hint}") from None
     return Folder(text, filesystem, path.rstrip("/"))
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
+def _reason(error: Exception) -> str:
+    return first_line(error).rstrip(". ")

@@ -1,1 +1,1 @@
-"""Files and paths: atomic writes, checks of untrusted paths, sqlite databases, the folder of all results."""
+"""Files and paths: atomic writes, checks of untrusted paths, SQLite databases, the folder of all results."""

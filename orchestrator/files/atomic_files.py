@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes of files."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Give a new file beside a place, which takes that place when the context ends well, and is removed else.
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary file beside a path, which replaces the path when the context ends without an error.
 
-    Its name is one that nobody could have foreseen and put a link at.
+    After an error the temporary file is removed. Its name is random, so that nobody can have put a link there.
 
     Args:
-        path: The place; a file or a link that stands there is replaced, what a link leads to stays.
+        path: Path to write; an existing file or link is replaced, the target of a link is left as it is.
     """
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o666))

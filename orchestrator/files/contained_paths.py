@@ -1,4 +1,4 @@
-"""Checks of names and paths that come from a file, a journal or a server, before they are joined to a folder."""
+"""Checks of untrusted names and paths, from a file, a journal or a server, before they are joined to a folder."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def plain_name(name: object, what: str = "name") -> str:
     """Return a file name that cannot leave the folder it is joined to.
 
     Args:
-        name: The name as it was read; anything but text is refused.
-        what: The name's role in the error, such as `shard name`.
+        name: Name to check; anything but text is refused.
+        what: Role of the name in the error, such as `shard name`.
 
     Raises:
-        UnsafePathError: It is no text, empty, longer than 255 bytes, a `.` or `..`, or holds a separator, a drive
-            or a control character.
+        UnsafePathError: The name is not text, empty, longer than 255 bytes, a `.` or `..`, or holds a separator,
+            a drive or a control character.
     """
     if (
         not isinstance(name, str)
@@ -37,12 +37,12 @@ def plain_name(name: object, what: str = "name") -> str:
 
 
 def contained(root: Path, path: str | Path, what: str = "path") -> Path:
-    """Return a path resolved beneath a folder, links followed.
+    """Resolve a path, following links, and check that it lies within a folder.
 
     Args:
-        root: The folder.
-        path: Relative to `root`, or absolute.
-        what: The path's role in the error, such as `file of the journal`.
+        root: Folder that must contain the path.
+        path: Path relative to `root`, or absolute.
+        what: Role of the path in the error, such as `file of the journal`.
 
     Raises:
         UnsafePathError: The resolved path lies outside `root`, or cannot be resolved.

@@ -1,4 +1,4 @@
-"""Check that the file of an embedded database is intact before reading or writing it."""
+"""Check of an embedded database file before it is read or written."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from orchestrator.files.sqlite_files import sqlite_path
 _PATIENCE_S = 60.0
 
 
-def refuse_damaged(uri: str, error: type[SpatialSweepError], remedy: str) -> None:
-    """Check the file of a database; one on a server, or that is not there yet, is left alone.
+def require_intact_database(uri: str, error: type[SpatialSweepError], remedy: str) -> None:
+    """Check the file of a database; a database on a server, or a file that does not exist yet, passes.
 
     Args:
         uri: Address of the database.
-        error: What is raised.
-        remedy: What to do, as a sentence without its stop.
+        error: Class of the error.
+        remedy: Remedy for the error, as a sentence without its full stop.
 
     Raises:
-        SpatialSweepError: Of the class `error`: it is no database, or was cut short or altered.
+        SpatialSweepError: An instance of `error`: the file is not a database, or was truncated or altered.
     """
     path = sqlite_path(uri)
     if path is None or not path.exists():
@@ -30,7 +30,7 @@ def refuse_damaged(uri: str, error: type[SpatialSweepError], remedy: str) -> Non
         with contextlib.closing(sqlite3.connect(location, uri=True, timeout=_PATIENCE_S)) as db:
             found = [str(row[0]) for row in db.execute("PRAGMA quick_check(1)")]
     except sqlite3.OperationalError as fault:
-        if "locked" in str(fault) or "busy" in str(fault):  # someone is writing to it, so that it can be read
+        if "locked" in str(fault) or "busy" in str(fault):  # another process is writing to it, so it is readable
             return
         raise error(f"{path}: cannot be read ({fault})") from None
     except sqlite3.DatabaseError as fault:

@@ -1,4 +1,4 @@
-"""Paths as people write them: `~` is the home folder on whichever spelling, also where no shell replaces it."""
+"""Expansion of `~` in paths from users, also where no shell has replaced it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from pathlib import Path
 
 
 def expanded_path(given: str | os.PathLike[str]) -> Path:
-    """Return a path with the home folder in the place of `~` or `~name`.
+    """Replace `~` or `~name` at the beginning of a path with the home folder.
 
-    A folder whose own name begins with `~`, such as `./~x`, is returned from the root, so that it stays one.
+    A folder whose own name begins with `~`, such as `./~x`, is returned as an absolute path, so that a second call
+    leaves it as it is.
 
     Args:
-        given: As written; a name that no user has stands for itself, as in a shell.
+        given: Path from the user; `~name` of an unknown user is kept, as in a shell.
 
     Raises:
-        ValueError: It is empty.
+        ValueError: The path is empty.
     """
     text = os.fspath(given)
     if not text:
@@ -25,9 +26,9 @@ def expanded_path(given: str | os.PathLike[str]) -> Path:
 
 
 def expanded_location(given: str) -> str:
-    """Return a URI as it is, and a path with its home folder.
+    """Return a URI as it is, and a path with `~` replaced.
 
     Raises:
-        ValueError: It is empty.
+        ValueError: The location is empty.
     """
     return given if "://" in given else str(expanded_path(given))

@@ -1,4 +1,4 @@
-"""Where the results of all sweeps are kept."""
+"""Folder of the results of all sweeps."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 from orchestrator.files.home_paths import expanded_path
 
-_OF_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for what a job starts, with a working directory and without
+_OF_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the processes of a job
 
 
 def resolve_runs_dir(configured: str | Path | None) -> Path:
-    """Where results are kept: as configured, else `runs` here.
+    """Return the folder of results: the configured one, else `runs` in the current folder.
 
     Inside a Ray job the current folder is a copy that Ray deletes, so there the default lies in the home folder.
     """
@@ -21,5 +21,5 @@ def resolve_runs_dir(configured: str | Path | None) -> Path:
 
 
 def inside_ray_job() -> bool:
-    """Whether this process was submitted to a cluster."""
+    """Return whether this process belongs to a Ray job."""
     return _OF_A_JOB in os.environ or "runtime_resources" in Path.cwd().parts

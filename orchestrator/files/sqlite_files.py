@@ -1,4 +1,4 @@
-"""Addresses of sqlite databases, made and taken apart by SQLAlchemy: a folder may be called anything."""
+"""Addresses of SQLite databases, built and parsed by SQLAlchemy, since a folder may have any name."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from orchestrator.errors import StorageError
 
 _SCHEME = "sqlite"
 _WITH_DRIVER = "sqlite+pysqlite"
-_NO_TEXT = ("Cc", "Cs")  # control characters, and bytes that are no UTF-8
+_NO_TEXT = ("Cc", "Cs")  # control characters, and bytes that are not UTF-8
 
 
 def sqlite_uri(path: Path) -> str:
     """Return the address of a database file.
 
     Args:
-        path: The file; resolved, links followed.
+        path: Path of the file; links are followed.
 
     Raises:
-        StorageError: The path cannot be written as an address, as one that is no text.
+        StorageError: The path cannot be written as an address, for instance because it is not text.
     """
     from sqlalchemy import URL
 
     resolved = path.resolve()
     if not any(unicodedata.category(character) in _NO_TEXT for character in str(resolved)):
         uri = URL.create(_SCHEME, database=str(resolved)).render_as_string()
-        if not uri.endswith(str(resolved)):  # percent-encoded; of `sqlite:///` MLflow would make that folder as well
+        if not uri.endswith(str(resolved)):  # percent-encoded; with `sqlite:///` MLflow would also create that folder
             uri = URL.create(_WITH_DRIVER, database=str(resolved)).render_as_string()
         if sqlite_path(uri) == resolved:
             return uri
@@ -35,10 +35,10 @@ def sqlite_uri(path: Path) -> str:
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """Return the file of an address; None for a server, a database in memory, or what is no address.
+    """Return the file of an address; None for a server, a database in memory, or a text that is not an address.
 
     Args:
-        uri: As SQLAlchemy writes it.
+        uri: Address as SQLAlchemy writes it.
     """
     if not uri.startswith(_SCHEME):
         return None
@@ -57,13 +57,13 @@ def sqlite_file(uri: str) -> Path | None:
     """Return the file of an address without options, absolute, links not followed; None for any other address.
 
     Args:
-        uri: An address from outside: its options could name another file.
+        uri: Untrusted address, whose options could name another file.
     """
     path = sqlite_path(uri)
     return None if path is None or "?" in uri.partition(str(path))[2] else Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def is_missing_file(uri: str) -> bool:
-    """Return whether an address names a database file that is not there; asking one would make it."""
+    """Return whether an address names a database file that does not exist; connecting would create it."""
     path = sqlite_path(uri)
     return path is not None and not path.exists()

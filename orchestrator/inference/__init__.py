@@ -1,1 +1,1 @@
-"""Use of trained networks: loading, evaluation, export and explanation."""
+"""Use of trained networks: load, images, then evaluate, export or explain."""

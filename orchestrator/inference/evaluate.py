@@ -1,4 +1,4 @@
-"""How well a trained network does on a split of a dataset."""
+"""Evaluation of a trained network on a split of a dataset."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import ConfigError, Problem
-from orchestrator.inference.images import CROP_PCT, INTERPOLATION, images_for, own_settings
+from orchestrator.inference.images import place_for_network, recorded_settings
 from orchestrator.inference.load import load_model
 from orchestrator.inference.trained_network import find_network
 
@@ -24,14 +24,14 @@ __all__ = ["Evaluation", "evaluate_checkpoint"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured.
+    """Result of an evaluation.
 
     Args:
-        images: Of the split.
+        images: Number of images of the split.
         top1: Share of images whose class comes first.
         top5: Share of images whose class is among the first five; 1 with fewer than five classes.
         loss: Mean cross-entropy.
-        notes: Where images were looked at in another way than the run of the network did.
+        notes: Differences between this evaluation and those of the network's run, a line each.
     """
 
     images: int
@@ -42,14 +42,14 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class _Loaded:
-    """A network on its device, as the evaluation of a trial takes it."""
+class _LoadedNetwork:
+    """Network on its device, as a `Predictor`."""
 
     evaluated: nn.Module
     settings: EvaluationSettings
 
     def predict(self, images: Tensor) -> Tensor:
-        """Logits, (B, num_classes), in float32."""
+        """Return logits, (B, num_classes), in float32."""
         return self.settings.predict(self.evaluated, images)
 
 
@@ -62,22 +62,22 @@ def evaluate_checkpoint(
     tracking_uri: str | None = None,
     datasets_folder: Path = Path("runs/datasets"),
 ) -> Evaluation:
-    """Evaluates a checkpoint in this process, on a GPU where there is one, as its run evaluates.
+    """Evaluate a checkpoint in this process with the settings of its run, on a GPU where there is one; blocks.
 
     Images are normalised, cropped and resized as in the run, and the arithmetic has the type it had there, so that on
     the same images and kind of device the accuracy is that of the run (`test/top1`).
 
     Args:
-        source: As `load_model` takes it.
-        dataset: A registered dataset, or the URI of a prepared one.
-        split: Of the dataset.
-        crop_pct: Share of the shorter side that is kept of image files; None keeps what the run kept.
-        tracking_uri: Where MLflow runs are recorded.
-        datasets_folder: Where registered datasets are kept.
+        source: Checkpoint, see `load_model`.
+        dataset: Name of a registered dataset, or URI of a prepared one.
+        split: Name of the split.
+        crop_pct: Share of the shorter side of image files to keep; None takes the run's.
+        tracking_uri: MLflow address of the run, see `load_model`.
+        datasets_folder: Folder of the registered datasets.
 
     Raises:
         ConfigError: `crop_pct` is no share.
-        CheckpointError: There is no such checkpoint, or its classes are others.
+        CheckpointError: There is no such checkpoint, or its classes differ from the dataset's.
         DataError: There is no such dataset or split.
     """
     import torch
@@ -88,43 +88,47 @@ def evaluate_checkpoint(
 
     if crop_pct is not None and not 0 < crop_pct <= 1:
         raise ConfigError([Problem("crop_pct", f"got {crop_pct:g}; a share is above 0 and at most 1. Use 0.875")])
-    model = load_model(source, tracking_uri=tracking_uri)
-    own = own_settings(model, {}, {})
-    if own is None:  # a checkpoint from before they were kept; its sweep may tell
+    network = load_model(source, tracking_uri=tracking_uri)
+    recorded = recorded_settings(network, {}, {})
+    if recorded is None:  # a checkpoint of a version that did not store them; its sweep may have them
         trained = find_network(source, tracking_uri=tracking_uri)
-        own = own_settings(model, trained.dataset, trained.training)
-    settings = own or EvaluationSettings()
+        recorded = recorded_settings(network, trained.dataset, trained.training)
+    settings = recorded or EvaluationSettings()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    placed = images_for(
-        model,
+    placed = place_for_network(
+        network,
         dataset,
         split=split,
-        crop_pct=next(share for share in (crop_pct, settings.crop_pct, CROP_PCT) if share is not None),
-        interpolation=settings.interpolation or INTERPOLATION,
+        settings=settings,
+        crop_pct=crop_pct,
         datasets_folder=datasets_folder,
         device=device,
-        shown=str(source),
+        label=str(source),
     )
-    loaded = _Loaded(settings.place(model, device), settings)
-    # as a trial has them; other algorithms of cuDNN round otherwise
+    loaded = _LoadedNetwork(settings.place(network, device), settings)
+    # The flags of a trial: other algorithms of cuDNN round differently.
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True):
         result = evaluate(loaded, placed, Workers(device=device))
-    notes = tuple(_notes(own, placed, crop_pct))
+    notes = tuple(_differences(recorded, placed, crop_pct))
     return Evaluation(len(placed), result["top1"], result["top5"], result["loss"], notes)
 
 
-def _notes(own: EvaluationSettings | None, placed: DeviceSplit | DecodedSplit, crop_pct: float | None) -> Iterator[str]:
-    """In what the images were looked at otherwise than the run did, a line each."""
+def _differences(
+    recorded: EvaluationSettings | None, placed: DeviceSplit | DecodedSplit, crop_pct: float | None
+) -> Iterator[str]:
+    """Yield the differences between this evaluation and those of the run, a line each."""
     from orchestrator.training.images.decoded_images import DecodedSplit
 
-    if own is None:
-        yield "the checkpoint does not tell how its run evaluated; the arithmetic is float32"
+    if recorded is None:
+        yield "the checkpoint does not record the evaluation settings of its run; the arithmetic is float32"
     if not isinstance(placed, DecodedSplit):
         if crop_pct is not None:
-            yield f"crop_pct {crop_pct:g} has no effect: these images are seen whole"
+            yield f"crop_pct {crop_pct:g} has no effect: these images are not cropped"
         return
-    seen = f"crop_pct {placed.transforms.crop_pct:g}, {placed.transforms.interpolation}"
-    if own is None or own.crop_pct is None:
-        yield f"{seen}: {'how the run cropped is not known' if own is None else 'the run saw its images whole'}"
-    elif crop_pct is not None and crop_pct != own.crop_pct:
-        yield f"{seen}: the run had crop_pct {own.crop_pct:g}"
+    used = f"crop_pct {placed.transforms.crop_pct:g}, {placed.transforms.interpolation}"
+    if recorded is None:
+        yield f"{used}: the crop of the run is unknown"
+    elif recorded.crop_pct is None:
+        yield f"{used}: the run did not crop its images"
+    elif crop_pct is not None and crop_pct != recorded.crop_pct:
+        yield f"{used}: the run had crop_pct {recorded.crop_pct:g}"

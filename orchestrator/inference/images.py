@@ -1,4 +1,4 @@
-"""Real images for a trained network: of a dataset's split, normalised as it was trained."""
+"""Images for a trained network: a split of a dataset, normalised and cropped as in its training."""
 
 from __future__ import annotations
 
@@ -20,27 +20,33 @@ if TYPE_CHECKING:
     from orchestrator.training.images.decoded_images import DecodedSplit
     from orchestrator.training.images.device_images import DeviceSplit
 
-__all__ = ["CROP_PCT", "INTERPOLATION", "NetworkImages", "dataset_of", "images_for", "own_settings", "some_images"]
+__all__ = [
+    "NetworkImages",
+    "dataset_of",
+    "logits_in_batches",
+    "place_for_network",
+    "recorded_settings",
+    "sample_images",
+]
 
-CROP_PCT, INTERPOLATION = 0.875, "bicubic"
-"""How image files are cropped where nothing tells how a run did it."""
+_CROP_PCT, _INTERPOLATION = 0.875, "bicubic"  # where the settings of the run are unknown
 _DECODE_PROCESSES = 4
-_DECODED_HERE = 128  # images, at most
+_DECODED_IN_PROCESS = 128  # images, at most: starting processes costs more
 
 
 @dataclasses.dataclass(frozen=True)
 class NetworkImages:
-    """A few images.
+    """Some images of a split.
 
     Args:
-        inputs: As the network takes them, (N, C, H, W).
-        pixels: The same in 0 to 1, (N, C, H, W).
-        labels: Their classes, (N,).
-        positions: Which of the split they are.
-        dataset: Name or URI, without a password.
-        split: Of the dataset.
-        crop_pct: Share of the shorter side that was kept of image files.
-        sizes_px: Width and height of each image file; None for images that are seen whole.
+        inputs: Normalised images, the input of the network, (N, C, H, W).
+        pixels: The same images with pixels in [0, 1], (N, C, H, W).
+        labels: Classes of the images, (N,).
+        positions: Positions of the images in the split.
+        dataset: Name or URI of the dataset, without a password.
+        split: Name of the split.
+        crop_pct: Share of the shorter side of image files that was kept.
+        sizes_px: Width and height of each image file; None for images that are not cropped.
     """
 
     inputs: Tensor
@@ -53,31 +59,31 @@ class NetworkImages:
     sizes_px: tuple[tuple[int, int], ...] | None = None
 
 
-def images_for(
-    model: nn.Module,
+def place_for_network(
+    network: nn.Module,
     dataset: str,
     *,
     split: str,
-    crop_pct: float,
-    interpolation: str,
+    settings: EvaluationSettings | None,
+    crop_pct: float | None = None,
     datasets_folder: Path,
     device: torch.device,
-    shown: str,
+    label: str,
 ) -> DeviceSplit | DecodedSplit:
-    """A split as a network was trained to see it.
+    """Place a split on a device, normalised and cropped as in the training of a network.
 
     Args:
-        model: As `load_model` gives it.
-        dataset: A registered dataset, or the URI of a prepared one.
-        split: Of the dataset.
-        crop_pct: Share of the shorter side that is kept of image files.
-        interpolation: Of image files.
-        datasets_folder: Where registered datasets are kept.
-        device: Where the images go.
-        shown: What messages call the network.
+        network: Result of `load_model`.
+        dataset: Name of a registered dataset, or URI of a prepared one.
+        split: Name of the split.
+        settings: Evaluation settings of the network's run; None where they are unknown.
+        crop_pct: Share of the shorter side of image files to keep, instead of the run's.
+        datasets_folder: Folder of the registered datasets.
+        device: Target device.
+        label: Name of the network in error messages.
 
     Raises:
-        CheckpointError: Its classes are others.
+        CheckpointError: The classes of the network differ from the dataset's.
         DataError: There is no such dataset or split, or its images do not fit.
     """
     from orchestrator.config.sections.dataset import DatasetConfig
@@ -90,70 +96,73 @@ def images_for(
     images = open_dataset(locate_dataset(dataset if named else None, None if named else dataset, datasets_folder))
     if split not in images.splits:
         raise DataError(f"{dataset}: has no split '{split}'. {did_you_mean(split, list(images.splits))}")
-    if images.class_names != model.class_names:
+    if images.class_names != network.class_names:
         raise CheckpointError(
-            f"{shown}: tells {len(cast(tuple[str, ...], model.class_names))} classes apart that are not the "
-            f"{len(images.class_names)} of {dataset}; take images of the classes it was trained on"
+            f"{label}: its {len(cast(tuple[str, ...], network.class_names))} classes are not the "
+            f"{len(images.class_names)} of {dataset}; use images of the classes it was trained on"
         )
-    size = cast(int, model.trained_image_size)
-    settings = {"uri": dataset, "image_size": size, "crop_pct": crop_pct, "interpolation": interpolation}
-    config = DatasetConfig.model_validate(settings)
-    told = Normalisation(cast(tuple[float, ...], model.pixel_mean), cast(tuple[float, ...], model.pixel_std))
-    placed = place_split(images, split, device, config, told)
-    if (placed.image_size, placed.in_chans) != (size, len(told.mean)):
+    size = cast(int, network.trained_image_size)
+    crop = {"crop_pct": crop_pct or (settings and settings.crop_pct) or _CROP_PCT}
+    interpolation = {"interpolation": (settings and settings.interpolation) or _INTERPOLATION}
+    config = DatasetConfig.model_validate({"uri": dataset, "image_size": size, **crop, **interpolation})
+    normalisation = Normalisation(
+        cast(tuple[float, ...], network.pixel_mean), cast(tuple[float, ...], network.pixel_std)
+    )
+    placed = place_split(images, split, device, config, normalisation)
+    if (placed.image_size, placed.in_chans) != (size, len(normalisation.mean)):
         raise DataError(
             f"{dataset}: has images of {placed.in_chans} channels and {placed.image_size} px; the checkpoint was "
-            f"trained on {len(told.mean)} channels and {size} px"
+            f"trained on {len(normalisation.mean)} channels and {size} px"
         )
-    if isinstance(placed, DecodedSplit):  # processes that decode a handful of images cost more than they spare
-        processes = min(_DECODE_PROCESSES, os.cpu_count() or 1) if len(placed) > _DECODED_HERE else 0
+    if isinstance(placed, DecodedSplit):
+        processes = min(_DECODE_PROCESSES, os.cpu_count() or 1) if len(placed) > _DECODED_IN_PROCESS else 0
         placed = dataclasses.replace(placed, processes=processes)
     return placed
 
 
-def own_settings(
-    model: nn.Module, dataset: Mapping[str, Any], training: Mapping[str, Any]
+def recorded_settings(
+    network: nn.Module, dataset: Mapping[str, Any], training: Mapping[str, Any]
 ) -> EvaluationSettings | None:
-    """How the run of a network looked at images; None where nothing tells.
+    """Return the evaluation settings of a network's run; None where they are unknown.
 
     Args:
-        model: As `load_model` gives it; what was kept with its weights counts first.
-        dataset: Section `dataset` of its sweep, as far as it is known.
-        training: Section `training` of its trial, likewise.
+        network: Result of `load_model`; settings stored with its weights take precedence.
+        dataset: Known settings of the section `dataset` of its sweep.
+        training: Known settings of the section `training` of its trial.
     """
     from orchestrator.training.evaluation_settings import EvaluationSettings
 
-    kept = cast("EvaluationSettings | None", getattr(model, "evaluation_settings", None))
-    if kept is not None or not (dataset or training):
-        return kept
+    stored = cast("EvaluationSettings | None", getattr(network, "evaluation_settings", None))
+    if stored is not None or not (dataset or training):
+        return stored
     known = {key: dataset.get(key) for key in ("crop_pct", "interpolation")}
     known |= {key: training[key] for key in ("precision", "channels_last") if training.get(key) is not None}
-    return EvaluationSettings.model_validate(known, strict=False)  # MLflow keeps texts
+    return EvaluationSettings.model_validate(known, strict=False)  # MLflow stores settings as texts
 
 
 def dataset_of(trained: TrainedNetwork, dataset: str | None) -> str:
-    """The dataset that is asked for, else the one a network was trained on.
+    """Return the given dataset, else the one a network was trained on.
 
     Raises:
-        DataError: Neither is known.
+        DataError: None is given, and the training's is unknown.
     """
     known = dataset or trained.dataset.get("uri") or trained.dataset.get("name")
     if known is None:
-        raise DataError(f"{trained.label}: nothing tells what it was trained on. Name the images with --dataset")
+        raise DataError(f"{trained.label}: the dataset of its training is unknown. Name one with --dataset")
     return str(known)
 
 
-def some_images(trained: TrainedNetwork, dataset: str | None, *, split: str, count: int) -> NetworkImages:
-    """Images spread evenly over a split, in an order that mixes its classes, the same at every call.
+def sample_images(trained: TrainedNetwork, dataset: str | None, *, split: str, count: int) -> NetworkImages:
+    """Read images spread evenly over a split, in an order that mixes its classes, the same at every call.
 
     Args:
-        trained: The network.
-        dataset: A registered dataset, or the URI of a prepared one; None takes what it was trained on.
-        split: Of the dataset.
-        count: How many; all of a smaller split.
+        trained: Network to read the images for.
+        dataset: Name of a registered dataset, or URI of a prepared one; None takes the one it was trained on.
+        split: Name of the split.
+        count: Number of images; a smaller split is read whole.
 
     Raises:
-        CheckpointError: Its classes are others.
+        CheckpointError: The classes of the network differ from the dataset's.
         DataError: There is no such dataset or split, or its images do not fit.
     """
     import numpy as np
@@ -161,24 +170,22 @@ def some_images(trained: TrainedNetwork, dataset: str | None, *, split: str, cou
 
     from orchestrator.uris import without_password
 
-    model, own = trained.network, own_settings(trained.network, trained.dataset, trained.training)
-    uri, crop_pct = dataset_of(trained, dataset), (own and own.crop_pct) or CROP_PCT
-    placed = images_for(
-        model,
+    network, uri = trained.network, dataset_of(trained, dataset)
+    placed = place_for_network(
+        network,
         uri,
         split=split,
-        crop_pct=crop_pct,
-        interpolation=(own and own.interpolation) or INTERPOLATION,
+        settings=recorded_settings(network, trained.dataset, trained.training),
         datasets_folder=trained.runs_dir / "datasets",
         device=torch.device("cpu"),
-        shown=trained.label,
+        label=trained.label,
     )
     positions = np.unique(np.linspace(0, len(placed) - 1, min(count, len(placed))).round().astype(int))
     positions = np.random.default_rng(0).permutation(positions)
     inputs, labels = _read(placed, positions)
     mean, std = (
         torch.tensor(cast(tuple[float, ...], values)).view(1, -1, 1, 1)
-        for values in (model.pixel_mean, model.pixel_std)
+        for values in (network.pixel_mean, network.pixel_std)
     )
     pixels = (inputs * std + mean).clamp(0, 1)
     return NetworkImages(
@@ -188,20 +195,34 @@ def some_images(trained: TrainedNetwork, dataset: str | None, *, split: str, cou
         positions=tuple(positions.tolist()),
         dataset=without_password(uri),
         split=split,
-        crop_pct=crop_pct,
-        sizes_px=_sizes_px(placed, positions),
+        **_crop(placed, positions),
     )
 
 
-def _sizes_px(placed: DeviceSplit | DecodedSplit, positions: Any) -> tuple[tuple[int, int], ...] | None:
-    """Width and height of image files; None where images are seen as they are stored."""
+def logits_in_batches(network: nn.Module, images: Tensor, batch_size: int) -> Tensor:
+    """Return the logits of images, (N, num_classes), without gradients.
+
+    Args:
+        network: Network in evaluation mode.
+        images: Normalised images, (N, C, H, W).
+        batch_size: Images per forward pass.
+    """
+    import torch
+
+    with torch.no_grad():
+        return torch.cat([network(batch) for batch in images.split(batch_size)])
+
+
+def _crop(placed: DeviceSplit | DecodedSplit, positions: Any) -> dict[str, Any]:
+    """Return the crop of image files and their sizes in pixels; nothing for images that are not cropped."""
     from orchestrator.data.decoding import image_size
     from orchestrator.training.images.device_images import DeviceSplit
 
     if isinstance(placed, DeviceSplit):
-        return None
+        return {}
     files = [placed.files[int(placed.positions[position])] for position in positions]
-    return tuple(image_size(io.BytesIO(file)) for file in files)
+    sizes_px = tuple(image_size(io.BytesIO(file)) for file in files)
+    return {"crop_pct": placed.transforms.crop_pct, "sizes_px": sizes_px}
 
 
 def _read(placed: DeviceSplit | DecodedSplit, positions: Any) -> tuple[Tensor, Tensor]:

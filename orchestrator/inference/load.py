@@ -1,4 +1,4 @@
-"""From a checkpoint, wherever it lies, to a model: one call."""
+"""Loading of a trained network from a checkpoint file or an MLflow run."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _RUN = re.compile(r"^(?:runs:/)?([0-9a-f]{32})(?:/.*)?$")
 
 
 def load_model(source: str | Path, *, tracking_uri: str | None = None) -> nn.Module:
-    """Rebuilds a trained network, in evaluation mode on the CPU.
+    """Rebuild a trained network, in evaluation mode on the CPU; blocks while a checkpoint is downloaded.
 
-    The model carries `pixel_mean`, `pixel_std` (of pixels in [0, 1]) and `class_names`.
+    The network has the attributes `pixel_mean`, `pixel_std` (for pixels in [0, 1]) and `class_names`.
 
     Args:
-        source: A `best.pt`, or the MLflow run of a trial: its id, or `runs:/<id>`.
-        tracking_uri: Where the run is recorded; None takes the database beneath `runs`.
+        source: Path of a `best.pt`, or MLflow run of a trial as its id or `runs:/<id>`.
+        tracking_uri: MLflow address of the run; None takes the database in `runs`.
 
     Raises:
         CheckpointError: There is no such file or run, the run holds no checkpoint, or the file is damaged.
@@ -37,11 +37,11 @@ def load_model(source: str | Path, *, tracking_uri: str | None = None) -> nn.Mod
 
 @contextmanager
 def local_checkpoint(source: str | Path, *, tracking_uri: str | None = None) -> Iterator[Path]:
-    """The file of a checkpoint, while the context lasts.
+    """Provide the file of a checkpoint within the context, downloaded where it is an MLflow artifact.
 
     Args:
-        source: As for `load_model`, like the next.
-        tracking_uri: Where the run is recorded.
+        source: Checkpoint, see `load_model`.
+        tracking_uri: MLflow address of the run, see `load_model`.
 
     Raises:
         CheckpointError: There is no such file or run, or the run holds no checkpoint.
@@ -62,7 +62,7 @@ def local_checkpoint(source: str | Path, *, tracking_uri: str | None = None) -> 
 
 
 def default_tracking_uri() -> str:
-    """The database beneath `runs`."""
+    """Return the address of the database in `runs`."""
     from orchestrator.files.runs_dir import resolve_runs_dir
     from orchestrator.server_addresses import embedded_uri
 
@@ -70,6 +70,6 @@ def default_tracking_uri() -> str:
 
 
 def run_id_of(source: str | Path) -> str | None:
-    """The MLflow run that is meant, by its id or as `runs:/<id>`; None where none is."""
+    """Return the MLflow run id that a source names, as it is or as `runs:/<id>`; None for any other source."""
     match = _RUN.match(str(source))
     return None if match is None else match[1]

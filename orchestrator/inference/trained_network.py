@@ -1,4 +1,4 @@
-"""A trained network with what is known of its training, found by MLflow run, checkpoint file or sweep."""
+"""Trained network with the records of its training, found by checkpoint file, MLflow run or sweep."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ __all__ = ["TrainedNetwork", "find_network"]
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """What there is to know.
+    """Trained network and the records of its training.
 
     Args:
-        network: In evaluation mode on the CPU; its attributes are those of `load_model`.
-        label: Short, for headings and names of files.
+        network: Network in evaluation mode on the CPU, with the attributes of `load_model`.
+        label: Short name for headings and files.
         name: Registered name of the network.
-        options: It was built with.
-        epoch: Whose weights these are, from 1.
+        options: Options of the network.
+        epoch: Epoch of the weights, from 1.
         checkpoint_bytes: Size of the checkpoint file.
-        dataset: Section `dataset` of its sweep; empty where the sweep is not known.
-        training: Section `training` of its trial, or of its sweep where that is all that is known; likewise.
-        reports: Metrics of every epoch that is known, by epoch.
-        run_id: MLflow run of its trial; None where it is not known.
-        tracking_uri: Where that run is recorded; None where only the journal of its sweep says where.
-        runs_dir: Folder of results it belongs to.
+        dataset: Section `dataset` of its sweep; empty where the sweep is unknown.
+        training: Section `training` of its trial, else of its sweep; empty where both are unknown.
+        reports: Metrics of every recorded epoch, by epoch.
+        run_id: MLflow run of its trial; None where it is unknown.
+        tracking_uri: MLflow address of that run; None where only the journal of its sweep names one.
+        runs_dir: Folder of results of its sweep.
     """
 
     network: nn.Module = field(repr=False)
@@ -58,7 +58,7 @@ class TrainedNetwork:
 
 @dataclass(frozen=True)
 class _Found:
-    """Where the checkpoint is and what is told of it elsewhere."""
+    """Place of a checkpoint, and the records of its training."""
 
     source: str | Path
     label: str
@@ -77,13 +77,13 @@ def find_network(
     runs_dir: str | Path | None = None,
     tracking_uri: str | None = None,
 ) -> TrainedNetwork:
-    """Rebuilds a trained network and gathers what is known of its training.
+    """Rebuild a trained network and collect the records of its training; blocks while a checkpoint is downloaded.
 
     Args:
-        source: A `best.pt`, the MLflow run of a trial, or a sweep by its name or folder.
+        source: Path of a `best.pt`, MLflow run of a trial, or name or folder of a sweep.
         trial: Number of a trial of that sweep; None takes its best.
-        runs_dir: Where sweeps are kept; None takes the default.
-        tracking_uri: Where MLflow runs are recorded; None takes what the sweep says, else the database beneath `runs`.
+        runs_dir: Folder of results; None takes the default.
+        tracking_uri: MLflow address of the run; None takes the sweep's, else the database in `runs`.
 
     Raises:
         CheckpointError: There is no such file, run, sweep or trial, or it left no checkpoint.
@@ -134,7 +134,7 @@ def _find(source: str | Path, trial: int | None, runs_dir: str | Path | None, tr
 
 
 def _of_trial_folder(path: Path, tracking_uri: str | None) -> _Found | None:
-    """What a sweep tells of a checkpoint that lies where it keeps those of its trials."""
+    """Find the records of a checkpoint that lies in a trial's folder of a sweep; None for any other place."""
     if path.name != "best.pt" or len(path.parents) < 3 or not SweepFolder(path.parents[2]).has_begun:
         return None
     sweep = read_sweep(SweepFolder(path.parents[2]))
@@ -179,7 +179,7 @@ def _of_sweep(sweep: StoredSweep, trial: int | None, tracking_uri: str | None) -
 
 
 def _confirmed(result: SweepResult, named: str | None) -> str | None:
-    """Where to find the sweep in MLflow; None where only its journal says where."""
+    """Return the MLflow address of a sweep; None where only its journal names one."""
     try:
         return confirmed_tracking_uri(result, named)
     except ConfigError:
@@ -203,14 +203,14 @@ def _of_run(run_id: str, tracking_uri: str, runs_dir: Path) -> _Found:
 
 
 def _section(name: str, params: Mapping[str, str]) -> Mapping[str, Any]:
-    """A section of the settings of a sweep from the texts that MLflow keeps of them."""
+    """Return a section of the settings of a sweep from the texts that MLflow stores of them."""
     prefix = f"{name}."
     found = {key.removeprefix(prefix): text for key, text in params.items() if key.startswith(prefix)}
     return {key: None if text == "None" else text for key, text in found.items()}
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Numbers for a reader: `0-3, 7`."""
+    """Format sorted numbers for a message, such as `0-3, 7`."""
     parts: list[list[int]] = []
     for number in numbers:
         if parts and number == parts[-1][-1] + 1:

@@ -1,1 +1,1 @@
-"""Warm worker groups that train one trial after another, and the hub that hands trials to them."""
+"""Lanes: worker groups that stay alive and train one trial after another, and the hub that assigns trials to them."""

@@ -1,4 +1,4 @@
-"""What the workers of a lane are given; the lane's controller holds it as well, so this imports no torch."""
+"""Settings of a lane, passed from the driver through the controller to the workers; imports no torch."""
 
 from __future__ import annotations
 
@@ -10,21 +10,32 @@ from orchestrator.config.sections.objective import ObjectiveConfig
 
 
 @dataclass(frozen=True)
-class LaneSetting:
-    """What all trials of a lane have in common.
+class LaneTask:
+    """Dataset, objective and costs, which all trials of a sweep have in common.
 
     Args:
-        lane: Index of the lane.
-        hub: Handle of the hub.
-        dataset: Which images, and the split.
-        dataset_path: The dataset, as `open_dataset` takes it; reachable by every worker.
-        objective: Decides between epochs.
-        costs: What a network costs, where trials are to report it.
+        dataset: Name of the dataset, and its split.
+        dataset_path: Path or URI of the dataset as `open_dataset` takes it; reachable by every worker.
+        objective: Objective that chooses the best epoch of a trial.
+        costs: Names of the costs of a network that trials report.
     """
 
-    lane: int
-    hub: Any
     dataset: DatasetConfig
     dataset_path: str
     objective: ObjectiveConfig
     costs: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class LaneSetting:
+    """Settings of one lane.
+
+    Args:
+        lane: Index of the lane.
+        hub: Handle of the hub.
+        task: Dataset, objective and costs of its trials.
+    """
+
+    lane: int
+    hub: Any
+    task: LaneTask

@@ -1,7 +1,7 @@
-"""What the hub, the lanes and the trial clients say to each other.
+"""Messages between the hub, the lanes and the trial clients.
 
-Every message carries who speaks, so that a hub that was restarted rebuilds its tables from the calls its callers
-repeat. No torch here: Tune's trial actors import this module.
+Every message identifies its sender, so that a restarted hub rebuilds its tables from the retried calls. This module
+imports no torch: Tune's trial actors import it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class RankId:
-    """One rank of one life of a lane.
+    """One rank of one worker group of a lane.
 
     Args:
         lane: Index of the lane.
-        generation: From `LaneHub.new_generation`; messages of older generations are ignored.
-        rank: Of this worker.
-        world_size: Workers in the group.
+        generation: Number of the worker group from `LaneHub.new_generation`; messages of older ones are ignored.
+        rank: Rank of the worker.
+        world_size: Number of workers in the group.
     """
 
     lane: int
@@ -35,8 +35,8 @@ class TrialAssignment:
 
     Args:
         trial_id: Tune's id of the trial.
-        config: A `TrialConfig` as plain data.
-        folder: Where the trial's checkpoints are kept; training continues from what stands there.
+        config: `TrialConfig` of the trial as plain data.
+        folder: Folder of the trial's checkpoints; training resumes from those that are there.
     """
 
     trial_id: str
@@ -46,13 +46,13 @@ class TrialAssignment:
 
 @dataclass(frozen=True)
 class Report:
-    """What one epoch brought.
+    """Report of one epoch, by a rank or, merged, by the whole worker group.
 
     Args:
-        epoch: From 1.
-        metrics: Of rank 0, already reduced over all ranks; of the first rank of every node, its load as well.
-        lane: Where the trial is now, which the hub adds for the trial's client.
-        nodes: Of a rank, its node; of the whole group, that of every rank, in order.
+        epoch: Number of the epoch, from 1.
+        metrics: Metrics by name: of rank 0 those of the trial, of the first rank of each node the node's load.
+        lane: Index of the lane, which the hub adds for the trial's client.
+        nodes: Names of the nodes of the ranks, in the order of ranks.
     """
 
     epoch: int
@@ -62,7 +62,7 @@ class Report:
 
 
 class Outcome(StrEnum):
-    """How a rank, and in the end a trial, left a lane; a trial outlives `PEER_LOST` and `MOVED`."""
+    """Kind of end of a rank, and of a trial, on a lane; a trial resumes after `PEER_LOST` and `MOVED`."""
 
     COMPLETED = "completed"
     STOPPED = "stopped"
@@ -75,11 +75,11 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class HubState:
-    """What a hub knows that the driver keeps as well, since a hub can be lost.
+    """State of the hub of which the driver keeps a copy, since a hub can be lost.
 
     Args:
-        alive: Lanes that have a worker group.
-        controllers: The actors that control the lanes' worker groups, by lane.
+        alive: Indices of the lanes that have a worker group.
+        controllers: Handles of the actors that control the worker groups, by index of the lane.
     """
 
     alive: frozenset[int]
@@ -88,13 +88,13 @@ class HubState:
 
 @dataclass(frozen=True)
 class TrialOutcome:
-    """The end of a trial on a rank or on its lane.
+    """Outcome of a trial on one rank or on its lane.
 
     Args:
         kind: Kind of end.
-        reason: For failures, one line that a user understands, then the traceback; where a trial diverged.
-        poisoned: The process cannot train another trial, as after a CUDA error.
-        final: The failure would happen again, as with too little memory; the trial gets no further attempt.
+        reason: Reason of a failure, one line for users and then the traceback; place of a divergence.
+        poisoned: Whether the process cannot train another trial, as after a CUDA error.
+        final: Whether a retry would fail again, as when out of memory; the trial is not retried.
     """
 
     kind: Outcome
@@ -104,14 +104,14 @@ class TrialOutcome:
 
 
 class Decision(StrEnum):
-    """What a rank is told after a report."""
+    """Answer to the report of a rank."""
 
     GO = "go"
     STOP = "stop"
 
 
 class Next(StrEnum):
-    """What a rank is told after it left a trial."""
+    """Answer to a rank that has left a trial: keep the process, or end it."""
 
     STAY = "stay"
     LEAVE = "leave"

@@ -1,4 +1,4 @@
-"""Tune's trial actor: thin, without torch. It leases a lane, hands over the configuration and passes reports on."""
+"""Tune's trial actor: leases a lane, passes the configuration to it and reports to Tune; imports no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import ray
 from ray.tune import Trainable
 
 from orchestrator.lanes.messages import Outcome, Report, TrialAssignment, TrialOutcome
-from orchestrator.lanes.weight_transfer import Handover, changed_config
+from orchestrator.lanes.weight_transfer import WeightTransfer, changed_config
 from orchestrator.records.folder.trial_folder import trial_folder
 
 TRIAL = "trial"
@@ -26,24 +26,24 @@ _POLL_S = 0.2
 
 
 class TrialClient(Trainable):
-    """One trial as Tune sees it; training happens on a lane.
+    """One trial in Tune's experiment, in an actor of its own; training happens on a lane.
 
-    Tune's configuration holds the trial under `trial`, and under `epochs_done` how many of its epochs an earlier
-    session of the sweep has heard of; one that the lane repeats is not passed on. A step is one epoch: it returns the
-    next report, whole under `reported`, and, by asking for it, lets the lane go on. A trial that diverged or failed
-    ends like any other, with its fate under `ended`, so that an error means one thing to Tune: this actor has died, and
-    another is to take its place. The driver releases the lane when Tune has ended the trial, so an actor that is kept
-    for the next trial needs to do nothing in between.
+    Tune's configuration has the trial under `trial`, and under `epochs_done` the number of its epochs that earlier
+    sessions of the sweep have received; an epoch that the lane repeats is not reported again. A step is one epoch: it
+    acknowledges the last report, which lets the lane continue, and blocks until the next one, which it returns whole
+    under `reported`. A trial that diverged or failed ends like any other, with its outcome under `ended`: to Tune, an
+    error means that this actor has died. The driver releases the lane when Tune has ended the trial,
+    so an actor that is reused for the next trial needs no cleanup in between.
     """
 
     def setup(self, config: Mapping[str, Any], hub: Any = None, trials_folder: str = "", metric: str = "") -> None:
-        """Keeps what every trial of this actor needs.
+        """Store what every trial of this actor needs.
 
         Args:
             config: Tune's configuration of the trial.
             hub: Handle of the hub.
             trials_folder: Parent of the trials' folders.
-            metric: What Tune and its scheduler decide by.
+            metric: Name of the metric by which Tune's scheduler decides.
         """
         self._hub = hub
         self._trials_folder = Path(trials_folder)
@@ -51,19 +51,19 @@ class TrialClient(Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: Mapping[str, Any]) -> bool:
-        """Makes this actor the client of another trial; must not fail, so it does nothing that could."""
+        """Make this actor the client of another trial; it must not fail, so it only assigns attributes."""
         self._trial = new_config[TRIAL]
         self._lane: int | None = None
         self._epoch: int = new_config[EPOCHS_DONE]
         self._leased = time.monotonic()
-        self._held_s = 0.0  # on lanes it has given back
-        self._repeats = False  # whether the next report is one of a trial it goes on from
+        self._held_s = 0.0  # on lanes it has left
+        self._skips_donor = False
         return True
 
     def step(self) -> dict[str, Any]:
-        """Waits for the next epoch of the trial, or its end."""
+        """Return the next epoch of the trial, or its end; blocks."""
         folder = self._trials_folder / trial_folder(self._trial["number"])
-        if not self._hand_over(folder):
+        if not self._apply_transfer(folder):
             return self._ended(Outcome.INTERRUPTED)
         if self._lane is None:
             self._trial = changed_config(folder) or self._trial
@@ -88,10 +88,10 @@ class TrialClient(Trainable):
         }
 
     def _next_event(self, assignment: TrialAssignment) -> Report | TrialOutcome:
-        """What comes after the newest epoch; a trial that goes on from another passes over the other's report."""
+        """Return the event after the newest epoch; after a weight transfer, the donor's last report is skipped."""
         event: Report | TrialOutcome
-        if self._repeats:
-            self._repeats = False
+        if self._skips_donor:
+            self._skips_donor = False
             event = ray.get(self._hub.next_event.remote(assignment, self._lane, 0))
             if isinstance(event, TrialOutcome) or event.epoch >= self._trial["training"]["epochs"]:
                 return event
@@ -99,20 +99,20 @@ class TrialClient(Trainable):
         event = ray.get(self._hub.next_event.remote(assignment, self._lane, self._epoch))
         return event
 
-    def _hand_over(self, folder: Path) -> bool:
-        """Does what a note in the trial's folder says, if there is one; false when the sweep ends meanwhile.
+    def _apply_transfer(self, folder: Path) -> bool:
+        """Carry out the weight transfer in the trial's folder, if there is one; False when the sweep ends meanwhile.
 
-        While a trial waits for others, its lane is theirs; with a donor, it goes on from the donor's weights on the
-        next lane it gets.
+        While a trial waits for others, its lane is free for them; with a donor, it resumes from the donor's weights on
+        the next lane that it leases.
         """
-        while (note := Handover.found(folder)) is not None:
+        while (note := WeightTransfer.read(folder)) is not None:
             forced = note.donor is not None
             if self._lane is not None and ray.get(self._hub.yield_lane.remote(self.trial_id, forced=forced)):
                 self._held_s += time.monotonic() - self._leased
                 self._lane = None
             if not note.waits:
-                note.carry_out(folder)
-                self._repeats = forced
+                note.apply(folder)
+                self._skips_donor = forced
             elif ray.get(self._hub.is_ending.remote()):
                 return False
             else:

@@ -76,7 +76,7 @@ def _headline(snapshot: Snapshot) -> RenderableType:
         cell(snapshot.name, "bold"),
         bar,
         Text(f"{snapshot.ended}/{snapshot.wanted} trials"),
-        Text(clock(snapshot.so_far.wall_s)),
+        Text(clock(snapshot.totals.wall_s)),
         Text(left_text(snapshot)),
     )
     return line

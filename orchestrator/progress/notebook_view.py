@@ -44,7 +44,7 @@ class NotebookDisplay:
 
 def snapshot_html(snapshot: Snapshot, notes: Sequence[str]) -> str:
     """How a running sweep stands, with notes beneath."""
-    head = f"{snapshot.ended}/{snapshot.wanted} trials, {clock(snapshot.so_far.wall_s)}, {left_text(snapshot)}"
+    head = f"{snapshot.ended}/{snapshot.wanted} trials, {clock(snapshot.totals.wall_s)}, {left_text(snapshot)}"
     lines = [
         f"<b>{html.escape(snapshot.name)}</b> {html.escape(head)}",
         _BAR.format(share=100 * snapshot.ended / snapshot.wanted),

@@ -17,10 +17,10 @@ from orchestrator.progress.live_view import clock, left_text, live_view
 from orchestrator.progress.notebook_view import NotebookDisplay, snapshot_html
 from orchestrator.progress.snapshot import Snapshot, Snapshots
 from orchestrator.records.budget import as_duration
-from orchestrator.records.costs import SoFar
+from orchestrator.records.costs import SweepTotals
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.results.sweep_result import SweepResult, TrialResult
-from orchestrator.runtime.ray_session import LanePlan
+from orchestrator.runtime.lane_plan import LanePlan
 
 _PLAIN_INTERVAL_S = 15.0
 _PARAMS_SHOWN = 6
@@ -145,10 +145,10 @@ def plain_line(snapshot: Snapshot) -> str:
 
 
 def _best(snapshot: Snapshot) -> str:
-    metric, so_far = snapshot.metric, snapshot.so_far
-    if so_far.best is None:
+    metric, totals = snapshot.metric, snapshot.totals
+    if totals.best is None:
         return f"best {metric}: none yet"
-    return f"best {metric} {so_far.best:.4f} (trial {so_far.best_trial}, {snapshot.best_model})"
+    return f"best {metric} {totals.best:.4f} (trial {totals.best_trial}, {snapshot.best_model})"
 
 
 def print_outcome(result: SweepResult, console: Console, dashboard: str) -> None:
@@ -176,12 +176,12 @@ def print_outcome(result: SweepResult, console: Console, dashboard: str) -> None
         say(console, f"Note: {result.notice}")
 
 
-def spent_text(so_far: SoFar) -> str:
+def spent_text(totals: SweepTotals) -> str:
     """What a sweep has spent, in a line."""
-    cost = so_far.cost
+    cost = totals.cost
     devices = [f"{cost.cpu_s / 3600:.3g} CPU-hours", *([f"{cost.gpu_s / 3600:.3g} GPU-hours"] if cost.gpu_s else [])]
     price = [] if cost.price is None else [f"price {cost.price:.2f}"]
-    return ", ".join([f"{as_duration(so_far.wall_s)} by the clock", *devices, *price])
+    return ", ".join([f"{as_duration(totals.wall_s)} by the clock", *devices, *price])
 
 
 def _leaderboard(result: SweepResult, rows: int = 10) -> Table:

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.config.sweep import SweepConfig
-from orchestrator.records.budget import Budget, Usage
-from orchestrator.records.costs import SoFar
+from orchestrator.records.budget import Budget, LimitUsage
+from orchestrator.records.costs import SweepTotals
 from orchestrator.records.ledger import Ledger, TrialRecord, TrialStatus
 from orchestrator.records.objectives import Objectives
-from orchestrator.runtime.ray_session import LanePlan
+from orchestrator.runtime.lane_plan import LanePlan
 
 _TOP = 10
 _REASONS = 3
@@ -75,7 +75,7 @@ class Snapshot:
         ended: Trials that will train no more.
         counts: Trials by status.
         rejected: Configurations that were not worth a trial.
-        so_far: What was spent and found.
+        totals: What was spent and found.
         left_s: Time to go, as far as trials and budget tell; None when nothing is known yet.
         left_by: The limit that will end the sweep before its trials are used up; empty when none will.
         usage: How much of each limit is used.
@@ -92,10 +92,10 @@ class Snapshot:
     ended: int
     counts: Mapping[TrialStatus, int]
     rejected: int
-    so_far: SoFar
+    totals: SweepTotals
     left_s: float | None
     left_by: str
-    usage: Sequence[Usage]
+    usage: Sequence[LimitUsage]
     top: Sequence[Ranked]
     running: Sequence[Running]
     failures: Sequence[tuple[str, int]]
@@ -145,19 +145,19 @@ class Snapshots:
         self._config = config
         self._ledger = ledger
         self._plan = plan
-        self._aims = Objectives.of(config)
+        self._objectives = Objectives.of(config)
         self._budget = Budget(config.budget, config.objective)
         self._over = _Over()
 
     def now(self) -> Snapshot:
         """How the sweep stands."""
-        for trial in self._ledger.over_since(self._over.counts.total()):
+        for trial in self._ledger.ended_since(self._over.counts.total()):
             self._over.add(trial, self._ranked(trial))
-        trials, so_far = self._ledger.open(), self._ledger.so_far()
+        trials, totals = self._ledger.open(), self._ledger.totals()
         counts = self._over.counts + Counter(trial.status for trial in trials)
         running = [self._running(trial) for trial in trials if trial.status is TrialStatus.RUNNING]
-        left_s, left_by = self._left(running, so_far)
-        best = so_far.best_trial
+        left_s, left_by = self._left(running, totals)
+        best = totals.best_trial
         ranked = [row for trial in trials if (row := self._ranked(trial)) is not None]
         return Snapshot(
             name=self._config.name,
@@ -166,10 +166,10 @@ class Snapshots:
             ended=counts.total() - len(running) - counts[TrialStatus.INTERRUPTED],
             counts=counts,
             rejected=len(self._ledger.rejected()),
-            so_far=so_far,
+            totals=totals,
             left_s=left_s,
             left_by=left_by,
-            usage=self._budget.usage(so_far),
+            usage=self._budget.usage(totals),
             top=[row for _, row in _best([*self._over.top, *ranked])],
             running=running,
             failures=self._over.reasons.most_common(_REASONS),
@@ -181,9 +181,9 @@ class Snapshots:
         value = trial.best(self._config.objective.metric, self._config.objective.mode)
         if value is None:
             return None
-        feasible = self._aims.is_feasible(trial)
+        feasible = self._objectives.is_feasible(trial)
         row = Ranked(trial.number, _model(trial), value, trial.epochs, trial.status, feasible, trial.params)
-        return self._aims.rank(trial), row
+        return self._objectives.rank(trial), row
 
     def _running(self, trial: TrialRecord) -> Running:
         value = trial.reports[-1].get(self._config.objective.metric, math.nan) if trial.reports else math.nan
@@ -204,9 +204,9 @@ class Snapshots:
         named = [_counted(gpus, "GPU")] if gpus else []
         return " and ".join([*named, _counted(cpus, "CPU")]) + " in use"
 
-    def _left(self, running: Sequence[Running], so_far: SoFar) -> tuple[float | None, str]:
+    def _left(self, running: Sequence[Running], totals: SweepTotals) -> tuple[float | None, str]:
         """The time until the trials are used up, or a limit is, whichever comes first."""
-        limits = self._budget.left_s(so_far, self._rates())
+        limits = self._budget.left_s(totals, self._rates())
         by_trials = self._left_of_trials(running)
         if by_trials is not None and all(by_trials <= left for left in limits.values()):
             return by_trials, ""

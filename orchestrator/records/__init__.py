@@ -1,5 +1,5 @@
-"""The journal of a sweep: its events, the file that holds them, the state they add up to, and its repair.
+"""Journal of a sweep: its events, its file, the state they add up to, and its repair.
 
-`events` names every kind of event, `lines` says what a sound line is, `journal` appends and reads, `history` is the one
-reducer, and `repair` keeps what is sound of a damaged file.
+`events` declares the kinds of events, `lines` the format of a line, `journal` appends and reads, `history` is the only
+reducer from events to state, and `repair` keeps the intact lines of a damaged file.
 """

@@ -1,4 +1,4 @@
-"""Says when a sweep has spent what it was given, or found what it was sent for."""
+"""Budget of a sweep: limits of time, devices and patience, and the target that ends it."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from dataclasses import dataclass
 
 from orchestrator.config.sections.budget import BudgetConfig
 from orchestrator.config.sections.objective import ObjectiveConfig
-from orchestrator.records.costs import SoFar
+from orchestrator.records.costs import SweepTotals
 
 _HOUR_S = 3_600.0
 
 
 @dataclass(frozen=True)
-class Usage:
-    """How much of a limit is used.
+class LimitUsage:
+    """Used part of a limit.
 
     Args:
-        name: Of the limit.
-        used: As a person writes it.
-        limit: Likewise.
-        share: From 0; above 1 where the limit was passed.
+        name: Name of the limit.
+        used: Amount used, as text with its unit.
+        limit: Limit, as text with its unit.
+        share: Used share, from 0; above 1 when the limit was exceeded.
     """
 
     name: str
@@ -30,72 +30,74 @@ class Usage:
 
 @dataclass(frozen=True)
 class Budget:
-    """The limits of a sweep beside its number of trials.
+    """Limits of a sweep besides its number of trials; driver process.
 
     Args:
-        limits: As configured.
-        objective: The (first) objective, which `target` and `patience` ask about.
+        limits: Configured limits.
+        objective: First objective, which `target` and `patience` refer to.
     """
 
     limits: BudgetConfig
     objective: ObjectiveConfig
 
-    def spent(self, so_far: SoFar) -> str | None:
-        """Why the sweep is to end, in a user's words; None while it may go on.
+    def exhausted_limit(self, totals: SweepTotals) -> str | None:
+        """Return the reason to end the sweep, as text for the user; None while every limit holds.
 
         Args:
-            so_far: What it has spent and brought.
+            totals: Time, devices and results of the sweep so far.
         """
         limits = self.limits
-        if limits.target is not None and so_far.best is not None and self._reached(so_far.best, limits.target):
-            shown = f"{self.objective.metric} {so_far.best:.4g} in trial {so_far.best_trial}"
+        if limits.target is not None and totals.best is not None and self._reached(totals.best, limits.target):
+            shown = f"{self.objective.metric} {totals.best:.4g} in trial {totals.best_trial}"
             return f"budget.target {limits.target:g} is reached: {shown}"
-        if limits.wall_clock is not None and so_far.wall_s >= limits.wall_clock:
-            return f"budget.wall_clock is spent: {as_duration(so_far.wall_s)} of {as_duration(limits.wall_clock)}"
+        if limits.wall_clock is not None and totals.wall_s >= limits.wall_clock:
+            return f"budget.wall_clock is spent: {as_duration(totals.wall_s)} of {as_duration(limits.wall_clock)}"
         for name, limit, used_s in (
-            ("cpu_hours", limits.cpu_hours, so_far.cost.cpu_s),
-            ("gpu_hours", limits.gpu_hours, so_far.cost.gpu_s),
+            ("cpu_hours", limits.cpu_hours, totals.cost.cpu_s),
+            ("gpu_hours", limits.gpu_hours, totals.cost.gpu_s),
         ):
             if limit is not None and used_s >= limit * _HOUR_S:
                 return f"budget.{name} is spent: {used_s / _HOUR_S:.3g} of {limit:g}"
-        if limits.patience is not None and so_far.fruitless >= limits.patience:
-            return f"budget.patience is over: {so_far.fruitless} trials in a row brought no better value"
+        if limits.patience is not None and totals.trials_since_best >= limits.patience:
+            return f"budget.patience is over: {totals.trials_since_best} trials in a row brought no better value"
         return None
 
-    def usage(self, so_far: SoFar) -> list[Usage]:
-        """How much of each limit is used; `target` is none that is used up.
+    def usage(self, totals: SweepTotals) -> list[LimitUsage]:
+        """Return the used part of each configured limit; `target` is not a limit that is used up.
 
         Args:
-            so_far: What the sweep has spent and brought.
+            totals: Time, devices and results of the sweep so far.
         """
         limits, rows = self.limits, []
         if limits.wall_clock is not None:
-            used, limit = as_duration(so_far.wall_s), as_duration(limits.wall_clock)
-            rows.append(Usage("wall clock", used, limit, so_far.wall_s / limits.wall_clock))
+            used, limit = as_duration(totals.wall_s), as_duration(limits.wall_clock)
+            rows.append(LimitUsage("wall clock", used, limit, totals.wall_s / limits.wall_clock))
         for name, hours, used_s in (
-            ("CPU-hours", limits.cpu_hours, so_far.cost.cpu_s),
-            ("GPU-hours", limits.gpu_hours, so_far.cost.gpu_s),
+            ("CPU-hours", limits.cpu_hours, totals.cost.cpu_s),
+            ("GPU-hours", limits.gpu_hours, totals.cost.gpu_s),
         ):
             if hours is not None:
-                rows.append(Usage(name, f"{used_s / _HOUR_S:.3g}", f"{hours:g}", used_s / _HOUR_S / hours))
+                rows.append(LimitUsage(name, f"{used_s / _HOUR_S:.3g}", f"{hours:g}", used_s / _HOUR_S / hours))
         if limits.patience is not None:
-            share = so_far.fruitless / limits.patience
-            rows.append(Usage("trials without a new best", str(so_far.fruitless), str(limits.patience), share))
+            share = totals.trials_since_best / limits.patience
+            rows.append(
+                LimitUsage("trials without a new best", str(totals.trials_since_best), str(limits.patience), share)
+            )
         return rows
 
-    def left_s(self, so_far: SoFar, devices: tuple[float, float]) -> dict[str, float]:
-        """Seconds by the clock until each limit of time is reached, by its name.
+    def left_s(self, totals: SweepTotals, devices: tuple[float, float]) -> dict[str, float]:
+        """Return the wall-clock seconds until each limit of time is reached, by the name of the limit.
 
         Args:
-            so_far: What the sweep has spent and brought.
-            devices: CPUs and GPUs that are busy from now on.
+            totals: Time, devices and results of the sweep so far.
+            devices: Number of CPUs and of GPUs that are busy from now on.
         """
         limits, left = self.limits, {}
         if limits.wall_clock is not None:
-            left["wall_clock"] = limits.wall_clock - so_far.wall_s
+            left["wall_clock"] = limits.wall_clock - totals.wall_s
         for name, hours, used_s, busy in (
-            ("cpu_hours", limits.cpu_hours, so_far.cost.cpu_s, devices[0]),
-            ("gpu_hours", limits.gpu_hours, so_far.cost.gpu_s, devices[1]),
+            ("cpu_hours", limits.cpu_hours, totals.cost.cpu_s, devices[0]),
+            ("gpu_hours", limits.gpu_hours, totals.cost.gpu_s, devices[1]),
         ):
             if hours is not None and busy:
                 left[name] = (hours * _HOUR_S - used_s) / busy
@@ -106,7 +108,7 @@ class Budget:
 
 
 def as_duration(seconds: float) -> str:
-    """Seconds as a person writes them, such as `1h05m` or `42s`; days are written in hours."""
+    """Format seconds, such as `1h05m` or `42s`; days are written in hours."""
     whole = round(seconds)
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     if hours:

@@ -1,7 +1,7 @@
-"""What a sweep has spent and brought so far, as the events of its journal tell it.
+"""Time, devices and best value of a sweep so far, computed from the events of its journal.
 
-A trial costs the devices it reserves for as long as it holds its lane. Where a sweep was interrupted and resumed, its
-stretches add up; one whose driver died ends with the last event it wrote.
+A trial costs the devices it reserves for as long as it holds its lane. The times of all sessions of a sweep add up; a
+session whose driver died ends with the last event that it wrote.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from orchestrator.records.events import (
 from orchestrator.records.status import TrialStatus
 
 _HOUR_S = 3_600.0
-_WORKERS = "workers"  # metric of an epoch: an elastic trial has fewer than planned at times
+_WORKERS = "workers"  # metric of an epoch: an elastic trial has at times fewer than planned
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Cost:
     """Devices times seconds.
 
     Args:
-        held_s: Time a trial had its lane, or that of all trials together.
+        held_s: Seconds a trial held its lane, or sum over all trials.
         cpu_s: CPU-seconds reserved.
         gpu_s: GPU-seconds reserved.
-        price: In the currency of `budget.price_per_*_hour`; None when no price is set.
+        price: Price in the currency of `budget.price_per_*_hour`; None when no price is set.
     """
 
     held_s: float = 0.0
@@ -50,7 +50,7 @@ class Cost:
         return Cost(self.held_s + other.held_s, self.cpu_s + other.cpu_s, self.gpu_s + other.gpu_s, price)
 
     def as_dict(self) -> dict[str, float]:
-        """The figures that are known, by name."""
+        """Return the figures that are known, by name."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -59,13 +59,13 @@ NO_COST = Cost()
 
 @dataclass(frozen=True)
 class Rates:
-    """What a trial that holds its lane costs per second.
+    """Devices of a trial while it holds its lane, and their prices.
 
     Args:
-        cpus: It reserves.
-        gpus: It reserves.
-        per_cpu_hour: Price; None when none is set.
-        per_gpu_hour: Price; None when none is set.
+        cpus: CPUs reserved.
+        gpus: GPUs reserved.
+        per_cpu_hour: Price of a CPU-hour; None when none is set.
+        per_gpu_hour: Price of a GPU-hour; None when none is set.
     """
 
     cpus: float = 0.0
@@ -74,11 +74,11 @@ class Rates:
     per_gpu_hour: float | None = None
 
     def scaled(self, share: float) -> Rates:
-        """Of a trial that reserves only a part of it."""
+        """Return the rates of a trial that reserves only this share of the devices."""
         return Rates(self.cpus * share, self.gpus * share, self.per_cpu_hour, self.per_gpu_hour)
 
     def cost(self, seconds: float) -> Cost:
-        """Of so many seconds."""
+        """Return the cost of holding the lane for so many seconds."""
         price = None
         if self.per_cpu_hour is not None or self.per_gpu_hour is not None:
             per_hour = self.cpus * (self.per_cpu_hour or 0.0) + self.gpus * (self.per_gpu_hour or 0.0)
@@ -87,30 +87,30 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class SoFar:
-    """How much of a budget is used.
+class SweepTotals:
+    """Totals of a sweep that its budget limits.
 
     Args:
-        wall_s: Time its drivers ran.
-        cost: Of all trials, running ones included.
-        best: Best value of the (first) objective reported by an epoch within the constraints; None before the first.
-        best_trial: The trial that reported it.
-        fruitless: Trials that have ended since without a new best.
+        wall_s: Seconds its drivers ran.
+        cost: Cost of all trials, including running ones.
+        best: Best value of the first objective in an epoch within the constraints; None before the first one.
+        best_trial: Number of the trial that reported it.
+        trials_since_best: Trials that have ended since then without a new best.
     """
 
     wall_s: float = 0.0
     cost: Cost = Cost()
     best: float | None = None
     best_trial: int | None = None
-    fruitless: int = 0
+    trials_since_best: int = 0
 
 
-NOTHING_YET = SoFar()
+NO_TOTALS = SweepTotals()
 
 
 @dataclass
-class _Stretch:
-    """A trial that holds a lane: what it had cost at the time `at`, with the lane held for `held_s`, and going on."""
+class _LaneHold:
+    """Running trial on its lane: cost `known` at the time `at`, when it had held the lane for `held_s`."""
 
     at: float
     rates: Rates
@@ -119,7 +119,13 @@ class _Stretch:
     improved: bool = False
 
     def advance(self, now: float, held_s: float, share: float) -> None:
-        """Takes a report: the lane is held for `held_s` by now, lately with this share of the devices planned."""
+        """Add the cost since the last report.
+
+        Args:
+            now: Unix time of the report.
+            held_s: Seconds the trial has held its lane.
+            share: Share of the planned devices that it used since the last report.
+        """
         self.known += self.rates.scaled(share).cost(max(0.0, held_s - self.held_s))
         self.at, self.held_s = now, held_s
 
@@ -128,8 +134,8 @@ class _Stretch:
 
 
 @dataclass
-class Spending:
-    """Follows a journal, event by event; each takes the same short time however many came before."""
+class CostAccount:
+    """Costs and best value of a sweep, updated event by event in constant time."""
 
     _rates: Rates = Rates()
     _workers: float = 1.0
@@ -140,14 +146,14 @@ class Spending:
     _last_s: float = 0.0
     _wall_s: float = 0.0
     _closed: dict[int, Cost] = field(default_factory=dict)
-    _open: dict[int, _Stretch] = field(default_factory=dict)
+    _open: dict[int, _LaneHold] = field(default_factory=dict)
     _total: Cost = Cost()
     _best: float | None = None
     _best_trial: int | None = None
-    _fruitless: int = 0
+    _trials_since_best: int = 0
 
-    def take(self, event: Event) -> None:
-        """Takes the next event of the journal."""
+    def apply(self, event: Event) -> None:
+        """Update the account with the next event of the journal."""
         now = event.time
         match event:
             case SweepStarted() | SweepResumed():
@@ -158,7 +164,7 @@ class Spending:
                 self._reserve(event)
             case TrialStarted() | TrialResumed():
                 self._close(event.trial, now)
-                self._open[event.trial] = _Stretch(now, self._rates)
+                self._open[event.trial] = _LaneHold(now, self._rates)
             case TrialReported():
                 self._report(event)
             case TrialEnded():
@@ -169,25 +175,25 @@ class Spending:
         self._last_s = now
 
     def cost(self, number: int, now: float) -> Cost:
-        """What a trial has cost, over all its stretches.
+        """Return the cost of a trial, over all sessions.
 
         Args:
-            number: Of the trial.
-            now: Unix time.
+            number: Number of the trial.
+            now: Unix time until which a running trial is counted.
         """
-        closed, stretch = self._closed.get(number, Cost()), self._open.get(number)
-        return closed if stretch is None else closed + stretch.cost(now)
+        closed, hold = self._closed.get(number, Cost()), self._open.get(number)
+        return closed if hold is None else closed + hold.cost(now)
 
-    def so_far(self, now: float) -> SoFar:
-        """How much of a budget is used.
+    def totals(self, now: float) -> SweepTotals:
+        """Return the totals of the sweep.
 
         Args:
-            now: Unix time; that of the last event when its driver is dead.
+            now: Unix time; that of the last event when the driver is dead.
         """
         wall_s = self._wall_s + (max(0.0, now - self._session_s) if self._session_s is not None else 0.0)
-        cost = sum((stretch.cost(now) for stretch in self._open.values()), self._total)
+        cost = sum((hold.cost(now) for hold in self._open.values()), self._total)
         best = None if self._best is None else self._sign * self._best
-        return SoFar(wall_s, cost, best, self._best_trial, self._fruitless)
+        return SweepTotals(wall_s, cost, best, self._best_trial, self._trials_since_best)
 
     @property
     def last_event_s(self) -> float:
@@ -212,28 +218,28 @@ class Spending:
         )
 
     def _report(self, event: TrialReported) -> None:
-        stretch, metrics = self._open.get(event.trial), event.metrics
-        if stretch is not None and event.held_s is not None:
+        hold, metrics = self._open.get(event.trial), event.metrics
+        if hold is not None and event.held_s is not None:
             share = metrics.get(_WORKERS, self._workers) / self._workers
-            stretch.advance(event.time, event.held_s, share)
+            hold.advance(event.time, event.held_s, share)
         value = self._sign * metrics.get(self._metric or "", math.nan)
         if any(bound.violation(metrics.get(bound.metric, math.inf)) > 0 for bound in self._constraints):
             return
         if math.isfinite(value) and (self._best is None or value > self._best):
-            self._best, self._best_trial, self._fruitless = value, event.trial, 0
-            if stretch is not None:
-                stretch.improved = True
+            self._best, self._best_trial, self._trials_since_best = value, event.trial, 0
+            if hold is not None:
+                hold.improved = True
 
     def _count(self, event: TrialEnded) -> None:
-        """Counts trials in a row that ended without a new best; what was interrupted has not ended."""
-        stretch = self._open.get(event.trial)
+        """Count trials in a row that ended without a new best; an interrupted trial has not ended."""
+        hold = self._open.get(event.trial)
         if event.status is not TrialStatus.INTERRUPTED:
-            self._fruitless = 0 if stretch is not None and stretch.improved else self._fruitless + 1
+            self._trials_since_best = 0 if hold is not None and hold.improved else self._trials_since_best + 1
 
     def _close(self, number: int, now: float) -> None:
-        stretch = self._open.pop(number, None)
-        if stretch is not None:
-            cost = stretch.cost(now)
+        hold = self._open.pop(number, None)
+        if hold is not None:
+            cost = hold.cost(now)
             self._closed[number] = self._closed.get(number, Cost()) + cost
             self._total += cost
 

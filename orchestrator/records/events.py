@@ -1,6 +1,6 @@
-"""Every kind of event a journal holds, with the types and bounds of its values.
+"""Kinds of events in a journal, with the types and bounds of their values.
 
-An event is checked when it is made and when it is read. Unknown keys are refused, so that a damaged name is noticed.
+An event is checked when it is created and when it is read. Unknown keys are refused, so that a damaged name is noticed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from orchestrator.records.status import TrialStatus
 
 FORMAT: Final = 1
-"""Format of the journals that are written; the first event of a journal names it, older journals name none."""
+"""Format of the journals that are written; the first event of a journal names it, except in the oldest journals."""
 
 _STRICT = ConfigDict(strict=True, extra="forbid")
 _LATEST_S = 1e11  # in the year 5138
@@ -32,21 +32,21 @@ Ended = Literal[
     TrialStatus.FINISHED, TrialStatus.PRUNED, TrialStatus.DIVERGED, TrialStatus.FAILED, TrialStatus.INTERRUPTED
 ]
 SweepEnd = Literal[TrialStatus.FINISHED, TrialStatus.FAILED, TrialStatus.INTERRUPTED]
-Spent = Mapping[Literal["held_s", "cpu_s", "gpu_s", "price"], Amount]  # a figure that is not known is absent
+CostFigures = Mapping[Literal["held_s", "cpu_s", "gpu_s", "price"], Amount]  # a figure that is not known is absent
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class SweepStarted:
-    """The sweep begins: always the first event, and only that.
+    """Start of the sweep: the first event of a journal, and no other.
 
     Args:
         time: Unix time, as in all events.
         name: Name of the sweep.
-        uid: Identifier that keeps equal names apart on a shared server, 32 hexadecimal digits.
+        uid: Identifier that distinguishes equal names on a shared server, 32 hexadecimal digits.
         config: Settings, without passwords.
-        facts: Versions and revision.
-        identity: What decides the results; None in the oldest journals.
-        format: Format of the journal; 0 in those that name none.
+        facts: Versions of packages and revision of the code.
+        identity: Settings that decide the results; None in the oldest journals.
+        format: Format of the journal; 0 in journals that name none.
     """
 
     event: Literal["sweep_started"] = "sweep_started"
@@ -61,7 +61,7 @@ class SweepStarted:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class SweepResumed:
-    """A new driver goes on with the sweep."""
+    """Start of a session in which a new driver resumes the sweep."""
 
     event: Literal["sweep_resumed"] = "sweep_resumed"
     time: Time
@@ -72,7 +72,7 @@ class SweepResumed:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class SessionDescribed:
-    """What the session just begun works with: files to be stored, and facts about its images."""
+    """Files to be stored for the session just begun, and facts about its dataset."""
 
     event: Literal["session_described"] = "session_described"
     time: Time
@@ -83,7 +83,7 @@ class SessionDescribed:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class LanesPlanned:
-    """What the trials from here on reserve."""
+    """Lanes, and devices that each trial reserves from here on."""
 
     event: Literal["lanes_planned"] = "lanes_planned"
     time: Time
@@ -95,7 +95,7 @@ class LanesPlanned:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrialStarted:
-    """A trial was proposed and handed to Tune."""
+    """Start of a trial: it was proposed and passed to Tune."""
 
     event: Literal["trial_started"] = "trial_started"
     time: Time
@@ -107,7 +107,7 @@ class TrialStarted:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrialRejected:
-    """A configuration was proposed and is not tried."""
+    """Proposed configuration that breaks a rule or limit and is not trained."""
 
     event: Literal["trial_rejected"] = "trial_rejected"
     time: Time
@@ -119,7 +119,7 @@ class TrialRejected:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrialResumed:
-    """A trial that was interrupted is handed to Tune again."""
+    """Resumption of an interrupted trial: it was passed to Tune again."""
 
     event: Literal["trial_resumed"] = "trial_resumed"
     time: Time
@@ -129,7 +129,7 @@ class TrialResumed:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrialChanged:
-    """After an epoch a trial goes on from the weights of another one, with another configuration."""
+    """Exploit step of a trial: it resumes from the weights of another one, with another configuration."""
 
     event: Literal["trial_changed"] = "trial_changed"
     time: Time
@@ -141,16 +141,16 @@ class TrialChanged:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrialReported:
-    """An epoch of a trial is done.
+    """Report of a trial after an epoch.
 
     Args:
         time: Unix time.
         trial: Number of the trial.
-        epoch: From 1.
-        metrics: What it brought.
-        held_s: Seconds the trial has held its lane, where that is known.
-        lane: Which lane, where that is known.
-        nodes: Host and address of every rank, where they are not what they were.
+        epoch: Epoch, from 1.
+        metrics: Values of the epoch, by metric.
+        held_s: Seconds the trial has held its lane, if known.
+        lane: Index of the lane, if known.
+        nodes: Name and address of the node of every rank; None when unchanged since the last report.
     """
 
     event: Literal["trial_reported"] = "trial_reported"
@@ -165,20 +165,20 @@ class TrialReported:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrialEnded:
-    """A trial will report no more, unless it was interrupted and the sweep is resumed."""
+    """End of a trial; only an interrupted trial can be resumed."""
 
     event: Literal["trial_ended"] = "trial_ended"
     time: Time
     trial: Number
     status: Ended
     reason: str = ""
-    cost: Spent | None = None
+    cost: CostFigures | None = None
     best: Metrics | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class CheckpointKept:
-    """A checkpoint is to be stored as an artifact."""
+    """Request to store a checkpoint as an artifact."""
 
     event: Literal["checkpoint_kept"] = "checkpoint_kept"
     time: Time
@@ -188,7 +188,7 @@ class CheckpointKept:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class CheckpointDropped:
-    """A checkpoint that is stored need not be any longer."""
+    """Request to remove a checkpoint from the artifacts."""
 
     event: Literal["checkpoint_dropped"] = "checkpoint_dropped"
     time: Time
@@ -198,7 +198,7 @@ class CheckpointDropped:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class BudgetSpent:
-    """The sweep is to end although trials are left."""
+    """Limit of the budget that ends the sweep although trials are left."""
 
     event: Literal["budget_spent"] = "budget_spent"
     time: Time
@@ -207,7 +207,7 @@ class BudgetSpent:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class FrontFound:
-    """Of several objectives, the trials that no other beats in all."""
+    """Trials of the Pareto front, when there are several objectives."""
 
     event: Literal["front_found"] = "front_found"
     time: Time
@@ -216,7 +216,7 @@ class FrontFound:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class SweepEnded:
-    """The sweep is over; `files` are result files to be stored with it."""
+    """End of a session; `files` are result files to be stored with the sweep."""
 
     event: Literal["sweep_ended"] = "sweep_ended"
     time: Time
@@ -245,16 +245,16 @@ Event: TypeAlias = (
 SESSION_STARTS = (SweepStarted, SweepResumed)
 
 EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
-"""Reads an event from JSON."""
+"""Parser of events from JSON."""
 
 _LEFT_OUT_WHERE_NONE = frozenset({"identity", "held_s", "lane", "nodes", "cost", "best"})
 
 
 def content_of(event: Event) -> dict[str, Any]:
-    """Return an event as plain data; what is not known is left out.
+    """Return an event as plain data, without values that are unknown.
 
     Args:
-        event: The event.
+        event: Event to convert.
     """
     content = {
         name: value for name, value in vars(event).items() if value is not None or name not in _LEFT_OUT_WHERE_NONE

@@ -1,4 +1,4 @@
-"""The first event of a journal, made anew from what else the folder of the sweep holds."""
+"""First event of a journal, rebuilt from other files in the folder of the sweep."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from orchestrator.config import load_sweep
 from orchestrator.errors import ConfigError, JournalError
 from orchestrator.records.events import FORMAT, Event, SweepResumed, SweepStarted
 from orchestrator.records.folder.sweep_folder import SweepFolder
-from orchestrator.records.stored_config import recorded
+from orchestrator.records.stored_config import complete_settings
 
 _UID = re.compile(r"[0-9a-f]{32}")
 
 
-def remade_first_event(folder: SweepFolder, later: Sequence[Event], *, sealed: bool) -> tuple[SweepStarted, str]:
-    """Make the first event of a journal that has lost it.
+def rebuild_first_event(folder: SweepFolder, later: Sequence[Event], *, sealed: bool) -> tuple[SweepStarted, str]:
+    """Rebuild the first event of a journal that has lost it.
 
     Args:
         folder: Folder of the sweep.
-        later: Sound events, in order.
+        later: Intact events, in order.
         sealed: Whether all of them have checksums.
 
     Returns:
-        The event, and what is not as it was, in words.
+        The event, and a notice about differences from the lost one.
 
     Raises:
-        JournalError: Nothing says with which settings the sweep began.
+        JournalError: No file in the folder holds the settings with which the sweep began.
     """
-    uid, said = _uid_in_mlflow(folder), []
+    uid, notices = _uid_in_mlflow(folder), []
     if uid is None:
         uid = uuid.uuid4().hex
-        said.append("its runs in MLflow are begun anew")
+        notices.append("its runs in MLflow are started again")
     resumed = next((event for event in later if isinstance(event, SweepResumed)), None)
     if resumed is not None:
         source, config, facts, identity = "a later session", resumed.config, resumed.facts, resumed.identity
     else:
         source, config = _settings_of_a_session(folder)
         facts, identity = {}, {}
-        said.append("what decided its results is not known, so that only `resume --allow-changed` goes on with it")
+        notices.append("the settings that decided its results are unknown: only `resume --allow-changed` continues it")
     event = SweepStarted(
         time=later[0].time if later else 0.0,
         name=folder.name,
@@ -51,11 +51,11 @@ def remade_first_event(folder: SweepFolder, later: Sequence[Event], *, sealed: b
         identity=identity,
         format=FORMAT if sealed else 0,
     )
-    return event, "; ".join([f"the start of the sweep was lost and is made anew from {source}", *said])
+    return event, "; ".join([f"the start of the sweep was lost and is rebuilt from {source}", *notices])
 
 
 def _uid_in_mlflow(folder: SweepFolder) -> str | None:
-    """The identifier of the sweep as the bookmark of what MLflow has knows it."""
+    """Return the identifier of the sweep in `tracked.json`, the state of the export to MLflow; None without one."""
     try:
         uid = json.loads(folder.journal.with_name("tracked.json").read_bytes())["memory"]["uid"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -69,7 +69,7 @@ def _settings_of_a_session(folder: SweepFolder) -> tuple[str, Mapping[str, Any]]
             config = load_sweep(file)
         except (OSError, ConfigError, RecursionError):
             continue  # the next session may have a sound one
-        return str(file.relative_to(folder.path)), recorded(config)
+        return str(file.relative_to(folder.path)), complete_settings(config)
     raise JournalError(
         folder.journal,
         "cannot be repaired: the start of the sweep is lost, no later session has begun, and no sessions/*/config.yaml "

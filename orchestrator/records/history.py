@@ -1,4 +1,4 @@
-"""The one place where events become state: ledger, stored sweeps and repair all bring a `History` up to date."""
+"""State of a sweep, reduced from its events; ledger, stored sweeps and repair all use this reducer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import JournalError
-from orchestrator.records.costs import Cost, Spending
+from orchestrator.records.costs import Cost, CostAccount
 from orchestrator.records.events import (
     BudgetSpent,
     CheckpointDropped,
@@ -25,30 +25,30 @@ from orchestrator.records.events import (
     TrialStarted,
 )
 from orchestrator.records.journal import read_entries
-from orchestrator.records.lines import LineError, refuse_odd_settings
+from orchestrator.records.lines import LineError, require_usable_settings
 from orchestrator.records.status import TrialStatus
 from orchestrator.records.trials import RejectedTrial, TrialRecord
 from orchestrator.uris import without_secrets
 
 
 class History:
-    """What has happened in a sweep so far; each event takes the same short time however many came before.
+    """State of a sweep after the events applied so far; an event is applied in constant time.
 
     Attributes:
         name: Name of the sweep; empty before it began.
         uid: Identifier of the sweep in MLflow.
         config: Settings of the newest session.
         facts: Versions and revision of the newest session.
-        identity: What decided the results in the newest session; None before the first.
-        sessions: Drivers that have worked on the sweep.
-        trials: Every trial by number.
-        rejected: Configurations that were not worth a trial, by number.
-        open: Numbers of the trials that train, or were interrupted.
-        over: Numbers of the trials that will never train again, in the order of their ends.
-        stored: Checkpoints that are to be stored as artifacts, by trial and file.
-        spending: Time and devices used.
-        ended: How the newest session ended; None while it runs.
-        ended_by: What the budget said when it ended the newest session; empty when it did not.
+        identity: Settings that decided the results in the newest session; None before the first.
+        sessions: Number of sessions, one per driver.
+        trials: Every trial, by number.
+        rejected: Rejected configurations, by number.
+        open: Numbers of the trials that are running or interrupted.
+        over: Numbers of the trials that have ended for good, in the order of their ends.
+        stored: Checkpoints to be stored as artifacts, by trial and file.
+        costs: Time and devices used.
+        ended: Status with which the newest session ended; None while it runs.
+        ended_by: Limit of the budget that ended the newest session; empty when none did.
     """
 
     def __init__(self) -> None:
@@ -63,25 +63,25 @@ class History:
         self.open: set[int] = set()
         self.over: list[int] = []
         self.stored: set[tuple[int, str]] = set()
-        self.spending = Spending()
+        self.costs = CostAccount()
         self.ended: TrialStatus | None = None
         self.ended_by = ""
 
-    def take(self, event: Event) -> None:
-        """Bring the state up to date with the next event.
+    def apply(self, event: Event) -> None:
+        """Update the state with the next event.
 
         Raises:
-            LineError: It contradicts those before it; nothing has changed.
+            LineError: The event contradicts earlier ones; the state is unchanged.
         """
         self.refuse_contradiction(event)
-        self._take_up(event)
-        self.spending.take(event)
+        self._update(event)
+        self.costs.apply(event)
 
     def refuse_contradiction(self, event: Event) -> None:
-        """Check that an event can follow those that were taken.
+        """Check that an event can follow those applied so far.
 
         Raises:
-            LineError: It cannot; the text says why.
+            LineError: The event contradicts earlier ones.
         """
         match event:
             case SweepStarted() if self.sessions:
@@ -89,18 +89,18 @@ class History:
             case TrialStarted() | TrialRejected() if event.trial in self.trials:
                 raise LineError(f"trial {event.trial} was started before")
             case TrialResumed() | TrialChanged() | TrialReported() | TrialEnded() | CheckpointKept():
-                self._refuse_unknown(event.trial)
+                self._require_started(event.trial)
             case FrontFound():
                 for number in event.trials:
-                    self._refuse_unknown(number)
+                    self._require_started(number)
         if isinstance(event, TrialChanged):
-            self._refuse_unknown(event.donor)
+            self._require_started(event.donor)
 
-    def _refuse_unknown(self, number: int) -> None:
+    def _require_started(self, number: int) -> None:
         if number not in self.trials:
             raise LineError(f"trial {number} was never started")
 
-    def _take_up(self, event: Event) -> None:
+    def _update(self, event: Event) -> None:
         match event:
             case SweepStarted() | SweepResumed():
                 self._begin_session(event)
@@ -124,16 +124,16 @@ class History:
                 )
                 self.open.add(event.trial)
             case TrialResumed() | TrialChanged() | TrialReported() | TrialEnded():
-                self._bring_up_to_date(self.trials[event.trial], event)
+                self._update_trial(self.trials[event.trial], event)
 
     def _begin_session(self, event: SweepStarted | SweepResumed) -> None:
         if isinstance(event, SweepStarted):
             self.name, self.uid = event.name, event.uid
         self.config, self.facts = event.config or self.config, event.facts or self.facts
-        self.sessions, self.identity = self.sessions + 1, event.identity or {}  # the oldest journals tell none
+        self.sessions, self.identity = self.sessions + 1, event.identity or {}  # absent in the oldest journals
         self.ended, self.ended_by = None, ""
 
-    def _bring_up_to_date(
+    def _update_trial(
         self, trial: TrialRecord, event: TrialResumed | TrialChanged | TrialReported | TrialEnded
     ) -> None:
         match event:
@@ -152,10 +152,10 @@ class History:
                     event.time,
                 )
                 trial.cost = Cost(**{str(name): value for name, value in (event.cost or {}).items()})
-        self._sort_in(trial)
+        self._file_by_status(trial)
 
-    def _sort_in(self, trial: TrialRecord) -> None:
-        """Keeps those that are open apart, so that no reader passes over all that ever were."""
+    def _file_by_status(self, trial: TrialRecord) -> None:
+        """Move a trial that has ended from `open` to `over`, so that readers of either need not scan all trials."""
         if not trial.is_over:
             self.open.add(trial.number)
         elif trial.number in self.open:
@@ -164,14 +164,14 @@ class History:
 
 
 def read_history(path: Path, *, settings: bool = False) -> History:
-    """Read a journal from its beginning to its end.
+    """Read a whole journal.
 
     Args:
-        path: The journal; an empty one is a sweep that has not begun.
-        settings: Whether to check what readers rely on in the settings of sweep and trials.
+        path: Path of the journal; an empty journal is a sweep that has not begun.
+        settings: Whether to check the settings of sweep and trials that readers rely on.
 
     Raises:
-        JournalError: A line is damaged or contradicts those before it.
+        JournalError: A line is damaged or contradicts earlier ones.
     """
     history = History()
     for entry in read_entries(path):
@@ -179,8 +179,8 @@ def read_history(path: Path, *, settings: bool = False) -> History:
             if not history.sessions and not isinstance(entry.event, SweepStarted):
                 raise LineError(f"the first event is '{entry.event.event}', not 'sweep_started'")
             if settings:
-                refuse_odd_settings(entry.event)
-            history.take(entry.event)
+                require_usable_settings(entry.event)
+            history.apply(entry.event)
         except LineError as fault:
             raise JournalError(path, str(fault), line=entry.line, byte=entry.start) from None
     return history
@@ -190,11 +190,11 @@ def read_begun(path: Path) -> History:
     """Read the journal of a sweep that has begun.
 
     Args:
-        path: The journal.
+        path: Path of the journal.
 
     Raises:
-        JournalError: A line is damaged or contradicts those before it, its settings cannot be used, or there is no
-            whole line at all.
+        JournalError: A line is damaged or contradicts earlier ones, settings cannot be used, or there is no complete
+            line.
     """
     history = read_history(path, settings=True)
     if not history.sessions:

@@ -1,4 +1,4 @@
-"""An append-only file of events, one JSON object a line: the durable record everything else is derived from."""
+"""Append-only file of events, one JSON object per line: the durable record from which all other state is derived."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from orchestrator.disk_space import no_room, patiently
+from orchestrator.disk_space import disk_full_error, retry_while_full
 from orchestrator.errors import JournalError
 from orchestrator.records.events import FORMAT, Event, SweepStarted
 from orchestrator.records.lines import LONGEST_LINE, Line, LineError, names_newer_format, parse, seal
 
 
 class Journal:
-    """Appends events to a file; each is on disk when `append` returns.
+    """Writer of a journal; an event is on disk when `append` returns.
+
+    One process writes a journal: the driver, which holds the lock of the folder. Any of its threads may append.
 
     Args:
-        path: Created with its folder when it does not exist; a last line that a crash cut short is taken off.
+        path: Path of the journal, created with its folder when absent; an incomplete last line is removed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,26 +34,26 @@ class Journal:
         self._lock = threading.Lock()
 
     def append(self, event: Event) -> None:
-        """Writes one event; its values must be plain data. A full disk is waited for."""
+        """Append one event, whose values are plain data; block while the disk is full."""
         with self._lock:
             line = seal(event, self._lines + 1)
-            patiently(lambda: self._write(line), self.path.parent)
+            retry_while_full(lambda: self._write(line), self.path.parent)
             self._lines += 1
 
     def _write(self, line: bytes) -> None:
-        """Writes all of a line, or nothing."""
+        """Write a whole line, or nothing."""
         before = os.fstat(self._file.fileno()).st_size
         try:
             written = self._file.write(line)
             if written != len(line):
-                raise no_room("half an event was written")
+                raise disk_full_error("half an event was written")
             os.fsync(self._file.fileno())
         except OSError:
             self._file.truncate(before)
             raise
 
     def close(self) -> None:
-        """Closes the file; later appends are errors."""
+        """Close the file; later appends are errors."""
         self._file.close()
 
     def __enter__(self) -> Journal:
@@ -64,7 +66,7 @@ class Journal:
 
 
 def _drop_cut_line(path: Path) -> int:
-    """Takes off what a crash cut short; returns how many lines are left."""
+    """Remove an incomplete last line and return the number of lines left."""
     if not path.exists():
         return 0
     content = path.read_bytes()
@@ -74,13 +76,13 @@ def _drop_cut_line(path: Path) -> int:
 
 @dataclass(frozen=True)
 class Entry:
-    """An event and where it stands.
+    """Event and its place in the file.
 
     Args:
         event: The event.
-        line: Number of its line, from 1; None where the reader began in the middle of an older journal.
-        start: Byte at which the line begins.
-        end: Byte behind it.
+        line: Number of its line, from 1; None when reading began in the middle of an older journal.
+        start: Offset of the line in bytes.
+        end: Offset after the line in bytes.
     """
 
     event: Event
@@ -90,10 +92,10 @@ class Entry:
 
 
 def raw_lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yield complete lines, none of them longer than a reader takes by more than a byte.
+    """Yield complete lines, each at most a byte longer than the limit of the reader.
 
     Args:
-        file: The journal, at the beginning of a line; a half-written last line is left.
+        file: Journal, positioned at the beginning of a line; an incomplete last line is left out.
     """
     while raw := file.readline(LONGEST_LINE + 1):
         if raw.endswith(b"\n"):
@@ -109,8 +111,8 @@ def read_entries(path: Path, offset: int = 0) -> Iterator[Entry]:
     """Yield the events of a journal with their places.
 
     Args:
-        path: The journal.
-        offset: Byte to begin at, which is the beginning of a line.
+        path: Path of the journal.
+        offset: Offset in bytes to begin at, which is the beginning of a line.
 
     Raises:
         JournalError: A line is damaged, or the file cannot be read.
@@ -131,7 +133,7 @@ def read_entries(path: Path, offset: int = 0) -> Iterator[Entry]:
 
 
 def read_events(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
-    """Yield complete events from a byte offset on, each with the offset behind it.
+    """Yield complete events from an offset in bytes on, each with the offset after it.
 
     Raises:
         JournalError: A line is damaged, or the file cannot be read.
@@ -150,7 +152,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _is_sealed(path: Path, file: BinaryIO) -> bool:
-    """Whether every line has to have a checksum, as the first event says."""
+    """Return whether every line must have a checksum, as the format in the first event requires."""
     first = next(raw_lines(file), None)
     if first is None:
         return False
@@ -159,7 +161,7 @@ def _is_sealed(path: Path, file: BinaryIO) -> bool:
     except LineError as fault:
         newer = names_newer_format(first)
         if newer is None or (not fault.newer and "checksum" in str(fault)):
-            return False  # its own fault is told when it is read
+            return False  # its own fault is reported when the line is read
         raise JournalError(
             path, f"it has format {newer}; this version reads up to {FORMAT}", line=1, byte=0, newer=True
         ) from None

@@ -1,7 +1,7 @@
-"""What has happened in a sweep so far: every trial's parameters, reports and end.
+"""Recorder of the events of a sweep, with the state they add up to.
 
-The ledger is the one place events pass through. It appends each to the journal, from which everything else (MLflow,
-result tables, the view of progress) is derived, so that what is shown never differs from what is stored.
+Every event passes through the ledger, which appends it to the journal first. All other state (MLflow, result tables,
+progress view) is derived from the journal, so that what is shown never differs from what is stored.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from orchestrator.records.costs import Cost, SoFar
+from orchestrator.records.costs import Cost, SweepTotals
 from orchestrator.records.events import (
     FORMAT,
     BudgetSpent,
     CheckpointDropped,
     CheckpointKept,
+    CostFigures,
     Ended,
     Event,
     FrontFound,
     LanesPlanned,
     SessionDescribed,
-    Spent,
     SweepEnd,
     SweepEnded,
     SweepResumed,
@@ -46,10 +46,12 @@ __all__ = ["Ledger", "RejectedTrial", "TrialRecord", "TrialStatus", "count_rejec
 
 
 class Ledger:
-    """Records events; safe to call from several threads.
+    """Recorder of events, in the driver process; its methods may be called from any thread.
+
+    A recording method blocks until the event is on disk.
 
     Args:
-        journal: Where every event is kept; events that stand there already are taken up.
+        journal: Journal to append to; the events already in it are replayed.
 
     Raises:
         JournalError: A line of the journal is damaged.
@@ -62,28 +64,28 @@ class Ledger:
 
     @property
     def sessions(self) -> int:
-        """Drivers that have worked on the sweep."""
+        """Number of sessions, one per driver."""
         return self._history.sessions
 
     @property
     def identity(self) -> Mapping[str, Any] | None:
-        """What decided the results in the newest session; None before the first."""
+        """Settings that decided the results in the newest session; None before the first."""
         return self._history.identity
 
     @property
     def ended_by(self) -> str:
-        """What the budget said when it ended the sweep; empty when it did not."""
+        """Limit of the budget that ended the newest session; empty when none did."""
         return self._history.ended_by
 
     @property
     def stored(self) -> set[tuple[int, str]]:
-        """Checkpoints that are to be stored as artifacts, by trial and file."""
+        """Checkpoints to be stored as artifacts, by trial and file."""
         return self._history.stored
 
     def sweep_started(
         self, name: str, config: Mapping[str, Any], facts: Mapping[str, str], identity: Mapping[str, Any]
     ) -> None:
-        """The sweep begins; the identifier keeps equal names of different users apart on a shared server."""
+        """Record the start of the sweep, with a new identifier that distinguishes equal names on a shared server."""
         uid = uuid.uuid4().hex
         self._record(
             SweepStarted(
@@ -98,23 +100,23 @@ class Ledger:
         )
 
     def sweep_resumed(self, config: Mapping[str, Any], facts: Mapping[str, str], identity: Mapping[str, Any]) -> None:
-        """A new driver goes on with the sweep."""
+        """Record that a new driver resumes the sweep."""
         self._record(SweepResumed(time=time.time(), config=config, facts=facts, identity=identity))
 
     def session_described(self, files: Iterable[str], dataset: Mapping[str, Any]) -> None:
-        """What the session just begun works with: files to be stored with the sweep, and facts about its images."""
+        """Record the files to be stored with the session just begun, and the facts about its dataset."""
         self._record(SessionDescribed(time=time.time(), session=self.sessions, files=tuple(files), dataset=dataset))
 
     def trial_started(self, number: int, tune_id: str, params: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-        """A trial was proposed and handed to Tune."""
+        """Record that a trial was proposed and passed to Tune."""
         self._record(TrialStarted(time=time.time(), trial=number, tune_id=tune_id, params=params, config=config))
 
     def trial_rejected(self, number: int, params: Mapping[str, Any], rule: str, reason: str) -> None:
-        """A configuration was proposed and is not tried; it is none of the sweep's trials."""
+        """Record that a proposed configuration was rejected; it does not count as a trial."""
         self._record(TrialRejected(time=time.time(), trial=number, params=params, rule=rule, reason=reason))
 
     def lanes_planned(self, lanes: int, workers: int, cpus_per_worker: float, gpus_per_worker: float) -> None:
-        """What the trials from here on reserve."""
+        """Record the lanes, and the devices that each trial reserves from here on."""
         self._record(
             LanesPlanned(
                 time=time.time(),
@@ -126,11 +128,18 @@ class Ledger:
         )
 
     def trial_resumed(self, number: int, tune_id: str) -> None:
-        """A trial that was interrupted is handed to Tune again."""
+        """Record that an interrupted trial was passed to Tune again."""
         self._record(TrialResumed(time=time.time(), trial=number, tune_id=tune_id))
 
     def trial_changed(self, number: int, donor: int, epoch: int, config: Mapping[str, Any]) -> None:
-        """After an epoch a trial goes on from the weights of another one, with another configuration."""
+        """Record that a trial resumes from the weights of another one, with another configuration.
+
+        Args:
+            number: Number of the trial.
+            donor: Number of the trial whose weights it copies.
+            epoch: Epoch of the trial after which it copies them.
+            config: New configuration of the trial.
+        """
         self._record(TrialChanged(time=time.time(), trial=number, donor=donor, epoch=epoch, config=config))
 
     def trial_reported(
@@ -143,15 +152,15 @@ class Ledger:
         *,
         nodes: Sequence[str] = (),
     ) -> None:
-        """An epoch of a trial is done.
+        """Record the report of a trial after an epoch.
 
         Args:
-            number: Of the trial.
-            epoch: From 1.
-            metrics: What it brought.
-            held_s: How long the trial has held its lane, where that is known.
-            lane: Which one.
-            nodes: Where its ranks are, in order; recorded when it is not where they were.
+            number: Number of the trial.
+            epoch: Epoch, from 1.
+            metrics: Values of the epoch, by metric.
+            held_s: Seconds the trial has held its lane, if known.
+            lane: Index of the lane, if known.
+            nodes: Name and address of the node of every rank, in order; recorded when they have changed.
         """
         with self._lock:
             moved = bool(nodes) and tuple(nodes) != self._history.trials[number].nodes
@@ -170,18 +179,18 @@ class Ledger:
     def trial_ended(
         self, number: int, status: TrialStatus, reason: str = "", best: Mapping[str, float] | None = None
     ) -> None:
-        """A trial will report no more; of several ends the first counts, unless it was an interruption.
+        """Record the end of a trial; a second end is ignored, unless the first was an interruption.
 
         Args:
-            number: Of the trial.
-            status: How it ended.
-            reason: Of a failure, or where it diverged.
-            best: Every objective at its best epoch.
+            number: Number of the trial.
+            status: Status with which it ended.
+            reason: Reason of a failure, or place of a divergence.
+            best: Value of every objective at its best epoch.
         """
         with self._lock:
             if not self._history.trials[number].is_over:
                 now = time.time()
-                cost = cast(Spent, self._history.spending.cost(number, now).as_dict())
+                cost = cast(CostFigures, self._history.costs.cost(number, now).as_dict())
                 ended = TrialEnded(
                     time=now,
                     trial=number,
@@ -193,84 +202,84 @@ class Ledger:
                 self._record(ended)
 
     def checkpoint_kept(self, number: int, path: str) -> None:
-        """A trial is among the best, or the newest; its checkpoint is to be stored as an artifact."""
+        """Record that a checkpoint is to be stored as an artifact, since its trial is among the best or the newest."""
         self._record(CheckpointKept(time=time.time(), trial=number, path=path))
 
     def checkpoint_dropped(self, number: int, path: str) -> None:
-        """Others have taken the place of a trial whose checkpoint is stored; it need not be any longer."""
+        """Record that a stored checkpoint is no longer needed, since other trials have replaced it."""
         self._record(CheckpointDropped(time=time.time(), trial=number, path=path))
 
     def budget_spent(self, reason: str) -> None:
-        """The sweep is to end although trials are left, because of what its budget says."""
+        """Record the limit of the budget that ends the sweep although trials are left."""
         self._record(BudgetSpent(time=time.time(), reason=reason))
 
     def front_found(self, numbers: Iterable[int]) -> None:
-        """Of several objectives, the trials that no other beats in all."""
+        """Record the trials of the Pareto front."""
         self._record(FrontFound(time=time.time(), trials=tuple(numbers)))
 
     def sweep_ended(self, status: TrialStatus, summary: Mapping[str, Any], files: Iterable[str]) -> None:
-        """The sweep is over; `files` are result files to be stored with it."""
+        """Record the end of the session; `files` are result files to be stored with the sweep."""
         self._record(SweepEnded(time=time.time(), status=cast(SweepEnd, status), summary=summary, files=tuple(files)))
 
     def trials(self) -> list[TrialRecord]:
-        """All trials by number."""
+        """Return all trials, ordered by number."""
         with self._lock:
             return [self._history.trials[number] for number in sorted(self._history.trials)]
 
     def trial(self, number: int) -> TrialRecord:
-        """One trial by its number."""
+        """Return a trial by its number."""
         with self._lock:
             return self._history.trials[number]
 
     def rejected(self) -> list[RejectedTrial]:
-        """All configurations that were proposed and not tried, by number."""
+        """Return all rejected configurations, ordered by number."""
         with self._lock:
             return [self._history.rejected[number] for number in sorted(self._history.rejected)]
 
-    def knows(self, number: int) -> bool:
-        """Whether a trial of this number was ever started."""
+    def has_trial(self, number: int) -> bool:
+        """Return whether a trial of this number was ever started."""
         with self._lock:
             return number in self._history.trials
 
-    def count_over(self) -> int:
-        """Trials that will never train again."""
+    def count_ended(self) -> int:
+        """Count the trials that have ended for good."""
         with self._lock:
             return len(self._history.over)
 
-    def over_since(self, count: int) -> list[TrialRecord]:
-        """Trials that will never train again, but for the first so many, in the order of their ends."""
+    def ended_since(self, count: int) -> list[TrialRecord]:
+        """Return the trials that have ended for good, without the first `count`, in the order of their ends."""
         with self._lock:
             return [self._history.trials[number] for number in self._history.over[count:]]
 
     def open(self) -> list[TrialRecord]:
-        """Trials that train, or were interrupted, by number."""
+        """Return the running and interrupted trials, ordered by number."""
         with self._lock:
             return [self._history.trials[number] for number in sorted(self._history.open)]
 
     def running(self) -> list[TrialRecord]:
-        """Trials that have not ended."""
+        """Return the running trials, ordered by number."""
         return [trial for trial in self.open() if trial.status is TrialStatus.RUNNING]
 
     def cost_now(self, number: int) -> Cost:
-        """What a trial has cost until now."""
+        """Return the cost of a trial until now."""
         with self._lock:
-            return self._history.spending.cost(number, time.time())
+            return self._history.costs.cost(number, time.time())
 
-    def so_far(self) -> SoFar:
-        """What the sweep has spent and brought until now."""
+    def totals(self) -> SweepTotals:
+        """Return time, devices and best value of the sweep until now."""
         with self._lock:
-            return self._history.spending.so_far(time.time())
+            return self._history.costs.totals(time.time())
 
     def _record(self, event: Event) -> None:
-        if not isinstance(event, TrialReported):  # numbers, and as many as there are epochs
+        if not isinstance(event, TrialReported):  # holds numbers only, and there is one per epoch
             event = replace(event, **masked({name: value for name, value in vars(event).items() if name != "event"}))
         with self._lock:
             self._history.refuse_contradiction(event)
             self._journal.append(event)
-            self._history.take(event)
+            self._history.apply(event)
 
 
 def count_rejected(counts: Mapping[str, int]) -> str:
-    """How many configurations each rule has rejected, such as `12 (max_params 7, pooled_size 5)`; empty for none."""
+    """Format the counts of rejected configurations by rule, such as `12 (max_params 7, pooled_size 5)`."""
     each = ", ".join(f"{rule} {count}" for rule, count in sorted(counts.items(), key=lambda item: -item[1]))
     return f"{sum(counts.values())} ({each})" if each else ""

@@ -1,7 +1,7 @@
-"""One line of a journal: an event as JSON, sealed with its own number and a checksum of all that stands before it.
+"""Format of a line of a journal: an event as JSON, with its line number and a checksum of the text before it.
 
-The number shows a line that is missing, repeated or moved; the checksum shows a changed byte. Lines of older journals
-have neither; what readers rely on in their settings is checked whenever they are read.
+The number reveals a line that is missing, repeated or moved; the checksum reveals a changed byte. Lines of older
+journals have neither; the settings in them that readers rely on are checked whenever they are read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from orchestrator.records.events import EVENTS, FORMAT, Event, content_of
 from orchestrator.records.stored_settings import check_settings
 
 LONGEST_LINE = 64 * 2**20
-"""Bytes; an event that needs more is refused when it is written."""
+"""Limit of a line in bytes; an event that needs more is refused when it is written."""
 
 _SEAL = re.compile(rb', "line": ([1-9][0-9]{0,9}), "crc": "([0-9a-f]{8})"\}\n\Z')
 _LONGEST_SEAL = 64
@@ -27,7 +27,12 @@ _SHOWN = 60
 
 
 class LineError(SpatialSweepError, ValueError):
-    """What is wrong with a line; `newer` where a newer version has written it, so that it is not damaged."""
+    """Fault of a line.
+
+    Args:
+        text: Fault, as a clause about the line.
+        newer: Whether a newer version has written the line, so that it is not damaged.
+    """
 
     def __init__(self, text: str, *, newer: bool = False) -> None:
         super().__init__(text)
@@ -36,11 +41,11 @@ class LineError(SpatialSweepError, ValueError):
 
 @dataclass(frozen=True)
 class Line:
-    """A sound line.
+    """Intact line.
 
     Args:
-        event: What it says.
-        number: Its own number, from 1; None where it is not sealed.
+        event: Event in the line.
+        number: Line number stored in it, from 1; None without a checksum.
     """
 
     event: Event
@@ -48,14 +53,14 @@ class Line:
 
 
 def seal(event: Event, number: int) -> bytes:
-    """Return the line of an event.
+    """Return the line of an event, with number and checksum.
 
     Args:
-        event: The event.
-        number: Its line in the file, from 1.
+        event: Event to write.
+        number: Number of its line in the file, from 1.
 
     Raises:
-        LineError: It is longer than any reader takes.
+        LineError: The line exceeds the limit of the reader.
     """
     sealed = unsealed(event)[:-2] + f', "line": {number}'.encode()
     line = sealed + f', "crc": "{zlib.crc32(sealed):08x}"}}\n'.encode()
@@ -70,13 +75,13 @@ def unsealed(event: Event) -> bytes:
 
 
 def parse(raw: bytes) -> Line:
-    """Read a line.
+    """Parse a line.
 
     Args:
-        raw: Its bytes, with the line feed.
+        raw: Bytes of the line, with the line feed.
 
     Raises:
-        LineError: It is not as it was written, or was never a line of a journal.
+        LineError: The line was altered, or is not a line of a journal.
     """
     if len(raw) > LONGEST_LINE:
         raise LineError(f"it is longer than {LONGEST_LINE} bytes")
@@ -93,7 +98,7 @@ def parse(raw: bytes) -> Line:
 
 
 def names_newer_format(raw: bytes) -> int | None:
-    """Return the format a first line declares where this version does not know it, else None."""
+    """Return the format declared by a first line if it is newer than this version supports, else None."""
     try:
         declared = json.loads(raw).get("format")
     except (ValueError, AttributeError, RecursionError):
@@ -113,15 +118,15 @@ def _event(content: bytes, *, checked: bool) -> Event:
     except ValidationError as error:
         raise _fault(error, checked=checked) from None
     if not checked:
-        refuse_odd_settings(event)
+        require_usable_settings(event)
     return event
 
 
-def refuse_odd_settings(event: Event) -> None:
-    """Check what readers rely on in the settings an event holds.
+def require_usable_settings(event: Event) -> None:
+    """Check the settings in an event that readers rely on.
 
     Raises:
-        LineError: It is missing, or of another type.
+        LineError: A setting is missing or has the wrong type.
     """
     try:
         check_settings(event)
@@ -147,7 +152,7 @@ def _fault(error: ValidationError, *, checked: bool) -> LineError:
 
 
 def _rule(error: ValidationError, *within: str) -> str:
-    """Where the first fault is, what stands there, and what may."""
+    """Return the place of the first fault, its value and the rule."""
     first: Any = error.errors(include_url=False)[0]
     where = ".".join([*within, *(_shown(part, quoted=False) for part in first["loc"])])
     if first["type"] == "unexpected_keyword_argument":
@@ -167,11 +172,11 @@ def _shown(value: object, *, quoted: bool = True) -> str:
 
 
 def _without_lone_surrogates(content: bytes) -> bytes:
-    """Replaces what no text can hold, such as the bytes of a file name that is not UTF-8."""
+    """Replace characters that UTF-8 cannot encode, such as bytes of a file name that is not UTF-8."""
     if b"\\ud" not in content.lower():
         return content
     try:
         text = json.dumps(json.loads(content), ensure_ascii=False).encode("utf-8", "replace")
         return json.dumps(json.loads(text)).encode()
     except (ValueError, RecursionError):
-        return content  # whatever is wrong with it, the reader says so
+        return content  # the reader reports the fault

@@ -1,6 +1,6 @@
-"""What a trial is worth: the objectives at its best epoch, whether it keeps the constraints, and the Pareto front.
+"""Value of a trial: the objectives at its best epoch, its constraint violations, its rank and the Pareto front.
 
-Without Optuna and Ray: the study is told what is computed here, and results and MLflow show the same.
+Imports neither Optuna nor Ray: the study, the results and MLflow all use the values computed here.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from orchestrator.records.ledger import TrialRecord, TrialStatus
 
 @dataclass(frozen=True)
 class Objectives:
-    """The objectives and constraints of a sweep.
+    """Objectives and constraints of a sweep.
 
     Args:
-        objectives: The first one decides which epoch of a trial is its best.
-        constraints: By their text.
+        configs: Objectives in order; the first one decides which epoch of a trial is its best.
+        constraints: Constraints, by their text.
     """
 
-    objectives: tuple[ObjectiveConfig, ...]
+    configs: tuple[ObjectiveConfig, ...]
     constraints: Mapping[str, Constraint]
 
     @classmethod
     def of(cls, config: SweepConfig) -> Objectives:
-        """Those of a sweep."""
+        """Build the objectives and constraints of a sweep from its configuration."""
         return cls(config.objectives, {text: parse_constraint(text) for text in config.constraints})
 
     @property
     def metrics(self) -> list[str]:
-        """Of the objectives, in order."""
-        return [objective.metric for objective in self.objectives]
+        """Metrics of the objectives, in order."""
+        return [objective.metric for objective in self.configs]
 
     def values(self, record: TrialRecord) -> dict[str, float]:
-        """The objectives at the best epoch, by metric; those that are no numbers are absent."""
+        """Return the objectives at the best epoch, by metric, without those that are not finite."""
         report = self._best_report(record)
         known = {metric: report.get(metric, math.nan) for metric in self.metrics}
         return {metric: value for metric, value in known.items() if math.isfinite(value)}
 
     def violations(self, record: TrialRecord) -> dict[str, float]:
-        """By constraint, how far beyond its bound the best epoch lies; empty before the first epoch."""
+        """Return the violation of each constraint at the best epoch; empty before the first epoch."""
         report = self._best_report(record)
         if not report:
             return {}
@@ -54,36 +54,39 @@ class Objectives:
         }
 
     def is_feasible(self, record: TrialRecord) -> bool:
-        """Whether every constraint is kept."""
+        """Return whether the best epoch satisfies every constraint."""
         return all(violation <= 0 for violation in self.violations(record).values())
 
     def rank(self, record: TrialRecord) -> tuple[bool, float, bool, int]:
-        """Orders trials, best first: those beyond a constraint come last.
+        """Return a sort key of trials, best first; infeasible trials come last.
 
-        Trials trained to the end win ties, then those with the fewer epochs.
+        Among equals, trials trained to the end come first, then those with fewer epochs.
         """
-        first = self.objectives[0]
+        first = self.configs[0]
         value = record.best(first.metric, first.mode)
         worth = math.inf if value is None else -value if first.mode == "max" else value
         return not self.is_feasible(record), worth, record.status is not TrialStatus.FINISHED, record.epochs
 
     def pareto_front(self, records: Iterable[TrialRecord]) -> list[TrialRecord]:
-        """The trials trained to the end that keep the constraints and that no other beats in every objective.
+        """Return the finished, feasible trials that no other dominates, best first in the first objective.
 
-        Best first in the first objective. With one objective these are the best trial and its equals.
+        With one objective these are the best trial and its equals.
         """
         rows = []
         for record in records:
             values = self.values(record)
-            complete = len(values) == len(self.objectives)
+            complete = len(values) == len(self.configs)
             if record.status is TrialStatus.FINISHED and complete and self.is_feasible(record):
-                signed = [-values[aim.metric] if aim.mode == "max" else values[aim.metric] for aim in self.objectives]
+                signed = [
+                    -values[objective.metric] if objective.mode == "max" else values[objective.metric]
+                    for objective in self.configs
+                ]
                 rows.append((tuple(signed), record))
         front = [row for row in rows if not any(_dominates(other, row[0]) for other, _ in rows)]
         return [record for _, record in sorted(front, key=lambda row: (row[0], row[1].number))]
 
     def _best_report(self, record: TrialRecord) -> Mapping[str, float]:
-        first = self.objectives[0]
+        first = self.configs[0]
         value = record.best(first.metric, first.mode)
         if value is None:
             return {}
@@ -91,5 +94,5 @@ class Objectives:
 
 
 def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether the first is nowhere worse and somewhere better; smaller is better."""
+    """Return whether the first is at least as good everywhere and better somewhere; smaller is better."""
     return all(a <= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)

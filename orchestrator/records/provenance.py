@@ -1,4 +1,4 @@
-"""The means to repeat a result: versions, code revision and host, stored as tags with every sweep."""
+"""Provenance of a result: versions of packages and revision of the code, stored as tags with every sweep."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DIFF_LENGTH = 1_000_000
 
 
 def package_version() -> str:
-    """The version of SpatialSweep; that of the source tree when it is not installed."""
+    """Return the version of SpatialSweep, `0+unknown` when it is not installed."""
     try:
         return version("spatialsweep")
     except PackageNotFoundError:
@@ -25,7 +25,7 @@ def package_version() -> str:
 
 
 def facts() -> dict[str, str]:
-    """Tags of a sweep: `spatialsweep.version`, `git.revision`, `python`, and a version per package."""
+    """Collect the tags of a sweep: `spatialsweep.version`, `git.revision`, `python`, and a version per package."""
     found = {"spatialsweep.version": package_version(), "python": platform.python_version()}
     found |= {f"version.{name}": version(name) for name in _PACKAGES}
     revision = _git_revision()
@@ -33,9 +33,9 @@ def facts() -> dict[str, str]:
 
 
 def git_diff() -> str:
-    """How the files of the current folder's checkout differ from its commit; empty where they do not, or are in none.
+    """Return the diff between the checkout of the current folder and its commit; empty without one.
 
-    New files count once git has been told of them (`git add`); beyond 1 MB the difference is cut, and says so.
+    New files are included once they are added (`git add`); a diff above 1 MB is cut, with a note at its end.
     """
     found = _git("diff", "HEAD", "--no-color", "--no-ext-diff") or ""
     if len(found) > _DIFF_LENGTH:
@@ -44,7 +44,7 @@ def git_diff() -> str:
 
 
 def code_fingerprint() -> str:
-    """Hash of the sources of all our packages, whether or not they stand in a checkout."""
+    """Return a hash of the sources of all our packages, which also works outside a checkout."""
     home = Path(__file__).resolve().parents[2]
     digest = hashlib.sha256()
     for package in _OWN_PACKAGES:
@@ -55,13 +55,13 @@ def code_fingerprint() -> str:
 
 
 def _git_revision() -> str | None:
-    """The commit of the current folder, marked `+` when files differ from it; None outside a checkout."""
+    """Return the commit of the current folder, marked `+` when files differ from it; None outside a checkout."""
     revision = (_git("rev-parse", "--short=12", "HEAD") or "").strip()
     return f"{revision}{'+' if _git('status', '--porcelain') else ''}" if revision else None
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of the current folder; None without git, outside a checkout, or where it fails."""
+    """Run git in the current folder and return its output; None without git, outside a checkout, or when it fails."""
     git = shutil.which("git")
     if git is None:
         return None

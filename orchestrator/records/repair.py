@@ -1,4 +1,4 @@
-"""Makes a damaged journal readable again: sound lines are kept and put in order, the damaged file stays beside it."""
+"""Repair of a damaged journal: intact lines are kept and put in order, and the damaged file is kept beside it."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import Any, BinaryIO
 
 from orchestrator.errors import JournalError
 from orchestrator.records.events import Event, SweepStarted
-from orchestrator.records.first_event import remade_first_event
+from orchestrator.records.first_event import rebuild_first_event
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.history import History, read_begun
-from orchestrator.records.lines import LONGEST_LINE, LineError, names_newer_format, parse, refuse_odd_settings, seal
+from orchestrator.records.lines import LONGEST_LINE, LineError, names_newer_format, parse, require_usable_settings, seal
 
 
 @dataclass(frozen=True)
 class Repair:
-    """What a repair did, or would do.
+    """Outcome of a repair, or of its dry run.
 
     Args:
         name: Name of the sweep.
-        kept: Events that are kept.
-        dropped: What was wrong with each line that is not, by its number in the damaged file.
-        notices: What else is not as it was.
-        original: Where the damaged file lies; None where nothing was written.
+        kept: Number of events kept.
+        dropped: Line number in the damaged file and fault of each line that is not kept.
+        notices: Further changes, as text.
+        original: Path of the damaged file; None when nothing was written.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Repair:
     original: Path | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for programs."""
+        """Return the outcome as plain data for JSON."""
         return {
             "name": self.name,
             "kept": self.kept,
@@ -53,8 +53,8 @@ class Repair:
 
 
 @dataclass(frozen=True)
-class _Sound:
-    """A sound line of a damaged file: its event, its place there, and the number it was sealed with."""
+class _IntactLine:
+    """Intact line of a damaged file: its event, its place there, and the number stored in it."""
 
     event: Event
     place: int
@@ -63,15 +63,17 @@ class _Sound:
 
 
 def repair(folder: SweepFolder, *, dry_run: bool = False) -> Repair:
-    """Rewrite a journal with its sound lines only; a sound journal is left alone.
+    """Rewrite a journal with its intact lines only; an intact journal is left as it is.
+
+    The lock of the folder is held meanwhile.
 
     Args:
         folder: Folder of the sweep.
-        dry_run: Only says what would be done.
+        dry_run: Whether to report only, without writing.
 
     Raises:
-        SweepNameError: A driver is at work on the sweep.
-        JournalError: A newer version has written it, or its first event is lost and nothing tells what it was.
+        SweepNameError: A driver is running the sweep.
+        JournalError: A newer version has written the journal, or its first event is lost and cannot be rebuilt.
     """
     with folder.driven():
         try:
@@ -79,27 +81,27 @@ def repair(folder: SweepFolder, *, dry_run: bool = False) -> Repair:
         except JournalError as error:
             if error.newer or error.byte is None:
                 raise
-            return _Mender(folder).mend(dry_run=dry_run)
+            return _JournalRepair(folder).run(dry_run=dry_run)
         with folder.journal.open("rb") as file:
             return Repair(folder.name, sum(raw.endswith(b"\n") for raw in _raw_lines(file)))
 
 
-class _Mender:
-    """Repairs one journal, which this process holds."""
+class _JournalRepair:
+    """Repair of one journal whose folder this process has locked."""
 
     def __init__(self, folder: SweepFolder) -> None:
         self._folder = folder
         self._dropped: list[tuple[int, str]] = []
         self._notices: list[str] = []
 
-    def mend(self, *, dry_run: bool) -> Repair:
-        found = self._in_order(self._sound_lines())
+    def run(self, *, dry_run: bool) -> Repair:
+        found = self._in_order(self._intact_lines())
         kept = self._consistent(self._with_first(found))
         original = None if dry_run else self._write(kept)
         return Repair(self._folder.name, len(kept), sorted(self._dropped), self._notices, original)
 
-    def _sound_lines(self) -> list[_Sound]:
-        sound: list[_Sound] = []
+    def _intact_lines(self) -> list[_IntactLine]:
+        intact: list[_IntactLine] = []
         seen: set[bytes] = set()
         with self._folder.journal.open("rb") as file:
             for place, raw in enumerate(_raw_lines(file), start=1):
@@ -107,7 +109,7 @@ class _Mender:
                     if not raw.endswith(b"\n"):
                         raise LineError("it was cut short")
                     line = parse(raw)
-                    refuse_odd_settings(line.event)
+                    require_usable_settings(line.event)
                     if raw in seen:
                         raise LineError("it repeats an earlier line")
                 except LineError as fault:
@@ -115,21 +117,21 @@ class _Mender:
                     self._dropped.append((place, str(fault)))
                     continue
                 seen.add(raw)
-                sound.append(_Sound(line.event, place, line.number, raw))
-        return sound
+                intact.append(_IntactLine(line.event, place, line.number, raw))
+        return intact
 
     def _refuse_newer(self, raw: bytes, place: int, fault: LineError) -> None:
         if fault.newer or (place == 1 and "checksum" not in str(fault) and names_newer_format(raw)):
             raise JournalError(self._folder.journal, str(fault), line=place, byte=0, newer=True)
 
-    def _in_order(self, sound: Sequence[_Sound]) -> list[_Sound]:
-        """As the lines were written; in a file of this format those without a checksum are dropped."""
-        first = next((line for line in sound if isinstance(line.event, SweepStarted)), None)
+    def _in_order(self, intact: Sequence[_IntactLine]) -> list[_IntactLine]:
+        """Sort the lines as they were written; in a file of this format, drop those without a checksum."""
+        first = next((line for line in intact if isinstance(line.event, SweepStarted)), None)
         declared = first is not None and isinstance(first.event, SweepStarted) and first.event.format > 0
-        for line in sound:
+        for line in intact:
             if declared and line.number is None:
                 self._dropped.append((line.place, "it has no checksum, unlike every line of this format"))
-        usable = [line for line in sound if not declared or line.number is not None]
+        usable = [line for line in intact if not declared or line.number is not None]
         ordered = sorted(usable, key=lambda line: (line.number is not None, line.number or line.place))
         if ordered != usable:
             self._notices.append("lines stood out of order and were put back")
@@ -140,30 +142,30 @@ class _Mender:
             self._notices.append(f"{absent} line(s) are missing altogether")
         return ordered
 
-    def _with_first(self, ordered: Sequence[_Sound]) -> list[_Sound]:
-        """Begins with the start of the sweep, which is made anew where it is lost."""
+    def _with_first(self, ordered: Sequence[_IntactLine]) -> list[_IntactLine]:
+        """Put the start of the sweep first; rebuild it when it is lost."""
         place = next((index for index, line in enumerate(ordered) if isinstance(line.event, SweepStarted)), None)
         if place is not None:
             if place:
                 self._notices.append("the start of the sweep was not the first line")
             return [ordered[place], *ordered[:place], *ordered[place + 1 :]]
         sealed = all(line.number is not None for line in ordered)
-        event, notice = remade_first_event(self._folder, [line.event for line in ordered], sealed=sealed)
+        event, notice = rebuild_first_event(self._folder, [line.event for line in ordered], sealed=sealed)
         self._notices.append(notice)
-        return [_Sound(event, 0, 1, b""), *ordered]
+        return [_IntactLine(event, 0, 1, b""), *ordered]
 
-    def _consistent(self, ordered: Sequence[_Sound]) -> list[_Sound]:
+    def _consistent(self, ordered: Sequence[_IntactLine]) -> list[_IntactLine]:
         history, kept = History(), []
         for line in ordered:
             try:
-                history.take(line.event)
+                history.apply(line.event)
             except LineError as fault:
-                self._dropped.append((line.place, f"{fault}, as far as the sound lines before it tell"))
+                self._dropped.append((line.place, f"{fault}, according to the intact lines before it"))
             else:
                 kept.append(line)
         return kept
 
-    def _write(self, kept: Sequence[_Sound]) -> Path:
+    def _write(self, kept: Sequence[_IntactLine]) -> Path:
         journal = self._folder.journal
         original = _free_name(journal)
         partial = journal.with_suffix(".partial")
@@ -181,7 +183,7 @@ class _Mender:
 
 
 def _raw_lines(file: BinaryIO) -> Iterator[bytes]:
-    """Every line, the last one too where it was cut; of one that is too long, only the beginning."""
+    """Yield every line, including an incomplete last one; only the beginning of a line that is too long."""
     while raw := file.readline(LONGEST_LINE + 1):
         rest = raw
         while len(rest) > LONGEST_LINE and not rest.endswith(b"\n"):

@@ -1,4 +1,4 @@
-"""How a trial or a sweep stands."""
+"""Status of a trial or sweep."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class TrialStatus(StrEnum):
-    """How a trial stands."""
+    """Status of a trial; a sweep uses the values that apply to it."""
 
     RUNNING = "running"
     FINISHED = "finished"
@@ -17,5 +17,5 @@ class TrialStatus(StrEnum):
 
     @property
     def in_words(self) -> str:
-        """As a person is told."""
+        """Status as text for users."""
         return "stopped early" if self is TrialStatus.PRUNED else self.value

@@ -1,4 +1,4 @@
-"""The configuration of a sweep as it is stored and shown."""
+"""Configuration of a sweep as plain data without passwords, for records and output."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from orchestrator.files.runs_dir import resolve_runs_dir
 from orchestrator.uris import masked, without_password
 
 
-def recorded(config: SweepConfig) -> dict[str, Any]:
-    """Complete but for passwords."""
+def complete_settings(config: SweepConfig) -> dict[str, Any]:
+    """Return all settings, with the resolved folder of results."""
     content = config.model_dump(mode="json")
     content["runs_dir"] = str(resolve_runs_dir(config.runs_dir))
     return _masked(content)
 
 
-def written(config: SweepConfig) -> dict[str, Any]:
-    """What is not as it is by default, without passwords: about what a user has written."""
+def non_default_settings(config: SweepConfig) -> dict[str, Any]:
+    """Return the settings that differ from the defaults, which are about those the user has written."""
     return _masked(config.model_dump(mode="json", exclude_defaults=True))
 
 

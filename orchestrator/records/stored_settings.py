@@ -1,6 +1,6 @@
-"""What readers rely on in the settings that a journal holds.
+"""Settings in a journal that readers rely on, with their types.
 
-A driver writes settings that were checked before; an older version, or another program, may have written any.
+A driver writes settings that were validated; an older version, or another program, may have written others.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ _OF_TRIAL: TypeAdapter[_TrialSettings] = TypeAdapter(_TrialSettings)
 
 
 def check_settings(event: Event) -> None:
-    """Check the settings an event holds.
+    """Check the settings in an event.
 
     Raises:
         ValidationError: A reader could not use them.

@@ -1,4 +1,4 @@
-"""A trial as the journal tells it: what it was given, what it reported, how it ended."""
+"""Trials as recorded in the journal: parameters, reports and outcome."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from orchestrator.records.status import TrialStatus
 
 @dataclass
 class TrialRecord:
-    """One trial, as far as it got.
+    """Record of one trial.
 
     Args:
-        number: Optuna's number.
-        tune_id: Tune's id.
-        params: Searched values.
-        config: The whole `TrialConfig` as plain data.
-        status: How it stands.
+        number: Optuna's number of the trial.
+        tune_id: Tune's id of the trial.
+        params: Searched values, by name.
+        config: `TrialConfig` as plain data.
+        status: Current status.
         reports: Metrics per epoch, in order; each holds `epoch`.
-        reason: Of a failure, or where it diverged.
-        started_s: Unix time.
-        ended_s: Unix time; None while it runs.
-        cost: Devices times seconds, as of its end.
-        attempts: Times it was handed to Tune; above 1 where its sweep was resumed.
-        nodes: Host and address of every rank, in order, as of its newest report.
+        reason: Reason of a failure, or place of a divergence; else empty.
+        started_s: Unix time of the start.
+        ended_s: Unix time of the end; None while the trial runs.
+        cost: Devices times seconds, until its end.
+        attempts: Number of times it was passed to Tune; above 1 after the sweep was resumed.
+        nodes: Name and address of the node of every rank, in order, in the newest report.
     """
 
     number: int
@@ -45,35 +45,35 @@ class TrialRecord:
 
     @property
     def is_over(self) -> bool:
-        """Whether it will never train again; one that was interrupted waits for the sweep to be resumed."""
+        """Whether the trial has ended for good; an interrupted trial is resumed with the sweep."""
         return self.status not in (TrialStatus.RUNNING, TrialStatus.INTERRUPTED)
 
     @property
     def epochs(self) -> int:
-        """Epochs trained."""
+        """Number of epochs trained."""
         return int(self.reports[-1]["epoch"]) if self.reports else 0
 
     def best(self, metric: str, mode: str) -> float | None:
-        """The best finite value any epoch reported; None before the first."""
+        """Return the best finite value that an epoch reported; None before the first."""
         values = [report[metric] for report in self.reports if math.isfinite(report.get(metric, math.nan))]
         choose = max if mode == "max" else min
         return choose(values) if values else None
 
     @property
     def test_top1(self) -> float | None:
-        """Accuracy on the test images; None unless the trial was trained to the end."""
+        """Top-1 accuracy on the test images; None unless the trial was trained to the end."""
         return self.reports[-1].get("test/top1") if self.reports else None
 
 
 @dataclass(frozen=True)
 class RejectedTrial:
-    """A configuration that was proposed and not worth a trial.
+    """Proposed configuration that was not trained because it breaks a rule or limit.
 
     Args:
-        number: Optuna's number.
-        params: Searched values.
-        rule: The setting or limit it breaks.
-        reason: What was given and what holds.
+        number: Optuna's number of the trial.
+        params: Searched values, by name.
+        rule: Setting or limit that it breaks.
+        reason: Given value, and the rule.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""The report of a sweep: one HTML file that needs no network and tells what was asked, found and spent."""
+"""Report of a sweep: one self-contained HTML file with its settings, results and costs."""
 
 from orchestrator.report.page import write_report
 

@@ -1,4 +1,4 @@
-"""Learning curves of all trials of a sweep, those that were stopped or failed marked."""
+"""Learning curves of the trials of a sweep, with marks on stopped and failed trials."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LOSSES = ("val/loss", "train/loss")
 _WIDE = 20.0
 _FEW_EPOCHS = 12
 
-# Name, which trials, colour, width, mark at the end of a curve.
+# Name, status of the trials, colour, width, mark at the end of a curve.
 _GROUPS: tuple[tuple[str, tuple[TrialStatus, ...], str, float, str | None], ...] = (
     ("stopped early", (TrialStatus.PRUNED,), QUIET, 1.2, "circle-open"),
     ("interrupted or running", (TrialStatus.INTERRUPTED, TrialStatus.RUNNING), FAINT, 1.2, "triangle-right-open"),
@@ -28,37 +28,40 @@ _GROUPS: tuple[tuple[str, tuple[TrialStatus, ...], str, float, str | None], ...]
 )
 
 
-def curve_charts(records: Sequence[TrialRecord], aims: Objectives, best: int | None) -> list[Chart]:
-    """Of the first objective, and of a loss beside it.
+def curve_charts(records: Sequence[TrialRecord], objectives: Objectives, best: int | None) -> list[Chart]:
+    """Draw the curves of the first objective, and of a loss beside it.
 
     Args:
-        records: Every trial.
-        aims: Of the sweep.
-        best: Number of the best trial.
+        records: Every trial of the sweep.
+        objectives: Objectives and constraints of the sweep.
+        best: Number of the best trial; None without one.
     """
-    objective = aims.objectives[0].metric
-    told = {metric for record in records for report in record.reports for metric in report}
-    metrics = [objective, *[loss for loss in _LOSSES if loss in told and loss != objective][:1]]
-    drawn = _drawn(records, aims, best)
+    objective = objectives.configs[0].metric
+    known = {metric for record in records for report in record.reports for metric in report}
+    metrics = [objective, *[loss for loss in _LOSSES if loss in known and loss != objective][:1]]
+    drawn = _drawn(records, objectives, best)
     return [chart for metric in metrics if (chart := _chart(drawn, metric, best)) is not None]
 
 
 def left_out(records: Sequence[TrialRecord]) -> int:
-    """Trials whose curves are not drawn, so that the page stays quick."""
+    """Count the trials whose curves are left out to keep the page small."""
     return max(0, sum(bool(record.reports) for record in records) - MOST_CURVES)
 
 
-def _drawn(records: Sequence[TrialRecord], aims: Objectives, best: int | None) -> list[TrialRecord]:
-    """The best trials, those that failed, and as many others, evenly spread, as there is room for."""
-    told = sorted(
-        (record for record in records if record.reports), key=lambda record: (record.number != best, aims.rank(record))
+def _drawn(records: Sequence[TrialRecord], objectives: Objectives, best: int | None) -> list[TrialRecord]:
+    """Choose the trials to draw: the best, the failed, and evenly spread others up to the limit."""
+    reporting = sorted(
+        (record for record in records if record.reports),
+        key=lambda record: (record.number != best, objectives.rank(record)),
     )
-    if len(told) <= MOST_CURVES:
-        return told
-    failed = [record for record in told[_ALWAYS_DRAWN:] if record.status in (TrialStatus.FAILED, TrialStatus.DIVERGED)]
-    chosen = [*told[:_ALWAYS_DRAWN], *thinned(failed, MOST_CURVES // 4)]
+    if len(reporting) <= MOST_CURVES:
+        return reporting
+    failed = [
+        record for record in reporting[_ALWAYS_DRAWN:] if record.status in (TrialStatus.FAILED, TrialStatus.DIVERGED)
+    ]
+    chosen = [*reporting[:_ALWAYS_DRAWN], *thinned(failed, MOST_CURVES // 4)]
     taken = {record.number for record in chosen}
-    others = [record for record in told if record.number not in taken]
+    others = [record for record in reporting if record.number not in taken]
     return [*chosen, *thinned(others, MOST_CURVES - len(chosen))]
 
 
@@ -76,7 +79,7 @@ def _chart(records: Sequence[TrialRecord], metric: str, best: int | None) -> Cha
     if max(record.epochs for record in records) <= _FEW_EPOCHS:
         drawn.update_xaxes(dtick=1)
     drawn.update_yaxes(title_text=metric)
-    values = [value for record in records for _, value in _known(record, metric)]
+    values = [value for record in records for _, value in _finite(record, metric)]
     if metric in _LOSSES and min(values) > 0 and max(values) > _WIDE * min(values):
         drawn.update_yaxes(log_ticks(values))
     return as_chart(drawn, f"{metric} by epoch, a line per trial", height_px=400, legend=True)
@@ -85,13 +88,13 @@ def _chart(records: Sequence[TrialRecord], metric: str, best: int | None) -> Cha
 def _group_traces(
     records: Sequence[TrialRecord], metric: str, name: str, *, colour: str, width: float, mark: str | None = None
 ) -> list[go.Scatter]:
-    """All curves of a kind as one trace, with gaps between them; their ends as another."""
+    """Return all curves of a group as one trace with gaps between them, and their ends as another."""
     epochs: list[Any] = []
     values: list[Any] = []
     numbers: list[Any] = []
     ends: list[tuple[int, float, int]] = []
     for record in records:
-        points = [(int(report["epoch"]), value) for report, value in _known(record, metric)]
+        points = [(int(report["epoch"]), value) for report, value in _finite(record, metric)]
         if not points:
             continue
         ends.append((*points[-1], record.number))
@@ -132,6 +135,6 @@ def _group_traces(
     return [line, last]
 
 
-def _known(record: TrialRecord, metric: str) -> Iterable[tuple[dict[str, float], float]]:
-    """Reports in which the metric is a number."""
+def _finite(record: TrialRecord, metric: str) -> Iterable[tuple[dict[str, float], float]]:
+    """Yield the reports in which the metric is a finite number, each with its value."""
     return ((report, report[metric]) for report in record.reports if math.isfinite(report.get(metric, math.nan)))

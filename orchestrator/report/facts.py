@@ -1,4 +1,4 @@
-"""What a report says in words and tables."""
+"""Texts and tables of a report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.config.recipe import Recipe, load_recipe
 from orchestrator.config.recipes import list_recipes
 from orchestrator.config.sections.budget import BudgetConfig
-from orchestrator.records.budget import Budget, Usage, as_duration
+from orchestrator.records.budget import Budget, LimitUsage, as_duration
 from orchestrator.records.ledger import TrialRecord, TrialStatus
 from orchestrator.report.trial_rows import CostUnit, number
 from orchestrator.results.stored_sweep import StoredSweep, SweepState
@@ -27,14 +27,14 @@ _STATES = {
 
 @dataclass(frozen=True)
 class Failure:
-    """Trials that ended badly for the same reason.
+    """Trials that failed, diverged or were interrupted for the same reason.
 
     Args:
         kind: `failed`, `diverged` or `interrupted`.
-        reason: Its first line.
-        trials: Their numbers, as text.
-        count: How many.
-        detail: The whole reason of the first one; empty where that is one line.
+        reason: First line of the reason.
+        trials: Numbers of the trials, as text.
+        count: Number of trials.
+        detail: Whole reason of the first trial; empty when it is one line.
     """
 
     kind: str
@@ -45,36 +45,38 @@ class Failure:
 
 
 def question(sweep: StoredSweep) -> str:
-    """What the sweep asks, in a sentence."""
-    config, aims = sweep.config, sweep.result.aims
-    assert aims is not None
-    wanted = " and ".join(f"{'highest' if aim.mode == 'max' else 'lowest'} {aim.metric}" for aim in aims.objectives)
+    """Return the question that the sweep answers, as a sentence."""
+    config, objectives = sweep.config, sweep.result.objectives
+    assert objectives is not None
+    wanted = " and ".join(
+        f"{'highest' if objective.mode == 'max' else 'lowest'} {objective.metric}" for objective in objectives.configs
+    )
     search = config.get("search") or {}
     choices = (search.get("model") or {}).get("choices")
     network = f"{len(choices)} networks" if choices else (config.get("model") or {}).get("name", "one network")
     names = [name for name, domain in search.items() if name != "model" and "value" not in domain]
     searched = f"{len(names)} searched setting{'s' if len(names) > 1 else ''}"
     over = f"{network} and {searched}" if names else network
-    bounds = f", with {' and '.join(aims.constraints)}" if aims.constraints else ""
+    bounds = f", with {' and '.join(objectives.constraints)}" if objectives.constraints else ""
     return f"Which configuration of {over} reaches the {wanted} on {dataset_name(config)}{bounds}?"
 
 
 def dataset_name(config: Mapping[str, Any]) -> str:
-    """Of the images, as a reader knows them."""
+    """Return the name of the dataset, or the last part of its path."""
     dataset = config.get("dataset") or {}
     uri = dataset.get("uri")
     return str(uri).rstrip("/").rpartition("/")[2] if uri else str(dataset.get("name"))
 
 
 def state(sweep: StoredSweep) -> str:
-    """How the sweep stands, in words."""
+    """Return the state of the sweep as text."""
     by = f", {sweep.result.ended_by}" if sweep.result.ended_by else ""
     return f"{_STATES[sweep.state]}{by}"
 
 
 def tiles(sweep: StoredSweep) -> list[tuple[str, str, str]]:
-    """The figures at the top: a name, the figure, a word beside it."""
-    result, so_far = sweep.result, sweep.result.so_far
+    """Return the figures at the top of the page: name, figure and remark."""
+    result, totals = sweep.result, sweep.result.so_far
     best = result.best
     counts = Counter(record.status for record in result.records)
     found = []
@@ -84,27 +86,27 @@ def tiles(sweep: StoredSweep) -> list[tuple[str, str, str]]:
             found.append(("its test accuracy", f"{best.test_top1:.2%}", remark_on_test(sweep.config)))
     ended = ", ".join(f"{counts[status]} {status.in_words}" for status in TrialStatus if counts[status])
     found.append(("trials", str(len(result.records)), ended or "none was begun"))
-    found.append(("time by the clock", as_duration(so_far.wall_s), f"{_epochs(result.records)} epochs trained"))
-    unit = CostUnit.fit_for(so_far.cost)
-    found.append((f"{unit.name} reserved", unit.of(so_far.cost), _price(so_far.cost.price)))
+    found.append(("time by the clock", as_duration(totals.wall_s), f"{_epochs(result.records)} epochs trained"))
+    unit = CostUnit.fit_for(totals.cost)
+    found.append((f"{unit.name} reserved", unit.of(totals.cost), _price(totals.cost.price)))
     return found
 
 
 def remark_on_test(config: Mapping[str, Any]) -> str:
-    """What to know of an accuracy on the test images."""
+    """Return the remark beside an accuracy on the test images."""
     chosen_on_them = (config.get("dataset") or {}).get("select_on") == "test"
     return "chosen on these images, so too good" if chosen_on_them else "of the best epoch's weights"
 
 
 def settings(sweep: StoredSweep) -> list[tuple[str, str]]:
-    """What the sweep was told, and what repeats it."""
+    """Return the settings and versions that repeat the sweep, by name."""
     config, result = sweep.config, sweep.result
-    assert result.aims is not None
+    assert result.objectives is not None
     scheduler, sampler = config.get("trial_scheduler") or {}, config.get("sampler") or {}
     training, resources = config.get("training") or {}, config.get("resources") or {}
     rows = [
-        ("objective", ", ".join(f"{aim.metric} ({aim.mode})" for aim in result.aims.objectives)),
-        ("constraints", ", ".join(result.aims.constraints)),
+        ("objective", ", ".join(f"{objective.metric} ({objective.mode})" for objective in result.objectives.configs)),
+        ("constraints", ", ".join(result.objectives.constraints)),
         ("images", dataset_name(config)),
         ("trials wanted", str(config.get("trials"))),
         ("epochs", str(training.get("epochs"))),
@@ -120,7 +122,7 @@ def settings(sweep: StoredSweep) -> list[tuple[str, str]]:
 
 
 def space_rows(config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """The searched names, what each may be, and when."""
+    """Return the searched names with their domains and conditions."""
     rows = []
     for name, domain in (config.get("search") or {}).items():
         when = " and ".join(f"{key} is {_one_of(value)}" for key, value in (domain.get("when") or {}).items())
@@ -129,7 +131,7 @@ def space_rows(config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def failures(sweep: StoredSweep) -> list[Failure]:
-    """Trials that ended badly, by reason, the commonest first."""
+    """Group the trials that failed, diverged or were interrupted by reason, the most frequent first."""
     groups: dict[tuple[str, str], list[TrialRecord]] = {}
     for record in sweep.result.records:
         if record.status in (TrialStatus.FAILED, TrialStatus.DIVERGED, TrialStatus.INTERRUPTED):
@@ -147,17 +149,17 @@ def failures(sweep: StoredSweep) -> list[Failure]:
     ]
 
 
-def meters(sweep: StoredSweep) -> list[Usage]:
-    """How much of each limit is used; the number of trials is one."""
+def meters(sweep: StoredSweep) -> list[LimitUsage]:
+    """Return the used part of each limit, including the number of trials."""
     result, wanted = sweep.result, int(sweep.config["trials"])
-    assert result.aims is not None
+    assert result.objectives is not None
     over = sum(record.is_over for record in result.records)
-    budget = Budget(BudgetConfig.model_validate(sweep.config.get("budget") or {}), result.aims.objectives[0])
-    return [Usage("trials", str(over), str(wanted), over / wanted), *budget.usage(result.so_far)]
+    budget = Budget(BudgetConfig.model_validate(sweep.config.get("budget") or {}), result.objectives.configs[0])
+    return [LimitUsage("trials", str(over), str(wanted), over / wanted), *budget.usage(result.so_far)]
 
 
 def recipe_of(sweep: StoredSweep) -> Recipe | None:
-    """The published set-up the sweep ran, where it did."""
+    """Return the published recipe that the sweep ran; None without one."""
     name = sweep.config.get("recipe")
     return load_recipe(name) if name in list_recipes() else None
 

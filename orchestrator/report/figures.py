@@ -1,7 +1,7 @@
-"""What all charts of a report have in common: colours that follow the reader's light or dark page, and a calm frame.
+"""Style of all charts of a report: colours for a light and a dark page, axes, legend and ticks.
 
-Colours are names of the page's style sheet, such as `var(--accent)`; the page's script puts their values in whenever it
-draws. Plotly's own classes let such names through.
+Colours are names of the page's style sheet, such as `var(--accent)`; the page's script replaces them with their values
+whenever it draws. Plotly's own classes accept such names.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart as the page holds it.
+    """Chart as embedded in the page.
 
     Args:
-        label: What it shows, for who cannot see it.
+        label: Description for screen readers.
         content: Data and layout, as JSON that is safe within a script element.
-        height_px: Of the chart.
-        min_width_px: Where the page is narrower, the chart is scrolled within itself.
+        height_px: Height of the chart in pixels.
+        min_width_px: Least width in pixels; on a narrower page the chart scrolls.
     """
 
     label: str
@@ -62,19 +62,19 @@ class Chart:
 
 
 def figure(*traces: Any, **layout: Any) -> go.Figure:
-    """A figure without plotly's template."""
+    """Create a figure without plotly's template."""
     return go.Figure(list(traces), {"template": None, **layout})
 
 
 def as_chart(drawn: go.Figure, label: str, *, height_px: int, min_width_px: int = 0, legend: bool = False) -> Chart:
-    """Gives a figure, ours or Optuna's, the look of the report.
+    """Apply the style of the report to a figure, ours or Optuna's.
 
     Args:
-        drawn: The figure.
-        label: What it shows, for who cannot see it.
-        height_px: Of the chart.
-        min_width_px: Where the page is narrower, the chart is scrolled within itself.
-        legend: Whether there is one, above the chart.
+        drawn: Figure to style; it is changed.
+        label: Description for screen readers.
+        height_px: Height of the chart in pixels.
+        min_width_px: Least width in pixels; on a narrower page the chart scrolls.
+        legend: Whether to show a legend above the chart.
     """
     axis: dict[str, Any] = {
         "gridcolor": GRID,
@@ -107,7 +107,7 @@ def as_chart(drawn: go.Figure, label: str, *, height_px: int, min_width_px: int 
 
 
 def log_ticks(values: Sequence[float], most: int = 5) -> dict[str, Any]:
-    """Settings of a logarithmic axis: round numbers within the values, with their digits written out."""
+    """Return the settings of a logarithmic axis: round ticks within the values, with their digits written out."""
     low, high = min(values), max(values)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     fine = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
@@ -121,12 +121,12 @@ def log_ticks(values: Sequence[float], most: int = 5) -> dict[str, Any]:
 
 
 def plotly_script() -> str:
-    """plotly.js as it is embedded once."""
+    """Return the source of plotly.js, which the page embeds once."""
     return str(get_plotlyjs())
 
 
 def thinned(items: Sequence[_Item], most: int) -> list[_Item]:
-    """At most so many, evenly spread, the first and the last among them."""
+    """Return at most `most` items, evenly spread, including the first and the last."""
     if len(items) <= most:
         return list(items)
     step = (len(items) - 1) / (most - 1)

@@ -1,4 +1,4 @@
-"""Which trial trained on which lane and when, read from the journal, with the time in which no driver ran cut out."""
+"""Occupation of the lanes by trials over time, from the journal, without the time between sessions."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from orchestrator.records.events import (
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """A trial on a lane.
+class LaneInterval:
+    """Interval in which a trial held a lane.
 
     Args:
-        trial: Its number.
+        trial: Number of the trial.
         lane: Index of the lane.
-        start_s: Seconds since the sweep began, without the time between its sessions.
-        end_s: Likewise.
+        start_s: Start in seconds since the sweep began, without the time between its sessions.
+        end_s: End on the same clock.
     """
 
     trial: int
@@ -34,17 +34,17 @@ class Stretch:
 
 @dataclass(frozen=True)
 class LaneTimes:
-    """What the lanes of a sweep did.
+    """Occupation of the lanes of a sweep.
 
     Args:
-        stretches: In order of their starts.
-        lanes: How many there were.
+        intervals: Intervals in order of their starts.
+        lanes: Number of lanes.
         lanes_known: Whether the journal names the lanes; those of older sweeps are inferred.
-        total_s: Time its drivers ran.
-        session_starts: Where on that clock a new session began, the first left out.
+        total_s: Seconds the drivers of the sweep ran.
+        session_starts: Starts of the sessions on that clock in seconds, without the first.
     """
 
-    stretches: Sequence[Stretch]
+    intervals: Sequence[LaneInterval]
     lanes: int
     lanes_known: bool
     total_s: float
@@ -52,14 +52,14 @@ class LaneTimes:
 
     @property
     def busy_share(self) -> float:
-        """Share of the lanes' time in which they held a trial."""
-        busy = sum(stretch.end_s - stretch.start_s for stretch in self.stretches)
+        """Share of the time of all lanes in which they held a trial."""
+        busy = sum(interval.end_s - interval.start_s for interval in self.intervals)
         return min(1.0, busy / (self.total_s * self.lanes)) if self.total_s and self.lanes else 0.0
 
 
 @dataclass
 class _Attempt:
-    """A trial that one session handed out."""
+    """Attempt of a trial in one session."""
 
     trial: int
     start: float
@@ -75,7 +75,7 @@ class _Reader:
     open: dict[int, _Attempt] = field(default_factory=dict)
     closed: list[tuple[int, int | None, float, float]] = field(default_factory=list)
 
-    def take(self, event: Event) -> None:
+    def apply(self, event: Event) -> None:
         if isinstance(event, SESSION_STARTS):
             self._close_all()
             self.last = event.time
@@ -110,30 +110,30 @@ class _Reader:
 
 
 def lane_times(events: Iterable[Event]) -> LaneTimes:
-    """Follows a journal from its beginning to its end.
+    """Compute the occupation of the lanes.
 
     Args:
-        events: Of the journal, in order.
+        events: Events of the journal, in order.
     """
     reader = _Reader()
     for event in events:
-        reader.take(event)
+        reader.apply(event)
     reader._close_all()
-    stretches = sorted(reader.closed, key=lambda row: (row[2], row[0]))
-    known = any(lane is not None for _, lane, _, _ in stretches)
-    placed = _placed(stretches)
-    lanes = max((stretch.lane for stretch in placed), default=-1) + 1
+    intervals = sorted(reader.closed, key=lambda row: (row[2], row[0]))
+    known = any(lane is not None for _, lane, _, _ in intervals)
+    placed = _placed(intervals)
+    lanes = max((interval.lane for interval in placed), default=-1) + 1
     return LaneTimes(placed, lanes, known, reader.clock_s, reader.sessions[1:])
 
 
-def _placed(stretches: Sequence[tuple[int, int | None, float, float]]) -> list[Stretch]:
-    """Gives a stretch of unknown lane the free lane that was busy last."""
+def _placed(intervals: Sequence[tuple[int, int | None, float, float]]) -> list[LaneInterval]:
+    """Assign each interval of an unknown lane to the free lane that was busy last."""
     free_from: dict[int, float] = {}
     placed = []
-    for trial, named, start, end in stretches:
+    for trial, named, start, end in intervals:
         idle = [index for index, since in free_from.items() if since <= start]
         inferred = max(idle, key=lambda index: free_from[index], default=len(free_from))
         lane = inferred if named is None else named
         free_from[lane] = max(end, free_from.get(lane, 0.0))
-        placed.append(Stretch(trial, lane, start, end))
+        placed.append(LaneInterval(trial, lane, start, end))
     return placed

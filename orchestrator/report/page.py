@@ -1,4 +1,4 @@
-"""Puts the report together: from the sweep's journal to one HTML file."""
+"""Page of the report: sections from the journal of the sweep, rendered as one HTML file."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 import jinja2
 
-from orchestrator.files.atomic_files import written_whole
+from orchestrator.files.atomic_files import atomic_file
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import read_events
 from orchestrator.records.provenance import package_version
-from orchestrator.report import curves, facts, search_plots, spending_plots
+from orchestrator.report import cost_plots, curves, facts, search_plots
 from orchestrator.report.figures import Chart, plotly_script
 from orchestrator.report.lane_times import lane_times
 from orchestrator.report.study_view import StudyView, study_view
@@ -30,15 +30,15 @@ _TEMPLATE, _STYLE, _SCRIPT = FILES = ("report.html.j2", "report.css", "report.js
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page.
+    """Section of the page.
 
     Args:
-        name: Anchor, and kind of its content for the template.
+        name: Anchor, and kind of the content for the template.
         title: Heading.
-        caption: What to see.
-        charts: In order.
-        columns: Charts side by side where there is room.
-        content: For the template.
+        caption: Text under the heading.
+        charts: Charts, in order.
+        columns: Number of charts side by side on a wide page.
+        content: Further content for the template.
     """
 
     name: str
@@ -50,30 +50,30 @@ class Section:
 
 
 def write_report(sweep: StoredSweep, path: Path) -> Path:
-    """Writes the report of a sweep, whole or not at all.
+    """Write the report of a sweep, completely or not at all.
 
     Args:
-        sweep: Finished, running, or left by a driver that died.
-        path: Of the file.
+        sweep: Stored sweep, in any state.
+        path: Path of the file.
 
     Returns:
-        The path.
+        Path of the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_text(render(sweep), encoding="utf-8")
     return path
 
 
 def is_report(path: Path) -> bool:
-    """Return whether a file is a report, whose place another may take."""
+    """Return whether a file is a report, which another report may replace."""
     with path.open("rb") as file:
         start = file.read(_START_BYTES).decode(errors="replace").lower()
     return start.lstrip().startswith("<!doctype html>") and "spatialsweep" in start
 
 
 def render(sweep: StoredSweep) -> str:
-    """The page as text."""
+    """Render the page as HTML."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("orchestrator.report", "."),
         autoescape=True,
@@ -81,8 +81,8 @@ def render(sweep: StoredSweep) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    assert sweep.result.aims is not None
-    view = study_view(sweep.result.records, sweep.config, sweep.result.aims)
+    assert sweep.result.objectives is not None
+    view = study_view(sweep.result.records, sweep.config, sweep.result.objectives)
     rows = TrialRows(sweep, view.importance)
     sections = [section for section in _sections(sweep, view, rows) if section.charts or section.content]
     return environment.get_template(_TEMPLATE).render(
@@ -92,7 +92,7 @@ def render(sweep: StoredSweep) -> str:
         question=facts.question(sweep),
         tiles=facts.tiles(sweep),
         sections=sections,
-        metrics=sweep.result.aims.metrics,
+        metrics=sweep.result.objectives.metrics,
         most_params=MOST_PARAMS,
         cost_unit=rows.unit.name,
         written=time.strftime("%Y-%m-%d %H:%M", time.localtime()),
@@ -104,13 +104,13 @@ def render(sweep: StoredSweep) -> str:
 
 
 def _sections(sweep: StoredSweep, view: StudyView, rows: TrialRows) -> list[Section]:
-    """All there could be; those with nothing to show are left out of the page."""
-    return [*_found(sweep, rows), *_learnt(sweep, view, rows), *_spent(sweep), *_told(sweep)]
+    """Build all sections; the page leaves out those without content."""
+    return [*_found(sweep, rows), *_learnt(sweep, view, rows), *_spent(sweep), *_described(sweep)]
 
 
 def _found(sweep: StoredSweep, rows: TrialRows) -> list[Section]:
-    result, aims = sweep.result, sweep.result.aims
-    assert aims is not None
+    result, objectives = sweep.result, sweep.result.objectives
+    assert objectives is not None
     best, hidden = result.best, curves.left_out(result.records)
     ranked, shown = len(result.ranking()), rows.leaderboard()
     some = f"The best {len(shown)} of {ranked} trials that" if ranked > len(shown) else "All trials that"
@@ -123,16 +123,16 @@ def _found(sweep: StoredSweep, rows: TrialRows) -> list[Section]:
             "Learning curves",
             "A line per trial. A ring marks where the trial scheduler stopped it, a cross where it failed or diverged."
             + fewer,
-            curves.curve_charts(result.records, aims, best.number if best else None),
+            curves.curve_charts(result.records, objectives, best.number if best else None),
             columns=2,
         ),
     ]
 
 
 def _learnt(sweep: StoredSweep, view: StudyView, rows: TrialRows) -> list[Section]:
-    aims = sweep.result.aims
-    assert aims is not None
-    metrics = aims.metrics
+    objectives = sweep.result.objectives
+    assert objectives is not None
+    metrics = objectives.metrics
     complete, names = len(view.complete), len(view.varied)
     trials = f"{complete} trials trained to the end"
     axes = f" The {search_plots.MOST_AXES} names that decide most of {names}." if names > search_plots.MOST_AXES else ""
@@ -141,7 +141,7 @@ def _learnt(sweep: StoredSweep, view: StudyView, rows: TrialRows) -> list[Sectio
     hidden = len(view.importance) - min(shown, search_plots.MOST_BARS)
     most = f" {hidden} names that decide less are left out." if hidden else ""
     behind = "; the others lie behind the dotted line" if len(metrics) == 2 else ", two objectives at a time"
-    beyond = " Dotted ones lie beyond a constraint." if aims.constraints else ""
+    beyond = " Dotted ones lie beyond a constraint." if objectives.constraints else ""
     strangers = f" {view.strangers} trials of an earlier search space are left out." if view.strangers else ""
     colours = "on the front are in the accent" if len(metrics) > 1 else f"of a better {metrics[0]} are stronger"
     return [
@@ -184,8 +184,8 @@ def _learnt(sweep: StoredSweep, view: StudyView, rows: TrialRows) -> list[Sectio
 
 
 def _spent(sweep: StoredSweep) -> list[Section]:
-    aims = sweep.result.aims
-    assert aims is not None
+    objectives = sweep.result.objectives
+    assert objectives is not None
     events = [event for event, _ in read_events(SweepFolder(sweep.folder).journal)]
     times = lane_times(events)
     inferred = "" if times.lanes_known else " Which lane trained which trial was not recorded, and is inferred."
@@ -194,8 +194,8 @@ def _spent(sweep: StoredSweep) -> list[Section]:
         Section(
             "budget",
             "Budget and cost",
-            "What is used of each limit, what the time brought, and which trials the devices worked for.",
-            [*spending_plots.progress_chart(events, aims), *spending_plots.cost_chart(sweep.result.records)],
+            "Used part of each limit, best value over time, and device time by outcome of the trials.",
+            [*cost_plots.progress_chart(events, objectives), *cost_plots.cost_chart(sweep.result.records)],
             content=facts.meters(sweep),
         ),
         Section(
@@ -203,23 +203,30 @@ def _spent(sweep: StoredSweep) -> list[Section]:
             "Lanes over time",
             f"Lanes held a trial for {times.busy_share:.0%} of the time; gaps are starting up and waiting. Numbers are "
             f"trials.{sessions}{inferred}",
-            spending_plots.lane_chart(times, sweep.result.records),
+            cost_plots.lane_chart(times, sweep.result.records),
         ),
     ]
 
 
-def _told(sweep: StoredSweep) -> list[Section]:
+def _described(sweep: StoredSweep) -> list[Section]:
     failures, rejected = facts.failures(sweep), dict(sweep.rejected)
     bad = {"failures": failures, "rejected": sorted(rejected.items(), key=lambda item: -item[1])}
     return [
         Section(
             "failures",
             "Failures and rejections",
-            "Trials that did not end as they should, by reason; configurations rejected before they cost a trial.",
+            "Trials that failed, diverged or were interrupted, by reason; configurations rejected before training.",
             content=bad if failures or rejected else None,
         ),
-        Section("space", "Search space", "What varied, and when.", content=facts.space_rows(sweep.config)),
-        Section("settings", "Settings and versions", "What repeats this sweep.", content=facts.settings(sweep)),
+        Section(
+            "space", "Search space", "Searched settings and their conditions.", content=facts.space_rows(sweep.config)
+        ),
+        Section(
+            "settings",
+            "Settings and versions",
+            "Everything needed to repeat this sweep.",
+            content=facts.settings(sweep),
+        ),
     ]
 
 

@@ -1,4 +1,4 @@
-"""What the search has learnt: Optuna's plots of the study, in the report's colours."""
+"""Plots of the search: Optuna's plots of the study, in the colours of the report."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LINE = 12
 
 
 def parallel_chart(view: StudyView, metrics: Sequence[str]) -> list[Chart]:
-    """A line per trial through its values; the names that decide most."""
+    """Draw a line per trial through its values, for the most important names."""
     fewer = view.thinned(MOST_LINES)
     left = set(fewer.varied)
     names = [name for name in view.varied if name in left][:MOST_AXES]
@@ -47,7 +47,7 @@ def parallel_chart(view: StudyView, metrics: Sequence[str]) -> list[Chart]:
 
 
 def importance_chart(view: StudyView) -> list[Chart]:
-    """How much each searched name decides."""
+    """Draw the importance of each searched name."""
     rising = [(name, value) for name, value in view.importance.items() if value >= LEAST_SHARE][MOST_BARS - 1 :: -1]
     if not rising:
         return []
@@ -68,7 +68,7 @@ def importance_chart(view: StudyView) -> list[Chart]:
 
 
 def slice_charts(view: StudyView, metrics: Sequence[str]) -> list[Chart]:
-    """The objective against one name at a time."""
+    """Draw the objective against one name at a time."""
     charts = []
     for name in view.varied[:MOST_SLICES]:
         target = _target(metrics)
@@ -83,7 +83,7 @@ def slice_charts(view: StudyView, metrics: Sequence[str]) -> list[Chart]:
 
 
 def contour_charts(view: StudyView, metrics: Sequence[str]) -> list[Chart]:
-    """The objective against two names at a time, of those that decide most."""
+    """Draw the objective against two names at a time, for the most important names."""
     charts: list[Chart] = []
     smaller = view.study.directions[0] is optuna.study.StudyDirection.MINIMIZE
     for one, other in itertools.combinations(_ordered_names(view), 2):
@@ -106,7 +106,7 @@ def contour_charts(view: StudyView, metrics: Sequence[str]) -> list[Chart]:
 
 
 def pareto_charts(view: StudyView, metrics: Sequence[str]) -> list[Chart]:
-    """The objectives against each other, two at a time, the front marked."""
+    """Draw the objectives against each other, two at a time, with the front marked."""
     if len(metrics) == 1 or not view.complete:
         return []
     pairs = list(itertools.combinations(range(len(metrics)), 2))[:MOST_PAIRS]
@@ -134,7 +134,7 @@ def _pareto_chart(view: StudyView, metrics: Sequence[str], pair: tuple[int, int]
 
 
 def _join_front(drawn: go.Figure) -> None:
-    """A line through the trials of the front."""
+    """Draw a line through the trials of the front."""
     front = drawn.data[-1]
     if front.x is not None and len(front.x) > 1:
         points = sorted(zip(front.x, front.y, strict=True))
@@ -150,7 +150,7 @@ def _join_front(drawn: go.Figure) -> None:
 
 
 def _ordered_names(view: StudyView) -> list[str]:
-    """Names worth two axes: ordered ones first, for a surface over categories says little."""
+    """Sort the most important names, ordered ones first: a surface over categories shows little."""
     names = view.varied[:MOST_AXES]
 
     def is_category(name: str) -> bool:
@@ -163,14 +163,14 @@ def _ordered_names(view: StudyView) -> list[str]:
 
 
 def _target(metrics: Sequence[str]) -> dict[str, Any]:
-    """Plots of one value show the first of several objectives."""
+    """Return the target of plots of one value: the first of several objectives."""
     if len(metrics) == 1:
         return {"target_name": metrics[0]}
     return {"target": lambda trial: trial.values[0], "target_name": metrics[0]}
 
 
 def _recoloured(drawn: go.Figure, *, single_objective: bool) -> list[go.Scatter]:
-    """Optuna's lines without its bar of colours, the best in the accent and on top."""
+    """Return Optuna's lines without the colour bar, with the best in the accent and on top."""
     lines, bar = [trace for trace in drawn.data if trace.customdata is not None], drawn.data[-1]
     if not single_objective:  # drawn by rank, the front last
         front = lines[-1].line.color
@@ -189,7 +189,7 @@ def _recoloured(drawn: go.Figure, *, single_objective: bool) -> list[go.Scatter]
 
 
 def _readable(drawn: go.Figure) -> go.Figure:
-    """Axes of a small chart: categories without quotes, few and round numbers where they are logarithmic."""
+    """Adapt the axes of a small chart: categories without quotes, few round ticks on logarithmic axes."""
     points = [trace for trace in drawn.data if isinstance(trace, go.Scatter)]
     for axis, side in ((drawn.layout.xaxis, "x"), (drawn.layout.yaxis, "y")):
         values = [value for trace in points for value in (getattr(trace, side) or ())]
@@ -208,7 +208,7 @@ def _readable(drawn: go.Figure) -> go.Figure:
 
 
 def _in_lines(label: str) -> str:
-    """A long name, broken where it has underscores."""
+    """Break a long name into lines after underscores and slashes."""
     lines = [""]
     for part in re.split(r"(?<=[_/])", label):
         if lines[-1] and len(lines[-1]) + len(part) > _LINE:

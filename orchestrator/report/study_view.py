@@ -1,6 +1,6 @@
-"""The study of a sweep as its journal tells it, in memory, for Optuna's own plots.
+"""Study of a sweep in memory, rebuilt from its journal for Optuna's own plots.
 
-Nothing is asked of the study's database: it may be a server whose password only the driver knew, or be gone.
+The database of the study is not used: it may be a server whose password only the driver had, or be gone.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _FEWEST_FOR_IMPORTANCE = 2
 
 @dataclass(frozen=True)
 class StudyView:
-    """A study that can be plotted.
+    """Study in memory, for plots.
 
     Args:
-        study: In memory; holds the trials that are over.
-        strangers: Trials left out: the space of the sweep's last session does not hold their values.
+        study: Study with the trials that have ended for good.
+        strangers: Number of trials left out, whose values lie outside the space of the newest session.
     """
 
     study: optuna.Study
@@ -43,7 +43,7 @@ class StudyView:
 
     @property
     def varied(self) -> list[str]:
-        """Names that take at least two values among the complete trials, those that decide most first."""
+        """Names with at least two values among the complete trials, the most important first."""
         values: dict[str, set[Any]] = {}
         for trial in self.complete:
             for name, value in trial.params.items():
@@ -54,7 +54,7 @@ class StudyView:
 
     @cached_property
     def importance(self) -> dict[str, float]:
-        """As `SweepResult.importance`; empty before two trials have finished."""
+        """Importance of each name, as in `SweepResult.importance`; empty before two trials have finished."""
         complete = self.complete
         if len(complete) < _FEWEST_FOR_IMPORTANCE or not any(trial.distributions for trial in complete):
             return {}
@@ -63,7 +63,12 @@ class StudyView:
             return optuna.importance.get_param_importances(self.study)
 
     def thinned(self, most: int, names: Sequence[str] = ()) -> StudyView:
-        """With at most so many complete trials that have these names: the better half, and others evenly spread."""
+        """Return a view of fewer complete trials: the best, and others evenly spread.
+
+        Args:
+            most: Most trials to keep.
+            names: Names that a trial must have.
+        """
         complete = [trial for trial in self.complete if all(name in trial.params for name in names)]
         if len(complete) <= most and len(complete) == len(self.complete):
             return self
@@ -75,24 +80,24 @@ class StudyView:
         return StudyView(smaller, self.strangers)
 
 
-def study_view(records: Sequence[TrialRecord], config: Mapping[str, Any], aims: Objectives) -> StudyView:
-    """Builds the study of a sweep.
+def study_view(records: Sequence[TrialRecord], config: Mapping[str, Any], objectives: Objectives) -> StudyView:
+    """Build the study of a sweep.
 
     Args:
-        records: Every trial.
-        config: Settings of the sweep, as recorded.
-        aims: Of the sweep.
+        records: Every trial of the sweep.
+        config: Recorded settings of the sweep.
+        objectives: Objectives and constraints of the sweep.
     """
     domains: TypeAdapter[dict[str, Domain]] = TypeAdapter(dict[str, Domain])
     space = SearchSpace(domains.validate_python(config.get("search") or {}))
     over = [record for record in records if record.is_over]
     known = [record for record in over if not space.strays(record.params)]
     directions = [
-        optuna.study.StudyDirection.MAXIMIZE if aim.mode == "max" else optuna.study.StudyDirection.MINIMIZE
-        for aim in aims.objectives
+        optuna.study.StudyDirection.MAXIMIZE if objective.mode == "max" else optuna.study.StudyDirection.MINIMIZE
+        for objective in objectives.configs
     ]
-    study = _empty_study(directions, aims.metrics)
-    study.add_trials([frozen_trial(record, space, aims) for record in known])
+    study = _empty_study(directions, objectives.metrics)
+    study.add_trials([frozen_trial(record, space, objectives) for record in known])
     return StudyView(study, len(over) - len(known))
 
 

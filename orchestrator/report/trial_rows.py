@@ -1,4 +1,4 @@
-"""The tables of trials in a report: the leaderboard and the Pareto front, a curve beside each."""
+"""Tables of trials in a report: the leaderboard and the Pareto front, with a small learning curve per row."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _SPARK_POINTS = 40
 
 @dataclass(frozen=True)
 class Row:
-    """A trial in a table.
+    """Row of a table of trials.
 
     Args:
-        rank: From 1.
-        trial: Its number.
+        rank: Rank, from 1.
+        trial: Number of the trial.
         model: Name of the network.
         values: Every objective, as text.
         test: Test accuracy, as text.
-        epochs: Trained.
-        end: How it ended, in words.
+        epochs: Number of epochs trained.
+        end: Status, as text.
         cost: Device time in the unit of the table, as text.
         params: Searched names and values, as text.
-        spark: Its learning curve, as points of an SVG polyline; empty below two epochs.
-        is_best: Whether it is the sweep's best.
+        spark: Learning curve, as points of an SVG polyline; empty below two epochs.
+        is_best: Whether it is the best trial of the sweep.
     """
 
     rank: int
@@ -52,12 +52,12 @@ class Row:
 
 @dataclass(frozen=True)
 class CostUnit:
-    """What device time is told in.
+    """Unit of device time.
 
     Args:
-        name: Such as `CPU-min`.
-        on_gpu: Whether GPUs are what counts.
-        seconds: Of the unit.
+        name: Name of the unit, such as `CPU-min`.
+        on_gpu: Whether GPU time is shown instead of CPU time.
+        seconds: Length of the unit in seconds.
     """
 
     name: str
@@ -66,40 +66,40 @@ class CostUnit:
 
     @classmethod
     def fit_for(cls, cost: Cost) -> CostUnit:
-        """The unit in which a cost is a handy number."""
+        """Choose a unit in which a cost is a short number."""
         device, seconds = ("GPU", cost.gpu_s) if cost.gpu_s else ("CPU", cost.cpu_s)
         short = seconds < 2 * _HOUR_S
         return cls(f"{device}-{'min' if short else 'h'}", device == "GPU", 60.0 if short else _HOUR_S)
 
     def of(self, cost: Cost) -> str:
-        """The number, without the unit."""
+        """Format a cost in this unit, without its name."""
         return f"{(cost.gpu_s if self.on_gpu else cost.cpu_s) / self.seconds:,.3g}"
 
 
 class TrialRows:
-    """Makes the tables of a sweep's trials.
+    """Builder of the tables of trials.
 
     Args:
-        sweep: The sweep.
-        importance: Of the searched names; those that decide most come first.
+        sweep: Stored sweep.
+        importance: Importance of the searched names; the most important are shown first.
     """
 
     def __init__(self, sweep: StoredSweep, importance: Mapping[str, float]) -> None:
-        assert sweep.result.aims is not None
+        assert sweep.result.objectives is not None
         self._result = sweep.result
-        self._aims: Objectives = sweep.result.aims
+        self._objectives: Objectives = sweep.result.objectives
         self._importance = importance
         self._records = {record.number: record for record in sweep.result.records}
         costs = [record.cost for record in sweep.result.records]
         self.unit = CostUnit.fit_for(max(costs, key=lambda cost: (cost.gpu_s, cost.cpu_s), default=NO_COST))
 
     def leaderboard(self) -> list[Row]:
-        """The best trials with a value."""
+        """Return rows of the best trials with a value."""
         return self._rows(self._result.top(MOST_ROWS))
 
     def front(self) -> list[Row]:
-        """The trials that no other beats, where there are several objectives."""
-        return self._rows(self._result.pareto_front[:MOST_ROWS]) if len(self._aims.objectives) > 1 else []
+        """Return rows of the Pareto front; none with a single objective."""
+        return self._rows(self._result.pareto_front[:MOST_ROWS]) if len(self._objectives.configs) > 1 else []
 
     def _rows(self, trials: Sequence[TrialResult]) -> list[Row]:
         return [self._row(rank, trial, self._records[trial.number]) for rank, trial in enumerate(trials, start=1)]
@@ -112,7 +112,7 @@ class TrialRows:
             rank=rank,
             trial=trial.number,
             model=record.config["model"]["name"],
-            values=[number(trial.values.get(metric)) for metric in self._aims.metrics],
+            values=[number(trial.values.get(metric)) for metric in self._objectives.metrics],
             test=NOTHING if trial.test_top1 is None else f"{trial.test_top1:.2%}",
             epochs=trial.epochs,
             end=trial.status.in_words + ("" if trial.feasible else ", beyond a constraint"),
@@ -120,20 +120,20 @@ class TrialRows:
             params=[
                 (name, number(value) if isinstance(value, float) else str(value)) for name, value in params.items()
             ],
-            spark=_spark(record, self._aims.metrics[0]),
+            spark=_spark(record, self._objectives.metrics[0]),
             is_best=best is not None and trial.number == best.number,
         )
 
 
 def number(value: float | None) -> str:
-    """Four digits that count."""
+    """Format a number with four significant digits."""
     if value is None or not math.isfinite(value):
         return NOTHING
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
 def _spark(record: TrialRecord, metric: str) -> str:
-    """The curve within a box of 100 by 24."""
+    """Return the learning curve as points of a polyline within 100 by 24."""
     values = [report[metric] for report in record.reports if math.isfinite(report.get(metric, math.nan))]
     if len(values) < 2:
         return ""

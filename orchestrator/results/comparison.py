@@ -1,4 +1,4 @@
-"""Sweeps side by side: what they found, what they cost, and in which settings they differ."""
+"""Comparison of sweeps: results, costs and differing settings."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from orchestrator.records.ledger import TrialStatus
 from orchestrator.results.stored_sweep import StoredSweep, read_sweep
 from search_spaces import Domain, SearchSpace
 
-# Where a sweep runs and what it is called says nothing about what it searched.
+# Name and place of a sweep do not affect what it searches.
 _IGNORED = ("name", "runs_dir", "tracking.", "storage.")
 
 
 def facts_of(sweep: StoredSweep) -> dict[str, Any]:
-    """How a sweep stands, as plain data: what `spatialsweep status` and `list` show."""
-    result, so_far = sweep.result, sweep.result.so_far
+    """Return the status of a sweep as plain data, for `spatialsweep status` and `list`."""
+    result, totals = sweep.result, sweep.result.so_far
     best = result.best
     counts = Counter(str(record.status) for record in result.records)
     return {
@@ -45,8 +45,8 @@ def facts_of(sweep: StoredSweep) -> dict[str, Any]:
         "trials": {str(status): counts[status] for status in TrialStatus if counts[status]},
         "rejected": dict(sweep.rejected),
         "epochs": sum(record.epochs for record in result.records),
-        "wall_s": so_far.wall_s,
-        "cost": so_far.cost.as_dict(),
+        "wall_s": totals.wall_s,
+        "cost": totals.cost.as_dict(),
         "budget": {key: value for key, value in (sweep.config.get("budget") or {}).items() if value is not None},
         "space": space_fingerprint(sweep.config),
         "last_event_age_s": sweep.age_s,
@@ -54,8 +54,8 @@ def facts_of(sweep: StoredSweep) -> dict[str, Any]:
     }
 
 
-def listed(folder: SweepFolder) -> dict[str, Any]:
-    """A sweep's row in a list; one whose journal is damaged says so, and hides no other.
+def status_row(folder: SweepFolder) -> dict[str, Any]:
+    """Return the row of a sweep in a list; a damaged journal is reported in the row instead of raising.
 
     Args:
         folder: Folder of the sweep.
@@ -67,17 +67,17 @@ def listed(folder: SweepFolder) -> dict[str, Any]:
 
 
 def space_fingerprint(config: Mapping[str, Any]) -> str:
-    """Equal for sweeps that search the same domains under the same conditions.
+    """Return a fingerprint that is equal for sweeps with the same domains and conditions.
 
     Args:
-        config: Settings of a sweep, as recorded.
+        config: Recorded settings of a sweep.
     """
     domains: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Domain])
     return SearchSpace(domains.validate_python(config.get("search") or {})).fingerprint
 
 
 def differing_settings(sweeps: Sequence[StoredSweep]) -> dict[str, list[Any]]:
-    """Settings that are not the same everywhere, each with its value in every sweep; None where it is absent."""
+    """Return the settings that differ, each with its value in every sweep; None where it is absent."""
     flat = [dict(flat_names(sweep.config)) for sweep in sweeps]
     names = dict.fromkeys(name for settings in flat for name in settings if not name.startswith(_IGNORED))
     rows = {name: [settings.get(name) for settings in flat] for name in names}
@@ -85,14 +85,14 @@ def differing_settings(sweeps: Sequence[StoredSweep]) -> dict[str, list[Any]]:
 
 
 def best_params(sweeps: Sequence[StoredSweep]) -> dict[str, list[Any]]:
-    """Searched values of the best trials; None where a name was not active."""
+    """Return the searched values of the best trials; None where a name was not active."""
     found = [dict(best.params) if (best := sweep.result.best) else {} for sweep in sweeps]
     names = dict.fromkeys(name for params in found for name in params)
     return {name: [params.get(name) for params in found] for name in names}
 
 
 def comparison(sweeps: Sequence[StoredSweep]) -> dict[str, Any]:
-    """Everything side by side, as plain data; lists are in the order of the sweeps."""
+    """Return the comparison as plain data; lists are in the order of the sweeps."""
     return {
         "sweeps": [facts_of(sweep) for sweep in sweeps],
         "same_space": len({space_fingerprint(sweep.config) for sweep in sweeps}) == 1,

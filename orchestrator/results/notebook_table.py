@@ -34,7 +34,7 @@ def result_html(result: SweepResult) -> str:
 
 
 def params_text(params: Mapping[str, Any], most: int) -> str:
-    """The first searched values in a line."""
+    """Format the first searched values on one line."""
     shown = [(name, value) for name, value in params.items() if name != "model"]
     text = " ".join(
         f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in shown[:most]

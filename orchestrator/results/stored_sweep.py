@@ -1,4 +1,4 @@
-"""A sweep as its folder tells it: finished, running, or left by a driver that died."""
+"""Sweep as stored in its folder: finished, running, or with a driver that died."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.config.sections.objective import ObjectiveConfig, parse_constraint
+from orchestrator.errors import first_line
 from orchestrator.files.home_paths import expanded_path
 from orchestrator.files.runs_dir import resolve_runs_dir
 from orchestrator.records.folder.recorded_addresses import recorded_address
@@ -33,7 +34,7 @@ _DRIVER_DIED = "the driver of the sweep died"
 
 
 class SweepState(StrEnum):
-    """How a sweep stands."""
+    """State of a stored sweep."""
 
     RUNNING = "running"
     FINISHED = "finished"
@@ -44,16 +45,16 @@ class SweepState(StrEnum):
 
 @dataclass(frozen=True)
 class StoredSweep:
-    """What the folder of a sweep says.
+    """Sweep read from its folder.
 
     Args:
-        state: How it stands; `dead` when its driver died.
-        uid: Identifies the sweep in MLflow, whatever its name.
-        config: Its settings, without passwords.
-        facts: Versions and revision it was started with.
-        result: Everything found until now.
-        age_s: Seconds since its last event.
-        rejected: Configurations that were not worth a trial, by the setting or limit they break.
+        state: State of the sweep; `dead` when its driver died.
+        uid: Identifier of the sweep in MLflow.
+        config: Settings, without passwords.
+        facts: Versions of packages and revision of the code in the newest session.
+        result: Results until now.
+        age_s: Seconds since the last event.
+        rejected: Number of rejected configurations, by the setting or limit they break.
     """
 
     state: SweepState
@@ -66,33 +67,33 @@ class StoredSweep:
 
     @property
     def name(self) -> str:
-        """Of the sweep and of its folder."""
+        """Name of the sweep and of its folder."""
         return self.result.name
 
     @property
     def folder(self) -> Path:
-        """Of the sweep."""
+        """Folder of the sweep."""
         return self.result.folder
 
 
 def load_result(sweep: str | Path, runs_dir: str | Path | None = None) -> SweepResult:
-    """Reads a sweep back: a finished one, one that runs, or one whose driver died.
+    """Load the result of a sweep that is finished, running, or whose driver died.
 
     Args:
-        sweep: Its name, or its folder.
-        runs_dir: Where sweeps of that name are kept; None takes the default.
+        sweep: Name or folder of the sweep.
+        runs_dir: Folder of results in which to look up the name; None takes the default.
 
     Raises:
-        SweepNameError: There is no such sweep; the nearest name is told.
+        SweepNameError: There is no such sweep; the message names the nearest one.
     """
     return read_sweep(find_sweep(sweep, runs_dir)).result
 
 
 def find_sweep(sweep: str | Path, runs_dir: str | Path | None = None) -> SweepFolder:
-    """The folder of a sweep, by its name or its path.
+    """Return the folder of a sweep, by its name or its path.
 
     Raises:
-        SweepNameError: There is no such sweep; the nearest name is told.
+        SweepNameError: There is no such sweep; the message names the nearest one.
     """
     path = expanded_path(sweep or ".")
     if SweepFolder(path).has_begun:
@@ -101,51 +102,51 @@ def find_sweep(sweep: str | Path, runs_dir: str | Path | None = None) -> SweepFo
 
 
 def read_sweep(folder: SweepFolder) -> StoredSweep:
-    """Reads the journal of a sweep.
+    """Read a sweep from its journal.
 
     Args:
-        folder: Of the sweep.
+        folder: Folder of the sweep.
 
     Raises:
-        JournalError: A line of it is damaged.
+        JournalError: A line of the journal is damaged.
     """
-    alive = folder.is_driven  # asked first: a driver that ends meanwhile leaves a journal that says so
-    story = read_begun(folder.journal)
-    state = SweepState(story.ended) if story.ended else SweepState.RUNNING if alive else SweepState.DEAD
-    last_s = story.spending.last_event_s
+    alive = folder.is_driven  # checked first: a driver that ends meanwhile records its end in the journal
+    history = read_begun(folder.journal)
+    state = SweepState(history.ended) if history.ended else SweepState.RUNNING if alive else SweepState.DEAD
+    last_s = history.costs.last_event_s
     now = time.time() if state is SweepState.RUNNING else last_s
-    for number, trial in story.trials.items():  # those that have not ended too
-        trial.cost = story.spending.cost(number, now)
-    records = [story.trials[number] for number in sorted(story.trials)]
+    for number, trial in history.trials.items():  # including those that have not ended
+        trial.cost = history.costs.cost(number, now)
+    records = [history.trials[number] for number in sorted(history.trials)]
     if state is SweepState.DEAD:
         _end_orphans(records, last_s)
-    aims = _aims(story.config)
+    objectives = _objectives(history.config)
     result = SweepResult(
         name=folder.name,
         folder=folder.path,
-        metric=aims.objectives[0].metric,
-        mode=aims.objectives[0].mode,
+        metric=objectives.configs[0].metric,
+        mode=objectives.configs[0].mode,
         status=TrialStatus.INTERRUPTED if state is SweepState.DEAD else TrialStatus(state),
-        tracking_uri=recorded_address("tracking", story.config, folder.path.parent),
+        tracking_uri=recorded_address("tracking", history.config, folder.path.parent),
         records=records,
         run_ids=_run_ids(folder.path),
-        ended_by=story.ended_by,
-        so_far=story.spending.so_far(now),
-        aims=aims,
-        storage_uri=recorded_address("storage", story.config, folder.path.parent),
+        ended_by=history.ended_by,
+        so_far=history.costs.totals(now),
+        objectives=objectives,
+        storage_uri=recorded_address("storage", history.config, folder.path.parent),
     )
     return StoredSweep(
         state=state,
-        uid=story.uid,
-        config=masked(story.config),
-        facts=story.facts,
+        uid=history.uid,
+        config=masked(history.config),
+        facts=history.facts,
         result=result,
         age_s=max(0.0, time.time() - last_s),
-        rejected=Counter(trial.rule for trial in story.rejected.values()),
+        rejected=Counter(trial.rule for trial in history.rejected.values()),
     )
 
 
-def _aims(config: Mapping[str, Any]) -> Objectives:
+def _objectives(config: Mapping[str, Any]) -> Objectives:
     written = config["objective"]
     objectives = map(ObjectiveConfig.model_validate, written if isinstance(written, list) else [written])
     return Objectives(tuple(objectives), {text: parse_constraint(text) for text in config.get("constraints") or ()})
@@ -158,7 +159,7 @@ def _end_orphans(records: Sequence[TrialRecord], ended_s: float) -> None:
 
 
 def _run_ids(folder: Path) -> dict[int, str]:
-    """MLflow runs of the trials, which the last table of the sweep names."""
+    """Return the MLflow runs of the trials, from the last table of the sweep."""
     path = folder / "trials.parquet"
     if not path.exists():
         return {}
@@ -166,9 +167,9 @@ def _run_ids(folder: Path) -> dict[int, str]:
         rows = pq.ParquetFile(path).read(columns=["trial", "mlflow_run"]).cast(_RUN_IDS).to_pylist()
     except (OSError, ValueError, TypeError, pa.ArrowException) as error:
         logger.warning(
-            "%s cannot be read (%s): MLflow runs of the trials are not shown; `spatialsweep resume %s` writes it anew",
+            "%s cannot be read (%s): MLflow runs of the trials are not shown; `spatialsweep resume %s` rewrites it",
             path,
-            (str(error).splitlines() or [type(error).__name__])[0],
+            first_line(error),
             folder.name,
         )
         return {}

@@ -1,4 +1,4 @@
-"""What a sweep found: the best trial, tables of trials and reports, and the way back to a model."""
+"""Result of a sweep: best trial, ranking, tables of trials and reports, and loading of trained networks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from orchestrator.config.sections.objective import ObjectiveConfig
 from orchestrator.errors import CheckpointError
-from orchestrator.records.costs import NO_COST, NOTHING_YET, Cost, SoFar
+from orchestrator.records.costs import NO_COST, NO_TOTALS, Cost, SweepTotals
 from orchestrator.records.folder.trial_folder import trial_folder
 from orchestrator.records.ledger import TrialRecord, TrialStatus
 from orchestrator.records.objectives import Objectives
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """One trial of a finished sweep.
+    """Result of one trial.
 
     Args:
-        number: Optuna's number.
-        status: How it ended.
-        params: Searched values.
-        value: Best value of the (first) objective over its epochs; None when no epoch was finished.
-        values: Every objective at that epoch.
-        feasible: Whether that epoch keeps the constraints.
-        test_top1: Accuracy on the test images; None unless it was trained to the end.
-        epochs: Epochs trained.
+        number: Optuna's number of the trial.
+        status: Status of the trial.
+        params: Searched values, by name.
+        value: Best value of the first objective over the epochs; None when no epoch was finished.
+        values: Value of every objective at that epoch, by metric.
+        feasible: Whether that epoch satisfies the constraints.
+        test_top1: Top-1 accuracy on the test images; None unless the trial was trained to the end.
+        epochs: Number of epochs trained.
         mlflow_run: Id of its MLflow run.
-        checkpoint: File with its best weights; None when there is none.
+        checkpoint: Path of its best weights; None when there is no checkpoint.
         cost: Devices times seconds.
     """
 
@@ -53,7 +53,7 @@ class TrialResult:
     feasible: bool = True
 
     def load_model(self) -> nn.Module:
-        """The trained network, in evaluation mode on the CPU.
+        """Load the trained network, in evaluation mode on the CPU.
 
         Raises:
             CheckpointError: The trial left no checkpoint.
@@ -67,21 +67,21 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep found.
+    """Result of a sweep.
 
     Args:
-        name: Of the sweep, with its number.
-        folder: Holds `trials.parquet`, `reports.parquet`, the journal and the checkpoints.
-        metric: Of the objective.
+        name: Name of the sweep.
+        folder: Folder with `trials.parquet`, `reports.parquet`, the journal and the checkpoints.
+        metric: Metric of the first objective.
         mode: `max` or `min`.
-        status: `finished`, or `interrupted` when it was ended early.
-        tracking_uri: Where its runs are recorded.
-        records: Every trial, by number.
-        run_ids: MLflow run of each trial.
-        notice: What a user should know besides, such as events the tracking server did not take.
-        ended_by: What the budget said when it ended the sweep; empty when it did not.
-        so_far: Time and devices spent.
-        aims: Objectives and constraints; None where only the metric is known.
+        status: `finished`, or `interrupted` when the sweep was ended early.
+        tracking_uri: Address of MLflow, where the runs are recorded.
+        records: Every trial, ordered by number.
+        run_ids: MLflow run of each trial, by number.
+        notice: Notice for the user, such as events that the tracking server did not accept; else empty.
+        ended_by: Limit of the budget that ended the sweep; empty when none did.
+        so_far: Time, devices and best value until now.
+        objectives: Objectives and constraints; None when only the metric is known.
         storage_uri: Database of the study; may hold a password.
     """
 
@@ -95,22 +95,22 @@ class SweepResult:
     run_ids: Mapping[int, str] = field(repr=False)
     notice: str = ""
     ended_by: str = ""
-    so_far: SoFar = NOTHING_YET
-    aims: Objectives | None = None
+    so_far: SweepTotals = NO_TOTALS
+    objectives: Objectives | None = None
     storage_uri: str = field(default="", repr=False)
 
     @property
     def pareto_front(self) -> list[TrialResult]:
-        """Finished trials that keep the constraints and that no other beats in every objective; best first."""
-        return [self._result(record) for record in self._aims.pareto_front(self.records)]
+        """Finished, feasible trials that no other dominates; best first in the first objective."""
+        return [self._result(record) for record in self._objectives.pareto_front(self.records)]
 
     @property
     def importance(self) -> dict[str, float]:
-        """How much each searched name decides, most first, as shares of 1; empty before two trials have finished.
+        """Importance of each searched name as a share of 1, largest first; empty before two trials have finished.
 
         Raises:
             StorageError: The study's database does not answer.
-            ConfigError: Only the sweep's journal names that database.
+            ConfigError: Only the journal of the sweep names that database, not the user.
         """
         from orchestrator.records.folder.recorded_addresses import require_confirmed
         from orchestrator.search.importance import importance_of
@@ -120,9 +120,9 @@ class SweepResult:
 
     @property
     def best(self) -> TrialResult | None:
-        """The best trial that keeps the constraints and was trained to the end; None when none reported.
+        """Best trial that is feasible and was trained to the end; None when no trial has reported.
 
-        Where there is none such, one that keeps them goes before one that was trained to the end.
+        Without such a trial, feasible trials are preferred to trials trained to the end.
         """
         ranked = self.ranking()
 
@@ -132,19 +132,19 @@ class SweepResult:
         return min(ranked, key=rank, default=None)
 
     def ranking(self) -> list[TrialResult]:
-        """Trials with a value, best first; those beyond a constraint come last.
+        """Return the trials with a value, best first; infeasible trials come last.
 
-        Trials trained to the end win ties, then those with the fewer epochs.
+        Among equals, trials trained to the end come first, then those with fewer epochs.
         """
         scored = [record for record in self.records if record.best(self.metric, self.mode) is not None]
-        return [self._result(record) for record in sorted(scored, key=self._aims.rank)]
+        return [self._result(record) for record in sorted(scored, key=self._objectives.rank)]
 
     def top(self, count: int) -> list[TrialResult]:
-        """The best trials, at most so many, best first."""
+        """Return at most `count` trials, best first."""
         return self.ranking()[:count]
 
     def trial(self, number: int) -> TrialResult:
-        """A trial by its number.
+        """Return a trial by its number.
 
         Raises:
             KeyError: There is no such trial.
@@ -155,10 +155,10 @@ class SweepResult:
         raise KeyError(f"{self.name} has no trial {number}")
 
     def load_model(self, trial: int | None = None) -> nn.Module:
-        """The network a trial has trained, in evaluation mode on the CPU.
+        """Load the network that a trial has trained, in evaluation mode on the CPU.
 
         Args:
-            trial: Its number; None takes the best.
+            trial: Number of the trial; None takes the best.
 
         Raises:
             KeyError: There is no such trial.
@@ -170,23 +170,23 @@ class SweepResult:
         return chosen.load_model()
 
     @property
-    def _aims(self) -> Objectives:
-        return self.aims or Objectives(
+    def _objectives(self) -> Objectives:
+        return self.objectives or Objectives(
             (ObjectiveConfig.model_validate({"metric": self.metric, "mode": self.mode}),), {}
         )
 
     @property
     def trials(self) -> pa.Table:
-        """A row per trial; the columns are described in docs/results.md."""
+        """Table with a row per trial; docs/results.md describes the columns."""
         return trials_table(((record, self._result(record)) for record in self.records), self.metric)
 
     @property
     def reports(self) -> pa.Table:
-        """A row per trial, epoch and metric."""
+        """Table with a row per trial, epoch and metric."""
         return reports_table(self.records)
 
     def to_pandas(self) -> pd.DataFrame:
-        """`trials` as a data frame, each searched name a column `params.<name>`."""
+        """Return `trials` as a data frame, with a column `params.<name>` for each searched name."""
         import pandas as pd
 
         frame: pd.DataFrame = self.trials.to_pandas()
@@ -194,13 +194,13 @@ class SweepResult:
         return pd.concat([frame.drop(columns="params"), params], axis=1)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """Return the table that a notebook shows."""
         from orchestrator.results.notebook_table import result_html
 
         return result_html(self)
 
     def write_tables(self) -> list[Path]:
-        """Writes both tables as Parquet into the sweep's folder."""
+        """Write both tables as Parquet into the folder of the sweep and return their paths."""
         paths = [self.folder / "trials.parquet", self.folder / "reports.parquet"]
         for path, table in zip(paths, (self.trials, self.reports), strict=True):
             write_parquet(table, path)
@@ -218,6 +218,6 @@ class SweepResult:
             mlflow_run=self.run_ids.get(record.number),
             checkpoint=checkpoint if checkpoint.exists() else None,
             cost=record.cost,
-            values=self._aims.values(record),
-            feasible=self._aims.is_feasible(record),
+            values=self._objectives.values(record),
+            feasible=self._objectives.is_feasible(record),
         )

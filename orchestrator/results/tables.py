@@ -1,4 +1,4 @@
-"""The tables of a sweep: one row per trial, and one per trial, epoch and metric; each column says what it holds."""
+"""Tables of a sweep: one row per trial, and one per trial, epoch and metric; each column has a description."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.files.atomic_files import written_whole
+from orchestrator.files.atomic_files import atomic_file
 from orchestrator.records.ledger import TrialRecord
 
 if TYPE_CHECKING:
@@ -59,17 +59,17 @@ REPORTS = pa.schema(
 
 
 def trials_table(rows: Iterable[tuple[TrialRecord, TrialResult]], metric: str) -> pa.Table:
-    """A row per trial.
+    """Build the table with a row per trial.
 
     Args:
-        rows: Every trial as recorded, and as a result.
-        metric: Of the objective.
+        rows: Record and result of every trial.
+        metric: Metric of the first objective.
     """
     return pa.Table.from_pylist([_trial_row(record, result, metric) for record, result in rows], schema=TRIALS)
 
 
 def reports_table(records: Sequence[TrialRecord]) -> pa.Table:
-    """A row per trial, epoch and metric."""
+    """Build the table with a row per trial, epoch and metric."""
     rows = [
         {"trial": record.number, "epoch": int(report["epoch"]), "metric": key, "value": value}
         for record in records
@@ -81,8 +81,8 @@ def reports_table(records: Sequence[TrialRecord]) -> pa.Table:
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:
-    """Writes a table whole or not at all."""
-    with written_whole(path) as partial:
+    """Write a table as Parquet, completely or not at all."""
+    with atomic_file(path) as partial:
         pq.write_table(table, partial)
 
 

@@ -1,1 +1,1 @@
-"""Ray as the driver uses it: connection or private instance, token, capacity of the cluster."""
+"""Ray as the driver uses it: connection or private instance, token, number of lanes that the cluster holds."""

@@ -1,4 +1,4 @@
-"""The token that a process shows to a Ray cluster, and whether the cluster asks for one."""
+"""Authentication token of a Ray cluster: its sources, and the check whether a cluster requires one."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ray
-from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from orchestrator.errors import ClusterError
+from orchestrator.runtime.ray_private.core import reload_authentication
 
 MODE, TOKEN, PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
 _ANSWER_S = 10.0
-_ASK = "/ray.rpc.NodeInfoGcsService/GetClusterId"  # changes nothing, and is what Ray itself asks first
+_ASK = "/ray.rpc.NodeInfoGcsService/GetClusterId"  # read-only, and Ray's own first request
 
 
 @contextmanager
 def token_settings(settings: Mapping[str, str]) -> Iterator[None]:
-    """Have Ray use these settings of the environment for a while; the former ones return afterwards.
+    """Set variables of the environment that Ray authenticates with; restore the former ones afterwards.
 
-    Ray reads them when it is imported, and keeps them.
+    Ray reads them once, when it is imported, so it is made to read them again both times.
 
     Args:
         settings: Values of `RAY_AUTH_MODE` and `RAY_AUTH_TOKEN`.
     """
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
-    _read_again()
+    reload_authentication()
     try:
         yield
     finally:
@@ -38,29 +38,29 @@ def token_settings(settings: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        if not ray.is_initialized():  # of a session that was lost, threads still ask
-            _read_again()
+        if not ray.is_initialized():  # threads of a lost session still send requests
+            reload_authentication()
 
 
 def settings_to_join(address: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings under which a cluster lets this process in.
+    """Return the settings with which this process is admitted to a cluster.
 
     Args:
-        address: Of the cluster's control service, as host and port.
-        environ: Environment of this process; a mode that is set there stays.
+        address: Host and port of the cluster's control service.
+        environ: Environment of this process; its `RAY_AUTH_MODE` stays.
 
     Raises:
-        ClusterError: The cluster asks for a token, and none is set, or another.
+        ClusterError: The cluster requires a token, and none is set, or a different one.
     """
     if not _refuses(address, None):
         return {}
     source, token = known_token(environ)
     mode = environ.get(MODE, "token")
     if mode.lower() != "token":
-        raise ClusterError(f"the cluster at '{address}' asks for a token, and {MODE} is '{mode}' here. Unset it.")
+        raise ClusterError(f"the cluster at '{address}' requires a token, and {MODE} is '{mode}' here. Unset it.")
     if token is None:
         raise ClusterError(
-            f"the cluster at '{address}' asks for a token, and none is set here. Set {TOKEN}, {PATH} or the file "
+            f"the cluster at '{address}' requires a token, and none is set here. Set {TOKEN}, {PATH} or the file "
             "~/.ray/auth_token to the one of its head."
         )
     if _refuses(address, token):
@@ -69,13 +69,13 @@ def settings_to_join(address: str, environ: Mapping[str, str]) -> dict[str, str]
 
 
 def known_token(environ: Mapping[str, str]) -> tuple[str, str | None]:
-    """Return where the token of a user stands, and the token; None where there is none.
+    """Return the source of the user's token, and the token; None where there is none.
 
     Args:
         environ: Environment of this process.
 
     Raises:
-        ClusterError: The file that is named cannot be read, or is empty.
+        ClusterError: The file in `RAY_AUTH_TOKEN_PATH` cannot be read, or is empty.
     """
     if environ.get(TOKEN):
         return TOKEN, environ[TOKEN].strip()
@@ -93,7 +93,7 @@ def known_token(environ: Mapping[str, str]) -> tuple[str, str | None]:
 
 
 def _refuses(address: str, token: str | None) -> bool:
-    """Return whether a cluster rejects a token. Ask once; Ray itself retries for about a minute."""
+    """Return whether a cluster rejects a token, by a single request; Ray itself retries for about a minute."""
     import grpc  # type: ignore[import-untyped]
 
     shown = () if token is None else (("authorization", f"Bearer {token}"),)
@@ -103,8 +103,3 @@ def _refuses(address: str, token: str | None) -> bool:
         except grpc.RpcError as error:
             return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)
     return False
-
-
-def _read_again() -> None:
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()

@@ -1,4 +1,4 @@
-"""Conversion of a dataset's shards as Ray tasks, one per shard, on whatever cores a cluster has."""
+"""Conversion of a dataset's shards as Ray tasks, one per shard, on all cores of a cluster."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _RETRIES = 3
 
 @contextmanager
 def ray_tasks(address: str | None = None) -> Iterator[Runner]:
-    """A runner for `prepare` that converts on Ray.
+    """Open a Ray session and return the runner with which `prepare` converts on it.
 
-    The source and the target must be reachable from every host: a shared file system, or an object store as target.
+    The source and the target must be reachable from every node: a shared file system, or an object store as target.
 
     Args:
-        address: Of a running cluster; `local`, like None outside a Ray job, starts one on this machine for the while.
+        address: Address of a running cluster; `local`, like None outside a Ray job, starts a private instance.
 
     Raises:
         ClusterError: The cluster does not answer.
@@ -37,7 +37,7 @@ def ray_tasks(address: str | None = None) -> Iterator[Runner]:
 
 
 def _convert(source: Source, tasks: Sequence[ShardTask]) -> Iterator[ShardRecord]:
-    """Keeps the cores busy without queueing every shard at once; a task whose worker dies is tried again."""
+    """Convert shards, at most `_QUEUED_PER_CPU` for each core at a time; a task whose worker dies is retried."""
     if not tasks:
         return
     convert = ray.remote(num_cpus=1, max_retries=_RETRIES)(convert_shard)
@@ -57,7 +57,7 @@ def _convert(source: Source, tasks: Sequence[ShardTask]) -> Iterator[ShardRecord
 
 
 def _results(done: Sequence[ray.ObjectRef[ShardRecord]]) -> list[ShardRecord]:
-    """What tasks returned; their faults as they would read in this process."""
+    """Return the results of tasks; their errors are raised as in this process."""
     try:
         return list(ray.get(list(done)))
     except RayTaskError as error:

@@ -1,4 +1,4 @@
-"""Ray on the driver's own node, through which a driver reaches its cluster."""
+"""Raylet of the driver's own node, through which a driver reaches its cluster."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ import sys
 from typing import NoReturn
 
 import psutil
-from ray._private.worker import global_worker
+
+from orchestrator.runtime.ray_private.core import driver_node
 
 
 class LocalRaylet:
-    """The raylet of this node, as the open session found it.
+    """Raylet process of this node in the open session.
 
-    A driver whose raylet has ended, with the head or for want of memory, can do nothing more. Ray goes on asking for a
-    minute, says so in hundreds of lines, and then ends the process.
+    A driver whose raylet has ended, with the head or out of memory, cannot continue. Ray retries for a minute, logs
+    hundreds of lines, and then ends the process.
     """
 
     def __init__(self) -> None:
-        node = global_worker.node
+        node = driver_node()
         self._process = _listening_at(node.raylet_socket_name) if node is not None else None
 
     @property
     def gone(self) -> bool:
-        """Whether it has ended; never so where it was not found, as under a foreign user."""
+        """True when the raylet has ended; False where its process was not found, as under another user."""
         if self._process is None:
             return False
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -33,7 +34,7 @@ class LocalRaylet:
 
     @property
     def loss(self) -> str:
-        """What to say of its end."""
+        """Message about the end of the raylet."""
         pid = self._process.pid if self._process is not None else 0
         return (
             f"Ray has ended under this sweep: its raylet on this machine, process {pid}, is gone. Was it killed, was "
@@ -42,9 +43,9 @@ class LocalRaylet:
 
 
 def exit_without_ray(code: int) -> NoReturn:
-    """Ends a process whose raylet is gone, and what is left of a private Ray; Ray would take leave for a minute."""
-    if global_worker.node is not None:
-        global_worker.node.kill_all_processes(check_alive=False)
+    """End this process, whose raylet is gone, and the rest of a private instance; Ray itself would take a minute."""
+    if (node := driver_node()) is not None:
+        node.kill_all_processes(check_alive=False)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

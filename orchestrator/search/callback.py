@@ -50,7 +50,7 @@ class SweepCallback(NotPickled, Callback):
         self._config = config
         self._ledger = ledger
         self._hub = hub
-        self._aims = Objectives.of(config)
+        self._objectives = Objectives.of(config)
         self._lock = threading.Lock()
 
     def on_trial_result(
@@ -67,7 +67,7 @@ class SweepCallback(NotPickled, Callback):
             metrics = dict(result[REPORTED])
             where = {"held_s": result[HELD], "lane": result[LANE], "nodes": result[NODES]}
             self._ledger.trial_reported(asked.number, result[EPOCH], metrics, **where)
-            note_report(self._study, asked, result[EPOCH], metrics, self._aims)
+            note_report(self._study, asked, result[EPOCH], metrics, self._objectives)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Tune has ended a trial: at its last epoch, early, because the sweep ends, or for a reason of its own."""
@@ -111,16 +111,16 @@ class SweepCallback(NotPickled, Callback):
 
     def _close_books(self, tune_id: str, asked: optuna.Trial, status: TrialStatus, reason: str) -> None:
         record = self._ledger.trial(asked.number)
-        self._ledger.trial_ended(asked.number, status, reason, self._aims.values(record))
+        self._ledger.trial_ended(asked.number, status, reason, self._objectives.values(record))
         self._hub.release.remote(tune_id)
-        state, values = optuna_state(record, self._aims)
+        state, values = optuna_state(record, self._objectives)
         if state is TrialState.WAITING:
             self._set_waiting(asked)
             return
         asked.set_user_attr(OUTCOME, str(status))
         if reason:
             asked.set_user_attr("reason", without_secrets(reason))
-        note_constraints(self._study, asked, record, self._aims)
+        note_constraints(self._study, asked, record, self._objectives)
         self._study.tell(asked, values=values, state=state, skip_if_finished=True)
 
     def _set_waiting(self, asked: optuna.Trial) -> None:

@@ -14,28 +14,28 @@ from orchestrator.search.samplers.samplers import OUTCOME
 from search_spaces import SearchSpace
 
 
-def frozen_trial(record: TrialRecord, space: SearchSpace, aims: Objectives) -> FrozenTrial:
+def frozen_trial(record: TrialRecord, space: SearchSpace, objectives: Objectives) -> FrozenTrial:
     """State, values, curve and notes of a trial.
 
     Args:
         record: Of the trial.
         space: It was drawn from.
-        aims: Of its sweep.
+        objectives: Objectives and constraints of the sweep.
 
     Raises:
         ValueError: The space could not have drawn it.
     """
     params = optuna.trial.FixedTrial(dict(record.params))
     space.sample(params)
-    state, values = optuna_state(record, aims)
+    state, values = optuna_state(record, objectives)
     return optuna.trial.create_trial(
         state=state,
         values=values,
         params=params.params,
         distributions=params.distributions,
-        intermediate_values=curve(record, aims) if len(aims.objectives) == 1 else {},
+        intermediate_values=curve(record, objectives) if len(objectives.configs) == 1 else {},
         user_attrs=notes(record),
-        constraints=aims.violations(record) if state.is_finished() else {},
+        constraints=objectives.violations(record) if state.is_finished() else {},
     )
 
 
@@ -47,8 +47,8 @@ def notes(record: TrialRecord) -> dict[str, str]:
     return said
 
 
-def curve(record: TrialRecord, aims: Objectives) -> dict[int, float]:
+def curve(record: TrialRecord, objectives: Objectives) -> dict[int, float]:
     """The (first) objective by epoch, where it is a number."""
-    metric = aims.metrics[0]
+    metric = objectives.metrics[0]
     found = {int(report["epoch"]): report.get(metric, math.nan) for report in record.reports}
     return {epoch: value for epoch, value in found.items() if math.isfinite(value)}

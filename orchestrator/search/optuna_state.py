@@ -16,17 +16,17 @@ _STATES = {
 }
 
 
-def optuna_state(record: TrialRecord, aims: Objectives) -> tuple[TrialState, list[float] | None]:
+def optuna_state(record: TrialRecord, objectives: Objectives) -> tuple[TrialState, list[float] | None]:
     """State and values of a trial that trains no more.
 
     Args:
         record: Of the trial.
-        aims: Of its sweep.
+        objectives: Objectives and constraints of the sweep.
     """
     state = _STATES[record.status]
     if state is not TrialState.COMPLETE:
         return state, None
-    values = aims.values(record)
-    if len(values) < len(aims.objectives):
+    values = objectives.values(record)
+    if len(values) < len(objectives.configs):
         return TrialState.FAIL, None  # Optuna refuses a success without all its values
-    return state, [values[metric] for metric in aims.metrics]
+    return state, [values[metric] for metric in objectives.metrics]

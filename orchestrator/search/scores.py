@@ -13,23 +13,23 @@ from orchestrator.records.objectives import Objectives
 
 
 def note_report(
-    study: optuna.Study, trial: optuna.Trial, epoch: int, metrics: Mapping[str, float], aims: Objectives
+    study: optuna.Study, trial: optuna.Trial, epoch: int, metrics: Mapping[str, float], objectives: Objectives
 ) -> None:
     """An epoch is done; one that is trained again counts as it was last.
 
     Optuna takes intermediate values of a single objective only; those of several become an attribute of the trial.
     """
-    values = {metric: metrics.get(metric, math.nan) for metric in aims.metrics}
+    values = {metric: metrics.get(metric, math.nan) for metric in objectives.metrics}
     known = {metric: value for metric, value in values.items() if math.isfinite(value)}
     if len(values) > 1:
         trial.set_user_attr(f"epoch {epoch:05d}", known)
     elif known:
-        study._storage.set_trial_intermediate_value(trial._trial_id, epoch, known[aims.metrics[0]])
+        study._storage.set_trial_intermediate_value(trial._trial_id, epoch, known[objectives.metrics[0]])
 
 
 def note_constraints(
-    study: optuna.Study, trial: optuna.Trial | FrozenTrial, record: TrialRecord, aims: Objectives
+    study: optuna.Study, trial: optuna.Trial | FrozenTrial, record: TrialRecord, objectives: Objectives
 ) -> None:
     """How far beyond each bound a trial lies, as `Trial.set_constraint` writes it; may be repeated."""
-    for text, violation in aims.violations(record).items():
+    for text, violation in objectives.violations(record).items():
         study._storage.set_trial_system_attr(trial._trial_id, f"constraints:{text}", violation)

@@ -80,7 +80,7 @@ class StudySearcher(NotPickled, Searcher):
         trial = self._study.ask()
         params = self._space.sample(trial)
         config = resolve_trial(self._config, trial.number, params)
-        is_new = not self._ledger.knows(trial.number)
+        is_new = not self._ledger.has_trial(trial.number)
         if is_new and (rejection := self._validity.rejection(config)) is not None:
             reject(self._study, self._ledger, trial, params, rejection)
             row.note(rejection)

@@ -19,8 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 
 from orchestrator.config.sweep import SweepConfig
-from orchestrator.errors import StorageError
-from orchestrator.files.database_file import refuse_damaged
+from orchestrator.errors import StorageError, first_line
+from orchestrator.files.database_file import require_intact_database
 from orchestrator.files.sqlite_files import sqlite_uri
 from orchestrator.uris import without_password
 
@@ -86,7 +86,7 @@ def open_storage(uri: str, *, patience_s: float = PATIENCE_S) -> StudyStorage:
     try:
         return attempts(StudyStorage, uri, patience_s=patience_s)
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, RuntimeError, ModuleNotFoundError) as error:
-        raise StorageError(f"storage.uri: {without_password(uri)} cannot be used: {_first_line(error)}") from None
+        raise StorageError(f"storage.uri: {without_password(uri)} cannot be used: {_reason(error)}") from None
 
 
 def refuse_damaged_study(uri: str) -> None:
@@ -96,7 +96,7 @@ def refuse_damaged_study(uri: str) -> None:
         StorageError: It is damaged.
     """
     remedy = "Move it away: a sweep that is resumed makes its study anew from its journal"
-    refuse_damaged(uri, StorageError, remedy)
+    require_intact_database(uri, StorageError, remedy)
 
 
 class StudyStorage(RDBStorage):
@@ -170,7 +170,7 @@ class StudyStorage(RDBStorage):
             cause = error.last_attempt.exception()
             raise StorageError(
                 f"the study's database at {self.public_uri} has not answered for {self._patience_s:g} s "
-                f"({_first_line(cause)})"
+                f"({_reason(cause or error)})"
             ) from cause
         self._is_lost = False
         return answer
@@ -220,9 +220,9 @@ def _is_absence(error: BaseException) -> bool:
     return isinstance(cause, (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError))
 
 
-def _first_line(error: BaseException | None) -> str:
-    cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
-    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+def _reason(error: BaseException) -> str:
+    """Return the first line of an error; of one in which Optuna has wrapped the database's, that of the database."""
+    return first_line(error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error)
 
 
 def quieten() -> None:

@@ -52,18 +52,18 @@ def set_waiting(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> None:
 
 
 def _bring_up_to_date(study: optuna.Study, trial: FrozenTrial, ledger: Ledger, config: SweepConfig) -> None:
-    if not ledger.knows(trial.number):  # asked, and the driver died before it could say so
+    if not ledger.has_trial(trial.number):  # asked, and the driver died before it could say so
         set_waiting(study, trial)
         return
-    record, aims = ledger.trial(trial.number), Objectives.of(config)
-    for epoch, value in curve(record, aims).items():
+    record, objectives = ledger.trial(trial.number), Objectives.of(config)
+    for epoch, value in curve(record, objectives).items():
         if epoch not in trial.intermediate_values and len(study.directions) == 1:
             study._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
     if not record.is_over:
         set_waiting(study, trial)
         return
-    state, values = optuna_state(record, aims)
-    note_constraints(study, trial, record, aims)
+    state, values = optuna_state(record, objectives)
+    note_constraints(study, trial, record, objectives)
     for name, text in notes(record).items():
         study._storage.set_trial_user_attr(trial._trial_id, name, text)
     study.tell(trial.number, values=values, state=state)

@@ -125,7 +125,7 @@ class TuneRun:
                 mode=self._config.objective.mode,
                 search_alg=self._searcher,
                 scheduler=create_trial_scheduler(self._config, self._ledger, self._folder),
-                num_samples=self._config.trials - self._ledger.count_over(),
+                num_samples=self._config.trials - self._ledger.count_ended(),
                 max_concurrent_trials=trials_at_once(self._config, self._lanes),
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"trial_{trial.trial_id}",

@@ -28,7 +28,7 @@ class Retention:
 
     def __init__(self, config: SweepConfig, folder: SweepFolder, ledger: Ledger) -> None:
         self._keep = config.keep
-        self._aims = Objectives.of(config)
+        self._objectives = Objectives.of(config)
         self._folder = folder
         self._ledger = ledger
         self._kept: list[TrialRecord] = []
@@ -39,7 +39,7 @@ class Retention:
 
         A trial whose checkpoints were deleted is not looked at again: those that were better stay better.
         """
-        fresh = self._ledger.over_since(self._looked_at)
+        fresh = self._ledger.ended_since(self._looked_at)
         if not fresh:
             return
         over = sorted([*self._kept, *fresh], key=lambda record: record.number)
@@ -54,9 +54,9 @@ class Retention:
 
     def _best(self, over: Sequence[TrialRecord]) -> list[TrialRecord]:
         """Those whose weights are worth keeping: nothing that a result calls the best is ever deleted."""
-        ranked = sorted(over, key=self._aims.rank)
+        ranked = sorted(over, key=self._objectives.rank)
         finished = [record for record in ranked if record.status is TrialStatus.FINISHED]
-        front = self._aims.pareto_front(over) if len(self._aims.objectives) > 1 else []
+        front = self._objectives.pareto_front(over) if len(self._objectives.configs) > 1 else []
         return [*ranked[: self._keep.best], *finished[:1], *front]
 
     def _prune(self, record: TrialRecord, kept: set[str]) -> None:

@@ -15,8 +15,9 @@ from orchestrator.errors import ClusterError, SweepNameError
 from orchestrator.files.runs_dir import resolve_runs_dir
 from orchestrator.records.costs import Rates
 from orchestrator.records.folder.sweep_folder import new_folder
-from orchestrator.records.stored_config import recorded
-from orchestrator.runtime.ray_session import LanePlan, plan_lanes, ray_session
+from orchestrator.records.stored_config import complete_settings
+from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
+from orchestrator.runtime.ray_session import ray_session
 from orchestrator.search.space_summary import space_words
 from orchestrator.search.trial_filter import Validity
 from orchestrator.sweep.dry_run_trials import LargestTrial, Proposal, describe, first_trials, largest_trial
@@ -79,7 +80,7 @@ class DryRun:
         """Plain data, without passwords."""
         footprint = {**asdict(self.largest.footprint), "total": self.largest.footprint.total}
         found = {
-            "config": recorded(self.config),
+            "config": complete_settings(self.config),
             "proposals": [asdict(proposal) for proposal in self.proposals],
             "rejected": self.rejected,
             "largest": {**asdict(self.largest), "footprint": footprint},

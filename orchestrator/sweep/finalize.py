@@ -16,7 +16,7 @@ from orchestrator.records.objectives import Objectives
 from orchestrator.results.sweep_result import SweepResult, TrialResult
 from orchestrator.search.storage import study_uri
 from orchestrator.server_addresses import embedded_uri
-from orchestrator.tracking.mlflow_runs import silence
+from orchestrator.tracking.mlflow_runs import silence_mlflow
 from orchestrator.tracking.mlflow_writer import MlflowWriter
 
 CHOSEN_ON_TEST = "Epochs and trials were chosen on the test images (dataset.select_on): their accuracy is too good."
@@ -26,7 +26,7 @@ _DRAIN_S = 120.0
 
 def start_tracking(config: SweepConfig, runs_dir: Path, journal: Path) -> MlflowWriter:
     """Lets a thread carry the journal into MLflow while the sweep runs."""
-    silence()
+    silence_mlflow()
     writer = MlflowWriter(
         journal,
         tracking_uri=config.tracking.uri or embedded_uri(runs_dir),
@@ -62,8 +62,8 @@ def conclude(
             run_ids=run_ids,
             notice=notice,
             ended_by=ledger.ended_by,
-            so_far=ledger.so_far(),
-            aims=Objectives.of(config),
+            so_far=ledger.totals(),
+            objectives=Objectives.of(config),
             storage_uri=study_uri(config, folder.path.parent),
         )
 
@@ -119,8 +119,8 @@ def _summary(best: TrialResult | None, ledger: Ledger, front: Sequence[int]) -> 
     }
     del counts[f"trials_{TrialStatus.RUNNING}"]
     counts["trials_rejected"] = len(ledger.rejected())
-    so_far = ledger.so_far()
-    counts |= {"wall_s": so_far.wall_s, **{f"cost/{key}": value for key, value in so_far.cost.as_dict().items()}}
+    totals = ledger.totals()
+    counts |= {"wall_s": totals.wall_s, **{f"cost/{key}": value for key, value in totals.cost.as_dict().items()}}
     if front:
         counts |= {"pareto_trials": len(front), "pareto_front": ", ".join(map(str, front))}
     if ledger.ended_by:

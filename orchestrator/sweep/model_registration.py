@@ -40,9 +40,9 @@ def register_trial(
         TrackingError: There is no such trial or no model of it, or MLflow does not answer.
     """
     from orchestrator.tracking.mlflow_registry import register_model
-    from orchestrator.tracking.mlflow_runs import silence
+    from orchestrator.tracking.mlflow_runs import silence_mlflow
 
-    silence()
+    silence_mlflow()
     values = setting_values(tracking_uri=tracking_uri)
     tracking = stored_config(folder, values=values, contacted=("tracking",)).tracking
     sweep = read_sweep(folder)

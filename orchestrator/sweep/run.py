@@ -21,7 +21,7 @@ from orchestrator.records.folder.sweep_identity import require_original
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.provenance import facts
-from orchestrator.records.stored_config import recorded
+from orchestrator.records.stored_config import complete_settings
 from orchestrator.results.sweep_result import SweepResult
 from orchestrator.search.first_trials import refuse_unknown
 from orchestrator.search.storage import open_storage, refuse_damaged_study, study_uri
@@ -170,9 +170,9 @@ def _run(session: SweepSession, config: SweepConfig) -> TrialStatus:
 
 def _open_books(config: SweepConfig, ledger: Ledger, name: str, identity: dict[str, Any]) -> None:
     if ledger.identity is None:
-        ledger.sweep_started(name, recorded(config), facts(), identity)
+        ledger.sweep_started(name, complete_settings(config), facts(), identity)
     else:
-        ledger.sweep_resumed(recorded(config), facts(), identity)
+        ledger.sweep_resumed(complete_settings(config), facts(), identity)
 
 
 def _describe_session(

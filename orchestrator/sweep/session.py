@@ -11,14 +11,16 @@ from rich.console import Console
 
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.errors import ClusterError, RayLostError
-from orchestrator.lanes.pool.lane_pool import Lanes, first_line
+from orchestrator.lanes.lane_setting import LaneTask
+from orchestrator.lanes.pool.lane_pool import LanePool, root_cause
 from orchestrator.plain_output import say
 from orchestrator.progress.notebook_view import NotebookDisplay
 from orchestrator.progress.progress_view import Progress
 from orchestrator.records.budget import Budget
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import Ledger, TrialStatus
-from orchestrator.runtime.ray_session import LanePlan, plan_lanes, ray_session
+from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
+from orchestrator.runtime.ray_session import ray_session
 from orchestrator.runtime.raylet import LocalRaylet
 from orchestrator.search.first_trials import enqueue_first
 from orchestrator.search.space_summary import space_words
@@ -77,7 +79,7 @@ class SweepSession:
         if self._nothing_to_do():
             yield
             return
-        left = self._config.trials - self._ledger.count_over()
+        left = self._config.trials - self._ledger.count_ended()
         with ray_session(address, verbose=verbose):
             self._plan = plan_lanes(self._config.resources, left)
             yield
@@ -93,7 +95,7 @@ class SweepSession:
             ResumeError: The study is not the one of this sweep.
         """
         if self._plan is None:
-            if self._ledger.count_over() < self._config.trials:
+            if self._ledger.count_ended() < self._config.trials:
                 self._ledger.budget_spent(self._nothing_to_do())
             self._console.print(f"Sweep {self._folder.name}: {self._nothing_to_do()}", highlight=False)
             return TrialStatus.FINISHED
@@ -120,14 +122,13 @@ class SweepSession:
                 )
                 return self._search(search, lanes, progress)
 
-    def _lanes(self, plan: LanePlan) -> Lanes:
-        return Lanes(
-            self._config,
-            count=plan.lanes,
-            at_most=plan.at_most,
-            gpus_per_worker=plan.gpus_per_worker,
-            dataset_path=self._dataset,
-            folder=self._folder.scratch / "ray",
+    def _lanes(self, plan: LanePlan) -> LanePool:
+        config = self._config
+        return LanePool(
+            plan,
+            config.resources,
+            LaneTask(config.dataset, self._dataset, config.objective, config.measured_costs),
+            scratch=self._folder.scratch / "ray",
         )
 
     def _open_study(self) -> optuna.Study:
@@ -141,9 +142,9 @@ class SweepSession:
 
     def _nothing_to_do(self) -> str:
         """Why no trial is to be trained in this session; empty when some are."""
-        if self._ledger.count_over() >= self._config.trials:
+        if self._ledger.count_ended() >= self._config.trials:
             return f"all {self._config.trials} trials are done"
-        return self._budget.spent(self._ledger.so_far()) or ""
+        return self._budget.exhausted_limit(self._ledger.totals()) or ""
 
     def _queue_first(self, study: optuna.Study, storage: optuna.storages.RDBStorage) -> None:
         """Has the papers' own values tried before any other, and the best ones of earlier sweeps."""
@@ -152,7 +153,7 @@ class SweepSession:
         enqueue_first(study, self._config, storage, lambda text: say(self._console, text))
 
     def _announcement(self, plan: LanePlan) -> str:
-        config, over = self._config, self._ledger.count_over()
+        config, over = self._config, self._ledger.count_ended()
         least = f"{config.resources.min_workers} to " if config.resources.elastic else ""
         done = f", {over} of them done before" if over else ""
         return (
@@ -160,7 +161,7 @@ class SweepSession:
             f"{plan.lanes} lane(s) of {least}{plan.workers} worker(s) on {'GPU' if plan.gpus_per_worker else 'CPU'}"
         )
 
-    def _search(self, search: TuneRun, lanes: Lanes, progress: Progress) -> TrialStatus:
+    def _search(self, search: TuneRun, lanes: LanePool, progress: Progress) -> TrialStatus:
         """Lets Tune run in a thread of its own, so that this one shows progress, minds the budget and hears Ctrl-C."""
         stopping, reason, lost, raylet = self._interruption, "", False, LocalRaylet()
         room = RoomWatch(self._folder, self._ledger, progress.say)
@@ -180,7 +181,7 @@ class SweepSession:
         finally:
             search.end(reason or "the sweep is over")
             if raylet.gone:
-                lanes.forsake()
+                lanes.abandon()
             else:
                 lanes.close(_URGENT_PATIENCE_S if stopping.urgent else None)
                 search.join()
@@ -190,11 +191,11 @@ class SweepSession:
             self._raise_failure(search, lanes, raylet, lost=lost)
         return TrialStatus.INTERRUPTED if stopping.asked else TrialStatus.FINISHED
 
-    def _raise_failure(self, search: TuneRun, lanes: Lanes, raylet: LocalRaylet, *, lost: bool) -> None:
+    def _raise_failure(self, search: TuneRun, lanes: LanePool, raylet: LocalRaylet, *, lost: bool) -> None:
         if raylet.gone:
             raise RayLostError(raylet.loss)
         if lost and lanes.failure is not None:
-            raise ClusterError(f"no lane could be kept alive: {first_line(lanes.failure)}") from lanes.failure
+            raise ClusterError(f"no lane could be kept alive: {root_cause(lanes.failure)}") from lanes.failure
         if search.failure is not None:
             raise search.failure
 
@@ -202,8 +203,8 @@ class SweepSession:
         """Why no more is to be trained although trials are left; empty to go on."""
         if self._interruption.asked:
             return "the sweep was interrupted"
-        if search.running and (spent := self._budget.spent(self._ledger.so_far())):
-            self._ledger.budget_spent(spent)
+        if search.running and (reason := self._budget.exhausted_limit(self._ledger.totals())):
+            self._ledger.budget_spent(reason)
         return self._ledger.ended_by
 
     def _look(self, search: TuneRun, progress: Progress, room: RoomWatch) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 from orchestrator.config.settings_text import as_yaml, read_text
 from orchestrator.config.sweep import SweepConfig
-from orchestrator.files.atomic_files import written_whole
+from orchestrator.files.atomic_files import atomic_file
 from orchestrator.records.provenance import git_diff
-from orchestrator.records.stored_config import recorded, written
+from orchestrator.records.stored_config import complete_settings, non_default_settings
 from orchestrator.uris import without_secrets
 
 
@@ -26,8 +26,8 @@ def write_origin(folder: Path, config: SweepConfig, manifest: str, sweep_file: P
     """
     text = None if sweep_file is None else read_text(sweep_file)
     contents = {
-        "sweep.yaml": _yaml(written(config)) if text is None else text,
-        "config.yaml": _yaml(recorded(config)),
+        "sweep.yaml": _yaml(non_default_settings(config)) if text is None else text,
+        "config.yaml": _yaml(complete_settings(config)),
         "dataset.json": manifest,
         "packages.txt": _packages(),
         "git.diff": git_diff(),
@@ -37,7 +37,7 @@ def write_origin(folder: Path, config: SweepConfig, manifest: str, sweep_file: P
     for name, content in contents.items():
         if content:
             paths.append(folder / name)
-            with written_whole(paths[-1]) as partial:
+            with atomic_file(paths[-1]) as partial:
                 partial.write_text(without_secrets(content), encoding="utf-8")
     return paths
 

@@ -1,1 +1,1 @@
-"""From events to MLflow: a journal on disk, and one thread that replays it."""
+"""Tracking in MLflow: a thread replays the journal of a sweep to a server or database."""

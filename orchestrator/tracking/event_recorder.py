@@ -1,4 +1,4 @@
-"""What each event of a sweep's journal becomes in MLflow. docs/tracking.md lists the names."""
+"""Translation of the events of a sweep's journal into MLflow runs, metrics, tags and artifacts (docs/tracking.md)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from orchestrator.tracking.flat_settings import flatten
 from orchestrator.tracking.mlflow_datasets import dataset_input
 from orchestrator.tracking.mlflow_limits import cut, log, metric, param, tag
 from orchestrator.tracking.mlflow_runs import KEY, experiment_id, find_run, require_run, search_all
-from orchestrator.tracking.stored_checkpoints import StoredCheckpoints, moved_with
+from orchestrator.tracking.stored_checkpoints import StoredCheckpoints, current_path_of
 from orchestrator.uris import without_secrets
 
 _OfTrial = TrialResumed | TrialChanged | TrialReported | TrialEnded | CheckpointKept | CheckpointDropped
@@ -49,8 +49,8 @@ RUN_STATUS = {
 }
 
 
-class _Memory(TypedDict):
-    """What a recorder leaves to the next."""
+class _Snapshot(TypedDict):
+    """State that a recorder passes to the recorder of a later session."""
 
     sweep: str
     experiment: str
@@ -60,25 +60,25 @@ class _Memory(TypedDict):
     dataset: NotRequired[dict[str, Any] | None]
 
 
-_MEMORY: TypeAdapter[_Memory] = TypeAdapter(_Memory)
+_SNAPSHOT: TypeAdapter[_Snapshot] = TypeAdapter(_Snapshot)
 _SWEEP_KEYS = ("sweep", "experiment", "name", "uid")
 _IDENTITY_TAGS = {"search space": "search_space", "dataset content": "dataset", "code": "code", "seed": "seed"}
 _NOTE_LENGTH = 4_000
 
 
 class EventRecorder:
-    """Writes events into MLflow; each may be written again.
+    """Writer of events to MLflow, used by the writer thread; every event may be written again.
 
     Args:
-        client: Of the server or database.
-        experiment: Name of the experiment; made when absent.
-        tracking_uri: Of the server or database.
-        artifacts: Folder for artifacts when the URI is a database rather than a server.
-        folder: Of the sweep.
+        client: Client of the server or database.
+        experiment: Name of the experiment, which is created where it is absent.
+        tracking_uri: Address of the server or database.
+        artifacts: Folder for artifacts where the address is a database.
+        folder: Folder of the sweep.
 
     Attributes:
         runs: Ids of the sweep's run (`sweep`) and of its trials' (`trial-<number>`).
-        outside: Files that the journal names and that lie outside of the sweep's folder; they were not sent.
+        outside_files: Files that the journal names and that lie outside of the sweep's folder; they were not sent.
     """
 
     def __init__(
@@ -90,11 +90,11 @@ class EventRecorder:
         self._artifacts = artifacts
         self._folder = folder
         self._checkpoints = StoredCheckpoints(client, tracking_uri, SweepFolder(folder).scratch)
-        self._existing: dict[str, str] | None = {}  # runs by our key, made before this recorder was; None is unknown
+        self._known_runs: dict[str, str] | None = {}  # run ids by key, of an earlier recorder; None where unknown
         self._front: set[int] = set()
         self._dataset: Mapping[str, Any] | None = None
         self.runs: dict[str, str] = {}
-        self.outside: set[str] = set()
+        self.outside_files: set[str] = set()
         self._handlers: dict[type[Event], Callable[[Any], str | None]] = {
             SweepStarted: self._start_sweep,
             SessionDescribed: self._describe_session,
@@ -112,16 +112,16 @@ class EventRecorder:
         }
 
     def record(self, event: Event) -> str | None:
-        """Writes one event; of a kind that is told again at the sweep's end, nothing.
+        """Write one event; events without a handler are summarised at the end of the sweep.
 
         Returns:
-            What is wrong with it, where another attempt would find the same; None where nothing is.
+            Permanent fault of the event, which a retry would meet again; None for success.
         """
         handler = self._handlers.get(type(event))
         return handler(event) if handler else None
 
     def record_reports(self, reports: Sequence[TrialReported]) -> None:
-        """Writes reports of one trial, in as few requests as they fit in."""
+        """Write reports of one trial in as few requests as possible."""
         metrics = [
             metric(key, value, _milliseconds(report.time), report.epoch)
             for report in reports
@@ -132,29 +132,29 @@ class EventRecorder:
         if metrics or tags:
             log(self._client, self._trial(reports[0]), metrics=metrics, tags=tags)
 
-    def doubt(self) -> None:
-        """A request whose answer was lost may have made a run: what exists is to be asked again."""
-        self._existing = None
+    def invalidate_known_runs(self) -> None:
+        """Look existing runs up again: a request whose answer was lost may have created one."""
+        self._known_runs = None
 
-    def remember(self) -> Mapping[str, Any]:
-        """What another recorder needs to go on."""
+    def snapshot(self) -> Mapping[str, Any]:
+        """Return what a later recorder needs to resume."""
         runs = {key: self.runs[key] for key in _SWEEP_KEYS}
         return {**runs, "front": sorted(self._front), "dataset": self._dataset}
 
-    def recall(self, memory: Mapping[str, Any]) -> bool:
-        """Goes on where another recorder was; False where the server knows nothing of it, or memory is damaged."""
+    def restore(self, stored: Mapping[str, Any]) -> bool:
+        """Resume from the snapshot of an earlier recorder; False where it is damaged or the server has no such run."""
         try:
-            _MEMORY.validate_python(memory)
+            _SNAPSHOT.validate_python(stored)
         except ValidationError:
             return False
         try:
-            require_run(self._client, memory["sweep"])
+            require_run(self._client, stored["sweep"])
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return False
-        self.runs, self._front = {key: memory[key] for key in _SWEEP_KEYS}, set(memory["front"])
-        self._dataset, self._existing = memory.get("dataset"), None
+        self.runs, self._front = {key: stored[key] for key in _SWEEP_KEYS}, set(stored["front"])
+        self._dataset, self._known_runs = stored.get("dataset"), None
         for key, run_id in self._existing_runs().items():
             self.runs[f"trial-{key.rpartition('/')[2]}"] = run_id
         return True
@@ -167,7 +167,7 @@ class EventRecorder:
         run_id = find_run(self._client, experiment, uid)
         if run_id is not None:
             require_run(self._client, run_id)
-            self._existing = None
+            self._known_runs = None
         else:
             known = {f"spatialsweep.{short}": identity[key] for key, short in _IDENTITY_TAGS.items() if key in identity}
             tags = {"spatialsweep.kind": "sweep", "spatialsweep.sweep": name, **known, **event.facts}
@@ -176,7 +176,7 @@ class EventRecorder:
         log(self._client, run_id, params=[param(*item) for item in flatten(event.config).items()])
 
     def _describe_session(self, event: SessionDescribed) -> None:
-        """Stores what the session was begun with, such as the sweep file and the difference to the git revision."""
+        """Store the inputs of the session, such as the sweep file and the difference to the git revision."""
         run_id, self._dataset = self.runs["sweep"], event.dataset
         self._client.log_inputs(run_id, [dataset_input(event.dataset)])
         self._upload(run_id, event.files, f"sessions/{event.session:03d}")
@@ -216,7 +216,7 @@ class EventRecorder:
         log(self._client, self._trial(event), tags=[tag(*item) for item in facts.items()])
 
     def _note_change(self, event: TrialChanged) -> None:
-        """The settings a trial goes on with, as metrics; its parameters stay those it was begun with."""
+        """Write the new settings of a trial as metrics; its parameters stay those of its start."""
         settings = {**event.config["training"], **event.config["model"]["options"]}
         numbers = {name: settings[name] for name in ("lr", "weight_decay", "span_penalty") if name in settings}
         time_ms, epoch = _milliseconds(event.time), event.epoch
@@ -235,7 +235,7 @@ class EventRecorder:
         self._client.set_terminated(run_id, RUN_STATUS[event.status], time_ms)
 
     def _keep_checkpoint(self, event: CheckpointKept) -> str | None:
-        path = self._own(event.path)
+        path = self._path_in_sweep(event.path)
         if path is None:
             return None
         key = f"{self.runs['uid']}/{event.trial}"
@@ -247,7 +247,7 @@ class EventRecorder:
         return self._checkpoints.drop(Path(event.path).name, self._trial(event), key=key)
 
     def _mark_front(self, event: FrontFound) -> None:
-        """Tags the trials of the Pareto front, and those that an earlier session had found there."""
+        """Tag the trials of the Pareto front, and remove the tag from those of an earlier session's front."""
         for number in {*self._front, *event.trials}:
             on_front = "true" if number in event.trials else "false"
             self._client.set_tag(self.runs[f"trial-{number}"], "spatialsweep.pareto_front", on_front)
@@ -268,17 +268,17 @@ class EventRecorder:
         self._client.set_terminated(run_id, RUN_STATUS[event.status], time_ms)
 
     def _upload(self, run_id: str, files: Sequence[str], artifact_path: str) -> None:
-        """Store files where they still lie; a sweep whose folder was moved takes them along."""
-        for path in map(self._own, files):
+        """Store the files that still exist in the sweep's folder, which may have been moved."""
+        for path in map(self._path_in_sweep, files):
             if path is not None and path.is_file():
                 self._client.log_artifact(run_id, str(path), artifact_path)
 
-    def _own(self, recorded: str) -> Path | None:
-        """The place of a file within the sweep's folder; None, with a note, of one elsewhere, which is never sent."""
+    def _path_in_sweep(self, recorded: str) -> Path | None:
+        """Return the path of a file within the sweep's folder; a file outside is noted, never sent, and gives None."""
         try:
-            return moved_with(self._folder, Path(recorded))
+            return current_path_of(self._folder, Path(recorded))
         except UnsafePathError:
-            self.outside.add(recorded)
+            self.outside_files.add(recorded)
             return None
 
     def _trial(self, event: _OfTrial) -> str:
@@ -290,16 +290,16 @@ class EventRecorder:
         return str(run.info.run_id)
 
     def _existing_runs(self) -> Mapping[str, str]:
-        """Runs of this sweep's trials that an earlier writer, or a request whose answer was lost, has made."""
-        if self._existing is None:
+        """Return the runs of this sweep's trials that an earlier writer or a request whose answer was lost created."""
+        if self._known_runs is None:
             query = f"tags.`mlflow.parentRunId` = '{self.runs['sweep']}'"
             found = search_all(self._client, [self.runs["experiment"]], query, ViewType.ALL)
-            self._existing = {run.data.tags[KEY]: str(run.info.run_id) for run in found if KEY in run.data.tags}
-        return self._existing
+            self._known_runs = {run.data.tags[KEY]: str(run.info.run_id) for run in found if KEY in run.data.tags}
+        return self._known_runs
 
 
 def _outcome(event: TrialEnded, time_ms: int) -> list[Metric]:
-    """What a trial has cost, and every objective at its best epoch."""
+    """Return the cost of a trial, and every objective at its best epoch."""
     cost = [metric(f"cost/{key}", value, time_ms, 0) for key, value in (event.cost or {}).items()]
     return cost + [metric(f"best/{key}", value, time_ms, 0) for key, value in (event.best or {}).items()]
 

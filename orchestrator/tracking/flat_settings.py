@@ -1,4 +1,4 @@
-"""Nested settings as flat names with dots, the way MLflow shows parameters."""
+"""Nested settings as flat names with dots, as MLflow shows parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.uris import masked
 
 
 def flatten(content: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`; lists, and mappings without content, as JSON. Addresses have no passwords."""
+    """Flatten `{"a": {"b": 1}}` to `{"a.b": 1}`, lists and empty mappings to JSON; mask passwords in addresses."""
     return {
         name: json.dumps(value) if isinstance(value, (list, Mapping)) else value
         for name, value in flat_names(masked(content))

@@ -1,8 +1,7 @@
-"""A thread that carries the journal somewhere else, at the other side's pace: training never waits for it.
+"""Thread that sends the journal to a target at the target's pace: training never waits for it.
 
-Events are taken a batch at a time, and a batch is repeated until the other side has it, in smaller pieces where the way
-there is bad. A bookmark beside the journal says how far that is, so that a later session of the sweep, or
-`spatialsweep sync`, begins there and not at the start.
+Events are sent in batches; a batch is repeated until the target has it, in smaller batches after a failure. A bookmark
+next to the journal stores the position, so that a later session of the sweep, or `spatialsweep sync`, resumes there.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import JournalError, TrackingError
-from orchestrator.files.atomic_files import written_whole
+from orchestrator.files.atomic_files import atomic_file
 from orchestrator.records.events import Event
 from orchestrator.records.journal import read_events
 from orchestrator.tracking.lasting_faults import lasting_fault
@@ -30,51 +29,56 @@ _RETRY_S = 2.0
 
 
 class JournalFollower(ABC):
-    """Follows a journal, from a thread of its own.
+    """Sender of a journal, on the thread "mlflow-writer".
+
+    The driver's main thread calls `start` and `drain`; the methods of subclasses run on the sender's thread.
 
     Args:
-        journal: The file to follow.
-        target: What errors call the other side; no password.
-        place: What the bookmark calls it; None takes `target`.
+        journal: Path of the journal.
+        target: Name of the target in errors, without a password.
+        bookmark_target: Name of the target in the bookmark; None takes `target`.
 
     Attributes:
-        failure: The last error, whether it passed or not.
-        fault: What is wrong and how it is mended, while a fault lasts.
-        refused: Events that the other side calls invalid.
-        events_sent: Events sent by this follower.
+        failure: Last error, temporary or not.
+        fault: Description and remedy of the current permanent fault; None without one.
+        refused: Events that the target calls invalid, with its reasons.
+        events_sent: Number of events sent by this follower.
     """
 
-    def __init__(self, journal: Path, target: str, place: str | None = None) -> None:
+    def __init__(self, journal: Path, target: str, bookmark_target: str | None = None) -> None:
         self._journal = journal
         self._target = target
-        self._place = place or target
+        self._bookmark_target = bookmark_target or target
         self._bookmark = journal.with_name("tracked.json")
-        self._memory: Mapping[str, Any] | None = None
+        self._stored_snapshot: Mapping[str, Any] | None = None
         self._done_bytes = 0
         self._stop = threading.Event()
-        self._given_up = threading.Event()
+        self._abandoned = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="mlflow-writer", daemon=True)
         self.failure: Exception | None = None
         self.fault: str | None = None
-        self._said = ""
+        self._logged = ""
         self.refused: list[str] = []
         self.events_sent = 0
-        self._open_bookmark()
+        self._read_bookmark()
 
     def start(self) -> None:
-        """Starts to follow the journal."""
+        """Start the thread; returns at once."""
         self._thread.start()
 
     def drain(self, timeout_s: float) -> None:
-        """Waits until every event has arrived, then ends the thread.
+        """Wait until every event has arrived, and end the thread; blocks for at most `timeout_s`.
+
+        Args:
+            timeout_s: Timeout in seconds.
 
         Raises:
-            TrackingError: Events are left when the time is up, or a fault stays that no waiting mends; they stay in
-                the journal. Or files were left out that are none of the sweep's.
+            TrackingError: Events are left at the timeout or after a permanent fault, and stay in the journal; or the
+                target refused events; or files outside of the sweep's folder were not sent.
         """
         self._stop.set()
         self._thread.join(timeout_s)
-        self._given_up.set()
+        self._abandoned.set()
         try:
             left = sum(1 for _ in read_events(self._journal, self._done_bytes))
         except JournalError as error:
@@ -90,32 +94,32 @@ class JournalFollower(ABC):
                 f"MLflow refused {len(self.refused)} events, the first with: {self.refused[0]}. "
                 f"They are kept in {self._journal}."
             )
-        if self._outside:
+        if self._outside_files:
             raise TrackingError(
-                f"{len(self._outside)} file(s) that {self._journal} names lie outside of {self._journal.parent} and "
-                f"were not sent to MLflow, such as {min(self._outside)}. All else was"
+                f"{len(self._outside_files)} file(s) that {self._journal} names lie outside of {self._journal.parent} "
+                f"and were not sent to MLflow, such as {min(self._outside_files)}. All else was"
             )
 
     @property
-    def _outside(self) -> Collection[str]:
-        """Files that the journal names and that are none of the sweep's."""
+    def _outside_files(self) -> Collection[str]:
+        """Files that the journal names outside of the sweep's folder."""
         return ()
 
     @abstractmethod
     def _connect(self) -> None:
-        """Reaches the other side; any error means later."""
+        """Connect to the target; after any error the connection is retried."""
 
     @abstractmethod
-    def _recall(self, memory: Mapping[str, Any]) -> bool:
-        """Takes up what `_remember` said in an earlier session; False when the other side knows nothing of it."""
+    def _restore(self, stored: Mapping[str, Any]) -> bool:
+        """Resume from the snapshot of an earlier session; False where the target has no record of that session."""
 
     @abstractmethod
-    def _remember(self) -> Mapping[str, Any]:
-        """What a later session needs to go on behind the bookmark."""
+    def _take_snapshot(self) -> Mapping[str, Any]:
+        """Return what a later session needs to resume at the bookmark."""
 
     @abstractmethod
-    def _take(self, events: Sequence[Event]) -> None:
-        """Sends a batch; any error means that all of it is sent again."""
+    def _send(self, events: Sequence[Event]) -> None:
+        """Send a batch; after any error all of it is sent again."""
 
     def _follow(self) -> None:
         connected, at_once = False, _EVENTS_PER_BATCH
@@ -124,58 +128,61 @@ class JournalFollower(ABC):
             try:
                 if not connected:
                     self._connect()
-                    if self._memory is not None and not self._recall(self._memory):
+                    if self._stored_snapshot is not None and not self._restore(self._stored_snapshot):
                         self._done_bytes = 0
                     connected = True
                 while batch := list(islice(read_events(self._journal, self._done_bytes), at_once)):
-                    self._take([event for event, _ in batch])
+                    self._send([event for event, _ in batch])
                     self.events_sent += len(batch)
                     self._done_bytes = batch[-1][1]
-                    self._set_bookmark()
+                    self._write_bookmark()
                     at_once = min(2 * at_once, _EVENTS_PER_BATCH)
-            except Exception as error:  # whatever it is, the journal keeps the events and the next round repeats them
-                self._note(error)
+            except Exception as error:  # for any error, the journal keeps the events and the next round repeats them
+                self._record_failure(error)
                 if self.fault and self._stop.is_set() and (not connected or at_once == 1):
                     return
                 at_once = max(1, at_once // 4)
-                if not (self.fault and self._stop.is_set()) and self._given_up.wait(_RETRY_S):
+                if not (self.fault and self._stop.is_set()) and self._abandoned.wait(_RETRY_S):
                     return
                 continue
-            self.fault, self._said = None, ""
+            self.fault, self._logged = None, ""
             if stopping:
                 return
             self._stop.wait(_POLL_S)
 
-    def _note(self, error: Exception) -> None:
-        """Keep a fault for the end, and say it once: it may last for as long as the sweep."""
+    def _record_failure(self, error: Exception) -> None:
+        """Record a failure for `drain`, and log it once: it may last for as long as the sweep."""
         self.failure, self.fault = error, lasting_fault(error)
         text = self.fault or str(error)
-        if text != self._said:
+        if text != self._logged:
             logger.warning("MLflow at %s does not take an event: %s", self._target, text)
-        self._said = text
+        self._logged = text
 
-    def _set_bookmark(self) -> None:
-        content = {"target": self._place, "bytes": self._done_bytes, "memory": self._remember()}
-        with written_whole(self._bookmark) as partial:
+    def _write_bookmark(self) -> None:
+        content = {"target": self._bookmark_target, "bytes": self._done_bytes, "memory": self._take_snapshot()}
+        with atomic_file(self._bookmark) as partial:
             partial.write_text(json.dumps(content), encoding="utf-8")
 
-    def _open_bookmark(self) -> None:
-        """One that is damaged, or of another place, is as good as none: a replay from the start changes nothing."""
+    def _read_bookmark(self) -> None:
+        """Read the bookmark; one that is damaged or of another target is ignored, since a replay changes nothing."""
         try:
             content = json.loads(self._bookmark.read_text(encoding="utf-8"))
-            if content["target"] == self._place:
+            if content["target"] == self._bookmark_target:
                 self._require_line(content["bytes"])
-                self._done_bytes, self._memory = content["bytes"], content["memory"]
+                self._done_bytes, self._stored_snapshot = content["bytes"], content["memory"]
         except FileNotFoundError:
             return
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             logger.warning("%s cannot be read; the journal is replayed from its start", self._bookmark)
 
     def _require_line(self, offset: Any) -> None:
-        """Checks that a line begins at an offset of the journal.
+        """Check that a line begins at an offset of the journal.
+
+        Args:
+            offset: Offset in bytes, from the bookmark.
 
         Raises:
-            ValueError: None does, as after the journal was written anew.
+            ValueError: None does, as after the journal was replaced.
         """
         if type(offset) is not int or offset < 0:
             raise ValueError(f"{offset!r} is no offset")

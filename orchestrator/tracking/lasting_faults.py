@@ -1,4 +1,4 @@
-"""Which faults of a tracking server no further attempt mends, and what does."""
+"""Permanent faults of a tracking server, which no retry mends, and their remedies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 from mlflow.exceptions import MlflowException
 
-from orchestrator.errors import TrackingError
+from orchestrator.errors import TrackingError, first_line
 
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP)
 _STATUS = re.compile(r"error code (\d{3})")
@@ -30,35 +30,31 @@ _DATABASE = {
 
 
 def lasting_fault(error: Exception) -> str | None:
-    """Return what is wrong and how it is mended, for a fault that stays; None where another attempt may do.
+    """Return description and remedy of a permanent fault; None where a retry may succeed.
 
     Args:
-        error: What was raised when something was sent to MLflow.
+        error: Error of a request to MLflow.
     """
     if isinstance(error, TrackingError):
         return lasting_fault(error.__cause__) if isinstance(error.__cause__, Exception) else str(error)
     status = _status(error)
     if status in (401, 403):
-        return f"{_CREDENTIALS if status == 401 else _RIGHTS} ({_first_line(error)})"
+        return f"{_CREDENTIALS if status == 401 else _RIGHTS} ({first_line(error)})"
     if isinstance(error, MlflowException):
         text = str(error)
-        return next((f"{remedy} ({_first_line(error)})" for part, remedy in _DATABASE.items() if part in text), None)
+        return next((f"{remedy} ({first_line(error)})" for part, remedy in _DATABASE.items() if part in text), None)
     if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
-        return f"the place of its files, {error.filename}, cannot be written: {error.strerror}"
+        return f"the folder of its files, {error.filename}, cannot be written: {error.strerror}"
     if isinstance(error, (KeyError, TypeError, AttributeError)):
-        return f"the journal does not hold what MLflow needs ({type(error).__name__}: {_first_line(error)})"
+        return f"the journal does not hold what MLflow needs ({type(error).__name__}: {first_line(error)})"
     return None
 
 
 def _status(error: Exception) -> int:
-    response = getattr(error, "response", None)  # of requests, which MLflow uses for files
+    response = getattr(error, "response", None)  # errors of `requests`, which MLflow uses for files
     if response is not None:
         return int(getattr(response, "status_code", 0))
     if not isinstance(error, MlflowException):
         return 0
     found = _STATUS.search(str(error))
     return int(found[1]) if found else int(error.get_http_status_code())
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

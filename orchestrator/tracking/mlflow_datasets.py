@@ -1,4 +1,4 @@
-"""The dataset of a sweep as MLflow knows datasets: an input of a run, found by name and digest."""
+"""Dataset of a sweep as an MLflow dataset: an input of a run, found by name and digest."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _CONTEXT = "mlflow.data.context"
 
 
 def dataset_input(facts: Mapping[str, Any]) -> DatasetInput:
-    """What `describe_dataset` has found, as an input of a training run.
+    """Convert the result of `describe_dataset` to an input of a training run.
 
     Args:
-        facts: `name`, `uri`, `content_hash`, `image_shape`, `splits`; all of it becomes the profile.
+        facts: Facts of the dataset: `name`, `uri`, `content_hash`, `image_shape`, `splits` and its classes.
     """
     uri = str(facts["uri"])
     splits = {name: split["images"] for name, split in facts["splits"].items()}

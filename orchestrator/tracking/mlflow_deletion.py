@@ -1,4 +1,4 @@
-"""Takes the runs of a sweep out of MLflow, and the models made of them."""
+"""Deletion of the runs of a sweep in MLflow, and of their MLflow models."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from orchestrator.uris import without_password
 
 
 def delete_runs(runs: Iterable[str], tracking_uri: str) -> None:
-    """Marks runs as deleted, as MLflow does: `mlflow gc` removes them, `mlflow runs restore` brings them back.
+    """Mark runs as deleted, as MLflow does: `mlflow gc` removes them, `mlflow runs restore` restores them.
 
-    Their models go for good, but for those that somebody has put into the model registry.
+    Their MLflow models are deleted for good, except those in the model registry.
+
+    Args:
+        runs: MLflow ids of the runs.
+        tracking_uri: Address of the server or database.
 
     Raises:
         TrackingError: The server does not answer, or refuses.

@@ -1,6 +1,6 @@
-"""What an MLflow server takes in one request, and how what is larger is divided or cut.
+"""Limits of a request to an MLflow server; larger content is divided or cut.
 
-A server refuses a whole request for one name or value that is too long, so nothing is sent that it would refuse.
+A server refuses a whole request for one name or value that is too long, so names and values are cut beforehand.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ METRICS_PER_REQUEST = 1_000
 PARAMS_PER_REQUEST = 100
 TAGS_PER_REQUEST = 100
 ENTITIES_PER_REQUEST = 1_000
-BYTES_PER_REQUEST = 900_000  # a server takes 1,000,000, with names and punctuation
+BYTES_PER_REQUEST = 900_000  # a server accepts 1,000,000, with names and punctuation
 KEY_LENGTH = 250
 PARAM_LENGTH = 6_000
 TAG_LENGTH = 5_000
@@ -31,22 +31,22 @@ AnyEntity = TypeVar("AnyEntity", Metric, Param, RunTag)
 
 
 def metric(name: str, value: float, timestamp_ms: int, step: int) -> Metric:
-    """One value of a curve."""
+    """Create one value of a metric."""
     return Metric(key_of(name), float(value), timestamp_ms, step)
 
 
 def param(name: str, value: object) -> Param:
-    """A parameter; of one too long the beginning, the whole being in the artifacts of the sweep."""
+    """Create a parameter; a long value is cut, and stands whole in the artifacts of the sweep."""
     return Param(key_of(name), cut(str(value), PARAM_LENGTH))
 
 
 def tag(name: str, value: object) -> RunTag:
-    """A tag, likewise."""
+    """Create a tag; a long value is cut."""
     return RunTag(key_of(name), cut(str(value), TAG_LENGTH))
 
 
 def key_of(name: str) -> str:
-    """A name as MLflow takes it; of one too long the beginning, with a hash that keeps it apart from others."""
+    """Convert a name to one that MLflow accepts; a long name is cut, with a hash that distinguishes it from others."""
     key = _NOT_IN_KEYS.sub("_", name)
     if len(key) <= KEY_LENGTH:
         return key
@@ -55,7 +55,7 @@ def key_of(name: str) -> str:
 
 
 def cut(text: str, length: int) -> str:
-    """The text, or its beginning with three dots behind it."""
+    """Cut a text to a length, with three dots at its end."""
     return text if len(text) <= length else text[: length - len(_CUT)] + _CUT
 
 
@@ -67,7 +67,7 @@ def log(
     params: Sequence[Param] = (),
     tags: Sequence[RunTag] = (),
 ) -> None:
-    """Sends values to a run: in one request where they fit, else in as few as it takes."""
+    """Send values to a run in as few requests as possible; blocks until the server has them."""
     if _fit(metrics, params, tags):
         client.log_batch(run_id, metrics=metrics, params=params, tags=tags)
         return
@@ -89,7 +89,7 @@ def _fit(metrics: Sequence[Metric], params: Sequence[Param], tags: Sequence[RunT
 
 
 def batches(entities: Iterable[AnyEntity], at_most: int) -> Iterator[list[AnyEntity]]:
-    """Divides values into requests, by their number and by their size."""
+    """Divide values into requests, by number and by size."""
     batch: list[AnyEntity] = []
     size = 0
     for entity in entities:
@@ -104,7 +104,7 @@ def batches(entities: Iterable[AnyEntity], at_most: int) -> Iterator[list[AnyEnt
 
 
 def _bytes(entity: Entity) -> int:
-    """At most what it takes in JSON, where a letter beyond ASCII takes up to twelve bytes."""
+    """Bound the bytes of a value in JSON, where a letter beyond ASCII takes up to twelve."""
     value = entity.value
     written = len(value) + 11 * sum(letter > "\x7f" for letter in value) if isinstance(value, str) else 25
     return _BYTES_PER_ENTITY + len(entity.key) + written

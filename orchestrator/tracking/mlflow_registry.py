@@ -1,4 +1,4 @@
-"""Puts models of trials into MLflow's model registry."""
+"""Registration of trials' networks in MLflow's model registry."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from orchestrator.uris import without_password
 
 @dataclass(frozen=True)
 class Registered:
-    """A version of a registered model.
+    """Version of a registered model.
 
     Args:
-        model: Its name.
-        version: Its number, from 1.
-        model_id: Of the model it is.
-        is_new: Whether it was made now; False where this trial's model was registered under the name before.
+        model: Name of the registered model.
+        version: Number of the version, from 1.
+        model_id: Id of the MLflow model.
+        is_new: True where the version was created now; False where the trial's MLflow model was registered before.
     """
 
     model: str
@@ -36,19 +36,19 @@ class Registered:
 def register_model(
     model: str, *, key: str, name: str, experiment: str, tracking_uri: str, checkpoint: Path | None, alias: str | None
 ) -> Registered:
-    """Makes the model of a trial a version of a registered model; once, however often it is asked.
+    """Register the network of a trial as a version of a registered model; a repeated call changes nothing.
 
     Args:
-        model: Name in the registry; made when absent.
-        key: What the run of the trial stands for.
-        name: That the trial's model gets where it has none yet.
+        model: Name of the registered model, which is created where it is absent.
+        key: Key of the trial's run, see `mlflow_runs.KEY`.
+        name: Name of the trial's MLflow model, where it has to be created.
         experiment: Name of the experiment.
-        tracking_uri: Where the sweep is recorded.
-        checkpoint: Weights to make a model of where there is none yet.
-        alias: Moved to this version.
+        tracking_uri: Address of the server or database.
+        checkpoint: Path of the weights, for a trial without an MLflow model.
+        alias: Alias to move to this version; None for none.
 
     Raises:
-        TrackingError: The server does not answer or refuses, or the trial has no model and no checkpoint.
+        TrackingError: The server does not answer or refuses, or the trial has neither MLflow model nor checkpoint.
     """
     client, where = open_client(tracking_uri), without_password(tracking_uri)
     try:
@@ -74,7 +74,7 @@ def register_model(
 def _model_of(
     client: MlflowClient, key: str, experiment: str, *, name: str, checkpoint: Path | None, tracking_uri: str
 ) -> LoggedModel | None:
-    """The model of a trial, made now where there is none; None where there is nothing to make it of."""
+    """Find the MLflow model of a trial, or create it from the checkpoint; None where neither exists."""
     known = client.get_experiment_by_name(experiment)
     run_id = find_run(client, known.experiment_id, key) if known else None
     if run_id is None:

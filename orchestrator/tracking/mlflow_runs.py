@@ -1,4 +1,4 @@
-"""Runs of a sweep that MLflow holds already: found again, read and deleted."""
+"""Runs of a sweep that exist in MLflow: search, reading, and additional artifacts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from orchestrator.uris import without_password
 
 CHECKPOINT_ARTIFACT = "checkpoint"
 KEY = "spatialsweep.key"
-"""Tag that tells what a run stands for: the uid of a sweep, or `<uid>/<number>` of a trial."""
+"""Tag that identifies a run: the uid of a sweep, or `<uid>/<number>` of a trial."""
 
 SWEEP = "spatialsweep.sweep"
 """Tag with the name of a run's sweep."""
@@ -31,8 +31,8 @@ _UID = re.compile(r"[0-9a-f]{32}")
 _RUNS_PER_PAGE = 1_000
 
 
-def silence() -> None:
-    """Keeps MLflow's own notices out of a sweep's output."""
+def silence_mlflow() -> None:
+    """Keep MLflow's own notices out of a sweep's output."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     for name in ("mlflow", "alembic"):
@@ -40,7 +40,7 @@ def silence() -> None:
 
 
 def search_all(client: MlflowClient, experiments: Sequence[str], query: str, view: int) -> Iterator[Run]:
-    """Every run that a search finds, page by page."""
+    """Yield every run that a search finds, page by page."""
     token: str | None = None
     while token is None or token:
         page = client.search_runs(list(experiments), query, view, max_results=_RUNS_PER_PAGE, page_token=token or None)
@@ -49,13 +49,13 @@ def search_all(client: MlflowClient, experiments: Sequence[str], query: str, vie
 
 
 def experiment_id(client: MlflowClient, name: str, *, tracking_uri: str, artifacts: Path) -> str:
-    """The experiment of a name, which is made when there is none.
+    """Return the id of an experiment, which is created where it is absent.
 
     Args:
-        client: Of the server or database.
-        name: Of the experiment.
-        tracking_uri: Of the server or database.
-        artifacts: Folder for artifacts when the URI is a database rather than a server.
+        client: Client of the server or database.
+        name: Name of the experiment.
+        tracking_uri: Address of the server or database.
+        artifacts: Folder for artifacts where the address is a database.
 
     Raises:
         TrackingError: The experiment was deleted.
@@ -70,16 +70,16 @@ def experiment_id(client: MlflowClient, name: str, *, tracking_uri: str, artifac
 
 
 def find_run(client: MlflowClient, experiment: str, key: str) -> str | None:
-    """The run that stands for a sweep or a trial, deleted or not."""
+    """Return the id of the run with a key, deleted or not; None where there is none."""
     found = client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", ViewType.ALL, max_results=1)
     return str(found[0].info.run_id) if found else None
 
 
 def require_run(client: MlflowClient, run_id: str) -> None:
-    """Refuse the run of a sweep that was deleted, or whose experiment was: MLflow takes nothing for it.
+    """Check that a sweep's run and its experiment are not deleted: MLflow accepts nothing for a deleted run.
 
     Raises:
-        TrackingError: It was deleted; the text says how it is brought back.
+        TrackingError: One of them was deleted; the message names the command that restores it.
         MlflowException: There is no such run, or the server does not answer.
     """
     run = client.get_run(run_id)
@@ -101,12 +101,12 @@ def _require_active(experiment: Experiment) -> None:
 
 
 def fetch_checkpoint(run_id: str, tracking_uri: str, folder: Path) -> Path:
-    """Downloads the best weights a trial's run holds.
+    """Download the best weights of a trial's run and return the path of the file; blocks.
 
     Args:
         run_id: MLflow id of the trial's run.
-        tracking_uri: Where the run is recorded.
-        folder: Target.
+        tracking_uri: Address of the server or database.
+        folder: Target folder.
 
     Raises:
         CheckpointError: There is no such run, or it holds no checkpoint (only the best trials do).
@@ -124,12 +124,12 @@ def fetch_checkpoint(run_id: str, tracking_uri: str, folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """What MLflow knows of a trial.
+    """Run of a trial as MLflow stores it.
 
     Args:
-        name: Of its run.
-        sweep_params: Settings of its sweep, by their dotted names; empty where it has none.
-        reports: Metrics of every epoch.
+        name: Name of the run.
+        sweep_params: Settings of the sweep by dotted name; empty for a run without a sweep.
+        reports: Metrics of every epoch, by epoch.
     """
 
     name: str
@@ -138,7 +138,7 @@ class RecordedRun:
 
 
 def read_run(run_id: str, tracking_uri: str) -> RecordedRun:
-    """Reads the run of a trial.
+    """Read the run of a trial.
 
     Raises:
         CheckpointError: There is no such run, or the server does not answer.
@@ -160,7 +160,7 @@ def read_run(run_id: str, tracking_uri: str) -> RecordedRun:
 
 
 def log_folder(run_id: str, folder: Path, artifact_path: str, tracking_uri: str) -> None:
-    """Stores the files of a folder as artifacts of a run.
+    """Store the files of a folder as artifacts of a run.
 
     Raises:
         TrackingError: The server does not answer, or refuses.
@@ -176,11 +176,11 @@ def sweep_runs(uid: str, name: str, tracking_uri: str) -> list[str]:
 
     Args:
         uid: Id of the sweep, 32 hexadecimal digits.
-        name: Name of the sweep, which every run of it bears.
-        tracking_uri: Where they are recorded.
+        name: Name of the sweep, which every run of it has as a tag.
+        tracking_uri: Address of the server or database.
 
     Raises:
-        TrackingError: The id is none, or the server does not answer or refuses.
+        TrackingError: The id is invalid, or the server does not answer or refuses.
     """
     if not _UID.fullmatch(uid):
         raise TrackingError(f"'{uid}' is no id of a sweep (32 hexadecimal digits)")
@@ -195,22 +195,22 @@ def sweep_runs(uid: str, name: str, tracking_uri: str) -> list[str]:
         raise TrackingError(f"MLflow at {without_password(tracking_uri)} does not list its runs: {error}") from None
 
 
-def store_beside_results(path: Path, uid: str, tracking_uri: str) -> str:
-    """Adds a file to the artifacts of a sweep's run, under `results`; one of its name is replaced.
+def store_result_file(path: Path, uid: str, tracking_uri: str) -> str:
+    """Add a file to the artifacts of a sweep's run, under `results`, where it replaces a file of the same name.
 
     Args:
-        path: The file.
-        uid: Of the sweep.
-        tracking_uri: Where the sweep is recorded.
+        path: Path of the file.
+        uid: Id of the sweep.
+        tracking_uri: Address of the server or database.
 
     Returns:
-        Id of the run.
+        MLflow id of the run.
 
     Raises:
         TrackingError: The server does not answer, or has no run of this sweep.
     """
     shown = without_password(tracking_uri)
-    if is_missing_file(tracking_uri):  # MLflow would make one
+    if is_missing_file(tracking_uri):  # MLflow would create it
         raise TrackingError(f"there is no {shown}")
     try:
         client = open_client(tracking_uri)
@@ -222,11 +222,11 @@ def store_beside_results(path: Path, uid: str, tracking_uri: str) -> str:
 
 
 def run_page(uid: str, tracking_uri: str) -> str:
-    """The page of a sweep's run, relative to where MLflow's page is served.
+    """Return the page of a sweep's run, relative to the root of MLflow's pages.
 
     Args:
-        uid: Of the sweep.
-        tracking_uri: Where the sweep is recorded.
+        uid: Id of the sweep.
+        tracking_uri: Address of the server or database.
 
     Raises:
         TrackingError: The server does not answer, or has no run of this sweep.

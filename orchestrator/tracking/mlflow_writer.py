@@ -1,7 +1,7 @@
-"""Carries the journal into MLflow.
+"""Sender of the journal to MLflow.
 
-The reports of a trial within a batch travel in one request. A batch is repeated until the server has taken it: metrics
-carry the journal's own times, which makes that harmless, and what may exist is looked up before it is made.
+The reports of a trial within a batch are sent in one request. A batch is repeated until the server has accepted it:
+that is harmless, since metrics have the journal's times, and existing runs are looked up before one is created.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from orchestrator.records.events import Event, TrialEnded, TrialReported
 from orchestrator.tracking.event_recorder import EventRecorder
 from orchestrator.tracking.journal_follower import JournalFollower
 from orchestrator.tracking.mlflow_client import open_client
-from orchestrator.tracking.stored_checkpoints import refusal
+from orchestrator.tracking.stored_checkpoints import client_error_status
 from orchestrator.uris import without_password
 
 _INVALID = (400, 409, 413, 422)
 
 
 class MlflowWriter(JournalFollower):
-    """Follows a journal into MLflow.
+    """Sender of a journal to MLflow, on the thread "mlflow-writer" of the driver.
 
     Args:
-        journal: The file to follow.
-        tracking_uri: Of the server or database.
-        experiment: Name of the experiment; made when absent.
-        artifacts: Folder for artifacts when the URI is a database rather than a server.
+        journal: Path of the journal.
+        tracking_uri: Address of the server or database.
+        experiment: Name of the experiment, which is created where it is absent.
+        artifacts: Folder for artifacts where the address is a database.
     """
 
     def __init__(self, journal: Path, *, tracking_uri: str, experiment: str, artifacts: Path) -> None:
         database, runs_dir = sqlite_file(tracking_uri), journal.resolve().parents[1]
-        # Both move together, and the bookmark holds at the new place.
-        is_beside = database is not None and database.is_relative_to(runs_dir)
-        place = str(database.relative_to(runs_dir)) if database is not None and is_beside else None
-        super().__init__(journal, without_password(tracking_uri), place)
+        # Both are moved together, and the bookmark stays valid.
+        is_inside = database is not None and database.is_relative_to(runs_dir)
+        bookmark_target = str(database.relative_to(runs_dir)) if database is not None and is_inside else None
+        super().__init__(journal, without_password(tracking_uri), bookmark_target)
         self.tracking_uri = tracking_uri
         self._experiment = experiment
         self._artifacts = artifacts
@@ -46,16 +46,16 @@ class MlflowWriter(JournalFollower):
 
     @property
     def public_uri(self) -> str:
-        """The tracking URI without a password."""
+        """Tracking URI without a password."""
         return self._target
 
     @property
     def sweep_run_id(self) -> str | None:
-        """Id of the parent run, once it exists."""
+        """Id of the parent run; None until it exists."""
         return self._recorder.runs.get("sweep") if self._recorder else None
 
     def run_id(self, trial: int) -> str | None:
-        """Id of a trial's run, once it exists."""
+        """Return the id of a trial's run; None until it exists."""
         return self._recorder.runs.get(f"trial-{trial}") if self._recorder else None
 
     def _connect(self) -> None:
@@ -68,17 +68,17 @@ class MlflowWriter(JournalFollower):
         )
 
     @property
-    def _outside(self) -> Collection[str]:
-        return self._recorder.outside if self._recorder else ()
+    def _outside_files(self) -> Collection[str]:
+        return self._recorder.outside_files if self._recorder else ()
 
-    def _recall(self, memory: Mapping[str, Any]) -> bool:
-        return self._connected().recall(memory)
+    def _restore(self, stored: Mapping[str, Any]) -> bool:
+        return self._connected().restore(stored)
 
-    def _remember(self) -> Mapping[str, Any]:
-        return self._connected().remember()
+    def _take_snapshot(self) -> Mapping[str, Any]:
+        return self._connected().snapshot()
 
-    def _take(self, events: Sequence[Event]) -> None:
-        """Replays events in their order, but for reports, which wait for others of their trial up to its end."""
+    def _send(self, events: Sequence[Event]) -> None:
+        """Send events in order, except reports, which are collected up to the end of their trial."""
         recorder = self._connected()
         reports: dict[int, list[TrialReported]] = {}
         try:
@@ -87,30 +87,30 @@ class MlflowWriter(JournalFollower):
                     reports.setdefault(event.trial, []).append(event)
                     continue
                 if isinstance(event, TrialEnded):
-                    self._take_reports(recorder, reports.pop(event.trial, []))
-                self._take_or_refuse(recorder, event)
+                    self._send_reports(recorder, reports.pop(event.trial, []))
+                self._send_or_refuse(recorder, event)
             for waiting in reports.values():
-                self._take_reports(recorder, waiting)
+                self._send_reports(recorder, waiting)
         except Exception:
-            recorder.doubt()
+            recorder.invalidate_known_runs()
             raise
 
-    def _take_reports(self, recorder: EventRecorder, reports: Sequence[TrialReported]) -> None:
-        """Sends the reports of a trial together, or one by one where the server finds fault with any."""
+    def _send_reports(self, recorder: EventRecorder, reports: Sequence[TrialReported]) -> None:
+        """Send the reports of a trial together, or one by one where the server calls any invalid."""
         try:
             recorder.record_reports(reports)
         except MlflowException as error:
             if error.get_http_status_code() not in _INVALID:
                 raise
             for report in reports:
-                self._take_or_refuse(recorder, report)
+                self._send_or_refuse(recorder, report)
 
-    def _take_or_refuse(self, recorder: EventRecorder, event: Event) -> None:
-        """Replays an event; one that the server calls invalid is noted and left out, for it would block all others."""
+    def _send_or_refuse(self, recorder: EventRecorder, event: Event) -> None:
+        """Send an event; one that the server calls invalid is noted and skipped, since it would block the others."""
         try:
             fault = recorder.record(event)
         except Exception as error:
-            if refusal(error) not in _INVALID:
+            if client_error_status(error) not in _INVALID:
                 raise
             fault = str(error)
         if fault:

@@ -1,4 +1,4 @@
-"""The folder MLflow makes a model of: weights, signature, example, requirements, and the code of the networks."""
+"""Folder of an MLflow model: weights, signature, example, requirements, and the code of the networks."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _REQUIRED = ("mlflow", "numpy", "timm", "torch")
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a checkpoint says of itself.
+    """Facts of a checkpoint.
 
     Args:
-        name: Of the network.
-        options: Of the network.
-        epoch: That the weights are of; 0 where it is not told.
-        metrics: Of that epoch.
+        name: Registered name of the network.
+        options: Options of the network.
+        epoch: Epoch of the weights; 0 where it is unknown.
+        metrics: Metrics of that epoch.
     """
 
     name: str
@@ -33,14 +33,14 @@ class ModelFacts:
 
 
 def write_model_folder(checkpoint: Path, folder: Path) -> ModelFacts:
-    """Writes a trained network as an MLflow model that takes pixels scaled to [0, 1], float32 (N, C, H, W).
+    """Write a trained network as an MLflow model whose input is pixels in [0, 1], float32 (N, C, H, W).
 
-    The checkpoint is read as tensors and plain data only. What is written holds a pickle, as MLflow's models of a
-    class of one's own do: to load it is to trust it.
+    The checkpoint is read as tensors and plain data only. The folder contains a pickle, as every MLflow model of a
+    custom class does: loading it executes code.
 
     Args:
-        checkpoint: A `best.pt`.
-        folder: Made here.
+        checkpoint: Path of a `best.pt`.
+        folder: Target folder, which is created.
 
     Raises:
         CheckpointError: The checkpoint is missing or damaged.
@@ -56,29 +56,31 @@ def write_model_folder(checkpoint: Path, folder: Path) -> ModelFacts:
     from orchestrator.training.checkpoints.checkpoints import load_network_file
 
     content = read_best(checkpoint, torch.device("cpu"))
-    described, data = content["model"], content["data"]
-    model = PixelModel(load_network_file(checkpoint), data["pixel_mean"], data["pixel_std"], data["class_names"]).eval()
-    shape = (described["in_chans"], described["image_size"], described["image_size"])
+    description, data = content["model"], content["data"]
+    network = PixelModel(
+        load_network_file(checkpoint), data["pixel_mean"], data["pixel_std"], data["class_names"]
+    ).eval()
+    shape = (description["in_chans"], description["image_size"], description["image_size"])
     single = np.dtype(np.float32)
     mlflow.pytorch.save_model(
-        model,
+        network,
         folder,
         code_paths=[str(Path(models.__file__).parent)],
         signature=ModelSignature(
             inputs=Schema([TensorSpec(single, (-1, *shape))]),
-            outputs=Schema([TensorSpec(single, (-1, described["num_classes"]))]),
+            outputs=Schema([TensorSpec(single, (-1, description["num_classes"]))]),
         ),
         input_example=_example(shape),
         pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _REQUIRED],
-        metadata={"class_names": list(data["class_names"]), "network": described["name"]},
+        metadata={"class_names": list(data["class_names"]), "network": description["name"]},
         serialization_format="pickle",
     )
     metrics = {key: float(value) for key, value in content.get("metrics", {}).items() if math.isfinite(value)}
-    return ModelFacts(described["name"], described["options"], int(content.get("epoch", 0)), metrics)
+    return ModelFacts(description["name"], description["options"], int(content.get("epoch", 0)), metrics)
 
 
 def name_model(folder: Path, model_id: str, run_id: str) -> None:
-    """Writes into the folder of a model which model of MLflow's it is."""
+    """Write the ids of an MLflow model and its run into the folder of the model."""
     from mlflow.models import Model
 
     model = Model.load(str(folder))
@@ -87,6 +89,6 @@ def name_model(folder: Path, model_id: str, run_id: str) -> None:
 
 
 def _example(shape: tuple[int, int, int]) -> npt.NDArray[np.float32]:
-    """One image: a slope from black to white, in steps that are short to write."""
+    """Create one image: a gradient from black to white, with numbers that are short in JSON."""
     slope = np.linspace(0.0, 1.0, shape[-1], dtype=np.float32).round(2)
     return np.ascontiguousarray(np.broadcast_to(slope, (1, *shape)))

@@ -1,4 +1,4 @@
-"""MLflow's own database after its folder of results was moved or copied: it notes places of files as absolute paths."""
+"""Update of MLflow's database after its folder of results was moved or copied: it stores absolute paths of files."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _COLUMNS = (
 _WAIT_S = 60.0
 
 
-def settle(tracking_uri: str) -> None:
-    """Have a database in a folder of results name the artifacts beside it, not those at the folder's former place.
+def update_artifact_places(tracking_uri: str) -> None:
+    """Make a database in a folder of results refer to the artifacts in the same folder, not to its former place.
 
-    Places that are somebody's choice stay: a former place that still has the artifacts that the new one lacks.
+    A place that a user chose is kept: one that still has the artifacts that the new folder lacks.
 
     Args:
-        tracking_uri: Address of MLflow; nothing is done for any but `<folder>/mlflow.db` with `<folder>/artifacts`.
+        tracking_uri: Address of MLflow; only `<folder>/mlflow.db` with `<folder>/artifacts` is updated.
 
     Raises:
-        TrackingError: The file is no database, or names a former place and cannot be changed. MLflow itself would try
-            again for minutes.
+        TrackingError: The file is no database, or refers to a former place and cannot be changed. MLflow itself would
+            retry for minutes.
     """
     database = sqlite_file(tracking_uri)
     if database is None:
@@ -52,7 +52,7 @@ def settle(tracking_uri: str) -> None:
                 logger.info("%s: artifacts of %s are now those of %s", database, before, artifacts)
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
-            raise  # it passes
+            raise  # temporary
         raise TrackingError(f"{database} cannot be used as MLflow's database: {error}") from None
 
 
@@ -66,7 +66,7 @@ def _opened(database: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _former_places(connection: sqlite3.Connection, artifacts: Path) -> list[str]:
-    """Return the folders of artifacts, as the database names them, that have moved to where they lie now."""
+    """Return the former addresses, in the database, of artifacts that are in the folder now."""
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone():
         return []
     if not artifacts.is_dir():

@@ -1,4 +1,4 @@
-"""Checkpoints of a sweep in MLflow: the files as artifacts of their trials, the best weights as models as well."""
+"""Checkpoints of a sweep in MLflow: files as artifacts of their trials, the best weights as MLflow models as well."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _BEST = "best.pt"
 _EPOCH = "spatialsweep.epoch"
 _MODEL_TYPE = "image-classifier"
 _PARAM_LENGTH = 250
-_ROOTS = ("sessions", "trials")  # hold a folder for each session and trial, with files that are stored
-_TRY_AGAIN = (401, 408, 429)
+_ROOTS = ("sessions", "trials")  # with a folder of stored files for each session and trial
+_RETRIED = (401, 408, 429)
 
 
-def moved_with(folder: Path, recorded: Path) -> Path:
-    """Return where a file of a sweep lies in the sweep's folder, whatever place the journal names.
+def current_path_of(folder: Path, recorded: Path) -> Path:
+    """Return the present path of a file of a sweep, whose folder may have been moved since the journal was written.
 
     Args:
         folder: Folder of the sweep, which may have been moved, copied or renamed.
-        recorded: Path that the journal names.
+        recorded: Path in the journal.
 
     Raises:
-        UnsafePathError: It leads out of the folder, through a link or otherwise.
+        UnsafePathError: The path leads out of the folder, through a link or otherwise.
     """
     parts = recorded.parts
     within = Path(*parts[-3:]) if len(parts) > 2 and parts[-3] in _ROOTS else Path(recorded.name)
@@ -44,26 +44,26 @@ def moved_with(folder: Path, recorded: Path) -> Path:
     return found if found.exists() or not elsewhere.exists() else contained(folder, elsewhere, "file of the journal")
 
 
-def refusal(error: Exception) -> int | None:
-    """The status of a server that has understood and says no; None where another attempt may do."""
+def client_error_status(error: Exception) -> int | None:
+    """Return the HTTP status of a refused request; None where a retry may succeed."""
     if isinstance(error, MlflowException):
         status = error.get_http_status_code()
-    else:  # of requests, which MLflow uses for files
+    else:  # errors of `requests`, which MLflow uses for files
         status = getattr(getattr(error, "response", None), "status_code", 0)
-    return status if 400 <= status < 500 and status not in _TRY_AGAIN else None
+    return status if 400 <= status < 500 and status not in _RETRIED else None
 
 
 class StoredCheckpoints:
-    """Puts checkpoints into MLflow and takes them out.
+    """Upload and deletion of checkpoints in MLflow; used by the writer thread, which it blocks.
 
-    A file goes up from where it lies. Only the folder of a model is written here first, one at a time, for MLflow has
-    no other way to make one.
+    Files are uploaded from their place. Only the folder of an MLflow model is written to disk first, one at a time, as
+    MLflow requires.
 
     Args:
-        client: Of the server or database.
-        tracking_uri: Of the same.
-        scratch: Where a model's folder is written; what a process that was killed has left there, somebody clears. None
-            takes the system's own.
+        client: Client of the server or database.
+        tracking_uri: Address of the server or database.
+        scratch: Folder for the folders of MLflow models, which the driver clears at its start; None takes the system's
+            temporary folder.
     """
 
     def __init__(self, client: MlflowClient, tracking_uri: str, scratch: Path | None = None) -> None:
@@ -72,27 +72,27 @@ class StoredCheckpoints:
         self._scratch = scratch
 
     def keep(self, path: Path, run_id: str, *, key: str, name: str) -> str | None:
-        """Stores a checkpoint with a trial's run, and makes a model of one that holds the best weights.
+        """Store a checkpoint with a trial's run, and the best weights as an MLflow model as well.
 
         Args:
-            path: Of the file; in a resumed sweep others may have taken its place.
-            run_id: Of the trial.
-            key: What the run stands for.
-            name: Of the model.
+            path: Path of the file; in a resumed sweep it may be gone.
+            run_id: MLflow id of the trial's run.
+            key: Key of the run, see `mlflow_runs.KEY`.
+            name: Name of the MLflow model.
 
         Returns:
-            Why the file is no model; None where all is well.
+            Reason why no MLflow model was created of the best weights; None for success.
         """
         if not path.exists():
             return None
         self._client.log_artifact(run_id, str(path), CHECKPOINT_ARTIFACT)
         if path.name != _BEST:
             return None
-        with self._place() as place:
+        with self._scratch_folder() as place:
             folder = place / "model"
             try:
                 facts = write_model_folder(path, folder)
-            except Exception as error:  # another attempt would find the same, and others wait
+            except Exception as error:  # a retry would fail again and block the other events
                 if isinstance(error, OSError) and is_full(error):
                     raise
                 return f"{path} becomes no model: {error}"
@@ -100,25 +100,30 @@ class StoredCheckpoints:
         return None
 
     @contextlib.contextmanager
-    def _place(self) -> Iterator[Path]:
+    def _scratch_folder(self) -> Iterator[Path]:
         if self._scratch is not None:
             self._scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="spatialsweep-model-", dir=self._scratch) as place:
             yield Path(place)
         if self._scratch is not None:
-            with contextlib.suppress(OSError):  # others have something there
+            with contextlib.suppress(OSError):  # another process uses it
                 self._scratch.rmdir()
 
     def drop(self, file: str, run_id: str, *, key: str) -> str | None:
-        """Takes a checkpoint out of a trial's run, and its model, unless that is in the registry.
+        """Delete a checkpoint from a trial's run, with its MLflow model unless that is registered.
+
+        Args:
+            file: Name of the file.
+            run_id: MLflow id of the trial's run.
+            key: Key of the run, see `mlflow_runs.KEY`.
 
         Returns:
-            Why it stays, such as rights to write but not to delete; None where it went.
+            Reason why it was not deleted, such as rights to write but not to delete; None for success.
         """
         try:
             self._drop(file, run_id, key=key)
         except Exception as error:
-            if not refusal(error):
+            if not client_error_status(error):
                 raise
             return f"{CHECKPOINT_ARTIFACT}/{file} of run {run_id} stays: {error}"
         return None
@@ -131,24 +136,24 @@ class StoredCheckpoints:
             artifacts.delete_artifacts(f"{CHECKPOINT_ARTIFACT}/{file}")
         model = find_model(self._client, run_id, key) if file == _BEST else None
         if model is not None:
-            self._discard(model)
+            self._delete_unregistered(model)
 
-    def _discard(self, model: LoggedModel) -> None:
-        """Deletes a model that nobody has registered; who may write but not delete leaves it."""
+    def _delete_unregistered(self, model: LoggedModel) -> None:
+        """Delete an MLflow model unless it is registered; a refusal, as for lack of rights, is ignored."""
         if versions_of(self._client, model):
             return
         try:
             self._client.delete_logged_model(model.model_id)
         except MlflowException as error:
-            if not refusal(error):
+            if not client_error_status(error):
                 raise
 
     def _store_model(self, folder: Path, facts: ModelFacts, run_id: str, *, key: str, name: str) -> None:
-        """Uploads a model, once; one whose upload was cut short is completed."""
+        """Upload an MLflow model once; an interrupted upload is completed."""
         model = find_model(self._client, run_id, key)
         if model is not None and model.tags.get(_EPOCH) != str(facts.epoch):
-            self._discard(model)
-            model = None  # the trial went on and has better weights now
+            self._delete_unregistered(model)
+            model = None  # the trial has found better weights since
         if model is None:
             model = self._create_model(facts, run_id, key=key, name=name)
         self._link(model, facts, run_id)
@@ -171,7 +176,7 @@ class StoredCheckpoints:
         )
 
     def _link(self, model: LoggedModel, facts: ModelFacts, run_id: str) -> None:
-        """Ties a model to its run and to the metrics of its epoch, which keep the time they were reported at."""
+        """Link an MLflow model to its run and to the metrics of its epoch, with the times of their reports."""
         outputs = self._client.get_run(run_id).outputs
         if all(output.model_id != model.model_id for output in (outputs.model_outputs if outputs else [])):
             self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=facts.epoch)])
@@ -187,12 +192,12 @@ class StoredCheckpoints:
 
 
 def find_model(client: MlflowClient, run_id: str, key: str) -> LoggedModel | None:
-    """The newest model of a trial; None where there is none.
+    """Return the newest MLflow model of a trial; None where there is none.
 
     Args:
-        client: Of the server or database.
-        run_id: Of the trial.
-        key: What the run stands for.
+        client: Client of the server or database.
+        run_id: MLflow id of the trial's run.
+        key: Key of the run, see `mlflow_runs.KEY`.
     """
     experiment = client.get_run(run_id).info.experiment_id
     newest = [{"field_name": "creation_timestamp", "ascending": False}]
@@ -201,6 +206,6 @@ def find_model(client: MlflowClient, run_id: str, key: str) -> LoggedModel | Non
 
 
 def versions_of(client: MlflowClient, model: LoggedModel) -> list[ModelVersion]:
-    """The versions in the model registry that refer to a model."""
+    """Return the versions in the model registry that refer to an MLflow model."""
     found = client.search_model_versions(f"run_id = '{model.source_run_id}'")
-    return [version for version in found if version.source == model.artifact_location]  # model_id is not told
+    return [version for version in found if version.source == model.artifact_location]  # the search returns no model_id

@@ -27,7 +27,7 @@ class EvaluationSettings(Section):
 
     Args:
         precision: Floating-point type of the network's arithmetic.
-        channels_last: Whether images and weights have their channels together in memory.
+        channels_last: Stores images and weights with their channels together in memory.
         crop_pct: Share of the shorter side of an image file that is kept; None for images that are not cropped.
         interpolation: Interpolation of image files, None likewise; `random`, which is for training, is `bicubic` here.
     """

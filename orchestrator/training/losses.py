@@ -1,4 +1,4 @@
-"""The training loss, summed over images; the functions are torch's and timm's."""
+"""Training loss, summed over images; the functions are torch's and timm's."""
 
 from __future__ import annotations
 

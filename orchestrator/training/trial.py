@@ -17,7 +17,7 @@ import models
 from orchestrator.config.sections.objective import ObjectiveConfig
 from orchestrator.config.trial import TrialConfig
 from orchestrator.data import Indices, epoch_batches
-from orchestrator.errors import CheckpointError, TrialDivergedError
+from orchestrator.errors import CheckpointError, TrialDivergedError, first_line
 from orchestrator.training.checkpoints.best_weights import save_best
 from orchestrator.training.checkpoints.checkpoint_content import load_weights, read_best, read_state
 from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_network, describe_network
@@ -256,7 +256,7 @@ class Trial:
         try:
             self.train_state.load_state_dict(content)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise CheckpointError(f"{chosen}: its optimiser is not that of this trial ({reason})") from None
         self.epoch, self.step = content["epoch"], content["step"]
         self.metrics, self.best = content["metrics"], content["best"]

@@ -41,7 +41,7 @@ class Workers:
 
     @property
     def is_first(self) -> bool:
-        """Whether this rank writes files and speaks for the others."""
+        """True for the rank that writes files and reports for all."""
         return self.rank == 0
 
     def wrap(self, network: nn.Module) -> nn.Module:

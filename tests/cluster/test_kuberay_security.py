@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.support.postgresql import PASSWORD, postgresql_server, server_programs
+from tests.support.postgresql import PASSWORD, PostgresqlServer, server_programs
 
 KUBERAY = Path(__file__).resolve().parents[2] / "cluster" / "kuberay"
 FILES = ("services.yaml", "raycluster.yaml", "rayjob.yaml")
@@ -129,30 +129,28 @@ def test_sweeps_have_no_password_of_an_administrator() -> None:
 
 
 @pytest.mark.slow
-def test_a_role_of_the_database_owns_one_and_reaches_no_other() -> None:
+def test_a_role_of_the_database_owns_one_and_reaches_no_other(postgresql: PostgresqlServer) -> None:
     programs = server_programs()
-    if programs is None:
-        pytest.skip("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
+    assert programs is not None
     (script,) = [one for one in documents("services.yaml") if one["metadata"]["name"] == "postgresql-first-start"]
     options = ("-v", "ON_ERROR_STOP=1", "--no-psqlrc", "--tuples-only", "--no-align")
-    with postgresql_server() as server:
 
-        def ask(text: str, role: str = "postgres", database: str = "postgres") -> str:
-            password = {"postgres": PASSWORD, "spatialsweep": "one's", "mlflow": "two's"}[role]
-            done = subprocess.run(
-                [programs / "psql", "-h", "127.0.0.1", "-p", str(server.port), "-U", role, "-d", database, *options],
-                env={**os.environ, "PGPASSWORD": password, "STUDIES_PASSWORD": "one's", "MLFLOW_PASSWORD": "two's"},
-                input=text,
-                capture_output=True,
-                text=True,
-            )
-            return (done.stdout + done.stderr).strip()
+    def ask(text: str, role: str = "postgres", database: str = "postgres") -> str:
+        password = {"postgres": PASSWORD, "spatialsweep": "one's", "mlflow": "two's"}[role]
+        done = subprocess.run(
+            [programs / "psql", "-h", "127.0.0.1", "-p", str(postgresql.port), "-U", role, "-d", database, *options],
+            env={**os.environ, "PGPASSWORD": password, "STUDIES_PASSWORD": "one's", "MLFLOW_PASSWORD": "two's"},
+            input=text,
+            capture_output=True,
+            text=True,
+        )
+        return (done.stdout + done.stderr).strip()
 
-        ask(script["data"]["databases.sql"])
-        roles = "SELECT rolname, rolsuper, rolcreatedb, rolcreaterole FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1"
-        assert ask(roles).splitlines() == ["mlflow|f|f|f", "postgres|t|t|t", "spatialsweep|f|f|f"]
-        table = "CREATE TABLE one (number int); DROP TABLE one; SELECT 'made'"
-        assert ask(table, "spatialsweep", "studies").splitlines()[-1] == "made"
-        assert ask(table, "mlflow", "mlflow").splitlines()[-1] == "made"
-        for role, foreign in (("spatialsweep", "mlflow"), ("mlflow", "studies"), ("spatialsweep", "postgres")):
-            assert f'permission denied for database "{foreign}"' in ask("SELECT 1", role, foreign)
+    ask(script["data"]["databases.sql"])
+    roles = "SELECT rolname, rolsuper, rolcreatedb, rolcreaterole FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1"
+    assert ask(roles).splitlines() == ["mlflow|f|f|f", "postgres|t|t|t", "spatialsweep|f|f|f"]
+    table = "CREATE TABLE one (number int); DROP TABLE one; SELECT 'made'"
+    assert ask(table, "spatialsweep", "studies").splitlines()[-1] == "made"
+    assert ask(table, "mlflow", "mlflow").splitlines()[-1] == "made"
+    for role, foreign in (("spatialsweep", "mlflow"), ("mlflow", "studies"), ("spatialsweep", "postgres")):
+        assert f'permission denied for database "{foreign}"' in ask("SELECT 1", role, foreign)

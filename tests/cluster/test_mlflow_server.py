@@ -25,7 +25,7 @@ from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
 from orchestrator.training.checkpoints.checkpoints import build_network
 from tests.support.mlflow_server import MlflowServer
 from tests.support.postgresql import PASSWORD as DATABASE_PASSWORD
-from tests.support.postgresql import postgresql_server, server_programs
+from tests.support.postgresql import PostgresqlServer
 from tests.support.tracked_sweep import replay, tell
 
 moto_server = pytest.importorskip("moto.server", reason="needs moto, of the development tools")
@@ -89,23 +89,22 @@ def bucket_of(store: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, store: str) -> Iterator[MlflowServer]:
-    """Start a server with an object store, an administrator, a user who may create experiments, and another user."""
-    if server_programs() is None:
-        pytest.skip("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, store: str, postgresql: PostgresqlServer
+) -> Iterator[MlflowServer]:
+    """Start a server over an object store, with an administrator and two users."""
     folder = tmp_path_factory.mktemp("server")
     command = [sys.executable, "-m", "cluster.mlflow", "--artifacts", f"s3://{BUCKET}/mlflow", "--workers", "1"]
     command += ["--allowed-hosts", "127.0.0.1:{port}"]
-    with postgresql_server() as database:
-        environment = {"MLFLOW_BACKEND_STORE_URI": database.uri(), "MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN}
-        server = MlflowServer(folder, command, {**environment, **STORE_KEYS, "MLFLOW_S3_ENDPOINT_URL": store})
-        server.start()
-        try:
-            for name, password in (("writer", WRITER), ("other", OTHER)):
-                ask(server, "users/create", {"username": name, "password": password}, user="admin", password=ADMIN)
-            yield server
-        finally:
-            server.stop()
+    environment = {"MLFLOW_BACKEND_STORE_URI": postgresql.uri(), "MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN}
+    server = MlflowServer(folder, command, {**environment, **STORE_KEYS, "MLFLOW_S3_ENDPOINT_URL": store})
+    server.start()
+    try:
+        for name, password in (("writer", WRITER), ("other", OTHER)):
+            ask(server, "users/create", {"username": name, "password": password}, user="admin", password=ADMIN)
+        yield server
+    finally:
+        server.stop()
 
 
 def ask(

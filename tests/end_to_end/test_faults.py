@@ -26,7 +26,7 @@ def test_what_is_killed_costs_no_trial_and_leaves_nothing(
     monkeypatch.setattr(faults, "LATEST_S", 1.0)
     with faults.lasting_cluster(cpus=2) as address:
         kinds = ["worker", "controller", "tune", "hub", "driver"]
-        outcome = faults.harm(kinds, tmp_path, address, seed=0, trials=2, epochs=12, workers=2)
+        outcome = faults.run_sequence(kinds, tmp_path, address, seed=0, trials=2, epochs=12, workers=2)
     assert outcome.leaked == []
     assert outcome.harmless, outcome
     assert sum(outcome.faults.values()) == 5

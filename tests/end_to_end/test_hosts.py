@@ -141,12 +141,12 @@ def test_a_host_and_the_link_of_a_host_may_be_lost_for_a_while(
     world = chaos.World(cluster, sweep, draw)
     with chaos.Saves(sweep.folder / "trials") as saves:
         for kind in ("host", "link-5"):
-            assert sweep.goes_on()
-            assert chaos.strike(kind, world, saves, outcome)
+            assert sweep.has_reported()
+            assert chaos.inject(kind, world, saves, outcome)
         assert chaos.finishes(world), sweep.log.read_text()[-6000:]
     shape = chaos.Shape(trials=TRIALS, epochs=6)
-    chaos.account(sweep, shape, saves, submitted.sweep.learnt(), outcome)
+    chaos.account(sweep, shape, saves, submitted.sweep.metrics(), outcome)
     outcome.sweeps = outcome.finished = 1
     assert outcome.faults == 2
     assert outcome.harmless, outcome
-    assert chaos.nothing_left(cluster) == []
+    assert chaos.wait_for_cleanup(cluster) == []

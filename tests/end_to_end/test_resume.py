@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,71 +76,154 @@ class Sweep:
         wait_for(lambda: len(self.events("trial_reported")) >= count)
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_a_sweep_stopped_again_and_again_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path)
-    first = sweep.start("run", str(sweep.file))
+def on_ray(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test of the sweep that is stopped several times, which may have to wait for its drivers."""
+    return pytest.mark.ray(pytest.mark.slow(pytest.mark.timeout(600)(test)))
+
+
+@dataclass
+class Stage:
+    """State of the sweep after one of its drivers has ended."""
+
+    sweep: Sweep
+    code: int
+    output: str
+    states: dict[str, int]
+    runs: dict[str, str]
+    family: Family
+
+
+class Family:
+    """Processes below a driver."""
+
+    def __init__(self, driver: subprocess.Popen[str]) -> None:
+        self.processes = psutil.Process(driver.pid).children(recursive=True)
+        (self.raylet,) = [child for child in self.processes if child.name() == "raylet"]
+        self.agents = [child for child in self.processes if command_line(child).startswith(RAYS_AGENTS)]
+
+    def has(self, name: str) -> bool:
+        return any(name in command_line(child) for child in self.processes)
+
+
+def command_line(process: psutil.Process) -> str:
+    """Command line of a process; empty once it has ended."""
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
+
+
+def end_of(driver: subprocess.Popen[str], sweep: Sweep, family: Family) -> Stage:
+    output, _ = driver.communicate(timeout=120)
+    return Stage(sweep, driver.returncode, output, states(sweep), run_statuses(sweep), family)
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    """Ctrl-C in the second of three trials."""
+    sweep = Sweep(tmp_path_factory.mktemp("stops"))
+    driver = sweep.start("run", str(sweep.file))
     sweep.wait_for_epochs(EPOCHS + 1)
     assert sweep.folder.is_driven
-    family = psutil.Process(first.pid).children(recursive=True)
-    assert any("RayTrainWorker" in " ".join(child.cmdline()) for child in family)
-    os.killpg(first.pid, signal.SIGINT)  # a terminal sends it to the whole foreground group
-    output, _ = first.communicate(timeout=120)
-    assert first.returncode == 130, output
-    assert "Stopping after the epochs now running" in output
-    assert "stops: interrupted" in output
-    assert "resume stops --runs-dir" in output
-    assert "Traceback" not in output
-    assert (sweep.folder.path / "trials.parquet").exists()
-    assert not (sweep.folder.path / "scratch").exists()
-    assert states(sweep) == {"COMPLETE": 1, "WAITING": 1}
-    assert run_statuses(sweep) == {"stops": "KILLED", "stops/trial-00000": "FINISHED", "stops/trial-00001": "KILLED"}
-    assert_all_end(family, within_s=30)
+    family = Family(driver)
+    assert family.has("RayTrainWorker")
+    os.killpg(driver.pid, signal.SIGINT)  # a terminal sends it to the whole foreground group
+    return end_of(driver, sweep, family)
 
-    second = sweep.start("resume", "stops")
-    sweep.wait_for_epochs(2 * EPOCHS + 1)
-    orphans = psutil.Process(second.pid).children(recursive=True)
-    agents = [child for child in orphans if child.cmdline()[0].startswith(RAYS_AGENTS)]
-    second.kill()
-    second.communicate(timeout=30)
-    assert_all_end([child for child in orphans if child not in agents], within_s=60)
-    assert not sweep.folder.is_driven
 
-    third = sweep.start("resume", "stops")
-    sweep.wait_for_epochs(2 * EPOCHS + 2)
-    family = psutil.Process(third.pid).children(recursive=True)
-    (raylet,) = [child for child in family if child.name() == "raylet"]
-    raylet.kill()
-    output, _ = third.communicate(timeout=120)
-    assert third.returncode == 1, output
-    assert f"Ray has ended under this sweep: its raylet on this machine, process {raylet.pid}, is gone" in output
-    assert f"What is done is kept; go on with `spatialsweep resume stops --runs-dir {sweep.runs_dir}`" in output
-    assert states(sweep) == {"COMPLETE": 2, "WAITING": 1}
-    assert run_statuses(sweep)["stops"] == "FAILED"
-    assert_all_end(family, within_s=30)
+@pytest.fixture(scope="module")
+def killed(interrupted: Stage) -> Stage:
+    """Resumed; `kill -9` of the driver in the third trial."""
+    driver = interrupted.sweep.start("resume", "stops")
+    interrupted.sweep.wait_for_epochs(2 * EPOCHS + 1)
+    family = Family(driver)
+    driver.kill()
+    return end_of(driver, interrupted.sweep, family)
 
-    last = sweep.start("resume", "stops")
-    wait_for(lambda: len(finished(sweep)) == TRIALS)
-    (raylet,) = [child for child in psutil.Process(last.pid).children(recursive=True) if child.name() == "raylet"]
-    raylet.kill()  # when there is nothing left that could be lost
-    output, _ = last.communicate(timeout=120)
-    assert last.returncode == 0, output
-    assert f"{TRIALS} trials, 2 of them done before" in output
-    assert "stops: finished" in output
-    reported = Counter((event["trial"], event["epoch"]) for event in sweep.events("trial_reported"))
+
+@pytest.fixture(scope="module")
+def without_ray(killed: Stage) -> Stage:
+    """Resumed; the raylet killed in the third trial."""
+    driver = killed.sweep.start("resume", "stops")
+    killed.sweep.wait_for_epochs(2 * EPOCHS + 2)
+    family = Family(driver)
+    family.raylet.kill()
+    return end_of(driver, killed.sweep, family)
+
+
+@pytest.fixture(scope="module")
+def ended(without_ray: Stage) -> Stage:
+    """Resumed; the raylet killed when there is nothing left that could be lost."""
+    driver = without_ray.sweep.start("resume", "stops")
+    wait_for(lambda: len(finished(without_ray.sweep)) == TRIALS)
+    family = Family(driver)
+    family.raylet.kill()
+    return end_of(driver, without_ray.sweep, family)
+
+
+@on_ray
+def test_ctrl_c_ends_a_sweep_after_the_epoch_and_names_the_way_back(interrupted: Stage) -> None:
+    assert interrupted.code == 130, interrupted.output
+    assert "Stopping after the epochs now running" in interrupted.output
+    assert "stops: interrupted" in interrupted.output
+    assert "resume stops --runs-dir" in interrupted.output
+    assert "Traceback" not in interrupted.output
+
+
+@on_ray
+def test_what_was_done_before_ctrl_c_is_kept_and_nothing_runs_on(interrupted: Stage) -> None:
+    folder = interrupted.sweep.folder.path
+    assert (folder / "trials.parquet").exists()
+    assert not (folder / "scratch").exists()
+    assert interrupted.states == {"COMPLETE": 1, "WAITING": 1}
+    assert interrupted.runs == {"stops": "KILLED", "stops/trial-00000": "FINISHED", "stops/trial-00001": "KILLED"}
+    assert_all_end(interrupted.family.processes, within_s=30)
+
+
+@on_ray
+def test_everything_ends_with_a_killed_driver(killed: Stage) -> None:
+    family = killed.family
+    assert_all_end([child for child in family.processes if child not in family.agents], within_s=60)
+    assert not killed.sweep.folder.is_driven
+
+
+@on_ray
+def test_a_sweep_that_loses_ray_fails_and_names_the_way_back(without_ray: Stage) -> None:
+    output, runs_dir = without_ray.output, without_ray.sweep.runs_dir
+    assert without_ray.code == 1, output
+    lost = (
+        f"Ray has ended under this sweep: its raylet on this machine, process {without_ray.family.raylet.pid}, is gone"
+    )
+    assert lost in output
+    assert f"What is done is kept; go on with `spatialsweep resume stops --runs-dir {runs_dir}`" in output
+    assert without_ray.states == {"COMPLETE": 2, "WAITING": 1}
+    assert without_ray.runs["stops"] == "FAILED"
+    assert_all_end(without_ray.family.processes, within_s=30)
+
+
+@on_ray
+def test_a_sweep_that_loses_ray_at_its_very_end_has_finished(ended: Stage) -> None:
+    assert ended.code == 0, ended.output
+    assert f"{TRIALS} trials, 2 of them done before" in ended.output
+    assert "stops: finished" in ended.output
+    assert ended.states == {"COMPLETE": TRIALS}
+    assert set(ended.runs.values()) == {"FINISHED"}
+    assert len(ended.runs) == 1 + TRIALS
+
+
+@on_ray
+def test_a_sweep_stopped_again_and_again_trains_each_epoch_once(ended: Stage) -> None:
+    reported = Counter((event["trial"], event["epoch"]) for event in ended.sweep.events("trial_reported"))
     assert reported == {(trial, epoch): 1 for trial in range(TRIALS) for epoch in range(1, EPOCHS + 1)}
-    assert [event["trial"] for event in sweep.events("trial_started")] == [0, 1, 2]
-    assert {event["trial"] for event in sweep.events("trial_resumed")} == {1, 2}
-    assert states(sweep) == {"COMPLETE": TRIALS}
-    assert set(run_statuses(sweep).values()) == {"FINISHED"}
-    assert len(run_statuses(sweep)) == 1 + TRIALS
+    assert [event["trial"] for event in ended.sweep.events("trial_started")] == [0, 1, 2]
+    assert {event["trial"] for event in ended.sweep.events("trial_resumed")} == {1, 2}
 
-    again, output = sweep.call("resume", "stops")
-    assert (again, "all 3 trials are done" in output) == (0, True), output
-    assert len(sweep.events("trial_started")) == TRIALS
-    assert_all_end(agents, within_s=60)
+
+@on_ray
+def test_a_finished_sweep_has_nothing_to_resume(ended: Stage, killed: Stage) -> None:
+    code, output = ended.sweep.call("resume", "stops")
+    assert (code, "all 3 trials are done" in output) == (0, True), output
+    assert len(ended.sweep.events("trial_started")) == TRIALS
+    assert_all_end(killed.family.agents, within_s=60)
 
 
 def assert_all_end(family: list[psutil.Process], *, within_s: float) -> None:

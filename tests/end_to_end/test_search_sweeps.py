@@ -17,7 +17,7 @@ from orchestrator import load_sweep, run_sweep
 from orchestrator.records.ledger import TrialStatus
 from orchestrator.runtime.ray_session import ray_session
 from orchestrator.search.storage import open_storage
-from tests.support.postgresql import PASSWORD, PostgresqlServer, postgresql_server, server_programs
+from tests.support.postgresql import PASSWORD, PostgresqlServer
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -39,14 +39,6 @@ def ray_instance() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture
-def server() -> Iterator[PostgresqlServer]:
-    if server_programs() is None:
-        pytest.skip("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
-    with postgresql_server() as running:
-        yield running
-
-
 def restart_after_first_report(server: PostgresqlServer, journal: Path) -> threading.Thread:
     def restart() -> None:
         while not (journal.exists() and b"trial_reported" in journal.read_bytes()):
@@ -60,7 +52,7 @@ def restart_after_first_report(server: PostgresqlServer, journal: Path) -> threa
     return thread
 
 
-def test_several_objectives_on_a_server_that_is_restarted(tmp_path: Path, server: PostgresqlServer) -> None:
+def test_several_objectives_on_a_server_that_is_restarted(tmp_path: Path, postgresql: PostgresqlServer) -> None:
     sweep = {
         **TINY,
         "search": {
@@ -71,10 +63,10 @@ def test_several_objectives_on_a_server_that_is_restarted(tmp_path: Path, server
         "objective": [{"metric": "val/top1"}, {"metric": "macs"}, {"metric": "latency_ms"}],
         "constraints": ["params <= 1e9"],
         "sampler": {"name": "tpe", "startup_trials": 2},
-        "storage": {"uri": server.uri()},
+        "storage": {"uri": postgresql.uri()},
         "runs_dir": str(tmp_path),
     }
-    restarted = restart_after_first_report(server, tmp_path / "tiny" / "journal.jsonl")
+    restarted = restart_after_first_report(postgresql, tmp_path / "tiny" / "journal.jsonl")
     result = run_sweep(load_sweep(sweep))
     restarted.join(10)
 
@@ -86,7 +78,7 @@ def test_several_objectives_on_a_server_that_is_restarted(tmp_path: Path, server
     assert all(row["feasible"] for row in result.trials.to_pylist())
     assert set(result.importance) == {"model", "lr"}
 
-    study = optuna.load_study(study_name="tiny", storage=open_storage(server.uri()))
+    study = optuna.load_study(study_name="tiny", storage=open_storage(postgresql.uri()))
     assert study.metric_names == ["val/top1", "macs", "latency_ms"]
     assert {trial.number for trial in study.best_trials} == {trial.number for trial in front}
     assert all(trial.constraints["params <= 1e9"] < 0 for trial in study.trials)

@@ -6,6 +6,8 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -107,30 +109,51 @@ class Desk:
             return process.wait(), "".join(seen)
 
 
-def test_a_sweep_is_submitted_followed_left_and_stopped(tmp_path: Path) -> None:
-    with local_head(num_cpus=2, environment={"HOME": str(tmp_path)}) as head:
-        desk = Desk(tmp_path / "desk", head)
-        refused = desk.run("submit", "sweep.yaml", RAY_AUTH_TOKEN="0" * 64)
-        assert refused.returncode == 1
-        assert "refuses the token. Set RAY_AUTH_TOKEN" in refused.stderr
-        assert len(refused.stderr.splitlines()) == 1
+LONGER = ["submit", "sweep.yaml", "--name", "long", "--set", "training.epochs=1000"]
 
-        done = desk.run("submit", "sweep.yaml", "--follow", "--env", "SWEEP_SECRET")
-        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-        for expected in ("Package:   ", "Submitted: tiny to http://", "Versions:  python 3.", "tiny: finished"):
-            assert expected in done.stdout
-        assert done.stdout.splitlines()[-1] == "tiny: job 'tiny' has finished"
-        assert SECRET not in done.stdout + done.stderr
-        assert "Warning: this cluster has" not in done.stdout
-        assert (tmp_path / "spatialsweep" / "runs" / "tiny" / "trials.parquet").exists()
 
-        # A long one: left alone at Ctrl-C, refused a second time, stopped with its results written down.
-        longer = ["submit", "sweep.yaml", "--name", "long", "--set", "training.epochs=1000"]
-        code, seen = desk.follow_until("0/1 trials done, 1 running", *longer, "--follow")
-        assert code == 130, seen
-        assert f"spatialsweep stop long --address {desk.address}" in seen.splitlines()[-1]
-        again, status, stopped, log, examined, listed, unknown = desk.run_all(
-            longer,
+@dataclass
+class Answers:
+    """Exit code, output and errors of the commands that were given while the long sweep ran."""
+
+    again: tuple[int, str, str]
+    status: tuple[int, str, str]
+    stopped: tuple[int, str, str]
+    log: tuple[int, str, str]
+    examined: tuple[int, str, str]
+    listed: tuple[int, str, str]
+    unknown: tuple[int, str, str]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Home folder of the head's processes, which jobs write their results to."""
+    return tmp_path_factory.mktemp("submit")
+
+
+@pytest.fixture(scope="module")
+def desk(home: Path) -> Iterator[Desk]:
+    with local_head(num_cpus=2, environment={"HOME": str(home)}) as head:
+        yield Desk(home / "desk", head)
+
+
+@pytest.fixture(scope="module")
+def followed(desk: Desk) -> subprocess.CompletedProcess[str]:
+    """A sweep that was followed to its end."""
+    return desk.run("submit", "sweep.yaml", "--follow", "--env", "SWEEP_SECRET")
+
+
+@pytest.fixture(scope="module")
+def left(desk: Desk, followed: subprocess.CompletedProcess[str]) -> tuple[int, str]:
+    """A long sweep after the first, whose user presses Ctrl-C while it trains."""
+    return desk.follow_until("0/1 trials done, 1 running", *LONGER, "--follow")
+
+
+@pytest.fixture(scope="module")
+def answers(desk: Desk, left: tuple[int, str]) -> Answers:
+    return Answers(
+        *desk.run_all(
+            LONGER,
             ["status", "long", "--json"],
             ["stop", "long"],
             ["logs", "long"],
@@ -138,21 +161,59 @@ def test_a_sweep_is_submitted_followed_left_and_stopped(tmp_path: Path) -> None:
             ["jobs", "--json"],
             ["logs", "lang"],
         )
+    )
 
-    assert again[0] == 2
-    assert "sweep 'long' is being run by job 'long'" in again[2]
-    told = json.loads(status[1])
-    assert (told["state"], told["job"]) == ("RUNNING", "long")
-    assert stopped[1] == "long: job 'long' stopped\n"
-    assert "long: interrupted" in log[1]
-    assert "Resume:    " in log[1]
-    assert SECRET not in log[1]
 
-    assert examined[0] == 0, examined
-    levels = {finding["subject"]: finding["level"] for finding in json.loads(examined[1])}
+def test_a_wrong_token_is_refused_in_one_line(desk: Desk) -> None:
+    refused = desk.run("submit", "sweep.yaml", RAY_AUTH_TOKEN="0" * 64)
+    assert refused.returncode == 1
+    assert "refuses the token. Set RAY_AUTH_TOKEN" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+
+def test_a_submitted_sweep_is_followed_to_its_end(followed: subprocess.CompletedProcess[str], home: Path) -> None:
+    assert followed.returncode == 0, followed.stdout[-4000:] + followed.stderr[-2000:]
+    for expected in ("Package:   ", "Submitted: tiny to http://", "Versions:  python 3.", "tiny: finished"):
+        assert expected in followed.stdout
+    assert followed.stdout.splitlines()[-1] == "tiny: job 'tiny' has finished"
+    assert "Warning: this cluster has" not in followed.stdout
+    assert (home / "spatialsweep" / "runs" / "tiny" / "trials.parquet").exists()
+
+
+def test_a_secret_of_the_sweep_stands_in_no_output(
+    followed: subprocess.CompletedProcess[str], answers: Answers
+) -> None:
+    assert SECRET not in followed.stdout + followed.stderr
+    assert SECRET not in answers.log[1]
+
+
+def test_ctrl_c_leaves_the_sweep_alone_and_names_the_command_that_stops_it(desk: Desk, left: tuple[int, str]) -> None:
+    code, seen = left
+    assert code == 130, seen
+    assert f"spatialsweep stop long --address {desk.address}" in seen.splitlines()[-1]
+
+
+def test_a_sweep_that_runs_is_not_submitted_again(answers: Answers) -> None:
+    assert answers.again[0] == 2
+    assert "sweep 'long' is being run by job 'long'" in answers.again[2]
+    status = json.loads(answers.status[1])
+    assert (status["state"], status["job"]) == ("RUNNING", "long")
+
+
+def test_a_sweep_that_is_stopped_writes_its_results_down(answers: Answers) -> None:
+    assert answers.stopped[1] == "long: job 'long' stopped\n"
+    assert "long: interrupted" in answers.log[1]
+    assert "Resume:    " in answers.log[1]
+
+
+def test_doctor_finds_the_cluster_in_order(answers: Answers) -> None:
+    assert answers.examined[0] == 0, answers.examined
+    levels = {finding["subject"]: finding["level"] for finding in json.loads(answers.examined[1])}
     assert levels["versions"] == levels["token"] == levels["shared storage"] == "ok"
 
-    states = {job["job"]: job["state"] for job in json.loads(listed[1])}
+
+def test_jobs_are_listed_and_the_nearest_is_offered(answers: Answers) -> None:
+    states = {job["job"]: job["state"] for job in json.loads(answers.listed[1])}
     assert states == {"tiny": "SUCCEEDED", "long": "STOPPED", "doctor": "SUCCEEDED"}
-    assert unknown[0] == 2
-    assert "Did you mean 'long'?" in unknown[2]
+    assert answers.unknown[0] == 2
+    assert "Did you mean 'long'?" in answers.unknown[2]

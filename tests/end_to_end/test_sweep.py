@@ -17,11 +17,12 @@ import ray
 import torch
 from mlflow import MlflowClient
 
-from orchestrator import SweepConfig, SweepResult, dry_run, load_model, load_sweep, run_sweep
+from orchestrator import SweepConfig, SweepResult, TrialResult, dry_run, load_model, load_sweep, run_sweep
 from orchestrator.data.conversion.prepare import prepare
 from orchestrator.errors import ClusterError
 from orchestrator.records.ledger import TrialStatus
-from orchestrator.runtime.ray_session import plan_lanes, ray_session
+from orchestrator.runtime.lane_plan import plan_lanes
+from orchestrator.runtime.ray_session import ray_session
 from tests.support.cluster_state import assert_nothing_left
 from tests.support.tiny_archives import photo_tree
 
@@ -63,57 +64,93 @@ def optuna_trials(result: SweepResult) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name=result.name, storage=storage).trials
 
 
-def test_a_sweep_records_every_trial_everywhere(tmp_path: Path) -> None:
-    result = run_sweep(tiny(tmp_path))
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
+    """A sweep of three trials, one after the other."""
+    return run_sweep(tiny(tmp_path_factory.mktemp("plain")))
 
-    assert (result.name, result.status) == ("tiny", "finished")
-    assert [row["status"] for row in result.trials.to_pylist()] == ["finished"] * 3
-    assert result.reports.num_rows > 3 * 2 * 5
-    assert (result.folder / "trials.parquet").exists()
-    best = result.best
-    assert best is not None
-    assert best.value == max(result.trials.column("value").to_pylist())
+
+@pytest.fixture(scope="module")
+def best(plain: SweepResult) -> TrialResult:
+    assert plain.best is not None
+    return plain.best
+
+
+@pytest.fixture(scope="module")
+def child(plain: SweepResult, best: TrialResult) -> Any:
+    """MLflow's run of the best trial."""
+    return runs_of(plain)[f"tiny/trial-{best.number:05d}"]
+
+
+def test_nothing_is_left_of_a_sweep(plain: SweepResult) -> None:
+    assert_nothing_left()
+
+
+def test_a_sweep_keeps_the_results_of_its_trials(plain: SweepResult, best: TrialResult) -> None:
+    assert (plain.name, plain.status) == ("tiny", "finished")
+    assert [row["status"] for row in plain.trials.to_pylist()] == ["finished"] * 3
+    assert plain.reports.num_rows > 3 * 2 * 5
+    assert (plain.folder / "trials.parquet").exists()
+    assert best.value == max(plain.trials.column("value").to_pylist())
     assert best.test_top1 is not None
     assert best.test_top1 > 0.8
+    for record in plain.records:
+        log = (plain.folder / "trials" / f"trial-{record.number:05d}" / "rank-0.log").read_text()
+        assert [line for line in log.splitlines() if "epoch 2: train/loss" in line]
 
-    runs = runs_of(result)
+
+def test_mlflow_has_a_run_of_the_sweep_and_one_below_it_for_each_trial(plain: SweepResult, child: Any) -> None:
+    runs = runs_of(plain)
     assert {name: run.info.status for name, run in runs.items()} == {
         "tiny": "FINISHED",
         **{f"tiny/trial-{number:05d}": "FINISHED" for number in range(3)},
     }
-    child = runs[f"tiny/trial-{best.number:05d}"]
     assert child.data.tags["mlflow.parentRunId"] == runs["tiny"].info.run_id
+
+
+def test_the_run_of_a_trial_has_its_settings_and_all_it_measured(
+    plain: SweepResult, best: TrialResult, child: Any
+) -> None:
     assert child.data.tags["spatialsweep.optuna_trial"] == str(best.number)
     assert child.data.params["lr"] == str(best.params["lr"])
-    history = MlflowClient(result.tracking_uri).get_metric_history(child.info.run_id, "val/top1")
+    history = MlflowClient(plain.tracking_uri).get_metric_history(child.info.run_id, "val/top1")
     assert [point.step for point in history] == [1, 2]
     assert {"train/loss", "lr", "images_per_s", "test/top1"} <= set(child.data.metrics)
     assert child.data.metrics["best/val/top1"] == best.value
     assert f"system/{socket.gethostname()}/cpu_utilization_percentage" in child.data.metrics
-    client = MlflowClient(result.tracking_uri)
-    origin = {file.path for file in client.list_artifacts(runs["tiny"].info.run_id, "sessions/001")}
+
+
+def test_mlflow_has_the_origin_the_dataset_the_logs_and_the_networks(plain: SweepResult, child: Any) -> None:
+    client = MlflowClient(plain.tracking_uri)
+    parent = runs_of(plain)["tiny"].info.run_id
+    origin = {file.path for file in client.list_artifacts(parent, "sessions/001")}
     assert {f"sessions/001/{name}" for name in ("sweep.yaml", "config.yaml", "dataset.json", "packages.txt")} <= origin
     assert [found.dataset.name for found in child.inputs.dataset_inputs] == ["digits"]
     logs = [file.path for file in client.list_artifacts(child.info.run_id, "logs")]
     assert logs == ["logs/rank-0.log", "logs/rank-1.log"]
-    for record in result.records:
-        log = (result.folder / "trials" / f"trial-{record.number:05d}" / "rank-0.log").read_text()
-        assert [line for line in log.splitlines() if "epoch 2: train/loss" in line]
     stored = client.search_logged_models([child.info.experiment_id])
     assert {model.name for model in stored} == {f"tiny-trial-{number:05d}" for number in range(3)}
-    costs = result.trials.column("cpu_s").to_pylist()
-    assert child.data.metrics["cost/cpu_s"] == costs[best.number] > 0
-    assert runs["tiny"].data.metrics["cost/cpu_s"] == pytest.approx(sum(costs))
 
-    trials = optuna_trials(result)
+
+def test_a_sweep_costs_what_its_trials_cost(plain: SweepResult, best: TrialResult, child: Any) -> None:
+    costs = plain.trials.column("cpu_s").to_pylist()
+    assert child.data.metrics["cost/cpu_s"] == costs[best.number] > 0
+    assert runs_of(plain)["tiny"].data.metrics["cost/cpu_s"] == pytest.approx(sum(costs))
+
+
+def test_the_study_has_every_trial_and_every_epoch(plain: SweepResult) -> None:
+    trials = optuna_trials(plain)
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
     assert all(sorted(trial.intermediate_values) == [1, 2] for trial in trials)
-    assert {trial.user_attrs["tune_trial"] for trial in trials} == set(result.trials.column("tune_trial").to_pylist())
+    assert {trial.user_attrs["tune_trial"] for trial in trials} == set(plain.trials.column("tune_trial").to_pylist())
 
-    from_mlflow = load_model(f"runs:/{child.info.run_id}", tracking_uri=result.tracking_uri)
+
+def test_the_best_network_is_the_same_from_mlflow_and_from_the_folder(
+    plain: SweepResult, best: TrialResult, child: Any
+) -> None:
+    from_mlflow = load_model(f"runs:/{child.info.run_id}", tracking_uri=plain.tracking_uri)
     images = torch.randn(4, 1, 8, 8)
     assert torch.equal(from_mlflow(images), best.load_model()(images))
-    assert_nothing_left()
 
 
 def test_a_sweep_trains_on_a_prepared_dataset(tmp_path: Path) -> None:
@@ -174,37 +211,51 @@ def test_two_lanes_stop_hopeless_trials_early(tmp_path: Path) -> None:
     assert_nothing_left()
 
 
-def test_a_diverging_trial_ends_alone_and_says_where(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def diverging(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
+    """A sweep of which some trials diverge and some networks have too many parameters."""
+    folder = tmp_path_factory.mktemp("diverging")
     searched = ("search.lr={choices: [1.0e+30, 3.0e-3]}", "search.stem=[3x3, 7x7]", "limits.max_params=503000")
-    config = tiny(tmp_path, *searched, "try_first=[{lr: 3.0e-3, stem: 3x3}]", "sampler.name=random", "trials=4")
-    result = run_sweep(config)
+    config = tiny(folder, *searched, "try_first=[{lr: 3.0e-3, stem: 3x3}]", "sampler.name=random", "trials=4")
+    return run_sweep(config)
 
-    rows = result.trials.to_pylist()
+
+def rejected(result: SweepResult) -> list[optuna.trial.FrozenTrial]:
+    return [trial for trial in optuna_trials(result) if "rejected" in trial.user_attrs]
+
+
+def test_a_diverging_trial_ends_alone_and_says_where(diverging: SweepResult) -> None:
+    rows = diverging.trials.to_pylist()
     diverged = [row for row in rows if row["status"] == "diverged"]
     finished = [row for row in rows if row["status"] == "finished"]
     assert diverged
     assert finished
     assert len(diverged) + len(finished) == 4
     assert all(row["reason"].startswith("diverged: the training loss of epoch 1") for row in diverged)
-    runs = runs_of(result)
+    runs = runs_of(diverging)
     for row in diverged:
         run = runs[f"tiny/trial-{row['trial']:05d}"]
         assert run.info.status == "KILLED"
         assert run.data.tags["spatialsweep.status"] == "diverged"
         assert "diverged" in run.data.tags["spatialsweep.reason"]
     assert all(run.info.status != "RUNNING" for run in runs.values())
-    first, *_ = result.records
-    assert (first.number, first.params) == (0, {"lr": 3e-3, "stem": "3x3"})
-    rejected = [trial for trial in optuna_trials(result) if "rejected" in trial.user_attrs]
-    assert rejected
-    assert {trial.params["stem"] for trial in rejected} == {"7x7"}
-    assert {record.params["stem"] for record in result.records} == {"3x3"}
-    assert result.notice == f"Rejected before they cost a trial: {len(rejected)} (max_params {len(rejected)})."
-    assert runs["tiny"].data.metrics["trials_rejected"] == len(rejected)
-    failed = [trial for trial in optuna_trials(result) if trial.state.name == "FAIL" and trial not in rejected]
+    trials, turned_down = optuna_trials(diverging), rejected(diverging)
+    failed = [trial for trial in trials if trial.state.name == "FAIL" and trial not in turned_down]
     assert {trial.number for trial in failed} == {row["trial"] for row in diverged}
     assert all(trial.user_attrs["reason"].startswith("diverged") for trial in failed)
     assert_nothing_left()
+
+
+def test_a_network_beyond_the_limits_is_rejected_before_it_costs_a_trial(diverging: SweepResult) -> None:
+    first, *_ = diverging.records
+    assert (first.number, first.params) == (0, {"lr": 3e-3, "stem": "3x3"})
+    turned_down = rejected(diverging)
+    assert turned_down
+    assert {trial.params["stem"] for trial in turned_down} == {"7x7"}
+    assert {record.params["stem"] for record in diverging.records} == {"3x3"}
+    count = len(turned_down)
+    assert diverging.notice == f"Rejected before they cost a trial: {count} (max_params {count})."
+    assert runs_of(diverging)["tiny"].data.metrics["trials_rejected"] == count
 
 
 def test_a_killed_worker_costs_no_trial(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Small tensors on a machine that may be busy: one thread is faster than waiting for a second core."""
+"""Single-threaded torch for small tensors: on a machine with other load it is faster than two threads."""
 
 from collections.abc import Iterator
 

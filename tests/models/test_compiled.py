@@ -1,4 +1,4 @@
-"""Programs that compilers make of the networks: torch.compile with its gradients, ONNX through its runtime."""
+"""Compiled and exported networks: torch.compile with its gradients, ONNX through its runtime."""
 
 import copy
 from pathlib import Path
@@ -14,8 +14,8 @@ from tests.support.networks.tiny_networks import SIDE, TINY
 OPSET = 23  # the newest that torch writes
 
 
-def shaken(name: str) -> nn.Module:
-    """Far from its initial values, so that every parameter matters."""
+def with_random_offsets(name: str) -> nn.Module:
+    """Build a network far from its initial values, so that every parameter matters."""
     torch.manual_seed(0)
     network = TINY[name]()
     with torch.no_grad():
@@ -24,8 +24,8 @@ def shaken(name: str) -> nn.Module:
     return network
 
 
-def a_training_step(program: Any, network: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Logits, gradients and what the norms have learned of the images."""
+def training_step(program: Any, network: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Return logits, gradients and the statistics of the norms."""
     images = images.clone().requires_grad_()
     logits = program(images)
     (logits * torch.linspace(-1, 1, logits.numel(), dtype=logits.dtype).view_as(logits)).sum().backward()
@@ -43,11 +43,11 @@ def a_training_step(program: Any, network: nn.Module, images: Tensor) -> dict[st
 @pytest.mark.parametrize("name", [name for name in TINY if name not in {"conv", "local", "lesa_detection"}])
 def test_a_compiled_network_is_the_same(name: str) -> None:
     torch._dynamo.reset()
-    network = shaken(name).double().train()
+    network = with_random_offsets(name).double().train()
     twin = copy.deepcopy(network)
     images = torch.randn(3, 3, SIDE, SIDE, dtype=torch.double)
-    eager = a_training_step(network, network, images)
-    compiled = a_training_step(torch.compile(twin, fullgraph=True), twin, images)
+    eager = training_step(network, network, images)
+    compiled = training_step(torch.compile(twin, fullgraph=True), twin, images)
     for key, expected in eager.items():
         torch.testing.assert_close(
             compiled[key], expected, rtol=1e-8, atol=1e-10, msg=lambda text, key=key: f"{key}: {text}"
@@ -56,7 +56,7 @@ def test_a_compiled_network_is_the_same(name: str) -> None:
 
 @pytest.mark.parametrize("name", TINY)
 def test_an_onnx_file_gives_the_same_for_any_batch(name: str, tmp_path: Path) -> None:
-    network = shaken(name)
+    network = with_random_offsets(name)
     images = torch.randn(3, 3, SIDE, SIDE)
     network.train()(images)
     network.eval()

@@ -1,4 +1,4 @@
-"""Real data-parallel training of every class of network: two processes, gloo, no unused parameters allowed."""
+"""Data-parallel training of every class of network: two processes, gloo, no unused parameters allowed."""
 
 import datetime
 import hashlib
@@ -27,7 +27,7 @@ def fingerprint(network: nn.Module) -> str:
 
 
 def train(name: str, rank: int) -> str:
-    """Trains on images of this rank's own, as the training loop does, and returns what the parameters came to."""
+    """Train on images of this rank, as the training loop does, and return the fingerprint of the parameters."""
     torch.manual_seed(rank)  # DDP starts all ranks from the first one's parameters
     images = smallest_images(name, batch=2 * WORLD_SIZE).chunk(WORLD_SIZE)[rank]
     network = models.create_model(name, num_classes=3, image_size=images.shape[-1])

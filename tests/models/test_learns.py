@@ -1,4 +1,4 @@
-"""Every family learns real images: its small network passes 95% on digits it has never seen."""
+"""Every family learns real images: its small network passes 95% on held-out digits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> DeviceImages:
-    """All digits, cut as the demo cuts them."""
+    """Return all digits, split as in the demo."""
     source = open_dataset(prepare_dataset("digits", tmp_path_factory.mktemp("digits")))
     return place_dataset(source, torch.device("cpu"), DatasetConfig(name="digits"))
 

@@ -1,4 +1,4 @@
-"""What every registered network must do; a new one joins by being registered."""
+"""Contract of every registered network; a new one joins by being registered."""
 
 import copy
 from typing import Any

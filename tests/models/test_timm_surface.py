@@ -1,4 +1,4 @@
-"""What timm expects of a network it builds: creation, description, heads, parameter groups, graphs."""
+"""timm's contract of a network: creation, description, heads, parameter groups, graphs."""
 
 import math
 from typing import Any
@@ -16,7 +16,7 @@ from tests.support.networks.registered import LARGE_IMAGES, NAMES, ONE_EACH, set
 
 @pytest.mark.parametrize("name", [*ONE_EACH, *LARGE_IMAGES])
 def test_shapes_are_those_of_the_description(name: str) -> None:
-    """On shapes alone: the size and width of every map, with and without pooling and classifier."""
+    """Compare size and width of every map on shapes alone, with and without pooling and classifier."""
     network: Any = timm.create_model(name, device="meta", dtype=torch.bfloat16).eval()
     cfg = network.default_cfg
     images = torch.empty(2, *cfg["input_size"], device="meta", dtype=torch.bfloat16)
@@ -47,7 +47,7 @@ def test_images_are_prepared_as_described(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ONE_EACH)
-def test_a_keyword_nobody_knows_is_a_type_error(name: str) -> None:
+def test_an_unknown_keyword_is_a_type_error(name: str) -> None:
     with pytest.raises(TypeError, match="no option of this name") as caught:
         timm.create_model(name, not_an_option=1)
     assert isinstance(caught.value, models.ModelOptionError)
@@ -78,7 +78,7 @@ def test_every_pooling_ahead_of_the_classifier(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["conv_resnet26_small", "fcvit_micro_cifar"])
-def test_a_new_classifier_is_where_and_what_the_old_one_was(name: str) -> None:
+def test_a_new_classifier_keeps_device_and_type(name: str) -> None:
     network = models.create_model(name, num_classes=5).to("meta", torch.float64).eval()
     network.reset_classifier(0)
     assert isinstance(network.get_classifier(), nn.Identity)
@@ -99,7 +99,7 @@ def test_dropout_stands_ahead_of_the_classifier() -> None:
 
 
 def layer_of(key: str) -> tuple[int, ...]:
-    """Depth at which a parameter is used."""
+    """Return the depth at which a parameter is used."""
     if key.startswith("stages"):
         return (1, *map(int, key.split(".")[1:3]))
     return {"stem": (0,), "norm": (2,), "head": (3,)}[key.partition(".")[0]]
@@ -137,7 +137,7 @@ def test_groups_follow_the_depth_and_rates_decay_towards_the_stem(name: str) -> 
         ("sb_resnet29_cifar", {}, set()),
     ],
 )
-def test_what_weight_decay_leaves_alone(name: str, options: dict[str, Any], exempt: set[str]) -> None:
+def test_parameters_without_weight_decay(name: str, options: dict[str, Any], exempt: set[str]) -> None:
     network = timm.create_model(name, device="meta", **options)
     names = {key for key, _ in network.named_parameters() if key.rpartition(".")[2] in exempt}
     assert network.no_weight_decay() == names

@@ -1,4 +1,4 @@
-"""Nothing unpickles what came from elsewhere: a pickle runs whatever code its author chose."""
+"""No package unpickles untrusted files, since a pickle runs code of its author."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ UNPICKLES = {
 
 
 def unpicklings(source: str) -> Iterator[str]:
-    """Calls that unpickle, and readers that are not told not to."""
+    """Yield the calls that unpickle, or that do not forbid it."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
-            told = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
             if (
                 name in UNPICKLES
-                or (name == "torch.load" and told.get("weights_only") != "True")
-                or told.get("allow_pickle") == "True"
+                or (name == "torch.load" and given.get("weights_only") != "True")
+                or given.get("allow_pickle") == "True"
             ):
                 yield f"line {node.lineno}: {ast.unparse(node)}"
 
 
 def test_no_package_unpickles() -> None:
-    """CIFAR's pickles are interpreted, not unpickled: orchestrator/data/sources/plain_pickles.py."""
+    """Check all packages; CIFAR's pickles are parsed by orchestrator/data/sources/plain_pickles.py."""
     found = {
         str(path.relative_to(ROOT)): calls
         for package in PACKAGES
@@ -54,5 +54,5 @@ def test_no_package_unpickles() -> None:
         "mlflow.pytorch.load_model(uri)",
     ],
 )
-def test_the_look_at_the_sources_finds_what_it_is_for(source: str) -> None:
+def test_every_way_to_unpickle_is_found(source: str) -> None:
     assert list(unpicklings(source)) == [f"line 1: {source}"]

@@ -1,4 +1,4 @@
-"""The built wheel stands on its own."""
+"""Built wheel: complete, and usable from any folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is imported by whom, what the package offers, and the facts stored with a sweep."""
+"""Imports at run time, public names, and the provenance stored with a sweep."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def loaded_by(statement: str, *packages: str) -> list[str]:
-    """Which of the packages a fresh interpreter has loaded after a statement."""
+    """Return the packages that a new interpreter has loaded after a statement."""
     code = f"import sys\n{statement}\nprint([name for name in {packages!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     return list(eval(done.stdout.splitlines()[-1]))
@@ -35,7 +35,7 @@ def loaded_by(statement: str, *packages: str) -> list[str]:
         "import search_spaces",
     ],
 )
-def test_what_every_trial_actor_imports_is_free_of_torch(statement: str) -> None:
+def test_imports_of_trial_actors_do_not_load_torch(statement: str) -> None:
     assert loaded_by(statement, "torch", "timm", "models", "mlflow") == []
 
 
@@ -48,7 +48,7 @@ def test_the_command_answers_help_and_version_without_the_heavy_packages() -> No
     assert loaded_by("import orchestrator.cli.main", "torch", "ray", "mlflow", "optuna") == []
 
 
-def test_everything_offered_exists() -> None:
+def test_every_public_name_exists() -> None:
     assert sorted(orchestrator.__all__) == orchestrator.__all__ == sorted(orchestrator._HOMES)
     for name in orchestrator.__all__:
         assert getattr(orchestrator, name).__name__ == name

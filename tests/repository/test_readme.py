@@ -1,4 +1,4 @@
-"""What the README and the docs say is true: its example runs, its sweep file loads, its links lead somewhere."""
+"""README and docs: the example runs, the sweep file loads, and the links resolve."""
 
 from __future__ import annotations
 
@@ -54,6 +54,6 @@ def test_the_sweep_file_shown_is_valid_and_matches_the_demo() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_resolve(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
     assert [target for target in targets if not (page.parent / target).exists()] == []

@@ -1,4 +1,4 @@
-"""The spaces that have a name: complete, valid for their networks, and all that they draw builds and runs."""
+"""Named spaces: complete, valid for their networks, and all samples build and run."""
 
 from __future__ import annotations
 
@@ -43,8 +43,10 @@ def sweep(space: str, **settings: Any) -> SweepConfig:
 
 
 def corners(space: SearchSpace) -> Iterator[Mapping[str, Any]]:
-    """In every branch all first corners, then each other corner of a name at a time: in the first branch of all
-    names, in the others of those that are there under a condition.
+    """Iterate over the corners of a space.
+
+    In every branch all first corners come first, then each other corner of one name at a time: of all names in the
+    first branch, of the conditional names in the others.
     """
     for number, branch in enumerate(space.branches()):
         active = [name for name in space.active(branch) if name not in branch]
@@ -63,7 +65,7 @@ def drawn(space: SearchSpace, count: int) -> Iterator[Mapping[str, Any]]:
 
 
 def run_all(config: SweepConfig, configurations: Iterator[Mapping[str, Any]]) -> Counter[str]:
-    """Builds and runs each network that differs from all before it; returns how many of each name were drawn."""
+    """Build and run each network that differs from all before it; return how many of each name were drawn."""
     counts: Counter[str] = Counter()
     image = torch.zeros(1, 1, SIDE, SIDE)
     for number, values in enumerate(configurations):
@@ -102,13 +104,13 @@ def test_a_sweep_over_a_named_space_is_valid_for_each_of_its_networks(space: str
 
 
 @pytest.mark.parametrize("kind", SMALL_KINDS)
-def test_what_the_space_of_a_family_draws_builds_and_runs(kind: str) -> None:
+def test_samples_of_a_family_space_build_and_run(kind: str) -> None:
     config = sweep(kind, model={"name": KINDS[kind].networks[0]})
     both = itertools.chain(corners(config.space), drawn(config.space, SAMPLES))
     assert run_all(config, both).total() > SAMPLES
 
 
-def test_what_the_zoo_draws_builds_and_runs() -> None:
+def test_samples_of_the_zoo_build_and_run() -> None:
     config = sweep(ZOO)
     smallest = [KINDS[kind].networks[0] for kind in SMALL_KINDS]
     assert config.space["model"].corners() == tuple(smallest)
@@ -126,7 +128,7 @@ def test_in_the_zoo_each_setting_is_searched_once_under_the_same_conditions() ->
         assert set(settings) & set(models.model_options(str(branch["model"]))) <= set(own)
 
 
-def test_unknown_names_of_spaces_and_networks_are_told() -> None:
+def test_unknown_names_of_spaces_and_networks_are_errors() -> None:
     with pytest.raises(SpaceError, match="no space is called 'zoo'; there are adaptive_span, "):
         named_space("zoo")
     with pytest.raises(SpaceError, match=r"conv serves conv_resnet26_small, .*; got sb_resnet50"):
@@ -146,7 +148,7 @@ def test_the_papers_own_values_lie_in_the_space_of_their_network(network: str) -
 
 @pytest.mark.parametrize("name", list_recipes())
 def test_the_papers_own_values_are_those_of_the_recipes(name: str) -> None:
-    """Every recipe is among them, as far as they go."""
+    """Find every recipe among the published values, as far as they go."""
     settings = load_recipe(name).settings
     network = settings["model"]["name"]
     recipe = {**settings["model"].get("options", {}), **settings["training"]}

@@ -17,7 +17,7 @@ MODELS = ("near", "far", "plain")
 
 
 def nested_space() -> SearchSpace:
-    """Children are written before their parents; `depth` hangs on `heads`, which hangs on `model`."""
+    """Make a space with children before their parents: `depth` depends on `heads`, which depends on `model`."""
     return SearchSpace(
         {
             "depth": IntDomain(low=2, high=6, step=2, when={"heads": (4, 8)}),
@@ -133,10 +133,10 @@ def test_branches_are_all_combinations_of_deciding_choices() -> None:
 
 def test_conditions_that_cannot_be_resolved_are_refused() -> None:
     lr = FloatDomain(low=0.1, high=1.0, when={"modle": "far"})
-    with pytest.raises(SpaceError, match="lr: its condition asks about 'modle', which is no choice of this space"):
+    with pytest.raises(SpaceError, match="lr: its condition names 'modle', which is no choice of this space"):
         SearchSpace({"lr": lr, "model": ChoiceDomain(choices=MODELS)})
     number = {"n": IntDomain(low=1, high=2), "m": IntDomain(low=1, high=2, when={"n": 1})}
-    with pytest.raises(SpaceError, match="m: its condition asks about 'n'"):
+    with pytest.raises(SpaceError, match="m: its condition names 'n'"):
         SearchSpace(number)
     circle = {
         "a": ChoiceDomain(choices=(1, 2), when={"b": 1}),
@@ -155,7 +155,7 @@ def test_a_condition_survives_when_its_choice_is_narrowed(narrowed: Domain) -> N
         "typo": ChoiceDomain(choices=(1, 4), when={"model": ("near", "fra")}),
     }
     assert condition_problems(domains, {"model": MODELS}) == [
-        ("typo", "its condition asks for model = fra; 'model' offers near")
+        ("typo", "its condition needs model = fra; 'model' offers near")
     ]
     assert all("heads" not in sample for sample in draw(SearchSpace(domains), 5))
 

@@ -1,4 +1,4 @@
-"""Domains with a step: every value is the one that a person computes, and the last one can be drawn."""
+"""Domains with a step: every value is exact in decimal arithmetic, and the last one can be drawn."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_every_value_of_a_grid_is_exact(low: float, high: float, step: float, va
     assert all(perturb(domain, value, chance) in values for value in values)
 
 
-def test_values_by_hand_are_drawn_as_written_and_old_ones_are_understood() -> None:
+def test_enqueued_values_are_drawn_as_written_and_old_ones_are_in_the_domain() -> None:
     space = SearchSpace({"x": FloatDomain(low=0.0, high=0.9, step=0.3)})
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
     for value in (0.9, 0.3 * 3, 0.6):

@@ -1,4 +1,4 @@
-"""A headless Chromium of a test's own, spoken to over its DevTools pipe: what a reader of a page would see."""
+"""Headless Chromium for tests, driven over its DevTools pipe."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _TIMEOUT_S = 60.0
 
 
 def chromium() -> str | None:
-    """The program; None where there is none."""
+    """Return the path of the browser; None without one."""
     return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @dataclass
 class View:
-    """What loading a page brought.
+    """Outcome of loading a page.
 
     Args:
-        errors: Written to the console, or thrown by a script.
-        requests: Addresses asked for, beside the page itself.
+        errors: Messages on the console, and exceptions of scripts.
+        requests: Requested addresses, besides the page itself.
     """
 
     errors: list[str] = field(default_factory=list)
@@ -36,11 +36,11 @@ class View:
 
 
 class Browser:
-    """One page of a browser.
+    """Page of a browser.
 
     Args:
-        commands: To the browser.
-        answers: From it.
+        commands: File descriptor of the commands to the browser.
+        answers: File descriptor of the answers of the browser.
     """
 
     def __init__(self, commands: int, answers: int) -> None:
@@ -53,7 +53,7 @@ class Browser:
             self._call(f"{domain}.enable")
 
     def open(self, page: Path, width: int, height: int = 900, *, dark: bool = False) -> View:
-        """Loads a page, and waits until it has drawn its charts."""
+        """Load a page and wait until its charts are drawn."""
         self._events.clear()
         phone = width < 600
         size = {"width": width, "height": height, "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
@@ -72,18 +72,18 @@ class Browser:
         return view
 
     def evaluate(self, script: str) -> Any:
-        """The value of an expression on the page; promises are waited for."""
+        """Return the value of an expression on the page; wait for promises."""
         answer = self._call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def screenshot(self, path: Path, *, whole: bool = True) -> None:
-        """A picture of the page."""
+        """Write a picture of the page."""
         found = self._call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(found["data"]))
 
     def close(self) -> None:
-        """Asks the browser to end."""
+        """End the browser."""
         self._call("Browser.close")
         self._commands.close()
         self._answers.close()
@@ -129,8 +129,8 @@ class Browser:
 
 
 @contextmanager
-def browser() -> Iterator[Browser]:
-    """A running browser with a profile of its own; ended afterwards."""
+def open_browser() -> Iterator[Browser]:
+    """Start a browser with its own profile; end it at the end of the context."""
     program = chromium()
     assert program is not None
     profile = tempfile.mkdtemp(prefix="spatialsweep-chromium-")
@@ -138,7 +138,7 @@ def browser() -> Iterator[Browser]:
     answers, theirs_out = os.pipe()
 
     def connect() -> None:
-        """DevTools reads from descriptor 3 and writes to 4."""
+        """Connect the pipes: DevTools reads from descriptor 3 and writes to 4."""
         one, other = os.dup(theirs_in), os.dup(theirs_out)
         os.dup2(one, 3)
         os.dup2(other, 4)

@@ -1,4 +1,4 @@
-"""What lives on the connected Ray cluster, to see that a sweep leaves nothing behind."""
+"""Actors and placement groups of the connected Ray cluster, to check that a sweep leaves none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ray.util import placement_group_table
 
 
 def live_actors() -> list[str]:
-    """Without the one service Ray Train starts for all jobs of a cluster and keeps."""
+    """Return the classes of live actors, without the service that Ray Train keeps for all jobs of a cluster."""
     alive = [actor["ActorClassName"] for actor in ray._private.state.actors().values() if actor["State"] != "DEAD"]
     return [name for name in alive if name != "_AutoscalingCoordinatorActor"]
 

@@ -1,4 +1,4 @@
-"""Sweeps as their folders tell them, written through the real ledger without training anything."""
+"""Folders of sweeps, written through the real ledger without training."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ PLAN: dict[str, Any] = {
     "trials": 4,
     "budget": {"price_per_cpu_hour": 3600.0},
 }
-Told = tuple[TrialStatus, Sequence[float]]
+FakeTrial = tuple[TrialStatus, Sequence[float]]
 
 
-def tell_sweep(
+def write_sweep(
     runs_dir: Path,
     name: str,
-    trials: Sequence[Told],
+    trials: Sequence[FakeTrial],
     *,
     ended: TrialStatus | None = TrialStatus.FINISHED,
     begun_in: Path | None = None,
     **config: Any,
 ) -> Path:
-    """Writes the journal of a sweep; every trial is held for 10 s a report on 2 CPUs.
+    """Write the journal of a sweep whose trials hold 2 CPUs for 10 s per report.
 
     Args:
-        runs_dir: Of all results.
-        name: Of the sweep.
-        trials: The status each ends with, `running` for none, and what it reported.
-        ended: How the sweep ended; None leaves it as a driver does that dies.
+        runs_dir: Folder of all results.
+        name: Name of the sweep.
+        trials: Final status of each trial, `running` for none, and the values it reported.
+        ended: Final status of the sweep; None leaves it as a driver that died does.
         begun_in: Folder of results that the journal names; None takes `runs_dir`.
         **config: Settings that differ from `PLAN`.
 

@@ -1,8 +1,8 @@
-"""Hosts on one machine: each a network, process, mount and UTS namespace of its own, joined by a switch.
+"""Network hosts on one machine: each with network, process, mount and UTS namespaces of its own, joined by a switch.
 
-A host has its address and its name, its own processes, `/tmp`, `/dev/shm` and `/etc/hosts`; the rest of the file system
-is the machine's, so Python and the checkout are there. Namespaces live as long as their first process, which the system
-kills together with ours: nothing is left behind, whatever happens, and nothing outside them is touched.
+A host has its own address, name, processes, `/tmp`, `/dev/shm` and `/etc/hosts`; the rest of the file system is that of
+the machine, including Python and the checkout. Namespaces live as long as their first process, which the kernel kills
+together with this one: nothing is left behind, and nothing outside them is changed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _STAY = "echo ready; trap '' CHLD; exec sleep infinity"
 
 
 def missing() -> str:
-    """Why hosts cannot be made here; empty where they can."""
+    """Return why hosts cannot be created here; empty where they can."""
     absent = sorted({package for program, package in _PROGRAMS.items() if shutil.which(program) is None})
     if os.geteuid() != 0:
         return "network namespaces need root"
@@ -36,7 +36,7 @@ def missing() -> str:
 
 
 class _Namespaces:
-    """A process that keeps namespaces alive; it dies with us, and everything in them with it."""
+    """Process that keeps namespaces alive; it is killed with this process, and everything in them with it."""
 
     def __init__(self, kinds: Sequence[str], script: str) -> None:
         command = ["setpriv", "--pdeathsig", "KILL", "unshare", *kinds, "--fork", "--kill-child", "--mount-proc"]
@@ -44,8 +44,8 @@ class _Namespaces:
             [*command, "sh", "-ec", f"{script}\n{_STAY}"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
         )
         assert self._keeper.stdout is not None
-        said = self._keeper.stdout.readline()
-        assert said == b"ready\n", f"{kinds} cannot be had: {said!r}"
+        output = self._keeper.stdout.readline()
+        assert output == b"ready\n", f"{kinds} cannot be created: {output!r}"
         (first,) = psutil.Process(self._keeper.pid).children()
         self.pid = first.pid
 
@@ -59,14 +59,14 @@ class _Namespaces:
 
 
 class Switch:
-    """What the hosts are plugged into; a context manager that ends them with itself.
+    """Network switch of the hosts; a context manager that ends them with itself.
 
     Args:
-        folder: On the machine's disk; holds `shared`, which all hosts see under the same path, and each host's `/tmp`.
+        folder: Folder for `shared`, which all hosts have under the same path, and for each host's `/tmp`.
 
     Attributes:
-        shared: The folder that all hosts share, as a cluster's NFS.
-        hosts: By name.
+        shared: Folder that all hosts share, like the NFS of a cluster.
+        hosts: Hosts by name.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -89,16 +89,16 @@ class Switch:
         self._namespaces.end()
 
     def ip(self, command: str) -> None:
-        """Runs `ip` where the bridge is."""
+        """Run `ip` in the namespace of the bridge."""
         subprocess.run(self._namespaces.inside(["--net"], ["ip", *command.split()]), check=True, timeout=_ANSWER_S)
 
     def add(self, name: str, address: str | None = None, *, tmp_mb: int | None = None) -> Host:
-        """Starts a host.
+        """Start a host.
 
         Args:
-            name: Of the host, which resolves to 127.0.1.1 there, as Debian has it.
-            address: Such as 10.77.0.2/24, if it is plugged in.
-            tmp_mb: Size of its `/tmp`, on a disk of its own; None puts it on the machine's.
+            name: Name of the host, which resolves to 127.0.1.1 there, as on Debian.
+            address: Address such as 10.77.0.2/24; None leaves the host unconnected.
+            tmp_mb: Size of its `/tmp` in MB, on a disk of its own; None puts it on the machine's disk.
         """
         host = Host(self, name, address, tmp_mb=tmp_mb)
         self.hosts[name] = host
@@ -106,7 +106,7 @@ class Switch:
         return host
 
     def plug(self, pid: int, device: str) -> str:
-        """A cable to a network namespace; returns the name of the switch's end."""
+        """Connect a network namespace to the switch; return the name of the port."""
         self._cables += 1
         port = f"port{self._cables}"
         self.ip(f"link add {port} type veth peer name {device} netns {pid}")
@@ -116,7 +116,7 @@ class Switch:
 
 
 class Host:
-    """A machine of the network; see `Switch.add`."""
+    """Host of the network; see `Switch.add`."""
 
     def __init__(self, switch: Switch, name: str, address: str | None, *, tmp_mb: int | None = None) -> None:
         self.name, self.address = name, (address or "").partition("/")[0]
@@ -126,7 +126,7 @@ class Host:
 
     @property
     def tmp(self) -> Path:
-        """Its `/tmp`, seen from outside; of a host that is off, what it left there."""
+        """Path of its `/tmp` from outside; also while the host is off."""
         return self._tmp if self._namespaces is None else Path(f"/proc/{self._namespaces.pid}/root/tmp")
 
     @property
@@ -134,7 +134,7 @@ class Host:
         return self._namespaces is not None
 
     def boot(self) -> None:
-        """Starts it with an empty `/tmp`."""
+        """Start the host with an empty `/tmp`."""
         self._tmp = Path(tempfile.mkdtemp(prefix=f"{self.name}-", dir=self._switch.folder))
         self._namespaces = _Namespaces(_ALL, self._mounts())
         if self._cidr:
@@ -143,17 +143,17 @@ class Host:
             self.run("ip link set eth0 up")
 
     def kill(self) -> None:
-        """Takes its power away: all its processes are gone, and its cable."""
+        """Kill all processes of the host and remove its network link, as by a power cut."""
         if self._namespaces is not None:
             self._namespaces.end()
             self._namespaces = None
 
     def link(self, *, up: bool) -> None:
-        """Pulls its cable out of the switch, or puts it back."""
+        """Set the network link of the host up or down."""
         self._switch.ip(f"link set {self._port} {'up' if up else 'down'}")
 
     def join(self, other: Host, own: str, others: str) -> None:
-        """A second cable, straight to another host, with addresses of its own."""
+        """Add a direct link to another host, with addresses of its own."""
         assert self._namespaces is not None
         assert other._namespaces is not None
         pids = self._namespaces.pid, other._namespaces.pid
@@ -171,14 +171,14 @@ class Host:
         user: str | None = None,
         folder: Path = ROOT,
     ) -> subprocess.Popen[bytes]:
-        """Starts a command there.
+        """Start a command on the host.
 
         Args:
-            command: A program with its arguments; a text is split at its spaces.
-            environment: Its whole environment; None hands ours on.
-            log: Takes what it says; None hands it back.
-            user: Who runs it.
-            folder: Where it is run, a path that the host knows.
+            command: Program with its arguments; a string is split at its spaces.
+            environment: Complete environment of the command; None takes that of this process.
+            log: File for its output; None returns the output.
+            user: Name of the user who runs it; None is root.
+            folder: Working directory, a path on the host.
         """
         words = command.split() if isinstance(command, str) else list(command)
         as_user = ["setpriv", "--reuid", user, "--regid", user, "--init-groups"] if user else []
@@ -203,10 +203,10 @@ class Host:
         *,
         timeout_s: float = _ANSWER_S,
     ) -> str:
-        """Runs a command to its good end; returns what it said."""
-        code, said = self.tried(command, environment, timeout_s=timeout_s)
-        assert code == 0, f"{self.name}: {command}\n{said}"
-        return said
+        """Run a command, check that it succeeds and return its output."""
+        code, output = self.tried(command, environment, timeout_s=timeout_s)
+        assert code == 0, f"{self.name}: {command}\n{output}"
+        return output
 
     def tried(
         self,
@@ -215,20 +215,20 @@ class Host:
         *,
         timeout_s: float = _ANSWER_S,
     ) -> tuple[int, str]:
-        """Exit code of a command, and what it said."""
+        """Run a command; return its exit code and output."""
         with self.start(command, environment) as process:
-            said, _ = process.communicate(timeout=timeout_s)
-        return process.returncode, said.decode(errors="replace")
+            output, _ = process.communicate(timeout=timeout_s)
+        return process.returncode, output.decode(errors="replace")
 
     def processes(self) -> list[psutil.Process]:
-        """All that run there, by their ids on this machine."""
+        """Return all processes of the host, with their ids on this machine."""
         if self._namespaces is None:
             return []
         here = Path(f"/proc/{self._namespaces.pid}/ns/pid").readlink()
         return [process for process in psutil.process_iter() if _pid_namespace(process.pid) == here][1:]
 
     def command_lines(self) -> Iterator[tuple[psutil.Process, str]]:
-        """All that run there, with what they were started as; without those that end this moment."""
+        """Yield all processes of the host with their command lines; without those that end meanwhile."""
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 yield process, " ".join(process.cmdline()).strip()
@@ -238,7 +238,7 @@ class Host:
         return self._namespaces.inside(_ALL, command)
 
     def _mounts(self) -> str:
-        """What the first process does: the name, and folders of its own in place of the machine's."""
+        """Return the script of the first process, which sets the host name and mounts folders of its own."""
         new = f"mount -t tmpfs -o size={self._tmp_mb}m tmpfs {self._tmp}" if self._tmp_mb else ":"
         kept = [
             path for path in _outermost([ROOT, Path(sys.prefix), self._switch.shared]) if path.is_relative_to("/tmp")
@@ -262,7 +262,7 @@ class Host:
 
 
 def _outermost(paths: Sequence[Path]) -> list[Path]:
-    """Without those that lie in another one."""
+    """Return the paths that lie in no other one."""
     return [
         path for path in dict.fromkeys(paths) if not any(path.is_relative_to(other) for other in paths if other != path)
     ]

@@ -1,4 +1,4 @@
-"""Calls to a hub as the two ranks of a lane make them, and the means to see who waits."""
+"""Calls to a hub as the two ranks of a lane make them, and a check of which calls wait."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PEER_LOST = TrialOutcome(Outcome.PEER_LOST)
 
 
 def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Runs a coroutine as a test that cannot hang."""
+    """Run a coroutine as a test with a timeout."""
 
     @functools.wraps(test)
     def run(*arguments: Any, **keywords: Any) -> None:
@@ -43,14 +43,14 @@ def rank_id(rank: int, generation: int = 1, lane: int = 0, world_size: int = 2) 
 
 
 async def settled(*tasks: asyncio.Task[Any]) -> list[bool]:
-    """Which tasks have ended once nothing moves any more."""
+    """Return which tasks have ended once the event loop is at rest."""
     for _ in range(100):
         await asyncio.sleep(0)
     return [task.done() for task in tasks]
 
 
 def both(call: Callable[[RankId], Awaitable[Any]], generation: int = 1, lane: int = 0) -> list[asyncio.Task[Any]]:
-    """The same call from both ranks of a lane."""
+    """Start the same call from both ranks of a lane."""
     return [asyncio.ensure_future(call(rank_id(rank, generation, lane))) for rank in (0, 1)]
 
 
@@ -71,7 +71,7 @@ def finishing(
 
 
 async def started(hub: LaneHub, assignment: TrialAssignment = A, generation: int = 1) -> None:
-    """A trial that both ranks of lane 0 have begun."""
+    """Start a trial on both ranks of lane 0."""
     ranks = waiting(hub, generation)
     assert await hub.lease(assignment) == 0
     assert await asyncio.gather(*ranks) == [assignment, assignment]

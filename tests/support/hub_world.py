@@ -1,8 +1,8 @@
-"""A sweep in miniature around a real hub: ranks, trial clients and a driver as coroutines, and things that go wrong.
+"""Simulation of a sweep around a real hub: ranks, trial clients and a driver as coroutines, with random failures.
 
-What Ray does is kept: a call goes on in the hub when its caller dies, and a call that a dying hub did not answer is
-repeated at the next one. What a collective does is kept as well: it hangs until every rank is there, and fails
-when a rank of its group is gone.
+Ray's behaviour is kept: a call continues in the hub when its caller dies, and a call that a dying hub did not answer is
+retried at the next one. So is that of a collective: it hangs until every rank has entered it, and fails when a rank of
+its group is gone.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ COLLECTIVE_TIMEOUT_S = 0.5
 
 
 class LeftLaneError(Exception):
-    """A rank ends its process because it was asked to."""
+    """End of a rank's process after the answer LEAVE."""
 
 
 class PeerLostError(Exception):
-    """A collective whose other side is gone."""
+    """Collective whose peer is lost."""
 
 
 @dataclass
 class Plan:
-    """What will become of one trial."""
+    """Events planned for one trial."""
 
     epochs: int
     stop_after: int | None = None
@@ -43,15 +43,15 @@ class Plan:
     client_returns: bool = False
 
     def possible_ends(self, max_failures: int, losses: int) -> set[str]:
-        """What its client may hear.
+        """Return the outcomes that its client may receive.
 
         Args:
-            max_failures: Failures the hub forgives.
-            losses: Worker groups that died, of whatever trial.
+            max_failures: Number of failures that are retried.
+            losses: Number of worker groups lost, of all trials.
         """
         failed = self.fails_times if self.fails_at is not None else 0
         ends = set()
-        if failed + losses > max_failures:  # luck decides which of them the trial met
+        if failed + losses > max_failures:  # which of them the trial met is random
             ends |= {f"attempt {max_failures + 1}: {why}" if max_failures else why for why in (PLANNED, LOST)}
         if failed <= max_failures or losses:
             early = self.stop_after is not None and self.stop_after < self.epochs
@@ -67,7 +67,7 @@ LOST = GROUP_LOST.reason
 
 @dataclass
 class Group:
-    """One life of a lane's worker group; collectives of its ranks are matched in the order they are entered."""
+    """One worker group of a lane; collectives of its ranks are matched in the order in which they are entered."""
 
     lane: int
     generation: int
@@ -78,15 +78,15 @@ class Group:
     async def collective(self, rank: int) -> None:
         self.entered[rank] += 1
         mine = self.entered[rank]
-        patience = time.monotonic() + COLLECTIVE_TIMEOUT_S
+        deadline = time.monotonic() + COLLECTIVE_TIMEOUT_S
         while any(self.entered[other] < mine for other in range(self.world_size)):
-            if self.gone or time.monotonic() > patience:
+            if self.gone or time.monotonic() > deadline:
                 raise PeerLostError
             await asyncio.sleep(0.001)
 
 
 class World:
-    """Lanes, trials and their misfortunes, all drawn from one seed."""
+    """Lanes, trials and failures, all drawn from one seed."""
 
     def __init__(self, seed: int, *, hub_dies: bool) -> None:
         self.random = random.Random(seed)
@@ -124,21 +124,21 @@ class World:
 
     async def run(self) -> None:
         owners = [asyncio.create_task(self._keep_lane(index)) for index in range(self.lanes)]
-        trouble = asyncio.create_task(self._make_trouble())
+        failures = asyncio.create_task(self._cause_failures())
         free = asyncio.Semaphore(self.lanes)
         await asyncio.gather(*(self._trial(trial_id, free) for trial_id in self.plans))
-        trouble.cancel()
+        failures.cancel()
         self.closing = True
         await self._call("close")
         if self.hub_dies:
-            self._kill_hub()  # and with it what it was told; the driver asks until all lanes have ended
+            self._kill_hub()  # and the record of the call with it; the driver repeats it until all lanes have ended
         while any(not owner.done() for owner in owners):
             await self._call("close")
             await asyncio.wait(owners, timeout=0.01)
         await asyncio.gather(*owners)
 
     async def _call(self, method: str, *arguments: Any) -> Any:
-        """A call that outlives its caller, and is repeated when the hub dies under it."""
+        """Call the hub; the call outlives its caller, and is retried when the hub dies meanwhile."""
         while True:
             await self._pause()
             hub = self.hub
@@ -171,7 +171,7 @@ class World:
             self.losses += 1
             await self._pause()
             if self.random.random() < 0.2:
-                await self._call("excuse", index)
+                await self._call("exempt_loss", index)
             if self.random.random() < 0.5:
                 await self._call("group_lost", index)
             for rank in ranks:
@@ -180,7 +180,7 @@ class World:
             await asyncio.sleep(self.random.choice((0, 0.001, 0.03)))
 
     async def _first_death(self, ranks: list[asyncio.Task[None]]) -> None:
-        """Returns when a rank has died, or all have ended in peace."""
+        """Wait until a rank has died, or all have ended."""
         alive = set(ranks)
         while alive:
             done, alive = await asyncio.wait(alive, return_when=asyncio.FIRST_COMPLETED)
@@ -205,13 +205,13 @@ class World:
     async def _train(self, group: Group, rank_id: RankId, assignment: TrialAssignment) -> TrialOutcome:
         plan = self.plans[assignment.trial_id]
         epoch, resumed = self.saved[assignment.trial_id], self.saved[assignment.trial_id] > 0
-        doomed = self.failed[assignment.trial_id] < plan.fails_times
+        fails = self.failed[assignment.trial_id] < plan.fails_times
         try:
             await group.collective(rank_id.rank)
             while resumed or epoch < plan.epochs:
                 if not resumed:
                     epoch += 1
-                    if doomed and epoch == plan.fails_at and (rank_id.rank == 0 or not plan.fails_alone):
+                    if fails and epoch == plan.fails_at and (rank_id.rank == 0 or not plan.fails_alone):
                         self.failed[assignment.trial_id] += rank_id.rank == 0
                         return TrialOutcome(Outcome.FAILED, PLANNED)
                     await group.collective(rank_id.rank)
@@ -255,7 +255,7 @@ class World:
             if plan.stop_after is not None and after >= plan.stop_after:
                 return "stopped early"
 
-    async def _make_trouble(self) -> None:
+    async def _cause_failures(self) -> None:
         for _ in range(self.random.randint(0, 5)):
             await asyncio.sleep(self.random.random() * 0.05)
             if self.hub_dies and self.random.random() < 0.5:

@@ -1,4 +1,4 @@
-"""Events for tests, built from what a test cares about, and journals rewritten with their seals."""
+"""Events with default values for tests, and journals written or changed with valid checksums."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _REST: dict[str, dict[str, Any]] = {
 
 
 def an_event(kind: str, time: float = 0.0, **content: Any) -> Event:
-    """An event of a kind; what is not given is plain."""
+    """Build an event of a kind; values that are not given have defaults."""
     return EVENTS.validate_python({**_REST.get(kind, {}), "event": kind, "time": float(time), **content}, strict=False)
 
 
 def write_sealed(path: Path, events: Iterable[Event]) -> None:
-    """Writes a whole journal."""
+    """Write a whole journal."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"".join(seal(event, number) for number, event in enumerate(events, start=1)))
 
 
 def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Changes the events of a journal, as plain data, and seals them again."""
+    """Change the events of a journal, as plain data, and renew their checksums."""
     from orchestrator.records.events import content_of
     from orchestrator.records.journal import read_events
 

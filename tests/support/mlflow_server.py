@@ -1,4 +1,4 @@
-"""A real MLflow server of a test's own, which can be killed and started again, and a slow, lossy way to it."""
+"""MLflow server for tests that can be killed and started again, and a slow, lossy proxy in front of it."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class MlflowServer:
     """`mlflow server` over a database in a folder, or any other command that serves the same on a port.
 
     Args:
-        folder: Of its database, artifacts and log.
-        command: Instead of the plain server, without its port, which may stand in it as `{port}`.
-        environment: Added to this process's.
+        folder: Folder of its database, artifacts and log.
+        command: Command instead of the plain server, without `--port`; `{port}` in it is replaced.
+        environment: Variables added to those of this process.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class MlflowServer:
             time.sleep(0.1)
 
     def kill(self) -> None:
-        """Ends it and its workers at once, as a power cut does."""
+        """Kill the server and its workers at once."""
         self._end("KILL")
 
     def stop(self) -> None:
@@ -90,16 +90,16 @@ class MlflowServer:
 
 
 class BadConnection:
-    """A way to a server that delays what passes, and breaks: before a request has arrived, or before its answer has.
+    """Proxy of a server that delays data and breaks connections, before a request or its answer has arrived.
 
     Args:
-        port: Of the server, on this machine.
+        port: Port of the server on this machine.
 
     Attributes:
-        delay_s: Before each piece is passed on.
-        lose_share: How many of the pieces are lost, each with its connection.
-        lost: Pieces lost so far.
-        refused: Connections that found no server.
+        delay_s: Delay in seconds before each piece is passed on.
+        lose_share: Share of the pieces that are lost, each with its connection.
+        lost: Number of pieces lost so far.
+        refused: Number of connections that found no server.
     """
 
     def __init__(self, port: int) -> None:
@@ -128,7 +128,7 @@ class BadConnection:
                 return
             try:
                 server = socket.create_connection(("127.0.0.1", self._server), timeout=60)
-            except OSError:  # it is away
+            except OSError:  # it is not running
                 caller.close()
                 self.refused += 1
                 continue

@@ -1,4 +1,4 @@
-"""A real PostgreSQL server of a test's own: in a temporary folder, on a free port, gone afterwards."""
+"""PostgreSQL server for tests, in a temporary folder and on a free port."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ PASSWORD = "drowssap"
 
 
 def server_programs() -> Path | None:
-    """Folder of `initdb` and `pg_ctl`; None where there is no server."""
+    """Return the folder of `initdb` and `pg_ctl`; None without an installed server."""
     found = [path.parent for path in DEBIAN.glob("*/bin/initdb")]
     on_path = shutil.which("initdb")
     return max(found, default=Path(on_path).parent if on_path else None, key=lambda path: int(path.parent.name))
 
 
 class PostgresqlServer:
-    """A server that can be stopped and started again.
+    """Server that can be stopped and started again.
 
     Args:
-        programs: Folder of its programs.
-        folder: Of its data; owned by who runs it.
-        port: Free on this machine.
+        programs: Folder of the programs of the server.
+        folder: Folder of the data, owned by the user that runs the server.
+        port: Free port of this machine.
     """
 
     def __init__(self, programs: Path, folder: Path, port: int) -> None:
@@ -55,7 +55,7 @@ class PostgresqlServer:
         return self._folder / "data"
 
     def _run(self, program: str, *arguments: object) -> None:
-        # As a daemon's parent, pg_ctl must not hold our pipes open.
+        # The daemon inherits pg_ctl's output, so that a pipe would never be closed.
         command = [str(self._programs / program), *map(str, arguments)]
         with (Path(tempfile.gettempdir()) / f"postgresql-{os.getpid()}.out").open("wb") as output:
             done = subprocess.run(command, user=_owner(), cwd=self._folder, stdout=output, stderr=output, check=False)
@@ -66,7 +66,7 @@ class PostgresqlServer:
 
 @contextmanager
 def postgresql_server() -> Iterator[PostgresqlServer]:
-    """A running server with an empty database."""
+    """Start a server with an empty database; stop and remove it at the end of the context."""
     programs = server_programs()
     assert programs is not None
     folder = Path(tempfile.mkdtemp(prefix="spatialsweep-postgresql-"))
@@ -85,7 +85,7 @@ def postgresql_server() -> Iterator[PostgresqlServer]:
 
 
 def _owner() -> str | None:
-    """The server refuses to run as root."""
+    """Return the user that runs the server, which refuses to run as root; None for the current user."""
     return "postgres" if os.getuid() == 0 else None
 
 

@@ -1,4 +1,4 @@
-"""Ray cluster over the hosts of `tests/support/hosts.py`: a head without trials, workers, MLflow server, PostgreSQL."""
+"""Ray cluster on the hosts of `tests/support/hosts.py`: a head without trials, workers, MLflow server, PostgreSQL."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ print(web.urlopen(request, timeout=20).read().decode(), end="")
 
 
 class RayHosts:
-    """Head, workers, and somebody outside who reaches nothing but the head.
+    """Head, workers, and a host outside of the cluster that reaches the head only.
 
     Args:
-        switch: Joins the hosts.
-        tmp_mb: Size of the workers' own disks; None lets them share the machine's.
-        redis: Ray keeps its tables in a Redis of its own, which outlives the head's Ray.
+        switch: Switch of the hosts.
+        tmp_mb: Size of the workers' own disks in MB; None lets them share the machine's.
+        redis: Whether Ray keeps its tables in a Redis server, which outlives the head's Ray.
     """
 
     def __init__(self, switch: Switch, *, tmp_mb: int | None = None, redis: bool = False) -> None:
@@ -54,7 +54,7 @@ class RayHosts:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of whoever may use the cluster."""
+        """Environment of a user of the cluster."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_", "PG"))}
         path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
         own = {"HOME": "/tmp/home", "PATH": path, "PYTHONPATH": str(ROOT), "NO_PROXY": "*", "no_proxy": "*"}
@@ -66,12 +66,12 @@ class RayHosts:
 
     @property
     def database_uri(self) -> str:
-        """Without its password, which stands in PGPASSWORD."""
+        """Address of the database without its password, which is in PGPASSWORD."""
         return f"postgresql://postgres@{HEAD}:{self.database.port}/postgres"
 
     @property
     def passwords(self) -> dict[str, str]:
-        """What a sweep's driver needs to use MLflow and the database."""
+        """Variables that a sweep's driver needs for MLflow and the database."""
         return {
             "PGPASSWORD": self.database.password,
             "MLFLOW_TRACKING_USERNAME": "admin",
@@ -79,7 +79,7 @@ class RayHosts:
         }
 
     def start_head(self) -> None:
-        """Its environment holds the passwords, for jobs inherit it: Ray writes those of a job's own into its logs."""
+        """Start the head, with the passwords in its environment, which jobs inherit: Ray logs those of a job itself."""
         if self._tables and not hasattr(self, "_redis"):
             command = f"redis-server --bind {HEAD} --port {_REDIS_PORT} --protected-mode no --dir /tmp"
             self._redis = self.head.start([*command.split(), "--save", ""], log=self.switch.folder / "redis.log")
@@ -90,11 +90,11 @@ class RayHosts:
         )
 
     def start_worker(self, host: Host) -> None:
-        """Joins the cluster, as a service of a host does when it boots."""
+        """Start Ray on a worker, as a service of the host does at boot."""
         self._start_ray(host, f"--address={HEAD}:6379", "--num-cpus=1")
 
     def restart_ended(self) -> None:
-        """Starts Ray again on every worker where it has ended, as a host's service manager does."""
+        """Restart Ray on every worker where it has ended, as the service manager of a host does."""
         for host in self.workers:
             if host.is_up and self.rays[host.name].poll() is not None:
                 self.start_worker(host)
@@ -116,41 +116,41 @@ class RayHosts:
         self.mlflow = self.head.start(words, {**self.environment, **own}, log=self.switch.folder / "mlflow.log")
 
     def kill_mlflow(self) -> None:
-        """Ends the server and its workers at once."""
+        """Kill the server and its workers."""
         for process in psutil.Process(self.mlflow.pid).children(recursive=True):
             process.kill()
         self.mlflow.wait(60)
 
     def wait_until_ready(self) -> None:
-        """Waits for the dashboard, a raylet on every host and MLflow."""
+        """Wait for the dashboard, a raylet on every host, and MLflow."""
         wait_for(lambda: len(self.nodes()) == 1 + len(self.workers), "all hosts have joined")
-        wait_for(lambda: self.asked(f"{self.mlflow_uri}/health") == b"OK", "MLflow answers")
+        wait_for(lambda: self.fetch(f"{self.mlflow_uri}/health") == b"OK", "MLflow answers")
 
     def wait_until_it_takes_jobs(self) -> None:
-        """Waits for a head that was started again."""
-        wait_for(lambda: self.asked(f"http://{HEAD}:8265/api/jobs/"), "the head takes jobs")
+        """Wait for a restarted head."""
+        wait_for(lambda: self.fetch(f"http://{HEAD}:8265/api/jobs/"), "the head takes jobs")
 
     def nodes(self) -> list[dict[str, Any]]:
-        """What the dashboard says of the living nodes."""
-        answer = self.asked(f"http://{HEAD}:8265/api/v0/nodes?detail=true")
+        """Return the living nodes, from the dashboard."""
+        answer = self.fetch(f"http://{HEAD}:8265/api/v0/nodes?detail=true")
         found = json.loads(answer)["data"]["result"]["result"] if answer else []
         return [node for node in found if node["state"] == "ALIVE"]
 
-    def asked(self, url: str) -> bytes:
-        """What a server says to the head; nothing when it does not answer."""
-        code, said = self.head.tried([sys.executable, "-S", "-c", _ASK, url], {**os.environ, "TOKEN": self.token})
-        return said.encode() if code == 0 else b""
+    def fetch(self, url: str) -> bytes:
+        """Return the answer of a server to a request from the head; empty when there is none."""
+        code, output = self.head.tried([sys.executable, "-S", "-c", _ASK, url], {**os.environ, "TOKEN": self.token})
+        return output.encode() if code == 0 else b""
 
 
 def wait_for(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + patience_s
     while not condition():
-        assert time.monotonic() < deadline, f"it did not come to it in {patience_s:g} s that {what}"
+        assert time.monotonic() < deadline, f"not within {patience_s:g} s: {what}"
         time.sleep(0.2)
 
 
 class HostedPostgresql:
-    """A PostgreSQL server on a host, which can be stopped as by a power cut and started again."""
+    """PostgreSQL server on a host, which can be stopped as by a power cut and restarted."""
 
     port = 5432
     _data = "/tmp/postgresql"
@@ -188,12 +188,12 @@ class HostedPostgresql:
 
 @contextmanager
 def ray_hosts(folder: Path, *, tmp_mb: int | None = None, redis: bool = False) -> Iterator[RayHosts]:
-    """A cluster that is ready; all of it ends with the context.
+    """Start a cluster, wait until it is ready, and end all of it afterwards.
 
     Args:
-        folder: Of everything.
-        tmp_mb: As in `RayHosts`, like the rest.
-        redis: Ray's tables outlive its head.
+        folder: Folder for all files.
+        tmp_mb: Size of the workers' disks in MB, as in `RayHosts`.
+        redis: Whether Ray's tables outlive its head.
     """
     with Switch(folder) as switch:
         cluster = RayHosts(switch, tmp_mb=tmp_mb, redis=redis)

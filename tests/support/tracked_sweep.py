@@ -1,4 +1,4 @@
-"""A sweep as its ledger tells it: four trials with the four ends there are."""
+"""Journal of a sweep of four trials, one of each outcome, and its export to MLflow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ REASON = "ValueError: odd\nTraceback ..."
 
 
 def tell(path: Path, checkpoint: Path | None = None, *, ended: bool = True) -> None:
-    """Writes the journal of a whole sweep."""
+    """Write the journal of a whole sweep.
+
+    Args:
+        path: Path of the journal.
+        checkpoint: Checkpoint of trial 0 to store; None for none.
+        ended: Whether the sweep has ended.
+    """
     with Journal(path) as journal:
         ledger = Ledger(journal)
         ledger.sweep_started("s-001", CONFIG, {"git.revision": "abc"}, {"seed": 0, "search space": "f" * 16})
@@ -49,7 +55,7 @@ def tell(path: Path, checkpoint: Path | None = None, *, ended: bool = True) -> N
 
 
 def replay(path: Path, uri: str, timeout_s: float = 60.0, *, artifacts: Path | None = None) -> MlflowWriter:
-    """Carries a journal into MLflow and waits for all of it."""
+    """Export a journal to MLflow and wait until all of it has arrived."""
     writer = MlflowWriter(path, tracking_uri=uri, experiment="tests", artifacts=artifacts or path.parent / "artifacts")
     writer.start()
     writer.drain(timeout_s)

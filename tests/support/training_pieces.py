@@ -1,14 +1,15 @@
-"""A small part of the digits, and trials over it in this process or in one of several."""
+"""Trials on a small part of the digits, in this process or in one of several."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import multiprocessing
 
 from models.lesa.binary_term import BinaryTerm
 from orchestrator.config import DatasetConfig, ModelConfig, ObjectiveConfig, TrainingConfig, TrialConfig
@@ -26,7 +27,7 @@ Reports = list[dict[str, float]]
 
 
 def few_digits(folder: Path, *, train: int = 400, test: int = 101) -> DeviceImages:
-    """The first digits of each split; 101 divides by no number of workers."""
+    """Place the first digits of each split; 101 is divisible by no number of workers."""
     whole = open_dataset(prepare_dataset("digits", folder))
     counts = {"train": train, "test": test}
     splits = {
@@ -60,7 +61,7 @@ def make_trial(
 def run(
     trial: Trial, *, stop_after: int | None = None, cut_before: int | None = None, curve: list[float] | None = None
 ) -> Reports:
-    """Trains and returns what was reported; stops as a sweep would after an epoch, or dies before a step.
+    """Train and return the reports; stop as by a sweep after an epoch, or fail before a step.
 
     A `curve` is filled with the loss of each step, summed over this rank's images.
     """
@@ -88,12 +89,12 @@ def run(
 
 
 def timeless(reports: Reports) -> Reports:
-    """Reports without what a clock says."""
+    """Remove the metrics that a clock determines from reports."""
     return [{key: value for key, value in report.items() if key not in CLOCKS} for report in reports]
 
 
 def differences(left: Any, right: Any, where: str = "") -> list[str]:
-    """Where two nested states differ in so much as a bit."""
+    """Return the places where two nested states are not bit-equal."""
     if isinstance(left, torch.Tensor):
         same = left.dtype == right.dtype and torch.equal(left, right)
         return [] if same else [where]
@@ -108,12 +109,12 @@ def differences(left: Any, right: Any, where: str = "") -> list[str]:
 
 
 def without_norm(description: Mapping[str, Any]) -> torch.nn.Module:
-    """A network in which images do not see each other, so that any cut of a batch gives the same sum."""
+    """Build a network whose images do not affect each other, so that any division of a batch gives the same sum."""
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
 
 
 def with_norm(description: Mapping[str, Any]) -> torch.nn.Module:
-    """A network whose images see each other through batch norms."""
+    """Build a network whose images affect each other through batch norms."""
     return torch.nn.Sequential(
         torch.nn.Conv2d(1, 8, 3, padding=1),
         torch.nn.BatchNorm2d(8),
@@ -126,7 +127,7 @@ def with_norm(description: Mapping[str, Any]) -> torch.nn.Module:
 
 
 def with_logit_norms(description: Mapping[str, Any]) -> torch.nn.Module:
-    """A network that computes the statistics of a norm by a way of its own."""
+    """Build a network that computes the statistics of a norm by its own code."""
     return torch.nn.Sequential(
         torch.nn.Conv2d(1, 16, 3, stride=2, padding=1),
         BinaryTerm(16, map_size=(4, 4), groups=2, position_embedding="classification"),
@@ -136,7 +137,7 @@ def with_logit_norms(description: Mapping[str, Any]) -> torch.nn.Module:
 
 
 def with_everything(description: Mapping[str, Any]) -> torch.nn.Module:
-    """A small network with buffers and random numbers."""
+    """Build a small network with buffers and random numbers."""
     return torch.nn.Sequential(
         torch.nn.Conv2d(1, 8, 3, padding=1),
         torch.nn.BatchNorm2d(8),
@@ -149,7 +150,7 @@ def with_everything(description: Mapping[str, Any]) -> torch.nn.Module:
 
 
 def join_group(rank: int, world_size: int, folder: Path) -> Workers:
-    """This process as a rank of a group whose processes meet in a folder."""
+    """Join a process group whose ranks meet through a file in a folder."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder / 'meeting'}", rank=rank, world_size=world_size)
     return Workers(rank, world_size)
@@ -191,7 +192,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def train_case(name: str, data: DeviceImages, folder: Path, workers: Workers) -> dict[str, Any]:
-    """Trains one of `CASES`: this rank's loss curve, reports and weights."""
+    """Train one of `CASES` and return this rank's loss curve, reports and weights."""
     settings = {"global_batch_size": 29, **CASES[name]}
     trial_module.build_network = settings.pop("network")
     try:
@@ -203,8 +204,14 @@ def train_case(name: str, data: DeviceImages, folder: Path, workers: Workers) ->
     return {"curve": curve, "reports": reports, "weights": trial.train_state.evaluated.state_dict()}
 
 
+def run_ranks(function: Callable[..., None], world_size: int, *arguments: Any) -> None:
+    """Runs a function in a process for each rank: forked from one that has imported torch and our packages."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload([trial_module.__name__])
+    multiprocessing.start_processes(function, (world_size, *arguments), nprocs=world_size, start_method="forkserver")
+
+
 def run_rank(rank: int, world_size: int, folder: str, cases: Sequence[str]) -> None:
-    """One process of a group: trains the cases and leaves what came of them."""
+    """Train the cases as one process of a group, and write the results to its folder."""
     place = Path(folder)
     workers = join_group(rank, world_size, place)
     data = few_digits(place / f"data-{rank}")

@@ -1,4 +1,4 @@
-"""Sweep files changed at random, as `tools/fuzz/configurations.py` does by the ten thousand."""
+"""Short run of `tools/fuzz/configurations.py`, which changes sweep files at random."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "fuzz" / "configurations.py"
 
 
-def test_every_change_is_taken_or_refused_in_words() -> None:
+def test_every_changed_configuration_is_accepted_or_refused_with_a_message() -> None:
     spec = importlib.util.spec_from_file_location("fuzz_configurations", SCRIPT)
     assert spec is not None
     assert spec.loader is not None

@@ -1,4 +1,4 @@
-"""A short run of `tools/fuzz/files.py`: damaged files of every kind are answered in one line, or hold what they say."""
+"""Short run of `tools/fuzz/files.py`: damage in every kind of file is reported in one line, or does no harm."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CASES = 6
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    """The script as a module; dataclasses look it up by its name."""
+    """Load the script as a module, by its name, which dataclasses look up."""
     spec = importlib.util.spec_from_file_location("fuzz_files", TOOL)
     assert spec is not None
     assert spec.loader is not None
@@ -25,7 +25,7 @@ def tool() -> ModuleType:
     return module
 
 
-def test_damaged_files_are_answered_in_one_line(tool: ModuleType) -> None:
+def test_damaged_files_are_reported_in_one_line(tool: ModuleType) -> None:
     summary = tool.fuzz(seed=0, cases=CASES, seconds=60)
     assert summary.findings == 0, summary.to_json()
     assert len(summary.files) == 23
@@ -33,8 +33,8 @@ def test_damaged_files_are_answered_in_one_line(tool: ModuleType) -> None:
     assert sum(summary.refused.values()) > 0.5 * sum(summary.files.values())  # the damage is no trifle
 
 
-def test_the_run_sees_what_it_looks_for(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader that dies, hangs, shows a traceback or takes anything is told as that."""
+def test_every_kind_of_failure_is_reported(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check that a reader that dies, hangs, shows a traceback or accepts anything is reported as such."""
     import file_subjects
 
     def reader(act: str) -> object:

@@ -1,23 +1,23 @@
-"""What a sweep on several hosts loses when the world around it breaks at random moments.
+"""Losses of a sweep on several hosts under random failures of processes, hosts, networks, disks and servers.
 
     python tools/chaos/chaos.py [--kinds host link-30 ...] [--times 20] [--limit-s 240] [--json build/chaos.json]
 
 Three hosts on this machine (`tests/support/hosts.py`; root only), each with its own network, processes and disk: a head
-that trains nothing, with MLflow and PostgreSQL, and two workers. A sweep runs undisturbed first. Then the same sweep,
-with the same seeds, is submitted repeatedly from a fourth host, and faults of one kind strike it; when one has ended
-before all faults have struck, another begins. The faults are those of `tools/chaos/chaos_faults.py`.
+without trials, with MLflow and PostgreSQL, and two workers. A sweep runs without faults first. Then the same sweep with
+the same seeds is submitted repeatedly from a fourth host, and faults of one kind are injected; when a sweep has ended
+before all faults were, another begins. The faults are those of `tools/chaos/chaos_faults.py`.
 
-    epochs lost   whole epochs trained and saved twice; and the most that one fault cost of the epoch that was running
-    next report   median seconds from the fault to the next report, with the absence that is part of the fault where
-                  training waits for it; where a host joins, to the first report of a lane more
+    epochs lost   whole epochs trained and saved twice; and the largest share of a running epoch that one fault lost
+    next report   median seconds from the fault to the next report, including an absence that is part of the fault
+                  where training waits for it; when a host joins, to the first report of an additional lane
     sweeps        those that finished, of those that began
     trials lost   trials that did not finish
     re-run        trials that finished and began again, or fell back to their first epoch
-    unrecorded    trials that PostgreSQL or MLflow do not know as finished
-    differing     metrics of any epoch that are not those of the undisturbed sweep, to the last bit
+    unrecorded    trials that are not finished in PostgreSQL or MLflow
+    differing     metrics of any epoch that differ, in any bit, from those of the sweep without faults
     left          actors, placement groups, processes and files that are there after all sweeps
 
-`resources.max_failures` is as large as the number of faults: that many crashes of one trial are not what it is for.
+`resources.max_failures` is the number of faults: more crashes of one trial than its default are intended here.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from pathlib import Path
 
 from chaos_faults import FAULTS, World, leave
 from disturbed_sweep import Saves, sequences, until
-from hosted_sweep import HostedSweep, Learnt, differing, left_over
+from hosted_sweep import HostedSweep, Metrics, differing, left_over
 
 from tests.support.hosts import missing
 from tests.support.ray_hosts import RayHosts, ray_hosts
 
 PATIENCE_S = 300.0
-LATEST_S = 5.0  # of a fault, after training went on
+LATEST_S = 5.0  # of a fault, after training has resumed
 _WORKER_DISK_MB = 512
 _STORAGE_MB = 1024  # a sweep that is stopped and resumed all the time writes 60 to 100
 _NEW_MOUNTS = 0x00020000  # CLONE_NEWNS
@@ -54,12 +54,12 @@ _NEW_MOUNTS = 0x00020000  # CLONE_NEWNS
 
 @dataclass(frozen=True)
 class Shape:
-    """Of every sweep.
+    """Size of every sweep.
 
     Args:
-        trials: Of the sweep.
-        epochs: Of a trial.
-        workers: Ranks of a trial; one host has room for one.
+        trials: Number of trials.
+        epochs: Number of epochs of a trial.
+        workers: Number of ranks of a trial; a host has room for one.
     """
 
     trials: int = 4
@@ -69,13 +69,13 @@ class Shape:
 
 @dataclass
 class Cost:
-    """What the faults of one kind have cost while the sweep went on.
+    """Cost of the faults of one kind while the sweep continued.
 
     Args:
-        faults: That have struck.
-        whole_epochs_lost: Saved a second time before the next report.
-        most_of_an_epoch_lost: The most of an epoch that was not saved yet when one struck, as a share of its time.
-        seconds_to_next_report: After each, the absence included that is part of it.
+        faults: Number of faults.
+        whole_epochs_lost: Number of epochs saved a second time before the next report.
+        most_of_an_epoch_lost: Largest share of an epoch that was not saved yet at a fault.
+        seconds_to_next_report: Seconds after each fault, including the absence that is part of it.
     """
 
     faults: int = 0
@@ -86,7 +86,7 @@ class Cost:
 
 @dataclass
 class Outcome:
-    """What has become of the sweeps that a sequence of faults has struck."""
+    """Outcome of the sweeps under a sequence of faults."""
 
     costs: dict[str, Cost] = field(default_factory=dict)
     sweeps: int = 0
@@ -101,12 +101,12 @@ class Outcome:
 
     @property
     def faults(self) -> int:
-        """Of all kinds."""
+        """Number of faults of all kinds."""
         return sum(cost.faults for cost in self.costs.values())
 
     @property
     def harmless(self) -> bool:
-        """Whether nothing was lost but an epoch, or a part of one, at each fault."""
+        """True when no more was lost than an epoch, or a part of one, at each fault."""
         lost = self.trials_lost + self.trials_rerun + self.unrecorded + self.differing + len(self.left)
         return lost == 0 and self.finished == self.sweeps and self.whole_epochs_lost <= self.faults
 
@@ -120,9 +120,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=Shape.workers)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--together", action="store_true", help="all kinds in the same sweeps, in random order")
-    parser.add_argument("--limit-s", type=float, default=math.inf, help="of each kind: no fault strikes after it")
-    parser.add_argument("--keep", type=Path, help="folder for everything, to look into; otherwise it is temporary")
-    parser.add_argument("--reference", type=Path, help="what the undisturbed sweep has learnt; written if absent")
+    parser.add_argument("--limit-s", type=float, default=math.inf, help="of each kind: no fault is injected after it")
+    parser.add_argument("--keep", type=Path, help="folder for all files, which are kept; otherwise it is temporary")
+    parser.add_argument(
+        "--reference", type=Path, help="file of the metrics of the sweep without faults; written if absent"
+    )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if why_not := missing():
@@ -140,10 +142,10 @@ def main() -> None:
         storage_of_its_own(arguments.keep or Path(place), "storage" in arguments.kinds) as folder,
         ray_hosts(folder, tmp_mb=_WORKER_DISK_MB, redis="head" in arguments.kinds) as cluster,
     ):
-        reference = undisturbed(cluster, shape, arguments.reference)
+        reference = reference_metrics(cluster, shape, arguments.reference)
         for sequence in sequences(arguments, arguments.times):
             draw = random.Random(f"{arguments.seed} {sequence[0]}")
-            outcomes.append(harm(sequence, cluster, shape, reference, draw=draw, limit_s=arguments.limit_s))
+            outcomes.append(run_sequence(sequence, cluster, shape, reference, draw=draw, limit_s=arguments.limit_s))
             print(table(outcomes), flush=True)
             for left in outcomes[-1].left:
                 print(f"left: {left}")
@@ -153,12 +155,12 @@ def main() -> None:
 
 @contextlib.contextmanager
 def storage_of_its_own(folder: Path, wanted: bool) -> Iterator[Path]:
-    """Puts what the hosts share on a small disk that can be filled; only this process and its hosts see it."""
+    """Put the shared folder on a small disk that can be filled; only this process and its hosts have it mounted."""
     shared = folder / "shared"
     shared.mkdir(parents=True, exist_ok=True)
     if wanted:
         if ctypes.CDLL(None, use_errno=True).unshare(_NEW_MOUNTS):
-            raise OSError(ctypes.get_errno(), "mounts of our own cannot be had")
+            raise OSError(ctypes.get_errno(), "a mount namespace cannot be created")
         subprocess.run(["mount", "--make-rprivate", "/"], check=True)
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_STORAGE_MB}m", "tmpfs", shared], check=True)
     try:
@@ -169,7 +171,7 @@ def storage_of_its_own(folder: Path, wanted: bool) -> Iterator[Path]:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """The outcomes for reading; what several kinds of faults have done together stands in one row of its own."""
+    """Format the outcomes; several kinds of faults together have one row of their own."""
     lines = [
         "| fault | faults | epochs lost: whole, most of one | next report | sweeps | trials lost | re-run | unrecorded "
         "| differing | left |",
@@ -191,7 +193,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def write(outcomes: Sequence[Outcome], arguments: argparse.Namespace) -> None:
-    """What was found so far, as JSON."""
+    """Write the outcomes so far as JSON."""
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     given = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
     setting = {**given, "cpus": os.cpu_count()}
@@ -199,30 +201,30 @@ def write(outcomes: Sequence[Outcome], arguments: argparse.Namespace) -> None:
     arguments.json.write_text(json.dumps(content, indent=2))
 
 
-def undisturbed(cluster: RayHosts, shape: Shape, kept: Path | None = None) -> Learnt:
-    """What the sweep learns when nothing happens to it, now or when it was run before."""
+def reference_metrics(cluster: RayHosts, shape: Shape, kept: Path | None = None) -> Metrics:
+    """Return the metrics of the sweep without faults, run now or before."""
     if kept is not None and kept.exists():
-        found: Learnt = json.loads(kept.read_text())
+        found: Metrics = json.loads(kept.read_text())
         return found
     sweep = HostedSweep(cluster, "reference")
     sweep.prepare(**asdict(shape), max_failures=0)
     sweep.submit()
     assert sweep.finishes(), sweep.log.read_text()[-4000:]
     if kept is not None:
-        kept.write_text(json.dumps(sweep.learnt()))
-    return sweep.learnt()
+        kept.write_text(json.dumps(sweep.metrics()))
+    return sweep.metrics()
 
 
-def harm(
+def run_sequence(
     sequence: Sequence[str],
     cluster: RayHosts,
     shape: Shape,
-    reference: Learnt,
+    reference: Metrics,
     *,
     draw: random.Random,
     limit_s: float = math.inf,
 ) -> Outcome:
-    """Has the faults of a sequence strike, one after the other, and sees to what comes of it."""
+    """Inject the faults of a sequence, one after the other, and return the outcome."""
     moments, outcome, over = list(sequence), Outcome(), time.monotonic() + limit_s
     while moments and time.monotonic() < over:
         sweep = HostedSweep(cluster, f"{moments[0]}-{len(moments)}")
@@ -233,8 +235,8 @@ def harm(
         outcome.sweeps += 1
         world = World(cluster, sweep, draw)
         with Saves(sweep.folder / "trials") as saves:
-            while moments and time.monotonic() < over and sweep.goes_on():
-                if not strike(moments[0], world, saves, outcome):
+            while moments and time.monotonic() < over and sweep.has_reported():
+                if not inject(moments[0], world, saves, outcome):
                     break  # the sweep was over first
                 moments.pop(0)
             finished = finishes(world)
@@ -242,25 +244,25 @@ def harm(
         account(sweep, shape, saves, reference, outcome)
         if not finished:
             print(sweep.log.read_text()[-6000:])
-            break  # there is something to look into
-    outcome.left += nothing_left(cluster)
+            break  # to be investigated
+    outcome.left += wait_for_cleanup(cluster)
     return outcome
 
 
-def nothing_left(cluster: RayHosts) -> list[str]:
-    """What is still there some seconds after all sweeps; nothing, if all is well."""
+def wait_for_cleanup(cluster: RayHosts) -> list[str]:
+    """Return what is left over some seconds after all sweeps."""
     until(lambda: not list(left_over(cluster)), patience_s=20.0)
     return list(left_over(cluster))
 
 
-def strike(kind: str, world: World, saves: Saves, outcome: Outcome) -> bool:
-    """One fault at a random moment; whether there was still something to hit."""
+def inject(kind: str, world: World, saves: Saves, outcome: Outcome) -> bool:
+    """Inject one fault at a random moment; return False when the sweep was over before."""
     sweep, cost = world.sweep, outcome.costs.setdefault(kind, Cost())
     world.pause(world.draw.uniform(0.0, LATEST_S))
     if sweep.is_over:
         return False
     epoch_s, saved, repeated = sweep.seconds_per_epoch(), saves.last_s, saves.repeated()
-    while not world.strikes(FAULTS[kind]):  # between two lives of what is to be hit
+    while not world.inject(FAULTS[kind]):  # its target is being restarted
         if sweep.is_over:
             return False
         world.pause(0.2)
@@ -270,15 +272,15 @@ def strike(kind: str, world: World, saves: Saves, outcome: Outcome) -> bool:
 
     answers = sweep.grown_s if kind == "join" else sweep.next_report_s
 
-    def goes_on() -> bool:
+    def resumed() -> bool:
         world.cluster.restart_ended()
         return answers(world.struck_s) is not None or sweep.is_over
 
-    until(goes_on, PATIENCE_S)
+    until(resumed, PATIENCE_S)
     cost.whole_epochs_lost += saves.repeated() - repeated
     reported_s = answers(world.struck_s)
     if reported_s is None:
-        print(f"{kind}: no report any more after {time.time() - world.struck_s:.1f} s", flush=True)
+        print(f"{kind}: no report within {time.time() - world.struck_s:.1f} s", flush=True)
     else:
         cost.seconds_to_next_report.append(reported_s - world.struck_s)
         print(f"{kind}: next report after {cost.seconds_to_next_report[-1]:.1f} s", flush=True)
@@ -286,7 +288,7 @@ def strike(kind: str, world: World, saves: Saves, outcome: Outcome) -> bool:
 
 
 def finishes(world: World) -> bool:
-    """Waits for the end of a sweep, while services are started again."""
+    """Wait for the end of a sweep, while services are restarted; return whether it finished."""
 
     def ended() -> bool:
         world.cluster.restart_ended()
@@ -296,15 +298,15 @@ def finishes(world: World) -> bool:
     return world.sweep.finishes(patience_s=1.0)
 
 
-def account(sweep: HostedSweep, shape: Shape, saves: Saves, reference: Learnt, outcome: Outcome) -> None:
-    """Adds what a sweep has lost."""
+def account(sweep: HostedSweep, shape: Shape, saves: Saves, reference: Metrics, outcome: Outcome) -> None:
+    """Add the losses of a sweep to the outcome."""
     last_end, again = sweep.ends()
     outcome.trials += shape.trials
     outcome.trials_lost += shape.trials - sum(status == "finished" for status in last_end.values())
     outcome.trials_rerun += len(again | saves.from_the_start())
     outcome.whole_epochs_lost += saves.repeated()
     outcome.unrecorded += sweep.unrecorded(shape.trials)
-    outcome.differing += differing(sweep.learnt(), reference)
+    outcome.differing += differing(sweep.metrics(), reference)
     outcome.left += sweep.files_left()
 
 

@@ -1,7 +1,7 @@
-"""The faults of `tools/chaos/chaos.py`: each does its harm, and what the world then does to mend it.
+"""Faults of `tools/chaos/chaos.py`, and the recovery of the cluster from each.
 
-A fault strikes a cluster on which a sweep runs. The world mends what an operator's cluster mends by itself: hosts boot,
-services of hosts and servers are started again, jobs are submitted again. It never touches the sweep.
+A fault is injected into a cluster on which a sweep runs. The cluster recovers as one with usual automation does: hosts
+boot, services of hosts and servers are restarted, jobs are submitted again. The sweep itself is not touched.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ GRACE_S = 10.0
 
 @dataclass
 class World:
-    """What a fault may touch.
+    """Targets of faults.
 
     Args:
-        cluster: Its hosts and servers.
-        sweep: That runs there.
-        draw: Decides what is hit, and for how long.
-        struck_s: When something was hit last, by the clock.
+        cluster: Hosts and servers.
+        sweep: Sweep that runs there.
+        draw: Random generator for targets and durations.
+        struck_s: Time of the last fault in seconds since the epoch.
     """
 
     cluster: RayHosts
@@ -43,19 +43,19 @@ class World:
     struck_s: float = 0.0
 
     def pause(self, seconds: float | None = None) -> None:
-        """Time passes, at random unless told; services that have ended are started again meanwhile."""
+        """Wait for a number of seconds, random without one; restart ended services meanwhile."""
         over = time.monotonic() + (self.draw.uniform(1.0, LONGEST_ABSENCE_S) if seconds is None else seconds)
         while time.monotonic() < over:
             self.cluster.restart_ended()
             time.sleep(0.1)
 
-    def strikes(self, fault: Fault) -> bool:
-        """Does its harm, now or when it has found what to hit; whether there was anything."""
+    def inject(self, fault: Fault) -> bool:
+        """Inject a fault; return False when it has no target."""
         self.struck_s = time.time()
         return fault(self)
 
     def kill(self, victims: list[psutil.Process]) -> bool:
-        """SIGKILL hits one of them; whether there was one."""
+        """Send SIGKILL to one of several processes; return False when there is none."""
         if not victims:
             return False
         try:
@@ -66,27 +66,27 @@ class World:
         return True
 
     def any_worker(self) -> Host:
-        """A host that trains."""
+        """Return a random worker host that is up."""
         return self.draw.choice([host for host in self.cluster.workers if host.is_up])
 
 
 Fault = Callable[[World], bool]
-"""Whether it has struck: there must be something to hit."""
+"""Function that injects a fault and returns False when it has no target."""
 
 
 def kill_worker(world: World) -> bool:
-    """SIGKILL hits a rank."""
+    """Kill a rank."""
     ranks = [found for host in world.cluster.workers for found in _called(host, "ray::RayTrainWorker")]
     return world.kill(ranks)
 
 
 def kill_controller(world: World) -> bool:
-    """SIGKILL hits Ray Train's controller of a lane."""
+    """Kill Ray Train's controller of a lane."""
     return world.kill(_called(world.cluster.head, "ray::TrainController"))
 
 
 def kill_raylet(world: World) -> bool:
-    """SIGKILL hits the raylet of a host; the service that it belonged to is started again."""
+    """Kill the raylet of a host, whose service is restarted."""
     host = world.any_worker()
     struck = world.kill(_called(host, "raylet/raylet"))
     world.pause()
@@ -94,21 +94,21 @@ def kill_raylet(world: World) -> bool:
 
 
 def lose_host(world: World) -> bool:
-    """A host loses its power, and boots."""
+    """Cut the power of a host, and boot it again."""
     host = world.any_worker()
     _off_and_on(host, world)
     return True
 
 
 def preempt(world: World) -> bool:
-    """A host is asked to end, has some seconds, loses its power, and boots."""
+    """Send SIGTERM to Ray on a host, cut its power after a grace period, and boot it again."""
     host = world.any_worker()
-    _end_in_peace(host)
+    _terminate_ray(host)
     _off_and_on(host, world)
     return True
 
 
-def _end_in_peace(host: Host) -> None:
+def _terminate_ray(host: Host) -> None:
     for process in _called(host, "ray start"):
         process.send_signal(signal.SIGTERM)
     until(lambda: not _called(host, "raylet/raylet"), patience_s=GRACE_S)
@@ -122,7 +122,7 @@ def _off_and_on(host: Host, world: World) -> None:
 
 
 def cut_link(seconds: float) -> Fault:
-    """A host's cable is pulled out, and put back."""
+    """Return a fault that takes the network link of a host down for some seconds."""
 
     def cut(world: World) -> bool:
         host = world.any_worker()
@@ -135,7 +135,7 @@ def cut_link(seconds: float) -> Fault:
 
 
 def kill_driver(world: World) -> bool:
-    """SIGKILL hits the driver; the sweep is submitted again, to be resumed."""
+    """Kill the driver, and resume the sweep by submitting it again."""
     struck = world.kill(drivers(world.cluster))
     if struck:
         world.sweep.driver.wait(60)
@@ -144,7 +144,7 @@ def kill_driver(world: World) -> bool:
 
 
 def lose_head(world: World) -> bool:
-    """SIGKILL hits Ray's control service, and all of Ray on the head ends; it starts again, and takes the job again."""
+    """Kill Ray's control service, which ends Ray on the head; restart it, and resume the sweep by a new job."""
     cluster = world.cluster
     struck = world.kill(_called(cluster.head, "gcs/gcs_server"))
     if struck:
@@ -159,7 +159,7 @@ def lose_head(world: World) -> bool:
 
 
 def stop_mlflow(world: World) -> bool:
-    """The MLflow server is gone without a word, and comes back."""
+    """Kill the MLflow server, and restart it."""
     world.cluster.kill_mlflow()
     world.pause()
     world.cluster.start_mlflow()
@@ -167,7 +167,7 @@ def stop_mlflow(world: World) -> bool:
 
 
 def stop_postgresql(world: World) -> bool:
-    """The database is stopped as by a power cut, under the study and under MLflow, and comes back."""
+    """Stop the database of the study and of MLflow as by a power cut, and restart it."""
     world.cluster.database.stop()
     world.pause()
     world.cluster.database.start()
@@ -175,7 +175,7 @@ def stop_postgresql(world: World) -> bool:
 
 
 def fill_disk(world: World) -> bool:
-    """The disk of a host has no room left, and some again."""
+    """Fill the disk of a host, and free it again."""
     host = world.any_worker()
     host.tried(["dd", "if=/dev/zero", "of=/tmp/filler", "bs=1M"])
     world.pause()
@@ -184,7 +184,7 @@ def fill_disk(world: World) -> bool:
 
 
 def fill_storage(world: World) -> bool:
-    """The storage that all hosts share has no room left, and some again."""
+    """Fill the storage that all hosts share, and free it again."""
     world.cluster.head.tried(["dd", "if=/dev/zero", f"of={world.cluster.shared}/filler", "bs=64k"])
     world.pause()
     (world.cluster.shared / "filler").unlink()
@@ -192,14 +192,14 @@ def fill_storage(world: World) -> bool:
 
 
 def leave(cluster: RayHosts) -> None:
-    """A host is switched off before a sweep begins, and Ray knows; `join` brings it back."""
-    _end_in_peace(cluster.workers[-1])
+    """Remove a host from the cluster before a sweep begins; the fault `join` adds it again."""
+    _terminate_ray(cluster.workers[-1])
     cluster.workers[-1].kill()
     until(lambda: len(cluster.nodes()) == len(cluster.workers))  # the head is one of them
 
 
 def join(world: World) -> bool:
-    """A host joins, which was off when the sweep began."""
+    """Add the host that was off when the sweep began."""
     absent = [host for host in world.cluster.workers if not host.is_up]
     if not absent:
         return False
@@ -228,10 +228,10 @@ FAULTS: dict[str, Fault] = {
 
 
 def drivers(cluster: RayHosts) -> list[psutil.Process]:
-    """The drivers of sweeps, not the shells that have started them."""
+    """Return the drivers of sweeps, without the shells that have started them."""
     return [found for found in _called(cluster.head, "-m orchestrator run") if "python" in found.name()]
 
 
 def _called(host: Host, text: str) -> list[psutil.Process]:
-    """Processes of a host by a part of their command line."""
+    """Return the processes of a host by a part of their command line."""
     return [process for process, title in host.command_lines() if text in title]

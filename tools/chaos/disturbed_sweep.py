@@ -1,4 +1,4 @@
-"""A sweep that is disturbed from outside: its driver, its journal, and which epochs it saves."""
+"""Sweep into which faults are injected: its driver, its journal, and the epochs that it saves."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ PATIENCE_S = 150.0
 
 
 class DisturbedSweep:
-    """A sweep in a process of its own.
+    """Sweep in a process of its own.
 
     Args:
-        place: For its file and its folder.
-        name: Of the sweep.
-        address: Of the cluster.
+        place: Parent folder of its file and its runs.
+        name: Name of the sweep.
+        address: Address of the cluster.
     """
 
     def __init__(self, place: Path, name: str, address: str) -> None:
@@ -41,7 +41,7 @@ class DisturbedSweep:
         self.driver: subprocess.Popen[bytes]
 
     def write(self, *, trials: int, epochs: int, workers: int, max_failures: int, **more: Any) -> None:
-        """The sweep's file. Every trial is the same, so that it does not matter which are hit, unless there is more."""
+        """Write the sweep's file; without more settings all trials are equal, so that it does not matter which fail."""
         self.temporary.mkdir(parents=True)
         training = {"epochs": epochs, "global_batch_size": 32, "optimizer": "adamw", "lr": 0.003}
         content = {
@@ -57,7 +57,7 @@ class DisturbedSweep:
         self.file.write_text(json.dumps(content))  # which is YAML
 
     def start(self, *command: str) -> None:
-        """A driver, the first or one in the place of another."""
+        """Start a driver, the first or one that replaces another."""
         self._before = len(self.events())
         options = ["--address", self._address, "--runs-dir", str(self.runs_dir)]
         self.driver = subprocess.Popen(
@@ -69,11 +69,11 @@ class DisturbedSweep:
         )
 
     def counts(self) -> Counter[str]:
-        """Events of the journal by kind."""
+        """Return the number of events in the journal by kind."""
         return Counter(event["event"] for event in self.events())
 
     def events(self) -> list[dict[str, Any]]:
-        """Of the journal; none before it is there."""
+        """Return the events of the journal; none before it exists."""
         from orchestrator.records.events import content_of
         from orchestrator.records.journal import read_events
 
@@ -81,12 +81,12 @@ class DisturbedSweep:
         return [content_of(event) for event, _ in read_events(journal)] if journal.exists() else []
 
     def next_report_s(self, moment_s: float) -> float | None:
-        """When a trial reported first after a moment, both by the clock; None if it has not yet."""
+        """Return the time of the first report after a moment, both in seconds since the epoch; None without one."""
         times = (event["time"] for event in self.events() if event["event"] == "trial_reported")
         return next((time_s for time_s in times if time_s > moment_s), None)
 
     def ends(self) -> tuple[dict[int, str], set[int]]:
-        """How each trial has ended last, and which began again after they had finished."""
+        """Return the last status of each trial, and the trials that began again after they had finished."""
         last_end: dict[int, str] = {}
         again = set()
         for event in self.events():
@@ -98,34 +98,34 @@ class DisturbedSweep:
         return last_end, again
 
     def files_left(self) -> list[str]:
-        """What should have been removed from the sweep's folder."""
+        """Return files of the sweep's folder that should have been removed."""
         partial = [*self.folder.glob("trials/*/*.partial*"), *self.folder.glob("trials/*/*.tmp*")]
         scratch = [self.folder / "scratch"] if (self.folder / "scratch").exists() else []
         return [str(path) for path in [*partial, *scratch]]
 
     @property
     def log(self) -> Path:
-        """What its drivers have said."""
+        """Path of the output of its drivers."""
         return self.file.with_suffix(".log")
 
     def seconds_per_epoch(self) -> float:
-        """Median of what the trials reported."""
+        """Return the median duration of an epoch in seconds, as reported by the trials."""
         times = [event["metrics"].get("epoch_time_s") for event in self.events() if event["event"] == "trial_reported"]
         return statistics.median([seconds for seconds in times if seconds] or [1.0])
 
     @property
     def is_over(self) -> bool:
-        """Whether there is nothing left to disturb."""
+        """True when the sweep or its driver has ended."""
         ended = any(event["event"] == "sweep_ended" for event in self.events()[self._before :])
         return ended or self.driver.poll() is not None
 
-    def goes_on(self) -> bool:
-        """Waits for the first report; whether there is anything to disturb."""
+    def has_reported(self) -> bool:
+        """Wait for the first report; return False when the sweep is over before."""
         until(lambda: self.counts()["trial_reported"] > 0 or self.is_over)
         return not self.is_over
 
     def finishes(self, patience_s: float = PATIENCE_S * 2) -> bool:
-        """Waits for the end; whether it was a good one."""
+        """Wait for the end of the driver; return whether it succeeded."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.driver.wait(patience_s)
         if self.driver.poll() is None:
@@ -135,7 +135,7 @@ class DisturbedSweep:
 
 
 class Saves:
-    """Which epochs of which trial were saved, in order; follows the checkpoints while a sweep runs.
+    """Epochs of each trial in the order in which they were saved; follows the checkpoints while a sweep runs.
 
     Args:
         folder: Parent of the trials' folders.
@@ -157,11 +157,11 @@ class Saves:
         self._thread.join()
 
     def repeated(self) -> int:
-        """Epochs that were saved a second time."""
+        """Return the number of epochs that were saved a second time."""
         return sum(len(epochs) - len(set(epochs)) for epochs in self._epochs.values())
 
     def from_the_start(self) -> set[int]:
-        """Trials that came to their first epoch a second time."""
+        """Return the trials that saved their first epoch a second time."""
         return {int(name.rpartition("-")[2]) for name, epochs in self._epochs.items() if epochs.count(1) > 1}
 
     def _follow(self) -> None:
@@ -180,7 +180,7 @@ class Saves:
 
 
 def until(condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> bool:
-    """Waits until something is so; whether it came to that."""
+    """Wait for a condition; return whether it was met in time."""
     deadline = time.monotonic() + patience_s
     while not condition():
         if time.monotonic() > deadline:
@@ -190,7 +190,7 @@ def until(condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> bool:
 
 
 def sequences(arguments: argparse.Namespace, times: int) -> list[list[str]]:
-    """The faults that are to strike, each so many times, in order: one kind after the other, or all at random."""
+    """Return the sequences of faults: one for each kind, or one with all kinds in random order."""
     each = [[kind] * times for kind in arguments.kinds]
     together = [kind for sequence in each for kind in sequence]
     random.Random(arguments.seed).shuffle(together)

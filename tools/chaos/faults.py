@@ -1,21 +1,20 @@
-"""What is lost when something is killed at a random moment.
+"""Losses of a sweep when one of its processes is killed at a random moment.
 
     python tools/chaos/faults.py [--moments 20] [--kinds worker controller tune hub driver] [--json build/faults.json]
 
-Sweeps run on a Ray cluster that outlives them, each driven by a process of its own, while SIGKILL hits, at moments
-drawn from a seed: a training worker, the controller of its lane, the Tune actor of its trial, the hub between them, or
-the driver, which is then replaced by `spatialsweep resume`. A moment is drawn anew once training goes on. When a sweep
-has ended before all moments are used, another begins.
+Sweeps run on a Ray cluster that outlives them, each with a driver of its own, while SIGKILL is sent, at random moments
+from a seed, to a training worker, the controller of its lane, the Tune actor of its trial, the hub, or the driver,
+which is then replaced by `spatialsweep resume`. The next moment is drawn once training has resumed. When a sweep has
+ended before all moments are used, another begins.
 
     faults        killed processes
     sweeps        those that finished, of those that began
     trials lost   trials that did not finish
     re-run        trials that finished and began again, or fell back to their first epoch
-    epochs lost   whole epochs trained and saved twice; and at most so much of an epoch at one moment, as a share of its
-                  time, was not saved yet
+    epochs lost   whole epochs trained and saved twice; and the largest share of an epoch not saved yet at a kill
     leaked        actors, placement groups, processes and temporary files that are there after the sweep has ended
 
-`resources.max_failures` is as large as the number of moments: that many crashes of one trial are not what it is for.
+`resources.max_failures` is the number of moments: more crashes of one trial than its default are intended here.
 """
 
 from __future__ import annotations
@@ -45,12 +44,12 @@ KINDS = {
     "driver": "",
 }
 _OF_THE_CLUSTER = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::_AutoscalingCoordinator")
-LATEST_S = 5.0  # of a moment, after training went on
+LATEST_S = 5.0  # of a moment, after training has resumed
 
 
 @dataclass
 class Outcome:
-    """What the faults of one kind have cost."""
+    """Cost of the faults of one kind."""
 
     kind: str
     faults: Counter[str] = field(default_factory=Counter)
@@ -66,7 +65,7 @@ class Outcome:
 
     @property
     def harmless(self) -> bool:
-        """Whether nothing was lost but parts of epochs."""
+        """True when no more than parts of epochs was lost."""
         lost = self.trials_lost + self.trials_rerun + len(self.leaked) + (self.sweeps - self.finished)
         return lost == 0 and self.most_of_an_epoch_lost <= 1.0
 
@@ -88,14 +87,14 @@ def main() -> None:
         for sequence in sequences(arguments, arguments.moments):
             shape = {"trials": arguments.trials, "epochs": arguments.epochs, "workers": arguments.workers}
             when = {"seed": arguments.seed, "limit_s": arguments.limit_s or math.inf}
-            outcomes.append(harm(sequence, Path(place) / f"faults-{len(outcomes)}", address, **when, **shape))
+            outcomes.append(run_sequence(sequence, Path(place) / f"faults-{len(outcomes)}", address, **when, **shape))
             print(table(outcomes), flush=True)
             if arguments.json:
                 write(outcomes, arguments)
 
 
 def write(outcomes: Sequence[Outcome], arguments: argparse.Namespace) -> None:
-    """What was found so far, as JSON."""
+    """Write the outcomes so far as JSON."""
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     setting = {**vars(arguments), "json": str(arguments.json), "cpus": os.cpu_count()}
     rows = [vars(outcome) for outcome in outcomes]
@@ -103,7 +102,7 @@ def write(outcomes: Sequence[Outcome], arguments: argparse.Namespace) -> None:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """The outcomes for reading."""
+    """Format the outcomes as a table."""
     lines = [
         "| killed | faults | sweeps | trials lost | re-run | epochs lost: whole, most of one | next report | leaked |",
         "|---|---|---|---|---|---|---|---|",
@@ -122,7 +121,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 @contextlib.contextmanager
 def lasting_cluster(cpus: int) -> Iterator[str]:
-    """A Ray cluster on this machine that sweeps come and go on; this process sees all of it."""
+    """Start a Ray cluster on this machine for several sweeps, and connect this process to it."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -135,7 +134,7 @@ def lasting_cluster(cpus: int) -> Iterator[str]:
         cluster.shutdown()
 
 
-def harm(
+def run_sequence(
     sequence: Sequence[str],
     place: Path,
     address: str,
@@ -146,7 +145,7 @@ def harm(
     seed: int = 0,
     limit_s: float = math.inf,
 ) -> Outcome:
-    """Kills what the sequence says, one after the other, and sees to what comes of it."""
+    """Kill the processes of a sequence, one after the other, and return the outcome."""
     moments, draw, began = list(sequence), random.Random(seed), time.monotonic()
     outcome = Outcome("+".join(kind for kind in KINDS if kind in sequence))
     while moments:
@@ -155,8 +154,8 @@ def harm(
         sweep.start("run", str(sweep.file))
         outcome.sweeps += 1
         with Saves(sweep.folder / "trials") as saves:
-            while moments and sweep.goes_on():
-                if not strike(moments[0], sweep, saves, draw, outcome):
+            while moments and sweep.has_reported():
+                if not inject(moments[0], sweep, saves, draw, outcome):
                     break  # the sweep was over first
                 moments.pop(0)
                 if time.monotonic() - began > limit_s:
@@ -164,14 +163,14 @@ def harm(
             finished = sweep.finishes()
         outcome.finished += finished
         if not finished:
-            moments = []  # and there is something to look into
+            moments = []  # to be investigated
         account(sweep, trials, saves, outcome)
-    outcome.leaked += what_is_left()
+    outcome.leaked += wait_for_cleanup()
     return outcome
 
 
-def strike(kind: str, sweep: DisturbedSweep, saves: Saves, draw: random.Random, outcome: Outcome) -> bool:
-    """One fault at a random moment; whether there was still something to kill."""
+def inject(kind: str, sweep: DisturbedSweep, saves: Saves, draw: random.Random, outcome: Outcome) -> bool:
+    """Kill one process at a random moment; return False when the sweep was over before."""
     time.sleep(draw.uniform(0.0, LATEST_S))
     victims: list[int] = []
 
@@ -186,7 +185,7 @@ def strike(kind: str, sweep: DisturbedSweep, saves: Saves, draw: random.Random, 
     struck_s = time.time()
     os.kill(draw.choice(victims), signal.SIGKILL)
     outcome.faults[kind] += 1
-    if kind not in ("tune", "hub"):  # without which the lane trains on
+    if kind not in ("tune", "hub"):  # the lane continues without it
         outcome.most_of_an_epoch_lost = max(
             outcome.most_of_an_epoch_lost, min(1.0, (struck_s - saves.last_s) / epoch_s) if saves.last_s else 0.0
         )
@@ -200,34 +199,34 @@ def strike(kind: str, sweep: DisturbedSweep, saves: Saves, draw: random.Random, 
 
 
 def account(sweep: DisturbedSweep, trials: int, saves: Saves, outcome: Outcome) -> None:
-    """Adds what a sweep has lost."""
+    """Add the losses of a sweep to the outcome."""
     last_end, again = sweep.ends()
     outcome.trials += trials
     outcome.trials_lost += trials - sum(status == "finished" for status in last_end.values())
     outcome.trials_rerun += len(again | saves.from_the_start())
     outcome.whole_epochs_lost += saves.repeated()
-    # torch keeps a cache there for whoever comes next
+    # torch keeps a cache there for later processes
     temporary = [path for path in sweep.temporary.iterdir() if not path.name.startswith("torchinductor_")]
     outcome.leaked += [*sweep.files_left(), *map(str, temporary)]
 
 
 def pids_of(name: str) -> list[int]:
-    """Processes of the cluster's living actors of a class."""
+    """Return the process ids of the cluster's live actors of a class."""
     import ray
 
     actors = ray._private.state.actors().values()
     return [actor["Pid"] for actor in actors if actor["State"] == "ALIVE" and name in actor["ActorClassName"]]
 
 
-def what_is_left() -> list[str]:
-    """Actors, placement groups and processes that are still there some seconds after all sweeps."""
+def wait_for_cleanup() -> list[str]:
+    """Return actors, placement groups and processes that are left over some seconds after all sweeps."""
     found: list[str] = []
 
-    def look() -> bool:
+    def is_clean() -> bool:
         found[:] = [*_actors(), *_placement_groups(), *_processes()]
         return not found
 
-    until(look, patience_s=20.0)
+    until(is_clean, patience_s=20.0)
     return found
 
 
@@ -246,7 +245,7 @@ def _placement_groups() -> list[str]:
 
 
 def _processes() -> list[str]:
-    """Workers of Ray below this process that are busy for a sweep."""
+    """Return Ray's workers below this process that belong to a sweep."""
     import psutil
 
     found = []

@@ -1,4 +1,4 @@
-"""A sweep submitted to the hosts of `tests/support/ray_hosts.py`, and what is left of it on them."""
+"""Sweep submitted to the hosts of `tests/support/ray_hosts.py`, and what it leaves on them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tests.support.ray_hosts import DASHBOARD, RayHosts
 
 _OF_THE_CLUSTER = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::_AutoscalingCoordinator")
 _OF_THE_HOST = ("ray", "home", ".hosts", "postgresql", "postgresql.pw")
-_LEARNT = ("train/", "val/", "test/")
+_LEARNED = ("train/", "val/", "test/")
 
-Learnt = dict[str, dict[str, float]]
-"""What each trial, by its number, has learnt in every epoch."""
+Metrics = dict[str, dict[str, float]]
+"""Metrics of every epoch, and settings, by the number of the trial."""
 
 
 class HostedSweep(DisturbedSweep):
-    """A sweep whose driver is a job of the cluster; its study is in PostgreSQL, its runs are in MLflow.
+    """Sweep whose driver is a job of the cluster, with its study in PostgreSQL and its runs in MLflow.
 
     Args:
-        cluster: That it runs on.
-        name: Of the sweep.
+        cluster: Cluster on which it runs.
+        name: Name of the sweep.
     """
 
     def __init__(self, cluster: RayHosts, name: str) -> None:
@@ -37,7 +37,7 @@ class HostedSweep(DisturbedSweep):
         self._jobs = 0
 
     def prepare(self, *, trials: int, epochs: int, workers: int, max_failures: int) -> None:
-        """Writes the sweep's file: trials that differ, and are the same in every sweep of this shape."""
+        """Write the sweep's file: trials that differ, and are the same in every sweep of this size."""
         search = {"lr": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}}
         self.write(
             trials=trials,
@@ -53,26 +53,26 @@ class HostedSweep(DisturbedSweep):
         )
 
     def submit(self, *, resume: bool = False) -> None:
-        """Submits the sweep from outside, and follows its log."""
+        """Submit the sweep from outside of the cluster, and follow its log."""
         self._before = len(self.events())
         self._jobs += 1
         command = ["ray", "job", "submit", "--address", DASHBOARD, "--submission-id", f"{self.name}-{self._jobs}"]
         run = ["--", "python", "-m", "orchestrator", "run", str(self.file), *["--resume"] * resume]
         self.driver = self._cluster.outside.start([*command, *run], self._cluster.environment, log=self.log)
 
-    def learnt(self) -> Learnt:
-        """What the trials have learnt; a trial's settings are part of it."""
-        found: Learnt = {}
+    def metrics(self) -> Metrics:
+        """Return the metrics and settings of the trials."""
+        found: Metrics = {}
         for event in self.events():
             if event["event"] == "trial_started":
                 found[str(event["trial"])] = dict(event["params"])
             if event["event"] == "trial_reported":
-                mine = {name: value for name, value in event["metrics"].items() if name.startswith(_LEARNT)}
+                mine = {name: value for name, value in event["metrics"].items() if name.startswith(_LEARNED)}
                 found[str(event["trial"])] |= {f"{event['epoch']} {name}": value for name, value in mine.items()}
         return found
 
     def grown_s(self, moment_s: float) -> float | None:
-        """When two trials trained at once, first after a moment, both by the clock; None if none have yet."""
+        """Return when two trials first trained at once after a moment, in seconds since the epoch; None if never."""
         training = set()
         for event in self.events():
             if event["event"] == "trial_reported":
@@ -84,7 +84,7 @@ class HostedSweep(DisturbedSweep):
         return None
 
     def unrecorded(self, trials: int) -> int:
-        """Trials that the study or MLflow do not know as finished."""
+        """Return the number of trials that are not finished in the study or in MLflow."""
         database = self._cluster.database
         study = f"SELECT count(*) FROM trials JOIN studies USING (study_id) WHERE study_name = '{self.name}'"
         complete = database.query(f"{study} AND state = 'COMPLETE'")
@@ -93,12 +93,12 @@ class HostedSweep(DisturbedSweep):
         return trials - int(complete) + trials + 1 - int(finished)
 
 
-def differing(learnt: Learnt, reference: Mapping[str, Mapping[str, float]]) -> int:
-    """Metrics that are not what they were in the reference, to the last bit."""
+def differing(metrics: Metrics, reference: Mapping[str, Mapping[str, float]]) -> int:
+    """Return the number of metrics that differ, in any bit, from those of the reference."""
     return sum(
-        not _same(learnt.get(trial, {}).get(name, math.inf), value)
-        for trial, metrics in reference.items()
-        for name, value in metrics.items()
+        not _same(metrics.get(trial, {}).get(name, math.inf), value)
+        for trial, expected in reference.items()
+        for name, value in expected.items()
     )
 
 
@@ -107,9 +107,9 @@ def _same(one: float, other: float) -> bool:
 
 
 def left_over(cluster: RayHosts) -> Iterator[str]:
-    """Actors, placement groups, processes and temporary files that are on the cluster although no sweep runs."""
+    """Yield actors, placement groups, processes and temporary files on the cluster although no sweep runs."""
     for kind, names in (("actors", "class_name"), ("placement_groups", "placement_group_id")):
-        for found in _told(cluster, kind):
+        for found in _listed(cluster, kind):
             gone = found["state"] in ("DEAD", "REMOVED")
             if not gone and found.get("class_name") != "_AutoscalingCoordinatorActor":  # Ray Train's own
                 yield f"{kind}: {found[names]} {found['state']}"
@@ -122,13 +122,13 @@ def left_over(cluster: RayHosts) -> Iterator[str]:
                 yield f"file on {host.name}: {path.name}"
 
 
-def _told(cluster: RayHosts, kind: str) -> list[dict[str, Any]]:
-    answer = cluster.asked(f"http://{cluster.head.address}:8265/api/v0/{kind}?limit=10000")
+def _listed(cluster: RayHosts, kind: str) -> list[dict[str, Any]]:
+    answer = cluster.fetch(f"http://{cluster.head.address}:8265/api/v0/{kind}?limit=10000")
     return json.loads(answer)["data"]["result"]["result"] if answer else [{"state": "unknown", "class_name": "?"}]
 
 
 def _is_no_sweeps(path: Path, cluster: RayHosts) -> bool:
-    """Whether it is on the way to what a host shares with the machine, or of the servers, Ray's own and of torch."""
+    """Return whether a path leads to a folder shared with the machine, or belongs to servers, Ray or torch."""
     inside = Path("/tmp") / path.name
     shared = any(place.is_relative_to(inside) for place in (ROOT, cluster.shared, Path(sys.prefix)))
     return shared or path.name.startswith(("spatialsweep-mlflow-", "torchinductor_", "pymp-", ".s.PGSQL"))

@@ -1,9 +1,9 @@
-"""Changes sweep files at random and looks whether each is taken or refused in words, within seconds.
+"""Fuzz test of configurations: checks that randomly changed sweep files are accepted or refused with a message.
 
     python tools/fuzz/configurations.py --count 20000 --seconds 3000
 
-Every number stands for one configuration of a seed, so that `--only NUMBER` repeats it. The summary is JSON; the exit
-code is 1 where one ended with a traceback or took longer than 5 s.
+Seed and number determine a configuration, so that `--only NUMBER` repeats it. The summary is JSON; the exit code is 1
+if a configuration ended with a traceback or took longer than 5 s.
 """
 
 from __future__ import annotations
@@ -24,51 +24,24 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from odd_values import KEYS, NASTY, PIECES
+
 ROOT = Path(__file__).resolve().parents[2]
 HANG_S = 5.0
 _FAILURES_SHOWN = 20
 
-# fmt: off
-NASTY: tuple[Any, ...] = (
-    None, True, False, 0, 1, -1, 2, 3, 10, 2**31, 2**32, 2**53 + 1, 2**63, -(2**63), 10**400, 0.0, -0.0, 0.1, 0.9,
-    1.0, 1e-12, 1e-320, 1e308, -1e308, float("inf"), float("nan"), "", " ", "x", "null", "~", "true", "1:30", "010",
-    "1e3", "digits", "sgd", "adamw", "tpe", "grid", "pbt", "none", "papers", "lsas", "spatial_zoo",
-    "conv_resnet26_small", "adaptive_resnet26_small", "lsas_resnet164_cifar", "val/top1", "params", "params <= 2e6",
-    "val/top1 >= .9 ", "<=", "2h", "1h30m", "9" * 4000, "a/b", "/", "a//lr", "x" * 5000, "\0", "\x1b[31m", "\ud800",
-    "\u202e", "[red]", "[/]", "sqlite:///x.db", "sqlite://", "http://[", "postgresql://u:p@h:x/d", "://", "s3://",
-    "../..", "~", "rand-m9-mstd0.5", [], {}, [[]], [{}], [None], {"": 1}, {1: 2}, {None: None}, (1, 2),
-    {"type": "float"}, {"choices": []}, {"value": {}}, {"type": "float", "low": 0, "high": 0.9, "step": 0.3},
-    {"type": "float", "low": 1e-9, "high": 1, "step": 1e-12}, {"type": "int", "low": 1, "high": 8},
-    {"type": "int", "low": 1, "high": 2**60, "log": True}, {"choices": [1, 2]},
-    {"type": "float", "low": -1e308, "high": 1e308}, {"value": 1, "when": {"model": "x"}},
-    {"choices": [True, 1, 1.0]}, {"choices": [1, "a"], "when": {"lr": [1]}}, {"value": 3, "when": {"x": {}}},
-    b"bytes", {1, 2}, object(), 1j,
-)
-KEYS = (
-    "lr", "model", "when", "type", "low", "high", "step", "log", "choices", "value", "name", "uri", "self", "search",
-    "space", "epochs", "optimizer", "sgd/lr", "adamw/lr", "workers", "target", "wall_clock", "objective", "metric",
-    "sampler", "options", "trial_scheduler", "constraints", "try_first", "warm_start", "limits", "budget", "training",
-    "global_batch_size", "decay_milestones", "order", "reduction", "max_span", "stages", "mode", "auto_augment",
-    "[/x]",
-)
-PIECES = (
-    "&a ", "*a", "<<: *a\n", "!!int ", "!!set ", "!!python/object:os.system ", "{", "}", "[", "]", ": ", "- ", "\t",
-    "\n", "? ", "| ", ">-\n", "---\n", "...\n", "%YAML 1.1\n", "#", "'", '"', '"\\ud800"', '"\\x00"', "\0", "\ufeff",
-    "\x85", "\u2028", "null", "~", "1:30", "0o17", "0x", "1_0", ".inf", ".nan", "yes", "2026-01-01", "=", "[" * 500,
-    "9" * 5000, "name: t\n", "search: {lr: [0.1]}\n", "trials: 3\n", "space: lsas\n", "\r\n", " ", "-", "@", "`",
-    "\u202e", "\ud7ff",
-)
-# fmt: on
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-32", "latin-1", "utf-16-le")
 
 
 class _HangError(BaseException):
-    """One configuration has taken too long; no handler of the product's may stop it."""
+    """Timeout of one configuration; a `BaseException`, so that no handler of the product catches it."""
 
 
 @dataclass
 class Findings:
-    """What became of all configurations; `delayed` ones took long only once, on a machine with other work."""
+    """Outcomes of all configurations; `delayed` ones took long only once, on a busy machine."""
 
     configurations: int = 0
     accepted: int = 0
@@ -83,12 +56,12 @@ class Findings:
     kinds: Counter[str] = field(default_factory=Counter)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return the findings as plain data for JSON."""
         return {**vars(self), "failures": self.failures[:_FAILURES_SHOWN], "kinds": dict(self.kinds)}
 
 
 def photographs(folder: Path) -> str:
-    """Prepares a dataset of a few image files; returns its folder."""
+    """Prepare a dataset of a few image files and return its folder."""
     import numpy
     from PIL import Image
 
@@ -105,10 +78,10 @@ def photographs(folder: Path) -> str:
 
 
 def seeds(folder: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Text and settings of sound sweeps: those of the repository, recipes on images that are there, and others.
+    """Return text and settings of valid sweeps: those of the repository, recipes on available images, and others.
 
     Args:
-        folder: Scratch.
+        folder: Folder for temporary files.
     """
     from orchestrator.config.settings_text import as_yaml, parse_yaml
 
@@ -125,11 +98,11 @@ def seeds(folder: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 class Mutator:
-    """Makes one configuration from the files there are.
+    """Generator of configurations from valid sweep files.
 
     Args:
-        chance: Decides everything.
-        files: Text and settings of sound sweep files.
+        chance: Generator of random numbers.
+        files: Text and settings of valid sweep files.
     """
 
     def __init__(self, chance: random.Random, files: list[tuple[str, dict[str, Any]]]) -> None:
@@ -137,14 +110,14 @@ class Mutator:
         self._files = files
 
     def settings(self) -> dict[Any, Any]:
-        """Settings of a file with some changed."""
+        """Return the settings of a file with some changed."""
         settings = copy.deepcopy(self._chance.choice(self._files)[1])
         for _ in range(self._chance.choice((0, 1, 1, 1, 2, 3, 5))):
             self._change(settings)
         return settings
 
     def text(self) -> bytes:
-        """The bytes of a file with some changed."""
+        """Return the bytes of a file with some changed."""
         text = self._chance.choice(self._files)[0]
         for _ in range(self._chance.choice((1, 1, 2, 4))):
             text = self._rewritten(text)
@@ -156,12 +129,12 @@ class Mutator:
         return content
 
     def assignments(self) -> list[str]:
-        """Some `--set` options, often none."""
+        """Return values of `--set`, often none."""
         count = self._chance.choice((0, 0, 0, 1, 2))
         return [f"{self._path()}={self._chance.choice(PIECES + tuple(map(str, NASTY)))}" for _ in range(count)]
 
     def values(self) -> dict[str, Any]:
-        """Values of options, often none."""
+        """Return values of other options, often none."""
         texts = ("exp #2", "null", "2026", "~/x", "what?", "a'b", "[/]", "", "\x1b", "\udcff", "x" * 300)
         if self._chance.random() < 0.8:
             return {}
@@ -261,19 +234,19 @@ def _nudged(value: Any, chance: random.Random) -> Any:
     return [value] if isinstance(value, dict) else {"value": value}
 
 
-def look(number: int, seed: int, files: list[tuple[str, dict[str, Any]]], folder: Path) -> str:
-    """Makes a configuration, loads it, and uses it where it is sound; returns what became of it.
+def check(number: int, seed: int, files: list[tuple[str, dict[str, Any]]], folder: Path) -> str:
+    """Generate a configuration, load it, and use it if it is valid; return the outcome.
 
     Args:
         number: Number of the configuration.
-        seed: Seed of all of them.
-        files: What is changed.
-        folder: Scratch.
+        seed: Seed of all configurations.
+        files: Text and settings of the files to change.
+        folder: Folder for temporary files.
     """
     from orchestrator.config import SweepConfig, load_sweep
     from orchestrator.config.settings_text import as_yaml, parse_yaml
     from orchestrator.errors import SpatialSweepError
-    from orchestrator.records.stored_config import recorded, written
+    from orchestrator.records.stored_config import complete_settings, non_default_settings
 
     mutator = Mutator(random.Random(f"{seed}/{number}"), files)  # noqa: S311 - repeatable
     source: Any = mutator.settings()
@@ -288,15 +261,15 @@ def look(number: int, seed: int, files: list[tuple[str, dict[str, Any]]], folder
         return "refused"
     if SweepConfig(**config.model_dump(mode="json")) != config:
         raise AssertionError("a configuration that is not the same once it is read back")
-    if parse_yaml(as_yaml(written(config))) != written(config):
+    if parse_yaml(as_yaml(non_default_settings(config))) != non_default_settings(config):
         raise AssertionError("settings that are not the same once they are written as YAML")
-    json.dumps(recorded(config), allow_nan=False)
+    json.dumps(complete_settings(config), allow_nan=False)
     _draw(config, number)
     return "accepted"
 
 
 def _draw(config: Any, seed: int) -> None:
-    """Draws a trial, as a dry run does first."""
+    """Draw a trial, as a dry run does first."""
     import optuna
 
     from orchestrator.config import resolve_trial
@@ -311,13 +284,13 @@ def _draw(config: Any, seed: int) -> None:
 
 
 def fuzz(count: int, seconds: float, *, seed: int = 0, first: int = 0) -> Findings:
-    """Looks at configurations until there were so many, or the time is over.
+    """Check configurations up to a number, or until the time is over.
 
     Args:
         count: Number of configurations.
-        seconds: Longest time in all.
-        seed: Seed of all of them.
-        first: Number of the first one.
+        seconds: Limit of the whole run in seconds.
+        seed: Seed of all configurations.
+        first: Number of the first configuration.
     """
     import optuna  # noqa: F401 - imports take longer than any configuration may
 
@@ -332,14 +305,14 @@ def fuzz(count: int, seconds: float, *, seed: int = 0, first: int = 0) -> Findin
             for number in range(first, first + count):
                 if time.monotonic() - began > seconds:
                     break
-                _look_at(number, seed, files, Path(folder), found)
+                _check_within_limit(number, seed, files, Path(folder), found)
             found.seconds = round(time.monotonic() - began, 1)
     finally:
         signal.signal(signal.SIGALRM, before)
     return found
 
 
-def _look_at(
+def _check_within_limit(
     number: int,
     seed: int,
     files: list[tuple[str, dict[str, Any]]],
@@ -351,17 +324,17 @@ def _look_at(
     began = time.monotonic()
     signal.setitimer(signal.ITIMER_REAL, HANG_S)
     try:
-        outcome = look(number, seed, files, folder)
+        outcome = check(number, seed, files, folder)
         found.accepted += outcome == "accepted"
         found.refused += outcome == "refused"
     except _HangError:
         if not again:
             found.delayed += 1
-            _look_at(number, seed, files, folder, found, again=True)
+            _check_within_limit(number, seed, files, folder, found, again=True)
             return
         found.hangs += 1
         found.failures.append({"number": number, "hang": traceback.format_exc(limit=-4)})
-    except Exception as error:  # whatever it is, it is what is looked for
+    except Exception as error:  # every other error is a finding
         found.tracebacks += 1
         where = traceback.extract_tb(error.__traceback__)[-1]
         kind = f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}"
@@ -380,7 +353,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 def main() -> int:
-    """Entry point."""
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1_000)
     parser.add_argument("--seconds", type=float, default=60.0)
@@ -389,7 +362,7 @@ def main() -> int:
     given = parser.parse_args()
     if given.only is not None:
         with tempfile.TemporaryDirectory() as folder:
-            sys.stdout.write(f"{look(given.only, given.seed, seeds(Path(folder)), Path(folder))}\n")
+            sys.stdout.write(f"{check(given.only, given.seed, seeds(Path(folder)), Path(folder))}\n")
         return 0
     found = fuzz(given.count, given.seconds, seed=given.seed)
     sys.stdout.write(f"{json.dumps(found.as_dict(), indent=2)}\n")

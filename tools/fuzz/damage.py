@@ -1,4 +1,4 @@
-"""Ways in which a file is damaged: by accident, as cables and disks do, and on purpose, as field by field."""
+"""Damage of files: accidental, as by cables and disks, and deliberate, field by field."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def damaged(content: bytes, generator: np.random.Generator, structured: bool) ->
     """Return a file with one to four faults.
 
     Args:
-        content: The whole file.
-        generator: Decides which and where.
-        structured: Whether it is JSON, of which half the cases keep the form.
+        content: Content of the whole file.
+        generator: Generator of random numbers.
+        structured: Whether the file is JSON; more than half of its cases remain valid JSON.
     """
     if structured and generator.random() < 0.6:
         return _other_json(content, generator)
@@ -48,7 +48,7 @@ def damaged(content: bytes, generator: np.random.Generator, structured: bool) ->
 
 
 def _place(content: bytes, generator: np.random.Generator) -> int:
-    """Anywhere; half of all near the start or the end, where headers and directories lie."""
+    """Draw an offset; half of them are near the start or the end, where headers and directories are."""
     if not content:
         return 0
     where = generator.random()
@@ -98,7 +98,7 @@ _FAULTS: tuple[Callable[[bytes, np.random.Generator], bytes], ...] = (_flip, _cu
 
 
 def _other_json(content: bytes, generator: np.random.Generator) -> bytes:
-    """The same text with a value replaced, a key removed or one added."""
+    """Replace a value or remove a key."""
     tree = json.loads(content)
     here, depth = tree, int(generator.integers(1, 6))
     for _ in range(depth):

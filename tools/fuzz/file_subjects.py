@@ -1,4 +1,4 @@
-"""Files that are damaged: a whole one of each kind, how it is put in its place, and what is then done with it."""
+"""Subjects of the fuzz test of files: a whole file of each kind, its place in a dataset, and its use."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ Use = Callable[[], object]
 
 @dataclass(frozen=True)
 class Subject:
-    """One file to damage.
+    """File to damage.
 
     Args:
-        kind: Its name.
-        number: Of the subject, for its draws.
-        content: The whole file.
-        place: Puts a damaged one into a folder and returns what reads it.
-        check: Uses what was accepted there.
-        structured: Whether it is JSON.
+        kind: Name of its kind.
+        number: Number of the subject, part of the seed of its damage.
+        content: Content of the whole file.
+        place: Function that puts a damaged file into a folder and returns a function that reads it.
+        check: Function that uses the accepted content of a folder.
+        structured: Whether the file is JSON.
     """
 
     kind: str
@@ -54,10 +54,10 @@ class Subject:
 
 
 def subjects(folder: Path) -> list[Subject]:
-    """Make whole files of every kind.
+    """Create whole files of every kind.
 
     Args:
-        folder: For what they are made of.
+        folder: Folder for the datasets they belong to.
     """
     folder.joinpath("whole").mkdir()
     made = [*_archives(folder / "whole"), *_batches(folder / "whole"), *_pictures(), *_prepared(folder / "whole")]
@@ -65,7 +65,7 @@ def subjects(folder: Path) -> list[Subject]:
 
 
 def _used(place: Path) -> None:
-    """Open a dataset as training and `inspect` do, and touch every image."""
+    """Open a dataset as training and `inspect` do, and read every image."""
     target = place / "to"
     folder = open_folder(target)
     manifest = read_manifest(folder)
@@ -85,16 +85,16 @@ def _used(place: Path) -> None:
 
 
 def _unchanged(whole: str) -> Callable[[Path], object]:
-    """Use a dataset whose format has a checksum: it holds what the whole one does.
+    """Return a check of a dataset whose format has a checksum: its content is unchanged.
 
     Args:
-        whole: Hash of the whole one.
+        whole: Hash of the content of the whole dataset.
     """
 
     def check(place: Path) -> None:
         _used(place)
         found = read_manifest(open_folder(place / "to")).content_hash
-        assert found == whole, f"the checksum was not looked at: {found}"
+        assert found == whole, f"the checksum was not checked: {found}"
 
     return check
 
@@ -120,7 +120,7 @@ def _archives(folder: Path) -> list[tuple]:
 
 
 def _batches(folder: Path) -> list[tuple]:
-    """Files of datasets that lie unpacked."""
+    """Return files of unpacked datasets."""
 
     def beside(name: str, whole: Path, file: str) -> Callable[[bytes, Path], Use]:
         def place(content: bytes, case: Path) -> Use:
@@ -188,7 +188,7 @@ def _pictures() -> list[tuple]:
 
 
 def _prepared(folder: Path) -> list[tuple]:
-    """Manifests and shards of datasets that were prepared."""
+    """Return manifests and shards of prepared datasets."""
     pixels, photos = folder / "pixels", folder / "photos-to"
     prepare("cifar10", tiny_archives.cifar10_binary(folder).place, str(pixels), images_per_shard=30)
     prepare("folder", tiny_archives.photo_tree(folder), str(photos))
@@ -198,7 +198,7 @@ def _prepared(folder: Path) -> list[tuple]:
             target = case / "to"
             shutil.copytree(whole, target)
             (target / file).write_bytes(content)
-            if file.endswith(".arrow"):  # the size is told, so that the shard itself is looked into
+            if file.endswith(".arrow"):  # the manifest names the new size, so that the shard itself is read
                 manifest = json.loads((target / "manifest.json").read_text())
                 for split in manifest["splits"].values():
                     for shard in split["shards"]:

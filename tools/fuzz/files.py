@@ -1,11 +1,11 @@
-"""Damage datasets in every format that is read, and look for what is not answered in one line.
+"""Fuzz test of files: damages datasets of every format and checks that each error is one line.
 
     python tools/fuzz/files.py [--seed 0] [--seconds 60] [--cases 200] [--kind tar --kind manifest]
 
-Each case damages one file of a whole dataset and prepares, opens, inspects or decodes it in a process of its own kind:
-one that dies by a signal or takes more than five seconds is a finding, as is any error that is not a `DataError` of one
-line. An accepted file must then hold what training and `inspect` can use; `silently_accepted` counts those that do not.
-The summary is JSON; the exit status is 1 if there is a finding. The same seed makes the same cases.
+Each case damages one file of a whole dataset and prepares, opens, inspects or decodes it in a child process. A child
+that dies by a signal or takes more than five seconds is a finding, as is any error that is not a `DataError` of one
+line. Training and `inspect` must be able to use an accepted file; `silently_accepted` counts those that they cannot.
+The summary is JSON; the exit status is 1 if there is a finding. The same seed gives the same cases.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ _KEPT = 20
 
 @dataclass
 class Summary:
-    """What a run found.
+    """Outcomes of a run.
 
     Args:
-        files: Damaged files of each kind.
-        refused: Those that were answered in one line.
-        accepted: Those in which the damage does not matter, or that no reader could tell from others.
-        tracebacks: Errors of other kinds, or of several lines.
+        files: Number of damaged files of each kind.
+        refused: Number of files refused in one line, by kind.
+        accepted: Number of files whose damage does not matter or cannot be detected, by kind.
+        tracebacks: Cases with other errors, or errors of several lines.
         crashes: Cases that ended a process by a signal.
         hangs: Cases that took more than `HANG_S`.
-        silently_accepted: Accepted ones that training or `inspect` trips over.
-        seconds: The whole run.
+        silently_accepted: Accepted cases in which training or `inspect` fails.
+        seconds: Duration of the run in seconds.
     """
 
     files: Counter[str] = field(default_factory=Counter)
@@ -66,11 +66,11 @@ class Summary:
 
     @property
     def findings(self) -> int:
-        """How many cases were answered wrongly."""
+        """Number of findings."""
         return len(self.tracebacks) + len(self.crashes) + len(self.hangs) + len(self.silently_accepted)
 
     def to_json(self) -> str:
-        """Return the counts, and the first cases of each finding."""
+        """Return the counts, and the first cases of each kind of finding, as JSON."""
         lists = ("tracebacks", "crashes", "hangs", "silently_accepted")
         counts = {name: len(getattr(self, name)) for name in lists}
         first = {name: getattr(self, name)[:_KEPT] for name in lists if getattr(self, name)}
@@ -82,10 +82,10 @@ def fuzz(seed: int, cases: int, seconds: float, kinds: Sequence[str] = ()) -> Su
     """Damage files in turn until each kind has had its cases, or the time is up.
 
     Args:
-        seed: Of every damage.
-        cases: For each kind of file.
-        seconds: For the whole run.
-        kinds: Names of kinds; none takes all.
+        seed: Seed of all damage.
+        cases: Number of cases for each kind of file.
+        seconds: Limit of the whole run in seconds.
+        kinds: Names of kinds; empty for all.
     """
     summary, started = Summary(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fuzz-files-") as folder:
@@ -100,7 +100,7 @@ def fuzz(seed: int, cases: int, seconds: float, kinds: Sequence[str] = ()) -> Su
 def _one_process(
     turns: list[tuple[Subject, int]], seed: int, folder: Path, seconds: float, summary: Summary
 ) -> list[tuple[Subject, int]]:
-    """Run cases in a child until it dies, hangs or is done; return those that are left."""
+    """Run cases in a child until it dies, hangs or is done; return the remaining cases."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=_run_cases, args=(turns, seed, folder, theirs), daemon=True)
@@ -116,7 +116,7 @@ def _one_process(
                 summary.files[subject.kind] += 1
                 return turns[done + 1 :]
             try:
-                verdict, told = ours.recv()
+                verdict, text = ours.recv()
             except EOFError:
                 child.join()
                 summary.crashes.append(f"{name}: exit status {child.exitcode}")
@@ -128,7 +128,7 @@ def _one_process(
             if isinstance(found, Counter):
                 found[subject.kind] += 1
             else:
-                found.append(f"{name}: {told}")
+                found.append(f"{name}: {text}")
         return []
     finally:
         child.kill()
@@ -147,30 +147,30 @@ def _run_cases(turns: list[tuple[Subject, int]], seed: int, folder: Path, report
 
 
 def _verdict(subject: Subject, generator: np.random.Generator, place: Path) -> tuple[str, str]:
-    """Return the list of the summary that a case belongs to, and its text."""
+    """Run a case and return the field of the summary that it belongs to, and its text."""
     try:
         content = damaged(subject.content, generator, subject.structured)
         use = subject.place(content, place)
     except OSError as error:
         return "tracebacks", f"the case itself: {error}"
-    told = _answer(use)
-    if told is None:
+    text = _answer(use)
+    if text is None:
         later = _answer(lambda: subject.check(place))
         return ("silently_accepted", later) if later else ("accepted", "")
-    return ("refused", told) if not told.startswith("!") else ("tracebacks", told)
+    return ("refused", text) if not text.startswith("!") else ("tracebacks", text)
 
 
 def _answer(use: Callable[[], object]) -> str | None:
-    """Return what is said; None for nothing, and a mark before what no user should see."""
+    """Return the text of the error; None without one, and a leading `!` for an error that no user should see."""
     try:
         use()
     except file_subjects.REFUSALS as error:
-        told = str(error)
-        first, *more = told.splitlines() or [""]
+        text = str(error)
+        first, *more = text.splitlines() or [""]
         one = all(line.startswith("  ") for line in more)  # a list of images follows a line
-        if one and 0 < len(first) < 1200 and told.replace("\n", "").isprintable():
-            return told
-        return f"!not one printable line: {told[:300]!a}"
+        if one and 0 < len(first) < 1200 and text.replace("\n", "").isprintable():
+            return text
+        return f"!not one printable line: {text[:300]!a}"
     except BaseException:
         return "!" + traceback.format_exc(limit=-3)[-900:]
     return None
@@ -181,7 +181,7 @@ def main(arguments: Iterator[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--cases", type=int, default=200, help="for each kind")
+    parser.add_argument("--cases", type=int, default=200, help="number of cases for each kind")
     parser.add_argument("--kind", action="append", default=[])
     chosen = parser.parse_args(None if arguments is None else list(arguments))
     summary = fuzz(chosen.seed, chosen.cases, chosen.seconds, chosen.kind)

@@ -1,20 +1,20 @@
-"""Damages journals at random and counts what the readers make of it.
+"""Fuzz test of journals: damages them at random and counts the outcomes of reading and repairing them.
 
     python tools/fuzz/journal.py [--files 2000] [--seed 0] [--old] [--seconds 600]
 
 Each file is the journal of a small sweep with one to three kinds of damage: flipped bits, lines that are cut, dropped,
-repeated, swapped or moved, values of another type, huge numbers, NUL bytes, bytes that are no UTF-8, deep nesting. It
+repeated, swapped or moved, values of another type, huge numbers, NUL bytes, bytes that are not UTF-8, deep nesting. It
 is read, shown by `status`, `list` and `report`, repaired and read again, all in this process and through the command
 line's own functions. Prints JSON:
 
-    calls            of a command
-    tracebacks       calls that ended with anything but an answer or one line of error, with the first of them
+    calls            number of calls of a command
+    tracebacks       calls that ended neither with an answer nor with an error of one line, with the first of them
     hangs            calls that took longer than 5 s
     silent           damaged files that were read as if nothing were wrong, to another result
     prefixes         files whose end is missing, as a crash leaves them, read to a part of the result
     harmless         damage that changed nothing that is read, such as a line swapped with itself
-    unrepaired       files that could not be read after a repair that said it was done
-    refused          repairs refused in one line: the start of the sweep is lost, and nothing else tells of it
+    unrepaired       files that could not be read after a repair without an error
+    refused          repairs refused in one line: the start of the sweep is lost and cannot be rebuilt
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 HANG_S = 5.0
-OLD = ROOT / "tests" / "old_journal" / "journal.jsonl"
+OLD = ROOT / "tests" / "orchestrator" / "records" / "old_journal" / "journal.jsonl"
 _JUNK = (b"", b"\0" * 64, b"[" * 10_000, b"{}", b"null", b'{"event": 3}', b"\xff\xfe", b"9" * 5_000, b" ")
 _VALUES = (
     b"null", b"true", b"-1", b"1e999", b"NaN", b"[]", b"{}", b'""', b'"x"', b"0.5", b"9" * 4_500,
@@ -46,7 +46,7 @@ Lines = list[bytes]
 
 @dataclass
 class Counts:
-    """What was seen."""
+    """Counts of outcomes, and labels of the findings."""
 
     files: int = 0
     calls: int = 0
@@ -58,7 +58,7 @@ class Counts:
     unrepaired: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data; of faults, the first few."""
+        """Return the counts as plain data, with the first findings."""
         return {
             "files": self.files,
             "calls": self.calls,
@@ -66,7 +66,7 @@ class Counts:
             "hangs": self.hangs,
             "silent": len(self.silent),
             "unrepaired": len(self.unrepaired),
-            **{name: self.outcomes[name] for name in ("prefixes", "harmless", "refused", "told", "repaired")},
+            **{name: self.outcomes[name] for name in ("prefixes", "harmless", "refused", "reported", "repaired")},
             "slowest_s": round(self.slowest_s, 3),
             "first_tracebacks": self.tracebacks[:3],
             "first_silent": self.silent[:3],
@@ -75,11 +75,11 @@ class Counts:
 
 
 def main() -> int:
-    """Returns 1 where a call ended badly, hung, or passed over damage."""
+    """Run from the command line; return 1 if there is a finding."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=2_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=600.0, help="stop after so long, however many are done")
+    parser.add_argument("--seconds", type=float, default=600.0, help="time limit of the run")
     parser.add_argument("--old", action="store_true", help="a journal without checksums, as older versions wrote it")
     arguments = parser.parse_args()
     counts = fuzz(arguments.files, seed=arguments.seed, seconds=arguments.seconds, old=arguments.old)
@@ -89,14 +89,14 @@ def main() -> int:
 
 
 def fuzz(files: int, *, seed: int, seconds: float = 600.0, old: bool = False, reports: bool = True) -> Counts:
-    """Damage so many journals and call every reader on each.
+    """Damage journals and call every reader on each.
 
     Args:
-        files: Journals to damage.
-        seed: Decides all that is drawn.
-        seconds: Time after which no further file is begun.
-        old: Whether the journal is one without checksums.
-        reports: Whether reports are written too, which take longest.
+        files: Number of journals to damage.
+        seed: Seed of all damage.
+        seconds: Time in seconds after which no further journal is started.
+        old: Whether to damage a journal without checksums.
+        reports: Whether to write reports as well, which take longest.
     """
     draw, counts, over = random.Random(seed), Counts(), time.monotonic() + seconds  # noqa: S311
     with tempfile.TemporaryDirectory() as place:
@@ -108,16 +108,16 @@ def fuzz(files: int, *, seed: int, seconds: float = 600.0, old: bool = False, re
             if time.monotonic() > over:
                 break
             damaged = list(lines)
-            said = [_damage(damaged, draw) for _ in range(draw.choice((1, 1, 2, 3)))]
+            kinds = [_damage(damaged, draw) for _ in range(draw.choice((1, 1, 2, 3)))]
             counts.files += 1
-            _Case(runs_dir, lines, damaged, f"file {number}: {', '.join(said)}", counts).run(
+            _Case(runs_dir, lines, damaged, f"file {number}: {', '.join(kinds)}", counts).run(
                 report=reports and number % 10 == 0
             )
     return counts
 
 
 class _Case:
-    """One damaged journal, and all that reads it."""
+    """Damaged journal, and the calls that read it."""
 
     def __init__(self, runs_dir: Path, whole: Lines, damaged: Lines, label: str, counts: Counts) -> None:
         self._runs_dir, self._whole, self._label, self._counts = runs_dir, whole, label, counts
@@ -128,7 +128,7 @@ class _Case:
         from orchestrator.records.folder.sweep_folder import SweepFolder
         from orchestrator.records.repair import repair
         from orchestrator.report import write_report
-        from orchestrator.results.comparison import facts_of, listed
+        from orchestrator.results.comparison import facts_of, status_row
         from orchestrator.results.stored_sweep import read_sweep
         from orchestrator.sweep.compatibility import stored_config
 
@@ -140,7 +140,7 @@ class _Case:
             return
         status = self._call("status", lambda: facts_of(read_sweep(folder)))
         self._judge(status)
-        self._call("list", lambda: listed(folder))
+        self._call("list", lambda: status_row(folder))
         self._call("resume", lambda: stored_config(folder))
         if report:
             self._call("report", lambda: write_report(read_sweep(folder), self._runs_dir / "report.html"))
@@ -154,9 +154,9 @@ class _Case:
             self._counts.unrepaired.append(self._label)
 
     def _judge(self, status: Any) -> None:
-        """Counts what a reader made of the damage."""
+        """Count the outcome of reading the damaged journal."""
         if status is None:
-            self._counts.outcomes["told"] += 1
+            self._counts.outcomes["reported"] += 1
             return
         whole = b"".join(self._whole)
         sound = self._content[: self._content.rfind(b"\n") + 1]
@@ -168,7 +168,7 @@ class _Case:
             self._counts.silent.append(self._label)
 
     def _call(self, name: str, call: Callable[[], Any]) -> Any:
-        """What a command found; None where it answered with one line of error."""
+        """Call a command and return its result; None when it ended with an error of one line."""
         from orchestrator.errors import ConfigError, SpatialSweepError
 
         began = time.monotonic()
@@ -176,7 +176,7 @@ class _Case:
         try:
             found = call()
         except SpatialSweepError as error:
-            if "\n" in str(error) and not isinstance(error, ConfigError):  # that has a line for each wrong setting
+            if "\n" in str(error) and not isinstance(error, ConfigError):  # it has a line for each problem
                 self._counts.tracebacks.append(f"{self._label}: {name}: several lines: {error}")
         except BaseException:
             self._counts.tracebacks.append(f"{self._label}: {name}: {traceback.format_exc(limit=-4)}")
@@ -188,7 +188,7 @@ class _Case:
 
 
 def _damage(lines: Lines, draw: random.Random) -> str:
-    """Damages a journal once; returns how."""
+    """Damage a journal once and return a description."""
     if not lines:
         return "nothing left"
     place = draw.randrange(len(lines))
@@ -257,7 +257,7 @@ def _make_a_hole(lines: Lines, place: int, draw: random.Random) -> None:
 
 
 def _put_a_value(lines: Lines, place: int, draw: random.Random) -> None:
-    """Puts another value after a key; in a sealed line, the seal is left as it was."""
+    """Replace the value of a key, without renewing the checksum."""
     colons = [index for index in range(len(lines[place])) if lines[place].startswith(b'": ', index)]
     if colons:
         at = draw.choice(colons) + 3
@@ -294,7 +294,7 @@ _DAMAGES: Sequence[Callable[[Lines, int, random.Random], None]] = (
 
 
 def _journal(runs_dir: Path, *, old: bool) -> bytes:
-    """The journal of a small sweep of two sessions."""
+    """Return the journal of a small sweep of two sessions."""
     if old:
         return OLD.read_bytes()
     from orchestrator.records.journal import Journal, read_events
@@ -307,7 +307,7 @@ def _journal(runs_dir: Path, *, old: bool) -> bytes:
 
 
 def _declared(event: Any) -> Any:
-    """The event as it is written today."""
+    """Return an event in the current format."""
     from dataclasses import replace
 
     from orchestrator.records.events import FORMAT, SweepStarted

@@ -1,4 +1,4 @@
-"""The authors' own code as seen from here: their checkpoints, and the arguments of their constructors."""
+"""Code of the authors: their checkpoints, and the arguments of their constructors."""
 
 from models.registry.authors.family import AuthorsOptionError
 from models.registry.authors.loading import AuthorsCheckpointError, from_authors, load_authors_checkpoint

@@ -1,4 +1,4 @@
-"""Checkpoints of the authors' scripts, loaded into our networks: strict, and safe to open."""
+"""Loading of checkpoints of the authors' scripts into our networks: strict, and without running code of a file."""
 
 import argparse
 from collections.abc import Mapping
@@ -8,29 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.adaptive_span import authors_checkpoint as adaptive_span
-from models.fcvit import authors_checkpoint as fcvit
-from models.lesa import authors_checkpoint as lesa
-from models.lsas import authors_checkpoint as lsas
-from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry
+from models.registry.authors.family import FAMILIES, AuthorsFamily, AuthorsOptionError, Entry
 from models.registry.catalogue import create_model, model_family
-from models.spatial_bias import authors_checkpoint as spatial_bias
 
-__all__ = ["FAMILIES", "AuthorsCheckpointError", "family_of", "from_authors", "load_authors_checkpoint"]
+__all__ = ["AuthorsCheckpointError", "family_of", "from_authors", "load_authors_checkpoint"]
 
-FAMILIES: Mapping[str, AuthorsFamily] = {
-    family.name: family
-    for family in (adaptive_span.FAMILY, fcvit.FAMILY, lesa.FAMILY, lsas.FAMILY, spatial_bias.FAMILY)
-}
 CONTAINERS = ("state_dict_ema", "state_dict", "model_ema", "model")  # in order of preference, as timm's
 PREFIXES = ("module.", "_orig_mod.")  # left by DistributedDataParallel and torch.compile
 
 
 class AuthorsCheckpointError(ValueError):
-    """A checkpoint does not fit the network.
+    """Checkpoint that does not fit the network.
 
     Args:
-        problem: What is wrong, when it is not about single entries.
+        problem: Problem, when it is not about single entries.
         missing: Entries the network needs and the checkpoint lacks, under the authors' names.
         unexpected: Entries that the network has no place for.
         wrong_shape: Entry, shape needed, shape found.
@@ -53,11 +44,11 @@ class AuthorsCheckpointError(ValueError):
 
 
 def from_authors(family: str, options: Mapping[str, Any]) -> nn.Module:
-    """Builds our network from the arguments of the authors' constructor.
+    """Build our network from the arguments of the authors' constructor.
 
     Args:
         family: One of `FAMILIES`, such as `spatial_bias`.
-        options: Their arguments under their names; what is left out has their default.
+        options: Their arguments under their names; those left out have their default.
 
     Raises:
         AuthorsOptionError: The family or an argument is unknown, or their code makes no network of them
@@ -69,7 +60,7 @@ def from_authors(family: str, options: Mapping[str, Any]) -> nn.Module:
 
 
 def family_of(network: nn.Module) -> AuthorsFamily:
-    """The family that a network of ours belongs to.
+    """Return the family that a network of ours belongs to.
 
     Raises:
         AuthorsCheckpointError: It belongs to none.
@@ -83,16 +74,16 @@ def family_of(network: nn.Module) -> AuthorsFamily:
 def load_authors_checkpoint(
     name_or_model: str | nn.Module, path_or_state_dict: str | Path | Mapping[str, Any]
 ) -> nn.Module:
-    """Loads what the authors' scripts have saved into a network of ours.
+    """Load a checkpoint of the authors' scripts into a network of ours.
 
     A file is read with `weights_only=True`. Its weights may stand alone or under `state_dict_ema`,
     `state_dict` or `model` (taken in this order), their keys may start with `module.`. Entries that take no
     part in the result, such as the span masks of attention with fixed windows, are dropped.
 
     Args:
-        name_or_model: A network, or the name of one, which is then built with its default options and with
-            the classes and image channels of the checkpoint.
-        path_or_state_dict: The file, or what it holds.
+        name_or_model: Network, or the name of one, which is then built with its default options and with the
+            classes and image channels of the checkpoint.
+        path_or_state_dict: File, or its content.
 
     Returns:
         The network, in the mode and on the device it was in.
@@ -116,7 +107,7 @@ def load_authors_checkpoint(
 
 
 def _weights(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint under the authors' bare keys."""
+    """Return the tensors of a checkpoint under the authors' bare keys."""
     if isinstance(source, str | Path):
         with torch.serialization.safe_globals([argparse.Namespace]):
             source = torch.load(source, map_location="cpu", weights_only=True)
@@ -137,11 +128,11 @@ def _bare(key: str) -> str:
 
 
 def _build_for(name: str, state: Mapping[str, Tensor]) -> nn.Module:
-    """The named network with the classes and image channels that the checkpoint was trained with."""
+    """Build the named network with the classes and image channels that the checkpoint was trained with."""
     family = FAMILIES.get(model_family(name))
     if family is None:
         raise AuthorsCheckpointError(
-            f"{name}: there is no code of its authors; families that have it: {sorted(FAMILIES)}"
+            f"{name}: there is no code of its authors; families with such code: {sorted(FAMILIES)}"
         )
     with torch.device("meta"):
         probe = create_model(name, num_classes=1, in_chans=1)

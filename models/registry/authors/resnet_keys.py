@@ -1,19 +1,32 @@
-"""Names that both residual families share: a key of ours, split into block and part."""
+"""Keys of residual networks: ours, split into block and part, in the names of the authors."""
 
 import re
 from collections.abc import Mapping
 
-__all__ = ["rename"]
+__all__ = ["TORCHVISION_PARTS", "rename"]
+
+TORCHVISION_PARTS: Mapping[str, str] = {
+    "stem.conv": "conv1",
+    "stem.bn": "bn1",
+    "reduce.conv": "conv1",
+    "reduce.bn": "bn1",
+    "expand.conv": "conv3",
+    "expand.bn": "bn3",
+    "shortcut.conv": "downsample.0",
+    "shortcut.bn": "downsample.1",
+    "head.fc": "fc",
+}
+"""Parts around the spatial operator in code that grew out of torchvision's ResNet; stages are `layer1` and so on."""
 
 BLOCK = re.compile(r"stages\.(\d+)\.(\d+)\.(.+)")
 
 
 def rename(key: str, *, stage: str, parts: Mapping[str, str]) -> str:
-    """Their key for one of ours.
+    """Return the authors' key for one of ours.
 
     Args:
         key: Our key.
-        stage: Their stage, with `{stage}`, such as `layers.{stage}`; counted from 0, `{next_stage}` from 1.
+        stage: Prefix of their stage, with `{stage}`, such as `layers.{stage}`; counted from 0, `{next_stage}` from 1.
         parts: Their path for the longest prefix of ours that is listed; ours within a block starts at the
             block.
 

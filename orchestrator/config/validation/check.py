@@ -28,7 +28,7 @@ from orchestrator.config.validation.search_rules import search_problems
 from orchestrator.config.validation.storage_rules import storage_problems
 from orchestrator.config.validation.training_rules import augmentation_problems, training_problems
 from orchestrator.errors import DataError, Problem, did_you_mean
-from orchestrator.server_addresses import SCHEMES, misread, scheme_of
+from orchestrator.server_addresses import SCHEMES, scheme_of, truncation_problem
 from orchestrator.uris import without_password
 from search_spaces import Domain, setting_of
 
@@ -196,7 +196,7 @@ def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
     tracking = sections.get("tracking")
     if storage := sections.get("storage"):
         yield from storage_problems(storage, tracking.uri if tracking else None)
-    if tracking and tracking.uri is not None and (fault := misread(tracking.uri)):
+    if tracking and tracking.uri is not None and (fault := truncation_problem(tracking.uri)):
         yield Problem("tracking.uri", fault)
     elif tracking and tracking.uri is not None and scheme_of(tracking.uri) not in SCHEMES:
         yield Problem(

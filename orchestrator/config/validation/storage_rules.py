@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from orchestrator.config.sections.study import StorageConfig
 from orchestrator.errors import Problem, did_you_mean
-from orchestrator.server_addresses import misread
+from orchestrator.server_addresses import truncation_problem
 from orchestrator.uris import without_password
 
 _DATABASES = ("sqlite", "postgresql", "mysql")
@@ -34,7 +34,7 @@ def storage_problems(storage: StorageConfig, tracking_uri: str | None) -> Iterat
         yield Problem("storage.uri", f"got {shown!r}; must name a database. Use postgresql://user@host:5432/database")
         return
     kind = address.drivername.partition("+")[0]
-    if fault := misread(storage.uri):
+    if fault := truncation_problem(storage.uri):
         yield Problem("storage.uri", fault)
     elif kind not in _DATABASES:
         yield Problem("storage.uri", f"unknown database '{kind}'. {did_you_mean(kind, _DATABASES)}")

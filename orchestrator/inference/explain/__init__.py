@@ -1,4 +1,4 @@
-"""Looking into trained networks: pictures of what their layers have learned, and the numbers behind them."""
+"""Explanation of trained networks: pictures of what their layers have learned, and the numbers behind them."""
 
 from orchestrator.inference.explain.explanation import Explanation, explain_network
 

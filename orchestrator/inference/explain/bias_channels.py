@@ -1,4 +1,4 @@
-"""Spatial Bias: the channels it appends, over the image, and which cells of its grid feed which."""
+"""Explanation of Spatial Bias: the channels it appends, and the weights between the cells of its grid."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from orchestrator.inference.explain.pictures import (
     save,
     show_image,
 )
-from orchestrator.inference.explain.subject import Numbers, Subject, explains, layers_of, stage_of, watching
+from orchestrator.inference.explain.subject import Numbers, Subject, explains, layers_of, recording, stage_of
 
 __all__ = ["explain_bias_channels"]
 
 
 @explains("spatial_bias", SpatialBias)
 def explain_bias_channels(subject: Subject) -> Numbers:
-    """Pictures `bias_channels` (last layer of each stage) and `bias_weights`."""
+    """Draw `bias_channels` (last layer of each stage) and `bias_weights`; return the numbers of every layer."""
     layers = layers_of(subject.network, SpatialBias)
-    with watching(layers, SpatialBias.forward) as channels:
+    with recording(layers, SpatialBias.forward) as channels:
         subject.run()
     last = {stage_of(name): name for name in layers}
     _draw_channels(subject, {name: channels[name] for name in last.values()})
@@ -36,7 +36,7 @@ def explain_bias_channels(subject: Subject) -> Numbers:
 
 
 def _numbers(weights: Tensor, channels: Tensor) -> Numbers:
-    """Of weights (N, N) and channels (B, n, r, r)."""
+    """Summarise the weights (N, N) and channels (B, n, r, r) of a layer."""
     strength = weights / weights.sum(1, keepdim=True).clamp_min(1e-12)
     side = channels.shape[-1]
     place = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float() / side

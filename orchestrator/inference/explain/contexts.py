@@ -1,4 +1,4 @@
-"""FCViT: how much of the global context each position takes, group by group, over the image."""
+"""Explanation of FCViT: the share of the global context that each position takes, by group."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from torch import Tensor
 from models.fcvit.context import GlobalContext
 from orchestrator.inference.explain.irrelevance import mean_pairwise_cosine
 from orchestrator.inference.explain.pictures import SIGNED, colour_bar, grid, heat, save, show_image
-from orchestrator.inference.explain.subject import Numbers, Subject, explains, layers_of, watching
+from orchestrator.inference.explain.subject import Numbers, Subject, explains, layers_of, recording
 
 __all__ = ["explain_contexts"]
 
-_FEWEST_CELLS = 4  # a side: a coarser map shows nothing of an image
+_FEWEST_CELLS = 4  # per side: a coarser map shows nothing of an image
 
 
 @explains("fcvit", GlobalContext)
 def explain_contexts(subject: Subject) -> Numbers:
-    """Picture `similarity_maps` of the last context whose map is no coarser than 4 cells a side."""
+    """Draw `similarity_maps` of the last context whose map has at least 4 cells per side; return all numbers."""
     contexts = layers_of(subject.network, GlobalContext)
-    with watching(contexts, GlobalContext.similarity_maps) as maps:
+    with recording(contexts, GlobalContext.similarity_maps) as maps:
         subject.run()
     shown = [name for name, found in maps.items() if min(found.shape[2:]) >= _FEWEST_CELLS] or list(maps)
-    weighs = [name for name in shown if contexts[name].scale is not None]
-    if weighs:
-        _draw(subject, weighs[-1], maps[weighs[-1]])
+    with_similarity = [name for name in shown if contexts[name].scale is not None]
+    if with_similarity:
+        _draw(subject, with_similarity[-1], maps[with_similarity[-1]])
     return {
-        "drawn": weighs[-1] if weighs else "nothing: the context has no similarity",
+        "drawn": with_similarity[-1] if with_similarity else "nothing: the context has no similarity",
         "contexts": {name: _numbers(found) for name, found in maps.items() if contexts[name].scale is not None},
     }
 
 
 def _numbers(maps: Tensor) -> Numbers:
-    """Of maps (B, heads, H, W)."""
+    """Summarise similarity maps (B, heads, H, W)."""
     by_head = maps.flatten(2)
     return {
         "map_cells": list(maps.shape[2:]),

@@ -1,4 +1,4 @@
-"""All pictures of one network, and the table of numbers beside them."""
+"""Explanation of one network: all its pictures, and the table of their numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from typing import Any, cast
 from torch import Tensor
 
 from orchestrator.errors import ExplainError
-from orchestrator.inference.explain.irrelevance import attention_of_vit, draw_irrelevance, irrelevance, vit_beside
+from orchestrator.inference.explain.irrelevance import (
+    attention_of_vit,
+    draw_irrelevance,
+    irrelevance,
+    load_compared_vit,
+)
 from orchestrator.inference.explain.pictures import style
 from orchestrator.inference.explain.subject import EXPLAINERS, Numbers, Subject, layers_of
 from orchestrator.inference.images import NetworkImages
@@ -26,12 +31,12 @@ _MODULES = ("spans", "contexts", "lesa_terms", "bias_channels", "gates", "grad_c
 
 @dataclass(frozen=True)
 class Explanation:
-    """What was written.
+    """Result of an explanation.
 
     Args:
-        folder: Holds all of it.
-        pictures: PNG files, by name.
-        numbers: What the table holds.
+        folder: Folder of all files.
+        pictures: PNG files, sorted by name.
+        numbers: Content of the table.
     """
 
     folder: Path
@@ -51,28 +56,28 @@ def explain_network(
     compare: str | None = None,
     compare_checkpoint: Path | None = None,
 ) -> Explanation:
-    """Draws what there is to see in a network and writes the numbers beside it.
+    """Draw the pictures of a network and write the table of their numbers; blocks.
 
     Args:
-        trained: The network.
-        images: It is looked at with.
-        folder: For all files; made where it is missing.
-        regions: Where the object of each image is, (N, H, W).
-        regions_from: Where they are from, for the table.
-        layer: Whose map Grad-CAM reads; None chooses.
-        drawn: Images that are shown.
-        compare: A ViT of timm whose attention is held beside.
-        compare_checkpoint: Its weights; None leaves it untrained.
+        trained: Network to explain.
+        images: Images that are passed through the network.
+        folder: Folder for all files; created where it is missing.
+        regions: Region of the object of each image, (N, H, W).
+        regions_from: Origin of the regions, for the table.
+        layer: Name of the layer whose map Grad-CAM reads; None chooses one.
+        drawn: Number of images in the pictures.
+        compare: timm's name of a ViT whose attention is compared.
+        compare_checkpoint: Path of the weights of that ViT; None leaves it untrained.
 
     Raises:
         ExplainError: The folder cannot be written, or a layer or package is missing.
-        CheckpointError: There is no such ViT.
+        CheckpointError: There is no such ViT, or its weights do not fit.
     """
     for module in _MODULES:
         importlib.import_module(f"orchestrator.inference.explain.{module}")
-    beside, class_names = None, cast(tuple[str, ...], trained.network.class_names)
+    compared, class_names = None, cast(tuple[str, ...], trained.network.class_names)
     if compare is not None:
-        beside = vit_beside(compare, images, len(class_names), compare_checkpoint)
+        compared = load_compared_vit(compare, images, len(class_names), compare_checkpoint)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -86,8 +91,8 @@ def explain_network(
             if layers_of(trained.network, kind):
                 numbers[topic] = explainer(subject)
         own = _own_irrelevance(numbers, trained.name)
-        if beside is not None:
-            found = {block: irrelevance(rows) for block, rows in attention_of_vit(*beside).items()}
+        if compared is not None:
+            found = {block: irrelevance(rows) for block, rows in attention_of_vit(*compared).items()}
             numbers["query_irrelevance"] = {
                 "network": compare,
                 "trained": compare_checkpoint is not None,
@@ -102,7 +107,7 @@ def explain_network(
 
 
 def _facts(trained: TrainedNetwork, images: NetworkImages) -> Numbers:
-    """What was looked at."""
+    """Return the facts of the network and its images."""
     return {
         "network": trained.name,
         "options": dict(trained.options),
@@ -115,12 +120,12 @@ def _facts(trained: TrainedNetwork, images: NetworkImages) -> Numbers:
 
 
 def _own_irrelevance(numbers: Numbers, name: str) -> dict[str, dict[str, Numbers]]:
-    """Of the network's own global attention, where it has some."""
+    """Return the irrelevance of the network's own global attention, where it has any."""
     return {name: numbers["lesa"]} if numbers.get("lesa") else {}
 
 
 def _plain(value: Any) -> Any:
-    """As JSON can hold it: what is no number is null."""
+    """Convert a value for JSON: a number that is not finite becomes null."""
     if isinstance(value, dict):
         return {str(key): _plain(held) for key, held in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""LSAS: how open its gates are, order by order, stage by stage."""
+"""Explanation of LSAS: values of its gates by order and stage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from torch import Tensor
 
 from models.lsas.sub_attention import SubAttention
 from orchestrator.inference.explain.pictures import LINES, plot_figure, save
-from orchestrator.inference.explain.subject import Numbers, Subject, a_copy, explains, layers_of, stage_of, watching
+from orchestrator.inference.explain.subject import (
+    Numbers,
+    Subject,
+    copy_input,
+    explains,
+    layers_of,
+    recording,
+    stage_of,
+)
 
 __all__ = ["explain_gates"]
 
@@ -19,9 +27,9 @@ _CLOSED = 0.1
 
 @explains("lsas", SubAttention)
 def explain_gates(subject: Subject) -> Numbers:
-    """Picture `gates`: histograms of the factors of the gate and of the gate itself, of all layers of a stage."""
+    """Draw `gates`, histograms by stage of the gates and their factors; return the numbers of every stage."""
     layers = layers_of(subject.network, SubAttention)
-    with watching(layers, a_copy) as inputs:
+    with recording(layers, copy_input) as inputs:
         subject.run()
     by_stage: dict[str, list[list[Tensor]]] = {}
     for name, layer in layers.items():
@@ -59,7 +67,7 @@ def _numbers(values: Tensor) -> Numbers:
 
 
 def _learned(layer: SubAttention) -> Numbers:
-    """Means of the scales w and shifts b of each order."""
+    """Return the means of the scales w and shifts b of each order."""
     if layer.scale is None or layer.shift is None:
         return {"scale": [], "shift": []}
     return {"scale": layer.scale.detach().mean(1).tolist(), "shift": layer.shift.detach().mean(1).tolist()}

@@ -1,7 +1,7 @@
-"""Grad-CAM of any network, and the two biases of attention measured on it.
+"""Grad-CAM of any network, and the two biases of attention measured on its maps.
 
 Sources: Selvaraju et al. 2017 (arXiv 1610.02391) for the maps, by captum; Zhong et al. 2023 (arXiv 2305.05200) for the
-idea of the two biases, whose counting rules are ours (docs/explain.md): the paper gives none.
+idea of the two biases; the paper gives no counting rules, those of docs/explain.md are SpatialSweep's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from orchestrator.errors import ExplainError, did_you_mean
+from orchestrator.errors import ExplainError, did_you_mean, first_line
 from orchestrator.inference.explain.pictures import (
     LINES,
     SHARE,
@@ -29,15 +29,15 @@ from orchestrator.inference.explain.subject import BATCH, Numbers, Subject, expl
 __all__ = ["THRESHOLDS", "bias_rates", "explain_cam", "grad_cam"]
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
-"""Shares of the largest value of a map from which on a pixel is attended."""
+"""Thresholds of an attended pixel, as shares of the largest value of a map."""
 
-_FEWEST_CELLS = 4  # a side: a coarser map cannot tell one half of an image from the other
+_FEWEST_CELLS = 4  # per side: a coarser map does not resolve the image
 _SHOWN_PER_ROW = 4
 
 
 @explains("grad_cam", nn.Module)
 def explain_cam(subject: Subject) -> Numbers:
-    """Pictures `grad_cam` and, where regions are known, `bias_rates`."""
+    """Draw `grad_cam` and, where regions are known, `bias_rates`; return the numbers of both."""
     layer = subject.layer or cam_layer(subject)
     maps = grad_cam(subject.network, layer, subject.images.inputs, subject.images.labels)
     predicted = subject.run().argmax(1)
@@ -57,7 +57,7 @@ def explain_cam(subject: Subject) -> Numbers:
 
 
 def cam_layer(subject: Subject) -> str:
-    """The last stage whose map has 4 cells a side or more; where none has, the one with the finest map."""
+    """Return the last stage whose map has at least 4 cells per side; where none has, the one with the finest map."""
     stages = [
         name for name, _ in subject.network.named_modules() if name.startswith("stages.") and name.count(".") == 1
     ]
@@ -84,16 +84,16 @@ def cam_layer(subject: Subject) -> str:
 
 
 def grad_cam(network: nn.Module, layer: str, inputs: Tensor, classes: Tensor) -> Tensor:
-    """Maps of Grad-CAM, resized to the images: (N, H, W), zero or above.
+    """Compute the maps of Grad-CAM, resized to the images: (N, H, W), zero or above.
 
     Args:
-        network: In evaluation mode.
-        layer: Name of a layer that puts out a map (B, C, h, w).
-        inputs: Images (N, C, H, W).
-        classes: Whose logit is explained, (N,).
+        network: Network in evaluation mode.
+        layer: Name of a layer whose output is a map (B, C, h, w).
+        inputs: Normalised images, (N, C, H, W).
+        classes: Classes whose logit is explained, (N,).
 
     Raises:
-        ExplainError: captum is missing, or there is no such layer, or it puts out no map.
+        ExplainError: captum is missing, there is no such layer, or its output is no map.
     """
     try:
         from captum.attr import LayerGradCam
@@ -109,10 +109,10 @@ def grad_cam(network: nn.Module, layer: str, inputs: Tensor, classes: Tensor) ->
         try:
             found = attribution.attribute(inputs[batch], target=classes[batch], relu_attributions=True)
         except (AssertionError, IndexError, RuntimeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise ExplainError(f"--layer {layer}: Grad-CAM cannot read it ({reason})") from None
         if not isinstance(found, Tensor) or found.ndim != 4:
-            raise ExplainError(f"--layer {layer}: puts out no map of channels, rows and columns")
+            raise ExplainError(f"--layer {layer}: its output is no map of channels, rows and columns")
         parts.append(found.detach())
     maps = torch.cat(parts)
     resized = nn.functional.interpolate(maps, inputs.shape[2:], mode="bilinear", align_corners=False)
@@ -120,17 +120,17 @@ def grad_cam(network: nn.Module, layer: str, inputs: Tensor, classes: Tensor) ->
 
 
 def bias_rates(maps: Tensor, regions: Tensor, thresholds: Sequence[float] = THRESHOLDS) -> dict[str, list[float]]:
-    """Position and range bias by threshold, of the images that have a map at all.
+    """Count position and range bias by threshold, over the images whose map is not all zero.
 
     Args:
-        maps: Of Grad-CAM, (N, H, W), zero or above.
-        regions: Ideal ones, (N, H, W), true within.
+        maps: Maps of Grad-CAM, (N, H, W), zero or above.
+        regions: Regions of the objects, (N, H, W), true inside.
         thresholds: Shares of the largest value of a map.
 
     Returns:
-        A number per threshold: `position_bias`, the share of images with no attended pixel in their region;
-        `range_bias`, with some within and some beyond; `outside`, the mean share of attended pixels beyond; `coverage`,
-        the mean share of the region that is attended.
+        A number per threshold: `position_bias`, the share of images with no attended pixel inside their region;
+        `range_bias`, the share with some inside and some outside; `outside`, the mean share of attended pixels outside;
+        `coverage`, the mean share of the region that is attended.
     """
     highest = maps.amax((1, 2))
     maps, regions, highest = maps[highest > 0], regions[highest > 0], highest[highest > 0]
@@ -171,8 +171,8 @@ def _draw_maps(subject: Subject, layer: str, maps: Tensor, predicted: Tensor) ->
         if highest <= 0:
             place = {"ha": "center", "va": "center", "transform": covered.transAxes}
             covered.text(0.5, 0.5, "no map", color="white", backgroundcolor="black", **place)
-        label, said = names[int(subject.images.labels[index])], names[int(predicted[index])]
-        plain.set_title(f"{label}" if label == said else f"{label}, taken for {said}")
+        label, prediction = names[int(subject.images.labels[index])], names[int(predicted[index])]
+        plain.set_title(f"{label}" if label == prediction else f"{label}, taken for {prediction}")
     colour_bar(figure, drawn, axes, "share of the map's largest value")
     save(figure, subject.folder, "grad_cam")
 

@@ -1,7 +1,7 @@
-"""Query irrelevance: how alike the attention of different queries is, of different heads, in any attention.
+"""Query irrelevance: similarity of the attention of different queries, and of different heads.
 
-Source: Ma et al. 2022 (arXiv 2212.12552) show maps that are almost the same whatever the query. The number is ours:
-the mean cosine over all pairs of rows of an attention matrix.
+Source: Ma et al. 2022 (arXiv 2212.12552) show maps that are almost the same for every query. The number is
+SpatialSweep's: the mean cosine over all pairs of rows of an attention matrix.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from timm.layers.attention import Attention
 from timm.models import load_checkpoint
 from torch import Tensor, nn
 
-from orchestrator.errors import CheckpointError, did_you_mean
+from orchestrator.errors import CheckpointError, did_you_mean, first_line
 from orchestrator.inference.explain.pictures import LINES, plot_figure, save
 from orchestrator.inference.explain.subject import Numbers, layers_of
 from orchestrator.inference.images import NetworkImages
 
-__all__ = ["attention_of_vit", "draw_irrelevance", "irrelevance", "mean_pairwise_cosine", "vit_beside"]
+__all__ = ["attention_of_vit", "draw_irrelevance", "irrelevance", "load_compared_vit", "mean_pairwise_cosine"]
 
-_FEWEST_TOKENS = 4  # a side
+_FEWEST_TOKENS = 4  # per side
 
 
 def mean_pairwise_cosine(rows: Tensor) -> float:
-    """Mean cosine of all pairs of different rows: (..., N, C) over the second last axis; 1 for a single row.
+    """Return the mean cosine of all pairs of different rows: (..., N, C) over the second last axis; 1 for one row.
 
     The sum over all pairs is the squared length of the sum of the normed rows.
     """
@@ -42,10 +42,10 @@ def mean_pairwise_cosine(rows: Tensor) -> float:
 
 
 def irrelevance(attention: Tensor) -> Numbers:
-    """Mean pairwise cosine over queries and over heads, beside the entropy of rows.
+    """Return the mean pairwise cosine over queries and over heads, and the entropy of the rows.
 
     Args:
-        attention: (B, heads, N, N), last the keys.
+        attention: Attention matrices, (B, heads, N, N), keys last.
     """
     entropy = -(attention * attention.clamp_min(1e-12).log()).sum(-1).mean()
     uniform = torch.tensor(float(attention.shape[-1])).log()
@@ -56,18 +56,20 @@ def irrelevance(attention: Tensor) -> Numbers:
     }
 
 
-def vit_beside(name: str, images: NetworkImages, num_classes: int, checkpoint: Path | None) -> tuple[nn.Module, Tensor]:
-    """A ViT of timm and the images as it takes them.
+def load_compared_vit(
+    name: str, images: NetworkImages, num_classes: int, checkpoint: Path | None
+) -> tuple[nn.Module, Tensor]:
+    """Load a ViT of timm to compare with, and convert the images to its input.
 
     Args:
-        name: timm's.
-        images: Of the network beside it.
-        num_classes: Of its classifier, without a checkpoint.
-        checkpoint: Weights as timm reads them, for a network as timm builds it, whose images are resized and made
-            RGB; None leaves it untrained, at the size of the images, with patches small enough for 4 x 4 tokens.
+        name: timm's name of the network.
+        images: Images of the explained network.
+        num_classes: Number of classes of the ViT without a checkpoint.
+        checkpoint: Path of weights that timm reads; the images are resized for them and converted to RGB. None leaves
+            the ViT untrained, at the size of the images, with patches small enough for 4 x 4 tokens.
 
     Raises:
-        CheckpointError: timm has no such network, its blocks hold no attention, or the weights do not fit.
+        CheckpointError: timm has no such network, its blocks have no attention, or the weights do not fit.
     """
     known = timm.list_models("*vit*")
     if not timm.is_model(name):
@@ -82,13 +84,15 @@ def vit_beside(name: str, images: NetworkImages, num_classes: int, checkpoint: P
             )
         else:
             network = timm.create_model(name)
-            load_checkpoint(network, str(checkpoint), weights_only=True)  # create_model leaves that to timm's version
+            load_checkpoint(
+                network, str(checkpoint), weights_only=True
+            )  # create_model's default varies with timm's version
             config: Any = network.default_cfg
             own = config["input_size"]
             inputs = torch.nn.functional.interpolate(inputs, own[1:], mode="bilinear", antialias=True)
             inputs = inputs if channels == own[0] else inputs.mean(1, keepdim=True).expand(-1, own[0], -1, -1)
     except (TypeError, RuntimeError, AssertionError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise CheckpointError(f"--compare {name}: cannot be built ({reason})") from None
     if not layers_of(network, Attention):
         raise CheckpointError(f"--compare {name}: has no self-attention as timm's ViTs have")
@@ -96,11 +100,11 @@ def vit_beside(name: str, images: NetworkImages, num_classes: int, checkpoint: P
 
 
 def attention_of_vit(network: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
-    """The attention of every block: (B, heads, N, N), class token included.
+    """Compute the attention of every block: (B, heads, N, N), class token included.
 
     Args:
-        network: A ViT of timm; its fused attention is switched off.
-        inputs: As it takes them.
+        network: ViT of timm; its fused attention is switched off.
+        inputs: Input of the network.
     """
     seen: dict[str, Tensor] = {}
     handles = []
@@ -121,12 +125,12 @@ def attention_of_vit(network: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
 
 
 def draw_irrelevance(title: str, by_network: Mapping[str, Mapping[str, Numbers]], folder: Path) -> None:
-    """Picture `query_irrelevance`: both cosines of every layer.
+    """Draw `query_irrelevance`, both cosines of every layer.
 
     Args:
-        title: Of the picture.
-        by_network: What `irrelevance` found in each layer of each network, in its order.
-        folder: For the picture.
+        title: Title of the picture.
+        by_network: Results of `irrelevance` for each layer of each network, in the order of the layers.
+        folder: Folder of the picture.
     """
     figure, axes = plot_figure(1, 2, f"{title}\nquery irrelevance", width_in=3.0, height_in=2.3)
     topics = {"cosine_over_queries": "pairs of queries", "cosine_over_heads": "pairs of heads"}

@@ -1,4 +1,4 @@
-"""LESA: what its two terms contribute, how much attention stays with its own position, and where the gate opens."""
+"""Explanation of LESA: shares of its two terms, weight of each position's own value, and values of the gate."""
 
 from __future__ import annotations
 
@@ -11,16 +11,24 @@ from torch import Tensor
 from models.lesa.attention import LocallyEnhancedAttention
 from orchestrator.inference.explain.irrelevance import irrelevance
 from orchestrator.inference.explain.pictures import LINES, SHARE, colour_bar, grid, heat, plot_figure, save, show_image
-from orchestrator.inference.explain.subject import Numbers, Subject, a_copy, explains, layers_of, stage_of, watching
+from orchestrator.inference.explain.subject import (
+    Numbers,
+    Subject,
+    copy_input,
+    explains,
+    layers_of,
+    recording,
+    stage_of,
+)
 
 __all__ = ["explain_terms"]
 
 
 @explains("lesa", LocallyEnhancedAttention)
 def explain_terms(subject: Subject) -> Numbers:
-    """Picture `lesa_terms` and, where there are gates, `lesa_gates`."""
+    """Draw `lesa_terms` and, where there are gates, `lesa_gates`; return the numbers of every layer."""
     layers = layers_of(subject.network, LocallyEnhancedAttention)
-    with watching(layers, a_copy) as inputs:
+    with recording(layers, copy_input) as inputs:
         subject.run()
     numbers: dict[str, Numbers] = {}
     gates: dict[str, Tensor] = {}
@@ -39,7 +47,7 @@ def explain_terms(subject: Subject) -> Numbers:
 
 
 def _shares(unary: Tensor | None, gate: Tensor | None, binary: Tensor) -> Numbers:
-    """Lengths of both terms at each position, the binary one behind its gate, as a share of their sum."""
+    """Return the mean lengths of both terms as shares of their sum, the binary term multiplied by its gate."""
     gated = binary if gate is None else gate * binary
     binary_length = torch.linalg.vector_norm(gated, dim=1)
     if unary is None:
@@ -50,7 +58,7 @@ def _shares(unary: Tensor | None, gate: Tensor | None, binary: Tensor) -> Number
 
 
 def _self_weight(attention: Tensor) -> Numbers:
-    """What positions keep for themselves: the mean of the diagonals, beside that of uniform attention."""
+    """Return the mean diagonal of the attention, and that of uniform attention."""
     return {
         "self_weight": float(attention.diagonal(dim1=-2, dim2=-1).mean()),
         "uniform_weight": 1.0 / attention.shape[-1],
@@ -58,7 +66,7 @@ def _self_weight(attention: Tensor) -> Numbers:
 
 
 def _short(name: str) -> str:
-    """Stage and block of a layer."""
+    """Return stage and block of a layer."""
     return f"{stage_of(name)}.{name.split('.')[2]}" if stage_of(name) is not None else name
 
 
@@ -100,5 +108,5 @@ def _draw_gates(subject: Subject, gates: Mapping[str, Tensor]) -> None:
 
 
 def _tenths(low: float, high: float) -> tuple[float, float]:
-    """The tenths around both, within 0 to 1."""
+    """Round the bounds of a range outwards to tenths."""
     return math.floor(10 * low) / 10, max(math.ceil(10 * high) / 10, math.floor(10 * low) / 10 + 0.1)

@@ -1,4 +1,4 @@
-"""How all pictures look: one colour map for one meaning, colour bars with what they measure, nothing interactive."""
+"""Style of all pictures: one colour map per meaning, labelled colour bars, nothing interactive."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ __all__ = [
 ]
 
 SHARE = "magma"
-"""Of what lies between 0 and 1: masks, gates, attention, maps of Grad-CAM."""
+"""Colour map of values between 0 and 1: masks, gates, attention, maps of Grad-CAM."""
 
 SIGNED = "RdBu_r"
-"""Of what has a sign; white is zero."""
+"""Colour map of values with a sign; white is zero."""
 
 AMOUNT = "viridis"
-"""Of what starts at zero and has a unit."""
+"""Colour map of values from zero with a unit."""
 
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#000000")
-"""Of lines and bars, told apart by colour-blind readers too (Okabe and Ito)."""
+"""Colours of lines and bars, which colour-blind readers distinguish (Okabe and Ito)."""
 
 _DPI = 150
 _SETTINGS: Any = {
@@ -63,14 +63,14 @@ _SETTINGS: Any = {
 
 
 def grid(rows: int, cols: int, title: str, *, cell_in: float = 1.15) -> tuple[Figure, Any]:
-    """A figure of square cells for images and maps, and its axes (rows, cols)."""
+    """Create a figure of square cells for images and maps, and its axes (rows, cols)."""
     return _figure(rows, cols, title, (max(2.6, cell_in * cols + 0.9), cell_in * rows + 0.6), ticks=False)
 
 
 def plot_figure(
     rows: int, cols: int, title: str, *, width_in: float = 3.2, height_in: float = 2.4
 ) -> tuple[Figure, Any]:
-    """A figure of plots, and its axes (rows, cols)."""
+    """Create a figure of plots, and its axes (rows, cols)."""
     return _figure(rows, cols, title, (width_in * cols, height_in * rows + 0.3), ticks=True)
 
 
@@ -90,7 +90,11 @@ def _figure(rows: int, cols: int, title: str, size_in: tuple[float, float], *, t
 
 @contextmanager
 def style() -> Iterator[None]:
-    """All pictures are drawn within it."""
+    """Apply the style of all pictures within the context.
+
+    Raises:
+        ExplainError: matplotlib is not installed.
+    """
     try:
         import matplotlib as mpl
     except ImportError:
@@ -100,17 +104,17 @@ def style() -> Iterator[None]:
 
 
 def heat(ax: Axes, values: Tensor | np.ndarray, colours: str, *, low: float, high: float) -> Any:
-    """Draws a map (H, W), cell by cell."""
+    """Draw a map (H, W), cell by cell."""
     return ax.imshow(np.asarray(values), cmap=colours, vmin=low, vmax=high, interpolation="nearest")
 
 
 def colour_bar(figure: Figure, drawn: Any, axes: Any, label: str) -> None:
-    """Beside the axes, with what it measures."""
+    """Draw a colour bar next to the axes."""
     figure.colorbar(drawn, ax=axes, shrink=0.9, aspect=25, pad=0.02, label=label)
 
 
 def show_image(ax: Axes, pixels: Tensor) -> None:
-    """Draws an image (C, H, W) of pixels in 0 to 1."""
+    """Draw an image (C, H, W) of pixels in [0, 1]."""
     shown = np.asarray(pixels).transpose(1, 2, 0)
     if shown.shape[2] == 3:
         ax.imshow(shown, interpolation="nearest")
@@ -119,7 +123,7 @@ def show_image(ax: Axes, pixels: Tensor) -> None:
 
 
 def outline(ax: Axes, region: Tensor) -> None:
-    """Draws the border of a region (H, W) along the edges of its pixels."""
+    """Draw the border of a region (H, W) along the edges of its pixels."""
     fine = np.kron(np.pad(np.asarray(region, dtype=float), 1), np.ones((8, 8)))
     height, width = region.shape
     ax.contour(fine, levels=[0.5], colors=[LINES[5]], linewidths=0.9, extent=(-1.5, width + 0.5, -1.5, height + 0.5))
@@ -127,7 +131,7 @@ def outline(ax: Axes, region: Tensor) -> None:
 
 
 def save(figure: Figure, folder: Path, name: str) -> Path:
-    """Writes a PNG."""
+    """Write a figure to `<name>.png` in a folder."""
     path = folder / f"{name}.png"
     figure.savefig(path, dpi=_DPI)
     return path

@@ -1,4 +1,4 @@
-"""Where the object of an image is: boxes or masks from a file, or the ink of a drawing."""
+"""Regions of the objects in images: boxes or masks from a file, or the ink of a drawing."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from orchestrator.inference.images import NetworkImages
 __all__ = ["ink", "regions_for"]
 
 _BOX = ("image", "x0", "y0", "x1", "y1")
-_INK = 0.5  # of the largest distance from the background
+_INK = 0.5  # share of the largest distance from the background
 
 
 def regions_for(images: NetworkImages, given: Path | None) -> tuple[Tensor | None, str]:
-    """The region of each image, (N, H, W), empty where it is not known; and where it is from, in words.
+    """Return the region of each image, (N, H, W), empty where it is unknown, and their origin in words.
 
     Args:
-        images: As the network sees them.
-        given: A `.csv` of boxes or a `.npz` of masks, see docs/explain.md; None takes the ink of images of one channel.
+        images: Images of the network.
+        given: Path of a `.csv` of boxes or a `.npz` of masks, see docs/explain.md; None takes the ink of images with
+            one channel.
 
     Raises:
-        ExplainError: The file is missing or is none of the two.
+        ExplainError: The file is missing, of another format, or does not fit the images.
     """
     if given is None:
         is_drawing = images.pixels.shape[1] == 1
@@ -41,9 +42,9 @@ def regions_for(images: NetworkImages, given: Path | None) -> tuple[Tensor | Non
 
 
 def ink(pixels: Tensor) -> Tensor:
-    """What differs from the background, the median of the border, by half of the largest difference or more.
+    """Return the pixels that differ from the background, the median of the border, by half of the largest difference.
 
-    Shape: pixels (N, 1, H, W) -> (N, H, W), true on ink.
+    Shape: pixels (N, 1, H, W) -> (N, H, W), bool.
     """
     plane = pixels[:, 0]
     border = torch.cat([plane[:, 0], plane[:, -1], plane[:, :, 0], plane[:, :, -1]], dim=1)
@@ -53,7 +54,7 @@ def ink(pixels: Tensor) -> Tensor:
 
 
 def _masks(images: NetworkImages, path: Path) -> Tensor:
-    """Of every image of the split, as the network sees it."""
+    """Read masks of all images of the split, in the size of the network's input."""
     with np.load(path) as file:
         if "masks" not in file:
             raise ExplainError(f"--regions {path}: has no array 'masks' but {', '.join(file.files) or 'none'}")
@@ -66,7 +67,7 @@ def _masks(images: NetworkImages, path: Path) -> Tensor:
 
 
 def _boxes(images: NetworkImages, path: Path) -> Tensor:
-    """Boxes in pixels of the images as they are stored, brought to what the network sees of them."""
+    """Read boxes in pixels of the stored images, and convert them to the network's input."""
     height, width = images.pixels.shape[2:]
     regions = torch.zeros(len(images.positions), height, width, dtype=torch.bool)
     places = {position: index for index, position in enumerate(images.positions)}
@@ -80,15 +81,15 @@ def _boxes(images: NetworkImages, path: Path) -> Tensor:
             except (TypeError, ValueError):
                 raise ExplainError(f"--regions {path}: line {number} does not hold five numbers") from None
             if image in places:
-                x0, y0, x1, y1 = _seen(images, places[image], corners)
+                x0, y0, x1, y1 = _after_crop(images, places[image], corners)
                 regions[places[image], max(0, round(y0)) : max(0, round(y1)), max(0, round(x0)) : max(0, round(x1))] = (
                     True
                 )
     return regions
 
 
-def _seen(images: NetworkImages, index: int, corners: list[float]) -> list[float]:
-    """Corners x0, y0, x1, y1 behind the resizing and the centre crop of image files."""
+def _after_crop(images: NetworkImages, index: int, corners: list[float]) -> list[float]:
+    """Convert corners x0, y0, x1, y1 to coordinates after the resizing and the centre crop of image files."""
     if images.sizes_px is None:
         return corners
     size, side = images.sizes_px[index], images.pixels.shape[-1]

@@ -1,4 +1,4 @@
-"""Adaptive span: what each head has learned, on its way there over the epochs, and the masks it amounts to."""
+"""Explanation of adaptive span: span of each head, its values over the epochs, and the resulting masks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RECORDED = re.compile(r"^span/layer(?P<layer>\d+)(?:[/_]?head(?P<head>\d+))?_px
 
 @explains("adaptive_span", AdaptiveAttention)
 def explain_spans(subject: Subject) -> Numbers:
-    """Pictures `spans`, `span_masks` and, where epochs are recorded, `span_trajectories`."""
+    """Draw `spans`, `span_masks` and, where epochs are recorded, `span_trajectories`; return all numbers."""
     layers = layers_of(subject.network, AdaptiveAttention)
     _draw_spans(subject, layers)
     _draw_masks(subject, layers)
@@ -43,7 +43,7 @@ def explain_spans(subject: Subject) -> Numbers:
 
 
 def span_records(reports: Mapping[int, Mapping[str, float]]) -> dict[tuple[int, int | None], dict[int, float]]:
-    """Spans in pixels by epoch, of each layer and head; the mean of a layer where its heads are not recorded.
+    """Return spans in pixels by epoch for each layer and head; the mean of a layer where its heads are not recorded.
 
     Args:
         reports: Metrics by epoch.
@@ -104,7 +104,7 @@ def _draw_masks(subject: Subject, layers: Mapping[str, AdaptiveAttention]) -> No
     drawn = None
     for row, layer in enumerate(layers.values()):
         masks = layer.ring_mask(layer.max_span).detach()
-        # what lies beyond the largest window of a layer has no weight
+        # Offsets beyond the largest window of a layer have no weight.
         masks = torch.cat([masks, masks.new_zeros(len(masks), radius - layer.max_span)], dim=1)
         for head in range(heads):
             if head >= layer.num_heads:

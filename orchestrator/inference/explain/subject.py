@@ -1,4 +1,4 @@
-"""What is looked into, and the list of those who look: one function per kind of layer, found by its class."""
+"""Network to explain with its images, and the registry of explainers: one function per class of layer."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from orchestrator.inference.images import NetworkImages
+from orchestrator.inference.images import NetworkImages, logits_in_batches
 
-__all__ = ["BATCH", "EXPLAINERS", "Numbers", "Subject", "a_copy", "explains", "layers_of", "stage_of", "watching"]
+__all__ = ["BATCH", "EXPLAINERS", "Numbers", "Subject", "copy_input", "explains", "layers_of", "recording", "stage_of"]
 
 BATCH = 32
-"""Images that run at once."""
+"""Number of images per forward pass."""
 
 Numbers = dict[str, Any]
-"""What JSON can hold."""
+"""Numbers and texts by name, which JSON can hold."""
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One trained network with images, and where pictures go.
+    """Trained network, its images and the folder of the pictures.
 
     Args:
-        network: In evaluation mode on the CPU.
-        title: Of the pictures.
-        images: It is looked at with.
-        folder: For the pictures.
-        reports: Metrics of every known epoch, by epoch.
-        regions: Where the object of each image is, (N, H, W), of the images' size; None where nobody knows.
-        layer: Name of the layer whose map Grad-CAM reads; None chooses.
-        drawn: Images that are shown; numbers are of all.
+        network: Network in evaluation mode on the CPU.
+        title: Title of the pictures.
+        images: Images that are passed through the network.
+        folder: Folder of the pictures.
+        reports: Metrics of every recorded epoch, by epoch.
+        regions: Region of the object of each image, (N, H, W), of the images' size; None where they are unknown.
+        layer: Name of the layer whose map Grad-CAM reads; None chooses one.
+        drawn: Number of images in the pictures; numbers are of all images.
     """
 
     network: nn.Module
@@ -49,23 +49,22 @@ class Subject:
     drawn: int = 4
 
     def run(self) -> Tensor:
-        """Logits of all images."""
-        with torch.no_grad():
-            return torch.cat([self.network(batch) for batch in self.images.inputs.split(BATCH)])
+        """Return the logits of all images."""
+        return logits_in_batches(self.network, self.images.inputs, BATCH)
 
 
 Explainer = Callable[[Subject], Numbers]
 
 EXPLAINERS: dict[str, tuple[type[nn.Module], Explainer]] = {}
-"""Topic to the class of layer it is about, and the function that draws it and returns its numbers."""
+"""Class of layer and explainer of every topic; an explainer draws pictures and returns their numbers."""
 
 
 def explains(topic: str, layer: type[nn.Module]) -> Callable[[Explainer], Explainer]:
-    """Enters a function into `EXPLAINERS`; it is called for networks that hold such a layer.
+    """Register a function in `EXPLAINERS`, which is called for networks with a layer of a class.
 
     Args:
         topic: Name of its section in the table of numbers.
-        layer: The class; `nn.Module` is any network.
+        layer: Class of the layer; `nn.Module` for any network.
     """
 
     def enter(explainer: Explainer) -> Explainer:
@@ -76,44 +75,44 @@ def explains(topic: str, layer: type[nn.Module]) -> Callable[[Explainer], Explai
 
 
 def layers_of(network: nn.Module, kind: type[Layer]) -> dict[str, Layer]:
-    """Layers of a kind by their names, in the order of the network."""
+    """Return the layers of a class by name, in the order of the network."""
     return {name: module for name, module in network.named_modules() if isinstance(module, kind)}
 
 
 def stage_of(name: str) -> int | None:
-    """The stage a layer belongs to, by its name, from 0; None outside of stages."""
+    """Return the stage in a layer's name, from 0; None outside of stages."""
     parts = name.split(".")
     return int(parts[1]) if parts[0] == "stages" else None
 
 
 @contextmanager
-def watching(layers: Mapping[str, Layer], keep: Callable[[Layer, Tensor], Tensor]) -> Iterator[dict[str, Tensor]]:
-    """What is kept of each layer, of all images, once the network has run and the context has ended.
+def recording(layers: Mapping[str, Layer], select: Callable[[Layer, Tensor], Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Record a tensor per layer while the network runs; the dictionary is filled when the context ends.
 
     Args:
-        layers: By name.
-        keep: Makes what is kept of a layer and the first of its inputs, images first; it may not call the layer,
-            but its methods.
+        layers: Layers by name.
+        select: Function of a layer and its first input, images first, that returns the tensor to record; it may call
+            the layer's methods, not the layer.
     """
-    seen: dict[str, list[Tensor]] = {name: [] for name in layers}
-    kept: dict[str, Tensor] = {}
+    parts: dict[str, list[Tensor]] = {name: [] for name in layers}
+    recorded: dict[str, Tensor] = {}
 
-    def note(name: str, layer: Layer) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def hook_of(name: str, layer: Layer) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(_: nn.Module, given: tuple[Any, ...]) -> None:
             with torch.no_grad():
-                seen[name].append(keep(layer, given[0]))
+                parts[name].append(select(layer, given[0]))
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(note(name, layer)) for name, layer in layers.items()]
+    handles = [layer.register_forward_pre_hook(hook_of(name, layer)) for name, layer in layers.items()]
     try:
-        yield kept
+        yield recorded
     finally:
         for handle in handles:
             handle.remove()
-    kept.update({name: torch.cat(parts) for name, parts in seen.items()})
+    recorded.update({name: torch.cat(tensors) for name, tensors in parts.items()})
 
 
-def a_copy(_: nn.Module, given: Tensor) -> Tensor:
-    """For `watching`, the input itself: layers behind it may work in place."""
+def copy_input(_: nn.Module, given: Tensor) -> Tensor:
+    """Copy the input of a layer, for `recording`: later layers may work in place."""
     return given.detach().clone()

@@ -1,4 +1,4 @@
-"""Trained networks as files that run without this package."""
+"""Export of trained networks to files that run without this package."""
 
 from orchestrator.inference.export.export import Exported, export_network
 from orchestrator.inference.export.formats import FORMATS

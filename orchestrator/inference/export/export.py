@@ -1,4 +1,4 @@
-"""A trained network as a file: spans frozen, checked on real images before it is kept, and timed."""
+"""Export of a trained network: spans are frozen, and the file is checked on real images and timed before it is kept."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import ExportError
 from orchestrator.inference.export.formats import Format, format_named
 from orchestrator.inference.export.speed import medians_ms
+from orchestrator.inference.images import logits_in_batches
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,27 +25,27 @@ if TYPE_CHECKING:
 __all__ = ["TOLERANCE", "Exported", "export_network"]
 
 TOLERANCE = 1e-5
-"""Largest difference of a logit, over the largest logit where that is above 1."""
+"""Largest accepted difference of a logit, relative to the largest logit where that is above 1."""
 
-_EXAMPLE = 8  # images that run at once: exported attention holds each key once per window
+_EXAMPLE = 8  # images per forward pass: exported attention copies each key once per window
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """Result of an export.
 
     Args:
-        path: The file.
-        bytes: Its size.
-        difference: Largest of the logits on the images it was checked with, as `TOLERANCE` counts.
-        images: So many.
-        batch: Images it takes at once; None for any number.
-        windows: Sides in pixels of the windows of each layer of learned spans, with the heads of each; empty for
-            networks without such layers.
-        uncut_bytes: Size of the same network exported with spans as they are; None without spans.
+        path: Path of the file.
+        bytes: Size of the file.
+        difference: Largest difference of a logit on the images of the check, in the unit of `TOLERANCE`.
+        images: Number of images of the check.
+        batch: Number of images of an input; None for any number.
+        windows: Sides in pixels of the windows of each layer with learned spans, with the number of heads of each;
+            empty for networks without such layers.
+        uncut_bytes: Size of the same network exported without frozen spans; None for networks without spans.
         times_ms: Median time of a batch through the network itself, the uncut file and the file, on one thread.
-        timed_batch: Images of that batch.
-        note: What else a user should know.
+        timed_batch: Number of images of that batch.
+        note: Note for the user; empty for none.
     """
 
     path: Path
@@ -62,14 +63,14 @@ class Exported:
 def export_network(
     trained: TrainedNetwork, images: NetworkImages, *, format_name: str, path: Path, timed_batch: int = 8
 ) -> Exported:
-    """Writes a network whose outputs were found equal to the trained one's; else nothing.
+    """Write a network to a file, unless the outputs of the file differ from the network's; blocks.
 
     Args:
-        trained: The network.
-        images: It is checked with, of more than one image.
-        format_name: One of `FORMATS`.
-        path: The file; one that stands there is replaced.
-        timed_batch: Images of the batch that is timed.
+        trained: Network to export.
+        images: Images of the check, at least 2.
+        format_name: Name in `FORMATS`.
+        path: Path of the file; a former file is replaced.
+        timed_batch: Number of images of the batch that is timed.
 
     Raises:
         ExportError: There is no such format, a package is missing, the network cannot be exported, or its outputs
@@ -78,7 +79,7 @@ def export_network(
     form = format_named(format_name)
     _require_target(path, form)
     if len(images.inputs) < 2:
-        raise ExportError("--images: at least 2 are needed, to see that the file takes any number at once")
+        raise ExportError("--images: at least 2 are needed, to check that the file takes batches of any size")
     frozen, windows, note = _frozen(trained.network, images.inputs)
     facts = _facts(trained)
     with _partial(path, "partial") as partial, _partial(path, "uncut") as uncut, _quiet_exporters():
@@ -91,9 +92,9 @@ def export_network(
                 f"{trained.label}: the exported network differs by {difference:.2g} of the largest logit, more than "
                 f"{TOLERANCE:g}; nothing was written"
             )
-        programs = {"network": lambda batch: _logits(trained.network, batch)}
+        programs = {"network": lambda batch: logits_in_batches(trained.network, batch, _EXAMPLE)}
         if windows:
-            _write(form, _as_it_is(trained.network), example, uncut, facts)
+            _write(form, _without_gradients(trained.network), example, uncut, facts)
             programs["uncut"] = form.load(uncut)
         programs["file"] = program
         batch = _repeated(images.inputs, timed_batch) if any_batch else example
@@ -115,15 +116,16 @@ def export_network(
 
 
 def _frozen(network: nn.Module, images: Tensor) -> tuple[nn.Module, tuple[tuple[tuple[int, int], ...], ...], str]:
-    """The network with spans frozen, head by head in the layers where that changes no output; its windows; a note."""
+    """Freeze spans, per head in the layers where that changes no output; return network, windows and note."""
     from models import freeze_spans
     from models.adaptive_span.attention import AdaptiveAttention
 
-    expected = _logits(network, images)
+    expected = logits_in_batches(network, images, _EXAMPLE)
     layers = [name for name, module in network.named_modules() if isinstance(module, AdaptiveAttention)]
 
-    def is_equal(whole: list[str]) -> bool:  # half of the tolerance is left to the format
-        return _distance(_logits(freeze_spans(network, whole=whole), images), expected) <= TOLERANCE / 2
+    def is_equal(whole: list[str]) -> bool:  # the format may use the other half of the tolerance
+        found = logits_in_batches(freeze_spans(network, whole=whole), images, _EXAMPLE)
+        return _distance(found, expected) <= TOLERANCE / 2
 
     whole = [] if is_equal([]) else layers
     for name in list(whole):
@@ -131,7 +133,7 @@ def _frozen(network: nn.Module, images: Tensor) -> tuple[nn.Module, tuple[tuple[
         whole = fewer if is_equal(fewer) else whole
     frozen = freeze_spans(network, whole=whole)
     places = ", ".join(str(layers.index(name)) for name in whole)
-    reason = "cut head by head, outputs would differ, as a head sees next to nothing"
+    reason = "with a window per head the outputs would differ, since the span of a head is almost 0"
     return frozen, _windows(frozen), f"one window for all heads in layer {places}: {reason}" if whole else ""
 
 
@@ -145,15 +147,15 @@ def _windows(network: nn.Module) -> tuple[tuple[tuple[int, int], ...], ...]:
     )
 
 
-def _as_it_is(network: nn.Module) -> nn.Module:
-    """Without gradients, as a frozen one is."""
+def _without_gradients(network: nn.Module) -> nn.Module:
+    """Copy a network without gradients, as `freeze_spans` returns it."""
     import copy
 
     return copy.deepcopy(network).requires_grad_(False)
 
 
 def _write(form: Format, network: nn.Module, images: Tensor, path: Path, facts: Mapping[str, Any]) -> bool:
-    """Writes a file for any number of images where the exporter can, else for these; returns which."""
+    """Write a file for batches of any size where the exporter can, else for this one; return which."""
     faults = []
     for any_batch in (True, False):
         try:
@@ -166,28 +168,21 @@ def _write(form: Format, network: nn.Module, images: Tensor, path: Path, facts: 
 
 
 def _difference(program: Any, network: nn.Module, images: Tensor, *, any_batch: bool) -> float:
-    """Of all images, batch by batch, the last one smaller; of as many full batches as there are for a fixed number."""
+    """Return the largest distance over the images: over batches of several sizes, or full ones for a fixed size."""
     import torch
 
     batches = [batch for batch in images.split(_EXAMPLE) if any_batch or len(batch) == min(_EXAMPLE, len(images))]
     found = torch.cat([program(batch) for batch in batches])
-    expected = _logits(network, images[: len(found)])
+    expected = logits_in_batches(network, images[: len(found)], _EXAMPLE)
     distance = _distance(found, expected)
     return max(distance, _distance(program(images[:1]), expected[:1])) if any_batch else distance
 
 
 def _distance(found: Tensor, expected: Tensor) -> float:
-    """Infinite where either is not a number."""
+    """Return the largest difference of a logit in the unit of `TOLERANCE`; infinite where one is not finite."""
     if found.shape != expected.shape or not found.isfinite().all():
         return float("inf")
     return float((found - expected).abs().max() / max(1.0, float(expected.abs().max())))
-
-
-def _logits(network: nn.Module, images: Tensor) -> Tensor:
-    import torch
-
-    with torch.no_grad():
-        return torch.cat([network(batch) for batch in images.split(_EXAMPLE)])
 
 
 def _bound(program: Any, batch: Tensor) -> Any:
@@ -199,15 +194,24 @@ def _repeated(images: Tensor, count: int) -> Tensor:
 
 
 def _facts(trained: TrainedNetwork) -> dict[str, Any]:
-    """What a user of the file must know."""
+    """Return the metadata that the file stores: origin, classes and preprocessing."""
     network = trained.network
-    told = {name: list(getattr(network, name)) for name in ("class_names", "pixel_mean", "pixel_std")}
-    made = {"network": trained.name, "options": dict(trained.options), "source": trained.label, "epoch": trained.epoch}
-    return {**made, **told, "image_size": network.trained_image_size}
+    origin = {
+        "network": trained.name,
+        "options": dict(trained.options),
+        "source": trained.label,
+        "epoch": trained.epoch,
+    }
+    inputs = {name: list(getattr(network, name)) for name in ("class_names", "pixel_mean", "pixel_std")}
+    return {**origin, **inputs, "image_size": network.trained_image_size}
 
 
 def _require_target(path: Path, form: Format) -> None:
-    """Raises before any work is done where the file cannot be written."""
+    """Check that the file can be written, before any work is done.
+
+    Raises:
+        ExportError: The path is a folder, has another suffix, or cannot be written.
+    """
     if path.is_dir():
         raise ExportError(f"--output {path}: is a folder; name a file, such as {path / ('network' + form.suffix)}")
     if path.suffix != form.suffix:
@@ -222,7 +226,7 @@ def _require_target(path: Path, form: Format) -> None:
 
 @contextmanager
 def _partial(path: Path, kind: str) -> Iterator[Path]:
-    """A file beside the target that is gone in the end, unless it has taken the target's place."""
+    """Provide the path of a temporary file in the target's folder, which is deleted unless it was renamed."""
     partial = path.with_name(f".{path.stem}.{os.getpid()}.{kind}{path.suffix}")
     try:
         yield partial
@@ -232,7 +236,7 @@ def _partial(path: Path, kind: str) -> Iterator[Path]:
 
 @contextmanager
 def _quiet_exporters() -> Iterator[None]:
-    """Their notices are for those who write networks."""
+    """Silence the exporters, whose notices concern authors of networks."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

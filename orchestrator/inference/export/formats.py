@@ -1,4 +1,4 @@
-"""The formats a network is exported to: how each is written, and how a file of it is run."""
+"""File formats of exported networks: writers, and loaders that run a file for the check."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "Format", "format_named"]
 
 Program = Callable[["Tensor"], "Tensor"]
-"""Images (B, C, H, W) to logits (B, num_classes)."""
+"""Function from images (B, C, H, W) to logits (B, num_classes)."""
 
-_FACTS = "spatialsweep"  # under this key a file tells what it was made of
+_FACTS = "spatialsweep"  # key of the metadata in a file
 
 
 class Format(ABC):
-    """A file format.
+    """File format.
 
-    Args:
-        name: For the command line.
-        suffix: Of its files.
-        needs: Packages besides ours.
-        extra: Our extra that brings them.
+    Attributes:
+        name: Name on the command line.
+        suffix: Suffix of the files.
+        needs: Packages that the format needs.
+        extra: Optional dependency of SpatialSweep that installs them.
     """
 
     name: str
@@ -38,10 +38,10 @@ class Format(ABC):
     extra: str = ""
 
     def require_packages(self) -> None:
-        """Raises where a package is missing.
+        """Check that the packages of the format are installed.
 
         Raises:
-            ExportError: Says which, and what to install.
+            ExportError: A package is missing; the message names it and the remedy.
         """
         missing = [name for name in self.needs if importlib.util.find_spec(name) is None]
         if missing:
@@ -52,23 +52,23 @@ class Format(ABC):
     def write(
         self, network: nn.Module, images: Tensor, path: Path, *, any_batch: bool, facts: Mapping[str, Any]
     ) -> None:
-        """Writes a network in evaluation mode.
+        """Write a network to a file.
 
         Args:
-            network: The network.
-            images: An example, of more than one image.
-            path: The file.
-            any_batch: Whether it is to take any number of images; else the number of the example.
-            facts: What the file tells of itself, as JSON can hold it.
+            network: Network in evaluation mode.
+            images: Example input of more than one image.
+            path: Path of the file.
+            any_batch: Makes the batch size dynamic; else it is that of the example.
+            facts: Metadata of the file, which JSON can hold.
         """
 
     @abstractmethod
     def load(self, path: Path) -> Program:
-        """Reads a file back, to be run on one thread, as far as it is the program's own."""
+        """Load a file as a program, which runs on one thread unless torch's thread pool runs it."""
 
 
 class Onnx(Format):
-    """ONNX with its weights in the file, run by onnxruntime."""
+    """Format ONNX with the weights in the file, run by onnxruntime."""
 
     name, suffix, extra = "onnx", ".onnx", "onnx"
     needs = ("onnx", "onnxscript", "onnxruntime")
@@ -77,7 +77,7 @@ class Onnx(Format):
     def write(
         self, network: nn.Module, images: Tensor, path: Path, *, any_batch: bool, facts: Mapping[str, Any]
     ) -> None:
-        """See `Format.write`."""
+        """Write a network to a file; see `Format.write`."""
         import torch
 
         program = torch.onnx.export(
@@ -93,11 +93,11 @@ class Onnx(Format):
         assert program is not None
         program.model.metadata_props[_FACTS] = json.dumps(facts)
         for node in program.model.graph.all_nodes():
-            node.metadata_props.clear()  # where in this machine's files it comes from: half of a small file
+            node.metadata_props.clear()  # source positions on this machine, half of a small file
         program.save(path)
 
     def load(self, path: Path) -> Program:
-        """See `Format.load`."""
+        """Load a file as a program; see `Format.load`."""
         import onnxruntime
         import torch
 
@@ -112,25 +112,25 @@ class Onnx(Format):
 
 
 class TorchExport(Format):
-    """A program of torch.export, read by `torch.export.load` without the network's own code."""
+    """Format of torch.export, which `torch.export.load` reads without the network's own code."""
 
     name, suffix = "torch-export", ".pt2"
 
     def write(
         self, network: nn.Module, images: Tensor, path: Path, *, any_batch: bool, facts: Mapping[str, Any]
     ) -> None:
-        """See `Format.write`."""
+        """Write a network to a file; see `Format.write`."""
         import torch
 
         shapes = ({0: torch.export.Dim("batch")},) if any_batch else None
         program = torch.export.export(network, (images,), dynamic_shapes=shapes)
         for node in program.graph.nodes:
-            for told in ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node"):
-                node.meta.pop(told, None)
+            for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node"):
+                node.meta.pop(key, None)
         torch.export.save(program, path, extra_files={f"{_FACTS}.json": json.dumps(facts)})
 
     def load(self, path: Path) -> Program:
-        """See `Format.load`; torch's threads are those of the process."""
+        """Load a file as a program, which runs on the process's torch threads; see `Format.load`."""
         import torch
 
         module = torch.export.load(path).module()
@@ -144,11 +144,11 @@ class TorchExport(Format):
 
 
 FORMATS: Mapping[str, Format] = {form.name: form for form in (Onnx(), TorchExport())}
-"""All formats by name."""
+"""Formats by name."""
 
 
 def format_named(name: str) -> Format:
-    """A format whose packages are installed.
+    """Return a format by name and check that its packages are installed.
 
     Raises:
         ExportError: There is no such format, or a package is missing.

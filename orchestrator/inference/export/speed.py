@@ -1,4 +1,4 @@
-"""Programs timed side by side: turn by turn, so that what else the machine does falls on all alike."""
+"""Comparison of programs by time: they run in turns, so that other load on the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _FEWEST_ROUNDS = 3
 
 
 def medians_ms(programs: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """Median time of each program in milliseconds on one thread of torch, after one call that does not count.
+    """Return the median time of each program in milliseconds on one torch thread, after an untimed call; blocks.
 
     Args:
-        programs: By name.
+        programs: Programs by name.
     """
     with _one_thread():
         return {name: 1000 * statistics.median(taken) for name, taken in _times_s(programs).items()}

@@ -1,7 +1,7 @@
-"""Whether a worker group was lost with a host or its network: no fault of the trial, unlike a worker that was killed.
+"""Distinction of node and network failures, which are no failure of the trial, from workers that were killed.
 
-When a host goes, its workers are first no more than unavailable; that the host is dead is known when it has failed
-several health checks. Nothing is lost by waiting for that: until then Ray would place the next group there as well.
+When a node fails, its workers are at first only unavailable; Ray takes the node for dead after several failed health
+checks. Waiting for that costs nothing: until then Ray would place the next worker group there as well.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayActorError
 
-_PATIENCE_S = 90.0  # Ray's own: five health checks, 3 s apart, of 10 s each
-_ANSWER_S = 2.0
-_ASK_AGAIN_S = 0.5
+_NODE_DEATH_TIMEOUT_S = 90.0  # Ray's own: five health checks, 3 s apart, of 10 s each
+_READY_TIMEOUT_S = 2.0
+_POLL_INTERVAL_S = 0.5
+_TABLE_DELAY_S = 1.0  # Ray reports the death of a worker before its table of nodes shows the death of the node
 
 
-class LostHosts:
-    """Knows where the ranks of a worker group are, and finds out what has become of them.
+class LostNodes:
+    """Check for node failures under the ranks of a worker group; in the lane's controller.
 
     Args:
-        answers: Whether an actor is there, or will never be again; None while nobody knows.
-        living: Ids of the living nodes.
+        answers: Returns whether an actor answers; False when it is dead, None while that is unknown.
+        living: Returns the ids of the living nodes.
     """
 
     def __init__(
@@ -33,41 +34,50 @@ class LostHosts:
         self._living = living or _living_nodes
         self._workers: list[Any] = []
 
-    def remember(self, workers: list[Any]) -> None:
-        """The ranks of a new worker group, in order, as Ray Train describes them."""
+    def set_workers(self, workers: list[Any]) -> None:
+        """Store the ranks of a new worker group, in order, as Ray Train describes them."""
         self._workers = workers
 
-    def explain(self, error: Any) -> bool:
-        """Whether an error of Ray Train comes from the loss of a host, or of the way to it; waits until Ray knows.
+    def caused(self, error: Any) -> bool:
+        """Return whether the failure of a node or its network caused an error; blocks until Ray has decided.
 
         Args:
-            error: Of a worker group, where its `worker_failures` tell what became of each rank; or any other, or None.
+            error: Error of a worker group, with `worker_failures` by rank; or any other, or None.
         """
         failures: Mapping[int, Any] = getattr(error, "worker_failures", {})
         ranks = [rank for rank, failure in failures.items() if _is_away(failure) and rank < len(self._workers)]
-        fates = [self._wait_for_fate(self._workers[rank]) for rank in ranks]
+        came_back = [self._answers_again(self._workers[rank]) for rank in ranks]
         nodes = {worker.metadata.node_id for worker in self._workers}
-        return bool(ranks) and (any(fates) or not nodes <= self._living())
+        return bool(ranks) and (any(came_back) or self._lost_one_of(nodes))
 
-    def _wait_for_fate(self, worker: Any) -> bool | None:
-        """Whether a rank that did not answer answers again: then the network was away."""
-        over = time.monotonic() + _PATIENCE_S
+    def _lost_one_of(self, nodes: set[str]) -> bool:
+        """Return whether a node is dead; wait briefly for Ray's table of nodes to show it."""
+        deadline = time.monotonic() + _TABLE_DELAY_S
+        while nodes <= self._living():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_INTERVAL_S)
+        return True
+
+    def _answers_again(self, worker: Any) -> bool | None:
+        """Return whether a rank that did not answer answers again: then the network had failed."""
+        over = time.monotonic() + _NODE_DEATH_TIMEOUT_S
         while time.monotonic() < over and worker.metadata.node_id in self._living():
             answer = self._answers(worker.actor)
             if answer is not None:
                 return answer
-            time.sleep(_ASK_AGAIN_S)
+            time.sleep(_POLL_INTERVAL_S)
         return None
 
 
 def _is_away(failure: Any) -> bool:
-    """Whether a rank has failed by no longer answering; its peers fail for want of it."""
+    """Return whether a rank has failed by no longer answering; the errors of its peers follow from that."""
     return isinstance(getattr(failure, "health_check_failure", failure), RayActorError)
 
 
 def _answers(actor: Any) -> bool | None:
     try:
-        ray.get(actor.__ray_ready__.remote(), timeout=_ANSWER_S)
+        ray.get(actor.__ray_ready__.remote(), timeout=_READY_TIMEOUT_S)
     except ActorDiedError:
         return False
     except (ActorUnavailableError, GetTimeoutError):

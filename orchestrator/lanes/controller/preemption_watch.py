@@ -1,30 +1,30 @@
-"""Ray Train's watch for nodes that are about to be taken away, begun after the workers have loaded what they need."""
+"""Ray Train's watch for preempted nodes, started after the workers have imported torch and the networks."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-from ray.train.v2._internal.callbacks.preemption_callback import PreemptionCallback
+from orchestrator.runtime.ray_private.train_controller import PreemptionCallback
 
-# A notice stands until its node is gone, so one that came earlier is still seen.
+# A notice stays until its node is gone, so an earlier one is still found.
 _WORKERS_LOAD_S = 15.0
 
 
 class LatePreemptionCallback(PreemptionCallback):
-    """Starts the watcher's process some seconds after a worker group, which it would slow down at its cold start."""
+    """Start the watcher's process some seconds after a worker group, whose start it would slow down."""
 
     def __init__(self) -> None:
         super().__init__()
         self._to_watch: tuple[float, Any] | None = None
 
     def after_worker_group_start(self, worker_group: Any) -> None:
-        """The group's workers begin to import torch and the networks."""
+        """Schedule the watch; the workers import torch and the networks now."""
         self._stop_watcher()
         self._to_watch = time.monotonic() + _WORKERS_LOAD_S, worker_group
 
     def after_worker_group_poll_status(self, worker_group_status: Any) -> None:  # noqa: ARG002
-        """Every 2 s."""
+        """Start the watch when it is due; Train calls this every 2 s."""
         if self._to_watch is not None and time.monotonic() >= self._to_watch[0]:
             group = self._to_watch[1]
             self._to_watch = None

@@ -1,4 +1,4 @@
-"""What Ray Train's controller of a lane tells the hub: who it is, and what becomes of its worker group."""
+"""Reports of a lane's controller to the hub: its handle, and the losses of its worker group."""
 
 from __future__ import annotations
 
@@ -6,27 +6,30 @@ import time
 from typing import Any
 
 import ray
-from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
-from ray.train.v2._internal.execution.controller import state as states
-from ray.train.v2._internal.execution.failure_handling.default import _is_preemption_failure
 
-from orchestrator.lanes.controller.lost_nodes import LostHosts
+from orchestrator.lanes.controller.lost_nodes import LostNodes
+from orchestrator.runtime.ray_private.train_controller import (
+    ControllerCallback,
+    WorkerGroupCallback,
+    controller_states,
+    is_preemption_failure,
+)
 
 _GROUP_GONE = (
-    states.RestartingState,
-    states.ReschedulingState,
-    states.ShuttingDownState,
-    states.ErroredState,
-    states.FinishedState,
+    controller_states.RestartingState,
+    controller_states.ReschedulingState,
+    controller_states.ShuttingDownState,
+    controller_states.ErroredState,
+    controller_states.FinishedState,
 )
-_LOSS_TO_COME = (states.PreemptingState, states.ResizingState)
-# Train looks at a group every 2 s; to hear from a thousand controllers as often would take the hub a third of its time.
-_REPEAT_S = 10.0
-_WAIT_S = 1.0  # as often as Train itself asks what the cluster has for an elastic group
+_LOSS_TO_COME = (controller_states.PreemptingState, controller_states.ResizingState)
+# Train polls a group every 2 s; reports of a thousand controllers at that rate would take a third of the hub's time.
+_REPORT_INTERVAL_S = 10.0
+_WAIT_S = 1.0  # the interval at which Train polls the resources for an elastic group
 
 
-class Announcer(ControllerCallback, WorkerGroupCallback):
-    """Runs in the controller of a lane. It repeats itself, for a hub that was restarted has heard nothing.
+class StatusReporter(ControllerCallback, WorkerGroupCallback):
+    """Callback of Ray Train in the controller of a lane; repeats its reports, because a restarted hub has lost them.
 
     Args:
         lane: Index of the lane.
@@ -36,39 +39,39 @@ class Announcer(ControllerCallback, WorkerGroupCallback):
     def __init__(self, lane: int, hub: Any) -> None:
         self._lane = lane
         self._hub = hub
-        self._announced_s = -_REPEAT_S
-        self._hosts = LostHosts()
+        self._reported_s = -_REPORT_INTERVAL_S
+        self._lost_nodes = LostNodes()
 
     def after_worker_group_start(self, worker_group: Any) -> None:
-        """Its ranks are where they will be."""
-        self._hosts.remember(worker_group.get_workers())
+        """Store the ranks of the group."""
+        self._lost_nodes.set_workers(worker_group.get_workers())
 
     def after_controller_start(self, *_: Any, **__: Any) -> None:
-        """The driver can abort the controller from now on, if it does not end by itself."""
-        self._announce()
+        """Report the handle of the controller, with which the driver can abort it."""
+        self._report()
 
     def after_worker_group_poll_status(self, *_: Any, **__: Any) -> None:
-        """The hub may be another one by now."""
-        if time.monotonic() - self._announced_s > _REPEAT_S:
-            self._announce()
+        """Report again after the interval, in case the hub has been restarted."""
+        if time.monotonic() - self._reported_s > _REPORT_INTERVAL_S:
+            self._report()
 
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
-        """Tells losses of the worker group, and which of them are nobody's failure.
+        """Report the loss of the worker group, and whether it is exempt from the trial's failures; may block.
 
-        While an elastic group waits for its least number of workers, Train decides again and again, without a pause,
-        to do nothing: that took a whole core for each lane that waits, and told the hub of one loss a thousand times.
+        While an elastic group waits for its least number of workers, Train repeats the decision to do nothing without a
+        pause, which takes a whole core for each waiting lane and reports one loss thousands of times; hence the pause.
         """
         if current_state is previous_state:
             time.sleep(_WAIT_S)
         error = getattr(current_state, "training_failed_error", None)
-        if isinstance(current_state, _LOSS_TO_COME) or (error is not None and _is_preemption_failure(error)):
-            self._hub.excuse.remote(self._lane)
-        elif self._hosts.explain(error):
-            self._hub.host_lost.remote(self._lane)
+        if isinstance(current_state, _LOSS_TO_COME) or (error is not None and is_preemption_failure(error)):
+            self._hub.exempt_loss.remote(self._lane)
+        elif self._lost_nodes.caused(error):
+            self._hub.node_lost.remote(self._lane)
         if isinstance(current_state, _GROUP_GONE):
             self._hub.group_lost.remote(self._lane)
 
-    def _announce(self) -> None:
-        self._announced_s = time.monotonic()
+    def _report(self) -> None:
+        self._reported_s = time.monotonic()
         controller = ray.get_runtime_context().current_actor
         self._hub.adopt_controller.remote(self._lane, controller)

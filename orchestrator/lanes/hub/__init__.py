@@ -1,1 +1,1 @@
-"""Code that runs in the LaneHub actor: mailbox, leases and lane table."""
+"""Code that runs in the hub actor: mailbox, leases and lane table."""

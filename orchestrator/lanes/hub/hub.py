@@ -1,9 +1,9 @@
 """The hub: a mailbox between Tune's trial actors and the lanes, with a table of leases.
 
-One asynchronous actor per sweep. Every call states its caller's whole situation and waits until the hub's tables
-answer it; a repeated call gets the same answer. After a restart the tables are therefore rebuilt from the calls that
-Ray repeats by itself. Whoever waits is woken when its own lane or trial changes, so that a call costs the same however
-many lanes there are. The class knows neither Ray nor torch and is tested as plain asyncio.
+One asynchronous actor per sweep. Every call carries its caller's complete state and waits until the hub's tables answer
+it; a repeated call gets the same answer. After a restart of the actor the tables are therefore rebuilt from the calls
+that Ray retries. A waiting call is woken when its own lane or trial changes, so that the cost of a call does not grow
+with the number of lanes. The class imports neither Ray nor torch and is tested as plain asyncio.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from orchestrator.lanes.hub.lane_table import LaneTable
 from orchestrator.lanes.hub.wake_ups import WakeUps
 from orchestrator.lanes.messages import Decision, HubState, Next, Outcome, RankId, Report, TrialAssignment, TrialOutcome
 
-_ROOM = ("room",)  # what those wait for who need a ready lane, besides lanes by their index and trials by their id
+# Subject of `WakeUps` for calls that need a ready lane; the other subjects are indices of lanes and ids of trials.
+_READY_LANE = ("ready lane",)
 PEER_GRACE_S = 10.0
 ORPHAN_GRACE_S = 60.0
 
 
 class LaneHub:
-    """Mailbox and lease table of one sweep; all methods are coroutines of one actor.
+    """Mailbox and lease table of one sweep, in the hub actor; its methods are coroutines of one event loop.
 
     Args:
-        max_failures: Failures after which a trial goes on from its checkpoint; one more ends it.
+        max_failures: Number of failures after which a trial is retried from its checkpoint; one more ends it.
     """
 
     def __init__(self, max_failures: int = 0) -> None:
@@ -34,31 +35,34 @@ class LaneHub:
         self._closing = False
         self._winding_down = False
         self._controllers: dict[int, Any] = {}
-        self._dismissed: set[str] = set()  # trials that Tune has ended
-        self._asking = 0  # trials that wait for a lane
+        self._released: set[str] = set()  # trials that Tune has ended
+        self._waiting_leases = 0
         self._wake_ups = WakeUps()
 
-    # Lanes: worker ranks
+    # Called by the workers of lanes
 
     async def new_generation(self, lane: int) -> int:
-        """A number above all this lane has had. It follows this host's clock, so a restarted hub goes on upwards."""
+        """Return a number above all earlier generations of a lane; by the clock, so that a restart keeps the order."""
         return max(time.time_ns(), self._table.lanes[lane].generation + 1 if lane in self._table.lanes else 0)
 
     async def join(self, rank_id: RankId) -> None:
-        """A rank of a new worker group says hello."""
-        self._tell(self._table.lane_of(rank_id))
+        """Register a rank of a new worker group; the first rank to do so begins a generation."""
+        self._notify(self._table.lane_of(rank_id))
 
     async def next_assignment(self, rank_id: RankId, left: str | None = None) -> TrialAssignment | None:
-        """Waits for a trial to train; None when the sweep is over or the caller's generation is history.
+        """Wait for a trial to train, without a timeout.
 
         Args:
-            rank_id: The calling rank.
-            left: Trial the rank has left last; it is not handed out again while a peer is still leaving it.
+            rank_id: Calling rank.
+            left: Id of the trial that the rank left last; not assigned again while a peer is still leaving it.
+
+        Returns:
+            The trial; None when the sweep is over or the caller's generation is outdated.
         """
         lane = self._table.lane_of(rank_id)
         if not self._is_over_for(rank_id):
             lane.wait(rank_id.rank, left)
-        self._tell(lane)
+        self._notify(lane)
         await self._wake_ups.until(
             lambda: (
                 self._is_over_for(rank_id)
@@ -72,27 +76,27 @@ class LaneHub:
         return lane.assignment
 
     async def begin(self, rank_id: RankId, assignment: TrialAssignment) -> None:
-        """A rank has an order in its hands; from now on the loss of its group is a failure of the trial."""
+        """Note that a rank has received its assignment; from now on the loss of its group is a failure of the trial."""
         lane = self._table.lane_of(rank_id)
-        if not self._table.is_history(rank_id) and lane.serves(assignment):
+        if not self._table.is_outdated(rank_id) and lane.serves(assignment):
             lane.begun = True
 
     async def report(self, rank_id: RankId, assignment: TrialAssignment, report: Report) -> Decision:
-        """Delivers an epoch and waits for the sweep's decision; all ranks are told the same.
+        """Deliver an epoch and wait for the decision, which is the same for all ranks.
 
-        An epoch once acknowledged means GO, whatever follows, and none is acknowledged after a release: ranks that
-        wake one after another could else disagree, and one would hang in a collective. Only where a peer has left
-        the trial is there nothing to go on with.
+        An acknowledged epoch always means GO, and none is acknowledged after a release: ranks that wake one after
+        another could otherwise differ, and one would hang in a collective. Only when a peer has left the trial is the
+        decision STOP in any case.
         """
         lane = self._table.lane_of(rank_id)
-        if self._table.is_history(rank_id) or not self._table.learn(lane, assignment):
+        if self._table.is_outdated(rank_id) or not self._table.recover_assignment(lane, assignment):
             return Decision.STOP
         lane.reports[rank_id.rank] = report
-        self._tell()
-        self._wake_ups.wake([assignment.trial_id])  # the other ranks do not wait for this one's report
+        self._notify()
+        self._wake_ups.wake([assignment.trial_id])  # the calls of the other ranks do not depend on this report
 
         def gone() -> bool:
-            return self._table.is_history(rank_id) or not lane.serves(assignment) or bool(lane.departed(assignment))
+            return self._table.is_outdated(rank_id) or not lane.serves(assignment) or bool(lane.ranks_gone(assignment))
 
         def decided() -> bool:
             return gone() or self._closing or lane.released or lane.acknowledged >= report.epoch
@@ -100,63 +104,70 @@ class LaneHub:
         if not lane.claimed:
             await self._wake_ups.until(lambda: lane.claimed or decided(), rank_id.lane, timeout_s=ORPHAN_GRACE_S)
             if not lane.claimed and lane.serves(assignment):
-                lane.released = True  # its client is gone: the release was told to a hub since lost
-                self._tell(lane)
+                lane.released = True  # its client is gone: the release went to a hub that has been restarted since
+                self._notify(lane)
         await self._wake_ups.until(decided, rank_id.lane)
         return Decision.GO if not gone() and lane.acknowledged >= report.epoch else Decision.STOP
 
     async def finish(self, rank_id: RankId, assignment: TrialAssignment, outcome: TrialOutcome) -> Next:
-        """A rank has left a trial; LEAVE asks it to end its process so that the worker group is rebuilt.
+        """Record the outcome of a rank and wait for those of its peers.
 
-        A rank that fails alone leaves its peers hanging in a collective. They get a grace period; then the attempt is
-        over and the group is given up. A rank that only lost its peer costs the trial nothing.
+        When one rank fails alone, its peers hang in a collective: after a grace period the attempt is over and the
+        worker group is rebuilt. A rank that has only lost its peer is no failure of the trial.
+
+        Returns:
+            LEAVE when the rank is to end its process, so that the worker group is rebuilt.
         """
         lane = self._table.lane_of(rank_id)
-        if not self._table.is_history(rank_id) and (
+        if not self._table.is_outdated(rank_id) and (
             outcome.poisoned or outcome.kind in (Outcome.PEER_LOST, Outcome.MOVED)
         ):
             lane.broken = True
-            lane.excused = lane.excused or outcome.kind is Outcome.MOVED
-        if not self._is_over_for(rank_id) and not lane.judged and self._table.learn(lane, assignment):
+            lane.loss_exempt = lane.loss_exempt or outcome.kind is Outcome.MOVED
+        if (
+            not self._is_over_for(rank_id)
+            and not lane.loss_settled
+            and self._table.recover_assignment(lane, assignment)
+        ):
             attempt = lane.attempt
             lane.outcomes[rank_id.rank] = outcome
-            self._tell(lane)
+            self._notify(lane)
 
             def settled() -> bool:
                 elsewhere = self._is_over_for(rank_id) or not lane.serves(assignment)
-                return elsewhere or lane.judged or lane.attempt != attempt
+                return elsewhere or lane.loss_settled or lane.attempt != attempt
 
             await self._wake_ups.until(
-                lambda: settled() or len(lane.departed(assignment)) == lane.world_size,
+                lambda: settled() or len(lane.ranks_gone(assignment)) == lane.world_size,
                 rank_id.lane,
                 timeout_s=PEER_GRACE_S if outcome.kind in (Outcome.FAILED, Outcome.PEER_LOST) else None,
             )
-            # The group may have been replaced meanwhile, and the trial be in the hands of the next one.
+            # The group may have been replaced meanwhile, and the trial be assigned to the next one.
             if not settled():
-                self._table.conclude(lane, assignment)
-                self._tell()
+                self._table.end_attempt(lane, assignment)
+                self._notify()
         return Next.LEAVE if lane.broken else Next.STAY
 
-    # Trial clients: Tune's actors
+    # Called by Tune's trial actors
 
     async def lease(self, assignment: TrialAssignment) -> int | None:
-        """Waits for a ready lane and starts the trial on it; a trial that already runs keeps its lane.
+        """Wait for a ready lane and start the trial on it; a trial that already runs keeps its lane.
 
         Returns:
-            The lane, or None when the sweep is being ended.
+            Index of the lane; None when the sweep is ending.
         """
-        self._asking += 1
+        self._waiting_leases += 1
         try:
-            await self._until_room(
+            await self._until_lane_ready(
                 lambda: (
-                    self._is_settled(assignment) or self._winding_down or self._table.lane_for(assignment) is not None
+                    self._is_ended(assignment) or self._winding_down or self._table.lane_for(assignment) is not None
                 ),
                 assignment,
             )
         finally:
-            self._asking -= 1
-        if assignment.trial_id in self._table.results:
-            return 0  # ended while it waited: `next_event` tells how, whatever the lane
+            self._waiting_leases -= 1
+        if assignment.trial_id in self._table.trial_outcomes:
+            return 0  # ended while it waited: `next_event` returns the outcome for any lane
         if self._winding_down and self._table.serving(assignment.trial_id) is None:
             return None
         lane = self._table.lane_for(assignment)
@@ -165,181 +176,186 @@ class LaneHub:
         if lane.assignment is None:
             self._table.assign(lane, assignment, claimed=True)
         lane.claimed = True
-        self._tell(lane)
+        self._notify(lane)
         return lane.index
 
     async def next_event(self, assignment: TrialAssignment, lane: int, after: int) -> Report | TrialOutcome:
-        """Lets the trial go on past epoch `after` and waits for what comes next.
+        """Acknowledge epoch `after` of a trial and wait for its next report or its outcome, without a timeout.
 
-        A trial whose lane has lost its worker group, or was given up, is moved to the first lane that is ready.
+        A trial whose lane has lost its worker group, or was retired, is moved to the first lane that is ready.
+
+        Args:
+            assignment: The trial.
+            lane: Index of the lane that the caller has leased.
+            after: Newest epoch that the caller has received; 0 before the first.
         """
-        await self._find_lane(assignment, lane)
+        await self._recover_lane(assignment, lane)
         serving = self._table.serving(assignment.trial_id)
         if self._winding_down and (serving is None or serving.acknowledged < max(after, 1)):
-            return self._table.results.get(assignment.trial_id) or TrialOutcome(Outcome.INTERRUPTED)
+            return self._table.trial_outcomes.get(assignment.trial_id) or TrialOutcome(Outcome.INTERRUPTED)
         if serving is not None and not serving.released and not self._closing:
             serving.claimed, serving.acknowledged = True, max(serving.acknowledged, after)
-            self._tell(serving)
-        await self._news(assignment, after)
+            self._notify(serving)
+        await self._wait_for_event(assignment, after)
         if self._closing:
             return TrialOutcome(Outcome.INTERRUPTED)
         return (
-            self._table.results.get(assignment.trial_id)
-            or self._table.fresh_report(assignment, after)
+            self._table.trial_outcomes.get(assignment.trial_id)
+            or self._table.report_after(assignment, after)
             or TrialOutcome(Outcome.INTERRUPTED)
         )
 
-    async def _find_lane(self, assignment: TrialAssignment, lane: int) -> None:
-        """A restarted hub learns here what was leased."""
+    async def _recover_lane(self, assignment: TrialAssignment, lane: int) -> None:
+        """Record a lease that a restarted hub has no record of."""
         if (
-            self._is_settled(assignment)
+            self._is_ended(assignment)
             or self._table.serving(assignment.trial_id) is not None
-            or lane in self._table.given_up
+            or lane in self._table.retired
         ):
             return
         row = self._table.row(lane)
         if row.assignment is None:
             self._table.assign(row, assignment, claimed=True)
-            self._tell()
+            self._notify()
         else:
-            await self.lease(assignment)  # it has given the lane away before it learnt that
+            await self.lease(assignment)  # the restarted hub has assigned the lane to another trial first
 
-    async def _news(self, assignment: TrialAssignment, after: int) -> None:
-        """Waits until there is something to tell a trial's client; a trial without a lane is found one meanwhile."""
+    async def _wait_for_event(self, assignment: TrialAssignment, after: int) -> None:
+        """Wait for a report or the outcome of a trial; assign a lane to a trial that has lost its own."""
 
-        def happened() -> bool:
-            over = self._is_settled(assignment) or (self._winding_down and self._table.is_homeless(assignment))
-            return over or self._table.fresh_report(assignment, after) is not None
+        def has_event() -> bool:
+            over = self._is_ended(assignment) or (self._winding_down and self._table.needs_lane(assignment))
+            return over or self._table.report_after(assignment, after) is not None
 
-        def homeless() -> bool:
-            return self._table.is_homeless(assignment)
+        def without_lane() -> bool:
+            return self._table.needs_lane(assignment)
 
-        while not happened():
-            if not homeless():
-                await self._wake_ups.until(lambda: happened() or homeless(), assignment.trial_id)
-            elif (refuge := self._table.ready_lane()) is not None:
-                self._table.move(assignment, refuge, after)
-                self._tell()
+        while not has_event():
+            if not without_lane():
+                await self._wake_ups.until(lambda: has_event() or without_lane(), assignment.trial_id)
+            elif (target := self._table.ready_lane()) is not None:
+                self._table.move(assignment, target, after)
+                self._notify()
             else:
-                await self._until_room(
-                    lambda: happened() or not homeless() or self._table.ready_lane() is not None, assignment
+                await self._until_lane_ready(
+                    lambda: has_event() or not without_lane() or self._table.ready_lane() is not None, assignment
                 )
 
     async def yield_lane(self, trial_id: str, *, forced: bool) -> bool:
-        """Takes a trial off its lane, at a report, to be leased again; nothing happens where no other trial waits.
+        """Take a trial off its lane at its next report; it may be leased again later.
 
         Args:
-            trial_id: Of the trial.
-            forced: Leave in any case.
+            trial_id: Id of the trial.
+            forced: Take it off even when no other trial waits for a lane.
 
         Returns:
-            Whether the trial has left.
+            Whether the trial has left its lane.
         """
-        if not forced and not self._asking:
+        if not forced and not self._waiting_leases:
             return False
 
         while not self._closing and (lane := self._table.serving(trial_id)) is not None:
             lane.released = True
-            self._tell(lane)
-            await self._left(lane, trial_id)
-        outcome = self._table.results.get(trial_id)
-        if trial_id not in self._dismissed and outcome is not None and outcome.kind is Outcome.STOPPED:
-            del self._table.results[trial_id]
+            self._notify(lane)
+            await self._wait_until_off(lane, trial_id)
+        outcome = self._table.trial_outcomes.get(trial_id)
+        if trial_id not in self._released and outcome is not None and outcome.kind is Outcome.STOPPED:
+            del self._table.trial_outcomes[trial_id]
         return True
 
-    async def _left(self, lane: Lane, trial_id: str) -> None:
+    async def _wait_until_off(self, lane: Lane, trial_id: str) -> None:
         await self._wake_ups.until(lambda: self._closing or self._table.serving(trial_id) is not lane, trial_id)
 
     async def release(self, trial_id: str) -> None:
-        """The trial needs its lane no more: its ranks are stopped at their next report."""
-        self._dismissed.add(trial_id)
-        self._table.settle(trial_id, TrialOutcome(Outcome.STOPPED))  # so that no late call revives it
+        """Free the lane of a trial that Tune has ended; its ranks are stopped at their next report."""
+        self._released.add(trial_id)
+        self._table.record_outcome(trial_id, TrialOutcome(Outcome.STOPPED))  # so that no late call starts it again
         lane = self._table.serving(trial_id)
         if lane is not None:
             lane.released = True
             self._table.touch(lane)
             if lane.all_wait or lane.down:
-                self._table.free(lane)  # no rank has it in its hands
-        self._tell()
+                self._table.free(lane)  # no rank trains it
+        self._notify()
 
-    # Owner: the driver, and the controllers of its worker groups
+    # Called by the driver and by the controllers of worker groups
 
     async def adopt_controller(self, lane: int, controller: Any) -> None:
-        """Remembers the actor that controls a lane's worker group."""
+        """Record the actor that controls a lane's worker group."""
         self._controllers[lane] = controller
 
     async def group_lost(self, lane: int) -> None:
-        """A lane's worker group is gone, and its controller sees to the next."""
+        """Record that a lane has lost its worker group; its controller starts the next one."""
         row = self._table.lanes.get(lane)
         if row is not None:
             row.down = True
-            self._table.judge_loss(row)
-            self._tell(row)
+            self._table.record_group_loss(row)
+            self._notify(row)
 
-    async def excuse(self, lane: int) -> None:
-        """The loss of the lane's present worker group, now or soon, is no failure: preemption, or another size."""
+    async def exempt_loss(self, lane: int) -> None:
+        """Exempt the loss of a lane's worker group, now or soon, from its trial's failures: preemption or resizing."""
         if lane in self._table.lanes:
-            self._table.lanes[lane].excused = True
+            self._table.lanes[lane].loss_exempt = True
 
-    async def host_lost(self, lane: int) -> None:
-        """A host of the lane's worker group is gone; which is no failure of the trial, unless it is one of many."""
+    async def node_lost(self, lane: int) -> None:
+        """Record a node failure under a lane's worker group; it counts as a failure of the trial after many of them."""
         if lane in self._table.lanes:
-            self._table.excuse_loss_of_host(self._table.lanes[lane])
+            self._table.exempt_node_loss(self._table.lanes[lane])
 
-    async def abandon(self, lane: int) -> None:
-        """The driver has given a lane up; a trial on it goes on elsewhere."""
-        self._table.give_up(lane)
-        self._tell()
+    async def retire_lane(self, lane: int) -> None:
+        """Remove a lane that the driver does not restart; its trial is moved to another lane."""
+        self._table.retire(lane)
+        self._notify()
 
     async def outcome(self, trial_id: str) -> TrialOutcome | None:
-        """How a trial left its lane; None while it runs, or when it never had one."""
-        return self._table.results.get(trial_id)
+        """Return the outcome of a trial; None while it runs, or when it never had a lane."""
+        return self._table.trial_outcomes.get(trial_id)
 
     async def is_ending(self) -> bool:
-        """Whether no trial is to begin another epoch."""
+        """Return whether no trial is to begin another epoch."""
         return self._closing or self._winding_down
 
     async def wind_down(self) -> None:
-        """No trial begins another epoch; what is in the middle of one finishes it."""
+        """Let no trial begin another epoch; running epochs are finished."""
         self._winding_down = True
         self._wake_ups.wake_all()
 
     async def close(self) -> None:
-        """Ends the sweep: clients are told at once, ranks at their next report or while they wait for an order."""
+        """End the sweep: answer clients and idle ranks at once, training ranks at their next report."""
         self._closing = True
         self._wake_ups.wake_all()
 
     async def hub_state(self) -> HubState:
-        """Which lanes have a worker group, and what the driver keeps a copy of."""
+        """Return which lanes have a worker group, and the controllers, of which the driver keeps a copy."""
         alive = frozenset(index for index, lane in self._table.lanes.items() if lane.alive)
         return HubState(alive, dict(self._controllers))
 
     async def generation(self, lane: int) -> int:
-        """The newest generation of a lane that said hello; -1 before the first."""
+        """Return the newest generation of a lane that has joined; -1 before the first."""
         return self._table.lanes[lane].generation if lane in self._table.lanes else -1
 
     # Waiting
 
     def _is_over_for(self, rank_id: RankId) -> bool:
-        return self._closing or self._table.is_history(rank_id)
+        return self._closing or self._table.is_outdated(rank_id)
 
-    def _is_settled(self, assignment: TrialAssignment) -> bool:
-        return self._closing or assignment.trial_id in self._table.results
+    def _is_ended(self, assignment: TrialAssignment) -> bool:
+        return self._closing or assignment.trial_id in self._table.trial_outcomes
 
-    def _tell(self, *lanes: Lane) -> None:
-        """Wakes those who wait for these lanes, their trials, or whatever else has changed in the table."""
+    def _notify(self, *lanes: Lane) -> None:
+        """Wake the calls that wait for these lanes, their trials, or other changes of the table."""
         for lane in lanes:
             self._table.touch(lane)
         self._wake_ups.wake(self._table.take_changes())
-        self._offer_room()
+        self._wake_next_client()
 
-    def _offer_room(self) -> None:
+    def _wake_next_client(self) -> None:
         if self._table.ready_lane() is not None:
-            self._wake_ups.wake_first(_ROOM)
+            self._wake_ups.wake_first(_READY_LANE)
 
-    async def _until_room(self, condition: Callable[[], bool], assignment: TrialAssignment) -> None:
-        """Waits in line for a ready lane, or for something else to happen to the trial."""
+    async def _until_lane_ready(self, condition: Callable[[], bool], assignment: TrialAssignment) -> None:
+        """Wait in line for a ready lane, or for a change of the trial."""
         try:
-            await self._wake_ups.until(condition, assignment.trial_id, _ROOM)
+            await self._wake_ups.until(condition, assignment.trial_id, _READY_LANE)
         finally:
-            self._offer_room()  # one at a time is woken; should this one not want it, the next may
+            self._wake_next_client()  # one call is woken at a time; if it does not take the lane, the next one may

@@ -1,4 +1,4 @@
-"""One lane's row in the hub's table."""
+"""State of one lane in the hub's table."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from orchestrator.lanes.messages import RankId, Report, TrialAssignment, TrialOu
 
 @dataclass
 class Lane:
-    """What the hub knows of a lane.
+    """State of one lane.
 
-    A lane is `ready` when every rank of its newest generation waits for an order. A trial that a lane lost with its
-    worker group stays in `order` and is handed to the next generation, unless another lane is ready before.
+    A lane is `ready` when every rank of its newest generation waits for an assignment. A trial whose worker group was
+    lost stays in `assignment` and is given to the next generation, unless another lane is ready before.
 
     Args:
-        index: Of the lane; None of a row that is in no table.
-        generation: Newest that has said hello; -1 before the first.
-        world_size: Its workers.
-        waiting: Ranks that wait for an order, with the trial each has left last.
-        assignment: The trial leased to the lane.
-        claimed: Its client has spoken; a restarted hub may hear of a trial from the ranks first.
-        begun: A rank has the order in its hands; until then the loss of the group is not the trial's doing.
-        attempt: Counts up when the trial is to begin again on the same group.
+        index: Index of the lane; None for a row that is in no table.
+        generation: Newest generation that has joined; -1 before the first.
+        world_size: Number of workers of that generation.
+        waiting: Ranks that wait for an assignment, with the id of the trial each has left last.
+        assignment: Trial leased to the lane; None when the lane is free.
+        claimed: Whether the trial's client has called; a restarted hub may get the ranks' calls first.
+        begun: Whether a rank has received the assignment; before, a loss of the group is no failure of the trial.
+        attempt: Number of retries of the trial on the same worker group.
         reports: Newest report of each rank.
-        acknowledged: Epoch past which the client wants the trial to go on.
-        released: The trial is to stop at its next report.
-        outcomes: How ranks left the trial.
-        broken: The group is to be rebuilt.
-        judged: Whose fault that is has been settled for this generation.
-        excused: The loss of this generation is nobody's failure: preempted, or resized.
-        down: The group is gone and the next has not said hello.
+        acknowledged: Newest epoch that the client has received; the ranks continue after it.
+        released: Whether the trial is to stop at its next report.
+        outcomes: Outcome of each rank that has left the trial.
+        broken: Whether the worker group is to be rebuilt.
+        loss_settled: Whether the loss of this generation has been counted, or need not be.
+        loss_exempt: Whether the loss of this generation is no failure of the trial: preempted, resized, node failure.
+        down: Whether the group is gone and the next has not joined.
     """
 
     index: int | None = None
@@ -46,70 +46,70 @@ class Lane:
     released: bool = False
     outcomes: dict[int, TrialOutcome] = field(default_factory=dict)
     broken: bool = False
-    judged: bool = False
-    excused: bool = False
+    loss_settled: bool = False
+    loss_exempt: bool = False
     down: bool = False
 
     @property
     def ready(self) -> bool:
-        """Whether a trial can start here at once."""
+        """True when a trial can start here at once."""
         return self.assignment is None and self.alive and self.all_wait
 
     @property
     def alive(self) -> bool:
-        """Whether there is a worker group to train on."""
+        """True when there is a worker group to train on."""
         return self.generation >= 0 and not self.broken and not self.down
 
     @property
     def all_wait(self) -> bool:
-        """Whether no rank is inside a trial."""
+        """True when no rank is inside a trial."""
         return 0 < self.world_size == len(self.waiting)
 
     @property
     def newest_report(self) -> Report | None:
-        """The newest report every rank has delivered: rank 0's metrics, and what other nodes say of themselves."""
+        """Newest report that every rank has delivered: rank 0's metrics, and the load of all nodes."""
         if not self.reports or len(self.reports) < self.world_size:
             return None
         first = self.reports[0]
         if any(report.epoch < first.epoch for report in self.reports.values()):
             return None
         by_rank = [report for _, report in sorted(self.reports.items())]
-        told = {key: value for report in reversed(by_rank) for key, value in report.metrics.items()}
-        return replace(first, metrics=told, nodes=tuple(node for report in by_rank for node in report.nodes))
+        merged = {key: value for report in reversed(by_rank) for key, value in report.metrics.items()}
+        return replace(first, metrics=merged, nodes=tuple(node for report in by_rank for node in report.nodes))
 
     def begin_generation(self, rank_id: RankId) -> None:
-        """A new worker group has said hello."""
+        """Reset the lane for a new worker group."""
         self.generation, self.world_size = rank_id.generation, rank_id.world_size
         self.waiting, self.reports, self.outcomes = {}, {}, {}
-        self.broken = self.judged = self.excused = self.down = self.begun = False
+        self.broken = self.loss_settled = self.loss_exempt = self.down = self.begun = False
 
     def serves(self, assignment: TrialAssignment) -> bool:
-        """Whether the trial is leased to this lane."""
+        """Return whether a trial is leased to this lane."""
         return self.assignment is not None and self.assignment.trial_id == assignment.trial_id
 
-    def departed(self, assignment: TrialAssignment) -> set[int]:
-        """Ranks that have left the trial, including those a hub since lost has answered already."""
+    def ranks_gone(self, assignment: TrialAssignment) -> set[int]:
+        """Return the ranks that have left a trial, including those that were answered before a restart of the hub."""
         return {*self.outcomes, *(rank for rank, left in self.waiting.items() if left == assignment.trial_id)}
 
     def wait(self, rank: int, left: str | None) -> None:
-        """A rank waits for an order."""
+        """Record that a rank waits for an assignment."""
         self.waiting[rank] = left
         if self.all_wait:
-            self.waiting = dict.fromkeys(self.waiting)  # no rank is inside a trial: what is ordered now is for all
+            self.waiting = dict.fromkeys(self.waiting)  # no rank is inside a trial: the next assignment is for all
 
     def assign(self, assignment: TrialAssignment, *, claimed: bool, acknowledged: int = 0) -> None:
-        """Leases the lane to a trial."""
+        """Lease the lane to a trial."""
         self.assignment, self.claimed, self.acknowledged = assignment, claimed, acknowledged
         self.released = self.begun = False
         self.reports, self.outcomes = {}, {}
 
-    def begin_again(self) -> None:
-        """The trial has left the ranks and is to be handed to them once more."""
+    def restart_attempt(self) -> None:
+        """Prepare a retry of the trial on the same worker group, after all ranks have left it."""
         self.attempt += 1
         self.begun = False
         self.reports, self.outcomes = {}, {}
 
     def clear(self) -> None:
-        """The lane is free."""
+        """Mark the lane as free."""
         self.assignment, self.released, self.begun = None, False, False
         self.reports, self.outcomes = {}, {}

@@ -1,4 +1,4 @@
-"""The hub's table: what every lane is doing, and how the trials ended."""
+"""Table of the hub: state of every lane, and outcomes of trials."""
 
 from __future__ import annotations
 
@@ -9,134 +9,134 @@ from dataclasses import replace
 from orchestrator.lanes.hub.lane import Lane
 from orchestrator.lanes.messages import Outcome, RankId, Report, TrialAssignment, TrialOutcome
 
-GROUP_LOST = TrialOutcome(Outcome.FAILED, "its worker group was lost (killed, out of memory, or host gone)")
-MOST_HOSTS_LOST = 10  # under one trial, before that counts as its failure
+GROUP_LOST = TrialOutcome(Outcome.FAILED, "its worker group was lost (killed, out of memory, or node failure)")
+MAX_NODE_LOSSES = 10  # under one trial, before one more counts as its failure
 
 
 class LaneTable:
-    """Lanes by their index, and the results of trials by their id.
+    """Lanes by their index, and outcomes of trials by their id.
 
-    Looking something up takes as long with a thousand lanes as with ten: which lane holds a trial, and which are ready,
-    is noted when it changes. Trials therefore come to a lane, leave it and end through the methods of this class;
-    who changes anything else of a lane calls `touch`.
+    A lookup takes constant time in the number of lanes: the lane of a trial and the ready lanes are indexed when they
+    change. Trials are therefore assigned, freed and ended through the methods of this class only; code that changes
+    anything else of a lane calls `touch`.
 
     Args:
-        max_failures: Failures after which a trial goes on from its checkpoint; one more ends it.
+        max_failures: Number of failures after which a trial is retried from its checkpoint; one more ends it.
 
     Attributes:
-        lanes: Those that have said hello, or hold a trial.
-        given_up: Lanes that the driver starts no more.
-        results: How trials ended.
+        lanes: Lanes that have joined, or hold a trial, by their index.
+        retired: Indices of lanes that the driver does not restart.
+        trial_outcomes: Outcomes by the id of the trial.
     """
 
     def __init__(self, max_failures: int = 0) -> None:
         self._max_failures = max_failures
         self._failures: Counter[str] = Counter()
-        self._hosts_lost: Counter[str] = Counter()
-        self._held: dict[str, Lane] = {}  # by the trial they hold
+        self._node_losses: Counter[str] = Counter()
+        self._held: dict[str, Lane] = {}  # by the id of the trial they hold
         self._free: list[int] = []  # a heap of lanes that were ready when last touched
         self._changed: set[int | str] = set()
         self.lanes: dict[int, Lane] = {}
-        self.given_up: set[int] = set()
-        self.results: dict[str, TrialOutcome] = {}
+        self.retired: set[int] = set()
+        self.trial_outcomes: dict[str, TrialOutcome] = {}
 
     # Rows
 
     def row(self, index: int) -> Lane:
-        """A lane's row, new where there is none."""
+        """Return the row of a lane, a new one where there is none."""
         return self.lanes.setdefault(index, Lane(index))
 
     def lane_of(self, rank_id: RankId) -> Lane:
-        """The row of a rank's lane; its first word from a new worker group begins a generation."""
-        if rank_id.lane in self.given_up:
+        """Return the row of a rank's lane; the first call of a new worker group begins a generation."""
+        if rank_id.lane in self.retired:
             return Lane()
         lane = self.row(rank_id.lane)
         if rank_id.generation > lane.generation:
             if lane.generation >= 0:
-                self.judge_loss(lane)
+                self.record_group_loss(lane)
             lane.begin_generation(rank_id)
             self.touch(lane)
         return lane
 
     def touch(self, lane: Lane) -> None:
-        """Notes that something of a lane, and so of the trial on it, has changed."""
+        """Note that the state of a lane, and so of the trial on it, has changed."""
         if lane.index is not None:
             self._changed.add(lane.index)
         if lane.assignment is not None:
             self._changed.add(lane.assignment.trial_id)
 
     def take_changes(self) -> set[int | str]:
-        """The lanes and trials of which something has changed since this was last asked."""
+        """Return the lanes and trials that have changed since the last call."""
         changed, self._changed = self._changed, set()
         for index in changed:
             if isinstance(index, int) and index in self.lanes and self.lanes[index].ready:
                 heapq.heappush(self._free, index)
         return changed
 
-    def give_up(self, index: int) -> None:
-        """Takes a lane off the table for good; a trial on it has no lane now."""
-        self.given_up.add(index)
+    def retire(self, index: int) -> None:
+        """Remove a lane for good; its trial has no lane afterwards."""
+        self.retired.add(index)
         lane = self.lanes.pop(index, None)
         if lane is not None:
-            self.judge_loss(lane)
+            self.record_group_loss(lane)
             self.free(lane)
 
     # Trials on lanes
 
     def assign(self, lane: Lane, assignment: TrialAssignment, *, claimed: bool, acknowledged: int = 0) -> None:
-        """Leases a lane to a trial."""
+        """Lease a lane to a trial."""
         lane.assign(assignment, claimed=claimed, acknowledged=acknowledged)
         self._held[assignment.trial_id] = lane
         self.touch(lane)
 
     def free(self, lane: Lane) -> None:
-        """The lane holds no trial any more."""
+        """Take the trial off a lane."""
         self.touch(lane)
         if lane.assignment is not None:
             del self._held[lane.assignment.trial_id]
         lane.clear()
 
-    def settle(self, trial_id: str, outcome: TrialOutcome) -> None:
-        """How a trial ended; of several ends the first counts."""
-        self.results.setdefault(trial_id, outcome)
+    def record_outcome(self, trial_id: str, outcome: TrialOutcome) -> None:
+        """Record the outcome of a trial; the first of several counts."""
+        self.trial_outcomes.setdefault(trial_id, outcome)
         self._changed.add(trial_id)
 
-    def judge_loss(self, lane: Lane) -> None:
-        """A worker group is gone: a failure of the trial it was training, unless that is settled or excused."""
+    def record_group_loss(self, lane: Lane) -> None:
+        """Count the loss of a worker group as a failure of its trial, unless it is exempt or counted already."""
         if lane.assignment is not None:
-            if lane.begun and not lane.judged and not lane.excused:
+            if lane.begun and not lane.loss_settled and not lane.loss_exempt:
                 self._count_failure(lane, lane.assignment, GROUP_LOST)
-            elif lane.released or lane.assignment.trial_id in self.results:
+            elif lane.released or lane.assignment.trial_id in self.trial_outcomes:
                 self.free(lane)
-        lane.judged = True
+        lane.loss_settled = True
         self.touch(lane)
 
-    def excuse_loss_of_host(self, lane: Lane) -> None:
-        """Hosts are lost for reasons of their own; but one trial after another host, and it may be its doing."""
-        if lane.assignment is not None and not lane.excused:
-            self._hosts_lost[lane.assignment.trial_id] += 1
-            lane.excused = self._hosts_lost[lane.assignment.trial_id] <= MOST_HOSTS_LOST
+    def exempt_node_loss(self, lane: Lane) -> None:
+        """Exempt a node failure from the failures of the trial, unless the trial has met too many of them."""
+        if lane.assignment is not None and not lane.loss_exempt:
+            self._node_losses[lane.assignment.trial_id] += 1
+            lane.loss_exempt = self._node_losses[lane.assignment.trial_id] <= MAX_NODE_LOSSES
 
     def _count_failure(self, lane: Lane, assignment: TrialAssignment, failure: TrialOutcome) -> None:
-        """The trial keeps its lane for another attempt, or has failed."""
+        """Count a failure: the trial keeps its lane for a retry, or has failed."""
         self._failures[assignment.trial_id] += 1
         attempts = self._failures[assignment.trial_id]
         if failure.final or attempts > self._max_failures:
             reason = failure.reason if attempts == 1 else f"attempt {attempts}: {failure.reason}"
-            self.settle(assignment.trial_id, replace(failure, reason=reason))
-        if lane.released or assignment.trial_id in self.results:
+            self.record_outcome(assignment.trial_id, replace(failure, reason=reason))
+        if lane.released or assignment.trial_id in self.trial_outcomes:
             self.free(lane)
 
-    def is_history(self, rank_id: RankId) -> bool:
-        """Whether a rank belongs to a worker group that has been replaced."""
+    def is_outdated(self, rank_id: RankId) -> bool:
+        """Return whether a rank belongs to a worker group that has been replaced."""
         lane = self.lanes.get(rank_id.lane)
         return lane is None or rank_id.generation < lane.generation
 
-    def learn(self, lane: Lane, assignment: TrialAssignment) -> bool:
-        """Whether the lane serves the order; a restarted hub learns from its ranks what a lane is doing."""
+    def recover_assignment(self, lane: Lane, assignment: TrialAssignment) -> bool:
+        """Return whether a lane serves a trial; a restarted hub recovers the assignment from the call of a rank."""
         if (
             lane.assignment is None
-            and assignment.trial_id not in self.results
+            and assignment.trial_id not in self.trial_outcomes
             and self.serving(assignment.trial_id) is None
         ):
             self.assign(lane, assignment, claimed=False)
@@ -144,11 +144,11 @@ class LaneTable:
         return lane.serves(assignment)
 
     def serving(self, trial_id: str) -> Lane | None:
-        """The lane that holds a trial."""
+        """Return the lane that holds a trial; None when no lane does."""
         return self._held.get(trial_id)
 
     def ready_lane(self) -> Lane | None:
-        """The first lane on which a trial can start at once."""
+        """Return the first lane on which a trial can start at once; None when there is none."""
         while self._free:
             lane = self.lanes.get(self._free[0])
             if lane is not None and lane.ready:
@@ -157,43 +157,43 @@ class LaneTable:
         return None
 
     def lane_for(self, assignment: TrialAssignment) -> Lane | None:
-        """The lane that holds a trial, else one that is ready for it."""
+        """Return the lane that holds a trial, else a ready one; None when there is neither."""
         return self.serving(assignment.trial_id) or self.ready_lane()
 
-    def is_homeless(self, assignment: TrialAssignment) -> bool:
-        """Whether a trial has no lane, or one without a worker group."""
+    def needs_lane(self, assignment: TrialAssignment) -> bool:
+        """Return whether a trial has no lane, or one without a worker group."""
         serving = self.serving(assignment.trial_id)
         return serving is None or serving.down
 
-    def move(self, assignment: TrialAssignment, refuge: Lane, after: int) -> None:
-        """Gives a trial another lane; it goes on past epoch `after`."""
+    def move(self, assignment: TrialAssignment, target: Lane, after: int) -> None:
+        """Move a trial to another lane; epoch `after` counts as acknowledged there."""
         serving = self.serving(assignment.trial_id)
         if serving is not None:
             self.free(serving)
-        self.assign(refuge, assignment, claimed=True, acknowledged=after)
+        self.assign(target, assignment, claimed=True, acknowledged=after)
 
-    def fresh_report(self, assignment: TrialAssignment, after: int) -> Report | None:
-        """What a trial has reported past epoch `after`."""
+    def report_after(self, assignment: TrialAssignment, after: int) -> Report | None:
+        """Return the newest report of a trial, if it is past epoch `after`."""
         lane = self.serving(assignment.trial_id)
         report = lane.newest_report if lane is not None else None
         if lane is None or report is None or report.epoch <= after:
             return None
         return replace(report, lane=lane.index)
 
-    def conclude(self, lane: Lane, assignment: TrialAssignment) -> None:
-        """Derives the end of an attempt from its ranks' ends."""
+    def end_attempt(self, lane: Lane, assignment: TrialAssignment) -> None:
+        """Derive the outcome of an attempt from the outcomes of its ranks."""
         outcomes = list(lane.outcomes.values())
-        lane.broken = lane.broken or len(lane.departed(assignment)) < lane.world_size
+        lane.broken = lane.broken or len(lane.ranks_gone(assignment)) < lane.world_size
         failures = [end for end in outcomes if end.kind is Outcome.FAILED]
         if failures:
-            lane.judged = lane.broken
+            lane.loss_settled = lane.broken
             self._count_failure(lane, assignment, failures[0])
             if not lane.broken and lane.serves(assignment):
-                lane.begin_again()
+                lane.restart_attempt()
         elif not lane.broken:
-            self.settle(assignment.trial_id, outcomes[0])
+            self.record_outcome(assignment.trial_id, outcomes[0])
             self.free(lane)
         elif lane.released:
             self.free(lane)
-        # A trial that only lost its group stays with the lane and goes on in its next generation.
+        # A trial that only lost its group stays with the lane and resumes in its next generation.
         self.touch(lane)

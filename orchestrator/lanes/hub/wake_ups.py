@@ -1,4 +1,4 @@
-"""Waiting for a change of something in particular, so that a change wakes only those whom it concerns."""
+"""Waiting for changes by subject, so that a change wakes only the calls that depend on it."""
 
 from __future__ import annotations
 
@@ -7,63 +7,63 @@ from collections.abc import Callable, Hashable, Iterable
 
 
 class WakeUps:
-    """Who waits for a change of what; used within one event loop.
+    """Calls that wait for a change, by subject; used within one event loop.
 
-    A condition is looked at by the one who waits for it, in the same turn in which it then goes on: nobody comes
-    between.
+    A condition is checked by the call that waits for it, in the same turn of the loop in which that call continues: no
+    other call runs in between.
     """
 
     def __init__(self) -> None:
-        self._asleep: dict[Hashable, dict[asyncio.Future[None], None]] = {}
+        self._waiting: dict[Hashable, dict[asyncio.Future[None], None]] = {}
 
     async def until(self, condition: Callable[[], bool], *subjects: Hashable, timeout_s: float | None = None) -> None:
-        """Waits for a condition; on time-out returns as well, and the caller looks again.
+        """Wait for a condition; return after the timeout as well, so that the caller checks again.
 
         Args:
-            condition: Looked at first, and whenever somebody is told of a change of one of the subjects.
-            subjects: Without a change of any of them the condition stays as it is.
-            timeout_s: None waits for ever.
+            condition: Condition, checked at once and after each `wake` of one of the subjects.
+            subjects: Subjects whose changes can change the condition.
+            timeout_s: Timeout in seconds; None waits without one.
         """
         try:
             async with asyncio.timeout(timeout_s):
                 while not condition():
-                    await self._sleep(subjects)
+                    await self._wait(subjects)
         except TimeoutError:
             return
 
     def wake(self, subjects: Iterable[Hashable]) -> None:
-        """Wakes all who wait for any of the subjects."""
+        """Wake all calls that wait for any of the subjects."""
         for subject in subjects:
-            for sleeper in self._asleep.get(subject, ()):
-                _wake(sleeper)
+            for waiter in self._waiting.get(subject, ()):
+                _wake(waiter)
 
     def wake_first(self, subject: Hashable) -> None:
-        """Wakes the one who waits longest and is not woken yet."""
-        for sleeper in self._asleep.get(subject, ()):
-            if _wake(sleeper):
+        """Wake the call that waits longest for a subject and is not woken yet."""
+        for waiter in self._waiting.get(subject, ()):
+            if _wake(waiter):
                 return
 
     def wake_all(self) -> None:
-        """Wakes everybody."""
-        self.wake(self._asleep)
+        """Wake all calls."""
+        self.wake(self._waiting)
 
-    async def _sleep(self, subjects: tuple[Hashable, ...]) -> None:
-        sleeper = asyncio.get_running_loop().create_future()
+    async def _wait(self, subjects: tuple[Hashable, ...]) -> None:
+        waiter = asyncio.get_running_loop().create_future()
         for subject in subjects:
-            self._asleep.setdefault(subject, {})[sleeper] = None
+            self._waiting.setdefault(subject, {})[waiter] = None
         try:
-            await sleeper
+            await waiter
         finally:
             for subject in subjects:
-                others = self._asleep[subject]
-                del others[sleeper]
+                others = self._waiting[subject]
+                del others[waiter]
                 if not others:
-                    del self._asleep[subject]
+                    del self._waiting[subject]
 
 
-def _wake(sleeper: asyncio.Future[None]) -> bool:
-    """Whether it was asleep."""
-    if sleeper.done():
+def _wake(waiter: asyncio.Future[None]) -> bool:
+    """Wake a waiter; return whether it was still waiting."""
+    if waiter.done():
         return False
-    sleeper.set_result(None)
+    waiter.set_result(None)
     return True

@@ -1,4 +1,4 @@
-"""A lane as a run of Ray Train, from the driver's side."""
+"""One lane as a run of Ray Train; called in the driver, by the thread of the lane."""
 
 from __future__ import annotations
 
@@ -8,79 +8,66 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
 from ray.exceptions import RayError
-from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from orchestrator.config.sections.resources import ResourcesConfig
 from orchestrator.lanes.controller.preemption_watch import LatePreemptionCallback
 from orchestrator.lanes.controller.process_group import ProcessGroupConfig
-from orchestrator.lanes.controller.status_reporter import Announcer
+from orchestrator.lanes.controller.status_reporter import StatusReporter
 from orchestrator.lanes.lane_setting import LaneSetting
 from orchestrator.lanes.worker.worker import lane_loop
+from orchestrator.runtime.ray_private.train_driver import BareTrainer, autoscaling_coordinator, autoscaling_requester
 
-# How often one run rebuilds a worker group; after that the driver starts another.
+# Restarts of the worker group within one run of Train; after that the driver starts another run.
 _MAX_GROUP_LOSSES = 3
 _COLLECTIVE_TIMEOUT_S = 600
 RESIZE_INTERVAL_S = 60.0
 
 
-class _LaneTrainer(DataParallelTrainer):
-    """Without two of Train's helpers.
-
-    The cleaner of placement groups is a detached actor that asks Ray's dashboard whether the controller lives; where
-    there is no dashboard it outlives the sweep. The driver removes what a killed controller leaves, and Ray what a
-    killed driver leaves. The manager of Ray datasets is a process of its own, started beside the workers; we have none.
-    """
-
-    def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
-        unwanted = (PlacementGroupCleanerCallback, DatasetsCallback)
-        return [callback for callback in callbacks if not isinstance(callback, unwanted)]
-
-
 @dataclass(frozen=True)
-class LanePlace:
-    """Where and with what the lanes of a sweep train.
+class LanePlacement:
+    """Resources and scratch folder of a lane.
 
     Args:
-        resources: Of one trial.
-        gpus_per_worker: Resolved against the cluster.
-        folder: Scratch space of Ray Train, reachable by all nodes.
+        resources: Resources of one trial.
+        gpus_per_worker: GPUs of a worker, resolved against the cluster; zero on CPU.
+        scratch: Folder for Ray Train, reachable by all nodes.
     """
 
     resources: ResourcesConfig
     gpus_per_worker: float
-    folder: Path
+    scratch: Path
 
 
-def run_lane(setting: LaneSetting, place: LanePlace) -> None:
-    """Runs a lane until the sweep is over or the lane has lost too much; blocks.
+def run_lane(setting: LaneSetting, placement: LanePlacement) -> None:
+    """Run a lane until the sweep is over, a node is preempted or too many worker groups were lost; blocks.
+
+    Args:
+        setting: Settings of the lane.
+        placement: Its resources and folder.
 
     Raises:
         ray.train.TrainingFailedError: Too many worker groups were lost, or none can be started.
         ray.exceptions.RayActorError: The controller died.
     """
-    resources = place.resources
-    callbacks: list[Any] = [Announcer(setting.lane, setting.hub), LatePreemptionCallback()]
-    coordinator = get_or_create_autoscaling_coordinator()  # starts beside the controller, which would wait for it
-    trainer = _LaneTrainer(
+    resources = placement.resources
+    callbacks: list[Any] = [StatusReporter(setting.lane, setting.hub), LatePreemptionCallback()]
+    coordinator = autoscaling_coordinator()  # started beside the controller, which would wait for it
+    trainer = BareTrainer(
         lane_loop,
         train_loop_config={"lane": setting},
-        backend_config=ProcessGroupConfig("nccl" if place.gpus_per_worker > 0 else "gloo", _COLLECTIVE_TIMEOUT_S),
+        backend_config=ProcessGroupConfig("nccl" if placement.gpus_per_worker > 0 else "gloo", _COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
             num_workers=(resources.min_workers, resources.max_workers) if resources.elastic else resources.max_workers,
-            use_gpu=place.gpus_per_worker > 0,
-            resources_per_worker=resources.per_worker(place.gpus_per_worker),
+            use_gpu=placement.gpus_per_worker > 0,
+            resources_per_worker=resources.per_worker(placement.gpus_per_worker),
             elastic_resize_monitor_interval_s=RESIZE_INTERVAL_S,
         ),
         run_config=RunConfig(  # type: ignore[arg-type]  # annotated with the class of Train's first version
-            # Train restores the snapshot of a name it has seen, hence a new one each time.
+            # Train restores the snapshot of a name it has used before, hence a new one each time.
             name=f"lane-{setting.lane}-{uuid.uuid4().hex[:8]}",
-            storage_path=str(place.folder),
+            storage_path=str(placement.scratch),
             failure_config=FailureConfig(
                 max_failures=_MAX_GROUP_LOSSES,
                 controller_failure_limit=_MAX_GROUP_LOSSES,
@@ -92,5 +79,6 @@ def run_lane(setting: LaneSetting, place: LanePlace) -> None:
     try:
         trainer.fit()
     finally:
-        with contextlib.suppress(RayError):  # without it, what a killed controller asked for lapses in three minutes
-            coordinator.cancel_request.remote(requester_id=f"train-{trainer.train_run_context.run_id}")
+        # A killed controller does not cancel its request, which lapses after three minutes.
+        with contextlib.suppress(RayError):
+            coordinator.cancel_request.remote(requester_id=autoscaling_requester(trainer))

@@ -1,4 +1,4 @@
-"""How busy a node is: CPU, memory and GPUs, under the names MLflow gives its own system metrics."""
+"""Load of a node: CPU, memory and GPUs, under the names of MLflow's own system metrics."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ _BYTES_PER_MEGABYTE = 1e6
 
 
 def node_name() -> str:
-    """This host and the address that its cluster knows it by, such as `node-7 (10.0.0.7)`."""
+    """Return host name and cluster address of this node, such as `node-7 (10.0.0.7)`."""
     return f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
 
 
 class NodeLoad:
-    """Reads the load of this node, which takes well under a millisecond on CPUs and a few with GPUs.
+    """Load of this node; a reading takes well under a millisecond on CPUs and some milliseconds with GPUs.
 
-    The use of the CPUs is that since the reading before, the rest that of the moment.
+    The use of the CPUs is the mean since the last reading, all else is of the moment.
     """
 
     def __init__(self) -> None:
         self._prefix = f"system/{socket.gethostname()}/"
-        psutil.cpu_percent()  # the first reading is since now
+        psutil.cpu_percent()  # begins the interval of the first reading
 
     def read(self) -> dict[str, float]:
-        """Every figure, such as `system/node-7/cpu_utilization_percentage`."""
+        """Return all metrics of the load, such as `system/node-7/cpu_utilization_percentage`."""
         memory = psutil.virtual_memory()
-        figures = {
+        metrics = {
             "cpu_utilization_percentage": psutil.cpu_percent(),
             "system_memory_usage_megabytes": memory.used / _BYTES_PER_MEGABYTE,
             "system_memory_usage_percentage": memory.percent,
-            **dict(_gpu_figures()),
+            **dict(_gpu_metrics()),
         }
-        return {self._prefix + name: round(float(value), 1) for name, value in figures.items()}
+        return {self._prefix + name: round(float(value), 1) for name, value in metrics.items()}
 
 
-def _gpu_figures() -> Iterator[tuple[str, float]]:
+def _gpu_metrics() -> Iterator[tuple[str, float]]:
     import pynvml
 
     for index, device in enumerate(_gpus()):
-        with contextlib.suppress(pynvml.NVMLError):  # some devices do not tell all
+        with contextlib.suppress(pynvml.NVMLError):  # some devices do not support all readings
             memory = pynvml.nvmlDeviceGetMemoryInfo(device)
             yield f"gpu_{index}_memory_usage_megabytes", memory.used / _BYTES_PER_MEGABYTE
             yield f"gpu_{index}_memory_usage_percentage", 100 * memory.used / memory.total
@@ -57,7 +57,7 @@ def _gpu_figures() -> Iterator[tuple[str, float]]:
 
 @functools.cache
 def _gpus() -> Sequence[Any]:
-    """Handles of all GPUs of the node, whether or not this process may compute on them."""
+    """Return handles of all GPUs of the node, including those that this process may not use."""
     import pynvml
 
     try:

@@ -1,4 +1,4 @@
-"""What a rank says while it trains a trial, as a file of the trial."""
+"""Log of a rank while it trains a trial, in the trial's folder."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ _FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 @contextmanager
 def trial_log(folder: Path, rank: int) -> Iterator[logging.Logger]:
-    """Has everything that this process logs or warns of written into the trial's folder too, `rank-<rank>.log`.
+    """Write all log records and warnings of this process to `rank-<rank>.log` in the trial's folder as well.
 
-    A trial that goes on, here or elsewhere, goes on with its files. Where none can be written it trains without.
+    A trial that resumes, on any lane, appends to its logs. Where the file cannot be written, it trains without.
 
     Args:
-        folder: Of the trial.
-        rank: Of the calling worker.
+        folder: Folder of the trial.
+        rank: Rank of the calling worker.
+
+    Yields:
+        The logger for messages of the lane itself.
     """
     log, root = logging.getLogger("spatialsweep.trial"), logging.getLogger()
     log.setLevel(logging.INFO)
@@ -36,8 +39,8 @@ def trial_log(folder: Path, rank: int) -> Iterator[logging.Logger]:
         handler.close()
 
 
-def in_words(metrics: Mapping[str, float]) -> str:
-    """The figures of an epoch that a person looks for first."""
+def format_metrics(metrics: Mapping[str, float]) -> str:
+    """Format the most important metrics of an epoch for the log."""
     shown = {name: value for name, value in metrics.items() if name.startswith(("train/", "val/", "test/"))}
     return ", ".join(f"{name} {value:.4g}" for name, value in {**shown, **_with(metrics, "lr", "epoch_time_s")}.items())
 
@@ -49,7 +52,7 @@ def _with(metrics: Mapping[str, float], *names: str) -> dict[str, float]:
 def _handler(file: Path) -> logging.Handler:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        if file.is_symlink():  # in a folder from somebody else it may lead to any file of this user
+        if file.is_symlink():  # in a copied folder it may point to any file of this user
             raise OSError(f"{file} is a link")
         handler: logging.Handler = logging.FileHandler(file, encoding="utf-8")
     except OSError as error:

@@ -1,7 +1,7 @@
-"""What runs in every worker of a lane: the one module that joins the training loop to Ray Train.
+"""Loop of every worker of a lane: the one module that connects the training loop with Ray Train.
 
-A lane is one long-lived Train run. Its workers set up their process group once, say hello to the hub, and then train
-one trial after another. Reports go to the hub directly, around Train's own queue, which is polled every 2 s.
+A lane is one long-lived Train run. Its workers set up their process group once, join the lane at the hub, and then
+train one trial after another. Reports go to the hub directly, not through Train's own queue, which is polled every 2 s.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
-from ray.train.v2._internal.execution.context import get_train_context
 
 from orchestrator.config.trial import TrialConfig
 from orchestrator.data import open_dataset
-from orchestrator.errors import SpatialSweepError, TrialDivergedError, TrialFailedError
+from orchestrator.errors import SpatialSweepError, TrialDivergedError, TrialFailedError, first_line
 from orchestrator.lanes.lane_setting import LaneSetting
 from orchestrator.lanes.messages import Decision, Next, Outcome, RankId, Report, TrialAssignment, TrialOutcome
 from orchestrator.lanes.worker.node_load import NodeLoad, node_name
-from orchestrator.lanes.worker.trial_log import in_words, trial_log
+from orchestrator.lanes.worker.trial_log import format_metrics, trial_log
 from orchestrator.masked_output import masked_output
 from orchestrator.quick_imports import end_imports
+from orchestrator.runtime.ray_private.train_worker import is_node_preempted
 from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints
 from orchestrator.training.images.device_images import DeviceImages
 from orchestrator.training.images.placement import place_dataset
@@ -50,27 +50,27 @@ class LaneBrokenError(RuntimeError):
 
 
 class LeaveLane(BaseException):
-    """The node of a rank is about to be taken away: the trial goes on elsewhere, from the epoch just saved."""
+    """Raised in the training loop when a node of the group is preempted: the trial moves, from the epoch just saved."""
 
 
 @masked_output()
 def lane_loop(setting: Mapping[str, Any]) -> None:
-    """Trains trials until the hub says that the sweep is over. Runs in each worker of a lane.
+    """Train trials until the sweep is over; the main function of each worker of a lane, blocks.
 
-    It also returns when one of its nodes is about to be taken away; the driver then starts the lane anew.
+    It also returns when one of its nodes is preempted; the driver then restarts the lane.
 
     Args:
-        setting: `{"lane": LaneSetting}`; Train hands over mappings only.
+        setting: `{"lane": LaneSetting}`; Train passes mappings only.
 
     Raises:
-        LaneBrokenError: The peers of this rank hang or are lost; Train starts a new worker group.
+        LaneBrokenError: Peers of this rank hang or are lost; Train starts a new worker group.
     """
-    end_imports()  # which this process has begun to join its group
+    end_imports()  # begun when this process joined its group
     lane: LaneSetting = setting["lane"]
-    remember_secrets([lane.dataset_path])
-    rank_id, workers = _say_hello(lane)
+    remember_secrets([lane.task.dataset_path])
+    rank_id, workers = _join_lane(lane)
     load = NodeLoad() if ray.train.get_context().get_local_rank() == 0 else None
-    data = place_dataset(open_dataset(lane.dataset_path), workers.device, lane.dataset)
+    data = place_dataset(open_dataset(lane.task.dataset_path), workers.device, lane.task.dataset)
     left: str | None = None
     while True:
         assignment: TrialAssignment | None = ray.get(lane.hub.next_assignment.remote(rank_id, left))
@@ -80,15 +80,15 @@ def lane_loop(setting: Mapping[str, Any]) -> None:
         outcome = _train(lane, rank_id, workers, data, assignment, load=load)
         if ray.get(lane.hub.finish.remote(rank_id, assignment, outcome)) is Next.LEAVE:
             if outcome.kind is Outcome.MOVED:
-                return  # all ranks do, and Train counts no failure
+                return  # all ranks return, and Train counts no failure
             raise LaneBrokenError(f"lane {lane.lane}: {outcome.kind}; the worker group is rebuilt")
         reset_torch()
         if left is None:
-            gc.freeze()  # what outlives a trial is the process's own; to look through it takes 0.25 s each time
+            gc.freeze()  # objects that outlive a trial belong to the process; to scan them takes 0.25 s each time
         left = assignment.trial_id
 
 
-def _say_hello(lane: LaneSetting) -> tuple[RankId, Workers]:
+def _join_lane(lane: LaneSetting) -> tuple[RankId, Workers]:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     device = torch.device("cpu")
@@ -112,7 +112,7 @@ def _train(
     *,
     load: NodeLoad | None = None,
 ) -> TrialOutcome:
-    """Trains one order and says how it ended, here and in the trial's log."""
+    """Train one trial; log and return its outcome on this rank."""
     with trial_log(Path(assignment.folder), rank_id.rank) as log:
         where = f"{node_name()}, {workers.device}, rank {rank_id.rank} of {rank_id.world_size}"
         log.info("lane %d: %s", lane.lane, where)
@@ -132,22 +132,24 @@ def _attempt(
     load: NodeLoad | None,
     log: logging.Logger,
 ) -> TrialOutcome:
-    """Only what must end the process is raised."""
+    """Train one trial and map its exceptions to an outcome; only what must end the process is raised."""
     here = (node_name(),)
 
     def report(epoch: int, metrics: Mapping[str, float]) -> None:
-        told = dict(metrics) if workers.is_first else {}
-        if told:
-            log.info("epoch %d: %s", epoch, in_words(told))
-        message = Report(epoch, told | (load.read() if load else {}), nodes=here)
+        own = dict(metrics) if workers.is_first else {}
+        if own:
+            log.info("epoch %d: %s", epoch, format_metrics(own))
+        message = Report(epoch, own | (load.read() if load else {}), nodes=here)
         if ray.get(lane.hub.report.remote(rank_id, assignment, message)) is Decision.STOP:
             raise StopTrial
-        if epoch < assignment.config["training"]["epochs"] and _will_be_taken(workers):
+        if epoch < assignment.config["training"]["epochs"] and _is_preempted(workers):
             raise LeaveLane
 
     try:
         checkpoints = TrialCheckpoints(Path(assignment.folder))
-        trial = Trial(TrialConfig(**assignment.config), lane.objective, data, workers, checkpoints, costs=lane.costs)
+        trial = Trial(
+            TrialConfig(**assignment.config), lane.task.objective, data, workers, checkpoints, costs=lane.task.costs
+        )
         trial.run(report)
     except StopTrial:
         return TrialOutcome(Outcome.STOPPED)
@@ -160,25 +162,24 @@ def _attempt(
             return TrialOutcome(Outcome.PEER_LOST, str(error))
         return TrialOutcome(
             Outcome.FAILED,
-            without_secrets(f"{_first_line(error)}\n{traceback.format_exc()}"),
+            without_secrets(f"{_reason(error)}\n{traceback.format_exc()}"),
             poisoned=isinstance(error, torch.AcceleratorError),
-            final=isinstance(error, SpatialSweepError),  # our own words for what another attempt would find again
+            final=isinstance(error, SpatialSweepError),  # an error of our own, which a retry would meet again
         )
     return TrialOutcome(Outcome.COMPLETED)
 
 
-def _will_be_taken(workers: Workers) -> bool:
-    """Whether any rank has been told that a node of the group is being preempted; all ranks ask, all learn the same."""
-    told = get_train_context().preemption_context.preemption_info is not None
-    return bool(workers.sum(torch.tensor(float(told), device=workers.device)))
+def _is_preempted(workers: Workers) -> bool:
+    """Return whether any rank has been notified of a preemption; a collective call, so that all ranks agree."""
+    return bool(workers.sum(torch.tensor(float(is_node_preempted()), device=workers.device)))
 
 
 def _is_lost_peer(error: Exception) -> bool:
-    """Whether a collective failed because the other side died."""
+    """Return whether a collective failed because a peer was lost."""
     return isinstance(error, dist.DistError) or any(text in str(error) for text in _PEER_ERRORS)
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    kind = "" if isinstance(error, TrialFailedError) else f"{type(error).__name__}: "
-    return f"{kind}{lines[0]}"
+def _reason(error: Exception) -> str:
+    """Return an error's class and first line; a `TrialFailedError` needs no class to be understood."""
+    kind = "" if isinstance(error, TrialFailedError) or not str(error).strip() else f"{type(error).__name__}: "
+    return f"{kind}{first_line(error)}"

@@ -1,4 +1,4 @@
-"""The lock that keeps a second driver out of a sweep's folder; the system lifts it however its holder ends."""
+"""Lock that keeps a second driver out of the folder of a sweep; the system releases it however its holder ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 LOCK_FILE = "lock"
 _LOCKLESS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
-# A look at a sweep holds the lock for an instant; a driver holds it until the sweep ends.
+# `is_locked` holds the lock for an instant; a driver holds it until the sweep ends.
 _PATIENCE_S = 1.0
 _POLL_S = 0.05
 _HOLDER = re.compile(r"process (\d+) on (\S+)")
@@ -31,10 +31,10 @@ _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a received folder may h
 def driver_lock(folder: Path) -> Iterator[None]:
     """Hold the lock of a sweep's folder.
 
-    On storage without locks a warning takes the lock's place, unless the file names a process that is alive here.
+    On storage without locks this only logs a warning, unless the file names a process that is alive on this node.
 
     Args:
-        folder: Folder of the sweep; made when absent.
+        folder: Folder of the sweep; created when absent.
 
     Raises:
         SweepNameError: Another driver holds the lock, or the folder cannot be written.
@@ -45,7 +45,7 @@ def driver_lock(folder: Path) -> Iterator[None]:
         os.write(descriptor, _own_name().encode())
         yield
     finally:
-        # A folder that was deleted meanwhile has its file no more; the descriptor is still ours.
+        # A folder deleted meanwhile no longer has the file; the descriptor is still open.
         os.ftruncate(descriptor, 0)
         os.close(descriptor)
 
@@ -53,7 +53,7 @@ def driver_lock(folder: Path) -> Iterator[None]:
 def is_locked(folder: Path) -> bool:
     """Return whether a driver holds the lock of a folder.
 
-    On storage without locks the file tells: it names its holder, who empties it at its end.
+    On storage without locks the content of the file decides: it names its holder, which empties it at its end.
     """
     try:
         descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | _FLAGS)
@@ -92,7 +92,7 @@ def _acquire(folder: Path) -> int:
 
 
 def _try(descriptor: int, folder: Path) -> bool:
-    """Take the lock if it is free; where there are no locks, warn."""
+    """Take the lock if it is free; log a warning on storage without locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -120,7 +120,7 @@ def _open(folder: Path) -> int:
 
 
 def _is_current(descriptor: int, folder: Path) -> bool:
-    """Return whether the file that was locked still stands in the folder: a deletion may have taken it away."""
+    """Return whether the locked file is still in the folder: a deletion may have removed it."""
     try:
         return os.path.samestat(os.fstat(descriptor), (folder / LOCK_FILE).lstat())
     except FileNotFoundError:
@@ -140,7 +140,7 @@ def _refusal(folder: Path, holder: str) -> SweepNameError:
 
 
 def _may_be_alive(holder: str) -> bool:
-    """Return whether a holder that the file names may be at work: nobody can ask about one on another host."""
+    """Return whether the holder named in the file may be running; one on another node counts as running."""
     named = _HOLDER.fullmatch(holder)
     return named is not None and (named[2] != os.uname().nodename or _is_alive_here(holder))
 

@@ -1,7 +1,7 @@
-"""Servers and databases that this user has named, on the command line or in a sweep file of their own.
+"""List of servers and databases that this user has named, on the command line or in their own sweep files.
 
-A journal may come from somebody else, and MLflow's client sends the credentials of the environment to any server it is
-pointed at. An address that only a journal names is therefore used if it stands in this list. See decision 0011.
+A journal may come from somebody else, and MLflow's client sends the credentials of the environment to any server it
+is pointed at. An address that only a journal names is therefore used only if it is in this list. See decision 0011.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 def note_server(uri: str) -> None:
-    """Remember an address that the user has named; its user and password are left out.
+    """Add an address that the user has named to the list, without user and password.
 
     Args:
-        uri: Address of a server, or of a database.
+        uri: Address of a server or a database.
     """
     if is_known(uri):
         return
@@ -69,13 +69,13 @@ def _list_path() -> Path:
 
 
 def _identity(uri: str) -> str:
-    """Return an address without user and password; of what stands in it, all else counts."""
+    """Return the normal form of an address, without user and password."""
     path = sqlite_file(uri)
     if path is not None:
         return f"sqlite:///{path}"
     try:
         parts = urlsplit(without_user(without_password(uri)))
         whole = urlunsplit(parts._replace(scheme=parts.scheme.lower(), netloc=parts.netloc.lower()))
-    except ValueError:  # no address at all
+    except ValueError:  # not an address
         whole = uri
     return " ".join(whole.split()).rstrip("/")

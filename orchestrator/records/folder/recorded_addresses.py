@@ -1,4 +1,4 @@
-"""Addresses that a sweep's journal names: where they are after its folder has moved, and whether to use them."""
+"""Addresses in the journal of a sweep: their form after the folder has moved, and checks before they are used."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ def embedded_study_uri(runs_dir: Path) -> str:
 
 
 def recorded_address(section: str, config: Mapping[str, Any], runs_dir: Path) -> str:
-    """Return where a sweep is recorded, as its journal names it.
+    """Return the address of MLflow or of the study, from the journal of a sweep.
 
     Args:
         section: `tracking` or `storage`.
-        config: Settings of the sweep, as recorded.
-        runs_dir: Folder of all results, as it lies now; a database within it has moved with it.
+        config: Recorded settings of the sweep.
+        runs_dir: Current folder of all results; a database within it has moved with it.
     """
     uri = (moved_config(config, runs_dir).get(section) or {}).get("uri")
     return str(uri) if uri else {"tracking": embedded_uri, "storage": embedded_study_uri}[section](runs_dir)
 
 
 def moved_config(config: Mapping[str, Any], runs_dir: Path) -> dict[str, Any]:
-    """Return recorded settings for the place where the results lie now.
+    """Return recorded settings with the addresses adapted to the current folder of results.
 
     Args:
-        config: Settings of a sweep, as recorded.
-        runs_dir: Folder of all results, as it lies now.
+        config: Recorded settings of a sweep.
+        runs_dir: Current folder of all results.
     """
     content, before = dict(config), config.get("runs_dir")
     content["runs_dir"] = str(runs_dir)
@@ -59,18 +59,18 @@ def moved_config(config: Mapping[str, Any], runs_dir: Path) -> dict[str, Any]:
 
 
 def require_confirmed(uri: str, runs_dir: Path, *, section: str, sweep: str) -> None:
-    """Refuse an address that a journal names and its reader never has.
+    """Refuse an address that only a journal names and that this user has not.
 
-    Databases within the folder of results are the sweep's own.
+    Databases within the folder of results belong to the sweep.
 
     Args:
-        uri: The address.
+        uri: Address to check.
         runs_dir: Folder of all results.
         section: `tracking` or `storage`.
         sweep: Name of the sweep.
 
     Raises:
-        ConfigError: The address is of a server, or of a file elsewhere, that this user has never named.
+        ConfigError: The address is that of a server, or of a file elsewhere, that this user has never named.
     """
     path = sqlite_file(uri)
     if (path is not None and _is_within(runs_dir, path)) or is_known(uri):
@@ -101,11 +101,11 @@ def is_shared(uri: str, runs_dir: Path) -> bool:
 
 
 def confirmed_tracking_uri(result: SweepResult, named: str | None) -> str:
-    """Return where to find a sweep in MLflow: as the user names it, else as the journal does.
+    """Return the address of MLflow for a sweep: the one named by the user, else the one in the journal.
 
     Args:
-        result: The sweep, as it was read back.
-        named: Address that the user has named now.
+        result: Result of the sweep.
+        named: Address named by the user in this command; None or empty without one.
 
     Raises:
         ConfigError: Only the journal names the address.
@@ -126,7 +126,7 @@ def _is_within(runs_dir: Path, path: Path) -> bool:
 
 
 def _moved(uri: str, before: Path, now: Path) -> str:
-    """Return an address within the folder of results at its new place, any other as it is."""
+    """Return the new form of an address within the folder of results; return any other as it is."""
     if "://" not in uri:  # a path
         return str(now / Path(uri).relative_to(before)) if Path(uri).is_relative_to(before) else uri
     path = sqlite_file(uri)

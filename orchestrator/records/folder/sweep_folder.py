@@ -1,4 +1,4 @@
-"""The folder of a sweep: where everything about it lies, and the lock of the one driver that may work in it."""
+"""Folder of a sweep: the places of its files, and the lock of the one driver that may write to it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _LOCK_BYTES = 300
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """One sweep's folder, `runs_dir/<name>`; every node of the cluster reaches it.
+    """Folder of one sweep, `runs_dir/<name>`, on storage that every node of the cluster reaches.
 
     Args:
-        path: The folder.
+        path: Path of the folder.
     """
 
     path: Path
@@ -35,21 +35,21 @@ class SweepFolder:
 
     @property
     def journal(self) -> Path:
-        """Every event of the sweep; all else is derived from it."""
+        """Path of the journal, from which all other state is derived."""
         return self.path / _JOURNAL
 
     @property
     def trials(self) -> Path:
-        """Holds a folder of checkpoints per trial."""
+        """Path of the folder that holds a folder of checkpoints per trial."""
         return self.path / "trials"
 
     def session(self, number: int) -> Path:
-        """Files that say what a session, counted from 1, was begun with."""
+        """Return the folder of the files that describe a session; sessions are counted from 1."""
         return self.path / "sessions" / f"{number:03d}"
 
     @property
     def scratch(self) -> Path:
-        """Files of Ray, of no use once the sweep has stopped."""
+        """Path of Ray's files, which are not needed once the sweep has stopped."""
         return self.path / "scratch"
 
     @property
@@ -69,14 +69,14 @@ class SweepFolder:
 
     @property
     def is_driven(self) -> bool:
-        """Whether a driver is at work on the sweep."""
+        """Whether a driver is running the sweep."""
         return is_locked(self.path)
 
     def foreign(self) -> str | None:
-        """Return what stands where a new sweep's folder would be, in words; None where the place is free.
+        """Return a description of what occupies the path of a new sweep; None when the path is free.
 
-        The place is free where there is nothing, an empty folder, or what a start that failed has left: the file of
-        the lock, an empty journal, empty folders of ours.
+        The path is free when there is nothing, an empty folder, or the remains of a start that failed: the lock file,
+        an empty journal and empty folders of a sweep.
         """
         if not self.path.is_dir():
             is_link = self.path.is_symlink()
@@ -92,15 +92,15 @@ class SweepFolder:
 
     @contextlib.contextmanager
     def driven(self, *, new: bool = False) -> Iterator[None]:
-        """Keep other drivers out, until this process ends, however it ends.
+        """Hold the lock of the driver; it is released at the latest when this process ends.
 
-        A start that fails before the sweep has begun leaves nothing behind: what this call made is removed again.
+        A start that fails before the sweep has begun leaves nothing behind: files created by this call are removed.
 
         Args:
-            new: Whether the sweep is to be begun here; else it must have begun.
+            new: Whether the sweep is new; else it must have begun.
 
         Raises:
-            SweepNameError: Another driver is at work on the sweep, or one has begun or deleted it meanwhile.
+            SweepNameError: Another driver is running the sweep, or has begun or deleted it meanwhile.
         """
         is_ours, had_journal = not self.path.exists(), self.journal.exists()
         with driver_lock(self.path):
@@ -112,24 +112,24 @@ class SweepFolder:
                     self._clear_start(folder=is_ours, journal=not had_journal)
 
     def _clear_start(self, *, folder: bool, journal: bool) -> None:
-        """Remove what a start has made that failed: a journal without any event, and the folder."""
+        """Remove the files of a start that failed: a journal without events, and the folder."""
         if journal and _is_empty_file(self.journal):
             self.journal.unlink()
         if folder:
             (self.path / LOCK_FILE).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # somebody has put something there
+            with contextlib.suppress(OSError):  # it holds files of somebody else
                 self.path.rmdir()
 
     def clear_scratch(self) -> None:
-        """Remove what Ray has written for the session that has ended; a link is left, and what it leads to."""
+        """Remove Ray's files of the session that has ended; a link and its target are left."""
         shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 def new_folder(runs_dir: Path, name: str) -> SweepFolder:
-    """Return the folder of a new sweep; one in which no sweep ever began is taken over if it is empty.
+    """Return the folder of a new sweep, which may exist if it is empty.
 
     Raises:
-        SweepNameError: A sweep of this name exists, or something else stands in its place.
+        SweepNameError: A sweep of this name exists, or something else occupies the path.
     """
     folder = _named(runs_dir, name)
     _require_free(folder)
@@ -140,7 +140,7 @@ def existing_folder(runs_dir: Path, name: str) -> SweepFolder:
     """Return the folder of a sweep that was begun.
 
     Raises:
-        SweepNameError: There is none of this name.
+        SweepNameError: There is no sweep of this name.
     """
     folder = _named(runs_dir, name)
     _require_begun(folder)
@@ -185,7 +185,7 @@ def _require_begun(folder: SweepFolder) -> None:
 
 
 def _is_leftover(entry: Path) -> bool:
-    """Return whether an entry is what a start of a sweep makes before it has begun, without any content."""
+    """Return whether an entry is an empty file or folder that a start creates before the sweep has begun."""
     if entry.is_symlink():
         return False
     if entry.name in _FOLDERS:

@@ -1,4 +1,4 @@
-"""Which sweep a folder holds: MLflow and the study know it by an id and a name, which a copy of the folder shares."""
+"""Identity of the sweep in a folder: its id and name in MLflow and in the study, which a copy of the folder shares."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from orchestrator.records.folder.sweep_folder import SweepFolder, sweep_names
 from orchestrator.records.journal import read_events
 
 COPY = "Give the folder that name again, or begin a sweep of your own with `spatialsweep run --name`"
-"""Remedy for one who wants to go on with a copy."""
+"""Remedy for a user who wants to continue a copy."""
 
 
 @dataclass(frozen=True)
 class SweepIdentity:
-    """What the first event of a journal says.
+    """Identity of a sweep, from the first event of its journal.
 
     Args:
         uid: Id of the sweep in MLflow, 32 hexadecimal digits.
-        name: Name it was begun under.
-        runs_dir: Folder of results it was begun in; None where that is not recorded.
+        name: Name with which the sweep was started.
+        runs_dir: Folder of results in which it was started; None when not recorded.
     """
 
     uid: str
@@ -33,7 +33,7 @@ class SweepIdentity:
 
 
 def identity_of(folder: SweepFolder) -> SweepIdentity:
-    """Return who the sweep of a folder is.
+    """Return the identity of the sweep in a folder.
 
     Args:
         folder: Folder of a sweep that has begun.
@@ -49,12 +49,12 @@ def identity_of(folder: SweepFolder) -> SweepIdentity:
 
 
 def require_original(folder: SweepFolder, *, addresses: Iterable[str | None] = (), remedy: str = COPY) -> SweepIdentity:
-    """Refuse a folder whose runs in MLflow, or whose study, may be those of another folder.
+    """Refuse a folder whose runs in MLflow, or whose study, may belong to another folder.
 
     Args:
         folder: Folder of a sweep that has begun.
-        addresses: MLflow and the database of the study; None for those within the folder of results. At others a copy
-            of that whole folder finds the records of the original.
+        addresses: Addresses of MLflow and of the study; None for databases within the folder of results. At other
+            addresses a copy of that whole folder finds the records of the original.
         remedy: What to do instead, for the error.
 
     Raises:
@@ -82,7 +82,7 @@ def require_original(folder: SweepFolder, *, addresses: Iterable[str | None] = (
 
 
 def _has_uid(folder: SweepFolder, uid: str) -> bool:
-    """Return whether a folder holds the sweep of an id; one whose journal does not say so does not."""
+    """Return whether a folder holds the sweep with an id; a folder with a damaged journal does not."""
     try:
         return folder.has_begun and identity_of(folder).uid == uid
     except JournalError:

@@ -1,4 +1,4 @@
-"""Layout of a trial's folder: its name and its log files."""
+"""Layout of the folder of a trial: its name and its log files."""
 
 LOG_SUFFIX = ".log"
 

@@ -10,11 +10,11 @@ import math
 from typing import Any
 
 import numpy as np
-from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from orchestrator.records.ledger import Ledger, TrialRecord
+from orchestrator.runtime.ray_private.tune import TuneController
 from orchestrator.search.schedulers.replay import Recollection
 
 _WAITING = (TuneTrial.PENDING, TuneTrial.PAUSED)

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.lanes.trial_client import ENDED, EPOCH, TRIAL
-from orchestrator.lanes.weight_transfer import Handover
+from orchestrator.lanes.weight_transfer import WeightTransfer
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.folder.trial_folder import trial_folder
 from orchestrator.records.ledger import Ledger, TrialRecord
+from orchestrator.runtime.ray_private.tune import TuneController
 from orchestrator.search.not_pickled import NotPickled
 from search_spaces.domains import ChoiceDomain, Domain, FloatDomain, IntDomain
 
@@ -49,15 +49,15 @@ class PopulationTraining(NotPickled, FIFOScheduler):
 
     def on_trial_add(self, tune_controller: TuneController, trial: TuneTrial) -> None:
         """A trial begins, or goes on; what it waited for in an earlier session will not come."""
-        note = Handover.found(self._trial_folder(_number(trial)))
+        note = WeightTransfer.read(self._trial_folder(_number(trial)))
         if note is not None and note.waits:
-            Handover().leave(self._trial_folder(_number(trial)))
+            WeightTransfer().write(self._trial_folder(_number(trial)))
 
     def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
         """An epoch is done; no trial is ever stopped."""
         if ENDED not in result and result[EPOCH] % self._settings.perturb_every == 0:
             self._waiting[_number(trial)] = result
-            Handover(waits=True).leave(self._trial_folder(_number(trial)))
+            WeightTransfer(waits=True).write(self._trial_folder(_number(trial)))
             self._look()
         return TrialScheduler.CONTINUE
 
@@ -82,7 +82,7 @@ class PopulationTraining(NotPickled, FIFOScheduler):
         ranked = sorted(self._waiting, key=lambda number: (self._score(self._waiting[number]), -number))
         share = int(len(ranked) * self._settings.quantile)
         for number in ranked[share:]:
-            Handover().leave(self._trial_folder(number))
+            WeightTransfer().write(self._trial_folder(number))
         for number in ranked[:share]:
             self._replace(number, ranked[-share:])
         self._waiting.clear()
@@ -95,7 +95,7 @@ class PopulationTraining(NotPickled, FIFOScheduler):
         donor = self._ledger.trial(best[chance.randint(len(best))])
         config = _changed(donor.config, self._explore(donor, chance)) | {"number": number}
         self._ledger.trial_changed(number, donor.number, epoch, config)
-        Handover(donor=str(self._trial_folder(donor.number)), config=config).leave(self._trial_folder(number))
+        WeightTransfer(donor=str(self._trial_folder(donor.number)), config=config).write(self._trial_folder(number))
 
     def _score(self, report: Mapping[str, Any]) -> float:
         """The objective as it is now, the more the better."""

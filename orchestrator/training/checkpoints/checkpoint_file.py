@@ -16,8 +16,8 @@ from typing import IO, Any
 
 import torch
 
-from orchestrator.disk_space import is_full, no_room, patiently
-from orchestrator.errors import CheckpointError
+from orchestrator.disk_space import disk_full_error, is_full, retry_while_full
+from orchestrator.errors import CheckpointError, first_line
 
 _FORMAT = 2
 _PREFIX = b"sha256:"
@@ -40,7 +40,7 @@ def save_checkpoint(path: Path, content: Mapping[str, Any], *, previous: Path | 
         CheckpointError: The disk has had no room for minutes; nothing was written.
     """
     try:
-        partial = patiently(lambda: _write_partial(path, content), path.parent)
+        partial = retry_while_full(lambda: _write_partial(path, content), path.parent)
     except OSError as error:
         if not is_full(error):
             raise
@@ -65,7 +65,7 @@ def read_checkpoint(path: Path, device: torch.device | None = None) -> dict[str,
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # the writer may be anyone: an unpickler may raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason})") from None
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise CheckpointError(f"{path}: is no checkpoint of this version of SpatialSweep")
@@ -125,7 +125,7 @@ def _write_partial(path: Path, content: Mapping[str, Any]) -> Path:
 def _require_room(path: Path, content: Mapping[str, Any]) -> None:
     needed, free = _tensor_bytes(content) + _SMALL_THINGS_BYTES, shutil.disk_usage(path.parent).free
     if free < needed:
-        raise no_room(
+        raise disk_full_error(
             f"needs {needed / 2**20:.0f} MiB, and {free / 2**20:.0f} MiB are free. Make room there, "
             "lower keep.best or keep.last, or name another runs_dir"
         )

@@ -17,7 +17,7 @@ from torch import nn
 
 import models
 from orchestrator.config.sections.model import ModelConfig
-from orchestrator.errors import CheckpointError
+from orchestrator.errors import CheckpointError, first_line
 from orchestrator.training.checkpoints.checkpoint_content import load_weights, read_best
 from orchestrator.training.checkpoints.checkpoint_file import (
     remove_partial_files,
@@ -155,14 +155,10 @@ def load_network_file(path: Path) -> nn.Module:
     try:
         network = build_network(content["model"])
     except (models.ModelOptionError, TypeError) as error:  # an unknown name or option
-        raise CheckpointError(f"{path}: names a network that cannot be built ({_first_line(error)})") from None
+        raise CheckpointError(f"{path}: names a network that cannot be built ({first_line(error)})") from None
     load_weights(network, content["state_dict"], path)
     for name in ("pixel_mean", "pixel_std", "class_names"):
         setattr(network, name, tuple(content["data"][name]))
     network.trained_image_size = content["model"]["image_size"]
     network.evaluation_settings = EvaluationSettings.read(content, path)  # type: ignore[assignment]
     return network.eval()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -39,7 +39,7 @@ class ImageTransforms:
         image_size: Side of the square, in pixels.
         crop_scale: Smallest and largest share of the area that a training crop covers.
         hflip: Probability that a training image is mirrored.
-        color_jitter: Strength of random brightness, contrast and saturation; unused beside `auto_augment`.
+        color_jitter: Strength of random brightness, contrast and saturation; unused with `auto_augment`.
         auto_augment: timm's name of a policy, such as `rand-m9-mstd0.5-inc1`; empty for none.
         interpolation: `bilinear`, `bicubic` or, for training, `random`.
         crop_pct: Share of the shorter side that an evaluation keeps.

@@ -1,4 +1,4 @@
-"""Adaptive attention with its spans frozen against the trained layer it came from."""
+"""Adaptive attention with frozen spans against the trained layer."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def test_chosen_maps(name: str) -> None:
         network.forward_intermediates(images, output_fmt="NLC")
 
 
-def test_the_norm_of_the_last_map_is_a_choice() -> None:
+def test_the_last_map_is_normed_on_request() -> None:
     images = smallest_images("fcvit_micro_cifar", batch=2)
     network = settled_network("fcvit_micro_cifar", images)
     with torch.no_grad():
@@ -47,7 +47,7 @@ def test_the_norm_of_the_last_map_is_a_choice() -> None:
 
 @pytest.mark.parametrize("name", ONE_EACH)
 @pytest.mark.parametrize("prune_norm", [False, True])
-def test_a_pruned_network_ends_in_the_map_asked_for(name: str, prune_norm: bool) -> None:
+def test_a_pruned_network_ends_in_the_chosen_map(name: str, prune_norm: bool) -> None:
     images = smallest_images(name, batch=2)
     network = settled_network(name, images)
     with torch.no_grad():
@@ -74,7 +74,7 @@ def test_a_network_that_keeps_its_head_is_the_same() -> None:
 
 
 @pytest.mark.parametrize("name", ONE_EACH)
-def test_a_backbone_trains_with_all_it_has(name: str) -> None:
+def test_every_parameter_of_a_backbone_gets_a_gradient(name: str) -> None:
     images = smallest_images(name, batch=2)
     stages = len(timm.create_model(name, device="meta").stages)
     for out_indices in ([0], [-2], list(range(stages))):

@@ -1,4 +1,4 @@
-"""Layers that run as one, held against the same layers run one by one; whole networks against their formulas."""
+"""Merged layers against the same layers run one by one; whole networks against their formulas."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def test_network_equals_its_formulas(name: str, options: dict[str, Any]) -> None
 
 
 def layers(**options: Any) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
-    """A convolution and a norm, in double precision, none of whose values is zero or one."""
+    """Make a convolution and a norm, in double precision, none of whose values is zero or one."""
     torch.manual_seed(0)
     conv, bn = nn.Conv2d(4, 6, **options).double(), nn.BatchNorm2d(6).double()
     for tensor in [*bn.parameters(), bn.running_mean, bn.running_var]:

@@ -1,4 +1,4 @@
-"""Trained networks with their normalisation: the same numbers, and whole after a pickle, for every family."""
+"""Trained networks with their normalisation, and their pickles, for every family."""
 
 from __future__ import annotations
 

@@ -29,6 +29,6 @@ def test_a_network_keeps_its_names_and_its_results_in_a_single_process(name: str
     torch.testing.assert_close(network.eval()(images), usual.eval()(images), rtol=1e-4, atol=1e-5)
 
 
-def test_a_kind_without_such_a_form_is_refused() -> None:
+def test_other_batch_norms_are_refused() -> None:
     with pytest.raises(ValueError, match="a BatchNorm1d cannot be synchronised on a cpu"):
         models.synchronise_batch_norm(nn.Sequential(nn.BatchNorm1d(2)), CPU)

@@ -1,4 +1,4 @@
-"""Penalty, projection and diagnostics reach the loop without it knowing the network."""
+"""Penalty, projection and diagnostics reach the training loop from any network."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 import models
 
 
-def test_a_plain_module_asks_for_nothing() -> None:
+def test_a_plain_module_has_no_hooks() -> None:
     network = nn.Sequential(nn.Linear(2, 2).double(), nn.ReLU())
     before = [parameter.clone() for parameter in network.parameters()]
     models.project_(network)

@@ -1,4 +1,4 @@
-"""FCViT: its fast paths against the formulas, its switches, its form for small images."""
+"""FCViT: fast paths against the formulas, switches, the form for small images."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ SHAPE = {"depths": (1, 2), "embed_dims": (16, 32), "mlp_ratios": (2, 3), "stem_s
 
 
 def randomised(module: torch.nn.Module) -> Any:
-    """In double precision and far from its initial values, so that every parameter matters."""
+    """Return the module in double precision and far from its initial values, so that every parameter matters."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.3 + (0.7 if parameter.ndim == 1 else 0.0))
@@ -81,7 +81,7 @@ def test_a_map_of_one_position_and_an_empty_image(num_heads: int) -> None:
 def test_gradients_of_large_windows(
     kernel_size: int, size: tuple[int, int], memory_format: torch.memory_format
 ) -> None:
-    """The path of single precision, against PyTorch's own in double; more images than are taken at once."""
+    """Compare the path of single precision with PyTorch's own in double, on more images than one chunk."""
     conv = DepthwiseConv(24, kernel_size)
     x = torch.randn(11, 24, *size).contiguous(memory_format=memory_format).requires_grad_()
     assert conv.has_own_gradient(x) == IS_MEASURED
@@ -140,7 +140,7 @@ def test_scales_are_free_of_weight_decay() -> None:
         ({"mlp_depthwise": False}, 14.553),
     ],
 )
-def test_switches_cost_what_they_do_in_the_authors_code(switches: dict[str, Any], millions: float) -> None:
+def test_parameters_of_switches_equal_those_of_the_authors_code(switches: dict[str, Any], millions: float) -> None:
     with torch.device("meta"):
         network = timm.create_model("fcvit_b12", **switches)
     assert sum(parameter.numel() for parameter in network.parameters()) / 1e6 == pytest.approx(millions, abs=6e-4)

@@ -1,4 +1,4 @@
-"""LESA: its attention against the formulas, its switches, its controls, its declared size."""
+"""LESA: attention against the formulas, switches, controls, declared size."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The compiled attention against unfolded windows and against the tiles, forward and backward; and doing without it."""
+"""Compiled attention against unfolded windows and against the tiles, forward and backward; fallbacks without it."""
 
 import copy
 import os
@@ -66,7 +66,7 @@ def test_fixed_window(kernel_size: int, size: tuple[int, int], dtype: torch.dtyp
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("ramp", [0.5, 1.0, 2.0, 2.5, 4.0])
 @pytest.mark.parametrize("spans", [[0.13], [0.42, 0.0], [0.13, 0.0, 0.42, 1.0]])
-def test_spans_of_their_own(spans: list[float], ramp: float, size: tuple[int, int], dtype: torch.dtype) -> None:
+def test_adaptive_window(spans: list[float], ramp: float, size: tuple[int, int], dtype: torch.dtype) -> None:
     layer, x = adaptive(spans, ramp=ramp).to(dtype), random_maps(size, dtype)
     assert_same(outcome(layer, x), outcome(layer, x, unfold_attention))
 
@@ -150,7 +150,7 @@ def test_copies_compute_the_same() -> None:
         torch.testing.assert_close(twin(x), expected, rtol=0, atol=0)
 
 
-def test_what_the_kernel_leaves_to_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernel_refuses_unsupported_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(1, 4, 3, 3)
     assert not kernel_serves(x.to("meta"))
     assert not kernel_serves(torch.empty(0, 4, 3, 3))

@@ -1,4 +1,4 @@
-"""Where the compiled attention is kept: never where another user could have put it."""
+"""Cache of the compiled attention: only folders that no other user can write to."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="there is no C++ compiler"
 )
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
-STRANGER = 54321
+OTHER_USER = 54321
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's cache folder, and a folder of temporary files that all may write to."""
+    """Return the cache folder of the user; temporary files go to a folder that all may write to."""
     for name in ("cache", "tmp"):
         (tmp_path / name).mkdir()
     (tmp_path / "tmp").chmod(0o1777)
@@ -33,7 +33,7 @@ def temporary() -> Path:
     return Path(tempfile.gettempdir()) / f"spatialsweep-kernels-{os.getuid()}"
 
 
-def test_the_users_cache_is_taken_and_made_for_the_user_alone(cache: Path) -> None:
+def test_the_cache_of_the_user_is_private(cache: Path) -> None:
     before = os.umask(0)
     try:
         assert build._cache_folder() == cache
@@ -44,7 +44,7 @@ def test_the_users_cache_is_taken_and_made_for_the_user_alone(cache: Path) -> No
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
 @pytest.mark.parametrize("mode", [0o777, 0o775, 0o702])
-def test_a_cache_that_others_can_write_to_is_not_taken(cache: Path, depth: int, mode: int) -> None:
+def test_a_cache_that_others_can_write_to_is_not_used(cache: Path, depth: int, mode: int) -> None:
     cache.mkdir(parents=True)
     (cache, *cache.parents)[depth].chmod(mode)
     assert build._cache_folder() == temporary()
@@ -52,20 +52,20 @@ def test_a_cache_that_others_can_write_to_is_not_taken(cache: Path, depth: int, 
 
 @needs_root
 @pytest.mark.parametrize("depth", [0, 1, 2])
-def test_a_cache_of_another_user_is_not_taken(cache: Path, depth: int) -> None:
+def test_a_cache_of_another_user_is_not_used(cache: Path, depth: int) -> None:
     cache.mkdir(parents=True)
-    os.chown((cache, *cache.parents)[depth], STRANGER, STRANGER)
+    os.chown((cache, *cache.parents)[depth], OTHER_USER, OTHER_USER)
     assert build._cache_folder() == temporary()
 
 
-def test_a_cache_that_is_a_link_is_not_taken(cache: Path, tmp_path: Path) -> None:
+def test_a_cache_that_is_a_link_is_not_used(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "planted").mkdir(mode=0o700)
     cache.parent.mkdir(parents=True)
     cache.symlink_to(tmp_path / "planted")
     assert build._cache_folder() == temporary()
 
 
-def test_a_link_above_is_taken_where_nobody_else_could_have_made_it(cache: Path, tmp_path: Path) -> None:
+def test_a_parent_link_is_accepted_where_no_other_user_could_have_made_it(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir(mode=0o700)
     cache.parent.symlink_to(tmp_path / "disk")
     assert build._cache_folder() == cache
@@ -74,7 +74,7 @@ def test_a_link_above_is_taken_where_nobody_else_could_have_made_it(cache: Path,
     assert build._cache_folder() == temporary()
 
 
-def test_with_both_places_spoilt_a_new_folder_is_made_or_none(cache: Path, tmp_path: Path) -> None:
+def test_without_a_private_cache_a_new_folder_is_made_or_none(cache: Path, tmp_path: Path) -> None:
     cache.mkdir(parents=True)
     cache.chmod(0o777)
     temporary().symlink_to(tmp_path)
@@ -96,7 +96,7 @@ def test_a_user_without_a_home_has_a_folder_among_temporary_files(cache: Path, m
 def test_a_library_that_was_planted_is_never_opened(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever lies under its name: what is opened was built by this process."""
+    """Replace the library by a foreign file: this process builds it again before opening it."""
     built = build._library_path()
     assert built.parent == cache
     for spoil in (lambda: built.chmod(0o666), lambda: _replace_by_link(built, tmp_path / "planted.so")):

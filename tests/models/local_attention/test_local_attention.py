@@ -1,4 +1,4 @@
-"""Local attention by tiles against the operator written out the long way, forward and backward; windows and masks."""
+"""Local attention by tiles against the naive operator, forward and backward; windows and masks."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(attention_kernel_build.SWITCH, "0")
 
 
-def hold_against_oracle(layer: nn.Module, size: tuple[int, int]) -> None:
+def assert_equals_oracle(layer: nn.Module, size: tuple[int, int]) -> None:
     layer, x = layer.double(), random_maps(size)
     assert_same(outcome(layer, x), outcome(layer, x, unfold_attention))
 
@@ -37,7 +37,7 @@ def hold_against_oracle(layer: nn.Module, size: tuple[int, int]) -> None:
 def test_fixed_window(size: tuple[int, int], kernel_size: int) -> None:
     torch.manual_seed(0)
     layer = LocalAttention(16, num_heads=4, kernel_size=kernel_size)
-    hold_against_oracle(layer, size)
+    assert_equals_oracle(layer, size)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -48,7 +48,7 @@ def test_adaptive_window(size: tuple[int, int], ramp: float, num_heads: int) -> 
     layer = AdaptiveAttention(16, num_heads=num_heads, max_span=5, ramp=ramp, span_init=0.0, span_penalty=0.0)
     with torch.no_grad():
         layer.span.copy_(torch.tensor([0.13, 0.0, 0.42, 0.3])[:num_heads])
-    hold_against_oracle(layer, size)
+    assert_equals_oracle(layer, size)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -62,7 +62,7 @@ def test_the_formula_for_compilers(size: tuple[int, int]) -> None:
         assert_same(outcome(layer, x), expected)
 
 
-def test_what_a_compiler_sees_of_the_window() -> None:
+def test_compiled_programs_use_the_window_of_the_last_eager_pass() -> None:
     layer = AdaptiveAttention(8, num_heads=2, max_span=5, ramp=1.0, span_init=1.0, span_penalty=0.0)
 
     def compiled_radius() -> int:
@@ -84,7 +84,7 @@ def test_chunks_make_no_difference(chunk: int, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(models.local_attention.tiled, "CHUNK_ELEMENTS", chunk)
     torch.manual_seed(0)
     layer = AdaptiveAttention(16, num_heads=2, max_span=3, ramp=1.0, span_init=0.4, span_penalty=0.0)
-    hold_against_oracle(layer, (9, 6))
+    assert_equals_oracle(layer, (9, 6))
 
 
 @pytest.mark.parametrize("span", [0.0, 1.0])

@@ -1,4 +1,4 @@
-"""Sub-attention and its host attentions against the long way, and every form the networks come in."""
+"""Sub-attention and channel attentions against naive forms, and every form of the networks."""
 
 import itertools
 from collections.abc import Callable
@@ -74,19 +74,19 @@ def test_order_zero_is_timms_layer(attention: str, layer: type[nn.Module]) -> No
 def test_spatial_pyramid_reads_three_grids() -> None:
     host = SpatialPyramidLogits(CHANNELS, 4).double()
 
-    def long_way(x: Tensor) -> Tensor:
+    def naive(x: Tensor) -> Tensor:
         grids = [functional.adaptive_avg_pool2d(x, cells).flatten(1) for cells in (1, 2, 4)]
         return host.fc2(host.fc1(torch.cat(grids, 1)).clamp(min=0))
 
     weights = [(weight, weight) for weight in host.parameters()]
-    assert_equal_forward_and_backward(host, long_way, weights)
+    assert_equal_forward_and_backward(host, naive, weights)
 
 
 def test_style_recalibration_weighs_mean_and_deviation() -> None:
     host = StyleRecalibrationLogits(CHANNELS).double()
     nn.init.normal_(host.style_weight)
 
-    def long_way(x: Tensor) -> Tensor:
+    def naive(x: Tensor) -> Tensor:
         flat = x.flatten(2)
         mean = flat.mean(2)
         deviation = ((flat - mean[..., None]) ** 2).mean(2).add(1e-5).sqrt()
@@ -94,7 +94,7 @@ def test_style_recalibration_weighs_mean_and_deviation() -> None:
         centred = style - style.mean(0)
         return centred / (centred.square().mean(0) + 1e-5).sqrt() * host.bn.weight + host.bn.bias
 
-    assert_equal_forward_and_backward(host, long_way, [(weight, weight) for weight in host.parameters()])
+    assert_equal_forward_and_backward(host, naive, [(weight, weight) for weight in host.parameters()])
 
 
 def test_style_recalibration_trains_on_a_single_image() -> None:
@@ -159,7 +159,7 @@ def test_first_values_of_scale_and_shift() -> None:
     assert declared == {f"stages.2.{index}.gate.sub.{name}" for index in range(3) for name in ("scale", "shift")}
 
 
-def test_gates_stand_where_the_released_networks_have_them() -> None:
+def test_gates_are_in_the_stages_of_the_released_networks() -> None:
     for name, gated in [
         ("lsas_resnet29_cifar", [0, 0, 3]),
         ("senet_resnet29_cifar", [3, 3, 3]),

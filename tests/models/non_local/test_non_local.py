@@ -1,4 +1,4 @@
-"""Non-local blocks against the long way, alone and beside a spatial bias."""
+"""Non-local blocks against a naive form, alone and beside a spatial bias."""
 
 import pytest
 import timm
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 import models
-from models.non_local.block import NonLocal
+from models.common.non_local import NonLocal
 from models.spatial_bias.network import SpatialBias
 
 
-def long_way(block: NonLocal, x: Tensor, *, scaled: bool) -> Tensor:
+def naive(block: NonLocal, x: Tensor, *, scaled: bool) -> Tensor:
     """Weights of all pairs of positions written out, one softmax per position that reads."""
     theta, phi, g = block.embed(x).chunk(3, dim=1)
     phi, g = block.pool(phi), block.pool(g)
@@ -24,7 +24,7 @@ def long_way(block: NonLocal, x: Tensor, *, scaled: bool) -> Tensor:
     ("side", "pool_keys", "scaled", "reduction"),
     [((8, 8), False, True, 2), ((5, 7), True, False, 4), ((1, 1), True, True, 64), ((3, 9), False, False, 1)],
 )
-def test_block_equals_the_long_way_forward_and_backward(
+def test_block_equals_the_naive_form_forward_and_backward(
     side: tuple[int, int], pool_keys: bool, scaled: bool, reduction: int, layout: torch.memory_format
 ) -> None:
     torch.manual_seed(0)
@@ -33,7 +33,7 @@ def test_block_equals_the_long_way_forward_and_backward(
         torch.nn.init.normal_(parameter, std=0.5)
     x = torch.randn(3, 16, *side, dtype=torch.float64).contiguous(memory_format=layout)
     results = []
-    for compute in (block, lambda x: long_way(block, x, scaled=scaled)):
+    for compute in (block, lambda x: naive(block, x, scaled=scaled)):
         leaf = x.clone().requires_grad_()
         y = compute(leaf)
         results.append([y, *torch.autograd.grad(y.square().sum(), [leaf, *block.parameters()])])
@@ -58,7 +58,7 @@ def blocks_with(network: torch.nn.Module, kind: type[torch.nn.Module]) -> list[l
     ]
 
 
-def test_where_the_blocks_stand() -> None:
+def test_places_of_the_blocks() -> None:
     with torch.device("meta"):
         large, small = timm.create_model("nonlocal_resnet50"), timm.create_model("nonlocal_resnet56_cifar")
         one = timm.create_model("nonlocal_resnet50", stages=(False, False, True, False), every=5)
@@ -108,7 +108,7 @@ def test_blocks_that_no_stage_is_long_enough_for() -> None:
     assert models.check_options("sb_resnet29_cifar", {"nonlocal_every": 4}) == []
 
 
-def test_there_are_no_authors_of_the_combination() -> None:
+def test_networks_without_authors_code_load_no_checkpoint() -> None:
     state = {"fc.weight": torch.zeros(2, 256)}
     with pytest.raises(models.AuthorsCheckpointError, match="no code of its authors"):
         models.load_authors_checkpoint("nonlocal_resnet56_cifar", state)

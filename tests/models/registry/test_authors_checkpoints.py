@@ -14,7 +14,7 @@ from models.registry.authors.loading import family_of
 
 
 def authors_state(network: nn.Module) -> dict[str, Tensor]:
-    """The state of a network as its authors would have saved it."""
+    """Return the state of a network as its authors would have saved it."""
     ours = network.state_dict()
     return {
         key: entry.to_authors(ours[entry.ours]).clone() for key, entry in family_of(network).entries(network).items()
@@ -78,7 +78,7 @@ def test_mismatches_are_all_listed_and_nothing_is_changed() -> None:
     assert all(torch.equal(value, network.state_dict()[key]) for key, value in before.items())
 
 
-def test_spans_are_dropped_only_where_they_play_no_part() -> None:
+def test_spans_are_dropped_only_where_they_have_no_effect() -> None:
     local = models.create_model("local_resnet26_small", num_classes=4)
     mask = {
         "layers.0.0.conv2.0.adaptive_mask.current_val": torch.zeros(4, 1),

@@ -1,7 +1,9 @@
-"""What limits are held against is the count of the network that would be built, whatever is remembered or skipped."""
+"""Counted costs equal those of the built network, with the cache and with skipped layers."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import optuna
@@ -11,6 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
+from models.adaptive_span.attention import AdaptiveAttention, LocalAttention
+from models.fcvit.context import GlobalContext
 from models.registry import arithmetic, counting
 from search_spaces import KINDS, kind_of, named_space, setting_of
 from search_spaces.domains import FloatDomain
@@ -22,7 +26,7 @@ SMALLEST = {kind.networks[0] for kind in KINDS.values()}
 
 
 def drawn(name: str, count: int) -> list[dict[str, Any]]:
-    """Options from the natural space of a network that it accepts."""
+    """Draw options from the natural space of a network that it accepts."""
     space = named_space(KINDS[kind_of(name) or ""].family, [name])
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=len(name)))
     found: list[dict[str, Any]] = []
@@ -35,20 +39,21 @@ def drawn(name: str, count: int) -> list[dict[str, Any]]:
 
 
 def counted_whole(name: str, options: dict[str, Any]) -> models.ModelCost:
-    """By torch's own counter, of every layer of a network built with every option."""
-    learned_windows = "span_init" in models.model_options(name)  # their values decide
+    """Count every layer of a network built with every option, by torch's own counter."""
+    learned_windows = "span_init" in models.model_options(name)
     with torch.device("cpu" if learned_windows else "meta"):
         network = models.create_model(name, **options, **SHAPE).eval()
+    assert counting.depends_on_values(network) == learned_windows
     params = sum(parameter.numel() for parameter in network.parameters())
-    windows = counting.stand_in(network)
+    layers = counting.stand_in(network)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         network.to("meta")(torch.empty(1, 3, SIDE, SIDE, device="meta"))
-    return models.ModelCost(params, counter.get_total_flops() // 2 + sum(window.macs for window in windows))
+    return models.ModelCost(params, counter.get_total_flops() // 2 + sum(layer.macs for layer in layers))
 
 
 @pytest.mark.parametrize("name", [name for name in models.list_models() if not any(deep in name for deep in DEEP)])
-def test_what_limits_are_held_against_is_the_network_that_would_be_built(name: str) -> None:
+def test_cost_is_that_of_the_network_that_would_be_built(name: str) -> None:
     for options in drawn(name, 2 if name in SMALLEST else 1):
         expected = counted_whole(name, options)
         assert models.model_cost(name, options, **SHAPE) == expected, options
@@ -56,8 +61,29 @@ def test_what_limits_are_held_against_is_the_network_that_would_be_built(name: s
             assert models.model_params(name, options, **SHAPE) == expected.params
 
 
+def counted_by_torch(layer: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> int:
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        layer(x)
+    return counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_layers_that_count_themselves_count_by_their_formula(batch: int) -> None:
+    x = torch.randn(batch, 16, 5, 6)
+    for layer, side in (
+        (LocalAttention(16, num_heads=2, kernel_size=7), 7),
+        (AdaptiveAttention(16, num_heads=2, max_span=6, ramp=1.5, span_init=0.4, span_penalty=0.0), 9),
+    ):
+        assert layer.macs(x) == counted_by_torch(layer.qkv, x) + 2 * side**2 * x.numel()
+    for similarity, competition in itertools.product((False, True), repeat=2):
+        context = GlobalContext(16, num_heads=2, gc_reduction=4, similarity=similarity, competition=competition)
+        products = x.numel() if similarity else 0
+        assert context.macs(x) == counted_by_torch(context.context, x.mean((2, 3))) + products
+
+
 @pytest.mark.parametrize("name", sorted(SMALLEST))
-def test_options_that_are_left_out_of_the_count_change_nothing(name: str) -> None:
+def test_costless_options_change_no_count(name: str) -> None:
     known = models.searchable_options(name)
     free = sorted(arithmetic.COSTLESS & known.keys())
     assert {"drop_rate", "drop_path_rate"} <= set(free)
@@ -74,14 +100,14 @@ def test_options_that_are_left_out_of_the_count_change_nothing(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", sorted(SMALLEST))
-def test_whatever_a_named_space_draws_from_a_continuum_is_known_to_cost_something_or_nothing(name: str) -> None:
-    """Options with endless values are remembered endlessly, unless they cost nothing or decide on windows."""
+def test_continuous_options_of_named_spaces_are_costless_or_decide_on_windows(name: str) -> None:
+    """Every other option with endless values would fill the cache."""
     options = KINDS[kind_of(name) or ""].options
     endless = {setting_of(key) for key, domain in options.items() if isinstance(domain, FloatDomain)}
     assert endless <= arithmetic.COSTLESS | {"ramp", "span_init"}
 
 
-def test_a_network_is_counted_once_whatever_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks_that_differ_in_costless_options_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
     create = arithmetic.create_model
     monkeypatch.setattr(arithmetic, "create_model", lambda *given, **more: built.append(1) or create(*given, **more))

@@ -1,4 +1,4 @@
-"""Options are checked before anything is built, and every message tells the person what to do."""
+"""Options are checked before a network is built, and every message names a remedy."""
 
 import math
 
@@ -126,7 +126,7 @@ def test_flags_may_be_written_as_letters() -> None:
         assert problem.rule.endswith("4 bools, one per stage, or as many letters such as 'TTTF'")
 
 
-def test_what_a_search_may_vary_includes_dropout() -> None:
+def test_searchable_options_include_dropout() -> None:
     for name in NAMES:
         searchable = models.searchable_options(name)
         assert {"drop_rate", "drop_path_rate"} <= searchable.keys()
@@ -146,6 +146,6 @@ def test_a_name_that_timm_has_is_an_error() -> None:
         register_architecture(family="spatial_bias")(resnet18)
 
 
-def test_pretrained_weights_are_not_pretended() -> None:
+def test_pretrained_weights_are_an_error() -> None:
     with pytest.raises(RuntimeError, match="No pretrained weights exist"):
         timm.create_model("conv_resnet26_small", pretrained=True)

@@ -26,7 +26,7 @@ from orchestrator.records.ledger import TrialStatus
 from orchestrator.results.comparison import comparison, facts_of
 from orchestrator.results.stored_sweep import load_result, read_sweep
 from orchestrator.results.sweep_result import SweepResult
-from tests.support.fake_sweeps import tell_sweep
+from tests.support.fake_sweeps import write_sweep
 
 MARKUP = ("[red]", "[/]", "[/red]", "[link=http://x]y[/link]", "[bold", "\\[x]", "[@click=app.bell]")
 ESCAPES = "a\x1b[31m\x07\x9b\x00\u202eb\udcff"
@@ -61,7 +61,7 @@ def test_tables_and_lines_say_what_they_are_given(text: str) -> None:
 
 @pytest.mark.parametrize("text", [*MARKUP, ESCAPES])
 def test_every_table_prints_names_literally(text: str, tmp_path: Path) -> None:
-    folder = tell_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.5]), (TrialStatus.FAILED, [])])
+    folder = write_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.5]), (TrialStatus.FAILED, [])])
     sweep, shown = read_sweep(SweepFolder(folder)), printable(text)
     facts = {**facts_of(sweep), "name": text, "folder": text, "space": text, "ended_by": text}
     facts["best"] = {**facts["best"], "params": {text: text}}

@@ -28,12 +28,12 @@ from orchestrator.records.events import content_of
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import Journal, read_events
 from orchestrator.records.ledger import Ledger, TrialStatus
-from orchestrator.records.stored_config import recorded, written
+from orchestrator.records.stored_config import complete_settings, non_default_settings
 from orchestrator.results.stored_sweep import read_sweep
 from orchestrator.sweep.dry_run import dry_run
 from orchestrator.tracking.flat_settings import flatten
 from orchestrator.tracking.mlflow_writer import MlflowWriter
-from tests.support.fake_sweeps import PLAN, tell_sweep
+from tests.support.fake_sweeps import PLAN, write_sweep
 
 ROOT = Path(__file__).resolve().parents[3]
 DIGITS = ROOT / "sweeps" / "digits.yaml"
@@ -76,7 +76,11 @@ def test_what_is_recorded_and_what_mlflow_is_sent(password: str) -> None:
             assert_masked(str(error), password)
             settings = both(server, database, quote_plus(password))
             config = load_sweep({**PLAN, "name": "s", **settings})
-        for content in (recorded(config), written(config), flatten(config.model_dump(mode="json"))):
+        for content in (
+            complete_settings(config),
+            non_default_settings(config),
+            flatten(config.model_dump(mode="json")),
+        ):
             assert_masked(json.dumps(content), password)
 
 
@@ -144,7 +148,7 @@ def test_a_journal_and_all_that_is_read_from_it(tmp_path: Path) -> None:
         ledger.trial_ended(0, TrialStatus.FAILED, reason)
         assert_masked(ledger.trial(0).reason, password)
     assert_masked(journal.path.read_text(), password)
-    folder = tell_sweep(tmp_path, "old", [])
+    folder = write_sweep(tmp_path, "old", [])
     events = [content_of(event) for event, _ in read_events(journal.path)]
     del events[0]["format"]
     events[0]["config"]["tracking"]["uri"] = address
@@ -221,7 +225,7 @@ def test_events_for_a_server_that_is_away(
     """Check the output and the log of `spatialsweep sync`."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     address = "http://me:pq%2Fwz@127.0.0.1:9"
-    journal = tell_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.5])]) / "journal.jsonl"
+    journal = write_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.5])]) / "journal.jsonl"
     with masked_output():
         writer = MlflowWriter(journal, tracking_uri=address, experiment="x", artifacts=tmp_path)
         writer.start()
@@ -235,7 +239,7 @@ def test_events_for_a_server_that_is_away(
 @pytest.mark.parametrize("password", ["pq[wz]", "pq%2Fwz"])
 def test_commands_that_find_no_server(password: str, tmp_path: Path) -> None:
     """Check the output of commands that meet a dead server or a mistake, one after another in one process."""
-    tell_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.5])])
+    write_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.5])])
     dead = f"http://me:{password}@127.0.0.1:9"
     run = "0" * 32
     commands = [

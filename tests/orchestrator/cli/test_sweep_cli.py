@@ -21,7 +21,7 @@ from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.search.storage import open_storage, study_uri
 from orchestrator.search.study import open_study
 from orchestrator.server_addresses import embedded_uri
-from tests.support.fake_sweeps import tell_sweep
+from tests.support.fake_sweeps import write_sweep
 from tests.support.tracked_sweep import replay
 
 FINISHED, PRUNED, RUNNING = TrialStatus.FINISHED, TrialStatus.PRUNED, TrialStatus.RUNNING
@@ -39,7 +39,7 @@ def as_json(*arguments: str) -> Any:
 
 
 def test_a_finished_sweep_is_read_back_whole(tmp_path: Path) -> None:
-    folder = tell_sweep(tmp_path, "s", TRIALS)
+    folder = write_sweep(tmp_path, "s", TRIALS)
     result = load_result("s", tmp_path)
     assert load_result(folder) == result
     assert (result.name, result.status, result.metric, result.mode) == ("s", FINISHED, "val/top1", "max")
@@ -56,7 +56,7 @@ def test_a_finished_sweep_is_read_back_whole(tmp_path: Path) -> None:
 
 def test_several_objectives_are_read_back_with_their_front(tmp_path: Path) -> None:
     objective = [{"metric": "val/top1", "mode": "max"}, {"metric": "train/loss", "mode": "min"}]
-    tell_sweep(tmp_path, "s", TRIALS, objective=objective, constraints=["val/top1 <= 0.85"])
+    write_sweep(tmp_path, "s", TRIALS, objective=objective, constraints=["val/top1 <= 0.85"])
     result = load_result("s", tmp_path)
     assert [trial.number for trial in result.pareto_front] == [0]
     assert result.best is not None
@@ -66,13 +66,13 @@ def test_several_objectives_are_read_back_with_their_front(tmp_path: Path) -> No
 def test_a_name_that_is_no_sweep_is_told_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(SweepNameError, match=r"no sweep 's' in .* No sweep was begun there"):
         load_result("s", tmp_path)
-    tell_sweep(tmp_path, "digits", [])
+    write_sweep(tmp_path, "digits", [])
     with pytest.raises(SweepNameError, match=r"no sweep 'digit' in .* Did you mean 'digits'"):
         load_result("digit", tmp_path)
 
 
 def test_a_sweep_whose_driver_died_is_told_from_one_that_runs(tmp_path: Path) -> None:
-    folder = tell_sweep(tmp_path, "s", [(FINISHED, [0.5]), (RUNNING, [0.7])], ended=None)
+    folder = write_sweep(tmp_path, "s", [(FINISHED, [0.5]), (RUNNING, [0.7])], ended=None)
     dead = as_json("status", "s", "--runs-dir", str(tmp_path))
     assert (dead["state"], dead["trials"]) == ("dead", {"finished": 1, "interrupted": 1})
     shown = command("status", "s", "--runs-dir", str(tmp_path))
@@ -91,7 +91,7 @@ def test_a_sweep_whose_driver_died_is_told_from_one_that_runs(tmp_path: Path) ->
 
 
 def test_status_says_what_was_found_and_spent(tmp_path: Path) -> None:
-    tell_sweep(tmp_path, "s", TRIALS, budget={"wall_clock": "2h", "target": 0.95, "price_per_cpu_hour": 360.0})
+    write_sweep(tmp_path, "s", TRIALS, budget={"wall_clock": "2h", "target": 0.95, "price_per_cpu_hour": 360.0})
     shown = command("status", "s", "--runs-dir", str(tmp_path))
     assert "s: finished" in shown
     assert "4/4 ended: 2 finished, 1 pruned, 1 failed; 6 epochs" in shown
@@ -108,8 +108,8 @@ def test_status_says_what_was_found_and_spent(tmp_path: Path) -> None:
 
 def test_list_has_a_row_per_sweep(tmp_path: Path) -> None:
     assert "holds no sweep yet" in command("list", "--runs-dir", str(tmp_path))
-    tell_sweep(tmp_path, "b", TRIALS)
-    tell_sweep(tmp_path, "a", TRIALS[:1], ended=None)
+    write_sweep(tmp_path, "b", TRIALS)
+    write_sweep(tmp_path, "a", TRIALS[:1], ended=None)
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "journal.jsonl").touch()
     rows = as_json("list", "--runs-dir", str(tmp_path))
@@ -122,9 +122,9 @@ def test_list_has_a_row_per_sweep(tmp_path: Path) -> None:
 
 
 def test_compare_shows_what_differs(tmp_path: Path) -> None:
-    tell_sweep(tmp_path, "a", TRIALS)
-    tell_sweep(tmp_path, "b", TRIALS[:1], seed=1, sampler={"name": "random"})
-    tell_sweep(tmp_path, "c", TRIALS[:1], search={"lr": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}})
+    write_sweep(tmp_path, "a", TRIALS)
+    write_sweep(tmp_path, "b", TRIALS[:1], seed=1, sampler={"name": "random"})
+    write_sweep(tmp_path, "c", TRIALS[:1], search={"lr": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}})
     names = ["a", "b", "--runs-dir", str(tmp_path)]
     found = as_json("compare", *names)
     assert found["same_space"] is True
@@ -141,7 +141,7 @@ def test_compare_shows_what_differs(tmp_path: Path) -> None:
 
 def test_delete_takes_folder_study_and_runs_of_one_sweep_only(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        folder = tell_sweep(tmp_path, name, TRIALS)
+        folder = write_sweep(tmp_path, name, TRIALS)
         config = load_sweep({"name": name, "dataset": {"name": "digits"}, "model": {"name": "conv_resnet26_small"}})
         study = open_study(config, name, open_storage(study_uri(config, tmp_path)))
         study.ask()

@@ -7,26 +7,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator import ConfigError, load_sweep
+from orchestrator import load_sweep
 from orchestrator.config import ModelConfig, resolve_trial
 from search_spaces import ConstantDomain
+from tests.support.sweeps.settings import ADAPTIVE, BASE, BIASED, PLAIN, faults, write
 
 SWEEPS = Path(__file__).parents[3] / "sweeps"
-BASE = {"name": "t", "dataset": {"name": "digits"}, "model": {"name": "conv_resnet26_small"}}
-ADAPTIVE, BIASED, PLAIN = "adaptive_resnet26_small", "sb_resnet29_cifar", "conv_resnet26_small"
-
-
-def faults(raw: dict[str, Any] | Path, *overrides: str) -> list[str]:
-    source = raw if isinstance(raw, Path) else {**BASE, **raw}
-    with pytest.raises(ConfigError) as caught:
-        load_sweep(source, overrides)
-    return str(caught.value).splitlines()
-
-
-def write(folder: Path, text: str) -> Path:
-    path = folder / "sweep.yaml"
-    path.write_text(text)
-    return path
 
 
 def test_all_problems_are_reported_at_once_with_file_place_and_remedy(tmp_path: Path) -> None:
@@ -190,7 +176,7 @@ def test_an_option_of_some_networks_is_reported_with_the_condition_it_needs() ->
     )
     misspelt = {"model": [ADAPTIVE, PLAIN], "ramp": {**ramp, "when": {"model": "adaptive"}}}
     assert faults({"search": misspelt}) == [
-        f"search.ramp.when: its condition asks for model = adaptive; 'model' offers {ADAPTIVE}, {PLAIN}"
+        f"search.ramp.when: its condition needs model = adaptive; 'model' offers {ADAPTIVE}, {PLAIN}"
     ]
 
 

@@ -10,7 +10,7 @@ import pytest
 from orchestrator import ConfigError, SweepConfig, load_sweep
 from orchestrator.config import DatasetConfig, ModelConfig, TrainingConfig
 from search_spaces import ChoiceDomain, FloatDomain
-from tests.orchestrator.config.test_config import BASE, BIASED, PLAIN, faults, write
+from tests.support.sweeps.settings import BASE, BIASED, PLAIN, faults, write
 
 SWEEPS = Path(__file__).parents[3] / "sweeps"
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from orchestrator import ConfigError, SweepConfig, load_sweep
-from tests.orchestrator.config.test_config import BASE
+from tests.support.sweeps.settings import BASE
 
 SLOW_S = 3.0  # a second on a quiet machine
 load_sweep(BASE)  # imports what the first check needs

@@ -26,7 +26,7 @@ from orchestrator.records.ledger import TrialStatus
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
 from orchestrator.server_addresses import embedded_uri
-from tests.support.fake_sweeps import PLAN, tell_sweep
+from tests.support.fake_sweeps import PLAN, write_sweep
 from tests.support.mlflow_server import free_port
 from tests.support.tracked_sweep import replay
 
@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[3]
 def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the runs folder of a finished sweep, in MLflow and with its study."""
     runs_dir = tmp_path_factory.mktemp("runs")
-    folder = tell_sweep(runs_dir, "s", [(TrialStatus.FINISHED, [0.5])], tracking={"experiment": "tests"})
+    folder = write_sweep(runs_dir, "s", [(TrialStatus.FINISHED, [0.5])], tracking={"experiment": "tests"})
     replay(folder / "journal.jsonl", embedded_uri(runs_dir))
     open_study(load_sweep({**PLAN, "name": "s"}), "s", open_storage(f"sqlite:///{runs_dir / 'optuna.db'}"))
     return runs_dir
@@ -111,7 +111,7 @@ def test_without_runs_or_with_a_port_that_is_taken_it_says_so(tmp_path: Path, ru
 
     assert "holds no runs yet" in refused("--runs-dir", str(tmp_path))
     assert "name the sweep" in refused("--optuna")
-    folder = tell_sweep(tmp_path, "unsent", [])
+    folder = write_sweep(tmp_path, "unsent", [])
     assert "has no run of this sweep; `spatialsweep sync` sends it" in refused(str(folder))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -124,7 +124,7 @@ def test_a_sweep_on_a_server_is_only_pointed_at(
     opened: list[str] = []
     monkeypatch.setattr("orchestrator.tracking.mlflow_runs.run_page", lambda uid, uri: "#/experiments/1/runs/abc")
     monkeypatch.setattr("webbrowser.open", opened.append)
-    folder = tell_sweep(tmp_path, "s", [], tracking={"uri": "http://mlflow.example:5000"})
+    folder = write_sweep(tmp_path, "s", [], tracking={"uri": "http://mlflow.example:5000"})
     show_sweep(SweepFolder(folder), Address(browser=True), "http://ada:drowssap@mlflow.example:5000/")
     assert opened == ["http://mlflow.example:5000/#/experiments/1/runs/abc"]
     assert "drowssap" not in capsys.readouterr().out

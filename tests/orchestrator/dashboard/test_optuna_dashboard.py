@@ -14,17 +14,19 @@ from orchestrator.records.ledger import TrialStatus
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
-from tests.orchestrator.records.test_objectives import AIMS, SWEEP, record, tell
+from tests.support.sweeps.objectives import OBJECTIVES, TWO_OBJECTIVES, add_to_study, trial_record
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_states_values_names_and_curves_are_shown(tmp_path: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path / 'optuna.db'}")
-    single = load_sweep({**SWEEP, "objective": {"metric": "val/top1"}, "constraints": []})
+    single = load_sweep({**TWO_OBJECTIVES, "objective": {"metric": "val/top1"}, "constraints": []})
     study = open_study(single, "single", storage)
-    tell(study, record(0, (0.5, 1e6), (0.9, 1e6)), Objectives.of(single))
-    tell(study, record(1, (0.4, 1e6), status=TrialStatus.PRUNED), Objectives.of(single))
-    tell(open_study(load_sweep(SWEEP), "several", storage), record(0, (0.5, 1e6), (0.9, 3e6)), AIMS)
+    add_to_study(study, trial_record(0, (0.5, 1e6), (0.9, 1e6)), Objectives.of(single))
+    add_to_study(study, trial_record(1, (0.4, 1e6), status=TrialStatus.PRUNED), Objectives.of(single))
+    add_to_study(
+        open_study(load_sweep(TWO_OBJECTIVES), "several", storage), trial_record(0, (0.5, 1e6), (0.9, 3e6)), OBJECTIVES
+    )
 
     client = Client(wsgi(storage))
     names = {

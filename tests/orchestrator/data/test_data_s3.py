@@ -21,7 +21,7 @@ from orchestrator.data.manifest import read_manifest
 from orchestrator.data.sources import Source
 from orchestrator.data.storage import Folder, open_folder
 from orchestrator.errors import DataError
-from orchestrator.records.stored_config import recorded
+from orchestrator.records.stored_config import complete_settings
 from tests.support import tiny_archives
 
 moto_server = pytest.importorskip("moto.server", reason="needs moto, of the development tools")
@@ -142,7 +142,9 @@ def test_a_secret_in_a_uri_is_not_shown(bucket: str, tmp_path: Path) -> None:
             refused()
         assert "someone" in str(caught.value)
         assert "hush" not in str(caught.value)
-    content = recorded(load_sweep({"name": "t", "dataset": {"uri": uri}, "model": {"name": "conv_resnet26_small"}}))
+    content = complete_settings(
+        load_sweep({"name": "t", "dataset": {"uri": uri}, "model": {"name": "conv_resnet26_small"}})
+    )
     assert "hush" not in json.dumps(content)
 
 

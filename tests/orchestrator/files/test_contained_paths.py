@@ -1,4 +1,4 @@
-"""Names and paths from outside stay beneath the folder they are joined to."""
+"""Untrusted names and paths stay within the folder they are joined to."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_path_outside_is_refused(tmp_path: Path, path: str) -> None:
         contained(root, path)
 
 
-def test_a_path_beneath_is_resolved(tmp_path: Path) -> None:
+def test_a_path_within_the_folder_is_resolved(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     assert contained(tmp_path, "link/x") == (tmp_path / "real/x").resolve()

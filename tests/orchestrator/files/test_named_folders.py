@@ -1,4 +1,4 @@
-"""Folders of results called anything: their databases and artifacts lie in them, and are read back."""
+"""Folders of results with unusual names: their databases and artifacts are written there and read back."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from orchestrator.search.storage import open_storage, study_uri
 from orchestrator.search.study import open_study
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.sweep.compatibility import stored_config
-from orchestrator.tracking.mlflow_runs import experiment_id, fetch_checkpoint, silence
-from tests.orchestrator.config.test_config import BASE
-from tests.support.fake_sweeps import tell_sweep
+from orchestrator.tracking.mlflow_runs import experiment_id, fetch_checkpoint, silence_mlflow
+from tests.support.fake_sweeps import write_sweep
+from tests.support.sweeps.settings import BASE
 
 NAMES = (
     "what?",
@@ -52,8 +52,8 @@ DIGITS = Path(__file__).parents[3] / "sweeps" / "digits.yaml"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of a hostile name in which both databases were made."""
-    silence()
+    """Return a folder with a hostile name in which both databases were created."""
+    silence_mlflow()
     folder = tmp_path_factory.mktemp("runs") / ALL
     folder.mkdir()
     config = load_sweep({**BASE, "runs_dir": folder})
@@ -63,7 +63,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def round_trip(folder: Path, scratch: Path) -> None:
-    """Logs a file to a run of the folder's own database, and fetches it from there."""
+    """Log a file to a run of the folder's own database, and download it."""
     uri = embedded_uri(folder)
     client = MlflowClient(uri)
     experiment = experiment_id(client, folder.name, tracking_uri=uri, artifacts=folder / "artifacts")
@@ -102,11 +102,11 @@ def test_a_folder_keeps_its_own_databases(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_options_are_paths_and_no_yaml(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_are_paths_and_not_yaml(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     written = f"./{name}" if name.startswith("~") else name
-    folder = tell_sweep(tmp_path / name, "s", [(TrialStatus.FINISHED, [0.5])])
+    folder = write_sweep(tmp_path / name, "s", [(TrialStatus.FINISHED, [0.5])])
     done = CliRunner().invoke(app, ["status", "s", "--json", f"--runs-dir={written}"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.output)["folder"] == str(folder)
@@ -115,10 +115,10 @@ def test_options_are_paths_and_no_yaml(name: str, tmp_path: Path, monkeypatch: p
     assert (again.runs_dir, again.tracking.uri, again.trials) == (str(folder.parent), "http://[::1]:5000/#x", 9)
 
 
-def test_the_home_folder_is_meant_on_every_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_spelling_of_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    tell_sweep(tmp_path / "r", "s", [(TrialStatus.FINISHED, [0.5])])
+    write_sweep(tmp_path / "r", "s", [(TrialStatus.FINISHED, [0.5])])
     for options in (["--runs-dir", "~/r"], ["--runs-dir=~/r"]):
         done = CliRunner().invoke(app, ["status", "s", "--json", *options])
         assert json.loads(done.output)["folder"] == str(tmp_path / "r" / "s")
@@ -145,7 +145,7 @@ def test_an_empty_path_is_refused(option: str) -> None:
     assert "is empty; name a path" in done.output
 
 
-def test_a_folder_that_no_database_can_be_in_is_refused_in_a_line(tmp_path: Path) -> None:
+def test_a_folder_unfit_for_a_database_is_refused_in_one_line(tmp_path: Path) -> None:
     for name in ("a\nb", "a\x1bb", os.fsdecode(b"\xff")):
         with pytest.raises(StorageError, match=r"no database can be named there. Choose a folder with a plain name"):
             embedded_uri(tmp_path / name)
@@ -153,7 +153,7 @@ def test_a_folder_that_no_database_can_be_in_is_refused_in_a_line(tmp_path: Path
             load_sweep(BASE, values={"runs_dir": str(tmp_path / name)})
 
 
-def test_addresses_are_taken_apart_as_they_were_made(tmp_path: Path) -> None:
+def test_sqlite_addresses_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "100%?#;.db"
     assert sqlite_path(sqlite_uri(path)) == path
     assert is_missing_file(sqlite_uri(path))
@@ -172,7 +172,7 @@ def test_addresses_are_taken_apart_as_they_were_made(tmp_path: Path) -> None:
         assert not is_missing_file(server)
 
 
-def test_a_job_is_given_options_as_they_are() -> None:
+def test_options_of_a_job_are_passed_unchanged() -> None:
     values = setting_values(name="null", tracking_uri="http://mlflow:5000", runs_dir="~/exp #2")
     command = entrypoint("s.yaml", ["trials=3"], values, resume=False, allow_changed=False)
     assert command == (

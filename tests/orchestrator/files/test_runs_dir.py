@@ -1,4 +1,4 @@
-"""Where results are kept when nobody says where."""
+"""Default folder of results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from orchestrator.files.runs_dir import resolve_runs_dir
 
 
-def test_results_lie_here_but_those_of_a_ray_job_in_the_home_folder(
+def test_default_folder_is_runs_or_the_home_folder_in_a_ray_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

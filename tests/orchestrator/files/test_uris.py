@@ -1,4 +1,4 @@
-"""Addresses and texts without their secrets: whatever a reader takes for a password is masked."""
+"""Masking of secrets in addresses and texts: everything that any parser takes for a password."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def test_a_password_is_masked_and_its_host_still_readable(password: str) -> None
             assert without_secrets(text).count(HOST) == 3
 
 
-def test_what_the_parsers_read_as_a_password_is_never_shown() -> None:
-    """Addresses of all sorts of pieces, as SQLAlchemy and urllib read them."""
+def test_passwords_of_any_parser_are_masked() -> None:
+    """Generate addresses of random pieces, with the passwords that SQLAlchemy and urllib parse."""
     pieces, draw, read = ("/", "#", "?", "@", ":", "[", "]", "5432", "me", "k=v&"), random.Random(0), 0
     drawn = [tuple(draw.choices(pieces, k=draw.randint(4, 8))) for _ in range(2_000)]
     for parts in [*itertools.product(pieces, repeat=3), *drawn]:
@@ -87,7 +87,7 @@ def test_what_the_parsers_read_as_a_password_is_never_shown() -> None:
         *("mysql://a_user_with_a_rather_long_name@host/db", "models:/digits@champion", "gs://bucket/monkey?keyring=1"),
     ],
 )
-def test_what_holds_no_password_stays_as_it_is(address: str) -> None:
+def test_texts_without_password_are_unchanged(address: str) -> None:
     assert without_password(address) == address
     assert without_secrets(f"at {address}, 12:30@noon") == f"at {address}, 12:30@noon"
     assert not holds_password(address)
@@ -103,7 +103,7 @@ def test_an_address_without_its_scheme_a_token_and_a_nested_address_are_masked()
     assert holds_password("{tracking: {uri: http://mlflow}, storage: {uri: 'postgresql://me:p w@host/db'}}")
 
 
-def test_a_browser_is_shown_neither_user_nor_password() -> None:
+def test_browser_addresses_hold_neither_user_nor_password() -> None:
     for password in PASSWORDS:
         assert without_user(f"http://me:{password}@{HOST}:5000/x") == f"http://{HOST}:5000/x"
     for address in ("http://mlflow:5000/x", "http://mlflow/x@y", "http://[::1]:5000"):
@@ -112,7 +112,7 @@ def test_a_browser_is_shown_neither_user_nor_password() -> None:
 
 
 @pytest.mark.parametrize("password", ["p@w", "p/w", "p#w", "p%40w", "hush hush", "pä€w"])
-def test_a_remembered_password_is_masked_wherever_it_stands(password: str) -> None:
+def test_a_remembered_password_is_masked_in_any_text(password: str) -> None:
     remember_secrets([f"postgresql://me:{password}@{HOST}/studies", None, 7])
     decoded = "p@w" if password == "p%40w" else password
     for form in {password, decoded, quote(decoded, safe=""), quote_plus(decoded), json.dumps(decoded)[1:-1]}:

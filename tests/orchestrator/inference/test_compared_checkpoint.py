@@ -1,4 +1,4 @@
-"""The weights of the network that `explain --compare` sets beside a trial's."""
+"""Weights of the network that `explain --compare` compares with a trial's."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import timm
 import torch
 
 from orchestrator.errors import CheckpointError
-from orchestrator.inference.explain.irrelevance import vit_beside
-from tests.orchestrator.inference.test_explain import noise
+from orchestrator.inference.explain.irrelevance import load_compared_vit
+from tests.support.networks.random_images import noise
 
 NAME = "test_vit"
 
@@ -25,10 +25,10 @@ class Payload:
         return os.mkdir, (str(self.marker), 0o700)
 
 
-def test_the_weights_of_a_file_are_taken(tmp_path: Path) -> None:
+def test_the_weights_of_a_file_are_loaded(tmp_path: Path) -> None:
     expected = timm.create_model(NAME).state_dict()
     torch.save(expected, tmp_path / "vit.pth")
-    network, _ = vit_beside(NAME, noise(1, channels=3, side=8), 10, tmp_path / "vit.pth")
+    network, _ = load_compared_vit(NAME, noise(1, channels=3, side=8), 10, tmp_path / "vit.pth")
     assert all(torch.equal(expected[name], value) for name, value in network.state_dict().items())
 
 
@@ -40,6 +40,6 @@ def test_code_in_a_file_of_weights_is_not_run(tmp_path: Path, wrap: object) -> N
     (tmp_path / "empty.pth").touch()
     for name in ("plain.pth", "torch.pth", "empty.pth"):
         with pytest.raises(CheckpointError, match=f"--compare {NAME}: cannot be built") as caught:
-            vit_beside(NAME, noise(1, channels=3, side=8), 10, tmp_path / name)
+            load_compared_vit(NAME, noise(1, channels=3, side=8), 10, tmp_path / name)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "ran").exists()

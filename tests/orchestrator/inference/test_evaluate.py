@@ -1,4 +1,4 @@
-"""Trained networks on a split of a dataset, by the command."""
+"""Evaluation of trained networks on a split of a dataset, by the command."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network trained on some of the digits for two epochs."""
+    """Train a network on some of the digits for two epochs."""
     folder = tmp_path_factory.mktemp("trained")
     run(make_trial(few_digits(folder), folder, epochs=2))
     return folder / "best.pt"
 
 
-def test_the_command_agrees_with_a_count(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_agrees_with_a_count_by_hand(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prepare("digits", None, str(tmp_path / "digits"))
     monkeypatch.chdir(tmp_path)
     found = {}
@@ -54,9 +56,9 @@ def test_the_command_agrees_with_a_count(checkpoint: Path, tmp_path: Path, monke
     assert first["top5"] >= first["top1"] > 0.3
 
 
-def test_what_does_not_fit_is_told(checkpoint: Path, tmp_path: Path) -> None:
+def test_classes_and_splits_that_do_not_fit_are_reported(checkpoint: Path, tmp_path: Path) -> None:
     prepare("folder", photo_tree(tmp_path), str(tmp_path / "photos"))
-    with pytest.raises(CheckpointError, match=r"tells 10 classes apart that are not the 3 of"):
+    with pytest.raises(CheckpointError, match=r"its 10 classes are not the 3 of"):
         evaluate_checkpoint(checkpoint, str(tmp_path / "photos"))
     with pytest.raises(DataError, match=r"digits: has no split 'tets'\. Did you mean 'test'"):
         evaluate_checkpoint(checkpoint, "digits", split="tets", datasets_folder=tmp_path)

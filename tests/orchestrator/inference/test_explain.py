@@ -1,4 +1,4 @@
-"""What is said of trained networks, where the right number is known; and pictures of every family."""
+"""Numbers of `explain` against known values, and pictures of every family."""
 
 from __future__ import annotations
 
@@ -22,22 +22,20 @@ from orchestrator.errors import CheckpointError, ExplainError
 from orchestrator.inference.explain import explain_network
 from orchestrator.inference.explain.bias_channels import _numbers as numbers_of_bias
 from orchestrator.inference.explain.grad_cam import bias_rates, grad_cam
-from orchestrator.inference.explain.irrelevance import attention_of_vit, irrelevance, mean_pairwise_cosine, vit_beside
+from orchestrator.inference.explain.irrelevance import (
+    attention_of_vit,
+    irrelevance,
+    load_compared_vit,
+    mean_pairwise_cosine,
+)
 from orchestrator.inference.explain.lesa_terms import _self_weight, _shares
 from orchestrator.inference.explain.regions import ink, regions_for
 from orchestrator.inference.explain.spans import span_records
-from orchestrator.inference.images import NetworkImages
 from orchestrator.inference.trained_network import TrainedNetwork
+from tests.support.networks.random_images import noise
 from tests.support.networks.tiny_networks import SIDE, TINY
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def noise(count: int = 6, *, channels: int = 3, side: int = SIDE) -> NetworkImages:
-    torch.manual_seed(0)
-    pixels = torch.rand(count, channels, side, side)
-    labels = torch.arange(count) % 3
-    return NetworkImages(pixels * 2 - 1, pixels, labels, tuple(range(count)), "noise", "test")
 
 
 def untrained(network: nn.Module) -> TrainedNetwork:
@@ -77,7 +75,7 @@ def test_every_family_has_its_pictures_and_numbers(family: str, tmp_path: Path) 
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in known.network.modules())
 
 
-def test_learned_spans_are_told_in_pixels(tmp_path: Path) -> None:
+def test_learned_spans_are_reported_in_pixels(tmp_path: Path) -> None:
     network = AdaptiveSpanResNet(
         depths=(1,), widths=(8,), strides=(1,), num_heads=2, max_span=5, ramp=1.0, num_classes=3
     )
@@ -93,7 +91,7 @@ def test_learned_spans_are_told_in_pixels(tmp_path: Path) -> None:
     assert "rates" not in found.numbers["grad_cam"]
 
 
-def test_recorded_heads_go_before_means_of_layers() -> None:
+def test_recorded_heads_are_preferred_to_means_of_layers() -> None:
     reports = {
         1: {"span/layer0_px": 2.0, "span/layer0_head1_px": 3.0, "span/layer1_px": 1.0, "span/mean_px": 9.0},
         2: {"span/layer0_head1_px": 2.5, "span/layer1_px": 0.5, "val/top1": 0.9},
@@ -120,7 +118,7 @@ def binary_term(position_embedding: str) -> BinaryTerm:
     return term
 
 
-def test_a_position_that_attends_to_itself_keeps_all_weight() -> None:
+def test_the_self_weight_of_known_attention() -> None:
     term = binary_term("classification")
     assert term.flattened is not None
     term.flattened.table.zero_()
@@ -133,7 +131,7 @@ def test_a_position_that_attends_to_itself_keeps_all_weight() -> None:
     assert (term.attention(x)[:, :, 3, 2] > 0.99).all()
 
 
-def test_the_attention_told_is_the_one_that_is_used() -> None:
+def test_the_explained_attention_is_the_one_in_use() -> None:
     torch.manual_seed(0)
     for position_embedding in ("none", "detection"):
         term = BinaryTerm(8, map_size=(2, 3), groups=2, position_embedding=position_embedding).eval()
@@ -143,7 +141,7 @@ def test_the_attention_told_is_the_one_that_is_used() -> None:
         torch.testing.assert_close(term.bn_output(attended), term(x))
 
 
-def test_terms_are_compared_behind_the_gate() -> None:
+def test_terms_are_compared_after_the_gate() -> None:
     unary, binary = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1), torch.tensor([0.0, 10.0]).view(1, 2, 1, 1)
     assert _shares(unary, torch.tensor(0.5), binary)["unary_share"] == pytest.approx(0.5)
     assert _shares(unary, None, binary)["binary_share"] == pytest.approx(10 / 15)
@@ -173,13 +171,13 @@ def test_the_factors_of_a_gate_are_those_of_the_paper() -> None:
     assert float(product.detach()[0, 0]) == pytest.approx(0.0606, abs=1e-4)
 
 
-def test_cells_that_feed_themselves_alone() -> None:
+def test_weights_of_cells_that_feed_only_themselves() -> None:
     bias = SpatialBias(4, bias_channels=2, key_size=3, pooled_size=3).requires_grad_(False)
     bias.mix.weight.zero_()
     bias.mix.weight[torch.arange(9), torch.arange(9), 1] = 2.0
     torch.testing.assert_close(bias.position_weights(), 2 * torch.eye(9))
-    told = numbers_of_bias(bias.position_weights(), bias(torch.randn(2, 4, 6, 6)))
-    assert (told["weight_on_itself"], told["mean_distance_of_weights"]) == (1.0, 0.0)
+    numbers = numbers_of_bias(bias.position_weights(), bias(torch.randn(2, 4, 6, 6)))
+    assert (numbers["weight_on_itself"], numbers["mean_distance_of_weights"]) == (1.0, 0.0)
     even = numbers_of_bias(torch.ones(9, 9), torch.zeros(1, 2, 3, 3))
     assert even["mean_distance_of_weights"] == pytest.approx(even["mean_distance_uniform"])
 
@@ -195,7 +193,7 @@ def test_similarity_maps_weigh_the_context() -> None:
 
 
 class HalvesOfOneMap(nn.Module):
-    """Class 0 by the sum of the map, class 1 against it."""
+    """Network whose logits are the sum of the map and its negative."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -215,7 +213,7 @@ def test_grad_cam_of_a_map_that_is_summed_is_the_map() -> None:
         grad_cam(HalvesOfOneMap(), "mop", images, torch.zeros(3, dtype=torch.long))
     network = TINY["lsas"]().eval()
     for layer in ("head.fc", "head.global_pool"):
-        with pytest.raises(ExplainError, match=f"--layer {layer}: (puts out no map|Grad-CAM cannot read it)"):
+        with pytest.raises(ExplainError, match=f"--layer {layer}: (its output is no map|Grad-CAM cannot read it)"):
             grad_cam(network, layer, torch.randn(2, 3, SIDE, SIDE), torch.tensor([0, 1]))
 
 
@@ -234,7 +232,7 @@ def test_bias_rates_of_known_boxes() -> None:
     assert np.isnan(bias_rates(nothing[None], region[None])["range_bias"]).all()
 
 
-def test_ink_is_what_differs_from_the_border() -> None:
+def test_ink_differs_from_the_border() -> None:
     dark, light = torch.zeros(1, 6, 6), torch.ones(1, 6, 6)
     dark[0, 2:4, 3], light[0, 1:5, 2] = 0.9, 0.2
     dark[0, 4, 3] = 0.3
@@ -248,9 +246,9 @@ def test_regions_come_from_boxes_and_masks(tmp_path: Path) -> None:
     images = dataclasses.replace(noise(2, side=8), positions=(3, 7))
     boxes = tmp_path / "boxes.csv"
     boxes.write_text("image,x0,y0,x1,y1\n3,1,2,4,6\n3,0,0,1,1\n5,0,0,8,8\n")
-    regions, told = regions_for(images, boxes)
+    regions, origin = regions_for(images, boxes)
     assert regions is not None
-    assert told == "boxes of boxes.csv"
+    assert origin == "boxes of boxes.csv"
     assert regions.sum((1, 2)).tolist() == [13, 0]
     assert regions[0, 2:6, 1:4].all()
     # resized by a half to 16 x 10, of which the middle 8 x 8 are seen
@@ -280,15 +278,15 @@ def test_regions_come_from_boxes_and_masks(tmp_path: Path) -> None:
             regions_for(images, tmp_path / name)
 
 
-def test_a_vit_of_timm_beside() -> None:
+def test_a_vit_of_timm_is_loaded_for_comparison() -> None:
     images = noise(2, channels=1, side=8)
-    network, inputs = vit_beside("vit_tiny_patch16_224", images, 10, None)
+    network, inputs = load_compared_vit("vit_tiny_patch16_224", images, 10, None)
     rows = attention_of_vit(network, inputs)
     assert len(rows) == 12
     for attention in rows.values():
         assert attention.shape == (2, 3, 17, 17)  # 4 x 4 patches and the class token
         torch.testing.assert_close(attention.sum(-1), torch.ones(2, 3, 17))
     with pytest.raises(CheckpointError, match=r"vit_tinny_patch16_224: timm has no such network\. Did you mean"):
-        vit_beside("vit_tinny_patch16_224", images, 10, None)
+        load_compared_vit("vit_tinny_patch16_224", images, 10, None)
     with pytest.raises(CheckpointError, match="--compare resnet18: "):
-        vit_beside("resnet18", images, 10, None)
+        load_compared_vit("resnet18", images, 10, None)

@@ -1,4 +1,4 @@
-"""`spatialsweep explain` on a finished run: pictures beside the numbers, and in MLflow."""
+"""`spatialsweep explain` on a finished run: pictures and numbers, in a folder and in MLflow."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep of one trial, really trained, told by the real ledger."""
+    """Train one trial and write its sweep with the real ledger."""
     folder = tmp_path_factory.mktemp("runs")
     options = {"max_span": 3, "num_heads": 4}
-    trial = folder / "told" / "trials" / "trial-00000"
+    trial = folder / "pilot" / "trials" / "trial-00000"
     reports = run(make_trial(few_digits(folder), trial, model="adaptive_resnet26_small", options=options, epochs=2))
     config = {
-        "name": "told",
+        "name": "pilot",
         "dataset": {"name": "digits"},
         "model": {"name": "adaptive_resnet26_small", "options": options},
         "search": {"lr": {"type": "float", "low": 1e-3, "high": 1e-2}},
         "trials": 1,
     }
     settings = load_sweep(config)
-    with Journal(folder / "told" / "journal.jsonl") as journal:
+    with Journal(folder / "pilot" / "journal.jsonl") as journal:
         ledger = Ledger(journal)
-        ledger.sweep_started("told", settings.model_dump(mode="json"), {"git.revision": "abc"}, {})
+        ledger.sweep_started("pilot", settings.model_dump(mode="json"), {"git.revision": "abc"}, {})
         resolved = resolve_trial(settings, 0, {"lr": 3e-3}).model_dump(mode="json")
         ledger.trial_started(0, "tune0", {"lr": 3e-3}, resolved)
         for report in reports:
@@ -50,9 +50,9 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_of_mlflow_gets_its_pictures(runs_dir: Path, tmp_path: Path) -> None:
+def test_pictures_of_an_mlflow_run_become_its_artifacts(runs_dir: Path, tmp_path: Path) -> None:
     uri = embedded_uri(runs_dir)
-    run_id = replay(runs_dir / "told" / "journal.jsonl", uri).run_id(0)
+    run_id = replay(runs_dir / "pilot" / "journal.jsonl", uri).run_id(0)
     command = ["explain", str(run_id), "--tracking-uri", uri, "--output", str(tmp_path / "out"), "--images", "20"]
     done = CliRunner().invoke(app, command, catch_exceptions=False)
     assert done.exit_code == 0
@@ -73,7 +73,7 @@ def test_a_run_of_mlflow_gets_its_pictures(runs_dir: Path, tmp_path: Path) -> No
         spans = [layer["span_px"] for layer in table["adaptive_span"]["layers"].values()]
         assert last["layer 1, head 2"] == pytest.approx(spans[1][2], rel=1e-5)
     found = find_network(f"runs:/{run_id}", tracking_uri=uri)
-    assert (found.run_id, found.label, found.dataset["name"]) == (run_id, "told-trial-00000", "digits")
+    assert (found.run_id, found.label, found.dataset["name"]) == (run_id, "pilot-trial-00000", "digits")
     assert found.dataset["uri"] is None
     assert list(found.reports) == [1, 2]
     with pytest.raises(CheckpointError, match="has no run '0123"):
@@ -84,7 +84,7 @@ def test_a_sweep_is_explained_by_its_best_trial(
     runs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    command = ["explain", "told", "--runs-dir", str(runs_dir), "--images", "8", "--no-mlflow", "--json"]
+    command = ["explain", "pilot", "--runs-dir", str(runs_dir), "--images", "8", "--no-mlflow", "--json"]
     done = CliRunner().invoke(app, command, catch_exceptions=False)
-    assert json.loads(done.output)["source"] == "told-trial-00000"
-    assert (tmp_path / "told-trial-00000-explained" / "spans.png").exists()
+    assert json.loads(done.output)["source"] == "pilot-trial-00000"
+    assert (tmp_path / "pilot-trial-00000-explained" / "spans.png").exists()

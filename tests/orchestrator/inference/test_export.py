@@ -1,4 +1,4 @@
-"""Trained networks as files: equal outputs on real images, cut windows, and nothing left behind where that fails."""
+"""Export of networks: equal outputs, frozen windows, and no file left where an export fails."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ SPANS = torch.tensor([0.0, 0.8, 0.0, 0.0])
 
 
 def known_network(name: str, options: Mapping[str, Any]) -> TrainedNetwork:
-    """A network for the digits that nobody trained."""
+    """Create an untrained network for the digits."""
     torch.manual_seed(0)
     network = models.create_model(name, num_classes=10, in_chans=1, image_size=8, **options).eval()
     return TrainedNetwork(
-        network=told(network, 8), label="known", name=name, options=options, epoch=1, checkpoint_bytes=0
+        network=with_preprocessing(network, 8), label="known", name=name, options=options, epoch=1, checkpoint_bytes=0
     )
 
 
-def told(network: torch.nn.Module, side: int) -> torch.nn.Module:
-    """With what a checkpoint tells of its images."""
+def with_preprocessing(network: torch.nn.Module, side: int) -> torch.nn.Module:
+    """Set the attributes that a checkpoint gives a network."""
     facts = {"class_names": tuple("0123456789"), "pixel_mean": (0.3,), "pixel_std": (0.4,), "trained_image_size": side}
     for key, value in facts.items():
         setattr(network, key, value)
@@ -50,7 +50,7 @@ def told(network: torch.nn.Module, side: int) -> torch.nn.Module:
 
 
 def adaptive(tables: float = 1.0) -> TrainedNetwork:
-    """Of heads that see differently far, whose attention goes mostly to where they do not."""
+    """Create a network whose heads have different spans, with most attention outside of them."""
     torch.manual_seed(0)
     network = AdaptiveSpanResNet(
         depths=(1,), widths=(16,), strides=(2,), num_heads=4, max_span=5, ramp=1.0, in_chans=1, num_classes=10
@@ -60,7 +60,7 @@ def adaptive(tables: float = 1.0) -> TrainedNetwork:
         attention.span.copy_(SPANS)
         attention.rel_h.mul_(tables)
         attention.rel_w.mul_(tables)
-    return dataclasses.replace(known_network("conv_resnet26_small", {}), network=told(network, 8))
+    return dataclasses.replace(known_network("conv_resnet26_small", {}), network=with_preprocessing(network, 8))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def images() -> NetworkImages:
 
 
 @pytest.mark.parametrize("to", FORMATS)
-def test_spans_are_frozen_and_windows_cut_head_by_head(to: str, images: NetworkImages, tmp_path: Path) -> None:
+def test_spans_are_frozen_with_a_window_per_head(to: str, images: NetworkImages, tmp_path: Path) -> None:
     known = adaptive()
     before = {key: value.clone() for key, value in known.network.state_dict().items()}
     path = tmp_path / f"network{FORMATS[to].suffix}"
@@ -85,7 +85,7 @@ def test_spans_are_frozen_and_windows_cut_head_by_head(to: str, images: NetworkI
     assert not found.note
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
     assert found.bytes == path.stat().st_size
-    assert str(ROOT).encode() not in path.read_bytes()  # where the sources lie is nobody's business
+    assert str(ROOT).encode() not in path.read_bytes()  # paths of this machine are private
     with torch.no_grad():
         expected = known.network(images.inputs[:1])
     torch.testing.assert_close(FORMATS[to].load(path)(images.inputs[:1]), expected, rtol=0, atol=1e-5)
@@ -93,10 +93,10 @@ def test_spans_are_frozen_and_windows_cut_head_by_head(to: str, images: NetworkI
 
 
 @pytest.mark.parametrize("family", ["fcvit", "lesa", "lsas", "spatial_bias_with_nonlocal"])
-def test_other_families_are_exported_as_they_are(family: str, tmp_path: Path) -> None:
+def test_other_families_are_exported_unchanged(family: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = TINY[family]().eval()
-    known = dataclasses.replace(known_network("conv_resnet26_small", {}), network=told(network, SIDE))
+    known = dataclasses.replace(known_network("conv_resnet26_small", {}), network=with_preprocessing(network, SIDE))
     inputs = torch.randn(3, 3, SIDE, SIDE)
     seen = NetworkImages(inputs, inputs, torch.zeros(3), (0, 1, 2), "noise", "test")
     found = export_network(known, seen, format_name="torch-export", path=tmp_path / "n.pt2", timed_batch=2)
@@ -106,7 +106,7 @@ def test_other_families_are_exported_as_they_are(family: str, tmp_path: Path) ->
     assert found.difference <= 1e-5
 
 
-def test_a_file_of_other_outputs_is_not_kept(
+def test_a_file_with_different_outputs_is_not_kept(
     images: NetworkImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "network.pt2"
@@ -120,7 +120,7 @@ def test_a_file_of_other_outputs_is_not_kept(
     assert [file.name for file in tmp_path.iterdir()] == ["network.pt2"]
 
 
-def test_an_exporter_that_fails_says_why(
+def test_a_failed_export_names_the_reason(
     images: NetworkImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuses(*_: object, **__: object) -> None:
@@ -132,9 +132,7 @@ def test_an_exporter_that_fails_says_why(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_batch_that_cannot_vary_is_told(
-    images: NetworkImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fixed_batch_size_is_reported(images: NetworkImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = FORMATS["torch-export"].write
 
     def only_fixed(*arguments: Any, any_batch: bool, **options: Any) -> None:
@@ -148,14 +146,14 @@ def test_a_batch_that_cannot_vary_is_told(
     assert found.batch == found.timed_batch == found.images == 6
 
 
-def test_windows_are_cut_by_layer_where_cutting_by_head_tells(images: NetworkImages) -> None:
-    known = adaptive(tables=50.0)  # of what is within the spans, next to nothing is left beside the epsilon of the mask
+def test_windows_are_frozen_per_layer_where_a_window_per_head_changes_outputs(images: NetworkImages) -> None:
+    known = adaptive(tables=50.0)  # the attention within the spans is small against the epsilon of the mask
     _, windows, note = export_module._frozen(known.network, images.inputs)
     assert windows == (((11, 4),),)
     assert note.startswith("one window for all heads in layer 0: ")
 
 
-def test_what_cannot_be_written_is_told_at_once(
+def test_an_invalid_target_or_format_is_reported_before_any_work(
     images: NetworkImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = known_network("conv_resnet26_small", {})
@@ -183,8 +181,10 @@ def test_the_command_on_a_trained_network(tmp_path: Path, monkeypatch: pytest.Mo
     assert done.exit_code == 0
     assert "trial-best.onnx: conv_resnet26_small, epoch 1 of trial-best; any number of images at once" in done.output
     assert "on 20 images" in done.output
-    told = json.loads({prop.key: prop.value for prop in onnx.load("trial-best.onnx").metadata_props}["spatialsweep"])
-    assert told["class_names"] == list("0123456789")
-    assert told["image_size"] == 8
+    metadata = json.loads(
+        {prop.key: prop.value for prop in onnx.load("trial-best.onnx").metadata_props}["spatialsweep"]
+    )
+    assert metadata["class_names"] == list("0123456789")
+    assert metadata["image_size"] == 8
     (given,) = onnxruntime.InferenceSession("trial-best.onnx").get_inputs()
     assert given.shape[1:] == [1, 8, 8]

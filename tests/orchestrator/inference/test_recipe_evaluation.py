@@ -1,4 +1,4 @@
-"""`spatialsweep eval` of a run sees what the run saw: for each recipe, the accuracy is the run's own `test/top1`."""
+"""`spatialsweep eval` evaluates as the run did: for each recipe, the accuracy is the run's `test/top1`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from orchestrator.training.evaluation import evaluate
 from orchestrator.training.images.placement import place_dataset
 from orchestrator.training.trial import Trial
 from orchestrator.training.workers import Workers
-from tests.support.fake_sweeps import tell_sweep
+from tests.support.fake_sweeps import write_sweep
 from tests.support.tiny_archives import cifar10_python, cifar100_python, imagenet, photo_tree, stl10
 from tests.support.training_pieces import few_digits, make_trial, run
 
@@ -53,7 +53,7 @@ SMALLER = (
     "dataset.decode_processes=0",
     "resources.workers=1",
 )
-"""What shortens a recipe; how its images are looked at stays as it is, but for the size of its photos."""
+"""Settings that shorten a recipe; its evaluation settings stay, except the size of photos."""
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 
 
 def train(config: SweepConfig, folder: Path) -> tuple[Trial, dict[str, float]]:
-    """A recipe, shortened, to its end; the trial with its best weights, and its last report."""
+    """Train a shortened recipe; return the trial with its best weights, and its last report."""
     assert config.dataset.uri is not None
     data = place_dataset(open_dataset(config.dataset.uri), torch.device("cpu"), config.dataset)
     trial = Trial(resolve_trial(config, 0, {}), config.objective, data, Workers(), TrialCheckpoints(folder))
@@ -80,7 +80,7 @@ def train(config: SweepConfig, folder: Path) -> tuple[Trial, dict[str, float]]:
 
 
 def inputs_of(network: nn.Module, seen: list[Tensor]) -> None:
-    """Keeps what reaches a network."""
+    """Record the inputs of a network."""
     network.register_forward_pre_hook(lambda _, given: seen.append(given[0].clone(memory_format=torch.preserve_format)))
 
 
@@ -89,7 +89,7 @@ CASES += [("lsas_cifar10", "test"), ("lesa_resnet50_imagenet", "test")]  # as th
 
 
 @pytest.mark.parametrize(("name", "select_on"), CASES)
-def test_the_accuracy_of_a_run_is_found_again(
+def test_an_evaluation_reproduces_the_accuracy_of_the_run(
     name: str, select_on: str, datasets: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = load_recipe(name)
@@ -119,7 +119,7 @@ def test_the_accuracy_of_a_run_is_found_again(
     assert found.loss == of_run["loss"]
     assert [batch.stride() for batch in by_eval] == [batch.stride() for batch in in_run]
     assert all(torch.equal(one, other) for one, other in zip(by_eval, in_run, strict=True))
-    if files:  # and it would not be so with another crop
+    if files:  # another crop gives another loss
         other = evaluate_checkpoint(tmp_path / "best.pt", datasets(recipe.dataset), crop_pct=0.5)
         assert other.loss != found.loss
         kept = recipe.settings["dataset"]["crop_pct"]
@@ -146,7 +146,7 @@ def _digits() -> Any:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_mean_and_deviation_come_back_to_the_last_bit(seed: int) -> None:
+def test_mean_and_deviation_are_restored_to_the_last_bit(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     scaled = torch.rand(1000, generator=generator) * 255  # as any mean in [0, 1] is placed on a device
     assert torch.equal(torch.tensor(share_of_255(scaled)) * 255, scaled)
@@ -154,7 +154,7 @@ def test_the_mean_and_deviation_come_back_to_the_last_bit(seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, dict[str, float]]:
-    """A dataset of photos, a sweep with a trial trained on it at another crop than by default, and its last report."""
+    """Create a dataset of photos and train a trial of a sweep on it, with a crop that is not the default."""
     folder = tmp_path_factory.mktemp("photos")
     uri = str(folder / "data")
     prepare("folder", photo_tree(folder), uri)
@@ -165,14 +165,14 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, dict[st
         "trial_scheduler": {"name": "none"},
         "resources": {"workers": 1},
     }
-    sweep = tell_sweep(folder, "told", [(TrialStatus.FINISHED, [0.5])], **settings)
+    sweep = write_sweep(folder, "told", [(TrialStatus.FINISHED, [0.5])], **settings)
     config = SweepConfig(name="told", model={"name": "conv_resnet26_small"}, **settings)
     best = sweep / "trials" / "trial-00000"
     _, report = train(config, best)
     return uri, best / "best.pt", report
 
 
-def test_a_checkpoint_from_before_is_evaluated_as_its_sweep_tells(
+def test_a_checkpoint_without_settings_is_evaluated_with_those_of_its_sweep(
     photos: tuple[str, Path, dict[str, float]], tmp_path: Path
 ) -> None:
     uri, best, _ = photos
@@ -187,12 +187,12 @@ def test_a_checkpoint_from_before_is_evaluated_as_its_sweep_tells(
     save_checkpoint(tmp_path / "copied.pt", before)
     notes = evaluate_checkpoint(tmp_path / "copied.pt", uri).notes
     assert notes == (
-        "the checkpoint does not tell how its run evaluated; the arithmetic is float32",
-        "crop_pct 0.875, bicubic: how the run cropped is not known",
+        "the checkpoint does not record the evaluation settings of its run; the arithmetic is float32",
+        "crop_pct 0.875, bicubic: the crop of the run is unknown",
     )
 
 
-def test_the_command_says_a_difference_in_one_line(photos: tuple[str, Path, dict[str, float]]) -> None:
+def test_the_command_reports_a_difference_in_one_line(photos: tuple[str, Path, dict[str, float]]) -> None:
     uri, best, report = photos
     own = CliRunner().invoke(app, ["eval", str(best), "--dataset", uri], catch_exceptions=False).output
     assert own.startswith(f"top-1 {report['test/top1']:.2%}")
@@ -206,10 +206,10 @@ def test_the_command_says_a_difference_in_one_line(photos: tuple[str, Path, dict
         evaluate_checkpoint(best, uri, crop_pct=1.5)
 
 
-def test_settings_that_are_none_are_refused_and_a_crop_of_small_images_is_said(tmp_path: Path) -> None:
+def test_invalid_settings_are_refused_and_a_crop_of_small_images_is_reported(tmp_path: Path) -> None:
     run(make_trial(few_digits(tmp_path, train=80, test=20), tmp_path, epochs=1))
     found = evaluate_checkpoint(tmp_path / "best.pt", "digits", crop_pct=0.5, datasets_folder=tmp_path)
-    assert found.notes == ("crop_pct 0.5 has no effect: these images are seen whole",)
+    assert found.notes == ("crop_pct 0.5 has no effect: these images are not cropped",)
     content = read_checkpoint(tmp_path / "best.pt")
     content.pop("format")
     for key, value in (("crop_pct", 7.0), ("interpolation", "cubic"), ("precision", 16), ("other", 1)):

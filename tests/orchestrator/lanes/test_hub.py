@@ -1,5 +1,4 @@
-"""The hub between trial clients and lanes, as plain asyncio: who waits for whom, and what becomes of a trial when
-ranks, groups, clients or the hub itself go away."""
+"""Hub between trial clients and lanes, as plain asyncio: decisions, leases, and losses of ranks, groups and clients."""
 
 from __future__ import annotations
 
@@ -41,7 +40,7 @@ async def test_a_lane_is_leased_once_every_rank_waits() -> None:
 
 
 @in_loop
-async def test_ranks_go_on_together_once_the_client_asks_for_more() -> None:
+async def test_ranks_continue_together_once_the_client_acknowledges() -> None:
     hub = LaneHub()
     await started(hub)
     event = asyncio.ensure_future(hub.next_event(A, 0, 0))
@@ -68,7 +67,7 @@ async def test_a_release_stops_every_rank_and_frees_the_lane() -> None:
 
 
 @in_loop
-async def test_ranks_never_part_when_an_epoch_is_acknowledged_and_then_released() -> None:
+async def test_all_ranks_get_one_decision_when_an_epoch_is_acknowledged_and_then_released() -> None:
     hub = LaneHub()
     await started(hub)
     ranks = reporting(hub, 1)
@@ -77,7 +76,7 @@ async def test_ranks_never_part_when_an_epoch_is_acknowledged_and_then_released(
     release = asyncio.ensure_future(hub.release("a"))
     assert await asyncio.gather(*ranks) == [Decision.GO] * 2
     await asyncio.gather(more, release)
-    await hub.next_event(A, 0, 2)  # comes too late to send one rank on
+    await hub.next_event(A, 0, 2)  # too late to let one rank continue
     assert await asyncio.gather(*reporting(hub, 2)) == [Decision.STOP] * 2
 
 
@@ -92,7 +91,7 @@ async def test_a_release_before_any_rank_began_frees_the_lane_at_once() -> None:
 
 
 @in_loop
-async def test_a_trial_whose_group_dies_continues_in_the_next() -> None:
+async def test_a_trial_whose_group_is_lost_resumes_in_the_next() -> None:
     hub = LaneHub(max_failures=1)
     await started(hub)
     event = asyncio.ensure_future(hub.next_event(A, 0, 0))
@@ -101,7 +100,7 @@ async def test_a_trial_whose_group_dies_continues_in_the_next() -> None:
     event = asyncio.ensure_future(hub.next_event(A, 0, 1))
     assert await asyncio.gather(*old) == [Decision.GO] * 2
     assert await asyncio.gather(*waiting(hub, generation=2)) == [A, A]
-    assert await asyncio.gather(*reporting(hub, 1, generation=2)) == [Decision.GO] * 2  # heard before
+    assert await asyncio.gather(*reporting(hub, 1, generation=2)) == [Decision.GO] * 2  # repeated epoch
     ranks = reporting(hub, 2, generation=2)
     assert (await event).epoch == 2
     assert await settled(*ranks) == [False, False]
@@ -168,7 +167,7 @@ async def test_a_trial_that_diverges_leaves_a_sound_group() -> None:
 
 
 @in_loop
-async def test_a_released_trial_is_not_revived_by_a_late_rank() -> None:
+async def test_a_late_call_of_a_rank_does_not_restart_a_released_trial() -> None:
     hub = LaneHub()
     await started(hub)
     await hub.release("a")
@@ -197,7 +196,7 @@ async def test_close_ends_every_wait() -> None:
 
 @pytest.mark.parametrize("hub_dies", [False, True])
 @pytest.mark.parametrize("seed", range(12))
-def test_every_trial_ends_once_whatever_dies(seed: int, hub_dies: bool) -> None:
+def test_every_trial_ends_once_under_random_losses(seed: int, hub_dies: bool) -> None:
     world = World(seed, hub_dies=hub_dies)
     asyncio.run(asyncio.wait_for(world.run(), 8))
     for trial_id, plan in world.plans.items():

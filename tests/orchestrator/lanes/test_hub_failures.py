@@ -1,4 +1,4 @@
-"""What a failure costs at the hub: the trial one attempt, the lane nothing where it can be kept, no other trial."""
+"""Failures at the hub: retries of a trial, exemptions, and trials whose lane is down."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from orchestrator.lanes.hub.hub import LaneHub
-from orchestrator.lanes.hub.lane_table import GROUP_LOST, MOST_HOSTS_LOST
+from orchestrator.lanes.hub.lane_table import GROUP_LOST, MAX_NODE_LOSSES
 from orchestrator.lanes.messages import Decision, Next, Outcome, Report, TrialOutcome
 from tests.support.hub_calls import (
     COMPLETED,
@@ -30,7 +30,7 @@ __all__ = ["short_waits"]  # a fixture
 
 
 @in_loop
-async def test_a_failed_trial_goes_again_on_the_same_group_and_then_has_failed() -> None:
+async def test_a_failed_trial_is_retried_on_the_same_group_and_then_has_failed() -> None:
     hub = LaneHub(max_failures=1)
     await started(hub)
     event = asyncio.ensure_future(hub.next_event(A, 0, 0))
@@ -43,16 +43,16 @@ async def test_a_failed_trial_goes_again_on_the_same_group_and_then_has_failed()
 
 
 @in_loop
-async def test_what_would_happen_again_is_not_tried_again() -> None:
+async def test_a_final_failure_is_not_retried() -> None:
     hub = LaneHub(max_failures=3)
     await started(hub)
-    hopeless = TrialOutcome(Outcome.FAILED, "out of memory", final=True)
-    assert await asyncio.gather(*finishing(hub, hopeless, hopeless)) == [Next.STAY] * 2
-    assert await hub.next_event(A, 0, 0) == hopeless
+    final = TrialOutcome(Outcome.FAILED, "out of memory", final=True)
+    assert await asyncio.gather(*finishing(hub, final, final)) == [Next.STAY] * 2
+    assert await hub.next_event(A, 0, 0) == final
 
 
 @in_loop
-async def test_a_rank_that_fails_alone_costs_one_attempt_and_not_two() -> None:
+async def test_a_rank_that_fails_alone_counts_as_one_failure() -> None:
     hub = LaneHub(max_failures=1)
     await started(hub)
     event = asyncio.ensure_future(hub.next_event(A, 0, 0))
@@ -65,7 +65,7 @@ async def test_a_rank_that_fails_alone_costs_one_attempt_and_not_two() -> None:
 
 
 @in_loop
-async def test_a_lost_group_is_a_failure_of_the_trial_it_trained() -> None:
+async def test_a_lost_group_is_a_failure_of_its_trial() -> None:
     hub = LaneHub(max_failures=2)
     await started(hub)
     event = asyncio.ensure_future(hub.next_event(A, 0, 0))
@@ -81,11 +81,11 @@ async def test_a_lost_group_is_a_failure_of_the_trial_it_trained() -> None:
 
 
 @in_loop
-async def test_a_group_lost_before_it_began_a_trial_is_not_that_trials_failure() -> None:
+async def test_a_group_lost_before_a_rank_began_is_no_failure_of_the_trial() -> None:
     hub = LaneHub(max_failures=0)
     ranks = waiting(hub)
     await hub.lease(A)
-    await asyncio.gather(*ranks)  # told to processes that are dead already
+    await asyncio.gather(*ranks)  # received by processes that are dead already
     await hub.group_lost(0)
     assert await asyncio.gather(*waiting(hub, generation=2)) == [A, A]
 
@@ -95,7 +95,7 @@ async def test_preemption_is_no_failure() -> None:
     hub = LaneHub(max_failures=0)
     await started(hub)
     for generation in range(2, 6):
-        await hub.excuse(0)
+        await hub.exempt_loss(0)
         await hub.group_lost(0)
         assert await asyncio.gather(*waiting(hub, generation)) == [A, A]
         await hub.begin(rank_id(0, generation), A)
@@ -105,24 +105,24 @@ async def test_preemption_is_no_failure() -> None:
 
 
 @in_loop
-async def test_the_loss_of_a_host_is_no_failure_until_it_follows_the_trial() -> None:
+async def test_node_failures_are_no_failure_of_the_trial_until_there_are_many() -> None:
     hub = LaneHub(max_failures=0)
     await started(hub)
     event = asyncio.ensure_future(hub.next_event(A, 0, 0))
-    for generation in range(2, 2 + MOST_HOSTS_LOST):
-        for _ in range(2):  # a controller tells it in each state it passes through
-            await hub.host_lost(0)
+    for generation in range(2, 2 + MAX_NODE_LOSSES):
+        for _ in range(2):  # a controller reports it in each of its states
+            await hub.node_lost(0)
         await hub.group_lost(0)
         assert await asyncio.gather(*waiting(hub, generation)) == [A, A]
         await hub.begin(rank_id(0, generation), A)
     assert not event.done()
-    await hub.host_lost(0)
+    await hub.node_lost(0)
     await hub.group_lost(0)
     assert await event == GROUP_LOST
 
 
 @in_loop
-async def test_ranks_that_leave_a_node_before_it_is_taken_take_the_trial_along() -> None:
+async def test_a_trial_moves_with_its_ranks_before_a_preemption() -> None:
     hub = LaneHub(max_failures=0)
     await started(hub)
     event = asyncio.ensure_future(hub.next_event(A, 0, 0))
@@ -134,7 +134,7 @@ async def test_ranks_that_leave_a_node_before_it_is_taken_take_the_trial_along()
 
 
 @in_loop
-async def test_a_trial_whose_lane_is_down_goes_on_with_the_first_that_is_ready() -> None:
+async def test_a_trial_whose_lane_is_down_moves_to_the_first_ready_one() -> None:
     hub = LaneHub(max_failures=1)
     await started(hub)
     event = asyncio.ensure_future(hub.next_event(A, 0, 0))
@@ -152,11 +152,11 @@ async def test_a_trial_whose_lane_is_down_goes_on_with_the_first_that_is_ready()
 
 
 @in_loop
-async def test_a_lane_given_up_leaves_its_trial_to_another() -> None:
+async def test_the_trial_of_a_retired_lane_moves_to_another() -> None:
     hub = LaneHub(max_failures=1)
     await started(hub)
     event = asyncio.ensure_future(hub.next_event(A, 0, 0))
-    await hub.abandon(0)
+    await hub.retire_lane(0)
     assert await hub.next_assignment(rank_id(0)) is None  # a late call does not bring the lane back
     assert await asyncio.gather(*waiting(hub, lane=1)) == [A, A]
     assert await settled(event) == [False]
@@ -164,7 +164,7 @@ async def test_a_lane_given_up_leaves_its_trial_to_another() -> None:
 
 
 @in_loop
-async def test_another_client_of_the_same_trial_finds_its_lane() -> None:
+async def test_a_new_client_of_the_same_trial_finds_its_lane() -> None:
     hub = LaneHub()
     await started(hub)
     dead = asyncio.ensure_future(hub.next_event(A, 0, 0))  # of an actor that died
@@ -178,7 +178,7 @@ async def test_another_client_of_the_same_trial_finds_its_lane() -> None:
 
 
 @in_loop
-async def test_a_trial_released_while_its_lane_is_down_is_forgotten() -> None:
+async def test_a_trial_released_while_its_lane_is_down_is_not_assigned_again() -> None:
     hub = LaneHub(max_failures=1)
     await started(hub)
     await hub.group_lost(0)

@@ -1,4 +1,4 @@
-"""A hub that died is replaced by an empty one; ranks and clients repeat the calls it did not answer, and go on."""
+"""Restart of the hub: it begins empty, and Ray retries the calls of ranks and clients that were not answered."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ __all__ = ["short_waits"]  # a fixture
 
 
 @pytest.mark.parametrize("client_first", [False, True])
-def test_reports_and_the_clients_question_rebuild_the_tables(client_first: bool) -> None:
+def test_calls_of_ranks_and_client_rebuild_the_tables(client_first: bool) -> None:
     @in_loop
     async def scenario() -> None:
         hub = LaneHub()
-        ask = asyncio.ensure_future(hub.next_event(A, 0, 2)) if client_first else None
+        call = asyncio.ensure_future(hub.next_event(A, 0, 2)) if client_first else None
         await settled()
         ranks = reporting(hub, 3)
         await settled()
-        assert (await (ask or hub.next_event(A, 0, 2))).epoch == 3
+        assert (await (call or hub.next_event(A, 0, 2))).epoch == 3
         assert await settled(*ranks) == [False, False]
         more = asyncio.ensure_future(hub.next_event(A, 0, 3))
         assert await asyncio.gather(*ranks) == [Decision.GO] * 2
@@ -48,7 +48,7 @@ def test_reports_and_the_clients_question_rebuild_the_tables(client_first: bool)
 
 
 @in_loop
-async def test_ranks_that_had_not_heard_of_their_order_get_it() -> None:
+async def test_ranks_that_had_not_received_their_assignment_get_it() -> None:
     hub = LaneHub()
     ranks = waiting(hub)
     client = asyncio.ensure_future(hub.next_event(A, 0, 0))
@@ -59,7 +59,7 @@ async def test_ranks_that_had_not_heard_of_their_order_get_it() -> None:
 @in_loop
 async def test_a_client_whose_lane_was_given_away_gets_another_and_never_foreign_reports() -> None:
     hub = LaneHub()
-    await started(hub, B)  # the hub did not know yet that lane 0 belonged to A
+    await started(hub, B)  # the hub has no record yet that A holds lane 0
     mine = asyncio.ensure_future(hub.next_event(A, 0, 0))
     ranks = reporting(hub, 1, assignment=B)
     assert (await hub.next_event(B, 0, 0)).epoch == 1
@@ -71,9 +71,9 @@ async def test_a_client_whose_lane_was_given_away_gets_another_and_never_foreign
 
 
 @in_loop
-async def test_ranks_of_a_trial_nobody_asks_for_are_stopped_after_a_while() -> None:
+async def test_ranks_of_a_trial_without_a_client_are_stopped_after_the_grace_period() -> None:
     hub = LaneHub()
-    ranks = reporting(hub, 1)  # released at a hub that took the knowledge with it
+    ranks = reporting(hub, 1)  # released before the restart
     assert await settled(*ranks) == [False, False]
     assert await asyncio.gather(*ranks) == [Decision.STOP] * 2
     assert await asyncio.gather(*finishing(hub, STOPPED, STOPPED)) == [Next.STAY] * 2
@@ -81,28 +81,28 @@ async def test_ranks_of_a_trial_nobody_asks_for_are_stopped_after_a_while() -> N
 
 
 @in_loop
-async def test_an_ending_nobody_was_told_reaches_the_client() -> None:
+async def test_an_outcome_recorded_after_a_restart_reaches_the_client() -> None:
     hub = LaneHub()
     assert await asyncio.gather(*finishing(hub, FAILED, FAILED)) == [Next.STAY] * 2
     assert await hub.next_event(A, 0, 1) == FAILED
 
 
 @in_loop
-async def test_a_rank_that_was_told_the_end_does_not_begin_again_without_its_peer() -> None:
+async def test_a_rank_answered_before_the_restart_does_not_begin_without_its_peer() -> None:
     hub = LaneHub()
     client = asyncio.ensure_future(hub.next_event(A, 0, 3))
-    told = asyncio.ensure_future(hub.next_assignment(rank_id(0), "a"))
-    assert await settled(told, client) == [False, False]
+    first = asyncio.ensure_future(hub.next_assignment(rank_id(0), "a"))
+    assert await settled(first, client) == [False, False]
     assert await hub.finish(rank_id(1), A, COMPLETED) is Next.STAY
     assert await client == COMPLETED
-    assert await settled(told) == [False]
+    assert await settled(first) == [False]
     lease = asyncio.ensure_future(hub.lease(B))
     assert await hub.next_assignment(rank_id(1), "a") == B
-    assert (await told, await lease) == (B, 0)
+    assert (await first, await lease) == (B, 0)
 
 
 @in_loop
-async def test_a_trial_whose_end_got_lost_is_run_again_by_all_its_ranks() -> None:
+async def test_a_trial_whose_outcome_was_lost_is_trained_again_by_all_its_ranks() -> None:
     hub = LaneHub()
     client = asyncio.ensure_future(hub.next_event(A, 0, 1))
     first = asyncio.ensure_future(hub.next_assignment(rank_id(0), "a"))
@@ -114,12 +114,12 @@ async def test_a_trial_whose_end_got_lost_is_run_again_by_all_its_ranks() -> Non
 
 
 @in_loop
-async def test_a_lane_is_not_told_to_repeat_what_another_has_taken_over() -> None:
+async def test_a_lane_does_not_repeat_a_trial_that_another_has_taken_over() -> None:
     hub = LaneHub()
     await started(hub)
     left_behind = [rank_id(rank, lane=1) for rank in (0, 1)]
-    verdicts = await asyncio.gather(*(hub.report(rank, A, Report(1)) for rank in left_behind))
-    assert verdicts == [Decision.STOP] * 2
+    decisions = await asyncio.gather(*(hub.report(rank, A, Report(1)) for rank in left_behind))
+    assert decisions == [Decision.STOP] * 2
     assert await asyncio.gather(*(hub.finish(rank, A, STOPPED) for rank in left_behind)) == [Next.STAY] * 2
     ranks = waiting(hub, lane=1)
     assert await hub.lease(B) == 1
@@ -127,7 +127,7 @@ async def test_a_lane_is_not_told_to_repeat_what_another_has_taken_over() -> Non
 
 
 @in_loop
-async def test_a_hub_lost_while_the_sweep_closes_is_told_again() -> None:
+async def test_a_hub_restarted_while_the_sweep_closes_is_closed_again() -> None:
     hub = LaneHub()
     ranks = reporting(hub, 1)
     idle = waiting(hub, lane=1)
@@ -146,12 +146,12 @@ async def test_a_hub_lost_while_the_sweep_closes_is_told_again() -> None:
 
 
 @in_loop
-async def test_a_controller_is_known_again_after_its_next_announcement() -> None:
+async def test_a_controller_is_recorded_again_after_its_next_report() -> None:
     hub = LaneHub()
     await hub.adopt_controller(0, "controller")
     assert (await hub.hub_state()).controllers == {0: "controller"}
     hub = LaneHub()
-    await hub.group_lost(0)  # of a lane this hub has not heard of
+    await hub.group_lost(0)  # a lane without a row
     assert (await hub.hub_state()).controllers == {}
     await hub.adopt_controller(0, "controller")
     assert (await hub.hub_state()).controllers == {0: "controller"}

@@ -1,4 +1,4 @@
-"""A call to the hub costs the same however many lanes there are, and a ready lane finds who waits for it."""
+"""Cost of a call to the hub by the number of lanes, and the order in which ready lanes are leased."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["short_waits"]  # a fixture
 
 
 async def _lane_with_a_trial(hub: LaneHub, lane: int) -> TrialAssignment:
-    """A lane of two ranks whose trial has reported its first epoch and waits to go on; its client waits for news."""
+    """Lease a lane of two ranks to a trial of its own."""
     assignment = TrialAssignment(f"trial-{lane}", {}, "")
     ranks = [asyncio.ensure_future(hub.next_assignment(rank_id(rank, lane=lane))) for rank in (0, 1)]
     assert await hub.lease(assignment) == lane
@@ -25,7 +25,7 @@ async def _lane_with_a_trial(hub: LaneHub, lane: int) -> TrialAssignment:
 
 
 async def _work_of_an_epoch(lanes: int) -> int:
-    """Python functions that run in the process while one lane's ranks report and its client lets them go on."""
+    """Count the Python functions that run while the ranks of one lane report and its client acknowledges."""
     hub, waiting = LaneHub(), []
     for lane in range(lanes):
         assignment = await _lane_with_a_trial(hub, lane)
@@ -54,12 +54,12 @@ async def _work_of_an_epoch(lanes: int) -> int:
     return ran
 
 
-def test_an_epoch_of_one_lane_is_no_more_work_among_many() -> None:
+def test_the_work_of_an_epoch_does_not_grow_with_the_number_of_lanes() -> None:
     assert asyncio.run(_work_of_an_epoch(500)) == asyncio.run(_work_of_an_epoch(5))
 
 
 @in_loop
-async def test_lanes_that_become_ready_at_once_serve_all_who_wait() -> None:
+async def test_lanes_that_become_ready_at_once_are_leased_to_all_waiting_trials() -> None:
     hub = LaneHub()
     leases = [asyncio.ensure_future(hub.lease(TrialAssignment(str(number), {}, ""))) for number in range(20)]
     await settled()
@@ -70,7 +70,7 @@ async def test_lanes_that_become_ready_at_once_serve_all_who_wait() -> None:
 
 @pytest.mark.parametrize("leaves", ["is cancelled", "has ended"])
 @in_loop
-async def test_one_who_no_longer_wants_a_lane_leaves_it_to_the_next(leaves: str) -> None:
+async def test_a_client_that_no_longer_needs_a_lane_leaves_it_to_the_next(leaves: str) -> None:
     hub = LaneHub()
     first, second = asyncio.ensure_future(hub.lease(A)), asyncio.ensure_future(hub.lease(B))
     await settled()

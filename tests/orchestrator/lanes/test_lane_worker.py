@@ -1,4 +1,4 @@
-"""How a worker of a lane tells the end of a trial, which decides whether the trial goes again."""
+"""Outcomes that a worker of a lane reports, which decide whether a trial is retried."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from orchestrator.config.sections.model import ModelConfig
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.config.trial import TrialConfig
 from orchestrator.errors import CheckpointError, TrialDivergedError, TrialFailedError
-from orchestrator.lanes.lane_setting import LaneSetting
+from orchestrator.lanes.lane_setting import LaneSetting, LaneTask
 from orchestrator.lanes.messages import Outcome, RankId, TrialAssignment, TrialOutcome
 from orchestrator.lanes.worker import worker
-from orchestrator.lanes.worker.trial_log import in_words, trial_log
+from orchestrator.lanes.worker.trial_log import format_metrics, trial_log
 from orchestrator.training.trial import StopTrial
 from orchestrator.training.workers import Workers
 
@@ -27,19 +27,19 @@ CONFIG = TrialConfig(number=0, model=ModelConfig(name="any"), training=TrainingC
 def ending_of(
     error: BaseException, folder: Path, patch: pytest.MonkeyPatch, workers: Workers | None = None
 ) -> TrialOutcome:
-    """What a rank tells the hub when training raises."""
+    """Return the outcome that a rank reports when training raises."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
     patch.setattr(worker, "Trial", fail)
     assignment = TrialAssignment("a", CONFIG.model_dump(mode="json"), str(folder))
-    lane: Any = LaneSetting(0, None, None, "", None)  # type: ignore[arg-type]
+    lane: Any = LaneSetting(0, None, LaneTask(None, "", None))  # type: ignore[arg-type]
     data: Any = None
     return worker._train(lane, RankId(0, 1, 0, 1), workers or Workers(), data, assignment)
 
 
-def test_a_crash_may_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_may_be_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = ending_of(RuntimeError("no luck"), tmp_path, monkeypatch)
     assert (outcome.kind, outcome.final, outcome.poisoned) == (Outcome.FAILED, False, False)
     assert outcome.reason.startswith("RuntimeError: no luck\nTraceback")
@@ -47,7 +47,9 @@ def test_a_crash_may_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("error", [TrialFailedError("out of memory"), CheckpointError("both are damaged")])
-def test_what_would_happen_again_is_final(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_that_a_retry_would_meet_again_is_final(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     outcome = ending_of(error, tmp_path, monkeypatch)
     assert (outcome.kind, outcome.final) == (Outcome.FAILED, True)
 
@@ -60,32 +62,32 @@ def test_what_would_happen_again_is_final(error: Exception, tmp_path: Path, monk
         (worker.LeaveLane(), Outcome.MOVED),
     ],
 )
-def test_other_ends(error: BaseException, kind: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_outcomes(error: BaseException, kind: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ending_of(error, tmp_path, monkeypatch).kind is kind
 
 
-def test_a_lost_peer_is_no_fault_of_this_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_peer_is_no_failure_of_this_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     error = RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:4711")
     assert ending_of(error, tmp_path, monkeypatch, Workers(0, 2)).kind is Outcome.PEER_LOST
     assert ending_of(error, tmp_path, monkeypatch).kind is Outcome.FAILED  # which has no peers
 
 
-def test_what_a_trial_says_is_in_its_log_and_in_no_other(tmp_path: Path) -> None:
+def test_records_of_a_trial_are_in_its_log_and_in_no_other(tmp_path: Path) -> None:
     for number in (1, 2):
         with trial_log(tmp_path / str(number), rank=1) as log:
-            log.info("epoch 1: %s", in_words({"val/top1": 0.98765, "time/data_s": 3.0, "lr": 0.1}))
-            warnings.warn(f"warned by {number}", stacklevel=1)
+            log.info("epoch 1: %s", format_metrics({"val/top1": 0.98765, "time/data_s": 3.0, "lr": 0.1}))
+            warnings.warn(f"warning of {number}", stacklevel=1)
     for number, other in ((1, 2), (2, 1)):
         text = (tmp_path / str(number) / "rank-1.log").read_text()
         assert "epoch 1: val/top1 0.9877, lr 0.1\n" in text
-        assert f"warned by {number}" in text
-        assert f"warned by {other}" not in text
+        assert f"warning of {number}" in text
+        assert f"warning of {other}" not in text
 
 
 def test_a_trial_trains_where_no_log_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file, not a folder")
     with trial_log(tmp_path / "taken", rank=0) as log:
-        log.info("heard by nobody")
+        log.info("written nowhere")
 
 
 def test_the_controller_of_a_lane_needs_no_torch() -> None:

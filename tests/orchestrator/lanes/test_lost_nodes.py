@@ -1,4 +1,4 @@
-"""The loss of a host is told from the death of a worker."""
+"""Distinction of a node failure from a killed worker."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from ray.exceptions import RayActorError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from orchestrator.lanes.controller import lost_nodes as lost_hosts
-from orchestrator.lanes.controller.lost_nodes import LostHosts
+from orchestrator.lanes.controller import lost_nodes
+from orchestrator.lanes.controller.lost_nodes import LostNodes
 
 AWAY = WorkerHealthCheckFailedError("a health check failed", RayActorError())
 PEER = RuntimeError("Connection reset by peer")
@@ -20,14 +20,14 @@ class Group:
     """Two ranks on two nodes.
 
     Args:
-        answers: Of the rank that is away, each time it is asked; the last one again and again.
-        dies: After so many looks at the nodes, node 1 is not among the living any more.
+        answers: Answers of the rank that is away, one for each check; the last one is repeated.
+        dies: Number of checks of the nodes after which node 1 is dead.
     """
 
     def __init__(self, *answers: bool | None, dies: int | None = None) -> None:
-        self._answers, self._dies, self.looks = list(answers), dies, 0
-        self.hosts = LostHosts(self.answer, self.living)
-        self.hosts.remember([self.worker(0), self.worker(1)])
+        self._answers, self._dies, self.checks = list(answers), dies, 0
+        self.nodes = LostNodes(self.answer, self.living)
+        self.nodes.set_workers([self.worker(0), self.worker(1)])
 
     def worker(self, rank: int) -> Any:
         return SimpleNamespace(actor=rank, metadata=SimpleNamespace(node_id=f"node-{rank}"))
@@ -37,45 +37,47 @@ class Group:
         return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
 
     def living(self) -> set[str]:
-        self.looks += 1
-        gone = self._dies is not None and self.looks > self._dies
+        self.checks += 1
+        gone = self._dies is not None and self.checks > self._dies
         return {"node-0", "elsewhere"} | ({"node-1"} if not gone else set())
 
     def explains(self, failures: dict[int, Exception]) -> bool:
-        return self.hosts.explain(SimpleNamespace(worker_failures=failures))
+        return self.nodes.caused(SimpleNamespace(worker_failures=failures))
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lost_hosts, "_ASK_AGAIN_S", 0.0)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lost_nodes, "_POLL_INTERVAL_S", 0.0)
+    monkeypatch.setattr(lost_nodes, "_TABLE_DELAY_S", 0.05)
 
 
-def test_a_killed_worker_is_no_lost_host() -> None:
+def test_a_killed_worker_is_no_node_failure() -> None:
     assert not Group(False).explains({0: PEER, 1: AWAY})
 
 
-def test_a_host_is_waited_for_until_it_is_known_to_be_dead() -> None:
+def test_the_check_waits_until_ray_has_declared_the_node_dead() -> None:
     group = Group(None, dies=3)
     assert group.explains({0: PEER, 1: AWAY})
-    assert group.looks > 3
+    assert group.checks > 3
 
 
-def test_a_worker_that_died_with_its_host_was_not_killed() -> None:
+def test_a_worker_that_died_with_its_node_was_not_killed() -> None:
     assert Group(False, dies=1).explains({1: RayActorError()})
+    assert Group(False, dies=3).explains({1: RayActorError()})  # the death of the worker is known first
 
 
-def test_a_worker_that_answers_again_was_cut_off() -> None:
+def test_a_worker_that_answers_again_had_no_network() -> None:
     assert Group(None, None, True).explains({1: AWAY})
 
 
-def test_what_ranks_raise_themselves_is_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_the_ranks_themselves_are_no_node_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     group = Group(None)
     assert not group.explains({0: PEER, 1: ValueError()})
-    assert not group.hosts.explain(None)
-    assert not group.hosts.explain(RuntimeError("the controller's own"))
-    assert group.looks == 0
+    assert not group.nodes.caused(None)
+    assert not group.nodes.caused(RuntimeError("the controller's own"))
+    assert group.checks == 0
 
 
-def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lost_hosts, "_PATIENCE_S", 0.05)
+def test_the_check_has_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lost_nodes, "_NODE_DEATH_TIMEOUT_S", 0.05)
     assert not Group(None).explains({1: AWAY})

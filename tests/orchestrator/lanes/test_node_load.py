@@ -1,4 +1,4 @@
-"""How busy a node is, as its workers tell it."""
+"""Load of a node, as its workers report it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orchestrator.lanes.worker.node_load import NodeLoad
 from tests.support.hub_calls import A, in_loop, rank_id, started
 
 
-def test_a_node_tells_the_use_of_its_processors_and_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_load_has_processors_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "node-7")
     found = NodeLoad().read()
     assert {key for key in found if "gpu" not in key} == {
@@ -30,7 +30,7 @@ def test_a_node_tells_the_use_of_its_processors_and_its_memory(monkeypatch: pyte
     assert 0 < found["system/node-7/system_memory_usage_megabytes"] < memory_mb
 
 
-def test_what_a_gpu_does_not_tell_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readings_that_a_gpu_does_not_support_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(device: Any) -> Any:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
@@ -51,12 +51,12 @@ def test_what_a_gpu_does_not_tell_is_left_out(monkeypatch: pytest.MonkeyPatch) -
 
 
 @in_loop
-async def test_what_every_node_tells_arrives_with_the_metrics_of_the_first_rank() -> None:
+async def test_the_load_of_every_node_is_merged_with_the_metrics_of_the_first_rank() -> None:
     hub = LaneHub()
     await started(hub)
     event = asyncio.ensure_future(hub.next_event(A, 0, 0))
-    told = ({"val/top1": 0.5, "system/a/cpu": 10.0}, {"val/top1": 9.0, "system/b/cpu": 20.0})
-    reports = [Report(1, told[rank], nodes=("ab"[rank],)) for rank in (0, 1)]
+    metrics = ({"val/top1": 0.5, "system/a/cpu": 10.0}, {"val/top1": 9.0, "system/b/cpu": 20.0})
+    reports = [Report(1, metrics[rank], nodes=("ab"[rank],)) for rank in (0, 1)]
     ranks = [asyncio.ensure_future(hub.report(rank_id(rank), A, reports[rank])) for rank in (1, 0)]
     assert (await event).metrics == {"val/top1": 0.5, "system/a/cpu": 10.0, "system/b/cpu": 20.0}
     assert (await event).nodes == ("a", "b")

@@ -1,4 +1,4 @@
-"""Where the workers of a lane listen for each other: nobody is asked for a token there."""
+"""Addresses at which the workers of a lane listen for each other; these ports have no authentication."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from orchestrator.lanes.worker.rendezvous import join
 
 
 def listening() -> set[tuple[str, int]]:
-    """Address and port of every socket on which this process listens."""
+    """Return address and port of every socket on which this process listens."""
     found = psutil.Process().net_connections("inet")
     return {(one.laddr.ip, one.laddr.port) for one in found if one.status == psutil.CONN_LISTEN}
 
 
 @pytest.fixture
 def no_group(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No process group before, nor after."""
+    """Ensure that no process group exists before or after."""
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -34,7 +34,7 @@ def no_group(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def outward_address() -> str | None:
-    """An IPv4 address of this machine that others may reach; None where it has none."""
+    """Return an IPv4 address of this machine other than loopback; None where it has none."""
     for address in interfaces():
         try:
             if socket.inet_aton(address) and not address.startswith("127."):
@@ -45,17 +45,17 @@ def outward_address() -> str | None:
 
 
 @pytest.mark.usefixtures("no_group")
-@pytest.mark.parametrize("several_hosts", [False, True])
+@pytest.mark.parametrize("several_nodes", [False, True])
 def test_a_lane_listens_at_the_one_address_where_its_workers_meet(
-    several_hosts: bool, monkeypatch: pytest.MonkeyPatch
+    several_nodes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outward = outward_address()
-    if several_hosts and outward is None:
+    if several_nodes and outward is None:
         pytest.skip("this machine has no address but loopback")
     monkeypatch.setattr("ray.util.get_node_ip_address", lambda: outward)
     before = listening()
-    meet = process_group._listen(several_hosts)
-    assert meet[0] == (outward if several_hosts else "127.0.0.1")
+    meet = process_group._listen(several_nodes)
+    assert meet[0] == (outward if several_nodes else "127.0.0.1")
     assert listening() - before == {meet}
     use_interface_of(meet[0], os.environ)
     join("gloo", meet, process_group._listener, rank=0, size=1, timeout_s=30)

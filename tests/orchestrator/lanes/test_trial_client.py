@@ -1,4 +1,4 @@
-"""A trial's client between Tune and a hub that answers from a list."""
+"""Client of a trial between Tune and a hub that answers from a list."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import ray
 from orchestrator.lanes import trial_client as client_module
 from orchestrator.lanes.messages import Outcome, Report, TrialAssignment, TrialOutcome
 from orchestrator.lanes.trial_client import ENDED, EPOCH, EPOCHS_DONE, TRIAL, TrialClient
-from orchestrator.lanes.weight_transfer import Handover
+from orchestrator.lanes.weight_transfer import WeightTransfer
 
 
 class _Hub:
-    """Remembers what it is asked and answers in turn; `ray.get` is the identity here."""
+    """Hub that records its calls and answers in turn; `ray.get` is the identity here."""
 
     def __init__(self, answers: Sequence[Any]) -> None:
         self.answers = list(answers)
-        self.asked: list[tuple[Any, ...]] = []
+        self.calls: list[tuple[Any, ...]] = []
         self.assignment: TrialAssignment | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -30,7 +30,7 @@ class _Hub:
 
     def _answer(self, name: str, *args: Any, **kwargs: Any) -> Any:
         self.assignment = next((arg for arg in args if isinstance(arg, TrialAssignment)), self.assignment)
-        self.asked.append((name, *(arg for arg in args if not isinstance(arg, TrialAssignment)), *kwargs.values()))
+        self.calls.append((name, *(arg for arg in args if not isinstance(arg, TrialAssignment)), *kwargs.values()))
         return self.answers.pop(0)
 
 
@@ -48,17 +48,19 @@ def report(epoch: int) -> Report:
     return Report(epoch, {"val/top1": epoch / 10}, lane=1)
 
 
-def test_a_trial_gives_its_lane_back_and_goes_on_from_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_yields_its_lane_and_resumes_from_another_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, donor = tmp_path / "trial-00007", tmp_path / "trial-00003"
     donor.mkdir()
     (donor / "last.pt").write_text("donor")
     trial, hub = client(tmp_path, monkeypatch, [1, report(2), True, 0, report(3), report(4)])
     assert trial.step()[EPOCH] == 2
 
-    Handover(donor=str(donor), config={"number": 7, "training": {"epochs": 4, "lr": 0.2}}).leave(folder)
+    WeightTransfer(donor=str(donor), config={"number": 7, "training": {"epochs": 4, "lr": 0.2}}).write(folder)
     result = trial.step()
     assert (result[EPOCH], result["done"]) == (4, True)  # epoch 3 was the donor's
-    assert hub.asked == [
+    assert hub.calls == [
         ("lease",),
         ("next_event", 1, 0),
         ("yield_lane", "t7", True),
@@ -75,20 +77,20 @@ def test_a_trial_gives_its_lane_back_and_goes_on_from_another(tmp_path: Path, mo
     assert hub.assignment.config["training"]["lr"] == 0.2
 
 
-def test_a_trial_keeps_a_lane_that_nobody_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_keeps_a_lane_for_which_no_other_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trial, hub = client(tmp_path, monkeypatch, [1, report(1), False, report(2)])
     trial.step()
-    Handover().leave(tmp_path / "trial-00007")
+    WeightTransfer().write(tmp_path / "trial-00007")
     assert trial.step()[EPOCH] == 2
-    assert [asked[0] for asked in hub.asked] == ["lease", "next_event", "yield_lane", "next_event"]
-    assert Handover.found(tmp_path / "trial-00007") is None
+    assert [call[0] for call in hub.calls] == ["lease", "next_event", "yield_lane", "next_event"]
+    assert WeightTransfer.read(tmp_path / "trial-00007") is None
 
 
 def test_a_trial_waits_until_the_sweep_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, "_POLL_S", 0.0)
     trial, hub = client(tmp_path, monkeypatch, [1, report(1), False, False, True, True])
     trial.step()
-    Handover(waits=True).leave(tmp_path / "trial-00007")
+    WeightTransfer(waits=True).write(tmp_path / "trial-00007")
     assert trial.step()[ENDED] == "interrupted"
-    assert [asked[0] for asked in hub.asked[2:]] == ["yield_lane", "is_ending", "yield_lane", "is_ending"]
-    assert Handover.found(tmp_path / "trial-00007") == Handover(waits=True)
+    assert [call[0] for call in hub.calls[2:]] == ["yield_lane", "is_ending", "yield_lane", "is_ending"]
+    assert WeightTransfer.read(tmp_path / "trial-00007") == WeightTransfer(waits=True)

@@ -22,8 +22,8 @@ from orchestrator.progress.progress_view import Progress, plain_line
 from orchestrator.progress.snapshot import Snapshot, Snapshots
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
-from orchestrator.runtime.ray_session import LanePlan
-from tests.support.fake_sweeps import PLAN, tell_sweep
+from orchestrator.runtime.lane_plan import LanePlan
+from tests.support.fake_sweeps import PLAN, write_sweep
 
 FINISHED, PRUNED, FAILED, RUNNING = TrialStatus.FINISHED, TrialStatus.PRUNED, TrialStatus.FAILED, TrialStatus.RUNNING
 TRIALS = [(FINISHED, [0.5, 0.8]), (PRUNED, [0.6]), (FAILED, []), (RUNNING, [0.7, 0.9])]
@@ -38,7 +38,7 @@ def snapshot(tmp_path: Path, events: int | None = None, **settings: Any) -> Snap
     """How a sweep stands after so many events of its journal."""
     path = tmp_path / "s" / "journal.jsonl"
     if not path.exists():
-        tell_sweep(tmp_path, "s", TRIALS, ended=None)
+        write_sweep(tmp_path, "s", TRIALS, ended=None)
     lines = path.read_text().splitlines(keepends=True)[:events]
     part = tmp_path / "part" / f"{len(lines)}.jsonl"
     part.parent.mkdir(exist_ok=True)
@@ -71,7 +71,7 @@ def test_a_journal_replayed_shows_every_state_of_its_sweep(tmp_path: Path) -> No
 
 
 def test_an_interrupted_trial_waits_and_is_not_done(tmp_path: Path) -> None:
-    tell_sweep(tmp_path, "s", [(FINISHED, [0.5]), (TrialStatus.INTERRUPTED, [0.6])], ended=None)
+    write_sweep(tmp_path, "s", [(FINISHED, [0.5]), (TrialStatus.INTERRUPTED, [0.6])], ended=None)
     found = snapshot(tmp_path)
     assert (found.ended, found.counts[TrialStatus.INTERRUPTED]) == (1, 1)
 
@@ -104,7 +104,7 @@ def test_the_time_left_is_that_of_the_trials_or_of_the_budget(
 
 
 def test_without_a_terminal_there_are_lines_and_each_warning_once(tmp_path: Path) -> None:
-    folder = tell_sweep(tmp_path, "s", TRIALS, ended=None)
+    folder = write_sweep(tmp_path, "s", TRIALS, ended=None)
     console = Console(record=True, width=160, file=io.StringIO())
     with (
         Journal(folder / "journal.jsonl") as journal,
@@ -123,7 +123,7 @@ def test_without_a_terminal_there_are_lines_and_each_warning_once(tmp_path: Path
 
 
 def test_a_live_view_leaves_its_warnings_behind_and_a_silent_sweep_takes_none(tmp_path: Path) -> None:
-    folder = tell_sweep(tmp_path, "s", TRIALS, ended=None)
+    folder = write_sweep(tmp_path, "s", TRIALS, ended=None)
     terminal = Console(width=120, height=30, force_terminal=True, file=io.StringIO())
     silent = Console(quiet=True)
     with Journal(folder / "journal.jsonl") as journal:
@@ -146,7 +146,7 @@ def shell() -> Iterator[InteractiveShell]:
 
 
 def test_a_notebook_shows_a_table_and_draws_it_again_in_its_place(tmp_path: Path, shell: InteractiveShell) -> None:
-    folder = tell_sweep(tmp_path, "s", TRIALS, ended=None)
+    folder = write_sweep(tmp_path, "s", TRIALS, ended=None)
     assert notebook_view.in_notebook()
     with capture_output() as caught, Journal(folder / "journal.jsonl") as journal:
         silent = Console(quiet=True)
@@ -168,23 +168,23 @@ def test_outside_a_notebook_there_is_no_table() -> None:
 
 
 def test_a_result_shows_itself_in_a_notebook(tmp_path: Path) -> None:
-    tell_sweep(tmp_path, "s", TRIALS)
+    write_sweep(tmp_path, "s", TRIALS)
     page = load_result("s", tmp_path)._repr_html_()
     assert "<b>s</b>: finished, 4 trials, best val/top1 0.8000" in page
     assert page.count("<tr>") == 1 + 3
-    tell_sweep(tmp_path, "none", [])
+    write_sweep(tmp_path, "none", [])
     assert "no trial has finished an epoch" in load_result("none", tmp_path)._repr_html_()
 
 
 def test_looking_again_costs_nothing_for_what_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tell_sweep(tmp_path, "s", TRIALS, ended=None)
+    folder = write_sweep(tmp_path, "s", TRIALS, ended=None)
     with Journal(folder / "journal.jsonl") as journal:
         snapshots = Snapshots(config(), Ledger(journal), PLANNED)
         before = snapshots.now()
         ranked: list[int] = []
-        rank = snapshots._aims.rank
+        rank = snapshots._objectives.rank
         monkeypatch.setattr(
-            type(snapshots._aims), "rank", lambda _, record: ranked.append(record.number) or rank(record)
+            type(snapshots._objectives), "rank", lambda _, record: ranked.append(record.number) or rank(record)
         )
         assert snapshots.now().top == before.top
     assert ranked == [3]

@@ -1,4 +1,4 @@
-"""Budgets: how they are written, what trials cost, and when a sweep is to end, all told from a journal."""
+"""Budgets: parsing, costs of trials, and the end of a sweep, all from a journal."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import ray
 from orchestrator import ConfigError, load_result, load_sweep, run_sweep
 from orchestrator.config import BudgetConfig, ObjectiveConfig
 from orchestrator.records.budget import Budget, as_duration
-from orchestrator.records.costs import Cost, SoFar, Spending
+from orchestrator.records.costs import Cost, CostAccount, SweepTotals
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
-from tests.support.fake_sweeps import PLAN, tell_sweep
+from tests.support.fake_sweeps import PLAN, write_sweep
 from tests.support.journal_events import an_event
 
 BASE = {"name": "t", "dataset": {"name": "digits"}, "model": {"name": "conv_resnet26_small"}}
@@ -37,7 +37,7 @@ def faults(**settings: Any) -> list[str]:
     ("written", "seconds"),
     [("2h", 7200), ("90m", 5400), ("1h30m", 5400), ("1h 30m", 5400), ("1.5h", 5400), ("1d2h", 93_600), (45, 45)],
 )
-def test_a_wall_clock_is_written_as_people_do(written: Any, seconds: float) -> None:
+def test_a_wall_clock_limit_is_parsed(written: Any, seconds: float) -> None:
     config = load_sweep({**BASE, "budget": {"wall_clock": written}})
     assert config.budget.wall_clock == seconds
     again = load_sweep({**BASE, "budget": config.model_dump(mode="json")["budget"]})
@@ -45,7 +45,7 @@ def test_a_wall_clock_is_written_as_people_do(written: Any, seconds: float) -> N
     assert load_sweep(BASE, [f"budget.wall_clock={written}"]).budget.wall_clock == seconds
 
 
-def test_what_is_wrong_with_a_budget_is_told_with_the_remedy() -> None:
+def test_problems_of_a_budget_are_reported_with_the_remedy() -> None:
     assert faults(wall_clock="2 hours", gpu_hours=1, target=98.0, pacience=3) == [
         "budget.wall_clock: got '2 hours'; a duration is a number of seconds, or numbers with d, h, m, s. "
         "Use 2h, 90m or 1h30m",
@@ -58,14 +58,14 @@ def test_what_is_wrong_with_a_budget_is_told_with_the_remedy() -> None:
     ]
 
 
-def told(*events: tuple[str, float, dict[str, Any]], config: dict[str, Any] | None = None) -> Spending:
-    """A journal of one session on lanes of 2 CPUs and a GPU, begun at time 0."""
-    spending = Spending()
+def account_of(*events: tuple[str, float, dict[str, Any]], config: dict[str, Any] | None = None) -> CostAccount:
+    """Return the account of one session on lanes of 2 CPUs and a GPU, started at time 0."""
+    account = CostAccount()
     start = ("sweep_started", 0.0, {"config": {**PRICED, **OBJECTIVE} if config is None else config})
     plan = ("lanes_planned", 0.0, {"cpus_per_trial": 2.0, "gpus_per_trial": 1.0})
     for kind, time, content in (start, plan, *events):
-        spending.take(an_event(kind, time, **content))
-    return spending
+        account.apply(an_event(kind, time, **content))
+    return account
 
 
 def started(number: int, time: float) -> tuple[str, float, dict[str, Any]]:
@@ -82,101 +82,114 @@ def ended(number: int, time: float, status: str = "finished") -> tuple[str, floa
 
 
 def test_a_trial_costs_its_devices_while_it_holds_a_lane() -> None:
-    spending = told(started(0, 0.0), reported(0, 40.0, 0.5, held_s=20.0))
-    assert spending.cost(0, 50.0).held_s == 30.0  # it waited 20 s for its lane
-    spending.take(an_event("trial_ended", 60.0, trial=0))
-    cost = spending.cost(0, 1e9)
+    account = account_of(started(0, 0.0), reported(0, 40.0, 0.5, held_s=20.0))
+    assert account.cost(0, 50.0).held_s == 30.0  # it waited 20 s for its lane
+    account.apply(an_event("trial_ended", 60.0, trial=0))
+    cost = account.cost(0, 1e9)
     assert (cost.held_s, cost.cpu_s, cost.gpu_s) == (40.0, 80.0, 40.0)
     assert cost.price == pytest.approx((80 * 0.36 + 40 * 3.6) / 3600)
-    assert spending.so_far(100.0).cost == cost
-    assert spending.so_far(100.0).wall_s == 100.0
+    assert account.totals(100.0).cost == cost
+    assert account.totals(100.0).wall_s == 100.0
 
 
 def test_an_elastic_trial_costs_the_workers_it_had() -> None:
-    spending = told(("lanes_planned", 0.0, {"workers": 4, "cpus_per_trial": 4.0, "gpus_per_trial": 0.0}), started(0, 0))
+    account = account_of(
+        ("lanes_planned", 0.0, {"workers": 4, "cpus_per_trial": 4.0, "gpus_per_trial": 0.0}), started(0, 0)
+    )
     for time, workers in ((10.0, 1), (20.0, 4)):
         metrics = {"val/top1": 0.5, "workers": workers}
         report = {"trial": 0, "epoch": 1, "metrics": metrics, "held_s": time}
-        spending.take(an_event("trial_reported", time, **report))
-    assert spending.cost(0, 20.0).cpu_s == 10 * 1 + 10 * 4
-    assert spending.cost(0, 20.0).held_s == 20
+        account.apply(an_event("trial_reported", time, **report))
+    assert account.cost(0, 20.0).cpu_s == 10 * 1 + 10 * 4
+    assert account.cost(0, 20.0).held_s == 20
 
 
 def test_without_prices_there_is_a_cost_but_no_price() -> None:
-    spending = told(started(0, 0.0), ended(0, 10.0), config={})
-    assert spending.cost(0, 10.0) == Cost(held_s=10.0, cpu_s=20.0, gpu_s=10.0, price=None)
-    assert "price" not in spending.cost(0, 10.0).as_dict()
+    account = account_of(started(0, 0.0), ended(0, 10.0), config={})
+    assert account.cost(0, 10.0) == Cost(held_s=10.0, cpu_s=20.0, gpu_s=10.0, price=None)
+    assert "price" not in account.cost(0, 10.0).as_dict()
 
 
-def test_the_stretches_of_a_sweep_whose_driver_died_add_up() -> None:
-    spending = told(
+def test_costs_of_sessions_add_up_after_a_driver_died() -> None:
+    account = account_of(
         started(0, 10.0), reported(0, 30.0, 0.5), started(1, 40.0), reported(0, 60.0, 0.6),
         ("sweep_resumed", 1000.0, {"config": {}}), ("trial_resumed", 1010.0, {"trial": 0}), ended(0, 1030.0),
         ("sweep_ended", 1040.0, {}),
     )  # fmt: skip
-    assert spending.cost(0, 5000.0).held_s == 50.0 + 20.0
-    assert spending.cost(1, 5000.0).held_s == 20.0  # ended with the last event of its driver
-    assert spending.so_far(5000.0).wall_s == 60.0 + 40.0
-    assert spending.so_far(5000.0).cost.cpu_s == 2 * (70.0 + 20.0)
+    assert account.cost(0, 5000.0).held_s == 50.0 + 20.0
+    assert account.cost(1, 5000.0).held_s == 20.0  # ended with the last event of its driver
+    assert account.totals(5000.0).wall_s == 60.0 + 40.0
+    assert account.totals(5000.0).cost.cpu_s == 2 * (70.0 + 20.0)
 
 
-def test_trials_that_bring_nothing_are_counted_until_one_does() -> None:
-    spending = told(
+def test_trials_without_a_new_best_are_counted() -> None:
+    account = account_of(
         started(0, 0), reported(0, 1, 0.5), ended(0, 2),
         started(1, 2), reported(1, 3, 0.4), ended(1, 4),
         started(2, 4), ended(2, 5, "failed"),
         started(3, 5), ended(3, 6, "interrupted"),
     )  # fmt: skip
-    assert (spending.so_far(7).fruitless, spending.so_far(7).best, spending.so_far(7).best_trial) == (2, 0.5, 0)
+    assert (account.totals(7).trials_since_best, account.totals(7).best, account.totals(7).best_trial) == (2, 0.5, 0)
     for kind, time, content in (started(4, 7), reported(4, 8, float("nan")), reported(4, 9, 0.7)):
-        spending.take(an_event(kind, time, **content))
-    assert (spending.so_far(9).fruitless, spending.so_far(9).best, spending.so_far(9).best_trial) == (0, 0.7, 4)
-    spending.take(an_event("trial_ended", 10, trial=4, status="pruned"))
-    assert spending.so_far(10).fruitless == 0
+        account.apply(an_event(kind, time, **content))
+    assert (account.totals(9).trials_since_best, account.totals(9).best, account.totals(9).best_trial) == (0, 0.7, 4)
+    account.apply(an_event("trial_ended", 10, trial=4, status="pruned"))
+    assert account.totals(10).trials_since_best == 0
 
 
-def test_a_minimised_objective_improves_downwards() -> None:
+def test_a_lower_value_improves_a_minimised_objective() -> None:
     loss = {"objective": [{"metric": "val/top1", "mode": "min"}, {"metric": "macs", "mode": "min"}]}
-    spending = told(started(0, 0), reported(0, 1, 0.5), reported(0, 2, 0.3), reported(0, 3, 0.9), config=loss)
-    assert spending.so_far(4).best == 0.3
+    account = account_of(started(0, 0), reported(0, 1, 0.5), reported(0, 2, 0.3), reported(0, 3, 0.9), config=loss)
+    assert account.totals(4).best == 0.3
 
 
-def test_what_breaks_a_constraint_is_no_best() -> None:
+def test_an_infeasible_value_is_never_best() -> None:
     small = {**OBJECTIVE, "constraints": ["params <= 100"]}
-    spending = told(started(0, 0), started(1, 0), config=small)
+    account = account_of(started(0, 0), started(1, 0), config=small)
     for number, params, value in ((0, 200.0, 0.9), (1, 50.0, 0.5)):
         metrics = {"val/top1": value, "params": params}
-        spending.take(an_event("trial_reported", 1, trial=number, metrics=metrics))
-    assert (spending.so_far(2).best, spending.so_far(2).best_trial) == (0.5, 1)
+        account.apply(an_event("trial_reported", 1, trial=number, metrics=metrics))
+    assert (account.totals(2).best, account.totals(2).best_trial) == (0.5, 1)
 
 
 @pytest.mark.parametrize(
-    ("limits", "so_far", "reason"),
+    ("limits", "totals", "reason"),
     [
-        ({"wall_clock": "1h30m"}, SoFar(wall_s=5400), "budget.wall_clock is spent: 1h30m of 1h30m"),
-        ({"wall_clock": "1h30m"}, SoFar(wall_s=5399), None),
-        ({"cpu_hours": 2}, SoFar(cost=Cost(cpu_s=7200)), "budget.cpu_hours is spent: 2 of 2"),
-        ({"gpu_hours": 0.5}, SoFar(cost=Cost(cpu_s=1e9, gpu_s=1900)), "budget.gpu_hours is spent: 0.528 of 0.5"),
-        ({"gpu_hours": 0.5}, SoFar(cost=Cost(cpu_s=1e9)), None),
-        ({"target": 0.9}, SoFar(best=0.91, best_trial=3), "budget.target 0.9 is reached: val/top1 0.91 in trial 3"),
-        ({"target": 0.9}, SoFar(best=0.89, best_trial=3), None),
-        ({"target": 0.9}, SoFar(), None),
-        ({"patience": 4}, SoFar(fruitless=4), "budget.patience is over: 4 trials in a row brought no better value"),
-        ({"patience": 4}, SoFar(fruitless=3), None),
-        ({}, SoFar(wall_s=1e9, cost=Cost(1e9, 1e9, 1e9), best=1.0, fruitless=1000), None),
+        ({"wall_clock": "1h30m"}, SweepTotals(wall_s=5400), "budget.wall_clock is spent: 1h30m of 1h30m"),
+        ({"wall_clock": "1h30m"}, SweepTotals(wall_s=5399), None),
+        ({"cpu_hours": 2}, SweepTotals(cost=Cost(cpu_s=7200)), "budget.cpu_hours is spent: 2 of 2"),
+        ({"gpu_hours": 0.5}, SweepTotals(cost=Cost(cpu_s=1e9, gpu_s=1900)), "budget.gpu_hours is spent: 0.528 of 0.5"),
+        ({"gpu_hours": 0.5}, SweepTotals(cost=Cost(cpu_s=1e9)), None),
+        (
+            {"target": 0.9},
+            SweepTotals(best=0.91, best_trial=3),
+            "budget.target 0.9 is reached: val/top1 0.91 in trial 3",
+        ),
+        ({"target": 0.9}, SweepTotals(best=0.89, best_trial=3), None),
+        ({"target": 0.9}, SweepTotals(), None),
+        (
+            {"patience": 4},
+            SweepTotals(trials_since_best=4),
+            "budget.patience is over: 4 trials in a row brought no better value",
+        ),
+        ({"patience": 4}, SweepTotals(trials_since_best=3), None),
+        ({}, SweepTotals(wall_s=1e9, cost=Cost(1e9, 1e9, 1e9), best=1.0, trials_since_best=1000), None),
     ],
 )
-def test_a_budget_ends_a_sweep_and_says_why(limits: dict[str, Any], so_far: SoFar, reason: str | None) -> None:
-    assert Budget(budget(**limits), ObjectiveConfig()).spent(so_far) == reason
+def test_an_exhausted_limit_is_named(limits: dict[str, Any], totals: SweepTotals, reason: str | None) -> None:
+    assert Budget(budget(**limits), ObjectiveConfig()).exhausted_limit(totals) == reason
 
 
 def test_a_target_of_a_minimised_objective_is_reached_from_above() -> None:
     loss = Budget(budget(target=0.2), ObjectiveConfig(metric="val/loss", mode="min"))
-    assert loss.spent(SoFar(best=0.3, best_trial=0)) is None
-    assert loss.spent(SoFar(best=0.1, best_trial=0)) == "budget.target 0.2 is reached: val/loss 0.1 in trial 0"
+    assert loss.exhausted_limit(SweepTotals(best=0.3, best_trial=0)) is None
+    assert (
+        loss.exhausted_limit(SweepTotals(best=0.1, best_trial=0))
+        == "budget.target 0.2 is reached: val/loss 0.1 in trial 0"
+    )
 
 
-def test_durations_are_shown_as_they_are_written() -> None:
+def test_durations_are_formatted() -> None:
     assert [as_duration(seconds) for seconds in (0.4, 42, 61, 3600, 100_000)] == [
         "0s",
         "42s",
@@ -193,20 +206,20 @@ def test_a_ledger_writes_the_cost_of_a_trial_into_its_journal(tmp_path: Path) ->
         ledger.lanes_planned(lanes=1, workers=2, cpus_per_worker=1.0, gpus_per_worker=0.0)
         ledger.trial_started(0, "tune0", {}, {})
         ledger.trial_reported(0, 1, {"val/top1": 0.5}, held_s=3600.0)
-        assert ledger.so_far().cost.cpu_s >= 7200.0
+        assert ledger.totals().cost.cpu_s >= 7200.0
         ledger.trial_ended(0, TrialStatus.FINISHED)
     cost = ledger.trial(0).cost
     assert cost.cpu_s == pytest.approx(7200, abs=10)
     assert cost.gpu_s == 0
     assert cost.price == pytest.approx(0.72, abs=0.01)
-    assert ledger.so_far().best == 0.5
-    assert ledger.so_far().cost == cost
+    assert ledger.totals().best == 0.5
+    assert ledger.totals().cost == cost
 
 
 @pytest.mark.slow
-def test_a_resumed_sweep_whose_budget_is_spent_starts_nothing(tmp_path: Path) -> None:
+def test_a_resumed_sweep_with_an_exhausted_budget_starts_nothing(tmp_path: Path) -> None:
     good_enough = {"budget": {"target": 0.75}}
-    tell_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.5, 0.8])], ended=None, **good_enough)
+    write_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.5, 0.8])], ended=None, **good_enough)
     config = load_sweep({**PLAN, **good_enough, "name": "s", "runs_dir": str(tmp_path)})
     result = run_sweep(config, resume=True, allow_changed=True)
     assert result.status is TrialStatus.FINISHED

@@ -1,4 +1,4 @@
-"""Files beside the journal that are damaged: checkpoints with other content, the dataset, tables, databases."""
+"""Damaged files beside the journal: checkpoints with other content, the dataset, tables, databases."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from orchestrator.server_addresses import embedded_uri
 from orchestrator.training.checkpoints.checkpoint_file import read_checkpoint, save_checkpoint
 from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_network
 from orchestrator.training.images.device_images import DeviceImages
-from tests.support.fake_sweeps import tell_sweep
+from tests.support.fake_sweeps import write_sweep
 from tests.support.tracked_sweep import replay
 from tests.support.training_pieces import few_digits, make_trial, run
 
@@ -36,7 +36,7 @@ DATA = {"pixel_mean": [0.5], "pixel_std": [0.25], "class_names": list("012345678
 
 @pytest.fixture(scope="module")
 def best() -> dict[str, Any]:
-    """What a `best.pt` holds."""
+    """Return the content of a `best.pt`."""
     torch.manual_seed(0)
     return {"model": MODEL, "data": DATA, "state_dict": build_network(MODEL).state_dict(), "epoch": 2, "metrics": {}}
 
@@ -79,7 +79,7 @@ def other_shape(weights: dict[str, Any]) -> dict[str, Any]:
         (lambda best: {**best, "optimizer": {}, "data": None}, "(data: Input should be a valid dictionary)"),
     ],
 )
-def test_a_sealed_checkpoint_with_other_content_is_one_line(
+def test_a_sealed_checkpoint_with_other_content_is_refused_in_one_line(
     tmp_path: Path, best: dict[str, Any], change: Callable[[dict[str, Any]], dict[str, Any]], fault: str
 ) -> None:
     path = tmp_path / "best.pt"
@@ -95,7 +95,7 @@ def test_a_sealed_checkpoint_with_other_content_is_one_line(
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[DeviceImages, dict[str, Any]]:
-    """A few digits, and the state of a trial after an epoch over them."""
+    """Train one epoch on a few digits and return the images and the state of the trial."""
     folder = tmp_path_factory.mktemp("trained")
     data = few_digits(folder, train=64, test=10)
     run(make_trial(data, folder, epochs=1))
@@ -115,7 +115,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[DeviceImages, dic
         (lambda state: {**state, "state_dict": other_shape(state["state_dict"])}, "of shape (3,)"),
     ],
 )
-def test_a_trial_does_not_go_on_from_the_state_of_something_else(
+def test_a_trial_does_not_resume_from_a_foreign_state(
     tmp_path: Path,
     trained: tuple[DeviceImages, dict[str, Any]],
     change: Callable[[dict[str, Any]], dict[str, Any]],
@@ -157,7 +157,7 @@ def test_a_dataset_with_a_changed_byte_is_never_opened(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
 @pytest.mark.parametrize("file", ["manifest.json", "test-00000.arrow", "train-00000.arrow"])
-def test_a_dataset_that_was_cut_short_is_told_with_the_remedy(tmp_path: Path, file: str, share: float) -> None:
+def test_a_dataset_that_was_truncated_is_reported_with_the_remedy(tmp_path: Path, file: str, share: float) -> None:
     folder = prepare_dataset("digits", tmp_path)
     path = folder / file
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
@@ -184,10 +184,10 @@ def odd_table(path: Path) -> None:
         odd_table,
     ],
 )
-def test_a_damaged_table_is_a_warning_and_the_sweep_is_read_from_its_journal(
+def test_a_damaged_table_is_a_warning_since_the_journal_is_read(
     tmp_path: Path, damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = tell_sweep(tmp_path, "s", TRIALS)
+    folder = write_sweep(tmp_path, "s", TRIALS)
     whole = load_result(folder)
     whole.write_tables()
     assert not caplog.messages
@@ -215,9 +215,9 @@ def malformed(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def recorded_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of results with a sweep in both databases."""
+    """Return a folder of results with a sweep in both databases."""
     runs_dir = tmp_path_factory.mktemp("recorded")
-    replay(tell_sweep(runs_dir, "s", TRIALS) / "journal.jsonl", embedded_uri(runs_dir))
+    replay(write_sweep(runs_dir, "s", TRIALS) / "journal.jsonl", embedded_uri(runs_dir))
     open_storage(f"sqlite:///{runs_dir / 'optuna.db'}").create_new_study([], "s")
     return runs_dir
 
@@ -236,7 +236,7 @@ def recorded_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("optuna.db", malformed, ["dashboard", "s", "--optuna", "--no-browser"]),
     ],
 )
-def test_a_damaged_database_is_one_line_with_the_remedy(
+def test_a_damaged_database_is_reported_in_one_line_with_the_remedy(
     tmp_path: Path,
     recorded_sweep: Path,
     file: str,
@@ -282,7 +282,7 @@ def test_a_sweep_does_not_begin_over_a_damaged_database(tmp_path: Path, file: st
     assert not (tmp_path / "s").exists()
 
 
-def test_what_mlflow_lost_is_sent_again_once_its_database_is_away(tmp_path: Path, recorded_sweep: Path) -> None:
+def test_events_are_sent_again_after_the_database_was_removed(tmp_path: Path, recorded_sweep: Path) -> None:
     runs_dir = tmp_path / "runs"
     shutil.copytree(recorded_sweep, runs_dir)
     (runs_dir / "mlflow.db").unlink()

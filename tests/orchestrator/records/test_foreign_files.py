@@ -1,4 +1,4 @@
-"""Files that a journal names and that are none of the sweep's: never sent, never written, never removed."""
+"""Files outside a sweep that its journal names: never sent, written or removed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator import load_result
 from orchestrator.cli.main import app
 from orchestrator.config import load_sweep
 from orchestrator.errors import TrackingError, UnsafePathError
-from orchestrator.lanes.weight_transfer import Handover
+from orchestrator.lanes.weight_transfer import WeightTransfer
 from orchestrator.lanes.worker.trial_log import trial_log
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import Journal
@@ -20,8 +20,8 @@ from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.sweep.checkpoint_retention import Retention
 from orchestrator.sweep.session_snapshot import write_origin
-from orchestrator.tracking.stored_checkpoints import moved_with
-from tests.support.fake_sweeps import PLAN, tell_sweep
+from orchestrator.tracking.stored_checkpoints import current_path_of
+from tests.support.fake_sweeps import PLAN, write_sweep
 from tests.support.tracked_sweep import DATASET, replay
 
 FINISHED = TrialStatus.FINISHED
@@ -29,13 +29,13 @@ KEY = "-----BEGIN PRIVATE KEY-----"
 
 
 def stored(runs_dir: Path) -> list[str]:
-    """The names of all files MLflow has, and their contents."""
+    """Return the names and contents of all files in MLflow."""
     return [path.name for path in (runs_dir / "artifacts").rglob("*") if path.is_file()]
 
 
 def received(tmp_path: Path, files: list[str], checkpoint: str) -> Path:
-    """A sweep whose journal names files of its reader."""
-    folder = tell_sweep(tmp_path / "runs", "s", [(FINISHED, [0.5])], ended=None)
+    """Return a sweep whose journal names files of its reader."""
+    folder = write_sweep(tmp_path / "runs", "s", [(FINISHED, [0.5])], ended=None)
     with Journal(folder / "journal.jsonl") as journal:
         ledger = Ledger(journal)
         ledger.session_described(files, DATASET)
@@ -63,7 +63,7 @@ def test_sync_sends_no_file_from_outside_of_the_sweeps_folder_and_says_so_once(t
 
 
 def test_a_checkpoint_that_is_a_link_is_not_registered(tmp_path: Path) -> None:
-    folder = tell_sweep(tmp_path / "runs", "s", [(FINISHED, [0.5])])
+    folder = write_sweep(tmp_path / "runs", "s", [(FINISHED, [0.5])])
     replay(folder / "journal.jsonl", embedded_uri(folder.parent))
     (tmp_path / "key").write_text(KEY)
     best = folder / "trials" / "trial-00000" / "best.pt"
@@ -84,8 +84,8 @@ def test_a_checkpoint_that_is_a_link_is_not_registered(tmp_path: Path) -> None:
         ("notes/x.txt", "x.txt"),
     ],
 )
-def test_a_file_is_looked_for_in_the_folder_as_it_lies_now(tmp_path: Path, recorded: str, found: str) -> None:
-    assert moved_with(tmp_path, Path(recorded)) == tmp_path.resolve() / found
+def test_recorded_files_are_found_after_the_folder_has_moved(tmp_path: Path, recorded: str, found: str) -> None:
+    assert current_path_of(tmp_path, Path(recorded)) == tmp_path.resolve() / found
 
 
 def test_retention_removes_files_of_ours_only_and_follows_no_link(tmp_path: Path) -> None:
@@ -113,16 +113,16 @@ def test_retention_removes_files_of_ours_only_and_follows_no_link(tmp_path: Path
     assert (mine / "last.pt").read_text() == "mine"
 
 
-def test_a_donor_is_a_trial_of_the_same_sweep_wherever_that_lies(tmp_path: Path) -> None:
+def test_a_donor_is_found_after_the_sweep_has_moved(tmp_path: Path) -> None:
     for place in ("old/trials/trial-00001", "new/trials/trial-00001", "new/trials/trial-00000"):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "best.pt").write_text(place)
-    Handover(str(tmp_path / "old/trials/trial-00001"), {}).carry_out(tmp_path / "new/trials/trial-00000")
+    WeightTransfer(str(tmp_path / "old/trials/trial-00001"), {}).apply(tmp_path / "new/trials/trial-00000")
     assert (tmp_path / "new/trials/trial-00000/best.pt").read_text() == "new/trials/trial-00001"
 
 
-def test_files_written_whole_follow_no_link_that_waits_for_them(tmp_path: Path) -> None:
-    folder = tell_sweep(tmp_path / "runs", "s", [(FINISHED, [0.5])])
+def test_atomic_files_do_not_follow_links(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "runs", "s", [(FINISHED, [0.5])])
     (tmp_path / "profile").write_text("mine")
     for name in ("report.html.partial", "tracked.partial", "trials.parquet.partial", "reports.parquet.partial"):
         (folder / name).symlink_to(tmp_path / "profile")
@@ -133,7 +133,7 @@ def test_files_written_whole_follow_no_link_that_waits_for_them(tmp_path: Path) 
     assert (folder / "report.html").read_text().startswith("<!doctype html>")
 
 
-def test_a_session_and_a_trial_write_through_no_link_either(tmp_path: Path) -> None:
+def test_sessions_and_trials_do_not_write_through_links(tmp_path: Path) -> None:
     (tmp_path / "profile").write_text("mine")
     session, trial = tmp_path / "s" / "sessions" / "002", tmp_path / "s" / "trials" / "trial-00000"
     for folder, names in (
@@ -146,8 +146,8 @@ def test_a_session_and_a_trial_write_through_no_link_either(tmp_path: Path) -> N
             (folder / name).symlink_to(tmp_path / "profile")
     (trial.with_name("trial-00001") / "best.pt").write_text("weights")
     write_origin(session, load_sweep({**PLAN, "name": "s"}), "{}")
-    Handover(str(trial.with_name("trial-00001")), {}).leave(trial)
-    Handover(str(trial.with_name("trial-00001")), {}).carry_out(trial)
+    WeightTransfer(str(trial.with_name("trial-00001")), {}).write(trial)
+    WeightTransfer(str(trial.with_name("trial-00001")), {}).apply(trial)
     with trial_log(trial, 0) as log:
         log.info("an epoch")
     assert (tmp_path / "profile").read_text() == "mine"
@@ -155,8 +155,8 @@ def test_a_session_and_a_trial_write_through_no_link_either(tmp_path: Path) -> N
     assert (session / "sweep.yaml").read_text().startswith("name: s")
 
 
-def test_a_report_takes_no_other_files_place(tmp_path: Path) -> None:
-    folder = tell_sweep(tmp_path / "runs", "s", [(FINISHED, [0.5])])
+def test_a_report_overwrites_no_other_file(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "runs", "s", [(FINISHED, [0.5])])
     (tmp_path / "thesis.tex").write_text("three years")
     for output in (tmp_path / "thesis.tex", tmp_path):
         done = CliRunner().invoke(app, ["report", str(folder), "--output", str(output)])

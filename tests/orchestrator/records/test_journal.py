@@ -1,4 +1,4 @@
-"""The journal on disk, and the ledger that is folded from it."""
+"""Journal on disk, and the ledger reduced from it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def numbers(path: Path) -> list[int]:
     return [event.trial for event, _ in read_events(path) if isinstance(event, TrialReported)]
 
 
-def test_events_are_read_as_they_were_written(tmp_path: Path) -> None:
+def test_written_events_are_read_back(tmp_path: Path) -> None:
     config = {"text": "\u00fc\n", "values": [1, 2.5, None, True], "number": "1"}
     events = [
         an_event(
@@ -55,7 +55,7 @@ def test_events_are_read_as_they_were_written(tmp_path: Path) -> None:
     ]
 
 
-def test_what_no_text_can_hold_is_written_with_a_mark_in_its_place(tmp_path: Path) -> None:
+def test_characters_that_utf8_cannot_encode_are_replaced(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path) as journal:
         journal.append(an_event("budget_spent", reason="caf\udce9 \U0001f600"))
@@ -86,7 +86,7 @@ def test_an_event_is_on_disk_when_append_returns(tmp_path: Path, monkeypatch: py
         assert synced == [journal.path.stat().st_size] != [0]
 
 
-def test_a_full_disk_is_waited_for_and_leaves_no_half_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_append_retries_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fsync, full = os.fsync, [True, True, False]
 
     def refuse_at_first(descriptor: int) -> None:
@@ -108,7 +108,7 @@ def test_a_full_disk_is_waited_for_and_leaves_no_half_event(tmp_path: Path, monk
     assert numbers(journal.path) == [0, 1, 3]
 
 
-def test_a_half_written_last_line_is_left_for_later(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_not_read(tmp_path: Path) -> None:
     path, whole = tmp_path / "journal.jsonl", seal(report(1), 2)
     path.write_bytes(seal(report(0), 1) + whole[:20])
     ((event, offset),) = read_events(path)
@@ -118,7 +118,7 @@ def test_a_half_written_last_line_is_left_for_later(tmp_path: Path) -> None:
     assert [later for later, _ in read_events(path, offset)] == [report(1)]
 
 
-def test_a_reopened_journal_goes_on_after_a_line_that_was_cut(tmp_path: Path) -> None:
+def test_a_reopened_journal_resumes_after_an_incomplete_line(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path) as journal:
         journal.append(report(0))
@@ -146,14 +146,14 @@ def test_threads_never_mix_their_lines(tmp_path: Path) -> None:
         assert [event.epoch for event in read if event.trial == who] == list(range(1, 26))
 
 
-def test_a_closed_journal_takes_nothing(tmp_path: Path) -> None:
+def test_append_to_a_closed_journal_raises(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
     journal.close()
     with pytest.raises(ValueError, match="closed"):
         journal.append(report(0))
 
 
-def test_a_ledger_is_what_its_journal_says(tmp_path: Path) -> None:
+def test_a_reopened_ledger_has_the_state_of_its_journal(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     tell(path)
     trials = read_history(path).trials
@@ -170,7 +170,7 @@ def test_a_ledger_is_what_its_journal_says(tmp_path: Path) -> None:
     assert all(trial.ended_s is not None and trial.ended_s >= trial.started_s for trial in trials.values())
 
 
-def test_a_ledger_shows_what_runs_and_keeps_the_first_end(tmp_path: Path) -> None:
+def test_running_trials_are_listed_and_the_first_end_is_kept(tmp_path: Path) -> None:
     with Journal(tmp_path / "journal.jsonl") as journal:
         ledger = Ledger(journal)
         ledger.trial_started(1, "t1", {}, {})

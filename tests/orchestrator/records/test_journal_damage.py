@@ -1,4 +1,4 @@
-"""Journals with damaged lines: one line of error that names the place, in every command, and the other sweeps go on."""
+"""Journals with damaged lines: every command reports the place in one line, and other sweeps are not affected."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.lines import seal
 from orchestrator.records.repair import repair
-from tests.support.fake_sweeps import tell_sweep
+from tests.support.fake_sweeps import write_sweep
 from tests.support.journal_events import an_event, rewrite, write_sealed
 
 OLD = Path(__file__).parent / "old_journal" / "journal.jsonl"
@@ -43,7 +43,7 @@ def put(line: int, content: bytes) -> Damage:
 
 
 def last_digit(line: int, digit: bytes) -> Damage:
-    """Another one at the end of the checksum."""
+    """Replace the last character of the checksum."""
     return lambda found: found.__setitem__(line, found[line][:-4] + digit + found[line][-3:])
 
 
@@ -93,10 +93,10 @@ def damaged(path: Path, damage: Damage) -> JournalError:
         (put(0, seal(an_event("sweep_resumed"), 1)), 1, "the first event is 'sweep_resumed', not 'sweep_started'"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_place_and_the_remedy(
+def test_damage_is_reported_with_its_place_and_the_remedy(
     tmp_path: Path, damage: Damage, line: int, fault: str
 ) -> None:
-    path = tell_sweep(tmp_path, "s", TRIALS) / "journal.jsonl"
+    path = write_sweep(tmp_path, "s", TRIALS) / "journal.jsonl"
     error = damaged(path, damage)
     start = sum(map(len, path.read_bytes().splitlines(keepends=True)[: line - 1]))
     assert (error.line, error.byte, error.newer) == (line, start, False)
@@ -105,8 +105,8 @@ def test_what_is_wrong_is_told_with_its_place_and_the_remedy(
     assert f"`spatialsweep repair {path.parent}`" in str(error)
 
 
-def test_a_line_without_an_end_is_given_up_after_so_many_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tell_sweep(tmp_path, "s", TRIALS) / "journal.jsonl"
+def test_a_line_without_an_end_is_read_up_to_the_limit_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_sweep(tmp_path, "s", TRIALS) / "journal.jsonl"
     for module in ("lines", "journal"):
         monkeypatch.setattr(f"orchestrator.records.{module}.LONGEST_LINE", 100_000)
     assert lines.LONGEST_LINE == 100_000
@@ -123,7 +123,7 @@ def test_a_line_without_an_end_is_given_up_after_so_many_bytes(tmp_path: Path, m
         (seal(an_event("sweep_started"), 1).replace(b'"s"', b'"t"'), "its checksum does not match"),
     ],
 )
-def test_what_a_newer_version_wrote_is_not_called_damaged(tmp_path: Path, content: bytes, fault: str) -> None:
+def test_lines_of_a_newer_version_are_not_reported_as_damaged(tmp_path: Path, content: bytes, fault: str) -> None:
     path = tmp_path / "s" / "journal.jsonl"
     path.parent.mkdir()
     path.write_bytes(content)
@@ -134,13 +134,13 @@ def test_what_a_newer_version_wrote_is_not_called_damaged(tmp_path: Path, conten
     assert ("Install the version that wrote it" in str(caught.value)) is caught.value.newer
 
 
-def test_a_journal_that_cannot_be_opened_is_told_as_such(tmp_path: Path) -> None:
+def test_an_unreadable_journal_is_reported(tmp_path: Path) -> None:
     (tmp_path / "s" / "journal.jsonl").mkdir(parents=True)
     with pytest.raises(JournalError, match=r"journal.jsonl: it cannot be read: Is a directory$"):
         load_result(tmp_path / "s")
 
 
-def test_a_ledger_writes_no_event_that_contradicts_its_journal(tmp_path: Path) -> None:
+def test_a_ledger_refuses_an_event_that_contradicts_its_journal(tmp_path: Path) -> None:
     with Journal(tmp_path / "journal.jsonl") as journal:
         ledger = Ledger(journal)
         with pytest.raises(ValueError, match="trial 3 was never started"):
@@ -150,8 +150,8 @@ def test_a_ledger_writes_no_event_that_contradicts_its_journal(tmp_path: Path) -
     assert journal.path.read_bytes() == b""
 
 
-def test_a_driver_does_not_write_on_to_a_damaged_journal(tmp_path: Path) -> None:
-    path = tell_sweep(tmp_path, "s", TRIALS) / "journal.jsonl"
+def test_a_driver_does_not_append_to_a_damaged_journal(tmp_path: Path) -> None:
+    path = write_sweep(tmp_path, "s", TRIALS) / "journal.jsonl"
     damaged(path, flip(3, 40))
     before = path.read_bytes()
     with Journal(path) as journal, pytest.raises(JournalError, match="line 4"):
@@ -173,11 +173,11 @@ def test_a_driver_does_not_write_on_to_a_damaged_journal(tmp_path: Path) -> None
         ["dashboard", "s", "--optuna", "--no-browser"],
     ],
 )
-def test_every_command_says_it_in_one_line(
+def test_every_command_reports_damage_in_one_line(
     tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tell_sweep(tmp_path, "whole", TRIALS)
-    path = tell_sweep(tmp_path, "s", TRIALS) / "journal.jsonl"
+    write_sweep(tmp_path, "whole", TRIALS)
+    path = write_sweep(tmp_path, "s", TRIALS) / "journal.jsonl"
     error = damaged(path, flip(4, 60))
     monkeypatch.setattr("sys.argv", ["spatialsweep", *command, "--runs-dir", str(tmp_path)])
     with pytest.raises(SystemExit) as left:
@@ -187,17 +187,17 @@ def test_every_command_says_it_in_one_line(
 
 
 def test_the_remedy_names_the_folder_as_a_shell_takes_it(tmp_path: Path) -> None:
-    path = tell_sweep(tmp_path / "exp #2", "s", TRIALS) / "journal.jsonl"
+    path = write_sweep(tmp_path / "exp #2", "s", TRIALS) / "journal.jsonl"
     damaged(path, flip(3, 40))
     with pytest.raises(JournalError) as caught:
         load_result(path.parent)
     assert f"`spatialsweep repair '{path.parent}'` keeps" in str(caught.value)
 
 
-def test_a_damaged_sweep_hides_no_other_in_the_list(tmp_path: Path) -> None:
-    tell_sweep(tmp_path, "a", TRIALS)
-    error = damaged(tell_sweep(tmp_path, "b", TRIALS) / "journal.jsonl", flip(4, 60))
-    tell_sweep(tmp_path, "c", TRIALS)
+def test_a_damaged_sweep_is_listed_beside_the_others(tmp_path: Path) -> None:
+    write_sweep(tmp_path, "a", TRIALS)
+    error = damaged(write_sweep(tmp_path, "b", TRIALS) / "journal.jsonl", flip(4, 60))
+    write_sweep(tmp_path, "c", TRIALS)
     listed = CliRunner().invoke(cli.app, ["list", "--runs-dir", str(tmp_path), "--json"])
     rows = json.loads(listed.stdout)
     assert [(row["name"], row["state"]) for row in rows] == [("a", "finished"), ("b", "damaged"), ("c", "finished")]
@@ -236,8 +236,8 @@ def test_older_journals_are_checked_as_far_as_they_are_read(
     assert fault in str(caught.value)
 
 
-def test_a_sealed_line_with_settings_that_no_reader_can_use_is_told_and_repaired(tmp_path: Path) -> None:
-    path = tell_sweep(tmp_path, "s", TRIALS) / "journal.jsonl"
+def test_a_sealed_line_with_unusable_settings_is_reported_and_repaired(tmp_path: Path) -> None:
+    path = write_sweep(tmp_path, "s", TRIALS) / "journal.jsonl"
 
     def change(event: dict[str, Any]) -> None:
         if event["event"] == "trial_started" and event["trial"] == 1:
@@ -250,7 +250,7 @@ def test_a_sealed_line_with_settings_that_no_reader_can_use_is_told_and_repaired
     assert [record.number for record in load_result(tmp_path / "s").records] == [0]
 
 
-def test_events_are_what_they_are_called() -> None:
+def test_the_name_of_an_event_is_that_of_its_class() -> None:
     from typing import get_args
 
     kinds = [event.__dataclass_fields__["event"].default for event in get_args(Event)]

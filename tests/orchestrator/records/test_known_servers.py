@@ -1,4 +1,4 @@
-"""Addresses that a received journal names: not contacted, nothing opened, until the user says that they are theirs."""
+"""Addresses in a received journal: neither contacted nor opened before the user confirms them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import TrialStatus
 from orchestrator.sweep.compatibility import stored_config
 from orchestrator.sweep.run import run_sweep
-from tests.support.fake_sweeps import tell_sweep
+from tests.support.fake_sweeps import write_sweep
 from tests.support.journal_events import rewrite
+from tests.support.sweeps.stored_models import StoredModels
 
 TRIALS = [(TrialStatus.FINISHED, [0.5])]
 
 
 class Listener(http.server.ThreadingHTTPServer):
-    """A server that only notes what it is asked, and with which credentials."""
+    """Server that only records its requests and their credentials."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -51,7 +52,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     do_POST = do_GET
 
     def log_message(self, *_arguments: object) -> None:
-        """Nothing is printed."""
+        """Print nothing."""
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ COMMANDS = [
 def test_no_command_sends_anything_to_a_server_that_only_a_journal_names(
     tmp_path: Path, listener: Listener, arguments: list[str]
 ) -> None:
-    folder = tell_sweep(tmp_path / "runs", "s", TRIALS, tracking={"uri": listener.uri})
+    folder = write_sweep(tmp_path / "runs", "s", TRIALS, tracking={"uri": listener.uri})
     name, *options = arguments
     said = command(name, "s", *options, "--runs-dir", str(folder.parent))
     assert f"the journal names {listener.uri} for MLflow, a server that you have not named" in said
@@ -101,10 +102,10 @@ def test_no_command_sends_anything_to_a_server_that_only_a_journal_names(
     assert folder.exists()
 
 
-def test_a_server_named_on_the_command_line_is_asked_and_known_from_then_on(
+def test_a_server_named_on_the_command_line_is_contacted_and_remembered(
     tmp_path: Path, listener: Listener, nothing_known: Path
 ) -> None:
-    folder = tell_sweep(tmp_path / "runs", "s", TRIALS, tracking={"uri": listener.uri})
+    folder = write_sweep(tmp_path / "runs", "s", TRIALS, tracking={"uri": listener.uri})
     command("report", str(folder), "--tracking-uri", listener.uri)
     assert listener.heard[0] == "Basic YWRhOmRyb3dzc2Fw"
     assert nothing_known.read_text() == f"{listener.uri}\n"
@@ -116,17 +117,15 @@ def test_a_server_named_on_the_command_line_is_asked_and_known_from_then_on(
 
 
 def test_explain_logs_nothing_to_a_server_that_only_a_journal_names(tmp_path: Path) -> None:
-    from tests.orchestrator.tracking.test_stored_models import Told
-
-    told = Told(tmp_path / "runs")
+    stored = StoredModels(tmp_path / "runs")
 
     def change(event: dict[str, Any]) -> None:
         if event["event"] == "sweep_started":
             event["config"]["tracking"]["uri"] = "http://127.0.0.1:9"
 
-    rewrite(told.folder / "journal.jsonl", change)
-    assert find_network(told.folder).tracking_uri is None
-    assert find_network(told.folder, tracking_uri="http://127.0.0.1:9").tracking_uri == "http://127.0.0.1:9"
+    rewrite(stored.folder / "journal.jsonl", change)
+    assert find_network(stored.folder).tracking_uri is None
+    assert find_network(stored.folder, tracking_uri="http://127.0.0.1:9").tracking_uri == "http://127.0.0.1:9"
 
 
 def test_a_run_makes_its_own_servers_known_and_the_password_is_not_kept(tmp_path: Path, nothing_known: Path) -> None:
@@ -145,7 +144,7 @@ def test_a_run_makes_its_own_servers_known_and_the_password_is_not_kept(tmp_path
     assert nothing_known.read_text() == f"https://mlflow.example/ml\nsqlite:///{tmp_path}/studies.db\n"
 
 
-def test_known_means_the_same_server_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_servers_are_compared_by_address_only(monkeypatch: pytest.MonkeyPatch) -> None:
     note_server("https://me:pw@host:5000/ml")
     assert is_known("HTTPS://you@HOST:5000/ml/")
     assert not is_known("http://host:5000/ml")
@@ -172,7 +171,7 @@ def test_a_database_file_outside_of_the_results_is_neither_opened_nor_made(tmp_p
     private.close()
     before = (tmp_path / "places.sqlite").read_bytes()
     for number, uri in enumerate((f"sqlite:///{tmp_path}/places.sqlite", f"sqlite:///{tmp_path}/new.db?mode=rwc")):
-        folder = tell_sweep(tmp_path / "runs", f"s{number}", TRIALS, storage={"uri": uri})
+        folder = write_sweep(tmp_path / "runs", f"s{number}", TRIALS, storage={"uri": uri})
         for arguments in (["resume"], ["delete", "--yes"], ["dashboard", "--optuna"]):
             name, *options = arguments
             said = command(name, folder.name, *options, "--runs-dir", str(tmp_path / "runs"))
@@ -182,6 +181,6 @@ def test_a_database_file_outside_of_the_results_is_neither_opened_nor_made(tmp_p
     assert (tmp_path / "places.sqlite").read_bytes() == before
     assert not (tmp_path / "new.db").exists()
     (tmp_path / "runs" / "mlflow.db").symlink_to(tmp_path / "places.sqlite")
-    folder = tell_sweep(tmp_path / "runs", "linked", TRIALS)
+    folder = write_sweep(tmp_path / "runs", "linked", TRIALS)
     assert "a file outside of" in command("sync", str(folder))
     assert (tmp_path / "places.sqlite").read_bytes() == before

@@ -1,4 +1,4 @@
-"""Several objectives and constraints: what trials are worth, the front, and what Optuna is told."""
+"""Several objectives and constraints: values of trials, the front, and their transfer to Optuna."""
 
 from __future__ import annotations
 
@@ -12,36 +12,16 @@ from optuna.trial import TrialState
 from orchestrator import load_sweep
 from orchestrator.config.sections.objective import parse_constraint
 from orchestrator.errors import ConfigError
-from orchestrator.records.ledger import TrialRecord, TrialStatus
-from orchestrator.records.objectives import Objectives
-from orchestrator.search.optuna_state import optuna_state
-from orchestrator.search.scores import note_constraints, note_report
-
-SWEEP = {
-    "name": "tiny",
-    "dataset": {"name": "digits"},
-    "model": {"name": "conv_resnet26_small"},
-    "search": {"lr": {"type": "float", "low": 1e-3, "high": 1e-2}},
-    "objective": [{"metric": "val/top1"}, {"metric": "params"}],
-    "constraints": ["params <= 2e6"],
-}
-AIMS = Objectives.of(load_sweep(SWEEP))
+from orchestrator.records.ledger import TrialStatus
+from tests.support.sweeps.objectives import OBJECTIVES, TWO_OBJECTIVES, add_to_study, trial_record
 
 
-def record(number: int, *epochs: tuple[float, float], status: TrialStatus = TrialStatus.FINISHED) -> TrialRecord:
-    reports = [
-        {"epoch": float(index), "val/top1": top1, "params": params}
-        for index, (top1, params) in enumerate(epochs, start=1)
-    ]
-    return TrialRecord(number, f"t{number}", {}, {}, 0.0, status=status, reports=reports)
-
-
-def test_objectives_are_one_or_several_and_know_their_way() -> None:
-    config = load_sweep(SWEEP)
+def test_one_or_several_objectives_have_modes() -> None:
+    config = load_sweep(TWO_OBJECTIVES)
     assert [(each.metric, each.mode) for each in config.objectives] == [("val/top1", "max"), ("params", "min")]
     assert config.objective.metric == "val/top1"
     assert config.measured_costs == {"params"}
-    one = load_sweep({**SWEEP, "objective": {"metric": "val/loss"}, "constraints": []})
+    one = load_sweep({**TWO_OBJECTIVES, "objective": {"metric": "val/loss"}, "constraints": []})
     assert (one.objective.mode, one.measured_costs) == ("min", frozenset())
     for each in (config, one):
         assert load_sweep(each.model_dump(mode="json")) == each
@@ -63,54 +43,44 @@ def test_objectives_are_one_or_several_and_know_their_way() -> None:
         ({"constraints": "params <= 3"}, "constraints"),
     ],
 )
-def test_what_is_wrong_with_objectives_is_told(changes: dict[str, Any], message: str) -> None:
+def test_problems_of_objectives_are_reported(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        load_sweep({**SWEEP, **changes})
+        load_sweep({**TWO_OBJECTIVES, **changes})
 
 
-def test_a_constraint_says_how_far_it_is_broken() -> None:
+def test_violation_of_a_constraint_is_measured() -> None:
     assert parse_constraint("params <= 2e6").violation(2.5e6) == 0.5e6
     assert parse_constraint(" val/top1>=.9 ").violation(0.95) == pytest.approx(-0.05)
 
 
-def test_a_trial_is_worth_what_its_best_epoch_is() -> None:
-    trial = record(0, (0.5, 3e6), (0.9, 1e6), (0.8, 2e6))
-    assert AIMS.values(trial) == {"val/top1": 0.9, "params": 1e6}
-    assert AIMS.is_feasible(trial)
-    assert not AIMS.is_feasible(record(1, (0.9, 3e6)))
-    assert AIMS.violations(record(2)) == {}
-    assert AIMS.violations(record(3, (0.9, math.nan))) == {"params <= 2e6": math.inf}
+def test_the_value_of_a_trial_is_that_of_its_best_epoch() -> None:
+    trial = trial_record(0, (0.5, 3e6), (0.9, 1e6), (0.8, 2e6))
+    assert OBJECTIVES.values(trial) == {"val/top1": 0.9, "params": 1e6}
+    assert OBJECTIVES.is_feasible(trial)
+    assert not OBJECTIVES.is_feasible(trial_record(1, (0.9, 3e6)))
+    assert OBJECTIVES.violations(trial_record(2)) == {}
+    assert OBJECTIVES.violations(trial_record(3, (0.9, math.nan))) == {"params <= 2e6": math.inf}
 
 
-def test_the_front_holds_what_no_other_beats() -> None:
+def test_the_front_holds_the_trials_that_no_other_dominates() -> None:
     records = [
-        record(0, (0.90, 1.0e6)),
-        record(1, (0.80, 0.5e6)),
-        record(2, (0.85, 1.1e6)),  # beaten by 0
-        record(3, (0.99, 3.0e6)),  # beyond the constraint
-        record(4, (0.95, 0.1e6), status=TrialStatus.PRUNED),
-        record(5, (0.90, 1.0e6)),  # equals 0
-        record(6, (0.95, 1.5e6)),
+        trial_record(0, (0.90, 1.0e6)),
+        trial_record(1, (0.80, 0.5e6)),
+        trial_record(2, (0.85, 1.1e6)),  # beaten by 0
+        trial_record(3, (0.99, 3.0e6)),  # beyond the constraint
+        trial_record(4, (0.95, 0.1e6), status=TrialStatus.PRUNED),
+        trial_record(5, (0.90, 1.0e6)),  # equals 0
+        trial_record(6, (0.95, 1.5e6)),
     ]
-    assert [each.number for each in AIMS.pareto_front(records)] == [6, 0, 5, 1]
+    assert [each.number for each in OBJECTIVES.pareto_front(records)] == [6, 0, 5, 1]
 
 
-def tell(study: optuna.Study, trial_record: TrialRecord, aims: Objectives = AIMS) -> None:
-    trial = study.ask()
-    trial.suggest_float("lr", 0, 1)
-    for report in trial_record.reports:
-        note_report(study, trial, int(report["epoch"]), report, aims)
-    note_constraints(study, trial, trial_record, aims)
-    state, values = optuna_state(trial_record, aims)
-    study.tell(trial, values=values, state=state)
-
-
-def test_the_study_learns_values_constraints_and_every_epoch() -> None:
+def test_the_study_gets_values_constraints_and_every_epoch() -> None:
     study = optuna.create_study(directions=["maximize", "minimize"])
-    tell(study, record(0, (0.5, 1e6), (0.9, 1e6)))
-    tell(study, record(1, (0.8, 2.5e6)))
-    tell(study, record(2, (0.1, 1e6), status=TrialStatus.PRUNED))
-    tell(study, record(3, (0.7, math.nan)))
+    add_to_study(study, trial_record(0, (0.5, 1e6), (0.9, 1e6)))
+    add_to_study(study, trial_record(1, (0.8, 2.5e6)))
+    add_to_study(study, trial_record(2, (0.1, 1e6), status=TrialStatus.PRUNED))
+    add_to_study(study, trial_record(3, (0.7, math.nan)))
     states = [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
     assert [trial.state for trial in study.trials] == states
     assert study.trials[0].values == [0.9, 1e6]

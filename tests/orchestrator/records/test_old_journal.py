@@ -1,4 +1,4 @@
-"""A journal from before journals had a format: it is read to the same result, and a resumed sweep goes on in it."""
+"""Journal from before journals had a format: it gives the same result, and a resumed sweep appends to it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def plain(record: TrialRecord) -> dict[str, Any]:
     }
 
 
-def test_it_is_read_to_what_the_version_that_wrote_it_read(old: SweepFolder) -> None:
+def test_an_old_journal_is_read_as_its_own_version_read_it(old: SweepFolder) -> None:
     expected = json.loads((OLD / "expected.json").read_text())
     sweep = read_sweep(old)
     assert [plain(record) for record in sweep.result.records] == expected.pop("records")
@@ -56,13 +56,13 @@ def test_it_is_read_to_what_the_version_that_wrote_it_read(old: SweepFolder) -> 
     assert {name: found[name] for name in expected} == expected
 
 
-def test_a_resumed_sweep_goes_on_in_it_with_checksums(old: SweepFolder) -> None:
+def test_a_resumed_sweep_appends_to_it_with_checksums(old: SweepFolder) -> None:
     before = old.journal.read_bytes()
     config = stored_config(old)
     assert (config.name, config.trials) == ("old", 6)
     with Journal(old.journal) as journal:
         ledger = Ledger(journal)
-        assert (ledger.sessions, ledger.count_over()) == (2, 4)
+        assert (ledger.sessions, ledger.count_ended()) == (2, 4)
         ledger.sweep_resumed({}, {}, {})
         ledger.trial_started(5, "tune5", {}, {})
         ledger.trial_ended(5, TrialStatus.FINISHED)
@@ -76,7 +76,7 @@ def test_a_resumed_sweep_goes_on_in_it_with_checksums(old: SweepFolder) -> None:
         read_history(old.journal)
 
 
-def test_one_from_before_sweeps_resumed_is_read_and_resumed_only_where_that_is_allowed(old: SweepFolder) -> None:
+def test_a_journal_without_identity_is_resumed_only_with_allow_changed(old: SweepFolder) -> None:
     first, *rest = [json.loads(line) for line in old.journal.read_text().splitlines()]
     del first["identity"]
     begun = rest[: [event["event"] for event in rest].index("sweep_resumed")]
@@ -103,18 +103,21 @@ def test_its_digits_are_those_of_today(old: SweepFolder, tmp_path: Path) -> None
         refuse_changes(before, {**now, "dataset content": "0123"}, name="old")
 
 
-def test_a_configuration_rejected_twice_is_one(tmp_path: Path) -> None:
+def test_a_configuration_rejected_twice_counts_once(tmp_path: Path) -> None:
     with Journal(tmp_path / "journal.jsonl") as journal:
         ledger = Ledger(journal)
         ledger.sweep_started("s", {}, {}, {})
-        for rule in ("max_macs", "max_params"):  # a driver that died before the study heard of it asks again
+        for rule in (
+            "max_macs",
+            "max_params",
+        ):  # its driver died before it was added to the study, so it is proposed again
             ledger.trial_rejected(0, {"lr": 0.1}, rule, "too much")
         ledger.trial_started(0, "tune0", {"lr": 0.1}, {})
         assert [trial.rule for trial in ledger.rejected()] == ["max_params"]
     assert list(read_history(journal.path).trials) == [0]
 
 
-def test_it_is_carried_into_mlflow(old: SweepFolder) -> None:
+def test_an_old_journal_is_exported_to_mlflow(old: SweepFolder) -> None:
     writer = replay(old.journal, embedded_uri(old.path.parent))
     assert writer.events_sent == old.journal.read_bytes().count(b"\n")
     assert writer.run_id(3) is not None

@@ -1,4 +1,4 @@
-"""`spatialsweep repair`: what is sound of a damaged journal is kept, and what is not is told."""
+"""`spatialsweep repair`: intact lines of a damaged journal are kept, all others are reported."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from orchestrator.records.journal import Journal, read_events
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.lines import seal
 from orchestrator.records.repair import Repair, repair
-from orchestrator.records.stored_config import recorded
+from orchestrator.records.stored_config import complete_settings
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.tracking.mlflow_writer import MlflowWriter
-from tests.support.fake_sweeps import PLAN, tell_sweep
+from tests.support.fake_sweeps import PLAN, write_sweep
 from tests.support.journal_events import UID
 from tests.support.tracked_sweep import replay
 
@@ -38,7 +38,7 @@ TRIALS = [(TrialStatus.FINISHED, [0.5, 0.8]), (TrialStatus.PRUNED, [0.6])]
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> SweepFolder:
-    return SweepFolder(tell_sweep(tmp_path, "s", TRIALS))
+    return SweepFolder(write_sweep(tmp_path, "s", TRIALS))
 
 
 def damage(folder: SweepFolder, change: Callable[[list[bytes]], object]) -> bytes:
@@ -57,14 +57,14 @@ def spoil(*places: int) -> Callable[[list[bytes]], None]:
 
 
 def mended(folder: SweepFolder) -> Repair:
-    """A repair whose result is read, and leaves nothing to repair."""
+    """Repair a journal, and check that it can be read and needs no further repair."""
     done = repair(folder)
     assert not repair(folder).was_needed
     assert len(list(read_events(folder.journal))) == done.kept
     return done
 
 
-def test_a_sound_journal_is_left_alone(sweep: SweepFolder) -> None:
+def test_an_intact_journal_is_not_changed(sweep: SweepFolder) -> None:
     before = sweep.journal.read_bytes()
     assert repair(sweep) == Repair("s", 10)
     sweep.journal.write_bytes(before + b'{"event": "cut')
@@ -73,7 +73,7 @@ def test_a_sound_journal_is_left_alone(sweep: SweepFolder) -> None:
     assert not list(sweep.path.glob("journal.damaged-*"))
 
 
-def test_sound_lines_are_kept_and_the_damaged_file_beside_them(sweep: SweepFolder) -> None:
+def test_intact_lines_are_kept_and_the_damaged_file_beside_them(sweep: SweepFolder) -> None:
     sweep.journal.with_name("tracked.json").write_text("{}")
     broken = damage(sweep, spoil(5))
     would = repair(sweep, dry_run=True)
@@ -93,11 +93,11 @@ def test_sound_lines_are_kept_and_the_damaged_file_beside_them(sweep: SweepFolde
     ]
 
 
-def test_what_depends_on_a_dropped_line_goes_with_it(sweep: SweepFolder) -> None:
+def test_events_that_depend_on_a_dropped_line_are_dropped(sweep: SweepFolder) -> None:
     damage(sweep, spoil(3))
     done = mended(sweep)
     assert [place for place, _ in done.dropped] == [3, 4, 5, 6]
-    assert done.dropped[1][1] == "trial 0 was never started, as far as the sound lines before it tell"
+    assert done.dropped[1][1] == "trial 0 was never started, according to the intact lines before it"
     assert [record.number for record in load_result(sweep.path).records] == [1]
 
 
@@ -121,38 +121,38 @@ def test_lines_that_are_gone_are_counted(sweep: SweepFolder) -> None:
     assert (done.dropped, done.notices) == ([], ["2 line(s) are missing altogether"])
 
 
-def test_a_lost_start_is_made_anew_from_the_session_and_the_run_in_mlflow(sweep: SweepFolder) -> None:
+def test_a_lost_start_is_rebuilt_from_the_session_and_the_run_in_mlflow(sweep: SweepFolder) -> None:
     (before, _), *_ = read_events(sweep.journal)
     assert isinstance(before, SweepStarted)
     replay(sweep.journal, embedded_uri(sweep.path.parent))
     session = sweep.session(1) / "config.yaml"
     session.parent.mkdir(parents=True)
-    session.write_text(yaml.safe_dump(recorded(load_sweep({**PLAN, "name": "s"}))))
+    session.write_text(yaml.safe_dump(complete_settings(load_sweep({**PLAN, "name": "s"}))))
     damage(sweep, spoil(1))
     done = mended(sweep)
     assert done.notices == [
-        "the start of the sweep was lost and is made anew from sessions/001/config.yaml; what decided its results is "
-        "not known, so that only `resume --allow-changed` goes on with it"
+        "the start of the sweep was lost and is rebuilt from sessions/001/config.yaml; the settings that decided "
+        "its results are unknown: only `resume --allow-changed` continues it"
     ]
     history = read_history(sweep.journal)
     assert (history.uid, history.identity, history.config["trials"]) == (before.uid, {}, 4)
     assert len(load_result(sweep.path).records) == 2
 
 
-def test_a_lost_start_is_made_anew_from_a_later_session(sweep: SweepFolder) -> None:
+def test_a_lost_start_is_rebuilt_from_a_later_session(sweep: SweepFolder) -> None:
     with Journal(sweep.journal) as journal:
-        config = recorded(load_sweep({**PLAN, "name": "s"}))
+        config = complete_settings(load_sweep({**PLAN, "name": "s"}))
         Ledger(journal).sweep_resumed(config, {"git.revision": "abc"}, {"seed": 0})
     damage(sweep, spoil(1))
     done = mended(sweep)
     assert done.notices == [
-        "the start of the sweep was lost and is made anew from a later session; its runs in MLflow are begun anew"
+        "the start of the sweep was lost and is rebuilt from a later session; its runs in MLflow are started again"
     ]
     history = read_history(sweep.journal)
     assert (history.identity, history.sessions, len(history.uid)) == ({"seed": 0}, 2, 32)
 
 
-def test_a_start_that_nothing_tells_of_is_refused(sweep: SweepFolder) -> None:
+def test_a_lost_start_without_any_source_is_refused(sweep: SweepFolder) -> None:
     broken = damage(sweep, spoil(1))
     sweep.session(1).mkdir(parents=True)
     (sweep.session(1) / "config.yaml").write_text("trials: many")
@@ -162,7 +162,7 @@ def test_a_start_that_nothing_tells_of_is_refused(sweep: SweepFolder) -> None:
     assert sweep.journal.read_bytes() == broken
 
 
-def test_a_journal_cut_within_its_first_line_is_told_and_refused_in_one_line(sweep: SweepFolder) -> None:
+def test_a_journal_cut_within_its_first_line_is_refused_in_one_line(sweep: SweepFolder) -> None:
     sweep.journal.write_bytes(sweep.journal.read_bytes()[:100])
     with pytest.raises(JournalError, match=r"line 1, byte 0: it holds no whole event\. `spatialsweep repair"):
         load_result(sweep.path)
@@ -170,7 +170,7 @@ def test_a_journal_cut_within_its_first_line_is_told_and_refused_in_one_line(swe
         repair(sweep)
     session = sweep.session(1) / "config.yaml"
     session.parent.mkdir(parents=True)
-    session.write_text(yaml.safe_dump(recorded(load_sweep({**PLAN, "name": "s"}))))
+    session.write_text(yaml.safe_dump(complete_settings(load_sweep({**PLAN, "name": "s"}))))
     assert mended(sweep).dropped == [(1, "it was cut short")]
     assert load_result(sweep.path).records == []
 
@@ -191,7 +191,7 @@ def seal_again(line: bytes) -> bytes:
     return covered + f', "crc": "{zlib.crc32(covered):08x}"}}\n'.encode()
 
 
-def test_an_older_journal_is_repaired_as_far_as_its_lines_make_sense(tmp_path: Path) -> None:
+def test_an_older_journal_is_repaired_from_its_consistent_lines(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path / "old")
     folder.path.mkdir()
     shutil.copy(OLD, folder.journal)
@@ -203,7 +203,7 @@ def test_an_older_journal_is_repaired_as_far_as_its_lines_make_sense(tmp_path: P
     assert read_history(folder.journal).uid == UID
 
 
-def test_a_damaged_bookmark_begins_mlflow_at_the_start(sweep: SweepFolder) -> None:
+def test_a_damaged_bookmark_restarts_the_export_to_mlflow(sweep: SweepFolder) -> None:
     uri, tracked = embedded_uri(sweep.path.parent), sweep.journal.with_name("tracked.json")
     replay(sweep.journal, uri)
     marked = json.loads(tracked.read_bytes())
@@ -233,7 +233,7 @@ def test_a_sweep_that_is_being_run_is_not_repaired(sweep: SweepFolder) -> None:
 
 
 def test_the_command_says_what_it_dropped_at_most_ten_lines_of_it(tmp_path: Path) -> None:
-    folder = SweepFolder(tell_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.1 * step for step in range(1, 15)])]))
+    folder = SweepFolder(write_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.1 * step for step in range(1, 15)])]))
     damage(folder, spoil(*range(4, 17)))
     arguments = ["repair", "s", "--runs-dir", str(tmp_path)]
     would = CliRunner().invoke(cli.app, [*arguments, "--dry-run"]).stdout.splitlines()

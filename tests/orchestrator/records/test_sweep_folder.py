@@ -1,4 +1,4 @@
-"""The folder of a sweep: what a start takes over, refuses and removes, and the lock of its one driver."""
+"""Folder of a sweep: the files that a start reuses, refuses and removes, and the lock of its one driver."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from orchestrator.errors import SweepNameError
 from orchestrator.records.folder import driver_lock
 from orchestrator.records.folder.sweep_folder import SweepFolder, existing_folder, new_folder
 from orchestrator.sweep.run import run_sweep
-from tests.support.fake_sweeps import tell_sweep
+from tests.support.fake_sweeps import write_sweep
 
 PLAN: dict[str, Any] = {"dataset": {"name": "digits"}, "model": {"name": "conv_resnet26_small"}, "trials": 1}
 HOLDER = """
@@ -64,14 +64,14 @@ def test_a_folder_that_is_no_sweep_is_refused_and_stays_as_it_is(tmp_path: Path,
     assert contents(tmp_path) == before
 
 
-def test_a_dry_run_says_that_the_place_is_taken(tmp_path: Path) -> None:
+def test_a_dry_run_reports_an_occupied_folder(tmp_path: Path) -> None:
     fill(tmp_path / "x", {"thesis.tex": "three years"})
     (tmp_path / "sweep.yaml").write_text("name: x\ndataset: {name: digits}\nmodel: {name: conv_resnet26_small}\n")
-    told = ["run", str(tmp_path / "sweep.yaml"), "--runs-dir", str(tmp_path), "--dry-run"]
-    assert "is no sweep and is not empty (thesis.tex)" in CliRunner().invoke(app, told).output.replace("\n", " ")
+    command = ["run", str(tmp_path / "sweep.yaml"), "--runs-dir", str(tmp_path), "--dry-run"]
+    assert "is no sweep and is not empty (thesis.tex)" in CliRunner().invoke(app, command).output.replace("\n", " ")
 
 
-def test_a_file_and_a_link_are_no_place_for_a_sweep(tmp_path: Path) -> None:
+def test_a_file_or_link_is_refused_as_folder_of_a_sweep(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
     with pytest.raises(SweepNameError, match="file is a file"):
@@ -81,14 +81,14 @@ def test_a_file_and_a_link_are_no_place_for_a_sweep(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["..", ".", "", "../other", "/etc", "a/b"])
-def test_a_name_that_is_a_path_leads_out_of_no_folder(tmp_path: Path, name: str) -> None:
-    tell_sweep(tmp_path, "other", [])
+def test_a_name_that_is_a_path_is_refused(tmp_path: Path, name: str) -> None:
+    write_sweep(tmp_path, "other", [])
     for look in (new_folder, existing_folder):
         with pytest.raises(SweepNameError, match="is not a plain file name"):
             look(tmp_path / "runs", name)
 
 
-def test_a_start_that_fails_takes_away_what_it_made_and_nothing_else(tmp_path: Path) -> None:
+def test_a_failed_start_removes_only_its_own_files(tmp_path: Path) -> None:
     config = load_sweep({**PLAN, "name": "x", "runs_dir": str(tmp_path)})
     with pytest.raises(Exception, match="no Ray cluster answers"):
         run_sweep(config, address="127.0.0.1:9")
@@ -102,7 +102,7 @@ def test_a_start_that_fails_takes_away_what_it_made_and_nothing_else(tmp_path: P
     assert contents(tmp_path / "x") == {"note.txt": b"put here meanwhile"}
 
 
-def test_what_a_failed_start_has_left_is_taken_over(tmp_path: Path) -> None:
+def test_the_folder_of_a_failed_start_is_reused(tmp_path: Path) -> None:
     fill(tmp_path / "x", {"lock": "process 1 on elsewhere", "journal.jsonl": ""})
     for name in ("scratch", "sessions", "trials"):
         (tmp_path / "x" / name).mkdir()
@@ -118,7 +118,7 @@ def test_what_a_failed_start_has_left_is_taken_over(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_is_a_link_harms_no_file(tmp_path: Path) -> None:
-    folder = SweepFolder(tell_sweep(tmp_path, "s", []))
+    folder = SweepFolder(write_sweep(tmp_path, "s", []))
     (tmp_path / "key").write_text("secret")
     (folder.path / "lock").symlink_to(tmp_path / "key")
     with pytest.raises(SweepNameError, match="lock cannot be written"), folder.driven():
@@ -126,9 +126,9 @@ def test_a_lock_that_is_a_link_harms_no_file(tmp_path: Path) -> None:
     assert (tmp_path / "key").read_text() == "secret"
 
 
-def test_a_sweep_that_began_meanwhile_is_not_begun_again(tmp_path: Path) -> None:
+def test_a_sweep_started_meanwhile_is_not_started_again(tmp_path: Path) -> None:
     folder = new_folder(tmp_path, "s")
-    tell_sweep(tmp_path, "s", [])
+    write_sweep(tmp_path, "s", [])
     with pytest.raises(SweepNameError, match="exists already"), folder.driven(new=True):
         pass
     with pytest.raises(SweepNameError, match="no sweep 'gone'"), SweepFolder(tmp_path / "gone").driven():
@@ -136,7 +136,7 @@ def test_a_sweep_that_began_meanwhile_is_not_begun_again(tmp_path: Path) -> None
 
 
 def test_scratch_that_is_a_link_keeps_what_it_leads_to(tmp_path: Path) -> None:
-    folder = SweepFolder(tell_sweep(tmp_path, "s", []))
+    folder = SweepFolder(write_sweep(tmp_path, "s", []))
     fill(tmp_path / "mine", {"thesis.tex": "three years"})
     folder.scratch.symlink_to(tmp_path / "mine", target_is_directory=True)
     folder.clear_scratch()
@@ -144,7 +144,7 @@ def test_scratch_that_is_a_link_keeps_what_it_leads_to(tmp_path: Path) -> None:
 
 
 def test_a_second_process_is_refused_by_the_name_of_the_first(tmp_path: Path) -> None:
-    folder = SweepFolder(tell_sweep(tmp_path, "s", []))
+    folder = SweepFolder(write_sweep(tmp_path, "s", []))
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(folder.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -161,8 +161,8 @@ def test_a_second_process_is_refused_by_the_name_of_the_first(tmp_path: Path) ->
         assert folder.is_driven
 
 
-def test_a_look_at_the_moment_of_a_start_does_not_refuse_the_driver(tmp_path: Path) -> None:
-    folder = SweepFolder(tell_sweep(tmp_path, "s", []))
+def test_a_status_query_during_a_start_does_not_block_the_driver(tmp_path: Path) -> None:
+    folder = SweepFolder(write_sweep(tmp_path, "s", []))
     with folder.driven():
         pass
     look = os.open(folder.path / "lock", os.O_RDONLY)
@@ -177,7 +177,7 @@ def test_a_look_at_the_moment_of_a_start_does_not_refuse_the_driver(tmp_path: Pa
 
 @pytest.fixture(params=[errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 def lockless(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Storage that knows no locks."""
+    """Replace the file system by one without locks."""
 
     def refuse(descriptor: int, operation: int) -> None:
         raise OSError(request.param, os.strerror(request.param))
@@ -188,7 +188,7 @@ def lockless(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.usefixtures("lockless")
 def test_storage_without_locks_works_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = SweepFolder(tell_sweep(tmp_path, "s", []))
+    folder = SweepFolder(write_sweep(tmp_path, "s", []))
     assert not folder.is_driven
     with caplog.at_level(logging.WARNING), folder.driven():
         assert folder.is_driven
@@ -197,8 +197,8 @@ def test_storage_without_locks_works_with_a_warning(tmp_path: Path, caplog: pyte
 
 
 @pytest.mark.usefixtures("lockless")
-def test_without_locks_the_file_still_tells_a_driver_that_lives_from_one_that_died(tmp_path: Path) -> None:
-    folder = SweepFolder(tell_sweep(tmp_path, "s", []))
+def test_without_locks_the_file_names_a_running_driver(tmp_path: Path) -> None:
+    folder = SweepFolder(write_sweep(tmp_path, "s", []))
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         (folder.path / "lock").write_text(f"process {other.pid} on {os.uname().nodename}")
         assert folder.is_driven

@@ -1,4 +1,4 @@
-"""The report of a sweep, as a browser shows it and as its sources tell it; no sweep is trained."""
+"""Report of a sweep, as rendered by a browser and in its source; no sweep is trained."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,8 @@ from orchestrator.report.lane_times import lane_times
 from orchestrator.report.study_view import StudyView
 from orchestrator.results.stored_sweep import find_sweep, read_sweep
 from orchestrator.server_addresses import embedded_uri
-from tests.support.browser import Browser, browser, chromium
-from tests.support.fake_sweeps import tell_sweep
+from tests.support.browser import Browser
+from tests.support.fake_sweeps import write_sweep
 from tests.support.journal_events import an_event, rewrite
 from tests.support.tracked_sweep import replay
 
@@ -44,16 +43,8 @@ OBJECTIVES = [{"metric": "val/top1", "mode": "max"}, {"metric": "train/loss", "m
 ALWAYS = ["budget", "space", "settings"]
 
 
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[Browser]:
-    if chromium() is None:
-        pytest.skip("no chromium here; Debian has it in a package of that name")
-    with browser() as page:
-        yield page
-
-
 def report(tmp_path: Path, trials: Any, **settings: Any) -> Path:
-    tell_sweep(tmp_path, "s", trials, **settings)
+    write_sweep(tmp_path, "s", trials, **settings)
     return write_report(read_sweep(find_sweep("s", tmp_path)), tmp_path / "s" / "report.html")
 
 
@@ -73,19 +64,19 @@ def sections(page: Path) -> list[str]:
     ],
 )
 def test_a_browser_shows_every_section(
-    chrome: Browser, tmp_path: Path, settings: dict[str, Any], expected: list[str]
+    browser: Browser, tmp_path: Path, settings: dict[str, Any], expected: list[str]
 ) -> None:
     page = report(tmp_path, TRIALS, **settings)
     for width, dark in ((1280, False), (390, True)):
-        view = chrome.open(page, width, dark=dark)
+        view = browser.open(page, width, dark=dark)
         assert (view.errors, view.requests) == ([], [])
-        assert chrome.evaluate("document.documentElement.scrollWidth") <= width
-        found = chrome.evaluate("[...document.querySelectorAll('section')].map(part => part.id)")
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width
+        found = browser.evaluate("[...document.querySelectorAll('section')].map(part => part.id)")
         assert found == [*expected, "budget", "lanes", "failures", "space", "settings"]
         drawn = "[...document.querySelectorAll('.chart')].map(chart => chart.querySelectorAll('.main-svg').length > 0)"
-        assert all(chrome.evaluate(drawn))
+        assert all(browser.evaluate(drawn))
         wide = "[...document.querySelectorAll('section')].filter(part => part.scrollWidth > part.clientWidth).length"
-        assert chrome.evaluate(wide) == 0
+        assert browser.evaluate(wide) == 0
     assert "prefers-color-scheme: dark" in page.read_text()
 
 
@@ -102,40 +93,40 @@ def test_a_browser_shows_every_section(
         ),
     ],
 )
-def test_what_has_nothing_to_show_is_left_out(tmp_path: Path, trials: Any, expected: list[str]) -> None:
+def test_sections_without_content_are_left_out(tmp_path: Path, trials: Any, expected: list[str]) -> None:
     page = report(tmp_path, trials, ended=None)
     assert sections(page) == expected
     assert "its driver died" in page.read_text()
 
 
-def test_a_thousand_trials_stay_light(chrome: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_of_1000_trials_is_small(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda file: None)  # nothing is to outlive this test
     trials = [(FINISHED if number % 3 == 0 else PRUNED, [0.5 + number / 3000, 0.6]) for number in range(1000)]
     page = report(tmp_path, trials)
     assert page.stat().st_size < 7e6
-    view = chrome.open(page, 1280)
+    view = browser.open(page, 1280)
     assert (view.errors, view.requests) == ([], [])
-    text = chrome.evaluate("document.body.innerText")
+    text = browser.evaluate("document.body.innerText")
     assert "The best 25 of 1000 trials" in text
     assert "200 curves are drawn, the best among them; 800 are left out." in text
 
 
-def test_the_best_curve_is_drawn_however_many_were_better_before_they_were_stopped(tmp_path: Path) -> None:
-    tell_sweep(tmp_path, "s", [*[(PRUNED, [0.9])] * 250, (FINISHED, [0.4, 0.5])])
+def test_the_best_curve_is_always_drawn(tmp_path: Path) -> None:
+    write_sweep(tmp_path, "s", [*[(PRUNED, [0.9])] * 250, (FINISHED, [0.4, 0.5])])
     result = load_result("s", tmp_path)
     assert result.best is not None
-    assert result.aims is not None
-    (chart, _) = curve_charts(result.records, result.aims, result.best.number)
+    assert result.objectives is not None
+    (chart, _) = curve_charts(result.records, result.objectives, result.best.number)
     assert "best: trial 250" in chart.content
 
 
-def test_an_accuracy_that_was_chosen_on_the_test_images_says_so(tmp_path: Path) -> None:
-    folder = tell_sweep(tmp_path, "s", [], dataset={"name": "digits", "select_on": "test"})
+def test_an_accuracy_selected_on_the_test_images_is_marked(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path, "s", [], dataset={"name": "digits", "select_on": "test"})
     assert "too good" in remark_on_test(read_sweep(find_sweep(folder)).config)
 
 
 def test_names_and_reasons_are_text_never_markup(tmp_path: Path) -> None:
-    folder = tell_sweep(tmp_path, "s", TRIALS)
+    folder = write_sweep(tmp_path, "s", TRIALS)
     evil = "</script><script>alert(1)</script>"
     journal = folder / "journal.jsonl"
 
@@ -168,7 +159,7 @@ def test_lanes_are_read_from_the_journal_with_the_time_between_sessions_cut_out(
         an_event("trial_ended", 9_020.0, trial=1),
     ]
     times = lane_times(events)
-    found = [(stretch.trial, stretch.lane, stretch.start_s, stretch.end_s) for stretch in times.stretches]
+    found = [(interval.trial, interval.lane, interval.start_s, interval.end_s) for interval in times.intervals]
     assert found == [(0, 0, 15.0, 39.0), (1, 1, 15.0, 40.0), (1, 0, 40.0, 41.0), (1, 0, 51.0, 61.0)]
     assert (times.lanes, times.total_s, list(times.session_starts)) == (2, 61.0, [41.0])
     assert times.busy_share == pytest.approx((24 + 25 + 1 + 10) / (2 * 61))
@@ -180,12 +171,12 @@ def test_lanes_of_a_journal_that_does_not_name_them_are_inferred() -> None:
         events.append(an_event("trial_started", start, trial=number))
         events.append(an_event("trial_ended", end, trial=number))
     times = lane_times(sorted(events, key=lambda event: event.time))
-    assert [(stretch.trial, stretch.lane) for stretch in times.stretches] == [(0, 0), (1, 1), (2, 1), (3, 0)]
+    assert [(interval.trial, interval.lane) for interval in times.intervals] == [(0, 0), (1, 1), (2, 1), (3, 0)]
     assert not times.lanes_known
 
 
 def test_the_report_is_kept_with_the_run_of_its_sweep(tmp_path: Path) -> None:
-    folder = tell_sweep(tmp_path, "s", TRIALS)
+    folder = write_sweep(tmp_path, "s", TRIALS)
     replay(folder / "journal.jsonl", embedded_uri(tmp_path))
     done = CliRunner().invoke(app, ["report", str(folder)])
     assert done.exit_code == 0, done.output
@@ -197,8 +188,8 @@ def test_the_report_is_kept_with_the_run_of_its_sweep(tmp_path: Path) -> None:
     assert kept.read_bytes() == (folder / "report.html").read_bytes()
 
 
-def test_the_command_writes_the_file_and_knows_its_sweeps(tmp_path: Path) -> None:
-    tell_sweep(tmp_path, "digits", TRIALS)
+def test_the_command_writes_the_file_and_finds_sweeps_by_name(tmp_path: Path) -> None:
+    write_sweep(tmp_path, "digits", TRIALS)
     wanted = tmp_path / "elsewhere" / "page.html"
     done = CliRunner().invoke(app, ["report", "digits", "--runs-dir", str(tmp_path), "--output", str(wanted)])
     assert done.exit_code == 0, done.output
@@ -221,7 +212,7 @@ def test_the_published_number_stands_beside_ours(tmp_path: Path, recipe: str, pu
     assert shown[1] == published
 
 
-def test_a_name_that_few_trials_have_is_drawn_where_they_are() -> None:
+def test_a_name_of_few_trials_is_drawn_for_those_only() -> None:
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
     for number in range(400):
         trial = study.ask()
@@ -248,7 +239,7 @@ def test_three_objectives_are_shown_in_pairs() -> None:
     assert labels == ["params against val/top1", "macs against val/top1", "macs against params"]
 
 
-def test_what_only_a_report_needs_is_not_loaded_before() -> None:
+def test_packages_of_the_report_are_imported_on_demand() -> None:
     script = "import sys, orchestrator.cli.main; print(*{'plotly', 'jinja2', 'mlflow', 'IPython'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

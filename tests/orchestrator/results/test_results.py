@@ -1,4 +1,4 @@
-"""What a sweep found, as its user reads it: the best trial, a ranking, tables."""
+"""Result of a sweep: the best trial, the ranking and the tables."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_minimised_metric_ranks_the_lowest_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["max", "min"])
-def test_values_that_are_no_numbers_never_win(tmp_path: Path, mode: str) -> None:
+def test_values_that_are_not_finite_are_never_best(tmp_path: Path, mode: str) -> None:
     found = result(
         tmp_path,
         record(0, FINISHED, [math.nan, 0.5, math.inf]),
@@ -112,8 +112,8 @@ def test_the_best_keeps_the_constraints_while_any_trial_does(tmp_path: Path) -> 
     records = [record(0, FINISHED, [0.9]), record(1, FINISHED, [0.7]), record(2, PRUNED, [0.8])]
     for each, params in zip(records, (3e6, 1e6, 1e6), strict=True):
         each.reports[-1]["params"] = params
-    aims = Objectives((ObjectiveConfig(),), {"params <= 2e6": parse_constraint("params <= 2e6")})
-    found = replace(result(tmp_path, *records), aims=aims)
+    objectives = Objectives((ObjectiveConfig(),), {"params <= 2e6": parse_constraint("params <= 2e6")})
+    found = replace(result(tmp_path, *records), objectives=objectives)
     assert found.best is not None
     assert found.best.number == 1
     assert [trial.number for trial in found.ranking()] == [2, 1, 0]
@@ -167,14 +167,14 @@ def test_an_empty_sweep_has_empty_tables_of_the_same_columns(sweep: SweepResult,
     assert empty.reports.num_rows == len(empty.to_pandas()) == 0
 
 
-def test_a_trial_without_a_checkpoint_says_so(sweep: SweepResult) -> None:
+def test_loading_a_trial_without_a_checkpoint_raises(sweep: SweepResult) -> None:
     pruned = sweep.ranking()[0]
     assert pruned.checkpoint is None
     with pytest.raises(CheckpointError, match="trial 1 left no checkpoint"):
         pruned.load_model()
 
 
-def test_every_column_says_what_it_holds_in_parquet_too(sweep: SweepResult) -> None:
+def test_every_column_has_a_description_in_parquet(sweep: SweepResult) -> None:
     for path in sweep.write_tables():
         fields = list(pq.read_schema(path))
         assert [field.name for field in fields if not (field.metadata or {}).get(b"description")] == []

@@ -1,4 +1,4 @@
-"""How many lanes a cluster holds, and what is said when it holds none."""
+"""Number of lanes that a cluster holds, and the message when it holds none."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import pytest
 
 from orchestrator.config.sections.resources import BYTES_PER_GB, ResourcesConfig
 from orchestrator.errors import ClusterError
-from orchestrator.runtime import ray_session as session
-from orchestrator.runtime.ray_session import lanes_that_fit, plan_lanes
+from orchestrator.runtime import lane_plan
+from orchestrator.runtime.lane_plan import lanes_that_fit, plan_lanes
 
 
 def cluster(patch: pytest.MonkeyPatch, *nodes: dict[str, float], may_become: dict[str, float] | None = None) -> None:
-    """Pretends that these nodes are there."""
+    """Replace the nodes of the cluster."""
     alive = [{"Alive": True, "Resources": node} for node in nodes]
-    patch.setattr(session.ray, "nodes", lambda: [*alive, {"Alive": False, "Resources": {"CPU": 100.0}}])
-    patch.setattr(session.cluster_state, "get_max_resources_from_cluster_config", lambda: may_become)
+    patch.setattr(lane_plan.ray, "nodes", lambda: [*alive, {"Alive": False, "Resources": {"CPU": 100.0}}])
+    patch.setattr(lane_plan, "autoscaled_resources", lambda: may_become)
 
 
 def plan(trials: int = 20, **resources: Any) -> tuple[int, int, float, int]:
@@ -33,7 +33,7 @@ def test_workers_are_packed_node_by_node(monkeypatch: pytest.MonkeyPatch) -> Non
     assert plan(workers=1, lanes=4)[0] == plan(workers=1, lanes=4)[3] == 4
 
 
-def test_gpus_are_taken_where_there_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_used_where_there_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster(monkeypatch, {"CPU": 16, "GPU": 4}, {"CPU": 16})
     assert plan(workers=2) == (2, 2, 1.0, 20)
     assert plan(workers=8)[2] == 0.0
@@ -43,16 +43,16 @@ def test_gpus_are_taken_where_there_are_enough(monkeypatch: pytest.MonkeyPatch) 
 def test_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster(monkeypatch, {"CPU": 16, "memory": 10.0 * BYTES_PER_GB})
     assert plan(workers=2, memory_gb_per_worker=2)[0] == 2
-    with pytest.raises(ClusterError) as told:
+    with pytest.raises(ClusterError) as raised:
         plan(workers=2, memory_gb_per_worker=6)
-    assert str(told.value) == (
+    assert str(raised.value) == (
         "a trial needs 2 workers of 1 CPU and 0 GPU and 6 GB each; this cluster has 16 CPU and 0 GPU and 10.0 GB on "
         "1 node(s), room for 1 such worker(s). Lower resources.workers or resources.cpus_per_worker or "
         "resources.memory_gb_per_worker."
     )
 
 
-def test_an_elastic_lane_grows_before_there_are_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_elastic_lane_counts_with_its_largest_size(monkeypatch: pytest.MonkeyPatch) -> None:
     for cpus, lanes in {2: 1, 7: 1, 8: 1, 16: 2}.items():
         cluster(monkeypatch, {"CPU": cpus})
         assert plan(workers=[2, 8])[0] == lanes
@@ -61,7 +61,7 @@ def test_an_elastic_lane_grows_before_there_are_more(monkeypatch: pytest.MonkeyP
         plan(workers=[2, 8])
 
 
-def test_a_cluster_that_grows_by_itself_is_planned_for_what_it_may_become(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_with_an_autoscaler_counts_with_its_largest_size(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster(monkeypatch, {"CPU": 0}, may_become={"CPU": 16, "memory": 64.0 * BYTES_PER_GB})
     assert plan(workers=2, lanes=3) == (3, 2, 0.0, 3)
     assert lanes_that_fit(ResourcesConfig(workers=4), 0.0) == 4

@@ -1,4 +1,4 @@
-"""A proxy that leads out of the machine is not asked for the machine itself."""
+"""Exemption of the machine's own addresses from proxies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "no_proxy")
 
 @pytest.fixture
 def server() -> Iterator[int]:
-    """Port of a web server on loopback that answers every request."""
+    """Start a web server on loopback that answers every request, and return its port."""
 
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -26,7 +26,7 @@ def server() -> Iterator[int]:
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Nothing: pytest shows what it prints."""
+            """Print nothing."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as there:
         threading.Thread(target=there.serve_forever, args=(0.02,), daemon=True).start()
@@ -35,7 +35,9 @@ def server() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy"])
-def test_a_dead_proxy_is_not_asked_for_a_server_here(server: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_on_this_machine_is_reached_in_spite_of_a_dead_proxy(
+    server: int, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import os
 
     for each in (*NAMES, *map(str.upper, NAMES)):
@@ -52,14 +54,14 @@ def test_a_dead_proxy_is_not_asked_for_a_server_here(server: int, name: str, mon
             assert answer.status == 204
 
 
-def test_exceptions_of_the_user_stay() -> None:
+def test_exemptions_of_the_user_stay() -> None:
     environ = {"https_proxy": DEAD, "NO_PROXY": "intern.example, localhost"}
     keep_loopback_direct(environ)
     assert environ["no_proxy"] == environ["NO_PROXY"] == "intern.example,localhost,127.0.0.1,::1"
 
 
 @pytest.mark.parametrize("environ", [{}, {"no_proxy": "x"}, {"http_proxy": DEAD, "no_proxy": "*"}, {"http_proxy": ""}])
-def test_nothing_changes_where_no_proxy_would_be_asked(environ: dict[str, str]) -> None:
+def test_nothing_changes_where_no_proxy_would_be_used(environ: dict[str, str]) -> None:
     before = dict(environ)
     keep_loopback_direct(environ)
     assert environ == before

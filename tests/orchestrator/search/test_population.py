@@ -59,7 +59,7 @@ class HubInLoop:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubInLoop]:
     monkeypatch.setattr(ray, "get", lambda answer, **_: answer)
-    monkeypatch.setattr(worker, "_will_be_taken", lambda _: False)
+    monkeypatch.setattr(worker, "_is_preempted", lambda _: False)
     made = HubInLoop()
     yield made
     made.close.remote()
@@ -68,7 +68,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubInLoop]:
 
 def serve_lane(hub: Any, data: Any, objective: Any) -> None:
     """As `lane_loop` does, in one process."""
-    lane = SimpleNamespace(lane=0, hub=hub, objective=objective, costs=frozenset())
+    task = SimpleNamespace(objective=objective, costs=frozenset())
+    lane = SimpleNamespace(lane=0, hub=hub, task=task)
     rank_id, left = RankId(0, hub.new_generation.remote(0), 0, 1), None
     hub.join.remote(rank_id)
     while (assignment := hub.next_assignment.remote(rank_id, left)) is not None:

@@ -6,7 +6,6 @@ import multiprocessing
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from orchestrator import load_sweep
 from orchestrator.errors import ConfigError, StorageError, SweepNameError
 from orchestrator.search.storage import open_storage, study_uri
 from orchestrator.search.study import open_study
-from tests.support.postgresql import PASSWORD, PostgresqlServer, postgresql_server, server_programs
+from tests.support.postgresql import PASSWORD, PostgresqlServer
 
 DATABASES = 8
 SWEEP = {
@@ -28,14 +27,6 @@ SWEEP = {
     "model": {"name": "conv_resnet26_small"},
     "search": {"lr": {"type": "float", "low": 1e-3, "high": 1e-2, "log": True}},
 }
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresqlServer]:
-    if server_programs() is None:
-        pytest.skip("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
-    with postgresql_server() as running:
-        yield running
 
 
 def test_a_study_lives_in_a_file_by_default(tmp_path: Path) -> None:
@@ -69,27 +60,27 @@ def test_sweeps_that_make_a_database_at_once_all_find_it_whole(tmp_path: Path) -
     assert [sweep.exitcode for sweep in sweeps] == [0, 0, 0]
 
 
-def test_a_study_lives_on_a_server_and_names_are_unique(server: PostgresqlServer) -> None:
-    config = load_sweep({**SWEEP, "storage": {"uri": server.uri()}})
+def test_a_study_lives_on_a_server_and_names_are_unique(postgresql: PostgresqlServer) -> None:
+    config = load_sweep({**SWEEP, "storage": {"uri": postgresql.uri()}})
     study = open_study(config, "served", open_storage(study_uri(config, Path("unused"))))
     trial = study.ask()
     trial.report(config.space.sample(trial)["lr"], step=1)
     study.tell(trial, 0.5)
-    seen = optuna.load_study(study_name="served", storage=server.uri().replace("://", "+psycopg://"))
+    seen = optuna.load_study(study_name="served", storage=postgresql.uri().replace("://", "+psycopg://"))
     assert [(each.state, each.value) for each in seen.trials] == [(TrialState.COMPLETE, 0.5)]
     assert seen.metric_names == ["val/top1"]
     with pytest.raises(SweepNameError):
-        open_study(config, "served", open_storage(server.uri()))
+        open_study(config, "served", open_storage(postgresql.uri()))
 
 
-def test_a_server_may_go_away_for_a_while(server: PostgresqlServer) -> None:
+def test_a_server_may_go_away_for_a_while(postgresql: PostgresqlServer) -> None:
     config = load_sweep(SWEEP)
-    study = open_study(config, "restarted", open_storage(server.uri()))
+    study = open_study(config, "restarted", open_storage(postgresql.uri()))
     before = study.ask()
     config.space.sample(before)
 
-    server.stop()
-    back = threading.Timer(1.5, server.start)
+    postgresql.stop()
+    back = threading.Timer(1.5, postgresql.start)
     back.start()
     before.report(0.5, step=1)
     study.tell(before, 0.5)
@@ -99,32 +90,32 @@ def test_a_server_may_go_away_for_a_while(server: PostgresqlServer) -> None:
         study.tell(trial, state=TrialState.PRUNED)
     back.join()
 
-    trials = optuna.load_study(study_name="restarted", storage=open_storage(server.uri())).trials
+    trials = optuna.load_study(study_name="restarted", storage=open_storage(postgresql.uri())).trials
     assert [trial.state for trial in trials] == [TrialState.COMPLETE, *[TrialState.PRUNED] * 3]
     assert trials[0].intermediate_values == {1: 0.5}
     assert [trial.number for trial in trials] == [0, 1, 2, 3]
 
 
-def test_a_server_that_stays_away_is_given_up_by_name(server: PostgresqlServer) -> None:
-    study = open_study(load_sweep(SWEEP), "lost", open_storage(server.uri(), patience_s=0.5))
+def test_a_server_that_stays_away_is_given_up_by_name(postgresql: PostgresqlServer) -> None:
+    study = open_study(load_sweep(SWEEP), "lost", open_storage(postgresql.uri(), patience_s=0.5))
     trial = study.ask()
-    server.stop()
+    postgresql.stop()
     try:
         with pytest.raises(StorageError, match=r"postgres:\*\*\*@127.*has not answered") as caught:
             trial.report(0.5, step=1)
         with pytest.raises(StorageError, match="has not answered"):
             trial.set_user_attr("reason", "lost")
         with pytest.raises(StorageError, match="cannot be used"):
-            open_storage(server.uri())
+            open_storage(postgresql.uri())
     finally:
-        server.start()
+        postgresql.start()
     trial.report(0.5, step=1)  # it is there again
     assert PASSWORD not in str(caught.value)
 
 
-def test_a_repeated_end_is_no_second_one(server: PostgresqlServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repeated_end_is_no_second_one(postgresql: PostgresqlServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The answer of the server is lost after it has done what it was asked."""
-    storage = open_storage(server.uri())
+    storage = open_storage(postgresql.uri())
     study = open_study(load_sweep(SWEEP), "unanswered", storage)
     study.tell(study.ask(), 0.25)
     lose_answers(monkeypatch, "set_trial_state_values", "_create_new_trial")

@@ -17,7 +17,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.lanes.hub.hub import LaneHub
 from orchestrator.lanes.messages import Decision
 from orchestrator.lanes.trial_client import EPOCH
-from orchestrator.lanes.weight_transfer import Handover, changed_config
+from orchestrator.lanes.weight_transfer import WeightTransfer, changed_config
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
@@ -78,8 +78,8 @@ class Simulation:
         self.scheduler.on_trial_error(None, self.trials[number])
         self.ledger.trial_ended(number, TrialStatus.FAILED)
 
-    def note(self, number: int) -> Handover | None:
-        return Handover.found(self.folder.trials / f"trial-{number:05d}")
+    def note(self, number: int) -> WeightTransfer | None:
+        return WeightTransfer.read(self.folder.trials / f"trial-{number:05d}")
 
 
 Simulate = Callable[..., Simulation]
@@ -154,12 +154,12 @@ def test_a_poor_trial_takes_over_weights_and_changed_settings_of_a_good_one(tmp_
         simulation.begin(number, lr=0.002 * (number + 1))
     for number, value in ((0, 0.1), (3, 0.9), (2, 0.8), (1, 0.7)):
         assert [simulation.report(number, epoch, value) for epoch in (1, 2)] == [GO, GO]
-        assert simulation.note(number) == Handover(waits=True)  # its lane is for who comes after it
+        assert simulation.note(number) == WeightTransfer(waits=True)  # its lane is for who comes after it
     simulation.report(4, 1, 0.5)
     assert simulation.note(4) is None
     simulation.end(4)  # nobody waits for it any more
 
-    assert [simulation.note(number) for number in (1, 2, 3)] == [Handover()] * 3
+    assert [simulation.note(number) for number in (1, 2, 3)] == [WeightTransfer()] * 3
     note = simulation.note(0)
     assert note is not None
     assert note.donor == str(tmp_path / "trials" / "trial-00003")
@@ -174,9 +174,9 @@ def test_a_poor_trial_takes_over_weights_and_changed_settings_of_a_good_one(tmp_
 
 def test_nobody_waits_for_an_earlier_session(tmp_path: Path, simulate: Simulate) -> None:
     simulation = simulate(tmp_path, name="pbt")
-    Handover(waits=True).leave(tmp_path / "trials" / "trial-00000")
+    WeightTransfer(waits=True).write(tmp_path / "trials" / "trial-00000")
     simulation.begin(0)
-    assert simulation.note(0) == Handover()
+    assert simulation.note(0) == WeightTransfer()
 
 
 def test_a_note_is_carried_out_once(tmp_path: Path) -> None:
@@ -184,12 +184,12 @@ def test_a_note_is_carried_out_once(tmp_path: Path) -> None:
     for folder in (donor, own):
         folder.mkdir()
         (folder / "last.pt").write_text(folder.name)
-    Handover(donor=str(donor), config={"number": 1}).leave(own)
-    note = Handover.found(own)
-    assert note == Handover(donor=str(donor), config={"number": 1})
-    note.carry_out(own)
+    WeightTransfer(donor=str(donor), config={"number": 1}).write(own)
+    note = WeightTransfer.read(own)
+    assert note == WeightTransfer(donor=str(donor), config={"number": 1})
+    note.apply(own)
     assert (own / "last.pt").read_text() == "donor"
-    assert Handover.found(own) is None
+    assert WeightTransfer.read(own) is None
     assert changed_config(own) == {"number": 1}
     assert changed_config(donor) is None
     assert sorted(path.name for path in own.iterdir()) == ["changed_config.json", "last.pt"]
@@ -270,7 +270,7 @@ def test_a_scheduler_that_does_not_fit_is_told(changes: dict[str, Any], message:
 
 
 def test_the_note_is_plain_json(tmp_path: Path) -> None:
-    Handover(donor="/there", config={"number": 3}).leave(tmp_path)
+    WeightTransfer(donor="/there", config={"number": 3}).write(tmp_path)
     assert json.loads((tmp_path / "handover.json").read_text()) == {
         "donor": "/there",
         "config": {"number": 3},

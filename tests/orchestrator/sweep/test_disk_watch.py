@@ -12,14 +12,14 @@ from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.sweep import disk_watch as room_watch
 from orchestrator.sweep.disk_watch import RoomWatch
-from tests.support.fake_sweeps import tell_sweep
+from tests.support.fake_sweeps import write_sweep
 
 MB = 2**20
 
 
 def test_no_room_is_told_once_and_its_end_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trials = [(TrialStatus.FINISHED, [0.5]), (TrialStatus.RUNNING, [0.5])]
-    folder = SweepFolder(tell_sweep(tmp_path, "s", trials, ended=None))
+    folder = SweepFolder(write_sweep(tmp_path, "s", trials, ended=None))
     for number, size in ((0, 9 * MB), (1, 3 * MB)):
         checkpoint = folder.trials / f"trial-{number:05d}" / "last.pt"
         checkpoint.parent.mkdir(parents=True)

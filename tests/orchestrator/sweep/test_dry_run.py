@@ -18,7 +18,7 @@ from orchestrator.config import ModelConfig, TrainingConfig, TrialConfig
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger
-from orchestrator.runtime.ray_session import LanePlan, plan_lanes
+from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
 from orchestrator.search.first_trials import enqueue_first
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.storage import open_storage, study_uri

@@ -23,7 +23,7 @@ from orchestrator.search.study import open_study
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.sweep.deletion import delete_sweep, deletion_of
 from orchestrator.tracking.mlflow_runs import KEY, SWEEP, sweep_runs
-from tests.support.fake_sweeps import PLAN, tell_sweep
+from tests.support.fake_sweeps import PLAN, write_sweep
 from tests.support.tracked_sweep import replay
 
 TRIALS = [(TrialStatus.FINISHED, [0.5]), (TrialStatus.FINISHED, [0.3])]
@@ -33,7 +33,7 @@ TRIALS = [(TrialStatus.FINISHED, [0.5]), (TrialStatus.FINISHED, [0.3])]
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of results with the sweep `a`, its study and its three runs in MLflow."""
     runs_dir = tmp_path_factory.mktemp("template") / "runs"
-    folder = tell_sweep(runs_dir, "a", TRIALS)
+    folder = write_sweep(runs_dir, "a", TRIALS)
     replay(folder / "journal.jsonl", embedded_uri(runs_dir))
     open_study(load_sweep({**PLAN, "name": "a"}), "a", open_storage(f"sqlite:///{runs_dir / 'optuna.db'}")).ask()
     return runs_dir
@@ -70,7 +70,7 @@ def delete(name: str | Path, runs_dir: Path, *options: str) -> str:
 
 @pytest.mark.parametrize("uid", ["", "%", "a" * 31 + "%", "A" * 32, None, 7, ["x"]], ids=str)
 def test_a_journal_without_a_proper_id_deletes_no_run_of_another(runs_dir: Path, uid: Any) -> None:
-    change(tell_sweep(runs_dir, "b", TRIALS) / "journal.jsonl", uid=uid)
+    change(write_sweep(runs_dir, "b", TRIALS) / "journal.jsonl", uid=uid)
     said = delete("b", runs_dir)
     assert "journal.jsonl, line 1, byte 0: sweep_started.uid" in said
     assert alive(runs_dir) == (3, ["a"], ["a", "b"])
@@ -129,7 +129,7 @@ def test_a_renamed_sweep_says_whose_records_it_has(runs_dir: Path) -> None:
 
 def test_a_copy_elsewhere_of_a_sweep_on_a_shared_database_is_told_from_its_original(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/server.db"
-    folder = tell_sweep(tmp_path / "runs", "a", TRIALS, tracking={"uri": uri})
+    folder = write_sweep(tmp_path / "runs", "a", TRIALS, tracking={"uri": uri})
     replay(folder / "journal.jsonl", uri)
     shutil.copytree(tmp_path / "runs", tmp_path / "other")
     for command in ("delete", "sync"):
@@ -182,7 +182,7 @@ def test_a_name_that_is_no_sweep_deletes_no_folder(runs_dir: Path, name: str, mo
 def test_a_name_that_means_two_sweeps_is_asked_back(
     runs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tell_sweep(tmp_path / "here", "a", TRIALS)
+    write_sweep(tmp_path / "here", "a", TRIALS)
     monkeypatch.chdir(tmp_path / "here")
     assert "give the path of the folder" in delete("a", runs_dir)
     assert (tmp_path / "here" / "a").exists()

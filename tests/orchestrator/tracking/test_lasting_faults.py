@@ -1,4 +1,4 @@
-"""Faults of MLflow that no waiting mends: said once, with the remedy, and not repeated for minutes."""
+"""Permanent faults of MLflow: logged once, with the remedy, and not retried for minutes."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.tracking.journal_follower import JournalFollower
-from tests.support.fake_sweeps import tell_sweep
+from tests.support.fake_sweeps import write_sweep
 from tests.support.journal_events import rewrite
 from tests.support.mlflow_server import free_port
 from tests.support.tracked_sweep import DATASET, replay
 
 TRIALS = [(TrialStatus.FINISHED, [0.5])]
-PATIENT_S = 60.0
+DEADLINE_S = 60.0
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A sweep with a file to be stored, of which MLflow has nothing yet."""
-    folder = tell_sweep(tmp_path / "runs", "s", TRIALS, tracking={"experiment": "tests"})
+    folder = write_sweep(tmp_path / "runs", "s", TRIALS, tracking={"experiment": "tests"})
     (folder / "sessions" / "001").mkdir(parents=True)
     path = folder / "sessions" / "001" / "sweep.yaml"
     path.write_text("name: s\n")
@@ -56,7 +56,7 @@ def delete_experiment(folder: Path) -> None:
     client(folder).delete_experiment(create_experiment(folder))
 
 
-def delete_experiment_in_the_middle(folder: Path) -> None:
+def delete_experiment_after_a_replay(folder: Path) -> None:
     replay(folder / "journal.jsonl", embedded_uri(folder.parent))
     with Journal(folder / "journal.jsonl") as journal:
         Ledger(journal).trial_resumed(0, "again")
@@ -96,39 +96,39 @@ def block_artifacts(folder: Path) -> None:
 
 FAULTS: list[tuple[Callable[[Path], None], str]] = [
     (delete_experiment, "the experiment 'tests' was deleted in MLflow. Bring it back with `mlflow experiments restore"),
-    (delete_experiment_in_the_middle, "the experiment 'tests' was deleted in MLflow"),
+    (delete_experiment_after_a_replay, "the experiment 'tests' was deleted in MLflow"),
     (delete_run, "of this sweep was deleted in MLflow; `mlflow runs restore --run-id"),
     (change_schema, "its tables are of another version of MLflow. Of an older one: copy the database, then"),
     (name_no_folder, "there is no folder"),
-    (block_artifacts, "the place of its files"),
+    (block_artifacts, "the folder of its files"),
 ]
 
 
-@pytest.mark.parametrize(("harm", "remedy"), FAULTS, ids=lambda value: getattr(value, "__name__", ""))
-def test_a_fault_that_stays_ends_a_sync_at_once_with_the_remedy(
-    folder: Path, harm: Callable[[Path], None], remedy: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("cause", "remedy"), FAULTS, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_permanent_fault_ends_a_sync_at_once_with_the_remedy(
+    folder: Path, cause: Callable[[Path], None], remedy: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    harm(folder)
-    before, began = (folder / "journal.jsonl").read_bytes(), time.monotonic()
+    cause(folder)
+    before, started = (folder / "journal.jsonl").read_bytes(), time.monotonic()
     with caplog.at_level(logging.WARNING, logger="orchestrator"):
         done = CliRunner().invoke(app, ["sync", str(folder)])
     assert isinstance(done.exception, TrackingError)
     assert remedy in str(done.exception)
     assert "`spatialsweep sync s` sends them" in str(done.exception)
-    assert time.monotonic() - began < PATIENT_S
+    assert time.monotonic() - started < DEADLINE_S
     assert sum(remedy in record.getMessage() for record in caplog.records) == 1
     assert (folder / "journal.jsonl").read_bytes() == before
 
 
-def test_a_damaged_database_is_told_before_anything_is_sent(folder: Path) -> None:
+def test_a_damaged_database_is_reported_before_anything_is_sent(folder: Path) -> None:
     (folder.parent / "mlflow.db").write_text("This is no database, but a text of some length." * 40)
-    before, began = (folder / "journal.jsonl").read_bytes(), time.monotonic()
+    before, started = (folder / "journal.jsonl").read_bytes(), time.monotonic()
     done = CliRunner().invoke(app, ["sync", str(folder)])
     assert isinstance(done.exception, TrackingError)
     assert "mlflow.db: is damaged (file is not a database). Move it away: `spatialsweep sync NAME`" in str(
         done.exception
     )
-    assert time.monotonic() - began < PATIENT_S
+    assert time.monotonic() - started < DEADLINE_S
     assert (folder / "journal.jsonl").read_bytes() == before
 
 
@@ -136,7 +136,7 @@ def test_a_damaged_database_is_told_before_anything_is_sent(folder: Path) -> Non
     ("status", "remedy"),
     [(401, "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"), (403, "ask for the right to edit")],
 )
-def test_a_server_that_refuses_the_caller_is_not_asked_for_minutes(
+def test_a_server_that_refuses_the_user_is_not_retried_for_minutes(
     folder: Path, status: int, remedy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Refusing(http.server.BaseHTTPRequestHandler):
@@ -146,19 +146,19 @@ def test_a_server_that_refuses_the_caller_is_not_asked_for_minutes(
         do_POST = do_GET
 
         def log_message(self, *_arguments: object) -> None:
-            """Nothing is printed."""
+            """Print nothing."""
 
     monkeypatch.setenv("NO_PROXY", "*")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        uri, began = f"http://127.0.0.1:{server.server_address[1]}", time.monotonic()
+        uri, started = f"http://127.0.0.1:{server.server_address[1]}", time.monotonic()
         done = CliRunner().invoke(app, ["sync", str(folder), "--tracking-uri", uri])
         server.shutdown()
     assert remedy in str(done.exception)
-    assert time.monotonic() - began < PATIENT_S
+    assert time.monotonic() - started < DEADLINE_S
 
 
-def test_a_fault_that_is_mended_while_the_sweep_runs_costs_nothing(
+def test_a_fault_that_is_mended_during_the_sweep_loses_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("orchestrator.tracking.journal_follower._RETRY_S", 0.05)
@@ -176,12 +176,12 @@ def test_a_fault_that_is_mended_while_the_sweep_runs_costs_nothing(
     assert sum("does not take an event" in record.getMessage() for record in caplog.records) == 1
 
 
-def test_an_absence_that_passes_is_still_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_server_is_retried_until_the_timeout(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    began = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(TrackingError, match="events did not reach MLflow"):
         replay(folder / "journal.jsonl", f"http://127.0.0.1:{free_port()}", timeout_s=3.0)
-    assert time.monotonic() - began >= 3.0
+    assert time.monotonic() - started >= 3.0
 
 
 def writer_of(folder: Path) -> JournalFollower:
@@ -196,7 +196,7 @@ def writer_of(folder: Path) -> JournalFollower:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENT_S
+    deadline = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""A folder of results that was moved or copied works whole at its new place, and nothing is written to the old one."""
+"""A folder of results that was moved or copied works at its new place, and nothing is written to the old one."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from orchestrator.search.storage import open_storage, study_uri
 from orchestrator.search.study import open_study
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.sweep.compatibility import stored_config
-from orchestrator.tracking.moved_results import settle
+from orchestrator.tracking.moved_results import update_artifact_places
 from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
 from orchestrator.training.checkpoints.checkpoints import build_network
-from tests.orchestrator.tracking.test_stored_models import DATA, NETWORK
-from tests.support.fake_sweeps import PLAN, tell_sweep
+from tests.support.fake_sweeps import PLAN, write_sweep
+from tests.support.sweeps.stored_models import DATA, NETWORK
 from tests.support.tracked_sweep import replay
 
 
 def begin(runs_dir: Path) -> Path:
-    """A finished sweep with a study, a checkpoint of a trial, and all of it in MLflow."""
+    """Create a finished sweep with a study and a checkpoint of a trial, all of it in MLflow."""
     trials = [(TrialStatus.FINISHED, [0.5]), (TrialStatus.FINISHED, [0.3])]
-    folder = tell_sweep(runs_dir, "s", trials, tracking={"experiment": "tests"})
+    folder = write_sweep(runs_dir, "s", trials, tracking={"experiment": "tests"})
     for number in (0, 1):
         best = folder / "trials" / f"trial-{number:05d}" / "best.pt"
         torch.manual_seed(number)
@@ -76,7 +76,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("moved", [False, True], ids=["copied", "moved"])
-def test_every_command_works_at_the_new_place_and_leaves_the_old_one_alone(
+def test_every_command_works_at_the_new_place_and_leaves_the_old_one_unchanged(
     original: Path, tmp_path: Path, moved: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = tmp_path / "elsewhere" / "runs"
@@ -127,20 +127,20 @@ def use_all(runs_dir: Path) -> None:
     assert "s: deleted" in command("delete", "s", "--yes", *where)
 
 
-def test_a_place_that_somebody_chose_is_kept(tmp_path: Path) -> None:
+def test_an_artifact_folder_that_a_user_chose_is_kept(tmp_path: Path) -> None:
     chosen = tmp_path / "big disk" / "artifacts"
     chosen.mkdir(parents=True)
     (tmp_path / "runs" / "artifacts").mkdir(parents=True)
     client = MlflowClient(embedded_uri(tmp_path / "runs"))
     client.create_experiment("own", artifact_location=chosen.as_uri())
-    settle(embedded_uri(tmp_path / "runs"))
+    update_artifact_places(embedded_uri(tmp_path / "runs"))
     assert client.get_experiment_by_name("own").artifact_location == chosen.as_uri()
 
 
-def test_a_database_named_in_the_old_place_is_looked_for_in_the_new_one(tmp_path: Path) -> None:
+def test_a_database_named_in_the_old_place_is_found_in_the_new_one(tmp_path: Path) -> None:
     before, now = tmp_path / "old", tmp_path / "new"
     own = {"uri": f"sqlite:///{before}/own.db"}
-    tell_sweep(now, "s", [], begun_in=before, tracking=own, storage={"uri": f"sqlite:///{before}/studies.db"})
+    write_sweep(now, "s", [], begun_in=before, tracking=own, storage={"uri": f"sqlite:///{before}/studies.db"})
     result = load_result("s", now)
     assert (result.tracking_uri, result.storage_uri) == (f"sqlite:///{now}/own.db", f"sqlite:///{now}/studies.db")
     config = stored_config(SweepFolder(now / "s"))

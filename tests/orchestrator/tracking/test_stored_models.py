@@ -1,4 +1,4 @@
-"""Checkpoints of a sweep as models of MLflow: linked, loaded elsewhere, served, registered, and taken out again."""
+"""Checkpoints of a sweep as MLflow models: linked, loaded in another process, served, registered and deleted."""
 
 from __future__ import annotations
 
@@ -14,98 +14,49 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mlflow import MlflowClient
 from mlflow.entities import LoggedModel
 from mlflow.models import Model
 from typer.testing import CliRunner
 
 from orchestrator import load_model
 from orchestrator.cli.main import app
-from orchestrator.disk_space import no_room
-from orchestrator.records.journal import Journal
-from orchestrator.records.ledger import Ledger, TrialStatus
-from orchestrator.server_addresses import embedded_uri
+from orchestrator.disk_space import disk_full_error
 from orchestrator.tracking import stored_checkpoints
 from orchestrator.tracking.model_folder import ModelFacts, write_model_folder
-from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
-from orchestrator.training.checkpoints.checkpoints import build_network
-from tests.support.fake_sweeps import tell_sweep
 from tests.support.mlflow_server import free_port, healthy
-from tests.support.tracked_sweep import replay
+from tests.support.sweeps.stored_models import StoredModels
 
-NETWORK = {"name": "conv_resnet26_small", "options": {}, "num_classes": 10, "in_chans": 1, "image_size": 8}
-DATA = {"pixel_mean": [0.5], "pixel_std": [0.25], "class_names": list("abcdefghij")}
 IMAGES = np.linspace(0, 1, 2 * 64, dtype=np.float32).reshape(2, 1, 8, 8)
 
 
-class Told:
-    """A sweep of two trials whose best weights are in MLflow, as models."""
-
-    def __init__(self, runs_dir: Path) -> None:
-        finished = TrialStatus.FINISHED
-        trials = [(finished, [0.5, 0.8, 0.7]), (finished, [0.6]), (finished, [0.1])]
-        self.folder = tell_sweep(runs_dir, "s", trials, tracking={"experiment": "tests"})
-        self.uri = embedded_uri(runs_dir)
-        self.client = MlflowClient(self.uri)
-        for trial, epoch in ((0, 2), (1, 1)):
-            self.save(trial, epoch)
-            self.tell("checkpoint_kept", trial)
-
-    def best(self, trial: int) -> Path:
-        return self.folder / "trials" / f"trial-{trial:05d}" / "best.pt"
-
-    def save(self, trial: int, epoch: int) -> None:
-        self.best(trial).parent.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(trial)
-        metrics = {"val/top1": [0.5, 0.8, 0.7][epoch - 1], "train/loss": 1.0}
-        weights = {"state_dict": build_network(NETWORK).state_dict(), "epoch": epoch, "metrics": metrics}
-        save_checkpoint(self.best(trial), {"model": NETWORK, "data": DATA, **weights})
-
-    def tell(self, event: str, trial: int) -> None:
-        with Journal(self.folder / "journal.jsonl") as journal:
-            getattr(Ledger(journal), event)(trial, str(self.best(trial)))
-
-    def replay(self) -> list[str]:
-        """Brings MLflow up to date; returns the runs of the trials."""
-        writer = replay(self.folder / "journal.jsonl", self.uri)
-        return [str(writer.run_id(number)) for number in range(3)]
-
-    def models(self) -> list[LoggedModel]:
-        experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
-        return sorted(self.client.search_logged_models(experiments), key=lambda model: model.name)
-
-    def checkpoints(self, run: str) -> list[str]:
-        return [file.path for file in self.client.list_artifacts(run, "checkpoint")]
-
-
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
-    told = Told(tmp_path_factory.mktemp("runs"))
-    told.replay()
-    return told
+def stored(tmp_path_factory: pytest.TempPathFactory) -> StoredModels:
+    stored = StoredModels(tmp_path_factory.mktemp("runs"))
+    stored.replay()
+    return stored
 
 
-def fetched(told: Told, model: LoggedModel) -> Path:
+def fetched(stored: StoredModels, model: LoggedModel) -> Path:
     return Path(model.artifact_location.removeprefix("file://"))
 
 
-def test_the_best_weights_are_a_model_linked_to_the_metrics_of_their_epoch(told: Told) -> None:
-    first, second = told.models()
+def test_the_best_weights_are_a_model_linked_to_the_metrics_of_their_epoch(stored: StoredModels) -> None:
+    first, second = stored.models()
     assert (first.name, first.status, first.model_type) == ("s-trial-00000", "READY", "image-classifier")
     assert second.name == "s-trial-00001"
     metrics = {(metric.key, metric.step, metric.value) for metric in first.metrics}
     assert metrics == {("val/top1", 2, 0.8), ("train/loss", 2, 1.0)}
-    run = told.client.get_run(first.source_run_id)
+    run = stored.client.get_run(first.source_run_id)
     assert [(output.model_id, output.step) for output in run.outputs.model_outputs] == [(first.model_id, 2)]
     assert first.params["model"] == "conv_resnet26_small"
-    history = told.client.get_metric_history(run.info.run_id, "val/top1")
+    history = stored.client.get_metric_history(run.info.run_id, "val/top1")
     assert [point.value for point in history] == [0.5, 0.8, 0.7]
 
 
-def test_a_model_says_what_it_takes_and_needs_and_brings_its_code(told: Told) -> None:
-    folder = fetched(told, told.models()[0])
+def test_a_model_says_what_it_takes_and_needs_and_brings_its_code(stored: StoredModels) -> None:
+    folder = fetched(stored, stored.models()[0])
     described = Model.load(str(folder))
-    assert described.model_id == told.models()[0].model_id
+    assert described.model_id == stored.models()[0].model_id
     assert [spec.shape for spec in described.signature.inputs.inputs] == [(-1, 1, 8, 8)]
     assert [spec.shape for spec in described.signature.outputs.inputs] == [(-1, 10)]
     assert described.load_input_example(str(folder)).shape == (1, 1, 8, 8)
@@ -114,10 +65,10 @@ def test_a_model_says_what_it_takes_and_needs_and_brings_its_code(told: Told) ->
     assert (folder / "code" / "models" / "__init__.py").exists()
 
 
-def test_another_process_loads_it_with_the_code_it_brought(told: Told, tmp_path: Path) -> None:
+def test_another_process_loads_it_with_the_code_it_brought(stored: StoredModels, tmp_path: Path) -> None:
     code = (
-        f"import mlflow, torch, sys, numpy as np\nmlflow.set_tracking_uri({told.uri!r})\n"
-        f"model = mlflow.pytorch.load_model('models:/{told.models()[0].model_id}')\nimport models\n"
+        f"import mlflow, torch, sys, numpy as np\nmlflow.set_tracking_uri({stored.uri!r})\n"
+        f"model = mlflow.pytorch.load_model('models:/{stored.models()[0].model_id}')\nimport models\n"
         "print(models.__file__)\nprint('orchestrator' in sys.modules)\n"
         "np.save('logits.npy', model(torch.from_numpy(np.load('images.npy'))).detach().numpy())"
     )
@@ -128,26 +79,26 @@ def test_another_process_loads_it_with_the_code_it_brought(told: Told, tmp_path:
     )
     where, ours = done.stdout.split()[-2:]
     assert (Path(where).parts[-3:], ours) == (("code", "models", "__init__.py"), "False")
-    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected(told), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected(stored), rtol=1e-4, atol=1e-5)
 
 
-def expected(told: Told) -> np.ndarray[Any, Any]:
+def expected(stored: StoredModels) -> np.ndarray[Any, Any]:
     """What our own way gives, which reads tensors and plain data only."""
-    run = told.models()[0].source_run_id
-    network = load_model(f"runs:/{run}", tracking_uri=told.uri)
+    run = stored.models()[0].source_run_id
+    network = load_model(f"runs:/{run}", tracking_uri=stored.uri)
     with torch.inference_mode():
         logits: np.ndarray[Any, Any] = network((torch.from_numpy(IMAGES) - 0.5) / 0.25).numpy()
     return logits
 
 
 @pytest.mark.slow
-def test_mlflow_serves_it(told: Told, tmp_path: Path) -> None:
+def test_mlflow_serves_it(stored: StoredModels, tmp_path: Path) -> None:
     port = free_port()
     page = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{told.models()[0].model_id}"]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{stored.models()[0].model_id}"]
     command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # it starts uvicorn by name
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": told.uri, "PATH": path, "NO_PROXY": "*"}
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": stored.uri, "PATH": path, "NO_PROXY": "*"}
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
     try:
@@ -155,22 +106,22 @@ def test_mlflow_serves_it(told: Told, tmp_path: Path) -> None:
         while not healthy(f"{page}/ping"):
             assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
             time.sleep(0.1)
-        question = json.dumps({"inputs": IMAGES.tolist()}).encode()
-        request = urllib.request.Request(f"{page}/invocations", question, headers={"Content-Type": "application/json"})
+        body = json.dumps({"inputs": IMAGES.tolist()}).encode()
+        request = urllib.request.Request(f"{page}/invocations", body, headers={"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as answer:
             found = np.array(json.load(answer)["predictions"])
     finally:
         server.terminate()
         server.wait(60)
-    np.testing.assert_allclose(found, expected(told), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, expected(stored), rtol=1e-4, atol=1e-5)
 
 
-def test_a_replay_from_the_start_makes_no_second_model(told: Told) -> None:
-    before = [model.model_id for model in told.models()]
-    (told.folder / "tracked.json").unlink()
-    runs = told.replay()
-    assert [model.model_id for model in told.models()] == before
-    assert len(told.client.get_run(runs[0]).outputs.model_outputs) == 1
+def test_a_replay_from_the_start_makes_no_second_model(stored: StoredModels) -> None:
+    before = [model.model_id for model in stored.models()]
+    (stored.folder / "tracked.json").unlink()
+    runs = stored.replay()
+    assert [model.model_id for model in stored.models()] == before
+    assert len(stored.client.get_run(runs[0]).outputs.model_outputs) == 1
 
 
 def command(*arguments: str) -> str:
@@ -178,89 +129,89 @@ def command(*arguments: str) -> str:
     return done.output if done.exit_code == 0 else f"{done.exit_code}: {done.exception}"
 
 
-def test_the_best_is_registered_once_under_a_name_with_an_alias(told: Told) -> None:
-    where = ("--runs-dir", str(told.folder.parent))
+def test_the_best_is_registered_once_under_a_name_with_an_alias(stored: StoredModels) -> None:
+    where = ("--runs-dir", str(stored.folder.parent))
     found = command("register", "s", "--as", "digits", "--alias", "champion", *where)
     assert "Trial 0 of s is now version 1 of digits, called 'champion'" in found
     assert "mlflow.pytorch.load_model('models:/digits@champion')" in found
     assert "is already version 1" in command("register", "s", "--as", "digits", *where)
     assert "Trial 1 of s is now version 2" in command("register", "s", "--as", "digits", "--trial", "1", *where)
-    version = told.client.get_model_version_by_alias("digits", "champion")
-    assert (str(version.version), version.source) == ("1", told.models()[0].artifact_location)
-    assert version.run_id == told.models()[0].source_run_id
+    version = stored.client.get_model_version_by_alias("digits", "champion")
+    assert (str(version.version), version.source) == ("1", stored.models()[0].artifact_location)
+    assert version.run_id == stored.models()[0].source_run_id
 
 
-def test_what_cannot_be_registered_is_told(told: Told) -> None:
-    where = ("--runs-dir", str(told.folder.parent))
+def test_what_cannot_be_registered_is_told(stored: StoredModels) -> None:
+    where = ("--runs-dir", str(stored.folder.parent))
     assert "s has no trial 9" in command("register", "s", "--as", "digits", "--trial", "9", *where)
     assert "no model of this trial" in command("register", "s", "--as", "digits", "--trial", "2", *where)
 
 
-def test_a_trial_that_was_not_kept_is_registered_from_its_checkpoint(told: Told) -> None:
-    told.save(2, 1)
-    where = ("--runs-dir", str(told.folder.parent))
+def test_a_trial_that_was_not_kept_is_registered_from_its_checkpoint(stored: StoredModels) -> None:
+    stored.save(2, 1)
+    where = ("--runs-dir", str(stored.folder.parent))
     assert "Trial 2 of s is now version" in command("register", "s", "--as", "digits", "--trial", "2", *where)
 
 
 def test_better_weights_take_the_place_of_a_model_and_what_is_dropped_goes(tmp_path: Path) -> None:
-    told = Told(tmp_path)
-    run = told.replay()[0]
-    before = told.models()
-    told.save(0, 3)
-    told.tell("checkpoint_kept", 0)
-    told.tell("checkpoint_dropped", 1)
-    runs = told.replay()
+    stored = StoredModels(tmp_path)
+    run = stored.replay()[0]
+    before = stored.models()
+    stored.save(0, 3)
+    stored.record("checkpoint_kept", 0)
+    stored.record("checkpoint_dropped", 1)
+    runs = stored.replay()
     assert runs[0] == run
-    (model,) = told.models()
+    (model,) = stored.models()
     assert model.tags["spatialsweep.epoch"] == "3"
     assert model.model_id not in {known.model_id for known in before}
-    assert (told.checkpoints(runs[0]), told.checkpoints(runs[1])) == (["checkpoint/best.pt"], [])
+    assert (stored.checkpoints(runs[0]), stored.checkpoints(runs[1])) == (["checkpoint/best.pt"], [])
     command("register", "s", "--as", "digits", "--runs-dir", str(tmp_path))
-    told.tell("checkpoint_dropped", 0)
-    told.replay()
-    assert [kept.model_id for kept in told.models()] == [model.model_id]
+    stored.record("checkpoint_dropped", 0)
+    stored.replay()
+    assert [kept.model_id for kept in stored.models()] == [model.model_id]
 
 
 def test_a_deleted_sweep_leaves_only_models_of_the_registry(tmp_path: Path) -> None:
-    told = Told(tmp_path)
-    told.replay()
+    stored = StoredModels(tmp_path)
+    stored.replay()
     where = ("--runs-dir", str(tmp_path))
     command("register", "s", "--as", "digits", "--trial", "1", *where)
-    assert len(told.models()) == 2
+    assert len(stored.models()) == 2
     command("delete", "s", "--yes", *where)
-    assert [model.name for model in told.models()] == ["s-trial-00001"]
+    assert [model.name for model in stored.models()] == ["s-trial-00001"]
 
 
 def test_a_damaged_checkpoint_holds_up_nothing(tmp_path: Path) -> None:
-    told = Told(tmp_path)
-    told.best(0).write_bytes(told.best(0).read_bytes()[:-50])
-    writer = replay_refused(told)
+    stored = StoredModels(tmp_path)
+    stored.best(0).write_bytes(stored.best(0).read_bytes()[:-50])
+    writer = replay_refused(stored)
     assert "becomes no model" in writer
-    assert [model.name for model in told.models()] == ["s-trial-00001"]
+    assert [model.name for model in stored.models()] == ["s-trial-00001"]
 
 
-def test_a_full_disk_delays_a_model_which_is_written_beneath_the_sweep(
+def test_a_full_disk_delays_a_model_which_is_written_in_the_sweep_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told, places = Told(tmp_path), []
+    stored, places = StoredModels(tmp_path), []
 
     def write(checkpoint: Path, folder: Path) -> ModelFacts:
         places.append(folder)
         if len(places) == 1:
-            raise no_room(str(folder))
+            raise disk_full_error(str(folder))
         return write_model_folder(checkpoint, folder)
 
     monkeypatch.setattr(stored_checkpoints, "write_model_folder", write)
-    told.replay()
-    assert len(told.models()) == 2
+    stored.replay()
+    assert len(stored.models()) == 2
     assert len(places) == 3
     assert {folder.parents[1] for folder in places} == {tmp_path / "s" / "scratch"}
     assert not (tmp_path / "s" / "scratch").exists()
 
 
-def replay_refused(told: Told) -> str:
+def replay_refused(stored: StoredModels) -> str:
     from orchestrator.errors import TrackingError
 
     with pytest.raises(TrackingError, match="MLflow refused 1 events") as caught:
-        told.replay()
+        stored.replay()
     return str(caught.value)

@@ -1,4 +1,4 @@
-"""What reaches MLflow: runs, parameters, metrics, ends and checkpoints, in a database and through a server."""
+"""Runs, parameters, metrics, statuses and checkpoints in an MLflow database."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.tracked_sweep import DATASET, REASON, replay, tell
 
 
 def runs_of(uri: str, sweep_run: str) -> list[Run]:
-    """The runs of the trials of a sweep, by number."""
+    """Return the runs of the trials of a sweep, by number."""
     client = MlflowClient(uri)
     experiment = client.get_run(sweep_run).info.experiment_id
     found = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{sweep_run}'")
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(folder: Path) -> Path:
-    """A real checkpoint of an untrained network."""
+    """Create a real checkpoint of an untrained network."""
     model = {"name": "conv_resnet26_small", "options": {}, "num_classes": 10, "in_chans": 1, "image_size": 8}
     facts = {"pixel_mean": [0.5], "pixel_std": [0.25], "class_names": list("0123456789")}
     path = folder / "s-001" / "trials" / "trial-00000" / "best.pt"
@@ -56,7 +56,7 @@ def journal(folder: Path, checkpoint: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def writer(folder: Path, journal: Path) -> MlflowWriter:
-    """One that has carried the journal into a database."""
+    """Send the journal to a database and return the writer."""
     return replay(journal, embedded_uri(folder))
 
 
@@ -85,11 +85,11 @@ def test_the_dataset_is_an_input_of_the_sweep_and_of_its_trials(writer: MlflowWr
         assert json.loads(found.dataset.source) == {"uri": DATASET["uri"]}
 
 
-def test_mlflow_has_a_word_for_every_end_of_a_trial() -> None:
+def test_every_trial_status_has_an_mlflow_status() -> None:
     assert set(RUN_STATUS) == set(TrialStatus) - {TrialStatus.RUNNING}
 
 
-def test_each_trial_is_a_child_run_with_the_status_of_its_end(writer: MlflowWriter) -> None:
+def test_each_trial_is_a_child_run_with_its_status(writer: MlflowWriter) -> None:
     assert writer.sweep_run_id is not None
     runs = runs_of(writer.tracking_uri, writer.sweep_run_id)
     assert [run.info.run_name for run in runs] == [f"s-001/trial-0000{number}" for number in range(4)]
@@ -127,7 +127,7 @@ def test_a_journal_replayed_again_changes_nothing(writer: MlflowWriter, journal:
     assert [point.step for point in curve] == [1, 2]
 
 
-def test_a_bookmark_lets_a_later_writer_begin_where_the_last_one_ended(folder: Path, checkpoint: Path) -> None:
+def test_a_later_writer_resumes_at_the_bookmark(folder: Path, checkpoint: Path) -> None:
     path = folder / "marked" / "journal.jsonl"
     own = path.parent / "trials" / "trial-00000" / "best.pt"
     own.parent.mkdir(parents=True)
@@ -145,7 +145,7 @@ def test_a_bookmark_lets_a_later_writer_begin_where_the_last_one_ended(folder: P
     assert replay(path, embedded_uri(folder)).run_id(0) == first.run_id(0)
 
 
-def test_a_bookmark_of_runs_that_are_gone_is_not_believed(tmp_path: Path) -> None:
+def test_a_bookmark_of_runs_that_are_gone_is_ignored(tmp_path: Path) -> None:
     tell(tmp_path / "journal.jsonl")
     replay(tmp_path / "journal.jsonl", embedded_uri(tmp_path))
     (tmp_path / "mlflow.db").unlink()
@@ -154,7 +154,7 @@ def test_a_bookmark_of_runs_that_are_gone_is_not_believed(tmp_path: Path) -> Non
     assert len(runs_of(again.tracking_uri, again.sweep_run_id)) == 4
 
 
-def test_equal_names_of_two_sweeps_stay_apart(writer: MlflowWriter, folder: Path) -> None:
+def test_two_sweeps_of_one_name_have_separate_runs(writer: MlflowWriter, folder: Path) -> None:
     tell(folder / "other" / "journal.jsonl")
     other = replay(folder / "other" / "journal.jsonl", writer.tracking_uri)
     assert other.sweep_run_id not in (None, writer.sweep_run_id)
@@ -162,7 +162,7 @@ def test_equal_names_of_two_sweeps_stay_apart(writer: MlflowWriter, folder: Path
     assert len(runs_of(writer.tracking_uri, other.sweep_run_id)) == 4
 
 
-def test_the_checkpoint_of_a_run_becomes_a_model(writer: MlflowWriter, checkpoint: Path, tmp_path: Path) -> None:
+def test_the_checkpoint_of_a_run_is_loaded_as_a_network(writer: MlflowWriter, checkpoint: Path, tmp_path: Path) -> None:
     run = writer.run_id(0)
     assert run is not None
     assert fetch_checkpoint(run, writer.tracking_uri, tmp_path).read_bytes() == checkpoint.read_bytes()
@@ -174,7 +174,7 @@ def test_the_checkpoint_of_a_run_becomes_a_model(writer: MlflowWriter, checkpoin
         load_model("0" * 32, tracking_uri=writer.tracking_uri)
 
 
-def test_a_model_is_found_in_the_database_beneath_the_current_folder(
+def test_a_run_is_found_in_the_database_of_the_current_folder(
     writer: MlflowWriter, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(RAY_JOB_CONFIG_JSON_ENV_VAR, raising=False)
@@ -183,7 +183,7 @@ def test_a_model_is_found_in_the_database_beneath_the_current_folder(
     assert load_model(f"runs:/{writer.run_id(0)}").class_names == tuple("0123456789")
 
 
-def test_what_a_missing_server_did_not_get_stays_in_the_journal(
+def test_events_that_a_missing_server_did_not_get_stay_in_the_journal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

@@ -1,4 +1,4 @@
-"""What is larger than a server takes in one request, or in one value, against a real MLflow database."""
+"""Content above the limits of a request or a value, against a real MLflow database."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ LONG_PARAM, LONG_REASON, LONG_NAME = "ä" * 20_000, "why " * 5_000, "options." +
 
 @pytest.fixture(scope="module")
 def requests() -> list[tuple[int, int, int]]:
-    """How many metrics, parameters and tags each request of the replay below carried."""
+    """Numbers of metrics, parameters and tags of each request of the fixture `run`."""
     return []
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, requests: list[tuple[int, int, int]]) -> Any:
-    """The run of a trial that has more of everything than fits, and the client that reads it."""
+    """Send a trial with more of everything than a request can hold, and return its run."""
     folder = tmp_path_factory.mktemp("runs")
     params = {**{f"p{index}": index for index in range(PARAMS)}, "long": LONG_PARAM, LONG_NAME: 1, f"{LONG_NAME}2": 2}
     with Journal(folder / "journal.jsonl") as journal:
@@ -60,12 +60,12 @@ def test_a_report_of_many_metrics_arrives_whole_in_as_few_requests_as_it_takes(
     assert all(params <= 100 and tags <= 100 for _, params, tags in requests)
 
 
-def test_many_parameters_arrive_and_a_long_one_says_that_it_was_cut(run: Any) -> None:
+def test_many_parameters_arrive_and_a_long_one_is_marked_as_cut(run: Any) -> None:
     assert all(run.data.params[f"p{index}"] == str(index) for index in range(PARAMS))
     assert run.data.params["long"] == "ä" * 5_997 + "..."
 
 
-def test_long_names_stay_apart_and_odd_ones_are_made_to_fit(run: Any) -> None:
+def test_long_names_stay_distinct_and_invalid_characters_are_replaced(run: Any) -> None:
     long = {key: value for key, value in run.data.params.items() if key.startswith("options.")}
     assert sorted(long.values()) == ["1", "2"]
     assert all(len(key) == 250 for key in long)
@@ -77,7 +77,7 @@ def test_a_long_reason_is_cut(run: Any) -> None:
     assert run.data.tags["mlflow.note.content"].endswith("...\n```")
 
 
-def test_requests_are_divided_by_their_size_too() -> None:
+def test_requests_are_divided_by_size_too() -> None:
     params = [Param(f"p{index}", "界" * 6_000) for index in range(20)]
     divided = list(batches(params, 100))
     assert [param for batch in divided for param in batch] == params
@@ -90,7 +90,7 @@ def test_requests_are_divided_by_their_size_too() -> None:
     assert list(batches([], 10)) == []
 
 
-def test_what_fits_goes_in_one_request() -> None:
+def test_values_within_the_limits_are_sent_in_one_request() -> None:
     sent: list[dict[str, Any]] = []
 
     class Client:
@@ -102,7 +102,7 @@ def test_what_fits_goes_in_one_request() -> None:
     assert len(sent) == 1
 
 
-def test_a_name_that_fits_is_left_alone() -> None:
+def test_a_valid_name_is_unchanged() -> None:
     for name in ("val/top1", "system/node-7.example/gpu_0", "a b:c"):
         assert key_of(name) == name
 

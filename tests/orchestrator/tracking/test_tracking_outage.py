@@ -1,4 +1,4 @@
-"""A tracking server that is slow, loses answers, is killed and comes back, in the middle of a sweep."""
+"""A tracking server that is slow, loses answers, is killed and restarted, during a sweep."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from orchestrator.tracking.mlflow_writer import MlflowWriter
 from tests.support.mlflow_server import BadConnection, MlflowServer
 
 TRIALS, EPOCHS = 8, 4
-MISSES = 1e-9
+TOLERANCE_S = 1e-9
 
 
 class Sweep:
-    """A sweep whose events are told one after another, while a writer follows them to a server.
+    """Sweep whose events are written one after another while a writer sends them to a server.
 
     Args:
-        runs_dir: Of all results.
-        uri: Where it is recorded.
+        runs_dir: Folder of results.
+        uri: Address of the server.
     """
 
     def __init__(self, runs_dir: Path, uri: str) -> None:
@@ -57,7 +57,7 @@ class Sweep:
         self.longest_wait_s = 0.0
 
     def train(self, numbers: range) -> None:
-        """Tells the events of some trials; the seconds the slowest took are noted."""
+        """Write the events of some trials, and record the seconds of the slowest."""
         for number in numbers:
             params = {"lr": 1e-3 + number / 1e4}
             trial = resolve_trial(self.config, number, params).model_dump(mode="json")
@@ -77,31 +77,22 @@ class Sweep:
         self.ledger.sweep_ended(TrialStatus.FINISHED, {"best_trial": 7}, tables)
         self.journal.close()
 
-    def _timed(self, tell: Callable[..., None], *event: Any) -> None:
+    def _timed(self, write: Callable[..., None], *event: Any) -> None:
         before = time.monotonic()
-        tell(*event)
+        write(*event)
         self.longest_wait_s = max(self.longest_wait_s, time.monotonic() - before)
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[MlflowServer]:
-    (tmp_path / "server").mkdir()
-    server = MlflowServer(tmp_path / "server")
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def way(server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[BadConnection]:
+def connection(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[BadConnection]:
     """To the server; MLflow's own client gives up at once, so that a batch is what is repeated."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     monkeypatch.setattr("orchestrator.tracking.journal_follower._RETRY_S", 0.1)
     monkeypatch.setattr("orchestrator.tracking.journal_follower._POLL_S", 0.05)
-    way = BadConnection(server.port)
-    yield way
-    way.close()
+    connection = BadConnection(mlflow_server.port)
+    yield connection
+    connection.close()
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -112,7 +103,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def assert_mlflow_has_the_tables(uri: str, folder: Path) -> None:
-    """Every number of the result table stands in MLflow, once, and nothing else does."""
+    """Check that MLflow has every number of the result table once, and nothing else."""
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("outage").experiment_id
     runs = client.search_runs([experiment], "", ViewType.ALL)
@@ -129,40 +120,40 @@ def assert_mlflow_has_the_tables(uri: str, folder: Path) -> None:
         assert [(point.step, point.value) for point in points] == curve
     for row in pq.read_table(folder / "trials.parquet").to_pylist():
         found = trials[row["trial"]].data
-        assert found.metrics["cost/held_s"] == pytest.approx(row["held_s"], abs=MISSES)
+        assert found.metrics["cost/held_s"] == pytest.approx(row["held_s"], abs=TOLERANCE_S)
         assert found.params["training.lr"] == str(1e-3 + row["trial"] / 1e4)
 
 
 @pytest.mark.slow
 def test_numbers_are_those_of_the_table_after_delays_lost_answers_and_a_killed_server(
-    tmp_path: Path, server: MlflowServer, way: BadConnection
+    tmp_path: Path, mlflow_server: MlflowServer, connection: BadConnection
 ) -> None:
-    sweep = Sweep(tmp_path / "runs", way.uri)
+    sweep = Sweep(tmp_path / "runs", connection.uri)
     sweep.writer.start()
     sweep.train(range(2))
     wait_for(lambda: sweep.writer.run_id(1) is not None)
 
-    way.delay_s, way.lose_share = 0.01, 0.1
+    connection.delay_s, connection.lose_share = 0.01, 0.1
     sweep.train(range(2, 4))
-    wait_for(lambda: way.lost >= 4 and sweep.writer.run_id(3) is not None)
+    wait_for(lambda: connection.lost >= 4 and sweep.writer.run_id(3) is not None)
 
-    server.kill()
+    mlflow_server.kill()
     sweep.train(range(4, 6))  # nobody is there
-    wait_for(lambda: way.refused >= 2)
+    wait_for(lambda: connection.refused >= 2)
     assert sweep.writer.run_id(5) is None
-    server.start()
+    mlflow_server.start()
     wait_for(lambda: sweep.writer.run_id(5) is not None)
 
-    way.lose_share = 1.0
+    connection.lose_share = 1.0
     sweep.train(range(6, TRIALS))
     sweep.end()
     with pytest.raises(TrackingError, match=r"events did not reach MLflow .* `spatialsweep sync s` sends them"):
         sweep.writer.drain(1)
     assert sweep.longest_wait_s < 10  # training writes to the journal; a request that hangs takes 20 s
 
-    way.lose_share = 0.0
+    connection.lose_share = 0.0
     assert "events sent" in sync(tmp_path)
-    assert_mlflow_has_the_tables(server.uri, sweep.folder)
+    assert_mlflow_has_the_tables(mlflow_server.uri, sweep.folder)
     assert "0 events sent" in sync(tmp_path)
 
 

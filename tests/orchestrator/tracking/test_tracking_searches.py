@@ -1,4 +1,4 @@
-"""The searches of docs/tracking.md, asked of a real MLflow database that holds two sweeps."""
+"""The searches of docs/tracking.md on a real MLflow database with two sweeps."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ANSWERS = {
 
 
 def documented() -> dict[str, tuple[str, str | None]]:
-    """Filter and order by question, as the page has them."""
+    """Return filter and order of every search on the page, by its title."""
     rows = re.findall(r"^\| (.+?) \| (`.+?`) \| (.*?)\|$", PAGE[PAGE.index("## Searches") :], re.MULTILINE)
     return {question: (code(wanted) or "", code(order)) for question, wanted, order in rows}
 
@@ -47,17 +47,17 @@ def code(cell: str) -> str | None:
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
-    """One that sees a sweep that has ended, and another that has not."""
+    """Open a database with one sweep that has ended and one that has not."""
     runs_dir = tmp_path_factory.mktemp("runs")
-    tell_digits(runs_dir / "digits" / "journal.jsonl")
-    tell_other(runs_dir / "other" / "journal.jsonl")
+    write_digits(runs_dir / "digits" / "journal.jsonl")
+    write_other(runs_dir / "other" / "journal.jsonl")
     uri = embedded_uri(runs_dir)
     for name in ("digits", "other"):
         replay(runs_dir / name / "journal.jsonl", uri)
     return MlflowClient(uri)
 
 
-def tell_digits(path: Path) -> None:
+def write_digits(path: Path) -> None:
     with Journal(path) as journal:
         ledger = Ledger(journal)
         begin(ledger, "digits", {"git.revision": "abcdef123456+"}, "0123456789abcdef", DATASET)
@@ -73,7 +73,7 @@ def tell_digits(path: Path) -> None:
         ledger.sweep_ended(TrialStatus.FINISHED, {"best_trial": 0}, [])
 
 
-def tell_other(path: Path) -> None:
+def write_other(path: Path) -> None:
     with Journal(path) as journal:
         ledger = Ledger(journal)
         elsewhere = {**DATASET, "name": "other", "content_hash": "b" * 16}
@@ -101,12 +101,12 @@ def report(ledger: Ledger, number: int, top1: float, *, lr: float, held_s: float
     ledger.trial_reported(number, epoch, {"val/top1": top1, "lr": lr}, held_s)
 
 
-def test_every_search_of_the_page_is_tried() -> None:
+def test_every_documented_search_is_tested() -> None:
     assert list(documented()) == list(ANSWERS)
 
 
 @pytest.mark.parametrize("question", ANSWERS)
-def test_a_search_answers_its_question(client: MlflowClient, question: str) -> None:
+def test_a_documented_search_finds_its_runs(client: MlflowClient, question: str) -> None:
     wanted, order = documented()[question]
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     found = client.search_runs(experiments, wanted, order_by=[order] if order else None)

@@ -1,4 +1,4 @@
-"""Augmentation of whole batches, held against one image at a time; and the random numbers it draws."""
+"""Augmentation of whole batches against a reference per image; distribution of the random numbers."""
 
 import numpy as np
 import pytest
@@ -17,15 +17,15 @@ def draws(samples: list[int] | None = None, *, seed: int = 3, epoch: int = 2) ->
 
 
 def pictures(count: int = 40, size: tuple[int, int] = (9, 11)) -> Tensor:
-    """No pixel is black."""
+    """Create images without a black pixel."""
     return torch.randint(1, 256, (count, 3, *size), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
 
 
-def moved(augmentation: BatchAugmentation, images: Tensor) -> Tensor:
+def cropped_and_mirrored(augmentation: BatchAugmentation, images: Tensor) -> Tensor:
     return augmentation.take(augmentation.resident(images), torch.arange(len(images)), draws())
 
 
-def test_draws_belong_to_their_sample() -> None:
+def test_draws_depend_on_sample_seed_and_epoch() -> None:
     together, alone = draws([4, 7, 9]), draws([7])
     assert (together.uniform("crop", 2)[1] == alone.uniform("crop", 2)[0]).all()
     pixels = torch.arange(6)
@@ -36,7 +36,7 @@ def test_draws_belong_to_their_sample() -> None:
     assert (alone.uniform("flip", 2) != alone.uniform("crop", 2)).all()
 
 
-def test_draws_are_even_and_normal() -> None:
+def test_draws_are_uniform_and_normal() -> None:
     many = draws(list(range(20_000)))
     numbers = many.uniform("any", 3)
     assert numbers.min() >= 0
@@ -52,7 +52,7 @@ def test_draws_are_even_and_normal() -> None:
 @pytest.mark.parametrize("padding", [1, 4])
 def test_every_crop_is_a_window_of_the_padded_image(padding: int) -> None:
     images = pictures()
-    cropped = moved(BatchAugmentation(crop_padding=padding), images)
+    cropped = cropped_and_mirrored(BatchAugmentation(crop_padding=padding), images)
     padded = torch.nn.functional.pad(images, (padding,) * 4)
     places = []
     for image, result in zip(padded, cropped, strict=True):
@@ -69,15 +69,15 @@ def test_every_crop_is_a_window_of_the_padded_image(padding: int) -> None:
 
 def test_some_images_are_mirrored() -> None:
     images = pictures()
-    results = moved(BatchAugmentation(hflip=0.5), images)
+    results = cropped_and_mirrored(BatchAugmentation(hflip=0.5), images)
     mirrored = [torch.equal(result, image.flip(2)) for image, result in zip(images, results, strict=True)]
     assert 10 < sum(mirrored) < 30
     rest = [torch.equal(result, image) for image, result in zip(images, results, strict=True)]
     assert [not one for one in mirrored] == rest
-    assert torch.equal(moved(BatchAugmentation(hflip=1.0), images), images.flip(3))
+    assert torch.equal(cropped_and_mirrored(BatchAugmentation(hflip=1.0), images), images.flip(3))
 
 
-def test_cutout_hides_a_square() -> None:
+def test_cutout_zeroes_a_square() -> None:
     images = pictures().float()
     hidden = BatchAugmentation(cutout_px=4).hide_(images.clone(), draws())
     for image, result in zip(images, hidden, strict=True):
@@ -114,7 +114,7 @@ def test_the_share_of_a_blend_follows_the_beta_distribution() -> None:
     assert not mixing.boxes.any()
 
 
-def test_mixing_one_image_at_a_time() -> None:
+def test_mixing_equals_a_reference_per_image() -> None:
     images, partners = torch.randn(2, 40, 3, 12, 16)
     augmentation = BatchAugmentation(mixup_alpha=0.8, cutmix_alpha=1.0)
     mixing = augmentation.mixing((12, 16), draws(), CPU)

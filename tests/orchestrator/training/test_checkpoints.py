@@ -1,4 +1,4 @@
-"""From a trained trial to a file, and from the file to a network."""
+"""Checkpoints: writing, damage, and loading as a network."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def trained(data: DeviceImages, tmp_path_factory: pytest.TempPathFactory) -> tup
     return trial, run(trial)
 
 
-def test_a_checkpoint_becomes_the_network_that_was_trained(
+def test_a_checkpoint_loads_as_the_trained_network(
     trained: tuple[Trial, list[dict[str, float]]], data: DeviceImages
 ) -> None:
     trial, reports = trained
@@ -57,16 +57,18 @@ def test_a_checkpoint_becomes_the_network_that_was_trained(
     assert float(correct) == pytest.approx(reports[-1]["test/top1"])
 
 
-def test_it_loads_from_a_path_written_as_text(trained: tuple[Trial, list[dict[str, float]]]) -> None:
+def test_a_checkpoint_loads_from_a_string_path(trained: tuple[Trial, list[dict[str, float]]]) -> None:
     assert load_model(str(trained[0].checkpoints.best)).num_classes == 10
 
 
-def test_a_checkpoint_to_continue_from_is_no_model(trained: tuple[Trial, list[dict[str, float]]]) -> None:
+def test_a_state_to_resume_from_is_refused_as_a_network(trained: tuple[Trial, list[dict[str, float]]]) -> None:
     with pytest.raises(CheckpointError, match=r"last\.pt: is a state to resume from; .*best\.pt"):
         load_model(trained[0].checkpoints.last)
 
 
-def test_what_cannot_be_read_says_why(trained: tuple[Trial, list[dict[str, float]]], tmp_path: Path) -> None:
+def test_an_unreadable_checkpoint_names_the_reason(
+    trained: tuple[Trial, list[dict[str, float]]], tmp_path: Path
+) -> None:
     with pytest.raises(CheckpointError, match=r"nothing\.pt: neither a checkpoint file nor an MLflow run id"):
         load_model(tmp_path / "nothing.pt")
     content = trained[0].checkpoints.best.read_bytes()
@@ -86,14 +88,14 @@ def test_what_cannot_be_read_says_why(trained: tuple[Trial, list[dict[str, float
     assert issubclass(CheckpointError, SpatialSweepError)
 
 
-class Intruder:
+class CodeInPickle:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return (exec, ("raise SystemExit('code from a checkpoint was run')",))
 
 
 def test_no_code_from_a_checkpoint_is_run(tmp_path: Path) -> None:
     path = tmp_path / "evil.pt"
-    save_checkpoint(path, {"model": Intruder()})
+    save_checkpoint(path, {"model": CodeInPickle()})
     with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
         load_model(path)
 
@@ -102,7 +104,7 @@ def altered(content: bytes, place: int) -> bytes:
     return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
-def test_every_altered_byte_and_every_cut_is_noticed(tmp_path: Path) -> None:
+def test_every_altered_byte_and_every_truncation_is_detected(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     save_checkpoint(path, {"weights": torch.arange(3.0)})
     content = path.read_bytes()
@@ -115,7 +117,7 @@ def test_every_altered_byte_and_every_cut_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:1000], lambda content: altered(content, 5000)])
-def test_a_damaged_state_is_passed_over_for_the_one_before(
+def test_a_damaged_state_is_skipped_for_the_one_before(
     data: DeviceImages, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
 ) -> None:
     whole = make_trial(data, tmp_path / "whole", epochs=3)
@@ -130,7 +132,7 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(
     assert differences(resumed.train_state.state_dict(), whole.train_state.state_dict()) == []
 
 
-def test_a_crash_between_the_two_renames_costs_nothing(data: DeviceImages, tmp_path: Path) -> None:
+def test_a_crash_between_the_two_renames_loses_nothing(data: DeviceImages, tmp_path: Path) -> None:
     run(make_trial(data, tmp_path, epochs=3), stop_after=2)
     (tmp_path / "last.pt").replace(tmp_path / "previous.pt")
     (tmp_path / "last.pt.17.partial").write_bytes(b"half a checkpoint")
@@ -138,7 +140,7 @@ def test_a_crash_between_the_two_renames_costs_nothing(data: DeviceImages, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "previous.pt"]
 
 
-def test_a_damaged_first_state_starts_the_trial_again_and_two_damaged_ones_end_it(
+def test_one_damaged_state_restarts_the_trial_and_two_fail_it(
     data: DeviceImages, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(make_trial(data, tmp_path, epochs=3), stop_after=1)
@@ -162,21 +164,21 @@ def test_saving_replaces_a_file_whole(tmp_path: Path) -> None:
     assert read_checkpoint(path)["epoch"] == 2
 
 
-def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage, asked = shutil.disk_usage(tmp_path), []
+def test_saving_waits_while_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage, calls = shutil.disk_usage(tmp_path), []
 
     def full_at_first(_: Path) -> Any:
-        asked.append(1)
-        return usage._replace(free=0 if len(asked) < 3 else 2**30)
+        calls.append(1)
+        return usage._replace(free=0 if len(calls) < 3 else 2**30)
 
     monkeypatch.setattr(shutil, "disk_usage", full_at_first)
     monkeypatch.setattr(full_disk, "_PAUSE_S", 0.01)
     save_checkpoint(tmp_path / "last.pt", {"epoch": 1})
     assert read_checkpoint(tmp_path / "last.pt")["epoch"] == 1
-    assert len(asked) == 3
+    assert len(calls) == 3
 
 
-def test_a_disk_that_stays_full_is_told_before_anything_is_written(
+def test_a_disk_that_stays_full_is_reported_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(full_disk, "PATIENCE_S", 0.0)

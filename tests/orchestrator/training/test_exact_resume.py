@@ -1,4 +1,4 @@
-"""A trial that was stopped anywhere and continued ends as if nothing had been, to the last bit."""
+"""A trial that was interrupted at any step and resumed ends bit-equal to an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
 
 from orchestrator.training import trial as trial_module
 from orchestrator.training.checkpoints.checkpoints import build_network
@@ -22,6 +21,7 @@ from tests.support.training_pieces import (
     join_group,
     make_trial,
     run,
+    run_ranks,
     timeless,
     with_everything,
 )
@@ -36,7 +36,7 @@ SETTINGS: dict[str, Any] = {
     "label_smoothing": 0.1,
     "checkpoint_every_steps": 4,
 }
-CUTS: dict[str, dict[str, int]] = {
+INTERRUPTIONS: dict[str, dict[str, int]] = {
     "after an epoch": {"stop_after": 1},
     "before the first checkpoint": {"cut_before": 2},
     "within the first epoch": {"cut_before": 6},
@@ -60,7 +60,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DeviceImages:
 
 
 def train(data: DeviceImages, folder: Path, cut: dict[str, int] | None, **options: Any) -> tuple[Trial, Reports]:
-    """Trains to the end, with one interruption when `cut` says where, and what it leaves of the newest state."""
+    """Train to the end, with one interruption at `cut`, which may truncate the newest state."""
     options = {**SETTINGS, **options}
     if cut:
         keep_bytes = (cut := dict(cut)).pop("keep_bytes", None)
@@ -70,8 +70,8 @@ def train(data: DeviceImages, folder: Path, cut: dict[str, int] | None, **option
             last.write_bytes(last.read_bytes()[:keep_bytes])
         trial = make_trial(data, folder, **options)
         second = run(trial)
-        heard = {report["epoch"] for report in second}
-        return trial, [*(report for report in first if report["epoch"] not in heard), *second]
+        repeated = {report["epoch"] for report in second}
+        return trial, [*(report for report in first if report["epoch"] not in repeated), *second]
     trial = make_trial(data, folder, **options)
     return trial, run(trial)
 
@@ -83,9 +83,11 @@ def whole(data: DeviceImages, tmp_path_factory: pytest.TempPathFactory) -> tuple
         return train(data, tmp_path_factory.mktemp("whole"), None)
 
 
-@pytest.mark.parametrize("where", CUTS)
-def test_one_worker(data: DeviceImages, tmp_path: Path, whole: tuple[Trial, Reports], where: str) -> None:
-    trial, reports = train(data, tmp_path, CUTS[where])
+@pytest.mark.parametrize("where", INTERRUPTIONS)
+def test_an_interrupted_trial_of_one_worker_ends_bit_equal(
+    data: DeviceImages, tmp_path: Path, whole: tuple[Trial, Reports], where: str
+) -> None:
+    trial, reports = train(data, tmp_path, INTERRUPTIONS[where])
     assert timeless(reports) == timeless(whole[1])
     assert differences(trial.train_state.state_dict(), whole[0].train_state.state_dict()) == []
 
@@ -97,7 +99,7 @@ def test_a_resumed_trial_starts_where_its_newest_checkpoint_was_written(data: De
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "lamb", "rmsproptf", "nadamw", "lookahead_adamw", "lion", "adafactor"])
-def test_the_state_of_every_kind_of_optimiser_is_kept(data: DeviceImages, tmp_path: Path, optimizer: str) -> None:
+def test_the_state_of_every_optimiser_is_restored(data: DeviceImages, tmp_path: Path, optimizer: str) -> None:
     options = {"optimizer": optimizer, "epochs": 2}
     whole, _ = train(data, tmp_path / "whole", None, **options)
     trial, _ = train(data, tmp_path / "cut", {"cut_before": 14}, **options)
@@ -105,7 +107,7 @@ def test_the_state_of_every_kind_of_optimiser_is_kept(data: DeviceImages, tmp_pa
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_an_average_and_a_scaled_loss(data: DeviceImages, tmp_path: Path, precision: str) -> None:
+def test_weight_average_and_loss_scale_are_restored(data: DeviceImages, tmp_path: Path, precision: str) -> None:
     options = {"epochs": 2, "precision": precision, "ema_decay": 0.99, "ema_warmup": True, "accumulation_steps": 2}
     whole, reports = train(data, tmp_path / "whole", None, **options)
     trial, resumed = train(data, tmp_path / "cut", {"cut_before": 14}, **options)
@@ -114,7 +116,7 @@ def test_an_average_and_a_scaled_loss(data: DeviceImages, tmp_path: Path, precis
     assert timeless(resumed) == timeless(reports)
 
 
-def test_a_network_with_a_span_that_is_projected(
+def test_a_network_with_a_projected_span_resumes_bit_equal(
     data: DeviceImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trial_module, "build_network", build_network)
@@ -125,13 +127,13 @@ def test_a_network_with_a_span_that_is_projected(
 
 
 def resume_rank(rank: int, world_size: int, folder: str) -> None:
-    """One of several processes: the undisturbed trial, then the interrupted ones."""
+    """Train the uninterrupted trial, then the interrupted ones, as one of several processes."""
     place = Path(folder)
     workers = join_group(rank, world_size, place)
     trial_module.build_network = with_everything
     data = few_digits(place / f"data-{rank}")
     result: dict[str, Any] = {}
-    for where, cut in {"nowhere": None, **CUTS}.items():
+    for where, cut in {"nowhere": None, **INTERRUPTIONS}.items():
         result[where] = _result(data, place / where, cut, workers)
     torch.save(result, place / f"rank-{rank}.pt")
     dist.destroy_process_group()
@@ -143,11 +145,11 @@ def _result(data: DeviceImages, folder: Path, cut: dict[str, int] | None, worker
 
 
 @pytest.mark.slow
-def test_two_workers(tmp_path: Path) -> None:
-    multiprocessing.spawn(resume_rank, args=(2, str(tmp_path)), nprocs=2)
+def test_an_interrupted_trial_of_two_workers_ends_bit_equal(tmp_path: Path) -> None:
+    run_ranks(resume_rank, 2, str(tmp_path))
     for rank in range(2):
         results = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)
         whole = results.pop("nowhere")
-        assert set(results) == set(CUTS)
+        assert set(results) == set(INTERRUPTIONS)
         for where, result in results.items():
             assert differences(result, whole) == [], (rank, where)

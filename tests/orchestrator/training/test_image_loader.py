@@ -1,4 +1,4 @@
-"""Large images: shards, and batches decoded from them in other processes."""
+"""Large images: shards, and batches that separate processes decode from them."""
 
 import io
 import pickle
@@ -20,7 +20,7 @@ COUNT = 23
 
 
 def picture(number: int) -> bytes:
-    """A JPEG file of its own size and colours."""
+    """Create a JPEG file whose size and colours depend on a number."""
     pixels = np.random.default_rng(number).integers(0, 256, (20 + number, 40, 3), dtype=np.uint8)
     target = io.BytesIO()
     Image.fromarray(pixels).save(target, "JPEG")
@@ -35,11 +35,11 @@ def shards(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def looks(epoch: int = 1, repeats: int = 1) -> list[list[SampleKey]]:
+def sample_keys(epoch: int = 1, repeats: int = 1) -> list[list[SampleKey]]:
     return repeated_keys(epoch_batches(COUNT, 8, seed=3, epoch=epoch), seed=3, epoch=epoch, repeats=repeats)
 
 
-def by_index(images: EncodedImages, keys: list[list[SampleKey]], processes: int) -> dict[SampleKey, torch.Tensor]:
+def by_key(images: EncodedImages, keys: list[list[SampleKey]], processes: int) -> dict[SampleKey, torch.Tensor]:
     loader = ImageLoader(images, TRANSFORMS.for_training(), processes=processes)
     seen = {}
     for batch, (pixels, labels) in zip(keys, loader.batches(keys), strict=True):
@@ -50,7 +50,7 @@ def by_index(images: EncodedImages, keys: list[list[SampleKey]], processes: int)
     return seen
 
 
-def test_images_come_back_as_they_were(shards: list[Path]) -> None:
+def test_stored_images_are_read_back_unchanged(shards: list[Path]) -> None:
     images = pickle.loads(pickle.dumps(EncodedImages(shards)))
     assert len(images) == COUNT
     assert list(images) == [picture(number) for number in range(COUNT)]
@@ -59,52 +59,52 @@ def test_images_come_back_as_they_were(shards: list[Path]) -> None:
         images[COUNT]
 
 
-def test_neither_processes_nor_ranks_change_what_is_seen(shards: list[Path]) -> None:
+def test_batches_do_not_depend_on_processes_or_ranks(shards: list[Path]) -> None:
     images = EncodedImages(shards)
-    alone = by_index(images, looks(), processes=0)
+    alone = by_key(images, sample_keys(), processes=0)
     assert sorted(key.place for key in alone) == list(range(COUNT))
     seen: dict[SampleKey, torch.Tensor] = {}
     for rank in range(2):
-        mine = [[batch[place] for place in worker_share(np.arange(len(batch)), rank, 2)] for batch in looks()]
-        part = by_index(images, mine, processes=2)
+        mine = [[batch[place] for place in worker_share(np.arange(len(batch)), rank, 2)] for batch in sample_keys()]
+        part = by_key(images, mine, processes=2)
         assert not seen.keys() & part.keys()
         seen |= part
     assert seen.keys() == alone.keys()
     assert all(torch.equal(seen[key], alone[key]) for key in alone)
 
 
-def test_every_epoch_draws_anew_from_the_same_processes(shards: list[Path]) -> None:
+def test_every_epoch_has_its_own_draws_in_the_same_processes(shards: list[Path]) -> None:
     loader = ImageLoader(EncodedImages(shards), TRANSFORMS.for_training(), processes=1)
     first, second, again = (
-        dict(zip([key.place for batch in looks(epoch) for key in batch], torch.cat([*pixels]), strict=True))
+        dict(zip([key.place for batch in sample_keys(epoch) for key in batch], torch.cat([*pixels]), strict=True))
         for epoch in (1, 2, 1)
-        for pixels, _ in [zip(*loader.batches(looks(epoch)), strict=True)]
+        for pixels, _ in [zip(*loader.batches(sample_keys(epoch)), strict=True)]
     )
     assert all(torch.equal(first[index], again[index]) for index in first)
     assert not all(torch.equal(first[index], second[index]) for index in first)
 
 
-def test_an_abandoned_epoch_leaves_nothing_behind(shards: list[Path]) -> None:
+def test_an_abandoned_epoch_leaves_no_batches_behind(shards: list[Path]) -> None:
     loader = ImageLoader(EncodedImages(shards), TRANSFORMS.for_training(), processes=2)
-    expected = [labels.tolist() for _, labels in loader.batches(looks(2))]
-    next(loader.batches(looks(1)))
-    assert [labels.tolist() for _, labels in loader.batches(looks(2))] == expected
+    expected = [labels.tolist() for _, labels in loader.batches(sample_keys(2))]
+    next(loader.batches(sample_keys(1)))
+    assert [labels.tolist() for _, labels in loader.batches(sample_keys(2))] == expected
 
 
-def test_repeats_look_again_at_fewer_images(shards: list[Path]) -> None:
-    keys = [key for batch in looks(repeats=3) for key in batch]
+def test_repeats_give_several_samples_of_fewer_images(shards: list[Path]) -> None:
+    keys = [key for batch in sample_keys(repeats=3) for key in batch]
     assert len(set(keys)) == len(keys) == COUNT
     assert len({key.place for key in keys}) == -(-COUNT // 3)
-    seen = by_index(EncodedImages(shards), looks(repeats=3), processes=0)
+    seen = by_key(EncodedImages(shards), sample_keys(repeats=3), processes=0)
     one, other = (pixels for key, pixels in seen.items() if key.place == keys[0].place and key.copy < 2)
     assert not torch.equal(one, other)
 
 
-def test_the_random_states_of_this_process_stay(shards: list[Path]) -> None:
+def test_the_random_states_of_this_process_are_restored(shards: list[Path]) -> None:
     torch.manual_seed(5), random.seed(5), np.random.seed(5)
     expected = torch.rand(1), random.random(), np.random.rand()
     torch.manual_seed(5), random.seed(5), np.random.seed(5)
-    by_index(EncodedImages(shards), looks(), processes=0)
+    by_key(EncodedImages(shards), sample_keys(), processes=0)
     assert (torch.rand(1), random.random(), np.random.rand()) == expected
 
 
@@ -120,7 +120,7 @@ def test_evaluation_takes_the_centre(tmp_path: Path) -> None:
     assert seen.min() == 255
 
 
-def test_damage_is_named(tmp_path: Path) -> None:
+def test_damaged_shards_and_images_are_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.arrow.*prepare the dataset again"):
         EncodedImages([tmp_path / "gone.arrow"])
     write_encoded_shard(tmp_path / "s.arrow", [(picture(0), 0), (picture(1)[:200], 0)])

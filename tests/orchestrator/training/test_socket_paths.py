@@ -1,4 +1,4 @@
-"""Images reach a training from other processes also where the temporary folder has a long path."""
+"""Decoding processes deliver images where the temporary folder has a long path."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from orchestrator.data.encoded_images import EncodedImages, write_encoded_shard
 from orchestrator.training.images.image_loader import ImageLoader, ImageTransforms, SampleKey
 
 
-@pytest.mark.timeout(60)  # a process that cannot pass its images on is waited for
+@pytest.mark.timeout(60)  # the loader would wait for a process that cannot deliver its images
 @pytest.mark.parametrize("length", [10, 120])
-def test_images_come_through_whatever_the_temporary_folder_is_called(
+def test_images_arrive_for_temporary_folders_of_any_length(
     length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / ("x" * length)

@@ -1,4 +1,4 @@
-"""What one optimiser step does under every option of the training."""
+"""One optimiser step under every option of the training."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_channels_last_reaches_the_weights_and_changes_only_rounding() -> None:
         torch.testing.assert_close(value, weights(usual.network)[key])
 
 
-def test_the_average_follows_its_decay_and_is_what_is_evaluated() -> None:
+def test_the_average_follows_its_decay_and_is_evaluated() -> None:
     state = state_with(ema_decay=0.75)
     expected: dict[str, Tensor] = {}
     for update in range(3):
@@ -139,7 +139,7 @@ def test_the_best_checkpoint_holds_the_average(
     assert load_model(trial.checkpoints.best).num_classes == 10
 
 
-def test_accuracies_are_counts_over_the_split(data: DeviceImages) -> None:
+def test_accuracies_are_counted_over_the_split(data: DeviceImages) -> None:
     state = state_with()
     metrics = evaluate(state, data.test, Workers())
     images, labels = data.test.batch(torch.arange(len(data.test)))

@@ -1,4 +1,4 @@
-"""One trial in one process: it learns, reports, continues where it was, and fails with a reason."""
+"""One trial in one process: learning, reports, resume, failures and learning rates."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_best_epoch_follows_the_objective(data: DeviceImages, tmp_path: Path
     assert reports[-1]["best_epoch"] == min(reports, key=lambda report: report["val/loss"])["epoch"]
 
 
-def test_an_attention_span_is_reported_and_pulled_by_its_penalty(data: DeviceImages, tmp_path: Path) -> None:
+def test_an_attention_span_is_reported_and_reduced_by_its_penalty(data: DeviceImages, tmp_path: Path) -> None:
     def spans(penalty: float) -> list[float]:
         options = {"span_penalty": penalty, "span_init": 0.5, "max_span": 4}
         trial = make_trial(
@@ -75,14 +75,14 @@ def test_an_attention_span_is_reported_and_pulled_by_its_penalty(data: DeviceIma
     assert pulled[-1] < free[-1]
 
 
-def test_a_trial_cut_after_its_last_epoch_only_repeats_its_report(data: DeviceImages, tmp_path: Path) -> None:
+def test_a_trial_interrupted_after_its_last_epoch_only_repeats_its_report(data: DeviceImages, tmp_path: Path) -> None:
     undisturbed = run(make_trial(data, tmp_path, epochs=2))
     weights = (tmp_path / "last.pt").read_bytes()
     assert timeless(run(make_trial(data, tmp_path, epochs=2))) == timeless(undisturbed[-1:])
     assert (tmp_path / "last.pt").read_bytes() == weights
 
 
-def test_a_seed_decides_weights_and_order(data: DeviceImages, tmp_path: Path) -> None:
+def test_a_seed_determines_weights_and_order(data: DeviceImages, tmp_path: Path) -> None:
     trials = [make_trial(data, tmp_path / str(index), seed=seed, epochs=1) for index, seed in enumerate((0, 0, 1))]
     first, same, other = [timeless(run(trial)) for trial in trials]
     assert first == same != other
@@ -90,14 +90,14 @@ def test_a_seed_decides_weights_and_order(data: DeviceImages, tmp_path: Path) ->
     assert not same_weights(trials[0].network, trials[2].network)
 
 
-def test_a_diverging_trial_says_so(data: DeviceImages, tmp_path: Path) -> None:
+def test_a_diverging_trial_fails_with_the_step(data: DeviceImages, tmp_path: Path) -> None:
     trial = make_trial(data, tmp_path, optimizer="sgd", lr=1e30, warmup_epochs=0)
     with pytest.raises(TrialDivergedError, match=r"diverged: the training loss of epoch 1 is not finite at step 2$"):
         run(trial)
 
 
-class Greedy(nn.Module):
-    """Asks for more memory than there is."""
+class MoreMemoryThanThereIs(nn.Module):
+    """Network whose forward pass allocates more memory than any machine has."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,13 +110,15 @@ class Greedy(nn.Module):
 def test_running_out_of_memory_names_the_batch_size(
     data: DeviceImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial_module, "build_network", lambda description: Greedy())
-    told = r"out of memory with global_batch_size 33: 33 images on each of 1 workers, 17 at a time in 2 parts\. Use a"
-    with pytest.raises(TrialFailedError, match=told):
+    monkeypatch.setattr(trial_module, "build_network", lambda description: MoreMemoryThanThereIs())
+    message = (
+        r"out of memory with global_batch_size 33: 33 images on each of 1 workers, 17 at a time in 2 parts\. Use a"
+    )
+    with pytest.raises(TrialFailedError, match=message):
         run(make_trial(data, tmp_path, global_batch_size=33, accumulation_steps=2))
 
 
-def test_a_trial_in_a_used_process_is_the_one_in_a_new_process(
+def test_a_trial_in_a_used_process_equals_one_in_a_new_process(
     data: DeviceImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def train(folder: str) -> tuple[Any, list[dict[str, float]]]:
@@ -181,7 +183,7 @@ def test_the_learning_rate_at_the_start_of_each_epoch(
     assert seen == pytest.approx(rates, rel=1e-3)
 
 
-def test_the_warmup_begins_where_it_is_told(data: DeviceImages, tmp_path: Path) -> None:
+def test_the_warmup_begins_at_its_setting(data: DeviceImages, tmp_path: Path) -> None:
     trial = make_trial(data, tmp_path, lr=0.4, warmup_epochs=1, warmup_lr=0.1)
     trial.train_state.lr_schedule.step_update(0)
     assert trial.train_state.lr == pytest.approx(0.1)

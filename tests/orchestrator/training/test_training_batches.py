@@ -1,4 +1,4 @@
-"""Training batches of every rank: the same images whatever the number of ranks."""
+"""Training batches of every rank: the same images for every number of ranks."""
 
 import io
 from pathlib import Path
@@ -49,7 +49,7 @@ def decoded_split(files: EncodedImages, positions: np.ndarray) -> DecodedSplit:
 
 
 def together(ranks: list[TrainingBatches], first: int = 0) -> list[tuple[Tensor, Tensor]]:
-    """What all ranks see of each step, one after the other."""
+    """Concatenate the shares of all ranks for each step."""
     steps = zip(*(rank.epoch(2, ORDER, first=first) for rank in ranks), strict=True)
     return [(torch.cat([part[0] for part in step]), torch.cat([part[1] for part in step])) for step in steps]
 
@@ -61,7 +61,7 @@ def assert_same(ours: list[tuple[Tensor, Tensor]], others: list[tuple[Tensor, Te
 
 
 @pytest.mark.parametrize("augmentation", [BatchAugmentation(), EVERYTHING], ids=["plain", "everything"])
-def test_ranks_share_what_one_process_sees(augmentation: BatchAugmentation) -> None:
+def test_ranks_share_the_batches_of_one_process(augmentation: BatchAugmentation) -> None:
     alone = together([resident(augmentation, Workers())])
     assert_same(together([resident(augmentation, Workers(rank, 3)) for rank in range(3)]), alone)
     assert_same(together([resident(augmentation, Workers())], first=2), alone[2:])

@@ -37,7 +37,7 @@ EVERYTHING: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Ten photographs of each of three classes, and four to test."""
+    """Prepare ten photographs of each of three classes, and as many to test."""
     folder = tmp_path_factory.mktemp("photos")
     prepare("folder", photo_tree(folder, per_class=10), str(folder / "to"), images_per_shard=12)
     return str(folder / "to")
@@ -65,7 +65,7 @@ def test_splits_of_files(photos: str) -> None:
     assert labels.bincount().tolist() == [2, 2, 2]
 
 
-def test_choosing_on_the_test_images(photos: str, tmp_path: Path) -> None:
+def test_selecting_on_the_test_images(photos: str, tmp_path: Path) -> None:
     data = placed(photos, select_on="test")
     assert [len(data.train), len(data.validation), len(data.test)] == [30, 30, 30]
     digits = DatasetConfig(name="digits", select_on="test")
@@ -92,11 +92,11 @@ def test_training_on_files_and_exact_resume(photos: str, tmp_path: Path) -> None
 def test_the_settings_of_files_and_of_small_images(photos: str) -> None:
     assert sweep(photos, {"color_jitter": 0.4, "auto_augment": "original"}).dataset.crop_size == 24
     assert dataset_facts(None, photos, 224).files
-    told = [
+    message = [
         ({"crop_padding": 4}, "training.crop_padding: got 4; image files are augmented without it. Leave it out"),
         ({"auto_augment": "rnad-m9"}, "training.auto_augment: got 'rnad-m9'; timm has no such policy. Use rand-m9"),
     ]
-    for training, text in told:
+    for training, text in message:
         with pytest.raises(ConfigError, match=re.escape(text)):
             sweep(photos, training)
     small = {

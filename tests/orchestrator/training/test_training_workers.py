@@ -1,4 +1,4 @@
-"""A trial over several processes: the same training as one process with the same global batch."""
+"""A trial over several processes: the same training as in one process with the same global batch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import multiprocessing
 
 from orchestrator.data import epoch_batches
 from orchestrator.training.workers import Workers
-from tests.support.training_pieces import CASES, few_digits, run_rank, train_case
+from tests.support.training_pieces import CASES, few_digits, run_rank, run_ranks, train_case
 
 Results = dict[str, dict[str, Any]]
 EQUAL = [name for name in CASES if name != "real"]
@@ -22,8 +21,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 def train_group(folder: Path, world_size: int, cases: list[str]) -> list[Results]:
-    """What each rank of a group has found."""
-    multiprocessing.spawn(run_rank, args=(world_size, str(folder), cases), nprocs=world_size)
+    """Train the cases on a group of processes and return the results of each rank."""
+    run_ranks(run_rank, world_size, str(folder), cases)
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(world_size)]
 
 
@@ -50,7 +49,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_all_ranks_hold_one_network_and_report_one_result(pair: list[Results], case: str) -> None:
+def test_all_ranks_have_equal_weights_and_reports(pair: list[Results], case: str) -> None:
     first, second = (rank[case] for rank in pair)
     for key, value in first["weights"].items():
         assert torch.equal(second["weights"][key], value), key
@@ -68,9 +67,7 @@ def test_some_shares_differ_in_size() -> None:
 
 @pytest.mark.parametrize("case", EQUAL)
 @pytest.mark.parametrize("group", ["pair", "four"])
-def test_many_workers_train_what_one_would(
-    alone: Results, case: str, group: str, request: pytest.FixtureRequest
-) -> None:
+def test_many_workers_train_as_one(alone: Results, case: str, group: str, request: pytest.FixtureRequest) -> None:
     ranks = request.getfixturevalue(group)
     expected = alone[case]
     curve = np.sum([rank[case]["curve"] for rank in ranks], axis=0)
@@ -101,15 +98,15 @@ def test_only_the_first_rank_writes(folder: Path, pair: list[Results]) -> None:
 
 
 @pytest.mark.parametrize("case", EQUAL)
-def test_one_worker_continues_what_two_began(
+def test_one_worker_resumes_a_trial_of_two(
     folder: Path, pair: list[Results], alone: Results, tmp_path: Path, case: str
 ) -> None:
-    began = tmp_path / case
-    began.mkdir()
-    shutil.copy(folder / case / "previous.pt", began / "last.pt")  # the state before the last epoch
-    shutil.copy(folder / case / "best.pt", began)
-    ended = train_case(case, few_digits(tmp_path / "data"), tmp_path, Workers())
-    assert [report["epoch"] for report in ended["reports"]] == [2, 3]
-    np.testing.assert_allclose(ended["curve"], alone[case]["curve"][-len(ended["curve"]) :], rtol=2e-5)
+    interrupted = tmp_path / case
+    interrupted.mkdir()
+    shutil.copy(folder / case / "previous.pt", interrupted / "last.pt")  # the state before the last epoch
+    shutil.copy(folder / case / "best.pt", interrupted)
+    resumed = train_case(case, few_digits(tmp_path / "data"), tmp_path, Workers())
+    assert [report["epoch"] for report in resumed["reports"]] == [2, 3]
+    np.testing.assert_allclose(resumed["curve"], alone[case]["curve"][-len(resumed["curve"]) :], rtol=2e-5)
     for key, value in alone[case]["weights"].items():
-        torch.testing.assert_close(ended["weights"][key], value, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(resumed["weights"][key], value, rtol=1e-4, atol=1e-5)

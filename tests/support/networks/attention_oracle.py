@@ -1,4 +1,4 @@
-"""Local attention written out the long way: what the fast paths are held against."""
+"""Naive local attention, the reference for the fast paths."""
 
 from collections.abc import Callable
 
@@ -43,7 +43,7 @@ def unfold_attention(
 
 
 def window_mask(ring_mask: Tensor) -> Tensor:
-    """The mask of each head over the flattened window: (G, K * K)."""
+    """Return the mask of each head over the flattened window: (G, K * K)."""
     radius = ring_mask.shape[1] - 1
     offset = torch.arange(-radius, radius + 1).abs()
     ring = torch.maximum(offset[:, None], offset[None, :])
@@ -51,7 +51,7 @@ def window_mask(ring_mask: Tensor) -> Tensor:
 
 
 def outcome(layer: nn.Module, x: Tensor, attention: Callable[..., Tensor] = local_attention) -> list[Tensor]:
-    """The output of a layer that attends in this way, and the gradients of input and all parameters."""
+    """Return the output of a layer with this attention, and the gradients of input and all parameters."""
     probe = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(x.dtype)
     x = x.detach().clone().requires_grad_()
     layer.zero_grad()
@@ -63,7 +63,7 @@ def outcome(layer: nn.Module, x: Tensor, attention: Callable[..., Tensor] = loca
 
 
 def assert_same(ours: list[Tensor], reference: list[Tensor]) -> None:
-    """Equal to rounding, relative to the largest value of each tensor."""
+    """Assert equality up to rounding, relative to the largest value of each tensor."""
     for a, b in zip(ours, reference, strict=True):
         assert a.dtype == b.dtype
         tolerance = TOLERANCE[b.dtype]
@@ -71,6 +71,6 @@ def assert_same(ours: list[Tensor], reference: list[Tensor]) -> None:
 
 
 def random_maps(size: tuple[int, int], dtype: torch.dtype = torch.float64, *, batch: int = 2, dim: int = 16) -> Tensor:
-    """The same maps for the same size: (batch, dim, *size)."""
+    """Return random maps, the same for the same size: (batch, dim, *size)."""
     generator = torch.Generator().manual_seed(sum(size))
     return torch.randn(batch, dim, *size, generator=generator, dtype=torch.float64).to(dtype)

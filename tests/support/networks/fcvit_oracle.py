@@ -1,4 +1,4 @@
-"""FCViT as its formulas are written: every step a tensor of its own, nothing merged."""
+"""Naive FCViT, as in its formulas: every step a tensor of its own, nothing merged."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from models.fcvit.block import FCViTBlock, PatchEmbed
 
 
 def plain_context(context: Any, x: Tensor) -> Tensor:
-    """A map plus its global context, from a `GlobalContext` and a map."""
+    """Add the global context of a `GlobalContext` to a map."""
     batch, dim, height, width = x.shape
     mean = x.reshape(batch, dim, -1).mean(-1)
     narrow = context.squeeze(mean)
@@ -32,12 +32,12 @@ def plain_context(context: Any, x: Tensor) -> Tensor:
 
 
 def plain_conv(layer: nn.Module, x: Tensor) -> Tensor:
-    """A depth-wise convolution by PyTorch alone, or nothing."""
+    """Apply a depth-wise convolution by PyTorch alone, or an identity."""
     return nn.Conv2d.forward(layer, x) if isinstance(layer, nn.Conv2d) else layer(x)
 
 
 def plain_block(block: Any, x: Tensor) -> Tensor:
-    """A block, without stochastic depth."""
+    """Apply a block, without stochastic depth."""
     y = block.norm1(x)
     for step in block.token_mixer.steps:
         y = y if isinstance(step.context, nn.Identity) else plain_context(step.context, y)
@@ -56,7 +56,7 @@ def plain_block(block: Any, x: Tensor) -> Tensor:
 
 
 def plain_fcvit(network: Any, x: Tensor) -> Tensor:
-    """Logits of a whole network."""
+    """Compute the logits of a whole network."""
     x = network.stem.bn(network.stem.conv(x))
     for stage in network.stages:
         for module in stage:

@@ -1,4 +1,4 @@
-"""LESA's attention as its formulas are written: tables gathered, logits stacked, normed and summed."""
+"""Naive attention of LESA, as in its formulas: tables gathered, logits stacked, normed and summed."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def plain_binary(term: Any, x: Tensor) -> Tensor:
-    """The binary term of a map, from a `BinaryTerm`; in train mode its norms see the logits."""
+    """Compute the binary term of a map, from a `BinaryTerm`; in train mode its norms see the logits."""
     batch, dim, height, width = x.shape
     positions, groups, d = height * width, term.groups, term.qk_chs
     qkv = term.qkv(x).reshape(batch, groups, 2 * d + term.v_chs, positions)

@@ -1,7 +1,7 @@
-"""Whole networks as their formulas are written, over the weights of ours: what speed is measured against.
+"""Naive forms of whole networks, as in their formulas, over the weights of ours: the reference for speed.
 
-Every step is the obvious PyTorch call on maps in the default layout; nothing is merged, folded or reordered.
-Attention within windows is the unfold oracle, LESA's and FCViT's are theirs.
+Every step is the obvious PyTorch call on maps in the default layout; nothing is merged, folded or reordered. Attention
+within windows is the unfold oracle; LESA's and FCViT's oracles compute theirs.
 """
 
 import copy
@@ -17,11 +17,11 @@ from torch.nn import functional as F
 from models.adaptive_span import attention as adaptive_span
 from models.adaptive_span.attention import AdaptiveAttention, LocalAttention
 from models.common.bottleneck import ConvNorm
+from models.common.non_local import NonLocal, NonLocalBottleneck
 from models.fcvit.network import FCViT
 from models.lesa.attention import LocallyEnhancedAttention
-from models.lesa.network import LesaBottleneck, NormedConv
+from models.lesa.network import LesaBottleneck
 from models.lsas.sub_attention import AttentionGate
-from models.non_local.block import NonLocal, NonLocalBottleneck
 from models.spatial_bias.network import SpatialBiasConv
 from tests.support.networks.attention_oracle import unfold_attention
 from tests.support.networks.fcvit_oracle import plain_fcvit
@@ -31,7 +31,7 @@ TOLERANCE = 1e-6  # of the largest value, in double precision
 
 
 class PlainNetwork(nn.Module):
-    """The weights of a network of ours under its formulas: (B, in_chans, H, W) -> (B, num_classes)."""
+    """Network of ours computed by its formulas, with its weights: (B, in_chans, H, W) -> (B, num_classes)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class PlainNetwork(nn.Module):
 
 @contextmanager
 def unfolded_windows() -> Iterator[None]:
-    """Local and adaptive attention through the oracle."""
+    """Compute local and adaptive attention by the oracle."""
     with mock.patch.object(adaptive_span, "local_attention", unfold_attention):
         yield
 
@@ -64,7 +64,7 @@ def normed_conv(layer: ConvNorm, x: Tensor) -> Tensor:
 
 
 def plain_block(block: Any, x: Tensor) -> Tensor:
-    """A bottleneck, without stochastic depth: 1x1, operator, 1x1, gate or pool, shortcut, non-local block."""
+    """Apply a bottleneck, without stochastic depth: 1x1, operator, 1x1, gate or pool, shortcut, non-local block."""
     shortcut = x if isinstance(block.shortcut, nn.Identity) else normed_conv(block.shortcut, x)
     y = plain_operator(block.spatial, normed_conv(block.reduce, x))
     if not isinstance(block, LesaBottleneck):  # whose operators end in a norm
@@ -85,13 +85,15 @@ def plain_operator(operator: Any, x: Tensor) -> Tensor:
         return plain_lesa(operator, x)
     if isinstance(operator, SpatialBiasConv):
         return plain_spatial_bias(operator, x)
-    assert isinstance(operator, AdaptiveAttention | LocalAttention | NormedConv | nn.Conv2d), operator
+    if isinstance(operator, ConvNorm):
+        return normed_conv(operator, x)
+    assert isinstance(operator, AdaptiveAttention | LocalAttention | nn.Conv2d), operator
     y: Tensor = operator(x)
     return y
 
 
 def plain_gate(gate: Any, x: Tensor) -> Tensor:
-    """Squeeze-and-excitation with sub-attention behind its logits."""
+    """Apply squeeze-and-excitation with sub-attention behind its logits."""
     assert gate.attention == "se"
     batch, channels = x.shape[:2]
     pooled = F.adaptive_avg_pool2d(x, 1).flatten(1)
@@ -105,7 +107,7 @@ def plain_gate(gate: Any, x: Tensor) -> Tensor:
 
 
 def plain_lesa(layer: Any, x: Tensor) -> Tensor:
-    """Unary term plus gated binary term."""
+    """Add the gated binary term to the unary term."""
     binary = plain_binary(layer.binary, x)
     if layer.unary is None:
         return binary
@@ -118,7 +120,7 @@ def plain_lesa(layer: Any, x: Tensor) -> Tensor:
 
 
 def plain_spatial_bias(layer: Any, x: Tensor) -> Tensor:
-    """Convolution, and beside it reduction, grid, mixing of its cells, resizing."""
+    """Convolve, and append the bias: reduction, grid, mixing of its cells, resizing."""
     bias, y = layer.bias, layer.conv(x)
     grid = F.adaptive_avg_pool2d(normed_conv(bias.reduce, x), bias.pooled_size)
     batch, channels, side, _ = grid.shape
@@ -128,7 +130,7 @@ def plain_spatial_bias(layer: Any, x: Tensor) -> Tensor:
 
 
 def plain_non_local(block: Any, x: Tensor) -> Tensor:
-    """Softmax of the products of two embeddings, the weighted sum of a third, the projection back."""
+    """Attend with softmax of the products of two embeddings, and project the weighted sum of a third back."""
     assert isinstance(block.pool, nn.Identity)
     weights, biases = block.embed.weight.chunk(3), block.embed.bias.chunk(3)
     theta, phi, g = (F.conv2d(x, weight, bias).flatten(2) for weight, bias in zip(weights, biases, strict=True))
@@ -140,14 +142,14 @@ def plain_non_local(block: Any, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def stir(network: nn.Module) -> None:
-    """Moves every parameter that starts constant, so that no branch is closed and no norm an identity."""
+    """Change every parameter that starts constant, so that no branch is closed and no norm an identity."""
     for parameter in network.parameters():
         if parameter.numel() > 1 and parameter.min() == parameter.max():
             parameter.add_(torch.rand_like(parameter), alpha=0.5)
 
 
 def assert_equals_plain(network: nn.Module, images: Tensor) -> float:
-    """Holds a network in double precision against its plain form: logits and all gradients, in both modes.
+    """Compare a network in double precision with its plain form: logits and all gradients, in both modes.
 
     Returns:
         The largest difference, relative to the largest value of what differs.
@@ -170,7 +172,7 @@ def assert_equals_plain(network: nn.Module, images: Tensor) -> float:
 
 
 def outcome(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Logits, and gradients by the name of what they belong to."""
+    """Return the logits, and the gradients by the name of their tensor."""
     images = images.clone().requires_grad_()
     logits = model(images)
     named = {key.removeprefix("network."): parameter for key, parameter in model.named_parameters()}

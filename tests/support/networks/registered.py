@@ -1,4 +1,4 @@
-"""The registered networks as the tests take them: which stand for which, and images that fit them."""
+"""Registered networks for tests: representatives of each class, and images that fit them."""
 
 import itertools
 import re
@@ -47,19 +47,19 @@ def smallest_images(name: str, *, batch: int, in_chans: int = 3) -> Tensor:
 
 
 def for_images(name: str, images: Tensor) -> dict[str, Any]:
-    """The option that fits a network to the images, where it has one."""
+    """Return the option that fits a network to the images, where it has one."""
     return {"img_size": tuple(images.shape[-2:])} if "img_size" in models.model_options(name) else {}
 
 
 def settled(network: nn.Module, images: Tensor) -> Any:
-    """In eval mode, with norms that have seen the images once: without, maps grow with every block."""
+    """Return the network in evaluation mode, its norms updated once: without, maps grow with every block."""
     with torch.no_grad():
         network.train()(images)
     return network.eval()
 
 
 def settled_network(name: str, images: Tensor, **options: Any) -> Any:
-    """A network with the same weights at every call."""
+    """Build a network with the same weights at every call."""
     torch.manual_seed(0)
     network = models.create_model(name, **{"num_classes": 5, "image_size": images.shape[-1], **options})
     return settled(network, images)

@@ -1,4 +1,4 @@
-"""The smallest network of every family, its search space, and a setting from it with which it learns the digits."""
+"""Smallest network of every family, and a setting from its search space with which it learns the digits."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SmallNetwork:
-    """One network and how to train it.
+    """Network and its settings of training.
 
     Args:
-        model: Its registered name.
+        model: Registered name.
         options: Searched options of the network.
         training: Searched settings of training.
         epochs: Passes over the training images.

@@ -1,4 +1,4 @@
-"""One block or little more of every class of network: for what is slow per layer, such as compilers."""
+"""Networks of one block or little more of every class, for compilers, which are slow per layer."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,7 +12,7 @@ from models.spatial_bias.network import SpatialBiasResNet
 
 __all__ = ["SIDE", "TINY"]
 
-SIDE = 6  # of the images, in pixels
+SIDE = 6  # side of the images in pixels
 
 
 def _lesa(position_embedding: str) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Where the time and the devices went: the lanes' time line, what each hour brought, what each kind of trial cost."""
+"""Plots of time and devices: lanes over time, best value over time, device time by outcome of the trials."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.records.events import SESSION_STARTS, Event, TrialReported
 from orchestrator.records.ledger import TrialRecord, TrialStatus
 from orchestrator.records.objectives import Objectives
 from orchestrator.report.figures import ACCENT, BAD, FAINT, GRID, PALE, Chart, as_chart, figure
-from orchestrator.report.lane_times import LaneTimes, Stretch
+from orchestrator.report.lane_times import LaneInterval, LaneTimes
 
 _KINDS: tuple[tuple[str, tuple[TrialStatus, ...], str], ...] = (
     ("finished", (TrialStatus.FINISHED,), ACCENT),
@@ -23,14 +23,14 @@ _UNITS = ((7_200.0, 3_600.0, "hours"), (180.0, 60.0, "minutes"), (0.0, 1.0, "sec
 
 
 def lane_chart(times: LaneTimes, records: Sequence[TrialRecord]) -> list[Chart]:
-    """A row per lane, a bar per trial; gaps are idle."""
-    if not times.stretches:
+    """Draw a row per lane and a bar per trial; gaps are idle time."""
+    if not times.intervals:
         return []
     scale, unit = _unit(times.total_s)
     status = {record.number: record.status for record in records}
     drawn = figure(barmode="overlay", bargap=0.3)
     for name, statuses, colour in _KINDS:
-        group = [stretch for stretch in times.stretches if status.get(stretch.trial) in statuses]
+        group = [interval for interval in times.intervals if status.get(interval.trial) in statuses]
         if group:
             drawn.add_trace(_bars(group, name, colour, scale))
     for start in times.session_starts:
@@ -41,14 +41,14 @@ def lane_chart(times: LaneTimes, records: Sequence[TrialRecord]) -> list[Chart]:
     return [as_chart(drawn, "trials on the lanes over time", height_px=height, legend=True)]
 
 
-def _bars(group: Sequence[Stretch], name: str, colour: str, scale: float) -> go.Bar:
+def _bars(group: Sequence[LaneInterval], name: str, colour: str, scale: float) -> go.Bar:
     return go.Bar(
         orientation="h",
-        base=[round(stretch.start_s / scale, 4) for stretch in group],
-        x=[round((stretch.end_s - stretch.start_s) / scale, 4) for stretch in group],
-        y=[f"lane {stretch.lane}" for stretch in group],
-        customdata=[[stretch.trial, f"{stretch.end_s - stretch.start_s:.0f} s"] for stretch in group],
-        text=[str(stretch.trial) for stretch in group],
+        base=[round(interval.start_s / scale, 4) for interval in group],
+        x=[round((interval.end_s - interval.start_s) / scale, 4) for interval in group],
+        y=[f"lane {interval.lane}" for interval in group],
+        customdata=[[interval.trial, f"{interval.end_s - interval.start_s:.0f} s"] for interval in group],
+        text=[str(interval.trial) for interval in group],
         textposition="inside",
         insidetextanchor="middle",
         textangle=0,
@@ -59,11 +59,11 @@ def _bars(group: Sequence[Stretch], name: str, colour: str, scale: float) -> go.
     )
 
 
-def progress_chart(events: Iterable[Event], aims: Objectives) -> list[Chart]:
-    """The best value against the time spent for it."""
-    aim = aims.objectives[0]
+def progress_chart(events: Iterable[Event], objectives: Objectives) -> list[Chart]:
+    """Draw the best value over time."""
+    objective = objectives.configs[0]
     clock, last, best = 0.0, None, -math.inf
-    sign = 1.0 if aim.mode == "max" else -1.0
+    sign = 1.0 if objective.mode == "max" else -1.0
     points: list[tuple[float, float, int]] = []
     for event in events:
         if not isinstance(event, SESSION_STARTS) and last is not None:
@@ -72,8 +72,10 @@ def progress_chart(events: Iterable[Event], aims: Objectives) -> list[Chart]:
         if not isinstance(event, TrialReported):
             continue
         metrics = event.metrics
-        value = sign * float(metrics.get(aim.metric, math.nan))
-        kept = all(bound.violation(metrics.get(bound.metric, math.inf)) <= 0 for bound in aims.constraints.values())
+        value = sign * float(metrics.get(objective.metric, math.nan))
+        kept = all(
+            bound.violation(metrics.get(bound.metric, math.inf)) <= 0 for bound in objectives.constraints.values()
+        )
         if kept and math.isfinite(value) and value > best:
             best = value
             points.append((clock, sign * value, event.trial))
@@ -87,17 +89,17 @@ def progress_chart(events: Iterable[Event], aims: Objectives) -> list[Chart]:
         mode="lines+markers",
         line={"color": ACCENT, "width": 2, "shape": "hv"},
         marker={"size": [*([6] * len(points)), 0]},
-        hovertemplate=aim.metric + " %{y:.4g}<br>trial %{customdata}<extra></extra>",
+        hovertemplate=objective.metric + " %{y:.4g}<br>trial %{customdata}<extra></extra>",
         showlegend=False,
     )
     drawn = figure(line)
     drawn.update_xaxes(title_text=f"{unit} by the clock", rangemode="tozero", showgrid=False)
-    drawn.update_yaxes(title_text=f"best {aim.metric}")
-    return [as_chart(drawn, f"best {aim.metric} over time", height_px=300)]
+    drawn.update_yaxes(title_text=f"best {objective.metric}")
+    return [as_chart(drawn, f"best {objective.metric} over time", height_px=300)]
 
 
 def cost_chart(records: Sequence[TrialRecord]) -> list[Chart]:
-    """Device time by how the trials ended."""
+    """Draw the device time by outcome of the trials."""
     on_gpu = any(record.cost.gpu_s for record in records)
     spent = {
         name: sum(record.cost.gpu_s if on_gpu else record.cost.cpu_s for record in records if record.status in statuses)

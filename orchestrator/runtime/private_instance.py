@@ -1,7 +1,7 @@
-"""A Ray instance of one process: on loopback only, under a token and in a folder that nobody else has.
+"""Private Ray instance of one process: on loopback only, with a token and a folder of its own.
 
-Ray by itself listens on all addresses of a machine. It takes the token from `~/.ray/auth_token`, which it writes for
-all to read, and puts its sockets, logs and spilled objects below `/tmp/ray`, which is for all to write.
+By default Ray listens on all addresses of a machine, writes the token to `~/.ray/auth_token` readable for all users,
+and puts its sockets, logs and spilled objects below `/tmp/ray`, which all users can write.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ray
-from ray._private import ray_constants
 
-from orchestrator.errors import ClusterError, RayLostError, SpatialSweepError
+from orchestrator.errors import ClusterError, RayLostError, SpatialSweepError, first_line
 from orchestrator.runtime.cluster_token import MODE, PATH, TOKEN, token_settings
+from orchestrator.runtime.ray_private.core import loopback_only
 
 logger = logging.getLogger(__name__)
 
 _BITS = 256
 _FOLDER = "ray"
-# Ray makes its own folder one for all to write, so it goes into one that others cannot enter.
+# Ray makes its own folder writable for all users, so it is put into one that others cannot enter.
 _INNER = "r"
 _SOCKET = "r/session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
 _SOCKET_BYTES = 107 if sys.platform.startswith("linux") else 103
@@ -34,7 +34,7 @@ _RANDOM_CHARACTERS = 8
 
 
 def own_token(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings under which a private instance starts; what a user has set stays.
+    """Return the authentication settings of a private instance; values set by the user stay.
 
     Args:
         environ: Environment of this process.
@@ -51,19 +51,19 @@ def own_token(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def private_ray(*, verbose: bool, level: int) -> Iterator[None]:
+def private_instance(*, verbose: bool, level: int) -> Iterator[None]:
     """Start an instance for this process; the caller shuts it down before the context ends.
 
     Args:
-        verbose: Show what its workers print.
-        level: Of Ray's own messages.
+        verbose: Whether to print the output of its workers.
+        level: Logging level of Ray's own messages.
 
     Raises:
-        ClusterError: It does not start, or there is no room for its files.
+        ClusterError: It does not start, or no folder for its files can be made.
     """
     with private_folder(os.environ) as folder, token_settings(own_token(os.environ)):
         try:
-            with _on_loopback():
+            with loopback_only():
                 ray.init(
                     address="local",
                     include_dashboard=False,
@@ -72,17 +72,17 @@ def private_ray(*, verbose: bool, level: int) -> Iterator[None]:
                     _temp_dir=str(folder / _INNER),
                 )
         except (ConnectionError, OSError, ValueError, RuntimeError) as error:
-            raise ClusterError(f"Ray does not start on this machine: {_first_line(error)}") from error
+            raise ClusterError(f"Ray does not start on this machine: {first_line(error)}") from error
         yield
 
 
 @contextmanager
 def private_folder(environ: Mapping[str, str]) -> Iterator[Path]:
-    """Make a folder for Ray that only this user can enter, and remove it unless its logs are needed.
+    """Make a folder for Ray that only this user can enter; remove it afterwards unless its logs are needed.
 
     Args:
-        environ: Environment of this process; the folder goes below `RAY_TMPDIR`, `TMPDIR` or `/tmp`, the first of them
-            whose path is short enough for Ray's sockets.
+        environ: Environment of this process; the folder is made in `RAY_TMPDIR`, `TMPDIR` or `/tmp`, the first of
+            them whose path is short enough for Ray's sockets.
 
     Raises:
         ClusterError: None of them can be written.
@@ -122,32 +122,16 @@ def _made_folder(environ: Mapping[str, str]) -> Path:
 
 
 def _asks_for_logs(error: Exception) -> bool:
-    """Return whether Ray's logs help to explain an error; an error of our own needs none."""
+    """Return whether an error needs Ray's logs; one of our own does not."""
     foreign = not isinstance(error, SpatialSweepError)
     return foreign or isinstance(error, RayLostError) or isinstance(error.__cause__, Exception)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0].strip() if lines else type(error).__name__
-
-
-@contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Have Ray take 127.0.0.1 for its address, as it does on macOS and Windows; an argument of its is overruled."""
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _parents(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for name in ("RAY_TMPDIR", "TMPDIR"):
         if environ.get(name):
             yield name, str(Path(environ[name]).absolute())
-    yield "/tmp", "/tmp"  # noqa: S108 - a folder with a random name and for this user alone is made there
+    yield "/tmp", "/tmp"  # noqa: S108 - the folder made there has a random name and is for this user alone
 
 
 def _bytes_too_long(parent: str) -> int:

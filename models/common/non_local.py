@@ -1,4 +1,4 @@
-"""Non-local block: every position of a map reads every other, weighted by how alike their embeddings are.
+"""Non-local block: every position of a map reads every other one, weighted by the likeness of their embeddings.
 
 Source: Wang et al. 2018, "Non-local Neural Networks" (arXiv 1711.07971), section 3.3, embedded Gaussian.
 Differs: the projection back has no bias, as a norm follows it; the product of weights and values is one fused
@@ -12,24 +12,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.common.bottleneck import Bottleneck
+from models.common.options import ModelOptionError, OptionProblem
 from models.common.resnet import BlockSite
-from models.registry.options import ModelOptionError, OptionProblem
 
 __all__ = ["NonLocal", "NonLocalBottleneck", "NonLocalPlan"]
 
-EMBED_STD = 0.01  # the deviation that the paper's authors start embeddings with
+EMBED_STD = 0.01  # standard deviation of the first embeddings, as in the authors' code
 
 
 class NonLocal(nn.Module):
-    """Adds to each position what it reads from all positions.
+    """Residual attention of all positions of a map to all.
 
     Shape: x (B, dim, H, W) -> (B, dim, H, W). Starts as an identity.
 
     Args:
         dim: Channels of the map.
         reduction: Channels of the map per channel of the embeddings; at least 1.
-        pool_keys: Whether keys and values are max-pooled to half the side first, a quarter of the work.
-        scaled: Whether logits are divided by the root of the width of the embeddings.
+        pool_keys: True to max-pool keys and values to half the side first, a quarter of the work.
+        scaled: True to divide the logits by the root of the width of the embeddings.
 
     Raises:
         ModelOptionError: The reduction is below 1.
@@ -50,7 +50,7 @@ class NonLocal(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Small embeddings, and a norm of zero that makes the block an identity."""
+        """Draw small embeddings, and set the last norm to zero, which makes the block an identity."""
         for conv in (self.embed, self.expand):
             nn.init.normal_(conv.weight, std=EMBED_STD)
         if self.embed.bias is not None:
@@ -58,7 +58,7 @@ class NonLocal(nn.Module):
         nn.init.zeros_(self.bn.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embeds, attends, projects back, adds."""
+        """Embed, attend, project back, add."""
         embedded = self.embed(x).contiguous(memory_format=torch.channels_last)  # rows of channels, as attention reads
         q, k, v = embedded.chunk(3, dim=1)
         queries, keys, values = (y.flatten(2).transpose(1, 2)[:, None] for y in (q, self.pool(k), self.pool(v)))
@@ -69,14 +69,15 @@ class NonLocal(nn.Module):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NonLocalPlan:
-    """Where a network has non-local blocks, and of which form.
+    """Places and form of the non-local blocks of a network.
 
     Args:
-        stages: Which stages have them.
-        every: One follows every block of such a stage whose number, from 1, this divides.
-        reduction: As for `NonLocal`, like the next two.
-        pool_keys: Whether keys and values are pooled.
-        scaled: Whether logits are scaled.
+        stages: Flag of each stage for non-local blocks.
+        every: Residual blocks from one non-local block to the next; it divides the number, from 1, of the residual
+            blocks that one follows.
+        reduction: Channels of the map per channel of the embeddings.
+        pool_keys: True to pool keys and values.
+        scaled: True to scale the logits.
     """
 
     stages: tuple[bool, ...]
@@ -86,7 +87,7 @@ class NonLocalPlan:
     scaled: bool
 
     def block(self, site: BlockSite, dim: int) -> nn.Module:
-        """The non-local block that follows the residual block of a place, an identity for none."""
+        """Make the module that follows a residual block: a non-local block, or an identity."""
         if not self.stages[site.stage] or (site.index + 1) % self.every:
             return nn.Identity()
         return NonLocal(dim, reduction=self.reduction, pool_keys=self.pool_keys, scaled=self.scaled)
@@ -98,9 +99,9 @@ class NonLocalBottleneck(Bottleneck):
     Shape: x (B, in_chs, H, W) -> (B, 4 * width, ceil(H / stride), ceil(W / stride)).
 
     Args:
-        site: Where the block stands.
+        site: Place of the block.
         spatial: Operator of the bottleneck.
-        plan: Where non-local blocks stand.
+        plan: Places of the non-local blocks.
     """
 
     def __init__(self, site: BlockSite, *, spatial: nn.Module, plan: NonLocalPlan) -> None:
@@ -115,6 +116,6 @@ class NonLocalBottleneck(Bottleneck):
         self.non_local = plan.block(site, self.out_chs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The bottleneck, then the non-local block."""
+        """Apply the bottleneck, then the non-local block."""
         y: Tensor = self.non_local(super().forward(x))
         return y

@@ -1,4 +1,4 @@
-"""A private Ray instance: who can reach it, with what, and what is left of it."""
+"""Private Ray instance: addresses, token, folder, and its removal."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import ray
 
 from orchestrator.errors import ClusterError, RayLostError
 from orchestrator.runtime.cluster_token import known_token, settings_to_join, token_settings
-from orchestrator.runtime.private_ray import own_token, private_folder
+from orchestrator.runtime.private_instance import own_token, private_folder
 from orchestrator.runtime.ray_session import ray_session
 
 TOKEN = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
-# The instance is on loopback, which Ray's own `init` would else take for this machine's outward address.
+# The instance is on loopback, which `ray.init` would otherwise replace by this machine's outward address.
 JOIN = """
 import sys
 import ray
@@ -32,14 +32,14 @@ print("joined", ray.get(ray.remote(lambda: 7).remote()))
 
 @pytest.fixture
 def settings_read_again() -> Iterator[None]:
-    """Ray keeps what it has read of the environment, so it reads again once a test has put that back."""
+    """Have Ray read its settings again once a test has restored the environment."""
     with token_settings({}):
         yield
 
 
 @pytest.fixture
 def home(tmp_path: Path, settings_read_again: None, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home folder, and an environment without tokens and temporary folders."""
+    """Return an empty home folder, in an environment without tokens and temporary folders."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in (*TOKEN, "RAY_ADDRESS", "RAY_TMPDIR", "TMPDIR"):
         monkeypatch.delenv(name, raising=False)
@@ -48,7 +48,7 @@ def home(tmp_path: Path, settings_read_again: None, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def short() -> Iterator[Path]:
-    """A folder whose path is short enough for sockets below it."""
+    """Return a folder whose path is short enough for sockets below it."""
     with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
         yield Path(folder)
 
@@ -60,7 +60,7 @@ def test_every_instance_has_a_token_of_its_own() -> None:
     assert first["RAY_AUTH_TOKEN"] != second["RAY_AUTH_TOKEN"]
 
 
-def test_a_token_of_the_user_stays_and_opting_out_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_token_of_the_user_stays_and_a_disabled_one_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     assert own_token({"RAY_AUTH_TOKEN": "mine"}) == {"RAY_AUTH_MODE": "token"}
     assert own_token({"RAY_AUTH_TOKEN_PATH": "/mine"}) == {"RAY_AUTH_MODE": "token"}
     assert not caplog.records
@@ -68,7 +68,7 @@ def test_a_token_of_the_user_stays_and_opting_out_is_said(caplog: pytest.LogCapt
     assert "can run code as you" in caplog.text
 
 
-def test_the_token_to_join_with_is_found_where_ray_finds_it(home: Path) -> None:
+def test_the_token_is_found_where_ray_finds_it(home: Path) -> None:
     assert known_token({}) == ("~/.ray/auth_token", None)
     (home / ".ray").mkdir()
     (home / ".ray" / "auth_token").write_text("of the home\n")
@@ -81,7 +81,7 @@ def test_the_token_to_join_with_is_found_where_ray_finds_it(home: Path) -> None:
         known_token({"RAY_AUTH_TOKEN_PATH": str(home / "missing")})
 
 
-def test_nobody_else_enters_the_folder_and_it_goes(short: Path) -> None:
+def test_the_folder_is_for_this_user_alone_and_is_removed(short: Path) -> None:
     with private_folder({"TMPDIR": str(short)}) as folder:
         assert folder.parent == short
         assert folder.stat().st_mode & 0o777 == 0o700
@@ -89,7 +89,7 @@ def test_nobody_else_enters_the_folder_and_it_goes(short: Path) -> None:
     assert not folder.exists()
 
 
-def test_a_path_too_long_for_sockets_gives_way(short: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_path_too_long_for_sockets_is_replaced(short: Path, caplog: pytest.LogCaptureFixture) -> None:
     long = short / ("x" * 100)
     long.mkdir()
     with private_folder({"TMPDIR": str(long)}) as folder:
@@ -109,7 +109,7 @@ def test_a_path_too_long_for_sockets_gives_way(short: Path, caplog: pytest.LogCa
         (KeyboardInterrupt(), False),
     ],
 )
-def test_logs_stay_where_somebody_may_need_them(short: Path, error: BaseException, kept: bool) -> None:
+def test_logs_are_kept_for_errors_that_need_them(short: Path, error: BaseException, kept: bool) -> None:
     with pytest.raises(type(error)) as raised, private_folder({"TMPDIR": str(short)}) as folder:
         raise error
     assert folder.exists() == kept
@@ -117,7 +117,7 @@ def test_logs_stay_where_somebody_may_need_them(short: Path, error: BaseExceptio
     assert notes == ([f"Ray's logs: {folder}/r/session_latest/logs"] if kept else [])
 
 
-def test_a_file_in_the_place_of_the_folder_is_said(short: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_in_the_place_of_the_folder_is_warned_of(short: Path, caplog: pytest.LogCaptureFixture) -> None:
     (short / "taken").write_text("")
     with private_folder({"RAY_TMPDIR": str(short / "taken")}) as folder:
         assert folder.parent == Path("/tmp")
@@ -125,7 +125,7 @@ def test_a_file_in_the_place_of_the_folder_is_said(short: Path, caplog: pytest.L
 
 
 def listening() -> Iterator[tuple[str, str, int]]:
-    """Program, address and port of every socket on which this process or one it has started listens."""
+    """Yield program, address and port of every socket on which this process or a child process listens."""
     own = psutil.Process()
     for process in (own, *own.children(recursive=True)):
         for connection in process.net_connections("inet"):
@@ -134,7 +134,7 @@ def listening() -> Iterator[tuple[str, str, int]]:
 
 
 def answers(port: int) -> bool:
-    """Whether somebody without a token gets an answer of Ray's control service."""
+    """Return whether Ray's control service answers a request without a token."""
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=(("grpc.enable_http_proxy", 0),)) as channel:
         try:
             channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")(b"", timeout=2)
@@ -144,7 +144,7 @@ def answers(port: int) -> bool:
 
 
 def join(address: str, token: str | None) -> subprocess.CompletedProcess[str]:
-    """Another process that connects as Ray's users do."""
+    """Connect from another process, as users of Ray do."""
     environ = {name: value for name, value in os.environ.items() if name not in TOKEN}
     environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_NUM_REDIS_GET_RETRIES": "1"}
     environ |= {} if token is None else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
@@ -154,7 +154,7 @@ def join(address: str, token: str | None) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_private_instance_lets_nobody_in(home: Path) -> None:
+def test_a_private_instance_admits_no_other_user(home: Path) -> None:
     before = set(listening())
     with ray_session():
         address = ray.get_runtime_context().gcs_address
@@ -173,17 +173,17 @@ def test_a_private_instance_lets_nobody_in(home: Path) -> None:
             assert "InvalidAuthToken" in refused.stderr
             assert "joined" not in refused.stdout
 
-        with pytest.raises(ClusterError, match=f"'{address}' asks for a token, and none is set here. Set RAY_AUTH_TOK"):
+        with pytest.raises(ClusterError, match=f"'{address}' requires a token, and none is set here. Set RAY_AUTH_TOK"):
             settings_to_join(address, {})
         with pytest.raises(ClusterError, match=r"refuses the token of RAY_AUTH_TOKEN\."):
             settings_to_join(address, {"RAY_AUTH_TOKEN": "0" * 64})
         with pytest.raises(ClusterError, match=r"RAY_AUTH_MODE is 'disabled' here\. Unset it"):
             settings_to_join(address, {"RAY_AUTH_TOKEN": token, "RAY_AUTH_MODE": "disabled"})
         assert settings_to_join(address, {"RAY_AUTH_TOKEN": token}) == {"RAY_AUTH_MODE": "token"}
-        said = run_on(address)
-    assert said.returncode == 1
+        done = run_on(address)
+    assert done.returncode == 1
     assert re.fullmatch(
-        r"spatialsweep: the cluster at '\S+' asks for a token, and none is set here\. .*\n", said.stderr
+        r"spatialsweep: the cluster at '\S+' requires a token, and none is set here\. .*\n", done.stderr
     )
     assert not TOKEN & set(os.environ)
     assert list(home.glob(".ray")) == []
@@ -191,7 +191,7 @@ def test_a_private_instance_lets_nobody_in(home: Path) -> None:
 
 
 def run_on(address: str) -> subprocess.CompletedProcess[str]:
-    """The command, told to join a cluster, by a user without its token."""
+    """Run the command line on a cluster, as a user without its token."""
     environ = {name: value for name, value in os.environ.items() if name not in TOKEN}
     command = [sys.executable, "-m", "orchestrator", "run", "sweeps/digits.yaml", "--address", address]
     return subprocess.run(

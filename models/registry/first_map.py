@@ -1,4 +1,4 @@
-"""How large the maps of a network are, which windows, grids and spans have to fit."""
+"""Size of the maps of a network, which windows, grids and spans have to fit."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -12,13 +12,13 @@ __all__ = ["first_map_side"]
 
 
 def first_map_side(name: str, options: Mapping[str, Any], *, image_size: int, in_chans: int) -> int:
-    """The side in cells of the map that the first stage reads, the largest of a network.
+    """Return the side in cells of the map that the first stage reads, the largest of a network.
 
     Args:
-        name: Of the network.
-        options: Its keywords.
+        name: Registered name of the network.
+        options: Keywords of the network.
         image_size: Side of the images in pixels.
-        in_chans: Their channels.
+        in_chans: Channels of the images.
 
     Raises:
         ModelOptionError: The name or an option is unknown, or a value impossible.

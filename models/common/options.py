@@ -1,18 +1,23 @@
-"""What a network may be told: its options, the rule of each, and problems in the words of the user."""
+"""Options of networks, the rule of each, and problems with given values."""
 
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 __all__ = [
+    "ImageShape",
+    "JointRule",
     "ModelOption",
     "ModelOptionError",
     "OptionProblem",
     "OptionValue",
     "UnknownOptionError",
+    "nearest_divisor",
     "nearest_name",
+    "no_joint_rule",
+    "stages_option",
 ]
 
 FLAG_LETTERS = ("F", "T")
@@ -23,13 +28,13 @@ OptionValue: TypeAlias = bool | int | float | str | tuple[bool, ...] | tuple[int
 
 @dataclasses.dataclass(frozen=True)
 class OptionProblem:
-    """One thing that is wrong with one option.
+    """Problem with one option.
 
     Args:
         option: Name of the option, or `name` for the name of the network itself.
-        given: The value as given.
-        rule: What holds for this option, as a clause.
-        remedy: What to do instead, as a sentence.
+        given: Value as given.
+        rule: Rule of this option, as a clause.
+        remedy: Remedy, as a sentence.
     """
 
     option: str
@@ -42,11 +47,11 @@ class OptionProblem:
 
 
 class ModelOptionError(ValueError):
-    """A network was asked for with options that it does not have or that cannot hold.
+    """Options that a network does not have, or values that they do not take.
 
     Args:
-        problems: All that is wrong, at least one entry.
-        model: Name of the network, when it is known.
+        problems: All problems, at least one entry.
+        model: Name of the network, when known.
     """
 
     def __init__(self, problems: Sequence[OptionProblem], *, model: str | None = None) -> None:
@@ -57,31 +62,31 @@ class ModelOptionError(ValueError):
 
 
 class UnknownOptionError(ModelOptionError, TypeError):
-    """One of the options does not exist, which Python and timm report as a `TypeError`."""
+    """Options that do not exist, which Python and timm report as a `TypeError`."""
 
 
 def nearest_name(unknown: str, known: Iterable[str]) -> str | None:
-    """The known name most like `unknown`, or None when nothing is close."""
+    """Return the known name most like `unknown`, or None when nothing is close."""
     matches = difflib.get_close_matches(unknown, list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelOption:
-    """One explicit keyword of a network and the values it takes.
+    """Explicit keyword of a network and the values it takes.
 
     Args:
-        name: The keyword.
+        name: Keyword.
         type: `int`, `float`, `bool`, `str`, or `tuple` for one bool per stage, which may be written as letters:
             `FFT` is one text, as a search and a file need it.
         default: Value when the keyword is left out.
-        description: One line on what it does.
-        low: Smallest value of a number.
-        high: Largest value of a number.
-        above: The number exceeds this value.
-        odd: The integer is odd.
-        choices: All values, for a `str`.
-        length: Number of entries, for a `tuple`.
+        description: Effect, in one line.
+        low: Smallest number.
+        high: Largest number.
+        above: Value that a number exceeds.
+        odd: True for odd integers only.
+        choices: Allowed values of a `str`.
+        length: Entries of a `tuple`.
     """
 
     name: str
@@ -97,7 +102,7 @@ class ModelOption:
 
     @property
     def rule(self) -> str:
-        """The allowed values as a clause, such as `an odd int from 1 to 33`."""
+        """Allowed values as a clause, such as `an odd int from 1 to 33`."""
         if self.type is tuple:
             example = ("T" * self.length)[1:] + "F"
             return f"a sequence of {self.length} bools, one per stage, or as many letters such as {example!r}"
@@ -114,13 +119,15 @@ class ModelOption:
         return " ".join([kind, *filter(None, bounds)])
 
     def problem(self, given: object) -> OptionProblem | None:
-        """What is wrong with `given`, or None."""
+        """Return the problem with `given`, or None."""
         if self._allows(given):
             return None
         return OptionProblem(self.name, given, f"{self.name} is {self.rule}", f"Use {self.nearest(given)!r}.")
 
     def normalise(self, given: object) -> OptionValue:
-        """`given` in the type of the option: a list of bools or its letters become a tuple, a whole number a float.
+        """Return `given` in the type of the option.
+
+        A list of bools or its letters become a tuple, a whole number a float.
 
         Raises:
             ModelOptionError: The option does not take this value.
@@ -138,7 +145,7 @@ class ModelOption:
         return given
 
     def nearest(self, given: object) -> OptionValue:
-        """The allowed value closest to `given`; the default where closeness has no meaning."""
+        """Return the allowed value closest to `given`; the default where closeness has no meaning."""
         if self.choices and isinstance(given, str):
             return nearest_name(given, self.choices) or self.default
         if self.type not in (int, float) or isinstance(given, bool) or not isinstance(given, int | float):
@@ -177,3 +184,45 @@ class ModelOption:
         if self.above is not None and given <= self.above:
             return False
         return not (self.odd and given % 2 == 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageShape:
+    """Size of the images that a network is built for.
+
+    Args:
+        height: Height in pixels.
+        width: Width in pixels.
+        channels: Channels of the images.
+    """
+
+    height: int
+    width: int
+    channels: int
+
+
+JointRule = Callable[[Mapping[str, OptionValue], ImageShape | None], Sequence[OptionProblem]]
+"""Function that returns the problems between options, or between options and images."""
+
+
+def no_joint_rule(values: Mapping[str, OptionValue], image: ImageShape | None) -> Sequence[OptionProblem]:
+    """Return no problems: the rule of networks whose options are independent of each other and of the images."""
+    del values, image
+    return ()
+
+
+def stages_option(default: tuple[bool, ...], description: str, *, name: str = "stages") -> ModelOption:
+    """Make the option of a flag for each stage.
+
+    Args:
+        default: Flags when the option is left out.
+        description: Effect of a flag, in one line.
+        name: Keyword.
+    """
+    return ModelOption(name=name, type=tuple, default=default, length=len(default), description=description)
+
+
+def nearest_divisor(number: int, given: int) -> int:
+    """Return the divisor of `number` that is closest to `given`, the smaller one of two."""
+    fitting = [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+    return min(fitting, key=lambda divisor: abs(divisor - given))
