@@ -1,4 +1,4 @@
-"""A few random images in each of the formats in which datasets are distributed, byte for byte as they would come."""
+"""Random images in each format of the distributed datasets, byte for byte."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from scipy.io import savemat
 
 @dataclass(frozen=True)
 class Tiny:
-    """A packed dataset and what must be read from it: split to images (N, C, H, W) and labels (N,)."""
+    """A packed dataset and its expected content: images (N, C, H, W) and labels (N,) of each split."""
 
     place: Path
     class_names: tuple[str, ...]
@@ -32,7 +32,7 @@ def images(count: int, shape: tuple[int, int, int], seed: int) -> np.ndarray:
 
 
 def labels(count: int, classes: int) -> np.ndarray:
-    """Every class comes."""
+    """Return labels in which every class occurs."""
     return (np.arange(count) % classes).astype(np.int32)
 
 
@@ -46,14 +46,14 @@ def tar_gz(path: Path, files: Mapping[str, bytes]) -> Path:
 
 
 def png(pixels: np.ndarray, kind: str = "PNG") -> bytes:
-    """An image file of (C, H, W) pixels; one channel makes a grey one."""
+    """Encode (C, H, W) pixels as an image file; one channel gives a grey one."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0).squeeze())).save(buffer, kind)
     return buffer.getvalue()
 
 
 class _OldPickler(pickle._Pickler):  # type: ignore[name-defined]
-    """Writes text and bytes as Python 2 did: both are byte strings."""
+    """Pickler that writes text and bytes like Python 2: both are byte strings."""
 
     dispatch: ClassVar[dict[type, Any]] = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
 
@@ -66,7 +66,7 @@ class _OldPickler(pickle._Pickler):  # type: ignore[name-defined]
 
 
 def old_pickle(content: dict[str, Any]) -> bytes:
-    """As Python 2 with an old NumPy wrote it: protocol 2, byte strings, the former address of NumPy's parts."""
+    """Pickle like Python 2 with an old NumPy: protocol 2, byte strings, former module names of NumPy."""
     buffer = io.BytesIO()
     _OldPickler(buffer, protocol=2).dump(content)
     return buffer.getvalue().replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
@@ -179,7 +179,7 @@ def mnist(folder: Path) -> Tiny:
 
 
 def tiny_imagenet(folder: Path) -> Tiny:
-    """Lossless files under the names of lossy ones, so that pixels can be compared; one of them is grey."""
+    """Write lossless files under names of lossy ones, so that pixels can be compared; one of them is grey."""
     names = ("n01443537", "n01629819", "n01641577")
     splits = {
         "train": (images(9, (3, 64, 64), 9), np.repeat(np.arange(3), 3)),
@@ -206,7 +206,7 @@ def tiny_imagenet(folder: Path) -> Tiny:
 
 
 def photo_tree(folder: Path, *, per_class: int = 4, splits: tuple[str, ...] = ("train", "val")) -> Path:
-    """Large JPEG files of different sizes, one folder per class."""
+    """Write large JPEG files of different sizes, one folder per class."""
     root = folder / "photos"
     for split in splits:
         for number, name in enumerate(("cat", "dog", "owl")):
@@ -229,7 +229,7 @@ def tar(files: Mapping[str, bytes], mode: str = "w") -> bytes:
 
 
 def imagenet(folder: Path) -> tuple[Path, dict[str, list[tuple[bytes, int]]]]:
-    """The three files of ImageNet-1K with four classes, numbered in another order than their names have."""
+    """Write the three files of ImageNet-1K with four classes, whose numbers are not in the order of their names."""
     place = folder / "ILSVRC2012"
     place.mkdir()
     names = {1: "n02119789", 2: "n02100735", 3: "n02110185", 4: "n01440764"}

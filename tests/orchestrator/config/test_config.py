@@ -1,4 +1,4 @@
-"""Settings of a sweep: the same from Python, YAML and `--set`, and every fault told before anything starts."""
+"""Settings of a sweep: all problems are reported before anything starts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.sweeps.settings import ADAPTIVE, BASE, BIASED, PLAIN, faults,
 SWEEPS = Path(__file__).parents[3] / "sweeps"
 
 
-def test_everything_wrong_is_told_at_once_with_file_place_and_remedy(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once_with_file_place_and_remedy(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         """
@@ -53,7 +53,7 @@ def test_everything_wrong_is_told_at_once_with_file_place_and_remedy(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("raw", "told"),
+    ("raw", "message"),
     [
         ({"dataset": {"name": "digit"}}, "dataset.name: unknown 'digit'. Did you mean 'digits'?"),
         ({"dataset": "digits"}, "dataset: got 'digits'; should be a valid dictionary or instance of DatasetConfig"),
@@ -127,17 +127,17 @@ def test_everything_wrong_is_told_at_once_with_file_place_and_remedy(tmp_path: P
         ({"search": {"model": 5}}, "search.model: unknown '5'. Known: adaptive_resnet26_large, "),
     ],
 )
-def test_each_fault_is_told_in_full(raw: dict[str, Any], told: str) -> None:
-    assert faults(raw)[0].startswith(told)
+def test_each_problem_is_reported_in_full(raw: dict[str, Any], message: str) -> None:
+    assert faults(raw)[0].startswith(message)
 
 
-def test_a_misspelt_key_of_a_domain_is_told_the_nearest() -> None:
-    told = faults({"search": {"lr": {"type": "float", "low": 0.1, "high": 1.0, "setp": 0.1}}})
-    assert told == ["search.lr.setp: unknown setting. Did you mean 'step'?"]
+def test_a_misspelt_key_of_a_domain_is_reported_with_the_nearest() -> None:
+    message = faults({"search": {"lr": {"type": "float", "low": 0.1, "high": 1.0, "setp": 0.1}}})
+    assert message == ["search.lr.setp: unknown setting. Did you mean 'step'?"]
 
 
 @pytest.mark.parametrize(
-    ("search", "told"),
+    ("search", "message"),
     [
         (
             {"model": ADAPTIVE, "ramp": {"type": "float", "low": 0.0, "high": 2.0}},
@@ -157,11 +157,11 @@ def test_a_misspelt_key_of_a_domain_is_told_the_nearest() -> None:
         ),
     ],
 )
-def test_a_corner_the_network_refuses_is_told_before_it_is_drawn(search: dict[str, Any], told: str) -> None:
-    assert faults({"search": search}) == [told]
+def test_a_corner_that_the_network_rejects_is_reported_before_it_is_drawn(search: dict[str, Any], message: str) -> None:
+    assert faults({"search": search}) == [message]
 
 
-def test_an_option_of_some_networks_only_is_told_the_condition_it_needs() -> None:
+def test_an_option_of_some_networks_is_reported_with_the_condition_it_needs() -> None:
     ramp = {"type": "float", "low": 1.0, "high": 2.0}
     both = [ADAPTIVE, "adaptive_resnet26_large", PLAIN]
     assert faults({"search": {"model": [ADAPTIVE, PLAIN], "ramp": ramp}}) == [
@@ -196,7 +196,7 @@ def test_rules_between_sections() -> None:
     ]
 
 
-def test_a_trial_is_the_fixed_settings_under_the_searched_ones() -> None:
+def test_a_trial_combines_searched_and_fixed_settings() -> None:
     config = load_sweep(
         {**BASE, "model": {"name": BIASED, "options": {"key_size": 3}}, "training": {"epochs": 7}, "seed": 5}
     )

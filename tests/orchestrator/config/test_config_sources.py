@@ -1,4 +1,4 @@
-"""Where settings come from: Python, a file, assignments; and files that are no sweeps."""
+"""Sources of settings: Python, a file, assignments; and files that are not sweeps."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def test_later_assignments_win_and_the_source_is_left_alone() -> None:
 
 
 def test_assignments_are_checked_together_with_the_rest() -> None:
-    told = faults({"trials": 0}, "epochs", "a..b=1", "name.x=1", "search.lr=[", "training.lr=2024-13-45")
-    assert told == [
+    message = faults({"trials": 0}, "epochs", "a..b=1", "name.x=1", "search.lr=[", "training.lr=2024-13-45")
+    assert message == [
         "--set epochs: an assignment is written key=value, such as --set trials=20",
         "--set a..b=1: an assignment is written key=value, such as --set trials=20",
         "--set name.x=1: 'name' is 't', not a group of settings",
@@ -71,7 +71,7 @@ def test_assignments_are_checked_together_with_the_rest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("name: t\nname: u\n", "'name' is written twice; keep one"),
         ("training: {lr: 0.1, epochs: 1, lr: 0.2}\n", "'lr' is written twice; keep one"),
@@ -81,14 +81,14 @@ def test_assignments_are_checked_together_with_the_rest() -> None:
         ("name: [\n", "not valid YAML"),
     ],
 )
-def test_a_file_that_is_no_sweep_says_why(tmp_path: Path, text: str, told: str) -> None:
+def test_a_file_that_is_not_a_sweep_is_an_error_with_its_reason(tmp_path: Path, text: str, message: str) -> None:
     path = write(tmp_path, text)
-    with pytest.raises(ConfigError, match=re.escape(told)) as caught:
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
         load_sweep(path)
     assert str(path) in str(caught.value)
 
 
-def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_file_lists_its_folder(tmp_path: Path) -> None:
     missing = tmp_path / "digit.yaml"
     for name in ("b.yaml", "a.yaml", "c.txt"):
         (tmp_path / name).touch()
@@ -103,6 +103,6 @@ def test_options_of_one_flag_per_stage_are_written_as_a_list() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.name)
-def test_every_sweep_of_the_repository_is_sound(path: Path) -> None:
+def test_every_sweep_of_the_repository_is_valid(path: Path) -> None:
     config = load_sweep(path)
     assert SweepConfig(**config.model_dump(mode="json")) == config

@@ -1,4 +1,4 @@
-"""What a user fixes stays fixed where the sweep names a space: in the space, in what is tried first and in words."""
+"""Fixed settings in a sweep with a named space: in the space, in the first trials and in messages."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_trial_has_what_the_user_fixed(way: str) -> None:
+def test_every_trial_has_the_fixed_settings(way: str) -> None:
     config = WAYS[way]()
     assert not {"global_batch_size", "optimizer"} & settings_of(config)
     rate = config.space["adamw/lr"]
@@ -69,7 +69,7 @@ def test_every_trial_has_what_the_user_fixed(way: str) -> None:
     assert all(3e-4 <= row.trial.training.lr <= 1e-2 for row in proposed)
 
 
-def test_a_default_that_is_written_is_fixed_and_one_that_is_not_is_none() -> None:
+def test_a_written_default_is_fixed_and_an_unwritten_one_is_not() -> None:
     default = TrainingConfig().global_batch_size
     for training in ({"global_batch_size": default}, TrainingConfig(global_batch_size=default)):
         assert "global_batch_size" not in sweep(space="conv", model={"name": PLAIN}, training=training).search
@@ -77,7 +77,7 @@ def test_a_default_that_is_written_is_fixed_and_one_that_is_not_is_none() -> Non
         assert "global_batch_size" in sweep(space="conv", model={"name": PLAIN}, training=training).search
 
 
-def test_options_of_the_network_are_fixed_with_what_hangs_on_them() -> None:
+def test_options_of_the_network_are_fixed_with_their_dependents() -> None:
     def searched(network: str, **options: Any) -> set[str]:
         return set(sweep(space="spatial_zoo", model={"name": network, "options": options}).search)
 
@@ -106,7 +106,7 @@ def test_a_fixed_value_that_optimisers_share_is_fixed_for_all_of_them() -> None:
     assert {"optimizer", "sgd/weight_decay", "adamw/weight_decay"} <= set(config.search)
 
 
-def test_what_search_names_is_searched_all_the_same() -> None:
+def test_names_in_search_are_searched_although_fixed() -> None:
     config = sweep(
         space="conv",
         model={"name": PLAIN},
@@ -126,7 +126,7 @@ def test_what_search_names_is_searched_all_the_same() -> None:
     assert resolve_trial(config, 0, {"optimizer": "adamw", "adamw/lr": 2e-3}).training.lr == 2e-3
 
 
-def test_a_search_beside_a_fixed_choice_follows_it_or_is_a_fault() -> None:
+def test_a_search_conditional_on_a_fixed_choice_follows_it_or_is_an_error() -> None:
     fixed = {"space": "conv", "model": {"name": PLAIN}, "training": {"optimizer": "adamw"}}
     narrower = sweep(**fixed, search={"adamw/lr": {"low": 1e-3}})
     assert narrower.space["adamw/lr"] == FloatDomain(low=1e-3, high=1e-2, log=True)
@@ -141,12 +141,12 @@ def test_a_search_beside_a_fixed_choice_follows_it_or_is_a_fault() -> None:
         )
 
 
-def test_an_optimiser_that_the_space_does_not_know_leaves_the_rate_to_the_user_and_says_so() -> None:
+def test_an_optimiser_outside_the_space_leaves_the_rate_to_the_user_with_a_notice() -> None:
     config = sweep(space="conv", model={"name": PLAIN}, training={"optimizer": "rmsprop"})
     assert not {"lr", "weight_decay"} & settings_of(config)
-    told = dict(space_words(config))
-    assert told["Fixed"] == "training.optimizer rmsprop: written in the sweep, so the space leaves it alone"
-    assert told["Default"].startswith(
+    message = dict(space_words(config))
+    assert message["Fixed"] == "training.optimizer rmsprop: written in the sweep, so the space leaves it alone"
+    assert message["Default"].startswith(
         "lr 0.05, weight_decay 0.0005: by default; the space varies it only beside other "
     )
     own = sweep(space="conv", model={"name": PLAIN}, training={"optimizer": "rmsprop", "lr": 1e-3})
@@ -154,13 +154,13 @@ def test_an_optimiser_that_the_space_does_not_know_leaves_the_rate_to_the_user_a
     assert "Default" not in dict(space_words(sweep(space="conv", model={"name": PLAIN}, training={"lr": 1.0})))
 
 
-def test_what_search_narrows_is_not_said_to_be_fixed_by_the_user() -> None:
+def test_settings_narrowed_by_search_are_not_reported_as_fixed() -> None:
     config = sweep(space="conv", model={"name": PLAIN}, search={"optimizer": ["adamw"]})
     assert [heading for heading, _ in space_words(config)] == ["Space"]
     assert space_words(sweep(model={"name": PLAIN}, search={"optimizer": ["adamw"]})) == []
 
 
-def test_the_papers_values_are_adapted_to_what_is_fixed_and_it_is_said() -> None:
+def test_the_papers_values_are_adapted_to_fixed_settings_with_a_notice() -> None:
     config = sweep(space="lsas", model={"name": LSAS}, training={**FIXED, "label_smoothing": 0.0}, trials=2)
     found = first_trials(config, 2)
     cifar, without, stl = found.tried_first
@@ -185,11 +185,11 @@ def test_the_papers_values_are_adapted_to_what_is_fixed_and_it_is_said() -> None
         .endswith("without sub-attention: the sweep has no trial left for it (trials 1)")
     )
     nothing = sweep(model={"name": PLAIN}, training=FIXED, search={"lr": {"type": "float", "low": 1e-4, "high": 1e-2}})
-    (told,) = first_trials(nothing, 1).tried_first
-    assert ": nothing of it is left to try: optimizer (theirs sgd; training.optimizer fixes adamw), " in told
+    (message,) = first_trials(nothing, 1).tried_first
+    assert ": nothing of it is left to try: optimizer (theirs sgd; training.optimizer fixes adamw), " in message
 
 
-def test_configurations_by_hand_may_repeat_what_is_fixed_and_not_contradict_it() -> None:
+def test_configurations_by_hand_may_repeat_but_not_contradict_fixed_settings() -> None:
     by_hand = [{"optimizer": "adamw", "lr": 1e-3}]
     config = sweep(space="conv", model={"name": PLAIN}, training=FIXED, try_first=by_hand)
     assert first_trials(config, 1).trials[0].trial.training.lr == 1e-3
@@ -200,12 +200,12 @@ def test_configurations_by_hand_may_repeat_what_is_fixed_and_not_contradict_it()
     )
 
 
-def test_a_name_that_is_no_text_is_told_beside_a_named_space() -> None:
+def test_a_name_that_is_not_text_is_reported_with_a_named_space() -> None:
     with pytest.raises(ConfigError, match=r"search\.3: got 3; a name is text"):
         sweep(space="conv", model={"name": PLAIN}, search={3: [1, 2]})
 
 
-def test_the_dry_run_and_the_start_say_the_same(tmp_path: Path) -> None:
+def test_the_dry_run_and_the_start_print_the_same(tmp_path: Path) -> None:
     config = sweep(space="lsas", model={"name": LSAS}, training=FIXED)
     storage = open_storage(f"sqlite:///{tmp_path / 'optuna.db'}")
     shown = io.StringIO()
@@ -239,8 +239,8 @@ def _written(folder: Path) -> Path:
     return path
 
 
-def test_a_sweep_begun_before_goes_on_with_the_space_it_has(tmp_path: Path) -> None:
-    """Sweeps were begun when the space overrode what was written; they hold their domains written out."""
+def test_an_earlier_sweep_resumes_with_its_recorded_space(tmp_path: Path) -> None:
+    """Earlier versions let the space override fixed settings; their sweeps record the domains written out."""
     located = locate_dataset("digits", None, tmp_path)
     before = SweepConfig(**BASE, model={"name": PLAIN}, training=FIXED, search=dict(named_space("conv", [PLAIN])))
     stored = load_sweep(before.model_dump(mode="json"))

@@ -1,4 +1,4 @@
-"""Settings that are meant to break the check: one fault in words each, within a second or so."""
+"""Settings made to break the check: each gives one error in words, within about a second."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ FINE = {"type": "float", "low": 1e-9, "high": 0.9, "step": 1e-12}
 
 
 @pytest.mark.parametrize(
-    ("raw", "told"),
+    ("raw", "message"),
     [
         ({"self": 1}, "self: unknown setting. Known: name, dataset,"),
         ({"seed": 2**32}, "seed: got 4294967296; should be less than 4294967296"),
@@ -97,16 +97,16 @@ FINE = {"type": "float", "low": 1e-9, "high": 0.9, "step": 1e-12}
     ],
     ids=range(31),
 )
-def test_one_fault_is_told_from_python_too(raw: dict[str, Any], told: str) -> None:
-    assert told in refusal({**BASE, **raw})
+def test_one_problem_is_reported_from_python_too(raw: dict[str, Any], message: str) -> None:
+    assert message in refusal({**BASE, **raw})
     if all(isinstance(key, str) for key in raw):
         with pytest.raises(ConfigError) as caught:
             SweepConfig(**{**BASE, **raw})
-        assert told in str(caught.value)
+        assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("assignment", "told"),
+    ("assignment", "message"),
     [
         ("self=x", "self: unknown setting"),
         (f"trials={'9' * 5000}", "is not valid YAML: line 1, column 1: a number of 5,000 digits is too long"),
@@ -117,15 +117,15 @@ def test_one_fault_is_told_from_python_too(raw: dict[str, Any], told: str) -> No
         ("training.lr=2026-01-01", "training.lr: got '2026-01-01'; should be a valid number"),
     ],
 )
-def test_one_fault_is_told_of_an_assignment(assignment: str, told: str) -> None:
-    assert told in refusal(BASE, assignment)
+def test_one_problem_is_reported_for_an_assignment(assignment: str, message: str) -> None:
+    assert message in refusal(BASE, assignment)
 
 
 def test_a_number_with_a_leading_zero_is_decimal() -> None:
     assert load_sweep(BASE, ["trials=010"]).trials == 10
 
 
-def test_many_faults_are_cut_and_said_to_be(tmp_path: Path) -> None:
+def test_many_problems_are_cut_with_a_notice(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(ConfigError) as caught:
         load_sweep({**BASE, **{f"trails{number}": number for number in range(4_000)}})
@@ -134,7 +134,7 @@ def test_many_faults_are_cut_and_said_to_be(tmp_path: Path) -> None:
     assert str(caught.value.problems[-1]) == "has more than 100 faults; mend these first"
 
 
-def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with (tmp_path / "sparse").open("wb") as file:
@@ -154,5 +154,5 @@ def test_a_sweep_has_a_plain_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["2026", "null", "true", "a-b_C", "1e3"])
-def test_a_name_that_is_given_as_an_option_is_a_text(name: str) -> None:
+def test_a_name_given_as_an_option_is_text(name: str) -> None:
     assert load_sweep(BASE, values={"name": name}).name == name

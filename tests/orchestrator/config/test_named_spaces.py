@@ -1,4 +1,4 @@
-"""`space: NAME` in a sweep: what becomes of it, of changes to it, and of names with labels."""
+"""`space: NAME` in a sweep: its expansion, changes to it, and names with labels."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_file_names_a_space_and_changes_some_of_it(tmp_path: Path) -> None:
     assert SweepConfig(**config.model_dump()) == config  # what is stored is whole
 
 
-def test_a_change_keeps_the_condition_unless_it_brings_one() -> None:
+def test_a_change_keeps_the_condition_unless_it_has_one() -> None:
     config = sweep("search.adamw/lr.low=1e-3", space="conv", model={"name": PLAIN}, search={"sgd/lr": 0.1})
     assert config.space["adamw/lr"] == FloatDomain(low=1e-3, high=1e-2, log=True, when={"optimizer": ("adamw",)})
     assert config.space["sgd/lr"] == ConstantDomain(value=0.1, when={"optimizer": ("sgd",)})
@@ -62,7 +62,7 @@ def test_a_change_keeps_the_condition_unless_it_brings_one() -> None:
     assert changed.space["lsas/order"] == IntDomain(low=2, high=5, when={"model": LSAS})
 
 
-def test_a_narrowed_choice_takes_along_what_depended_on_it() -> None:
+def test_a_narrowed_choice_removes_its_dependents() -> None:
     config = sweep(space="conv", model={"name": PLAIN}, search={"optimizer": ["adamw"]})
     assert not any(name.startswith("sgd/") for name in config.space)
     zoo = sweep(space="spatial_zoo", search={"optimizer": ["momentum", "adamw"], "fcvit/global_context": False})
@@ -71,7 +71,7 @@ def test_a_narrowed_choice_takes_along_what_depended_on_it() -> None:
     assert {"fcvit/mixing_steps", "lesa/fusion"} <= set(zoo.space)
 
 
-def test_the_zoo_holds_what_its_networks_need() -> None:
+def test_the_zoo_has_the_domains_of_its_networks() -> None:
     fixed = sweep(space="spatial_zoo", model={"name": LSAS})
     assert {"order", "stages", "lamb/lr"} <= set(fixed.space)
     two = sweep(space="spatial_zoo", search={"model": [LSAS, "lsas_resnet50", PLAIN]})
@@ -85,7 +85,7 @@ def test_the_zoo_holds_what_its_networks_need() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"space": "lsass", "model": {"name": LSAS}}, "space: unknown 'lsass'. Did you mean 'lsas'?"),
         ({"space": 3, "model": {"name": LSAS}}, "space: unknown 3. Known: adaptive_span, "),
@@ -110,17 +110,17 @@ def test_the_zoo_holds_what_its_networks_need() -> None:
         ),
     ],
 )
-def test_what_is_wrong_with_a_named_space_is_told(settings: dict[str, Any], told: str) -> None:
-    assert faults(**settings)[0].startswith(told)
+def test_problems_of_a_named_space_are_reported(settings: dict[str, Any], message: str) -> None:
+    assert faults(**settings)[0].startswith(message)
 
 
-def test_names_that_set_the_same_at_the_same_time_are_told() -> None:
+def test_names_that_set_the_same_setting_together_are_reported() -> None:
     rate = {"type": "float", "low": 0.1, "high": 0.2}
     assert faults(model={"name": PLAIN}, search={"slow/lr": rate, "fast/lr": rate}) == [
         "search.fast/lr: sets lr, as search.slow/lr does. Give them conditions (when) that exclude each other"
     ]
-    (told,) = faults(model={"name": PLAIN}, search={"a b/lr": rate})
-    assert told.startswith("search.a b/lr: a searched name is what it sets, or a label, a slash and what it sets")
+    (message,) = faults(model={"name": PLAIN}, search={"a b/lr": rate})
+    assert message.startswith("search.a b/lr: a searched name is what it sets, or a label, a slash and what it sets")
     assert faults(search={"any/model": [PLAIN]})[0].startswith("search.any/model: a searched name is")
     assert faults(model={"name": PLAIN}, search={"slow/optimizer": ["sdg"]}) == [
         "search.slow/optimizer: unknown 'sdg'. Did you mean 'sgd'?"
@@ -137,7 +137,7 @@ def test_dropout_is_searched_like_any_option() -> None:
     )
 
 
-def test_a_configuration_from_elsewhere_is_cut_down_to_what_the_space_could_draw() -> None:
+def test_a_foreign_configuration_is_projected_onto_the_space() -> None:
     space = SearchSpace(
         {
             "optimizer": ChoiceDomain(choices=("sgd", "adamw")),

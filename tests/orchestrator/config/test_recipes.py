@@ -1,4 +1,4 @@
-"""Published set-ups: every file is a sound sweep of one trial over its dataset, and is found by its name."""
+"""Recipes: every file is a valid sweep of one trial over its dataset, and is found by its name."""
 
 import functools
 import json
@@ -27,7 +27,7 @@ PER_CLASS = 20
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every dataset of the papers with its classes and the size of its images, all of them black."""
+    """Prepare every dataset of the papers with its classes and image size, with black images."""
     folder = tmp_path_factory.mktemp("datasets")
     for name, classes in CLASSES.items():
         splits = {split: write_split(folder / name, split, name, classes) for split in ("train", "test")}
@@ -97,7 +97,7 @@ def test_a_setting_is_overridden(datasets: Path) -> None:
     assert sweep("fcvit_b12_imagenet", datasets, "training.epochs=20").training.epochs == 20
 
 
-def test_what_a_recipe_needs_is_told(datasets: Path) -> None:
+def test_missing_requirements_of_a_recipe_are_reported(datasets: Path) -> None:
     with pytest.raises(RecipeError, match=r"no recipe is called 'lsas_cifar1'\. Did you mean 'lsas_cifar1"):
         load_recipe("lsas_cifar1")
     with pytest.raises(RecipeError, match=r"trains on cifar100\. Prepare it with `spatialsweep data prepare cifar100"):
@@ -114,12 +114,12 @@ def test_the_command_lists_them() -> None:
     assert "76.47" in shown
 
 
-def test_the_command_refuses_before_it_works() -> None:
+def test_the_command_fails_before_any_work() -> None:
     refused = CliRunner().invoke(app, ["train", "lsas_cifar100"])
     assert isinstance(refused.exception, RecipeError)
 
 
-def test_a_dry_run_tells_the_size_of_a_recipe(datasets: Path, tmp_path: Path) -> None:
+def test_a_dry_run_prints_the_size_of_a_recipe(datasets: Path, tmp_path: Path) -> None:
     arguments = ["train", "fcvit_b12_imagenet", "--dry-run", "--json", "--runs-dir", str(tmp_path / "runs")]
     done = CliRunner().invoke(app, [*arguments, "--set", f"dataset.uri={datasets / 'imagenet'}"])
     found = json.loads(done.stdout)

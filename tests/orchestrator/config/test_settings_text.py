@@ -41,7 +41,7 @@ from orchestrator.config.settings_text import MOST_BYTES, as_yaml, parse_yaml, r
         ("!!str 1", "1"),
     ],
 )
-def test_plain_scalars_are_what_yaml_1_2_makes_of_them(text: str, value: Any) -> None:
+def test_plain_scalars_follow_yaml_1_2(text: str, value: Any) -> None:
     found = parse_yaml(text)
     assert (found, type(found)) == (value, type(value))
 
@@ -56,7 +56,7 @@ MERGES = "a: &a {x: 1}\n" + "".join(
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("!!int 1:30", "line 1, column 1: '1:30' is no int"),
         ("!!bool maybe", "'maybe' is no bool"),
@@ -79,10 +79,10 @@ MERGES = "a: &a {x: 1}\n" + "".join(
     ],
     ids=range(18),
 )
-def test_what_is_no_settings_text_is_told_in_one_line(text: str, told: str) -> None:
+def test_invalid_settings_text_is_a_one_line_error(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
         parse_yaml(text)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -90,7 +90,7 @@ def test_what_is_no_settings_text_is_told_in_one_line(text: str, told: str) -> N
     "value",
     ["1:30", "yes", "0o14", "1e3", "010", "~", "", "null", "2026-01-01", "a: b", "<<", "1_0", ".inf", "#x", 1e22, 1e-7],
 )
-def test_what_is_written_is_read_as_the_same_by_both_versions(value: Any) -> None:
+def test_written_yaml_is_the_same_in_both_versions(value: Any) -> None:
     text = as_yaml({"a": value, "b": [value]})
     assert parse_yaml(text) == {"a": value, "b": [value]}
     assert yaml.safe_load(text) == {"a": value, "b": [value]}

@@ -55,7 +55,7 @@ def test_digits_are_complete_stratified_and_always_the_same(tmp_path: Path) -> N
     assert again.content_hash == data.content_hash == HASH
 
 
-def test_digits_are_what_earlier_versions_kept_in_one_file(tmp_path: Path) -> None:
+def test_digits_equal_those_of_earlier_versions(tmp_path: Path) -> None:
     """Their hash covered name, pixels and labels of each split."""
     import hashlib
 
@@ -168,7 +168,7 @@ def test_the_order_depends_on_seed_and_epoch_only() -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
-def test_workers_share_a_batch_without_rest(world_size: int) -> None:
+def test_workers_share_all_of_a_batch(world_size: int) -> None:
     (batch,) = epoch_batches(17, 32, seed=0, epoch=1)
     shares = [worker_share(batch, rank, world_size) for rank in range(world_size)]
     np.testing.assert_array_equal(np.concatenate(shares), batch)

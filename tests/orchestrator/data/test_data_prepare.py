@@ -1,4 +1,4 @@
-"""Conversion to shards and a manifest: whole, resumable, with every unreadable image told."""
+"""Conversion to shards and a manifest: complete, resumable, with a list of unreadable images."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ ROOT = Path(__file__).parents[3]
 
 
 class CutError(Exception):
-    """The conversion was interrupted."""
+    """Interruption of a conversion."""
 
 
 def cut_after(shards: int, converted: list[str]) -> object:
-    """A runner that dies after some shards, and tells which it did."""
+    """Return a runner that fails after some shards, and records the converted ones."""
 
     def run(source: Source, tasks: Sequence[ShardTask]) -> Iterator[ShardRecord]:
         for number, record in enumerate(run_here(source, tasks)):
@@ -48,7 +48,7 @@ def cut_after(shards: int, converted: list[str]) -> object:
 
 
 def icons(folder: Path, *, per_class: int) -> Path:
-    """Small PNG files of one size, in two classes and two splits."""
+    """Write small PNG files of one size, in two classes and two splits."""
     root = folder / "icons"
     for split in ("train", "test"):
         for name in ("a", "b"):
@@ -90,7 +90,7 @@ def test_small_images_become_pixels_with_their_facts(tmp_path: Path) -> None:
     }
 
 
-def test_large_images_stay_the_files_they_are(tmp_path: Path) -> None:
+def test_large_images_stay_files(tmp_path: Path) -> None:
     root = photo_tree(tmp_path)
     manifest = prepare("folder", root, str(tmp_path / "to"), images_per_shard=5)
     assert (manifest.kind, manifest.image_shape) == ("encoded", None)
@@ -101,7 +101,7 @@ def test_large_images_stay_the_files_they_are(tmp_path: Path) -> None:
     np.testing.assert_allclose(manifest.mean, 0.5, atol=0.05)  # noise
 
 
-def test_an_interrupted_conversion_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_an_interrupted_conversion_resumes(tmp_path: Path) -> None:
     tiny = tiny_archives.cifar10_binary(tmp_path)
     whole = prepare("cifar10", tiny.place, str(tmp_path / "whole"), images_per_shard=12)
     target, first, second = str(tmp_path / "cut"), [], []
@@ -121,7 +121,7 @@ def test_an_interrupted_conversion_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("end", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
-def test_a_command_that_is_ended_goes_on_when_called_again(end: int, code: int, tmp_path: Path) -> None:
+def test_a_killed_command_resumes_when_called_again(end: int, code: int, tmp_path: Path) -> None:
     root = icons(tmp_path, per_class=400)  # over a second after the first few
     target = tmp_path / "to"
     command = [
@@ -142,9 +142,9 @@ def test_a_command_that_is_ended_goes_on_when_called_again(end: int, code: int, 
         time.sleep(0.005)
         records = len(list((target / ".parts").glob("*.json")))
     process.send_signal(end)
-    _, told = process.communicate(timeout=60)
+    _, message = process.communicate(timeout=60)
     assert process.returncode == code
-    assert ("repeat the same command to resume" in told) == (end == signal.SIGINT)
+    assert ("repeat the same command to resume" in message) == (end == signal.SIGINT)
     assert not (target / "manifest.json").exists()
     converted: list[str] = []
     manifest = prepare("folder", root, str(target), images_per_shard=1, run=cut_after(9999, converted))
@@ -153,7 +153,7 @@ def test_a_command_that_is_ended_goes_on_when_called_again(end: int, code: int, 
     assert {path.name for path in target.iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
 
 
-def test_what_is_prepared_is_not_converted_again_nor_overwritten(tmp_path: Path) -> None:
+def test_a_prepared_dataset_is_neither_converted_again_nor_overwritten(tmp_path: Path) -> None:
     target, converted = str(tmp_path / "to"), []
     manifest = prepare("digits", None, target)
     assert prepare("digits", None, target, run=cut_after(0, converted)) == manifest
@@ -163,7 +163,7 @@ def test_what_is_prepared_is_not_converted_again_nor_overwritten(tmp_path: Path)
         prepare("mnist", place, target)
 
 
-def test_unreadable_images_are_counted_listed_and_refused(tmp_path: Path) -> None:
+def test_unreadable_images_are_counted_listed_and_rejected(tmp_path: Path) -> None:
     root = photo_tree(tmp_path)
     bad = {
         "train/cat/2.jpg": b"words",
@@ -188,7 +188,7 @@ def test_unreadable_images_are_counted_listed_and_refused(tmp_path: Path) -> Non
     assert manifest.splits["test"].per_class == (4, 3, 4)
 
 
-def test_a_small_image_of_another_size_is_a_bad_one(tmp_path: Path) -> None:
+def test_a_small_image_of_another_size_is_unreadable(tmp_path: Path) -> None:
     root = icons(tmp_path, per_class=20)
     (root / "train" / "b" / "13.png").write_bytes(png(images(1, (3, 12, 11), 0)[0]))
     with pytest.raises(DataError, match=r"train/b/13.png: has the shape \(3, 12, 11\), not \(3, 12, 12\)"):
@@ -216,8 +216,8 @@ def test_the_commands(tmp_path: Path) -> None:
 
     tiny = tiny_archives.cifar100_python(tmp_path)
     target, sheet = str(tmp_path / "to"), tmp_path / "pictures" / "sheet.png"
-    told = call("prepare", "cifar100", "--from", str(tiny.place), "--to", target)
-    assert told.startswith(f"{target}: cifar100, 200 train, 100 test, 100 classes, ")
+    message = call("prepare", "cifar100", "--from", str(tiny.place), "--to", target)
+    assert message.startswith(f"{target}: cifar100, 200 train, 100 test, 100 classes, ")
     shown = call("inspect", target, "--sheet", str(sheet))
     assert "pixels: 3 x 32 x 32" in shown
     assert "fine07" in shown
@@ -232,7 +232,7 @@ def test_the_commands(tmp_path: Path) -> None:
     call("inspect", str(tmp_path / "photos-to"), "--sheet", str(sheet))
 
 
-def test_a_manifest_that_is_none_says_so(tmp_path: Path) -> None:
+def test_an_invalid_manifest_is_an_error_of_the_command(tmp_path: Path) -> None:
     prepare("digits", None, str(tmp_path))
     path = tmp_path / "manifest.json"
     content = path.read_text()

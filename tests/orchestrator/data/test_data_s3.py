@@ -1,4 +1,4 @@
-"""Datasets in an object store: written to, read from and continued in a server that speaks S3."""
+"""Datasets in an object store: written to, read from and resumed in an S3 server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ moto_server = pytest.importorskip("moto.server", reason="needs moto, of the deve
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    """A server on a free port of this machine."""
+    """Start a server on a free local port."""
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -39,7 +39,7 @@ def endpoint() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    """A bucket of the test's own; returns a URI pattern with a place for the folder."""
+    """Create a bucket for the test; return a URI pattern with a placeholder for the folder."""
     for key, value in {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "EC2_METADATA_DISABLED": "true"}.items():
         monkeypatch.setenv(f"AWS_{key}", value)
     name = request.node.name.replace("_", "-")[-40:].strip("-")
@@ -69,7 +69,7 @@ def test_a_dataset_is_prepared_in_a_bucket(bucket: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(table.column("label").to_numpy(), tiny.splits["test"][1])
 
 
-def test_a_conversion_into_a_bucket_goes_on_where_it_was(bucket: str, tmp_path: Path) -> None:
+def test_a_conversion_into_a_bucket_resumes(bucket: str, tmp_path: Path) -> None:
     root = tiny_archives.photo_tree(tmp_path)
     (root / "train/dog/2.jpg").write_bytes(b"words")
     uri = bucket.format("photos")
@@ -98,7 +98,7 @@ def test_inspect_reads_a_bucket(bucket: str, tmp_path: Path) -> None:
     assert sheet.stat().st_size > 1000
 
 
-def test_a_bucket_that_is_not_there_says_so(bucket: str, tmp_path: Path) -> None:
+def test_a_missing_bucket_is_reported(bucket: str, tmp_path: Path) -> None:
     absent = bucket.replace("s3://", "s3://no-").format("digits")
     with pytest.raises(DataError, match=r"s3://no-[^ ?]*/digits/.*: the storage refuses \("):
         prepare("digits", None, absent)
@@ -106,7 +106,9 @@ def test_a_bucket_that_is_not_there_says_so(bucket: str, tmp_path: Path) -> None
         read_manifest(open_folder(bucket.format("nothing")))
 
 
-def test_training_copies_a_bucket_here_once(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_copies_a_bucket_to_the_cache_once(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SPATIALSWEEP_CACHE", str(tmp_path / "cache"))
     tiny = tiny_archives.cifar10_binary(tmp_path)
     uri = bucket.format("cifar")
@@ -151,10 +153,10 @@ def put(folder: Folder, name: str, content: bytes) -> None:
         stream.write(content)
 
 
-def test_a_strangers_dataset_writes_nowhere_but_to_the_cache(
+def test_a_foreign_dataset_writes_only_to_the_cache(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its hash and the name of a shard are joined to the cache: together they could name any file of the user's."""
+    """The content hash and the names of shards become paths in the cache: unchecked, they could name any file."""
     monkeypatch.setenv("SPATIALSWEEP_CACHE", str(tmp_path / "home" / ".cache" / "spatialsweep"))
     keys_file = tmp_path / "home" / ".ssh" / "authorized_keys"
     keys_file.parent.mkdir(parents=True)
@@ -187,7 +189,7 @@ def test_a_strangers_dataset_writes_nowhere_but_to_the_cache(
 def test_other_images_under_a_known_hash_do_not_enter_the_cache(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cache is found by content: a stranger who copies the manifest of a known dataset must not fill it."""
+    """The cache is keyed by content hash: a copied manifest of a known dataset must not fill it with other images."""
     monkeypatch.setenv("SPATIALSWEEP_CACHE", str(tmp_path / "cache"))
     place = tiny_archives.cifar10_binary(tmp_path).place
     manifest = prepare("cifar10", place, bucket.format("known"))

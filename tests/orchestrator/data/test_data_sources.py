@@ -1,4 +1,4 @@
-"""Datasets as they are distributed, read to the last pixel; cut, incomplete and hostile archives are refused."""
+"""Readers of distributed datasets: every pixel is read; cut, incomplete and hostile archives are rejected."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_imagenet_is_read_from_its_archives_in_place(tmp_path: Path) -> None:
     assert manifest.splits["test"].per_class == (2, 1, 1, 1)
 
 
-def test_what_is_missing_of_imagenet_is_named(tmp_path: Path) -> None:
+def test_missing_parts_of_imagenet_are_named(tmp_path: Path) -> None:
     place, _ = tiny_archives.imagenet(tmp_path)
     train, kit = place / "ILSVRC2012_img_train.tar", place / "ILSVRC2012_devkit_t12.tar.gz"
     content = train.read_bytes()
@@ -121,7 +121,7 @@ def test_what_is_missing_of_imagenet_is_named(tmp_path: Path) -> None:
     assert "ILSVRC2012_img_val.tar: not there" in refusal("imagenet", place)
 
 
-def test_what_is_missing_is_named(tmp_path: Path) -> None:
+def test_missing_files_are_named(tmp_path: Path) -> None:
     assert refusal("cifar11", tmp_path) == "unknown dataset 'cifar11'. Did you mean 'cifar10'?"
     assert refusal("cifar10", None) == "cifar10 is not embedded; say where it lies: --from DIR_OR_ARCHIVE"
     assert refusal("mnist", tmp_path / "nowhere").endswith("nowhere: no such folder or archive")
@@ -160,7 +160,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
 
 
 class _Command:
-    """What a hostile pickle would run."""
+    """Code that a hostile pickle would run."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.system, ("touch /tmp/never",)

@@ -1,4 +1,4 @@
-"""Archives made to do harm: nothing is written elsewhere, nothing runs, and one line names archive and member."""
+"""Hostile archives: nothing is written outside the target, no code runs, and one line names archive and member."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def refusal(act: Callable[[], object]) -> str:
 
 
 def unpacking(archive: Path, **limits: int) -> str:
-    """What unpacking says; nothing appears beside the target."""
+    """Return the error of unpacking; check that nothing is written outside the target."""
     target = archive.parent / "target"
     target.mkdir(exist_ok=True)
     before = {path.name for path in archive.parent.iterdir()}
-    told = refusal(lambda: unpack(archive, target, Limits(**limits)))
+    message = refusal(lambda: unpack(archive, target, Limits(**limits)))
     assert {path.name for path in archive.parent.iterdir()} == before
     assert not any(path.is_symlink() for path in target.rglob("*"))
-    assert told.startswith(str(archive))
-    return told
+    assert message.startswith(str(archive))
+    return message
 
 
 def tar_of(path: Path, *members: tuple[str, bytes, str]) -> Path:
-    """Names, types and targets of links."""
+    """Return a tar file of members with these names, types and link targets."""
     with tarfile.open(path, "w") as tar:
         for name, kind, link in members:
             info = tarfile.TarInfo(name)
@@ -65,13 +65,13 @@ def tar_of(path: Path, *members: tuple[str, bytes, str]) -> Path:
         (tarfile.FIFOTYPE, "", "is a named pipe"),
     ],
 )
-def test_only_files_and_folders_leave_a_tar(kind: bytes, link: str, reason: str, tmp_path: Path) -> None:
+def test_only_files_and_folders_are_unpacked_from_a_tar(kind: bytes, link: str, reason: str, tmp_path: Path) -> None:
     archive = tar_of(tmp_path / "a.tar", ("first", tarfile.REGTYPE, ""), ("odd", kind, link))
     assert f"cannot be unpacked: odd {reason}" in unpacking(archive)
 
 
-def test_a_chain_of_links_plants_nothing(tmp_path: Path) -> None:
-    """As CVE-2025-4517: a long chain whose real path `realpath` gives up on, then a file through it."""
+def test_a_chain_of_links_writes_nothing_outside(tmp_path: Path) -> None:
+    """CVE-2025-4517: a chain of links too long for `realpath`, then a file through it."""
     long, members = "d" * 240, []
     where = ""
     for letter in "abcdefghijklmnop":
@@ -85,7 +85,7 @@ def test_a_chain_of_links_plants_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../up", "a/../../up", "/tmp/up", "a\\..\\up", "a\nb"])
 @pytest.mark.parametrize("kind", ["tar", "zip"])
-def test_names_that_lead_elsewhere_are_refused(name: str, kind: str, tmp_path: Path) -> None:
+def test_names_outside_the_target_are_rejected(name: str, kind: str, tmp_path: Path) -> None:
     archive = tmp_path / "a"
     if kind == "tar":
         tar_of(archive, (name, tarfile.REGTYPE, ""))
@@ -96,12 +96,12 @@ def test_names_that_lead_elsewhere_are_refused(name: str, kind: str, tmp_path: P
 
 
 @pytest.mark.parametrize("second", ["a/b", "./a//b", "a/b/c"])
-def test_members_that_collide_are_refused(second: str, tmp_path: Path) -> None:
+def test_members_that_collide_are_rejected(second: str, tmp_path: Path) -> None:
     archive = tar_of(tmp_path / "a.tar", ("a/b", tarfile.REGTYPE, ""), (second, tarfile.REGTYPE, ""))
     assert "twice, or as a file and a folder; pack it again" in unpacking(archive)
 
 
-def test_links_devices_and_locks_of_a_zip_are_refused(tmp_path: Path) -> None:
+def test_links_devices_and_locked_members_of_a_zip_are_rejected(tmp_path: Path) -> None:
     def packed(name: str, change: Callable[[zipfile.ZipInfo], None]) -> Path:
         path = tmp_path / f"{name}.zip"
         info = zipfile.ZipInfo(name)
@@ -138,7 +138,7 @@ def test_a_bomb_is_stopped_at_its_ratio(kind: str, tmp_path: Path) -> None:
 
 
 def header(name: str, size: bytes, kind: bytes = b"0") -> bytes:
-    """A tar header with any twelve bytes as its size."""
+    """Return a tar header with any twelve bytes as its size."""
     block = bytearray(tarfile.TarInfo(name).tobuf())
     block[124:136], block[156:157] = size, kind
     block[148:156] = b" " * 8
@@ -150,14 +150,14 @@ def header(name: str, size: bytes, kind: bytes = b"0") -> bytes:
 @pytest.mark.parametrize(
     "size", [b"\xff" * 11 + b"\x00", b"\x80" + b"\x7f" * 11, b"77777777777\0"], ids=["-", "+", "8G"]
 )
-def test_sizes_that_cannot_be_end_at_once(kind: bytes, size: bytes, tmp_path: Path) -> None:
+def test_impossible_sizes_end_at_once(kind: bytes, size: bytes, tmp_path: Path) -> None:
     archive = tmp_path / "a.tar"
     archive.write_bytes(header("first", b"00000000000\0") + header("odd", size, kind) + bytes(1024))
     assert "cannot be unpacked" in unpacking(archive)
 
 
-def test_damage_behind_a_checksum_never_changes_what_is_read(tmp_path: Path) -> None:
-    """`tarfile` stops before the checksum of the compression: a flipped pixel in a tar.gz would pass."""
+def test_damage_behind_a_checksum_is_always_found(tmp_path: Path) -> None:
+    """`tarfile` stops before the checksum of the compression: a flipped pixel in a tar.gz would go unnoticed."""
     noise = np.random.default_rng(0).bytes(40_000)  # which compression stores as it is
     content = tar_gz(tmp_path / "a.tar.gz", {"noise": noise, "more": b"x" * 5000}).read_bytes()
     path, refused = tmp_path / "b.tar.gz", 0
@@ -192,7 +192,7 @@ def cifar(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("form", ["rows", "NCHW", "array of labels", "keys of bytes", "column by column"])
-def test_every_protocol_and_form_reads_alike(protocol: int, form: str, cifar: Path) -> None:
+def test_every_pickle_protocol_and_form_gives_the_same_images(protocol: int, form: str, cifar: Path) -> None:
     images, labels = tiny_archives.cifar10_splits()["test"]
     content = {
         "rows": batch(),
@@ -230,10 +230,10 @@ def test_every_protocol_and_form_reads_alike(protocol: int, form: str, cifar: Pa
         (batch(more=np.uint8), "it calls numpy.uint8"),
     ],
 )
-def test_a_batch_of_other_content_is_one_line(content: Any, reason: str, cifar: Path) -> None:
+def test_a_batch_of_other_content_is_a_one_line_error(content: Any, reason: str, cifar: Path) -> None:
     (cifar / "data_batch_3").write_bytes(old_pickle(content))
-    told = refusal(lambda: prepare("cifar10", cifar, str(cifar.parent / "to")))
-    assert f"data_batch_3: is no file of CIFAR's ({reason}" in told
+    message = refusal(lambda: prepare("cifar10", cifar, str(cifar.parent / "to")))
+    assert f"data_batch_3: is no file of CIFAR's ({reason}" in message
     assert not (cifar.parent / "to").exists()
 
 
@@ -250,7 +250,7 @@ def test_names_of_classes_are_checked(cifar: Path) -> None:
 
 
 def array_program(dtype: bytes, state: bytes) -> bytes:
-    """A pickle that rebuilds an array of any dtype from any state, by hand."""
+    """Return a hand-written pickle that rebuilds an array of any dtype from any state."""
     made = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
     return b"(dS'data'\n" + made + b"(I1\n(I20\nI3072\nt" + dtype + b"I00\n" + state + b"tbs."
 
@@ -283,21 +283,21 @@ def array_program(dtype: bytes, state: bytes) -> bytes:
         b".",
     ],
 )
-def test_a_program_instead_of_a_batch_is_one_line(content: bytes, cifar: Path) -> None:
+def test_a_program_instead_of_a_batch_is_a_one_line_error(content: bytes, cifar: Path) -> None:
     (cifar / "data_batch_4").write_bytes(content)
-    told = refusal(lambda: prepare("cifar10", cifar, str(cifar.parent / "to")))
-    assert "data_batch_4: is no file of CIFAR's (" in told
+    message = refusal(lambda: prepare("cifar10", cifar, str(cifar.parent / "to")))
+    assert "data_batch_4: is no file of CIFAR's (" in message
 
 
-def test_references_that_double_again_and_again_are_never_spelt_out(cifar: Path) -> None:
-    """Sixty doublings of a tuple are 2**60 elements to whoever prints them."""
+def test_repeatedly_doubled_references_are_never_expanded(cifar: Path) -> None:
+    """Sixty doublings of a tuple are 2**60 elements when printed."""
     doubled = b"\x80\x02]" + b"2\x86" * 60
     for program in (b"cnumpy\ndtype\n" + doubled + b"\x85R.", doubled + b"\x8c\x01a\x93.", doubled + b"2\x93."):
         (cifar / "data_batch_1").write_bytes(program)
         assert "is no file of CIFAR's" in refusal(lambda: open_source("cifar10", cifar).__enter__())
 
 
-def test_paths_in_lists_of_images_stay_beneath_the_dataset(tmp_path: Path) -> None:
+def test_paths_in_lists_of_images_stay_within_the_dataset(tmp_path: Path) -> None:
     with zipfile.ZipFile(tiny_archives.tiny_imagenet(tmp_path).place) as zipped:
         zipped.extractall(tmp_path)
     root = tmp_path / "tiny-imagenet-200"
@@ -335,8 +335,8 @@ def test_labels_and_shapes_of_raw_files_are_checked(tmp_path: Path) -> None:
     with tarfile.open(stl) as tar:
         tar.extractall(tmp_path, filter="data")
     (tmp_path / "stl10_binary" / "test_y.bin").write_bytes(bytes(10))
-    told = refusal(lambda: prepare("stl10", tmp_path, str(tmp_path / "to")))
-    assert "test_y.bin: has a label 0; its classes count from 1" in told
+    message = refusal(lambda: prepare("stl10", tmp_path, str(tmp_path / "to")))
+    assert "test_y.bin: has a label 0; its classes count from 1" in message
     (tmp_path / "stl10_binary" / "class_names.txt").write_bytes(b"\xff")
     assert "class_names.txt: cannot be read as class names" in refusal(
         lambda: open_source("stl10", tmp_path).__enter__()

@@ -1,4 +1,4 @@
-"""Images that are not what they seem, and trees with more than images in them: read rightly, refused, or told."""
+"""Unusual and hostile images, and trees with other files: decoded correctly, rejected, or reported."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def rgb(content: bytes) -> list[list[int]]:
-    """All pixels in order of rows."""
+    """Return all pixels in row order."""
     return np.asarray(decode_image(content)).reshape(-1, 3).tolist()
 
 
@@ -64,13 +64,13 @@ def test_sixteen_bit_grey_of_a_portable_map_is_scaled() -> None:
         (Image.new("LAB", (2, 2)), "holds CIELAB values"),
     ],
 )
-def test_values_of_unknown_range_are_refused_by_name(picture: Image.Image, reason: str) -> None:
+def test_values_of_unknown_range_are_rejected_by_name(picture: Image.Image, reason: str) -> None:
     with pytest.raises(ImageError, match=reason):
         decode_image(encoded(picture, "TIFF"))
 
 
 def transparent(mode: str) -> bytes:
-    """A red pixel under full transparency, then an opaque one."""
+    """Return a fully transparent red pixel, then an opaque one."""
     pixels = np.array([[[*RED, 0], [*RED, 255]]], np.uint8)
     picture = Image.fromarray(pixels)
     if mode == "P":
@@ -84,7 +84,7 @@ def transparent(mode: str) -> bytes:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "P", "RGB", "LA"])
-def test_what_is_transparent_stands_on_white(mode: str) -> None:
+def test_transparent_pixels_become_white(mode: str) -> None:
     luminance = [60] * 3
     assert rgb(transparent(mode)) == [[255] * 3, luminance if mode == "LA" else list(RED)]
 
@@ -93,7 +93,7 @@ def test_half_transparent_is_half_white() -> None:
     assert rgb(encoded(Image.new("RGBA", (1, 1), (0, 0, 0, 51)), "PNG")) == [[204] * 3]
 
 
-def test_inks_become_colours() -> None:
+def test_cmyk_becomes_rgb() -> None:
     picture = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
     np.testing.assert_allclose(rgb(encoded(picture, "JPEG", quality=100))[0], (0, 255, 255), atol=3)
     np.testing.assert_allclose(rgb(encoded(picture, "TIFF"))[0], (0, 255, 255), atol=3)
@@ -127,7 +127,7 @@ def test_damaged_exif_leaves_the_picture(recwarn: pytest.WarningsRecorder) -> No
 
 
 def bomb() -> bytes:
-    """A PNG whose header announces 400 million pixels."""
+    """Return a PNG whose header announces 400 million pixels."""
     content = bytearray(png(images(1, (3, 8, 8), 0)[0]))
     content[16:24] = (20_000).to_bytes(4, "big") * 2
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
@@ -154,19 +154,19 @@ def test_single_bad_images_are_listed_and_may_be_left_out(tmp_path: Path) -> Non
     Path(os.fsdecode(undecodable)).write_bytes((root / "train/cat/0.jpg").read_bytes())
     with pytest.raises(DataError) as caught:
         prepare("folder", root, str(tmp_path / "to"))
-    told = str(caught.value)
-    told.encode()  # no surrogates
-    assert f"{len(BAD) + 1} images cannot be read, 0 are allowed" in told
+    message = str(caught.value)
+    message.encode()  # no surrogates
+    assert f"{len(BAD) + 1} images cannot be read, 0 are allowed" in message
     for name, (_, reason) in BAD.items():
-        assert any(f"train/cat/{name}: " in line and reason in line for line in told.splitlines()), (name, told)
-    assert "train/cat/caf\\xe9.jpg: has a name that is not UTF-8; rename it" in told
+        assert any(f"train/cat/{name}: " in line and reason in line for line in message.splitlines()), (name, message)
+    assert "train/cat/caf\\xe9.jpg: has a name that is not UTF-8; rename it" in message
     manifest = prepare("folder", root, str(tmp_path / "to"), max_bad=len(BAD) + 1)
     assert manifest.splits["train"].images == 12
     assert read_manifest(open_folder(tmp_path / "to")) == manifest
 
 
-def test_what_is_prepared_is_what_training_and_the_picture_see(tmp_path: Path) -> None:
-    """One decoder: a 16-bit, a transparent and a turned image look alike everywhere."""
+def test_preparation_training_and_contact_sheet_decode_alike(tmp_path: Path) -> None:
+    """A 16-bit, a transparent and a rotated image are decoded by the same function everywhere."""
     exif = Image.Exif()
     exif[0x0112] = 6
     wide = np.zeros((20, 40, 3), np.uint8)
@@ -191,12 +191,14 @@ def test_what_is_prepared_is_what_training_and_the_picture_see(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_split_whose_pixels_are_all_alike_is_refused(split: str, tmp_path: Path) -> None:
+def test_a_split_of_equal_pixels_is_rejected(split: str, tmp_path: Path) -> None:
     root = photo_tree(tmp_path)
     for path in (root / split).rglob("*.jpg"):
         path.write_bytes(encoded(Image.new("RGB", (120, 100), "white"), "JPEG"))
-    told = "train" if split == "train" else "test"
-    with pytest.raises(DataError, match=rf"split '{told}' has a deviation of 0 in channel 0: its pixels are all alike"):
+    message = "train" if split == "train" else "test"
+    with pytest.raises(
+        DataError, match=rf"split '{message}' has a deviation of 0 in channel 0: its pixels are all alike"
+    ):
         prepare("folder", root, str(tmp_path / "to"))
     assert not (tmp_path / "to" / "manifest.json").exists()
 
@@ -206,7 +208,7 @@ def prepared(root: Path) -> tuple[Manifest, list[str]]:
     return prepare("folder", root, f"{root}-to", notice=notices.append), notices
 
 
-def test_what_is_passed_over_is_counted_and_named(tmp_path: Path) -> None:
+def test_ignored_files_are_counted_and_named(tmp_path: Path) -> None:
     root = photo_tree(tmp_path)
     cat = root / "train" / "cat"
     for number in range(5):
@@ -222,7 +224,7 @@ def test_what_is_passed_over_is_counted_and_named(tmp_path: Path) -> None:
     assert sorted(notices) == sorted(
         f"{root}: passed over {text}"
         for text in (
-            f"5 files with the ending .heic: {told_names(cat, '.heic')} and 2 more",
+            f"5 files with the ending .heic: {names_in(cat, '.heic')} and 2 more",
             "1 files without an ending: train/cat/noending",
             "1 links to nothing: train/cat/dangling.jpg",
             "1 links to folders: train/cat/linked",
@@ -234,13 +236,13 @@ def test_what_is_passed_over_is_counted_and_named(tmp_path: Path) -> None:
     )
 
 
-def told_names(folder: Path, ending: str) -> str:
-    """The first three in the order of the folder, which is that of the file system."""
+def names_in(folder: Path, ending: str) -> str:
+    """Return the names in a notice; their order is that of the file system."""
     with os.scandir(folder) as entries:
         return ", ".join([f"train/cat/{entry.name}" for entry in entries if entry.name.endswith(ending)][:3])
 
 
-def test_clutter_is_ignored_without_a_word(tmp_path: Path) -> None:
+def test_clutter_is_ignored_without_notice(tmp_path: Path) -> None:
     root = photo_tree(tmp_path)
     content = (root / "train/cat/0.jpg").read_bytes()
     for place in (root, root / "train", root / "train" / "cat"):
@@ -288,7 +290,7 @@ def test_valid_is_a_validation_split(tmp_path: Path) -> None:
         (lambda root: [(root / f"train/owl/{n}.jpg").unlink() for n in range(3)], "has a single image of owl"),
     ],
 )
-def test_what_a_sweep_would_refuse_is_refused_before_any_conversion(
+def test_datasets_that_no_sweep_accepts_are_rejected_before_any_conversion(
     change: Callable[[Path], object], reason: str, tmp_path: Path
 ) -> None:
     root = photo_tree(tmp_path)
@@ -299,7 +301,7 @@ def test_what_a_sweep_would_refuse_is_refused_before_any_conversion(
     assert not Path(f"{root}-to").exists()
 
 
-def test_classes_spelt_otherwise_in_another_split_are_told(tmp_path: Path) -> None:
+def test_classes_spelt_differently_in_another_split_are_reported(tmp_path: Path) -> None:
     root = photo_tree(tmp_path)
     (root / "train/cat").rename(root / "train/\xe9")
     (root / "val/cat").rename(root / "val/e\u0301")
@@ -307,7 +309,7 @@ def test_classes_spelt_otherwise_in_another_split_are_told(tmp_path: Path) -> No
         prepared(root)
 
 
-def test_a_class_that_lost_its_images_is_refused_at_the_end(tmp_path: Path) -> None:
+def test_a_class_without_readable_images_is_rejected_at_the_end(tmp_path: Path) -> None:
     root = photo_tree(tmp_path)
     for number in range(3):
         (root / f"train/owl/{number}.jpg").write_bytes(b"words")
@@ -332,7 +334,7 @@ def test_names_are_printed_as_they_are(name: str, tmp_path: Path) -> None:
     assert manifest
 
 
-def test_small_images_that_are_no_squares_stay_files_for_sweeps_train_on_squares(tmp_path: Path) -> None:
+def test_small_images_that_are_not_square_stay_files(tmp_path: Path) -> None:
     root = photo_tree(tmp_path)
     for number, path in enumerate(root.rglob("*.jpg")):
         path.write_bytes(png(images(1, (3, 12, 10), number)[0], "JPEG"))
@@ -341,7 +343,7 @@ def test_small_images_that_are_no_squares_stay_files_for_sweeps_train_on_squares
     assert dataset_facts(None, f"{root}-to", 16).image_size == 16
 
 
-def test_a_source_of_any_name_leaves_a_manifest_that_reads(tmp_path: Path) -> None:
+def test_the_manifest_is_readable_for_any_name_of_the_source(tmp_path: Path) -> None:
     root = photo_tree(tmp_path).rename(tmp_path / "caf\udce9")
     manifest = prepare("folder", root, str(tmp_path / "to"))
     assert manifest.source["place"].endswith("caf\\xe9")
@@ -359,7 +361,7 @@ def test_data_that_cannot_be_read_ends_a_command_with_2(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    told = capsys.readouterr().err
-    assert told.startswith("spatialsweep: nowhere")
-    assert told.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith("spatialsweep: nowhere")
+    assert message.count("\n") == 1
     assert list(tmp_path.iterdir()) == []

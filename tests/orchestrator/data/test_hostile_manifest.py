@@ -1,4 +1,4 @@
-"""Manifests and shards made or damaged by others: one line, before anything is joined, mapped or trained on."""
+"""Hostile and damaged manifests and shards: a one-line error before any path is used or any image is read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Content = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """CIFAR-10 in shards of 20 images, which no test changes."""
+    """Prepare CIFAR-10 in shards of 20 images, which no test changes."""
     folder = tmp_path_factory.mktemp("whole")
     prepare("cifar10", tiny_archives.cifar10_binary(folder).place, str(folder / "cifar"), images_per_shard=20)
     return folder / "cifar"
@@ -34,7 +34,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cifar(whole: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
+    """Copy the dataset, for a test to damage."""
     folder = tmp_path / "cifar"
     folder.mkdir()
     for path in whole.iterdir():
@@ -50,18 +50,18 @@ def edit(folder: Path, change: Callable[[Content], object]) -> None:
 
 
 def refusal(folder: Path) -> str:
-    """What training says; `data inspect` says something as well, and neither shows a traceback."""
+    """Return the error of opening a dataset for training, checked to be one printable line."""
     with pytest.raises(DataError) as caught:
         list(open_dataset(folder).splits.values())  # each split is opened
-    told = str(caught.value)
-    assert "\n" not in told
-    assert len(told) < 1000
-    assert told.isprintable()
-    return told
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 1000
+    assert message.isprintable()
+    return message
 
 
 def at(*path: str | int) -> Callable[[Content, Any], None]:
-    """Sets a field deep in a manifest."""
+    """Return a function that sets a nested field of a manifest."""
 
     def change(content: Content, value: Any) -> None:
         here: Any = content
@@ -109,9 +109,9 @@ def test_every_field_is_typed_and_bounded(path: tuple[str | int, ...], values: l
     for value in values:
         (cifar / "manifest.json").write_text(original)
         edit(cifar, lambda content, value=value: at(*path)(content, value))
-        told = refusal(cifar)
-        assert told.startswith(f"{cifar}/manifest.json: is no manifest of SpatialSweep's ("), (value, told)
-        assert told.endswith("); prepare the dataset again")
+        message = refusal(cifar)
+        assert message.startswith(f"{cifar}/manifest.json: is no manifest of SpatialSweep's ("), (value, message)
+        assert message.endswith("); prepare the dataset again")
 
 
 @pytest.mark.parametrize(
@@ -134,13 +134,13 @@ def test_every_field_is_typed_and_bounded(path: tuple[str | int, ...], values: l
         (lambda c: c["splits"]["train"]["shards"][0].update(bytes=1), "train-00000.arrow has "),
     ],
 )
-def test_what_contradicts_itself_is_told(change: Callable[[Content], object], reason: str, cifar: Path) -> None:
+def test_contradictions_are_reported(change: Callable[[Content], object], reason: str, cifar: Path) -> None:
     edit(cifar, change)
     assert reason in refusal(cifar)
 
 
 @pytest.mark.parametrize("version", [0, 2, 99, 1 << 80])
-def test_another_format_is_told_by_its_number(version: int, cifar: Path) -> None:
+def test_another_format_is_reported_by_its_number(version: int, cifar: Path) -> None:
     edit(cifar, lambda content: content.update(schema_version=version, fields_of_the_future=1))
     assert f"has format {version}, this version reads 1; prepare it again" in refusal(cifar)
 
@@ -161,7 +161,7 @@ NO_MANIFESTS = {
 
 
 @pytest.mark.parametrize("raw", NO_MANIFESTS.values(), ids=NO_MANIFESTS.keys())
-def test_what_is_no_manifest_is_told(raw: bytes, cifar: Path) -> None:
+def test_an_invalid_manifest_is_reported(raw: bytes, cifar: Path) -> None:
     (cifar / "manifest.json").write_bytes(raw)
     assert "manifest.json: is no manifest of SpatialSweep's (" in refusal(cifar)
     with pytest.raises(DataError):  # and `prepare` leaves it where it is
@@ -169,7 +169,7 @@ def test_what_is_no_manifest_is_told(raw: bytes, cifar: Path) -> None:
     assert (cifar / "manifest.json").read_bytes() == raw
 
 
-def test_a_manifest_without_end_is_not_read(cifar: Path) -> None:
+def test_an_oversized_manifest_is_not_read(cifar: Path) -> None:
     with (cifar / "manifest.json").open("wb") as file:
         file.truncate(1 << 40)
     assert "manifest.json: has more than 67108864 bytes" in refusal(cifar)
@@ -178,7 +178,7 @@ def test_a_manifest_without_end_is_not_read(cifar: Path) -> None:
     assert "manifest.json: is no file" in refusal(cifar)
 
 
-def test_every_cut_and_flip_is_one_line(cifar: Path) -> None:
+def test_every_cut_and_flip_is_a_one_line_error(cifar: Path) -> None:
     content = (cifar / "manifest.json").read_bytes()
     manifest = read_manifest(open_folder(cifar))
     generator = np.random.default_rng(0)
@@ -191,7 +191,7 @@ def test_every_cut_and_flip_is_one_line(cifar: Path) -> None:
             opened, found = open_dataset(cifar), read_manifest(open_folder(cifar))
         except DataError as error:
             assert "\n" not in str(error)
-        else:  # only what is told and not used may differ
+        else:  # only fields that are not used may differ
             assert found.splits == manifest.splits
             assert found.content_hash == opened.content_hash == manifest.content_hash
 
@@ -206,22 +206,22 @@ def rows(count: int, size: int = 3072, *, labels: Any = None) -> dict[str, pa.Ar
 
 
 def write(folder: Path, name: str, columns: dict[str, pa.Array], **options: Any) -> None:
-    """Another shard in place of one, with its size told to the manifest."""
+    """Replace a shard, and update its size in the manifest."""
     batch = pa.record_batch(list(columns.values()), names=list(columns))
-    told = pa.ipc.IpcWriteOptions(**options)
-    with pa.OSFile(str(folder / name), "wb") as sink, pa.ipc.new_file(sink, batch.schema, options=told) as writer:
+    settings = pa.ipc.IpcWriteOptions(**options)
+    with pa.OSFile(str(folder / name), "wb") as sink, pa.ipc.new_file(sink, batch.schema, options=settings) as writer:
         writer.write_batch(batch)
-    tell_size(folder, name)
+    update_size(folder, name)
 
 
-def tell_size(folder: Path, name: str) -> None:
-    def told(content: Content) -> None:
+def update_size(folder: Path, name: str) -> None:
+    def set_size(content: Content) -> None:
         for split in content["splits"].values():
             for shard in split["shards"]:
                 if shard["file"] == name:
                     shard["bytes"] = (folder / name).stat().st_size
 
-    edit(folder, told)
+    edit(folder, set_size)
 
 
 def with_null(column: pa.Array) -> pa.Array:
@@ -249,15 +249,15 @@ def with_null(column: pa.Array) -> pa.Array:
         ({"image": pa.array([b"x"] * 20, pa.binary()), "label": rows(20)["label"]}, "it is no shard of pixels"),
     ],
 )
-def test_a_shard_of_another_form_is_told_by_its_name(columns: dict[str, pa.Array], reason: str, cifar: Path) -> None:
+def test_a_shard_of_another_form_is_reported_by_name(columns: dict[str, pa.Array], reason: str, cifar: Path) -> None:
     write(cifar, "train-00000.arrow", columns)
-    told = refusal(cifar)
-    assert reason in told
-    assert "train-00000.arrow: " in told or "split 'train'" in told
-    assert "Prepare the dataset again" in told
+    message = refusal(cifar)
+    assert reason in message
+    assert "train-00000.arrow: " in message or "split 'train'" in message
+    assert "Prepare the dataset again" in message
 
 
-def test_a_compressed_shard_is_told(cifar: Path) -> None:
+def test_a_compressed_shard_is_reported(cifar: Path) -> None:
     write(cifar, "train-00000.arrow", rows(20), compression="zstd")
     assert "train-00000.arrow: is compressed; shards of images are not" in refusal(cifar)
 
@@ -279,26 +279,26 @@ def test_offsets_beyond_the_data_are_found_before_they_are_followed(tmp_path: Pa
     assert place
 
 
-def test_inspect_refuses_what_it_would_trip_over(cifar: Path, tmp_path: Path) -> None:
+def test_inspect_rejects_damaged_shards_and_manifests(cifar: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
 
-    def told(*arguments: str) -> str:
+    def message(*arguments: str) -> str:
         result = CliRunner().invoke(app, ["data", "inspect", str(cifar), "--sheet", str(sheet), *arguments])
         assert isinstance(result.exception, DataError), result.output
         assert not sheet.is_file()
         return str(result.exception)
 
     write(cifar, "train-00000.arrow", rows(20, labels=[10] * 20))
-    assert "train-00000.arrow: row 0 has label 10; there are 10 classes" in told()
+    assert "train-00000.arrow: row 0 has label 10; there are 10 classes" in message()
     (cifar / "train-00000.arrow").unlink()
-    assert "train-00000.arrow: cannot be opened" in told()
+    assert "train-00000.arrow: cannot be opened" in message()
     edit(cifar, lambda content: content["splits"]["train"]["per_class"].pop())
-    assert "counts 9 classes, 10 have names" in told("--json") or "its classes 45" in told("--json")
+    assert "counts 9 classes, 10 have names" in message("--json") or "its classes 45" in message("--json")
     sheet.mkdir()
     edit(cifar, lambda content: content["splits"].pop("train"))
-    assert "the picture cannot be written" in told()
+    assert "the picture cannot be written" in message()
 
 
-def test_a_whole_dataset_passes(cifar: Path) -> None:
+def test_an_intact_dataset_is_accepted(cifar: Path) -> None:
     assert len(open_dataset(str(cifar)).splits["train"]) == 50
     assert dataset_facts(None, str(cifar), 224).num_classes == 10

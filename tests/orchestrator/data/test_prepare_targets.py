@@ -1,4 +1,4 @@
-"""The folder that `data prepare` writes to: nothing of others is overwritten, and damaged records cost a shard."""
+"""Target folder of `data prepare`: foreign files are kept, and a damaged record costs one shard."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_nothing_foreign_is_overwritten_or_removed(taken: str, tmp_path: Path) -
     assert sorted(path.name for path in target.iterdir()) == sorted([Path(taken).parts[0], "notes.txt"])
 
 
-def test_a_folder_linked_as_parts_is_left_alone(tmp_path: Path) -> None:
+def test_a_linked_parts_folder_is_not_written_to(tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "to").mkdir()
     (tmp_path / "to" / ".parts").symlink_to(tmp_path / "precious")
@@ -32,7 +32,7 @@ def test_a_folder_linked_as_parts_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "precious").is_dir()
 
 
-def test_beside_its_source_a_dataset_takes_nothing_away(tmp_path: Path) -> None:
+def test_a_dataset_in_the_folder_of_its_source_removes_nothing(tmp_path: Path) -> None:
     root = photo_tree(tmp_path)
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     manifest = prepare("folder", root, str(root))
@@ -41,7 +41,7 @@ def test_beside_its_source_a_dataset_takes_nothing_away(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"words", b"{}", b"[" * 100_000, b'{"plan": "\xff"}', b"null"])
-def test_a_damaged_record_has_its_shard_converted_again(damage: bytes, tmp_path: Path) -> None:
+def test_the_shard_of_a_damaged_record_is_converted_again(damage: bytes, tmp_path: Path) -> None:
     root = photo_tree(tmp_path)
     (root / "train/dog/2.jpg").write_bytes(b"words")
     with pytest.raises(DataError, match="1 images cannot be read"):

@@ -1,4 +1,4 @@
-"""Prepared datasets as training reads them: the images that went in, or one error that names every fault."""
+"""Opening of prepared datasets: the original images, or one error that lists all problems."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.tiny_archives import cifar10_splits, photo_tree
 
 @pytest.fixture
 def cifar(tmp_path: Path) -> Path:
-    """CIFAR-10 in shards of 20 images: three of training, one of test images."""
+    """Prepare CIFAR-10 in shards of 20 images: three of training images, one of test images."""
     prepare("cifar10", tiny_archives.cifar10_binary(tmp_path).place, str(tmp_path / "cifar"), images_per_shard=20)
     return tmp_path / "cifar"
 
@@ -47,20 +47,20 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def replace_shard(folder: Path, file: str, rows: list[tuple[np.ndarray, int]]) -> None:
-    """Another shard under the same name, with its size told to the manifest."""
+    """Replace a shard, and update its size in the manifest."""
     size = write_pixel_shard(folder / file, rows, rows[0][0].shape)
     assert size == len(rows)
 
-    def told(content: dict[str, Any]) -> None:
+    def set_size(content: dict[str, Any]) -> None:
         for split in content["splits"].values():
             for shard in split["shards"]:
                 if shard["file"] == file:
                     shard["bytes"] = (folder / file).stat().st_size
 
-    edit(folder, told)
+    edit(folder, set_size)
 
 
-def test_what_was_prepared_is_what_training_reads(cifar: Path) -> None:
+def test_training_reads_the_prepared_images(cifar: Path) -> None:
     data = open_dataset(locate_dataset(None, str(cifar), cifar.parent))
     for split, (images, labels) in cifar10_splits().items():
         np.testing.assert_array_equal(np.asarray(data.splits[split].images), images)
@@ -131,7 +131,7 @@ def test_large_images_are_found_by_split(tmp_path: Path) -> None:
         open_dataset(tmp_path / "to").splits["test"]
 
 
-def test_missing_and_cut_shards_are_told_together(cifar: Path) -> None:
+def test_missing_and_cut_shards_are_reported_together(cifar: Path) -> None:
     (cifar / "train-00001.arrow").unlink()
     content = (cifar / "test-00000.arrow").read_bytes()
     (cifar / "test-00000.arrow").write_bytes(content[:-1])
@@ -141,7 +141,7 @@ def test_missing_and_cut_shards_are_told_together(cifar: Path) -> None:
     )
 
 
-def test_a_shard_of_other_content_is_told(cifar: Path) -> None:
+def test_a_shard_of_other_content_is_reported(cifar: Path) -> None:
     images, labels = cifar10_splits()["train"]
     rows = list(zip(images[:20], labels[:20].tolist(), strict=True))
     replace_shard(cifar, "train-00000.arrow", rows[:19])
@@ -157,7 +157,7 @@ def test_a_shard_of_other_content_is_told(cifar: Path) -> None:
     assert "train-00000.arrow: cannot be read as a shard of images" in refusal(cifar)
 
 
-def test_a_manifest_that_cannot_be_trained_on_is_told(cifar: Path) -> None:
+def test_a_manifest_that_cannot_be_trained_on_is_reported(cifar: Path) -> None:
     def spoil(content: dict[str, Any]) -> None:
         content["class_names"].append("zebra")
         content["splits"]["train"]["per_class"].append(0)
@@ -173,7 +173,7 @@ def test_a_manifest_that_cannot_be_trained_on_is_told(cifar: Path) -> None:
     assert "split 'test' is missing" in refusal(cifar)
 
 
-def test_a_class_with_too_few_images_is_told(cifar: Path) -> None:
+def test_a_class_with_too_few_images_is_reported(cifar: Path) -> None:
     def spoil(content: dict[str, Any]) -> None:
         content["splits"]["train"]["per_class"][2:4] = [1, 9]
         content["splits"]["test"]["per_class"][:2] = [4, 0]
@@ -185,7 +185,7 @@ def test_a_class_with_too_few_images_is_told(cifar: Path) -> None:
     )
 
 
-def test_a_sweep_names_a_prepared_dataset_or_says_what_is_wrong_with_it(cifar: Path) -> None:
+def test_a_sweep_uses_a_prepared_dataset_or_reports_its_problems(cifar: Path) -> None:
     raw = {
         "name": "t",
         "dataset": {"uri": str(cifar), "validation_fraction": 0.3},
