@@ -57,5 +57,10 @@ def _host(uri: str) -> str | None:
 
 
 def embedded_uri(runs_dir: Path) -> str:
-    """The database MLflow uses when no server is named."""
+    """Return the database that MLflow uses where no server is named."""
     return sqlite_uri(runs_dir / "mlflow.db")
+
+
+def embedded_study_uri(runs_dir: Path) -> str:
+    """Return the database that holds the studies where none is named."""
+    return sqlite_uri(runs_dir / "optuna.db")

@@ -7,7 +7,7 @@ The same classes are built from Python, from YAML and from `--set`. Rules that c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import (
     BeforeValidator,
@@ -326,15 +326,31 @@ class TrialConfig(Section):
     seed: Seed
 
 
-def resolve_trial(config: SweepConfig, number: int, params: Mapping[str, Any]) -> TrialConfig:
-    """Lays the searched values over the fixed ones.
+class SharedSettings(Protocol):
+    """Settings that all trials of a sweep share: part of `SweepConfig` and of `SearchPlan`."""
+
+    @property
+    def model(self) -> ModelConfig | None:
+        """Fixed network and options."""
+
+    @property
+    def training(self) -> TrainingConfig:
+        """Fixed training settings."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of weights and order."""
+
+
+def resolve_trial(shared: SharedSettings, number: int, params: Mapping[str, Any]) -> TrialConfig:
+    """Return the configuration of a trial: its searched values laid over the fixed ones.
 
     Args:
-        config: The sweep.
+        shared: Settings that all trials of the sweep share.
         number: Optuna's number of the trial.
-        params: Values drawn from the sweep's space.
+        params: Values drawn from the space of the sweep.
     """
-    fixed = config.model or ModelConfig(name="", options={})
+    fixed = shared.model or ModelConfig(name="", options={})
     settings = {setting_of(name): value for name, value in params.items()}
     name = str(settings.pop("model", fixed.name))
     training = {key: value for key, value in settings.items() if key in TrainingConfig.model_fields}
@@ -342,6 +358,6 @@ def resolve_trial(config: SweepConfig, number: int, params: Mapping[str, Any]) -
     return TrialConfig(
         number=number,
         model=ModelConfig(name=name, options={**fixed.options, **options}),
-        training=TrainingConfig(**{**config.training.model_dump(), **training}),
-        seed=config.seed,
+        training=TrainingConfig(**{**shared.training.model_dump(), **training}),
+        seed=shared.seed,
     )

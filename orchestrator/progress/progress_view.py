@@ -11,16 +11,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from orchestrator.config.sweep import SweepConfig
 from orchestrator.plain_output import add_column, add_row, cell, say
 from orchestrator.progress.live_view import clock, left_text, live_view
 from orchestrator.progress.notebook_view import NotebookDisplay, snapshot_html
 from orchestrator.progress.snapshot import Snapshot, Snapshots
 from orchestrator.records.budget import as_duration
 from orchestrator.records.costs import SweepTotals
-from orchestrator.records.ledger import Ledger, TrialStatus
+from orchestrator.records.ledger import TrialStatus
 from orchestrator.results.sweep_result import SweepResult, TrialResult
-from orchestrator.runtime.ray_session import LanePlan
 
 _PLAIN_INTERVAL_S = 15.0
 _PARAMS_SHOWN = 6
@@ -59,22 +57,13 @@ class Progress:
     is printed whenever a trial ends and every 15 s in between.
 
     Args:
-        config: Of the sweep.
-        ledger: Read, never written.
-        plan: Of the lanes, for the time left.
-        console: Where to print.
-        display: Of a notebook, in the place of the console.
+        snapshots: Source of the snapshots to show.
+        console: Console to print to.
+        display: Output of a notebook, used in the place of the console.
     """
 
-    def __init__(
-        self,
-        config: SweepConfig,
-        ledger: Ledger,
-        plan: LanePlan,
-        console: Console,
-        display: NotebookDisplay | None = None,
-    ) -> None:
-        self._snapshots = Snapshots(config, ledger, plan)
+    def __init__(self, snapshots: Snapshots, console: Console, display: NotebookDisplay | None = None) -> None:
+        self._snapshots = snapshots
         self._console = console
         self._display = display
         self._warnings = Warnings()

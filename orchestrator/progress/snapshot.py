@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.config.sweep import SweepConfig
 from orchestrator.records.budget import Budget, LimitUsage
 from orchestrator.records.costs import SweepTotals
 from orchestrator.records.ledger import Ledger, TrialRecord, TrialStatus
@@ -133,20 +132,37 @@ class _Over:
 
 
 class Snapshots:
-    """Looks at a ledger time and again.
+    """Source of snapshots of one sweep; each call of `now` reads only what the ledger recorded since the last one.
 
     Args:
-        config: Of the sweep.
-        ledger: Read, never written.
-        plan: Of the lanes.
+        ledger: Ledger of the sweep; read, never written.
+        plan: Lanes and workers.
+        name: Name of the sweep.
+        trials: Number of trials of the sweep.
+        objectives: Objectives and constraints of the sweep.
+        budget: Limits of the sweep.
+        cpus_per_worker: CPU cores reserved for each worker.
     """
 
-    def __init__(self, config: SweepConfig, ledger: Ledger, plan: LanePlan) -> None:
-        self._config = config
+    def __init__(
+        self,
+        ledger: Ledger,
+        plan: LanePlan,
+        *,
+        name: str,
+        trials: int,
+        objectives: Objectives,
+        budget: Budget,
+        cpus_per_worker: float,
+    ) -> None:
         self._ledger = ledger
         self._plan = plan
-        self._objectives = Objectives.of(config)
-        self._budget = Budget(config.budget, config.objective)
+        self._name = name
+        self._trials = trials
+        self._objectives = objectives
+        self._objective = objectives.configs[0]
+        self._budget = budget
+        self._cpus_per_worker = cpus_per_worker
         self._over = _Over()
 
     def now(self) -> Snapshot:
@@ -160,9 +176,9 @@ class Snapshots:
         best = totals.best_trial
         ranked = [row for trial in trials if (row := self._ranked(trial)) is not None]
         return Snapshot(
-            name=self._config.name,
-            metric=self._config.objective.metric,
-            wanted=self._config.trials,
+            name=self._name,
+            metric=self._objective.metric,
+            wanted=self._trials,
             ended=counts.total() - len(running) - counts[TrialStatus.INTERRUPTED],
             counts=counts,
             rejected=len(self._ledger.rejected()),
@@ -178,7 +194,7 @@ class Snapshots:
         )
 
     def _ranked(self, trial: TrialRecord) -> tuple[Any, Ranked] | None:
-        value = trial.best(self._config.objective.metric, self._config.objective.mode)
+        value = trial.best(self._objective.metric, self._objective.mode)
         if value is None:
             return None
         feasible = self._objectives.is_feasible(trial)
@@ -186,7 +202,7 @@ class Snapshots:
         return self._objectives.rank(trial), row
 
     def _running(self, trial: TrialRecord) -> Running:
-        value = trial.reports[-1].get(self._config.objective.metric, math.nan) if trial.reports else math.nan
+        value = trial.reports[-1].get(self._objective.metric, math.nan) if trial.reports else math.nan
         epochs = int(trial.config["training"]["epochs"])
         known = value if math.isfinite(value) else None
         held_s = self._ledger.cost_now(trial.number).held_s
@@ -200,7 +216,7 @@ class Snapshots:
         )
         if not workers:
             return "no devices in use"
-        cpus, gpus = workers * self._config.resources.cpus_per_worker, workers * self._plan.gpus_per_worker
+        cpus, gpus = workers * self._cpus_per_worker, workers * self._plan.gpus_per_worker
         named = [_counted(gpus, "GPU")] if gpus else []
         return " and ".join([*named, _counted(cpus, "CPU")]) + " in use"
 
@@ -218,13 +234,13 @@ class Snapshots:
         if typical is None:
             return None
         begun = sum(max(0.0, typical - trial.held_s) for trial in running)
-        waiting = max(0, self._config.trials - self._over.counts.total() - len(running))
+        waiting = max(0, self._trials - self._over.counts.total() - len(running))
         return (begun + waiting * typical) / max(1, self._plan.lanes, len(running))
 
     def _rates(self) -> tuple[float, float]:
         """CPUs and GPUs that full lanes reserve."""
         workers = self._plan.lanes * self._plan.workers
-        return workers * self._config.resources.cpus_per_worker, workers * self._plan.gpus_per_worker
+        return workers * self._cpus_per_worker, workers * self._plan.gpus_per_worker
 
 
 def _best(rows: Iterable[tuple[Any, Ranked]]) -> list[tuple[Any, Ranked]]:

@@ -12,10 +12,9 @@ from optuna.trial import TrialState
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
-from orchestrator.config.sweep import SweepConfig
 from orchestrator.errors import StorageError
 from orchestrator.lanes.messages import Outcome
-from orchestrator.lanes.trial_client import ENDED, EPOCH, HELD, LANE, NODES, REPORTED
+from orchestrator.lanes.trial_client import ENDED, EPOCH, HELD, LANE, NODES, REPORTED, TRIAL
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.not_pickled import NotPickled
@@ -37,20 +36,19 @@ class SweepCallback(NotPickled, Callback):
     Args:
         searcher: Knows which Optuna trial belongs to which Tune trial.
         study: Of this sweep.
-        config: Of this sweep.
+        objectives: Objectives and constraints of the sweep.
         ledger: Told first; it is durable.
         hub: Handle of the lane hub, whose lane is released when Tune has ended a trial.
     """
 
     def __init__(
-        self, searcher: StudySearcher, study: optuna.Study, config: SweepConfig, ledger: Ledger, hub: Any
+        self, searcher: StudySearcher, study: optuna.Study, objectives: Objectives, ledger: Ledger, hub: Any
     ) -> None:
         self._searcher = searcher
         self._study = study
-        self._config = config
         self._ledger = ledger
         self._hub = hub
-        self._objectives = Objectives.of(config)
+        self._objectives = objectives
         self._lock = threading.Lock()
 
     def on_trial_result(
@@ -76,7 +74,7 @@ class SweepCallback(NotPickled, Callback):
             self._end_badly(trial)
         elif ENDED in result or EPOCH not in result:
             self._end(trial.trial_id, TrialStatus.INTERRUPTED, "the sweep was ended")
-        elif result[EPOCH] >= self._config_epochs(trial):
+        elif result[EPOCH] >= _configured_epochs(trial):
             self._end(trial.trial_id, TrialStatus.FINISHED)
         else:
             self._end(trial.trial_id, TrialStatus.PRUNED)
@@ -130,8 +128,9 @@ class SweepCallback(NotPickled, Callback):
         except StorageError as error:
             logger.warning("Trial %d is not yet marked as waiting in its study: %s", asked.number, error)
 
-    def _config_epochs(self, trial: TuneTrial) -> int:
-        return int(trial.config["trial"]["training"]["epochs"])
+
+def _configured_epochs(trial: TuneTrial) -> int:
+    return int(trial.config[TRIAL]["training"]["epochs"])
 
 
 def _forget_statistics(trial: TuneTrial) -> None:

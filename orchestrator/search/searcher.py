@@ -9,13 +9,14 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from orchestrator.config.sweep import SweepConfig, resolve_trial
+from orchestrator.config.plans import SearchPlan
+from orchestrator.config.sweep import resolve_trial
 from orchestrator.lanes.trial_client import EPOCHS_DONE, TRIAL
 from orchestrator.records.ledger import Ledger
 from orchestrator.search.not_pickled import NotPickled
 from orchestrator.search.rejections import RejectedRow, reject
 from orchestrator.search.samplers.samplers import SweepSampler
-from orchestrator.search.trial_filter import Validity
+from orchestrator.search.trial_filter import TrialFilter
 
 FINISHED: str = Searcher.FINISHED
 MOST_REJECTED = 1000  # in a row
@@ -26,7 +27,7 @@ class StudySearcher(NotPickled, Searcher):
 
     Args:
         study: Of this sweep.
-        config: Of this sweep.
+        plan: Search plan of the sweep.
         ledger: Told of every trial.
         has_room: Whether a trial would find a lane beside so many that have one.
         say: Told how a long search for a configuration stands; None tells nobody.
@@ -35,18 +36,17 @@ class StudySearcher(NotPickled, Searcher):
     def __init__(
         self,
         study: optuna.Study,
-        config: SweepConfig,
+        plan: SearchPlan,
         ledger: Ledger,
         has_room: Callable[[int], bool] = lambda _running: True,
         *,
         say: Callable[[str], None] | None = None,
     ) -> None:
-        super().__init__(metric=config.objective.metric, mode=config.objective.mode)
+        super().__init__(metric=plan.objective.metric, mode=plan.objective.mode)
         self._study = study
-        self._config = config
-        self._space = config.space
+        self._plan = plan
         self._ledger = ledger
-        self._validity = Validity(config)
+        self._trial_filter = TrialFilter(plan)
         self._has_room = has_room
         self._say = say
         self._open: set[str] = set()
@@ -77,10 +77,10 @@ class StudySearcher(NotPickled, Searcher):
     def _propose(self, trial_id: str, row: RejectedRow) -> dict[str, Any] | None:
         """One configuration of the study's; None when it was rejected, which is noted in the row."""
         trial = self._study.ask()
-        params = self._space.sample(trial)
-        config = resolve_trial(self._config, trial.number, params)
+        params = self._plan.space.sample(trial)
+        config = resolve_trial(self._plan, trial.number, params)
         is_new = not self._ledger.has_trial(trial.number)
-        if is_new and (rejection := self._validity.rejection(config)) is not None:
+        if is_new and (rejection := self._trial_filter.rejection(config)) is not None:
             reject(self._study, self._ledger, trial, params, rejection)
             row.note(rejection)
             return None

@@ -6,7 +6,6 @@ import functools
 import importlib
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -18,10 +17,8 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 
-from orchestrator.config.sweep import SweepConfig
 from orchestrator.errors import StorageError
 from orchestrator.files.database_file import refuse_damaged
-from orchestrator.files.sqlite_files import sqlite_uri
 from orchestrator.uris import without_password
 
 logger = logging.getLogger(__name__)
@@ -53,16 +50,6 @@ _REPEATED = (
     "_get_trials",
     "_get_best_trial_id",
 )
-
-
-def study_uri(config: SweepConfig, runs_dir: Path) -> str:
-    """Where a sweep's study is kept; may hold a password.
-
-    Args:
-        config: Of the sweep.
-        runs_dir: Folder of all results.
-    """
-    return config.storage.uri or sqlite_uri(runs_dir / "optuna.db")
 
 
 def open_storage(uri: str, *, patience_s: float = PATIENCE_S) -> StudyStorage:

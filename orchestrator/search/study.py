@@ -7,18 +7,18 @@ import warnings
 
 import optuna
 
-from orchestrator.config.sweep import SweepConfig
+from orchestrator.config.plans import SearchPlan
 from orchestrator.errors import SweepNameError
 from orchestrator.search.samplers.samplers import create_sampler
 
 
 def open_study(
-    config: SweepConfig, name: str, storage: optuna.storages.BaseStorage, *, resumed: bool = False
+    plan: SearchPlan, name: str, storage: optuna.storages.BaseStorage, *, resumed: bool = False
 ) -> optuna.Study:
     """The sweep's study in its Optuna database: a new one, or for a resumed sweep that it has, if it is still there.
 
     Args:
-        config: Sampler, seed and objective.
+        plan: Search plan of the sweep.
         name: Of the sweep; unique in the database.
         storage: The database.
         resumed: Whether the sweep was begun in an earlier session.
@@ -34,8 +34,8 @@ def open_study(
         study = optuna.create_study(
             study_name=name,
             storage=storage,
-            sampler=create_sampler(config.sampler, config.space, config.seed),
-            directions=["maximize" if objective.mode == "max" else "minimize" for objective in config.objectives],
+            sampler=create_sampler(plan.sampler, plan.space, plan.seed),
+            directions=["maximize" if objective.mode == "max" else "minimize" for objective in plan.objectives],
             load_if_exists=resumed,
         )
     except optuna.exceptions.DuplicatedStudyError:
@@ -43,6 +43,6 @@ def open_study(
             f"the Optuna database has a study '{name}' of a sweep whose folder is gone. Start with another `--name`, "
             f"or remove it with `spatialsweep delete {name}`"
         ) from None
-    study.set_metric_names([objective.metric for objective in config.objectives])
-    study.set_user_attr("space_fingerprint", config.space.fingerprint)
+    study.set_metric_names([objective.metric for objective in plan.objectives])
+    study.set_user_attr("space_fingerprint", plan.space.fingerprint)
     return study

@@ -10,7 +10,8 @@ import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from orchestrator.config.sweep import SweepConfig, TrialConfig
+from orchestrator.config.plans import SearchPlan
+from orchestrator.config.sweep import TrialConfig
 from orchestrator.config.validation.training_rules import augmentation_problems, training_problems
 from orchestrator.data.datasets import DatasetFacts, dataset_facts
 from search_spaces import setting_of
@@ -36,23 +37,23 @@ class Rejection(NamedTuple):
     counted: int | None = None
 
 
-class Validity:
+class TrialFilter:
     """Judges configurations of one sweep.
 
     Args:
-        config: Of the sweep.
+        plan: Search plan of the sweep.
         facts: Of its dataset; None looks them up.
 
     Raises:
         DataError: The dataset is not there.
     """
 
-    def __init__(self, config: SweepConfig, facts: DatasetFacts | None = None) -> None:
-        dataset = config.dataset
+    def __init__(self, plan: SearchPlan, facts: DatasetFacts | None = None) -> None:
+        dataset = plan.dataset
         self._facts = facts or dataset_facts(dataset.name, dataset.uri, dataset.crop_size)
-        self._limits = config.limits
-        self._workers = config.resources.max_workers
-        self._searched = {setting_of(name) for name in config.search}
+        self._limits = plan.limits
+        self._workers = plan.workers
+        self._searched = {setting_of(name) for name in plan.searched}
 
     def rejection(self, trial: TrialConfig) -> Rejection | None:
         """Why this configuration is not worth a trial; None when it is."""

@@ -10,11 +10,12 @@ import optuna
 from ray import tune
 from ray.tune.stopper import Stopper
 
-from orchestrator.config.sweep import SweepConfig
+from orchestrator.config.plans import SearchPlan
 from orchestrator.errors import SpatialSweepError
 from orchestrator.lanes.trial_client import TrialClient
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import Ledger
+from orchestrator.records.objectives import Objectives
 from orchestrator.search.callback import SweepCallback
 from orchestrator.search.not_pickled import NotPickled
 from orchestrator.search.schedulers.trial_schedulers import create_trial_scheduler, takes_lanes, trials_at_once
@@ -45,10 +46,11 @@ class TuneRun:
     """One Tune experiment over trial clients: that of one session of the sweep.
 
     Args:
-        config: Of the sweep.
+        plan: Search plan of the sweep.
         folder: Of the sweep; Tune writes into its scratch space.
         study: Of the sweep.
         ledger: Told of every trial.
+        objectives: Objectives and constraints of the sweep.
         hub: Handle of the lane hub.
         lanes: Trials at the same time, at most.
         has_room: Whether a trial would find a lane beside so many that have one.
@@ -57,25 +59,26 @@ class TuneRun:
 
     def __init__(
         self,
-        config: SweepConfig,
+        plan: SearchPlan,
         folder: SweepFolder,
         study: optuna.Study,
         ledger: Ledger,
         *,
+        objectives: Objectives,
         hub: Any,
         lanes: int,
         has_room: Callable[[int], bool],
         say: Callable[[str], None],
     ) -> None:
-        self._config = config
+        self._plan = plan
         self._folder = folder
         self._ledger = ledger
         self._hub = hub
         self._lanes = lanes
         self._stopper = _StopWhen()
-        room = has_room if takes_lanes(config) else lambda _: True
-        self._searcher = StudySearcher(study, config, ledger, room, say=say)
-        self._callback = SweepCallback(self._searcher, study, config, ledger, hub)
+        room = has_room if takes_lanes(plan) else lambda _: True
+        self._searcher = StudySearcher(study, plan, ledger, room, say=say)
+        self._callback = SweepCallback(self._searcher, study, objectives, ledger, hub)
         self._thread = threading.Thread(target=self._run, name="tune", daemon=True)
         self.failure: Exception | None = None
 
@@ -115,18 +118,18 @@ class TuneRun:
 
     def _tuner(self) -> tune.Tuner:
         trainable = tune.with_parameters(
-            TrialClient, hub=self._hub, trials_folder=str(self._folder.trials), metric=self._config.objective.metric
+            TrialClient, hub=self._hub, trials_folder=str(self._folder.trials), metric=self._plan.objective.metric
         )
         placement = tune.PlacementGroupFactory([_HEAD_SHARE])
         return tune.Tuner(
             tune.with_resources(trainable, placement),
             tune_config=tune.TuneConfig(
-                metric=self._config.objective.metric,
-                mode=self._config.objective.mode,
+                metric=self._plan.objective.metric,
+                mode=self._plan.objective.mode,
                 search_alg=self._searcher,
-                scheduler=create_trial_scheduler(self._config, self._ledger, self._folder),
-                num_samples=self._config.trials - self._ledger.count_ended(),
-                max_concurrent_trials=trials_at_once(self._config, self._lanes),
+                scheduler=create_trial_scheduler(self._plan, self._ledger, self._folder),
+                num_samples=self._plan.trials - self._ledger.count_ended(),
+                max_concurrent_trials=trials_at_once(self._plan, self._lanes),
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"trial_{trial.trial_id}",
                 trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}",

@@ -94,7 +94,8 @@ def stored_config(
     runs_dir = folder.path.parent
     content = moved_config(read_begun(folder.journal).config, runs_dir)
     config = load_sweep(content, overrides, values=values, label=f"sweep '{folder.name}'")
-    secret = [section for section, uri in _addresses(config) if uri and "***" in uri]
+    uris = {"tracking": config.tracking.uri, "storage": config.storage.uri, "dataset": config.dataset.uri}
+    secret = [section for section, uri in uris.items() if uri and "***" in uri]
     if secret:
         raise ConfigError(
             [
@@ -119,10 +120,6 @@ def _named(content: Mapping[str, Any], overrides: Sequence[str], values: Mapping
     without = {**content, section: {**(content.get(section) or {}), "uri": None}}
     uri: str | None = getattr(load_sweep(without, overrides, values=values), section).uri
     return uri
-
-
-def _addresses(config: SweepConfig) -> list[tuple[str, str | None]]:
-    return [(name, getattr(config, name).uri) for name in ("tracking", "storage", "dataset")]
 
 
 def _leaves(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

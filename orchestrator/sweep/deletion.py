@@ -15,11 +15,11 @@ from orchestrator.files.runs_dir import resolve_runs_dir
 from orchestrator.files.sqlite_files import is_missing_file
 from orchestrator.records.folder.driver_lock import LOCK_FILE
 from orchestrator.records.folder.known_servers import note_server
-from orchestrator.records.folder.recorded_addresses import embedded_study_uri, require_confirmed
+from orchestrator.records.folder.recorded_addresses import require_confirmed
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.folder.sweep_identity import SweepIdentity, require_original
 from orchestrator.results.stored_sweep import find_sweep, read_sweep
-from orchestrator.server_addresses import embedded_uri
+from orchestrator.server_addresses import embedded_study_uri, embedded_uri
 from orchestrator.uris import without_password
 
 if TYPE_CHECKING:

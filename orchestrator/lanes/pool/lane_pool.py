@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError, RayError
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.config.sweep import SweepConfig
+from orchestrator.config.plans import TrainingPlan
 from orchestrator.lanes.hub.hub import LaneHub
 from orchestrator.lanes.lane_setting import LaneSetting
 from orchestrator.lanes.pool.placement_groups import remove_placement_groups_of
@@ -40,7 +40,7 @@ class Lanes:
     another; its trial goes on elsewhere.
 
     Args:
-        config: Of the sweep.
+        plan: Settings that all lanes share.
         count: Lanes to open at first.
         at_most: Lanes to open in the end.
         gpus_per_worker: Resolved against the cluster.
@@ -49,9 +49,9 @@ class Lanes:
     """
 
     def __init__(
-        self, config: SweepConfig, *, count: int, at_most: int, gpus_per_worker: float, dataset_path: str, folder: Path
+        self, plan: TrainingPlan, *, count: int, at_most: int, gpus_per_worker: float, dataset_path: str, folder: Path
     ) -> None:
-        self._config = config
+        self._plan = plan
         self._gpus_per_worker = gpus_per_worker
         self._dataset_path = dataset_path
         self._folder = folder
@@ -63,12 +63,12 @@ class Lanes:
         hub_actor: Any = ray.remote(LaneHub)
         always: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
         # Every rank and every trial has a call that waits there; were there one too many, none could be answered.
-        always["max_concurrency"] = 10_000 + 2 * at_most * (config.resources.max_workers + 1)
+        always["max_concurrency"] = 10_000 + 2 * at_most * (plan.resources.max_workers + 1)
         # With the driver, without which it is of no use: Ray would put it anywhere, and that host may be lost.
         always["scheduling_strategy"] = NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=True
         )
-        self.hub = hub_actor.options(**always).remote(config.resources.max_failures)
+        self.hub = hub_actor.options(**always).remote(plan.resources.max_failures)
         self._threads: dict[int, threading.Thread] = {}
         self._opened_s: dict[int, float] = {}
         # A hub that was restarted has forgotten these: the present controllers, and the ids of all ever seen.
@@ -176,7 +176,7 @@ class Lanes:
         self._tell_of_waiting(now, any_trains=bool(alive | young))
         if self._wanted and self.count < self._most:
             self._wanted = False
-            fitting = lanes_that_fit(self._config.resources, self._gpus_per_worker)
+            fitting = lanes_that_fit(self._plan.resources, self._gpus_per_worker)
             for _ in range(self.count, min(fitting, self._most)):
                 logger.info("The cluster has room for another lane.")
                 self._open()
@@ -213,7 +213,7 @@ class Lanes:
         """
         from orchestrator.lanes.pool.lane_trainer import LanePlace, run_lane
 
-        place = LanePlace(self._config.resources, self._gpus_per_worker, self._folder)
+        place = LanePlace(self._plan.resources, self._gpus_per_worker, self._folder)
         fruitless, generation = 0, -1
         while not self._closing.is_set():
             error: Exception | None = None
@@ -239,10 +239,10 @@ class Lanes:
         return LaneSetting(
             lane=index,
             hub=self.hub,
-            dataset=self._config.dataset,
+            dataset=self._plan.dataset,
             dataset_path=self._dataset_path,
-            objective=self._config.objective,
-            costs=self._config.measured_costs,
+            objective=self._plan.objective,
+            costs=self._plan.costs,
         )
 
     def _report_loss(self, index: int, error: Exception | None) -> None:

@@ -17,8 +17,8 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from orchestrator.config.plans import SearchPlan
 from orchestrator.config.sections.training import TrainingConfig
-from orchestrator.config.sweep import SweepConfig
 from orchestrator.lanes.trial_client import ENDED, EPOCH, TRIAL
 from orchestrator.lanes.weight_transfer import Handover
 from orchestrator.records.folder.sweep_folder import SweepFolder
@@ -34,15 +34,15 @@ class PopulationTraining(NotPickled, FIFOScheduler):
     """Looks at all trials every few epochs; the poorest take over weights and settings of the best.
 
     Args:
-        config: Of the sweep.
+        plan: Search plan of the sweep.
         ledger: Knows which trials run and what they have reported; told of what changes.
         folder: Of the sweep.
     """
 
-    def __init__(self, config: SweepConfig, ledger: Ledger, folder: SweepFolder) -> None:
+    def __init__(self, plan: SearchPlan, ledger: Ledger, folder: SweepFolder) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._config = config
-        self._settings, self._space = config.trial_scheduler, config.space
+        self._settings, self._space = plan.trial_scheduler, plan.space
+        self._seed, self._objective = plan.seed, plan.objective
         self._ledger = ledger
         self._folder = folder
         self._waiting: dict[int, Mapping[str, Any]] = {}  # newest report by number
@@ -90,7 +90,7 @@ class PopulationTraining(NotPickled, FIFOScheduler):
     def _replace(self, number: int, best: Sequence[int]) -> None:
         """Lets a poor trial go on from one of the best."""
         epoch = self._waiting[number][EPOCH]
-        seed = np.random.SeedSequence([self._config.seed, number, epoch]).generate_state(1)[0]
+        seed = np.random.SeedSequence([self._seed, number, epoch]).generate_state(1)[0]
         chance = np.random.RandomState(seed)
         donor = self._ledger.trial(best[chance.randint(len(best))])
         config = _changed(donor.config, self._explore(donor, chance)) | {"number": number}
@@ -99,9 +99,8 @@ class PopulationTraining(NotPickled, FIFOScheduler):
 
     def _score(self, report: Mapping[str, Any]) -> float:
         """The objective as it is now, the more the better."""
-        objective = self._config.objective
-        value = float(report.get(objective.metric, math.nan))
-        score = value if objective.mode == "max" else -value
+        value = float(report.get(self._objective.metric, math.nan))
+        score = value if self._objective.mode == "max" else -value
         return score if math.isfinite(score) else -math.inf
 
     def _explore(self, donor: TrialRecord, chance: np.random.RandomState) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.tune.schedulers import TrialScheduler
 
-from orchestrator.config.sweep import SweepConfig
+from orchestrator.config.plans import SearchPlan
 from orchestrator.lanes.trial_client import EPOCH
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import Ledger
@@ -14,12 +14,12 @@ from orchestrator.search.schedulers.early_stopping import Asha, HyperBand, Media
 from orchestrator.search.schedulers.population import PopulationTraining
 
 
-def create_trial_scheduler(config: SweepConfig, ledger: Ledger, folder: SweepFolder) -> TrialScheduler:
+def create_trial_scheduler(plan: SearchPlan, ledger: Ledger, folder: SweepFolder) -> TrialScheduler:
     """What decides after each epoch whether a trial goes on."""
-    scheduler = config.trial_scheduler
+    scheduler = plan.trial_scheduler
     rungs: dict[str, Any] = {
         "time_attr": EPOCH,
-        "max_t": config.max_epochs,
+        "max_t": plan.max_epochs,
         "grace_period": scheduler.grace_epochs,
         "reduction_factor": scheduler.reduction_factor,
     }
@@ -27,21 +27,21 @@ def create_trial_scheduler(config: SweepConfig, ledger: Ledger, folder: SweepFol
         case "asha":
             return Asha(ledger, **rungs)
         case "hyperband":
-            return HyperBand(ledger, seed=config.seed, **rungs)
+            return HyperBand(ledger, seed=plan.seed, **rungs)
         case "median":
             least = scheduler.min_trials
             return Median(ledger, time_attr=EPOCH, grace_period=scheduler.grace_epochs, min_samples_required=least)
         case "pbt":
-            return PopulationTraining(config, ledger, folder)
+            return PopulationTraining(plan, ledger, folder)
         case "none":
             return OldestFirst()  # type: ignore[no-untyped-call]
 
 
-def takes_lanes(config: SweepConfig) -> bool:
+def takes_lanes(plan: SearchPlan) -> bool:
     """Whether a trial keeps its lane to its end; a population takes turns."""
-    return config.trial_scheduler.name != "pbt"
+    return plan.trial_scheduler.name != "pbt"
 
 
-def trials_at_once(config: SweepConfig, lanes: int) -> int:
+def trials_at_once(plan: SearchPlan, lanes: int) -> int:
     """Trials that Tune has running: one per lane, but for a population, whose trials take turns on the lanes."""
-    return lanes if takes_lanes(config) else max(lanes, config.trials)
+    return lanes if takes_lanes(plan) else max(lanes, plan.trials)

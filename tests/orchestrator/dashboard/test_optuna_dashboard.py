@@ -9,22 +9,26 @@ import pytest
 from optuna_dashboard import wsgi
 from werkzeug.test import Client
 
-from orchestrator import load_sweep
 from orchestrator.records.ledger import TrialStatus
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
 from tests.orchestrator.records.test_objectives import OBJECTIVES, SWEEP, record, tell
+from tests.support.plans import search_plan
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_states_values_names_and_curves_are_shown(tmp_path: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path / 'optuna.db'}")
-    single = load_sweep({**SWEEP, "objective": {"metric": "val/top1"}, "constraints": []})
+    single = search_plan({**SWEEP, "objective": {"metric": "val/top1"}, "constraints": []})
     study = open_study(single, "single", storage)
-    tell(study, record(0, (0.5, 1e6), (0.9, 1e6)), Objectives.of(single))
-    tell(study, record(1, (0.4, 1e6), status=TrialStatus.PRUNED), Objectives.of(single))
-    tell(open_study(load_sweep(SWEEP), "several", storage), record(0, (0.5, 1e6), (0.9, 3e6)), OBJECTIVES)
+    tell(study, record(0, (0.5, 1e6), (0.9, 1e6)), Objectives.of(single.objectives, single.constraints))
+    tell(study, record(1, (0.4, 1e6), status=TrialStatus.PRUNED), Objectives.of(single.objectives, single.constraints))
+    tell(
+        open_study(search_plan(SWEEP), "several", storage),
+        record(0, (0.5, 1e6), (0.9, 3e6)),
+        OBJECTIVES,
+    )
 
     client = Client(wsgi(storage))
     names = {

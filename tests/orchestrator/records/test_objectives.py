@@ -25,7 +25,8 @@ SWEEP = {
     "objective": [{"metric": "val/top1"}, {"metric": "params"}],
     "constraints": ["params <= 2e6"],
 }
-OBJECTIVES = Objectives.of(load_sweep(SWEEP))
+_CONFIG = load_sweep(SWEEP)
+OBJECTIVES = Objectives.of(_CONFIG.objectives, _CONFIG.constraints)
 
 
 def record(number: int, *epochs: tuple[float, float], status: TrialStatus = TrialStatus.FINISHED) -> TrialRecord:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from orchestrator import dry_run, load_sweep
 from orchestrator.cli.main import app
 from orchestrator.config import SweepConfig
+from orchestrator.config.plans import SearchPlan, resolve_plans
 from orchestrator.errors import SpaceExhaustedError
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger
@@ -39,24 +40,29 @@ def config() -> SweepConfig:
 
 
 @pytest.fixture
+def plan(config: SweepConfig) -> SearchPlan:
+    return resolve_plans(config).search
+
+
+@pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     with Journal(tmp_path / "journal.jsonl") as journal:
         yield Ledger(journal)
 
 
-def study_of(config: SweepConfig) -> optuna.Study:
-    return open_study(config, "t", optuna.storages.InMemoryStorage())
+def study_of(plan: SearchPlan) -> optuna.Study:
+    return open_study(plan, "t", optuna.storages.InMemoryStorage())
 
 
 def test_it_says_what_it_looks_for_and_which_limit_rejects_how_many(
-    config: SweepConfig, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    plan: SearchPlan, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(searcher, "MOST_REJECTED", 12)
     monkeypatch.setattr(rejections, "_PATIENCE_S", 0.0)
     monkeypatch.setattr(rejections, "_WAIT_FACTOR", 0.0)
     said: list[str] = []
     with pytest.raises(SpaceExhaustedError) as told:
-        StudySearcher(study_of(config), config, ledger, say=said.append).suggest("tune-0")
+        StudySearcher(study_of(plan), plan, ledger, say=said.append).suggest("tune-0")
     assert len(said) == len(ledger.rejected()) == 12
     counted = [int(trial.reason.split(" has ")[1].split(";")[0].replace(",", "")) for trial in ledger.rejected()]
     nearest = f"Nearest to limits.max_macs: senet_resnet29_cifar has {min(counted[:5]):,}; limits.max_macs is 100,000."
@@ -81,14 +87,14 @@ def test_a_word_comes_early_and_then_more_seldom(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_sweep_that_is_stopped_meanwhile_looks_no_further(
-    config: SweepConfig, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    plan: SearchPlan, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rejections, "_PATIENCE_S", 0.0)
 
     def stop(_: str) -> None:
         asking.closed = True  # as the sweep's main thread does on Ctrl-C
 
-    asking = StudySearcher(study_of(config), config, ledger, say=stop)
+    asking = StudySearcher(study_of(plan), plan, ledger, say=stop)
     assert asking.suggest("tune-0") == searcher.FINISHED
     assert len(ledger.rejected()) == 1
 

@@ -14,6 +14,7 @@ import pytest
 import ray
 
 from orchestrator import load_sweep
+from orchestrator.config.plans import resolve_plans
 from orchestrator.config.sweep import resolve_trial
 from orchestrator.lanes.hub.hub import LaneHub
 from orchestrator.lanes.messages import RankId
@@ -97,7 +98,7 @@ def test_trials_take_turns_and_the_poorest_goes_on_from_another(tmp_path: Path, 
 
     with Journal(folder.journal) as journal:
         ledger = Ledger(journal)
-        scheduler = create_trial_scheduler(config, ledger, folder)
+        scheduler = create_trial_scheduler(resolve_plans(config).search, ledger, folder)
         for number, lr in enumerate((1e-9, 1e-3, 3e-3, 4e-3)):
             content = resolve_trial(config, number, {"lr": lr}).model_dump(mode="json")
             ledger.trial_started(number, f"t{number}", {"lr": lr}, content)

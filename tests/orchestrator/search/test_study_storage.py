@@ -16,9 +16,11 @@ import sqlalchemy
 from optuna.trial import TrialState
 
 from orchestrator import load_sweep
+from orchestrator.config.plans import resolve_plans, study_uri
 from orchestrator.errors import ConfigError, StorageError, SweepNameError
-from orchestrator.search.storage import open_storage, study_uri
+from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
+from tests.support.plans import search_plan
 from tests.support.postgresql import PASSWORD, PostgresqlServer, postgresql_server, server_programs
 
 DATABASES = 8
@@ -40,7 +42,7 @@ def server() -> Iterator[PostgresqlServer]:
 
 def test_a_study_lives_in_a_file_by_default(tmp_path: Path) -> None:
     config = load_sweep(SWEEP)
-    open_study(config, "tiny", open_storage(study_uri(config, tmp_path)))
+    open_study(resolve_plans(config).search, "tiny", open_storage(study_uri(config.storage, tmp_path)))
     assert optuna.get_all_study_names(f"sqlite:///{tmp_path}/optuna.db") == ["tiny"]
 
 
@@ -71,7 +73,7 @@ def test_sweeps_that_make_a_database_at_once_all_find_it_whole(tmp_path: Path) -
 
 def test_a_study_lives_on_a_server_and_names_are_unique(server: PostgresqlServer) -> None:
     config = load_sweep({**SWEEP, "storage": {"uri": server.uri()}})
-    study = open_study(config, "served", open_storage(study_uri(config, Path("unused"))))
+    study = open_study(resolve_plans(config).search, "served", open_storage(study_uri(config.storage, Path("unused"))))
     trial = study.ask()
     trial.report(config.space.sample(trial)["lr"], step=1)
     study.tell(trial, 0.5)
@@ -79,12 +81,12 @@ def test_a_study_lives_on_a_server_and_names_are_unique(server: PostgresqlServer
     assert [(each.state, each.value) for each in seen.trials] == [(TrialState.COMPLETE, 0.5)]
     assert seen.metric_names == ["val/top1"]
     with pytest.raises(SweepNameError):
-        open_study(config, "served", open_storage(server.uri()))
+        open_study(resolve_plans(config).search, "served", open_storage(server.uri()))
 
 
 def test_a_server_may_go_away_for_a_while(server: PostgresqlServer) -> None:
     config = load_sweep(SWEEP)
-    study = open_study(config, "restarted", open_storage(server.uri()))
+    study = open_study(resolve_plans(config).search, "restarted", open_storage(server.uri()))
     before = study.ask()
     config.space.sample(before)
 
@@ -106,7 +108,7 @@ def test_a_server_may_go_away_for_a_while(server: PostgresqlServer) -> None:
 
 
 def test_a_server_that_stays_away_is_given_up_by_name(server: PostgresqlServer) -> None:
-    study = open_study(load_sweep(SWEEP), "lost", open_storage(server.uri(), patience_s=0.5))
+    study = open_study(search_plan(SWEEP), "lost", open_storage(server.uri(), patience_s=0.5))
     trial = study.ask()
     server.stop()
     try:
@@ -125,7 +127,7 @@ def test_a_server_that_stays_away_is_given_up_by_name(server: PostgresqlServer) 
 def test_a_repeated_end_is_no_second_one(server: PostgresqlServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The answer of the server is lost after it has done what it was asked."""
     storage = open_storage(server.uri())
-    study = open_study(load_sweep(SWEEP), "unanswered", storage)
+    study = open_study(search_plan(SWEEP), "unanswered", storage)
     study.tell(study.ask(), 0.25)
     lose_answers(monkeypatch, "set_trial_state_values", "_create_new_trial")
     study.tell(study.ask(), 0.5)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from orchestrator import SweepConfig, load_sweep
+from orchestrator import load_sweep
 from orchestrator.errors import ConfigError
 from orchestrator.lanes.hub.hub import LaneHub
 from orchestrator.lanes.messages import Decision
@@ -26,6 +26,7 @@ from orchestrator.search.schedulers.population import draw, perturb
 from orchestrator.search.schedulers.trial_schedulers import create_trial_scheduler, trials_at_once
 from search_spaces.domains import ChoiceDomain, FloatDomain, IntDomain
 from tests.support.hub_calls import STOPPED, A, B, finishing, in_loop, reporting, settled, started, waiting
+from tests.support.plans import search_plan
 from tests.support.training_pieces import few_digits, make_trial, run
 
 GO, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
@@ -50,13 +51,13 @@ class Simulation:
     """A scheduler, and trials whose reports are made up."""
 
     def __init__(self, folder: Path, **scheduler: Any) -> None:
-        self.config: SweepConfig = load_sweep({**SWEEP, "trial_scheduler": scheduler})
+        self.plan = search_plan({**SWEEP, "trial_scheduler": scheduler})
         self.folder = SweepFolder(folder)
         self.journal = Journal(folder / "journal.jsonl")
         self.ledger = Ledger(self.journal)
         if not self.ledger.sessions:
             self.ledger.sweep_started("s", {}, {}, {})
-        self.scheduler = create_trial_scheduler(self.config, self.ledger, self.folder)
+        self.scheduler = create_trial_scheduler(self.plan, self.ledger, self.folder)
         self.scheduler.set_search_properties("val/top1", "max")
         self.trials: dict[int, Any] = {}
 
@@ -169,7 +170,7 @@ def test_a_poor_trial_takes_over_weights_and_changed_settings_of_a_good_one(tmp_
     record = simulate(tmp_path, name="pbt").ledger.trial(0)
     assert record.config == note.config  # a resumed sweep goes on with it
     assert record.params == {"lr": 0.002}
-    assert trials_at_once(simulation.config, 2) == 8
+    assert trials_at_once(simulation.plan, 2) == 8
 
 
 def test_nobody_waits_for_an_earlier_session(tmp_path: Path, simulate: Simulate) -> None:

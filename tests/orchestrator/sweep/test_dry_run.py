@@ -15,16 +15,17 @@ from typer.testing import CliRunner
 from orchestrator import ConfigError, SweepConfig, dry_run, load_sweep
 from orchestrator.cli.main import app
 from orchestrator.config import ModelConfig, TrainingConfig, TrialConfig
+from orchestrator.config.plans import resolve_plans, study_uri
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger
 from orchestrator.runtime.ray_session import LanePlan, plan_lanes
-from orchestrator.search.first_trials import enqueue_first
+from orchestrator.search.enqueued_trials import enqueue_trials
 from orchestrator.search.searcher import StudySearcher
-from orchestrator.search.storage import open_storage, study_uri
+from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
-from orchestrator.sweep.dry_run import cost_bounds
-from orchestrator.sweep.dry_run_trials import first_trials
+from orchestrator.sweep.dry_run import Bounds, cost_bounds
+from orchestrator.sweep.dry_run_trials import Preview, preview_trials
 from orchestrator.training.memory_estimate import estimate_memory
 from tests.support.networks.small_networks import SMALL_NETWORKS
 
@@ -34,6 +35,15 @@ FACTS = DatasetFacts(image_size=8, in_chans=1, num_classes=10, train_images=1000
 
 def digits(tmp_path: Path, *overrides: str) -> SweepConfig:
     return load_sweep(DIGITS, [f"runs_dir={tmp_path}", *overrides])
+
+
+def preview(config: SweepConfig, count: int) -> Preview:
+    plans = resolve_plans(config)
+    return preview_trials(plans.search, count, plans.paths.study_uri)
+
+
+def bounds_of(config: SweepConfig, plan: LanePlan) -> Bounds:
+    return cost_bounds(config.budget, config.trials * config.max_epochs, plan, config.resources.cpus_per_worker)
 
 
 def test_the_demo_is_described_and_nothing_is_started(tmp_path: Path) -> None:
@@ -51,14 +61,15 @@ def test_the_demo_is_described_and_nothing_is_started(tmp_path: Path) -> None:
 def test_the_first_proposals_are_those_of_the_sweep(tmp_path: Path, sampler: str) -> None:
     search = "{lr: [0.001, 0.002, 0.003], weight_decay: [0.1, 0.2]}"
     config = digits(tmp_path, f"sampler.name={sampler}", f"search={search}", "model={name: conv_resnet26_small}")
-    proposed, rejected, _ = first_trials(config, 4)
+    proposed, rejected, _ = preview(config, 4)
     assert rejected == 0
-    storage = open_storage(study_uri(config, tmp_path))
-    study = open_study(config, "real", storage)
-    enqueue_first(study, config, storage)
+    storage = open_storage(study_uri(config.storage, tmp_path))
+    plan = resolve_plans(config).search
+    study = open_study(plan, "real", storage)
+    enqueue_trials(study, plan, storage)
     with Journal(tmp_path / "journal.jsonl") as journal:
         ledger = Ledger(journal)
-        searcher = StudySearcher(study, config, ledger)
+        searcher = StudySearcher(study, plan, ledger)
         for tune_id in "abcd":
             searcher.suggest(tune_id)
     assert [dict(first.values) for first in proposed] == [dict(record.params) for record in ledger.trials()]
@@ -69,21 +80,21 @@ def test_the_best_of_earlier_sweeps_are_proposed_and_nothing_is_written(tmp_path
     overrides = [search, "model={name: conv_resnet26_small}", "warm_start=[before]", "try_first=[]"]
     config = digits(tmp_path, *overrides)
     with pytest.raises(ConfigError, match="no earlier sweep 'before'"):
-        first_trials(config, 2)
+        preview(config, 2)
     assert list(tmp_path.iterdir()) == []
-    earlier = open_study(config, "before", open_storage(study_uri(config, tmp_path)))
+    earlier = open_study(resolve_plans(config).search, "before", open_storage(study_uri(config.storage, tmp_path)))
     trial = earlier.ask({"lr": optuna.distributions.FloatDistribution(0.001, 0.01)})
     earlier.tell(trial, 0.9)
-    proposed = first_trials(config, 2).trials
+    proposed = preview(config, 2).trials
     assert (proposed[0].values["lr"], proposed[0].source) == (trial.params["lr"], "trial 0 of before")
     assert proposed[1].source is None
-    assert optuna.get_all_study_names(study_uri(config, tmp_path)) == ["before"]
+    assert optuna.get_all_study_names(study_uri(config.storage, tmp_path)) == ["before"]
 
 
 def test_a_grid_has_no_more_proposals_than_points(tmp_path: Path) -> None:
     config = digits(tmp_path, "sampler.name=grid", "search={lr: [0.001, 0.002]}", "model={name: conv_resnet26_small}")
-    assert len(first_trials(config, 5).trials) <= 5
-    assert {first.values["lr"] for first in first_trials(config, 2).trials} == {0.001, 0.002}
+    assert len(preview(config, 5).trials) <= 5
+    assert {first.values["lr"] for first in preview(config, 2).trials} == {0.001, 0.002}
 
 
 def test_the_lanes_are_those_of_the_nodes_given() -> None:
@@ -96,11 +107,11 @@ def test_what_a_sweep_can_cost_follows_from_the_tightest_limit() -> None:
     prices = "price_per_cpu_hour: 1.0, price_per_gpu_hour: 10.0"
     plan = LanePlan(lanes=3, workers=2, gpus_per_worker=1.0)
     config = load_sweep(DIGITS, [f"budget={{wall_clock: 2h, gpu_hours: 100, {prices}}}"])
-    bounds = cost_bounds(config, plan)
+    bounds = bounds_of(config, plan)
     assert (bounds.wall_s, bounds.cpu_hours, bounds.gpu_hours, bounds.price) == (7200, 12, 12, 132)
     config = load_sweep(DIGITS, [f"budget={{wall_clock: 2h, gpu_hours: 4, {prices}}}"])
-    assert cost_bounds(config, plan).price == pytest.approx(44)
-    unbounded = cost_bounds(load_sweep(DIGITS), plan)
+    assert bounds_of(config, plan).price == pytest.approx(44)
+    unbounded = bounds_of(load_sweep(DIGITS), plan)
     assert (unbounded.epochs, unbounded.wall_s, unbounded.cpu_hours, unbounded.price) == (144, None, None, None)
 
 

@@ -12,7 +12,8 @@ import yaml
 
 from orchestrator.config import SweepConfig, load_sweep
 from orchestrator.data import describe_dataset, locate_dataset
-from orchestrator.sweep.session_snapshot import without_secrets, write_origin
+from orchestrator.records.stored_config import complete_settings, non_default_settings
+from orchestrator.sweep.session_snapshot import without_secrets, write_session_snapshot
 
 SECRET = "drowssap-of-somebody"
 FILE = f"""\
@@ -33,12 +34,22 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, SweepC
     return tmp_path / "sweep.yaml", load_sweep(tmp_path / "sweep.yaml", ["trials=7"])
 
 
+def snapshot(folder: Path, config: SweepConfig, manifest: str = "{}", sweep_file: Path | None = None) -> list[Path]:
+    return write_session_snapshot(
+        folder,
+        complete_settings(config),
+        manifest,
+        non_default=non_default_settings(config),
+        sweep_file=sweep_file,
+    )
+
+
 def test_a_session_keeps_what_it_was_begun_with_but_for_passwords(
     sweep: tuple[Path, SweepConfig], tmp_path: Path
 ) -> None:
     file, config = sweep
     _, manifest = describe_dataset("digits", locate_dataset("digits", None, tmp_path / "datasets"))
-    paths = {path.name: path.read_text() for path in write_origin(tmp_path / "001", config, manifest, file)}
+    paths = {path.name: path.read_text() for path in snapshot(tmp_path / "001", config, manifest, file)}
     assert sorted(paths) == ["config.yaml", "dataset.json", "packages.txt", "sweep.yaml"]
     assert paths["sweep.yaml"] == FILE.replace(SECRET, "***")
     assert yaml.safe_load(paths["config.yaml"])["trials"] == 7
@@ -48,7 +59,7 @@ def test_a_session_keeps_what_it_was_begun_with_but_for_passwords(
 
 
 def test_without_a_file_what_differs_from_the_defaults_is_kept(sweep: tuple[Path, SweepConfig], tmp_path: Path) -> None:
-    paths = {path.name: path for path in write_origin(tmp_path / "001", sweep[1], "{}")}
+    paths = {path.name: path for path in snapshot(tmp_path / "001", sweep[1])}
     assert yaml.safe_load(paths["sweep.yaml"].read_text())["trials"] == 7
     assert SECRET not in paths["sweep.yaml"].read_text()
 
@@ -64,7 +75,7 @@ def test_the_difference_to_the_revision_can_be_applied_again(sweep: tuple[Path, 
     git("add", "code.py")
     git("commit", "-qm", "one")
     (tmp_path / "code.py").write_text("one\n\nthree\n \n")
-    (diff,) = [path for path in write_origin(tmp_path / "001", sweep[1], "{}") if path.name == "git.diff"]
+    (diff,) = [path for path in snapshot(tmp_path / "001", sweep[1]) if path.name == "git.diff"]
     git("checkout", "-q", "code.py")
     git("apply", str(diff))
     assert (tmp_path / "code.py").read_text() == "one\n\nthree\n \n"

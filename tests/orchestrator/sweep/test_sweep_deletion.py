@@ -13,7 +13,6 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
-from orchestrator.config import load_sweep
 from orchestrator.errors import SweepNameError, TrackingError
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.folder.sweep_identity import identity_of
@@ -24,6 +23,7 @@ from orchestrator.server_addresses import embedded_uri
 from orchestrator.sweep.deletion import delete_sweep, deletion_of
 from orchestrator.tracking.mlflow_runs import KEY, SWEEP, sweep_runs
 from tests.support.fake_sweeps import PLAN, write_sweep
+from tests.support.plans import search_plan
 from tests.support.tracked_sweep import replay
 
 TRIALS = [(TrialStatus.FINISHED, [0.5]), (TrialStatus.FINISHED, [0.3])]
@@ -35,7 +35,11 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs_dir = tmp_path_factory.mktemp("template") / "runs"
     folder = write_sweep(runs_dir, "a", TRIALS)
     replay(folder / "journal.jsonl", embedded_uri(runs_dir))
-    open_study(load_sweep({**PLAN, "name": "a"}), "a", open_storage(f"sqlite:///{runs_dir / 'optuna.db'}")).ask()
+    open_study(
+        search_plan({**PLAN, "name": "a"}),
+        "a",
+        open_storage(f"sqlite:///{runs_dir / 'optuna.db'}"),
+    ).ask()
     return runs_dir
 
 
