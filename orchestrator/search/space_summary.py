@@ -1,4 +1,4 @@
-"""What a named space varies in a sweep and what the sweep has fixed, for a reader."""
+"""Summary of a named space: the settings that it varies, and those that the sweep fixes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from search_spaces import setting_of
 
 
 def summarize_space(plan: SearchPlan) -> list[tuple[str, str]]:
-    """Lines under a heading each; none for a sweep whose space has no name.
+    """Return lines, each with a heading; none where the space has no name.
 
     Args:
         plan: Search plan of the sweep.

@@ -15,19 +15,19 @@ from orchestrator.search.samplers.samplers import create_sampler
 def open_study(
     plan: SearchPlan, name: str, storage: optuna.storages.BaseStorage, *, resumed: bool = False
 ) -> optuna.Study:
-    """The sweep's study in its Optuna database: a new one, or for a resumed sweep that it has, if it is still there.
+    """Create the study of a sweep in its Optuna database, or load it for a resumed sweep.
 
     Args:
         plan: Search plan of the sweep.
-        name: Of the sweep; unique in the database.
-        storage: The database.
-        resumed: Whether the sweep was begun in an earlier session.
+        name: Name of the study; unique in the database.
+        storage: Database of the studies.
+        resumed: Whether the sweep has begun in an earlier session; a lost study is created again then.
 
     Raises:
         SweepNameError: A new sweep's name is taken in the database.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # Experimental by name only: several years old, and the only way to say what they say.
+    # Experimental by name only: several years old, and without an alternative.
     for subject in ("Argument ``", "optuna.study.study.Study.set_metric_names"):
         warnings.filterwarnings("ignore", message=re.escape(subject), category=optuna.exceptions.ExperimentalWarning)
     try:

@@ -1,8 +1,8 @@
-"""Brings the study of a resumed sweep to where its ledger stands, so that asking goes on as if nothing had happened.
+"""Replay of the ledger into the study of a resumed sweep, after which asking continues as in one session.
 
-The ledger is written first and is therefore never behind: it ends what the study still calls running, and rebuilds
-trials that a database restored from a backup has lost. What was interrupted is set to wait: `study.ask()` hands it
-out again, with the same number and the same parameters, before it proposes anything new.
+The ledger is written first and is therefore never behind. The replay ends trials that the study still has as running,
+and rebuilds trials that a database restored from a backup has lost. Interrupted trials are set to waiting:
+`study.ask()` returns them again, with the same number and parameters, before it proposes new ones.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from search_spaces import SearchSpace
 
 
 def replay_study(study: optuna.Study, ledger: Ledger, space: SearchSpace, objectives: Objectives) -> None:
-    """Makes study and ledger agree before a resumed sweep asks for more.
+    """Bring the study in line with the ledger before a session asks for trials.
 
     Args:
-        study: Of the sweep; no other driver works on it.
-        ledger: Of the sweep; trials it finds trained to the end are ended in it.
+        study: Study of the sweep; no other driver uses it.
+        ledger: Ledger of the sweep; open trials are ended in it, as finished or as interrupted.
         space: Search space of the sweep.
         objectives: Objectives and constraints of the sweep.
 
@@ -36,7 +36,7 @@ def replay_study(study: optuna.Study, ledger: Ledger, space: SearchSpace, object
         if not record.is_over and record.epochs >= record.config["training"]["epochs"]:
             ledger.trial_ended(record.number, TrialStatus.FINISHED, best=objectives.values(record))
         elif record.status is TrialStatus.RUNNING:
-            ledger.trial_ended(record.number, TrialStatus.INTERRUPTED, "its driver ended without a word")
+            ledger.trial_ended(record.number, TrialStatus.INTERRUPTED, "its driver ended without recording an end")
     known = len(study.get_trials(deepcopy=False))
     numbered: list[TrialRecord | RejectedTrial] = [*ledger.trials(), *ledger.rejected()]
     for lost in sorted(numbered, key=lambda record: record.number):
@@ -44,16 +44,16 @@ def replay_study(study: optuna.Study, ledger: Ledger, space: SearchSpace, object
             known = _rebuild(study, lost, space, objectives, known)
     for trial in study.get_trials(deepcopy=False):
         if not trial.state.is_finished():
-            _bring_up_to_date(study, trial, ledger, objectives)
+            _update(study, trial, ledger, objectives)
 
 
 def set_waiting(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> None:
-    """Puts an unfinished trial back in the queue of its study."""
+    """Put an unfinished trial back into the queue of its study."""
     study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
 
-def _bring_up_to_date(study: optuna.Study, trial: FrozenTrial, ledger: Ledger, objectives: Objectives) -> None:
-    if not ledger.has_trial(trial.number):  # asked, and the driver died before it could say so
+def _update(study: optuna.Study, trial: FrozenTrial, ledger: Ledger, objectives: Objectives) -> None:
+    if not ledger.has_trial(trial.number):  # proposed, and the driver died before it recorded the trial
         set_waiting(study, trial)
         return
     record = ledger.trial(trial.number)
@@ -73,11 +73,11 @@ def _bring_up_to_date(study: optuna.Study, trial: FrozenTrial, ledger: Ledger, o
 def _rebuild(
     study: optuna.Study, record: TrialRecord | RejectedTrial, space: SearchSpace, objectives: Objectives, known: int
 ) -> int:
-    """Adds a trial the database has lost; returns how many it knows now."""
+    """Add a trial that the database has lost; return the new number of its trials."""
     if record.number != known:
         raise ResumeError(
-            f"the Optuna study '{study.study_name}' has {known} trials, the journal tells of trial {record.number} but "
-            "not of those between: the database is not the one this sweep was begun with"
+            f"the Optuna study '{study.study_name}' has {known} trials, the journal records trial {record.number} but "
+            "not those between: the database is not the one this sweep was begun with"
         )
     if isinstance(record, RejectedTrial):
         params = optuna.trial.FixedTrial(dict(record.params))

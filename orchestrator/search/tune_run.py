@@ -1,4 +1,4 @@
-"""Ray Tune's part of a sweep: decides which trial runs and which is stopped, in a thread of its own."""
+"""Ray Tune's part of a sweep: it decides which trial runs and which is stopped, in the thread "tune"."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from orchestrator.records.ledger import Ledger
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.callback import SweepCallback
 from orchestrator.search.not_pickled import NotPickled
-from orchestrator.search.schedulers.trial_schedulers import create_trial_scheduler, takes_lanes, trials_at_once
+from orchestrator.search.schedulers.trial_schedulers import create_trial_scheduler, keeps_lane, trials_at_once
 from orchestrator.search.searcher import StudySearcher
 
 _JOIN_TIMEOUT_S = 30.0
 # Only the death of a trial's actor is an error to Tune; another takes its place, while the lane trains on.
 _MAX_CLIENT_LOSSES = 10
 # Each trial actor takes this share of the head node and nothing else: the lanes hold the CPUs and GPUs. It is the
-# smallest that Ray knows, so that ten thousand find room.
+# smallest share that Ray has, so that ten thousand actors fit.
 _HEAD_SHARE = {"node:__internal_head__": 0.0001}
 
 
-class _StopWhen(NotPickled, Stopper):
-    """Ends a Tune experiment from outside."""
+class _ExternalStopper(NotPickled, Stopper):
+    """Stopper that ends a Tune experiment on request of another thread."""
 
     def __init__(self) -> None:
         self.ending = False
@@ -43,18 +43,18 @@ class _StopWhen(NotPickled, Stopper):
 
 
 class TuneRun:
-    """One Tune experiment over trial clients: that of one session of the sweep.
+    """Tune experiment of one session; its methods are called in the driver's main thread.
 
     Args:
         plan: Search plan of the sweep.
-        folder: Of the sweep; Tune writes into its scratch space.
-        study: Of the sweep.
-        ledger: Told of every trial.
+        folder: Folder of the sweep; Tune writes into its scratch space.
+        study: Study of the sweep.
+        ledger: Ledger of the sweep.
         objectives: Objectives and constraints of the sweep.
         hub: Handle of the lane hub.
-        lanes: Trials at the same time, at most.
-        has_room: Whether a trial would find a lane beside so many that have one.
-        say: Told how a long search for a configuration stands.
+        lanes: Largest number of trials at the same time.
+        has_room: Returns whether another trial would find a lane, given the number of trials that have one.
+        say: Called with the state of a long search for a configuration.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class TuneRun:
         self._ledger = ledger
         self._hub = hub
         self._lanes = lanes
-        self._stopper = _StopWhen()
-        room = has_room if takes_lanes(plan) else lambda _: True
+        self._stopper = _ExternalStopper()
+        room = has_room if keeps_lane(plan) else lambda _: True
         self._searcher = StudySearcher(study, plan, ledger, room, say=say)
         self._callback = SweepCallback(self._searcher, study, objectives, ledger, hub)
         self._thread = threading.Thread(target=self._run, name="tune", daemon=True)
@@ -88,25 +88,29 @@ class TuneRun:
         return self._thread.is_alive()
 
     def start(self) -> None:
-        """Starts the experiment."""
+        """Start the thread "tune"; does not block."""
         self._thread.start()
 
     def wait(self, timeout_s: float) -> None:
-        """Waits for the end, at most so long."""
+        """Block until the experiment has ended, `timeout_s` seconds at most."""
         self._thread.join(timeout_s)
 
     def wind_down(self) -> None:
-        """Proposes no more trials; Tune ends when the running ones have."""
+        """Propose no more trials; the experiment ends when the running ones have ended."""
         self._searcher.closed = True
 
     def end(self, reason: str) -> None:
-        """Stops what still runs; harmless when nothing does."""
+        """Stop what still runs; has no effect where nothing does.
+
+        Args:
+            reason: Reason of the interruption, for the journal.
+        """
         self._searcher.closed = True
         self._stopper.ending = True
         self._callback.end_running(reason)
 
     def join(self) -> None:
-        """Waits for Tune to take its actors down, and closes the books."""
+        """Block until Tune has removed its actors, half a minute at most, and end the open trials."""
         self._thread.join(_JOIN_TIMEOUT_S)
         self._callback.end_running("the sweep was ended")
 
@@ -147,7 +151,7 @@ class TuneRun:
 
 
 def _cause_of_ours(error: Exception) -> Exception:
-    """What a callback or the searcher raised with a message for the user; Tune shows its traceback instead."""
+    """Return the error that a callback or the searcher raised with a message for the user, out of Tune's wrappers."""
     inner: BaseException | None = error
     while inner is not None:
         if isinstance(inner, SpatialSweepError):

@@ -1,4 +1,4 @@
-"""Which trials are stopped early: trial schedulers by name."""
+"""Trial schedulers by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from orchestrator.search.schedulers.population import PopulationTraining
 
 
 def create_trial_scheduler(plan: SearchPlan, ledger: Ledger, folder: SweepFolder) -> TrialScheduler:
-    """What decides after each epoch whether a trial goes on."""
+    """Return the scheduler that decides after each epoch whether a trial continues.
+
+    Args:
+        plan: Search plan of the sweep.
+        ledger: Ledger of the sweep, with the reports of earlier sessions.
+        folder: Folder of the sweep.
+    """
     scheduler = plan.trial_scheduler
     rungs: dict[str, Any] = {
         "time_attr": EPOCH,
@@ -37,11 +43,11 @@ def create_trial_scheduler(plan: SearchPlan, ledger: Ledger, folder: SweepFolder
             return OldestFirst()  # type: ignore[no-untyped-call]
 
 
-def takes_lanes(plan: SearchPlan) -> bool:
-    """Whether a trial keeps its lane to its end; a population takes turns."""
+def keeps_lane(plan: SearchPlan) -> bool:
+    """Return whether a trial keeps its lane to its end; the trials of a population take turns."""
     return plan.trial_scheduler.name != "pbt"
 
 
 def trials_at_once(plan: SearchPlan, lanes: int) -> int:
-    """Trials that Tune has running: one per lane, but for a population, whose trials take turns on the lanes."""
-    return lanes if takes_lanes(plan) else max(lanes, plan.trials)
+    """Return the number of trials that Tune runs at once: one per lane, or a whole population, which takes turns."""
+    return lanes if keeps_lane(plan) else max(lanes, plan.trials)

@@ -8,7 +8,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from orchestrator.search.samplers.learnable import DIVERGED, OUTCOME, LearnableStudy, TrialMemory
+from orchestrator.search.samplers.learnable import DIVERGED, OUTCOME, LearnableStudy, TrialWindow
 
 LR = optuna.distributions.FloatDistribution(0, 1)
 
@@ -19,7 +19,7 @@ def add(study: optuna.Study, value: float | None) -> None:
 
 
 def seen(study: optuna.Study, size: int | None) -> LearnableStudy:
-    return LearnableStudy(study, TrialMemory(size, study.directions))
+    return LearnableStudy(study, TrialWindow(size, study.directions))
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
@@ -59,7 +59,7 @@ def test_what_is_kept_up_is_what_would_be_remembered_anew(direction: str) -> Non
     """Trials end in any order, and several between two looks."""
     chance = random.Random(3)
     study = optuna.create_study(direction=direction)
-    memory = TrialMemory(12, study.directions)
+    window = TrialWindow(12, study.directions)
     running: list[optuna.Trial] = []
     for _ in range(150):
         running += [study.ask() for _ in range(chance.randrange(3))]
@@ -71,7 +71,7 @@ def test_what_is_kept_up_is_what_would_be_remembered_anew(direction: str) -> Non
                 trial, chance.choice([0.1, 0.5, chance.random()]) if state is TrialState.COMPLETE else None, state
             )
         if chance.random() < 0.5:
-            kept_up = LearnableStudy(study, memory).get_trials()
+            kept_up = LearnableStudy(study, window).get_trials()
             assert kept_up == seen(study, 12).get_trials()
             over = [trial for trial in kept_up if trial.state.is_finished()]
             assert len(over) == min(12, sum(trial.state.is_finished() for trial in study.get_trials()))

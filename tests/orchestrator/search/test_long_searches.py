@@ -77,7 +77,7 @@ def test_a_word_comes_early_and_then_more_seldom(monkeypatch: pytest.MonkeyPatch
     now = [0.0]
     monkeypatch.setattr(rejections.time, "monotonic", lambda: now[0])
     said: list[float] = []
-    row = rejections.RejectedRow(lambda _: said.append(now[0]))
+    row = rejections.RejectionStreak(lambda _: said.append(now[0]))
     for second in range(120):
         now[0] = float(second)
         row.note(rejections.Rejection("pooled_size", "got 10"))
