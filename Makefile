@@ -1,4 +1,4 @@
-# Every target does its own set-up; a second call starts at once.
+# Every target installs what it needs; repeated calls skip the installation.
 
 PYTHON ?= python3
 VENV := .venv

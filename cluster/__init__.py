@@ -1,4 +1,4 @@
-"""Clusters to run sweeps on."""
+"""Clusters: submission of sweeps, job control, cluster checks, an MLflow server."""
 
 from cluster.local_head import LocalHead, local_head
 

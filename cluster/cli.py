@@ -1,8 +1,7 @@
-"""The commands about clusters: `spatialsweep submit`, `jobs`, `logs`, `stop` and `doctor`."""
+"""Commands about clusters: `spatialsweep submit`, `jobs`, `logs`, `stop` and `doctor`."""
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import time
@@ -14,8 +13,10 @@ import typer
 from cluster import doctor_cli
 from cluster.following import Detached, follow
 from cluster.job_client import TRACKING_KEY, JobClient, SweepJob, use_token_if_there_is_one
-from orchestrator.cli.options import path_option
-from orchestrator.cli.sweep import AsJson, tell, wide_console
+from orchestrator.cli.exit_codes import INTERRUPTED
+from orchestrator.cli.options import AllowChanged, AsJson, Assignments, NewName, Resume, SweepFile, path_option
+from orchestrator.cli.output import tell, tell_json, wide_console
+from orchestrator.cli.sweep import register_job_status
 from orchestrator.config.option_values import setting_values
 from orchestrator.records.folder.known_servers import note_server
 from orchestrator.uris import without_password, without_secrets
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 app.add_typer(doctor_cli.app)
 
-_INTERRUPTED = 130
-
-Sweep = Annotated[str, typer.Argument(help="Name of a sweep that was submitted.")]
+Sweep = Annotated[str, typer.Argument(help="Name of a submitted sweep.")]
 Dashboard = Annotated[
     str | None,
     typer.Option(
@@ -44,36 +43,32 @@ Follow = Annotated[bool, typer.Option("--follow", "-f", help="Show the log until
 
 @app.command()
 def submit(
-    sweep: Annotated[
-        Path, typer.Argument(help="A sweep file, such as sweeps/digits.yaml.", parser=path_option, metavar="SWEEP")
-    ],
+    sweep: SweepFile,
     *,
     address: Dashboard = None,
     follow_log: Follow = False,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting. Repeatable.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="Of the sweep, instead of the file's.")] = None,
+    assignments: Assignments = None,
+    name: NewName = None,
     tracking_uri: Annotated[str | None, typer.Option(help="MLflow server that the cluster reaches.")] = None,
     runs_dir: Annotated[
         str | None, typer.Option(help="Folder of all results that every node reaches; default: ~/spatialsweep/runs.")
     ] = None,
     working_dir: Annotated[
-        Path, typer.Option(help="What the job takes along, but for data and runs.", parser=path_option, metavar="PATH")
+        Path,
+        typer.Option(help="Folder sent with the job, without data and runs.", parser=path_option, metavar="PATH"),
     ] = Path(),
     env: Annotated[
         list[str] | None,
-        typer.Option("--env", metavar="NAME", help="Give the job this variable as it is set here. Repeatable."),
+        typer.Option("--env", metavar="NAME", help="Environment variable to pass to the job. Repeatable."),
     ] = None,
     install: Annotated[
-        bool, typer.Option("--install", help="Bring the packages' versions along; default: as the cluster has them.")
+        bool,
+        typer.Option("--install", help="Install this machine's package versions; default: the cluster's."),
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep of this name.")] = False,
-    allow_changed: Annotated[
-        bool, typer.Option("--allow-changed", help="Resume although space, data, code or objective have changed.")
-    ] = False,
+    resume: Resume = False,
+    allow_changed: AllowChanged = False,
 ) -> None:
-    """Run a sweep on a cluster, as a job of its own that needs this machine no more."""
+    """Run a sweep on a cluster, as a job that no longer needs this machine."""
     from cluster import package, submission
 
     use_token_if_there_is_one()
@@ -99,7 +94,7 @@ def submit(
         )
     tell(f"Submitted: {job} to {without_password(client.address)}")
     if checked.tracking_uri:
-        note_server(checked.tracking_uri)  # for a look at the sweep from here
+        note_server(checked.tracking_uri)  # `status` and `report` on this machine may contact it
     _show_ways(client, checked.name, checked.tracking_uri)
     if follow_log:
         _follow(client, client.look(job))
@@ -118,7 +113,7 @@ def _show_package(checked: CheckedSweep, packed: Package) -> None:
 
 @app.command()
 def logs(sweep: Sweep, *, address: Dashboard = None, follow_log: Follow = False) -> None:
-    """Show what a submitted sweep has printed."""
+    """Show the log of a submitted sweep."""
     client = JobClient(address)
     job = client.newest(sweep)
     if follow_log:
@@ -132,13 +127,13 @@ def stop(
     sweep: Sweep,
     *,
     address: Dashboard = None,
-    wait: Annotated[bool, typer.Option(help="Until its results are written.")] = True,
+    wait: Annotated[bool, typer.Option(help="Wait until its results are written.")] = True,
 ) -> None:
-    """Stop a submitted sweep; what is done is kept, and `submit --resume` goes on from it."""
+    """Stop a submitted sweep; finished work is kept, and `submit --resume` continues it."""
     client = JobClient(address)
     job = client.newest(sweep)
     if not client.stop(job.job):
-        tell(f"{sweep}: job '{job.job}' is not running, it has {_how_it_ended(job)}")
+        tell(f"{sweep}: job '{job.job}' is not running, it has {_outcome(job)}")
         return
     while wait and not job.is_over:
         time.sleep(0.5)
@@ -148,7 +143,7 @@ def stop(
 
 @app.command()
 def jobs(address: Dashboard = None, as_json: AsJson = False) -> None:
-    """List the sweeps that were submitted to a cluster."""
+    """List the sweeps submitted to a cluster."""
     from rich.table import Table
 
     from orchestrator.plain_output import add_row, cell
@@ -156,7 +151,7 @@ def jobs(address: Dashboard = None, as_json: AsJson = False) -> None:
     client = JobClient(address)
     found = client.jobs()
     if as_json:
-        tell(json.dumps([job.as_dict() for job in found], indent=2))
+        tell_json([job.as_dict() for job in found])
         return
     title = cell(without_password(client.address))
     table = Table("sweep", "job", "state", "started", "minutes", title=title)
@@ -167,20 +162,20 @@ def jobs(address: Dashboard = None, as_json: AsJson = False) -> None:
     wide_console().print(table)
 
 
-def show_job(sweep: str, address: str, *, as_json: bool) -> None:
-    """Shows how a submitted sweep stands: its job's state and the last line of its log.
+def show_job(sweep: str, address: str, as_json: bool) -> None:
+    """Show the state of a submitted sweep's job and the last line of its log.
 
     Raises:
         ClusterError: The cluster does not answer.
-        SweepNameError: It has had no such sweep.
+        SweepNameError: The cluster knows no such sweep.
     """
     client = JobClient(address)
     job = client.newest(sweep)
     last = next((line for line in reversed(client.logs(job.job).splitlines()) if line.strip()), "")
     if as_json:
-        tell(json.dumps({**job.as_dict(), "last_line": last}, indent=2))
+        tell_json({**job.as_dict(), "last_line": last})
         return
-    state = f"has {_how_it_ended(job)}" if job.is_over else job.state.lower()
+    state = f"has {_outcome(job)}" if job.is_over else job.state.lower()
     where = without_password(client.address)
     tell(f"{job.sweep}: job '{job.job}' on {where} {'' if job.is_over else 'is '}{state}")
     tell(f"Last line: {last}")
@@ -191,7 +186,7 @@ def show_job(sweep: str, address: str, *, as_json: bool) -> None:
 
 
 def _follow(client: JobClient, job: SweepJob) -> None:
-    """Follows a job to its end, and ends as it did."""
+    """Show the log of a job to its end, and exit with its code."""
 
     def write(piece: str) -> None:
         sys.stdout.write(piece)
@@ -200,13 +195,13 @@ def _follow(client: JobClient, job: SweepJob) -> None:
     try:
         ended = follow(client, job, write)
     except Detached:
-        tell(f"\nDetached; '{job.sweep}' goes on. Stop it with: spatialsweep stop {_at(client, job.sweep)}", err=True)
-        raise typer.Exit(_INTERRUPTED) from None
-    tell(f"{job.sweep}: job '{ended.job}' has {_how_it_ended(ended)}")
+        tell(f"\nDetached; '{job.sweep}' continues. Stop it with: spatialsweep stop {_at(client, job.sweep)}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    tell(f"{job.sweep}: job '{ended.job}' has {_outcome(ended)}")
     if ended.tracking_uri:
         tell(f"MLflow:    {ended.tracking_uri}")
     if ended.state != "SUCCEEDED":
-        raise typer.Exit(_INTERRUPTED if ended.state == "STOPPED" else (ended.exit_code or 1))
+        raise typer.Exit(INTERRUPTED if ended.state == "STOPPED" else (ended.exit_code or 1))
 
 
 def _show_ways(client: JobClient, sweep: str, tracking_uri: str | None) -> None:
@@ -220,7 +215,10 @@ def _at(client: JobClient, sweep: str) -> str:
     return f"{sweep} --address {without_password(client.address)}"
 
 
-def _how_it_ended(job: SweepJob) -> str:
+def _outcome(job: SweepJob) -> str:
     if job.state == "FAILED":
         return f"failed: {job.message.strip().splitlines()[0] if job.message.strip() else 'no reason given'}"
     return {"SUCCEEDED": "finished", "STOPPED": "been stopped"}.get(job.state, job.state.lower())
+
+
+register_job_status(show_job)

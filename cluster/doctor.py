@@ -1,4 +1,4 @@
-"""Looks a cluster over before a sweep trusts it: one finding per question, with the remedy where something is wrong."""
+"""Checks of a cluster before a sweep uses it: one finding per check, with the remedy for a problem."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _LITTLE_GB = 20.0
 _TOO_LITTLE_GB = 2.0
 
 Node = Mapping[str, Any]
-"""What `look_at_node` found, or only `host` and `error`."""
+"""Facts of one node from `look_at_node`, or only `host` and `error`."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The answer to one question.
+    """Result of one check.
 
     Args:
         level: `ok`, `warning` or `failure`.
-        subject: What was looked at.
-        message: What was found, and the remedy.
+        subject: Name of the check.
+        message: Observation, and the remedy for a problem.
     """
 
     level: str
@@ -44,12 +44,12 @@ class Finding:
         object.__setattr__(self, "message", without_secrets(self.message))
 
     def as_dict(self) -> dict[str, str]:
-        """For programs."""
+        """Return the finding as plain data."""
         return asdict(self)
 
 
 def examine(runs_dir: str | None, tracking_uri: str | None, storage_uri: str | None) -> list[Finding]:
-    """Asks every node of the cluster this process is connected to.
+    """Run all checks on the cluster this process is connected to; blocks until every node has answered.
 
     Args:
         runs_dir: Folder of results; None takes the one a sweep would take here.
@@ -78,7 +78,7 @@ def examine(runs_dir: str | None, tracking_uri: str | None, storage_uri: str | N
 
 @contextlib.contextmanager
 def _marked(folder: Path) -> Iterator[str]:
-    """A file in the shared folder that every other node is to see; empty where it cannot be written."""
+    """Create a marker file in the shared folder for the other nodes to find; yield its name, or an empty text."""
     marker = f".doctor-{uuid.uuid4().hex}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def _marked(folder: Path) -> Iterator[str]:
 
 
 def _ask(alive: Sequence[Mapping[str, Any]], arguments: tuple[Any, ...]) -> list[Node]:
-    """One task on each node, at the same time; a node that does not answer is said to."""
+    """Run one task on each node in parallel; a node that does not answer is reported with its error."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -134,7 +134,7 @@ def _answers(nodes: Sequence[Node]) -> list[Finding]:
 
 
 def versions(nodes: Sequence[Node]) -> Finding:
-    """Whether Python and all packages are the same everywhere: pickles and checkpoints travel."""
+    """Check that Python and package versions agree: pickles and checkpoints move between nodes."""
     names = list(nodes[0]["versions"]) if nodes else []
     differing, missing = [], []
     for name in names:
@@ -153,7 +153,7 @@ def versions(nodes: Sequence[Node]) -> Finding:
 
 
 def access() -> list[Finding]:
-    """Whether strangers are kept out, and whether the dashboard is there, which jobs and the State API need."""
+    """Check token authentication, and the dashboard, which jobs and the State API need."""
     import ray
 
     context = ray.get_runtime_context()
@@ -178,7 +178,7 @@ def access() -> list[Finding]:
 
 
 def devices(nodes: Sequence[Node], claimed: float) -> Finding:
-    """Whether the GPUs that Ray hands out are those that the drivers see, under one driver."""
+    """Check that Ray offers the GPUs that the driver reports, under one driver version."""
     broken = [f"{node['host']}: {node['devices']['error']}" for node in nodes if "error" in node["devices"]]
     if broken:
         return Finding(FAILURE, "devices", f"{'; '.join(broken)}. Restart the node, or reinstall its driver")
@@ -200,7 +200,7 @@ def devices(nodes: Sequence[Node], claimed: float) -> Finding:
 
 
 def storage(nodes: Sequence[Node], folder: str) -> Finding:
-    """Whether all nodes see and can write the same folder of results."""
+    """Check that all nodes share one writable folder of results."""
     return _everywhere(
         nodes,
         "storage",
@@ -211,7 +211,7 @@ def storage(nodes: Sequence[Node], folder: str) -> Finding:
 
 
 def reached(nodes: Sequence[Node], key: str, subject: str, uri: str | None) -> Finding:
-    """Whether every node reaches a server."""
+    """Check that every node reaches a server."""
     if uri is None or uri.startswith("sqlite"):
         return Finding(OK, subject, "a file of the driver's; name a server to have it checked")
     return _everywhere(
@@ -231,7 +231,7 @@ def _everywhere(nodes: Sequence[Node], key: str, subject: str, good: str, remedy
 
 
 def clocks(nodes: Sequence[Node]) -> Finding:
-    """Whether the nodes agree with this machine on the time."""
+    """Check that the clocks of the nodes agree with this machine's."""
     wrong = [f"{node['host']} by {node['skew_s']:.1f} s" for node in nodes if node["skew_s"] > _SKEW_S]
     if wrong:
         return Finding(WARNING, "clocks", f"differ: {', '.join(wrong)}. Have chrony or systemd-timesyncd set them")
@@ -239,7 +239,7 @@ def clocks(nodes: Sequence[Node]) -> Finding:
 
 
 def disks(nodes: Sequence[Node], folder: str) -> Finding:
-    """Whether checkpoints and spilled objects find room."""
+    """Check free disk space for checkpoints and spilled objects."""
     least: list[tuple[float, str]] = []
     for place, key in ((folder, "free_gb"), ("/tmp", "free_tmp_gb")):  # noqa: S108
         least += [(node[key], f"{node['host']} has {node[key]:.0f} GB free in {place}") for node in nodes]

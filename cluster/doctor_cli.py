@@ -1,8 +1,7 @@
-"""The command `spatialsweep doctor`."""
+"""Command `spatialsweep doctor`."""
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -11,14 +10,14 @@ from typing import Annotated
 import typer
 
 from cluster.job_client import JobClient, use_token_if_there_is_one
-from orchestrator.cli.sweep import AsJson, wide_console
+from orchestrator.cli.exit_codes import FAILED, INTERRUPTED
+from orchestrator.cli.options import AsJson
+from orchestrator.cli.output import tell_json, wide_console
 from orchestrator.errors import ClusterError
 from orchestrator.plain_output import say
 from orchestrator.uris import without_password
 
 app = typer.Typer()
-
-_INTERRUPTED = 130
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failure": "red"}
 
@@ -28,14 +27,14 @@ def doctor(
     *,
     address: Annotated[
         str | None,
-        typer.Option(help="A cluster to join (host:6379, auto), or to ask through its dashboard (http://head:8265)."),
+        typer.Option(help="Cluster to join (host:6379, auto), or URL of its dashboard (http://head:8265)."),
     ] = None,
-    runs_dir: Annotated[str | None, typer.Option(help="Folder of results that all nodes are to share.")] = None,
-    tracking_uri: Annotated[str | None, typer.Option(help="MLflow server to be reached from all nodes.")] = None,
-    storage_uri: Annotated[str | None, typer.Option(help="Database of the studies, likewise; no password.")] = None,
+    runs_dir: Annotated[str | None, typer.Option(help="Folder of results that every node must share.")] = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow server that every node must reach.")] = None,
+    storage_uri: Annotated[str | None, typer.Option(help="Database of the studies; without password.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Look a cluster over: versions, access, devices, storage, servers, clocks, disks; exit code 1 on a failure."""
+    """Check a cluster: versions, access, devices, storage, servers, clocks, disks; exit code 1 on a failure."""
     use_token_if_there_is_one()
     if address is not None and address.startswith(("http://", "https://")):
         raise typer.Exit(_ask_through_dashboard(address, runs_dir, tracking_uri, storage_uri, as_json=as_json))
@@ -45,7 +44,7 @@ def doctor(
     with ray_session(address):
         findings = examine(runs_dir, tracking_uri, storage_uri)
     if as_json:
-        typer.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
+        tell_json([finding.as_dict() for finding in findings])
     else:
         console = wide_console()
         for finding in findings:
@@ -53,20 +52,20 @@ def doctor(
             console.print(mark, end="", highlight=False)
             say(console, f"{finding.subject:<16}{finding.message}")
     if any(finding.level == FAILURE for finding in findings):
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
 def _ask_through_dashboard(
     url: str, runs_dir: str | None, tracking_uri: str | None, storage_uri: str | None, *, as_json: bool
 ) -> int:
-    """Runs the same command as a job on the head, which reaches all nodes; returns its exit code."""
+    """Run the same command as a job on the head, which reaches all nodes; return its exit code."""
     import shlex
 
     from cluster.following import Detached, follow
     from cluster.package import own_package
 
     given = {"--runs-dir": runs_dir, "--tracking-uri": tracking_uri, "--storage-uri": storage_uri}
-    # The command can be read by all who see the cluster's jobs; a port is reached without a password.
+    # Everyone who sees the cluster's jobs can read the command; reaching a port needs no password.
     shown = {name: without_password(value) for name, value in given.items() if value is not None}
     options = [part for pair in shown.items() for part in pair]
     command = ["python", "-m", "orchestrator", "doctor", *options, *(["--json"] if as_json else [])]
@@ -84,13 +83,13 @@ def _ask_through_dashboard(
     try:
         ended = follow(client, client.look(job), lambda piece: typer.echo(_findings_only(piece), nl=False))
     except Detached:
-        return _INTERRUPTED
+        return INTERRUPTED
     if ended.state != "SUCCEEDED" and ended.exit_code != 1:
         raise ClusterError(f"the examination did not end: {ended.message or ended.state}")
     return ended.exit_code or 0
 
 
 def _findings_only(piece: str) -> str:
-    """Without what Ray says of the job itself."""
+    """Remove Ray's own log lines about the job."""
     noise = (" INFO job_manager.py:", "\tINFO job_manager.py:", "Running entrypoint for job ")
     return "".join(line for line in piece.splitlines(keepends=True) if not any(text in line for text in noise))

@@ -1,4 +1,4 @@
-"""Watching a job until it ends: its log as it is written, and what Ctrl-C means meanwhile."""
+"""Log of a running job, streamed until the job ends, and the choices of Ctrl-C meanwhile."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ _PAUSE_S = 1.0
 
 
 class Detached(Exception):  # noqa: N818 - no error
-    """The user has turned away; the job goes on."""
+    """Raised when the user detaches from a job, which continues to run."""
 
 
 def follow(client: JobClient, job: SweepJob, write: Callable[[str], None]) -> SweepJob:
-    """Writes a job's log from its beginning until the job ends.
+    """Stream a job's log from its beginning; block until the job ends.
 
-    A connection that breaks is taken up again where it broke. Ctrl-C asks whether to turn away or to stop the sweep;
-    without a terminal it turns away.
+    A broken connection is resumed where it broke. Ctrl-C asks whether to detach or to stop the sweep; without a
+    terminal it detaches.
 
     Args:
-        client: Of the job's cluster.
-        job: Which one.
-        write: Takes pieces of the log as they come.
+        client: Client of the job's cluster.
+        job: Job to follow.
+        write: Function called with each piece of the log.
 
     Returns:
-        The job at its end.
+        The ended job.
 
     Raises:
-        Detached: The user has turned away.
+        Detached: The user detached.
         ClusterError: The cluster did not answer for two minutes.
     """
     log = _Log(client, job.job, write)
@@ -49,7 +49,7 @@ def follow(client: JobClient, job: SweepJob, write: Callable[[str], None]) -> Sw
 
 
 class _Log:
-    """A job's log, as far as it has been shown."""
+    """Log of a job, with the number of characters shown so far."""
 
     def __init__(self, client: JobClient, job: str, write: Callable[[str], None]) -> None:
         self._client = client
@@ -74,16 +74,16 @@ class _Log:
                 return now
             if time.monotonic() > deadline:
                 raise ClusterError(
-                    f"the log of '{self._job}' cannot be followed: {broken}. The job goes on; take it up again with "
+                    f"the log of '{self._job}' cannot be followed: {broken}. The job continues; follow it again with "
                     f"`spatialsweep logs {self._job} --address {without_password(self._client.address)} --follow`"
                 )
             time.sleep(_PAUSE_S)
 
     async def _show_rest(self) -> str:
-        """Shows what has not been shown, until the connection ends; returns how it broke, or nothing."""
+        """Stream the rest of the log until the connection ends; return the error that broke it, or an empty text."""
         import aiohttp
 
-        passed = 0  # the log is told from its beginning each time
+        passed = 0  # each connection streams the log from its beginning
         try:
             pieces: AsyncIterator[str] = self._client.ray.tail_job_logs(self._job)
             async for piece in pieces:
@@ -98,7 +98,7 @@ class _Log:
 
 
 def _answer_interrupt(client: JobClient, job: SweepJob) -> None:
-    """Asks what Ctrl-C was to mean; returns to go on watching."""
+    """Ask what Ctrl-C means; return to continue following."""
     if not sys.stdin.isatty():
         raise Detached
     try:

@@ -1,4 +1,4 @@
-"""The jobs of a cluster, found by the names of their sweeps: Ray's job client with errors that people can act on."""
+"""Client for the jobs of a cluster by the names of their sweeps, with errors that name the remedy."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 
 @dataclass(frozen=True)
 class SweepJob:
-    """One job that runs, or ran, a sweep.
+    """A job that runs, or ran, a sweep.
 
     Args:
         sweep: Name of the sweep.
-        job: Ray's name of the job.
+        job: Submission id of the job.
         state: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
-        message: What Ray says about the state.
-        started_ms: Unix time.
-        ended_ms: Unix time; None while it runs.
-        exit_code: Of the entrypoint; None while it runs, or where it was killed.
-        tracking_uri: MLflow server of the sweep; None where it has none of its own.
+        message: Ray's explanation of the state.
+        started_ms: Start as Unix time in milliseconds.
+        ended_ms: End as Unix time in milliseconds; None while it runs.
+        exit_code: Exit code of the entrypoint; None while it runs, or where it was killed.
+        tracking_uri: MLflow server of the sweep; None without one.
     """
 
     sweep: str
@@ -51,21 +51,22 @@ class SweepJob:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will happen to it."""
+        """True once the job has ended."""
         return self.state in _OVER
 
     def as_dict(self) -> dict[str, Any]:
-        """For programs."""
+        """Return the job as plain data."""
         return dict(vars(self))
 
 
 class JobClient:
-    """Submits sweeps to a cluster and looks after them.
+    """Client that submits sweeps to a cluster and queries their jobs; its calls block until the dashboard answers.
 
     The token of the cluster is taken from `RAY_AUTH_TOKEN`, `RAY_AUTH_TOKEN_PATH` or `~/.ray/auth_token`.
 
     Args:
-        address: Of the dashboard, such as `http://head:8265`; None takes `RAY_API_SERVER_ADDRESS`, or this machine.
+        address: Address of the dashboard, such as `http://head:8265`; None takes `RAY_API_SERVER_ADDRESS` or
+            this machine.
 
     Raises:
         ClusterError: Nothing answers there, or it refuses the token.
@@ -75,8 +76,8 @@ class JobClient:
         self.address = dashboard_url(address)
         _require_answer(self.address)
         use_token_if_there_is_one()
-        os.environ["RAY_API_SERVER_ADDRESS"] = self.address  # Ray heeds it more than an argument
-        with self._told():
+        os.environ["RAY_API_SERVER_ADDRESS"] = self.address  # Ray prefers it over an argument
+        with self._user_errors():
             from ray.job_submission import JobSubmissionClient
 
             for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
@@ -86,7 +87,7 @@ class JobClient:
     def submit(
         self, sweep: str, *, entrypoint: str, runtime_env: Mapping[str, Any], metadata: Mapping[str, str]
     ) -> str:
-        """Starts a sweep; the job is called like it, with a number after the first time.
+        """Submit a sweep; return the id of its job: the sweep's name, with a number from the second time on.
 
         Raises:
             SweepNameError: A job runs this sweep now.
@@ -102,7 +103,7 @@ class JobClient:
                 )
         taken = {job.job for job in jobs}
         free = next(name for name in _numbered(sweep) if name not in taken)
-        with self._told():
+        with self._user_errors():
             return str(
                 self.ray.submit_job(
                     entrypoint=entrypoint,
@@ -113,20 +114,20 @@ class JobClient:
             )
 
     def jobs(self) -> list[SweepJob]:
-        """All sweeps that were ever submitted to this cluster, newest first.
+        """Return all sweeps submitted to this cluster, newest first.
 
         Raises:
             ClusterError: The cluster went away.
         """
-        with self._told():
+        with self._user_errors():
             found = [_as_sweep_job(details) for details in self.ray.list_jobs() if details.submission_id]
         return sorted((job for job in found if job is not None), key=lambda job: -job.started_ms)
 
     def newest(self, sweep: str) -> SweepJob:
-        """The last job of a sweep.
+        """Return the newest job of a sweep.
 
         Raises:
-            SweepNameError: The cluster has had no job of this sweep.
+            SweepNameError: The cluster has no job of this sweep.
         """
         jobs = self.jobs()
         found = next((job for job in jobs if sweep in (job.sweep, job.job)), None)
@@ -137,28 +138,28 @@ class JobClient:
         return found
 
     def look(self, job: str) -> SweepJob:
-        """A job as it stands now.
+        """Return the current state of a job.
 
         Raises:
             ClusterError: The cluster went away, or has lost the job.
         """
-        with self._told():
+        with self._user_errors():
             found = _as_sweep_job(self.ray.get_job_info(job))
         if found is None:
             raise ClusterError(f"job '{job}' on {self.address} runs no sweep of `spatialsweep submit`")
         return found
 
     def logs(self, job: str) -> str:
-        """All that a job has printed.
+        """Return the whole log of a job.
 
         Raises:
             ClusterError: The cluster went away.
         """
-        with self._told():
+        with self._user_errors():
             return str(self.ray.get_job_logs(job))
 
     def stop(self, job: str) -> bool:
-        """Asks a job to end; it writes its results down first, for two minutes at most.
+        """Stop a job, which has two minutes to write its results; returns at once.
 
         Returns:
             Whether it was running.
@@ -166,12 +167,12 @@ class JobClient:
         Raises:
             ClusterError: The cluster went away.
         """
-        with self._told():
+        with self._user_errors():
             return bool(self.ray.stop_job(job))
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turns what Ray's client raises into errors for users."""
+    def _user_errors(self) -> Iterator[None]:
+        """Convert exceptions of Ray's client to errors for users."""
         import requests
         from ray.exceptions import AuthenticationError
 
@@ -189,10 +190,10 @@ class JobClient:
 
 
 def dashboard_url(address: str | None) -> str:
-    """The address of a dashboard, complete.
+    """Return the complete URL of a dashboard.
 
     Raises:
-        ClusterError: It is another kind of address.
+        ClusterError: The address is not one of a dashboard.
     """
     given = address or os.environ.get("RAY_API_SERVER_ADDRESS") or _DEFAULT_ADDRESS
     url = given if "://" in given else f"http://{given}"
@@ -207,7 +208,7 @@ def dashboard_url(address: str | None) -> str:
 
 
 def _require_answer(url: str) -> None:
-    """Fails within seconds where Ray's client would wait for minutes."""
+    """Raise an error within seconds where Ray's client would wait for minutes."""
     parts = urlsplit(url)
     try:
         port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -220,7 +221,7 @@ def _require_answer(url: str) -> None:
 
 
 def use_token_if_there_is_one() -> None:
-    """Whoever sets a token means it to be used; Ray asks for the mode once, when it is imported."""
+    """Enable token authentication if the user has a token; Ray reads the mode once, when it is imported."""
     there = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     if there or (Path.home() / ".ray" / "auth_token").exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -1,7 +1,6 @@
-"""A real one-node Ray cluster on this machine, with token authentication and the dashboard, for tests and trials.
+"""One-node Ray cluster on this machine, with token authentication and the dashboard, for tests and experiments.
 
-It is the same `ray start --head` an administrator would type, kept in the foreground so that ending one process ends
-all of it and nothing else on the machine.
+Runs `ray start --head` in the foreground, so that ending one process ends the whole cluster and nothing else.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ _STOP_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class LocalHead:
-    """How to reach a running head.
+    """Addresses and token of a running head.
 
     Args:
-        gcs_address: For `ray.init` and `--address`.
-        dashboard_url: For `ray job submit`.
-        token: Every client needs it.
+        gcs_address: Address for `ray.init` and `--address`.
+        dashboard_url: URL for `ray job submit`.
+        token: Token that every client needs.
     """
 
     gcs_address: str
@@ -44,7 +43,7 @@ class LocalHead:
 
     @property
     def client_environment(self) -> dict[str, str]:
-        """Environment of a process that talks to this cluster."""
+        """Environment variables of a client process."""
         return {
             **_clean_environment(),
             "RAY_AUTH_MODE": "token",
@@ -55,18 +54,18 @@ class LocalHead:
 
 @contextlib.contextmanager
 def local_head(*, num_cpus: int | None = None, environment: Mapping[str, str] | None = None) -> Iterator[LocalHead]:
-    """Starts a head and ends it afterwards.
+    """Start a head, block until it accepts jobs, and stop it afterwards.
 
     Args:
-        num_cpus: CPUs it claims to have; None takes the machine's.
-        environment: More variables for its processes, and so for the jobs it runs.
+        num_cpus: Number of CPUs to declare; None declares the machine's.
+        environment: Further variables for its processes and its jobs.
 
     Raises:
-        ClusterError: It did not answer in time; the message holds what it printed.
+        ClusterError: It did not answer within the timeout; the message holds its output.
     """
     gcs_port, dashboard_port = _free_port(), _free_port()
-    # Ray's sockets need a short path, and a folder of its own keeps `ray.init("auto")` elsewhere away from it. Ray lets
-    # everybody write to the folder it is given, so that is one within, where nobody else gets.
+    # Ray's sockets need a short path. A folder of its own hides it from `ray.init("auto")` elsewhere; Ray makes its
+    # folder writable for everyone, hence a subfolder of a private one.
     with tempfile.TemporaryDirectory(prefix="ss-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         head = LocalHead(f"127.0.0.1:{gcs_port}", f"http://127.0.0.1:{dashboard_port}", secrets.token_hex(32))
         command = [_ray_command(), "start", "--head", "--block", "--disable-usage-stats", f"--port={gcs_port}"]
@@ -91,7 +90,7 @@ def local_head(*, num_cpus: int | None = None, environment: Mapping[str, str] | 
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Asks the head to end, then ends whatever of its process group is left; nothing outside the group."""
+    """Terminate the head, then kill the rest of its process group and nothing else."""
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_TIMEOUT_S)
@@ -101,7 +100,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _wait_until_ready(head: LocalHead, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Waits until a job that does nothing is accepted: the dashboard answers some seconds before it takes jobs."""
+    """Wait until an empty job is accepted: the dashboard answers some seconds before it accepts jobs."""
     deadline = time.monotonic() + _START_TIMEOUT_S
     request = urllib.request.Request(  # noqa: S310 - our own address
         f"{head.dashboard_url}/api/jobs/",
@@ -118,12 +117,12 @@ def _wait_until_ready(head: LocalHead, process: subprocess.Popen[bytes], log: Pa
 
 
 def _ray_command() -> str:
-    """The `ray` beside this interpreter, whatever PATH says."""
+    """Return the path of the `ray` command of this environment."""
     return str(Path(sys.executable).with_name("ray"))
 
 
 def _clean_environment() -> dict[str, str]:
-    """Ours without another cluster's settings; `python` and `ray` are this environment's, as in an activated one."""
+    """Return this process's environment without Ray settings, and with this virtual environment first on PATH."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     return kept | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])}
 

@@ -1,4 +1,4 @@
-"""What each node says about itself; runs there, and so imports nothing that a node could lack."""
+"""Checks that run on each node; imports nothing that a node could lack."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _ANSWER_S = 10.0
 
 
 def look_at_node(runs_dir: str, marker: str, tracking_uri: str | None, storage_uri: str | None) -> dict[str, Any]:
-    """Everything that is asked of one node.
+    """Collect the facts of this node; runs in a Ray task on it.
 
     Args:
-        runs_dir: Folder that all nodes are to share.
-        marker: Name of a file in it that the asking process has written; nothing looks for it where empty.
-        tracking_uri: MLflow server to be reached.
-        storage_uri: Database to be reached.
+        runs_dir: Folder that all nodes must share.
+        marker: Name of a file that the driver has written there; empty skips the check.
+        tracking_uri: MLflow server that the node must reach.
+        storage_uri: Database that the node must reach.
 
     Returns:
-        Texts, numbers and flags; an `error` beside what could not be found out.
+        Texts, numbers and flags; an `error` entry for a fact that could not be determined.
     """
     return {
         "host": socket.gethostname(),
@@ -45,7 +45,7 @@ def look_at_node(runs_dir: str, marker: str, tracking_uri: str | None, storage_u
 
 
 def clock() -> float:
-    """The node's time, in Unix seconds."""
+    """Return the node's clock as Unix time in seconds."""
     return time.time()
 
 
@@ -57,7 +57,7 @@ def _version(name: str) -> str:
 
 
 def _devices() -> dict[str, Any]:
-    """GPUs as the driver sees them; a node without the program has none."""
+    """Return the GPUs that `nvidia-smi` lists; none without that program."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return {"gpus": [], "driver": ""}
@@ -71,7 +71,7 @@ def _devices() -> dict[str, Any]:
 
 
 def _storage(folder: Path, marker: str) -> dict[str, Any]:
-    """Whether the folder is the one the asking process sees, and can be written."""
+    """Check that the folder is the driver's and is writable."""
     if marker and not (folder / marker).exists():
         return {"error": f"{folder} does not hold what the driver has written to it"}
     probe = folder / f".doctor-{uuid.uuid4().hex}"
@@ -91,7 +91,7 @@ def _free_gb(folder: Path) -> float:
 
 
 def _reach(uri: str | None) -> dict[str, Any]:
-    """Whether a server's port can be reached; a file is nobody's server."""
+    """Check that a server's port can be reached; a database file needs no check."""
     if uri is None or uri.startswith("sqlite"):
         return {}
     parts = urlsplit(without_user(uri))

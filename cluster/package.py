@@ -1,4 +1,4 @@
-"""What a job takes with it: the files of a working directory, our own packages, and the sweep."""
+"""Package of a job: files of the working directory, SpatialSweep's own packages, and the sweep file."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True)
 class Package:
-    """Files on their way to a cluster.
+    """Files to send to a cluster.
 
     Args:
-        files: Where each one lies here, by its name in the package.
+        files: Local path of each file, by its name in the package.
         sweep: Name of the sweep file in the package.
-        left_out: What was kept back although no ignore file names it, a line for each reason.
+        left_out: Files excluded without an ignore file, one line per reason.
     """
 
     files: Mapping[str, Path]
@@ -43,16 +43,16 @@ class Package:
 
     @property
     def bytes(self) -> int:
-        """Of all files, before compression."""
+        """Size of all files in bytes, before compression."""
         return sum(path.stat().st_size for path in self.files.values())
 
     def largest(self) -> list[tuple[str, int]]:
-        """The files that weigh most, with their bytes."""
+        """Return the largest files with their sizes in bytes."""
         sizes = [(name, path.stat().st_size) for name, path in self.files.items()]
         return sorted(sizes, key=lambda entry: (-entry[1], entry[0]))[:_NAMED]
 
     def write(self, target: Path) -> None:
-        """Writes a zip file; equal files make equal bytes, so that Ray sends what it has seen before only once."""
+        """Write a zip file; equal files give equal bytes, so that Ray uploads them only once."""
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             for name, path in sorted(self.files.items()):
                 entry = zipfile.ZipInfo(name, _FIXED_DATE)
@@ -62,23 +62,23 @@ class Package:
 
 
 def size_limit() -> int:
-    """Bytes that Ray takes in one package."""
+    """Return Ray's limit for one package, in bytes."""
     from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
 
     return int(GCS_STORAGE_MAX_SIZE)
 
 
 def plan_package(folder: Path, sweep: Path, *, limit: int | None = None) -> Package:
-    """Collects what a job needs to run a sweep.
+    """Collect the files a job needs to run a sweep.
 
     Args:
-        folder: The working directory.
-        sweep: The sweep's file; one that is ignored or lies elsewhere is taken along all the same.
-        limit: Bytes, before compression; None takes Ray's.
+        folder: Working directory.
+        sweep: Sweep file; included even if it is ignored or outside the folder.
+        limit: Limit in bytes, before compression; None takes Ray's.
 
     Raises:
-        ConfigError: There is no such folder, it holds packages with the names of ours, or too much, or the sweep's
-            file is a link that leads outside of the folder, or of a name that secrets have.
+        ConfigError: The folder does not exist, holds packages named as SpatialSweep's, or exceeds the limit; or the
+            sweep file is a link out of the folder, or has a name that marks secrets.
     """
     if not folder.is_dir():
         raise ConfigError([Problem("--working-dir", f"no such folder: {folder}")])
@@ -96,20 +96,20 @@ def plan_package(folder: Path, sweep: Path, *, limit: int | None = None) -> Pack
 
 
 def own_package() -> Package:
-    """Our packages alone."""
+    """Return a package of SpatialSweep's own code alone."""
     return Package(_sources(), "")
 
 
 def megabytes(size: int) -> str:
-    """A size as people read it."""
+    """Format a size, such as `1.5 MiB`."""
     return f"{size / 2**20:.1f} MiB"
 
 
 def _name_of_sweep(sweep: Path, given: Path, folder: Path) -> str:
-    """Where the sweep's file stands in the package.
+    """Return the name of the sweep file in the package.
 
     Raises:
-        ConfigError: It is a link of the folder that leads outside, or may hold secrets.
+        ConfigError: The file is a link out of the folder, or has a name that marks secrets.
     """
     written, target = Path(os.path.abspath(sweep)), sweep.resolve()  # noqa: PTH100 - links as they are
     within = written.is_relative_to(given) or written.is_relative_to(folder)
@@ -123,17 +123,17 @@ def _name_of_sweep(sweep: Path, given: Path, folder: Path) -> str:
 
 
 def _kept(folder: Path, excluded: list[str], left_out: LeftOut) -> Iterator[Path]:
-    """Files that are not ignored, by the rules of `ray job submit`, and are not kept back for reasons of their own."""
+    """Yield the files that neither the rules of `ray job submit` nor our own rules exclude."""
     from ray._private.runtime_env.packaging import _get_excludes
 
     try:
-        yield from _files_beneath(folder, [_get_excludes(folder, excluded)], left_out)
+        yield from _files_below(folder, [_get_excludes(folder, excluded)], left_out)
     except OSError as error:
         message = f"{error.filename} cannot be read: {error.strerror}. Name it in .rayignore, or make it readable"
         raise ConfigError([Problem("--working-dir", message)]) from None
 
 
-def _files_beneath(path: Path, excludes: list[Callable[[Path], bool]], left_out: LeftOut) -> Iterator[Path]:
+def _files_below(path: Path, excludes: list[Callable[[Path], bool]], left_out: LeftOut) -> Iterator[Path]:
     from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
 
     if any(excluded(path) for excluded in excludes) or left_out.takes(path):
@@ -141,7 +141,7 @@ def _files_beneath(path: Path, excludes: list[Callable[[Path], bool]], left_out:
     if path.is_dir():
         within = [*excludes, *get_excludes_from_ignore_files(path, include_gitignore=True, logger=_LOGGER)]
         for inner in sorted(path.iterdir()):
-            yield from _files_beneath(inner, within, left_out)
+            yield from _files_below(inner, within, left_out)
     else:
         yield path
 
@@ -155,7 +155,7 @@ def _content(path: Path) -> bytes:
 
 
 def _own_code(folder: Path) -> dict[str, Path]:
-    """Our packages as they run here, unless the folder is a checkout and brings its own."""
+    """Return the code of the running packages; empty if the folder is a checkout with its own."""
     there = [root for root in IMPORT_ROOTS if (folder / root).is_dir()]
     if len(there) == len(IMPORT_ROOTS):
         return {}

@@ -1,4 +1,4 @@
-"""What is sent to a cluster to run a sweep there: the command, the environment, and what must not be in either."""
+"""Submission of a sweep to a cluster: its command, its environment, and the checks of both."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from orchestrator.files.home_paths import expanded_path
 from orchestrator.files.sqlite_files import sqlite_path
 from orchestrator.uris import holds_password, without_password
 
-# How long Ray lets a driver write its results down before it kills it; its own default is 3 s.
+# Time for a driver to write its results before Ray kills it; Ray's default is 3 s.
 _STOP_WAIT_S = 120
 _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 _OPTIONS = {"name": "--name", "tracking.uri": "--tracking-uri", "runs_dir": "--runs-dir"}
@@ -30,12 +30,12 @@ _RESERVED = re.compile(r"^RAY_AUTH_")
 
 @dataclass(frozen=True)
 class CheckedSweep:
-    """What a submission has to know of a sweep.
+    """Facts about a checked sweep that a submission needs.
 
     Args:
-        name: Of the sweep.
-        tracking_uri: Its MLflow server without a password; None where it has none that answers over HTTP.
-        unread: Why its images could not be looked at here; empty where they were.
+        name: Name of the sweep.
+        tracking_uri: MLflow server without a password; None without an HTTP server.
+        unread: Reason why the dataset could not be read on this machine; empty if it was read.
     """
 
     name: str
@@ -46,17 +46,17 @@ class CheckedSweep:
 def check_sweep(
     sweep: Path, overrides: Sequence[str], values: Mapping[str, str] = MappingProxyType({})
 ) -> CheckedSweep:
-    """Checks all of a sweep that can be checked here, and that it can run in a job.
+    """Check a sweep as far as possible on this machine, and that it can run in a job.
 
-    Images at a path from the root may be the cluster's alone: where there are none here, the job looks at them.
+    An absolute dataset path may exist on the cluster alone; if it is missing here, the job checks it.
 
     Args:
-        sweep: Its file.
-        overrides: Assignments that will be part of the job's command line.
-        values: Settings given as options, which will be part of it too.
+        sweep: Sweep file.
+        overrides: Assignments (`--set`) for the job's command line.
+        values: Settings given as options, for the job's command line.
 
     Raises:
-        ConfigError: With every fault: of the sweep, of what would be lost in a job, of passwords that would be seen.
+        ConfigError: Lists all problems: of the settings, of paths that a job would lose, of passwords that would show.
     """
     settings, _ = overridden(sweep, overrides, values)
     problems, unread = list(_shown_passwords(overrides, values)), ""
@@ -86,7 +86,7 @@ def _lies_elsewhere(uri: str | None) -> bool:
 
 
 def _local_places(settings: Mapping[str, Any]) -> Iterator[Problem]:
-    """A job runs in a copy of the working directory that Ray deletes after it."""
+    """Yield relative paths: a job runs in a copy of the working directory that Ray deletes afterwards."""
     remedy = "in a job it would lie in a folder that Ray deletes. Name a path from the root, on storage all nodes reach"
     runs_dir, images = settings.get("runs_dir"), _setting(settings, "dataset", "uri")
     if isinstance(runs_dir, str) and not runs_dir.startswith(("/", "~")):
@@ -112,10 +112,10 @@ def _shown_passwords(overrides: Sequence[str], values: Mapping[str, str]) -> Ite
 
 
 def passed_on(names: Iterable[str]) -> dict[str, str]:
-    """The variables of this environment that the job is to have.
+    """Return the environment variables to pass to the job.
 
     Raises:
-        ConfigError: One is not set here, or is no name of a variable.
+        ConfigError: A name is not set here, or is not the name of a variable.
     """
     problems, found = [], {}
     for name in names:
@@ -142,7 +142,7 @@ def entrypoint(
     resume: bool,
     allow_changed: bool,
 ) -> str:
-    """The job's command, which everyone who sees the cluster's jobs can read."""
+    """Return the command of the job; everyone who sees the cluster's jobs can read it."""
     command = ["python", "-m", "orchestrator", "run", sweep]
     for assignment in overrides:
         command += ["--set", assignment]
@@ -152,13 +152,13 @@ def entrypoint(
 
 
 def runtime_env(package: Path, variables: dict[str, str], *, install: bool, constrained: bool) -> dict[str, Any]:
-    """Ray's description of what the job runs in.
+    """Return Ray's runtime environment of the job.
 
     Args:
-        package: A zip file.
-        variables: Environment, as `passed_on` found it.
-        install: Whether the cluster's own packages are to be brought to the versions of this machine.
-        constrained: Whether the package holds a `constraints.txt` that fixes what those need.
+        package: Zip file with the job's files.
+        variables: Environment variables of the job.
+        install: Install this machine's package versions on the cluster.
+        constrained: The package holds a `constraints.txt` that pins their dependencies.
     """
     versions = {name: _version(name) for name in COMPARED}
     wanted: dict[str, Any] = {
@@ -177,10 +177,10 @@ def runtime_env(package: Path, variables: dict[str, str], *, install: bool, cons
 
 
 def pinned_requirements() -> list[str]:
-    """What SpatialSweep needs, at the versions of this machine; Ray is the cluster's own and must stay.
+    """Return SpatialSweep's requirements at this machine's versions, without Ray, which belongs to the cluster.
 
     Raises:
-        ConfigError: SpatialSweep is not installed here, so nobody knows what it needs.
+        ConfigError: SpatialSweep is not installed here, so that its requirements are unknown.
     """
     try:
         needed = requires("spatialsweep") or []
@@ -193,5 +193,5 @@ def pinned_requirements() -> list[str]:
 
 
 def _version(name: str) -> str:
-    """Of an installed package, without the local part (`+cpu`) that an index does not know."""
+    """Return a package's version without the local part (`+cpu`), which no index knows."""
     return version(name).partition("+")[0]

@@ -1,4 +1,4 @@
-"""Exclude secrets, and links that leave the working directory, from a job's package, whatever the ignore files say."""
+"""Exclusion of secrets, and of links out of the working directory, from a job's package."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ _NAMED = 5
 
 
 class LeftOut:
-    """Decides for each path of a folder whether it is kept back, and remembers what was.
+    """Filter of a folder's paths that records what it excludes.
 
     Args:
-        folder: The working directory, resolved.
+        folder: Working directory, resolved.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -90,6 +90,6 @@ def is_secret(name: Path) -> bool:
 
 
 def _shown(name: Path) -> str:
-    """A name on one line, whatever bytes it is made of."""
+    """Return a name on one line, with unprintable characters escaped."""
     text = name.as_posix()
     return text if text.isprintable() else ascii(text)

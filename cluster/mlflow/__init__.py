@@ -1,4 +1,4 @@
-"""An MLflow server for several users: PostgreSQL, an artifact proxy, passwords; see docs/mlflow-server.md."""
+"""MLflow server for several users: PostgreSQL, artifact proxy, passwords; see docs/mlflow-server.md."""
 
 from cluster.mlflow.tracking_server import ServerSettings, TrackingServerError, run_server
 

@@ -1,4 +1,4 @@
-"""`python -m cluster.mlflow`: an MLflow server for several users."""
+"""`python -m cluster.mlflow`: MLflow server for several users."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cluster.mlflow.tracking_server import ADMIN_PASSWORD, DATABASE, ServerSetti
 
 def serve(
     *,
-    artifacts: Annotated[str, typer.Option(help="s3://bucket/folder, or a folder of this machine.")],
+    artifacts: Annotated[str, typer.Option(help="Artifact store: s3://bucket/folder, or a folder of this machine.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Of the server.", min=1, max=65535)] = 5000,
-    allowed_hosts: Annotated[str, typer.Option(help="What clients call it, separated by commas.")] = "",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 5000,
+    allowed_hosts: Annotated[str, typer.Option(help="Host names that clients use, separated by commas.")] = "",
     admin: Annotated[str, typer.Option(help="Name of the first user.")] = "admin",
-    workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 4,
+    workers: Annotated[int, typer.Option(help="Number of server processes.", min=1)] = 4,
 ) -> None:
     """Serve MLflow with PostgreSQL, an artifact proxy and passwords.
 

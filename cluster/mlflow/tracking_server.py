@@ -1,7 +1,7 @@
-"""Starts `mlflow server` so that nobody reads or writes without a password, and no secret stands in a command line.
+"""Start of `mlflow server` with passwords, and without secrets on its command line.
 
-MLflow asks for names and passwords with its app `basic-auth`. What it leaves open is closed here: who is given nothing
-may do nothing, the first password is chosen by whoever starts the server, and the hosts it answers to are named.
+MLflow's app `basic-auth` checks names and passwords. This module closes what its defaults leave open: users have no
+permissions by default, the administrator chooses the first password, and the accepted host names are listed.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ _NEEDED = {"flask_wtf": "mlflow[auth]", "psycopg": "psycopg[binary]"}
 
 
 class TrackingServerError(SpatialSweepError):
-    """The server cannot be started as it was asked for."""
+    """Raised when the server cannot be started with the given settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """How the server is to run.
+    """Settings of the server.
 
     Args:
-        database: PostgreSQL, for runs and for users; may hold a password.
-        artifacts: `s3://bucket/folder`, or a folder of this machine; only the server itself reaches it.
+        database: PostgreSQL URI for runs and users; may hold a password.
+        artifacts: `s3://bucket/folder`, or a folder of this machine; only the server accesses it.
         host: Address to listen on.
-        port: Of the server.
-        allowed_hosts: What clients may call it, such as `mlflow.example:5000`; empty on a loopback address.
-        admin_password: Of the first user; ignored once there is one.
-        admin_name: Of the first user.
-        workers: Processes.
+        port: Port to listen on.
+        allowed_hosts: Host names that clients use, such as `mlflow.example:5000`; empty on a loopback address.
+        admin_password: Password of the first user; ignored once a user exists.
+        admin_name: Name of the first user.
+        workers: Number of server processes.
     """
 
     database: str
@@ -62,7 +62,7 @@ class ServerSettings:
     workers: int = 4
 
     def problems(self) -> Iterator[str]:
-        """What must change before the server is started."""
+        """Yield the problems that prevent a start."""
         if not self.admin_password:
             yield f"there is no default password: choose one for '{self.admin_name}' and set {ADMIN_PASSWORD}"
         elif len(self.admin_password) < _SHORTEST_PASSWORD:
@@ -83,7 +83,7 @@ class ServerSettings:
 
     @property
     def command(self) -> list[str]:
-        """What is run; it holds no secret, for every user of a machine sees command lines."""
+        """Command line of the server, without secrets: every user of a machine sees command lines."""
         artifacts = self.artifacts if "://" in self.artifacts else str(Path(self.artifacts).resolve())
         command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth"]
         command += ["--host", self.host, "--port", str(self.port), "--workers", str(self.workers)]
@@ -91,11 +91,11 @@ class ServerSettings:
         return [*command, "--allowed-hosts", ",".join(self.allowed_hosts)] if self.allowed_hosts else command
 
     def environment(self, auth_file: Path, base: Mapping[str, str]) -> dict[str, str]:
-        """What it runs with.
+        """Return the environment variables of the server.
 
         Args:
-            auth_file: Settings of `basic-auth`, which `write_auth_file` has written.
-            base: Of this process.
+            auth_file: Settings of `basic-auth`, as `write_auth_file` wrote them.
+            base: Environment variables of this process.
         """
         return {
             "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -109,7 +109,7 @@ class ServerSettings:
         }
 
     def write_auth_file(self, path: Path) -> None:
-        """Writes the settings of `basic-auth`, readable by this user only: they hold the database's password."""
+        """Write the settings of `basic-auth` with mode 0600: they hold the database's password."""
         content = configparser.ConfigParser(interpolation=None)
         content["mlflow"] = {
             "default_permission": "NO_PERMISSIONS",
@@ -123,10 +123,10 @@ class ServerSettings:
 
 
 def run_server(settings: ServerSettings) -> int:
-    """Runs the server until it ends, by itself or by SIGINT or SIGTERM; returns its exit code.
+    """Run the server; block until it exits or receives SIGINT or SIGTERM; return its exit code.
 
     Raises:
-        TrackingServerError: Something must change first; all of it is listed.
+        TrackingServerError: Lists all problems of the settings.
     """
     if problems := list(settings.problems()):
         raise TrackingServerError(
@@ -146,5 +146,5 @@ def run_server(settings: ServerSettings) -> int:
 
 
 def _with_driver(uri: str) -> str:
-    """The address with the driver that is installed; without one SQLAlchemy wants the older psycopg2."""
+    """Return the URI with the installed driver; SQLAlchemy's default is the older psycopg2."""
     return uri.replace("postgresql://", "postgresql+psycopg://", 1)

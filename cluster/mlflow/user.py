@@ -1,4 +1,4 @@
-"""`python -m cluster.mlflow.user`: makes a user of an MLflow server, who manages the experiments that he makes."""
+"""`python -m cluster.mlflow.user`: create a user of an MLflow server, who manages the experiments they create."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ANSWER_S = 30.0
 
 
 def make_user(server: str, administrator: tuple[str, str], user: tuple[str, str]) -> str:
-    """Make a user, or set the password of one that exists; returns what was done.
+    """Create a user, or set the password of an existing one; return a description.
 
     Args:
         server: Address of the server, with scheme and port.
@@ -62,7 +62,7 @@ def _ask(server: str, administrator: tuple[str, str], method: str, what: str, bo
 
 
 def main(server: Annotated[str, typer.Option(help="Such as http://mlflow:5000.")]) -> None:
-    """Make a user of an MLflow server, or set the password of one.
+    """Create a user of an MLflow server, or set the password of an existing one.
 
     The administrator's name and password come from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, the user's
     from MLFLOW_USER and MLFLOW_USER_PASSWORD.

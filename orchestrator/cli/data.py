@@ -1,4 +1,4 @@
-"""The commands `spatialsweep data ...`: prepare a dataset, and look at one."""
+"""Commands `spatialsweep data prepare` and `spatialsweep data inspect`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.cli.options import location_option, path_option
+from orchestrator.cli.exit_codes import INTERRUPTED
+from orchestrator.cli.options import AsJson, location_option, path_option
 from orchestrator.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,9 +20,8 @@ if TYPE_CHECKING:
 
     from orchestrator.data.manifest import Manifest
 
-app = typer.Typer(help="Prepare datasets, and look at them.", no_args_is_help=True)
+app = typer.Typer(help="Prepare and inspect datasets.", no_args_is_help=True)
 
-_INTERRUPTED = 130
 _MOST_CLASSES = 20
 
 
@@ -42,26 +42,31 @@ def prepare(
     ],
     source: Annotated[
         Path | None,
-        typer.Option("--from", metavar="DIR_OR_ARCHIVE", help="The dataset as distributed.", parser=path_option),
+        typer.Option(
+            "--from",
+            metavar="DIR_OR_ARCHIVE",
+            help="The dataset as distributed.",
+            parser=path_option,
+        ),
     ] = None,
-    max_bad: Annotated[int, typer.Option(help="Unreadable images that may be left out.", min=0)] = 0,
+    max_bad: Annotated[int, typer.Option(help="Number of unreadable images that may be left out.", min=0)] = 0,
     images_per_shard: Annotated[
-        int | None, typer.Option(help="Default: 64 MiB of pixels, or 1024 image files.", min=1)
+        int | None, typer.Option(help="Images per shard; default: 64 MiB of pixels, or 1024 image files.", min=1)
     ] = None,
     address: Annotated[
         str | None,
-        typer.Option(help="Convert in Ray tasks: on a cluster, or 'local' for the cores here. Default: this process."),
+        typer.Option(help="Ray cluster to convert on, or 'local' for this machine's cores; default: this process."),
     ] = None,
     scratch: Annotated[
         Path | None,
         typer.Option(
-            help="Folder archives are unpacked beneath; with Ray, one all its hosts reach.",
+            help="Folder to unpack archives in; with Ray, one that every node reaches.",
             parser=path_option,
             metavar="PATH",
         ),
     ] = None,
 ) -> None:
-    """Convert a dataset to Arrow shards with a manifest. Call it again to continue after an interruption."""
+    """Convert a dataset to Arrow shards with a manifest. Repeat the command to resume after an interruption."""
     from orchestrator.data.conversion import prepare as conversion
     from orchestrator.data.storage import open_folder
     from orchestrator.runtime.conversion_tasks import ray_tasks
@@ -82,13 +87,13 @@ def prepare(
                 notice=lambda line: bar.console.print(line, markup=False, highlight=False, soft_wrap=True),
             )
     except KeyboardInterrupt:
-        typer.echo("spatialsweep: interrupted; the same command goes on where it was", err=True)
-        raise typer.Exit(_INTERRUPTED) from None
+        typer.echo("spatialsweep: interrupted; repeat the same command to resume", err=True)
+        raise typer.Exit(INTERRUPTED) from None
     typer.echo(f"{open_folder(to).shown}: {_summary(manifest)}")
 
 
 def _progress_bar(name: str) -> Progress:
-    """Return a progress bar of images on standard error, which is hidden where that is no terminal."""
+    """Return a progress bar on standard error, hidden where that is no terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
@@ -98,13 +103,13 @@ def _progress_bar(name: str) -> Progress:
 
 @app.command()
 def inspect(
-    uri: Annotated[str, typer.Argument(help="A prepared dataset.", parser=location_option, metavar="URI")],
+    uri: Annotated[str, typer.Argument(help="URI of a prepared dataset.", parser=location_option, metavar="URI")],
     sheet: Annotated[
-        Path, typer.Option(help="PNG with images of every split.", parser=path_option, metavar="PATH")
+        Path, typer.Option(help="PNG file to write, with images of every split.", parser=path_option, metavar="PATH")
     ] = Path("contact_sheet.png"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as it is.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Print what a prepared dataset holds, and write a picture of it."""
+    """Print the contents of a prepared dataset, and write a contact sheet."""
     from orchestrator.data.conversion.contact_sheet import contact_sheet
     from orchestrator.data.manifest import read_manifest
     from orchestrator.data.manifest_checks import contradictions

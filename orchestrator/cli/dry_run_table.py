@@ -1,4 +1,4 @@
-"""What `--dry-run` prints."""
+"""Output of `--dry-run`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from orchestrator.sweep.dry_run_trials import LargestTrial
 
 
 def print_dry_run(found: DryRun, console: Console) -> None:
-    """Shows what a sweep would do."""
+    """Print the plan of a sweep."""
     settings = as_yaml(found.non_default, default_flow_style=None, width=120)
-    say(console, f"{found.plans.name} is valid. Nothing was started. Its settings, but for defaults:\n\n{settings}")
+    say(console, f"{found.plans.name} is valid. Nothing was started. Its settings, without defaults:\n\n{settings}")
     for heading, text in found.space:
         say(console, f"{heading:<9}{text}")
     for line in found.tried_first:
         say(console, line)
     console.print(_proposals(found))
     if not all(proposal.certain for proposal in found.proposals):
-        say(console, "* depends on what the trials before it bring")
+        say(console, "* depends on the results of earlier trials")
     if found.rejected:
         say(console, f"Rejected before a trial: {found.rejected}")
     for heading, text in _lines(found):

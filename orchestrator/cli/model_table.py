@@ -1,4 +1,4 @@
-"""The table of all networks: for a terminal, for programs, and for the documentation."""
+"""Table of all networks: for a terminal, for programs, and for the documentation."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ This page is written by `spatialsweep models --markdown > docs/models.md`.
 
 
 def as_json(facts: Sequence[ModelFacts]) -> str:
-    """A list of objects, one per network."""
+    """Return a JSON list with one object per network."""
     return json.dumps([dataclasses.asdict(entry) for entry in facts], indent=2)
 
 
 def as_markdown(facts: Sequence[ModelFacts]) -> str:
-    """The page `docs/models.md`."""
+    """Return the page `docs/models.md`."""
     rules = ["---:" if column in NUMBERS else "---" for column in COLUMNS]
     rows = [COLUMNS, rules, *([f"`{entry.name}`", *_cells(entry)[1:]] for entry in facts)]
     return INTRODUCTION + "\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def print_models(facts: Sequence[ModelFacts], console: Console) -> None:
-    """Shows the table on a terminal."""
+    """Print the table on a terminal."""
     table = Table(title=f"{len(facts)} networks")
     for column in COLUMNS:
         table.add_column(column, justify="right" if column in NUMBERS else "left", no_wrap=True)
@@ -51,6 +51,6 @@ def print_models(facts: Sequence[ModelFacts], console: Console) -> None:
 
 
 def _cells(facts: ModelFacts) -> list[str]:
-    """One network in the order of the columns."""
+    """Return the cells of one network, in the order of the columns."""
     size = "x".join(map(str, facts.input_size))
     return [facts.name, facts.family, f"{facts.params:,}", f"{facts.macs:,}", size, facts.source]

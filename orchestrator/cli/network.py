@@ -1,4 +1,4 @@
-"""The commands about one trained network: `spatialsweep export` and `spatialsweep explain`."""
+"""Commands about networks: `spatialsweep models`, `eval`, `export` and `explain`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import location_option, path_option
-from orchestrator.cli.sweep import RunsDir, tell
+from orchestrator.cli.options import AsJson, RunsDir, Split, TrackingUri, Trial, location_option, path_option
+from orchestrator.cli.output import tell, tell_json, wide_console
 
 if TYPE_CHECKING:
     from orchestrator.inference.explain import Explanation
@@ -27,38 +27,83 @@ Run = Annotated[
         metavar="RUN",
     ),
 ]
-Trial = Annotated[int | None, typer.Option(help="Number of a trial of that sweep.", min=0)]
 Dataset = Annotated[
     str | None,
     typer.Option(
-        help="A prepared dataset's URI, or digits; default: what it was trained on.",
+        help="URI of a prepared dataset, or digits; default: the one it was trained on.",
         parser=location_option,
         metavar="URI",
     ),
 ]
-Split = Annotated[str, typer.Option(help="Which of its images.")]
-TrackingUri = Annotated[str | None, typer.Option(help="MLflow server or database; default: that of the sweep.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
+
+
+@app.command(name="eval")
+def evaluate(
+    checkpoint: Annotated[
+        str,
+        typer.Argument(help="A best.pt, or the MLflow run of a trial.", parser=location_option, metavar="CHECKPOINT"),
+    ],
+    *,
+    dataset: Annotated[
+        str, typer.Option(help="URI of a prepared dataset, or digits.", parser=location_option, metavar="URI")
+    ],
+    split: Split = "test",
+    crop_pct: Annotated[
+        float | None,
+        typer.Option(help="Share of an image file's shorter side to keep; default: as in its run."),
+    ] = None,
+    tracking_uri: TrackingUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the accuracy and loss of a trained network on a split of a dataset."""
+    from orchestrator.inference.evaluate import evaluate_checkpoint
+
+    found = evaluate_checkpoint(checkpoint, dataset, split=split, crop_pct=crop_pct, tracking_uri=tracking_uri)
+    if as_json:
+        tell(json.dumps(vars(found)))
+    else:
+        counted = f"{found.images} images of '{split}'"
+        tell(f"top-1 {found.top1:.2%}, top-5 {found.top5:.2%}, loss {found.loss:.4f} on {counted}")
+        for note in found.notes:
+            tell(f"Note: {note}")
+
+
+@app.command()
+def models(
+    as_json: AsJson = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Write the page docs/models.md.")] = False,
+) -> None:
+    """List all networks with their parameters and multiply-accumulates."""
+    from models import list_models, model_facts
+    from orchestrator.cli import model_table
+
+    facts = [model_facts(name) for name in list_models()]
+    if as_json:
+        tell(model_table.as_json(facts))
+    elif markdown:
+        tell(model_table.as_markdown(facts), nl=False)
+    else:
+        model_table.print_models(facts, wide_console())
 
 
 @app.command()
 def export(
     run: Run,
     *,
-    to: Annotated[str, typer.Option("--format", help="onnx, or torch-export.")],
+    to: Annotated[str, typer.Option("--format", help="Format: onnx, or torch-export.")],
     output: Annotated[
         Path | None,
-        typer.Option(help="The file; default: named after the run, here.", parser=path_option, metavar="PATH"),
+        typer.Option(help="File to write; default: named after the run.", parser=path_option, metavar="PATH"),
     ] = None,
     trial: Trial = None,
     dataset: Dataset = None,
     split: Split = "test",
-    images: Annotated[int, typer.Option(help="Images that outputs are compared on.", min=2)] = 256,
+    images: Annotated[int, typer.Option(help="Number of images that outputs are compared on.", min=2)] = 256,
     runs_dir: RunsDir = None,
     tracking_uri: TrackingUri = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a trained network as a file that runs without SpatialSweep, outputs checked; learned spans are frozen."""
+    """Export a trained network to a file that runs without SpatialSweep; check its outputs and freeze learned spans."""
     from orchestrator.inference.export import export_network
     from orchestrator.inference.export.formats import format_named
     from orchestrator.inference.images import some_images
@@ -70,9 +115,9 @@ def export(
     path = output or Path(f"{trained.label}{form.suffix}")
     exported = export_network(trained, seen, format_name=to, path=path)
     if as_json:
-        tell(json.dumps({**dataclasses.asdict(exported), "path": str(exported.path)}, indent=2))
+        tell_json({**dataclasses.asdict(exported), "path": str(exported.path)})
     else:
-        for line in _told(trained, exported):
+        for line in _export_lines(trained, exported):
             tell(line)
 
 
@@ -80,12 +125,14 @@ def export(
 def explain(
     run: Run,
     *,
-    images: Annotated[int, typer.Option(help="Images that numbers are taken over.", min=2)] = 256,
-    show: Annotated[int, typer.Option(help="Images that pictures show.", min=1, max=16)] = 4,
+    images: Annotated[int, typer.Option(help="Number of images that statistics are computed over.", min=2)] = 256,
+    show: Annotated[int, typer.Option(help="Number of images that pictures show.", min=1, max=16)] = 4,
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for pictures; default: named after the run, here.", parser=path_option, metavar="PATH"
+            help="Folder for pictures; default: named after the run.",
+            parser=path_option,
+            metavar="PATH",
         ),
     ] = None,
     trial: Trial = None,
@@ -93,21 +140,21 @@ def explain(
     split: Split = "test",
     regions: Annotated[
         Path | None,
-        typer.Option(help="Where objects are: a .csv of boxes or a .npz of masks.", parser=path_option, metavar="PATH"),
+        typer.Option(help="Object regions: a .csv of boxes or a .npz of masks.", parser=path_option, metavar="PATH"),
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Layer whose map Grad-CAM reads; default: a late one.")] = None,
     compare: Annotated[
-        str | None, typer.Option(help="A ViT of timm, such as vit_tiny_patch16_224, held beside.")
+        str | None, typer.Option(help="ViT of timm to compare with, such as vit_tiny_patch16_224.")
     ] = None,
     compare_checkpoint: Annotated[
-        Path | None, typer.Option(help="Its weights; default: untrained.", parser=path_option, metavar="PATH")
+        Path | None, typer.Option(help="Weights of that ViT; default: untrained.", parser=path_option, metavar="PATH")
     ] = None,
     to_mlflow: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Log to the trial's MLflow run.")] = True,
     runs_dir: RunsDir = None,
     tracking_uri: TrackingUri = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw what a trained network has learned: spans, masks, similarities, gates, biases, Grad-CAM."""
+    """Visualise a trained network: spans, masks, similarities, gates, biases, Grad-CAM."""
     from orchestrator.inference.explain import explain_network
     from orchestrator.inference.explain.regions import regions_for
     from orchestrator.inference.images import some_images
@@ -140,7 +187,7 @@ def explain(
 
 
 def _log(trained: TrainedNetwork, found: Explanation) -> str:
-    """Logs what was written to the run of the trial, where it has one; says what became of it."""
+    """Log pictures and numbers to the MLflow run of the trial; return a line that describes the result."""
     if trained.run_id is None:
         return "not logged to MLflow: the checkpoint names no run"
     if trained.tracking_uri is None:
@@ -157,8 +204,8 @@ def _log(trained: TrainedNetwork, found: Explanation) -> str:
     return f"logged to MLflow run {trained.run_id} under explain/"
 
 
-def _told(trained: TrainedNetwork, exported: Exported) -> list[str]:
-    """What was written, for a reader."""
+def _export_lines(trained: TrainedNetwork, exported: Exported) -> list[str]:
+    """Return the description of an exported file, for a terminal."""
     batch = "any number of images" if exported.batch is None else f"{exported.batch} images"
     lines = [
         f"{exported.path}: {trained.name}, epoch {trained.epoch} of {trained.label}; {batch} at once",
@@ -170,8 +217,8 @@ def _told(trained: TrainedNetwork, exported: Exported) -> list[str]:
         )
         lines.append(f"layer {layer}: {groups}")
     times = exported.times_ms
-    told = {"network": "in PyTorch", "uncut": "exported uncut", "file": "exported"}
-    speeds = ", ".join(f"{told[name]} {taken:.2f} ms" for name, taken in times.items())
+    labels = {"network": "in PyTorch", "uncut": "exported uncut", "file": "exported"}
+    speeds = ", ".join(f"{labels[name]} {taken:.2f} ms" for name, taken in times.items())
     lines.append(f"{exported.timed_batch} images: {speeds} (medians on one thread, taken in turns)")
     if exported.uncut_bytes is not None:
         share = exported.bytes / exported.uncut_bytes - 1

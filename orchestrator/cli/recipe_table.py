@@ -1,4 +1,4 @@
-"""The table of all recipes, for a terminal and for programs."""
+"""Table of all recipes, for a terminal and for programs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["as_json", "print_recipes"]
 
 
 def as_json(recipes: Sequence[Recipe]) -> str:
-    """A list of objects, one per recipe, with its settings."""
+    """Return a JSON list with one object per recipe, settings included."""
     return json.dumps([{**vars(recipe)} for recipe in recipes], indent=2)
 
 
 def print_recipes(recipes: Sequence[Recipe], console: Console) -> None:
-    """Shows the table on a terminal."""
+    """Print the table on a terminal."""
     table = Table(title=f"{len(recipes)} recipes", caption="spatialsweep train NAME --set dataset.uri=URI")
     for column in ("name", "what", "epochs", "published top-1 %", "source"):
         right = column in ("epochs", "published top-1 %")

@@ -1,4 +1,4 @@
-"""The command `spatialsweep report`."""
+"""Command `spatialsweep report`."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import path_option
-from orchestrator.cli.sweep import Name, RunsDir, TrackingUri, tell
+from orchestrator.cli.options import RecordedTrackingUri, RunsDir, StoredSweepName, path_option
+from orchestrator.cli.output import tell
 
 if TYPE_CHECKING:
     from orchestrator.results.stored_sweep import StoredSweep
 
 app = typer.Typer()
 
-# A person waits: a server that is away is told at once.
-_BRIEFLY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+# A user waits for this command: report an unavailable server after one retry.
+_SHORT_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 
 
 @app.command()
 def report(
-    name: Name,
+    name: StoredSweepName,
     *,
     runs_dir: RunsDir = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="The file; default: report.html in the sweep's folder.", parser=path_option, metavar="PATH"),
+        typer.Option(help="File to write; default: report.html of the sweep.", parser=path_option, metavar="PATH"),
     ] = None,
-    tracking_uri: TrackingUri = None,
+    tracking_uri: RecordedTrackingUri = None,
 ) -> None:
-    """Write the report of a sweep: one HTML file that needs no network, kept in MLflow too."""
+    """Write the report of a sweep: one HTML file that needs no network; also stored in MLflow."""
     from orchestrator.report import write_report
     from orchestrator.results.stored_sweep import find_sweep, read_sweep
 
@@ -44,7 +44,7 @@ def report(
 
 
 def _require_target(path: Path) -> None:
-    """Refuse a place where something else than a report stands."""
+    """Refuse to overwrite a folder, or a file that is not a report."""
     from orchestrator.errors import ConfigError, Problem
     from orchestrator.report.page import is_report
 
@@ -54,8 +54,8 @@ def _require_target(path: Path) -> None:
 
 
 def _record(sweep: StoredSweep, path: Path, tracking_uri: str | None) -> None:
-    """Stores the report with the sweep's run; where that cannot be, the file is there all the same."""
-    for name, value in _BRIEFLY.items():
+    """Store the report with the sweep's MLflow run; warn where that fails, since the file is already written."""
+    for name, value in _SHORT_RETRIES.items():
         os.environ.setdefault(name, value)
     from orchestrator.errors import ConfigError, TrackingError
     from orchestrator.records.folder.recorded_addresses import confirmed_tracking_uri

@@ -1,4 +1,4 @@
-"""A job's versions beside those of the machine that submitted it."""
+"""Comparison of a job's package versions with those of the machine that submitted it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 SUBMITTED_WITH = "SPATIALSWEEP_SUBMITTED_WITH"
-"""Variable that `spatialsweep submit` gives a job: its own versions, as JSON."""
+"""Environment variable with the versions of the submitting machine, as JSON."""
 
 COMPARED = ("ray", "torch", "timm", "optuna", "mlflow", "pyarrow")
 
 
 def version_report() -> list[str]:
-    """Lines for the job's log; none outside a job of `spatialsweep submit`."""
+    """Return lines for the job's log; none outside a job of `spatialsweep submit`."""
     given = os.environ.get(SUBMITTED_WITH)
     if not given:
         return []
@@ -27,7 +27,7 @@ def version_report() -> list[str]:
         if name in there and here[name] != there[name]
     ]
     if differing:
-        remedy = "Results may differ; `spatialsweep submit --install` brings the packages along."
+        remedy = "Results may differ; `spatialsweep submit --install` installs the same versions."
         report.append(f"Warning: this cluster has {', '.join(differing)}. {remedy}")
     return report
 

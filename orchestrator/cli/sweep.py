@@ -1,47 +1,43 @@
-"""The commands about sweeps that stand on disk: `spatialsweep status`, `list`, `repair`, `compare` and `delete`."""
+"""Commands about sweeps on disk: `spatialsweep status`, `list`, `repair`, `compare` and `delete`."""
 
 from __future__ import annotations
 
-import json
 import shlex
-from pathlib import Path
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from orchestrator.cli.options import path_option
-from orchestrator.plain_output import printable
+from orchestrator.cli.options import AsJson, RecordedStorageUri, RecordedTrackingUri, RunsDir, StoredSweepName
+from orchestrator.cli.output import tell_json, wide_console
 
 app = typer.Typer()
 
-Name = Annotated[str, typer.Argument(help="Name of a sweep, or its folder.")]
-RunsDir = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of all results; default: runs here, ~/spatialsweep/runs in a Ray job.",
-        parser=path_option,
-        metavar="PATH",
-    ),
-]
-TrackingUri = Annotated[str | None, typer.Option(help="MLflow with its password, which is not recorded.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
+JobStatus = Callable[[str, str, bool], None]
+"""Function that shows a submitted sweep: its name, the address of the cluster's dashboard, and whether as JSON."""
+
+_job_status: list[JobStatus] = []
+
+
+def register_job_status(show: JobStatus) -> None:
+    """Register the function that serves `status --address`; `cluster.cli` calls this when it is imported."""
+    _job_status[:] = [show]
 
 
 @app.command()
 def status(
-    name: Name,
+    name: StoredSweepName,
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
     address: Annotated[
-        str | None, typer.Option(help="Ask a cluster, by its dashboard's URL, for a submitted sweep.")
+        str | None, typer.Option(help="URL of a cluster's dashboard, to show a sweep submitted to it.")
     ] = None,
 ) -> None:
-    """Show how a sweep stands: running, finished, or left by a driver that died."""
+    """Show the state of a sweep: running, finished, interrupted, or dead with its driver."""
     if address:
-        from cluster.cli import show_job  # decision 0010
-
-        show_job(name, address, as_json=as_json)
+        if not _job_status:
+            raise typer.BadParameter("needs the commands about clusters; call `spatialsweep`", param_hint="--address")
+        _job_status[0](name, address, as_json)
         return
     from orchestrator.cli.sweep_tables import print_status
     from orchestrator.results.comparison import facts_of
@@ -50,7 +46,7 @@ def status(
     sweep = read_sweep(find_sweep(name, runs_dir))
     facts = facts_of(sweep)
     if as_json:
-        tell(json.dumps(facts, indent=2))
+        tell_json(facts)
         return
     elsewhere = ["--runs-dir", str(runs_dir)] if runs_dir else []
     print_status(facts, shlex.join(["spatialsweep", "resume", sweep.name, *elsewhere]), wide_console())
@@ -67,7 +63,7 @@ def list_sweeps(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
     folder = resolve_runs_dir(runs_dir)
     rows = [listed(SweepFolder(folder / name)) for name in sweep_names(folder)]
     if as_json:
-        tell(json.dumps(rows, indent=2))
+        tell_json(rows)
     else:
         print_list(rows, str(folder), wide_console())
         for row in rows:
@@ -77,20 +73,20 @@ def list_sweeps(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def repair(
-    name: Name,
+    name: StoredSweepName,
     runs_dir: RunsDir = None,
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be dropped.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be dropped.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a damaged journal readable: what is sound is kept, the damaged file stays beside it."""
+    """Repair a damaged journal: keep its sound events, and the damaged file beside the new one."""
     from orchestrator.cli.sweep_tables import print_repair
     from orchestrator.records.repair import repair as repair_journal
     from orchestrator.results.stored_sweep import find_sweep
 
     done = repair_journal(find_sweep(name, runs_dir), dry_run=dry_run)
     if as_json:
-        typer.echo(json.dumps(done.as_dict(), indent=2))
+        tell_json(done.as_dict())
     else:
         print_repair(done, wide_console())
 
@@ -101,32 +97,32 @@ def compare(
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show sweeps side by side: outcome, cost, settings that differ, parameters of the best."""
+    """Compare sweeps: result, cost, settings that differ, parameters of the best trial."""
     from orchestrator.cli.sweep_tables import print_comparison
     from orchestrator.results.comparison import comparison
     from orchestrator.results.stored_sweep import find_sweep, read_sweep
 
     found = comparison([read_sweep(find_sweep(name, runs_dir)) for name in names])
     if as_json:
-        tell(json.dumps(found, indent=2))
+        tell_json(found)
     else:
         print_comparison(found, wide_console())
 
 
 @app.command()
 def delete(
-    name: Name,
+    name: StoredSweepName,
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    keep_mlflow: Annotated[bool, typer.Option("--keep-mlflow", help="Leave its MLflow runs alone.")] = False,
-    folder_only: Annotated[bool, typer.Option("--folder-only", help="Leave its study alone, too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be deleted.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    keep_mlflow: Annotated[bool, typer.Option("--keep-mlflow", help="Keep its MLflow runs.")] = False,
+    folder_only: Annotated[bool, typer.Option("--folder-only", help="Keep its study and its MLflow runs.")] = False,
     runs_dir: RunsDir = None,
-    tracking_uri: TrackingUri = None,
-    storage_uri: Annotated[str | None, typer.Option(help="The study's database, likewise.")] = None,
+    tracking_uri: RecordedTrackingUri = None,
+    storage_uri: RecordedStorageUri = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete a sweep: its folder, its study, and (as MLflow does, to be restored) its runs."""
+    """Delete a sweep: its folder, its study, and its MLflow runs, which MLflow can restore."""
     from orchestrator.cli.sweep_tables import print_deletion
     from orchestrator.sweep.deletion import delete_sweep, deletion_of
 
@@ -147,17 +143,6 @@ def delete(
         if not dry_run:
             delete_sweep(plan)
     if as_json:
-        tell(json.dumps({**plan.as_dict(), "deleted": not dry_run}, indent=2))
+        tell_json({**plan.as_dict(), "deleted": not dry_run})
     else:
         print_deletion(plan, wide_console(), done=not dry_run)
-
-
-def tell(text: str, *, err: bool = False, nl: bool = True) -> None:
-    """Write a text as it is, but for control characters, which a terminal would obey."""
-    typer.echo(printable(text), err=err, nl=nl)
-
-
-def wide_console() -> Console:
-    """Standard output; without a terminal wide enough that no line of a log is broken."""
-    plain = Console()
-    return plain if plain.is_terminal else Console(width=160)

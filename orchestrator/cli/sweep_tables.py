@@ -1,4 +1,4 @@
-"""What `spatialsweep status`, `list`, `repair`, `compare` and `delete` print."""
+"""Output of `spatialsweep status`, `list`, `repair`, `compare` and `delete`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STATES = {"dead": "dead (its driver died)"}
 
 
 def print_status(facts: Mapping[str, Any], resume_command: str, console: Console) -> None:
-    """How one sweep stands."""
+    """Print the state of one sweep."""
     say(console, f"{facts['name']}: {_state(facts)}", style="bold")
     for heading, text in _status_lines(facts):
         say(console, f"  {heading:<11}{text}")
@@ -29,7 +29,7 @@ def print_status(facts: Mapping[str, Any], resume_command: str, console: Console
 
 
 def print_list(rows: Sequence[Mapping[str, Any]], runs_dir: str, console: Console) -> None:
-    """All sweeps of a folder."""
+    """Print the sweeps of a folder."""
     if not rows:
         say(console, f"{runs_dir} holds no sweep yet")
         return
@@ -56,7 +56,7 @@ def print_list(rows: Sequence[Mapping[str, Any]], runs_dir: str, console: Consol
 
 
 def print_comparison(found: Mapping[str, Any], console: Console) -> None:
-    """Sweeps side by side: a column each."""
+    """Print sweeps side by side, one column each."""
     sweeps = found["sweeps"]
     table = Table(title_justify="left")
     table.add_column("")
@@ -71,7 +71,7 @@ def print_comparison(found: Mapping[str, Any], console: Console) -> None:
 
 
 def print_deletion(deletion: Deletion, console: Console, *, done: bool) -> None:
-    """What went, or would go."""
+    """Print what was deleted, or would be."""
     size = deletion.as_dict()
     say(console, f"{deletion.name}: {'deleted' if done else 'would be deleted'}")
     say(console, f"  folder  {deletion.folder}: {deletion.files} file(s), {as_size(deletion.size_bytes)}")
@@ -86,7 +86,7 @@ def print_deletion(deletion: Deletion, console: Console, *, done: bool) -> None:
 
 
 def print_repair(done: Repair, console: Console) -> None:
-    """What a repair kept and dropped."""
+    """Print what a repair kept and dropped."""
     if not done.was_needed:
         say(console, f"{done.name}: nothing to repair, {done.kept} events are sound")
         return
@@ -179,7 +179,7 @@ def _number(value: Any) -> str:
 
 
 def as_size(size: int) -> str:
-    """Bytes as a person writes them, such as `1.5 GiB`."""
+    """Format a size in bytes, such as `1.5 GiB`."""
     value, unit = float(size), "B"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
         if value < 1024:

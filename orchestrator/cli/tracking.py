@@ -1,4 +1,4 @@
-"""The commands about MLflow: `spatialsweep dashboard`, `register` and `sync`."""
+"""Commands about MLflow: `spatialsweep dashboard`, `register` and `sync`."""
 
 from __future__ import annotations
 
@@ -7,31 +7,32 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.sweep import Name, RunsDir, TrackingUri, tell
+from orchestrator.cli.options import RecordedStorageUri, RecordedTrackingUri, RunsDir, StoredSweepName
+from orchestrator.cli.output import tell
 
 app = typer.Typer()
 
 
 @app.command()
 def dashboard(
-    name: Annotated[str | None, typer.Argument(help="Of a sweep, or its folder; default: all local runs.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Name of a sweep, or its folder; default: all local runs.")] = None,
     *,
-    optuna: Annotated[bool, typer.Option("--optuna", help="Its study in optuna-dashboard instead.")] = False,
+    optuna: Annotated[bool, typer.Option("--optuna", help="Open its study in optuna-dashboard instead.")] = False,
     runs_dir: RunsDir = None,
-    port: Annotated[int | None, typer.Option(help="Default: 5000, of a study 8080.", min=1, max=65535)] = None,
+    port: Annotated[int | None, typer.Option(help="Port; default: 5000, for a study 8080.", min=1, max=65535)] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    browser: Annotated[bool | None, typer.Option(help="Open the page; default: in a terminal.")] = None,
-    tracking_uri: TrackingUri = None,
-    storage_uri: Annotated[str | None, typer.Option(help="The study's database with its password.")] = None,
+    browser: Annotated[bool | None, typer.Option(help="Open the page in a browser; default: in a terminal.")] = None,
+    tracking_uri: RecordedTrackingUri = None,
+    storage_uri: RecordedStorageUri = None,
 ) -> None:
-    """Open a sweep in MLflow, or its study in optuna-dashboard; served here until Ctrl-C where no server has it."""
+    """Open a sweep in MLflow, or its study in optuna-dashboard; served here until Ctrl-C unless a server has it."""
     from orchestrator.dashboard.pages import Address, show_runs, show_study, show_sweep
     from orchestrator.results.stored_sweep import find_sweep
 
     address = Address(host, port, sys.stdout.isatty() if browser is None else browser)
     if name is None:
         if optuna:
-            raise typer.BadParameter("name the sweep whose study is to be shown", param_hint="NAME")
+            raise typer.BadParameter("name the sweep whose study to show", param_hint="NAME")
         show_runs(runs_dir, address)
     elif optuna:
         show_study(find_sweep(name, runs_dir), address, storage_uri)
@@ -40,8 +41,8 @@ def dashboard(
 
 
 @app.command()
-def sync(name: Name, runs_dir: RunsDir = None, tracking_uri: TrackingUri = None) -> None:
-    """Send MLflow what a sweep could not, because the server was away."""
+def sync(name: StoredSweepName, runs_dir: RunsDir = None, tracking_uri: RecordedTrackingUri = None) -> None:
+    """Send MLflow the events that a sweep could not send while the server was unavailable."""
     from orchestrator.results.stored_sweep import find_sweep
     from orchestrator.sweep.sync import sync_sweep
 
@@ -51,13 +52,13 @@ def sync(name: Name, runs_dir: RunsDir = None, tracking_uri: TrackingUri = None)
 
 @app.command()
 def register(
-    name: Name,
+    name: StoredSweepName,
     *,
     model: Annotated[str, typer.Option("--as", metavar="MODEL", help="Name in MLflow's model registry.")],
-    alias: Annotated[str | None, typer.Option(help="Moved to this version, such as champion.")] = None,
-    trial: Annotated[int | None, typer.Option(help="Its number; default: the best.", min=0)] = None,
+    alias: Annotated[str | None, typer.Option(help="Alias to move to this version, such as champion.")] = None,
+    trial: Annotated[int | None, typer.Option(help="Number of the trial; default: the best.", min=0)] = None,
     runs_dir: RunsDir = None,
-    tracking_uri: TrackingUri = None,
+    tracking_uri: RecordedTrackingUri = None,
 ) -> None:
     """Put the best network of a sweep into the model registry."""
     from orchestrator.results.stored_sweep import find_sweep
@@ -65,7 +66,7 @@ def register(
 
     folder = find_sweep(name, runs_dir)
     number, found = register_trial(folder, model, trial=trial, alias=alias, tracking_uri=tracking_uri)
-    said = "is now" if found.is_new else "is already"
+    state = "is now" if found.is_new else "is already"
     called = f", called '{alias}'" if alias else ""
-    tell(f"Trial {number} of {folder.name} {said} version {found.version} of {model}{called}")
+    tell(f"Trial {number} of {folder.name} {state} version {found.version} of {model}{called}")
     tell(f"Load:      mlflow.pytorch.load_model('models:/{model}{f'@{alias}' if alias else f'/{found.version}'}')")

@@ -1,8 +1,8 @@
-"""Keeps strangers' web pages away from a page that asks nobody who they are.
+"""Protection of a page without authentication against requests from other web pages.
 
-A browser sends what any page tells it to, to this machine too. Two ways are closed, as MLflow's server closes them: a
-name of the stranger's own that is made to mean this machine (DNS rebinding, seen in `Host`), and a request that changes
-something, sent from another page (CSRF, seen in `Origin` and `Sec-Fetch-Site`).
+A browser sends requests of any page, also to this machine. Two attacks are refused, as in MLflow's server: DNS
+rebinding (a foreign `Host`), and cross-site request forgery (a write request with a foreign `Origin` or
+`Sec-Fetch-Site`).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _HEADERS = [("X-Frame-Options", "SAMEORIGIN"), ("X-Content-Type-Options", "nosni
 
 
 class GuardedPage:
-    """Answers what is asked under the address that is served, and changes only what its own page changes.
+    """WSGI middleware that refuses foreign host names, and write requests from other pages.
 
     Args:
-        page: A WSGI application.
-        host: Address that is listened on.
-        port: Likewise.
+        page: WSGI application to protect.
+        host: Address that the server listens on.
+        port: Port that the server listens on.
     """
 
     def __init__(self, page: WSGIApplication, host: str, port: int) -> None:
@@ -40,7 +40,7 @@ class GuardedPage:
             self._names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answers one request; with 403 and a line where it is refused."""
+        """Answer one request; respond with 403 and one line if it is refused."""
         refusal = self._refusal(environ)
         if not refusal:
             return self._page(environ, _with_headers(start_response))

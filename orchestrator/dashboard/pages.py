@@ -1,4 +1,4 @@
-"""The pages of a sweep: MLflow's over its runs, optuna-dashboard's over its study, until Ctrl-C or SIGTERM."""
+"""Pages of a sweep: MLflow for its runs, optuna-dashboard for its study; served until Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ _END_S = 30.0
 
 @dataclass(frozen=True)
 class Address:
-    """Where pages are served.
+    """Address that pages are served at.
 
     Args:
         host: Address to listen on.
-        port: Of the page; None takes the usual one of its program.
-        browser: Whether to open the page in a browser.
+        port: Port to listen on; None takes the program's default.
+        browser: Open the page in a browser.
     """
 
     host: str = "127.0.0.1"
@@ -54,21 +54,21 @@ class Address:
 
 
 class _PageServer(ThreadingMixIn, WSGIServer):
-    """A browser keeps connections open; each has a thread, and none outlives the server."""
+    """HTTP server with one daemon thread per connection, since browsers keep connections open."""
 
     daemon_threads = True
 
 
 class _QuietHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as the parent has it
-        """Says nothing of each request."""
+        """Log no requests."""
 
 
 def show_runs(runs_dir: Path | None, address: Address) -> None:
-    """Serves MLflow's page over the database beneath the runs.
+    """Serve MLflow over the database in the runs folder; block until Ctrl-C or SIGTERM.
 
     Raises:
-        TrackingError: There are no runs yet, or the port is taken.
+        TrackingError: There are no runs yet, or the port is in use.
     """
     folder = resolve_runs_dir(runs_dir)
     if not (folder / "mlflow.db").exists():
@@ -82,10 +82,10 @@ def show_runs(runs_dir: Path | None, address: Address) -> None:
 
 
 def show_sweep(folder: SweepFolder, address: Address, tracking_uri: str | None = None) -> None:
-    """Opens MLflow's page of a sweep; where its runs stand in a database, serves it first.
+    """Open MLflow's page of a sweep; if its runs are in a database file, serve it and block until Ctrl-C or SIGTERM.
 
     Raises:
-        TrackingError: MLflow does not answer or has no run of the sweep, or the port is taken.
+        TrackingError: MLflow does not answer or has no run of the sweep, or the port is in use.
     """
     from orchestrator.results.stored_sweep import read_sweep
     from orchestrator.sweep.compatibility import stored_config
@@ -102,10 +102,10 @@ def show_sweep(folder: SweepFolder, address: Address, tracking_uri: str | None =
 
 
 def show_study(folder: SweepFolder, address: Address, storage_uri: str | None = None) -> None:
-    """Serves optuna-dashboard over the study of a sweep.
+    """Serve optuna-dashboard over the study of a sweep; block until Ctrl-C or SIGTERM.
 
     Raises:
-        StorageError: optuna-dashboard is not installed, the database does not answer, or the port is taken.
+        StorageError: optuna-dashboard is not installed, the database does not answer, or the port is in use.
     """
     from orchestrator.config.plans import study_uri
     from orchestrator.search.storage import open_storage
@@ -128,12 +128,12 @@ def show_study(folder: SweepFolder, address: Address, storage_uri: str | None = 
 
 
 def study_server(page: WSGIApplication, host: str, port: int) -> WSGIServer:
-    """Listens for requests to a page, and lets through those of its own."""
+    """Return a server for a page that refuses requests from other pages."""
     return make_server(host, port, GuardedPage(page, host, port), _PageServer, _QuietHandler)
 
 
 def _serve_mlflow(uri: str, runs_dir: Path, address: Address, page: str) -> None:
-    """Runs MLflow's own server in the foreground; its database's address stands in no command line."""
+    """Run MLflow's server in the foreground; its database's URI is passed in the environment."""
     from orchestrator.tracking.moved_results import settle
 
     settle(uri)
@@ -168,7 +168,7 @@ def _running(command: list[str], settings: Mapping[str, str]) -> Iterator[subpro
 
 @contextlib.contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """Lets SIGTERM end the pages as Ctrl-C does."""
+    """Handle SIGTERM as Ctrl-C."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -188,7 +188,7 @@ def _wait_until_healthy(server: subprocess.Popen[bytes], base: str) -> None:
             if answer.status == 200:
                 return
         if server.poll() is not None or time.monotonic() > deadline:
-            raise TrackingError(f"MLflow's page at {base} did not start; its own words are above")
+            raise TrackingError(f"MLflow's page at {base} did not start; its output is above")
         time.sleep(_POLL_S)
 
 
@@ -201,4 +201,4 @@ def _show(url: str, address: Address, *, ends: bool = False) -> None:
 def _require_free(host: str, port: int) -> None:
     with socket.socket() as probe:
         if probe.connect_ex((host, port)) == 0:
-            raise TrackingError(f"port {port} of {host} is taken; choose another with --port")
+            raise TrackingError(f"port {port} of {host} is in use; choose another with --port")

@@ -1,8 +1,8 @@
 """Rejection of configurations that are not worth a trial.
 
-In Optuna a rejected configuration is a failed trial with the reason in its user attribute `rejected`; samplers see it as
-a poor trial (`learnable`). If they ignored it, as they ignore failed trials, TPE would keep proposing from the rejected
-part of the space where the best values lie at its border (docs/log.md).
+In Optuna a rejected configuration is a failed trial with the reason in its user attribute `rejected`; samplers see it
+as a poor trial (`learnable`). If they ignored it, as they ignore failed trials, TPE would keep proposing from the
+rejected part of the space where the best values lie at its border (benchmarks/results/search_quality.md).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The files that start clusters, each checked by what its tool would check it with."""
+"""Files that start clusters, each validated as its tool validates it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `spatialsweep doctor` concludes from the answers of nodes, and what a node answers."""
+"""Findings of `spatialsweep doctor`, and the facts that a node collects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Following a job's log: over broken connections, and what Ctrl-C may mean at a terminal."""
+"""Following a job's log: broken connections, and Ctrl-C at a terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOG = ["first\n", "second\n", "third\n"]
 
 
 class Cluster:
-    """A job whose log is told from its beginning on every connection.
+    """A job whose log is streamed from its beginning on every connection.
 
     Args:
         connections: Pieces that each one tells before it ends, and how it ends: normally, or with an error.
@@ -66,7 +66,7 @@ def test_a_broken_connection_is_taken_up_where_it_broke() -> None:
 
 def test_a_log_that_cannot_be_had_is_given_up_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "_PATIENCE_S", -1.0)
-    with pytest.raises(ClusterError, match=r"closed. The job goes on; .* logs digits --address http://head:8265 -"):
+    with pytest.raises(ClusterError, match=r"closed. The job continues; .* logs digits --address http://head:8265 -"):
         followed(Cluster((0, RuntimeError("closed")), (3, None)))
 
 

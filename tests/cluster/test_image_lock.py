@@ -1,4 +1,4 @@
-"""The image installs files whose hashes are known, of the versions that are tested."""
+"""Requirements of the image: hashed files of the tested versions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;]+)(?P<hashes>( \
 
 
 def pinned(text: str) -> dict[str, str]:
-    """Version of each package of a constraints file."""
+    """Return the version of each package of a constraints file."""
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
 

@@ -1,4 +1,4 @@
-"""What the pods on Kubernetes may do, who reaches them, and which rights the sweeps have in database and MLflow."""
+"""Security of the Kubernetes files: pod permissions, network access, and rights in the database and in MLflow."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def documents(name: str) -> list[dict[str, Any]]:
 
 
 def pods() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every template of a pod, under a name that tells it from the others."""
+    """Return every pod template by a unique name."""
     for name in FILES:
         for document in documents(name):
             spec = document.get("spec", {})
@@ -51,7 +51,7 @@ def test_all_pods_are_looked_at() -> None:
 
 @pytest.mark.parametrize("name", PODS)
 def test_a_pod_is_not_root_and_cannot_become_it(name: str) -> None:
-    """What the Pod Security Standard `restricted` asks for, and a read-only root besides."""
+    """Check the Pod Security Standard `restricted`, and a read-only root file system."""
     template = PODS[name]
     kubernetes_validate.validate({"apiVersion": "v1", "kind": "Pod", **template}, "1.33", strict=True)
     spec = template["spec"]

@@ -1,4 +1,4 @@
-"""`python -m cluster.mlflow`: a real server with PostgreSQL and passwords, and our tracking through it."""
+"""`python -m cluster.mlflow`: a real server with PostgreSQL and passwords, and tracking through it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_no_secret_stands_in_the_command_line_and_the_file_is_private(tmp_path: 
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[str]:
-    """An object store on this machine, with a bucket."""
+    """Start an object store on this machine, with a bucket."""
     running = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
     address = "http://{}:{}".format(*running.get_host_and_port())
@@ -90,7 +90,7 @@ def bucket_of(store: str) -> Any:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, store: str) -> Iterator[MlflowServer]:
-    """One with an object store behind it, an administrator, a user who may make experiments, and another."""
+    """Start a server with an object store, an administrator, a user who may create experiments, and another user."""
     if server_programs() is None:
         pytest.skip("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
     folder = tmp_path_factory.mktemp("server")
@@ -111,7 +111,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, store: str) -> Iterator[Mlf
 def ask(
     server: MlflowServer, call: str, content: dict[str, Any], *, user: str = "", password: str = "", host: str = ""
 ) -> Any:
-    """One call of MLflow's interface; the status where it is refused."""
+    """Call MLflow's REST API; return the status if the call is refused."""
     request = urllib.request.Request(f"{server.uri}/api/2.0/mlflow/{call}", json.dumps(content).encode())
     request.add_header("Content-Type", "application/json")
     if user:

@@ -1,4 +1,4 @@
-"""The Slurm script, run whole: programs of Slurm, Ray and Python that only write down how they were called."""
+"""The Slurm script, run whole with stand-ins of Slurm, Ray and Python that record their calls."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FOLDER = r"/tmp/ray\w{8}/r"
 
 @pytest.fixture
 def job(tmp_path: Path) -> dict[str, str]:
-    """The environment of a job of three nodes."""
+    """Return the environment of a job of three nodes."""
     programs = tmp_path / "environment" / "bin"
     programs.mkdir(parents=True)
     for name, body in PROGRAMS.items():

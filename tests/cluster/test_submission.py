@@ -1,4 +1,4 @@
-"""What `spatialsweep submit` packs, sends and refuses, without a cluster."""
+"""Package, command and checks of `spatialsweep submit`, without a cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `spatialsweep submit` never packs: secrets, links that lead outside, and what is no file."""
+"""Files that `spatialsweep submit` never packs: secrets, links out of the folder, special files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: bad input."""
+"""Bad input on the command line."""
 
 from __future__ import annotations
 

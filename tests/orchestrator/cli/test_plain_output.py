@@ -1,4 +1,4 @@
-"""What others have named is printed as it is: without markup of rich, and without control characters."""
+"""Names from outside are printed without rich markup and without control characters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Passwords on every way out: what is printed, recorded, sent and refused."""
+"""Passwords stay out of everything printed, recorded, sent and refused."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_submit_refuses_a_password_in_an_assignment(password: str) -> None:
 
 
 def test_a_journal_and_all_that_is_read_from_it(tmp_path: Path) -> None:
-    """The reason of a failed trial, recorded now and by versions that masked less."""
+    """Check failure reasons recorded now, and by versions that masked less."""
     password = "pq/wz"
     address = SERVERS[0].format(password)
     config = load_sweep({**PLAN, "name": "s", **both(SERVERS[2], DATABASES[0], password)})
@@ -222,7 +222,7 @@ def test_a_node_reaches_a_server_whatever_its_password(tmp_path: Path) -> None:
 def test_events_for_a_server_that_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What `spatialsweep sync` says at its end, and what is logged until then."""
+    """Check the output and the log of `spatialsweep sync`."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     address = "http://me:pq%2Fwz@127.0.0.1:9"
     journal = write_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.5])]) / "journal.jsonl"
@@ -238,7 +238,7 @@ def test_events_for_a_server_that_is_away(
 @pytest.mark.slow
 @pytest.mark.parametrize("password", ["pq[wz]", "pq%2Fwz"])
 def test_commands_that_find_no_server(password: str, tmp_path: Path) -> None:
-    """As a user calls them, one after another in one process; what they print of a dead server, and of a mistake."""
+    """Check the output of commands that meet a dead server or a mistake, one after another in one process."""
     write_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.5])])
     dead = f"http://me:{password}@127.0.0.1:9"
     run = "0" * 32

@@ -1,4 +1,4 @@
-"""Sweeps read back from their folders: from Python, and through status, list, compare and delete."""
+"""Stored sweeps, read from Python and by `status`, `list`, `compare` and `delete`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`spatialsweep dashboard`: the pages of a sweep, served where nobody else does, and ended as a user ends them."""
+"""`spatialsweep dashboard`: pages of a sweep, served where no server does, and their end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module")
 def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished sweep, in MLflow and with its study."""
+    """Return the runs folder of a finished sweep, in MLflow and with its study."""
     runs_dir = tmp_path_factory.mktemp("runs")
     folder = write_sweep(runs_dir, "s", [(TrialStatus.FINISHED, [0.5])], tracking={"experiment": "tests"})
     replay(folder / "journal.jsonl", embedded_uri(runs_dir))
@@ -50,7 +50,7 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def page(ended_by: signal.Signals, *arguments: str) -> Iterator[str]:
-    """The address a dashboard prints once it serves it; afterwards nothing of it is left."""
+    """Yield the URL that a dashboard prints; afterwards, check that it left no process."""
     process = subprocess.Popen(
         [*COMMAND, *arguments, "--port", str(free_port())],
         cwd=ROOT,
@@ -119,7 +119,7 @@ def test_without_runs_or_with_a_port_that_is_taken_it_says_so(tmp_path: Path, ru
     assert "has no run of this sweep; `spatialsweep sync` sends it" in refused(str(folder))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert "is taken; choose another with --port" in refused("s", "--runs-dir", str(runs_dir), "--port", port)
+        assert "is in use; choose another with --port" in refused("s", "--runs-dir", str(runs_dir), "--port", port)
 
 
 def test_a_sweep_on_a_server_is_only_pointed_at(

@@ -1,4 +1,4 @@
-"""Who may ask optuna-dashboard's page for what, over real HTTP."""
+"""Requests that the guarded page accepts and refuses, over real HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `optuna-dashboard` shows of our studies."""
+"""Studies as `optuna-dashboard` shows them."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def test_a_command_that_is_ended_goes_on_when_called_again(end: int, code: int, 
     process.send_signal(end)
     _, told = process.communicate(timeout=60)
     assert process.returncode == code
-    assert ("the same command goes on where it was" in told) == (end == signal.SIGINT)
+    assert ("repeat the same command to resume" in told) == (end == signal.SIGINT)
     assert not (target / "manifest.json").exists()
     converted: list[str] = []
     manifest = prepare("folder", root, str(target), images_per_shard=1, run=cut_after(9999, converted))
