@@ -102,7 +102,7 @@ class StudySearcher(NotPickled, Searcher):
         return not self._study.get_trials(deepcopy=False, states=[TrialState.WAITING])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Note that a lane is free; `SweepCallback` tells the study, with the reason."""
+        """Note that a lane is free; `SweepCallback` calls `study.tell`, with the reason."""
         self._open.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:

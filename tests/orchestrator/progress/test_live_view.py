@@ -1,4 +1,4 @@
-"""What is shown while a sweep runs: a journal replayed event by event into a terminal, a log and a notebook."""
+"""Views of a running sweep: a journal replayed event by event into a terminal, a log and a notebook."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def snapshots(ledger: Ledger, **settings: Any) -> Snapshots:
 
 
 def snapshot(tmp_path: Path, events: int | None = None, **settings: Any) -> Snapshot:
-    """How a sweep stands after so many events of its journal."""
+    """Return the state of a sweep after a number of events of its journal."""
     path = tmp_path / "s" / "journal.jsonl"
     if not path.exists():
         write_sweep(tmp_path, "s", TRIALS, ended=None)
@@ -81,13 +81,13 @@ def test_a_journal_replayed_shows_every_state_of_its_sweep(tmp_path: Path) -> No
     assert "Warning: Lane 0 ended and is started again: OSError" in last
 
 
-def test_an_interrupted_trial_waits_and_is_not_done(tmp_path: Path) -> None:
+def test_an_interrupted_trial_is_not_done(tmp_path: Path) -> None:
     write_sweep(tmp_path, "s", [(FINISHED, [0.5]), (TrialStatus.INTERRUPTED, [0.6])], ended=None)
     found = snapshot(tmp_path)
     assert (found.ended, found.counts[TrialStatus.INTERRUPTED]) == (1, 1)
 
 
-def test_a_low_terminal_shows_what_fits(tmp_path: Path) -> None:
+def test_a_low_terminal_shows_as_much_as_fits(tmp_path: Path) -> None:
     assert len(shown(snapshot(tmp_path), height=12).splitlines()) <= 12
 
 
@@ -149,14 +149,14 @@ def test_a_live_view_leaves_its_warnings_behind_and_a_silent_sweep_takes_none(tm
 
 @pytest.fixture
 def shell() -> Iterator[InteractiveShell]:
-    """IPython as it is within a notebook."""
+    """Return IPython as it is within a notebook."""
     found = InteractiveShell.instance()
     found.kernel = object()
     yield found
     InteractiveShell.clear_instance()
 
 
-def test_a_notebook_shows_a_table_and_draws_it_again_in_its_place(tmp_path: Path, shell: InteractiveShell) -> None:
+def test_a_notebook_shows_a_table_and_redraws_it_in_its_place(tmp_path: Path, shell: InteractiveShell) -> None:
     folder = write_sweep(tmp_path, "s", TRIALS, ended=None)
     assert notebook_view.in_notebook()
     with capture_output() as caught, Journal(folder / "journal.jsonl") as journal:
@@ -187,7 +187,7 @@ def test_a_result_shows_itself_in_a_notebook(tmp_path: Path) -> None:
     assert "no trial has finished an epoch" in load_result("none", tmp_path)._repr_html_()
 
 
-def test_looking_again_costs_nothing_for_what_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_snapshot_does_not_read_ended_trials_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_sweep(tmp_path, "s", TRIALS, ended=None)
     with Journal(folder / "journal.jsonl") as journal:
         source = snapshots(Ledger(journal))

@@ -1,4 +1,4 @@
-"""What is tried first: the papers' own values, configurations by hand, the best of earlier sweeps."""
+"""Trials that a sweep tries first: the papers' values, configurations by hand, the best of earlier sweeps."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ def sweep(**settings: Any) -> SearchPlan:
 
 
 def first(plan: SearchPlan, storage: StudyStorage, name: str = "t") -> list[tuple[str, dict[str, Any]]]:
-    """What the study hands out first, as source and values, by asking it."""
+    """Return source and values of the trials that the study returns first."""
     study = open_study(plan, name, storage)
     queued = enqueue_trials(study, plan, storage)
-    handed_out = []
+    returned = []
     for found in queued:
         trial = study.ask()
         values = plan.space.sample(trial)
         assert found.params.items() <= values.items()
         assert plan.space.strays(values) == []
-        handed_out.append((trial.user_attrs["source"], values))
+        returned.append((trial.user_attrs["source"], values))
     assert all(trial.state is TrialState.RUNNING for trial in study.trials)
-    return handed_out
+    return returned
 
 
-def test_the_papers_own_values_are_handed_out_first(storage: StudyStorage) -> None:
+def test_the_papers_values_are_tried_first(storage: StudyStorage) -> None:
     found = first(sweep(space="lsas", model={"name": LSAS}), storage)
     assert [source for source, _ in found] == [
         "Zhong et al. 2023 (arXiv 2305.05200), on CIFAR",
@@ -71,7 +71,7 @@ def test_in_the_zoo_the_best_known_values_of_each_family_come_first(storage: Stu
     assert (spans["adaptive_span/max_span"], spans["sgd/lr"], spans["optimizer"]) == (5, 0.05, "sgd")
 
 
-def test_what_the_space_cannot_draw_is_left_out_and_said(storage: StudyStorage) -> None:
+def test_values_outside_the_space_are_left_out_with_a_reason(storage: StudyStorage) -> None:
     plan = sweep(
         model={"name": LSAS}, search={"order": {"type": "int", "low": 2, "high": 3}, "lr": RATE, "reduction": [8, 16]}
     )
@@ -97,7 +97,7 @@ def test_a_learning_rate_for_another_optimiser_is_left_out(storage: StudyStorage
 
 
 def test_a_value_that_would_be_rejected_is_left_out(storage: StudyStorage) -> None:
-    """The paper's grid of 10 cells is more than a digit of 8 px has."""
+    """Leave out the paper's grid of 10 cells for images of 8 px."""
     plan = sweep(space="spatial_bias", model={"name": BIASED})
     (found,) = enqueue_trials(open_study(plan, "t", storage), plan, storage)
     assert "pooled_size" not in found.params
@@ -108,19 +108,19 @@ def test_a_value_that_would_be_rejected_is_left_out(storage: StudyStorage) -> No
     assert found.params["stages"] == "TTT"
 
 
-def test_a_resumed_sweep_goes_on_with_what_is_left_of_them(storage: StudyStorage, tmp_path: Path) -> None:
+def test_a_resumed_sweep_tries_the_rest_of_them(storage: StudyStorage, tmp_path: Path) -> None:
     plan = sweep(space="lsas", model={"name": LSAS})
     with Journal(tmp_path / "journal.jsonl") as journal:
         ledger, study = Ledger(journal), open_study(plan, "t", storage)
         queued = enqueue_trials(study, plan, storage)
         begun = StudySearcher(study, plan, ledger)
         begun.suggest("tune-0")
-        study.ask()  # and the driver dies before it can say so
+        study.ask()  # the driver dies before it records the trial
         resumed = open_study(plan, "t", storage, resumed=True)
         replay_study(resumed, ledger, plan.space, Objectives.of(plan.objectives, plan.constraints))
-        going_on = StudySearcher(resumed, plan, ledger)
+        resumed_searcher = StudySearcher(resumed, plan, ledger)
         for index in range(4):
-            going_on.suggest(f"tune-1{index}")
+            resumed_searcher.suggest(f"tune-1{index}")
         tried = ledger.trials()
     assert [trial.number for trial in tried] == [0, 1, 2, 3]
     for found, trial in zip(queued, tried, strict=False):
@@ -137,7 +137,7 @@ def test_configurations_by_hand_take_the_place_of_the_papers(storage: StudyStora
 
 
 @pytest.mark.parametrize(
-    ("try_first", "told"),
+    ("try_first", "message"),
     [
         ([{"order": 9}], "try_first.0.order: got 9; is outside its domain"),
         ([{"order": 1}, {"ordre": 1}], "try_first.1.ordre: got 1; is not searched here"),
@@ -145,10 +145,10 @@ def test_configurations_by_hand_take_the_place_of_the_papers(storage: StudyStora
         ([{"order": [1]}], "try_first: got [{'order': [1]}]; must be papers, or a list of configurations"),
     ],
 )
-def test_what_is_wrong_with_configurations_by_hand_is_told(try_first: Any, told: str) -> None:
+def test_faults_of_configurations_by_hand_are_reported(try_first: Any, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         sweep(space="lsas", model={"name": LSAS}, try_first=try_first)
-    assert str(caught.value).startswith(told)
+    assert str(caught.value).startswith(message)
 
 
 def test_the_best_of_earlier_sweeps_is_tried_after_the_papers(storage: StudyStorage) -> None:
@@ -177,7 +177,7 @@ def test_the_best_of_earlier_sweeps_is_tried_after_the_papers(storage: StudyStor
         assert values["global_batch_size"] == 48
 
 
-def test_an_earlier_sweep_that_is_not_there_is_told(storage: StudyStorage) -> None:
+def test_an_unknown_earlier_sweep_is_refused(storage: StudyStorage) -> None:
     open_study(sweep(model={"name": PLAIN}, search={"lr": RATE}), "early", storage)
     plan = sweep(model={"name": PLAIN}, search={"lr": RATE}, warm_start=["erly"])
     with pytest.raises(

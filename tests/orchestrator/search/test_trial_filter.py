@@ -1,4 +1,4 @@
-"""Configurations that are not worth a trial: why, what becomes of them, and that they are counted."""
+"""Rejection of configurations that are not worth a trial."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_settings_of_training_that_do_not_go_together_are_rejected() -> None:
         ("fcvit_micro_cifar", "kernel_size_2", 3, 15, {"stem_stride": 2}),
     ],
 )
-def test_what_is_larger_than_the_map_is_rejected(
+def test_sizes_beyond_the_map_are_rejected(
     model: str, name: str, most_on_digits: int, most_on_cifar: int, fixed: dict[str, Any]
 ) -> None:
     search = {name: {"choices": [most_on_digits if most_on_digits > 2 else 3]}}
@@ -79,10 +79,10 @@ def test_what_is_larger_than_the_map_is_rejected(
     for facts, most in ((None, most_on_digits), (CIFAR, most_on_cifar)):
         assert why(plan, facts, **{name: most}) == ""
         larger = most + (2 if name.startswith("kernel") else 1)
-        told = why(plan, facts, **{name: larger})
-        assert told.startswith(f"{name}: got {larger} for {model}; ")
+        message = why(plan, facts, **{name: larger})
+        assert message.startswith(f"{name}: got {larger} for {model}; ")
     not_searched = sweep(model, {**fixed, name: most_on_digits + 2})
-    assert why(not_searched) == ""  # a user who fixed it so is taken at their word
+    assert why(not_searched) == ""  # a size that the user fixed is accepted
 
 
 def test_networks_beyond_the_limits_are_rejected() -> None:
@@ -128,7 +128,7 @@ def test_a_rejected_configuration_costs_no_trial_and_is_counted(
     assert all(trial.user_attrs["rejected"].startswith("pooled_size: got 1") for trial in in_study)
     counts = Counter(trial.rule for trial in rejected)
     assert count_rejected(counts) == f"{len(rejected)} (pooled_size {len(rejected)})"
-    # a driver that comes later reads the same from the journal
+    # a later driver reads the same from the journal
     with Journal(tmp_path / "journal.jsonl") as journal:
         assert Ledger(journal).rejected() == rejected
     # and rebuilds them in a database that has lost them
@@ -140,7 +140,7 @@ def test_a_rejected_configuration_costs_no_trial_and_is_counted(
     ]
 
 
-def test_values_to_be_tried_first_are_not_lost_to_what_the_sampler_adds(
+def test_enqueued_values_are_tried_again_after_a_rejection_for_others(
     storage: StudyStorage, ledger: Ledger, tmp_path: Path
 ) -> None:
     search = {"pooled_size": {"choices": [2, 12, 13, 14]}, "bias_channels": [1, 2, 3, 4, 5]}
@@ -154,15 +154,15 @@ def test_values_to_be_tried_first_are_not_lost_to_what_the_sampler_adds(
     assert ledger.trials()[0].params == {"pooled_size": 2, "bias_channels": 5}
     assert study.trials[ledger.trials()[0].number].user_attrs["source"] == "try_first.0"
     # values that are at fault themselves are not tried again
-    hopeless = sweep("sb_resnet29_cifar", search=search, sampler={"name": "random"}, try_first=[{"pooled_size": 14}])
-    other = open_study(hopeless, "other", storage)
+    at_fault = sweep("sb_resnet29_cifar", search=search, sampler={"name": "random"}, try_first=[{"pooled_size": 14}])
+    other = open_study(at_fault, "other", storage)
     other.enqueue_trial({"pooled_size": 14})
     with Journal(tmp_path / "other.jsonl") as journal:
-        StudySearcher(other, hopeless, Ledger(journal)).suggest("tune-0")
+        StudySearcher(other, at_fault, Ledger(journal)).suggest("tune-0")
     assert sum("fixed_params" in trial.system_attrs for trial in other.trials) == 1
 
 
-def test_a_search_that_proposes_nothing_valid_says_so(
+def test_a_search_without_valid_proposals_is_an_error(
     storage: StudyStorage, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(searcher, "MOST_REJECTED", 5)
@@ -170,15 +170,15 @@ def test_a_search_that_proposes_nothing_valid_says_so(
     asking = StudySearcher(open_study(plan, "t", storage), plan, ledger)
     with pytest.raises(
         SpaceExhaustedError, match=r"^5 configurations in a row were rejected: 5 \(.*max_params"
-    ) as told:
+    ) as caught:
         asking.suggest("tune-0")
-    assert str(told.value).endswith("Widen what is searched, or the limits")
+    assert str(caught.value).endswith("Widen what is searched, or the limits")
     assert len(ledger.rejected()) == 5
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_a_sampler_turns_away_from_what_is_rejected() -> None:
-    """The best values lie at the border of the rejected half, of which TPE would propose without end."""
+def test_a_sampler_avoids_rejected_values() -> None:
+    """Search with the best values at the border of the rejected half, which TPE would keep proposing from."""
     space = SearchSpace({"x": FloatDomain(low=0.0, high=1.0), "y": FloatDomain(low=0.0, high=1.0)})
     sampler = create_sampler(SamplerConfig(name="tpe", startup_trials=5), space, 0)
     study = optuna.create_study(direction="maximize", sampler=sampler)

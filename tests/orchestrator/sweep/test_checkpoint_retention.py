@@ -1,4 +1,4 @@
-"""Which checkpoints stay when trials end."""
+"""Retention of checkpoints when trials end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OBJECTIVES = Objectives.of((ObjectiveConfig(),), ())
 
 
 def begin(ledger: Ledger, folder: SweepFolder, number: int, value: float) -> None:
-    """A trial that has reported once and left all its files."""
+    """Start a trial that has reported once and has all its files."""
     ledger.trial_started(number, f"tune{number}", {}, {"training": {"epochs": 3}})
     ledger.trial_reported(number, 1, {"val/top1": value})
     place = folder.trials / trial_folder(number)
@@ -30,7 +30,7 @@ def begin(ledger: Ledger, folder: SweepFolder, number: int, value: float) -> Non
 
 
 def left(folder: SweepFolder, number: int) -> list[str]:
-    """Its checkpoints that are still there; its log always is."""
+    """Return the remaining checkpoints of a trial; its log always remains."""
     names = sorted(path.name for path in (folder.trials / trial_folder(number)).iterdir())
     names.remove(LOG)
     return names

@@ -1,4 +1,4 @@
-"""A driver says when the storage of its sweep has no room for a checkpoint."""
+"""Warning of the driver when the storage of its sweep has no room for a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.fake_sweeps import write_sweep
 MB = 2**20
 
 
-def test_no_room_is_told_once_and_its_end_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_once_and_its_end_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trials = [(TrialStatus.FINISHED, [0.5]), (TrialStatus.RUNNING, [0.5])]
     folder = SweepFolder(write_sweep(tmp_path, "s", trials, ended=None))
     for number, size in ((0, 9 * MB), (1, 3 * MB)):
@@ -28,7 +28,7 @@ def test_no_room_is_told_once_and_its_end_too(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(disk_watch, "_INTERVAL_S", 0.0)
     with Journal(folder.journal) as journal:
         watch = DiskWatch(folder, Ledger(journal), said.append)
-        for free in (4, 2, 1, 4, 4):  # the checkpoint of the trial that is over does not count
+        for free in (4, 2, 1, 4, 4):  # the checkpoint of an ended trial does not count
             monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage._replace(free=free * MB))
             watch.poll()
     assert said == [

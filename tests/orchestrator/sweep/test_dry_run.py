@@ -1,4 +1,4 @@
-"""What a sweep would do, asked without starting it."""
+"""Dry run of a sweep."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_the_lanes_are_those_of_the_nodes_given() -> None:
     assert plan_lanes(config.resources, 20, [{"CPU": 16.0, "GPU": 4.0}]) == LanePlan(2, 2, 1.0, 20)
 
 
-def test_what_a_sweep_can_cost_follows_from_the_tightest_limit() -> None:
+def test_the_tightest_limit_bounds_the_cost() -> None:
     prices = "price_per_cpu_hour: 1.0, price_per_gpu_hour: 10.0"
     plan = LanePlan(lanes=3, workers=2, gpus_per_worker=1.0)
     config = load_sweep(DIGITS, [f"budget={{wall_clock: 2h, gpu_hours: 100, {prices}}}"])
@@ -125,14 +125,14 @@ def trial(model: str, **training: Any) -> TrialConfig:
 
 
 @pytest.mark.parametrize("kind", SMALL_NETWORKS)
-def test_every_kind_of_network_has_a_footprint(kind: str) -> None:
+def test_every_kind_of_network_has_a_memory_estimate(kind: str) -> None:
     needs = estimate_memory(trial(SMALL_NETWORKS[kind].model, optimizer="adamw"), FACTS, workers=2)
     assert needs.activations > 0
     assert needs.images_at_once == 32
     assert needs.optimizer == pytest.approx(2 * needs.gradients, rel=0.01)
 
 
-def test_a_footprint_follows_the_settings_it_depends_on() -> None:
+def test_a_memory_estimate_depends_on_the_settings() -> None:
     plain = estimate_memory(trial("conv_resnet26_small"), FACTS, workers=1)
     weights = sum(p.numel() for p in _network().parameters()) * 4
     assert plain.gradients == plain.optimizer == weights  # one momentum
@@ -145,8 +145,8 @@ def test_a_footprint_follows_the_settings_it_depends_on() -> None:
     assert plain.images == 1000 * 64
 
 
-def test_activations_are_what_autograd_keeps() -> None:
-    """Held against a forward pass on real numbers."""
+def test_estimated_activations_are_those_that_autograd_keeps() -> None:
+    """Compare the estimate with a forward pass on real numbers."""
     network, kept = _network(), {}
     own = {tensor.data_ptr() for tensor in (*network.parameters(), *network.buffers())}
 
