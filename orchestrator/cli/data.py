@@ -42,12 +42,7 @@ def prepare(
     ],
     source: Annotated[
         Path | None,
-        typer.Option(
-            "--from",
-            metavar="DIR_OR_ARCHIVE",
-            help="The dataset as distributed.",
-            parser=path_option,
-        ),
+        typer.Option("--from", metavar="DIR_OR_ARCHIVE", help="The dataset as distributed.", parser=path_option),
     ] = None,
     max_bad: Annotated[int, typer.Option(help="Number of unreadable images that may be left out.", min=0)] = 0,
     images_per_shard: Annotated[

@@ -75,7 +75,7 @@ def models(
 ) -> None:
     """List all networks with their parameters and multiply-accumulates."""
     from models import list_models, model_facts
-    from orchestrator.cli import model_table
+    from orchestrator.cli.tables import models as model_table
 
     facts = [model_facts(name) for name in list_models()]
     if as_json:
@@ -129,11 +129,7 @@ def explain(
     show: Annotated[int, typer.Option(help="Number of images that pictures show.", min=1, max=16)] = 4,
     output: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder for pictures; default: named after the run.",
-            parser=path_option,
-            metavar="PATH",
-        ),
+        typer.Option(help="Folder for pictures; default: named after the run.", parser=path_option, metavar="PATH"),
     ] = None,
     trial: Trial = None,
     dataset: Dataset = None,
@@ -179,11 +175,12 @@ def explain(
     if as_json:
         tell((folder / "explain.json").read_text(), nl=False)
         return
-    tell(f"{trained.name}, epoch {trained.epoch} of {trained.label}, {len(seen.positions)} images of '{split}'")
-    for path in found.pictures:
-        tell(f"  {path}")
-    tell(f"  {folder / 'explain.json'}: the numbers")
-    tell(logged)
+    heading = f"{trained.name}, epoch {trained.epoch} of {trained.label}, {len(seen.positions)} images of '{split}'"
+    tell(
+        "\n".join(
+            [heading, *(f"  {path}" for path in found.pictures), f"  {folder / 'explain.json'}: the numbers", logged]
+        )
+    )
 
 
 def _log(trained: TrainedNetwork, found: Explanation) -> str:

@@ -29,7 +29,7 @@ app = typer.Typer()
 @app.command()
 def recipes(as_json: AsJson = False) -> None:
     """List the published set-ups."""
-    from orchestrator.cli import recipe_table
+    from orchestrator.cli.tables import recipes as recipe_table
     from orchestrator.config.recipe import load_recipe
     from orchestrator.config.recipes import list_recipes
 

@@ -148,7 +148,7 @@ def show_dry_run(config: SweepConfig, address: str | None, *, as_json: bool) -> 
         typer.Exit: No lane fits on the cluster (code 1).
     """
     with quick_imports():
-        from orchestrator.cli.dry_run_table import print_dry_run
+        from orchestrator.cli.tables.dry_run import print_dry_run
         from orchestrator.sweep.dry_run import dry_run
 
     found = dry_run(config, address=address, say=lambda text: typer.echo(text, err=True))

@@ -39,7 +39,7 @@ def status(
             raise typer.BadParameter("needs the commands about clusters; call `spatialsweep`", param_hint="--address")
         _job_status[0](name, address, as_json)
         return
-    from orchestrator.cli.sweep_tables import print_status
+    from orchestrator.cli.tables.sweeps import print_status
     from orchestrator.results.comparison import facts_of
     from orchestrator.results.stored_sweep import find_sweep, read_sweep
 
@@ -55,7 +55,7 @@ def status(
 @app.command(name="list")
 def list_sweeps(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
     """List all sweeps of a folder of results."""
-    from orchestrator.cli.sweep_tables import print_list
+    from orchestrator.cli.tables.sweeps import print_list
     from orchestrator.files.runs_dir import resolve_runs_dir
     from orchestrator.records.folder.sweep_folder import SweepFolder, sweep_names
     from orchestrator.results.comparison import status_row
@@ -80,7 +80,7 @@ def repair(
     as_json: AsJson = False,
 ) -> None:
     """Repair a damaged journal: keep its sound events, and the damaged file beside the new one."""
-    from orchestrator.cli.sweep_tables import print_repair
+    from orchestrator.cli.tables.sweeps import print_repair
     from orchestrator.records.repair import repair as repair_journal
     from orchestrator.results.stored_sweep import find_sweep
 
@@ -98,7 +98,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare sweeps: result, cost, settings that differ, parameters of the best trial."""
-    from orchestrator.cli.sweep_tables import print_comparison
+    from orchestrator.cli.tables.sweeps import print_comparison
     from orchestrator.results.comparison import comparison
     from orchestrator.results.stored_sweep import find_sweep, read_sweep
 
@@ -123,7 +123,7 @@ def delete(
     as_json: AsJson = False,
 ) -> None:
     """Delete a sweep: its folder, its study, and its MLflow runs, which MLflow can restore."""
-    from orchestrator.cli.sweep_tables import print_deletion
+    from orchestrator.cli.tables.sweeps import print_deletion
     from orchestrator.sweep.deletion import delete_sweep, deletion_of
 
     if as_json and not (dry_run or yes):

@@ -88,27 +88,12 @@ def run_sweep(
         session = SweepSession(
             plans, folder, ledger, dataset=dataset, console=console, signals=signals, display=display
         )
-        status = TrialStatus.FAILED
         with session.connected(address, verbose=verbose):
-            settings = complete_settings(config)
-            _record_start(ledger, folder.name, settings, now)
-            known, manifest = describe_dataset(dataset)
-            files = write_session_snapshot(
-                folder.session(ledger.sessions),
-                settings,
-                manifest,
-                non_default=non_default_settings(config),
-                sweep_file=sweep_file,
+            settings, non_default = complete_settings(config), non_default_settings(config)
+            _record_session(
+                ledger, folder, now, settings, dataset=dataset, non_default=non_default, sweep_file=sweep_file
             )
-            ledger.session_described(map(str, files), known)
-            writer = start_tracking(plans.tracking, journal.path)
-            try:
-                with _hint_on_failure(config.name, config.runs_dir):
-                    status = session.run()
-            finally:
-                result = finalize(plans, folder, ledger, writer, status)
-                folder.clear_scratch()
-    return result
+            return _run_tracked(session, plans, folder, ledger, _hint_on_failure(config.name, config.runs_dir))
 
 
 def resume_sweep(
@@ -179,8 +164,41 @@ def _hint_on_failure(name: str, runs_dir: str | None) -> Iterator[None]:
         raise
 
 
-def _record_start(ledger: Ledger, name: str, settings: dict[str, Any], identity: dict[str, Any]) -> None:
+def _record_session(
+    ledger: Ledger,
+    folder: SweepFolder,
+    identity_now: dict[str, Any],
+    settings: dict[str, Any],
+    *,
+    dataset: str,
+    non_default: dict[str, Any],
+    sweep_file: Path | None,
+) -> None:
+    """Record the start of a session in the journal, and its settings and dataset as files."""
     if ledger.identity is None:
-        ledger.sweep_started(name, settings, facts(), identity)
+        ledger.sweep_started(folder.name, settings, facts(), identity_now)
     else:
-        ledger.sweep_resumed(settings, facts(), identity)
+        ledger.sweep_resumed(settings, facts(), identity_now)
+    known, manifest = describe_dataset(dataset)
+    files = write_session_snapshot(
+        folder.session(ledger.sessions), settings, manifest, non_default=non_default, sweep_file=sweep_file
+    )
+    ledger.session_described(map(str, files), known)
+
+
+def _run_tracked(
+    session: SweepSession,
+    plans: SweepPlans,
+    folder: SweepFolder,
+    ledger: Ledger,
+    hint: contextlib.AbstractContextManager[None],
+) -> SweepResult:
+    """Run a session while a thread writes its events to MLflow; finalize the sweep, also after an error."""
+    status, writer = TrialStatus.FAILED, start_tracking(plans.tracking, folder.journal)
+    try:
+        with hint:
+            status = session.run()
+    finally:
+        result = finalize(plans, folder, ledger, writer, status)
+        folder.clear_scratch()
+    return result

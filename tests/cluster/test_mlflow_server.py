@@ -26,7 +26,7 @@ from orchestrator.training.checkpoints.checkpoints import build_network
 from tests.support.mlflow_server import MlflowServer
 from tests.support.postgresql import PASSWORD as DATABASE_PASSWORD
 from tests.support.postgresql import PostgresqlServer
-from tests.support.tracked_sweep import replay, tell
+from tests.support.sweeps.tracked_sweep import replay, tell
 
 moto_server = pytest.importorskip("moto.server", reason="needs moto, of the development tools")
 

@@ -14,7 +14,7 @@ import torch
 
 from orchestrator import SweepConfig, load_result
 from orchestrator.records.ledger import TrialStatus
-from tests.support.fake_sweeps import write_sweep
+from tests.support.sweeps.fake_sweeps import write_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"

@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 import models
-from orchestrator.cli import model_table
 from orchestrator.cli.main import app
+from orchestrator.cli.tables import models as model_table
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "networks" / "models.md"
 

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from models import model_facts
 from orchestrator.cli import main as cli
 from orchestrator.cli.main import app
-from orchestrator.cli.model_table import print_models
-from orchestrator.cli.recipe_table import print_recipes
-from orchestrator.cli.sweep_tables import print_comparison, print_list, print_status
+from orchestrator.cli.tables.models import print_models
+from orchestrator.cli.tables.recipes import print_recipes
+from orchestrator.cli.tables.sweeps import print_comparison, print_list, print_status
 from orchestrator.config.recipe import load_recipe
 from orchestrator.errors import SpatialSweepError
 from orchestrator.plain_output import add_column, add_row, cell, printable, say
@@ -26,7 +26,7 @@ from orchestrator.records.ledger import TrialStatus
 from orchestrator.results.comparison import comparison, facts_of
 from orchestrator.results.stored_sweep import load_result, read_sweep
 from orchestrator.results.sweep_result import SweepResult
-from tests.support.fake_sweeps import write_sweep
+from tests.support.sweeps.fake_sweeps import write_sweep
 
 MARKUP = ("[red]", "[/]", "[/red]", "[link=http://x]y[/link]", "[bold", "\\[x]", "[@click=app.bell]")
 ESCAPES = "a\x1b[31m\x07\x9b\x00\u202eb\udcff"

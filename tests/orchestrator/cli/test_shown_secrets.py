@@ -33,7 +33,7 @@ from orchestrator.results.stored_sweep import read_sweep
 from orchestrator.sweep.dry_run import dry_run
 from orchestrator.tracking.flat_settings import flatten
 from orchestrator.tracking.mlflow_writer import MlflowWriter
-from tests.support.fake_sweeps import PLAN, write_sweep
+from tests.support.sweeps.fake_sweeps import PLAN, write_sweep
 
 ROOT = Path(__file__).resolve().parents[3]
 DIGITS = ROOT / "sweeps" / "digits.yaml"

@@ -22,8 +22,8 @@ from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
 from orchestrator.server_addresses import embedded_uri
-from tests.support.fake_sweeps import write_sweep
-from tests.support.tracked_sweep import replay
+from tests.support.sweeps.fake_sweeps import write_sweep
+from tests.support.sweeps.tracked_sweep import replay
 
 FINISHED, PRUNED, RUNNING = TrialStatus.FINISHED, TrialStatus.PRUNED, TrialStatus.RUNNING
 TRIALS = [(FINISHED, [0.5, 0.8]), (PRUNED, [0.6]), (TrialStatus.FAILED, []), (FINISHED, [0.9, 0.7, 0.7])]

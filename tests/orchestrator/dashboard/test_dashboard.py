@@ -25,10 +25,10 @@ from orchestrator.records.ledger import TrialStatus
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
 from orchestrator.server_addresses import embedded_uri
-from tests.support.fake_sweeps import PLAN, write_sweep
 from tests.support.mlflow_server import free_port
-from tests.support.plans import search_plan
-from tests.support.tracked_sweep import replay
+from tests.support.sweeps.fake_sweeps import PLAN, write_sweep
+from tests.support.sweeps.plans import search_plan
+from tests.support.sweeps.tracked_sweep import replay
 
 COMMAND = [sys.executable, "-m", "orchestrator", "dashboard"]
 ROOT = Path(__file__).parents[3]

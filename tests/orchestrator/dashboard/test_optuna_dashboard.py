@@ -13,8 +13,8 @@ from orchestrator.records.ledger import TrialStatus
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
-from tests.support.plans import search_plan
 from tests.support.sweeps.objectives import OBJECTIVES, TWO_OBJECTIVES, add_to_study, trial_record
+from tests.support.sweeps.plans import search_plan
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

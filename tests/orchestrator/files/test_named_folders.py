@@ -27,7 +27,7 @@ from orchestrator.search.study import open_study
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.sweep.compatibility import stored_config
 from orchestrator.tracking.mlflow_runs import experiment_id, fetch_checkpoint, silence_mlflow
-from tests.support.fake_sweeps import write_sweep
+from tests.support.sweeps.fake_sweeps import write_sweep
 from tests.support.sweeps.settings import BASE
 
 NAMES = (

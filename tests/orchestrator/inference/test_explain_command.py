@@ -16,7 +16,7 @@ from orchestrator.inference.trained_network import find_network
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.server_addresses import embedded_uri
-from tests.support.tracked_sweep import replay
+from tests.support.sweeps.tracked_sweep import replay
 from tests.support.training_pieces import few_digits, make_trial, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -30,7 +30,7 @@ from orchestrator.training.evaluation import evaluate
 from orchestrator.training.images.placement import place_dataset
 from orchestrator.training.trial import Trial
 from orchestrator.training.workers import Workers
-from tests.support.fake_sweeps import write_sweep
+from tests.support.sweeps.fake_sweeps import write_sweep
 from tests.support.tiny_archives import cifar10_python, cifar100_python, imagenet, photo_tree, stl10
 from tests.support.training_pieces import few_digits, make_trial, run
 

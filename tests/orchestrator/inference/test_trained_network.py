@@ -13,7 +13,7 @@ from orchestrator.inference.images import sample_images
 from orchestrator.inference.trained_network import find_network
 from orchestrator.records.ledger import TrialStatus
 from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
-from tests.support.fake_sweeps import write_sweep
+from tests.support.sweeps.fake_sweeps import write_sweep
 
 MODEL = {"name": "conv_resnet26_small", "options": {}, "num_classes": 10, "in_chans": 1, "image_size": 8}
 

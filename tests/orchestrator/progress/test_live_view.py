@@ -25,7 +25,7 @@ from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.objectives import Objectives
 from orchestrator.runtime.lane_plan import LanePlan
-from tests.support.fake_sweeps import PLAN, write_sweep
+from tests.support.sweeps.fake_sweeps import PLAN, write_sweep
 
 FINISHED, PRUNED, FAILED, RUNNING = TrialStatus.FINISHED, TrialStatus.PRUNED, TrialStatus.FAILED, TrialStatus.RUNNING
 TRIALS = [(FINISHED, [0.5, 0.8]), (PRUNED, [0.6]), (FAILED, []), (RUNNING, [0.7, 0.9])]

@@ -14,8 +14,8 @@ from orchestrator.records.budget import Budget, as_duration
 from orchestrator.records.costs import Cost, CostAccount, SweepTotals
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
-from tests.support.fake_sweeps import PLAN, write_sweep
 from tests.support.journal_events import an_event
+from tests.support.sweeps.fake_sweeps import PLAN, write_sweep
 
 BASE = {"name": "t", "dataset": {"name": "digits"}, "model": {"name": "conv_resnet26_small"}}
 PRICED = {"budget": {"price_per_cpu_hour": 0.36, "price_per_gpu_hour": 3.6}}

@@ -25,8 +25,8 @@ from orchestrator.server_addresses import embedded_uri
 from orchestrator.training.checkpoints.checkpoint_file import read_checkpoint, save_checkpoint
 from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_network
 from orchestrator.training.images.device_images import DeviceImages
-from tests.support.fake_sweeps import write_sweep
-from tests.support.tracked_sweep import replay
+from tests.support.sweeps.fake_sweeps import write_sweep
+from tests.support.sweeps.tracked_sweep import replay
 from tests.support.training_pieces import few_digits, make_trial, run
 
 TRIALS = [(TrialStatus.FINISHED, [0.5, 0.8]), (TrialStatus.PRUNED, [0.6])]

@@ -23,8 +23,8 @@ from orchestrator.server_addresses import embedded_uri
 from orchestrator.sweep.checkpoint_retention import CheckpointRetention
 from orchestrator.sweep.session_snapshot import write_session_snapshot
 from orchestrator.tracking.stored_checkpoints import current_path_of
-from tests.support.fake_sweeps import PLAN, write_sweep
-from tests.support.tracked_sweep import DATASET, replay
+from tests.support.sweeps.fake_sweeps import PLAN, write_sweep
+from tests.support.sweeps.tracked_sweep import DATASET, replay
 
 FINISHED = TrialStatus.FINISHED
 KEY = "-----BEGIN PRIVATE KEY-----"

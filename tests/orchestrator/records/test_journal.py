@@ -19,7 +19,7 @@ from orchestrator.records.journal import Journal, read_events
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.lines import seal
 from tests.support.journal_events import an_event, write_sealed
-from tests.support.tracked_sweep import REASON, tell
+from tests.support.sweeps.tracked_sweep import REASON, tell
 
 
 def report(number: int, **metrics: float) -> Event:

@@ -21,8 +21,8 @@ from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.lines import seal
 from orchestrator.records.repair import repair
-from tests.support.fake_sweeps import write_sweep
 from tests.support.journal_events import an_event, rewrite, write_sealed
+from tests.support.sweeps.fake_sweeps import write_sweep
 
 OLD = Path(__file__).parent / "old_journal" / "journal.jsonl"
 TRIALS = [(TrialStatus.FINISHED, [0.5, 0.8]), (TrialStatus.PRUNED, [0.6])]

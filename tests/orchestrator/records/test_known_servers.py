@@ -23,8 +23,8 @@ from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import TrialStatus
 from orchestrator.sweep.compatibility import stored_config
 from orchestrator.sweep.run import run_sweep
-from tests.support.fake_sweeps import write_sweep
 from tests.support.journal_events import rewrite
+from tests.support.sweeps.fake_sweeps import write_sweep
 from tests.support.sweeps.stored_models import StoredModels
 
 TRIALS = [(TrialStatus.FINISHED, [0.5])]

@@ -19,7 +19,7 @@ from orchestrator.results.comparison import facts_of
 from orchestrator.results.stored_sweep import read_sweep
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.sweep.compatibility import content_hash, refuse_changes, stored_config
-from tests.support.tracked_sweep import replay
+from tests.support.sweeps.tracked_sweep import replay
 
 OLD = Path(__file__).parent / "old_journal"
 

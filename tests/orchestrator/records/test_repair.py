@@ -26,9 +26,9 @@ from orchestrator.records.repair import Repair, repair
 from orchestrator.records.stored_config import complete_settings
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.tracking.mlflow_writer import MlflowWriter
-from tests.support.fake_sweeps import PLAN, write_sweep
 from tests.support.journal_events import UID
-from tests.support.tracked_sweep import replay
+from tests.support.sweeps.fake_sweeps import PLAN, write_sweep
+from tests.support.sweeps.tracked_sweep import replay
 
 OLD = Path(__file__).parent / "old_journal" / "journal.jsonl"
 TRIALS = [(TrialStatus.FINISHED, [0.5, 0.8]), (TrialStatus.PRUNED, [0.6])]

@@ -22,7 +22,7 @@ from orchestrator.errors import SweepNameError
 from orchestrator.records.folder import driver_lock
 from orchestrator.records.folder.sweep_folder import SweepFolder, existing_folder, new_folder
 from orchestrator.sweep.run import run_sweep
-from tests.support.fake_sweeps import write_sweep
+from tests.support.sweeps.fake_sweeps import write_sweep
 
 PLAN: dict[str, Any] = {"dataset": {"name": "digits"}, "model": {"name": "conv_resnet26_small"}, "trials": 1}
 HOLDER = """

@@ -26,9 +26,9 @@ from orchestrator.report.study_view import StudyView
 from orchestrator.results.stored_sweep import find_sweep, read_sweep
 from orchestrator.server_addresses import embedded_uri
 from tests.support.browser import Browser
-from tests.support.fake_sweeps import write_sweep
 from tests.support.journal_events import an_event, rewrite
-from tests.support.tracked_sweep import replay
+from tests.support.sweeps.fake_sweeps import write_sweep
+from tests.support.sweeps.tracked_sweep import replay
 
 FINISHED, PRUNED, FAILED = TrialStatus.FINISHED, TrialStatus.PRUNED, TrialStatus.FAILED
 TRIALS = [

@@ -18,7 +18,7 @@ from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.storage import StudyStorage, open_storage
 from orchestrator.search.study import open_study
 from orchestrator.search.study_replay import replay_study
-from tests.support.plans import search_plan
+from tests.support.sweeps.plans import search_plan
 
 LSAS, SENET, PLAIN, BIASED = "lsas_resnet29_cifar", "senet_resnet29_cifar", "conv_resnet26_small", "sb_resnet29_cifar"
 RATE = {"type": "float", "low": 1e-3, "high": 0.3, "log": True}

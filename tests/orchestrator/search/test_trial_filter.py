@@ -28,7 +28,7 @@ from orchestrator.search.study import open_study
 from orchestrator.search.study_replay import replay_study
 from orchestrator.search.trial_filter import TrialFilter
 from search_spaces import FloatDomain, SearchSpace
-from tests.support.plans import search_plan
+from tests.support.sweeps.plans import search_plan
 
 CIFAR = DatasetFacts(image_size=32, in_chans=3, num_classes=10, train_images=50_000)
 ANY = {"type": "int", "low": 1, "high": 16}

@@ -12,7 +12,7 @@ from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.sweep import disk_watch
 from orchestrator.sweep.disk_watch import DiskWatch
-from tests.support.fake_sweeps import write_sweep
+from tests.support.sweeps.fake_sweeps import write_sweep
 
 MB = 2**20
 

@@ -22,9 +22,9 @@ from orchestrator.search.study import open_study
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.sweep.deletion import delete_sweep, deletion_of
 from orchestrator.tracking.mlflow_runs import KEY, SWEEP, sweep_runs
-from tests.support.fake_sweeps import PLAN, write_sweep
-from tests.support.plans import search_plan
-from tests.support.tracked_sweep import replay
+from tests.support.sweeps.fake_sweeps import PLAN, write_sweep
+from tests.support.sweeps.plans import search_plan
+from tests.support.sweeps.tracked_sweep import replay
 
 TRIALS = [(TrialStatus.FINISHED, [0.5]), (TrialStatus.FINISHED, [0.3])]
 

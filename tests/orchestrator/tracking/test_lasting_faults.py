@@ -22,10 +22,10 @@ from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.tracking.journal_follower import JournalFollower
-from tests.support.fake_sweeps import write_sweep
 from tests.support.journal_events import rewrite
 from tests.support.mlflow_server import free_port
-from tests.support.tracked_sweep import DATASET, replay
+from tests.support.sweeps.fake_sweeps import write_sweep
+from tests.support.sweeps.tracked_sweep import DATASET, replay
 
 TRIALS = [(TrialStatus.FINISHED, [0.5])]
 DEADLINE_S = 60.0

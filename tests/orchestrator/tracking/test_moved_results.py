@@ -26,10 +26,10 @@ from orchestrator.sweep.compatibility import stored_config
 from orchestrator.tracking.moved_results import update_artifact_places
 from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
 from orchestrator.training.checkpoints.checkpoints import build_network
-from tests.support.fake_sweeps import PLAN, write_sweep
-from tests.support.plans import search_plan
+from tests.support.sweeps.fake_sweeps import PLAN, write_sweep
+from tests.support.sweeps.plans import search_plan
 from tests.support.sweeps.stored_models import DATA, NETWORK
-from tests.support.tracked_sweep import replay
+from tests.support.sweeps.tracked_sweep import replay
 
 
 def begin(runs_dir: Path) -> Path:

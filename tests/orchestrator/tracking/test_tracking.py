@@ -22,7 +22,7 @@ from orchestrator.tracking.mlflow_writer import MlflowWriter
 from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
 from orchestrator.training.checkpoints.checkpoints import build_network
 from tests.support.mlflow_server import free_port
-from tests.support.tracked_sweep import DATASET, REASON, replay, tell
+from tests.support.sweeps.tracked_sweep import DATASET, REASON, replay, tell
 
 
 def runs_of(uri: str, sweep_run: str) -> list[Run]:

@@ -14,7 +14,7 @@ from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.tracking import mlflow_limits
 from orchestrator.tracking.mlflow_limits import batches, cut, key_of, log, tag
-from tests.support.tracked_sweep import CONFIG, replay
+from tests.support.sweeps.tracked_sweep import CONFIG, replay
 
 METRICS, PARAMS = 2_500, 350
 LONG_PARAM, LONG_REASON, LONG_NAME = "ä" * 20_000, "why " * 5_000, "options." + "n" * 300

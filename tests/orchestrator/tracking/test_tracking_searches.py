@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.server_addresses import embedded_uri
-from tests.support.tracked_sweep import DATASET, replay
+from tests.support.sweeps.tracked_sweep import DATASET, replay
 
 PAGE = (Path(__file__).parents[3] / "docs" / "tracking.md").read_text()
 ANSWERS = {

@@ -13,8 +13,8 @@ from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
 from orchestrator.training.checkpoints.checkpoints import build_network
-from tests.support.fake_sweeps import write_sweep
-from tests.support.tracked_sweep import replay
+from tests.support.sweeps.fake_sweeps import write_sweep
+from tests.support.sweeps.tracked_sweep import replay
 
 NETWORK = {"name": "conv_resnet26_small", "options": {}, "num_classes": 10, "in_chans": 1, "image_size": 8}
 DATA = {"pixel_mean": [0.5], "pixel_std": [0.25], "class_names": list("abcdefghij")}

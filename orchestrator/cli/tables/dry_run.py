@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.cli.sweep_tables import as_size
+from orchestrator.cli.tables.sweeps import as_size
 from orchestrator.config.settings_text import as_yaml
 from orchestrator.plain_output import add_row, say
 from orchestrator.records.budget import as_duration
