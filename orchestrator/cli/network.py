@@ -176,11 +176,8 @@ def explain(
         tell((folder / "explain.json").read_text(), nl=False)
         return
     heading = f"{trained.name}, epoch {trained.epoch} of {trained.label}, {len(seen.positions)} images of '{split}'"
-    tell(
-        "\n".join(
-            [heading, *(f"  {path}" for path in found.pictures), f"  {folder / 'explain.json'}: the numbers", logged]
-        )
-    )
+    pictures = [f"  {path}" for path in found.pictures]
+    tell("\n".join([heading, *pictures, f"  {folder / 'explain.json'}: the numbers", logged]))
 
 
 def _log(trained: TrainedNetwork, found: Explanation) -> str:
