@@ -62,3 +62,8 @@ def _host(uri: str) -> str | None:
 def embedded_uri(runs_dir: Path) -> str:
     """Return the database that MLflow uses where no server is named."""
     return sqlite_uri(runs_dir / "mlflow.db")
+
+
+def embedded_study_uri(runs_dir: Path) -> str:
+    """Return the database that holds the studies where none is named."""
+    return sqlite_uri(runs_dir / "optuna.db")

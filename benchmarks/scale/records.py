@@ -94,17 +94,18 @@ class Count:
 
 def write_study(config: Any) -> None:
     """Write all trials into the study, and into a journal."""
+    from orchestrator.config.plans import resolve_plans
     from orchestrator.config.trial import resolve_trial
     from orchestrator.records.journal import Journal
     from orchestrator.records.ledger import Ledger, TrialStatus
     from orchestrator.records.objectives import Objectives
-    from orchestrator.search.optuna_state import verdict
+    from orchestrator.search.optuna_state import optuna_state
     from orchestrator.search.scores import note_report
     from orchestrator.search.storage import open_storage
     from orchestrator.search.study import open_study
 
-    study = open_study(config, config.name, open_storage(config.storage.uri), resumed=False)
-    objectives = Objectives.of(config)
+    study = open_study(resolve_plans(config).search, config.name, open_storage(config.storage.uri), resumed=False)
+    objectives = Objectives.of(config.objectives, config.constraints)
     with Journal(journal_of(config)) as journal:
         ledger = Ledger(journal)
         ledger.sweep_started(config.name, config.model_dump(mode="json"), {}, {})
@@ -119,7 +120,7 @@ def write_study(config: Any) -> None:
                 note_report(study, trial, epoch, sent, objectives)
             record = ledger.trial(trial.number)
             ledger.trial_ended(trial.number, TrialStatus.FINISHED, "", objectives.values(record))
-            state, values = verdict(record, objectives)
+            state, values = optuna_state(record, objectives)
             study.tell(trial, values=values, state=state)
 
 

@@ -35,12 +35,13 @@ import optuna
 from digits_table import EPOCHS, SEARCH, TRAINING, DigitsTable, Epoch
 
 from orchestrator import SweepConfig
+from orchestrator.config.plans import resolve_plans
 from orchestrator.lanes.trial_client import EPOCH
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialRecord, TrialStatus
 from orchestrator.records.objectives import Objectives
-from orchestrator.search.optuna_state import verdict
+from orchestrator.search.optuna_state import optuna_state
 from orchestrator.search.samplers.samplers import DIVERGED, OUTCOME, create_sampler
 from orchestrator.search.schedulers.trial_schedulers import create_trial_scheduler
 
@@ -115,7 +116,9 @@ def simulate(config: SweepConfig, table: DigitsTable, lanes: int) -> Trace:
         direction="maximize" if objective.mode == "max" else "minimize",
     )
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "journal.jsonl") as journal:
-        scheduler: Any = create_trial_scheduler(config, Ledger(journal), SweepFolder(Path(folder)))
+        scheduler: Any = create_trial_scheduler(
+            resolve_plans(config).search, Ledger(journal), SweepFolder(Path(folder))
+        )
     scheduler.set_search_properties(objective.metric, objective.mode)
     trace = Trace(1.0 if objective.mode == "max" else -1.0)
 
@@ -145,7 +148,7 @@ def simulate(config: SweepConfig, table: DigitsTable, lanes: int) -> Trace:
 def _close(study: optuna.Study, scheduler: Any, trial: SimulatedTrial, config: SweepConfig) -> None:
     """End a trial as a sweep does."""
     scheduler.on_trial_complete(None, trial, trial.record.reports[-1])
-    state, values = verdict(trial.record, Objectives.of(config))
+    state, values = optuna_state(trial.record, Objectives.of(config.objectives, config.constraints))
     if trial.record.status is TrialStatus.DIVERGED:
         trial.asked.set_user_attr(OUTCOME, DIVERGED)
     study.tell(trial.asked, values=values, state=state)

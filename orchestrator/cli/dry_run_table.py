@@ -12,15 +12,14 @@ from orchestrator.cli.sweep_tables import as_size
 from orchestrator.config.settings_text import as_yaml
 from orchestrator.plain_output import add_row, say
 from orchestrator.records.budget import as_duration
-from orchestrator.records.stored_config import non_default_settings
 from orchestrator.sweep.dry_run import DryRun
 from orchestrator.sweep.dry_run_trials import LargestTrial
 
 
 def print_dry_run(found: DryRun, console: Console) -> None:
     """Print the plan of a sweep."""
-    settings = as_yaml(non_default_settings(found.config), default_flow_style=None, width=120)
-    say(console, f"{found.config.name} is valid. Nothing was started. Its settings, without defaults:\n\n{settings}")
+    settings = as_yaml(found.non_default, default_flow_style=None, width=120)
+    say(console, f"{found.plans.name} is valid. Nothing was started. Its settings, without defaults:\n\n{settings}")
     for heading, text in found.space:
         say(console, f"{heading:<9}{text}")
     for line in found.tried_first:
@@ -36,7 +35,7 @@ def print_dry_run(found: DryRun, console: Console) -> None:
 
 def _proposals(found: DryRun) -> Table:
     shown = len(found.proposals)
-    title = f"The first {shown} of at most {found.config.trials} trials"
+    title = f"The first {shown} of at most {found.plans.search.trials} trials"
     table = Table(title=title, title_justify="left")
     for heading in ("trial", "network", "parameters", "MACs", "epochs", "searched"):
         right = heading not in ("network", "searched")
@@ -59,12 +58,12 @@ def _lines(found: DryRun) -> list[tuple[str, str]]:
     lanes = f"none: {found.plan_problem}"
     if plan is not None:
         device = f"{plan.gpus_per_worker:g} GPU" if plan.gpus_per_worker else "no GPU"
-        each = f"{plan.workers} worker(s), each of {found.config.resources.cpus_per_worker:g} CPU and {device}"
+        each = f"{plan.workers} worker(s), each of {found.plans.training.resources.cpus_per_worker:g} CPU and {device}"
         lanes = f"{plan.lanes} on {found.place}: trials at the same time, on {each}"
     return [
         ("Lanes", lanes),
         ("Memory", _memory(found.largest)),
-        ("Epochs", f"{bounds.epochs:,} at most: {found.config.trials} trials of {found.config.max_epochs}"),
+        ("Epochs", f"{bounds.epochs:,} at most: {found.plans.search.trials} trials of {found.plans.search.max_epochs}"),
         ("Cost", _cost(found)),
         *([("Name", found.notice)] if found.notice else []),
     ]

@@ -24,7 +24,7 @@ Every registered network with its default options, which `spatialsweep models` l
 multiply-accumulates of the convolutions and matrix products for one image of the size shown. Attention to windows
 counts every query against every pixel of its window, learned windows at their first size; norms, nonlinearities,
 pooling and resizing are not counted.
-This page is written by `spatialsweep models --markdown > docs/models.md`.
+This page is written by `spatialsweep models --markdown > docs/networks/models.md`.
 """
 
 
@@ -34,7 +34,7 @@ def as_json(facts: Sequence[ModelFacts]) -> str:
 
 
 def as_markdown(facts: Sequence[ModelFacts]) -> str:
-    """Return the page `docs/models.md`."""
+    """Return the page `docs/networks/models.md`."""
     rules = ["---:" if column in NUMBERS else "---" for column in COLUMNS]
     rows = [COLUMNS, rules, *([f"`{entry.name}`", *_cells(entry)[1:]] for entry in facts)]
     return INTRODUCTION + "\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)

@@ -71,7 +71,7 @@ def evaluate(
 @app.command()
 def models(
     as_json: AsJson = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Write the page docs/models.md.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Write the page docs/networks/models.md.")] = False,
 ) -> None:
     """List all networks with their parameters and multiply-accumulates."""
     from models import list_models, model_facts

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import NonNegativeInt
 
 from orchestrator.config.sections.model import ModelConfig
 from orchestrator.config.sections.section import Section, Seed
 from orchestrator.config.sections.training import TrainingConfig
-from orchestrator.config.sweep import SweepConfig
 from search_spaces import setting_of
 
 
@@ -30,15 +29,31 @@ class TrialConfig(Section):
     seed: Seed
 
 
-def resolve_trial(config: SweepConfig, number: int, params: Mapping[str, Any]) -> TrialConfig:
+class SharedSettings(Protocol):
+    """Settings that all trials of a sweep share: part of `SweepConfig` and of `SearchPlan`."""
+
+    @property
+    def model(self) -> ModelConfig | None:
+        """Fixed network and options."""
+
+    @property
+    def training(self) -> TrainingConfig:
+        """Fixed training settings."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of the initial weights and of the order of the images."""
+
+
+def resolve_trial(shared: SharedSettings, number: int, params: Mapping[str, Any]) -> TrialConfig:
     """Combine the searched values of a trial with the fixed ones.
 
     Args:
-        config: Configuration of the sweep.
+        shared: Settings that all trials of the sweep share.
         number: Number of the trial in Optuna.
         params: Values drawn from the search space, by searched name.
     """
-    fixed = config.model or ModelConfig(name="", options={})
+    fixed = shared.model or ModelConfig(name="", options={})
     settings = {setting_of(name): value for name, value in params.items()}
     name = str(settings.pop("model", fixed.name))
     training = {key: value for key, value in settings.items() if key in TrainingConfig.model_fields}
@@ -46,6 +61,6 @@ def resolve_trial(config: SweepConfig, number: int, params: Mapping[str, Any]) -
     return TrialConfig(
         number=number,
         model=ModelConfig(name=name, options={**fixed.options, **options}),
-        training=TrainingConfig(**{**config.training.model_dump(), **training}),
-        seed=config.seed,
+        training=TrainingConfig(**{**shared.training.model_dump(), **training}),
+        seed=shared.seed,
     )

@@ -107,7 +107,8 @@ def show_study(folder: SweepFolder, address: Address, storage_uri: str | None = 
     Raises:
         StorageError: optuna-dashboard is not installed, the database does not answer, or the port is in use.
     """
-    from orchestrator.search.storage import open_storage, study_uri
+    from orchestrator.config.plans import study_uri
+    from orchestrator.search.storage import open_storage
     from orchestrator.sweep.compatibility import stored_config
 
     try:
@@ -118,7 +119,7 @@ def show_study(folder: SweepFolder, address: Address, storage_uri: str | None = 
     port = address.port or OPTUNA_PORT
     _require_free(address.host, port)
     config = stored_config(folder, values=setting_values(storage_uri=storage_uri), contacted=("storage",))
-    storage = open_storage(study_uri(config, folder.path.parent))
+    storage = open_storage(study_uri(config.storage, folder.path.parent))
     study = storage.get_study_id_from_name(folder.name)
     with study_server(wsgi(storage), address.host, port) as server:
         _show(f"http://{address.host}:{port}/dashboard/studies/{study}", address, ends=True)

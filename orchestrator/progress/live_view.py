@@ -1,4 +1,4 @@
-"""The view of a running sweep in a terminal, drawn anew twice a second."""
+"""View of a running sweep in a terminal, redrawn twice a second."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from orchestrator.records.budget import as_duration
 from orchestrator.records.ledger import TrialStatus
 from orchestrator.results.notebook_table import params_text
 
-_ORDER = sorted(TrialStatus, key=lambda status: status is TrialStatus.RUNNING)  # those that train come last
+_ORDER = sorted(TrialStatus, key=lambda status: status is TrialStatus.RUNNING)  # running trials come last
 _BAD = (TrialStatus.DIVERGED, TrialStatus.FAILED)
 _FIXED_LINES = 7
 _BAR_WIDTH = 36
 
 
 def live_view(snapshot: Snapshot, notes: Sequence[str], height: int) -> RenderableType:
-    """Everything a user wants to see while a sweep runs.
+    """Return the view of a running sweep.
 
     Args:
         snapshot: State of the sweep.
-        notes: Warnings that matter, the newest last.
-        height: Lines of the terminal; the leaderboard is cut to what fits.
+        notes: Warnings, the newest last.
+        height: Height of the terminal in lines; the leaderboard is cut to fit.
     """
     blocks: list[RenderableType] = [_headline(snapshot), cell(counts_text(snapshot), "dim")]
     if snapshot.usage:
@@ -48,7 +48,7 @@ def live_view(snapshot: Snapshot, notes: Sequence[str], height: int) -> Renderab
 
 
 def counts_text(snapshot: Snapshot) -> str:
-    """How the trials ended, and what is in use."""
+    """Return the numbers of trials by status, and the devices in use."""
     counts = snapshot.counts
     parts = [f"{counts[status]} {status.in_words}" for status in _ORDER if counts.get(status)]
     parts += [f"{snapshot.rejected} rejected"] if snapshot.rejected else []
@@ -56,7 +56,7 @@ def counts_text(snapshot: Snapshot) -> str:
 
 
 def left_text(snapshot: Snapshot) -> str:
-    """The time to go, and what ends the sweep where that is not its number of trials."""
+    """Return the time left, and the limit that ends the sweep before its number of trials does."""
     if snapshot.left_s is None:
         return "time left: not known yet"
     by = f", by budget.{snapshot.left_by}" if snapshot.left_by else ""
@@ -64,7 +64,7 @@ def left_text(snapshot: Snapshot) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Minutes and seconds, or hours, minutes and seconds."""
+    """Return a time as `mm:ss`, or as `h:mm:ss` from an hour on."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes:02d}:{rest:02d}"
 

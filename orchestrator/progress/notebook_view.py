@@ -1,4 +1,4 @@
-"""The view of a sweep in a notebook: a table of plain HTML, drawn again in its place."""
+"""View of a sweep in a notebook: a table of plain HTML, redrawn in its place."""
 
 from __future__ import annotations
 
@@ -20,20 +20,24 @@ _BAR = (
 
 
 def in_notebook() -> bool:
-    """Whether this runs in the kernel of a notebook; IPython is not imported to find out."""
+    """Return whether this process is the kernel of a notebook; IPython is not imported to find out."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return shell is not None and hasattr(shell, "kernel")
 
 
 class NotebookDisplay:
-    """A place in a notebook's output that is drawn again and again."""
+    """Output of a notebook cell that is redrawn in its place."""
 
     def __init__(self) -> None:
         self._handle: Any = None
 
     def show(self, text: str) -> None:
-        """Draws HTML in the place of what was there before."""
+        """Replace the output by other HTML.
+
+        Args:
+            text: HTML to show.
+        """
         from IPython.display import HTML, display
 
         if self._handle is None:
@@ -43,7 +47,12 @@ class NotebookDisplay:
 
 
 def snapshot_html(snapshot: Snapshot, notes: Sequence[str]) -> str:
-    """How a running sweep stands, with notes beneath."""
+    """Return a snapshot as HTML, with notes below it.
+
+    Args:
+        snapshot: State of the sweep.
+        notes: Lines and warnings, the newest last.
+    """
     head = f"{snapshot.ended}/{snapshot.wanted} trials, {clock(snapshot.totals.wall_s)}, {left_text(snapshot)}"
     lines = [
         f"<b>{html.escape(snapshot.name)}</b> {html.escape(head)}",

@@ -1,4 +1,4 @@
-"""What a user sees while a sweep runs and when it is over: a live view in a terminal or notebook, lines elsewhere."""
+"""Progress of a sweep and its outcome: a live view in a terminal or notebook, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from orchestrator.config.sweep import SweepConfig
 from orchestrator.plain_output import add_column, add_row, cell, say
 from orchestrator.progress.live_view import clock, left_text, live_view
 from orchestrator.progress.notebook_view import NotebookDisplay, snapshot_html
 from orchestrator.progress.snapshot import Snapshot, Snapshots
 from orchestrator.records.budget import as_duration
 from orchestrator.records.costs import SweepTotals
-from orchestrator.records.ledger import Ledger, TrialStatus
+from orchestrator.records.ledger import TrialStatus
 from orchestrator.results.sweep_result import SweepResult, TrialResult
-from orchestrator.runtime.lane_plan import LanePlan
 
 _PLAIN_INTERVAL_S = 15.0
 _PARAMS_SHOWN = 6
@@ -30,55 +28,50 @@ _OURS = "orchestrator"
 
 
 class Warnings(logging.Handler):
-    """Collects the warnings of our own modules, each once.
+    """Log handler that collects the warnings of our own modules, each once.
 
     Attributes:
-        shown: The newest, newest last.
-        unsaid: Those that no line was printed for yet.
+        shown: Newest warnings, the newest last.
+        unprinted: Warnings that no line was printed for yet.
     """
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.shown: deque[str] = deque(maxlen=_LINES_SHOWN)
-        self.unsaid: deque[str] = deque(maxlen=_LINES_KEPT)
+        self.unprinted: deque[str] = deque(maxlen=_LINES_KEPT)
         self._seen: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Takes a warning; one that is repeated is known."""
+        """Collect a warning unless it is a repetition.
+
+        Args:
+            record: Log record of the warning.
+        """
         text = record.getMessage().splitlines()[0]
         if text not in self._seen:
             self._seen.add(text)
             self.shown.append(text)
-            self.unsaid.append(text)
+            self.unprinted.append(text)
 
 
 class Progress:
-    """Shows how a sweep stands; a context manager.
+    """Display of a sweep's progress; a context manager, used by the driver's main thread.
 
-    A terminal and a notebook have a view that is drawn again in its place; without one (a log, `ray job logs`) a line
-    is printed whenever a trial ends and every 15 s in between.
+    A terminal and a notebook have a view that is redrawn in its place; elsewhere (a log, `ray job logs`) a line is
+    printed whenever a trial ends and every 15 s in between.
 
     Args:
-        config: Of the sweep.
-        ledger: Read, never written.
-        plan: Of the lanes, for the time left.
-        console: Where to print.
-        display: Of a notebook, in the place of the console.
+        snapshots: Source of the snapshots to show.
+        console: Console to print to.
+        display: Output of a notebook, used in the place of the console.
     """
 
-    def __init__(
-        self,
-        config: SweepConfig,
-        ledger: Ledger,
-        plan: LanePlan,
-        console: Console,
-        display: NotebookDisplay | None = None,
-    ) -> None:
-        self._snapshots = Snapshots(config, ledger, plan)
+    def __init__(self, snapshots: Snapshots, console: Console, display: NotebookDisplay | None = None) -> None:
+        self._snapshots = snapshots
         self._console = console
         self._display = display
         self._warnings = Warnings()
-        self._said: deque[str] = deque(maxlen=_LINES_SHOWN)
+        self._lines: deque[str] = deque(maxlen=_LINES_SHOWN)
         self._started = time.monotonic()
         self._printed_at = self._started
         self._printed_ended = 0
@@ -86,7 +79,7 @@ class Progress:
         self._live = Live(console=console, auto_refresh=False, transient=True) if live else None
 
     def __enter__(self) -> Progress:
-        if self._display is not None or not self._console.quiet:  # else nobody would see them
+        if self._display is not None or not self._console.quiet:  # else they would not be shown
             logging.getLogger(_OURS).addHandler(self._warnings)
         if self._live:
             self._live.start()
@@ -98,32 +91,32 @@ class Progress:
         if self._live:
             self._live.stop()
         logging.getLogger(_OURS).removeHandler(self._warnings)
-        self._say_warnings()  # a live view is gone now, and they with it
+        self._print_warnings()  # the live view that showed them is gone
 
     def update(self) -> None:
-        """Draws or prints the present state; call it about twice a second."""
+        """Draw or print the present state; to be called about twice a second."""
         snapshot = self._snapshots.now()
         if self._display is not None:
-            self._display.show(snapshot_html(snapshot, [*self._said, *self._told()]))
+            self._display.show(snapshot_html(snapshot, [*self._lines, *self._warning_lines()]))
         elif self._live:
-            self._live.update(live_view(snapshot, self._told(), self._console.height), refresh=True)
+            self._live.update(live_view(snapshot, self._warning_lines(), self._console.height), refresh=True)
         else:
             self._print(snapshot)
 
     def say(self, text: str) -> None:
-        """Prints a line above the live view, or in a notebook beneath it."""
-        self._said.append(text)
+        """Print a line above the live view, or in a notebook below it."""
+        self._lines.append(text)
         say(self._console, text)
 
-    def _told(self) -> list[str]:
+    def _warning_lines(self) -> list[str]:
         return [f"Warning: {text}" for text in self._warnings.shown]
 
-    def _say_warnings(self) -> None:
-        while self._warnings.unsaid:
-            self.say(f"Warning: {self._warnings.unsaid.popleft()}")
+    def _print_warnings(self) -> None:
+        while self._warnings.unprinted:
+            self.say(f"Warning: {self._warnings.unprinted.popleft()}")
 
     def _print(self, snapshot: Snapshot) -> None:
-        self._say_warnings()
+        self._print_warnings()
         now = time.monotonic()
         if snapshot.ended > self._printed_ended or now - self._printed_at > _PLAIN_INTERVAL_S:
             self._printed_ended, self._printed_at = snapshot.ended, now
@@ -131,7 +124,7 @@ class Progress:
 
 
 def plain_line(snapshot: Snapshot) -> str:
-    """How a sweep stands, for a log."""
+    """Return a snapshot as one line for a log."""
     counts = snapshot.counts
     parts = [
         f"{snapshot.ended}/{snapshot.wanted} trials done",
@@ -152,7 +145,13 @@ def _best(snapshot: Snapshot) -> str:
 
 
 def print_outcome(result: SweepResult, console: Console, dashboard: str) -> None:
-    """The leaderboard, the files, and the command that opens the dashboard."""
+    """Print the leaderboard, the files, and the command that opens the dashboard.
+
+    Args:
+        result: Result of the sweep.
+        console: Console to print to.
+        dashboard: Command that opens the dashboard.
+    """
     best = result.best
     if best is None:
         say(console, f"{result.name}: {result.status}; no trial has finished an epoch")
@@ -169,15 +168,15 @@ def print_outcome(result: SweepResult, console: Console, dashboard: str) -> None
             say(console, f"{record.status.capitalize()}: trial {record.number}: {record.reason.splitlines()[0]}")
     if result.ended_by:
         say(console, f"Ended by its budget: {result.ended_by}")
-    say(console, f"Cost: {spent_text(result.so_far)}")
+    say(console, f"Cost: {cost_text(result.so_far)}")
     say(console, f"Results:   {result.folder / 'trials.parquet'}")
     say(console, f"Dashboard: {dashboard}")
     if result.notice:
         say(console, f"Note: {result.notice}")
 
 
-def spent_text(totals: SweepTotals) -> str:
-    """What a sweep has spent, in a line."""
+def cost_text(totals: SweepTotals) -> str:
+    """Return the cost of a sweep in one line."""
     cost = totals.cost
     devices = [f"{cost.cpu_s / 3600:.3g} CPU-hours", *([f"{cost.gpu_s / 3600:.3g} GPU-hours"] if cost.gpu_s else [])]
     price = [] if cost.price is None else [f"price {cost.price:.2f}"]
@@ -205,7 +204,7 @@ def _leaderboard(result: SweepResult, rows: int = 10) -> Table:
 
 
 def _pareto_table(result: SweepResult, rows: int = 20) -> Table:
-    """The trials that no other beats in every objective."""
+    """Return a table of the trials that no other beats in every objective."""
     front = result.pareto_front
     table = Table(title=f"Pareto front: {len(front)} trial(s)", title_justify="left")
     metrics = list(front[0].values) if front else []

@@ -1,4 +1,4 @@
-"""How a sweep stands at a moment, as every view of a running sweep shows it: a terminal, a log, a notebook."""
+"""Snapshot of a running sweep, which every view of it shows: a terminal, a log, a notebook."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.config.sweep import SweepConfig
 from orchestrator.records.budget import Budget, LimitUsage
 from orchestrator.records.costs import SweepTotals
 from orchestrator.records.ledger import Ledger, TrialRecord, TrialStatus
@@ -22,16 +21,16 @@ _REASONS = 3
 
 @dataclass(frozen=True)
 class Ranked:
-    """A trial of the leaderboard.
+    """Trial of the leaderboard.
 
     Args:
-        trial: Its number.
+        trial: Number of the trial.
         model: Name of its network.
-        value: Its best value of the (first) objective.
-        epochs: Trained.
-        status: How it stands.
-        feasible: Whether it keeps the constraints.
-        params: Searched values.
+        value: Best value of the first objective.
+        epochs: Number of trained epochs.
+        status: Status of the trial.
+        feasible: Whether it meets the constraints.
+        params: Values by searched name.
     """
 
     trial: int
@@ -45,15 +44,15 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Running:
-    """A trial that trains, or waits for a lane.
+    """Trial that trains, or waits for a lane.
 
     Args:
-        trial: Its number.
+        trial: Number of the trial.
         model: Name of its network.
-        epoch: The last one done.
-        epochs: At most.
-        value: The (first) objective after that epoch; None before.
-        held_s: Time it has cost until now.
+        epoch: Last complete epoch.
+        epochs: Largest number of epochs.
+        value: First objective after that epoch; None before the first.
+        held_s: Time in seconds that it has held a lane.
     """
 
     trial: int
@@ -66,23 +65,23 @@ class Running:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """How a sweep stands.
+    """State of a sweep.
 
     Args:
-        name: Of the sweep.
-        metric: Of the (first) objective.
-        wanted: Trials asked for.
-        ended: Trials that will train no more.
-        counts: Trials by status.
-        rejected: Configurations that were not worth a trial.
+        name: Name of the sweep.
+        metric: Metric of the first objective.
+        wanted: Number of trials of the sweep.
+        ended: Number of trials that will train no more.
+        counts: Number of trials by status.
+        rejected: Number of rejected configurations.
         totals: What was spent and found.
-        left_s: Time to go, as far as trials and budget tell; None when nothing is known yet.
-        left_by: The limit that will end the sweep before its trials are used up; empty when none will.
+        left_s: Estimated time left in seconds; None while nothing is known.
+        left_by: Limit that will end the sweep before its trials are used up; empty where none will.
         usage: How much of each limit is used.
-        top: The best trials, best first.
+        top: Best trials, best first.
         running: Trials that train now.
-        failures: First lines of the reasons why trials failed or diverged, and how often; the commonest.
-        devices: What the running trials reserve, in words.
+        failures: First lines of the commonest reasons why trials failed or diverged, with their numbers.
+        devices: Devices that the running trials reserve, in words.
         best_model: Network of the trial with the best value; empty before the first.
     """
 
@@ -104,15 +103,15 @@ class Snapshot:
 
 
 @dataclass
-class _Over:
-    """What the trials that are over amount to. Each is counted once, so that a look takes as long after thousands.
+class _EndedTrials:
+    """Totals of the ended trials; each is counted once, so that the time of a snapshot does not grow with them.
 
     Args:
-        counts: By status.
-        reasons: First lines of why trials failed or diverged.
-        held_s: How long those that were timed had their lanes.
-        timed: How many those are.
-        top: The best, with what they rank by.
+        counts: Number of trials by status.
+        reasons: First lines of the reasons why trials failed or diverged.
+        held_s: Time in seconds that the timed trials held their lanes.
+        timed: Number of timed trials.
+        top: Best trials, with their ranks.
     """
 
     counts: Counter[TrialStatus] = field(default_factory=Counter)
@@ -122,7 +121,12 @@ class _Over:
     top: list[tuple[Any, Ranked]] = field(default_factory=list)
 
     def add(self, trial: TrialRecord, ranked: tuple[Any, Ranked] | None) -> None:
-        """Takes one more in."""
+        """Count a trial.
+
+        Args:
+            trial: Ended trial.
+            ranked: Its rank and row of the leaderboard; None for a trial without a value.
+        """
         self.counts[trial.status] += 1
         if trial.status in (TrialStatus.FAILED, TrialStatus.DIVERGED):
             self.reasons[next(iter(trial.reason.splitlines()), str(trial.status))] += 1
@@ -133,36 +137,53 @@ class _Over:
 
 
 class Snapshots:
-    """Looks at a ledger time and again.
+    """Source of snapshots of one sweep; each call of `now` reads only what the ledger recorded since the last one.
 
     Args:
-        config: Of the sweep.
-        ledger: Read, never written.
-        plan: Of the lanes.
+        ledger: Ledger of the sweep; read, never written.
+        plan: Lanes and workers.
+        name: Name of the sweep.
+        trials: Number of trials of the sweep.
+        objectives: Objectives and constraints of the sweep.
+        budget: Limits of the sweep.
+        cpus_per_worker: CPU cores reserved for each worker.
     """
 
-    def __init__(self, config: SweepConfig, ledger: Ledger, plan: LanePlan) -> None:
-        self._config = config
+    def __init__(
+        self,
+        ledger: Ledger,
+        plan: LanePlan,
+        *,
+        name: str,
+        trials: int,
+        objectives: Objectives,
+        budget: Budget,
+        cpus_per_worker: float,
+    ) -> None:
         self._ledger = ledger
         self._plan = plan
-        self._objectives = Objectives.of(config)
-        self._budget = Budget(config.budget, config.objective)
-        self._over = _Over()
+        self._name = name
+        self._trials = trials
+        self._objectives = objectives
+        self._objective = objectives.configs[0]
+        self._budget = budget
+        self._cpus_per_worker = cpus_per_worker
+        self._ended = _EndedTrials()
 
     def now(self) -> Snapshot:
-        """How the sweep stands."""
-        for trial in self._ledger.ended_since(self._over.counts.total()):
-            self._over.add(trial, self._ranked(trial))
+        """Return the present state of the sweep."""
+        for trial in self._ledger.ended_since(self._ended.counts.total()):
+            self._ended.add(trial, self._ranked(trial))
         trials, totals = self._ledger.open(), self._ledger.totals()
-        counts = self._over.counts + Counter(trial.status for trial in trials)
+        counts = self._ended.counts + Counter(trial.status for trial in trials)
         running = [self._running(trial) for trial in trials if trial.status is TrialStatus.RUNNING]
         left_s, left_by = self._left(running, totals)
         best = totals.best_trial
         ranked = [row for trial in trials if (row := self._ranked(trial)) is not None]
         return Snapshot(
-            name=self._config.name,
-            metric=self._config.objective.metric,
-            wanted=self._config.trials,
+            name=self._name,
+            metric=self._objective.metric,
+            wanted=self._trials,
             ended=counts.total() - len(running) - counts[TrialStatus.INTERRUPTED],
             counts=counts,
             rejected=len(self._ledger.rejected()),
@@ -170,15 +191,15 @@ class Snapshots:
             left_s=left_s,
             left_by=left_by,
             usage=self._budget.usage(totals),
-            top=[row for _, row in _best([*self._over.top, *ranked])],
+            top=[row for _, row in _best([*self._ended.top, *ranked])],
             running=running,
-            failures=self._over.reasons.most_common(_REASONS),
+            failures=self._ended.reasons.most_common(_REASONS),
             devices=self._devices(trials),
             best_model="" if best is None else _model(self._ledger.trial(best)),
         )
 
     def _ranked(self, trial: TrialRecord) -> tuple[Any, Ranked] | None:
-        value = trial.best(self._config.objective.metric, self._config.objective.mode)
+        value = trial.best(self._objective.metric, self._objective.mode)
         if value is None:
             return None
         feasible = self._objectives.is_feasible(trial)
@@ -186,7 +207,7 @@ class Snapshots:
         return self._objectives.rank(trial), row
 
     def _running(self, trial: TrialRecord) -> Running:
-        value = trial.reports[-1].get(self._config.objective.metric, math.nan) if trial.reports else math.nan
+        value = trial.reports[-1].get(self._objective.metric, math.nan) if trial.reports else math.nan
         epochs = int(trial.config["training"]["epochs"])
         known = value if math.isfinite(value) else None
         held_s = self._ledger.cost_now(trial.number).held_s
@@ -200,12 +221,12 @@ class Snapshots:
         )
         if not workers:
             return "no devices in use"
-        cpus, gpus = workers * self._config.resources.cpus_per_worker, workers * self._plan.gpus_per_worker
+        cpus, gpus = workers * self._cpus_per_worker, workers * self._plan.gpus_per_worker
         named = [_counted(gpus, "GPU")] if gpus else []
         return " and ".join([*named, _counted(cpus, "CPU")]) + " in use"
 
     def _left(self, running: Sequence[Running], totals: SweepTotals) -> tuple[float | None, str]:
-        """The time until the trials are used up, or a limit is, whichever comes first."""
+        """Return the time until the trials are used up or a limit is reached, whichever is first, and that limit."""
         limits = self._budget.left_s(totals, self._rates())
         by_trials = self._left_of_trials(running)
         if by_trials is not None and all(by_trials <= left for left in limits.values()):
@@ -214,17 +235,17 @@ class Snapshots:
         return limits.get(name), name
 
     def _left_of_trials(self, running: Sequence[Running]) -> float | None:
-        typical = self._over.held_s / self._over.timed if self._over.timed else _projected(running)
+        typical = self._ended.held_s / self._ended.timed if self._ended.timed else _projected(running)
         if typical is None:
             return None
         begun = sum(max(0.0, typical - trial.held_s) for trial in running)
-        waiting = max(0, self._config.trials - self._over.counts.total() - len(running))
+        waiting = max(0, self._trials - self._ended.counts.total() - len(running))
         return (begun + waiting * typical) / max(1, self._plan.lanes, len(running))
 
     def _rates(self) -> tuple[float, float]:
-        """CPUs and GPUs that full lanes reserve."""
+        """Return the CPUs and GPUs that full lanes reserve."""
         workers = self._plan.lanes * self._plan.workers
-        return workers * self._config.resources.cpus_per_worker, workers * self._plan.gpus_per_worker
+        return workers * self._cpus_per_worker, workers * self._plan.gpus_per_worker
 
 
 def _best(rows: Iterable[tuple[Any, Ranked]]) -> list[tuple[Any, Ranked]]:
@@ -232,7 +253,7 @@ def _best(rows: Iterable[tuple[Any, Ranked]]) -> list[tuple[Any, Ranked]]:
 
 
 def _projected(running: Sequence[Running]) -> float | None:
-    """How long a trial takes, from those that have not ended; early stopping makes it less."""
+    """Return the projected time of a trial, from those that have not ended; early stopping makes it less."""
     found = [trial.held_s / trial.epoch * trial.epochs for trial in running if trial.epoch]
     return sum(found) / len(found) if found else None
 

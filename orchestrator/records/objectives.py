@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.config.sections.objective import Constraint, ObjectiveConfig, parse_constraint
-from orchestrator.config.sweep import SweepConfig
 from orchestrator.records.ledger import TrialRecord, TrialStatus
 
 
@@ -27,9 +26,14 @@ class Objectives:
     constraints: Mapping[str, Constraint]
 
     @classmethod
-    def of(cls, config: SweepConfig) -> Objectives:
-        """Build the objectives and constraints of a sweep from its configuration."""
-        return cls(config.objectives, {text: parse_constraint(text) for text in config.constraints})
+    def of(cls, configs: tuple[ObjectiveConfig, ...], constraints: Iterable[str]) -> Objectives:
+        """Return the objectives of a sweep, with its constraints parsed.
+
+        Args:
+            configs: Objectives in order.
+            constraints: Bounds on metrics as they are written.
+        """
+        return cls(configs, {text: parse_constraint(text) for text in constraints})
 
     @property
     def metrics(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Carries what Tune sees to the study, the ledger and the lanes."""
+"""Transfer of reports and ends from Tune to the ledger, the study and the lanes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from optuna.trial import TrialState
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
-from orchestrator.config.sweep import SweepConfig
 from orchestrator.errors import StorageError
 from orchestrator.lanes.messages import Outcome
-from orchestrator.lanes.trial_client import ENDED, EPOCH, HELD, LANE, NODES, REPORTED
+from orchestrator.lanes.trial_client import ENDED, EPOCH, HELD, LANE, NODES, REPORTED, TRIAL
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.not_pickled import NotPickled
@@ -28,35 +27,36 @@ from orchestrator.uris import without_secrets
 
 logger = logging.getLogger(__name__)
 
-_ANSWER_S = 30.0
+_TIMEOUT_S = 30.0
 
 
 class SweepCallback(NotPickled, Callback):
-    """Carries every report and every end from Tune to the study, the ledger and the lanes.
+    """Callback of Tune that passes every report and every end to the ledger, the study and the lanes.
+
+    Its `on_` methods run in the thread "tune"; `end_running` may run in the driver's main thread meanwhile.
 
     Args:
-        searcher: Knows which Optuna trial belongs to which Tune trial.
-        study: Of this sweep.
-        config: Of this sweep.
-        ledger: Told first; it is durable.
-        hub: Handle of the lane hub, whose lane is released when Tune has ended a trial.
+        searcher: Searcher that maps Tune trials to Optuna trials.
+        study: Study of the sweep.
+        objectives: Objectives and constraints of the sweep.
+        ledger: Ledger of the sweep; written before the study, as it is durable.
+        hub: Handle of the lane hub, which releases the lane of a trial that Tune has ended.
     """
 
     def __init__(
-        self, searcher: StudySearcher, study: optuna.Study, config: SweepConfig, ledger: Ledger, hub: Any
+        self, searcher: StudySearcher, study: optuna.Study, objectives: Objectives, ledger: Ledger, hub: Any
     ) -> None:
         self._searcher = searcher
         self._study = study
-        self._config = config
         self._ledger = ledger
         self._hub = hub
-        self._objectives = Objectives.of(config)
+        self._objectives = objectives
         self._lock = threading.Lock()
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
-        """An epoch is done."""
+        """Record an epoch."""
         with self._lock:
             asked = self._searcher.asked.get(trial.trial_id)
             if asked is None:
@@ -70,32 +70,36 @@ class SweepCallback(NotPickled, Callback):
             note_report(self._study, asked, result[EPOCH], metrics, self._objectives)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Tune has ended a trial: at its last epoch, early, because the sweep ends, or for a reason of its own."""
+        """Record the end of a trial: at its last epoch, early, or because the sweep ends."""
         result = trial.last_result or {}
         if result.get(ENDED) in (Outcome.FAILED, Outcome.DIVERGED):
-            self._end_badly(trial)
+            self._end_failed(trial)
         elif ENDED in result or EPOCH not in result:
             self._end(trial.trial_id, TrialStatus.INTERRUPTED, "the sweep was ended")
-        elif result[EPOCH] >= self._config_epochs(trial):
+        elif result[EPOCH] >= _configured_epochs(trial):
             self._end(trial.trial_id, TrialStatus.FINISHED)
         else:
             self._end(trial.trial_id, TrialStatus.PRUNED)
         _forget_statistics(trial)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """The actors of a trial died again and again."""
-        self._end_badly(trial)
+        """Record the failure of a trial whose Tune actors died repeatedly."""
+        self._end_failed(trial)
         _forget_statistics(trial)
 
-    def _end_badly(self, trial: TuneTrial) -> None:
-        """A trial diverged or failed; the others do not notice."""
-        outcome = ray.get(self._hub.outcome.remote(trial.trial_id), timeout=_ANSWER_S)
+    def _end_failed(self, trial: TuneTrial) -> None:
+        """Record that a trial diverged or failed; the other trials are not affected."""
+        outcome = ray.get(self._hub.outcome.remote(trial.trial_id), timeout=_TIMEOUT_S)
         reason = outcome.reason if outcome is not None else "its Tune actors died; see the logs of Ray"
         diverged = outcome is not None and outcome.kind is Outcome.DIVERGED
         self._end(trial.trial_id, TrialStatus.DIVERGED if diverged else TrialStatus.FAILED, reason)
 
     def end_running(self, reason: str) -> None:
-        """Ends what is still open when the sweep is over, so that no record says RUNNING for ever."""
+        """Interrupt the trials that are still open when the sweep ends, so that no record stays RUNNING.
+
+        Args:
+            reason: Reason of the interruption, for the journal.
+        """
         with self._lock:
             running = {record.number for record in self._ledger.running()}
             left = [tune_id for tune_id, asked in list(self._searcher.asked.items()) if asked.number in running]
@@ -103,13 +107,13 @@ class SweepCallback(NotPickled, Callback):
             self._end(tune_id, TrialStatus.INTERRUPTED, reason)
 
     def _end(self, tune_id: str, status: TrialStatus, reason: str = "") -> None:
-        """Ends a trial once; Tune's thread and the one that ends the sweep may both come here."""
+        """Record the end of a trial once; the thread "tune" and the main thread may both call this."""
         with self._lock:
             asked = self._searcher.asked.pop(tune_id, None)
             if asked is not None:
-                self._close_books(tune_id, asked, status, reason)
+                self._record_end(tune_id, asked, status, reason)
 
-    def _close_books(self, tune_id: str, asked: optuna.Trial, status: TrialStatus, reason: str) -> None:
+    def _record_end(self, tune_id: str, asked: optuna.Trial, status: TrialStatus, reason: str) -> None:
         record = self._ledger.trial(asked.number)
         self._ledger.trial_ended(asked.number, status, reason, self._objectives.values(record))
         self._hub.release.remote(tune_id)
@@ -124,17 +128,18 @@ class SweepCallback(NotPickled, Callback):
         self._study.tell(asked, values=values, state=state, skip_if_finished=True)
 
     def _set_waiting(self, asked: optuna.Trial) -> None:
-        """A database that is gone is no reason to stay: the next session will do it from the journal."""
+        """Requeue a trial; where the database does not answer, the next session does so from the journal."""
         try:
             set_waiting(self._study, asked)
         except StorageError as error:
             logger.warning("Trial %d is not yet marked as waiting in its study: %s", asked.number, error)
 
-    def _config_epochs(self, trial: TuneTrial) -> int:
-        return int(trial.config["trial"]["training"]["epochs"])
+
+def _configured_epochs(trial: TuneTrial) -> int:
+    return int(trial.config[TRIAL]["training"]["epochs"])
 
 
 def _forget_statistics(trial: TuneTrial) -> None:
-    """Tune keeps every trial, with averages and queues for each number of its reports: 17 kB that nobody reads."""
+    """Drop the statistics of a trial: Tune keeps 17 kB of averages and queues for each, which nothing reads."""
     trial.run_metadata.metric_analysis = {}
     trial.run_metadata.metric_n_steps = {}

@@ -1,4 +1,4 @@
-"""A trial of the journal as Optuna keeps one: what a database has lost is rebuilt so, and reports are drawn from it."""
+"""Trials of the journal as Optuna's frozen trials, for a database that has lost them and for the report."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from search_spaces import SearchSpace
 
 
 def frozen_trial(record: TrialRecord, space: SearchSpace, objectives: Objectives) -> FrozenTrial:
-    """State, values, curve and notes of a trial.
+    """Return a frozen trial with the state, values, curve and notes of a recorded trial.
 
     Args:
-        record: Of the trial.
-        space: It was drawn from.
+        record: Record of the trial.
+        space: Space that the trial was drawn from.
         objectives: Objectives and constraints of the sweep.
 
     Raises:
-        ValueError: The space could not have drawn it.
+        ValueError: The space could not have drawn the trial.
     """
     params = optuna.trial.FixedTrial(dict(record.params))
     space.sample(params)
@@ -40,15 +40,15 @@ def frozen_trial(record: TrialRecord, space: SearchSpace, objectives: Objectives
 
 
 def notes(record: TrialRecord) -> dict[str, str]:
-    """What the study is told of a trial in words."""
-    said = {"tune_trial": record.tune_id}
+    """Return the user attributes of a trial."""
+    attributes = {"tune_trial": record.tune_id}
     if record.is_over:
-        said |= {OUTCOME: str(record.status), **({"reason": record.reason} if record.reason else {})}
-    return said
+        attributes |= {OUTCOME: str(record.status), **({"reason": record.reason} if record.reason else {})}
+    return attributes
 
 
 def curve(record: TrialRecord, objectives: Objectives) -> dict[int, float]:
-    """The (first) objective by epoch, where it is a number."""
+    """Return the first objective by epoch, where it is finite."""
     metric = objectives.metrics[0]
     found = {int(report["epoch"]): report.get(metric, math.nan) for report in record.reports}
     return {epoch: value for epoch, value in found.items() if math.isfinite(value)}

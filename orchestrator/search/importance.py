@@ -1,4 +1,4 @@
-"""Which searched names decide."""
+"""Importance of searched names."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _FEWEST = 2
 
 
 def importance_of(name: str, storage_uri: str) -> dict[str, float]:
-    """Importance of each searched name in a study, most first, as shares of 1.
+    """Return the importance of each searched name in a study, largest first, as shares of 1.
 
-    Optuna's PED-ANOVA: how differently a name's values are spread among the best tenth of the finished trials and
-    among all. Names drawn under a condition take part; with several objectives the front stands for the best.
+    Optuna's PED-ANOVA compares the distribution of a name's values among the best tenth of the finished trials with
+    that among all. Names drawn under a condition take part; with several objectives the front stands for the best.
 
     Args:
-        name: Of the study.
-        storage_uri: Of its database.
+        name: Name of the study.
+        storage_uri: Address of its database.
 
     Returns:
-        Empty before two trials have finished.
+        Shares by name; empty before two trials have finished.
 
     Raises:
         StorageError: The database does not answer.

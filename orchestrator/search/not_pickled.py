@@ -1,4 +1,4 @@
-"""Keeps what belongs to a sweep out of Tune's pickles."""
+"""Exclusion of a sweep's own objects from Tune's pickles."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class NotPickled:
-    """Tune pickles what it is given, as a cache we do without: the truth is in the database and the journal."""
+    """Mixin of objects that Tune pickles empty: the database and the journal hold their state."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

@@ -1,4 +1,4 @@
-"""What Optuna is told of a trial's end."""
+"""State and values of ended trials for Optuna."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from orchestrator.records.objectives import Objectives
 _STATES = {
     TrialStatus.FINISHED: TrialState.COMPLETE,
     TrialStatus.PRUNED: TrialState.PRUNED,
-    TrialStatus.DIVERGED: TrialState.FAIL,  # shown to the sampler as a poor one; see `samplers`
+    TrialStatus.DIVERGED: TrialState.FAIL,  # shown to the sampler as a poor trial; see `samplers`
     TrialStatus.FAILED: TrialState.FAIL,
     TrialStatus.INTERRUPTED: TrialState.WAITING,  # asked again when the sweep is resumed
 }
 
 
 def optuna_state(record: TrialRecord, objectives: Objectives) -> tuple[TrialState, list[float] | None]:
-    """State and values of a trial that trains no more.
+    """Return the Optuna state and the values of a trial that trains no more.
 
     Args:
-        record: Of the trial.
+        record: Record of the trial.
         objectives: Objectives and constraints of the sweep.
     """
     state = _STATES[record.status]

@@ -1,8 +1,8 @@
-"""What becomes of a configuration that is not worth a trial.
+"""Rejection of configurations that are not worth a trial.
 
-In Optuna it is a failed trial with the reason in its user attribute `rejected`, and samplers are shown it as a poor one
-(`learnable`). Were it passed over, as failed trials are, TPE would propose from the rejected part of the space again
-and again where the best values lie at its border (benchmarks/results/search_quality.md).
+In Optuna a rejected configuration is a failed trial with the reason in its user attribute `rejected`; samplers see it
+as a poor trial (`learnable`). If they ignored it, as they ignore failed trials, TPE would keep proposing from the
+rejected part of the space where the best values lie at its border (benchmarks/results/search_quality.md).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from orchestrator.search.samplers.learnable import REJECTED
 from orchestrator.search.trial_filter import Rejection
 from search_spaces import setting_of
 
-_ATTEMPT = "attempt"  # user attribute of values that were to be tried first and were rejected with what was added
+_ATTEMPT = "attempt"  # user attribute of enqueued values that were rejected with what the sampler added
 _MOST_ATTEMPTS = 10
 _PATIENCE_S = 5.0
 _WAIT_FACTOR = 1.5
@@ -31,14 +31,14 @@ _LONGEST_WAIT_S = 30.0
 def reject(
     study: optuna.Study, ledger: Ledger, trial: optuna.Trial, params: Mapping[str, Any], rejection: Rejection
 ) -> None:
-    """Records a rejection in the ledger first, which is never behind, and in the study.
+    """Record a rejection in the ledger first, which is never behind, and then in the study.
 
     Args:
-        study: Of the sweep.
-        ledger: Of the sweep.
-        trial: As the study proposed it.
-        params: Its searched values.
-        rejection: Why it is not tried.
+        study: Study of the sweep.
+        ledger: Ledger of the sweep.
+        trial: Trial that the study proposed.
+        params: Values by searched name.
+        rejection: Reason of the rejection.
     """
     ledger.trial_rejected(trial.number, params, rejection.rule, rejection.text)
     trial.set_user_attr(REJECTED, f"{rejection.rule}: {rejection.text}")
@@ -47,20 +47,20 @@ def reject(
 
 
 def _queue_again(study: optuna.Study, trial: optuna.Trial, rejection: Rejection) -> None:
-    """Gives values that were to be tried first another chance where the sampler's addition to them was at fault."""
-    asked = study._storage.get_trial(trial._trial_id)
-    wanted = asked.system_attrs.get("fixed_params", {})
-    attempt = asked.user_attrs.get(_ATTEMPT, 1)
+    """Enqueue values again that were rejected for what the sampler had added to them."""
+    stored = study._storage.get_trial(trial._trial_id)
+    wanted = stored.system_attrs.get("fixed_params", {})
+    attempt = stored.user_attrs.get(_ATTEMPT, 1)
     if wanted and attempt < _MOST_ATTEMPTS and rejection.rule not in map(setting_of, wanted):
-        kept = {key: value for key, value in asked.user_attrs.items() if key != REJECTED}
+        kept = {key: value for key, value in stored.user_attrs.items() if key != REJECTED}
         study.enqueue_trial(wanted, user_attrs={**kept, _ATTEMPT: attempt + 1})
 
 
-class RejectedRow:
-    """Configurations that were rejected one after another, with none between that was worth a trial.
+class RejectionStreak:
+    """Consecutive rejections within one search for a configuration.
 
     Args:
-        say: Told how the row stands, first after seconds and then ever more seldom; None tells nobody.
+        say: Called with the state of the streak, first after seconds, then at growing intervals; None for no output.
     """
 
     def __init__(self, say: Callable[[str], None] | None = None) -> None:
@@ -72,7 +72,7 @@ class RejectedRow:
         self._last: Rejection | None = None
 
     def note(self, rejection: Rejection) -> None:
-        """Counts one more."""
+        """Count a rejection."""
         self._rules[rejection.rule] += 1
         self._last = rejection
         if rejection.counted is not None:
@@ -80,19 +80,19 @@ class RejectedRow:
             if nearest.counted is not None and rejection.counted < nearest.counted:
                 self._nearest[rejection.rule] = rejection
         if self._say is not None and time.monotonic() >= self._due_s:
-            self._say(f"Looking for a configuration that is worth a trial: {self._standing()}")
+            self._say(f"Looking for a configuration that is worth a trial: {self._summary()}")
             self._wait_s = min(_LONGEST_WAIT_S, self._wait_s * _WAIT_FACTOR)
             self._due_s = time.monotonic() + self._wait_s
 
     def exhausted(self) -> SpaceExhaustedError:
-        """The error of a search that proposes nothing valid."""
+        """Return the error of a search in which every configuration was rejected."""
         last = self._last
         assert last is not None, "at least one was rejected"
         return SpaceExhaustedError(
-            f"{self._standing()} The last one, {last.rule}: {last.text}. Widen what is searched, or the limits"
+            f"{self._summary()} The last one, {last.rule}: {last.text}. Widen what is searched, or the limits"
         )
 
-    def _standing(self) -> str:
+    def _summary(self) -> str:
         count = self._rules.total()
         nearest = "".join(f" Nearest to limits.{rule}: {found.text}." for rule, found in self._nearest.items())
         counted = f"{count:,} configurations in a row were" if count > 1 else "1 configuration was"

@@ -1,4 +1,4 @@
-"""What the study is told of a trial beside its values: every epoch, and how it stands to the constraints."""
+"""Reports of each epoch, and violations of constraints, in the study."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestrator.records.objectives import Objectives
 def note_report(
     study: optuna.Study, trial: optuna.Trial, epoch: int, metrics: Mapping[str, float], objectives: Objectives
 ) -> None:
-    """An epoch is done; one that is trained again counts as it was last.
+    """Record an epoch in the study; of an epoch that is trained again the last report counts.
 
     Optuna takes intermediate values of a single objective only; those of several become an attribute of the trial.
     """
@@ -30,6 +30,6 @@ def note_report(
 def note_constraints(
     study: optuna.Study, trial: optuna.Trial | FrozenTrial, record: TrialRecord, objectives: Objectives
 ) -> None:
-    """How far beyond each bound a trial lies, as `Trial.set_constraint` writes it; may be repeated."""
+    """Record by how much a trial violates each constraint, as `Trial.set_constraint` does; may be repeated."""
     for text, violation in objectives.violations(record).items():
         study._storage.set_trial_system_attr(trial._trial_id, f"constraints:{text}", violation)

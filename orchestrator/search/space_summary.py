@@ -1,28 +1,28 @@
-"""What a named space varies in a sweep and what the sweep has fixed, for a reader."""
+"""Summary of a named space: the settings that it varies, and those that the sweep fixes."""
 
 from __future__ import annotations
 
 from orchestrator.config.fixed_settings import shown
-from orchestrator.config.sweep import SweepConfig
+from orchestrator.config.plans import SearchPlan
 from search_spaces import setting_of
 
 
-def space_words(config: SweepConfig) -> list[tuple[str, str]]:
-    """Lines under a heading each; none for a sweep whose space has no name.
+def summarize_space(plan: SearchPlan) -> list[tuple[str, str]]:
+    """Return lines, each with a heading; none where the space has no name.
 
     Args:
-        config: Of the sweep.
+        plan: Search plan of the sweep.
     """
-    use = config.space_use
+    use = plan.space_use
     if not use.name:
         return []
-    varied = ", ".join(dict.fromkeys(map(setting_of, config.search))) or "nothing"
+    varied = ", ".join(dict.fromkeys(map(setting_of, plan.searched))) or "nothing"
     lines = [("Space", f"{use.name} varies {varied}")]
     if use.fixed:
         fixed = ", ".join(f"{where} {shown(value)}" for where, value in use.fixed.items())
         lines.append(("Fixed", f"{fixed}: written in the sweep, so the space leaves it alone"))
     if use.unvaried:
-        defaults = config.training.model_dump()
+        defaults = plan.training.model_dump()
         named = ", ".join(f"{name} {shown(defaults[name])}" if name in defaults else name for name in use.unvaried)
         reason = "by default; the space varies it only beside other values of what is fixed"
         lines.append(("Default", f"{named}: {reason}. Write it under search or training to choose"))

@@ -1,4 +1,4 @@
-"""The database of the studies: sqlite beneath the runs, or a server, whose short absences a sweep sits out."""
+"""Database of the studies: an SQLite file in the folder of results, or a server whose short absences are waited out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import functools
 import importlib
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -18,26 +17,24 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 
-from orchestrator.config.sweep import SweepConfig
 from orchestrator.errors import StorageError, first_line
 from orchestrator.files.database_file import require_intact_database
-from orchestrator.files.sqlite_files import sqlite_uri
 from orchestrator.uris import without_password
 
 logger = logging.getLogger(__name__)
 
 # Optuna imports these when it opens a study, and MLflow at the same time in the writer's thread: two threads that
-# import one circular package may each see it half made.
+# import one circular package may each see it incomplete.
 for _package in ("sqlalchemy.orm", "alembic.command"):
     importlib.import_module(_package)
 
 PATIENCE_S = 300.0
 _LONGEST_PAUSE_S = 5.0
 _OPENINGS = 4
-# A server that vanished without a word is noticed after about half a minute.
+# A server that vanished without closing its connections is noticed after about half a minute.
 _POSTGRESQL = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 _SQLITE = {"timeout": 60}
-# What Optuna's cache asks of the database once a study is open. None of these calls another.
+# Calls of Optuna's cache to the database once a study is open. None of these calls another.
 _REPEATED = (
     "set_study_user_attr",
     "set_study_system_attr",
@@ -55,28 +52,18 @@ _REPEATED = (
 )
 
 
-def study_uri(config: SweepConfig, runs_dir: Path) -> str:
-    """Where a sweep's study is kept; may hold a password.
-
-    Args:
-        config: Of the sweep.
-        runs_dir: Folder of all results.
-    """
-    return config.storage.uri or sqlite_uri(runs_dir / "optuna.db")
-
-
 def open_storage(uri: str, *, patience_s: float = PATIENCE_S) -> StudyStorage:
-    """Opens the database and makes its tables where there are none.
+    """Open the database and create its tables where there are none.
 
     Args:
-        uri: As SQLAlchemy writes them.
-        patience_s: How long an absence of the server is sat out later on.
+        uri: Address in the notation of SQLAlchemy.
+        patience_s: Longest absence of the server, in seconds, that later calls wait out.
 
     Raises:
-        StorageError: Nothing answers there now, or it is no database of this version of Optuna.
+        StorageError: Nothing answers there, or the tables are of another version of Optuna.
     """
     refuse_damaged_study(uri)
-    # Of two sweeps that make the tables of a new database at once, one finds them half made, and soon whole.
+    # Of two sweeps that create the tables of a new database at once, one finds them incomplete for a moment.
     attempts = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(sqlalchemy.exc.DBAPIError),
         stop=tenacity.stop_after_attempt(_OPENINGS),
@@ -93,21 +80,21 @@ def refuse_damaged_study(uri: str) -> None:
     """Check the database of the studies, where it is a file.
 
     Raises:
-        StorageError: It is damaged.
+        StorageError: The file is damaged.
     """
-    remedy = "Move it away: a sweep that is resumed makes its study anew from its journal"
+    remedy = "Move it away: a sweep that is resumed rebuilds its study from its journal"
     require_intact_database(uri, StorageError, remedy)
 
 
 class StudyStorage(RDBStorage):
-    """Optuna's database, asked again while its server is away.
+    """Optuna's database, with calls repeated while its server is away.
 
-    Everything is repeated that has the same effect twice; a trial that was made twice, because the answer got lost,
-    is closed.
+    Calls whose repetition has no further effect are repeated; a trial that was created twice, because the first answer
+    was lost, is closed. Safe to call from several threads; a call blocks for `patience_s` at most.
 
     Args:
-        uri: As SQLAlchemy writes them.
-        patience_s: How long the server may be away.
+        uri: Address in the notation of SQLAlchemy.
+        patience_s: Longest absence of the server, in seconds.
     """
 
     def __init__(self, uri: str, *, patience_s: float = PATIENCE_S) -> None:
@@ -127,7 +114,7 @@ class StudyStorage(RDBStorage):
         super().__init__(location, engine_kwargs=options)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """See `optuna.storages.BaseStorage`; a repeated call finds its own first one and is content."""
+        """See `optuna.storages.BaseStorage`; a repeated call that finds its own effect succeeds."""
         attempts = 0
 
         def change() -> bool:
@@ -137,10 +124,10 @@ class StudyStorage(RDBStorage):
                 return True
             return RDBStorage.set_trial_state_values(self, trial_id, state, values)
 
-        return bool(self._patiently(change))
+        return bool(self._with_retries(change))
 
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
-        trial: FrozenTrial = self._patiently(super()._create_new_trial, study_id, template_trial)
+        trial: FrozenTrial = self._with_retries(super()._create_new_trial, study_id, template_trial)
         before = self._last_numbers.get(study_id)
         self._last_numbers[study_id] = trial.number
         for number in range(trial.number if before is None else before + 1, trial.number):
@@ -148,25 +135,25 @@ class StudyStorage(RDBStorage):
         return trial
 
     def _close_orphan(self, study_id: int, number: int) -> None:
-        """Ends a trial that was made although the server could not say so any more."""
-        trial_id = self._patiently(self.get_trial_id_from_study_id_trial_number, study_id, number)
+        """End a trial that was created although the answer of the server was lost."""
+        trial_id = self._with_retries(self.get_trial_id_from_study_id_trial_number, study_id, number)
         self.set_trial_user_attr(trial_id, "reason", "the database went away while this trial was made")
         try:
             self.set_trial_state_values(trial_id, TrialState.FAIL)
         except UpdateFinishedTrialError:
-            logger.debug("Trial %d was closed by someone else", number)
+            logger.debug("Trial %d was closed by another process", number)
 
-    def _patiently(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _with_retries(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         attempts = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_is_absence),
             stop=tenacity.stop_after_delay(0.0 if self._is_lost else self._patience_s),
             wait=tenacity.wait_exponential(multiplier=0.2, max=_LONGEST_PAUSE_S),
-            before_sleep=self._say,
+            before_sleep=self._warn,
         )
         try:
             answer = attempts(call, *args, **kwargs)
         except tenacity.RetryError as error:
-            self._is_lost = True  # who comes next, to end what is open, does not wait as long again
+            self._is_lost = True  # the calls that end open trials do not wait as long again
             cause = error.last_attempt.exception()
             raise StorageError(
                 f"the study's database at {self.public_uri} has not answered for {self._patience_s:g} s "
@@ -175,7 +162,7 @@ class StudyStorage(RDBStorage):
         self._is_lost = False
         return answer
 
-    def _say(self, state: tenacity.RetryCallState) -> None:
+    def _warn(self, state: tenacity.RetryCallState) -> None:
         if state.attempt_number == 1 and not self._is_lost:
             logger.warning(
                 "The study's database at %s does not answer; asking again for %g s", self.public_uri, self._patience_s
@@ -187,7 +174,7 @@ def _repeated(name: str) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def call(self: StudyStorage, *args: Any, **kwargs: Any) -> Any:
-        return self._patiently(original, self, *args, **kwargs)
+        return self._with_retries(original, self, *args, **kwargs)
 
     return call
 
@@ -197,7 +184,7 @@ for _name in _REPEATED:
 
 
 def _refuse_mlflow(location: str, options: dict[str, Any]) -> None:
-    """Both keep the version of their tables under the same name, so that neither would understand the other's.
+    """Refuse a database with MLflow's tables: both keep the version of their tables under the same name.
 
     Raises:
         StorageError: The database holds MLflow's tables.
@@ -215,7 +202,7 @@ def _refuse_mlflow(location: str, options: dict[str, Any]) -> None:
 
 
 def _is_absence(error: BaseException) -> bool:
-    """Whether the server, not the request, is at fault."""
+    """Return whether the server, not the request, is at fault."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     return isinstance(cause, (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError))
 
@@ -226,5 +213,5 @@ def _reason(error: BaseException) -> str:
 
 
 def quieten() -> None:
-    """Keeps Optuna's notices out of a sweep's output."""
+    """Keep Optuna's notices out of a sweep's output."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)

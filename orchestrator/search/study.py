@@ -7,35 +7,35 @@ import warnings
 
 import optuna
 
-from orchestrator.config.sweep import SweepConfig
+from orchestrator.config.plans import SearchPlan
 from orchestrator.errors import SweepNameError
 from orchestrator.search.samplers.samplers import create_sampler
 
 
 def open_study(
-    config: SweepConfig, name: str, storage: optuna.storages.BaseStorage, *, resumed: bool = False
+    plan: SearchPlan, name: str, storage: optuna.storages.BaseStorage, *, resumed: bool = False
 ) -> optuna.Study:
-    """The sweep's study in its Optuna database: a new one, or for a resumed sweep that it has, if it is still there.
+    """Create the study of a sweep in its Optuna database, or load it for a resumed sweep.
 
     Args:
-        config: Sampler, seed and objective.
-        name: Of the sweep; unique in the database.
-        storage: The database.
-        resumed: Whether the sweep was begun in an earlier session.
+        plan: Search plan of the sweep.
+        name: Name of the study; unique in the database.
+        storage: Database of the studies.
+        resumed: Whether the sweep has begun in an earlier session; a lost study is created again then.
 
     Raises:
         SweepNameError: A new sweep's name is taken in the database.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # Experimental by name only: several years old, and the only way to say what they say.
+    # Experimental by name only: several years old, and without an alternative.
     for subject in ("Argument ``", "optuna.study.study.Study.set_metric_names"):
         warnings.filterwarnings("ignore", message=re.escape(subject), category=optuna.exceptions.ExperimentalWarning)
     try:
         study = optuna.create_study(
             study_name=name,
             storage=storage,
-            sampler=create_sampler(config.sampler, config.space, config.seed),
-            directions=["maximize" if objective.mode == "max" else "minimize" for objective in config.objectives],
+            sampler=create_sampler(plan.sampler, plan.space, plan.seed),
+            directions=["maximize" if objective.mode == "max" else "minimize" for objective in plan.objectives],
             load_if_exists=resumed,
         )
     except optuna.exceptions.DuplicatedStudyError:
@@ -43,6 +43,6 @@ def open_study(
             f"the Optuna database has a study '{name}' of a sweep whose folder is gone. Start with another `--name`, "
             f"or remove it with `spatialsweep delete {name}`"
         ) from None
-    study.set_metric_names([objective.metric for objective in config.objectives])
-    study.set_user_attr("space_fingerprint", config.space.fingerprint)
+    study.set_metric_names([objective.metric for objective in plan.objectives])
+    study.set_user_attr("space_fingerprint", plan.space.fingerprint)
     return study

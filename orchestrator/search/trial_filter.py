@@ -1,7 +1,7 @@
-"""Which configurations are not worth a trial.
+"""Filter of configurations that are not worth a trial.
 
-Options that do not go together, parts larger than the map they work on, networks beyond the limits of the sweep. A
-sweep's file is checked value by value when it is loaded; here a whole configuration is.
+It rejects options that do not go together, parts larger than the map they work on, and networks beyond the limits of
+the sweep. A sweep file is checked value by value when it is loaded; here whole configurations are.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from orchestrator.config.sweep import SweepConfig
+from orchestrator.config.plans import SearchPlan
 from orchestrator.config.trial import TrialConfig
 from orchestrator.config.validation.training_rules import augmentation_problems, training_problems
 from orchestrator.data.datasets import DatasetFacts, dataset_facts
@@ -24,12 +24,12 @@ _SIZED = ("pooled_size", "max_span", "kernel_size", "kernel_size_1", "kernel_siz
 
 
 class Rejection(NamedTuple):
-    """Why a configuration is not worth a trial.
+    """Reason why a configuration is not worth a trial.
 
     Args:
-        rule: The setting or limit it breaks.
-        text: What was given and what holds.
-        counted: What a limit was held against; None for other rules.
+        rule: Setting or limit that it breaks.
+        text: Given value and the rule in words.
+        counted: Number compared with a limit; None for other rules.
     """
 
     rule: str
@@ -37,36 +37,36 @@ class Rejection(NamedTuple):
     counted: int | None = None
 
 
-class Validity:
-    """Judges configurations of one sweep.
+class TrialFilter:
+    """Filter of the configurations of one sweep.
 
     Args:
-        config: Of the sweep.
-        facts: Of its dataset; None looks them up.
+        plan: Search plan of the sweep.
+        facts: Facts about its dataset; None looks them up.
 
     Raises:
         DataError: The dataset is not there.
     """
 
-    def __init__(self, config: SweepConfig, facts: DatasetFacts | None = None) -> None:
-        dataset = config.dataset
+    def __init__(self, plan: SearchPlan, facts: DatasetFacts | None = None) -> None:
+        dataset = plan.dataset
         self._facts = facts or dataset_facts(dataset.name, dataset.uri, dataset.crop_size)
-        self._limits = config.limits
-        self._workers = config.resources.max_workers
-        self._searched = {setting_of(name) for name in config.search}
+        self._limits = plan.limits
+        self._workers = plan.workers
+        self._searched = {setting_of(name) for name in plan.searched}
 
     def rejection(self, trial: TrialConfig) -> Rejection | None:
-        """Why this configuration is not worth a trial; None when it is."""
+        """Return why a configuration is not worth a trial; None where it is."""
         return next(self._rejections(trial), None)
 
     def cost_of(self, trial: TrialConfig) -> ModelCost:
-        """Parameters and multiply-accumulates of its network on the images of the sweep."""
+        """Return parameters and multiply-accumulates of a network on the images of the sweep."""
         import models
 
         return models.model_cost(trial.model.name, trial.model.options, **_shape(self._facts))
 
     def _rejections(self, trial: TrialConfig) -> Iterator[Rejection]:
-        """Cheap rules first: whoever asks stops at the first one that is broken."""
+        """Yield the broken rules, cheap ones first: the caller stops at the first."""
         import models
 
         facts = self._facts
@@ -89,7 +89,7 @@ class Validity:
             yield Rejection(problem.where.removeprefix("training."), problem.message)
 
     def _map_rejections(self, trial: TrialConfig) -> Iterator[Rejection]:
-        """What the search made larger than the largest map; a user who fixed it so is taken at their word."""
+        """Yield searched sizes beyond the largest map; a size that the user fixed is accepted."""
         model, facts = trial.model, self._facts
         sized = [name for name in _SIZED if name in model.options and name in self._searched]
         if not sized:
@@ -130,7 +130,7 @@ def _map_side(name: str, stem: tuple[tuple[str, Any], ...], image_size: int, in_
 
 
 def _largest(name: str, side: int, model: str) -> int:
-    """The largest value of a size that still makes a difference at a map of this side."""
+    """Return the largest value of a size that still makes a difference at a map of this side."""
     import models
 
     if name == "pooled_size":

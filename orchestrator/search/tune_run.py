@@ -1,4 +1,4 @@
-"""Ray Tune's part of a sweep: decides which trial runs and which is stopped, in a thread of its own."""
+"""Ray Tune's part of a sweep: it decides which trial runs and which is stopped, in the thread "tune"."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ import optuna
 from ray import tune
 from ray.tune.stopper import Stopper
 
-from orchestrator.config.sweep import SweepConfig
+from orchestrator.config.plans import SearchPlan
 from orchestrator.errors import SpatialSweepError
 from orchestrator.lanes.trial_client import TrialClient
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import Ledger
+from orchestrator.records.objectives import Objectives
 from orchestrator.search.callback import SweepCallback
 from orchestrator.search.not_pickled import NotPickled
-from orchestrator.search.schedulers.trial_schedulers import create_trial_scheduler, takes_lanes, trials_at_once
+from orchestrator.search.schedulers.trial_schedulers import create_trial_scheduler, keeps_lane, trials_at_once
 from orchestrator.search.searcher import StudySearcher
 
 _JOIN_TIMEOUT_S = 30.0
 # Only the death of a trial's actor is an error to Tune; another takes its place, while the lane trains on.
 _MAX_CLIENT_LOSSES = 10
 # Each trial actor takes this share of the head node and nothing else: the lanes hold the CPUs and GPUs. It is the
-# smallest that Ray knows, so that ten thousand find room.
+# smallest share that Ray has, so that ten thousand actors fit.
 _HEAD_SHARE = {"node:__internal_head__": 0.0001}
 
 
-class _StopWhen(NotPickled, Stopper):
-    """Ends a Tune experiment from outside."""
+class _ExternalStopper(NotPickled, Stopper):
+    """Stopper that ends a Tune experiment on request of another thread."""
 
     def __init__(self) -> None:
         self.ending = False
@@ -42,40 +43,42 @@ class _StopWhen(NotPickled, Stopper):
 
 
 class TuneRun:
-    """One Tune experiment over trial clients: that of one session of the sweep.
+    """Tune experiment of one session; its methods are called in the driver's main thread.
 
     Args:
-        config: Of the sweep.
-        folder: Of the sweep; Tune writes into its scratch space.
-        study: Of the sweep.
-        ledger: Told of every trial.
+        plan: Search plan of the sweep.
+        folder: Folder of the sweep; Tune writes into its scratch space.
+        study: Study of the sweep.
+        ledger: Ledger of the sweep.
+        objectives: Objectives and constraints of the sweep.
         hub: Handle of the lane hub.
-        lanes: Trials at the same time, at most.
-        has_room: Whether a trial would find a lane beside so many that have one.
-        say: Told how a long search for a configuration stands.
+        lanes: Largest number of trials at the same time.
+        has_room: Returns whether another trial would find a lane, given the number of trials that have one.
+        say: Called with the state of a long search for a configuration.
     """
 
     def __init__(
         self,
-        config: SweepConfig,
+        plan: SearchPlan,
         folder: SweepFolder,
         study: optuna.Study,
         ledger: Ledger,
         *,
+        objectives: Objectives,
         hub: Any,
         lanes: int,
         has_room: Callable[[int], bool],
         say: Callable[[str], None],
     ) -> None:
-        self._config = config
+        self._plan = plan
         self._folder = folder
         self._ledger = ledger
         self._hub = hub
         self._lanes = lanes
-        self._stopper = _StopWhen()
-        room = has_room if takes_lanes(config) else lambda _: True
-        self._searcher = StudySearcher(study, config, ledger, room, say=say)
-        self._callback = SweepCallback(self._searcher, study, config, ledger, hub)
+        self._stopper = _ExternalStopper()
+        room = has_room if keeps_lane(plan) else lambda _: True
+        self._searcher = StudySearcher(study, plan, ledger, room, say=say)
+        self._callback = SweepCallback(self._searcher, study, objectives, ledger, hub)
         self._thread = threading.Thread(target=self._run, name="tune", daemon=True)
         self.failure: Exception | None = None
 
@@ -85,25 +88,29 @@ class TuneRun:
         return self._thread.is_alive()
 
     def start(self) -> None:
-        """Starts the experiment."""
+        """Start the thread "tune"; does not block."""
         self._thread.start()
 
     def wait(self, timeout_s: float) -> None:
-        """Waits for the end, at most so long."""
+        """Block until the experiment has ended, `timeout_s` seconds at most."""
         self._thread.join(timeout_s)
 
     def wind_down(self) -> None:
-        """Proposes no more trials; Tune ends when the running ones have."""
+        """Propose no more trials; the experiment ends when the running ones have ended."""
         self._searcher.closed = True
 
     def end(self, reason: str) -> None:
-        """Stops what still runs; harmless when nothing does."""
+        """Stop what still runs; has no effect where nothing does.
+
+        Args:
+            reason: Reason of the interruption, for the journal.
+        """
         self._searcher.closed = True
         self._stopper.ending = True
         self._callback.end_running(reason)
 
     def join(self) -> None:
-        """Waits for Tune to take its actors down, and closes the books."""
+        """Block until Tune has removed its actors, half a minute at most, and end the open trials."""
         self._thread.join(_JOIN_TIMEOUT_S)
         self._callback.end_running("the sweep was ended")
 
@@ -115,18 +122,18 @@ class TuneRun:
 
     def _tuner(self) -> tune.Tuner:
         trainable = tune.with_parameters(
-            TrialClient, hub=self._hub, trials_folder=str(self._folder.trials), metric=self._config.objective.metric
+            TrialClient, hub=self._hub, trials_folder=str(self._folder.trials), metric=self._plan.objective.metric
         )
         placement = tune.PlacementGroupFactory([_HEAD_SHARE])
         return tune.Tuner(
             tune.with_resources(trainable, placement),
             tune_config=tune.TuneConfig(
-                metric=self._config.objective.metric,
-                mode=self._config.objective.mode,
+                metric=self._plan.objective.metric,
+                mode=self._plan.objective.mode,
                 search_alg=self._searcher,
-                scheduler=create_trial_scheduler(self._config, self._ledger, self._folder),
-                num_samples=self._config.trials - self._ledger.count_ended(),
-                max_concurrent_trials=trials_at_once(self._config, self._lanes),
+                scheduler=create_trial_scheduler(self._plan, self._ledger, self._folder),
+                num_samples=self._plan.trials - self._ledger.count_ended(),
+                max_concurrent_trials=trials_at_once(self._plan, self._lanes),
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"trial_{trial.trial_id}",
                 trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}",
@@ -144,7 +151,7 @@ class TuneRun:
 
 
 def _cause_of_ours(error: Exception) -> Exception:
-    """What a callback or the searcher raised with a message for the user; Tune shows its traceback instead."""
+    """Return the error that a callback or the searcher raised with a message for the user, out of Tune's wrappers."""
     inner: BaseException | None = error
     while inner is not None:
         if isinstance(inner, SpatialSweepError):

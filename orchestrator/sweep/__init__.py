@@ -1,1 +1,1 @@
-"""Life of a sweep: start, session, signals, end, resume, deletion."""
+"""Life of a sweep: start, sessions, signals, end, resume, dry run, deletion."""

@@ -1,69 +1,115 @@
-"""Which checkpoints a sweep keeps: those of its best trials, of its newest, and of all that may still train."""
+"""Retention of checkpoints: `kept_trials` decides which trials keep theirs, on disk and in MLflow."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
-from orchestrator.config.sweep import SweepConfig
+from orchestrator.config.sections.keep import KeepConfig
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.folder.trial_folder import trial_folder
 from orchestrator.records.ledger import Ledger, TrialRecord, TrialStatus
 from orchestrator.records.objectives import Objectives
 
+_BEST, _LAST, _PREVIOUS = "best.pt", "last.pt", "previous.pt"
 _SUFFIXES = (".pt", ".partial")
 _NOTES = ("handover.json", "changed_config.json")
 
 
-class Retention:
-    """Deletes the checkpoints of trials that are over and neither among the best nor among the newest.
-
-    What a sweep holds on disk is thereby bounded: `keep.best` weights, those of the best trial trained to the end and
-    of the Pareto front, the checkpoints of `keep.last` trials, and of those that train or were interrupted.
+class KeptTrials(NamedTuple):
+    """Trials whose checkpoints stay.
 
     Args:
-        config: Of the sweep.
-        folder: Of the sweep.
-        ledger: Of the sweep.
+        best: Numbers of the trials whose best weights stay.
+        newest: Numbers of the trials all of whose checkpoints stay, for training to resume from.
     """
 
-    def __init__(self, config: SweepConfig, folder: SweepFolder, ledger: Ledger) -> None:
-        self._keep = config.keep
-        self._objectives = Objectives.of(config)
+    best: frozenset[int]
+    newest: frozenset[int]
+
+
+def kept_trials(records: Sequence[TrialRecord], keep: KeepConfig, objectives: Objectives) -> KeptTrials:
+    """Decide which trials keep checkpoints.
+
+    The best are the first `keep.best` of the ranking, the best one that was trained to the end, and the Pareto front:
+    all that a result may call the best. The newest are the last `keep.last` to have ended.
+
+    Args:
+        records: Trials to choose from.
+        keep: Section `keep` of the configuration.
+        objectives: Objectives and constraints of the sweep.
+    """
+    first = objectives.configs[0]
+    ranked = sorted(
+        (record for record in records if record.best(first.metric, first.mode) is not None), key=objectives.rank
+    )
+    finished = [record for record in ranked if record.status is TrialStatus.FINISHED]
+    front = objectives.pareto_front(records) if len(objectives.configs) > 1 else []
+    ended = sorted(
+        (record for record in records if record.is_over), key=lambda record: record.ended_s or 0.0, reverse=True
+    )
+    return KeptTrials(
+        best=frozenset(record.number for record in [*ranked[: keep.best], *finished[:1], *front]),
+        newest=frozenset(record.number for record in ended[: keep.last]),
+    )
+
+
+def checkpoints_to_store(folder: SweepFolder, kept: KeptTrials) -> set[tuple[int, str]]:
+    """Return the files that MLflow stores, by trial: best weights of the best, newest state of the newest.
+
+    Args:
+        folder: Folder of the sweep.
+        kept: Trials whose checkpoints stay.
+    """
+    wanted = [(number, _BEST) for number in kept.best] + [(number, _LAST) for number in kept.newest]
+    paths = [(number, folder.trials / trial_folder(number) / name) for number, name in wanted]
+    return {(number, str(path)) for number, path in paths if path.exists()}
+
+
+class CheckpointRetention:
+    """Deletion of checkpoints while a sweep runs; called by the driver's main thread.
+
+    The disk space of a sweep is thereby bounded: besides the checkpoints of `kept_trials` only those of trials that
+    train or were interrupted stay.
+
+    Args:
+        keep: Section `keep` of the configuration.
+        objectives: Objectives and constraints of the sweep.
+        folder: Folder of the sweep.
+        ledger: Ledger of the sweep.
+    """
+
+    def __init__(self, keep: KeepConfig, objectives: Objectives, folder: SweepFolder, ledger: Ledger) -> None:
+        self._keep = keep
+        self._objectives = objectives
         self._folder = folder
         self._ledger = ledger
         self._kept: list[TrialRecord] = []
-        self._looked_at = 0
+        self._seen = 0
 
     def apply(self) -> None:
-        """Deletes what is not kept; does nothing unless a trial has ended since the last time.
+        """Delete what is not kept; does nothing unless a trial has ended since the previous call.
 
-        A trial whose checkpoints were deleted is not looked at again: those that were better stay better.
+        A trial whose checkpoints were deleted is not considered again: those that were better stay better.
         """
-        fresh = self._ledger.ended_since(self._looked_at)
+        fresh = self._ledger.ended_since(self._seen)
         if not fresh:
             return
-        over = sorted([*self._kept, *fresh], key=lambda record: record.number)
-        best = {record.number for record in self._best(over)}
-        by_end = sorted(over, key=lambda record: record.ended_s or 0.0, reverse=True)
-        newest = {record.number for record in by_end[: self._keep.last]}
-        for record in over:
-            kept = {"best.pt"} if record.number in best else set()
-            self._prune(record, {"best.pt", "last.pt", "previous.pt"} if record.number in newest else kept)
-        self._kept = [record for record in over if record.number in best | newest]
-        self._looked_at += len(fresh)
+        ended = sorted([*self._kept, *fresh], key=lambda record: record.number)
+        kept = kept_trials(ended, self._keep, self._objectives)
+        for record in ended:
+            best = {_BEST} if record.number in kept.best else set()
+            names = {_BEST, _LAST, _PREVIOUS} if record.number in kept.newest else best
+            self._prune(self._folder.trials / trial_folder(record.number), names)
+        self._kept = [record for record in ended if record.number in kept.best | kept.newest]
+        self._seen += len(fresh)
 
-    def _best(self, over: Sequence[TrialRecord]) -> list[TrialRecord]:
-        """Those whose weights are worth keeping: nothing that a result calls the best is ever deleted."""
-        ranked = sorted(over, key=self._objectives.rank)
-        finished = [record for record in ranked if record.status is TrialStatus.FINISHED]
-        front = self._objectives.pareto_front(over) if len(self._objectives.configs) > 1 else []
-        return [*ranked[: self._keep.best], *finished[:1], *front]
-
-    def _prune(self, record: TrialRecord, kept: set[str]) -> None:
-        folder = self._folder.trials / trial_folder(record.number)
+    def _prune(self, folder: Path, names: set[str]) -> None:
+        """Delete the checkpoints and notes of a trial except the named ones."""
         if folder.is_symlink() or self._folder.trials.is_symlink():
-            return  # somebody has put it there
+            return  # made by someone else
         for path in folder.glob("*"):
             is_ours = path.name in _NOTES or path.suffix in _SUFFIXES
-            if is_ours and path.name not in kept and not path.is_dir():
+            if is_ours and path.name not in names and not path.is_dir():
                 path.unlink(missing_ok=True)

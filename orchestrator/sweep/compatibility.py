@@ -1,4 +1,4 @@
-"""Whether a sweep may go on: what decides its results must be what it was."""
+"""Compatibility of a sweep with its earlier sessions: settings that decide the results must not have changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.history import read_begun
 from orchestrator.records.provenance import code_fingerprint
 
-# How much is searched, where, and where it is recorded may change from one session of a sweep to the next.
+# Settings that may change between sessions: they decide how much is searched, where, and where it is recorded.
 _FREE = (
     "name",
     "trials",
@@ -31,15 +31,15 @@ _FREE = (
     "trial_scheduler",
 )
 _DATASET = "dataset content"
-_ALLOW = "--allow-changed goes on all the same"
+_ALLOW = "--allow-changed resumes all the same"
 
 
 def identity(config: SweepConfig, located: str) -> dict[str, Any]:
-    """All that decides the results of a sweep, flat, for comparison.
+    """Return all that decides the results of a sweep, as a flat mapping.
 
     Args:
-        config: Of the sweep.
-        located: Its dataset, as `locate_dataset` found it.
+        config: Configuration of the sweep.
+        located: Dataset as `locate_dataset` returns it.
     """
     content = config.model_dump(mode="json", exclude=set(_FREE))
     content["dataset"] = {
@@ -50,19 +50,24 @@ def identity(config: SweepConfig, located: str) -> dict[str, Any]:
 
 
 def content_hash(located: str) -> str:
-    """A hash of all images and labels of a dataset.
+    """Return a hash of all images and labels of a dataset.
 
     Args:
-        located: As `locate_dataset` found it.
+        located: Dataset as `locate_dataset` returns it.
     """
     return open_dataset(located).content_hash
 
 
 def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], *, name: str) -> None:
-    """Compares what a sweep was with what it is to go on as.
+    """Check that a sweep is resumed with the identity of its last session.
+
+    Args:
+        before: Identity in the last session.
+        now: Identity in this session.
+        name: Name of the sweep.
 
     Raises:
-        ResumeError: They differ; the text lists every difference.
+        ResumeError: The two differ; the text lists every difference.
     """
     absent = "nothing"
     if recorded := before.get(_DATASET):
@@ -81,23 +86,24 @@ def stored_config(
     values: Mapping[str, Any] = MappingProxyType({}),
     contacted: Sequence[str] = ("tracking", "storage"),
 ) -> SweepConfig:
-    """Return the configuration a sweep ran with last, for the place where its folder lies now.
+    """Return the configuration of a sweep's last session, for the place where its folder is now.
 
     Args:
-        folder: Of the sweep.
+        folder: Folder of the sweep.
         overrides: Assignments to lay over it, as for `load_sweep`.
-        values: Values of settings, likewise.
-        contacted: Sections whose address is to be used; one that only the journal names must be known.
+        values: Values of settings to lay over it.
+        contacted: Sections whose address will be used; one that only the journal names must be a known server.
 
     Raises:
-        JournalError: A line of its journal is damaged.
+        JournalError: A line of the journal is damaged.
         ConfigError: A setting is wrong, a stored address lacks the password that is never stored, or the user has
             never named it.
     """
     runs_dir = folder.path.parent
     content = moved_config(read_begun(folder.journal).config, runs_dir)
     config = load_sweep(content, overrides, values=values, label=f"sweep '{folder.name}'")
-    secret = [section for section, uri in _addresses(config) if uri and "***" in uri]
+    uris = {"tracking": config.tracking.uri, "storage": config.storage.uri, "dataset": config.dataset.uri}
+    secret = [section for section, uri in uris.items() if uri and "***" in uri]
     if secret:
         raise ConfigError(
             [
@@ -116,13 +122,9 @@ def stored_config(
 
 
 def _named(content: Mapping[str, Any], overrides: Sequence[str], values: Mapping[str, Any], section: str) -> str | None:
-    """The address that the overrides name, whatever the journal does."""
+    """Return the address that the overrides name; None where they name none."""
     if not overrides and not values:
         return None
     without = {**content, section: {**(content.get(section) or {}), "uri": None}}
     uri: str | None = getattr(load_sweep(without, overrides, values=values), section).uri
     return uri
-
-
-def _addresses(config: SweepConfig) -> list[tuple[str, str | None]]:
-    return [(name, getattr(config, name).uri) for name in ("tracking", "storage", "dataset")]

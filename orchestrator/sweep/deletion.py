@@ -1,4 +1,4 @@
-"""Takes a sweep away: its folder, its study, and its runs in MLflow."""
+"""Deletion of a sweep: its folder, its study, and its runs in MLflow."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from orchestrator.files.runs_dir import resolve_runs_dir
 from orchestrator.files.sqlite_files import is_missing_file
 from orchestrator.records.folder.driver_lock import LOCK_FILE
 from orchestrator.records.folder.known_servers import note_server
-from orchestrator.records.folder.recorded_addresses import embedded_study_uri, require_confirmed
+from orchestrator.records.folder.recorded_addresses import require_confirmed
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.folder.sweep_identity import SweepIdentity, require_original
 from orchestrator.results.stored_sweep import find_sweep, read_sweep
-from orchestrator.server_addresses import embedded_uri
+from orchestrator.server_addresses import embedded_study_uri, embedded_uri
 from orchestrator.uris import without_password
 
 if TYPE_CHECKING:
@@ -30,18 +30,18 @@ _FOLDER_ONLY = "`spatialsweep delete {} --folder-only` removes just this folder"
 
 @dataclass(frozen=True)
 class Deletion:
-    """What there is of a sweep, and would go.
+    """Plan of a deletion: everything of a sweep that would be deleted.
 
     Args:
         name: Name of the sweep.
-        folder: With journal, tables and checkpoints.
-        files: Files in it.
-        size_bytes: Their size.
+        folder: Folder with journal, tables and checkpoints.
+        files: Number of files in it.
+        size_bytes: Size of these files in bytes.
         storage_uri: Database of the study; may hold a password.
-        study_trials: Trials in the study; None when there is no study of that name, or it is left alone.
-        tracking_uri: MLflow; may hold a password.
+        study_trials: Number of trials in the study; None where there is no study of that name, or it is kept.
+        tracking_uri: Tracking URI of MLflow; may hold a password.
         mlflow_runs: Ids of the runs to mark as deleted.
-        has_folder: Whether the folder is there; of a study whose sweep is gone it is not.
+        has_folder: Whether the folder exists; it does not where only the study of a sweep is left.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Deletion:
     has_folder: bool = True
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data without passwords."""
+        """Return plain data without passwords."""
         uris = {"storage_uri": without_password(self.storage_uri), "tracking_uri": without_password(self.tracking_uri)}
         content = {**asdict(self), **uris, "folder": str(self.folder), "mlflow_runs": list(self.mlflow_runs)}
         del content["has_folder"]
@@ -73,20 +73,20 @@ def deletion_of(
     storage_uri: str | None = None,
     dry_run: bool = False,
 ) -> Iterator[Deletion]:
-    """Look up what there is of a sweep, and keep drivers out of it while the context lasts; deletes nothing itself.
+    """Plan the deletion of a sweep, and keep drivers out while the context is open; deletes nothing itself.
 
     Args:
-        name: Name of the sweep, or its folder; also of a study whose sweep's folder is gone.
+        name: Name or folder of the sweep, or name of a study whose sweep has no folder any more.
         runs_dir: Folder of all results; None takes the default.
-        keep_mlflow: Leaves its MLflow runs alone.
-        folder_only: Leaves its study alone, too; nothing but the folder is looked at.
-        tracking_uri: MLflow, when it needs a password, which a sweep does not record; None takes what is recorded.
-        storage_uri: Likewise, the database of the study.
-        dry_run: Only looks: no driver is kept out.
+        keep_mlflow: Keep its MLflow runs.
+        folder_only: Keep its study as well; neither is contacted.
+        tracking_uri: Tracking URI with its password, which a sweep does not record; None takes the recorded one.
+        storage_uri: Database of the study with its password; None takes the recorded one.
+        dry_run: Only plan: drivers are not kept out.
 
     Raises:
-        SweepNameError: There is no such sweep, a driver is at work on it, the folder is a link, or its study and runs
-            may be those of another folder.
+        SweepNameError: There is no such sweep, a driver runs it, the folder is a link, or its study and runs may be
+            those of another folder.
         ConfigError: Only the sweep's journal names MLflow's server or the study's database.
         TrackingError: MLflow does not answer.
         StorageError: The database of the study does not answer.
@@ -108,7 +108,7 @@ def deletion_of(
 
 
 def delete_sweep(deletion: Deletion) -> None:
-    """Take away what was found; the folder goes last, its journal last of it, so that a failure can be repeated."""
+    """Delete what was planned, the folder last and its journal last of all: a failed deletion can be repeated."""
     from orchestrator.tracking.mlflow_deletion import delete_runs
 
     if deletion.mlflow_runs:
@@ -120,7 +120,7 @@ def delete_sweep(deletion: Deletion) -> None:
 
 
 def _remove(folder: SweepFolder) -> None:
-    """Remove a folder; links in it go, and what they lead to stays."""
+    """Delete a folder; links in it are deleted, their targets are not."""
     last = [folder.journal, folder.path / LOCK_FILE]
     for entry in [*(entry for entry in folder.path.iterdir() if entry not in last), *last]:
         if entry.is_dir() and not entry.is_symlink():
@@ -190,7 +190,7 @@ def _of_folder(
 
 
 def _orphan(name: str, runs_dir: Path, storage_uri: str | None) -> Deletion:
-    """What is left of a sweep whose folder is gone: its study, which keeps the name from being used again."""
+    """Plan the deletion of a study whose sweep has no folder any more; it keeps the name from being used again."""
     folder = SweepFolder(runs_dir / name)
     if storage_uri:
         note_server(storage_uri)
@@ -235,5 +235,5 @@ def _runs(own: SweepIdentity, tracking_uri: str) -> tuple[str, ...]:
 
 
 def _exists(uri: str) -> bool:
-    """Whether a database file is there; asking for one that is not would make it."""
+    """Return whether a database file exists; connecting to a missing one would create it."""
     return not is_missing_file(uri)

@@ -1,4 +1,4 @@
-"""What a sweep would do, found out without starting it: no folder, no database, no Ray instance."""
+"""Dry run: what a sweep would do, found out without a folder, a database or a Ray instance."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from typing import Any
 
 import ray
 
+from orchestrator.config.plans import SweepPlans, resolve_plans
+from orchestrator.config.sections.budget import BudgetConfig
+from orchestrator.config.sections.resources import ResourcesConfig
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.data import dataset_facts
 from orchestrator.errors import ClusterError, SweepNameError
-from orchestrator.files.runs_dir import resolve_runs_dir
 from orchestrator.records.costs import Rates
 from orchestrator.records.folder.sweep_folder import new_folder
-from orchestrator.records.stored_config import complete_settings
+from orchestrator.records.stored_config import complete_settings, non_default_settings
 from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
 from orchestrator.runtime.ray_session import ray_session
-from orchestrator.search.space_summary import space_words
-from orchestrator.search.trial_filter import Validity
-from orchestrator.sweep.dry_run_trials import LargestTrial, Proposal, describe, first_trials, largest_trial
+from orchestrator.search.space_summary import summarize_space
+from orchestrator.search.trial_filter import TrialFilter
+from orchestrator.sweep.dry_run_trials import LargestTrial, Proposal, describe, largest_trial, preview_trials
 from orchestrator.uris import masked
 
 SHOWN = 5
@@ -29,14 +31,16 @@ _HOUR_S = 3_600.0
 
 @dataclass(frozen=True)
 class Bounds:
-    """The most a sweep can cost; None where nothing bounds it. Trials end at their next report, an epoch later at most.
+    """Upper bounds on the cost of a sweep; None where nothing bounds it.
+
+    Trials end at their next report, an epoch later at most.
 
     Args:
-        epochs: Of all trials together.
-        wall_s: Time by the clock.
+        epochs: Epochs of all trials together.
+        wall_s: Wall-clock time in seconds.
         cpu_hours: CPUs reserved times hours.
         gpu_hours: GPUs reserved times hours.
-        price: Of these hours.
+        price: Price of these hours.
     """
 
     epochs: int
@@ -48,23 +52,27 @@ class Bounds:
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a sweep would do.
+    """Result of a dry run.
 
     Args:
-        config: Checked.
-        proposals: The first configurations.
-        rejected: Configurations proposed before these and not worth a trial.
-        largest: By memory.
+        plans: Plans of the sweep.
+        settings: All its settings, without passwords.
+        non_default: Settings that differ from the defaults, without passwords.
+        proposals: First configurations.
+        rejected: Number of configurations proposed before these and rejected by the trial filter.
+        largest: Configuration that needs most memory.
         plan: Lanes and workers; None where not one lane fits.
-        plan_problem: Why none fits.
-        place: What was asked for room: this machine, or a cluster.
-        bounds: The most it can cost.
-        notice: Why the sweep could not be started under its name; empty where it could.
+        plan_problem: Reason why none fits.
+        place: Machine or cluster whose resources were planned with.
+        bounds: Upper bounds on the cost.
+        notice: Reason why the sweep could not be started under its name; empty where it could.
         space: What a named space varies and what the sweep has fixed, under headings.
-        tried_first: What is tried before the sampler proposes anything, and what is not, a line each.
+        tried_first: Configurations that are tried before the sampler proposes any, and those that are not, a line each.
     """
 
-    config: SweepConfig = field(repr=False)
+    plans: SweepPlans = field(repr=False)
+    settings: Mapping[str, Any] = field(repr=False)
+    non_default: Mapping[str, Any] = field(repr=False)
     proposals: tuple[Proposal, ...]
     rejected: int
     largest: LargestTrial
@@ -77,10 +85,10 @@ class DryRun:
     tried_first: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, without passwords."""
+        """Return plain data without passwords."""
         footprint = {**asdict(self.largest.footprint), "total": self.largest.footprint.total}
         found = {
-            "config": complete_settings(self.config),
+            "config": self.settings,
             "proposals": [asdict(proposal) for proposal in self.proposals],
             "rejected": self.rejected,
             "largest": {**asdict(self.largest), "footprint": footprint},
@@ -102,43 +110,55 @@ def dry_run(
     shown: int = SHOWN,
     say: Callable[[str], None] | None = None,
 ) -> DryRun:
-    """Finds out what a sweep would do, without starting anything.
+    """Find out what a sweep would do, without starting anything.
 
     Args:
-        config: Checked when it was built.
-        address: Ray cluster to ask for room, which is joined and left; None asks this machine, or `RAY_ADDRESS`.
-        shown: First configurations to propose.
-        say: Told how a long search for a configuration stands.
+        config: Checked configuration of the sweep.
+        address: Ray cluster to plan for, which is joined and left; None takes this machine, or `RAY_ADDRESS`.
+        shown: Number of first configurations to propose.
+        say: Called with the state of a long search for a configuration.
 
     Raises:
         SpaceExhaustedError: Nothing but rejected configurations was proposed, many times in a row.
         ClusterError: The cluster does not answer.
     """
-    facts = dataset_facts(config.dataset.name, config.dataset.uri, config.dataset.crop_size)
-    validity = Validity(config, facts)
-    first = first_trials(config, min(shown, config.trials), say)
-    plan, problem, place = _plan(config, address)
+    plans = resolve_plans(config)
+    search, resources = plans.search, plans.training.resources
+    facts = dataset_facts(search.dataset.name, search.dataset.uri, search.dataset.crop_size)
+    trial_filter = TrialFilter(search, facts)
+    preview = preview_trials(search, min(shown, search.trials), plans.paths.study_uri, say)
+    plan, problem, place = _plan(resources, search.trials, address)
     return DryRun(
-        config=config,
-        proposals=tuple(describe(config, validity, trial) for trial in first.trials),
-        rejected=first.rejected,
-        largest=largest_trial(config, validity, facts, first.trials, config.resources.min_workers),
+        plans=plans,
+        settings=complete_settings(config),
+        non_default=non_default_settings(config),
+        proposals=tuple(describe(search.sampler, trial_filter, trial) for trial in preview.trials),
+        rejected=preview.rejected,
+        largest=largest_trial(search, trial_filter, facts, preview.trials, resources.min_workers),
         plan=plan,
         plan_problem=problem,
         place=place,
-        bounds=cost_bounds(config, plan),
-        notice=_name_taken(config),
-        space=tuple(space_words(config)),
-        tried_first=first.tried_first,
+        bounds=cost_bounds(plans.budget, search.trials * search.max_epochs, plan, resources.cpus_per_worker),
+        notice=_name_taken(plans),
+        space=tuple(summarize_space(search)),
+        tried_first=preview.tried_first,
     )
 
 
-def cost_bounds(config: SweepConfig, plan: LanePlan | None) -> Bounds:
-    """The most a sweep can cost on so many lanes: the tightest limit bounds CPUs and GPUs, as a trial holds both."""
-    budget, epochs = config.budget, config.trials * config.max_epochs
+def cost_bounds(budget: BudgetConfig, epochs: int, plan: LanePlan | None, cpus_per_worker: float) -> Bounds:
+    """Return the upper bounds on the cost of a sweep.
+
+    The tightest limit bounds CPUs and GPUs, as a trial holds both.
+
+    Args:
+        budget: Limits of the sweep, and prices.
+        epochs: Epochs of all trials together.
+        plan: Lanes and workers; None where not one lane fits.
+        cpus_per_worker: CPU cores reserved for each worker.
+    """
     if plan is None:
         return Bounds(epochs, budget.wall_clock, budget.cpu_hours, budget.gpu_hours, None)
-    cpus, gpus = plan.workers * config.resources.cpus_per_worker, plan.workers * plan.gpus_per_worker
+    cpus, gpus = plan.workers * cpus_per_worker, plan.workers * plan.gpus_per_worker
     limits_s = [
         *([] if budget.wall_clock is None else [budget.wall_clock * plan.lanes]),
         *([] if budget.cpu_hours is None else [budget.cpu_hours * _HOUR_S / cpus]),
@@ -150,32 +170,35 @@ def cost_bounds(config: SweepConfig, plan: LanePlan | None) -> Bounds:
     return Bounds(epochs, budget.wall_clock, cost.cpu_s / _HOUR_S, cost.gpu_s / _HOUR_S, cost.price)
 
 
-def _name_taken(config: SweepConfig) -> str:
+def _name_taken(plans: SweepPlans) -> str:
     try:
-        new_folder(resolve_runs_dir(config.runs_dir), config.name)
+        new_folder(plans.paths.runs_dir, plans.name)
     except SweepNameError as error:
         return str(error)
     return ""
 
 
-def _plan(config: SweepConfig, address: str | None) -> tuple[LanePlan | None, str, str]:
-    """Lanes that fit, why none does, and where that was asked."""
+def _plan(resources: ResourcesConfig, trials: int, address: str | None) -> tuple[LanePlan | None, str, str]:
+    """Return the lanes that fit, the reason why none does, and the place that was planned for."""
     address = address or os.environ.get("RAY_ADDRESS")
     if address is None and not ray.is_initialized():
-        return *_fit(config, [this_machine()]), "this machine"
+        return *_fit(resources, trials, [this_machine()]), "this machine"
     with ray_session(address):  # one that is open is used, as a sweep would
-        return *_fit(config, None), f"the cluster at {address}" if address else "the cluster this process has joined"
+        place = f"the cluster at {address}" if address else "the cluster this process has joined"
+        return *_fit(resources, trials, None), place
 
 
-def _fit(config: SweepConfig, nodes: list[Mapping[str, float]] | None) -> tuple[LanePlan | None, str]:
+def _fit(
+    resources: ResourcesConfig, trials: int, nodes: list[Mapping[str, float]] | None
+) -> tuple[LanePlan | None, str]:
     try:
-        return plan_lanes(config.resources, config.trials, nodes), ""
+        return plan_lanes(resources, trials, nodes), ""
     except ClusterError as error:
         return None, str(error)
 
 
 def this_machine() -> Mapping[str, float]:
-    """What a private Ray instance would offer here, in Ray's words."""
+    """Return the resources that a private Ray instance would offer here, under Ray's names."""
     import torch
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

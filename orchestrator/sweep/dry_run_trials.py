@@ -1,4 +1,4 @@
-"""The first configurations a sweep would try, and the one that needs most memory."""
+"""First configurations of a sweep, and the one that needs most memory."""
 
 from __future__ import annotations
 
@@ -13,21 +13,26 @@ from typing import Any, NamedTuple
 
 import optuna
 
+from orchestrator.config.plans import SearchPlan
+from orchestrator.config.sections.study import SamplerConfig
 from orchestrator.config.sections.training import TrainingConfig
-from orchestrator.config.sweep import SweepConfig
 from orchestrator.config.trial import TrialConfig, resolve_trial
 from orchestrator.data.datasets import DatasetFacts
-from orchestrator.files.runs_dir import resolve_runs_dir
 from orchestrator.files.sqlite_files import is_missing_file
+from orchestrator.lanes.trial_client import TRIAL
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger
-from orchestrator.search.trial_filter import Validity
+from orchestrator.search.enqueued_trials import SOURCE, enqueue_trials
+from orchestrator.search.searcher import StudySearcher
+from orchestrator.search.storage import open_storage
+from orchestrator.search.study import open_study
+from orchestrator.search.trial_filter import TrialFilter
 from orchestrator.training.memory_estimate import MemoryEstimate, estimate_memory
 from search_spaces import setting_of
 
-# Samplers whose proposals do not depend on what earlier trials brought; others begin so.
-_BLIND = ("random", "grid", "qmc")
-# Of the ends of the space, so many are looked at, and of these so many measured.
+# Samplers whose proposals do not depend on the results of earlier trials; others begin so.
+_INDEPENDENT = ("random", "grid", "qmc")
+# Number of extremes of the space that are considered, and of these measured.
 _EXTREMES = 48
 _MEASURED = 3
 _MEMORY_SETTINGS = ("global_batch_size", "accumulation_steps", "optimizer", "precision", "ema_decay")
@@ -35,17 +40,17 @@ _MEMORY_SETTINGS = ("global_batch_size", "accumulation_steps", "optimizer", "pre
 
 @dataclass(frozen=True)
 class Proposal:
-    """A configuration that would be tried.
+    """Configuration that would be tried.
 
     Args:
-        number: Of the trial.
-        values: Searched names.
+        number: Number of the trial.
+        values: Values by searched name.
         model: Name of the network.
-        params: Numbers it learns.
+        params: Number of its parameters.
         macs: Multiply-accumulates of one image.
-        epochs: At most.
-        certain: Whether the sweep will try exactly this; later proposals depend on what earlier trials bring.
-        source: Of a configuration that is tried first: a paper, an earlier sweep, or the sweep's file; else None.
+        epochs: Largest number of epochs.
+        certain: Whether the sweep will try exactly this; later proposals depend on the results of earlier trials.
+        source: Paper, earlier sweep or list entry of a configuration that is tried first; else None.
     """
 
     number: int
@@ -60,15 +65,15 @@ class Proposal:
 
 @dataclass(frozen=True)
 class LargestTrial:
-    """The configuration that needs most memory among the extremes of the space and the first proposals.
+    """Configuration that needs most memory among the extremes of the space and the first proposals.
 
     Args:
         model: Name of its network.
-        values: Searched names.
-        params: Numbers it learns.
+        values: Values by searched name.
+        params: Number of its parameters.
         macs: Multiply-accumulates of one image.
         footprint: Memory of one worker.
-        looked_at: Configurations it is the largest of.
+        looked_at: Number of configurations it is the largest of.
     """
 
     model: str
@@ -79,13 +84,13 @@ class LargestTrial:
     looked_at: int
 
 
-class First(NamedTuple):
-    """One of the first trials.
+class PreviewTrial(NamedTuple):
+    """Trial that a sweep would run.
 
     Args:
-        trial: Its configuration.
-        values: Searched names.
-        source: Where they come from; None from the sampler.
+        trial: Configuration of the trial.
+        values: Values by searched name.
+        source: Source of the values; None where the sampler draws them.
     """
 
     trial: TrialConfig
@@ -93,74 +98,61 @@ class First(NamedTuple):
     source: str | None
 
 
-class FirstTrials(NamedTuple):
-    """What a sweep begins with.
+class Preview(NamedTuple):
+    """First trials of a sweep.
 
     Args:
-        trials: The first ones.
-        rejected: Configurations proposed before these and not worth a trial.
-        tried_first: What is tried before the sampler proposes anything, and what is not, a line each.
+        trials: First trials.
+        rejected: Number of configurations proposed before these and rejected by the trial filter.
+        tried_first: Configurations that are tried before the sampler proposes any, and those that are not, a line each.
     """
 
-    trials: list[First]
+    trials: list[PreviewTrial]
     rejected: int
     tried_first: tuple[str, ...]
 
 
-def first_trials(config: SweepConfig, count: int, say: Callable[[str], None] | None = None) -> FirstTrials:
-    """Asks a study in memory, as a sweep would ask its own.
+def preview_trials(plan: SearchPlan, count: int, study_uri: str, say: Callable[[str], None] | None = None) -> Preview:
+    """Return the first trials of a sweep, proposed by a study in memory as its own study would propose them.
 
     Args:
-        config: Of the sweep.
-        count: Trials to ask for; a grid may have fewer.
-        say: Told how a long search for a configuration stands.
+        plan: Search plan of the sweep.
+        count: Number of trials; a grid may have fewer.
+        study_uri: Database of the sweeps that `warm_start` names.
+        say: Called with the state of a long search for a configuration.
 
     Raises:
         SpaceExhaustedError: Nothing but rejected configurations was proposed, many times in a row.
     """
-    from orchestrator.lanes.trial_client import TRIAL
-    from orchestrator.search.first_trials import SOURCE, enqueue_first
-    from orchestrator.search.searcher import StudySearcher
-    from orchestrator.search.study import open_study
-
     storage = optuna.storages.InMemoryStorage()
-    study = open_study(config, config.name, storage)
+    study = open_study(plan, "preview", storage)
     tried_first: list[str] = []
-    enqueue_first(study, config, _earlier_studies(config) or storage, tried_first.append)
+    earlier = open_storage(study_uri) if plan.warm_start and not is_missing_file(study_uri) else storage
+    enqueue_trials(study, plan, earlier, tried_first.append)
     with tempfile.TemporaryDirectory() as scratch, Journal(Path(scratch) / "journal.jsonl") as journal:
         ledger = Ledger(journal)
-        searcher = StudySearcher(study, config, ledger, say=say)
+        searcher = StudySearcher(study, plan, ledger, say=say)
         found = []
         for number in range(count):
-            asked = searcher.suggest(f"dry-{number}")
-            if not isinstance(asked, dict):
+            proposed = searcher.suggest(f"dry-{number}")
+            if not isinstance(proposed, dict):
                 break
-            trial = TrialConfig.model_validate_json(json.dumps(asked[TRIAL]))
+            trial = TrialConfig.model_validate_json(json.dumps(proposed[TRIAL]))
             source = study.get_trials(deepcopy=False)[trial.number].user_attrs.get(SOURCE)
-            found.append(First(trial, ledger.trial(trial.number).params, source))
-        return FirstTrials(found, len(ledger.rejected()), tuple(tried_first))
+            found.append(PreviewTrial(trial, ledger.trial(trial.number).params, source))
+        return Preview(found, len(ledger.rejected()), tuple(tried_first))
 
 
-def _earlier_studies(config: SweepConfig) -> optuna.storages.BaseStorage | None:
-    """The database of the sweeps that `warm_start` names; None where none is named, or there is no database."""
-    from orchestrator.search.storage import open_storage, study_uri
-
-    uri = study_uri(config, resolve_runs_dir(config.runs_dir))
-    if not config.warm_start or is_missing_file(uri):
-        return None
-    return open_storage(uri)
-
-
-def describe(config: SweepConfig, validity: Validity, first: First) -> Proposal:
-    """A first trial with the size of its network.
+def describe(sampler: SamplerConfig, trial_filter: TrialFilter, first: PreviewTrial) -> Proposal:
+    """Return a trial with the size of its network.
 
     Args:
-        config: Of the sweep.
-        validity: Counts networks.
-        first: The trial.
+        sampler: Sampler of the sweep.
+        trial_filter: Filter that counts the parameters of networks.
+        first: Trial to describe.
     """
-    cost, number = validity.cost_of(first.trial), first.trial.number
-    blind = config.sampler.name in _BLIND or number < config.sampler.startup_trials
+    cost, number = trial_filter.cost_of(first.trial), first.trial.number
+    independent = sampler.name in _INDEPENDENT or number < sampler.startup_trials
     return Proposal(
         number=number,
         values=dict(first.values),
@@ -168,30 +160,32 @@ def describe(config: SweepConfig, validity: Validity, first: First) -> Proposal:
         params=cost.params,
         macs=cost.macs,
         epochs=first.trial.training.epochs,
-        certain=blind or first.source is not None,
+        certain=independent or first.source is not None,
         source=first.source,
     )
 
 
 def largest_trial(
-    config: SweepConfig,
-    validity: Validity,
+    plan: SearchPlan,
+    trial_filter: TrialFilter,
     facts: DatasetFacts,
-    trials: Sequence[First],
+    trials: Sequence[PreviewTrial],
     workers: int,
 ) -> LargestTrial:
-    """Measures the few that have the most multiply-accumulates and parameters, and takes the one with most memory.
+    """Return the configuration that needs most memory.
+
+    The few with the most multiply-accumulates and parameters are measured.
 
     Args:
-        config: Of the sweep.
-        validity: Tells which ends of the space are worth a trial.
-        facts: Of the images.
-        trials: Looked at as well.
-        workers: Of a trial.
+        plan: Search plan of the sweep.
+        trial_filter: Filter of the extremes of the space.
+        facts: Image size and number of classes.
+        trials: First trials, considered as well.
+        workers: Number of workers of a trial.
     """
-    extremes = (row for row in _extremes(config) if validity.rejection(row.trial) is None)
-    different = {_setting(row.trial): row for row in (*trials, *extremes)}
-    rows = [(trial, values, validity.cost_of(trial)) for trial, values, _ in different.values()]
+    extremes = (row for row in _extremes(plan) if trial_filter.rejection(row.trial) is None)
+    different = {_memory_key(row.trial): row for row in (*trials, *extremes)}
+    rows = [(trial, values, trial_filter.cost_of(trial)) for trial, values, _ in different.values()]
     by_work = heapq.nlargest(_MEASURED, rows, key=lambda row: row[2].macs * row[0].training.global_batch_size)
     by_size = heapq.nlargest(1, rows, key=lambda row: row[2].params)
     measured = [
@@ -202,12 +196,12 @@ def largest_trial(
     return LargestTrial(trial.model.name, dict(values), cost.params, cost.macs, footprint, len(rows))
 
 
-def _extremes(config: SweepConfig) -> Iterator[First]:
-    """The highest values of every branch of the space together, then each name at its other ends.
+def _extremes(plan: SearchPlan) -> Iterator[PreviewTrial]:
+    """Yield the highest values of every branch of the space together, then each name at its other ends.
 
-    Of a space with many branches, some that lie evenly among them.
+    A space with many branches is thinned out evenly.
     """
-    space = config.space
+    space = plan.space
     branches = list(space.branches())
     branches = branches[:: -(-len(branches) // _EXTREMES)]
     for branch in branches:
@@ -216,16 +210,16 @@ def _extremes(config: SweepConfig) -> Iterator[First]:
         deciding = [name for name in corners if name not in branch and _decides_memory(name)]
         others = ({**highest, name: value} for name in deciding for value in corners[name][:-1])
         for values in islice((highest, *others), max(1, _EXTREMES // len(branches))):
-            yield First(resolve_trial(config, 0, values), values, None)
+            yield PreviewTrial(resolve_trial(plan, 0, values), values, None)
 
 
 def _decides_memory(name: str) -> bool:
-    """Whether a searched name may change what a worker needs; most settings of training do not."""
+    """Return whether a searched name may change the memory of a worker; most training settings do not."""
     setting = setting_of(name)
     return setting not in TrainingConfig.model_fields or setting in _MEMORY_SETTINGS
 
 
-def _setting(trial: TrialConfig) -> str:
-    """Equal for trials that need the same memory."""
+def _memory_key(trial: TrialConfig) -> str:
+    """Return a text that is equal for trials that need the same memory."""
     training = {name: getattr(trial.training, name) for name in _MEMORY_SETTINGS}
     return json.dumps([trial.model.name, dict(trial.model.options), training], sort_keys=True)

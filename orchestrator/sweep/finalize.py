@@ -1,4 +1,4 @@
-"""The end of a session of a sweep: its tables, its best checkpoints, and MLflow brought up to date."""
+"""End of a session: tables, best checkpoints, and MLflow brought up to date."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config.sweep import SweepConfig
+from orchestrator.config.plans import SweepPlans, TrackingPlan
 from orchestrator.errors import TrackingError
 from orchestrator.records.folder.sweep_folder import SweepFolder
-from orchestrator.records.folder.trial_folder import trial_folder
 from orchestrator.records.ledger import Ledger, TrialStatus, count_rejected
 from orchestrator.records.objectives import Objectives
 from orchestrator.results.sweep_result import SweepResult, TrialResult
-from orchestrator.search.storage import study_uri
-from orchestrator.server_addresses import embedded_uri
+from orchestrator.sweep.checkpoint_retention import checkpoints_to_store, kept_trials
 from orchestrator.tracking.mlflow_runs import silence_mlflow
 from orchestrator.tracking.mlflow_writer import MlflowWriter
 
@@ -24,38 +22,42 @@ CHOSEN_ON_TEST = "Epochs and trials were chosen on the test images (dataset.sele
 _DRAIN_S = 120.0
 
 
-def start_tracking(config: SweepConfig, runs_dir: Path, journal: Path) -> MlflowWriter:
-    """Lets a thread carry the journal into MLflow while the sweep runs."""
+def start_tracking(plan: TrackingPlan, journal: Path) -> MlflowWriter:
+    """Start the thread that writes the journal into MLflow while the sweep runs; does not block.
+
+    Args:
+        plan: Tracking plan of the sweep.
+        journal: Journal of the sweep.
+    """
     silence_mlflow()
-    writer = MlflowWriter(
-        journal,
-        tracking_uri=config.tracking.uri or embedded_uri(runs_dir),
-        experiment=config.tracking.experiment,
-        artifacts=runs_dir / "artifacts",
-    )
+    writer = MlflowWriter(journal, tracking_uri=plan.uri, experiment=plan.experiment, artifacts=plan.artifacts)
     writer.start()
     return writer
 
 
-def conclude(
-    config: SweepConfig, folder: SweepFolder, ledger: Ledger, writer: MlflowWriter, status: TrialStatus
+def finalize(
+    plans: SweepPlans, folder: SweepFolder, ledger: Ledger, writer: MlflowWriter, status: TrialStatus
 ) -> SweepResult:
-    """Hands the best checkpoints and the tables to MLflow and waits until it has everything.
+    """Store the best checkpoints, write the tables, record the end, and wait until MLflow has everything.
+
+    Runs in the driver's main thread. An absence of the tracking server becomes a notice of the result.
 
     Args:
-        config: Of the sweep.
-        folder: Of the sweep.
-        ledger: Of the sweep; told of the end.
-        writer: Follows its journal.
-        status: How the sweep stands.
+        plans: Plans of the sweep.
+        folder: Folder of the sweep.
+        ledger: Ledger of the sweep.
+        writer: Writer that follows its journal.
+        status: Status of the sweep.
     """
+    search = plans.search
+    objectives = Objectives.of(search.objectives, search.constraints)
 
     def result(run_ids: dict[int, str], notice: str = "") -> SweepResult:
         return SweepResult(
             name=folder.name,
             folder=folder.path,
-            metric=config.objective.metric,
-            mode=config.objective.mode,
+            metric=search.objective.metric,
+            mode=search.objective.mode,
             status=status,
             tracking_uri=writer.public_uri,
             records=ledger.trials(),
@@ -63,18 +65,19 @@ def conclude(
             notice=notice,
             ended_by=ledger.ended_by,
             so_far=ledger.totals(),
-            objectives=Objectives.of(config),
-            storage_uri=study_uri(config, folder.path.parent),
+            objectives=objectives,
+            storage_uri=plans.paths.study_uri,
         )
 
     first = result({})
-    front = [trial.number for trial in first.pareto_front] if len(config.objectives) > 1 else []
-    _store_checkpoints(ledger, _kept_checkpoints(config, folder, first))
+    front = [trial.number for trial in first.pareto_front] if len(search.objectives) > 1 else []
+    kept = kept_trials(ledger.trials(), plans.keep, objectives)
+    _store_checkpoints(ledger, checkpoints_to_store(folder, kept))
     if front:
         ledger.front_found(front)
     tables = first.write_tables()
     ledger.sweep_ended(status, _summary(first.best, ledger, front), [str(path) for path in tables])
-    notices = [CHOSEN_ON_TEST] if config.dataset.select_on == "test" else []
+    notices = [CHOSEN_ON_TEST] if search.dataset.select_on == "test" else []
     if rejected := count_rejected(Counter(trial.rule for trial in ledger.rejected())):
         notices.append(f"Rejected before they cost a trial: {rejected}.")
     try:
@@ -89,21 +92,8 @@ def conclude(
     return final
 
 
-def _kept_checkpoints(config: SweepConfig, folder: SweepFolder, result: SweepResult) -> set[tuple[int, str]]:
-    """The files worth storing, by trial: the best weights of the best, and what the newest would go on from."""
-    best = [*result.ranking()[: config.keep.best], *([result.best] if result.best else [])]
-    best += result.pareto_front if len(config.objectives) > 1 else []
-    kept = {(trial.number, str(trial.checkpoint)) for trial in best if trial.checkpoint is not None}
-    over = sorted((record for record in result.records if record.is_over), key=lambda record: record.ended_s or 0.0)
-    for record in over[len(over) - config.keep.last :]:
-        last = folder.trials / trial_folder(record.number) / "last.pt"
-        if last.exists():
-            kept.add((record.number, str(last)))
-    return kept
-
-
 def _store_checkpoints(ledger: Ledger, kept: set[tuple[int, str]]) -> None:
-    """Has the files stored that are kept, and taken out again that earlier sessions had stored and are kept no more."""
+    """Record the files to store in MLflow, and those that earlier sessions stored and that are no longer kept."""
     known = {(number, Path(path).name) for number, path in kept}  # the sweep may have moved since they were stored
     for number, path in sorted(ledger.stored):
         if (number, Path(path).name) not in known:

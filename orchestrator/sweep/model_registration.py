@@ -1,4 +1,4 @@
-"""Puts the best network of a sweep into MLflow's model registry."""
+"""Registration of a sweep's network in MLflow's model registry."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def register_trial(
     alias: str | None = None,
     tracking_uri: str | None = None,
 ) -> tuple[int, Registered]:
-    """Registers the model of a trial.
+    """Register the network of a trial.
 
     Args:
-        folder: Of the sweep.
+        folder: Folder of the sweep.
         model: Name in the registry.
-        trial: Its number; None takes the best.
-        alias: To be moved to the new version, such as `champion`.
-        tracking_uri: Where the sweep is recorded, with its password.
+        trial: Number of the trial; None takes the best.
+        alias: Alias to move to the new version, such as `champion`.
+        tracking_uri: Tracking URI with its password; None takes the recorded one.
 
     Returns:
-        The trial, and what it is in the registry.
+        Number of the trial, and its version in the registry.
 
     Raises:
         TrackingError: There is no such trial or no model of it, or MLflow does not answer.

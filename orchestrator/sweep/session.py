@@ -1,215 +1,195 @@
-"""One session of a sweep: from the lanes' start to their end, as far as the sweep gets in it."""
+"""One session of a sweep: `SweepSession` takes it through its six phases.
+
+1. Connect to Ray and plan the lanes.
+2. Open the lanes.
+3. Open the study and replay into it what earlier sessions recorded.
+4. Search: Tune runs in the thread "tune", the main thread supervises it.
+5. End the search and close the lanes.
+6. Apply the retention of checkpoints and raise the failure, if there was one.
+
+The start (folder, lock, journal) and the end (tables, MLflow) of a session are in `run` and `finalize`.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator
 
 import optuna
 from rich.console import Console
 
-from orchestrator.config.sweep import SweepConfig
-from orchestrator.errors import ClusterError, RayLostError
+from orchestrator.config.plans import SweepPlans
 from orchestrator.lanes.lane_setting import LaneTask
-from orchestrator.lanes.pool.lane_pool import LanePool, root_cause
+from orchestrator.lanes.pool.lane_pool import LanePool
 from orchestrator.plain_output import say
 from orchestrator.progress.notebook_view import NotebookDisplay
 from orchestrator.progress.progress_view import Progress
+from orchestrator.progress.snapshot import Snapshots
 from orchestrator.records.budget import Budget
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import Ledger, TrialStatus
+from orchestrator.records.objectives import Objectives
 from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
 from orchestrator.runtime.ray_session import ray_session
-from orchestrator.runtime.raylet import LocalRaylet
-from orchestrator.search.first_trials import enqueue_first
-from orchestrator.search.space_summary import space_words
-from orchestrator.search.storage import open_storage, study_uri
-from orchestrator.search.study import open_study
-from orchestrator.search.study_replay import continue_study
 from orchestrator.search.tune_run import TuneRun
-from orchestrator.sweep.checkpoint_retention import Retention
-from orchestrator.sweep.disk_watch import RoomWatch
-from orchestrator.sweep.signals import Interruption
-
-logger = logging.getLogger(__name__)
-
-_UPDATE_S = 0.5
-_URGENT_PATIENCE_S = 1.0
+from orchestrator.sweep.checkpoint_retention import CheckpointRetention
+from orchestrator.sweep.disk_watch import DiskWatch
+from orchestrator.sweep.search_supervisor import SearchSupervisor
+from orchestrator.sweep.signals import SignalWatch
+from orchestrator.sweep.study_setup import set_up_study
 
 
 class SweepSession:
-    """Trains what is left of a sweep, on lanes of its own.
+    """Training of the trials that are left of a sweep; runs in the driver's main thread and blocks until its end.
 
     Args:
-        config: Of the sweep.
-        folder: Of the sweep; this process drives it.
-        ledger: Of the sweep, with what earlier sessions have done.
-        dataset: As `locate_dataset` found it.
-        console: Where progress is shown.
-        interruption: Heard while trials train.
-        display: Of a notebook, where progress is shown in place of the console.
+        plans: Plans of the sweep.
+        folder: Folder of the sweep, locked by this process.
+        ledger: Ledger of the sweep, with the events of earlier sessions.
+        dataset: Dataset as `locate_dataset` returns it.
+        console: Console for progress and messages.
+        signals: Requests to stop.
+        display: Output of a notebook, where progress is shown in place of the console.
     """
 
     def __init__(
         self,
-        config: SweepConfig,
+        plans: SweepPlans,
         folder: SweepFolder,
         ledger: Ledger,
         *,
         dataset: str,
         console: Console,
-        interruption: Interruption,
+        signals: SignalWatch,
         display: NotebookDisplay | None = None,
     ) -> None:
-        self._config = config
+        self._plans = plans
         self._folder = folder
         self._ledger = ledger
         self._dataset = dataset
         self._console = console
-        self._interruption = interruption
+        self._signals = signals
         self._display = display
-        self._retention = Retention(config, folder, ledger)
-        self._budget = Budget(config.budget, config.objective)
-        self._plan: LanePlan | None = None
+        self._objectives = Objectives.of(plans.search.objectives, plans.search.constraints)
+        self._budget = Budget(plans.budget, plans.search.objective)
+        self._retention = CheckpointRetention(plans.keep, self._objectives, folder, ledger)
+        self._lane_plan: LanePlan | None = None
 
     @contextlib.contextmanager
-    def resources(self, address: str | None, *, verbose: bool = False) -> Iterator[None]:
-        """Holds the Ray session and the plan of lanes; neither is needed where nothing is left to train."""
-        if self._nothing_to_do():
+    def connected(self, address: str | None, *, verbose: bool = False) -> Iterator[None]:
+        """Hold the connection to Ray and plan the lanes; does neither where no trial is left to train.
+
+        Args:
+            address: Address of a Ray cluster; None joins `RAY_ADDRESS` or starts a private instance.
+            verbose: Shows the output of Ray and of its workers.
+
+        Raises:
+            ClusterError: The cluster does not answer, or cannot hold one trial.
+        """
+        if self._completion():
             yield
             return
-        left = self._config.trials - self._ledger.count_ended()
-        with ray_session(address, verbose=verbose):
-            self._plan = plan_lanes(self._config.resources, left)
+        left = self._plans.search.trials - self._ledger.count_ended()
+        with ray_session(address, verbose=verbose):  # 1. Connect to Ray and plan the lanes
+            self._lane_plan = plan_lanes(self._plans.training.resources, left)
             yield
 
     def run(self) -> TrialStatus:
-        """Trains until the trials are used up, or the sweep is to stop.
+        """Train until the trials are used up, a limit is reached, or a stop is requested.
 
         Returns:
-            How the sweep stands: `finished` or `interrupted`.
+            Status of the sweep: `finished` or `interrupted`.
 
         Raises:
             ClusterError: No lane could be kept alive.
             ResumeError: The study is not the one of this sweep.
         """
-        if self._plan is None:
-            if self._ledger.count_ended() < self._config.trials:
-                self._ledger.budget_spent(self._nothing_to_do())
-            self._console.print(f"Sweep {self._folder.name}: {self._nothing_to_do()}", highlight=False)
-            return TrialStatus.FINISHED
-        with self._lanes(self._plan) as lanes:  # whose processes start while the study is opened
-            study = self._open_study()
-            self._ledger.lanes_planned(
-                self._plan.lanes,
-                self._plan.workers,
-                self._config.resources.cpus_per_worker,
-                self._plan.gpus_per_worker,
+        lane_plan = self._lane_plan
+        if lane_plan is None:
+            return self._end_without_training()
+        with self._open_lanes(lane_plan) as lanes:  # 2. Their processes start while the study is opened
+            study = set_up_study(  # 3.
+                self._plans, self._ledger, self._objectives, lambda text: say(self._console, text)
             )
-            progress = Progress(self._config, self._ledger, self._plan, self._console, self._display)
-            progress.say(self._announcement(self._plan))
-            with progress:
-                search = TuneRun(
-                    self._config,
-                    self._folder,
-                    study,
-                    self._ledger,
-                    hub=lanes.hub,
-                    lanes=self._plan.at_most,
-                    has_room=lanes.has_room,
-                    say=progress.say,
-                )
-                return self._search(search, lanes, progress)
+            with self._open_progress(lane_plan) as progress:
+                supervisor = self._supervisor(study, lanes, lane_plan.at_most, progress)
+                try:
+                    supervisor.run()  # 4. Search
+                finally:
+                    supervisor.close()  # 5. End the search and close the lanes
+                progress.update()
+                self._retention.apply()  # 6.
+                if not (supervisor.ray_is_gone and self._completion()):  # what ends everything may end Ray first
+                    supervisor.raise_failure()
+                return TrialStatus.INTERRUPTED if self._signals.stop_requested else TrialStatus.FINISHED
 
-    def _lanes(self, plan: LanePlan) -> LanePool:
-        config = self._config
+    def _completion(self) -> str:
+        """Return why no trial is left to train; empty where some are."""
+        trials = self._plans.search.trials
+        if self._ledger.count_ended() >= trials:
+            return f"all {trials} trials are done"
+        return self._budget.exhausted_limit(self._ledger.totals()) or ""
+
+    def _end_without_training(self) -> TrialStatus:
+        reason = self._completion()
+        if self._ledger.count_ended() < self._plans.search.trials:
+            self._ledger.budget_spent(reason)
+        self._console.print(f"Sweep {self._folder.name}: {reason}", highlight=False)
+        return TrialStatus.FINISHED
+
+    def _open_lanes(self, plan: LanePlan) -> LanePool:
+        training = self._plans.training
         return LanePool(
             plan,
-            config.resources,
-            LaneTask(config.dataset, self._dataset, config.objective, config.measured_costs),
+            training.resources,
+            LaneTask(training.dataset, self._dataset, training.objective, training.costs),
             scratch=self._folder.scratch / "ray",
         )
 
-    def _open_study(self) -> optuna.Study:
-        """The study as the ledger knows it, with what is to be tried first."""
-        storage = open_storage(study_uri(self._config, self._folder.path.parent))
-        study = open_study(self._config, self._folder.name, storage, resumed=self._ledger.sessions > 1)
-        if not self._ledger.trials():
-            self._queue_first(study, storage)
-        continue_study(study, self._ledger, self._config)
-        return study
-
-    def _nothing_to_do(self) -> str:
-        """Why no trial is to be trained in this session; empty when some are."""
-        if self._ledger.count_ended() >= self._config.trials:
-            return f"all {self._config.trials} trials are done"
-        return self._budget.exhausted_limit(self._ledger.totals()) or ""
-
-    def _queue_first(self, study: optuna.Study, storage: optuna.storages.RDBStorage) -> None:
-        """Has the papers' own values tried before any other, and the best ones of earlier sweeps."""
-        for heading, text in space_words(self._config):
-            say(self._console, f"{heading}: {text}")
-        enqueue_first(study, self._config, storage, lambda text: say(self._console, text))
+    def _open_progress(self, plan: LanePlan) -> Progress:
+        """Record the planned lanes and announce the search."""
+        cpus_per_worker = self._plans.training.resources.cpus_per_worker
+        self._ledger.lanes_planned(plan.lanes, plan.workers, cpus_per_worker, plan.gpus_per_worker)
+        snapshots = Snapshots(
+            self._ledger,
+            plan,
+            name=self._plans.name,
+            trials=self._plans.search.trials,
+            objectives=self._objectives,
+            budget=self._budget,
+            cpus_per_worker=cpus_per_worker,
+        )
+        progress = Progress(snapshots, self._console, self._display)
+        progress.say(self._announcement(plan))
+        return progress
 
     def _announcement(self, plan: LanePlan) -> str:
-        config, over = self._config, self._ledger.count_ended()
-        least = f"{config.resources.min_workers} to " if config.resources.elastic else ""
-        done = f", {over} of them done before" if over else ""
+        search, resources, ended = self._plans.search, self._plans.training.resources, self._ledger.count_ended()
+        least = f"{resources.min_workers} to " if resources.elastic else ""
+        done = f", {ended} of them done before" if ended else ""
         return (
-            f"Sweep {self._folder.name}: {config.trials} trials{done}, of at most {config.max_epochs} epochs, "
+            f"Sweep {self._folder.name}: {search.trials} trials{done}, of at most {search.max_epochs} epochs, "
             f"{plan.lanes} lane(s) of {least}{plan.workers} worker(s) on {'GPU' if plan.gpus_per_worker else 'CPU'}"
         )
 
-    def _search(self, search: TuneRun, lanes: LanePool, progress: Progress) -> TrialStatus:
-        """Lets Tune run in a thread of its own, so that this one shows progress, minds the budget and hears Ctrl-C."""
-        stopping, reason, lost, raylet = self._interruption, "", False, LocalRaylet()
-        room = RoomWatch(self._folder, self._ledger, progress.say)
-        search.start()
-        try:
-            while search.running and lanes.alive and not reason and not raylet.gone:
-                self._look(search, progress, room)
-                reason = self._reason_to_stop(search)
-            if reason and not stopping.urgent:
-                hint = " Ctrl-C again stops at once." if stopping.asked else ""
-                progress.say(f"Stopping after the epochs now running: {reason}.{hint}")
-                search.wind_down()
-            while search.running and lanes.alive and not stopping.urgent and not raylet.gone:
-                lanes.wind_down()
-                self._look(search, progress, room)
-            lost = search.running and not lanes.alive
-        finally:
-            search.end(reason or "the sweep is over")
-            if raylet.gone:
-                lanes.abandon()
-            else:
-                lanes.close(_URGENT_PATIENCE_S if stopping.urgent else None)
-                search.join()
-        progress.update()
-        self._retention.apply()
-        if not (raylet.gone and self._nothing_to_do()):  # Ray may end under what takes everything down
-            self._raise_failure(search, lanes, raylet, lost=lost)
-        return TrialStatus.INTERRUPTED if stopping.asked else TrialStatus.FINISHED
-
-    def _raise_failure(self, search: TuneRun, lanes: LanePool, raylet: LocalRaylet, *, lost: bool) -> None:
-        if raylet.gone:
-            raise RayLostError(raylet.loss)
-        if lost and lanes.failure is not None:
-            raise ClusterError(f"no lane could be kept alive: {root_cause(lanes.failure)}") from lanes.failure
-        if search.failure is not None:
-            raise search.failure
-
-    def _reason_to_stop(self, search: TuneRun) -> str:
-        """Why no more is to be trained although trials are left; empty to go on."""
-        if self._interruption.asked:
-            return "the sweep was interrupted"
-        if search.running and (reason := self._budget.exhausted_limit(self._ledger.totals())):
-            self._ledger.budget_spent(reason)
-        return self._ledger.ended_by
-
-    def _look(self, search: TuneRun, progress: Progress, room: RoomWatch) -> None:
-        """Half a second of the sweep."""
-        progress.update()
-        room.look()
-        self._retention.apply()
-        search.wait(_UPDATE_S)
+    def _supervisor(self, study: optuna.Study, lanes: LanePool, at_most: int, progress: Progress) -> SearchSupervisor:
+        search = TuneRun(
+            self._plans.search,
+            self._folder,
+            study,
+            self._ledger,
+            objectives=self._objectives,
+            hub=lanes.hub,
+            lanes=at_most,
+            has_room=lanes.has_room,
+            say=progress.say,
+        )
+        return SearchSupervisor(
+            search,
+            lanes,
+            self._ledger,
+            budget=self._budget,
+            signals=self._signals,
+            say=progress.say,
+            polls=(progress.update, DiskWatch(self._folder, self._ledger, progress.say).poll, self._retention.apply),
+        )

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, turned into something a sweep can look at."""
+"""Ctrl-C and SIGTERM, counted for a sweep to poll."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ import threading
 from types import FrameType, TracebackType
 
 
-class Interruption:
-    """Counts the wishes to stop; a context manager that listens for them.
+class SignalWatch:
+    """Counter of requests to stop; a context manager that handles SIGINT and SIGTERM.
 
-    The first Ctrl-C asks to stop after the epochs now running, the second to stop at once, as does a SIGTERM, which a
-    SIGKILL may follow within seconds. Off the main thread signals are left to their owner.
+    The first Ctrl-C requests a stop after the epochs now running, the second one an immediate stop. So does a SIGTERM,
+    which a SIGKILL may follow within seconds. Off the main thread the signal handlers stay as they are.
     """
 
     def __init__(self) -> None:
-        self._wishes = 0
+        self._requests = 0
         self._before: dict[int, object] = {}
 
     @property
-    def asked(self) -> bool:
+    def stop_requested(self) -> bool:
         """Whether the sweep is to stop."""
-        return self._wishes > 0
+        return self._requests > 0
 
     @property
     def urgent(self) -> bool:
-        """Whether it is to stop at once."""
-        return self._wishes > 1
+        """Whether the sweep is to stop at once."""
+        return self._requests > 1
 
-    def __enter__(self) -> Interruption:
+    def __enter__(self) -> SignalWatch:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {number: signal.signal(number, self._count) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(
@@ -39,5 +39,5 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]  # as it was handed out
 
-    def _hear(self, number: int, _frame: FrameType | None) -> None:
-        self._wishes += 2 if number == signal.SIGTERM else 1
+    def _count(self, number: int, _frame: FrameType | None) -> None:
+        self._requests += 2 if number == signal.SIGTERM else 1

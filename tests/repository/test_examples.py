@@ -14,7 +14,7 @@ import torch
 
 from orchestrator import SweepConfig, load_result
 from orchestrator.records.ledger import TrialStatus
-from tests.support.fake_sweeps import tell_sweep
+from tests.support.fake_sweeps import write_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -84,8 +84,8 @@ def test_sweeps_are_compared_as_tables(tmp_path: Path) -> None:
     script = runpy.run_path(str(EXAMPLES / "resume_and_compare.py"))
     finished = TrialStatus.FINISHED
     folders = [
-        tell_sweep(tmp_path, "one", [(finished, (0.5, 0.6)), (finished, (0.5, 0.8))]),
-        tell_sweep(tmp_path, "two", [(finished, (0.7,))]),
+        write_sweep(tmp_path, "one", [(finished, (0.5, 0.6)), (finished, (0.5, 0.8))]),
+        write_sweep(tmp_path, "two", [(finished, (0.7,))]),
     ]
     results = [load_result(folder) for folder in folders]
     table = script["compare"](results)

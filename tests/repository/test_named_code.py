@@ -15,7 +15,7 @@ LIBRARIES = ("mlflow/", "ray/")
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
     *(page for folder in FOLDERS for page in sorted((ROOT / folder).rglob("*.md"))),
 ]
 FILE = re.compile(r"`(?P<path>[\w./-]+\.py)(?::\s?(?P<name>[A-Za-z_][\w.]*))?`")

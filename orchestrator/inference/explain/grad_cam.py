@@ -1,7 +1,7 @@
 """Grad-CAM of any network, and the two biases of attention measured on its maps.
 
 Sources: Selvaraju et al. 2017 (arXiv 1610.02391) for the maps, by captum; Zhong et al. 2023 (arXiv 2305.05200) for the
-idea of the two biases; the paper gives no counting rules, those of docs/explain.md are SpatialSweep's.
+idea of the two biases; the paper gives no counting rules, those of docs/networks/explain.md are SpatialSweep's.
 """
 
 from __future__ import annotations

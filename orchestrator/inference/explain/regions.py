@@ -23,8 +23,8 @@ def regions_for(images: NetworkImages, given: Path | None) -> tuple[Tensor | Non
 
     Args:
         images: Images of the network.
-        given: Path of a `.csv` of boxes or a `.npz` of masks, see docs/explain.md; None takes the ink of images with
-            one channel.
+        given: Path of a `.csv` of boxes or a `.npz` of masks, see docs/networks/explain.md; None takes the ink of
+            images with one channel.
 
     Raises:
         ExplainError: The file is missing, of another format, or does not fit the images.

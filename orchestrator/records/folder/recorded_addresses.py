@@ -10,7 +10,7 @@ from orchestrator.errors import ConfigError, Problem, UnsafePathError
 from orchestrator.files.contained_paths import contained
 from orchestrator.files.sqlite_files import sqlite_file, sqlite_uri
 from orchestrator.records.folder.known_servers import is_known, note_server
-from orchestrator.server_addresses import embedded_uri
+from orchestrator.server_addresses import embedded_study_uri, embedded_uri
 from orchestrator.uris import without_password
 
 if TYPE_CHECKING:
@@ -21,11 +21,6 @@ _OPTIONS = {
     "storage": "`--storage-uri {0}`, or `--set storage.uri={0}` for `resume`",
 }
 _WHAT = {"tracking": "MLflow", "storage": "the study"}
-
-
-def embedded_study_uri(runs_dir: Path) -> str:
-    """Return the database that holds the studies where none is named."""
-    return sqlite_uri(runs_dir / "optuna.db")
 
 
 def recorded_address(section: str, config: Mapping[str, Any], runs_dir: Path) -> str:

@@ -1,7 +1,7 @@
-"""Every configuration of a finite space, once, in an order that a seed decides.
+"""Grid search: every configuration of a finite space, once, in an order that a seed decides.
 
-Optuna's own grid is the product of all names, also of those whose condition does not hold, and ends the study from
-within. Here each configuration that can be drawn is a point, and whoever asks is told when all were tried.
+Optuna's own grid is the product of all names, including those whose condition does not hold, and stops the study
+itself. Here each configuration that can be drawn is a point, and `is_exhausted` reports when all were proposed.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _POINT = "grid_point"
 
 
 class GridSampler(optuna.samplers.BaseSampler):
-    """Proposes the points of a grid one after another.
+    """Sampler that proposes the points of a grid one after another.
 
     Args:
-        space: A finite one.
-        seed: Of the order.
+        space: Finite space.
+        seed: Seed of the order.
     """
 
     def __init__(self, space: SearchSpace, seed: int) -> None:
@@ -34,39 +34,39 @@ class GridSampler(optuna.samplers.BaseSampler):
         self._index = {_key(point): index for index, point in enumerate(self._points)}
 
     def is_exhausted(self, study: optuna.Study) -> bool:
-        """Whether every point was proposed."""
+        """Return whether every point was proposed."""
         return self._next_point(study, {}) is None
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Chooses the trial's point, unless it has one; one whose values were given in part gets one that agrees."""
+        """Choose the point of a trial that has none; it agrees with the values that were enqueued with the trial."""
         if _POINT in trial.system_attrs:
             return
         fixed = trial.system_attrs.get("fixed_params", {})
-        index = self._next_point(study, fixed, besides=trial.number)
+        index = self._next_point(study, fixed, except_trial=trial.number)
         study._storage.set_trial_system_attr(trial._trial_id, _POINT, 0 if index is None else index)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Nothing: each value is looked up."""
+        """Return nothing: each value is looked up."""
         return {}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Nothing: each value is looked up."""
+        """Return nothing: each value is looked up."""
         return {}
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """The value of the trial's point; where values given by hand lead off the grid, the first one there is."""
+        """Return the value of the trial's point; where values given by hand are off the grid, the first value there."""
         attributes = study._storage.get_trial_system_attrs(trial._trial_id)
         point = self._points[attributes[_POINT]]
         return point.get(param_name, next(value[param_name] for value in self._points if param_name in value))
 
-    def _next_point(self, study: optuna.Study, fixed: Mapping[str, Any], besides: int = -1) -> int | None:
+    def _next_point(self, study: optuna.Study, fixed: Mapping[str, Any], except_trial: int = -1) -> int | None:
         taken = set()
         for trial in study.get_trials(deepcopy=False):
-            if trial.number == besides:
+            if trial.number == except_trial:
                 continue
             known = self._index.get(_key(trial.params or trial.system_attrs.get("fixed_params", {})))
             taken.add(trial.system_attrs.get(_POINT) if known is None and _by_grid(trial) else known)
@@ -76,11 +76,11 @@ class GridSampler(optuna.samplers.BaseSampler):
 
 
 def _by_grid(trial: FrozenTrial) -> bool:
-    """Whether a trial stands for the point it was given: one with values of its own does so only while it is new."""
+    """Return whether a trial stands for the point it was given; one with values of its own does so only while new."""
     return trial.state is TrialState.RUNNING and not trial.params
 
 
 def _key(values: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Equal for equal configurations, whatever the order and the last bit of a number."""
+    """Return a key that is equal for equal configurations, regardless of their order and of rounding."""
     rounded = {name: round(value, 12) if isinstance(value, float) else value for name, value in values.items()}
     return tuple(sorted((name, type(value).__name__, value) for name, value in rounded.items()))

@@ -1,4 +1,4 @@
-"""What samplers are shown of a study."""
+"""View of a study that samplers receive."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from optuna.trial import FrozenTrial, TrialState
 OUTCOME = "outcome"
 DIVERGED = "diverged"
 REJECTED = "rejected"
-"""User attribute of a trial that was rejected before it cost anything: the reason."""
+"""User attribute of a rejected trial: the reason."""
 _BEST_SHARE = 0.2
 
 
-class TrialMemory:
-    """What samplers are shown of a study's trials, kept up from one proposal to the next.
+class TrialWindow:
+    """Selection of a study's trials for its sampler, updated from one proposal to the next.
 
-    A trial that diverged or was rejected is shown as a pruned one, and a poor one at that: Optuna's samplers pass over
-    failed trials, and would propose again and again what diverges. Where there is a size, the best and the newest are
-    shown. A trial that has ended is looked at once, so that a proposal takes as long after thousands of trials as after
-    hundreds.
+    A trial that diverged or was rejected is shown as a pruned one without values: Optuna's samplers ignore failed
+    trials, and would keep proposing what diverges. With a size, the best and the newest trials are shown. Each ended
+    trial is read once, so that the time of a proposal does not grow with the number of trials.
 
     Args:
-        size: Trials to show at most, those that have not ended not counted; None shows all.
-        directions: Of the objectives; with several, all trials are shown.
+        size: Largest number of ended trials to show; None shows all.
+        directions: Directions of the objectives; with several objectives all trials are shown.
     """
 
     def __init__(self, size: int | None, directions: Sequence[StudyDirection]) -> None:
@@ -39,24 +38,24 @@ class TrialMemory:
         self._numbers: list[int] = []  # of the ended ones, ascending
         self._best: list[tuple[float, int]] = []  # smallest first
 
-    def recall(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        """What to show of a study, by number.
+    def update(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Return the trials to show, by number.
 
         Args:
-            trials: All there are: trial n at place n.
+            trials: All trials of the study, in the order of their numbers.
         """
         candidates = [*self._open, *range(self._seen, len(trials))]
         self._seen, self._open = len(trials), []
         for number in candidates:
             if trials[number].state.is_finished():
-                self._note(_learnable(trials[number]))
+                self._add(_learnable(trials[number]))
             else:
                 self._open.append(number)
         shown = {number: self._ended[number] for number in self._numbers_to_show()}
         shown |= {number: trials[number] for number in self._open}
         return [shown[number] for number in sorted(shown)]
 
-    def _note(self, trial: FrozenTrial) -> None:
+    def _add(self, trial: FrozenTrial) -> None:
         self._ended[trial.number] = trial
         bisect.insort(self._numbers, trial.number)
         if self._size is not None and trial.state is TrialState.COMPLETE:
@@ -77,23 +76,23 @@ class TrialMemory:
 
 
 class LearnableStudy(optuna.Study):
-    """A study as it stood when a trial was proposed, read once.
+    """Snapshot of a study at the time a trial is proposed.
 
     Args:
-        study: The whole one.
-        memory: Of what was read before.
+        study: Whole study.
+        window: Selection of its trials, kept between proposals.
     """
 
-    def __init__(self, study: optuna.Study, memory: TrialMemory) -> None:
+    def __init__(self, study: optuna.Study, window: TrialWindow) -> None:
         self.__dict__ = {**study.__dict__}  # the same study, its cache of trials included
-        self._memory = memory
+        self._window = window
         self._shown: list[FrozenTrial] | None = None
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         if self._shown is None:
-            self._shown = self._memory.recall(super()._get_trials(deepcopy=False, use_cache=False))
+            self._shown = self._window.update(super()._get_trials(deepcopy=False, use_cache=False))
         found = [trial for trial in self._shown if states is None or trial.state in states]
         return copy.deepcopy(found) if deepcopy else found
 

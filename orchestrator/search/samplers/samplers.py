@@ -1,7 +1,7 @@
-"""How a study proposes configurations: Optuna's samplers by name, one that forgets nothing by being stopped.
+"""Optuna's samplers by name, behind one that proposes the same after an interruption.
 
-A sampler is made anew for each trial, with random numbers that belong to the sweep's seed and the trial's number. A
-sweep that was interrupted and resumed therefore proposes what it would have proposed undisturbed.
+A new sampler is created for each trial, with random numbers derived from the sweep's seed and the trial's number. A
+sweep that was interrupted and resumed therefore proposes what it would have proposed in one session.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.config.sections.study import SamplerConfig
 from orchestrator.search.samplers.grid import GridSampler
-from orchestrator.search.samplers.learnable import DIVERGED, OUTCOME, LearnableStudy, TrialMemory
+from orchestrator.search.samplers.learnable import DIVERGED, OUTCOME, LearnableStudy, TrialWindow
 from search_spaces import SearchSpace
 
 __all__ = ["DIVERGED", "OUTCOME", "SweepSampler", "create_sampler"]
 
-# What is proposed hardly depends on more: TPE takes at most 25 trials for good ones, and weighs old ones less.
-_TPE_MEMORY = 300
+# Proposals hardly depend on more trials: TPE takes at most 25 for good ones, and weighs old ones less.
+_TPE_WINDOW = 300
 
 
 class SweepSampler(BaseSampler):
@@ -32,8 +32,8 @@ class SweepSampler(BaseSampler):
 
     Args:
         sampler: Name and options.
-        space: What is searched.
-        seed: Of the sweep.
+        space: Search space of the sweep.
+        seed: Seed of the sweep.
     """
 
     def __init__(self, sampler: SamplerConfig, space: SearchSpace, seed: int) -> None:
@@ -42,77 +42,79 @@ class SweepSampler(BaseSampler):
         self._grid = GridSampler(space, seed) if sampler.name == "grid" else None
         self._current: tuple[int, BaseSampler] | None = None
         self._view: tuple[int, LearnableStudy] | None = None
-        self._memory: TrialMemory | None = None
+        self._window: TrialWindow | None = None
 
     def is_exhausted(self, study: optuna.Study) -> bool:
-        """Whether every configuration there is was proposed; only a grid ever ends."""
+        """Return whether every configuration was proposed; only a grid ends."""
         return self._grid is not None and self._grid.is_exhausted(study)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Begins a trial."""
+        """Prepare the sampler of a trial."""
         self._current = self._view = None
-        self._of(trial).before_trial(study, trial)
+        self._sampler_of(trial).before_trial(study, trial)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Names that are drawn together; none for a trial that goes on with the values it has."""
+        """Return the names that are drawn together; none for a trial that resumes with its own values."""
         if trial.params:
             return {}
-        return self._of(trial).infer_relative_search_space(self._seen(study, trial), trial)
+        return self._sampler_of(trial).infer_relative_search_space(self._snapshot(study, trial), trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Values of the names that are drawn together."""
+        """Return values of the names that are drawn together."""
         if trial.params:
             return {}
-        return self._of(trial).sample_relative(self._seen(study, trial), trial, search_space)
+        return self._sampler_of(trial).sample_relative(self._snapshot(study, trial), trial, search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """The value of a name that is drawn alone."""
-        return self._of(trial).sample_independent(self._seen(study, trial), trial, param_name, param_distribution)
+        """Return the value of a name that is drawn alone."""
+        return self._sampler_of(trial).sample_independent(
+            self._snapshot(study, trial), trial, param_name, param_distribution
+        )
 
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """Ends a trial; several may be running."""
-        self._made_for(trial.number).after_trial(study, trial, state, values)
+        """Pass the end of a trial to its sampler; several may be running."""
+        self._create_for(trial.number).after_trial(study, trial, state, values)
 
-    def _of(self, trial: FrozenTrial) -> BaseSampler:
+    def _sampler_of(self, trial: FrozenTrial) -> BaseSampler:
         if self._current is None or self._current[0] != trial.number:
-            self._current = trial.number, self._made_for(trial.number)
+            self._current = trial.number, self._create_for(trial.number)
         return self._current[1]
 
-    def _seen(self, study: optuna.Study, trial: FrozenTrial) -> LearnableStudy:
-        """The study as it stood when the trial was begun."""
-        if self._memory is None:
-            self._memory = TrialMemory(_TPE_MEMORY if self._sampler.name == "tpe" else None, study.directions)
+    def _snapshot(self, study: optuna.Study, trial: FrozenTrial) -> LearnableStudy:
+        """Return the study as it was when the trial was proposed."""
+        if self._window is None:
+            self._window = TrialWindow(_TPE_WINDOW if self._sampler.name == "tpe" else None, study.directions)
         if self._view is None or self._view[0] != trial.number:
-            self._view = trial.number, LearnableStudy(study, self._memory)
+            self._view = trial.number, LearnableStudy(study, self._window)
         return self._view[1]
 
-    def _made_for(self, number: int) -> BaseSampler:
+    def _create_for(self, number: int) -> BaseSampler:
         if self._grid is not None:
             return self._grid
         own = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
-        wanted = _Wanted(dict(self._sampler.options), self._sampler.startup_trials, self._seed, own)
-        return _SAMPLERS[self._sampler.name](wanted)
+        arguments = _Arguments(dict(self._sampler.options), self._sampler.startup_trials, self._seed, own)
+        return _SAMPLERS[self._sampler.name](arguments)
 
 
 def create_sampler(sampler: SamplerConfig, space: SearchSpace, seed: int) -> SweepSampler:
-    """The sampler a sweep asks for.
+    """Return the sampler of a sweep.
 
     Args:
         sampler: Name and options.
-        space: What is searched.
-        seed: Of its random numbers.
+        space: Search space of the sweep.
+        seed: Seed of the sweep.
     """
     return SweepSampler(sampler, space, seed)
 
 
-class _Wanted(NamedTuple):
-    """What a sampler is made of: the configuration's part, and the seeds of the sweep and of one trial in it."""
+class _Arguments(NamedTuple):
+    """Arguments of a sampler: those of the configuration, and the seeds of the sweep and of one trial."""
 
     options: dict[str, Any]
     startup_trials: int
@@ -120,45 +122,45 @@ class _Wanted(NamedTuple):
     seed: int
 
 
-def _tpe(wanted: _Wanted) -> BaseSampler:
+def _tpe(arguments: _Arguments) -> BaseSampler:
     # `group` lets the multivariate model handle names that are present under a condition only.
-    options = {"multivariate": True, "constant_liar": True, **wanted.options}
+    options = {"multivariate": True, "constant_liar": True, **arguments.options}
     options.setdefault("group", options["multivariate"])
-    return samplers.TPESampler(seed=wanted.seed, n_startup_trials=wanted.startup_trials, **options)
+    return samplers.TPESampler(seed=arguments.seed, n_startup_trials=arguments.startup_trials, **options)
 
 
-def _random(wanted: _Wanted) -> BaseSampler:
-    return samplers.RandomSampler(seed=wanted.seed)
+def _random(arguments: _Arguments) -> BaseSampler:
+    return samplers.RandomSampler(seed=arguments.seed)
 
 
-def _qmc(wanted: _Wanted) -> BaseSampler:
-    # The sequence is one for the whole sweep; how far it got is in the database.
-    independent = samplers.RandomSampler(seed=wanted.seed)
+def _qmc(arguments: _Arguments) -> BaseSampler:
+    # One sequence for the whole sweep; its position is in the database.
+    independent = samplers.RandomSampler(seed=arguments.seed)
     return samplers.QMCSampler(
-        seed=wanted.sweep_seed, independent_sampler=independent, warn_independent_sampling=False, **wanted.options
+        seed=arguments.sweep_seed, independent_sampler=independent, warn_independent_sampling=False, **arguments.options
     )
 
 
-def _gp(wanted: _Wanted) -> BaseSampler:
-    return samplers.GPSampler(seed=wanted.seed, n_startup_trials=wanted.startup_trials, **wanted.options)
+def _gp(arguments: _Arguments) -> BaseSampler:
+    return samplers.GPSampler(seed=arguments.seed, n_startup_trials=arguments.startup_trials, **arguments.options)
 
 
-def _cmaes(wanted: _Wanted) -> BaseSampler:
-    startup = wanted.startup_trials
+def _cmaes(arguments: _Arguments) -> BaseSampler:
+    startup = arguments.startup_trials
     return samplers.CmaEsSampler(
-        seed=wanted.seed, n_startup_trials=startup, warn_independent_sampling=False, **wanted.options
+        seed=arguments.seed, n_startup_trials=startup, warn_independent_sampling=False, **arguments.options
     )
 
 
-def _nsga2(wanted: _Wanted) -> BaseSampler:
-    return samplers.NSGAIISampler(seed=wanted.seed, **wanted.options)
+def _nsga2(arguments: _Arguments) -> BaseSampler:
+    return samplers.NSGAIISampler(seed=arguments.seed, **arguments.options)
 
 
-def _nsga3(wanted: _Wanted) -> BaseSampler:
-    return samplers.NSGAIIISampler(seed=wanted.seed, **wanted.options)
+def _nsga3(arguments: _Arguments) -> BaseSampler:
+    return samplers.NSGAIIISampler(seed=arguments.seed, **arguments.options)
 
 
-_SAMPLERS: Mapping[str, Callable[[_Wanted], BaseSampler]] = {
+_SAMPLERS: Mapping[str, Callable[[_Arguments], BaseSampler]] = {
     "tpe": _tpe,
     "random": _random,
     "qmc": _qmc,

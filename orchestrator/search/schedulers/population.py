@@ -1,8 +1,8 @@
-"""Population based training (Jaderberg et al. 2017) over lanes: poor trials go on from good ones, with other settings.
+"""Population based training (Jaderberg et al. 2017) over lanes: poor trials resume from good ones, settings changed.
 
-Tune's own pauses trials and refuses a searcher. Here a trial that has come to a look waits for the others, and its lane
-is theirs meanwhile; so a population of any size takes turns on the lanes there are, and what is decided depends on
-no lane's speed. What a trial is to do then is left as a note in its folder, which its client acts on.
+Tune's own scheduler pauses trials and refuses a searcher. Here a trial that has reached a comparison waits for the
+others, which use its lane meanwhile. A population of any size thus takes turns on the lanes, and decisions do not
+depend on the speed of a lane. The decision about a trial is a note in its folder, which its client carries out.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from orchestrator.config.plans import SearchPlan
 from orchestrator.config.sections.training import TrainingConfig
-from orchestrator.config.sweep import SweepConfig
 from orchestrator.lanes.trial_client import ENDED, EPOCH, TRIAL
 from orchestrator.lanes.weight_transfer import WeightTransfer
 from orchestrator.records.folder.sweep_folder import SweepFolder
@@ -31,50 +31,50 @@ _FACTORS = (0.8, 1.2)
 
 
 class PopulationTraining(NotPickled, FIFOScheduler):
-    """Looks at all trials every few epochs; the poorest take over weights and settings of the best.
+    """Scheduler that compares all trials every few epochs; the poorest take over weights and settings of the best.
 
     Args:
-        config: Of the sweep.
-        ledger: Knows which trials run and what they have reported; told of what changes.
-        folder: Of the sweep.
+        plan: Search plan of the sweep.
+        ledger: Ledger of the sweep, for running trials and their reports; changes are recorded in it.
+        folder: Folder of the sweep.
     """
 
-    def __init__(self, config: SweepConfig, ledger: Ledger, folder: SweepFolder) -> None:
+    def __init__(self, plan: SearchPlan, ledger: Ledger, folder: SweepFolder) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._config = config
-        self._settings, self._space = config.trial_scheduler, config.space
+        self._settings, self._space = plan.trial_scheduler, plan.space
+        self._seed, self._objective = plan.seed, plan.objective
         self._ledger = ledger
         self._folder = folder
         self._waiting: dict[int, Mapping[str, Any]] = {}  # newest report by number
 
     def on_trial_add(self, tune_controller: TuneController, trial: TuneTrial) -> None:
-        """A trial begins, or goes on; what it waited for in an earlier session will not come."""
+        """Add a trial; a wait that an earlier session ordered is lifted."""
         note = WeightTransfer.read(self._trial_folder(_number(trial)))
         if note is not None and note.waits:
             WeightTransfer().write(self._trial_folder(_number(trial)))
 
     def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
-        """An epoch is done; no trial is ever stopped."""
+        """Let a trial wait where it has reached a comparison; no trial is ever stopped."""
         if ENDED not in result and result[EPOCH] % self._settings.perturb_every == 0:
             self._waiting[_number(trial)] = result
             WeightTransfer(waits=True).write(self._trial_folder(_number(trial)))
-            self._look()
+            self._compare()
         return TrialScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> None:
-        """Nobody waits for a trial that has ended."""
-        self._look(ended=_number(trial))
+        """Compare without a trial that has ended."""
+        self._compare(ended=_number(trial))
 
     def on_trial_error(self, tune_controller: TuneController, trial: TuneTrial) -> None:
-        """Likewise."""
-        self._look(ended=_number(trial))
+        """Compare without a trial that has ended."""
+        self._compare(ended=_number(trial))
 
     def on_trial_remove(self, tune_controller: TuneController, trial: TuneTrial) -> None:
-        """Likewise."""
-        self._look(ended=_number(trial))
+        """Compare without a trial that has ended."""
+        self._compare(ended=_number(trial))
 
-    def _look(self, ended: int | None = None) -> None:
-        """Once all that train have come to the look: who goes on as before, and who from whom."""
+    def _compare(self, ended: int | None = None) -> None:
+        """Decide, once all that train have reached the comparison, which trials continue and which are replaced."""
         self._waiting.pop(ended, None)  # type: ignore[arg-type]
         training = {record.number for record in self._ledger.running()} - {ended}
         if not training <= self._waiting.keys():
@@ -88,9 +88,9 @@ class PopulationTraining(NotPickled, FIFOScheduler):
         self._waiting.clear()
 
     def _replace(self, number: int, best: Sequence[int]) -> None:
-        """Lets a poor trial go on from one of the best."""
+        """Replace the weights of a poor trial by those of one of the best."""
         epoch = self._waiting[number][EPOCH]
-        seed = np.random.SeedSequence([self._config.seed, number, epoch]).generate_state(1)[0]
+        seed = np.random.SeedSequence([self._seed, number, epoch]).generate_state(1)[0]
         chance = np.random.RandomState(seed)
         donor = self._ledger.trial(best[chance.randint(len(best))])
         config = _changed(donor.config, self._explore(donor, chance)) | {"number": number}
@@ -98,14 +98,13 @@ class PopulationTraining(NotPickled, FIFOScheduler):
         WeightTransfer(donor=str(self._trial_folder(donor.number)), config=config).write(self._trial_folder(number))
 
     def _score(self, report: Mapping[str, Any]) -> float:
-        """The objective as it is now, the more the better."""
-        objective = self._config.objective
-        value = float(report.get(objective.metric, math.nan))
-        score = value if objective.mode == "max" else -value
+        """Return the present value of the objective; larger is better."""
+        value = float(report.get(self._objective.metric, math.nan))
+        score = value if self._objective.mode == "max" else -value
         return score if math.isfinite(score) else -math.inf
 
     def _explore(self, donor: TrialRecord, chance: np.random.RandomState) -> dict[str, Any]:
-        """New values of the settings that may change, from those of the donor."""
+        """Return new values of the settings that may change, from those of the donor."""
         now = {**donor.config["training"], **donor.config["model"]["options"]}
         domains = {name: self._space[name] for name in self._settings.mutate if name in self._space}
         return {
@@ -125,7 +124,7 @@ def _number(trial: TuneTrial) -> int:
 
 
 def draw(domain: Domain, chance: np.random.RandomState) -> Any:
-    """A value as the domain would draw it."""
+    """Return a value as the domain would draw it."""
     match domain:
         case ChoiceDomain():
             return domain.choices[chance.randint(len(domain.choices))]
@@ -139,7 +138,7 @@ def draw(domain: Domain, chance: np.random.RandomState) -> Any:
 
 
 def perturb(domain: Domain, value: Any, chance: np.random.RandomState) -> Any:
-    """A value near the given one: a fifth more or less, or one place on among choices."""
+    """Return a value near the given one: a fifth more or less, or a neighbouring choice."""
     if isinstance(domain, ChoiceDomain):
         place = domain.choices.index(value) + chance.choice((-1, 1))
         return domain.choices[min(max(place, 0), len(domain.choices) - 1)]
@@ -149,7 +148,7 @@ def perturb(domain: Domain, value: Any, chance: np.random.RandomState) -> Any:
 
 
 def _fitted(domain: FloatDomain | IntDomain, value: float) -> float | int:
-    """The nearest value that the domain holds."""
+    """Return the nearest value that the domain holds."""
     low, high = domain.corners()
     value = min(max(value, low), high)
     if isinstance(domain, FloatDomain):
@@ -158,7 +157,7 @@ def _fitted(domain: FloatDomain | IntDomain, value: float) -> float | int:
 
 
 def _changed(config: Any, changes: dict[str, Any]) -> dict[str, Any]:
-    """A trial's configuration with other values."""
+    """Return a configuration with other values."""
     training = {name: value for name, value in changes.items() if name in TrainingConfig.model_fields}
     options = {name: value for name, value in changes.items() if name not in training}
     model = {**config["model"], "options": {**config["model"]["options"], **options}}

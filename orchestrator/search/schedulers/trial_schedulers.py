@@ -1,4 +1,4 @@
-"""Which trials are stopped early: trial schedulers by name."""
+"""Trial schedulers by name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.tune.schedulers import TrialScheduler
 
-from orchestrator.config.sweep import SweepConfig
+from orchestrator.config.plans import SearchPlan
 from orchestrator.lanes.trial_client import EPOCH
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import Ledger
@@ -14,12 +14,18 @@ from orchestrator.search.schedulers.early_stopping import Asha, HyperBand, Media
 from orchestrator.search.schedulers.population import PopulationTraining
 
 
-def create_trial_scheduler(config: SweepConfig, ledger: Ledger, folder: SweepFolder) -> TrialScheduler:
-    """What decides after each epoch whether a trial goes on."""
-    scheduler = config.trial_scheduler
+def create_trial_scheduler(plan: SearchPlan, ledger: Ledger, folder: SweepFolder) -> TrialScheduler:
+    """Return the scheduler that decides after each epoch whether a trial continues.
+
+    Args:
+        plan: Search plan of the sweep.
+        ledger: Ledger of the sweep, with the reports of earlier sessions.
+        folder: Folder of the sweep.
+    """
+    scheduler = plan.trial_scheduler
     rungs: dict[str, Any] = {
         "time_attr": EPOCH,
-        "max_t": config.max_epochs,
+        "max_t": plan.max_epochs,
         "grace_period": scheduler.grace_epochs,
         "reduction_factor": scheduler.reduction_factor,
     }
@@ -27,21 +33,21 @@ def create_trial_scheduler(config: SweepConfig, ledger: Ledger, folder: SweepFol
         case "asha":
             return Asha(ledger, **rungs)
         case "hyperband":
-            return HyperBand(ledger, seed=config.seed, **rungs)
+            return HyperBand(ledger, seed=plan.seed, **rungs)
         case "median":
             least = scheduler.min_trials
             return Median(ledger, time_attr=EPOCH, grace_period=scheduler.grace_epochs, min_samples_required=least)
         case "pbt":
-            return PopulationTraining(config, ledger, folder)
+            return PopulationTraining(plan, ledger, folder)
         case "none":
             return OldestFirst()  # type: ignore[no-untyped-call]
 
 
-def takes_lanes(config: SweepConfig) -> bool:
-    """Whether a trial keeps its lane to its end; a population takes turns."""
-    return config.trial_scheduler.name != "pbt"
+def keeps_lane(plan: SearchPlan) -> bool:
+    """Return whether a trial keeps its lane to its end; the trials of a population take turns."""
+    return plan.trial_scheduler.name != "pbt"
 
 
-def trials_at_once(config: SweepConfig, lanes: int) -> int:
-    """Trials that Tune has running: one per lane, but for a population, whose trials take turns on the lanes."""
-    return lanes if takes_lanes(config) else max(lanes, config.trials)
+def trials_at_once(plan: SearchPlan, lanes: int) -> int:
+    """Return the number of trials that Tune runs at once: one per lane, or a whole population, which takes turns."""
+    return lanes if keeps_lane(plan) else max(lanes, plan.trials)

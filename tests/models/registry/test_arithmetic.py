@@ -14,7 +14,7 @@ import models
 from orchestrator.cli import model_table
 from orchestrator.cli.main import app
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "models.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "networks" / "models.md"
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def facts() -> list[models.ModelFacts]:
 
 
 def test_the_page_is_current(facts: list[models.ModelFacts]) -> None:
-    remedy = "run: spatialsweep models --markdown > docs/models.md"
+    remedy = "run: spatialsweep models --markdown > docs/networks/models.md"
     assert PAGE.read_text(encoding="utf-8") == model_table.as_markdown(facts), remedy
 
 

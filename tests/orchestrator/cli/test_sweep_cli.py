@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 
 from orchestrator import load_result, load_sweep
 from orchestrator.cli.main import app
+from orchestrator.config.plans import resolve_plans, study_uri
 from orchestrator.errors import SweepNameError
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
-from orchestrator.search.storage import open_storage, study_uri
+from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
 from orchestrator.server_addresses import embedded_uri
 from tests.support.fake_sweeps import write_sweep
@@ -143,7 +144,7 @@ def test_delete_takes_folder_study_and_runs_of_one_sweep_only(tmp_path: Path) ->
     for name in ("a", "b"):
         folder = write_sweep(tmp_path, name, TRIALS)
         config = load_sweep({"name": name, "dataset": {"name": "digits"}, "model": {"name": "conv_resnet26_small"}})
-        study = open_study(config, name, open_storage(study_uri(config, tmp_path)))
+        study = open_study(resolve_plans(config).search, name, open_storage(study_uri(config.storage, tmp_path)))
         study.ask()
         replay(folder / "journal.jsonl", embedded_uri(tmp_path))
 
@@ -168,7 +169,7 @@ def test_delete_takes_folder_study_and_runs_of_one_sweep_only(tmp_path: Path) ->
 
 def test_a_study_whose_sweep_is_gone_can_be_deleted_by_its_name(tmp_path: Path) -> None:
     config = load_sweep({"name": "lost", "dataset": {"name": "digits"}, "model": {"name": "conv_resnet26_small"}})
-    open_study(config, "lost", open_storage(study_uri(config, tmp_path)))
+    open_study(resolve_plans(config).search, "lost", open_storage(study_uri(config.storage, tmp_path)))
     assert "lost: deleted" in command("delete", "lost", "--runs-dir", str(tmp_path), "--yes")
     again = CliRunner().invoke(app, ["delete", "lost", "--runs-dir", str(tmp_path), "--yes"])
     assert isinstance(again.exception, SweepNameError)

@@ -13,19 +13,17 @@ from typer.testing import CliRunner
 from orchestrator import ConfigError, load_sweep
 from orchestrator.cli.main import app
 from orchestrator.config import ModelConfig, SweepConfig, TrainingConfig, resolve_trial
+from orchestrator.config.plans import resolve_plans
 from orchestrator.data import locate_dataset
 from orchestrator.errors import ResumeError
-from orchestrator.records.folder.sweep_folder import SweepFolder
-from orchestrator.records.journal import Journal
-from orchestrator.records.ledger import Ledger
-from orchestrator.search.first_trials import enqueue_first
-from orchestrator.search.space_summary import space_words
+from orchestrator.plain_output import say
+from orchestrator.search.enqueued_trials import enqueue_trials
+from orchestrator.search.space_summary import summarize_space
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
 from orchestrator.sweep.compatibility import identity, refuse_changes
-from orchestrator.sweep.dry_run_trials import first_trials
-from orchestrator.sweep.session import SweepSession
-from orchestrator.sweep.signals import Interruption
+from orchestrator.sweep.dry_run_trials import Preview, preview_trials
+from orchestrator.sweep.study_setup import fill_queue
 from search_spaces import ConstantDomain, FloatDomain, IntDomain, named_space, setting_of
 
 BASE: dict[str, Any] = {"name": "t", "dataset": {"name": "digits"}, "resources": {"workers": 1}}
@@ -41,6 +39,15 @@ FIXED = {"global_batch_size": 256, "optimizer": "adamw"}
 
 def sweep(*overrides: str, **settings: Any) -> SweepConfig:
     return load_sweep({**BASE, **settings}, overrides)
+
+
+def preview(config: SweepConfig, count: int) -> Preview:
+    plans = resolve_plans(config)
+    return preview_trials(plans.search, count, plans.paths.study_uri)
+
+
+def summary(config: SweepConfig) -> list[tuple[str, str]]:
+    return summarize_space(resolve_plans(config).search)
 
 
 def settings_of(config: SweepConfig) -> set[str]:
@@ -62,7 +69,7 @@ def test_every_trial_has_the_fixed_settings(way: str) -> None:
     rate = config.space["adamw/lr"]
     assert rate == FloatDomain(low=3e-4, high=1e-2, log=True)  # its condition is met for good
     assert not {"sgd/lr", "lamb/lr", "sgd/weight_decay"} & set(config.search)
-    proposed = first_trials(config, 5).trials
+    proposed = preview(config, 5).trials
     assert {(row.trial.training.global_batch_size, row.trial.training.optimizer) for row in proposed} == {
         (256, "adamw")
     }
@@ -144,25 +151,25 @@ def test_a_search_conditional_on_a_fixed_choice_follows_it_or_is_an_error() -> N
 def test_an_optimiser_outside_the_space_leaves_the_rate_to_the_user_with_a_notice() -> None:
     config = sweep(space="conv", model={"name": PLAIN}, training={"optimizer": "rmsprop"})
     assert not {"lr", "weight_decay"} & settings_of(config)
-    message = dict(space_words(config))
+    message = dict(summary(config))
     assert message["Fixed"] == "training.optimizer rmsprop: written in the sweep, so the space leaves it alone"
     assert message["Default"].startswith(
         "lr 0.05, weight_decay 0.0005: by default; the space varies it only beside other "
     )
     own = sweep(space="conv", model={"name": PLAIN}, training={"optimizer": "rmsprop", "lr": 1e-3})
     assert resolve_trial(own, 0, {}).training.lr == 1e-3
-    assert "Default" not in dict(space_words(sweep(space="conv", model={"name": PLAIN}, training={"lr": 1.0})))
+    assert "Default" not in dict(summary(sweep(space="conv", model={"name": PLAIN}, training={"lr": 1.0})))
 
 
 def test_settings_narrowed_by_search_are_not_reported_as_fixed() -> None:
     config = sweep(space="conv", model={"name": PLAIN}, search={"optimizer": ["adamw"]})
-    assert [heading for heading, _ in space_words(config)] == ["Space"]
-    assert space_words(sweep(model={"name": PLAIN}, search={"optimizer": ["adamw"]})) == []
+    assert [heading for heading, _ in summary(config)] == ["Space"]
+    assert summary(sweep(model={"name": PLAIN}, search={"optimizer": ["adamw"]})) == []
 
 
 def test_the_papers_values_are_adapted_to_fixed_settings_with_a_notice() -> None:
     config = sweep(space="lsas", model={"name": LSAS}, training={**FIXED, "label_smoothing": 0.0}, trials=2)
-    found = first_trials(config, 2)
+    found = preview(config, 2)
     cifar, without, stl = found.tried_first
     assert cifar == (
         "Tried first: lsas_resnet29_cifar with the values of Zhong et al. 2023 (arXiv 2305.05200), on CIFAR, except "
@@ -180,19 +187,17 @@ def test_the_papers_values_are_adapted_to_fixed_settings_with_a_notice() -> None
     assert [row.trial.model.options["order"] for row in found.trials] == [1, 0]
     few = sweep(space="lsas", model={"name": LSAS}, trials=1)
     assert (
-        first_trials(few, 1)
-        .tried_first[1]
-        .endswith("without sub-attention: the sweep has no trial left for it (trials 1)")
+        preview(few, 1).tried_first[1].endswith("without sub-attention: the sweep has no trial left for it (trials 1)")
     )
     nothing = sweep(model={"name": PLAIN}, training=FIXED, search={"lr": {"type": "float", "low": 1e-4, "high": 1e-2}})
-    (message,) = first_trials(nothing, 1).tried_first
+    (message,) = preview(nothing, 1).tried_first
     assert ": nothing of it is left to try: optimizer (theirs sgd; training.optimizer fixes adamw), " in message
 
 
 def test_configurations_by_hand_may_repeat_but_not_contradict_fixed_settings() -> None:
     by_hand = [{"optimizer": "adamw", "lr": 1e-3}]
     config = sweep(space="conv", model={"name": PLAIN}, training=FIXED, try_first=by_hand)
-    assert first_trials(config, 1).trials[0].trial.training.lr == 1e-3
+    assert preview(config, 1).trials[0].trial.training.lr == 1e-3
     with pytest.raises(ConfigError) as caught:
         sweep(space="conv", model={"name": PLAIN}, training=FIXED, try_first=[{"optimizer": "sgd"}])
     assert str(caught.value) == (
@@ -209,20 +214,12 @@ def test_the_dry_run_and_the_start_print_the_same(tmp_path: Path) -> None:
     config = sweep(space="lsas", model={"name": LSAS}, training=FIXED)
     storage = open_storage(f"sqlite:///{tmp_path / 'optuna.db'}")
     shown = io.StringIO()
-    with Journal(tmp_path / "journal.jsonl") as journal:
-        session = SweepSession(
-            config,
-            SweepFolder(tmp_path),
-            Ledger(journal),
-            dataset="",
-            console=Console(file=shown, width=160),
-            interruption=Interruption(),
-        )
-        session._queue_first(open_study(config, "t", storage), storage)
+    plan, console = resolve_plans(config).search, Console(file=shown, width=160)
+    fill_queue(open_study(plan, "t", storage), plan, storage, lambda text: say(console, text))
     at_start = shown.getvalue().splitlines()
     arguments = ["run", str(_written(tmp_path)), "--dry-run", "--runs-dir", str(tmp_path / "runs")]
     previewed = CliRunner().invoke(app, arguments).stdout.splitlines()
-    for heading, text in space_words(config):
+    for heading, text in summary(config):
         assert f"{heading}: {text}" in at_start
         assert f"{heading:<9}{text}" in previewed
     tried = [line for line in at_start if "ried first: " in line]
@@ -261,6 +258,7 @@ def test_the_values_of_a_recorded_space_are_queued_as_they_were(tmp_path: Path) 
     queued = []
     for number, each in enumerate((config, again)):
         storage = open_storage(f"sqlite:///{tmp_path / str(number)}.db")
-        queued.append([found.params for found in enqueue_first(open_study(each, "t", storage), each, storage)])
+        plan = resolve_plans(each).search
+        queued.append([found.params for found in enqueue_trials(open_study(plan, "t", storage), plan, storage)])
     assert queued[0] == queued[1]
     assert len(queued[0]) == 2

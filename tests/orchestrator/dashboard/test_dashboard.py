@@ -19,7 +19,6 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
-from orchestrator.config import load_sweep
 from orchestrator.dashboard.pages import Address, show_sweep
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import TrialStatus
@@ -28,6 +27,7 @@ from orchestrator.search.study import open_study
 from orchestrator.server_addresses import embedded_uri
 from tests.support.fake_sweeps import PLAN, write_sweep
 from tests.support.mlflow_server import free_port
+from tests.support.plans import search_plan
 from tests.support.tracked_sweep import replay
 
 COMMAND = [sys.executable, "-m", "orchestrator", "dashboard"]
@@ -40,7 +40,11 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs_dir = tmp_path_factory.mktemp("runs")
     folder = write_sweep(runs_dir, "s", [(TrialStatus.FINISHED, [0.5])], tracking={"experiment": "tests"})
     replay(folder / "journal.jsonl", embedded_uri(runs_dir))
-    open_study(load_sweep({**PLAN, "name": "s"}), "s", open_storage(f"sqlite:///{runs_dir / 'optuna.db'}"))
+    open_study(
+        search_plan({**PLAN, "name": "s"}),
+        "s",
+        open_storage(f"sqlite:///{runs_dir / 'optuna.db'}"),
+    )
     return runs_dir
 
 

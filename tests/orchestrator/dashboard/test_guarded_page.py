@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from optuna_dashboard import wsgi
 
-from orchestrator import load_sweep
 from orchestrator.dashboard.guarded_page import GuardedPage
 from orchestrator.dashboard.pages import study_server
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
 from tests.support.mlflow_server import free_port
+from tests.support.plans import search_plan
 from tests.support.sweeps.objectives import TWO_OBJECTIVES
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     storage = open_storage(f"sqlite:///{tmp_path_factory.mktemp('studies') / 'optuna.db'}")
     for name in ("one", "two", "three", "four"):
-        open_study(load_sweep(TWO_OBJECTIVES), name, storage)
+        open_study(search_plan(TWO_OBJECTIVES), name, storage)
     number = free_port()
     with study_server(wsgi(storage), "127.0.0.1", number) as server:
         thread = threading.Thread(target=server.serve_forever)

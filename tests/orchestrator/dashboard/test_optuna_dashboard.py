@@ -9,23 +9,26 @@ import pytest
 from optuna_dashboard import wsgi
 from werkzeug.test import Client
 
-from orchestrator import load_sweep
 from orchestrator.records.ledger import TrialStatus
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
+from tests.support.plans import search_plan
 from tests.support.sweeps.objectives import OBJECTIVES, TWO_OBJECTIVES, add_to_study, trial_record
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_states_values_names_and_curves_are_shown(tmp_path: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path / 'optuna.db'}")
-    single = load_sweep({**TWO_OBJECTIVES, "objective": {"metric": "val/top1"}, "constraints": []})
+    single = search_plan({**TWO_OBJECTIVES, "objective": {"metric": "val/top1"}, "constraints": []})
     study = open_study(single, "single", storage)
-    add_to_study(study, trial_record(0, (0.5, 1e6), (0.9, 1e6)), Objectives.of(single))
-    add_to_study(study, trial_record(1, (0.4, 1e6), status=TrialStatus.PRUNED), Objectives.of(single))
+    objectives = Objectives.of(single.objectives, single.constraints)
+    add_to_study(study, trial_record(0, (0.5, 1e6), (0.9, 1e6)), objectives)
+    add_to_study(study, trial_record(1, (0.4, 1e6), status=TrialStatus.PRUNED), objectives)
     add_to_study(
-        open_study(load_sweep(TWO_OBJECTIVES), "several", storage), trial_record(0, (0.5, 1e6), (0.9, 3e6)), OBJECTIVES
+        open_study(search_plan(TWO_OBJECTIVES), "several", storage),
+        trial_record(0, (0.5, 1e6), (0.9, 3e6)),
+        OBJECTIVES,
     )
 
     client = Client(wsgi(storage))

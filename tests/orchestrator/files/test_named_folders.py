@@ -16,12 +16,13 @@ from cluster.submission import check_sweep, entrypoint
 from orchestrator import load_sweep
 from orchestrator.cli.main import app
 from orchestrator.config.option_values import setting_values
+from orchestrator.config.plans import resolve_plans, study_uri
 from orchestrator.errors import ConfigError, StorageError
 from orchestrator.files.runs_dir import resolve_runs_dir
 from orchestrator.files.sqlite_files import is_missing_file, sqlite_path, sqlite_uri
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import TrialStatus
-from orchestrator.search.storage import open_storage, study_uri
+from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.sweep.compatibility import stored_config
@@ -57,7 +58,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / ALL
     folder.mkdir()
     config = load_sweep({**BASE, "runs_dir": folder})
-    open_study(config, "s", open_storage(study_uri(config, resolve_runs_dir(config.runs_dir))))
+    open_study(
+        resolve_plans(config).search, "s", open_storage(study_uri(config.storage, resolve_runs_dir(config.runs_dir)))
+    )
     MlflowClient(embedded_uri(folder)).search_experiments()
     return folder
 
@@ -93,8 +96,8 @@ def test_a_folder_keeps_its_own_databases(
     folder.mkdir()
     for database in ("optuna.db", "mlflow.db"):
         shutil.copy(made / database, folder)
-    assert optuna.get_all_study_names(study_uri(config, folder)) == ["s"]
-    open_study(config, "t", open_storage(study_uri(config, folder)))
+    assert optuna.get_all_study_names(study_uri(config.storage, folder)) == ["s"]
+    open_study(resolve_plans(config).search, "t", open_storage(study_uri(config.storage, folder)))
     assert optuna.get_all_study_names(sqlite_uri(folder / "optuna.db")) == ["s", "t"]
     (tmp_path / "scratch").mkdir()
     round_trip(folder, tmp_path / "scratch")

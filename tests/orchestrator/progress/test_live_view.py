@@ -1,4 +1,4 @@
-"""What is shown while a sweep runs: a journal replayed event by event into a terminal, a log and a notebook."""
+"""Views of a running sweep: a journal replayed event by event into a terminal, a log and a notebook."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from IPython.utils.capture import capture_output
 from rich.console import Console
 
 from orchestrator import load_result, load_sweep
-from orchestrator.config import SweepConfig
+from orchestrator.config.plans import resolve_plans
 from orchestrator.progress import notebook_view
 from orchestrator.progress.live_view import live_view
 from orchestrator.progress.progress_view import Progress, plain_line
 from orchestrator.progress.snapshot import Snapshot, Snapshots
+from orchestrator.records.budget import Budget
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
+from orchestrator.records.objectives import Objectives
 from orchestrator.runtime.lane_plan import LanePlan
 from tests.support.fake_sweeps import PLAN, write_sweep
 
@@ -30,12 +32,21 @@ TRIALS = [(FINISHED, [0.5, 0.8]), (PRUNED, [0.6]), (FAILED, []), (RUNNING, [0.7,
 PLANNED = LanePlan(lanes=1, workers=2, gpus_per_worker=0.0)
 
 
-def config(**settings: Any) -> SweepConfig:
-    return load_sweep({**PLAN, "name": "s", "trials": 8, **settings})
+def snapshots(ledger: Ledger, **settings: Any) -> Snapshots:
+    plans = resolve_plans(load_sweep({**PLAN, "name": "s", "trials": 8, **settings}))
+    return Snapshots(
+        ledger,
+        PLANNED,
+        name=plans.name,
+        trials=plans.search.trials,
+        objectives=Objectives.of(plans.search.objectives, plans.search.constraints),
+        budget=Budget(plans.budget, plans.search.objective),
+        cpus_per_worker=plans.training.resources.cpus_per_worker,
+    )
 
 
 def snapshot(tmp_path: Path, events: int | None = None, **settings: Any) -> Snapshot:
-    """How a sweep stands after so many events of its journal."""
+    """Return the state of a sweep after a number of events of its journal."""
     path = tmp_path / "s" / "journal.jsonl"
     if not path.exists():
         write_sweep(tmp_path, "s", TRIALS, ended=None)
@@ -44,7 +55,7 @@ def snapshot(tmp_path: Path, events: int | None = None, **settings: Any) -> Snap
     part.parent.mkdir(exist_ok=True)
     part.write_text("".join(lines))
     with Journal(part) as journal:
-        return Snapshots(config(**settings), Ledger(journal), PLANNED).now()
+        return snapshots(Ledger(journal), **settings).now()
 
 
 def shown(found: Snapshot, *notes: str, height: int = 40) -> str:
@@ -70,13 +81,13 @@ def test_a_journal_replayed_shows_every_state_of_its_sweep(tmp_path: Path) -> No
     assert "Warning: Lane 0 ended and is started again: OSError" in last
 
 
-def test_an_interrupted_trial_waits_and_is_not_done(tmp_path: Path) -> None:
+def test_an_interrupted_trial_is_not_done(tmp_path: Path) -> None:
     write_sweep(tmp_path, "s", [(FINISHED, [0.5]), (TrialStatus.INTERRUPTED, [0.6])], ended=None)
     found = snapshot(tmp_path)
     assert (found.ended, found.counts[TrialStatus.INTERRUPTED]) == (1, 1)
 
 
-def test_a_low_terminal_shows_what_fits(tmp_path: Path) -> None:
+def test_a_low_terminal_shows_as_much_as_fits(tmp_path: Path) -> None:
     assert len(shown(snapshot(tmp_path), height=12).splitlines()) <= 12
 
 
@@ -108,7 +119,7 @@ def test_without_a_terminal_there_are_lines_and_each_warning_once(tmp_path: Path
     console = Console(record=True, width=160, file=io.StringIO())
     with (
         Journal(folder / "journal.jsonl") as journal,
-        Progress(config(), Ledger(journal), PLANNED, console) as progress,
+        Progress(snapshots(Ledger(journal)), console) as progress,
     ):
         for _ in range(3):
             logging.getLogger("orchestrator.lanes.pool.lane_pool").warning(
@@ -128,7 +139,7 @@ def test_a_live_view_leaves_its_warnings_behind_and_a_silent_sweep_takes_none(tm
     silent = Console(quiet=True)
     with Journal(folder / "journal.jsonl") as journal:
         for console in (terminal, silent):
-            with Progress(config(), Ledger(journal), PLANNED, console) as progress:
+            with Progress(snapshots(Ledger(journal)), console) as progress:
                 assert bool(logging.getLogger("orchestrator").handlers) is (console is terminal)
                 logging.getLogger("orchestrator.lanes").warning("a lane is lost")
                 progress.update()
@@ -138,20 +149,20 @@ def test_a_live_view_leaves_its_warnings_behind_and_a_silent_sweep_takes_none(tm
 
 @pytest.fixture
 def shell() -> Iterator[InteractiveShell]:
-    """IPython as it is within a notebook."""
+    """Return IPython as it is within a notebook."""
     found = InteractiveShell.instance()
     found.kernel = object()
     yield found
     InteractiveShell.clear_instance()
 
 
-def test_a_notebook_shows_a_table_and_draws_it_again_in_its_place(tmp_path: Path, shell: InteractiveShell) -> None:
+def test_a_notebook_shows_a_table_and_redraws_it_in_its_place(tmp_path: Path, shell: InteractiveShell) -> None:
     folder = write_sweep(tmp_path, "s", TRIALS, ended=None)
     assert notebook_view.in_notebook()
     with capture_output() as caught, Journal(folder / "journal.jsonl") as journal:
         silent = Console(quiet=True)
         display = notebook_view.NotebookDisplay()
-        with Progress(config(), Ledger(journal), PLANNED, silent, display) as progress:
+        with Progress(snapshots(Ledger(journal)), silent, display) as progress:
             progress.update()
             progress.say("Stopping <soon>")
             progress.update()
@@ -176,16 +187,16 @@ def test_a_result_shows_itself_in_a_notebook(tmp_path: Path) -> None:
     assert "no trial has finished an epoch" in load_result("none", tmp_path)._repr_html_()
 
 
-def test_looking_again_costs_nothing_for_what_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_snapshot_does_not_read_ended_trials_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_sweep(tmp_path, "s", TRIALS, ended=None)
     with Journal(folder / "journal.jsonl") as journal:
-        snapshots = Snapshots(config(), Ledger(journal), PLANNED)
-        before = snapshots.now()
+        source = snapshots(Ledger(journal))
+        before = source.now()
         ranked: list[int] = []
-        rank = snapshots._objectives.rank
+        rank = source._objectives.rank
         monkeypatch.setattr(
-            type(snapshots._objectives), "rank", lambda _, record: ranked.append(record.number) or rank(record)
+            type(source._objectives), "rank", lambda _, record: ranked.append(record.number) or rank(record)
         )
-        assert snapshots.now().top == before.top
+        assert source.now().top == before.top
     assert ranked == [3]
     assert [row.trial for row in before.top] == [3, 0, 1]

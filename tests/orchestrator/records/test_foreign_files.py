@@ -17,9 +17,11 @@ from orchestrator.lanes.worker.trial_log import trial_log
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
+from orchestrator.records.objectives import Objectives
+from orchestrator.records.stored_config import complete_settings
 from orchestrator.server_addresses import embedded_uri
-from orchestrator.sweep.checkpoint_retention import Retention
-from orchestrator.sweep.session_snapshot import write_origin
+from orchestrator.sweep.checkpoint_retention import CheckpointRetention
+from orchestrator.sweep.session_snapshot import write_session_snapshot
 from orchestrator.tracking.stored_checkpoints import current_path_of
 from tests.support.fake_sweeps import PLAN, write_sweep
 from tests.support.tracked_sweep import DATASET, replay
@@ -91,6 +93,7 @@ def test_recorded_files_are_found_after_the_folder_has_moved(tmp_path: Path, rec
 def test_retention_removes_files_of_ours_only_and_follows_no_link(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path / "s")
     config = load_sweep({**PLAN, "name": "s", "keep": {"best": 1, "last": 0}})
+    objectives = Objectives.of(config.objectives, config.constraints)
     mine = tmp_path / "documents"
     mine.mkdir()
     (mine / "last.pt").write_text("mine")
@@ -107,7 +110,7 @@ def test_retention_removes_files_of_ours_only_and_follows_no_link(tmp_path: Path
         (folder.trials / "trial-00002").symlink_to(mine, target_is_directory=True)
         for number in range(3):
             ledger.trial_ended(number, FINISHED)
-        Retention(config, folder, ledger).apply()
+        CheckpointRetention(config.keep, objectives, folder, ledger).apply()
     left = sorted(path.name for path in (folder.trials / "trial-00001").iterdir())
     assert left == ["mine", "notes.txt", "rank-0.log"]
     assert (mine / "last.pt").read_text() == "mine"
@@ -145,7 +148,8 @@ def test_sessions_and_trials_do_not_write_through_links(tmp_path: Path) -> None:
         for name in names:
             (folder / name).symlink_to(tmp_path / "profile")
     (trial.with_name("trial-00001") / "best.pt").write_text("weights")
-    write_origin(session, load_sweep({**PLAN, "name": "s"}), "{}")
+    settings = complete_settings(load_sweep({**PLAN, "name": "s"}))
+    write_session_snapshot(session, settings, "{}", non_default=settings)
     WeightTransfer(str(trial.with_name("trial-00001")), {}).write(trial)
     WeightTransfer(str(trial.with_name("trial-00001")), {}).apply(trial)
     with trial_log(trial, 0) as log:

@@ -1,4 +1,4 @@
-"""What a sampler is shown of a study with many trials."""
+"""View that a sampler receives of a study with many trials."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from orchestrator.search.samplers.learnable import DIVERGED, OUTCOME, LearnableStudy, TrialMemory
+from orchestrator.search.samplers.learnable import DIVERGED, OUTCOME, LearnableStudy, TrialWindow
 
 LR = optuna.distributions.FloatDistribution(0, 1)
 
@@ -19,11 +19,11 @@ def add(study: optuna.Study, value: float | None) -> None:
 
 
 def seen(study: optuna.Study, size: int | None) -> LearnableStudy:
-    return LearnableStudy(study, TrialMemory(size, study.directions))
+    return LearnableStudy(study, TrialWindow(size, study.directions))
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
-def test_it_remembers_the_best_trials_and_the_newest_and_those_that_run(direction: str) -> None:
+def test_it_shows_the_best_the_newest_and_the_running_trials(direction: str) -> None:
     study = optuna.create_study(direction=direction)
     sign = 1 if direction == "maximize" else -1
     running = study.ask()
@@ -33,7 +33,7 @@ def test_it_remembers_the_best_trials_and_the_newest_and_those_that_run(directio
     assert shown == [running.number, 2, 4, *range(33, 41)]
 
 
-def test_it_shows_all_trials_without_a_memory_or_with_several_objectives() -> None:
+def test_it_shows_all_trials_without_a_size_or_with_several_objectives() -> None:
     study = optuna.create_study()
     for value in range(5):
         add(study, value)
@@ -44,7 +44,7 @@ def test_it_shows_all_trials_without_a_memory_or_with_several_objectives() -> No
     assert len(seen(several, 2).get_trials()) == 5
 
 
-def test_it_stands_still_while_the_study_goes_on() -> None:
+def test_it_does_not_change_while_the_study_does() -> None:
     study = optuna.create_study()
     add(study, 1.0)
     view = seen(study, None)
@@ -55,11 +55,11 @@ def test_it_stands_still_while_the_study_goes_on() -> None:
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
-def test_what_is_kept_up_is_what_would_be_remembered_anew(direction: str) -> None:
-    """Trials end in any order, and several between two looks."""
+def test_an_updated_window_equals_a_new_one(direction: str) -> None:
+    """End trials in any order, several between two updates."""
     chance = random.Random(3)
     study = optuna.create_study(direction=direction)
-    memory = TrialMemory(12, study.directions)
+    window = TrialWindow(12, study.directions)
     running: list[optuna.Trial] = []
     for _ in range(150):
         running += [study.ask() for _ in range(chance.randrange(3))]
@@ -71,7 +71,7 @@ def test_what_is_kept_up_is_what_would_be_remembered_anew(direction: str) -> Non
                 trial, chance.choice([0.1, 0.5, chance.random()]) if state is TrialState.COMPLETE else None, state
             )
         if chance.random() < 0.5:
-            kept_up = LearnableStudy(study, memory).get_trials()
-            assert kept_up == seen(study, 12).get_trials()
-            over = [trial for trial in kept_up if trial.state.is_finished()]
+            updated = LearnableStudy(study, window).get_trials()
+            assert updated == seen(study, 12).get_trials()
+            over = [trial for trial in updated if trial.state.is_finished()]
             assert len(over) == min(12, sum(trial.state.is_finished() for trial in study.get_trials()))

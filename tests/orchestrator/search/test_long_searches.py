@@ -1,4 +1,4 @@
-"""A search that finds nothing within tight limits says so as it goes on, can be stopped, and ends with its counts."""
+"""Search for a configuration within tight limits: it reports its state, can be stopped, and ends with its counts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from orchestrator import dry_run, load_sweep
 from orchestrator.cli.main import app
 from orchestrator.config import SweepConfig
+from orchestrator.config.plans import SearchPlan, resolve_plans
 from orchestrator.errors import SpaceExhaustedError
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger
@@ -39,24 +40,29 @@ def config() -> SweepConfig:
 
 
 @pytest.fixture
+def plan(config: SweepConfig) -> SearchPlan:
+    return resolve_plans(config).search
+
+
+@pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     with Journal(tmp_path / "journal.jsonl") as journal:
         yield Ledger(journal)
 
 
-def study_of(config: SweepConfig) -> optuna.Study:
-    return open_study(config, "t", optuna.storages.InMemoryStorage())
+def study_of(plan: SearchPlan) -> optuna.Study:
+    return open_study(plan, "t", optuna.storages.InMemoryStorage())
 
 
-def test_it_says_what_it_looks_for_and_which_limit_rejects_how_many(
-    config: SweepConfig, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+def test_it_reports_how_many_each_limit_rejects(
+    plan: SearchPlan, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(searcher, "MOST_REJECTED", 12)
     monkeypatch.setattr(rejections, "_PATIENCE_S", 0.0)
     monkeypatch.setattr(rejections, "_WAIT_FACTOR", 0.0)
     said: list[str] = []
-    with pytest.raises(SpaceExhaustedError) as told:
-        StudySearcher(study_of(config), config, ledger, say=said.append).suggest("tune-0")
+    with pytest.raises(SpaceExhaustedError) as caught:
+        StudySearcher(study_of(plan), plan, ledger, say=said.append).suggest("tune-0")
     assert len(said) == len(ledger.rejected()) == 12
     counted = [int(trial.reason.split(" has ")[1].split(";")[0].replace(",", "")) for trial in ledger.rejected()]
     nearest = f"Nearest to limits.max_macs: senet_resnet29_cifar has {min(counted[:5]):,}; limits.max_macs is 100,000."
@@ -64,14 +70,16 @@ def test_it_says_what_it_looks_for_and_which_limit_rejects_how_many(
         "Looking for a configuration that is worth a trial: "
         f"5 configurations in a row were rejected: 5 (max_macs 5). {nearest}"
     )
-    assert str(told.value).startswith("12 configurations in a row were rejected: 12 (max_macs 12). Nearest to limits.")
+    assert str(caught.value).startswith(
+        "12 configurations in a row were rejected: 12 (max_macs 12). Nearest to limits."
+    )
 
 
-def test_a_word_comes_early_and_then_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_reports_early_and_then_at_growing_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(rejections.time, "monotonic", lambda: now[0])
     said: list[float] = []
-    row = rejections.RejectedRow(lambda _: said.append(now[0]))
+    row = rejections.RejectionStreak(lambda _: said.append(now[0]))
     for second in range(120):
         now[0] = float(second)
         row.note(rejections.Rejection("pooled_size", "got 10"))
@@ -80,22 +88,18 @@ def test_a_word_comes_early_and_then_more_seldom(monkeypatch: pytest.MonkeyPatch
     assert len(said) < 12
 
 
-def test_a_sweep_that_is_stopped_meanwhile_looks_no_further(
-    config: SweepConfig, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_sweep_ends_its_search(plan: SearchPlan, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rejections, "_PATIENCE_S", 0.0)
 
     def stop(_: str) -> None:
         asking.closed = True  # as the sweep's main thread does on Ctrl-C
 
-    asking = StudySearcher(study_of(config), config, ledger, say=stop)
+    asking = StudySearcher(study_of(plan), plan, ledger, say=stop)
     assert asking.suggest("tune-0") == searcher.FINISHED
     assert len(ledger.rejected()) == 1
 
 
-def test_ctrl_c_ends_a_dry_run_that_looks_for_a_configuration(
-    config: SweepConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_ends_the_search_of_a_dry_run(config: SweepConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rejections, "_PATIENCE_S", 0.0)
 
     def interrupt(_: str) -> None:
@@ -105,7 +109,7 @@ def test_ctrl_c_ends_a_dry_run_that_looks_for_a_configuration(
         dry_run(config, say=interrupt)
 
 
-def test_the_command_says_it_beside_its_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_reports_it_on_stderr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rejections, "_PATIENCE_S", 0.0)
     monkeypatch.setattr(searcher, "MOST_REJECTED", 3)
     path = tmp_path / "sweep.yaml"

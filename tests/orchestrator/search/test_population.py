@@ -1,4 +1,4 @@
-"""A population on one lane: the real hub, clients, scheduler and training, in threads instead of processes of Ray."""
+"""Population on one lane: the real hub, clients, scheduler and training, in threads instead of processes of Ray."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 import ray
 
 from orchestrator import load_sweep
+from orchestrator.config.plans import resolve_plans
 from orchestrator.config.trial import resolve_trial
 from orchestrator.lanes.hub.hub import LaneHub
 from orchestrator.lanes.messages import RankId
@@ -39,7 +40,7 @@ SWEEP = {
 
 
 class HubInLoop:
-    """A hub in an event loop of its own, called as Ray would; `ray.get` is the identity here."""
+    """Hub in an event loop of its own, called as Ray would; `ray.get` is the identity here."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -67,7 +68,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubInLoop]:
 
 
 def serve_lane(hub: Any, data: Any, objective: Any) -> None:
-    """As `lane_loop` does, in one process."""
+    """Serve a lane as `lane_loop` does, in one process."""
     task = SimpleNamespace(objective=objective, costs=frozenset())
     lane = SimpleNamespace(lane=0, hub=hub, task=task)
     rank_id, left = RankId(0, hub.new_generation.remote(0), 0, 1), None
@@ -79,7 +80,7 @@ def serve_lane(hub: Any, data: Any, objective: Any) -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_trials_take_turns_and_the_poorest_goes_on_from_another(tmp_path: Path, hub: HubInLoop) -> None:
+def test_trials_take_turns_and_the_poorest_resumes_from_another(tmp_path: Path, hub: HubInLoop) -> None:
     config = load_sweep(SWEEP)
     folder = SweepFolder(tmp_path)
     data = few_digits(tmp_path / "data")
@@ -98,7 +99,7 @@ def test_trials_take_turns_and_the_poorest_goes_on_from_another(tmp_path: Path, 
 
     with Journal(folder.journal) as journal:
         ledger = Ledger(journal)
-        scheduler = create_trial_scheduler(config, ledger, folder)
+        scheduler = create_trial_scheduler(resolve_plans(config).search, ledger, folder)
         for number, lr in enumerate((1e-9, 1e-3, 3e-3, 4e-3)):
             content = resolve_trial(config, number, {"lr": lr}).model_dump(mode="json")
             ledger.trial_started(number, f"t{number}", {"lr": lr}, content)
@@ -120,7 +121,7 @@ def test_trials_take_turns_and_the_poorest_goes_on_from_another(tmp_path: Path, 
                 hub.release.remote(trial.trial_id)
             trial.go.release()
 
-    assert {number for number, _ in assignment[:8]} == {0, 1, 2, 3}  # all come to the look before any goes on
+    assert {number for number, _ in assignment[:8]} == {0, 1, 2, 3}  # all reach the comparison before any continues
     assert [record.epochs for record in ledger.trials()] == [4] * 4
     poor = ledger.trial(0)
     assert poor.config["training"]["lr"] > 1e-9

@@ -1,4 +1,4 @@
-"""Every sampler, over ask and tell with a simulated objective: what it draws, and that a stop changes nothing."""
+"""Contract of every sampler, with a simulated objective: its draws, and that an interruption changes nothing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def value_of(params: Mapping[str, Any]) -> float:
 
 
 def open_study(name: str, storage: InMemoryStorage, seed: int = 3, **options: Any) -> optuna.Study:
-    """The study as it is opened by a new process: all it knows is in the database."""
+    """Open a study as a new process does, with no state outside the database."""
     sampler = create_sampler(SamplerConfig(name=name, startup_trials=3, options=options), space_of(name), seed)
     return optuna.create_study(
         study_name=name, storage=storage, sampler=sampler, direction="maximize", load_if_exists=True
@@ -62,7 +62,7 @@ def open_study(name: str, storage: InMemoryStorage, seed: int = 3, **options: An
 
 
 def run(study: optuna.Study, trials: int) -> list[dict[str, Any]]:
-    """Asks and tells so often; every fourth trial is stopped early and every fifth fails."""
+    """Ask and tell a number of trials; every fourth is stopped early and every fifth fails."""
     drawn = []
     for _ in range(trials):
         trial = study.ask()
@@ -81,28 +81,28 @@ def run(study: optuna.Study, trials: int) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", NAMES)
 class TestEverySampler:
-    """A new sampler joins by its name."""
+    """Contract test; a new sampler joins by its name."""
 
-    def test_draws_what_the_space_holds(self, name: str) -> None:
+    def test_draws_values_of_the_space(self, name: str) -> None:
         for params in run(open_study(name, InMemoryStorage()), 8):
             assert space_of(name).strays(params) == []
 
-    def test_proposes_after_a_stop_what_it_would_have_proposed(self, name: str) -> None:
+    def test_proposes_the_same_after_an_interruption(self, name: str) -> None:
         options = {"population_size": 3} if name.startswith("nsga") else {}
-        undisturbed = run(open_study(name, InMemoryStorage(), **options), 10)
+        uninterrupted = run(open_study(name, InMemoryStorage(), **options), 10)
         database = InMemoryStorage()
         stopped = run(open_study(name, database, **options), 6)
-        assert stopped + run(open_study(name, database, **options), 4) == undisturbed
+        assert stopped + run(open_study(name, database, **options), 4) == uninterrupted
 
-    def test_a_trial_that_waits_is_issued_again_as_it_was(self, name: str) -> None:
-        undisturbed = run(open_study(name, InMemoryStorage()), 8)
+    def test_a_waiting_trial_is_returned_unchanged(self, name: str) -> None:
+        uninterrupted = run(open_study(name, InMemoryStorage()), 8)
         database = InMemoryStorage()
         stopped = open_study(name, database)
         run(stopped, 5)
         interrupted = stopped.ask()
         space_of(name).sample(interrupted)
         database.set_trial_state_values(interrupted._trial_id, TrialState.WAITING)
-        assert run(open_study(name, database), 3) == undisturbed[5:]
+        assert run(open_study(name, database), 3) == uninterrupted[5:]
 
     def test_another_seed_proposes_something_else(self, name: str) -> None:
         options = {"scramble": True} if name == "qmc" else {}
@@ -113,7 +113,7 @@ class TestEverySampler:
         study = open_study(name, InMemoryStorage())
         run(study, 5)
         distinct = {written(space_of(name).sample(study.ask())) for _ in range(3)}
-        if name not in ("random", "nsga2", "nsga3"):  # these draw as if alone
+        if name not in ("random", "nsga2", "nsga3"):  # these ignore running trials
             assert len(distinct) == 3
 
     def test_every_option_is_one_of_optunas(self, name: str) -> None:
@@ -156,10 +156,10 @@ def test_a_grid_fills_in_what_was_given_in_part() -> None:
 
 
 def test_tpe_leaves_a_region_that_diverges() -> None:
-    """A failed trial is nothing to Optuna; one that diverged is shown to the sampler as a poor one."""
+    """Compare diverged trials, which the sampler sees as poor, with failed ones, which Optuna ignores."""
     line = space(x={"type": "float", "low": 0.0, "high": 1.0})
 
-    def diverged(told: str) -> int:
+    def diverged(outcome: str) -> int:
         found = 0
         for seed in range(4):
             sampler = create_sampler(SamplerConfig(startup_trials=5), line, seed)
@@ -168,7 +168,7 @@ def test_tpe_leaves_a_region_that_diverges() -> None:
                 trial = study.ask()
                 x = line.sample(trial)["x"]
                 if x > 0.5:
-                    trial.set_user_attr(OUTCOME, told)
+                    trial.set_user_attr(OUTCOME, outcome)
                     study.tell(trial, state=TrialState.FAIL)
                     found += 1
                 else:
@@ -204,7 +204,7 @@ SWEEP = {
         ({"options": {"multivariate": False, "group": True}}, "groups need multivariate"),
     ],
 )
-def test_a_sampler_that_does_not_fit_is_told(sampler: dict[str, Any], message: str) -> None:
+def test_a_sampler_that_does_not_fit_is_refused(sampler: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_sweep({**SWEEP, "sampler": sampler})
 

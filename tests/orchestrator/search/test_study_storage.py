@@ -1,4 +1,4 @@
-"""Studies on a real PostgreSQL server: the same as in a file, and it may go away for a while."""
+"""Studies on a real PostgreSQL server, which may be away for a while."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ import sqlalchemy
 from optuna.trial import TrialState
 
 from orchestrator import load_sweep
+from orchestrator.config.plans import resolve_plans, study_uri
 from orchestrator.errors import ConfigError, StorageError, SweepNameError
-from orchestrator.search.storage import open_storage, study_uri
+from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
+from tests.support.plans import search_plan
 from tests.support.postgresql import PASSWORD, PostgresqlServer
 
 DATABASES = 8
@@ -29,13 +31,13 @@ SWEEP = {
 }
 
 
-def test_a_study_lives_in_a_file_by_default(tmp_path: Path) -> None:
+def test_a_study_is_in_a_file_by_default(tmp_path: Path) -> None:
     config = load_sweep(SWEEP)
-    open_study(config, "tiny", open_storage(study_uri(config, tmp_path)))
+    open_study(resolve_plans(config).search, "tiny", open_storage(study_uri(config.storage, tmp_path)))
     assert optuna.get_all_study_names(f"sqlite:///{tmp_path}/optuna.db") == ["tiny"]
 
 
-def test_what_mlflow_imports_as_well_is_there_before_its_thread_begins() -> None:
+def test_packages_that_mlflow_imports_as_well_are_loaded_before_its_thread() -> None:
     look = (
         "import sys, orchestrator.search.storage; print('sqlalchemy.orm' in sys.modules, 'alembic.op' in sys.modules)"
     )
@@ -49,7 +51,7 @@ def open_at_once(folder: Path, barrier: Any) -> None:
         open_storage(f"sqlite:///{folder}/{number}.db")
 
 
-def test_sweeps_that_make_a_database_at_once_all_find_it_whole(tmp_path: Path) -> None:
+def test_sweeps_that_create_a_database_at_once_can_all_use_it(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(3)
     sweeps = [context.Process(target=open_at_once, args=(tmp_path, barrier)) for _ in range(3)]
@@ -60,9 +62,9 @@ def test_sweeps_that_make_a_database_at_once_all_find_it_whole(tmp_path: Path) -
     assert [sweep.exitcode for sweep in sweeps] == [0, 0, 0]
 
 
-def test_a_study_lives_on_a_server_and_names_are_unique(postgresql: PostgresqlServer) -> None:
+def test_a_study_on_a_server_has_a_unique_name(postgresql: PostgresqlServer) -> None:
     config = load_sweep({**SWEEP, "storage": {"uri": postgresql.uri()}})
-    study = open_study(config, "served", open_storage(study_uri(config, Path("unused"))))
+    study = open_study(resolve_plans(config).search, "served", open_storage(study_uri(config.storage, Path("unused"))))
     trial = study.ask()
     trial.report(config.space.sample(trial)["lr"], step=1)
     study.tell(trial, 0.5)
@@ -70,12 +72,12 @@ def test_a_study_lives_on_a_server_and_names_are_unique(postgresql: PostgresqlSe
     assert [(each.state, each.value) for each in seen.trials] == [(TrialState.COMPLETE, 0.5)]
     assert seen.metric_names == ["val/top1"]
     with pytest.raises(SweepNameError):
-        open_study(config, "served", open_storage(postgresql.uri()))
+        open_study(resolve_plans(config).search, "served", open_storage(postgresql.uri()))
 
 
-def test_a_server_may_go_away_for_a_while(postgresql: PostgresqlServer) -> None:
+def test_a_short_absence_of_the_server_is_waited_out(postgresql: PostgresqlServer) -> None:
     config = load_sweep(SWEEP)
-    study = open_study(config, "restarted", open_storage(postgresql.uri()))
+    study = open_study(resolve_plans(config).search, "restarted", open_storage(postgresql.uri()))
     before = study.ask()
     config.space.sample(before)
 
@@ -96,8 +98,8 @@ def test_a_server_may_go_away_for_a_while(postgresql: PostgresqlServer) -> None:
     assert [trial.number for trial in trials] == [0, 1, 2, 3]
 
 
-def test_a_server_that_stays_away_is_given_up_by_name(postgresql: PostgresqlServer) -> None:
-    study = open_study(load_sweep(SWEEP), "lost", open_storage(postgresql.uri(), patience_s=0.5))
+def test_a_long_absence_of_the_server_is_an_error_with_its_address(postgresql: PostgresqlServer) -> None:
+    study = open_study(search_plan(SWEEP), "lost", open_storage(postgresql.uri(), patience_s=0.5))
     trial = study.ask()
     postgresql.stop()
     try:
@@ -113,10 +115,10 @@ def test_a_server_that_stays_away_is_given_up_by_name(postgresql: PostgresqlServ
     assert PASSWORD not in str(caught.value)
 
 
-def test_a_repeated_end_is_no_second_one(postgresql: PostgresqlServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer of the server is lost after it has done what it was asked."""
+def test_a_repeated_end_changes_nothing(postgresql: PostgresqlServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lose the answer of the server after it has carried out a call."""
     storage = open_storage(postgresql.uri())
-    study = open_study(load_sweep(SWEEP), "unanswered", storage)
+    study = open_study(search_plan(SWEEP), "unanswered", storage)
     study.tell(study.ask(), 0.25)
     lose_answers(monkeypatch, "set_trial_state_values", "_create_new_trial")
     study.tell(study.ask(), 0.5)
@@ -126,7 +128,7 @@ def test_a_repeated_end_is_no_second_one(postgresql: PostgresqlServer, monkeypat
 
 
 def lose_answers(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """The first call of each method works and its answer is lost."""
+    """Lose the answer of the first call of each method."""
     from sqlalchemy.exc import OperationalError
 
     def losing(original):  # type: ignore[no-untyped-def]
@@ -173,6 +175,6 @@ def test_studies_and_mlflow_need_a_database_each() -> None:
         ("somewhere", "must name a database"),
     ],
 )
-def test_an_address_that_cannot_be_one_is_told(uri: str, message: str) -> None:
+def test_a_malformed_address_is_refused(uri: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_sweep({**SWEEP, "storage": {"uri": uri}})

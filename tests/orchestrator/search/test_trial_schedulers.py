@@ -1,4 +1,4 @@
-"""Trial schedulers over simulated trials: whom they stop, and what poor members of a population take over."""
+"""Trial schedulers over simulated trials: stopped trials, and exchanges within a population."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from orchestrator import SweepConfig, load_sweep
+from orchestrator import load_sweep
 from orchestrator.errors import ConfigError
 from orchestrator.lanes.hub.hub import LaneHub
 from orchestrator.lanes.messages import Decision
@@ -26,6 +26,7 @@ from orchestrator.search.schedulers.population import draw, perturb
 from orchestrator.search.schedulers.trial_schedulers import create_trial_scheduler, trials_at_once
 from search_spaces.domains import ChoiceDomain, FloatDomain, IntDomain
 from tests.support.hub_calls import STOPPED, A, B, finishing, in_loop, reporting, settled, started, waiting
+from tests.support.plans import search_plan
 from tests.support.training_pieces import few_digits, make_trial, run
 
 GO, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
@@ -40,23 +41,23 @@ SWEEP = {
 
 
 class TuneTrial:
-    """As much of one as a scheduler looks at."""
+    """Trial of Tune with the attributes that schedulers read."""
 
     def __init__(self, trial_id: str, config: dict[str, Any]) -> None:
         self.trial_id, self.config = trial_id, config
 
 
 class Simulation:
-    """A scheduler, and trials whose reports are made up."""
+    """Scheduler with trials whose reports are invented."""
 
     def __init__(self, folder: Path, **scheduler: Any) -> None:
-        self.config: SweepConfig = load_sweep({**SWEEP, "trial_scheduler": scheduler})
+        self.plan = search_plan({**SWEEP, "trial_scheduler": scheduler})
         self.folder = SweepFolder(folder)
         self.journal = Journal(folder / "journal.jsonl")
         self.ledger = Ledger(self.journal)
         if not self.ledger.sessions:
             self.ledger.sweep_started("s", {}, {}, {})
-        self.scheduler = create_trial_scheduler(self.config, self.ledger, self.folder)
+        self.scheduler = create_trial_scheduler(self.plan, self.ledger, self.folder)
         self.scheduler.set_search_properties("val/top1", "max")
         self.trials: dict[int, Any] = {}
 
@@ -67,14 +68,14 @@ class Simulation:
         self.scheduler.on_trial_add(None, self.trials[number])
 
     def report(self, number: int, epoch: int, value: float) -> str:
-        """As Tune does: the scheduler decides before the ledger hears of it."""
+        """Report as Tune does: the scheduler decides before the ledger records the epoch."""
         metrics = {"val/top1": value}
         decision = self.scheduler.on_trial_result(None, self.trials[number], {**metrics, EPOCH: epoch})
         self.ledger.trial_reported(number, epoch, metrics)
         return decision
 
     def end(self, number: int) -> None:
-        """As Tune does, likewise."""
+        """End a trial as Tune does."""
         self.scheduler.on_trial_error(None, self.trials[number])
         self.ledger.trial_ended(number, TrialStatus.FAILED)
 
@@ -98,7 +99,7 @@ def simulate() -> Iterator[Simulate]:
         simulation.journal.close()
 
 
-def test_a_median_stops_what_is_worse_than_the_others_were(tmp_path: Path, simulate: Simulate) -> None:
+def test_a_median_stops_trials_below_the_others(tmp_path: Path, simulate: Simulate) -> None:
     simulation = simulate(tmp_path, name="median", grace_epochs=2, min_trials=2)
     for number, value in enumerate((0.5, 0.6, 0.7)):
         simulation.begin(number)
@@ -108,7 +109,7 @@ def test_a_median_stops_what_is_worse_than_the_others_were(tmp_path: Path, simul
         assert [simulation.report(number, epoch, value) for epoch in (1, 2)] == [GO, decision]
 
 
-def test_a_median_remembers_an_earlier_session_and_ends_without_values(tmp_path: Path, simulate: Simulate) -> None:
+def test_a_median_replays_an_earlier_session_and_ends_without_values(tmp_path: Path, simulate: Simulate) -> None:
     first = simulate(tmp_path, name="median", grace_epochs=1, min_trials=2)
     for number in range(3):
         first.begin(number)
@@ -120,9 +121,7 @@ def test_a_median_remembers_an_earlier_session_and_ends_without_values(tmp_path:
     later.scheduler.on_trial_complete(None, later.trials[3], {EPOCH: 1, "ended": "interrupted"})
 
 
-def test_hyperband_spreads_trials_over_brackets_in_a_way_that_a_seed_decides(
-    tmp_path: Path, simulate: Simulate
-) -> None:
+def test_hyperband_spreads_trials_over_brackets_by_seed(tmp_path: Path, simulate: Simulate) -> None:
     assert [brackets(9, 1, 3), brackets(10, 2, 3), brackets(2, 2, 3), brackets(81, 1, 3)] == [3, 2, 1, 5]
 
     def begun(folder: Path) -> Simulation:
@@ -154,10 +153,10 @@ def test_a_poor_trial_takes_over_weights_and_changed_settings_of_a_good_one(tmp_
         simulation.begin(number, lr=0.002 * (number + 1))
     for number, value in ((0, 0.1), (3, 0.9), (2, 0.8), (1, 0.7)):
         assert [simulation.report(number, epoch, value) for epoch in (1, 2)] == [GO, GO]
-        assert simulation.note(number) == WeightTransfer(waits=True)  # its lane is for who comes after it
+        assert simulation.note(number) == WeightTransfer(waits=True)  # its lane is free for others
     simulation.report(4, 1, 0.5)
     assert simulation.note(4) is None
-    simulation.end(4)  # nobody waits for it any more
+    simulation.end(4)  # no trial waits for it any more
 
     assert [simulation.note(number) for number in (1, 2, 3)] == [WeightTransfer()] * 3
     note = simulation.note(0)
@@ -167,12 +166,12 @@ def test_a_poor_trial_takes_over_weights_and_changed_settings_of_a_good_one(tmp_
     assert note.config["number"] == 0
     assert note.config["training"]["lr"] != 0.008
     record = simulate(tmp_path, name="pbt").ledger.trial(0)
-    assert record.config == note.config  # a resumed sweep goes on with it
+    assert record.config == note.config  # a resumed sweep uses it
     assert record.params == {"lr": 0.002}
-    assert trials_at_once(simulation.config, 2) == 8
+    assert trials_at_once(simulation.plan, 2) == 8
 
 
-def test_nobody_waits_for_an_earlier_session(tmp_path: Path, simulate: Simulate) -> None:
+def test_a_wait_of_an_earlier_session_is_lifted(tmp_path: Path, simulate: Simulate) -> None:
     simulation = simulate(tmp_path, name="pbt")
     WeightTransfer(waits=True).write(tmp_path / "trials" / "trial-00000")
     simulation.begin(0)
@@ -212,7 +211,7 @@ def test_settings_stay_in_their_domains() -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_trial_goes_on_from_anothers_weights_with_its_own_settings(tmp_path: Path) -> None:
+def test_a_trial_resumes_from_anothers_weights_with_its_own_settings(tmp_path: Path) -> None:
     data = few_digits(tmp_path / "data", train=120)
     donor = make_trial(data, tmp_path / "trial", lr=3e-3, weight_decay=0.1, lr_schedule="constant", warmup_epochs=0)
     run(donor, stop_after=1)
@@ -223,13 +222,13 @@ def test_a_trial_goes_on_from_anothers_weights_with_its_own_settings(tmp_path: P
 
 
 @in_loop
-async def test_a_lane_is_given_to_who_waits_and_leased_again() -> None:
+async def test_a_lane_is_yielded_to_a_waiting_trial_and_leased_again() -> None:
     hub = LaneHub()
     await started(hub)
     event = asyncio.ensure_future(hub.next_event(A, 0, 0))
     reports = reporting(hub, 1, A)
     await event
-    assert not await hub.yield_lane("a", forced=False)  # nobody waits
+    assert not await hub.yield_lane("a", forced=False)  # no trial waits
 
     other = asyncio.ensure_future(hub.lease(B))
     left = asyncio.ensure_future(hub.yield_lane("a", forced=False))
@@ -264,7 +263,7 @@ async def test_a_lane_is_given_to_who_waits_and_leased_again() -> None:
         ),
     ],
 )
-def test_a_scheduler_that_does_not_fit_is_told(changes: dict[str, Any], message: str) -> None:
+def test_a_scheduler_that_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_sweep({**SWEEP, **changes})
 

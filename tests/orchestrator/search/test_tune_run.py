@@ -1,4 +1,4 @@
-"""What becomes of an error of ours that passes through Ray Tune."""
+"""Errors of ours that pass through Ray Tune."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.search.tune_run import _cause_of_ours
 
 
 def wrapped(error: Exception) -> Exception:
-    """As Tune's controller wraps what a callback raises, and its tuner what the controller raises."""
+    """Wrap an error as Tune's controller and its tuner do."""
     with pytest.raises(TuneError) as caught:
         try:
             try:
@@ -24,11 +24,11 @@ def wrapped(error: Exception) -> Exception:
     return caught.value
 
 
-def test_a_message_for_the_user_is_found_again() -> None:
+def test_an_error_for_the_user_is_unwrapped() -> None:
     ours = StorageError("the study's database has not answered for 300 s")
     assert _cause_of_ours(wrapped(ours)) is ours
 
 
-def test_an_error_of_tune_stays_what_it_is() -> None:
+def test_an_error_of_tune_stays_wrapped() -> None:
     theirs = wrapped(KeyError("of Tune's own"))
     assert _cause_of_ours(theirs) is theirs

@@ -1,26 +1,26 @@
-"""Which checkpoints stay when trials end."""
+"""Retention of checkpoints when trials end."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.config import SweepConfig
+from orchestrator.config import KeepConfig, ObjectiveConfig
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.folder.trial_folder import trial_folder
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
-from orchestrator.sweep.checkpoint_retention import Retention
+from orchestrator.records.objectives import Objectives
+from orchestrator.sweep.checkpoint_retention import CheckpointRetention
 
 FILES = ("best.pt", "last.pt", "previous.pt")
 LOG = "rank-0.log"
 
 
-def keeping(**keep: int) -> SweepConfig:
-    return SweepConfig(name="s", dataset={"name": "digits"}, model={"name": "conv_resnet26_small"}, keep=keep)
+OBJECTIVES = Objectives.of((ObjectiveConfig(),), ())
 
 
 def begin(ledger: Ledger, folder: SweepFolder, number: int, value: float) -> None:
-    """A trial that has reported once and left all its files."""
+    """Start a trial that has reported once and has all its files."""
     ledger.trial_started(number, f"tune{number}", {}, {"training": {"epochs": 3}})
     ledger.trial_reported(number, 1, {"val/top1": value})
     place = folder.trials / trial_folder(number)
@@ -30,17 +30,17 @@ def begin(ledger: Ledger, folder: SweepFolder, number: int, value: float) -> Non
 
 
 def left(folder: SweepFolder, number: int) -> list[str]:
-    """Its checkpoints that are still there; its log always is."""
+    """Return the remaining checkpoints of a trial; its log always remains."""
     names = sorted(path.name for path in (folder.trials / trial_folder(number)).iterdir())
     names.remove(LOG)
     return names
 
 
 def test_the_best_the_newest_and_the_unfinished_stay(tmp_path: Path) -> None:
-    folder, config = SweepFolder(tmp_path / "s"), keeping(best=2, last=1)
+    folder, keep = SweepFolder(tmp_path / "s"), KeepConfig(best=2, last=1)
     with Journal(folder.journal) as journal:
         ledger = Ledger(journal)
-        retention = Retention(config, folder, ledger)
+        retention = CheckpointRetention(keep, OBJECTIVES, folder, ledger)
         for number, value in enumerate((0.9, 0.1, 0.8, 0.7, 0.2, 0.3)):
             begin(ledger, folder, number, value)
         for number in (0, 1, 2):
@@ -58,11 +58,11 @@ def test_the_best_the_newest_and_the_unfinished_stay(tmp_path: Path) -> None:
 
 
 def test_the_best_trial_trained_to_the_end_stays_among_better_ones_stopped_early(tmp_path: Path) -> None:
-    folder, config = SweepFolder(tmp_path / "s"), keeping(best=1, last=0)
+    folder, keep = SweepFolder(tmp_path / "s"), KeepConfig(best=1, last=0)
     with Journal(folder.journal) as journal:
         ledger = Ledger(journal)
         for number, value in enumerate((0.5, 0.9, 0.4)):
             begin(ledger, folder, number, value)
             ledger.trial_ended(number, TrialStatus.PRUNED if number == 1 else TrialStatus.FINISHED)
-        Retention(config, folder, ledger).apply()
+        CheckpointRetention(keep, OBJECTIVES, folder, ledger).apply()
     assert [left(folder, number) for number in range(3)] == [["best.pt"], ["best.pt"], []]

@@ -1,4 +1,4 @@
-"""What a sweep would do, asked without starting it."""
+"""Dry run of a sweep."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from typer.testing import CliRunner
 from orchestrator import ConfigError, SweepConfig, dry_run, load_sweep
 from orchestrator.cli.main import app
 from orchestrator.config import ModelConfig, TrainingConfig, TrialConfig
+from orchestrator.config.plans import resolve_plans, study_uri
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger
 from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
-from orchestrator.search.first_trials import enqueue_first
+from orchestrator.search.enqueued_trials import enqueue_trials
 from orchestrator.search.searcher import StudySearcher
-from orchestrator.search.storage import open_storage, study_uri
+from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
-from orchestrator.sweep.dry_run import cost_bounds
-from orchestrator.sweep.dry_run_trials import first_trials
+from orchestrator.sweep.dry_run import Bounds, cost_bounds
+from orchestrator.sweep.dry_run_trials import Preview, preview_trials
 from orchestrator.training.memory_estimate import estimate_memory
 from tests.support.networks.small_networks import SMALL_NETWORKS
 
@@ -34,6 +35,15 @@ FACTS = DatasetFacts(image_size=8, in_chans=1, num_classes=10, train_images=1000
 
 def digits(tmp_path: Path, *overrides: str) -> SweepConfig:
     return load_sweep(DIGITS, [f"runs_dir={tmp_path}", *overrides])
+
+
+def preview(config: SweepConfig, count: int) -> Preview:
+    plans = resolve_plans(config)
+    return preview_trials(plans.search, count, plans.paths.study_uri)
+
+
+def bounds_of(config: SweepConfig, plan: LanePlan) -> Bounds:
+    return cost_bounds(config.budget, config.trials * config.max_epochs, plan, config.resources.cpus_per_worker)
 
 
 def test_the_demo_is_described_and_nothing_is_started(tmp_path: Path) -> None:
@@ -51,14 +61,15 @@ def test_the_demo_is_described_and_nothing_is_started(tmp_path: Path) -> None:
 def test_the_first_proposals_are_those_of_the_sweep(tmp_path: Path, sampler: str) -> None:
     search = "{lr: [0.001, 0.002, 0.003], weight_decay: [0.1, 0.2]}"
     config = digits(tmp_path, f"sampler.name={sampler}", f"search={search}", "model={name: conv_resnet26_small}")
-    proposed, rejected, _ = first_trials(config, 4)
+    proposed, rejected, _ = preview(config, 4)
     assert rejected == 0
-    storage = open_storage(study_uri(config, tmp_path))
-    study = open_study(config, "real", storage)
-    enqueue_first(study, config, storage)
+    storage = open_storage(study_uri(config.storage, tmp_path))
+    plan = resolve_plans(config).search
+    study = open_study(plan, "real", storage)
+    enqueue_trials(study, plan, storage)
     with Journal(tmp_path / "journal.jsonl") as journal:
         ledger = Ledger(journal)
-        searcher = StudySearcher(study, config, ledger)
+        searcher = StudySearcher(study, plan, ledger)
         for tune_id in "abcd":
             searcher.suggest(tune_id)
     assert [dict(first.values) for first in proposed] == [dict(record.params) for record in ledger.trials()]
@@ -69,21 +80,21 @@ def test_the_best_of_earlier_sweeps_are_proposed_and_nothing_is_written(tmp_path
     overrides = [search, "model={name: conv_resnet26_small}", "warm_start=[before]", "try_first=[]"]
     config = digits(tmp_path, *overrides)
     with pytest.raises(ConfigError, match="no earlier sweep 'before'"):
-        first_trials(config, 2)
+        preview(config, 2)
     assert list(tmp_path.iterdir()) == []
-    earlier = open_study(config, "before", open_storage(study_uri(config, tmp_path)))
+    earlier = open_study(resolve_plans(config).search, "before", open_storage(study_uri(config.storage, tmp_path)))
     trial = earlier.ask({"lr": optuna.distributions.FloatDistribution(0.001, 0.01)})
     earlier.tell(trial, 0.9)
-    proposed = first_trials(config, 2).trials
+    proposed = preview(config, 2).trials
     assert (proposed[0].values["lr"], proposed[0].source) == (trial.params["lr"], "trial 0 of before")
     assert proposed[1].source is None
-    assert optuna.get_all_study_names(study_uri(config, tmp_path)) == ["before"]
+    assert optuna.get_all_study_names(study_uri(config.storage, tmp_path)) == ["before"]
 
 
 def test_a_grid_has_no_more_proposals_than_points(tmp_path: Path) -> None:
     config = digits(tmp_path, "sampler.name=grid", "search={lr: [0.001, 0.002]}", "model={name: conv_resnet26_small}")
-    assert len(first_trials(config, 5).trials) <= 5
-    assert {first.values["lr"] for first in first_trials(config, 2).trials} == {0.001, 0.002}
+    assert len(preview(config, 5).trials) <= 5
+    assert {first.values["lr"] for first in preview(config, 2).trials} == {0.001, 0.002}
 
 
 def test_the_lanes_are_those_of_the_nodes_given() -> None:
@@ -92,15 +103,15 @@ def test_the_lanes_are_those_of_the_nodes_given() -> None:
     assert plan_lanes(config.resources, 20, [{"CPU": 16.0, "GPU": 4.0}]) == LanePlan(2, 2, 1.0, 20)
 
 
-def test_what_a_sweep_can_cost_follows_from_the_tightest_limit() -> None:
+def test_the_tightest_limit_bounds_the_cost() -> None:
     prices = "price_per_cpu_hour: 1.0, price_per_gpu_hour: 10.0"
     plan = LanePlan(lanes=3, workers=2, gpus_per_worker=1.0)
     config = load_sweep(DIGITS, [f"budget={{wall_clock: 2h, gpu_hours: 100, {prices}}}"])
-    bounds = cost_bounds(config, plan)
+    bounds = bounds_of(config, plan)
     assert (bounds.wall_s, bounds.cpu_hours, bounds.gpu_hours, bounds.price) == (7200, 12, 12, 132)
     config = load_sweep(DIGITS, [f"budget={{wall_clock: 2h, gpu_hours: 4, {prices}}}"])
-    assert cost_bounds(config, plan).price == pytest.approx(44)
-    unbounded = cost_bounds(load_sweep(DIGITS), plan)
+    assert bounds_of(config, plan).price == pytest.approx(44)
+    unbounded = bounds_of(load_sweep(DIGITS), plan)
     assert (unbounded.epochs, unbounded.wall_s, unbounded.cpu_hours, unbounded.price) == (144, None, None, None)
 
 
@@ -114,14 +125,14 @@ def trial(model: str, **training: Any) -> TrialConfig:
 
 
 @pytest.mark.parametrize("kind", SMALL_NETWORKS)
-def test_every_kind_of_network_has_a_footprint(kind: str) -> None:
+def test_every_kind_of_network_has_a_memory_estimate(kind: str) -> None:
     needs = estimate_memory(trial(SMALL_NETWORKS[kind].model, optimizer="adamw"), FACTS, workers=2)
     assert needs.activations > 0
     assert needs.images_at_once == 32
     assert needs.optimizer == pytest.approx(2 * needs.gradients, rel=0.01)
 
 
-def test_a_footprint_follows_the_settings_it_depends_on() -> None:
+def test_a_memory_estimate_depends_on_the_settings() -> None:
     plain = estimate_memory(trial("conv_resnet26_small"), FACTS, workers=1)
     weights = sum(p.numel() for p in _network().parameters()) * 4
     assert plain.gradients == plain.optimizer == weights  # one momentum
@@ -134,8 +145,8 @@ def test_a_footprint_follows_the_settings_it_depends_on() -> None:
     assert plain.images == 1000 * 64
 
 
-def test_activations_are_what_autograd_keeps() -> None:
-    """Held against a forward pass on real numbers."""
+def test_estimated_activations_are_those_that_autograd_keeps() -> None:
+    """Compare the estimate with a forward pass on real numbers."""
     network, kept = _network(), {}
     own = {tensor.data_ptr() for tensor in (*network.parameters(), *network.buffers())}
 

@@ -1,4 +1,4 @@
-"""The files that say what a session of a sweep was begun with."""
+"""Snapshot files of a session."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import yaml
 
 from orchestrator.config import SweepConfig, load_sweep
 from orchestrator.data import describe_dataset, locate_dataset
-from orchestrator.sweep.session_snapshot import without_secrets, write_origin
+from orchestrator.records.stored_config import complete_settings, non_default_settings
+from orchestrator.sweep.session_snapshot import without_secrets, write_session_snapshot
 
 SECRET = "drowssap-of-somebody"
 FILE = f"""\
@@ -26,19 +27,27 @@ tracking: {{uri: "postgresql://me:{SECRET}@db.example/mlflow"}}
 
 @pytest.fixture
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, SweepConfig]:
-    """A sweep file with a password, and what it says, on this side of a checkout."""
+    """Return a sweep file with a password and its configuration, outside of a checkout."""
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sweep.yaml").write_text(FILE)
     return tmp_path / "sweep.yaml", load_sweep(tmp_path / "sweep.yaml", ["trials=7"])
 
 
-def test_a_session_keeps_what_it_was_begun_with_but_for_passwords(
-    sweep: tuple[Path, SweepConfig], tmp_path: Path
-) -> None:
+def snapshot(folder: Path, config: SweepConfig, manifest: str = "{}", sweep_file: Path | None = None) -> list[Path]:
+    return write_session_snapshot(
+        folder,
+        complete_settings(config),
+        manifest,
+        non_default=non_default_settings(config),
+        sweep_file=sweep_file,
+    )
+
+
+def test_a_snapshot_has_the_settings_without_passwords(sweep: tuple[Path, SweepConfig], tmp_path: Path) -> None:
     file, config = sweep
     _, manifest = describe_dataset(locate_dataset("digits", None, tmp_path / "datasets"))
-    paths = {path.name: path.read_text() for path in write_origin(tmp_path / "001", config, manifest, file)}
+    paths = {path.name: path.read_text() for path in snapshot(tmp_path / "001", config, manifest, file)}
     assert sorted(paths) == ["config.yaml", "dataset.json", "packages.txt", "sweep.yaml"]
     assert paths["sweep.yaml"] == FILE.replace(SECRET, "***")
     assert yaml.safe_load(paths["config.yaml"])["trials"] == 7
@@ -47,14 +56,16 @@ def test_a_session_keeps_what_it_was_begun_with_but_for_passwords(
     assert SECRET not in "".join(paths.values())
 
 
-def test_without_a_file_what_differs_from_the_defaults_is_kept(sweep: tuple[Path, SweepConfig], tmp_path: Path) -> None:
-    paths = {path.name: path for path in write_origin(tmp_path / "001", sweep[1], "{}")}
+def test_without_a_file_the_snapshot_has_the_non_default_settings(
+    sweep: tuple[Path, SweepConfig], tmp_path: Path
+) -> None:
+    paths = {path.name: path for path in snapshot(tmp_path / "001", sweep[1])}
     assert yaml.safe_load(paths["sweep.yaml"].read_text())["trials"] == 7
     assert SECRET not in paths["sweep.yaml"].read_text()
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
-def test_the_difference_to_the_revision_can_be_applied_again(sweep: tuple[Path, SweepConfig], tmp_path: Path) -> None:
+def test_the_git_diff_can_be_applied(sweep: tuple[Path, SweepConfig], tmp_path: Path) -> None:
     def git(*arguments: str) -> str:
         who = ["-c", "user.name=t", "-c", "user.email=t@example.com"]
         return subprocess.run(["git", *who, *arguments], check=True, capture_output=True, text=True).stdout
@@ -64,7 +75,7 @@ def test_the_difference_to_the_revision_can_be_applied_again(sweep: tuple[Path, 
     git("add", "code.py")
     git("commit", "-qm", "one")
     (tmp_path / "code.py").write_text("one\n\nthree\n \n")
-    (diff,) = [path for path in write_origin(tmp_path / "001", sweep[1], "{}") if path.name == "git.diff"]
+    (diff,) = [path for path in snapshot(tmp_path / "001", sweep[1]) if path.name == "git.diff"]
     git("checkout", "-q", "code.py")
     git("apply", str(diff))
     assert (tmp_path / "code.py").read_text() == "one\n\nthree\n \n"

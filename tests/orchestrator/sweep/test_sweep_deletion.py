@@ -1,4 +1,4 @@
-"""`delete` takes exactly one sweep's own records, and leaves everything where it is not sure."""
+"""`delete` removes the records of exactly one sweep, and nothing in case of doubt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
-from orchestrator.config import load_sweep
 from orchestrator.errors import SweepNameError, TrackingError
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.folder.sweep_identity import identity_of
@@ -24,6 +23,7 @@ from orchestrator.server_addresses import embedded_uri
 from orchestrator.sweep.deletion import delete_sweep, deletion_of
 from orchestrator.tracking.mlflow_runs import KEY, SWEEP, sweep_runs
 from tests.support.fake_sweeps import PLAN, write_sweep
+from tests.support.plans import search_plan
 from tests.support.tracked_sweep import replay
 
 TRIALS = [(TrialStatus.FINISHED, [0.5]), (TrialStatus.FINISHED, [0.3])]
@@ -31,11 +31,15 @@ TRIALS = [(TrialStatus.FINISHED, [0.5]), (TrialStatus.FINISHED, [0.3])]
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of results with the sweep `a`, its study and its three runs in MLflow."""
+    """Return a folder of results with the sweep `a`, its study and its three runs in MLflow."""
     runs_dir = tmp_path_factory.mktemp("template") / "runs"
     folder = write_sweep(runs_dir, "a", TRIALS)
     replay(folder / "journal.jsonl", embedded_uri(runs_dir))
-    open_study(load_sweep({**PLAN, "name": "a"}), "a", open_storage(f"sqlite:///{runs_dir / 'optuna.db'}")).ask()
+    open_study(
+        search_plan({**PLAN, "name": "a"}),
+        "a",
+        open_storage(f"sqlite:///{runs_dir / 'optuna.db'}"),
+    ).ask()
     return runs_dir
 
 
@@ -46,7 +50,7 @@ def runs_dir(template: Path, tmp_path: Path) -> Path:
 
 
 def alive(runs_dir: Path) -> tuple[int, list[str], list[str]]:
-    """Runs in MLflow, studies and folders that are left."""
+    """Return the number of runs in MLflow, and the studies and folders that are left."""
     client = MlflowClient(embedded_uri(runs_dir))
     runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     studies = optuna.get_all_study_names(f"sqlite:///{runs_dir / 'optuna.db'}")
@@ -54,7 +58,7 @@ def alive(runs_dir: Path) -> tuple[int, list[str], list[str]]:
 
 
 def change(journal: Path, **facts: Any) -> None:
-    """Changes the start of a sweep; as older versions wrote it, where no checksum would tell."""
+    """Change the first event of a journal, written as by older versions, without a checksum."""
     first, *rest = (json.loads(line) for line in journal.read_text().splitlines())
     first |= facts
     events = [
@@ -78,7 +82,7 @@ def test_a_journal_without_a_proper_id_deletes_no_run_of_another(runs_dir: Path,
     assert alive(runs_dir) == (3, ["a"], ["a"])
 
 
-def test_runs_are_asked_for_by_exact_id_and_name(runs_dir: Path) -> None:
+def test_runs_are_found_by_exact_id_and_name(runs_dir: Path) -> None:
     uid, uri = identity_of(SweepFolder(runs_dir / "a")).uid, embedded_uri(runs_dir)
     client = MlflowClient(uri)
     for key, name in ((f"{uid}/7x", "a"), (f"{uid}0", "a"), (f"{uid}/9", "other")):
@@ -89,7 +93,7 @@ def test_runs_are_asked_for_by_exact_id_and_name(runs_dir: Path) -> None:
             sweep_runs(wrong, "a", uri)
 
 
-def test_a_copy_never_takes_the_originals_runs_and_study(runs_dir: Path) -> None:
+def test_deleting_a_copy_keeps_the_runs_and_study_of_the_original(runs_dir: Path) -> None:
     shutil.copytree(runs_dir / "a", runs_dir / "b")
     assert "is a copy of 'a', whose study and runs in MLflow bear that name and id" in delete("b", runs_dir)
     assert "is a copy of 'a'" in delete("b", runs_dir, "--keep-mlflow")
@@ -104,7 +108,7 @@ def test_a_copy_never_takes_the_originals_runs_and_study(runs_dir: Path) -> None
 
 
 @pytest.mark.parametrize("line", ["{", "[1, 2]", "7", "\ufffd{"])
-def test_a_damaged_journal_beside_a_sweep_is_nobodys(runs_dir: Path, line: str) -> None:
+def test_a_damaged_journal_beside_a_sweep_blocks_no_deletion(runs_dir: Path, line: str) -> None:
     (runs_dir / "broken").mkdir()
     (runs_dir / "broken" / "journal.jsonl").write_bytes(line.encode("utf-16") + b"\n")
     assert "a: deleted" in delete("a", runs_dir)
@@ -118,7 +122,7 @@ def test_an_original_is_deleted_although_a_copy_lies_beside_it(runs_dir: Path) -
     assert alive(runs_dir) == (0, [], ["b"])
 
 
-def test_a_renamed_sweep_says_whose_records_it_has(runs_dir: Path) -> None:
+def test_a_renamed_sweep_is_refused_with_its_first_name(runs_dir: Path) -> None:
     (runs_dir / "a").rename(runs_dir / "renamed")
     assert "holds the sweep 'a'" in delete("renamed", runs_dir)
     for command in (["resume", "renamed"], ["sync", "renamed"]):
@@ -127,7 +131,7 @@ def test_a_renamed_sweep_says_whose_records_it_has(runs_dir: Path) -> None:
     assert alive(runs_dir) == (3, ["a"], ["renamed"])
 
 
-def test_a_copy_elsewhere_of_a_sweep_on_a_shared_database_is_told_from_its_original(tmp_path: Path) -> None:
+def test_a_copy_elsewhere_of_a_sweep_on_a_shared_database_is_refused(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/server.db"
     folder = write_sweep(tmp_path / "runs", "a", TRIALS, tracking={"uri": uri})
     replay(folder / "journal.jsonl", uri)
@@ -139,12 +143,12 @@ def test_a_copy_elsewhere_of_a_sweep_on_a_shared_database_is_told_from_its_origi
         assert f"is a copy of {folder}, whose records it shares" in str(done.exception)
     client = MlflowClient(uri)
     assert len(client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])) == 3
-    shutil.rmtree(tmp_path / "runs")  # it was moved, then
+    shutil.rmtree(tmp_path / "runs")  # now the other folder is the moved original
     done = CliRunner().invoke(app, ["delete", "a", "--yes", *where])
     assert "3 runs marked as deleted" in done.output
 
 
-def test_a_link_is_refused_before_anything_goes(runs_dir: Path, tmp_path: Path) -> None:
+def test_a_link_is_refused_before_anything_is_deleted(runs_dir: Path, tmp_path: Path) -> None:
     (runs_dir / "a").rename(tmp_path / "a")
     (runs_dir / "a").symlink_to(tmp_path / "a", target_is_directory=True)
     for name in ("a", runs_dir / "a"):
@@ -154,7 +158,7 @@ def test_a_link_is_refused_before_anything_goes(runs_dir: Path, tmp_path: Path) 
     assert alive(runs_dir)[:2] == (3, ["a"])
 
 
-def test_what_links_in_a_sweep_lead_to_stays(runs_dir: Path, tmp_path: Path) -> None:
+def test_targets_of_links_in_a_sweep_stay(runs_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("three years")
     (runs_dir / "a" / "trials").symlink_to(tmp_path / "mine", target_is_directory=True)
@@ -165,7 +169,7 @@ def test_what_links_in_a_sweep_lead_to_stays(runs_dir: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["..", ".", "", "../x", "datasets", "lost", "no/such"])
 def test_a_name_that_is_no_sweep_deletes_no_folder(runs_dir: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Although a study of that name exists."""
+    """Delete nothing although a study of that name exists."""
     storage = open_storage(f"sqlite:///{runs_dir / 'optuna.db'}")
     optuna.create_study(study_name=name, storage=storage)
     for folder in ("datasets", "lost", "../x"):
@@ -179,9 +183,7 @@ def test_a_name_that_is_no_sweep_deletes_no_folder(runs_dir: Path, name: str, mo
     assert name in alive(runs_dir)[1]
 
 
-def test_a_name_that_means_two_sweeps_is_asked_back(
-    runs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_of_two_sweeps_is_refused(runs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_sweep(tmp_path / "here", "a", TRIALS)
     monkeypatch.chdir(tmp_path / "here")
     assert "give the path of the folder" in delete("a", runs_dir)
@@ -189,7 +191,7 @@ def test_a_name_that_means_two_sweeps_is_asked_back(
     assert (runs_dir / "a").exists()
 
 
-def test_no_driver_starts_between_the_question_and_the_end(runs_dir: Path) -> None:
+def test_no_driver_starts_between_the_plan_and_the_deletion(runs_dir: Path) -> None:
     folder = SweepFolder(runs_dir / "a")
     with deletion_of("a", runs_dir) as plan:
         with pytest.raises(SweepNameError, match="is being run by process"), folder.driven():

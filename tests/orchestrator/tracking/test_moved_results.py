@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 from orchestrator import load_model, load_result
 from orchestrator.cli.main import app
-from orchestrator.config import load_sweep
+from orchestrator.config.plans import study_uri
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
-from orchestrator.search.storage import open_storage, study_uri
+from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.sweep.compatibility import stored_config
@@ -27,6 +27,7 @@ from orchestrator.tracking.moved_results import update_artifact_places
 from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
 from orchestrator.training.checkpoints.checkpoints import build_network
 from tests.support.fake_sweeps import PLAN, write_sweep
+from tests.support.plans import search_plan
 from tests.support.sweeps.stored_models import DATA, NETWORK
 from tests.support.tracked_sweep import replay
 
@@ -49,7 +50,11 @@ def begin(runs_dir: Path) -> Path:
     tables = load_result(folder)
     object.__setattr__(tables, "run_ids", {number: str(writer.run_id(number)) for number in (0, 1)})
     tables.write_tables()
-    study = open_study(load_sweep({**PLAN, "name": "s"}), "s", open_storage(f"sqlite:///{runs_dir / 'optuna.db'}"))
+    study = open_study(
+        search_plan({**PLAN, "name": "s"}),
+        "s",
+        open_storage(f"sqlite:///{runs_dir / 'optuna.db'}"),
+    )
     study.ask()
     return folder
 
@@ -113,7 +118,10 @@ def use_all(runs_dir: Path) -> None:
     assert load_result("s", runs_dir).importance == {}
 
     config = stored_config(SweepFolder(runs_dir / "s"))
-    assert (config.runs_dir, study_uri(config, runs_dir)) == (str(runs_dir), f"sqlite:///{runs_dir / 'optuna.db'}")
+    assert (config.runs_dir, study_uri(config.storage, runs_dir)) == (
+        str(runs_dir),
+        f"sqlite:///{runs_dir / 'optuna.db'}",
+    )
 
     client = MlflowClient(embedded_uri(runs_dir))
     experiment = client.get_experiment_by_name("tests")

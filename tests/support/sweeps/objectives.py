@@ -18,7 +18,8 @@ TWO_OBJECTIVES = {
     "objective": [{"metric": "val/top1"}, {"metric": "params"}],
     "constraints": ["params <= 2e6"],
 }
-OBJECTIVES = Objectives.of(load_sweep(TWO_OBJECTIVES))
+_SWEEP = load_sweep(TWO_OBJECTIVES)
+OBJECTIVES = Objectives.of(_SWEEP.objectives, _SWEEP.constraints)
 
 
 def trial_record(number: int, *epochs: tuple[float, float], status: TrialStatus = TrialStatus.FINISHED) -> TrialRecord:

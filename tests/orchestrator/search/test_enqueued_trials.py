@@ -1,4 +1,4 @@
-"""What is tried first: the papers' own values, configurations by hand, the best of earlier sweeps."""
+"""Trials that a sweep tries first: the papers' values, configurations by hand, the best of earlier sweeps."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from orchestrator import ConfigError, load_sweep
-from orchestrator.config import SweepConfig
+from orchestrator import ConfigError
+from orchestrator.config.plans import SearchPlan
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger
-from orchestrator.search.first_trials import enqueue_first
+from orchestrator.records.objectives import Objectives
+from orchestrator.search.enqueued_trials import enqueue_trials
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.storage import StudyStorage, open_storage
 from orchestrator.search.study import open_study
-from orchestrator.search.study_replay import continue_study
+from orchestrator.search.study_replay import replay_study
+from tests.support.plans import search_plan
 
 LSAS, SENET, PLAIN, BIASED = "lsas_resnet29_cifar", "senet_resnet29_cifar", "conv_resnet26_small", "sb_resnet29_cifar"
 RATE = {"type": "float", "low": 1e-3, "high": 0.3, "log": True}
@@ -27,27 +29,27 @@ def storage(tmp_path: Path) -> StudyStorage:
     return open_storage(f"sqlite:///{tmp_path / 'optuna.db'}")
 
 
-def sweep(**settings: Any) -> SweepConfig:
+def sweep(**settings: Any) -> SearchPlan:
     base = {"name": "t", "dataset": {"name": "digits"}, "resources": {"workers": 1}, "sampler": {"name": "random"}}
-    return load_sweep({**base, **settings})
+    return search_plan({**base, **settings})
 
 
-def first(config: SweepConfig, storage: StudyStorage, name: str = "t") -> list[tuple[str, dict[str, Any]]]:
-    """What the study hands out first, as source and values, by asking it."""
-    study = open_study(config, name, storage)
-    queued = enqueue_first(study, config, storage)
-    handed_out = []
+def first(plan: SearchPlan, storage: StudyStorage, name: str = "t") -> list[tuple[str, dict[str, Any]]]:
+    """Return source and values of the trials that the study returns first."""
+    study = open_study(plan, name, storage)
+    queued = enqueue_trials(study, plan, storage)
+    returned = []
     for found in queued:
         trial = study.ask()
-        values = config.space.sample(trial)
+        values = plan.space.sample(trial)
         assert found.params.items() <= values.items()
-        assert config.space.strays(values) == []
-        handed_out.append((trial.user_attrs["source"], values))
+        assert plan.space.strays(values) == []
+        returned.append((trial.user_attrs["source"], values))
     assert all(trial.state is TrialState.RUNNING for trial in study.trials)
-    return handed_out
+    return returned
 
 
-def test_the_papers_own_values_are_handed_out_first(storage: StudyStorage) -> None:
+def test_the_papers_values_are_tried_first(storage: StudyStorage) -> None:
     found = first(sweep(space="lsas", model={"name": LSAS}), storage)
     assert [source for source, _ in found] == [
         "Zhong et al. 2023 (arXiv 2305.05200), on CIFAR",
@@ -61,20 +63,20 @@ def test_the_papers_own_values_are_handed_out_first(storage: StudyStorage) -> No
 
 
 def test_in_the_zoo_the_best_known_values_of_each_family_come_first(storage: StudyStorage) -> None:
-    config = sweep(space="spatial_zoo", trials=14)
-    found = first(config, storage)
+    plan = sweep(space="spatial_zoo", trials=14)
+    found = first(plan, storage)
     assert len(found) == 14  # no more than there are trials
-    assert [values["model"] for _, values in found[:11]] == list(config.space["model"].corners())
+    assert [values["model"] for _, values in found[:11]] == list(plan.space["model"].corners())
     spans = found[0][1]
     assert (spans["adaptive_span/max_span"], spans["sgd/lr"], spans["optimizer"]) == (5, 0.05, "sgd")
 
 
-def test_what_the_space_cannot_draw_is_left_out_and_said(storage: StudyStorage) -> None:
-    config = sweep(
+def test_values_outside_the_space_are_left_out_with_a_reason(storage: StudyStorage) -> None:
+    plan = sweep(
         model={"name": LSAS}, search={"order": {"type": "int", "low": 2, "high": 3}, "lr": RATE, "reduction": [8, 16]}
     )
-    study = open_study(config, "t", storage)
-    queued = enqueue_first(study, config, storage)
+    study = open_study(plan, "t", storage)
+    queued = enqueue_trials(study, plan, storage)
     assert [found.params for found in queued] == [{"lr": 0.1, "reduction": 16}]  # three of the paper became one
     assert str(queued[0]) == (
         "lsas_resnet29_cifar with the values of Zhong et al. 2023 (arXiv 2305.05200), on CIFAR, "
@@ -83,8 +85,8 @@ def test_what_the_space_cannot_draw_is_left_out_and_said(storage: StudyStorage) 
 
 
 def test_a_learning_rate_for_another_optimiser_is_left_out(storage: StudyStorage) -> None:
-    config = sweep(model={"name": LSAS}, training={"optimizer": "adamw"}, search={"reduction": [8, 16], "lr": RATE})
-    (found,) = enqueue_first(open_study(config, "t", storage), config, storage)
+    plan = sweep(model={"name": LSAS}, training={"optimizer": "adamw"}, search={"reduction": [8, 16], "lr": RATE})
+    (found,) = enqueue_trials(open_study(plan, "t", storage), plan, storage)
     assert found.params == {"reduction": 16}
     assert found.left_out == {
         "optimizer": "theirs momentum; training.optimizer fixes adamw",
@@ -95,9 +97,9 @@ def test_a_learning_rate_for_another_optimiser_is_left_out(storage: StudyStorage
 
 
 def test_a_value_that_would_be_rejected_is_left_out(storage: StudyStorage) -> None:
-    """The paper's grid of 10 cells is more than a digit of 8 px has."""
-    config = sweep(space="spatial_bias", model={"name": BIASED})
-    (found,) = enqueue_first(open_study(config, "t", storage), config, storage)
+    """Leave out the paper's grid of 10 cells for images of 8 px."""
+    plan = sweep(space="spatial_bias", model={"name": BIASED})
+    (found,) = enqueue_trials(open_study(plan, "t", storage), plan, storage)
     assert "pooled_size" not in found.params
     assert found.left_out == {
         "pooled_size": "would be rejected: got 10 for sb_resnet29_cifar; its largest map is 8 x 8, "
@@ -106,19 +108,19 @@ def test_a_value_that_would_be_rejected_is_left_out(storage: StudyStorage) -> No
     assert found.params["stages"] == "TTT"
 
 
-def test_a_resumed_sweep_goes_on_with_what_is_left_of_them(storage: StudyStorage, tmp_path: Path) -> None:
-    config = sweep(space="lsas", model={"name": LSAS})
+def test_a_resumed_sweep_tries_the_rest_of_them(storage: StudyStorage, tmp_path: Path) -> None:
+    plan = sweep(space="lsas", model={"name": LSAS})
     with Journal(tmp_path / "journal.jsonl") as journal:
-        ledger, study = Ledger(journal), open_study(config, "t", storage)
-        queued = enqueue_first(study, config, storage)
-        begun = StudySearcher(study, config, ledger)
+        ledger, study = Ledger(journal), open_study(plan, "t", storage)
+        queued = enqueue_trials(study, plan, storage)
+        begun = StudySearcher(study, plan, ledger)
         begun.suggest("tune-0")
-        study.ask()  # and the driver dies before it can say so
-        resumed = open_study(config, "t", storage, resumed=True)
-        continue_study(resumed, ledger, config)
-        going_on = StudySearcher(resumed, config, ledger)
+        study.ask()  # the driver dies before it records the trial
+        resumed = open_study(plan, "t", storage, resumed=True)
+        replay_study(resumed, ledger, plan.space, Objectives.of(plan.objectives, plan.constraints))
+        resumed_searcher = StudySearcher(resumed, plan, ledger)
         for index in range(4):
-            going_on.suggest(f"tune-1{index}")
+            resumed_searcher.suggest(f"tune-1{index}")
         tried = ledger.trials()
     assert [trial.number for trial in tried] == [0, 1, 2, 3]
     for found, trial in zip(queued, tried, strict=False):
@@ -135,7 +137,7 @@ def test_configurations_by_hand_take_the_place_of_the_papers(storage: StudyStora
 
 
 @pytest.mark.parametrize(
-    ("try_first", "told"),
+    ("try_first", "message"),
     [
         ([{"order": 9}], "try_first.0.order: got 9; is outside its domain"),
         ([{"order": 1}, {"ordre": 1}], "try_first.1.ordre: got 1; is not searched here"),
@@ -143,10 +145,10 @@ def test_configurations_by_hand_take_the_place_of_the_papers(storage: StudyStora
         ([{"order": [1]}], "try_first: got [{'order': [1]}]; must be papers, or a list of configurations"),
     ],
 )
-def test_what_is_wrong_with_configurations_by_hand_is_told(try_first: Any, told: str) -> None:
+def test_faults_of_configurations_by_hand_are_reported(try_first: Any, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         sweep(space="lsas", model={"name": LSAS}, try_first=try_first)
-    assert str(caught.value).startswith(told)
+    assert str(caught.value).startswith(message)
 
 
 def test_the_best_of_earlier_sweeps_is_tried_after_the_papers(storage: StudyStorage) -> None:
@@ -158,7 +160,7 @@ def test_the_best_of_earlier_sweeps_is_tried_after_the_papers(storage: StudyStor
         try_first=[],
     )
     study = open_study(earlier, "early", storage)
-    enqueue_first(study, earlier, storage)
+    enqueue_trials(study, earlier, storage)
     for value in (0.5, 0.9, 0.7, 0.8, 0.95):
         trial = study.ask()
         earlier.space.sample(trial)
@@ -175,10 +177,10 @@ def test_the_best_of_earlier_sweeps_is_tried_after_the_papers(storage: StudyStor
         assert values["global_batch_size"] == 48
 
 
-def test_an_earlier_sweep_that_is_not_there_is_told(storage: StudyStorage) -> None:
+def test_an_unknown_earlier_sweep_is_refused(storage: StudyStorage) -> None:
     open_study(sweep(model={"name": PLAIN}, search={"lr": RATE}), "early", storage)
-    config = sweep(model={"name": PLAIN}, search={"lr": RATE}, warm_start=["erly"])
+    plan = sweep(model={"name": PLAIN}, search={"lr": RATE}, warm_start=["erly"])
     with pytest.raises(
         ConfigError, match=r"warm_start: no earlier sweep 'erly' in this database. Did you mean 'early'"
     ):
-        enqueue_first(open_study(config, "t", storage), config, storage)
+        enqueue_trials(open_study(plan, "t", storage), plan, storage)

@@ -1,0 +1,112 @@
+"""Supervision of a search: the main thread polls, ends the search for a reason, and closes the lanes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from orchestrator.errors import ClusterError, RayLostError
+from orchestrator.lanes.pool.lane_pool import LanePool, root_cause
+from orchestrator.records.budget import Budget
+from orchestrator.records.ledger import Ledger
+from orchestrator.runtime.raylet import LocalRaylet
+from orchestrator.search.tune_run import TuneRun
+from orchestrator.sweep.signals import SignalWatch
+
+_POLL_S = 0.5
+_URGENT_TIMEOUT_S = 1.0
+
+
+class SearchSupervisor:
+    """Supervisor of one search; runs in the driver's main thread, while Tune runs in the thread "tune".
+
+    Args:
+        search: Search that has not started.
+        lanes: Open lanes.
+        ledger: Ledger of the sweep.
+        budget: Limits that end the search early.
+        signals: Requests to stop.
+        say: Called with a line for the user.
+        polls: Called every half second, in order.
+    """
+
+    def __init__(
+        self,
+        search: TuneRun,
+        lanes: LanePool,
+        ledger: Ledger,
+        *,
+        budget: Budget,
+        signals: SignalWatch,
+        say: Callable[[str], None],
+        polls: Sequence[Callable[[], None]],
+    ) -> None:
+        self._search = search
+        self._lanes = lanes
+        self._ledger = ledger
+        self._budget = budget
+        self._signals = signals
+        self._say = say
+        self._polls = polls
+        self._raylet = LocalRaylet()
+        self._reason = ""
+        self._all_lanes_lost = False
+
+    @property
+    def ray_is_gone(self) -> bool:
+        """Whether Ray has ended on this node."""
+        return self._raylet.gone
+
+    def run(self) -> None:
+        """Start the search and block until it has ended, has wound down, or has to be ended at once."""
+        self._search.start()
+        while self._goes_on() and not self._reason:
+            self._poll()
+            self._reason = self._stop_reason()
+        if self._reason and not self._signals.urgent:
+            hint = " Ctrl-C again stops at once." if self._signals.stop_requested else ""
+            self._say(f"Stopping after the epochs now running: {self._reason}.{hint}")
+            self._search.wind_down()
+        while self._goes_on() and not self._signals.urgent:
+            self._lanes.wind_down()
+            self._poll()
+        self._all_lanes_lost = self._search.running and not self._lanes.alive
+
+    def close(self) -> None:
+        """End what still runs, close the lanes, and wait for Tune."""
+        self._search.end(self._reason or "the sweep is over")
+        if self._raylet.gone:
+            self._lanes.abandon()
+        else:
+            self._lanes.close(_URGENT_TIMEOUT_S if self._signals.urgent else None)
+            self._search.join()
+
+    def raise_failure(self) -> None:
+        """Raise the failure that ended the search; return where there was none.
+
+        Raises:
+            RayLostError: Ray has ended on this node.
+            ClusterError: No lane could be kept alive.
+        """
+        if self._raylet.gone:
+            raise RayLostError(self._raylet.loss)
+        if self._all_lanes_lost and self._lanes.failure is not None:
+            failure = self._lanes.failure
+            raise ClusterError(f"no lane could be kept alive: {root_cause(failure)}") from failure
+        if self._search.failure is not None:
+            raise self._search.failure
+
+    def _goes_on(self) -> bool:
+        return self._search.running and self._lanes.alive and not self._raylet.gone
+
+    def _stop_reason(self) -> str:
+        """Return why the search is to end although trials are left; empty where it is not."""
+        if self._signals.stop_requested:
+            return "the sweep was interrupted"
+        if self._search.running and (reason := self._budget.exhausted_limit(self._ledger.totals())):
+            self._ledger.budget_spent(reason)
+        return self._ledger.ended_by
+
+    def _poll(self) -> None:
+        for poll in self._polls:
+            poll()
+        self._search.wait(_POLL_S)
