@@ -11,7 +11,7 @@ from orchestrator.tracking.mlflow_writer import MlflowWriter
 CONFIG = {"name": "s", "dataset": {"name": "digits"}, "search": {"model": {"choices": ["a", "b"]}}, "model": None}
 DATASET = {
     "name": "digits",
-    "uri": "/data/digits.arrow",
+    "uri": "/data/digits",
     "content_hash": "5663ed2b4eac758a",
     "num_classes": 10,
     "class_names": list("0123456789"),
