@@ -165,8 +165,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, dict[st
         "trial_scheduler": {"name": "none"},
         "resources": {"workers": 1},
     }
-    sweep = write_sweep(folder, "told", [(TrialStatus.FINISHED, [0.5])], **settings)
-    config = SweepConfig(name="told", model={"name": "conv_resnet26_small"}, **settings)
+    sweep = write_sweep(folder, "pilot", [(TrialStatus.FINISHED, [0.5])], **settings)
+    config = SweepConfig(name="pilot", model={"name": "conv_resnet26_small"}, **settings)
     best = sweep / "trials" / "trial-00000"
     _, report = train(config, best)
     return uri, best / "best.pt", report

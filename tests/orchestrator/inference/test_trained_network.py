@@ -34,7 +34,7 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (TrialStatus.PRUNED, [0.1]),
         (TrialStatus.FINISHED, [0.6, 0.9]),
     ]
-    sweep = write_sweep(folder, "told", trials)
+    sweep = write_sweep(folder, "pilot", trials)
     for number in (0, 2):
         write_best(sweep / "trials" / f"trial-{number:05d}" / "best.pt")
     return folder
