@@ -156,7 +156,7 @@ def put(folder: Folder, name: str, content: bytes) -> None:
 def test_a_foreign_dataset_writes_only_to_the_cache(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The content hash and the names of shards become paths in the cache: unchecked, they could name any file."""
+    """Content hash and names of shards become paths in the cache: unchecked, they could name any file."""
     monkeypatch.setenv("SPATIALSWEEP_CACHE", str(tmp_path / "home" / ".cache" / "spatialsweep"))
     keys_file = tmp_path / "home" / ".ssh" / "authorized_keys"
     keys_file.parent.mkdir(parents=True)
@@ -189,7 +189,7 @@ def test_a_foreign_dataset_writes_only_to_the_cache(
 def test_other_images_under_a_known_hash_do_not_enter_the_cache(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cache is keyed by content hash: a copied manifest of a known dataset must not fill it with other images."""
+    """Keys of the cache are content hashes: a copied manifest of a known dataset must not fill it with other images."""
     monkeypatch.setenv("SPATIALSWEEP_CACHE", str(tmp_path / "cache"))
     place = tiny_archives.cifar10_binary(tmp_path).place
     manifest = prepare("cifar10", place, bucket.format("known"))

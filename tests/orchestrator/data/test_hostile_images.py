@@ -166,7 +166,7 @@ def test_single_bad_images_are_listed_and_may_be_left_out(tmp_path: Path) -> Non
 
 
 def test_preparation_training_and_contact_sheet_decode_alike(tmp_path: Path) -> None:
-    """A 16-bit, a transparent and a rotated image are decoded by the same function everywhere."""
+    """One function decodes 16-bit, transparent and rotated images everywhere."""
     exif = Image.Exif()
     exif[0x0112] = 6
     wide = np.zeros((20, 40, 3), np.uint8)
