@@ -43,7 +43,7 @@ SAME = {
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A head with one CPU; tests add nodes to it."""
+    """Start a head with one CPU, to which tests add nodes."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     ray.init(address=cluster.address, log_to_driver=False)
     with ray_session():
@@ -79,7 +79,7 @@ def run_beside(sweep: dict[str, Any], tmp_path: Path, meanwhile: Callable[[], No
 
 
 def assert_all_the_same(result: SweepResult) -> None:
-    """All trials trained to the end, heard every epoch once, and learnt the same to the last bit."""
+    """Check that all trials finished, reported every epoch once, and learned the same to the last bit."""
     assert [trial.status for trial in result.records] == [TrialStatus.FINISHED] * len(result.records)
     for trial in result.records:
         assert [report["epoch"] for report in trial.reports] == list(range(1, trial.epochs + 1))

@@ -32,7 +32,7 @@ def ray_instance() -> Iterator[None]:
 
 
 def deadly(plain: ImageFiles, grave: Path) -> ImageFiles:
-    """The same images, but whoever first reads the middle of the training ones is killed."""
+    """Return the same images, except that the first process to read the middle of the training images is killed."""
 
     @dataclass(frozen=True, kw_only=True)
     class Deadly(ImageFiles):  # in a function, so that it travels to the workers whole

@@ -31,7 +31,7 @@ TRIALS = 2
 
 @dataclass
 class Submitted:
-    """What a sweep that was submitted has left."""
+    """Results and traces of a submitted sweep."""
 
     cluster: RayHosts
     chaos: Any

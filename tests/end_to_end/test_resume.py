@@ -294,7 +294,7 @@ def test_changed_code_and_data_are_noticed(begun: Sweep) -> None:
 
 @pytest.fixture
 def begun(tmp_path: Path) -> Sweep:
-    """A sweep whose driver died before its first trial."""
+    """Return a sweep whose driver died before its first trial."""
     from orchestrator.config import load_sweep
     from orchestrator.data import locate_dataset
     from orchestrator.records.journal import Journal

@@ -139,13 +139,13 @@ def desk(home: Path) -> Iterator[Desk]:
 
 @pytest.fixture(scope="module")
 def followed(desk: Desk) -> subprocess.CompletedProcess[str]:
-    """A sweep that was followed to its end."""
+    """Submit a sweep and follow it to its end."""
     return desk.run("submit", "sweep.yaml", "--follow", "--env", "SWEEP_SECRET")
 
 
 @pytest.fixture(scope="module")
 def left(desk: Desk, followed: subprocess.CompletedProcess[str]) -> tuple[int, str]:
-    """A long sweep after the first, whose user presses Ctrl-C while it trains."""
+    """Submit a long sweep after the first, and press Ctrl-C while it trains."""
     return desk.follow_until("0/1 trials done, 1 running", *LONGER, "--follow")
 
 

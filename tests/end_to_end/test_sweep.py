@@ -66,7 +66,7 @@ def optuna_trials(result: SweepResult) -> list[optuna.trial.FrozenTrial]:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
-    """A sweep of three trials, one after the other."""
+    """Run a sweep of three trials, one after the other."""
     return run_sweep(tiny(tmp_path_factory.mktemp("plain")))
 
 
@@ -213,7 +213,7 @@ def test_two_lanes_stop_hopeless_trials_early(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def diverging(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
-    """A sweep of which some trials diverge and some networks have too many parameters."""
+    """Run a sweep in which some trials diverge and some networks have too many parameters."""
     folder = tmp_path_factory.mktemp("diverging")
     searched = ("search.lr={choices: [1.0e+30, 3.0e-3]}", "search.stem=[3x3, 7x7]", "limits.max_params=503000")
     config = tiny(folder, *searched, "try_first=[{lr: 3.0e-3, stem: 3x3}]", "sampler.name=random", "trials=4")

@@ -1,4 +1,4 @@
-"""What a RayCluster and a RayJob of `ray.io/v1` may hold: names and types of the fields, for `jsonschema`.
+"""Schema of a RayCluster and a RayJob of `ray.io/v1`: names and types of the fields, for `jsonschema`.
 
 The definitions that KubeRay publishes are two files of a megabyte each, most of it Kubernetes' own pods. These are the
 fields from its API reference (https://ray-project.github.io/kuberay/reference/api/, version 1.7), without those pods,
@@ -17,7 +17,7 @@ _POD = {"type": "object"}
 
 
 def _fields(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]:
-    """An object without other fields than these: an API server drops what it does not know, silently."""
+    """Return the schema of an object with exactly these fields: an API server drops what it does not know, silently."""
     return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
 
 

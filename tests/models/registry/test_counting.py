@@ -101,7 +101,7 @@ def test_costless_options_change_no_count(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(SMALLEST))
 def test_continuous_options_of_named_spaces_are_costless_or_decide_on_windows(name: str) -> None:
-    """Every other option with endless values would fill the cache."""
+    """Check the cache key: options with endless values would fill the cache."""
     options = KINDS[kind_of(name) or ""].options
     endless = {setting_of(key) for key, domain in options.items() if isinstance(domain, FloatDomain)}
     assert endless <= arithmetic.COSTLESS | {"ramp", "span_init"}

@@ -33,7 +33,7 @@ DEADLINE_S = 60.0
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A sweep with a file to be stored, of which MLflow has nothing yet."""
+    """Create a sweep with a file to store, none of which is in MLflow yet."""
     folder = write_sweep(tmp_path / "runs", "s", TRIALS, tracking={"experiment": "tests"})
     (folder / "sessions" / "001").mkdir(parents=True)
     path = folder / "sessions" / "001" / "sweep.yaml"

@@ -83,7 +83,7 @@ def test_another_process_loads_it_with_the_code_it_brought(stored: StoredModels,
 
 
 def expected(stored: StoredModels) -> np.ndarray[Any, Any]:
-    """What our own way gives, which reads tensors and plain data only."""
+    """Compute the logits with `load_model`, which reads tensors and plain data only."""
     run = stored.models()[0].source_run_id
     network = load_model(f"runs:/{run}", tracking_uri=stored.uri)
     with torch.inference_mode():
