@@ -50,7 +50,7 @@ def test_the_similarity_of_fcvit_counts_once_per_channel() -> None:
 
 
 def test_macs_of_the_layouts_of_the_span_paper() -> None:
-    """Compare with formulas: a convolution of C channels costs 9 C^2 per pixel, attention to K x K windows 3 C^2 + 2 K^2 C."""
+    """Check: a convolution of C channels costs 9 C^2 per pixel, attention to K x K windows 3 C^2 + 2 K^2 C."""
     sites = [(32, 1024), (64, 256), (128, 64)]  # channels, pixels
     conv = models.model_facts("conv_resnet26_small").macs
     assert conv == 52_316_160
