@@ -30,7 +30,7 @@ resources: {workers: 1}
 # Several commands in one interpreter, since importing Ray takes longer than most of them.
 ONE_AFTER_ANOTHER = """
 import contextlib, io, json, sys
-from orchestrator import cli
+from orchestrator.cli import main as cli
 
 done = []
 for arguments in json.loads(sys.argv[1]):

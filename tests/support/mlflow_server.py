@@ -22,9 +22,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+# `urlopen` would keep the proxies of the environment in which a process calls it first.
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
 def healthy(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with DIRECT.open(url, timeout=5) as answer:
             return int(answer.status) == 200
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False

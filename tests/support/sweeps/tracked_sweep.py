@@ -12,7 +12,7 @@ CONFIG = {"name": "s", "dataset": {"name": "digits"}, "search": {"model": {"choi
 DATASET = {
     "name": "digits",
     "uri": "/data/digits",
-    "content_hash": "5663ed2b4eac758a",
+    "content_hash": "36706e9c749a0738",
     "num_classes": 10,
     "class_names": list("0123456789"),
     "image_shape": [1, 8, 8],
