@@ -38,7 +38,7 @@ UNDOCUMENTED = ("ray.core.generated", "ray.tune.execution", "ray.tune.impl", "ra
 
 
 def parameters_of(function: Any) -> list[str]:
-    """Return the names of a function's parameters, without the one that Ray adds to methods of actors it has started."""
+    """Return the names of a function's parameters, without the one that Ray adds to methods of actors."""
     return [name for name in inspect.signature(function).parameters if name != "_ray_trace_ctx"]
 
 
