@@ -65,7 +65,7 @@ def local_head(*, num_cpus: int | None = None, environment: Mapping[str, str] | 
     """
     gcs_port, dashboard_port = _free_port(), _free_port()
     # Ray's sockets need a short path. A folder of its own hides it from `ray.init("auto")` elsewhere; Ray makes its
-    # folder writable for everyone, hence a subfolder of a private one.
+    # folder writable for everyone, so it gets a subfolder of a private folder.
     with tempfile.TemporaryDirectory(prefix="ss-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         head = LocalHead(f"127.0.0.1:{gcs_port}", f"http://127.0.0.1:{dashboard_port}", secrets.token_hex(32))
         command = [_ray_command(), "start", "--head", "--block", "--disable-usage-stats", f"--port={gcs_port}"]

@@ -124,7 +124,7 @@ def delete(
 ) -> None:
     """Delete a sweep: its folder, its study, and its MLflow runs, which MLflow can restore."""
     from orchestrator.cli.tables.sweeps import print_deletion
-    from orchestrator.sweep.deletion import delete_sweep, deletion_of
+    from orchestrator.results.deletion import delete_sweep, deletion_of
 
     if as_json and not (dry_run or yes):
         raise typer.BadParameter("cannot ask in JSON; add --yes or --dry-run", param_hint="--json")

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from orchestrator.errors import JournalError
 from orchestrator.records.events import Event, SweepStarted
-from orchestrator.records.first_event import rebuild_first_event
+from orchestrator.records.folder.first_event import rebuild_first_event
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.history import History, read_begun
 from orchestrator.records.lines import LONGEST_LINE, LineError, names_newer_format, parse, require_usable_settings, seal
@@ -48,7 +48,7 @@ class Repair:
 
     @property
     def was_needed(self) -> bool:
-        """Whether anything was wrong."""
+        """True if the journal was damaged."""
         return bool(self.dropped or self.notices)
 
 

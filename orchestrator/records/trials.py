@@ -45,7 +45,7 @@ class TrialRecord:
 
     @property
     def is_over(self) -> bool:
-        """Whether the trial has ended for good; an interrupted trial is resumed with the sweep."""
+        """True if the trial has ended; False for an interrupted trial, which is resumed with the sweep."""
         return self.status not in (TrialStatus.RUNNING, TrialStatus.INTERRUPTED)
 
     @property

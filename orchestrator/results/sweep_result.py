@@ -113,7 +113,7 @@ class SweepResult:
             ConfigError: Only the journal of the sweep names that database, not the user.
         """
         from orchestrator.records.folder.recorded_addresses import require_confirmed
-        from orchestrator.search.importance import importance_of
+        from orchestrator.results.importance import importance_of
 
         require_confirmed(self.storage_uri, self.folder.parent, section="storage", sweep=self.name)
         return importance_of(self.name, self.storage_uri)

@@ -84,7 +84,7 @@ class TuneRun:
 
     @property
     def running(self) -> bool:
-        """Whether trials are left to run."""
+        """True while trials are left to run."""
         return self._thread.is_alive()
 
     def start(self) -> None:

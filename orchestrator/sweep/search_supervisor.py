@@ -53,7 +53,7 @@ class SearchSupervisor:
 
     @property
     def ray_is_gone(self) -> bool:
-        """Whether Ray has ended on this node."""
+        """True if Ray has ended on this node."""
         return self._raylet.gone
 
     def run(self) -> None:

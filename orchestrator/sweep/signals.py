@@ -20,12 +20,12 @@ class SignalWatch:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether the sweep is to stop."""
+        """True if the sweep must stop."""
         return self._requests > 0
 
     @property
     def urgent(self) -> bool:
-        """Whether the sweep is to stop at once."""
+        """True if the sweep must stop immediately."""
         return self._requests > 1
 
     def __enter__(self) -> SignalWatch:

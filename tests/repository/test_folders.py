@@ -7,10 +7,10 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-MOST_FILES = 15
+MOST_FILES = 15  # README.md is one of them
 PACKAGES = ("cluster", "models", "orchestrator", "search_spaces")
 FEWEST_MODULES = 3  # from here on a package has a README
-UNCOUNTED = ("__init__.py", "README.md", "py.typed")
+UNCOUNTED = ("__init__.py", "py.typed")
 
 
 def tracked_files() -> list[Path]:

@@ -102,7 +102,10 @@ def _of_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncF
     if isinstance(node, ast.Module | ast.ClassDef):
         if first in NO_NOUN:
             yield Finding(line, f"docstring of a module or class begins with {first}", _shown(text))
-    elif first in NO_VERB and not _is_property(node):
+    elif _is_property(node):
+        if first in NO_NOUN:
+            yield Finding(line, f"docstring of a property begins with {first}", _shown(text))
+    elif first in NO_VERB:
         yield Finding(line, f"docstring of a function begins with {first}", _shown(text))
 
 
@@ -174,6 +177,10 @@ def test_each_rule_finds_what_it_forbids(tmp_path: Path) -> None:
         "    def three(self) -> int:\n"
         '        """The third."""\n'
         "        return 3\n"
+        "    @property\n"
+        "    def four(self) -> bool:\n"
+        '        """Whether it is four."""\n'
+        "        return True\n"
     )
     assert [(each.line, each.rule) for each in findings(path)] == [
         (1, "docstring of a module or class begins with How"),
@@ -181,6 +188,7 @@ def test_each_rule_finds_what_it_forbids(tmp_path: Path) -> None:
         (4, "docstring of a module or class begins with Whether"),
         (6, "docstring of a function begins with The"),
         (9, "an argument is described without a noun"),
+        (17, "docstring of a property begins with Whether"),
     ]
     page = tmp_path / "page.md"
     page.write_text("`anew` is code.\n\nThe driver goes\non with it.\nMade anew.\n")

@@ -12,7 +12,7 @@ from orchestrator.plain_output import add_column, add_row, cell, say
 from orchestrator.records.budget import as_duration
 from orchestrator.records.ledger import count_rejected
 from orchestrator.records.repair import Repair
-from orchestrator.sweep.deletion import Deletion
+from orchestrator.results.deletion import Deletion
 
 _HOUR_S = 3_600.0
 _MOST_DROPPED = 10

@@ -58,8 +58,8 @@ class StatusReporter(ControllerCallback, WorkerGroupCallback):
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
         """Report the loss of the worker group, and whether it is exempt from the trial's failures; may block.
 
-        While an elastic group waits for its least number of workers, Train repeats the decision to do nothing without a
-        pause, which takes a whole core for each waiting lane and reports one loss thousands of times; hence the pause.
+        Sleep briefly while an elastic group waits for its minimum number of workers: Train repeats the decision to do
+        nothing without a delay, which would use a whole core per waiting lane and report one loss thousands of times.
         """
         if current_state is previous_state:
             time.sleep(_WAIT_S)

@@ -65,7 +65,7 @@ def run_lane(setting: LaneSetting, placement: LanePlacement) -> None:
             elastic_resize_monitor_interval_s=RESIZE_INTERVAL_S,
         ),
         run_config=RunConfig(  # type: ignore[arg-type]  # annotated with the class of Train's first version
-            # Train restores the snapshot of a name it has used before, hence a new one each time.
+            # Use a new name for each run: Train restores the snapshot of a name that it has used before.
             name=f"lane-{setting.lane}-{uuid.uuid4().hex[:8]}",
             storage_path=str(placement.scratch),
             failure_config=FailureConfig(

@@ -54,14 +54,14 @@ class SweepFolder:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a sweep was started here: the journal is not empty, even if damaged."""
+        """True if a sweep was started here: its journal is not empty, although it may be damaged."""
         if self.journal.is_symlink() or not self.journal.exists():
             return False
         return not self.journal.is_file() or self.journal.stat().st_size > 0
 
     @property
     def has_whole_event(self) -> bool:
-        """Whether the first line of the journal is complete."""
+        """True if the first line of the journal is complete."""
         if self.journal.is_symlink() or not self.journal.is_file():
             return False
         with self.journal.open("rb") as file:
@@ -69,7 +69,7 @@ class SweepFolder:
 
     @property
     def is_driven(self) -> bool:
-        """Whether a driver is running the sweep."""
+        """True if a driver is running the sweep."""
         return is_locked(self.path)
 
     def foreign(self) -> str | None:

@@ -1,6 +1,6 @@
 """Checkpoint files: written whole or not at all, with a checksum, and read without running any code from them.
 
-The file is an ordinary one of `torch.save`, hence a zip archive; the SHA-256 of all its bytes is the archive's comment,
+The file is written by `torch.save` and is therefore a zip archive; the SHA-256 of its bytes is the archive's comment,
 which other readers ignore. A truncated or altered file is detected before any of its content is used.
 """
 

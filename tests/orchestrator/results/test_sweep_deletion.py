@@ -17,10 +17,10 @@ from orchestrator.errors import SweepNameError, TrackingError
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.folder.sweep_identity import identity_of
 from orchestrator.records.ledger import TrialStatus
+from orchestrator.results.deletion import delete_sweep, deletion_of
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
 from orchestrator.server_addresses import embedded_uri
-from orchestrator.sweep.deletion import delete_sweep, deletion_of
 from orchestrator.tracking.mlflow_runs import KEY, SWEEP, sweep_runs
 from tests.support.sweeps.fake_sweeps import PLAN, write_sweep
 from tests.support.sweeps.plans import search_plan
