@@ -29,7 +29,7 @@ PROGRAMS = {
     ),
     "python": (
         f'if [ "$1" = -c ]; then exec {sys.executable} "$@"; fi\n'
-        'until [ "$(grep -c "^ray start" "$calls")" = 2 ]; do sleep 0.05; done\n'
+        'until [ "$(cat "$calls.pids" | wc -l)" = 2 ]; do sleep 0.05; done\n'
         'if [ -n "$driver_waits" ]; then trap "exit 130" TERM; echo ready >> "$calls"; sleep 600 & wait; fi\nexit 3\n'
     ),
 }

@@ -63,7 +63,6 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubInLoop]:
     monkeypatch.setattr(worker, "_is_preempted", lambda _: False)
     made = HubInLoop()
     yield made
-    made.close.remote()
     made.loop.call_soon_threadsafe(made.loop.stop)
 
 
@@ -84,7 +83,8 @@ def test_trials_take_turns_and_the_poorest_resumes_from_another(tmp_path: Path, 
     config = load_sweep(SWEEP)
     folder = SweepFolder(tmp_path)
     data = few_digits(tmp_path / "data")
-    threading.Thread(target=serve_lane, args=(hub, data, config.objective), daemon=True).start()
+    lane = threading.Thread(target=serve_lane, args=(hub, data, config.objective), daemon=True)
+    lane.start()
     results: queue.Queue[tuple[Any, dict[str, Any]]] = queue.Queue()
 
     def follow(trial: Any) -> None:
@@ -120,6 +120,9 @@ def test_trials_take_turns_and_the_poorest_resumes_from_another(tmp_path: Path, 
                 ledger.trial_ended(number, TrialStatus.FINISHED)
                 hub.release.remote(trial.trial_id)
             trial.go.release()
+    hub.close.remote()  # sends the lane home
+    lane.join(60)
+    assert not lane.is_alive()
 
     assert {number for number, _ in assignment[:8]} == {0, 1, 2, 3}  # all reach the comparison before any continues
     assert [record.epochs for record in ledger.trials()] == [4] * 4
