@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Strict
 
-from orchestrator.config.sections.section import Section
+from orchestrator.config.sections.augmentation import AugmentationConfig
 
 Milestones = Annotated[tuple[PositiveInt, ...], Strict(strict=False)]
 """Epochs in ascending order; YAML writes a list."""
 
 
-class TrainingConfig(Section):
-    """Settings of the training of one trial. Every field may be searched.
+class TrainingConfig(AugmentationConfig):
+    """Settings of the training of one trial, beside those of its images. Every field may be searched.
 
     Args:
         epochs: Largest number of passes over the training images.
@@ -33,17 +33,6 @@ class TrainingConfig(Section):
         loss: Training loss; `binary_cross_entropy` is averaged over the classes.
         label_smoothing: Share of the target spread over all classes.
         bce_target_threshold: Soft targets above it become 1, others 0; None leaves them soft.
-        crop_padding: Width of the black border, in pixels, added before a random crop to the old size.
-        hflip: Probability that an image is mirrored.
-        cutout_px: Side of a square hidden at a random place, in pixels; 0 hides none.
-        erasing: Probability that a rectangle is filled with noise.
-        mixup_alpha: Parameter of the beta distribution of the shares of blended images; 0 disables mixup.
-        cutmix_alpha: Parameter of the beta distribution of the area taken from another image; 0 disables CutMix.
-        mix_switch: Probability of CutMix instead of mixup where both are enabled.
-        crop_scale_min: Smallest share of the area that a crop covers; image files only, like the next three.
-        color_jitter: Strength of random brightness, contrast and saturation; unused with `auto_augment`.
-        auto_augment: Name of a policy of timm, such as `rand-m9-mstd0.5-inc1`; empty for none.
-        repeats: Number of times an image is drawn within an epoch, which draws that many fewer images.
         accumulation_steps: Number of parts of a worker's share of a batch, computed one after the other to save memory.
         clip_grad_norm: Largest norm of all gradients together; None does not clip.
         precision: Type of the arithmetic; weights stay float32, and `float16` scales the loss.
@@ -72,17 +61,6 @@ class TrainingConfig(Section):
     loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     bce_target_threshold: float | None = Field(None, ge=0, lt=1)
-    crop_padding: NonNegativeInt = 0
-    hflip: float = Field(0.0, ge=0, le=1)
-    cutout_px: NonNegativeInt = 0
-    erasing: float = Field(0.0, ge=0, le=1)
-    mixup_alpha: NonNegativeFloat = 0.0
-    cutmix_alpha: NonNegativeFloat = 0.0
-    mix_switch: float = Field(0.5, ge=0, le=1)
-    crop_scale_min: float = Field(0.08, gt=0, le=1)
-    color_jitter: NonNegativeFloat = 0.0
-    auto_augment: str = ""
-    repeats: PositiveInt = 1
     accumulation_steps: PositiveInt = 1
     clip_grad_norm: PositiveFloat | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
