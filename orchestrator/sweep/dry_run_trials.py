@@ -210,7 +210,7 @@ def _extremes(plan: SearchPlan) -> Iterator[PreviewTrial]:
         deciding = [name for name in corners if name not in branch and _decides_memory(name)]
         others = ({**highest, name: value} for name in deciding for value in corners[name][:-1])
         for values in islice((highest, *others), max(1, _EXTREMES // len(branches))):
-            yield PreviewTrial(resolve_trial(plan, 0, values), values, None)
+            yield PreviewTrial(resolve_trial(plan, 0, values, plan.initial_weights), values, None)
 
 
 def _decides_memory(name: str) -> bool:

@@ -24,7 +24,7 @@ class TrainState:
     """Network in training on one rank, with its optimiser; the weights are equal on all ranks after every step.
 
     Args:
-        network: Freshly initialised network, equal on all ranks.
+        network: Network to train, equal on all ranks.
         training: Training settings.
         workers: This rank and its process group.
         steps_per_epoch: Number of optimiser steps of an epoch.

@@ -21,6 +21,7 @@ from orchestrator.errors import CheckpointError, TrialDivergedError, first_line
 from orchestrator.training.checkpoints.best_weights import save_best
 from orchestrator.training.checkpoints.checkpoint_content import load_weights, read_best, read_state
 from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_network, describe_network
+from orchestrator.training.checkpoints.initial_weights import load_initial_weights
 from orchestrator.training.epoch_losses import EpochLosses, first_diverged_step
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.images.device_images import DeviceImages
@@ -50,7 +51,7 @@ class Trial:
     was never interrupted, bit for bit: order of the images, learning rate and random states follow from seed, epoch,
     step and rank, and the checkpoint holds the rest. There are four starts:
 
-    1. No checkpoint: training begins at the first step of epoch 1.
+    1. No checkpoint: training begins at the first step of epoch 1, from random weights or from `model.checkpoint`.
     2. A checkpoint within an epoch: training resumes at the next step.
     3. A checkpoint after an epoch: its report is repeated, and training resumes with the next epoch.
     4. A checkpoint after the last epoch: its report is repeated, with the test accuracy.
@@ -88,7 +89,10 @@ class Trial:
         seed_everything(config.seed, device=workers.device)
         self.steps_per_epoch = len(self._batches(epoch=1))
         self.images = training_batches(data.train, config.training, workers, num_classes=num_classes, seed=config.seed)
-        self.train_state = TrainState(build_network(self.description), config.training, workers, self.steps_per_epoch)
+        network = build_network(self.description)
+        if config.initial_weights is not None:
+            load_initial_weights(network, checkpoints.folder, config.initial_weights)
+        self.train_state = TrainState(network, config.training, workers, self.steps_per_epoch)
         self.epoch = 0  # complete epochs
         self.step = 0  # complete steps of the epoch after them
         self.losses = EpochLosses(self.steps_per_epoch, workers)

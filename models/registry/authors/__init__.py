@@ -5,6 +5,7 @@ from models.registry.authors.loading import (
     create_model_for,
     fit_weights,
     from_authors,
+    keywords_for,
     load_authors_checkpoint,
     load_weights,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "create_model_for",
     "fit_weights",
     "from_authors",
+    "keywords_for",
     "load_authors_checkpoint",
     "load_weights",
     "read_weights",

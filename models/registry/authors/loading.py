@@ -5,7 +5,8 @@ Only the classifier may differ: where a checkpoint has another number of classes
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from models.registry.authors.family import FAMILIES, AuthorsFamily, AuthorsOptionError, Entry
-from models.registry.authors.mismatch import AuthorsCheckpointError, printable
+from models.registry.authors.mismatch import MOST_NAMED, AuthorsCheckpointError, printable
 from models.registry.authors.weights_file import Weights, read_weights
 from models.registry.catalogue import create_model, list_models, model_family
 
@@ -25,10 +26,12 @@ __all__ = [
     "family_of",
     "fit_weights",
     "from_authors",
+    "keywords_for",
     "load_authors_checkpoint",
     "load_weights",
 ]
 
+BACKBONE = "backbone."  # of detectors and segmentors of OpenMMLab
 _LOG = logging.getLogger(__name__)
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -145,8 +148,10 @@ def fit_weights(network: nn.Module, shapes: Shapes) -> Fit:
     Raises:
         AuthorsCheckpointError: Entries are missing, unexpected or of another shape, beside those of the classifier.
     """
-    table, family = _best_table(network, shapes)
     ours = network.state_dict()
+    given, left_out = _of_backbone(shapes, ours)
+    shapes = {key: shapes[full] for key, full in given.items()}
+    table, family = _best_table(network, shapes)
     needed = {key: entry.authors_shape(ours[entry.ours]) for key, entry in table.items()}
     head = _keys_of_head(network, table, family, shapes)
     fault = _head_fault(head, needed, shapes)
@@ -158,11 +163,11 @@ def fit_weights(network: nn.Module, shapes: Shapes) -> Fit:
     wrong_shape = tuple((key, needed[key], shapes[key]) for key in used if key in shapes and needed[key] != shapes[key])
     if missing or unexpected or wrong_shape:
         raise AuthorsCheckpointError(missing=missing, unexpected=unexpected, wrong_shape=wrong_shape)
-    notes = [fault] if new_head else []
+    notes = [text for text in (left_out, fault if new_head else "") if text]
     if idle:
         more = f" and {len(idle) - 1} more" if len(idle) > 1 else ""
         notes.append(f"left out, as they have no effect on the result: {printable(idle[0])}{more}")
-    return Fit(used, new_head, tuple(notes))
+    return Fit({given[key]: entry for key, entry in used.items()}, new_head, tuple(notes))
 
 
 def create_model_for(name: str, shapes: Shapes, **options: Any) -> nn.Module:
@@ -176,10 +181,25 @@ def create_model_for(name: str, shapes: Shapes, **options: Any) -> nn.Module:
     Raises:
         ModelOptionError: There is no such network, or an option is wrong.
     """
+    return create_model(name, **keywords_for(name, shapes, **options))
+
+
+def keywords_for(name: str, shapes: Shapes, **options: Any) -> dict[str, Any]:
+    """Return the keywords of `create_model` that follow from a checkpoint: `num_classes`, `in_chans` and options.
+
+    Args:
+        name: Name of a network.
+        shapes: Shapes of the checkpoint's tensors by name.
+        options: Options of the network, which take precedence.
+
+    Raises:
+        ModelOptionError: There is no such network, or an option is wrong.
+    """
     family = FAMILIES.get(model_family(name)) if name in list_models() else None
     given = {**(family.options_of(name, shapes) if family else {}), **options}
     with torch.device("meta"):
         probe = create_model(name, num_classes=1, **given)
+    shapes = {key: shapes[full] for key, full in _of_backbone(shapes, probe.state_dict())[0].items()}
     table, family = _best_table(probe, shapes)
     theirs = {entry.ours: key for key, entry in table.items()}
     head = [theirs.get(f"{part}.weight", "") for part in _classifiers(probe)]
@@ -187,12 +207,29 @@ def create_model_for(name: str, shapes: Shapes, **options: Any) -> nn.Module:
     first = _first_conv(probe)
     stem = shapes.get(theirs.get(f"{first}.weight", ""), ())
     cfg = timm.models.get_pretrained_cfg(name) if timm.is_model(name) else None
-    return create_model(
-        name,
-        num_classes=classes or (cfg.num_classes if cfg else 1000),
-        in_chans=stem[1] if len(stem) == 4 and first else 3,
+    return {
+        "num_classes": classes or (cfg.num_classes if cfg else 1000),
+        "in_chans": stem[1] if len(stem) == 4 and first else 3,
         **given,
-    )
+    }
+
+
+def _of_backbone(shapes: Shapes, ours: Collection[str]) -> tuple[dict[str, str], str]:
+    """Return the names of a detector's or segmentor's backbone without their prefix, and a note about the others.
+
+    Args:
+        shapes: Shapes of the checkpoint's tensors by name.
+        ours: Names of the network, which may have such a prefix of its own.
+
+    Returns:
+        Name in the checkpoint by name without the prefix; all names where there is no backbone.
+    """
+    if not any(key.startswith(BACKBONE) for key in shapes) or any(key.startswith(BACKBONE) for key in ours):
+        return {key: key for key in shapes}, ""
+    others = Counter(key.partition(".")[0] for key in shapes if not key.startswith(BACKBONE))
+    listed = ", ".join(f"{printable(part)} ({count})" for part, count in sorted(others.items())[:MOST_NAMED])
+    note = f"only the backbone of the checkpoint is used; left out: {listed}" if others else ""
+    return {key.removeprefix(BACKBONE): key for key in shapes if key.startswith(BACKBONE)}, note
 
 
 def _best_table(network: nn.Module, shapes: Shapes) -> tuple[Mapping[str, Entry], AuthorsFamily | None]:

@@ -5,7 +5,6 @@ import dataclasses
 import pickle
 import re
 import zipfile
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ WEIGHTS = ("ema", "plain")
 
 CONTAINERS = {"ema": ("state_dict_ema", "model_ema"), "plain": ("state_dict", "model", "net")}
 PREFIXES = ("module.", "_orig_mod.")  # left by DataParallel, DistributedDataParallel and torch.compile
-BACKBONE = "backbone."  # of detectors and segmentors of OpenMMLab
 
 _HEAD_BYTES = 512
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # magic number of files of torch.save before 1.6
@@ -76,8 +74,7 @@ def read_weights(source: str | Path | Mapping[str, Any], *, weights: str | None 
     """Read the state dict of a file, or of its content.
 
     It stands alone or in an entry: `state_dict_ema` or `model_ema` for a moving average, `state_dict`, `model` or `net`
-    for the weights themselves. Prefixes of wrappers (`module.`) are removed; of a detector or segmentor only the
-    backbone is read. Files are read with `weights_only=True` and safetensors as such.
+    for the weights themselves. Prefixes of wrappers (`module.`) are removed. Files are read with `weights_only=True`.
 
     Args:
         source: File, or its content.
@@ -100,8 +97,7 @@ def read_weights(source: str | Path | Mapping[str, Any], *, weights: str | None 
     tensors = {_bare(key): value for key, value in state.items()}
     if len(tensors) < len(state):
         raise AuthorsCheckpointError(f"{label}holds some entries twice, with and without the prefix of a wrapper")
-    tensors, left_out = _backbone(tensors)
-    return Weights(tensors, kind, tuple(text for text in (note, left_out) if text))
+    return Weights(tensors, kind, (note,) if note else ())
 
 
 def _chosen(content: Mapping[Any, Any], weights: str | None, label: str) -> tuple[Mapping[Any, Any], str, str]:
@@ -132,18 +128,6 @@ def _bare(key: str) -> str:
     while key.startswith(PREFIXES):
         key = key.removeprefix(PREFIXES[0]).removeprefix(PREFIXES[1])
     return key
-
-
-def _backbone(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors of the backbone where there is one, and a note about the others."""
-    if not any(key.startswith(BACKBONE) for key in tensors):
-        return tensors, ""
-    others = Counter(key.partition(".")[0] for key in tensors if not key.startswith(BACKBONE))
-    listed = ", ".join(f"{printable(prefix)} ({count})" for prefix, count in sorted(others.items())[:10])
-    note = f"only the backbone was read; left out: {listed}" if others else ""
-    return {
-        _bare(key.removeprefix(BACKBONE)): value for key, value in tensors.items() if key.startswith(BACKBONE)
-    }, note
 
 
 def _read_file(path: Path) -> Any:
