@@ -14,10 +14,20 @@ from orchestrator.errors import CheckpointError
 from orchestrator.training.checkpoints.checkpoint_file import read_checkpoint, save_checkpoint
 from orchestrator.training.checkpoints.checkpoints import build_network
 
-__all__ = ["fit_fault", "load_initial_weights", "store_initial_weights"]
+__all__ = ["fit_fault", "load_initial_weights", "read_stored_weights", "store_initial_weights", "stored_path"]
 
 FOLDER = "weights"
 """Folder of a sweep that holds the weights its trials start from."""
+
+
+def stored_path(folder: Path, name: str) -> Path:
+    """Return the path of stored weights.
+
+    Args:
+        folder: Folder of the sweep.
+        name: Name of the file.
+    """
+    return folder / FOLDER / name
 
 
 def store_initial_weights(folder: Path, name: str, weights: models.Weights) -> None:
@@ -28,7 +38,7 @@ def store_initial_weights(folder: Path, name: str, weights: models.Weights) -> N
         name: Name of the file.
         weights: Weights to store.
     """
-    path = folder / FOLDER / name
+    path = stored_path(folder, name)
     if not path.exists():
         tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in weights.tensors.items()}
         save_checkpoint(path, {"state_dict": tensors, "kind": weights.kind})
@@ -44,7 +54,7 @@ def read_stored_weights(folder: Path, name: str) -> models.Weights:
     Raises:
         CheckpointError: The file is missing or damaged.
     """
-    path = folder / FOLDER / name
+    path = stored_path(folder, name)
     if not path.exists():
         raise CheckpointError(
             f"{path}: the weights that this trial starts from are not on this node. All nodes have to reach the folder "
