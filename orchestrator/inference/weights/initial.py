@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FoundWeights", "find_initial_weights"]
 
+Domains = Mapping[str, tuple[Any, ...]]
+"""Values of the searched options of a network, in one branch of the search space."""
+
 _MOST_TRIED = 64  # configurations of a network, of which a checkpoint has to fit one
 
 
@@ -32,13 +35,11 @@ class _Start:
         where: Setting that names the checkpoint.
         checkpoint: Source, as written.
         model: Name of the network.
-        domains: Extreme values of the searched options of that network.
     """
 
     where: str
     checkpoint: str
     model: str
-    domains: Mapping[str, tuple[Any, ...]] = field(compare=False, hash=False)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -96,7 +97,9 @@ def find_initial_weights(
     Raises:
         ConfigError: A checkpoint is missing or cannot be read, or no configuration of a network takes it.
     """
-    starts = list(dict.fromkeys(_starts(plans.search)))
+    starts: dict[_Start, list[Domains]] = {}
+    for start, domains in _starts(plans.search):
+        starts.setdefault(start, []).append(domains)
     if not starts:
         return FoundWeights()
     dataset = plans.search.dataset
@@ -104,16 +107,20 @@ def find_initial_weights(
     by_start: dict[tuple[str, str], InitialWeights] = {}
     read: dict[str, Weights] = {}
     problems, notes = [], []
-    for start in starts:
+    sources: dict[str, tuple[InitialWeights, Weights | None]] = {}
+    for start, branches in starts.items():
+        source = _identity_name(*start.key)
         try:
-            found, weights = _read(start, plans, folder, recorded or {})
+            if source not in sources:
+                sources[source] = _read(start, plans, folder, recorded or {})
+            found, weights = sources[source]
         except CheckpointError as error:
             problems.append(Problem(start.where, str(error)))
             continue
         by_start[start.key] = found
         if weights is not None:
             read[found.name] = weights
-        fault, said = _fault(start, plans.search, facts, found)
+        fault, said = _fault(start.model, branches, plans.search, facts, found)
         if fault:
             problems.append(Problem(start.where, f"{start.checkpoint}: is not of {start.model} here: {fault}"))
         of_file = () if weights is None else weights.notes
@@ -123,8 +130,8 @@ def find_initial_weights(
     return FoundWeights(by_start, read, tuple(dict.fromkeys(notes)))
 
 
-def _starts(plan: SearchPlan) -> Iterator[_Start]:
-    """Yield every checkpoint that a trial may start from, with the networks it may be combined with."""
+def _starts(plan: SearchPlan) -> Iterator[tuple[_Start, Domains]]:
+    """Yield every checkpoint that a trial may start from, and the options of its network, branch by branch."""
     fixed = plan.model or ModelConfig(name="")
     if fixed.checkpoint is None and not plan.space.setting(CHECKPOINT):
         return
@@ -141,7 +148,7 @@ def _starts(plan: SearchPlan) -> Iterator[_Start]:
             for name, value in active.items()
             if name not in ("model", searched)
         }
-        yield from (_Start(where, value, model, domains) for value in values if value not in (None, RANDOM))
+        yield from ((_Start(where, value, model), domains) for value in values if value not in (None, RANDOM))
 
 
 def _read(
@@ -168,7 +175,9 @@ def _read(
     return InitialWeights(found.sha256, found.weights.kind, found.weights.shapes), found.weights
 
 
-def _fault(start: _Start, plan: SearchPlan, facts: DatasetFacts, found: InitialWeights) -> tuple[str, tuple[str, ...]]:
+def _fault(
+    model: str, branches: Sequence[Domains], plan: SearchPlan, facts: DatasetFacts, found: InitialWeights
+) -> tuple[str, tuple[str, ...]]:
     """Return why no configuration of a network takes a checkpoint, empty where one does, and the notes about that one.
 
     Configurations that do not take it are left to the search, which rejects them.
@@ -178,13 +187,16 @@ def _fault(start: _Start, plan: SearchPlan, facts: DatasetFacts, found: InitialW
     from orchestrator.training.checkpoints.checkpoints import describe_network
     from orchestrator.training.checkpoints.initial_weights import fit_fault
 
-    options = {name: values for name, values in start.domains.items() if name not in TrainingConfig.model_fields}
-    base = {**(plan.model.options if plan.model else {}), **{name: values[0] for name, values in options.items()}}
-    changes: list[dict[str, Any]] = [{}, *({name: value} for name, values in options.items() for value in values[1:])]
+    fixed = plan.model.options if plan.model else {}
+    tried: list[dict[str, Any]] = []
+    for domains in branches:
+        searched = {name: values for name, values in domains.items() if name not in TrainingConfig.model_fields}
+        base = {**fixed, **{name: values[0] for name, values in searched.items()}}
+        tried += [base, *({**base, name: value} for name, values in searched.items() for value in values[1:])]
     first = ""
-    for change in changes[:_MOST_TRIED]:
+    for options in tried[:_MOST_TRIED]:
         description = describe_network(
-            ModelConfig(name=start.model, options={**base, **change}),
+            ModelConfig(name=model, options=options),
             num_classes=facts.num_classes,
             in_chans=facts.in_chans,
             image_size=facts.image_size,
