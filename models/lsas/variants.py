@@ -95,6 +95,8 @@ def _large(gates: Gates, depth: int) -> Variant:
         cfg=default_cfg(
             small_image=False,
             reduction=32,
+            crop_pct=0.875,
+            interpolation="bilinear",
             paper_ids=gates.paper_ids,
             origin_url="https://github.com/Qrange-group/LSAS",
             description=f"ResNet{depth}, large images",
