@@ -81,10 +81,11 @@ def register(
     from orchestrator.sweep.model_registration import register_file, register_trial
 
     require_network(model, weights)
+    notes: tuple[str, ...] = ()
     if model is None:
         folder = find_sweep(name, runs_dir)
         number, found = register_trial(folder, registered, trial=trial, alias=alias, tracking_uri=tracking_uri)
-        what, notes = f"Trial {number} of {folder.name}", ()
+        what = f"Trial {number} of {folder.name}"
     elif trial is not None:
         raise typer.BadParameter("weights of another program have no trials", param_hint="--trial")
     else:

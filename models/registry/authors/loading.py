@@ -247,7 +247,8 @@ def _best_table(network: nn.Module, shapes: Shapes) -> tuple[Mapping[str, Entry]
 
 def _classifiers(network: nn.Module) -> list[str]:
     """Return the names of the classifier's layers; none where the network has no classifier."""
-    layers = network.get_classifier() if hasattr(network, "get_classifier") else ()
+    find: Any = getattr(network, "get_classifier", tuple)
+    layers = find()
     wanted = layers if isinstance(layers, Sequence) else (layers,)
     return [name for name, module in network.named_modules() if any(module is layer for layer in wanted)]
 
