@@ -1,4 +1,4 @@
-"""Reading of files of weights: tensors only, without running code of a file; every fault is told in one line."""
+"""Reading of files of weights: tensors only, without running code of a file; every error is one line."""
 
 import argparse
 import dataclasses
