@@ -176,5 +176,6 @@ register_family(
         entries=entries,
         takes_no_part=takes_no_part,
         options_of=options_of,
+        sized=(".flattened.table", ".axial.rel_height", ".axial.rel_width"),
     )
 )

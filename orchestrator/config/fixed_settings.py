@@ -25,7 +25,7 @@ def fixed_settings(training: Any, model: Any) -> dict[str, tuple[str, Any]]:
     """
     written = _written(model)
     options = written.get("options")
-    checkpoint = {CHECKPOINT: (f"model.{CHECKPOINT}", written[CHECKPOINT])} if CHECKPOINT in written else {}
+    checkpoint = {CHECKPOINT: (f"model.{CHECKPOINT}", written[CHECKPOINT])} if written.get(CHECKPOINT) else {}
     return {
         **checkpoint,
         **{name: (f"training.{name}", value) for name, value in _written(training).items()},

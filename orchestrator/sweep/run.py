@@ -98,7 +98,7 @@ def run_sweep(
             _record_session(
                 ledger, folder, now, settings, dataset=dataset, non_default=non_default, sweep_file=sweep_file
             )
-            found.store(folder.path)
+            found = found.stored(folder.path)
             for note in found.notes:
                 say(console, note)
             return _run_tracked(session, plans, folder, ledger, _hint_on_failure(config.name, config.runs_dir))

@@ -68,6 +68,8 @@ class AuthorsFamily:
             network; no key is when left out.
         options_of: Function that returns the options of our network of a name that follow from a checkpoint's shapes
             by key; none when left out.
+        sized: Ends of our keys whose shapes follow from the size of the images; their authors train them anew at
+            another size.
         lost_with_head: Prefixes of their keys, beside those of the classifier, that a backbone without it lacks.
     """
 
@@ -77,6 +79,7 @@ class AuthorsFamily:
     entries: Callable[[nn.Module], dict[str, Entry]]
     takes_no_part: Callable[[str, nn.Module], bool] = _all_take_part
     options_of: Callable[[str, Mapping[str, tuple[int, ...]]], dict[str, Any]] = _no_options
+    sized: tuple[str, ...] = ()
     lost_with_head: tuple[str, ...] = ()
 
 

@@ -1,6 +1,7 @@
 """Loading of weights into networks: under our names or those of the authors, whole or not at all.
 
-Only the classifier may differ: where a checkpoint has another number of classes, or none, it keeps its random weights.
+Only two parts may differ, and then keep their random weights: the classifier, where a checkpoint has another number of
+classes or none, and tables whose shapes follow from the size of the images.
 """
 
 import dataclasses
@@ -146,7 +147,8 @@ def fit_weights(network: nn.Module, shapes: Shapes) -> Fit:
         shapes: Shapes of the checkpoint's tensors by name.
 
     Raises:
-        AuthorsCheckpointError: Entries are missing, unexpected or of another shape, beside those of the classifier.
+        AuthorsCheckpointError: Entries are missing, unexpected or of another shape, beside those of the classifier and
+            of tables for another size of images.
     """
     ours = network.state_dict()
     given, left_out = _of_backbone(shapes, ours)
@@ -156,14 +158,15 @@ def fit_weights(network: nn.Module, shapes: Shapes) -> Fit:
     head = _keys_of_head(network, table, family, shapes)
     fault = _head_fault(head, needed, shapes)
     new_head = bool(fault)
-    used = {key: entry for key, entry in table.items() if not (new_head and key in head)}
+    resized = _resized(table, family, needed, shapes)
+    used = {key: entry for key, entry in table.items() if not (new_head and key in head) and key not in resized}
     idle = [key for key in shapes if key not in table and family is not None and family.takes_no_part(key, network)]
     missing = tuple(key for key in used if key not in shapes)
     unexpected = tuple(key for key in shapes if key not in table and key not in idle)
     wrong_shape = tuple((key, needed[key], shapes[key]) for key in used if key in shapes and needed[key] != shapes[key])
     if missing or unexpected or wrong_shape:
         raise AuthorsCheckpointError(missing=missing, unexpected=unexpected, wrong_shape=wrong_shape)
-    notes = [text for text in (left_out, fault if new_head else "") if text]
+    notes = [text for text in (left_out, fault, _about_resized(resized)) if text]
     if idle:
         more = f" and {len(idle) - 1} more" if len(idle) > 1 else ""
         notes.append(f"left out, as they have no effect on the result: {printable(idle[0])}{more}")
@@ -242,7 +245,7 @@ def _best_table(network: nn.Module, shapes: Shapes) -> tuple[Mapping[str, Entry]
         theirs = family.entries(network)
     except AuthorsOptionError:  # the network has parts that their code lacks
         return own, None
-    return (own, None) if len(own.keys() & shapes.keys()) > len(theirs.keys() & shapes.keys()) else (theirs, family)
+    return own if len(own.keys() & shapes.keys()) > len(theirs.keys() & shapes.keys()) else theirs, family
 
 
 def _classifiers(network: nn.Module) -> list[str]:
@@ -271,6 +274,20 @@ def _keys_of_head(
         lost = [key for key in table if family.lost_with_head and key.startswith(family.lost_with_head)]
         head |= {key: False for key in lost if key not in shapes}
     return head
+
+
+def _resized(table: Mapping[str, Entry], family: AuthorsFamily | None, needed: Shapes, shapes: Shapes) -> list[str]:
+    """Return the checkpoint's names of tables that are of another size of images."""
+    ends = family.sized if family is not None else ()
+    sized = [key for key, entry in table.items() if ends and entry.ours.endswith(ends)]
+    return [key for key in sized if key in shapes and len(shapes[key]) == 2 and shapes[key] != needed[key]]
+
+
+def _about_resized(resized: Sequence[str]) -> str:
+    if not resized:
+        return ""
+    more = f" and {len(resized) - 1} more" if len(resized) > 1 else ""
+    return f"tables for another size of images keep their random weights: {printable(resized[0])}{more}"
 
 
 def _head_fault(head: Mapping[str, bool], needed: Shapes, shapes: Shapes) -> str:

@@ -70,8 +70,10 @@ class FoundWeights:
         """Return plans of which trials start from these weights."""
         return replace(plans, search=replace(plans.search, initial_weights=self.by_start))
 
-    def store(self, folder: Path) -> None:
-        """Write the weights into the folder of the sweep, which every worker reaches; files that are there stay.
+    def stored(self, folder: Path) -> FoundWeights:
+        """Write the weights into the folder of the sweep, which every worker reaches, and return the rest.
+
+        Files that are there already stay.
 
         Args:
             folder: Folder of the sweep.
@@ -80,6 +82,7 @@ class FoundWeights:
 
         for name, weights in self.read.items():
             store_initial_weights(folder, name, weights)
+        return replace(self, read={})
 
 
 def find_initial_weights(

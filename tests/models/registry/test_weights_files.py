@@ -105,6 +105,21 @@ def test_another_number_of_classes_keeps_the_new_classifier(small: nn.Module) ->
     assert torch.equal(fresh.get_submodule("head.fc").weight, head)
 
 
+@pytest.mark.parametrize("positions", ["detection", "classification"])
+def test_position_tables_of_another_size_of_images_start_anew(positions: str) -> None:
+    options = {"num_classes": 2, "position_embedding": positions}
+    source = models.create_model("lesa_resnet26_cifar", image_size=24, **options)
+    for state in (theirs(source), source.state_dict()):
+        fresh = models.create_model("lesa_resnet26_cifar", image_size=16, **options)
+        before = {key: value.clone() for key, value in fresh.state_dict().items()}
+        fit = models.load_weights(fresh, models.Weights(state))
+        assert not fit.new_head
+        assert fit.notes[0].startswith("tables for another size of images keep their random weights: ")
+        for key, value in fresh.state_dict().items():
+            is_table = ".flattened.table" in key or ".axial.rel" in key
+            assert torch.equal(value, before[key] if is_table else source.state_dict()[key]), key
+
+
 def test_our_own_names_and_networks_of_timm(small: nn.Module) -> None:
     fresh = models.create_model(SMALL, num_classes=6)
     assert not models.load_weights(fresh, models.Weights(small.state_dict())).new_head
