@@ -68,8 +68,8 @@ class AuthorsFamily:
             network; no key is when left out.
         options_of: Function that returns the options of our network of a name that follow from a checkpoint's shapes
             by key; none when left out.
-        sized: Ends of our keys whose shapes follow from the size of the images; their authors train them anew at
-            another size.
+        sized: Ends of our keys whose shapes follow from the size of the images; at another
+            size they keep their random weights.
         lost_with_head: Prefixes of their keys, beside those of the classifier, that a backbone without it lacks.
     """
 
