@@ -100,14 +100,16 @@ def share_statistics(rank: int, world_size: int, folder: str) -> None:
     found = {}
     for dist_bn in ("broadcast", "reduce", "none"):
         network = torch.nn.Sequential(torch.nn.BatchNorm2d(2), torch.nn.Flatten(), torch.nn.Linear(2, 1))
-        network[0].running_mean.copy_(torch.tensor([1.0, 2.0]) + rank)
-        network[0].running_var.fill_(2.0 * rank + 1)
-        network.register_buffer("table", torch.full((3,), float(rank)))
+        network.register_buffer("table", torch.zeros(3))
         state = TrainState(network, TrainingConfig(dist_bn=dist_bn, ema_decay=0.9), workers, 1)
+        networks = (state.network, state.average.module)
+        for each in networks:
+            each[0].running_mean.copy_(torch.tensor([1.0, 2.0]) + rank)
+            each[0].running_var.fill_(2.0 * rank + 1)
+            each.table.fill_(rank)
         state.share_buffers()
         found[dist_bn] = [
-            [values.tolist() for values in (net[0].running_mean, net[0].running_var, net.table)]
-            for net in (state.network, state.average.module)
+            [values.tolist() for values in (each[0].running_mean, each[0].running_var, each.table)] for each in networks
         ]
     torch.save(found, Path(folder) / f"statistics-{rank}.pt")
     dist.destroy_process_group()
