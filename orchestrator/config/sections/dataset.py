@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, Strict
+from pydantic import AfterValidator, Field, NonNegativeInt, PlainSerializer, PlainValidator, PositiveInt
 
 from orchestrator.config.sections.path_text import LocationText
 from orchestrator.config.sections.section import Section, Seed
 
-Means = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Strict(strict=False)]
-"""A number per channel; YAML writes a list."""
 
-Deviations = Annotated[tuple[Annotated[PositiveFloat, Field(le=1)], ...], Strict(strict=False)]
-"""A positive number per channel; YAML writes a list."""
+def _per_channel(given: Any) -> tuple[float, ...]:
+    numbers = given if isinstance(given, list | tuple) else ()
+    if not numbers or any(type(number) not in (int, float) or not 0 <= number <= 1 for number in numbers):
+        rule = "must hold a number for each channel, for pixels in [0, 1]"
+        raise ValueError(f"{rule}. Use [0.4914, 0.4822, 0.4465], and divide numbers for 0..255 by 255")
+    return tuple(map(float, numbers))
+
+
+def _positive(given: tuple[float, ...]) -> tuple[float, ...]:
+    if 0 in given:
+        raise ValueError("holds 0, and pixels are divided by it. Use the deviation of each channel")
+    return given
+
+
+PerChannel = Annotated[tuple[float, ...], PlainValidator(_per_channel), PlainSerializer(lambda given: given, Any)]
+"""A number per channel; YAML writes a list."""
 
 TestTimeAugmentation = Literal["none", "hflip"]
 """Views of an image whose predictions are averaged."""
@@ -55,8 +67,8 @@ class DatasetConfig(Section):
     decode_processes: NonNegativeInt = 4
     train_fraction: float = Field(1.0, gt=0, le=1)
     normalization: Literal["measured", "imagenet"] = "measured"
-    mean: Means | None = None
-    std: Deviations | None = None
+    mean: PerChannel | None = None
+    std: Annotated[PerChannel, AfterValidator(_positive)] | None = None
     tta: TestTimeAugmentation = "none"
 
     @property

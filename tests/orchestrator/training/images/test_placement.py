@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from orchestrator.config import DatasetConfig
 from orchestrator.data import ImageDataset, draw_fraction, epoch_batches, open_dataset, prepare_dataset
+from orchestrator.errors import ConfigError
 from orchestrator.inference.evaluate import evaluate_checkpoint
 from orchestrator.inference.load import load_model
 from orchestrator.training.evaluation import evaluate
@@ -119,6 +120,8 @@ def test_eval_averages_over_mirror_images_as_the_run_did_or_as_told(digits: Imag
     other = evaluate_checkpoint(tmp_path / "best.pt", "digits", tta="none", datasets_folder=tmp_path)
     assert other.notes == ("tta none: the run had hflip",)
     assert other.loss != found.loss
+    with pytest.raises(ConfigError, match=r"tta: got 'flip'; Did you mean 'hflip'\?"):
+        evaluate_checkpoint(tmp_path / "best.pt", "digits", tta="flip", datasets_folder=tmp_path)
 
 
 @pytest.mark.parametrize(("count", "size", "sizes"), [(100, 16, [16] * 6), (48, 16, [16] * 3), (10, 16, [10])])
