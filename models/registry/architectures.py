@@ -262,6 +262,8 @@ def default_cfg(
     reduction: int,
     crop_pct: float | None = None,
     interpolation: str = "bicubic",
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
     **extra: Any,
 ) -> PretrainedCfg:
     """Describe a network of this package to timm: input, classes, normalisation, first and last layer.
@@ -273,6 +275,8 @@ def default_cfg(
         reduction: Side of the image over that of the last map.
         crop_pct: Side of the crop over that of the image; 1 for small and 0.95 for large images when left out.
         interpolation: Interpolation of images that are resized in evaluation.
+        mean: Mean of each channel, of pixels in [0, 1]; of CIFAR-100 or ImageNet when left out.
+        std: Standard deviation of each channel, likewise.
         extra: Further entries, such as `paper_ids`.
     """
     side = 32 if small_image else 224
@@ -285,8 +289,8 @@ def default_cfg(
         pool_size=(side // reduction, side // reduction),
         crop_pct=usual_crop if crop_pct is None else crop_pct,
         interpolation=interpolation,
-        mean=CIFAR100_MEAN if small_image else IMAGENET_MEAN,
-        std=CIFAR100_STD if small_image else IMAGENET_STD,
+        mean=mean or (CIFAR100_MEAN if small_image else IMAGENET_MEAN),
+        std=std or (CIFAR100_STD if small_image else IMAGENET_STD),
         first_conv="stem.conv",
         classifier="head.fc",
         **extra,

@@ -70,6 +70,12 @@ def evaluate(
         float | None,
         typer.Option(help="Share of an image file's shorter side to keep; default: as in its run."),
     ] = None,
+    tta: Annotated[
+        str | None,
+        typer.Option(
+            help="Test-time augmentation: hflip averages over mirror images, none does not; default: as in its run."
+        ),
+    ] = None,
     tracking_uri: TrackingUri = None,
     as_json: AsJson = False,
 ) -> None:
@@ -78,7 +84,14 @@ def evaluate(
 
     require_network(model, weights)
     found = evaluate_checkpoint(
-        checkpoint, dataset, split=split, crop_pct=crop_pct, tracking_uri=tracking_uri, model=model, weights=weights
+        checkpoint,
+        dataset,
+        split=split,
+        crop_pct=crop_pct,
+        tta=tta,
+        tracking_uri=tracking_uri,
+        model=model,
+        weights=weights,
     )
     if as_json:
         tell(json.dumps(vars(found)))

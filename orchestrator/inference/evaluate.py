@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
-from orchestrator.errors import ConfigError, Problem
+from orchestrator.config.sections.dataset import TestTimeAugmentation
+from orchestrator.errors import ConfigError, Problem, did_you_mean
 from orchestrator.inference.images import place_for_network, recorded_settings
 from orchestrator.inference.load import load_model
 from orchestrator.inference.trained_network import find_network
@@ -60,6 +61,7 @@ def evaluate_checkpoint(
     *,
     split: str = "test",
     crop_pct: float | None = None,
+    tta: str | None = None,
     tracking_uri: str | None = None,
     datasets_folder: Path = Path("runs/datasets"),
     model: str | None = None,
@@ -75,13 +77,14 @@ def evaluate_checkpoint(
         dataset: Name of a registered dataset, or URI of a prepared one.
         split: Name of the split.
         crop_pct: Share of the shorter side of image files to keep; None takes the run's.
+        tta: Test-time augmentation, a value of `dataset.tta`; None takes the run's.
         tracking_uri: MLflow address of the run, see `load_model`.
         datasets_folder: Folder of the registered datasets.
         model: Name of the network of weights of another program, such as its authors'; None for our own checkpoints.
         weights: `ema` or `plain`, for a file of weights that holds both; None takes the moving average.
 
     Raises:
-        ConfigError: `crop_pct` is no share.
+        ConfigError: `crop_pct` is no share, or `tta` is unknown.
         CheckpointError: There is no such checkpoint, or its classes differ from the dataset's.
         DataError: There is no such dataset or split.
     """
@@ -93,6 +96,8 @@ def evaluate_checkpoint(
 
     if crop_pct is not None and not 0 < crop_pct <= 1:
         raise ConfigError([Problem("crop_pct", f"got {crop_pct:g}; a share is above 0 and at most 1. Use 0.875")])
+    if tta is not None and tta not in (known := get_args(TestTimeAugmentation)):
+        raise ConfigError([Problem("tta", f"got {tta!r}; {did_you_mean(tta, known)}")])
     read: tuple[str, ...] = ()
     if model is None:
         network = load_model(source, tracking_uri=tracking_uri)
@@ -112,6 +117,7 @@ def evaluate_checkpoint(
         split=split,
         settings=settings,
         crop_pct=crop_pct,
+        tta=tta,
         datasets_folder=datasets_folder,
         device=device,
         label=str(source),
@@ -132,11 +138,13 @@ def _differences(
 
     if recorded is None:
         yield "the checkpoint does not record the evaluation settings of its run; the arithmetic is float32"
+    elif placed.tta != recorded.tta:
+        yield f"tta {placed.tta}: the run had {recorded.tta}"
     if not isinstance(placed, DecodedSplit):
         if crop_pct is not None:
             yield f"crop_pct {crop_pct:g} has no effect: these images are not cropped"
         return
-    used = f"crop_pct {placed.transforms.crop_pct:g}, {placed.transforms.interpolation}"
+    used = f"crop_pct {placed.transforms.crop_pct:g}, {placed.transforms.evaluation_interpolation}"
     if recorded is None:
         yield f"{used}: the crop of the run is unknown"
     elif recorded.crop_pct is None:

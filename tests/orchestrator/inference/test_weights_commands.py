@@ -94,13 +94,15 @@ def test_networks_describe_the_images_of_their_recipes() -> None:
     compared = 0
     for name in list_recipes():
         settings = load_recipe(name).settings
-        if "crop_pct" in settings["dataset"]:
-            cfg = timm.get_pretrained_cfg(settings["model"]["name"])
-            described = (cfg.crop_pct, cfg.interpolation, cfg.input_size[-1])
-            wanted = tuple(settings["dataset"][key] for key in ("crop_pct", "interpolation", "image_size"))
-            assert described == wanted, name
-            compared += 1
-    assert compared >= 8
+        dataset, cfg = settings["dataset"], timm.get_pretrained_cfg(settings["model"]["name"])
+        described = {"crop_pct": cfg.crop_pct, "interpolation": cfg.interpolation, "image_size": cfg.input_size[-1]}
+        described |= {"mean": list(cfg.mean), "std": list(cfg.std)}
+        wanted = {key: dataset[key] for key in described if key in dataset}
+        if wanted.get("interpolation") == "random":
+            wanted["interpolation"] = "bicubic"  # of its evaluation
+        assert {key: described[key] for key in wanted} == wanted, name
+        compared += len(wanted)
+    assert compared > 40
 
 
 @pytest.mark.parametrize(
