@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.config.searched_values import corner_values, domains_of
+from orchestrator.config.searched_values import Setting as _Setting
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.errors import Problem
 
@@ -14,22 +13,6 @@ _SMALL_ONLY = ("crop_padding",)
 _FILES_ONLY = ("crop_scale_min", "color_jitter", "auto_augment", "repeats")
 # As timm names them.
 _NESTEROV = {"sgd", "sgdw", "sgdc", "csgdw", "csgdc", "nesterov", "nesterovw", "nlars", "nlarc"}
-
-
-@dataclass(frozen=True)
-class _Setting:
-    """A setting with all values that trials may use: the searched corners, or the fixed value."""
-
-    where: str
-    values: tuple[Any, ...]
-
-    @classmethod
-    def of(cls, name: str, training: TrainingConfig, search: Mapping[str, Any]) -> _Setting:
-        """Return the setting of this name."""
-        searched = dict(domains_of(name, search))
-        if searched:
-            return cls(f"search.{next(iter(searched))}", tuple(corner_values(name, search)))
-        return cls(f"training.{name}", (getattr(training, name),))
 
 
 def training_problems(training: TrainingConfig, search: Mapping[str, Any], workers: int) -> Iterator[Problem]:
@@ -45,9 +28,7 @@ def training_problems(training: TrainingConfig, search: Mapping[str, Any], worke
         return _Setting.of(name, training, search)
 
     yield from _batch_size(setting("global_batch_size"), setting("accumulation_steps"), workers)
-    yield from _lr_schedule(
-        setting("lr_schedule"), setting("decay_milestones"), setting("epochs"), setting("cooldown_epochs")
-    )
+    yield from _lr_schedule(setting("decay_milestones"), setting("epochs"), setting("cooldown_epochs"))
     threshold, losses = setting("bce_target_threshold"), setting("loss").values
     given = [value for value in threshold.values if value is not None]
     if given and "binary_cross_entropy" not in losses:
@@ -103,16 +84,12 @@ def _is_policy(name: str) -> bool:
     return True
 
 
-def _lr_schedule(shapes: _Setting, milestones: _Setting, epochs: _Setting, cooldown: _Setting) -> Iterator[Problem]:
+def _lr_schedule(milestones: _Setting, epochs: _Setting, cooldown: _Setting) -> Iterator[Problem]:
     """Check that milestones and cool-down fit the number of epochs."""
     shortest = min((value for value in epochs.values if isinstance(value, int)), default=1)
     for points in milestones.values:
         if not isinstance(points, tuple):
             continue  # a searched number, which is reported by another rule
-        if points and "multistep" not in shapes.values:
-            yield Problem(
-                milestones.where, f"got {list(points)}; only multistep has some. Add training.lr_schedule: multistep"
-            )
         if list(points) != sorted(set(points)):
             yield Problem(milestones.where, f"got {list(points)}; each epoch comes once, in rising order")
     longest = max((value for value in cooldown.values if isinstance(value, int)), default=0)
