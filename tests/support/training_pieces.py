@@ -180,6 +180,15 @@ CASES: dict[str, dict[str, Any]] = {
         "mixup_alpha": 0.3,
         "cutmix_alpha": 0.3,
     },
+    "plateau, validated every other epoch": {
+        "network": without_norm,
+        "optimizer": "sgd",
+        "lr": 0.1,
+        "lr_schedule": "plateau",
+        "plateau_patience": 0,
+        "validate_every": 2,
+        "objective": ObjectiveConfig(metric="val/top1", mode="min"),  # worsens, so that the rate falls
+    },
     "synchronised norms of logits": {
         "network": with_logit_norms,
         "optimizer": "sgd",

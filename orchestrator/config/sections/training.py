@@ -88,7 +88,7 @@ class TrainingConfig(AugmentationConfig):
     decay_epochs: PositiveInt = 30
     decay_milestones: Milestones = ()
     decay_rate: float = Field(0.1, gt=0, lt=1)
-    plateau_patience: PositiveInt = 10
+    plateau_patience: NonNegativeInt = 10
     loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     bce_target_threshold: float | None = Field(None, ge=0, lt=1)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from orchestrator.config import ObjectiveConfig
 from orchestrator.training import trial as trial_module
 from orchestrator.training.checkpoints.checkpoints import build_network
 from orchestrator.training.images.device_images import DeviceImages
@@ -114,6 +115,29 @@ def test_weight_average_and_loss_scale_are_restored(data: DeviceImages, tmp_path
     assert bool(trial.train_state.state_dict()["scaler"]) == (precision == "float16")
     assert differences(trial.train_state.state_dict(), whole.train_state.state_dict()) == []
     assert timeless(resumed) == timeless(reports)
+
+
+@pytest.mark.parametrize("cut", [{"stop_after": 2}, {"cut_before": 25}, {"cut_before": 34}, {"cut_before": 46}])
+def test_a_plateau_and_sparse_validations_resume_bit_equal(
+    data: DeviceImages, tmp_path: Path, cut: dict[str, int]
+) -> None:
+    """An accuracy that is to fall and rises instead: the rate is lowered after each validation but the first."""
+    options = {
+        "epochs": 5,
+        "lr_schedule": "plateau",
+        "plateau_patience": 0,
+        "warmup_epochs": 0,
+        "decay_rate": 0.5,
+        "validate_every": 2,
+        "objective": ObjectiveConfig(metric="val/top1", mode="min"),
+    }
+    whole, reports = train(data, tmp_path / "whole", None, **options)
+    assert [report["epoch"] for report in reports] == [2, 4, 5]
+    assert [report["lr"] for report in reports] == pytest.approx([3e-3, 3e-3, 1.5e-3])
+    trial, resumed = train(data, tmp_path / "cut", cut, **options)
+    assert timeless(resumed) == timeless(reports)
+    assert whole.train_state.state_dict()["lr_schedule"]["decays"] == 2
+    assert differences(trial.train_state.state_dict(), whole.train_state.state_dict()) == []
 
 
 def test_a_network_with_a_projected_span_resumes_bit_equal(
