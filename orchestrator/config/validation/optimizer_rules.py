@@ -65,7 +65,7 @@ def _owner_problems(setting: Setting, name: str, owners: tuple[str, ...], shapes
 def _betas_problems(betas: Setting, optimizers: tuple[Any, ...]) -> Iterator[Problem]:
     from timm.optim import get_optimizer_info, list_optimizers
 
-    known = [get_optimizer_info(name.rpartition("_")[2]) for name in optimizers if name in list_optimizers()]
+    known = [get_optimizer_info(name) for name in optimizers if name in list_optimizers()]
     having = [info for info in known if info.has_betas]
     for given in betas.values:
         if not isinstance(given, tuple) or not known:

@@ -28,7 +28,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         "conv_resnet26_small", num_classes=10, in_chans=1, drop_path_rate=0.3
     ),
     "spans": lambda: timm.create_model("adaptive_resnet26_small", num_classes=10, in_chans=1),
-    "norms of attention": lambda: timm.create_model("lesa_resnet29_cifar", num_classes=10, in_chans=1, img_size=8),
+    "norms of attention": lambda: timm.create_model("lesa_resnet26_cifar", num_classes=10, in_chans=1, img_size=8),
     "of timm": lambda: timm.create_model("resnet10t", num_classes=10, in_chans=1, drop_rate=0.2),
 }
 
@@ -111,9 +111,9 @@ def test_the_memory_estimate_of_a_family_falls() -> None:
     usual = torch.utils.checkpoint.checkpoint
 
     def activations(**settings: Any) -> int:
-        model = ModelConfig(name="lsas_resnet164_cifar")
+        model = ModelConfig(name="conv_resnet26_large")
         trial = TrialConfig(number=0, model=model, training=TrainingConfig(**settings), seed=0)
         return estimate_memory(trial, facts, workers=1).activations
 
-    assert activations(gradient_checkpointing=True) < 0.3 * activations()
+    assert activations(gradient_checkpointing=True) < 0.6 * activations()
     assert torch.utils.checkpoint.checkpoint is usual
