@@ -19,7 +19,7 @@ __all__ = ["LrSchedule", "Plateau"]
 _LEAST_GAIN = 1e-4  # relative, as in torch's schedule of this kind
 
 
-class Plateau(Scheduler):  # type: ignore[misc]
+class Plateau(Scheduler):
     """Learning rate that is lowered when a metric of the validation has stopped improving.
 
     The rules are those of `torch.optim.lr_scheduler.ReduceLROnPlateau`, counted in epochs instead of validations. The

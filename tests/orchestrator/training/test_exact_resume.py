@@ -117,11 +117,8 @@ def test_weight_average_and_loss_scale_are_restored(data: DeviceImages, tmp_path
     assert timeless(resumed) == timeless(reports)
 
 
-@pytest.mark.parametrize("cut", [{"stop_after": 2}, {"cut_before": 25}, {"cut_before": 34}, {"cut_before": 46}])
-def test_a_plateau_and_sparse_validations_resume_bit_equal(
-    data: DeviceImages, tmp_path: Path, cut: dict[str, int]
-) -> None:
-    """An accuracy that is to fall and rises instead: the rate is lowered after each validation but the first."""
+def test_a_plateau_and_sparse_validations_resume_bit_equal(data: DeviceImages, tmp_path: Path) -> None:
+    """Train for a low accuracy, which rises instead: each validation but the first lowers the rate."""
     options = {
         "epochs": 5,
         "lr_schedule": "plateau",
@@ -134,10 +131,11 @@ def test_a_plateau_and_sparse_validations_resume_bit_equal(
     whole, reports = train(data, tmp_path / "whole", None, **options)
     assert [report["epoch"] for report in reports] == [2, 4, 5]
     assert [report["lr"] for report in reports] == pytest.approx([3e-3, 3e-3, 1.5e-3])
-    trial, resumed = train(data, tmp_path / "cut", cut, **options)
-    assert timeless(resumed) == timeless(reports)
     assert whole.train_state.state_dict()["lr_schedule"]["decays"] == 2
-    assert differences(trial.train_state.state_dict(), whole.train_state.state_dict()) == []
+    for update in (25, 34, 46):  # within an epoch that is not validated, after one, and after the first decay
+        trial, resumed = train(data, tmp_path / str(update), {"cut_before": update}, **options)
+        assert timeless(resumed) == timeless(reports)
+        assert differences(trial.train_state.state_dict(), whole.train_state.state_dict()) == []
 
 
 def test_a_network_with_a_projected_span_resumes_bit_equal(

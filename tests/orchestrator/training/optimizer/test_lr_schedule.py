@@ -91,7 +91,7 @@ def test_the_rate_of_every_step(settings: dict[str, Any], expected: list[float])
 @pytest.mark.parametrize("mode", ["max", "min"])
 @pytest.mark.parametrize("patience", [0, 1, 3])
 def test_a_plateau_is_that_of_torch(mode: Mode, patience: int) -> None:
-    """On random walks, with a validation after each epoch."""
+    """Compare on random walks, with a validation after each epoch."""
     for seed in range(5):
         walk = 1 + np.abs(np.random.default_rng(seed).normal(0, 0.02, 60).cumsum())
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
