@@ -17,7 +17,6 @@ _OWNERS = {
     "poly_power": ("poly",),
     "decay_epochs": ("step",),
     "plateau_patience": ("plateau",),
-    "warmup_prefix": ("cosine", "poly", "multistep", "step"),
 }
 """Settings of only some schedules, which others reject."""
 

@@ -131,10 +131,6 @@ def test_all_problems_are_reported_at_once_with_file_place_and_remedy(tmp_path: 
             {"search": {"plateau_patience": [2, 3]}},
             "search.plateau_patience: got 2; it is a setting of plateau, not of cosine. Add training.lr_schedule: plat",
         ),
-        (
-            {"training": {"warmup_prefix": True, "lr_schedule": "constant"}},
-            "training.warmup_prefix: got True; it is a setting of cosine, poly, multistep and step, not of constant. ",
-        ),
         ({"training": {"layer_decay": 1.5}}, "training.layer_decay: got 1.5; should be less than or equal to 1"),
         (
             {"training": {"betas": [0.9, 0.95]}},
