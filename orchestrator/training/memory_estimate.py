@@ -103,12 +103,12 @@ def _shell(trial: TrialConfig, facts: DatasetFacts, device: str = "meta") -> nn.
 
 def _activations_per_image(shell: nn.Module, trial: TrialConfig, facts: DatasetFacts) -> int:
     try:
-        return _saved_bytes(shell, facts, "meta")
+        return _saved_bytes(shell, trial, facts, "meta")
     except RuntimeError:  # the network reads values, which `meta` does not have
-        return _saved_bytes(_shell(trial, facts, "cpu"), facts, "cpu")
+        return _saved_bytes(_shell(trial, facts, "cpu"), trial, facts, "cpu")
 
 
-def _saved_bytes(network: nn.Module, facts: DatasetFacts, device: str) -> int:
+def _saved_bytes(network: nn.Module, trial: TrialConfig, facts: DatasetFacts, device: str) -> int:
     """Count the bytes that autograd keeps per image, each piece of memory once, without the weights."""
     known = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
     kept: dict[int, Tensor] = {}  # alive, so that no address is used twice
@@ -129,7 +129,8 @@ def _saved_bytes(network: nn.Module, facts: DatasetFacts, device: str) -> int:
         insides.append(_held({key: inside[key] for key in inside.keys() - known - kept.keys()}))
         return outputs
 
-    images = torch.zeros(_PROBE_IMAGES, facts.in_chans, facts.image_size, facts.image_size, device=device)
+    side = trial.training.crop_px or facts.image_size
+    images = torch.zeros(_PROBE_IMAGES, facts.in_chans, side, side, device=device)
     with _noted(note), _checkpoints_as(block):
         logits = network.train()(images)
     del logits

@@ -64,6 +64,8 @@ class TrainingConfig(AugmentationConfig):
         validate_every: Number of epochs between two validations, each of which is followed by a report; the last epoch
             is validated in any case.
         checkpoint_every_steps: Optimiser steps between checkpoints within an epoch; None writes one after each epoch.
+        dist_bn: Running statistics that are evaluated and kept after an epoch: `broadcast` takes the first worker's,
+            `reduce` the mean over the workers, and with `none` each worker keeps its own.
     """
 
     epochs: PositiveInt = 10
@@ -104,3 +106,4 @@ class TrainingConfig(AugmentationConfig):
     ema_warmup: bool = False
     validate_every: PositiveInt = 1
     checkpoint_every_steps: PositiveInt | None = None
+    dist_bn: Literal["broadcast", "reduce", "none"] = "broadcast"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.config.searched_values import Setting as _Setting
+from orchestrator.config.searched_values import Setting
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.errors import Problem
 
-_SMALL_ONLY = ("crop_padding",)
-_FILES_ONLY = ("crop_scale_min", "color_jitter", "auto_augment", "repeats")
+if TYPE_CHECKING:
+    from orchestrator.data import DatasetFacts
+
+_SMALL_ONLY = ("crop_padding", "crop_px")
+_FILES_ONLY = ("crop_scale_min", "color_jitter", "auto_augment")
+_COLOURS_ONLY = ("hue", "lighting")
 # As timm names them.
 _NESTEROV = {"sgd", "sgdw", "sgdc", "csgdw", "csgdc", "nesterov", "nesterovw", "nlars", "nlarc"}
 
@@ -24,8 +28,8 @@ def training_problems(training: TrainingConfig, search: Mapping[str, Any], worke
         workers: Number of DDP ranks of a trial.
     """
 
-    def setting(name: str) -> _Setting:
-        return _Setting.of(name, training, search)
+    def setting(name: str) -> Setting:
+        return Setting.of(name, training, search)
 
     yield from _batch_size(setting("global_batch_size"), setting("accumulation_steps"), workers)
     yield from _lr_schedule(setting("decay_milestones"), setting("epochs"), setting("cooldown_epochs"))
@@ -52,25 +56,52 @@ def training_problems(training: TrainingConfig, search: Mapping[str, Any], worke
         )
 
 
-def augmentation_problems(training: TrainingConfig, search: Mapping[str, Any], *, files: bool) -> Iterator[Problem]:
+def augmentation_problems(
+    training: TrainingConfig, search: Mapping[str, Any], facts: DatasetFacts
+) -> Iterator[Problem]:
     """Yield augmentations that do not apply to these images.
 
     Args:
         training: Section `training`, the fixed values.
         search: Searched domains by name.
-        files: True for image files, which are cropped; False for small images, which are padded first.
+        facts: Facts about the images: files, which are cropped, or small images, which are padded first.
     """
-    kind, other = ("image files", _SMALL_ONLY) if files else ("small images", _FILES_ONLY)
-    for name in other:
-        setting = _Setting.of(name, training, search)
-        given = [value for value in setting.values if value != TrainingConfig.model_fields[name].default]
-        if given:
-            yield Problem(setting.where, f"got {given[0]!r}; {kind} are augmented without it. Leave it out")
-    if files:
-        setting = _Setting.of("auto_augment", training, search)
+    kind, other = ("image files", _SMALL_ONLY) if facts.files else ("small images", _FILES_ONLY)
+    for setting, given in _changed(other, training, search):
+        yield Problem(setting.where, f"got {given!r}; {kind} are augmented without it. Leave it out")
+    if facts.in_chans != 3:
+        for setting, given in _changed(_COLOURS_ONLY, training, search):
+            rule = f"these images have {facts.in_chans} channels, and colours need red, green and blue. Leave it out"
+            yield Problem(setting.where, f"got {given!r}; {rule}")
+    if not facts.files:
+        crops, paddings = (Setting.of(name, training, search) for name in ("crop_px", "crop_padding"))
+        yield from _window(crops, paddings, facts.image_size)
+    if facts.files:
+        setting = Setting.of("auto_augment", training, search)
         for value in setting.values:
             if value and not _is_policy(value):
                 yield Problem(setting.where, f"got {value!r}; timm has no such policy. Use rand-m9-mstd0.5-inc1")
+
+
+def _changed(
+    names: Sequence[str], training: TrainingConfig, search: Mapping[str, Any]
+) -> Iterator[tuple[Setting, Any]]:
+    """Yield the settings that differ from their default, each with the first such value."""
+    for name in names:
+        setting = Setting.of(name, training, search)
+        given = [value for value in setting.values if value != TrainingConfig.model_fields[name].default]
+        if given:
+            yield setting, given[0]
+
+
+def _window(crops: Setting, paddings: Setting, image_size: int) -> Iterator[Problem]:
+    """Check that a crop of small images fits into the padded image."""
+    padding = min((value for value in paddings.values if isinstance(value, int)), default=0)
+    most = image_size + 2 * padding
+    largest = max((value for value in crops.values if isinstance(value, int)), default=0)
+    if largest > most:
+        padded = f" and {padding} px of padding on each side" if padding else ""
+        yield Problem(crops.where, f"got {largest}; images of {image_size} px{padded} are smaller. Use {most} or less")
 
 
 def _is_policy(name: str) -> bool:
@@ -84,7 +115,7 @@ def _is_policy(name: str) -> bool:
     return True
 
 
-def _lr_schedule(milestones: _Setting, epochs: _Setting, cooldown: _Setting) -> Iterator[Problem]:
+def _lr_schedule(milestones: Setting, epochs: Setting, cooldown: Setting) -> Iterator[Problem]:
     """Check that milestones and cool-down fit the number of epochs."""
     shortest = min((value for value in epochs.values if isinstance(value, int)), default=1)
     for points in milestones.values:
@@ -101,7 +132,7 @@ def _lr_schedule(milestones: _Setting, epochs: _Setting, cooldown: _Setting) -> 
         )
 
 
-def _batch_size(sizes: _Setting, parts: _Setting, workers: int) -> Iterator[Problem]:
+def _batch_size(sizes: Setting, parts: Setting, workers: int) -> Iterator[Problem]:
     """Check the batch size: batch norm needs two images per worker and part, and a batch may be one image short."""
     most = max((value for value in parts.values if isinstance(value, int)), default=1)
     least = 2 * workers * most + 1
