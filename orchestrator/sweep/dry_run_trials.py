@@ -35,7 +35,14 @@ _INDEPENDENT = ("random", "grid", "qmc")
 # Number of extremes of the space that are considered, and of these measured.
 _EXTREMES = 48
 _MEASURED = 3
-_MEMORY_SETTINGS = ("global_batch_size", "accumulation_steps", "optimizer", "precision", "ema_decay")
+_MEMORY_SETTINGS = (
+    "global_batch_size",
+    "accumulation_steps",
+    "optimizer",
+    "precision",
+    "ema_decay",
+    "gradient_checkpointing",
+)
 
 
 @dataclass(frozen=True)
