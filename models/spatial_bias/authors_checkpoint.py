@@ -10,6 +10,8 @@ from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, En
 from models.registry.authors.resnet_keys import TORCHVISION_PARTS, rename
 from models.spatial_bias.network import SpatialBiasResNet
 
+POOLED_SIZE = 10  # for every image in their code
+ADDITIONS = {"mixing": "conv1d", "read_point": "conv1_output", "join_point": "conv2_output", "attention": "none"}
 DEFAULTS: Mapping[str, Any] = {"bottleneck": False, "gc_group": (False, False, False, False)}
 REQUIRED = ("dataset", "depth", "num_classes")
 
@@ -40,6 +42,7 @@ def build(options: Mapping[str, Any]) -> nn.Module:
         return SpatialBiasResNet(
             depths=BOTTLENECK_DEPTHS[depth],
             **trunk(large_image=True),
+            pooled_size=POOLED_SIZE,
             stages=flags[:4],
             num_classes=given["num_classes"],
         )
@@ -49,6 +52,7 @@ def build(options: Mapping[str, Any]) -> nn.Module:
     return SpatialBiasResNet(
         depths=((depth - 2) // 9,) * 3,
         **trunk(large_image=False),
+        pooled_size=POOLED_SIZE,
         stages=flags[:3],
         num_classes=given["num_classes"],
     )
@@ -58,11 +62,13 @@ def entries(network: nn.Module) -> dict[str, Entry]:
     """Return their keys; every one of them is one of ours.
 
     Raises:
-        AuthorsOptionError: The network has non-local blocks, which their code does not.
+        AuthorsOptionError: The network has non-local blocks or another addition that their code does not.
     """
     assert isinstance(network, SpatialBiasResNet)
     if network.has_nonlocal:
         raise AuthorsOptionError("spatial_bias: their code has no non-local blocks, this network does")
+    if others := [f"{key} {value!r}" for key, value in network.additions.items() if value != ADDITIONS[key]]:
+        raise AuthorsOptionError(f"spatial_bias: their code has no {' or '.join(others)}")
     keys = network.state_dict()
     return {rename(key, stage="layer{next_stage}", parts=PARTS): Entry(key) for key in keys}
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import models
-from models.lsas.channel_attention import CHANNEL_ATTENTIONS, SpatialPyramidLogits, StyleRecalibrationLogits
+from models.common.channel_attention import CHANNEL_ATTENTIONS, SpatialPyramidLogits, StyleRecalibrationLogits
 from models.lsas.network import GatedBasicBlock, GatedBottleneck
 from models.lsas.sub_attention import AttentionGate, SubAttention
 
