@@ -22,6 +22,8 @@ from models.registry.catalogue import (
     list_models,
     model_family,
     model_options,
+    options_of_record,
+    options_to_record,
     searchable_options,
 )
 from models.registry.first_map import first_map_side
@@ -55,6 +57,8 @@ __all__ = [
     "model_options",
     "model_params",
     "nonlocal_variants",
+    "options_of_record",
+    "options_to_record",
     "penalty",
     "project_",
     "searchable_options",

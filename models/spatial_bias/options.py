@@ -35,6 +35,7 @@ ATTENTION_OPTIONS = (
 
 def bias_options(stages: tuple[bool, ...], *, stages_name: str = "stages") -> tuple[ModelOption, ...]:
     """Make the options of a spatial bias, with the stages that carry one by default; three stages are small images."""
+    small_image = len(stages) == 3
     return (
         ModelOption(
             name="bias_channels",
@@ -55,7 +56,8 @@ def bias_options(stages: tuple[bool, ...], *, stages_name: str = "stages") -> tu
         ModelOption(
             name="pooled_size",
             type=int,
-            default=CIFAR_POOLED_SIZE if len(stages) == 3 else IMAGENET_POOLED_SIZE,
+            default=CIFAR_POOLED_SIZE if small_image else IMAGENET_POOLED_SIZE,
+            former_default=IMAGENET_POOLED_SIZE if small_image else None,
             low=1,
             high=32,
             description="Side in cells of the grid that is mixed (r); parameters grow with its fourth power.",

@@ -48,11 +48,15 @@ class SharedSettings(Protocol):
 def resolve_trial(shared: SharedSettings, number: int, params: Mapping[str, Any]) -> TrialConfig:
     """Combine the searched values of a trial with the fixed ones.
 
+    Defaults of the network that once were others are written out, so that the record of the trial stays valid.
+
     Args:
         shared: Settings that all trials of the sweep share.
         number: Number of the trial in Optuna.
         params: Values drawn from the search space, by searched name.
     """
+    import models
+
     fixed = shared.model or ModelConfig(name="", options={})
     settings = {setting_of(name): value for name, value in params.items()}
     name = str(settings.pop("model", fixed.name))
@@ -60,7 +64,7 @@ def resolve_trial(shared: SharedSettings, number: int, params: Mapping[str, Any]
     options = {key: value for key, value in settings.items() if key not in training}
     return TrialConfig(
         number=number,
-        model=ModelConfig(name=name, options={**fixed.options, **options}),
+        model=ModelConfig(name=name, options=models.options_to_record(name, {**fixed.options, **options})),
         training=TrainingConfig(**{**shared.training.model_dump(), **training}),
         seed=shared.seed,
     )
