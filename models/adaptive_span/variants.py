@@ -3,7 +3,7 @@
 The adaptive network, and its controls of the same shape with fixed local attention, with attention-augmented
 convolution and with convolution. All are made of bottlenecks behind a 3x3 stem of 32 channels.
 
-Source: Parker et al. 2020 (arXiv 2004.08708), appendix A.3, with the widths and depths of the authors' code.
+Source: Parker et al. 2020 (arXiv 2004.08708), with the widths and depths of the authors' code.
 """
 
 import dataclasses
