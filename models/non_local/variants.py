@@ -21,7 +21,10 @@ LARGE_DEPTHS = (3, 4, 6, 3)
 LARGE_STAGES = (False, True, True, False)
 CIFAR_DEPTH = 56
 CIFAR_STAGES = (False, True, True)
-SOURCE = {"paper_ids": "arXiv:1711.07971", "origin_url": "https://github.com/facebookresearch/video-nonlocal-net"}
+SOURCE: Mapping[str, Any] = {
+    "paper_ids": "arXiv:1711.07971",
+    "origin_url": "https://github.com/facebookresearch/video-nonlocal-net",
+}
 
 
 def _cifar(name: str, summary: str, *, is_open: bool) -> Variant:

@@ -72,10 +72,10 @@ class SpatialBias(nn.Module):
         The norm of the weights between two cells: over the key of the 1-D convolution, over both kinds of channels of
         the linear projection.
         """
-        weight, between = self.mix.weight.detach(), (2,)
+        weight, between = self.mix.weight.detach(), [2]
         if isinstance(self.mix, nn.Linear):
             cells = self.pooled_size**2
-            weight, between = weight.reshape(self.bias_channels, cells, -1, cells), (0, 2)
+            weight, between = weight.reshape(self.bias_channels, cells, -1, cells), [0, 2]
         lengths: Tensor = torch.linalg.vector_norm(weight, dim=between)
         return lengths
 

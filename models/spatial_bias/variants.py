@@ -27,7 +27,10 @@ LARGE_DEPTHS = (50, 101, 152)
 CIFAR_DEPTHS = (29, 38, 56, 65, 110, 164)
 OPEN_DEPTH = 38
 PREFIX = "nonlocal_"
-SOURCE = {"paper_ids": "arXiv:2302.12505", "origin_url": "https://github.com/GoJunHyeong/SpatialBias"}
+SOURCE: Mapping[str, Any] = {
+    "paper_ids": "arXiv:2302.12505",
+    "origin_url": "https://github.com/GoJunHyeong/SpatialBias",
+}
 
 
 def _large(depth: int) -> Variant:

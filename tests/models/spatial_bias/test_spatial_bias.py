@@ -21,7 +21,7 @@ def parameters(name: str, **options: Any) -> int:
 
 @pytest.mark.parametrize(("depth", "published"), [(38, (0.43, 0.45, 0.46, 0.48)), (65, (0.71, 0.74, 0.77, 0.80))])
 def test_parameters_on_cifar_are_those_of_the_paper(depth: int, published: tuple[float, ...]) -> None:
-    """The bias is in no stage, the first, the first two, all three; 10 cells a side would give far more."""
+    """Count with the bias in no stage, the first, the first two, all three; 10 cells a side would give far more."""
     for stages, millions in zip(("FFF", "TFF", "TTF", "TTT"), published, strict=True):
         for name, options in ((f"sb_resnet{depth}_cifar", {}), ("sb_resnet_cifar", {"depth": depth})):
             assert round(parameters(name, stages=stages, **options) / 1e6, 2) == millions

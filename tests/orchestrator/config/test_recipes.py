@@ -111,7 +111,7 @@ def test_a_backbone_is_trained_as_the_network_with_its_addition(baseline: str, w
 
 
 def test_published_errors_of_spatial_bias_on_cifar100(datasets: Path) -> None:
-    """The bias in no stage, the first, the first two and all three, with the parameters of each in millions."""
+    """Compare error and parameters with the bias in no stage, the first, the first two and all three."""
     published = {
         38: {"FFF": (23.98, 0.43), "TFF": (23.86, 0.45), "TTF": (22.44, 0.46), "TTT": (22.46, 0.48)},
         65: {"FFF": (21.87, 0.71), "TFF": (20.81, 0.74), "TTF": (20.77, 0.77), "TTT": (None, 0.80)},
