@@ -74,8 +74,8 @@ def _bias(stages: Domain, nonlocal_stages: tuple[str, ...]) -> dict[str, Domain]
         "key_size": _choice(1, 3, 5),
         "pooled_size": IntDomain(low=4, high=14, step=2),
         "mixing": _choice("conv1d", "linear"),
-        "read_point": _choice("block_input", "conv1_output", "conv2_output"),
-        "join_point": _choice("conv2_input", "conv2_output", "conv3_input", read_point=("block_input", "conv1_output")),
+        "read_point": _choice("block_input", "conv1_output"),  # not every join point goes with conv2_output
+        "join_point": _choice("conv2_input", "conv2_output", "conv3_input"),
         "stages": stages,
         "attention": _choice("none", "se", "cbam", "eca"),
         "attention_reduction": _choice(4, 8, 16, 32),

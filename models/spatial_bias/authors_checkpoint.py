@@ -1,5 +1,6 @@
 """Spatial bias: keys and constructor arguments of GoJunHyeong/SpatialBias (commit 9952348)."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,11 +74,20 @@ def entries(network: nn.Module) -> dict[str, Entry]:
     return {rename(key, stage="layer{next_stage}", parts=PARTS): Entry(key) for key in keys}
 
 
+def options_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Return the pooled size of a checkpoint, whose mixing has one channel per cell of the grid."""
+    del name
+    cells = next((shape[0] for key, shape in shapes.items() if key.endswith("SB.sb_conv.weight")), 0)
+    side = math.isqrt(cells)
+    return {"pooled_size": side} if side and side**2 == cells else {}
+
+
 register_family(
     AuthorsFamily(
         name="spatial_bias",
         networks=(SpatialBiasResNet,),
         build=build,
         entries=entries,
+        options_of=options_of,
     )
 )

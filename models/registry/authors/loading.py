@@ -142,6 +142,7 @@ def _build_for(name: str, state: Mapping[str, Tensor]) -> nn.Module:
         name,
         num_classes=len(fc) if fc is not None else 1000,
         in_chans=stem.shape[1] if stem is not None and stem.ndim == 4 else 3,
+        **family.options_of(name, {key: tuple(value.shape) for key, value in state.items()}),
     )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import models
 from models.common.channel_attention import ChannelGate
+from models.registry.authors.loading import family_of
 from models.spatial_bias.bias import SpatialBias
 from models.spatial_bias.block import BiasPlan
 
@@ -125,6 +126,17 @@ def test_the_authors_code_has_none_of_the_additions(addition: dict[str, str]) ->
     ((name, value),) = addition.items()
     with pytest.raises(models.AuthorsOptionError, match=f"their code has no {name} '{value}'"):
         models.load_authors_checkpoint(network, {"fc.weight": torch.zeros(2, 256)})
+
+
+def test_a_checkpoint_of_the_authors_code_brings_its_grid() -> None:
+    theirs = {"dataset": "cifar100", "depth": 29, "num_classes": 4, "bottleneck": True, "gc_group": (True,) * 3}
+    built = models.from_authors("spatial_bias", theirs)
+    ours = built.state_dict()
+    table = family_of(built).entries(built)
+    state = {key: entry.to_authors(ours[entry.ours]).clone() for key, entry in table.items()}
+    loaded = models.load_authors_checkpoint("sb_resnet29_cifar", state).state_dict()
+    assert loaded["stages.0.0.spatial.bias.mix.weight"].shape == (100, 100, 3)
+    assert all(torch.equal(value, loaded[key]) for key, value in ours.items())
 
 
 def test_exports_for_any_batch() -> None:
