@@ -33,6 +33,8 @@ from models.registry.catalogue import (
     list_models,
     model_family,
     model_options,
+    options_of_record,
+    options_to_record,
     searchable_options,
 )
 from models.registry.first_map import first_map_side
@@ -71,6 +73,8 @@ __all__ = [
     "model_options",
     "model_params",
     "nonlocal_variants",
+    "options_of_record",
+    "options_to_record",
     "penalty",
     "project_",
     "read_weights",
