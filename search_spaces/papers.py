@@ -141,7 +141,7 @@ def _parker(stages: str) -> tuple[PaperSetting, ...]:
 
 def _local(stages: str) -> tuple[PaperSetting, ...]:
     """Return the configurations of local attention in all of the stages."""
-    window = {"scaled": False, "stages": stages}
+    window: Settings = {"scaled": False, "stages": stages}
     return (
         PaperSetting(
             f"{_PARKER}, best medium network", {"num_heads": 4, "kernel_size": 5, **window, **_PARKER_TRAINING}

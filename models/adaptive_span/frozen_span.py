@@ -55,12 +55,14 @@ class FrozenSpanAttention(nn.Module):
         parts = zip(*(part.split(sizes, dim=1) for part in (q, k, v)), strict=True)
         attended = [
             attend_by_head(
-                *part,
+                q,
+                k,
+                v,
                 self.get_buffer(f"rel{index}"),
                 self.get_buffer(f"mask{index}"),
                 mask_before_softmax=self.mask_before_softmax,
             )
-            for index, part in enumerate(parts)
+            for index, (q, k, v) in enumerate(parts)
         ]
         if len(attended) == 1:
             return in_order_of(x, attended[0])

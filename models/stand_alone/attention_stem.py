@@ -53,7 +53,7 @@ class BlockAttention(nn.Module):
         logits = q @ k.transpose(-2, -1) + torch.einsum("bhwgqd,gqkd->bhwgqk", q, self._positions())
         attended = logits.softmax(-1) @ self._values(padded)
         rows, cols = attended.shape[1:3]
-        y = attended.unflatten(4, (BLOCK_PX, BLOCK_PX)).permute(0, 3, 6, 1, 4, 2, 5)  # (B, G, D, h, 4, w, 4)
+        y: Tensor = attended.unflatten(4, (BLOCK_PX, BLOCK_PX)).permute(0, 3, 6, 1, 4, 2, 5)  # (B, G, D, h, 4, w, 4)
         y = y.reshape(-1, self.qk.out_channels // 2, rows * BLOCK_PX, cols * BLOCK_PX)
         return y[..., :height, :width]
 
@@ -72,7 +72,8 @@ class BlockAttention(nn.Module):
         pixels = x.unflatten(3, (-1, BLOCK_PX)).unflatten(2, (-1, BLOCK_PX)).permute(0, 2, 4, 3, 5, 1).flatten(3, 4)
         maps = torch.einsum("sm,mci->sci", self.mixture_weights().flatten(0, 1), self.values)
         values = torch.einsum("bhwsi,sci->bhwsc", pixels, maps)
-        return values.unflatten(4, (self.num_heads, -1)).transpose(3, 4)
+        by_head: Tensor = values.unflatten(4, (self.num_heads, -1)).transpose(3, 4)
+        return by_head
 
     def _positions(self) -> Tensor:
         """Return the embedding of the offset from every query to every key of a block: (G, 16, 16, D)."""

@@ -111,7 +111,7 @@ def load_compared(wanted: Sequence[Comparison], images: NetworkImages, num_class
             be downloaded.
     """
     names = [one.name for one in wanted]
-    compared = []
+    compared: list[ComparedNetwork] = []
     for one in wanted:
         if not timm.is_model(one.name):
             raise CheckpointError(
@@ -155,13 +155,15 @@ def _load(one: Comparison, images: NetworkImages, num_classes: int) -> tuple[nn.
     side, channels = images.inputs.shape[-1], images.inputs.shape[1]
     if one.weights == UNTRAINED:
         patch = max(1, min(16, side // _FEWEST_TOKENS))
-        shape = {"num_classes": num_classes, "in_chans": channels, "img_size": side, "patch_size": patch}
-        return timm.create_model(one.name, **shape), images.inputs
+        network = timm.create_model(
+            one.name, num_classes=num_classes, in_chans=channels, img_size=side, patch_size=patch
+        )
+        return network, images.inputs
     if one.weights == PRETRAINED:
         network = timm.create_model(one.name, pretrained=True)
         return network, _converted(images, network, cast(Any, network).default_cfg["input_size"])
     path = str(expanded_path(one.weights))
-    shape = {} if path.endswith((".npz", ".npy")) else _shape_of(one.name, path)
+    shape: dict[str, Any] = {} if path.endswith((".npz", ".npy")) else _shape_of(one.name, path)
     network = timm.create_model(one.name, **shape)
     load_checkpoint(network, path, weights_only=True)  # create_model's default varies with timm's version
     config = cast(Any, network).default_cfg
@@ -169,7 +171,7 @@ def _load(one: Comparison, images: NetworkImages, num_classes: int) -> tuple[nn.
     return network, _converted(images, network, (shape.get("in_chans", config["input_size"][0]), own, own))
 
 
-def _shape_of(name: str, path: str) -> dict[str, int]:
+def _shape_of(name: str, path: str) -> dict[str, Any]:
     """Return the keywords with which weights of a file fit a network, where they differ from its defaults."""
     state = load_state_dict(path, weights_only=True)
     with torch.device("meta"):
