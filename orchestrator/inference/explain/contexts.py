@@ -29,11 +29,11 @@ def explain_contexts(subject: Subject) -> Numbers:
     }
 
 
-def last_similarity_maps(subject: Subject) -> Tensor | None:
-    """Return the maps of the context that `similarity_maps` draws, (N, heads, h, w); None without similarity."""
+def last_similarity_maps(subject: Subject) -> tuple[str, Tensor] | None:
+    """Return name and maps, (N, heads, h, w), of the context that `similarity_maps` draws; None without similarity."""
     maps = _similarity_maps(subject)
     drawn = _last(maps)
-    return None if drawn is None else maps[drawn]
+    return None if drawn is None else (drawn, maps[drawn])
 
 
 def _similarity_maps(subject: Subject) -> dict[str, Tensor]:

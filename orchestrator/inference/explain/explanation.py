@@ -130,9 +130,9 @@ def _compare_attention(
         "networks": {reading.network.label: reading.numbers() for reading in readings},
     }
     draw_query_maps(subject, readings, queries)
-    groups = last_similarity_maps(subject)
+    similarity = last_similarity_maps(subject)
     for reading in readings:
-        draw_last_block(subject, reading, groups)
+        draw_last_block(subject, reading, similarity)
 
 
 def _irrelevance_of(reading: Reading) -> Numbers:

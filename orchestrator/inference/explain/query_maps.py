@@ -152,19 +152,21 @@ def draw_query_maps(subject: Subject, readings: Sequence[Reading], queries: Sequ
     save(figure, subject.folder, "query_maps")
 
 
-def draw_last_block(subject: Subject, reading: Reading, groups: Tensor | None) -> None:
+def draw_last_block(subject: Subject, reading: Reading, similarity: tuple[str, Tensor] | None) -> None:
     """Draw `last_block_maps_<network>`: all heads of the last block at the first query, beside the groups of FCViT.
 
     Args:
         subject: Explained network and its images.
         reading: Attention of the network to compare with.
-        groups: Similarity maps of the explained network, (N, groups, h, w); None where it has none.
+        similarity: Output of `last_similarity_maps` for the explained network.
     """
+    name, groups = similarity or ("", None)
     shown, heads = min(subject.drawn, len(subject.images.pixels)), reading.maps.shape[1]
     left = 0 if groups is None else -(-groups.shape[1] // 2)
     right, gap = -(-heads // 2), int(left > 0)
-    title = f"{subject.title}\nmaps of the last block: " + ("similarity by group, " if left else "")
-    figure, axes = grid(2 * shown, left + gap + right, f"{title}{reading.network.label} by head")
+    beside = f"{name} by group, " if left else ""
+    title = f"{subject.title}\n{beside}{reading.network.label}, {reading.block} by head"
+    figure, axes = grid(2 * shown, left + gap + right, title)
     for ax in axes.flat:
         ax.set_visible(False)
     limit = 1e-6 if groups is None else max(1e-6, float(groups[:shown].abs().max()))
