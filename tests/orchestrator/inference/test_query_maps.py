@@ -108,6 +108,17 @@ def test_pictures_of_several_networks_beside_fcvit(tmp_path: Path) -> None:
     assert table["query_irrelevance"]["networks"]["test_vit"]["trained"]
 
 
+def test_an_explained_transformer_is_drawn_itself(tmp_path: Path) -> None:
+    network: Any = transformer(count=2).network
+    network.class_names = tuple("abc")
+    trained = TrainedNetwork(network=network, label="known", name="own", options={}, epoch=1, checkpoint_bytes=0)
+    found = explain_network(trained, noise(2, side=SIDE), tmp_path, drawn=1, layer="patch_embed.proj")
+    names = [path.stem for path in found.pictures]
+    assert names == ["grad_cam", "last_block_maps_own", "query_irrelevance", "query_maps"]
+    assert list(found.numbers["query_maps"]["networks"]) == ["own"]
+    assert not any(module._forward_pre_hooks for module in network.modules())
+
+
 def test_query_points_are_shares_of_the_image() -> None:
     assert query_points([]) == QUERIES
     assert query_points(["0.5,0.25", "1, 0"]) == ((0.5, 0.25), (1.0, 0.0))
