@@ -71,7 +71,22 @@ _ZHONG_TRAINING: Settings = {
     "lr_schedule": "multistep",
 }
 
-_ATTENTION: Settings = {"groups": 8, "position_embedding": "classification", "stages": "FFTT"}
+_ATTENTION: Settings = {
+    "groups": 8,
+    "position_embedding": "classification",
+    "stages": "FFTT",
+    "keep_first_conv": "TTTF",
+    "last_stride": 1,
+}
+_LESA: Settings = {
+    **_ATTENTION,
+    "unary": "grouped",
+    "binary": True,
+    "fusion": "full",
+    "fusion_shrink": 2,
+    "fusion_kernel_sizes": 1,
+    "fusion_groups": 1,
+}
 _YANG_TRAINING: Settings = {
     **_PLAIN,
     "optimizer": "sgd",
@@ -83,12 +98,14 @@ _YANG_TRAINING: Settings = {
 }
 
 _FCVIT: Settings = {
+    "mixer": "fcvit",
     "kernel_size_1": 11,
     "kernel_size_2": 11,
     "mixing_steps": 2,
     "global_context": True,
     "similarity": True,
     "competition": True,
+    "candidates": 2,
     "gc_reduction": 8,
     "num_heads": 8,
     "fc_factor": 8,
@@ -96,6 +113,9 @@ _FCVIT: Settings = {
     "channel_attention": False,
     "mlp_depthwise": True,
     "mlp_kernel_size": 3,
+    "norm_layer": "groupnorm1",
+    "act_layer": "gelu",
+    "layer_scale": True,
     "layer_scale_init": 1e-5,
     "optimizer": "adamw",
     "lr": 1e-3,
@@ -107,10 +127,13 @@ _FCVIT: Settings = {
     "mixup_alpha": 0.8,
     "cutmix_alpha": 1.0,
 }
-_FCVIT_BOTH = (
-    PaperSetting(f"{_MA}, command of the code", _FCVIT),
-    PaperSetting(f"{_MA}, the learning rate its code calls better at times", {**_FCVIT, "lr": 2e-3}),
-)
+
+
+def _fcvit(settings: Settings) -> tuple[PaperSetting, ...]:
+    return (
+        PaperSetting(f"{_MA}, command of the code", settings),
+        PaperSetting(f"{_MA}, the learning rate its code calls better at times", {**settings, "lr": 2e-3}),
+    )
 
 
 def _zhong(settings: Settings, stages: str, *, images: str, batch: int) -> PaperSetting:
@@ -165,8 +188,8 @@ _PAPERS: Mapping[str, tuple[PaperSetting, ...]] = MappingProxyType(
         ),
         "nonlocal": (PaperSetting(f"{_WANG}, section 4", {**_NONLOCAL, "stages": "FTT"}),),
         "nonlocal_large": (PaperSetting(f"{_WANG}, section 4", {**_NONLOCAL, "stages": "FTTF"}),),
-        "fcvit": _FCVIT_BOTH,
-        "fcvit_large": _FCVIT_BOTH,
+        "fcvit": _fcvit(_FCVIT),
+        "fcvit_large": _fcvit({**_FCVIT, "mlp_ratios": "8-8-4-4"}),
         "lsas": (
             _zhong(_LSAS, "FFT", images="CIFAR", batch=128),
             _zhong({**_LSAS, "order": 0}, "FFT", images="CIFAR without sub-attention", batch=128),
@@ -178,12 +201,7 @@ _PAPERS: Mapping[str, tuple[PaperSetting, ...]] = MappingProxyType(
             _zhong({"reduction": 16}, "TTT", images="STL10", batch=16),
         ),
         "senet_large": (_zhong({"reduction": 16}, "TTTT", images="ImageNet", batch=256),),
-        "lesa": (
-            PaperSetting(
-                f"{_YANG}, on ImageNet",
-                {**_ATTENTION, "unary": "grouped", "fusion": "full", "fusion_shrink": 2, **_YANG_TRAINING},
-            ),
-        ),
+        "lesa": (PaperSetting(f"{_YANG}, on ImageNet", {**_LESA, **_YANG_TRAINING}),),
         "sa": (PaperSetting(f"{_YANG}, its self-attention alone", {**_ATTENTION, **_YANG_TRAINING}),),
     }
 )

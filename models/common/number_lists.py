@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TypeVar
 
 from models.common.options import ModelOption, OptionValue
 
 __all__ = ["NumbersOption", "per_part"]
 
 _SEPARATOR = "-"
+Number = TypeVar("Number", int, float)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,8 @@ class NumbersOption(ModelOption):
     def rule(self) -> str:
         """Allowed values as a clause."""
         several = f"{self.length}" if self.length else f"up to {self.longest}"
-        example = _SEPARATOR.join([str(int(self.low or 1)), str(int(self.high or 1))])
+        numbers = self.default if isinstance(self.default, tuple) else (self.default, self.default)
+        example = _SEPARATOR.join(map(str, numbers))
         return f"{super().rule}, or {several} of them, one per {self.part}, as a list or such as {example!r}"
 
     def normalise(self, given: object) -> OptionValue:
@@ -60,6 +63,6 @@ def _numbers(given: object) -> tuple[int, ...] | None:
     return tuple(given) if isinstance(given, Sequence) and given else None
 
 
-def per_part(numbers: int | Sequence[int], parts: int) -> list[int]:
+def per_part(numbers: Number | Sequence[Number], parts: int) -> list[Number]:
     """Return one number for each part, repeated where one stands for all of them."""
-    return [numbers] * parts if isinstance(numbers, int) else list(numbers)
+    return list(numbers) if isinstance(numbers, Sequence) else [numbers] * parts

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import Strict, StrictBool
+from pydantic import Strict, StrictBool, StrictInt
 
 from orchestrator.config.sections.section import Section
 from search_spaces import Scalar
 
 Flags = Annotated[tuple[StrictBool, ...], Strict(strict=False)]
 """One flag per stage of a network; YAML writes a list."""
+Numbers = Annotated[tuple[StrictInt, ...], Strict(strict=False)]
+"""One whole number per stage or layer of a network; YAML writes a list."""
 
 
 class ModelConfig(Section):
@@ -23,4 +25,4 @@ class ModelConfig(Section):
     """
 
     name: str
-    options: Mapping[str, Scalar | Flags] = {}
+    options: Mapping[str, Scalar | Flags | Numbers] = {}
