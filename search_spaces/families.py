@@ -131,7 +131,7 @@ _CONVS = ("1x1", "grouped", "dcn", "full")
 _LESA: Mapping[str, Domain] = {
     **_attention(_choice("FFFT", "FFTT", "FTTT")),
     "unary": _choice("none", *_CONVS),
-    "binary": _choice(False, True, unary=_CONVS),
+    "binary": _choice(True, False, unary=_CONVS),
     "fusion": _choice("none", "scalar", "full", binary=True),
     "fusion_shrink": _choice(1, 2, 4, "2-2", fusion=("scalar", "full")),
     "fusion_kernel_sizes": _choice(1, 3, fusion=("scalar", "full")),

@@ -45,6 +45,11 @@ class NumbersOption(ModelOption):
             return super().normalise(given)
         return numbers
 
+    def nearest(self, given: object) -> OptionValue:
+        """Return the nearest number for a number, else the default, a list of them as its text."""
+        value = super().nearest(given)
+        return _SEPARATOR.join(map(str, value)) if isinstance(value, tuple) else value
+
     def _allows(self, given: object) -> bool:
         numbers = _numbers(given)
         if numbers is None:
