@@ -157,4 +157,4 @@ def test_the_command_prints_a_table_or_json() -> None:
     assert written["rows"][0]["params"] == 546_180
     refused = CliRunner().invoke(app, [*asked, "--batch", "1,0"])
     assert refused.exit_code == 2
-    assert "batch sizes are whole numbers from 1" in refused.output
+    assert "got '1,0'" in refused.output
