@@ -62,15 +62,18 @@ class DeformableConv(nn.Conv2d):
         right = (2 * place[:, :, 1] + 1) / width - 1
         grid = torch.stack([right, down], dim=-1).flatten(1, 2)  # (B, K * H, W, 2)
         read = functional.grid_sample(x.to(grid.dtype), grid, padding_mode="zeros", align_corners=False)
-        return read.unflatten(2, (-1, height)).to(x.dtype)
+        values: Tensor = read.unflatten(2, (-1, height)).to(x.dtype)
+        return values
 
     def _places(self, offsets_BK2HW: Tensor, height: int, width: int) -> Tensor:  # noqa: N803 - as above
         """Return row and column of every moved tap, in pixels: (B, K, 2, H, W), in single precision at least."""
         offsets = at_least_float32(offsets_BK2HW)
-        like = {"device": offsets.device, "dtype": offsets.dtype}
         side = self.kernel_size[0]
-        taps = torch.arange(side, **like) - side // 2
-        rows = torch.arange(height, **like)[:, None] + taps.repeat_interleave(side)[:, None, None]
-        columns = torch.arange(width, **like) + taps.repeat(side)[:, None, None]
+        row, column, tap = (
+            torch.arange(count, device=offsets.device, dtype=offsets.dtype) for count in (height, width, side)
+        )
+        tap = tap - side // 2
+        rows = row[:, None] + tap.repeat_interleave(side)[:, None, None]
+        columns = column + tap.repeat(side)[:, None, None]
         still = torch.stack([rows.expand(-1, -1, width), columns.expand(-1, height, -1)], dim=1)
         return offsets + still

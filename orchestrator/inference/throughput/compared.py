@@ -43,12 +43,12 @@ class ComparedNetwork:
         Raises:
             ConfigError: It takes other options, or no images of this size.
         """
-        shape = {"num_classes": self.num_classes, "in_chans": self.input_size[0]}
+        shape: dict[str, Any] = {"num_classes": self.num_classes, "in_chans": self.input_size[0]}
         try:
             if self.name in models.list_models():
                 return models.create_model(self.name, **shape, image_size=side, **self.options)
             cfg = timm.get_pretrained_cfg(self.name)
-            sized = {"img_size": side} if cfg is not None and cfg.fixed_input_size else {}
+            sized: dict[str, Any] = {"img_size": side} if cfg is not None and cfg.fixed_input_size else {}
             network: nn.Module = timm.create_model(self.name, **shape, **sized, **self.options)
         except models.ModelOptionError as error:
             raise ConfigError([Problem(self.label, str(problem)) for problem in error.problems]) from None
@@ -116,8 +116,12 @@ def _compared(text: str, common: Mapping[str, Any]) -> ComparedNetwork | Problem
         known = [*models.list_models(), *timm.list_models()]
         return Problem(text, f"no network of this package or of timm is called '{name}'. {did_you_mean(name, known)}")
     cfg = timm.get_pretrained_cfg(name)
-    size = tuple(cfg.input_size) if cfg is not None else (3, 224, 224)
+    channels, height, width = (3, 224, 224) if cfg is None else cfg.input_size
     classes = cfg.num_classes if cfg is not None and cfg.num_classes else 1000
     return ComparedNetwork(
-        label=" ".join(text.split()), name=name, options={**common, **own}, input_size=size, num_classes=classes
+        label=" ".join(text.split()),
+        name=name,
+        options={**common, **own},
+        input_size=(channels, height, width),
+        num_classes=classes,
     )

@@ -108,7 +108,7 @@ def measure_throughput(
         raise ConfigError([Problem("--precision", f"got {precision!r}. {did_you_mean(precision, _PRECISIONS)}")])
     built = {network.label: network.build(image_size).to(device) for network in networks}
     chans = networks[0].input_size[0]
-    rows = []
+    rows: list[Throughput] = []
     for trains in (False, True) if training else (False,):
         for batch in batches:
             images = torch.randn(batch, chans, image_size, image_size, device=device)

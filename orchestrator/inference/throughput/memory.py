@@ -26,7 +26,8 @@ def peak_bytes(program: Callable[[], object], device: torch.device) -> int:
         before = torch.cuda.memory_allocated(device)
         program()
         torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
+        peak: int = torch.cuda.max_memory_allocated(device)
+        return peak - before
     with _LiveTensors() as live:
         program()
     return live.peak
