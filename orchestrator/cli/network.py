@@ -126,6 +126,9 @@ def throughput(
     train: Annotated[bool, typer.Option("--train", help="Measure training steps too.")] = False,
     device: Annotated[str | None, typer.Option(help="Device; default: cuda where there is one, else cpu.")] = None,
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 or float16 by autocast.")] = "float32",
+    clock: Annotated[
+        str, typer.Option(help="wall, or cpu: processor seconds, which hold on a machine with other load.")
+    ] = "wall",
     threads: Annotated[int | None, typer.Option(help="Threads of torch on a CPU; default: torch's.", min=1)] = None,
     rounds: Annotated[int, typer.Option(help="Most timed calls of each network at a batch size.", min=1)] = 11,
     seconds: Annotated[
@@ -148,6 +151,7 @@ def throughput(
         image_size=side_for(compared, image_size),
         device=device_named(device),
         precision=precision,
+        clock=clock,
         training=train,
         rounds=rounds,
         most_s=seconds,

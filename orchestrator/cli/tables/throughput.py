@@ -21,7 +21,11 @@ def as_json(report: ThroughputReport) -> str:
 
 def print_throughput(report: ThroughputReport, console: Console) -> None:
     """Print the table on a terminal, a line per network and batch size."""
-    where = f"{report.device_name}, {report.threads} threads" if report.device == "cpu" else report.device_name
+    where = (
+        f"{report.device_name}, {report.threads} threads, {report.clock} clock"
+        if report.device == "cpu"
+        else report.device_name
+    )
     title = f"{report.image_size} px, {report.precision}, {where}, torch {report.torch}"
     table = Table(
         title=title, caption="quartiles in parentheses; memory of weights, images and all that is alive at once"

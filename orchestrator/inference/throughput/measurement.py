@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import platform
 import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,7 @@ from orchestrator.inference.timing import times_in_turns_s
 
 __all__ = ["Throughput", "ThroughputReport", "device_named", "measure_throughput"]
 
+_CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 _PRECISIONS = ("float32", "bfloat16", "float16")
 
 _LR = 1e-3  # of the training step, whose values matter to no time
@@ -63,6 +66,7 @@ class ThroughputReport:
         device: Device, such as `cuda:0`.
         device_name: Name of the processor.
         threads: Number of threads of torch on a CPU.
+        clock: `wall`, or `cpu` for processor seconds of this process.
         precision: Type of the arithmetic, such as `bfloat16`.
         image_size: Side of the images in pixels.
         torch: Version of torch.
@@ -72,6 +76,7 @@ class ThroughputReport:
     device: str
     device_name: str
     threads: int
+    clock: str
     precision: str
     image_size: int
     torch: str
@@ -85,6 +90,7 @@ def measure_throughput(
     image_size: int,
     device: torch.device,
     precision: str = "float32",
+    clock: str = "wall",
     training: bool = False,
     rounds: int = 11,
     most_s: float = 10.0,
@@ -97,15 +103,21 @@ def measure_throughput(
         image_size: Side of the images in pixels.
         device: Device to measure on.
         precision: `float32`, or a narrower type for autocast.
+        clock: `wall`, or `cpu` for processor seconds of this process, which hold on a machine with other load.
         training: True to measure training steps too: forward, loss with penalty, backward, SGD.
         rounds: Most timed calls of each network at a batch size.
         most_s: Seconds after which a batch size gets no further round.
 
     Raises:
-        ConfigError: A network cannot be built, or there is no such precision.
+        ConfigError: A network cannot be built, or there is no such precision or clock.
     """
-    if precision not in _PRECISIONS:
-        raise ConfigError([Problem("--precision", f"got {precision!r}. {did_you_mean(precision, _PRECISIONS)}")])
+    for option, given, known in (("--precision", precision, _PRECISIONS), ("--clock", clock, tuple(_CLOCKS))):
+        if given not in known:
+            raise ConfigError([Problem(option, f"got {given!r}. {did_you_mean(given, known)}")])
+    if clock == "cpu" and device.type != "cpu":
+        raise ConfigError(
+            [Problem("--clock", f"got 'cpu'; it does not time {device}, which works on its own. Use wall")]
+        )
     built = {network.label: network.build(image_size).to(device) for network in networks}
     chans = networks[0].input_size[0]
     rows: list[Throughput] = []
@@ -113,11 +125,13 @@ def measure_throughput(
         for batch in batches:
             images = torch.randn(batch, chans, image_size, image_size, device=device)
             programs = {label: _program(network, images, trains, precision) for label, network in built.items()}
-            rows += _measure(programs, built, images, trains, rounds=rounds, most_s=most_s)
+            timed = functools.partial(times_in_turns_s, rounds=rounds, most_s=most_s, clock=_CLOCKS[clock])
+            rows += _measure(programs, built, images, trains, timed)
     return ThroughputReport(
         device=str(device),
         device_name=_device_name(device),
         threads=torch.get_num_threads(),
+        clock=clock,
         precision=precision,
         image_size=image_size,
         torch=torch.__version__,
@@ -130,16 +144,14 @@ def _measure(
     built: Mapping[str, nn.Module],
     images: torch.Tensor,
     trains: bool,
-    *,
-    rounds: int,
-    most_s: float,
+    timed: Callable[[Mapping[str, Callable[[], None]]], dict[str, list[float]]],
 ) -> Iterator[Throughput]:
     """Yield the row of each network at one batch size."""
     peaks = {label: _peak(program, built[label], images, trains) for label, program in programs.items()}
     fitting = {label: program for label, program in programs.items() if peaks[label] is not None}
     for network in built.values():
         network.train(trains)
-    times = times_in_turns_s(fitting, rounds=rounds, most_s=most_s) if fitting else {}
+    times = timed(fitting) if fitting else {}
     first = times.get(next(iter(programs)))
     for label, network in built.items():
         row: dict[str, Any] = {"network": label, "batch": len(images), "training": trains, "images_per_s": None}

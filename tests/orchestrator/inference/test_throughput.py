@@ -143,6 +143,9 @@ def test_options_and_sizes_that_do_not_fit() -> None:
         timms.build(32)
     with pytest.raises(ConfigError, match="--device: got 'gpu'; torch finds no such device here"):
         device_named("gpu")
+    for clock, message in (("cup", "--clock: got 'cup'. Did you mean"), ("cpu", "it does not time cuda:0")):
+        with pytest.raises(ConfigError, match=message):
+            measure_throughput(several, [1], image_size=32, device=torch.device("cuda:0"), clock=clock)
     with pytest.raises(ConfigError, match="--precision: got 'bf16'"):
         measure_throughput(several, [1], image_size=32, device=CPU, precision="bf16")
 
@@ -152,8 +155,8 @@ def test_the_command_prints_a_table_or_json() -> None:
     shown = CliRunner().invoke(app, [*asked, "--device", "cpu", "--precision", "bfloat16"], catch_exceptions=False)
     assert "8 px, bfloat16" in shown.output
     assert "drop_rate: 0.5" in shown.output
-    written = json.loads(CliRunner().invoke(app, [*asked, "--device", "cpu", "--json"]).stdout)
-    assert (written["image_size"], written["device"], len(written["rows"])) == (8, "cpu", 2)
+    written = json.loads(CliRunner().invoke(app, [*asked, "--device", "cpu", "--json", "--clock", "cpu"]).stdout)
+    assert (written["image_size"], written["device"], written["clock"], len(written["rows"])) == (8, "cpu", "cpu", 2)
     assert written["rows"][0]["params"] == 546_180
     refused = CliRunner().invoke(app, [*asked, "--batch", "1,0"])
     assert refused.exit_code == 2
