@@ -38,7 +38,7 @@ class GlobalContext(nn.Module):
         candidates: Number of these candidates.
         act_layer: Function that makes that nonlinearity.
 
-    Source: Ma et al. 2022, section 3. Standardised over heads and positions of an image together, with the
+    Source: Ma et al. 2022. Standardised over heads and positions of an image together, with the
     unbiased deviation.
     """
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from orchestrator.config.fixed_settings import fixed_settings
+from orchestrator.config.fixed_settings import CHECKPOINT, fixed_settings
 from orchestrator.config.sections.first_trials import first_problems
 from orchestrator.config.sections.model import ModelConfig
 from orchestrator.config.sections.objective import SPAN, is_constraint, parse_constraint
@@ -145,6 +145,8 @@ def _check_branch(
             yield Problem(f"search.{name}", f"sets {setting}, as search.{names[setting]} does. {_EXCLUDE}")
         elif setting in TrainingConfig.model_fields:
             yield from _check_training_domain(name, search[name])
+        elif setting == CHECKPOINT:
+            yield from _check_checkpoints(name, search[name])
         elif setting not in options:
             yield _unknown_searched(name, model, search)
         names.setdefault(setting, name)
@@ -184,6 +186,14 @@ def _check_training_domain(name: str, domain: Any) -> Iterator[Problem]:
                 yield Problem(f"search.{name}", problem.message)
 
 
+def _check_checkpoints(name: str, domain: Any) -> Iterator[Problem]:
+    """Check the type of searched checkpoints; the files are read when the sweep starts."""
+    wrong = [value for value in domain.corners() if not isinstance(value, str) or not value]
+    if wrong:
+        rule = "a checkpoint is a file, runs:/<id> or timm:TAG, and random stands for random weights"
+        yield Problem(f"search.{name}", f"got {shown(wrong[0])}; {rule}. Use choices such as [random, weights.pth]")
+
+
 def _geometry(facts: DatasetFacts | None) -> dict[str, Any]:
     if facts is None:
         return {}
@@ -202,7 +212,7 @@ def _unknown_searched(name: str, model: str, search: Mapping[str, Any]) -> Probl
     if owners:
         wanted = owners[0] if len(owners) == 1 else f"[{', '.join(owners)}]"
         return Problem(f"search.{name}", f"{model} has no such option. Add when: {{model: {wanted}}}")
-    known = [*TrainingConfig.model_fields, *models.searchable_options(model)]
+    known = [*TrainingConfig.model_fields, CHECKPOINT, *models.searchable_options(model)]
     return Problem(
         f"search.{name}", f"neither a training setting nor an option of {model}. {did_you_mean(setting, known)}"
     )
