@@ -84,23 +84,31 @@ def _bias(stages: Domain, nonlocal_stages: tuple[str, ...]) -> dict[str, Domain]
     }
 
 
-def _fcvit(kernels: ChoiceDomain, *, layer_scale_init: tuple[float, float]) -> dict[str, Domain]:
+def _fcvit(
+    kernels: ChoiceDomain, mlp_ratios: ChoiceDomain, *, layer_scale_init: tuple[float, float]
+) -> dict[str, Domain]:
     least, most = layer_scale_init
     return {
-        "kernel_size_1": kernels,
-        "mixing_steps": _choice(1, 2),
+        "mixer": _choice("fcvit", "pool", "attention", "identity"),
+        "kernel_size_1": _choice(*kernels.choices, mixer="fcvit"),
+        "mixing_steps": _choice(1, 2, mixer="fcvit"),
         "kernel_size_2": _choice(*kernels.choices, mixing_steps=2),
-        "global_context": _SWITCH,
+        "global_context": _choice(False, True, mixer="fcvit"),
         "similarity": _choice(False, True, global_context=True),
         "competition": _choice(False, True, global_context=True),
+        "candidates": _choice(2, 3, 4, competition=True),
         "gc_reduction": _choice(4, 8, 16, global_context=True),
         "num_heads": _choice(1, 2, 4, 8, 16, similarity=True),
-        "fc_factor": _choice(1, 2, 4, 8, 16),
-        "spatial_attention": _SWITCH,
+        "fc_factor": _choice(1, 2, 4, 8, 16, mixer="fcvit"),
+        "spatial_attention": _choice(False, True, mixer="fcvit"),
         "channel_attention": _SWITCH,
+        "mlp_ratios": mlp_ratios,
         "mlp_depthwise": _SWITCH,
         "mlp_kernel_size": _choice(3, 5, mlp_depthwise=True),
-        "layer_scale_init": FloatDomain(low=least, high=most, log=True),
+        "norm_layer": _choice("groupnorm1", "layernorm2d", "batchnorm2d"),
+        "act_layer": _choice("gelu", "relu", "silu"),
+        "layer_scale": _SWITCH,
+        "layer_scale_init": FloatDomain(low=least, high=most, log=True, when={"layer_scale": True}),
     }
 
 
@@ -149,14 +157,20 @@ def _attention(stages: Domain) -> dict[str, Domain]:
         "groups": _choice(1, 2, 4, 8, 16),
         "position_embedding": _choice("classification", "detection", "none"),
         "stages": stages,
+        "keep_first_conv": _choice("TTTF", "TTTT"),
+        "last_stride": _choice(1, 2),
     }
 
 
+_CONVS = ("1x1", "grouped", "dcn", "full")
 _LESA: Mapping[str, Domain] = {
     **_attention(_choice("FFFT", "FFTT", "FTTT")),
-    "unary": _choice("none", "1x1", "grouped", "full"),
-    "fusion": _choice("none", "scalar", "full", unary=("1x1", "grouped", "full")),
-    "fusion_shrink": _choice(1, 2, 4, fusion=("scalar", "full")),
+    "unary": _choice("none", *_CONVS),
+    "binary": _choice(True, False, unary=_CONVS),
+    "fusion": _choice("none", "scalar", "full", binary=True),
+    "fusion_shrink": _choice(1, 2, 4, "2-2", fusion=("scalar", "full")),
+    "fusion_kernel_sizes": _choice(1, 3, fusion=("scalar", "full")),
+    "fusion_groups": _choice(1, 2, 4, 8, fusion="full"),
 }
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
@@ -244,14 +258,18 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             networks=("fcvit_micro_cifar",),
             options={
                 "stem_stride": _choice(1, 2),
-                **_fcvit(_choice(3, 5, 7, 9), layer_scale_init=(1e-6, 1.0)),
+                **_fcvit(_choice(3, 5, 7, 9), _choice("4-4-4", "8-8-8", "8-4-4"), layer_scale_init=(1e-6, 1.0)),
             },
             training=training.MA,
         ),
         "fcvit_large": Kind(
             family="fcvit",
             networks=("fcvit_tiny", "fcvit_b12", "fcvit_b24", "fcvit_b48"),
-            options=_fcvit(_choice(3, 5, 7, 9, 11, 13), layer_scale_init=(1e-6, 1e-4)),
+            options=_fcvit(
+                _choice(3, 5, 7, 9, 11, 13),
+                _choice("8-8-4-4", "4-4-4-4", "8-8-8-8", "4-4-8-8"),
+                layer_scale_init=(1e-6, 1e-4),
+            ),
             training=training.MA,
         ),
         "lsas": Kind(

@@ -88,7 +88,22 @@ _ZHONG_TRAINING: Settings = {
     "lr_schedule": "multistep",
 }
 
-_ATTENTION: Settings = {"groups": 8, "position_embedding": "classification", "stages": "FFTT"}
+_ATTENTION: Settings = {
+    "groups": 8,
+    "position_embedding": "classification",
+    "stages": "FFTT",
+    "keep_first_conv": "TTTF",
+    "last_stride": 1,
+}
+_LESA: Settings = {
+    **_ATTENTION,
+    "unary": "grouped",
+    "binary": True,
+    "fusion": "full",
+    "fusion_shrink": 2,
+    "fusion_kernel_sizes": 1,
+    "fusion_groups": 1,
+}
 _YANG_TRAINING: Settings = {
     **_PLAIN,
     "optimizer": "sgd",
@@ -100,12 +115,14 @@ _YANG_TRAINING: Settings = {
 }
 
 _FCVIT: Settings = {
+    "mixer": "fcvit",
     "kernel_size_1": 11,
     "kernel_size_2": 11,
     "mixing_steps": 2,
     "global_context": True,
     "similarity": True,
     "competition": True,
+    "candidates": 2,
     "gc_reduction": 8,
     "num_heads": 8,
     "fc_factor": 8,
@@ -113,6 +130,9 @@ _FCVIT: Settings = {
     "channel_attention": False,
     "mlp_depthwise": True,
     "mlp_kernel_size": 3,
+    "norm_layer": "groupnorm1",
+    "act_layer": "gelu",
+    "layer_scale": True,
     "layer_scale_init": 1e-5,
     "optimizer": "adamw",
     "lr": 1e-3,
@@ -124,10 +144,13 @@ _FCVIT: Settings = {
     "mixup_alpha": 0.8,
     "cutmix_alpha": 1.0,
 }
-_FCVIT_BOTH = (
-    PaperSetting(f"{_MA}, command of the code", _FCVIT),
-    PaperSetting(f"{_MA}, the learning rate its code calls better at times", {**_FCVIT, "lr": 2e-3}),
-)
+
+
+def _fcvit(settings: Settings) -> tuple[PaperSetting, ...]:
+    return (
+        PaperSetting(f"{_MA}, command of the code", settings),
+        PaperSetting(f"{_MA}, the learning rate its code calls better at times", {**settings, "lr": 2e-3}),
+    )
 
 
 def _zhong(settings: Settings, stages: str, *, images: str, batch: int) -> PaperSetting:
@@ -218,20 +241,15 @@ _PAPERS: Mapping[str, tuple[PaperSetting, ...]] = MappingProxyType(
         "nonlocal": _NONLOCAL_SMALL,
         "nonlocal_any_depth": _NONLOCAL_SMALL,
         "nonlocal_large": (PaperSetting(f"{_WANG}, on ResNet-50", {**_NONLOCAL, "stages": "FTTF"}),),
-        "fcvit": _FCVIT_BOTH,
-        "fcvit_large": _FCVIT_BOTH,
+        "fcvit": _fcvit(_FCVIT),
+        "fcvit_large": _fcvit({**_FCVIT, "mlp_ratios": "8-8-4-4"}),
         "lsas": _LSAS_SMALL,
         "lsas_any_depth": _LSAS_SMALL,
         "lsas_large": (_zhong(_LSAS, "FFTT", images="ImageNet", batch=256),),
         "senet": _SENET_SMALL,
         "senet_any_depth": _SENET_SMALL,
         "senet_large": (_zhong(_SENET, "TTTT", images="ImageNet", batch=256),),
-        "lesa": (
-            PaperSetting(
-                f"{_YANG}, on ImageNet",
-                {**_ATTENTION, "unary": "grouped", "fusion": "full", "fusion_shrink": 2, **_YANG_TRAINING},
-            ),
-        ),
+        "lesa": (PaperSetting(f"{_YANG}, on ImageNet", {**_LESA, **_YANG_TRAINING}),),
         "sa": (PaperSetting(f"{_YANG}, its self-attention alone", {**_ATTENTION, **_YANG_TRAINING}),),
     }
 )

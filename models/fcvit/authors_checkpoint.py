@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from models.common.options import ModelOptionError
-from models.fcvit.block import PatchEmbed, norm_of_map
+from models.fcvit.block import PatchEmbed
+from models.fcvit.layers import norm_of_map
 from models.fcvit.network import FCViT
 from models.fcvit.variants import LARGE_SHAPES
 from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry, check_arguments, register_family

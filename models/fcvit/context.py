@@ -8,21 +8,17 @@ Differs: the similarity is one matrix product and the context is added in one pa
 size of the map in between; a map of one position has similarity 0, where the published code has no number.
 """
 
-from collections.abc import Callable
-from typing import TypeAlias
-
 import torch
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from models.common.depthwise import DepthwiseConv
 from models.common.merging import map_mean
+from models.fcvit.layers import ActLayer
 
-__all__ = ["ActLayer", "ChannelAttention", "GlobalContext", "SpatialAttention"]
+__all__ = ["ChannelAttention", "GlobalContext", "SpatialAttention"]
 
 SIMILARITY_EPS = 1e-5  # added to the deviation, not to the variance
-
-ActLayer: TypeAlias = Callable[[], nn.Module]
 
 
 @register_notrace_module
@@ -37,8 +33,9 @@ class GlobalContext(nn.Module):
         gc_reduction: Channels over those of the bottleneck of the vector.
         similarity: True for positions that weigh the context by their standardised product with the mean of the
             map, per head; else all positions take the same.
-        competition: True to pass the larger of two candidates for each channel of the bottleneck; else a
+        competition: True to pass the largest of several candidates for each channel of the bottleneck; else a
             nonlinearity follows one.
+        candidates: Number of these candidates.
         act_layer: Function that makes that nonlinearity.
 
     Source: Ma et al. 2022. Standardised over heads and positions of an image together, with the
@@ -53,12 +50,14 @@ class GlobalContext(nn.Module):
         gc_reduction: int,
         similarity: bool,
         competition: bool,
+        candidates: int = 2,
         act_layer: ActLayer = nn.GELU,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.competition = competition
-        self.squeeze = nn.Linear(dim, 2 * dim // gc_reduction if competition else dim // gc_reduction)
+        self.candidates = candidates
+        self.squeeze = nn.Linear(dim, candidates * dim // gc_reduction if competition else dim // gc_reduction)
         self.act = nn.Identity() if competition else act_layer()
         self.expand = nn.Linear(dim // gc_reduction, dim)
         self.scale = nn.Parameter(torch.ones(num_heads)) if similarity else None
@@ -93,7 +92,7 @@ class GlobalContext(nn.Module):
         """Compute the vector to be added, from the mean of the map: (B, dim) -> (B, dim)."""
         narrow = self.squeeze(mean)
         if self.competition:
-            narrow = narrow.unflatten(1, (2, -1)).amax(1)
+            narrow = narrow.unflatten(1, (self.candidates, -1)).amax(1)
         context: Tensor = self.expand(self.act(narrow))
         return context
 

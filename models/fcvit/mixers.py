@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.common.depthwise import DepthwiseConv
-from models.fcvit.context import ActLayer
+from models.fcvit.layers import ActLayer
 
-__all__ = ["ChannelMixer", "TokenMixer"]
+__all__ = ["ChannelMixer", "PoolMixer", "SelfAttentionMixer", "TokenMixer"]
 
 
 class TokenMixingStep(nn.Module):
@@ -100,6 +100,44 @@ class TokenMixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix the positions."""
         y: Tensor = self.spatial_attention(self.steps(x))
+        return y
+
+
+class PoolMixer(nn.Module):
+    """Mean of the 3x3 neighbours inside the map, less the position itself; without parameters.
+
+    Shape: x (B, dim, H, W) -> the same.
+
+    Source: Yu et al. 2022, "MetaFormer Is Actually What You Need for Vision" (arXiv 2111.11418).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the positions."""
+        return functional.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False) - x
+
+
+class SelfAttentionMixer(nn.Module):
+    """Multi-head self-attention of all positions to all, without positions.
+
+    Shape: x (B, dim, H, W) -> the same.
+
+    Args:
+        dim: Channels.
+        num_heads: Heads; divides `dim`.
+    """
+
+    def __init__(self, dim: int, *, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Conv2d(dim, 3 * dim, 1)
+        self.proj = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the positions."""
+        heads = self.qkv(x).flatten(2).unflatten(1, (3, self.num_heads, -1)).transpose(3, 4)
+        q, k, v = heads.unbind(1)
+        mixed = functional.scaled_dot_product_attention(q, k, v)
+        y: Tensor = self.proj(mixed.transpose(2, 3).flatten(1, 2).unflatten(2, x.shape[2:]))
         return y
 
 

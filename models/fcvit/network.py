@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from models.common.number_lists import per_part
 from models.common.options import ModelOptionError
 from models.common.staged import StagedNetwork
 from models.fcvit.block import BlockDesign, FCViTBlock, PatchEmbed
@@ -31,7 +32,7 @@ class FCViT(StagedNetwork):
     Args:
         depths: Blocks of each stage.
         embed_dims: Channels of each stage.
-        mlp_ratios: Channels inside the channel mixers of each stage over those of the stage.
+        mlp_ratios: Channels inside the channel mixers of each stage over those of the stage; a number for all stages.
         stem_stride: Stride of the stem.
         stem_kernel_size: Side of its windows; odd.
         downsamples: Flags for halving the map behind a stage; it is halved everywhere when left out, and where the
@@ -46,7 +47,7 @@ class FCViT(StagedNetwork):
         design: Keywords of `BlockDesign`.
 
     Raises:
-        ModelOptionError: Heads or reduction do not divide the channels of a stage.
+        ModelOptionError: Heads or reduction do not divide the channels of a stage, or a layer has no such form.
     """
 
     channels_last_on_cpu = True
@@ -56,7 +57,7 @@ class FCViT(StagedNetwork):
         *,
         depths: Sequence[int],
         embed_dims: Sequence[int],
-        mlp_ratios: Sequence[float],
+        mlp_ratios: float | Sequence[float],
         stem_stride: int = 4,
         stem_kernel_size: int = 7,
         downsamples: Sequence[bool] | None = None,
@@ -74,9 +75,10 @@ class FCViT(StagedNetwork):
         problems = common.problems(embed_dims)
         if problems:
             raise ModelOptionError(problems)
+        ratios = per_part(mlp_ratios, len(depths))
         step = drop_path_rate / max(1, sum(depths) - 1)
         built, reduction, in_chs = 0, stem_stride, embed_dims[0]
-        for stage, (depth, dim, mlp_ratio) in enumerate(zip(depths, embed_dims, mlp_ratios, strict=True)):
+        for stage, (depth, dim, mlp_ratio) in enumerate(zip(depths, embed_dims, ratios, strict=True)):
             blocks = nn.Sequential()
             if stage > 0 and (downsamples is None or downsamples[stage - 1] or in_chs != dim):
                 blocks.append(PatchEmbed(in_chs, dim, kernel_size=3, stride=2))
@@ -85,16 +87,16 @@ class FCViT(StagedNetwork):
             for index in range(built, built + depth):
                 block = FCViTBlock(
                     dim,
-                    token_mixer=common.token_mixer(dim, largest),
-                    channel_mixer=common.channel_mixer(dim, mlp_ratio),
-                    norm_layer=common.norm_layer,
-                    layer_scale_init=common.layer_scale_init,
+                    token_mixer=common.make_token_mixer(dim, largest),
+                    channel_mixer=common.make_channel_mixer(dim, mlp_ratio),
+                    norm_layer=common.make_norm,
+                    layer_scale_init=common.first_scale,
                     drop_path_rate=step * index,
                 )
                 blocks.append(block)
             built, in_chs = built + depth, dim
             self.add_stage(blocks, num_chs=dim, reduction=reduction)
-        self.add_head(global_pool=global_pool, norm=common.norm_layer(in_chs))
+        self.add_head(global_pool=global_pool, norm=common.make_norm(in_chs))
         self.apply(init_fcvit)
 
 

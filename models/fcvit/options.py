@@ -8,12 +8,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models.common.image_size import image_size_option, matches_images
+from models.common.number_lists import NumbersOption
 from models.common.options import ImageShape, JointRule, ModelOption, OptionProblem, OptionValue
-from models.fcvit.block import BlockDesign
+from models.fcvit.block import MIXERS, BlockDesign
+from models.fcvit.layers import ACTS, NORMS
 
-__all__ = ["LARGE_OPTIONS", "MICRO_OPTIONS", "context_fits"]
+__all__ = ["LARGE_OPTIONS", "MICRO_OPTIONS", "context_fits", "mlp_ratios_option"]
 
-CONTEXT_OPTIONS = ("global_context", "similarity", "competition", "gc_reduction", "num_heads")
+CONTEXT_OPTIONS = (
+    "mixer",
+    "global_context",
+    "similarity",
+    "competition",
+    "candidates",
+    "gc_reduction",
+    "num_heads",
+)
 
 _window = functools.partial(ModelOption, type=int, low=1, high=63, odd=True)
 _switch = functools.partial(ModelOption, type=bool)
@@ -21,6 +31,13 @@ _switch = functools.partial(ModelOption, type=bool)
 
 def _token_options(kernel_size: int) -> tuple[ModelOption, ...]:
     return (
+        ModelOption(
+            name="mixer",
+            type=str,
+            default="fcvit",
+            choices=MIXERS,
+            description="Mixing of the positions: that of the paper, or pooling, self-attention or none as a control.",
+        ),
         _window(name="kernel_size_1", default=kernel_size, description="Window side of the first mixing step."),
         _window(
             name="kernel_size_2", default=kernel_size, description="Window side of the second mixing step, if any."
@@ -37,7 +54,15 @@ def _token_options(kernel_size: int) -> tuple[ModelOption, ...]:
         _switch(
             name="competition",
             default=True,
-            description="In the bottleneck of the context the larger of two candidates passes.",
+            description="In the bottleneck of the context the largest of the candidates passes.",
+        ),
+        ModelOption(
+            name="candidates",
+            type=int,
+            default=2,
+            low=2,
+            high=8,
+            description="Candidates for each channel of the bottleneck of the context, where they compete.",
         ),
         ModelOption(
             name="gc_reduction",
@@ -53,7 +78,7 @@ def _token_options(kernel_size: int) -> tuple[ModelOption, ...]:
             default=8,
             low=1,
             high=64,
-            description="Groups of channels that weigh the context each in their own way (h).",
+            description="Groups of channels that weigh the context each in their own way (h), or heads of attention.",
         ),
         ModelOption(
             name="fc_factor",
@@ -80,6 +105,17 @@ def _channel_options(layer_scale_init: float) -> tuple[ModelOption, ...]:
             odd=True,
             description="Side of the depth-wise convolution in the channel mixing.",
         ),
+        ModelOption(
+            name="norm_layer",
+            type=str,
+            default="groupnorm1",
+            choices=tuple(NORMS),
+            description="Norm ahead of each branch and at the end: of the map, a position, the batch, or none.",
+        ),
+        ModelOption(
+            name="act_layer", type=str, default="gelu", choices=tuple(ACTS), description="Nonlinearity of the blocks."
+        ),
+        _switch(name="layer_scale", default=True, description="A learned scale per channel at the end of each branch."),
         ModelOption(
             name="layer_scale_init",
             type=float,
@@ -108,8 +144,26 @@ MICRO_OPTIONS = (
 )
 
 
+def mlp_ratios_option(default: tuple[int, ...]) -> NumbersOption:
+    """Make the option of the ratios of the channel mixers.
+
+    Args:
+        default: Ratio of each stage when the option is left out.
+    """
+    return NumbersOption(
+        name="mlp_ratios",
+        type=int,
+        default=default,
+        low=1,
+        high=16,
+        part="stage",
+        length=len(default),
+        description="Channels inside the channel mixing over those of the stage.",
+    )
+
+
 def context_fits(embed_dims: Sequence[int]) -> JointRule:
-    """Make the rule that heads and reduction divide the channels of every stage, where there is a context.
+    """Make the rule that heads and reduction divide the channels of every stage, where there are any.
 
     Args:
         embed_dims: Channels of each stage.

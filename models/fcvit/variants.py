@@ -8,7 +8,7 @@ from typing import Any
 
 from models.common.options import ModelOption
 from models.fcvit.network import FCViT
-from models.fcvit.options import LARGE_OPTIONS, MICRO_OPTIONS, context_fits
+from models.fcvit.options import LARGE_OPTIONS, MICRO_OPTIONS, context_fits, mlp_ratios_option
 from models.registry.architectures import Variant, default_cfg, register_variants
 
 __all__ = ["LARGE_SHAPES", "VARIANTS"]
@@ -49,9 +49,9 @@ def _variant(
         name=name,
         summary=f"{sum(shape['depths'])} blocks of {dims[0]} to {dims[-1]} channels{small}.",
         network=FCViT,
-        fixed={**shape, "stem_kernel_size": stem_kernel_size},
-        defaults=defaults or {},
-        options=options,
+        fixed={"depths": shape["depths"], "embed_dims": dims, "stem_kernel_size": stem_kernel_size},
+        defaults={"mlp_ratios": shape["mlp_ratios"], **(defaults or {})},
+        options=(*options, mlp_ratios_option(shape["mlp_ratios"])),
         joint_rule=context_fits(dims),
         cfg=default_cfg(
             small_image=small_image,

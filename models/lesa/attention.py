@@ -5,7 +5,8 @@ is a convolution, the binary term self-attention, and a gate computed from both 
 much of the binary term to add. The layer takes the place of the 3x3 convolutions of the late stages of a ResNet.
 
 Source: Yang et al. 2021, "Locally Enhanced Self-Attention" (arXiv 2107.05637).
-Differs: other forms of the unary term and of the gate are choices; maps of any size, declared at construction.
+Differs: other forms of the unary term and of the gate, and the unary term alone, are choices; maps of any size,
+declared at construction.
 """
 
 from collections.abc import Sequence
@@ -16,10 +17,11 @@ from torch import Tensor, nn
 from models.common.merging import normed_conv
 from models.common.options import ModelOptionError, OptionProblem
 from models.lesa.binary_term import BinaryTerm
+from models.lesa.deformable import DeformableConv
 
-__all__ = ["FUSIONS", "UNARIES", "Fusion", "LocallyEnhancedAttention", "UnaryTerm"]
+__all__ = ["FUSIONS", "UNARIES", "Fusion", "LocallyEnhancedAttention", "UnaryTerm", "one_term_is_left"]
 
-UNARIES = ("none", "1x1", "grouped", "full")
+UNARIES = ("none", "1x1", "grouped", "dcn", "full")
 FUSIONS = ("none", "scalar", "full")
 
 
@@ -30,15 +32,19 @@ class UnaryTerm(nn.Module):
 
     Args:
         dim: Channels.
-        form: `1x1`, `grouped` (3x3 in groups, then 1x1) or `full` (3x3).
-        groups: Groups of the grouped form; with one it is the full form.
+        form: `1x1`, `grouped` (3x3 in groups, then 1x1), `dcn` (the same with a deformable 3x3) or `full` (3x3).
+        groups: Groups of the forms `grouped` and `dcn`; with one group no 1x1 follows.
     """
 
     def __init__(self, dim: int, *, form: str, groups: int) -> None:
         super().__init__()
-        grouped = form == "grouped" and groups > 1
-        side = 1 if form == "1x1" else 3
-        conv = nn.Conv2d(dim, dim, side, padding=side // 2, groups=groups if grouped else 1, bias=False)
+        grouped = form in ("grouped", "dcn") and groups > 1
+        side, groups = 1 if form == "1x1" else 3, groups if grouped else 1
+        conv = (
+            DeformableConv(dim, dim, side, groups=groups)
+            if form == "dcn"
+            else nn.Conv2d(dim, dim, side, padding=side // 2, groups=groups, bias=False)
+        )
         self.convs = nn.Sequential(conv, *([nn.Conv2d(dim, dim, 1, bias=False)] if grouped else []))
         self.bn = nn.BatchNorm2d(dim)
 
@@ -108,9 +114,10 @@ class LocallyEnhancedAttention(nn.Module):
         fusion_shrinks: Divisor of the channels at each layer of the gate.
         fusion_kernel_sizes: Sides of the convolutions of the gate; 1 when left out.
         fusion_groups: Groups of the convolutions of the gate; 1 when left out.
+        binary: False for the unary term alone, with nothing to fuse.
 
     Raises:
-        ModelOptionError: There is no such form, or groups or shrinks do not fit the channels.
+        ModelOptionError: There is no such form, no term is left, or groups or shrinks do not fit the channels.
 
     Source: Yang et al. 2021.
     """
@@ -127,17 +134,21 @@ class LocallyEnhancedAttention(nn.Module):
         fusion_shrinks: Sequence[int],
         fusion_kernel_sizes: Sequence[int] | None = None,
         fusion_groups: Sequence[int] | None = None,
+        binary: bool = True,
     ) -> None:
         super().__init__()
         for option, given, known in (("unary", unary, UNARIES), ("fusion", fusion, FUSIONS)):
             if given not in known:
                 rule = f"{option} is one of {', '.join(map(repr, known))}"
                 raise ModelOptionError([OptionProblem(option, given, rule, f"Use {known[-1]!r}.")])
-        self.binary = BinaryTerm(dim, map_size=map_size, groups=groups, position_embedding=position_embedding)
-        self.unary = self.fusion = None
+        if unary == "none" and not binary:
+            raise ModelOptionError([one_term_is_left()])
+        self.binary = self.unary = self.fusion = None
+        if binary:
+            self.binary = BinaryTerm(dim, map_size=map_size, groups=groups, position_embedding=position_embedding)
         if unary != "none":
             self.unary = UnaryTerm(dim, form=unary, groups=groups)
-        if self.unary is not None and fusion != "none":
+        if self.unary is not None and self.binary is not None and fusion != "none":
             self.fusion = Fusion(
                 dim,
                 form=fusion,
@@ -149,22 +160,29 @@ class LocallyEnhancedAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Fuse the terms."""
         unary, gate, binary = self.terms(x)
-        if unary is None:
-            return binary
+        if unary is None or binary is None:
+            only = binary if unary is None else unary
+            assert only is not None
+            return only
         if gate is None:
             return unary + binary
         gated = gate * binary
         gated += unary
         return gated
 
-    def terms(self, x: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    def terms(self, x: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Compute the terms to be fused: unary term, gate, binary term.
 
-        Shape: x (B, dim, H, W) -> (B, dim, H, W) or None, (B, dim or 1, H, W) or None, (B, dim, H, W).
+        Shape: x (B, dim, H, W) -> (B, dim, H, W) or None, (B, dim or 1, H, W) or None, (B, dim, H, W) or None.
         """
-        binary: Tensor = self.binary(x)
+        binary: Tensor | None = None if self.binary is None else self.binary(x)
         unary: Tensor | None = None if self.unary is None else self.unary(x)
         gate: Tensor | None = None
-        if self.fusion is not None and unary is not None:
+        if self.fusion is not None:
             gate = self.fusion(unary, binary)
         return unary, gate, binary
+
+
+def one_term_is_left() -> OptionProblem:
+    """Return the problem of a layer with neither of its terms."""
+    return OptionProblem("unary", "none", "with binary: false the unary term is all that is left", "Use 'grouped'.")

@@ -14,9 +14,11 @@ from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from models.common.bottleneck import EXPANSION, ConvNorm
+from models.common.number_lists import per_part
 from models.common.resnet import BlockSite, SpatialResNet, SurfaceOptions
 from models.lesa.attention import LocallyEnhancedAttention
 from models.lesa.binary_term import BinaryTerm
+from models.lesa.deformable import DeformableConv
 
 __all__ = ["LesaBottleneck", "LesaResNet", "map_sizes"]
 
@@ -83,11 +85,13 @@ class LesaResNet(SpatialResNet):
             keeps in any case; all stages but the last when left out.
         groups: Heads of the binary term and groups of the unary one.
         position_embedding: Position embedding of the binary term, see `BinaryTerm`.
+        last_stride: Stride of the last stage in place of that in `strides`.
         unary: Form of the unary term.
+        binary: False for the unary term alone.
         fusion: Form of the gate.
         fusion_shrink: Divisor of the channels at each layer of the gate; a number for one layer.
-        fusion_kernel_sizes: Sides of the convolutions of the gate.
-        fusion_groups: Groups of the convolutions of the gate.
+        fusion_kernel_sizes: Sides of the convolutions of the layers of the gate; a number for all of them.
+        fusion_groups: Groups of these convolutions and of the last one; a number for all of them.
         conv_groups: Groups of the 3x3 convolutions that stay.
         dilations: Dilation of the 3x3 convolutions that stay, in the first and in the other blocks of a stage.
         surface: timm's keywords, see `SpatialResNet`.
@@ -109,20 +113,24 @@ class LesaResNet(SpatialResNet):
         stem_width: int,
         img_size: tuple[int, int],
         stage_sizes: Sequence[tuple[int, int]] | None = None,
+        last_stride: int | None = None,
         stages: Sequence[bool] = (False, False, True, True),
         keep_first_conv: Sequence[bool] = (True, True, True, False),
         groups: int = 8,
         position_embedding: str = "classification",
         unary: str = "grouped",
+        binary: bool = True,
         fusion: str = "full",
         fusion_shrink: int | Sequence[int] = 2,
-        fusion_kernel_sizes: Sequence[int] | None = None,
-        fusion_groups: Sequence[int] | None = None,
+        fusion_kernel_sizes: int | Sequence[int] = 1,
+        fusion_groups: int | Sequence[int] = 1,
         conv_groups: int = 1,
         dilations: Sequence[tuple[int, int]] | None = None,
         **surface: Unpack[SurfaceOptions],
     ) -> None:
         reduction = 4 if large_image else 1
+        strides = [*strides[:-1], strides[-1] if last_stride is None else last_stride]
+        shrinks = per_part(fusion_shrink, 1)
         sizes = stage_sizes or map_sizes(img_size, stem_reduction=reduction, strides=strides)
 
         def make_spatial(site: BlockSite) -> nn.Module:
@@ -138,10 +146,11 @@ class LesaResNet(SpatialResNet):
                 groups=groups,
                 position_embedding=position_embedding,
                 unary=unary,
+                binary=binary,
                 fusion=fusion,
-                fusion_shrinks=[fusion_shrink] if isinstance(fusion_shrink, int) else fusion_shrink,
-                fusion_kernel_sizes=fusion_kernel_sizes,
-                fusion_groups=fusion_groups,
+                fusion_shrinks=shrinks,
+                fusion_kernel_sizes=per_part(fusion_kernel_sizes, len(shrinks)),
+                fusion_groups=per_part(fusion_groups, len(shrinks) + 1),
             )
 
         def make_block(site: BlockSite) -> nn.Module:
@@ -161,8 +170,13 @@ class LesaResNet(SpatialResNet):
 
 
 def init_lesa(module: nn.Module) -> None:
-    """Initialise 2-D convolutions by He's fan-out rule; projections of attention narrower, by their inputs."""
+    """Initialise 2-D convolutions by He's fan-out rule; projections of attention narrower, by their inputs.
+
+    The taps of deformable convolutions stay in place at first.
+    """
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    if isinstance(module, DeformableConv):  # reached after the convolution it holds
+        module.keep_taps_in_place()
     elif isinstance(module, BinaryTerm):  # reached after the convolution it holds
         nn.init.normal_(module.qkv.conv.weight, std=module.qkv.conv.in_channels**-0.5)

@@ -31,6 +31,18 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+
+def _batch_sizes(text: str) -> str:
+    """Check a list of batch sizes.
+
+    Raises:
+        BadParameter: It holds something else than whole numbers from 1.
+    """
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in text.split(",")):
+        raise typer.BadParameter(f"got {text!r}; batch sizes are whole numbers from 1. Use, for example, 1,8,32")
+    return text
+
+
 Run = Annotated[
     str,
     typer.Argument(
@@ -118,6 +130,64 @@ def models(
         tell(model_table.as_markdown(facts), nl=False)
     else:
         model_table.print_models(facts, wide_console())
+
+
+@app.command()
+def throughput(
+    networks: Annotated[
+        list[str],
+        typer.Argument(
+            help="Names of networks, here or in timm; options in braces, such as 'sb_resnet50{pooled_size: 6}'.",
+            metavar="NETWORK...",
+        ),
+    ],
+    *,
+    batch: Annotated[
+        str, typer.Option(help="Batch sizes, separated by commas.", callback=_batch_sizes, metavar="N,N,...")
+    ] = "1,8,32",
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of all networks. Repeatable.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of the images in pixels; default: that of the networks.", min=1)
+    ] = None,
+    train: Annotated[bool, typer.Option("--train", help="Measure training steps too.")] = False,
+    device: Annotated[str | None, typer.Option(help="Device; default: cuda where there is one, else cpu.")] = None,
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16 or float16 by autocast.")] = "float32",
+    clock: Annotated[
+        str, typer.Option(help="wall, or cpu: processor seconds, which hold on a machine with other load.")
+    ] = "wall",
+    threads: Annotated[int | None, typer.Option(help="Threads of torch on a CPU; default: torch's.", min=1)] = None,
+    rounds: Annotated[int, typer.Option(help="Most timed calls of each network at a batch size.", min=1)] = 11,
+    seconds: Annotated[
+        float, typer.Option(help="Seconds after which a batch size gets no further round, once there are three.", min=0)
+    ] = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Compare networks by images per second and peak memory; they take turns on the same images."""
+    import torch
+
+    from orchestrator.cli.tables import throughput as throughput_table
+    from orchestrator.inference.throughput import compared_networks, device_named, measure_throughput, side_for
+
+    compared = compared_networks(networks, assignments or ())
+    if threads is not None:
+        torch.set_num_threads(threads)
+    report = measure_throughput(
+        compared,
+        list(map(int, batch.split(","))),
+        image_size=side_for(compared, image_size),
+        device=device_named(device),
+        precision=precision,
+        clock=clock,
+        training=train,
+        rounds=rounds,
+        most_s=seconds,
+    )
+    if as_json:
+        tell(throughput_table.as_json(report))
+    else:
+        throughput_table.print_throughput(report, wide_console())
 
 
 @app.command()

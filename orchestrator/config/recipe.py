@@ -32,7 +32,8 @@ class Recipe:
         title: Network and dataset in words.
         source: Paper and code of the authors.
         dataset: Name of the dataset, for `spatialsweep data prepare`.
-        expected: Published accuracy on the test images, in per cent; None where none was found.
+        expected: Published top-1 accuracy on the test images, in per cent; None where none was found.
+        expected_top5: The same for top-5 accuracy.
         notes: Differences from the source, and settings that the source leaves open.
         settings: Unchecked settings of the sweep, in the form that `load_sweep` takes.
     """
@@ -42,6 +43,7 @@ class Recipe:
     source: str
     dataset: str
     expected: float | None
+    expected_top5: float | None
     notes: str
     settings: Mapping[str, Any]
 
@@ -95,6 +97,7 @@ def load_recipe(name: str) -> Recipe:
         source=about["source"],
         dataset=about["dataset"],
         expected=about.get("expected"),
+        expected_top5=about.get("expected_top5"),
         notes=about.get("notes", ""),
         settings=settings,
     )

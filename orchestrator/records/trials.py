@@ -64,6 +64,11 @@ class TrialRecord:
         """Top-1 accuracy on the test images; None unless the trial was trained to the end."""
         return self.reports[-1].get("test/top1") if self.reports else None
 
+    @property
+    def test_top5(self) -> float | None:
+        """Top-5 accuracy on the test images; None unless the trial was trained to the end."""
+        return self.reports[-1].get("test/top5") if self.reports else None
+
 
 @dataclass(frozen=True)
 class RejectedTrial:

@@ -38,6 +38,7 @@ class TrialResult:
         mlflow_run: Id of its MLflow run.
         checkpoint: Path of its best weights; None when there is no checkpoint.
         cost: Devices times seconds.
+        test_top5: Top-5 accuracy on the test images; None where `test_top1` is.
     """
 
     number: int
@@ -51,6 +52,7 @@ class TrialResult:
     cost: Cost = NO_COST
     values: Mapping[str, float] = field(default_factory=dict)
     feasible: bool = True
+    test_top5: float | None = None
 
     def load_model(self) -> nn.Module:
         """Load the trained network, in evaluation mode on the CPU.
@@ -214,6 +216,7 @@ class SweepResult:
             params=record.params,
             value=record.best(self.metric, self.mode),
             test_top1=record.test_top1,
+            test_top5=record.test_top5,
             epochs=record.epochs,
             mlflow_run=self.run_ids.get(record.number),
             checkpoint=checkpoint if checkpoint.exists() else None,

@@ -15,6 +15,7 @@ import models
 from orchestrator.config import SweepConfig, resolve_trial
 from orchestrator.config.recipe import load_recipe
 from orchestrator.config.recipes import list_recipes
+from orchestrator.errors import ConfigError
 from search_spaces import (
     KINDS,
     SearchSpace,
@@ -126,6 +127,20 @@ def test_in_the_zoo_each_setting_is_searched_once_under_the_same_conditions() ->
         own = KINDS[kind_of(str(branch["model"])) or ""].options
         assert {"lr", "weight_decay", "drop_path_rate", "global_batch_size", "lr_schedule"} <= set(settings)
         assert set(settings) & set(models.model_options(str(branch["model"]))) <= set(own)
+
+
+def test_numbers_of_layers_are_lists_in_a_sweep_and_texts_in_its_search() -> None:
+    fixed = {"fusion": "full", "fusion_groups": [1, 2], "keep_first_conv": [True] * 4}
+    model = {"name": "lesa_resnet26_cifar", "options": fixed}
+    config = sweep("lesa", model=model, search={"fusion_shrink": [2, "4"]})
+    assert "fusion_groups" not in config.space
+    assert SweepConfig.model_validate_json(config.model_dump_json()) == config
+    for shrink in (2, "4"):
+        options = resolve_trial(config, 0, {"fusion_shrink": shrink}).model.options
+        assert options["fusion_groups"] == (1, 2)
+        assert models.check_options("lesa_resnet26_cifar", options) == []
+    with pytest.raises(ConfigError, match=r"mlp_ratios: got \(4, 4\) for .*, or 3 of them, .*Use '4-4-4'"):
+        sweep("fcvit", model={"name": "fcvit_micro_cifar", "options": {"mlp_ratios": [4, 4]}})
 
 
 def test_unknown_names_of_spaces_and_networks_are_errors() -> None:

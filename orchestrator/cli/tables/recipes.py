@@ -22,10 +22,14 @@ def as_json(recipes: Sequence[Recipe]) -> str:
 def print_recipes(recipes: Sequence[Recipe], console: Console) -> None:
     """Print the table on a terminal."""
     table = Table(title=f"{len(recipes)} recipes", caption="spatialsweep train NAME --set dataset.uri=URI")
-    for column in ("name", "what", "epochs", "published top-1 %", "source"):
-        right = column in ("epochs", "published top-1 %")
+    for column in ("name", "what", "epochs", "published top-1 %", "top-5 %", "source"):
+        right = column in ("epochs", "published top-1 %", "top-5 %")
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     for recipe in recipes:
-        published = "" if recipe.expected is None else f"{recipe.expected:.2f}"
-        add_row(table, recipe.name, recipe.title, str(recipe.settings["training"]["epochs"]), published, recipe.source)
+        published = [_per_cent(recipe.expected), _per_cent(recipe.expected_top5)]
+        add_row(table, recipe.name, recipe.title, str(recipe.settings["training"]["epochs"]), *published, recipe.source)
     console.print(table)
+
+
+def _per_cent(accuracy: float | None) -> str:
+    return "" if accuracy is None else f"{accuracy:.2f}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Strict, StrictBool
+from pydantic import Strict, StrictBool, StrictInt
 
 from orchestrator.config.sections.path_text import LocationText
 from orchestrator.config.sections.section import Section
@@ -13,6 +13,8 @@ from search_spaces import Scalar
 
 Flags = Annotated[tuple[StrictBool, ...], Strict(strict=False)]
 """One flag per stage of a network; YAML writes a list."""
+Numbers = Annotated[tuple[StrictInt, ...], Strict(strict=False)]
+"""One whole number per stage or layer of a network; YAML writes a list."""
 
 
 class ModelConfig(Section):
@@ -28,6 +30,6 @@ class ModelConfig(Section):
     """
 
     name: str
-    options: Mapping[str, Scalar | Flags] = {}
+    options: Mapping[str, Scalar | Flags | Numbers] = {}
     checkpoint: LocationText | None = None
     checkpoint_weights: Literal["ema", "plain"] | None = None

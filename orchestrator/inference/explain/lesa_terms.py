@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from models.lesa.attention import LocallyEnhancedAttention
+from models.lesa.binary_term import BinaryTerm
 from orchestrator.inference.explain.irrelevance import irrelevance
 from orchestrator.inference.explain.pictures import LINES, SHARE, colour_bar, grid, heat, plot_figure, save, show_image
 from orchestrator.inference.explain.subject import (
@@ -24,7 +25,7 @@ from orchestrator.inference.explain.subject import (
 __all__ = ["explain_terms"]
 
 
-@explains("lesa", LocallyEnhancedAttention)
+@explains("lesa", BinaryTerm)
 def explain_terms(subject: Subject) -> Numbers:
     """Draw `lesa_terms` and, where there are gates, `lesa_gates`; return the numbers of every layer."""
     layers = layers_of(subject.network, LocallyEnhancedAttention)
@@ -35,6 +36,7 @@ def explain_terms(subject: Subject) -> Numbers:
     for name, layer in layers.items():
         with torch.no_grad():
             unary, gate, binary = layer.terms(inputs[name])
+            assert layer.binary is not None and binary is not None
             attention = layer.binary.attention(inputs[name])
         numbers[name] = {**_shares(unary, gate, binary), **_self_weight(attention), **irrelevance(attention)}
         if gate is not None:

@@ -1,17 +1,14 @@
-"""Comparison of programs by time: they run in turns, so that other load on the machine affects all alike."""
+"""Comparison of programs by time, on one thread."""
 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-__all__ = ["medians_ms"]
+from orchestrator.inference.timing import times_in_turns_s
 
-_ROUNDS = 11
-_MOST_S = 10.0
-_FEWEST_ROUNDS = 3
+__all__ = ["medians_ms"]
 
 
 def medians_ms(programs: Mapping[str, Callable[[], object]]) -> dict[str, float]:
@@ -21,7 +18,7 @@ def medians_ms(programs: Mapping[str, Callable[[], object]]) -> dict[str, float]
         programs: Programs by name.
     """
     with _one_thread():
-        return {name: 1000 * statistics.median(taken) for name, taken in _times_s(programs).items()}
+        return {name: 1000 * statistics.median(taken) for name, taken in times_in_turns_s(programs).items()}
 
 
 @contextmanager
@@ -34,18 +31,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _times_s(programs: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
-    for program in programs.values():
-        program()
-    times: dict[str, list[float]] = {name: [] for name in programs}
-    started = time.perf_counter()
-    for done in range(_ROUNDS):
-        if done >= _FEWEST_ROUNDS and time.perf_counter() - started > _MOST_S:
-            break
-        for name, program in programs.items():
-            begun = time.perf_counter()
-            program()
-            times[name].append(time.perf_counter() - begun)
-    return times

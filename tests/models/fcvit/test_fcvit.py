@@ -46,12 +46,17 @@ def test_context_follows_the_formula(similarity: bool, competition: bool, memory
         {"spatial_attention": True, "channel_attention": True},
         {"global_context": False, "fc_factor": 1, "mlp_depthwise": False},
         {"mixing_steps": 1, "similarity": False, "competition": False, "kernel_size_1": 5},
+        {"candidates": 3, "norm_layer": "layernorm2d", "act_layer": "silu", "layer_scale": False},
+        {"competition": False, "norm_layer": "batchnorm2d", "act_layer": "relu", "channel_attention": True},
+        {"mixer": "pool", "norm_layer": "none", "act_layer": "hard_swish", "mlp_ratios": 2.5},
+        {"mixer": "attention", "num_heads": 4, "mlp_ratios": (1, 4)},
+        {"mixer": "identity", "layer_scale_init": None},
         {"num_heads": 2, "gc_reduction": 4, "kernel_size_2": 3, "mlp_kernel_size": 5, "img_size": (12, 20)},
     ],
 )
 @pytest.mark.parametrize("training", [True, False])
 def test_network_follows_the_formulas(switches: dict[str, Any], training: bool) -> None:
-    network = randomised(FCViT(**SHAPE, **switches, num_classes=3)).train(training)
+    network = randomised(FCViT(**{**SHAPE, **switches}, num_classes=3)).train(training)
     x = torch.randn(2, 3, 12, 20, dtype=torch.double, requires_grad=True)
     fast, plain = network(x), plain_fcvit(network, x)
     torch.testing.assert_close(fast, plain)
@@ -126,24 +131,63 @@ def test_scales_are_free_of_weight_decay() -> None:
 
 
 @pytest.mark.parametrize(
-    ("switches", "millions"),
+    ("switches", "millions", "billions"),
     [
-        ({"global_context": False}, 13.808),
-        ({"similarity": False}, 14.701),
-        ({"competition": False}, 14.406),
-        ({"mixing_steps": 1}, 13.548),
-        ({"kernel_size_1": 5, "kernel_size_2": 7}, 14.143),
-        ({"gc_reduction": 16}, 14.259),
-        ({"fc_factor": 1}, 16.466),
-        ({"spatial_attention": True}, 15.034),
-        ({"channel_attention": True}, 14.702),
-        ({"mlp_depthwise": False}, 14.553),
+        ({}, 14.702, 2.645),
+        ({"global_context": False}, 13.808, 2.643),
+        ({"similarity": False}, 14.701, 2.643),
+        ({"competition": False}, 14.406, 2.645),
+        ({"mixing_steps": 1}, 13.548, 2.464),
+        ({"kernel_size_1": 3, "kernel_size_2": 3}, 13.956, 2.415),
+        ({"kernel_size_1": 5, "kernel_size_2": 7}, 14.143, 2.473),
+        ({"kernel_size_1": 7, "kernel_size_2": 7}, 14.223, 2.497),
+        ({"kernel_size_1": 9, "kernel_size_2": 9}, 14.436, 2.563),
+        ({"kernel_size_1": 13, "kernel_size_2": 13}, 15.021, 2.744),
+        ({"gc_reduction": 4}, 15.588, 2.646),
+        ({"gc_reduction": 16}, 14.259, 2.645),
+        ({"fc_factor": 1}, 16.466, 2.929),
+        ({"fc_factor": 4}, 15.288, 2.731),
+        ({"fc_factor": 16}, 14.417, 2.609),
+        ({"spatial_attention": True}, 15.034, 2.704),
+        ({"channel_attention": True}, 14.702, 2.645),
+        ({"mlp_depthwise": False}, 14.553, 2.587),
     ],
+    ids=str,
 )
-def test_parameters_of_switches_equal_those_of_the_authors_code(switches: dict[str, Any], millions: float) -> None:
-    with torch.device("meta"):
-        network = timm.create_model("fcvit_b12", **switches)
-    assert sum(parameter.numel() for parameter in network.parameters()) / 1e6 == pytest.approx(millions, abs=6e-4)
+def test_cost_of_switches_equals_that_of_the_authors_code(
+    switches: dict[str, Any], millions: float, billions: float
+) -> None:
+    cost = models.model_cost("fcvit_b12", switches, num_classes=1000, in_chans=3, image_size=224)
+    assert (cost.params / 1e6, cost.macs / 1e9) == pytest.approx((millions, billions), abs=6e-4)
+
+
+def test_cost_of_further_switches() -> None:
+    """Count by hand what ratios, candidates and mixers add to one block of 16 channels and one of 32."""
+
+    def params(**switches: Any) -> int:
+        shape = {**SHAPE, "depths": (1, 1), "mlp_ratios": (2, 3), **switches}
+        return sum(parameter.numel() for parameter in FCViT(**shape).parameters())
+
+    per_hidden = 1 + 9 + 1  # biases of the first 1x1 and of the 3x3, and its window
+    more = 16 * (2 * 16 + per_hidden) + 32 * (2 * 32 + per_hidden)
+    assert params(mlp_ratios=(3, 4)) - params() == more
+    assert params(mlp_ratios=3) - params() == 16 * (2 * 16 + per_hidden)
+    # two steps in each block; each candidate is a linear layer to an eighth of the channels
+    assert params(candidates=4) - params() == 2 * 2 * (16 // 8 * 17 + 32 // 8 * 33)
+    assert params(mixer="pool") == params(mixer="identity")
+    assert params(mixer="attention") - params(mixer="pool") == 4 * (16**2 + 16 + 32**2 + 32)
+    assert params() - params(norm_layer="none") == 2 * (2 * 16 + 2 * 32 + 32)
+    assert params() - params(layer_scale=False) == 2 * (16 + 32)
+    assert params(act_layer="relu") == params(norm_layer="batchnorm2d") == params(norm_layer="layernorm2d") == params()
+
+
+@pytest.mark.parametrize("switches", [{"mixer": "conv"}, {"norm_layer": "groupnorm"}, {"act_layer": "gelu_"}], ids=str)
+def test_unknown_layers(switches: dict[str, str]) -> None:
+    ((option, given),) = switches.items()
+    with pytest.raises(models.ModelOptionError, match=f"{option}: got '{given}'; {option} is one of '"):
+        FCViT(**SHAPE, **switches)
+    (problem,) = models.check_options("fcvit_tiny", switches)
+    assert problem.option == option
 
 
 @pytest.mark.parametrize("option", ["num_heads", "gc_reduction"])
@@ -154,7 +198,19 @@ def test_heads_and_reduction_divide_the_channels(option: str) -> None:
     )
     with pytest.raises(models.ModelOptionError, match=option):
         FCViT(**SHAPE, **{option: 7})
-    assert models.check_options("fcvit_tiny", {option: 48, "global_context": False}) == []
+    for without in ({"global_context": False}, {"mixer": "pool"}):
+        assert models.check_options("fcvit_tiny", {option: 48, **without}) == []
+    attends = models.check_options("fcvit_tiny", {option: 48, "mixer": "attention"})
+    assert [problem.option for problem in attends] == (["num_heads"] if option == "num_heads" else [])
+
+
+def test_ratios_of_the_channel_mixers() -> None:
+    for given, expected in ((None, (4, 4, 4)), ("8-8-4", (8, 8, 4)), ([1, 2, 3], (1, 2, 3)), (2, (2, 2, 2))):
+        with torch.device("meta"):
+            options = {} if given is None else {"mlp_ratios": given}
+            network = timm.create_model("fcvit_micro_cifar", **options)
+        hidden = [stage[-1].channel_mixer.expand.out_channels for stage in network.stages]
+        assert hidden == [ratio * dim for ratio, dim in zip(expected, (32, 64, 128), strict=True)]
 
 
 def test_the_declared_size_is_that_of_the_images() -> None:

@@ -60,7 +60,7 @@ def layer(**switches: Any) -> Any:
     return built.eval()
 
 
-@pytest.mark.parametrize("unary", ["none", "1x1", "grouped", "full"])
+@pytest.mark.parametrize("unary", ["none", "1x1", "grouped", "dcn", "full"])
 @pytest.mark.parametrize("fusion", ["none", "scalar", "full"])
 def test_only_the_binary_term_is_gated(unary: str, fusion: str) -> None:
     attention = layer(unary=unary, fusion=fusion)
@@ -83,7 +83,19 @@ def test_unary_forms_differ_in_reach_and_cost() -> None:
     def count(form: str) -> int:
         return sum(parameter.numel() for parameter in layer(unary=form).unary.convs.parameters())
 
-    assert [count(form) for form in ("1x1", "grouped", "full")] == [256, 9 * 128 + 256, 9 * 256]
+    offsets = 18 * 16 * 9 + 18
+    forms = {"1x1": 256, "grouped": 9 * 128 + 256, "dcn": 9 * 128 + 256 + offsets, "full": 9 * 256}
+    assert {form: count(form) for form in forms} == forms
+
+
+@pytest.mark.parametrize("form", ["1x1", "grouped", "dcn", "full"])
+def test_the_unary_term_alone(form: str) -> None:
+    attention = layer(unary=form, binary=False)
+    assert attention.binary is None and attention.fusion is None
+    x = torch.randn(2, 16, 3, 5)  # without positions, any map
+    torch.testing.assert_close(attention(x), attention.unary(x))
+    with pytest.raises(models.ModelOptionError, match=r"unary: got 'none'; with binary: false .* Use 'grouped'"):
+        layer(unary="none", binary=False)
 
 
 @pytest.mark.parametrize("switches", [{"unary": "2x2"}, {"fusion": "sum"}])
@@ -106,24 +118,47 @@ def test_parameters_of_variants_and_controls() -> None:
     )
     assert parameters("lesa_resnet50", unary="none") == parameters("sa_resnet50") == 18_050_792
     millions = {
-        "groups=1": parameters("lesa_resnet50", groups=1),
-        "groups=16": parameters("lesa_resnet50", groups=16),
-        "shrink=4": parameters("lesa_resnet50", fusion_shrink=4),
         "sum": parameters("lesa_resnet50", fusion="none"),
-        "stages 2-4": parameters("lesa_resnet50", stages=[False, True, True, True]),
         "sa_wrn50": parameters("sa_wrn50"),
         "conv wrn50": parameters("lesa_wrn50", stages=[False] * 4),
     }
-    published = {
-        "groups=1": 33.364,
-        "groups=16": 23.014,
-        "shrink=4": 22.104,
-        "sum": 20.424,
-        "stages 2-4": 23.841,
-        "sa_wrn50": 38.273,
-        "conv wrn50": 68.883,
-    }
+    published = {"sum": 20.424, "sa_wrn50": 38.273, "conv wrn50": 68.883}
     assert {name: count / 1e6 for name, count in millions.items()} == pytest.approx(published, abs=6e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "millions", "billions"),
+    [
+        ({}, 23.778, 6.178),
+        ({"stages": "FFFF"}, 25.557, 6.209),
+        ({"stages": "FFFF", "last_stride": 2}, 25.557, 4.089),
+        ({"groups": 1}, 33.364, 7.679),
+        ({"groups": 2}, 28.363, 6.915),
+        ({"groups": 4}, 25.306, 6.423),
+        ({"groups": 16}, 23.014, 6.055),
+        ({"fusion_shrink": 1}, 27.125, 6.833),
+        ({"fusion_shrink": 4}, 22.104, 5.850),
+        ({"fusion_shrink": [2, 2]}, 23.780, 6.178),
+        ({"stages": "FFFT"}, 24.251, 6.126),
+        ({"stages": "FFTF"}, 25.083, 6.260),
+        ({"stages": "FTTT"}, 23.841, 6.932),
+    ],
+    ids=str,
+)
+def test_cost_of_ablations_equals_that_of_the_authors_code(
+    options: dict[str, Any], millions: float, billions: float
+) -> None:
+    cost = models.model_cost("lesa_resnet50", options, num_classes=1000, in_chans=3, image_size=224)
+    assert (cost.params / 1e6, cost.macs / 1e9) == pytest.approx((millions, billions), abs=6e-4)
+
+
+def test_cost_of_a_deformable_term() -> None:
+    """Add to the grouped form in each layer 18 offsets from a 3x3 window, and their biases."""
+    shape = {"num_classes": 10, "in_chans": 3, "image_size": 32}
+    plain, moved = (models.model_cost(SMALL, {"unary": unary}, **shape) for unary in ("grouped", "dcn"))
+    chs = (128, 256, 256)  # one block of the third stage and both of the last one, on maps of 8 px
+    assert moved.params - plain.params == sum(18 * 9 * dim + 18 for dim in chs)
+    assert moved.macs - plain.macs == sum(18 * 9 * dim * 8 * 8 for dim in chs)
 
 
 @pytest.mark.parametrize("size", [16, (17, 24)])
@@ -152,12 +187,65 @@ def test_a_declared_size_that_is_not_that_of_the_images() -> None:
         ),
         ({"groups": 64, "stages": [True, False, False, False]}, "Use 16."),
         ({"fusion_shrink": 48}, "Use 32."),
+        ({"fusion_shrink": [3, 4]}, "fusion_shrink: got (3, 4); fusion_shrink divides 256"),
+        ({"fusion_shrink": "48-16"}, "Use 32-8."),
+        (
+            {"fusion_shrink": "2-2", "fusion_kernel_sizes": [3]},
+            "fusion_shrink is (2, 2), and with it fusion_kernel_sizes is one number or 2 of them. Use '1-1'.",
+        ),
+        ({"fusion_groups": "1-1-1"}, "fusion_groups is one number or 2 of them. Use '1-1'."),
+        (
+            {"fusion_groups": [1, 3]},
+            "fusion_groups divides 128 and 128, the channels around convolution 2. Use 2 there.",
+        ),
+        ({"fusion": "scalar", "fusion_groups": 2}, "divides 128 and 1, the channels around convolution 2. Use 1 there"),
+        ({"unary": "none", "binary": False}, "with binary: false the unary term is all that is left. Use 'grouped'."),
     ],
 )
 def test_groups_and_shrink_share_the_channels(options: dict[str, Any], message: str) -> None:
     (problem,) = models.check_options(SMALL, options)
     assert message in str(problem)
     assert models.check_options(SMALL, {**options, "stages": [False] * 4}) == []
+
+
+def test_layers_of_the_gate() -> None:
+    def convs(**options: Any) -> list[tuple[int, int, int, int]]:
+        network = models.create_model(SMALL, num_classes=2, stages="FFFT", **options)
+        fusion = network.stages[3][0].spatial.fusion
+        layers = [module for module in fusion.modules() if isinstance(module, nn.Conv2d)]
+        return [(conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.groups) for conv in layers]
+
+    assert convs() == [(512, 256, 1, 1), (256, 256, 1, 1)]
+    assert convs(fusion_shrink="2-4", fusion_kernel_sizes=[3, 1], fusion_groups="2-4-8") == [
+        (512, 256, 3, 2),
+        (256, 64, 1, 4),
+        (64, 256, 1, 8),
+    ]
+    assert convs(fusion_shrink=[4, 1], fusion_kernel_sizes=3, fusion_groups=2) == [
+        (512, 128, 3, 2),
+        (128, 128, 3, 2),
+        (128, 256, 1, 2),
+    ]
+
+
+def test_last_stride_and_first_convolutions() -> None:
+    def maps(**options: Any) -> list[list[tuple[int, int] | None]]:
+        network = models.create_model(SMALL, num_classes=2, image_size=(16, 20), stages="TTTT", **options)
+        assert network(torch.randn(1, 3, 16, 20).expand(2, -1, -1, -1)).shape == (2, 2)
+        return [
+            [None if not hasattr(block.spatial, "binary") else block.spatial.binary.map_size for block in stage]
+            for stage in network.stages
+        ]
+
+    first, second, third = (16, 20), (8, 10), (4, 5)
+    assert maps() == [[None, first], [None, second], [None, third], [third, third]]
+    halved = maps(last_stride=2)
+    assert halved == [[None, first], [None, second], [None, third], [None, (2, 3)]]
+    kept = maps(keep_first_conv="FTFT")  # the third stage strides
+    assert kept == [[first, first], [None, second], [None, third], [None, third]]
+    with torch.device("meta"):
+        network = timm.create_model("lesa_resnet50", last_stride=2)
+    assert [stage["reduction"] for stage in network.feature_info] == [4, 8, 16, 32]
 
 
 CONFIGURATION: dict[str, Any] = {

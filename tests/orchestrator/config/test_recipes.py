@@ -83,6 +83,7 @@ def test_a_recipe_is_a_sweep_of_one_trial(name: str, datasets: Path) -> None:
     assert recipe.title
     assert recipe.source
     assert recipe.expected is None or 50 < recipe.expected < 100
+    assert recipe.expected_top5 is None or (recipe.expected or 100) < recipe.expected_top5 < 100
 
 
 def test_the_set_up_of_a_paper(datasets: Path) -> None:
@@ -92,6 +93,18 @@ def test_the_set_up_of_a_paper(datasets: Path) -> None:
     assert (training.decay_milestones, training.decay_rate) == ((81, 122), 0.1)
     assert (training.optimizer, training.momentum, training.weight_decay) == ("momentum", 0.9, 1e-4)
     assert (training.crop_padding, training.hflip) == (4, 0.5)
+
+
+@pytest.mark.parametrize("layout", ["resnet50", "wrn50"])
+def test_controls_of_lesa_differ_in_the_network_alone(layout: str) -> None:
+    lesa = load_recipe(f"lesa_{layout}_imagenet").settings
+    for control in (f"sa_{layout}_imagenet", f"lesa_conv_{layout}_imagenet"):
+        settings = load_recipe(control).settings
+        assert {key for key in lesa if settings[key] != lesa[key]} == {"name", "model"}
+        shape = {"num_classes": 1000, "in_chans": 3, "image_size": 224}
+        cost = models.model_cost(settings["model"]["name"], settings["model"].get("options", {}), **shape)
+        published = {"sa_resnet50": 18.051, "lesa_resnet50": 25.557, "sa_wrn50": 38.273, "lesa_wrn50": 68.883}
+        assert cost.params / 1e6 == pytest.approx(published[settings["model"]["name"]], abs=6e-4)
 
 
 @pytest.mark.parametrize(
@@ -185,10 +198,14 @@ def test_missing_requirements_of_a_recipe_are_reported(datasets: Path) -> None:
 
 def test_the_command_lists_them() -> None:
     listed = CliRunner().invoke(app, ["recipes", "--json"])
-    assert [entry["name"] for entry in json.loads(listed.output)] == list_recipes()
+    entries = {entry["name"]: entry for entry in json.loads(listed.output)}
+    assert list(entries) == list_recipes()
+    lesa = [entries[f"lesa_{layout}_imagenet"] for layout in ("resnet50", "wrn50")]
+    assert [(entry["expected"], entry["expected_top5"]) for entry in lesa] == [(79.55, 94.79), (80.18, 95.07)]
     shown = CliRunner().invoke(app, ["recipes"]).output
     assert "lsas_cifar100" in shown
     assert "76.47" in shown
+    assert "94.79" in shown
 
 
 def test_the_command_fails_before_any_work() -> None:

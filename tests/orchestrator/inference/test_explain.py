@@ -31,6 +31,7 @@ from orchestrator.inference.explain.irrelevance import (
 from orchestrator.inference.explain.lesa_terms import _self_weight, _shares
 from orchestrator.inference.explain.regions import ink, regions_for
 from orchestrator.inference.explain.spans import span_records
+from orchestrator.inference.explain.subject import EXPLAINERS, layers_of
 from orchestrator.inference.trained_network import TrainedNetwork
 from tests.support.networks.random_images import noise
 from tests.support.networks.tiny_networks import SIDE, TINY
@@ -163,7 +164,15 @@ def test_terms_are_compared_after_the_gate() -> None:
     terms = layer.terms(x)
     assert terms[0] is not None
     assert terms[1] is not None
+    assert terms[2] is not None
     torch.testing.assert_close(layer(x), terms[0] + terms[1] * terms[2])
+
+
+def test_layers_without_attention_have_no_explanation_of_it() -> None:
+    shape = {"map_size": (2, 2), "groups": 2, "position_embedding": "none", "fusion": "full", "fusion_shrinks": [2]}
+    for binary in (True, False):
+        layer = LocallyEnhancedAttention(8, unary="dcn", binary=binary, **shape)
+        assert bool(layers_of(layer, EXPLAINERS["lesa"][0])) == binary
 
 
 def test_the_factors_of_a_gate_are_those_of_the_paper() -> None:

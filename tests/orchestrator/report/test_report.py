@@ -202,14 +202,27 @@ def test_the_command_writes_the_file_and_finds_sweeps_by_name(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("recipe", "published"), [("lsas_cifar100", "76.47 %"), ("adaptive_span_cifar100", "\N{EN DASH}")]
+    ("recipe", "published"),
+    [
+        ("lsas_cifar100", ["76.47 %"]),
+        ("adaptive_span_cifar100", ["\N{EN DASH}"]),
+        ("lesa_resnet50_imagenet", ["79.55 %", "94.79 %"]),
+    ],
 )
-def test_the_published_number_stands_beside_ours(tmp_path: Path, recipe: str, published: str) -> None:
-    page = report(tmp_path, [(FINISHED, [0.5])], recipe=recipe)
+def test_the_published_numbers_stand_beside_ours(tmp_path: Path, recipe: str, published: list[str]) -> None:
+    folder = write_sweep(tmp_path, "s", [(FINISHED, [0.5])], recipe=recipe)
+
+    def measure(event: dict[str, Any]) -> None:
+        if event["event"] == "trial_reported":
+            event["metrics"] |= {"test/top1": 0.45, "test/top5": 0.7}
+
+    rewrite(folder / "journal.jsonl", measure)
+    page = write_report(read_sweep(find_sweep(folder)), folder / "report.html")
     assert sections(page)[0] == "published"
-    shown = re.search(r"<dt>published</dt><dd>(.*?)</dd>", page.read_text())
-    assert shown is not None
-    assert shown[1] == published
+    shown = page.read_text()
+    assert re.findall(r"<dt>published</dt><dd>(.*?)</dd>", shown) == published
+    ours = re.findall(r"<dt>ours</dt><dd>(.*?)</dd>", shown)
+    assert ours == ["45.00 %", "70.00 %"][: len(published)]
 
 
 def test_a_name_of_few_trials_is_drawn_for_those_only() -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from models.fcvit.block import FCViTBlock, PatchEmbed
+from models.fcvit.mixers import PoolMixer, SelfAttentionMixer
 
 
 def plain_context(context: Any, x: Tensor) -> Tensor:
@@ -14,10 +15,9 @@ def plain_context(context: Any, x: Tensor) -> Tensor:
     mean = x.reshape(batch, dim, -1).mean(-1)
     narrow = context.squeeze(mean)
     if context.competition:
-        first, second = narrow.chunk(2, dim=1)
-        narrow = torch.maximum(first, second)
+        narrow = torch.stack(narrow.chunk(context.candidates, dim=1)).amax(0)
     else:
-        narrow = nn.functional.gelu(narrow)
+        narrow = context.act(narrow)
     vector = context.expand(narrow)
     if context.scale is None:
         return x + vector[:, :, None, None]
@@ -38,21 +38,42 @@ def plain_conv(layer: nn.Module, x: Tensor) -> Tensor:
 
 def plain_block(block: Any, x: Tensor) -> Tensor:
     """Apply a block, without stochastic depth."""
-    y = block.norm1(x)
-    for step in block.token_mixer.steps:
-        y = y if isinstance(step.context, nn.Identity) else plain_context(step.context, y)
-        y = nn.functional.gelu(step.pointwise(plain_conv(step.depthwise, y)))
-    gate = block.token_mixer.spatial_attention
-    y = y if isinstance(gate, nn.Identity) else y * gate.gate[1:](plain_conv(gate.gate[0], y))
-    x = x + block.layer_scale_1.reshape(-1, 1, 1) * y
+    y = plain_token_mixer(block.token_mixer, block.norm1(x))
+    x = x + (y if block.layer_scale_1 is None else block.layer_scale_1.reshape(-1, 1, 1) * y)
     mixer = block.channel_mixer
-    y = mixer.reduce(nn.functional.gelu(plain_conv(mixer.depthwise, mixer.expand(block.norm2(x)))))
+    y = mixer.reduce(mixer.act(plain_conv(mixer.depthwise, mixer.expand(block.norm2(x)))))
     attention = mixer.channel_attention
     if not isinstance(attention, nn.Identity):
-        pooled = nn.functional.gelu(y).mean((2, 3), keepdim=True)
+        pooled = attention.act(y).mean((2, 3), keepdim=True)
         along = attention.conv1(pooled.squeeze(-1).transpose(1, 2))
-        y = y + attention.conv2(nn.functional.gelu(along)).transpose(1, 2).unsqueeze(-1)
-    return x + block.layer_scale_2.reshape(-1, 1, 1) * y
+        y = y + attention.conv2(attention.act(along)).transpose(1, 2).unsqueeze(-1)
+    return x + (y if block.layer_scale_2 is None else block.layer_scale_2.reshape(-1, 1, 1) * y)
+
+
+def plain_token_mixer(mixer: Any, x: Tensor) -> Tensor:
+    """Mix the positions of a map by steps, by the mean of neighbours, by attention or not at all."""
+    batch, dim, height, width = x.shape
+    if isinstance(mixer, nn.Identity):
+        return x
+    if isinstance(mixer, PoolMixer):
+        windows = [
+            x[:, :, max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].mean((2, 3))
+            for row in range(height)
+            for column in range(width)
+        ]
+        return torch.stack(windows, dim=2).reshape(x.shape) - x
+    if isinstance(mixer, SelfAttentionMixer):
+        heads = mixer.num_heads
+        q, k, v = mixer.qkv(x).reshape(batch, 3, heads, dim // heads, height * width).unbind(1)
+        weights = (torch.einsum("bhdi,bhdj->bhij", q, k) / (dim // heads) ** 0.5).softmax(-1)
+        read: Tensor = mixer.proj(torch.einsum("bhij,bhdj->bhdi", weights, v).reshape(x.shape))
+        return read
+    y = x
+    for step in mixer.steps:
+        y = y if isinstance(step.context, nn.Identity) else plain_context(step.context, y)
+        y = step.act(step.pointwise(plain_conv(step.depthwise, y)))
+    gate = mixer.spatial_attention
+    return y if isinstance(gate, nn.Identity) else y * gate.gate[1:](plain_conv(gate.gate[0], y))
 
 
 def plain_fcvit(network: Any, x: Tensor) -> Tensor:
