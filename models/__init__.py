@@ -23,8 +23,17 @@ from models.registry.catalogue import (
     model_family,
     model_options,
     searchable_options,
+    takes_any_option,
 )
 from models.registry.first_map import first_map_side
+from models.registry.outside.files import (
+    NetworkFile,
+    NetworkFileError,
+    network_file,
+    register_network_file,
+    split_reference,
+)
+from models.registry.outside.network import list_timm_models, name_problem
 from models.spatial_bias import variants as spatial_bias_variants
 
 __all__ = [
@@ -34,6 +43,8 @@ __all__ = [
     "ModelFacts",
     "ModelOption",
     "ModelOptionError",
+    "NetworkFile",
+    "NetworkFileError",
     "OptionProblem",
     "OptionValue",
     "TrainingHooks",
@@ -47,6 +58,7 @@ __all__ = [
     "from_authors",
     "lesa_variants",
     "list_models",
+    "list_timm_models",
     "load_authors_checkpoint",
     "lsas_variants",
     "model_cost",
@@ -54,10 +66,15 @@ __all__ = [
     "model_family",
     "model_options",
     "model_params",
+    "name_problem",
+    "network_file",
     "nonlocal_variants",
     "penalty",
     "project_",
+    "register_network_file",
     "searchable_options",
     "spatial_bias_variants",
+    "split_reference",
     "synchronise_batch_norm",
+    "takes_any_option",
 ]

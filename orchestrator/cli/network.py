@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import AsJson, RunsDir, Split, TrackingUri, Trial, location_option, path_option
+from orchestrator.cli.options import AllowCode, AsJson, RunsDir, Split, TrackingUri, Trial, location_option, path_option
 from orchestrator.cli.output import tell, tell_json, wide_console
 
 if TYPE_CHECKING:
@@ -53,12 +53,15 @@ def evaluate(
         typer.Option(help="Share of an image file's shorter side to keep; default: as in its run."),
     ] = None,
     tracking_uri: TrackingUri = None,
+    allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure the accuracy and loss of a trained network on a split of a dataset."""
     from orchestrator.inference.evaluate import evaluate_checkpoint
 
-    found = evaluate_checkpoint(checkpoint, dataset, split=split, crop_pct=crop_pct, tracking_uri=tracking_uri)
+    found = evaluate_checkpoint(
+        checkpoint, dataset, split=split, crop_pct=crop_pct, tracking_uri=tracking_uri, allow_code=allow_code
+    )
     if as_json:
         tell(json.dumps(vars(found)))
     else:
@@ -101,6 +104,7 @@ def export(
     images: Annotated[int, typer.Option(help="Number of images that outputs are compared on.", min=2)] = 256,
     runs_dir: RunsDir = None,
     tracking_uri: TrackingUri = None,
+    allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Export a trained network to a file that runs without SpatialSweep; check its outputs and freeze learned spans."""
@@ -110,7 +114,7 @@ def export(
     from orchestrator.inference.trained_network import find_network
 
     form = format_named(to)
-    trained = find_network(run, trial=trial, runs_dir=runs_dir, tracking_uri=tracking_uri)
+    trained = find_network(run, trial=trial, runs_dir=runs_dir, tracking_uri=tracking_uri, allow_code=allow_code)
     seen = sample_images(trained, dataset, split=split, count=images)
     path = output or Path(f"{trained.label}{form.suffix}")
     exported = export_network(trained, seen, format_name=to, path=path)
@@ -148,6 +152,7 @@ def explain(
     to_mlflow: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Log to the trial's MLflow run.")] = True,
     runs_dir: RunsDir = None,
     tracking_uri: TrackingUri = None,
+    allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Visualise a trained network: spans, masks, similarities, gates, biases, Grad-CAM."""
@@ -156,7 +161,7 @@ def explain(
     from orchestrator.inference.images import sample_images
     from orchestrator.inference.trained_network import find_network
 
-    trained = find_network(run, trial=trial, runs_dir=runs_dir, tracking_uri=tracking_uri)
+    trained = find_network(run, trial=trial, runs_dir=runs_dir, tracking_uri=tracking_uri, allow_code=allow_code)
     seen = sample_images(trained, dataset, split=split, count=images)
     known, regions_from = regions_for(seen, regions)
     folder = output or Path(f"{trained.label}-explained")

@@ -60,6 +60,7 @@ def evaluate_checkpoint(
     split: str = "test",
     crop_pct: float | None = None,
     tracking_uri: str | None = None,
+    allow_code: bool = False,
     datasets_folder: Path = Path("runs/datasets"),
 ) -> Evaluation:
     """Evaluate a checkpoint in this process with the settings of its run, on a GPU where there is one; blocks.
@@ -73,6 +74,7 @@ def evaluate_checkpoint(
         split: Name of the split.
         crop_pct: Share of the shorter side of image files to keep; None takes the run's.
         tracking_uri: MLflow address of the run, see `load_model`.
+        allow_code: Run the source code of a network that the user has not run before, see `load_model`.
         datasets_folder: Folder of the registered datasets.
 
     Raises:
@@ -88,7 +90,7 @@ def evaluate_checkpoint(
 
     if crop_pct is not None and not 0 < crop_pct <= 1:
         raise ConfigError([Problem("crop_pct", f"got {crop_pct:g}; a share is above 0 and at most 1. Use 0.875")])
-    network = load_model(source, tracking_uri=tracking_uri)
+    network = load_model(source, tracking_uri=tracking_uri, allow_code=allow_code)
     recorded = recorded_settings(network, {}, {})
     if recorded is None:  # a checkpoint of a version that did not store them; its sweep may have them
         trained = find_network(source, tracking_uri=tracking_uri)

@@ -76,6 +76,7 @@ def find_network(
     trial: int | None = None,
     runs_dir: str | Path | None = None,
     tracking_uri: str | None = None,
+    allow_code: bool = False,
 ) -> TrainedNetwork:
     """Rebuild a trained network and collect the records of its training; blocks while a checkpoint is downloaded.
 
@@ -84,6 +85,7 @@ def find_network(
         trial: Number of a trial of that sweep; None takes its best.
         runs_dir: Folder of results; None takes the default.
         tracking_uri: MLflow address of the run; None takes the sweep's, else the database in `runs`.
+        allow_code: Run the source code of a network that the user has not run before, see `load_model`.
 
     Raises:
         CheckpointError: There is no such file, run, sweep or trial, or it left no checkpoint.
@@ -94,7 +96,7 @@ def find_network(
     require_readable(tracking_uri)
     found = _find(source, trial, runs_dir, tracking_uri)
     with local_checkpoint(found.source, tracking_uri=found.tracking_uri) as path:
-        network = load_network_file(path)
+        network = load_network_file(path, allow_code=allow_code)
         content, size = read_best(path), path.stat().st_size
     return TrainedNetwork(
         network=network,

@@ -17,6 +17,7 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
+from models import ModelOptionError
 from orchestrator.config.trial import TrialConfig
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.training.checkpoints.checkpoints import build_network, describe_network
@@ -64,22 +65,30 @@ def estimate_memory(trial: TrialConfig, facts: DatasetFacts, workers: int) -> Me
     training = trial.training
     share = -(-training.global_batch_size // workers)
     at_once = -(-share // training.accumulation_steps)
-    network = _shell(trial, facts)
+    network = _shell_on_meta(trial, facts)
     parameters = sum(map(_bytes, network.parameters()))
     weights = parameters + sum(map(_bytes, network.buffers()))
     per_image = _activations_per_image(network, trial, facts)
+    optimizer = _optimizer_bytes(network, trial, parameters)
     if training.precision != "float32":
         per_image //= 2
     held = 0 if facts.files else facts.train_images * facts.in_chans * facts.image_size**2
     return MemoryEstimate(
         weights=weights,
         gradients=parameters,
-        optimizer=_optimizer_bytes(network, trial, parameters),
+        optimizer=optimizer,
         average=weights if training.ema_decay is not None else 0,
         activations=per_image * at_once,
         images=held,
         images_at_once=at_once,
     )
+
+
+def _shell_on_meta(trial: TrialConfig, facts: DatasetFacts) -> nn.Module:
+    try:
+        return _shell(trial, facts)
+    except ModelOptionError:  # a network of timm, or of a file, may read values, which `meta` does not have
+        return _shell(trial, facts, "cpu").to("meta")
 
 
 def _shell(trial: TrialConfig, facts: DatasetFacts, device: str = "meta") -> nn.Module:

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import Strict, StrictBool
+from pydantic import Strict, StrictBool, StrictInt, StrictStr
 
 from orchestrator.config.sections.section import Section
 from search_spaces import Scalar
+from search_spaces.domains import Finite
 
-Flags = Annotated[tuple[StrictBool, ...], Strict(strict=False)]
-"""One flag per stage of a network; YAML writes a list."""
+Flags = Annotated[tuple[StrictBool | StrictInt | Finite | StrictStr, ...], Strict(strict=False)]
+"""One flag or number per stage of a network; YAML writes a list."""
 
 
 class ModelConfig(Section):
     """A network and its fixed options.
 
     Args:
-        name: Name of a registered network, such as `adaptive_resnet26_small`.
-        options: Keyword arguments of `timm.create_model`.
+        name: Name of a registered network, such as `adaptive_resnet26_small`; of any network of timm; or
+            `FILE.py:FACTORY` of a file of the user's own.
+        options: Keyword arguments of the network.
     """
 
     name: str
