@@ -29,6 +29,7 @@ from models.registry.first_map import first_map_side
 from models.registry.outside.files import (
     NetworkFile,
     NetworkFileError,
+    forget_network_file,
     network_file,
     register_network_file,
     split_reference,
@@ -54,6 +55,7 @@ __all__ = [
     "diagnostics",
     "fcvit_variants",
     "first_map_side",
+    "forget_network_file",
     "freeze_spans",
     "from_authors",
     "lesa_variants",

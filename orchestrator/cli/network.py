@@ -75,11 +75,22 @@ def evaluate(
 def models(
     as_json: AsJson = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Write the page docs/networks/models.md.")] = False,
+    timm: Annotated[
+        str | None,
+        typer.Option("--timm", metavar="PATTERN", help="List timm's networks instead, such as 'vit_tiny*' or '*'."),
+    ] = None,
 ) -> None:
-    """List all networks with their parameters and multiply-accumulates."""
-    from models import list_models, model_facts
+    """List all networks with their parameters and multiply-accumulates.
+
+    A sweep takes any network of timm as well, and FILE.py:FACTORY of your own.
+    """
+    from models import list_models, list_timm_models, model_facts
     from orchestrator.cli.tables import models as model_table
 
+    if timm is not None:
+        names = list_timm_models(timm)
+        tell(json.dumps(names, indent=2) if as_json else "\n".join(names) or f"timm has no network {timm}")
+        return
     facts = [model_facts(name) for name in list_models()]
     if as_json:
         tell(model_table.as_json(facts))

@@ -79,8 +79,8 @@ def expand_space(raw: Mapping[str, Any]) -> Expanded:
     if unserved:
         return Expanded(settings, [_other_space(name, network) for network in unserved])
     served = [network for network in networks if network in networks_of(name)]
-    if networks and not served:
-        return Expanded(settings, [])  # a misspelt network, which is reported as such
+    if networks and not served:  # of timm or of a file; a misspelt network is reported as such
+        return Expanded(settings, [_no_space(name, network) for network in networks if _is_outside(network)])
     space = named_space(name, served or None)
     fixed = fixed_settings(raw.get("training"), raw.get("model"))
     domains, problems = _overlaid(space, search, fixed)
@@ -118,6 +118,18 @@ def _networks(searched: Any, fixed: Any) -> list[str]:
 def _other_space(space: str, network: str) -> Problem:
     other = next(name for name in list_spaces() if name != ZOO and network in networks_of(name))
     return Problem("space", f"{space} has nothing for {network}. Use space: {other}, or space: {ZOO}")
+
+
+def _is_outside(network: str) -> bool:
+    """Return whether a network without a named space exists all the same."""
+    import models
+
+    return models.name_problem(network) is None
+
+
+def _no_space(space: str, network: str) -> Problem:
+    remedy = "Leave it out, and write the options and training settings to vary under search"
+    return Problem("space", f"{space} has nothing for {network}, which is no network of SpatialSweep's own. {remedy}")
 
 
 def _overlaid(

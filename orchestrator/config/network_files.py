@@ -143,32 +143,42 @@ def read_network_files(settings: Mapping[str, Any]) -> tuple[NetworkFiles, list[
     finder = _FINDER.get() or files_beside(Path.cwd())
     sources, withheld, problems = [], [], []
     for name, where in _named_files(settings):
-        import models
-
-        try:
-            source = finder(name)
-            if source is None:
-                withheld.append(name)
-                continue
-            if faults := [Problem(where, fault) for fault in _unfit_to_send(source)]:
-                problems += faults
-                continue
-            models.register_network_file(name, source.text)
+        source, faults = _registered(name, finder)
+        problems += [Problem(where, fault) for fault in faults]
+        if source is not None:
             sources.append(source)
-        except ConfigError as error:
-            problems += [Problem(where, problem.message) for problem in error.problems]
-        except models.NetworkFileError as error:
-            problems.append(Problem(where, str(error)))
+        elif not faults:
+            withheld.append(name)
     return NetworkFiles(tuple(sources), tuple(withheld)), problems
+
+
+def _registered(name: str, finder: Finder) -> tuple[NetworkSource | None, list[str]]:
+    """Find, read and run a file; return it, or the faults with it, or neither where it is withheld."""
+    import models
+
+    try:
+        source = finder(name)
+        if source is None:
+            return None, []
+        if not (faults := list(_unfit_to_send(source))):
+            models.register_network_file(name, source.text)
+            return source, []
+    except ConfigError as error:
+        faults = [problem.message for problem in error.problems]
+    except models.NetworkFileError as error:
+        faults = [str(error)]
+    models.forget_network_file(name)  # of an earlier configuration
+    return None, faults
 
 
 def _named_files(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the names of the files, each once, with the setting that names it."""
-    fixed, searched = settings.get("model"), (settings.get("search") or {})
+    searched = settings.get("search")
     domain = searched.get("model") if isinstance(searched, Mapping) else None
-    names = [(_entry(fixed, "name"), "model.name"), (_entry(domain, "value"), "search.model")]
-    choices = _entry(domain, "choices")
-    names += [(choice, "search.model") for choice in (choices if isinstance(choices, list | tuple) else ())]
+    written = [domain, _entry(domain, "value"), _entry(domain, "choices")]  # the short forms of a domain, and the long
+    names = [(_entry(settings.get("model"), "name"), "model.name")]
+    for value in written:
+        names += [(name, "search.model") for name in (value if isinstance(value, list | tuple) else [value])]
     texts = [(name, where) for name, where in names if isinstance(name, str) and ":" in name]
     if not texts:
         return []

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.config import SweepConfig, load_sweep
 from orchestrator.config.flat_names import flat_names
-from orchestrator.config.network_files import network_files_from, no_files
+from orchestrator.config.network_files import network_files_from
 from orchestrator.data import current_hash, open_dataset
 from orchestrator.errors import ConfigError, Problem, ResumeError
 from orchestrator.records.folder.known_servers import note_server
@@ -111,6 +111,7 @@ def stored_config(
     content = moved_config(history.config, runs_dir)
     with network_files_from(recorded_files(folder, history, allow_code=allow_code)):
         config = load_sweep(content, overrides, values=values, label=f"sweep '{folder.name}'")
+        named = {section: _named(content, overrides, values, section) for section in contacted}
     uris = {"tracking": config.tracking.uri, "storage": config.storage.uri, "dataset": config.dataset.uri}
     secret = [section for section, uri in uris.items() if uri and "***" in uri]
     if secret:
@@ -122,7 +123,7 @@ def stored_config(
             f"sweep '{folder.name}'",
         )
     for section in contacted:
-        if uri := _named(content, overrides, values, section):
+        if uri := named[section]:
             note_server(uri)
         else:
             uri = getattr(config, section).uri or recorded_address(section, {}, runs_dir)
@@ -135,6 +136,5 @@ def _named(content: Mapping[str, Any], overrides: Sequence[str], values: Mapping
     if not overrides and not values:
         return None
     without = {**content, section: {**(content.get(section) or {}), "uri": None}}
-    with network_files_from(no_files):
-        uri: str | None = getattr(load_sweep(without, overrides, values=values), section).uri
+    uri: str | None = getattr(load_sweep(without, overrides, values=values), section).uri
     return uri

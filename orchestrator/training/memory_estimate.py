@@ -69,14 +69,13 @@ def estimate_memory(trial: TrialConfig, facts: DatasetFacts, workers: int) -> Me
     parameters = sum(map(_bytes, network.parameters()))
     weights = parameters + sum(map(_bytes, network.buffers()))
     per_image = _activations_per_image(network, trial, facts)
-    optimizer = _optimizer_bytes(network, trial, parameters)
     if training.precision != "float32":
         per_image //= 2
     held = 0 if facts.files else facts.train_images * facts.in_chans * facts.image_size**2
     return MemoryEstimate(
         weights=weights,
         gradients=parameters,
-        optimizer=optimizer,
+        optimizer=_optimizer_bytes(network, trial, parameters),
         average=weights if training.ema_decay is not None else 0,
         activations=per_image * at_once,
         images=held,
@@ -104,7 +103,7 @@ def _shell(trial: TrialConfig, facts: DatasetFacts, device: str = "meta") -> nn.
 def _activations_per_image(shell: nn.Module, trial: TrialConfig, facts: DatasetFacts) -> int:
     try:
         return _saved_bytes(shell, facts, "meta")
-    except RuntimeError:  # the network reads values, which `meta` does not have
+    except (RuntimeError, TypeError):  # the network reads values, which `meta` does not have
         return _saved_bytes(_shell(trial, facts, "cpu"), facts, "cpu")
 
 

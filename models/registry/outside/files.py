@@ -16,7 +16,15 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-__all__ = ["NetworkFile", "NetworkFileError", "factory_of", "network_file", "register_network_file", "split_reference"]
+__all__ = [
+    "NetworkFile",
+    "NetworkFileError",
+    "factory_of",
+    "forget_network_file",
+    "network_file",
+    "register_network_file",
+    "split_reference",
+]
 
 _REFERENCE = re.compile(r"(?P<file>[^:]+):(?P<factory>[A-Za-z_]\w*)")
 _MODULE_PREFIX = "network_file_"
@@ -73,10 +81,20 @@ def register_network_file(name: str, text: str) -> NetworkFile:
         NetworkFileError: The code cannot be run.
     """
     file = NetworkFile(name, text)
+    forget_network_file(name)
     if file.module_name not in sys.modules:
         _import(file)
     _FILES[name] = file
     return file
+
+
+def forget_network_file(name: str) -> None:
+    """Stop offering the factories of a file, where there is one of this name.
+
+    Args:
+        name: Name as it is written before the colon.
+    """
+    _FILES.pop(name, None)
 
 
 def network_file(name: str) -> NetworkFile | None:

@@ -67,9 +67,8 @@ class SignatureOption(ModelOption):
             return True
         if self.choices:
             return given in self.choices
-        if isinstance(given, bool) or not isinstance(given, int):
-            return isinstance(given, self.kinds)
-        return int in self.kinds or float in self.kinds
+        kinds: set[Any] = {*self.kinds, *((int,) if float in self.kinds else ())}
+        return type(given) in kinds
 
 
 @dataclasses.dataclass(frozen=True)
