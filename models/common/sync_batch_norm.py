@@ -100,7 +100,7 @@ def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
     if device.type == "cuda":
         converted: nn.Module = convert_sync_batchnorm(model)
         return converted
-    if type(model) in (nn.BatchNorm2d, BatchNormAct2d):
+    if isinstance(model, nn.BatchNorm2d) and type(model) in (nn.BatchNorm2d, BatchNormAct2d):
         return _synchronised(model)
     if isinstance(model, nn.modules.batchnorm._BatchNorm) and not isinstance(model, SyncBatchNorm2d):
         raise ValueError(f"a {type(model).__name__} cannot be synchronised on a {device.type}; use BatchNorm2d")
@@ -132,6 +132,6 @@ def _synchronised(norm: nn.BatchNorm2d) -> SyncBatchNorm2d:
     result.running_mean, result.running_var = norm.running_mean, norm.running_var
     result.num_batches_tracked = norm.num_batches_tracked
     result.training = norm.training
-    if isinstance(result, SyncBatchNormAct2d):
+    if isinstance(norm, BatchNormAct2d) and isinstance(result, SyncBatchNormAct2d):
         result.drop, result.act = norm.drop, norm.act
     return result

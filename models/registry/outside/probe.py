@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from models.common.options import ImageShape, ModelOptionError
 from models.registry.counting import count_macs, depends_on_values
@@ -67,7 +68,7 @@ def _tried(make: Callable[[], nn.Module], size: tuple[int, int, int], num_classe
         network = make().eval()
     if depends_on_values(network):
         network = make().eval()
-    if any(isinstance(parameter, nn.parameter.UninitializedTensorMixin) for parameter in network.parameters()):
+    if any(is_lazy(parameter) for parameter in network.parameters()):
         raise _UnusableError(
             "it has lazy layers, whose parameters do not exist before the first image; give their sizes"
         )
