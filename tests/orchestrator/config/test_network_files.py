@@ -142,6 +142,21 @@ def test_options_are_checked_by_the_signature(folder: Path, changes: dict[str, A
     assert faults({**own(), **changes})[0].startswith(fault)
 
 
+def test_a_space_applies_to_its_own_networks_beside_others(folder: Path) -> None:
+    write_own_file(Path.cwd())
+    search = {
+        "model": [NAME, "lsas_resnet29_cifar", "resnet10t"],
+        "width": {"choices": [4, 8], "when": {"model": NAME}},
+    }
+    for space in ("lsas", "spatial_zoo"):
+        config = load_sweep({"name": "s", "dataset": {"name": "digits"}, "space": space, "search": search})
+        options = {name.rpartition("/")[2]: domain for name, domain in config.search.items()}
+        assert options["reduction"].when["model"] == ("lsas_resnet29_cifar",)
+        assert options["drop_path_rate"].when["model"] == ("lsas_resnet29_cifar",)
+        assert "model" not in options["lr"].when
+        assert options["width"].when == {"model": NAME}
+
+
 def test_fixed_options_may_be_sequences() -> None:
     raw = {**own(), "model": {"name": "test_resnet", "options": {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}}}
     config = load_sweep(raw)
