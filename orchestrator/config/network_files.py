@@ -40,7 +40,7 @@ class NetworkSource:
     """File of a network as it was read.
 
     Args:
-        name: Name as the sweep writes it before the colon, such as `my_network.py`.
+        name: Name as the sweep writes it before the colon, such as `own_network.py`.
         text: Source code.
         path: Path of the file.
     """

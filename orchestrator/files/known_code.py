@@ -1,7 +1,7 @@
 """List of the files of networks that this user has run: in their own sweeps, or after they allowed it.
 
 A checkpoint or a sweep's folder may come from somebody else, and to build a network of a file runs its code. The code
-that only such a record holds is therefore run only if its hash is in this list. See decision 0014.
+that only such a record holds is therefore run only if its hash is in this list. See docs/networks/own-networks.md.
 """
 
 from __future__ import annotations

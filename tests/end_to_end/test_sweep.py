@@ -205,7 +205,7 @@ def test_a_network_of_a_file_and_one_of_timm_are_trained(tmp_path: Path, monkeyp
     assert "sessions/001/own_net.py" in {artifact.path for artifact in artifacts}
 
     file.write_text(own_file.TEXT.replace("relu()", "tanh()"))
-    with pytest.raises(ResumeError, match="network file own_net.py: was"):
+    with pytest.raises(ResumeError, match=r"network file own_net\.py: was"):
         run_sweep(load_sweep(tmp_path / "sweeps/s.yaml", ["trials=3"]), resume=True)
     file.unlink()
     assert resume_sweep("tiny", runs_dir=str(tmp_path)).status is TrialStatus.FINISHED

@@ -40,7 +40,7 @@ class NetworkFile:
     """File of a network.
 
     Args:
-        name: Name as it is written before the colon, such as `my_network.py`.
+        name: Name as it is written before the colon, such as `own_network.py`.
         text: Source code.
     """
 
@@ -63,7 +63,7 @@ _FILES: dict[str, NetworkFile] = {}
 
 
 def split_reference(name: str) -> tuple[str, str] | None:
-    """Return file and factory of a name such as `my_network.py:make_network`; None for any other name."""
+    """Return file and factory of a name such as `own_network.py:make_network`; None for any other name."""
     match = _REFERENCE.fullmatch(name)
     return None if match is None else (match["file"], match["factory"])
 
@@ -74,7 +74,7 @@ def register_network_file(name: str, text: str) -> NetworkFile:
     A file of the same name takes the place of the former; equal text is not run again.
 
     Args:
-        name: Name as it is written before the colon, such as `my_network.py`.
+        name: Name as it is written before the colon, such as `own_network.py`.
         text: Source code.
 
     Raises:
@@ -108,7 +108,7 @@ def network_file(name: str) -> NetworkFile | None:
 
 
 def factory_of(name: str) -> Callable[..., Any]:
-    """Return the factory that a name such as `my_network.py:make_network` refers to.
+    """Return the factory that a name such as `own_network.py:make_network` refers to.
 
     Raises:
         NetworkFileError: The file is not registered, or has no such factory.

@@ -167,7 +167,9 @@ def name_problem(name: str) -> OptionProblem | None:
         try:
             factory_of(name)
         except NetworkFileError as error:
-            return OptionProblem("name", name, str(error), "Write FILE.py:FACTORY, such as my_network.py:make_network.")
+            return OptionProblem(
+                "name", name, str(error), "Write FILE.py:FACTORY, such as own_network.py:make_network."
+            )
         file = network_file(name)
         assert file is not None
         return _factory_problem(name, file.sha256)
