@@ -52,6 +52,12 @@ def evaluate(
         float | None,
         typer.Option(help="Share of an image file's shorter side to keep; default: as in its run."),
     ] = None,
+    tta: Annotated[
+        str | None,
+        typer.Option(
+            help="Test-time augmentation: hflip averages over mirror images, none does not; default: as in its run."
+        ),
+    ] = None,
     tracking_uri: TrackingUri = None,
     allow_code: AllowCode = False,
     as_json: AsJson = False,
@@ -60,7 +66,7 @@ def evaluate(
     from orchestrator.inference.evaluate import evaluate_checkpoint
 
     found = evaluate_checkpoint(
-        checkpoint, dataset, split=split, crop_pct=crop_pct, tracking_uri=tracking_uri, allow_code=allow_code
+        checkpoint, dataset, split=split, crop_pct=crop_pct, tta=tta, tracking_uri=tracking_uri, allow_code=allow_code
     )
     if as_json:
         tell(json.dumps(vars(found)))
