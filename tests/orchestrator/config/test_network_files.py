@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import models
 from orchestrator import load_sweep
 from orchestrator.config.network_files import network_files_from, no_files
 from orchestrator.config.plans import resolve_plans
@@ -33,6 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folder of the sweep file and the network; the current folder is another one."""
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
+    models.forget_network_file("own_net.py")  # of an earlier test
     write_own_file(tmp_path / "sweeps")
     return tmp_path / "sweeps"
 

@@ -12,9 +12,11 @@ import pytest
 import torch
 import yaml
 from mlflow import MlflowClient
+from typer.testing import CliRunner
 
 import models
 from orchestrator import load_model, load_sweep
+from orchestrator.cli.main import app
 from orchestrator.config import ModelConfig
 from orchestrator.config.plans import resolve_plans
 from orchestrator.config.sweep import SweepConfig
@@ -167,10 +169,13 @@ def test_a_trial_trains_it_and_its_checkpoint_suffices_to_load_it(
         load_model(tmp_path / "best.pt")
     assert f"{NAME} (SHA-256 {file.sha256[:12]}), which you have not run before" in str(refused.value)
     assert file.module_name not in sys.modules
-    network = load_model(tmp_path / "best.pt", allow_code=True)
+    command = ["eval", str(tmp_path / "best.pt"), "--dataset", "digits"]
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(CliRunner().invoke(app, command).exception, CheckpointError)
+    assert "of 'test'" in CliRunner().invoke(app, [*command, "--allow-code"]).output
+    network = load_model(tmp_path / "best.pt")
     assert torch.equal(network(images), expected.eval()(images))
     assert is_known_code(file.sha256)
-    assert torch.equal(load_model(tmp_path / "best.pt")(images), network(images))  # known from now on
 
 
 @pytest.mark.parametrize(
