@@ -181,8 +181,8 @@ class EventRecorder:
         self._client.log_inputs(run_id, [dataset_input(event.dataset)])
         folder = f"sessions/{event.session:03d}"
         for file in event.files:
-            below = Path(file).parent.as_posix().rpartition(f"/{folder}")[2]
-            self._upload(run_id, [file], f"{folder}{below}")
+            _, found, below = Path(file).parent.as_posix().rpartition(f"/{folder}/")
+            self._upload(run_id, [file], f"{folder}/{below}" if found and ".." not in below else folder)
 
     def _note_lanes(self, event: LanesPlanned) -> None:
         plan = {key: value for key, value in vars(event).items() if key not in ("event", "time")}
