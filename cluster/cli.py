@@ -78,6 +78,7 @@ def submit(
     checked = submission.check_sweep(sweep, overrides, values)
     variables = submission.passed_on(env or ())
     packed = package.plan_package(working_dir, sweep, network_files=checked.network_files)
+    submission.require_checkpoints(checked.checkpoints, packed, working_dir)
     _show_package(checked, packed)
     client = JobClient(address)
     with tempfile.TemporaryDirectory(prefix="spatialsweep-") as folder:

@@ -15,7 +15,18 @@ from models.lesa import variants as lesa_variants
 from models.lsas import variants as lsas_variants
 from models.non_local import variants as nonlocal_variants
 from models.registry.arithmetic import ModelCost, ModelFacts, model_cost, model_facts, model_params
-from models.registry.authors import AuthorsCheckpointError, AuthorsOptionError, from_authors, load_authors_checkpoint
+from models.registry.authors import (
+    AuthorsCheckpointError,
+    AuthorsOptionError,
+    Weights,
+    create_model_for,
+    fit_weights,
+    from_authors,
+    keywords_for,
+    load_authors_checkpoint,
+    load_weights,
+    read_weights,
+)
 from models.registry.catalogue import (
     check_options,
     create_model,
@@ -49,19 +60,24 @@ __all__ = [
     "OptionProblem",
     "OptionValue",
     "TrainingHooks",
+    "Weights",
     "adaptive_span_variants",
     "check_options",
     "create_model",
+    "create_model_for",
     "diagnostics",
     "fcvit_variants",
     "first_map_side",
+    "fit_weights",
     "forget_network_file",
     "freeze_spans",
     "from_authors",
+    "keywords_for",
     "lesa_variants",
     "list_models",
     "list_timm_models",
     "load_authors_checkpoint",
+    "load_weights",
     "lsas_variants",
     "model_cost",
     "model_facts",
@@ -73,6 +89,7 @@ __all__ = [
     "nonlocal_variants",
     "penalty",
     "project_",
+    "read_weights",
     "register_network_file",
     "searchable_options",
     "spatial_bias_variants",

@@ -82,6 +82,9 @@ SENET = Gates(
     cifar_words="squeeze-and-excitation in every stage",
 )
 
+AUTHORS_MEAN, AUTHORS_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+"""Normalisation of all small images in the authors' script."""
+
 
 def _large(gates: Gates, depth: int) -> Variant:
     block, depths = LARGE_BLOCKS[depth]
@@ -95,6 +98,8 @@ def _large(gates: Gates, depth: int) -> Variant:
         cfg=default_cfg(
             small_image=False,
             reduction=32,
+            crop_pct=0.875,
+            interpolation="bilinear",
             paper_ids=gates.paper_ids,
             origin_url="https://github.com/Qrange-group/LSAS",
             description=f"ResNet{depth}, large images",
@@ -114,6 +119,8 @@ def _cifar(gates: Gates, depth: int) -> Variant:
         cfg=default_cfg(
             small_image=True,
             reduction=4,
+            mean=AUTHORS_MEAN,
+            std=AUTHORS_STD,
             paper_ids=gates.paper_ids,
             origin_url="https://github.com/Qrange-group/LSAS",
             description=f"ResNet{depth}, small images",

@@ -256,7 +256,16 @@ def build(name: str, network: type[nn.Module], *, pretrained: bool, given: dict[
     return built.to(dtype=dtype)
 
 
-def default_cfg(*, small_image: bool, reduction: int, crop_pct: float | None = None, **extra: Any) -> PretrainedCfg:
+def default_cfg(
+    *,
+    small_image: bool,
+    reduction: int,
+    crop_pct: float | None = None,
+    interpolation: str = "bicubic",
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    **extra: Any,
+) -> PretrainedCfg:
     """Describe a network of this package to timm: input, classes, normalisation, first and last layer.
 
     Small images are those of CIFAR-100, 32 px; large ones those of ImageNet, 224 px.
@@ -265,6 +274,9 @@ def default_cfg(*, small_image: bool, reduction: int, crop_pct: float | None = N
         small_image: True for small images.
         reduction: Side of the image over that of the last map.
         crop_pct: Side of the crop over that of the image; 1 for small and 0.95 for large images when left out.
+        interpolation: Interpolation of images that are resized in evaluation.
+        mean: Mean of each channel, of pixels in [0, 1]; of CIFAR-100 or ImageNet when left out.
+        std: Standard deviation of each channel, likewise.
         extra: Further entries, such as `paper_ids`.
     """
     side = 32 if small_image else 224
@@ -276,9 +288,9 @@ def default_cfg(*, small_image: bool, reduction: int, crop_pct: float | None = N
         min_input_size=(3, 8, 8) if small_image else (3, 32, 32),
         pool_size=(side // reduction, side // reduction),
         crop_pct=usual_crop if crop_pct is None else crop_pct,
-        interpolation="bicubic",
-        mean=CIFAR100_MEAN if small_image else IMAGENET_MEAN,
-        std=CIFAR100_STD if small_image else IMAGENET_STD,
+        interpolation=interpolation,
+        mean=mean or (CIFAR100_MEAN if small_image else IMAGENET_MEAN),
+        std=std or (CIFAR100_STD if small_image else IMAGENET_STD),
         first_conv="stem.conv",
         classifier="head.fc",
         **extra,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from orchestrator.config.fixed_settings import fixed_settings
+from orchestrator.config.fixed_settings import CHECKPOINT, fixed_settings
 from orchestrator.config.sections.first_trials import first_problems
 from orchestrator.config.sections.model import ModelConfig
 from orchestrator.config.sections.objective import SPAN, is_constraint, parse_constraint
@@ -177,13 +177,16 @@ def _check_branch(
             yield Problem(f"search.{name}", f"sets {setting}, as search.{names[setting]} does. {_EXCLUDE}")
         elif setting in TrainingConfig.model_fields:
             yield from _check_training_domain(name, search[name])
+        elif setting == CHECKPOINT:
+            yield from _check_checkpoints(name, search[name])
         elif setting not in options and not takes_any:
             yield _unknown_searched(name, model, search)
         names.setdefault(setting, name)
+    others = {*TrainingConfig.model_fields, CHECKPOINT}
     searched = {
         setting: search[name].corners()
         for setting, name in names.items()
-        if setting in options or (takes_any and setting not in TrainingConfig.model_fields)
+        if setting in options or (takes_any and setting not in others)
     }
     base = {**(fixed.options if fixed else {}), **{setting: corners[0] for setting, corners in searched.items()}}
     for fault in islice(_always_rejected(model, base, searched, facts), _MOST_REJECTED):
@@ -227,6 +230,14 @@ def _check_training_domain(name: str, domain: Any) -> Iterator[Problem]:
                 yield Problem(f"search.{name}", problem.message)
 
 
+def _check_checkpoints(name: str, domain: Any) -> Iterator[Problem]:
+    """Check the type of searched checkpoints; the files are read when the sweep starts."""
+    wrong = [value for value in domain.corners() if not isinstance(value, str) or not value]
+    if wrong:
+        rule = "a checkpoint is a file, runs:/<id> or timm:TAG, and random stands for random weights"
+        yield Problem(f"search.{name}", f"got {shown(wrong[0])}; {rule}. Use choices such as [random, weights.pth]")
+
+
 def _geometry(facts: DatasetFacts | None) -> dict[str, Any]:
     if facts is None:
         return {}
@@ -243,7 +254,7 @@ def _unknown_searched(name: str, model: str, search: Mapping[str, Any]) -> Probl
     if owners:
         wanted = owners[0] if len(owners) == 1 else f"[{', '.join(owners)}]"
         return Problem(f"search.{name}", f"{model} has no such option. Add when: {{model: {wanted}}}")
-    known = [*TrainingConfig.model_fields, *models.searchable_options(model)]
+    known = [*TrainingConfig.model_fields, CHECKPOINT, *models.searchable_options(model)]
     return Problem(
         f"search.{name}", f"neither a training setting nor an option of {model}. {did_you_mean(setting, known)}"
     )

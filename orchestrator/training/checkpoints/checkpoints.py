@@ -117,15 +117,24 @@ def describe_network(model: ModelConfig, *, num_classes: int, in_chans: int, ima
         in_chans: Number of channels of the images.
         image_size: Height of the images in pixels.
     """
-    file = models.network_file(model.name)
     return {
         "name": model.name,
         "options": dict(model.options),
         "num_classes": num_classes,
         "in_chans": in_chans,
         "image_size": image_size,
-        **({} if file is None else {"code": {"file": file.name, "text": file.text}}),
+        **code_entry(model.name),
     }
+
+
+def code_entry(name: str) -> dict[str, Any]:
+    """Return the part of a description that holds the source code of a network of a file; empty for other networks.
+
+    Args:
+        name: Name of the network.
+    """
+    file = models.network_file(name)
+    return {} if file is None else {"code": {"file": file.name, "text": file.text}}
 
 
 def build_network(description: Mapping[str, Any]) -> nn.Module:

@@ -179,6 +179,24 @@ def test_a_trial_trains_it_and_its_checkpoint_suffices_to_load_it(
 
 
 @pytest.mark.parametrize(
+    ("model", "fault"),
+    [
+        ("test_vitt", "there is no such network. Did you mean 'test_vit'? Networks are those of"),
+        ("lost.py:make", "no file lost.py in"),
+        ("own_net.py:mak", "there is no such network. Write FILE.py:FACTORY"),
+    ],
+)
+def test_a_network_of_weights_of_another_program_may_be_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, fault: str
+) -> None:
+    write_own_file(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    torch.save({"weight": torch.zeros(2, 2)}, tmp_path / "plain.pth")
+    found = CliRunner().invoke(app, ["eval", "plain.pth", "--dataset", "digits", "--model", model]).exception
+    assert isinstance(found, CheckpointError) and f"--model {model}: {fault}" in str(found)
+
+
+@pytest.mark.parametrize(
     ("change", "fault"),
     [
         (lambda model: model.pop("code"), "the checkpoint does not hold that file"),
