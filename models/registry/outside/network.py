@@ -175,9 +175,9 @@ def name_problem(name: str) -> OptionProblem | None:
         return _factory_problem(name, file.sha256)
     if name in ARCHITECTURES or ("." not in name and timm.is_model(name)):
         return None
-    bare = name.partition(".")[0]
+    bare, _, tag = name.partition(".")
     if timm.is_model(bare):
-        remedy = f"Use {bare!r}; a tag names weights."
+        remedy = f"Use {bare!r}; its weights are model.checkpoint: timm:{tag}."
     else:
         nearest = nearest_name(name, [*ARCHITECTURES, *timm.list_models()])
         remedy = f"Did you mean {nearest!r}? {_KINDS_OF_NAMES}." if nearest else f"{_KINDS_OF_NAMES}."

@@ -151,7 +151,7 @@ def test_options_are_the_keywords_of_the_signature() -> None:
             {},
             "Did you mean 'test_vit'? Networks are those of `spatialsweep models`, all of timm, and FILE.py",
         ),
-        ("test_vit.r160_in1k", {}, "Use 'test_vit'; a tag names weights."),
+        ("test_vit.r160_in1k", {}, "Use 'test_vit'; its weights are model.checkpoint: timm:r160_in1k."),
     ],
 )
 def test_each_fault_is_one_line_with_a_remedy(name: str, options: dict[str, Any], text: str) -> None:

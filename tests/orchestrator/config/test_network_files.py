@@ -131,7 +131,7 @@ def test_a_file_that_cannot_be_used_is_reported_with_the_other_problems(
         ),
         (
             {"model": {"name": "resnet18.a1_in1k"}},
-            "model.name: unknown 'resnet18.a1_in1k'. Use 'resnet18'; a tag names",
+            "model.name: unknown 'resnet18.a1_in1k'. Use 'resnet18'; its weights",
         ),
         (
             {"model": {"name": "resnet10t"}, "space": "lsas"},
