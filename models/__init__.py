@@ -33,6 +33,8 @@ from models.registry.catalogue import (
     list_models,
     model_family,
     model_options,
+    options_of_record,
+    options_to_record,
     searchable_options,
     takes_any_option,
 )
@@ -47,6 +49,7 @@ from models.registry.outside.files import (
 )
 from models.registry.outside.network import list_timm_models, name_problem
 from models.spatial_bias import variants as spatial_bias_variants
+from models.stand_alone import variants as stand_alone_variants
 
 __all__ = [
     "AuthorsCheckpointError",
@@ -87,6 +90,8 @@ __all__ = [
     "name_problem",
     "network_file",
     "nonlocal_variants",
+    "options_of_record",
+    "options_to_record",
     "penalty",
     "project_",
     "read_weights",
@@ -94,6 +99,7 @@ __all__ = [
     "searchable_options",
     "spatial_bias_variants",
     "split_reference",
+    "stand_alone_variants",
     "synchronise_batch_norm",
     "takes_any_option",
 ]

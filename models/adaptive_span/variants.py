@@ -3,22 +3,22 @@
 The adaptive network, and its controls of the same shape with fixed local attention, with attention-augmented
 convolution and with convolution. All are made of bottlenecks behind a 3x3 stem of 32 channels.
 
-Source: Parker et al. 2020 (arXiv 2004.08708), appendix A.3, with the widths and depths of the authors' code.
+Source: Parker et al. 2020 (arXiv 2004.08708), with the widths and depths of the authors' code.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
 from models.adaptive_span.network import AdaptiveSpanResNet, AugmentedResNet, ConvResNet, LocalAttentionResNet
 from models.adaptive_span.options import (
-    ADAPTIVE_OPTIONS,
     AUGMENTED_OPTIONS,
     CONV_OPTIONS,
-    LOCAL_OPTIONS,
+    adaptive_options,
     heads_divide_channels,
     heads_divide_keys_and_values,
+    local_options,
 )
 from models.common.options import JointRule, ModelOption, no_joint_rule
 from models.registry.architectures import Variant, default_cfg, register_variants
@@ -39,24 +39,27 @@ LAYOUTS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
 }
 """Every layout by name; the deeper two keep the widths and strides of the large ResNet26."""
 
+SOURCES: Mapping[str, str] = {"local": "arXiv:1906.05909", "augmented": "arXiv:1904.09925"}
+"""Papers of the controls, where it is another one: Ramachandran et al. 2019 and Bello et al. 2019."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Operator:
-    """Spatial operator of the paper: its words, network, options and the rule between them."""
+    """Spatial operator of the paper: its words, network, options by number of stages, and the rule between them."""
 
     words: str
     network: type[nn.Module]
-    options: Sequence[ModelOption]
+    options: Callable[[int], Sequence[ModelOption]]
     joint_rule: JointRule = no_joint_rule
 
 
 OPERATORS = {
-    "adaptive": Operator("Adaptive attention", AdaptiveSpanResNet, ADAPTIVE_OPTIONS, heads_divide_channels),
-    "local": Operator("Local attention", LocalAttentionResNet, LOCAL_OPTIONS, heads_divide_channels),
+    "adaptive": Operator("Adaptive attention", AdaptiveSpanResNet, adaptive_options, heads_divide_channels),
+    "local": Operator("Local attention", LocalAttentionResNet, local_options, heads_divide_channels),
     "augmented": Operator(
-        "Attention-augmented convolutions", AugmentedResNet, AUGMENTED_OPTIONS, heads_divide_keys_and_values
+        "Attention-augmented convolutions", AugmentedResNet, lambda _: AUGMENTED_OPTIONS, heads_divide_keys_and_values
     ),
-    "conv": Operator("3x3 convolutions", ConvResNet, CONV_OPTIONS),
+    "conv": Operator("3x3 convolutions", ConvResNet, lambda _: CONV_OPTIONS),
 }
 
 
@@ -68,12 +71,12 @@ def _variant(prefix: str, operator: Operator, layout: str) -> Variant:
         summary=f"{operator.words} in {sum(shape['depths'])} blocks of {widths[0]} to {widths[-1]} channels.",
         network=operator.network,
         fixed=shape,
-        options=operator.options,
+        options=operator.options(len(widths)),
         joint_rule=operator.joint_rule,
         cfg=default_cfg(
             small_image=True,
             reduction=8,
-            paper_ids="arXiv:2004.08708",
+            paper_ids=SOURCES.get(prefix, "arXiv:2004.08708"),
             origin_url="https://github.com/JoeRoussy/adaptive-attention-in-cv",
             description=layout.replace("resnet", "ResNet").replace("_", ", "),
         ),

@@ -59,12 +59,16 @@ def resolve_trial(
 ) -> TrialConfig:
     """Combine the searched values of a trial with the fixed ones.
 
+    Defaults of the network that once were others are written out, so that the record of the trial stays valid.
+
     Args:
         shared: Settings that all trials of the sweep share.
         number: Number of the trial in Optuna.
         params: Values drawn from the search space, by searched name.
         initial_weights: Weights that trainings may start from, by checkpoint and network.
     """
+    import models
+
     fixed = shared.model or ModelConfig(name="", options={})
     settings = {setting_of(name): value for name, value in params.items()}
     name = str(settings.pop("model", fixed.name))
@@ -76,7 +80,7 @@ def resolve_trial(
         number=number,
         model=ModelConfig(
             name=name,
-            options={**fixed.options, **options},
+            options=models.options_to_record(name, {**fixed.options, **options}),
             checkpoint=checkpoint,
             checkpoint_weights=None if checkpoint is None else fixed.checkpoint_weights,
         ),

@@ -262,6 +262,6 @@ def test_a_trial_combines_searched_and_fixed_settings() -> None:
         {**BASE, "model": {"name": BIASED, "options": {"key_size": 3}}, "training": {"epochs": 7}, "seed": 5}
     )
     trial = resolve_trial(config, 4, {"lr": 0.5, "bias_channels": 2})
-    assert trial.model == ModelConfig(name=BIASED, options={"key_size": 3, "bias_channels": 2})
+    assert trial.model == ModelConfig(name=BIASED, options={"pooled_size": 6, "key_size": 3, "bias_channels": 2})
     assert (trial.training.lr, trial.training.epochs, trial.seed, trial.number) == (0.5, 7, 5, 4)
     assert resolve_trial(config, 0, {"model": PLAIN}).model.name == PLAIN
