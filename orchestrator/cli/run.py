@@ -14,6 +14,7 @@ from orchestrator.cli.exit_codes import FAILED, INTERRUPTED
 from orchestrator.cli.options import (
     Address,
     AllowChanged,
+    AllowCode,
     Assignments,
     DryRun,
     DryRunAsJson,
@@ -76,6 +77,7 @@ def resume(
     runs_dir: RunsDir = None,
     address: Address = None,
     allow_changed: AllowChanged = False,
+    allow_code: AllowCode = False,
     verbose: Verbose = False,
 ) -> None:
     """Resume a sweep: keep ended trials, continue interrupted ones from their checkpoints."""
@@ -87,7 +89,7 @@ def resume(
     folder = existing_folder(resolve_runs_dir(runs_dir), name)
     require_original(folder)
     values = setting_values(tracking_uri=tracking_uri, runs_dir=folder.path.parent)
-    config = stored_config(folder, assignments or (), values=values)
+    config = stored_config(folder, assignments or (), values=values, allow_code=allow_code)
     run_to_end(config, address, resume=True, allow_changed=allow_changed, verbose=verbose)
 
 

@@ -217,6 +217,16 @@ class HalvesOfOneMap(nn.Module):
         return torch.stack([total, -total], dim=1)
 
 
+def test_grad_cam_finds_a_late_map_of_any_network(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    maps = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1)
+    network = nn.Sequential(*maps, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    assert explain_network(untrained(network), noise(), tmp_path, drawn=2).numbers["grad_cam"]["layer"] == "2"
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 3))
+    with pytest.raises(ExplainError, match="no layer of this network returns a map"):
+        explain_network(untrained(flat), noise(), tmp_path, drawn=2)
+
+
 def test_grad_cam_of_a_map_that_is_summed_is_the_map() -> None:
     images = torch.rand(3, 1, 4, 4).requires_grad_()
     found = grad_cam(HalvesOfOneMap(), "map", images, torch.tensor([0, 1, 0]))
