@@ -12,6 +12,11 @@ from orchestrator.config.sections.section import Section, Seed
 from orchestrator.config.sections.training import TrainingConfig
 from search_spaces import setting_of
 
+SEED = "seed"
+"""Searched name that sets the seed of a trial instead of a setting of its training."""
+ROW = "row"
+"""Searched name that sets nothing: a label of configurations, on which conditions of other names depend."""
+
 
 class TrialConfig(Section):
     """Complete configuration of one trial, as its workers receive it.
@@ -56,11 +61,13 @@ def resolve_trial(shared: SharedSettings, number: int, params: Mapping[str, Any]
     fixed = shared.model or ModelConfig(name="", options={})
     settings = {setting_of(name): value for name, value in params.items()}
     name = str(settings.pop("model", fixed.name))
+    seed = settings.pop(SEED, shared.seed)
+    settings.pop(ROW, None)
     training = {key: value for key, value in settings.items() if key in TrainingConfig.model_fields}
     options = {key: value for key, value in settings.items() if key not in training}
     return TrialConfig(
         number=number,
         model=ModelConfig(name=name, options={**fixed.options, **options}),
         training=TrainingConfig(**{**shared.training.model_dump(), **training}),
-        seed=shared.seed,
+        seed=seed,
     )
