@@ -147,7 +147,7 @@ def current_hash(recorded: str) -> str:
 
 
 def _convert(name: str, path: Path) -> None:
-    """Convert a dataset with a name so that its folder appears whole or not at all, also if two processes convert it."""
+    """Convert a named dataset so that its folder appears whole or not at all, also if two processes convert it."""
     from orchestrator.data.conversion.prepare import prepare  # and the readers of all sources, needed here only
 
     path.parent.mkdir(parents=True, exist_ok=True)
