@@ -130,14 +130,14 @@ def remarks(result: TableResult) -> list[str]:
     unit = f" in {measure.unit}" if measure.unit else ""
     found = [
         f"Measured: {measure.words}{unit}, mean over seeds ± half of its {CONFIDENCE:.0%} interval (Student's t). "
-        f"Differences are to {result.control}, paired by seed, with their own interval; one is resolved when its interval "
-        "does not contain zero.",
+        f"Differences are to {result.control}, paired by seed, with their own interval; one is resolved when its "
+        "interval does not contain zero.",
         f"Published numbers: {table.published_in}." if table.published_in else "No number of this table was found.",
     ]
     if result.scale.name != "paper":
         found.append(
-            "Published numbers belong to the networks, images and epochs of the paper, measured ones to the scale above: "
-            "only the direction of a difference can be compared."
+            "Published numbers belong to the networks, images and epochs of the paper, measured ones to the scale "
+            "above: only the direction of a difference can be compared."
         )
     if table.notes:
         found.append(table.notes.strip())

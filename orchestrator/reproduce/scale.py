@@ -48,10 +48,10 @@ class RunScale:
         epochs = f"{high}" if low == high else f"{low} to {high}"
         chosen = f"{self.validation_images:,} for validation" if self.validation_images else "test images choose epochs"
         tested = "" if self.test_images is None else f", {self.test_images:,} for testing"
-        return (
-            f"Scale {self.name}: {self.dataset}, images of {self.image_px} x {self.image_px} px, {self.train_images:,} for "
-            f"training, {chosen}{tested}; {epochs} epochs; {len(self.seeds)} seeds; {', '.join(self.networks)}."
-        )
+        side = f"{self.image_px} x {self.image_px} px"
+        images = f"images of {side}, {self.train_images:,} for training, {chosen}{tested}"
+        networks = ", ".join(self.networks)
+        return f"Scale {self.name}: {self.dataset}, {images}; {epochs} epochs; {len(self.seeds)} seeds; {networks}."
 
 
 def run_scale(name: str, rows: Sequence[ResolvedRow], seeds: Sequence[int], prepared: str | None) -> RunScale:

@@ -82,14 +82,27 @@ class TableFolder:
         Raises:
             ReproduceError: The table was begun with other settings; the text lists every difference.
         """
-        before = self.record()
+        before = self.check(identity, rows)
         now = {row.name: _deciding(row.config) for row in rows}
-        if before:
-            self._refuse_changes(before, identity, now)
         recorded = {**identity, "rows": {**before.get("rows", {}), **now}}
         self.path.mkdir(parents=True, exist_ok=True)
         with atomic_file(self.path / _RECORD) as partial:
             partial.write_text(json.dumps(recorded, indent=2) + "\n", encoding="utf-8")
+
+    def check(self, identity: Mapping[str, Any], rows: Sequence[ResolvedRow]) -> dict[str, Any]:
+        """Check that the table is continued with the settings it was begun with; return its record, empty before.
+
+        Args:
+            identity: Paper, table and scale.
+            rows: Rows of this command.
+
+        Raises:
+            ReproduceError: The table was begun with other settings; the text lists every difference.
+        """
+        before = self.record()
+        if before:
+            self._refuse_changes(before, identity, {row.name: _deciding(row.config) for row in rows})
+        return before
 
     def record(self) -> dict[str, Any]:
         """Return what was recorded when the table was begun; empty before.
