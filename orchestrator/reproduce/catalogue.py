@@ -78,6 +78,7 @@ class TableRow:
         name: Name in options and results.
         label: Row for readers.
         published: Number of the paper.
+        control: Row that this one is compared with; its own name for a control, empty for none.
         settings: Settings of the row by scale, which are laid over those of the table; absent where the row is left
             out at that scale.
     """
@@ -85,6 +86,7 @@ class TableRow:
     name: str
     label: str
     published: Published
+    control: str
     settings: Mapping[str, Mapping[str, Any]]
 
 
@@ -99,7 +101,7 @@ class PaperTable:
         source: Paper and code of the authors.
         published_in: Source of the published numbers; empty where there are none.
         measure: Quantity that the table compares.
-        control: Row that the others are compared with.
+        control: Row or rows that the others are compared with, in words; empty where none are compared.
         rows: Rows in order.
         settings: Settings of all rows by scale: `recipe` names the recipe that they change.
         notes: Differences from the paper, in words.
@@ -158,8 +160,8 @@ def load_table(paper: str, table: str) -> PaperTable:
         source=content["source"],
         published_in=found.get("published_in", ""),
         measure=MEASURES[found["measure"]],
-        control=found["control"],
-        rows=tuple(_row(name, row, list(scales)) for name, row in found["rows"].items()),
+        control=_control_words(found),
+        rows=tuple(_row(name, row, found) for name, row in found["rows"].items()),
         settings=scales,
         notes=found.get("notes", ""),
     )
@@ -171,14 +173,22 @@ def _content(paper: str) -> dict[str, Any]:
     return read_settings(paper_path(paper))
 
 
-def _row(name: str, content: Mapping[str, Any], scales: Sequence[str]) -> TableRow:
+def _control_words(table: Mapping[str, Any]) -> str:
+    """Return what the rows are compared with in words: `controls`, or the label of the row `control`."""
+    if "control" in table:
+        return str(table["rows"][table["control"]]["label"])
+    return str(table.get("controls", ""))
+
+
+def _row(name: str, content: Mapping[str, Any], table: Mapping[str, Any]) -> TableRow:
     """Return a row; settings without a scale apply at all scales, and `false` leaves the row out at a scale."""
     common = content.get("settings") or {}
-    own = {scale: content.get(scale, {}) for scale in scales}
+    own = {scale: content.get(scale, {}) for scale in table["scales"]}
     return TableRow(
         name=name,
         label=content["label"],
         published=Published(content.get("published"), content.get("published_gain")),
+        control=content.get("control", table.get("control", "")),
         settings={scale: merged(common, settings) for scale, settings in own.items() if settings is not False},
     )
 

@@ -37,9 +37,10 @@ def draw(result: TableResult, path: Path) -> None:
     rows = list(result.rows)
     with mpl.rc_context(_SETTINGS):
         figure = Figure(figsize=(9.5, 1.6 + 0.42 * len(rows)), layout="constrained")
-        left, right = figure.subplots(1, 2, sharey=True)
+        left, *right = figure.subplots(1, 2 if result.table.control else 1, sharey=True, squeeze=False)[0]
         _values(left, rows, result)
-        _differences(right, rows, result)
+        for axes in right:
+            _differences(axes, rows, result)
         left.set_yticks(range(len(rows)), [_tick(row, result.measure.decimals) for row in rows])
         left.set_ylim(len(rows) - 0.5, -0.5)
         figure.suptitle(f"{result.table.title}\n{result.scale.in_words}", fontsize=9, wrap=True)
@@ -77,7 +78,7 @@ def _differences(axes: Axes, rows: list[RowResult], result: TableResult) -> None
     if any(row.published_difference is not None for row in rows):
         axes.plot([], [], "D", color=_ORANGE, label="published")
     axes.legend(loc="best")
-    axes.set_xlabel(f"difference to {result.control}{unit}")
+    axes.set_xlabel(f"difference to {result.table.control}{unit}")
     axes.set_title("paired by seed, 95% interval")
     axes.grid(axis="x", alpha=0.25, linewidth=0.5)
 

@@ -118,7 +118,7 @@ def table_rows(result: TableResult) -> list[list[str]]:
                 _with_interval(row.measured, decimals, ""),
                 gain,
                 _with_interval(row.difference, decimals, "+") if row.difference else "",
-                "control" if row.name == result.table.control else row.verdict,
+                "control" if row.name == row.control else row.verdict,
             ]
         )
     return rows
@@ -128,12 +128,15 @@ def remarks(result: TableResult) -> list[str]:
     """Return the sentences that say how to read the numbers."""
     table, measure = result.table, result.measure
     unit = f" in {measure.unit}" if measure.unit else ""
-    found = [
-        f"Measured: {measure.words}{unit}, mean over seeds ± half of its {CONFIDENCE:.0%} interval (Student's t). "
-        f"Differences are to {result.control}, paired by seed, with their own interval; one is resolved when its "
-        "interval does not contain zero.",
-        f"Published numbers: {table.published_in}." if table.published_in else "No number of this table was found.",
-    ]
+    found = [f"Measured: {measure.words}{unit}, mean over seeds ± half of its {CONFIDENCE:.0%} interval (Student's t)."]
+    if table.control:
+        found.append(
+            f"Differences are to {table.control}, paired by seed, with their own interval; one is resolved when its "
+            "interval does not contain zero."
+        )
+    found.append(
+        f"Published numbers: {table.published_in}." if table.published_in else "No number of this table was found."
+    )
     if result.scale.name != "paper":
         found.append(
             "Published numbers belong to the networks, images and epochs of the paper, measured ones to the scale "

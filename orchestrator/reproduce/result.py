@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.reproduce.catalogue import Measure, PaperTable
+from orchestrator.reproduce.catalogue import Measure, PaperTable, TableRow
 from orchestrator.reproduce.measurements import Measurement
 from orchestrator.reproduce.rows import ResolvedRow
 from orchestrator.reproduce.scale import RunScale
@@ -23,6 +23,7 @@ class RowResult:
     Args:
         name: Name of the row.
         label: Row for readers.
+        control: Name of the row it is compared with; its own name for a control, empty for none.
         network: Name of the network.
         options: Options of the network.
         params: Number of its parameters.
@@ -32,13 +33,14 @@ class RowResult:
         published_difference: Published difference to the control row; None where none was found.
         values: Measured value by seed.
         measured: Mean of the values; None without any.
-        difference: Mean paired difference to the control row; None for the control row, or without any.
+        difference: Mean paired difference to the control row; None for a control row, or without one.
         layers: Mean learned span of each layer in pixels, of networks that have some.
         without_value: Seeds without a value, each with its status and reason.
     """
 
     name: str
     label: str
+    control: str
     network: str
     options: Mapping[str, Any]
     params: int
@@ -106,11 +108,6 @@ class TableResult:
         return self.table.measure
 
     @property
-    def control(self) -> str:
-        """Label of the control row."""
-        return next((row.label for row in self.table.rows if row.name == self.table.control), self.table.control)
-
-    @property
     def is_complete(self) -> bool:
         """True if every row has a value for every seed."""
         return all(row.values and not row.without_value for row in self.rows)
@@ -126,7 +123,7 @@ class TableResult:
             "published_in": table.published_in or None,
             "measure": {"name": table.measure.words, "unit": table.measure.unit, "mode": table.measure.mode},
             "confidence": CONFIDENCE,
-            "control": table.control,
+            "control": table.control or None,
             "scale": {**asdict(self.scale), "words": self.scale.in_words},
             "rows": [row.as_dict() for row in self.rows],
             "left_out": list(self.left_out),
@@ -176,20 +173,21 @@ def _row_result(
     values: Mapping[str, Mapping[int, float]],
     cost: tuple[int, int],
 ) -> RowResult:
-    own, control = values[row.name], values.get(table.control, {})
-    is_control = row.name == table.control
+    own, control = values[row.name], values.get(row.row.control, {})
+    is_control = row.row.control in ("", row.name)
     model = row.config.model
     assert model is not None
     return RowResult(
         name=row.name,
         label=row.row.label,
+        control=row.row.control,
         network=model.name,
         options=dict(model.options),
         params=cost[0],
         macs=cost[1],
         epochs=row.config.training.epochs,
         published=row.row.published.value,
-        published_difference=None if is_control else _published_difference(table, row),
+        published_difference=None if is_control else _published_difference(table, row.row),
         values=own,
         measured=estimate(list(own.values())),
         difference=None if is_control else paired_difference(own, control),
@@ -211,9 +209,9 @@ def _layers(row: str, found: Mapping[Cell, Measurement]) -> tuple[float, ...]:
     return tuple(sum(layer) / len(layer) for layer in zip(*spans, strict=True))
 
 
-def _published_difference(table: PaperTable, row: ResolvedRow) -> float | None:
-    if row.row.published.gain is not None:
-        return row.row.published.gain
-    control = next((other.published.value for other in table.rows if other.name == table.control), None)
-    value = row.row.published.value
+def _published_difference(table: PaperTable, row: TableRow) -> float | None:
+    if row.published.gain is not None:
+        return row.published.gain
+    control = next((other.published.value for other in table.rows if other.name == row.control), None)
+    value = row.published.value
     return None if value is None or control is None else round(value - control, 6)
