@@ -85,7 +85,8 @@ class TablePlan:
         known = [row.seconds for row in self.rows if row.left]
         seconds = sum(second for second in known if second is not None)
         time = "" if None in known else f", about {seconds:,.0f} s of trials by those that have ended"
-        return f"Left: {trials} trials in {len(self.sweeps)} sweeps, {macs:.3g} multiply-accumulates of training{time}."
+        sweeps = f"{len(self.sweeps)} sweep{'s' if len(self.sweeps) > 1 else ''}"
+        return f"Left: {trials} trial{'s' if trials > 1 else ''} in {sweeps}, {macs:.3g} multiply-accumulates{time}."
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data without passwords."""

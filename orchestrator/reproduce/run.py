@@ -24,7 +24,7 @@ from orchestrator.reproduce.sweeps import cells_of, sweeps_of
 from orchestrator.reproduce.table_folder import PlannedSweep, TableFolder
 from orchestrator.sweep.run import run_sweep
 
-__all__ = ["MOST_SEEDS", "Reproduction", "TableRun", "prepare_run", "reproduce"]
+__all__ = ["MOST_SEEDS", "Reproduction", "TableRun", "prepare_run", "reproduce", "result_of"]
 
 MOST_SEEDS = 1000
 _USUAL_SEEDS = 3
@@ -166,12 +166,16 @@ def reproduce(
 
     went_well = all(ends_well(sweep) for sweep in run.unfinished())
     went_well = went_well and all(ends_well(sweep) for sweep in run.folder.plan(run.missing()))
-    result = _result(run)
+    result = result_of(run)
     return Reproduction(result, write_report(result, run.folder.path), not went_well)
 
 
-def _result(run: TableRun) -> TableResult:
-    """Return the result of the rows of this command and of earlier ones, in the order of the table."""
+def result_of(run: TableRun) -> TableResult:
+    """Return the result of the rows of this command and of earlier ones, in the order of the table.
+
+    Args:
+        run: Result of `prepare_run`.
+    """
     config = run.rows[0].config
     runs_dir = resolve_runs_dir(config.runs_dir)
     prepared = locate_dataset(config.dataset.name, config.dataset.uri, runs_dir / "datasets")

@@ -45,13 +45,14 @@ class RunScale:
     def in_words(self) -> str:
         """Scale as one sentence."""
         low, high = self.epochs
-        epochs = f"{high}" if low == high else f"{low} to {high}"
+        epochs = f"{high} epoch{'s' if high > 1 else ''}" if low == high else f"{low} to {high} epochs"
+        seeds = f"{len(self.seeds)} seed{'s' if len(self.seeds) > 1 else ''}"
         chosen = f"{self.validation_images:,} for validation" if self.validation_images else "test images choose epochs"
         tested = "" if self.test_images is None else f", {self.test_images:,} for testing"
         side = f"{self.image_px} x {self.image_px} px"
         images = f"images of {side}, {self.train_images:,} for training, {chosen}{tested}"
         networks = ", ".join(self.networks)
-        return f"Scale {self.name}: {self.dataset}, {images}; {epochs} epochs; {len(self.seeds)} seeds; {networks}."
+        return f"Scale {self.name}: {self.dataset}, {images}; {epochs}; {seeds}; {networks}."
 
 
 def run_scale(name: str, rows: Sequence[ResolvedRow], seeds: Sequence[int], prepared: str | None) -> RunScale:

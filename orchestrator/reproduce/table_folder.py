@@ -162,7 +162,9 @@ class TableFolder:
             ]
         if lines:
             listing = "\n".join(sorted(lines))
-            raise ReproduceError(f"'{self.name}' was begun with other settings:\n{listing}\nGive another --name")
+            raise ReproduceError(
+                f"'{self.name}' was begun with other settings:\n{listing}\nRestore them, or give another --name"
+            )
 
 
 def _deciding(config: SweepConfig) -> dict[str, Any]:
