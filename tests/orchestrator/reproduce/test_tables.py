@@ -109,8 +109,9 @@ def test_rows_that_lack_different_seeds_are_one_sweep() -> None:
 def test_settings_that_cannot_be_searched_divide_a_table() -> None:
     """Milestones are a list: two rows with different ones need two sweeps."""
     one, two = resolve_rows(load_table("lesa", "resnet50"), "small")[:2]
-    changed = {**one.config.model_dump(exclude={"search"}, by_alias=True), "training": {"decay_milestones": [1, 2]}}
-    other = ResolvedRow(two.row, load_sweep({**changed, "name": "other", "model": two.config.model}))
+    steps = {"lr_schedule": "multistep", "decay_milestones": [1, 2]}
+    shared = one.config.model_dump(exclude={"name", "model", "training"}, exclude_defaults=True)
+    other = ResolvedRow(two.row, load_sweep({**shared, "name": "x", "model": {"name": two.network}, "training": steps}))
     assert len(sweeps_of([one, other], {one.name: [0], other.name: [0]})) == 2
     assert len(sweeps_of([one, two], {one.name: [0], two.name: [0]})) == 1
 
