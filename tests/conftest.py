@@ -16,8 +16,10 @@ _SKIPPED: list[str] = []
 
 
 def pytest_configure() -> None:
-    """Restore the handler of Ctrl-C, which a background job ignores, for commands that tests interrupt."""
+    """Restore the handler of Ctrl-C, which a background job ignores, and share the cores among test processes."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -51,9 +53,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Hide the settings of the user, such as the servers they have named, from the tests."""
+    """Hide the settings of the user, such as the servers they have named, from the tests.
+
+    Ray runs its workers at niceness 15 by default: beside another test process they would hardly get a core.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        patch.setenv("RAY_worker_niceness", "0")
         yield
 
 

@@ -142,7 +142,7 @@ def test_two_sweeps_share_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
         drivers.append(
             subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         )
-    said = [driver.communicate(timeout=200)[0].decode() for driver in drivers]
+    said = [driver.communicate(timeout=400)[0].decode() for driver in drivers]
     assert [driver.returncode for driver in drivers] == [0, 0], said
     bests = []
     for name in ("one", "two"):
