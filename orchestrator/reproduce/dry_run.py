@@ -61,7 +61,7 @@ class SweepPlan:
 
 @dataclass(frozen=True)
 class TablePlan:
-    """What a command would run.
+    """Plan of a command.
 
     Args:
         run: The table as the command runs it.

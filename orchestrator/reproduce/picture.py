@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.reproduce.result import RowResult, TableResult
 
@@ -14,7 +14,7 @@ __all__ = ["draw"]
 
 _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#888888"
 _DPI = 150
-_SETTINGS = {
+_SETTINGS: Any = {
     "font.size": 8,
     "axes.titlesize": 8.5,
     "axes.labelsize": 8,

@@ -52,7 +52,7 @@ class TableRun:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What the table's folder records of it."""
+        """Paper, table and scale, as the folder of the table records them."""
         return {"paper": self.table.paper, "table": self.table.name, "scale": self.scale}
 
     def unfinished(self) -> list[PlannedSweep]:
