@@ -25,7 +25,7 @@ Cell = tuple[str, int]
 
 _OF_A_ROW = ("name", "model", "training", "search", "trials", "sampler", "trial_scheduler", "try_first", "seed")
 PLACES = ("runs_dir", "storage", "tracking")
-"""Settings that say where a sweep is recorded, which every command takes from its own options: an address may hold a password."""
+"""Settings that say where a sweep is recorded; every command has its own: an address may hold a password."""
 
 
 def cell_of(params: Mapping[str, Any]) -> Cell | None:
