@@ -12,7 +12,7 @@ from orchestrator.cli.main import app
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-COMMAND = ["reproduce", "spatial_bias", "stages", "--scale", "small", "--set", "training.epochs=1", "--only", "none"]
+COMMAND = ["reproduce", "spatial_bias", "resnet38", "--scale", "small", "--set", "training.epochs=1", "--only", "none"]
 
 
 def test_a_table_is_continued_by_the_same_command(tmp_path: Path) -> None:
@@ -28,5 +28,5 @@ def test_a_table_is_continued_by_the_same_command(tmp_path: Path) -> None:
     result = json.loads(second.stdout)
     assert result["rows"][0]["values"] == none["values"]
     assert result["rows"][1]["difference"]["n"] == 2
-    assert result["sweeps"] == ["spatial_bias-stages-small-1", "spatial_bias-stages-small-2"]
-    assert (tmp_path / "runs" / "reproduce" / "spatial_bias-stages-small" / "report.png").is_file()
+    assert result["sweeps"] == ["spatial_bias-resnet38-small-1", "spatial_bias-resnet38-small-2"]
+    assert (tmp_path / "runs" / "reproduce" / "spatial_bias-resnet38-small" / "report.png").is_file()

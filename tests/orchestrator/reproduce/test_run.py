@@ -25,7 +25,7 @@ from orchestrator.reproduce.sweeps import cells_of
 FINISHED, DIVERGED, FAILED = TrialStatus.FINISHED, TrialStatus.DIVERGED, TrialStatus.FAILED
 
 
-def table(runs_dir: Path, which: str = "stages", paper: str = "spatial_bias", **options: Any) -> TableRun:
+def table(runs_dir: Path, which: str = "resnet38", paper: str = "spatial_bias", **options: Any) -> TableRun:
     return prepare_run(paper, which, scale="small", values={"runs_dir": str(runs_dir)}, **options)
 
 
@@ -89,7 +89,7 @@ def test_the_files_of_a_report(tmp_path: Path) -> None:
     assert content["rows"][2]["measured"]["mean"] == pytest.approx(4.5)
     assert content["rows"][2]["verdict"] == "same direction"
     text = files.markdown.read_text()
-    assert "| stages 1-2 | sb_resnet29_cifar | 0.320 M | 3.0 M | 22.44 | 4.50 ± 6.35 | -1.54 | -5.00 ± 0.00 |" in text
+    assert "| bias in stages 1-2 | sb_resnet29_cifar | 0.320 M | 3.0 M | 22.44 | 4.50 ± 6.35 | -1.54 | -5.00 ± 0.00 |" in text
     assert "Scale small: digits, images of 8 x 8 px" in text
     assert "only the direction of a difference can be compared" in text
     page = files.html.read_text()
@@ -112,8 +112,8 @@ def test_a_finished_row_is_not_repeated_and_a_failed_one_is(tmp_path: Path) -> N
     train(run, {("stage1", 0): (FINISHED, 0.8), ("stage1", 1): (FINISHED, 0.7)})
     assert run.missing() == []
     assert [sweep.name for sweep in run.folder.sweeps()] == [
-        "spatial_bias-stages-small-1",
-        "spatial_bias-stages-small-2",
+        "spatial_bias-resnet38-small-1",
+        "spatial_bias-resnet38-small-2",
     ]
     more = table(tmp_path, seeds=3)
     [settings] = more.missing()
@@ -131,11 +131,11 @@ def test_an_interrupted_sweep_is_resumed_first(tmp_path: Path) -> None:
     run = table(tmp_path, seeds=2, only=["none"])
     train(run, {("none", 0): (FINISHED, 0.9)}, ended=TrialStatus.INTERRUPTED)
     [begun] = run.unfinished()
-    assert begun.name == "spatial_bias-stages-small-1"
+    assert begun.name == "spatial_bias-resnet38-small-1"
     assert run.missing(besides=[begun]) == []  # the rest of it is trained when it is resumed
     plan = plan_of(run)
     assert [(row.name, row.done, row.left) for row in plan.rows] == [("none", [0], [1])]
-    assert [(sweep.name, sweep.resumed) for sweep in plan.sweeps] == [("spatial_bias-stages-small-1", True)]
+    assert [(sweep.name, sweep.resumed) for sweep in plan.sweeps] == [("spatial_bias-resnet38-small-1", True)]
     assert plan.rows[0].training_macs == 3 * plan.rows[0].macs * 1150 * 6
 
 
@@ -147,7 +147,7 @@ def test_another_setting_under_the_same_name_is_refused(tmp_path: Path) -> None:
     assert str(caught.value).endswith("Restore them, or give another --name")
     other = table(tmp_path, assignments=["training.epochs=7"], name="longer")
     assert other.folder.check(other.identity, other.rows) == {}
-    (tmp_path / "reproduce" / "spatial_bias-stages-small" / "table.json").write_text("{")
+    (tmp_path / "reproduce" / "spatial_bias-resnet38-small" / "table.json").write_text("{")
     with pytest.raises(ReproduceError, match="cannot be read"):
         changed.folder.check(changed.identity, changed.rows)
 
@@ -171,7 +171,7 @@ def test_seeds_are_counted(tmp_path: Path) -> None:
 def test_the_command_shows_tables_and_a_plan(tmp_path: Path) -> None:
     listed = CliRunner().invoke(app, ["reproduce", "--json"])
     found = {(entry["paper"], entry["table"]): entry for entry in json.loads(listed.output)}
-    assert found["lsas", "cifar100"]["published"] == {"senet": 75.30, "order0": None, "lsas": 76.47}
+    assert found["lsas", "cifar100"]["published"] == {"plain": 74.30, "senet": 75.30, "order0": None, "lsas": 76.47}
     assert "ResNet-164" in CliRunner().invoke(app, ["reproduce", "lsas"]).output
     command = ["reproduce", "lsas", "order", "--scale", "small", "--only", "order2", "--seeds", "4", "--dry-run"]
     place = ["--runs-dir", str(tmp_path / "runs")]
