@@ -77,7 +77,7 @@ def run_scale(name: str, rows: Sequence[ResolvedRow], seeds: Sequence[int], prep
         name=name,
         dataset=shown,
         image_px=facts.image_size,
-        train_images=facts.train_images - validation,
+        train_images=round((facts.train_images - validation) * dataset.train_fraction),
         validation_images=validation,
         test_images=tested,
         epochs=(min(epochs), max(epochs)),
