@@ -60,8 +60,12 @@ GO_RYU = {
 ZHONG = around({("momentum",): ((0.05, 0.2), (1e-5, 5e-4)), ("adamw",): _ADAMW}, batch=(16, 256))
 """LSAS and SENet, with plain instead of Nesterov momentum."""
 
-YANG = {**around({("sgd",): ((0.02, 0.1), (4e-5, 2e-4)), ("adamw",): _ADAMW}, batch=(32, 256)), **_BLENDS}
-"""LESA and self-attention of the same layout."""
+YANG = {
+    **around({("sgd",): ((0.02, 0.1), (4e-5, 2e-4)), ("adamw",): _ADAMW}, batch=(32, 256)),
+    **_BLENDS,
+    "mix_prob": ChoiceDomain(choices=(0.5, 1.0), when={"cutmix_alpha": (1.0,)}),
+}
+"""LESA and self-attention of the same layout; their code has a probability of CutMix."""
 
 MA = {
     **around({("adamw",): ((5e-4, 4e-3), (0.02, 0.1))}, batch=(16, 1024), drop_path=0.3),

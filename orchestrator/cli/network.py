@@ -52,13 +52,19 @@ def evaluate(
         float | None,
         typer.Option(help="Share of an image file's shorter side to keep; default: as in its run."),
     ] = None,
+    tta: Annotated[
+        str | None,
+        typer.Option(
+            help="Test-time augmentation: hflip averages over mirror images, none does not; default: as in its run."
+        ),
+    ] = None,
     tracking_uri: TrackingUri = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure the accuracy and loss of a trained network on a split of a dataset."""
     from orchestrator.inference.evaluate import evaluate_checkpoint
 
-    found = evaluate_checkpoint(checkpoint, dataset, split=split, crop_pct=crop_pct, tracking_uri=tracking_uri)
+    found = evaluate_checkpoint(checkpoint, dataset, split=split, crop_pct=crop_pct, tta=tta, tracking_uri=tracking_uri)
     if as_json:
         tell(json.dumps(vars(found)))
     else:

@@ -1,6 +1,6 @@
 """Datasets: preparation, opening and description, and the order in which workers read images."""
 
-from orchestrator.data.batches import Indices, epoch_batches, split_validation, worker_share
+from orchestrator.data.batches import Indices, draw_fraction, epoch_batches, split_validation, worker_share
 from orchestrator.data.datasets import (
     DatasetFacts,
     current_hash,
@@ -21,6 +21,7 @@ __all__ = [
     "current_hash",
     "dataset_facts",
     "describe_dataset",
+    "draw_fraction",
     "epoch_batches",
     "list_datasets",
     "locate_dataset",

@@ -31,7 +31,31 @@ def split_validation(labels: npt.NDArray[np.int32], fraction: float, seed: int) 
     return np.sort(train), np.sort(validation)
 
 
-def epoch_batches(count: int, global_batch_size: int, *, seed: int, epoch: int) -> list[Indices]:
+def draw_fraction(labels: npt.NDArray[np.int32], positions: Indices, fraction: float, seed: int) -> Indices:
+    """Draw a share of some images per class; with one seed, a smaller share is part of a larger one.
+
+    Args:
+        labels: Labels of the whole split, (N,).
+        positions: Positions of the images to draw from.
+        fraction: Share of each class, in (0, 1]; rounded to a whole number of images, at least one.
+        seed: Seed of the draw.
+
+    Returns:
+        Sorted positions, int64.
+    """
+    if fraction == 1:
+        return positions
+    kept = []
+    for label in np.unique(labels[positions]):
+        own = positions[labels[positions] == label]
+        order = np.random.default_rng([seed, int(label)]).permutation(len(own))
+        kept.append(own[order[: max(1, round(fraction * len(own)))]])
+    return np.sort(np.concatenate(kept))
+
+
+def epoch_batches(
+    count: int, global_batch_size: int, *, seed: int, epoch: int, drop_last: bool = False
+) -> list[Indices]:
     """Return the order of one epoch, cut into batches of nearly equal size.
 
     Every image comes once. Sizes differ by at most one, so no step is left with a handful of images.
@@ -41,8 +65,13 @@ def epoch_batches(count: int, global_batch_size: int, *, seed: int, epoch: int) 
         global_batch_size: Largest number of images per batch, summed over workers.
         seed: Seed of the trial.
         epoch: Number of the epoch, from 1.
+        drop_last: Cuts batches of exactly `global_batch_size` and leaves out the rest of the order; without effect on
+            fewer images than that.
     """
     order = np.random.default_rng([seed, epoch]).permutation(count)
+    if drop_last and count >= global_batch_size:
+        steps = count // global_batch_size
+        return np.split(order[: steps * global_batch_size], steps)
     return np.array_split(order, math.ceil(count / global_batch_size))
 
 

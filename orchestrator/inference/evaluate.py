@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
-from orchestrator.errors import ConfigError, Problem
+from orchestrator.config.sections.dataset import TestTimeAugmentation
+from orchestrator.errors import ConfigError, Problem, did_you_mean
 from orchestrator.inference.images import place_for_network, recorded_settings
 from orchestrator.inference.load import load_model
 from orchestrator.inference.trained_network import find_network
@@ -59,6 +60,7 @@ def evaluate_checkpoint(
     *,
     split: str = "test",
     crop_pct: float | None = None,
+    tta: str | None = None,
     tracking_uri: str | None = None,
     datasets_folder: Path = Path("runs/datasets"),
 ) -> Evaluation:
@@ -72,11 +74,12 @@ def evaluate_checkpoint(
         dataset: Name of a registered dataset, or URI of a prepared one.
         split: Name of the split.
         crop_pct: Share of the shorter side of image files to keep; None takes the run's.
+        tta: Test-time augmentation, a value of `dataset.tta`; None takes the run's.
         tracking_uri: MLflow address of the run, see `load_model`.
         datasets_folder: Folder of the registered datasets.
 
     Raises:
-        ConfigError: `crop_pct` is no share.
+        ConfigError: `crop_pct` is no share, or `tta` is unknown.
         CheckpointError: There is no such checkpoint, or its classes differ from the dataset's.
         DataError: There is no such dataset or split.
     """
@@ -88,6 +91,8 @@ def evaluate_checkpoint(
 
     if crop_pct is not None and not 0 < crop_pct <= 1:
         raise ConfigError([Problem("crop_pct", f"got {crop_pct:g}; a share is above 0 and at most 1. Use 0.875")])
+    if tta is not None and tta not in (known := get_args(TestTimeAugmentation)):
+        raise ConfigError([Problem("tta", f"got {tta!r}; {did_you_mean(tta, known)}")])
     network = load_model(source, tracking_uri=tracking_uri)
     recorded = recorded_settings(network, {}, {})
     if recorded is None:  # a checkpoint of a version that did not store them; its sweep may have them
@@ -101,6 +106,7 @@ def evaluate_checkpoint(
         split=split,
         settings=settings,
         crop_pct=crop_pct,
+        tta=tta,
         datasets_folder=datasets_folder,
         device=device,
         label=str(source),
@@ -121,11 +127,13 @@ def _differences(
 
     if recorded is None:
         yield "the checkpoint does not record the evaluation settings of its run; the arithmetic is float32"
+    elif placed.tta != recorded.tta:
+        yield f"tta {placed.tta}: the run had {recorded.tta}"
     if not isinstance(placed, DecodedSplit):
         if crop_pct is not None:
             yield f"crop_pct {crop_pct:g} has no effect: these images are not cropped"
         return
-    used = f"crop_pct {placed.transforms.crop_pct:g}, {placed.transforms.interpolation}"
+    used = f"crop_pct {placed.transforms.crop_pct:g}, {placed.transforms.evaluation_interpolation}"
     if recorded is None:
         yield f"{used}: the crop of the run is unknown"
     elif recorded.crop_pct is None:

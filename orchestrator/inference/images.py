@@ -66,6 +66,7 @@ def place_for_network(
     split: str,
     settings: EvaluationSettings | None,
     crop_pct: float | None = None,
+    tta: str | None = None,
     datasets_folder: Path,
     device: torch.device,
     label: str,
@@ -78,6 +79,7 @@ def place_for_network(
         split: Name of the split.
         settings: Evaluation settings of the network's run; None where they are unknown.
         crop_pct: Share of the shorter side of image files to keep, instead of the run's.
+        tta: Test-time augmentation instead of the run's.
         datasets_folder: Folder of the registered datasets.
         device: Target device.
         label: Name of the network in error messages.
@@ -104,7 +106,8 @@ def place_for_network(
     size = cast(int, network.trained_image_size)
     crop = {"crop_pct": crop_pct or (settings and settings.crop_pct) or _CROP_PCT}
     interpolation = {"interpolation": (settings and settings.interpolation) or _INTERPOLATION}
-    config = DatasetConfig.model_validate({"uri": dataset, "image_size": size, **crop, **interpolation})
+    views = {"tta": tta or (settings.tta if settings else "none")}
+    config = DatasetConfig.model_validate({"uri": dataset, "image_size": size, **crop, **interpolation, **views})
     normalisation = Normalisation(
         cast(tuple[float, ...], network.pixel_mean), cast(tuple[float, ...], network.pixel_std)
     )
@@ -136,6 +139,7 @@ def recorded_settings(
     if stored is not None or not (dataset or training):
         return stored
     known = {key: dataset.get(key) for key in ("crop_pct", "interpolation")}
+    known |= {"tta": dataset["tta"]} if dataset.get("tta") is not None else {}
     known |= {key: training[key] for key in ("precision", "channels_last") if training.get(key) is not None}
     return EvaluationSettings.model_validate(known, strict=False)  # MLflow stores settings as texts
 

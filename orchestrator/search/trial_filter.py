@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator.config.plans import SearchPlan
 from orchestrator.config.trial import TrialConfig
+from orchestrator.config.validation.search_rules import crop_fault
 from orchestrator.config.validation.training_rules import augmentation_problems, training_problems
 from orchestrator.data.datasets import DatasetFacts, dataset_facts
 from search_spaces import setting_of
@@ -85,8 +86,11 @@ class TrialFilter:
     def _training_rejections(self, trial: TrialConfig) -> Iterator[Rejection]:
         for problem in training_problems(trial.training, {}, self._workers):
             yield Rejection(problem.where.removeprefix("training."), problem.message)
-        for problem in augmentation_problems(trial.training, {}, files=self._facts.files):
+        for problem in augmentation_problems(trial.training, {}, self._facts):
             yield Rejection(problem.where.removeprefix("training."), problem.message)
+        crop = trial.training.crop_px
+        if crop is not None and (fault := crop_fault(trial.model.name, crop, self._facts.image_size)):
+            yield Rejection("crop_px", fault)
 
     def _map_rejections(self, trial: TrialConfig) -> Iterator[Rejection]:
         """Yield searched sizes beyond the largest map; a size that the user fixed is accepted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -29,7 +30,8 @@ def evaluate(predictor: Predictor, split: DeviceSplit | DecodedSplit, workers: W
     """Measure `loss`, `top1` and `top5` on a whole split, of which each rank reads its share.
 
     A collective operation: every rank must call, and all return the same. The loss is plain cross-entropy for every
-    training loss, so that trials compare. With fewer than five classes `top5` is 1.
+    training loss, so that trials compare. With fewer than five classes `top5` is 1. Test-time augmentation is that of
+    the split.
 
     Args:
         predictor: Network to evaluate, equal on all ranks; it is left in evaluation mode.
@@ -39,11 +41,17 @@ def evaluate(predictor: Predictor, split: DeviceSplit | DecodedSplit, workers: W
     predictor.evaluated.eval()
     sums = torch.zeros(3, device=workers.device, dtype=torch.float64)
     for images, labels in split.share(workers):
-        logits = predictor.predict(images)
+        logits = _mirror_averaged(predictor, images) if split.tta == "hflip" else predictor.predict(images)
         loss = cross_entropy(logits, labels, reduction="sum")
         sums += torch.stack([loss.double(), *_correct(logits, labels)])
     loss_sum, top1, top5 = (workers.sum(sums) / len(split)).tolist()
     return {"loss": loss_sum, "top1": top1, "top5": top5}
+
+
+def _mirror_averaged(predictor: Predictor, images: Tensor) -> Tensor:
+    """Return the logarithm of the class probabilities averaged over images and their mirror images."""
+    views = [predictor.predict(view).log_softmax(1) for view in (images, images.flip(3))]
+    return torch.logaddexp(*views) - math.log(2)
 
 
 def _correct(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
+from orchestrator.config.sections.dataset import TestTimeAugmentation
 from orchestrator.config.sections.section import Section
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.errors import CheckpointError
@@ -30,12 +31,14 @@ class EvaluationSettings(Section):
         channels_last: Stores images and weights with their channels together in memory.
         crop_pct: Share of the shorter side of an image file that is kept; None for images that are not cropped.
         interpolation: Interpolation of image files, None likewise; `random`, which is for training, is `bicubic` here.
+        tta: Test-time augmentation, see `dataset.tta`.
     """
 
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = False
     crop_pct: float | None = Field(None, gt=0, le=1)
     interpolation: Literal["bilinear", "bicubic", "random"] | None = None
+    tta: TestTimeAugmentation = "none"
 
     @classmethod
     def of(cls, training: TrainingConfig, split: DeviceSplit | DecodedSplit) -> EvaluationSettings:
@@ -51,6 +54,7 @@ class EvaluationSettings(Section):
             channels_last=training.channels_last,
             crop_pct=None if cropped is None else cropped.crop_pct,
             interpolation=None if cropped is None else cropped.interpolation,  # type: ignore[arg-type]  # checked when read
+            tta=split.tta,
         )
 
     @classmethod

@@ -94,12 +94,12 @@ def _shell(trial: TrialConfig, facts: DatasetFacts, device: str = "meta") -> nn.
 
 def _activations_per_image(shell: nn.Module, trial: TrialConfig, facts: DatasetFacts) -> int:
     try:
-        return _saved_bytes(shell, facts, "meta")
+        return _saved_bytes(shell, trial, facts, "meta")
     except RuntimeError:  # the network reads values, which `meta` does not have
-        return _saved_bytes(_shell(trial, facts, "cpu"), facts, "cpu")
+        return _saved_bytes(_shell(trial, facts, "cpu"), trial, facts, "cpu")
 
 
-def _saved_bytes(network: nn.Module, facts: DatasetFacts, device: str) -> int:
+def _saved_bytes(network: nn.Module, trial: TrialConfig, facts: DatasetFacts, device: str) -> int:
     """Count the bytes that autograd keeps per image, each piece of memory once, without the weights."""
     known = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
     kept: dict[int, Tensor] = {}  # alive, so that no address is used twice
@@ -109,7 +109,8 @@ def _saved_bytes(network: nn.Module, facts: DatasetFacts, device: str) -> int:
             kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
-    images = torch.zeros(_PROBE_IMAGES, facts.in_chans, facts.image_size, facts.image_size, device=device)
+    side = trial.training.crop_px or facts.image_size
+    images = torch.zeros(_PROBE_IMAGES, facts.in_chans, side, side, device=device)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         logits = network.train()(images)
     del logits

@@ -108,10 +108,10 @@ class TrainState:
         return loss
 
     def share_buffers(self) -> None:
-        """Copy the first rank's running statistics to all ranks, before an evaluation or a checkpoint."""
-        self._workers.share_buffers(self.network)
+        """Share running statistics among ranks, as `training.dist_bn` says, before an evaluation or a checkpoint."""
+        self._workers.share_buffers(self.network, self._training.dist_bn)
         if self.average is not None:
-            self._workers.share_buffers(self.average.module)
+            self._workers.share_buffers(self.average.module, self._training.dist_bn)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` takes; the learning rate follows from the number of the step."""

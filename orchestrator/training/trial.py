@@ -137,7 +137,7 @@ class Trial:
         sums = self._finite_losses(epoch)
         seconds = time.perf_counter() - started
         return {
-            "train/loss": float(sums.sum()) / len(self.data.train),
+            "train/loss": float(sums.sum()) / sum(map(len, batches)),
             "lr": self.train_state.lr,
             "images_per_s": sum(map(len, batches[first:])) / seconds,
             **self._time_split(clock, steps=len(batches) - first),
@@ -184,8 +184,14 @@ class Trial:
         return split if exchange is None else {**split, "time/exchange_s": exchange * steps}
 
     def _batches(self, epoch: int) -> list[Indices]:
-        global_batch_size = self.config.training.global_batch_size
-        return epoch_batches(len(self.data.train), global_batch_size, seed=self.config.seed, epoch=epoch)
+        training = self.config.training
+        return epoch_batches(
+            len(self.data.train),
+            training.global_batch_size,
+            seed=self.config.seed,
+            epoch=epoch,
+            drop_last=training.drop_last,
+        )
 
     def _validate(self) -> dict[str, float]:
         """Return validation metrics, the network's own diagnostics, and its costs."""

@@ -20,6 +20,7 @@ _SWITCHES = inspect.signature(DistributedDataParallel.__init__).parameters
 _SYNC_BUFFERS_AT_EACH_STEP = "forward_sync_buffers" if "forward_sync_buffers" in _SWITCHES else "broadcast_buffers"
 
 _CPU = torch.device("cpu")
+_RUNNING = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,26 @@ class Workers:
         received: T = json.loads(bytes(content.tolist()))
         return received
 
-    def share_buffers(self, network: nn.Module) -> None:
-        """Copy the first rank's running statistics to all ranks, so that all evaluate the same network."""
-        buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
-        if self.world_size > 1 and buffers:
-            flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
+    def share_buffers(self, network: nn.Module, dist_bn: str = "broadcast") -> None:
+        """Make the buffers of all ranks equal, so that all evaluate the same network; every rank must call.
+
+        Args:
+            network: Network whose buffers are changed in place.
+            dist_bn: Value of `training.dist_bn`: with `reduce` the running statistics of batch norms are averaged over
+                the ranks and other buffers are the first rank's; with `none` nothing is changed.
+        """
+        if self.world_size == 1 or dist_bn == "none":
+            return
+        named = [(name, buffer) for name, buffer in network.named_buffers() if buffer.is_floating_point()]
+        averaged = [buffer for name, buffer in named if dist_bn == "reduce" and name.endswith(_RUNNING)]
+        taken = [buffer for name, buffer in named if dist_bn == "broadcast" or not name.endswith(_RUNNING)]
+        if taken:
+            flat = torch.cat([buffer.reshape(-1) for buffer in taken])
             dist.broadcast(flat, src=0)
-            _scatter(flat, buffers)
+            _scatter(flat, taken)
+        if averaged:
+            flat = torch.cat([buffer.reshape(-1) for buffer in averaged])
+            _scatter(self.sum(flat).div_(self.world_size), averaged)
 
 
 def exchange_s_per_step(network: nn.Module) -> float | None:

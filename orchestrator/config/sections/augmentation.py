@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from orchestrator.config.sections.section import Section
@@ -18,10 +20,20 @@ class AugmentationConfig(Section):
         mixup_alpha: Parameter of the beta distribution of the shares of blended images; 0 disables mixup.
         cutmix_alpha: Parameter of the beta distribution of the area taken from another image; 0 disables CutMix.
         mix_switch: Probability of CutMix instead of mixup where both are enabled.
+        mix_prob: Probability that images are mixed at all; with CutMix alone its probability.
+        mixup_mode: Draw of shares and boxes: `elem` for each image, `batch` once for all images of a step (of image
+            files: of a worker's share of it), as timm's `batch`.
+        erase_after_mixing: Erasing of the mixed images, as timm's loader does, instead of the images before.
+        crop_px: Side of a random window of small training images, after the padding; None keeps their size.
+            Evaluations see whole images.
+        hue: Largest rotation of the hue of RGB images, as a share of the colour circle.
+        lighting: Deviation of the factors of the principal colours of ImageNet that are added to RGB images; 0.1 in
+            AlexNet.
         crop_scale_min: Smallest share of the area that a crop covers; image files only, like the next three.
         color_jitter: Strength of random brightness, contrast and saturation; unused with `auto_augment`.
         auto_augment: Name of a policy of timm, such as `rand-m9-mstd0.5-inc1`; empty for none.
         repeats: Number of times an image is drawn within an epoch, which draws that many fewer images.
+        drop_last: Batches of exactly `global_batch_size`; the remaining images of the epoch's order are left out.
     """
 
     crop_padding: NonNegativeInt = 0
@@ -31,7 +43,14 @@ class AugmentationConfig(Section):
     mixup_alpha: NonNegativeFloat = 0.0
     cutmix_alpha: NonNegativeFloat = 0.0
     mix_switch: float = Field(0.5, ge=0, le=1)
+    mix_prob: float = Field(1.0, gt=0, le=1)
+    mixup_mode: Literal["elem", "batch"] = "elem"
+    erase_after_mixing: bool = False
+    crop_px: PositiveInt | None = None
+    hue: float = Field(0.0, ge=0, le=0.5)
+    lighting: NonNegativeFloat = 0.0
     crop_scale_min: float = Field(0.08, gt=0, le=1)
     color_jitter: NonNegativeFloat = 0.0
     auto_augment: str = ""
     repeats: PositiveInt = 1
+    drop_last: bool = False

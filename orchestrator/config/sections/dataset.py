@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeInt, PlainSerializer, PlainValidator, PositiveInt
 
 from orchestrator.config.sections.path_text import LocationText
 from orchestrator.config.sections.section import Section, Seed
+
+
+def _per_channel(given: Any) -> tuple[float, ...]:
+    numbers = given if isinstance(given, list | tuple) else ()
+    if not numbers or any(type(number) not in (int, float) or not 0 <= number <= 1 for number in numbers):
+        rule = "must hold a number for each channel, for pixels in [0, 1]"
+        raise ValueError(f"{rule}. Use [0.4914, 0.4822, 0.4465], and divide numbers for 0..255 by 255")
+    return tuple(map(float, numbers))
+
+
+def _positive(given: tuple[float, ...]) -> tuple[float, ...]:
+    if 0 in given:
+        raise ValueError("holds 0, and pixels are divided by it. Use the deviation of each channel")
+    return given
+
+
+PerChannel = Annotated[tuple[float, ...], PlainValidator(_per_channel), PlainSerializer(lambda given: given, Any)]
+"""A number per channel; YAML writes a list."""
+
+TestTimeAugmentation = Literal["none", "hflip"]
+"""Views of an image whose predictions are averaged."""
 
 
 class DatasetConfig(Section):
@@ -25,6 +46,14 @@ class DatasetConfig(Section):
         crop_pct: Share of the shorter side of an image file that is kept in evaluation.
         interpolation: Interpolation of image files; `random` draws one of the others for each training image.
         decode_processes: Number of processes per worker that decode image files.
+        train_fraction: Share of the training images, drawn per class after the validation images, that trials train on;
+            at least one of each class. A smaller share is part of a larger one.
+        normalization: Mean and deviation of the pixels: `measured` on the training images, or the usual numbers of
+            `imagenet`.
+        mean: Mean per channel, of pixels in [0, 1], instead of the measured one; together with `std`.
+        std: Deviation per channel, likewise.
+        tta: Test-time augmentation of all evaluations: `hflip` averages the class probabilities of an image and its
+            mirror image.
     """
 
     name: str | None = None
@@ -36,6 +65,11 @@ class DatasetConfig(Section):
     crop_pct: float = Field(0.875, gt=0, le=1)
     interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic"
     decode_processes: NonNegativeInt = 4
+    train_fraction: float = Field(1.0, gt=0, le=1)
+    normalization: Literal["measured", "imagenet"] = "measured"
+    mean: PerChannel | None = None
+    std: Annotated[PerChannel, AfterValidator(_positive)] | None = None
+    tta: TestTimeAugmentation = "none"
 
     @property
     def crop_size(self) -> int:

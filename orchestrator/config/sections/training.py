@@ -42,6 +42,8 @@ class TrainingConfig(AugmentationConfig):
         ema_decay: Decay of a moving average of the weights, which is evaluated and kept instead of them.
         ema_warmup: Smaller decay of the moving average at first, for short trainings.
         checkpoint_every_steps: Optimiser steps between checkpoints within an epoch; None writes one after each epoch.
+        dist_bn: Running statistics that are evaluated and kept after an epoch: `broadcast` takes the first worker's,
+            `reduce` the mean over the workers, and with `none` each worker keeps its own.
     """
 
     epochs: PositiveInt = 10
@@ -70,3 +72,4 @@ class TrainingConfig(AugmentationConfig):
     ema_decay: float | None = Field(None, gt=0, lt=1)
     ema_warmup: bool = False
     checkpoint_every_steps: PositiveInt | None = None
+    dist_bn: Literal["broadcast", "reduce", "none"] = "broadcast"

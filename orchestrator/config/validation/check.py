@@ -6,11 +6,10 @@ valid sections. All problems of a file are reported at once, each with the neare
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -18,22 +17,19 @@ from pydantic.fields import FieldInfo
 from orchestrator.config.recipes import list_recipes
 from orchestrator.config.searched_values import domains_of, max_epochs
 from orchestrator.config.sections.budget import budget_problems
-from orchestrator.config.sections.dataset import DatasetConfig
 from orchestrator.config.sections.objective import ObjectiveConfig, constraint_problems, objective_problems
 from orchestrator.config.sections.section import Section
+from orchestrator.config.validation.dataset_rules import fraction_problems, image_facts
 from orchestrator.config.validation.plain_data import shown
 from orchestrator.config.validation.pydantic_problems import translate, unknown
 from orchestrator.config.validation.scheduler_rules import scheduler_problems
 from orchestrator.config.validation.search_rules import search_problems
 from orchestrator.config.validation.storage_rules import storage_problems
 from orchestrator.config.validation.training_rules import augmentation_problems, training_problems
-from orchestrator.errors import DataError, Problem, did_you_mean
+from orchestrator.errors import Problem, did_you_mean
 from orchestrator.server_addresses import SCHEMES, scheme_of, truncation_problem
 from orchestrator.uris import without_password
 from search_spaces import Domain, setting_of
-
-if TYPE_CHECKING:
-    from orchestrator.data import DatasetFacts
 
 _MOST_FAULTS = 100
 _MOST_SEARCHED = 1_000
@@ -125,7 +121,7 @@ def _check_objectives(raw: Any) -> tuple[tuple[ObjectiveConfig, ...], list[Probl
 
 
 def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
-    facts, problems = _dataset_facts(sections.get("dataset"))
+    facts, problems = image_facts(sections.get("dataset"))
     yield from problems
     yield from _check_names(sections)
     training, scheduler, search = sections.get("training"), sections.get("trial_scheduler"), sections["search"]
@@ -138,7 +134,9 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
     if budget := sections.get("budget"):
         yield from budget_problems(budget, next(iter(sections.get("objective", ())), None), resources)
     if facts and training:
-        yield from augmentation_problems(training, search, files=facts.files)
+        yield from augmentation_problems(training, search, facts)
+    if facts and resources:
+        yield from fraction_problems(sections["dataset"], facts, resources)
     if resources and resources.max_workers > 1 and resources.gpus_per_worker and resources.gpus_per_worker % 1:
         yield Problem(
             "resources.gpus_per_worker",
@@ -146,40 +144,6 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
             "Use a whole number, or workers: 1",
         )
     yield from search_problems(sections, facts)
-
-
-def _dataset_facts(dataset: DatasetConfig | None) -> tuple[DatasetFacts | None, list[Problem]]:
-    """Return the facts about the dataset, or the problems that prevent its use."""
-    from orchestrator.data import dataset_facts, list_datasets
-
-    if dataset is None:
-        return None, []
-    if (dataset.name is None) == (dataset.uri is None):
-        both = "give one of name and uri, not both" if dataset.name else "is missing"
-        remedy = f"{both}. Use name: digits, or the uri of a dataset that `spatialsweep data prepare` made"
-        return None, [Problem("dataset.name", remedy)]
-    if dataset.name is not None and dataset.name not in list_datasets():
-        return None, [unknown("dataset.name", dataset.name, list_datasets())]
-    try:
-        facts = dataset_facts(dataset.name, dataset.uri, dataset.crop_size)
-    except DataError as error:
-        return None, [Problem("dataset.uri", str(error))]
-    if dataset.image_size is not None and not facts.files:
-        size = f"got {dataset.image_size}; these images have {facts.image_size} px and keep them. Leave it out"
-        return facts, [Problem("dataset.image_size", size), *_check_split(dataset, facts)]
-    return facts, list(_check_split(dataset, facts))
-
-
-def _check_split(dataset: DatasetConfig, facts: DatasetFacts) -> Iterator[Problem]:
-    if dataset.select_on == "test":
-        return
-    share = facts.num_classes / facts.train_images
-    if not share <= dataset.validation_fraction <= 1 - share:
-        yield Problem(
-            "dataset.validation_fraction",
-            f"got {dataset.validation_fraction}; both parts of the {facts.train_images} training images need one per "
-            f"class. Use {math.ceil(share * 1000) / 1000:g} to {math.floor((1 - share) * 1000) / 1000:g}",
-        )
 
 
 def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:

@@ -71,6 +71,7 @@ def search_problems(sections: Mapping[str, Any], facts: DatasetFacts | None) -> 
             yield unknown("model.name", model, known)
             continue
         yield from _check_spans(model, sections)
+        yield from _check_crop(model, sections.get("training"), facts)
         yield from _check_branch(model, active, search, fixed, facts)
 
 
@@ -105,6 +106,28 @@ def _check_spans(model: str, sections: Mapping[str, Any]) -> Iterator[Problem]:
     if SPAN in asked and "span_penalty" not in models.model_options(model):
         where = "objective" if SPAN in asked[: len(sections.get("objective", ()))] else "constraints"
         yield Problem(where, f"asks for {SPAN}, and {model} learns no spans. Leave one of them out")
+
+
+def _check_crop(model: str, training: TrainingConfig | None, facts: DatasetFacts | None) -> Iterator[Problem]:
+    """Check that the network takes a crop of training images smaller than those it is evaluated on."""
+    crop = training.crop_px if training else None
+    if crop is not None and facts is not None and (message := crop_fault(model, crop, facts.image_size)):
+        yield Problem("training.crop_px", message)
+
+
+def crop_fault(model: str, crop_px: int, image_size: int) -> str | None:
+    """Return why a network cannot train on crops; None where it can.
+
+    Args:
+        model: Registered name of the network.
+        crop_px: Side of the crops, in pixels.
+        image_size: Side of the images, in pixels.
+    """
+    import models
+
+    if crop_px == image_size or "img_size" not in models.model_options(model):
+        return None
+    return f"got {crop_px}; {model} is built for one size of images, {image_size} px here. Leave it out"
 
 
 def _check_branch(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.config.searched_values import corner_values, domains_of
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.errors import Problem
 
-_SMALL_ONLY = ("crop_padding",)
-_FILES_ONLY = ("crop_scale_min", "color_jitter", "auto_augment", "repeats")
+if TYPE_CHECKING:
+    from orchestrator.data import DatasetFacts
+
+_SMALL_ONLY = ("crop_padding", "crop_px")
+_FILES_ONLY = ("crop_scale_min", "color_jitter", "auto_augment")
+_COLOURS_ONLY = ("hue", "lighting")
 # As timm names them.
 _NESTEROV = {"sgd", "sgdw", "sgdc", "csgdw", "csgdc", "nesterov", "nesterovw", "nlars", "nlarc"}
 
@@ -71,25 +75,52 @@ def training_problems(training: TrainingConfig, search: Mapping[str, Any], worke
         )
 
 
-def augmentation_problems(training: TrainingConfig, search: Mapping[str, Any], *, files: bool) -> Iterator[Problem]:
+def augmentation_problems(
+    training: TrainingConfig, search: Mapping[str, Any], facts: DatasetFacts
+) -> Iterator[Problem]:
     """Yield augmentations that do not apply to these images.
 
     Args:
         training: Section `training`, the fixed values.
         search: Searched domains by name.
-        files: True for image files, which are cropped; False for small images, which are padded first.
+        facts: Facts about the images: files, which are cropped, or small images, which are padded first.
     """
-    kind, other = ("image files", _SMALL_ONLY) if files else ("small images", _FILES_ONLY)
-    for name in other:
-        setting = _Setting.of(name, training, search)
-        given = [value for value in setting.values if value != TrainingConfig.model_fields[name].default]
-        if given:
-            yield Problem(setting.where, f"got {given[0]!r}; {kind} are augmented without it. Leave it out")
-    if files:
+    kind, other = ("image files", _SMALL_ONLY) if facts.files else ("small images", _FILES_ONLY)
+    for setting, given in _changed(other, training, search):
+        yield Problem(setting.where, f"got {given!r}; {kind} are augmented without it. Leave it out")
+    if facts.in_chans != 3:
+        for setting, given in _changed(_COLOURS_ONLY, training, search):
+            rule = f"these images have {facts.in_chans} channels, and colours need red, green and blue. Leave it out"
+            yield Problem(setting.where, f"got {given!r}; {rule}")
+    if not facts.files:
+        crops, paddings = (_Setting.of(name, training, search) for name in ("crop_px", "crop_padding"))
+        yield from _window(crops, paddings, facts.image_size)
+    if facts.files:
         setting = _Setting.of("auto_augment", training, search)
         for value in setting.values:
             if value and not _is_policy(value):
                 yield Problem(setting.where, f"got {value!r}; timm has no such policy. Use rand-m9-mstd0.5-inc1")
+
+
+def _changed(
+    names: Sequence[str], training: TrainingConfig, search: Mapping[str, Any]
+) -> Iterator[tuple[_Setting, Any]]:
+    """Yield the settings that differ from their default, each with the first such value."""
+    for name in names:
+        setting = _Setting.of(name, training, search)
+        given = [value for value in setting.values if value != TrainingConfig.model_fields[name].default]
+        if given:
+            yield setting, given[0]
+
+
+def _window(crops: _Setting, paddings: _Setting, image_size: int) -> Iterator[Problem]:
+    """Check that a crop of small images fits into the padded image."""
+    padding = min((value for value in paddings.values if isinstance(value, int)), default=0)
+    most = image_size + 2 * padding
+    largest = max((value for value in crops.values if isinstance(value, int)), default=0)
+    if largest > most:
+        padded = f" and {padding} px of padding on each side" if padding else ""
+        yield Problem(crops.where, f"got {largest}; images of {image_size} px{padded} are smaller. Use {most} or less")
 
 
 def _is_policy(name: str) -> bool:

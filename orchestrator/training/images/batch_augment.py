@@ -1,6 +1,7 @@
 """Augmentation of whole batches of small images on their device, every sample with its own random numbers.
 
-Crops and mirroring work on uint8, a quarter of the memory traffic of float32; the rest works on normalised images.
+Crops and mirroring work on uint8, a quarter of the memory traffic of float32; colours change before the normalisation,
+and the rest works on normalised images.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
 from orchestrator.config.sections.training import TrainingConfig
+from orchestrator.training.images.batch_colours import rotate_hues, shift_colours_
 from orchestrator.training.images.draws import SampleDraws
 
 __all__ = ["BatchAugmentation", "Mixing", "soft_targets"]
@@ -27,9 +29,9 @@ class Mixing:
     """Shares and boxes with which the samples of a batch are mixed with their partners.
 
     Args:
-        share: Share of each sample that is kept, (B,), in [0, 1]; the rest is the partner's.
-        boxes: Boxes filled with the partner's pixels, as top, bottom, left, right, (B, 4); an empty box blends all
-            pixels instead.
+        share: Share of each sample that is kept, in [0, 1], (B,), or (1,) for all samples; the rest is the partner's.
+        boxes: Boxes filled with the partner's pixels, as top, bottom, left, right, (B, 4), or (1, 4) for all samples;
+            an empty box blends all pixels instead.
     """
 
     share: Tensor
@@ -41,25 +43,38 @@ class BatchAugmentation:
     """Augmentation of training images.
 
     Args:
-        crop_padding: Black pixels added on every side before a random crop to the old size.
+        crop_padding: Black pixels added on every side before a random crop.
+        crop_px: Side of the crop in pixels; None for the old size.
         hflip: Probability that an image is mirrored.
         cutout_px: Side in pixels of a square of the mean colour at a random place, cut at the border; 0 for none.
+        hue: Largest rotation of the hue of RGB images, as a share of the circle.
+        lighting: Deviation of the factors of the principal colours that are added to RGB images.
         erasing: Probability that a rectangle is filled with noise.
+        erase_after_mixing: Fills rectangles of the mixed images instead of the images before.
         mixup_alpha: Parameter of the beta distribution that the shares of blended images are drawn from; 0 for none.
         cutmix_alpha: The same for rectangles taken from another image.
         mix_switch: Probability of a rectangle where both are on.
+        mix_prob: Probability that images are mixed at all.
+        mixup_mode: `elem` draws shares and boxes for each image, `batch` once for all.
 
-    Sources: DeVries & Taylor 2017 (arXiv 1708.04552), Zhong et al. 2020 (arXiv 1708.04896) with timm's limits, Zhang et
-    al. 2018 (arXiv 1710.09412), Yun et al. 2019 (arXiv 1905.04899).
+    Sources: Krizhevsky et al. 2012 for the principal colours, DeVries & Taylor 2017 (arXiv 1708.04552), Zhong et al.
+    2020 (arXiv 1708.04896) with timm's limits, Zhang et al. 2018 (arXiv 1710.09412), Yun et al. 2019 (arXiv
+    1905.04899).
     """
 
     crop_padding: int = 0
+    crop_px: int | None = None
     hflip: float = 0.0
+    hue: float = 0.0
+    lighting: float = 0.0
     cutout_px: int = 0
     erasing: float = 0.0
+    erase_after_mixing: bool = False
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
     mix_switch: float = 0.5
+    mix_prob: float = 1.0
+    mixup_mode: str = "elem"
 
     @classmethod
     def of(cls, training: TrainingConfig) -> BatchAugmentation:
@@ -72,40 +87,59 @@ class BatchAugmentation:
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
     def resident(self, images: Tensor) -> Tensor:
-        """Return a view of all windows of the padded images: uint8 (N, C, H, W) -> (N, C, top, left, H, W)."""
-        height, width = images.shape[2:]
+        """Return a view of all windows of the padded images: uint8 (N, C, H, W) -> (N, C, top, left, h, w)."""
+        height, width = images.shape[2:] if self.crop_px is None else (self.crop_px, self.crop_px)
         return pad(images, (self.crop_padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
 
     def take(self, resident: Tensor, index: Tensor, draws: SampleDraws) -> Tensor:
-        """Read, crop and mirror images in one pass that copies whole rows: uint8 (B, C, H, W).
+        """Read, crop and mirror images in one pass that copies whole rows: uint8 (B, C, h, w).
 
         Args:
             resident: Result of `resident`.
             index: Positions of the images, (B,), on their device.
             draws: Random numbers of these images.
         """
-        images = self._crop(resident, index, draws) if self.crop_padding else resident[index, :, 0, 0]
+        crops = self.crop_padding or self.crop_px is not None
+        images = self._crop(resident, index, draws) if crops else resident[index, :, 0, 0]
         if self.hflip:
             images = _mirrored(images, draws.uniform("hflip")[:, 0] < self.hflip)
         return images
 
     @staticmethod
     def _crop(resident: Tensor, index: Tensor, draws: SampleDraws) -> Tensor:
-        places = (draws.uniform("crop", 2) * resident.shape[2]).astype(np.int64)
+        places = (draws.uniform("crop", 2) * np.array(resident.shape[2:4])).astype(np.int64)
         offsets = torch.from_numpy(places).to(index.device)
         return resident[index, :, offsets[:, 0], offsets[:, 1]]
 
+    def colour(self, pixels: Tensor, draws: SampleDraws) -> Tensor:
+        """Change hue and colours: uint8 (B, 3, H, W) -> float32 in 0..255; the same tensor where both are off."""
+        if self.hue:
+            pixels = rotate_hues(pixels, self.hue, draws)
+        return shift_colours_(pixels.float(), self.lighting, draws) if self.lighting else pixels
+
     def hide_(self, images: Tensor, draws: SampleDraws) -> Tensor:
-        """Apply cutout and erasing in place: normalised float (B, C, H, W)."""
+        """Apply cutout, and erasing that is not left to `erase_mixed_`, in place: normalised float (B, C, H, W)."""
         if self.cutout_px:
             boxes = _cutout_boxes(images.shape[-2:], self.cutout_px, draws)
             images.masked_fill_(_inside(boxes.to(images.device), images.shape), 0.0)
-        if self.erasing:
+        if self.erasing and not (self.erase_after_mixing and self.mixes):
+            _erase_(images, self.erasing, draws)
+        return images
+
+    def erase_mixed_(self, images: Tensor, draws: SampleDraws) -> Tensor:
+        """Apply erasing to mixed images in place where it comes after the mixing: normalised float (B, C, H, W)."""
+        if self.erasing and self.erase_after_mixing:
             _erase_(images, self.erasing, draws)
         return images
 
     def mixing(self, size: tuple[int, int], draws: SampleDraws, device: torch.device) -> Mixing:
-        """Draw shares and boxes for images of a height and width; only where `mixes`."""
+        """Draw shares and boxes for images of a height and width; only where `mixes`.
+
+        Args:
+            size: Height and width of the images, in pixels.
+            draws: Random numbers of the images; of one image for `mixup_mode` `batch`.
+            device: Device of the result.
+        """
         from scipy.special import betaincinv  # takes a fifth of a second to import
 
         cuts = np.full(len(draws), self.cutmix_alpha > 0)
@@ -116,6 +150,9 @@ class BatchAugmentation:
         boxes = _cutmix_boxes(size, share, draws) * cuts[:, None]
         area = (boxes[:, 1] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 2])
         share = np.where(cuts, 1 - area / (size[0] * size[1]), share)
+        if self.mix_prob < 1:
+            mixed = draws.uniform("mix")[:, 0] < self.mix_prob
+            share, boxes = np.where(mixed, share, 1.0), boxes * mixed[:, None]
         return Mixing(torch.from_numpy(share).float().to(device), torch.from_numpy(boxes).to(device))
 
     @staticmethod

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
+from orchestrator.config.sections.dataset import TestTimeAugmentation
 from orchestrator.data import Indices, worker_share
 from orchestrator.data.encoded_images import EncodedImages
 from orchestrator.training.images.image_loader import ImageLoader, ImageTransforms, SampleKey
@@ -28,6 +29,7 @@ class DecodedSplit:
         mean: Mean per channel of pixels in 0..255, (1, 3, 1, 1).
         std: Deviation per channel of pixels in 0..255, (1, 3, 1, 1).
         processes: Number of decoding processes of each rank.
+        tta: Test-time augmentation of evaluations, a value of `dataset.tta`.
     """
 
     files: EncodedImages
@@ -36,6 +38,7 @@ class DecodedSplit:
     mean: Tensor
     std: Tensor
     processes: int
+    tta: TestTimeAugmentation = "none"
 
     def __len__(self) -> int:
         return len(self.positions)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
-from orchestrator.data import Indices, PixelImages
+from orchestrator.config.sections.dataset import DatasetConfig, TestTimeAugmentation
+from orchestrator.data import ImageDataset, Indices, PixelImages
 from orchestrator.training.images.decoded_images import DecodedSplit
 from orchestrator.training.workers import Workers
 
@@ -22,6 +24,15 @@ class Normalisation:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, config: DatasetConfig, source: ImageDataset) -> Normalisation:
+        """Return the normalisation that the section `dataset` sets; without one, that of the training images."""
+        if config.mean is not None and config.std is not None:
+            return cls(config.mean, config.std)
+        if config.normalization == "imagenet":
+            return cls(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        return cls(source.mean, source.std)
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return mean and deviation for pixels in 0..255, (1, C, 1, 1), on a device."""
@@ -38,16 +49,24 @@ class DeviceSplit:
         labels: Classes, int64, (N,).
         mean: Mean per channel of pixels in 0..255, (1, C, 1, 1).
         std: Deviation per channel of pixels in 0..255, (1, C, 1, 1).
+        tta: Test-time augmentation of evaluations, a value of `dataset.tta`.
     """
 
     images: Tensor
     labels: Tensor
     mean: Tensor
     std: Tensor
+    tta: TestTimeAugmentation = "none"
 
     @classmethod
     def copy_of(
-        cls, split: PixelImages, device: torch.device, normalisation: Normalisation, index: Indices | None = None
+        cls,
+        split: PixelImages,
+        device: torch.device,
+        normalisation: Normalisation,
+        index: Indices | None = None,
+        *,
+        tta: TestTimeAugmentation = "none",
     ) -> DeviceSplit:
         """Copy the images of a split to a device.
 
@@ -56,6 +75,7 @@ class DeviceSplit:
             device: Target device.
             normalisation: Mean and deviation of the pixels.
             index: Positions of the images to copy, (N,); None copies all.
+            tta: Test-time augmentation of evaluations.
         """
         images, labels = split.images, split.labels
         if index is not None:
@@ -66,6 +86,7 @@ class DeviceSplit:
             labels=torch.from_numpy(np.array(labels)).to(device).long(),
             mean=mean,
             std=std,
+            tta=tta,
         )
 
     def __len__(self) -> int:

@@ -44,6 +44,12 @@ class SampleDraws:
         numbers = _mix(stream[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _STEP)
         return (numbers >> np.uint64(11)).astype(np.float64) * _UNIT
 
+    def normal(self, name: str, count: int = 1) -> npt.NDArray[np.float64]:
+        """Return standard normal numbers, (B, count), which depend on the name of the draw."""
+        first, second = np.split(self.uniform(name, 2 * count), 2, axis=1)
+        normal: npt.NDArray[np.float64] = np.sqrt(-2 * np.log1p(-first)) * np.cos(2 * math.pi * second)
+        return normal  # Box and Muller 1958
+
     def normal_at(self, name: str, rows: Tensor, places: Tensor, channels: int) -> Tensor:
         """Return standard normal numbers for some pixels, computed on their device: float32 (K, channels).
 

@@ -67,11 +67,15 @@ class ImageTransforms:
         )
         return transform
 
+    @property
+    def evaluation_interpolation(self) -> str:
+        """Interpolation of evaluations, which draw nothing at random."""
+        return "bicubic" if self.interpolation == "random" else self.interpolation
+
     def for_evaluation(self) -> Callable[[Image.Image], Tensor]:
         """Create the transform with a centre crop: uint8 (3, image_size, image_size)."""
-        fixed = "bicubic" if self.interpolation == "random" else self.interpolation
         transform: Callable[[Image.Image], Tensor] = create_transform(
-            self.image_size, interpolation=fixed, crop_pct=self.crop_pct, normalize=False
+            self.image_size, interpolation=self.evaluation_interpolation, crop_pct=self.crop_pct, normalize=False
         )
         return transform
 
@@ -95,7 +99,8 @@ def repeated_keys(batches: Sequence[Indices], *, seed: int, epoch: int, repeats:
         epoch: Epoch, from 1.
         repeats: Samples of an image within an epoch; with 1 every image comes once.
 
-    Source: Hoffer et al. 2020 (arXiv 1901.09335) for repeated augmentation; the epoch keeps its length.
+    Source: Hoffer et al. 2020 (arXiv 1901.09335) for repeated augmentation; the epoch keeps its length, as with timm's
+    `RepeatAugSampler`.
     """
     order = np.concatenate(batches) if batches else np.empty(0, np.int64)
     keys = [SampleKey(int(order[place // repeats]), seed, epoch, place % repeats) for place in range(len(order))]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from orchestrator.config.sections.dataset import DatasetConfig
-from orchestrator.data import ImageDataset, Indices, split_validation
+from orchestrator.data import ImageDataset, Indices, draw_fraction, split_validation
 from orchestrator.data.encoded_images import EncodedImages
 from orchestrator.training.images.decoded_images import DecodedSplit
 from orchestrator.training.images.device_images import DeviceImages, DeviceSplit, Normalisation
@@ -19,23 +19,27 @@ def place_dataset(source: ImageDataset, device: torch.device, config: DatasetCon
     """Place the three splits of a sweep on a device.
 
     Where the test images choose epochs and trials, all training images are used for training, and the test images
-    for validation as well.
+    for validation as well. `train_fraction` applies to what is left for training.
 
     Args:
         source: Result of `open_dataset`.
         device: Device of this rank.
         config: Section `dataset`, which sets how images are split and cropped.
     """
-    normalisation = Normalisation(source.mean, source.std)
+    normalisation = Normalisation.of(config, source)
+    labels = source.splits["train"].labels
 
     def place(split: str, positions: Indices | None = None) -> DeviceSplit | DecodedSplit:
         return place_split(source, split, device, config, normalisation, positions=positions)
 
+    def fraction_of(positions: Indices) -> Indices:
+        return draw_fraction(labels, positions, config.train_fraction, config.split_seed)
+
     if config.select_on == "test":
-        train, test = place("train"), place("test")
+        train, test = place("train", fraction_of(np.arange(len(labels)))), place("test")
         return DeviceImages(train, test, test, source.class_names)
-    kept, held_out = split_validation(source.splits["train"].labels, config.validation_fraction, config.split_seed)
-    return DeviceImages(place("train", kept), place("train", held_out), place("test"), source.class_names)
+    kept, held_out = split_validation(labels, config.validation_fraction, config.split_seed)
+    return DeviceImages(place("train", fraction_of(kept)), place("train", held_out), place("test"), source.class_names)
 
 
 def place_split(
@@ -59,10 +63,10 @@ def place_split(
     """
     images = source.splits[split]
     if not isinstance(images, EncodedImages):
-        return DeviceSplit.copy_of(images, device, normalisation, positions)
+        return DeviceSplit.copy_of(images, device, normalisation, positions, tta=config.tta)
     transforms = ImageTransforms(
         image_size=config.crop_size, interpolation=config.interpolation, crop_pct=config.crop_pct
     )
     mean, std = normalisation.on(device)
     chosen = np.arange(len(images)) if positions is None else positions
-    return DecodedSplit(images, chosen, transforms, mean, std, config.decode_processes)
+    return DecodedSplit(images, chosen, transforms, mean, std, config.decode_processes, config.tta)

@@ -19,7 +19,7 @@ from orchestrator.training.images.batch_augment import BatchAugmentation, soft_t
 from orchestrator.training.images.decoded_images import DecodedSplit
 from orchestrator.training.images.device_images import DeviceSplit
 from orchestrator.training.images.draws import SampleDraws
-from orchestrator.training.images.image_loader import ImageLoader, ImageTransforms, repeated_keys
+from orchestrator.training.images.image_loader import ImageLoader, ImageTransforms, SampleKey, repeated_keys
 from orchestrator.training.workers import Workers
 
 __all__ = ["DecodedBatches", "ResidentBatches", "TrainingBatches", "training_batches"]
@@ -55,7 +55,9 @@ def training_batches(
     """
     augmentation = BatchAugmentation.of(training)
     if isinstance(split, DeviceSplit):
-        return ResidentBatches(split, augmentation, workers, num_classes=num_classes, seed=seed)
+        return ResidentBatches(
+            split, augmentation, workers, num_classes=num_classes, seed=seed, repeats=training.repeats
+        )
     transforms = dataclasses.replace(
         split.transforms,
         crop_scale=(training.crop_scale_min, 1.0),
@@ -79,34 +81,54 @@ class ResidentBatches:
         workers: This rank and its process group.
         num_classes: Number of classes.
         seed: Seed of the trial.
+        repeats: Samples of an image within an epoch, see `repeated_keys`.
     """
 
     def __init__(
-        self, split: DeviceSplit, augmentation: BatchAugmentation, workers: Workers, *, num_classes: int, seed: int
+        self,
+        split: DeviceSplit,
+        augmentation: BatchAugmentation,
+        workers: Workers,
+        *,
+        num_classes: int,
+        seed: int,
+        repeats: int = 1,
     ) -> None:
         self._split = split
         self._augmentation = augmentation
         self._workers = workers
         self._num_classes = num_classes
         self._seed = seed
+        self._repeats = repeats
         self._resident = augmentation.resident(split.images)
 
     def epoch(self, number: int, batches: Sequence[Indices], *, first: int = 0) -> Iterator[Batch]:
         """Yield this rank's share; see `TrainingBatches`."""
-        rank, world_size = self._workers.rank, self._workers.world_size
-        for batch in batches[first:]:
-            images, labels = self._read(number, worker_share(batch, rank, world_size))
+        for batch in self._samples(batches)[first:]:
+            mine = _own_share(batch, self._repeats, self._workers)
+            images, labels = self._read(number, mine)
             if self._augmentation.mixes:
-                partners = self._read(number, worker_share(batch[::-1], rank, world_size))
-                draws = SampleDraws(self._seed, number, worker_share(batch, rank, world_size))
+                partners = self._read(number, _own_share(batch[::-1], self._repeats, self._workers))
+                draws = self._draws(number, mine), self._draws(number, batch[:1])
                 yield _mixed((images, labels), partners, self._augmentation, draws, self._num_classes)
             else:
                 yield images, labels
 
+    def _samples(self, batches: Sequence[Indices]) -> Sequence[Indices]:
+        """Return the number of every sample of an epoch: image times `repeats` plus copy."""
+        if self._repeats == 1:
+            return batches
+        keys = repeated_keys(batches, seed=0, epoch=0, repeats=self._repeats)
+        return [_numbers(step, self._repeats) for step in keys]
+
+    def _draws(self, epoch: int, samples: Indices) -> SampleDraws:
+        return SampleDraws(self._seed, epoch, samples)
+
     def _read(self, epoch: int, samples: Indices) -> Batch:
-        draws = SampleDraws(self._seed, epoch, samples)
-        index = torch.from_numpy(np.ascontiguousarray(samples)).to(self._split.labels.device)
-        images = self._split.normalise(self._augmentation.take(self._resident, index, draws))
+        draws = self._draws(epoch, samples)
+        index = torch.from_numpy(np.ascontiguousarray(samples // self._repeats)).to(self._split.labels.device)
+        pixels = self._augmentation.take(self._resident, index, draws)
+        images = self._split.normalise(self._augmentation.colour(pixels, draws))
         return self._augmentation.hide_(images, draws), self._split.labels[index]
 
 
@@ -152,27 +174,46 @@ class DecodedBatches:
             [self._split.positions[batch] for batch in batches], seed=self._seed, epoch=number, repeats=self._repeats
         )
         mine = [
-            [keys[place] for place in worker_share(np.arange(len(keys)), self._workers.rank, self._workers.world_size)]
+            [keys[place] for place in _own_share(np.arange(len(keys)), self._repeats, self._workers)]
             for keys in all_keys[first:]
         ]
         device = self._workers.device
         for keys, (pixels, labels) in zip(mine, self._loader.batches(mine), strict=True):
-            samples = np.array([key.place * self._repeats + key.copy for key in keys])
+            samples = _numbers(keys, self._repeats)
             draws = SampleDraws(self._seed, number, samples)
-            images = self._split.normalise(pixels.to(device, non_blocking=True))
+            images = self._split.normalise(self._augmentation.colour(pixels.to(device, non_blocking=True), draws))
             batch = self._augmentation.hide_(images, draws), labels.to(device, non_blocking=True)
             if self._augmentation.mixes:
                 partners = batch[0].flip(0), batch[1].flip(0)
-                yield _mixed(batch, partners, self._augmentation, draws, self._num_classes)
+                both = draws, SampleDraws(self._seed, number, samples[:1])
+                yield _mixed(batch, partners, self._augmentation, both, self._num_classes)
             else:
                 yield batch
 
 
 def _mixed(
-    batch: Batch, partners: Batch, augmentation: BatchAugmentation, draws: SampleDraws, num_classes: int
+    batch: Batch,
+    partners: Batch,
+    augmentation: BatchAugmentation,
+    draws: tuple[SampleDraws, SampleDraws],
+    num_classes: int,
 ) -> Batch:
+    """Mix a batch with its partners; the draws are those of its samples, and those of the whole batch."""
     (images, labels), (others, other_labels) = batch, partners
+    own, common = draws
     height, width = images.shape[2:]
-    mixing = augmentation.mixing((height, width), draws, images.device)
+    mixing = augmentation.mixing((height, width), common if augmentation.mixup_mode == "batch" else own, images.device)
     targets = soft_targets(labels, other_labels, mixing.share, num_classes)
-    return augmentation.mix(images, others, mixing), targets
+    return augmentation.erase_mixed_(augmentation.mix(images, others, mixing), own), targets
+
+
+def _own_share(batch: Indices, repeats: int, workers: Workers) -> Indices:
+    """Return one rank's part of a batch; copies of an image are spread over the ranks, as by timm's sampler."""
+    if repeats == 1:
+        return worker_share(batch, workers.rank, workers.world_size)
+    return batch[workers.rank :: workers.world_size]
+
+
+def _numbers(keys: Sequence[SampleKey], repeats: int) -> Indices:
+    """Return the numbers of samples, from which their draws follow."""
+    return np.array([key.place * repeats + key.copy for key in keys])

@@ -46,6 +46,37 @@ def test_the_set_up_of_a_paper(datasets: Path) -> None:
     assert (training.crop_padding, training.hflip) == (4, 0.5)
 
 
+CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+CIFAR100 = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+
+
+def test_images_are_those_of_the_papers(datasets: Path) -> None:
+    """Mean and deviation, and the images that choose the epoch, are those of the authors' scripts."""
+    for name in set(list_recipes()) - {"spatial_bias_resnet101_imagenet", "spatial_bias_resnet152_imagenet"}:
+        found, family = sweep(name, datasets).dataset, name.split("_")[0]
+        if found.uri and found.uri.endswith("imagenet"):
+            assert (found.normalization, found.mean, found.select_on) == ("imagenet", None, "test"), name
+        elif family in ("lsas", "senet"):
+            assert ((found.mean, found.std), found.select_on) == (CIFAR10, "test"), name
+        elif family in ("adaptive", "conv", "local"):
+            assert ((found.mean, found.std), found.select_on) == (CIFAR100, "validation"), name
+
+
+@pytest.mark.parametrize("name", ["fcvit_tiny_imagenet", "fcvit_b48_imagenet", "spatial_bias_resnet50_imagenet"])
+def test_a_recipe_of_timms_script_mixes_and_measures_as_it_does(name: str, datasets: Path) -> None:
+    config = sweep(name, datasets)
+    training, images = config.training, config.dataset
+    assert (images.interpolation, training.mixup_mode, training.precision) == ("random", "batch", "float16")
+    assert (training.dist_bn, training.drop_last) == ("reduce", True)
+    assert training.erase_after_mixing == (training.erasing > 0)
+
+
+def test_stl10_is_cropped_as_in_the_papers_script(datasets: Path) -> None:
+    for name in ("lsas_stl10", "senet_stl10"):
+        training = sweep(name, datasets).training
+        assert (training.crop_px, training.crop_padding, training.drop_last) == (32, 4, True)
+
+
 def test_a_setting_is_overridden(datasets: Path) -> None:
     assert sweep("fcvit_b12_imagenet", datasets, "training.epochs=20").training.epochs == 20
 

@@ -60,6 +60,13 @@ def test_settings_of_training_that_do_not_go_together_are_rejected() -> None:
     assert why(plan, optimizer="sgd", momentum=0.0).startswith("momentum: got 0; sgd looks ahead along its momentum")
 
 
+def test_crops_of_another_size_are_rejected_for_networks_built_for_one() -> None:
+    plan = sweep("lesa_resnet26_cifar", search={"crop_px": [6, 8]})
+    assert why(plan, crop_px=8) == ""
+    assert why(plan, crop_px=6).startswith("crop_px: got 6; lesa_resnet26_cifar is built for one size of images, 8 px")
+    assert why(sweep("conv_resnet26_small", search={"crop_px": [6, 8]}), crop_px=6) == ""
+
+
 @pytest.mark.parametrize(
     ("model", "name", "most_on_digits", "most_on_cifar", "fixed"),
     [

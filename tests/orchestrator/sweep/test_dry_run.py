@@ -137,6 +137,9 @@ def test_a_memory_estimate_depends_on_the_settings() -> None:
     weights = sum(p.numel() for p in _network().parameters()) * 4
     assert plain.gradients == plain.optimizer == weights  # one momentum
     assert estimate_memory(trial("conv_resnet26_small", optimizer="adamw"), FACTS, workers=1).optimizer > weights
+    assert (
+        estimate_memory(trial("conv_resnet26_small", crop_px=4), FACTS, workers=1).activations < plain.activations / 2
+    )
     parts = estimate_memory(trial("conv_resnet26_small", accumulation_steps=4), FACTS, workers=2)
     assert (parts.images_at_once, parts.activations) == (8, plain.activations // 8)
     half = estimate_memory(trial("conv_resnet26_small", precision="bfloat16", ema_decay=0.9), FACTS, workers=1)

@@ -116,6 +116,16 @@ def test_weight_average_and_loss_scale_are_restored(data: DeviceImages, tmp_path
     assert timeless(resumed) == timeless(reports)
 
 
+def test_batches_mixed_repeated_and_cut_to_one_size_resume_bit_equal(data: DeviceImages, tmp_path: Path) -> None:
+    options = {"epochs": 2, "mixup_mode": "batch", "mix_prob": 0.7, "erase_after_mixing": True, "repeats": 3}
+    options |= {"drop_last": True, "global_batch_size": 35, "dist_bn": "reduce"}
+    whole, reports = train(data, tmp_path / "whole", None, **options)
+    assert whole.steps_per_epoch == 300 // 35
+    trial, resumed = train(data, tmp_path / "cut", {"cut_before": 11}, **options)
+    assert differences(trial.train_state.state_dict(), whole.train_state.state_dict()) == []
+    assert timeless(resumed) == timeless(reports)
+
+
 def test_a_network_with_a_projected_span_resumes_bit_equal(
     data: DeviceImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

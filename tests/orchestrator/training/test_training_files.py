@@ -105,8 +105,8 @@ def test_the_settings_of_files_and_of_small_images(photos: str) -> None:
         "model": {"name": "conv_resnet26_small"},
     }
     with pytest.raises(ConfigError) as caught:
-        load_sweep({**small, "training": {"repeats": 3}})
+        load_sweep({**small, "training": {"color_jitter": 0.4}})
     assert [str(problem) for problem in caught.value.problems] == [
         "dataset.image_size: got 32; these images have 8 px and keep them. Leave it out",
-        "training.repeats: got 3; small images are augmented without it. Leave it out",
+        "training.color_jitter: got 0.4; small images are augmented without it. Leave it out",
     ]

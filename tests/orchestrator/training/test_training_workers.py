@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
+from orchestrator.config import TrainingConfig
 from orchestrator.data import epoch_batches
+from orchestrator.training.train_state import TrainState
 from orchestrator.training.workers import Workers
-from tests.support.training_pieces import CASES, few_digits, run_rank, run_ranks, train_case
+from tests.support.training_pieces import CASES, few_digits, join_group, run_rank, run_ranks, train_case
 
 Results = dict[str, dict[str, Any]]
 EQUAL = [name for name in CASES if name != "real"]
@@ -89,6 +92,37 @@ def test_a_network_with_batch_norm_learns_alike_though_each_rank_normalises_its_
     assert together[0]["train/loss"] == pytest.approx(reports[0]["train/loss"], rel=0.15)
     assert together[-1]["train/loss"] == pytest.approx(reports[-1]["train/loss"], abs=0.1)
     assert together[-1]["val/top1"] == pytest.approx(reports[-1]["val/top1"], abs=0.15)
+
+
+def share_statistics(rank: int, world_size: int, folder: str) -> None:
+    """Share buffers that differ between the ranks in every way, and write the results of this rank."""
+    workers = join_group(rank, world_size, Path(folder))
+    found = {}
+    for dist_bn in ("broadcast", "reduce", "none"):
+        network = torch.nn.Sequential(torch.nn.BatchNorm2d(2), torch.nn.Flatten(), torch.nn.Linear(2, 1))
+        network.register_buffer("table", torch.zeros(3))
+        state = TrainState(network, TrainingConfig(dist_bn=dist_bn, ema_decay=0.9), workers, 1)
+        networks = (state.network, state.average.module)
+        for each in networks:
+            each[0].running_mean.copy_(torch.tensor([1.0, 2.0]) + rank)
+            each[0].running_var.fill_(2.0 * rank + 1)
+            each.table.fill_(rank)
+        state.share_buffers()
+        found[dist_bn] = [
+            [values.tolist() for values in (each[0].running_mean, each[0].running_var, each.table)] for each in networks
+        ]
+    torch.save(found, Path(folder) / f"statistics-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_running_statistics_are_taken_from_the_first_rank_reduced_or_kept(tmp_path: Path) -> None:
+    run_ranks(share_statistics, 2, str(tmp_path))
+    for rank in range(2):
+        found = torch.load(tmp_path / f"statistics-{rank}.pt", weights_only=True)
+        own = [[1.0 + rank, 2.0 + rank], [2.0 * rank + 1] * 2, [float(rank)] * 3]
+        assert found["broadcast"] == [[[1.0, 2.0], [1.0, 1.0], [0.0] * 3]] * 2
+        assert found["reduce"] == [[[1.5, 2.5], [2.0, 2.0], [0.0] * 3]] * 2
+        assert found["none"] == [own] * 2
 
 
 def test_only_the_first_rank_writes(folder: Path, pair: list[Results]) -> None:

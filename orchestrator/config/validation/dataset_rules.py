@@ -1,0 +1,92 @@
+"""Rules of the section `dataset` that need the facts about its images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from orchestrator.config.sections.dataset import DatasetConfig
+from orchestrator.config.sections.resources import ResourcesConfig
+from orchestrator.config.validation.pydantic_problems import unknown
+from orchestrator.errors import DataError, Problem
+
+if TYPE_CHECKING:
+    from orchestrator.data import DatasetFacts
+
+__all__ = ["fraction_problems", "image_facts"]
+
+
+def image_facts(dataset: DatasetConfig | None) -> tuple[DatasetFacts | None, list[Problem]]:
+    """Return the facts about the dataset, or None where it cannot be used, and the problems of its section."""
+    from orchestrator.data import dataset_facts, list_datasets
+
+    if dataset is None:
+        return None, []
+    if (dataset.name is None) == (dataset.uri is None):
+        both = "give one of name and uri, not both" if dataset.name else "is missing"
+        remedy = f"{both}. Use name: digits, or the uri of a dataset that `spatialsweep data prepare` made"
+        return None, [Problem("dataset.name", remedy)]
+    if dataset.name is not None and dataset.name not in list_datasets():
+        return None, [unknown("dataset.name", dataset.name, list_datasets())]
+    try:
+        facts = dataset_facts(dataset.name, dataset.uri, dataset.crop_size)
+    except DataError as error:
+        return None, [Problem("dataset.uri", str(error))]
+    problems = [*_normalization_problems(dataset, facts), *_split_problems(dataset, facts)]
+    if dataset.image_size is not None and not facts.files:
+        size = f"got {dataset.image_size}; these images have {facts.image_size} px and keep them. Leave it out"
+        return facts, [Problem("dataset.image_size", size), *problems]
+    return facts, problems
+
+
+def fraction_problems(dataset: DatasetConfig, facts: DatasetFacts, resources: ResourcesConfig) -> Iterator[Problem]:
+    """Yield the problem of a share of the training images that leaves a worker with fewer than two of them.
+
+    Args:
+        dataset: Section `dataset`.
+        facts: Facts about its images.
+        resources: Section `resources`, which sets the number of workers.
+    """
+    if dataset.train_fraction == 1:
+        return
+    training = facts.train_images * (1.0 if dataset.select_on == "test" else 1 - dataset.validation_fraction)
+    left = max(facts.num_classes, round(training * dataset.train_fraction))
+    least = 2 * resources.max_workers
+    if left < least:
+        yield Problem(
+            "dataset.train_fraction",
+            f"got {dataset.train_fraction}; it leaves about {left} training images, and each of the "
+            f"{resources.max_workers} workers needs at least 2. Use {math.ceil(least / training * 1000) / 1000:g} or "
+            "more",
+        )
+
+
+def _normalization_problems(dataset: DatasetConfig, facts: DatasetFacts) -> Iterator[Problem]:
+    """Yield the problems of a mean and a deviation that are not those of the training images."""
+    if (dataset.mean is None) != (dataset.std is None):
+        given, other = ("mean", "std") if dataset.std is None else ("std", "mean")
+        yield Problem(f"dataset.{other}", f"is missing beside {given}. Give both, for pixels in [0, 1]")
+    for name, numbers in (("mean", dataset.mean), ("std", dataset.std)):
+        if numbers is not None and len(numbers) != facts.in_chans:
+            rule = f"these images have {facts.in_chans} channels. Give a number for each"
+            yield Problem(f"dataset.{name}", f"got {len(numbers)} numbers; {rule}")
+    if dataset.normalization != "imagenet":
+        return
+    if dataset.mean is not None or dataset.std is not None:
+        yield Problem("dataset.normalization", "got imagenet beside mean and std. Leave one of them out")
+    elif facts.in_chans != 3:
+        rule = f"these images have {facts.in_chans} channels, and its numbers are for 3. Use measured"
+        yield Problem("dataset.normalization", f"got imagenet; {rule}")
+
+
+def _split_problems(dataset: DatasetConfig, facts: DatasetFacts) -> Iterator[Problem]:
+    if dataset.select_on == "test":
+        return
+    share = facts.num_classes / facts.train_images
+    if not share <= dataset.validation_fraction <= 1 - share:
+        yield Problem(
+            "dataset.validation_fraction",
+            f"got {dataset.validation_fraction}; both parts of the {facts.train_images} training images need one per "
+            f"class. Use {math.ceil(share * 1000) / 1000:g} to {math.floor((1 - share) * 1000) / 1000:g}",
+        )
