@@ -89,7 +89,10 @@ def test_the_files_of_a_report(tmp_path: Path) -> None:
     assert content["rows"][2]["measured"]["mean"] == pytest.approx(4.5)
     assert content["rows"][2]["verdict"] == "same direction"
     text = files.markdown.read_text()
-    assert "| bias in stages 1-2 | sb_resnet29_cifar | 0.320 M | 3.0 M | 22.44 | 4.50 ± 6.35 | -1.54 | -5.00 ± 0.00 |" in text
+    assert (
+        "| bias in stages 1-2 | sb_resnet29_cifar | 0.320 M | 3.0 M | 22.44 | 4.50 ± 6.35 | -1.54 | -5.00 ± 0.00 |"
+        in text
+    )
     assert "Scale small: digits, images of 8 x 8 px" in text
     assert "only the direction of a difference can be compared" in text
     page = files.html.read_text()
