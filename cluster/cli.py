@@ -77,6 +77,7 @@ def submit(
     checked = submission.check_sweep(sweep, overrides, values)
     variables = submission.passed_on(env or ())
     packed = package.plan_package(working_dir, sweep)
+    submission.require_checkpoints(checked.checkpoints, packed, working_dir)
     _show_package(checked, packed)
     client = JobClient(address)
     with tempfile.TemporaryDirectory(prefix="spatialsweep-") as folder:

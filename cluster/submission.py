@@ -14,17 +14,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from cluster.package import Package
 from orchestrator.cli.submitted_versions import COMPARED, SUBMITTED_WITH
+from orchestrator.config.fixed_settings import CHECKPOINT, RANDOM
 from orchestrator.config.load import load_sweep, overridden
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.files.home_paths import expanded_path
 from orchestrator.files.sqlite_files import sqlite_path
 from orchestrator.uris import holds_password, without_password
+from search_spaces import setting_of
 
 # Time for a driver to write its results before Ray kills it; Ray's default is 3 s.
 _STOP_WAIT_S = 120
 _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 _OPTIONS = {"name": "--name", "tracking.uri": "--tracking-uri", "runs_dir": "--runs-dir"}
+_ELSEWHERE = re.compile(r"[/~]|runs:/|timm:|[a-z0-9+]+://|[0-9a-f]{32}$")  # checkpoints that the cluster reaches
 _RESERVED = re.compile(r"^RAY_AUTH_")
 
 
@@ -36,11 +40,13 @@ class CheckedSweep:
         name: Name of the sweep.
         tracking_uri: MLflow server without a password; None without an HTTP server.
         unread: Reason why the dataset could not be read on this machine; empty if it was read.
+        checkpoints: Relative paths of the checkpoints that trainings start from; they have to be sent with the job.
     """
 
     name: str
     tracking_uri: str | None
     unread: str
+    checkpoints: tuple[str, ...] = ()
 
 
 def check_sweep(
@@ -72,7 +78,46 @@ def check_sweep(
     if problems:
         raise ConfigError(problems, sweep.name)
     server = _setting(settings, "tracking", "uri") or ""
-    return CheckedSweep(settings["name"], without_password(server) if server.startswith("http") else None, unread)
+    return CheckedSweep(
+        settings["name"],
+        without_password(server) if server.startswith("http") else None,
+        unread,
+        tuple(dict.fromkeys(_relative_checkpoints(settings))),
+    )
+
+
+def require_checkpoints(names: Iterable[str], package: Package, folder: Path) -> None:
+    """Check that the checkpoints that trainings start from are sent with the job.
+
+    Args:
+        names: Paths relative to the working directory.
+        package: Files to send.
+        folder: Working directory.
+
+    Raises:
+        ConfigError: One is not among the files; it is outside of the folder, ignored, or there is none.
+    """
+    missing = [name for name in names if os.path.normpath(name) not in package.files]
+    message = (
+        f"is not among the files sent with the job, those of {folder} without data, runs and what .gitignore and "
+        ".rayignore name. Name a path from the root on storage that the cluster reaches, or a URI such as "
+        "s3://bucket/weights.pth"
+    )
+    if missing:
+        raise ConfigError(Problem(CHECKPOINT, f"'{name}' {message}") for name in missing)
+
+
+def _relative_checkpoints(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the relative paths of checkpoints in the settings of a sweep, as written."""
+    search = settings.get("search")
+    written: list[Any] = [_setting(settings, "model", CHECKPOINT)]
+    for name, domain in search.items() if isinstance(search, Mapping) else ():
+        if setting_of(str(name)) == CHECKPOINT:
+            values = [domain.get("choices"), domain.get("value")] if isinstance(domain, Mapping) else [domain]
+            written += [each for value in values for each in (value if isinstance(value, list | tuple) else [value])]
+    for checkpoint in written:
+        if isinstance(checkpoint, str) and checkpoint != RANDOM and not _ELSEWHERE.match(checkpoint):
+            yield checkpoint
 
 
 def _setting(settings: Mapping[str, Any], section: str, name: str) -> str | None:

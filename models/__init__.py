@@ -15,13 +15,26 @@ from models.lesa import variants as lesa_variants
 from models.lsas import variants as lsas_variants
 from models.non_local import variants as nonlocal_variants
 from models.registry.arithmetic import ModelCost, ModelFacts, model_cost, model_facts, model_params
-from models.registry.authors import AuthorsCheckpointError, AuthorsOptionError, from_authors, load_authors_checkpoint
+from models.registry.authors import (
+    AuthorsCheckpointError,
+    AuthorsOptionError,
+    Weights,
+    create_model_for,
+    fit_weights,
+    from_authors,
+    keywords_for,
+    load_authors_checkpoint,
+    load_weights,
+    read_weights,
+)
 from models.registry.catalogue import (
     check_options,
     create_model,
     list_models,
     model_family,
     model_options,
+    options_of_record,
+    options_to_record,
     searchable_options,
 )
 from models.registry.first_map import first_map_side
@@ -37,17 +50,22 @@ __all__ = [
     "OptionProblem",
     "OptionValue",
     "TrainingHooks",
+    "Weights",
     "adaptive_span_variants",
     "check_options",
     "create_model",
+    "create_model_for",
     "diagnostics",
     "fcvit_variants",
     "first_map_side",
+    "fit_weights",
     "freeze_spans",
     "from_authors",
+    "keywords_for",
     "lesa_variants",
     "list_models",
     "load_authors_checkpoint",
+    "load_weights",
     "lsas_variants",
     "model_cost",
     "model_facts",
@@ -55,8 +73,11 @@ __all__ = [
     "model_options",
     "model_params",
     "nonlocal_variants",
+    "options_of_record",
+    "options_to_record",
     "penalty",
     "project_",
+    "read_weights",
     "searchable_options",
     "spatial_bias_variants",
     "synchronise_batch_norm",

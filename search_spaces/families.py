@@ -1,8 +1,8 @@
 """Networks by kind, and the options and training settings that a sweep varies for each kind.
 
 A kind is a family of networks with the same options: where a family has networks for small and for large images, whose
-numbers of stages differ, it is two kinds. Source: the switches and defaults of the code of each paper; ranges around
-them are ours.
+numbers of stages differ, it is two kinds, and a network whose depth is an option is a third. Source: the switches and
+defaults of the code of each paper; ranges around them are ours.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def _depths(prefix: str, *depths: int, suffix: str = "") -> tuple[str, ...]:
 
 _SWITCH = _choice(False, True)
 _HEADS = _choice(1, 2, 4, 8)
+_DEPTH = IntDomain(low=29, high=164, step=9)
 
 # Stages with the layer: all single ones, and the runs of stages in code and tables of the papers.
 _STAGES_3 = _choice("FFT", "FTF", "TFF", "FTT", "TTF", "TTT")
@@ -66,13 +67,18 @@ def _nonlocal(prefix: str, **when: Scalar | tuple[Scalar, ...]) -> dict[str, Dom
 
 
 def _bias(stages: Domain, nonlocal_stages: tuple[str, ...]) -> dict[str, Domain]:
-    """Return the options of a spatial bias, with non-local blocks beside it in one half of the configurations."""
+    """Return the options of a spatial bias, with other kinds of context beside it in a part of the configurations."""
     plain = "F" * len(nonlocal_stages[0])
     return {
         "bias_channels": IntDomain(low=1, high=8),
         "key_size": _choice(1, 3, 5),
         "pooled_size": IntDomain(low=4, high=14, step=2),
+        "mixing": _choice("conv1d", "linear"),
+        "read_point": _choice("block_input", "conv1_output"),  # not every join point goes with conv2_output
+        "join_point": _choice("conv2_input", "conv2_output", "conv3_input"),
         "stages": stages,
+        "attention": _choice("none", "se", "cbam", "eca"),
+        "attention_reduction": _choice(4, 8, 16, 32),
         "nonlocal_stages": _choice(plain, *nonlocal_stages),
         **_nonlocal("nonlocal_", nonlocal_stages=nonlocal_stages),
     }
@@ -103,7 +109,13 @@ def _lsas(stages: Domain) -> dict[str, Domain]:
         "order": IntDomain(low=0, high=5),
         "scale_init": _choice(0.25, 0.5, 1.0),
         "shift_init": _choice(-0.5, 0.0, 0.5),
-        "attention": _choice("se", "cbam", "eca", "srm", "spa"),
+        **_senet(stages),
+    }
+
+
+def _senet(stages: Domain) -> dict[str, Domain]:
+    return {
+        "attention": _choice("se", "cbam", "eca", "srm", "spa", "spa_grid"),
         "reduction": _choice(4, 8, 16, 32),
         "stages": stages,
     }
@@ -158,8 +170,14 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "conv": Kind(family="conv", networks=_layouts("conv"), options={}, training=training.PARKER),
         "spatial_bias": Kind(
             family="spatial_bias",
-            networks=_depths("sb", 29, 56, 110, 164, suffix="_cifar"),
+            networks=_depths("sb", 29, 38, 56, 65, 110, 164, suffix="_cifar"),
             options=_bias(_STAGES_3, ("FFT", "FTT")),
+            training=training.GO_RYU,
+        ),
+        "spatial_bias_any_depth": Kind(
+            family="spatial_bias",
+            networks=("sb_resnet_cifar",),
+            options={"depth": _DEPTH, **_bias(_STAGES_3, ("FFT", "FTT"))},
             training=training.GO_RYU,
         ),
         "spatial_bias_large": Kind(
@@ -172,6 +190,12 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             family="nonlocal",
             networks=("nonlocal_resnet56_cifar",),
             options={**_nonlocal(""), "stages": _choice("FFT", "FTF", "FTT", "TTT")},
+            training=training.WANG,
+        ),
+        "nonlocal_any_depth": Kind(
+            family="nonlocal",
+            networks=("nonlocal_resnet_cifar",),
+            options={"depth": _DEPTH, **_nonlocal(""), "stages": _choice("FFT", "FTF", "FTT", "TTT")},
             training=training.WANG,
         ),
         "nonlocal_large": Kind(
@@ -201,6 +225,12 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             options=_lsas(_STAGES_3),
             training=training.ZHONG,
         ),
+        "lsas_any_depth": Kind(
+            family="lsas",
+            networks=("lsas_resnet_cifar",),
+            options={"depth": _DEPTH, **_lsas(_STAGES_3)},
+            training=training.ZHONG,
+        ),
         "lsas_large": Kind(
             family="lsas",
             networks=_depths("lsas", 18, 34, 50, 101, 152),
@@ -210,13 +240,19 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "senet": Kind(
             family="senet",
             networks=_depths("senet", 29, 47, 56, 110, 164, suffix="_cifar"),
-            options={"reduction": _choice(4, 8, 16, 32), "stages": _STAGES_3},
+            options=_senet(_STAGES_3),
+            training=training.ZHONG,
+        ),
+        "senet_any_depth": Kind(
+            family="senet",
+            networks=("senet_resnet_cifar",),
+            options={"depth": _DEPTH, **_senet(_STAGES_3)},
             training=training.ZHONG,
         ),
         "senet_large": Kind(
             family="senet",
             networks=_depths("senet", 18, 34, 50, 101, 152),
-            options={"reduction": _choice(4, 8, 16, 32), "stages": _STAGES_4},
+            options=_senet(_STAGES_4),
             training=training.ZHONG,
         ),
         "lesa": Kind(

@@ -38,7 +38,7 @@ def paper_settings(network: str) -> tuple[PaperSetting, ...]:
 
 
 _PARKER = "Parker et al. 2020 (arXiv 2004.08708)"
-_GO_RYU = "Go and Ryu 2022 (arXiv 2302.12505)"
+_GO_RYU = "Go and Ryu 2023 (arXiv 2302.12505)"
 _MA = "Ma et al. 2022 (arXiv 2212.12552)"
 _ZHONG = "Zhong et al. 2023 (arXiv 2305.05200)"
 _YANG = "Yang et al. 2021 (arXiv 2107.05637)"
@@ -58,10 +58,18 @@ _PARKER_TRAINING: Settings = {
 _SPAN: Settings = {"num_heads": 4, "max_span": 5, "ramp": 2.0, "span_init": 0.1, "span_penalty": 0.01}
 _AUGMENTED: Settings = {"num_heads": 4, "dk": 40, "dv": 4, "relative": False}
 
-_BIAS: Settings = {"bias_channels": 3, "key_size": 3, "pooled_size": 10}
+_BIAS: Settings = {
+    "bias_channels": 3,
+    "key_size": 3,
+    "mixing": "conv1d",
+    "read_point": "conv1_output",
+    "join_point": "conv2_output",
+    "attention": "none",
+}
 _NONLOCAL: Settings = {"every": 2, "reduction": 2, "pool_keys": False, "scaled": True}
 
-_LSAS: Settings = {"order": 1, "scale_init": 0.5, "shift_init": -0.5, "attention": "se", "reduction": 16}
+_SENET: Settings = {"attention": "se", "reduction": 16}
+_LSAS: Settings = {"order": 1, "scale_init": 0.5, "shift_init": -0.5, **_SENET}
 _ZHONG_TRAINING: Settings = {
     **_PLAIN,
     "optimizer": "momentum",
@@ -118,6 +126,24 @@ def _zhong(settings: Settings, stages: str, *, images: str, batch: int) -> Paper
     return PaperSetting(f"{_ZHONG}, on {images}", given)
 
 
+_LSAS_SMALL = (
+    _zhong(_LSAS, "FFT", images="CIFAR", batch=128),
+    _zhong({**_LSAS, "order": 0}, "FFT", images="CIFAR without sub-attention", batch=128),
+    _zhong(_LSAS, "FFT", images="STL10", batch=16),
+)
+_SENET_SMALL = (
+    _zhong(_SENET, "TTT", images="CIFAR", batch=128),
+    _zhong(_SENET, "TTT", images="STL10", batch=16),
+)
+_NONLOCAL_SMALL = (PaperSetting(f"{_WANG}, its rule on small images", {**_NONLOCAL, "stages": "FTT"}),)
+_BIAS_SMALL = tuple(
+    PaperSetting(
+        f"{_GO_RYU}, on CIFAR-100, {words}", {**_BIAS, "pooled_size": 6, "stages": stages, "nonlocal_stages": "FFF"}
+    )
+    for stages, words in (("TTT", "bias in all stages"), ("TTF", "in the first two"), ("TFF", "in the first"))
+)
+
+
 _PAPERS: Mapping[str, tuple[PaperSetting, ...]] = MappingProxyType(
     {
         "adaptive_span": (
@@ -144,12 +170,14 @@ _PAPERS: Mapping[str, tuple[PaperSetting, ...]] = MappingProxyType(
         "conv": (
             PaperSetting(f"{_PARKER}, best medium network", {**_PARKER_TRAINING, "lr": 0.2, "weight_decay": 1e-4}),
         ),
-        "spatial_bias": (PaperSetting(f"{_GO_RYU}, code", {**_BIAS, "stages": "TTT", "nonlocal_stages": "FFF"}),),
+        "spatial_bias": _BIAS_SMALL,
+        "spatial_bias_any_depth": _BIAS_SMALL,
         "spatial_bias_large": (
             PaperSetting(
                 f"{_GO_RYU}, on ImageNet",
                 {
                     **_BIAS,
+                    "pooled_size": 10,
                     "stages": "TTTF",
                     "nonlocal_stages": "FFFF",
                     "optimizer": "lamb",
@@ -163,21 +191,17 @@ _PAPERS: Mapping[str, tuple[PaperSetting, ...]] = MappingProxyType(
                 },
             ),
         ),
-        "nonlocal": (PaperSetting(f"{_WANG}, section 4", {**_NONLOCAL, "stages": "FTT"}),),
-        "nonlocal_large": (PaperSetting(f"{_WANG}, section 4", {**_NONLOCAL, "stages": "FTTF"}),),
+        "nonlocal": _NONLOCAL_SMALL,
+        "nonlocal_any_depth": _NONLOCAL_SMALL,
+        "nonlocal_large": (PaperSetting(f"{_WANG}, on ResNet-50", {**_NONLOCAL, "stages": "FTTF"}),),
         "fcvit": _FCVIT_BOTH,
         "fcvit_large": _FCVIT_BOTH,
-        "lsas": (
-            _zhong(_LSAS, "FFT", images="CIFAR", batch=128),
-            _zhong({**_LSAS, "order": 0}, "FFT", images="CIFAR without sub-attention", batch=128),
-            _zhong(_LSAS, "FFT", images="STL10", batch=16),
-        ),
+        "lsas": _LSAS_SMALL,
+        "lsas_any_depth": _LSAS_SMALL,
         "lsas_large": (_zhong(_LSAS, "FFTT", images="ImageNet", batch=256),),
-        "senet": (
-            _zhong({"reduction": 16}, "TTT", images="CIFAR", batch=128),
-            _zhong({"reduction": 16}, "TTT", images="STL10", batch=16),
-        ),
-        "senet_large": (_zhong({"reduction": 16}, "TTTT", images="ImageNet", batch=256),),
+        "senet": _SENET_SMALL,
+        "senet_any_depth": _SENET_SMALL,
+        "senet_large": (_zhong(_SENET, "TTTT", images="ImageNet", batch=256),),
         "lesa": (
             PaperSetting(
                 f"{_YANG}, on ImageNet",

@@ -40,7 +40,7 @@ class LocalAttention(nn.Module):
     Raises:
         ModelOptionError: On the first forward pass, when `dim` does not fit the heads.
 
-    Source: Parker et al. 2020, section 3.1: no scaling of the logits, no bias, borders are zero keys and
+    Source: Parker et al. 2020: no scaling of the logits, no bias, borders are zero keys and
     values.
     """
 
@@ -79,7 +79,7 @@ class AdaptiveAttention(nn.Module):
     Raises:
         ModelOptionError: On the first forward pass, when `dim` does not fit the heads.
 
-    Source: Parker et al. 2020, section 3.2.
+    Source: Parker et al. 2020.
     """
 
     macs_depend_on_values = True  # the spans decide on the windows

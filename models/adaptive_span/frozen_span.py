@@ -4,7 +4,7 @@ A head whose mask ends at ring r needs the window of radius r alone: what lies b
 after the mask undoes what the smaller softmax changes, but for the epsilon of 1e-8 in it. Heads of one layer whose
 windows differ enough are computed apart.
 
-Source: Parker, Kumar, Roussy 2020, "Adaptive Attention Span in Computer Vision" (arXiv 2004.08708), section 3.2.
+Source: Parker, Kumar, Roussy 2020, "Adaptive Attention Span in Computer Vision" (arXiv 2004.08708).
 """
 
 import copy

@@ -1,7 +1,7 @@
 """Residual network of the adaptive-span paper with each of its spatial operators.
 
-Source: Parker, Kumar, Roussy 2020, "Adaptive Attention Span in Computer Vision" (arXiv 2004.08708), appendix
-A.3. Differs: the pooled head is global, which the authors' 4x4 average pool is at 32 px only, and an odd map
+Source: Parker, Kumar, Roussy 2020, "Adaptive Attention Span in Computer Vision" (arXiv 2004.08708).
+Differs: the pooled head is global, which the authors' 4x4 average pool is at 32 px only, and an odd map
 is pooled with a smaller last cell, so any image size works.
 """
 

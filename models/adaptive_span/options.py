@@ -1,6 +1,6 @@
 """Options of the networks of the adaptive-span paper, and the rules between them.
 
-Source: Parker et al. 2020 (arXiv 2004.08708), section 3 and appendix A.3.
+Source: Parker et al. 2020 (arXiv 2004.08708).
 """
 
 from collections.abc import Mapping, Sequence

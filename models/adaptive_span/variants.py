@@ -3,7 +3,7 @@
 The adaptive network, and its controls of the same shape with fixed local attention, with attention-augmented
 convolution and with convolution. All are made of bottlenecks behind a 3x3 stem of 32 channels.
 
-Source: Parker et al. 2020 (arXiv 2004.08708), appendix A.3, with the widths and depths of the authors' code.
+Source: Parker et al. 2020 (arXiv 2004.08708), with the widths and depths of the authors' code.
 """
 
 import dataclasses
@@ -39,6 +39,9 @@ LAYOUTS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
 }
 """Every layout by name; the deeper two keep the widths and strides of the large ResNet26."""
 
+SOURCES: Mapping[str, str] = {"local": "arXiv:1906.05909", "augmented": "arXiv:1904.09925"}
+"""Papers of the controls, where it is another one: Ramachandran et al. 2019 and Bello et al. 2019."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Operator:
@@ -73,7 +76,7 @@ def _variant(prefix: str, operator: Operator, layout: str) -> Variant:
         cfg=default_cfg(
             small_image=True,
             reduction=8,
-            paper_ids="arXiv:2004.08708",
+            paper_ids=SOURCES.get(prefix, "arXiv:2004.08708"),
             origin_url="https://github.com/JoeRoussy/adaptive-attention-in-cv",
             description=layout.replace("resnet", "ResNet").replace("_", ", "),
         ),

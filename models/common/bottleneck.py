@@ -77,7 +77,8 @@ class Bottleneck(nn.Module):
     Args:
         in_chs: Channels of the input.
         width: Input channels of the spatial operator.
-        spatial: Operator, width -> `spatial.out_chs` channels. It strides itself, unless `pool_stride`.
+        spatial: Operator, width -> `spatial.out_chs` channels. It strides itself, unless `pool_stride`. A subclass
+            may add `spatial.late_chs` channels behind the norm of its output.
         stride: Reduction of the side, done by the operator and by the shortcut.
         pool_stride: True for the stride as an average pool behind the last norm, instead of the operator. An
             odd map keeps its last row and column in a smaller cell.
@@ -101,7 +102,7 @@ class Bottleneck(nn.Module):
         self.spatial = spatial
         self.bn = nn.BatchNorm2d(spatial_chs)
         self.act = nn.ReLU(inplace=True)
-        self.expand = ConvNorm(spatial_chs, out_chs, act=False)
+        self.expand = ConvNorm(spatial_chs + int(getattr(spatial, "late_chs", 0)), out_chs, act=False)
         pools = pool_stride and stride > 1
         self.pool = nn.AvgPool2d(stride, ceil_mode=True) if pools else nn.Identity()
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()

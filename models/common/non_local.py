@@ -1,6 +1,6 @@
 """Non-local block: every position of a map reads every other one, weighted by the likeness of their embeddings.
 
-Source: Wang et al. 2018, "Non-local Neural Networks" (arXiv 1711.07971), section 3.3, embedded Gaussian.
+Source: Wang et al. 2018, "Non-local Neural Networks" (arXiv 1711.07971), embedded Gaussian.
 Differs: the projection back has no bias, as a norm follows it; the product of weights and values is one fused
 operator, which does not keep the weights.
 """
@@ -34,7 +34,7 @@ class NonLocal(nn.Module):
     Raises:
         ModelOptionError: The reduction is below 1.
 
-    Source: Wang et al. 2018, equations 1, 2 and 6.
+    Source: Wang et al. 2018.
     """
 
     def __init__(self, dim: int, *, reduction: int = 2, pool_keys: bool = False, scaled: bool = True) -> None:

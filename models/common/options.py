@@ -87,6 +87,8 @@ class ModelOption:
         odd: True for odd integers only.
         choices: Allowed values of a `str`.
         length: Entries of a `tuple`.
+        former_default: Default of version 0.1.0, where it was another one: records of options that leave this one
+            out, from that version, mean it.
     """
 
     name: str
@@ -99,6 +101,7 @@ class ModelOption:
     odd: bool = False
     choices: tuple[str, ...] = ()
     length: int = 0
+    former_default: OptionValue | None = None
 
     @property
     def rule(self) -> str:

@@ -12,6 +12,7 @@ from typing import TypedDict, cast
 from torch import nn
 
 from models.common.bottleneck import Bottleneck, Stem
+from models.common.options import ImageShape, ModelOption, OptionProblem, OptionValue
 from models.common.staged import StagedNetwork, SurfaceOptions
 
 __all__ = [
@@ -22,6 +23,10 @@ __all__ = [
     "SpatialResNet",
     "SurfaceOptions",
     "bottlenecks_around",
+    "depth_option",
+    "depth_rule",
+    "small_image_blocks",
+    "small_image_depths",
     "trunk",
 ]
 
@@ -92,6 +97,48 @@ BOTTLENECK_DEPTHS: Mapping[int, tuple[int, ...]] = {
     200: (3, 24, 36, 3),
 }
 """Blocks of each stage of a large-image network of bottlenecks, by depth."""
+
+LAYERS_PER_STEP: Mapping[str, int] = {"bottleneck": 9, "basic": 6}
+"""Layers that one more block in each of the three stages of a small-image network adds, by kind of block."""
+
+
+def depth_option(default: int) -> ModelOption:
+    """Make the option of the depth of a small-image network whose name leaves it open."""
+    return ModelOption(
+        name="depth",
+        type=int,
+        default=default,
+        low=8,
+        high=1001,
+        description="Layers of the network: 9 m + 2 for m bottlenecks in each stage, 6 m + 2 for m basic blocks.",
+    )
+
+
+def small_image_blocks(depth: int, block: str = "bottleneck") -> int | None:
+    """Return the blocks of each of three stages; None where no whole number of blocks makes the depth."""
+    blocks, rest = divmod(depth - 2, LAYERS_PER_STEP[block])
+    return None if rest or blocks < 1 else blocks
+
+
+def small_image_depths(given: Mapping[str, object], *, default: int) -> tuple[int, ...]:
+    """Return the blocks of each stage for a caller's keywords; `depth_rule` reports a depth that makes none."""
+    depth = given.get("depth", default)
+    is_basic = given.get("block") == "basic"
+    blocks = small_image_blocks(depth, "basic" if is_basic else "bottleneck") if isinstance(depth, int) else None
+    return (blocks or 1,) * 3
+
+
+def depth_rule(values: Mapping[str, OptionValue], image: ImageShape | None) -> Sequence[OptionProblem]:
+    """Check that blocks of the chosen kind make the chosen depth."""
+    del image
+    depth, block = values["depth"], str(values.get("block", "bottleneck"))
+    assert isinstance(depth, int)
+    if small_image_blocks(depth, block) is not None:
+        return ()
+    step = LAYERS_PER_STEP[block]
+    nearest = 2 + step * max(1, round((depth - 2) / step))
+    clause = f"the depth of a network of {block} blocks is 2 more than a multiple of {step}"
+    return [OptionProblem("depth", depth, clause, f"Use {nearest}.")]
 
 
 class SpatialResNet(StagedNetwork):

@@ -4,6 +4,7 @@ Their four factories take the arguments of their network class (`BaseFormer`) ex
 them all. The switches of the blocks travel in a nested dictionary, `params`, of which any part may be given.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -84,6 +85,8 @@ PARTS = (
     (".channel_attention.conv", ".channel_att.channelConv"),
 )
 """Pieces of the path below a block or an embedding, ours and theirs, replaced in this order."""
+
+MAP_NORM = re.compile(r"norm\d+\.(weight|bias)")
 
 CONTEXT_PARTS = {
     True: {".scale": ".rescale_weight", ".shift": ".rescale_bias", ".squeeze.": ".fc1.", ".expand.": ".fc2."},
@@ -205,4 +208,19 @@ def _in_block(path: str, network: FCViT) -> str:
     return path
 
 
-register_family(AuthorsFamily(name="fcvit", networks=(FCViT,), build=build, entries=entries))
+def takes_no_part(key: str, network: nn.Module) -> bool:
+    """Return whether a key is a norm of the maps that their backbones pass to detectors and segmentors."""
+    del network
+    return MAP_NORM.fullmatch(key) is not None
+
+
+register_family(
+    AuthorsFamily(
+        name="fcvit",
+        networks=(FCViT,),
+        build=build,
+        entries=entries,
+        takes_no_part=takes_no_part,
+        lost_with_head=("norm.",),
+    )
+)

@@ -41,7 +41,7 @@ class GlobalContext(nn.Module):
             nonlinearity follows one.
         act_layer: Function that makes that nonlinearity.
 
-    Source: Ma et al. 2022, section 3. Standardised over heads and positions of an image together, with the
+    Source: Ma et al. 2022. Standardised over heads and positions of an image together, with the
     unbiased deviation.
     """
 

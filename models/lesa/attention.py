@@ -112,7 +112,7 @@ class LocallyEnhancedAttention(nn.Module):
     Raises:
         ModelOptionError: There is no such form, or groups or shrinks do not fit the channels.
 
-    Source: Yang et al. 2021, section 3.
+    Source: Yang et al. 2021.
     """
 
     def __init__(

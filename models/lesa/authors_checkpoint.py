@@ -3,13 +3,16 @@
 Their constructor takes a configuration (strides, wrn, stage_*, lesa) and the keywords of a torchvision ResNet50.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
+from models.common.image_size import IMG_SIZE
 from models.common.options import ModelOptionError
 from models.lesa.network import LesaResNet
+from models.lesa.variants import LAYOUTS
 from models.registry.authors.family import AuthorsFamily, AuthorsOptionError, Entry, check_arguments, register_family
 from models.registry.authors.resnet_keys import TORCHVISION_PARTS, rename
 
@@ -28,6 +31,7 @@ KEYWORDS: Mapping[str, Any] = {
 }
 LAYER_REQUIRED = ("pe_type", "groups", "df_channel_shrink", "df_kernel_size", "df_group")
 LAYER_OPTIONAL = ("type", "with_cp_UB_terms_only")
+AXES = ("rel_height", "rel_width")
 POSITIONS = {"classification": "classification", "detection_qr": "detection"}
 
 PARTS: Mapping[str, str] = {
@@ -145,6 +149,33 @@ def takes_no_part(key: str, network: nn.Module) -> bool:
     return key.endswith(".conv2.flatten_index")
 
 
+def options_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Return the position embedding and the size of the images, which follow from the position tables.
+
+    Args:
+        name: Name of a network of ours.
+        shapes: Shapes of a checkpoint of theirs by key.
+    """
+    found: dict[str, Any] = {}
+    reduction = 16 if LAYOUTS[name.partition("_")[2]]["large_image"] else 4  # both stages with the layer
+    for key, shape in shapes.items():
+        if key.endswith(".conv2.relative") and len(shape) == 2:
+            side = math.isqrt((shape[1] + 1) // 2)
+            found = {"position_embedding": "classification", IMG_SIZE: (reduction * side, reduction * side)}
+        elif key.endswith(".conv2.rel_height") and shape:
+            sides = [(shapes.get(key.replace("rel_height", axis), shape)[0] + 1) // 2 for axis in AXES]
+            found = {"position_embedding": "detection", IMG_SIZE: (reduction * sides[0], reduction * sides[1])}
+    return found
+
+
 register_family(
-    AuthorsFamily(name="lesa", networks=(LesaResNet,), build=build, entries=entries, takes_no_part=takes_no_part)
+    AuthorsFamily(
+        name="lesa",
+        networks=(LesaResNet,),
+        build=build,
+        entries=entries,
+        takes_no_part=takes_no_part,
+        options_of=options_of,
+        sized=(".flattened.table", ".axial.rel_height", ".axial.rel_width"),
+    )
 )

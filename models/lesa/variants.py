@@ -60,6 +60,8 @@ def _variant(
         cfg=default_cfg(
             small_image=small_image,
             reduction=4 if small_image else 16,
+            crop_pct=None if small_image else 0.875,
+            interpolation="bicubic" if small_image else "bilinear",
             fixed_input_size=True,
             paper_ids="arXiv:2107.05637",
             origin_url="https://github.com/Chenglin-Yang/LESA_classification",

@@ -5,8 +5,8 @@ column table in the second. A key beyond the border is e alone with a value of z
 With a ring mask the weights are multiplied after the softmax by the value of their ring (pixels at one
 Chebyshev distance) and divided by their sum plus 1e-8.
 
-Source: Ramachandran et al. 2019 (arXiv 1906.05909) for the attention, Parker et al. 2020 (arXiv 2004.08708),
-sections 3.1 and 3.2, for tables and mask.
+Source: Ramachandran et al. 2019 (arXiv 1906.05909) for the attention, Parker et al. 2020 (arXiv 2004.08708)
+for tables and mask.
 
 On a CPU a kernel compiled on first use computes it (`SPATIALSWEEP_KERNELS=0` turns it off); tensors elsewhere, and
 machines without a C++ compiler, use the tiles of plain PyTorch; compiled and exported programs the formula itself.

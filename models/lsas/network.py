@@ -124,7 +124,7 @@ class LsasResNet(SpatialResNet):
         zero_init_last: True to start the last norm of every block at zero, so that a block starts as its shortcut.
         surface: timm's keywords, see `SpatialResNet`.
 
-    Source: Zhong et al. 2023, section 3, and the stages of the released networks.
+    Source: Zhong et al. 2023, and the stages of the released networks.
     """
 
     def __init__(

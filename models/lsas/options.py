@@ -5,8 +5,9 @@ Source: Zhong et al. 2023 (arXiv 2305.05200), with the depths of the authors' co
 
 from collections.abc import Mapping, Sequence
 
+from models.common.channel_attention import CHANNEL_ATTENTIONS
 from models.common.options import ImageShape, JointRule, ModelOption, OptionProblem, OptionValue, stages_option
-from models.lsas.channel_attention import CHANNEL_ATTENTIONS
+from models.common.resnet import LAYERS_PER_STEP, small_image_blocks
 from models.lsas.sub_attention import MAX_ORDER
 
 __all__ = [
@@ -14,15 +15,11 @@ __all__ = [
     "CIFAR_DEPTHS",
     "LSAS_OPTIONS",
     "SENET_OPTIONS",
-    "cifar_blocks",
     "depth_fits",
     "gated_stages",
 ]
 
 CIFAR_DEPTHS = (29, 47, 56, 110, 164)
-LAYERS_PER_STEP = {"bottleneck": 9, "basic": 6}
-"""Layers that one more block in each of three stages adds."""
-
 ORDER = ModelOption(
     name="order",
     type=int,
@@ -82,12 +79,6 @@ def gated_stages(default: tuple[bool, ...]) -> ModelOption:
     return stages_option(default, "Which stages have gates; none is the plain ResNet.")
 
 
-def cifar_blocks(depth: int, block: str) -> int | None:
-    """Return the blocks of each of three stages of a small-image network; None when the depth does not divide."""
-    blocks, rest = divmod(depth - 2, LAYERS_PER_STEP[block])
-    return None if rest else blocks
-
-
 def depth_fits(depth: int) -> JointRule:
     """Make the rule that three stages of the chosen block make the depth: a basic block has two layers."""
 
@@ -95,9 +86,9 @@ def depth_fits(depth: int) -> JointRule:
         del image
         block = values["block"]
         assert isinstance(block, str)
-        if cifar_blocks(depth, block) is not None:
+        if small_image_blocks(depth, block) is not None:
             return ()
-        fitting = " or ".join(str(other) for other in CIFAR_DEPTHS if cifar_blocks(other, block))
+        fitting = " or ".join(str(other) for other in CIFAR_DEPTHS if small_image_blocks(other, block))
         clause = f"depth {depth} is not 2 + {LAYERS_PER_STEP[block]} times a whole number"
         return [OptionProblem("block", block, clause, f"Use 'bottleneck', or a network of depth {fitting}.")]
 
@@ -105,4 +96,4 @@ def depth_fits(depth: int) -> JointRule:
 
 
 LSAS_OPTIONS = (ORDER, SCALE_INIT, SHIFT_INIT, ATTENTION, REDUCTION, ZERO_INIT_LAST)
-SENET_OPTIONS = (REDUCTION, ZERO_INIT_LAST)
+SENET_OPTIONS = (ATTENTION, REDUCTION, ZERO_INIT_LAST)

@@ -5,16 +5,15 @@ the sigmoids of every link. Order 0 is the plain attention. It sits between the 
 attention and the product with the map.
 
 Source: Zhong et al. 2023, "LSAS: Lightweight Sub-attention Strategy for Alleviating Attention Bias Problem"
-(arXiv 2305.05200), section 3. Differs: any order, and the start of scale and shift can be chosen.
+(arXiv 2305.05200). Differs: any order, and the start of scale and shift can be chosen.
 """
 
 import torch
-from timm.layers.cbam import SpatialAttn
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
+from models.common.channel_attention import ChannelGate
 from models.common.options import ModelOptionError, OptionProblem
-from models.lsas.channel_attention import CHANNEL_ATTENTIONS, make_channel_attention
 
 __all__ = ["AttentionGate", "SubAttention"]
 
@@ -25,7 +24,7 @@ MAX_ORDER = 5
 class SubAttention(nn.Module):
     """Product of the sigmoids of the logits and of each affine step away from them.
 
-    Shape: logits (B, channels) -> gate (B, channels), each value in (0, 1).
+    Shape: logits (..., channels) -> gate (..., channels), each value in (0, 1).
 
     Args:
         channels: Channels of the logits.
@@ -36,7 +35,7 @@ class SubAttention(nn.Module):
     Raises:
         ModelOptionError: The order is not within 0 to 5.
 
-    Source: Zhong et al. 2023, section 3: v_i = w_i v_{i-1} + b_i, gate = product of sigmoid(v_i), i from 0.
+    Source: Zhong et al. 2023: v_i = w_i v_{i-1} + b_i, gate = product of sigmoid(v_i), i from 0.
     """
 
     def __init__(self, channels: int, *, order: int, scale_init: float = 0.5, shift_init: float = -0.5) -> None:
@@ -64,7 +63,7 @@ class SubAttention(nn.Module):
         return gate
 
     def factors(self, logits: Tensor) -> list[Tensor]:
-        """Return the factors of the gate, by order from 0: logits (B, channels) -> order + 1 of the same shape."""
+        """Return the factors of the gate, by order from 0: order + 1 of the shape of the logits."""
         factors = [logits.sigmoid()]
         if self.scale is not None and self.shift is not None:
             for scale, shift in zip(self.scale.unbind(), self.shift.unbind(), strict=True):
@@ -73,14 +72,14 @@ class SubAttention(nn.Module):
         return factors
 
 
-class AttentionGate(nn.Module):
+class AttentionGate(ChannelGate):
     """Channel attention with sub-attention behind its logits, applied to a map.
 
     Shape: x (B, channels, H, W) -> (B, channels, H, W).
 
     Args:
         channels: Channels of the map.
-        attention: Channel attention that gives the logits: `se`, `cbam`, `eca`, `srm` or `spa`.
+        attention: Channel attention that gives the logits, one of `CHANNEL_ATTENTIONS`.
         reduction: Channels of the map per hidden unit of the attention; `eca` and `srm` have none.
         order: Affine steps (n) of the sub-attention; 0 leaves the plain attention.
         scale_init: First value of the scales (w).
@@ -89,28 +88,12 @@ class AttentionGate(nn.Module):
     Raises:
         ModelOptionError: The attention is unknown, or the order impossible.
 
-    Source: Zhong et al. 2023, section 3. Differs: of CBAM, only the channel half has sub-attention, as the
+    Source: Zhong et al. 2023. Differs: of CBAM, only the channel half has sub-attention, as the
     paper defines it over channels; the spatial half follows unchanged.
     """
 
     def __init__(
         self, channels: int, *, attention: str, reduction: int, order: int, scale_init: float, shift_init: float
     ) -> None:
-        super().__init__()
-        if attention not in CHANNEL_ATTENTIONS:
-            rule = "attention is one of " + ", ".join(map(repr, CHANNEL_ATTENTIONS))
-            raise ModelOptionError([OptionProblem("attention", attention, rule, "Use 'se'.")])
-        self.attention = attention
-        self.host = make_channel_attention(attention, channels, reduction=reduction)
-        self.sub = SubAttention(channels, order=order, scale_init=scale_init, shift_init=shift_init)
-        self.spatial = SpatialAttn() if attention == "cbam" else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Gate every channel, and with CBAM every position."""
-        y: Tensor = self.spatial(x * self.channel_gate(x))
-        return y
-
-    def channel_gate(self, x: Tensor) -> Tensor:
-        """Compute the gate of every channel: (B, channels, H, W) -> (B, channels, 1, 1)."""
-        gate: Tensor = self.sub(self.host(x))
-        return gate[:, :, None, None]
+        sub = SubAttention(channels, order=order, scale_init=scale_init, shift_init=shift_init)
+        super().__init__(channels, attention=attention, reduction=reduction, activation=sub)

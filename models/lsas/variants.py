@@ -1,8 +1,9 @@
 """Registered networks of the sub-attention paper: LSAS networks, and SENets of the same shapes as controls.
 
 An `lsas_` network has gates with sub-attention in its last stage (small images) or its last two (large ones),
-as released; a `senet_` network has plain squeeze-and-excitation in every stage. To separate the effect of
-sub-attention from that of the stages, set `order=0` in the former.
+as released; a `senet_` network has a plain channel attention in every stage, squeeze-and-excitation unless `attention`
+names another. To separate the effect of sub-attention from that of the stages, set `order=0` in the former.
+`lsas_resnet_cifar` and `senet_resnet_cifar` take their depth as an option.
 
 Source: Zhong et al. 2023 (arXiv 2305.05200), with the shapes of the authors' code.
 """
@@ -13,14 +14,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models.common.options import ModelOption
-from models.common.resnet import BOTTLENECK_DEPTHS
+from models.common.resnet import BOTTLENECK_DEPTHS, depth_option, depth_rule, small_image_depths
 from models.lsas.network import LsasResNet
 from models.lsas.options import (
     BLOCK,
     CIFAR_DEPTHS,
     LSAS_OPTIONS,
     SENET_OPTIONS,
-    cifar_blocks,
     depth_fits,
     gated_stages,
 )
@@ -82,6 +82,9 @@ SENET = Gates(
     cifar_words="squeeze-and-excitation in every stage",
 )
 
+AUTHORS_MEAN, AUTHORS_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+"""Normalisation of all small images in the authors' script."""
+
 
 def _large(gates: Gates, depth: int) -> Variant:
     block, depths = LARGE_BLOCKS[depth]
@@ -95,6 +98,8 @@ def _large(gates: Gates, depth: int) -> Variant:
         cfg=default_cfg(
             small_image=False,
             reduction=32,
+            crop_pct=0.875,
+            interpolation="bilinear",
             paper_ids=gates.paper_ids,
             origin_url="https://github.com/Qrange-group/LSAS",
             description=f"ResNet{depth}, large images",
@@ -102,34 +107,45 @@ def _large(gates: Gates, depth: int) -> Variant:
     )
 
 
-def _cifar(gates: Gates, depth: int) -> Variant:
+def _cifar(gates: Gates, depth: int, *, is_open: bool = False) -> Variant:
+    """Return the small-image network of a depth, or the one that takes its depth as an option, with a default."""
+    name = f"{gates.prefix}_resnet_cifar" if is_open else f"{gates.prefix}_resnet{depth}_cifar"
+    words = "ResNet of any depth" if is_open else f"ResNet{depth}"
     return Variant(
-        name=f"{gates.prefix}_resnet{depth}_cifar",
-        summary=f"Small-image ResNet{depth}, {gates.cifar_words}.",
+        name=name,
+        summary=f"Small-image {words}, {gates.cifar_words}.",
         network=LsasResNet,
         fixed=functools.partial(_cifar_shape, depth, gates),
         defaults={"stages": gates.cifar_stages},
-        options=(*gates.options, gated_stages(gates.cifar_stages), BLOCK),
-        joint_rule=depth_fits(depth),
+        options=(
+            *gates.options,
+            gated_stages(gates.cifar_stages),
+            BLOCK,
+            *((depth_option(depth),) if is_open else ()),
+        ),
+        consumed=("depth",) if is_open else (),
+        joint_rule=depth_rule if is_open else depth_fits(depth),
         cfg=default_cfg(
             small_image=True,
             reduction=4,
+            mean=AUTHORS_MEAN,
+            std=AUTHORS_STD,
             paper_ids=gates.paper_ids,
             origin_url="https://github.com/Qrange-group/LSAS",
-            description=f"ResNet{depth}, small images",
+            description=f"{words}, small images",
         ),
     )
 
 
 def _cifar_shape(depth: int, gates: Gates, given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the fixed keywords for the caller's block; `depth_fits` reports a block that does not make the depth."""
-    blocks = cifar_blocks(depth, "basic") if given.get("block") == "basic" else None
-    return {"depths": (blocks or (depth - 2) // 9,) * 3, "large_image": False, **gates.fixed}
+    """Return the fixed keywords for the caller's block and depth, of which the joint rule reports impossible ones."""
+    return {"depths": small_image_depths(given, default=depth), "large_image": False, **gates.fixed}
 
 
 VARIANTS = [
     *(_large(gates, depth) for gates in (LSAS, SENET) for depth in LARGE_BLOCKS),
     *(_cifar(gates, depth) for gates in (LSAS, SENET) for depth in CIFAR_DEPTHS),
+    *(_cifar(gates, 164, is_open=True) for gates in (LSAS, SENET)),
 ]
 
 register_variants("lsas", VARIANTS, module=__name__)

@@ -1,6 +1,6 @@
 """Bottleneck ResNets with non-local blocks, the baseline that spatial bias is measured against.
 
-Source: Wang et al. 2018, "Non-local Neural Networks" (arXiv 1711.07971), section 4. Differs: 2-D, on images; spatial
+Source: Wang et al. 2018, "Non-local Neural Networks" (arXiv 1711.07971). Differs: 2-D, on images; spatial
 bias can be added, with the options of that family.
 """
 
@@ -31,6 +31,9 @@ class NonLocalResNet(SpatialBiasResNet):
         bias_channels: Channels of the spatial bias; at least 1.
         key_size: Width of the 1-D convolution of the bias.
         pooled_size: Side of the grid of the bias, in cells.
+        mixing: Mixing of the grid of the bias, see `SpatialBias`.
+        read_point: Map that the bias reads, see `BiasPlan`.
+        join_point: Place where the bias joins, see `BiasPlan`.
         surface: timm's keywords, see `SpatialResNet`.
     """
 
@@ -48,6 +51,9 @@ class NonLocalResNet(SpatialBiasResNet):
         bias_channels: int = 3,
         key_size: int = 3,
         pooled_size: int = 10,
+        mixing: str = "conv1d",
+        read_point: str = "conv1_output",
+        join_point: str = "conv2_output",
         **surface: Unpack[SurfaceOptions],
     ) -> None:
         super().__init__(
@@ -56,6 +62,9 @@ class NonLocalResNet(SpatialBiasResNet):
             bias_channels=bias_channels,
             key_size=key_size,
             pooled_size=pooled_size,
+            mixing=mixing,
+            read_point=read_point,
+            join_point=join_point,
             stages=bias_stages,
             nonlocal_stages=stages,
             nonlocal_every=every,

@@ -150,6 +150,7 @@ class Variant:
             where they decide on them.
         defaults: Keywords that a caller may change, where the variant has other defaults than the class.
         options: Explicit keywords beyond timm's common ones.
+        consumed: Options that only `fixed` reads: the class does not take them.
         joint_rule: Check that involves more than one option, or the images.
         cfg: Description for timm, as `default_cfg` makes it.
     """
@@ -160,6 +161,7 @@ class Variant:
     fixed: FixedKeywords
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     options: Sequence[ModelOption] = ()
+    consumed: Sequence[str] = ()
     joint_rule: JointRule = no_joint_rule
     cfg: PretrainedCfg
 
@@ -190,7 +192,9 @@ def _entry_point(variant: Variant, module: str) -> Callable[..., nn.Module]:
     def entry_point(pretrained: bool = False, **given: Any) -> nn.Module:
         given = {**variant.defaults, **given}
         fixed = variant.fixed(given) if callable(variant.fixed) else variant.fixed
-        return build(variant.name, variant.network, pretrained=pretrained, given=given, **fixed)
+        return build(
+            variant.name, variant.network, pretrained=pretrained, given=given, consumed=variant.consumed, **fixed
+        )
 
     entry_point.__name__ = entry_point.__qualname__ = variant.name
     entry_point.__module__, entry_point.__doc__ = module, variant.summary
@@ -223,7 +227,15 @@ def register_architecture(
     return register
 
 
-def build(name: str, network: type[nn.Module], *, pretrained: bool, given: dict[str, Any], **fixed: Any) -> nn.Module:
+def build(
+    name: str,
+    network: type[nn.Module],
+    *,
+    pretrained: bool,
+    given: dict[str, Any],
+    consumed: Sequence[str] = (),
+    **fixed: Any,
+) -> nn.Module:
     """Build a registered network through timm after checking the keywords given for it.
 
     Args:
@@ -231,6 +243,7 @@ def build(name: str, network: type[nn.Module], *, pretrained: bool, given: dict[
         network: Class of the network.
         pretrained: True for weights, which timm reports as missing.
         given: Keywords of the caller, with timm's `device` and `dtype` of the parameters.
+        consumed: Keywords of the caller that are checked, and not passed to the class.
         fixed: Keywords that make this variant and that a caller cannot change.
 
     Raises:
@@ -244,6 +257,7 @@ def build(name: str, network: type[nn.Module], *, pretrained: bool, given: dict[
     if problems:
         raise (ModelOptionError if options.keys() <= known.keys() else UnknownOptionError)(problems, model=name)
     normalised = {key: known[key].normalise(value) for key, value in options.items()}
+    passed = {key: value for key, value in {**given, **normalised, **fixed}.items() if key not in consumed}
     stages = tuple(range(len(fixed["depths"])))
     with contextlib.nullcontext() if device is None else torch.device(device):
         built: nn.Module = build_model_with_cfg(
@@ -251,12 +265,21 @@ def build(name: str, network: type[nn.Module], *, pretrained: bool, given: dict[
             name,
             pretrained,
             feature_cfg={"out_indices": stages, "feature_cls": "getter"},
-            **{**given, **normalised, **fixed},
+            **passed,
         )
     return built.to(dtype=dtype)
 
 
-def default_cfg(*, small_image: bool, reduction: int, crop_pct: float | None = None, **extra: Any) -> PretrainedCfg:
+def default_cfg(
+    *,
+    small_image: bool,
+    reduction: int,
+    crop_pct: float | None = None,
+    interpolation: str = "bicubic",
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    **extra: Any,
+) -> PretrainedCfg:
     """Describe a network of this package to timm: input, classes, normalisation, first and last layer.
 
     Small images are those of CIFAR-100, 32 px; large ones those of ImageNet, 224 px.
@@ -265,6 +288,9 @@ def default_cfg(*, small_image: bool, reduction: int, crop_pct: float | None = N
         small_image: True for small images.
         reduction: Side of the image over that of the last map.
         crop_pct: Side of the crop over that of the image; 1 for small and 0.95 for large images when left out.
+        interpolation: Interpolation of images that are resized in evaluation.
+        mean: Mean of each channel, of pixels in [0, 1]; of CIFAR-100 or ImageNet when left out.
+        std: Standard deviation of each channel, likewise.
         extra: Further entries, such as `paper_ids`.
     """
     side = 32 if small_image else 224
@@ -276,9 +302,9 @@ def default_cfg(*, small_image: bool, reduction: int, crop_pct: float | None = N
         min_input_size=(3, 8, 8) if small_image else (3, 32, 32),
         pool_size=(side // reduction, side // reduction),
         crop_pct=usual_crop if crop_pct is None else crop_pct,
-        interpolation="bicubic",
-        mean=CIFAR100_MEAN if small_image else IMAGENET_MEAN,
-        std=CIFAR100_STD if small_image else IMAGENET_STD,
+        interpolation=interpolation,
+        mean=mean or (CIFAR100_MEAN if small_image else IMAGENET_MEAN),
+        std=std or (CIFAR100_STD if small_image else IMAGENET_STD),
         first_conv="stem.conv",
         classifier="head.fc",
         **extra,

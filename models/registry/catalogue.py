@@ -10,7 +10,16 @@ from models.common.image_size import IMG_SIZE
 from models.common.options import ImageShape, ModelOption, ModelOptionError, OptionProblem, nearest_name
 from models.registry.architectures import ARCHITECTURES, COMMON_OPTIONS, Architecture
 
-__all__ = ["check_options", "create_model", "list_models", "model_family", "model_options", "searchable_options"]
+__all__ = [
+    "check_options",
+    "create_model",
+    "list_models",
+    "model_family",
+    "model_options",
+    "options_of_record",
+    "options_to_record",
+    "searchable_options",
+]
 
 SEARCHABLE_COMMON = ("drop_rate", "drop_path_rate")
 
@@ -109,6 +118,31 @@ def create_model(
     given = {**_declared_size(name, image_size), **options}
     network: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **given)
     return network
+
+
+def options_to_record(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a network for a record, with the defaults that once were others written out.
+
+    Args:
+        name: Name of the network; one that this package does not have keeps its options.
+        options: Keywords of the network.
+    """
+    return {**{option.name: option.default for option in _changed(name)}, **options}
+
+
+def options_of_record(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a network that a record means: what version 0.1.0 left out has the default it had there.
+
+    Args:
+        name: Name of the network; one that this package does not have keeps its options.
+        options: Keywords of the network as recorded.
+    """
+    return {**{option.name: option.former_default for option in _changed(name)}, **options}
+
+
+def _changed(name: str) -> list[ModelOption]:
+    known = ARCHITECTURES[name].options.values() if name in ARCHITECTURES else ()
+    return [option for option in known if option.former_default is not None]
 
 
 def _declared_size(name: str, image_size: int | tuple[int, int] | None) -> dict[str, int | tuple[int, int]]:

@@ -4,94 +4,23 @@ Beside the 3x3 convolution of a block, the map is reduced to a few channels and 
 1-D convolution that takes the cells of the grid as its channels mixes all of them, and its output, resized to
 the map, joins the channels of the convolution ahead of their norm.
 
-Source: Go & Ryu 2022, "Spatial Bias for Attention-free Non-local Neural Networks" (arXiv 2302.12505).
-Differs: any image size and any batch size; the number of bias channels, the key size and the size of the grid
-can be chosen, where the authors' code fixes 3, 3 and 10; drop path takes part; non-local blocks can be added,
-which the paper combines too.
+Source: Go & Ryu 2023, "Spatial Bias for Attention-free Non-local Neural Networks" (arXiv 2302.12505).
+Differs: drop path takes part; non-local blocks can be added, which the paper combines too, and channel attention; the
+places where the bias reads and joins can be chosen.
 """
 
 from collections.abc import Sequence
 from typing import Unpack
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
-from models.common.bottleneck import ConvNorm
-from models.common.non_local import NonLocal, NonLocalBottleneck, NonLocalPlan
-from models.common.options import ModelOptionError, OptionProblem
+from models.common.bottleneck import EXPANSION
+from models.common.channel_attention import ChannelGate
+from models.common.non_local import NonLocal, NonLocalPlan
 from models.common.resnet import BlockSite, SpatialResNet, SurfaceOptions
+from models.spatial_bias.block import BiasedBottleneck, BiasPlan
 
-__all__ = ["SpatialBias", "SpatialBiasConv", "SpatialBiasResNet"]
-
-
-class SpatialBias(nn.Module):
-    """Global context as extra channels, learned without attention.
-
-    Shape: x (B, C, H, W) -> (B, bias_channels, pooled_size, pooled_size).
-
-    Args:
-        dim: C, channels of the feature map.
-        bias_channels: Channels of the context; at least 1.
-        key_size: Width of the 1-D convolution along the reduced channels, of which there are
-            `bias_channels + key_size - 1`; at least 1.
-        pooled_size: Side, in cells, of the grid the map is averaged to; at least 1.
-
-    Raises:
-        ModelOptionError: One of the three is below 1.
-
-    Source: Go & Ryu 2022, section 3. Differs: any input size (the paper fixes 224 px).
-    """
-
-    def __init__(self, dim: int, *, bias_channels: int, key_size: int, pooled_size: int) -> None:
-        super().__init__()
-        sizes = {"bias_channels": bias_channels, "key_size": key_size, "pooled_size": pooled_size}
-        problems = [OptionProblem(k, v, f"{k} is at least 1", "Use 1.") for k, v in sizes.items() if v < 1]
-        if problems:
-            raise ModelOptionError(problems)
-        self.pooled_size = pooled_size
-        self.reduce = ConvNorm(dim, bias_channels + key_size - 1)
-        self.mix = nn.Conv1d(pooled_size**2, pooled_size**2, key_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Reduce, average to the grid, mix all cells with all."""
-        grid = functional.adaptive_avg_pool2d(self.reduce(x), self.pooled_size)
-        mixed: Tensor = self.mix(grid.flatten(2).transpose(1, 2))
-        return mixed.transpose(1, 2).reshape(x.shape[0], -1, self.pooled_size, self.pooled_size)
-
-    def position_weights(self) -> Tensor:
-        """Return the strength with which cells feed each other: (N, N), N = pooled_size ** 2, last the feeding ones.
-
-        The norm over the key of the weight of the 1-D convolution.
-        """
-        lengths: Tensor = torch.linalg.vector_norm(self.mix.weight.detach(), dim=2)
-        return lengths
-
-
-class SpatialBiasConv(nn.Module):
-    """3x3 convolution with the spatial bias of its input appended to its channels.
-
-    Shape: x (B, dim, H, W) -> (B, dim + bias_channels, ceil(H / stride), ceil(W / stride)).
-
-    Args:
-        dim: Channels of the convolution.
-        stride: Stride of the convolution; the bias reads the full map all the same.
-        bias_channels: Channels of the context; at least 1.
-        key_size: Width of the 1-D convolution; at least 1.
-        pooled_size: Side of the grid in cells; at least 1.
-    """
-
-    def __init__(self, dim: int, *, stride: int, bias_channels: int, key_size: int, pooled_size: int) -> None:
-        super().__init__()
-        self.out_chs = dim + bias_channels
-        self.conv = nn.Conv2d(dim, dim, 3, stride, padding=1, bias=False)
-        self.bias = SpatialBias(dim, bias_channels=bias_channels, key_size=key_size, pooled_size=pooled_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve and append the resized bias."""
-        y = self.conv(x)
-        bias = functional.interpolate(self.bias(x), size=y.shape[-2:], mode="bilinear", align_corners=False)
-        return torch.cat([y, bias], dim=1)
+__all__ = ["SpatialBiasResNet"]
 
 
 class SpatialBiasResNet(SpatialResNet):
@@ -108,6 +37,11 @@ class SpatialBiasResNet(SpatialResNet):
         key_size: Width of the 1-D convolution; at least 1.
         pooled_size: Side of the grid in cells; at least 1.
         stages: Flag of each stage for a bias; none is the plain network. All but the fourth when left out.
+        mixing: Mixing of the grid, `conv1d` or `linear`, see `SpatialBias`.
+        read_point: Map that the bias reads, see `BiasPlan`.
+        join_point: Place where the bias joins, see `BiasPlan`.
+        attention: Channel attention behind the last norm of every block, such as `se`; `none` for none.
+        attention_reduction: Channels of the map per hidden unit of the attention.
         nonlocal_stages: Flag of each stage for non-local blocks; none when left out.
         nonlocal_every: Blocks from one non-local block to the next.
         nonlocal_reduction: Channels of the map per channel of their embeddings.
@@ -127,6 +61,11 @@ class SpatialBiasResNet(SpatialResNet):
         key_size: int = 3,
         pooled_size: int = 10,
         stages: Sequence[bool] = (True, True, True, False),
+        mixing: str = "conv1d",
+        read_point: str = "conv1_output",
+        join_point: str = "conv2_output",
+        attention: str = "none",
+        attention_reduction: int = 16,
         nonlocal_stages: Sequence[bool] = (False, False, False, False),
         nonlocal_every: int = 2,
         nonlocal_reduction: int = 2,
@@ -141,18 +80,21 @@ class SpatialBiasResNet(SpatialResNet):
             pool_keys=nonlocal_pool_keys,
             scaled=nonlocal_scaled,
         )
+        biases = BiasPlan(
+            stages=tuple(stages),
+            bias_channels=bias_channels,
+            key_size=key_size,
+            pooled_size=pooled_size,
+            mixing=mixing,
+            read_point=read_point,
+            join_point=join_point,
+        )
 
         def make_block(site: BlockSite) -> nn.Module:
-            spatial: nn.Module = nn.Conv2d(site.width, site.width, 3, site.stride, padding=1, bias=False)
-            if stages[site.stage]:
-                spatial = SpatialBiasConv(
-                    site.width,
-                    stride=site.stride,
-                    bias_channels=bias_channels,
-                    key_size=key_size,
-                    pooled_size=pooled_size,
-                )
-            return NonLocalBottleneck(site, spatial=spatial, plan=plan)
+            gate: nn.Module = nn.Identity()
+            if attention != "none":
+                gate = ChannelGate(site.width * EXPANSION, attention=attention, reduction=attention_reduction)
+            return BiasedBottleneck(site, spatial=biases.operator(site), plan=plan, gate=gate)
 
         super().__init__(
             depths=depths,
@@ -165,11 +107,13 @@ class SpatialBiasResNet(SpatialResNet):
         )
         self.channels_last_on_cpu = not large_image  # weights outweigh the maps of large networks
         self.has_nonlocal = any(isinstance(module, NonLocal) for module in self.modules())
-        self.apply(init_spatial_bias)
+        self.additions = {"mixing": mixing, "read_point": read_point, "join_point": join_point, "attention": attention}
+        gates = {inner for gate in self.modules() if isinstance(gate, ChannelGate) for inner in gate.modules()}
+        self.apply(lambda module: None if module in gates else init_spatial_bias(module))
 
 
 def init_spatial_bias(module: nn.Module) -> None:
-    """Initialise 2-D convolutions by He's fan-out rule, as in the paper; non-local blocks have their own."""
+    """Initialise 2-D convolutions by He's fan-out rule, as the authors' code; non-local blocks have their own."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     elif isinstance(module, NonLocal):

@@ -1,58 +1,84 @@
 """Registered networks of the spatial-bias paper: bottleneck ResNets for large and for small images.
 
-Source: Go & Ryu 2022 (arXiv 2302.12505), with the shapes of the authors' code.
+`sb_resnet_cifar` takes its depth as an option.
+
+Source: Go & Ryu 2023 (arXiv 2302.12505), with the shapes of the authors' code. On small images the grid has 6 x 6
+cells, as the paper's numbers of parameters show, where the code has 10 x 10 for every image.
 """
 
-from models.common.resnet import BOTTLENECK_DEPTHS, trunk
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from models.common.resnet import BOTTLENECK_DEPTHS, depth_option, small_image_depths, trunk
 from models.registry.architectures import Variant, default_cfg, register_variants
 from models.spatial_bias.network import SpatialBiasResNet
-from models.spatial_bias.options import bias_options, nonlocal_fits, nonlocal_options
+from models.spatial_bias.options import (
+    ATTENTION_OPTIONS,
+    CIFAR_POOLED_SIZE,
+    bias_options,
+    context_rule,
+    nonlocal_options,
+)
 
 __all__ = ["VARIANTS"]
 
 LARGE_DEPTHS = (50, 101, 152)
-CIFAR_DEPTHS = (29, 56, 110, 164)
+CIFAR_DEPTHS = (29, 38, 56, 65, 110, 164)
+OPEN_DEPTH = 38
+PREFIX = "nonlocal_"
+SOURCE: Mapping[str, Any] = {
+    "paper_ids": "arXiv:2302.12505",
+    "origin_url": "https://github.com/GoJunHyeong/SpatialBias",
+}
 
 
-def _variant(name: str, summary: str, depths: tuple[int, ...]) -> Variant:
-    stages = len(depths)
-    small_image = stages == 3
+def _large(depth: int) -> Variant:
+    depths = BOTTLENECK_DEPTHS[depth]
     return Variant(
-        name=name,
-        summary=summary,
+        name=f"sb_resnet{depth}",
+        summary=f"ResNet{depth} with spatial bias in all stages but the last.",
         network=SpatialBiasResNet,
-        fixed={"depths": depths, **trunk(large_image=not small_image)},
+        fixed={"depths": depths, **trunk(large_image=True)},
         options=(
-            *bias_options((True, True, True, False)[:stages]),
-            *nonlocal_options((False,) * stages, prefix="nonlocal_"),
+            *bias_options((True, True, True, False)),
+            *ATTENTION_OPTIONS,
+            *nonlocal_options((False,) * 4, prefix=PREFIX),
         ),
-        joint_rule=nonlocal_fits(depths, prefix="nonlocal_"),
-        cfg=default_cfg(
-            small_image=small_image,
-            reduction=4 if small_image else 32,
-            paper_ids="arXiv:2302.12505",
-            origin_url="https://github.com/GoJunHyeong/SpatialBias",
-        ),
+        joint_rule=context_rule(depths, prefix=PREFIX),
+        cfg=default_cfg(small_image=False, reduction=32, **SOURCE),
     )
 
 
+def _cifar(depth: int, *, is_open: bool = False) -> Variant:
+    """Return the small-image network of a depth, or the one that takes its depth as an option, with a default."""
+    words = "ResNet of any depth" if is_open else f"ResNet{depth}"
+    return Variant(
+        name="sb_resnet_cifar" if is_open else f"sb_resnet{depth}_cifar",
+        summary=f"Small-image {words} with spatial bias in all stages.",
+        network=SpatialBiasResNet,
+        fixed=functools.partial(_cifar_shape, depth),
+        defaults={"pooled_size": CIFAR_POOLED_SIZE},
+        options=(
+            *((depth_option(depth),) if is_open else ()),
+            *bias_options((True,) * 3),
+            *ATTENTION_OPTIONS,
+            *nonlocal_options((False,) * 3, prefix=PREFIX),
+        ),
+        consumed=("depth",) if is_open else (),
+        joint_rule=context_rule(None if is_open else ((depth - 2) // 9,) * 3, prefix=PREFIX),
+        cfg=default_cfg(small_image=True, reduction=4, **SOURCE),
+    )
+
+
+def _cifar_shape(depth: int, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"depths": small_image_depths(given, default=depth), **trunk(large_image=False)}
+
+
 VARIANTS = [
-    *(
-        _variant(
-            f"sb_resnet{depth}",
-            f"ResNet{depth} with spatial bias in all stages but the last.",
-            BOTTLENECK_DEPTHS[depth],
-        )
-        for depth in LARGE_DEPTHS
-    ),
-    *(
-        _variant(
-            f"sb_resnet{depth}_cifar",
-            f"Small-image ResNet{depth} with spatial bias in all stages.",
-            ((depth - 2) // 9,) * 3,
-        )
-        for depth in CIFAR_DEPTHS
-    ),
+    *map(_large, LARGE_DEPTHS),
+    *map(_cifar, CIFAR_DEPTHS),
+    _cifar(OPEN_DEPTH, is_open=True),
 ]
 
 register_variants("spatial_bias", VARIANTS, module=__name__)

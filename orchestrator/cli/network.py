@@ -9,20 +9,32 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import AsJson, RunsDir, Split, TrackingUri, Trial, location_option, path_option
+from orchestrator.cli.options import (
+    AsJson,
+    Kind,
+    Network,
+    RunsDir,
+    Split,
+    TrackingUri,
+    Trial,
+    location_option,
+    path_option,
+    require_network,
+)
 from orchestrator.cli.output import tell, tell_json, wide_console
 
 if TYPE_CHECKING:
     from orchestrator.inference.explain import Explanation
     from orchestrator.inference.export import Exported
     from orchestrator.inference.trained_network import TrainedNetwork
+    from orchestrator.inference.weights.converted import WeightsOf
 
 app = typer.Typer()
 
 Run = Annotated[
     str,
     typer.Argument(
-        help="MLflow run of a trial, a best.pt, or a sweep (its best trial, or --trial).",
+        help="MLflow run of a trial, a best.pt, a sweep (its best trial, or --trial), or weights with --model.",
         parser=location_option,
         metavar="RUN",
     ),
@@ -41,12 +53,18 @@ Dataset = Annotated[
 def evaluate(
     checkpoint: Annotated[
         str,
-        typer.Argument(help="A best.pt, or the MLflow run of a trial.", parser=location_option, metavar="CHECKPOINT"),
+        typer.Argument(
+            help="A best.pt, the MLflow run of a trial, or weights with --model.",
+            parser=location_option,
+            metavar="CHECKPOINT",
+        ),
     ],
     *,
     dataset: Annotated[
         str, typer.Option(help="URI of a prepared dataset, or digits.", parser=location_option, metavar="URI")
     ],
+    model: Network = None,
+    weights: Kind = None,
     split: Split = "test",
     crop_pct: Annotated[
         float | None,
@@ -64,7 +82,17 @@ def evaluate(
     """Measure the accuracy and loss of a trained network on a split of a dataset."""
     from orchestrator.inference.evaluate import evaluate_checkpoint
 
-    found = evaluate_checkpoint(checkpoint, dataset, split=split, crop_pct=crop_pct, tta=tta, tracking_uri=tracking_uri)
+    require_network(model, weights)
+    found = evaluate_checkpoint(
+        checkpoint,
+        dataset,
+        split=split,
+        crop_pct=crop_pct,
+        tta=tta,
+        tracking_uri=tracking_uri,
+        model=model,
+        weights=weights,
+    )
     if as_json:
         tell(json.dumps(vars(found)))
     else:
@@ -102,6 +130,8 @@ def export(
         typer.Option(help="File to write; default: named after the run.", parser=path_option, metavar="PATH"),
     ] = None,
     trial: Trial = None,
+    model: Network = None,
+    weights: Kind = None,
     dataset: Dataset = None,
     split: Split = "test",
     images: Annotated[int, typer.Option(help="Number of images that outputs are compared on.", min=2)] = 256,
@@ -116,7 +146,8 @@ def export(
     from orchestrator.inference.trained_network import find_network
 
     form = format_named(to)
-    trained = find_network(run, trial=trial, runs_dir=runs_dir, tracking_uri=tracking_uri)
+    of = _weights_of(model, weights, dataset)
+    trained = find_network(run, trial=trial, runs_dir=runs_dir, tracking_uri=tracking_uri, of=of)
     seen = sample_images(trained, dataset, split=split, count=images)
     path = output or Path(f"{trained.label}{form.suffix}")
     exported = export_network(trained, seen, format_name=to, path=path)
@@ -138,6 +169,8 @@ def explain(
         typer.Option(help="Folder for pictures; default: named after the run.", parser=path_option, metavar="PATH"),
     ] = None,
     trial: Trial = None,
+    model: Network = None,
+    weights: Kind = None,
     dataset: Dataset = None,
     split: Split = "test",
     regions: Annotated[
@@ -162,7 +195,8 @@ def explain(
     from orchestrator.inference.images import sample_images
     from orchestrator.inference.trained_network import find_network
 
-    trained = find_network(run, trial=trial, runs_dir=runs_dir, tracking_uri=tracking_uri)
+    of = _weights_of(model, weights, dataset)
+    trained = find_network(run, trial=trial, runs_dir=runs_dir, tracking_uri=tracking_uri, of=of)
     seen = sample_images(trained, dataset, split=split, count=images)
     known, regions_from = regions_for(seen, regions)
     folder = output or Path(f"{trained.label}-explained")
@@ -181,9 +215,18 @@ def explain(
     if as_json:
         tell((folder / "explain.json").read_text(), nl=False)
         return
-    heading = f"{trained.name}, epoch {trained.epoch} of {trained.label}, {len(seen.positions)} images of '{split}'"
+    heading = f"{trained.name}, {trained.origin}, {len(seen.positions)} images of '{split}'"
     pictures = [f"  {path}" for path in found.pictures]
-    tell("\n".join([heading, *pictures, f"  {folder / 'explain.json'}: the numbers", logged]))
+    notes = [f"Note: {note}" for note in trained.notes]
+    tell("\n".join([heading, *notes, *pictures, f"  {folder / 'explain.json'}: the numbers", logged]))
+
+
+def _weights_of(model: str | None, kind: str | None, dataset: str | None) -> WeightsOf | None:
+    """Return the network of weights of another program; None for our own checkpoints."""
+    from orchestrator.inference.weights.converted import WeightsOf
+
+    require_network(model, kind)
+    return None if model is None else WeightsOf(model, kind, dataset)
 
 
 def _log(trained: TrainedNetwork, found: Explanation) -> str:
@@ -208,7 +251,8 @@ def _export_lines(trained: TrainedNetwork, exported: Exported) -> list[str]:
     """Return the description of an exported file, for a terminal."""
     batch = "any number of images" if exported.batch is None else f"{exported.batch} images"
     lines = [
-        f"{exported.path}: {trained.name}, epoch {trained.epoch} of {trained.label}; {batch} at once",
+        f"{exported.path}: {trained.name}, {trained.origin}; {batch} at once",
+        *(f"Note: {note}" for note in trained.notes),
         f"outputs equal to {exported.difference:.1e} of the largest logit on {exported.images} images",
     ]
     for layer, windows in enumerate(exported.windows):

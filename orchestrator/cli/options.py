@@ -71,4 +71,26 @@ RecordedStorageUri = Annotated[
 
 # Trained networks and the images they run on
 Trial = Annotated[int | None, typer.Option(help="Number of a trial of that sweep; default: the best.", min=0)]
+Network = Annotated[
+    str | None,
+    typer.Option(
+        "--model", metavar="NETWORK", help="Network of a file of weights of another program, such as its authors'."
+    ),
+]
+Kind = Annotated[
+    str | None,
+    typer.Option("--weights", metavar="ema|plain", help="Weights of such a file that holds both; default: ema."),
+]
 Split = Annotated[str, typer.Option(help="Split of the dataset.")]
+
+
+def require_network(network: str | None, kind: str | None) -> None:
+    """Check the options `--model` and `--weights` together.
+
+    Raises:
+        typer.BadParameter: `--weights` has another value than `ema` and `plain`, or `--model` is missing.
+    """
+    if kind not in (None, "ema", "plain"):
+        raise typer.BadParameter(f"got '{kind}'; use ema or plain", param_hint="--weights")
+    if kind is not None and network is None:
+        raise typer.BadParameter("name the network of the file with --model", param_hint="--weights")

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import RecordedStorageUri, RecordedTrackingUri, RunsDir, StoredSweepName
+from orchestrator.cli.options import (
+    Kind,
+    Network,
+    RecordedStorageUri,
+    RecordedTrackingUri,
+    RunsDir,
+    StoredSweepName,
+    location_option,
+    require_network,
+)
 from orchestrator.cli.output import tell
 
 app = typer.Typer()
@@ -52,21 +61,42 @@ def sync(name: StoredSweepName, runs_dir: RunsDir = None, tracking_uri: Recorded
 
 @app.command()
 def register(
-    name: StoredSweepName,
+    name: Annotated[str, typer.Argument(help="Name of a sweep, or its folder; or weights with --model.")],
     *,
-    model: Annotated[str, typer.Option("--as", metavar="MODEL", help="Name in MLflow's model registry.")],
+    registered: Annotated[str, typer.Option("--as", metavar="MODEL", help="Name in MLflow's model registry.")],
     alias: Annotated[str | None, typer.Option(help="Alias to move to this version, such as champion.")] = None,
     trial: Annotated[int | None, typer.Option(help="Number of the trial; default: the best.", min=0)] = None,
+    model: Network = None,
+    weights: Kind = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Dataset that names the classes of such weights; default: numbers.", metavar="URI"),
+    ] = None,
     runs_dir: RunsDir = None,
     tracking_uri: RecordedTrackingUri = None,
 ) -> None:
-    """Put the best network of a sweep into the model registry."""
+    """Put the best network of a sweep, or weights of another program, into the model registry."""
+    from orchestrator.inference.weights.converted import WeightsOf
     from orchestrator.results.stored_sweep import find_sweep
-    from orchestrator.sweep.model_registration import register_trial
+    from orchestrator.sweep.model_registration import register_file, register_trial
 
-    folder = find_sweep(name, runs_dir)
-    number, found = register_trial(folder, model, trial=trial, alias=alias, tracking_uri=tracking_uri)
+    require_network(model, weights)
+    notes: tuple[str, ...] = ()
+    if model is None:
+        folder = find_sweep(name, runs_dir)
+        number, found = register_trial(folder, registered, trial=trial, alias=alias, tracking_uri=tracking_uri)
+        what = f"Trial {number} of {folder.name}"
+    elif trial is not None:
+        raise typer.BadParameter("weights of another program have no trials", param_hint="--trial")
+    else:
+        of = WeightsOf(model, weights, dataset)
+        found, notes = register_file(
+            location_option(name), of, registered, alias=alias, runs_dir=runs_dir, tracking_uri=tracking_uri
+        )
+        what = f"{model} with the weights of {name}"
     state = "is now" if found.is_new else "is already"
     called = f", called '{alias}'" if alias else ""
-    tell(f"Trial {number} of {folder.name} {state} version {found.version} of {model}{called}")
-    tell(f"Load:      mlflow.pytorch.load_model('models:/{model}{f'@{alias}' if alias else f'/{found.version}'}')")
+    for note in notes:
+        tell(f"Note: {note}")
+    tell(f"{what} {state} version {found.version} of {registered}{called}")
+    tell(f"Load:      mlflow.pytorch.load_model('models:/{registered}{f'@{alias}' if alias else f'/{found.version}'}')")

@@ -1,4 +1,4 @@
-"""Settings that a user fixed: those written under `training` and `model.options`, even if equal to the default."""
+"""Settings that a user fixed: those written in `training` and `model`, even if equal to the default."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
+
+CHECKPOINT = "checkpoint"
+"""Field of the section `model` that may be searched."""
+
+RANDOM = "random"
+"""Value of that field for random weights, beside checkpoints in a choice; the same as None."""
 
 
 def fixed_settings(training: Any, model: Any) -> dict[str, tuple[str, Any]]:
@@ -17,8 +23,11 @@ def fixed_settings(training: Any, model: Any) -> dict[str, tuple[str, Any]]:
         training: Section `training`, as written or as an object.
         model: Section `model`, as written or as an object.
     """
-    options = _written(model).get("options")
+    written = _written(model)
+    options = written.get("options")
+    checkpoint = {CHECKPOINT: (f"model.{CHECKPOINT}", written[CHECKPOINT])} if written.get(CHECKPOINT) else {}
     return {
+        **checkpoint,
         **{name: (f"training.{name}", value) for name, value in _written(training).items()},
         **{name: (f"model.options.{name}", value) for name, value in _written(options).items()},
     }

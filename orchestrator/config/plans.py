@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from orchestrator.config.initial_weights import InitialWeights
 from orchestrator.config.named_space import SpaceUse
 from orchestrator.config.searched_values import max_epochs
 from orchestrator.config.sections.budget import BudgetConfig
@@ -46,6 +47,8 @@ class SearchPlan:
         trial_scheduler: Trial scheduler and its options.
         try_first: `papers`, or configurations given by hand, that are tried before the sampler proposes any.
         warm_start: Earlier sweeps whose best configurations are tried first as well.
+        initial_weights: Weights that trainings may start from, by checkpoint and network; `resolve_plans`, which reads
+            no file, leaves it empty.
     """
 
     trials: int
@@ -64,6 +67,7 @@ class SearchPlan:
     trial_scheduler: TrialSchedulerConfig
     try_first: Literal["papers"] | tuple[Mapping[str, Scalar], ...]
     warm_start: tuple[str, ...]
+    initial_weights: Mapping[tuple[str, str], InitialWeights] = field(default_factory=dict)
 
     @property
     def objective(self) -> ObjectiveConfig:

@@ -45,7 +45,8 @@ class SweepConfig(Section):
     Args:
         name: Name of the sweep, its folder and its study; used once.
         dataset: Images and their splits.
-        search: Searched names and their domains: `model`, fields of `training`, options of the networks.
+        search: Searched names and their domains: `model`, `checkpoint`, fields of `training`, options of the
+            networks.
         model: The network, when it is not searched, and its fixed options.
         training: Values of the settings that are not searched.
         trials: Number of configurations to try.

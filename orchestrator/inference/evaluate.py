@@ -12,6 +12,7 @@ from orchestrator.errors import ConfigError, Problem, did_you_mean
 from orchestrator.inference.images import place_for_network, recorded_settings
 from orchestrator.inference.load import load_model
 from orchestrator.inference.trained_network import find_network
+from orchestrator.inference.weights.converted import WeightsOf, converted_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -63,6 +64,8 @@ def evaluate_checkpoint(
     tta: str | None = None,
     tracking_uri: str | None = None,
     datasets_folder: Path = Path("runs/datasets"),
+    model: str | None = None,
+    weights: str | None = None,
 ) -> Evaluation:
     """Evaluate a checkpoint in this process with the settings of its run, on a GPU where there is one; blocks.
 
@@ -77,6 +80,8 @@ def evaluate_checkpoint(
         tta: Test-time augmentation, a value of `dataset.tta`; None takes the run's.
         tracking_uri: MLflow address of the run, see `load_model`.
         datasets_folder: Folder of the registered datasets.
+        model: Name of the network of weights of another program, such as its authors'; None for our own checkpoints.
+        weights: `ema` or `plain`, for a file of weights that holds both; None takes the moving average.
 
     Raises:
         ConfigError: `crop_pct` is no share, or `tta` is unknown.
@@ -93,7 +98,13 @@ def evaluate_checkpoint(
         raise ConfigError([Problem("crop_pct", f"got {crop_pct:g}; a share is above 0 and at most 1. Use 0.875")])
     if tta is not None and tta not in (known := get_args(TestTimeAugmentation)):
         raise ConfigError([Problem("tta", f"got {tta!r}; {did_you_mean(tta, known)}")])
-    network = load_model(source, tracking_uri=tracking_uri)
+    read: tuple[str, ...] = ()
+    if model is None:
+        network = load_model(source, tracking_uri=tracking_uri)
+    else:
+        of = WeightsOf(model, weights, dataset)
+        with converted_weights(source, of, tracking_uri=tracking_uri, datasets_folder=datasets_folder) as converted:
+            network, read = load_model(converted.path), converted.notes
     recorded = recorded_settings(network, {}, {})
     if recorded is None:  # a checkpoint of a version that did not store them; its sweep may have them
         trained = find_network(source, tracking_uri=tracking_uri)
@@ -115,7 +126,7 @@ def evaluate_checkpoint(
     # The flags of a trial: other algorithms of cuDNN round differently.
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True):
         result = evaluate(loaded, placed, Workers(device=device))
-    notes = tuple(_differences(recorded, placed, crop_pct))
+    notes = (*read, *_differences(recorded, placed, crop_pct))
     return Evaluation(len(placed), result["top1"], result["top5"], result["loss"], notes)
 
 

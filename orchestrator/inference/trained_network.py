@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import CheckpointError, ConfigError, SweepNameError
 from orchestrator.files.runs_dir import resolve_runs_dir
 from orchestrator.inference.load import default_tracking_uri, local_checkpoint, run_id_of
+from orchestrator.inference.weights.converted import WeightsOf, converted_weights
 from orchestrator.records.folder.recorded_addresses import confirmed_tracking_uri
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.folder.trial_folder import trial_folder
@@ -40,6 +41,7 @@ class TrainedNetwork:
         run_id: MLflow run of its trial; None where it is unknown.
         tracking_uri: MLflow address of that run; None where only the journal of its sweep names one.
         runs_dir: Folder of results of its sweep.
+        notes: What was read of weights of another program, a line each.
     """
 
     network: nn.Module = field(repr=False)
@@ -54,6 +56,12 @@ class TrainedNetwork:
     run_id: str | None = None
     tracking_uri: str | None = None
     runs_dir: Path = Path("runs")
+    notes: tuple[str, ...] = ()
+
+    @property
+    def origin(self) -> str:
+        """Origin of the weights for headings."""
+        return f"epoch {self.epoch} of {self.label}" if self.epoch else self.label
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,7 @@ def find_network(
     trial: int | None = None,
     runs_dir: str | Path | None = None,
     tracking_uri: str | None = None,
+    of: WeightsOf | None = None,
 ) -> TrainedNetwork:
     """Rebuild a trained network and collect the records of its training; blocks while a checkpoint is downloaded.
 
@@ -84,6 +93,7 @@ def find_network(
         trial: Number of a trial of that sweep; None takes its best.
         runs_dir: Folder of results; None takes the default.
         tracking_uri: MLflow address of the run; None takes the sweep's, else the database in `runs`.
+        of: Network of weights of another program, of which `source` is then a file, see `converted_weights`.
 
     Raises:
         CheckpointError: There is no such file, run, sweep or trial, or it left no checkpoint.
@@ -92,6 +102,8 @@ def find_network(
     from orchestrator.training.checkpoints.checkpoints import load_network_file
 
     require_readable(tracking_uri)
+    if of is not None:
+        return _of_other_program(source, of, trial, resolve_runs_dir(runs_dir), tracking_uri)
     found = _find(source, trial, runs_dir, tracking_uri)
     with local_checkpoint(found.source, tracking_uri=found.tracking_uri) as path:
         network = load_network_file(path)
@@ -110,6 +122,30 @@ def find_network(
         tracking_uri=found.tracking_uri,
         runs_dir=found.runs_dir,
     )
+
+
+def _of_other_program(
+    source: str | Path, of: WeightsOf, trial: int | None, runs_dir: Path, tracking_uri: str | None
+) -> TrainedNetwork:
+    from orchestrator.training.checkpoints.checkpoint_content import read_best
+    from orchestrator.training.checkpoints.checkpoints import load_network_file
+
+    if trial is not None:
+        raise CheckpointError(f"--trial {trial}: {source} is one network already; leave --trial out")
+    datasets = runs_dir / "datasets"
+    with converted_weights(source, of, tracking_uri=tracking_uri, datasets_folder=datasets) as converted:
+        content = read_best(converted.path)
+        return TrainedNetwork(
+            network=load_network_file(converted.path),
+            label=Path(str(source)).name.partition(".")[0] or of.model,
+            name=of.model,
+            options=content["model"]["options"],
+            epoch=0,
+            checkpoint_bytes=converted.bytes,
+            dataset={} if of.dataset is None else {"uri": of.dataset},
+            runs_dir=runs_dir,
+            notes=converted.notes,
+        )
 
 
 def _find(source: str | Path, trial: int | None, runs_dir: str | Path | None, tracking_uri: str | None) -> _Found:

@@ -29,8 +29,8 @@ class TrialClient(Trainable):
     """One trial in Tune's experiment, in an actor of its own; training happens on a lane.
 
     Tune's configuration has the trial under `trial`, and under `epochs_done` the number of its epochs that earlier
-    sessions of the sweep have received; an epoch that the lane repeats is not reported again. A step is one epoch: it
-    acknowledges the last report, which lets the lane continue, and blocks until the next one, which it returns whole
+    sessions of the sweep have received; an epoch that the lane repeats is not reported again. A step is one report: it
+    acknowledges the last one, which lets the lane continue, and blocks until the next one, which it returns whole
     under `reported`. A trial that diverged or failed ends like any other, with its outcome under `ended`: to Tune, an
     error means that this actor has died. The driver releases the lane when Tune has ended the trial,
     so an actor that is reused for the next trial needs no cleanup in between.

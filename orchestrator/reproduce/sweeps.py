@@ -67,6 +67,7 @@ def sweep_settings(rows: Sequence[ResolvedRow], missing: Mapping[str, Sequence[i
     fixed, fixed_options = _equal(trained), _equal(options) if len(networks) == 1 else {}
     written = rows[0].config.model_dump(mode="json", exclude_defaults=True)
     base = {key: value for key, value in written.items() if key not in (*_OF_A_ROW, *PLACES)}
+    model = {"name": networks[0], "options": fixed_options, **_weights(rows[0].config)}
     search: dict[str, Any] = {}
     if len(networks) > 1:
         search["model"] = {"choices": networks}
@@ -82,7 +83,7 @@ def sweep_settings(rows: Sequence[ResolvedRow], missing: Mapping[str, Sequence[i
     search.update(_seeds(rows, missing, names))
     return {
         **base,
-        **({"model": {"name": networks[0], "options": fixed_options}} if len(networks) == 1 else {}),
+        **({"model": model} if len(networks) == 1 else {}),
         "training": _changed(_tied(rows[0].config) | fixed),
         "search": search,
         "trials": sum(len(missing[row.name]) for row in rows),
@@ -106,8 +107,16 @@ def _shared(config: SweepConfig) -> str:
     """Return a text that is equal for rows that may be one sweep."""
     content = {key: value for key, value in config.model_dump(mode="json").items() if key not in _OF_A_ROW}
     lists = {key: value for key, value in _options(config).items() if not _is_scalar(value)}
-    network = config.model.name if config.model and lists else ""
-    return json.dumps([content, _tied(config), network, lists], sort_keys=True, default=list)
+    weights = _weights(config)
+    network = config.model.name if config.model and (lists or weights) else ""
+    return json.dumps([content, _tied(config), network, lists, weights], sort_keys=True, default=list)
+
+
+def _weights(config: SweepConfig) -> dict[str, Any]:
+    """Return the settings of the weights that the training starts from; empty for random ones."""
+    if config.model is None:
+        return {}
+    return config.model.model_dump(mode="json", exclude={"name", "options"}, exclude_defaults=True)
 
 
 def _options(config: SweepConfig) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestrator.config.fixed_settings import fixed_settings, shown
+from orchestrator.config.fixed_settings import CHECKPOINT, fixed_settings, shown
 from orchestrator.config.plans import SearchPlan
 from orchestrator.config.sections.first_trials import PAPERS
 from orchestrator.config.trial import resolve_trial
@@ -189,7 +189,7 @@ def _reduced(plan: SearchPlan, trial_filter: TrialFilter, source: str, settings:
     while True:
         found = space.project({name: value for name, value in settings.items() if setting_of(name) not in left_out})
         chosen = {setting_of(name) for name in found.values}
-        rejection = trial_filter.rejection(resolve_trial(plan, 0, found.values))
+        rejection = trial_filter.rejection(resolve_trial(plan, 0, found.values, plan.initial_weights))
         if rejection is None or rejection.rule not in chosen - left_out.keys():
             break
         left_out[rejection.rule] = f"would be rejected: {rejection.text}"
@@ -239,5 +239,7 @@ def _foreign_rates(plan: SearchPlan, settings: Mapping[str, Any]) -> dict[str, s
 def _unsearched_settings(plan: SearchPlan) -> dict[str, Any]:
     """Return the settings that this sweep does not search, for later sweeps that start from its best trials."""
     model = {"model": plan.model.name, **plan.model.options} if plan.model else {}
+    if plan.model and plan.model.checkpoint is not None:
+        model[CHECKPOINT] = plan.model.checkpoint
     constants = {name: domain.value for name, domain in plan.space.items() if isinstance(domain, ConstantDomain)}
     return {**plan.training.model_dump(mode="json"), **model, **constants}

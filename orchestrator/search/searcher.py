@@ -78,7 +78,7 @@ class StudySearcher(NotPickled, Searcher):
         """Return one configuration of the study; None where it was rejected, which is noted in the streak."""
         trial = self._study.ask()
         params = self._plan.space.sample(trial)
-        config = resolve_trial(self._plan, trial.number, params)
+        config = resolve_trial(self._plan, trial.number, params, self._plan.initial_weights)
         is_new = not self._ledger.has_trial(trial.number)
         if is_new and (rejection := self._trial_filter.rejection(config)) is not None:
             reject(self._study, self._ledger, trial, params, rejection)

@@ -7,9 +7,11 @@ the sweep. A sweep file is checked value by value when it is loaded; here whole 
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from orchestrator.config.fixed_settings import CHECKPOINT
 from orchestrator.config.plans import SearchPlan
 from orchestrator.config.trial import TrialConfig
 from orchestrator.config.validation.search_rules import crop_fault
@@ -53,7 +55,9 @@ class TrialFilter:
         dataset = plan.dataset
         self._facts = facts or dataset_facts(dataset.name, dataset.uri, dataset.crop_size)
         self._limits = plan.limits
+        self._initial_weights = plan.initial_weights
         self._workers = plan.workers
+        self._fit_faults: dict[str, str] = {}
         self._searched = {setting_of(name) for name in plan.searched}
 
     def rejection(self, trial: TrialConfig) -> Rejection | None:
@@ -79,9 +83,26 @@ class TrialFilter:
             num_classes=facts.num_classes,
         ):
             yield Rejection(fault.option, f"got {fault.given!r} for {trial.model.name}; {fault.rule}")
+        yield from self._weights_rejections(trial)
         yield from self._training_rejections(trial)
         yield from self._map_rejections(trial)
         yield from self._limit_rejections(trial)
+
+    def _weights_rejections(self, trial: TrialConfig) -> Iterator[Rejection]:
+        """Yield the rejection of a network that its checkpoint is not of, because of a searched option."""
+        weights = self._initial_weights.get((str(trial.model.checkpoint), trial.model.name))
+        if weights is None:
+            return
+        from orchestrator.training.checkpoints.checkpoints import describe_network
+        from orchestrator.training.checkpoints.initial_weights import fit_fault
+
+        description = describe_network(trial.model, **_shape(self._facts))
+        key = json.dumps([weights.name, description], sort_keys=True, default=str)
+        if key not in self._fit_faults:
+            self._fit_faults[key] = fit_fault(description, weights.shapes)[0]
+        if fault := self._fit_faults[key]:
+            lines = " ".join(line.strip() for line in fault.splitlines()[:2])
+            yield Rejection(CHECKPOINT, f"got {trial.model.checkpoint!r} for {trial.model.name}; {lines}")
 
     def _training_rejections(self, trial: TrialConfig) -> Iterator[Rejection]:
         for problem in training_problems(trial.training, {}, self._workers):

@@ -15,6 +15,7 @@ from orchestrator.config.sections.resources import ResourcesConfig
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.data import dataset_facts
 from orchestrator.errors import ClusterError, SweepNameError
+from orchestrator.inference.weights.initial import find_initial_weights
 from orchestrator.records.costs import Rates
 from orchestrator.records.folder.sweep_folder import new_folder
 from orchestrator.records.stored_config import complete_settings, non_default_settings
@@ -68,6 +69,7 @@ class DryRun:
         notice: Reason why the sweep could not be started under its name; empty where it could.
         space: What a named space varies and what the sweep has fixed, under headings.
         tried_first: Configurations that are tried before the sampler proposes any, and those that are not, a line each.
+        checkpoints: What checkpoints that trials start from hold beside the weights that are used, a line each.
     """
 
     plans: SweepPlans = field(repr=False)
@@ -83,6 +85,7 @@ class DryRun:
     notice: str = ""
     space: tuple[tuple[str, str], ...] = ()
     tried_first: tuple[str, ...] = ()
+    checkpoints: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data without passwords."""
@@ -99,6 +102,7 @@ class DryRun:
             "notice": self.notice or None,
             "space": {heading.lower(): text for heading, text in self.space},
             "tried_first": list(self.tried_first),
+            "checkpoints": list(self.checkpoints),
         }
         return dict(masked(found))
 
@@ -119,10 +123,13 @@ def dry_run(
         say: Called with the state of a long search for a configuration.
 
     Raises:
+        ConfigError: A checkpoint that trials start from cannot be read, or is not of the network.
         SpaceExhaustedError: Nothing but rejected configurations was proposed, many times in a row.
         ClusterError: The cluster does not answer.
     """
     plans = resolve_plans(config)
+    found = find_initial_weights(plans)
+    plans = found.in_plans(plans)
     search, resources = plans.search, plans.training.resources
     facts = dataset_facts(search.dataset.name, search.dataset.uri, search.dataset.crop_size)
     trial_filter = TrialFilter(search, facts)
@@ -142,6 +149,7 @@ def dry_run(
         notice=_name_taken(plans),
         space=tuple(summarize_space(search)),
         tried_first=preview.tried_first,
+        checkpoints=found.notes,
     )
 
 

@@ -35,7 +35,14 @@ _INDEPENDENT = ("random", "grid", "qmc")
 # Number of extremes of the space that are considered, and of these measured.
 _EXTREMES = 48
 _MEASURED = 3
-_MEMORY_SETTINGS = ("global_batch_size", "accumulation_steps", "optimizer", "precision", "ema_decay")
+_MEMORY_SETTINGS = (
+    "global_batch_size",
+    "accumulation_steps",
+    "optimizer",
+    "precision",
+    "ema_decay",
+    "gradient_checkpointing",
+)
 
 
 @dataclass(frozen=True)
@@ -210,7 +217,7 @@ def _extremes(plan: SearchPlan) -> Iterator[PreviewTrial]:
         deciding = [name for name in corners if name not in branch and _decides_memory(name)]
         others = ({**highest, name: value} for name in deciding for value in corners[name][:-1])
         for values in islice((highest, *others), max(1, _EXTREMES // len(branches))):
-            yield PreviewTrial(resolve_trial(plan, 0, values), values, None)
+            yield PreviewTrial(resolve_trial(plan, 0, values, plan.initial_weights), values, None)
 
 
 def _decides_memory(name: str) -> bool:

@@ -15,7 +15,9 @@ from orchestrator.config.sweep import SweepConfig
 from orchestrator.data import describe_dataset, locate_dataset
 from orchestrator.errors import SpatialSweepError
 from orchestrator.files.runs_dir import inside_ray_job, resolve_runs_dir
+from orchestrator.inference.weights.initial import find_initial_weights
 from orchestrator.masked_output import masked_output
+from orchestrator.plain_output import say
 from orchestrator.progress.notebook_view import NotebookDisplay, in_notebook
 from orchestrator.records.folder.known_servers import note_server
 from orchestrator.records.folder.sweep_folder import SweepFolder, existing_folder, new_folder
@@ -64,7 +66,8 @@ def run_sweep(
         Result of the sweep; its status is `interrupted` after Ctrl-C.
 
     Raises:
-        ConfigError: A sweep that `warm_start` names is not in the database.
+        ConfigError: A sweep that `warm_start` names is not in the database, or a checkpoint that trials start from
+            cannot be read or is not of the network.
         SweepNameError: A new sweep's name is taken, there is none to resume, or it is being run elsewhere.
         ResumeError: What decides the results has changed; the text lists every difference.
         ClusterError: The cluster does not answer, or cannot hold one trial.
@@ -78,11 +81,13 @@ def run_sweep(
     console = console or Console(quiet=True)
     folder = _begun_folder(plans, named_uris) if resume else _new_folder(plans)
     dataset = locate_dataset(config.dataset.name, config.dataset.uri, plans.paths.datasets)
-    now = identity(config, dataset)
     refuse_damaged_study(plans.paths.study_uri)
     refuse_damaged_tracking(plans.tracking.uri)
     with folder.driven(new=not resume), SignalWatch() as signals, Journal(folder.journal) as journal:
         ledger = Ledger(journal)
+        found = find_initial_weights(plans, folder=folder.path if resume else None, recorded=ledger.identity)
+        now = {**identity(config, dataset), **found.identity}
+        plans = found.in_plans(plans)
         if ledger.identity is not None and not allow_changed:
             refuse_changes(ledger.identity, now, name=folder.name)
         session = SweepSession(
@@ -93,6 +98,9 @@ def run_sweep(
             _record_session(
                 ledger, folder, now, settings, dataset=dataset, non_default=non_default, sweep_file=sweep_file
             )
+            found = found.stored(folder.path)
+            for note in found.notes:
+                say(console, note)
             return _run_tracked(session, plans, folder, ledger, _hint_on_failure(config.name, config.runs_dir))
 
 

@@ -9,9 +9,10 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 
+from orchestrator.config.plans import TrackingPlan
 from orchestrator.errors import TrackingError
 from orchestrator.tracking.mlflow_client import open_client
-from orchestrator.tracking.mlflow_runs import find_run
+from orchestrator.tracking.mlflow_runs import KEY, experiment_id, find_run
 from orchestrator.tracking.stored_checkpoints import StoredCheckpoints, find_model, versions_of
 from orchestrator.uris import without_password
 
@@ -69,6 +70,48 @@ def register_model(
     except MlflowException as error:
         raise TrackingError(f"MLflow at {where} does not register the model: {error.message}") from None
     return Registered(model, str(version.version), str(found.model_id), is_new=known is None)
+
+
+def register_weights(
+    model: str,
+    *,
+    key: str,
+    name: str,
+    tracking: TrackingPlan,
+    checkpoint: Path,
+    alias: str | None,
+) -> Registered:
+    """Register weights of another program, as the model of a run of their own; a repeated call changes nothing.
+
+    Args:
+        model: Name of the registered model, which is created where it is absent.
+        key: Key of the run, which identifies the weights.
+        name: Name of the run and of its MLflow model.
+        tracking: Place of the run.
+        checkpoint: Path of the weights in our format.
+        alias: Alias to move to this version; None for none.
+
+    Raises:
+        TrackingError: The server does not answer or refuses.
+    """
+    client = open_client(tracking.uri)
+    try:
+        experiment = experiment_id(client, tracking.experiment, tracking_uri=tracking.uri, artifacts=tracking.artifacts)
+        if find_run(client, experiment, key) is None:
+            run = client.create_run(experiment, run_name=name, tags={KEY: key})
+            client.set_terminated(run.info.run_id)
+    except MlflowException as error:
+        where = without_password(tracking.uri)
+        raise TrackingError(f"MLflow at {where} does not register the model: {error.message}") from None
+    return register_model(
+        model,
+        key=key,
+        name=name,
+        experiment=tracking.experiment,
+        tracking_uri=tracking.uri,
+        checkpoint=checkpoint,
+        alias=alias,
+    )
 
 
 def _model_of(

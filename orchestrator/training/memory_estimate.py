@@ -6,20 +6,27 @@ pass, which is computed on shapes alone. The formula, per worker:
     weights + gradients + optimiser state + average of the weights (where one is kept)
     + activations of one image x images of the worker at once + images held on the device
 
+With gradient checkpointing the activations are the inputs of all blocks and the inside of the largest one.
+
 Not counted: the memory of Python, torch and its kernels themselves, about 0.5 GB on a CPU.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2
+import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from orchestrator.config.trial import TrialConfig
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.training.checkpoints.checkpoints import build_network, describe_network
+from orchestrator.training.optimizer.optimizer import create_optimizer
+from orchestrator.training.optimizer.recomputation import checkpoint_blocks
 
 _PROBE_IMAGES = 2  # batch norms need more than one
 _STATES = 2  # assumed tensors per parameter, as of Adam, for an optimiser whose step fails on `meta`
@@ -84,12 +91,14 @@ def estimate_memory(trial: TrialConfig, facts: DatasetFacts, workers: int) -> Me
 
 def _shell(trial: TrialConfig, facts: DatasetFacts, device: str = "meta") -> nn.Module:
     """Build the network; on `meta` its tensors have shapes and no values."""
+    description = describe_network(
+        trial.model, num_classes=facts.num_classes, in_chans=facts.in_chans, image_size=facts.image_size
+    )
     with torch.device(device):
-        return build_network(
-            describe_network(
-                trial.model, num_classes=facts.num_classes, in_chans=facts.in_chans, image_size=facts.image_size
-            )
-        )
+        network = build_network(description)
+    if trial.training.gradient_checkpointing:
+        checkpoint_blocks(network)
+    return network
 
 
 def _activations_per_image(shell: nn.Module, trial: TrialConfig, facts: DatasetFacts) -> int:
@@ -103,30 +112,54 @@ def _saved_bytes(network: nn.Module, trial: TrialConfig, facts: DatasetFacts, de
     """Count the bytes that autograd keeps per image, each piece of memory once, without the weights."""
     known = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
     kept: dict[int, Tensor] = {}  # alive, so that no address is used twice
+    insides = [0]  # of blocks that are computed again
 
     def note(tensor: Tensor) -> Tensor:
         if tensor.untyped_storage()._cdata not in known:
             kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
+    def block(function: Callable[..., Any], *inputs: Any, **_: Any) -> Any:
+        """Keep the inputs of a block in place of torch's checkpoint, and count what is kept while it is computed."""
+        for tensor in filter(torch.is_tensor, inputs):
+            note(tensor)
+        inside: dict[int, Tensor] = {}
+        with _noted(lambda tensor: inside.setdefault(tensor.untyped_storage()._cdata, tensor)):
+            outputs = function(*inputs)
+        insides.append(_held({key: inside[key] for key in inside.keys() - known - kept.keys()}))
+        return outputs
+
     side = trial.training.crop_px or facts.image_size
     images = torch.zeros(_PROBE_IMAGES, facts.in_chans, side, side, device=device)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with _noted(note), _checkpoints_as(block):
         logits = network.train()(images)
     del logits
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) // _PROBE_IMAGES
+    return (_held(kept) + max(insides)) // _PROBE_IMAGES
+
+
+def _noted(note: Callable[[Tensor], Tensor]) -> Any:
+    """Return the context in which autograd passes every tensor that it keeps to a function."""
+    return torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+
+
+@contextmanager
+def _checkpoints_as(block: Callable[..., Any]) -> Iterator[None]:
+    """Call a function wherever a network calls torch's `checkpoint`."""
+    usual = torch.utils.checkpoint.checkpoint
+    torch.utils.checkpoint.checkpoint = block
+    try:
+        yield
+    finally:
+        torch.utils.checkpoint.checkpoint = usual
+
+
+def _held(tensors: Mapping[int, Tensor]) -> int:
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors.values())
 
 
 def _optimizer_bytes(network: nn.Module, trial: TrialConfig, parameters: int) -> int:
     """Count the bytes of the optimiser's state after a first step."""
-    training = trial.training
-    optimizer = create_optimizer_v2(
-        network,
-        opt=training.optimizer,
-        lr=training.lr,
-        weight_decay=training.weight_decay,
-        momentum=training.momentum,
-    )
+    optimizer = create_optimizer(network, trial.training)
     for parameter in network.parameters():
         parameter.grad = torch.empty_like(parameter)
     try:

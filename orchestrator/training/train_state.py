@@ -7,8 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -17,6 +15,10 @@ import models
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.training.evaluation_settings import autocast
 from orchestrator.training.losses import loss_sum
+from orchestrator.training.optimizer.clipping import clip_gradients_, clips
+from orchestrator.training.optimizer.lr_schedule import LrSchedule
+from orchestrator.training.optimizer.optimizer import create_optimizer
+from orchestrator.training.optimizer.recomputation import checkpoint_blocks, unchanged_buffers
 from orchestrator.training.workers import Workers, exchange_s_per_step
 
 
@@ -24,7 +26,7 @@ class TrainState:
     """Network in training on one rank, with its optimiser; the weights are equal on all ranks after every step.
 
     Args:
-        network: Freshly initialised network, equal on all ranks.
+        network: Network to train, equal on all ranks.
         training: Training settings.
         workers: This rank and its process group.
         steps_per_epoch: Number of optimiser steps of an epoch.
@@ -34,11 +36,16 @@ class TrainState:
         average: Exponential moving average of the weights; None without `training.ema_decay`.
         optimizer: Optimiser.
         lr_schedule: Learning rate schedule, advanced at every step.
+
+    Raises:
+        TrialFailedError: The network does not support `training.gradient_checkpointing`.
     """
 
     def __init__(self, network: nn.Module, training: TrainingConfig, workers: Workers, steps_per_epoch: int) -> None:
         self._training = training
         self._workers = workers
+        if training.gradient_checkpointing:
+            checkpoint_blocks(network)
         self._format = torch.channels_last if training.channels_last else torch.contiguous_format
         network = network.to(workers.device)
         if training.channels_last:
@@ -50,20 +57,14 @@ class TrainState:
         self.average = _average(network, training)
         self._wrapped = workers.wrap(network)
         self._compiled: Any = torch.compile(self._wrapped) if training.compile else self._wrapped
-        self.optimizer = create_optimizer_v2(
-            network,
-            opt=training.optimizer,
-            lr=_peak_lr(training),
-            weight_decay=training.weight_decay,
-            momentum=training.momentum,
-        )
-        self.lr_schedule = _lr_schedule(self.optimizer, training, steps_per_epoch)
+        self.optimizer = create_optimizer(network, training)
+        self.lr_schedule = LrSchedule(self.optimizer, training, steps_per_epoch)
         self._scaler = torch.amp.GradScaler(workers.device.type, enabled=training.precision == "float16")
 
     @property
     def lr(self) -> float:
-        """Learning rate of the last step."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        """Learning rate of the last step, before the factors of layer decay."""
+        return self.lr_schedule.lr
 
     @property
     def evaluated(self) -> nn.Module:
@@ -97,9 +98,9 @@ class TrainState:
         self.lr_schedule.step_update(update)
         self.optimizer.zero_grad()
         loss = self._accumulate(images.contiguous(memory_format=self._format), targets, global_images)
-        if self._training.clip_grad_norm is not None:
+        if clips(self._training):
             self._scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.network.parameters(), self._training.clip_grad_norm)
+            clip_gradients_(self.network, self._training)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self._hooks.project_()
@@ -114,12 +115,17 @@ class TrainState:
             self._workers.share_buffers(self.average.module, self._training.dist_bn)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` takes; the learning rate follows from the number of the step."""
+        """Return what `load_state_dict` takes.
+
+        The learning rate follows from the number of the step; only `plateau` has a state.
+        """
+        schedule = self.lr_schedule.state_dict()
         return {
             "state_dict": self.network.state_dict(),
             "average": None if self.average is None else self.average.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
+            **({} if schedule is None else {"lr_schedule": schedule}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -132,6 +138,8 @@ class TrainState:
         for group, own in zip(self.optimizer.param_groups, decay, strict=True):
             group["weight_decay"] = own
         self._scaler.load_state_dict(state["scaler"])
+        if self.lr_schedule.state_dict() is not None:
+            self.lr_schedule.load_state_dict(state["lr_schedule"])
 
     def _accumulate(self, images: Tensor, targets: Tensor, global_images: int) -> Tensor:
         """Add up the gradients of this rank's share, a part at a time, and return the loss summed over the share."""
@@ -147,12 +155,17 @@ class TrainState:
                 objective = loss * (self._workers.world_size / global_images)
                 if is_last:
                     objective = objective + self._hooks.penalty()
-                self._scaler.scale(objective).backward()
+                with self._recomputation():
+                    self._scaler.scale(objective).backward()
             total += loss.detach()
         return total
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return autocast(self._workers.device.type, self._training.precision)
+
+    def _recomputation(self) -> AbstractContextManager[None]:
+        """Let a backward pass compute blocks again without an effect on running statistics."""
+        return unchanged_buffers(self.network) if self._training.gradient_checkpointing else nullcontext()
 
     def _without_exchange(self) -> AbstractContextManager[Any]:
         """Keep gradients on this rank, to be exchanged with those of the last part."""
@@ -166,28 +179,3 @@ def _average(network: nn.Module, training: TrainingConfig) -> ModelEmaV3 | None:
     if training.ema_decay is None:
         return None
     return ModelEmaV3(network, decay=training.ema_decay, use_warmup=training.ema_warmup)
-
-
-def _peak_lr(training: TrainingConfig) -> float:
-    """Return the learning rate after the warm-up, scaled with the batch size where `lr_base_size` is set."""
-    if training.lr_base_size is None:
-        return training.lr
-    return training.lr * training.global_batch_size / training.lr_base_size
-
-
-def _lr_schedule(optimizer: torch.optim.Optimizer, training: TrainingConfig, steps_per_epoch: int) -> Any:
-    """Create timm's schedule, which is advanced at every step."""
-    schedule, _ = create_scheduler_v2(
-        optimizer,
-        sched=training.lr_schedule,
-        num_epochs=training.epochs - training.cooldown_epochs,
-        decay_milestones=list(training.decay_milestones) or [training.epochs // 2, training.epochs * 3 // 4],
-        decay_rate=training.decay_rate,
-        warmup_epochs=min(training.warmup_epochs, training.epochs - 1),
-        warmup_lr=_peak_lr(training) / 100 if training.warmup_lr is None else training.warmup_lr,
-        min_lr=training.min_lr,
-        cooldown_epochs=training.cooldown_epochs,
-        step_on_epochs=False,
-        updates_per_epoch=steps_per_epoch,
-    )
-    return schedule

@@ -2,7 +2,8 @@
 
 `Trial` builds the network and resumes from a checkpoint where there is one, `Trial.run` is the loop over the epochs and
 `_train_epoch` the loop over the steps. Data, workers and `report` are passed in: neither Ray nor MLflow is imported.
-`report` returns to continue training and raises `StopTrial` to end it, on all ranks after the same epoch.
+`report` returns to continue training and raises `StopTrial` to end it, on all ranks after the same epoch. It is called
+after every epoch that is validated: each one, unless `training.validate_every` is larger, and the last.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from orchestrator.errors import CheckpointError, TrialDivergedError, first_line
 from orchestrator.training.checkpoints.best_weights import save_best
 from orchestrator.training.checkpoints.checkpoint_content import load_weights, read_best, read_state
 from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_network, describe_network
+from orchestrator.training.checkpoints.initial_weights import load_initial_weights
 from orchestrator.training.epoch_losses import EpochLosses, first_diverged_step
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.images.device_images import DeviceImages
@@ -50,9 +52,9 @@ class Trial:
     was never interrupted, bit for bit: order of the images, learning rate and random states follow from seed, epoch,
     step and rank, and the checkpoint holds the rest. There are four starts:
 
-    1. No checkpoint: training begins at the first step of epoch 1.
+    1. No checkpoint: training begins at the first step of epoch 1, from random weights or from `model.checkpoint`.
     2. A checkpoint within an epoch: training resumes at the next step.
-    3. A checkpoint after an epoch: its report is repeated, and training resumes with the next epoch.
+    3. A checkpoint after an epoch: the newest report is repeated, and training resumes with the next epoch.
     4. A checkpoint after the last epoch: its report is repeated, with the test accuracy.
 
     Args:
@@ -88,11 +90,14 @@ class Trial:
         seed_everything(config.seed, device=workers.device)
         self.steps_per_epoch = len(self._batches(epoch=1))
         self.images = training_batches(data.train, config.training, workers, num_classes=num_classes, seed=config.seed)
-        self.train_state = TrainState(build_network(self.description), config.training, workers, self.steps_per_epoch)
+        network = build_network(self.description)
+        if config.initial_weights is not None:
+            load_initial_weights(network, checkpoints.folder, config.initial_weights)
+        self.train_state = TrainState(network, config.training, workers, self.steps_per_epoch)
         self.epoch = 0  # complete epochs
         self.step = 0  # complete steps of the epoch after them
         self.losses = EpochLosses(self.steps_per_epoch, workers)
-        self.metrics: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}  # of the newest epoch that was validated
         self.best: dict[str, float] = {}
         self._resume()
 
@@ -102,7 +107,7 @@ class Trial:
         return self.train_state.network
 
     def run(self, report: Report) -> None:
-        """Train to the last epoch and report after each; the last report contains the test accuracy.
+        """Train to the last epoch and report after each validation; the last report contains the test accuracy.
 
         Args:
             report: Callable that takes the epoch, from 1, and its metrics.
@@ -113,15 +118,21 @@ class Trial:
             StopTrial: `report` raised it.
         """
         with translate_out_of_memory(self.config.training, self.workers.world_size):
-            if self.epoch:  # an interruption may have lost the report of this epoch
-                report(self.epoch, self._with_test_accuracy(self.metrics))
+            if reported := self._validated_epoch():  # an interruption may have lost the report of this epoch
+                report(reported, self._with_test_accuracy(self.metrics))
+            started, first = time.perf_counter(), self.epoch
             while self.epoch < self.config.training.epochs:
-                started = time.perf_counter()
-                metrics = self._train_epoch(self.epoch + 1)
-                metrics |= self._validate()
-                self._complete_epoch(metrics)
-                clock = {"epoch_time_s": time.perf_counter() - started, "workers": float(self.workers.world_size)}
-                report(self.epoch, {**self._with_test_accuracy(self.metrics), **clock})
+                self._complete_epoch(self._train_epoch(self.epoch + 1))
+                if self._validated_epoch() == self.epoch:
+                    seconds = (time.perf_counter() - started) / (self.epoch - first)
+                    clock = {"epoch_time_s": seconds, "workers": float(self.workers.world_size)}
+                    report(self.epoch, {**self._with_test_accuracy(self.metrics), **clock})
+                    started, first = time.perf_counter(), self.epoch
+
+    def _validated_epoch(self) -> int:
+        """Return the newest complete epoch that is validated; 0 where there is none yet."""
+        training = self.config.training
+        return self.epoch if self.epoch == training.epochs else self.epoch - self.epoch % training.validate_every
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         self.train_state.begin_epoch()
@@ -195,7 +206,6 @@ class Trial:
 
     def _validate(self) -> dict[str, float]:
         """Return validation metrics, the network's own diagnostics, and its costs."""
-        self.train_state.share_buffers()
         validation = evaluate(self.train_state, self.data.validation, self.workers)
         metrics = {f"val/{name}": value for name, value in validation.items()}
         return metrics | models.diagnostics(self.network) | self.costs.measure(self.train_state, self.workers.device)
@@ -221,22 +231,36 @@ class Trial:
         return best is None or (value > best if self.objective.mode == "max" else value < best)
 
     def _complete_epoch(self, metrics: dict[str, float]) -> None:
-        """Count an epoch as complete and write its checkpoints."""
-        self.epoch, self.step, self.metrics = self.epoch + 1, 0, metrics
+        """Count an epoch as complete, validate the network where that is due, and write its checkpoints.
+
+        Args:
+            metrics: Metrics of the training of the epoch.
+        """
+        self.epoch, self.step = self.epoch + 1, 0
         self.losses = EpochLosses(self.steps_per_epoch, self.workers)
-        if self._is_best(metrics):
-            self.best = dict(metrics)
-            if self.workers.is_first:
-                save_best(
-                    self.checkpoints.best,
-                    self.train_state.evaluated.state_dict(),
-                    description=self.description,
-                    data=self.data,
-                    training=self.config.training,
-                    epoch=self.epoch,
-                    metrics=metrics,
-                )
+        self.train_state.share_buffers()
+        if self._validated_epoch() == self.epoch:
+            self.metrics = metrics | self._validate()
+            value = self.metrics[self.objective.metric]
+            self.train_state.lr_schedule.observe(self.epoch, value, self.objective.mode)
+            self._keep_best()
         self._save_state(losses=None)
+
+    def _keep_best(self) -> None:
+        """Write the weights of the newest epoch where it is the best so far."""
+        if not self._is_best(self.metrics):
+            return
+        self.best = dict(self.metrics)
+        if self.workers.is_first:
+            save_best(
+                self.checkpoints.best,
+                self.train_state.evaluated.state_dict(),
+                description=self.description,
+                data=self.data,
+                training=self.config.training,
+                epoch=self.epoch,
+                metrics=self.metrics,
+            )
 
     def _save_state(self, losses: Tensor | None) -> None:
         if not self.workers.is_first:

@@ -12,7 +12,14 @@ import pytest
 
 from cluster.job_client import JobClient, dashboard_url
 from cluster.package import IMPORT_ROOTS, plan_package
-from cluster.submission import CheckedSweep, check_sweep, entrypoint, passed_on, runtime_env
+from cluster.submission import (
+    CheckedSweep,
+    check_sweep,
+    entrypoint,
+    passed_on,
+    require_checkpoints,
+    runtime_env,
+)
 from orchestrator.cli.submitted_versions import SUBMITTED_WITH, version_report
 from orchestrator.errors import ClusterError, ConfigError
 
@@ -153,3 +160,28 @@ def test_addresses_are_completed_or_refused(monkeypatch: pytest.MonkeyPatch) -> 
         dashboard_url("ray://head:10001")
     with pytest.raises(ClusterError, match=r"no Ray dashboard answers at http://127.0.0.1:9: .* ssh -L"):
         JobClient("http://127.0.0.1:9")
+
+
+def test_checkpoints_are_sent_with_the_job(tmp_path: Path) -> None:
+    sweep, weights = tmp_path / "sweep.yaml", tmp_path / "weights"
+    weights.mkdir()
+    (weights / "sent.pth").write_bytes(b"x")
+    (weights / "ignored.pth").write_bytes(b"x")
+    (tmp_path / ".rayignore").write_text("ignored.pth\n")
+    search = "[random, ./weights/sent.pth, weights/ignored.pth, /far/w.pth, 's3://b/w.pth', 'runs:/0', 'timm:a']"
+    sweep.write_text(
+        "name: t\ndataset: {name: digits}\nruns_dir: /shared\n"
+        "model: {name: conv_resnet26_small, checkpoint: gone.pth}\n"
+        f"search: {{checkpoint: {search}}}\n"
+    )
+    checked = check_sweep(sweep, [])
+    assert checked.checkpoints == ("gone.pth", "./weights/sent.pth", "weights/ignored.pth")
+    packed = plan_package(tmp_path, sweep)
+    require_checkpoints(["./weights/sent.pth"], packed, tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        require_checkpoints(checked.checkpoints, packed, tmp_path)
+    lines = str(caught.value).splitlines()
+    assert [line.partition(" is not among")[0] for line in lines] == [
+        "checkpoint: 'gone.pth'",
+        "checkpoint: 'weights/ignored.pth'",
+    ]

@@ -292,3 +292,28 @@ def test_a_trial_too_large_for_the_cluster_is_refused_with_the_arithmetic(tmp_pa
     assert plan_lanes(tiny(tmp_path, "resources.lanes=null").resources, trials=20).lanes == 2
     assert "this cluster has 4 CPU" in dry_run(config).plan_problem
     assert not list(tmp_path.glob("tiny-*"))
+
+
+def test_trials_start_from_a_checkpoint_and_the_sweep_resumes_without_it(best: TrialResult, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pth"
+    assert best.checkpoint is not None
+    assert best.value is not None
+    weights.write_bytes(best.checkpoint.read_bytes())
+    choices = f"[{weights}, random]"
+    settings = [
+        "name=tuned",
+        f"search.checkpoint={choices}",
+        "training.epochs=1",
+        "search.lr=1e-6",
+        "sampler.name=grid",
+    ]
+    config = tiny(tmp_path, *settings, "trials=1")
+    begun = run_sweep(config)
+    weights.unlink()
+    result = run_sweep(tiny(tmp_path, *settings, "trials=2"), resume=True)
+    assert len(begun.records) == 1
+    top1 = {record.config["model"]["checkpoint"]: record.reports[0]["val/top1"] for record in result.records}
+    assert top1[str(weights)] > best.value - 0.1
+    assert top1["random"] < 0.4
+    names = {record.config["initial_weights"] for record in result.records if record.config["initial_weights"]}
+    assert names == {path.name for path in (result.folder / "weights").iterdir()}

@@ -39,11 +39,15 @@ def test_shapes_are_those_of_the_description(name: str) -> None:
 def test_images_are_prepared_as_described(name: str) -> None:
     config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
     small = name.endswith("cifar") or models.model_family(name) == "adaptive_span"
-    assert config["interpolation"] == "bicubic"
+    bilinear = not small and name.startswith(("lesa_", "sa_", "lsas_", "senet_"))  # torchvision's transforms
+    assert config["interpolation"] == ("bilinear" if bilinear else "bicubic")
     assert config["input_size"] == ((3, 32, 32) if small else (3, 224, 224))
     assert (config["crop_pct"] == 1.0) == small
-    assert config["mean"] == ((0.5071, 0.4865, 0.4409) if small else timm.data.IMAGENET_DEFAULT_MEAN)
-    assert config["std"] == ((0.2673, 0.2564, 0.2762) if small else timm.data.IMAGENET_DEFAULT_STD)
+    mean, std = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+    if models.model_family(name) == "lsas":
+        mean, std = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+    assert config["mean"] == (mean if small else timm.data.IMAGENET_DEFAULT_MEAN)
+    assert config["std"] == (std if small else timm.data.IMAGENET_DEFAULT_STD)
 
 
 @pytest.mark.parametrize("name", ONE_EACH)

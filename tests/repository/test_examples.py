@@ -71,7 +71,7 @@ def test_the_search_space_is_checked_without_starting_a_sweep(
     shown = capsys.readouterr().out
     assert "search.bias_channel: " in shown
     assert "Did you mean 'bias_channels'?" in shown
-    assert "Go and Ryu 2022" in shown
+    assert "Go and Ryu 2023" in shown
     assert "at most 20 epochs" in shown
     assert list(tmp_path.iterdir()) == []
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from timm.models import checkpoint_seq
 from torch import multiprocessing
 
 from models.lesa.binary_term import BinaryTerm
@@ -126,6 +127,23 @@ def with_norm(description: Mapping[str, Any]) -> torch.nn.Module:
     )
 
 
+class Recomputed(torch.nn.Sequential):
+    """Layers of which each may be computed again in the backward pass."""
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.recomputes = enable
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        recomputes = getattr(self, "recomputes", False) and self.training
+        y: torch.Tensor = checkpoint_seq(self, x, every=3) if recomputes else super().forward(x)
+        return y
+
+
+def with_recomputed_norm(description: Mapping[str, Any]) -> torch.nn.Module:
+    """Build the network of `with_norm` with gradient checkpointing on request."""
+    return Recomputed(*with_norm(description))
+
+
 def with_logit_norms(description: Mapping[str, Any]) -> torch.nn.Module:
     """Build a network that computes the statistics of a norm by its own code."""
     return torch.nn.Sequential(
@@ -160,8 +178,9 @@ def join_group(rank: int, world_size: int, folder: Path) -> Workers:
 CASES: dict[str, dict[str, Any]] = {
     "real": {"network": build_network},
     "without norm": {"network": without_norm, "optimizer": "sgd", "lr": 0.1},
-    "in parts, clipped, averaged": {
+    "in parts, clipped, averaged, rarely validated": {
         "network": without_norm,
+        "validate_every": 2,
         "optimizer": "sgd",
         "lr": 0.2,
         "accumulation_steps": 2,
@@ -179,6 +198,16 @@ CASES: dict[str, dict[str, Any]] = {
         "erasing": 0.2,
         "mixup_alpha": 0.3,
         "cutmix_alpha": 0.3,
+    },
+    "plateau, recomputed": {
+        "network": with_recomputed_norm,
+        "sync_batch_norm": True,
+        "gradient_checkpointing": True,
+        "optimizer": "sgd",
+        "lr": 0.1,
+        "lr_schedule": "plateau",
+        "plateau_patience": 0,
+        "objective": ObjectiveConfig(metric="val/top1", mode="min"),  # worsens, so that the rate falls
     },
     "synchronised norms of logits": {
         "network": with_logit_norms,

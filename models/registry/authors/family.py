@@ -50,6 +50,11 @@ def _all_take_part(key: str, network: nn.Module) -> bool:
     return False
 
 
+def _no_options(name: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    del name, shapes
+    return {}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AuthorsFamily:
     """Code of one paper.
@@ -61,6 +66,11 @@ class AuthorsFamily:
         entries: Function that returns their keys and the place of each in a given network of ours.
         takes_no_part: Function that returns whether a key of theirs is known to have no effect on the result of that
             network; no key is when left out.
+        options_of: Function that returns the options of our network of a name that follow from a checkpoint's shapes
+            by key; none when left out.
+        sized: Ends of our keys whose shapes follow from the size of the images; at another
+            size they keep their random weights.
+        lost_with_head: Prefixes of their keys, beside those of the classifier, that a backbone without it lacks.
     """
 
     name: str
@@ -68,6 +78,9 @@ class AuthorsFamily:
     build: Callable[[Mapping[str, Any]], nn.Module]
     entries: Callable[[nn.Module], dict[str, Entry]]
     takes_no_part: Callable[[str, nn.Module], bool] = _all_take_part
+    options_of: Callable[[str, Mapping[str, tuple[int, ...]]], dict[str, Any]] = _no_options
+    sized: tuple[str, ...] = ()
+    lost_with_head: tuple[str, ...] = ()
 
 
 FAMILIES: dict[str, AuthorsFamily] = {}

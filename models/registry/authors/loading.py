@@ -1,46 +1,56 @@
-"""Loading of checkpoints of the authors' scripts into our networks: strict, and without running code of a file."""
+"""Loading of weights into networks: under our names or those of the authors, whole or not at all.
 
-import argparse
-from collections.abc import Mapping
+Only two parts may differ, and then keep their random weights: the classifier, where a checkpoint has another number of
+classes or none, and tables whose shapes follow from the size of the images.
+"""
+
+import dataclasses
+import logging
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from models.registry.authors.family import FAMILIES, AuthorsFamily, AuthorsOptionError, Entry
-from models.registry.catalogue import create_model, model_family
+from models.registry.authors.mismatch import MOST_NAMED, AuthorsCheckpointError, printable
+from models.registry.authors.weights_file import Weights, read_weights
+from models.registry.catalogue import create_model, list_models, model_family
 
-__all__ = ["AuthorsCheckpointError", "family_of", "from_authors", "load_authors_checkpoint"]
+__all__ = [
+    "AuthorsCheckpointError",
+    "Fit",
+    "create_model_for",
+    "family_of",
+    "fit_weights",
+    "from_authors",
+    "keywords_for",
+    "load_authors_checkpoint",
+    "load_weights",
+]
 
-CONTAINERS = ("state_dict_ema", "state_dict", "model_ema", "model")  # in order of preference, as timm's
-PREFIXES = ("module.", "_orig_mod.")  # left by DistributedDataParallel and torch.compile
+BACKBONE = "backbone."  # of detectors and segmentors of OpenMMLab
+_LOG = logging.getLogger(__name__)
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
-class AuthorsCheckpointError(ValueError):
-    """Checkpoint that does not fit the network.
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Places of a checkpoint's tensors in a network.
 
     Args:
-        problem: Problem, when it is not about single entries.
-        missing: Entries the network needs and the checkpoint lacks, under the authors' names.
-        unexpected: Entries that the network has no place for.
-        wrong_shape: Entry, shape needed, shape found.
+        entries: Place of each tensor that is used, by its name in the checkpoint.
+        new_head: True where the classifier keeps its random weights.
+        notes: What was left out, a line each.
     """
 
-    def __init__(
-        self,
-        problem: str = "the checkpoint does not fit the network",
-        *,
-        missing: tuple[str, ...] = (),
-        unexpected: tuple[str, ...] = (),
-        wrong_shape: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = (),
-    ) -> None:
-        self.missing, self.unexpected, self.wrong_shape = missing, unexpected, wrong_shape
-        lines = [problem]
-        lines += [f"  missing: {key}" for key in missing]
-        lines += [f"  unexpected: {key}" for key in unexpected]
-        lines += [f"  wrong shape: {key}: needs {need}, got {got}" for key, need, got in wrong_shape]
-        super().__init__("\n".join(lines))
+    entries: Mapping[str, Entry] = dataclasses.field(repr=False)
+    new_head: bool
+    notes: tuple[str, ...]
 
 
 def from_authors(family: str, options: Mapping[str, Any]) -> nn.Module:
@@ -72,88 +82,229 @@ def family_of(network: nn.Module) -> AuthorsFamily:
 
 
 def load_authors_checkpoint(
-    name_or_model: str | nn.Module, path_or_state_dict: str | Path | Mapping[str, Any]
+    name_or_model: str | nn.Module, path_or_state_dict: str | Path | Mapping[str, Any], *, weights: str | None = None
 ) -> nn.Module:
     """Load a checkpoint of the authors' scripts into a network of ours.
 
-    A file is read with `weights_only=True`. Its weights may stand alone or under `state_dict_ema`,
-    `state_dict` or `model` (taken in this order), their keys may start with `module.`. Entries that take no
-    part in the result, such as the span masks of attention with fixed windows, are dropped.
+    A file is read as `read_weights` reads it. Entries that take no part in the result, such as the span masks of
+    attention with fixed windows, are left out. Where the checkpoint has another number of classes than a given network,
+    or no classifier, the network's own stays as it is; a warning is logged.
 
     Args:
-        name_or_model: Network, or the name of one, which is then built with its default options and with the
-            classes and image channels of the checkpoint.
+        name_or_model: Network, or the name of one, which is then built with the classes, the image channels and the
+            position embedding of the checkpoint.
         path_or_state_dict: File, or its content.
+        weights: `ema` or `plain`; None takes the moving average where there is one.
 
     Returns:
         The network, in the mode and on the device it was in.
 
     Raises:
-        AuthorsCheckpointError: Entries are missing, unexpected or of another shape; all are listed, and the
+        AuthorsCheckpointError: The file cannot be read, or entries are missing, unexpected or of another shape; the
             network is left as it was.
         ModelOptionError: There is no network of that name.
     """
-    state = _weights(path_or_state_dict)
-    network = _build_for(name_or_model, state) if isinstance(name_or_model, str) else name_or_model
-    family = family_of(network)
-    table = family.entries(network)
-    _check(table, state, network, family)
-    ours = network.state_dict()
-    with torch.no_grad():
-        for key, entry in table.items():
-            target = entry.slice(ours[entry.ours])
-            target.copy_(state[key].reshape(target.shape))
+    if isinstance(name_or_model, str):
+        if model_family(name_or_model) not in FAMILIES:
+            raise AuthorsCheckpointError(
+                f"{name_or_model}: there is no code of its authors; families with such code: {sorted(FAMILIES)}"
+            )
+        found = read_weights(path_or_state_dict, weights=weights)
+        network = create_model_for(name_or_model, found.shapes)
+    else:
+        network = name_or_model
+        family_of(network)
+        found = read_weights(path_or_state_dict, weights=weights)
+    for note in (*found.notes, *load_weights(network, found).notes):
+        _LOG.warning("%s", note)
     return network
 
 
-def _weights(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint under the authors' bare keys."""
-    if isinstance(source, str | Path):
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            source = torch.load(source, map_location="cpu", weights_only=True)
-    if not isinstance(source, Mapping):
-        raise AuthorsCheckpointError(f"a checkpoint is a mapping, not a {type(source).__name__}")
-    container = next((name for name in CONTAINERS if isinstance(source.get(name), Mapping)), None)
-    state = source if container is None else source[container]
-    others = sorted(key for key, value in state.items() if not isinstance(value, Tensor))
-    if others or not state:
-        raise AuthorsCheckpointError(f"no state dict found; entries that are not tensors: {others[:8]}")
-    return {_bare(key): value for key, value in state.items()}
+def load_weights(network: nn.Module, weights: Weights) -> Fit:
+    """Load weights into a network; return what was used.
 
+    Args:
+        network: Any network.
+        weights: Result of `read_weights`, under the names of the network or, of our networks, those of the authors.
 
-def _bare(key: str) -> str:
-    while key.startswith(PREFIXES):
-        key = key.removeprefix(PREFIXES[0]).removeprefix(PREFIXES[1])
-    return key
-
-
-def _build_for(name: str, state: Mapping[str, Tensor]) -> nn.Module:
-    """Build the named network with the classes and image channels that the checkpoint was trained with."""
-    family = FAMILIES.get(model_family(name))
-    if family is None:
-        raise AuthorsCheckpointError(
-            f"{name}: there is no code of its authors; families with such code: {sorted(FAMILIES)}"
-        )
-    with torch.device("meta"):
-        probe = create_model(name, num_classes=1, in_chans=1)
-    theirs = {entry.ours: key for key, entry in family.entries(probe).items()}
-    fc, stem = state.get(theirs["head.fc.weight"]), state.get(theirs["stem.conv.weight"])
-    return create_model(
-        name,
-        num_classes=len(fc) if fc is not None else 1000,
-        in_chans=stem.shape[1] if stem is not None and stem.ndim == 4 else 3,
-    )
-
-
-def _check(table: Mapping[str, Entry], state: Mapping[str, Tensor], network: nn.Module, family: AuthorsFamily) -> None:
+    Raises:
+        AuthorsCheckpointError: See `fit_weights`; the network is left as it was.
+    """
+    fit = fit_weights(network, weights.shapes)
     ours = network.state_dict()
-    missing = tuple(key for key in table if key not in state)
-    unexpected = tuple(key for key in state if key not in table and not family.takes_no_part(key, network))
+    with torch.no_grad():
+        for key, entry in fit.entries.items():
+            target = entry.slice(ours[entry.ours])
+            target.copy_(weights.tensors[key].reshape(target.shape))
+    return fit
+
+
+def fit_weights(network: nn.Module, shapes: Shapes) -> Fit:
+    """Find the place of every tensor of a checkpoint in a network; nothing is copied.
+
+    Args:
+        network: Any network, which may be on the device `meta`.
+        shapes: Shapes of the checkpoint's tensors by name.
+
+    Raises:
+        AuthorsCheckpointError: Entries are missing, unexpected or of another shape, beside those of the classifier and
+            of tables for another size of images.
+    """
+    ours = network.state_dict()
+    given, left_out = _of_backbone(shapes, ours)
+    shapes = {key: shapes[full] for key, full in given.items()}
+    table, family = _best_table(network, shapes)
     needed = {key: entry.authors_shape(ours[entry.ours]) for key, entry in table.items()}
-    wrong_shape = tuple(
-        (key, shape, tuple(state[key].shape))
-        for key, shape in needed.items()
-        if key in state and shape != tuple(state[key].shape)
-    )
+    head = _keys_of_head(network, table, family, shapes)
+    fault = _head_fault(head, needed, shapes)
+    new_head = bool(fault)
+    resized = _resized(table, family, needed, shapes)
+    used = {key: entry for key, entry in table.items() if not (new_head and key in head) and key not in resized}
+    idle = [key for key in shapes if key not in table and family is not None and family.takes_no_part(key, network)]
+    missing = tuple(key for key in used if key not in shapes)
+    unexpected = tuple(key for key in shapes if key not in table and key not in idle)
+    wrong_shape = tuple((key, needed[key], shapes[key]) for key in used if key in shapes and needed[key] != shapes[key])
     if missing or unexpected or wrong_shape:
         raise AuthorsCheckpointError(missing=missing, unexpected=unexpected, wrong_shape=wrong_shape)
+    notes = [text for text in (left_out, fault, _about_resized(resized)) if text]
+    if idle:
+        more = f" and {len(idle) - 1} more" if len(idle) > 1 else ""
+        notes.append(f"left out, as they have no effect on the result: {printable(idle[0])}{more}")
+    return Fit({given[key]: entry for key, entry in used.items()}, new_head, tuple(notes))
+
+
+def create_model_for(name: str, shapes: Shapes, **options: Any) -> nn.Module:
+    """Build a network by name with the classes, image channels and options that follow from a checkpoint.
+
+    Args:
+        name: Name of a network.
+        shapes: Shapes of the checkpoint's tensors by name.
+        options: Options of the network, which take precedence.
+
+    Raises:
+        ModelOptionError: There is no such network, or an option is wrong.
+    """
+    return create_model(name, **keywords_for(name, shapes, **options))
+
+
+def keywords_for(name: str, shapes: Shapes, **options: Any) -> dict[str, Any]:
+    """Return the keywords of `create_model` that follow from a checkpoint: `num_classes`, `in_chans` and options.
+
+    Args:
+        name: Name of a network.
+        shapes: Shapes of the checkpoint's tensors by name.
+        options: Options of the network, which take precedence.
+
+    Raises:
+        ModelOptionError: There is no such network, or an option is wrong.
+    """
+    family = FAMILIES.get(model_family(name)) if name in list_models() else None
+    given = {**(family.options_of(name, shapes) if family else {}), **options}
+    with torch.device("meta"):
+        probe = create_model(name, num_classes=1, **given)
+    shapes = {key: shapes[full] for key, full in _of_backbone(shapes, probe.state_dict())[0].items()}
+    table, family = _best_table(probe, shapes)
+    theirs = {entry.ours: key for key, entry in table.items()}
+    head = [theirs.get(f"{part}.weight", "") for part in _classifiers(probe)]
+    classes = next((shapes[key][0] for key in head if shapes.get(key)), None)
+    first = _first_conv(probe)
+    stem = shapes.get(theirs.get(f"{first}.weight", ""), ())
+    cfg = timm.models.get_pretrained_cfg(name) if timm.is_model(name) else None
+    return {
+        "num_classes": classes or (cfg.num_classes if cfg else 1000),
+        "in_chans": stem[1] if len(stem) == 4 and first else 3,
+        **given,
+    }
+
+
+def _of_backbone(shapes: Shapes, ours: Collection[str]) -> tuple[dict[str, str], str]:
+    """Return the names of a detector's or segmentor's backbone without their prefix, and a note about the others.
+
+    Args:
+        shapes: Shapes of the checkpoint's tensors by name.
+        ours: Names of the network, which may have such a prefix of its own.
+
+    Returns:
+        Name in the checkpoint by name without the prefix; all names where there is no backbone.
+    """
+    if not any(key.startswith(BACKBONE) for key in shapes) or any(key.startswith(BACKBONE) for key in ours):
+        return {key: key for key in shapes}, ""
+    others = Counter(key.partition(".")[0] for key in shapes if not key.startswith(BACKBONE))
+    listed = ", ".join(f"{printable(part)} ({count})" for part, count in sorted(others.items())[:MOST_NAMED])
+    note = f"only the backbone of the checkpoint is used; left out: {listed}" if others else ""
+    return {key.removeprefix(BACKBONE): key for key in shapes if key.startswith(BACKBONE)}, note
+
+
+def _best_table(network: nn.Module, shapes: Shapes) -> tuple[Mapping[str, Entry], AuthorsFamily | None]:
+    """Return the table from a checkpoint's names to ours: our own names or the authors', of which it has more."""
+    own = {key: Entry(key) for key in network.state_dict()}
+    family = next((family for family in FAMILIES.values() if isinstance(network, family.networks)), None)
+    if family is None:
+        return own, None
+    try:
+        theirs = family.entries(network)
+    except AuthorsOptionError:  # the network has parts that their code lacks
+        return own, None
+    return own if len(own.keys() & shapes.keys()) > len(theirs.keys() & shapes.keys()) else theirs, family
+
+
+def _classifiers(network: nn.Module) -> list[str]:
+    """Return the names of the classifier's layers; none where the network has no classifier."""
+    find: Any = getattr(network, "get_classifier", tuple)
+    layers = find()
+    wanted = layers if isinstance(layers, Sequence) else (layers,)
+    return [name for name, module in network.named_modules() if any(module is layer for layer in wanted)]
+
+
+def _first_conv(network: nn.Module) -> str:
+    """Return the name of the convolution that reads the images; empty where there is none of one convolution."""
+    first = next((name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)), "")
+    described = getattr(network, "pretrained_cfg", None) or {}
+    named = described.get("first_conv") if isinstance(described, Mapping) else None
+    return named if isinstance(named, str) else first
+
+
+def _keys_of_head(
+    network: nn.Module, table: Mapping[str, Entry], family: AuthorsFamily | None, shapes: Shapes
+) -> dict[str, bool]:
+    """Return the checkpoint's names of the classifier, with False for those that only go with it."""
+    parts = tuple(f"{name}." for name in _classifiers(network))
+    head = {key: True for key, entry in table.items() if parts and entry.ours.startswith(parts)}
+    if head and family is not None and not any(key in shapes for key in head):
+        lost = [key for key in table if family.lost_with_head and key.startswith(family.lost_with_head)]
+        head |= {key: False for key in lost if key not in shapes}
+    return head
+
+
+def _resized(table: Mapping[str, Entry], family: AuthorsFamily | None, needed: Shapes, shapes: Shapes) -> list[str]:
+    """Return the checkpoint's names of tables that are of another size of images."""
+    ends = family.sized if family is not None else ()
+    sized = [key for key, entry in table.items() if ends and entry.ours.endswith(ends)]
+    return [key for key in sized if key in shapes and len(shapes[key]) == 2 and shapes[key] != needed[key]]
+
+
+def _about_resized(resized: Sequence[str]) -> str:
+    if not resized:
+        return ""
+    more = f" and {len(resized) - 1} more" if len(resized) > 1 else ""
+    return f"tables for another size of images keep their random weights: {printable(resized[0])}{more}"
+
+
+def _head_fault(head: Mapping[str, bool], needed: Shapes, shapes: Shapes) -> str:
+    """Return why the classifier of a checkpoint cannot be used; empty where it can, or is damaged."""
+    own = [key for key, is_classifier in head.items() if is_classifier]
+    if not own:
+        return ""
+    lost = [key for key, is_classifier in head.items() if not is_classifier]
+    with_it = f", and so do {', '.join(lost)}" if lost else ""
+    if not any(key in shapes for key in own):
+        return f"the checkpoint has no classifier: the network's keeps its random weights{with_it}"
+    if not all(key in shapes and shapes[key] and shapes[key][1:] == needed[key][1:] for key in own):
+        return ""
+    counts, wanted = {shapes[key][0] for key in own}, {needed[key][0] for key in own}
+    if len(counts) != 1 or len(wanted) != 1 or counts == wanted:
+        return ""
+    return (
+        f"the checkpoint has {counts.pop()} classes and the network {wanted.pop()}: "
+        "its classifier keeps its random weights"
+    )

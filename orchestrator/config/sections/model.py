@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Strict, StrictBool
 
+from orchestrator.config.sections.path_text import LocationText
 from orchestrator.config.sections.section import Section
 from search_spaces import Scalar
 
@@ -20,7 +21,13 @@ class ModelConfig(Section):
     Args:
         name: Name of a registered network, such as `adaptive_resnet26_small`.
         options: Keyword arguments of `timm.create_model`.
+        checkpoint: Weights that trainings start from: a file, `runs:/<id>` of MLflow, or `timm:TAG` for pretrained
+            weights of timm; None or `random` starts from random weights. It may be searched.
+        checkpoint_weights: Weights of a file that holds both: `ema`, their moving average, or `plain`; None takes the
+            average where there is one.
     """
 
     name: str
     options: Mapping[str, Scalar | Flags] = {}
+    checkpoint: LocationText | None = None
+    checkpoint_weights: Literal["ema", "plain"] | None = None

@@ -11,6 +11,9 @@ from orchestrator.config.sections.augmentation import AugmentationConfig
 Milestones = Annotated[tuple[PositiveInt, ...], Strict(strict=False)]
 """Epochs in ascending order; YAML writes a list."""
 
+Betas = Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], Field(min_length=1), Strict(strict=False)]
+"""Decay rates of moving averages; YAML writes a list."""
+
 
 class TrainingConfig(AugmentationConfig):
     """Settings of the training of one trial, beside those of its images. Every field may be searched.
@@ -22,25 +25,44 @@ class TrainingConfig(AugmentationConfig):
         lr: Peak learning rate.
         lr_base_size: Batch size for which `lr` is meant; the rate is scaled in proportion. None does not scale it.
         weight_decay: Weight decay, decoupled or not as the optimiser defines it.
+        decay_norms_and_biases: Weight decay of all parameters; without it biases, norms, and parameters that a layer
+            exempts, such as spans and layer scales, have none.
         momentum: Momentum of optimisers that have one.
+        betas: Decay rates of the moving averages of optimisers that have some; None for those of the optimiser.
+        layer_decay: Factor of the learning rate from each layer to the one before it, the head having the whole rate;
+            layers are those of timm's layer decay. None trains all layers at one rate.
         lr_schedule: Shape of the learning rate after the warm-up.
+        lr_per: Interval at which the rate changes: `step`, or `epoch`, at whose first step it is computed.
         warmup_epochs: Number of epochs of linear warm-up.
         warmup_lr: Learning rate at the start of the warm-up; None is a hundredth of `lr`.
-        min_lr: Learning rate at the end of `cosine`.
+        warmup_prefix: Start of the schedule after the warm-up; without it the schedule starts with the first epoch, and
+            the warm-up replaces its beginning.
+        min_lr: Learning rate at the end of `cosine` and `poly`, and smallest one of `plateau`.
         cooldown_epochs: Number of last epochs at `min_lr`.
+        anneal_epochs: Number of epochs in which `cosine` and `poly` fall to `min_lr`; None for all but the cool-down
+            and, with `warmup_prefix`, the warm-up.
+        poly_power: Exponent of `poly`; 1 is a straight line.
+        decay_epochs: Number of epochs between two decays of `step`.
         decay_milestones: Epochs after which `multistep` lowers the rate; empty for a half and three quarters of all.
-        decay_rate: Factor by which `multistep` lowers the rate.
+        decay_rate: Factor by which `multistep`, `step` and `plateau` lower the rate.
+        plateau_patience: Number of epochs without a better value of the first objective, after which `plateau` lowers
+            the rate.
         loss: Training loss; `binary_cross_entropy` is averaged over the classes.
         label_smoothing: Share of the target spread over all classes.
         bce_target_threshold: Soft targets above it become 1, others 0; None leaves them soft.
         accumulation_steps: Number of parts of a worker's share of a batch, computed one after the other to save memory.
         clip_grad_norm: Largest norm of all gradients together; None does not clip.
+        agc_factor: Largest norm of the gradient of each output unit, over that of its weights (adaptive gradient
+            clipping); the classifier is not clipped. None does not clip.
         precision: Type of the arithmetic; weights stay float32, and `float16` scales the loss.
         channels_last: Memory format with the channels last, which is often faster for convolutions.
         compile: Compilation of the network with `torch.compile`, at a cost of minutes before the first step.
         sync_batch_norm: Batch norm statistics over the images of all workers instead of each worker's own.
+        gradient_checkpointing: Second computation of the inside of each block in the backward pass, to save memory.
         ema_decay: Decay of a moving average of the weights, which is evaluated and kept instead of them.
         ema_warmup: Smaller decay of the moving average at first, for short trainings.
+        validate_every: Number of epochs between two validations, each of which is followed by a report; the last epoch
+            is validated in any case.
         checkpoint_every_steps: Optimiser steps between checkpoints within an epoch; None writes one after each epoch.
         dist_bn: Running statistics that are evaluated and kept after an epoch: `broadcast` takes the first worker's,
             `reduce` the mean over the workers, and with `none` each worker keeps its own.
@@ -52,24 +74,36 @@ class TrainingConfig(AugmentationConfig):
     lr: PositiveFloat = 0.05
     lr_base_size: PositiveInt | None = None
     weight_decay: NonNegativeFloat = 5e-4
+    decay_norms_and_biases: bool = False
     momentum: float = Field(0.9, ge=0, lt=1)
-    lr_schedule: Literal["cosine", "multistep", "constant"] = "cosine"
+    betas: Betas | None = None
+    layer_decay: float | None = Field(None, gt=0, le=1)
+    lr_schedule: Literal["cosine", "multistep", "constant", "poly", "step", "plateau"] = "cosine"
+    lr_per: Literal["step", "epoch"] = "step"
     warmup_epochs: NonNegativeInt = 1
     warmup_lr: PositiveFloat | None = None
+    warmup_prefix: bool = False
     min_lr: NonNegativeFloat = 0.0
     cooldown_epochs: NonNegativeInt = 0
+    anneal_epochs: PositiveInt | None = None
+    poly_power: PositiveFloat = 1.0
+    decay_epochs: PositiveInt = 30
     decay_milestones: Milestones = ()
     decay_rate: float = Field(0.1, gt=0, lt=1)
+    plateau_patience: NonNegativeInt = 10
     loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     bce_target_threshold: float | None = Field(None, ge=0, lt=1)
     accumulation_steps: PositiveInt = 1
     clip_grad_norm: PositiveFloat | None = None
+    agc_factor: PositiveFloat | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = False
     compile: bool = False
     sync_batch_norm: bool = False
+    gradient_checkpointing: bool = False
     ema_decay: float | None = Field(None, gt=0, lt=1)
     ema_warmup: bool = False
+    validate_every: PositiveInt = 1
     checkpoint_every_steps: PositiveInt | None = None
     dist_bn: Literal["broadcast", "reduce", "none"] = "broadcast"

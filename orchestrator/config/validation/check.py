@@ -20,6 +20,7 @@ from orchestrator.config.sections.budget import budget_problems
 from orchestrator.config.sections.objective import ObjectiveConfig, constraint_problems, objective_problems
 from orchestrator.config.sections.section import Section
 from orchestrator.config.validation.dataset_rules import fraction_problems, image_facts
+from orchestrator.config.validation.optimizer_rules import optimizer_problems
 from orchestrator.config.validation.plain_data import shown
 from orchestrator.config.validation.pydantic_problems import translate, unknown
 from orchestrator.config.validation.scheduler_rules import scheduler_problems
@@ -127,7 +128,11 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
     training, scheduler, search = sections.get("training"), sections.get("trial_scheduler"), sections["search"]
     if training and scheduler:
         epochs, trials = max_epochs(training, search), sections.get("trials", 1)
-        yield from scheduler_problems(scheduler, search, epochs=epochs, trials=trials)
+        yield from scheduler_problems(
+            scheduler, search, epochs=epochs, trials=trials, validate_every=training.validate_every
+        )
+    if training:
+        yield from optimizer_problems(training, search)
     resources = sections.get("resources")
     if resources and training:
         yield from training_problems(training, search, resources.max_workers)

@@ -16,7 +16,12 @@ _SMALLEST_POPULATION = 2
 
 
 def scheduler_problems(
-    scheduler: TrialSchedulerConfig, search: Mapping[str, Domain], *, epochs: int, trials: int
+    scheduler: TrialSchedulerConfig,
+    search: Mapping[str, Domain],
+    *,
+    epochs: int,
+    trials: int,
+    validate_every: int = 1,
 ) -> Iterator[Problem]:
     """Yield the problems of a trial scheduler.
 
@@ -25,6 +30,7 @@ def scheduler_problems(
         search: Searched domains by name.
         epochs: Number of epochs of the longest trial.
         trials: Number of configurations to try.
+        validate_every: Number of epochs between two reports of a trial.
     """
     for name, owner in _OWNERS.items():
         usual = TrialSchedulerConfig.model_fields[name].default
@@ -36,6 +42,12 @@ def scheduler_problems(
         yield Problem("trial_scheduler.grace_epochs", f"got {scheduler.grace_epochs}; must not exceed {where} {epochs}")
     if scheduler.name == "pbt":
         yield from _pbt_problems(scheduler, search, epochs, trials)
+        if scheduler.perturb_every % validate_every:
+            yield Problem(
+                "trial_scheduler.perturb_every",
+                f"got {scheduler.perturb_every}; trials are compared when they report, which training.validate_every "
+                f"has them do every {validate_every} epochs. Use a multiple of {validate_every}",
+            )
 
 
 def _pbt_problems(

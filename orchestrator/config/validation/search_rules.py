@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from orchestrator.config.fixed_settings import fixed_settings
+from orchestrator.config.fixed_settings import CHECKPOINT, fixed_settings
 from orchestrator.config.sections.first_trials import first_problems
 from orchestrator.config.sections.model import ModelConfig
 from orchestrator.config.sections.objective import SPAN, is_constraint, parse_constraint
@@ -148,6 +148,8 @@ def _check_branch(
             yield Problem(f"search.{name}", f"sets {setting}, as search.{names[setting]} does. {_EXCLUDE}")
         elif setting in TrainingConfig.model_fields:
             yield from _check_training_domain(name, search[name])
+        elif setting == CHECKPOINT:
+            yield from _check_checkpoints(name, search[name])
         elif setting == SEED:
             yield from _check_seeds(name, search[name])
         elif setting not in options and setting != ROW:
@@ -189,6 +191,14 @@ def _check_training_domain(name: str, domain: Any) -> Iterator[Problem]:
                 yield Problem(f"search.{name}", problem.message)
 
 
+def _check_checkpoints(name: str, domain: Any) -> Iterator[Problem]:
+    """Check the type of searched checkpoints; the files are read when the sweep starts."""
+    wrong = [value for value in domain.corners() if not isinstance(value, str) or not value]
+    if wrong:
+        rule = "a checkpoint is a file, runs:/<id> or timm:TAG, and random stands for random weights"
+        yield Problem(f"search.{name}", f"got {shown(wrong[0])}; {rule}. Use choices such as [random, weights.pth]")
+
+
 def _check_seeds(name: str, domain: Any) -> Iterator[Problem]:
     for value in domain.corners():
         try:
@@ -215,7 +225,7 @@ def _unknown_searched(name: str, model: str, search: Mapping[str, Any]) -> Probl
     if owners:
         wanted = owners[0] if len(owners) == 1 else f"[{', '.join(owners)}]"
         return Problem(f"search.{name}", f"{model} has no such option. Add when: {{model: {wanted}}}")
-    known = [*TrainingConfig.model_fields, *models.searchable_options(model)]
+    known = [*TrainingConfig.model_fields, CHECKPOINT, *models.searchable_options(model)]
     return Problem(
         f"search.{name}", f"neither a training setting nor an option of {model}. {did_you_mean(setting, known)}"
     )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.config.searched_values import corner_values, domains_of
+from orchestrator.config.searched_values import Setting
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.errors import Problem
 
@@ -20,22 +19,6 @@ _COLOURS_ONLY = ("hue", "lighting")
 _NESTEROV = {"sgd", "sgdw", "sgdc", "csgdw", "csgdc", "nesterov", "nesterovw", "nlars", "nlarc"}
 
 
-@dataclass(frozen=True)
-class _Setting:
-    """A setting with all values that trials may use: the searched corners, or the fixed value."""
-
-    where: str
-    values: tuple[Any, ...]
-
-    @classmethod
-    def of(cls, name: str, training: TrainingConfig, search: Mapping[str, Any]) -> _Setting:
-        """Return the setting of this name."""
-        searched = dict(domains_of(name, search))
-        if searched:
-            return cls(f"search.{next(iter(searched))}", tuple(corner_values(name, search)))
-        return cls(f"training.{name}", (getattr(training, name),))
-
-
 def training_problems(training: TrainingConfig, search: Mapping[str, Any], workers: int) -> Iterator[Problem]:
     """Yield combinations of settings that are wrong although each setting is valid.
 
@@ -45,13 +28,11 @@ def training_problems(training: TrainingConfig, search: Mapping[str, Any], worke
         workers: Number of DDP ranks of a trial.
     """
 
-    def setting(name: str) -> _Setting:
-        return _Setting.of(name, training, search)
+    def setting(name: str) -> Setting:
+        return Setting.of(name, training, search)
 
     yield from _batch_size(setting("global_batch_size"), setting("accumulation_steps"), workers)
-    yield from _lr_schedule(
-        setting("lr_schedule"), setting("decay_milestones"), setting("epochs"), setting("cooldown_epochs")
-    )
+    yield from _lr_schedule(setting("decay_milestones"), setting("epochs"), setting("cooldown_epochs"))
     threshold, losses = setting("bce_target_threshold"), setting("loss").values
     given = [value for value in threshold.values if value is not None]
     if given and "binary_cross_entropy" not in losses:
@@ -93,10 +74,10 @@ def augmentation_problems(
             rule = f"these images have {facts.in_chans} channels, and colours need red, green and blue. Leave it out"
             yield Problem(setting.where, f"got {given!r}; {rule}")
     if not facts.files:
-        crops, paddings = (_Setting.of(name, training, search) for name in ("crop_px", "crop_padding"))
+        crops, paddings = (Setting.of(name, training, search) for name in ("crop_px", "crop_padding"))
         yield from _window(crops, paddings, facts.image_size)
     if facts.files:
-        setting = _Setting.of("auto_augment", training, search)
+        setting = Setting.of("auto_augment", training, search)
         for value in setting.values:
             if value and not _is_policy(value):
                 yield Problem(setting.where, f"got {value!r}; timm has no such policy. Use rand-m9-mstd0.5-inc1")
@@ -104,16 +85,16 @@ def augmentation_problems(
 
 def _changed(
     names: Sequence[str], training: TrainingConfig, search: Mapping[str, Any]
-) -> Iterator[tuple[_Setting, Any]]:
+) -> Iterator[tuple[Setting, Any]]:
     """Yield the settings that differ from their default, each with the first such value."""
     for name in names:
-        setting = _Setting.of(name, training, search)
+        setting = Setting.of(name, training, search)
         given = [value for value in setting.values if value != TrainingConfig.model_fields[name].default]
         if given:
             yield setting, given[0]
 
 
-def _window(crops: _Setting, paddings: _Setting, image_size: int) -> Iterator[Problem]:
+def _window(crops: Setting, paddings: Setting, image_size: int) -> Iterator[Problem]:
     """Check that a crop of small images fits into the padded image."""
     padding = min((value for value in paddings.values if isinstance(value, int)), default=0)
     most = image_size + 2 * padding
@@ -134,16 +115,12 @@ def _is_policy(name: str) -> bool:
     return True
 
 
-def _lr_schedule(shapes: _Setting, milestones: _Setting, epochs: _Setting, cooldown: _Setting) -> Iterator[Problem]:
+def _lr_schedule(milestones: Setting, epochs: Setting, cooldown: Setting) -> Iterator[Problem]:
     """Check that milestones and cool-down fit the number of epochs."""
     shortest = min((value for value in epochs.values if isinstance(value, int)), default=1)
     for points in milestones.values:
         if not isinstance(points, tuple):
             continue  # a searched number, which is reported by another rule
-        if points and "multistep" not in shapes.values:
-            yield Problem(
-                milestones.where, f"got {list(points)}; only multistep has some. Add training.lr_schedule: multistep"
-            )
         if list(points) != sorted(set(points)):
             yield Problem(milestones.where, f"got {list(points)}; each epoch comes once, in rising order")
     longest = max((value for value in cooldown.values if isinstance(value, int)), default=0)
@@ -155,7 +132,7 @@ def _lr_schedule(shapes: _Setting, milestones: _Setting, epochs: _Setting, coold
         )
 
 
-def _batch_size(sizes: _Setting, parts: _Setting, workers: int) -> Iterator[Problem]:
+def _batch_size(sizes: Setting, parts: Setting, workers: int) -> Iterator[Problem]:
     """Check the batch size: batch norm needs two images per worker and part, and a batch may be one image short."""
     most = max((value for value in parts.values if isinstance(value, int)), default=1)
     least = 2 * workers * most + 1

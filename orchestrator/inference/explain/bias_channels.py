@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from models.spatial_bias.network import SpatialBias
+from models.spatial_bias.bias import SpatialBias
 from orchestrator.inference.explain.pictures import (
     AMOUNT,
     SIGNED,

@@ -64,6 +64,7 @@ class _State(TypedDict):
     average: _Weights | None
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
+    lr_schedule: NotRequired[dict[str, Any]]
 
 
 def _consistent(content: _Best) -> _Best:

@@ -84,7 +84,10 @@ def verify_checkpoint(path: Path) -> None:
             file.seek(max(size, 0))
             comment = file.read()
             if size < _LENGTH_BYTES or not comment.startswith(_PREFIX):
-                raise CheckpointError(f"{path}: is no checkpoint of SpatialSweep, or was cut short (no checksum)")
+                raise CheckpointError(
+                    f"{path}: is no checkpoint of SpatialSweep, or was cut short (no checksum). Commands take weights "
+                    "of another program with --model NETWORK"
+                )
             if _digest(file, size) != comment:
                 raise CheckpointError(f"{path}: was altered after it was written (its checksum differs)")
     except FileNotFoundError:

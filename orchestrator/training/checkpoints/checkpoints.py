@@ -109,14 +109,14 @@ def describe_network(model: ModelConfig, *, num_classes: int, in_chans: int, ima
     """Return the description that checkpoints store and `build_network` reads.
 
     Args:
-        model: Registered name and options.
+        model: Registered name and options, as `resolve_trial` or a journal records them.
         num_classes: Number of classes.
         in_chans: Number of channels of the images.
         image_size: Height of the images in pixels.
     """
     return {
         "name": model.name,
-        "options": dict(model.options),
+        "options": models.options_of_record(model.name, model.options),
         "num_classes": num_classes,
         "in_chans": in_chans,
         "image_size": image_size,
@@ -126,6 +126,8 @@ def describe_network(model: ModelConfig, *, num_classes: int, in_chans: int, ima
 def build_network(description: Mapping[str, Any]) -> nn.Module:
     """Build the network of a description, freshly initialised.
 
+    Options that a description of version 0.1.0 leaves out have the default they had there.
+
     Args:
         description: `name`, `options`, `num_classes`, `in_chans` and `image_size`, see `describe_network`.
     """
@@ -134,7 +136,7 @@ def build_network(description: Mapping[str, Any]) -> nn.Module:
         num_classes=description["num_classes"],
         in_chans=description["in_chans"],
         image_size=description["image_size"],
-        **description["options"],
+        **models.options_of_record(description["name"], description["options"]),
     )
 
 

@@ -10,7 +10,7 @@ from models.adaptive_span.augmented_attention import AugmentedConv
 
 
 def naive(layer: AugmentedConv, x: Tensor) -> Tensor:
-    """Compute one logit at a time, as in Bello et al. 2019, section 3."""
+    """Compute one logit at a time, as in Bello et al. 2019."""
     batch, _, height, width = x.shape
     heads, dk, dv = layer.num_heads, layer.dk // layer.num_heads, layer.dv // layer.num_heads
     places = [(row, col) for row in range(height) for col in range(width)]

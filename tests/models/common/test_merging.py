@@ -23,6 +23,18 @@ from tests.support.networks.plain_networks import assert_equals_plain, stir
         *(("lsas_resnet29_cifar", {"order": order}) for order in (0, 1, 5)),
         ("senet_resnet29_cifar", {}),
         ("sb_resnet29_cifar", {}),
+        *(
+            ("sb_resnet_cifar", {"depth": 11, "pooled_size": 4, **options})
+            for options in (
+                {"mixing": "linear", "key_size": 2, "attention": "se"},
+                {"read_point": "block_input", "join_point": "conv2_input"},
+                {"read_point": "block_input", "join_point": "conv3_input", "stages": "TFT", "attention": "cbam"},
+                {"join_point": "conv2_input", "mixing": "linear", "bias_channels": 1},
+                {"join_point": "conv3_input", "attention": "eca"},
+                {"read_point": "conv2_output", "join_point": "conv2_output"},
+                {"read_point": "conv2_output", "join_point": "conv3_input"},
+            )
+        ),
         ("nonlocal_resnet56_cifar", {}),
     ],
 )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import models
-from models.lsas.channel_attention import CHANNEL_ATTENTIONS, SpatialPyramidLogits, StyleRecalibrationLogits
+from models.common.channel_attention import CHANNEL_ATTENTIONS, SpatialPyramidLogits, StyleRecalibrationLogits
 from models.lsas.network import GatedBasicBlock, GatedBottleneck
 from models.lsas.sub_attention import AttentionGate, SubAttention
 
@@ -80,6 +80,65 @@ def test_spatial_pyramid_reads_three_grids() -> None:
 
     weights = [(weight, weight) for weight in host.parameters()]
     assert_equal_forward_and_backward(host, naive, weights)
+
+
+@pytest.mark.parametrize("order", [0, 2])
+def test_the_later_pyramid_gates_every_cell_of_its_finest_grid(order: int) -> None:
+    gate = gate_of("spa_grid", order=order)
+    host, sub = gate.host, gate.sub
+
+    def naive(x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        grids = [functional.adaptive_avg_pool2d(x, side) for side in (1, 2, 4)]
+        summed = torch.zeros_like(grids[2])
+        for i, j in itertools.product(range(4), range(4)):
+            values = (grids[0][:, :, 0, 0], grids[1][:, :, i // 2, j // 2], grids[2][:, :, i, j])
+            summed[:, :, i, j] = sum(weight * value for weight, value in zip(host.grid_weight, values, strict=True))
+        hidden = torch.einsum("dc,bcij->bdij", host.fc1.weight[:, :, 0, 0], summed)
+        centred = hidden - hidden.mean((0, 2, 3), keepdim=True)
+        normed = centred / (centred.square().mean((0, 2, 3), keepdim=True) + 1e-5).sqrt()
+        normed = normed * host.bn.weight[:, None, None] + host.bn.bias[:, None, None]
+        value = torch.einsum("cd,bdij->bcij", host.fc2.weight[:, :, 0, 0], normed.clamp(min=0))
+        product = torch.sigmoid(value)
+        for step in range(order):
+            value = sub.scale[step][:, None, None] * value + sub.shift[step][:, None, None]
+            product = product * torch.sigmoid(value)
+        rows = torch.arange(height) * 4 // height
+        columns = torch.arange(width) * 4 // width
+        return x * product[:, :, rows][:, :, :, columns]
+
+    assert_equal_forward_and_backward(gate, naive, [(weight, weight) for weight in gate.parameters()])
+
+
+@pytest.mark.parametrize(("name", "stages"), [("senet_resnet_cifar", "TTT"), ("senet_resnet18", "TTTT")])
+def test_a_senet_takes_every_attention(name: str, stages: str) -> None:
+    known = models.model_options(name)["attention"]
+    assert (known.default, known.choices) == ("se", CHANNEL_ATTENTIONS)
+    for attention in CHANNEL_ATTENTIONS:
+        with torch.device("meta"):
+            network = models.create_model(name, num_classes=2, attention=attention)
+        gates = [module for module in network.modules() if isinstance(module, AttentionGate)]
+        assert len(gates) == sum(len(stage) for stage in network.stages) and len(network.stages) == len(stages)
+        assert {(gate.attention, gate.sub.order) for gate in gates} == {(attention, 0)}
+
+
+def test_a_depth_as_an_option_gives_the_named_network_and_others() -> None:
+    for family, named in (("lsas", 29), ("senet", 110), ("sb", 65), ("nonlocal", 56)):
+        with torch.device("meta"):
+            ours = timm.create_model(f"{family}_resnet_cifar", depth=named)
+            theirs = timm.create_model(f"{family}_resnet{named}_cifar")
+            other = timm.create_model(f"{family}_resnet_cifar", depth=83)
+        assert {key: value.shape for key, value in ours.state_dict().items()} == {
+            key: value.shape for key, value in theirs.state_dict().items()
+        }
+        assert [len(stage) for stage in other.stages] == [9, 9, 9]
+        (problem,) = models.check_options(f"{family}_resnet_cifar", {"depth": 40})
+        assert str(problem) == (
+            "depth: got 40; the depth of a network of bottleneck blocks is 2 more than a multiple of 9. Use 38."
+        )
+    assert models.check_options("lsas_resnet_cifar", {"depth": 44, "block": "basic"}) == []
+    (problem,) = models.check_options("senet_resnet_cifar", {"depth": 29, "block": "basic"})
+    assert problem.remedy in ("Use 26.", "Use 32.")
 
 
 def test_style_recalibration_weighs_mean_and_deviation() -> None:

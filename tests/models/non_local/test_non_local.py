@@ -7,7 +7,7 @@ from torch import Tensor
 
 import models
 from models.common.non_local import NonLocal
-from models.spatial_bias.network import SpatialBias
+from models.spatial_bias.bias import SpatialBias
 
 
 def naive(block: NonLocal, x: Tensor, *, scaled: bool) -> Tensor:

@@ -76,7 +76,7 @@ def test_all_problems_are_reported_at_once_with_file_place_and_remedy(tmp_path: 
         ({"training": {"optimizer": "adamww"}}, "training.optimizer: unknown 'adamww'. Did you mean 'adamw'?"),
         (
             {"training": {"lr_schedule": "cosin"}},
-            "training.lr_schedule: got 'cosin'; should be 'cosine', 'multistep' or 'constant'",
+            "training.lr_schedule: got 'cosin'; should be 'cosine', 'multistep', 'constant', 'poly', 'step' or",
         ),
         (
             {"training": {"precision": "bfloat"}},
@@ -114,6 +114,48 @@ def test_all_problems_are_reported_at_once_with_file_place_and_remedy(tmp_path: 
             {"training": {"epochs": 3, "cooldown_epochs": 3}},
             "training.cooldown_epochs: got 3; they are the last of 3 epochs, of which at least one comes before. Use ",
         ),
+        (
+            {"training": {"anneal_epochs": 3, "lr_schedule": "step"}},
+            "training.anneal_epochs: got 3; it is a setting of cosine and poly, not of step. Add training.lr_schedule: "
+            "cosine, or leave it out",
+        ),
+        (
+            {"training": {"poly_power": 0.9}},
+            "training.poly_power: got 0.9; it is a setting of poly, not of cosine. Add training.lr_schedule: poly, or",
+        ),
+        (
+            {"training": {"decay_epochs": 2}, "search": {"lr_schedule": ["cosine", "poly"]}},
+            "training.decay_epochs: got 2; it is a setting of step, not of cosine. Add training.lr_schedule: step, or",
+        ),
+        (
+            {"search": {"plateau_patience": [2, 3]}},
+            "search.plateau_patience: got 2; it is a setting of plateau, not of cosine. Add training.lr_schedule: plat",
+        ),
+        ({"training": {"layer_decay": 1.5}}, "training.layer_decay: got 1.5; should be less than or equal to 1"),
+        (
+            {"training": {"betas": [0.9, 0.95]}},
+            "training.betas: got [0.9, 0.95]; sgd has none. Use training.optimizer: adamw, or leave them out",
+        ),
+        (
+            {"training": {"betas": [0.9], "optimizer": "adamw"}},
+            "training.betas: got [0.9]; adamw has 2. Write 2 numbers",
+        ),
+        ({"training": {"betas": [0.9, 1.0], "optimizer": "adamw"}}, "training.betas.1: got 1.0; should be less than 1"),
+        (
+            {"training": {"agc_factor": 0.01, "clip_grad_norm": 1.0}},
+            "training.agc_factor: got 0.01; training.clip_grad_norm clips the same gradients. Leave one of them out",
+        ),
+        ({"training": {"validate_every": 0}}, "training.validate_every: got 0; should be greater than 0"),
+        (
+            {
+                "training": {"validate_every": 3},
+                "trial_scheduler": {"name": "pbt", "perturb_every": 4},
+                "search": {"lr": {"type": "float", "low": 0.1, "high": 1.0}},
+                "trials": 8,
+            },
+            "trial_scheduler.perturb_every: got 4; trials are compared when they report, which training.validate_every "
+            "has them do every 3 epochs. Use a multiple of 3",
+        ),
         ({"training": {1: 2}}, "training.1: got 1; a name is text. Write it in quotes"),
         ({"search": {"optimizer": ["sgd", "adamww"]}}, "search.optimizer: unknown 'adamww'. Did you mean 'adamw'?"),
         ({"search": [1]}, "search: got [1]; must map names to domains, such as lr: {type: float, ...}"),
@@ -129,6 +171,24 @@ def test_all_problems_are_reported_at_once_with_file_place_and_remedy(tmp_path: 
 )
 def test_each_problem_is_reported_in_full(raw: dict[str, Any], message: str) -> None:
     assert faults(raw)[0].startswith(message)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"training": {"decay_epochs": 2, "poly_power": 0.9}, "search": {"lr_schedule": ["step", "poly"]}},
+        {"training": {"betas": [0.9, 0.95]}, "search": {"optimizer": ["sgd", "adamw"]}},
+        {"training": {"agc_factor": 0.01, "layer_decay": 0.7, "gradient_checkpointing": True, "validate_every": 4}},
+        {
+            "search": {
+                "layer_decay": {"type": "float", "low": 0.5, "high": 1.0},
+                "decay_norms_and_biases": [True, False],
+            }
+        },
+    ],
+)
+def test_settings_of_the_optimiser_step_go_together(raw: dict[str, Any]) -> None:
+    assert load_sweep({**BASE, **raw}).name == "t"
 
 
 def test_a_misspelt_key_of_a_domain_is_reported_with_the_nearest() -> None:
@@ -201,6 +261,6 @@ def test_a_trial_combines_searched_and_fixed_settings() -> None:
         {**BASE, "model": {"name": BIASED, "options": {"key_size": 3}}, "training": {"epochs": 7}, "seed": 5}
     )
     trial = resolve_trial(config, 4, {"lr": 0.5, "bias_channels": 2})
-    assert trial.model == ModelConfig(name=BIASED, options={"key_size": 3, "bias_channels": 2})
+    assert trial.model == ModelConfig(name=BIASED, options={"pooled_size": 6, "key_size": 3, "bias_channels": 2})
     assert (trial.training.lr, trial.training.epochs, trial.seed, trial.number) == (0.5, 7, 5, 4)
     assert resolve_trial(config, 0, {"model": PLAIN}).model.name == PLAIN

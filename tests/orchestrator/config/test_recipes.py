@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import models
 from orchestrator.cli.main import app
 from orchestrator.config.recipe import load_recipe, recipe_sweep
 from orchestrator.config.recipes import list_recipes
@@ -46,17 +47,62 @@ def test_the_set_up_of_a_paper(datasets: Path) -> None:
     assert (training.crop_padding, training.hflip) == (4, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("baseline", "with_context"),
+    [
+        ("resnet50_imagenet", "spatial_bias_resnet50_imagenet"),
+        ("resnet38_cifar100", "spatial_bias_resnet38_cifar100"),
+        ("resnet65_cifar100", "spatial_bias_resnet65_cifar100"),
+        *((f"resnet164_{name}", f"senet_{name}") for name in ("cifar10", "cifar100")),
+    ],
+)
+def test_a_backbone_is_trained_as_the_network_with_its_addition(baseline: str, with_context: str) -> None:
+    plain, other = load_recipe(baseline).settings, load_recipe(with_context).settings
+    assert {**plain, "name": "", "model": {}} == {**other, "name": "", "model": {}}
+    assert plain["model"]["name"] == other["model"]["name"]
+    assert set(plain["model"]["options"]["stages"]) == {"F"}
+
+
+def test_published_errors_of_spatial_bias_on_cifar100(datasets: Path) -> None:
+    """Compare error and parameters with the bias in no stage, the first, the first two and all three."""
+    published = {
+        38: {"FFF": (23.98, 0.43), "TFF": (23.86, 0.45), "TTF": (22.44, 0.46), "TTT": (22.46, 0.48)},
+        65: {"FFF": (21.87, 0.71), "TFF": (20.81, 0.74), "TTF": (20.77, 0.77), "TTT": (None, 0.80)},
+    }
+    forms = {
+        "FFF": "resnet{}",
+        "TFF": "spatial_bias_resnet{}_stage1",
+        "TTF": "spatial_bias_resnet{}_stages12",
+        "TTT": "spatial_bias_resnet{}",
+    }
+    for depth, rows in published.items():
+        for stages, (error, millions) in rows.items():
+            recipe = load_recipe(f"{forms[stages].format(depth)}_cifar100")
+            model = recipe.settings["model"]
+            params = models.model_params(
+                model["name"], model["options"], num_classes=100, in_chans=3, image_size=SIDES["cifar100"]
+            )
+            assert model["options"]["stages"] == stages
+            assert round(params / 1e6, 2) == millions
+            assert recipe.expected == (None if error is None else pytest.approx(100 - error))
+            assert "not found" in recipe.notes  # the optimiser is ours
+
+
+def test_published_accuracies_of_the_backbone_of_sub_attention() -> None:
+    assert [load_recipe(f"resnet164_{name}").expected for name in ("cifar10", "cifar100")] == [93.39, 74.30]
+
+
 CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 CIFAR100 = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
 
 
 def test_images_are_those_of_the_papers(datasets: Path) -> None:
     """Mean and deviation, and the images that choose the epoch, are those of the authors' scripts."""
-    for name in set(list_recipes()) - {"spatial_bias_resnet101_imagenet", "spatial_bias_resnet152_imagenet"}:
+    for name in list_recipes():
         found, family = sweep(name, datasets).dataset, name.split("_")[0]
         if found.uri and found.uri.endswith("imagenet"):
             assert (found.normalization, found.mean, found.select_on) == ("imagenet", None, "test"), name
-        elif family in ("lsas", "senet"):
+        elif family in ("lsas", "senet", "resnet164"):
             assert ((found.mean, found.std), found.select_on) == (CIFAR10, "test"), name
         elif family in ("adaptive", "conv", "local"):
             assert ((found.mean, found.std), found.select_on) == (CIFAR100, "validation"), name

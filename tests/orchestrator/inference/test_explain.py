@@ -17,7 +17,7 @@ from models.fcvit.context import GlobalContext
 from models.lesa.attention import LocallyEnhancedAttention
 from models.lesa.binary_term import BinaryTerm
 from models.lsas.sub_attention import SubAttention
-from models.spatial_bias.network import SpatialBias
+from models.spatial_bias.bias import SpatialBias
 from orchestrator.errors import CheckpointError, ExplainError
 from orchestrator.inference.explain import explain_network
 from orchestrator.inference.explain.bias_channels import _numbers as numbers_of_bias

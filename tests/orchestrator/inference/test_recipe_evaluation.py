@@ -47,6 +47,7 @@ SMALLER = (
     "training.epochs=1",
     "training.cooldown_epochs=0",
     "training.decay_milestones=[]",
+    "training.anneal_epochs=null",
     "training.lr_schedule=constant",
     "training.global_batch_size=32",
     "dataset.validation_fraction=0.5",

@@ -81,7 +81,8 @@ def test_the_grid_trains_every_row_with_its_own_settings(table: PaperTable, scal
             cell = cell_of(values)
             assert cell is not None
             trial, own = resolve_trial(config, 0, values), rows[cell[0]].config
-            assert (trial.model, trial.training, trial.seed) == (own.model, own.training, cell[1])
+            alone = resolve_trial(own, 0, {})
+            assert (trial.model, trial.training, trial.seed) == (alone.model, alone.training, cell[1])
             assert (config.dataset, config.resources) == (own.dataset, own.resources)
             found.append(cell)
         assert config.trials == len(cells_of(config.space))

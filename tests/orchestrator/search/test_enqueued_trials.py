@@ -20,7 +20,7 @@ from orchestrator.search.study import open_study
 from orchestrator.search.study_replay import replay_study
 from tests.support.sweeps.plans import search_plan
 
-LSAS, SENET, PLAIN, BIASED = "lsas_resnet29_cifar", "senet_resnet29_cifar", "conv_resnet26_small", "sb_resnet29_cifar"
+LSAS, SENET, PLAIN = "lsas_resnet29_cifar", "senet_resnet29_cifar", "conv_resnet26_small"
 RATE = {"type": "float", "low": 1e-3, "high": 0.3, "log": True}
 
 
@@ -98,14 +98,14 @@ def test_a_learning_rate_for_another_optimiser_is_left_out(storage: StudyStorage
 
 def test_a_value_that_would_be_rejected_is_left_out(storage: StudyStorage) -> None:
     """Leave out the paper's grid of 10 cells for images of 8 px."""
-    plan = sweep(space="spatial_bias", model={"name": BIASED})
+    plan = sweep(space="spatial_bias", model={"name": "sb_resnet50"})
     (found,) = enqueue_trials(open_study(plan, "t", storage), plan, storage)
     assert "pooled_size" not in found.params
     assert found.left_out == {
-        "pooled_size": "would be rejected: got 10 for sb_resnet29_cifar; its largest map is 8 x 8, "
-        "where pooled_size above 8 changes nothing"
+        "pooled_size": "would be rejected: got 10 for sb_resnet50; its largest map is 2 x 2, "
+        "where pooled_size above 2 changes nothing"
     }
-    assert found.params["stages"] == "TTT"
+    assert found.params["stages"] == "TTTF"
 
 
 def test_a_resumed_sweep_tries_the_rest_of_them(storage: StudyStorage, tmp_path: Path) -> None:

@@ -78,9 +78,12 @@ def serve_lane(hub: Any, data: Any, objective: Any) -> None:
         left = assignment.trial_id
 
 
+@pytest.mark.parametrize("validate_every", [1, 2])
 @pytest.mark.usefixtures("one_thread")
-def test_trials_take_turns_and_the_poorest_resumes_from_another(tmp_path: Path, hub: HubInLoop) -> None:
-    config = load_sweep(SWEEP)
+def test_trials_take_turns_and_the_poorest_resumes_from_another(
+    tmp_path: Path, hub: HubInLoop, validate_every: int
+) -> None:
+    config = load_sweep(SWEEP, [f"training.validate_every={validate_every}"])
     folder = SweepFolder(tmp_path)
     data = few_digits(tmp_path / "data")
     lane = threading.Thread(target=serve_lane, args=(hub, data, config.objective), daemon=True)
@@ -124,10 +127,12 @@ def test_trials_take_turns_and_the_poorest_resumes_from_another(tmp_path: Path, 
     lane.join(60)
     assert not lane.is_alive()
 
-    assert {number for number, _ in assignment[:8]} == {0, 1, 2, 3}  # all reach the comparison before any continues
+    before = 8 // validate_every  # reports up to the comparison, which all trials reach before any continues
+    assert {number for number, _ in assignment[:before]} == {0, 1, 2, 3}
+    assert all(epoch <= 2 for _, epoch in assignment[:before])
     assert [record.epochs for record in ledger.trials()] == [4] * 4
     poor = ledger.trial(0)
     assert poor.config["training"]["lr"] > 1e-9
-    curve = [report["val/top1"] for report in poor.reports]
-    assert len(curve) == 4
-    assert curve[2] > curve[1] + 0.2  # random weights that learn nothing, then those of another
+    curve = {int(report["epoch"]): report["val/top1"] for report in poor.reports}
+    assert list(curve) == list(range(validate_every, 5, validate_every))
+    assert curve[2 + validate_every] > curve[2] + 0.2  # random weights that learn nothing, then those of another

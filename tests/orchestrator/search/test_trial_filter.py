@@ -54,6 +54,12 @@ def test_options_that_do_not_go_together_are_rejected() -> None:
     assert why(plan, dk=20, num_heads=8, dv=8) == ("dk: got 20 for augmented_resnet26_small; num_heads (8) divides it")
 
 
+def test_a_setting_of_one_of_the_searched_schedules_rejects_no_trial_of_another() -> None:
+    settings = {"epochs": 9, "decay_milestones": [2, 4], "poly_power": 0.9}
+    plan = sweep("conv_resnet26_small", training=settings, search={"lr_schedule": ["multistep", "poly", "cosine"]})
+    assert [why(plan, lr_schedule=shape) for shape in ("multistep", "poly", "cosine")] == ["", "", ""]
+
+
 def test_settings_of_training_that_do_not_go_together_are_rejected() -> None:
     plan = sweep("conv_resnet26_small", search={"optimizer": ["momentum", "adamw"], "momentum": [0.0, 0.9]})
     assert why(plan, optimizer="sgd", momentum=0.9) == ""

@@ -121,6 +121,20 @@ def test_a_median_replays_an_earlier_session_and_ends_without_values(tmp_path: P
     later.scheduler.on_trial_complete(None, later.trials[3], {EPOCH: 1, "ended": "interrupted"})
 
 
+@pytest.mark.parametrize("name", ["asha", "median"])
+def test_trials_that_report_every_few_epochs_are_stopped_at_their_reports(
+    tmp_path: Path, simulate: Simulate, name: str
+) -> None:
+    """Report after epochs 4 and 8: the rungs of epochs 2 and 6, and the grace of two epochs, lie before."""
+    simulation = simulate(tmp_path, name=name, grace_epochs=2)
+    for number in range(4):
+        simulation.begin(number)
+        assert [simulation.report(number, epoch, 0.5 + number / 10) for epoch in (4, 8)] == [GO, GO]
+    for number, values, decisions in ((4, [0.1], [STOP]), (5, [0.9, 0.95], [GO, GO])):
+        simulation.begin(number)
+        assert [simulation.report(number, 4 * index, value) for index, value in enumerate(values, 1)] == decisions
+
+
 def test_hyperband_spreads_trials_over_brackets_by_seed(tmp_path: Path, simulate: Simulate) -> None:
     assert [brackets(9, 1, 3), brackets(10, 2, 3), brackets(2, 2, 3), brackets(81, 1, 3)] == [3, 2, 1, 5]
 

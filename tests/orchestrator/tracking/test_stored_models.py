@@ -11,13 +11,16 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import mlflow.pytorch
 import numpy as np
 import pytest
+import timm
 import torch
 from mlflow.entities import LoggedModel
 from mlflow.models import Model
 from typer.testing import CliRunner
 
+import models
 from orchestrator import load_model
 from orchestrator.cli.main import app
 from orchestrator.disk_space import disk_full_error
@@ -215,3 +218,21 @@ def replay_refused(stored: StoredModels) -> str:
     with pytest.raises(TrackingError, match="MLflow refused 1 events") as caught:
         stored.replay()
     return str(caught.value)
+
+
+def test_weights_of_another_program_are_registered_once_and_predict(stored: StoredModels, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    network = models.create_model("conv_resnet26_small", num_classes=10, in_chans=1).eval()
+    weights = tmp_path / "published.pth"
+    torch.save({"net": {f"module.{key}": value for key, value in network.state_dict().items()}, "epoch": 95}, weights)
+    where = ["--model", "conv_resnet26_small", "--runs-dir", str(stored.folder.parent)]
+    first = command("register", str(weights), "--as", "published", "--alias", "authors", *where)
+    assert "is now version 1 of published, called 'authors'" in first
+    assert "is already version 1 of published" in command("register", str(weights), "--as", "published", *where)
+    version = stored.client.get_model_version_by_alias("published", "authors")
+    loaded = mlflow.pytorch.load_model(version.source)
+    cfg = timm.get_pretrained_cfg("conv_resnet26_small")
+    mean, std = sum(cfg.mean) / 3, sum(cfg.std) / 3
+    images = torch.tensor(IMAGES)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images), network((images - mean) / std))

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+import models
 from orchestrator import disk_space as full_disk
 from orchestrator import load_model
+from orchestrator.config import SweepConfig, resolve_trial
 from orchestrator.errors import CheckpointError, SpatialSweepError
 from orchestrator.training.checkpoints.checkpoint_file import read_checkpoint, save_checkpoint
 from orchestrator.training.images.device_images import DeviceImages
@@ -59,6 +61,33 @@ def test_a_checkpoint_loads_as_the_trained_network(
 
 def test_a_checkpoint_loads_from_a_string_path(trained: tuple[Trial, list[dict[str, float]]]) -> None:
     assert load_model(str(trained[0].checkpoints.best)).num_classes == 10
+
+
+def test_a_network_recorded_by_0_1_0_has_the_defaults_of_its_time(data: DeviceImages, tmp_path: Path) -> None:
+    """Load weights, and resume a trial, whose options leave out the pooled size, which was 10 cells."""
+    recorded = {"name": "sb_resnet29_cifar", "options": {}, "num_classes": 10, "in_chans": 1, "image_size": 8}
+    network = models.create_model("sb_resnet29_cifar", num_classes=10, in_chans=1, pooled_size=10)
+    facts = {"pixel_mean": [0.5], "pixel_std": [0.25], "class_names": list("0123456789")}
+    path = tmp_path / "best.pt"
+    save_checkpoint(path, {"model": recorded, "data": facts, "state_dict": network.state_dict()})
+    loaded = load_model(path).state_dict()
+    assert all(torch.equal(value, loaded[key]) for key, value in network.state_dict().items())
+    resumed = make_trial(data, tmp_path, model="sb_resnet29_cifar")
+    assert resumed.description["options"] == {"pooled_size": 10}
+    assert resumed.network.state_dict().keys() == loaded.keys()
+
+
+def test_new_trials_record_the_defaults_that_have_changed(data: DeviceImages, tmp_path: Path) -> None:
+    settings = {"name": "s", "dataset": {"name": "digits"}, "resources": {"workers": 1}}
+    fixed = SweepConfig(model={"name": "sb_resnet29_cifar", "options": {"key_size": 1}}, **settings)
+    options = resolve_trial(fixed, 0, {}).model.options
+    assert options == {"key_size": 1, "pooled_size": 6}
+    made = make_trial(data, tmp_path, model="sb_resnet29_cifar", options=options)
+    assert made.network.stages[0][0].spatial.bias.pooled_size == 6
+    searched = SweepConfig(search={"model": ["sb_resnet50", "sb_resnet56_cifar"], "pooled_size": [4, 8]}, **settings)
+    drawn = resolve_trial(searched, 0, {"model": "sb_resnet56_cifar", "pooled_size": 4}).model
+    assert drawn.options == {"pooled_size": 4}
+    assert resolve_trial(searched, 0, {"model": "sb_resnet50"}).model.options == {}
 
 
 def test_a_state_to_resume_from_is_refused_as_a_network(trained: tuple[Trial, list[dict[str, float]]]) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from orchestrator.config import ObjectiveConfig
 from orchestrator.training import trial as trial_module
 from orchestrator.training.checkpoints.checkpoints import build_network
 from orchestrator.training.images.device_images import DeviceImages
@@ -114,6 +115,27 @@ def test_weight_average_and_loss_scale_are_restored(data: DeviceImages, tmp_path
     assert bool(trial.train_state.state_dict()["scaler"]) == (precision == "float16")
     assert differences(trial.train_state.state_dict(), whole.train_state.state_dict()) == []
     assert timeless(resumed) == timeless(reports)
+
+
+def test_a_plateau_and_sparse_validations_resume_bit_equal(data: DeviceImages, tmp_path: Path) -> None:
+    """Train for a low accuracy, which rises instead: each validation but the first lowers the rate."""
+    options = {
+        "epochs": 5,
+        "lr_schedule": "plateau",
+        "plateau_patience": 0,
+        "warmup_epochs": 0,
+        "decay_rate": 0.5,
+        "validate_every": 2,
+        "objective": ObjectiveConfig(metric="val/top1", mode="min"),
+    }
+    whole, reports = train(data, tmp_path / "whole", None, **options)
+    assert [report["epoch"] for report in reports] == [2, 4, 5]
+    assert [report["lr"] for report in reports] == pytest.approx([3e-3, 3e-3, 1.5e-3])
+    assert whole.train_state.state_dict()["lr_schedule"]["decays"] == 2
+    for update in (25, 34, 46):  # within an epoch that is not validated, after one, and after the first decay
+        trial, resumed = train(data, tmp_path / str(update), {"cut_before": update}, **options)
+        assert timeless(resumed) == timeless(reports)
+        assert differences(trial.train_state.state_dict(), whole.train_state.state_dict()) == []
 
 
 def test_batches_mixed_repeated_and_cut_to_one_size_resume_bit_equal(data: DeviceImages, tmp_path: Path) -> None:

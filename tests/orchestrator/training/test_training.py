@@ -16,7 +16,9 @@ import models
 from orchestrator.config import ObjectiveConfig
 from orchestrator.errors import TrialDivergedError, TrialFailedError
 from orchestrator.training import trial as trial_module
+from orchestrator.training.evaluation import evaluate
 from orchestrator.training.images.device_images import DeviceImages
+from orchestrator.training.workers import Workers
 from tests.support.training_pieces import CLOCKS, differences, few_digits, make_trial, run, timeless, with_everything
 
 ALONE = CLOCKS - {"time/exchange_s"}
@@ -181,6 +183,40 @@ def test_the_learning_rate_at_the_start_of_each_epoch(
         trial.train_state.lr_schedule.step_update(epoch * trial.steps_per_epoch)
         seen.append(trial.train_state.lr)
     assert seen == pytest.approx(rates, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "every", "expected"), [(5, 2, [2, 4, 5]), (3, 5, [3]), (4, 2, [2, 4]), (2, 1, [1, 2])]
+)
+def test_only_some_epochs_are_validated_and_reported(
+    data: DeviceImages, tmp_path: Path, epochs: int, every: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validated = []
+
+    def noted(predictor: Any, split: Any, workers: Workers) -> dict[str, float]:
+        validated.append(split)
+        return evaluate(predictor, split, workers)
+
+    monkeypatch.setattr(trial_module, "evaluate", noted)
+    trial = make_trial(data, tmp_path, epochs=epochs, validate_every=every)
+    reports = run(trial)
+    assert [report["epoch"] for report in reports] == expected
+    assert [split is data.validation for split in validated] == [True] * len(expected) + [False]
+    best = max(reports, key=lambda report: report["val/top1"])
+    assert reports[-1]["best_epoch"] == best["epoch"]
+    assert all("val/top1" in report and "train/loss" in report for report in reports)
+    again = run(make_trial(data, tmp_path, epochs=epochs, validate_every=every))
+    assert timeless(again) == timeless(reports[-1:])
+
+
+def test_a_state_between_validations_repeats_the_newest_report(data: DeviceImages, tmp_path: Path) -> None:
+    first = run(make_trial(data, tmp_path, epochs=4, validate_every=2), cut_before=34)
+    trial = make_trial(data, tmp_path, epochs=4, validate_every=2)
+    assert trial.epoch == 3
+    second = run(trial)
+    assert [report["epoch"] for report in first] == [2]
+    assert [report["epoch"] for report in second] == [2, 4]
+    assert timeless(second[:1]) == timeless(first)
 
 
 def test_the_warmup_begins_at_its_setting(data: DeviceImages, tmp_path: Path) -> None:

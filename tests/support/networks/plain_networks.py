@@ -17,12 +17,12 @@ from torch.nn import functional as F
 from models.adaptive_span import attention as adaptive_span
 from models.adaptive_span.attention import AdaptiveAttention, LocalAttention
 from models.common.bottleneck import ConvNorm
+from models.common.channel_attention import ChannelGate
 from models.common.non_local import NonLocal, NonLocalBottleneck
 from models.fcvit.network import FCViT
 from models.lesa.attention import LocallyEnhancedAttention
 from models.lesa.network import LesaBottleneck
-from models.lsas.sub_attention import AttentionGate
-from models.spatial_bias.network import SpatialBiasConv
+from models.spatial_bias.block import BiasedBottleneck, SpatialBiasConv
 from tests.support.networks.attention_oracle import unfold_attention
 from tests.support.networks.fcvit_oracle import plain_fcvit
 from tests.support.networks.lesa_oracle import plain_binary
@@ -66,11 +66,14 @@ def normed_conv(layer: ConvNorm, x: Tensor) -> Tensor:
 def plain_block(block: Any, x: Tensor) -> Tensor:
     """Apply a bottleneck, without stochastic depth: 1x1, operator, 1x1, gate or pool, shortcut, non-local block."""
     shortcut = x if isinstance(block.shortcut, nn.Identity) else normed_conv(block.shortcut, x)
-    y = plain_operator(block.spatial, normed_conv(block.reduce, x))
-    if not isinstance(block, LesaBottleneck):  # whose operators end in a norm
-        y = block.bn(y)
-    y = normed_conv(block.expand, F.relu(y, inplace=True))
-    y = plain_gate(block.gate, y) if isinstance(getattr(block, "gate", None), AttentionGate) else y
+    if isinstance(block, BiasedBottleneck) and isinstance(block.spatial, SpatialBiasConv):
+        y = plain_biased_branch(block, x)
+    else:
+        y = plain_operator(block.spatial, normed_conv(block.reduce, x))
+        if not isinstance(block, LesaBottleneck):  # whose operators end in a norm
+            y = block.bn(y)
+        y = normed_conv(block.expand, F.relu(y, inplace=True))
+    y = plain_gate(block.gate, y) if isinstance(getattr(block, "gate", None), ChannelGate) else y
     y = block.pool(y) if hasattr(block, "pool") else y
     y = F.relu(y + shortcut, inplace=True)
     return plain_non_local(block.non_local, y) if is_non_local(block) else y
@@ -83,8 +86,6 @@ def is_non_local(block: nn.Module) -> bool:
 def plain_operator(operator: Any, x: Tensor) -> Tensor:
     if isinstance(operator, LocallyEnhancedAttention):
         return plain_lesa(operator, x)
-    if isinstance(operator, SpatialBiasConv):
-        return plain_spatial_bias(operator, x)
     if isinstance(operator, ConvNorm):
         return normed_conv(operator, x)
     assert isinstance(operator, AdaptiveAttention | LocalAttention | nn.Conv2d), operator
@@ -93,14 +94,16 @@ def plain_operator(operator: Any, x: Tensor) -> Tensor:
 
 
 def plain_gate(gate: Any, x: Tensor) -> Tensor:
-    """Apply squeeze-and-excitation with sub-attention behind its logits."""
-    assert gate.attention == "se"
+    """Apply squeeze-and-excitation with sub-attention behind its logits; other attentions as they are."""
+    if gate.attention != "se":
+        y: Tensor = gate(x)
+        return y
     batch, channels = x.shape[:2]
     pooled = F.adaptive_avg_pool2d(x, 1).flatten(1)
     hidden = F.relu(F.linear(pooled, gate.host.fc1.weight.flatten(1), gate.host.fc1.bias), inplace=True)
     value = F.linear(hidden, gate.host.fc2.weight.flatten(1), gate.host.fc2.bias).view(batch, channels, 1, 1)
     product = torch.sigmoid(value)
-    for step in range(gate.sub.order):
+    for step in range(getattr(gate.sub, "order", 0)):
         value = value * gate.sub.scale[step].view(1, -1, 1, 1) + gate.sub.shift[step].view(1, -1, 1, 1)
         product = product * torch.sigmoid(value)
     return x * product
@@ -119,14 +122,45 @@ def plain_lesa(layer: Any, x: Tensor) -> Tensor:
     return unary + torch.sigmoid(fusion.bn(fusion.conv(hidden))) * binary
 
 
-def plain_spatial_bias(layer: Any, x: Tensor) -> Tensor:
-    """Convolve, and append the bias: reduction, grid, mixing of its cells, resizing."""
-    bias, y = layer.bias, layer.conv(x)
-    grid = F.adaptive_avg_pool2d(normed_conv(bias.reduce, x), bias.pooled_size)
+def plain_biased_branch(block: Any, x: Tensor) -> Tensor:
+    """Apply the branch of a block with a spatial bias, which a projection of its own adds where it joins late."""
+    layer = block.spatial
+    inner = normed_conv(block.reduce, x)
+    read = {"block_input": x, "conv1_output": inner}
+    if layer.join_point == "conv2_input":
+        y = layer.conv(plain_joined(inner, plain_bias(layer.bias, read[layer.read_point])))
+    else:
+        read["conv2_output"] = y = layer.conv(inner)
+    if layer.join_point == "conv2_output":
+        y = plain_joined(y, plain_bias(layer.bias, read[layer.read_point]))
+    width, y = y.shape[1], F.relu(block.bn(y))
+    weight = block.expand.conv.weight
+    z = F.conv2d(y, weight[:, :width])
+    if layer.join_point == "conv3_input":
+        bias = plain_bias(layer.bias, read[layer.read_point])
+        z = z + F.interpolate(F.conv2d(bias, weight[:, width:]), size=z.shape[2:], mode="bilinear", align_corners=False)
+    result: Tensor = block.expand.bn(z)
+    return result
+
+
+def plain_joined(y: Tensor, bias: Tensor) -> Tensor:
+    return torch.cat([y, F.interpolate(bias, size=y.shape[2:], mode="bilinear", align_corners=False)], dim=1)
+
+
+def plain_bias(layer: Any, x: Tensor) -> Tensor:
+    """Compute a spatial bias: reduction, grid, mixing of its cells."""
+    grid = F.adaptive_avg_pool2d(normed_conv(layer.reduce, x), layer.pooled_size)
     batch, channels, side, _ = grid.shape
-    mixed = bias.mix(grid.view(batch, channels, side * side).permute(0, 2, 1))
-    mixed = mixed.permute(0, 2, 1).reshape(batch, -1, side, side)
-    return torch.cat([y, F.interpolate(mixed, size=y.shape[2:], mode="bilinear", align_corners=False)], dim=1)
+    weight, shift = layer.mix.weight, layer.mix.bias
+    if isinstance(layer.mix, nn.Linear):
+        matrix = weight.view(-1, side, side, channels, side, side)
+        mixed: Tensor = torch.einsum("nijcpq,bcpq->bnij", matrix, grid) + shift.view(1, -1, side, side)
+        return mixed
+    cells, key = grid.view(batch, channels, side * side), weight.shape[2]
+    steps = [
+        sum(cells[:, start + u] @ weight[:, :, u].T for u in range(key)) + shift for start in range(channels - key + 1)
+    ]
+    return torch.stack(steps, dim=1).view(batch, -1, side, side)
 
 
 def plain_non_local(block: Any, x: Tensor) -> Tensor:

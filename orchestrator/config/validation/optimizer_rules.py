@@ -1,0 +1,79 @@
+"""Rules that join the learning rate schedule, the optimiser and the clipping with each other.
+
+They concern a sweep as a whole: a setting of a schedule is in order when any of the searched schedules uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from orchestrator.config.searched_values import Setting
+from orchestrator.config.sections.training import TrainingConfig
+from orchestrator.errors import Problem
+
+_OWNERS = {
+    "anneal_epochs": ("cosine", "poly"),
+    "poly_power": ("poly",),
+    "decay_epochs": ("step",),
+    "plateau_patience": ("plateau",),
+}
+"""Settings of only some schedules, which others reject."""
+
+
+def optimizer_problems(training: TrainingConfig, search: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield settings of the optimiser step that do not go together.
+
+    Args:
+        training: Section `training`, the fixed values.
+        search: Searched domains by name.
+    """
+
+    def setting(name: str) -> Setting:
+        return Setting.of(name, training, search)
+
+    shapes = setting("lr_schedule").values
+    for name, owners in _OWNERS.items():
+        yield from _owner_problems(setting(name), name, owners, shapes)
+    milestones = setting("decay_milestones")
+    for points in milestones.values:
+        if points and isinstance(points, tuple) and "multistep" not in shapes:
+            yield Problem(
+                milestones.where, f"got {list(points)}; only multistep has some. Add training.lr_schedule: multistep"
+            )
+    yield from _betas_problems(setting("betas"), setting("optimizer").values)
+    norm, factor = setting("clip_grad_norm"), setting("agc_factor")
+    if None not in norm.values and None not in factor.values:
+        yield Problem(
+            factor.where, f"got {factor.values[0]}; {norm.where} clips the same gradients. Leave one of them out"
+        )
+
+
+def _owner_problems(setting: Setting, name: str, owners: tuple[str, ...], shapes: tuple[Any, ...]) -> Iterator[Problem]:
+    usual = TrainingConfig.model_fields[name].default
+    given = [value for value in setting.values if value != usual]
+    if given and not set(owners) & set(shapes):
+        listed = " and ".join([", ".join(owners[:-1]), owners[-1]] if len(owners) > 1 else owners)
+        yield Problem(
+            setting.where,
+            f"got {given[0]}; it is a setting of {listed}, not of {shapes[0]}. Add training.lr_schedule: {owners[0]}, "
+            "or leave it out",
+        )
+
+
+def _betas_problems(betas: Setting, optimizers: tuple[Any, ...]) -> Iterator[Problem]:
+    from timm.optim import get_optimizer_info, list_optimizers
+
+    known = [get_optimizer_info(name) for name in optimizers if name in list_optimizers()]
+    having = [info for info in known if info.has_betas]
+    for given in betas.values:
+        if not isinstance(given, tuple) or not known:
+            continue  # None, or a problem that another rule reports
+        shown = f"got {list(given)}"
+        if not having:
+            yield Problem(
+                betas.where, f"{shown}; {known[0].name} has none. Use training.optimizer: adamw, or leave them out"
+            )
+        for info in having:
+            if len(given) != info.num_betas:
+                yield Problem(betas.where, f"{shown}; {info.name} has {info.num_betas}. Write {info.num_betas} numbers")

@@ -1,0 +1,41 @@
+"""Clipping of gradients: by the norm of all together, or by the norm of each output unit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from timm.utils.agc import adaptive_clip_grad
+from torch import nn
+
+from orchestrator.config.sections.training import TrainingConfig
+
+__all__ = ["clip_gradients_", "clips"]
+
+
+def clips(training: TrainingConfig) -> bool:
+    """Return whether the settings clip gradients."""
+    return training.clip_grad_norm is not None or training.agc_factor is not None
+
+
+def clip_gradients_(network: nn.Module, training: TrainingConfig) -> None:
+    """Clip the gradients of a network in place, as the settings say; they must not be scaled.
+
+    Args:
+        network: Network after the backward pass.
+        training: Training settings.
+    """
+    if training.clip_grad_norm is not None:
+        nn.utils.clip_grad_norm_(network.parameters(), training.clip_grad_norm)
+    if training.agc_factor is not None:
+        adaptive_clip_grad(_without_classifier(network), clip_factor=training.agc_factor)
+
+
+def _without_classifier(network: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield the parameters outside the classifiers, which Brock et al. 2021 (arXiv 2102.06171) do not clip."""
+    find = getattr(network, "get_classifier", None)
+    found = find() if callable(find) else ()
+    classifiers = found if isinstance(found, tuple | list) else (found,)
+    excluded = {
+        id(parameter) for module in classifiers if isinstance(module, nn.Module) for parameter in module.parameters()
+    }
+    return (parameter for parameter in network.parameters() if id(parameter) not in excluded)
