@@ -13,7 +13,7 @@ from orchestrator.config.recipes import list_recipes
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.config.trial import resolve_trial
 from orchestrator.errors import RecipeError
-from tests.support.paper_datasets import write_paper_datasets
+from tests.support.paper_datasets import SIDES, write_paper_datasets
 
 
 @pytest.fixture(scope="module")
