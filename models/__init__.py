@@ -39,6 +39,7 @@ from models.registry.catalogue import (
 )
 from models.registry.first_map import first_map_side
 from models.spatial_bias import variants as spatial_bias_variants
+from models.stand_alone import variants as stand_alone_variants
 
 __all__ = [
     "AuthorsCheckpointError",
@@ -80,5 +81,6 @@ __all__ = [
     "read_weights",
     "searchable_options",
     "spatial_bias_variants",
+    "stand_alone_variants",
     "synchronise_batch_norm",
 ]

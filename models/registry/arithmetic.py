@@ -28,6 +28,8 @@ COSTLESS = frozenset(
         "drop_path_rate",
         "proj_drop_rate",
         "layer_scale_init",
+        "mask_before_softmax",
+        "scaled",
         "scale_init",
         "shift_init",
         "span_penalty",

@@ -179,10 +179,21 @@ def explain(
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Layer whose map Grad-CAM reads; default: a late one.")] = None,
     compare: Annotated[
-        str | None, typer.Option(help="ViT of timm to compare with, such as vit_tiny_patch16_224.")
+        list[str] | None,
+        typer.Option(help="ViT of timm to compare with, such as deit_base_patch16_224. Repeatable.", metavar="NAME"),
     ] = None,
     compare_checkpoint: Annotated[
-        Path | None, typer.Option(help="Weights of that ViT; default: untrained.", parser=path_option, metavar="PATH")
+        list[str] | None,
+        typer.Option(
+            help="Weights of each ViT in turn: a file, 'pretrained' (timm's) or 'untrained', the default. Repeatable.",
+            metavar="PATH",
+        ),
+    ] = None,
+    query: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Point whose attention is drawn, as shares of width and height: 0.5,0.5. Repeatable.", metavar="X,Y"
+        ),
     ] = None,
     to_mlflow: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Log to the trial's MLflow run.")] = True,
     runs_dir: RunsDir = None,
@@ -191,10 +202,13 @@ def explain(
 ) -> None:
     """Visualise a trained network: spans, masks, similarities, gates, biases, Grad-CAM."""
     from orchestrator.inference.explain import explain_network
+    from orchestrator.inference.explain.compared import comparisons
+    from orchestrator.inference.explain.query_maps import query_points
     from orchestrator.inference.explain.regions import regions_for
     from orchestrator.inference.images import sample_images
     from orchestrator.inference.trained_network import find_network
 
+    beside, queries = comparisons(compare or (), compare_checkpoint or ()), query_points(query or ())
     of = _weights_of(model, weights, dataset)
     trained = find_network(run, trial=trial, runs_dir=runs_dir, tracking_uri=tracking_uri, of=of)
     seen = sample_images(trained, dataset, split=split, count=images)
@@ -208,8 +222,8 @@ def explain(
         regions_from=regions_from,
         layer=layer,
         drawn=show,
-        compare=compare,
-        compare_checkpoint=compare_checkpoint,
+        compare=beside,
+        queries=queries,
     )
     logged = _log(trained, found) if to_mlflow else "not logged to MLflow"
     if as_json:

@@ -77,6 +77,7 @@ def converted_weights(
         CheckpointError: There is no such source or network, the weights are not of it, or have no classifier.
         DataError: There is no such dataset.
     """
+    import models
     from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
 
     read = read_source(source, model=of.model, kind=of.kind, tracking_uri=tracking_uri)
@@ -94,7 +95,7 @@ def converted_weights(
     content = {
         "model": {
             "name": of.model,
-            "options": keywords,
+            "options": models.options_to_record(of.model, keywords),
             "num_classes": num_classes,
             "in_chans": in_chans,
             "image_size": images.pop("image_size"),
@@ -133,7 +134,7 @@ def _network(source: str | Path, model: str, read: SourceWeights) -> tuple[nn.Mo
         raise CheckpointError(f"--model {model}: {error}") from None
     try:
         fit = models.load_weights(network, read.weights)
-    except models.AuthorsCheckpointError as error:
+    except (models.AuthorsCheckpointError, models.AuthorsOptionError) as error:
         raise CheckpointError(f"{source}: is not of {model}: {error}") from None
     if fit.new_head:
         raise CheckpointError(
