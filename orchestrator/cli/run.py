@@ -132,11 +132,11 @@ def run_to_end(
         sweep_file=sweep_file,
     )
     runs_dir_option = f" --runs-dir {shlex.quote(str(result.folder.parent))}"
-    print_outcome(result, console, f"{_own_command()} dashboard {result.name}{runs_dir_option}")
+    print_outcome(result, console, f"{own_command()} dashboard {result.name}{runs_dir_option}")
     elsewhere = "" if config.runs_dir is None else runs_dir_option
-    tell(f"Report:    {_own_command()} report {result.name}{elsewhere}")
+    tell(f"Report:    {own_command()} report {result.name}{elsewhere}")
     if result.status is TrialStatus.INTERRUPTED:
-        command = f"{_own_command()} resume {result.name}{elsewhere}"
+        command = f"{own_command()} resume {result.name}{elsewhere}"
         tell(f"Resume:    {'submit it again with --resume' if inside_ray_job() else command}")
         raise typer.Exit(INTERRUPTED)
     if result.best is None:
@@ -162,6 +162,6 @@ def show_dry_run(config: SweepConfig, address: str | None, *, as_json: bool) -> 
         raise typer.Exit(FAILED)
 
 
-def _own_command() -> str:
+def own_command() -> str:
     """Return the command that starts SpatialSweep: by name where the shell finds it, else by path."""
     return "spatialsweep" if shutil.which("spatialsweep") else f"{sys.executable} -m orchestrator"

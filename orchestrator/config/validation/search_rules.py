@@ -6,13 +6,15 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.config.fixed_settings import CHECKPOINT, fixed_settings
 from orchestrator.config.sections.first_trials import first_problems
 from orchestrator.config.sections.model import ModelConfig
 from orchestrator.config.sections.objective import SPAN, is_constraint, parse_constraint
+from orchestrator.config.sections.section import Seed
 from orchestrator.config.sections.training import TrainingConfig
+from orchestrator.config.trial import ROW, SEED
 from orchestrator.config.validation.plain_data import shown
 from orchestrator.config.validation.pydantic_problems import translate
 from orchestrator.config.validation.sampler_rules import sampler_problems
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 _MOST_DECIDING = 200
 _MOST_BRANCHES = 2_000
 _MOST_REJECTED = 20
+_SEED: TypeAdapter[int] = TypeAdapter(Seed)
 _EXCLUDE = "Give them conditions (when) that exclude each other"
 
 
@@ -179,10 +182,12 @@ def _check_branch(
             yield from _check_training_domain(name, search[name])
         elif setting == CHECKPOINT:
             yield from _check_checkpoints(name, search[name])
-        elif setting not in options and not takes_any:
+        elif setting == SEED:
+            yield from _check_seeds(name, search[name])
+        elif setting not in options and setting != ROW and not takes_any:
             yield _unknown_searched(name, model, search)
         names.setdefault(setting, name)
-    others = {*TrainingConfig.model_fields, CHECKPOINT}
+    others = {*TrainingConfig.model_fields, CHECKPOINT, SEED, ROW}
     searched = {
         setting: search[name].corners()
         for setting, name in names.items()
@@ -236,6 +241,14 @@ def _check_checkpoints(name: str, domain: Any) -> Iterator[Problem]:
     if wrong:
         rule = "a checkpoint is a file, runs:/<id> or timm:TAG, and random stands for random weights"
         yield Problem(f"search.{name}", f"got {shown(wrong[0])}; {rule}. Use choices such as [random, weights.pth]")
+
+
+def _check_seeds(name: str, domain: Any) -> Iterator[Problem]:
+    for value in domain.corners():
+        try:
+            _SEED.validate_python(value, strict=True)
+        except ValidationError:
+            yield Problem(f"search.{name}", f"got {shown(value)}; a seed is a whole number from 0 to 2^32 - 1. Use 0")
 
 
 def _geometry(facts: DatasetFacts | None) -> dict[str, Any]:
