@@ -43,7 +43,7 @@ def draw(result: TableResult, path: Path) -> None:
             _differences(axes, rows, result)
         left.set_yticks(range(len(rows)), [_tick(row, result.measure.decimals) for row in rows])
         left.set_ylim(len(rows) - 0.5, -0.5)
-        figure.suptitle(f"{result.table.title}\n{result.scale.in_words}", fontsize=9, wrap=True)
+        figure.suptitle(f"{result.title}\n{result.scale.in_words}", fontsize=9, wrap=True)
         figure.savefig(path, dpi=_DPI, format="png")
 
 

@@ -67,11 +67,11 @@ def as_markdown(result: TableResult, with_picture: bool = False) -> str:
     """
     rules = ["---" if heading in ("row", "network", "") else "---:" for heading in HEADINGS]
     rows = [list(HEADINGS), rules, *table_rows(result)]
-    lines = [f"# {result.table.title}", "", f"{result.table.source}. {result.scale.in_words}", ""]
+    lines = [f"# {result.title}", "", f"{result.table.source}. {result.scale.in_words}", ""]
     lines += [f"| {' | '.join(_escaped(cell) for cell in row)} |" for row in rows]
     lines += ["", *(f"- {remark}" for remark in remarks(result))]
     if with_picture:
-        lines += ["", f"![{result.table.title}](report.png)"]
+        lines += ["", f"![{result.title}](report.png)"]
     return "\n".join(lines) + "\n"
 
 

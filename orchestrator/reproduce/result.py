@@ -108,6 +108,11 @@ class TableResult:
         return self.table.measure
 
     @property
+    def title(self) -> str:
+        """Title of the table, and the scale where it is not that of the paper."""
+        return self.table.title if self.scale.name == "paper" else f"{self.table.title}: scale {self.scale.name}"
+
+    @property
     def is_complete(self) -> bool:
         """True if every row has a value for every seed."""
         return all(row.values and not row.without_value for row in self.rows)
@@ -118,7 +123,7 @@ class TableResult:
         return {
             "paper": table.paper,
             "table": table.name,
-            "title": table.title,
+            "title": self.title,
             "source": table.source,
             "published_in": table.published_in or None,
             "measure": {"name": table.measure.words, "unit": table.measure.unit, "mode": table.measure.mode},

@@ -79,7 +79,7 @@ def print_plan(plan: TablePlan, console: Console) -> None:
 
 def print_result(result: TableResult, console: Console) -> None:
     """Print a table with its remarks."""
-    shown = Table(title=f"{result.table.title}: {result.measure.words}", title_justify="left")
+    shown = Table(title=f"{result.title}, {result.measure.words}", title_justify="left")
     for heading in HEADINGS:
         left = heading in ("row", "network", "")
         shown.add_column(heading, justify="left" if left else "right", overflow="fold")
