@@ -151,14 +151,14 @@ def remarks(result: TableResult) -> list[str]:
             spans = ", ".join(f"{span:.2f}" for span in row.layers)
             found.append(f"Learned spans of {row.label}, first layer to last, in px: {spans}.")
         found += [f"{row.label}, seed {seed}: no value ({why})." for seed, why in row.without_value.items()]
-    found.append(f"Sweeps: {', '.join(result.sweeps) or 'none has begun'}. {_versions(result)}")
+    found.append(f"Sweeps: {', '.join(result.sweeps) or 'none has begun'}. {_versions(result)}".rstrip())
     return found
 
 
 def _versions(result: TableResult) -> str:
     names = {"spatialsweep.version": "SpatialSweep", "git.revision": "revision", "version.torch": "torch"}
     parts = [f"{words} {result.facts[name]}" for name, words in names.items() if name in result.facts]
-    return f"{', '.join(parts)}."
+    return f"Trained with {', '.join(parts)}." if parts else ""
 
 
 def _with_interval(found: Estimate | None, decimals: int, sign: str) -> str:

@@ -91,7 +91,7 @@ class TableResult:
         rows: Rows that were run, in the order of the table.
         left_out: Labels of rows of the table that were not run.
         sweeps: Names of the sweeps that the numbers come from.
-        facts: Versions of packages and revision of the code.
+        facts: Versions of packages and revision of the code that trained.
     """
 
     table: PaperTable
@@ -156,7 +156,7 @@ def table_result(
         found: Measurements by row and seed.
         scale: Scale the rows were run at.
         costs: Parameters and multiply-accumulates by name of the row.
-        facts: Versions of packages and revision of the code.
+        facts: Versions of packages and revision of the code that trained.
     """
     values = {row.name: _values(row.name, found) for row in rows}
     shown = {row.name for row in rows}

@@ -12,7 +12,6 @@ from rich.console import Console
 from orchestrator.data.datasets import locate_dataset
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.files.runs_dir import resolve_runs_dir
-from orchestrator.records.provenance import facts
 from orchestrator.records.status import TrialStatus
 from orchestrator.reproduce.catalogue import PaperTable, load_table
 from orchestrator.reproduce.measurements import is_unfinished, missing_seeds, read_measurements
@@ -22,6 +21,7 @@ from orchestrator.reproduce.rows import ResolvedRow, chosen_rows, resolve_rows
 from orchestrator.reproduce.scale import row_costs, run_scale
 from orchestrator.reproduce.sweeps import cells_of, sweeps_of
 from orchestrator.reproduce.table_folder import PlannedSweep, TableFolder
+from orchestrator.results.stored_sweep import read_sweep
 from orchestrator.sweep.run import run_sweep
 
 __all__ = ["MOST_SEEDS", "Reproduction", "TableRun", "prepare_run", "reproduce", "result_of"]
@@ -190,5 +190,15 @@ def result_of(run: TableRun) -> TableResult:
         found,
         scale=run_scale(run.scale, shown, seeds, prepared),
         costs=row_costs(shown),
-        facts=facts(),
+        facts=_facts(run.folder.sweeps()),
     )
+
+
+def _facts(sweeps: Sequence[PlannedSweep]) -> dict[str, str]:
+    """Return versions and revision of the code that trained; where sweeps differ, all of them."""
+    found: dict[str, dict[str, None]] = {}
+    for sweep in sweeps:
+        if sweep.folder.has_begun:
+            for name, text in read_sweep(sweep.folder).facts.items():
+                found.setdefault(name, {})[text] = None
+    return {name: ", ".join(texts) for name, texts in found.items()}

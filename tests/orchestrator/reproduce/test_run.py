@@ -95,6 +95,7 @@ def test_the_files_of_a_report(tmp_path: Path) -> None:
     )
     assert "Scale small: digits, images of 8 x 8 px" in text
     assert "only the direction of a difference can be compared" in text
+    assert "Sweeps: spatial_bias-resnet38-small-1. Trained with revision abc." in text
     page = files.html.read_text()
     assert "4.50 ± 6.35" in page
     assert "data:image/png;base64," in page
