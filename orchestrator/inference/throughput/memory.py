@@ -23,7 +23,7 @@ def peak_bytes(program: Callable[[], object], device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+        before: int = torch.cuda.memory_allocated(device)
         program()
         torch.cuda.synchronize(device)
         peak: int = torch.cuda.max_memory_allocated(device)
