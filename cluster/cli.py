@@ -18,6 +18,7 @@ from orchestrator.cli.options import AllowChanged, AsJson, Assignments, NewName,
 from orchestrator.cli.output import tell, tell_json, wide_console
 from orchestrator.cli.sweep import register_job_status
 from orchestrator.config.option_values import setting_values
+from orchestrator.files.known_code import note_code
 from orchestrator.records.folder.known_servers import note_server
 from orchestrator.uris import without_password, without_secrets
 
@@ -76,7 +77,7 @@ def submit(
     values = setting_values(name=name, tracking_uri=tracking_uri, runs_dir=runs_dir)
     checked = submission.check_sweep(sweep, overrides, values)
     variables = submission.passed_on(env or ())
-    packed = package.plan_package(working_dir, sweep)
+    packed = package.plan_package(working_dir, sweep, network_files=checked.network_files)
     submission.require_checkpoints(checked.checkpoints, packed, working_dir)
     _show_package(checked, packed)
     client = JobClient(address)
@@ -97,6 +98,8 @@ def submit(
     if checked.tracking_uri:
         note_server(checked.tracking_uri)  # `status` and `report` on this machine may contact it
     _show_ways(client, checked.name, checked.tracking_uri)
+    for source in checked.network_files:
+        note_code(source.sha256)  # so that commands on this machine read the networks it trains
     if follow_log:
         _follow(client, client.look(job))
 

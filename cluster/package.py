@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from cluster.unpacked_files import LeftOut, is_secret
+from orchestrator.config.network_files import NetworkSource, relative_path
 from orchestrator.errors import ConfigError, Problem
 
 IMPORT_ROOTS = ("cluster", "models", "orchestrator", "search_spaces")
@@ -68,17 +69,21 @@ def size_limit() -> int:
     return package_size_limit()
 
 
-def plan_package(folder: Path, sweep: Path, *, limit: int | None = None) -> Package:
+def plan_package(
+    folder: Path, sweep: Path, *, network_files: Sequence[NetworkSource] = (), limit: int | None = None
+) -> Package:
     """Collect the files a job needs to run a sweep.
 
     Args:
         folder: Working directory.
         sweep: Sweep file; included even if it is ignored or outside the folder.
+        network_files: Files of the sweep's networks; included beside the sweep file even if they are ignored.
         limit: Limit in bytes, before compression; None takes Ray's.
 
     Raises:
         ConfigError: The folder does not exist, holds packages named as SpatialSweep's, or exceeds the limit; or the
-            sweep file is a link out of the folder, or has a name that marks secrets.
+            sweep file is a link out of the folder, or has a name that marks secrets; or a file of a network is named
+            by a path that the job lacks.
     """
     if not folder.is_dir():
         raise ConfigError([Problem("--working-dir", f"no such folder: {folder}")])
@@ -89,6 +94,7 @@ def plan_package(folder: Path, sweep: Path, *, limit: int | None = None) -> Pack
     files |= _own_code(folder)
     name = _name_of_sweep(sweep, given, folder)
     files[name] = sweep.resolve()
+    files |= {_name_of_network(source, name): source.path for source in network_files}
     package = Package(files, name, tuple(left_out.in_words()))
     if package.bytes >= (size_limit() if limit is None else limit):
         raise ConfigError([_too_large(folder, package, size_limit() if limit is None else limit)])
@@ -120,6 +126,19 @@ def _name_of_sweep(sweep: Path, given: Path, folder: Path) -> str:
     if any(is_secret(each) for each in (name, Path(sweep.name), Path(target.name))):
         raise ConfigError([Problem(str(sweep), "has a name of files that hold secrets. Call the sweep's file another")])
     return name.as_posix()
+
+
+def _name_of_network(source: NetworkSource, sweep: str) -> str:
+    """Return the name of a network's file in the package, where the job finds it: below the folder of the sweep file.
+
+    Raises:
+        ConfigError: Its name leads out of that folder.
+    """
+    path = relative_path(source.name)
+    if path.is_absolute() or path.parts[0].startswith("~") or ".." in path.parts:
+        message = f"{source.name} leads out of the sweep file's folder, which is all a job has. Put the file below it"
+        raise ConfigError([Problem("model.name", message)])
+    return (PurePosixPath(sweep).parent / path.as_posix()).as_posix()
 
 
 def _kept(folder: Path, excluded: list[str], left_out: LeftOut) -> Iterator[Path]:

@@ -18,6 +18,7 @@ from cluster.package import Package
 from orchestrator.cli.submitted_versions import COMPARED, SUBMITTED_WITH
 from orchestrator.config.fixed_settings import CHECKPOINT, RANDOM
 from orchestrator.config.load import load_sweep, overridden
+from orchestrator.config.network_files import NetworkSource, network_files_beside, read_network_files
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.files.home_paths import expanded_path
 from orchestrator.files.sqlite_files import sqlite_path
@@ -40,12 +41,14 @@ class CheckedSweep:
         name: Name of the sweep.
         tracking_uri: MLflow server without a password; None without an HTTP server.
         unread: Reason why the dataset could not be read on this machine; empty if it was read.
+        network_files: Files of the networks that the sweep names.
         checkpoints: Relative paths of the checkpoints that trainings start from; they have to be sent with the job.
     """
 
     name: str
     tracking_uri: str | None
     unread: str
+    network_files: tuple[NetworkSource, ...] = ()
     checkpoints: tuple[str, ...] = ()
 
 
@@ -66,10 +69,12 @@ def check_sweep(
     """
     settings, _ = overridden(sweep, overrides, values)
     problems, unread = list(_shown_passwords(overrides, values)), ""
-    try:
-        load_sweep(sweep, overrides, values=values)
-    except ConfigError as error:
-        problems = [*error.problems, *problems]
+    with network_files_beside(sweep.parent):
+        network_files, _ = read_network_files(settings)
+        try:
+            load_sweep(sweep, overrides, values=values)
+        except ConfigError as error:
+            problems = [*error.problems, *problems]
     if _lies_elsewhere(_setting(settings, "dataset", "uri")):
         unread = next((problem.message for problem in problems if problem.where == "dataset.uri"), "")
         problems = [problem for problem in problems if problem.where != "dataset.uri"]
@@ -82,6 +87,7 @@ def check_sweep(
         settings["name"],
         without_password(server) if server.startswith("http") else None,
         unread,
+        network_files.sources,
         tuple(dict.fromkeys(_relative_checkpoints(settings))),
     )
 

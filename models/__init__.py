@@ -36,9 +36,20 @@ from models.registry.catalogue import (
     options_of_record,
     options_to_record,
     searchable_options,
+    takes_any_option,
 )
 from models.registry.first_map import first_map_side
+from models.registry.outside.files import (
+    NetworkFile,
+    NetworkFileError,
+    forget_network_file,
+    network_file,
+    register_network_file,
+    split_reference,
+)
+from models.registry.outside.network import list_timm_models, name_problem
 from models.spatial_bias import variants as spatial_bias_variants
+from models.stand_alone import variants as stand_alone_variants
 
 __all__ = [
     "AuthorsCheckpointError",
@@ -47,6 +58,8 @@ __all__ = [
     "ModelFacts",
     "ModelOption",
     "ModelOptionError",
+    "NetworkFile",
+    "NetworkFileError",
     "OptionProblem",
     "OptionValue",
     "TrainingHooks",
@@ -59,11 +72,13 @@ __all__ = [
     "fcvit_variants",
     "first_map_side",
     "fit_weights",
+    "forget_network_file",
     "freeze_spans",
     "from_authors",
     "keywords_for",
     "lesa_variants",
     "list_models",
+    "list_timm_models",
     "load_authors_checkpoint",
     "load_weights",
     "lsas_variants",
@@ -72,13 +87,19 @@ __all__ = [
     "model_family",
     "model_options",
     "model_params",
+    "name_problem",
+    "network_file",
     "nonlocal_variants",
     "options_of_record",
     "options_to_record",
     "penalty",
     "project_",
     "read_weights",
+    "register_network_file",
     "searchable_options",
     "spatial_bias_variants",
+    "split_reference",
+    "stand_alone_variants",
     "synchronise_batch_norm",
+    "takes_any_option",
 ]

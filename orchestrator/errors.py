@@ -121,6 +121,10 @@ class RecipeError(SpatialSweepError, ValueError):
     """Recipe that does not exist."""
 
 
+class ReproduceError(SpatialSweepError, ValueError):
+    """Table of a paper that does not exist, or cannot be reproduced as requested."""
+
+
 class ClusterError(SpatialSweepError, RuntimeError):
     """Cluster that cannot run the sweep, or does not answer."""
 

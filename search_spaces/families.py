@@ -112,6 +112,29 @@ def _fcvit(
     }
 
 
+# The last stages alone, and all of them: attention to windows has most effect in late stages.
+_LATE_3 = _choice("FFT", "FTT", "TTT")
+_LATE_4 = _choice("FFFT", "FFTT", "FTTT", "TTTT")
+
+
+def _adaptive(stages: Domain) -> dict[str, Domain]:
+    return {
+        "num_heads": _HEADS,
+        "max_span": IntDomain(low=2, high=8),
+        "ramp": FloatDomain(low=1.0, high=4.0),
+        "span_init": FloatDomain(low=0.0, high=1.0),
+        "span_penalty": FloatDomain(low=1e-4, high=1e-1, log=True),
+        "shared_span": _SWITCH,
+        "mask_before_softmax": _SWITCH,
+        "scaled": _SWITCH,
+        "stages": stages,
+    }
+
+
+def _local(stages: Domain) -> dict[str, Domain]:
+    return {"num_heads": _HEADS, "kernel_size": _choice(3, 5, 7, 9, 11), "scaled": _SWITCH, "stages": stages}
+
+
 def _lsas(stages: Domain) -> dict[str, Domain]:
     return {
         "order": IntDomain(low=0, high=5),
@@ -154,20 +177,32 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "adaptive_span": Kind(
             family="adaptive_span",
-            networks=_layouts("adaptive"),
-            options={
-                "num_heads": _HEADS,
-                "max_span": IntDomain(low=2, high=8),
-                "ramp": FloatDomain(low=1.0, high=4.0),
-                "span_init": FloatDomain(low=0.0, high=1.0),
-                "span_penalty": FloatDomain(low=1e-4, high=1e-1, log=True),
-            },
+            networks=_layouts("adaptive")[:1],
+            options=_adaptive(_LATE_3),
+            training=training.PARKER,
+        ),
+        "adaptive_span_large": Kind(
+            family="adaptive_span",
+            networks=_layouts("adaptive")[1:],
+            options=_adaptive(_LATE_4),
             training=training.PARKER,
         ),
         "local_attention": Kind(
             family="local_attention",
-            networks=_layouts("local"),
-            options={"num_heads": _HEADS, "kernel_size": _choice(3, 5, 7, 9, 11)},
+            networks=_layouts("local")[:1],
+            options=_local(_LATE_3),
+            training=training.PARKER,
+        ),
+        "local_attention_large": Kind(
+            family="local_attention",
+            networks=_layouts("local")[1:],
+            options=_local(_LATE_4),
+            training=training.PARKER,
+        ),
+        "stand_alone": Kind(
+            family="local_attention",
+            networks=_depths("sasa", 26, 38, 50),
+            options={**_local(_LATE_4), "stem": _choice("7x7", "attention")},
             training=training.PARKER,
         ),
         "augmented": Kind(

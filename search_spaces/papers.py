@@ -55,7 +55,16 @@ _PARKER_TRAINING: Settings = {
     "global_batch_size": 50,
     "lr_schedule": "cosine",
 }
-_SPAN: Settings = {"num_heads": 4, "max_span": 5, "ramp": 2.0, "span_init": 0.1, "span_penalty": 0.01}
+_SPAN: Settings = {
+    "num_heads": 4,
+    "max_span": 5,
+    "ramp": 2.0,
+    "span_init": 0.1,
+    "span_penalty": 0.01,
+    "shared_span": False,
+    "mask_before_softmax": False,
+    "scaled": False,
+}
 _AUGMENTED: Settings = {"num_heads": 4, "dk": 40, "dv": 4, "relative": False}
 
 _BIAS: Settings = {
@@ -167,27 +176,42 @@ _BIAS_SMALL = tuple(
 )
 
 
+def _parker(stages: str) -> tuple[PaperSetting, ...]:
+    """Return the configurations of adaptive attention in all of the stages."""
+    by_default = {**_PARKER_TRAINING, "lr": 0.1, "weight_decay": 1e-4, "global_batch_size": 25}
+    return (
+        PaperSetting(f"{_PARKER}, best medium network", {**_SPAN, "stages": stages, **_PARKER_TRAINING}),
+        PaperSetting(
+            f"{_PARKER}, defaults of the code",
+            {**_SPAN, "num_heads": 1, "ramp": 3.0, "span_penalty": 1e-3, "stages": stages, **by_default},
+        ),
+    )
+
+
+def _local(stages: str) -> tuple[PaperSetting, ...]:
+    """Return the configurations of local attention in all of the stages."""
+    window: Settings = {"scaled": False, "stages": stages}
+    return (
+        PaperSetting(
+            f"{_PARKER}, best medium network", {"num_heads": 4, "kernel_size": 5, **window, **_PARKER_TRAINING}
+        ),
+        _ramachandran(window),
+    )
+
+
+def _ramachandran(window: Settings) -> PaperSetting:
+    return PaperSetting("Ramachandran et al. 2019 (arXiv 1906.05909)", {"num_heads": 8, "kernel_size": 7, **window})
+
+
 _PAPERS: Mapping[str, tuple[PaperSetting, ...]] = MappingProxyType(
     {
-        "adaptive_span": (
-            PaperSetting(f"{_PARKER}, best medium network", {**_SPAN, **_PARKER_TRAINING}),
-            PaperSetting(
-                f"{_PARKER}, defaults of the code",
-                {
-                    **_SPAN,
-                    "num_heads": 1,
-                    "ramp": 3.0,
-                    "span_penalty": 1e-3,
-                    **_PARKER_TRAINING,
-                    "lr": 0.1,
-                    "weight_decay": 1e-4,
-                    "global_batch_size": 25,
-                },
-            ),
-        ),
-        "local_attention": (
-            PaperSetting(f"{_PARKER}, best medium network", {"num_heads": 4, "kernel_size": 5, **_PARKER_TRAINING}),
-            PaperSetting("Ramachandran et al. 2019 (arXiv 1906.05909)", {"num_heads": 8, "kernel_size": 7}),
+        "adaptive_span": _parker("TTT"),
+        "adaptive_span_large": _parker("TTTT"),
+        "local_attention": _local("TTT"),
+        "local_attention_large": _local("TTTT"),
+        "stand_alone": (
+            _ramachandran({"scaled": False, "stages": "TTTT", "stem": "7x7"}),
+            _ramachandran({"scaled": False, "stages": "TTTT", "stem": "attention"}),
         ),
         "augmented": (PaperSetting(f"{_PARKER}, code", _AUGMENTED),),
         "conv": (

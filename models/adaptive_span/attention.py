@@ -1,6 +1,6 @@
 """Local self-attention with windows of learned size, and the same with fixed windows.
 
-Each head holds a span z in [0, 1]. Ring delta of the window (pixels at Chebyshev distance delta) is weighted
+Each head (or layer) holds a span z in [0, 1]. Ring delta of the window (pixels at Chebyshev distance delta) is weighted
 by m(delta) = clamp((z * S + 1 - delta) / R + 1, 0, 1): full to about z * S pixels, then a ramp of R pixels,
 zero from there on, where nothing is computed. A penalty pulls z to zero and the loss pulls it out where
 distance pays.
@@ -36,17 +36,19 @@ class LocalAttention(nn.Module):
         dim: Channels; even, and divisible by `num_heads`.
         num_heads: Heads, which share the channels.
         kernel_size: Side of the window in pixels; odd.
+        scaled: True to divide the logits by the root of the channels per head.
 
     Raises:
         ModelOptionError: On the first forward pass, when `dim` does not fit the heads.
 
-    Source: Parker et al. 2020: no scaling of the logits, no bias, borders are zero keys and
-    values.
+    Source: Parker et al. 2020: no scaling of the logits unless `scaled`, no bias, borders are zero keys
+    and values.
     """
 
-    def __init__(self, dim: int, *, num_heads: int, kernel_size: int) -> None:
+    def __init__(self, dim: int, *, num_heads: int, kernel_size: int, scaled: bool = False) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.scale = (dim / num_heads) ** -0.5 if scaled else 1.0
         self.qkv = nn.Conv2d(dim, 3 * dim, 1, bias=False)
         self.rel_h = nn.Parameter(torch.empty(dim // 2, kernel_size))
         self.rel_w = nn.Parameter(torch.empty(dim // 2, kernel_size))
@@ -55,6 +57,7 @@ class LocalAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend within the window."""
         q, k, v = self.qkv(x).chunk(3, dim=1)
+        q = q if self.scale == 1.0 else q * self.scale
         return in_order_of(x, local_attention(q, k, v, self.rel_h, self.rel_w, num_heads=self.num_heads))
 
     def macs(self, x: Tensor) -> int:
@@ -64,22 +67,26 @@ class LocalAttention(nn.Module):
 
 @register_notrace_module
 class AdaptiveAttention(nn.Module):
-    """Multi-head local attention with one learned span per head.
+    """Multi-head local attention with a learned span per head, or one for all heads.
 
     Shape: x (B, dim, H, W) -> (B, dim, H, W).
 
     Args:
         dim: Channels; even, and divisible by `num_heads`.
-        num_heads: Heads, which share the channels; each has a span z.
+        num_heads: Heads, which share the channels.
         max_span: S, the radius of the largest window in pixels.
         ramp: R, width in pixels of the soft edge; above 0.
         span_init: First value of z, a fraction of `max_span`.
         span_penalty: Lambda, weight of the sum of |z| in the loss.
+        shared_span: True for one span z that all heads share, which counts once in the penalty; else one per head.
+        mask_before_softmax: True to add the logarithm of the mask to the logits, so that attention is a softmax over
+            the span; else weights are masked after the softmax and divided by their sum.
+        scaled: True to divide the logits by the root of the channels per head.
 
     Raises:
         ModelOptionError: On the first forward pass, when `dim` does not fit the heads.
 
-    Source: Parker et al. 2020.
+    Source: Parker et al. 2020: a span per head, masked after the softmax, no scaling.
     """
 
     macs_depend_on_values = True  # the spans decide on the windows
@@ -93,9 +100,14 @@ class AdaptiveAttention(nn.Module):
         ramp: float,
         span_init: float,
         span_penalty: float,
+        shared_span: bool = False,
+        mask_before_softmax: bool = False,
+        scaled: bool = False,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.mask_before_softmax = mask_before_softmax
+        self.scale = (dim / num_heads) ** -0.5 if scaled else 1.0
         self.max_span = max_span
         self.ramp = ramp
         self.span_penalty = span_penalty
@@ -103,17 +115,27 @@ class AdaptiveAttention(nn.Module):
         table = max(TABLE_SIDE, 2 * max_span + 1)
         self.rel_h = nn.Parameter(torch.empty(dim // 2, table))
         self.rel_w = nn.Parameter(torch.empty(dim // 2, table))
-        self.span = nn.Parameter(torch.full((num_heads,), float(span_init)))
+        self.span = nn.Parameter(torch.full((1 if shared_span else num_heads,), float(span_init)))
         self._radius = self._radius_for(span_init)
         _init_attention(self.qkv, self.rel_h, self.rel_w)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend within the window that the largest span reaches."""
         q, k, v = self.qkv(x).chunk(3, dim=1)
+        q = q if self.scale == 1.0 else q * self.scale
         radius = self.window_radius()
         rel_h, rel_w = self.position_tables(radius)
-        mask = self.ring_mask(radius)
-        return in_order_of(x, local_attention(q, k, v, rel_h, rel_w, num_heads=self.num_heads, ring_mask=mask))
+        attended = local_attention(
+            q,
+            k,
+            v,
+            rel_h,
+            rel_w,
+            num_heads=self.num_heads,
+            ring_mask=self.ring_mask(radius),
+            mask_before_softmax=self.mask_before_softmax,
+        )
+        return in_order_of(x, attended)
 
     def macs(self, x: Tensor) -> int:
         """Return the multiply-accumulates for a map, with the windows that the spans leave now."""
@@ -131,11 +153,11 @@ class AdaptiveAttention(nn.Module):
 
     def head_radii(self) -> list[int]:
         """Return the last ring, in pixels, that the mask of each head leaves above zero."""
-        return [self._radius_for(z) for z in self.span.detach().tolist()]
+        return [self._radius_for(z) for z in self._span_by_head().detach().tolist()]
 
     def spans_px(self) -> list[float]:
         """Return the learned z * S of each head, in pixels."""
-        return [z * self.max_span for z in self.span.detach().tolist()]
+        return [z * self.max_span for z in self._span_by_head().detach().tolist()]
 
     def position_tables(self, radius: int) -> tuple[Tensor, Tensor]:
         """Return the embeddings of the offsets -radius..radius: two of (dim / 2, 2 * radius + 1).
@@ -152,12 +174,16 @@ class AdaptiveAttention(nn.Module):
     def ring_mask(self, radius: int) -> Tensor:
         """Compute the mask m of every head for the rings 0..radius: (num_heads, radius + 1)."""
         ring = torch.arange(1, radius + 1, device=self.span.device, dtype=self.span.dtype)
-        reach = self.span[:, None] * self.max_span + 1 - ring
+        reach = self._span_by_head()[:, None] * self.max_span + 1 - ring
         rings = (reach / self.ramp + 1).clamp(0, 1)
         return torch.cat([torch.ones_like(rings[:, :1]), rings], dim=1)
 
+    def _span_by_head(self) -> Tensor:
+        """Return the span z of every head."""
+        return self.span if len(self.span) == self.num_heads else self.span.expand(self.num_heads)
+
     def training_penalty(self) -> Tensor:
-        """Return lambda times the sum of |z| over the heads."""
+        """Return lambda times the sum of |z| over the spans."""
         return self.span_penalty * self.span.abs().sum()
 
     def project_parameters_(self) -> None:
@@ -166,7 +192,7 @@ class AdaptiveAttention(nn.Module):
         self.window_radius()
 
     def training_diagnostics(self) -> Mapping[str, list[float]]:
-        """Return z * S of every head, in pixels."""
+        """Return z * S of every head, or of the layer where its heads share it, in pixels."""
         return {"span_px": (self.span.float() * self.max_span).tolist()}
 
     def _load_from_state_dict(self, *arguments: Any, **keywords: Any) -> None:

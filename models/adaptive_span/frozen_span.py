@@ -1,8 +1,8 @@
 """Adaptive attention with constant spans: constant masks, and windows cut to the part above zero.
 
 A head whose mask ends at ring r needs the window of radius r alone: what lies beyond has no weight, and the division
-after the mask undoes what the smaller softmax changes, but for the epsilon of 1e-8 in it. Heads of one layer whose
-windows differ enough are computed apart.
+after the mask undoes what the smaller softmax changes, but for the epsilon of 1e-8 in it, which a mask before the
+softmax does not have. Heads of one layer whose windows differ enough are computed apart.
 
 Source: Parker, Kumar, Roussy 2020, "Adaptive Attention Span in Computer Vision" (arXiv 2004.08708).
 """
@@ -38,6 +38,8 @@ class FrozenSpanAttention(nn.Module):
         radii = source.head_radii()
         self.groups = heads_by_radius(radii) if by_head else [list(range(len(radii)))]
         self.radii = [max(radii[head] for head in heads) for heads in self.groups]
+        self.mask_before_softmax = source.mask_before_softmax
+        self.scale = source.scale
         self.qkv = _sorted_by_group(source.qkv, len(radii), self.groups)
         for index, (heads, radius) in enumerate(zip(self.groups, self.radii, strict=True)):
             rel = tables_by_head(*source.position_tables(radius), len(radii))[heads]
@@ -48,9 +50,18 @@ class FrozenSpanAttention(nn.Module):
         """Attend, each group of heads within its window."""
         head_dim = x.shape[1] // sum(map(len, self.groups))
         sizes = [len(heads) * head_dim for heads in self.groups]
-        parts = zip(*(part.split(sizes, dim=1) for part in self.qkv(x).chunk(3, dim=1)), strict=True)
+        q, k, v = self.qkv(x).chunk(3, dim=1)
+        q = q if self.scale == 1.0 else q * self.scale
+        parts = zip(*(part.split(sizes, dim=1) for part in (q, k, v)), strict=True)
         attended = [
-            attend_by_head(q, k, v, self.get_buffer(f"rel{index}"), self.get_buffer(f"mask{index}"))
+            attend_by_head(
+                q,
+                k,
+                v,
+                self.get_buffer(f"rel{index}"),
+                self.get_buffer(f"mask{index}"),
+                mask_before_softmax=self.mask_before_softmax,
+            )
             for index, (q, k, v) in enumerate(parts)
         ]
         if len(attended) == 1:

@@ -43,6 +43,10 @@ class _ParkerResNet(SpatialResNet):
         self.channels_last_on_cpu = not large_image  # weights outweigh the maps of large networks
 
 
+def _conv(width: int, stride: int) -> nn.Module:
+    return nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+
+
 class ConvResNet(_ParkerResNet):
     """Network with a 3x3 convolution in every block.
 
@@ -67,13 +71,13 @@ class ConvResNet(_ParkerResNet):
     ) -> None:
         def make_spatial(width: int, stride: int, stage: int) -> nn.Module:
             del stage
-            return nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+            return _conv(width, stride)
 
         super().__init__(depths=depths, widths=widths, strides=strides, stem=stem, make_spatial=make_spatial, **surface)
 
 
 class LocalAttentionResNet(_ParkerResNet):
-    """Network with local attention of fixed window in every block.
+    """Network with local attention of fixed window in the blocks of chosen stages.
 
     Shape: x (B, in_chans, H, W) -> (B, num_classes).
 
@@ -84,6 +88,8 @@ class LocalAttentionResNet(_ParkerResNet):
         stem: First layer, `3x3` or `7x7`.
         num_heads: Attention heads.
         kernel_size: Side of the window in pixels; odd.
+        scaled: True to divide the logits by the root of the channels per head.
+        stages: Whether the blocks of each stage attend, else convolve; None is all.
         surface: timm's keywords, see `SpatialResNet`.
     """
 
@@ -96,11 +102,14 @@ class LocalAttentionResNet(_ParkerResNet):
         stem: str = "3x3",
         num_heads: int = 4,
         kernel_size: int = 5,
+        scaled: bool = False,
+        stages: Sequence[bool] | None = None,
         **surface: Unpack[SurfaceOptions],
     ) -> None:
         def make_spatial(width: int, stride: int, stage: int) -> nn.Module:
-            del stride, stage
-            return LocalAttention(width, num_heads=num_heads, kernel_size=kernel_size)
+            if stages is not None and not stages[stage]:
+                return _conv(width, stride)
+            return LocalAttention(width, num_heads=num_heads, kernel_size=kernel_size, scaled=scaled)
 
         super().__init__(depths=depths, widths=widths, strides=strides, stem=stem, make_spatial=make_spatial, **surface)
 
@@ -155,7 +164,7 @@ class AugmentedResNet(_ParkerResNet):
 
 
 class AdaptiveSpanResNet(_ParkerResNet):
-    """Network with adaptive attention in every block.
+    """Network with adaptive attention in the blocks of chosen stages.
 
     Shape: x (B, in_chans, H, W) -> (B, num_classes).
 
@@ -164,11 +173,15 @@ class AdaptiveSpanResNet(_ParkerResNet):
         widths: Channels of the operators of each stage.
         strides: Reduction of each stage.
         stem: First layer, `3x3` or `7x7`.
-        num_heads: Attention heads, each with a span z.
+        num_heads: Attention heads, each with a span z unless `shared_span`.
         max_span: S, radius of the largest window in pixels.
         ramp: R, width of the soft edge in pixels.
         span_init: First value of every z.
         span_penalty: Lambda, weight of the sum of |z| in the loss.
+        shared_span: True for one span per layer.
+        mask_before_softmax: True for the mask in the logits, see `AdaptiveAttention`.
+        scaled: True to divide the logits by the root of the channels per head.
+        stages: Whether the blocks of each stage attend, else convolve; None is all.
         surface: timm's keywords, see `SpatialResNet`.
     """
 
@@ -184,10 +197,15 @@ class AdaptiveSpanResNet(_ParkerResNet):
         ramp: float = 2.0,
         span_init: float = 0.1,
         span_penalty: float = 1e-3,
+        shared_span: bool = False,
+        mask_before_softmax: bool = False,
+        scaled: bool = False,
+        stages: Sequence[bool] | None = None,
         **surface: Unpack[SurfaceOptions],
     ) -> None:
         def make_spatial(width: int, stride: int, stage: int) -> nn.Module:
-            del stride, stage
+            if stages is not None and not stages[stage]:
+                return _conv(width, stride)
             return AdaptiveAttention(
                 width,
                 num_heads=num_heads,
@@ -195,6 +213,9 @@ class AdaptiveSpanResNet(_ParkerResNet):
                 ramp=ramp,
                 span_init=span_init,
                 span_penalty=span_penalty,
+                shared_span=shared_span,
+                mask_before_softmax=mask_before_softmax,
+                scaled=scaled,
             )
 
         super().__init__(depths=depths, widths=widths, strides=strides, stem=stem, make_spatial=make_spatial, **surface)

@@ -5,15 +5,25 @@ Source: Parker et al. 2020 (arXiv 2004.08708).
 
 from collections.abc import Mapping, Sequence
 
-from models.common.options import ImageShape, ModelOption, OptionProblem, OptionValue, nearest_divisor
+from models.common.options import (
+    ImageShape,
+    JointRule,
+    ModelOption,
+    OptionProblem,
+    OptionValue,
+    nearest_divisor,
+    stages_option,
+)
 
 __all__ = [
-    "ADAPTIVE_OPTIONS",
     "AUGMENTED_OPTIONS",
     "CONV_OPTIONS",
-    "LOCAL_OPTIONS",
+    "SCALED",
+    "adaptive_options",
+    "heads_divide",
     "heads_divide_channels",
     "heads_divide_keys_and_values",
+    "local_options",
 ]
 
 NARROWEST = 32  # channels of the first stage of every layout
@@ -74,6 +84,25 @@ SPAN_PENALTY = ModelOption(
     description="Weight of the sum of the spans in the loss (lambda).",
 )
 
+SHARED_SPAN = ModelOption(
+    name="shared_span",
+    type=bool,
+    default=False,
+    description="One span for all heads of a layer, instead of one for each.",
+)
+MASK_BEFORE_SOFTMAX = ModelOption(
+    name="mask_before_softmax",
+    type=bool,
+    default=False,
+    description="Logarithm of the mask added to the logits, instead of weights masked after the softmax.",
+)
+SCALED = ModelOption(
+    name="scaled",
+    type=bool,
+    default=False,
+    description="Logits divided by the root of the channels per head.",
+)
+
 DK = ModelOption(
     name="dk",
     type=int,
@@ -98,21 +127,41 @@ RELATIVE = ModelOption(
 )
 
 CONV_OPTIONS = (STEM,)
-LOCAL_OPTIONS = (STEM, NUM_HEADS, KERNEL_SIZE)
 AUGMENTED_OPTIONS = (STEM, DK, DV, NUM_HEADS, RELATIVE)
-ADAPTIVE_OPTIONS = (STEM, NUM_HEADS, MAX_SPAN, RAMP, SPAN_INIT, SPAN_PENALTY)
 
 
-def heads_divide_channels(values: Mapping[str, OptionValue], image: ImageShape | None) -> Sequence[OptionProblem]:
-    """Check that the heads divide the narrowest width, of which every other width is a multiple."""
-    del image
-    heads = values["num_heads"]
-    assert isinstance(heads, int)
-    if NARROWEST % heads == 0:
-        return ()
-    nearest = nearest_divisor(NARROWEST, heads)
-    rule = f"num_heads divides the {NARROWEST} channels of the narrowest stage"
-    return [OptionProblem("num_heads", heads, rule, f"Use {nearest}.")]
+def local_options(stages: int) -> Sequence[ModelOption]:
+    """Return the options of local attention in a layout of so many stages."""
+    return (STEM, NUM_HEADS, KERNEL_SIZE, SCALED, _attending(stages))
+
+
+def adaptive_options(stages: int) -> Sequence[ModelOption]:
+    """Return the options of adaptive attention in a layout of so many stages."""
+    spans = (MAX_SPAN, RAMP, SPAN_INIT, SPAN_PENALTY, SHARED_SPAN, MASK_BEFORE_SOFTMAX)
+    return (STEM, NUM_HEADS, *spans, SCALED, _attending(stages))
+
+
+def _attending(stages: int) -> ModelOption:
+    return stages_option((True,) * stages, "Stages whose blocks attend; those of the others are 3x3 convolutions.")
+
+
+def heads_divide(narrowest: int) -> JointRule:
+    """Make the rule that the heads divide the narrowest width, of which every other width is a multiple."""
+
+    def check(values: Mapping[str, OptionValue], image: ImageShape | None) -> Sequence[OptionProblem]:
+        del image
+        heads = values["num_heads"]
+        assert isinstance(heads, int)
+        if narrowest % heads == 0:
+            return ()
+        nearest = nearest_divisor(narrowest, heads)
+        rule = f"num_heads divides the {narrowest} channels of the narrowest stage"
+        return [OptionProblem("num_heads", heads, rule, f"Use {nearest}.")]
+
+    return check
+
+
+heads_divide_channels = heads_divide(NARROWEST)
 
 
 def heads_divide_keys_and_values(

@@ -7,18 +7,18 @@ Source: Parker et al. 2020 (arXiv 2004.08708), with the widths and depths of the
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
 from models.adaptive_span.network import AdaptiveSpanResNet, AugmentedResNet, ConvResNet, LocalAttentionResNet
 from models.adaptive_span.options import (
-    ADAPTIVE_OPTIONS,
     AUGMENTED_OPTIONS,
     CONV_OPTIONS,
-    LOCAL_OPTIONS,
+    adaptive_options,
     heads_divide_channels,
     heads_divide_keys_and_values,
+    local_options,
 )
 from models.common.options import JointRule, ModelOption, no_joint_rule
 from models.registry.architectures import Variant, default_cfg, register_variants
@@ -45,21 +45,21 @@ SOURCES: Mapping[str, str] = {"local": "arXiv:1906.05909", "augmented": "arXiv:1
 
 @dataclasses.dataclass(frozen=True)
 class Operator:
-    """Spatial operator of the paper: its words, network, options and the rule between them."""
+    """Spatial operator of the paper: its words, network, options by number of stages, and the rule between them."""
 
     words: str
     network: type[nn.Module]
-    options: Sequence[ModelOption]
+    options: Callable[[int], Sequence[ModelOption]]
     joint_rule: JointRule = no_joint_rule
 
 
 OPERATORS = {
-    "adaptive": Operator("Adaptive attention", AdaptiveSpanResNet, ADAPTIVE_OPTIONS, heads_divide_channels),
-    "local": Operator("Local attention", LocalAttentionResNet, LOCAL_OPTIONS, heads_divide_channels),
+    "adaptive": Operator("Adaptive attention", AdaptiveSpanResNet, adaptive_options, heads_divide_channels),
+    "local": Operator("Local attention", LocalAttentionResNet, local_options, heads_divide_channels),
     "augmented": Operator(
-        "Attention-augmented convolutions", AugmentedResNet, AUGMENTED_OPTIONS, heads_divide_keys_and_values
+        "Attention-augmented convolutions", AugmentedResNet, lambda _: AUGMENTED_OPTIONS, heads_divide_keys_and_values
     ),
-    "conv": Operator("3x3 convolutions", ConvResNet, CONV_OPTIONS),
+    "conv": Operator("3x3 convolutions", ConvResNet, lambda _: CONV_OPTIONS),
 }
 
 
@@ -71,7 +71,7 @@ def _variant(prefix: str, operator: Operator, layout: str) -> Variant:
         summary=f"{operator.words} in {sum(shape['depths'])} blocks of {widths[0]} to {widths[-1]} channels.",
         network=operator.network,
         fixed=shape,
-        options=operator.options,
+        options=operator.options(len(widths)),
         joint_rule=operator.joint_rule,
         cfg=default_cfg(
             small_image=True,

@@ -158,6 +158,7 @@ class SpatialResNet(StagedNetwork):
         global_pool: timm's name of the pooling before the classifier; empty for none.
         drop_rate: Dropout before the classifier.
         drop_path_rate: Stochastic depth of the last block; the first has none, those between rise linearly.
+        stem: First layer, with the `reduction` of the side as an attribute; None makes a `Stem`.
     """
 
     def __init__(
@@ -174,12 +175,13 @@ class SpatialResNet(StagedNetwork):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        stem: nn.Module | None = None,
     ) -> None:
-        stem = Stem(in_chans, stem_width, large_image=large_image)
+        stem = stem or Stem(in_chans, stem_width, large_image=large_image)
         super().__init__(stem, in_chans=in_chans, num_classes=num_classes, drop_rate=drop_rate)
         last_block = max(1, sum(depths) - 1)
         built = 0
-        chs, reduction = stem_width, stem.reduction
+        chs, reduction = stem_width, cast(int, stem.reduction)
         for stage, (depth, width, stride) in enumerate(zip(depths, widths, strides, strict=True)):
             blocks = nn.Sequential()
             for index in range(depth):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 
 
@@ -97,9 +98,9 @@ def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
         ValueError: The model holds another kind of batch norm, which has no such form on this device.
     """
     if device.type == "cuda":
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        converted: nn.Module = convert_sync_batchnorm(model)
         return converted
-    if type(model) is nn.BatchNorm2d:
+    if isinstance(model, nn.BatchNorm2d) and type(model) in (nn.BatchNorm2d, BatchNormAct2d):
         return _synchronised(model)
     if isinstance(model, nn.modules.batchnorm._BatchNorm) and not isinstance(model, SyncBatchNorm2d):
         raise ValueError(f"a {type(model).__name__} cannot be synchronised on a {device.type}; use BatchNorm2d")
@@ -108,11 +109,29 @@ def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
     return model
 
 
+class SyncBatchNormAct2d(SyncBatchNorm2d):
+    """Batch norm over all ranks with the dropout and the activation of timm's `BatchNormAct2d`.
+
+    Shape: x (B, C, H, W) -> (B, C, H, W).
+    """
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise, then apply dropout and activation."""
+        result: Tensor = self.act(self.drop(super().forward(x)))
+        return result
+
+
 def _synchronised(norm: nn.BatchNorm2d) -> SyncBatchNorm2d:
     tracks = norm.track_running_stats
-    result = SyncBatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine, tracks)
+    kind = SyncBatchNormAct2d if isinstance(norm, BatchNormAct2d) else SyncBatchNorm2d
+    result = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, tracks)
     result.weight, result.bias = norm.weight, norm.bias
     result.running_mean, result.running_var = norm.running_mean, norm.running_var
     result.num_batches_tracked = norm.num_batches_tracked
     result.training = norm.training
+    if isinstance(norm, BatchNormAct2d) and isinstance(result, SyncBatchNormAct2d):
+        result.drop, result.act = norm.drop, norm.act
     return result

@@ -12,11 +12,12 @@ template <class T>
 struct Problem {
     int64_t batch, heads, dim, height, width, radius, strides[3];
     const T *q, *k, *v, *rel, *mask;
+    bool before;  // the mask scales what the softmax is taken over, instead of its weights
 
     Problem(const int64_t* sizes, const void* const* maps)
         : batch(sizes[0]), heads(sizes[1]), dim(sizes[2]), height(sizes[3]), width(sizes[4]), radius(sizes[5]),
           strides{sizes[6], sizes[7], sizes[8]}, q((const T*)maps[0]), k((const T*)maps[1]), v((const T*)maps[2]),
-          rel((const T*)maps[3]), mask((const T*)maps[4]) {}
+          rel((const T*)maps[3]), mask((const T*)maps[4]), before(mask && sizes[9]) {}
 
     int64_t side() const { return 2 * radius + 1; }
     int64_t strips() const { return (width + LANES<T> - 1) / LANES<T>; }
@@ -53,14 +54,15 @@ static void forward_strip(const Problem<T>& p, int64_t image, int64_t head, int6
                           const T* k, const T* v, T* logits, T* positions, T* attended, T* out, T* stats) {
     const int64_t K = p.side(), L = p.radius, V = LANES<T>, reach = p.reach(head), from = L - reach;
     const int64_t area = p.height * p.width, count = std::min<int64_t>(V, p.width - x), plane = p.height * p.row();
+    const int64_t first = p.before ? from : 0, last = K - first;  // rows and columns that the softmax is taken over
     position_logits(p, head, q + L + x, positions, V);
     Vec<T> top = fill<T>(-std::numeric_limits<T>::infinity());
-    for (int64_t dy = 0; dy < K; ++dy) {
+    for (int64_t dy = first; dy < last; ++dy) {
         const int64_t row = y + dy - L;
-        T* at = logits + dy * K * V;
+        T* at = logits + (dy * K + first) * V;
         const bool inside = row >= 0 && row < p.height;
-        if (inside) dots(at, q + L + x, p.row(), k + row * p.row() + x, plane, p.dim, K);
-        for (int64_t dx = 0; dx < K; ++dx, at += V) {
+        if (inside) dots(at, q + L + x, p.row(), k + row * p.row() + x + first, plane, p.dim, last - first);
+        for (int64_t dx = first; dx < last; ++dx, at += V) {
             Vec<T> logit = load(positions + dy * V) + load(positions + (K + dx) * V);
             if (inside) logit += load(at);
             store(at, logit);
@@ -68,15 +70,16 @@ static void forward_strip(const Problem<T>& p, int64_t image, int64_t head, int6
         }
     }
     Vec<T> all = fill<T>(0), kept = fill<T>(0);
-    for (int64_t dy = 0; dy < K; ++dy)
-        for (int64_t dx = 0; dx < K; ++dx) {
+    for (int64_t dy = first; dy < last; ++dy)
+        for (int64_t dx = first; dx < last; ++dx) {
             T* at = logits + (dy * K + dx) * V;
             const Vec<T> e = exponential<T>(load(at) - top), masked = e * p.weight(head, dy, dx);
             all += e;
             kept += masked;
             store(at, masked);
         }
-    const Vec<T> total = p.mask ? kept / all + T(MASK_EPS) : fill<T>(1), scale = T(1) / (all * total);
+    if (p.before) all = kept;
+    const Vec<T> total = p.mask && !p.before ? kept / all + T(MASK_EPS) : fill<T>(1), scale = T(1) / (all * total);
     std::fill(attended, attended + p.dim * V, T(0));
     for (int64_t dy = from; dy <= L + reach; ++dy) {
         const int64_t row = y + dy - L;

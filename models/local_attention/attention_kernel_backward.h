@@ -41,7 +41,7 @@ struct Backward {
             dots(products.data(), &grad[L + x], row, &v[at], plane, p.dim, count);
         }
         const Vec<T> highest = load(&top[x]), share = load(&inverse[x]), scale = T(1) / load(&total[x]);
-        const Vec<T> mean = load(&along[x]), lost = p.mask ? mean * scale * T(MASK_EPS) : fill<T>(0);
+        const Vec<T> mean = load(&along[x]), lost = p.mask && !p.before ? mean * scale * T(MASK_EPS) : fill<T>(0);
         const Vec<T> by_row = load(&positions[dy * row + x]);
         Vec<T> sum = fill<T>(0);
         for (int64_t j = 0; j < count; ++j) {
@@ -117,8 +117,9 @@ struct Backward {
         for (int64_t y = 0; y < p.height; ++y) {
             read_row(out, grad_out, stats, y);
             const bool small = *std::min_element(total.begin(), total.begin() + p.width) < SMALL_TOTAL<T>;
-            const int64_t inner = small ? L : reach;
-            const int64_t outer = std::min(L, inner + 1);  // a weight of zero may have a gradient: the end of the ramp
+            const int64_t inner = small && !p.before ? L : reach;
+            // after the softmax, a weight of zero may have a gradient: the end of the ramp
+            const int64_t outer = p.before ? reach : std::min(L, inner + 1);
             for (int64_t dy = L - outer; dy <= L + outer; ++dy) {
                 const int64_t key_row = y + dy - L;
                 for (int64_t x = 0; x < p.width; x += V) one_strip(dy, key_row, x, outer);

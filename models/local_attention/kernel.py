@@ -38,7 +38,9 @@ def kernel_serves(*tensors: Tensor | None) -> bool:
     return attention_library() is not None
 
 
-def kernel_attention(q: Tensor, k: Tensor, v: Tensor, rel: Tensor, ring_mask: Tensor | None) -> Tensor:
+def kernel_attention(
+    q: Tensor, k: Tensor, v: Tensor, rel: Tensor, ring_mask: Tensor | None, *, mask_before_softmax: bool = False
+) -> Tensor:
     """Attend by the compiled kernel, only where `kernel_serves`; see `models.local_attention.operator`.
 
     Shape: q, k, v (B, C, H, W), rel (G, 2 K, D), ring_mask (G, L + 1) -> (B, C, H, W), in the type of q.
@@ -49,10 +51,11 @@ def kernel_attention(q: Tensor, k: Tensor, v: Tensor, rel: Tensor, ring_mask: Te
         v: Values.
         rel: Embeddings of the row offsets -L..L, then of the column offsets, as each head sees them.
         ring_mask: Weight of each head for the rings 0..L; None is all ones, without the division.
+        mask_before_softmax: True to add the logarithm of the mask to the logits.
     """
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     maps = [None if x is None else x.to(dtype) for x in (q, k, v, rel, ring_mask)]
-    attended: Tensor = _KernelAttention.apply(*maps, torch.is_grad_enabled())
+    attended: Tensor = _KernelAttention.apply(*maps, mask_before_softmax, torch.is_grad_enabled())
     return attended.to(q.dtype)
 
 
@@ -61,13 +64,21 @@ class _KernelAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(  # noqa: PLR0917 - autograd passes by position
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, rel: Tensor, mask: Tensor | None, keep: bool
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rel: Tensor,
+        mask: Tensor | None,
+        before: bool,
+        keep: bool,
     ) -> Tensor:
         q, k, v = _dense_images(q), _dense_images(k), _dense_images(v)
         rel, mask = rel.contiguous(), None if mask is None else mask.contiguous()
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         stats = q.new_empty(len(q), rel.shape[0], 3, *q.shape[2:]) if keep else None
-        _call("forward", (q, k, v, rel, mask), (), (out, stats))
+        _call("forward", (q, k, v, rel, mask), (), (out, stats), before=before)
+        ctx.before = before
         ctx.save_for_backward(q, k, v, rel, mask, out, stats)
         return out
 
@@ -78,8 +89,9 @@ class _KernelAttention(torch.autograd.Function):
         grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v)]
         grad_rel = rel.new_empty(len(q), *rel.shape)
         grad_mask = None if mask is None else mask.new_empty(len(q), *mask.shape)
-        _call("backward", (q, k, v, rel, mask), (out, grad.contiguous(), stats), (*grads, grad_rel, grad_mask))
-        return *grads, grad_rel.sum(0), None if grad_mask is None else grad_mask.sum(0), None
+        more, results = (out, grad.contiguous(), stats), (*grads, grad_rel, grad_mask)
+        _call("backward", (q, k, v, rel, mask), more, results, before=ctx.before)
+        return *grads, grad_rel.sum(0), None if grad_mask is None else grad_mask.sum(0), None, None
 
 
 def _dense_images(x: Tensor) -> Tensor:
@@ -92,12 +104,14 @@ def _call(
     maps: tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None],
     more: Sequence[Tensor],
     results: Sequence[Tensor | None],
+    *,
+    before: bool,
 ) -> None:
     """Run one pass, which writes `results`."""
     q, k, v, rel, _ = maps
     heads, sides, dim = rel.shape
     height, width = q.shape[2:]
-    numbers = [len(q), heads, dim, height, width, sides // 4, q.stride(0), k.stride(0), v.stride(0)]
+    numbers = [len(q), heads, dim, height, width, sides // 4, q.stride(0), k.stride(0), v.stride(0), int(before)]
     library = attention_library()
     assert library is not None
     function = getattr(library, f"spatialsweep_{step}_{_SUFFIX[q.dtype]}")

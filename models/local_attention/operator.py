@@ -3,7 +3,8 @@
 A logit is <q, k + e> without scaling, where e holds the row table in the first half of all channels and the
 column table in the second. A key beyond the border is e alone with a value of zero, and stays in the softmax.
 With a ring mask the weights are multiplied after the softmax by the value of their ring (pixels at one
-Chebyshev distance) and divided by their sum plus 1e-8.
+Chebyshev distance) and divided by their sum plus 1e-8. Before the softmax, the logarithm of that value is added to
+the logits instead: the softmax is one over the pixels that have weight, without the epsilon.
 
 Source: Ramachandran et al. 2019 (arXiv 1906.05909) for the attention, Parker et al. 2020 (arXiv 2004.08708)
 for tables and mask.
@@ -33,6 +34,7 @@ def local_attention(
     *,
     num_heads: int,
     ring_mask: Tensor | None = None,
+    mask_before_softmax: bool = False,
 ) -> Tensor:
     """Attend from every pixel to the K x K window around it, K = 2 L + 1.
 
@@ -47,6 +49,8 @@ def local_attention(
         num_heads: Heads, which share the channels.
         ring_mask: Weight of each head for the rings 0..L; None is all ones, without the division. Behind the end
             of a ramp, its first ring without weight, no ring gets a gradient.
+        mask_before_softmax: True to add the logarithm of the mask to the logits, instead of multiplying the weights.
+            Rings without weight then get no gradient at all.
 
     Raises:
         ModelOptionError: C is odd or not divisible by `num_heads`, or the window is not odd.
@@ -62,10 +66,12 @@ def local_attention(
     rel = tables_by_head(rel_h, rel_w, num_heads)
     if ring_mask is not None and ring_mask.requires_grad:
         ring_mask = _held_behind_the_ramp(ring_mask)
-    return attend_by_head(q, k, v, rel, ring_mask)
+    return attend_by_head(q, k, v, rel, ring_mask, mask_before_softmax=mask_before_softmax)
 
 
-def attend_by_head(q: Tensor, k: Tensor, v: Tensor, rel: Tensor, ring_mask: Tensor | None) -> Tensor:
+def attend_by_head(
+    q: Tensor, k: Tensor, v: Tensor, rel: Tensor, ring_mask: Tensor | None, *, mask_before_softmax: bool = False
+) -> Tensor:
     """Attend with both tables split by head, by the implementation that suits tensors and machine.
 
     Shape: q, k, v (B, C, H, W), rel (num_heads, 2 K, C / num_heads), ring_mask (num_heads, L + 1) -> (B, C, H, W).
@@ -76,11 +82,12 @@ def attend_by_head(q: Tensor, k: Tensor, v: Tensor, rel: Tensor, ring_mask: Tens
         v: Values, not padded.
         rel: Output of `tables_by_head`.
         ring_mask: Weight of each head for the rings 0..L, see `local_attention`.
+        mask_before_softmax: Place of the mask, see `local_attention`.
     """
     if torch.compiler.is_compiling() or torch.compiler.is_exporting():
-        return windowed_attention(q, k, v, rel, ring_mask)
+        return windowed_attention(q, k, v, rel, ring_mask, mask_before_softmax=mask_before_softmax)
     attend = kernel_attention if kernel_serves(q, k, v, rel, ring_mask) else tiled_attention
-    return attend(q, k, v, rel, ring_mask)
+    return attend(q, k, v, rel, ring_mask, mask_before_softmax=mask_before_softmax)
 
 
 def in_order_of(x: Tensor, attended: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-__all__ = ["MASK_EPS", "tiled_attention"]
+__all__ = ["MASK_EPS", "log_mask", "tiled_attention"]
 
 _Maps = tuple[Tensor, Tensor, Tensor]
 
@@ -25,7 +25,9 @@ CHUNK_ELEMENTS = 1 << 19  # attention weights alive at once on a CPU: 2 MB in fl
 CHUNK_ELEMENTS_GPU = 1 << 26
 
 
-def tiled_attention(q: Tensor, k: Tensor, v: Tensor, rel: Tensor, ring_mask: Tensor | None) -> Tensor:
+def tiled_attention(
+    q: Tensor, k: Tensor, v: Tensor, rel: Tensor, ring_mask: Tensor | None, *, mask_before_softmax: bool = False
+) -> Tensor:
     """Attend by tiles; see `models.local_attention.operator`.
 
     Shape: q, k, v (B, C, H, W), rel (G, 2 K, D), ring_mask (G, L + 1) -> (B, C, H, W).
@@ -36,13 +38,24 @@ def tiled_attention(q: Tensor, k: Tensor, v: Tensor, rel: Tensor, ring_mask: Ten
         v: Values.
         rel: Embeddings of the row offsets -L..L, then of the column offsets, as each head sees them.
         ring_mask: Weight of each head for the rings 0..L; None is all ones, without the division.
+        mask_before_softmax: True to add the logarithm of the mask to the logits.
     """
     geometry = _Geometry.of(q, rel)
-    mask = None if ring_mask is None else _spread_rings(ring_mask, geometry)
+    mask = bias = None
+    if ring_mask is not None and mask_before_softmax:
+        bias = _spread_rings(log_mask(ring_mask), geometry)
+    elif ring_mask is not None:
+        mask = _spread_rings(ring_mask, geometry)
     if torch.is_grad_enabled():
-        attended: Tensor = _TiledAttention.apply(q, k, v, rel, mask, geometry)
+        attended: Tensor = _TiledAttention.apply(q, k, v, rel, mask, bias, geometry)
         return attended
-    return _attend((q, k, v), rel, mask, geometry)
+    return _attend((q, k, v), rel, mask, bias, geometry)
+
+
+def log_mask(ring_mask: Tensor) -> Tensor:
+    """Return the logarithm of a mask; a number far below every logit, without a gradient, where there is no weight."""
+    limits = torch.finfo(ring_mask.dtype)
+    return torch.where(ring_mask > 0, ring_mask.clamp_min(limits.tiny).log(), limits.min / 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +143,7 @@ class _Geometry:
 
 
 def _spread_rings(ring_mask: Tensor, g: _Geometry) -> Tensor:
-    """Expand the mask to every query and key of a tile: (G, P, S * S), zero outside the window."""
+    """Expand a value by ring to every query and key of a tile: (G, P, S * S), zero outside the window."""
     query = torch.arange(g.tile, device=ring_mask.device)
     key = torch.arange(g.halo, device=ring_mask.device) - g.radius
     offset = (key[None, :] - query[:, None]).abs()  # (T, S)
@@ -149,19 +162,21 @@ def _relative_logits(q: Tensor, rel: Tensor, g: _Geometry) -> Tensor:
     return logits.reshape(len(q), g.heads, g.tile**2, g.halo**2)
 
 
-def _weights(q: Tensor, k: Tensor, rel: Tensor, g: _Geometry) -> Tensor:
-    """Compute the softmax over the window, before the mask: (N, G, P, S * S)."""
+def _weights(q: Tensor, k: Tensor, rel: Tensor, bias: Tensor | None, g: _Geometry) -> Tensor:
+    """Compute the softmax over the window, of logits with their bias and before a mask: (N, G, P, S * S)."""
     logits = _relative_logits(q, rel, g)
+    if bias is not None:
+        logits += bias
     logits.flatten(0, 1).baddbmm_(q.flatten(0, 1).transpose(1, 2), k.flatten(0, 1))
     return logits.softmax(-1)
 
 
-def _attend(maps: _Maps, rel: Tensor, mask: Tensor | None, g: _Geometry) -> Tensor:
+def _attend(maps: _Maps, rel: Tensor, mask: Tensor | None, bias: Tensor | None, g: _Geometry) -> Tensor:
     """Run the forward pass over q, k and v, a few images at a time."""
     q, k, v = maps
     parts = []
     for chunk in g.chunks(q):
-        weights = _weights(g.queries_to_tiles(q[chunk]), g.keys_to_halos(k[chunk]), rel, g)
+        weights = _weights(g.queries_to_tiles(q[chunk]), g.keys_to_halos(k[chunk]), rel, bias, g)
         if mask is not None:
             weights = weights * mask
         attended = g.keys_to_halos(v[chunk]) @ weights.transpose(-2, -1)
@@ -176,52 +191,67 @@ class _TiledAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(  # noqa: PLR0917 - autograd passes by position
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, rel: Tensor, mask: Tensor | None, g: _Geometry
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rel: Tensor,
+        mask: Tensor | None,
+        bias: Tensor | None,
+        g: _Geometry,
     ) -> Tensor:
-        attended = _attend((q, k, v), rel, mask, g)
+        attended = _attend((q, k, v), rel, mask, bias, g)
         ctx.geometry = g
-        ctx.save_for_backward(q, k, v, rel, mask, attended)
+        ctx.save_for_backward(q, k, v, rel, mask, bias, attended)
         return attended
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, rel, mask, attended = ctx.saved_tensors
+        q, k, v, rel, mask, bias, attended = ctx.saved_tensors
         g: _Geometry = ctx.geometry
-        chunks = [_attend_backward((q[i], k[i], v[i]), (attended[i], grad[i]), rel, mask, g) for i in g.chunks(q)]
-        grad_qs, grad_ks, grad_vs, grad_rels, grad_masks = zip(*chunks, strict=True)
+        by_key = (mask, bias)
+        chunks = [_attend_backward((q[i], k[i], v[i]), (attended[i], grad[i]), rel, by_key, g) for i in g.chunks(q)]
+        grad_qs, grad_ks, grad_vs, grad_rels, grads_by_key = zip(*chunks, strict=True)
         grad_rel = torch.stack(grad_rels).sum(0)
-        grad_mask = None if mask is None else torch.stack(grad_masks).sum(0)
-        return torch.cat(grad_qs), torch.cat(grad_ks), torch.cat(grad_vs), grad_rel, grad_mask, None
+        grad_by_key = None if mask is None and bias is None else torch.stack(grads_by_key).sum(0)
+        grad_mask, grad_bias = (None, grad_by_key) if mask is None else (grad_by_key, None)
+        return torch.cat(grad_qs), torch.cat(grad_ks), torch.cat(grad_vs), grad_rel, grad_mask, grad_bias, None
 
 
 def _attend_backward(
-    maps: _Maps, out: tuple[Tensor, Tensor], rel: Tensor, mask: Tensor | None, g: _Geometry
+    maps: _Maps,
+    out: tuple[Tensor, Tensor],
+    rel: Tensor,
+    by_key: tuple[Tensor | None, Tensor | None],
+    g: _Geometry,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """Compute the gradients of q, k, v, `rel` and `mask` for one chunk.
+    """Compute the gradients of q, k, v, `rel` and the one of `by_key` that is given, for one chunk.
 
     Args:
         maps: Queries, keys and values of the chunk, each (b, C, H, W).
         out: Output of `_attend` for them, and its gradient.
         rel: Embeddings of the offsets, see `tiled_attention`.
-        mask: Output of `_spread_rings`.
+        by_key: Factor of the weights and summand of the logits, outputs of `_spread_rings`; at most one is given.
         g: Geometry of the map.
     """
+    mask, bias = by_key
     q, attended, grad_out = (g.queries_to_tiles(x) for x in (maps[0], *out))
     k, v = g.keys_to_halos(maps[1]), g.keys_to_halos(maps[2])
     along = (grad_out * attended).sum(2).unsqueeze(-1)  # (N, G, P, 1)
-    weights = _weights(q, k, rel, g)
-    grad_mask = None
+    weights = _weights(q, k, rel, bias, g)
+    grad_by_key = None
     if mask is None:
         grad_v = grad_out @ weights
         grad_logits = (grad_out.transpose(-2, -1) @ v).sub_(along).mul_(weights)
+        grad_by_key = None if bias is None else grad_logits.sum(0)
     else:
         masked = weights * mask
         total = masked.sum(-1, keepdim=True) + MASK_EPS
         grad_sum = grad_out / total.transpose(-2, -1)
         grad_v = grad_sum @ masked
         grad_logits = (grad_sum.transpose(-2, -1) @ v).sub_(along / total).mul_(weights)
-        grad_mask = grad_logits.sum(0)
+        grad_by_key = grad_logits.sum(0)
         # the term of the softmax: zero but for the epsilon, as the division has normalised already
         grad_logits.mul_(mask).sub_(weights.mul_(along * (MASK_EPS / total)))
     grad_q = k @ grad_logits.transpose(-2, -1)
@@ -231,4 +261,4 @@ def _attend_backward(
     by_offset = torch.cat([by_row, by_col], dim=-1).flatten(2, 3)  # (N, G, P, 2 K)
     grad_rel = (by_offset.transpose(-2, -1) @ q.transpose(-2, -1)).sum(0)
     grad_q += rel.transpose(-2, -1) @ by_offset.transpose(-2, -1)
-    return g.tiles_to_queries(grad_q), g.halos_to_keys(grad_k), g.halos_to_keys(grad_v), grad_rel, grad_mask
+    return g.tiles_to_queries(grad_q), g.halos_to_keys(grad_k), g.halos_to_keys(grad_v), grad_rel, grad_by_key

@@ -3,7 +3,7 @@
 Multiply-accumulates are those of convolutions and matrix products, counted on shapes alone, without images. Attention
 to windows counts by its formula, every query against every pixel of its window, however it is computed; learned windows
 count at their first size. So does the similarity of FCViT, one product per channel and position. All other layers count
-as they compute.
+as they compute; an operation that torch has no formula for, such as a kernel of a user's own, counts as nothing.
 """
 
 import dataclasses
@@ -15,10 +15,11 @@ import timm
 import torch
 from torch import nn
 
-from models.common.options import ModelOptionError, OptionValue
-from models.registry.architectures import COMMON_OPTIONS
+from models.common.options import ImageShape, ModelOptionError, OptionValue
+from models.registry.architectures import ARCHITECTURES, COMMON_OPTIONS
 from models.registry.catalogue import check_options, create_model, model_family, model_options
 from models.registry.counting import count_macs, depends_on_values
+from models.registry.outside.network import outside_network
 
 __all__ = ["COSTLESS", "ModelCost", "ModelFacts", "model_cost", "model_facts", "model_params"]
 
@@ -28,6 +29,8 @@ COSTLESS = frozenset(
         "drop_path_rate",
         "proj_drop_rate",
         "layer_scale_init",
+        "mask_before_softmax",
+        "scaled",
         "scale_init",
         "shift_init",
         "span_penalty",
@@ -108,14 +111,29 @@ def model_cost(name: str, options: Mapping[str, Any], *, num_classes: int, in_ch
     Raises:
         ModelOptionError: The name or an option is unknown, or a value impossible.
     """
+    if name not in ARCHITECTURES:
+        return _outside_cost(name, options, num_classes=num_classes, in_chans=in_chans, image_size=image_size)
     shape = {"num_classes": num_classes, "in_chans": in_chans, "image_size": image_size}
     return _counted(name, _deciding(name, options, **shape), **shape)
 
 
 def model_params(name: str, options: Mapping[str, Any], *, num_classes: int, in_chans: int, image_size: int) -> int:
     """Return the parameters of a network with its options: the cheaper half of `model_cost`."""
+    if name not in ARCHITECTURES:
+        cost = _outside_cost(name, options, num_classes=num_classes, in_chans=in_chans, image_size=image_size)
+        return cost.params
     shape = {"num_classes": num_classes, "in_chans": in_chans, "image_size": image_size}
     return _counted_params(name, _deciding(name, options, **shape), **shape)
+
+
+def _outside_cost(
+    name: str, options: Mapping[str, Any], *, num_classes: int, in_chans: int, image_size: int
+) -> ModelCost:
+    if problems := check_options(name, options, num_classes=num_classes, in_chans=in_chans, image_size=image_size):
+        raise ModelOptionError(problems, model=name)
+    image = ImageShape(image_size, image_size, in_chans)
+    found = outside_network(name).probe(options, image, num_classes=num_classes, in_chans=in_chans)
+    return ModelCost(params=found.params, macs=found.macs)
 
 
 def _deciding(name: str, options: Mapping[str, Any], **shape: int) -> tuple[tuple[str, OptionValue], ...]:

@@ -1,4 +1,4 @@
-"""Lookup, check and construction of the networks of this package by name."""
+"""Lookup, check and construction of networks by name: those of this package, of timm, and of the user's own files."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,8 +7,9 @@ import timm
 from torch import nn
 
 from models.common.image_size import IMG_SIZE
-from models.common.options import ImageShape, ModelOption, ModelOptionError, OptionProblem, nearest_name
-from models.registry.architectures import ARCHITECTURES, COMMON_OPTIONS, Architecture
+from models.common.options import ImageShape, ModelOption, ModelOptionError, OptionProblem
+from models.registry.architectures import ARCHITECTURES, COMMON_OPTIONS
+from models.registry.outside.network import name_problem, outside_network
 
 __all__ = [
     "check_options",
@@ -19,6 +20,7 @@ __all__ = [
     "options_of_record",
     "options_to_record",
     "searchable_options",
+    "takes_any_option",
 ]
 
 SEARCHABLE_COMMON = ("drop_rate", "drop_path_rate")
@@ -32,10 +34,21 @@ def list_models() -> list[str]:
 def model_options(name: str) -> Mapping[str, ModelOption]:
     """Return the explicit keywords of a network beyond those that timm gives every network.
 
+    Those of a network of timm, or of a file, are the keywords of its signature.
+
     Raises:
         ModelOptionError: There is no such network.
     """
-    return _architecture(name).options
+    return ARCHITECTURES[name].options if name in ARCHITECTURES else outside_network(name).options
+
+
+def takes_any_option(name: str) -> bool:
+    """Return whether a network takes keywords that its signature does not name (`**kwargs`).
+
+    Raises:
+        ModelOptionError: There is no such network.
+    """
+    return name not in ARCHITECTURES and outside_network(name).is_open
 
 
 def searchable_options(name: str) -> Mapping[str, ModelOption]:
@@ -44,16 +57,18 @@ def searchable_options(name: str) -> Mapping[str, ModelOption]:
     Raises:
         ModelOptionError: There is no such network.
     """
-    return {**_architecture(name).options, **{key: COMMON_OPTIONS[key] for key in SEARCHABLE_COMMON}}
+    if name not in ARCHITECTURES:
+        return outside_network(name).options
+    return {**ARCHITECTURES[name].options, **{key: COMMON_OPTIONS[key] for key in SEARCHABLE_COMMON}}
 
 
 def model_family(name: str) -> str:
-    """Return the family of a network, as `from_authors` names it.
+    """Return the family of a network, as `from_authors` names it; `timm` or `file` for one of another origin.
 
     Raises:
         ModelOptionError: There is no such network.
     """
-    return _architecture(name).family
+    return ARCHITECTURES[name].family if name in ARCHITECTURES else outside_network(name).kind
 
 
 def check_options(
@@ -66,6 +81,8 @@ def check_options(
 ) -> list[OptionProblem]:
     """Return all problems with a network and its options, without building it.
 
+    A network of timm, or of a file, is built on shapes alone where size, channels and classes are known.
+
     Args:
         name: Name of the network.
         options: Keywords of the network, common ones such as `drop_rate` included.
@@ -76,19 +93,21 @@ def check_options(
     Returns:
         One entry per problem, none when `create_model` would accept the same.
     """
-    problem = _unknown_name(name)
+    problem = name_problem(name)
     if problem is not None:
         return [problem]
+    image = None if image_size is None else _shape(image_size, in_chans)
+    if image is not None and min(image.height, image.width) < 1:
+        return [OptionProblem("image_size", image_size, "a side is at least 1 px", "Use the size of the images.")]
+    if name not in ARCHITECTURES:
+        return outside_network(name).problems(options, image, num_classes=num_classes, in_chans=in_chans)
     given = dict(options)
     given |= {} if in_chans is None else {"in_chans": in_chans}
     given |= {} if num_classes is None else {"num_classes": num_classes}
-    if image_size is None:
+    if image is None:
         return ARCHITECTURES[name].problems(given)
-    height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
-    if min(height, width) < 1:
-        return [OptionProblem("image_size", image_size, "a side is at least 1 px", "Use the size of the images.")]
     given = {**_declared_size(name, image_size), **given}
-    return ARCHITECTURES[name].problems(given, ImageShape(height, width, in_chans or 3))
+    return ARCHITECTURES[name].problems(given, image)
 
 
 def create_model(
@@ -99,10 +118,10 @@ def create_model(
     image_size: int | tuple[int, int] | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Build a network of this package with random weights.
+    """Build a network with random weights.
 
     Args:
-        name: Name of the network, from `list_models()`.
+        name: Name of the network: from `list_models()`, of timm, or `FILE.py:FACTORY` of a registered file.
         num_classes: Outputs; 0 for pooled features.
         in_chans: Channels of the images.
         image_size: Side of the images in pixels, or height and width. Networks with the option `img_size` are
@@ -112,6 +131,9 @@ def create_model(
     Raises:
         ModelOptionError: The name or an option is unknown, or a value impossible; all problems at once.
     """
+    if name not in ARCHITECTURES:
+        image = None if image_size is None else _shape(image_size, in_chans)
+        return outside_network(name).build(options, image, num_classes=num_classes, in_chans=in_chans)
     problems = check_options(name, options, image_size=image_size, in_chans=in_chans, num_classes=num_classes)
     if problems:
         raise ModelOptionError(problems, model=name)
@@ -150,16 +172,6 @@ def _declared_size(name: str, image_size: int | tuple[int, int] | None) -> dict[
     return {IMG_SIZE: image_size} if image_size is not None and IMG_SIZE in ARCHITECTURES[name].options else {}
 
 
-def _architecture(name: str) -> Architecture:
-    problem = _unknown_name(name)
-    if problem is not None:
-        raise ModelOptionError([problem])
-    return ARCHITECTURES[name]
-
-
-def _unknown_name(name: str) -> OptionProblem | None:
-    if name in ARCHITECTURES:
-        return None
-    nearest = nearest_name(name, ARCHITECTURES)
-    remedy = f"Did you mean {nearest!r}?" if nearest else "See models.list_models()."
-    return OptionProblem("name", name, "no network has this name", remedy)
+def _shape(image_size: int | tuple[int, int], in_chans: int | None) -> ImageShape:
+    height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    return ImageShape(height, width, in_chans or 3)

@@ -32,19 +32,20 @@ class CountsItself(Protocol):
         """Return the multiply-accumulates for an input, of which only the shape matters."""
 
 
-def count_macs(network: nn.Module, input_size: tuple[int, int, int]) -> int:
+def count_macs(network: nn.Module, input_size: tuple[int, int, int], *, device: str = "meta") -> int:
     """Return the multiply-accumulates of one image; the network cannot be used afterwards.
 
     Args:
         network: Network in evaluation mode, on the device `meta` unless `depends_on_values`.
         input_size: Channels, height and width of the image.
+        device: Device that the image is passed through on: `cpu` for a network that reads values of its maps.
     """
     layers = stand_in(network)
     _skip_elementwise(network)
     counter = _ProductCounter()
     # the math backend shows fused attention as the two matrix products that it is
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        network.to("meta")(torch.empty(1, *input_size, device="meta"))
+        network.to(device)(torch.zeros(1, *input_size, device=device))
     return counter.flops // FLOPS_PER_MAC + sum(layer.macs for layer in layers)
 
 
@@ -57,7 +58,7 @@ def stand_in(network: nn.Module) -> list["CountedLayer"]:
     """Replace the layers that count themselves, and return their replacements."""
     layers = []
     for name, module in list(network.named_modules()):
-        if hasattr(type(module), "macs"):
+        if name and hasattr(type(module), "macs"):
             layers.append(CountedLayer(cast(CountsItself, module).macs))
             network.set_submodule(name, layers[-1])
     return layers

@@ -28,7 +28,10 @@ _MOST_CLASSES = 20
 @app.command()
 def prepare(
     name: Annotated[
-        str, typer.Argument(help="cifar10, cifar100, stl10, mnist, tinyimagenet, imagenet, digits, or folder.")
+        str,
+        typer.Argument(
+            help="cifar10, cifar100, stl10, mnist, fashion-mnist, tinyimagenet, imagenet, digits, or folder."
+        ),
     ],
     *,
     to: Annotated[

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from orchestrator.cli import data, network, recipe, report, run, sweep, tracking
+from orchestrator.cli import data, network, recipe, report, reproduce, run, sweep, tracking
 from orchestrator.cli.exit_codes import BAD_INPUT, FAILED, INTERRUPTED
 from orchestrator.cli.output import tell
 from orchestrator.errors import (
@@ -20,6 +20,7 @@ from orchestrator.errors import (
     DataError,
     JournalError,
     RayLostError,
+    ReproduceError,
     ResumeError,
     SpatialSweepError,
     SweepNameError,
@@ -55,7 +56,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(data.app, name="data")
-for _noun in (run, recipe, sweep, report, network, tracking):
+for _noun in (run, recipe, reproduce, sweep, report, network, tracking):
     app.add_typer(_noun.app)
 
 
@@ -104,7 +105,7 @@ def _run_command() -> None:
             from orchestrator.runtime.raylet import exit_without_ray
 
             exit_without_ray(FAILED)
-        sys.exit(BAD_INPUT if isinstance(error, DataError | UnsafePathError) else FAILED)
+        sys.exit(BAD_INPUT if isinstance(error, DataError | ReproduceError | UnsafePathError) else FAILED)
     except Exception as error:
         typer.echo(masked_traceback(error), err=True, nl=False)
         sys.exit(FAILED)

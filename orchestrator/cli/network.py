@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.options import (
+    AllowCode,
     AsJson,
     Kind,
     Network,
@@ -89,6 +90,7 @@ def evaluate(
         ),
     ] = None,
     tracking_uri: TrackingUri = None,
+    allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure the accuracy and loss of a trained network on a split of a dataset."""
@@ -104,6 +106,7 @@ def evaluate(
         tracking_uri=tracking_uri,
         model=model,
         weights=weights,
+        allow_code=allow_code,
     )
     if as_json:
         tell(json.dumps(vars(found)))
@@ -118,11 +121,22 @@ def evaluate(
 def models(
     as_json: AsJson = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Write the page docs/networks/models.md.")] = False,
+    timm: Annotated[
+        str | None,
+        typer.Option("--timm", metavar="PATTERN", help="List timm's networks instead, such as 'vit_tiny*' or '*'."),
+    ] = None,
 ) -> None:
-    """List all networks with their parameters and multiply-accumulates."""
-    from models import list_models, model_facts
+    """List all networks with their parameters and multiply-accumulates.
+
+    A sweep takes any network of timm as well, and FILE.py:FACTORY of your own.
+    """
+    from models import list_models, list_timm_models, model_facts
     from orchestrator.cli.tables import models as model_table
 
+    if timm is not None:
+        names = list_timm_models(timm)
+        tell(json.dumps(names, indent=2) if as_json else "\n".join(names) or f"timm has no network {timm}")
+        return
     facts = [model_facts(name) for name in list_models()]
     if as_json:
         tell(model_table.as_json(facts))
@@ -207,6 +221,7 @@ def export(
     images: Annotated[int, typer.Option(help="Number of images that outputs are compared on.", min=2)] = 256,
     runs_dir: RunsDir = None,
     tracking_uri: TrackingUri = None,
+    allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Export a trained network to a file that runs without SpatialSweep; check its outputs and freeze learned spans."""
@@ -217,7 +232,7 @@ def export(
 
     form = format_named(to)
     of = _weights_of(model, weights, dataset)
-    trained = find_network(run, trial=trial, runs_dir=runs_dir, tracking_uri=tracking_uri, of=of)
+    trained = find_network(run, trial=trial, runs_dir=runs_dir, tracking_uri=tracking_uri, allow_code=allow_code, of=of)
     seen = sample_images(trained, dataset, split=split, count=images)
     path = output or Path(f"{trained.label}{form.suffix}")
     exported = export_network(trained, seen, format_name=to, path=path)
@@ -249,24 +264,39 @@ def explain(
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Layer whose map Grad-CAM reads; default: a late one.")] = None,
     compare: Annotated[
-        str | None, typer.Option(help="ViT of timm to compare with, such as vit_tiny_patch16_224.")
+        list[str] | None,
+        typer.Option(help="ViT of timm to compare with, such as deit_base_patch16_224. Repeatable.", metavar="NAME"),
     ] = None,
     compare_checkpoint: Annotated[
-        Path | None, typer.Option(help="Weights of that ViT; default: untrained.", parser=path_option, metavar="PATH")
+        list[str] | None,
+        typer.Option(
+            help="Weights of each ViT in turn: a file, 'pretrained' (timm's) or 'untrained', the default. Repeatable.",
+            metavar="PATH",
+        ),
+    ] = None,
+    query: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Point whose attention is drawn, as shares of width and height: 0.5,0.5. Repeatable.", metavar="X,Y"
+        ),
     ] = None,
     to_mlflow: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Log to the trial's MLflow run.")] = True,
     runs_dir: RunsDir = None,
     tracking_uri: TrackingUri = None,
+    allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Visualise a trained network: spans, masks, similarities, gates, biases, Grad-CAM."""
     from orchestrator.inference.explain import explain_network
+    from orchestrator.inference.explain.compared import comparisons
+    from orchestrator.inference.explain.query_maps import query_points
     from orchestrator.inference.explain.regions import regions_for
     from orchestrator.inference.images import sample_images
     from orchestrator.inference.trained_network import find_network
 
+    beside, queries = comparisons(compare or (), compare_checkpoint or ()), query_points(query or ())
     of = _weights_of(model, weights, dataset)
-    trained = find_network(run, trial=trial, runs_dir=runs_dir, tracking_uri=tracking_uri, of=of)
+    trained = find_network(run, trial=trial, runs_dir=runs_dir, tracking_uri=tracking_uri, allow_code=allow_code, of=of)
     seen = sample_images(trained, dataset, split=split, count=images)
     known, regions_from = regions_for(seen, regions)
     folder = output or Path(f"{trained.label}-explained")
@@ -278,8 +308,8 @@ def explain(
         regions_from=regions_from,
         layer=layer,
         drawn=show,
-        compare=compare,
-        compare_checkpoint=compare_checkpoint,
+        compare=beside,
+        queries=queries,
     )
     logged = _log(trained, found) if to_mlflow else "not logged to MLflow"
     if as_json:

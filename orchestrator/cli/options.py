@@ -56,6 +56,12 @@ Resume = Annotated[bool, typer.Option("--resume", help="Resume the sweep of this
 AllowChanged = Annotated[
     bool, typer.Option("--allow-changed", help="Resume although space, data, code or objective have changed.")
 ]
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code", help="Run the code of a network that a record holds as FILE.py:FACTORY, though you never did."
+    ),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the output of Ray and its workers, too.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show the plan; start nothing.")]
 DryRunAsJson = Annotated[bool, typer.Option("--json", help="With --dry-run: write JSON for programs.")]

@@ -14,6 +14,7 @@ from orchestrator.cli.exit_codes import FAILED, INTERRUPTED
 from orchestrator.cli.options import (
     Address,
     AllowChanged,
+    AllowCode,
     Assignments,
     DryRun,
     DryRunAsJson,
@@ -76,6 +77,7 @@ def resume(
     runs_dir: RunsDir = None,
     address: Address = None,
     allow_changed: AllowChanged = False,
+    allow_code: AllowCode = False,
     verbose: Verbose = False,
 ) -> None:
     """Resume a sweep: keep ended trials, continue interrupted ones from their checkpoints."""
@@ -87,7 +89,7 @@ def resume(
     folder = existing_folder(resolve_runs_dir(runs_dir), name)
     require_original(folder)
     values = setting_values(tracking_uri=tracking_uri, runs_dir=folder.path.parent)
-    config = stored_config(folder, assignments or (), values=values)
+    config = stored_config(folder, assignments or (), values=values, allow_code=allow_code)
     run_to_end(config, address, resume=True, allow_changed=allow_changed, verbose=verbose)
 
 
@@ -130,11 +132,11 @@ def run_to_end(
         sweep_file=sweep_file,
     )
     runs_dir_option = f" --runs-dir {shlex.quote(str(result.folder.parent))}"
-    print_outcome(result, console, f"{_own_command()} dashboard {result.name}{runs_dir_option}")
+    print_outcome(result, console, f"{own_command()} dashboard {result.name}{runs_dir_option}")
     elsewhere = "" if config.runs_dir is None else runs_dir_option
-    tell(f"Report:    {_own_command()} report {result.name}{elsewhere}")
+    tell(f"Report:    {own_command()} report {result.name}{elsewhere}")
     if result.status is TrialStatus.INTERRUPTED:
-        command = f"{_own_command()} resume {result.name}{elsewhere}"
+        command = f"{own_command()} resume {result.name}{elsewhere}"
         tell(f"Resume:    {'submit it again with --resume' if inside_ray_job() else command}")
         raise typer.Exit(INTERRUPTED)
     if result.best is None:
@@ -160,6 +162,6 @@ def show_dry_run(config: SweepConfig, address: str | None, *, as_json: bool) -> 
         raise typer.Exit(FAILED)
 
 
-def _own_command() -> str:
+def own_command() -> str:
     """Return the command that starts SpatialSweep: by name where the shell finds it, else by path."""
     return "spatialsweep" if shutil.which("spatialsweep") else f"{sys.executable} -m orchestrator"

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from orchestrator.config.network_files import network_files_beside
 from orchestrator.config.settings_text import parse_yaml, read_text
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.config.validation.plain_data import plain_data_problems, shortened, shown
@@ -35,6 +36,15 @@ def load_sweep(
         ConfigError: The file cannot be read, or at least one setting is wrong; every problem is listed.
     """
     label = label or (None if isinstance(source, Mapping) else Path(source).name)
+    if not isinstance(source, Mapping):
+        with network_files_beside(Path(source).parent):
+            return _loaded(source, overrides, values, label)
+    return _loaded(source, overrides, values, label)
+
+
+def _loaded(
+    source: str | Path | Mapping[str, Any], overrides: Sequence[str], values: Mapping[str, Any], label: str | None
+) -> SweepConfig:
     raw, problems = overridden(source, overrides, values)
     try:
         if problems:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.config.fixed_settings import fixed_settings, shown
+from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.errors import Problem, did_you_mean
 from search_spaces import (
     ChoiceDomain,
@@ -79,9 +80,11 @@ def expand_space(raw: Mapping[str, Any]) -> Expanded:
     if unserved:
         return Expanded(settings, [_other_space(name, network) for network in unserved])
     served = [network for network in networks if network in networks_of(name)]
-    if networks and not served:
-        return Expanded(settings, [])  # a misspelt network, which is reported as such
+    if networks and not served:  # of timm or of a file; a misspelt network is reported as such
+        return Expanded(settings, [_no_space(name, network) for network in networks if _is_outside(network)])
     space = named_space(name, served or None)
+    if len(served) < len(networks):
+        space = _beside_others(space, networks, served)
     fixed = fixed_settings(raw.get("training"), raw.get("model"))
     domains, problems = _overlaid(space, search, fixed)
     return Expanded({**settings, "search": domains}, problems, _use(name, space, domains, fixed))
@@ -118,6 +121,28 @@ def _networks(searched: Any, fixed: Any) -> list[str]:
 def _other_space(space: str, network: str) -> Problem:
     other = next(name for name in list_spaces() if name != ZOO and network in networks_of(name))
     return Problem("space", f"{space} has nothing for {network}. Use space: {other}, or space: {ZOO}")
+
+
+def _beside_others(space: SearchSpace, networks: Sequence[str], served: Sequence[str]) -> SearchSpace:
+    """Make the options of a space conditional on its own networks, beside others that lack them."""
+    conditional = {
+        name: domain.model_copy(update={"when": {"model": tuple(served), **domain.when}})
+        for name, domain in space.items()
+        if "model" not in (name, *domain.when) and setting_of(name) not in TrainingConfig.model_fields
+    }
+    return SearchSpace({**space, **conditional, "model": ChoiceDomain(choices=tuple(dict.fromkeys(networks)))})
+
+
+def _is_outside(network: str) -> bool:
+    """Return whether a network without a named space exists all the same."""
+    import models
+
+    return models.name_problem(network) is None
+
+
+def _no_space(space: str, network: str) -> Problem:
+    remedy = "Leave it out, and write the options and training settings to vary under search"
+    return Problem("space", f"{space} has nothing for {network}, which is no network of SpatialSweep's own. {remedy}")
 
 
 def _overlaid(

@@ -89,12 +89,14 @@ class TrainingPlan:
         dataset: Dataset, split and image size.
         objective: Objective that chooses the best epoch.
         costs: Costs of a network that trials measure and report.
+        network_files: Source code of the networks' files, by name.
     """
 
     resources: ResourcesConfig
     dataset: DatasetConfig
     objective: ObjectiveConfig
     costs: frozenset[str]
+    network_files: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,9 @@ def resolve_plans(config: SweepConfig) -> SweepPlans:
     return SweepPlans(
         name=config.name,
         search=search,
-        training=TrainingPlan(config.resources, config.dataset, config.objective, config.measured_costs),
+        training=TrainingPlan(
+            config.resources, config.dataset, config.objective, config.measured_costs, config.network_files.texts
+        ),
         budget=config.budget,
         keep=config.keep,
         tracking=resolve_tracking(config.tracking, runs_dir),

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, PositiveInt, PrivateAttr
 
 from orchestrator.config.named_space import SpaceUse, expand_space
+from orchestrator.config.network_files import NetworkFiles, read_network_files
 from orchestrator.config.searched_values import max_epochs
 from orchestrator.config.sections.budget import BudgetConfig
 from orchestrator.config.sections.dataset import DatasetConfig
@@ -97,22 +98,30 @@ class SweepConfig(Section):
 
     model_config = ConfigDict(serialize_by_alias=True)
     _space_use: SpaceUse = PrivateAttr(default_factory=SpaceUse)
+    _network_files: NetworkFiles = PrivateAttr(default_factory=NetworkFiles)
 
     def __init__(self, /, **values: Any) -> None:
         if unreadable := plain_data_problems(values):
             raise ConfigError(unreadable)
         remember_secrets(section.get("uri") for section in values.values() if isinstance(section, Mapping))
+        network_files, unread = read_network_files(values)
         expanded = expand_space(values)
-        problems = [*expanded.problems, *find_problems(expanded.settings, type(self).model_fields)]
+        problems = [*unread, *expanded.problems, *find_problems(expanded.settings, type(self).model_fields)]
         if problems:
             raise ConfigError(problems)
         super().__init__(**expanded.settings)
         self._space_use = expanded.use
+        self._network_files = network_files
 
     @property
     def space_use(self) -> SpaceUse:
         """Record of how the space named by `space` was applied; irrelevant once the domains are written out."""
         return self._space_use
+
+    @property
+    def network_files(self) -> NetworkFiles:
+        """Files of the networks that the sweep names as `FILE.py:FACTORY`, as they were when it was checked."""
+        return self._network_files
 
     @property
     def space(self) -> SearchSpace:

@@ -15,6 +15,11 @@ from orchestrator.config.sections.section import Section, Seed
 from orchestrator.config.sections.training import TrainingConfig
 from search_spaces import setting_of
 
+SEED = "seed"
+"""Searched name that sets the seed of a trial instead of a setting of its training."""
+ROW = "row"
+"""Searched name that sets nothing: a label of configurations, on which conditions of other names depend."""
+
 
 class TrialConfig(Section):
     """Complete configuration of one trial, as its workers receive it.
@@ -72,6 +77,8 @@ def resolve_trial(
     fixed = shared.model or ModelConfig(name="", options={})
     settings = {setting_of(name): value for name, value in params.items()}
     name = str(settings.pop("model", fixed.name))
+    seed = settings.pop(SEED, shared.seed)
+    settings.pop(ROW, None)
     checkpoint = settings.pop(CHECKPOINT, fixed.checkpoint)
     weights = initial_weights.get((str(checkpoint), name))
     training = {key: value for key, value in settings.items() if key in TrainingConfig.model_fields}
@@ -85,6 +92,6 @@ def resolve_trial(
             checkpoint_weights=None if checkpoint is None else fixed.checkpoint_weights,
         ),
         training=TrainingConfig(**{**shared.training.model_dump(), **training}),
-        seed=shared.seed,
+        seed=seed,
         initial_weights=None if weights is None else weights.name,
     )

@@ -45,9 +45,12 @@ class DatasetFacts:
 
 
 _NAMED: Mapping[str, DatasetFacts] = MappingProxyType(
-    {"digits": DatasetFacts(image_size=8, in_chans=1, num_classes=10, train_images=1437)}
+    {
+        "digits": DatasetFacts(image_size=8, in_chans=1, num_classes=10, train_images=1437),
+        "fashion-mnist": DatasetFacts(image_size=28, in_chans=1, num_classes=10, train_images=60_000),
+    }
 )
-"""Datasets that need no download, by name: a sweep is validated before they are converted."""
+"""Datasets by name that need no preparation: a sweep is validated before they are converted."""
 
 _EARLIER_HASHES = MappingProxyType({"5663ed2b4eac758a": "36706e9c749a0738"})
 """Hash of the digits while they were kept in one file (`digits.arrow`), and hash in their manifest: same content."""
@@ -62,7 +65,7 @@ def dataset_facts(name: str | None, uri: str | None, crop_size: int) -> DatasetF
     """Return the facts about the dataset of a sweep, which has a name or a URI.
 
     Args:
-        name: Name of an embedded dataset.
+        name: Name of a dataset of `list_datasets()`.
         uri: Folder of a prepared dataset.
         crop_size: Side of the square that image files are cropped to, in pixels.
 
@@ -88,12 +91,12 @@ def dataset_facts(name: str | None, uri: str | None, crop_size: int) -> DatasetF
 
 
 def locate_dataset(name: str | None, uri: str | None, folder: Path) -> str:
-    """Return the URI or absolute path of a dataset, checked; an embedded dataset is converted first if need be.
+    """Return the URI or absolute path of a dataset, checked; one with a name is converted first if need be.
 
     Args:
-        name: Name of an embedded dataset.
+        name: Name of a dataset of `list_datasets()`.
         uri: Folder of a prepared dataset.
-        folder: Folder in which embedded datasets are kept.
+        folder: Folder in which datasets with a name are kept.
 
     Raises:
         DataError: The dataset is unknown, missing or damaged.
@@ -118,11 +121,11 @@ def open_dataset(located: str | Path) -> ImageDataset:
 
 
 def prepare_dataset(name: str, folder: Path) -> Path:
-    """Convert an embedded dataset once; later calls check and return its folder.
+    """Convert a dataset with a name once; later calls check and return its folder.
 
     Args:
         name: Name of the dataset.
-        folder: Folder in which embedded datasets are kept.
+        folder: Folder in which datasets with a name are kept.
 
     Raises:
         DataError: The name is unknown, or the converted dataset is damaged.
@@ -144,7 +147,7 @@ def current_hash(recorded: str) -> str:
 
 
 def _convert(name: str, path: Path) -> None:
-    """Convert an embedded dataset so that its folder appears whole or not at all, also if two processes convert it."""
+    """Convert a named dataset so that its folder appears whole or not at all, also if two processes convert it."""
     from orchestrator.data.conversion.prepare import prepare  # and the readers of all sources, needed here only
 
     path.parent.mkdir(parents=True, exist_ok=True)

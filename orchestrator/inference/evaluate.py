@@ -63,6 +63,7 @@ def evaluate_checkpoint(
     crop_pct: float | None = None,
     tta: str | None = None,
     tracking_uri: str | None = None,
+    allow_code: bool = False,
     datasets_folder: Path = Path("runs/datasets"),
     model: str | None = None,
     weights: str | None = None,
@@ -79,6 +80,7 @@ def evaluate_checkpoint(
         crop_pct: Share of the shorter side of image files to keep; None takes the run's.
         tta: Test-time augmentation, a value of `dataset.tta`; None takes the run's.
         tracking_uri: MLflow address of the run, see `load_model`.
+        allow_code: Run the source code of a network that the user has not run before, see `load_model`.
         datasets_folder: Folder of the registered datasets.
         model: Name of the network of weights of another program, such as its authors'; None for our own checkpoints.
         weights: `ema` or `plain`, for a file of weights that holds both; None takes the moving average.
@@ -100,14 +102,14 @@ def evaluate_checkpoint(
         raise ConfigError([Problem("tta", f"got {tta!r}; {did_you_mean(tta, known)}")])
     read: tuple[str, ...] = ()
     if model is None:
-        network = load_model(source, tracking_uri=tracking_uri)
+        network = load_model(source, tracking_uri=tracking_uri, allow_code=allow_code)
     else:
         of = WeightsOf(model, weights, dataset)
         with converted_weights(source, of, tracking_uri=tracking_uri, datasets_folder=datasets_folder) as converted:
             network, read = load_model(converted.path), converted.notes
     recorded = recorded_settings(network, {}, {})
     if recorded is None:  # a checkpoint of a version that did not store them; its sweep may have them
-        trained = find_network(source, tracking_uri=tracking_uri)
+        trained = find_network(source, tracking_uri=tracking_uri, allow_code=allow_code)
         recorded = recorded_settings(network, trained.dataset, trained.training)
     settings = recorded or EvaluationSettings()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _RUN = re.compile(r"^(?:runs:/)?([0-9a-f]{32})(?:/.*)?$")
 
 
-def load_model(source: str | Path, *, tracking_uri: str | None = None) -> nn.Module:
+def load_model(source: str | Path, *, tracking_uri: str | None = None, allow_code: bool = False) -> nn.Module:
     """Rebuild a trained network, in evaluation mode on the CPU; blocks while a checkpoint is downloaded.
 
     The network has the attributes `pixel_mean`, `pixel_std` (for pixels in [0, 1]) and `class_names`.
@@ -25,6 +25,8 @@ def load_model(source: str | Path, *, tracking_uri: str | None = None) -> nn.Mod
     Args:
         source: Path of a `best.pt`, or MLflow run of a trial as its id or `runs:/<id>`.
         tracking_uri: MLflow address of the run; None takes the database in `runs`.
+        allow_code: Run the source code that the checkpoint of a network of a file holds, also where the user has not
+            run it before.
 
     Raises:
         CheckpointError: There is no such file or run, the run holds no checkpoint, or the file is damaged.
@@ -32,7 +34,7 @@ def load_model(source: str | Path, *, tracking_uri: str | None = None) -> nn.Mod
     from orchestrator.training.checkpoints.checkpoints import load_network_file
 
     with local_checkpoint(source, tracking_uri=tracking_uri) as path:
-        return load_network_file(path)
+        return load_network_file(path, allow_code=allow_code)
 
 
 @contextmanager

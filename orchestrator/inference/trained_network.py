@@ -84,6 +84,7 @@ def find_network(
     trial: int | None = None,
     runs_dir: str | Path | None = None,
     tracking_uri: str | None = None,
+    allow_code: bool = False,
     of: WeightsOf | None = None,
 ) -> TrainedNetwork:
     """Rebuild a trained network and collect the records of its training; blocks while a checkpoint is downloaded.
@@ -93,6 +94,7 @@ def find_network(
         trial: Number of a trial of that sweep; None takes its best.
         runs_dir: Folder of results; None takes the default.
         tracking_uri: MLflow address of the run; None takes the sweep's, else the database in `runs`.
+        allow_code: Run the source code of a network that the user has not run before, see `load_model`.
         of: Network of weights of another program, of which `source` is then a file, see `converted_weights`.
 
     Raises:
@@ -106,7 +108,7 @@ def find_network(
         return _of_other_program(source, of, trial, resolve_runs_dir(runs_dir), tracking_uri)
     found = _find(source, trial, runs_dir, tracking_uri)
     with local_checkpoint(found.source, tracking_uri=found.tracking_uri) as path:
-        network = load_network_file(path)
+        network = load_network_file(path, allow_code=allow_code)
         content, size = read_best(path), path.stat().st_size
     return TrainedNetwork(
         network=network,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.config.sections.dataset import DatasetConfig
@@ -18,12 +19,14 @@ class LaneTask:
         dataset_path: Path or URI of the dataset as `open_dataset` takes it; reachable by every worker.
         objective: Objective that chooses the best epoch of a trial.
         costs: Names of the costs of a network that trials report.
+        network_files: Source code of the networks' files, by name: no worker looks for a file of its own.
     """
 
     dataset: DatasetConfig
     dataset_path: str
     objective: ObjectiveConfig
     costs: frozenset[str] = frozenset()
+    network_files: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)

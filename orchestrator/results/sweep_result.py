@@ -54,8 +54,11 @@ class TrialResult:
     feasible: bool = True
     test_top5: float | None = None
 
-    def load_model(self) -> nn.Module:
+    def load_model(self, *, allow_code: bool = False) -> nn.Module:
         """Load the trained network, in evaluation mode on the CPU.
+
+        Args:
+            allow_code: Run the source code of a network that the user has not run before, see `load_model`.
 
         Raises:
             CheckpointError: The trial left no checkpoint.
@@ -64,7 +67,7 @@ class TrialResult:
 
         if self.checkpoint is None:
             raise CheckpointError(f"trial {self.number} left no checkpoint")
-        return load_network_file(self.checkpoint)
+        return load_network_file(self.checkpoint, allow_code=allow_code)
 
 
 @dataclass(frozen=True)
@@ -156,11 +159,12 @@ class SweepResult:
                 return self._result(record)
         raise KeyError(f"{self.name} has no trial {number}")
 
-    def load_model(self, trial: int | None = None) -> nn.Module:
+    def load_model(self, trial: int | None = None, *, allow_code: bool = False) -> nn.Module:
         """Load the network that a trial has trained, in evaluation mode on the CPU.
 
         Args:
             trial: Number of the trial; None takes the best.
+            allow_code: Run the source code of a network that the user has not run before, see `load_model`.
 
         Raises:
             KeyError: There is no such trial.
@@ -169,7 +173,7 @@ class SweepResult:
         chosen = self.best if trial is None else self.trial(trial)
         if chosen is None:
             raise CheckpointError(f"no trial of {self.name} has finished an epoch")
-        return chosen.load_model()
+        return chosen.load_model(allow_code=allow_code)
 
     @property
     def _objectives(self) -> Objectives:

@@ -115,7 +115,11 @@ class TrialFilter:
 
     def _map_rejections(self, trial: TrialConfig) -> Iterator[Rejection]:
         """Yield searched sizes beyond the largest map; a size that the user fixed is accepted."""
+        import models
+
         model, facts = trial.model, self._facts
+        if model.name not in models.list_models():
+            return  # what a keyword of another network means is not known
         sized = [name for name in _SIZED if name in model.options and name in self._searched]
         if not sized:
             return

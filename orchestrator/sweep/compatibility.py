@@ -8,9 +8,11 @@ from typing import Any
 
 from orchestrator.config import SweepConfig, load_sweep
 from orchestrator.config.flat_names import flat_names
+from orchestrator.config.network_files import network_files_from
 from orchestrator.data import current_hash, open_dataset
 from orchestrator.errors import ConfigError, Problem, ResumeError
 from orchestrator.records.folder.known_servers import note_server
+from orchestrator.records.folder.network_copies import hashes_as_identity, recorded_files
 from orchestrator.records.folder.recorded_addresses import moved_config, recorded_address, require_confirmed
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.history import read_begun
@@ -46,6 +48,7 @@ def identity(config: SweepConfig, located: str) -> dict[str, Any]:
         key: value for key, value in content["dataset"].items() if key not in ("uri", "decode_processes")
     }
     facts = {"search space": config.space.fingerprint, _DATASET: content_hash(located)}
+    facts |= hashes_as_identity(config.network_files.hashes)
     return {**dict(flat_names(content)), **facts, "code": code_fingerprint()}
 
 
@@ -85,14 +88,18 @@ def stored_config(
     *,
     values: Mapping[str, Any] = MappingProxyType({}),
     contacted: Sequence[str] = ("tracking", "storage"),
+    allow_code: bool = False,
 ) -> SweepConfig:
     """Return the configuration of a sweep's last session, for the place where its folder is now.
+
+    Files of networks are those that the session recorded; one that the user has not run before is withheld.
 
     Args:
         folder: Folder of the sweep.
         overrides: Assignments to lay over it, as for `load_sweep`.
         values: Values of settings to lay over it.
         contacted: Sections whose address will be used; one that only the journal names must be a known server.
+        allow_code: Run files of networks that the user has not run before.
 
     Raises:
         JournalError: A line of the journal is damaged.
@@ -100,8 +107,11 @@ def stored_config(
             never named it.
     """
     runs_dir = folder.path.parent
-    content = moved_config(read_begun(folder.journal).config, runs_dir)
-    config = load_sweep(content, overrides, values=values, label=f"sweep '{folder.name}'")
+    history = read_begun(folder.journal)
+    content = moved_config(history.config, runs_dir)
+    with network_files_from(recorded_files(folder, history, allow_code=allow_code)):
+        config = load_sweep(content, overrides, values=values, label=f"sweep '{folder.name}'")
+        named = {section: _named(content, overrides, values, section) for section in contacted}
     uris = {"tracking": config.tracking.uri, "storage": config.storage.uri, "dataset": config.dataset.uri}
     secret = [section for section, uri in uris.items() if uri and "***" in uri]
     if secret:
@@ -113,7 +123,7 @@ def stored_config(
             f"sweep '{folder.name}'",
         )
     for section in contacted:
-        if uri := _named(content, overrides, values, section):
+        if uri := named[section]:
             note_server(uri)
         else:
             uri = getattr(config, section).uri or recorded_address(section, {}, runs_dir)

@@ -16,7 +16,7 @@ import optuna
 from orchestrator.config.plans import SearchPlan
 from orchestrator.config.sections.study import SamplerConfig
 from orchestrator.config.sections.training import TrainingConfig
-from orchestrator.config.trial import TrialConfig, resolve_trial
+from orchestrator.config.trial import ROW, SEED, TrialConfig, resolve_trial
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.files.sqlite_files import is_missing_file
 from orchestrator.lanes.trial_client import TRIAL
@@ -223,6 +223,8 @@ def _extremes(plan: SearchPlan) -> Iterator[PreviewTrial]:
 def _decides_memory(name: str) -> bool:
     """Return whether a searched name may change the memory of a worker; most training settings do not."""
     setting = setting_of(name)
+    if setting in (ROW, SEED):
+        return False
     return setting not in TrainingConfig.model_fields or setting in _MEMORY_SETTINGS
 
 

@@ -10,10 +10,12 @@ from typing import Any
 
 from rich.console import Console
 
+from orchestrator.config.network_files import NetworkFiles
 from orchestrator.config.plans import SweepPlans, resolve_plans
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.data import describe_dataset, locate_dataset
-from orchestrator.errors import SpatialSweepError
+from orchestrator.errors import ConfigError, Problem, SpatialSweepError
+from orchestrator.files.known_code import note_code
 from orchestrator.files.runs_dir import inside_ray_job, resolve_runs_dir
 from orchestrator.inference.weights.initial import find_initial_weights
 from orchestrator.masked_output import masked_output
@@ -75,6 +77,7 @@ def run_sweep(
         StorageError, TrackingError: The database file of the studies, or of MLflow, is damaged.
     """
     plans = resolve_plans(config)
+    _note_network_files(config.network_files, plans)
     named_uris = [config.tracking.uri, config.storage.uri]
     _note_servers(named_uris)
     display = NotebookDisplay() if console is None and in_notebook() else None
@@ -96,7 +99,14 @@ def run_sweep(
         with session.connected(address, verbose=verbose):
             settings, non_default = complete_settings(config), non_default_settings(config)
             _record_session(
-                ledger, folder, now, settings, dataset=dataset, non_default=non_default, sweep_file=sweep_file
+                ledger,
+                folder,
+                now,
+                settings,
+                dataset=dataset,
+                non_default=non_default,
+                sweep_file=sweep_file,
+                network_files=config.network_files,
             )
             found = found.stored(folder.path)
             for note in found.notes:
@@ -110,6 +120,7 @@ def resume_sweep(
     *,
     runs_dir: str | None = None,
     allow_changed: bool = False,
+    allow_code: bool = False,
     address: str | None = None,
     console: Console | None = None,
     verbose: bool = False,
@@ -121,6 +132,7 @@ def resume_sweep(
         overrides: Assignments to lay over its settings, such as `trials=40`.
         runs_dir: Folder of all results; None takes the default.
         allow_changed: Resume although something that decides the results has changed.
+        allow_code: Run the files of networks that its folder holds, also where the user has not run them before.
         address: Ray cluster to join; None starts a private instance, or joins `RAY_ADDRESS`.
         console: Console for progress and messages; None prints nothing.
         verbose: Show the output of Ray and of its workers.
@@ -132,10 +144,31 @@ def resume_sweep(
     """
     folder = existing_folder(resolve_runs_dir(runs_dir), name)
     require_original(folder)
-    config = stored_config(folder, overrides)
+    config = stored_config(folder, overrides, allow_code=allow_code)
     return run_sweep(
         config, resume=True, allow_changed=allow_changed, address=address, console=console, verbose=verbose
     )
+
+
+def _note_network_files(files: NetworkFiles, plans: SweepPlans) -> None:
+    """Remember the files of networks that the user has named or allowed, so that later commands run them, too.
+
+    Raises:
+        ConfigError: The folder of the sweep holds a file that the user has not run before.
+    """
+    if files.withheld:
+        folder = plans.paths.runs_dir / plans.name / "sessions"
+        raise ConfigError(
+            [
+                Problem(
+                    "model", f"{name} is code in {folder}, which you have not run before. Read it, then --allow-code"
+                )
+                for name in files.withheld
+            ],
+            f"sweep '{plans.name}'",
+        )
+    for sha256 in files.hashes.values():
+        note_code(sha256)
 
 
 def _note_servers(uris: Iterable[str | None]) -> None:
@@ -181,15 +214,22 @@ def _record_session(
     dataset: str,
     non_default: dict[str, Any],
     sweep_file: Path | None,
+    network_files: NetworkFiles,
 ) -> None:
     """Record the start of a session in the journal, and its settings and dataset as files."""
+    tags = {**facts(), **{f"network_file.{name}": sha256 for name, sha256 in network_files.hashes.items()}}
     if ledger.identity is None:
-        ledger.sweep_started(folder.name, settings, facts(), identity_now)
+        ledger.sweep_started(folder.name, settings, tags, identity_now)
     else:
-        ledger.sweep_resumed(settings, facts(), identity_now)
+        ledger.sweep_resumed(settings, tags, identity_now)
     known, manifest = describe_dataset(dataset)
     files = write_session_snapshot(
-        folder.session(ledger.sessions), settings, manifest, non_default=non_default, sweep_file=sweep_file
+        folder.session(ledger.sessions),
+        settings,
+        manifest,
+        non_default=non_default,
+        sweep_file=sweep_file,
+        network_files=network_files.sources,
     )
     ledger.session_described(map(str, files), known)
 

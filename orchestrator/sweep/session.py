@@ -142,7 +142,13 @@ class SweepSession:
         return LanePool(
             plan,
             training.resources,
-            LaneTask(training.dataset, self._dataset, training.objective, training.costs),
+            LaneTask(
+                training.dataset,
+                self._dataset,
+                training.objective,
+                training.costs,
+                network_files=training.network_files,
+            ),
             scratch=self._folder.scratch / "ray",
         )
 

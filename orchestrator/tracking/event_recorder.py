@@ -179,7 +179,10 @@ class EventRecorder:
         """Store the inputs of the session, such as the sweep file and the difference to the git revision."""
         run_id, self._dataset = self.runs["sweep"], event.dataset
         self._client.log_inputs(run_id, [dataset_input(event.dataset)])
-        self._upload(run_id, event.files, f"sessions/{event.session:03d}")
+        folder = f"sessions/{event.session:03d}"
+        for file in event.files:
+            _, found, below = Path(file).parent.as_posix().rpartition(f"/{folder}/")
+            self._upload(run_id, [file], f"{folder}/{below}" if found and ".." not in below else folder)
 
     def _note_lanes(self, event: LanesPlanned) -> None:
         plan = {key: value for key, value in vars(event).items() if key not in ("event", "time")}

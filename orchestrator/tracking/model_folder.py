@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -62,21 +64,37 @@ def write_model_folder(checkpoint: Path, folder: Path) -> ModelFacts:
     ).eval()
     shape = (description["in_chans"], description["image_size"], description["image_size"])
     single = np.dtype(np.float32)
-    mlflow.pytorch.save_model(
-        network,
-        folder,
-        code_paths=[str(Path(models.__file__).parent)],
-        signature=ModelSignature(
-            inputs=Schema([TensorSpec(single, (-1, *shape))]),
-            outputs=Schema([TensorSpec(single, (-1, description["num_classes"]))]),
-        ),
-        input_example=_example(shape),
-        pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _REQUIRED],
-        metadata={"class_names": list(data["class_names"]), "network": description["name"]},
-        serialization_format="pickle",
-    )
+    with _code_of(description["name"]) as code:
+        mlflow.pytorch.save_model(
+            network,
+            folder,
+            code_paths=[str(Path(models.__file__).parent), *code],
+            signature=ModelSignature(
+                inputs=Schema([TensorSpec(single, (-1, *shape))]),
+                outputs=Schema([TensorSpec(single, (-1, description["num_classes"]))]),
+            ),
+            input_example=_example(shape),
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _REQUIRED],
+            metadata={"class_names": list(data["class_names"]), "network": description["name"]},
+            serialization_format="pickle",
+        )
     metrics = {key: float(value) for key, value in content.get("metrics", {}).items() if math.isfinite(value)}
     return ModelFacts(description["name"], description["options"], int(content.get("epoch", 0)), metrics)
+
+
+@contextmanager
+def _code_of(name: str) -> Iterator[list[str]]:
+    """Provide the module of a network of a file, which the pickle refers to; nothing for other networks."""
+    import models
+
+    file = models.network_file(name)
+    if file is None:
+        yield []
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{file.module_name}.py"
+        path.write_text(file.text, encoding="utf-8")
+        yield [str(path)]
 
 
 def name_model(folder: Path, model_id: str, run_id: str) -> None:

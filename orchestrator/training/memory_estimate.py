@@ -22,6 +22,7 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
+from models import ModelOptionError
 from orchestrator.config.trial import TrialConfig
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.training.checkpoints.checkpoints import build_network, describe_network
@@ -71,7 +72,7 @@ def estimate_memory(trial: TrialConfig, facts: DatasetFacts, workers: int) -> Me
     training = trial.training
     share = -(-training.global_batch_size // workers)
     at_once = -(-share // training.accumulation_steps)
-    network = _shell(trial, facts)
+    network = _shell_on_meta(trial, facts)
     parameters = sum(map(_bytes, network.parameters()))
     weights = parameters + sum(map(_bytes, network.buffers()))
     per_image = _activations_per_image(network, trial, facts)
@@ -89,6 +90,13 @@ def estimate_memory(trial: TrialConfig, facts: DatasetFacts, workers: int) -> Me
     )
 
 
+def _shell_on_meta(trial: TrialConfig, facts: DatasetFacts) -> nn.Module:
+    try:
+        return _shell(trial, facts)
+    except ModelOptionError:  # a network of timm, or of a file, may read values, which `meta` does not have
+        return _shell(trial, facts, "cpu").to("meta")
+
+
 def _shell(trial: TrialConfig, facts: DatasetFacts, device: str = "meta") -> nn.Module:
     """Build the network; on `meta` its tensors have shapes and no values."""
     description = describe_network(
@@ -104,7 +112,7 @@ def _shell(trial: TrialConfig, facts: DatasetFacts, device: str = "meta") -> nn.
 def _activations_per_image(shell: nn.Module, trial: TrialConfig, facts: DatasetFacts) -> int:
     try:
         return _saved_bytes(shell, trial, facts, "meta")
-    except RuntimeError:  # the network reads values, which `meta` does not have
+    except (RuntimeError, TypeError):  # the network reads values, which `meta` does not have
         return _saved_bytes(_shell(trial, facts, "cpu"), trial, facts, "cpu")
 
 

@@ -21,7 +21,9 @@ from cluster.submission import (
     runtime_env,
 )
 from orchestrator.cli.submitted_versions import SUBMITTED_WITH, version_report
+from orchestrator.config import load_sweep
 from orchestrator.errors import ClusterError, ConfigError
+from tests.support.networks.own_file import write_own_file
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "sweeps" / "digits.yaml"
@@ -56,6 +58,35 @@ def test_any_other_folder_is_packed_with_our_code_and_its_own_ignore_files(tmp_p
     ours = {path.relative_to(ROOT).as_posix() for root in IMPORT_ROOTS for path in (ROOT / root).rglob("*.py")}
     assert ours <= own
     assert plan_package(folder, DIGITS).sweep == "digits.yaml"
+
+
+def test_the_file_of_a_network_is_sent_where_the_job_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, here = tmp_path / "mine", tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    fill(folder, ".gitignore")
+    (folder / ".gitignore").write_text("*.py\n")
+    write_own_file(folder / "sweeps/nets")
+    text = "name: s\ndataset: {name: digits}\nmodel: {name: nets.own_net:make}\n"
+    (folder / "sweeps/s.yaml").write_text(text)
+    checked = check_sweep(folder / "sweeps/s.yaml", [])
+    for root, sweep in ((folder, "sweeps/s.yaml"), (here, "s.yaml")):
+        packed = plan_package(root, folder / "sweeps/s.yaml", network_files=checked.network_files)
+        assert packed.sweep == sweep
+        packed.write(tmp_path / "job.zip")
+        job = tmp_path / f"job-{root.name}"
+        with zipfile.ZipFile(tmp_path / "job.zip") as archive:
+            archive.extractall(job)
+        monkeypatch.chdir(job)
+        assert load_sweep(Path(sweep)).network_files.hashes == {
+            source.name: source.sha256 for source in checked.network_files
+        }
+        monkeypatch.chdir(here)
+
+    (folder / "sweeps/s.yaml").write_text(text.replace("nets.own_net", f"{folder}/sweeps/nets/own_net.py"))
+    outside = check_sweep(folder / "sweeps/s.yaml", [])
+    with pytest.raises(ConfigError, match=r"own_net.py leads out of the sweep file's folder, which is all a job has"):
+        plan_package(folder, folder / "sweeps/s.yaml", network_files=outside.network_files)
 
 
 def test_equal_files_make_an_equal_package_that_runs(tmp_path: Path) -> None:

@@ -15,15 +15,18 @@ import optuna
 import pytest
 import ray
 import torch
+import yaml
 from mlflow import MlflowClient
 
-from orchestrator import SweepConfig, SweepResult, TrialResult, dry_run, load_model, load_sweep, run_sweep
+from orchestrator import SweepConfig, SweepResult, TrialResult, dry_run, load_model, load_sweep, resume_sweep, run_sweep
 from orchestrator.data.conversion.prepare import prepare
-from orchestrator.errors import ClusterError
+from orchestrator.errors import ClusterError, ResumeError
 from orchestrator.records.ledger import TrialStatus
 from orchestrator.runtime.lane_plan import plan_lanes
 from orchestrator.runtime.ray_session import ray_session
 from tests.support.cluster_state import assert_nothing_left
+from tests.support.networks import own_file
+from tests.support.networks.own_file import write_own_file
 from tests.support.tiny_archives import photo_tree
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -183,6 +186,29 @@ def test_a_sweep_trains_on_image_files(tmp_path: Path) -> None:
     assert load_model(best.checkpoint).class_names == ("cat", "dog", "owl")
     assert "chosen on the test images" in result.notice
     assert_nothing_left()
+
+
+def test_a_network_of_a_file_and_one_of_timm_are_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_own_file(tmp_path / "sweeps")
+    names = [own_file.NAME, "test_vit"]
+    search = {"model": names, "patch_size": {"value": 4, "when": {"model": "test_vit"}}}
+    settings = {key: value for key, value in TINY.items() if key != "model"}
+    sweep = {**settings, "search": search, "sampler": {"name": "grid"}, "trials": 2, "runs_dir": str(tmp_path)}
+    (tmp_path / "sweeps/s.yaml").write_text(yaml.safe_dump({**sweep, "constraints": ["params <= 1e6"]}))
+    monkeypatch.chdir("/")  # the workers' folder is another one as well
+    result = run_sweep(load_sweep(tmp_path / "sweeps/s.yaml"))
+    assert [trial.status for trial in result.records] == [TrialStatus.FINISHED] * 2
+    own = next(trial for trial in result.records if trial.params["model"] == own_file.NAME)
+    assert result.load_model(own.number)(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+    sweep_run = next(run for run in runs_of(result).values() if "network_file.own_net.py" in run.data.tags)
+    artifacts = MlflowClient(result.tracking_uri).list_artifacts(sweep_run.info.run_id, "sessions/001")
+    assert "sessions/001/own_net.py" in {artifact.path for artifact in artifacts}
+
+    file.write_text(own_file.TEXT.replace("relu()", "tanh()"))
+    with pytest.raises(ResumeError, match=r"network file own_net\.py: was"):
+        run_sweep(load_sweep(tmp_path / "sweeps/s.yaml", ["trials=3"]), resume=True)
+    file.unlink()
+    assert resume_sweep("tiny", runs_dir=str(tmp_path)).status is TrialStatus.FINISHED
 
 
 def test_two_lanes_stop_hopeless_trials_early(tmp_path: Path) -> None:

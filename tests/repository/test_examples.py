@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator import SweepConfig, load_result
+from orchestrator import SweepConfig, dry_run, load_result, load_sweep
 from orchestrator.records.ledger import TrialStatus
 from tests.support.sweeps.fake_sweeps import write_sweep
+from tests.support.training_pieces import few_digits, make_trial, run
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -78,6 +79,21 @@ def test_the_search_space_is_checked_without_starting_a_sweep(
 
 def test_the_sweep_to_predict_from_is_valid() -> None:
     assert isinstance(runpy.run_path(str(EXAMPLES / "sweep_and_predict.py"))["SWEEP"], SweepConfig)
+
+
+def test_the_own_network_is_searched_beside_those_of_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = dry_run(load_sweep(EXAMPLES / "own_network.yaml", [f"runs_dir={tmp_path}"]), shown=8)
+    names = {proposal.model for proposal in found.proposals}
+    assert "own_network.py:make_network" in names and len(names) > 1
+    (own, *_) = [proposal for proposal in found.proposals if "own/width" in proposal.values]
+    width, kernel = own.values["own/width"], own.values["own/kernel_size"]
+    block = 2 * width + 2 * (width**2 + width) + kernel**2 * width + width  # norm, gate and projection, depthwise
+    assert own.params == 9 * width + width + 4 * block + 10 * width + 10
+    data = few_digits(tmp_path, train=200, test=50)
+    trial = make_trial(data, tmp_path, model="own_network.py:make_network", options={"width": width}, epochs=2)
+    losses = [report["train/loss"] for report in run(trial)]
+    assert losses[1] < losses[0]
 
 
 def test_sweeps_are_compared_as_tables(tmp_path: Path) -> None:

@@ -149,6 +149,7 @@ def fit_weights(network: nn.Module, shapes: Shapes) -> Fit:
     Raises:
         AuthorsCheckpointError: Entries are missing, unexpected or of another shape, beside those of the classifier and
             of tables for another size of images.
+        AuthorsOptionError: The names are not the network's own, and the authors' code makes no such network.
     """
     ours = network.state_dict()
     given, left_out = _of_backbone(shapes, ours)
@@ -243,7 +244,9 @@ def _best_table(network: nn.Module, shapes: Shapes) -> tuple[Mapping[str, Entry]
         return own, None
     try:
         theirs = family.entries(network)
-    except AuthorsOptionError:  # the network has parts that their code lacks
+    except AuthorsOptionError:  # the network has parts that their code lacks: only our own names can fit
+        if own.keys().isdisjoint(shapes):
+            raise
         return own, None
     return own if len(own.keys() & shapes.keys()) > len(theirs.keys() & shapes.keys()) else theirs, family
 

@@ -29,7 +29,7 @@ def print_dry_run(found: DryRun, console: Console) -> None:
         say(console, "* depends on the results of earlier trials")
     if found.rejected:
         say(console, f"Rejected before a trial: {found.rejected}")
-    for heading, text in _lines(found):
+    for heading, text in plan_lines(found):
         say(console, f"{heading:<9}{text}")
 
 
@@ -53,7 +53,13 @@ def _proposals(found: DryRun) -> Table:
     return table
 
 
-def _lines(found: DryRun) -> list[tuple[str, str]]:
+def plan_lines(found: DryRun, *, with_name: bool = True) -> list[tuple[str, str]]:
+    """Return lanes, memory, epochs and cost of a sweep, each under a heading.
+
+    Args:
+        found: Result of the dry run.
+        with_name: Whether to say that the name of the sweep is taken.
+    """
     plan, bounds = found.plan, found.bounds
     lanes = f"none: {found.plan_problem}"
     if plan is not None:
@@ -65,7 +71,7 @@ def _lines(found: DryRun) -> list[tuple[str, str]]:
         ("Memory", _memory(found.largest)),
         ("Epochs", f"{bounds.epochs:,} at most: {found.plans.search.trials} trials of {found.plans.search.max_epochs}"),
         ("Cost", _cost(found)),
-        *([("Name", found.notice)] if found.notice else []),
+        *([("Name", found.notice)] if found.notice and with_name else []),
     ]
 
 

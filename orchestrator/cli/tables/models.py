@@ -17,13 +17,18 @@ __all__ = ["as_json", "as_markdown", "print_models"]
 COLUMNS = ("name", "family", "params", "macs", "input_size", "source")
 NUMBERS = ("params", "macs")
 
+OTHERS = (
+    "model.name also takes every network of timm (spatialsweep models --timm 'vit_tiny*') and FILE.py:FACTORY of your "
+    "own (docs/networks/own-networks.md)."
+)
 INTRODUCTION = """\
 # Networks
 
 Every registered network with its default options, which `spatialsweep models` lists: parameters, and
 multiply-accumulates of the convolutions and matrix products for one image of the size shown. Attention to windows
 counts every query against every pixel of its window, learned windows at their first size; norms, nonlinearities,
-pooling and resizing are not counted.
+pooling and resizing are not counted. A sweep takes every network of timm as well (`spatialsweep models --timm 'vit*'`
+lists them), and networks of [your own](own-networks.md).
 This page is written by `spatialsweep models --markdown > docs/networks/models.md`.
 """
 
@@ -48,6 +53,7 @@ def print_models(facts: Sequence[ModelFacts], console: Console) -> None:
     for entry in facts:
         add_row(table, *_cells(entry))
     console.print(table)
+    console.print(OTHERS, highlight=False)
 
 
 def _cells(facts: ModelFacts) -> list[str]:

@@ -35,7 +35,7 @@ class DatasetConfig(Section):
     """Images and their splits; the dataset has a name or a URI.
 
     Args:
-        name: Name of an embedded dataset.
+        name: Name of a dataset that needs no preparation: `digits` or `fashion-mnist`.
         uri: Folder or object store address of a dataset made by `spatialsweep data prepare`.
         validation_fraction: Share of the training images held out for validation, drawn per class.
         split_seed: Seed of the draw of the validation images; the same for every trial of a sweep.

@@ -6,18 +6,21 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.config.fixed_settings import CHECKPOINT, fixed_settings
 from orchestrator.config.sections.first_trials import first_problems
 from orchestrator.config.sections.model import ModelConfig
 from orchestrator.config.sections.objective import SPAN, is_constraint, parse_constraint
+from orchestrator.config.sections.section import Seed
 from orchestrator.config.sections.training import TrainingConfig
+from orchestrator.config.trial import ROW, SEED
 from orchestrator.config.validation.plain_data import shown
-from orchestrator.config.validation.pydantic_problems import translate, unknown
+from orchestrator.config.validation.pydantic_problems import translate
 from orchestrator.config.validation.sampler_rules import sampler_problems
 from orchestrator.errors import Problem, did_you_mean
 from search_spaces import SearchSpace, setting_of
+from search_spaces.domains import as_tuple
 from search_spaces.space import SpaceError, condition_problems
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 _MOST_DECIDING = 200
 _MOST_BRANCHES = 2_000
 _MOST_REJECTED = 20
+_SEED: TypeAdapter[int] = TypeAdapter(Seed)
 _EXCLUDE = "Give them conditions (when) that exclude each other"
 
 
@@ -40,11 +44,11 @@ def search_problems(sections: Mapping[str, Any], facts: DatasetFacts | None) -> 
     import models
 
     search = sections["search"]
-    known = models.list_models()
-    unknown_names = [name for name in search["model"].corners() if name not in known] if "model" in search else []
-    yield from (unknown("search.model", str(name), known) for name in unknown_names)
+    unknown_names = [name for name in search["model"].corners() if not _is_network(name)] if "model" in search else []
+    yield from (_unknown_network("search.model", name) for name in unknown_names if not _is_unread(name))
     # A condition on a network that the user removed from the choice is valid.
-    for name, message in condition_problems(search, {"model": known}):
+    elsewhere = [*models.list_models(), *filter(_is_network, _networks_of_conditions(search))]
+    for name, message in condition_problems(search, {"model": elsewhere}):
         yield Problem(f"search.{name}.when", message)
     fixed = sections.get("model")
     if "model" not in search and not fixed and "model" in sections:
@@ -62,14 +66,45 @@ def search_problems(sections: Mapping[str, Any], facts: DatasetFacts | None) -> 
         objectives, constraints = sections.get("objective", ()), sections.get("constraints", ())
         yield from sampler_problems(sampler, search, objectives=len(objectives), constraints=len(constraints))
     for model, active in _different_branches(space, fixed.name if fixed else None):
-        if model in unknown_names:
+        if model in unknown_names or _is_unread(model):
             continue
-        if model not in known:
-            yield unknown("model.name", model, known)
+        if not _is_network(model):
+            yield _unknown_network("model.name", model)
             continue
         yield from _check_spans(model, sections)
         yield from _check_crop(model, sections.get("training"), facts)
         yield from _check_branch(model, active, search, fixed, facts)
+
+
+def _is_network(name: Any) -> bool:
+    """Return whether a value is the name of a network: of this package, of timm, or of a file that was read."""
+    import models
+
+    return isinstance(name, str) and models.name_problem(name) is None
+
+
+def _is_unread(name: Any) -> bool:
+    """Return whether a value names a file that was not read, which is reported, or withheld, elsewhere."""
+    import models
+
+    return isinstance(name, str) and models.split_reference(name) is not None and models.network_file(name) is None
+
+
+def _unknown_network(where: str, name: Any) -> Problem:
+    import models
+
+    fault = models.name_problem(str(name))
+    if fault is None:
+        return Problem(where, f"got {shown(name)}; the name of a network is a text. Write it in quotes")
+    if models.split_reference(str(name)) is None:
+        return Problem(where, f"unknown {shown(name)}. {fault.remedy}")
+    return Problem(where, f"got {shown(name)}; {fault.rule}. {fault.remedy}")
+
+
+def _networks_of_conditions(search: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield the names of networks that conditions use, each once."""
+    names = (value for domain in search.values() for value in as_tuple(domain.when.get("model", ())))
+    yield from dict.fromkeys(names)
 
 
 def _too_many_branches(space: SearchSpace) -> Problem | None:
@@ -137,7 +172,7 @@ def _check_branch(
     """Check one network: known names, and corner values that it accepts."""
     import models
 
-    options = models.searchable_options(model)
+    options, takes_any = models.searchable_options(model), models.takes_any_option(model)
     names: dict[str, str] = {}  # setting to the searched name that sets it
     for name in active:
         setting = setting_of(name)
@@ -147,14 +182,26 @@ def _check_branch(
             yield from _check_training_domain(name, search[name])
         elif setting == CHECKPOINT:
             yield from _check_checkpoints(name, search[name])
-        elif setting not in options:
+        elif setting == SEED:
+            yield from _check_seeds(name, search[name])
+        elif setting not in options and setting != ROW and not takes_any:
             yield _unknown_searched(name, model, search)
         names.setdefault(setting, name)
-    searched = {setting: search[name].corners() for setting, name in names.items() if setting in options}
+    others = {*TrainingConfig.model_fields, CHECKPOINT, SEED, ROW}
+    searched = {
+        setting: search[name].corners()
+        for setting, name in names.items()
+        if setting in options or (takes_any and setting not in others)
+    }
     base = {**(fixed.options if fixed else {}), **{setting: corners[0] for setting, corners in searched.items()}}
     for fault in islice(_always_rejected(model, base, searched, facts), _MOST_REJECTED):
+        if fault.option == "name" and fault.given == model:
+            where = "search.model" if "model" in search else "model.name"
+            yield Problem(where, f"got {shown(model)}; {fault.rule}. {fault.remedy}")
+            continue
         where = f"search.{names[fault.option]}" if fault.option in searched else f"model.options.{fault.option}"
-        yield Problem(where, f"got {shown(fault.given)} for {model}; {fault.rule}. {fault.remedy}".rstrip())
+        given = "is missing" if fault.given is None else f"got {shown(fault.given)}"
+        yield Problem(where, f"{given} for {model}; {fault.rule}. {fault.remedy}".rstrip())
 
 
 def _always_rejected(
@@ -175,6 +222,8 @@ def _always_rejected(
         others = (other for other in corners if not other.keys() & corner.keys())
         if found and all(faults({**base, **other, **corner}) for other in others):
             yield from found
+            if not corner and model not in models.list_models():
+                return  # it is built for each check, and would fail again with every value
 
 
 def _check_training_domain(name: str, domain: Any) -> Iterator[Problem]:
@@ -194,6 +243,14 @@ def _check_checkpoints(name: str, domain: Any) -> Iterator[Problem]:
         yield Problem(f"search.{name}", f"got {shown(wrong[0])}; {rule}. Use choices such as [random, weights.pth]")
 
 
+def _check_seeds(name: str, domain: Any) -> Iterator[Problem]:
+    for value in domain.corners():
+        try:
+            _SEED.validate_python(value, strict=True)
+        except ValidationError:
+            yield Problem(f"search.{name}", f"got {shown(value)}; a seed is a whole number from 0 to 2^32 - 1. Use 0")
+
+
 def _geometry(facts: DatasetFacts | None) -> dict[str, Any]:
     if facts is None:
         return {}
@@ -206,9 +263,7 @@ def _unknown_searched(name: str, model: str, search: Mapping[str, Any]) -> Probl
 
     setting = setting_of(name)
     choices = search["model"].corners() if "model" in search else (model,)
-    owners = [
-        other for other in choices if other in models.list_models() and setting in models.searchable_options(other)
-    ]
+    owners = [other for other in choices if _is_network(other) and setting in models.searchable_options(other)]
     if owners:
         wanted = owners[0] if len(owners) == 1 else f"[{', '.join(owners)}]"
         return Problem(f"search.{name}", f"{model} has no such option. Add when: {{model: {wanted}}}")

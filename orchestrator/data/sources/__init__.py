@@ -17,18 +17,24 @@ from orchestrator.data.sources.cifar import open_cifar10, open_cifar100
 from orchestrator.data.sources.digits import open_digits
 from orchestrator.data.sources.image_files import open_folders, open_tiny_imagenet
 from orchestrator.data.sources.imagenet import open_imagenet
-from orchestrator.data.sources.mnist import open_mnist
+from orchestrator.data.sources.mnist import (
+    FASHION_MNIST_PACKAGE,
+    FASHION_MNIST_PLACE,
+    open_fashion_mnist,
+    open_mnist,
+)
 from orchestrator.data.sources.source import UNLABELLED, Sample, Source
 from orchestrator.data.sources.stl10 import open_stl10
 from orchestrator.errors import DataError, did_you_mean
 
-__all__ = ["EMBEDDED", "SOURCES", "UNLABELLED", "Sample", "Source", "open_source"]
+__all__ = ["EMBEDDED", "INSTALLED", "SOURCES", "UNLABELLED", "Sample", "Source", "installed_place", "open_source"]
 
 SOURCES: Mapping[str, Callable[[Path], Source]] = MappingProxyType(
     {
         "cifar10": open_cifar10,
         "cifar100": open_cifar100,
         "digits": open_digits,
+        "fashion-mnist": open_fashion_mnist,
         "folder": open_folders,
         "imagenet": open_imagenet,
         "mnist": open_mnist,
@@ -41,6 +47,11 @@ SOURCES: Mapping[str, Callable[[Path], Source]] = MappingProxyType(
 EMBEDDED = "digits"
 """Name of the only dataset that needs no download."""
 
+INSTALLED: Mapping[str, tuple[Path, str]] = MappingProxyType(
+    {"fashion-mnist": (FASHION_MNIST_PLACE, FASHION_MNIST_PACKAGE)}
+)
+"""Datasets that a package of the system brings: folder and package, by name."""
+
 
 @contextmanager
 def open_source(name: str, place: Path | None, *, scratch: Path | None = None) -> Iterator[Source]:
@@ -48,7 +59,7 @@ def open_source(name: str, place: Path | None, *, scratch: Path | None = None) -
 
     Args:
         name: Name of a source of `SOURCES`.
-        place: Folder or archive of the dataset; None for the embedded one.
+        place: Folder or archive of the dataset; None for the embedded one, or the folder of a package of the system.
         scratch: Folder in which an archive is unpacked, reachable by all processes that read; None takes the
             system's own.
 
@@ -57,7 +68,9 @@ def open_source(name: str, place: Path | None, *, scratch: Path | None = None) -
     """
     if name not in SOURCES:
         raise DataError(f"unknown dataset '{name}'. {did_you_mean(name, list(SOURCES))}")
-    if place is None:
+    if place is None and name in INSTALLED:
+        yield _opened(name, installed_place(name))
+    elif place is None:
         if name != EMBEDDED:
             raise DataError(f"{name} is not embedded; say where it lies: --from DIR_OR_ARCHIVE")
         yield SOURCES[name](Path())
@@ -71,6 +84,24 @@ def open_source(name: str, place: Path | None, *, scratch: Path | None = None) -
             yield _opened(name, Path(folder), place)
     else:
         raise DataError(f"{place}: {'is no archive (tar or zip)' if place.exists() else 'no such folder or archive'}")
+
+
+def installed_place(name: str) -> Path:
+    """Return the folder of a dataset that a package of the system brings.
+
+    Args:
+        name: Name of the dataset, one of `INSTALLED`.
+
+    Raises:
+        DataError: The package is not installed.
+    """
+    place, package = INSTALLED[name]
+    if not place.is_dir():
+        raise DataError(
+            f"{name} is not installed: {place} is not there. On Debian and Ubuntu: apt-get install -y {package}. "
+            f"Elsewhere: spatialsweep data prepare {name} --from DIR --to URI, and dataset.uri: URI"
+        )
+    return place
 
 
 def _opened(name: str, folder: Path, archive: Path | None = None) -> Source:

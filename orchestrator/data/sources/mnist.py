@@ -1,6 +1,7 @@
 """MNIST and other datasets in its idx files, plain or compressed: Fashion-MNIST, KMNIST.
 
 Source: Y. LeCun, C. Cortes, C. Burges, The MNIST Database of Handwritten Digits, 1998; format as on its page.
+H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST, 2017 (arXiv 1708.07747), with the names of its classes.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import gzip
 import math
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,25 @@ from orchestrator.data.shown_names import one_line
 from orchestrator.data.sources.source import ArraySource, Pixels, file_hash, locate
 from orchestrator.errors import DataError
 
-__all__ = ["open_mnist"]
+__all__ = ["FASHION_MNIST_PACKAGE", "FASHION_MNIST_PLACE", "open_fashion_mnist", "open_mnist"]
 
+FASHION_MNIST_PACKAGE = "dataset-fashion-mnist"
+"""Package of Debian and Ubuntu with the files of Fashion-MNIST."""
+FASHION_MNIST_PLACE = Path("/usr/share/datasets/fashion-mnist")
+"""Folder of that package."""
+
+_FASHION_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 _PREFIXES = {"train": "train", "test": "t10k"}
 _UINT8 = 8
 _MOST_BYTES = 2 << 30
@@ -70,6 +88,15 @@ def open_mnist(root: Path) -> ArraySource:
         fingerprint=file_hash(folder / name for pair in files.values() for name in pair),
         files=files,
     )
+
+
+def open_fashion_mnist(root: Path) -> ArraySource:
+    """Open Fashion-MNIST, which has the file names of MNIST, with the names of its classes.
+
+    Raises:
+        DataError: A file is missing or damaged.
+    """
+    return replace(open_mnist(root), class_names=_FASHION_CLASSES)
 
 
 def _spellings(stem: str, dimensions: int) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from models.fcvit.context import GlobalContext
@@ -9,7 +11,7 @@ from orchestrator.inference.explain.irrelevance import mean_pairwise_cosine
 from orchestrator.inference.explain.pictures import SIGNED, colour_bar, grid, heat, save, show_image
 from orchestrator.inference.explain.subject import Numbers, Subject, explains, layers_of, recording
 
-__all__ = ["explain_contexts"]
+__all__ = ["explain_contexts", "last_similarity_maps"]
 
 _FEWEST_CELLS = 4  # per side: a coarser map shows nothing of an image
 
@@ -17,17 +19,37 @@ _FEWEST_CELLS = 4  # per side: a coarser map shows nothing of an image
 @explains("fcvit", GlobalContext)
 def explain_contexts(subject: Subject) -> Numbers:
     """Draw `similarity_maps` of the last context whose map has at least 4 cells per side; return all numbers."""
-    contexts = layers_of(subject.network, GlobalContext)
-    with recording(contexts, GlobalContext.similarity_maps) as maps:
-        subject.run()
-    shown = [name for name, found in maps.items() if min(found.shape[2:]) >= _FEWEST_CELLS] or list(maps)
-    with_similarity = [name for name in shown if contexts[name].scale is not None]
-    if with_similarity:
-        _draw(subject, with_similarity[-1], maps[with_similarity[-1]])
+    maps = _similarity_maps(subject)
+    drawn = _last(maps)
+    if drawn is not None:
+        _draw(subject, drawn, maps[drawn])
     return {
-        "drawn": with_similarity[-1] if with_similarity else "nothing: the context has no similarity",
-        "contexts": {name: _numbers(found) for name, found in maps.items() if contexts[name].scale is not None},
+        "drawn": drawn or "nothing: the context has no similarity",
+        "contexts": {name: _numbers(found) for name, found in maps.items()},
     }
+
+
+def last_similarity_maps(subject: Subject) -> tuple[str, Tensor] | None:
+    """Return name and maps, (N, heads, h, w), of the context that `similarity_maps` draws; None without similarity."""
+    maps = _similarity_maps(subject)
+    drawn = _last(maps)
+    return None if drawn is None else (drawn, maps[drawn])
+
+
+def _similarity_maps(subject: Subject) -> dict[str, Tensor]:
+    """Return the similarity of all contexts that have it, by name."""
+    contexts = layers_of(subject.network, GlobalContext)
+    contexts = {name: layer for name, layer in contexts.items() if layer.scale is not None}
+    with recording(contexts, GlobalContext.similarity_maps) as maps:
+        if contexts:
+            subject.run()
+    return maps
+
+
+def _last(maps: Mapping[str, Tensor]) -> str | None:
+    """Return the name of the last map that is fine enough, or of the last map; None for none."""
+    fine = [name for name, found in maps.items() if min(found.shape[2:]) >= _FEWEST_CELLS] or list(maps)
+    return fine[-1] if fine else None
 
 
 def _numbers(maps: Tensor) -> Numbers:

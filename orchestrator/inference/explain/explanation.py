@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,13 +13,23 @@ from typing import Any, cast
 from torch import Tensor
 
 from orchestrator.errors import ExplainError
-from orchestrator.inference.explain.irrelevance import (
-    attention_of_vit,
-    draw_irrelevance,
-    irrelevance,
-    load_compared_vit,
+from orchestrator.inference.explain.compared import (
+    UNTRAINED,
+    ComparedNetwork,
+    Comparison,
+    load_compared,
+    patch_grid,
 )
+from orchestrator.inference.explain.contexts import last_similarity_maps
+from orchestrator.inference.explain.irrelevance import draw_irrelevance
 from orchestrator.inference.explain.pictures import style
+from orchestrator.inference.explain.query_maps import (
+    QUERIES,
+    Reading,
+    draw_last_block,
+    draw_query_maps,
+    read_attention,
+)
 from orchestrator.inference.explain.subject import EXPLAINERS, Numbers, Subject, layers_of
 from orchestrator.inference.images import NetworkImages
 from orchestrator.inference.trained_network import TrainedNetwork
@@ -53,8 +64,8 @@ def explain_network(
     regions_from: str = "unknown",
     layer: str | None = None,
     drawn: int = 4,
-    compare: str | None = None,
-    compare_checkpoint: Path | None = None,
+    compare: Sequence[Comparison] = (),
+    queries: Sequence[tuple[float, float]] = QUERIES,
 ) -> Explanation:
     """Draw the pictures of a network and write the table of their numbers; blocks.
 
@@ -66,8 +77,8 @@ def explain_network(
         regions_from: Origin of the regions, for the table.
         layer: Name of the layer whose map Grad-CAM reads; None chooses one.
         drawn: Number of images in the pictures.
-        compare: timm's name of a ViT whose attention is compared.
-        compare_checkpoint: Path of the weights of that ViT; None leaves it untrained.
+        compare: ViTs of timm whose attention is compared.
+        queries: Points whose attention is drawn, as shares of width and height from the upper left corner.
 
     Raises:
         ExplainError: The folder cannot be written, or a layer or package is missing.
@@ -75,9 +86,7 @@ def explain_network(
     """
     for module in _MODULES:
         importlib.import_module(f"orchestrator.inference.explain.{module}")
-    compared, class_names = None, cast(tuple[str, ...], trained.network.class_names)
-    if compare is not None:
-        compared = load_compared_vit(compare, images, len(class_names), compare_checkpoint)
+    compared = load_compared(compare, images, len(cast(tuple[str, ...], trained.network.class_names)))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -90,20 +99,45 @@ def explain_network(
         for topic, (kind, explainer) in EXPLAINERS.items():
             if layers_of(trained.network, kind):
                 numbers[topic] = explainer(subject)
-        own = _own_irrelevance(numbers, trained.name)
-        if compared is not None:
-            found = {block: irrelevance(rows) for block, rows in attention_of_vit(*compared).items()}
-            numbers["query_irrelevance"] = {
-                "network": compare,
-                "trained": compare_checkpoint is not None,
-                "layers": found,
-            }
-            own[f"{compare}{'' if compare_checkpoint else ' (untrained)'}"] = found
-        if own:
-            draw_irrelevance(title, own, folder)
+        _compare_attention(subject, trained.name, compared, queries, numbers)
     (folder / TABLE).write_text(json.dumps(_plain(numbers), indent=2) + "\n")
     pictures = sorted(path for path in folder.glob("*.png") if before.get(path) != path.stat().st_mtime_ns)
     return Explanation(folder, tuple(pictures), numbers)
+
+
+def _compare_attention(
+    subject: Subject,
+    name: str,
+    compared: Sequence[ComparedNetwork],
+    queries: Sequence[tuple[float, float]],
+    numbers: Numbers,
+) -> None:
+    """Draw the attention of transformers, the explained network among them, and add their numbers to the table."""
+    own = _own_irrelevance(numbers, name)
+    if patch_grid(subject.network) is not None:
+        compared = [ComparedNetwork(name, "its own", subject.network, subject.images.inputs), *compared]
+    readings = [read_attention(network, queries) for network in compared]
+    lines = own | {reading.network.label: reading.layers for reading in readings}
+    if lines:
+        draw_irrelevance(subject.title, lines, subject.folder)
+    if not readings:
+        return
+    numbers["query_irrelevance"] = {
+        "networks": {reading.network.label: _irrelevance_of(reading) for reading in readings},
+    }
+    numbers["query_maps"] = {
+        "queries": [list(point) for point in queries],
+        "networks": {reading.network.label: reading.numbers() for reading in readings},
+    }
+    draw_query_maps(subject, readings, queries)
+    similarity = last_similarity_maps(subject)
+    for reading in readings:
+        draw_last_block(subject, reading, similarity)
+
+
+def _irrelevance_of(reading: Reading) -> Numbers:
+    weights = reading.network.weights
+    return {"weights": weights, "trained": weights != UNTRAINED, "layers": reading.layers}
 
 
 def _facts(trained: TrainedNetwork, images: NetworkImages) -> Numbers:

@@ -33,6 +33,7 @@ THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 
 _FEWEST_CELLS = 4  # per side: a coarser map does not resolve the image
 _SHOWN_PER_ROW = 4
+_MAP_DIMENSIONS = 4  # (B, C, h, w)
 
 
 @explains("grad_cam", nn.Module)
@@ -58,16 +59,16 @@ def explain_cam(subject: Subject) -> Numbers:
 
 def cam_layer(subject: Subject) -> str:
     """Return the last stage whose map has at least 4 cells per side; where none has, the one with the finest map."""
-    stages = [
-        name for name, _ in subject.network.named_modules() if name.startswith("stages.") and name.count(".") == 1
-    ]
-    if not stages:
-        raise ExplainError("--layer: this network has no stages to choose from; name the layer whose map is to be read")
+    names = [name for name, _ in subject.network.named_modules() if name]
+    stages = [name for name in names if name.startswith("stages.") and name.count(".") == 1]
+    if not stages:  # a network of timm, or of a file: its outermost layers and their children
+        stages = [name for name in names if name.count(".") <= 1]
     sides: dict[str, int] = {}
 
     def note(name: str) -> Any:
-        def hook(_: nn.Module, __: Any, found: Tensor) -> None:
-            sides[name] = min(found.shape[2:])
+        def hook(_: nn.Module, __: Any, found: Any) -> None:
+            if isinstance(found, Tensor) and found.ndim == _MAP_DIMENSIONS:
+                sides[name] = min(found.shape[2:])
 
         return hook
 
@@ -78,8 +79,10 @@ def cam_layer(subject: Subject) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    fine = [name for name in stages if sides[name] >= _FEWEST_CELLS]
-    chosen: str = fine[-1] if fine else max(stages, key=lambda name: sides[name])
+    if not sides:
+        raise ExplainError("--layer: no layer of this network returns a map (B, C, h, w), which Grad-CAM reads")
+    fine = [name for name in sides if sides[name] >= _FEWEST_CELLS]
+    chosen: str = fine[-1] if fine else max(sides, key=lambda name: sides[name])
     return chosen
 
 

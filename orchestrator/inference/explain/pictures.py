@@ -24,7 +24,9 @@ __all__ = [
     "colour_bar",
     "grid",
     "heat",
+    "mark",
     "outline",
+    "overlay",
     "plot_figure",
     "save",
     "show_image",
@@ -120,6 +122,40 @@ def show_image(ax: Axes, pixels: Tensor) -> None:
         ax.imshow(shown, interpolation="nearest")
     else:
         ax.imshow(shown.mean(2), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+
+
+def overlay(ax: Axes, pixels: Tensor, values: Tensor | np.ndarray, colours: str, limits: tuple[float, float]) -> Any:
+    """Draw a map (h, w) over an image (C, H, W), cell by cell.
+
+    Args:
+        ax: Axes to draw on.
+        pixels: Image in [0, 1].
+        values: Map of any size, stretched over the image.
+        colours: Colour map.
+        limits: Values at both ends of the colour map.
+    """
+    show_image(ax, pixels)
+    height, width = pixels.shape[1:]
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    low, high = limits
+    return ax.imshow(
+        np.asarray(values), cmap=colours, vmin=low, vmax=high, interpolation="nearest", extent=extent, alpha=0.7
+    )
+
+
+def mark(ax: Axes, cell: tuple[int, int], *, size: tuple[float, float]) -> None:
+    """Draw a red square around a cell of a grid that is drawn with pixels as units.
+
+    Args:
+        ax: Axes to draw on.
+        cell: Row and column of the cell.
+        size: Height and width of a cell in pixels.
+    """
+    from matplotlib.patches import Rectangle
+
+    (row, col), (height, width) = cell, size
+    corner = (col * width - 0.5, row * height - 0.5)
+    ax.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="red", linewidth=1.2))
 
 
 def outline(ax: Axes, region: Tensor) -> None:

@@ -82,7 +82,7 @@ def layers_of(network: nn.Module, kind: type[Layer]) -> dict[str, Layer]:
 def stage_of(name: str) -> int | None:
     """Return the stage in a layer's name, from 0; None outside of stages."""
     parts = name.split(".")
-    return int(parts[1]) if parts[0] == "stages" else None
+    return int(parts[1]) if parts[0] == "stages" and parts[1].isdigit() else None
 
 
 @contextmanager

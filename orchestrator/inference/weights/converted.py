@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import CheckpointError, did_you_mean
+from orchestrator.config.network_files import read_network_files
+from orchestrator.errors import CheckpointError
+from orchestrator.files.known_code import note_code
 from orchestrator.inference.weights.sources import SourceWeights, read_source
 
 if TYPE_CHECKING:
@@ -77,8 +79,11 @@ def converted_weights(
         CheckpointError: There is no such source or network, the weights are not of it, or have no classifier.
         DataError: There is no such dataset.
     """
+    import models
     from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
+    from orchestrator.training.checkpoints.checkpoints import code_entry
 
+    _run_its_file(of.model)
     read = read_source(source, model=of.model, kind=of.kind, tracking_uri=tracking_uri)
     facts, class_names = _dataset(of.dataset, datasets_folder)
     network, keywords, notes = _network(source, of.model, read)
@@ -94,10 +99,11 @@ def converted_weights(
     content = {
         "model": {
             "name": of.model,
-            "options": keywords,
+            "options": models.options_to_record(of.model, keywords),
             "num_classes": num_classes,
             "in_chans": in_chans,
             "image_size": images.pop("image_size"),
+            **code_entry(of.model),
         },
         "data": {key: images.pop(key) for key in ("pixel_mean", "pixel_std")} | {"class_names": list(names)},
         "evaluation": {"precision": "float32", "channels_last": False, **images},
@@ -119,6 +125,19 @@ def _dataset(dataset: str | None, datasets_folder: Path) -> tuple[DatasetFacts |
     return dataset_facts(name, uri, _SMALL_SIDE), open_dataset(locate_dataset(name, uri, datasets_folder)).class_names
 
 
+def _run_its_file(model: str) -> None:
+    """Read and run the file of a network `FILE.py:FACTORY` in the current folder, which the user names.
+
+    Raises:
+        CheckpointError: There is no such file, or it cannot be run.
+    """
+    files, problems = read_network_files({"model": {"name": model}})
+    if problems:
+        raise CheckpointError(f"--model {model}: {problems[0].message}")
+    for sha256 in files.hashes.values():
+        note_code(sha256)
+
+
 def _network(source: str | Path, model: str, read: SourceWeights) -> tuple[nn.Module, dict[str, Any], tuple[str, ...]]:
     """Build the network of weights, load them, and return it with its keywords and notes."""
     import models
@@ -127,13 +146,12 @@ def _network(source: str | Path, model: str, read: SourceWeights) -> tuple[nn.Mo
         keywords = models.keywords_for(model, read.weights.shapes)
         network = models.create_model(model, **keywords)
     except models.ModelOptionError as error:
-        known = models.list_models()
-        if model not in known:
-            raise CheckpointError(f"--model {model}: there is no such network. {did_you_mean(model, known)}") from None
+        if (fault := models.name_problem(model)) is not None:
+            raise CheckpointError(f"--model {model}: there is no such network. {fault.remedy}") from None
         raise CheckpointError(f"--model {model}: {error}") from None
     try:
         fit = models.load_weights(network, read.weights)
-    except models.AuthorsCheckpointError as error:
+    except (models.AuthorsCheckpointError, models.AuthorsOptionError) as error:
         raise CheckpointError(f"{source}: is not of {model}: {error}") from None
     if fit.new_head:
         raise CheckpointError(

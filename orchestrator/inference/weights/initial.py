@@ -199,7 +199,7 @@ def _fault(
     first = ""
     for options in tried[:_MOST_TRIED]:
         description = describe_network(
-            ModelConfig(name=model, options=options),
+            ModelConfig(name=model, options=models.options_to_record(model, options)),
             num_classes=facts.num_classes,
             in_chans=facts.in_chans,
             image_size=facts.image_size,

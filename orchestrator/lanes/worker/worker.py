@@ -18,6 +18,7 @@ import ray.train
 import torch
 import torch.distributed as dist
 
+import models
 from orchestrator.config.trial import TrialConfig
 from orchestrator.data import open_dataset
 from orchestrator.errors import SpatialSweepError, TrialDivergedError, TrialFailedError, first_line
@@ -146,6 +147,7 @@ def _attempt(
             raise LeaveLane
 
     try:
+        _register_networks(lane.task.network_files)
         checkpoints = TrialCheckpoints(Path(assignment.folder))
         trial = Trial(
             TrialConfig(**assignment.config), lane.task.objective, data, workers, checkpoints, costs=lane.task.costs
@@ -167,6 +169,19 @@ def _attempt(
             final=isinstance(error, SpatialSweepError),  # an error of our own, which a retry would meet again
         )
     return TrialOutcome(Outcome.COMPLETED)
+
+
+def _register_networks(files: Mapping[str, str]) -> None:
+    """Run the files of the sweep's networks in this process, the first time.
+
+    Raises:
+        TrialFailedError: A file cannot be run on this node.
+    """
+    for name, text in files.items():
+        try:
+            models.register_network_file(name, text)
+        except models.NetworkFileError as error:
+            raise TrialFailedError(f"on {node_name()}, {error}") from error
 
 
 def _is_preempted(workers: Workers) -> bool:

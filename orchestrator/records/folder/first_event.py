@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.config import load_sweep
+from orchestrator.config.network_files import network_files_from, no_files
 from orchestrator.errors import ConfigError, JournalError
 from orchestrator.records.events import FORMAT, Event, SweepResumed, SweepStarted
 from orchestrator.records.folder.sweep_folder import SweepFolder
@@ -66,7 +67,8 @@ def _uid_in_mlflow(folder: SweepFolder) -> str | None:
 def _settings_of_a_session(folder: SweepFolder) -> tuple[str, Mapping[str, Any]]:
     for file in sorted(folder.path.glob("sessions/*/config.yaml")):
         try:
-            config = load_sweep(file)
+            with network_files_from(no_files):
+                config = load_sweep(file)
         except (OSError, ConfigError, RecursionError):
             continue  # the next session may have a sound one
         return str(file.relative_to(folder.path)), complete_settings(config)

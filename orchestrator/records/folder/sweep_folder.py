@@ -13,7 +13,7 @@ from orchestrator.files.contained_paths import plain_name
 from orchestrator.records.folder.driver_lock import LOCK_FILE, driver_lock, is_locked
 
 _JOURNAL = "journal.jsonl"
-_TAKEN = ("artifacts", "datasets")  # folders of a runs_dir that all sweeps share
+_TAKEN = ("artifacts", "datasets", "reproduce")  # folders of a runs_dir that all sweeps share
 _FOLDERS = ("scratch", "sessions", "trials")
 _LOCK_BYTES = 300
 

@@ -16,6 +16,7 @@ from orchestrator.training.checkpoints.checkpoint_file import read_checkpoint
 
 _ANY_KEY = ConfigDict(extra="allow", arbitrary_types_allowed=True, strict=True)
 _SHOWN = 60
+_MOST_CODE = 1 << 20
 
 _Count = Annotated[int, Field(ge=0, lt=2**31)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -28,10 +29,17 @@ def _one_row(losses: Tensor) -> Tensor:
     return losses
 
 
+class _Code(TypedDict):
+    __pydantic_config__ = _ANY_KEY  # type: ignore[misc]
+    file: str
+    text: Annotated[str, Field(max_length=_MOST_CODE)]
+
+
 class _Model(TypedDict):
     __pydantic_config__ = _ANY_KEY  # type: ignore[misc]
     name: str
     options: dict[str, Any]
+    code: NotRequired[_Code]
     num_classes: Annotated[int, Field(ge=1, le=2**20)]
     in_chans: Annotated[int, Field(ge=1, le=2**12)]
     image_size: Annotated[int, Field(ge=1, le=2**14)]

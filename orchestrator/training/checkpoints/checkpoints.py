@@ -18,6 +18,7 @@ from torch import nn
 import models
 from orchestrator.config.sections.model import ModelConfig
 from orchestrator.errors import CheckpointError, first_line
+from orchestrator.files.known_code import is_known_code, note_code
 from orchestrator.training.checkpoints.checkpoint_content import load_weights, read_best
 from orchestrator.training.checkpoints.checkpoint_file import (
     remove_partial_files,
@@ -108,8 +109,10 @@ class TrialCheckpoints:
 def describe_network(model: ModelConfig, *, num_classes: int, in_chans: int, image_size: int) -> dict[str, Any]:
     """Return the description that checkpoints store and `build_network` reads.
 
+    Of a network of a file it holds the source code, so that a checkpoint suffices to rebuild the network.
+
     Args:
-        model: Registered name and options, as `resolve_trial` or a journal records them.
+        model: Name and options of the network, as `resolve_trial` or a journal records them.
         num_classes: Number of classes.
         in_chans: Number of channels of the images.
         image_size: Height of the images in pixels.
@@ -120,7 +123,18 @@ def describe_network(model: ModelConfig, *, num_classes: int, in_chans: int, ima
         "num_classes": num_classes,
         "in_chans": in_chans,
         "image_size": image_size,
+        **code_entry(model.name),
     }
+
+
+def code_entry(name: str) -> dict[str, Any]:
+    """Return the part of a description that holds the source code of a network of a file; empty for other networks.
+
+    Args:
+        name: Name of the network.
+    """
+    file = models.network_file(name)
+    return {} if file is None else {"code": {"file": file.name, "text": file.text}}
 
 
 def build_network(description: Mapping[str, Any]) -> nn.Module:
@@ -140,7 +154,7 @@ def build_network(description: Mapping[str, Any]) -> nn.Module:
     )
 
 
-def load_network_file(path: Path) -> nn.Module:
+def load_network_file(path: Path, *, allow_code: bool = False) -> nn.Module:
     """Rebuild the trained network of a `best.pt`, in evaluation mode on the CPU.
 
     Inputs are images scaled to [0, 1], then normalised with the attributes `pixel_mean` and `pixel_std` (tuples, one
@@ -149,11 +163,14 @@ def load_network_file(path: Path) -> nn.Module:
 
     Args:
         path: Path of the `best.pt`.
+        allow_code: Run the source code that a checkpoint of a network of a file holds, also where the user has not run
+            it before.
 
     Raises:
-        CheckpointError: The file is missing or damaged, or holds something else.
+        CheckpointError: The file is missing or damaged, or holds something else, or code that is not allowed.
     """
     content = read_best(path, torch.device("cpu"))
+    _run_its_code(content["model"], path, allow_code=allow_code)
     try:
         network = build_network(content["model"])
     except (models.ModelOptionError, TypeError) as error:  # an unknown name or option
@@ -164,3 +181,29 @@ def load_network_file(path: Path) -> nn.Module:
     network.trained_image_size = content["model"]["image_size"]
     network.evaluation_settings = EvaluationSettings.read(content, path)  # type: ignore[assignment]
     return network.eval()
+
+
+def _run_its_code(description: Mapping[str, Any], path: Path, *, allow_code: bool) -> None:
+    """Run the code in the description of a network of a file; no other code is looked for.
+
+    Raises:
+        CheckpointError: The description names a file without holding it, its code cannot be run, or it is unknown to
+            the user and not allowed.
+    """
+    name, code = description["name"], description.get("code")
+    parts = models.split_reference(name)
+    if parts is None:
+        return
+    if code is None or code["file"] != parts[0]:
+        raise CheckpointError(f"{path}: its network is {name}, and the checkpoint does not hold that file")
+    sha256 = models.NetworkFile(code["file"], code["text"]).sha256
+    if not allow_code and not is_known_code(sha256):
+        raise CheckpointError(
+            f"{path}: its network is code in the checkpoint, {name} (SHA-256 {sha256[:12]}), which you have not run "
+            "before. Allow it once, if you trust it: --allow-code, or allow_code=True (docs/security.md)"
+        )
+    note_code(sha256)
+    try:
+        models.register_network_file(code["file"], code["text"])
+    except models.NetworkFileError as error:
+        raise CheckpointError(f"{path}: its network cannot be built: {error}") from None

@@ -80,7 +80,7 @@ def load_initial_weights(network: nn.Module, trial_folder: Path, name: str) -> N
     weights = read_stored_weights(trial_folder.parents[1], name)
     try:
         models.load_weights(network, weights)
-    except models.AuthorsCheckpointError as error:
+    except (models.AuthorsCheckpointError, models.AuthorsOptionError) as error:
         raise CheckpointError(f"{name}: {error}") from None
 
 
@@ -98,5 +98,5 @@ def fit_fault(description: Mapping[str, Any], shapes: Mapping[str, tuple[int, ..
         network = build_network(description)
     try:
         return "", models.fit_weights(network, shapes).notes
-    except models.AuthorsCheckpointError as error:
+    except (models.AuthorsCheckpointError, models.AuthorsOptionError) as error:
         return str(error), ()

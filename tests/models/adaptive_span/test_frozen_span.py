@@ -11,10 +11,12 @@ from models.adaptive_span.network import AdaptiveSpanResNet
 from models.common.resnet import SpatialResNet
 
 
-def trained_layer(spans: list[float], *, max_span: int = 5, ramp: float = 1.0) -> AdaptiveAttention:
+def trained_layer(
+    spans: list[float], *, max_span: int = 5, ramp: float = 1.0, heads: int | None = None, **options: bool
+) -> AdaptiveAttention:
     torch.manual_seed(0)
     layer = AdaptiveAttention(
-        16, num_heads=len(spans), max_span=max_span, ramp=ramp, span_init=0.1, span_penalty=0.0
+        16, num_heads=heads or len(spans), max_span=max_span, ramp=ramp, span_init=0.1, span_penalty=0.0, **options
     ).requires_grad_(False)
     layer.span.copy_(torch.tensor(spans))
     layer.qkv.weight.mul_(0.5)
@@ -40,6 +42,21 @@ def test_heads_go_together_unless_much_is_saved(radii: list[int], groups: list[l
 @pytest.mark.parametrize("spans", [[0.0, 0.6, 0.0, 0.2], [0.8, 0.0], [0.1, 0.1], [1.0, 0.1, 0.1, 0.55]])
 def test_a_frozen_layer_computes_what_the_trained_one_does(spans: list[float]) -> None:
     layer = trained_layer(spans)
+    x = torch.randn(3, 16, 7, 6)
+    torch.testing.assert_close(FrozenSpanAttention(layer)(x), layer(x), rtol=1e-5, atol=1e-6)
+    assert torch.equal(FrozenSpanAttention(layer, by_head=False)(x), layer(x))
+
+
+@pytest.mark.parametrize(
+    ("spans", "options"),
+    [
+        ([0.0, 0.6, 0.0, 0.2], {"mask_before_softmax": True}),
+        ([0.8, 0.0], {"scaled": True, "mask_before_softmax": True}),
+        ([0.4], {"shared_span": True, "scaled": True}),
+    ],
+)
+def test_a_frozen_layer_keeps_its_options(spans: list[float], options: dict[str, bool]) -> None:
+    layer = trained_layer(spans, heads=4 if "shared_span" in options else None, **options)
     x = torch.randn(3, 16, 7, 6)
     torch.testing.assert_close(FrozenSpanAttention(layer)(x), layer(x), rtol=1e-5, atol=1e-6)
     assert torch.equal(FrozenSpanAttention(layer, by_head=False)(x), layer(x))

@@ -12,7 +12,15 @@ from models.common.sync_batch_norm import SyncBatchNorm2d
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["conv_resnet26_small", "lesa_resnet26_cifar", "senet_resnet29_cifar"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "conv_resnet26_small",
+        "lesa_resnet26_cifar",
+        "senet_resnet29_cifar",
+        "test_efficientnet",
+    ],  # norms with activations
+)
 def test_a_network_keeps_its_names_and_its_results_in_a_single_process(name: str) -> None:
     torch.manual_seed(0)
     usual = models.create_model(name, num_classes=3, in_chans=3)

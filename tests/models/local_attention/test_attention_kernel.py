@@ -32,10 +32,18 @@ def kernels_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def adaptive(spans: list[float], *, ramp: float = 2.0, max_span: int = 5) -> AdaptiveAttention:
+def adaptive(spans: list[float], *, ramp: float = 2.0, max_span: int = 5, before: bool = False) -> AdaptiveAttention:
     torch.manual_seed(0)
     heads = len(spans)
-    layer = AdaptiveAttention(16, num_heads=heads, max_span=max_span, ramp=ramp, span_init=0.0, span_penalty=0.0)
+    layer = AdaptiveAttention(
+        16,
+        num_heads=heads,
+        max_span=max_span,
+        ramp=ramp,
+        span_init=0.0,
+        span_penalty=0.0,
+        mask_before_softmax=before,
+    )
     with torch.no_grad():
         layer.span.copy_(torch.tensor(spans))
         for parameter in (layer.qkv.weight, layer.rel_h, layer.rel_w):
@@ -72,6 +80,16 @@ def test_adaptive_window(spans: list[float], ramp: float, size: tuple[int, int],
 
 
 @needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("ramp", [0.5, 1.0, 2.5])
+@pytest.mark.parametrize("spans", [[0.13], [0.42, 0.0], [0.13, 0.0, 0.42, 1.0]])
+def test_mask_before_the_softmax(spans: list[float], ramp: float, size: tuple[int, int], dtype: torch.dtype) -> None:
+    layer, x = adaptive(spans, ramp=ramp, before=True).to(dtype), random_maps(size, dtype)
+    assert_same(outcome(layer, x), outcome(layer, x, unfold_attention))
+
+
+@needs_compiler
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_few_images_and_several_threads(batch: int, threads: int) -> None:
@@ -95,28 +113,30 @@ def test_maps_that_are_not_contiguous() -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("masked", [False, True])
-def test_gradients_by_differences(masked: bool) -> None:
+@pytest.mark.parametrize(("masked", "before"), [(False, False), (True, False), (True, True)])
+def test_gradients_by_differences(masked: bool, before: bool) -> None:
     inputs = small_inputs(5)
     mask = torch.tensor([[1.0, 0.7, 0.2], [1.0, 0.4, 0.1]], dtype=torch.float64, requires_grad=True)
     given = (*inputs, mask) if masked else inputs
 
     def attend(*tensors: Tensor) -> Tensor:
-        return local_attention(*tensors[:5], num_heads=2, ring_mask=tensors[5] if masked else None)
+        mask = tensors[5] if masked else None
+        return local_attention(*tensors[:5], num_heads=2, ring_mask=mask, mask_before_softmax=before)
 
     assert torch.autograd.gradcheck(attend, given)
 
 
 @needs_compiler
+@pytest.mark.parametrize("before", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_kernel_and_tiles_agree(dtype: torch.dtype) -> None:
+def test_kernel_and_tiles_agree(dtype: torch.dtype, before: bool) -> None:
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 2, 12, 9, 11, dtype=dtype)
     rel, mask = torch.randn(2, 14, 6, dtype=dtype), torch.rand(2, 4, dtype=dtype)
     given = [x.requires_grad_() for x in (q, k, v, rel, mask)]
     outcomes = []
     for attend in (kernel_attention, tiled_attention):
-        y = attend(*given)
+        y = attend(*given, mask_before_softmax=before)
         outcomes.append([y.detach(), *torch.autograd.grad(y.square().sum(), given)])
     assert_same(*outcomes)
 

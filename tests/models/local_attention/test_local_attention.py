@@ -51,10 +51,90 @@ def test_adaptive_window(size: tuple[int, int], ramp: float, num_heads: int) -> 
     assert_equals_oracle(layer, size)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_the_formula_for_compilers(size: tuple[int, int]) -> None:
+OPTIONS = [
+    {"mask_before_softmax": True},
+    {"scaled": True},
+    {"shared_span": True},
+    {"mask_before_softmax": True, "scaled": True, "shared_span": True},
+]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (9, 7)])
+@pytest.mark.parametrize("ramp", [1.0, 2.5])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_options_of_adaptive_attention(options: dict[str, bool], ramp: float, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    layer = AdaptiveAttention(16, num_heads=4, max_span=5, ramp=2.0, span_init=0.3, span_penalty=0.0).double()
+    layer = AdaptiveAttention(16, num_heads=4, max_span=5, ramp=ramp, span_init=0.0, span_penalty=0.0, **options)
+    with torch.no_grad():
+        layer.span.copy_(torch.tensor([0.42] if "shared_span" in options else [0.13, 0.0, 0.42, 0.3]))
+    assert_equals_oracle(layer, size)
+
+
+def test_a_fixed_window_with_scaled_logits() -> None:
+    torch.manual_seed(0)
+    layer = LocalAttention(16, num_heads=4, kernel_size=5, scaled=True)
+    assert_equals_oracle(layer, (6, 7))
+    half = LocalAttention(16, num_heads=4, kernel_size=5)  # four channels per head: half of every logit
+    half.load_state_dict(layer.state_dict())
+    with torch.no_grad():
+        half.qkv.weight[:16] /= 2
+    x = random_maps((6, 7), torch.float32)
+    torch.testing.assert_close(layer.float()(x), half(x))
+
+
+def test_a_shared_span_is_that_of_every_head_and_counts_once() -> None:
+    layer = AdaptiveAttention(8, num_heads=4, max_span=5, ramp=1.0, span_init=0.5, span_penalty=0.1, shared_span=True)
+    assert layer.span.shape == (1,)
+    assert layer.training_penalty().item() == pytest.approx(0.05)
+    assert torch.equal(layer.ring_mask(4).detach(), torch.tensor([[1.0, 1.0, 1.0, 1.0, 0.5]]).expand(4, -1))
+    assert (layer.head_radii(), layer.spans_px()) == ([4] * 4, [2.5] * 4)
+    assert layer.training_diagnostics() == {"span_px": [2.5]}
+    layer(torch.randn(1, 8, 5, 5)).square().sum().backward()
+    assert layer.span.grad is not None and layer.span.grad.item() != 0
+
+
+@pytest.mark.parametrize("switch", ["0", "1"])
+def test_before_the_softmax_attention_is_over_the_span_alone(switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put nearly all of the softmax outside of the mask: masked after it, the epsilon takes what is left."""
+    monkeypatch.setenv(attention_kernel_build.SWITCH, switch)
+    q, k, v = torch.zeros(3, 1, 2, 3, 3, dtype=torch.float64)
+    q += 1
+    k[0, 0, 0, 0] = 800.0  # the corner, far beyond the underflow of the exponential
+    v += 1
+    tables, mask = torch.zeros(2, 1, 3, dtype=torch.float64), torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    after, before = (
+        local_attention(q, k, v, *tables, num_heads=1, ring_mask=mask, mask_before_softmax=place)
+        for place in (False, True)
+    )
+    centre = (0, 0, 1, 1)
+    assert after[centre] == 0
+    assert before[centre] == 1
+    half = local_attention(
+        q,
+        0 * k,
+        v.cumsum(3),
+        *tables,
+        num_heads=1,
+        ring_mask=torch.tensor([[1.0, 0.5]], dtype=torch.float64),
+        mask_before_softmax=True,
+    )
+    assert half[centre].item() == pytest.approx((2 + 0.5 * (2 + 2 + 3 * 1 + 3 * 3)) / (1 + 0.5 * 8))
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("size", SIZES)
+def test_the_formula_for_compilers(size: tuple[int, int], before: bool) -> None:
+    torch.manual_seed(0)
+    layer = AdaptiveAttention(
+        16,
+        num_heads=4,
+        max_span=5,
+        ramp=2.0,
+        span_init=0.3,
+        span_penalty=0.0,
+        mask_before_softmax=before,
+        scaled=before,
+    ).double()
     x = random_maps(size)
     expected = outcome(layer, x, unfold_attention)
     with pytest.MonkeyPatch.context() as patch:

@@ -121,7 +121,7 @@ def test_unknown_network_names_the_nearest() -> None:
     assert "Did you mean 'adaptive_resnet26_small'" in problem.remedy
     for ask in (models.model_options, models.model_family):
         with pytest.raises(models.ModelOptionError, match="no network has this name"):
-            ask("resnet18")
+            ask("resnet1800")
 
 
 def test_flags_may_be_written_as_letters() -> None:

@@ -12,6 +12,7 @@ from orchestrator.config import ModelConfig, resolve_trial
 from search_spaces import ConstantDomain
 from tests.support.sweeps.settings import ADAPTIVE, BASE, BIASED, PLAIN, faults, write
 
+NETWORKS = "Networks are those of `spatialsweep models`, all of timm, and FILE.py:FACTORY of your own."
 SWEEPS = Path(__file__).parents[3] / "sweeps"
 
 
@@ -44,7 +45,7 @@ def test_all_problems_are_reported_at_once_with_file_place_and_remedy(tmp_path: 
             "training.batch_size: unknown setting. Did you mean 'global_batch_size'?",
             "resources.gpus_per_worker: got 0.5; workers of one trial cannot share a GPU (NCCL refuses it). "
             "Use a whole number, or workers: 1",
-            "search.model: unknown 'conv_resnet26_smal'. Did you mean 'conv_resnet26_small'?",
+            f"search.model: unknown 'conv_resnet26_smal'. Did you mean 'conv_resnet26_small'? {NETWORKS}",
             "search.lr: low is 1.0 and high is 0.1; low must not exceed high",
             "search.bias_chanels: neither a training setting nor an option of sb_resnet29_cifar. "
             "Did you mean 'bias_channels'?",
@@ -66,7 +67,7 @@ def test_all_problems_are_reported_at_once_with_file_place_and_remedy(tmp_path: 
         ({"model": None}, "model: is missing; name a network under model.name, or several under search.model.choices"),
         (
             {"model": {"name": "conv_resnet26_lage"}},
-            "model.name: unknown 'conv_resnet26_lage'. Did you mean 'conv_resnet26_large'?",
+            f"model.name: unknown 'conv_resnet26_lage'. Did you mean 'conv_resnet26_large'? {NETWORKS}",
         ),
         ({"model": {"name": PLAIN, "options": {"stemm": 1}}}, "model.options.stemm: got 1 for conv_resnet26_small; "),
         ({"trials": True}, "trials: got True; should be a valid integer"),
@@ -166,7 +167,7 @@ def test_all_problems_are_reported_at_once_with_file_place_and_remedy(tmp_path: 
         ({"search": {"lr": {"type": "float", "low": 0.0, "high": 1.0}}}, "search.lr: got 0.0; should be greater than"),
         ({"search": {"epochs": {"type": "float", "low": 1.0, "high": 3.0}}}, "search.epochs: got 1.0; should be a val"),
         ({"search": {"lrr": 0.1}}, "search.lrr: neither a training setting nor an option of conv_resnet26_small. Did "),
-        ({"search": {"model": 5}}, "search.model: unknown '5'. Known: adaptive_resnet26_large, "),
+        ({"search": {"model": 5}}, "search.model: unknown 5. Networks are those of "),
     ],
 )
 def test_each_problem_is_reported_in_full(raw: dict[str, Any], message: str) -> None:

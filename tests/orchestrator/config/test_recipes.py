@@ -1,10 +1,8 @@
 """Recipes: every file is a valid sweep of one trial over its dataset, and is found by its name."""
 
-import functools
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -14,59 +12,14 @@ from orchestrator.config.recipe import load_recipe, recipe_sweep
 from orchestrator.config.recipes import list_recipes
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.config.trial import resolve_trial
-from orchestrator.data.conversion.shards import write_pixel_shard
-from orchestrator.data.encoded_images import write_encoded_shard
-from orchestrator.data.manifest import Manifest, Shard, Split
-from orchestrator.data.manifest_checks import images_hash
 from orchestrator.errors import RecipeError
-from tests.support.tiny_archives import png
-
-CLASSES = {"cifar10": 10, "cifar100": 100, "stl10": 10, "imagenet": 1000}
-SIDES = {"cifar10": 32, "cifar100": 32, "stl10": 96}
-PER_CLASS = 20
+from tests.support.paper_datasets import SIDES, write_paper_datasets
 
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepare every dataset of the papers with its classes and image size, with black images."""
-    folder = tmp_path_factory.mktemp("datasets")
-    for name, classes in CLASSES.items():
-        splits = {split: write_split(folder / name, split, name, classes) for split in ("train", "test")}
-        shape = (3, SIDES[name], SIDES[name]) if name in SIDES else None
-        manifest = Manifest(
-            name=name,
-            kind="pixels" if shape else "encoded",
-            image_shape=shape,
-            class_names=tuple(map(str, range(classes))),
-            splits=splits,
-            mean=(0.5,) * 3,
-            std=(0.25,) * 3,
-            content_hash=images_hash(tuple(map(str, range(classes))), splits.items()),
-            source={},
-        )
-        (folder / name / "manifest.json").write_text(manifest.to_json())
-    return folder
-
-
-def write_split(folder: Path, split: str, name: str, classes: int) -> Split:
-    per_class = PER_CLASS if split == "train" and name in SIDES else 2
-    per_class = 100 if split == "train" and name == "imagenet" else per_class
-    labels = [label for label in range(classes) for _ in range(per_class)]
-    file = folder / f"{split}-00000.arrow"
-    folder.mkdir(exist_ok=True)
-    if name in SIDES:
-        black = np.zeros((3, SIDES[name], SIDES[name]), np.uint8)
-        write_pixel_shard(file, [(black, label) for label in labels], black.shape)
-    else:
-        content = picture()
-        write_encoded_shard(file, ((content, label) for label in labels))
-    shard = Shard(file.name, len(labels), file.stat().st_size, "0" * 16)
-    return Split(len(labels), (per_class,) * classes, (shard,))
-
-
-@functools.cache
-def picture() -> bytes:
-    return png(np.zeros((3, 8, 8), np.uint8))
+    return write_paper_datasets(tmp_path_factory.mktemp("datasets"))
 
 
 def sweep(name: str, datasets: Path, *overrides: str) -> SweepConfig:

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from orchestrator.data import dataset_facts, locate_dataset, open_dataset
 from orchestrator.data.conversion.prepare import prepare
-from orchestrator.data.sources import SOURCES, open_source
+from orchestrator.data.sources import INSTALLED, SOURCES, open_source
 from orchestrator.errors import DataError
 from tests.support import tiny_archives
 from tests.support.tiny_archives import Tiny, photo_tree, tar_gz
@@ -65,6 +66,32 @@ def test_the_same_files_unpacked_are_the_same_dataset(tmp_path: Path) -> None:
         first.write_bytes(content)
         with open_source("cifar10", tmp_path / "deep") as changed:
             assert changed.fingerprint != packed.fingerprint
+
+
+def test_fashion_mnist_has_the_files_of_mnist_and_names_of_its_own(tmp_path: Path) -> None:
+    tiny = tiny_archives.mnist(tmp_path)
+    with open_source("mnist", tiny.place) as digits, open_source("fashion-mnist", tiny.place) as clothes:
+        assert digits.class_names[9] == "9"
+        assert (clothes.class_names[0], clothes.class_names[9]) == ("T-shirt/top", "Ankle boot")
+        assert clothes.splits == digits.splits
+
+
+def test_fashion_mnist_comes_from_a_package_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.data.sources.INSTALLED", {"fashion-mnist": (tmp_path / "none", "a-package")})
+    assert "fashion-mnist is not installed" in refusal("fashion-mnist", None)
+    assert "apt-get install -y a-package" in refusal("fashion-mnist", None)
+
+
+@pytest.mark.skipif(not INSTALLED["fashion-mnist"][0].is_dir(), reason="apt-get install -y dataset-fashion-mnist")
+def test_the_installed_fashion_mnist_is_a_dataset_with_a_name(tmp_path: Path) -> None:
+    located = locate_dataset("fashion-mnist", None, tmp_path)
+    facts, found = dataset_facts("fashion-mnist", None, 224), open_dataset(located)
+    train, test = found.splits["train"], found.splits["test"]
+    assert (len(train.labels), len(test.labels)) == (facts.train_images, 10_000)
+    assert found.class_names[int(train.labels[0])] == "Ankle boot"  # as on the page of the dataset
+    assert np.bincount(train.labels).tolist() == [6_000] * facts.num_classes
+    assert train.images.shape == (60_000, facts.in_chans, facts.image_size, facts.image_size)
+    assert locate_dataset("fashion-mnist", None, tmp_path) == located
 
 
 def test_a_tree_of_folders(tmp_path: Path) -> None:

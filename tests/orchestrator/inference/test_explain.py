@@ -21,11 +21,11 @@ from models.spatial_bias.bias import SpatialBias
 from orchestrator.errors import CheckpointError, ExplainError
 from orchestrator.inference.explain import explain_network
 from orchestrator.inference.explain.bias_channels import _numbers as numbers_of_bias
+from orchestrator.inference.explain.compared import Comparison, load_compared
 from orchestrator.inference.explain.grad_cam import bias_rates, grad_cam
 from orchestrator.inference.explain.irrelevance import (
     attention_of_vit,
     irrelevance,
-    load_compared_vit,
     mean_pairwise_cosine,
 )
 from orchestrator.inference.explain.lesa_terms import _self_weight, _shares
@@ -81,9 +81,13 @@ def test_learned_spans_are_reported_in_pixels(tmp_path: Path) -> None:
         depths=(1,), widths=(8,), strides=(1,), num_heads=2, max_span=5, ramp=1.0, num_classes=3
     )
     network.stages[0][0].spatial.span.data = torch.tensor([0.0, 0.5])
-    found = explain_network(untrained(network), noise(), tmp_path, compare="vit_tiny_patch16_224")
-    beside = json.loads((tmp_path / "explain.json").read_text())["query_irrelevance"]
-    assert (beside["network"], beside["trained"], len(beside["layers"])) == ("vit_tiny_patch16_224", False, 12)
+    found = explain_network(
+        untrained(network), noise(), tmp_path, drawn=1, compare=[Comparison("vit_tiny_patch16_224")]
+    )
+    networks = json.loads((tmp_path / "explain.json").read_text())["query_irrelevance"]["networks"]
+    (beside,) = networks.items()
+    assert beside[0] == "vit_tiny_patch16_224 (untrained)"
+    assert (beside[1]["trained"], len(beside[1]["layers"])) == (False, 12)
     assert "query_irrelevance" in [path.stem for path in found.pictures]
     (layer,) = found.numbers["adaptive_span"]["layers"].values()
     assert layer["span_px"] == [0.0, 2.5]
@@ -213,6 +217,16 @@ class HalvesOfOneMap(nn.Module):
         return torch.stack([total, -total], dim=1)
 
 
+def test_grad_cam_finds_a_late_map_of_any_network(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    maps = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1)
+    network = nn.Sequential(*maps, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    assert explain_network(untrained(network), noise(), tmp_path, drawn=2).numbers["grad_cam"]["layer"] == "2"
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 3))
+    with pytest.raises(ExplainError, match="no layer of this network returns a map"):
+        explain_network(untrained(flat), noise(), tmp_path, drawn=2)
+
+
 def test_grad_cam_of_a_map_that_is_summed_is_the_map() -> None:
     images = torch.rand(3, 1, 4, 4).requires_grad_()
     found = grad_cam(HalvesOfOneMap(), "map", images, torch.tensor([0, 1, 0]))
@@ -289,13 +303,13 @@ def test_regions_come_from_boxes_and_masks(tmp_path: Path) -> None:
 
 def test_a_vit_of_timm_is_loaded_for_comparison() -> None:
     images = noise(2, channels=1, side=8)
-    network, inputs = load_compared_vit("vit_tiny_patch16_224", images, 10, None)
-    rows = attention_of_vit(network, inputs)
+    (found,) = load_compared([Comparison("vit_tiny_patch16_224")], images, 10)
+    rows = attention_of_vit(found.network, found.inputs)
     assert len(rows) == 12
     for attention in rows.values():
         assert attention.shape == (2, 3, 17, 17)  # 4 x 4 patches and the class token
         torch.testing.assert_close(attention.sum(-1), torch.ones(2, 3, 17))
     with pytest.raises(CheckpointError, match=r"vit_tinny_patch16_224: timm has no such network\. Did you mean"):
-        load_compared_vit("vit_tinny_patch16_224", images, 10, None)
+        load_compared([Comparison("vit_tinny_patch16_224")], images, 10)
     with pytest.raises(CheckpointError, match="--compare resnet18: "):
-        load_compared_vit("resnet18", images, 10, None)
+        load_compared([Comparison("resnet18")], images, 10)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
 from orchestrator.config import load_sweep, resolve_trial
-from orchestrator.errors import CheckpointError
+from orchestrator.errors import CheckpointError, ExplainError
 from orchestrator.inference.trained_network import find_network
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
@@ -88,3 +88,11 @@ def test_a_sweep_is_explained_by_its_best_trial(
     done = CliRunner().invoke(app, command, catch_exceptions=False)
     assert json.loads(done.output)["source"] == "pilot-trial-00000"
     assert (tmp_path / "pilot-trial-00000-explained" / "spans.png").exists()
+
+
+def test_points_and_weights_are_checked_before_the_network_is_read() -> None:
+    with pytest.raises(ExplainError, match="--query 2,0: give X,Y"):
+        CliRunner().invoke(app, ["explain", "gone.pt", "--query", "2,0"], catch_exceptions=False)
+    command = ["explain", "gone.pt", "--compare", "test_vit", "--compare", "test_vit2", "--compare-checkpoint", "a.pth"]
+    with pytest.raises(CheckpointError, match="--compare-checkpoint: got 1 for 2 of --compare"):
+        CliRunner().invoke(app, command, catch_exceptions=False)

@@ -12,6 +12,7 @@ import ray
 import torch
 from typer.testing import CliRunner
 
+import models
 from orchestrator import ConfigError, SweepConfig, dry_run, load_sweep
 from orchestrator.cli.main import app
 from orchestrator.config import ModelConfig, TrainingConfig, TrialConfig
@@ -27,6 +28,7 @@ from orchestrator.search.study import open_study
 from orchestrator.sweep.dry_run import Bounds, cost_bounds
 from orchestrator.sweep.dry_run_trials import Preview, preview_trials
 from orchestrator.training.memory_estimate import estimate_memory
+from tests.support.networks import own_file
 from tests.support.networks.small_networks import SMALL_NETWORKS
 
 DIGITS = Path(__file__).resolve().parents[3] / "sweeps" / "digits.yaml"
@@ -146,6 +148,19 @@ def test_a_memory_estimate_depends_on_the_settings() -> None:
     assert half.activations == plain.activations // 2
     assert half.average == half.weights
     assert plain.images == 1000 * 64
+
+
+def test_networks_of_timm_and_of_files_are_estimated_too() -> None:
+    models.register_network_file("own_net.py", own_file.TEXT)
+    own = estimate_memory(trial(own_file.NAME), FACTS, workers=1)
+    assert own.weights == 4 * (64 * 8 + 8 + 8 * 10 + 10)
+    assert own.activations == 64 * 4 * (64 + 8)  # images at once, bytes, pixels and hidden numbers
+    reads = own_file.TEXT.replace(
+        "    return Own", "    assert float(nn.Linear(1, 1).weight.detach()) < 9\n    return Own"
+    )
+    models.register_network_file("own_net.py", reads)
+    assert estimate_memory(trial(own_file.NAME), FACTS, workers=1) == own
+    assert estimate_memory(trial("test_resnet"), FACTS, workers=1).activations > 0
 
 
 def test_estimated_activations_are_those_that_autograd_keeps() -> None:

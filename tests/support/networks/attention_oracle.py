@@ -22,8 +22,9 @@ def unfold_attention(
     *,
     num_heads: int,
     ring_mask: Tensor | None = None,
+    mask_before_softmax: bool = False,
 ) -> Tensor:
-    """Pad, unfold keys and values to k x k windows, multiply, softmax, mask, renormalise."""
+    """Pad, unfold keys and values to k x k windows, multiply, softmax, mask, renormalise; or mask the exponentials."""
     batch, channels, height, width = q.shape
     side = rel_h.shape[1]
     radius = side // 2
@@ -35,8 +36,13 @@ def unfold_attention(
 
     heads = (batch, num_heads, channels // num_heads, height, width, side * side)
     logits = (q.reshape(*heads[:-1], 1) * keys.reshape(heads)).sum(2)
-    weights = logits.softmax(-1)
-    if ring_mask is not None:
+    if ring_mask is not None and mask_before_softmax:
+        mask = window_mask(torch.where(ring_mask > 0, ring_mask, 0.0))[None, :, None, None]
+        exponentials = (logits - logits.amax(-1, keepdim=True).detach()).exp() * mask
+        weights = exponentials / exponentials.sum(-1, keepdim=True)
+    else:
+        weights = logits.softmax(-1)
+    if ring_mask is not None and not mask_before_softmax:
         weights = weights * window_mask(ring_mask)[None, :, None, None]
         weights = weights / (weights.sum(-1, keepdim=True) + 1e-8)
     return (weights[:, :, None] * values.reshape(heads)).sum(-1).reshape(batch, channels, height, width)

@@ -38,7 +38,7 @@ ONE_EACH = (
     "nonlocal_resnet56_cifar",
     "sb_resnet29_cifar",
 )
-LARGE_IMAGES = ("fcvit_tiny", "lesa_resnet50", "lsas_resnet18", "nonlocal_resnet50", "sb_resnet50")
+LARGE_IMAGES = ("fcvit_tiny", "lesa_resnet50", "lsas_resnet18", "nonlocal_resnet50", "sasa_resnet26", "sb_resnet50")
 
 
 def smallest_images(name: str, *, batch: int, in_chans: int = 3) -> Tensor:

@@ -9,6 +9,7 @@ from models.fcvit.network import FCViT
 from models.lesa.network import LesaResNet
 from models.lsas.network import LsasResNet
 from models.spatial_bias.network import SpatialBiasResNet
+from models.stand_alone.network import StandAloneResNet
 
 __all__ = ["SIDE", "TINY"]
 
@@ -36,6 +37,18 @@ TINY: Mapping[str, Callable[[], nn.Module]] = {
     "adaptive": lambda: AdaptiveSpanResNet(
         depths=(1,), widths=(8,), strides=(2,), num_heads=2, max_span=2, ramp=1.5, num_classes=3
     ),
+    "adaptive_before_softmax": lambda: AdaptiveSpanResNet(
+        depths=(1,),
+        widths=(8,),
+        strides=(2,),
+        num_heads=2,
+        max_span=2,
+        ramp=0.75,
+        shared_span=True,
+        mask_before_softmax=True,
+        scaled=True,
+        num_classes=3,
+    ),
     "local": lambda: LocalAttentionResNet(
         depths=(1,), widths=(8,), strides=(1,), num_heads=2, kernel_size=3, num_classes=3
     ),
@@ -57,6 +70,9 @@ TINY: Mapping[str, Callable[[], nn.Module]] = {
     ),
     "lesa": lambda: _lesa("classification"),
     "lesa_detection": lambda: _lesa("detection"),
+    "stand_alone": lambda: StandAloneResNet(
+        depths=(1, 0, 0, 0), stem="attention", num_heads=2, kernel_size=3, num_classes=3
+    ),
     "lsas": lambda: LsasResNet(depths=(1, 0, 0), large_image=False, stages=(True, False, False), num_classes=3),
     "spatial_bias_with_nonlocal": lambda: SpatialBiasResNet(
         depths=(1,),

@@ -1,0 +1,1 @@
+"""Reproduction of the papers' tables: rows as data, sweeps over rows and seeds, published beside measured numbers."""
