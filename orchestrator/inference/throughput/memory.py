@@ -28,7 +28,8 @@ def peak_bytes(program: Callable[[], object], device: torch.device) -> int:
         torch.cuda.synchronize(device)
         peak: int = torch.cuda.max_memory_allocated(device)
         return peak - before
-    with _LiveTensors() as live:
+    live = _LiveTensors()
+    with live:
         program()
     return live.peak
 
