@@ -99,7 +99,7 @@ def run_sweep(
         )
         with session.connected(address, verbose=verbose):
             settings = complete_settings(config), non_default_settings(config)
-            _record_session(ledger, folder, now, *settings, dataset, _Sources(sweep_file, config.network_files))
+            _record_session(ledger, folder, now, dataset, _Inputs(*settings, sweep_file, config.network_files))
             for note in found.stored(folder.path).notes:
                 say(console, note)
             return _run_tracked(session, plans, folder, ledger, _hint_on_failure(config.name, config.runs_dir))
@@ -197,9 +197,11 @@ def _hint_on_failure(name: str, runs_dir: str | None) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Sources:
-    """Files of the user that a session was made of."""
+class _Inputs:
+    """Settings and files of the user that a session was made of."""
 
+    settings: dict[str, Any]
+    non_default: dict[str, Any]
     sweep_file: Path | None
     networks: NetworkFiles
 
@@ -208,25 +210,23 @@ def _record_session(
     ledger: Ledger,
     folder: SweepFolder,
     identity_now: dict[str, Any],
-    settings: dict[str, Any],
-    non_default: dict[str, Any],
     dataset: str,
-    sources: _Sources,
+    inputs: _Inputs,
 ) -> None:
-    """Record the start of a session in the journal, and its settings, dataset and sources as files."""
-    tags = {**facts(), **{f"network_file.{name}": sha256 for name, sha256 in sources.networks.hashes.items()}}
+    """Record the start of a session in the journal, and its settings, dataset and files of the user."""
+    tags = {**facts(), **{f"network_file.{name}": sha256 for name, sha256 in inputs.networks.hashes.items()}}
     if ledger.identity is None:
-        ledger.sweep_started(folder.name, settings, tags, identity_now)
+        ledger.sweep_started(folder.name, inputs.settings, tags, identity_now)
     else:
-        ledger.sweep_resumed(settings, tags, identity_now)
+        ledger.sweep_resumed(inputs.settings, tags, identity_now)
     known, manifest = describe_dataset(dataset)
     files = write_session_snapshot(
         folder.session(ledger.sessions),
-        settings,
+        inputs.settings,
         manifest,
-        non_default=non_default,
-        sweep_file=sources.sweep_file,
-        network_files=sources.networks.sources,
+        non_default=inputs.non_default,
+        sweep_file=inputs.sweep_file,
+        network_files=inputs.networks.sources,
     )
     ledger.session_described(map(str, files), known)
 
