@@ -45,6 +45,21 @@ def _token_options(kernel_size: int) -> tuple[ModelOption, ...]:
         ModelOption(
             name="mixing_steps", type=int, default=2, low=1, high=2, description="Token-mixing steps of a block."
         ),
+        *_context_options(),
+        ModelOption(
+            name="fc_factor",
+            type=int,
+            default=8,
+            low=1,
+            high=64,
+            description="Channels over those inside the 1x1 convolution of a step, at least 16; 1 for a full one.",
+        ),
+        _switch(name="spatial_attention", default=False, description="A spatial gate behind the token mixing."),
+    )
+
+
+def _context_options() -> tuple[ModelOption, ...]:
+    return (
         _switch(name="global_context", default=True, description="Adds the context of the map ahead of each step."),
         _switch(
             name="similarity",
@@ -80,15 +95,6 @@ def _token_options(kernel_size: int) -> tuple[ModelOption, ...]:
             high=64,
             description="Groups of channels that weigh the context each in their own way (h), or heads of attention.",
         ),
-        ModelOption(
-            name="fc_factor",
-            type=int,
-            default=8,
-            low=1,
-            high=64,
-            description="Channels over those inside the 1x1 convolution of a step, at least 16; 1 for a full one.",
-        ),
-        _switch(name="spatial_attention", default=False, description="A spatial gate behind the token mixing."),
     )
 
 

@@ -151,7 +151,7 @@ def throughput(
     networks: Annotated[
         list[str],
         typer.Argument(
-            help="Names of networks, here or in timm; options in braces, such as 'sb_resnet50{pooled_size: 6}'.",
+            help="Networks, also of timm or FILE.py:FACTORY; options in braces, as in 'sb_resnet50{pooled_size: 6}'.",
             metavar="NETWORK...",
         ),
     ],

@@ -96,21 +96,15 @@ def evaluate_checkpoint(
     from orchestrator.training.evaluation_settings import EvaluationSettings
     from orchestrator.training.workers import Workers
 
-    if crop_pct is not None and not 0 < crop_pct <= 1:
-        raise ConfigError([Problem("crop_pct", f"got {crop_pct:g}; a share is above 0 and at most 1. Use 0.875")])
-    if tta is not None and tta not in (known := get_args(TestTimeAugmentation)):
-        raise ConfigError([Problem("tta", f"got {tta!r}; {did_you_mean(tta, known)}")])
-    read: tuple[str, ...] = ()
+    _check_settings(crop_pct, tta)
     if model is None:
-        network = load_model(source, tracking_uri=tracking_uri, allow_code=allow_code)
+        network, recorded = _network_of_run(source, tracking_uri=tracking_uri, allow_code=allow_code)
+        read: tuple[str, ...] = ()
     else:
         of = WeightsOf(model, weights, dataset)
         with converted_weights(source, of, tracking_uri=tracking_uri, datasets_folder=datasets_folder) as converted:
             network, read = load_model(converted.path), converted.notes
-    recorded = recorded_settings(network, {}, {})
-    if recorded is None:  # a checkpoint of a version that did not store them; its sweep may have them
-        trained = find_network(source, tracking_uri=tracking_uri, allow_code=allow_code)
-        recorded = recorded_settings(network, trained.dataset, trained.training)
+        recorded = recorded_settings(network, {}, {})
     settings = recorded or EvaluationSettings()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     placed = place_for_network(
@@ -130,6 +124,25 @@ def evaluate_checkpoint(
         result = evaluate(loaded, placed, Workers(device=device))
     notes = (*read, *_differences(recorded, placed, crop_pct))
     return Evaluation(len(placed), result["top1"], result["top5"], result["loss"], notes)
+
+
+def _check_settings(crop_pct: float | None, tta: str | None) -> None:
+    if crop_pct is not None and not 0 < crop_pct <= 1:
+        raise ConfigError([Problem("crop_pct", f"got {crop_pct:g}; a share is above 0 and at most 1. Use 0.875")])
+    if tta is not None and tta not in (known := get_args(TestTimeAugmentation)):
+        raise ConfigError([Problem("tta", f"got {tta!r}; {did_you_mean(tta, known)}")])
+
+
+def _network_of_run(
+    source: str | Path, *, tracking_uri: str | None, allow_code: bool
+) -> tuple[nn.Module, EvaluationSettings | None]:
+    """Load a checkpoint of a run and return it with the evaluation settings of the run."""
+    network = load_model(source, tracking_uri=tracking_uri, allow_code=allow_code)
+    recorded = recorded_settings(network, {}, {})
+    if recorded is None:  # a checkpoint of a version that did not store them; its sweep may have them
+        trained = find_network(source, tracking_uri=tracking_uri, allow_code=allow_code)
+        recorded = recorded_settings(network, trained.dataset, trained.training)
+    return network, recorded
 
 
 def _differences(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from orchestrator.data import ImageDataset
     from orchestrator.training.evaluation_settings import EvaluationSettings
     from orchestrator.training.images.decoded_images import DecodedSplit
     from orchestrator.training.images.device_images import DeviceSplit
@@ -89,20 +90,11 @@ def place_for_network(
         DataError: There is no such dataset or split, or its images do not fit.
     """
     from orchestrator.config.sections.dataset import DatasetConfig
-    from orchestrator.data import list_datasets, locate_dataset, open_dataset
     from orchestrator.training.images.decoded_images import DecodedSplit
     from orchestrator.training.images.device_images import Normalisation
     from orchestrator.training.images.placement import place_split
 
-    named = dataset in list_datasets()
-    images = open_dataset(locate_dataset(dataset if named else None, None if named else dataset, datasets_folder))
-    if split not in images.splits:
-        raise DataError(f"{dataset}: has no split '{split}'. {did_you_mean(split, list(images.splits))}")
-    if images.class_names != network.class_names:
-        raise CheckpointError(
-            f"{label}: its {len(cast(tuple[str, ...], network.class_names))} classes are not the "
-            f"{len(images.class_names)} of {dataset}; use images of the classes it was trained on"
-        )
+    images = _dataset_of_classes(dataset, split, cast(tuple[str, ...], network.class_names), datasets_folder, label)
     size = cast(int, network.trained_image_size)
     crop = {"crop_pct": crop_pct or (settings and settings.crop_pct) or _CROP_PCT}
     interpolation = {"interpolation": (settings and settings.interpolation) or _INTERPOLATION}
@@ -121,6 +113,29 @@ def place_for_network(
         processes = min(_DECODE_PROCESSES, os.cpu_count() or 1) if len(placed) > _DECODED_IN_PROCESS else 0
         placed = dataclasses.replace(placed, processes=processes)
     return placed
+
+
+def _dataset_of_classes(
+    dataset: str, split: str, class_names: tuple[str, ...], datasets_folder: Path, label: str
+) -> ImageDataset:
+    """Open a dataset and check that it has a split and the classes of a network.
+
+    Raises:
+        CheckpointError: It has other classes.
+        DataError: There is no such dataset or split.
+    """
+    from orchestrator.data import list_datasets, locate_dataset, open_dataset
+
+    named = dataset in list_datasets()
+    images = open_dataset(locate_dataset(dataset if named else None, None if named else dataset, datasets_folder))
+    if split not in images.splits:
+        raise DataError(f"{dataset}: has no split '{split}'. {did_you_mean(split, list(images.splits))}")
+    if images.class_names != class_names:
+        raise CheckpointError(
+            f"{label}: its {len(class_names)} classes are not the {len(images.class_names)} of {dataset}; "
+            "use images of the classes it was trained on"
+        )
+    return images
 
 
 def recorded_settings(

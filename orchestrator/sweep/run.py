@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,27 +90,17 @@ def run_sweep(
     with folder.driven(new=not resume), SignalWatch() as signals, Journal(folder.journal) as journal:
         ledger = Ledger(journal)
         found = find_initial_weights(plans, folder=folder.path if resume else None, recorded=ledger.identity)
-        now = {**identity(config, dataset), **found.identity}
         plans = found.in_plans(plans)
+        now = {**identity(config, dataset), **found.identity}
         if ledger.identity is not None and not allow_changed:
             refuse_changes(ledger.identity, now, name=folder.name)
         session = SweepSession(
             plans, folder, ledger, dataset=dataset, console=console, signals=signals, display=display
         )
         with session.connected(address, verbose=verbose):
-            settings, non_default = complete_settings(config), non_default_settings(config)
-            _record_session(
-                ledger,
-                folder,
-                now,
-                settings,
-                dataset=dataset,
-                non_default=non_default,
-                sweep_file=sweep_file,
-                network_files=config.network_files,
-            )
-            found = found.stored(folder.path)
-            for note in found.notes:
+            settings = complete_settings(config), non_default_settings(config)
+            _record_session(ledger, folder, now, dataset, _Inputs(*settings, sweep_file, config.network_files))
+            for note in found.stored(folder.path).notes:
                 say(console, note)
             return _run_tracked(session, plans, folder, ledger, _hint_on_failure(config.name, config.runs_dir))
 
@@ -205,31 +196,37 @@ def _hint_on_failure(name: str, runs_dir: str | None) -> Iterator[None]:
         raise
 
 
+@dataclass(frozen=True)
+class _Inputs:
+    """Settings and files of the user that a session was made of."""
+
+    settings: dict[str, Any]
+    non_default: dict[str, Any]
+    sweep_file: Path | None
+    networks: NetworkFiles
+
+
 def _record_session(
     ledger: Ledger,
     folder: SweepFolder,
     identity_now: dict[str, Any],
-    settings: dict[str, Any],
-    *,
     dataset: str,
-    non_default: dict[str, Any],
-    sweep_file: Path | None,
-    network_files: NetworkFiles,
+    inputs: _Inputs,
 ) -> None:
-    """Record the start of a session in the journal, and its settings and dataset as files."""
-    tags = {**facts(), **{f"network_file.{name}": sha256 for name, sha256 in network_files.hashes.items()}}
+    """Record the start of a session in the journal, and its settings, dataset and files of the user."""
+    tags = {**facts(), **{f"network_file.{name}": sha256 for name, sha256 in inputs.networks.hashes.items()}}
     if ledger.identity is None:
-        ledger.sweep_started(folder.name, settings, tags, identity_now)
+        ledger.sweep_started(folder.name, inputs.settings, tags, identity_now)
     else:
-        ledger.sweep_resumed(settings, tags, identity_now)
+        ledger.sweep_resumed(inputs.settings, tags, identity_now)
     known, manifest = describe_dataset(dataset)
     files = write_session_snapshot(
         folder.session(ledger.sessions),
-        settings,
+        inputs.settings,
         manifest,
-        non_default=non_default,
-        sweep_file=sweep_file,
-        network_files=network_files.sources,
+        non_default=inputs.non_default,
+        sweep_file=inputs.sweep_file,
+        network_files=inputs.networks.sources,
     )
     ledger.session_described(map(str, files), known)
 

@@ -11,7 +11,8 @@ import yaml
 from torch import nn
 
 import models
-from orchestrator.errors import ConfigError, Problem, did_you_mean
+from orchestrator.config.network_files import read_network_files
+from orchestrator.errors import ConfigError, Problem
 
 __all__ = ["ComparedNetwork", "compared_networks", "side_for"]
 
@@ -22,7 +23,7 @@ class ComparedNetwork:
 
     Args:
         label: Text that names it, such as `lesa_resnet50{unary: dcn}`.
-        name: Name of a network of this package or of timm.
+        name: Name of a network of this package or of timm, or `FILE.py:FACTORY`.
         options: Its keywords.
         input_size: Channels, height and width of the images that it is described for.
         num_classes: Number of classes that it is described for.
@@ -45,17 +46,9 @@ class ComparedNetwork:
         """
         shape: dict[str, Any] = {"num_classes": self.num_classes, "in_chans": self.input_size[0]}
         try:
-            if self.name in models.list_models():
-                return models.create_model(self.name, **shape, image_size=side, **self.options)
-            cfg = timm.get_pretrained_cfg(self.name)
-            sized: dict[str, Any] = {"img_size": side} if cfg is not None and cfg.fixed_input_size else {}
-            network: nn.Module = timm.create_model(self.name, **shape, **sized, **self.options)
+            return models.create_model(self.name, **shape, image_size=side, **self.options)
         except models.ModelOptionError as error:
             raise ConfigError([Problem(self.label, str(problem)) for problem in error.problems]) from None
-        except (TypeError, ValueError, AssertionError) as error:
-            message = f"cannot be built with these options for images of {side} px: {error}"
-            raise ConfigError([Problem(self.label, message)]) from None
-        return network
 
 
 def compared_networks(texts: Sequence[str], assignments: Sequence[str] = ()) -> list[ComparedNetwork]:
@@ -112,9 +105,12 @@ def _compared(text: str, common: Mapping[str, Any]) -> ComparedNetwork | Problem
         own = None
     if not isinstance(own, dict) or not all(isinstance(key, str) for key in own):
         return Problem(text, "options stand in braces behind the name. Use, for example, sb_resnet50{pooled_size: 6}")
-    if not timm.is_model(name):
-        known = [*models.list_models(), *timm.list_models()]
-        return Problem(text, f"no network of this package or of timm is called '{name}'. {did_you_mean(name, known)}")
+    _, faults = read_network_files({"model": {"name": name}})
+    if faults:
+        return Problem(text, faults[0].message)
+    unknown = None if name in models.list_models() else models.name_problem(name)
+    if unknown is not None:
+        return Problem(text, f"{unknown.rule}. {unknown.remedy}")
     cfg = timm.get_pretrained_cfg(name)
     channels, height, width = (3, 224, 224) if cfg is None else cfg.input_size
     classes = cfg.num_classes if cfg is not None and cfg.num_classes else 1000

@@ -23,12 +23,13 @@ def peak_bytes(program: Callable[[], object], device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+        before: int = torch.cuda.memory_allocated(device)
         program()
         torch.cuda.synchronize(device)
         peak: int = torch.cuda.max_memory_allocated(device)
         return peak - before
-    with _LiveTensors() as live:
+    live = _LiveTensors()
+    with live:
         program()
     return live.peak
 

@@ -57,7 +57,7 @@ def test_at_first_it_is_a_plain_convolution(groups: int) -> None:
 
 
 def test_positions_are_exact_in_narrow_types() -> None:
-    """Compute positions in single precision: in bfloat16 pixels beyond 256 could not be told apart."""
+    """Compute positions in single precision: bfloat16 has not all pixels beyond 256."""
     conv = DeformableConv(4, 4, 3).bfloat16()
     x = torch.randn(1, 4, 1, 600).bfloat16()
     plain = torch.nn.functional.conv2d(x.float(), conv.weight.float(), padding=1)

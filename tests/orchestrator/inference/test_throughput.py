@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import textwrap
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -117,7 +119,7 @@ def test_a_batch_that_does_not_fit_is_a_row_without_numbers(first: bool) -> None
         (
             ["conv_resnet26_smal"],
             [],
-            "no network of this package or of timm is called .* Did you mean 'conv_resnet26_s",
+            "conv_resnet26_smal: no network has this name. Did you mean 'conv_resnet26_small'",
         ),
         (["resnet18{"], [], "options stand in braces behind the name"),
         (["resnet18{3}"], [], "options stand in braces behind the name"),
@@ -130,6 +132,22 @@ def test_networks_that_are_not_understood(texts: list[str], assignments: list[st
         compared_networks(texts, assignments)
 
 
+def test_a_network_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = """
+        from torch import nn
+        def make(num_classes=2, in_chans=3, img_size=32, width=4):
+            layers = nn.Conv2d(in_chans, width, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+            return nn.Sequential(*layers, nn.Linear(width, num_classes))
+    """
+    (tmp_path / "own_throughput.py").write_text(textwrap.dedent(source))
+    networks = compared_networks(["own_throughput.py:make{width: 8}", SMALL])
+    report = measure_throughput(networks, [1], image_size=8, device=CPU, rounds=1)
+    assert report.rows[0].params == 8 * 4 + 1000 * 9
+    with pytest.raises(ConfigError, match="no_such"):
+        compared_networks(["no_such.py:make"])
+
+
 def test_options_and_sizes_that_do_not_fit() -> None:
     several = compared_networks([SMALL, "resnet18"])
     with pytest.raises(ConfigError, match="--image-size: the networks are described for 32 px and 224 px"):
@@ -139,7 +157,7 @@ def test_options_and_sizes_that_do_not_fit() -> None:
     with pytest.raises(ConfigError, match=r"lesa_resnet26_cifar\{groups: 24\}: groups: got 24; .* Use 16"):
         own.build(32)
     (timms,) = compared_networks(["resnet18{spans: 3}"])
-    with pytest.raises(ConfigError, match="cannot be built with these options for images of 32 px"):
+    with pytest.raises(ConfigError, match="resnet18 has no option of this name"):
         timms.build(32)
     with pytest.raises(ConfigError, match="--device: got 'gpu'; torch finds no such device here"):
         device_named("gpu")
