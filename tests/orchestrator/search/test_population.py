@@ -68,7 +68,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubInLoop]:
 
 def serve_lane(hub: Any, data: Any, objective: Any) -> None:
     """Serve a lane as `lane_loop` does, in one process."""
-    task = SimpleNamespace(objective=objective, costs=frozenset())
+    task = SimpleNamespace(objective=objective, costs=frozenset(), network_files={})
     lane = SimpleNamespace(lane=0, hub=hub, task=task)
     rank_id, left = RankId(0, hub.new_generation.remote(0), 0, 1), None
     hub.join.remote(rank_id)

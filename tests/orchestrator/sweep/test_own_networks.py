@@ -62,16 +62,9 @@ def begin(config: SweepConfig, folder: Path, digits: str) -> SweepFolder:
     """Record the start of a session as `run_sweep` does, without training."""
     begun = SweepFolder(Path(str(config.runs_dir)) / config.name)
     with Journal(begun.journal) as journal:
-        run._record_session(
-            Ledger(journal),
-            begun,
-            identity(config, digits),
-            complete_settings(config),
-            dataset=digits,
-            non_default=non_default_settings(config),
-            sweep_file=folder / "sweep.yaml",
-            network_files=config.network_files,
-        )
+        settings = complete_settings(config), non_default_settings(config)
+        inputs = run._Inputs(*settings, folder / "sweep.yaml", config.network_files)
+        run._record_session(Ledger(journal), begun, identity(config, digits), digits, inputs)
     return begun
 
 

@@ -72,6 +72,7 @@ SMALL_NETWORKS: Mapping[str, SmallNetwork] = {
         "fcvit_micro_cifar",
         epochs=4,
         options={
+            "mixer": "fcvit",
             "kernel_size_1": 5,
             "kernel_size_2": 5,
             "mixing_steps": 2,
@@ -104,6 +105,7 @@ SMALL_NETWORKS: Mapping[str, SmallNetwork] = {
             "groups": 8,
             "position_embedding": "classification",
             "unary": "grouped",
+            "binary": True,
             "fusion": "full",
             "fusion_shrink": 2,
         },
