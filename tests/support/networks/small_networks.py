@@ -86,6 +86,7 @@ SMALL_NETWORKS: Mapping[str, SmallNetwork] = {
             "channel_attention": False,
             "mlp_depthwise": True,
             "mlp_kernel_size": 3,
+            "layer_scale": True,
             "layer_scale_init": 0.5,
             "stem_stride": 1,
         },
