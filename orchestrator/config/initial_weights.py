@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["InitialWeights"]
+__all__ = ["NAME_PATTERN", "InitialWeights"]
+
+NAME_PATTERN = r"[0-9a-f]{64}-(ema|plain)\.pt"
+"""Names of stored files; records may come from elsewhere, and a name is joined to the folder of the sweep."""
 
 
 @dataclass(frozen=True)

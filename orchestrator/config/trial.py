@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from pydantic import NonNegativeInt
+from pydantic import Field, NonNegativeInt
 
 from orchestrator.config.fixed_settings import CHECKPOINT
-from orchestrator.config.initial_weights import InitialWeights
+from orchestrator.config.initial_weights import NAME_PATTERN, InitialWeights
 from orchestrator.config.sections.model import ModelConfig
 from orchestrator.config.sections.section import Section, Seed
 from orchestrator.config.sections.training import TrainingConfig
@@ -37,7 +37,7 @@ class TrialConfig(Section):
     model: ModelConfig
     training: TrainingConfig
     seed: Seed
-    initial_weights: str | None = None
+    initial_weights: str | None = Field(None, pattern=rf"^{NAME_PATTERN}$")
 
 
 class SharedSettings(Protocol):

@@ -213,3 +213,11 @@ def test_settings_of_checkpoints_are_checked() -> None:
     assert "Did you mean 'checkpoint'" in faults({"search": {"checkpoin": ["a.pth"]}})[0]
     assert "checkpoint_weights" in faults({"model": {"name": NETWORK, "checkpoint_weights": "best"}})[0]
     assert ModelConfig(name=NETWORK, checkpoint="~/w.pth").checkpoint == str(Path.home() / "w.pth")
+
+
+@pytest.mark.parametrize("name", ["../../../best.pt", "/etc/passwd", f"{'0' * 64}-ema.pt/../x", "best.pt"])
+def test_a_record_names_no_file_outside_the_folder_of_the_sweep(name: str) -> None:
+    config = {"number": 0, "model": {"name": NETWORK}, "training": {}, "seed": 0}
+    assert TrialConfig(**config, initial_weights=f"{'0' * 64}-ema.pt").initial_weights  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="initial_weights"):
+        TrialConfig(**config, initial_weights=name)  # type: ignore[arg-type]
