@@ -89,7 +89,7 @@ class LocalAttentionResNet(_ParkerResNet):
         num_heads: Attention heads.
         kernel_size: Side of the window in pixels; odd.
         scaled: True to divide the logits by the root of the channels per head.
-        stages: Whether the blocks of each stage attend, else convolve; None is all.
+        stages: Flag of each stage: its blocks attend, or else convolve; None for attention in all.
         surface: timm's keywords, see `SpatialResNet`.
     """
 
@@ -181,7 +181,7 @@ class AdaptiveSpanResNet(_ParkerResNet):
         shared_span: True for one span per layer.
         mask_before_softmax: True for the mask in the logits, see `AdaptiveAttention`.
         scaled: True to divide the logits by the root of the channels per head.
-        stages: Whether the blocks of each stage attend, else convolve; None is all.
+        stages: Flag of each stage: its blocks attend, or else convolve; None for attention in all.
         surface: timm's keywords, see `SpatialResNet`.
     """
 

@@ -128,20 +128,15 @@ class LesaResNet(SpatialResNet):
         dilations: Sequence[tuple[int, int]] | None = None,
         **surface: Unpack[SurfaceOptions],
     ) -> None:
-        reduction = 4 if large_image else 1
         strides = [*strides[:-1], strides[-1] if last_stride is None else last_stride]
         shrinks = per_part(fusion_shrink, 1)
-        sizes = stage_sizes or map_sizes(img_size, stem_reduction=reduction, strides=strides)
+        sizes = stage_sizes or map_sizes(img_size, stem_reduction=4 if large_image else 1, strides=strides)
 
         def make_spatial(site: BlockSite) -> nn.Module:
-            width = site.width
             if not stages[site.stage] or (site.index == 0 and (keep_first_conv[site.stage] or site.stride > 1)):
-                dilation = 1 if dilations is None else dilations[site.stage][min(1, site.index)]
-                return ConvNorm(
-                    width, width, kernel_size=3, stride=site.stride, groups=conv_groups, dilation=dilation, act=False
-                )
+                return _kept_conv(site, conv_groups, dilations)
             return LocallyEnhancedAttention(
-                width,
+                site.width,
                 map_size=sizes[site.stage],
                 groups=groups,
                 position_embedding=position_embedding,
@@ -167,6 +162,13 @@ class LesaResNet(SpatialResNet):
             **surface,
         )
         self.apply(init_lesa)
+
+
+def _kept_conv(site: BlockSite, groups: int, dilations: Sequence[tuple[int, int]] | None) -> ConvNorm:
+    """Return the 3x3 convolution of a block without LESA."""
+    dilation = 1 if dilations is None else dilations[site.stage][min(1, site.index)]
+    width, stride = site.width, site.stride
+    return ConvNorm(width, width, kernel_size=3, stride=stride, groups=groups, dilation=dilation, act=False)
 
 
 def init_lesa(module: nn.Module) -> None:

@@ -61,7 +61,7 @@ class StandAloneResNet(SpatialResNet):
         num_heads: Attention heads.
         kernel_size: Side of the window in pixels; odd.
         scaled: True to divide the logits by the root of the channels per head.
-        stages: Whether the blocks of each stage attend, else convolve; None is all.
+        stages: Flag of each stage: its blocks attend, or else convolve; None for attention in all.
         surface: timm's keywords, see `SpatialResNet`.
     """
 

@@ -24,6 +24,16 @@ app = typer.Typer(help="Prepare and inspect datasets.", no_args_is_help=True)
 
 _MOST_CLASSES = 20
 
+Target = Annotated[
+    str,
+    typer.Option(
+        "--to",
+        help="Folder to write: a path, s3://bucket/folder, gs:// or hdfs://.",
+        parser=location_option,
+        metavar="URI",
+    ),
+]
+
 
 @app.command()
 def prepare(
@@ -34,15 +44,7 @@ def prepare(
         ),
     ],
     *,
-    to: Annotated[
-        str,
-        typer.Option(
-            "--to",
-            help="Folder to write: a path, s3://bucket/folder, gs:// or hdfs://.",
-            parser=location_option,
-            metavar="URI",
-        ),
-    ],
+    to: Target,
     source: Annotated[
         Path | None,
         typer.Option("--from", metavar="DIR_OR_ARCHIVE", help="The dataset as distributed.", parser=path_option),

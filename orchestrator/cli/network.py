@@ -60,6 +60,27 @@ Dataset = Annotated[
         metavar="URI",
     ),
 ]
+Regions = Annotated[
+    Path | None,
+    typer.Option(help="Object regions: a .csv of boxes or a .npz of masks.", parser=path_option, metavar="PATH"),
+]
+Compare = Annotated[
+    list[str] | None,
+    typer.Option(help="ViT of timm to compare with, such as deit_base_patch16_224. Repeatable.", metavar="NAME"),
+]
+CompareCheckpoint = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Weights of each ViT in turn: a file, 'pretrained' (timm's) or 'untrained', the default. Repeatable.",
+        metavar="PATH",
+    ),
+]
+Query = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Point whose attention is drawn, as shares of width and height: 0.5,0.5. Repeatable.", metavar="X,Y"
+    ),
+]
 
 
 @app.command(name="eval")
@@ -258,28 +279,11 @@ def explain(
     weights: Kind = None,
     dataset: Dataset = None,
     split: Split = "test",
-    regions: Annotated[
-        Path | None,
-        typer.Option(help="Object regions: a .csv of boxes or a .npz of masks.", parser=path_option, metavar="PATH"),
-    ] = None,
+    regions: Regions = None,
     layer: Annotated[str | None, typer.Option(help="Layer whose map Grad-CAM reads; default: a late one.")] = None,
-    compare: Annotated[
-        list[str] | None,
-        typer.Option(help="ViT of timm to compare with, such as deit_base_patch16_224. Repeatable.", metavar="NAME"),
-    ] = None,
-    compare_checkpoint: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Weights of each ViT in turn: a file, 'pretrained' (timm's) or 'untrained', the default. Repeatable.",
-            metavar="PATH",
-        ),
-    ] = None,
-    query: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Point whose attention is drawn, as shares of width and height: 0.5,0.5. Repeatable.", metavar="X,Y"
-        ),
-    ] = None,
+    compare: Compare = None,
+    compare_checkpoint: CompareCheckpoint = None,
+    query: Query = None,
     to_mlflow: Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Log to the trial's MLflow run.")] = True,
     runs_dir: RunsDir = None,
     tracking_uri: TrackingUri = None,

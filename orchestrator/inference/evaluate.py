@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -15,6 +15,7 @@ from orchestrator.inference.trained_network import find_network
 from orchestrator.inference.weights.converted import WeightsOf, converted_weights
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from orchestrator.training.evaluation_settings import EvaluationSettings
@@ -90,23 +91,17 @@ def evaluate_checkpoint(
         CheckpointError: There is no such checkpoint, or its classes differ from the dataset's.
         DataError: There is no such dataset or split.
     """
-    import torch
-
-    from orchestrator.training.evaluation import evaluate
     from orchestrator.training.evaluation_settings import EvaluationSettings
-    from orchestrator.training.workers import Workers
 
     _check_settings(crop_pct, tta)
+    read: tuple[str, ...] = ()
     if model is None:
         network, recorded = _network_of_run(source, tracking_uri=tracking_uri, allow_code=allow_code)
-        read: tuple[str, ...] = ()
     else:
         of = WeightsOf(model, weights, dataset)
-        with converted_weights(source, of, tracking_uri=tracking_uri, datasets_folder=datasets_folder) as converted:
-            network, read = load_model(converted.path), converted.notes
-        recorded = recorded_settings(network, {}, {})
+        network, recorded, read = _network_of_weights(source, of, tracking_uri, datasets_folder)
     settings = recorded or EvaluationSettings()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = _device()
     placed = place_for_network(
         network,
         dataset,
@@ -118,12 +113,27 @@ def evaluate_checkpoint(
         device=device,
         label=str(source),
     )
-    loaded = _LoadedNetwork(settings.place(network, device), settings)
-    # The flags of a trial: other algorithms of cuDNN round differently.
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True):
-        result = evaluate(loaded, placed, Workers(device=device))
+    result = _evaluate(_LoadedNetwork(settings.place(network, device), settings), placed, device)
     notes = (*read, *_differences(recorded, placed, crop_pct))
     return Evaluation(len(placed), result["top1"], result["top5"], result["loss"], notes)
+
+
+def _device() -> torch.device:
+    """Return the GPU where there is one, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _evaluate(loaded: _LoadedNetwork, placed: DeviceSplit | DecodedSplit, device: torch.device) -> Mapping[str, float]:
+    """Evaluate a network with the flags of a trial: other algorithms of cuDNN round differently."""
+    import torch
+
+    from orchestrator.training.evaluation import evaluate
+    from orchestrator.training.workers import Workers
+
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True):
+        return evaluate(loaded, placed, Workers(device=device))
 
 
 def _check_settings(crop_pct: float | None, tta: str | None) -> None:
@@ -143,6 +153,15 @@ def _network_of_run(
         trained = find_network(source, tracking_uri=tracking_uri, allow_code=allow_code)
         recorded = recorded_settings(network, trained.dataset, trained.training)
     return network, recorded
+
+
+def _network_of_weights(
+    source: str | Path, of: WeightsOf, tracking_uri: str | None, datasets_folder: Path
+) -> tuple[nn.Module, EvaluationSettings | None, tuple[str, ...]]:
+    """Load weights of another program and return the network with its evaluation settings and the notes about it."""
+    with converted_weights(source, of, tracking_uri=tracking_uri, datasets_folder=datasets_folder) as converted:
+        network = load_model(converted.path)
+    return network, recorded_settings(network, {}, {}), converted.notes
 
 
 def _differences(

@@ -78,15 +78,13 @@ def run_sweep(
         StorageError, TrackingError: The database file of the studies, or of MLflow, is damaged.
     """
     plans = resolve_plans(config)
-    _note_network_files(config.network_files, plans)
     named_uris = [config.tracking.uri, config.storage.uri]
-    _note_servers(named_uris)
+    _note_sources(plans, config.network_files, named_uris)
     display = NotebookDisplay() if console is None and in_notebook() else None
     console = console or Console(quiet=True)
     folder = _begun_folder(plans, named_uris) if resume else _new_folder(plans)
     dataset = locate_dataset(config.dataset.name, config.dataset.uri, plans.paths.datasets)
-    refuse_damaged_study(plans.paths.study_uri)
-    refuse_damaged_tracking(plans.tracking.uri)
+    _refuse_damaged_databases(plans)
     with folder.driven(new=not resume), SignalWatch() as signals, Journal(folder.journal) as journal:
         ledger = Ledger(journal)
         found = find_initial_weights(plans, folder=folder.path if resume else None, recorded=ledger.identity)
@@ -139,6 +137,17 @@ def resume_sweep(
     return run_sweep(
         config, resume=True, allow_changed=allow_changed, address=address, console=console, verbose=verbose
     )
+
+
+def _note_sources(plans: SweepPlans, files: NetworkFiles, uris: Iterable[str | None]) -> None:
+    """Remember the files and the servers that the user has named, so that later commands trust them."""
+    _note_network_files(files, plans)
+    _note_servers(uris)
+
+
+def _refuse_damaged_databases(plans: SweepPlans) -> None:
+    refuse_damaged_study(plans.paths.study_uri)
+    refuse_damaged_tracking(plans.tracking.uri)
 
 
 def _note_network_files(files: NetworkFiles, plans: SweepPlans) -> None:

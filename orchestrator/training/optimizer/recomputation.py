@@ -22,16 +22,23 @@ def checkpoint_blocks(network: nn.Module) -> None:
     Raises:
         TrialFailedError: The network has no blocks to compute again.
     """
-    switch = getattr(network, "set_grad_checkpointing", None)
-    try:
-        if switch is None:
-            raise NotImplementedError
-        switch(True)
-    except (AssertionError, NotImplementedError):  # how networks of timm refuse
+    if not _switch_on(network):
         raise TrialFailedError(
             f"training.gradient_checkpointing: got True; {type(network).__name__} does not support it. Leave it out, "
             "or save memory with training.accumulation_steps"
-        ) from None
+        )
+
+
+def _switch_on(network: nn.Module) -> bool:
+    """Switch gradient checkpointing on where the network supports it; return whether it does."""
+    switch = getattr(network, "set_grad_checkpointing", None)
+    if switch is None:
+        return False
+    try:
+        switch(True)
+    except (AssertionError, NotImplementedError):  # how networks of timm refuse
+        return False
+    return True
 
 
 @contextmanager
