@@ -2,7 +2,7 @@
 
 In Optuna a rejected configuration is a failed trial with the reason in its user attribute `rejected`; samplers see it
 as a poor trial (`learnable`). If they ignored it, as they ignore failed trials, TPE would keep proposing from the
-rejected part of the space where the best values lie at its border (benchmarks/results/search_quality.md).
+rejected part of the space where the best values lie at its border (benchmarks/results/search/search_quality.md).
 """
 
 from __future__ import annotations
