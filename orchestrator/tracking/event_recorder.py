@@ -39,9 +39,7 @@ from orchestrator.tracking.mlflow_runs import KEY, experiment_id, find_run, requ
 from orchestrator.tracking.stored_checkpoints import StoredCheckpoints, current_path_of
 from orchestrator.uris import without_secrets
 
-_OfTrial = (
-    TrialResumed | TrialChanged | TrialReported | TrialPaused | TrialEnded | CheckpointKept | CheckpointDropped
-)
+_OfTrial = TrialResumed | TrialChanged | TrialReported | TrialPaused | TrialEnded | CheckpointKept | CheckpointDropped
 
 RUN_STATUS = {
     "finished": "FINISHED",
