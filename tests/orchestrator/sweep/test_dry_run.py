@@ -27,7 +27,7 @@ from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
 from orchestrator.sweep.dry_run import Bounds, cost_bounds
 from orchestrator.sweep.dry_run_trials import Preview, preview_trials
-from orchestrator.training.memory_estimate import estimate_memory
+from orchestrator.training.memory.memory_estimate import estimate_memory
 from tests.support.networks import own_file
 from tests.support.networks.small_networks import SMALL_NETWORKS
 
