@@ -16,9 +16,13 @@ import contextlib
 from collections.abc import Iterator
 
 import optuna
+import ray
 from rich.console import Console
 
 from orchestrator.config.plans import SweepPlans
+from orchestrator.config.sections.training import AUTO
+from orchestrator.config.trial import resolve_trial
+from orchestrator.data import dataset_facts
 from orchestrator.lanes.lane_setting import LaneTask
 from orchestrator.lanes.pool.lane_pool import LanePool
 from orchestrator.plain_output import say
@@ -29,11 +33,14 @@ from orchestrator.records.budget import Budget
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.objectives import Objectives
+from orchestrator.runtime.gpu_share import measured_share
 from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
 from orchestrator.runtime.ray_session import ray_session
+from orchestrator.search.trial_filter import TrialFilter
 from orchestrator.search.tune_run import TuneRun
 from orchestrator.sweep.checkpoint_retention import CheckpointRetention
 from orchestrator.sweep.disk_watch import DiskWatch
+from orchestrator.sweep.dry_run_trials import largest_trial
 from orchestrator.sweep.search_supervisor import SearchSupervisor
 from orchestrator.sweep.signals import SignalWatch
 from orchestrator.sweep.study_setup import set_up_study
@@ -91,7 +98,9 @@ class SweepSession:
             return
         left = self._plans.search.trials - self._ledger.count_ended()
         with ray_session(address, verbose=verbose):  # 1. Connect to Ray and plan the lanes
-            self._lane_plan = plan_lanes(self._plans.training.resources, left)
+            resources = self._plans.training.resources
+            share = self._gpu_share(left) if resources.gpus_per_worker == AUTO else 1.0
+            self._lane_plan = plan_lanes(resources, left, gpu_share=share)
             yield
 
     def run(self) -> TrialStatus:
@@ -122,6 +131,20 @@ class SweepSession:
                 if not (supervisor.ray_is_gone and self._completion()):  # what ends everything may end Ray first
                     supervisor.raise_failure()
                 return TrialStatus.INTERRUPTED if self._signals.stop_requested else TrialStatus.FINISHED
+
+    def _gpu_share(self, trials: int) -> float:
+        """Return the share of a GPU that `gpus_per_worker: auto` stands for, measured where there are GPUs.
+
+        Args:
+            trials: Number of trials that are left.
+        """
+        search, training = self._plans.search, self._plans.training
+        if not ray.cluster_resources().get("GPU", 0.0):
+            return 1.0
+        facts = dataset_facts(search.dataset.name, search.dataset.uri, search.dataset.crop_size)
+        largest = largest_trial(search, TrialFilter(search, facts), facts, (), training.resources.max_workers)
+        trial = resolve_trial(search, 0, largest.values, search.initial_weights)
+        return measured_share(trial, facts, training.network_files, min(training.resources.lanes or trials, trials))
 
     def _completion(self) -> str:
         """Return why no trial is left to train; empty where some are."""
@@ -173,9 +196,12 @@ class SweepSession:
         search, resources, ended = self._plans.search, self._plans.training.resources, self._ledger.count_ended()
         least = f"{resources.min_workers} to " if resources.elastic else ""
         done = f", {ended} of them done before" if ended else ""
+        device = "GPU" if plan.gpus_per_worker else "CPU"
+        if 0 < plan.gpus_per_worker < 1:
+            device = f"{plan.gpus_per_worker:g} of a GPU"
         return (
             f"Sweep {self._folder.name}: {search.trials} trials{done}, of at most {search.max_epochs} epochs, "
-            f"{plan.lanes} lane(s) of {least}{plan.workers} worker(s) on {'GPU' if plan.gpus_per_worker else 'CPU'}"
+            f"{plan.lanes} lane(s) of {least}{plan.workers} worker(s) on {device}"
         )
 
     def _supervisor(self, study: optuna.Study, lanes: LanePool, at_most: int, progress: Progress) -> SearchSupervisor:

@@ -28,10 +28,10 @@ from orchestrator.training.epoch_losses import EpochLosses, first_diverged_step
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.images.device_images import DeviceImages
 from orchestrator.training.images.training_batches import training_batches
-from orchestrator.training.memory.steps import StepShape
-from orchestrator.training.network_costs import NetworkCosts
 from orchestrator.training.memory.batch_size import with_found_batch_size
 from orchestrator.training.memory.out_of_memory import translate_out_of_memory
+from orchestrator.training.memory.steps import StepShape
+from orchestrator.training.network_costs import NetworkCosts
 from orchestrator.training.randomness import seed_everything
 from orchestrator.training.reset_torch import reset_torch
 from orchestrator.training.step_clock import StepClock

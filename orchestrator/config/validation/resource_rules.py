@@ -38,6 +38,12 @@ def resource_problems(resources: ResourcesConfig, training: TrainingConfig | Non
         yield Problem(
             where, f"got {gpus}; at most {MOST_LANES_PER_GPU} trials share a GPU. Use {least:g} or more, or 0"
         )
+    if training and training.global_batch_size == AUTO and gpus == AUTO:
+        yield Problem(
+            where,
+            "got auto; it depends on the batch size, and training.global_batch_size is auto as well. Use a number for "
+            "one of them, such as 0.25 here",
+        )
     if training and training.global_batch_size == AUTO and resources.elastic:
         yield Problem(
             "training.global_batch_size",

@@ -109,7 +109,8 @@ def _find(config: TrialConfig, shape: StepShape, data: DeviceImages, workers: Wo
     raise TrialFailedError(
         f"training.global_batch_size: got auto; a batch of at most {training.max_global_batch_size} of "
         f"{train_images} training images is too small for {workers.world_size} workers with "
-        f"{training.accumulation_steps} accumulation_steps. Use a larger training.max_global_batch_size, or fewer workers"
+        f"{training.accumulation_steps} accumulation_steps. Use a larger training.max_global_batch_size, or fewer "
+        "workers"
     )
 
 

@@ -130,7 +130,7 @@ def test_a_network_too_large_for_any_batch_fails(
     data: DeviceImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit_images(monkeypatch, 3)
-    with pytest.raises(TrialFailedError, match="got auto; not even 4 images on 1 workers fit into memory. Use a small"):
+    with pytest.raises(TrialFailedError, match=r"got auto; not even 4 images on 1 workers fit into memory\. Use a s"):
         make_trial(data, tmp_path, global_batch_size="auto")
     with pytest.raises(
         TrialFailedError, match="a batch of at most 3 of 300 training images is too small for 1 workers"

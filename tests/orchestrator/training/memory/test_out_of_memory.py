@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,13 @@ from orchestrator.training.train_state import TrainState
 from orchestrator.training.workers import Workers
 from tests.support.small_device import SmallDevice, on_small_device
 from tests.support.training_pieces import (
+    convolution_without_norm,
     differences,
     few_digits,
     make_trial,
     run,
     timeless,
     with_everything,
-    convolution_without_norm,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -162,7 +161,11 @@ def test_a_resumed_trial_computes_as_many_parts_as_before(tmp_path: Path, monkey
 
 def test_gradients_of_any_size_are_averaged_in_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    summed: Callable[[Workers, Tensor], Tensor] = lambda _, values: (sizes.append(values.numel()), values.mul_(2))[1]
+
+    def summed(_: Workers, values: Tensor) -> Tensor:
+        sizes.append(values.numel())
+        return values.mul_(2)
+
     monkeypatch.setattr(Workers, "sum", summed)
     monkeypatch.setattr("orchestrator.training.workers._BUCKET", 6)
     network = nn.ParameterList([torch.ones(size) for size in (4, 4, 3)])
