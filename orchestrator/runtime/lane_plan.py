@@ -54,11 +54,11 @@ def plan_lanes(
     most = (autoscaled_resources() if nodes is None else None) or {}
     gpus = max(sum(node.get("GPU", 0.0) for node in there), most.get("GPU", 0.0))
     wanted = resources.gpus_per_worker
-    automatic = gpu_share if wanted == AUTO else 1.0
-    if wanted is None or wanted == AUTO:
-        gpus_per_worker = automatic if gpus >= resources.min_workers else 0.0
-    else:
+    if isinstance(wanted, float):
         gpus_per_worker = wanted
+    else:
+        automatic = gpu_share if wanted == AUTO else 1.0
+        gpus_per_worker = automatic if gpus >= resources.min_workers else 0.0
     fitting = lanes_that_fit(resources, gpus_per_worker, nodes)
     if fitting < 1:
         raise ClusterError(_arithmetic(resources, gpus_per_worker, there))

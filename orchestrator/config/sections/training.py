@@ -140,4 +140,5 @@ class TrainingConfig(AugmentationConfig):
     @property
     def batch_size(self) -> int:
         """Images per optimiser step; the upper bound as long as the number is not found."""
-        return self.max_global_batch_size if self.global_batch_size == AUTO else self.global_batch_size
+        size = self.global_batch_size
+        return size if isinstance(size, int) else self.max_global_batch_size

@@ -83,7 +83,7 @@ def test_mps_is_seen_by_its_pipe(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def two_gpus() -> Any:
     """Start Ray with two GPUs that are only declared."""
-    ray.init(num_cpus=8, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=8, num_gpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
