@@ -133,7 +133,7 @@ def _fits(config: TrialConfig, shape: StepShape, data: DeviceImages, workers: Wo
 
 
 def _device_bytes(device: torch.device) -> int | None:
-    """Return the memory that torch may use on a GPU, and count its use anew; None on a CPU."""
+    """Return the memory that torch may use on a GPU, and reset its peak; None on a CPU."""
     if device.type != "cuda":
         return None
     torch.cuda.reset_peak_memory_stats(device)
@@ -176,9 +176,7 @@ def _stored(file: Path, workers: Workers) -> int | None:
             if type(found) is not int or found < 1:
                 raise ValueError(found)
         except (OSError, ValueError, KeyError, TypeError):
-            fault = (
-                f"{file}: does not hold the batch size of this trial. Delete the folder of the trial to train it anew"
-            )
+            fault = f"{file}: does not hold the batch size of this trial. Delete the folder of the trial, which then starts again"
     found, fault = workers.broadcast_from_first([found, fault])  # type: ignore[assignment]
     if fault:
         raise CheckpointError(fault)

@@ -191,7 +191,7 @@ def _network() -> torch.nn.Module:
 
 
 def test_shares_of_a_gpu_and_what_memory_decides_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The estimate of the demo's largest network is far below 0.25 GB, so that 16 trials share a GPU of 20 GB."""
+    """Estimates of the demo's networks are far below 0.25 GB, so that all 12 trials would share a GPU of 20 GB."""
 
     class Properties:
         total_memory = 20 * 2**30

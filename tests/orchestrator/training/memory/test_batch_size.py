@@ -205,7 +205,7 @@ def find_in_limited_process(rank: int, world_size: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_a_real_limit_of_a_process_is_found(tmp_path: Path) -> None:
-    """An image takes 4 MB for each of: repeated, scaled, sigmoid, and two gradients; 32 fit, 128 do not."""
+    """Images take 4 MB for each of: repeated, scaled, sigmoid, and two gradients; 16 fit, 128 do not."""
     run_ranks(find_in_limited_process, 1, str(tmp_path))
     assert 16 <= int((tmp_path / "found").read_text()) <= 64
 

@@ -126,7 +126,7 @@ def test_by_default_nothing_is_computed_again() -> None:
 
 
 def test_other_errors_and_those_of_the_optimiser_are_raised() -> None:
-    """An update that has begun cannot be repeated."""
+    """Updates that have begun cannot be repeated."""
     state = trained("without norm", on_out_of_memory="accumulate")
     images = torch.randn(IMAGES, 1, 8, 8)
     with pytest.raises(RuntimeError, match="shape"):
