@@ -99,7 +99,7 @@ class SweepSession:
         left = self._plans.search.trials - self._ledger.count_ended()
         with ray_session(address, verbose=verbose):  # 1. Connect to Ray and plan the lanes
             resources = self._plans.training.resources
-            share = self._gpu_share(left) if resources.gpus_per_worker == AUTO else 1.0
+            share = measured_gpu_share(self._plans, left) if resources.gpus_per_worker == AUTO else 1.0
             self._lane_plan = plan_lanes(resources, left, gpu_share=share)
             yield
 
@@ -131,20 +131,6 @@ class SweepSession:
                 if not (supervisor.ray_is_gone and self._completion()):  # what ends everything may end Ray first
                     supervisor.raise_failure()
                 return TrialStatus.INTERRUPTED if self._signals.stop_requested else TrialStatus.FINISHED
-
-    def _gpu_share(self, trials: int) -> float:
-        """Return the share of a GPU that `gpus_per_worker: auto` stands for, measured where there are GPUs.
-
-        Args:
-            trials: Number of trials that are left.
-        """
-        search, training = self._plans.search, self._plans.training
-        if not ray.cluster_resources().get("GPU", 0.0):
-            return 1.0
-        facts = dataset_facts(search.dataset.name, search.dataset.uri, search.dataset.crop_size)
-        largest = largest_trial(search, TrialFilter(search, facts), facts, (), training.resources.max_workers)
-        trial = resolve_trial(search, 0, largest.values, search.initial_weights)
-        return measured_share(trial, facts, training.network_files, min(training.resources.lanes or trials, trials))
 
     def _completion(self) -> str:
         """Return why no trial is left to train; empty where some are."""
@@ -225,3 +211,22 @@ class SweepSession:
             say=progress.say,
             polls=(progress.update, DiskWatch(self._folder, self._ledger, progress.say).poll, self._retention.apply),
         )
+
+
+def measured_gpu_share(plans: SweepPlans, trials: int) -> float:
+    """Return the share of a GPU that `gpus_per_worker: auto` stands for in the connected cluster; 1 without GPUs.
+
+    Args:
+        plans: Plans of the sweep.
+        trials: Number of trials that are left.
+
+    Raises:
+        ClusterError: No GPU became free, or the measurement failed.
+    """
+    search, resources = plans.search, plans.training.resources
+    if not ray.cluster_resources().get("GPU", 0.0):
+        return 1.0
+    facts = dataset_facts(search.dataset.name, search.dataset.uri, search.dataset.crop_size)
+    largest = largest_trial(search, TrialFilter(search, facts), facts, (), resources.max_workers)
+    trial = resolve_trial(search, 0, largest.values, search.initial_weights)
+    return measured_share(trial, facts, plans.training.network_files, min(resources.lanes or trials, trials))

@@ -176,7 +176,7 @@ def _stored(file: Path, workers: Workers) -> int | None:
             if type(found) is not int or found < 1:
                 raise ValueError(found)
         except (OSError, ValueError, KeyError, TypeError):
-            fault = f"{file}: does not hold the batch size of this trial. Delete the folder of the trial, which then starts again"
+            fault = f"{file}: does not hold the batch size of this trial. Delete its folder, and it starts again"
     found, fault = workers.broadcast_from_first([found, fault])  # type: ignore[assignment]
     if fault:
         raise CheckpointError(fault)

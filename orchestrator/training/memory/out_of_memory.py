@@ -107,8 +107,8 @@ class Accumulation:
         With `retries` a collective operation: the ranks agree that the gradients of all of them are complete.
 
         Args:
-            gradients: Callable that takes the number of parts, clears and sets all gradients, and returns the loss; it takes
-                part in no collective operation.
+            gradients: Callable that takes the number of parts, clears and sets all gradients, and returns the loss;
+                with `retries` it takes part in no collective operation.
             global_images: Number of images of the step over all ranks.
 
         Raises:

@@ -27,6 +27,7 @@ from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
 from orchestrator.sweep import dry_run as dry_run_module
+from orchestrator.sweep import session
 from orchestrator.sweep.dry_run import Bounds, cost_bounds
 from orchestrator.sweep.dry_run_trials import Preview, preview_trials
 from orchestrator.training.memory.memory_estimate import estimate_memory
@@ -222,6 +223,25 @@ def test_shares_of_a_gpu_and_what_memory_decides_are_explained(tmp_path: Path, m
         "found at the start of each trial: the largest power of two times 1 worker(s) that fits, at most 1,024 images "
         "(Memory is for that many)",
     ]
+
+
+def test_the_configuration_that_needs_most_memory_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[TrialConfig, int]] = []
+
+    def measured(largest: TrialConfig, facts: DatasetFacts, files: Any, lanes: int) -> float:
+        seen.append((largest, lanes))
+        return 0.25
+
+    monkeypatch.setattr(session, "measured_share", measured)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0, "GPU": 1.0})
+    search = "search={model: [conv_resnet26_small, conv_resnet26_large], global_batch_size: [16, 64]}"
+    plans = resolve_plans(digits(tmp_path, search, "resources={workers: 1, gpus_per_worker: auto, lanes: 7}"))
+    assert session.measured_gpu_share(plans, 20) == 0.25
+    ((largest, lanes),) = seen
+    assert (largest.model.name, largest.training.global_batch_size, lanes) == ("conv_resnet26_large", 64, 7)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
+    assert session.measured_gpu_share(plans, 20) == 1.0
+    assert len(seen) == 1
 
 
 def test_the_command_prints_a_summary_or_json(tmp_path: Path) -> None:
