@@ -16,10 +16,14 @@ import contextlib
 from collections.abc import Iterator
 
 import optuna
+import ray
 from rich.console import Console
 
 from orchestrator.config.plans import SweepPlans
 from orchestrator.config.sections.budget import BudgetConfig
+from orchestrator.config.sections.training import AUTO
+from orchestrator.config.trial import resolve_trial
+from orchestrator.data import dataset_facts
 from orchestrator.lanes.lane_setting import LaneTask
 from orchestrator.lanes.pool.lane_pool import LanePool
 from orchestrator.plain_output import say
@@ -30,12 +34,15 @@ from orchestrator.records.budget import Budget
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.objectives import Objectives
+from orchestrator.runtime.gpu_share import measured_share
 from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
 from orchestrator.runtime.ray_session import ray_session
 from orchestrator.search.schedulers.trial_schedulers import create_allocation
+from orchestrator.search.trial_filter import TrialFilter
 from orchestrator.search.tune_run import TuneRun
 from orchestrator.sweep.checkpoint_retention import CheckpointRetention
 from orchestrator.sweep.disk_watch import DiskWatch
+from orchestrator.sweep.dry_run_trials import largest_trial
 from orchestrator.sweep.search_supervisor import SearchSupervisor
 from orchestrator.sweep.signals import SignalWatch
 from orchestrator.sweep.study_setup import set_up_study
@@ -93,7 +100,9 @@ class SweepSession:
             return
         left = self._plans.search.trials - self._ledger.count_ended()
         with ray_session(address, verbose=verbose):  # 1. Connect to Ray and plan the lanes
-            self._lane_plan = plan_lanes(self._plans.training.resources, left)
+            resources = self._plans.training.resources
+            share = measured_gpu_share(self._plans, left) if resources.gpus_per_worker == AUTO else 1.0
+            self._lane_plan = plan_lanes(resources, left, gpu_share=share)
             yield
 
     def run(self) -> TrialStatus:
@@ -199,9 +208,12 @@ class SweepSession:
         search, resources, ended = self._plans.search, self._plans.training.resources, self._ledger.count_ended()
         least = f"{resources.min_workers} to " if resources.elastic else ""
         done = f", {ended} of them done before" if ended else ""
+        device = "GPU" if plan.gpus_per_worker else "CPU"
+        if 0 < plan.gpus_per_worker < 1:
+            device = f"{plan.gpus_per_worker:g} of a GPU"
         return (
             f"Sweep {self._folder.name}: {search.trials} trials{done}, of at most {search.max_epochs} epochs, "
-            f"{plan.lanes} lane(s) of {least}{plan.workers} worker(s) on {'GPU' if plan.gpus_per_worker else 'CPU'}"
+            f"{plan.lanes} lane(s) of {least}{plan.workers} worker(s) on {device}"
         )
 
     def _supervisor(self, study: optuna.Study, lanes: LanePool, at_most: int, progress: Progress) -> SearchSupervisor:
@@ -227,3 +239,22 @@ class SweepSession:
             say=progress.say,
             polls=(progress.update, DiskWatch(self._folder, self._ledger, progress.say).poll, self._retention.apply),
         )
+
+
+def measured_gpu_share(plans: SweepPlans, trials: int) -> float:
+    """Return the share of a GPU that `gpus_per_worker: auto` stands for in the connected cluster; 1 without GPUs.
+
+    Args:
+        plans: Plans of the sweep.
+        trials: Number of trials that are left.
+
+    Raises:
+        ClusterError: No GPU became free, or the measurement failed.
+    """
+    search, resources = plans.search, plans.training.resources
+    if not ray.cluster_resources().get("GPU", 0.0):
+        return 1.0
+    facts = dataset_facts(search.dataset.name, search.dataset.uri, search.dataset.crop_size)
+    largest = largest_trial(search, TrialFilter(search, facts), facts, (), resources.max_workers)
+    trial = resolve_trial(search, 0, largest.values, search.initial_weights)
+    return measured_share(trial, facts, plans.training.network_files, min(resources.lanes or trials, trials))
