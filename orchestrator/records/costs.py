@@ -151,6 +151,7 @@ class CostAccount:
     _best: float | None = None
     _best_trial: int | None = None
     _trials_since_best: int = 0
+    _repeats: set[int] = field(default_factory=set)  # of a configuration, with other seeds: none is a best by itself
 
     def apply(self, event: Event) -> None:
         """Update the account with the next event of the journal."""
@@ -165,6 +166,8 @@ class CostAccount:
             case TrialStarted() | TrialResumed():
                 self._close(event.trial, now)
                 self._open[event.trial] = _LaneHold(now, self._rates)
+                if isinstance(event, TrialStarted) and event.repeats is not None:
+                    self._repeats.add(event.trial)
             case TrialReported():
                 self._report(event)
             case TrialEnded():
@@ -222,6 +225,8 @@ class CostAccount:
         if hold is not None and event.held_s is not None:
             share = metrics.get(_WORKERS, self._workers) / self._workers
             hold.advance(event.time, event.held_s, share)
+        if event.trial in self._repeats:
+            return
         value = self._sign * metrics.get(self._metric or "", math.nan)
         if any(bound.violation(metrics.get(bound.metric, math.inf)) > 0 for bound in self._constraints):
             return
@@ -233,7 +238,7 @@ class CostAccount:
     def _count(self, event: TrialEnded) -> None:
         """Count trials in a row that ended without a new best; an interrupted trial has not ended."""
         hold = self._open.get(event.trial)
-        if event.status is not TrialStatus.INTERRUPTED:
+        if event.status is not TrialStatus.INTERRUPTED and event.trial not in self._repeats:
             self._trials_since_best = 0 if hold is not None and hold.improved else self._trials_since_best + 1
 
     def _close(self, number: int, now: float) -> None:

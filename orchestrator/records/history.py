@@ -12,6 +12,7 @@ from orchestrator.records.events import (
     BudgetSpent,
     CheckpointDropped,
     CheckpointKept,
+    ConfigurationMeasured,
     Event,
     FrontFound,
     SweepEnded,
@@ -46,6 +47,7 @@ class History:
         open: Numbers of the trials that are running or interrupted.
         over: Numbers of the trials that have ended for good, in the order of their ends.
         stored: Checkpoints to be stored as artifacts, by trial and file.
+        measured: Trials that the newest mean of each configuration is of, by the number of its first trial.
         costs: Time and devices used.
         ended: Status with which the newest session ended; None while it runs.
         ended_by: Limit of the budget that ended the newest session; empty when none did.
@@ -63,6 +65,7 @@ class History:
         self.open: set[int] = set()
         self.over: list[int] = []
         self.stored: set[tuple[int, str]] = set()
+        self.measured: dict[int, tuple[int, ...]] = {}
         self.costs = CostAccount()
         self.ended: TrialStatus | None = None
         self.ended_by = ""
@@ -90,9 +93,13 @@ class History:
                 raise LineError(f"trial {event.trial} was started before")
             case TrialResumed() | TrialChanged() | TrialReported() | TrialEnded() | CheckpointKept():
                 self._require_started(event.trial)
-            case FrontFound():
+            case FrontFound() | ConfigurationMeasured():
                 for number in event.trials:
                     self._require_started(number)
+        if isinstance(event, TrialStarted) and event.repeats is not None:
+            self._require_started(event.repeats)
+            if self.trials[event.repeats].is_repeat:
+                raise LineError(f"trial {event.trial} repeats trial {event.repeats}, which is itself a repeat")
         if isinstance(event, TrialChanged):
             self._require_started(event.donor)
 
@@ -112,6 +119,8 @@ class History:
                 self.stored.add((event.trial, event.path))
             case CheckpointDropped():
                 self.stored.discard((event.trial, event.path))
+            case ConfigurationMeasured():
+                self.measured[event.trial] = event.trials
             case TrialRejected():
                 self.rejected[event.trial] = RejectedTrial(event.trial, event.params, event.rule, event.reason)
             case TrialStarted():
@@ -121,6 +130,8 @@ class History:
                     params=event.params,
                     config=event.config,
                     started_s=event.time,
+                    repeats=event.repeats,
+                    replicate=event.replicate or 0,
                 )
                 self.open.add(event.trial)
             case TrialResumed() | TrialChanged() | TrialReported() | TrialEnded():

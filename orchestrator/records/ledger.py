@@ -19,6 +19,7 @@ from orchestrator.records.events import (
     BudgetSpent,
     CheckpointDropped,
     CheckpointKept,
+    ConfigurationMeasured,
     CostFigures,
     Ended,
     Event,
@@ -107,9 +108,37 @@ class Ledger:
         """Record the files to be stored with the session just begun, and the facts about its dataset."""
         self._record(SessionDescribed(time=time.time(), session=self.sessions, files=tuple(files), dataset=dataset))
 
-    def trial_started(self, number: int, tune_id: str, params: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-        """Record that a trial was proposed and passed to Tune."""
-        self._record(TrialStarted(time=time.time(), trial=number, tune_id=tune_id, params=params, config=config))
+    def trial_started(
+        self,
+        number: int,
+        tune_id: str,
+        params: Mapping[str, Any],
+        config: Mapping[str, Any],
+        *,
+        repeats: int | None = None,
+        replicate: int | None = None,
+    ) -> None:
+        """Record that a trial was proposed and passed to Tune.
+
+        Args:
+            number: Number of the trial.
+            tune_id: Tune's id of the trial.
+            params: Searched values, by name.
+            config: `TrialConfig` as plain data.
+            repeats: Number of the trial whose configuration it trains with another seed, if it does.
+            replicate: Index of that seed, from 1.
+        """
+        self._record(
+            TrialStarted(
+                time=time.time(),
+                trial=number,
+                tune_id=tune_id,
+                params=params,
+                config=config,
+                repeats=repeats,
+                replicate=replicate,
+            )
+        )
 
     def trial_rejected(self, number: int, params: Mapping[str, Any], rule: str, reason: str) -> None:
         """Record that a proposed configuration was rejected; it does not count as a trial."""
@@ -200,6 +229,26 @@ class Ledger:
                     best=best or {},
                 )
                 self._record(ended)
+
+    def configuration_measured(
+        self, number: int, trials: Sequence[int], mean: float, interval: tuple[float, float]
+    ) -> None:
+        """Record the mean of a configuration over its seeds; one of the same trials is recorded once.
+
+        Args:
+            number: Number of the trial that trained the first seed.
+            trials: Numbers of the trials that the mean is of, by seed.
+            mean: Mean of the first objective.
+            interval: Both ends of the interval of the mean.
+        """
+        with self._lock:
+            if self._history.measured.get(number) != tuple(trials):
+                low, high = interval
+                self._record(
+                    ConfigurationMeasured(
+                        time=time.time(), trial=number, trials=tuple(trials), mean=mean, ci_low=low, ci_high=high
+                    )
+                )
 
     def checkpoint_kept(self, number: int, path: str) -> None:
         """Record that a checkpoint is to be stored as an artifact, since its trial is among the best or the newest."""

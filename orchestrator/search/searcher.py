@@ -14,6 +14,7 @@ from orchestrator.config.trial import resolve_trial
 from orchestrator.lanes.trial_client import EPOCHS_DONE, TRIAL
 from orchestrator.records.ledger import Ledger
 from orchestrator.search.not_pickled import NotPickled
+from orchestrator.search.racing import SeedRace, Step, repeat_of, repeated_config
 from orchestrator.search.rejections import RejectionStreak, reject
 from orchestrator.search.samplers.samplers import SweepSampler
 from orchestrator.search.trial_filter import TrialFilter
@@ -47,6 +48,7 @@ class StudySearcher(NotPickled, Searcher):
         self._plan = plan
         self._ledger = ledger
         self._trial_filter = TrialFilter(plan)
+        self._race = SeedRace(study, plan, ledger)
         self._has_room = has_room
         self._say = say
         self._open: set[str] = set()
@@ -57,7 +59,8 @@ class StudySearcher(NotPickled, Searcher):
         """Return the next configuration under the key `trial`, with the number of its epochs already reported.
 
         A study returns interrupted trials before it proposes new ones. A configuration that is not worth a trial is
-        rejected, and the study asked again. Returns None while no lane is free: Tune calls again.
+        rejected, and the study asked again. Returns None while no lane is free, or while results decide whether a
+        configuration gets another seed: Tune calls again.
 
         Raises:
             SpaceExhaustedError: Nothing but rejected configurations was proposed, many times in a row.
@@ -68,19 +71,26 @@ class StudySearcher(NotPickled, Searcher):
             return None
         streak = RejectionStreak(self._say)
         for _ in range(MOST_REJECTED):
-            if self.closed or self._is_exhausted():  # the sweep may be ended meanwhile
+            step = self._race.next_step(exhausted=self._is_exhausted())
+            if self.closed or step is Step.FINISHED:  # the sweep may be ended meanwhile
                 return FINISHED
-            if (found := self._propose(trial_id, streak)) is not None:
+            if step is Step.WAIT:
+                return None
+            asked = step if isinstance(step, optuna.Trial) else self._study.ask()
+            if (found := self._start(trial_id, asked, streak)) is not None:
                 return found
         raise streak.exhausted()
 
-    def _propose(self, trial_id: str, streak: RejectionStreak) -> dict[str, Any] | None:
-        """Return one configuration of the study; None where it was rejected, which is noted in the streak."""
-        trial = self._study.ask()
+    def _start(self, trial_id: str, trial: optuna.Trial, streak: RejectionStreak) -> dict[str, Any] | None:
+        """Return the configuration of a trial; None where it was rejected, which is noted in the streak."""
         params = self._plan.space.sample(trial)
-        config = resolve_trial(self._plan, trial.number, params, self._plan.initial_weights)
+        repeat = repeat_of(trial)
+        if repeat is None:
+            config = resolve_trial(self._plan, trial.number, params, self._plan.initial_weights)
+        else:
+            config = repeated_config(self._ledger.trial(repeat.configuration), trial.number, repeat.replicate)
         is_new = not self._ledger.has_trial(trial.number)
-        if is_new and (rejection := self._trial_filter.rejection(config)) is not None:
+        if is_new and repeat is None and (rejection := self._trial_filter.rejection(config)) is not None:
             reject(self._study, self._ledger, trial, params, rejection)
             streak.note(rejection)
             return None
@@ -88,7 +98,8 @@ class StudySearcher(NotPickled, Searcher):
         self.asked[trial_id] = trial  # before the ledger makes the trial visible to other threads
         self._open.add(trial_id)
         if is_new:
-            self._ledger.trial_started(trial.number, trial_id, params, config.model_dump(mode="json"))
+            of = {} if repeat is None else {"repeats": repeat.configuration, "replicate": repeat.replicate}
+            self._ledger.trial_started(trial.number, trial_id, params, config.model_dump(mode="json"), **of)
         else:
             self._ledger.trial_resumed(trial.number, trial_id)
         record = self._ledger.trial(trial.number)

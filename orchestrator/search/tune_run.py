@@ -18,6 +18,7 @@ from orchestrator.records.ledger import Ledger
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.callback import SweepCallback
 from orchestrator.search.not_pickled import NotPickled
+from orchestrator.search.racing import trials_left
 from orchestrator.search.schedulers.trial_schedulers import create_trial_scheduler, keeps_lane, trials_at_once
 from orchestrator.search.searcher import StudySearcher
 
@@ -132,7 +133,7 @@ class TuneRun:
                 mode=self._plan.objective.mode,
                 search_alg=self._searcher,
                 scheduler=create_trial_scheduler(self._plan, self._ledger, self._folder),
-                num_samples=self._plan.trials - self._ledger.count_ended(),
+                num_samples=trials_left(self._plan, self._ledger),
                 max_concurrent_trials=trials_at_once(self._plan, self._lanes),
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"trial_{trial.trial_id}",

@@ -31,6 +31,7 @@ from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.objectives import Objectives
 from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
 from orchestrator.runtime.ray_session import ray_session
+from orchestrator.search.racing import trials_left
 from orchestrator.search.tune_run import TuneRun
 from orchestrator.sweep.checkpoint_retention import CheckpointRetention
 from orchestrator.sweep.disk_watch import DiskWatch
@@ -89,7 +90,7 @@ class SweepSession:
         if self._completion():
             yield
             return
-        left = self._plans.search.trials - self._ledger.count_ended()
+        left = trials_left(self._plans.search, self._ledger)
         with ray_session(address, verbose=verbose):  # 1. Connect to Ray and plan the lanes
             self._lane_plan = plan_lanes(self._plans.training.resources, left)
             yield
@@ -125,14 +126,13 @@ class SweepSession:
 
     def _completion(self) -> str:
         """Return why no trial is left to train; empty where some are."""
-        trials = self._plans.search.trials
-        if self._ledger.count_ended() >= trials:
-            return f"all {trials} trials are done"
+        if not trials_left(self._plans.search, self._ledger):
+            return f"all {self._plans.search.trials} trials are done"
         return self._budget.exhausted_limit(self._ledger.totals()) or ""
 
     def _end_without_training(self) -> TrialStatus:
         reason = self._completion()
-        if self._ledger.count_ended() < self._plans.search.trials:
+        if trials_left(self._plans.search, self._ledger):
             self._ledger.budget_spent(reason)
         self._console.print(f"Sweep {self._folder.name}: {reason}", highlight=False)
         return TrialStatus.FINISHED

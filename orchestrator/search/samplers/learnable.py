@@ -14,6 +14,8 @@ OUTCOME = "outcome"
 DIVERGED = "diverged"
 REJECTED = "rejected"
 """User attribute of a rejected trial: the reason."""
+REPEATS = "repeats"
+"""User attribute of a trial that trains a configuration with another seed: the number of the trial with the first."""
 _BEST_SHARE = 0.2
 
 
@@ -21,7 +23,8 @@ class TrialWindow:
     """Selection of a study's trials for its sampler, updated from one proposal to the next.
 
     A trial that diverged or was rejected is shown as a pruned one without values: Optuna's samplers ignore failed
-    trials, and would keep proposing what diverges. With a size, the best and the newest trials are shown. Each ended
+    trials, and would keep proposing what diverges. A configuration with several seeds is shown once, with the result
+    of the first seed. With a size, the best and the newest trials are shown. Each ended
     trial is read once, so that the time of a proposal does not grow with the number of trials.
 
     Args:
@@ -47,6 +50,8 @@ class TrialWindow:
         candidates = [*self._open, *range(self._seen, len(trials))]
         self._seen, self._open = len(trials), []
         for number in candidates:
+            if REPEATS in trials[number].user_attrs:
+                continue
             if trials[number].state.is_finished():
                 self._add(_learnable(trials[number]))
             else:
