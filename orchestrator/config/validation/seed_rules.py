@@ -25,7 +25,8 @@ def seed_problems(sections: Mapping[str, Any]) -> Iterator[Problem]:
         return
     for name, _ in domains_of(SEED, sections["search"]):
         yield Problem(
-            f"search.{name}", f"is searched, and seeds is {seeds}: both choose the seed of a trial. Leave one of them out"
+            f"search.{name}",
+            f"is searched, and seeds is {seeds}: both choose the seed of a trial. Leave one of them out",
         )
     objectives = sections.get("objective", ())
     if len(objectives) > 1:
