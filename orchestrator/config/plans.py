@@ -49,6 +49,7 @@ class SearchPlan:
         seeds: Number of seeds with which the configurations that may be the best are trained.
         tournament: Searched name whose choices get equal numbers of configurations and of seeds; None without one.
         warm_start: Earlier sweeps whose best configurations are tried first as well.
+        budget_epochs: Epochs that all trials may train together; None for no limit.
         initial_weights: Weights that trainings may start from, by checkpoint and network; `resolve_plans`, which reads
             no file, leaves it empty.
     """
@@ -69,6 +70,7 @@ class SearchPlan:
     trial_scheduler: TrialSchedulerConfig
     try_first: Literal["papers"] | tuple[Mapping[str, Scalar], ...]
     warm_start: tuple[str, ...]
+    budget_epochs: int | None = None
     initial_weights: Mapping[tuple[str, str], InitialWeights] = field(default_factory=dict)
     seeds: int = 1
     tournament: str | None = None
@@ -182,6 +184,7 @@ def resolve_plans(config: SweepConfig) -> SweepPlans:
         warm_start=config.warm_start,
         seeds=config.seeds,
         tournament=config.tournament,
+        budget_epochs=config.budget.epochs,
     )
     return SweepPlans(
         name=config.name,

@@ -1,8 +1,8 @@
-"""Next step of a search with several seeds or with a tournament: a proposal, another seed of a configuration, or none.
+"""Further seeds of configurations, and tournaments, in a running search.
 
 A repeat, the training of a configuration with a further seed, is a trial of the study with the attributes `repeats`
-and `replicate`. Samplers do not see it (`samplers/learnable.py`), trial schedulers do not stop it
-(`schedulers/replay.py`), and it does not count as one of `trials`.
+and `replicate`. Samplers do not see it (`samplers/learnable.py`), trial schedulers neither pause nor stop it
+(`schedulers/allocated.py`, `schedulers/replay.py`), and it does not count as one of `trials`.
 """
 
 from __future__ import annotations
@@ -12,31 +12,30 @@ from enum import Enum
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.config.plans import SearchPlan
 from orchestrator.config.trial import TrialConfig
-from orchestrator.records.ledger import Ledger, TrialRecord
+from orchestrator.records.ledger import Ledger, TrialRecord, TrialStatus
 from orchestrator.records.objectives import Objectives
-from orchestrator.search.samplers.learnable import REPEATS
+from orchestrator.search.pauses import begin_again
+from orchestrator.search.samplers.learnable import REPEATS, REPLICATE
 from orchestrator.seeds.configurations import Configuration, configurations, seed_of
 from orchestrator.seeds.race import RaceState, Repeat, race
 from search_spaces import ChoiceDomain
 
-REPLICATE = "replicate"
-"""User attribute of a repeat: the index of its seed, from 1."""
-
 
 class Step(Enum):
-    """What the search does next, where it is not a repeat."""
+    """What a search does where no repeat may begin."""
 
-    PROPOSE = "propose"
     WAIT = "wait"
     FINISHED = "finished"
 
 
 class SeedRace:
-    """Source of the next step; called in the thread "tune".
+    """Race of a search: repeats once all configurations are tried, and before that the arms of a tournament in turn.
+
+    Called in the thread "tune".
 
     Args:
         study: Study of the sweep.
@@ -48,33 +47,41 @@ class SeedRace:
         self._study = study
         self._plan = plan
         self._ledger = ledger
-        self._is_plain = plan.seeds == 1 and plan.tournament is None
+        self._is_plain = is_plain(plan)
         self._known: tuple[int, RaceState] | None = None
 
-    def next_step(self, *, exhausted: bool) -> Step | optuna.Trial:
-        """Return the next step; a trial is a repeat, to be started like one that `study.ask` returns.
+    @property
+    def has_all_configurations(self) -> bool:
+        """True once `trials` configurations have begun and none waits to resume; Tune counts where there is no race."""
+        if self._is_plain or self._ledger.count_configurations() < self._plan.trials:
+            return False
+        return not any(self._ledger.has_trial(trial.number) for trial in self._waiting())
 
-        Args:
-            exhausted: Whether the sampler has proposed every configuration.
-        """
-        if self._is_plain:
-            return Step.FINISHED if exhausted else Step.PROPOSE
-        if self._has_interrupted():
-            return Step.PROPOSE  # the study returns interrupted trials first
-        records = self._ledger.trials()
-        firsts = sum(not record.is_repeat for record in records)
-        if firsts < self._plan.trials and not exhausted:
-            self._fix_arm(records)
-            return Step.PROPOSE
-        state = self._race(records)
+    def fix_arm(self) -> None:
+        """Enqueue the arm of a tournament that has the fewest configurations, unless enqueued values wait."""
+        name = self._plan.tournament
+        if name is None or self._waiting():
+            return
+        counts = dict.fromkeys(arms_of(self._plan), 0)
+        for record in self._ledger.trials():
+            if not record.is_repeat and record.params.get(name) in counts:
+                counts[record.params[name]] += 1
+        self._study.enqueue_trial({name: min(counts, key=lambda arm: counts[arm])})
+
+    def next_repeat(self) -> Step | optuna.Trial:
+        """Return a repeat, to be started like a trial that `study.ask` returns, or why none may begin."""
+        if self._plan.seeds == 1:
+            return Step.FINISHED
+        for trial in self._waiting():  # created by a driver that died before it recorded it
+            if REPEATS in trial.user_attrs and not self._ledger.has_trial(trial.number):
+                return begin_again(self._study, trial.number)
+        state = self._race(self._ledger.trials())
         if state.due:
             return self._begin(state.due[0])
         return Step.WAIT if state.open else Step.FINISHED
 
-    def _has_interrupted(self) -> bool:
-        """Return whether a trial waits to resume, or was created by a driver that died before it recorded it."""
-        waiting = self._study.get_trials(deepcopy=False, states=[TrialState.WAITING])
-        return any(self._ledger.has_trial(trial.number) or REPEATS in trial.user_attrs for trial in waiting)
+    def _waiting(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=[TrialState.WAITING])
 
     def _race(self, records: list[TrialRecord]) -> RaceState:
         """Return the state of the race; it changes only when a trial has begun or ended."""
@@ -96,16 +103,14 @@ class SeedRace:
         storage, study_id = self._study._storage, self._study._study_id
         return optuna.Trial(self._study, storage.create_new_trial(study_id, template))
 
-    def _fix_arm(self, records: list[TrialRecord]) -> None:
-        """Enqueue the choice of the arm with the fewest configurations, unless enqueued values wait."""
-        name = self._plan.tournament
-        if name is None or self._study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
-            return
-        counts = dict.fromkeys(arms_of(self._plan), 0)
-        for record in records:
-            if not record.is_repeat and record.params.get(name) in counts:
-                counts[record.params[name]] += 1
-        self._study.enqueue_trial({name: min(counts, key=lambda arm: counts[arm])})
+
+def is_plain(plan: SearchPlan) -> bool:
+    """Return whether every configuration has one seed and there is no tournament.
+
+    Args:
+        plan: Search plan of the sweep.
+    """
+    return plan.seeds == 1 and plan.tournament is None
 
 
 def arms_of(plan: SearchPlan) -> tuple[Any, ...]:
@@ -119,37 +124,19 @@ def arms_of(plan: SearchPlan) -> tuple[Any, ...]:
 
 
 def race_state(plan: SearchPlan, records: list[TrialRecord]) -> RaceState:
-    """Return the state of the race of a sweep all of whose configurations have begun.
+    """Return the state of the race, to be used once all configurations have begun.
 
     Args:
         plan: Search plan of the sweep.
-        records: Trials of the sweep.
+        records: Trials of the sweep; a paused one, which the allocation rule resumes no more, does not take part.
     """
     found = configurations(records, Objectives.of(plan.objectives, plan.constraints))
-    still_open = sum(not each.first.is_over for each in found)
+    still_open = sum(each.first.status in (TrialStatus.RUNNING, TrialStatus.INTERRUPTED) for each in found)
     if plan.seeds == 1 or still_open:
         return RaceState(open=still_open)
     name = plan.tournament
     arms = None if name is None else {each.number: str(each.first.params.get(name)) for each in found}
     return race(found, plan.seeds, arms)
-
-
-def trials_left(plan: SearchPlan, ledger: Ledger) -> int:
-    """Return the number of trials that are left to train, an upper bound while the race lasts; 0 once it is over.
-
-    Args:
-        plan: Search plan of the sweep.
-        ledger: Ledger of the sweep.
-    """
-    records = ledger.trials()
-    firsts = sum(record.is_over for record in records if not record.is_repeat)
-    if plan.seeds == 1 or firsts < plan.trials:
-        repeats = sum(record.is_over for record in records if record.is_repeat)
-        return max(0, plan.trials - firsts) and max(1, plan.trials * plan.seeds - firsts - repeats)
-    state = race_state(plan, records)
-    if state.is_over:
-        return 0
-    return max(1, plan.trials * plan.seeds - ledger.count_ended())
 
 
 def repeat_of(trial: optuna.Trial) -> Repeat | None:

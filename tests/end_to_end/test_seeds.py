@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,4 +84,3 @@ def test_a_tournament_with_two_seeds_that_is_resumed(tmp_path: Path) -> None:
         assert original.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert parent.data.metrics["mean"] == pytest.approx(rows[record.number]["mean"])
         assert parent.data.metrics["ci_low"] <= parent.data.metrics["mean"] <= parent.data.metrics["ci_high"]
-
