@@ -61,6 +61,7 @@ class Session:
         replay_study(self.study, self.ledger, plan.space, self.objectives)
         allocation = create_allocation(plan, self.ledger)
         self.searcher = StudySearcher(self.study, plan, self.ledger, allocation=allocation)
+        self.allocation = allocation
 
     def suggest(self, tune_id: str) -> int | str | None:
         """Return the number of the next trial, or what the searcher says instead."""
@@ -71,8 +72,12 @@ class Session:
         """Report an epoch of a trial and end it as `SweepCallback` does."""
         asked = self.searcher.asked.pop(tune_id)
         record = self.ledger.trial(asked.number)
-        self.ledger.trial_reported(asked.number, 1, {"val/top1": score(record.configuration, record.replicate)})
+        metrics = {"val/top1": score(record.configuration, record.replicate)}
+        self.ledger.trial_reported(asked.number, 1, metrics)
         self.ledger.trial_ended(asked.number, status)
+        if self.allocation is not None:
+            assert self.allocation.report(asked.number, 1, metrics, 1.0) or not record.is_repeat
+            self.allocation.end(asked.number)
         record_mean(self.ledger, self.objectives, asked.number)
         state, values = optuna_state(record, self.objectives)
         self.study.tell(asked, values=values, state=state)
@@ -142,7 +147,7 @@ def test_an_interrupted_race_trains_what_one_session_trains(tmp_path: Path, stop
 
 
 def test_a_repeat_that_was_interrupted_resumes(tmp_path: Path) -> None:
-    """Its driver dies while it trains, or after the study has it and before the journal does: none is lost or doubled."""
+    """Its driver dies while it trains, or before the journal has what the study has: none is lost or doubled."""
     storage = optuna.storages.InMemoryStorage()
     with journal_of(tmp_path) as journal:
         session = Session(search_plan(SETTINGS), storage, journal)
@@ -203,16 +208,15 @@ def test_more_configurations_after_a_race(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scheduler", ["asha", "asha_stopping"])
 def test_trial_schedulers_do_not_count_repeats(tmp_path: Path, scheduler: str) -> None:
-    """While configurations train, free lanes wait for the race: `trials` of them are proposed, and no more."""
-    settings = {**SETTINGS, "trial_scheduler": {"name": scheduler, "grace_epochs": 1}, "training": {"epochs": 3}}
+    """`trials` configurations are proposed, free lanes wait for their ends, and then the race begins."""
+    training = {"epochs": 3, "warmup_epochs": 0}
+    settings = {**SETTINGS, "training": training, "trial_scheduler": {"name": scheduler, "grace_epochs": 1}}
     with journal_of(tmp_path) as journal:
-        session = Session(
-            search_plan({**settings, "training": {"epochs": 3, "warmup_epochs": 0}}),
-            optuna.storages.InMemoryStorage(),
-            journal,
-        )
-        numbers = [session.suggest(f"{lane}") for lane in range(7)]
-        assert numbers == [0, 1, 2, 3, 4, 5, None]
+        session = Session(search_plan(settings), optuna.storages.InMemoryStorage(), journal)
+        assert [session.suggest(f"{lane}") for lane in range(7)] == [0, 1, 2, 3, 4, 5, None]
+        for lane in range(6):
+            session.train(f"{lane}")
+        assert session.run() == [(2, 1), (4, 1), (5, 1), (1, 1), (4, 2), (2, 2)]
 
 
 def test_a_tournament_gives_its_arms_the_same(tmp_path: Path) -> None:
