@@ -10,8 +10,8 @@ import typer
 
 from orchestrator.cli.options import (
     Address,
-    Assignments,
     AsJson,
+    Assignments,
     NewName,
     RecordedTrackingUri,
     RunsDir,
@@ -20,9 +20,10 @@ from orchestrator.cli.options import (
     path_option,
 )
 from orchestrator.cli.output import tell, tell_json, wide_console
+from orchestrator.config.option_values import setting_values
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from orchestrator.results.stored_sweep import StoredSweep
 
@@ -87,7 +88,10 @@ def verdict(
     if output is not None:
         _require_target(output)
     if Path(sweep).suffix in _SWEEP_FILES:
-        sweep, by = _run_tournament(path_option(sweep), by, assignments or (), name, runs_dir, address, verbose=verbose)
+        if as_json:
+            raise typer.BadParameter("is for a stored sweep; run the tournament first", param_hint="--json")
+        values = setting_values(name=name, runs_dir=runs_dir)
+        sweep, by = _run_tournament(path_option(sweep), by, assignments or (), values, address=address, verbose=verbose)
     elif assignments or name or address:
         raise typer.BadParameter("is for a tournament; give a sweep file", param_hint="--set, --name, --address")
     from orchestrator.cli.tables.verdict import print_verdict
@@ -108,19 +112,16 @@ def _run_tournament(
     file: Path,
     by: str | None,
     assignments: Sequence[str],
-    name: str | None,
-    runs_dir: Path | None,
-    address: str | None,
+    values: Mapping[str, str],
     *,
+    address: str | None,
     verbose: bool,
 ) -> tuple[str, str | None]:
     """Run the tournament of a sweep file to its end; return the folder of the sweep, and what it compares."""
     from orchestrator.cli.run import run_to_end
-    from orchestrator.config.option_values import setting_values
     from orchestrator.config.plans import resolve_plans
     from orchestrator.verdicts.tournament import load_tournament
 
-    values = setting_values(name=name, runs_dir=runs_dir)
     config = load_tournament(file, assignments, by=by, values=values)
     run_to_end(config, address, resume=False, allow_changed=False, verbose=verbose, sweep_file=file)
     return str(resolve_plans(config).paths.runs_dir / config.name), config.tournament

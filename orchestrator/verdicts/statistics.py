@@ -6,6 +6,7 @@ counts in ranks as worse than all others, and not in means.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from enum import StrEnum
@@ -157,11 +158,15 @@ def _seeds_needed(one: Sequence[float], other: Sequence[float], alpha: float) ->
     difference = abs(float(first.mean() - second.mean()))
     if not difference or not deviation:
         return None
-    sizes = np.arange(2, MOST_NEEDED + 1)
-    freedom, shift = 2 * sizes - 2, difference / deviation * np.sqrt(sizes / 2)
-    power = nct.sf(t.ppf(1 - alpha / 2, freedom), freedom, shift)
-    enough = sizes[np.nan_to_num(power, nan=1.0) >= POWER]
-    return int(enough[0]) if len(enough) else None
+
+    def has_power(size: int) -> bool:
+        freedom, shift = 2 * size - 2, difference / deviation * math.sqrt(size / 2)
+        power = float(nct.sf(t.ppf(1 - alpha / 2, freedom), freedom, shift))
+        return math.isnan(power) or power >= POWER  # not a number where the difference is very large
+
+    if not has_power(MOST_NEEDED):
+        return None
+    return 2 + bisect.bisect_left(range(2, MOST_NEEDED), True, key=has_power)
 
 
 def _noether(share: float, alpha: float) -> int | None:
