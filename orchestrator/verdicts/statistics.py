@@ -175,7 +175,7 @@ def _noether(share: float, alpha: float) -> int | None:
     if share == 0.5:
         return None
     both = ((norm.ppf(1 - alpha / 2) + norm.ppf(POWER)) / (share - 0.5)) ** 2 / 3
-    return max(2, math.ceil(both / 2))
+    return max(2, math.ceil(float(both) / 2))
 
 
 def _finite(values: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

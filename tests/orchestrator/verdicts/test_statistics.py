@@ -89,13 +89,13 @@ def test_the_size_that_ranks_need() -> None:
 
 @BOTH
 def test_equal_arms_are_seldom_told_apart(unit: Unit) -> None:
-    """300 tournaments of three equal arms: a wrong decision in at most 5%, within the error of the simulation."""
+    """150 tournaments of three equal arms: a wrong decision in at most 5%, within the error of the simulation."""
     random = np.random.default_rng(3)
     wrong = 0
-    for _ in range(300):
+    for _ in range(150):
         arms = [arm(name, random.normal(0.9, 0.01, 5 if unit is Unit.SEEDS else 8).tolist()) for name in "abc"]
         wrong += any(each.better for each in compare_arms(arms, unit))
-    assert wrong <= 300 * 0.05 + 2 * math.sqrt(300 * 0.05 * 0.95)
+    assert wrong <= 150 * 0.05 + 2 * math.sqrt(150 * 0.05 * 0.95)
 
 
 @BOTH
