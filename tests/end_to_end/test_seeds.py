@@ -10,7 +10,7 @@ import pytest
 import ray
 from mlflow import MlflowClient
 
-from orchestrator import load_result, load_sweep, run_sweep
+from orchestrator import load_result, load_sweep, run_sweep, verdict
 from orchestrator.records.ledger import TrialStatus
 from orchestrator.runtime.ray_session import ray_session
 from orchestrator.search.storage import open_storage
@@ -51,16 +51,10 @@ def test_a_tournament_with_two_seeds_that_is_resumed(tmp_path: Path) -> None:
     result = run_sweep(load_sweep(sweep, ["seeds=2"]), resume=True)
     repeats = [record for record in result.records if record.is_repeat]
     assert [record.status for record in result.records] == [TrialStatus.FINISHED] * 6
-    best = [
-        max(pair, key=lambda record: record.best("val/top1", "max") or 0.0)
-        for pair in zip(
-            [r for r in first.records if r.params["optimizer"] == "sgd"],
-            [r for r in first.records if r.params["optimizer"] == "sgd"][1:],
-            strict=False,
-        )
-    ]
-    assert {record.params["optimizer"] for record in repeats} == {"sgd", "adamw"}
-    assert best[0].number in {record.repeats for record in repeats}
+    for optimizer in ("sgd", "adamw"):
+        arm = [record for record in first.records if record.params["optimizer"] == optimizer]
+        best = max(arm, key=lambda record: record.best("val/top1", "max") or 0.0)
+        assert [record.repeats for record in repeats if record.params["optimizer"] == optimizer] == [best.number]
     for record in repeats:
         original = result.records[record.configuration]
         assert record.config["seed"] == seed_of(0, 1)
@@ -84,3 +78,8 @@ def test_a_tournament_with_two_seeds_that_is_resumed(tmp_path: Path) -> None:
         assert original.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert parent.data.metrics["mean"] == pytest.approx(rows[record.number]["mean"])
         assert parent.data.metrics["ci_low"] <= parent.data.metrics["mean"] <= parent.data.metrics["ci_high"]
+
+    found = verdict(result.folder)
+    assert (found.by, found.unit) == ("optimizer", "configurations")
+    assert {(arm.configurations, arm.seeds, arm.epochs) for arm in found.arms} == {(2, 2, 3)}
+    assert not [warning for warning in found.warnings if "BUDGETS" in warning]
