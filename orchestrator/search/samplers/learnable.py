@@ -20,6 +20,8 @@ REPLICATE = "replicate"
 """User attribute of such a trial: the index of its seed, from 1."""
 PAUSED_AT = "paused_at"
 """User attribute of a trial that has paused, which may run again since: its epoch at its newest pause."""
+EPOCH_PREFIX = "epoch "
+"""Beginning of the user attributes with the values of an epoch, where there are several objectives."""
 _BEST_SHARE = 0.2
 
 
@@ -36,10 +38,16 @@ class TrialWindow:
     Args:
         size: Largest number of ended trials to show; None shows all.
         directions: Directions of the objectives; with several objectives all trials are shown.
+        completes_paused: Whether a paused trial of several objectives is shown as a complete one with its newest
+            values: Optuna has no intermediate values of several objectives.
     """
 
-    def __init__(self, size: int | None, directions: Sequence[StudyDirection]) -> None:
+    def __init__(
+        self, size: int | None, directions: Sequence[StudyDirection], *, completes_paused: bool = False
+    ) -> None:
         self._size = size if len(directions) == 1 else None
+        self._completes_paused = completes_paused and len(directions) > 1
+        self._objectives = len(directions)
         self._sign = -1.0 if directions[0] is StudyDirection.MAXIMIZE else 1.0
         self._seen = 0
         self._open: list[int] = []
@@ -65,12 +73,20 @@ class TrialWindow:
                 self._add(_learnable(trials[number]))
             elif PAUSED_AT in trials[number].user_attrs:
                 self._paused[number] = trials[number]
-                self._add(_as_pruned(trials[number]))
+                self._add(self._shown_paused(trials[number]))
             else:
                 self._open.append(number)
         shown = {number: self._ended[number] for number in self._numbers_to_show()}
         shown |= {number: trials[number] for number in self._open}
         return [shown[number] for number in sorted(shown)]
+
+    def _shown_paused(self, trial: FrozenTrial) -> FrozenTrial:
+        shown = _as_pruned(trial)
+        epochs = sorted(name for name in trial.user_attrs if name.startswith(EPOCH_PREFIX))
+        values = list(trial.user_attrs[epochs[-1]].values()) if epochs else []
+        if self._completes_paused and len(values) == self._objectives:
+            shown.state, shown.values = TrialState.COMPLETE, values
+        return shown
 
     def _add(self, trial: FrozenTrial) -> None:
         if trial.number not in self._ended:
