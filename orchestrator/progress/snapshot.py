@@ -115,6 +115,7 @@ class _EndedTrials:
         held_s: Time in seconds that the timed trials held their lanes.
         timed: Time of each timed trial, by number.
         top: Best trials, with their ranks.
+        repeats: Number of trials that trained a configuration with another than the first seed.
     """
 
     counts: Counter[TrialStatus] = field(default_factory=Counter)
@@ -123,6 +124,7 @@ class _EndedTrials:
     held_s: float = 0.0
     timed: dict[int, float] = field(default_factory=dict)
     top: list[tuple[Any, Ranked]] = field(default_factory=list)
+    repeats: int = 0
 
     def add(self, trial: TrialRecord, ranked: tuple[Any, Ranked] | None) -> None:
         """Count an ended trial, and note its time and rank.
@@ -132,6 +134,7 @@ class _EndedTrials:
             ranked: Its rank and row of the leaderboard; None for a trial without a value.
         """
         self.counts[trial.status] += 1
+        self.repeats += trial.is_repeat
         if trial.status in (TrialStatus.FAILED, TrialStatus.DIVERGED):
             self.reasons[next(iter(trial.reason.splitlines()), str(trial.status))] += 1
         self._note(trial, ranked)
@@ -205,7 +208,7 @@ class Snapshots:
             name=self._name,
             metric=self._objective.metric,
             wanted=self._trials,
-            ended=counts.total() - len(running) - counts[TrialStatus.INTERRUPTED],
+            ended=counts.total() - len(running) - counts[TrialStatus.INTERRUPTED] - self._ended.repeats,
             counts=counts,
             rejected=len(self._ledger.rejected()),
             totals=totals,
@@ -221,7 +224,7 @@ class Snapshots:
 
     def _ranked(self, trial: TrialRecord) -> tuple[Any, Ranked] | None:
         value = trial.best(self._objective.metric, self._objective.mode)
-        if value is None:
+        if value is None or trial.is_repeat:
             return None
         feasible = self._objectives.is_feasible(trial)
         row = Ranked(trial.number, _model(trial), value, trial.epochs, trial.status, feasible, trial.params)
@@ -260,7 +263,8 @@ class Snapshots:
         if typical is None:
             return None
         begun = sum(max(0.0, typical - trial.held_s) for trial in running)
-        waiting = max(0, self._trials - self._ended.counts.total() - self._ledger.count_paused() - len(running))
+        firsts = self._ended.counts.total() - self._ended.repeats
+        waiting = max(0, self._trials - firsts - self._ledger.count_paused() - len(running))
         return (begun + waiting * typical) / max(1, self._plan.lanes, len(running))
 
     def _rates(self) -> tuple[float, float]:

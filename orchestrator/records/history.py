@@ -12,6 +12,7 @@ from orchestrator.records.events import (
     BudgetSpent,
     CheckpointDropped,
     CheckpointKept,
+    ConfigurationMeasured,
     Event,
     FrontFound,
     SweepEnded,
@@ -50,6 +51,9 @@ class History:
         pauses: Number of the trial of every pause, in order.
         over: Numbers of the trials that have ended for good, in the order of their ends.
         stored: Checkpoints to be stored as artifacts, by trial and file.
+        measured: Trials that the newest mean of each configuration is of, by the number of its first trial.
+        repeats: Numbers of the trials that train a configuration with another than the first seed.
+        repeats_over: Number of those that have ended for good.
         costs: Time and devices used.
         ended: Status with which the newest session ended; None while it runs.
         ended_by: Limit of the budget that ended the newest session; empty when none did.
@@ -70,6 +74,9 @@ class History:
         self.pauses: list[int] = []
         self.over: list[int] = []
         self.stored: set[tuple[int, str]] = set()
+        self.measured: dict[int, tuple[int, ...]] = {}
+        self.repeats: set[int] = set()
+        self.repeats_over = 0
         self.costs = CostAccount()
         self.ended: TrialStatus | None = None
         self.ended_by = ""
@@ -97,9 +104,13 @@ class History:
                 raise LineError(f"trial {event.trial} was started before")
             case TrialResumed() | TrialChanged() | TrialReported() | TrialPaused() | TrialEnded() | CheckpointKept():
                 self._require_started(event.trial)
-            case FrontFound():
+            case FrontFound() | ConfigurationMeasured():
                 for number in event.trials:
                     self._require_started(number)
+        if isinstance(event, TrialStarted) and event.repeats is not None:
+            self._require_started(event.repeats)
+            if self.trials[event.repeats].is_repeat:
+                raise LineError(f"trial {event.trial} repeats trial {event.repeats}, which is itself a repeat")
         if isinstance(event, TrialChanged):
             self._require_started(event.donor)
 
@@ -119,6 +130,8 @@ class History:
                 self.stored.add((event.trial, event.path))
             case CheckpointDropped():
                 self.stored.discard((event.trial, event.path))
+            case ConfigurationMeasured():
+                self.measured[event.trial] = event.trials
             case TrialRejected():
                 self.rejected[event.trial] = RejectedTrial(event.trial, event.params, event.rule, event.reason)
             case TrialStarted():
@@ -128,8 +141,12 @@ class History:
                     params=event.params,
                     config=event.config,
                     started_s=event.time,
+                    repeats=event.repeats,
+                    replicate=event.replicate or 0,
                 )
                 self.open.add(event.trial)
+                if event.repeats is not None:
+                    self.repeats.add(event.trial)
             case TrialResumed() | TrialChanged() | TrialReported() | TrialPaused() | TrialEnded():
                 self._update_trial(self.trials[event.trial], event)
 
@@ -179,6 +196,7 @@ class History:
             self.open.add(trial.number)
         elif was_left:
             self.over.append(trial.number)
+            self.repeats_over += trial.is_repeat
 
 
 def _cost_of(event: TrialPaused | TrialEnded) -> Cost:

@@ -16,6 +16,7 @@ from orchestrator.records.ledger import Ledger
 from orchestrator.search.allocation.allocator import Propose, Resume
 from orchestrator.search.not_pickled import NotPickled
 from orchestrator.search.pauses import Pauses, begin_again
+from orchestrator.search.racing import SeedRace, Step, repeat_of, repeated_config
 from orchestrator.search.rejections import RejectionStreak, reject
 from orchestrator.search.samplers.samplers import SweepSampler
 from orchestrator.search.schedulers.allocated import Allocation
@@ -55,6 +56,7 @@ class StudySearcher(NotPickled, Searcher):
         self._plan = plan
         self._ledger = ledger
         self._trial_filter = TrialFilter(plan)
+        self._race = SeedRace(study, plan, ledger)
         self._has_room = has_room
         self._say = say
         self._allocation = allocation
@@ -66,9 +68,10 @@ class StudySearcher(NotPickled, Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # a text ends the search
         """Return the next configuration under the key `trial`, with the number of its epochs already reported.
 
-        Interrupted trials come first, then those that the allocation rule resumes, then new ones. A configuration that
-        is not worth a trial is rejected, and the study asked again. Returns None while no lane is free, or the
-        allocation rule waits for running trials: Tune calls again.
+        Interrupted trials come first, then those that the allocation rule resumes, then new ones, then further seeds
+        of configurations that may be the best. A configuration that is not worth a trial is rejected, and the study
+        asked again. Returns None while no lane is free, or while the allocation rule or the race waits for running
+        trials: Tune calls again.
 
         Raises:
             SpaceExhaustedError: Nothing but rejected configurations was proposed, many times in a row.
@@ -78,8 +81,17 @@ class StudySearcher(NotPickled, Searcher):
         if not self._has_room(len(self._open)):
             return None
         if self._allocation is not None:
-            return self._suggest_allocated(trial_id, self._allocation)
-        return self._suggest_proposed(trial_id)
+            found = self._suggest_allocated(trial_id, self._allocation)
+        else:
+            found = self._suggest_proposed(trial_id)
+        return self._suggest_repeat(trial_id) if found == FINISHED and not self.closed else found
+
+    def _suggest_repeat(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return a configuration that may be the best with another seed; None while the race waits for results."""
+        found = self._race.next_repeat()
+        if isinstance(found, optuna.Trial):
+            return self._start(trial_id, found, RejectionStreak(self._say))
+        return FINISHED if found is Step.FINISHED else None
 
     def _suggest_allocated(self, trial_id: str, allocation: Allocation) -> dict[str, Any] | str | None:
         """Return what the allocation rule chooses: a trial to resume, or a new one."""
@@ -116,19 +128,23 @@ class StudySearcher(NotPickled, Searcher):
         """Return the next configuration of the study; the text that ends the search where there is none."""
         streak = RejectionStreak(self._say)
         for _ in range(MOST_REJECTED):
-            if self.closed or self._is_exhausted():  # the sweep may be ended meanwhile
-                return FINISHED
-            if (found := self._propose(trial_id, streak)) is not None:
+            if self.closed or self._is_exhausted() or self._race.has_all_configurations:
+                return FINISHED  # the sweep may be ended meanwhile
+            self._race.fix_arm()
+            if (found := self._start(trial_id, self._study.ask(), streak)) is not None:
                 return found
         raise streak.exhausted()
 
-    def _propose(self, trial_id: str, streak: RejectionStreak) -> dict[str, Any] | None:
-        """Return one configuration of the study; None where it was rejected, which is noted in the streak."""
-        trial = self._study.ask()
+    def _start(self, trial_id: str, trial: optuna.Trial, streak: RejectionStreak) -> dict[str, Any] | None:
+        """Return the configuration of a trial; None where it was rejected, which is noted in the streak."""
         params = self._plan.space.sample(trial)
-        config = resolve_trial(self._plan, trial.number, params, self._plan.initial_weights)
+        repeat = repeat_of(trial)
+        if repeat is None:
+            config = resolve_trial(self._plan, trial.number, params, self._plan.initial_weights)
+        else:
+            config = repeated_config(self._ledger.trial(repeat.configuration), trial.number, repeat.replicate)
         is_new = not self._ledger.has_trial(trial.number)
-        if is_new and (rejection := self._trial_filter.rejection(config)) is not None:
+        if is_new and repeat is None and (rejection := self._trial_filter.rejection(config)) is not None:
             reject(self._study, self._ledger, trial, params, rejection)
             streak.note(rejection)
             return None
@@ -136,7 +152,8 @@ class StudySearcher(NotPickled, Searcher):
         self.asked[trial_id] = trial  # before the ledger makes the trial visible to other threads
         self._open.add(trial_id)
         if is_new:
-            self._ledger.trial_started(trial.number, trial_id, params, config.model_dump(mode="json"))
+            of = {} if repeat is None else {"repeats": repeat.configuration, "replicate": repeat.replicate}
+            self._ledger.trial_started(trial.number, trial_id, params, config.model_dump(mode="json"), **of)
         else:
             self._ledger.trial_resumed(trial.number, trial_id)
         record = self._ledger.trial(trial.number)

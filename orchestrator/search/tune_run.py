@@ -19,6 +19,7 @@ from orchestrator.records.objectives import Objectives
 from orchestrator.search.callback import SweepCallback
 from orchestrator.search.not_pickled import NotPickled
 from orchestrator.search.pauses import Pauses
+from orchestrator.search.racing import is_plain
 from orchestrator.search.schedulers.trial_schedulers import (
     create_allocation,
     create_trial_scheduler,
@@ -136,6 +137,15 @@ class TuneRun:
         except Exception as error:  # handed to the main thread, which raises it
             self.failure = _cause_of_ours(error)
 
+    def _samples(self) -> int:
+        """Return the number of Tune's trials; -1 where the searcher ends the experiment.
+
+        A trial that pauses is a new one to Tune each time it resumes, and the number of repeats is not known.
+        """
+        if self._allocation is not None or not is_plain(self._plan):
+            return -1
+        return self._plan.trials - self._ledger.count_ended()
+
     def _tuner(self) -> tune.Tuner:
         trainable = tune.with_parameters(
             TrialClient, hub=self._hub, trials_folder=str(self._folder.trials), metric=self._plan.objective.metric
@@ -148,8 +158,7 @@ class TuneRun:
                 mode=self._plan.objective.mode,
                 search_alg=self._searcher,
                 scheduler=create_trial_scheduler(self._plan, self._ledger, self._folder, self._allocation),
-                # A trial that pauses is a new one to Tune each time: the searcher ends the experiment.
-                num_samples=self._plan.trials - self._ledger.count_ended() if self._allocation is None else -1,
+                num_samples=self._samples(),
                 max_concurrent_trials=trials_at_once(self._plan, self._lanes),
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"trial_{trial.trial_id}",

@@ -37,6 +37,7 @@ from orchestrator.records.objectives import Objectives
 from orchestrator.runtime.gpu_share import measured_share
 from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
 from orchestrator.runtime.ray_session import ray_session
+from orchestrator.search.racing import race_state
 from orchestrator.search.schedulers.trial_schedulers import create_allocation
 from orchestrator.search.trial_filter import TrialFilter
 from orchestrator.search.tune_run import TuneRun
@@ -98,7 +99,7 @@ class SweepSession:
         if self._completion():
             yield
             return
-        left = self._plans.search.trials - self._ledger.count_ended()
+        left = max(1, self._plans.search.trials * self._plans.search.seeds - self._ledger.count_ended())
         with ray_session(address, verbose=verbose):  # 1. Connect to Ray and plan the lanes
             resources = self._plans.training.resources
             share = measured_gpu_share(self._plans, left) if resources.gpus_per_worker == AUTO else 1.0
@@ -128,7 +129,7 @@ class SweepSession:
                     supervisor.run()  # 4. Search
                 finally:
                     supervisor.close()  # 5. End the search and close the lanes
-                if not self._ledger.ended_by and self._ledger.count_ended() < self._plans.search.trials:
+                if not self._ledger.ended_by and self._ledger.count_ended_configurations() < self._plans.search.trials:
                     self._note_spent_epochs()
                 progress.update()
                 self._retention.apply()  # 6.
@@ -143,12 +144,19 @@ class SweepSession:
         return self._budget.exhausted_limit(self._ledger.totals()) or ""
 
     def _all_done(self) -> str:
-        """Return that the trials are used up, as text; empty where they are not."""
+        """Return that the trials are used up and the race of seeds is over, as text; empty where they are not."""
+        configurations = self._all_configurations_done()
+        if configurations and self._plans.search.seeds > 1:
+            return configurations if race_state(self._plans.search, self._ledger.trials()).is_over else ""
+        return configurations
+
+    def _all_configurations_done(self) -> str:
+        """Return that every configuration has ended or paused for good, as text; empty where one has not."""
         trials = self._plans.search.trials
-        if self._ledger.count_ended() >= trials:
+        if self._ledger.count_ended_configurations() >= trials:
             return f"all {trials} trials are done"
         paused = self._ledger.count_paused()
-        if not paused or self._ledger.open() or self._ledger.count_trials() < trials:
+        if not paused or self._ledger.open() or self._ledger.count_configurations() < trials:
             return ""
         allocation = create_allocation(self._plans.search, self._ledger)
         if allocation is None or not allocation.is_finished or self._spent_epochs():
