@@ -27,8 +27,8 @@ _RUNNING = ("running_mean", "running_var")
 class Workers:
     """One rank and its process group.
 
-    `sum`, `gather`, `broadcast_from_first` and `share_buffers` are collective operations: every rank must call them, and they
-    block until all have.
+    `sum`, `gather`, `broadcast_from_first` and `share_buffers` are collective operations: every rank must call them,
+    and they block until all have.
 
     Args:
         rank: Rank of this process, from 0.

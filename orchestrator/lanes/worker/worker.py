@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -161,11 +161,7 @@ def _attempt(
             costs=lane.task.costs,
             observer=progress,
         )
-        try:
-            trial.run(report)
-        except LeaveTrial:
-            log.info("left within epoch %d, after %d of %d steps", trial.epoch + 1, trial.step, trial.steps_per_epoch)
-            return TrialOutcome(Outcome.MOVED if _is_preempted(workers) else Outcome.INTERRUPTED)
+        return _run(trial, report, workers, log)
     except StopTrial:
         return TrialOutcome(Outcome.STOPPED)
     except LeaveLane:
@@ -181,6 +177,17 @@ def _attempt(
             poisoned=isinstance(error, torch.AcceleratorError),
             final=isinstance(error, SpatialSweepError),  # an error of our own, which a retry would meet again
         )
+
+
+def _run(
+    trial: Trial, report: Callable[[int, Mapping[str, float]], None], workers: Workers, log: logging.Logger
+) -> TrialOutcome:
+    """Train to the end, or until all ranks leave within an epoch for a preemption or the end of the sweep."""
+    try:
+        trial.run(report)
+    except LeaveTrial:
+        log.info("left within epoch %d, after %d of %d steps", trial.epoch + 1, trial.step, trial.steps_per_epoch)
+        return TrialOutcome(Outcome.MOVED if _is_preempted(workers) else Outcome.INTERRUPTED)
     return TrialOutcome(Outcome.COMPLETED)
 
 
