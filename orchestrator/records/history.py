@@ -19,6 +19,7 @@ from orchestrator.records.events import (
     SweepStarted,
     TrialChanged,
     TrialEnded,
+    TrialProgressed,
     TrialRejected,
     TrialReported,
     TrialResumed,
@@ -88,7 +89,9 @@ class History:
                 raise LineError("the sweep has started before")
             case TrialStarted() | TrialRejected() if event.trial in self.trials:
                 raise LineError(f"trial {event.trial} was started before")
-            case TrialResumed() | TrialChanged() | TrialReported() | TrialEnded() | CheckpointKept():
+            case (
+                TrialResumed() | TrialChanged() | TrialReported() | TrialProgressed() | TrialEnded() | CheckpointKept()
+            ):
                 self._require_started(event.trial)
             case FrontFound():
                 for number in event.trials:

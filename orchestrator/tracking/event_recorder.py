@@ -25,6 +25,7 @@ from orchestrator.records.events import (
     SweepStarted,
     TrialChanged,
     TrialEnded,
+    TrialProgressed,
     TrialReported,
     TrialResumed,
     TrialStarted,
@@ -38,7 +39,9 @@ from orchestrator.tracking.mlflow_runs import KEY, experiment_id, find_run, requ
 from orchestrator.tracking.stored_checkpoints import StoredCheckpoints, current_path_of
 from orchestrator.uris import without_secrets
 
-_OfTrial = TrialResumed | TrialChanged | TrialReported | TrialEnded | CheckpointKept | CheckpointDropped
+_OfTrial = (
+    TrialResumed | TrialChanged | TrialReported | TrialProgressed | TrialEnded | CheckpointKept | CheckpointDropped
+)
 
 RUN_STATUS = {
     "finished": "FINISHED",
@@ -104,6 +107,7 @@ class EventRecorder:
             TrialResumed: self._resume_trial,
             TrialChanged: self._note_change,
             TrialReported: lambda event: self.record_reports([event]),
+            TrialProgressed: lambda event: self.record_reports([event]),
             TrialEnded: self._end_trial,
             CheckpointKept: self._keep_checkpoint,
             CheckpointDropped: self._drop_checkpoint,
@@ -120,14 +124,16 @@ class EventRecorder:
         handler = self._handlers.get(type(event))
         return handler(event) if handler else None
 
-    def record_reports(self, reports: Sequence[TrialReported]) -> None:
-        """Write reports of one trial in as few requests as possible."""
+    def record_reports(self, reports: Sequence[TrialReported | TrialProgressed]) -> None:
+        """Write reports and progress of one trial in as few requests as possible."""
         metrics = [
-            metric(key, value, _milliseconds(report.time), report.epoch)
+            metric(f"progress/{key}", value, _milliseconds(report.time), report.step)
+            if isinstance(report, TrialProgressed)
+            else metric(key, value, _milliseconds(report.time), report.epoch)
             for report in reports
             for key, value in report.metrics.items()
         ]
-        nodes = [report.nodes for report in reports if report.nodes is not None]
+        nodes = [report.nodes for report in reports if isinstance(report, TrialReported) and report.nodes is not None]
         tags = [tag("spatialsweep.nodes", ", ".join(nodes[-1]))] if nodes else []
         if metrics or tags:
             log(self._client, self._trial(reports[0]), metrics=metrics, tags=tags)
