@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError
 
 from orchestrator.lanes.hub import running_epochs
 from orchestrator.lanes.hub.hub import LaneHub
-from orchestrator.lanes.messages import Next, Outcome, ProgressAnswer, Report, TrialOutcome
+from orchestrator.lanes.messages import Next, Outcome, ProgressAnswer, TrialOutcome
 from orchestrator.lanes.worker import trial_progress
 from orchestrator.lanes.worker.trial_progress import TrialProgress
 from orchestrator.records.folder.live_progress import EpochProgress
