@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("one_th
 
 LIMIT_S = 12.0
 LATE_S = 30.0
-STEPS = 324  # 1,437 images, of which a tenth is held out, in batches of 4
+STEPS = 288  # 1,437 images, of which a fifth is held out, in batches of 4
 
 NETWORK = """
 import time
@@ -39,7 +39,7 @@ from torch import nn
 class Slow(nn.Sequential):
     def forward(self, x):
         if self.training and Path({pause!r}).exists():
-            time.sleep(0.15)
+            time.sleep(0.2)
         return super().forward(x)
 
 def slow(num_classes: int = 10, in_chans: int = 1):
@@ -98,7 +98,7 @@ def test_a_budget_of_time_ends_within_an_epoch_and_the_trial_resumes_there(tmp_p
     result = run_sweep(load_sweep(sweep))
     state = folder.trials / "trial-00000" / "last.pt"
     for attempt in range(2, 6):
-        if state.exists():
+        if seen:
             break
         limit = result.so_far.wall_s + attempt * LIMIT_S  # on a busy machine a lane may need the whole time to start
         result = resume_sweep("long", [f"budget.wall_clock={limit}"], runs_dir=str(tmp_path / "runs"))
@@ -112,7 +112,7 @@ def test_a_budget_of_time_ends_within_an_epoch_and_the_trial_resumes_there(tmp_p
     assert (content["epoch"], 0 < content["step"] < STEPS) == (0, True)
     assert (seen[0].epoch, seen[0].steps) == (1, STEPS)
     assert 0 < seen[0].step <= content["step"]
-    assert seen[0].images_per_s < 4 / 0.15
+    assert seen[0].images_per_s < 4 / 0.2
     assert "left within epoch 1" in (state.parent / "rank-0.log").read_text()
 
     pause.unlink()
