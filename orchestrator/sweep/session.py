@@ -28,6 +28,7 @@ from orchestrator.lanes.lane_setting import LaneTask
 from orchestrator.lanes.pool.lane_pool import LanePool
 from orchestrator.plain_output import say
 from orchestrator.progress.notebook_view import NotebookDisplay
+from orchestrator.progress.progress_records import ProgressRecords
 from orchestrator.progress.progress_view import Progress
 from orchestrator.progress.snapshot import Snapshots
 from orchestrator.records.budget import Budget
@@ -123,7 +124,7 @@ class SweepSession:
             study = set_up_study(  # 3.
                 self._plans, self._ledger, self._objectives, lambda text: say(self._console, text)
             )
-            with self._open_progress(lane_plan) as progress:
+            with self._open_progress(lane_plan, lanes) as progress:
                 supervisor = self._supervisor(study, lanes, lane_plan.at_most, progress)
                 try:
                     supervisor.run()  # 4. Search
@@ -195,7 +196,7 @@ class SweepSession:
             scratch=self._folder.scratch / "ray",
         )
 
-    def _open_progress(self, plan: LanePlan) -> Progress:
+    def _open_progress(self, plan: LanePlan, lanes: LanePool) -> Progress:
         """Record the planned lanes and announce the search."""
         cpus_per_worker = self._plans.training.resources.cpus_per_worker
         self._ledger.lanes_planned(plan.lanes, plan.workers, cpus_per_worker, plan.gpus_per_worker)
@@ -207,6 +208,7 @@ class SweepSession:
             objectives=self._objectives,
             budget=self._budget,
             cpus_per_worker=cpus_per_worker,
+            progress=lambda: lanes.progress,
         )
         progress = Progress(snapshots, self._console, self._display)
         progress.say(self._announcement(plan))
@@ -238,6 +240,8 @@ class SweepSession:
             most_paused=self._retention.most_paused,
             let_go=self._retention.let_go,
         )
+        records = ProgressRecords(self._ledger, self._folder.scratch, lambda: lanes.progress)
+        disk = DiskWatch(self._folder, self._ledger, progress.say)
         return SearchSupervisor(
             search,
             lanes,
@@ -245,7 +249,7 @@ class SweepSession:
             budget=self._budget,
             signals=self._signals,
             say=progress.say,
-            polls=(progress.update, DiskWatch(self._folder, self._ledger, progress.say).poll, self._retention.apply),
+            polls=(progress.update, records.poll, disk.poll, self._retention.apply),
         )
 
 
