@@ -42,8 +42,8 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests that start Ray first: the many short ones then keep every process busy to the end."""
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    """Put the tests that start Ray first, then other slow ones: many short ones keep every process busy to the end."""
+    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("ray", "slow")])
 
 
 def pytest_collection_finish() -> None:
