@@ -49,6 +49,8 @@ class SearchPlan:
         warm_start: Earlier sweeps whose best configurations are tried first as well.
         initial_weights: Weights that trainings may start from, by checkpoint and network; `resolve_plans`, which reads
             no file, leaves it empty.
+        stored_choices: Values with which the study has stored each choice, by searched name; empty where the space has
+            not changed since the sweep began.
     """
 
     trials: int
@@ -68,6 +70,7 @@ class SearchPlan:
     try_first: Literal["papers"] | tuple[Mapping[str, Scalar], ...]
     warm_start: tuple[str, ...]
     initial_weights: Mapping[tuple[str, str], InitialWeights] = field(default_factory=dict)
+    stored_choices: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
 
     @property
     def objective(self) -> ObjectiveConfig:

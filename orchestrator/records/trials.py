@@ -28,6 +28,7 @@ class TrialRecord:
         cost: Devices times seconds, until its end.
         attempts: Number of times it was passed to Tune; above 1 after the sweep was resumed.
         nodes: Name and address of the node of every rank, in order, in the newest report.
+        steered: `stop` or `pause` where the user has requested it for this trial; else empty.
     """
 
     number: int
@@ -42,6 +43,7 @@ class TrialRecord:
     cost: Cost = NO_COST
     attempts: int = 1
     nodes: tuple[str, ...] = ()
+    steered: str = ""
 
     @property
     def is_over(self) -> bool:

@@ -22,7 +22,7 @@ from orchestrator.search.optuna_state import optuna_state
 from orchestrator.search.samplers.samplers import OUTCOME
 from orchestrator.search.scores import note_constraints, note_report
 from orchestrator.search.searcher import StudySearcher
-from orchestrator.search.study_replay import set_waiting
+from orchestrator.search.study_replay import STOPPED_BY_USER, end_in_study, set_waiting
 from orchestrator.uris import without_secrets
 
 logger = logging.getLogger(__name__)
@@ -79,13 +79,28 @@ class SweepCallback(NotPickled, Callback):
         elif result[EPOCH] >= _configured_epochs(trial):
             self._end(trial.trial_id, TrialStatus.FINISHED)
         else:
-            self._end(trial.trial_id, TrialStatus.PRUNED)
+            reason = STOPPED_BY_USER if self._is_stopped_by_user(trial.trial_id) else ""
+            self._end(trial.trial_id, TrialStatus.PRUNED, reason)
         _forget_statistics(trial)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Record the failure of a trial whose Tune actors died repeatedly."""
         self._end_failed(trial)
         _forget_statistics(trial)
+
+    def _is_stopped_by_user(self, tune_id: str) -> bool:
+        asked = self._searcher.asked.get(tune_id)
+        return asked is not None and self._ledger.trial(asked.number).steered == "stop"
+
+    def end_waiting(self, number: int) -> None:
+        """End a trial for good that Tune does not have: it waits in the study, or is paused.
+
+        Args:
+            number: Number of the trial.
+        """
+        record = self._ledger.trial(number)
+        self._ledger.trial_ended(number, TrialStatus.PRUNED, STOPPED_BY_USER, self._objectives.values(record))
+        end_in_study(self._study, self._ledger.trial(number), self._objectives)
 
     def _end_failed(self, trial: TuneTrial) -> None:
         """Record that a trial diverged or failed; the other trials are not affected."""

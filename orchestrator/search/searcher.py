@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -13,10 +15,19 @@ from orchestrator.config.plans import SearchPlan
 from orchestrator.config.trial import resolve_trial
 from orchestrator.lanes.trial_client import EPOCHS_DONE, TRIAL
 from orchestrator.records.ledger import Ledger
+from orchestrator.search.enqueued_trials import enqueue_request, params_by_hand
 from orchestrator.search.not_pickled import NotPickled
 from orchestrator.search.rejections import RejectionStreak, reject
 from orchestrator.search.samplers.samplers import SweepSampler
-from orchestrator.search.trial_filter import TrialFilter
+from orchestrator.search.steering.present_space import (
+    PresentSpace,
+    known_choices,
+    store_choices,
+    union_if_changed,
+    union_space,
+)
+from orchestrator.search.trial_filter import Rejection, TrialFilter
+from search_spaces import setting_of
 
 FINISHED: str = Searcher.FINISHED
 MOST_REJECTED = 1000  # in a row
@@ -52,6 +63,71 @@ class StudySearcher(NotPickled, Searcher):
         self._open: set[str] = set()
         self.asked: dict[str, optuna.Trial] = {}  # until they end
         self.closed = False
+        self._lock = threading.RLock()  # a change of the plan waits for the proposal that is being made
+        if union_if_changed(ledger.searched, plan.space) is not None:
+            self._plan = self._with_changed_space(plan, ledger.searched)
+
+    def change_plan(self, plan: SearchPlan, searched: Mapping[str, Any]) -> None:
+        """Propose by another plan from now on; may be called in another thread.
+
+        Args:
+            plan: Search plan; its space may have other bounds and choices, or lack names.
+            searched: Domains of all searched names there ever were, as plain data.
+        """
+        with self._lock:
+            is_same = plan.space.fingerprint == self._plan.space.fingerprint
+            plan = replace(plan, stored_choices=self._plan.stored_choices)
+            self._plan = plan if is_same else self._with_changed_space(plan, searched)
+            self._trial_filter = TrialFilter(self._plan)
+
+    def _with_changed_space(self, plan: SearchPlan, searched: Mapping[str, Any]) -> SearchPlan:
+        """Let study and sampler take a changed space, and return the plan with the choices as they are stored."""
+        choices = known_choices(searched)
+        store_choices(self._study, choices)
+        if isinstance(self._study.sampler, SweepSampler):
+            self._study.sampler.change_space(PresentSpace(plan.space, union_space(searched)))
+        return replace(plan, stored_choices=choices)
+
+    def enqueue(self, source: str, settings: Mapping[str, Any], request: str) -> Mapping[str, Any]:
+        """Enqueue a configuration given by hand, and record it; may be called in another thread.
+
+        Args:
+            source: Name of its source, for messages.
+            settings: Values by searched name, or by setting.
+            request: Identifier of the request.
+
+        Returns:
+            Values that the study has enqueued; the sampler draws the others.
+
+        Raises:
+            ConfigError: The present space cannot draw it, or it would be rejected.
+        """
+        with self._lock:
+            params = params_by_hand(self._plan, source, settings)
+            self._ledger.trial_enqueued(request, params)
+            enqueue_request(self._study, params, request)
+            return params
+
+    def end_waiting(self, number: int, end: Callable[[], None]) -> bool:
+        """Call a function unless a trial runs; no trial is passed to Tune meanwhile.
+
+        Args:
+            number: Number of a trial.
+            end: Function to call.
+
+        Returns:
+            Whether it was called.
+        """
+        with self._lock:
+            if any(trial.number == number for trial in list(self.asked.values())):
+                return False
+            end()
+            return True
+
+    @property
+    def begun(self) -> int:
+        """Number of trials that have ended for good or that Tune has now."""
+        return self._ledger.count_ended() + len(self.asked)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # a text ends the search
         """Return the next configuration under the key `trial`, with the number of its epochs already reported.
@@ -68,22 +144,26 @@ class StudySearcher(NotPickled, Searcher):
             return None
         streak = RejectionStreak(self._say)
         for _ in range(MOST_REJECTED):
-            if self.closed or self._is_exhausted():  # the sweep may be ended meanwhile
-                return FINISHED
-            if (found := self._propose(trial_id, streak)) is not None:
-                return found
+            with self._lock:
+                if self.closed or self._is_exhausted():  # the sweep may be ended meanwhile
+                    return FINISHED
+                if self.begun >= self._plan.trials:
+                    return None if self._open else FINISHED  # more trials may be wanted while some are running
+                if (found := self._propose(trial_id, streak)) is not None:
+                    return found
         raise streak.exhausted()
 
     def _propose(self, trial_id: str, streak: RejectionStreak) -> dict[str, Any] | None:
         """Return one configuration of the study; None where it was rejected, which is noted in the streak."""
         trial = self._study.ask()
-        params = self._plan.space.sample(trial)
-        config = resolve_trial(self._plan, trial.number, params, self._plan.initial_weights)
         is_new = not self._ledger.has_trial(trial.number)
-        if is_new and (rejection := self._trial_filter.rejection(config)) is not None:
-            reject(self._study, self._ledger, trial, params, rejection)
-            streak.note(rejection)
-            return None
+        if is_new:
+            params = self._plan.space.sample(trial, self._plan.stored_choices)
+            config = resolve_trial(self._plan, trial.number, params, self._plan.initial_weights)
+            if (rejection := self._outside(params) or self._trial_filter.rejection(config)) is not None:
+                reject(self._study, self._ledger, trial, params, rejection)
+                streak.note(rejection)
+                return None
         trial.set_user_attr("tune_trial", trial_id)
         self.asked[trial_id] = trial  # before the ledger makes the trial visible to other threads
         self._open.add(trial_id)
@@ -93,6 +173,16 @@ class StudySearcher(NotPickled, Searcher):
             self._ledger.trial_resumed(trial.number, trial_id)
         record = self._ledger.trial(trial.number)
         return {TRIAL: dict(record.config), EPOCHS_DONE: record.epochs}
+
+    def _outside(self, params: Mapping[str, Any]) -> Rejection | None:
+        """Return the rejection of a configuration that was enqueued before the space changed, and is outside now."""
+        if not self._plan.stored_choices:
+            return None
+        strays = (name for name, value in params.items() if not self._plan.space[name].contains(value))
+        name = next(strays, None)
+        if name is None:
+            return None
+        return Rejection(setting_of(name), f"got {params[name]!r}; the space no longer holds it")
 
     def _is_exhausted(self) -> bool:
         """Return whether a grid has no point left and no trial waits to resume."""

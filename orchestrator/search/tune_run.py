@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
@@ -30,13 +30,14 @@ _HEAD_SHARE = {"node:__internal_head__": 0.0001}
 
 
 class _ExternalStopper(NotPickled, Stopper):
-    """Stopper that ends a Tune experiment on request of another thread."""
+    """Stopper that ends a Tune experiment, or single trials, on request of another thread."""
 
     def __init__(self) -> None:
         self.ending = False
+        self.stopped: set[str] = set()  # ids of trials that end at their next report
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
+        return trial_id in self.stopped
 
     def stop_all(self) -> bool:
         return self.ending
@@ -95,6 +96,41 @@ class TuneRun:
         """Block until the experiment has ended, `timeout_s` seconds at most."""
         self._thread.join(timeout_s)
 
+    @property
+    def begun(self) -> int:
+        """Number of trials that have ended for good or that train."""
+        return self._searcher.begun
+
+    def change_plan(self, plan: SearchPlan) -> None:
+        """Propose trials by another plan from now on; does not block training.
+
+        Args:
+            plan: Search plan; it may differ in the number of trials and in bounds and choices of its space.
+        """
+        self._plan = plan
+        self._searcher.change_plan(plan, self._ledger.searched)
+
+    def enqueue(self, source: str, settings: Mapping[str, Any], request: str) -> Mapping[str, Any]:
+        """Enqueue a configuration given by hand, and record it; see `StudySearcher.enqueue`."""
+        return self._searcher.enqueue(source, settings, request)
+
+    def stop_trial(self, number: int) -> bool:
+        """End a trial that the ledger has recorded as stopped: at once, or at its next report where it trains.
+
+        Args:
+            number: Number of the trial.
+
+        Returns:
+            Whether it has ended already.
+        """
+        if self._searcher.end_waiting(number, lambda: self._callback.end_waiting(number)):
+            return True
+        self._stopper.stopped |= self._tune_ids(number)
+        return False
+
+    def _tune_ids(self, number: int) -> set[str]:
+        return {tune_id for tune_id, asked in list(self._searcher.asked.items()) if asked.number == number}
+
     def wind_down(self) -> None:
         """Propose no more trials; the experiment ends when the running ones have ended."""
         self._searcher.closed = True
@@ -132,7 +168,7 @@ class TuneRun:
                 mode=self._plan.objective.mode,
                 search_alg=self._searcher,
                 scheduler=create_trial_scheduler(self._plan, self._ledger, self._folder),
-                num_samples=self._plan.trials - self._ledger.count_ended(),
+                num_samples=-1,  # the searcher counts: the number of trials may change while they run
                 max_concurrent_trials=trials_at_once(self._plan, self._lanes),
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"trial_{trial.trial_id}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import copy
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import optuna
 from optuna.study import StudyDirection
@@ -27,9 +27,16 @@ class TrialWindow:
     Args:
         size: Largest number of ended trials to show; None shows all.
         directions: Directions of the objectives; with several objectives all trials are shown.
+        seen: Returns a trial as the sampler sees it, None for one that it does not see.
     """
 
-    def __init__(self, size: int | None, directions: Sequence[StudyDirection]) -> None:
+    def __init__(
+        self,
+        size: int | None,
+        directions: Sequence[StudyDirection],
+        seen: Callable[[FrozenTrial], FrozenTrial | None] = lambda trial: trial,
+    ) -> None:
+        self._as_seen = seen
         self._size = size if len(directions) == 1 else None
         self._sign = -1.0 if directions[0] is StudyDirection.MAXIMIZE else 1.0
         self._seen = 0
@@ -48,11 +55,14 @@ class TrialWindow:
         self._seen, self._open = len(trials), []
         for number in candidates:
             if trials[number].state.is_finished():
-                self._add(_learnable(trials[number]))
+                if (ended := self._as_seen(_learnable(trials[number]))) is not None:
+                    self._add(ended)
             else:
                 self._open.append(number)
         shown = {number: self._ended[number] for number in self._numbers_to_show()}
-        shown |= {number: trials[number] for number in self._open}
+        shown |= {
+            number: trial for number in self._open if (trial := self._as_seen(trials[number])) is not None
+        }
         return [shown[number] for number in sorted(shown)]
 
     def _add(self, trial: FrozenTrial) -> None:
