@@ -170,9 +170,7 @@ def condition_problems(
     return [*_structure_problems(domains), *_unoffered_values(domains, elsewhere)]
 
 
-def _suggest(
-    trial: optuna.trial.BaseTrial, name: str, domain: Domain, stored: tuple[Scalar, ...] | None = None
-) -> Any:
+def _suggest(trial: optuna.trial.BaseTrial, name: str, domain: Domain, stored: tuple[Scalar, ...] | None = None) -> Any:
     """Draw a value of a domain through the distribution of Optuna that corresponds to it."""
     match domain:
         case FloatDomain():

@@ -103,6 +103,10 @@ class Progress:
         else:
             self._print(snapshot)
 
+    def change_trials(self, trials: int) -> None:
+        """Show another number of trials from now on."""
+        self._snapshots.change_trials(trials)
+
     def say(self, text: str) -> None:
         """Print a line above the live view, or in a notebook below it."""
         self._lines.append(text)

@@ -170,6 +170,10 @@ class Snapshots:
         self._cpus_per_worker = cpus_per_worker
         self._ended = _EndedTrials()
 
+    def change_trials(self, trials: int) -> None:
+        """Show another number of trials from now on."""
+        self._trials = trials
+
     def now(self) -> Snapshot:
         """Return the present state of the sweep."""
         for trial in self._ledger.ended_since(self._ended.counts.total()):

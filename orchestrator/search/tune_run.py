@@ -97,6 +97,11 @@ class TuneRun:
         self._thread.join(timeout_s)
 
     @property
+    def is_closing(self) -> bool:
+        """True once no more trials are proposed."""
+        return self._searcher.closed
+
+    @property
     def begun(self) -> int:
         """Number of trials that have ended for good or that train."""
         return self._searcher.begun

@@ -33,6 +33,7 @@ _FREE = (
     "trial_scheduler",
 )
 _DATASET = "dataset content"
+_SPACE = "search space"
 _ALLOW = "--allow-changed resumes all the same"
 
 
@@ -47,9 +48,21 @@ def identity(config: SweepConfig, located: str) -> dict[str, Any]:
     content["dataset"] = {
         key: value for key, value in content["dataset"].items() if key not in ("uri", "decode_processes")
     }
-    facts = {"search space": config.space.fingerprint, _DATASET: content_hash(located)}
+    facts = {_SPACE: config.space.fingerprint, _DATASET: content_hash(located)}
     facts |= hashes_as_identity(config.network_files.hashes)
     return {**dict(flat_names(content)), **facts, "code": code_fingerprint()}
+
+
+def identity_of_search(before: Mapping[str, Any], config: SweepConfig) -> dict[str, Any]:
+    """Return the identity of a sweep after its search space was changed while it ran.
+
+    Args:
+        before: Identity until now.
+        config: Changed configuration.
+    """
+    content = config.model_dump(mode="json", include={"search", "try_first"})
+    kept = {name: value for name, value in before.items() if name.partition(".")[0] not in content}
+    return {**kept, **dict(flat_names(content)), _SPACE: config.space.fingerprint}
 
 
 def content_hash(located: str) -> str:

@@ -93,7 +93,7 @@ def run_sweep(
         if ledger.identity is not None and not allow_changed:
             refuse_changes(ledger.identity, now, name=folder.name)
         session = SweepSession(
-            plans, folder, ledger, dataset=dataset, console=console, signals=signals, display=display
+            config, plans, folder, ledger, dataset=dataset, console=console, signals=signals, display=display
         )
         with session.connected(address, verbose=verbose):
             settings = complete_settings(config), non_default_settings(config)

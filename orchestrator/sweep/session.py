@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import optuna
 from rich.console import Console
 
-from orchestrator.config.plans import SweepPlans
+from orchestrator.config import SweepConfig
+from orchestrator.config.plans import SearchPlan, SweepPlans
 from orchestrator.lanes.lane_setting import LaneTask
 from orchestrator.lanes.pool.lane_pool import LanePool
 from orchestrator.plain_output import say
@@ -36,6 +38,7 @@ from orchestrator.sweep.checkpoint_retention import CheckpointRetention
 from orchestrator.sweep.disk_watch import DiskWatch
 from orchestrator.sweep.search_supervisor import SearchSupervisor
 from orchestrator.sweep.signals import SignalWatch
+from orchestrator.sweep.steering.steering import Steering
 from orchestrator.sweep.study_setup import set_up_study
 
 
@@ -43,6 +46,7 @@ class SweepSession:
     """Training of the trials that are left of a sweep; runs in the driver's main thread and blocks until its end.
 
     Args:
+        config: Configuration of the sweep.
         plans: Plans of the sweep.
         folder: Folder of the sweep, locked by this process.
         ledger: Ledger of the sweep, with the events of earlier sessions.
@@ -54,6 +58,7 @@ class SweepSession:
 
     def __init__(
         self,
+        config: SweepConfig,
         plans: SweepPlans,
         folder: SweepFolder,
         ledger: Ledger,
@@ -63,6 +68,7 @@ class SweepSession:
         signals: SignalWatch,
         display: NotebookDisplay | None = None,
     ) -> None:
+        self._config = config
         self._plans = plans
         self._folder = folder
         self._ledger = ledger
@@ -112,11 +118,14 @@ class SweepSession:
                 self._plans, self._ledger, self._objectives, lambda text: say(self._console, text)
             )
             with self._open_progress(lane_plan) as progress:
-                supervisor = self._supervisor(study, lanes, lane_plan.at_most, progress)
+                search = self._search(study, lanes, lane_plan.at_most, progress)
+                steering = self._steering(search, progress)
+                supervisor = self._supervisor(search, lanes, progress, steering)
                 try:
                     supervisor.run()  # 4. Search
                 finally:
                     supervisor.close()  # 5. End the search and close the lanes
+                    steering.close()
                 progress.update()
                 self._retention.apply()  # 6.
                 if not (supervisor.ray_is_gone and self._completion()):  # what ends everything may end Ray first
@@ -178,8 +187,8 @@ class SweepSession:
             f"{plan.lanes} lane(s) of {least}{plan.workers} worker(s) on {'GPU' if plan.gpus_per_worker else 'CPU'}"
         )
 
-    def _supervisor(self, study: optuna.Study, lanes: LanePool, at_most: int, progress: Progress) -> SearchSupervisor:
-        search = TuneRun(
+    def _search(self, study: optuna.Study, lanes: LanePool, at_most: int, progress: Progress) -> TuneRun:
+        return TuneRun(
             self._plans.search,
             self._folder,
             study,
@@ -190,6 +199,28 @@ class SweepSession:
             has_room=lanes.has_room,
             say=progress.say,
         )
+
+    def _steering(self, search: TuneRun, progress: Progress) -> Steering:
+        """Return what carries out the user's requests to this session."""
+
+        def take(plan: SearchPlan) -> None:
+            self._plans = replace(self._plans, search=plan)
+            progress.change_trials(plan.trials)
+
+        return Steering(
+            self._config,
+            self._plans.search,
+            self._folder,
+            self._ledger,
+            search,
+            budget=self._budget,
+            signals=self._signals,
+            changed=take,
+            say=progress.say,
+        )
+
+    def _supervisor(self, search: TuneRun, lanes: LanePool, progress: Progress, steering: Steering) -> SearchSupervisor:
+        disk = DiskWatch(self._folder, self._ledger, progress.say)
         return SearchSupervisor(
             search,
             lanes,
@@ -197,5 +228,5 @@ class SweepSession:
             budget=self._budget,
             signals=self._signals,
             say=progress.say,
-            polls=(progress.update, DiskWatch(self._folder, self._ledger, progress.say).poll, self._retention.apply),
+            polls=(progress.update, steering.poll, disk.poll, self._retention.apply),
         )

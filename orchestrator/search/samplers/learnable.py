@@ -60,9 +60,7 @@ class TrialWindow:
             else:
                 self._open.append(number)
         shown = {number: self._ended[number] for number in self._numbers_to_show()}
-        shown |= {
-            number: trial for number in self._open if (trial := self._as_seen(trials[number])) is not None
-        }
+        shown |= {number: trial for number in self._open if (trial := self._as_seen(trials[number])) is not None}
         return [shown[number] for number in sorted(shown)]
 
     def _add(self, trial: FrozenTrial) -> None:

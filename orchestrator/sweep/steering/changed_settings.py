@@ -73,7 +73,9 @@ def change_settings(
     with network_files_from(_only_known(config)) if config.network_files.sources else nullcontext():
         changed = load_sweep(content, label=_SOURCE)
     if changed.trials < begun:
-        raise ConfigError([Problem("trials", f"got {changed.trials}; {begun} have begun. Use {begun} or more")], _SOURCE)
+        raise ConfigError(
+            [Problem("trials", f"got {changed.trials}; {begun} have begun. Use {begun} or more")], _SOURCE
+        )
     return ChangedSettings(
         changed,
         _differences(present, changed.model_dump(mode="json")),
@@ -91,35 +93,48 @@ def _complete_domains(present: Mapping[str, Any], searched: Mapping[str, Any]) -
 def _refusals(assignment: str, search: Mapping[str, Any], config: SweepConfig) -> list[Problem]:
     """Return why an assignment is none that a running sweep accepts; empty where it is."""
     key = assignment.partition("=")[0].strip()
-    keys = key.split(".")
-    if keys[0] != "search":
-        if key in _FREE:
-            return [_fixed_population()] if key == "trials" and config.trial_scheduler.name == "pbt" else []
+    if key.startswith("search."):
+        rule = _fixed_space(config) or _refused_domain(key.removeprefix("search."), search)
+    elif key == "trials" and config.trial_scheduler.name == "pbt":
+        rule = "the size of a population (trial_scheduler.name: pbt) is fixed while it runs"
+    elif key in _FREE:
+        rule = ""
+    else:
         known = [*_FREE, *(f"search.{name}" for name in search)]
-        rule = "cannot change while the sweep runs; `spatialsweep resume NAME --set KEY=VALUE` can change more"
-        return [Problem(key, f"{rule}. {did_you_mean(key, known)}")]
+        rule = (
+            "cannot change while the sweep runs; `spatialsweep resume NAME --set KEY=VALUE` can change more. "
+            f"{did_you_mean(key, known)}"
+        )
+    return [Problem(key, rule)] if rule else []
+
+
+def _fixed_space(config: SweepConfig) -> str:
+    """Return why the space of a sweep cannot change; empty where it can."""
     if config.sampler.name == "grid":
-        return [Problem(key, "the points of a grid are fixed. Start another sweep for another grid")]
+        return "the points of a grid are fixed. Start another sweep for another grid"
     if config.trial_scheduler.name == "pbt":
-        return [Problem(key, "the space of a population (trial_scheduler.name: pbt) is fixed while it runs")]
-    name = ".".join(keys[1:])
-    last = keys[-1]
-    if name not in search and len(keys) > 2:
-        name = ".".join(keys[1:-1])
+        return "the space of a population (trial_scheduler.name: pbt) is fixed while it runs"
+    return ""
+
+
+def _refused_domain(path: str, search: Mapping[str, Any]) -> str:
+    """Return why a domain, or a part of it, cannot be set; empty where it can.
+
+    Args:
+        path: Searched name, or the name and a key of its domain behind a dot.
+        search: Domains of all searched names, as plain data.
+    """
+    name, key = (path, "") if path in search else (path.rpartition(".")[0], path.rpartition(".")[2])
     if name not in search:
-        return [Problem(key, f"is not searched, and stays as it is. {did_you_mean(name, list(search))}")]
+        return f"is not searched, and stays as it is. {did_you_mean(name or path, list(search))}"
     bounds = _BOUNDS[search[name]["type"]]
     if not bounds:
-        return [Problem(key, "is fixed in search, and stays as it is")]
-    if name == ".".join(keys[1:]) and bounds != ("choices",):
-        return [Problem(key, f"name the bound: {' or '.join(f'search.{name}.{bound}' for bound in bounds)}")]
-    if name != ".".join(keys[1:]) and last not in bounds:
-        return [Problem(key, f"only {' and '.join(bounds)} of {name} can change while the sweep runs")]
-    return []
-
-
-def _fixed_population() -> Problem:
-    return Problem("trials", "the size of a population (trial_scheduler.name: pbt) is fixed while it runs")
+        return "is fixed in search, and stays as it is"
+    if key and key not in bounds:
+        return f"only {' and '.join(bounds)} of {name} can change while the sweep runs"
+    if not key and bounds != ("choices",):
+        return f"name the bound: {' or '.join(f'search.{name}.{bound}' for bound in bounds)}"
+    return ""
 
 
 def _checked_domain(name: str, content: Any, before: Mapping[str, Any]) -> dict[str, Any]:
