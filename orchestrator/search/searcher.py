@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,11 +15,14 @@ from ray.tune.search import Searcher
 from orchestrator.config.plans import SearchPlan
 from orchestrator.config.trial import resolve_trial
 from orchestrator.lanes.trial_client import EPOCHS_DONE, TRIAL
-from orchestrator.records.ledger import Ledger
+from orchestrator.records.ledger import Ledger, TrialStatus
+from orchestrator.search.allocation.allocator import Propose, Resume
 from orchestrator.search.enqueued_trials import enqueue_request, params_by_hand
 from orchestrator.search.not_pickled import NotPickled
+from orchestrator.search.pauses import Pauses, begin_again
 from orchestrator.search.rejections import RejectionStreak, reject
 from orchestrator.search.samplers.samplers import SweepSampler
+from orchestrator.search.schedulers.allocated import Allocation
 from orchestrator.search.steering.present_space import (
     PresentSpace,
     known_choices,
@@ -42,6 +46,14 @@ class StudySearcher(NotPickled, Searcher):
         ledger: Ledger of the sweep.
         has_room: Returns whether another trial would find a lane, given the number of trials that have one.
         say: Called with the state of a long search for a configuration; None for no output.
+        allocation: Allocation rule, which decides whether a free lane begins or resumes a trial; None where the trial
+            scheduler pauses none.
+        pauses: Recorder of pauses; None likewise.
+
+    Attributes:
+        asked: Trials of the study that Tune has, by Tune's id.
+        closed: Whether no more trials are proposed.
+        lock: Lock held while a trial is chosen, and by the user's requests in another thread.
     """
 
     def __init__(
@@ -52,6 +64,8 @@ class StudySearcher(NotPickled, Searcher):
         has_room: Callable[[int], bool] = lambda _running: True,
         *,
         say: Callable[[str], None] | None = None,
+        allocation: Allocation | None = None,
+        pauses: Pauses | None = None,
     ) -> None:
         super().__init__(metric=plan.objective.metric, mode=plan.objective.mode)
         self._study = study
@@ -60,10 +74,14 @@ class StudySearcher(NotPickled, Searcher):
         self._trial_filter = TrialFilter(plan)
         self._has_room = has_room
         self._say = say
+        self._allocation = allocation
+        self._pauses = pauses
         self._open: set[str] = set()
         self.asked: dict[str, optuna.Trial] = {}  # until they end
         self.closed = False
-        self._lock = threading.RLock()  # a change of the plan waits for the proposal that is being made
+        self._wanted: deque[int] = deque()  # paused trials that the user resumes
+        self._has_begun = False
+        self.lock = threading.RLock()
         if union_if_changed(ledger.searched, plan.space) is not None:
             self._plan = self._with_changed_space(plan, ledger.searched)
 
@@ -74,11 +92,13 @@ class StudySearcher(NotPickled, Searcher):
             plan: Search plan; its space may have other bounds and choices, or lack names.
             searched: Domains of all searched names there ever were, as plain data.
         """
-        with self._lock:
+        with self.lock:
             is_same = plan.space.fingerprint == self._plan.space.fingerprint
             plan = replace(plan, stored_choices=self._plan.stored_choices)
             self._plan = plan if is_same else self._with_changed_space(plan, searched)
             self._trial_filter = TrialFilter(self._plan)
+            if self._allocation is not None:
+                self._allocation.change_bounds(trials=plan.trials, epochs=plan.budget_epochs)
 
     def _with_changed_space(self, plan: SearchPlan, searched: Mapping[str, Any]) -> SearchPlan:
         """Let study and sampler take a changed space, and return the plan with the choices as they are stored."""
@@ -102,38 +122,44 @@ class StudySearcher(NotPickled, Searcher):
         Raises:
             ConfigError: The present space cannot draw it, or it would be rejected.
         """
-        with self._lock:
+        with self.lock:
             params = params_by_hand(self._plan, source, settings)
             self._ledger.trial_enqueued(request, params)
             enqueue_request(self._study, params, request)
             return params
 
-    def end_waiting(self, number: int, end: Callable[[], None]) -> bool:
-        """Call a function unless a trial runs; no trial is passed to Tune meanwhile.
+    def hold(self, number: int) -> None:
+        """Keep a trial that the user pauses from being resumed by anyone else; may be called in another thread."""
+        if self._allocation is not None:
+            self._allocation.hold(number)
 
-        Args:
-            number: Number of a trial.
-            end: Function to call.
+    def resume_next(self, number: int) -> None:
+        """Resume a paused trial as soon as a lane is free; may be called in another thread."""
+        with self.lock:
+            if self._allocation is not None:
+                self._allocation.let_go(number)
+            self._wanted.append(number)
 
-        Returns:
-            Whether it was called.
-        """
-        with self._lock:
-            if any(trial.number == number for trial in list(self.asked.values())):
-                return False
-            end()
-            return True
+    def is_running(self, number: int) -> bool:
+        """Return whether Tune has a trial."""
+        return any(trial.number == number for trial in list(self.asked.values()))
+
+    def steered(self, tune_id: str) -> str:
+        """Return whether the user stops or pauses a trial: `stop`, `pause`, or empty."""
+        asked = self.asked.get(tune_id)
+        return "" if asked is None else self._ledger.trial(asked.number).steered
 
     @property
     def begun(self) -> int:
-        """Number of trials that have ended for good or that Tune has now."""
-        return self._ledger.count_ended() + len(self.asked)
+        """Number of trials that have ended for good, are paused, or that Tune has now."""
+        return self._ledger.count_ended() + self._ledger.count_paused() + len(self.asked)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # a text ends the search
         """Return the next configuration under the key `trial`, with the number of its epochs already reported.
 
-        A study returns interrupted trials before it proposes new ones. A configuration that is not worth a trial is
-        rejected, and the study asked again. Returns None while no lane is free: Tune calls again.
+        Interrupted trials come first, then those that the allocation rule resumes, then new ones. A configuration that
+        is not worth a trial is rejected, and the study asked again. Returns None while no lane is free, or the
+        allocation rule waits for running trials: Tune calls again.
 
         Raises:
             SpaceExhaustedError: Nothing but rejected configurations was proposed, many times in a row.
@@ -142,13 +168,80 @@ class StudySearcher(NotPickled, Searcher):
             return FINISHED
         if not self._has_room(len(self._open)):
             return None
+        with self.lock:
+            if (number := self._next_wanted()) is not None:
+                return self._resume(trial_id, number)
+        if self._allocation is not None:
+            return self._suggest_allocated(trial_id, self._allocation)
+        return self._suggest_proposed(trial_id)
+
+    def _next_wanted(self) -> int | None:
+        """Return a paused trial that the user resumes; None where there is none."""
+        while self._wanted:
+            number = self._wanted.popleft()
+            if self._ledger.trial(number).status is TrialStatus.PAUSED:
+                return number
+        return None
+
+    def _end_search(self, trial_id: str) -> dict[str, Any] | str:
+        """Return the end of the search; a session that has only trials left that the user paused resumes them.
+
+        In the session in which they were paused they stay paused: the user may want the sweep to end without them.
+        """
+        with self.lock:
+            held = [trial.number for trial in self._ledger.trials() if trial.steered == "pause"]
+            paused = [number for number in held if self._ledger.trial(number).status is TrialStatus.PAUSED]
+            if self._has_begun or not paused:
+                return FINISHED
+            for number in paused:
+                self._ledger.trial_steered("", number, "resume")
+                self.resume_next(number)
+            return self._resume(trial_id, self._wanted.popleft())
+
+    def _suggest_allocated(self, trial_id: str, allocation: Allocation) -> dict[str, Any] | str | None:
+        """Return what the allocation rule chooses: a trial to resume, or a new one."""
+        while (number := allocation.next_interrupted()) is not None:
+            if self._ledger.trial(number).is_over:
+                continue  # the user has stopped it
+            if not allocation.is_pausing(number):
+                return self._resume(trial_id, number)
+            assert self._pauses is not None, "given with every allocation rule"
+            self._pauses.record(number)  # its driver died between its report and its pause
+        choice = allocation.next_trial()
+        if isinstance(choice, Propose):
+            found = self._suggest_proposed(trial_id)
+            if found != FINISHED or self.closed:
+                return found
+            allocation.end_proposals()
+            choice = allocation.next_trial()
+        if isinstance(choice, Resume):
+            return self._resume(trial_id, choice.number)
+        if allocation.is_finished or (allocation.holds_any and not self._open):
+            return self._end_search(trial_id)
+        if not self._open:
+            raise RuntimeError("the trial scheduler waits for running trials where none runs")
+        return None
+
+    def _resume(self, trial_id: str, number: int) -> dict[str, Any]:
+        """Return a paused or interrupted trial, with the epochs that it has reported."""
+        self._has_begun = True
+        self.asked[trial_id] = begin_again(self._study, number)
+        self._open.add(trial_id)
+        self._ledger.trial_resumed(number, trial_id)
+        record = self._ledger.trial(number)
+        if self._allocation is not None:
+            self._allocation.start(number, record.params)
+        return {TRIAL: dict(record.config), EPOCHS_DONE: record.epochs}
+
+    def _suggest_proposed(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the next configuration of the study; the text that ends the search where there is none."""
         streak = RejectionStreak(self._say)
         for _ in range(MOST_REJECTED):
-            with self._lock:
+            with self.lock:
                 if self.closed or self._is_exhausted():  # the sweep may be ended meanwhile
                     return FINISHED
-                if self.begun >= self._plan.trials:
-                    return None if self._open else FINISHED  # more trials may be wanted while some are running
+                if self.begun >= self._plan.trials:  # more may be wanted while some are running
+                    return None if self._open else self._end_search(trial_id)
                 if (found := self._propose(trial_id, streak)) is not None:
                     return found
         raise streak.exhausted()
@@ -164,6 +257,7 @@ class StudySearcher(NotPickled, Searcher):
                 reject(self._study, self._ledger, trial, params, rejection)
                 streak.note(rejection)
                 return None
+        self._has_begun = True
         trial.set_user_attr("tune_trial", trial_id)
         self.asked[trial_id] = trial  # before the ledger makes the trial visible to other threads
         self._open.add(trial_id)
@@ -172,6 +266,8 @@ class StudySearcher(NotPickled, Searcher):
         else:
             self._ledger.trial_resumed(trial.number, trial_id)
         record = self._ledger.trial(trial.number)
+        if self._allocation is not None:
+            self._allocation.start(trial.number, record.params)
         return {TRIAL: dict(record.config), EPOCHS_DONE: record.epochs}
 
     def _outside(self, params: Mapping[str, Any]) -> Rejection | None:

@@ -18,7 +18,13 @@ from orchestrator.records.ledger import Ledger
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.callback import SweepCallback
 from orchestrator.search.not_pickled import NotPickled
-from orchestrator.search.schedulers.trial_schedulers import create_trial_scheduler, keeps_lane, trials_at_once
+from orchestrator.search.pauses import Pauses
+from orchestrator.search.schedulers.trial_schedulers import (
+    create_allocation,
+    create_trial_scheduler,
+    keeps_lane,
+    trials_at_once,
+)
 from orchestrator.search.searcher import StudySearcher
 
 _JOIN_TIMEOUT_S = 30.0
@@ -30,14 +36,18 @@ _HEAD_SHARE = {"node:__internal_head__": 0.0001}
 
 
 class _ExternalStopper(NotPickled, Stopper):
-    """Stopper that ends a Tune experiment, or single trials, on request of another thread."""
+    """Stopper that ends a Tune experiment on request of another thread, and trials that the user stops or pauses.
 
-    def __init__(self) -> None:
+    Args:
+        steered: Returns whether the user stops or pauses a trial, given Tune's id.
+    """
+
+    def __init__(self, steered: Callable[[str], str]) -> None:
         self.ending = False
-        self.stopped: set[str] = set()  # ids of trials that end at their next report
+        self._steered = steered
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return trial_id in self.stopped
+        return bool(self._steered(trial_id))
 
     def stop_all(self) -> bool:
         return self.ending
@@ -56,6 +66,8 @@ class TuneRun:
         lanes: Largest number of trials at the same time.
         has_room: Returns whether another trial would find a lane, given the number of trials that have one.
         say: Called with the state of a long search for a configuration.
+        most_paused: Number of paused trials that keep their checkpoints.
+        let_go: Removes the checkpoints of a paused trial.
     """
 
     def __init__(
@@ -70,16 +82,22 @@ class TuneRun:
         lanes: int,
         has_room: Callable[[int], bool],
         say: Callable[[str], None],
+        most_paused: int,
+        let_go: Callable[[int], None],
     ) -> None:
         self._plan = plan
         self._folder = folder
         self._ledger = ledger
         self._hub = hub
         self._lanes = lanes
-        self._stopper = _ExternalStopper()
         room = has_room if keeps_lane(plan) else lambda _: True
-        self._searcher = StudySearcher(study, plan, ledger, room, say=say)
-        self._callback = SweepCallback(self._searcher, study, objectives, ledger, hub)
+        self._allocation = create_allocation(plan, ledger)
+        pauses = Pauses(study, ledger, objectives, self._allocation, most=most_paused, let_go=let_go)
+        self._searcher = StudySearcher(study, plan, ledger, room, say=say, allocation=self._allocation, pauses=pauses)
+        self._stopper = _ExternalStopper(self._searcher.steered)
+        self._callback = SweepCallback(
+            self._searcher, study, objectives, ledger, hub, allocation=self._allocation, pauses=pauses
+        )
         self._thread = threading.Thread(target=self._run, name="tune", daemon=True)
         self.failure: Exception | None = None
 
@@ -128,13 +146,15 @@ class TuneRun:
         Returns:
             Whether it has ended already.
         """
-        if self._searcher.end_waiting(number, lambda: self._callback.end_waiting(number)):
-            return True
-        self._stopper.stopped |= self._tune_ids(number)
-        return False
+        return self._callback.stop(number)
 
-    def _tune_ids(self, number: int) -> set[str]:
-        return {tune_id for tune_id, asked in list(self._searcher.asked.items()) if asked.number == number}
+    def hold_trial(self, number: int) -> None:
+        """Pause a trial that the ledger has recorded as paused by the user, at its next report."""
+        self._searcher.hold(number)
+
+    def resume_trial(self, number: int) -> None:
+        """Resume a paused trial as soon as a lane is free."""
+        self._searcher.resume_next(number)
 
     def wind_down(self) -> None:
         """Propose no more trials; the experiment ends when the running ones have ended."""
@@ -172,8 +192,9 @@ class TuneRun:
                 metric=self._plan.objective.metric,
                 mode=self._plan.objective.mode,
                 search_alg=self._searcher,
-                scheduler=create_trial_scheduler(self._plan, self._ledger, self._folder),
-                num_samples=-1,  # the searcher counts: the number of trials may change while they run
+                scheduler=create_trial_scheduler(self._plan, self._ledger, self._folder, self._allocation),
+                # A trial that resumes is a new one to Tune, and more may be wanted: the searcher ends the experiment.
+                num_samples=-1,
                 max_concurrent_trials=trials_at_once(self._plan, self._lanes),
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"trial_{trial.trial_id}",

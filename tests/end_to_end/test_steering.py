@@ -15,7 +15,14 @@ from orchestrator import load_sweep, resume_sweep, run_sweep
 from orchestrator.records.history import read_history
 from orchestrator.records.ledger import TrialStatus
 from orchestrator.runtime.ray_session import ray_session
-from orchestrator.steering.client import change_settings, end_sweep, enqueue_configuration, stop_trial
+from orchestrator.steering.client import (
+    change_settings,
+    end_sweep,
+    enqueue_configuration,
+    pause_trial,
+    resume_trial,
+    stop_trial,
+)
 from orchestrator.steering.requests import SteeringError
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -54,8 +61,13 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def steer(folder: Path, answers: list[str]) -> None:
-    """Stop the first trial, enqueue one, narrow and widen the space, raise the number of trials, then end the sweep."""
+    """Change settings, pause the first trial, stop the next two, resume the first, and end the sweep."""
     journal = folder / "journal.jsonl"
+
+    def epochs(trial: int) -> int:
+        found = read_history(journal).trials.get(trial)
+        return found.epochs if found else 0
+
     wait_for(lambda: journal.exists() and b"trial_reported" in journal.read_bytes())
     answers.append(change_settings(folder, ["trials=3", "budget.wall_clock=1h"]))
     answers.append(change_settings(folder, ["search.lr.high=0.01", "search.optimizer=[adamw, momentum]"]))
@@ -64,8 +76,14 @@ def steer(folder: Path, answers: list[str]) -> None:
         with pytest.raises(SteeringError) as error:
             enqueue_configuration(folder, refused)
         answers.append(str(error.value))
-    answers.append(stop_trial(folder, 0))
-    wait_for(lambda: read_history(journal).trials.get(1) is not None and bool(read_history(journal).trials[1].reports))
+    answers.append(pause_trial(folder, 0))
+    wait_for(lambda: epochs(1) > 0)
+    answers.append(resume_trial(folder, 0))
+    answers.append(stop_trial(folder, 1))
+    before = epochs(0)
+    wait_for(lambda: epochs(0) > before)  # it comes before the third trial is proposed
+    answers.append(pause_trial(folder, 0))
+    wait_for(lambda: epochs(2) > 0)
     answers.append(end_sweep(folder))
 
 
@@ -76,32 +94,34 @@ def test_a_running_sweep_is_steered_and_resumed_as_steered(tmp_path: Path) -> No
     first = run_sweep(load_sweep({**SWEEP, "runs_dir": str(tmp_path)}))
     user.join(10)
 
-    assert first.status is TrialStatus.INTERRUPTED
-    stopped, enqueued = first.records[:2]
-    assert (stopped.status, stopped.reason) == (TrialStatus.PRUNED, "stopped by the user")
-    assert 1 <= stopped.epochs < 40
-    assert enqueued.params == {"lr": 0.002, "optimizer": "momentum"}
-    assert enqueued.status is TrialStatus.INTERRUPTED
     assert answers[0] == "trials is 3, budget.wall_clock is 3600"
-    assert answers[3] == "enqueue: lr: got 0.05; the search has 0.0001 to 0.01"
-    assert answers[4] == "enqueue: optimizer: got sgd; the search has adamw, momentum"
-    assert answers[5] == "enqueue: optimiser: is not searched here. Did you mean 'optimizer'?"
+    assert answers[3:6] == [
+        "enqueue: lr: got 0.05; the search has 0.0001 to 0.01",
+        "enqueue: optimizer: got sgd; the search has adamw, momentum",
+        "enqueue: optimiser: is not searched here. Did you mean 'optimizer'?",
+    ]
+    assert first.status is TrialStatus.INTERRUPTED
+    paused, stopped, drawn = first.records
+    assert (paused.status, paused.steered) == (TrialStatus.PAUSED, "pause")
+    assert [report["epoch"] for report in paused.reports] == [*range(1, paused.epochs + 1)]
+    assert (stopped.status, stopped.reason) == (TrialStatus.PRUNED, "stopped by the user")
+    assert stopped.params == {"lr": 0.002, "optimizer": "momentum"}
+    assert 1e-4 <= drawn.params["lr"] <= 0.01
+    assert drawn.params["optimizer"] in ("adamw", "momentum")
+    assert drawn.status is TrialStatus.INTERRUPTED
 
     second = threading.Thread(target=stop_all, args=(folder,), daemon=True)
     second.start()
     resumed = resume_sweep("steered", runs_dir=str(tmp_path))
     assert [record.status for record in resumed.records] == [TrialStatus.PRUNED] * 3
-    assert resumed.records[1].epochs > enqueued.epochs
-    drawn = resumed.records[2].params
-    assert 1e-4 <= drawn["lr"] <= 0.01
-    assert drawn["optimizer"] in ("adamw", "momentum")
+    assert resumed.records[0].epochs == paused.epochs
+    assert resumed.records[2].epochs > drawn.epochs
 
 
 def stop_all(folder: Path) -> None:
-    """Stop the trials that are left as soon as they have trained another epoch."""
+    """Stop the paused trial, and the other one as soon as it has trained another epoch."""
     journal = folder / "journal.jsonl"
-    before = read_history(journal).trials[1].epochs
-    wait_for(lambda: read_history(journal).trials[1].epochs > before)
-    stop_trial(folder, 1)
-    wait_for(lambda: 2 in read_history(journal).trials and bool(read_history(journal).trials[2].reports))
+    before = read_history(journal).trials[2].epochs
+    wait_for(lambda: read_history(journal).trials[2].epochs > before)
+    assert stop_trial(folder, 0).startswith("trial 0 is stopped after")
     stop_trial(folder, 2)

@@ -21,7 +21,7 @@ from orchestrator.errors import ConfigError, Problem, did_you_mean
 from search_spaces import Domain, SearchSpace, setting_of
 from search_spaces.domains import as_tuple
 
-_LIMITS = ("wall_clock", "cpu_hours", "gpu_hours", "target", "patience")
+_LIMITS = ("wall_clock", "cpu_hours", "gpu_hours", "epochs", "target", "patience")
 _FREE = ("trials", *(f"budget.{limit}" for limit in _LIMITS))
 _BOUNDS = {"float": ("low", "high"), "int": ("low", "high"), "choice": ("choices",), "constant": ()}
 _SOURCE = "the running sweep"

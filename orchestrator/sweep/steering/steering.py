@@ -9,10 +9,10 @@ from dataclasses import replace
 from orchestrator.config import SweepConfig
 from orchestrator.config.fixed_settings import shown
 from orchestrator.config.plans import SearchPlan, resolve_plans
-from orchestrator.errors import SpatialSweepError, did_you_mean, first_line
+from orchestrator.errors import SpatialSweepError, first_line
 from orchestrator.records.budget import Budget
 from orchestrator.records.folder.sweep_folder import SweepFolder
-from orchestrator.records.ledger import Ledger, TrialRecord
+from orchestrator.records.ledger import Ledger, TrialRecord, TrialStatus
 from orchestrator.records.stored_config import complete_settings
 from orchestrator.search.tune_run import TuneRun
 from orchestrator.steering.request_folder import RequestFolder
@@ -135,10 +135,32 @@ class Steering:
         return f"trial {trial} is stopped at its next report; its results stay"
 
     def _pause(self, number: str, trial: int) -> str:
-        raise SteeringError(f"trial {trial} cannot be paused ({number})")
+        record = self._trial(trial)
+        self._refuse_ended(record)
+        if self._plan.trial_scheduler.name == "pbt":
+            raise SteeringError(
+                "the trials of a population (trial_scheduler.name: pbt) train together; none pauses alone"
+            )
+        if record.steered:
+            raise SteeringError(f"trial {trial} {'is paused' if record.steered == 'pause' else 'ends'} already")
+        self._search.hold_trial(trial)  # first, so that the allocation rule does not resume it
+        self._ledger.trial_steered(number, trial, "pause")
+        if record.status is TrialStatus.PAUSED:
+            return f"trial {trial} stays paused after {record.epochs} epochs, until it is resumed by hand"
+        return f"trial {trial} is paused at its next report, until it is resumed by hand"
 
     def _resume(self, number: str, trial: int) -> str:
-        raise SteeringError(f"trial {trial} is not paused ({number})")
+        record = self._trial(trial)
+        self._refuse_ended(record)
+        if record.steered == "stop":
+            raise SteeringError(f"trial {trial} ends at its next report; that is final")
+        if record.status is TrialStatus.RUNNING and not record.steered:
+            raise SteeringError(f"trial {trial} is not paused, it is running")
+        self._ledger.trial_steered(number, trial, "resume")
+        self._search.resume_trial(trial)
+        if record.status is TrialStatus.PAUSED:
+            return f"trial {trial} resumes after epoch {record.resume_epoch} as soon as a lane is free"
+        return f"trial {trial} continues; it had not paused yet"
 
     def _enqueue(self, number: str, request: Enqueue) -> str:
         params = self._search.enqueue(_SOURCE, request.settings, number)
@@ -166,10 +188,9 @@ class Steering:
     def _trial(self, number: int) -> TrialRecord:
         if self._ledger.has_trial(number):
             return self._ledger.trial(number)
-        known = [str(trial.number) for trial in self._ledger.open()]
+        known = [str(trial.number) for trial in self._ledger.trials() if not trial.is_over]
         raise SteeringError(
-            f"sweep '{self._folder.name}' has no trial {number}. Running: {', '.join(known) or 'none'}. "
-            f"{did_you_mean(str(number), known) if known else ''}".rstrip()
+            f"sweep '{self._folder.name}' has no trial {number}. Running or paused: {', '.join(known) or 'none'}"
         )
 
     def _refuse_ended(self, record: TrialRecord) -> None:
