@@ -18,7 +18,7 @@ from orchestrator.config.sections.model import ModelConfig
 from orchestrator.config.sections.objective import ObjectiveConfig
 from orchestrator.config.sections.resources import ResourcesConfig
 from orchestrator.config.sections.study import SamplerConfig, StorageConfig, TrialSchedulerConfig
-from orchestrator.config.sections.tracking import TrackingConfig
+from orchestrator.config.sections.tracking import NotifyConfig, TrackingConfig
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.files.runs_dir import resolve_runs_dir
@@ -145,6 +145,7 @@ class SweepPlans:
         budget: Limits that end the sweep early, and prices of devices.
         keep: Numbers of trials whose checkpoints stay.
         tracking: Tracking plan.
+        notify: Webhooks and events that they get.
         paths: Paths plan.
     """
 
@@ -154,6 +155,7 @@ class SweepPlans:
     budget: BudgetConfig
     keep: KeepConfig
     tracking: TrackingPlan
+    notify: NotifyConfig
     paths: PathsPlan
 
 
@@ -192,6 +194,7 @@ def resolve_plans(config: SweepConfig) -> SweepPlans:
         budget=config.budget,
         keep=config.keep,
         tracking=resolve_tracking(config.tracking, runs_dir),
+        notify=config.notify,
         paths=PathsPlan(runs_dir, runs_dir / "datasets", study_uri(config.storage, runs_dir)),
     )
 

@@ -29,6 +29,7 @@ _FREE = (
     "budget",
     "resources",
     "tracking",
+    "notify",
     "storage",
     "keep",
     "runs_dir",

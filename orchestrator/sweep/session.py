@@ -24,6 +24,7 @@ from orchestrator.config.plans import SearchPlan, SweepPlans
 from orchestrator.config.sections.budget import BudgetConfig
 from orchestrator.lanes.lane_setting import LaneTask
 from orchestrator.lanes.pool.lane_pool import LanePool
+from orchestrator.notify.notifications import Notifications
 from orchestrator.plain_output import say
 from orchestrator.progress.notebook_view import NotebookDisplay
 from orchestrator.progress.progress_view import Progress
@@ -56,6 +57,7 @@ class SweepSession:
         console: Console for progress and messages.
         signals: Requests to stop.
         display: Output of a notebook, where progress is shown in place of the console.
+        notifications: Notifications of the session.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class SweepSession:
         console: Console,
         signals: SignalWatch,
         display: NotebookDisplay | None = None,
+        notifications: Notifications,
     ) -> None:
         self._config = config
         self._plans = plans
@@ -78,6 +81,7 @@ class SweepSession:
         self._console = console
         self._signals = signals
         self._display = display
+        self._notifications = notifications
         self._objectives = Objectives.of(plans.search.objectives, plans.search.constraints)
         self._budget = Budget(plans.budget, plans.search.objective)
         self._retention = CheckpointRetention(plans.keep, self._objectives, folder, ledger)
@@ -256,5 +260,5 @@ class SweepSession:
             budget=self._budget,
             signals=self._signals,
             say=progress.say,
-            polls=(progress.update, steering.poll, disk.poll, self._retention.apply),
+            polls=(progress.update, steering.poll, disk.poll, self._retention.apply, self._notifications.poll),
         )
