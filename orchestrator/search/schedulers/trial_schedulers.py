@@ -35,10 +35,10 @@ def create_trial_scheduler(
         plan: Search plan of the sweep.
         ledger: Ledger of the sweep, with the reports of earlier sessions.
         folder: Folder of the sweep.
-        allocation: Allocation rule of the sweep; None where its trial scheduler pauses no trial.
+        allocation: Allocation rule of the sweep, where its trial scheduler pauses trials; None creates it.
     """
-    if allocation is not None:
-        return Allocated(allocation)
+    if plan.trial_scheduler.name in ALLOCATORS:
+        return Allocated(allocation or Allocation(plan, ledger))
     scheduler = plan.trial_scheduler
     rungs: dict[str, Any] = {
         "time_attr": EPOCH,
