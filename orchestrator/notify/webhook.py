@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -75,10 +76,8 @@ class Webhook:
         Args:
             deadline_s: Time by `time.monotonic` after which no more is delivered.
         """
-        try:
+        with contextlib.suppress(queue.Full):  # then the messages that wait are counted below
             self._waiting.put(None, timeout=max(0.0, deadline_s - time.monotonic()))
-        except queue.Full:
-            pass  # the messages that wait are counted below
         self._thread.join(max(0.0, deadline_s - time.monotonic()))
         self._given_up.set()
         with self._lock:

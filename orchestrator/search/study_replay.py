@@ -96,6 +96,8 @@ def _end(study: optuna.Study, trial: FrozenTrial, record: TrialRecord, objective
     note_constraints(study, trial, record, objectives)
     for name, text in notes(record).items():
         study._storage.set_trial_user_attr(trial._trial_id, name, text)
+    if trial.state is TrialState.WAITING:
+        study._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)  # only such a trial can end
     study.tell(trial.number, values=values, state=state)
 
 

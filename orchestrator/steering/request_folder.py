@@ -167,13 +167,15 @@ class RequestFolder:
             descriptor = os.open(path, _FLAGS)
         except OSError as error:
             raise SteeringError(f"{path.name} cannot be read ({error.strerror}); links are not followed") from None
-        with os.fdopen(descriptor, "rb") as file:
-            facts = os.fstat(file.fileno())
+        try:
+            facts = os.fstat(descriptor)
             if not stat.S_ISREG(facts.st_mode):
                 raise SteeringError(f"{path.name} is no ordinary file")
             if facts.st_uid not in (self.path.stat().st_uid, os.getuid(), 0):
                 raise SteeringError(f"{path.name} belongs to another user than {self.path}")
-            content = file.read(_LARGEST_BYTES + 1)
+            content = os.read(descriptor, _LARGEST_BYTES + 1)
+        finally:
+            os.close(descriptor)
         if len(content) > _LARGEST_BYTES:
             raise SteeringError(f"{path.name} is larger than {_LARGEST_BYTES} bytes")
         return content

@@ -114,7 +114,7 @@ def run_sweep(
             for note in found.stored(folder.path).notes:
                 say(console, note)
             hint = _hint_on_failure(config.name, config.runs_dir)
-            return _run_tracked(session, plans, folder, ledger, notifications, hint)
+            return _run_tracked(session, plans, folder, ledger, notifications=notifications, hint=hint)
 
 
 def resume_sweep(
@@ -259,6 +259,7 @@ def _run_tracked(
     plans: SweepPlans,
     folder: SweepFolder,
     ledger: Ledger,
+    *,
     notifications: Notifications,
     hint: contextlib.AbstractContextManager[None],
 ) -> SweepResult:

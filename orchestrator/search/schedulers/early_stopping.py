@@ -94,7 +94,6 @@ class Median(ReportReplay, OldestFirst, MedianStoppingRule):
     def _take_over(self, before: TuneTrial, trial: TuneTrial) -> None:
         """Move the reports of a trial."""
         self._results[trial] = self._results.pop(before, []) + self._results.get(trial, [])
-        self._completed_trials.discard(before)
 
     def _on_insufficient_samples(self, tune_controller: TuneController, trial: TuneTrial, time: float) -> str:
         """Continue the trial: Tune's rule would pause it, and its lane with it."""

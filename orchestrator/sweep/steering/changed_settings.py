@@ -209,4 +209,5 @@ def _only_known(config: SweepConfig) -> Any:
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that differ, by dotted name, with their new values; None for one that is gone."""
     was, now = dict(flat_names(before)), dict(flat_names(after))
-    return {key: now.get(key) for key in {**was, **now} if was.get(key) != now.get(key)}
+    differing = (key for key in {**was, **now} if was.get(key) != now.get(key))
+    return {key: now.get(key) for key in differing if key.partition(".")[0] != "try_first"}

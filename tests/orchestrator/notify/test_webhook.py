@@ -1,4 +1,4 @@
-"""Delivery of notifications to real HTTP servers: one that fails twice, one that hangs, one that dies, one that redirects."""
+"""Delivery of notifications to real HTTP servers that fail, hang, die or redirect."""
 
 from __future__ import annotations
 
