@@ -97,6 +97,7 @@ class Progress:
         """Draw or print the present state; to be called about twice a second."""
         snapshot = self._snapshots.now()
         if self._display is not None:
+            self._display.show_trials(snapshot.unfinished)
             self._display.show(snapshot_html(snapshot, [*self._lines, *self._warning_lines()]))
         elif self._live:
             self._live.update(live_view(snapshot, self._warning_lines(), self._console.height), refresh=True)

@@ -83,6 +83,7 @@ class Snapshot:
         failures: First lines of the commonest reasons why trials failed or diverged, with their numbers.
         devices: Devices that the running trials reserve, in words.
         best_model: Network of the trial with the best value; empty before the first.
+        unfinished: Numbers of the trials that are running, interrupted or paused by the user.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Snapshot:
     failures: Sequence[tuple[str, int]]
     devices: str
     best_model: str
+    unfinished: Sequence[int] = ()
 
 
 @dataclass
@@ -221,6 +223,7 @@ class Snapshots:
             failures=self._ended.reasons.most_common(_REASONS),
             devices=self._devices(trials),
             best_model="" if best is None else _model(self._ledger.trial(best)),
+            unfinished=[trial.number for trial in trials] + self._ledger.held(),
         )
 
     def _ranked(self, trial: TrialRecord) -> tuple[Any, Ranked] | None:

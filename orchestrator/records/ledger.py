@@ -341,6 +341,11 @@ class Ledger:
         with self._lock:
             return [self._history.trials[number] for number in sorted(self._history.open)]
 
+    def held(self) -> list[int]:
+        """Return the numbers of the trials that the user has paused."""
+        with self._lock:
+            return [number for number in sorted(self._history.paused) if self._history.trials[number].steered]
+
     def running(self) -> list[TrialRecord]:
         """Return the running trials, ordered by number."""
         return [trial for trial in self.open() if trial.status is TrialStatus.RUNNING]

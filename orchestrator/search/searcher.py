@@ -189,8 +189,7 @@ class StudySearcher(NotPickled, Searcher):
         In the session in which they were paused they stay paused: the user may want the sweep to end without them.
         """
         with self.lock:
-            held = [trial.number for trial in self._ledger.trials() if trial.steered == "pause"]
-            paused = [number for number in held if self._ledger.trial(number).status is TrialStatus.PAUSED]
+            paused = self._ledger.held()
             if self._has_begun or not paused:
                 return FINISHED
             for number in paused:

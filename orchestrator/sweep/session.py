@@ -206,6 +206,8 @@ class SweepSession:
         )
         progress = Progress(snapshots, self._console, self._display)
         progress.say(self._announcement(plan))
+        if self._display is not None and (elsewhere := self._display.offer_buttons(self._folder)):
+            progress.say(elsewhere)
         return progress
 
     def _announcement(self, plan: LanePlan) -> str:
