@@ -58,6 +58,7 @@ class History:
         ended_by: Limit of the budget that ended the newest session; empty when none did.
         searched: Domains of all searched names there ever were, as first recorded, with all choices there ever were.
         changed: Settings that the user changed while the sweep ran, with their newest values.
+        superseded: Settings as they were before each such change.
         enqueued: Configurations that the user enqueued, by the identifier of the request.
     """
 
@@ -81,6 +82,7 @@ class History:
         self.ended_by = ""
         self.searched: dict[str, Any] = {}
         self.changed: dict[str, Any] = {}
+        self.superseded: list[Mapping[str, Any]] = []
         self.enqueued: dict[str, Mapping[str, Any]] = {}
 
     def apply(self, event: Event) -> None:
@@ -123,6 +125,7 @@ class History:
             case SweepStarted() | SweepResumed():
                 self._begin_session(event)
             case SettingsChanged():
+                self.superseded.append(self.config)
                 self.config, self.identity = event.config, event.identity
                 self.changed = {**self.changed, **event.changes}
                 self.searched = merged_domains(self.searched, event.config.get("search") or {})

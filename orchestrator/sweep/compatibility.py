@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.config import SweepConfig, load_sweep
 from orchestrator.config.flat_names import flat_names
-from orchestrator.config.network_files import network_files_from
+from orchestrator.config.network_files import Finder, network_files_from
 from orchestrator.config.plans import SweepPlans
 from orchestrator.config.sections.study import TrialSchedulerConfig
 from orchestrator.data import current_hash, open_dataset
@@ -18,7 +18,7 @@ from orchestrator.records.folder.known_servers import note_server
 from orchestrator.records.folder.network_copies import hashes_as_identity, recorded_files
 from orchestrator.records.folder.recorded_addresses import moved_config, recorded_address, require_confirmed
 from orchestrator.records.folder.sweep_folder import SweepFolder
-from orchestrator.records.history import read_begun
+from orchestrator.records.history import History, read_begun
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.provenance import code_fingerprint
 
@@ -124,6 +124,38 @@ def _with_former_names(content: Mapping[str, Any]) -> Mapping[str, Any]:
     if scheduler.get("name") != _PROMOTION or "paused" in keep:
         return content
     return {**content, "trial_scheduler": {**scheduler, "name": _STOPPING}}
+
+
+def steered_again(config: SweepConfig, history: History) -> tuple[SweepConfig, str]:
+    """Return the configuration of a sweep file with the settings that were changed while the sweep ran.
+
+    A setting is replaced where the file has it as it was before such a change: the file was not edited since.
+
+    Args:
+        config: Configuration of the sweep file.
+        history: State of the sweep that it resumes.
+
+    Returns:
+        The configuration, and a line for the user; empty where nothing is replaced.
+    """
+    content, now = config.model_dump(mode="json"), history.config
+    replaced = [
+        key
+        for key in ("search", "trials", "budget")
+        if content[key] != now.get(key) and any(content[key] == before.get(key) for before in history.superseded)
+    ]
+    if not replaced:
+        return config, ""
+    kept = [*replaced, *(["try_first"] if "search" in replaced else [])]
+    with network_files_from(_sent_files(config)):
+        steered = load_sweep({**content, **{key: now[key] for key in kept}}, label=f"sweep '{config.name}'")
+    names = sorted(name for name in history.changed if name.partition(".")[0] in replaced)
+    return steered, f"Kept as changed while the sweep ran, in place of what the sweep file has: {', '.join(names)}"
+
+
+def _sent_files(config: SweepConfig) -> Finder:
+    """Return the finder of the files of networks that a configuration has read."""
+    return {source.name: source for source in config.network_files.sources}.get
 
 
 def stored_config(

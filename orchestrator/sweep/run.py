@@ -27,6 +27,7 @@ from orchestrator.progress.notebook_view import NotebookDisplay, in_notebook
 from orchestrator.records.folder.known_servers import note_server
 from orchestrator.records.folder.sweep_folder import SweepFolder, existing_folder, new_folder
 from orchestrator.records.folder.sweep_identity import require_original
+from orchestrator.records.history import read_begun
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.provenance import facts
@@ -34,7 +35,13 @@ from orchestrator.records.stored_config import complete_settings, non_default_se
 from orchestrator.results.sweep_result import SweepResult
 from orchestrator.search.enqueued_trials import refuse_unknown_sweeps
 from orchestrator.search.storage import open_storage, refuse_damaged_study
-from orchestrator.sweep.compatibility import identity, refuse_changes, stored_config, with_former_scheduler
+from orchestrator.sweep.compatibility import (
+    identity,
+    refuse_changes,
+    steered_again,
+    stored_config,
+    with_former_scheduler,
+)
 from orchestrator.sweep.finalize import finalize, start_tracking
 from orchestrator.sweep.session import SweepSession
 from orchestrator.sweep.session_snapshot import write_session_snapshot
@@ -87,6 +94,11 @@ def run_sweep(
     display = NotebookDisplay() if console is None and in_notebook() else None
     console = console or Console(quiet=True)
     folder = _begun_folder(plans, named_uris) if resume else _new_folder(plans)
+    if resume and sweep_file is not None:
+        config, kept = steered_again(config, read_begun(folder.journal))
+        plans = resolve_plans(config)
+        if kept:
+            say(console, kept)
     dataset = locate_dataset(config.dataset.name, config.dataset.uri, plans.paths.datasets)
     _refuse_damaged_databases(plans)
     with folder.driven(new=not resume), SignalWatch() as signals, Journal(folder.journal) as journal:

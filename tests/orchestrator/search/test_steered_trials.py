@@ -15,6 +15,7 @@ from orchestrator.config.plans import resolve_plans
 from orchestrator.lanes.trial_client import EPOCH, HELD, LANE, NODES, REPORTED, TRIAL
 from orchestrator.records.budget import Budget
 from orchestrator.records.folder.sweep_folder import SweepFolder
+from orchestrator.records.history import read_begun
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.objectives import Objectives
@@ -24,7 +25,7 @@ from orchestrator.search.searcher import FINISHED
 from orchestrator.search.tune_run import TuneRun
 from orchestrator.steering.request_folder import RequestFolder
 from orchestrator.steering.requests import REQUESTS, Answer
-from orchestrator.sweep.compatibility import stored_config
+from orchestrator.sweep.compatibility import steered_again, stored_config
 from orchestrator.sweep.signals import SignalWatch
 from orchestrator.sweep.steering.steering import Steering
 from orchestrator.sweep.study_setup import set_up_study
@@ -265,6 +266,12 @@ def test_a_changed_space_is_what_is_drawn_from(tmp_path: Path) -> None:
     session.close()
     session = Session(tmp_path)
     assert session.ledger.changed["search.lr.high"] == 1.0
+    file = load_sweep({**SWEEP, "trials": 14, "training": {"epochs": 2}, "runs_dir": str(tmp_path)})
+    again, kept = steered_again(file, read_begun(tmp_path / "s" / "journal.jsonl"))
+    assert (again.space.fingerprint, again.trials) == (session.plan.space.fingerprint, 20)
+    assert kept.endswith(": search.lr.high, search.lr.low, search.optimizer.choices, trials")
+    edited = load_sweep({**SWEEP, "trials": 15, "search": {"lr": [0.1]}})
+    assert steered_again(edited, read_begun(tmp_path / "s" / "journal.jsonl")) == (edited, "")
     session.run()
     drawn = [record.params for record in session.ledger.trials()[middle:]]
     assert {params["optimizer"] for params in drawn} == {"nadam"}
