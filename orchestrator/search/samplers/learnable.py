@@ -16,6 +16,8 @@ REJECTED = "rejected"
 """User attribute of a rejected trial: the reason."""
 PAUSED_AT = "paused_at"
 """User attribute of a trial that has paused, which may run again since: its epoch at its newest pause."""
+EPOCH_PREFIX = "epoch "
+"""Beginning of the user attributes with the values of an epoch, where there are several objectives."""
 _BEST_SHARE = 0.2
 
 
@@ -31,6 +33,7 @@ class TrialWindow:
     Args:
         size: Largest number of ended trials to show; None shows all.
         directions: Directions of the objectives; with several objectives all trials are shown.
+<<<<<<< HEAD
         seen: Returns a trial as the sampler sees it, None for one that it does not see.
     """
 
@@ -41,7 +44,18 @@ class TrialWindow:
         seen: Callable[[FrozenTrial], FrozenTrial | None] = lambda trial: trial,
     ) -> None:
         self._as_seen = seen
+=======
+        completes_paused: Whether a paused trial of several objectives is shown as a complete one with its newest
+            values: Optuna has no intermediate values of several objectives.
+    """
+
+    def __init__(
+        self, size: int | None, directions: Sequence[StudyDirection], *, completes_paused: bool = False
+    ) -> None:
+>>>>>>> main
         self._size = size if len(directions) == 1 else None
+        self._completes_paused = completes_paused and len(directions) > 1
+        self._objectives = len(directions)
         self._sign = -1.0 if directions[0] is StudyDirection.MAXIMIZE else 1.0
         self._seen = 0
         self._open: list[int] = []
@@ -65,17 +79,29 @@ class TrialWindow:
                 self._add(_learnable(trials[number]))
             elif PAUSED_AT in trials[number].user_attrs:
                 self._paused[number] = trials[number]
-                self._add(_as_pruned(trials[number]))
+                self._add(self._shown_paused(trials[number]))
             else:
                 self._open.append(number)
         shown = {number: self._ended[number] for number in self._numbers_to_show()}
         shown |= {number: trial for number in self._open if (trial := self._as_seen(trials[number])) is not None}
         return [shown[number] for number in sorted(shown)]
 
+<<<<<<< HEAD
     def _add(self, ended: FrozenTrial) -> None:
         trial = self._as_seen(ended)
         if trial is None:
             return
+=======
+    def _shown_paused(self, trial: FrozenTrial) -> FrozenTrial:
+        shown = _as_pruned(trial)
+        epochs = sorted(name for name in trial.user_attrs if name.startswith(EPOCH_PREFIX))
+        values = list(trial.user_attrs[epochs[-1]].values()) if epochs else []
+        if self._completes_paused and len(values) == self._objectives:
+            shown.state, shown.values = TrialState.COMPLETE, values
+        return shown
+
+    def _add(self, trial: FrozenTrial) -> None:
+>>>>>>> main
         if trial.number not in self._ended:
             bisect.insort(self._numbers, trial.number)
         self._ended[trial.number] = trial

@@ -103,8 +103,11 @@ class SweepSampler(BaseSampler):
     def _snapshot(self, study: optuna.Study, trial: FrozenTrial) -> LearnableStudy:
         """Return the study as it was when the trial was proposed."""
         if self._window is None:
+            # The evolutionary samplers read the trials of their population from the study itself.
+            is_tpe = self._sampler.name == "tpe"
             seen = {} if self._present is None else {"seen": self._present.seen}
-            self._window = TrialWindow(_TPE_WINDOW if self._sampler.name == "tpe" else None, study.directions, **seen)
+            size = _TPE_WINDOW if is_tpe else None
+            self._window = TrialWindow(size, study.directions, completes_paused=is_tpe, **seen)
         if self._view is None or self._view[0] != trial.number:
             self._view = trial.number, LearnableStudy(study, self._window)
         return self._view[1]
