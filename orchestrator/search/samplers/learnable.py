@@ -33,8 +33,9 @@ class TrialWindow:
     Args:
         size: Largest number of ended trials to show; None shows all.
         directions: Directions of the objectives; with several objectives all trials are shown.
-<<<<<<< HEAD
         seen: Returns a trial as the sampler sees it, None for one that it does not see.
+        completes_paused: Whether a paused trial of several objectives is shown as a complete one with its newest
+            values: Optuna has no intermediate values of several objectives.
     """
 
     def __init__(
@@ -42,17 +43,10 @@ class TrialWindow:
         size: int | None,
         directions: Sequence[StudyDirection],
         seen: Callable[[FrozenTrial], FrozenTrial | None] = lambda trial: trial,
+        *,
+        completes_paused: bool = False,
     ) -> None:
         self._as_seen = seen
-=======
-        completes_paused: Whether a paused trial of several objectives is shown as a complete one with its newest
-            values: Optuna has no intermediate values of several objectives.
-    """
-
-    def __init__(
-        self, size: int | None, directions: Sequence[StudyDirection], *, completes_paused: bool = False
-    ) -> None:
->>>>>>> main
         self._size = size if len(directions) == 1 else None
         self._completes_paused = completes_paused and len(directions) > 1
         self._objectives = len(directions)
@@ -86,12 +80,6 @@ class TrialWindow:
         shown |= {number: trial for number in self._open if (trial := self._as_seen(trials[number])) is not None}
         return [shown[number] for number in sorted(shown)]
 
-<<<<<<< HEAD
-    def _add(self, ended: FrozenTrial) -> None:
-        trial = self._as_seen(ended)
-        if trial is None:
-            return
-=======
     def _shown_paused(self, trial: FrozenTrial) -> FrozenTrial:
         shown = _as_pruned(trial)
         epochs = sorted(name for name in trial.user_attrs if name.startswith(EPOCH_PREFIX))
@@ -100,8 +88,10 @@ class TrialWindow:
             shown.state, shown.values = TrialState.COMPLETE, values
         return shown
 
-    def _add(self, trial: FrozenTrial) -> None:
->>>>>>> main
+    def _add(self, ended: FrozenTrial) -> None:
+        trial = self._as_seen(ended)
+        if trial is None:
+            return
         if trial.number not in self._ended:
             bisect.insort(self._numbers, trial.number)
         self._ended[trial.number] = trial
