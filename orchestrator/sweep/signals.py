@@ -11,8 +11,8 @@ class SignalWatch:
     """Counter of requests to stop; a context manager that handles SIGINT and SIGTERM.
 
     The first Ctrl-C requests a stop after the epochs now running or, where they are long, at a checkpoint within them.
-    The second one requests an immediate stop, as does a SIGTERM, which a SIGKILL may follow within seconds. Off the main
-    thread the signal handlers stay as they are.
+    The second one requests an immediate stop, as does a SIGTERM, which a SIGKILL may follow within seconds. Off the
+    main thread the signal handlers stay as they are.
     """
 
     def __init__(self) -> None:
