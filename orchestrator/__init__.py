@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.results.sweep_result import SweepResult, TrialResult
     from orchestrator.sweep.dry_run import dry_run
     from orchestrator.sweep.run import resume_sweep, run_sweep
+    from orchestrator.verdicts.verdict import Verdict, verdict
 
 _HOMES = {
     "ConfigError": "orchestrator.errors",
@@ -31,12 +32,14 @@ _HOMES = {
     "SweepConfig": "orchestrator.config",
     "SweepResult": "orchestrator.results.sweep_result",
     "TrialResult": "orchestrator.results.sweep_result",
+    "Verdict": "orchestrator.verdicts.verdict",
     "dry_run": "orchestrator.sweep.dry_run",
     "load_model": "orchestrator.inference.load",
     "load_result": "orchestrator.results.stored_sweep",
     "load_sweep": "orchestrator.config",
     "resume_sweep": "orchestrator.sweep.run",
     "run_sweep": "orchestrator.sweep.run",
+    "verdict": "orchestrator.verdicts.verdict",
 }
 
 __all__ = [
@@ -45,12 +48,14 @@ __all__ = [
     "SweepConfig",
     "SweepResult",
     "TrialResult",
+    "Verdict",
     "dry_run",
     "load_model",
     "load_result",
     "load_sweep",
     "resume_sweep",
     "run_sweep",
+    "verdict",
 ]
 
 

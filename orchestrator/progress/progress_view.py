@@ -18,6 +18,7 @@ from orchestrator.progress.snapshot import Snapshot, Snapshots
 from orchestrator.records.budget import as_duration
 from orchestrator.records.costs import SweepTotals
 from orchestrator.records.ledger import TrialStatus
+from orchestrator.results.notebook_table import mean_text
 from orchestrator.results.sweep_result import SweepResult, TrialResult
 
 _PLAIN_INTERVAL_S = 15.0
@@ -136,6 +137,7 @@ def plain_line(snapshot: Snapshot) -> str:
     parts = [
         f"{snapshot.ended}/{snapshot.wanted} trials done",
         f"{counts.get(TrialStatus.RUNNING, 0)} running",
+        *([f"{counts[TrialStatus.PAUSED]} paused"] if counts.get(TrialStatus.PAUSED) else []),
         f"{counts.get(TrialStatus.PRUNED, 0)} stopped early",
         *([f"{counts[TrialStatus.DIVERGED]} diverged"] if counts.get(TrialStatus.DIVERGED) else []),
         f"{counts.get(TrialStatus.FAILED, 0)} failed",
@@ -181,7 +183,8 @@ def print_outcome(result: SweepResult, console: Console, dashboard: str) -> None
     if best is not None:
         test = f", test top-1 {best.test_top1:.2%}" if best.test_top1 is not None else ""
         beyond = "" if best.feasible else ", beyond a constraint as all are"
-        say(console, f"Best: trial {best.number}, {result.metric} {best.value:.4f}{test}{beyond}")
+        mean = "" if best.configuration is None else f", mean {mean_text(best.configuration)}"
+        say(console, f"Best: trial {best.number}, {result.metric} {best.value:.4f}{mean}{test}{beyond}")
     for record in result.records:
         if record.status in (TrialStatus.DIVERGED, TrialStatus.FAILED):
             say(console, f"{record.status.capitalize()}: trial {record.number}: {record.reason.splitlines()[0]}")
@@ -204,16 +207,18 @@ def cost_text(totals: SweepTotals) -> str:
 
 def _leaderboard(result: SweepResult, rows: int = 10) -> Table:
     table = Table(title=cell(f"{result.name}: {result.status}"), title_justify="left")
-    for heading in ("rank", "trial", result.metric, "test/top1", "epochs", "status", "parameters"):
+    over_seeds = ("mean over seeds",) if result.has_repeats else ()
+    for heading in ("rank", "trial", result.metric, *over_seeds, "test/top1", "epochs", "status", "parameters"):
         right = heading not in ("status", "parameters")
         add_column(table, heading, justify="right" if right else "left", overflow="fold")
-    for rank, trial in enumerate(result.ranking()[:rows], start=1):
+    for rank, trial in enumerate(result.leaderboard(rows), start=1):
         test = f"{trial.test_top1:.4f}" if trial.test_top1 is not None else "-"
         add_row(
             table,
             rank,
             trial.number,
             f"{trial.value:.4f}",
+            *((mean_text(trial.configuration),) if over_seeds else ()),
             test,
             trial.epochs,
             trial.status,

@@ -12,6 +12,7 @@ from orchestrator.records.events import (
     BudgetSpent,
     CheckpointDropped,
     CheckpointKept,
+    ConfigurationMeasured,
     Event,
     FrontFound,
     SweepEnded,
@@ -19,6 +20,7 @@ from orchestrator.records.events import (
     SweepStarted,
     TrialChanged,
     TrialEnded,
+    TrialPaused,
     TrialProgressed,
     TrialRejected,
     TrialReported,
@@ -45,8 +47,14 @@ class History:
         trials: Every trial, by number.
         rejected: Rejected configurations, by number.
         open: Numbers of the trials that are running or interrupted.
+        paused: Numbers of the paused trials.
+        restorable: Numbers of the paused trials that have a checkpoint.
+        pauses: Number of the trial of every pause, in order.
         over: Numbers of the trials that have ended for good, in the order of their ends.
         stored: Checkpoints to be stored as artifacts, by trial and file.
+        measured: Trials that the newest mean of each configuration is of, by the number of its first trial.
+        repeats: Numbers of the trials that train a configuration with another than the first seed.
+        repeats_over: Number of those that have ended for good.
         costs: Time and devices used.
         ended: Status with which the newest session ended; None while it runs.
         ended_by: Limit of the budget that ended the newest session; empty when none did.
@@ -62,8 +70,14 @@ class History:
         self.trials: dict[int, TrialRecord] = {}
         self.rejected: dict[int, RejectedTrial] = {}
         self.open: set[int] = set()
+        self.paused: set[int] = set()
+        self.restorable: set[int] = set()
+        self.pauses: list[int] = []
         self.over: list[int] = []
         self.stored: set[tuple[int, str]] = set()
+        self.measured: dict[int, tuple[int, ...]] = {}
+        self.repeats: set[int] = set()
+        self.repeats_over = 0
         self.costs = CostAccount()
         self.ended: TrialStatus | None = None
         self.ended_by = ""
@@ -90,12 +104,22 @@ class History:
             case TrialStarted() | TrialRejected() if event.trial in self.trials:
                 raise LineError(f"trial {event.trial} was started before")
             case (
-                TrialResumed() | TrialChanged() | TrialReported() | TrialProgressed() | TrialEnded() | CheckpointKept()
+                TrialResumed()
+                | TrialChanged()
+                | TrialReported()
+                | TrialProgressed()
+                | TrialPaused()
+                | TrialEnded()
+                | CheckpointKept()
             ):
                 self._require_started(event.trial)
-            case FrontFound():
+            case FrontFound() | ConfigurationMeasured():
                 for number in event.trials:
                     self._require_started(number)
+        if isinstance(event, TrialStarted) and event.repeats is not None:
+            self._require_started(event.repeats)
+            if self.trials[event.repeats].is_repeat:
+                raise LineError(f"trial {event.trial} repeats trial {event.repeats}, which is itself a repeat")
         if isinstance(event, TrialChanged):
             self._require_started(event.donor)
 
@@ -115,6 +139,8 @@ class History:
                 self.stored.add((event.trial, event.path))
             case CheckpointDropped():
                 self.stored.discard((event.trial, event.path))
+            case ConfigurationMeasured():
+                self.measured[event.trial] = event.trials
             case TrialRejected():
                 self.rejected[event.trial] = RejectedTrial(event.trial, event.params, event.rule, event.reason)
             case TrialStarted():
@@ -124,9 +150,13 @@ class History:
                     params=event.params,
                     config=event.config,
                     started_s=event.time,
+                    repeats=event.repeats,
+                    replicate=event.replicate or 0,
                 )
                 self.open.add(event.trial)
-            case TrialResumed() | TrialChanged() | TrialReported() | TrialEnded():
+                if event.repeats is not None:
+                    self.repeats.add(event.trial)
+            case TrialResumed() | TrialChanged() | TrialReported() | TrialPaused() | TrialEnded():
                 self._update_trial(self.trials[event.trial], event)
 
     def _begin_session(self, event: SweepStarted | SweepResumed) -> None:
@@ -137,7 +167,7 @@ class History:
         self.ended, self.ended_by = None, ""
 
     def _update_trial(
-        self, trial: TrialRecord, event: TrialResumed | TrialChanged | TrialReported | TrialEnded
+        self, trial: TrialRecord, event: TrialResumed | TrialChanged | TrialReported | TrialPaused | TrialEnded
     ) -> None:
         match event:
             case TrialResumed():
@@ -148,22 +178,38 @@ class History:
             case TrialReported():
                 trial.reports.append({"epoch": event.epoch, **event.metrics})
                 trial.nodes = trial.nodes if event.nodes is None else event.nodes
+            case TrialPaused():
+                trial.status, trial.reason = TrialStatus.PAUSED, ""
+                trial.ended_s, trial.resume_epoch = event.time, event.epoch
+                trial.cost = _cost_of(event)
+                self.pauses.append(trial.number)
             case TrialEnded():
                 trial.status, trial.reason, trial.ended_s = (
                     TrialStatus(event.status),
                     without_secrets(event.reason),
                     event.time,
                 )
-                trial.cost = Cost(**{str(name): value for name, value in (event.cost or {}).items()})
+                trial.cost = _cost_of(event)
         self._file_by_status(trial)
 
     def _file_by_status(self, trial: TrialRecord) -> None:
-        """Move a trial that has ended from `open` to `over`, so that readers of either need not scan all trials."""
-        if not trial.is_over:
+        """Note a trial in the set of its status, so that readers of either need not scan all trials."""
+        was_left = trial.number in self.open or trial.number in self.paused
+        for numbers in (self.open, self.paused, self.restorable):
+            numbers.discard(trial.number)
+        if trial.status is TrialStatus.PAUSED:
+            self.paused.add(trial.number)
+            if trial.resume_epoch:
+                self.restorable.add(trial.number)
+        elif not trial.is_over:
             self.open.add(trial.number)
-        elif trial.number in self.open:
-            self.open.remove(trial.number)
+        elif was_left:
             self.over.append(trial.number)
+            self.repeats_over += trial.is_repeat
+
+
+def _cost_of(event: TrialPaused | TrialEnded) -> Cost:
+    return Cost(**{str(name): value for name, value in (event.cost or {}).items()})
 
 
 def read_history(path: Path, *, settings: bool = False) -> History:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -24,7 +25,7 @@ def facts_of(sweep: StoredSweep) -> dict[str, Any]:
     """Return the status of a sweep as plain data, for `spatialsweep status` and `list`."""
     result, totals = sweep.result, sweep.result.so_far
     best = result.best
-    counts = Counter(str(record.status) for record in result.records)
+    counts = Counter(str(record.status) for record in result.records if not record.is_repeat)
     return {
         "name": sweep.name,
         "state": str(sweep.state),
@@ -41,9 +42,12 @@ def facts_of(sweep: StoredSweep) -> dict[str, Any]:
             "epochs": best.epochs,
             "status": str(best.status),
             "params": dict(best.params),
+            **({} if best.configuration is None else {"over_seeds": asdict(best.configuration)}),
         },
         "trials_wanted": sweep.config.get("trials"),
         "trials": {str(status): counts[status] for status in TrialStatus if counts[status]},
+        "seeds": result.seeds,
+        "repeats": sum(record.is_repeat for record in result.records),
         "running": _running(sweep),
         "rejected": dict(sweep.rejected),
         "epochs": sum(record.epochs for record in result.records),

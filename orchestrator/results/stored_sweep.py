@@ -137,6 +137,7 @@ def read_sweep(folder: SweepFolder) -> StoredSweep:
         so_far=history.costs.totals(now),
         objectives=objectives,
         storage_uri=recorded_address("storage", history.config, folder.path.parent),
+        seeds=int(history.config.get("seeds") or 1),
     )
     return StoredSweep(
         state=state,

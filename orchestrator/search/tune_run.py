@@ -18,7 +18,14 @@ from orchestrator.records.ledger import Ledger
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.callback import SweepCallback
 from orchestrator.search.not_pickled import NotPickled
-from orchestrator.search.schedulers.trial_schedulers import create_trial_scheduler, keeps_lane, trials_at_once
+from orchestrator.search.pauses import Pauses
+from orchestrator.search.racing import is_plain
+from orchestrator.search.schedulers.trial_schedulers import (
+    create_allocation,
+    create_trial_scheduler,
+    keeps_lane,
+    trials_at_once,
+)
 from orchestrator.search.searcher import StudySearcher
 
 _JOIN_TIMEOUT_S = 30.0
@@ -55,6 +62,8 @@ class TuneRun:
         lanes: Largest number of trials at the same time.
         has_room: Returns whether another trial would find a lane, given the number of trials that have one.
         say: Called with the state of a long search for a configuration.
+        most_paused: Number of paused trials that keep their checkpoints.
+        let_go: Removes the checkpoints of a paused trial.
     """
 
     def __init__(
@@ -69,6 +78,8 @@ class TuneRun:
         lanes: int,
         has_room: Callable[[int], bool],
         say: Callable[[str], None],
+        most_paused: int,
+        let_go: Callable[[int], None],
     ) -> None:
         self._plan = plan
         self._folder = folder
@@ -77,8 +88,14 @@ class TuneRun:
         self._lanes = lanes
         self._stopper = _ExternalStopper()
         room = has_room if keeps_lane(plan) else lambda _: True
-        self._searcher = StudySearcher(study, plan, ledger, room, say=say)
-        self._callback = SweepCallback(self._searcher, study, objectives, ledger, hub)
+        self._allocation = create_allocation(plan, ledger)
+        pauses = None
+        if self._allocation is not None:
+            pauses = Pauses(study, ledger, objectives, self._allocation, most=most_paused, let_go=let_go)
+        self._searcher = StudySearcher(study, plan, ledger, room, say=say, allocation=self._allocation, pauses=pauses)
+        self._callback = SweepCallback(
+            self._searcher, study, objectives, ledger, hub, allocation=self._allocation, pauses=pauses
+        )
         self._thread = threading.Thread(target=self._run, name="tune", daemon=True)
         self.failure: Exception | None = None
 
@@ -120,6 +137,15 @@ class TuneRun:
         except Exception as error:  # handed to the main thread, which raises it
             self.failure = _cause_of_ours(error)
 
+    def _samples(self) -> int:
+        """Return the number of Tune's trials; -1 where the searcher ends the experiment.
+
+        A trial that pauses is a new one to Tune each time it resumes, and the number of repeats is not known.
+        """
+        if self._allocation is not None or not is_plain(self._plan):
+            return -1
+        return self._plan.trials - self._ledger.count_ended()
+
     def _tuner(self) -> tune.Tuner:
         trainable = tune.with_parameters(
             TrialClient, hub=self._hub, trials_folder=str(self._folder.trials), metric=self._plan.objective.metric
@@ -131,8 +157,8 @@ class TuneRun:
                 metric=self._plan.objective.metric,
                 mode=self._plan.objective.mode,
                 search_alg=self._searcher,
-                scheduler=create_trial_scheduler(self._plan, self._ledger, self._folder),
-                num_samples=self._plan.trials - self._ledger.count_ended(),
+                scheduler=create_trial_scheduler(self._plan, self._ledger, self._folder, self._allocation),
+                num_samples=self._samples(),
                 max_concurrent_trials=trials_at_once(self._plan, self._lanes),
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"trial_{trial.trial_id}",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import models
 from orchestrator.config.sections.objective import ObjectiveConfig
+from orchestrator.config.sections.training import AUTO
 from orchestrator.config.trial import TrialConfig
 from orchestrator.data import Indices, epoch_batches
 from orchestrator.errors import CheckpointError, TrialDivergedError, first_line
@@ -27,8 +28,10 @@ from orchestrator.training.epoch_losses import EpochLosses, first_diverged_step
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.images.device_images import DeviceImages
 from orchestrator.training.images.training_batches import training_batches
+from orchestrator.training.memory.batch_size import with_found_batch_size
+from orchestrator.training.memory.out_of_memory import translate_out_of_memory
+from orchestrator.training.memory.steps import StepShape
 from orchestrator.training.network_costs import NetworkCosts
-from orchestrator.training.out_of_memory import translate_out_of_memory
 from orchestrator.training.randomness import seed_everything
 from orchestrator.training.reset_torch import reset_torch
 from orchestrator.training.step_clock import StepClock
@@ -83,7 +86,6 @@ class Trial:
         costs: frozenset[str] = frozenset(),
         observer: EpochObserver | None = None,
     ) -> None:
-        self.config = config
         self.objective = objective
         self.data = data
         self.workers = workers
@@ -93,6 +95,9 @@ class Trial:
             config.model, num_classes=num_classes, in_chans=data.in_chans, image_size=data.image_size
         )
         self.costs = NetworkCosts(self.description, costs)
+        self._finds_batch_size = config.training.global_batch_size == AUTO
+        shape = StepShape.of(self.description, config.training)
+        self.config = config = with_found_batch_size(config, shape, data, workers, checkpoints.folder)
         reset_torch()
         seed_everything(config.seed, device=workers.device)
         self.steps_per_epoch = len(self._batches(epoch=1))
@@ -164,6 +169,7 @@ class Trial:
             "lr": self.train_state.lr,
             "images_per_s": sum(map(len, batches[first:])) / seconds,
             **self._time_split(clock, steps=len(batches) - first),
+            **self._found_settings(),
         }
 
     def _train_step(
@@ -220,11 +226,19 @@ class Trial:
         exchange = self.train_state.exchange_s_per_step
         return split if exchange is None else {**split, "time/exchange_s": exchange * steps}
 
+    def _found_settings(self) -> dict[str, float]:
+        """Return the settings that follow from the memory of the workers, as metrics of the epoch."""
+        size, parts = self.config.training.batch_size, self.train_state.accumulation_steps
+        return {
+            **({"global_batch_size": float(size)} if self._finds_batch_size else {}),
+            **({} if parts is None else {"accumulation_steps": float(parts)}),
+        }
+
     def _batches(self, epoch: int) -> list[Indices]:
         training = self.config.training
         return epoch_batches(
             len(self.data.train),
-            training.global_batch_size,
+            training.batch_size,
             seed=self.config.seed,
             epoch=epoch,
             drop_last=training.drop_last,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,6 +21,8 @@ _SYNC_BUFFERS_AT_EACH_STEP = "forward_sync_buffers" if "forward_sync_buffers" in
 
 _CPU = torch.device("cpu")
 _RUNNING = ("running_mean", "running_var")
+# Numbers of gradients that are exchanged together: 25 MB, as by DDP.
+_BUCKET = 25 * 2**20 // 4
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,21 @@ class Workers:
         if self.world_size > 1:
             dist.all_reduce(values)
         return values
+
+    def average_gradients(self, network: nn.Module) -> None:
+        """Average the gradients of a network that is not wrapped over all ranks, in place; every rank must call.
+
+        Args:
+            network: Network after the backward pass; a parameter without a gradient gets one of zeros.
+        """
+        if self.world_size == 1:
+            return
+        for bucket in _buckets(parameter for parameter in network.parameters() if parameter.requires_grad):
+            gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in bucket]
+            flat = torch.cat([gradient.reshape(-1) for gradient in gradients]).div_(self.world_size)
+            _scatter(self.sum(flat), gradients)
+            for parameter, gradient in zip(bucket, gradients, strict=True):
+                parameter.grad = gradient
 
     def broadcast_from_first(self, value: T) -> T:
         """Return the value of the first rank on all ranks; the values of the others are ignored.
@@ -123,6 +140,20 @@ def exchange_s_per_step(network: nn.Module) -> float | None:
     sampled = network._get_ddp_logging_data()
     exchanged, overlapped = (sampled.get(f"avg_backward_{name}_time", 0) for name in ("comm", "compute_comm_overlap"))
     return float(max(0, exchanged - overlapped)) / 1e9
+
+
+def _buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Yield parameters of one type in groups that are exchanged together, so that few copies exist at once."""
+    bucket: list[nn.Parameter] = []
+    numbers = 0
+    for parameter in parameters:
+        if bucket and (numbers >= _BUCKET or parameter.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, numbers = [], 0
+        bucket.append(parameter)
+        numbers += parameter.numel()
+    if bucket:
+        yield bucket
 
 
 def flat_buffers(network: nn.Module) -> Tensor:

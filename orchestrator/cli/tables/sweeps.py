@@ -114,12 +114,23 @@ def _status_lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         *(("training", line) for line in _training_lines(facts["running"])),
         *([("rejected", count_rejected(facts["rejected"]))] if facts["rejected"] else []),
         ("best", found),
+        *_seed_lines(facts),
         *([("with", _params(best["params"]))] if best is not None and best["params"] else []),
         ("spent", _spent(facts)),
         ("last event", f"{as_duration(facts['last_event_age_s'])} ago"),
         ("folder", facts["folder"]),
     ]
     return lines if not facts["budget"] else [*lines[:-2], ("budget", _budget(facts)), *lines[-2:]]
+
+
+def _seed_lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the mean of the best configuration over its seeds; nothing for a sweep with one seed."""
+    over = (facts["best"] or {}).get("over_seeds")
+    if over is None or over["ci_low"] is None:
+        return []
+    mean = f"mean {over['mean']:.4f} ({over['ci_low']:.4f} to {over['ci_high']:.4f}) of {len(over['values'])}"
+    missing = "" if over["complete"] else f"; not yet all {facts['seeds']}"
+    return [("seeds", f"{mean} with 95%{missing}; {facts['repeats']} trials with further seeds")]
 
 
 def _training_lines(running: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -230,7 +230,7 @@ class LanePool:
         while not self._closing.is_set():
             error: Exception | None = None
             try:
-                run_lane(LaneSetting(index, self.hub, self._task), placement)
+                run_lane(LaneSetting(index, self.hub, self._task, self._plan.gpus_per_worker), placement)
             except Exception as failure:  # no caller of a thread would see it
                 error = failure
             if self._closing.is_set():

@@ -29,6 +29,7 @@ from orchestrator.lanes.worker.trial_log import format_metrics, trial_log
 from orchestrator.lanes.worker.trial_progress import TrialProgress
 from orchestrator.masked_output import masked_output
 from orchestrator.quick_imports import end_imports
+from orchestrator.runtime.gpu_share import limit_memory
 from orchestrator.runtime.ray_private.train_worker import is_node_preempted
 from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints
 from orchestrator.training.images.device_images import DeviceImages
@@ -96,6 +97,7 @@ def _join_lane(lane: LaneSetting) -> tuple[RankId, Workers]:
     device = torch.device("cpu")
     if torch.cuda.is_available() and ray.get_gpu_ids():
         device = torch.device("cuda", torch.cuda.current_device())
+    limit_memory(device, lane.gpus_per_worker)
     workers = Workers(rank, world_size, device)
     generation: int = workers.broadcast_from_first(
         ray.get(lane.hub.new_generation.remote(lane.lane)) if rank == 0 else 0

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.config.sections.study import SamplerConfig
 from orchestrator.search.samplers.grid import GridSampler
-from orchestrator.search.samplers.learnable import DIVERGED, OUTCOME, LearnableStudy, TrialWindow
+from orchestrator.search.samplers.learnable import DIVERGED, OUTCOME, REPEATS, LearnableStudy, TrialWindow
 from search_spaces import SearchSpace
 
 __all__ = ["DIVERGED", "OUTCOME", "SweepSampler", "create_sampler"]
@@ -78,8 +78,9 @@ class SweepSampler(BaseSampler):
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """Pass the end of a trial to its sampler; several may be running."""
-        self._create_for(trial.number).after_trial(study, trial, state, values)
+        """Pass the end of a trial to its sampler; several may be running, and another seed is no trial of a sampler."""
+        if REPEATS not in trial.user_attrs:
+            self._create_for(trial.number).after_trial(study, trial, state, values)
 
     def _sampler_of(self, trial: FrozenTrial) -> BaseSampler:
         if self._current is None or self._current[0] != trial.number:
@@ -89,7 +90,9 @@ class SweepSampler(BaseSampler):
     def _snapshot(self, study: optuna.Study, trial: FrozenTrial) -> LearnableStudy:
         """Return the study as it was when the trial was proposed."""
         if self._window is None:
-            self._window = TrialWindow(_TPE_WINDOW if self._sampler.name == "tpe" else None, study.directions)
+            # The evolutionary samplers read the trials of their population from the study itself.
+            is_tpe = self._sampler.name == "tpe"
+            self._window = TrialWindow(_TPE_WINDOW if is_tpe else None, study.directions, completes_paused=is_tpe)
         if self._view is None or self._view[0] != trial.number:
             self._view = trial.number, LearnableStudy(study, self._window)
         return self._view[1]

@@ -79,6 +79,7 @@ class _State(TypedDict):
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
     lr_schedule: NotRequired[dict[str, Any]]
+    accumulation_steps: NotRequired[Annotated[int, Field(ge=1, lt=2**31)]]
     rank_buffers: NotRequired[Annotated[Tensor, AfterValidator(_rows)]]
 
 
