@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from orchestrator.config.plans import SweepPlans, resolve_plans
+from orchestrator.config.plans import SearchPlan, SweepPlans, resolve_plans
 from orchestrator.config.sections.budget import BudgetConfig
 from orchestrator.config.sections.resources import ResourcesConfig
 from orchestrator.config.sweep import SweepConfig
@@ -22,6 +22,7 @@ from orchestrator.records.stored_config import complete_settings, non_default_se
 from orchestrator.runtime.gpu_share import GpuMemory, share_for
 from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
 from orchestrator.runtime.ray_session import ray_session
+from orchestrator.search.racing import arms_of
 from orchestrator.search.space_summary import summarize_space
 from orchestrator.search.trial_filter import TrialFilter
 from orchestrator.sweep.dry_run_trials import LargestTrial, Proposal, describe, largest_trial, preview_trials
@@ -147,12 +148,18 @@ def dry_run(
         plan=plan,
         plan_problem=problem,
         place=place,
-        bounds=cost_bounds(plans.budget, search.trials * search.max_epochs, plan, resources.cpus_per_worker),
+        bounds=cost_bounds(plans.budget, _most_epochs(search), plan, resources.cpus_per_worker),
         notice=_name_taken(plans),
         space=tuple(summarize_space(search)),
         tried_first=preview.tried_first,
         checkpoints=found.notes,
     )
+
+
+def _most_epochs(search: SearchPlan) -> int:
+    """Return the epochs of all trials, if every configuration that may get further seeds gets them all."""
+    repeated = search.trials if search.tournament is None else len(arms_of(search))
+    return (search.trials + repeated * (search.seeds - 1)) * search.max_epochs
 
 
 def cost_bounds(budget: BudgetConfig, epochs: int, plan: LanePlan | None, cpus_per_worker: float) -> Bounds:

@@ -20,7 +20,7 @@ from orchestrator.training.optimizer.clipping import clip_gradients_, clips
 from orchestrator.training.optimizer.lr_schedule import LrSchedule
 from orchestrator.training.optimizer.optimizer import create_optimizer
 from orchestrator.training.optimizer.recomputation import checkpoint_blocks, unchanged_buffers
-from orchestrator.training.workers import Workers, exchange_s_per_step
+from orchestrator.training.workers import Workers, exchange_s_per_step, flat_buffers, restore_buffers_
 
 
 class TrainState:
@@ -128,6 +128,33 @@ class TrainState:
         self._workers.share_buffers(self.network, self._training.dist_bn)
         if self.average is not None:
             self._workers.share_buffers(self.average.module, self._training.dist_bn)
+
+    def rank_buffers(self) -> Tensor | None:
+        """Return the buffers of every rank, (ranks, n), or None in a single process; every rank must call.
+
+        Within an epoch the ranks have running statistics of their own. To share them there would change what is kept
+        after the epoch.
+        """
+        if self._workers.world_size == 1:
+            return None
+        return self._workers.gather(torch.cat([flat_buffers(network) for network in self._networks()]))
+
+    def restore_rank_buffers(self, rows: Tensor) -> None:
+        """Restore this rank's buffers from those of every rank, whose number may have changed.
+
+        Args:
+            rows: Result of `rank_buffers`.
+
+        Raises:
+            ValueError: They are of another network.
+        """
+        own = rows[self._workers.rank % len(rows)]
+        networks = self._networks()
+        for network, part in zip(networks, own.tensor_split(len(networks)), strict=True):
+            restore_buffers_(network, part)
+
+    def _networks(self) -> list[nn.Module]:
+        return [self.network] if self.average is None else [self.network, self.average.module]
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` takes.

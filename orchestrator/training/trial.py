@@ -36,6 +36,7 @@ from orchestrator.training.randomness import seed_everything
 from orchestrator.training.reset_torch import reset_torch
 from orchestrator.training.step_clock import StepClock
 from orchestrator.training.train_state import TrainState
+from orchestrator.training.watch.epoch_watch import EpochObserver, EpochWatch
 from orchestrator.training.workers import Workers
 
 Report = Callable[[int, Mapping[str, float]], None]
@@ -46,6 +47,10 @@ _STEPS_PER_LOSS_CHECK = 100
 
 class StopTrial(BaseException):
     """Decision of the sweep to stop this trial. No `Exception`, since no error handler may catch it."""
+
+
+class LeaveTrial(BaseException):
+    """End of training within an epoch, on all ranks after the same step, whose state is saved. No `Exception`."""
 
 
 class Trial:
@@ -67,6 +72,7 @@ class Trial:
         workers: This rank and its process group.
         checkpoints: Checkpoint files of the trial, which rank 0 writes.
         costs: Names of the costs to report: any of `params`, `macs` and `latency_ms`.
+        observer: Receiver of the progress within an epoch, which may ask to leave it; on all ranks or on none.
     """
 
     def __init__(
@@ -78,6 +84,7 @@ class Trial:
         checkpoints: TrialCheckpoints,
         *,
         costs: frozenset[str] = frozenset(),
+        observer: EpochObserver | None = None,
     ) -> None:
         self.objective = objective
         self.data = data
@@ -104,6 +111,7 @@ class Trial:
         self.losses = EpochLosses(self.steps_per_epoch, workers)
         self.metrics: dict[str, float] = {}  # of the newest epoch that was validated
         self.best: dict[str, float] = {}
+        self._watch = EpochWatch(config.number, workers, observer)
         self._resume()
 
     @property
@@ -121,6 +129,7 @@ class Trial:
             TrialDivergedError: The loss is not finite.
             TrialFailedError: Memory ran out.
             StopTrial: `report` raised it.
+            LeaveTrial: The observer of any rank asked to leave.
         """
         with translate_out_of_memory(self.config.training, self.workers.world_size):
             if reported := self._validated_epoch():  # an interruption may have lost the report of this epoch
@@ -145,11 +154,14 @@ class Trial:
         clock = StepClock(self.workers.device)
         batches = self._batches(epoch)
         images = self.images.epoch(epoch, batches, first=first)
+        self._watch.begin_epoch(epoch, first, [len(batch) for batch in batches])
         for step in range(first, len(batches)):
             self.losses.record(step, self._train_step(epoch, step, images, clock, len(batches[step])))
             self.step = step + 1
             if self.step < len(batches):
                 self._check_or_save(epoch)
+                if self._watch.is_due():
+                    self._check_progress(epoch)
         sums = self._finite_losses(epoch)
         seconds = time.perf_counter() - started
         return {
@@ -181,6 +193,20 @@ class Trial:
             self._save_state(losses)
         elif self.step % _STEPS_PER_LOSS_CHECK == 0:
             self._finite_losses(epoch)
+
+    def _check_progress(self, epoch: int) -> None:
+        """Show the progress of the epoch, and save the state within it where that is due.
+
+        The running statistics of the ranks are saved as they are, so that it changes nothing when a state is saved.
+
+        Raises:
+            LeaveTrial: A rank asked to leave; the state is saved.
+        """
+        due = self._watch.check(self.step, self.losses)
+        if due.leave or due.save:
+            self._save_state(self._finite_losses(epoch), self.train_state.rank_buffers())
+        if due.leave:
+            raise LeaveTrial
 
     def _finite_losses(self, epoch: int) -> Tensor:
         """Return the loss of every step of the epoch so far, summed over all ranks.
@@ -276,12 +302,14 @@ class Trial:
                 metrics=self.metrics,
             )
 
-    def _save_state(self, losses: Tensor | None) -> None:
+    def _save_state(self, losses: Tensor | None, rank_buffers: Tensor | None = None) -> None:
+        self._watch.note_save()
         if not self.workers.is_first:
             return
         position = {"epoch": self.epoch, "step": self.step, "losses": losses}
         facts = {"model": self.description, "metrics": self.metrics, "best": self.best}
-        self.checkpoints.save_state({**position, **facts, **self.train_state.state_dict()})
+        buffers = {} if rank_buffers is None else {"rank_buffers": rank_buffers}
+        self.checkpoints.save_state({**position, **facts, **self.train_state.state_dict(), **buffers})
 
     def _resume(self) -> None:
         """Resume from the newest sound checkpoint, where there is one; every rank must call.
@@ -299,6 +327,8 @@ class Trial:
             raise CheckpointError(f"{chosen}: its epochs are not of {self.steps_per_epoch} steps, as this trial's are")
         try:
             self.train_state.load_state_dict(content)
+            if "rank_buffers" in content:
+                self.train_state.restore_rank_buffers(content["rank_buffers"])
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             reason = first_line(error)
             raise CheckpointError(f"{chosen}: its optimiser is not that of this trial ({reason})") from None

@@ -29,8 +29,8 @@ _BUCKET = 25 * 2**20 // 4
 class Workers:
     """One rank and its process group.
 
-    `sum`, `broadcast_from_first` and `share_buffers` are collective operations: every rank must call them, and they
-    block until all have.
+    `sum`, `gather`, `broadcast_from_first` and `share_buffers` are collective operations: every rank must call them,
+    and they block until all have.
 
     Args:
         rank: Rank of this process, from 0.
@@ -96,6 +96,16 @@ class Workers:
         received: T = json.loads(bytes(content.tolist()))
         return received
 
+    def gather(self, values: Tensor) -> Tensor:
+        """Return the values of all ranks, (ranks, n), on all ranks; every rank must call.
+
+        Args:
+            values: Values of this rank, (n,), as many on every rank.
+        """
+        rows = torch.zeros(self.world_size, len(values), dtype=values.dtype, device=self.device)
+        rows[self.rank] = values
+        return self.sum(rows)
+
     def share_buffers(self, network: nn.Module, dist_bn: str = "broadcast") -> None:
         """Make the buffers of all ranks equal, so that all evaluate the same network; every rank must call.
 
@@ -144,6 +154,25 @@ def _buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]
         numbers += parameter.numel()
     if bucket:
         yield bucket
+
+
+def flat_buffers(network: nn.Module) -> Tensor:
+    """Return the floating-point buffers of a network as one row of float64, which holds each of them exactly."""
+    buffers = [buffer.reshape(-1).double() for buffer in network.buffers() if buffer.is_floating_point()]
+    return torch.cat(buffers) if buffers else torch.zeros(0, dtype=torch.float64)
+
+
+@torch.no_grad()
+def restore_buffers_(network: nn.Module, flat: Tensor) -> None:
+    """Set the floating-point buffers of a network to a result of `flat_buffers`.
+
+    Raises:
+        ValueError: The row is of another network.
+    """
+    buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+    if flat.dim() != 1 or len(flat) != sum(buffer.numel() for buffer in buffers):
+        raise ValueError("its buffers are not those of the network")
+    _scatter(flat, buffers)
 
 
 def _scatter(flat: Tensor, targets: Iterable[Tensor]) -> None:

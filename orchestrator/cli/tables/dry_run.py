@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.cli.tables.sweeps import as_size
+from orchestrator.config.plans import SearchPlan
 from orchestrator.config.searched_values import Setting
 from orchestrator.config.sections.training import AUTO
 from orchestrator.config.settings_text import as_yaml
@@ -63,7 +64,7 @@ def plan_lines(found: DryRun, *, with_name: bool = True) -> list[tuple[str, str]
         found: Result of the dry run.
         with_name: Whether to say that the name of the sweep is taken.
     """
-    plan, bounds = found.plan, found.bounds
+    plan, bounds, search = found.plan, found.bounds, found.plans.search
     lanes = f"none: {found.plan_problem}"
     if plan is not None:
         device = f"{plan.gpus_per_worker:g} GPU" if plan.gpus_per_worker else "no GPU"
@@ -74,7 +75,7 @@ def plan_lines(found: DryRun, *, with_name: bool = True) -> list[tuple[str, str]
         *(("GPU", text) for text in _gpu_share(found)),
         *(("Batch", text) for text in _batch(found)),
         ("Memory", _memory(found.largest)),
-        ("Epochs", f"{bounds.epochs:,} at most: {found.plans.search.trials} trials of {found.plans.search.max_epochs}"),
+        ("Epochs", f"{bounds.epochs:,} at most: {search.trials} trials of {search.max_epochs}{_seeds(search)}"),
         ("Cost", _cost(found)),
         *([("Name", found.notice)] if found.notice and with_name else []),
     ]
@@ -108,6 +109,14 @@ def _batch(found: DryRun) -> Iterator[str]:
     if any(answer != "fail" for answer in answers):
         norms = "also with" if "accumulate_always" in answers else "not in networks with"
         yield f"a step that runs out of memory is computed again in twice as many parts ({norms} batch norms)"
+
+
+def _seeds(search: SearchPlan) -> str:
+    """Return which configurations get further seeds; empty where none does."""
+    if search.seeds == 1:
+        return ""
+    which = "those that may be the best" if search.tournament is None else f"the best of each {search.tournament}"
+    return f", and {search.seeds - 1} more seeds for {which}"
 
 
 def _memory(largest: LargestTrial) -> str:

@@ -26,6 +26,7 @@ from orchestrator.config.validation.pydantic_problems import translate, unknown
 from orchestrator.config.validation.resource_rules import resource_problems
 from orchestrator.config.validation.scheduler_rules import scheduler_problems
 from orchestrator.config.validation.search_rules import search_problems
+from orchestrator.config.validation.seed_rules import seed_problems, tournament_problems
 from orchestrator.config.validation.storage_rules import storage_problems
 from orchestrator.config.validation.training_rules import augmentation_problems, training_problems, unused_problems
 from orchestrator.errors import Problem, did_you_mean
@@ -132,6 +133,8 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
         yield from scheduler_problems(
             scheduler, search, epochs=epochs, trials=trials, validate_every=training.validate_every
         )
+    yield from seed_problems(sections)
+    yield from tournament_problems(sections)
     if training:
         yield from optimizer_problems(training, search)
     resources = sections.get("resources")
