@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from orchestrator.plain_output import add_column, add_row, cell, say
-from orchestrator.progress.live_view import clock, left_text, live_view
+from orchestrator.progress.live_view import clock, left_text, live_view, progress_cells
 from orchestrator.progress.notebook_view import NotebookDisplay, snapshot_html
 from orchestrator.progress.snapshot import Snapshot, Snapshots
 from orchestrator.records.budget import as_duration
@@ -22,6 +22,10 @@ from orchestrator.results.notebook_table import mean_text
 from orchestrator.results.sweep_result import SweepResult, TrialResult
 
 _PLAIN_INTERVAL_S = 15.0
+_RUNNING_INTERVAL_S = 60.0
+_RUNNING_SHOWN = 4
+RUNNING_LINE = "Training: "
+"""Begin of the line about the epochs that train."""
 _PARAMS_SHOWN = 6
 _LINES_SHOWN = 3
 _LINES_KEPT = 20
@@ -59,7 +63,7 @@ class Progress:
     """Display of a sweep's progress; a context manager, used by the driver's main thread.
 
     A terminal and a notebook have a view that is redrawn in its place; elsewhere (a log, `ray job logs`) a line is
-    printed whenever a trial ends and every 15 s in between.
+    printed whenever a trial ends and every 15 s in between, and every minute one about the epochs that train.
 
     Args:
         snapshots: Source of the snapshots to show.
@@ -74,7 +78,7 @@ class Progress:
         self._warnings = Warnings()
         self._lines: deque[str] = deque(maxlen=_LINES_SHOWN)
         self._started = time.monotonic()
-        self._printed_at = self._started
+        self._printed_at = self._running_at = self._started
         self._printed_ended = 0
         live = console.is_terminal and display is None
         self._live = Live(console=console, auto_refresh=False, transient=True) if live else None
@@ -122,6 +126,9 @@ class Progress:
         if snapshot.ended > self._printed_ended or now - self._printed_at > _PLAIN_INTERVAL_S:
             self._printed_ended, self._printed_at = snapshot.ended, now
             self.say(f"{clock(now - self._started)}  {plain_line(snapshot)}")
+        if now - self._running_at > _RUNNING_INTERVAL_S and (line := running_line(snapshot)):
+            self._running_at = now
+            self.say(f"{clock(now - self._started)}  {line}")
 
 
 def plain_line(snapshot: Snapshot) -> str:
@@ -137,6 +144,18 @@ def plain_line(snapshot: Snapshot) -> str:
         *([f"{snapshot.rejected} rejected"] if snapshot.rejected else []),
     ]
     return f"{', '.join(parts)} | {_best(snapshot)} | {left_text(snapshot)}"
+
+
+def running_line(snapshot: Snapshot) -> str:
+    """Return the progress of the epochs that train as one line for a log; empty where none is known."""
+    rows = [row for row in snapshot.running if row.within is not None]
+    shown = []
+    for row in rows[:_RUNNING_SHOWN]:
+        step, images_per_s, loss, left = progress_cells(row)
+        epoch = f"epoch {row.epoch + 1} of {row.epochs}"
+        shown.append(f"trial {row.trial} {epoch}, step {step}, {images_per_s} images/s, loss {loss}, {left} left")
+    more = [f"and {len(rows) - len(shown)} more"] if len(rows) > len(shown) else []
+    return f"{RUNNING_LINE}{'; '.join([*shown, *more])}" if shown else ""
 
 
 def _best(snapshot: Snapshot) -> str:

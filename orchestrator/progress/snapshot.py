@@ -5,12 +5,14 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.progress.progress_records import current
 from orchestrator.records.budget import Budget, LimitUsage
 from orchestrator.records.costs import SweepTotals
+from orchestrator.records.folder.live_progress import EpochProgress
 from orchestrator.records.ledger import Ledger, TrialRecord, TrialStatus
 from orchestrator.records.objectives import Objectives
 from orchestrator.runtime.lane_plan import LanePlan
@@ -53,6 +55,8 @@ class Running:
         epochs: Largest number of epochs.
         value: First objective after that epoch; None before the first.
         held_s: Time in seconds that it has held a lane.
+        within: Progress of the epoch that trains; None where it is not known, as in a short epoch.
+        left_s: Expected seconds until its last epoch ends; None where `within` is.
     """
 
     trial: int
@@ -61,6 +65,8 @@ class Running:
     epochs: int
     value: float | None
     held_s: float
+    within: EpochProgress | None = None
+    left_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -168,6 +174,7 @@ class Snapshots:
         objectives: Objectives and constraints of the sweep.
         budget: Limits of the sweep.
         cpus_per_worker: CPU cores reserved for each worker.
+        progress: Returns the newest progress within epochs, by trial.
     """
 
     def __init__(
@@ -180,6 +187,7 @@ class Snapshots:
         objectives: Objectives,
         budget: Budget,
         cpus_per_worker: float,
+        progress: Callable[[], Mapping[int, EpochProgress]] = dict,
     ) -> None:
         self._ledger = ledger
         self._plan = plan
@@ -189,6 +197,7 @@ class Snapshots:
         self._objective = objectives.configs[0]
         self._budget = budget
         self._cpus_per_worker = cpus_per_worker
+        self._progress = progress
         self._ended = _EndedTrials()
 
     def now(self) -> Snapshot:
@@ -235,7 +244,10 @@ class Snapshots:
         epochs = int(trial.config["training"]["epochs"])
         known = value if math.isfinite(value) else None
         held_s = self._ledger.cost_now(trial.number).held_s
-        return Running(trial.number, _model(trial), trial.epochs, epochs, known, held_s)
+        within = current(trial, self._progress())
+        epoch_s = trial.reports[-1].get("epoch_time_s") if trial.reports else None
+        left_s = None if within is None else within.trial_left_s(epochs, epoch_s)
+        return Running(trial.number, _model(trial), trial.epochs, epochs, known, held_s, within, left_s)
 
     def _devices(self, trials: Sequence[TrialRecord]) -> str:
         workers = sum(
@@ -281,7 +293,11 @@ def _best(rows: Iterable[tuple[Any, Ranked]]) -> list[tuple[Any, Ranked]]:
 
 def _projected(running: Sequence[Running]) -> float | None:
     """Return the projected time of a trial, from those that have not ended; early stopping makes it less."""
-    found = [trial.held_s / trial.epoch * trial.epochs for trial in running if trial.epoch]
+    found = [
+        trial.held_s + trial.left_s if trial.left_s is not None else trial.held_s / trial.epoch * trial.epochs
+        for trial in running
+        if trial.epoch or trial.left_s is not None
+    ]
     return sum(found) / len(found) if found else None
 
 

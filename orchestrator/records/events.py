@@ -197,6 +197,26 @@ class TrialPaused:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrialProgressed:
+    """Progress of a trial within a long epoch, at most twice a minute; no state follows from it.
+
+    Args:
+        time: Unix time.
+        trial: Number of the trial.
+        epoch: Number of the epoch that trains, from 1.
+        step: Number of complete steps of the whole training.
+        metrics: Values since the progress before, by metric.
+    """
+
+    event: Literal["trial_progressed"] = "trial_progressed"
+    time: Time
+    trial: Number
+    epoch: Epoch
+    step: Annotated[int, Field(ge=0, lt=2**53)]
+    metrics: Metrics
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrialEnded:
     """End of a trial; of the trials that have ended, only an interrupted one can be resumed."""
 
@@ -291,6 +311,7 @@ Event: TypeAlias = (
     | TrialChanged
     | TrialReported
     | TrialPaused
+    | TrialProgressed
     | TrialEnded
     | ConfigurationMeasured
     | CheckpointKept

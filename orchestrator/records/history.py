@@ -21,6 +21,7 @@ from orchestrator.records.events import (
     TrialChanged,
     TrialEnded,
     TrialPaused,
+    TrialProgressed,
     TrialRejected,
     TrialReported,
     TrialResumed,
@@ -102,7 +103,15 @@ class History:
                 raise LineError("the sweep has started before")
             case TrialStarted() | TrialRejected() if event.trial in self.trials:
                 raise LineError(f"trial {event.trial} was started before")
-            case TrialResumed() | TrialChanged() | TrialReported() | TrialPaused() | TrialEnded() | CheckpointKept():
+            case (
+                TrialResumed()
+                | TrialChanged()
+                | TrialReported()
+                | TrialProgressed()
+                | TrialPaused()
+                | TrialEnded()
+                | CheckpointKept()
+            ):
                 self._require_started(event.trial)
             case FrontFound() | ConfigurationMeasured():
                 for number in event.trials:

@@ -33,6 +33,7 @@ from orchestrator.records.events import (
     TrialChanged,
     TrialEnded,
     TrialPaused,
+    TrialProgressed,
     TrialRejected,
     TrialReported,
     TrialResumed,
@@ -206,6 +207,17 @@ class Ledger:
                 )
             )
 
+    def trial_progressed(self, number: int, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
+        """Record the progress of a trial within an epoch.
+
+        Args:
+            number: Number of the trial.
+            epoch: Number of the epoch that trains, from 1.
+            step: Number of complete steps of the whole training.
+            metrics: Values since the progress before, by metric.
+        """
+        self._record(TrialProgressed(time=time.time(), trial=number, epoch=epoch, step=step, metrics=metrics))
+
     def trial_ended(
         self, number: int, status: TrialStatus, reason: str = "", best: Mapping[str, float] | None = None
     ) -> None:
@@ -364,7 +376,7 @@ class Ledger:
             return self._history.costs.totals(time.time())
 
     def _record(self, event: Event) -> None:
-        if not isinstance(event, TrialReported):  # holds numbers only, and there is one per epoch
+        if not isinstance(event, TrialReported | TrialProgressed):  # hold numbers only, and there are many
             event = replace(event, **masked({name: value for name, value in vars(event).items() if name != "event"}))
         with self._lock:
             self._history.refuse_contradiction(event)

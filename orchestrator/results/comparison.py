@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -47,6 +48,7 @@ def facts_of(sweep: StoredSweep) -> dict[str, Any]:
         "trials": {str(status): counts[status] for status in TrialStatus if counts[status]},
         "seeds": result.seeds,
         "repeats": sum(record.is_repeat for record in result.records),
+        "running": _running(sweep),
         "rejected": dict(sweep.rejected),
         "epochs": sum(record.epochs for record in result.records),
         "wall_s": totals.wall_s,
@@ -56,6 +58,30 @@ def facts_of(sweep: StoredSweep) -> dict[str, Any]:
         "last_event_age_s": sweep.age_s,
         "tracking_uri": result.tracking_uri,
     }
+
+
+def _running(sweep: StoredSweep) -> list[dict[str, Any]]:
+    """Return the progress of the epochs that train now."""
+    rows = []
+    for record in sweep.result.records:
+        found = sweep.progress.get(record.number)
+        if record.status is not TrialStatus.RUNNING or found is None or found.epoch <= record.epochs:
+            continue
+        epochs = int(record.config["training"]["epochs"])
+        epoch_s = record.reports[-1].get("epoch_time_s") if record.reports else None
+        rows.append(
+            {
+                "trial": found.trial,
+                "epoch": found.epoch,
+                "epochs": epochs,
+                "step": found.step,
+                "steps": found.steps,
+                "images_per_s": found.images_per_s,
+                "loss": found.loss if math.isfinite(found.loss) else None,
+                "left_s": found.trial_left_s(epochs, epoch_s),
+            }
+        )
+    return rows
 
 
 def status_row(folder: SweepFolder) -> dict[str, Any]:

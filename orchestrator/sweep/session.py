@@ -16,27 +16,35 @@ import contextlib
 from collections.abc import Iterator
 
 import optuna
+import ray
 from rich.console import Console
 
 from orchestrator.config.plans import SweepPlans
 from orchestrator.config.sections.budget import BudgetConfig
+from orchestrator.config.sections.training import AUTO
+from orchestrator.config.trial import resolve_trial
+from orchestrator.data import dataset_facts
 from orchestrator.lanes.lane_setting import LaneTask
 from orchestrator.lanes.pool.lane_pool import LanePool
 from orchestrator.plain_output import say
 from orchestrator.progress.notebook_view import NotebookDisplay
+from orchestrator.progress.progress_records import ProgressRecords
 from orchestrator.progress.progress_view import Progress
 from orchestrator.progress.snapshot import Snapshots
 from orchestrator.records.budget import Budget
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.objectives import Objectives
+from orchestrator.runtime.gpu_share import measured_share
 from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
 from orchestrator.runtime.ray_session import ray_session
 from orchestrator.search.racing import race_state
 from orchestrator.search.schedulers.trial_schedulers import create_allocation
+from orchestrator.search.trial_filter import TrialFilter
 from orchestrator.search.tune_run import TuneRun
 from orchestrator.sweep.checkpoint_retention import CheckpointRetention
 from orchestrator.sweep.disk_watch import DiskWatch
+from orchestrator.sweep.dry_run_trials import largest_trial
 from orchestrator.sweep.search_supervisor import SearchSupervisor
 from orchestrator.sweep.signals import SignalWatch
 from orchestrator.sweep.study_setup import set_up_study
@@ -94,7 +102,9 @@ class SweepSession:
             return
         left = max(1, self._plans.search.trials * self._plans.search.seeds - self._ledger.count_ended())
         with ray_session(address, verbose=verbose):  # 1. Connect to Ray and plan the lanes
-            self._lane_plan = plan_lanes(self._plans.training.resources, left)
+            resources = self._plans.training.resources
+            share = measured_gpu_share(self._plans, left) if resources.gpus_per_worker == AUTO else 1.0
+            self._lane_plan = plan_lanes(resources, left, gpu_share=share)
             yield
 
     def run(self) -> TrialStatus:
@@ -114,7 +124,7 @@ class SweepSession:
             study = set_up_study(  # 3.
                 self._plans, self._ledger, self._objectives, lambda text: say(self._console, text)
             )
-            with self._open_progress(lane_plan) as progress:
+            with self._open_progress(lane_plan, lanes) as progress:
                 supervisor = self._supervisor(study, lanes, lane_plan.at_most, progress)
                 try:
                     supervisor.run()  # 4. Search
@@ -186,7 +196,7 @@ class SweepSession:
             scratch=self._folder.scratch / "ray",
         )
 
-    def _open_progress(self, plan: LanePlan) -> Progress:
+    def _open_progress(self, plan: LanePlan, lanes: LanePool) -> Progress:
         """Record the planned lanes and announce the search."""
         cpus_per_worker = self._plans.training.resources.cpus_per_worker
         self._ledger.lanes_planned(plan.lanes, plan.workers, cpus_per_worker, plan.gpus_per_worker)
@@ -198,6 +208,7 @@ class SweepSession:
             objectives=self._objectives,
             budget=self._budget,
             cpus_per_worker=cpus_per_worker,
+            progress=lambda: lanes.progress,
         )
         progress = Progress(snapshots, self._console, self._display)
         progress.say(self._announcement(plan))
@@ -207,9 +218,12 @@ class SweepSession:
         search, resources, ended = self._plans.search, self._plans.training.resources, self._ledger.count_ended()
         least = f"{resources.min_workers} to " if resources.elastic else ""
         done = f", {ended} of them done before" if ended else ""
+        device = "GPU" if plan.gpus_per_worker else "CPU"
+        if 0 < plan.gpus_per_worker < 1:
+            device = f"{plan.gpus_per_worker:g} of a GPU"
         return (
             f"Sweep {self._folder.name}: {search.trials} trials{done}, of at most {search.max_epochs} epochs, "
-            f"{plan.lanes} lane(s) of {least}{plan.workers} worker(s) on {'GPU' if plan.gpus_per_worker else 'CPU'}"
+            f"{plan.lanes} lane(s) of {least}{plan.workers} worker(s) on {device}"
         )
 
     def _supervisor(self, study: optuna.Study, lanes: LanePool, at_most: int, progress: Progress) -> SearchSupervisor:
@@ -226,6 +240,8 @@ class SweepSession:
             most_paused=self._retention.most_paused,
             let_go=self._retention.let_go,
         )
+        records = ProgressRecords(self._ledger, self._folder.scratch, lambda: lanes.progress)
+        disk = DiskWatch(self._folder, self._ledger, progress.say)
         return SearchSupervisor(
             search,
             lanes,
@@ -233,5 +249,24 @@ class SweepSession:
             budget=self._budget,
             signals=self._signals,
             say=progress.say,
-            polls=(progress.update, DiskWatch(self._folder, self._ledger, progress.say).poll, self._retention.apply),
+            polls=(progress.update, records.poll, disk.poll, self._retention.apply),
         )
+
+
+def measured_gpu_share(plans: SweepPlans, trials: int) -> float:
+    """Return the share of a GPU that `gpus_per_worker: auto` stands for in the connected cluster; 1 without GPUs.
+
+    Args:
+        plans: Plans of the sweep.
+        trials: Number of trials that are left.
+
+    Raises:
+        ClusterError: No GPU became free, or the measurement failed.
+    """
+    search, resources = plans.search, plans.training.resources
+    if not ray.cluster_resources().get("GPU", 0.0):
+        return 1.0
+    facts = dataset_facts(search.dataset.name, search.dataset.uri, search.dataset.crop_size)
+    largest = largest_trial(search, TrialFilter(search, facts), facts, (), resources.max_workers)
+    trial = resolve_trial(search, 0, largest.values, search.initial_weights)
+    return measured_share(trial, facts, plans.training.network_files, min(resources.lanes or trials, trials))

@@ -27,6 +27,7 @@ from orchestrator.records.events import (
     TrialChanged,
     TrialEnded,
     TrialPaused,
+    TrialProgressed,
     TrialReported,
     TrialResumed,
     TrialStarted,
@@ -40,7 +41,16 @@ from orchestrator.tracking.mlflow_runs import KEY, experiment_id, find_run, requ
 from orchestrator.tracking.stored_checkpoints import StoredCheckpoints, current_path_of
 from orchestrator.uris import without_secrets
 
-_OfTrial = TrialResumed | TrialChanged | TrialReported | TrialPaused | TrialEnded | CheckpointKept | CheckpointDropped
+_OfTrial = (
+    TrialResumed
+    | TrialChanged
+    | TrialReported
+    | TrialProgressed
+    | TrialPaused
+    | TrialEnded
+    | CheckpointKept
+    | CheckpointDropped
+)
 
 RUN_STATUS = {
     "finished": "FINISHED",
@@ -110,6 +120,7 @@ class EventRecorder:
             TrialChanged: self._note_change,
             TrialReported: lambda event: self.record_reports([event]),
             TrialPaused: self._pause_trial,
+            TrialProgressed: lambda event: self.record_reports([event]),
             TrialEnded: self._end_trial,
             ConfigurationMeasured: self._note_mean,
             CheckpointKept: self._keep_checkpoint,
@@ -127,14 +138,16 @@ class EventRecorder:
         handler = self._handlers.get(type(event))
         return handler(event) if handler else None
 
-    def record_reports(self, reports: Sequence[TrialReported]) -> None:
-        """Write reports of one trial in as few requests as possible."""
+    def record_reports(self, reports: Sequence[TrialReported | TrialProgressed]) -> None:
+        """Write reports and progress of one trial in as few requests as possible."""
         metrics = [
-            metric(key, value, _milliseconds(report.time), report.epoch)
+            metric(f"progress/{key}", value, _milliseconds(report.time), report.step)
+            if isinstance(report, TrialProgressed)
+            else metric(key, value, _milliseconds(report.time), report.epoch)
             for report in reports
             for key, value in report.metrics.items()
         ]
-        nodes = [report.nodes for report in reports if report.nodes is not None]
+        nodes = [report.nodes for report in reports if isinstance(report, TrialReported) and report.nodes is not None]
         tags = [tag("spatialsweep.nodes", ", ".join(nodes[-1]))] if nodes else []
         if metrics or tags:
             log(self._client, self._trial(reports[0]), metrics=metrics, tags=tags)
