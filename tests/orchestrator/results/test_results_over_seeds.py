@@ -71,7 +71,7 @@ def test_tables_and_status(folder: Path) -> None:
     rows = load_result(folder).trials.to_pylist()
     assert [row["configuration"] for row in rows] == [0, 1, 2, 3, 1, 2, 2, 1]
     assert [row["replicate"] for row in rows] == [0, 0, 0, 0, 1, 1, 2, 2]
-    assert {row["mean"] for row in rows if row["configuration"] == 2} == {pytest.approx(2.42 / 3)}
+    assert [row["mean"] for row in rows if row["configuration"] == 2] == pytest.approx([2.42 / 3] * 3)
     assert [(row["seeds"], row["all_seeds"]) for row in rows[2:4]] == [(3, True), (None, None)]
     facts = facts_of(read_sweep(find_sweep(folder)))
     assert (facts["trials"], facts["repeats"], facts["seeds"]) == ({"finished": 4}, 4, 3)
@@ -81,11 +81,11 @@ def test_tables_and_status(folder: Path) -> None:
 def test_a_notebook_and_the_report_show_means(folder: Path) -> None:
     result = load_result(folder)
     assert "mean over seeds" in result._repr_html_()
-    assert "0.8067 (0.7780 to 0.8353), 3 seeds" in result._repr_html_()
+    assert "0.8067 (0.7780 to 0.8354), 3 seeds" in result._repr_html_()
     page = write_report(read_sweep(find_sweep(folder)), folder / "report.html").read_text()
     assert '<th class="n">95% interval</th>' in page
     assert "All configurations that finished an epoch, best first. A row is a configuration" in page
-    assert re.search(r'<td class="n">3</td><td class="n strong">0.8067</td><td class="n">0.778 to 0.8354?</td>', page)
+    assert re.search(r'<td class="n">3</td><td class="n strong">0.8067</td><td class="n">0.778 to 0.8354</td>', page)
 
 
 def test_budgets_look_at_first_seeds(folder: Path) -> None:
