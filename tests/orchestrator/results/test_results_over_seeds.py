@@ -11,9 +11,11 @@ from mlflow import MlflowClient
 from orchestrator import load_result, load_sweep
 from orchestrator.config import KeepConfig, resolve_trial
 from orchestrator.records.budget import Budget
+from orchestrator.records.events import Event
 from orchestrator.records.history import read_history
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
+from orchestrator.records.lines import LineError
 from orchestrator.records.objectives import Objectives
 from orchestrator.report import write_report
 from orchestrator.results.comparison import facts_of
@@ -21,6 +23,7 @@ from orchestrator.results.stored_sweep import find_sweep, read_sweep
 from orchestrator.search.racing import record_mean
 from orchestrator.sweep.checkpoint_retention import kept_trials
 from orchestrator.tracking.mlflow_runs import sweep_runs
+from tests.support.journal_events import an_event
 from tests.support.sweeps.fake_sweeps import PLAN
 from tests.support.sweeps.tracked_sweep import DATASET, replay
 
@@ -29,9 +32,14 @@ REPEATS = [(1, 1, 0.6), (2, 1, 0.8), (2, 2, 0.82), (1, 2, 0.62)]
 """Configuration, index of the seed and value: trial 1 was lucky, and 2 is the best over its seeds."""
 
 
+def a_mean(trials: tuple[int, ...]) -> Event:
+    """Return the mean of trial 2 over some trials."""
+    return an_event("configuration_measured", trial=2, trials=trials, mean=0.5, ci_low=0.4, ci_high=0.6)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A sweep of four configurations, two of them with three seeds: trials 5 and 6 are further seeds of trial 2."""
+    """Write a sweep of four configurations, two of them with three seeds; trials 5 and 6 repeat trial 2."""
     config = load_sweep({**PLAN, "name": "s", "seeds": 3, "budget": {"patience": 50, "target": 0.95}})
     plan = config.objectives
     with Journal(tmp_path / "s" / "journal.jsonl") as journal:
@@ -128,3 +136,20 @@ def test_a_configuration_is_a_run_above_its_trials(folder: Path, parts: int) -> 
     assert above.info.status == "FINISHED"
     uid = read_history(journal).uid
     assert len(sweep_runs(uid, "s", uri)) == 1 + 8 + 2
+
+
+@pytest.mark.parametrize(
+    ("event", "fault"),
+    [
+        (an_event("trial_started", trial=9, repeats=77, replicate=1), "trial 77 was never started"),
+        (an_event("trial_started", trial=9, repeats=4, replicate=3), "repeats trial 4, which is itself a repeat"),
+        (a_mean(trials=(1, 2)), "is of [1, 2], not of its seeds"),
+        (a_mean(trials=(2, 2)), "is of [2, 2], not of its seeds"),
+        (a_mean(trials=(2, 99)), "trial 99 was never started"),
+    ],
+)
+def test_contradictions_are_refused(folder: Path, event: Event, fault: str) -> None:
+    history = read_history(folder / "journal.jsonl")
+    with pytest.raises(LineError) as caught:
+        history.apply(event)
+    assert fault in str(caught.value)
