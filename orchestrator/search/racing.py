@@ -26,7 +26,7 @@ from search_spaces import ChoiceDomain
 
 
 class Step(Enum):
-    """What a search does where no repeat may begin."""
+    """Next step of a search where no repeat may begin."""
 
     WAIT = "wait"
     FINISHED = "finished"
