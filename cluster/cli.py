@@ -12,10 +12,12 @@ import typer
 
 from cluster import doctor_cli
 from cluster.following import Detached, follow
-from cluster.job_client import TRACKING_KEY, JobClient, SweepJob, use_token_if_there_is_one
+from cluster.job_client import RUNS_DIR_KEY, TRACKING_KEY, JobClient, SweepJob, use_token_if_there_is_one
+from cluster.remote_tell import tell_job
 from orchestrator.cli.exit_codes import INTERRUPTED
 from orchestrator.cli.options import AllowChanged, AsJson, Assignments, NewName, Resume, SweepFile, path_option
 from orchestrator.cli.output import tell, tell_json, wide_console
+from orchestrator.cli.steering import register_tell_job
 from orchestrator.cli.sweep import register_job_status
 from orchestrator.config.option_values import setting_values
 from orchestrator.files.known_code import note_code
@@ -92,7 +94,10 @@ def submit(
             runtime_env=submission.runtime_env(
                 target, variables, install=install, constrained="constraints.txt" in packed.files
             ),
-            metadata={TRACKING_KEY: checked.tracking_uri} if checked.tracking_uri else {},
+            metadata={
+                **({TRACKING_KEY: checked.tracking_uri} if checked.tracking_uri else {}),
+                **({RUNS_DIR_KEY: checked.runs_dir} if checked.runs_dir else {}),
+            },
         )
     tell(f"Submitted: {job} to {without_password(client.address)}")
     if checked.tracking_uri:
@@ -232,3 +237,4 @@ def _outcome(job: SweepJob) -> str:
 
 
 register_job_status(show_job)
+register_tell_job(tell_job)

@@ -18,7 +18,7 @@ from orchestrator.config.sections.model import ModelConfig
 from orchestrator.config.sections.objective import ObjectiveConfig
 from orchestrator.config.sections.resources import ResourcesConfig
 from orchestrator.config.sections.study import SamplerConfig, StorageConfig, TrialSchedulerConfig
-from orchestrator.config.sections.tracking import TrackingConfig
+from orchestrator.config.sections.tracking import NotifyConfig, TrackingConfig
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.files.runs_dir import resolve_runs_dir
@@ -52,6 +52,8 @@ class SearchPlan:
         budget_epochs: Epochs that all trials may train together; None for no limit.
         initial_weights: Weights that trainings may start from, by checkpoint and network; `resolve_plans`, which reads
             no file, leaves it empty.
+        stored_choices: Values with which the study has stored each choice, by searched name; empty where the space has
+            not changed since the sweep began.
     """
 
     trials: int
@@ -74,6 +76,7 @@ class SearchPlan:
     initial_weights: Mapping[tuple[str, str], InitialWeights] = field(default_factory=dict)
     seeds: int = 1
     tournament: str | None = None
+    stored_choices: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
 
     @property
     def objective(self) -> ObjectiveConfig:
@@ -146,6 +149,7 @@ class SweepPlans:
         budget: Limits that end the sweep early, and prices of devices.
         keep: Numbers of trials whose checkpoints stay.
         tracking: Tracking plan.
+        notify: Webhooks and events that they get.
         paths: Paths plan.
     """
 
@@ -155,6 +159,7 @@ class SweepPlans:
     budget: BudgetConfig
     keep: KeepConfig
     tracking: TrackingPlan
+    notify: NotifyConfig
     paths: PathsPlan
 
 
@@ -195,6 +200,7 @@ def resolve_plans(config: SweepConfig) -> SweepPlans:
         budget=config.budget,
         keep=config.keep,
         tracking=resolve_tracking(config.tracking, runs_dir),
+        notify=config.notify,
         paths=PathsPlan(runs_dir, runs_dir / "datasets", study_uri(config.storage, runs_dir)),
     )
 

@@ -25,7 +25,7 @@ from orchestrator.config.sections.path_text import PathText
 from orchestrator.config.sections.resources import ResourcesConfig
 from orchestrator.config.sections.section import Section, Seed, Texts
 from orchestrator.config.sections.study import SamplerConfig, StorageConfig, TrialSchedulerConfig
-from orchestrator.config.sections.tracking import TrackingConfig
+from orchestrator.config.sections.tracking import NotifyConfig, TrackingConfig
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.config.validation.check import find_problems
 from orchestrator.config.validation.plain_data import plain_data_problems
@@ -70,6 +70,7 @@ class SweepConfig(Section):
         resources: Workers of a trial, and lanes.
         storage: Optuna's database.
         tracking: MLflow.
+        notify: Webhooks that get a message when something happens; an address, a list of them, or with events.
         keep: Number of checkpoints that are kept.
         runs_dir: Folder of all results; None takes `runs` in the current folder, or one in the home folder inside a
             Ray job.
@@ -99,6 +100,7 @@ class SweepConfig(Section):
     resources: ResourcesConfig = ResourcesConfig()
     storage: StorageConfig = StorageConfig()
     tracking: TrackingConfig = TrackingConfig()
+    notify: NotifyConfig = NotifyConfig()
     keep: KeepConfig = KeepConfig()
     runs_dir: PathText | None = None
 

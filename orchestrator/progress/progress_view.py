@@ -102,11 +102,16 @@ class Progress:
         """Draw or print the present state; to be called about twice a second."""
         snapshot = self._snapshots.now()
         if self._display is not None:
+            self._display.show_trials(snapshot.unfinished)
             self._display.show(snapshot_html(snapshot, [*self._lines, *self._warning_lines()]))
         elif self._live:
             self._live.update(live_view(snapshot, self._warning_lines(), self._console.height), refresh=True)
         else:
             self._print(snapshot)
+
+    def change_trials(self, trials: int) -> None:
+        """Show another number of trials from now on."""
+        self._snapshots.change_trials(trials)
 
     def say(self, text: str) -> None:
         """Print a line above the live view, or in a notebook below it."""

@@ -89,6 +89,7 @@ class Snapshot:
         failures: First lines of the commonest reasons why trials failed or diverged, with their numbers.
         devices: Devices that the running trials reserve, in words.
         best_model: Network of the trial with the best value; empty before the first.
+        unfinished: Numbers of the trials that are running, interrupted or paused by the user.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Snapshot:
     failures: Sequence[tuple[str, int]]
     devices: str
     best_model: str
+    unfinished: Sequence[int] = ()
 
 
 @dataclass
@@ -200,6 +202,10 @@ class Snapshots:
         self._progress = progress
         self._ended = _EndedTrials()
 
+    def change_trials(self, trials: int) -> None:
+        """Show another number of trials from now on."""
+        self._trials = trials
+
     def now(self) -> Snapshot:
         """Return the present state of the sweep."""
         for trial in self._ledger.ended_since(self._ended.counts.total()):
@@ -229,6 +235,7 @@ class Snapshots:
             failures=self._ended.reasons.most_common(_REASONS),
             devices=self._devices(trials),
             best_model="" if best is None else _model(self._ledger.trial(best)),
+            unfinished=[trial.number for trial in trials] + self._ledger.held(),
         )
 
     def _ranked(self, trial: TrialRecord) -> tuple[Any, Ranked] | None:

@@ -272,6 +272,53 @@ class CheckpointDropped:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class SettingsChanged:
+    """Change of settings while the sweep runs.
+
+    Args:
+        time: Unix time.
+        request: Identifier of the request.
+        changes: Changed settings with their new values, such as `{"budget.wall_clock": 7200.0}`.
+        config: All settings from now on, without passwords.
+        identity: Settings that decide the results from now on.
+    """
+
+    event: Literal["settings_changed"] = "settings_changed"
+    time: Time
+    request: str
+    changes: Plain
+    config: Plain
+    identity: Plain
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrialEnqueued:
+    """Configuration that the user enqueued while the sweep runs.
+
+    Args:
+        time: Unix time.
+        request: Identifier of the request, and of the configuration in the study.
+        params: Values by searched name; the sampler draws the others.
+    """
+
+    event: Literal["trial_enqueued"] = "trial_enqueued"
+    time: Time
+    request: str
+    params: Mapping[str, Scalar]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrialSteered:
+    """Request of the user to stop, pause or resume a trial; it takes effect at the next report of the trial."""
+
+    event: Literal["trial_steered"] = "trial_steered"
+    time: Time
+    request: str
+    trial: Number
+    action: Literal["stop", "pause", "resume"]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class BudgetSpent:
     """Limit of the budget that ends the sweep although trials are left."""
 
@@ -316,6 +363,9 @@ Event: TypeAlias = (
     | ConfigurationMeasured
     | CheckpointKept
     | CheckpointDropped
+    | SettingsChanged
+    | TrialEnqueued
+    | TrialSteered
     | BudgetSpent
     | FrontFound
     | SweepEnded

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from orchestrator.records.costs import Cost, SweepTotals
 from orchestrator.records.events import (
@@ -26,18 +26,21 @@ from orchestrator.records.events import (
     FrontFound,
     LanesPlanned,
     SessionDescribed,
+    SettingsChanged,
     SweepEnd,
     SweepEnded,
     SweepResumed,
     SweepStarted,
     TrialChanged,
     TrialEnded,
+    TrialEnqueued,
     TrialPaused,
     TrialProgressed,
     TrialRejected,
     TrialReported,
     TrialResumed,
     TrialStarted,
+    TrialSteered,
 )
 from orchestrator.records.history import read_history
 from orchestrator.records.journal import Journal, read_entries
@@ -105,6 +108,49 @@ class Ledger:
     def sweep_resumed(self, config: Mapping[str, Any], facts: Mapping[str, str], identity: Mapping[str, Any]) -> None:
         """Record that a new driver resumes the sweep."""
         self._record(SweepResumed(time=time.time(), config=config, facts=facts, identity=identity))
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Present settings, without passwords."""
+        return self._history.config
+
+    @property
+    def searched(self) -> Mapping[str, Any]:
+        """Domains of all searched names there ever were, with all choices there ever were, as plain data."""
+        return self._history.searched
+
+    @property
+    def changed(self) -> Mapping[str, Any]:
+        """Settings that the user changed while the sweep ran, with their newest values."""
+        return dict(self._history.changed)
+
+    @property
+    def enqueued(self) -> Mapping[str, Mapping[str, Any]]:
+        """Configurations that the user enqueued while the sweep ran, by the identifier of the request."""
+        return dict(self._history.enqueued)
+
+    def settings_changed(
+        self, request: str, changes: Mapping[str, Any], config: Mapping[str, Any], identity: Mapping[str, Any]
+    ) -> None:
+        """Record that the user changed settings of the running sweep.
+
+        Args:
+            request: Identifier of the request.
+            changes: Changed settings with their new values.
+            config: All settings from now on.
+            identity: Settings that decide the results from now on.
+        """
+        self._record(
+            SettingsChanged(time=time.time(), request=request, changes=changes, config=config, identity=identity)
+        )
+
+    def trial_enqueued(self, request: str, params: Mapping[str, Any]) -> None:
+        """Record that the user enqueued a configuration."""
+        self._record(TrialEnqueued(time=time.time(), request=request, params=params))
+
+    def trial_steered(self, request: str, number: int, action: Literal["stop", "pause", "resume"]) -> None:
+        """Record that the user requested to stop, pause or resume a trial."""
+        self._record(TrialSteered(time=time.time(), request=request, trial=number, action=action))
 
     def session_described(self, files: Iterable[str], dataset: Mapping[str, Any]) -> None:
         """Record the files to be stored with the session just begun, and the facts about its dataset."""
@@ -360,6 +406,11 @@ class Ledger:
         """Return the running and interrupted trials, ordered by number."""
         with self._lock:
             return [self._history.trials[number] for number in sorted(self._history.open)]
+
+    def held(self) -> list[int]:
+        """Return the numbers of the trials that the user has paused."""
+        with self._lock:
+            return [number for number in sorted(self._history.paused) if self._history.trials[number].steered]
 
     def running(self) -> list[TrialRecord]:
         """Return the running trials, ordered by number."""

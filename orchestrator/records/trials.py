@@ -30,6 +30,7 @@ class TrialRecord:
         nodes: Name and address of the node of every rank, in order, in the newest report.
         repeats: Number of the trial whose configuration it trains with another seed; None for the first seed.
         replicate: Index of its seed among those of its configuration, from 0.
+        steered: `stop` or `pause` where the user has requested it for this trial; else empty.
         resume_epoch: Epoch of the checkpoint from which a paused trial would resume; 0 where none is left.
     """
 
@@ -47,6 +48,7 @@ class TrialRecord:
     nodes: tuple[str, ...] = ()
     repeats: int | None = None
     replicate: int = 0
+    steered: str = ""
     resume_epoch: int = 0
 
     @property

@@ -47,15 +47,7 @@ class SeedRace:
         self._study = study
         self._plan = plan
         self._ledger = ledger
-        self._is_plain = is_plain(plan)
         self._known: tuple[int, RaceState] | None = None
-
-    @property
-    def has_all_configurations(self) -> bool:
-        """True once `trials` configurations have begun and none waits to resume; Tune counts where there is no race."""
-        if self._is_plain or self._ledger.count_configurations() < self._plan.trials:
-            return False
-        return not any(self._ledger.has_trial(trial.number) for trial in self._waiting())
 
     def fix_arm(self) -> None:
         """Enqueue the arm of a tournament that has the fewest configurations, unless enqueued values wait."""
@@ -92,8 +84,7 @@ class SeedRace:
 
     def _begin(self, repeat: Repeat) -> optuna.Trial:
         """Create the trial of a repeat, with the values of its configuration."""
-        first = optuna.trial.FixedTrial(dict(self._ledger.trial(repeat.configuration).params))
-        self._plan.space.sample(first)
+        first = self._study.get_trials(deepcopy=False)[repeat.configuration]
         template = optuna.trial.create_trial(
             state=TrialState.RUNNING,
             params=first.params,
@@ -102,15 +93,6 @@ class SeedRace:
         )
         storage, study_id = self._study._storage, self._study._study_id
         return optuna.Trial(self._study, storage.create_new_trial(study_id, template))
-
-
-def is_plain(plan: SearchPlan) -> bool:
-    """Return whether every configuration has one seed and there is no tournament.
-
-    Args:
-        plan: Search plan of the sweep.
-    """
-    return plan.seeds == 1 and plan.tournament is None
 
 
 def arms_of(plan: SearchPlan) -> tuple[Any, ...]:

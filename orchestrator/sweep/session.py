@@ -14,18 +14,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import optuna
 import ray
 from rich.console import Console
 
-from orchestrator.config.plans import SweepPlans
+from orchestrator.config import SweepConfig
+from orchestrator.config.plans import SearchPlan, SweepPlans
 from orchestrator.config.sections.budget import BudgetConfig
 from orchestrator.config.sections.training import AUTO
 from orchestrator.config.trial import resolve_trial
 from orchestrator.data import dataset_facts
 from orchestrator.lanes.lane_setting import LaneTask
 from orchestrator.lanes.pool.lane_pool import LanePool
+from orchestrator.notify.notifications import Notifications
 from orchestrator.plain_output import say
 from orchestrator.progress.notebook_view import NotebookDisplay
 from orchestrator.progress.progress_records import ProgressRecords
@@ -47,6 +50,7 @@ from orchestrator.sweep.disk_watch import DiskWatch
 from orchestrator.sweep.dry_run_trials import largest_trial
 from orchestrator.sweep.search_supervisor import SearchSupervisor
 from orchestrator.sweep.signals import SignalWatch
+from orchestrator.sweep.steering.steering import Steering
 from orchestrator.sweep.study_setup import set_up_study
 
 
@@ -54,6 +58,7 @@ class SweepSession:
     """Training of the trials that are left of a sweep; runs in the driver's main thread and blocks until its end.
 
     Args:
+        config: Configuration of the sweep.
         plans: Plans of the sweep.
         folder: Folder of the sweep, locked by this process.
         ledger: Ledger of the sweep, with the events of earlier sessions.
@@ -61,10 +66,12 @@ class SweepSession:
         console: Console for progress and messages.
         signals: Requests to stop.
         display: Output of a notebook, where progress is shown in place of the console.
+        notifications: Notifications of the session.
     """
 
     def __init__(
         self,
+        config: SweepConfig,
         plans: SweepPlans,
         folder: SweepFolder,
         ledger: Ledger,
@@ -73,7 +80,9 @@ class SweepSession:
         console: Console,
         signals: SignalWatch,
         display: NotebookDisplay | None = None,
+        notifications: Notifications,
     ) -> None:
+        self._config = config
         self._plans = plans
         self._folder = folder
         self._ledger = ledger
@@ -81,6 +90,7 @@ class SweepSession:
         self._console = console
         self._signals = signals
         self._display = display
+        self._notifications = notifications
         self._objectives = Objectives.of(plans.search.objectives, plans.search.constraints)
         self._budget = Budget(plans.budget, plans.search.objective)
         self._retention = CheckpointRetention(plans.keep, self._objectives, folder, ledger)
@@ -125,11 +135,14 @@ class SweepSession:
                 self._plans, self._ledger, self._objectives, lambda text: say(self._console, text)
             )
             with self._open_progress(lane_plan, lanes) as progress:
-                supervisor = self._supervisor(study, lanes, lane_plan.at_most, progress)
+                search = self._search(study, lanes, lane_plan.at_most, progress)
+                steering = self._steering(search, progress)
+                supervisor = self._supervisor(search, lanes, progress, steering)
                 try:
                     supervisor.run()  # 4. Search
                 finally:
                     supervisor.close()  # 5. End the search and close the lanes
+                    steering.close()
                 if not self._ledger.ended_by and self._ledger.count_ended_configurations() < self._plans.search.trials:
                     self._note_spent_epochs()
                 progress.update()
@@ -212,6 +225,8 @@ class SweepSession:
         )
         progress = Progress(snapshots, self._console, self._display)
         progress.say(self._announcement(plan))
+        if self._display is not None and (elsewhere := self._display.offer_buttons(self._folder)):
+            progress.say(elsewhere)
         return progress
 
     def _announcement(self, plan: LanePlan) -> str:
@@ -226,8 +241,8 @@ class SweepSession:
             f"{plan.lanes} lane(s) of {least}{plan.workers} worker(s) on {device}"
         )
 
-    def _supervisor(self, study: optuna.Study, lanes: LanePool, at_most: int, progress: Progress) -> SearchSupervisor:
-        search = TuneRun(
+    def _search(self, study: optuna.Study, lanes: LanePool, at_most: int, progress: Progress) -> TuneRun:
+        return TuneRun(
             self._plans.search,
             self._folder,
             study,
@@ -240,6 +255,27 @@ class SweepSession:
             most_paused=self._retention.most_paused,
             let_go=self._retention.let_go,
         )
+
+    def _steering(self, search: TuneRun, progress: Progress) -> Steering:
+        """Return what carries out the user's requests to this session."""
+
+        def take(plan: SearchPlan) -> None:
+            self._plans = replace(self._plans, search=plan)
+            progress.change_trials(plan.trials)
+
+        return Steering(
+            self._config,
+            self._plans.search,
+            self._folder,
+            self._ledger,
+            search,
+            budget=self._budget,
+            signals=self._signals,
+            changed=take,
+            say=progress.say,
+        )
+
+    def _supervisor(self, search: TuneRun, lanes: LanePool, progress: Progress, steering: Steering) -> SearchSupervisor:
         records = ProgressRecords(self._ledger, self._folder.scratch, lambda: lanes.progress)
         disk = DiskWatch(self._folder, self._ledger, progress.say)
         return SearchSupervisor(
@@ -249,7 +285,14 @@ class SweepSession:
             budget=self._budget,
             signals=self._signals,
             say=progress.say,
-            polls=(progress.update, records.poll, disk.poll, self._retention.apply),
+            polls=(
+                progress.update,
+                records.poll,
+                steering.poll,
+                disk.poll,
+                self._retention.apply,
+                self._notifications.poll,
+            ),
         )
 
 

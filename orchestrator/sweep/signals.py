@@ -29,6 +29,10 @@ class SignalWatch:
         """True if the sweep must stop immediately."""
         return self._requests > 1
 
+    def request_stop(self) -> None:
+        """Request a stop after the epochs now running, as the first Ctrl-C does."""
+        self._requests += 1
+
     def __enter__(self) -> SignalWatch:
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._count) for number in (signal.SIGINT, signal.SIGTERM)}

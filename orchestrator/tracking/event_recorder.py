@@ -21,6 +21,7 @@ from orchestrator.records.events import (
     FrontFound,
     LanesPlanned,
     SessionDescribed,
+    SettingsChanged,
     SweepEnded,
     SweepResumed,
     SweepStarted,
@@ -118,6 +119,7 @@ class EventRecorder:
             TrialStarted: self._start_trial,
             TrialResumed: self._resume_trial,
             TrialChanged: self._note_change,
+            SettingsChanged: self._note_settings,
             TrialReported: lambda event: self.record_reports([event]),
             TrialPaused: self._pause_trial,
             TrialProgressed: lambda event: self.record_reports([event]),
@@ -268,6 +270,11 @@ class EventRecorder:
         self._client.update_run(self._trial(event), status="RUNNING")
         facts = {"spatialsweep.status": "running", "spatialsweep.tune_trial": event.tune_id}
         log(self._client, self._trial(event), tags=[tag(*item) for item in facts.items()])
+
+    def _note_settings(self, event: SettingsChanged) -> None:
+        """Write the settings that were changed while the sweep ran as tags: its parameters stay those of its start."""
+        tags = [tag(f"spatialsweep.changed.{name}", str(value)) for name, value in event.changes.items()]
+        log(self._client, self.runs["sweep"], tags=tags)
 
     def _note_change(self, event: TrialChanged) -> None:
         """Write the new settings of a trial as metrics; its parameters stay those of its start."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import copy
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import optuna
 from optuna.study import StudyDirection
@@ -38,13 +38,20 @@ class TrialWindow:
     Args:
         size: Largest number of ended trials to show; None shows all.
         directions: Directions of the objectives; with several objectives all trials are shown.
+        seen: Returns a trial as the sampler sees it, None for one that it does not see.
         completes_paused: Whether a paused trial of several objectives is shown as a complete one with its newest
             values: Optuna has no intermediate values of several objectives.
     """
 
     def __init__(
-        self, size: int | None, directions: Sequence[StudyDirection], *, completes_paused: bool = False
+        self,
+        size: int | None,
+        directions: Sequence[StudyDirection],
+        seen: Callable[[FrozenTrial], FrozenTrial | None] = lambda trial: trial,
+        *,
+        completes_paused: bool = False,
     ) -> None:
+        self._as_seen = seen
         self._size = size if len(directions) == 1 else None
         self._completes_paused = completes_paused and len(directions) > 1
         self._objectives = len(directions)
@@ -77,7 +84,7 @@ class TrialWindow:
             else:
                 self._open.append(number)
         shown = {number: self._ended[number] for number in self._numbers_to_show()}
-        shown |= {number: trials[number] for number in self._open}
+        shown |= {number: trial for number in self._open if (trial := self._as_seen(trials[number])) is not None}
         return [shown[number] for number in sorted(shown)]
 
     def _shown_paused(self, trial: FrozenTrial) -> FrozenTrial:
@@ -88,7 +95,10 @@ class TrialWindow:
             shown.state, shown.values = TrialState.COMPLETE, values
         return shown
 
-    def _add(self, trial: FrozenTrial) -> None:
+    def _add(self, ended: FrozenTrial) -> None:
+        trial = self._as_seen(ended)
+        if trial is None:
+            return
         if trial.number not in self._ended:
             bisect.insort(self._numbers, trial.number)
         self._ended[trial.number] = trial
