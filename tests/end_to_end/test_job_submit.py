@@ -13,7 +13,7 @@ import pytest
 from cluster import LocalHead, local_head
 
 ROOT = Path(__file__).resolve().parents[2]
-TRIALS = 3  # the third of which is stopped early
+TRIALS = 2
 SUBMIT = f"ray job submit --working-dir . -- python -m orchestrator run sweeps/digits.yaml --set trials={TRIALS}"
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
