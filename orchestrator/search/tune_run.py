@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
@@ -18,7 +18,13 @@ from orchestrator.records.ledger import Ledger
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.callback import SweepCallback
 from orchestrator.search.not_pickled import NotPickled
-from orchestrator.search.schedulers.trial_schedulers import create_trial_scheduler, keeps_lane, trials_at_once
+from orchestrator.search.pauses import Pauses
+from orchestrator.search.schedulers.trial_schedulers import (
+    create_allocation,
+    create_trial_scheduler,
+    keeps_lane,
+    trials_at_once,
+)
 from orchestrator.search.searcher import StudySearcher
 
 _JOIN_TIMEOUT_S = 30.0
@@ -30,13 +36,18 @@ _HEAD_SHARE = {"node:__internal_head__": 0.0001}
 
 
 class _ExternalStopper(NotPickled, Stopper):
-    """Stopper that ends a Tune experiment on request of another thread."""
+    """Stopper that ends a Tune experiment on request of another thread, and trials that the user stops or pauses.
 
-    def __init__(self) -> None:
+    Args:
+        steered: Returns whether the user stops or pauses a trial, given Tune's id.
+    """
+
+    def __init__(self, steered: Callable[[str], str]) -> None:
         self.ending = False
+        self._steered = steered
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
+        return bool(self._steered(trial_id))
 
     def stop_all(self) -> bool:
         return self.ending
@@ -55,6 +66,8 @@ class TuneRun:
         lanes: Largest number of trials at the same time.
         has_room: Returns whether another trial would find a lane, given the number of trials that have one.
         say: Called with the state of a long search for a configuration.
+        most_paused: Number of paused trials that keep their checkpoints.
+        let_go: Removes the checkpoints of a paused trial.
     """
 
     def __init__(
@@ -69,16 +82,22 @@ class TuneRun:
         lanes: int,
         has_room: Callable[[int], bool],
         say: Callable[[str], None],
+        most_paused: int,
+        let_go: Callable[[int], None],
     ) -> None:
         self._plan = plan
         self._folder = folder
         self._ledger = ledger
         self._hub = hub
         self._lanes = lanes
-        self._stopper = _ExternalStopper()
         room = has_room if keeps_lane(plan) else lambda _: True
-        self._searcher = StudySearcher(study, plan, ledger, room, say=say)
-        self._callback = SweepCallback(self._searcher, study, objectives, ledger, hub)
+        self._allocation = create_allocation(plan, ledger)
+        pauses = Pauses(study, ledger, objectives, self._allocation, most=most_paused, let_go=let_go)
+        self._searcher = StudySearcher(study, plan, ledger, room, say=say, allocation=self._allocation, pauses=pauses)
+        self._stopper = _ExternalStopper(self._searcher.steered)
+        self._callback = SweepCallback(
+            self._searcher, study, objectives, ledger, hub, allocation=self._allocation, pauses=pauses
+        )
         self._thread = threading.Thread(target=self._run, name="tune", daemon=True)
         self.failure: Exception | None = None
 
@@ -94,6 +113,48 @@ class TuneRun:
     def wait(self, timeout_s: float) -> None:
         """Block until the experiment has ended, `timeout_s` seconds at most."""
         self._thread.join(timeout_s)
+
+    @property
+    def is_closing(self) -> bool:
+        """True once no more trials are proposed."""
+        return self._searcher.closed
+
+    @property
+    def begun(self) -> int:
+        """Number of trials that have ended for good or that train."""
+        return self._searcher.begun
+
+    def change_plan(self, plan: SearchPlan) -> None:
+        """Propose trials by another plan from now on; does not block training.
+
+        Args:
+            plan: Search plan; it may differ in the number of trials and in bounds and choices of its space.
+        """
+        self._plan = plan
+        self._searcher.change_plan(plan, self._ledger.searched)
+
+    def enqueue(self, source: str, settings: Mapping[str, Any], request: str) -> Mapping[str, Any]:
+        """Enqueue a configuration given by hand, and record it; see `StudySearcher.enqueue`."""
+        return self._searcher.enqueue(source, settings, request)
+
+    def stop_trial(self, number: int) -> bool:
+        """End a trial that the ledger has recorded as stopped: at once, or at its next report where it trains.
+
+        Args:
+            number: Number of the trial.
+
+        Returns:
+            Whether it has ended already.
+        """
+        return self._callback.stop(number)
+
+    def hold_trial(self, number: int) -> None:
+        """Pause a trial that the ledger has recorded as paused by the user, at its next report."""
+        self._searcher.hold(number)
+
+    def resume_trial(self, number: int) -> None:
+        """Resume a paused trial as soon as a lane is free."""
+        self._searcher.resume_next(number)
 
     def wind_down(self) -> None:
         """Propose no more trials; the experiment ends when the running ones have ended."""
@@ -131,8 +192,9 @@ class TuneRun:
                 metric=self._plan.objective.metric,
                 mode=self._plan.objective.mode,
                 search_alg=self._searcher,
-                scheduler=create_trial_scheduler(self._plan, self._ledger, self._folder),
-                num_samples=self._plan.trials - self._ledger.count_ended(),
+                scheduler=create_trial_scheduler(self._plan, self._ledger, self._folder, self._allocation),
+                # A trial that resumes is a new one to Tune, and more may be wanted: the searcher ends the experiment.
+                num_samples=-1,
                 max_concurrent_trials=trials_at_once(self._plan, self._lanes),
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"trial_{trial.trial_id}",

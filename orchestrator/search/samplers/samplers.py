@@ -18,7 +18,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.config.sections.study import SamplerConfig
 from orchestrator.search.samplers.grid import GridSampler
-from orchestrator.search.samplers.learnable import DIVERGED, OUTCOME, LearnableStudy, TrialWindow
+from orchestrator.search.samplers.learnable import DIVERGED, OUTCOME, REPEATS, LearnableStudy, TrialWindow
+from orchestrator.search.steering.present_space import PresentSpace, single_value
 from search_spaces import SearchSpace
 
 __all__ = ["DIVERGED", "OUTCOME", "SweepSampler", "create_sampler"]
@@ -43,6 +44,11 @@ class SweepSampler(BaseSampler):
         self._current: tuple[int, BaseSampler] | None = None
         self._view: tuple[int, LearnableStudy] | None = None
         self._window: TrialWindow | None = None
+        self._present: PresentSpace | None = None
+
+    def change_space(self, present: PresentSpace) -> None:
+        """Draw from another space from now on."""
+        self._present, self._window, self._current, self._view = present, None, None, None
 
     def is_exhausted(self, study: optuna.Study) -> bool:
         """Return whether every configuration was proposed; only a grid ends."""
@@ -57,7 +63,9 @@ class SweepSampler(BaseSampler):
         """Return the names that are drawn together; none for a trial that resumes with its own values."""
         if trial.params:
             return {}
-        return self._sampler_of(trial).infer_relative_search_space(self._snapshot(study, trial), trial)
+        found = self._sampler_of(trial).infer_relative_search_space(self._snapshot(study, trial), trial)
+        present = self._present
+        return found if present is None else {name: present.stored(name, drawn) for name, drawn in found.items()}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -65,12 +73,18 @@ class SweepSampler(BaseSampler):
         """Return values of the names that are drawn together."""
         if trial.params:
             return {}
+        if (present := self._present) is not None:
+            search_space = {name: present.drawn(name, stored) for name, stored in search_space.items()}
         return self._sampler_of(trial).sample_relative(self._snapshot(study, trial), trial, search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Return the value of a name that is drawn alone."""
+        if self._present is not None:
+            param_distribution = self._present.drawn(param_name, param_distribution)
+            if param_distribution.single():
+                return single_value(param_distribution)
         return self._sampler_of(trial).sample_independent(
             self._snapshot(study, trial), trial, param_name, param_distribution
         )
@@ -78,8 +92,9 @@ class SweepSampler(BaseSampler):
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """Pass the end of a trial to its sampler; several may be running."""
-        self._create_for(trial.number).after_trial(study, trial, state, values)
+        """Pass the end of a trial to its sampler; several may be running, and another seed is no trial of a sampler."""
+        if REPEATS not in trial.user_attrs:
+            self._create_for(trial.number).after_trial(study, trial, state, values)
 
     def _sampler_of(self, trial: FrozenTrial) -> BaseSampler:
         if self._current is None or self._current[0] != trial.number:
@@ -89,7 +104,11 @@ class SweepSampler(BaseSampler):
     def _snapshot(self, study: optuna.Study, trial: FrozenTrial) -> LearnableStudy:
         """Return the study as it was when the trial was proposed."""
         if self._window is None:
-            self._window = TrialWindow(_TPE_WINDOW if self._sampler.name == "tpe" else None, study.directions)
+            # The evolutionary samplers read the trials of their population from the study itself.
+            is_tpe = self._sampler.name == "tpe"
+            seen = {} if self._present is None else {"seen": self._present.seen}
+            size = _TPE_WINDOW if is_tpe else None
+            self._window = TrialWindow(size, study.directions, completes_paused=is_tpe, **seen)
         if self._view is None or self._view[0] != trial.number:
             self._view = trial.number, LearnableStudy(study, self._window)
         return self._view[1]
