@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import copy
+import heapq
 from collections.abc import Container, Sequence
 
 import optuna
@@ -14,6 +15,8 @@ OUTCOME = "outcome"
 DIVERGED = "diverged"
 REJECTED = "rejected"
 """User attribute of a rejected trial: the reason."""
+PAUSED = "paused"
+"""User attribute of a trial: True while it is paused."""
 _BEST_SHARE = 0.2
 
 
@@ -21,11 +24,12 @@ class TrialWindow:
     """Selection of a study's trials for its sampler, updated from one proposal to the next.
 
     A trial that diverged or was rejected is shown as a pruned one without values: Optuna's samplers ignore failed
-    trials, and would keep proposing what diverges. With a size, the best and the newest trials are shown. Each ended
-    trial is read once, so that the time of a proposal does not grow with the number of trials.
+    trials, and would keep proposing what diverges. A paused trial is shown as a pruned one with its reports. With a
+    size, the best and the newest trials are shown; of the paused ones those with most epochs count as the best. Each
+    ended trial is read once, so that the time of a proposal does not grow with the number of trials.
 
     Args:
-        size: Largest number of ended trials to show; None shows all.
+        size: Largest number of ended trials to show, and of paused ones; None shows all.
         directions: Directions of the objectives; with several objectives all trials are shown.
     """
 
@@ -52,7 +56,10 @@ class TrialWindow:
             else:
                 self._open.append(number)
         shown = {number: self._ended[number] for number in self._numbers_to_show()}
-        shown |= {number: trials[number] for number in self._open}
+        paused = [trials[number] for number in self._open if trials[number].user_attrs.get(PAUSED)]
+        resting = {trial.number for trial in paused}
+        shown |= {number: trials[number] for number in self._open if number not in resting}
+        shown |= {trial.number: _pruned(trial) for trial in self._paused_to_show(paused)}
         return [shown[number] for number in sorted(shown)]
 
     def _add(self, trial: FrozenTrial) -> None:
@@ -73,6 +80,19 @@ class TrialWindow:
             if number not in best:
                 shown.append(number)
         return shown
+
+    def _paused_to_show(self, paused: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
+        if self._size is None or len(paused) <= self._size:
+            return paused
+        kept = {trial.number for trial in heapq.nlargest(round(_BEST_SHARE * self._size), paused, self._progress)}
+        newest = [trial for trial in reversed(paused) if trial.number not in kept][: self._size - len(kept)]
+        kept |= {trial.number for trial in newest}
+        return [trial for trial in paused if trial.number in kept]
+
+    def _progress(self, trial: FrozenTrial) -> tuple[int, float]:
+        """Return a sort key of paused trials: epochs, then the newest value."""
+        epoch = trial.last_step
+        return (-1, 0.0) if epoch is None else (epoch, -self._sign * trial.intermediate_values[epoch])
 
 
 class LearnableStudy(optuna.Study):
@@ -102,6 +122,12 @@ def _learnable(trial: FrozenTrial) -> FrozenTrial:
         return trial
     if trial.user_attrs.get(OUTCOME) != DIVERGED and REJECTED not in trial.user_attrs:
         return trial
-    poor = copy.copy(trial)
-    poor.state, poor.intermediate_values = TrialState.PRUNED, {}
+    poor = _pruned(trial)
+    poor.intermediate_values = {}
     return poor
+
+
+def _pruned(trial: FrozenTrial) -> FrozenTrial:
+    pruned = copy.copy(trial)
+    pruned.state = TrialState.PRUNED
+    return pruned
