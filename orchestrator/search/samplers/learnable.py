@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import copy
-import heapq
 from collections.abc import Container, Sequence
 
 import optuna
@@ -15,8 +14,8 @@ OUTCOME = "outcome"
 DIVERGED = "diverged"
 REJECTED = "rejected"
 """User attribute of a rejected trial: the reason."""
-PAUSED = "paused"
-"""User attribute of a trial: True while it is paused."""
+PAUSED_AT = "paused_at"
+"""User attribute of a trial that has paused, which may run again since: its epoch at its newest pause."""
 _BEST_SHARE = 0.2
 
 
@@ -24,12 +23,13 @@ class TrialWindow:
     """Selection of a study's trials for its sampler, updated from one proposal to the next.
 
     A trial that diverged or was rejected is shown as a pruned one without values: Optuna's samplers ignore failed
-    trials, and would keep proposing what diverges. A paused trial is shown as a pruned one with its reports. With a
-    size, the best and the newest trials are shown; of the paused ones those with most epochs count as the best. Each
-    ended trial is read once, so that the time of a proposal does not grow with the number of trials.
+    trials, and would keep proposing what diverges. A trial that has paused is shown as a pruned one with the values it
+    has reported, also while it runs again: as a running one it would count as poor. With a size, the best and the
+    newest trials are shown. Each ended trial is read once, so that the time of a proposal does not grow with the number
+    of trials; a paused one is read again when it has changed.
 
     Args:
-        size: Largest number of ended trials to show, and of paused ones; None shows all.
+        size: Largest number of ended trials to show; None shows all.
         directions: Directions of the objectives; with several objectives all trials are shown.
     """
 
@@ -38,6 +38,7 @@ class TrialWindow:
         self._sign = -1.0 if directions[0] is StudyDirection.MAXIMIZE else 1.0
         self._seen = 0
         self._open: list[int] = []
+        self._paused: dict[int, FrozenTrial] = {}  # as they were when they were last read
         self._ended: dict[int, FrozenTrial] = {}
         self._numbers: list[int] = []  # of the ended ones, ascending
         self._best: list[tuple[float, int]] = []  # smallest first
@@ -48,23 +49,26 @@ class TrialWindow:
         Args:
             trials: All trials of the study, in the order of their numbers.
         """
-        candidates = [*self._open, *range(self._seen, len(trials))]
+        resumed = [number for number, known in self._paused.items() if trials[number] is not known]
+        candidates = [*resumed, *self._open, *range(self._seen, len(trials))]
         self._seen, self._open = len(trials), []
         for number in candidates:
+            self._paused.pop(number, None)
             if trials[number].state.is_finished():
                 self._add(_learnable(trials[number]))
+            elif PAUSED_AT in trials[number].user_attrs:
+                self._paused[number] = trials[number]
+                self._add(_as_pruned(trials[number]))
             else:
                 self._open.append(number)
         shown = {number: self._ended[number] for number in self._numbers_to_show()}
-        paused = [trials[number] for number in self._open if trials[number].user_attrs.get(PAUSED)]
-        resting = {trial.number for trial in paused}
-        shown |= {number: trials[number] for number in self._open if number not in resting}
-        shown |= {trial.number: _pruned(trial) for trial in self._paused_to_show(paused)}
+        shown |= {number: trials[number] for number in self._open}
         return [shown[number] for number in sorted(shown)]
 
     def _add(self, trial: FrozenTrial) -> None:
+        if trial.number not in self._ended:
+            bisect.insort(self._numbers, trial.number)
         self._ended[trial.number] = trial
-        bisect.insort(self._numbers, trial.number)
         if self._size is not None and trial.state is TrialState.COMPLETE:
             bisect.insort(self._best, (self._sign * (trial.value or 0.0), trial.number))
             del self._best[round(_BEST_SHARE * self._size) :]
@@ -80,19 +84,6 @@ class TrialWindow:
             if number not in best:
                 shown.append(number)
         return shown
-
-    def _paused_to_show(self, paused: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
-        if self._size is None or len(paused) <= self._size:
-            return paused
-        kept = {trial.number for trial in heapq.nlargest(round(_BEST_SHARE * self._size), paused, self._progress)}
-        newest = [trial for trial in reversed(paused) if trial.number not in kept][: self._size - len(kept)]
-        kept |= {trial.number for trial in newest}
-        return [trial for trial in paused if trial.number in kept]
-
-    def _progress(self, trial: FrozenTrial) -> tuple[int, float]:
-        """Return a sort key of paused trials: epochs, then the newest value."""
-        epoch = trial.last_step
-        return (-1, 0.0) if epoch is None else (epoch, -self._sign * trial.intermediate_values[epoch])
 
 
 class LearnableStudy(optuna.Study):
@@ -122,12 +113,12 @@ def _learnable(trial: FrozenTrial) -> FrozenTrial:
         return trial
     if trial.user_attrs.get(OUTCOME) != DIVERGED and REJECTED not in trial.user_attrs:
         return trial
-    poor = _pruned(trial)
+    poor = _as_pruned(trial)
     poor.intermediate_values = {}
     return poor
 
 
-def _pruned(trial: FrozenTrial) -> FrozenTrial:
+def _as_pruned(trial: FrozenTrial) -> FrozenTrial:
     pruned = copy.copy(trial)
     pruned.state = TrialState.PRUNED
     return pruned
