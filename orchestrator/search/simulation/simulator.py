@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 
 from orchestrator.records.status import TrialStatus
 from orchestrator.search.allocation.allocator import Allocator, Propose, Resume
-from orchestrator.search.samplers.learnable import DIVERGED, OUTCOME, PAUSED
+from orchestrator.search.samplers.learnable import DIVERGED, OUTCOME, PAUSED_AT
 from orchestrator.search.samplers.samplers import SweepSampler
 from orchestrator.search.simulation.curves import Curve, CurveTable
 from orchestrator.search.simulation.trace import Point, Trace
@@ -140,10 +140,10 @@ class _Simulation:
             self._run_epoch(trial, self.setting.start_s)
 
     def _decide(self) -> Resume | Propose | None:
-        exhausted = isinstance(self.sampler, SweepSampler) and self.sampler.is_exhausted(self.study)
-        proposed = self.allocator.setting.trials if exhausted else self.trace.proposals
+        if isinstance(self.sampler, SweepSampler) and self.sampler.is_exhausted(self.study):
+            self.allocator.end_proposals(self.trace.proposals)
         began = time.perf_counter()
-        decision = self.allocator.next_trial(proposed)
+        decision = self.allocator.next_trial(self.trace.proposals)
         self.trace.decision_s += time.perf_counter() - began
         self.trace.decisions += 1
         return decision
@@ -160,7 +160,6 @@ class _Simulation:
     def _resume(self, decision: Resume) -> _Trial:
         trial = self.trials[decision.number]
         del self.paused[trial.number]
-        self._mark(trial, paused=False)
         self.trace.resumes += 1
         return trial
 
@@ -180,10 +179,7 @@ class _Simulation:
         )
         if math.isfinite(scores[0]) and len(scores) == 1:
             self.study._storage.set_trial_intermediate_value(trial.asked._trial_id, trial.epoch, scores[0])
-        began = time.perf_counter()
-        continues = self.allocator.report(trial.number, trial.epoch, scores, trial.curve.seconds[trial.epoch - 1])
-        self.trace.decision_s += time.perf_counter() - began
-        self.trace.decisions += 1
+        continues = repeated or self._report(trial, scores)  # a sweep reports the epochs that are new
         if trial.epoch == len(trial.curve.scores):
             self._end(trial, cut=trial.curve.is_cut and continues)
         elif continues:
@@ -191,18 +187,22 @@ class _Simulation:
         else:
             self._pause(trial)
 
+    def _report(self, trial: _Trial, scores: tuple[float, ...]) -> bool:
+        began = time.perf_counter()
+        continues = self.allocator.report(trial.number, trial.epoch, scores, trial.curve.seconds[trial.epoch - 1])
+        self.trace.decision_s += time.perf_counter() - began
+        self.trace.decisions += 1
+        return continues
+
     def _pause(self, trial: _Trial) -> None:
         self.paused[trial.number] = None
-        self._mark(trial, paused=True)
+        self.study._storage.set_trial_user_attr(trial.asked._trial_id, PAUSED_AT, trial.epoch)
         self.allocator.pause(trial.number, trial.epoch)
         kept = self.setting.checkpoints
         held = [number for number in self.paused if self.trials[number].epoch] if kept is not None else []
         for number in held[: len(held) - (kept or 0)]:
             self.trials[number].epoch = 0
             self.allocator.pause(number, 0)
-
-    def _mark(self, trial: _Trial, *, paused: bool) -> None:
-        self.study._storage.set_trial_user_attr(trial.asked._trial_id, PAUSED, paused)
 
     def _end(self, trial: _Trial, *, cut: bool) -> None:
         self.allocator.end(trial.number)

@@ -35,12 +35,13 @@ class StoppingRule(Allocator):
         self._scheduler.set_search_properties(_METRIC, "max")
         self._trials: dict[int, Any] = {}
         self._last: dict[int, dict[str, float]] = {}
-        self._finished = False
+        self._started: set[int] = set()
 
     def start(self, number: int, params: Mapping[str, Any]) -> None:
         """Add a trial to the scheduler."""
         trial = SimpleNamespace(trial_id=str(number), config={"trial": {"number": number}})
         self._trials[number] = trial
+        self._started.add(number)
         self._scheduler.on_trial_add(None, trial)
 
     def report(self, number: int, epoch: int, scores: Scores, seconds: float) -> bool:
@@ -58,13 +59,12 @@ class StoppingRule(Allocator):
 
     def next_trial(self, proposed: int) -> Resume | Propose | None:
         """Return a new trial while configurations are left."""
-        self._finished = proposed >= self.setting.trials
-        return None if self._finished else Propose()
+        return Propose() if proposed < self.setting.trials else None
 
     @property
     def is_finished(self) -> bool:
         """True when all configurations were proposed."""
-        return self._finished
+        return len(self._started) >= self.setting.trials
 
 
 def create_stopping_rule(plan: SearchPlan) -> StoppingRule:

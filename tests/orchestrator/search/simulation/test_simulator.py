@@ -125,7 +125,7 @@ def test_a_sampler_learns_about_paused_trials_and_about_the_values_that_were_tra
     rule = Script(3, {0: 2}, [Propose(), Propose(), Propose()])
     simulate(table, Looking(seed=1), rule, first(0.04, 0.12))
     assert [trial.params for trial in seen[0]] == [{"x": 0.0}, {"x": 0.1}]
-    assert seen[0][0].user_attrs == {"paused": True}
+    assert seen[0][0].user_attrs == {"paused_at": 2}
     assert seen[0][0].intermediate_values == {1: 1.0, 2: 2.0}
     assert (seen[0][1].state, seen[0][1].value) == (TrialState.COMPLETE, 6.0)
 
