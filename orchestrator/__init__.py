@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.config import SweepConfig, load_sweep
     from orchestrator.errors import ConfigError, SpatialSweepError
     from orchestrator.inference.load import load_model
+    from orchestrator.results.replay import replay_sweep
     from orchestrator.results.stored_sweep import load_result
     from orchestrator.results.sweep_result import SweepResult, TrialResult
     from orchestrator.sweep.dry_run import dry_run
@@ -35,6 +36,7 @@ _HOMES = {
     "load_model": "orchestrator.inference.load",
     "load_result": "orchestrator.results.stored_sweep",
     "load_sweep": "orchestrator.config",
+    "replay_sweep": "orchestrator.results.replay",
     "resume_sweep": "orchestrator.sweep.run",
     "run_sweep": "orchestrator.sweep.run",
 }
@@ -49,6 +51,7 @@ __all__ = [
     "load_model",
     "load_result",
     "load_sweep",
+    "replay_sweep",
     "resume_sweep",
     "run_sweep",
 ]

@@ -29,6 +29,7 @@ class SamplerConfig(Section):
     options: Mapping[str, Scalar] = {}
 
 
+TrialSchedulerName = Literal["asha", "pasha", "freeze_thaw", "asha_stopping", "hyperband", "median", "pbt", "none"]
 Mutable = Literal["lr", "weight_decay", "span_penalty"]
 
 
@@ -36,12 +37,14 @@ class TrialSchedulerConfig(Section):
     """Rule that pauses or stops trials early, or lets them continue from the weights of others.
 
     Args:
-        name: `asha` pauses trials at rungs and resumes the best of each; `asha_stopping` stops them there for good;
-            `hyperband` uses several brackets, of which the later ones stop later; `median` stops trials that are worse
-            than the median of the others; `pbt` lets poor trials continue from good ones with changed settings; `none`
-            trains every trial to the end.
+        name: `asha` pauses trials at rungs and resumes the best of each; `pasha` does so up to a rung that grows only
+            while the order of the trials is in doubt; `freeze_thaw` resumes the trial with the largest expected
+            improvement per second; `asha_stopping` stops trials at rungs for good; `hyperband` uses several brackets,
+            of which the later ones stop later; `median` stops trials that are worse than the median of the others;
+            `pbt` lets poor trials continue from good ones with changed settings; `none` trains every trial to the end.
         grace_epochs: Number of epochs before any trial is paused or stopped.
-        reduction_factor: One in this many trials passes a rung, with `asha`, `asha_stopping` and `hyperband`.
+        reduction_factor: One in this many trials passes a rung, with `asha`, `pasha`, `freeze_thaw`,
+            `asha_stopping` and `hyperband`.
         min_trials: Smallest number of other trials for a median.
         perturb_every: Number of epochs between two steps of `pbt`.
         quantile: Share of the population from which `pbt` copies, and equal share that copies.
@@ -49,7 +52,7 @@ class TrialSchedulerConfig(Section):
         mutate: Settings that `pbt` changes, where they are searched.
     """
 
-    name: Literal["asha", "asha_stopping", "hyperband", "median", "pbt", "none"] = "asha"
+    name: TrialSchedulerName = "asha"
     grace_epochs: PositiveInt = 2
     reduction_factor: int = Field(3, ge=2)
     min_trials: PositiveInt = 3

@@ -201,7 +201,7 @@ class _Posterior:
 
 @dataclass(frozen=True)
 class _Sums:
-    """Weighted sums over the epochs of each curve: of 1, shape and value, of their squares, and of shape times value."""
+    """Weighted sums over the epochs of each curve: of 1, shape and value, of their squares, and of their product."""
 
     count: Array
     gap: Array

@@ -23,13 +23,15 @@ class Curve:
     Args:
         scores: Objectives of each epoch, one tuple an epoch; larger is better.
         seconds: Duration of each epoch in seconds.
-        is_cut: True where the recording ended before the training would have; False where the last epoch is the last
-            one of a complete trial, or the one before a divergence.
+        is_cut: True where the recording ended before the training would have.
+        is_complete: True where the training has fewer epochs than a complete trial of the table, and ended with them;
+            without either, a curve that is shorter than these ended because the training diverged.
     """
 
     scores: Sequence[tuple[float, ...]]
     seconds: Sequence[float]
     is_cut: bool = False
+    is_complete: bool = False
 
     def __post_init__(self) -> None:
         if not self.scores or len(self.scores) != len(self.seconds):

@@ -154,6 +154,7 @@ class _Simulation:
         params = self.table.draw(asked)
         self.trace.proposal_s += time.perf_counter() - began
         self.trace.proposals += 1
+        self.trace.params[asked.number] = params
         trial = self.trials[asked.number] = _Trial(asked, params, self.table.curve(params))
         return trial
 
@@ -183,6 +184,7 @@ class _Simulation:
         if trial.epoch == len(trial.curve.scores):
             self._end(trial, cut=trial.curve.is_cut and continues)
         elif continues:
+            self.trace.continuations += not repeated
             self._run_epoch(trial)
         else:
             self._pause(trial)
@@ -206,12 +208,13 @@ class _Simulation:
 
     def _end(self, trial: _Trial, *, cut: bool) -> None:
         self.allocator.end(trial.number)
-        if trial.epoch == self.table.max_epochs:
+        if trial.epoch == self.table.max_epochs or trial.curve.is_complete:
             status = TrialStatus.FINISHED
         elif trial.curve.is_cut:
             status = TrialStatus.PRUNED
         else:
             status = TrialStatus.DIVERGED
+        self.trace.continuations += cut
         if cut:
             self.trace.cut.add(trial.number)
         self._tell(trial, status)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from orchestrator.records.status import TrialStatus
 
@@ -38,9 +40,11 @@ class Trace:
 
     Args:
         lanes: Number of trials at the same time.
+        params: Configuration of each trial, by number.
         points: Epochs in the order in which they ended.
         statuses: Status of each trial at the end, by number; a paused one counts as stopped early.
         cut: Trials whose recorded curve ended before the rule paused or ended them.
+        continuations: Number of decisions to train a running trial further, those about cut trials included.
         resumes: Number of times a paused trial was resumed.
         idle_s: Seconds that lanes waited for running trials.
         decisions: Number of calls of the allocator that decided something.
@@ -50,9 +54,11 @@ class Trace:
     """
 
     lanes: int
+    params: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
     statuses: dict[int, TrialStatus] = field(default_factory=dict)
     cut: set[int] = field(default_factory=set)
+    continuations: int = 0
     resumes: int = 0
     idle_s: float = 0.0
     decisions: int = 0

@@ -10,13 +10,12 @@ from typing import Any
 
 from ray.tune.schedulers import TrialScheduler
 
-from orchestrator.config.plans import SearchPlan
+from orchestrator.config.sections.study import TrialSchedulerConfig
 from orchestrator.lanes.trial_client import EPOCH
-from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger
 from orchestrator.search.allocation.allocator import AllocationSetting, Allocator, Propose, Resume, Scores
-from orchestrator.search.schedulers.trial_schedulers import create_trial_scheduler, keeps_lane
+from orchestrator.search.schedulers.trial_schedulers import create_stopping_scheduler
 
 _METRIC = "score"
 
@@ -67,21 +66,14 @@ class StoppingRule(Allocator):
         return len(self._started) >= self.setting.trials
 
 
-def create_stopping_rule(plan: SearchPlan) -> StoppingRule:
-    """Create the allocator that decides as the trial scheduler of a sweep.
+def create_stopping_rule(scheduler: TrialSchedulerConfig, setting: AllocationSetting) -> StoppingRule:
+    """Create the allocator that decides as a trial scheduler that stops trials early, or none of them.
 
     Args:
-        plan: Search plan of the sweep.
-
-    Raises:
-        ValueError: The trial scheduler changes the settings of trials, which a recorded curve cannot show.
+        scheduler: Name and options; not one that changes the settings of trials, which no recorded curve can show.
+        setting: Bounds of the decisions.
     """
-    scheduler = plan.trial_scheduler
-    if not keeps_lane(plan):
-        raise ValueError(f"trial_scheduler.name: got '{scheduler.name}'; it cannot be simulated. Use another")
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "journal.jsonl") as journal:
-        tune_scheduler = create_trial_scheduler(plan, Ledger(journal), SweepFolder(Path(folder)))
-    setting = AllocationSetting(
-        plan.trials, plan.max_epochs, scheduler.grace_epochs, scheduler.reduction_factor, seed=plan.seed
-    )
+        ledger = Ledger(journal)
+        tune_scheduler = create_stopping_scheduler(scheduler, ledger, max_epochs=setting.max_epochs, seed=setting.seed)
     return StoppingRule(setting, tune_scheduler)
