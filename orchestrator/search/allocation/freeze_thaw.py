@@ -152,7 +152,7 @@ class FreezeThaw(Allocator):
             order = np.argsort(-self._curves.at(reached, rung), kind="stable")
             for row in reached[order[: len(reached) // self.setting.reduction_factor]].tolist():
                 if row in paused and newest[row] < following:
-                    return row
+                    return int(row)
         return None
 
     def _refit(self) -> None:

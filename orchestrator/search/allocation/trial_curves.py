@@ -85,17 +85,17 @@ class TrialCurves:
     @property
     def newest(self) -> npt.NDArray[np.int64]:
         """Newest epoch of each trial; 0 before the first."""
-        return self._column("newest")
+        return np.asarray(self._column("newest"))
 
     @property
     def resume_epochs(self) -> npt.NDArray[np.int64]:
         """Epoch from which each trial continues."""
-        return self._column("resume")
+        return np.asarray(self._column("resume"))
 
     @property
     def ended(self) -> npt.NDArray[np.bool_]:
         """True for trials that have ended."""
-        return self._column("ended")
+        return np.asarray(self._column("ended"))
 
     @property
     def paused(self) -> Rows:
