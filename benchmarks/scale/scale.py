@@ -12,8 +12,9 @@ lanes and answers each assignment with a synthetic curve at once. Prints JSON, f
     cpu_ms_per_report  processor time of the driver alone in that time, all its threads
     ms_by_fifth, cpu_ms_by_fifth
                        both for each fifth of the reports, in order: whether they grow
-    reports_by_trial   reports over trials, for each fifth: where trials are stopped early, later ones bring fewer
-                       reports, each of which bears more of the cost of a trial's begin and end
+    reports_by_trial   reports over ends and pauses, for each fifth: where trials are stopped early, later ones
+                       bring fewer reports, each of which bears more of the cost of a trial's begin and end
+    pauses             number of pauses
     rss_mb             memory of the driver at the first report, and at the last
     tracking_lag_s     how long MLflow took after the last trial to have everything
 """
@@ -38,6 +39,7 @@ from typing import Any, NamedTuple
 
 SCHEDULERS: Mapping[str, Mapping[str, Any]] = {
     "asha": {"name": "asha", "grace_epochs": 1, "reduction_factor": 3},
+    "asha_stopping": {"name": "asha_stopping", "grace_epochs": 1, "reduction_factor": 3},
     "none": {"name": "none"},
 }
 SEARCH: Mapping[str, Any] = {
@@ -54,7 +56,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, nargs="+", default=[100, 1_000])
     parser.add_argument("--lanes", type=int, default=4)
     parser.add_argument("--sampler", default="tpe")
-    parser.add_argument("--scheduler", choices=["asha", "none"], default="asha")
+    parser.add_argument("--scheduler", choices=list(SCHEDULERS), default="asha")
     parser.add_argument("--epochs", type=int, default=9, help="reports of a trial that is not stopped")
     parser.add_argument("--wall-clock", help="end each sweep after so long, such as 5m, with what there is")
     parser.add_argument("--storage", choices=["sqlite", "postgresql"], default="sqlite")
@@ -107,7 +109,7 @@ def summary(journal: Path, over: float, samples: Sequence[Sample]) -> dict[str, 
     """Return the numbers that the module's docstring lists."""
     events = [json.loads(line) for line in journal.read_text().splitlines()]
     reports = [event["time"] for event in events if event["event"] == "trial_reported"]
-    ends = [event["time"] for event in events if event["event"] == "trial_ended"]
+    ends = [event["time"] for event in events if event["event"] in ("trial_ended", "trial_paused")]
     edges = [round(index * (len(reports) - 1) / 5) for index in range(6)]
     first, last = _at(reports[0], samples), _at(reports[-1], samples)
 
@@ -118,7 +120,8 @@ def summary(journal: Path, over: float, samples: Sequence[Sample]) -> dict[str, 
     fifths = [per_report(a, b) for a, b in itertools.pairwise(edges)]
     wall, cpu = per_report(0, len(reports) - 1)
     return {
-        "trials_ended": len(ends),
+        "trials_ended": len({event["trial"] for event in events if event["event"] in ("trial_ended", "trial_paused")}),
+        "pauses": sum(event["event"] == "trial_paused" for event in events),
         "reports": len(reports),
         "ms_per_report": wall,
         "cpu_ms_per_report": cpu,

@@ -47,9 +47,9 @@ from orchestrator.search.schedulers.trial_schedulers import create_trial_schedul
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "random": {"sampler": {"name": "random"}, "trial_scheduler": {"name": "none"}},
-    "random + ASHA": {"sampler": {"name": "random"}},
+    "random + ASHA": {"sampler": {"name": "random"}, "trial_scheduler": {"name": "asha_stopping"}},
     "TPE": {"trial_scheduler": {"name": "none"}},
-    "TPE + ASHA": {},
+    "TPE + ASHA": {"trial_scheduler": {"name": "asha_stopping"}},
 }
 """Settings of each method that differ from the defaults of a sweep."""
 

@@ -219,7 +219,7 @@ def test_two_lanes_stop_hopeless_trials_early(tmp_path: Path) -> None:
         "training.epochs=4",
         "search.lr={choices: [1.0e-9, 3.0e-3]}",
         "sampler.name=random",
-        "trial_scheduler={name: asha, grace_epochs: 1, reduction_factor: 2}",
+        "trial_scheduler={name: asha_stopping, grace_epochs: 1, reduction_factor: 2}",
     )
     result = run_sweep(config)
 

@@ -36,10 +36,10 @@ def create_trial_scheduler(
         plan: Search plan of the sweep.
         ledger: Ledger of the sweep, with the reports of earlier sessions.
         folder: Folder of the sweep.
-        allocation: Allocation rule of the sweep; None where its trial scheduler pauses no trial.
+        allocation: Allocation rule of the sweep, where its trial scheduler pauses trials; None creates it.
     """
-    if allocation is not None:
-        return Allocated(allocation)
+    if plan.trial_scheduler.name in ALLOCATORS:
+        return Allocated(allocation or Allocation(plan, ledger))
     if not keeps_lane(plan):
         return PopulationTraining(plan, ledger, folder)
     return create_stopping_scheduler(plan.trial_scheduler, ledger, max_epochs=plan.max_epochs, seed=plan.seed)

@@ -87,6 +87,25 @@ def test_an_interrupted_trial_is_not_done(tmp_path: Path) -> None:
     assert (found.ended, found.counts[TrialStatus.INTERRUPTED]) == (1, 1)
 
 
+def test_a_paused_trial_is_done_and_ranked_once_when_it_resumes(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path, "s", [(TrialStatus.PAUSED, [0.5]), (FINISHED, [0.6])], ended=None)
+    with Journal(folder / "journal.jsonl") as journal:
+        ledger = Ledger(journal)
+        views = snapshots(ledger)
+        found = views.now()
+        assert (found.ended, found.counts[TrialStatus.PAUSED]) == (2, 1)
+        assert "2/8 trials done, 0 running, 1 paused" in plain_line(found)
+        assert [(row.trial, row.status) for row in found.top] == [(1, FINISHED), (0, TrialStatus.PAUSED)]
+        ledger.trial_resumed(0, "tune9")
+        ledger.trial_reported(0, 2, {"val/top1": 0.9}, held_s=10.0)
+        found = views.now()
+        assert (found.ended, found.counts[TrialStatus.PAUSED]) == (1, 0)
+        assert [(row.trial, row.value) for row in found.top] == [(0, 0.9), (1, 0.6)]
+        ledger.trial_paused(0, 2)
+        found = views.now()
+        assert [(row.trial, row.epochs) for row in found.top] == [(0, 2), (1, 1)]
+
+
 def test_a_low_terminal_shows_as_much_as_fits(tmp_path: Path) -> None:
     assert len(shown(snapshot(tmp_path), height=12).splitlines()) <= 12
 

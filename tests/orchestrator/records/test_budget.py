@@ -137,6 +137,24 @@ def test_trials_without_a_new_best_are_counted() -> None:
     assert account.totals(10).trials_since_best == 0
 
 
+def test_a_trial_that_pauses_is_counted_once_and_its_epochs_once() -> None:
+    def paused(trial: int, time: float, epoch: int = 1) -> Any:
+        return "trial_paused", time, {"trial": trial, "epoch": epoch}
+
+    resumed = ("trial_resumed", 20.0, {"trial": 1})
+    account = account_of(
+        started(0, 0), reported(0, 1, 0.5), paused(0, 2), started(1, 2), reported(1, 4, 0.4), paused(1, 10),
+        paused(1, 12, epoch=0), resumed, ("trial_reported", 23.0, {"trial": 1, "epoch": 1, "metrics": {}}),
+        ("trial_reported", 25.0, {"trial": 1, "epoch": 3, "metrics": {}}), paused(1, 30, epoch=3),
+    )  # fmt: skip
+    totals = account.totals(99)
+    assert (totals.trials_since_best, totals.epochs) == (1, 1 + 3)
+    assert account.cost(1, 99).held_s == 8.0 + 10.0  # not while it is paused
+    for kind, time, content in (("trial_resumed", 31.0, {"trial": 1}), reported(1, 32, 0.6), paused(1, 33)):
+        account.apply(an_event(kind, time, **content))
+    assert account.totals(99).trials_since_best == 0
+
+
 def test_a_lower_value_improves_a_minimised_objective() -> None:
     loss = {"objective": [{"metric": "val/top1", "mode": "min"}, {"metric": "macs", "mode": "min"}]}
     account = account_of(started(0, 0), reported(0, 1, 0.5), reported(0, 2, 0.3), reported(0, 3, 0.9), config=loss)
@@ -173,6 +191,8 @@ def test_an_infeasible_value_is_never_best() -> None:
             "budget.patience is over: 4 trials in a row brought no better value",
         ),
         ({"patience": 4}, SweepTotals(trials_since_best=3), None),
+        ({"epochs": 50}, SweepTotals(epochs=51), "budget.epochs is spent: 51 of 50"),
+        ({"epochs": 50}, SweepTotals(epochs=49), None),
         ({}, SweepTotals(wall_s=1e9, cost=Cost(1e9, 1e9, 1e9), best=1.0, trials_since_best=1000), None),
     ],
 )

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator.config import load_sweep
+from orchestrator.config.plans import resolve_plans
 from orchestrator.data import locate_dataset
 from orchestrator.errors import JournalError, ResumeError
 from orchestrator.records.folder.sweep_folder import SweepFolder
@@ -18,7 +20,7 @@ from orchestrator.records.ledger import Ledger, TrialRecord, TrialStatus
 from orchestrator.results.comparison import facts_of
 from orchestrator.results.stored_sweep import read_sweep
 from orchestrator.server_addresses import embedded_uri
-from orchestrator.sweep.compatibility import content_hash, refuse_changes, stored_config
+from orchestrator.sweep.compatibility import content_hash, refuse_changes, stored_config, with_former_scheduler
 from tests.support.sweeps.tracked_sweep import replay
 
 OLD = Path(__file__).parent / "old_journal"
@@ -121,3 +123,17 @@ def test_an_old_journal_is_exported_to_mlflow(old: SweepFolder) -> None:
     writer = replay(old.journal, embedded_uri(old.path.parent))
     assert writer.events_sent == old.journal.read_bytes().count(b"\n")
     assert writer.run_id(3) is not None
+
+
+def test_asha_of_an_old_journal_still_stops_trials_for_good(old: SweepFolder) -> None:
+    config = stored_config(old, contacted=())
+    assert config.trial_scheduler.name == "asha_stopping"
+    assert stored_config(old, ["trial_scheduler.name=asha"], contacted=()).trial_scheduler.name == "asha"
+
+    plans = resolve_plans(load_sweep(config.model_dump(mode="json"), ["trial_scheduler.name=asha"]))
+    with Journal(old.journal) as journal:
+        ledger = Ledger(journal)
+        assert any(record.status is TrialStatus.PRUNED for record in ledger.trials())
+        assert with_former_scheduler(plans, ledger).search.trial_scheduler.name == "asha_stopping"
+    with Journal(old.path / "new.jsonl") as journal:
+        assert with_former_scheduler(plans, Ledger(journal)) is plans

@@ -269,7 +269,7 @@ def test_samplers_see_paused_trials_as_pruned_with_their_values(tmp_path: Path) 
 
 
 def test_paused_trials_are_read_from_the_database_once(tmp_path: Path, count_reads: Callable[..., list[int]]) -> None:
-    session = Session(tmp_path, trials=30)
+    session = Session(tmp_path, trials=15)
     assert isinstance(session.study._storage, StudyCache)
     reads = count_reads(session.study._storage._backend)
     session.run(lanes=2)

@@ -121,7 +121,7 @@ def test_a_median_replays_an_earlier_session_and_ends_without_values(tmp_path: P
     later.scheduler.on_trial_complete(None, later.trials[3], {EPOCH: 1, "ended": "interrupted"})
 
 
-@pytest.mark.parametrize("name", ["asha", "median"])
+@pytest.mark.parametrize("name", ["asha_stopping", "median"])
 def test_trials_that_report_every_few_epochs_are_stopped_at_their_reports(
     tmp_path: Path, simulate: Simulate, name: str
 ) -> None:

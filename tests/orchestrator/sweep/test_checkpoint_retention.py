@@ -66,3 +66,23 @@ def test_the_best_trial_trained_to_the_end_stays_among_better_ones_stopped_early
             ledger.trial_ended(number, TrialStatus.PRUNED if number == 1 else TrialStatus.FINISHED)
         CheckpointRetention(keep, OBJECTIVES, folder, ledger).apply()
     assert [left(folder, number) for number in range(3)] == [["best.pt"], ["best.pt"], []]
+
+
+def test_a_paused_trial_keeps_its_checkpoints_until_they_are_let_go(tmp_path: Path) -> None:
+    folder, keep = SweepFolder(tmp_path / "s"), KeepConfig(best=2, last=0, paused=0)
+    with Journal(folder.journal) as journal:
+        ledger = Ledger(journal)
+        retention = CheckpointRetention(keep, OBJECTIVES, folder, ledger)
+        assert retention.most_paused == 2  # the best trials keep theirs
+        for number, value in enumerate((0.9, 0.1, 0.8)):
+            begin(ledger, folder, number, value)
+            ledger.trial_paused(number, 1)
+        retention.apply()
+        assert [left(folder, number) for number in range(3)] == [sorted(FILES)] * 3
+        retention.let_go(1)
+        assert left(folder, 1) == []
+        ledger.trial_resumed(0, "tune9")
+        ledger.trial_ended(0, TrialStatus.FINISHED)
+        retention.apply()
+    assert left(folder, 0) == ["best.pt"]
+    assert left(folder, 2) == sorted(FILES)

@@ -55,7 +55,9 @@ def write_sweep(
             for epoch, value in enumerate(values, start=1):
                 metrics = {settings.objective.metric: value, "train/loss": 1.0}
                 ledger.trial_reported(number, epoch, metrics, held_s=10.0 * epoch, lane=0)
-            if status is not TrialStatus.RUNNING:
+            if status is TrialStatus.PAUSED:
+                ledger.trial_paused(number, len(values))
+            elif status is not TrialStatus.RUNNING:
                 ledger.trial_ended(number, status)
         if ended is not None:
             ledger.sweep_ended(ended, {}, [])

@@ -1,0 +1,186 @@
+"""Sweeps whose trials pause and resume on real lanes: bit for bit as if they had never paused, and resumable later."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import ray
+import torch
+from mlflow import MlflowClient
+
+from orchestrator import SweepResult, load_sweep, resume_sweep, run_sweep
+from orchestrator.records.ledger import TrialStatus
+from orchestrator.runtime.ray_session import ray_session
+from orchestrator.search.allocation.allocator import Allocator, Propose, Resume, Scores
+from orchestrator.search.allocation.rules import ALLOCATORS
+from orchestrator.training.checkpoints.checkpoint_content import read_best, read_state
+from tests.support.cluster_state import assert_nothing_left
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+EPOCHS = 3
+SWEEP = {
+    "name": "s",
+    "dataset": {"name": "digits"},
+    "model": {"name": "conv_resnet26_small"},
+    "training": {"epochs": EPOCHS, "global_batch_size": 64, "optimizer": "adamw", "warmup_epochs": 0},
+    "search": {"lr": {"choices": [1e-9, 3e-3]}},
+    "try_first": [],
+    "sampler": {"name": "grid"},
+    "trials": 2,
+    "keep": {"best": 2, "last": 2},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_instance() -> Iterator[None]:
+    """One Ray instance for all sweeps here; it claims four CPUs, so that two lanes of two workers fit."""
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    with ray_session():
+        yield
+    ray.shutdown()
+
+
+class TakingTurns(Allocator):
+    """Rule that pauses every trial after every epoch, and resumes all in turn once all have paused."""
+
+    def __init__(self, setting: Any) -> None:
+        super().__init__(setting)
+        self.epochs: dict[int, int] = {}
+        self.running: set[int] = set()
+        self.waiting: list[int] = []
+
+    def start(self, number: int, params: Mapping[str, Any]) -> None:
+        self.epochs.setdefault(number, 0)
+        self.running.add(number)
+        self.waiting = [other for other in self.waiting if other != number]
+
+    def report(self, number: int, epoch: int, scores: Scores, seconds: float) -> bool:
+        assert seconds > 0
+        self.epochs[number] = epoch
+        return epoch == self.setting.max_epochs
+
+    def pause(self, number: int, resume_epoch: int) -> None:
+        assert resume_epoch == self.epochs[number]
+        self.running.discard(number)
+        self.waiting.append(number)
+
+    def end(self, number: int) -> None:
+        self.running.discard(number)
+
+    def next_trial(self, proposed: int) -> Resume | Propose | None:
+        if proposed < self.setting.trials:
+            return Propose()
+        if self.running or not self.waiting:
+            return self._next_of_round()
+        # The first to resume gets the first lane: which trial that is changes with every epoch.
+        return Resume(sorted(self.waiting, reverse=self.epochs[self.waiting[0]] % 2 == 1)[0])
+
+    def _next_of_round(self) -> Resume | None:
+        """Return a trial that has not yet begun the epoch which others train already."""
+        newest = max((self.epochs[number] for number in self.running), default=0)
+        behind = [number for number in self.waiting if self.epochs[number] == newest]
+        return Resume(behind[0]) if behind else None
+
+    @property
+    def is_finished(self) -> bool:
+        return len(self.epochs) == self.setting.trials and not self.running and not self.waiting
+
+
+def events(result: SweepResult, kind: str) -> list[dict[str, Any]]:
+    lines = (result.folder / "journal.jsonl").read_text().splitlines()
+    return [event for line in lines if (event := json.loads(line))["event"] == kind]
+
+
+def learned(result: SweepResult) -> dict[tuple[int, int], dict[str, float]]:
+    """Return what the epochs of a sweep measured, apart from times and loads of nodes."""
+    measured = ("train/", "val/", "test/", "lr", "best_epoch")
+    return {
+        (event["trial"], event["epoch"]): {
+            name: value for name, value in event["metrics"].items() if name.startswith(measured)
+        }
+        for event in events(result, "trial_reported")
+    }
+
+
+def test_trials_that_pause_after_every_epoch_learn_the_same_to_the_last_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ALLOCATORS, "asha", TakingTurns)  # type: ignore[arg-type]
+    two_lanes = {"resources": {"workers": 2, "lanes": 2}}
+    paused = run_sweep(load_sweep({**SWEEP, **two_lanes, "runs_dir": str(tmp_path / "paused")}))
+    plain = {**SWEEP, **two_lanes, "trial_scheduler": {"name": "none"}, "runs_dir": str(tmp_path / "plain")}
+    reference = run_sweep(load_sweep(plain))
+
+    assert [record.status for record in paused.records] == [TrialStatus.FINISHED] * 2
+    assert [record.attempts for record in paused.records] == [EPOCHS] * 2
+    assert len(events(paused, "trial_paused")) == 2 * (EPOCHS - 1)
+    lanes = [
+        {event["lane"] for event in events(paused, "trial_reported") if event["trial"] == number} for number in (0, 1)
+    ]
+    assert {0, 1} in lanes  # at least one of them has moved
+    assert len(learned(paused)) == 2 * EPOCHS
+    assert learned(paused) == learned(reference)
+    for number in (0, 1):
+        ours, theirs = (result.folder / f"trials/trial-{number:05d}" for result in (paused, reference))
+        for read, name in ((read_best, "best.pt"), (read_state, "last.pt")):
+            assert_equal(read(ours / name)["state_dict"], read(theirs / name)["state_dict"])
+        assert_equal(read_state(ours / "last.pt")["optimizer"], read_state(theirs / "last.pt")["optimizer"])
+    assert_nothing_left()
+
+
+def assert_equal(ours: Any, theirs: Any) -> None:
+    """Compare nested mappings and lists with tensors, to the last bit."""
+    assert type(ours) is type(theirs)
+    if isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs)
+    elif isinstance(ours, Mapping):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            assert_equal(ours[key], theirs[key])
+    elif isinstance(ours, list | tuple):
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            assert_equal(one, other)
+    else:
+        assert ours == theirs
+
+
+def test_a_finished_sweep_keeps_its_paused_trials_for_later(tmp_path: Path) -> None:
+    sweep = {
+        **SWEEP,
+        "search": {"lr": {"type": "float", "low": 1e-9, "high": 3e-3, "log": True}},
+        "sampler": {"name": "random"},
+        "trials": 3,
+        "trial_scheduler": {"name": "asha", "grace_epochs": 1, "reduction_factor": 3},
+        "resources": {"workers": 1, "lanes": 2},
+        "runs_dir": str(tmp_path),
+    }
+    first = run_sweep(load_sweep(sweep))
+
+    assert first.status is TrialStatus.FINISHED
+    assert sorted(record.status for record in first.records) == ["finished", "paused", "paused"]
+    assert first.best is not None
+    assert first.best.status is TrialStatus.FINISHED
+    waiting = [record.number for record in first.records if record.status is TrialStatus.PAUSED]
+    for number in waiting:
+        assert (first.folder / f"trials/trial-{number:05d}/last.pt").exists()
+        run = MlflowClient(first.tracking_uri).get_run(first.run_ids[number])
+        assert (run.info.status, run.data.tags["spatialsweep.status"]) == ("KILLED", "paused")
+    assert {row["trial"] for row in first.trials.to_pylist() if row["status"] == "paused"} == set(waiting)
+    unchanged = resume_sweep("s", runs_dir=str(tmp_path))
+    assert sorted(record.status for record in unchanged.records) == ["finished", "paused", "paused"]
+
+    later = resume_sweep("s", ["trials=6"], runs_dir=str(tmp_path))
+    assert len(later.records) == 6
+    assert len(learned(later)) == len(events(later, "trial_reported"))  # no epoch was trained twice
+    assert {str(record.status) for record in later.records} == {"finished", "paused"}
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path / 'optuna.db'}")
+    states = {"finished": "COMPLETE", "paused": "RUNNING"}
+    assert [trial.state.name for trial in study.trials] == [states[record.status] for record in later.records]
+    assert_nothing_left()
