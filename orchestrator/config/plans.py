@@ -47,6 +47,7 @@ class SearchPlan:
         trial_scheduler: Trial scheduler and its options.
         try_first: `papers`, or configurations given by hand, that are tried before the sampler proposes any.
         warm_start: Earlier sweeps whose best configurations are tried first as well.
+        budget_epochs: Epochs that all trials may train together; None for no limit.
         initial_weights: Weights that trainings may start from, by checkpoint and network; `resolve_plans`, which reads
             no file, leaves it empty.
     """
@@ -67,6 +68,7 @@ class SearchPlan:
     trial_scheduler: TrialSchedulerConfig
     try_first: Literal["papers"] | tuple[Mapping[str, Scalar], ...]
     warm_start: tuple[str, ...]
+    budget_epochs: int | None = None
     initial_weights: Mapping[tuple[str, str], InitialWeights] = field(default_factory=dict)
 
     @property
@@ -176,6 +178,7 @@ def resolve_plans(config: SweepConfig) -> SweepPlans:
         trial_scheduler=config.trial_scheduler,
         try_first=config.try_first,
         warm_start=config.warm_start,
+        budget_epochs=config.budget.epochs,
     )
     return SweepPlans(
         name=config.name,

@@ -129,6 +129,7 @@ def plain_line(snapshot: Snapshot) -> str:
     parts = [
         f"{snapshot.ended}/{snapshot.wanted} trials done",
         f"{counts.get(TrialStatus.RUNNING, 0)} running",
+        *([f"{counts[TrialStatus.PAUSED]} paused"] if counts.get(TrialStatus.PAUSED) else []),
         f"{counts.get(TrialStatus.PRUNED, 0)} stopped early",
         *([f"{counts[TrialStatus.DIVERGED]} diverged"] if counts.get(TrialStatus.DIVERGED) else []),
         f"{counts.get(TrialStatus.FAILED, 0)} failed",

@@ -104,24 +104,28 @@ class Snapshot:
 
 @dataclass
 class _EndedTrials:
-    """Totals of the ended trials; each is counted once, so that the time of a snapshot does not grow with them.
+    """Totals of the ended trials; each is read once, so that the time of a snapshot does not grow with them.
+
+    A trial that has paused is read after each pause, and counted once it has ended.
 
     Args:
-        counts: Number of trials by status.
+        counts: Number of ended trials by status.
+        pauses: Number of pauses read.
         reasons: First lines of the reasons why trials failed or diverged.
         held_s: Time in seconds that the timed trials held their lanes.
-        timed: Number of timed trials.
+        timed: Time of each timed trial, by number.
         top: Best trials, with their ranks.
     """
 
     counts: Counter[TrialStatus] = field(default_factory=Counter)
+    pauses: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     held_s: float = 0.0
-    timed: int = 0
+    timed: dict[int, float] = field(default_factory=dict)
     top: list[tuple[Any, Ranked]] = field(default_factory=list)
 
     def add(self, trial: TrialRecord, ranked: tuple[Any, Ranked] | None) -> None:
-        """Count a trial.
+        """Count an ended trial, and note its time and rank.
 
         Args:
             trial: Ended trial.
@@ -130,8 +134,22 @@ class _EndedTrials:
         self.counts[trial.status] += 1
         if trial.status in (TrialStatus.FAILED, TrialStatus.DIVERGED):
             self.reasons[next(iter(trial.reason.splitlines()), str(trial.status))] += 1
+        self._note(trial, ranked)
+
+    def add_pause(self, trial: TrialRecord, ranked: tuple[Any, Ranked] | None) -> None:
+        """Note time and rank of a trial that has paused.
+
+        Args:
+            trial: Trial that has paused.
+            ranked: Its rank and row of the leaderboard; None for a trial without a value.
+        """
+        self.pauses += 1
+        self._note(trial, ranked)
+
+    def _note(self, trial: TrialRecord, ranked: tuple[Any, Ranked] | None) -> None:
         if trial.cost.held_s:
-            self.held_s, self.timed = self.held_s + trial.cost.held_s, self.timed + 1
+            self.held_s += trial.cost.held_s - self.timed.get(trial.number, 0.0)
+            self.timed[trial.number] = trial.cost.held_s
         if ranked is not None:
             self.top = _best([*self.top, ranked])
 
@@ -174,8 +192,11 @@ class Snapshots:
         """Return the present state of the sweep."""
         for trial in self._ledger.ended_since(self._ended.counts.total()):
             self._ended.add(trial, self._ranked(trial))
+        for trial in self._ledger.paused_since(self._ended.pauses):
+            self._ended.add_pause(trial, self._ranked(trial))
         trials, totals = self._ledger.open(), self._ledger.totals()
-        counts = self._ended.counts + Counter(trial.status for trial in trials)
+        paused = Counter({TrialStatus.PAUSED: self._ledger.count_paused()})
+        counts = self._ended.counts + Counter(trial.status for trial in trials) + paused
         running = [self._running(trial) for trial in trials if trial.status is TrialStatus.RUNNING]
         left_s, left_by = self._left(running, totals)
         best = totals.best_trial
@@ -235,11 +256,11 @@ class Snapshots:
         return limits.get(name), name
 
     def _left_of_trials(self, running: Sequence[Running]) -> float | None:
-        typical = self._ended.held_s / self._ended.timed if self._ended.timed else _projected(running)
+        typical = self._ended.held_s / len(self._ended.timed) if self._ended.timed else _projected(running)
         if typical is None:
             return None
         begun = sum(max(0.0, typical - trial.held_s) for trial in running)
-        waiting = max(0, self._trials - self._ended.counts.total() - len(running))
+        waiting = max(0, self._trials - self._ended.counts.total() - self._ledger.count_paused() - len(running))
         return (begun + waiting * typical) / max(1, self._plan.lanes, len(running))
 
     def _rates(self) -> tuple[float, float]:
@@ -249,7 +270,9 @@ class Snapshots:
 
 
 def _best(rows: Iterable[tuple[Any, Ranked]]) -> list[tuple[Any, Ranked]]:
-    return heapq.nsmallest(_TOP, rows, key=lambda row: row[0])
+    """Return the best rows; of several rows of a trial that has paused, the last counts."""
+    newest = {ranked.trial: (rank, ranked) for rank, ranked in rows}
+    return heapq.nsmallest(_TOP, newest.values(), key=lambda row: row[0])
 
 
 def _projected(running: Sequence[Running]) -> float | None:

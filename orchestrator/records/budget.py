@@ -58,6 +58,8 @@ class Budget:
         ):
             if limit is not None and used_s >= limit * _HOUR_S:
                 return f"budget.{name} is spent: {used_s / _HOUR_S:.3g} of {limit:g}"
+        if limits.epochs is not None and totals.epochs >= limits.epochs:
+            return f"budget.epochs is spent: {totals.epochs} of {limits.epochs}"
         if limits.patience is not None and totals.trials_since_best >= limits.patience:
             return f"budget.patience is over: {totals.trials_since_best} trials in a row brought no better value"
         return None
@@ -78,6 +80,9 @@ class Budget:
         ):
             if hours is not None:
                 rows.append(LimitUsage(name, f"{used_s / _HOUR_S:.3g}", f"{hours:g}", used_s / _HOUR_S / hours))
+        if limits.epochs is not None:
+            share = totals.epochs / limits.epochs
+            rows.append(LimitUsage("epochs", str(totals.epochs), str(limits.epochs), share))
         if limits.patience is not None:
             share = totals.trials_since_best / limits.patience
             rows.append(

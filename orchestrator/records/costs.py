@@ -19,6 +19,7 @@ from orchestrator.records.events import (
     SweepResumed,
     SweepStarted,
     TrialEnded,
+    TrialPaused,
     TrialReported,
     TrialResumed,
     TrialStarted,
@@ -95,7 +96,8 @@ class SweepTotals:
         cost: Cost of all trials, including running ones.
         best: Best value of the first objective in an epoch within the constraints; None before the first one.
         best_trial: Number of the trial that reported it.
-        trials_since_best: Trials that have ended since then without a new best.
+        trials_since_best: Trials that have ended, or paused for the first time, since then without a new best.
+        epochs: Epochs that all trials have trained; those that a trial repeats are not counted again.
     """
 
     wall_s: float = 0.0
@@ -103,6 +105,7 @@ class SweepTotals:
     best: float | None = None
     best_trial: int | None = None
     trials_since_best: int = 0
+    epochs: int = 0
 
 
 NO_TOTALS = SweepTotals()
@@ -151,6 +154,9 @@ class CostAccount:
     _best: float | None = None
     _best_trial: int | None = None
     _trials_since_best: int = 0
+    _paused_before: set[int] = field(default_factory=set)
+    _epochs: dict[int, int] = field(default_factory=dict)
+    _epochs_total: int = 0
 
     def apply(self, event: Event) -> None:
         """Update the account with the next event of the journal."""
@@ -167,7 +173,7 @@ class CostAccount:
                 self._open[event.trial] = _LaneHold(now, self._rates)
             case TrialReported():
                 self._report(event)
-            case TrialEnded():
+            case TrialPaused() | TrialEnded():
                 self._count(event)
                 self._close(event.trial, now)
             case SweepEnded():
@@ -193,7 +199,7 @@ class CostAccount:
         wall_s = self._wall_s + (max(0.0, now - self._session_s) if self._session_s is not None else 0.0)
         cost = sum((hold.cost(now) for hold in self._open.values()), self._total)
         best = None if self._best is None else self._sign * self._best
-        return SweepTotals(wall_s, cost, best, self._best_trial, self._trials_since_best)
+        return SweepTotals(wall_s, cost, best, self._best_trial, self._trials_since_best, self._epochs_total)
 
     @property
     def last_event_s(self) -> float:
@@ -219,6 +225,9 @@ class CostAccount:
 
     def _report(self, event: TrialReported) -> None:
         hold, metrics = self._open.get(event.trial), event.metrics
+        before = self._epochs.get(event.trial, 0)
+        self._epochs[event.trial] = max(before, event.epoch)
+        self._epochs_total += max(0, event.epoch - before)
         if hold is not None and event.held_s is not None:
             share = metrics.get(_WORKERS, self._workers) / self._workers
             hold.advance(event.time, event.held_s, share)
@@ -230,11 +239,20 @@ class CostAccount:
             if hold is not None:
                 hold.improved = True
 
-    def _count(self, event: TrialEnded) -> None:
-        """Count trials in a row that ended without a new best; an interrupted trial has not ended."""
+    def _count(self, event: TrialPaused | TrialEnded) -> None:
+        """Count trials in a row that ended without a new best; an interrupted trial has not ended.
+
+        A trial that pauses counts at its first pause, and not again.
+        """
         hold = self._open.get(event.trial)
-        if event.status is not TrialStatus.INTERRUPTED:
-            self._trials_since_best = 0 if hold is not None and hold.improved else self._trials_since_best + 1
+        if isinstance(event, TrialEnded) and event.status is TrialStatus.INTERRUPTED:
+            return
+        if hold is not None and hold.improved:
+            self._trials_since_best = 0
+        elif event.trial not in self._paused_before:
+            self._trials_since_best += 1
+        if isinstance(event, TrialPaused):
+            self._paused_before.add(event.trial)
 
     def _close(self, number: int, now: float) -> None:
         hold = self._open.pop(number, None)

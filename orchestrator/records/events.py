@@ -119,7 +119,7 @@ class TrialRejected:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrialResumed:
-    """Resumption of an interrupted trial: it was passed to Tune again."""
+    """Resumption of an interrupted or paused trial: it was passed to Tune again."""
 
     event: Literal["trial_resumed"] = "trial_resumed"
     time: Time
@@ -164,8 +164,28 @@ class TrialReported:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrialPaused:
+    """Pause of a trial, which may be resumed; recorded again when its checkpoint is removed.
+
+    Args:
+        time: Unix time.
+        trial: Number of the trial.
+        epoch: Epoch of the checkpoint from which it would resume; 0 where none is left.
+        cost: Its cost so far, over all sessions.
+        best: Value of every objective at its best epoch.
+    """
+
+    event: Literal["trial_paused"] = "trial_paused"
+    time: Time
+    trial: Number
+    epoch: Annotated[int, Field(ge=0, lt=2**31)]
+    cost: CostFigures | None = None
+    best: Metrics | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrialEnded:
-    """End of a trial; only an interrupted trial can be resumed."""
+    """End of a trial; of the trials that have ended, only an interrupted one can be resumed."""
 
     event: Literal["trial_ended"] = "trial_ended"
     time: Time
@@ -235,6 +255,7 @@ Event: TypeAlias = (
     | TrialResumed
     | TrialChanged
     | TrialReported
+    | TrialPaused
     | TrialEnded
     | CheckpointKept
     | CheckpointDropped

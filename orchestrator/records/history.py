@@ -19,6 +19,7 @@ from orchestrator.records.events import (
     SweepStarted,
     TrialChanged,
     TrialEnded,
+    TrialPaused,
     TrialRejected,
     TrialReported,
     TrialResumed,
@@ -44,6 +45,9 @@ class History:
         trials: Every trial, by number.
         rejected: Rejected configurations, by number.
         open: Numbers of the trials that are running or interrupted.
+        paused: Numbers of the paused trials.
+        restorable: Numbers of the paused trials that have a checkpoint.
+        pauses: Number of the trial of every pause, in order.
         over: Numbers of the trials that have ended for good, in the order of their ends.
         stored: Checkpoints to be stored as artifacts, by trial and file.
         costs: Time and devices used.
@@ -61,6 +65,9 @@ class History:
         self.trials: dict[int, TrialRecord] = {}
         self.rejected: dict[int, RejectedTrial] = {}
         self.open: set[int] = set()
+        self.paused: set[int] = set()
+        self.restorable: set[int] = set()
+        self.pauses: list[int] = []
         self.over: list[int] = []
         self.stored: set[tuple[int, str]] = set()
         self.costs = CostAccount()
@@ -88,7 +95,7 @@ class History:
                 raise LineError("the sweep has started before")
             case TrialStarted() | TrialRejected() if event.trial in self.trials:
                 raise LineError(f"trial {event.trial} was started before")
-            case TrialResumed() | TrialChanged() | TrialReported() | TrialEnded() | CheckpointKept():
+            case TrialResumed() | TrialChanged() | TrialReported() | TrialPaused() | TrialEnded() | CheckpointKept():
                 self._require_started(event.trial)
             case FrontFound():
                 for number in event.trials:
@@ -123,7 +130,7 @@ class History:
                     started_s=event.time,
                 )
                 self.open.add(event.trial)
-            case TrialResumed() | TrialChanged() | TrialReported() | TrialEnded():
+            case TrialResumed() | TrialChanged() | TrialReported() | TrialPaused() | TrialEnded():
                 self._update_trial(self.trials[event.trial], event)
 
     def _begin_session(self, event: SweepStarted | SweepResumed) -> None:
@@ -134,7 +141,7 @@ class History:
         self.ended, self.ended_by = None, ""
 
     def _update_trial(
-        self, trial: TrialRecord, event: TrialResumed | TrialChanged | TrialReported | TrialEnded
+        self, trial: TrialRecord, event: TrialResumed | TrialChanged | TrialReported | TrialPaused | TrialEnded
     ) -> None:
         match event:
             case TrialResumed():
@@ -145,22 +152,37 @@ class History:
             case TrialReported():
                 trial.reports.append({"epoch": event.epoch, **event.metrics})
                 trial.nodes = trial.nodes if event.nodes is None else event.nodes
+            case TrialPaused():
+                trial.status, trial.reason = TrialStatus.PAUSED, ""
+                trial.ended_s, trial.resume_epoch = event.time, event.epoch
+                trial.cost = _cost_of(event)
+                self.pauses.append(trial.number)
             case TrialEnded():
                 trial.status, trial.reason, trial.ended_s = (
                     TrialStatus(event.status),
                     without_secrets(event.reason),
                     event.time,
                 )
-                trial.cost = Cost(**{str(name): value for name, value in (event.cost or {}).items()})
+                trial.cost = _cost_of(event)
         self._file_by_status(trial)
 
     def _file_by_status(self, trial: TrialRecord) -> None:
-        """Move a trial that has ended from `open` to `over`, so that readers of either need not scan all trials."""
-        if not trial.is_over:
+        """Note a trial in the set of its status, so that readers of either need not scan all trials."""
+        was_left = trial.number in self.open or trial.number in self.paused
+        for numbers in (self.open, self.paused, self.restorable):
+            numbers.discard(trial.number)
+        if trial.status is TrialStatus.PAUSED:
+            self.paused.add(trial.number)
+            if trial.resume_epoch:
+                self.restorable.add(trial.number)
+        elif not trial.is_over:
             self.open.add(trial.number)
-        elif trial.number in self.open:
-            self.open.remove(trial.number)
+        elif was_left:
             self.over.append(trial.number)
+
+
+def _cost_of(event: TrialPaused | TrialEnded) -> Cost:
+    return Cost(**{str(name): value for name, value in (event.cost or {}).items()})
 
 
 def read_history(path: Path, *, settings: bool = False) -> History:

@@ -31,13 +31,14 @@ from orchestrator.records.events import (
     SweepStarted,
     TrialChanged,
     TrialEnded,
+    TrialPaused,
     TrialRejected,
     TrialReported,
     TrialResumed,
     TrialStarted,
 )
 from orchestrator.records.history import read_history
-from orchestrator.records.journal import Journal
+from orchestrator.records.journal import Journal, read_entries
 from orchestrator.records.status import TrialStatus
 from orchestrator.records.trials import RejectedTrial, TrialRecord
 from orchestrator.uris import masked, without_secrets
@@ -128,7 +129,7 @@ class Ledger:
         )
 
     def trial_resumed(self, number: int, tune_id: str) -> None:
-        """Record that an interrupted trial was passed to Tune again."""
+        """Record that an interrupted or paused trial was passed to Tune again."""
         self._record(TrialResumed(time=time.time(), trial=number, tune_id=tune_id))
 
     def trial_changed(self, number: int, donor: int, epoch: int, config: Mapping[str, Any]) -> None:
@@ -201,6 +202,19 @@ class Ledger:
                 )
                 self._record(ended)
 
+    def trial_paused(self, number: int, resume_epoch: int, best: Mapping[str, float] | None = None) -> None:
+        """Record the pause of a trial, or the removal of the checkpoint of a paused one.
+
+        Args:
+            number: Number of the trial.
+            resume_epoch: Epoch of the checkpoint from which it would resume; 0 where none is left.
+            best: Value of every objective at its best epoch.
+        """
+        with self._lock:
+            now = time.time()
+            cost = cast(CostFigures, self._history.costs.cost(number, now).as_dict())
+            self._record(TrialPaused(time=now, trial=number, epoch=resume_epoch, cost=cost, best=best or {}))
+
     def checkpoint_kept(self, number: int, path: str) -> None:
         """Record that a checkpoint is to be stored as an artifact, since its trial is among the best or the newest."""
         self._record(CheckpointKept(time=time.time(), trial=number, path=path))
@@ -242,9 +256,34 @@ class Ledger:
             return number in self._history.trials
 
     def count_ended(self) -> int:
-        """Count the trials that have ended for good."""
+        """Count the trials that have ended for good; paused ones have not."""
         with self._lock:
             return len(self._history.over)
+
+    def count_trials(self) -> int:
+        """Count the trials that were ever started, without rejected configurations."""
+        with self._lock:
+            return len(self._history.trials)
+
+    def count_paused(self) -> int:
+        """Count the paused trials."""
+        with self._lock:
+            return len(self._history.paused)
+
+    def paused_since(self, count: int) -> list[TrialRecord]:
+        """Return the trial of every pause, without the first `count` pauses, in order; it may run again since."""
+        with self._lock:
+            return [self._history.trials[number] for number in self._history.pauses[count:]]
+
+    def restorable(self) -> list[TrialRecord]:
+        """Return the paused trials that have a checkpoint, ordered by number."""
+        with self._lock:
+            return [self._history.trials[number] for number in sorted(self._history.restorable)]
+
+    def events(self) -> list[Event]:
+        """Return the events of all sessions so far, in order, from the journal's file."""
+        with self._lock:
+            return [entry.event for entry in read_entries(self._journal.path)]
 
     def ended_since(self, count: int) -> list[TrialRecord]:
         """Return the trials that have ended for good, without the first `count`, in the order of their ends."""

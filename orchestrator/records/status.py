@@ -13,6 +13,7 @@ class TrialStatus(StrEnum):
     PRUNED = "pruned"
     DIVERGED = "diverged"
     FAILED = "failed"
+    PAUSED = "paused"
     INTERRUPTED = "interrupted"
 
     @property

@@ -24,10 +24,11 @@ class TrialRecord:
         reports: Metrics per epoch, in order; each holds `epoch`.
         reason: Reason of a failure, or place of a divergence; else empty.
         started_s: Unix time of the start.
-        ended_s: Unix time of the end; None while the trial runs.
-        cost: Devices times seconds, until its end.
-        attempts: Number of times it was passed to Tune; above 1 after the sweep was resumed.
+        ended_s: Unix time of the end or of the pause; None while the trial runs.
+        cost: Devices times seconds, until its end or its pause.
+        attempts: Number of times it was passed to Tune; above 1 after a pause, or after the sweep was resumed.
         nodes: Name and address of the node of every rank, in order, in the newest report.
+        resume_epoch: Epoch of the checkpoint from which a paused trial would resume; 0 where none is left.
     """
 
     number: int
@@ -42,11 +43,12 @@ class TrialRecord:
     cost: Cost = NO_COST
     attempts: int = 1
     nodes: tuple[str, ...] = ()
+    resume_epoch: int = 0
 
     @property
     def is_over(self) -> bool:
-        """True if the trial has ended; False for an interrupted trial, which is resumed with the sweep."""
-        return self.status not in (TrialStatus.RUNNING, TrialStatus.INTERRUPTED)
+        """True if the trial has ended for good; False for an interrupted or paused trial, which may be resumed."""
+        return self.status not in (TrialStatus.RUNNING, TrialStatus.INTERRUPTED, TrialStatus.PAUSED)
 
     @property
     def epochs(self) -> int:

@@ -15,7 +15,7 @@ from orchestrator.report.lane_times import LaneInterval, LaneTimes
 
 _KINDS: tuple[tuple[str, tuple[TrialStatus, ...], str], ...] = (
     ("finished", (TrialStatus.FINISHED,), ACCENT),
-    ("stopped early", (TrialStatus.PRUNED,), PALE),
+    ("stopped early or paused", (TrialStatus.PRUNED, TrialStatus.PAUSED), PALE),
     ("failed or diverged", (TrialStatus.FAILED, TrialStatus.DIVERGED), BAD),
     ("interrupted or running", (TrialStatus.INTERRUPTED, TrialStatus.RUNNING), FAINT),
 )

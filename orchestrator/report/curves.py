@@ -21,7 +21,7 @@ _FEW_EPOCHS = 12
 
 # Name, status of the trials, colour, width, mark at the end of a curve.
 _GROUPS: tuple[tuple[str, tuple[TrialStatus, ...], str, float, str | None], ...] = (
-    ("stopped early", (TrialStatus.PRUNED,), QUIET, 1.2, "circle-open"),
+    ("stopped early or paused", (TrialStatus.PRUNED, TrialStatus.PAUSED), QUIET, 1.2, "circle-open"),
     ("interrupted or running", (TrialStatus.INTERRUPTED, TrialStatus.RUNNING), FAINT, 1.2, "triangle-right-open"),
     ("failed or diverged", (TrialStatus.FAILED, TrialStatus.DIVERGED), BAD, 1.5, "x"),
     ("finished", (TrialStatus.FINISHED,), PALE, 1.6, None),

@@ -9,6 +9,7 @@ from orchestrator.records.events import (
     SESSION_STARTS,
     Event,
     TrialEnded,
+    TrialPaused,
     TrialReported,
     TrialResumed,
     TrialStarted,
@@ -87,7 +88,7 @@ class _Reader:
             self.open[event.trial] = _Attempt(event.trial, self.clock_s)
         elif isinstance(event, TrialReported) and event.trial in self.open:
             self._report(self.open[event.trial], event)
-        elif isinstance(event, TrialEnded):
+        elif isinstance(event, (TrialPaused, TrialEnded)):
             self._close(event.trial)
 
     def _report(self, attempt: _Attempt, event: TrialReported) -> None:

@@ -24,7 +24,7 @@ def _column(name: str, kind: pa.DataType, description: str) -> pa.Field:
 TRIALS = pa.schema(
     [
         _column("trial", pa.int64(), "Optuna's number, from 0"),
-        _column("status", pa.string(), "running, finished, pruned, diverged, failed or interrupted"),
+        _column("status", pa.string(), "running, paused, finished, pruned, diverged, failed or interrupted"),
         _column("model", pa.string(), "name of the network"),
         _column("value", pa.float64(), "best value of the (first) objective over the epochs"),
         _column("values", pa.string(), "every objective at the best epoch, as a JSON object"),

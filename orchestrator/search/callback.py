@@ -19,7 +19,9 @@ from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.not_pickled import NotPickled
 from orchestrator.search.optuna_state import optuna_state
+from orchestrator.search.pauses import Pauses
 from orchestrator.search.samplers.samplers import OUTCOME
+from orchestrator.search.schedulers.allocated import Allocation
 from orchestrator.search.scores import note_constraints, note_report
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.study_replay import set_waiting
@@ -41,16 +43,28 @@ class SweepCallback(NotPickled, Callback):
         objectives: Objectives and constraints of the sweep.
         ledger: Ledger of the sweep; written before the study, as it is durable.
         hub: Handle of the lane hub, which releases the lane of a trial that Tune has ended.
+        allocation: Allocation rule of the sweep; None where its trial scheduler pauses no trial.
+        pauses: Recorder of pauses; None likewise.
     """
 
     def __init__(
-        self, searcher: StudySearcher, study: optuna.Study, objectives: Objectives, ledger: Ledger, hub: Any
+        self,
+        searcher: StudySearcher,
+        study: optuna.Study,
+        objectives: Objectives,
+        ledger: Ledger,
+        hub: Any,
+        *,
+        allocation: Allocation | None = None,
+        pauses: Pauses | None = None,
     ) -> None:
         self._searcher = searcher
         self._study = study
         self._ledger = ledger
         self._hub = hub
         self._objectives = objectives
+        self._allocation = allocation
+        self._pauses = pauses
         self._lock = threading.Lock()
 
     def on_trial_result(
@@ -68,9 +82,11 @@ class SweepCallback(NotPickled, Callback):
             where = {"held_s": result[HELD], "lane": result[LANE], "nodes": result[NODES]}
             self._ledger.trial_reported(asked.number, result[EPOCH], metrics, **where)
             note_report(self._study, asked, result[EPOCH], metrics, self._objectives)
+            if self._allocation is not None:  # a last epoch does not pass through the trial scheduler
+                self._allocation.report(asked.number, result[EPOCH], metrics, result[HELD])
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Record the end of a trial: at its last epoch, early, or because the sweep ends."""
+        """Record the end of a trial: at its last epoch, early, for a pause, or because the sweep ends."""
         result = trial.last_result or {}
         if result.get(ENDED) in (Outcome.FAILED, Outcome.DIVERGED):
             self._end_failed(trial)
@@ -78,6 +94,8 @@ class SweepCallback(NotPickled, Callback):
             self._end(trial.trial_id, TrialStatus.INTERRUPTED, "the sweep was ended")
         elif result[EPOCH] >= _configured_epochs(trial):
             self._end(trial.trial_id, TrialStatus.FINISHED)
+        elif self._pauses is not None:
+            self._pause(trial.trial_id, self._pauses)
         else:
             self._end(trial.trial_id, TrialStatus.PRUNED)
         _forget_statistics(trial)
@@ -106,6 +124,19 @@ class SweepCallback(NotPickled, Callback):
         for tune_id in left:
             self._end(tune_id, TrialStatus.INTERRUPTED, reason)
 
+    def _pause(self, tune_id: str, pauses: Pauses) -> None:
+        """Record a pause that the allocation rule has decided; Tune also stops trials when the sweep ends."""
+        asked = self._searcher.asked.get(tune_id)
+        if asked is None or self._allocation is None or not self._allocation.is_pausing(asked.number):
+            self._end(tune_id, TrialStatus.INTERRUPTED, "the sweep was ended")
+            return
+        with self._lock:
+            if self._searcher.asked.pop(tune_id, None) is None:
+                return  # interrupted meanwhile
+            pauses.record(asked.number)
+            self._hub.release.remote(tune_id)
+            pauses.bound()
+
     def _end(self, tune_id: str, status: TrialStatus, reason: str = "") -> None:
         """Record the end of a trial once; the thread "tune" and the main thread may both call this."""
         with self._lock:
@@ -116,6 +147,8 @@ class SweepCallback(NotPickled, Callback):
     def _record_end(self, tune_id: str, asked: optuna.Trial, status: TrialStatus, reason: str) -> None:
         record = self._ledger.trial(asked.number)
         self._ledger.trial_ended(asked.number, status, reason, self._objectives.values(record))
+        if self._allocation is not None and status is not TrialStatus.INTERRUPTED:
+            self._allocation.end(asked.number)
         self._hub.release.remote(tune_id)
         state, values = optuna_state(record, self._objectives)
         if state is TrialState.WAITING:

@@ -7,9 +7,10 @@ import math
 import optuna
 from optuna.trial import FrozenTrial
 
-from orchestrator.records.ledger import TrialRecord
+from orchestrator.records.ledger import TrialRecord, TrialStatus
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.optuna_state import optuna_state
+from orchestrator.search.samplers.learnable import PAUSED_AT
 from orchestrator.search.samplers.samplers import OUTCOME
 from search_spaces import SearchSpace
 
@@ -39,9 +40,11 @@ def frozen_trial(record: TrialRecord, space: SearchSpace, objectives: Objectives
     )
 
 
-def notes(record: TrialRecord) -> dict[str, str]:
+def notes(record: TrialRecord) -> dict[str, str | int]:
     """Return the user attributes of a trial."""
-    attributes = {"tune_trial": record.tune_id}
+    attributes: dict[str, str | int] = {"tune_trial": record.tune_id}
+    if record.status is TrialStatus.PAUSED:
+        attributes[PAUSED_AT] = record.epochs
     if record.is_over:
         attributes |= {OUTCOME: str(record.status), **({"reason": record.reason} if record.reason else {})}
     return attributes

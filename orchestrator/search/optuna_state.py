@@ -13,6 +13,7 @@ _STATES = {
     TrialStatus.DIVERGED: TrialState.FAIL,  # shown to the sampler as a poor trial; see `samplers`
     TrialStatus.FAILED: TrialState.FAIL,
     TrialStatus.INTERRUPTED: TrialState.WAITING,  # asked again when the sweep is resumed
+    TrialStatus.PAUSED: TrialState.RUNNING,  # Optuna changes no trial that has ended; see `pauses`
 }
 
 

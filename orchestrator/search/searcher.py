@@ -13,9 +13,12 @@ from orchestrator.config.plans import SearchPlan
 from orchestrator.config.trial import resolve_trial
 from orchestrator.lanes.trial_client import EPOCHS_DONE, TRIAL
 from orchestrator.records.ledger import Ledger
+from orchestrator.search.allocation.allocator import Propose, Resume
 from orchestrator.search.not_pickled import NotPickled
+from orchestrator.search.pauses import Pauses, begin_again
 from orchestrator.search.rejections import RejectionStreak, reject
 from orchestrator.search.samplers.samplers import SweepSampler
+from orchestrator.search.schedulers.allocated import Allocation
 from orchestrator.search.trial_filter import TrialFilter
 
 FINISHED: str = Searcher.FINISHED
@@ -31,6 +34,9 @@ class StudySearcher(NotPickled, Searcher):
         ledger: Ledger of the sweep.
         has_room: Returns whether another trial would find a lane, given the number of trials that have one.
         say: Called with the state of a long search for a configuration; None for no output.
+        allocation: Allocation rule, which decides whether a free lane begins or resumes a trial; None where the trial
+            scheduler pauses none.
+        pauses: Recorder of pauses; None likewise.
     """
 
     def __init__(
@@ -41,6 +47,8 @@ class StudySearcher(NotPickled, Searcher):
         has_room: Callable[[int], bool] = lambda _running: True,
         *,
         say: Callable[[str], None] | None = None,
+        allocation: Allocation | None = None,
+        pauses: Pauses | None = None,
     ) -> None:
         super().__init__(metric=plan.objective.metric, mode=plan.objective.mode)
         self._study = study
@@ -49,6 +57,8 @@ class StudySearcher(NotPickled, Searcher):
         self._trial_filter = TrialFilter(plan)
         self._has_room = has_room
         self._say = say
+        self._allocation = allocation
+        self._pauses = pauses
         self._open: set[str] = set()
         self.asked: dict[str, optuna.Trial] = {}  # until they end
         self.closed = False
@@ -56,8 +66,9 @@ class StudySearcher(NotPickled, Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # a text ends the search
         """Return the next configuration under the key `trial`, with the number of its epochs already reported.
 
-        A study returns interrupted trials before it proposes new ones. A configuration that is not worth a trial is
-        rejected, and the study asked again. Returns None while no lane is free: Tune calls again.
+        Interrupted trials come first, then those that the allocation rule resumes, then new ones. A configuration that
+        is not worth a trial is rejected, and the study asked again. Returns None while no lane is free, or the
+        allocation rule waits for running trials: Tune calls again.
 
         Raises:
             SpaceExhaustedError: Nothing but rejected configurations was proposed, many times in a row.
@@ -66,6 +77,43 @@ class StudySearcher(NotPickled, Searcher):
             return FINISHED
         if not self._has_room(len(self._open)):
             return None
+        if self._allocation is not None:
+            return self._suggest_allocated(trial_id, self._allocation)
+        return self._suggest_proposed(trial_id)
+
+    def _suggest_allocated(self, trial_id: str, allocation: Allocation) -> dict[str, Any] | str | None:
+        """Return what the allocation rule chooses: a trial to resume, or a new one."""
+        while (number := allocation.next_interrupted()) is not None:
+            if not allocation.is_pausing(number):
+                return self._resume(trial_id, number, allocation)
+            assert self._pauses is not None, "given with every allocation rule"
+            self._pauses.record(number)  # its driver died between its report and its pause
+        choice = allocation.next_trial()
+        if isinstance(choice, Propose):
+            found = self._suggest_proposed(trial_id)
+            if found != FINISHED or self.closed:
+                return found
+            allocation.end_proposals()
+            choice = allocation.next_trial()
+        if isinstance(choice, Resume):
+            return self._resume(trial_id, choice.number, allocation)
+        if allocation.is_finished:
+            return FINISHED
+        if not self._open:
+            raise RuntimeError("the trial scheduler waits for running trials where none runs")
+        return None
+
+    def _resume(self, trial_id: str, number: int, allocation: Allocation) -> dict[str, Any]:
+        """Return a paused or interrupted trial, with the epochs that it has reported."""
+        self.asked[trial_id] = begin_again(self._study, number)
+        self._open.add(trial_id)
+        self._ledger.trial_resumed(number, trial_id)
+        record = self._ledger.trial(number)
+        allocation.start(number, record.params)
+        return {TRIAL: dict(record.config), EPOCHS_DONE: record.epochs}
+
+    def _suggest_proposed(self, trial_id: str) -> dict[str, Any] | str:
+        """Return the next configuration of the study; the text that ends the search where there is none."""
         streak = RejectionStreak(self._say)
         for _ in range(MOST_REJECTED):
             if self.closed or self._is_exhausted():  # the sweep may be ended meanwhile
@@ -92,6 +140,8 @@ class StudySearcher(NotPickled, Searcher):
         else:
             self._ledger.trial_resumed(trial.number, trial_id)
         record = self._ledger.trial(trial.number)
+        if self._allocation is not None:
+            self._allocation.start(trial.number, record.params)
         return {TRIAL: dict(record.config), EPOCHS_DONE: record.epochs}
 
     def _is_exhausted(self) -> bool:

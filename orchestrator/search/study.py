@@ -10,6 +10,7 @@ import optuna
 from orchestrator.config.plans import SearchPlan
 from orchestrator.errors import SweepNameError
 from orchestrator.search.samplers.samplers import create_sampler
+from orchestrator.search.study_cache import StudyCache
 
 
 def open_study(
@@ -33,7 +34,7 @@ def open_study(
     try:
         study = optuna.create_study(
             study_name=name,
-            storage=storage,
+            storage=StudyCache(storage) if isinstance(storage, optuna.storages.RDBStorage) else storage,
             sampler=create_sampler(plan.sampler, plan.space, plan.seed),
             directions=["maximize" if objective.mode == "max" else "minimize" for objective in plan.objectives],
             load_if_exists=resumed,

@@ -2,7 +2,8 @@
 
 The ledger is written first and is therefore never behind. The replay ends trials that the study still has as running,
 and rebuilds trials that a database restored from a backup has lost. Interrupted trials are set to waiting:
-`study.ask()` returns them again, with the same number and parameters, before it proposes new ones.
+`study.ask()` returns them again, with the same number and parameters, before it proposes new ones. Paused trials stay
+running in the study, so that it does not return them: the allocation rule decides on them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from orchestrator.records.ledger import Ledger, RejectedTrial, TrialRecord, Tria
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.frozen_trials import curve, frozen_trial, notes
 from orchestrator.search.optuna_state import optuna_state
+from orchestrator.search.pauses import note_pause
 from orchestrator.search.samplers.learnable import REJECTED
 from orchestrator.search.scores import note_constraints
 from search_spaces import SearchSpace
@@ -60,6 +62,9 @@ def _update(study: optuna.Study, trial: FrozenTrial, ledger: Ledger, objectives:
     for epoch, value in curve(record, objectives).items():
         if epoch not in trial.intermediate_values and len(study.directions) == 1:
             study._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
+    if record.status is TrialStatus.PAUSED:
+        note_pause(study, record, objectives)
+        return
     if not record.is_over:
         set_waiting(study, trial)
         return

@@ -18,7 +18,13 @@ from orchestrator.records.ledger import Ledger
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.callback import SweepCallback
 from orchestrator.search.not_pickled import NotPickled
-from orchestrator.search.schedulers.trial_schedulers import create_trial_scheduler, keeps_lane, trials_at_once
+from orchestrator.search.pauses import Pauses
+from orchestrator.search.schedulers.trial_schedulers import (
+    create_allocation,
+    create_trial_scheduler,
+    keeps_lane,
+    trials_at_once,
+)
 from orchestrator.search.searcher import StudySearcher
 
 _JOIN_TIMEOUT_S = 30.0
@@ -55,6 +61,8 @@ class TuneRun:
         lanes: Largest number of trials at the same time.
         has_room: Returns whether another trial would find a lane, given the number of trials that have one.
         say: Called with the state of a long search for a configuration.
+        most_paused: Number of paused trials that keep their checkpoints.
+        let_go: Removes the checkpoints of a paused trial.
     """
 
     def __init__(
@@ -69,6 +77,8 @@ class TuneRun:
         lanes: int,
         has_room: Callable[[int], bool],
         say: Callable[[str], None],
+        most_paused: int,
+        let_go: Callable[[int], None],
     ) -> None:
         self._plan = plan
         self._folder = folder
@@ -77,8 +87,14 @@ class TuneRun:
         self._lanes = lanes
         self._stopper = _ExternalStopper()
         room = has_room if keeps_lane(plan) else lambda _: True
-        self._searcher = StudySearcher(study, plan, ledger, room, say=say)
-        self._callback = SweepCallback(self._searcher, study, objectives, ledger, hub)
+        self._allocation = create_allocation(plan, ledger)
+        pauses = None
+        if self._allocation is not None:
+            pauses = Pauses(study, ledger, objectives, self._allocation, most=most_paused, let_go=let_go)
+        self._searcher = StudySearcher(study, plan, ledger, room, say=say, allocation=self._allocation, pauses=pauses)
+        self._callback = SweepCallback(
+            self._searcher, study, objectives, ledger, hub, allocation=self._allocation, pauses=pauses
+        )
         self._thread = threading.Thread(target=self._run, name="tune", daemon=True)
         self.failure: Exception | None = None
 
@@ -131,8 +147,9 @@ class TuneRun:
                 metric=self._plan.objective.metric,
                 mode=self._plan.objective.mode,
                 search_alg=self._searcher,
-                scheduler=create_trial_scheduler(self._plan, self._ledger, self._folder),
-                num_samples=self._plan.trials - self._ledger.count_ended(),
+                scheduler=create_trial_scheduler(self._plan, self._ledger, self._folder, self._allocation),
+                # A trial that pauses is a new one to Tune each time: the searcher ends the experiment.
+                num_samples=self._plan.trials - self._ledger.count_ended() if self._allocation is None else -1,
                 max_concurrent_trials=trials_at_once(self._plan, self._lanes),
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"trial_{trial.trial_id}",

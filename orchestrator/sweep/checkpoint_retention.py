@@ -71,7 +71,7 @@ class CheckpointRetention:
     """Deletion of checkpoints while a sweep runs; called by the driver's main thread.
 
     The disk space of a sweep is thereby bounded: besides the checkpoints of `kept_trials` only those of trials that
-    train or were interrupted stay.
+    train or were interrupted stay, and those of `most_paused` paused trials.
 
     Args:
         keep: Section `keep` of the configuration.
@@ -87,6 +87,19 @@ class CheckpointRetention:
         self._ledger = ledger
         self._kept: list[TrialRecord] = []
         self._seen = 0
+
+    @property
+    def most_paused(self) -> int:
+        """Number of paused trials that keep their checkpoints; the best trials are among them."""
+        return max(self._keep.paused, self._keep.best)
+
+    def let_go(self, number: int) -> None:
+        """Delete the checkpoints of a paused trial; called in the thread "tune", which is the one that resumes trials.
+
+        Args:
+            number: Number of the trial.
+        """
+        self._prune(self._folder.trials / trial_folder(number), set())
 
     def apply(self) -> None:
         """Delete what is not kept; does nothing unless a trial has ended since the previous call.

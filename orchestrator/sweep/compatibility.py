@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 from orchestrator.config import SweepConfig, load_sweep
 from orchestrator.config.flat_names import flat_names
 from orchestrator.config.network_files import network_files_from
+from orchestrator.config.plans import SweepPlans
+from orchestrator.config.sections.study import TrialSchedulerConfig
 from orchestrator.data import current_hash, open_dataset
 from orchestrator.errors import ConfigError, Problem, ResumeError
 from orchestrator.records.folder.known_servers import note_server
@@ -16,6 +19,7 @@ from orchestrator.records.folder.network_copies import hashes_as_identity, recor
 from orchestrator.records.folder.recorded_addresses import moved_config, recorded_address, require_confirmed
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.history import read_begun
+from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.provenance import code_fingerprint
 
 # Settings that may change between sessions: they decide how much is searched, where, and where it is recorded.
@@ -34,6 +38,7 @@ _FREE = (
 )
 _DATASET = "dataset content"
 _ALLOW = "--allow-changed resumes all the same"
+_PROMOTION, _STOPPING = "asha", "asha_stopping"
 
 
 def identity(config: SweepConfig, located: str) -> dict[str, Any]:
@@ -82,6 +87,31 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], *, name: s
         raise ResumeError(f"sweep '{name}' was begun with other settings:\n{listing}\nRestore them, or {_ALLOW}")
 
 
+def with_former_scheduler(plans: SweepPlans, ledger: Ledger) -> SweepPlans:
+    """Return the plans of a sweep, with `asha_stopping` for `asha` where trials of the sweep were stopped for good.
+
+    Args:
+        plans: Plans of the sweep.
+        ledger: Ledger of the sweep, with the events of earlier sessions.
+    """
+    scheduler = plans.search.trial_scheduler
+    if scheduler.name != _PROMOTION or all(trial.status is not TrialStatus.PRUNED for trial in ledger.trials()):
+        return plans
+    return replace(plans, search=replace(plans.search, trial_scheduler=_stopping(scheduler)))
+
+
+def _stopping(scheduler: TrialSchedulerConfig) -> TrialSchedulerConfig:
+    return scheduler.model_copy(update={"name": _STOPPING})
+
+
+def _with_former_names(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return recorded settings in today's names: `asha` stopped trials for good before trials could pause."""
+    scheduler, keep = content.get("trial_scheduler") or {}, content.get("keep") or {}
+    if scheduler.get("name") != _PROMOTION or "paused" in keep:
+        return content
+    return {**content, "trial_scheduler": {**scheduler, "name": _STOPPING}}
+
+
 def stored_config(
     folder: SweepFolder,
     overrides: Sequence[str] = (),
@@ -108,7 +138,7 @@ def stored_config(
     """
     runs_dir = folder.path.parent
     history = read_begun(folder.journal)
-    content = moved_config(history.config, runs_dir)
+    content = _with_former_names(moved_config(history.config, runs_dir))
     with network_files_from(recorded_files(folder, history, allow_code=allow_code)):
         config = load_sweep(content, overrides, values=values, label=f"sweep '{folder.name}'")
         named = {section: _named(content, overrides, values, section) for section in contacted}

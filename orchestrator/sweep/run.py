@@ -32,7 +32,7 @@ from orchestrator.records.stored_config import complete_settings, non_default_se
 from orchestrator.results.sweep_result import SweepResult
 from orchestrator.search.enqueued_trials import refuse_unknown_sweeps
 from orchestrator.search.storage import open_storage, refuse_damaged_study
-from orchestrator.sweep.compatibility import identity, refuse_changes, stored_config
+from orchestrator.sweep.compatibility import identity, refuse_changes, stored_config, with_former_scheduler
 from orchestrator.sweep.finalize import finalize, start_tracking
 from orchestrator.sweep.session import SweepSession
 from orchestrator.sweep.session_snapshot import write_session_snapshot
@@ -88,7 +88,7 @@ def run_sweep(
     with folder.driven(new=not resume), SignalWatch() as signals, Journal(folder.journal) as journal:
         ledger = Ledger(journal)
         found = find_initial_weights(plans, folder=folder.path if resume else None, recorded=ledger.identity)
-        plans = found.in_plans(plans)
+        plans = with_former_scheduler(found.in_plans(plans), ledger)
         now = {**identity(config, dataset), **found.identity}
         if ledger.identity is not None and not allow_changed:
             refuse_changes(ledger.identity, now, name=folder.name)

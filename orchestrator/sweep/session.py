@@ -19,6 +19,7 @@ import optuna
 from rich.console import Console
 
 from orchestrator.config.plans import SweepPlans
+from orchestrator.config.sections.budget import BudgetConfig
 from orchestrator.lanes.lane_setting import LaneTask
 from orchestrator.lanes.pool.lane_pool import LanePool
 from orchestrator.plain_output import say
@@ -31,6 +32,7 @@ from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.objectives import Objectives
 from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
 from orchestrator.runtime.ray_session import ray_session
+from orchestrator.search.schedulers.trial_schedulers import create_allocation
 from orchestrator.search.tune_run import TuneRun
 from orchestrator.sweep.checkpoint_retention import CheckpointRetention
 from orchestrator.sweep.disk_watch import DiskWatch
@@ -117,6 +119,8 @@ class SweepSession:
                     supervisor.run()  # 4. Search
                 finally:
                     supervisor.close()  # 5. End the search and close the lanes
+                if not self._ledger.ended_by and self._ledger.count_ended() < self._plans.search.trials:
+                    self._note_spent_epochs()
                 progress.update()
                 self._retention.apply()  # 6.
                 if not (supervisor.ray_is_gone and self._completion()):  # what ends everything may end Ray first
@@ -125,14 +129,36 @@ class SweepSession:
 
     def _completion(self) -> str:
         """Return why no trial is left to train; empty where some are."""
+        if all_done := self._all_done():
+            return all_done
+        return self._budget.exhausted_limit(self._ledger.totals()) or ""
+
+    def _all_done(self) -> str:
+        """Return that the trials are used up, as text; empty where they are not."""
         trials = self._plans.search.trials
         if self._ledger.count_ended() >= trials:
             return f"all {trials} trials are done"
-        return self._budget.exhausted_limit(self._ledger.totals()) or ""
+        paused = self._ledger.count_paused()
+        if not paused or self._ledger.open() or self._ledger.count_trials() < trials:
+            return ""
+        allocation = create_allocation(self._plans.search, self._ledger)
+        if allocation is None or not allocation.is_finished or self._spent_epochs():
+            return ""
+        return f"all {trials} trials are done, {paused} of them paused"
+
+    def _spent_epochs(self) -> str:
+        """Return that `budget.epochs` is spent, as text; empty where it is not."""
+        epochs = BudgetConfig(epochs=self._plans.budget.epochs)
+        return Budget(epochs, self._plans.search.objective).exhausted_limit(self._ledger.totals()) or ""
+
+    def _note_spent_epochs(self) -> None:
+        """Record that `budget.epochs` is spent: the allocation rule ends the search itself at that limit."""
+        if reason := self._spent_epochs():
+            self._ledger.budget_spent(reason)
 
     def _end_without_training(self) -> TrialStatus:
         reason = self._completion()
-        if self._ledger.count_ended() < self._plans.search.trials:
+        if not self._all_done():
             self._ledger.budget_spent(reason)
         self._console.print(f"Sweep {self._folder.name}: {reason}", highlight=False)
         return TrialStatus.FINISHED
@@ -189,6 +215,8 @@ class SweepSession:
             lanes=at_most,
             has_room=lanes.has_room,
             say=progress.say,
+            most_paused=self._retention.most_paused,
+            let_go=self._retention.let_go,
         )
         return SearchSupervisor(
             search,

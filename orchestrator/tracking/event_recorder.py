@@ -25,6 +25,7 @@ from orchestrator.records.events import (
     SweepStarted,
     TrialChanged,
     TrialEnded,
+    TrialPaused,
     TrialReported,
     TrialResumed,
     TrialStarted,
@@ -38,7 +39,7 @@ from orchestrator.tracking.mlflow_runs import KEY, experiment_id, find_run, requ
 from orchestrator.tracking.stored_checkpoints import StoredCheckpoints, current_path_of
 from orchestrator.uris import without_secrets
 
-_OfTrial = TrialResumed | TrialChanged | TrialReported | TrialEnded | CheckpointKept | CheckpointDropped
+_OfTrial = TrialResumed | TrialChanged | TrialReported | TrialPaused | TrialEnded | CheckpointKept | CheckpointDropped
 
 RUN_STATUS = {
     "finished": "FINISHED",
@@ -46,6 +47,7 @@ RUN_STATUS = {
     "diverged": "KILLED",
     "failed": "FAILED",
     "interrupted": "KILLED",
+    "paused": "KILLED",
 }
 
 
@@ -104,6 +106,7 @@ class EventRecorder:
             TrialResumed: self._resume_trial,
             TrialChanged: self._note_change,
             TrialReported: lambda event: self.record_reports([event]),
+            TrialPaused: self._pause_trial,
             TrialEnded: self._end_trial,
             CheckpointKept: self._keep_checkpoint,
             CheckpointDropped: self._drop_checkpoint,
@@ -226,6 +229,12 @@ class EventRecorder:
         changed = {**numbers, "donor": event.donor}.items()
         log(self._client, self._trial(event), metrics=[metric(f"pbt/{key}", to, time_ms, epoch) for key, to in changed])
 
+    def _pause_trial(self, event: TrialPaused) -> None:
+        run_id, time_ms = self._trial(event), _milliseconds(event.time)
+        facts = {"spatialsweep.status": "paused", "spatialsweep.resume_epoch": str(event.epoch)}
+        log(self._client, run_id, metrics=_outcome(event, time_ms), tags=[tag(*item) for item in facts.items()])
+        self._client.set_terminated(run_id, RUN_STATUS["paused"], time_ms)
+
     def _end_trial(self, event: TrialEnded) -> None:
         run_id, time_ms = self._trial(event), _milliseconds(event.time)
         tags = [tag("spatialsweep.status", event.status)]
@@ -301,7 +310,7 @@ class EventRecorder:
         return self._known_runs
 
 
-def _outcome(event: TrialEnded, time_ms: int) -> list[Metric]:
+def _outcome(event: TrialPaused | TrialEnded, time_ms: int) -> list[Metric]:
     """Return the cost of a trial, and every objective at its best epoch."""
     cost = [metric(f"cost/{key}", value, time_ms, 0) for key, value in (event.cost or {}).items()]
     return cost + [metric(f"best/{key}", value, time_ms, 0) for key, value in (event.best or {}).items()]

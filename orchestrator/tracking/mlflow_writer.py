@@ -13,7 +13,7 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 
 from orchestrator.files.sqlite_files import sqlite_file
-from orchestrator.records.events import Event, TrialEnded, TrialReported
+from orchestrator.records.events import Event, TrialEnded, TrialPaused, TrialReported
 from orchestrator.tracking.event_recorder import EventRecorder
 from orchestrator.tracking.journal_follower import JournalFollower
 from orchestrator.tracking.mlflow_client import open_client
@@ -78,7 +78,7 @@ class MlflowWriter(JournalFollower):
         return self._connected().snapshot()
 
     def _send(self, events: Sequence[Event]) -> None:
-        """Send events in order, except reports, which are collected up to the end of their trial."""
+        """Send events in order, except reports, which are collected up to the end or the pause of their trial."""
         recorder = self._connected()
         reports: dict[int, list[TrialReported]] = {}
         try:
@@ -86,7 +86,7 @@ class MlflowWriter(JournalFollower):
                 if isinstance(event, TrialReported):
                     reports.setdefault(event.trial, []).append(event)
                     continue
-                if isinstance(event, TrialEnded):
+                if isinstance(event, (TrialEnded, TrialPaused)):
                     self._send_reports(recorder, reports.pop(event.trial, []))
                 self._send_or_refuse(recorder, event)
             for waiting in reports.values():

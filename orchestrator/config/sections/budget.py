@@ -45,8 +45,10 @@ class BudgetConfig(Section):
         wall_clock: Elapsed time, such as `2h`, `1h30m`, or seconds.
         cpu_hours: CPUs reserved by trials times the hours for which they were reserved.
         gpu_hours: GPUs reserved by trials times the hours for which they were reserved.
+        epochs: Epochs that all trials train together; those that a trial repeats are not counted again.
         target: Value of the (first) objective that is good enough; compared after every report.
-        patience: Number of consecutive trials that end without a new best value of the (first) objective.
+        patience: Number of consecutive trials that end, or pause for the first time, without a new best value of the
+            (first) objective.
         price_per_cpu_hour: Price of a CPU hour, in any currency; sets no limit.
         price_per_gpu_hour: Price of a GPU hour, in any currency; sets no limit.
     """
@@ -54,6 +56,7 @@ class BudgetConfig(Section):
     wall_clock: Duration | None = None
     cpu_hours: PositiveFloat | None = None
     gpu_hours: PositiveFloat | None = None
+    epochs: PositiveInt | None = None
     target: float | None = None
     patience: PositiveInt | None = None
     price_per_cpu_hour: NonNegativeFloat | None = None

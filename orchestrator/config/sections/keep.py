@@ -13,7 +13,10 @@ class KeepConfig(Section):
     Args:
         best: Number of best trials whose best weights are kept.
         last: Number of trials that ended last whose checkpoints are all kept, including those to resume from.
+        paused: Number of paused trials whose checkpoints are all kept, the best ones; another one that is resumed
+            starts again from its first epoch. At least `best` are kept.
     """
 
     best: PositiveInt = 3
     last: NonNegativeInt = 1
+    paused: NonNegativeInt = 100

@@ -33,14 +33,15 @@ Mutable = Literal["lr", "weight_decay", "span_penalty"]
 
 
 class TrialSchedulerConfig(Section):
-    """Rule that stops trials early, or lets them continue from the weights of others.
+    """Rule that pauses or stops trials early, or lets them continue from the weights of others.
 
     Args:
-        name: `asha` stops trials at rungs; `hyperband` uses several brackets, of which the later ones stop later;
-            `median` stops trials that are worse than the median of the others; `pbt` lets poor trials continue from
-            good ones with changed settings; `none` trains every trial to the end.
-        grace_epochs: Number of epochs before any trial is stopped.
-        reduction_factor: One in this many trials survives a rung, with `asha` and `hyperband`.
+        name: `asha` pauses trials at rungs and resumes the best of each; `asha_stopping` stops them there for good;
+            `hyperband` uses several brackets, of which the later ones stop later; `median` stops trials that are worse
+            than the median of the others; `pbt` lets poor trials continue from good ones with changed settings; `none`
+            trains every trial to the end.
+        grace_epochs: Number of epochs before any trial is paused or stopped.
+        reduction_factor: One in this many trials passes a rung, with `asha`, `asha_stopping` and `hyperband`.
         min_trials: Smallest number of other trials for a median.
         perturb_every: Number of epochs between two steps of `pbt`.
         quantile: Share of the population from which `pbt` copies, and equal share that copies.
@@ -48,7 +49,7 @@ class TrialSchedulerConfig(Section):
         mutate: Settings that `pbt` changes, where they are searched.
     """
 
-    name: Literal["asha", "hyperband", "median", "pbt", "none"] = "asha"
+    name: Literal["asha", "asha_stopping", "hyperband", "median", "pbt", "none"] = "asha"
     grace_epochs: PositiveInt = 2
     reduction_factor: int = Field(3, ge=2)
     min_trials: PositiveInt = 3

@@ -37,7 +37,7 @@ def scheduler_problems(
         if getattr(scheduler, name) != usual and scheduler.name not in (owner, "none"):
             message = f"is a setting of '{owner}', not of '{scheduler.name}'. Leave it out"
             yield Problem(f"trial_scheduler.{name}", message)
-    if scheduler.name in ("asha", "hyperband", "median") and scheduler.grace_epochs > epochs:
+    if scheduler.name not in ("pbt", "none") and scheduler.grace_epochs > epochs:
         where = "search.epochs allows at most" if any(domains_of("epochs", search)) else "training.epochs, which is"
         yield Problem("trial_scheduler.grace_epochs", f"got {scheduler.grace_epochs}; must not exceed {where} {epochs}")
     if scheduler.name == "pbt":

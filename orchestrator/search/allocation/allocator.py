@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Scores = Sequence[float]
@@ -57,7 +57,8 @@ class Allocator(ABC):
     """Rule that allocates epochs.
 
     A trial is running between `start` and `pause` or `end`. `next_trial` is called when a lane is free, `report` after
-    each epoch.
+    each epoch. The journal of a sweep holds every call except those of `next_trial`, which therefore changes nothing:
+    a resumption is noted by `start`.
 
     Args:
         setting: Bounds of the decisions.
@@ -65,6 +66,14 @@ class Allocator(ABC):
 
     def __init__(self, setting: AllocationSetting) -> None:
         self.setting = setting
+
+    def end_proposals(self, proposed: int) -> None:
+        """Note that no further configuration can be proposed, as where a grid is used up.
+
+        Args:
+            proposed: Number of configurations proposed so far; from now on the value of `setting.trials`.
+        """
+        self.setting = replace(self.setting, trials=proposed)
 
     @abstractmethod
     def start(self, number: int, params: Mapping[str, Any]) -> None:

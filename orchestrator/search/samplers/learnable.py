@@ -14,6 +14,8 @@ OUTCOME = "outcome"
 DIVERGED = "diverged"
 REJECTED = "rejected"
 """User attribute of a rejected trial: the reason."""
+PAUSED_AT = "paused_at"
+"""User attribute of a trial that has paused, which may run again since: its epoch at its newest pause."""
 _BEST_SHARE = 0.2
 
 
@@ -21,8 +23,10 @@ class TrialWindow:
     """Selection of a study's trials for its sampler, updated from one proposal to the next.
 
     A trial that diverged or was rejected is shown as a pruned one without values: Optuna's samplers ignore failed
-    trials, and would keep proposing what diverges. With a size, the best and the newest trials are shown. Each ended
-    trial is read once, so that the time of a proposal does not grow with the number of trials.
+    trials, and would keep proposing what diverges. A trial that has paused is shown as a pruned one with the values it
+    has reported, also while it runs again: as a running one it would count as poor. With a size, the best and the
+    newest trials are shown. Each ended trial is read once, so that the time of a proposal does not grow with the number
+    of trials; a paused one is read again when it has changed.
 
     Args:
         size: Largest number of ended trials to show; None shows all.
@@ -34,6 +38,7 @@ class TrialWindow:
         self._sign = -1.0 if directions[0] is StudyDirection.MAXIMIZE else 1.0
         self._seen = 0
         self._open: list[int] = []
+        self._paused: dict[int, FrozenTrial] = {}  # as they were when they were last read
         self._ended: dict[int, FrozenTrial] = {}
         self._numbers: list[int] = []  # of the ended ones, ascending
         self._best: list[tuple[float, int]] = []  # smallest first
@@ -44,11 +49,16 @@ class TrialWindow:
         Args:
             trials: All trials of the study, in the order of their numbers.
         """
-        candidates = [*self._open, *range(self._seen, len(trials))]
+        resumed = [number for number, known in self._paused.items() if trials[number] is not known]
+        candidates = [*resumed, *self._open, *range(self._seen, len(trials))]
         self._seen, self._open = len(trials), []
         for number in candidates:
+            self._paused.pop(number, None)
             if trials[number].state.is_finished():
                 self._add(_learnable(trials[number]))
+            elif PAUSED_AT in trials[number].user_attrs:
+                self._paused[number] = trials[number]
+                self._add(_as_pruned(trials[number]))
             else:
                 self._open.append(number)
         shown = {number: self._ended[number] for number in self._numbers_to_show()}
@@ -56,8 +66,9 @@ class TrialWindow:
         return [shown[number] for number in sorted(shown)]
 
     def _add(self, trial: FrozenTrial) -> None:
+        if trial.number not in self._ended:
+            bisect.insort(self._numbers, trial.number)
         self._ended[trial.number] = trial
-        bisect.insort(self._numbers, trial.number)
         if self._size is not None and trial.state is TrialState.COMPLETE:
             bisect.insort(self._best, (self._sign * (trial.value or 0.0), trial.number))
             del self._best[round(_BEST_SHARE * self._size) :]
@@ -102,6 +113,12 @@ def _learnable(trial: FrozenTrial) -> FrozenTrial:
         return trial
     if trial.user_attrs.get(OUTCOME) != DIVERGED and REJECTED not in trial.user_attrs:
         return trial
-    poor = copy.copy(trial)
-    poor.state, poor.intermediate_values = TrialState.PRUNED, {}
+    poor = _as_pruned(trial)
+    poor.intermediate_values = {}
     return poor
+
+
+def _as_pruned(trial: FrozenTrial) -> FrozenTrial:
+    pruned = copy.copy(trial)
+    pruned.state = TrialState.PRUNED
+    return pruned

@@ -10,18 +10,35 @@ from orchestrator.config.plans import SearchPlan
 from orchestrator.lanes.trial_client import EPOCH
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import Ledger
+from orchestrator.search.allocation.rules import ALLOCATORS
+from orchestrator.search.schedulers.allocated import Allocated, Allocation
 from orchestrator.search.schedulers.early_stopping import Asha, HyperBand, Median, OldestFirst
 from orchestrator.search.schedulers.population import PopulationTraining
 
 
-def create_trial_scheduler(plan: SearchPlan, ledger: Ledger, folder: SweepFolder) -> TrialScheduler:
+def create_allocation(plan: SearchPlan, ledger: Ledger) -> Allocation | None:
+    """Return the rule that allocates epochs to trials; None where the trial scheduler pauses none.
+
+    Args:
+        plan: Search plan of the sweep.
+        ledger: Ledger of the sweep, with the events of earlier sessions.
+    """
+    return Allocation(plan, ledger) if plan.trial_scheduler.name in ALLOCATORS else None
+
+
+def create_trial_scheduler(
+    plan: SearchPlan, ledger: Ledger, folder: SweepFolder, allocation: Allocation | None = None
+) -> TrialScheduler:
     """Return the scheduler that decides after each epoch whether a trial continues.
 
     Args:
         plan: Search plan of the sweep.
         ledger: Ledger of the sweep, with the reports of earlier sessions.
         folder: Folder of the sweep.
+        allocation: Allocation rule of the sweep; None where its trial scheduler pauses no trial.
     """
+    if allocation is not None:
+        return Allocated(allocation)
     scheduler = plan.trial_scheduler
     rungs: dict[str, Any] = {
         "time_attr": EPOCH,
@@ -30,7 +47,7 @@ def create_trial_scheduler(plan: SearchPlan, ledger: Ledger, folder: SweepFolder
         "reduction_factor": scheduler.reduction_factor,
     }
     match scheduler.name:
-        case "asha":
+        case "asha_stopping":
             return Asha(ledger, **rungs)
         case "hyperband":
             return HyperBand(ledger, seed=plan.seed, **rungs)
@@ -39,7 +56,7 @@ def create_trial_scheduler(plan: SearchPlan, ledger: Ledger, folder: SweepFolder
             return Median(ledger, time_attr=EPOCH, grace_period=scheduler.grace_epochs, min_samples_required=least)
         case "pbt":
             return PopulationTraining(plan, ledger, folder)
-        case "none":
+        case _:
             return OldestFirst()  # type: ignore[no-untyped-call]
 
 

@@ -1,0 +1,162 @@
+"""Trial schedulers whose rule pauses trials and resumes them later, on any lane.
+
+To Tune a pause is the end of a trial: nothing of a paused trial is kept but its checkpoint, so that thousands may be
+paused. Its resumption is a new trial of Tune with the same number. The rule itself (`allocation`) is told what
+happens by number, in the thread "tune"; a resumed sweep tells it the same from its journal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import TrialScheduler
+
+from orchestrator.config.plans import SearchPlan
+from orchestrator.lanes.trial_client import ENDED, EPOCH, HELD, REPORTED, TRIAL
+from orchestrator.records.events import Event, TrialEnded, TrialPaused, TrialReported, TrialResumed, TrialStarted
+from orchestrator.records.ledger import Ledger, TrialStatus
+from orchestrator.runtime.ray_private.tune import TuneController
+from orchestrator.search.allocation.allocator import AllocationSetting, Propose, Resume, Scores
+from orchestrator.search.allocation.rules import ALLOCATORS
+from orchestrator.search.not_pickled import NotPickled
+from orchestrator.search.schedulers.early_stopping import OldestFirst
+
+
+class Allocation:
+    """Allocation rule of a sweep, brought up to date with its journal.
+
+    Args:
+        plan: Search plan of the sweep, whose trial scheduler is one of `ALLOCATORS`.
+        ledger: Ledger of the sweep.
+    """
+
+    def __init__(self, plan: SearchPlan, ledger: Ledger) -> None:
+        scheduler = plan.trial_scheduler
+        self._allocator = ALLOCATORS[scheduler.name](
+            AllocationSetting(
+                trials=plan.trials,
+                max_epochs=plan.max_epochs,
+                grace_epochs=scheduler.grace_epochs,
+                reduction_factor=scheduler.reduction_factor,
+                epochs=plan.budget_epochs,
+                seed=plan.seed,
+            )
+        )
+        self._name = scheduler.name
+        self._ledger = ledger
+        self._objectives = plan.objectives
+        self._epochs: dict[int, int] = {}  # newest reported epoch by trial
+        self._held_s: dict[int, float] = {}  # by trial, at its newest report since it was started or resumed
+        self._paused: set[int] = set()
+        self._pausing: set[int] = set()
+        for event in ledger.events():
+            self._repeat(event)
+        interrupted = (record.number for record in ledger.open() if record.status is TrialStatus.INTERRUPTED)
+        self._interrupted = deque(interrupted)
+
+    @property
+    def is_finished(self) -> bool:
+        """True when no trial will be started or resumed any more."""
+        return not self._interrupted and self._allocator.is_finished
+
+    def next_interrupted(self) -> int | None:
+        """Return a trial that an earlier session left interrupted, each once; None where none is left."""
+        return self._interrupted.popleft() if self._interrupted else None
+
+    def next_trial(self) -> Resume | Propose | None:
+        """Return what a free lane trains next; None where it waits for running trials, or nothing is left."""
+        return self._allocator.next_trial(self._ledger.count_trials())
+
+    def end_proposals(self) -> None:
+        """Note that no further configuration can be proposed."""
+        self._allocator.end_proposals(self._ledger.count_trials())
+
+    def start(self, number: int, params: Mapping[str, Any]) -> None:
+        """Note that a trial begins or resumes; an interrupted trial counts as running all the time."""
+        self._held_s.pop(number, None)
+        if number not in self._epochs or number in self._paused:
+            self._epochs.setdefault(number, 0)
+            self._paused.discard(number)
+            self._allocator.start(number, params)
+
+    def report(self, number: int, epoch: int, metrics: Mapping[str, float], held_s: float | None) -> bool:
+        """Note an epoch, and return whether the trial continues; a repeated report gets the same answer.
+
+        Args:
+            number: Number of the trial.
+            epoch: Epoch, from 1.
+            metrics: Values of the epoch, by metric.
+            held_s: Seconds the trial has held its lane since it began or resumed; None where unknown.
+        """
+        if epoch > self._epochs[number]:
+            seconds = 0.0 if held_s is None else max(0.0, held_s - self._held_s.get(number, 0.0))
+            self._epochs[number] = epoch
+            if held_s is not None:
+                self._held_s[number] = held_s
+            self._pausing.discard(number)
+            if not self._allocator.report(number, epoch, self._scores(metrics), seconds):
+                self._pausing.add(number)
+        return number not in self._pausing
+
+    def is_pausing(self, number: int) -> bool:
+        """Return whether the rule has decided that a running trial pauses."""
+        return number in self._pausing
+
+    def pause(self, number: int, resume_epoch: int) -> None:
+        """Note the pause of a trial, or that the checkpoint of a paused one was removed."""
+        self._pausing.discard(number)
+        self._paused.add(number)
+        self._allocator.pause(number, resume_epoch)
+
+    def end(self, number: int) -> None:
+        """Note that a trial has ended for good."""
+        self._pausing.discard(number)
+        self._paused.discard(number)
+        self._allocator.end(number)
+
+    def _repeat(self, event: Event) -> None:
+        """Repeat the call that belongs to an event of an earlier session."""
+        match event:
+            case TrialStarted():
+                self.start(event.trial, event.params)
+            case TrialResumed():
+                self.start(event.trial, self._ledger.trial(event.trial).params)
+            case TrialReported():
+                self.report(event.trial, event.epoch, event.metrics, event.held_s)
+            case TrialPaused():
+                self.pause(event.trial, event.epoch)
+            case TrialEnded() if event.status is not TrialStatus.INTERRUPTED:
+                self.end(event.trial)
+
+    def _scores(self, metrics: Mapping[str, float]) -> Scores:
+        """Return the objectives of an epoch, larger is better."""
+        values = [metrics.get(objective.metric, math.nan) for objective in self._objectives]
+        signed = [
+            value if objective.mode == "max" else -value
+            for value, objective in zip(values, self._objectives, strict=True)
+        ]
+        return tuple(value if math.isfinite(value) else -math.inf for value in signed)
+
+
+class Allocated(NotPickled, OldestFirst):
+    """Scheduler of Tune that ends trials which the allocation rule pauses.
+
+    Args:
+        allocation: Allocation rule of the sweep.
+    """
+
+    def __init__(self, allocation: Allocation) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._allocation = allocation
+
+    def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
+        """Stop a trial that is to pause; `SweepCallback` records the pause."""
+        if ENDED in result:
+            return TrialScheduler.CONTINUE
+        number = int(trial.config[TRIAL]["number"])
+        continues = self._allocation.report(number, result[EPOCH], dict(result[REPORTED]), result[HELD])
+        return TrialScheduler.CONTINUE if continues else TrialScheduler.STOP
