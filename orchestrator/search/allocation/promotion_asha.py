@@ -48,23 +48,27 @@ class PromotionAsha(Allocator):
             self._rungs[rung].promote(number)
 
     def report(self, number: int, epoch: int, scores: Scores, seconds: float) -> bool:
-        """See `Allocator.report`; a trial pauses at a rung unless it is the next to be promoted."""
+        """See `Allocator.report`; a trial pauses at a rung unless it is the next to be promoted.
+
+        Once the epochs of all trials are used, every trial pauses.
+        """
         self._epochs_used += max(0, epoch - self._epochs.get(number, 0))
         self._epochs[number] = max(epoch, self._epochs.get(number, 0))
         if epoch >= self.setting.max_epochs:
             self._has_complete = True
         reached = bisect.bisect_right(self._epochs_of_rungs, epoch) - 1
+        is_last = epoch >= self.setting.max_epochs
         if reached <= self._reached[number]:
-            return True
+            return is_last or not self._are_epochs_used()
         for passed in range(self._reached[number] + 1, reached + 1):
             self._rungs[passed].add(number, scores)
             if passed < reached:
                 self._rungs[passed].promote(number)
         self._reached[number] = reached
-        if epoch >= self.setting.max_epochs:
+        if is_last:
             return True
         self._rungs[reached].wait(number)
-        if self._promotable() == number:
+        if self._promotable() == number and not self._are_epochs_used():
             self._rungs[reached].promote(number)
             return True
         self._rungs[reached].stop_waiting(number)  # until it is paused
