@@ -21,14 +21,14 @@ class Method:
     Args:
         create: Creates it.
         is_ours: True for a strategy that a sweep offers.
-        stops_early: True where it needs learning curves; on tables of final scores only its sampler is left.
+        same_on_final_scores: Method that it is the same as where there are no curves; empty for none.
         packages: Modules that must be importable.
         seeds: Largest number of seeds; fewer for methods that take long to decide.
     """
 
     create: Create
     is_ours: bool = False
-    stops_early: bool = False
+    same_on_final_scores: str = ""
     packages: tuple[str, ...] = ()
     seeds: int = 30
 
@@ -70,18 +70,21 @@ METHODS: Mapping[str, Method] = {
     "random": Method(_sampled("random"), is_ours=True),
     "TPE": Method(_sampled("tpe"), is_ours=True),
     "GP": Method(_sampled("gp"), is_ours=True, seeds=10),
-    "Ray ASHA, random": Method(_stopping("random"), stops_early=True, is_ours=True),
-    "Ray ASHA, TPE": Method(_stopping("tpe"), stops_early=True, is_ours=True),
-    "Ray BOHB-like": Method(_stopping("tpe", hyperband=True), stops_early=True, is_ours=True),
-    "Optuna TPE + Hyperband": Method(_optuna, stops_early=True, packages=("optuna",)),
-    "Syne Tune ASHA": Method(_syne_tune("random_search"), stops_early=True, packages=_SYNE),
-    "Syne Tune BOHB": Method(_syne_tune("kde"), stops_early=True, packages=_SYNE, seeds=10),
-    "Syne Tune CQR": Method(_syne_tune("cqr"), stops_early=True, packages=_SYNE, seeds=10),
+    "Ray ASHA, random": Method(_stopping("random"), same_on_final_scores="random", is_ours=True),
+    "Ray ASHA, TPE": Method(_stopping("tpe"), same_on_final_scores="TPE", is_ours=True),
+    "Ray BOHB-like": Method(_stopping("tpe", hyperband=True), same_on_final_scores="TPE", is_ours=True),
+    "Optuna TPE + Hyperband": Method(_optuna, packages=("optuna",)),
+    "Syne Tune ASHA": Method(_syne_tune("random_search"), packages=_SYNE),
+    "Syne Tune BOHB": Method(_syne_tune("kde"), packages=_SYNE, seeds=10),
+    "Syne Tune CQR": Method(_syne_tune("cqr"), packages=_SYNE, seeds=10),
     "Syne Tune MOBSTER": Method(
-        _syne_tune("MOBSTER", "older_syne_tune"), stops_early=True, packages=_OLDER_SYNE, seeds=5
+        _syne_tune("MOBSTER", "older_syne_tune"), packages=_OLDER_SYNE, seeds=5
     ),
     "Syne Tune Hyper-Tune": Method(
-        _syne_tune("HyperTune", "older_syne_tune"), stops_early=True, packages=_OLDER_SYNE, seeds=5
+        _syne_tune("HyperTune", "older_syne_tune"),
+        same_on_final_scores="Syne Tune MOBSTER",
+        packages=_OLDER_SYNE,
+        seeds=5,
     ),
-    "SMAC3": Method(_smac, stops_early=True, packages=("smac",), seeds=10),
+    "SMAC3": Method(_smac, packages=("smac",), seeds=10),
 }

@@ -17,6 +17,7 @@ from tasks import Choice, Index, Parameter, Task
 
 from orchestrator.config.sections.study import SamplerConfig
 from orchestrator.search.allocation.allocator import AllocationSetting, Allocator, Resume
+from orchestrator.search.samplers.learnable import PAUSED_AT
 from orchestrator.search.samplers.samplers import DIVERGED, OUTCOME, create_sampler
 from orchestrator.search.schedulers.early_stopping import brackets
 from search_spaces import ChoiceDomain, FloatDomain, IntDomain, SearchSpace
@@ -55,6 +56,7 @@ class SampledStrategy(Strategy):
         )
         self.open: dict[int, optuna.Trial] = {}
         self.best: dict[int, float] = {}
+        self.diverged: set[int] = set()
 
     def next_job(self) -> Job | None:
         """Propose a configuration."""
@@ -70,12 +72,13 @@ class SampledStrategy(Strategy):
             self.best[number] = max(self.best[number], score)
         else:
             self.open[number].set_user_attr(OUTCOME, DIVERGED)
+            self.diverged.add(number)
         return True
 
     def leave(self, number: int, *, ended: bool) -> None:
         """Record the end of a trial."""
         trial = self.open.pop(number)
-        if self.study.trials[number].user_attrs.get(OUTCOME) == DIVERGED:
+        if number in self.diverged:
             self.study.tell(trial, state=TrialState.FAIL)
         elif ended:
             self.study.tell(trial, self.best[number])
@@ -150,7 +153,6 @@ class AllocatedStrategy(SampledStrategy):
         if decision is None:
             return None
         if isinstance(decision, Resume):
-            self.study._storage.set_trial_user_attr(self.open[decision.number]._trial_id, PAUSED, False)
             self.rule.start(decision.number, self.params[decision.number])
             return Job(decision.number)
         job = super().next_job()
@@ -172,8 +174,5 @@ class AllocatedStrategy(SampledStrategy):
             super().leave(number, ended=True)
             self.rule.end(number)
             return
-        self.study._storage.set_trial_user_attr(self.open[number]._trial_id, PAUSED, True)
+        self.study._storage.set_trial_user_attr(self.open[number]._trial_id, PAUSED_AT, self.epochs[number])
         self.rule.pause(number, self.epochs[number])
-
-
-PAUSED = "paused"
