@@ -201,7 +201,7 @@ class _Posterior:
 
 @dataclass(frozen=True)
 class _Sums:
-    """Weighted sums over the epochs of each curve: of 1, shape, shape squared, value, shape times value, value squared."""
+    """Weighted sums over the epochs of each curve: of 1, shape and value, of their squares, and of shape times value."""
 
     count: Array
     gap: Array
@@ -209,4 +209,3 @@ class _Sums:
     value: Array
     gap_value: Array
     value_square: Array
-
