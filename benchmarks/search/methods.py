@@ -48,6 +48,16 @@ def _stopping(name: str, *, hyperband: bool = False, **options: Any) -> Create:
     return create
 
 
+def _allocated(name: str, rule: str, **options: Any) -> Create:
+    def create(task: Task, seed: int, budget: int) -> Strategy:
+        rules = import_module("orchestrator.search.allocation.rules").ALLOCATORS
+        sampler = {"name": name, **options}
+        strategies = import_module("strategies")
+        return strategies.AllocatedStrategy(task, seed, sampler, create=rules[rule], trials=budget, epochs=budget)
+
+    return create
+
+
 def _optuna(task: Task, seed: int, budget: int) -> Strategy:
     return import_module("competitors_optuna").OptunaHyperband(task, seed)
 
@@ -63,6 +73,7 @@ def _smac(task: Task, seed: int, budget: int) -> Strategy:
     return import_module("competitors_smac").Smac(task, seed, budget)
 
 
+_SHOWN = {"random": "random", "tpe": "TPE", "gp": "GP"}
 _SYNE = ("syne_tune.optimizer.schedulers.asha",)
 _OLDER_SYNE = ("syne_tune.optimizer.schedulers.searchers.bayesopt",)
 
@@ -73,6 +84,13 @@ METHODS: Mapping[str, Method] = {
     "Ray ASHA, random": Method(_stopping("random"), same_on_final_scores="random", is_ours=True),
     "Ray ASHA, TPE": Method(_stopping("tpe"), same_on_final_scores="TPE", is_ours=True),
     "Ray BOHB-like": Method(_stopping("tpe", hyperband=True), same_on_final_scores="TPE", is_ours=True),
+    **{
+        f"{rule}, {_SHOWN[name]}": Method(
+            _allocated(name, rule), is_ours=True, same_on_final_scores=_SHOWN[name], seeds=10 if name == "gp" else 30
+        )
+        for rule in ("asha", "pasha", "freeze_thaw")
+        for name in ("random", "tpe", "gp")
+    },
     "Optuna TPE + Hyperband": Method(_optuna, packages=("optuna",)),
     "Syne Tune ASHA": Method(_syne_tune("random_search"), packages=_SYNE),
     "Syne Tune BOHB": Method(_syne_tune("kde"), packages=_SYNE, seeds=10),
