@@ -93,6 +93,20 @@ def enqueue_trials(
     return chosen
 
 
+def paper_configurations(plan: SearchPlan) -> list[Mapping[str, Any]]:
+    """Return the papers' values for the networks of a sweep, reduced to what it searches; each once.
+
+    Args:
+        plan: Search plan of the sweep.
+    """
+    trial_filter, found = TrialFilter(plan), []
+    for source, settings in _from_papers(plan):
+        params = _reduced(plan, trial_filter, source, settings).params
+        if params and params not in found:
+            found.append(params)
+    return found
+
+
 def refuse_unknown_sweeps(warm_start: Sequence[str], storage: optuna.storages.BaseStorage) -> None:
     """Check that every sweep that `warm_start` names has a study.
 

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt, Strict
 from orchestrator.config.sections.section import Section
 from search_spaces import Scalar
 
-SamplerName = Literal["tpe", "random", "grid", "qmc", "gp", "cmaes", "nsga2", "nsga3"]
+SamplerName = Literal["tpe", "random", "grid", "qmc", "gp", "cmaes", "nsga2", "nsga3", "auto"]
 
 
 class SamplerConfig(Section):
@@ -19,13 +19,16 @@ class SamplerConfig(Section):
     Args:
         name: `tpe` models the values of good and of other trials; `random`; `grid` tries every configuration of a
             finite space once; `qmc` spreads trials evenly; `gp` fits a Gaussian process; `cmaes` adapts a normal
-            distribution; `nsga2` and `nsga3` are evolutionary, for several objectives.
+            distribution; `nsga2` and `nsga3` are evolutionary, for several objectives; `auto` chooses one of them by
+            the space, the objectives and the number of trials.
         startup_trials: Number of random trials before `tpe`, `gp` or `cmaes` use earlier results.
+        prior: `papers` draws a part of the early trials near the papers' own values; the part fades as trials end.
         options: Further arguments of Optuna's sampler; docs/settings.md lists them.
     """
 
     name: SamplerName = "tpe"
     startup_trials: PositiveInt = 8
+    prior: Literal["none", "papers"] = "none"
     options: Mapping[str, Scalar] = {}
 
 
