@@ -12,13 +12,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import TypeAdapter
 
-from orchestrator.config.sections.study import SamplerConfig, SamplerName, TrialSchedulerConfig, TrialSchedulerName
+from orchestrator.config.sections.study import SamplerConfig, TrialSchedulerConfig
+from orchestrator.config.strategy import AUTO, choose_scheduler, parse_strategy
 from orchestrator.config.validation.sampler_rules import sampler_problems
-from orchestrator.errors import ConfigError, Problem, did_you_mean
+from orchestrator.errors import ConfigError, Problem
 from orchestrator.records.events import TrialReported, TrialResumed, TrialStarted
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import read_events
@@ -36,6 +37,7 @@ from search_spaces import Domain, SearchSpace
 
 SEEDS = 5
 _SETTLED = (TrialStatus.FINISHED, TrialStatus.DIVERGED)
+_NOT_REPLAYED = "pbt"
 _DOMAINS: TypeAdapter[dict[str, Domain]] = TypeAdapter(dict[str, Domain])
 
 
@@ -150,8 +152,8 @@ def replay_sweep(
 
     Args:
         sweep: Name or folder of the sweep.
-        strategy: Name of a sampler or of a trial scheduler, or both as `SAMPLER+SCHEDULER`; what is not named stays as
-            in the sweep.
+        strategy: Name of a sampler or of a trial scheduler, or both as `SAMPLER+SCHEDULER`, where what is not named
+            stays as in the sweep; or `auto`.
         lanes: Number of trials at the same time; None takes the largest number that the sweep had.
         seeds: Number of seeds of the sampler.
         runs_dir: Folder of results in which to look up the name; None takes the default.
@@ -172,15 +174,14 @@ def replay_sweep(
         factor, grace = scheduler.reduction_factor, min(scheduler.grace_epochs, table.max_epochs)
         setting = AllocationSetting(len(usable), table.max_epochs, grace, factor, epochs, seed)
         allocator = _allocator(scheduler, setting)
-        trace = simulate(
-            table, create_sampler(sampler, table.space, seed), allocator, SimulationSetting(lanes, epochs=epochs)
-        )
+        drawn = create_sampler(sampler, table.space, seed, trials=len(usable), objectives=table.objectives)
+        trace = simulate(table, drawn, allocator, SimulationSetting(lanes, epochs=epochs))
         replays.append(_summary(seed, trace, recorded, usable, stored.result.mode))
     return Replay(
         sweep=stored.name,
         metric=stored.result.metric,
         mode=stored.result.mode,
-        sampler=sampler.name,
+        sampler=drawn.name,
         trial_scheduler=scheduler.name,
         lanes=lanes,
         configurations=len(usable),
@@ -208,23 +209,18 @@ def _parse(
     """Return the sampler and the trial scheduler of a strategy, and raise an error with all that is wrong."""
     sampler = SamplerConfig.model_validate(stored.config.get("sampler") or {})
     scheduler = TrialSchedulerConfig.model_validate(stored.config.get("trial_scheduler") or {})
-    samplers, schedulers = get_args(SamplerName), [name for name in get_args(TrialSchedulerName) if name != "pbt"]
-    problems = []
-    for name in strategy.split("+"):
-        if name in samplers:
-            sampler = sampler if name == sampler.name else SamplerConfig.model_validate({"name": name})
-        elif name in schedulers:
-            scheduler = scheduler.model_copy(update={"name": name})
-        else:
-            remedy = did_you_mean(name, [*samplers, *schedulers])
-            problems.append(
-                Problem(
-                    "--strategy", f"got '{name}'; is no sampler and no trial scheduler that can be replayed. {remedy}"
-                )
-            )
-    if scheduler.name not in schedulers and not problems:
-        message = f"the sweep used '{scheduler.name}', which cannot be replayed. Name a trial scheduler as well"
-        problems.append(Problem("--strategy", f"{message}, such as {strategy}+asha"))
+    objectives = len(stored.result.objectives.configs) if stored.result.objectives else 1
+    names, problems = parse_strategy(strategy, "--strategy")
+    chosen = names.trial_scheduler
+    if strategy == AUTO:
+        epochs = max((int(record.config["training"]["epochs"]) for record in stored.result.records), default=1)
+        chosen, _ = choose_scheduler(epochs=epochs, grace_epochs=scheduler.grace_epochs, objectives=objectives)
+    if names.sampler not in (None, sampler.name):
+        sampler = SamplerConfig.model_validate({"name": names.sampler})
+    scheduler = scheduler.model_copy(update={"name": chosen or scheduler.name})
+    if scheduler.name == _NOT_REPLAYED and not problems:
+        message = f"'{_NOT_REPLAYED}' changes settings while it trains, which no recorded curve can show"
+        problems.append(Problem("--strategy", f"{message}. Name another trial scheduler, such as {sampler.name}+asha"))
     problems += [
         Problem(f"--{name}", f"got {given}; must be at least 1")
         for name, given in (("lanes", lanes), ("seeds", seeds))
@@ -233,7 +229,6 @@ def _parse(
     if problems:
         raise ConfigError(problems)
     search = _DOMAINS.validate_python(stored.config.get("search") or {})
-    objectives = len(stored.result.objectives.configs) if stored.result.objectives else 1
     if found := list(sampler_problems(sampler, search, objectives=objectives)):
         raise ConfigError(found)
     return sampler, scheduler
