@@ -41,6 +41,7 @@ _LOWEST = -1.0
 """Lowest score of a curve in units of the model: as far below the median trial as the best one is above."""
 _HORIZON_STEP = 1.7
 _MOST_PREDICTED = 1000
+"""Of more paused trials, the best half and the newest half of this number take part in a decision."""
 
 
 class FreezeThaw(Allocator):
@@ -60,6 +61,7 @@ class FreezeThaw(Allocator):
         self._horizons = _horizons(setting.max_epochs)
         self._rungs = [*rung_epochs(setting), setting.max_epochs]
         self._until: dict[int, int] = {}  # epoch before which a trial by the rungs does not pause, by row
+        self._best = -math.inf
         self._used = 0
         self._reports = 0
         self._fitted_at = 0
@@ -80,6 +82,7 @@ class FreezeThaw(Allocator):
         row = self._curves.row(number)
         is_repeated = epoch < self._curves.newest[row]
         self._used += self._curves.add(row, epoch, scores[0], seconds)
+        self._best = max(self._best, scores[0])
         self._reports += 1
         self._refit()
         if epoch >= self.setting.max_epochs:
@@ -158,7 +161,7 @@ class FreezeThaw(Allocator):
     def _refit(self) -> None:
         if self._reports >= self._fitted_at * _REFIT:
             self._fitted_at = self._reports
-            self._model.fit(self._scaled()[0], _ITERATIONS)
+            self._model.fit(self._scaled(slice(None))[0], _ITERATIONS)
 
     def _is_worth_most(self, row: int) -> bool:
         """Return whether no other trial, and no new one, is worth clearly more than a running trial."""
@@ -177,11 +180,11 @@ class FreezeThaw(Allocator):
 
     def _worth(self, rows: Rows, running: int = -1) -> tuple[dict[int, float], float]:
         """Return the expected improvement per second of each of some trials, and that of a new one."""
-        curves, best = self._scaled()
+        curves, best = self._scaled(rows)
         last = self.setting.max_epochs
         newest = np.append(self._curves.newest[rows], 0)
         epochs = np.minimum(newest[:, None] + self._horizons, last)
-        shown = np.vstack([curves[rows], np.full(last, np.nan)])
+        shown = np.vstack([curves, np.full(last, np.nan)])
         gain = expected_improvement(self._model.predict(shown, epochs), best)
         epoch_s = np.append(self._curves.seconds(rows), self._curves.usual_seconds)
         done = np.append(self._curves.resume_epochs[rows], 0)
@@ -190,15 +193,15 @@ class FreezeThaw(Allocator):
         found = rates.max(axis=1)
         return dict(zip(rows.tolist(), found[:-1].tolist(), strict=True)), _NEW * float(found[-1])
 
-    def _scaled(self) -> tuple[Array, float]:
-        """Return the curves in units of the model, with the median trial at 0 and the best score at 1, and the best."""
+    def _scaled(self, rows: Rows | slice) -> tuple[Array, float]:
+        """Return curves in units of the model, where the median trial is at 0 and the best score at 1, and the best."""
         latest = self._curves.latest
         latest = latest[np.isfinite(latest)]
         if not len(latest):
-            return np.full_like(self._curves.scores, np.nan), 0.0
-        best, middle = float(np.nanmax(self._curves.scores)), float(np.median(latest))
-        spread = best - middle if best > middle else 1.0
-        return np.maximum((self._curves.scores - middle) / spread, _LOWEST), (best - middle) / spread
+            return np.full_like(self._curves.scores[rows], np.nan), 0.0
+        middle = float(np.median(latest))
+        spread = self._best - middle if self._best > middle else 1.0
+        return np.maximum((self._curves.scores[rows] - middle) / spread, _LOWEST), (self._best - middle) / spread
 
 
 def expected_improvement(prediction: Prediction, best: float) -> Array:
