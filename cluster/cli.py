@@ -12,10 +12,12 @@ import typer
 
 from cluster import doctor_cli
 from cluster.following import Detached, follow
-from cluster.job_client import TRACKING_KEY, JobClient, SweepJob, use_token_if_there_is_one
+from cluster.job_client import RUNS_DIR_KEY, TRACKING_KEY, JobClient, SweepJob, use_token_if_there_is_one
+from cluster.remote_tell import tell_job
 from orchestrator.cli.exit_codes import INTERRUPTED
 from orchestrator.cli.options import AllowChanged, AsJson, Assignments, NewName, Resume, SweepFile, path_option
 from orchestrator.cli.output import tell, tell_json, wide_console
+from orchestrator.cli.steering import register_tell_job
 from orchestrator.cli.sweep import register_job_status
 from orchestrator.config.option_values import setting_values
 from orchestrator.files.known_code import note_code
@@ -92,7 +94,10 @@ def submit(
             runtime_env=submission.runtime_env(
                 target, variables, install=install, constrained="constraints.txt" in packed.files
             ),
-            metadata={TRACKING_KEY: checked.tracking_uri} if checked.tracking_uri else {},
+            metadata={
+                **({TRACKING_KEY: checked.tracking_uri} if checked.tracking_uri else {}),
+                **({RUNS_DIR_KEY: checked.runs_dir} if checked.runs_dir else {}),
+            },
         )
     tell(f"Submitted: {job} to {without_password(client.address)}")
     if checked.tracking_uri:
@@ -173,16 +178,22 @@ def show_job(sweep: str, address: str, as_json: bool) -> None:
         ClusterError: The cluster does not answer.
         SweepNameError: The cluster knows no such sweep.
     """
+    from orchestrator.progress.progress_view import RUNNING_LINE
+
     client = JobClient(address)
     job = client.newest(sweep)
-    last = next((line for line in reversed(client.logs(job.job).splitlines()) if line.strip()), "")
+    lines = [line for line in client.logs(job.job).splitlines() if line.strip()]
+    last = lines[-1] if lines else ""
+    training = "" if job.is_over else next((line for line in reversed(lines) if RUNNING_LINE in line), "")
     if as_json:
-        tell_json({**job.as_dict(), "last_line": last})
+        tell_json({**job.as_dict(), "last_line": last, "training": training})
         return
     state = f"has {_outcome(job)}" if job.is_over else job.state.lower()
     where = without_password(client.address)
     tell(f"{job.sweep}: job '{job.job}' on {where} {'' if job.is_over else 'is '}{state}")
     tell(f"Last line: {last}")
+    if training and training != last:
+        tell(training[training.index(RUNNING_LINE) :])
     if job.is_over:
         tell(f"Log:       spatialsweep logs {_at(client, job.sweep)}")
     else:
@@ -226,3 +237,4 @@ def _outcome(job: SweepJob) -> str:
 
 
 register_job_status(show_job)
+register_tell_job(tell_job)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SWEEP_KEY = "spatialsweep.sweep"
 TRACKING_KEY = "spatialsweep.tracking_uri"
+RUNS_DIR_KEY = "spatialsweep.runs_dir"
 
 _DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 _ANSWER_S = 10.0
@@ -148,6 +149,38 @@ class JobClient:
         if found is None:
             raise ClusterError(f"job '{job}' on {self.address} runs no sweep of `spatialsweep submit`")
         return found
+
+    def details(self, job: str) -> JobDetails:
+        """Return what Ray knows about a job: its command, its metadata, its runtime environment.
+
+        Raises:
+            ClusterError: The cluster went away, or has lost the job.
+        """
+        with self._user_errors():
+            return self.ray.get_job_info(job)
+
+    def run(self, command: str, runtime_env: Mapping[str, Any]) -> str:
+        """Submit a command that is no sweep, and return the id of its job.
+
+        Args:
+            command: Command of the job.
+            runtime_env: Ray's runtime environment of the job.
+
+        Raises:
+            ClusterError: The cluster refuses the job, or went away.
+        """
+        with self._user_errors():
+            return str(self.ray.submit_job(entrypoint=command, runtime_env=dict(runtime_env)))
+
+    def state(self, job: str) -> tuple[bool, str, int | None]:
+        """Return whether a job is over, its state, and its exit code.
+
+        Raises:
+            ClusterError: The cluster went away, or has lost the job.
+        """
+        details = self.details(job)
+        state = str(getattr(details.status, "value", details.status))
+        return state in _OVER, state, details.driver_exit_code
 
     def logs(self, job: str) -> str:
         """Return the whole log of a job.

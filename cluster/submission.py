@@ -43,6 +43,7 @@ class CheckedSweep:
         unread: Reason why the dataset could not be read on this machine; empty if it was read.
         network_files: Files of the networks that the sweep names.
         checkpoints: Relative paths of the checkpoints that trainings start from; they have to be sent with the job.
+        runs_dir: Folder of all results on the cluster; None for the default.
     """
 
     name: str
@@ -50,6 +51,7 @@ class CheckedSweep:
     unread: str
     network_files: tuple[NetworkSource, ...] = ()
     checkpoints: tuple[str, ...] = ()
+    runs_dir: str | None = None
 
 
 def check_sweep(
@@ -89,6 +91,7 @@ def check_sweep(
         unread,
         network_files.sources,
         tuple(dict.fromkeys(_relative_checkpoints(settings))),
+        settings.get("runs_dir"),
     )
 
 
@@ -153,6 +156,13 @@ def _local_places(settings: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _shown_passwords(overrides: Sequence[str], values: Mapping[str, str]) -> Iterator[Problem]:
     assigned = [(f"--set {key}", value) for key, _, value in (text.partition("=") for text in overrides)]
+    for where, value in assigned:
+        if where.startswith("--set notify") and "://" in value:
+            yield Problem(
+                where,
+                "the address of a webhook here would stand in the job's command line, for all to see. Write "
+                "--set notify=$NAME and pass the variable on with --env NAME",
+            )
     for where, value in [*assigned, *((_OPTIONS[setting], value) for setting, value in values.items())]:
         if holds_password(value):
             yield Problem(

@@ -20,11 +20,21 @@ if TYPE_CHECKING:
     from orchestrator.config import SweepConfig, load_sweep
     from orchestrator.errors import ConfigError, SpatialSweepError
     from orchestrator.inference.load import load_model
+    from orchestrator.progress.steering_panel import steering_panel
     from orchestrator.results.replay import replay_sweep
     from orchestrator.results.stored_sweep import load_result
     from orchestrator.results.sweep_result import SweepResult, TrialResult
+    from orchestrator.steering.client import (
+        change_settings,
+        end_sweep,
+        enqueue_configuration,
+        pause_trial,
+        resume_trial,
+        stop_trial,
+    )
     from orchestrator.sweep.dry_run import dry_run
     from orchestrator.sweep.run import resume_sweep, run_sweep
+    from orchestrator.verdicts.verdict import Verdict, verdict
 
 _HOMES = {
     "ConfigError": "orchestrator.errors",
@@ -32,13 +42,22 @@ _HOMES = {
     "SweepConfig": "orchestrator.config",
     "SweepResult": "orchestrator.results.sweep_result",
     "TrialResult": "orchestrator.results.sweep_result",
+    "Verdict": "orchestrator.verdicts.verdict",
+    "change_settings": "orchestrator.steering.client",
     "dry_run": "orchestrator.sweep.dry_run",
+    "end_sweep": "orchestrator.steering.client",
+    "enqueue_configuration": "orchestrator.steering.client",
     "load_model": "orchestrator.inference.load",
     "load_result": "orchestrator.results.stored_sweep",
     "load_sweep": "orchestrator.config",
+    "pause_trial": "orchestrator.steering.client",
     "replay_sweep": "orchestrator.results.replay",
     "resume_sweep": "orchestrator.sweep.run",
+    "resume_trial": "orchestrator.steering.client",
     "run_sweep": "orchestrator.sweep.run",
+    "steering_panel": "orchestrator.progress.steering_panel",
+    "stop_trial": "orchestrator.steering.client",
+    "verdict": "orchestrator.verdicts.verdict",
 }
 
 __all__ = [
@@ -47,13 +66,22 @@ __all__ = [
     "SweepConfig",
     "SweepResult",
     "TrialResult",
+    "Verdict",
+    "change_settings",
     "dry_run",
+    "end_sweep",
+    "enqueue_configuration",
     "load_model",
     "load_result",
     "load_sweep",
+    "pause_trial",
     "replay_sweep",
     "resume_sweep",
+    "resume_trial",
     "run_sweep",
+    "steering_panel",
+    "stop_trial",
+    "verdict",
 ]
 
 

@@ -114,6 +114,29 @@ def remember_secrets(texts: Iterable[object]) -> None:
             _known.update(_secrets_in(text))
 
 
+def remember_secret_address(url: str) -> None:
+    """Mask path and query of an address in all texts from now on, as those of a webhook are its password.
+
+    Args:
+        url: Address; anything that is none, or has no path, is ignored.
+    """
+    scheme, rest = _split(url)
+    host, slash, secret = rest.partition("/")
+    secret = secret.rstrip("/")
+    if not scheme or not host or not slash or len(secret) < _SHORTEST or MASK in url:
+        return
+    tokens = [part for part in re.split(r"[/?&=#]", secret) if len(part) >= _LONG]
+    for text in (secret, *tokens):
+        _known.update(dict.fromkeys(_forms(text), MASK))
+
+
+def shown_origin(url: str) -> str:
+    """Return an address of which only scheme, host and port are shown."""
+    scheme, rest = _split(without_password(url))
+    host, slash, secret = rest.partition("/")
+    return f"{scheme}{host}{slash}{MASK}" if secret else f"{scheme}{host}{slash}"
+
+
 def _addresses_masked(text: str) -> str:
     if "://" not in text:
         return text

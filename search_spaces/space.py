@@ -44,12 +44,19 @@ class SearchSpace(Mapping[str, Domain]):
     def __len__(self) -> int:
         return len(self._domains)
 
-    def sample(self, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
-        """Draw one configuration from an Optuna trial; names whose condition does not hold are absent."""
+    def sample(
+        self, trial: optuna.trial.BaseTrial, stored_choices: Mapping[str, tuple[Scalar, ...]] = MappingProxyType({})
+    ) -> dict[str, Any]:
+        """Draw one configuration from an Optuna trial; names whose condition does not hold are absent.
+
+        Args:
+            trial: Trial of Optuna.
+            stored_choices: Values with which the study has stored choices that have changed since, by searched name.
+        """
         values: dict[str, Any] = {}
         for name, domain in self._domains.items():
             if domain.is_active(values):
-                values[name] = _suggest(trial, name, domain)
+                values[name] = _suggest(trial, name, domain, stored_choices.get(name))
         return values
 
     def branches(self) -> Iterator[dict[str, Any]]:
@@ -163,7 +170,7 @@ def condition_problems(
     return [*_structure_problems(domains), *_unoffered_values(domains, elsewhere)]
 
 
-def _suggest(trial: optuna.trial.BaseTrial, name: str, domain: Domain) -> Any:
+def _suggest(trial: optuna.trial.BaseTrial, name: str, domain: Domain, stored: tuple[Scalar, ...] | None = None) -> Any:
     """Draw a value of a domain through the distribution of Optuna that corresponds to it."""
     match domain:
         case FloatDomain():
@@ -173,7 +180,7 @@ def _suggest(trial: optuna.trial.BaseTrial, name: str, domain: Domain) -> Any:
             least, most = domain.corners()
             return trial.suggest_int(name, least, most, log=domain.log, step=domain.step)
         case ChoiceDomain():
-            return trial.suggest_categorical(name, domain.choices)
+            return trial.suggest_categorical(name, stored or domain.choices)
         case ConstantDomain():
             return domain.value
 

@@ -18,7 +18,7 @@ from orchestrator.config.sections.model import ModelConfig
 from orchestrator.config.sections.objective import ObjectiveConfig
 from orchestrator.config.sections.resources import ResourcesConfig
 from orchestrator.config.sections.study import SamplerConfig, StorageConfig, TrialSchedulerConfig
-from orchestrator.config.sections.tracking import TrackingConfig
+from orchestrator.config.sections.tracking import NotifyConfig, TrackingConfig
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.files.runs_dir import resolve_runs_dir
@@ -46,10 +46,14 @@ class SearchPlan:
         sampler: Sampler and its options.
         trial_scheduler: Trial scheduler and its options.
         try_first: `papers`, or configurations given by hand, that are tried before the sampler proposes any.
+        seeds: Number of seeds with which the configurations that may be the best are trained.
+        tournament: Searched name whose choices get equal numbers of configurations and of seeds; None without one.
         warm_start: Earlier sweeps whose best configurations are tried first as well.
         budget_epochs: Epochs that all trials may train together; None for no limit.
         initial_weights: Weights that trainings may start from, by checkpoint and network; `resolve_plans`, which reads
             no file, leaves it empty.
+        stored_choices: Values with which the study has stored each choice, by searched name; empty where the space has
+            not changed since the sweep began.
     """
 
     trials: int
@@ -70,6 +74,9 @@ class SearchPlan:
     warm_start: tuple[str, ...]
     budget_epochs: int | None = None
     initial_weights: Mapping[tuple[str, str], InitialWeights] = field(default_factory=dict)
+    seeds: int = 1
+    tournament: str | None = None
+    stored_choices: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
 
     @property
     def objective(self) -> ObjectiveConfig:
@@ -142,6 +149,7 @@ class SweepPlans:
         budget: Limits that end the sweep early, and prices of devices.
         keep: Numbers of trials whose checkpoints stay.
         tracking: Tracking plan.
+        notify: Webhooks and events that they get.
         paths: Paths plan.
     """
 
@@ -151,6 +159,7 @@ class SweepPlans:
     budget: BudgetConfig
     keep: KeepConfig
     tracking: TrackingPlan
+    notify: NotifyConfig
     paths: PathsPlan
 
 
@@ -178,6 +187,8 @@ def resolve_plans(config: SweepConfig) -> SweepPlans:
         trial_scheduler=config.trial_scheduler,
         try_first=config.try_first,
         warm_start=config.warm_start,
+        seeds=config.seeds,
+        tournament=config.tournament,
         budget_epochs=config.budget.epochs,
     )
     return SweepPlans(
@@ -189,6 +200,7 @@ def resolve_plans(config: SweepConfig) -> SweepPlans:
         budget=config.budget,
         keep=config.keep,
         tracking=resolve_tracking(config.tracking, runs_dir),
+        notify=config.notify,
         paths=PathsPlan(runs_dir, runs_dir / "datasets", study_uri(config.storage, runs_dir)),
     )
 

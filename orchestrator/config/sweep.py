@@ -25,7 +25,7 @@ from orchestrator.config.sections.path_text import PathText
 from orchestrator.config.sections.resources import ResourcesConfig
 from orchestrator.config.sections.section import Section, Seed, Texts
 from orchestrator.config.sections.study import SamplerConfig, StorageConfig, TrialSchedulerConfig
-from orchestrator.config.sections.tracking import TrackingConfig
+from orchestrator.config.sections.tracking import NotifyConfig, TrackingConfig
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.config.strategy import StrategyUse, expand_strategy
 from orchestrator.config.validation.check import find_problems
@@ -34,6 +34,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.uris import remember_secrets
 from search_spaces import Domain, SearchSpace
 
+Seeds = Annotated[int, Field(ge=1, le=100)]
 SweepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
@@ -61,6 +62,9 @@ class SweepConfig(Section):
         recipe: Published set-up that the sweep runs, a name of `spatialsweep recipes`; the report compares with its
             published accuracy.
         seed: Seed of the sampler, the initial weights and the order of the images.
+        seeds: Number of seeds with which the configurations that may be the best are trained.
+        tournament: Searched name whose choices are compared: each gets the same number of configurations, and its best
+            one is trained with all seeds.
         objective: Metric to maximise or minimise; of a list, the first one chooses the best epoch and stops trials.
         constraints: Bounds such as `params <= 2e6`; a trial that violates one is never the best.
         sampler: Optuna's sampler.
@@ -68,6 +72,7 @@ class SweepConfig(Section):
         resources: Workers of a trial, and lanes.
         storage: Optuna's database.
         tracking: MLflow.
+        notify: Webhooks that get a message when something happens; an address, a list of them, or with events.
         keep: Number of checkpoints that are kept.
         runs_dir: Folder of all results; None takes `runs` in the current folder, or one in the home folder inside a
             Ray job.
@@ -88,6 +93,8 @@ class SweepConfig(Section):
     warm_start: Texts = ()
     recipe: str | None = None
     seed: Seed = 0
+    seeds: Seeds = 1
+    tournament: str | None = None
     objectives: ObjectiveList = Field((ObjectiveConfig(),), alias="objective")
     constraints: Texts = ()
     sampler: SamplerConfig = SamplerConfig()
@@ -95,6 +102,7 @@ class SweepConfig(Section):
     resources: ResourcesConfig = ResourcesConfig()
     storage: StorageConfig = StorageConfig()
     tracking: TrackingConfig = TrackingConfig()
+    notify: NotifyConfig = NotifyConfig()
     keep: KeepConfig = KeepConfig()
     runs_dir: PathText | None = None
 

@@ -7,7 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.progress.live_view import clock, counts_text, left_text
+from orchestrator.progress.live_view import PROGRESS_HEADINGS, clock, counts_text, left_text, progress_cells
+from orchestrator.progress.steering_panel import SteeringPanel, panel_while_running
+from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.results.notebook_table import html_table, params_text
 
 if TYPE_CHECKING:
@@ -27,10 +29,35 @@ def in_notebook() -> bool:
 
 
 class NotebookDisplay:
-    """Output of a notebook cell that is redrawn in its place."""
+    """Output of a notebook cell that is redrawn in its place, with buttons below it where the kernel answers them."""
 
     def __init__(self) -> None:
         self._handle: Any = None
+        self._panel: SteeringPanel | None = None
+
+    def offer_buttons(self, folder: SweepFolder) -> str:
+        """Show buttons that steer the sweep; return a line for the user where they cannot be shown here.
+
+        Args:
+            folder: Folder of the running sweep.
+        """
+        from IPython.display import display
+
+        panel = panel_while_running(folder)
+        if isinstance(panel, str):
+            return panel
+        self._panel = panel
+        display(panel.widget)
+        return ""
+
+    def show_trials(self, numbers: Sequence[int]) -> None:
+        """Offer other trials at the buttons; has no effect where there are none.
+
+        Args:
+            numbers: Numbers of the running and paused trials.
+        """
+        if self._panel is not None:
+            self._panel.show_trials(numbers)
 
     def show(self, text: str) -> None:
         """Replace the output by other HTML.
@@ -62,11 +89,19 @@ def snapshot_html(snapshot: Snapshot, notes: Sequence[str]) -> str:
     if snapshot.usage:
         limits = ", ".join(f"{usage.name} {usage.used} of {usage.limit}" for usage in snapshot.usage)
         lines.append(f"<br>Budget: {html.escape(limits)}")
+    within = any(row.within is not None for row in snapshot.running)
     running = [
-        (row.trial, f"{row.epoch}/{row.epochs}", "-" if row.value is None else f"{row.value:.4f}", row.model)
+        (
+            row.trial,
+            f"{row.epoch}/{row.epochs}",
+            "-" if row.value is None else f"{row.value:.4f}",
+            *(progress_cells(row) if within else ()),
+            row.model,
+        )
         for row in snapshot.running
     ]
-    lines.append(html_table(("running", "epoch", snapshot.metric, "network"), running))
+    headings = ("running", "epoch", snapshot.metric, *(PROGRESS_HEADINGS if within else ()), "network")
+    lines.append(html_table(headings, running))
     top = [
         (row.trial, f"{row.value:.4f}", row.epochs, str(row.status), row.model, params_text(row.params, 6))
         for row in snapshot.top

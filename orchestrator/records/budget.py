@@ -28,12 +28,12 @@ class LimitUsage:
     share: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class Budget:
     """Limits of a sweep besides its number of trials; driver process.
 
     Args:
-        limits: Configured limits.
+        limits: Present limits; they may be changed while the sweep runs.
         objective: First objective, which `target` and `patience` refer to.
     """
 

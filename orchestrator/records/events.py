@@ -24,6 +24,7 @@ Seconds = Annotated[float, Field(ge=0.0, lt=_LATEST_S, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Number = Annotated[int, Field(ge=0, lt=2**31)]
 Epoch = Annotated[int, Field(ge=1, lt=2**31)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1)]
 Metrics = Mapping[str, float]  # a loss may be infinite or not a number
 Plain = Mapping[str, Any]
@@ -95,7 +96,17 @@ class LanesPlanned:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrialStarted:
-    """Start of a trial: it was proposed and passed to Tune."""
+    """Start of a trial: it was proposed and passed to Tune.
+
+    Args:
+        time: Unix time.
+        trial: Number of the trial.
+        tune_id: Tune's id of the trial.
+        params: Searched values, by name.
+        config: `TrialConfig` as plain data.
+        repeats: Number of the trial whose configuration this one trains with another seed; None for the first seed.
+        replicate: Index of that seed, from 1; None for the first seed.
+    """
 
     event: Literal["trial_started"] = "trial_started"
     time: Time
@@ -103,6 +114,8 @@ class TrialStarted:
     tune_id: str
     params: Mapping[str, Scalar]
     config: Plain
+    repeats: Number | None = None
+    replicate: Annotated[int, Field(ge=1, lt=2**31)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -184,6 +197,26 @@ class TrialPaused:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrialProgressed:
+    """Progress of a trial within a long epoch, at most twice a minute; no state follows from it.
+
+    Args:
+        time: Unix time.
+        trial: Number of the trial.
+        epoch: Number of the epoch that trains, from 1.
+        step: Number of complete steps of the whole training.
+        metrics: Values since the progress before, by metric.
+    """
+
+    event: Literal["trial_progressed"] = "trial_progressed"
+    time: Time
+    trial: Number
+    epoch: Epoch
+    step: Annotated[int, Field(ge=0, lt=2**53)]
+    metrics: Metrics
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrialEnded:
     """End of a trial; of the trials that have ended, only an interrupted one can be resumed."""
 
@@ -194,6 +227,28 @@ class TrialEnded:
     reason: str = ""
     cost: CostFigures | None = None
     best: Metrics | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ConfigurationMeasured:
+    """Mean of the first objective over the seeds of a configuration, after another of them has ended.
+
+    Args:
+        time: Unix time.
+        trial: Number of the trial that trained the first seed.
+        trials: Numbers of the trials that the mean is of, by seed; at least two.
+        mean: Mean of the values.
+        ci_low: Lower end of the 95% interval of the mean.
+        ci_high: Upper end of that interval.
+    """
+
+    event: Literal["configuration_measured"] = "configuration_measured"
+    time: Time
+    trial: Number
+    trials: Annotated[tuple[Number, ...], Field(min_length=2)]
+    mean: Finite
+    ci_low: Finite
+    ci_high: Finite
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -214,6 +269,53 @@ class CheckpointDropped:
     time: Time
     trial: Number
     path: Text
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class SettingsChanged:
+    """Change of settings while the sweep runs.
+
+    Args:
+        time: Unix time.
+        request: Identifier of the request.
+        changes: Changed settings with their new values, such as `{"budget.wall_clock": 7200.0}`.
+        config: All settings from now on, without passwords.
+        identity: Settings that decide the results from now on.
+    """
+
+    event: Literal["settings_changed"] = "settings_changed"
+    time: Time
+    request: str
+    changes: Plain
+    config: Plain
+    identity: Plain
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrialEnqueued:
+    """Configuration that the user enqueued while the sweep runs.
+
+    Args:
+        time: Unix time.
+        request: Identifier of the request, and of the configuration in the study.
+        params: Values by searched name; the sampler draws the others.
+    """
+
+    event: Literal["trial_enqueued"] = "trial_enqueued"
+    time: Time
+    request: str
+    params: Mapping[str, Scalar]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrialSteered:
+    """Request of the user to stop, pause or resume a trial; it takes effect at the next report of the trial."""
+
+    event: Literal["trial_steered"] = "trial_steered"
+    time: Time
+    request: str
+    trial: Number
+    action: Literal["stop", "pause", "resume"]
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -256,9 +358,14 @@ Event: TypeAlias = (
     | TrialChanged
     | TrialReported
     | TrialPaused
+    | TrialProgressed
     | TrialEnded
+    | ConfigurationMeasured
     | CheckpointKept
     | CheckpointDropped
+    | SettingsChanged
+    | TrialEnqueued
+    | TrialSteered
     | BudgetSpent
     | FrontFound
     | SweepEnded
@@ -268,7 +375,7 @@ SESSION_STARTS = (SweepStarted, SweepResumed)
 EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 """Parser of events from JSON."""
 
-_LEFT_OUT_WHERE_NONE = frozenset({"identity", "held_s", "lane", "nodes", "cost", "best"})
+_LEFT_OUT_WHERE_NONE = frozenset({"identity", "held_s", "lane", "nodes", "cost", "best", "repeats", "replicate"})
 
 
 def content_of(event: Event) -> dict[str, Any]:

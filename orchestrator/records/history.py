@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,23 @@ from orchestrator.records.events import (
     BudgetSpent,
     CheckpointDropped,
     CheckpointKept,
+    ConfigurationMeasured,
     Event,
     FrontFound,
+    SettingsChanged,
     SweepEnded,
     SweepResumed,
     SweepStarted,
     TrialChanged,
     TrialEnded,
+    TrialEnqueued,
     TrialPaused,
+    TrialProgressed,
     TrialRejected,
     TrialReported,
     TrialResumed,
     TrialStarted,
+    TrialSteered,
 )
 from orchestrator.records.journal import read_entries
 from orchestrator.records.lines import LineError, require_usable_settings
@@ -50,9 +55,16 @@ class History:
         pauses: Number of the trial of every pause, in order.
         over: Numbers of the trials that have ended for good, in the order of their ends.
         stored: Checkpoints to be stored as artifacts, by trial and file.
+        measured: Trials that the newest mean of each configuration is of, by the number of its first trial.
+        repeats: Numbers of the trials that train a configuration with another than the first seed.
+        repeats_over: Number of those that have ended for good.
         costs: Time and devices used.
         ended: Status with which the newest session ended; None while it runs.
         ended_by: Limit of the budget that ended the newest session; empty when none did.
+        searched: Domains of all searched names there ever were, as first recorded, with all choices there ever were.
+        changed: Settings that the user changed while the sweep ran, with their newest values.
+        superseded: Settings as they were before each such change.
+        enqueued: Configurations that the user enqueued, by the identifier of the request.
     """
 
     def __init__(self) -> None:
@@ -70,9 +82,16 @@ class History:
         self.pauses: list[int] = []
         self.over: list[int] = []
         self.stored: set[tuple[int, str]] = set()
+        self.measured: dict[int, tuple[int, ...]] = {}
+        self.repeats: set[int] = set()
+        self.repeats_over = 0
         self.costs = CostAccount()
         self.ended: TrialStatus | None = None
         self.ended_by = ""
+        self.searched: dict[str, Any] = {}
+        self.changed: dict[str, Any] = {}
+        self.superseded: list[Mapping[str, Any]] = []
+        self.enqueued: dict[str, Mapping[str, Any]] = {}
 
     def apply(self, event: Event) -> None:
         """Update the state with the next event.
@@ -95,11 +114,25 @@ class History:
                 raise LineError("the sweep has started before")
             case TrialStarted() | TrialRejected() if event.trial in self.trials:
                 raise LineError(f"trial {event.trial} was started before")
-            case TrialResumed() | TrialChanged() | TrialReported() | TrialPaused() | TrialEnded() | CheckpointKept():
+            case (
+                TrialResumed()
+                | TrialChanged()
+                | TrialReported()
+                | TrialProgressed()
+                | TrialPaused()
+                | TrialEnded()
+                | CheckpointKept()
+            ):
                 self._require_started(event.trial)
-            case FrontFound():
+            case TrialSteered():
+                self._require_started(event.trial)
+            case FrontFound() | ConfigurationMeasured():
                 for number in event.trials:
                     self._require_started(number)
+        if isinstance(event, TrialStarted) and event.repeats is not None:
+            self._require_started(event.repeats)
+            if self.trials[event.repeats].is_repeat:
+                raise LineError(f"trial {event.trial} repeats trial {event.repeats}, which is itself a repeat")
         if isinstance(event, TrialChanged):
             self._require_started(event.donor)
 
@@ -111,6 +144,8 @@ class History:
         match event:
             case SweepStarted() | SweepResumed():
                 self._begin_session(event)
+            case SettingsChanged() | TrialEnqueued() | TrialSteered():
+                self._steer(event)
             case SweepEnded():
                 self.ended = TrialStatus(event.status)
             case BudgetSpent():
@@ -119,26 +154,51 @@ class History:
                 self.stored.add((event.trial, event.path))
             case CheckpointDropped():
                 self.stored.discard((event.trial, event.path))
+            case ConfigurationMeasured():
+                self.measured[event.trial] = event.trials
             case TrialRejected():
                 self.rejected[event.trial] = RejectedTrial(event.trial, event.params, event.rule, event.reason)
             case TrialStarted():
-                self.trials[event.trial] = TrialRecord(
-                    number=event.trial,
-                    tune_id=event.tune_id,
-                    params=event.params,
-                    config=event.config,
-                    started_s=event.time,
-                )
-                self.open.add(event.trial)
+                self._begin_trial(event)
             case TrialResumed() | TrialChanged() | TrialReported() | TrialPaused() | TrialEnded():
                 self._update_trial(self.trials[event.trial], event)
 
     def _begin_session(self, event: SweepStarted | SweepResumed) -> None:
         if isinstance(event, SweepStarted):
             self.name, self.uid = event.name, event.uid
+        earlier, search = self.config.get("search") or {}, (event.config or self.config).get("search") or {}
+        if search != earlier:  # the user has changed the space between sessions: other conditions, other names
+            known = {name: domain for name, domain in self.searched.items() if name in search}
+            self.searched = merged_domains(known, search, new_conditions=True)
         self.config, self.facts = event.config or self.config, event.facts or self.facts
         self.sessions, self.identity = self.sessions + 1, event.identity or {}  # absent in the oldest journals
         self.ended, self.ended_by = None, ""
+
+    def _steer(self, event: SettingsChanged | TrialEnqueued | TrialSteered) -> None:
+        match event:
+            case SettingsChanged():
+                self.superseded.append(self.config)
+                self.config, self.identity = event.config, event.identity
+                self.changed = {**self.changed, **event.changes}
+                self.searched = merged_domains(self.searched, event.config.get("search") or {})
+            case TrialEnqueued():
+                self.enqueued[event.request] = event.params
+            case TrialSteered():
+                self.trials[event.trial].steered = "" if event.action == "resume" else event.action
+
+    def _begin_trial(self, event: TrialStarted) -> None:
+        self.trials[event.trial] = TrialRecord(
+            number=event.trial,
+            tune_id=event.tune_id,
+            params=event.params,
+            config=event.config,
+            started_s=event.time,
+            repeats=event.repeats,
+            replicate=event.replicate or 0,
+        )
+        self.open.add(event.trial)
+        if event.repeats is not None:
+            self.repeats.add(event.trial)
 
     def _update_trial(
         self, trial: TrialRecord, event: TrialResumed | TrialChanged | TrialReported | TrialPaused | TrialEnded
@@ -179,6 +239,52 @@ class History:
             self.open.add(trial.number)
         elif was_left:
             self.over.append(trial.number)
+            self.repeats_over += trial.is_repeat
+
+
+def merged_domains(
+    earlier: Mapping[str, Any], search: Mapping[str, Any], *, new_conditions: bool = False
+) -> dict[str, Any]:
+    """Return the domains of two search spaces together: the conditions of the first, choices and bounds of both.
+
+    Args:
+        earlier: Domains recorded first, by searched name, as plain data.
+        search: Domains recorded later.
+        new_conditions: Take the conditions of the second.
+    """
+    united = {name: _united(earlier.get(name, domain), domain) for name, domain in search.items()}
+    if new_conditions:
+        conditions = {name: {"when": domain.get("when", {})} for name, domain in search.items() if _is_plain(domain)}
+        united = {name: {**domain, **conditions.get(name, {})} for name, domain in united.items() if _is_plain(domain)}
+    return {**earlier, **united}
+
+
+def _is_plain(domain: Any) -> bool:
+    return isinstance(domain, Mapping)
+
+
+def _united(before: Any, later: Any) -> Any:
+    """Return a domain with the choices and bounds of both; in the order of the first, so that their indices stay."""
+    if not _is_plain(before) or not _is_plain(later) or before.get("type") != later.get("type"):
+        return later
+    known = _choices(before)
+    united = {**before}
+    if added := [choice for choice in _choices(later) if _typed(choice) not in map(_typed, known)]:
+        united["choices"] = [*known, *added]
+    for key, widest in (("low", min), ("high", max)):
+        bounds = [domain[key] for domain in (before, later) if isinstance(domain.get(key), int | float)]
+        if len(bounds) == len((before, later)):
+            united[key] = widest(bounds)
+    return united
+
+
+def _choices(domain: Mapping[str, Any]) -> Sequence[Any]:
+    found = domain.get("choices")
+    return found if isinstance(found, list | tuple) else ()
+
+
+def _typed(value: Any) -> tuple[str, Any]:
+    return type(value).__name__, value
 
 
 def _cost_of(event: TrialPaused | TrialEnded) -> Cost:

@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.files.runs_dir import resolve_runs_dir
-from orchestrator.uris import masked, without_password
+from orchestrator.uris import masked, shown_origin, without_password
 
 
 def complete_settings(config: SweepConfig) -> dict[str, Any]:
@@ -25,4 +25,6 @@ def _masked(content: dict[str, Any]) -> dict[str, Any]:
     for section in ("tracking", "storage", "dataset"):
         if content.get(section, {}).get("uri") is not None:
             content[section]["uri"] = without_password(content[section]["uri"])
+    if urls := content.get("notify", {}).get("urls"):
+        content["notify"]["urls"] = [url if url.startswith("$") else shown_origin(url) for url in urls]
     return dict(masked(content))

@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from orchestrator.config.sections.budget import BudgetConfig
 from orchestrator.config.sections.objective import ObjectiveConfig, parse_constraint
-from orchestrator.records.events import Event, SweepResumed, SweepStarted, TrialChanged, TrialStarted
+from orchestrator.records.events import Event, SettingsChanged, SweepResumed, SweepStarted, TrialChanged, TrialStarted
 from search_spaces import Domain
 
 
@@ -78,7 +78,7 @@ def check_settings(event: Event) -> None:
         ValidationError: A reader could not use them.
     """
     match event:
-        case SweepStarted() | SweepResumed():
+        case SweepStarted() | SweepResumed() | SettingsChanged():
             _OF_SWEEP.validate_python(event.config)
         case TrialStarted() | TrialChanged():
             _OF_TRIAL.validate_python(event.config)

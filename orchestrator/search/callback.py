@@ -19,12 +19,13 @@ from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.not_pickled import NotPickled
 from orchestrator.search.optuna_state import optuna_state
-from orchestrator.search.pauses import Pauses
+from orchestrator.search.pauses import Pauses, begin_again
+from orchestrator.search.racing import record_mean
 from orchestrator.search.samplers.samplers import OUTCOME
 from orchestrator.search.schedulers.allocated import Allocation
 from orchestrator.search.scores import note_constraints, note_report
 from orchestrator.search.searcher import StudySearcher
-from orchestrator.search.study_replay import set_waiting
+from orchestrator.search.study_replay import STOPPED_BY_USER, end_in_study, set_waiting
 from orchestrator.uris import without_secrets
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class SweepCallback(NotPickled, Callback):
         ledger: Ledger of the sweep; written before the study, as it is durable.
         hub: Handle of the lane hub, which releases the lane of a trial that Tune has ended.
         allocation: Allocation rule of the sweep; None where its trial scheduler pauses no trial.
-        pauses: Recorder of pauses; None likewise.
+        pauses: Recorder of pauses; None where no trial can be paused.
     """
 
     def __init__(
@@ -94,16 +95,58 @@ class SweepCallback(NotPickled, Callback):
             self._end(trial.trial_id, TrialStatus.INTERRUPTED, "the sweep was ended")
         elif result[EPOCH] >= _configured_epochs(trial):
             self._end(trial.trial_id, TrialStatus.FINISHED)
-        elif self._pauses is not None:
-            self._pause(trial.trial_id, self._pauses)
         else:
-            self._end(trial.trial_id, TrialStatus.PRUNED)
+            self._leave(trial.trial_id)
         _forget_statistics(trial)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Record the failure of a trial whose Tune actors died repeatedly."""
         self._end_failed(trial)
         _forget_statistics(trial)
+
+    def stop(self, number: int) -> bool:
+        """End a trial that Tune does not have, and that the ledger has recorded as stopped; in the main thread.
+
+        Args:
+            number: Number of the trial.
+
+        Returns:
+            Whether it has ended; one that runs ends at its next report.
+        """
+        with self._searcher.lock, self._lock:
+            if self._searcher.is_running(number):
+                return False
+            if not self._ledger.trial(number).is_over:
+                self._end_resting(number)
+            return True
+
+    def _end_resting(self, number: int) -> None:
+        """End a trial for good that waits in the study or is paused."""
+        record = self._ledger.trial(number)
+        self._ledger.trial_ended(number, TrialStatus.PRUNED, STOPPED_BY_USER, self._objectives.values(record))
+        if self._allocation is not None:
+            self._allocation.end(number)
+        begin_again(self._study, number)
+        end_in_study(self._study, self._ledger.trial(number), self._objectives)
+
+    def _leave(self, tune_id: str) -> None:
+        """Record that Tune has ended a trial before its last epoch: stopped, paused, or because the sweep ends."""
+        with self._lock:
+            asked = self._searcher.asked.pop(tune_id, None)
+            if asked is None:
+                return  # interrupted meanwhile
+            number, steered = asked.number, self._ledger.trial(asked.number).steered
+            by_rule = self._allocation is not None and self._allocation.is_pausing(number)
+            if steered == "stop":
+                self._record_end(tune_id, asked, TrialStatus.PRUNED, STOPPED_BY_USER)
+            elif self._pauses is not None and (by_rule or steered == "pause"):
+                self._pauses.record(number)
+                self._hub.release.remote(tune_id)
+                self._pauses.bound()
+            elif self._allocation is not None:
+                self._record_end(tune_id, asked, TrialStatus.INTERRUPTED, "the sweep was ended")
+            else:
+                self._record_end(tune_id, asked, TrialStatus.PRUNED, "")
 
     def _end_failed(self, trial: TuneTrial) -> None:
         """Record that a trial diverged or failed; the other trials are not affected."""
@@ -124,19 +167,6 @@ class SweepCallback(NotPickled, Callback):
         for tune_id in left:
             self._end(tune_id, TrialStatus.INTERRUPTED, reason)
 
-    def _pause(self, tune_id: str, pauses: Pauses) -> None:
-        """Record a pause that the allocation rule has decided; Tune also stops trials when the sweep ends."""
-        asked = self._searcher.asked.get(tune_id)
-        if asked is None or self._allocation is None or not self._allocation.is_pausing(asked.number):
-            self._end(tune_id, TrialStatus.INTERRUPTED, "the sweep was ended")
-            return
-        with self._lock:
-            if self._searcher.asked.pop(tune_id, None) is None:
-                return  # interrupted meanwhile
-            pauses.record(asked.number)
-            self._hub.release.remote(tune_id)
-            pauses.bound()
-
     def _end(self, tune_id: str, status: TrialStatus, reason: str = "") -> None:
         """Record the end of a trial once; the thread "tune" and the main thread may both call this."""
         with self._lock:
@@ -147,6 +177,7 @@ class SweepCallback(NotPickled, Callback):
     def _record_end(self, tune_id: str, asked: optuna.Trial, status: TrialStatus, reason: str) -> None:
         record = self._ledger.trial(asked.number)
         self._ledger.trial_ended(asked.number, status, reason, self._objectives.values(record))
+        record_mean(self._ledger, self._objectives, asked.number)
         if self._allocation is not None and status is not TrialStatus.INTERRUPTED:
             self._allocation.end(asked.number)
         self._hub.release.remote(tune_id)

@@ -18,11 +18,14 @@ from orchestrator.config.plans import SearchPlan
 from orchestrator.config.sections.first_trials import PAPERS
 from orchestrator.config.trial import resolve_trial
 from orchestrator.errors import ConfigError, Problem, did_you_mean
+from orchestrator.search.samplers.learnable import REPEATS
 from orchestrator.search.trial_filter import TrialFilter
 from search_spaces import ConstantDomain, Domain, FloatDomain, IntDomain, kind_of, paper_settings, setting_of
 
 SOURCE = "source"
 """User attribute of an enqueued trial: the source of its values."""
+REQUEST = "request"
+"""User attribute of a trial that the user enqueued while the sweep runs: the identifier of the request."""
 _FIXED = "fixed_settings"  # user attribute of a study: settings that were not searched
 _BEST_OF_EACH = 3
 _MEANT_FOR_OPTIMIZER = ("lr", "weight_decay")
@@ -107,6 +110,64 @@ def paper_configurations(plan: SearchPlan) -> list[Mapping[str, Any]]:
     return found
 
 
+def params_by_hand(plan: SearchPlan, source: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the searched values of a configuration given by hand while the sweep runs.
+
+    Args:
+        plan: Search plan of the sweep.
+        source: Name of the source, for messages.
+        settings: Values by searched name, or by setting.
+
+    Raises:
+        ConfigError: A name is not searched, a value is outside its domain, or the configuration would be rejected.
+    """
+    known = list(dict.fromkeys([*plan.space, *map(setting_of, plan.space)]))
+    fixed = fixed_settings(plan.training, plan.model)
+    projection = plan.space.project(settings)
+    problems = []
+    for name in projection.left_out:
+        if name not in known and name not in fixed:
+            problems.append(Problem(name, f"is not searched here. {did_you_mean(name, known)}".rstrip()))
+        elif why := _why_outside(plan, name, settings[name]).replace("theirs ", "got ", 1):
+            problems.append(Problem(name, why))
+    if not problems:
+        found = _reduced(plan, TrialFilter(plan), source, settings)
+        problems = [Problem(name, why.replace("theirs ", "got ", 1)) for name, why in found.left_out.items()]
+        if not problems and not projection.values:
+            problems = [Problem("", f"names nothing that is searched. {did_you_mean('', known)}".rstrip())]
+    if problems:
+        raise ConfigError(problems, source)
+    return {
+        name: value for name, value in projection.values.items() if not isinstance(plan.space[name], ConstantDomain)
+    }
+
+
+def enqueue_request(study: optuna.Study, params: Mapping[str, Any], request: str) -> None:
+    """Enqueue a configuration that the user has requested while the sweep runs.
+
+    Args:
+        study: Study of the sweep.
+        params: Values by searched name.
+        request: Identifier of the request.
+    """
+    study.enqueue_trial(dict(params), user_attrs={SOURCE: "enqueued by the user", REQUEST: request})
+
+
+def enqueue_lost_requests(study: optuna.Study, enqueued: Mapping[str, Mapping[str, Any]]) -> None:
+    """Enqueue requested configurations that a study has lost, such as one restored from a backup.
+
+    Args:
+        study: Study of a resumed sweep, with all trials of the journal.
+        enqueued: Requested configurations by the identifier of the request.
+    """
+    trials = study.get_trials(deepcopy=False)
+    known = {trial.user_attrs.get(REQUEST) for trial in trials}
+    for request, params in enqueued.items():
+        tried = any(params.items() <= trial.params.items() for trial in trials)
+        if request not in known and not tried:
+            enqueue_request(study, params, request)
+
+
 def refuse_unknown_sweeps(warm_start: Sequence[str], storage: optuna.storages.BaseStorage) -> None:
     """Check that every sweep that `warm_start` names has a study.
 
@@ -187,10 +248,11 @@ def _from_earlier_sweeps(
 
 
 def _best(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the few best trials that meet every constraint: by value, or the Pareto front."""
+    """Return the few best trials that meet every constraint: by value of the first seed, or the Pareto front."""
     if len(study.directions) > 1:
         return study.best_trials[:_BEST_OF_EACH]
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    complete = [trial for trial in complete if REPEATS not in trial.user_attrs]
     feasible = [trial for trial in complete if all(value <= 0 for value in trial.constraints.values())]
     feasible.sort(key=lambda trial: trial.value or 0.0, reverse=study.direction is optuna.study.StudyDirection.MAXIMIZE)
     return feasible[:_BEST_OF_EACH]

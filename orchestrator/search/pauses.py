@@ -26,7 +26,7 @@ class Pauses:
         study: Study of the sweep.
         ledger: Ledger of the sweep; written before the study, as it is durable.
         objectives: Objectives and constraints of the sweep.
-        allocation: Allocation rule of the sweep.
+        allocation: Allocation rule of the sweep; None where only the user pauses trials.
         most: Number of paused trials that keep their checkpoints; the worst by rank lose theirs.
         let_go: Removes the checkpoints of a trial.
     """
@@ -36,7 +36,7 @@ class Pauses:
         study: optuna.Study,
         ledger: Ledger,
         objectives: Objectives,
-        allocation: Allocation,
+        allocation: Allocation | None,
         *,
         most: int,
         let_go: Callable[[int], None],
@@ -52,7 +52,7 @@ class Pauses:
         """Record that a trial pauses after the newest epoch it has reported."""
         record = self._ledger.trial(number)
         self._ledger.trial_paused(number, record.epochs, self._objectives.values(record))
-        self._allocation.pause(number, record.epochs)
+        self._note_in_rule(number, record.epochs)
         note_pause(self._study, record, self._objectives)
 
     def bound(self) -> None:
@@ -62,8 +62,12 @@ class Pauses:
             return
         for record in sorted(restorable, key=self._objectives.rank)[self._most :]:
             self._ledger.trial_paused(record.number, 0, self._objectives.values(record))
-            self._allocation.pause(record.number, 0)
+            self._note_in_rule(record.number, 0)
             self._let_go(record.number)
+
+    def _note_in_rule(self, number: int, resume_epoch: int) -> None:
+        if self._allocation is not None:
+            self._allocation.pause(number, resume_epoch)
 
 
 def note_pause(study: optuna.Study, record: TrialRecord, objectives: Objectives) -> None:

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 
 from orchestrator.records.ledger import TrialRecord
 from orchestrator.records.objectives import Objectives
+from orchestrator.search.samplers.learnable import EPOCH_PREFIX
 
 
 def note_report(
@@ -22,7 +23,7 @@ def note_report(
     values = {metric: metrics.get(metric, math.nan) for metric in objectives.metrics}
     known = {metric: value for metric, value in values.items() if math.isfinite(value)}
     if len(values) > 1:
-        trial.set_user_attr(f"epoch {epoch:05d}", known)
+        trial.set_user_attr(f"{EPOCH_PREFIX}{epoch:05d}", known)
     elif known:
         study._storage.set_trial_intermediate_value(trial._trial_id, epoch, known[objectives.metrics[0]])
 

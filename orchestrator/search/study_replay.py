@@ -21,6 +21,9 @@ from orchestrator.search.samplers.learnable import REJECTED
 from orchestrator.search.scores import note_constraints
 from search_spaces import SearchSpace
 
+STOPPED_BY_USER = "stopped by the user"
+"""Reason of a trial that the user has stopped; its status is that of a trial stopped early."""
+
 
 def replay_study(study: optuna.Study, ledger: Ledger, space: SearchSpace, objectives: Objectives) -> None:
     """Bring the study in line with the ledger before a session asks for trials.
@@ -37,6 +40,10 @@ def replay_study(study: optuna.Study, ledger: Ledger, space: SearchSpace, object
     for record in ledger.trials():
         if not record.is_over and record.epochs >= record.config["training"]["epochs"]:
             ledger.trial_ended(record.number, TrialStatus.FINISHED, best=objectives.values(record))
+        elif not record.is_over and record.steered == "stop":
+            ledger.trial_ended(record.number, TrialStatus.PRUNED, STOPPED_BY_USER, best=objectives.values(record))
+        elif record.steered == "pause" and record.status in (TrialStatus.RUNNING, TrialStatus.INTERRUPTED):
+            ledger.trial_paused(record.number, record.epochs, objectives.values(record))
         elif record.status is TrialStatus.RUNNING:
             ledger.trial_ended(record.number, TrialStatus.INTERRUPTED, "its driver ended without recording an end")
     known = len(study.get_trials(deepcopy=False))
@@ -68,10 +75,29 @@ def _update(study: optuna.Study, trial: FrozenTrial, ledger: Ledger, objectives:
     if not record.is_over:
         set_waiting(study, trial)
         return
+    _end(study, trial, record, objectives)
+
+
+def end_in_study(study: optuna.Study, record: TrialRecord, objectives: Objectives) -> None:
+    """End a trial in the study that has ended in the ledger.
+
+    Args:
+        study: Study of the sweep.
+        record: Ended trial.
+        objectives: Objectives and constraints of the sweep.
+    """
+    trial = study.get_trials(deepcopy=False)[record.number]
+    if not trial.state.is_finished():
+        _end(study, trial, record, objectives)
+
+
+def _end(study: optuna.Study, trial: FrozenTrial, record: TrialRecord, objectives: Objectives) -> None:
     state, values = optuna_state(record, objectives)
     note_constraints(study, trial, record, objectives)
     for name, text in notes(record).items():
         study._storage.set_trial_user_attr(trial._trial_id, name, text)
+    if trial.state is TrialState.WAITING:
+        study._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)  # only such a trial can end
     study.tell(trial.number, values=values, state=state)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
@@ -36,13 +36,18 @@ _HEAD_SHARE = {"node:__internal_head__": 0.0001}
 
 
 class _ExternalStopper(NotPickled, Stopper):
-    """Stopper that ends a Tune experiment on request of another thread."""
+    """Stopper that ends a Tune experiment on request of another thread, and trials that the user stops or pauses.
 
-    def __init__(self) -> None:
+    Args:
+        steered: Returns whether the user stops or pauses a trial, given Tune's id.
+    """
+
+    def __init__(self, steered: Callable[[str], str]) -> None:
         self.ending = False
+        self._steered = steered
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
+        return bool(self._steered(trial_id))
 
     def stop_all(self) -> bool:
         return self.ending
@@ -85,13 +90,11 @@ class TuneRun:
         self._ledger = ledger
         self._hub = hub
         self._lanes = lanes
-        self._stopper = _ExternalStopper()
         room = has_room if keeps_lane(plan) else lambda _: True
         self._allocation = create_allocation(plan, ledger)
-        pauses = None
-        if self._allocation is not None:
-            pauses = Pauses(study, ledger, objectives, self._allocation, most=most_paused, let_go=let_go)
+        pauses = Pauses(study, ledger, objectives, self._allocation, most=most_paused, let_go=let_go)
         self._searcher = StudySearcher(study, plan, ledger, room, say=say, allocation=self._allocation, pauses=pauses)
+        self._stopper = _ExternalStopper(self._searcher.steered)
         self._callback = SweepCallback(
             self._searcher, study, objectives, ledger, hub, allocation=self._allocation, pauses=pauses
         )
@@ -110,6 +113,48 @@ class TuneRun:
     def wait(self, timeout_s: float) -> None:
         """Block until the experiment has ended, `timeout_s` seconds at most."""
         self._thread.join(timeout_s)
+
+    @property
+    def is_closing(self) -> bool:
+        """True once no more trials are proposed."""
+        return self._searcher.closed
+
+    @property
+    def begun(self) -> int:
+        """Number of trials that have ended for good or that train."""
+        return self._searcher.begun
+
+    def change_plan(self, plan: SearchPlan) -> None:
+        """Propose trials by another plan from now on; does not block training.
+
+        Args:
+            plan: Search plan; it may differ in the number of trials and in bounds and choices of its space.
+        """
+        self._plan = plan
+        self._searcher.change_plan(plan, self._ledger.searched)
+
+    def enqueue(self, source: str, settings: Mapping[str, Any], request: str) -> Mapping[str, Any]:
+        """Enqueue a configuration given by hand, and record it; see `StudySearcher.enqueue`."""
+        return self._searcher.enqueue(source, settings, request)
+
+    def stop_trial(self, number: int) -> bool:
+        """End a trial that the ledger has recorded as stopped: at once, or at its next report where it trains.
+
+        Args:
+            number: Number of the trial.
+
+        Returns:
+            Whether it has ended already.
+        """
+        return self._callback.stop(number)
+
+    def hold_trial(self, number: int) -> None:
+        """Pause a trial that the ledger has recorded as paused by the user, at its next report."""
+        self._searcher.hold(number)
+
+    def resume_trial(self, number: int) -> None:
+        """Resume a paused trial as soon as a lane is free."""
+        self._searcher.resume_next(number)
 
     def wind_down(self) -> None:
         """Propose no more trials; the experiment ends when the running ones have ended."""
@@ -148,8 +193,8 @@ class TuneRun:
                 mode=self._plan.objective.mode,
                 search_alg=self._searcher,
                 scheduler=create_trial_scheduler(self._plan, self._ledger, self._folder, self._allocation),
-                # A trial that pauses is a new one to Tune each time: the searcher ends the experiment.
-                num_samples=self._plan.trials - self._ledger.count_ended() if self._allocation is None else -1,
+                # A trial that resumes is a new one to Tune, and more may be wanted: the searcher ends the experiment.
+                num_samples=-1,
                 max_concurrent_trials=trials_at_once(self._plan, self._lanes),
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"trial_{trial.trial_id}",

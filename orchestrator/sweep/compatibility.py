@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.config import SweepConfig, load_sweep
 from orchestrator.config.flat_names import flat_names
-from orchestrator.config.network_files import network_files_from
+from orchestrator.config.network_files import Finder, network_files_from
 from orchestrator.config.plans import SweepPlans
 from orchestrator.config.sections.study import TrialSchedulerConfig
 from orchestrator.data import current_hash, open_dataset
@@ -18,7 +18,7 @@ from orchestrator.records.folder.known_servers import note_server
 from orchestrator.records.folder.network_copies import hashes_as_identity, recorded_files
 from orchestrator.records.folder.recorded_addresses import moved_config, recorded_address, require_confirmed
 from orchestrator.records.folder.sweep_folder import SweepFolder
-from orchestrator.records.history import read_begun
+from orchestrator.records.history import History, read_begun
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.provenance import code_fingerprint
 
@@ -26,9 +26,12 @@ from orchestrator.records.provenance import code_fingerprint
 _FREE = (
     "name",
     "trials",
+    "seeds",
+    "tournament",
     "budget",
     "resources",
     "tracking",
+    "notify",
     "storage",
     "keep",
     "runs_dir",
@@ -37,6 +40,7 @@ _FREE = (
     "trial_scheduler",
 )
 _DATASET = "dataset content"
+_SPACE = "search space"
 _ALLOW = "--allow-changed resumes all the same"
 _PROMOTION, _STOPPING = "asha", "asha_stopping"
 
@@ -52,9 +56,21 @@ def identity(config: SweepConfig, located: str) -> dict[str, Any]:
     content["dataset"] = {
         key: value for key, value in content["dataset"].items() if key not in ("uri", "decode_processes")
     }
-    facts = {"search space": config.space.fingerprint, _DATASET: content_hash(located)}
+    facts = {_SPACE: config.space.fingerprint, _DATASET: content_hash(located)}
     facts |= hashes_as_identity(config.network_files.hashes)
     return {**dict(flat_names(content)), **facts, "code": code_fingerprint()}
+
+
+def identity_of_search(before: Mapping[str, Any], config: SweepConfig) -> dict[str, Any]:
+    """Return the identity of a sweep after its search space was changed while it ran.
+
+    Args:
+        before: Identity until now.
+        config: Changed configuration.
+    """
+    content = config.model_dump(mode="json", include={"search", "try_first"})
+    kept = {name: value for name, value in before.items() if name.partition(".")[0] not in content}
+    return {**kept, **dict(flat_names(content)), _SPACE: config.space.fingerprint}
 
 
 def content_hash(located: str) -> str:
@@ -110,6 +126,38 @@ def _with_former_names(content: Mapping[str, Any]) -> Mapping[str, Any]:
     if scheduler.get("name") != _PROMOTION or "paused" in keep:
         return content
     return {**content, "trial_scheduler": {**scheduler, "name": _STOPPING}}
+
+
+def steered_again(config: SweepConfig, history: History) -> tuple[SweepConfig, str]:
+    """Return the configuration of a sweep file with the settings that were changed while the sweep ran.
+
+    A setting is replaced where the file has it as it was before such a change: the file was not edited since.
+
+    Args:
+        config: Configuration of the sweep file.
+        history: State of the sweep that it resumes.
+
+    Returns:
+        The configuration, and a line for the user; empty where nothing is replaced.
+    """
+    content, now = config.model_dump(mode="json"), history.config
+    replaced = [
+        key
+        for key in ("search", "trials", "budget")
+        if content[key] != now.get(key) and any(content[key] == before.get(key) for before in history.superseded)
+    ]
+    if not replaced:
+        return config, ""
+    kept = [*replaced, *(["try_first"] if "search" in replaced else [])]
+    with network_files_from(_sent_files(config)):
+        steered = load_sweep({**content, **{key: now[key] for key in kept}}, label=f"sweep '{config.name}'")
+    names = sorted(name for name in history.changed if name.partition(".")[0] in replaced)
+    return steered, f"Kept as changed while the sweep ran, in place of what the sweep file has: {', '.join(names)}"
+
+
+def _sent_files(config: SweepConfig) -> Finder:
+    """Return the finder of the files of networks that a configuration has read."""
+    return {source.name: source for source in config.network_files.sources}.get
 
 
 def stored_config(

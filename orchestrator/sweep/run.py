@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from orchestrator.files.known_code import note_code
 from orchestrator.files.runs_dir import inside_ray_job, resolve_runs_dir
 from orchestrator.inference.weights.initial import find_initial_weights
 from orchestrator.masked_output import masked_output
+from orchestrator.notify.notifications import Notifications
 from orchestrator.plain_output import say
 from orchestrator.progress.notebook_view import NotebookDisplay, in_notebook
 from orchestrator.records.folder.known_servers import note_server
 from orchestrator.records.folder.sweep_folder import SweepFolder, existing_folder, new_folder
 from orchestrator.records.folder.sweep_identity import require_original
+from orchestrator.records.history import read_begun
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.provenance import facts
@@ -32,12 +35,20 @@ from orchestrator.records.stored_config import complete_settings, non_default_se
 from orchestrator.results.sweep_result import SweepResult
 from orchestrator.search.enqueued_trials import refuse_unknown_sweeps
 from orchestrator.search.storage import open_storage, refuse_damaged_study
-from orchestrator.sweep.compatibility import identity, refuse_changes, stored_config, with_former_scheduler
+from orchestrator.sweep.compatibility import (
+    identity,
+    refuse_changes,
+    steered_again,
+    stored_config,
+    with_former_scheduler,
+)
 from orchestrator.sweep.finalize import finalize, start_tracking
 from orchestrator.sweep.session import SweepSession
 from orchestrator.sweep.session_snapshot import write_session_snapshot
 from orchestrator.sweep.signals import SignalWatch
 from orchestrator.tracking.mlflow_client import refuse_damaged_tracking
+
+logger = logging.getLogger(__name__)
 
 
 @masked_output()
@@ -53,8 +64,9 @@ def run_sweep(
 ) -> SweepResult:
     """Train and compare the configurations of a sweep; blocks until the sweep has ended.
 
-    All files go to `runs_dir/<name>`. Ctrl-C ends the sweep after the running epochs, a second one immediately; signals
-    are handled only where this is called in the main thread.
+    All files go to `runs_dir/<name>`. Ctrl-C ends the sweep after the running epochs, or within those that take over
+    15 s more, where they resume; a second one ends it immediately. Signals are handled only where this is called in the
+    main thread.
 
     Args:
         config: Checked configuration of the sweep.
@@ -83,24 +95,39 @@ def run_sweep(
     display = NotebookDisplay() if console is None and in_notebook() else None
     console = console or Console(quiet=True)
     folder = _begun_folder(plans, named_uris) if resume else _new_folder(plans)
+    if resume and sweep_file is not None:
+        config, kept = steered_again(config, read_begun(folder.journal))
+        plans = resolve_plans(config)
+        if kept:
+            say(console, kept)
     dataset = locate_dataset(config.dataset.name, config.dataset.uri, plans.paths.datasets)
     _refuse_damaged_databases(plans)
     with folder.driven(new=not resume), SignalWatch() as signals, Journal(folder.journal) as journal:
         ledger = Ledger(journal)
+        notifications = _notifications(plans, ledger, console)
         found = find_initial_weights(plans, folder=folder.path if resume else None, recorded=ledger.identity)
         plans = with_former_scheduler(found.in_plans(plans), ledger)
         now = {**identity(config, dataset), **found.identity}
         if ledger.identity is not None and not allow_changed:
             refuse_changes(ledger.identity, now, name=folder.name)
         session = SweepSession(
-            plans, folder, ledger, dataset=dataset, console=console, signals=signals, display=display
+            config,
+            plans,
+            folder,
+            ledger,
+            dataset=dataset,
+            console=console,
+            signals=signals,
+            display=display,
+            notifications=notifications,
         )
         with session.connected(address, verbose=verbose):
             settings = complete_settings(config), non_default_settings(config)
             _record_session(ledger, folder, now, dataset, _Inputs(*settings, sweep_file, config.network_files))
             for note in found.stored(folder.path).notes:
                 say(console, note)
-            return _run_tracked(session, plans, folder, ledger, _hint_on_failure(config.name, config.runs_dir))
+            hint = _hint_on_failure(config.name, config.runs_dir)
+            return _run_tracked(session, plans, folder, ledger, notifications=notifications, hint=hint)
 
 
 def resume_sweep(
@@ -245,14 +272,34 @@ def _run_tracked(
     plans: SweepPlans,
     folder: SweepFolder,
     ledger: Ledger,
+    *,
+    notifications: Notifications,
     hint: contextlib.AbstractContextManager[None],
 ) -> SweepResult:
     """Run a session while a thread writes its events to MLflow; finalize the sweep, also after an error."""
     status, writer = TrialStatus.FAILED, start_tracking(plans.tracking, folder.journal)
+    notifications.start(plans.search.trials)
     try:
         with hint:
             status = session.run()
     finally:
         result = finalize(plans, folder, ledger, writer, status)
+        if lost := notifications.close(status):
+            logger.warning("%s", lost)
         folder.clear_scratch()
-    return result
+    return replace(result, notice=". ".join(filter(None, (result.notice, lost))))
+
+
+def _notifications(plans: SweepPlans, ledger: Ledger, console: Console) -> Notifications:
+    """Return the notifications of a session.
+
+    Raises:
+        ConfigError: An address stands in an environment variable that is not set.
+    """
+    return Notifications(
+        plans.notify,
+        ledger,
+        name=plans.name,
+        objective=plans.search.objective,
+        say=lambda text: say(console, text),
+    )

@@ -9,8 +9,9 @@ import optuna
 from orchestrator.config.plans import SearchPlan, SweepPlans
 from orchestrator.records.ledger import Ledger
 from orchestrator.records.objectives import Objectives
-from orchestrator.search.enqueued_trials import enqueue_trials
+from orchestrator.search.enqueued_trials import enqueue_lost_requests, enqueue_trials
 from orchestrator.search.space_summary import summarize_space
+from orchestrator.search.steering.present_space import known_choices, store_choices, union_if_changed
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
 from orchestrator.search.study_replay import replay_study
@@ -34,7 +35,11 @@ def set_up_study(plans: SweepPlans, ledger: Ledger, objectives: Objectives, say:
     study = open_study(plans.search, plans.name, storage, resumed=ledger.sessions > 1)
     if not ledger.trials():
         fill_queue(study, plans.search, storage, say)
-    replay_study(study, ledger, plans.search.space, objectives)
+    union = union_if_changed(ledger.searched, plans.search.space)
+    if union is not None:
+        store_choices(study, known_choices(ledger.searched))
+    replay_study(study, ledger, union or plans.search.space, objectives)
+    enqueue_lost_requests(study, ledger.enqueued)
     return study
 
 

@@ -118,6 +118,8 @@ class Answers:
 
     again: tuple[int, str, str]
     status: tuple[int, str, str]
+    changed: tuple[int, str, str]
+    refused: tuple[int, str, str]
     stopped: tuple[int, str, str]
     log: tuple[int, str, str]
     examined: tuple[int, str, str]
@@ -155,6 +157,8 @@ def answers(desk: Desk, left: tuple[int, str]) -> Answers:
         *desk.run_all(
             LONGER,
             ["status", "long", "--json"],
+            ["tell", "long", "set", "trials=2"],
+            ["tell", "long", "stop", "9"],
             ["stop", "long"],
             ["logs", "long"],
             ["doctor", "--json"],
@@ -198,6 +202,12 @@ def test_a_sweep_that_runs_is_not_submitted_again(answers: Answers) -> None:
     assert "sweep 'long' is being run by job 'long'" in answers.again[2]
     status = json.loads(answers.status[1])
     assert (status["state"], status["job"]) == ("RUNNING", "long")
+
+
+def test_a_submitted_sweep_is_steered_where_it_runs(answers: Answers) -> None:
+    assert answers.changed[:2] == (0, "long: trials is 2\n"), answers.changed
+    assert answers.refused[0] == 1, answers.refused
+    assert answers.refused[2] == "spatialsweep: sweep 'long' has no trial 9. Running or paused: 0\n"
 
 
 def test_a_sweep_that_is_stopped_writes_its_results_down(answers: Answers) -> None:

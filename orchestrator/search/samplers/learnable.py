@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import copy
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import optuna
 from optuna.study import StudyDirection
@@ -14,8 +14,14 @@ OUTCOME = "outcome"
 DIVERGED = "diverged"
 REJECTED = "rejected"
 """User attribute of a rejected trial: the reason."""
+REPEATS = "repeats"
+"""User attribute of a trial that trains a configuration with another seed: the number of the trial with the first."""
+REPLICATE = "replicate"
+"""User attribute of such a trial: the index of its seed, from 1."""
 PAUSED_AT = "paused_at"
 """User attribute of a trial that has paused, which may run again since: its epoch at its newest pause."""
+EPOCH_PREFIX = "epoch "
+"""Beginning of the user attributes with the values of an epoch, where there are several objectives."""
 _BEST_SHARE = 0.2
 
 
@@ -24,17 +30,31 @@ class TrialWindow:
 
     A trial that diverged or was rejected is shown as a pruned one without values: Optuna's samplers ignore failed
     trials, and would keep proposing what diverges. A trial that has paused is shown as a pruned one with the values it
-    has reported, also while it runs again: as a running one it would count as poor. With a size, the best and the
-    newest trials are shown. Each ended trial is read once, so that the time of a proposal does not grow with the number
-    of trials; a paused one is read again when it has changed.
+    has reported, also while it runs again: as a running one it would count as poor. A configuration with several seeds
+    is shown once, with the result of the first seed. With a size, the best and the newest trials are shown. Each ended
+    trial is read once, so that the time of a proposal does not grow with the number of trials; a paused one is read
+    again when it has changed.
 
     Args:
         size: Largest number of ended trials to show; None shows all.
         directions: Directions of the objectives; with several objectives all trials are shown.
+        seen: Returns a trial as the sampler sees it, None for one that it does not see.
+        completes_paused: Whether a paused trial of several objectives is shown as a complete one with its newest
+            values: Optuna has no intermediate values of several objectives.
     """
 
-    def __init__(self, size: int | None, directions: Sequence[StudyDirection]) -> None:
+    def __init__(
+        self,
+        size: int | None,
+        directions: Sequence[StudyDirection],
+        seen: Callable[[FrozenTrial], FrozenTrial | None] = lambda trial: trial,
+        *,
+        completes_paused: bool = False,
+    ) -> None:
+        self._as_seen = seen
         self._size = size if len(directions) == 1 else None
+        self._completes_paused = completes_paused and len(directions) > 1
+        self._objectives = len(directions)
         self._sign = -1.0 if directions[0] is StudyDirection.MAXIMIZE else 1.0
         self._seen = 0
         self._open: list[int] = []
@@ -53,19 +73,32 @@ class TrialWindow:
         candidates = [*resumed, *self._open, *range(self._seen, len(trials))]
         self._seen, self._open = len(trials), []
         for number in candidates:
+            if REPEATS in trials[number].user_attrs:
+                continue
             self._paused.pop(number, None)
             if trials[number].state.is_finished():
                 self._add(_learnable(trials[number]))
             elif PAUSED_AT in trials[number].user_attrs:
                 self._paused[number] = trials[number]
-                self._add(_as_pruned(trials[number]))
+                self._add(self._shown_paused(trials[number]))
             else:
                 self._open.append(number)
         shown = {number: self._ended[number] for number in self._numbers_to_show()}
-        shown |= {number: trials[number] for number in self._open}
+        shown |= {number: trial for number in self._open if (trial := self._as_seen(trials[number])) is not None}
         return [shown[number] for number in sorted(shown)]
 
-    def _add(self, trial: FrozenTrial) -> None:
+    def _shown_paused(self, trial: FrozenTrial) -> FrozenTrial:
+        shown = _as_pruned(trial)
+        epochs = sorted(name for name in trial.user_attrs if name.startswith(EPOCH_PREFIX))
+        values = list(trial.user_attrs[epochs[-1]].values()) if epochs else []
+        if self._completes_paused and len(values) == self._objectives:
+            shown.state, shown.values = TrialState.COMPLETE, values
+        return shown
+
+    def _add(self, ended: FrozenTrial) -> None:
+        trial = self._as_seen(ended)
+        if trial is None:
+            return
         if trial.number not in self._ended:
             bisect.insort(self._numbers, trial.number)
         self._ended[trial.number] = trial

@@ -20,7 +20,8 @@ from orchestrator.config.sections.study import SamplerConfig
 from orchestrator.search.samplers.choice import choose_sampler
 from orchestrator.search.samplers.fading_prior import FadingPrior
 from orchestrator.search.samplers.grid import GridSampler
-from orchestrator.search.samplers.learnable import DIVERGED, OUTCOME, REJECTED, LearnableStudy, TrialWindow
+from orchestrator.search.samplers.learnable import DIVERGED, OUTCOME, REJECTED, REPEATS, LearnableStudy, TrialWindow
+from orchestrator.search.steering.present_space import PresentSpace, single_value
 from search_spaces import SearchSpace
 
 __all__ = ["DIVERGED", "OUTCOME", "REJECTED", "SweepSampler", "create_sampler"]
@@ -50,6 +51,11 @@ class SweepSampler(BaseSampler):
         self._current: tuple[int, BaseSampler] | None = None
         self._view: tuple[int, LearnableStudy] | None = None
         self._window: TrialWindow | None = None
+        self._present: PresentSpace | None = None
+
+    def change_space(self, present: PresentSpace) -> None:
+        """Draw from another space from now on."""
+        self._present, self._window, self._current, self._view = present, None, None, None
 
     @property
     def name(self) -> str:
@@ -69,7 +75,9 @@ class SweepSampler(BaseSampler):
         """Return the names that are drawn together; none for a trial that resumes with its own values."""
         if trial.params or self._center_of(study, trial) is not None:
             return {}
-        return self._sampler_of(trial).infer_relative_search_space(self._snapshot(study, trial), trial)
+        found = self._sampler_of(trial).infer_relative_search_space(self._snapshot(study, trial), trial)
+        present = self._present
+        return found if present is None else {name: present.stored(name, drawn) for name, drawn in found.items()}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -77,6 +85,8 @@ class SweepSampler(BaseSampler):
         """Return values of the names that are drawn together."""
         if trial.params or self._center_of(study, trial) is not None:
             return {}
+        if (present := self._present) is not None:
+            search_space = {name: present.drawn(name, stored) for name, stored in search_space.items()}
         return self._sampler_of(trial).sample_relative(self._snapshot(study, trial), trial, search_space)
 
     def sample_independent(
@@ -84,6 +94,10 @@ class SweepSampler(BaseSampler):
     ) -> Any:
         """Return the value of a name that is drawn alone."""
         center = self._center_of(study, trial)
+        if self._present is not None:
+            param_distribution = self._present.drawn(param_name, param_distribution)
+            if param_distribution.single():
+                return single_value(param_distribution)
         if center is not None and param_name in center:
             return self._prior.draw(trial.number, param_name, param_distribution, center[param_name])
         return self._sampler_of(trial).sample_independent(
@@ -93,8 +107,9 @@ class SweepSampler(BaseSampler):
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """Pass the end of a trial to its sampler; several may be running."""
-        self._create_for(trial.number).after_trial(study, trial, state, values)
+        """Pass the end of a trial to its sampler; several may be running, and another seed is no trial of a sampler."""
+        if REPEATS not in trial.user_attrs:
+            self._create_for(trial.number).after_trial(study, trial, state, values)
 
     def _sampler_of(self, trial: FrozenTrial) -> BaseSampler:
         if self._current is None or self._current[0] != trial.number:
@@ -112,7 +127,11 @@ class SweepSampler(BaseSampler):
     def _snapshot(self, study: optuna.Study, trial: FrozenTrial) -> LearnableStudy:
         """Return the study as it was when the trial was proposed."""
         if self._window is None:
-            self._window = TrialWindow(_TPE_WINDOW if self._sampler.name == "tpe" else None, study.directions)
+            # The evolutionary samplers read the trials of their population from the study itself.
+            is_tpe = self._sampler.name == "tpe"
+            seen = {} if self._present is None else {"seen": self._present.seen}
+            size = _TPE_WINDOW if is_tpe else None
+            self._window = TrialWindow(size, study.directions, completes_paused=is_tpe, **seen)
         if self._view is None or self._view[0] != trial.number:
             completes = self._sampler.name == "gp"  # it learns from complete trials only
             self._view = trial.number, LearnableStudy(study, self._window, completes=completes)

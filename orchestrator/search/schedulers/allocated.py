@@ -8,8 +8,10 @@ happens by number, in the thread "tune"; a resumed sweep tells it the same from 
 from __future__ import annotations
 
 import math
+import threading
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ray.tune.experiment import Trial as TuneTrial
@@ -17,7 +19,15 @@ from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.config.plans import SearchPlan
 from orchestrator.lanes.trial_client import ENDED, EPOCH, HELD, REPORTED, TRIAL
-from orchestrator.records.events import Event, TrialEnded, TrialPaused, TrialReported, TrialResumed, TrialStarted
+from orchestrator.records.events import (
+    Event,
+    TrialEnded,
+    TrialPaused,
+    TrialReported,
+    TrialResumed,
+    TrialStarted,
+    TrialSteered,
+)
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.runtime.ray_private.tune import TuneController
 from orchestrator.search.allocation.allocator import AllocationSetting, Propose, Resume, Scores
@@ -53,10 +63,37 @@ class Allocation:
         self._held_s: dict[int, float] = {}  # by trial, at its newest report since it was started or resumed
         self._paused: set[int] = set()
         self._pausing: set[int] = set()
+        self._held: dict[int, int | None] = {}  # paused by the user: epoch to resume from, None while they still train
+        self._lock = threading.RLock()  # the user's requests come from another thread
         for event in ledger.events():
             self._repeat(event)
         interrupted = (record.number for record in ledger.open() if record.status is TrialStatus.INTERRUPTED)
         self._interrupted = deque(interrupted)
+
+    def change_bounds(self, *, trials: int, epochs: int | None) -> None:
+        """Allow other numbers of trials and epochs from now on."""
+        with self._lock:
+            self._allocator.setting = replace(self._allocator.setting, trials=trials, epochs=epochs)
+
+    def hold(self, number: int) -> None:
+        """Keep a trial that the user pauses out of the rule's hands; to the rule it runs all the time."""
+        with self._lock:
+            if number in self._paused:
+                self._paused.discard(number)
+                self._allocator.start(number, self._ledger.trial(number).params)
+            self._held.setdefault(number, None)
+
+    def let_go(self, number: int) -> None:
+        """Give a trial back to the rule, which learns of its pause where it had decided on one itself."""
+        with self._lock:
+            epoch = self._held.pop(number, None)
+            if epoch is not None and number in self._pausing:
+                self.pause(number, epoch)
+
+    @property
+    def holds_any(self) -> bool:
+        """True if the user has paused a trial."""
+        return bool(self._held)
 
     @property
     def is_finished(self) -> bool:
@@ -69,22 +106,28 @@ class Allocation:
 
     def next_trial(self) -> Resume | Propose | None:
         """Return what a free lane trains next; None where it waits for running trials, or nothing is left."""
-        return self._allocator.next_trial(self._ledger.count_trials())
+        with self._lock:
+            return self._allocator.next_trial(self._ledger.count_configurations())
 
     def end_proposals(self) -> None:
         """Note that no further configuration can be proposed."""
-        self._allocator.end_proposals(self._ledger.count_trials())
+        self._allocator.end_proposals(self._ledger.count_configurations())
 
     def start(self, number: int, params: Mapping[str, Any]) -> None:
         """Note that a trial begins or resumes; an interrupted trial counts as running all the time."""
-        self._held_s.pop(number, None)
-        if number not in self._epochs or number in self._paused:
-            self._epochs.setdefault(number, 0)
-            self._paused.discard(number)
-            self._allocator.start(number, params)
+        if self._is_repeat(number):
+            return
+        with self._lock:
+            self._held_s.pop(number, None)
+            if number not in self._epochs or number in self._paused:
+                self._epochs.setdefault(number, 0)
+                self._paused.discard(number)
+                self._allocator.start(number, params)
 
     def report(self, number: int, epoch: int, metrics: Mapping[str, float], held_s: float | None) -> bool:
         """Note an epoch, and return whether the trial continues; a repeated report gets the same answer.
+
+        A trial with another than the first seed is trained to the end: the rule does not know it.
 
         Args:
             number: Number of the trial.
@@ -92,15 +135,18 @@ class Allocation:
             metrics: Values of the epoch, by metric.
             held_s: Seconds the trial has held its lane since it began or resumed; None where unknown.
         """
-        if epoch > self._epochs[number]:
-            seconds = 0.0 if held_s is None else max(0.0, held_s - self._held_s.get(number, 0.0))
-            self._epochs[number] = epoch
-            if held_s is not None:
-                self._held_s[number] = held_s
-            self._pausing.discard(number)
-            if not self._allocator.report(number, epoch, self._scores(metrics), seconds):
-                self._pausing.add(number)
-        return number not in self._pausing
+        if self._is_repeat(number):
+            return True
+        with self._lock:
+            if epoch > self._epochs[number]:
+                seconds = 0.0 if held_s is None else max(0.0, held_s - self._held_s.get(number, 0.0))
+                self._epochs[number] = epoch
+                if held_s is not None:
+                    self._held_s[number] = held_s
+                self._pausing.discard(number)
+                if not self._allocator.report(number, epoch, self._scores(metrics), seconds):
+                    self._pausing.add(number)
+            return number not in self._pausing
 
     def is_pausing(self, number: int) -> bool:
         """Return whether the rule has decided that a running trial pauses."""
@@ -108,15 +154,26 @@ class Allocation:
 
     def pause(self, number: int, resume_epoch: int) -> None:
         """Note the pause of a trial, or that the checkpoint of a paused one was removed."""
-        self._pausing.discard(number)
-        self._paused.add(number)
-        self._allocator.pause(number, resume_epoch)
+        with self._lock:
+            if number in self._held:
+                self._held[number] = resume_epoch
+                return
+            self._pausing.discard(number)
+            self._paused.add(number)
+            self._allocator.pause(number, resume_epoch)
 
     def end(self, number: int) -> None:
         """Note that a trial has ended for good."""
-        self._pausing.discard(number)
-        self._paused.discard(number)
-        self._allocator.end(number)
+        if self._is_repeat(number):
+            return
+        with self._lock:
+            self._held.pop(number, None)
+            self._pausing.discard(number)
+            self._paused.discard(number)
+            self._allocator.end(number)
+
+    def _is_repeat(self, number: int) -> bool:
+        return self._ledger.trial(number).is_repeat
 
     def _repeat(self, event: Event) -> None:
         """Repeat the call that belongs to an event of an earlier session."""
@@ -129,6 +186,10 @@ class Allocation:
                 self.report(event.trial, event.epoch, event.metrics, event.held_s)
             case TrialPaused():
                 self.pause(event.trial, event.epoch)
+            case TrialSteered() if event.action == "pause":
+                self.hold(event.trial)
+            case TrialSteered() if event.action == "resume":
+                self.let_go(event.trial)
             case TrialEnded() if event.status is not TrialStatus.INTERRUPTED:
                 self.end(event.trial)
 

@@ -34,8 +34,15 @@ class OldestFirst(FIFOScheduler):
 class Asha(ReportReplay, OldestFirst, AsyncHyperBandScheduler):
     """Asynchronous successive halving whose rungs are rebuilt when a sweep is resumed."""
 
+    def _take_over(self, before: TuneTrial, trial: TuneTrial) -> None:
+        """Move the entries of a trial on its rungs, so that it counts once on each."""
+        for rung in (rung for bracket in self._brackets for rung in bracket._rungs):
+            recorded = rung[1]
+            if before.trial_id in recorded:
+                recorded[trial.trial_id] = recorded.pop(before.trial_id)
 
-class HyperBand(ReportReplay, OldestFirst, AsyncHyperBandScheduler):
+
+class HyperBand(Asha):
     """Asynchronous successive halving in as many brackets as there are rungs; bracket s starts s rungs later.
 
     The bracket of a trial follows from the seed and its number, with HyperBand's shares: the bracket that stops
@@ -83,6 +90,10 @@ class Median(ReportReplay, OldestFirst, MedianStoppingRule):
         """Add earlier reports without applying the rule to them."""
         for report in record.reports:
             self._results[trial].append({self._time_attr: report["epoch"], **report})
+
+    def _take_over(self, before: TuneTrial, trial: TuneTrial) -> None:
+        """Move the reports of a trial."""
+        self._results[trial] = self._results.pop(before, []) + self._results.get(trial, [])
 
     def _on_insufficient_samples(self, tune_controller: TuneController, trial: TuneTrial, time: float) -> str:
         """Continue the trial: Tune's rule would pause it, and its lane with it."""

@@ -268,6 +268,22 @@ def test_samplers_see_paused_trials_as_pruned_with_their_values(tmp_path: Path) 
     session.close()
 
 
+def test_tpe_sees_paused_trials_of_several_objectives_with_their_newest_values(tmp_path: Path) -> None:
+    objectives = [{"metric": "val/top1", "mode": "max"}, {"metric": "val/loss", "mode": "min"}]
+    session = Session(tmp_path, objective=objectives)
+    session.run()
+    assert {TrialStatus.PAUSED, TrialStatus.FINISHED} == {record.status for record in session.ledger.trials()}
+    window = TrialWindow(None, session.study.directions, completes_paused=True)
+    seen = LearnableStudy(session.study, window).get_trials()
+    assert [trial.state for trial in seen] == [TrialState.COMPLETE] * 9
+    for record, trial in zip(session.ledger.trials(), seen, strict=True):
+        if record.status is TrialStatus.PAUSED:
+            assert trial.values == [record.reports[-1]["val/top1"], record.reports[-1]["val/loss"]]
+    plain = LearnableStudy(session.study, TrialWindow(None, session.study.directions)).get_trials()
+    assert {trial.state for trial in plain} == {TrialState.COMPLETE, TrialState.PRUNED}
+    session.close()
+
+
 def test_paused_trials_are_read_from_the_database_once(tmp_path: Path, count_reads: Callable[..., list[int]]) -> None:
     session = Session(tmp_path, trials=15)
     assert isinstance(session.study._storage, StudyCache)

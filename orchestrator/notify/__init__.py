@@ -1,0 +1,1 @@
+"""Notifications about a sweep, sent to webhooks."""

@@ -1,0 +1,1 @@
+"""Search of a space that changes while the sweep runs."""

@@ -1,0 +1,132 @@
+"""Delivery of notifications to real HTTP servers that fail, hang, die or redirect."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from orchestrator.notify.webhook import Webhook
+
+FAST = {"first_pause_s": 0.02, "timeout_s": (1.0, 0.3)}
+
+
+class Receiver(ThreadingHTTPServer):
+    """Server that answers with given codes, the last one repeated, and keeps what it was sent."""
+
+    daemon_threads = True
+
+    def __init__(self, codes: list[int], *, hangs_s: float = 0.0, location: str = "") -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.codes, self.hangs_s, self.location = codes, hangs_s, location
+        self.bodies: list[Any] = []
+        self.paths: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/hooks/T0KEN-of-the-user"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.paths.append(self.path)
+        time.sleep(self.server.hangs_s)
+        code = self.server.codes.pop(0) if len(self.server.codes) > 1 else self.server.codes[0]
+        self.send_response(code)
+        if self.server.location:
+            self.send_header("Location", self.server.location)
+        self.end_headers()
+        self.server.bodies.append(json.loads(body))
+
+    do_GET = do_POST
+
+    def log_message(self, *_: Any) -> None:
+        """Print nothing."""
+
+
+@contextmanager
+def receiver(*codes: int, **options: Any) -> Iterator[Receiver]:
+    with Receiver(list(codes), **options) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def close(webhook: Webhook, wait_s: float = 10.0) -> str:
+    return webhook.close(time.monotonic() + wait_s)
+
+
+def test_a_server_that_fails_twice_gets_every_message_once_and_in_order() -> None:
+    with receiver(503, 429, 200) as server:
+        webhook = Webhook(server.url, **FAST)
+        for number in range(3):
+            webhook.post({"number": number})
+        assert close(webhook) == ""
+    assert [body["number"] for body in server.bodies] == [0, 0, 0, 1, 2]
+
+
+def test_a_server_that_refuses_is_not_asked_again() -> None:
+    with receiver(404) as server:
+        webhook = Webhook(server.url, **FAST)
+        webhook.post({})
+        lost = close(webhook)
+    assert len(server.bodies) == 1
+    assert lost == f"1 notification could not be delivered to {server.url.rpartition('/hooks')[0]}/***: it answered 404"
+
+
+def test_redirects_are_not_followed() -> None:
+    with receiver(200) as other, receiver(307, location=other.url) as server:
+        webhook = Webhook(server.url, **FAST)
+        webhook.post({})
+        lost = close(webhook)
+    assert "it answered 307; redirects are not followed" in lost
+    assert other.paths == []
+
+
+def test_a_server_that_hangs_holds_nobody_up() -> None:
+    with receiver(200, hangs_s=5.0) as server:
+        webhook = Webhook(server.url, **FAST)
+        begun = time.monotonic()
+        for number in range(150):  # more than the queue holds
+            webhook.post({"number": number})
+        assert time.monotonic() - begun < 0.5
+        lost = close(webhook, 0.5)
+        assert time.monotonic() - begun < 3.0
+    assert lost.startswith("150 notifications could not be delivered to http://127.0.0.1:")
+    assert "T0KEN" not in lost
+
+
+def test_a_server_that_dies_is_waited_for_a_while() -> None:
+    with receiver(200) as server:
+        webhook = Webhook(server.url, **FAST)
+        webhook.post({"number": 0})
+        while not server.bodies:
+            time.sleep(0.01)
+    webhook.post({"number": 1})
+    lost = close(webhook)
+    assert lost.startswith("1 notification could not be delivered") and "it cannot be reached" in lost
+
+
+def test_a_server_that_drips_its_answer_is_not_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        webhook = Webhook(f"http://127.0.0.1:{listener.getsockname()[1]}/x", **FAST)
+        webhook.post({})
+        lost = close(webhook, 0.5)  # the connection is accepted by the system, and never answered
+    assert lost.startswith("1 notification could not be delivered")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/nobody", "http://no-such-host.invalid/x"])
+def test_an_address_without_a_server_is_one_line(url: str) -> None:
+    webhook = Webhook(url, **FAST)
+    webhook.post({})
+    assert close(webhook, 2.0).count("\n") == 0

@@ -1,0 +1,132 @@
+"""Settings that change while a sweep runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator import load_sweep
+from orchestrator.errors import ConfigError
+from orchestrator.records.history import merged_domains
+from orchestrator.sweep.compatibility import identity_of_search
+from orchestrator.sweep.steering.changed_settings import ChangedSettings, change_settings
+
+SWEEP: dict[str, Any] = {
+    "name": "s",
+    "dataset": {"name": "digits"},
+    "model": {"name": "conv_resnet26_small"},
+    "training": {"epochs": 4, "global_batch_size": 64},
+    "search": {
+        "optimizer": ["sgd", "adamw"],
+        "sgd/lr": {"type": "float", "low": 0.01, "high": 1.0, "log": True, "when": {"optimizer": "sgd"}},
+        "adamw/lr": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True, "when": {"optimizer": "adamw"}},
+        "warmup_epochs": {"type": "int", "low": 0, "high": 2},
+        "weight_decay": {"value": 0.05},
+    },
+    "try_first": [{"optimizer": "sgd", "sgd/lr": 0.5}, {"optimizer": "adamw"}],
+    "trials": 10,
+}
+CONFIG = load_sweep(SWEEP)
+SEARCHED = CONFIG.model_dump(mode="json")["search"]
+
+
+def change(*assignments: str, begun: int = 0, **changes: Any) -> ChangedSettings:
+    config = load_sweep({**SWEEP, **changes}) if changes else CONFIG
+    return change_settings(config, config.model_dump(mode="json")["search"], assignments, begun=begun)
+
+
+def test_trials_and_limits_change() -> None:
+    found = change("trials=12", "budget.wall_clock=2h", "budget.patience=5", begun=12)
+    assert found.changes == {"trials": 12, "budget.wall_clock": 7200.0, "budget.patience": 5}
+    assert found.config.trials == 12
+    assert found.config.space.fingerprint == CONFIG.space.fingerprint
+    assert change("trials=10").changes == {}
+
+
+def test_bounds_and_choices_change_and_the_rest_stays() -> None:
+    found = change("search.sgd/lr.high=0.1", "search.warmup_epochs.low=1", "search.warmup_epochs.high=3")
+    assert found.changes == {"search.sgd/lr.high": 0.1, "search.warmup_epochs.low": 1, "search.warmup_epochs.high": 3}
+    assert found.config.search["sgd/lr"].when == {"optimizer": "sgd"}
+    assert [dict(first) for first in found.config.try_first if not isinstance(first, str)] == [{"optimizer": "adamw"}]
+
+
+def test_a_narrowed_choice_takes_the_names_beside_it_along_and_gives_them_back() -> None:
+    narrow = change("search.optimizer=[adamw]")
+    assert narrow.dropped == ("sgd/lr",)
+    assert list(narrow.config.search) == ["optimizer", "adamw/lr", "warmup_epochs", "weight_decay"]
+    known = merged_domains(SEARCHED, narrow.config.model_dump(mode="json")["search"])
+    wide = change_settings(narrow.config, known, ["search.optimizer=[adamw, sgd, momentum]"], begun=3)
+    assert wide.restored == ("sgd/lr",)
+    assert wide.config.search["sgd/lr"].when == {"optimizer": "sgd"}
+    united = merged_domains(known, wide.config.model_dump(mode="json")["search"])
+    assert united["optimizer"]["choices"] == ["sgd", "adamw", "momentum"]  # stored indices keep their meaning
+
+
+def test_united_domains_hold_all_choices_and_bounds_there_ever_were() -> None:
+    one = {"lr": {"type": "float", "low": 0.1, "high": 1.0, "when": {"a": 1}}, "n": {"type": "choice", "choices": [1]}}
+    two = {"lr": {"type": "float", "low": 0.2, "high": 2.0, "when": {}}, "n": {"type": "choice", "choices": [True, 1]}}
+    united = merged_domains(one, two)
+    assert united["lr"] == {"type": "float", "low": 0.1, "high": 2.0, "when": {"a": 1}}
+    assert united["n"]["choices"] == [1, True]
+    assert merged_domains(one, two, new_conditions=True)["lr"]["when"] == {}
+    assert merged_domains({"lr": 3}, {"lr": 4, "n": None}) == {"lr": 4, "n": None}  # whatever an old journal holds
+
+
+def test_the_identity_follows_the_space_and_nothing_else() -> None:
+    before = {"search space": "x", "search.sgd/lr.low": 0.01, "code": "c", "seed": 0, "try_first": []}
+    after = identity_of_search(before, change("search.optimizer=[adamw]").config)
+    assert (after["code"], after["seed"]) == ("c", 0)
+    assert "search.sgd/lr.low" not in after
+    assert after["search.adamw/lr.low"] == 1e-4
+    assert after["search space"] != CONFIG.space.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("assignment", "error"),
+    [
+        ("trials=5", "trials: got 5; 6 have begun. Use 6 or more"),
+        ("trials=none", "trials: got 'none'"),
+        ("trial=7", "trial: cannot change while the sweep runs; .* Did you mean 'trials'?"),
+        ("training.epochs=9", "training.epochs: cannot change while the sweep runs"),
+        ("budget.price_per_cpu_hour=1", "budget.price_per_cpu_hour: cannot change while the sweep runs"),
+        ("search.sgd/lrr.high=1", "search.sgd/lrr.high: is not searched, and stays as it is. Did you mean 'sgd/lr'?"),
+        ("search.sgd/lr.log=false", "only low and high of sgd/lr can change"),
+        ("search.sgd/lr=0.1", r"name the bound: search.sgd/lr.low or search.sgd/lr.high"),
+        ("search.sgd/lr.low=2", "low is 2.* and high is 1.0; low must not exceed high"),
+        ("search.weight_decay=0.1", "search.weight_decay: is fixed in search, and stays as it is"),
+        ("search.optimizer=[]", "got no list of values"),
+        ("search.optimizer=[adamw, sdg]", "search.optimizer: unknown 'sdg'"),
+        ("search.warmup_epochs.low=-1", "warmup_epochs"),
+        ("trials", "an assignment is written key=value"),
+    ],
+)
+def test_a_wrong_change_is_refused(assignment: str, error: str) -> None:
+    with pytest.raises(ConfigError, match=error) as caught:
+        change(assignment, begun=6)
+    assert str(caught.value).startswith("the running sweep: ")
+
+
+POPULATION = {
+    "trial_scheduler": {"name": "pbt"},
+    "search": {"lr": {"type": "float", "low": 1e-3, "high": 1.0}},
+    "try_first": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "assignment", "error"),
+    [
+        ({"sampler": {"name": "grid"}, "search": {"lr": [0.1, 0.2]}, "try_first": []}, "search.lr=[0.1]", "of a grid"),
+        (POPULATION, "search.lr.high=0.1", "of a population"),
+        (POPULATION, "trials=20", "size of a population"),
+        (
+            {"search": {"checkpoint": ["random", "a.pth"]}, "try_first": []},
+            "search.checkpoint=[random, b.pth]",
+            "weights are read when a session starts",
+        ),
+    ],
+)
+def test_what_a_strategy_has_fixed_cannot_change(changes: dict[str, Any], assignment: str, error: str) -> None:
+    with pytest.raises(ConfigError, match=error):
+        change(assignment, **changes)
