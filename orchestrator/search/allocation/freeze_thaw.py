@@ -28,7 +28,7 @@ from orchestrator.search.allocation.trial_curves import Rows, TrialCurves
 
 START_S = 0.15
 """Seconds that a lane takes to begin or to resume a trial; measured in benchmarks/trial_overhead.py."""
-_BY_RUNGS_EVERY = 2
+_BY_RUNGS_EVERY = 3
 """One in this many assignments follows the rungs."""
 _KEEP = 1.25
 """Factor on the worth of the running trial, so that lanes do not change trials for next to nothing."""
