@@ -43,7 +43,7 @@ _DOMAINS: TypeAdapter[dict[str, Domain]] = TypeAdapter(dict[str, Domain])
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a sweep found, and at what cost.
+    """Result of a sweep, and its cost.
 
     Args:
         best: Best value of the first objective; None without any.
