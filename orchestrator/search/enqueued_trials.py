@@ -96,6 +96,20 @@ def enqueue_trials(
     return chosen
 
 
+def paper_configurations(plan: SearchPlan) -> list[Mapping[str, Any]]:
+    """Return the papers' values for the networks of a sweep, reduced to what it searches; each once.
+
+    Args:
+        plan: Search plan of the sweep.
+    """
+    trial_filter, found = TrialFilter(plan), []
+    for source, settings in _from_papers(plan):
+        params = _reduced(plan, trial_filter, source, settings).params
+        if params and params not in found:
+            found.append(params)
+    return found
+
+
 def params_by_hand(plan: SearchPlan, source: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the searched values of a configuration given by hand while the sweep runs.
 

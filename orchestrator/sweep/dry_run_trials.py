@@ -161,6 +161,7 @@ def describe(sampler: SamplerConfig, trial_filter: TrialFilter, first: PreviewTr
     """
     cost, number = trial_filter.cost_of(first.trial), first.trial.number
     independent = sampler.name in _INDEPENDENT or number < sampler.startup_trials
+    independent = independent and (sampler.prior == "none" or number == 0)  # the share of the prior follows the results
     return Proposal(
         number=number,
         values=dict(first.values),

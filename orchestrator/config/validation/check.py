@@ -63,7 +63,9 @@ def _check_sections(raw: Mapping[str, Any], fields: Mapping[str, FieldInfo]) -> 
     known = {field.alias or name: field for name, field in fields.items()}
     sections: dict[str, Any] = {}
     unknown_keys = islice((key for key in raw if key not in known), _MOST_FAULTS + 1)
-    problems = [Problem(key, f"unknown setting. {did_you_mean(key, [*known, 'space'])}") for key in unknown_keys]
+    problems = [
+        Problem(key, f"unknown setting. {did_you_mean(key, [*known, 'space', 'strategy'])}") for key in unknown_keys
+    ]
     for name, field in known.items():
         if name not in raw and field.is_required():
             problems.append(Problem(name, "is missing; every sweep needs it"))
