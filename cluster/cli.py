@@ -178,16 +178,22 @@ def show_job(sweep: str, address: str, as_json: bool) -> None:
         ClusterError: The cluster does not answer.
         SweepNameError: The cluster knows no such sweep.
     """
+    from orchestrator.progress.progress_view import RUNNING_LINE
+
     client = JobClient(address)
     job = client.newest(sweep)
-    last = next((line for line in reversed(client.logs(job.job).splitlines()) if line.strip()), "")
+    lines = [line for line in client.logs(job.job).splitlines() if line.strip()]
+    last = lines[-1] if lines else ""
+    training = "" if job.is_over else next((line for line in reversed(lines) if RUNNING_LINE in line), "")
     if as_json:
-        tell_json({**job.as_dict(), "last_line": last})
+        tell_json({**job.as_dict(), "last_line": last, "training": training})
         return
     state = f"has {_outcome(job)}" if job.is_over else job.state.lower()
     where = without_password(client.address)
     tell(f"{job.sweep}: job '{job.job}' on {where} {'' if job.is_over else 'is '}{state}")
     tell(f"Last line: {last}")
+    if training and training != last:
+        tell(training[training.index(RUNNING_LINE) :])
     if job.is_over:
         tell(f"Log:       spatialsweep logs {_at(client, job.sweep)}")
     else:

@@ -198,7 +198,9 @@ def devices(nodes: Sequence[Node], claimed: float) -> Finding:
         )
     if len(drivers) > 1:
         return Finding(WARNING, "devices", f"{kinds}, drivers {', '.join(drivers)}. One driver everywhere is safer")
-    return Finding(OK, "devices", f"{kinds}, driver {drivers[0] if drivers else 'unknown'}")
+    served = [node["host"] for node in nodes if node["devices"].get("mps")]
+    mps = f", MPS on {', '.join(served)}" if served else ""
+    return Finding(OK, "devices", f"{kinds}, driver {drivers[0] if drivers else 'unknown'}{mps}")
 
 
 def storage(nodes: Sequence[Node], folder: str) -> Finding:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from orchestrator.runtime.mps import mps_runs
 from orchestrator.uris import without_password, without_user
 
 COMPARED = ("ray", "torch", "timm", "optuna", "mlflow", "pyarrow")
@@ -67,7 +68,7 @@ def _devices() -> dict[str, Any]:
     except (OSError, subprocess.SubprocessError) as error:
         return {"gpus": [], "driver": "", "error": str(error)}
     rows = [[field.strip() for field in line.split(",")] for line in done.stdout.splitlines() if line.strip()]
-    return {"gpus": [row[0] for row in rows], "driver": rows[0][1] if rows else ""}
+    return {"gpus": [row[0] for row in rows], "driver": rows[0][1] if rows else "", "mps": mps_runs()}
 
 
 def _storage(folder: Path, marker: str) -> dict[str, Any]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from orchestrator.sweep.dry_run import dry_run
     from orchestrator.sweep.run import resume_sweep, run_sweep
+    from orchestrator.verdicts.verdict import Verdict, verdict
 
 _HOMES = {
     "ConfigError": "orchestrator.errors",
@@ -40,6 +41,7 @@ _HOMES = {
     "SweepConfig": "orchestrator.config",
     "SweepResult": "orchestrator.results.sweep_result",
     "TrialResult": "orchestrator.results.sweep_result",
+    "Verdict": "orchestrator.verdicts.verdict",
     "change_settings": "orchestrator.steering.client",
     "dry_run": "orchestrator.sweep.dry_run",
     "end_sweep": "orchestrator.steering.client",
@@ -53,6 +55,7 @@ _HOMES = {
     "run_sweep": "orchestrator.sweep.run",
     "steering_panel": "orchestrator.progress.steering_panel",
     "stop_trial": "orchestrator.steering.client",
+    "verdict": "orchestrator.verdicts.verdict",
 }
 
 __all__ = [
@@ -61,6 +64,7 @@ __all__ = [
     "SweepConfig",
     "SweepResult",
     "TrialResult",
+    "Verdict",
     "change_settings",
     "dry_run",
     "end_sweep",
@@ -74,6 +78,7 @@ __all__ = [
     "run_sweep",
     "steering_panel",
     "stop_trial",
+    "verdict",
 ]
 
 

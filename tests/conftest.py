@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,24 @@ import torch
 pytest_plugins = ["tests.support.fixtures"]
 
 _SKIPPED: list[str] = []
+_SLOW_S = 0.1
+
+
+class _GarbageCollection:
+    """Processor time of the latest full collection of this process."""
+
+    def __init__(self) -> None:
+        self._began_s = 0.0
+        self.took_s = 0.0
+
+    def note(self, phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            self._began_s = time.process_time()
+        elif info["generation"] == 2:
+            self.took_s = time.process_time() - self._began_s
+
+
+_GARBAGE_COLLECTION = _GarbageCollection()
 
 
 def pytest_configure() -> None:
@@ -23,18 +42,29 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests that start Ray first: the many short ones then keep every process busy to the end."""
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    """Put the tests that start Ray first, then other slow ones: many short ones keep every process busy to the end."""
+    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("ray", "slow")])
 
 
 def pytest_collection_finish() -> None:
     """Spare each trial a look through all that was imported, as a lane's worker does: it takes up to a second."""
     gc.collect()
     gc.freeze()
+    gc.callbacks.append(_GARBAGE_COLLECTION.note)
+
+
+def pytest_runtest_logstart() -> None:
+    """Do the same between two tests, after others have imported more."""
+    if _GARBAGE_COLLECTION.took_s > _SLOW_S:
+        gc.collect()
+        gc.freeze()
+        _GARBAGE_COLLECTION.took_s = 0.0
 
 
 def pytest_unconfigure() -> None:
     """Let what was imported be torn down."""
+    if _GARBAGE_COLLECTION.note in gc.callbacks:
+        gc.callbacks.remove(_GARBAGE_COLLECTION.note)
     gc.unfreeze()
 
 

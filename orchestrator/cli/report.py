@@ -1,4 +1,4 @@
-"""Command `spatialsweep report`."""
+"""Commands `spatialsweep report` and `spatialsweep verdict`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import RecordedTrackingUri, RunsDir, StoredSweepName, path_option
-from orchestrator.cli.output import tell
+from orchestrator.cli.options import (
+    Address,
+    AsJson,
+    Assignments,
+    NewName,
+    RecordedTrackingUri,
+    RunsDir,
+    StoredSweepName,
+    Verbose,
+    path_option,
+)
+from orchestrator.cli.output import tell, tell_json, wide_console
+from orchestrator.config.option_values import setting_values
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from orchestrator.results.stored_sweep import StoredSweep
 
 app = typer.Typer()
+
+_SWEEP_FILES = (".yaml", ".yml")
 
 # A user waits for this command: report an unavailable server after one retry.
 _SHORT_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
@@ -41,6 +56,75 @@ def report(
     path = write_report(sweep, output or sweep.folder / "report.html")
     tell(f"Report:    {path}")
     _record(sweep, path, tracking_uri)
+
+
+@app.command()
+def verdict(
+    sweep: Annotated[str, typer.Argument(help="Name of a sweep, or its folder; or a sweep file, run as a tournament.")],
+    *,
+    by: Annotated[
+        str | None, typer.Option(help="Setting whose choices are compared; default: that of the tournament, or model.")
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="Metric to compare by, such as test/top1; default: the sweep's objective.")
+    ] = None,
+    assignments: Assignments = None,
+    name: NewName = None,
+    runs_dir: RunsDir = None,
+    address: Address = None,
+    verbose: Verbose = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="File to write; default: verdict.html of the sweep.", parser=path_option, metavar="PATH"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the choices of a setting, such as networks: which is better, by how much, and how sure that is.
+
+    With the file of a sweep, a tournament is run first: every choice gets as many configurations, epochs and seeds.
+    """
+    from orchestrator.results.stored_sweep import find_sweep, read_sweep
+
+    if output is not None:
+        _require_target(output)
+    if Path(sweep).suffix in _SWEEP_FILES:
+        if as_json:
+            raise typer.BadParameter("is for a stored sweep; run the tournament first", param_hint="--json")
+        values = setting_values(name=name, runs_dir=runs_dir)
+        sweep, by = _run_tournament(path_option(sweep), by, assignments or (), values, address=address, verbose=verbose)
+    elif assignments or name or address:
+        raise typer.BadParameter("is for a tournament; give a sweep file", param_hint="--set, --name, --address")
+    from orchestrator.cli.tables.verdict import print_verdict
+    from orchestrator.verdicts.page import write_verdict
+    from orchestrator.verdicts.verdict import verdict as reach_verdict
+
+    stored = read_sweep(find_sweep(sweep, runs_dir))
+    found = reach_verdict(stored, by=by, objective=objective)
+    path = write_verdict(found, output or stored.folder / "verdict.html")
+    if as_json:
+        tell_json({**found.as_dict(), "page": str(path)})
+        return
+    print_verdict(found, wide_console())
+    tell(f"Page:      {path}")
+
+
+def _run_tournament(
+    file: Path,
+    by: str | None,
+    assignments: Sequence[str],
+    values: Mapping[str, str],
+    *,
+    address: str | None,
+    verbose: bool,
+) -> tuple[str, str | None]:
+    """Run the tournament of a sweep file to its end; return the folder of the sweep, and what it compares."""
+    from orchestrator.cli.run import run_to_end
+    from orchestrator.config.plans import resolve_plans
+    from orchestrator.verdicts.tournament import load_tournament
+
+    config = load_tournament(file, assignments, by=by, values=values)
+    run_to_end(config, address, resume=False, allow_changed=False, verbose=verbose, sweep_file=file)
+    return str(resolve_plans(config).paths.runs_dir / config.name), config.tournament
 
 
 def _require_target(path: Path) -> None:

@@ -46,6 +46,8 @@ class SearchPlan:
         sampler: Sampler and its options.
         trial_scheduler: Trial scheduler and its options.
         try_first: `papers`, or configurations given by hand, that are tried before the sampler proposes any.
+        seeds: Number of seeds with which the configurations that may be the best are trained.
+        tournament: Searched name whose choices get equal numbers of configurations and of seeds; None without one.
         warm_start: Earlier sweeps whose best configurations are tried first as well.
         budget_epochs: Epochs that all trials may train together; None for no limit.
         initial_weights: Weights that trainings may start from, by checkpoint and network; `resolve_plans`, which reads
@@ -72,6 +74,8 @@ class SearchPlan:
     warm_start: tuple[str, ...]
     budget_epochs: int | None = None
     initial_weights: Mapping[tuple[str, str], InitialWeights] = field(default_factory=dict)
+    seeds: int = 1
+    tournament: str | None = None
     stored_choices: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
 
     @property
@@ -183,6 +187,8 @@ def resolve_plans(config: SweepConfig) -> SweepPlans:
         trial_scheduler=config.trial_scheduler,
         try_first=config.try_first,
         warm_start=config.warm_start,
+        seeds=config.seeds,
+        tournament=config.tournament,
         budget_epochs=config.budget.epochs,
     )
     return SweepPlans(

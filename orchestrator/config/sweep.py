@@ -33,6 +33,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.uris import remember_secrets
 from search_spaces import Domain, SearchSpace
 
+Seeds = Annotated[int, Field(ge=1, le=100)]
 SweepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
@@ -59,6 +60,9 @@ class SweepConfig(Section):
         recipe: Published set-up that the sweep runs, a name of `spatialsweep recipes`; the report compares with its
             published accuracy.
         seed: Seed of the sampler, the initial weights and the order of the images.
+        seeds: Number of seeds with which the configurations that may be the best are trained.
+        tournament: Searched name whose choices are compared: each gets the same number of configurations, and its best
+            one is trained with all seeds.
         objective: Metric to maximise or minimise; of a list, the first one chooses the best epoch and stops trials.
         constraints: Bounds such as `params <= 2e6`; a trial that violates one is never the best.
         sampler: Optuna's sampler.
@@ -87,6 +91,8 @@ class SweepConfig(Section):
     warm_start: Texts = ()
     recipe: str | None = None
     seed: Seed = 0
+    seeds: Seeds = 1
+    tournament: str | None = None
     objectives: ObjectiveList = Field((ObjectiveConfig(),), alias="objective")
     constraints: Texts = ()
     sampler: SamplerConfig = SamplerConfig()

@@ -37,8 +37,10 @@ class LaneSetting:
         lane: Index of the lane.
         hub: Handle of the hub.
         task: Dataset, objective and costs of its trials.
+        gpus_per_worker: GPUs that each worker reserves, or the share of one; zero on CPU.
     """
 
     lane: int
     hub: Any
     task: LaneTask
+    gpus_per_worker: float = 0.0

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from orchestrator.records.folder.live_progress import EpochProgress
+
 
 @dataclass(frozen=True)
 class RankId:
@@ -80,10 +82,25 @@ class HubState:
     Args:
         alive: Indices of the lanes that have a worker group.
         controllers: Handles of the actors that control the worker groups, by index of the lane.
+        progress: Newest progress of the epochs that train, by number of the trial.
     """
 
     alive: frozenset[int]
     controllers: Mapping[int, Any]
+    progress: Mapping[int, EpochProgress] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ProgressAnswer:
+    """Answer to the progress of an epoch.
+
+    Args:
+        leave_in_s: Seconds until the trial is to have left its epoch, which may end before; None to train on.
+        every_s: Seconds until the next message of this trial.
+    """
+
+    leave_in_s: float | None
+    every_s: float
 
 
 @dataclass(frozen=True)

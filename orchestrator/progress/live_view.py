@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ _ORDER = sorted(TrialStatus, key=lambda status: status is TrialStatus.RUNNING)  
 _BAD = (TrialStatus.DIVERGED, TrialStatus.FAILED)
 _FIXED_LINES = 7
 _BAR_WIDTH = 36
+PROGRESS_HEADINGS = ("step", "img/s", "loss", "left")
+"""Headings of `progress_cells`."""
 
 
 def live_view(snapshot: Snapshot, notes: Sequence[str], height: int) -> RenderableType:
@@ -82,12 +85,33 @@ def _headline(snapshot: Snapshot) -> RenderableType:
     return line
 
 
-def _running_table(snapshot: Snapshot, rows: Iterable[Running]) -> Table:
+def _running_table(snapshot: Snapshot, rows: Sequence[Running]) -> Table:
+    """Return the running trials; once the progress within an epoch is known, with it in the place of the time held."""
+    if any(row.within is not None for row in rows):
+        return _progress_table(snapshot, rows)
     table = _table("running", ("epoch", "right"), (snapshot.metric, "right"), ("for", "right"), ("network", "left"))
     for row in rows:
         value = "-" if row.value is None else f"{row.value:.4f}"
         add_row(table, row.trial, f"{row.epoch}/{row.epochs}", value, as_duration(row.held_s), row.model)
     return table
+
+
+def _progress_table(snapshot: Snapshot, rows: Iterable[Running]) -> Table:
+    headings = ("epoch", snapshot.metric, *PROGRESS_HEADINGS)
+    table = _table("running", *((heading, "right") for heading in headings), ("network", "left"))
+    for row in rows:
+        value = "-" if row.value is None else f"{row.value:.4f}"
+        add_row(table, row.trial, f"{row.epoch}/{row.epochs}", value, *progress_cells(row), row.model)
+    return table
+
+
+def progress_cells(row: Running) -> tuple[str, str, str, str]:
+    """Return steps of the epoch, images per second, loss and time left of a running trial, as text."""
+    within = row.within
+    if within is None or row.left_s is None:
+        return "-", "-", "-", "-"
+    loss = f"{within.loss:.3g}" if math.isfinite(within.loss) else "-"
+    return f"{within.step}/{within.steps}", f"{within.images_per_s:.0f}", loss, clock(row.left_s)
 
 
 def _leaderboard(snapshot: Snapshot, rows: Iterable[Ranked]) -> Table:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.progress.live_view import clock, counts_text, left_text
+from orchestrator.progress.live_view import PROGRESS_HEADINGS, clock, counts_text, left_text, progress_cells
 from orchestrator.progress.steering_panel import SteeringPanel, panel_while_running
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.results.notebook_table import html_table, params_text
@@ -89,11 +89,19 @@ def snapshot_html(snapshot: Snapshot, notes: Sequence[str]) -> str:
     if snapshot.usage:
         limits = ", ".join(f"{usage.name} {usage.used} of {usage.limit}" for usage in snapshot.usage)
         lines.append(f"<br>Budget: {html.escape(limits)}")
+    within = any(row.within is not None for row in snapshot.running)
     running = [
-        (row.trial, f"{row.epoch}/{row.epochs}", "-" if row.value is None else f"{row.value:.4f}", row.model)
+        (
+            row.trial,
+            f"{row.epoch}/{row.epochs}",
+            "-" if row.value is None else f"{row.value:.4f}",
+            *(progress_cells(row) if within else ()),
+            row.model,
+        )
         for row in snapshot.running
     ]
-    lines.append(html_table(("running", "epoch", snapshot.metric, "network"), running))
+    headings = ("running", "epoch", snapshot.metric, *(PROGRESS_HEADINGS if within else ()), "network")
+    lines.append(html_table(headings, running))
     top = [
         (row.trial, f"{row.value:.4f}", row.epochs, str(row.status), row.model, params_text(row.params, 6))
         for row in snapshot.top

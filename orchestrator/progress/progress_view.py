@@ -12,15 +12,20 @@ from rich.live import Live
 from rich.table import Table
 
 from orchestrator.plain_output import add_column, add_row, cell, say
-from orchestrator.progress.live_view import clock, left_text, live_view
+from orchestrator.progress.live_view import clock, left_text, live_view, progress_cells
 from orchestrator.progress.notebook_view import NotebookDisplay, snapshot_html
 from orchestrator.progress.snapshot import Snapshot, Snapshots
 from orchestrator.records.budget import as_duration
 from orchestrator.records.costs import SweepTotals
 from orchestrator.records.ledger import TrialStatus
+from orchestrator.results.notebook_table import mean_text
 from orchestrator.results.sweep_result import SweepResult, TrialResult
 
 _PLAIN_INTERVAL_S = 15.0
+_RUNNING_INTERVAL_S = 60.0
+_RUNNING_SHOWN = 4
+RUNNING_LINE = "Training: "
+"""Begin of the line about the epochs that train."""
 _PARAMS_SHOWN = 6
 _LINES_SHOWN = 3
 _LINES_KEPT = 20
@@ -58,7 +63,7 @@ class Progress:
     """Display of a sweep's progress; a context manager, used by the driver's main thread.
 
     A terminal and a notebook have a view that is redrawn in its place; elsewhere (a log, `ray job logs`) a line is
-    printed whenever a trial ends and every 15 s in between.
+    printed whenever a trial ends and every 15 s in between, and every minute one about the epochs that train.
 
     Args:
         snapshots: Source of the snapshots to show.
@@ -73,7 +78,7 @@ class Progress:
         self._warnings = Warnings()
         self._lines: deque[str] = deque(maxlen=_LINES_SHOWN)
         self._started = time.monotonic()
-        self._printed_at = self._started
+        self._printed_at = self._running_at = self._started
         self._printed_ended = 0
         live = console.is_terminal and display is None
         self._live = Live(console=console, auto_refresh=False, transient=True) if live else None
@@ -126,6 +131,9 @@ class Progress:
         if snapshot.ended > self._printed_ended or now - self._printed_at > _PLAIN_INTERVAL_S:
             self._printed_ended, self._printed_at = snapshot.ended, now
             self.say(f"{clock(now - self._started)}  {plain_line(snapshot)}")
+        if now - self._running_at > _RUNNING_INTERVAL_S and (line := running_line(snapshot)):
+            self._running_at = now
+            self.say(f"{clock(now - self._started)}  {line}")
 
 
 def plain_line(snapshot: Snapshot) -> str:
@@ -141,6 +149,18 @@ def plain_line(snapshot: Snapshot) -> str:
         *([f"{snapshot.rejected} rejected"] if snapshot.rejected else []),
     ]
     return f"{', '.join(parts)} | {_best(snapshot)} | {left_text(snapshot)}"
+
+
+def running_line(snapshot: Snapshot) -> str:
+    """Return the progress of the epochs that train as one line for a log; empty where none is known."""
+    rows = [row for row in snapshot.running if row.within is not None]
+    shown = []
+    for row in rows[:_RUNNING_SHOWN]:
+        step, images_per_s, loss, left = progress_cells(row)
+        epoch = f"epoch {row.epoch + 1} of {row.epochs}"
+        shown.append(f"trial {row.trial} {epoch}, step {step}, {images_per_s} images/s, loss {loss}, {left} left")
+    more = [f"and {len(rows) - len(shown)} more"] if len(rows) > len(shown) else []
+    return f"{RUNNING_LINE}{'; '.join([*shown, *more])}" if shown else ""
 
 
 def _best(snapshot: Snapshot) -> str:
@@ -168,7 +188,8 @@ def print_outcome(result: SweepResult, console: Console, dashboard: str) -> None
     if best is not None:
         test = f", test top-1 {best.test_top1:.2%}" if best.test_top1 is not None else ""
         beyond = "" if best.feasible else ", beyond a constraint as all are"
-        say(console, f"Best: trial {best.number}, {result.metric} {best.value:.4f}{test}{beyond}")
+        mean = "" if best.configuration is None else f", mean {mean_text(best.configuration)}"
+        say(console, f"Best: trial {best.number}, {result.metric} {best.value:.4f}{mean}{test}{beyond}")
     for record in result.records:
         if record.status in (TrialStatus.DIVERGED, TrialStatus.FAILED):
             say(console, f"{record.status.capitalize()}: trial {record.number}: {record.reason.splitlines()[0]}")
@@ -191,16 +212,18 @@ def cost_text(totals: SweepTotals) -> str:
 
 def _leaderboard(result: SweepResult, rows: int = 10) -> Table:
     table = Table(title=cell(f"{result.name}: {result.status}"), title_justify="left")
-    for heading in ("rank", "trial", result.metric, "test/top1", "epochs", "status", "parameters"):
+    over_seeds = ("mean over seeds",) if result.has_repeats else ()
+    for heading in ("rank", "trial", result.metric, *over_seeds, "test/top1", "epochs", "status", "parameters"):
         right = heading not in ("status", "parameters")
         add_column(table, heading, justify="right" if right else "left", overflow="fold")
-    for rank, trial in enumerate(result.ranking()[:rows], start=1):
+    for rank, trial in enumerate(result.leaderboard(rows), start=1):
         test = f"{trial.test_top1:.4f}" if trial.test_top1 is not None else "-"
         add_row(
             table,
             rank,
             trial.number,
             f"{trial.value:.4f}",
+            *((mean_text(trial.configuration),) if over_seeds else ()),
             test,
             trial.epochs,
             trial.status,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.progress.progress_records import current
 from orchestrator.records.budget import Budget, LimitUsage
 from orchestrator.records.costs import SweepTotals
+from orchestrator.records.folder.live_progress import EpochProgress
 from orchestrator.records.ledger import Ledger, TrialRecord, TrialStatus
 from orchestrator.records.objectives import Objectives
 from orchestrator.runtime.lane_plan import LanePlan
@@ -53,6 +55,8 @@ class Running:
         epochs: Largest number of epochs.
         value: First objective after that epoch; None before the first.
         held_s: Time in seconds that it has held a lane.
+        within: Progress of the epoch that trains; None where it is not known, as in a short epoch.
+        left_s: Expected seconds until its last epoch ends; None where `within` is.
     """
 
     trial: int
@@ -61,6 +65,8 @@ class Running:
     epochs: int
     value: float | None
     held_s: float
+    within: EpochProgress | None = None
+    left_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,7 @@ class _EndedTrials:
         held_s: Time in seconds that the timed trials held their lanes.
         timed: Time of each timed trial, by number.
         top: Best trials, with their ranks.
+        repeats: Number of trials that trained a configuration with another than the first seed.
     """
 
     counts: Counter[TrialStatus] = field(default_factory=Counter)
@@ -125,6 +132,7 @@ class _EndedTrials:
     held_s: float = 0.0
     timed: dict[int, float] = field(default_factory=dict)
     top: list[tuple[Any, Ranked]] = field(default_factory=list)
+    repeats: int = 0
 
     def add(self, trial: TrialRecord, ranked: tuple[Any, Ranked] | None) -> None:
         """Count an ended trial, and note its time and rank.
@@ -134,6 +142,7 @@ class _EndedTrials:
             ranked: Its rank and row of the leaderboard; None for a trial without a value.
         """
         self.counts[trial.status] += 1
+        self.repeats += trial.is_repeat
         if trial.status in (TrialStatus.FAILED, TrialStatus.DIVERGED):
             self.reasons[next(iter(trial.reason.splitlines()), str(trial.status))] += 1
         self._note(trial, ranked)
@@ -167,6 +176,7 @@ class Snapshots:
         objectives: Objectives and constraints of the sweep.
         budget: Limits of the sweep.
         cpus_per_worker: CPU cores reserved for each worker.
+        progress: Returns the newest progress within epochs, by trial.
     """
 
     def __init__(
@@ -179,6 +189,7 @@ class Snapshots:
         objectives: Objectives,
         budget: Budget,
         cpus_per_worker: float,
+        progress: Callable[[], Mapping[int, EpochProgress]] = dict,
     ) -> None:
         self._ledger = ledger
         self._plan = plan
@@ -188,6 +199,7 @@ class Snapshots:
         self._objective = objectives.configs[0]
         self._budget = budget
         self._cpus_per_worker = cpus_per_worker
+        self._progress = progress
         self._ended = _EndedTrials()
 
     def change_trials(self, trials: int) -> None:
@@ -211,7 +223,7 @@ class Snapshots:
             name=self._name,
             metric=self._objective.metric,
             wanted=self._trials,
-            ended=counts.total() - len(running) - counts[TrialStatus.INTERRUPTED],
+            ended=counts.total() - len(running) - counts[TrialStatus.INTERRUPTED] - self._ended.repeats,
             counts=counts,
             rejected=len(self._ledger.rejected()),
             totals=totals,
@@ -228,7 +240,7 @@ class Snapshots:
 
     def _ranked(self, trial: TrialRecord) -> tuple[Any, Ranked] | None:
         value = trial.best(self._objective.metric, self._objective.mode)
-        if value is None:
+        if value is None or trial.is_repeat:
             return None
         feasible = self._objectives.is_feasible(trial)
         row = Ranked(trial.number, _model(trial), value, trial.epochs, trial.status, feasible, trial.params)
@@ -239,7 +251,10 @@ class Snapshots:
         epochs = int(trial.config["training"]["epochs"])
         known = value if math.isfinite(value) else None
         held_s = self._ledger.cost_now(trial.number).held_s
-        return Running(trial.number, _model(trial), trial.epochs, epochs, known, held_s)
+        within = current(trial, self._progress())
+        epoch_s = trial.reports[-1].get("epoch_time_s") if trial.reports else None
+        left_s = None if within is None else within.trial_left_s(epochs, epoch_s)
+        return Running(trial.number, _model(trial), trial.epochs, epochs, known, held_s, within, left_s)
 
     def _devices(self, trials: Sequence[TrialRecord]) -> str:
         workers = sum(
@@ -267,7 +282,8 @@ class Snapshots:
         if typical is None:
             return None
         begun = sum(max(0.0, typical - trial.held_s) for trial in running)
-        waiting = max(0, self._trials - self._ended.counts.total() - self._ledger.count_paused() - len(running))
+        firsts = self._ended.counts.total() - self._ended.repeats
+        waiting = max(0, self._trials - firsts - self._ledger.count_paused() - len(running))
         return (begun + waiting * typical) / max(1, self._plan.lanes, len(running))
 
     def _rates(self) -> tuple[float, float]:
@@ -284,7 +300,11 @@ def _best(rows: Iterable[tuple[Any, Ranked]]) -> list[tuple[Any, Ranked]]:
 
 def _projected(running: Sequence[Running]) -> float | None:
     """Return the projected time of a trial, from those that have not ended; early stopping makes it less."""
-    found = [trial.held_s / trial.epoch * trial.epochs for trial in running if trial.epoch]
+    found = [
+        trial.held_s + trial.left_s if trial.left_s is not None else trial.held_s / trial.epoch * trial.epochs
+        for trial in running
+        if trial.epoch or trial.left_s is not None
+    ]
     return sum(found) / len(found) if found else None
 
 

@@ -154,6 +154,7 @@ class CostAccount:
     _best: float | None = None
     _best_trial: int | None = None
     _trials_since_best: int = 0
+    _repeats: set[int] = field(default_factory=set)  # of a configuration, with other seeds: none is a best by itself
     _paused_before: set[int] = field(default_factory=set)
     _epochs: dict[int, int] = field(default_factory=dict)
     _epochs_total: int = 0
@@ -171,6 +172,8 @@ class CostAccount:
             case TrialStarted() | TrialResumed():
                 self._close(event.trial, now)
                 self._open[event.trial] = _LaneHold(now, self._rates)
+                if isinstance(event, TrialStarted) and event.repeats is not None:
+                    self._repeats.add(event.trial)
             case TrialReported():
                 self._report(event)
             case TrialPaused() | TrialEnded():
@@ -231,6 +234,8 @@ class CostAccount:
         if hold is not None and event.held_s is not None:
             share = metrics.get(_WORKERS, self._workers) / self._workers
             hold.advance(event.time, event.held_s, share)
+        if event.trial in self._repeats:
+            return
         value = self._sign * metrics.get(self._metric or "", math.nan)
         if any(bound.violation(metrics.get(bound.metric, math.inf)) > 0 for bound in self._constraints):
             return
@@ -245,7 +250,7 @@ class CostAccount:
         A trial that pauses counts at its first pause, and not again.
         """
         hold = self._open.get(event.trial)
-        if isinstance(event, TrialEnded) and event.status is TrialStatus.INTERRUPTED:
+        if event.trial in self._repeats or (isinstance(event, TrialEnded) and event.status is TrialStatus.INTERRUPTED):
             return
         if hold is not None and hold.improved:
             self._trials_since_best = 0

@@ -24,6 +24,7 @@ Seconds = Annotated[float, Field(ge=0.0, lt=_LATEST_S, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Number = Annotated[int, Field(ge=0, lt=2**31)]
 Epoch = Annotated[int, Field(ge=1, lt=2**31)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1)]
 Metrics = Mapping[str, float]  # a loss may be infinite or not a number
 Plain = Mapping[str, Any]
@@ -95,7 +96,17 @@ class LanesPlanned:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrialStarted:
-    """Start of a trial: it was proposed and passed to Tune."""
+    """Start of a trial: it was proposed and passed to Tune.
+
+    Args:
+        time: Unix time.
+        trial: Number of the trial.
+        tune_id: Tune's id of the trial.
+        params: Searched values, by name.
+        config: `TrialConfig` as plain data.
+        repeats: Number of the trial whose configuration this one trains with another seed; None for the first seed.
+        replicate: Index of that seed, from 1; None for the first seed.
+    """
 
     event: Literal["trial_started"] = "trial_started"
     time: Time
@@ -103,6 +114,8 @@ class TrialStarted:
     tune_id: str
     params: Mapping[str, Scalar]
     config: Plain
+    repeats: Number | None = None
+    replicate: Annotated[int, Field(ge=1, lt=2**31)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -184,6 +197,26 @@ class TrialPaused:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrialProgressed:
+    """Progress of a trial within a long epoch, at most twice a minute; no state follows from it.
+
+    Args:
+        time: Unix time.
+        trial: Number of the trial.
+        epoch: Number of the epoch that trains, from 1.
+        step: Number of complete steps of the whole training.
+        metrics: Values since the progress before, by metric.
+    """
+
+    event: Literal["trial_progressed"] = "trial_progressed"
+    time: Time
+    trial: Number
+    epoch: Epoch
+    step: Annotated[int, Field(ge=0, lt=2**53)]
+    metrics: Metrics
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrialEnded:
     """End of a trial; of the trials that have ended, only an interrupted one can be resumed."""
 
@@ -194,6 +227,28 @@ class TrialEnded:
     reason: str = ""
     cost: CostFigures | None = None
     best: Metrics | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ConfigurationMeasured:
+    """Mean of the first objective over the seeds of a configuration, after another of them has ended.
+
+    Args:
+        time: Unix time.
+        trial: Number of the trial that trained the first seed.
+        trials: Numbers of the trials that the mean is of, by seed; at least two.
+        mean: Mean of the values.
+        ci_low: Lower end of the 95% interval of the mean.
+        ci_high: Upper end of that interval.
+    """
+
+    event: Literal["configuration_measured"] = "configuration_measured"
+    time: Time
+    trial: Number
+    trials: Annotated[tuple[Number, ...], Field(min_length=2)]
+    mean: Finite
+    ci_low: Finite
+    ci_high: Finite
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -303,7 +358,9 @@ Event: TypeAlias = (
     | TrialChanged
     | TrialReported
     | TrialPaused
+    | TrialProgressed
     | TrialEnded
+    | ConfigurationMeasured
     | CheckpointKept
     | CheckpointDropped
     | SettingsChanged
@@ -318,7 +375,7 @@ SESSION_STARTS = (SweepStarted, SweepResumed)
 EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 """Parser of events from JSON."""
 
-_LEFT_OUT_WHERE_NONE = frozenset({"identity", "held_s", "lane", "nodes", "cost", "best"})
+_LEFT_OUT_WHERE_NONE = frozenset({"identity", "held_s", "lane", "nodes", "cost", "best", "repeats", "replicate"})
 
 
 def content_of(event: Event) -> dict[str, Any]:

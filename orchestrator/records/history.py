@@ -12,6 +12,7 @@ from orchestrator.records.events import (
     BudgetSpent,
     CheckpointDropped,
     CheckpointKept,
+    ConfigurationMeasured,
     Event,
     FrontFound,
     SettingsChanged,
@@ -22,6 +23,7 @@ from orchestrator.records.events import (
     TrialEnded,
     TrialEnqueued,
     TrialPaused,
+    TrialProgressed,
     TrialRejected,
     TrialReported,
     TrialResumed,
@@ -53,6 +55,9 @@ class History:
         pauses: Number of the trial of every pause, in order.
         over: Numbers of the trials that have ended for good, in the order of their ends.
         stored: Checkpoints to be stored as artifacts, by trial and file.
+        measured: Trials that the newest mean of each configuration is of, by the number of its first trial.
+        repeats: Numbers of the trials that train a configuration with another than the first seed.
+        repeats_over: Number of those that have ended for good.
         costs: Time and devices used.
         ended: Status with which the newest session ended; None while it runs.
         ended_by: Limit of the budget that ended the newest session; empty when none did.
@@ -77,6 +82,9 @@ class History:
         self.pauses: list[int] = []
         self.over: list[int] = []
         self.stored: set[tuple[int, str]] = set()
+        self.measured: dict[int, tuple[int, ...]] = {}
+        self.repeats: set[int] = set()
+        self.repeats_over = 0
         self.costs = CostAccount()
         self.ended: TrialStatus | None = None
         self.ended_by = ""
@@ -106,13 +114,25 @@ class History:
                 raise LineError("the sweep has started before")
             case TrialStarted() | TrialRejected() if event.trial in self.trials:
                 raise LineError(f"trial {event.trial} was started before")
-            case TrialResumed() | TrialChanged() | TrialReported() | TrialPaused() | TrialEnded() | CheckpointKept():
+            case (
+                TrialResumed()
+                | TrialChanged()
+                | TrialReported()
+                | TrialProgressed()
+                | TrialPaused()
+                | TrialEnded()
+                | CheckpointKept()
+            ):
                 self._require_started(event.trial)
             case TrialSteered():
                 self._require_started(event.trial)
-            case FrontFound():
+            case FrontFound() | ConfigurationMeasured():
                 for number in event.trials:
                     self._require_started(number)
+        if isinstance(event, TrialStarted) and event.repeats is not None:
+            self._require_started(event.repeats)
+            if self.trials[event.repeats].is_repeat:
+                raise LineError(f"trial {event.trial} repeats trial {event.repeats}, which is itself a repeat")
         if isinstance(event, TrialChanged):
             self._require_started(event.donor)
 
@@ -124,15 +144,8 @@ class History:
         match event:
             case SweepStarted() | SweepResumed():
                 self._begin_session(event)
-            case SettingsChanged():
-                self.superseded.append(self.config)
-                self.config, self.identity = event.config, event.identity
-                self.changed = {**self.changed, **event.changes}
-                self.searched = merged_domains(self.searched, event.config.get("search") or {})
-            case TrialEnqueued():
-                self.enqueued[event.request] = event.params
-            case TrialSteered():
-                self.trials[event.trial].steered = "" if event.action == "resume" else event.action
+            case SettingsChanged() | TrialEnqueued() | TrialSteered():
+                self._steer(event)
             case SweepEnded():
                 self.ended = TrialStatus(event.status)
             case BudgetSpent():
@@ -141,17 +154,12 @@ class History:
                 self.stored.add((event.trial, event.path))
             case CheckpointDropped():
                 self.stored.discard((event.trial, event.path))
+            case ConfigurationMeasured():
+                self.measured[event.trial] = event.trials
             case TrialRejected():
                 self.rejected[event.trial] = RejectedTrial(event.trial, event.params, event.rule, event.reason)
             case TrialStarted():
-                self.trials[event.trial] = TrialRecord(
-                    number=event.trial,
-                    tune_id=event.tune_id,
-                    params=event.params,
-                    config=event.config,
-                    started_s=event.time,
-                )
-                self.open.add(event.trial)
+                self._begin_trial(event)
             case TrialResumed() | TrialChanged() | TrialReported() | TrialPaused() | TrialEnded():
                 self._update_trial(self.trials[event.trial], event)
 
@@ -165,6 +173,32 @@ class History:
         self.config, self.facts = event.config or self.config, event.facts or self.facts
         self.sessions, self.identity = self.sessions + 1, event.identity or {}  # absent in the oldest journals
         self.ended, self.ended_by = None, ""
+
+    def _steer(self, event: SettingsChanged | TrialEnqueued | TrialSteered) -> None:
+        match event:
+            case SettingsChanged():
+                self.superseded.append(self.config)
+                self.config, self.identity = event.config, event.identity
+                self.changed = {**self.changed, **event.changes}
+                self.searched = merged_domains(self.searched, event.config.get("search") or {})
+            case TrialEnqueued():
+                self.enqueued[event.request] = event.params
+            case TrialSteered():
+                self.trials[event.trial].steered = "" if event.action == "resume" else event.action
+
+    def _begin_trial(self, event: TrialStarted) -> None:
+        self.trials[event.trial] = TrialRecord(
+            number=event.trial,
+            tune_id=event.tune_id,
+            params=event.params,
+            config=event.config,
+            started_s=event.time,
+            repeats=event.repeats,
+            replicate=event.replicate or 0,
+        )
+        self.open.add(event.trial)
+        if event.repeats is not None:
+            self.repeats.add(event.trial)
 
     def _update_trial(
         self, trial: TrialRecord, event: TrialResumed | TrialChanged | TrialReported | TrialPaused | TrialEnded
@@ -205,6 +239,7 @@ class History:
             self.open.add(trial.number)
         elif was_left:
             self.over.append(trial.number)
+            self.repeats_over += trial.is_repeat
 
 
 def merged_domains(

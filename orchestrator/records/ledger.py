@@ -19,6 +19,7 @@ from orchestrator.records.events import (
     BudgetSpent,
     CheckpointDropped,
     CheckpointKept,
+    ConfigurationMeasured,
     CostFigures,
     Ended,
     Event,
@@ -34,6 +35,7 @@ from orchestrator.records.events import (
     TrialEnded,
     TrialEnqueued,
     TrialPaused,
+    TrialProgressed,
     TrialRejected,
     TrialReported,
     TrialResumed,
@@ -154,9 +156,37 @@ class Ledger:
         """Record the files to be stored with the session just begun, and the facts about its dataset."""
         self._record(SessionDescribed(time=time.time(), session=self.sessions, files=tuple(files), dataset=dataset))
 
-    def trial_started(self, number: int, tune_id: str, params: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-        """Record that a trial was proposed and passed to Tune."""
-        self._record(TrialStarted(time=time.time(), trial=number, tune_id=tune_id, params=params, config=config))
+    def trial_started(
+        self,
+        number: int,
+        tune_id: str,
+        params: Mapping[str, Any],
+        config: Mapping[str, Any],
+        *,
+        repeats: int | None = None,
+        replicate: int | None = None,
+    ) -> None:
+        """Record that a trial was proposed and passed to Tune.
+
+        Args:
+            number: Number of the trial.
+            tune_id: Tune's id of the trial.
+            params: Searched values, by name.
+            config: `TrialConfig` as plain data.
+            repeats: Number of the trial whose configuration it trains with another seed, if it does.
+            replicate: Index of that seed, from 1.
+        """
+        self._record(
+            TrialStarted(
+                time=time.time(),
+                trial=number,
+                tune_id=tune_id,
+                params=params,
+                config=config,
+                repeats=repeats,
+                replicate=replicate,
+            )
+        )
 
     def trial_rejected(self, number: int, params: Mapping[str, Any], rule: str, reason: str) -> None:
         """Record that a proposed configuration was rejected; it does not count as a trial."""
@@ -223,6 +253,17 @@ class Ledger:
                 )
             )
 
+    def trial_progressed(self, number: int, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
+        """Record the progress of a trial within an epoch.
+
+        Args:
+            number: Number of the trial.
+            epoch: Number of the epoch that trains, from 1.
+            step: Number of complete steps of the whole training.
+            metrics: Values since the progress before, by metric.
+        """
+        self._record(TrialProgressed(time=time.time(), trial=number, epoch=epoch, step=step, metrics=metrics))
+
     def trial_ended(
         self, number: int, status: TrialStatus, reason: str = "", best: Mapping[str, float] | None = None
     ) -> None:
@@ -247,6 +288,26 @@ class Ledger:
                     best=best or {},
                 )
                 self._record(ended)
+
+    def configuration_measured(
+        self, number: int, trials: Sequence[int], mean: float, interval: tuple[float, float]
+    ) -> None:
+        """Record the mean of a configuration over its seeds; one of the same trials is recorded once.
+
+        Args:
+            number: Number of the trial that trained the first seed.
+            trials: Numbers of the trials that the mean is of, by seed.
+            mean: Mean of the first objective.
+            interval: Both ends of the interval of the mean.
+        """
+        with self._lock:
+            if self._history.measured.get(number) != tuple(trials):
+                low, high = interval
+                self._record(
+                    ConfigurationMeasured(
+                        time=time.time(), trial=number, trials=tuple(trials), mean=mean, ci_low=low, ci_high=high
+                    )
+                )
 
     def trial_paused(self, number: int, resume_epoch: int, best: Mapping[str, float] | None = None) -> None:
         """Record the pause of a trial, or the removal of the checkpoint of a paused one.
@@ -306,10 +367,15 @@ class Ledger:
         with self._lock:
             return len(self._history.over)
 
-    def count_trials(self) -> int:
-        """Count the trials that were ever started, without rejected configurations."""
+    def count_configurations(self) -> int:
+        """Count the configurations that were ever started, whatever the number of their seeds; none is rejected."""
         with self._lock:
-            return len(self._history.trials)
+            return len(self._history.trials) - len(self._history.repeats)
+
+    def count_ended_configurations(self) -> int:
+        """Count the configurations whose trial with the first seed has ended for good."""
+        with self._lock:
+            return len(self._history.over) - self._history.repeats_over
 
     def count_paused(self) -> int:
         """Count the paused trials."""
@@ -361,7 +427,7 @@ class Ledger:
             return self._history.costs.totals(time.time())
 
     def _record(self, event: Event) -> None:
-        if not isinstance(event, TrialReported):  # holds numbers only, and there is one per epoch
+        if not isinstance(event, TrialReported | TrialProgressed):  # hold numbers only, and there are many
             event = replace(event, **masked({name: value for name, value in vars(event).items() if name != "event"}))
         with self._lock:
             self._history.refuse_contradiction(event)

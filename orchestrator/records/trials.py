@@ -28,6 +28,8 @@ class TrialRecord:
         cost: Devices times seconds, until its end or its pause.
         attempts: Number of times it was passed to Tune; above 1 after a pause, or after the sweep was resumed.
         nodes: Name and address of the node of every rank, in order, in the newest report.
+        repeats: Number of the trial whose configuration it trains with another seed; None for the first seed.
+        replicate: Index of its seed among those of its configuration, from 0.
         steered: `stop` or `pause` where the user has requested it for this trial; else empty.
         resume_epoch: Epoch of the checkpoint from which a paused trial would resume; 0 where none is left.
     """
@@ -44,8 +46,20 @@ class TrialRecord:
     cost: Cost = NO_COST
     attempts: int = 1
     nodes: tuple[str, ...] = ()
+    repeats: int | None = None
+    replicate: int = 0
     steered: str = ""
     resume_epoch: int = 0
+
+    @property
+    def is_repeat(self) -> bool:
+        """True if the trial trains a configuration with another than the first seed."""
+        return self.repeats is not None
+
+    @property
+    def configuration(self) -> int:
+        """Number of the trial that trains the same configuration with the first seed."""
+        return self.number if self.repeats is None else self.repeats
 
     @property
     def is_over(self) -> bool:

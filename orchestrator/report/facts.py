@@ -153,7 +153,7 @@ def meters(sweep: StoredSweep) -> list[LimitUsage]:
     """Return the used part of each limit, including the number of trials."""
     result, wanted = sweep.result, int(sweep.config["trials"])
     assert result.objectives is not None
-    over = sum(record.is_over for record in result.records)
+    over = sum(record.is_over and not record.is_repeat for record in result.records)
     budget = Budget(BudgetConfig.model_validate(sweep.config.get("budget") or {}), result.objectives.configs[0])
     return [LimitUsage("trials", str(over), str(wanted), over / wanted), *budget.usage(result.so_far)]
 

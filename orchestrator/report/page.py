@@ -95,6 +95,7 @@ def render(sweep: StoredSweep) -> str:
         metrics=sweep.result.objectives.metrics,
         most_params=MOST_PARAMS,
         cost_unit=rows.unit.name,
+        has_repeats=rows.has_repeats,
         written=time.strftime("%Y-%m-%d %H:%M", time.localtime()),
         version=package_version(),
         style=(_HERE / _STYLE).read_text(encoding="utf-8"),
@@ -113,11 +114,20 @@ def _found(sweep: StoredSweep, rows: TrialRows) -> list[Section]:
     assert objectives is not None
     best, hidden = result.best, curves.left_out(result.records)
     ranked, shown = len(result.ranking()), rows.leaderboard()
-    some = f"The best {len(shown)} of {ranked} trials that" if ranked > len(shown) else "All trials that"
+    if rows.has_repeats:
+        ranked = len(result.configurations())
+    seeds = (
+        " A row is a configuration: the value of its last seed, and the mean over its seeds with Student's interval. "
+        "The first seed chose which configurations got more; a dagger marks those without all seeds."
+        if rows.has_repeats
+        else ""
+    )
+    kind = "configurations" if rows.has_repeats else "trials"
+    some = f"The best {len(shown)} of {ranked} {kind} that" if ranked > len(shown) else f"All {kind} that"
     fewer = f" {curves.MOST_CURVES} curves are drawn, the best among them; {hidden} are left out." if hidden else ""
     return [
         Section("published", "Beside the published number", content=_published(sweep)),
-        Section("leaderboard", "Leaderboard", f"{some} finished an epoch, best first.", content=shown),
+        Section("leaderboard", "Leaderboard", f"{some} finished an epoch, best first.{seeds}", content=shown),
         Section(
             "curves",
             "Learning curves",

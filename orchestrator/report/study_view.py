@@ -90,7 +90,7 @@ def study_view(records: Sequence[TrialRecord], config: Mapping[str, Any], object
     """
     domains: TypeAdapter[dict[str, Domain]] = TypeAdapter(dict[str, Domain])
     space = SearchSpace(domains.validate_python(config.get("search") or {}))
-    over = [record for record in records if record.is_over]
+    over = [record for record in records if record.is_over and not record.is_repeat]
     known = [record for record in over if not space.strays(record.params)]
     directions = [
         optuna.study.StudyDirection.MAXIMIZE if objective.mode == "max" else optuna.study.StudyDirection.MINIMIZE

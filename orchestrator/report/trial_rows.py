@@ -16,6 +16,7 @@ MOST_ROWS = 25
 MOST_PARAMS = 6
 _HOUR_S = 3_600.0
 NOTHING = "\N{EN DASH}"
+_MISSING = "\N{DAGGER}"
 _SPARK_POINTS = 40
 
 
@@ -35,6 +36,9 @@ class Row:
         params: Searched names and values, as text.
         spark: Learning curve, as points of an SVG polyline; empty below two epochs.
         is_best: Whether it is the best trial of the sweep.
+        seeds: Number of seeds that the mean is of, as text; a dagger marks that seeds are missing.
+        mean: Mean of the first objective over the seeds, as text.
+        interval: 95% interval of the mean, as text.
     """
 
     rank: int
@@ -48,6 +52,9 @@ class Row:
     params: Sequence[tuple[str, str]]
     spark: str
     is_best: bool
+    seeds: str = NOTHING
+    mean: str = NOTHING
+    interval: str = NOTHING
 
 
 @dataclass(frozen=True)
@@ -94,8 +101,13 @@ class TrialRows:
         self.unit = CostUnit.fit_for(max(costs, key=lambda cost: (cost.gpu_s, cost.cpu_s), default=NO_COST))
 
     def leaderboard(self) -> list[Row]:
-        """Return rows of the best trials with a value."""
-        return self._rows(self._result.top(MOST_ROWS))
+        """Return rows of the best trials with a value; with several seeds, a row for each configuration."""
+        return self._rows(self._result.leaderboard(MOST_ROWS))
+
+    @property
+    def has_repeats(self) -> bool:
+        """True if a configuration was trained with several seeds."""
+        return self._result.has_repeats
 
     def front(self) -> list[Row]:
         """Return rows of the Pareto front; none with a single objective."""
@@ -122,7 +134,19 @@ class TrialRows:
             ],
             spark=_spark(record, self._objectives.metrics[0]),
             is_best=best is not None and trial.number == best.number,
+            **_over_seeds(trial),
         )
+
+
+def _over_seeds(trial: TrialResult) -> dict[str, str]:
+    """Return the cells of a configuration with several seeds; none for another."""
+    found = trial.configuration
+    if found is None or found.mean is None:
+        return {}
+    cells = {"seeds": f"{len(found.values)}{'' if found.complete else _MISSING}", "mean": number(found.mean)}
+    if found.ci_low is not None:
+        cells["interval"] = f"{number(found.ci_low)} to {number(found.ci_high)}"
+    return cells
 
 
 def number(value: float | None) -> str:

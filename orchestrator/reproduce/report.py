@@ -15,7 +15,7 @@ import jinja2
 from orchestrator.files.atomic_files import atomic_file
 from orchestrator.records.provenance import package_version
 from orchestrator.reproduce.result import TableResult
-from orchestrator.reproduce.statistics import CONFIDENCE, Estimate
+from orchestrator.seeds.estimates import CONFIDENCE, Estimate
 
 __all__ = ["HEADINGS", "ReportFiles", "as_markdown", "remarks", "table_rows", "write_report"]
 

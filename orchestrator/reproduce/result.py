@@ -10,8 +10,8 @@ from orchestrator.reproduce.catalogue import Measure, PaperTable, TableRow
 from orchestrator.reproduce.measurements import Measurement
 from orchestrator.reproduce.rows import ResolvedRow
 from orchestrator.reproduce.scale import RunScale
-from orchestrator.reproduce.statistics import CONFIDENCE, Estimate, estimate, paired_difference
 from orchestrator.reproduce.sweeps import Cell
+from orchestrator.seeds.estimates import CONFIDENCE, Estimate, estimate, paired_difference
 
 __all__ = ["RowResult", "TableResult", "table_result"]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -23,7 +25,7 @@ def facts_of(sweep: StoredSweep) -> dict[str, Any]:
     """Return the status of a sweep as plain data, for `spatialsweep status` and `list`."""
     result, totals = sweep.result, sweep.result.so_far
     best = result.best
-    counts = Counter(str(record.status) for record in result.records)
+    counts = Counter(str(record.status) for record in result.records if not record.is_repeat)
     return {
         "name": sweep.name,
         "state": str(sweep.state),
@@ -40,9 +42,13 @@ def facts_of(sweep: StoredSweep) -> dict[str, Any]:
             "epochs": best.epochs,
             "status": str(best.status),
             "params": dict(best.params),
+            **({} if best.configuration is None else {"over_seeds": asdict(best.configuration)}),
         },
         "trials_wanted": sweep.config.get("trials"),
         "trials": {str(status): counts[status] for status in TrialStatus if counts[status]},
+        "seeds": result.seeds,
+        "repeats": sum(record.is_repeat for record in result.records),
+        "running": _running(sweep),
         "rejected": dict(sweep.rejected),
         "epochs": sum(record.epochs for record in result.records),
         "wall_s": totals.wall_s,
@@ -52,6 +58,30 @@ def facts_of(sweep: StoredSweep) -> dict[str, Any]:
         "last_event_age_s": sweep.age_s,
         "tracking_uri": result.tracking_uri,
     }
+
+
+def _running(sweep: StoredSweep) -> list[dict[str, Any]]:
+    """Return the progress of the epochs that train now."""
+    rows = []
+    for record in sweep.result.records:
+        found = sweep.progress.get(record.number)
+        if record.status is not TrialStatus.RUNNING or found is None or found.epoch <= record.epochs:
+            continue
+        epochs = int(record.config["training"]["epochs"])
+        epoch_s = record.reports[-1].get("epoch_time_s") if record.reports else None
+        rows.append(
+            {
+                "trial": found.trial,
+                "epoch": found.epoch,
+                "epochs": epochs,
+                "step": found.step,
+                "steps": found.steps,
+                "images_per_s": found.images_per_s,
+                "loss": found.loss if math.isfinite(found.loss) else None,
+                "left_s": found.trial_left_s(epochs, epoch_s),
+            }
+        )
+    return rows
 
 
 def status_row(folder: SweepFolder) -> dict[str, Any]:

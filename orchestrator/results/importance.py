@@ -5,6 +5,7 @@ from __future__ import annotations
 import optuna
 from optuna.trial import TrialState
 
+from orchestrator.search.samplers.learnable import REPEATS
 from orchestrator.search.storage import open_storage
 
 _FEWEST = 2
@@ -28,6 +29,12 @@ def importance_of(name: str, storage_uri: str) -> dict[str, float]:
     """
     study = optuna.load_study(study_name=name, storage=open_storage(storage_uri))
     finished = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    if any(REPEATS in trial.user_attrs for trial in finished):  # a configuration counts once, not once for each seed
+        finished = [trial for trial in finished if REPEATS not in trial.user_attrs]
+        names, directions = study.metric_names, study.directions
+        study = optuna.create_study(directions=directions)
+        study.set_metric_names(names or [])
+        study.add_trials(finished)
     if len(finished) < _FEWEST or not any(trial.distributions for trial in finished):
         return {}
     return optuna.importance.get_param_importances(study)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from orchestrator.results.configuration_result import ConfigurationResult
     from orchestrator.results.sweep_result import SweepResult
 
 _RESULT_ROWS = 10
@@ -23,14 +24,27 @@ def result_html(result: SweepResult) -> str:
             "-" if trial.test_top1 is None else f"{trial.test_top1:.4f}",
             trial.epochs,
             str(trial.status),
+            *((mean_text(trial.configuration),) if result.has_repeats else ()),
             " ".join(filter(None, (str(trial.params.get("model", "")), params_text(trial.params, 6)))),
         )
-        for rank, trial in enumerate(result.top(_RESULT_ROWS), start=1)
+        for rank, trial in enumerate(result.leaderboard(_RESULT_ROWS), start=1)
     ]
     found = "no trial has finished an epoch" if best is None else f"best {result.metric} {best.value:.4f}"
     head = f"<b>{html.escape(result.name)}</b>: {result.status}, {len(result.records)} trials, {html.escape(found)}"
-    headings = ("rank", "trial", result.metric, "test/top1", "epochs", "status", "parameters")
+    over_seeds = ("mean over seeds",) if result.has_repeats else ()
+    headings = ("rank", "trial", result.metric, "test/top1", "epochs", "status", *over_seeds, "parameters")
     return f"<div>{head}{html_table(headings, rows)}<code>{html.escape(str(result.folder))}</code></div>"
+
+
+def mean_text(found: ConfigurationResult | None) -> str:
+    """Format the mean of a configuration with its interval, such as `0.912 (0.905 to 0.919), 3 seeds`.
+
+    Args:
+        found: Result of the configuration; None where it has one seed only.
+    """
+    if found is None or found.mean is None or found.ci_low is None:
+        return "-"
+    return f"{found.mean:.4f} ({found.ci_low:.4f} to {found.ci_high:.4f}), {len(found.values)} seeds"
 
 
 def params_text(params: Mapping[str, Any], most: int) -> str:

@@ -18,6 +18,7 @@ from orchestrator.config.sections.objective import ObjectiveConfig, parse_constr
 from orchestrator.errors import first_line
 from orchestrator.files.home_paths import expanded_path
 from orchestrator.files.runs_dir import resolve_runs_dir
+from orchestrator.records.folder.live_progress import EpochProgress, read_live
 from orchestrator.records.folder.recorded_addresses import recorded_address
 from orchestrator.records.folder.sweep_folder import SweepFolder, existing_folder
 from orchestrator.records.history import read_begun
@@ -55,6 +56,7 @@ class StoredSweep:
         result: Results until now.
         age_s: Seconds since the last event.
         rejected: Number of rejected configurations, by the setting or limit they break.
+        progress: Progress of the epochs that train now, by trial; empty unless the sweep runs.
     """
 
     state: SweepState
@@ -64,6 +66,7 @@ class StoredSweep:
     result: SweepResult = field(repr=False)
     age_s: float = 0.0
     rejected: Mapping[str, int] = field(default_factory=dict)
+    progress: Mapping[int, EpochProgress] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -134,6 +137,7 @@ def read_sweep(folder: SweepFolder) -> StoredSweep:
         so_far=history.costs.totals(now),
         objectives=objectives,
         storage_uri=recorded_address("storage", history.config, folder.path.parent),
+        seeds=int(history.config.get("seeds") or 1),
     )
     return StoredSweep(
         state=state,
@@ -143,6 +147,7 @@ def read_sweep(folder: SweepFolder) -> StoredSweep:
         result=result,
         age_s=max(0.0, time.time() - last_s),
         rejected=Counter(trial.rule for trial in history.rejected.values()),
+        progress=read_live(folder.scratch) if state is SweepState.RUNNING else {},
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,9 @@ from orchestrator.records.costs import NO_COST, NO_TOTALS, Cost, SweepTotals
 from orchestrator.records.folder.trial_folder import trial_folder
 from orchestrator.records.ledger import TrialRecord, TrialStatus
 from orchestrator.records.objectives import Objectives
+from orchestrator.results.configuration_result import ConfigurationResult
 from orchestrator.results.tables import reports_table, trials_table, write_parquet
+from orchestrator.seeds.configurations import Configuration, best_configuration, configurations
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +42,7 @@ class TrialResult:
         checkpoint: Path of its best weights; None when there is no checkpoint.
         cost: Devices times seconds.
         test_top5: Top-5 accuracy on the test images; None where `test_top1` is.
+        configuration: Result of its configuration over all seeds; None where that was trained with one seed only.
     """
 
     number: int
@@ -53,6 +57,7 @@ class TrialResult:
     values: Mapping[str, float] = field(default_factory=dict)
     feasible: bool = True
     test_top5: float | None = None
+    configuration: ConfigurationResult | None = None
 
     def load_model(self, *, allow_code: bool = False) -> nn.Module:
         """Load the trained network, in evaluation mode on the CPU.
@@ -88,6 +93,7 @@ class SweepResult:
         so_far: Time, devices and best value until now.
         objectives: Objectives and constraints; None when only the metric is known.
         storage_uri: Database of the study; may hold a password.
+        seeds: Number of seeds with which the configurations that may be the best are trained.
     """
 
     name: str
@@ -103,6 +109,7 @@ class SweepResult:
     so_far: SweepTotals = NO_TOTALS
     objectives: Objectives | None = None
     storage_uri: str = field(default="", repr=False)
+    seeds: int = 1
 
     @property
     def pareto_front(self) -> list[TrialResult]:
@@ -127,14 +134,45 @@ class SweepResult:
     def best(self) -> TrialResult | None:
         """Best trial that is feasible and was trained to the end; None when no trial has reported.
 
-        Without such a trial, feasible trials are preferred to trials trained to the end.
+        Without such a trial, feasible trials are preferred to trials trained to the end. Where configurations were
+        trained with several seeds it is a trial, that with the last seed, of the configuration with the best mean over
+        all seeds; before one has all seeds, it is the best trial of the first seed.
         """
-        ranked = self.ranking()
+        found = self._configurations if self.has_repeats else []
+        of_all_seeds = best_configuration(found, self.seeds)
+        if of_all_seeds is not None:
+            return self._result(of_all_seeds.finished[-1])
+        ranked = [trial for trial in self.ranking() if self._by_number[trial.number].repeats is None]
 
         def rank(trial: TrialResult) -> tuple[bool, bool]:
             return not trial.feasible, trial.status is not TrialStatus.FINISHED
 
         return min(ranked, key=rank, default=None)
+
+    @property
+    def has_repeats(self) -> bool:
+        """True if a configuration was trained with several seeds."""
+        return any(record.is_repeat for record in self.records)
+
+    def configurations(self) -> list[ConfigurationResult]:
+        """Return the configurations with a value, each over its seeds.
+
+        Those trained with all seeds come first, best mean first, then the others, by the mean of the seeds they have.
+        """
+        found = [ConfigurationResult.of(each, self.seeds) for each in self._configurations]
+        sign = -1.0 if self.mode == "max" else 1.0
+        valued = [each for each in found if each.mean is not None]
+        return sorted(valued, key=lambda each: (not each.complete, sign * (each.mean or 0.0), each.number))
+
+    def leaderboard(self, count: int) -> list[TrialResult]:
+        """Return the best trials, best first, or a trial of each of the best configurations if there are repeats.
+
+        Args:
+            count: Largest number of trials.
+        """
+        if not self.has_repeats:
+            return self.top(count)
+        return [self.trial(each.trials[-1]) for each in self.configurations()[:count]]
 
     def ranking(self) -> list[TrialResult]:
         """Return the trials with a value, best first; infeasible trials come last.
@@ -154,10 +192,9 @@ class SweepResult:
         Raises:
             KeyError: There is no such trial.
         """
-        for record in self.records:
-            if record.number == number:
-                return self._result(record)
-        raise KeyError(f"{self.name} has no trial {number}")
+        if number not in self._by_number:
+            raise KeyError(f"{self.name} has no trial {number}")
+        return self._result(self._by_number[number])
 
     def load_model(self, trial: int | None = None, *, allow_code: bool = False) -> nn.Module:
         """Load the network that a trial has trained, in evaluation mode on the CPU.
@@ -180,6 +217,20 @@ class SweepResult:
         return self.objectives or Objectives(
             (ObjectiveConfig.model_validate({"metric": self.metric, "mode": self.mode}),), {}
         )
+
+    @cached_property
+    def _by_number(self) -> Mapping[int, TrialRecord]:
+        return {record.number: record for record in self.records}
+
+    @property
+    def _configurations(self) -> list[Configuration]:
+        return configurations(self.records, self._objectives)
+
+    @cached_property
+    def _repeated(self) -> Mapping[int, ConfigurationResult]:
+        """Results of the configurations with several seeds, by number."""
+        found = self._configurations if self.has_repeats else []
+        return {each.number: ConfigurationResult.of(each, self.seeds) for each in found if each.repeats}
 
     @property
     def trials(self) -> pa.Table:
@@ -227,4 +278,5 @@ class SweepResult:
             cost=record.cost,
             values=self._objectives.values(record),
             feasible=self._objectives.is_feasible(record),
+            configuration=self._repeated.get(record.configuration),
         )

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.files.atomic_files import atomic_file
 from orchestrator.records.ledger import TrialRecord
+from orchestrator.results.configuration_result import ConfigurationResult
 
 if TYPE_CHECKING:
     from orchestrator.results.sweep_result import TrialResult
@@ -45,6 +46,14 @@ TRIALS = pa.schema(
         _column("tune_trial", pa.string(), "Ray Tune's id"),
         _column("mlflow_run", pa.string(), "id of the trial's MLflow run"),
         _column("checkpoint", pa.string(), "file with the best epoch's weights"),
+        _column("configuration", pa.int64(), "trial that trained the same configuration with the first seed"),
+        _column("replicate", pa.int64(), "index of the trial's seed among those of its configuration, from 0"),
+        _column("seed", pa.int64(), "seed of the initial weights and of the order of the images"),
+        _column("mean", pa.float64(), "of value over the seeds of the configuration; null with one seed"),
+        _column("ci_low", pa.float64(), "lower end of the 95% interval of that mean (Student's t)"),
+        _column("ci_high", pa.float64(), "upper end of that interval"),
+        _column("seeds", pa.int64(), "seeds that the mean is of"),
+        _column("all_seeds", pa.bool_(), "whether these are all seeds of the sweep"),
     ]
 )
 
@@ -110,4 +119,21 @@ def _trial_row(record: TrialRecord, result: TrialResult, metric: str) -> dict[st
         "tune_trial": record.tune_id,
         "mlflow_run": result.mlflow_run,
         "checkpoint": str(result.checkpoint) if result.checkpoint else None,
+        "configuration": record.configuration,
+        "replicate": record.replicate,
+        "seed": record.config.get("seed"),
+        **_over_seeds(result.configuration),
+    }
+
+
+def _over_seeds(found: ConfigurationResult | None) -> dict[str, Any]:
+    """Return the columns of a configuration with several seeds; none for another."""
+    if found is None:
+        return {}
+    return {
+        "mean": found.mean,
+        "ci_low": found.ci_low,
+        "ci_high": found.ci_high,
+        "seeds": len(found.values),
+        "all_seeds": found.complete,
     }

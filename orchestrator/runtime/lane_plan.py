@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import ray
 
 from orchestrator.config.sections.resources import BYTES_PER_GB, ResourcesConfig
+from orchestrator.config.sections.training import AUTO
 from orchestrator.errors import ClusterError
 from orchestrator.runtime.ray_private.core import autoscaled_resources
 
@@ -29,7 +30,13 @@ class LanePlan:
     at_most: int = 1
 
 
-def plan_lanes(resources: ResourcesConfig, trials: int, nodes: Sequence[Mapping[str, float]] | None = None) -> LanePlan:
+def plan_lanes(
+    resources: ResourcesConfig,
+    trials: int,
+    nodes: Sequence[Mapping[str, float]] | None = None,
+    *,
+    gpu_share: float = 1.0,
+) -> LanePlan:
     """Plan as many lanes as a cluster holds.
 
     A cluster with an autoscaler counts with its largest size: the requests of the lanes make it add nodes.
@@ -38,6 +45,7 @@ def plan_lanes(resources: ResourcesConfig, trials: int, nodes: Sequence[Mapping[
         resources: Resources of one trial.
         trials: Number of trials, and largest number of lanes.
         nodes: Resources of each node by Ray's names; None takes those of the connected cluster.
+        gpu_share: Share of a GPU that `gpus_per_worker: auto` stands for where the cluster has GPUs.
 
     Raises:
         ClusterError: Not even one lane fits; the message shows the arithmetic.
@@ -46,7 +54,11 @@ def plan_lanes(resources: ResourcesConfig, trials: int, nodes: Sequence[Mapping[
     most = (autoscaled_resources() if nodes is None else None) or {}
     gpus = max(sum(node.get("GPU", 0.0) for node in there), most.get("GPU", 0.0))
     wanted = resources.gpus_per_worker
-    gpus_per_worker = wanted if wanted is not None else (1.0 if gpus >= resources.min_workers else 0.0)
+    if isinstance(wanted, float):
+        gpus_per_worker = wanted
+    else:
+        automatic = gpu_share if wanted == AUTO else 1.0
+        gpus_per_worker = automatic if gpus >= resources.min_workers else 0.0
     fitting = lanes_that_fit(resources, gpus_per_worker, nodes)
     if fitting < 1:
         raise ClusterError(_arithmetic(resources, gpus_per_worker, there))
@@ -79,7 +91,14 @@ def _nodes() -> list[dict[str, float]]:
 
 
 def _slots(node: Mapping[str, float], per_worker: dict[str, float]) -> int:
-    return int(min(node.get(name, 0.0) / amount for name, amount in per_worker.items()) + 1e-9)
+    return min(_fitting(node.get(name, 0.0), amount, whole=name == "GPU") for name, amount in per_worker.items())
+
+
+def _fitting(there: float, amount: float, *, whole: bool) -> int:
+    """Return how many workers a resource of a node suffices for; a share of a GPU is one of a single GPU."""
+    if whole and amount < 1:
+        return int(there + 1e-9) * int(1 / amount + 1e-9)
+    return int(there / amount + 1e-9)
 
 
 def _arithmetic(resources: ResourcesConfig, gpus_per_worker: float, nodes: Sequence[Mapping[str, float]]) -> str:

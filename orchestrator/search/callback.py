@@ -20,6 +20,7 @@ from orchestrator.records.objectives import Objectives
 from orchestrator.search.not_pickled import NotPickled
 from orchestrator.search.optuna_state import optuna_state
 from orchestrator.search.pauses import Pauses, begin_again
+from orchestrator.search.racing import record_mean
 from orchestrator.search.samplers.samplers import OUTCOME
 from orchestrator.search.schedulers.allocated import Allocation
 from orchestrator.search.scores import note_constraints, note_report
@@ -176,6 +177,7 @@ class SweepCallback(NotPickled, Callback):
     def _record_end(self, tune_id: str, asked: optuna.Trial, status: TrialStatus, reason: str) -> None:
         record = self._ledger.trial(asked.number)
         self._ledger.trial_ended(asked.number, status, reason, self._objectives.values(record))
+        record_mean(self._ledger, self._objectives, asked.number)
         if self._allocation is not None and status is not TrialStatus.INTERRUPTED:
             self._allocation.end(asked.number)
         self._hub.release.remote(tune_id)

@@ -18,6 +18,7 @@ from orchestrator.config.plans import SearchPlan
 from orchestrator.config.sections.first_trials import PAPERS
 from orchestrator.config.trial import resolve_trial
 from orchestrator.errors import ConfigError, Problem, did_you_mean
+from orchestrator.search.samplers.learnable import REPEATS
 from orchestrator.search.trial_filter import TrialFilter
 from search_spaces import ConstantDomain, Domain, FloatDomain, IntDomain, kind_of, paper_settings, setting_of
 
@@ -233,10 +234,11 @@ def _from_earlier_sweeps(
 
 
 def _best(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the few best trials that meet every constraint: by value, or the Pareto front."""
+    """Return the few best trials that meet every constraint: by value of the first seed, or the Pareto front."""
     if len(study.directions) > 1:
         return study.best_trials[:_BEST_OF_EACH]
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    complete = [trial for trial in complete if REPEATS not in trial.user_attrs]
     feasible = [trial for trial in complete if all(value <= 0 for value in trial.constraints.values())]
     feasible.sort(key=lambda trial: trial.value or 0.0, reverse=study.direction is optuna.study.StudyDirection.MAXIMIZE)
     return feasible[:_BEST_OF_EACH]

@@ -10,8 +10,7 @@ from optuna.trial import FrozenTrial
 from orchestrator.records.ledger import TrialRecord, TrialStatus
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.optuna_state import optuna_state
-from orchestrator.search.samplers.learnable import PAUSED_AT
-from orchestrator.search.samplers.samplers import OUTCOME
+from orchestrator.search.samplers.learnable import OUTCOME, PAUSED_AT, REPEATS, REPLICATE
 from search_spaces import SearchSpace
 
 
@@ -43,6 +42,8 @@ def frozen_trial(record: TrialRecord, space: SearchSpace, objectives: Objectives
 def notes(record: TrialRecord) -> dict[str, str | int]:
     """Return the user attributes of a trial."""
     attributes: dict[str, str | int] = {"tune_trial": record.tune_id}
+    if record.repeats is not None:
+        attributes |= {REPEATS: record.repeats, REPLICATE: record.replicate}
     if record.status is TrialStatus.PAUSED:
         attributes[PAUSED_AT] = record.epochs
     if record.is_over:

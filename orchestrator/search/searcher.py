@@ -20,6 +20,7 @@ from orchestrator.search.allocation.allocator import Propose, Resume
 from orchestrator.search.enqueued_trials import enqueue_request, params_by_hand
 from orchestrator.search.not_pickled import NotPickled
 from orchestrator.search.pauses import Pauses, begin_again
+from orchestrator.search.racing import SeedRace, Step, repeat_of, repeated_config
 from orchestrator.search.rejections import RejectionStreak, reject
 from orchestrator.search.samplers.samplers import SweepSampler
 from orchestrator.search.schedulers.allocated import Allocation
@@ -72,6 +73,7 @@ class StudySearcher(NotPickled, Searcher):
         self._plan = plan
         self._ledger = ledger
         self._trial_filter = TrialFilter(plan)
+        self._race = SeedRace(study, plan, ledger)
         self._has_room = has_room
         self._say = say
         self._allocation = allocation
@@ -97,6 +99,7 @@ class StudySearcher(NotPickled, Searcher):
             plan = replace(plan, stored_choices=self._plan.stored_choices)
             self._plan = plan if is_same else self._with_changed_space(plan, searched)
             self._trial_filter = TrialFilter(self._plan)
+            self._race = SeedRace(self._study, self._plan, self._ledger)
             if self._allocation is not None:
                 self._allocation.change_bounds(trials=plan.trials, epochs=plan.budget_epochs)
 
@@ -151,15 +154,19 @@ class StudySearcher(NotPickled, Searcher):
 
     @property
     def begun(self) -> int:
-        """Number of trials that have ended for good, are paused, or that Tune has now."""
-        return self._ledger.count_ended() + self._ledger.count_paused() + len(self.asked)
+        """Number of configurations whose trial has ended for good, is paused, or that Tune has now."""
+        with self.lock:
+            asked = {trial.number for trial in self.asked.values()}
+            waiting = (record for record in self._ledger.open() if record.number not in asked)
+            return self._ledger.count_configurations() - sum(not record.is_repeat for record in waiting)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # a text ends the search
         """Return the next configuration under the key `trial`, with the number of its epochs already reported.
 
-        Interrupted trials come first, then those that the allocation rule resumes, then new ones. A configuration that
-        is not worth a trial is rejected, and the study asked again. Returns None while no lane is free, or the
-        allocation rule waits for running trials: Tune calls again.
+        Interrupted trials come first, then those that the allocation rule resumes, then new ones, then further seeds
+        of configurations that may be the best. A configuration that is not worth a trial is rejected, and the study
+        asked again. Returns None while no lane is free, or while the allocation rule or the race waits for running
+        trials: Tune calls again.
 
         Raises:
             SpaceExhaustedError: Nothing but rejected configurations was proposed, many times in a row.
@@ -172,8 +179,18 @@ class StudySearcher(NotPickled, Searcher):
             if (number := self._next_wanted()) is not None:
                 return self._resume(trial_id, number)
         if self._allocation is not None:
-            return self._suggest_allocated(trial_id, self._allocation)
-        return self._suggest_proposed(trial_id)
+            found = self._suggest_allocated(trial_id, self._allocation)
+        else:
+            found = self._suggest_proposed(trial_id)
+        return self._suggest_repeat(trial_id) if found == FINISHED and not self.closed else found
+
+    def _suggest_repeat(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return a configuration that may be the best with another seed; None while the race waits for results."""
+        with self.lock:
+            found = self._race.next_repeat()
+            if isinstance(found, optuna.Trial):
+                return self._start(trial_id, found, RejectionStreak(self._say))
+            return FINISHED if found is Step.FINISHED else None
 
     def _next_wanted(self) -> int | None:
         """Return a paused trial that the user resumes; None where there is none."""
@@ -239,29 +256,35 @@ class StudySearcher(NotPickled, Searcher):
             with self.lock:
                 if self.closed or self._is_exhausted():  # the sweep may be ended meanwhile
                     return FINISHED
-                if self.begun >= self._plan.trials:  # more may be wanted while some are running
-                    return None if self._open else self._end_search(trial_id)
-                if (found := self._propose(trial_id, streak)) is not None:
+                if self.begun >= self._plan.trials:
+                    # More may be wanted while some are running; further seeds do not wait for that.
+                    return None if self._open and self._plan.seeds == 1 else self._end_search(trial_id)
+                self._race.fix_arm()
+                if (found := self._start(trial_id, self._study.ask(), streak)) is not None:
                     return found
         raise streak.exhausted()
 
-    def _propose(self, trial_id: str, streak: RejectionStreak) -> dict[str, Any] | None:
-        """Return one configuration of the study; None where it was rejected, which is noted in the streak."""
-        trial = self._study.ask()
+    def _start(self, trial_id: str, trial: optuna.Trial, streak: RejectionStreak) -> dict[str, Any] | None:
+        """Return the configuration of a trial; None where it was rejected, which is noted in the streak."""
+        repeat = repeat_of(trial)
         is_new = not self._ledger.has_trial(trial.number)
-        if is_new:
+        if is_new and repeat is None:
             params = self._plan.space.sample(trial, self._plan.stored_choices)
             config = resolve_trial(self._plan, trial.number, params, self._plan.initial_weights)
             if (rejection := self._outside(params) or self._trial_filter.rejection(config)) is not None:
                 reject(self._study, self._ledger, trial, params, rejection)
                 streak.note(rejection)
                 return None
+        elif is_new and repeat is not None:
+            first = self._ledger.trial(repeat.configuration)
+            params, config = dict(first.params), repeated_config(first, trial.number, repeat.replicate)
         self._has_begun = True
         trial.set_user_attr("tune_trial", trial_id)
         self.asked[trial_id] = trial  # before the ledger makes the trial visible to other threads
         self._open.add(trial_id)
         if is_new:
-            self._ledger.trial_started(trial.number, trial_id, params, config.model_dump(mode="json"))
+            of = {} if repeat is None else {"repeats": repeat.configuration, "replicate": repeat.replicate}
+            self._ledger.trial_started(trial.number, trial_id, params, config.model_dump(mode="json"), **of)
         else:
             self._ledger.trial_resumed(trial.number, trial_id)
         record = self._ledger.trial(trial.number)

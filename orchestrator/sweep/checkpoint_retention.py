@@ -11,6 +11,8 @@ from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.folder.trial_folder import trial_folder
 from orchestrator.records.ledger import Ledger, TrialRecord, TrialStatus
 from orchestrator.records.objectives import Objectives
+from orchestrator.seeds.configurations import best_configuration, configurations
+from orchestrator.seeds.race import may_be_best
 
 _BEST, _LAST, _PREVIOUS = "best.pt", "last.pt", "previous.pt"
 _SUFFIXES = (".pt", ".partial")
@@ -29,17 +31,25 @@ class KeptTrials(NamedTuple):
     newest: frozenset[int]
 
 
-def kept_trials(records: Sequence[TrialRecord], keep: KeepConfig, objectives: Objectives) -> KeptTrials:
+def kept_trials(
+    records: Sequence[TrialRecord],
+    keep: KeepConfig,
+    objectives: Objectives,
+    repeated: Sequence[TrialRecord] | None = None,
+) -> KeptTrials:
     """Decide which trials keep checkpoints.
 
     The best are the first `keep.best` of the ranking, the best one that was trained to the end, and the Pareto front:
-    all that a result may call the best. The newest are the last `keep.last` to have ended.
+    all that a result may call the best. The newest are the last `keep.last` to have ended. Of a configuration with
+    several seeds that may be the best, the trial with the last seed keeps its best weights, too.
 
     Args:
         records: Trials to choose from.
         keep: Section `keep` of the configuration.
         objectives: Objectives and constraints of the sweep.
+        repeated: All trials of the configurations with several seeds; None looks for them in `records`.
     """
+    repeated = with_repeats(records) if repeated is None else repeated
     first = objectives.configs[0]
     ranked = sorted(
         (record for record in records if record.best(first.metric, first.mode) is not None), key=objectives.rank
@@ -50,9 +60,33 @@ def kept_trials(records: Sequence[TrialRecord], keep: KeepConfig, objectives: Ob
         (record for record in records if record.is_over), key=lambda record: record.ended_s or 0.0, reverse=True
     )
     return KeptTrials(
-        best=frozenset(record.number for record in [*ranked[: keep.best], *finished[:1], *front]),
+        best=frozenset(record.number for record in [*ranked[: keep.best], *finished[:1], *front])
+        | _last_of_contenders(repeated, objectives),
         newest=frozenset(record.number for record in ended[: keep.last]),
     )
+
+
+def with_repeats(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Return the trials of the configurations with several seeds.
+
+    Args:
+        records: Trials of the sweep.
+    """
+    numbers = {record.configuration for record in records if record.is_repeat}
+    return [record for record in records if record.configuration in numbers]
+
+
+def _last_of_contenders(repeated: Sequence[TrialRecord], objectives: Objectives) -> frozenset[int]:
+    """Return the trial with the last seed of each configuration that may be the best."""
+    found = {each.number: each for each in configurations(repeated, objectives) if each.values}
+    if not found:
+        return frozenset()
+    sign = -1.0 if objectives.configs[0].mode == "min" else 1.0
+    values = {number: [sign * value for value in each.values.values()] for number, each in found.items()}
+    seeds = 1 + max(record.replicate for record in repeated)
+    complete = best_configuration(list(found.values()), seeds)
+    contenders = {*may_be_best(values, seeds), *([] if complete is None else [complete.number])}
+    return frozenset(found[number].finished[-1].number for number in contenders)
 
 
 def checkpoints_to_store(folder: SweepFolder, kept: KeptTrials) -> set[tuple[int, str]]:
@@ -110,7 +144,8 @@ class CheckpointRetention:
         if not fresh:
             return
         ended = sorted([*self._kept, *fresh], key=lambda record: record.number)
-        kept = kept_trials(ended, self._keep, self._objectives)
+        repeated = with_repeats(self._ledger.trials()) if any(record.is_repeat for record in ended) else []
+        kept = kept_trials(ended, self._keep, self._objectives, repeated)
         for record in ended:
             best = {_BEST} if record.number in kept.best else set()
             names = {_BEST, _LAST, _PREVIOUS} if record.number in kept.newest else best

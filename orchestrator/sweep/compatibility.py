@@ -26,6 +26,8 @@ from orchestrator.records.provenance import code_fingerprint
 _FREE = (
     "name",
     "trials",
+    "seeds",
+    "tournament",
     "budget",
     "resources",
     "tracking",

@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from orchestrator.config.plans import SweepPlans, resolve_plans
+from orchestrator.config.plans import SearchPlan, SweepPlans, resolve_plans
 from orchestrator.config.sections.budget import BudgetConfig
 from orchestrator.config.sections.resources import ResourcesConfig
 from orchestrator.config.sweep import SweepConfig
@@ -19,8 +19,10 @@ from orchestrator.inference.weights.initial import find_initial_weights
 from orchestrator.records.costs import Rates
 from orchestrator.records.folder.sweep_folder import new_folder
 from orchestrator.records.stored_config import complete_settings, non_default_settings
+from orchestrator.runtime.gpu_share import GpuMemory, share_for
 from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
 from orchestrator.runtime.ray_session import ray_session
+from orchestrator.search.racing import arms_of
 from orchestrator.search.space_summary import summarize_space
 from orchestrator.search.trial_filter import TrialFilter
 from orchestrator.sweep.dry_run_trials import LargestTrial, Proposal, describe, largest_trial, preview_trials
@@ -134,23 +136,30 @@ def dry_run(
     facts = dataset_facts(search.dataset.name, search.dataset.uri, search.dataset.crop_size)
     trial_filter = TrialFilter(search, facts)
     preview = preview_trials(search, min(shown, search.trials), plans.paths.study_uri, say)
-    plan, problem, place = _plan(resources, search.trials, address)
+    largest = largest_trial(search, trial_filter, facts, preview.trials, resources.min_workers)
+    plan, problem, place = _plan(resources, search.trials, address, largest)
     return DryRun(
         plans=plans,
         settings=complete_settings(config),
         non_default=non_default_settings(config),
         proposals=tuple(describe(search.sampler, trial_filter, trial) for trial in preview.trials),
         rejected=preview.rejected,
-        largest=largest_trial(search, trial_filter, facts, preview.trials, resources.min_workers),
+        largest=largest,
         plan=plan,
         plan_problem=problem,
         place=place,
-        bounds=cost_bounds(plans.budget, search.trials * search.max_epochs, plan, resources.cpus_per_worker),
+        bounds=cost_bounds(plans.budget, _most_epochs(search), plan, resources.cpus_per_worker),
         notice=_name_taken(plans),
         space=tuple(summarize_space(search)),
         tried_first=preview.tried_first,
         checkpoints=found.notes,
     )
+
+
+def _most_epochs(search: SearchPlan) -> int:
+    """Return the epochs of all trials, if every configuration that may get further seeds gets them all."""
+    repeated = search.trials if search.tournament is None else len(arms_of(search))
+    return (search.trials + repeated * (search.seeds - 1)) * search.max_epochs
 
 
 def cost_bounds(budget: BudgetConfig, epochs: int, plan: LanePlan | None, cpus_per_worker: float) -> Bounds:
@@ -186,21 +195,32 @@ def _name_taken(plans: SweepPlans) -> str:
     return ""
 
 
-def _plan(resources: ResourcesConfig, trials: int, address: str | None) -> tuple[LanePlan | None, str, str]:
+def _plan(
+    resources: ResourcesConfig, trials: int, address: str | None, largest: LargestTrial
+) -> tuple[LanePlan | None, str, str]:
     """Return the lanes that fit, the reason why none does, and the place that was planned for."""
     address = address or os.environ.get("RAY_ADDRESS")
     if address is None and not ray.is_initialized():
-        return *_fit(resources, trials, [this_machine()]), "this machine"
+        share = share_for(_gpus_here(largest), min(resources.lanes or trials, trials))
+        return *_fit(resources, trials, [this_machine()], share), "this machine"
     with ray_session(address):  # one that is open is used, as a sweep would
         place = f"the cluster at {address}" if address else "the cluster this process has joined"
-        return *_fit(resources, trials, None), place
+        return *_fit(resources, trials, None, 1.0), place
+
+
+def _gpus_here(largest: LargestTrial) -> list[GpuMemory]:
+    """Return the memory of this machine's GPUs, with the estimate of what a trial needs of it."""
+    import torch
+
+    totals = [torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())]
+    return [GpuMemory(largest.footprint.total, total) for total in totals]
 
 
 def _fit(
-    resources: ResourcesConfig, trials: int, nodes: list[Mapping[str, float]] | None
+    resources: ResourcesConfig, trials: int, nodes: list[Mapping[str, float]] | None, gpu_share: float
 ) -> tuple[LanePlan | None, str]:
     try:
-        return plan_lanes(resources, trials, nodes), ""
+        return plan_lanes(resources, trials, nodes, gpu_share=gpu_share), ""
     except ClusterError as error:
         return None, str(error)
 

@@ -27,7 +27,7 @@ from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
 from orchestrator.search.trial_filter import TrialFilter
-from orchestrator.training.memory_estimate import MemoryEstimate, estimate_memory
+from orchestrator.training.memory.memory_estimate import MemoryEstimate, estimate_memory
 from search_spaces import setting_of
 
 # Samplers whose proposals do not depend on the results of earlier trials; others begin so.
@@ -193,7 +193,7 @@ def largest_trial(
     extremes = (row for row in _extremes(plan) if trial_filter.rejection(row.trial) is None)
     different = {_memory_key(row.trial): row for row in (*trials, *extremes)}
     rows = [(trial, values, trial_filter.cost_of(trial)) for trial, values, _ in different.values()]
-    by_work = heapq.nlargest(_MEASURED, rows, key=lambda row: row[2].macs * row[0].training.global_batch_size)
+    by_work = heapq.nlargest(_MEASURED, rows, key=lambda row: row[2].macs * row[0].training.batch_size)
     by_size = heapq.nlargest(1, rows, key=lambda row: row[2].params)
     measured = [
         (estimate_memory(row[0], facts, workers), row)

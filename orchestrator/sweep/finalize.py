@@ -13,6 +13,7 @@ from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import Ledger, TrialStatus, count_rejected
 from orchestrator.records.objectives import Objectives
 from orchestrator.results.sweep_result import SweepResult, TrialResult
+from orchestrator.search.racing import record_means
 from orchestrator.sweep.checkpoint_retention import checkpoints_to_store, kept_trials
 from orchestrator.tracking.mlflow_runs import silence_mlflow
 from orchestrator.tracking.mlflow_writer import MlflowWriter
@@ -67,8 +68,10 @@ def finalize(
             so_far=ledger.totals(),
             objectives=objectives,
             storage_uri=plans.paths.study_uri,
+            seeds=search.seeds,
         )
 
+    record_means(ledger, objectives)
     first = result({})
     front = [trial.number for trial in first.pareto_front] if len(search.objectives) > 1 else []
     kept = kept_trials(ledger.trials(), plans.keep, objectives)
@@ -118,4 +121,6 @@ def _summary(best: TrialResult | None, ledger: Ledger, front: Sequence[int]) -> 
     if best is None:
         return counts
     test = {} if best.test_top1 is None else {"best_test_top1": best.test_top1}
-    return {**counts, "best_trial": best.number, "best_value": best.value, **test}
+    over = best.configuration
+    means = {} if over is None else {"best_mean": over.mean, "best_ci_low": over.ci_low, "best_ci_high": over.ci_high}
+    return {**counts, "best_trial": best.number, "best_value": best.value, **test, **means}

@@ -64,8 +64,9 @@ def run_sweep(
 ) -> SweepResult:
     """Train and compare the configurations of a sweep; blocks until the sweep has ended.
 
-    All files go to `runs_dir/<name>`. Ctrl-C ends the sweep after the running epochs, a second one immediately; signals
-    are handled only where this is called in the main thread.
+    All files go to `runs_dir/<name>`. Ctrl-C ends the sweep after the running epochs, or within those that take over
+    15 s more, where they resume; a second one ends it immediately. Signals are handled only where this is called in the
+    main thread.
 
     Args:
         config: Checked configuration of the sweep.

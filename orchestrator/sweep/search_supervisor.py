@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 from orchestrator.errors import ClusterError, RayLostError
@@ -13,6 +14,9 @@ from orchestrator.search.tune_run import TuneRun
 from orchestrator.sweep.signals import SignalWatch
 
 _POLL_S = 0.5
+GRACE_S = 15.0
+"""Seconds in which running epochs may end once the search is to end; longer ones are left within, and resume there."""
+
 _URGENT_TIMEOUT_S = 1.0
 
 
@@ -64,10 +68,12 @@ class SearchSupervisor:
             self._reason = self._stop_reason()
         if self._reason and not self._signals.urgent:
             hint = " Ctrl-C again stops at once." if self._signals.stop_requested else ""
-            self._say(f"Stopping after the epochs now running: {self._reason}.{hint}")
+            longer = f"those that take over {GRACE_S:g} s more are left at a checkpoint"
+            self._say(f"Stopping after the epochs now running; {longer}: {self._reason}.{hint}")
             self._search.wind_down()
+        leave_at_s = time.monotonic() + GRACE_S
         while self._goes_on() and not self._signals.urgent:
-            self._lanes.wind_down()
+            self._lanes.wind_down(max(0.0, leave_at_s - time.monotonic()))
             self._poll()
         self._all_lanes_lost = self._search.running and not self._lanes.alive
 

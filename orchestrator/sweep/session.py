@@ -17,28 +17,37 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import optuna
+import ray
 from rich.console import Console
 
 from orchestrator.config import SweepConfig
 from orchestrator.config.plans import SearchPlan, SweepPlans
 from orchestrator.config.sections.budget import BudgetConfig
+from orchestrator.config.sections.training import AUTO
+from orchestrator.config.trial import resolve_trial
+from orchestrator.data import dataset_facts
 from orchestrator.lanes.lane_setting import LaneTask
 from orchestrator.lanes.pool.lane_pool import LanePool
 from orchestrator.notify.notifications import Notifications
 from orchestrator.plain_output import say
 from orchestrator.progress.notebook_view import NotebookDisplay
+from orchestrator.progress.progress_records import ProgressRecords
 from orchestrator.progress.progress_view import Progress
 from orchestrator.progress.snapshot import Snapshots
 from orchestrator.records.budget import Budget
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.objectives import Objectives
+from orchestrator.runtime.gpu_share import measured_share
 from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
 from orchestrator.runtime.ray_session import ray_session
+from orchestrator.search.racing import race_state
 from orchestrator.search.schedulers.trial_schedulers import create_allocation
+from orchestrator.search.trial_filter import TrialFilter
 from orchestrator.search.tune_run import TuneRun
 from orchestrator.sweep.checkpoint_retention import CheckpointRetention
 from orchestrator.sweep.disk_watch import DiskWatch
+from orchestrator.sweep.dry_run_trials import largest_trial
 from orchestrator.sweep.search_supervisor import SearchSupervisor
 from orchestrator.sweep.signals import SignalWatch
 from orchestrator.sweep.steering.steering import Steering
@@ -101,9 +110,11 @@ class SweepSession:
         if self._completion():
             yield
             return
-        left = self._plans.search.trials - self._ledger.count_ended()
+        left = max(1, self._plans.search.trials * self._plans.search.seeds - self._ledger.count_ended())
         with ray_session(address, verbose=verbose):  # 1. Connect to Ray and plan the lanes
-            self._lane_plan = plan_lanes(self._plans.training.resources, left)
+            resources = self._plans.training.resources
+            share = measured_gpu_share(self._plans, left) if resources.gpus_per_worker == AUTO else 1.0
+            self._lane_plan = plan_lanes(resources, left, gpu_share=share)
             yield
 
     def run(self) -> TrialStatus:
@@ -123,7 +134,7 @@ class SweepSession:
             study = set_up_study(  # 3.
                 self._plans, self._ledger, self._objectives, lambda text: say(self._console, text)
             )
-            with self._open_progress(lane_plan) as progress:
+            with self._open_progress(lane_plan, lanes) as progress:
                 search = self._search(study, lanes, lane_plan.at_most, progress)
                 steering = self._steering(search, progress)
                 supervisor = self._supervisor(search, lanes, progress, steering)
@@ -132,7 +143,7 @@ class SweepSession:
                 finally:
                     supervisor.close()  # 5. End the search and close the lanes
                     steering.close()
-                if not self._ledger.ended_by and self._ledger.count_ended() < self._plans.search.trials:
+                if not self._ledger.ended_by and self._ledger.count_ended_configurations() < self._plans.search.trials:
                     self._note_spent_epochs()
                 progress.update()
                 self._retention.apply()  # 6.
@@ -147,12 +158,19 @@ class SweepSession:
         return self._budget.exhausted_limit(self._ledger.totals()) or ""
 
     def _all_done(self) -> str:
-        """Return that the trials are used up, as text; empty where they are not."""
+        """Return that the trials are used up and the race of seeds is over, as text; empty where they are not."""
+        configurations = self._all_configurations_done()
+        if configurations and self._plans.search.seeds > 1:
+            return configurations if race_state(self._plans.search, self._ledger.trials()).is_over else ""
+        return configurations
+
+    def _all_configurations_done(self) -> str:
+        """Return that every configuration has ended or paused for good, as text; empty where one has not."""
         trials = self._plans.search.trials
-        if self._ledger.count_ended() >= trials:
+        if self._ledger.count_ended_configurations() >= trials:
             return f"all {trials} trials are done"
         paused = self._ledger.count_paused()
-        if not paused or self._ledger.open() or self._ledger.count_trials() < trials:
+        if not paused or self._ledger.open() or self._ledger.count_configurations() < trials:
             return ""
         allocation = create_allocation(self._plans.search, self._ledger)
         if allocation is None or not allocation.is_finished or self._spent_epochs():
@@ -191,7 +209,7 @@ class SweepSession:
             scratch=self._folder.scratch / "ray",
         )
 
-    def _open_progress(self, plan: LanePlan) -> Progress:
+    def _open_progress(self, plan: LanePlan, lanes: LanePool) -> Progress:
         """Record the planned lanes and announce the search."""
         cpus_per_worker = self._plans.training.resources.cpus_per_worker
         self._ledger.lanes_planned(plan.lanes, plan.workers, cpus_per_worker, plan.gpus_per_worker)
@@ -203,6 +221,7 @@ class SweepSession:
             objectives=self._objectives,
             budget=self._budget,
             cpus_per_worker=cpus_per_worker,
+            progress=lambda: lanes.progress,
         )
         progress = Progress(snapshots, self._console, self._display)
         progress.say(self._announcement(plan))
@@ -214,9 +233,12 @@ class SweepSession:
         search, resources, ended = self._plans.search, self._plans.training.resources, self._ledger.count_ended()
         least = f"{resources.min_workers} to " if resources.elastic else ""
         done = f", {ended} of them done before" if ended else ""
+        device = "GPU" if plan.gpus_per_worker else "CPU"
+        if 0 < plan.gpus_per_worker < 1:
+            device = f"{plan.gpus_per_worker:g} of a GPU"
         return (
             f"Sweep {self._folder.name}: {search.trials} trials{done}, of at most {search.max_epochs} epochs, "
-            f"{plan.lanes} lane(s) of {least}{plan.workers} worker(s) on {'GPU' if plan.gpus_per_worker else 'CPU'}"
+            f"{plan.lanes} lane(s) of {least}{plan.workers} worker(s) on {device}"
         )
 
     def _search(self, study: optuna.Study, lanes: LanePool, at_most: int, progress: Progress) -> TuneRun:
@@ -254,6 +276,7 @@ class SweepSession:
         )
 
     def _supervisor(self, search: TuneRun, lanes: LanePool, progress: Progress, steering: Steering) -> SearchSupervisor:
+        records = ProgressRecords(self._ledger, self._folder.scratch, lambda: lanes.progress)
         disk = DiskWatch(self._folder, self._ledger, progress.say)
         return SearchSupervisor(
             search,
@@ -262,5 +285,31 @@ class SweepSession:
             budget=self._budget,
             signals=self._signals,
             say=progress.say,
-            polls=(progress.update, steering.poll, disk.poll, self._retention.apply, self._notifications.poll),
+            polls=(
+                progress.update,
+                records.poll,
+                steering.poll,
+                disk.poll,
+                self._retention.apply,
+                self._notifications.poll,
+            ),
         )
+
+
+def measured_gpu_share(plans: SweepPlans, trials: int) -> float:
+    """Return the share of a GPU that `gpus_per_worker: auto` stands for in the connected cluster; 1 without GPUs.
+
+    Args:
+        plans: Plans of the sweep.
+        trials: Number of trials that are left.
+
+    Raises:
+        ClusterError: No GPU became free, or the measurement failed.
+    """
+    search, resources = plans.search, plans.training.resources
+    if not ray.cluster_resources().get("GPU", 0.0):
+        return 1.0
+    facts = dataset_facts(search.dataset.name, search.dataset.uri, search.dataset.crop_size)
+    largest = largest_trial(search, TrialFilter(search, facts), facts, (), resources.max_workers)
+    trial = resolve_trial(search, 0, largest.values, search.initial_weights)
+    return measured_share(trial, facts, plans.training.network_files, min(resources.lanes or trials, trials))

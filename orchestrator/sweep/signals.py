@@ -10,8 +10,9 @@ from types import FrameType, TracebackType
 class SignalWatch:
     """Counter of requests to stop; a context manager that handles SIGINT and SIGTERM.
 
-    The first Ctrl-C requests a stop after the epochs now running, the second one an immediate stop. So does a SIGTERM,
-    which a SIGKILL may follow within seconds. Off the main thread the signal handlers stay as they are.
+    The first Ctrl-C requests a stop after the epochs now running or, where they are long, at a checkpoint within them.
+    The second one requests an immediate stop, as does a SIGTERM, which a SIGKILL may follow within seconds. Off the
+    main thread the signal handlers stay as they are.
     """
 
     def __init__(self) -> None:

@@ -16,6 +16,7 @@ from orchestrator.errors import UnsafePathError
 from orchestrator.records.events import (
     CheckpointDropped,
     CheckpointKept,
+    ConfigurationMeasured,
     Event,
     FrontFound,
     LanesPlanned,
@@ -27,6 +28,7 @@ from orchestrator.records.events import (
     TrialChanged,
     TrialEnded,
     TrialPaused,
+    TrialProgressed,
     TrialReported,
     TrialResumed,
     TrialStarted,
@@ -40,7 +42,16 @@ from orchestrator.tracking.mlflow_runs import KEY, experiment_id, find_run, requ
 from orchestrator.tracking.stored_checkpoints import StoredCheckpoints, current_path_of
 from orchestrator.uris import without_secrets
 
-_OfTrial = TrialResumed | TrialChanged | TrialReported | TrialPaused | TrialEnded | CheckpointKept | CheckpointDropped
+_OfTrial = (
+    TrialResumed
+    | TrialChanged
+    | TrialReported
+    | TrialProgressed
+    | TrialPaused
+    | TrialEnded
+    | CheckpointKept
+    | CheckpointDropped
+)
 
 RUN_STATUS = {
     "finished": "FINISHED",
@@ -67,6 +78,7 @@ _SNAPSHOT: TypeAdapter[_Snapshot] = TypeAdapter(_Snapshot)
 _SWEEP_KEYS = ("sweep", "experiment", "name", "uid")
 _IDENTITY_TAGS = {"search space": "search_space", "dataset content": "dataset", "code": "code", "seed": "seed"}
 _NOTE_LENGTH = 4_000
+_CONFIGURATION = "c"  # before the number of the first trial, in the key of a configuration's run
 
 
 class EventRecorder:
@@ -80,7 +92,8 @@ class EventRecorder:
         folder: Folder of the sweep.
 
     Attributes:
-        runs: Ids of the sweep's run (`sweep`) and of its trials' (`trial-<number>`).
+        runs: Ids of the sweep's run (`sweep`), of its trials' (`trial-<number>`), and of its configurations' with
+            several seeds (`configuration-<number of the first trial>`).
         outside_files: Files that the journal names and that lie outside of the sweep's folder; they were not sent.
     """
 
@@ -109,7 +122,9 @@ class EventRecorder:
             SettingsChanged: self._note_settings,
             TrialReported: lambda event: self.record_reports([event]),
             TrialPaused: self._pause_trial,
+            TrialProgressed: lambda event: self.record_reports([event]),
             TrialEnded: self._end_trial,
+            ConfigurationMeasured: self._note_mean,
             CheckpointKept: self._keep_checkpoint,
             CheckpointDropped: self._drop_checkpoint,
             FrontFound: self._mark_front,
@@ -125,14 +140,16 @@ class EventRecorder:
         handler = self._handlers.get(type(event))
         return handler(event) if handler else None
 
-    def record_reports(self, reports: Sequence[TrialReported]) -> None:
-        """Write reports of one trial in as few requests as possible."""
+    def record_reports(self, reports: Sequence[TrialReported | TrialProgressed]) -> None:
+        """Write reports and progress of one trial in as few requests as possible."""
         metrics = [
-            metric(key, value, _milliseconds(report.time), report.epoch)
+            metric(f"progress/{key}", value, _milliseconds(report.time), report.step)
+            if isinstance(report, TrialProgressed)
+            else metric(key, value, _milliseconds(report.time), report.epoch)
             for report in reports
             for key, value in report.metrics.items()
         ]
-        nodes = [report.nodes for report in reports if report.nodes is not None]
+        nodes = [report.nodes for report in reports if isinstance(report, TrialReported) and report.nodes is not None]
         tags = [tag("spatialsweep.nodes", ", ".join(nodes[-1]))] if nodes else []
         if metrics or tags:
             log(self._client, self._trial(reports[0]), metrics=metrics, tags=tags)
@@ -161,7 +178,7 @@ class EventRecorder:
         self.runs, self._front = {key: stored[key] for key in _SWEEP_KEYS}, set(stored["front"])
         self._dataset, self._known_runs = stored.get("dataset"), None
         for key, run_id in self._existing_runs().items():
-            self.runs[f"trial-{key.rpartition('/')[2]}"] = run_id
+            self.runs[_name_of(key)] = run_id
         return True
 
     def _start_sweep(self, event: SweepStarted) -> None:
@@ -196,13 +213,15 @@ class EventRecorder:
     def _start_trial(self, event: TrialStarted) -> None:
         number, sweep = event.trial, self.runs["name"]
         tags = {
-            "mlflow.parentRunId": self.runs["sweep"],
+            "mlflow.parentRunId": self.runs["sweep"] if event.repeats is None else self._configuration(event),
             "spatialsweep.kind": "trial",
             "spatialsweep.sweep": sweep,
             "spatialsweep.status": "running",
             "spatialsweep.optuna_trial": str(number),
             "spatialsweep.tune_trial": event.tune_id,
         }
+        if event.repeats is not None:
+            tags |= {"spatialsweep.repeats": str(event.repeats), "spatialsweep.replicate": str(event.replicate)}
         key, name = f"{self.runs['uid']}/{number}", f"{sweep}/trial-{number:05d}"
         run_id = self.runs.get(f"trial-{number}") or self._existing_runs().get(key)
         if run_id is None:
@@ -212,6 +231,35 @@ class EventRecorder:
         log(self._client, run_id, params=[param(*item) for item in settings.items()])
         if self._dataset is not None:
             self._client.log_inputs(run_id, [dataset_input(self._dataset)])
+
+    def _configuration(self, event: TrialStarted) -> str:
+        """Return the run of the configuration that a trial repeats; the run of its first trial is put below it."""
+        first = event.repeats
+        found = self.runs.get(f"configuration-{first}")
+        if found is not None:
+            return found
+        key = f"{self.runs['uid']}/{_CONFIGURATION}{first}"
+        run_id = self._existing_runs().get(key)
+        if run_id is None:
+            name = f"{self.runs['name']}/configuration-{first:05d}"
+            tags = {
+                "mlflow.parentRunId": self.runs["sweep"],
+                "spatialsweep.kind": "configuration",
+                "spatialsweep.sweep": self.runs["name"],
+            }
+            run_id = self._create_run(self.runs["experiment"], key=key, name=name, event=event, tags=tags)
+        log(self._client, run_id, params=[param(*item) for item in event.params.items()])
+        self._client.set_tag(self.runs[f"trial-{first}"], "mlflow.parentRunId", run_id)
+        self.runs[f"configuration-{first}"] = run_id
+        return run_id
+
+    def _note_mean(self, event: ConfigurationMeasured) -> None:
+        """Write the mean over the seeds, with its interval; the step is the number of seeds."""
+        run_id, time_ms = self.runs[f"configuration-{event.trial}"], _milliseconds(event.time)
+        figures = {"mean": event.mean, "ci_low": event.ci_low, "ci_high": event.ci_high}
+        seeds = len(event.trials)
+        log(self._client, run_id, metrics=[metric(key, to, time_ms, seeds) for key, to in figures.items()])
+        self._client.set_terminated(run_id, "FINISHED", time_ms)
 
     def _resume_sweep(self, event: SweepResumed) -> None:
         self._client.update_run(self.runs["sweep"], status="RUNNING")
@@ -309,9 +357,12 @@ class EventRecorder:
         return str(run.info.run_id)
 
     def _existing_runs(self) -> Mapping[str, str]:
-        """Return the runs of this sweep's trials that an earlier writer or a request whose answer was lost created."""
+        """Return the runs of this sweep's trials and configurations that exist already, by key.
+
+        An earlier writer has created them, or a request whose answer was lost.
+        """
         if self._known_runs is None:
-            query = f"tags.`mlflow.parentRunId` = '{self.runs['sweep']}'"
+            query = f"tags.`{KEY}` LIKE '{self.runs['uid']}/%'"
             found = search_all(self._client, [self.runs["experiment"]], query, ViewType.ALL)
             self._known_runs = {run.data.tags[KEY]: str(run.info.run_id) for run in found if KEY in run.data.tags}
         return self._known_runs
@@ -321,6 +372,13 @@ def _outcome(event: TrialPaused | TrialEnded, time_ms: int) -> list[Metric]:
     """Return the cost of a trial, and every objective at its best epoch."""
     cost = [metric(f"cost/{key}", value, time_ms, 0) for key, value in (event.cost or {}).items()]
     return cost + [metric(f"best/{key}", value, time_ms, 0) for key, value in (event.best or {}).items()]
+
+
+def _name_of(key: str) -> str:
+    """Return the name under which `EventRecorder.runs` has the run of a key."""
+    last = key.rpartition("/")[2]
+    number = last.removeprefix(_CONFIGURATION)
+    return f"trial-{last}" if number == last else f"configuration-{number}"
 
 
 def _milliseconds(seconds: float) -> int:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import logging
+import os
+import sqlite3
+from pathlib import Path
+
+import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.errors import TrackingError, first_line
+from orchestrator.files.cached_file import cached_content, place_new_file
 from orchestrator.files.database_file import require_intact_database
+from orchestrator.files.sqlite_files import is_missing_file, sqlite_file, sqlite_uri
 from orchestrator.tracking.moved_results import update_artifact_places
 from orchestrator.uris import without_password
 
+logger = logging.getLogger(__name__)
+
+_MODE = 0o644  # which SQLite gives a new file
 _REMEDY = "Move it away: `spatialsweep sync NAME` sends the events of a sweep into a new one"
 
 
@@ -25,6 +38,7 @@ def open_client(tracking_uri: str) -> MlflowClient:
     """
     refuse_damaged_tracking(tracking_uri)
     update_artifact_places(tracking_uri)
+    place_empty_database(tracking_uri)
     try:
         return MlflowClient(tracking_uri)
     except (MlflowException, SQLAlchemyError) as error:
@@ -42,3 +56,37 @@ def refuse_damaged_tracking(tracking_uri: str) -> None:
         TrackingError: The database is damaged.
     """
     require_intact_database(tracking_uri, TrackingError, _REMEDY)
+
+
+def place_empty_database(tracking_uri: str) -> None:
+    """Copy a prepared database to an address where there is none yet: MLflow's migrations of a new file take a second.
+
+    Without a cache folder that can be written, MLflow creates the database as it would anyway.
+
+    Args:
+        tracking_uri: Address of the server or database.
+    """
+    database = sqlite_file(tracking_uri)
+    if database is None or not is_missing_file(tracking_uri):
+        return
+    try:
+        place_new_file(database, cached_content(f"mlflow-{_schema()}.db", _make_empty), mode=_MODE)
+    except (OSError, RuntimeError, MlflowException, SQLAlchemyError, sqlite3.Error) as error:
+        logger.debug("%s is created without a prepared database: %s", database, error)
+
+
+def _schema() -> str:
+    """Return what the tables depend on: the version of MLflow, and a digest of the names of its migrations."""
+    migrations = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
+    names = sorted(path.name for path in migrations.glob("*.py"))
+    return f"{mlflow.__version__}-{hashlib.sha256(os.fsencode(' '.join(names))).hexdigest()[:16]}"
+
+
+def _make_empty(path: Path) -> None:
+    """Let MLflow create a database, and remove the default experiment, whose artifacts would be in another folder."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    store = SqlAlchemyStore(sqlite_uri(path), path.with_name("artifacts").as_uri())  # type: ignore[no-untyped-call]
+    store.engine.dispose()
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM experiments")

@@ -184,7 +184,7 @@ def sweep_runs(uid: str, name: str, tracking_uri: str) -> list[str]:
     """
     if not _UID.fullmatch(uid):
         raise TrackingError(f"'{uid}' is no id of a sweep (32 hexadecimal digits)")
-    own = re.compile(rf"{uid}(?:/\d+)?")
+    own = re.compile(rf"{uid}(?:/c?\d+)?")
     try:
         client = open_client(tracking_uri)
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]

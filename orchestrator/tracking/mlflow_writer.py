@@ -13,7 +13,7 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 
 from orchestrator.files.sqlite_files import sqlite_file
-from orchestrator.records.events import Event, TrialEnded, TrialPaused, TrialReported
+from orchestrator.records.events import Event, TrialEnded, TrialPaused, TrialProgressed, TrialReported
 from orchestrator.tracking.event_recorder import EventRecorder
 from orchestrator.tracking.journal_follower import JournalFollower
 from orchestrator.tracking.mlflow_client import open_client
@@ -78,12 +78,12 @@ class MlflowWriter(JournalFollower):
         return self._connected().snapshot()
 
     def _send(self, events: Sequence[Event]) -> None:
-        """Send events in order, except reports, which are collected up to the end or the pause of their trial."""
+        """Send events in order; reports and progress are collected up to the end or the pause of their trial."""
         recorder = self._connected()
-        reports: dict[int, list[TrialReported]] = {}
+        reports: dict[int, list[TrialReported | TrialProgressed]] = {}
         try:
             for event in events:
-                if isinstance(event, TrialReported):
+                if isinstance(event, TrialReported | TrialProgressed):
                     reports.setdefault(event.trial, []).append(event)
                     continue
                 if isinstance(event, (TrialEnded, TrialPaused)):
@@ -95,7 +95,7 @@ class MlflowWriter(JournalFollower):
             recorder.invalidate_known_runs()
             raise
 
-    def _send_reports(self, recorder: EventRecorder, reports: Sequence[TrialReported]) -> None:
+    def _send_reports(self, recorder: EventRecorder, reports: Sequence[TrialReported | TrialProgressed]) -> None:
         """Send the reports of a trial together, or one by one where the server calls any invalid."""
         try:
             recorder.record_reports(reports)

@@ -29,6 +29,15 @@ class EpochLosses:
         """Record the loss of a step, summed over this rank's images."""
         self._own[step] = loss_sum
 
+    def own_sum(self, first: int, last: int) -> float:
+        """Return the loss of some steps, summed over this rank's images; waits for the device.
+
+        Args:
+            first: Number of the first step, from 0.
+            last: Number of the step after the last one.
+        """
+        return float(self._own[first:last].sum())
+
     def sum_over_ranks(self) -> Tensor:
         """Return the losses summed over all images of all ranks, (steps,), zero for later steps.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,3 +32,31 @@ def seed_everything(*numbers: int, device: torch.device | None = None) -> None:
     torch.default_generator.manual_seed(seed)
     if device is not None and device.type == "cuda":
         torch.cuda.manual_seed(seed)
+
+
+RandomStates = tuple[Any, Any, torch.Tensor, torch.Tensor | None]
+"""States of Python's, NumPy's and torch's generators, and of the accelerator's."""
+
+
+def random_states(device: torch.device) -> RandomStates:
+    """Return the states of all generators of this process that a step may draw from.
+
+    Args:
+        device: Device of the training.
+    """
+    accelerator = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), accelerator
+
+
+def restore_random_states(states: RandomStates, device: torch.device) -> None:
+    """Restore what `random_states` returned.
+
+    Args:
+        states: Result of `random_states`.
+        device: Device of the training.
+    """
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+    if states[3] is not None:
+        torch.cuda.set_rng_state(states[3], device)

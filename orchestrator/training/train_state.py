@@ -15,11 +15,12 @@ import models
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.training.evaluation_settings import autocast
 from orchestrator.training.losses import loss_sum
+from orchestrator.training.memory.out_of_memory import Accumulation
 from orchestrator.training.optimizer.clipping import clip_gradients_, clips
 from orchestrator.training.optimizer.lr_schedule import LrSchedule
 from orchestrator.training.optimizer.optimizer import create_optimizer
 from orchestrator.training.optimizer.recomputation import checkpoint_blocks, unchanged_buffers
-from orchestrator.training.workers import Workers, exchange_s_per_step
+from orchestrator.training.workers import Workers, exchange_s_per_step, flat_buffers, restore_buffers_
 
 
 class TrainState:
@@ -55,7 +56,9 @@ class TrainState:
         self.network = network
         self._hooks = models.TrainingHooks(network)
         self.average = _average(network, training)
-        self._wrapped = workers.wrap(network)
+        self._accumulation = Accumulation(network, training, workers)
+        # Where a step may be computed again, gradients are exchanged after it: a rank out of memory holds up no other.
+        self._wrapped = network if self._accumulation.retries else workers.wrap(network)
         self._compiled: Any = torch.compile(self._wrapped) if training.compile else self._wrapped
         self.optimizer = create_optimizer(network, training)
         self.lr_schedule = LrSchedule(self.optimizer, training, steps_per_epoch)
@@ -65,6 +68,11 @@ class TrainState:
     def lr(self) -> float:
         """Learning rate of the last step, before the factors of layer decay."""
         return self.lr_schedule.lr
+
+    @property
+    def accumulation_steps(self) -> int | None:
+        """Parts of a worker's share in the last step; None where that is the number in the settings."""
+        return self._accumulation.parts if self._accumulation.retries else None
 
     @property
     def evaluated(self) -> nn.Module:
@@ -96,8 +104,15 @@ class TrainState:
             global_images: Number of images of the step over all ranks.
         """
         self.lr_schedule.step_update(update)
-        self.optimizer.zero_grad()
-        loss = self._accumulate(images.contiguous(memory_format=self._format), targets, global_images)
+        images = images.contiguous(memory_format=self._format)
+
+        def gradients(parts: int) -> Tensor:
+            self.optimizer.zero_grad()
+            return self._accumulate(images, targets, global_images, parts)
+
+        loss = self._accumulation.compute(gradients, global_images)
+        if self._accumulation.retries:
+            self._workers.average_gradients(self.network)
         if clips(self._training):
             self._scaler.unscale_(self.optimizer)
             clip_gradients_(self.network, self._training)
@@ -114,18 +129,46 @@ class TrainState:
         if self.average is not None:
             self._workers.share_buffers(self.average.module, self._training.dist_bn)
 
+    def rank_buffers(self) -> Tensor | None:
+        """Return the buffers of every rank, (ranks, n), or None in a single process; every rank must call.
+
+        Within an epoch the ranks have running statistics of their own. To share them there would change what is kept
+        after the epoch.
+        """
+        if self._workers.world_size == 1:
+            return None
+        return self._workers.gather(torch.cat([flat_buffers(network) for network in self._networks()]))
+
+    def restore_rank_buffers(self, rows: Tensor) -> None:
+        """Restore this rank's buffers from those of every rank, whose number may have changed.
+
+        Args:
+            rows: Result of `rank_buffers`.
+
+        Raises:
+            ValueError: They are of another network.
+        """
+        own = rows[self._workers.rank % len(rows)]
+        networks = self._networks()
+        for network, part in zip(networks, own.tensor_split(len(networks)), strict=True):
+            restore_buffers_(network, part)
+
+    def _networks(self) -> list[nn.Module]:
+        return [self.network] if self.average is None else [self.network, self.average.module]
+
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` takes.
 
         The learning rate follows from the number of the step; only `plateau` has a state.
         """
-        schedule = self.lr_schedule.state_dict()
+        schedule, parts = self.lr_schedule.state_dict(), self.accumulation_steps
         return {
             "state_dict": self.network.state_dict(),
             "average": None if self.average is None else self.average.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
             **({} if schedule is None else {"lr_schedule": schedule}),
+            **({} if parts is None else {"accumulation_steps": parts}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -138,12 +181,13 @@ class TrainState:
         for group, own in zip(self.optimizer.param_groups, decay, strict=True):
             group["weight_decay"] = own
         self._scaler.load_state_dict(state["scaler"])
+        if self._accumulation.retries:
+            self._accumulation.parts = state.get("accumulation_steps", self._accumulation.parts)
         if self.lr_schedule.state_dict() is not None:
             self.lr_schedule.load_state_dict(state["lr_schedule"])
 
-    def _accumulate(self, images: Tensor, targets: Tensor, global_images: int) -> Tensor:
+    def _accumulate(self, images: Tensor, targets: Tensor, global_images: int, parts: int) -> Tensor:
         """Add up the gradients of this rank's share, a part at a time, and return the loss summed over the share."""
-        parts = self._training.accumulation_steps
         total = torch.zeros((), device=images.device)
         for part, inputs in enumerate(images.tensor_split(parts)):
             is_last = part == parts - 1

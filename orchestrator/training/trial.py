@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import models
 from orchestrator.config.sections.objective import ObjectiveConfig
+from orchestrator.config.sections.training import AUTO
 from orchestrator.config.trial import TrialConfig
 from orchestrator.data import Indices, epoch_batches
 from orchestrator.errors import CheckpointError, TrialDivergedError, first_line
@@ -27,12 +28,15 @@ from orchestrator.training.epoch_losses import EpochLosses, first_diverged_step
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.images.device_images import DeviceImages
 from orchestrator.training.images.training_batches import training_batches
+from orchestrator.training.memory.batch_size import with_found_batch_size
+from orchestrator.training.memory.out_of_memory import translate_out_of_memory
+from orchestrator.training.memory.steps import StepShape
 from orchestrator.training.network_costs import NetworkCosts
-from orchestrator.training.out_of_memory import translate_out_of_memory
 from orchestrator.training.randomness import seed_everything
 from orchestrator.training.reset_torch import reset_torch
 from orchestrator.training.step_clock import StepClock
 from orchestrator.training.train_state import TrainState
+from orchestrator.training.watch.epoch_watch import EpochObserver, EpochWatch
 from orchestrator.training.workers import Workers
 
 Report = Callable[[int, Mapping[str, float]], None]
@@ -43,6 +47,10 @@ _STEPS_PER_LOSS_CHECK = 100
 
 class StopTrial(BaseException):
     """Decision of the sweep to stop this trial. No `Exception`, since no error handler may catch it."""
+
+
+class LeaveTrial(BaseException):
+    """End of training within an epoch, on all ranks after the same step, whose state is saved. No `Exception`."""
 
 
 class Trial:
@@ -64,6 +72,7 @@ class Trial:
         workers: This rank and its process group.
         checkpoints: Checkpoint files of the trial, which rank 0 writes.
         costs: Names of the costs to report: any of `params`, `macs` and `latency_ms`.
+        observer: Receiver of the progress within an epoch, which may ask to leave it; on all ranks or on none.
     """
 
     def __init__(
@@ -75,8 +84,8 @@ class Trial:
         checkpoints: TrialCheckpoints,
         *,
         costs: frozenset[str] = frozenset(),
+        observer: EpochObserver | None = None,
     ) -> None:
-        self.config = config
         self.objective = objective
         self.data = data
         self.workers = workers
@@ -86,6 +95,9 @@ class Trial:
             config.model, num_classes=num_classes, in_chans=data.in_chans, image_size=data.image_size
         )
         self.costs = NetworkCosts(self.description, costs)
+        self._finds_batch_size = config.training.global_batch_size == AUTO
+        shape = StepShape.of(self.description, config.training)
+        self.config = config = with_found_batch_size(config, shape, data, workers, checkpoints.folder)
         reset_torch()
         seed_everything(config.seed, device=workers.device)
         self.steps_per_epoch = len(self._batches(epoch=1))
@@ -99,6 +111,7 @@ class Trial:
         self.losses = EpochLosses(self.steps_per_epoch, workers)
         self.metrics: dict[str, float] = {}  # of the newest epoch that was validated
         self.best: dict[str, float] = {}
+        self._watch = EpochWatch(config.number, workers, observer)
         self._resume()
 
     @property
@@ -116,6 +129,7 @@ class Trial:
             TrialDivergedError: The loss is not finite.
             TrialFailedError: Memory ran out.
             StopTrial: `report` raised it.
+            LeaveTrial: The observer of any rank asked to leave.
         """
         with translate_out_of_memory(self.config.training, self.workers.world_size):
             if reported := self._validated_epoch():  # an interruption may have lost the report of this epoch
@@ -140,11 +154,14 @@ class Trial:
         clock = StepClock(self.workers.device)
         batches = self._batches(epoch)
         images = self.images.epoch(epoch, batches, first=first)
+        self._watch.begin_epoch(epoch, first, [len(batch) for batch in batches])
         for step in range(first, len(batches)):
             self.losses.record(step, self._train_step(epoch, step, images, clock, len(batches[step])))
             self.step = step + 1
             if self.step < len(batches):
                 self._check_or_save(epoch)
+                if self._watch.is_due():
+                    self._check_progress(epoch)
         sums = self._finite_losses(epoch)
         seconds = time.perf_counter() - started
         return {
@@ -152,6 +169,7 @@ class Trial:
             "lr": self.train_state.lr,
             "images_per_s": sum(map(len, batches[first:])) / seconds,
             **self._time_split(clock, steps=len(batches) - first),
+            **self._found_settings(),
         }
 
     def _train_step(
@@ -176,6 +194,20 @@ class Trial:
         elif self.step % _STEPS_PER_LOSS_CHECK == 0:
             self._finite_losses(epoch)
 
+    def _check_progress(self, epoch: int) -> None:
+        """Show the progress of the epoch, and save the state within it where that is due.
+
+        The running statistics of the ranks are saved as they are, so that it changes nothing when a state is saved.
+
+        Raises:
+            LeaveTrial: A rank asked to leave; the state is saved.
+        """
+        due = self._watch.check(self.step, self.losses)
+        if due.leave or due.save:
+            self._save_state(self._finite_losses(epoch), self.train_state.rank_buffers())
+        if due.leave:
+            raise LeaveTrial
+
     def _finite_losses(self, epoch: int) -> Tensor:
         """Return the loss of every step of the epoch so far, summed over all ranks.
 
@@ -194,11 +226,19 @@ class Trial:
         exchange = self.train_state.exchange_s_per_step
         return split if exchange is None else {**split, "time/exchange_s": exchange * steps}
 
+    def _found_settings(self) -> dict[str, float]:
+        """Return the settings that follow from the memory of the workers, as metrics of the epoch."""
+        size, parts = self.config.training.batch_size, self.train_state.accumulation_steps
+        return {
+            **({"global_batch_size": float(size)} if self._finds_batch_size else {}),
+            **({} if parts is None else {"accumulation_steps": float(parts)}),
+        }
+
     def _batches(self, epoch: int) -> list[Indices]:
         training = self.config.training
         return epoch_batches(
             len(self.data.train),
-            training.global_batch_size,
+            training.batch_size,
             seed=self.config.seed,
             epoch=epoch,
             drop_last=training.drop_last,
@@ -262,12 +302,14 @@ class Trial:
                 metrics=self.metrics,
             )
 
-    def _save_state(self, losses: Tensor | None) -> None:
+    def _save_state(self, losses: Tensor | None, rank_buffers: Tensor | None = None) -> None:
+        self._watch.note_save()
         if not self.workers.is_first:
             return
         position = {"epoch": self.epoch, "step": self.step, "losses": losses}
         facts = {"model": self.description, "metrics": self.metrics, "best": self.best}
-        self.checkpoints.save_state({**position, **facts, **self.train_state.state_dict()})
+        buffers = {} if rank_buffers is None else {"rank_buffers": rank_buffers}
+        self.checkpoints.save_state({**position, **facts, **self.train_state.state_dict(), **buffers})
 
     def _resume(self) -> None:
         """Resume from the newest sound checkpoint, where there is one; every rank must call.
@@ -285,6 +327,8 @@ class Trial:
             raise CheckpointError(f"{chosen}: its epochs are not of {self.steps_per_epoch} steps, as this trial's are")
         try:
             self.train_state.load_state_dict(content)
+            if "rank_buffers" in content:
+                self.train_state.restore_rank_buffers(content["rank_buffers"])
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             reason = first_line(error)
             raise CheckpointError(f"{chosen}: its optimiser is not that of this trial ({reason})") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,14 +21,16 @@ _SYNC_BUFFERS_AT_EACH_STEP = "forward_sync_buffers" if "forward_sync_buffers" in
 
 _CPU = torch.device("cpu")
 _RUNNING = ("running_mean", "running_var")
+# Numbers of gradients that are exchanged together: 25 MB, as by DDP.
+_BUCKET = 25 * 2**20 // 4
 
 
 @dataclass(frozen=True)
 class Workers:
     """One rank and its process group.
 
-    `sum`, `broadcast_from_first` and `share_buffers` are collective operations: every rank must call them, and they
-    block until all have.
+    `sum`, `gather`, `broadcast_from_first` and `share_buffers` are collective operations: every rank must call them,
+    and they block until all have.
 
     Args:
         rank: Rank of this process, from 0.
@@ -61,6 +63,21 @@ class Workers:
             dist.all_reduce(values)
         return values
 
+    def average_gradients(self, network: nn.Module) -> None:
+        """Average the gradients of a network that is not wrapped over all ranks, in place; every rank must call.
+
+        Args:
+            network: Network after the backward pass; a parameter without a gradient gets one of zeros.
+        """
+        if self.world_size == 1:
+            return
+        for bucket in _buckets(parameter for parameter in network.parameters() if parameter.requires_grad):
+            gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in bucket]
+            flat = torch.cat([gradient.reshape(-1) for gradient in gradients]).div_(self.world_size)
+            _scatter(self.sum(flat), gradients)
+            for parameter, gradient in zip(bucket, gradients, strict=True):
+                parameter.grad = gradient
+
     def broadcast_from_first(self, value: T) -> T:
         """Return the value of the first rank on all ranks; the values of the others are ignored.
 
@@ -78,6 +95,16 @@ class Workers:
         dist.broadcast(content, src=0)
         received: T = json.loads(bytes(content.tolist()))
         return received
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Return the values of all ranks, (ranks, n), on all ranks; every rank must call.
+
+        Args:
+            values: Values of this rank, (n,), as many on every rank.
+        """
+        rows = torch.zeros(self.world_size, len(values), dtype=values.dtype, device=self.device)
+        rows[self.rank] = values
+        return self.sum(rows)
 
     def share_buffers(self, network: nn.Module, dist_bn: str = "broadcast") -> None:
         """Make the buffers of all ranks equal, so that all evaluate the same network; every rank must call.
@@ -113,6 +140,39 @@ def exchange_s_per_step(network: nn.Module) -> float | None:
     sampled = network._get_ddp_logging_data()
     exchanged, overlapped = (sampled.get(f"avg_backward_{name}_time", 0) for name in ("comm", "compute_comm_overlap"))
     return float(max(0, exchanged - overlapped)) / 1e9
+
+
+def _buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Yield parameters of one type in groups that are exchanged together, so that few copies exist at once."""
+    bucket: list[nn.Parameter] = []
+    numbers = 0
+    for parameter in parameters:
+        if bucket and (numbers >= _BUCKET or parameter.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, numbers = [], 0
+        bucket.append(parameter)
+        numbers += parameter.numel()
+    if bucket:
+        yield bucket
+
+
+def flat_buffers(network: nn.Module) -> Tensor:
+    """Return the floating-point buffers of a network as one row of float64, which holds each of them exactly."""
+    buffers = [buffer.reshape(-1).double() for buffer in network.buffers() if buffer.is_floating_point()]
+    return torch.cat(buffers) if buffers else torch.zeros(0, dtype=torch.float64)
+
+
+@torch.no_grad()
+def restore_buffers_(network: nn.Module, flat: Tensor) -> None:
+    """Set the floating-point buffers of a network to a result of `flat_buffers`.
+
+    Raises:
+        ValueError: The row is of another network.
+    """
+    buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+    if flat.dim() != 1 or len(flat) != sum(buffer.numel() for buffer in buffers):
+        raise ValueError("its buffers are not those of the network")
+    _scatter(flat, buffers)
 
 
 def _scatter(flat: Tensor, targets: Iterable[Tensor]) -> None:

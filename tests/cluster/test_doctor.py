@@ -31,6 +31,8 @@ def test_a_healthy_cluster_has_no_complaints() -> None:
     nodes = [node("a"), node("b")]
     assert versions(nodes).message == "python 3.11.9, ray 2.60.0, torch 2.15.0"
     assert devices(nodes, 4.0).message == "4 L4, driver 570.1"
+    sharing = {"gpus": ["L4"], "driver": "570.1", "mps": True}
+    assert devices([*nodes, node("c", devices=sharing)], 5.0).message == "5 L4, driver 570.1, MPS on c"
     uri = "postgresql://me:hush@db:5432/studies"
     found = [versions(nodes), devices(nodes, 4.0), storage(nodes, "/shared"), clocks(nodes), disks(nodes, "/shared")]
     found.append(reached(nodes, "database", "study database", uri))

@@ -100,7 +100,7 @@ def test_lanes_follow_the_nodes(cluster: Cluster, tmp_path: Path) -> None:
         until(two_train)
         cluster.remove_node(node, allow_graceful=False)
 
-    sweep = {**SAME, "trials": 5, "training": {**SAME["training"], "epochs": 15}}
+    sweep = {**SAME, "trials": 4, "training": {**SAME["training"], "epochs": 12}}
     result = run_beside(sweep, tmp_path, come_and_go)
     assert_all_the_same(result)
     assert_nothing_left()
@@ -135,8 +135,9 @@ def test_elastic_trials_grow_and_leave_a_node_in_time(
 def test_two_sweeps_share_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
     cluster.add_node(num_cpus=1)
     drivers = []
+    short = {**SAME, "trials": 2, "training": {**SAME["training"], "epochs": 3}, "runs_dir": str(tmp_path)}
     for name in ("one", "two"):
-        sweep = {**SAME, "name": name, "trials": 2, "resources": {"workers": 1, "lanes": 1}, "runs_dir": str(tmp_path)}
+        sweep = {**short, "name": name, "resources": {"workers": 1, "lanes": 1}}
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(sweep))
         command = ["-m", "orchestrator", "run", str(tmp_path / f"{name}.yaml"), "--address", cluster.address]
         drivers.append(

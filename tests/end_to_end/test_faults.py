@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from orchestrator.records.events import content_of
+from orchestrator.records.journal import read_events
+
+TRIALS, EPOCHS = 2, 12
 SCRIPTS = Path(__file__).resolve().parents[2] / "tools" / "chaos"
 
 
@@ -26,8 +31,12 @@ def test_what_is_killed_costs_no_trial_and_leaves_nothing(
     monkeypatch.setattr(faults, "LATEST_S", 1.0)
     with faults.lasting_cluster(cpus=2) as address:
         kinds = ["worker", "controller", "tune", "hub", "driver"]
-        outcome = faults.run_sequence(kinds, tmp_path, address, seed=0, trials=2, epochs=12, workers=2)
+        outcome = faults.run_sequence(kinds, tmp_path, address, seed=0, trials=TRIALS, epochs=EPOCHS, workers=2)
     assert outcome.leaked == []
     assert outcome.harmless, outcome
     assert sum(outcome.faults.values()) == 5
     assert outcome.whole_epochs_lost <= 3
+    for journal in tmp_path.glob("*/*/journal.jsonl"):
+        contents = [content_of(event) for event, _ in read_events(journal) if event.event == "trial_reported"]
+        reported = Counter((event["trial"], event["epoch"]) for event in contents)
+        assert reported == {(trial, epoch): 1 for trial in range(TRIALS) for epoch in range(1, EPOCHS + 1)}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import optuna
 import pytest
 import ray
 import torch
+import yaml
 from mlflow import MlflowClient
 
 from orchestrator import SweepResult, load_sweep, resume_sweep, run_sweep
@@ -23,6 +27,7 @@ from tests.support.cluster_state import assert_nothing_left
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
+ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 3
 SWEEP = {
     "name": "s",
@@ -184,3 +189,50 @@ def test_a_finished_sweep_keeps_its_paused_trials_for_later(tmp_path: Path) -> N
     states = {"finished": "COMPLETE", "paused": "RUNNING"}
     assert [trial.state.name for trial in study.trials] == [states[record.status] for record in later.records]
     assert_nothing_left()
+
+
+def test_a_killed_driver_loses_no_paused_trial_and_none_is_trained_again(tmp_path: Path) -> None:
+    sweep = {
+        **SWEEP,
+        "search": {"lr": {"type": "float", "low": 1e-9, "high": 3e-3, "log": True}},
+        "sampler": {"name": "random"},
+        "trials": 4,
+        "trial_scheduler": {"name": "asha", "grace_epochs": 1, "reduction_factor": 4},
+        "resources": {"workers": 1, "lanes": 1},
+    }
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(sweep))
+    journal = tmp_path / "runs/s/journal.jsonl"
+    command = [
+        sys.executable,
+        "-m",
+        "orchestrator",
+        "run",
+        str(tmp_path / "s.yaml"),
+        "--runs-dir",
+        str(tmp_path / "runs"),
+    ]
+    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + 240
+        while not (journal.exists() and journal.read_text().count('"trial_paused"') >= 2):
+            assert time.monotonic() < deadline, "no two trials have paused in time"
+            assert driver.poll() is None, "the driver has ended by itself"
+            time.sleep(0.05)
+    finally:
+        driver.kill()
+        driver.wait()
+
+    result = resume_sweep("s", runs_dir=str(tmp_path / "runs"))
+
+    assert result.status is TrialStatus.FINISHED
+    assert sorted(record.status for record in result.records) == ["finished", "paused", "paused", "paused"]
+    assert sorted(event["trial"] for event in events(result, "trial_started")) == [0, 1, 2, 3]
+    reported = [(event["trial"], event["epoch"]) for event in events(result, "trial_reported")]
+    assert len(set(reported)) == len(reported) == 3 + EPOCHS
+    best = max(result.records, key=lambda record: record.reports[0]["val/top1"])
+    assert best.status is TrialStatus.FINISHED
+    before = [json.loads(line) for line in journal.read_text().splitlines()]
+    second = next(index for index, event in enumerate(before) if event["event"] == "sweep_resumed")
+    early = {event["trial"] for event in before[:second] if event["event"] == "trial_paused"}
+    again = {event["trial"] for event in before[second:] if event["event"] == "trial_resumed"}
+    assert early & again <= {best.number}  # the others were left alone

@@ -22,6 +22,7 @@ from mlflow import MlflowClient
 from orchestrator.records.events import content_of
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import read_events
+from tests.support.command_line import run_command
 from tests.support.journal_events import rewrite
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +37,7 @@ training: {{epochs: {EPOCHS}, global_batch_size: 64, optimizer: adamw, warmup_ep
 search: {{lr: {{type: float, low: 1e-3, high: 1e-2, log: true}}}}
 trials: {TRIALS}
 trial_scheduler: {{name: none}}
-resources: {{lanes: 1}}
+resources: {{workers: 1, lanes: 1}}
 """
 
 
@@ -63,6 +64,10 @@ class Sweep:
         )
 
     def call(self, *arguments: str) -> tuple[int, str]:
+        """Run a command in this process: a new one would import Ray and torch for seconds."""
+        return run_command(*arguments, "--runs-dir", str(self.runs_dir))
+
+    def call_in_new_process(self, *arguments: str) -> tuple[int, str]:
         process = self.start(*arguments)
         output, _ = process.communicate(timeout=240)
         return process.returncode, output
@@ -259,7 +264,7 @@ def test_names_are_taken_once_and_known_ones_are_offered(begun: Sweep) -> None:
 
 def test_two_drivers_do_not_work_on_one_sweep(begun: Sweep) -> None:
     with begun.folder.driven():
-        code, output = begun.call("resume", "stops")
+        code, output = begun.call_in_new_process("resume", "stops")
     assert code == 2
     assert f"sweep 'stops' is being run by process {os.getpid()}" in output
 

@@ -104,6 +104,7 @@ def test_a_sweep_over_a_named_space_is_valid_for_each_of_its_networks(space: str
     assert everything.space["model"].corners() == tuple(networks_of(space))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SMALL_KINDS)
 def test_samples_of_a_family_space_build_and_run(kind: str) -> None:
     config = sweep(kind, model={"name": KINDS[kind].networks[0]})
@@ -111,6 +112,7 @@ def test_samples_of_a_family_space_build_and_run(kind: str) -> None:
     assert run_all(config, both).total() > SAMPLES
 
 
+@pytest.mark.slow
 def test_samples_of_the_zoo_build_and_run() -> None:
     config = sweep(ZOO)
     smallest = [KINDS[kind].networks[0] for kind in SMALL_KINDS]

@@ -17,6 +17,7 @@ _REST: dict[str, dict[str, Any]] = {
     "trial_started": {"tune_id": "tune", "params": {}, "config": {}},
     "trial_resumed": {"tune_id": "tune"},
     "trial_reported": {"epoch": 1, "metrics": {}},
+    "trial_progressed": {"epoch": 1, "step": 0, "metrics": {}},
     "trial_ended": {"status": "finished"},
     "sweep_ended": {"status": "finished", "summary": {}, "files": ()},
 }

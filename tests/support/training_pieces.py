@@ -114,6 +114,17 @@ def without_norm(description: Mapping[str, Any]) -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
 
 
+def convolution_without_norm(description: Mapping[str, Any]) -> torch.nn.Module:
+    """Build a network whose images do not affect each other, with more activations than weights."""
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, 8, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.AvgPool2d(2),
+        torch.nn.Flatten(),
+        torch.nn.Linear(128, 10),
+    )
+
+
 def with_norm(description: Mapping[str, Any]) -> torch.nn.Module:
     """Build a network whose images affect each other through batch norms."""
     return torch.nn.Sequential(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from orchestrator.cli.tables.sweeps import as_size
+from orchestrator.config.plans import SearchPlan
+from orchestrator.config.searched_values import Setting
+from orchestrator.config.sections.training import AUTO
 from orchestrator.config.settings_text import as_yaml
 from orchestrator.plain_output import add_row, say
 from orchestrator.records.budget import as_duration
+from orchestrator.runtime.mps import mps_runs
 from orchestrator.sweep.dry_run import DryRun
 from orchestrator.sweep.dry_run_trials import LargestTrial
 
@@ -60,7 +64,7 @@ def plan_lines(found: DryRun, *, with_name: bool = True) -> list[tuple[str, str]
         found: Result of the dry run.
         with_name: Whether to say that the name of the sweep is taken.
     """
-    plan, bounds = found.plan, found.bounds
+    plan, bounds, search = found.plan, found.bounds, found.plans.search
     lanes = f"none: {found.plan_problem}"
     if plan is not None:
         device = f"{plan.gpus_per_worker:g} GPU" if plan.gpus_per_worker else "no GPU"
@@ -68,11 +72,51 @@ def plan_lines(found: DryRun, *, with_name: bool = True) -> list[tuple[str, str]
         lanes = f"{plan.lanes} on {found.place}: trials at the same time, on {each}"
     return [
         ("Lanes", lanes),
+        *(("GPU", text) for text in _gpu_share(found)),
+        *(("Batch", text) for text in _batch(found)),
         ("Memory", _memory(found.largest)),
-        ("Epochs", f"{bounds.epochs:,} at most: {found.plans.search.trials} trials of {found.plans.search.max_epochs}"),
+        ("Epochs", f"{bounds.epochs:,} at most: {search.trials} trials of {search.max_epochs}{_seeds(search)}"),
         ("Cost", _cost(found)),
         *([("Name", found.notice)] if found.notice and with_name else []),
     ]
+
+
+def _gpu_share(found: DryRun) -> Iterator[str]:
+    """Yield how trials share GPUs; nothing where each has its own, or none."""
+    wanted = found.plans.training.resources.gpus_per_worker
+    share = 0.0 if found.plan is None else found.plan.gpus_per_worker
+    if wanted == AUTO:
+        yield (
+            "gpus_per_worker: auto is measured when the sweep starts, by steps of the largest configuration on a GPU; "
+            + (f"{share:g} is an estimate" if share else f"{found.place} has none, so trials train on CPUs")
+        )
+    if 0 < share < 1:
+        each = f"{int(1 / share)} trials on each, and each may take {share:.0%} of its memory"
+        served = "NVIDIA's MPS runs here" if mps_runs() else "without NVIDIA's MPS here, their kernels take turns"
+        yield f"{each}; {served}"
+
+
+def _batch(found: DryRun) -> Iterator[str]:
+    """Yield how memory decides the batch; nothing where the settings do."""
+    search = found.plans.search
+    training, workers = search.training, search.workers
+    if training.global_batch_size == AUTO:
+        yield (
+            f"found at the start of each trial: the largest power of two times {workers} worker(s) that fits, at most "
+            f"{training.max_global_batch_size:,} images (Memory is for that many)"
+        )
+    answers = Setting.of("on_out_of_memory", training, search.space).values
+    if any(answer != "fail" for answer in answers):
+        norms = "also with" if "accumulate_always" in answers else "not in networks with"
+        yield f"a step that runs out of memory is computed again in twice as many parts ({norms} batch norms)"
+
+
+def _seeds(search: SearchPlan) -> str:
+    """Return which configurations get further seeds; empty where none does."""
+    if search.seeds == 1:
+        return ""
+    which = "those that may be the best" if search.tournament is None else f"the best of each {search.tournament}"
+    return f", and {search.seeds - 1} more seeds for {which}"
 
 
 def _memory(largest: LargestTrial) -> str:

@@ -16,6 +16,7 @@ from orchestrator.results.deletion import Deletion
 
 _HOUR_S = 3_600.0
 _MOST_DROPPED = 10
+_MOST_RUNNING = 8
 _STATES = {"dead": "dead (its driver died)"}
 
 
@@ -110,14 +111,36 @@ def _status_lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     counts = ", ".join(f"{count} {status}" for status, count in facts["trials"].items()) or "none yet"
     lines = [
         ("trials", f"{_trials_done(facts)} ended: {counts}; {facts['epochs']} epochs"),
+        *(("training", line) for line in _training_lines(facts["running"])),
         *([("rejected", count_rejected(facts["rejected"]))] if facts["rejected"] else []),
         ("best", found),
+        *_seed_lines(facts),
         *([("with", _params(best["params"]))] if best is not None and best["params"] else []),
         ("spent", _spent(facts)),
         ("last event", f"{as_duration(facts['last_event_age_s'])} ago"),
         ("folder", facts["folder"]),
     ]
     return lines if not facts["budget"] else [*lines[:-2], ("budget", _budget(facts)), *lines[-2:]]
+
+
+def _seed_lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the mean of the best configuration over its seeds; nothing for a sweep with one seed."""
+    over = (facts["best"] or {}).get("over_seeds")
+    if over is None or over["ci_low"] is None:
+        return []
+    mean = f"mean {over['mean']:.4f} ({over['ci_low']:.4f} to {over['ci_high']:.4f}) of {len(over['values'])}"
+    missing = "" if over["complete"] else f"; not yet all {facts['seeds']}"
+    return [("seeds", f"{mean} with 95%{missing}; {facts['repeats']} trials with further seeds")]
+
+
+def _training_lines(running: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each of the first epochs that train now."""
+    lines = [
+        f"trial {row['trial']} epoch {row['epoch']} of {row['epochs']}, step {row['step']}/{row['steps']}, "
+        f"{row['images_per_s']:.0f} images/s, loss {_number(row['loss'])}, {as_duration(row['left_s'])} left"
+        for row in running[:_MOST_RUNNING]
+    ]
+    return [*lines, f"and {len(running) - _MOST_RUNNING} more"] if len(running) > _MOST_RUNNING else lines
 
 
 def _outcome_rows(sweeps: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Strict
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PlainSerializer,
+    PlainValidator,
+    PositiveFloat,
+    PositiveInt,
+    Strict,
+)
 
 from orchestrator.config.sections.augmentation import AugmentationConfig
 
@@ -14,13 +23,29 @@ Milestones = Annotated[tuple[PositiveInt, ...], Strict(strict=False)]
 Betas = Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], Field(min_length=1), Strict(strict=False)]
 """Decay rates of moving averages; YAML writes a list."""
 
+AUTO = "auto"
+"""Value of settings that are found by measuring."""
+
+
+def _batch_size(given: Any) -> int | Literal["auto"]:
+    if given != AUTO and (type(given) is not int or given < 1):
+        raise ValueError("must be a number of images, 1 or more, or auto. Use 64, or auto")
+    result: int | Literal["auto"] = given
+    return result
+
+
+BatchSize = Annotated[int | Literal["auto"], PlainValidator(_batch_size), PlainSerializer(lambda given: given, Any)]
+"""Number of images, or `auto`."""
+
 
 class TrainingConfig(AugmentationConfig):
     """Settings of the training of one trial, beside those of its images. Every field may be searched.
 
     Args:
         epochs: Largest number of passes over the training images.
-        global_batch_size: Images per optimiser step, summed over the workers.
+        global_batch_size: Images per optimiser step, summed over the workers; `auto` finds the largest number that fits
+            into the memory of the workers' devices, before the first step of each trial.
+        max_global_batch_size: Upper bound of the number that `auto` finds.
         optimizer: Name of an optimiser of timm, such as `sgd`, `adamw` or `lamb`.
         lr: Peak learning rate.
         lr_base_size: Batch size for which `lr` is meant; the rate is scaled in proportion. None does not scale it.
@@ -51,6 +76,8 @@ class TrainingConfig(AugmentationConfig):
         label_smoothing: Share of the target spread over all classes.
         bce_target_threshold: Soft targets above it become 1, others 0; None leaves them soft.
         accumulation_steps: Number of parts of a worker's share of a batch, computed one after the other to save memory.
+        on_out_of_memory: Answer to a failed allocation within a step: `fail` ends the trial, `accumulate` computes the
+            step again in twice as many parts unless the network has batch norms, `accumulate_always` also then.
         clip_grad_norm: Largest norm of all gradients together; None does not clip.
         agc_factor: Largest norm of the gradient of each output unit, over that of its weights (adaptive gradient
             clipping); the classifier is not clipped. None does not clip.
@@ -69,7 +96,8 @@ class TrainingConfig(AugmentationConfig):
     """
 
     epochs: PositiveInt = 10
-    global_batch_size: PositiveInt = 64
+    global_batch_size: BatchSize = 64
+    max_global_batch_size: PositiveInt = 1024
     optimizer: str = "sgd"
     lr: PositiveFloat = 0.05
     lr_base_size: PositiveInt | None = None
@@ -95,6 +123,7 @@ class TrainingConfig(AugmentationConfig):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     bce_target_threshold: float | None = Field(None, ge=0, lt=1)
     accumulation_steps: PositiveInt = 1
+    on_out_of_memory: Literal["fail", "accumulate", "accumulate_always"] = "fail"
     clip_grad_norm: PositiveFloat | None = None
     agc_factor: PositiveFloat | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -107,3 +136,9 @@ class TrainingConfig(AugmentationConfig):
     validate_every: PositiveInt = 1
     checkpoint_every_steps: PositiveInt | None = None
     dist_bn: Literal["broadcast", "reduce", "none"] = "broadcast"
+
+    @property
+    def batch_size(self) -> int:
+        """Images per optimiser step; the upper bound as long as the number is not found."""
+        size = self.global_batch_size
+        return size if isinstance(size, int) else self.max_global_batch_size

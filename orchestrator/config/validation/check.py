@@ -23,8 +23,10 @@ from orchestrator.config.validation.dataset_rules import fraction_problems, imag
 from orchestrator.config.validation.optimizer_rules import optimizer_problems
 from orchestrator.config.validation.plain_data import shown
 from orchestrator.config.validation.pydantic_problems import translate, unknown
+from orchestrator.config.validation.resource_rules import resource_problems
 from orchestrator.config.validation.scheduler_rules import scheduler_problems
 from orchestrator.config.validation.search_rules import search_problems
+from orchestrator.config.validation.seed_rules import seed_problems, tournament_problems
 from orchestrator.config.validation.storage_rules import storage_problems
 from orchestrator.config.validation.training_rules import augmentation_problems, training_problems
 from orchestrator.errors import Problem, did_you_mean
@@ -131,6 +133,8 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
         yield from scheduler_problems(
             scheduler, search, epochs=epochs, trials=trials, validate_every=training.validate_every
         )
+    yield from seed_problems(sections)
+    yield from tournament_problems(sections)
     if training:
         yield from optimizer_problems(training, search)
     resources = sections.get("resources")
@@ -142,12 +146,8 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
         yield from augmentation_problems(training, search, facts)
     if facts and resources:
         yield from fraction_problems(sections["dataset"], facts, resources)
-    if resources and resources.max_workers > 1 and resources.gpus_per_worker and resources.gpus_per_worker % 1:
-        yield Problem(
-            "resources.gpus_per_worker",
-            f"got {resources.gpus_per_worker}; workers of one trial cannot share a GPU (NCCL refuses it). "
-            "Use a whole number, or workers: 1",
-        )
+    if resources:
+        yield from resource_problems(resources, training)
     yield from search_problems(sections, facts)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.config.searched_values import Setting
-from orchestrator.config.sections.training import TrainingConfig
+from orchestrator.config.sections.training import AUTO, TrainingConfig
 from orchestrator.errors import Problem
 
 if TYPE_CHECKING:
@@ -32,6 +32,10 @@ def training_problems(training: TrainingConfig, search: Mapping[str, Any], worke
         return Setting.of(name, training, search)
 
     yield from _batch_size(setting("global_batch_size"), setting("accumulation_steps"), workers)
+    yield from _found_batch_size(
+        setting("global_batch_size"), setting("max_global_batch_size"), setting("accumulation_steps"), workers
+    )
+    yield from _out_of_memory(setting("on_out_of_memory"), setting("sync_batch_norm"), workers)
     yield from _lr_schedule(setting("decay_milestones"), setting("epochs"), setting("cooldown_epochs"))
     threshold, losses = setting("bce_target_threshold"), setting("loss").values
     given = [value for value in threshold.values if value is not None]
@@ -144,3 +148,45 @@ def _batch_size(sizes: Setting, parts: Setting, workers: int) -> Iterator[Proble
                 f"got {size}; {each} needs at least 2 images a step, also where a batch is one image short. "
                 f"Use {least} or more" + (", or fewer accumulation_steps" if most > 1 else ""),
             )
+
+
+def _found_batch_size(sizes: Setting, bounds: Setting, parts: Setting, workers: int) -> Iterator[Problem]:
+    """Check that `auto` stands alone, and that its upper bound has room for a batch."""
+    if AUTO not in sizes.values:
+        usual = TrainingConfig.model_fields["max_global_batch_size"].default
+        if bounds.values != (usual,):
+            yield Problem(
+                bounds.where,
+                f"got {bounds.values[0]}; it bounds a batch size that is found. Add training.global_batch_size: auto, "
+                "or leave it out",
+            )
+        return
+    if len(sizes.values) > 1 or sizes.where.startswith("search."):
+        yield Problem(
+            sizes.where,
+            "got auto; a batch size that is found is not searched. Write training.global_batch_size: auto, or search "
+            "numbers",
+        )
+    most = max((value for value in parts.values if isinstance(value, int)), default=1)
+    least = 2 * workers * most + 1
+    smallest = workers
+    while smallest < least:
+        smallest *= 2
+    for bound in bounds.values:
+        if isinstance(bound, int) and 0 < bound < smallest:
+            yield Problem(
+                bounds.where,
+                f"got {bound}; the smallest batch that is tried with {workers} workers has {smallest} images. "
+                f"Use {smallest} or more",
+            )
+
+
+def _out_of_memory(answers: Setting, synchronised: Setting, workers: int) -> Iterator[Problem]:
+    """Check that a step that runs out of memory on one rank can be computed again on all."""
+    given = [value for value in answers.values if value != "fail"]
+    if given and workers > 1 and True in synchronised.values:
+        yield Problem(
+            answers.where,
+            f"got {given[0]!r}; with training.sync_batch_norm a worker out of memory would leave the others waiting. "
+            "Leave one of them out",
+        )

@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from orchestrator.data.sources.source import ArraySource, Pixels
+from orchestrator.files.cached_file import cached_content
 
 __all__ = ["open_digits"]
+
+logger = logging.getLogger(__name__)
 
 _TEST_FRACTION = 0.2
 _SPLIT_SEED = 0
@@ -51,6 +58,20 @@ def open_digits(root: Path) -> ArraySource:
 @functools.cache
 def _digits() -> tuple[Mapping[str, tuple[Pixels, npt.NDArray[np.int32]]], tuple[str, ...]]:
     """Return images and labels of both splits, and the class names; pixels are scaled from 0..16 to 0..255."""
+    name = f"digits-{version('scikit-learn')}.npz"
+    try:
+        content = BytesIO(cached_content(name, _write_digits))  # scikit-learn's import takes a second
+    except (OSError, RuntimeError) as error:
+        logger.debug("digits are not cached: %s", error)
+        with tempfile.TemporaryDirectory() as folder:
+            _write_digits(Path(folder) / name)
+            content = BytesIO((Path(folder) / name).read_bytes())
+    with np.load(content) as arrays:
+        splits = {split: (arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test")}
+        return splits, tuple(str(name) for name in arrays["class_names"])
+
+
+def _write_digits(path: Path) -> None:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -60,5 +81,7 @@ def _digits() -> tuple[Mapping[str, tuple[Pixels, npt.NDArray[np.int32]]], tuple
     train, test = train_test_split(
         np.arange(len(labels)), test_size=_TEST_FRACTION, stratify=labels, random_state=_SPLIT_SEED
     )
-    splits = {name: (images[index], labels[index]) for name, index in (("train", train), ("test", test))}
-    return splits, tuple(str(name) for name in bunch.target_names)
+    arrays = {"class_names": np.array([str(name) for name in bunch.target_names])}
+    for split, index in (("train", train), ("test", test)):
+        arrays |= {f"{split}_images": images[index], f"{split}_labels": labels[index]}
+    np.savez(path, **arrays)

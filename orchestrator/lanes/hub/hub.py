@@ -14,8 +14,20 @@ from typing import Any
 
 from orchestrator.lanes.hub.lane import Lane
 from orchestrator.lanes.hub.lane_table import LaneTable
+from orchestrator.lanes.hub.running_epochs import RunningEpochs, progress_by_trial
 from orchestrator.lanes.hub.wake_ups import WakeUps
-from orchestrator.lanes.messages import Decision, HubState, Next, Outcome, RankId, Report, TrialAssignment, TrialOutcome
+from orchestrator.lanes.messages import (
+    Decision,
+    HubState,
+    Next,
+    Outcome,
+    ProgressAnswer,
+    RankId,
+    Report,
+    TrialAssignment,
+    TrialOutcome,
+)
+from orchestrator.records.folder.live_progress import EpochProgress
 
 # Subject of `WakeUps` for calls that need a ready lane; the other subjects are indices of lanes and ids of trials.
 _READY_LANE = ("ready lane",)
@@ -34,6 +46,7 @@ class LaneHub:
         self._table = LaneTable(max_failures)
         self._closing = False
         self._winding_down = False
+        self._epochs = RunningEpochs()
         self._controllers: dict[int, Any] = {}
         self._released: set[str] = set()  # trials that Tune has ended
         self._waiting_leases = 0
@@ -108,6 +121,13 @@ class LaneHub:
                 self._notify(lane)
         await self._wake_ups.until(decided, rank_id.lane)
         return Decision.GO if not gone() and lane.acknowledged >= report.epoch else Decision.STOP
+
+    async def progress(self, rank_id: RankId, trial_id: str, progress: EpochProgress) -> ProgressAnswer:
+        """Store the newest progress that the first rank sends, and return at once whether to leave the epoch."""
+        lane = self._table.serving(trial_id)
+        if lane is not None and lane.index == rank_id.lane and not self._table.is_outdated(rank_id):
+            lane.progress = progress
+        return self._epochs.answer(len(self._table.lanes), closing=self._closing)
 
     async def finish(self, rank_id: RankId, assignment: TrialAssignment, outcome: TrialOutcome) -> Next:
         """Record the outcome of a rank and wait for those of its peers.
@@ -315,9 +335,14 @@ class LaneHub:
         """Return whether no trial is to begin another epoch."""
         return self._closing or self._winding_down
 
-    async def wind_down(self) -> None:
-        """Let no trial begin another epoch; running epochs are finished."""
+    async def wind_down(self, leave_in_s: float | None = None) -> None:
+        """Let no trial begin another epoch.
+
+        Args:
+            leave_in_s: Seconds after which running epochs are left within; None finishes them.
+        """
         self._winding_down = True
+        self._epochs.leave_in(leave_in_s)
         self._wake_ups.wake_all()
 
     async def close(self) -> None:
@@ -326,9 +351,10 @@ class LaneHub:
         self._wake_ups.wake_all()
 
     async def hub_state(self) -> HubState:
-        """Return which lanes have a worker group, and the controllers, of which the driver keeps a copy."""
-        alive = frozenset(index for index, lane in self._table.lanes.items() if lane.alive)
-        return HubState(alive, dict(self._controllers))
+        """Return which lanes have a worker group, the controllers, and the progress of running epochs."""
+        lanes = self._table.lanes
+        alive = frozenset(index for index, lane in lanes.items() if lane.alive)
+        return HubState(alive, dict(self._controllers), progress_by_trial(lanes.values()))
 
     async def generation(self, lane: int) -> int:
         """Return the newest generation of a lane that has joined; -1 before the first."""

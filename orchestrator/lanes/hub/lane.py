@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from orchestrator.lanes.messages import RankId, Report, TrialAssignment, TrialOutcome
+from orchestrator.records.folder.live_progress import EpochProgress
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Lane:
         begun: Whether a rank has received the assignment; before, a loss of the group is no failure of the trial.
         attempt: Number of retries of the trial on the same worker group.
         reports: Newest report of each rank.
+        progress: Newest progress within an epoch; None before the first.
         acknowledged: Newest epoch that the client has received; the ranks continue after it.
         released: Whether the trial is to stop at its next report.
         outcomes: Outcome of each rank that has left the trial.
@@ -42,6 +44,7 @@ class Lane:
     begun: bool = False
     attempt: int = 0
     reports: dict[int, Report] = field(default_factory=dict)
+    progress: EpochProgress | None = None
     acknowledged: int = 0
     released: bool = False
     outcomes: dict[int, TrialOutcome] = field(default_factory=dict)
@@ -80,7 +83,7 @@ class Lane:
     def begin_generation(self, rank_id: RankId) -> None:
         """Reset the lane for a new worker group."""
         self.generation, self.world_size = rank_id.generation, rank_id.world_size
-        self.waiting, self.reports, self.outcomes = {}, {}, {}
+        self.waiting, self.reports, self.outcomes, self.progress = {}, {}, {}, None
         self.broken = self.loss_settled = self.loss_exempt = self.down = self.begun = False
 
     def serves(self, assignment: TrialAssignment) -> bool:
@@ -101,15 +104,15 @@ class Lane:
         """Lease the lane to a trial."""
         self.assignment, self.claimed, self.acknowledged = assignment, claimed, acknowledged
         self.released = self.begun = False
-        self.reports, self.outcomes = {}, {}
+        self.reports, self.outcomes, self.progress = {}, {}, None
 
     def restart_attempt(self) -> None:
         """Prepare a retry of the trial on the same worker group, after all ranks have left it."""
         self.attempt += 1
         self.begun = False
-        self.reports, self.outcomes = {}, {}
+        self.reports, self.outcomes, self.progress = {}, {}, None
 
     def clear(self) -> None:
         """Mark the lane as free."""
         self.assignment, self.released, self.begun = None, False, False
-        self.reports, self.outcomes = {}, {}
+        self.reports, self.outcomes, self.progress = {}, {}, None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,6 +21,7 @@ from orchestrator.config.sections.resources import ResourcesConfig
 from orchestrator.lanes.hub.hub import LaneHub
 from orchestrator.lanes.lane_setting import LaneSetting, LaneTask
 from orchestrator.lanes.pool.placement_groups import remove_placement_groups_of
+from orchestrator.records.folder.live_progress import EpochProgress
 from orchestrator.runtime.lane_plan import LanePlan, lanes_that_fit
 from orchestrator.runtime.ray_private.core import actor_id
 
@@ -51,6 +52,7 @@ class LanePool:
     Attributes:
         hub: Handle of the hub actor.
         failure: Error of the last lane that was retired because its workers do not start; None before.
+        progress: Newest progress of the epochs that train, by number of the trial; replaced about once a second.
     """
 
     def __init__(self, plan: LanePlan, resources: ResourcesConfig, task: LaneTask, *, scratch: Path) -> None:
@@ -61,6 +63,7 @@ class LanePool:
         self._closing = threading.Event()
         self._abandoned = False
         self.failure: BaseException | None = None
+        self.progress: Mapping[int, EpochProgress] = {}
         hub_actor: Any = ray.remote(LaneHub)
         always: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
         # Every rank and every trial has a call that waits there; with one call above the limit none would be answered.
@@ -114,9 +117,13 @@ class LanePool:
         self._another_wanted = True
         return False
 
-    def wind_down(self) -> None:
-        """Let no trial begin another epoch; called repeatedly, because a restarted hub has no record of it."""
-        self.hub.wind_down.remote()
+    def wind_down(self, leave_in_s: float) -> None:
+        """Let no trial begin another epoch; called repeatedly, because a restarted hub has no record of it.
+
+        Args:
+            leave_in_s: Seconds after which running epochs are left within.
+        """
+        self.hub.wind_down.remote(leave_in_s)
 
     def close(self, timeout_s: float | None = None) -> None:
         """End every lane: close the hub, then abort controllers, then remove placement groups; blocks.
@@ -191,8 +198,9 @@ class LanePool:
             logger.warning("No lane has found room: the cluster is busy, or has lost nodes. The sweep waits.")
 
     def _refresh_state(self) -> frozenset[int]:
-        """Copy the hub's record of controllers; return the lanes that have a worker group."""
+        """Copy the hub's records of controllers and progress; return the lanes that have a worker group."""
         hub_state = ray.get(self.hub.hub_state.remote(), timeout=_ABORT_TIMEOUT_S)
+        self.progress = hub_state.progress
         for lane, controller in hub_state.controllers.items():
             self._controllers[lane] = controller
             self._creators[actor_id(controller)] = lane
@@ -222,7 +230,7 @@ class LanePool:
         while not self._closing.is_set():
             error: Exception | None = None
             try:
-                run_lane(LaneSetting(index, self.hub, self._task), placement)
+                run_lane(LaneSetting(index, self.hub, self._task, self._plan.gpus_per_worker), placement)
             except Exception as failure:  # no caller of a thread would see it
                 error = failure
             if self._closing.is_set():

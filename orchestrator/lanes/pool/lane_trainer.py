@@ -57,7 +57,7 @@ def run_lane(setting: LaneSetting, placement: LanePlacement) -> None:
     trainer = BareTrainer(
         lane_loop,
         train_loop_config={"lane": setting},
-        backend_config=ProcessGroupConfig("nccl" if placement.gpus_per_worker > 0 else "gloo", _COLLECTIVE_TIMEOUT_S),
+        backend_config=ProcessGroupConfig(_backend(placement.gpus_per_worker), _COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
             num_workers=(resources.min_workers, resources.max_workers) if resources.elastic else resources.max_workers,
             use_gpu=placement.gpus_per_worker > 0,
@@ -82,3 +82,8 @@ def run_lane(setting: LaneSetting, placement: LanePlacement) -> None:
         # A killed controller does not cancel its request, which lapses after three minutes.
         with contextlib.suppress(RayError):
             coordinator.cancel_request.remote(requester_id=autoscaling_requester(trainer))
+
+
+def _backend(gpus_per_worker: float) -> str:
+    """Return the backend of the process group: a lane with a share of a GPU has one worker, which exchanges nothing."""
+    return "nccl" if gpus_per_worker >= 1 else "gloo"

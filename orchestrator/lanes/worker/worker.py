@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,16 @@ from orchestrator.lanes.lane_setting import LaneSetting
 from orchestrator.lanes.messages import Decision, Next, Outcome, RankId, Report, TrialAssignment, TrialOutcome
 from orchestrator.lanes.worker.node_load import NodeLoad, node_name
 from orchestrator.lanes.worker.trial_log import format_metrics, trial_log
+from orchestrator.lanes.worker.trial_progress import TrialProgress
 from orchestrator.masked_output import masked_output
 from orchestrator.quick_imports import end_imports
+from orchestrator.runtime.gpu_share import limit_memory
 from orchestrator.runtime.ray_private.train_worker import is_node_preempted
 from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints
 from orchestrator.training.images.device_images import DeviceImages
 from orchestrator.training.images.placement import place_dataset
 from orchestrator.training.reset_torch import reset_torch
-from orchestrator.training.trial import StopTrial, Trial
+from orchestrator.training.trial import LeaveTrial, StopTrial, Trial
 from orchestrator.training.workers import Workers
 from orchestrator.uris import remember_secrets, without_secrets
 
@@ -95,6 +97,7 @@ def _join_lane(lane: LaneSetting) -> tuple[RankId, Workers]:
     device = torch.device("cpu")
     if torch.cuda.is_available() and ray.get_gpu_ids():
         device = torch.device("cuda", torch.cuda.current_device())
+    limit_memory(device, lane.gpus_per_worker)
     workers = Workers(rank, world_size, device)
     generation: int = workers.broadcast_from_first(
         ray.get(lane.hub.new_generation.remote(lane.lane)) if rank == 0 else 0
@@ -135,6 +138,7 @@ def _attempt(
 ) -> TrialOutcome:
     """Train one trial and map its exceptions to an outcome; only what must end the process is raised."""
     here = (node_name(),)
+    progress = TrialProgress(lane.hub, rank_id, assignment.trial_id, is_preempted=is_node_preempted)
 
     def report(epoch: int, metrics: Mapping[str, float]) -> None:
         own = dict(metrics) if workers.is_first else {}
@@ -145,14 +149,21 @@ def _attempt(
             raise StopTrial
         if epoch < assignment.config["training"]["epochs"] and _is_preempted(workers):
             raise LeaveLane
+        progress.note_report()
 
     try:
         _register_networks(lane.task.network_files)
         checkpoints = TrialCheckpoints(Path(assignment.folder))
         trial = Trial(
-            TrialConfig(**assignment.config), lane.task.objective, data, workers, checkpoints, costs=lane.task.costs
+            TrialConfig(**assignment.config),
+            lane.task.objective,
+            data,
+            workers,
+            checkpoints,
+            costs=lane.task.costs,
+            observer=progress,
         )
-        trial.run(report)
+        return _run(trial, report, workers, log)
     except StopTrial:
         return TrialOutcome(Outcome.STOPPED)
     except LeaveLane:
@@ -168,6 +179,17 @@ def _attempt(
             poisoned=isinstance(error, torch.AcceleratorError),
             final=isinstance(error, SpatialSweepError),  # an error of our own, which a retry would meet again
         )
+
+
+def _run(
+    trial: Trial, report: Callable[[int, Mapping[str, float]], None], workers: Workers, log: logging.Logger
+) -> TrialOutcome:
+    """Train to the end, or until all ranks leave within an epoch for a preemption or the end of the sweep."""
+    try:
+        trial.run(report)
+    except LeaveTrial:
+        log.info("left within epoch %d, after %d of %d steps", trial.epoch + 1, trial.step, trial.steps_per_epoch)
+        return TrialOutcome(Outcome.MOVED if _is_preempted(workers) else Outcome.INTERRUPTED)
     return TrialOutcome(Outcome.COMPLETED)
 
 

@@ -14,6 +14,10 @@ OUTCOME = "outcome"
 DIVERGED = "diverged"
 REJECTED = "rejected"
 """User attribute of a rejected trial: the reason."""
+REPEATS = "repeats"
+"""User attribute of a trial that trains a configuration with another seed: the number of the trial with the first."""
+REPLICATE = "replicate"
+"""User attribute of such a trial: the index of its seed, from 1."""
 PAUSED_AT = "paused_at"
 """User attribute of a trial that has paused, which may run again since: its epoch at its newest pause."""
 EPOCH_PREFIX = "epoch "
@@ -26,9 +30,10 @@ class TrialWindow:
 
     A trial that diverged or was rejected is shown as a pruned one without values: Optuna's samplers ignore failed
     trials, and would keep proposing what diverges. A trial that has paused is shown as a pruned one with the values it
-    has reported, also while it runs again: as a running one it would count as poor. With a size, the best and the
-    newest trials are shown. Each ended trial is read once, so that the time of a proposal does not grow with the number
-    of trials; a paused one is read again when it has changed.
+    has reported, also while it runs again: as a running one it would count as poor. A configuration with several seeds
+    is shown once, with the result of the first seed. With a size, the best and the newest trials are shown. Each ended
+    trial is read once, so that the time of a proposal does not grow with the number of trials; a paused one is read
+    again when it has changed.
 
     Args:
         size: Largest number of ended trials to show; None shows all.
@@ -68,6 +73,8 @@ class TrialWindow:
         candidates = [*resumed, *self._open, *range(self._seen, len(trials))]
         self._seen, self._open = len(trials), []
         for number in candidates:
+            if REPEATS in trials[number].user_attrs:
+                continue
             self._paused.pop(number, None)
             if trials[number].state.is_finished():
                 self._add(_learnable(trials[number]))

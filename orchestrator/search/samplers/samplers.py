@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.config.sections.study import SamplerConfig
 from orchestrator.search.samplers.grid import GridSampler
-from orchestrator.search.samplers.learnable import DIVERGED, OUTCOME, LearnableStudy, TrialWindow
+from orchestrator.search.samplers.learnable import DIVERGED, OUTCOME, REPEATS, LearnableStudy, TrialWindow
 from orchestrator.search.steering.present_space import PresentSpace, single_value
 from search_spaces import SearchSpace
 
@@ -92,8 +92,9 @@ class SweepSampler(BaseSampler):
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """Pass the end of a trial to its sampler; several may be running."""
-        self._create_for(trial.number).after_trial(study, trial, state, values)
+        """Pass the end of a trial to its sampler; several may be running, and another seed is no trial of a sampler."""
+        if REPEATS not in trial.user_attrs:
+            self._create_for(trial.number).after_trial(study, trial, state, values)
 
     def _sampler_of(self, trial: FrozenTrial) -> BaseSampler:
         if self._current is None or self._current[0] != trial.number:

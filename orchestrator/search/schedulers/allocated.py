@@ -107,14 +107,16 @@ class Allocation:
     def next_trial(self) -> Resume | Propose | None:
         """Return what a free lane trains next; None where it waits for running trials, or nothing is left."""
         with self._lock:
-            return self._allocator.next_trial(self._ledger.count_trials())
+            return self._allocator.next_trial(self._ledger.count_configurations())
 
     def end_proposals(self) -> None:
         """Note that no further configuration can be proposed."""
-        self._allocator.end_proposals(self._ledger.count_trials())
+        self._allocator.end_proposals(self._ledger.count_configurations())
 
     def start(self, number: int, params: Mapping[str, Any]) -> None:
         """Note that a trial begins or resumes; an interrupted trial counts as running all the time."""
+        if self._is_repeat(number):
+            return
         with self._lock:
             self._held_s.pop(number, None)
             if number not in self._epochs or number in self._paused:
@@ -125,12 +127,16 @@ class Allocation:
     def report(self, number: int, epoch: int, metrics: Mapping[str, float], held_s: float | None) -> bool:
         """Note an epoch, and return whether the trial continues; a repeated report gets the same answer.
 
+        A trial with another than the first seed is trained to the end: the rule does not know it.
+
         Args:
             number: Number of the trial.
             epoch: Epoch, from 1.
             metrics: Values of the epoch, by metric.
             held_s: Seconds the trial has held its lane since it began or resumed; None where unknown.
         """
+        if self._is_repeat(number):
+            return True
         with self._lock:
             if epoch > self._epochs[number]:
                 seconds = 0.0 if held_s is None else max(0.0, held_s - self._held_s.get(number, 0.0))
@@ -158,11 +164,16 @@ class Allocation:
 
     def end(self, number: int) -> None:
         """Note that a trial has ended for good."""
+        if self._is_repeat(number):
+            return
         with self._lock:
             self._held.pop(number, None)
             self._pausing.discard(number)
             self._paused.discard(number)
             self._allocator.end(number)
+
+    def _is_repeat(self, number: int) -> bool:
+        return self._ledger.trial(number).is_repeat
 
     def _repeat(self, event: Event) -> None:
         """Repeat the call that belongs to an event of an earlier session."""

@@ -23,6 +23,8 @@ class _EarlierTrial:
 class ReportReplay(NotPickled, TrialScheduler):
     """Mixin that replays the reports of earlier sessions into a Tune scheduler before its first decision.
 
+    A trial that trains a configuration with another seed is trained to the end: the scheduler does not see it.
+
     Args:
         ledger: Ledger of the sweep.
         options: Options of the scheduler.
@@ -30,12 +32,15 @@ class ReportReplay(NotPickled, TrialScheduler):
 
     def __init__(self, ledger: Ledger, **options: Any) -> None:
         super().__init__(**options)  # type: ignore[no-untyped-call]
-        self._earlier = [record for record in ledger.trials() if record.reports]
+        self._ledger = ledger
+        self._earlier = [record for record in ledger.trials() if record.reports and not record.is_repeat]
         self._newest: dict[int, TuneTrial] = {}  # Tune's newest trial, by number
 
     def on_trial_add(self, tune_controller: TuneController, trial: TuneTrial) -> None:
         """Add a trial; where it resumes, replay its own reports after those of ended trials."""
         number = trial.config["trial"]["number"]
+        if self._is_repeat(trial):
+            return
         before = self._newest.get(number)
         self._newest[number] = trial
         own = next((record for record in self._earlier if record.number == number), None)
@@ -47,6 +52,30 @@ class ReportReplay(NotPickled, TrialScheduler):
         if before is not None:
             self._take_over(before, trial)
         self._earlier = [record for record in self._earlier if not record.is_over and record is not own]
+
+    def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
+        """Return whether a trial continues."""
+        if self._is_repeat(trial):
+            return TrialScheduler.CONTINUE
+        return str(super().on_trial_result(tune_controller, trial, result))
+
+    def on_trial_complete(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> None:
+        """Note the end of a trial."""
+        if not self._is_repeat(trial):
+            super().on_trial_complete(tune_controller, trial, result)
+
+    def on_trial_error(self, tune_controller: TuneController, trial: TuneTrial) -> None:
+        """Note the failure of a trial."""
+        if not self._is_repeat(trial):
+            super().on_trial_error(tune_controller, trial)
+
+    def on_trial_remove(self, tune_controller: TuneController, trial: TuneTrial) -> None:
+        """Note that a trial was removed."""
+        if not self._is_repeat(trial):
+            super().on_trial_remove(tune_controller, trial)
+
+    def _is_repeat(self, trial: TuneTrial) -> bool:
+        return self._ledger.trial(trial.config["trial"]["number"]).is_repeat
 
     def _take_over(self, before: TuneTrial, trial: TuneTrial) -> None:
         """Give a trial that the user paused in this session the reports that it made before as another one of Tune.

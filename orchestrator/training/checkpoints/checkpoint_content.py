@@ -29,6 +29,12 @@ def _one_row(losses: Tensor) -> Tensor:
     return losses
 
 
+def _rows(buffers: Tensor) -> Tensor:
+    if buffers.dim() != 2 or not len(buffers):
+        raise ValueError(f"is of shape {tuple(buffers.shape)}, not one row for each rank")
+    return buffers
+
+
 class _Code(TypedDict):
     __pydantic_config__ = _ANY_KEY  # type: ignore[misc]
     file: str
@@ -73,6 +79,8 @@ class _State(TypedDict):
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
     lr_schedule: NotRequired[dict[str, Any]]
+    accumulation_steps: NotRequired[Annotated[int, Field(ge=1, lt=2**31)]]
+    rank_buffers: NotRequired[Annotated[Tensor, AfterValidator(_rows)]]
 
 
 def _consistent(content: _Best) -> _Best:

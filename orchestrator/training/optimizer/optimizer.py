@@ -37,7 +37,7 @@ def peak_lr(training: TrainingConfig) -> float:
     """Return the learning rate after the warm-up, scaled with the batch size where `lr_base_size` is set."""
     if training.lr_base_size is None:
         return training.lr
-    return training.lr * training.global_batch_size / training.lr_base_size
+    return training.lr * training.batch_size / training.lr_base_size
 
 
 def _decayed_groups(network: nn.Module, training: TrainingConfig) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.config.sections.resources import BYTES_PER_GB, ResourcesConfig
 from orchestrator.errors import ClusterError
 from orchestrator.runtime import lane_plan
-from orchestrator.runtime.lane_plan import lanes_that_fit, plan_lanes
+from orchestrator.runtime.lane_plan import LanePlan, lanes_that_fit, plan_lanes
 
 
 def cluster(patch: pytest.MonkeyPatch, *nodes: dict[str, float], may_become: dict[str, float] | None = None) -> None:
@@ -67,3 +67,21 @@ def test_a_cluster_with_an_autoscaler_counts_with_its_largest_size(monkeypatch: 
     assert lanes_that_fit(ResourcesConfig(workers=4), 0.0) == 4
     cluster(monkeypatch, {"CPU": 0}, may_become={"CPU": 16, "GPU": 4})
     assert plan(workers=2) == (2, 2, 1.0, 20)
+
+
+def test_a_share_of_a_gpu_is_one_of_a_single_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two GPUs hold four workers of 0.4 each: what is left of both is no GPU."""
+    cluster(monkeypatch, {"CPU": 16, "GPU": 2})
+    for share, lanes in {0.25: 8, 0.3333: 6, 0.4: 4, 0.5: 4, 0.6: 2, 1: 2, 2: 1}.items():
+        assert plan(workers=1, gpus_per_worker=share) == (lanes, 1, float(share), 20)
+    cluster(monkeypatch, {"CPU": 5, "GPU": 2}, {"CPU": 16, "GPU": 1})
+    assert plan(workers=1, gpus_per_worker=0.25)[0] == 5 + 4
+
+
+def test_auto_takes_the_measured_share_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    resources = ResourcesConfig(workers=1, gpus_per_worker="auto")
+    cluster(monkeypatch, {"CPU": 16, "GPU": 2})
+    assert plan_lanes(resources, 20, gpu_share=0.25) == LanePlan(8, 1, 0.25, 20)
+    assert plan_lanes(resources, 20) == LanePlan(2, 1, 1.0, 20)
+    cluster(monkeypatch, {"CPU": 16})
+    assert plan_lanes(resources, 20, gpu_share=0.25) == LanePlan(16, 1, 0.0, 20)

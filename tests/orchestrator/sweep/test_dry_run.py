@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import models
 from orchestrator import ConfigError, SweepConfig, dry_run, load_sweep
 from orchestrator.cli.main import app
+from orchestrator.cli.tables.dry_run import plan_lines
 from orchestrator.config import ModelConfig, TrainingConfig, TrialConfig
 from orchestrator.config.plans import resolve_plans, study_uri
 from orchestrator.data.datasets import DatasetFacts
@@ -25,9 +26,11 @@ from orchestrator.search.enqueued_trials import enqueue_trials
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
+from orchestrator.sweep import dry_run as dry_run_module
+from orchestrator.sweep import session
 from orchestrator.sweep.dry_run import Bounds, cost_bounds
 from orchestrator.sweep.dry_run_trials import Preview, preview_trials
-from orchestrator.training.memory_estimate import estimate_memory
+from orchestrator.training.memory.memory_estimate import estimate_memory
 from tests.support.networks import own_file
 from tests.support.networks.small_networks import SMALL_NETWORKS
 
@@ -186,6 +189,59 @@ def _network() -> torch.nn.Module:
 
     model = {"name": "conv_resnet26_small", "options": {}, "num_classes": 10, "in_chans": 1, "image_size": 8}
     return build_network(model).train()
+
+
+def test_shares_of_a_gpu_and_what_memory_decides_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Estimates of the demo's networks are far below 0.25 GB, so that all 12 trials would share a GPU of 20 GB."""
+
+    class Properties:
+        total_memory = 20 * 2**30
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
+    monkeypatch.setattr(dry_run_module, "this_machine", lambda: {"CPU": 32.0, "GPU": 1.0})
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    config = digits(tmp_path, "resources={workers: 1, gpus_per_worker: auto}", "training.on_out_of_memory=accumulate")
+    found = dry_run(config)
+    assert found.plan is not None
+    assert (found.plan.lanes, found.plan.gpus_per_worker) == (12, 0.0833)  # no more than trials
+    lines = [text for heading, text in plan_lines(found) if heading in ("GPU", "Batch")]
+    assert lines == [
+        "gpus_per_worker: auto is measured when the sweep starts, by steps of the largest configuration on a GPU; "
+        "0.0833 is an estimate",
+        "12 trials on each, and each may take 8% of its memory; without NVIDIA's MPS here, their kernels take turns",
+        "a step that runs out of memory is computed again in twice as many parts (not in networks with batch norms)",
+    ]
+    costly = cost_bounds(found.plans.budget.model_copy(update={"wall_clock": 3600.0}), 144, found.plan, 1.0)
+    assert costly.gpu_hours == pytest.approx(12 * 0.0833)
+
+    (tmp_path / "control").touch()
+    fixed = ["resources={workers: 1, gpus_per_worker: 0.5}", "training.global_batch_size=auto"]
+    lines = [text for heading, text in plan_lines(dry_run(digits(tmp_path, *fixed))) if heading in ("GPU", "Batch")]
+    assert lines == [
+        "2 trials on each, and each may take 50% of its memory; NVIDIA's MPS runs here",
+        "found at the start of each trial: the largest power of two times 1 worker(s) that fits, at most 1,024 images "
+        "(Memory is for that many)",
+    ]
+
+
+def test_the_configuration_that_needs_most_memory_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[TrialConfig, int]] = []
+
+    def measured(largest: TrialConfig, facts: DatasetFacts, files: Any, lanes: int) -> float:
+        seen.append((largest, lanes))
+        return 0.25
+
+    monkeypatch.setattr(session, "measured_share", measured)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0, "GPU": 1.0})
+    search = "search={model: [conv_resnet26_small, conv_resnet26_large], global_batch_size: [16, 64]}"
+    plans = resolve_plans(digits(tmp_path, search, "resources={workers: 1, gpus_per_worker: auto, lanes: 7}"))
+    assert session.measured_gpu_share(plans, 20) == 0.25
+    ((largest, lanes),) = seen
+    assert (largest.model.name, largest.training.global_batch_size, lanes) == ("conv_resnet26_large", 64, 7)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
+    assert session.measured_gpu_share(plans, 20) == 1.0
+    assert len(seen) == 1
 
 
 def test_the_command_prints_a_summary_or_json(tmp_path: Path) -> None:

@@ -115,6 +115,14 @@ def test_metrics_are_curves_over_epochs(writer: MlflowWriter) -> None:
     assert [point.step for point in client.get_metric_history(pruned, "train/loss")] == [1]
 
 
+def test_progress_within_epochs_is_a_curve_over_steps(writer: MlflowWriter) -> None:
+    client = MlflowClient(writer.tracking_uri)
+    history = client.get_metric_history(writer.run_id(0), "progress/train_loss")
+    assert [(point.step, point.value) for point in history] == [(50, 2.0), (100, 1.0)]
+    history = client.get_metric_history(writer.run_id(0), "progress/images_per_s")
+    assert [(point.step, point.value) for point in history] == [(50, 800.0), (100, 800.0)]
+
+
 def test_a_journal_replayed_again_changes_nothing(writer: MlflowWriter, journal: Path) -> None:
     assert writer.sweep_run_id is not None
     journal.with_name("tracked.json").unlink()

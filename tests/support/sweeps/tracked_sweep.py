@@ -38,6 +38,8 @@ def tell(path: Path, checkpoint: Path | None = None, *, ended: bool = True) -> N
         for number in range(4):
             trial = {"number": number, "model": {"name": "m", "options": {}}, "training": {"epochs": 2, "lr": 0.1}}
             ledger.trial_started(number, f"tune{number}", {"model": "m", "lr": 0.5 + number}, trial)
+        for step in (50, 100):
+            ledger.trial_progressed(0, 1, step, {"images_per_s": 800.0, "train_loss": 100.0 / step})
         for epoch in (1, 2):
             ledger.trial_reported(0, epoch, {"val/top1": 0.4 * epoch, "lr": 0.1, "train/loss": 1.0 / epoch})
         ledger.trial_reported(1, 1, {"val/top1": 0.1, "train/loss": float("nan")})

@@ -15,8 +15,8 @@ from models.common.staged import StagedNetwork
 from orchestrator.config import ModelConfig, TrainingConfig, TrialConfig
 from orchestrator.data.datasets import dataset_facts
 from orchestrator.errors import TrialFailedError
-from orchestrator.training import memory_estimate
-from orchestrator.training.memory_estimate import estimate_memory
+from orchestrator.training.memory import memory_estimate
+from orchestrator.training.memory.memory_estimate import estimate_memory
 from orchestrator.training.train_state import TrainState
 from orchestrator.training.workers import Workers
 from tests.support.training_pieces import differences, without_norm

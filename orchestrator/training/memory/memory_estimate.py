@@ -70,7 +70,7 @@ def estimate_memory(trial: TrialConfig, facts: DatasetFacts, workers: int) -> Me
         workers: Number of workers of the trial.
     """
     training = trial.training
-    share = -(-training.global_batch_size // workers)
+    share = -(-training.batch_size // workers)
     at_once = -(-share // training.accumulation_steps)
     network = _shell_on_meta(trial, facts)
     parameters = sum(map(_bytes, network.parameters()))

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from orchestrator.reproduce.statistics import estimate, paired_difference
+from orchestrator.seeds.estimates import estimate, paired_difference
 
 
 def test_the_interval_of_three_values() -> None:

@@ -1,0 +1,1 @@
+"""Checks of an epoch while it trains."""

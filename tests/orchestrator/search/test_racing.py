@@ -1,0 +1,229 @@
+"""Searches with several seeds and tournaments, with a real study and journal, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from orchestrator.config.plans import SearchPlan
+from orchestrator.records.events import ConfigurationMeasured, TrialStarted
+from orchestrator.records.journal import Journal, read_events
+from orchestrator.records.ledger import Ledger, TrialStatus
+from orchestrator.records.objectives import Objectives
+from orchestrator.search.optuna_state import optuna_state
+from orchestrator.search.racing import race_state, record_mean
+from orchestrator.search.samplers.learnable import LearnableStudy, TrialWindow
+from orchestrator.search.schedulers.trial_schedulers import create_allocation
+from orchestrator.search.searcher import FINISHED, StudySearcher
+from orchestrator.search.study import open_study
+from orchestrator.search.study_replay import replay_study
+from orchestrator.seeds.configurations import seed_of
+from tests.support.sweeps.plans import search_plan
+
+SETTINGS: dict[str, Any] = {
+    "name": "race",
+    "dataset": {"name": "digits"},
+    "model": {"name": "conv_resnet26_small"},
+    "training": {"epochs": 1, "warmup_epochs": 0},
+    "search": {"lr": {"type": "float", "low": 1e-3, "high": 1e-2}, "optimizer": {"choices": ["sgd", "adamw"]}},
+    "sampler": {"name": "random"},
+    "trial_scheduler": {"name": "none"},
+    "try_first": [],
+    "trials": 6,
+    "seeds": 3,
+    "seed": 5,
+}
+Score = Callable[[int, int], float]
+
+
+def score(configuration: int, replicate: int) -> float:
+    """Two good configurations that differ by less than their seeds, and four poor ones."""
+    return (0.9 if configuration in (2, 4) else 0.1) + 0.01 * ((replicate + configuration) % 3)
+
+
+class Session:
+    """One session of a search; `train` takes the place of lanes."""
+
+    def __init__(self, plan: SearchPlan, storage: optuna.storages.BaseStorage, journal: Journal) -> None:
+        self.plan = plan
+        self.ledger = Ledger(journal)
+        resumed = bool(self.ledger.sessions)
+        if resumed:
+            self.ledger.sweep_resumed({}, {}, {})
+        else:
+            self.ledger.sweep_started("race", {}, {}, {})
+        self.objectives = Objectives.of(plan.objectives, plan.constraints)
+        self.study = open_study(plan, "race", storage, resumed=resumed)
+        replay_study(self.study, self.ledger, plan.space, self.objectives)
+        allocation = create_allocation(plan, self.ledger)
+        self.searcher = StudySearcher(self.study, plan, self.ledger, allocation=allocation)
+        self.allocation = allocation
+
+    def suggest(self, tune_id: str) -> int | str | None:
+        """Return the number of the next trial, or what the searcher says instead."""
+        found = self.searcher.suggest(tune_id)
+        return found["trial"]["number"] if isinstance(found, dict) else found
+
+    def train(self, tune_id: str, status: TrialStatus = TrialStatus.FINISHED) -> None:
+        """Report an epoch of a trial and end it as `SweepCallback` does."""
+        asked = self.searcher.asked.pop(tune_id)
+        record = self.ledger.trial(asked.number)
+        metrics = {"val/top1": score(record.configuration, record.replicate)}
+        self.ledger.trial_reported(asked.number, 1, metrics)
+        self.ledger.trial_ended(asked.number, status)
+        if self.allocation is not None:
+            assert self.allocation.report(asked.number, 1, metrics, 1.0) or not record.is_repeat
+            self.allocation.end(asked.number)
+        record_mean(self.ledger, self.objectives, asked.number)
+        state, values = optuna_state(record, self.objectives)
+        self.study.tell(asked, values=values, state=state)
+        self.searcher.on_trial_complete(tune_id)
+
+    def run(self, most: int = 100) -> list[tuple[int, int]]:
+        """Train one trial after another; return configuration and index of the seed of each."""
+        trained = []
+        for step in range(most):
+            tune_id = f"{self.ledger.sessions}-{step}"
+            number = self.suggest(tune_id)
+            if number == FINISHED:
+                break
+            assert isinstance(number, int)
+            self.train(tune_id)
+            record = self.ledger.trial(number)
+            trained.append((record.configuration, record.replicate))
+        return trained
+
+
+def journal_of(folder: Path) -> Journal:
+    return Journal(folder / "journal.jsonl")
+
+
+def test_configurations_that_may_be_best_get_all_seeds(tmp_path: Path) -> None:
+    """Six configurations, the pilot of the best four, and the third seed of the two that are left."""
+    with journal_of(tmp_path) as journal:
+        session = Session(search_plan(SETTINGS), optuna.storages.InMemoryStorage(), journal)
+        trained = session.run()
+        assert trained[:6] == [(number, 0) for number in range(6)]
+        assert trained[6:] == [(2, 1), (4, 1), (5, 1), (1, 1), (4, 2), (2, 2)]
+        assert race_state(session.plan, session.ledger.trials()).is_over
+        repeats = [record for record in session.ledger.trials() if record.is_repeat]
+    for record in repeats:
+        first = session.ledger.trial(record.configuration)
+        assert record.params == first.params
+        assert record.config == {**first.config, "number": record.number, "seed": seed_of(5, record.replicate)}
+    assert all(session.ledger.trial(number).config["seed"] == 5 for number in range(6))
+
+
+def test_the_journal_records_repeats_and_means(tmp_path: Path) -> None:
+    with journal_of(tmp_path) as journal:
+        session = Session(search_plan(SETTINGS), optuna.storages.InMemoryStorage(), journal)
+        session.run()
+    events = [event for event, _ in read_events(tmp_path / "journal.jsonl")]
+    started = {event.trial: event for event in events if isinstance(event, TrialStarted)}
+    assert all(event.repeats is None for number, event in started.items() if number < 6)
+    assert all(event.repeats in started for number, event in started.items() if number >= 6)
+    means = {event.trial: event for event in events if isinstance(event, ConfigurationMeasured)}
+    best = means[4]
+    values = [score(4, replicate) for replicate in range(3)]
+    assert best.mean == pytest.approx(sum(values) / 3)
+    assert best.ci_high - best.mean == pytest.approx(4.30265 * 0.01 / 3**0.5, rel=1e-4)
+    first_lines = (tmp_path / "journal.jsonl").read_text().splitlines()
+    assert all("repeats" not in line for line in first_lines if '"trial":0' in line)
+
+
+@pytest.mark.parametrize("stops", [1, 3, 6, 7, 8, 9, 11])
+def test_an_interrupted_race_trains_what_one_session_trains(tmp_path: Path, stops: int) -> None:
+    with journal_of(tmp_path / "whole") as journal:
+        whole = Session(search_plan(SETTINGS), optuna.storages.InMemoryStorage(), journal).run()
+    storage = optuna.storages.InMemoryStorage()
+    with journal_of(tmp_path / "parts") as journal:
+        first = Session(search_plan(SETTINGS), storage, journal).run(stops)
+        rest = Session(search_plan(SETTINGS), storage, journal).run()
+    assert first + rest == whole
+
+
+def test_a_repeat_that_was_interrupted_resumes(tmp_path: Path) -> None:
+    """Its driver dies while it trains, or before the journal has what the study has: none is lost or doubled."""
+    storage = optuna.storages.InMemoryStorage()
+    with journal_of(tmp_path) as journal:
+        session = Session(search_plan(SETTINGS), storage, journal)
+        session.run(6)
+        assert session.suggest("running") == 6
+        session.searcher._race._begin(race_state(session.plan, session.ledger.trials()).due[0])
+        resumed = Session(search_plan(SETTINGS), storage, journal)
+        assert resumed.ledger.trial(6).status is TrialStatus.INTERRUPTED
+        assert [resumed.suggest("a"), resumed.suggest("b")] == [6, 7]
+        assert resumed.ledger.trial(6).attempts == 2
+        pairs = [(record.configuration, record.replicate) for record in resumed.ledger.trials()]
+        assert len(set(pairs)) == len(pairs) == 8
+
+
+def test_the_study_is_rebuilt_with_its_repeats(tmp_path: Path) -> None:
+    with journal_of(tmp_path) as journal:
+        whole = Session(search_plan(SETTINGS), optuna.storages.InMemoryStorage(), journal)
+        whole.run()
+        rebuilt = Session(search_plan(SETTINGS), optuna.storages.InMemoryStorage(), journal)
+    attributes = [
+        [(t.state, t.params, t.user_attrs.get("repeats"), t.user_attrs.get("replicate")) for t in session.study.trials]
+        for session in (whole, rebuilt)
+    ]
+    assert attributes[0] == attributes[1]
+    assert rebuilt.suggest("none") == FINISHED
+
+
+def test_lanes_wait_for_the_round(tmp_path: Path) -> None:
+    """Six lanes: none begins a repeat before all first seeds have ended, nor the third seed before all second ones."""
+    with journal_of(tmp_path) as journal:
+        session = Session(search_plan(SETTINGS), optuna.storages.InMemoryStorage(), journal)
+        assert [session.suggest(f"{lane}") for lane in range(7)] == [0, 1, 2, 3, 4, 5, None]
+        for lane in range(5):
+            session.train(f"{lane}")
+        assert session.suggest("6") is None
+        session.train("5")
+        assert [session.suggest(f"p{lane}") for lane in range(5)] == [6, 7, 8, 9, None]
+
+
+def test_samplers_see_a_configuration_once(tmp_path: Path) -> None:
+    with journal_of(tmp_path) as journal:
+        session = Session(search_plan(SETTINGS), optuna.storages.InMemoryStorage(), journal)
+        session.run()
+    study = session.study
+    shown = LearnableStudy(study, TrialWindow(None, study.directions))._get_trials(deepcopy=False)
+    assert [trial.number for trial in shown] == list(range(6))
+    assert len(study.trials) == 12
+
+
+def test_more_configurations_after_a_race(tmp_path: Path) -> None:
+    """A resumed sweep with more trials proposes them first and then races again, with the seeds it has."""
+    storage = optuna.storages.InMemoryStorage()
+    with journal_of(tmp_path) as journal:
+        Session(search_plan(SETTINGS), storage, journal).run()
+        trained = Session(search_plan({**SETTINGS, "trials": 8}), storage, journal).run()
+    assert trained == [(12, 0), (13, 0)]
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "asha_stopping"])
+def test_trial_schedulers_do_not_count_repeats(tmp_path: Path, scheduler: str) -> None:
+    """`trials` configurations are proposed, free lanes wait for their ends, and then the race begins."""
+    training = {"epochs": 3, "warmup_epochs": 0}
+    settings = {**SETTINGS, "training": training, "trial_scheduler": {"name": scheduler, "grace_epochs": 1}}
+    with journal_of(tmp_path) as journal:
+        session = Session(search_plan(settings), optuna.storages.InMemoryStorage(), journal)
+        assert [session.suggest(f"{lane}") for lane in range(7)] == [0, 1, 2, 3, 4, 5, None]
+        for lane in range(6):
+            session.train(f"{lane}")
+        assert session.run() == [(2, 1), (4, 1), (5, 1), (1, 1), (4, 2), (2, 2)]
+
+
+def test_a_tournament_gives_its_arms_the_same(tmp_path: Path) -> None:
+    settings = {**SETTINGS, "tournament": "optimizer", "seeds": 2}
+    with journal_of(tmp_path) as journal:
+        session = Session(search_plan(settings), optuna.storages.InMemoryStorage(), journal)
+        trained = session.run()
+        arms = [record.params["optimizer"] for record in session.ledger.trials()]
+    assert arms[:6] == ["sgd", "adamw"] * 3
+    assert trained[6:] == [(2, 1), (5, 1)]  # the best of the even numbers and of the odd ones
