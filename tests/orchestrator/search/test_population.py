@@ -60,7 +60,7 @@ class HubInLoop:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubInLoop]:
     monkeypatch.setattr(ray, "get", lambda answer, **_: answer)
-    monkeypatch.setattr(worker, "_is_preempted", lambda _: False)
+    monkeypatch.setattr(worker, "is_node_preempted", lambda: False)
     made = HubInLoop()
     yield made
     made.loop.call_soon_threadsafe(made.loop.stop)
