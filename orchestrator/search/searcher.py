@@ -156,7 +156,7 @@ class StudySearcher(NotPickled, Searcher):
     def begun(self) -> int:
         """Number of configurations whose trial has ended for good, is paused, or that Tune has now."""
         with self.lock:
-            asked = {trial.number for trial in self.asked.values()}
+            asked = {trial.number for trial in list(self.asked.values())}  # the callback removes from it meanwhile
             waiting = (record for record in self._ledger.open() if record.number not in asked)
             return self._ledger.count_configurations() - sum(not record.is_repeat for record in waiting)
 

@@ -260,7 +260,7 @@ class SweepSession:
         """Return what carries out the user's requests to this session."""
 
         def take(plan: SearchPlan) -> None:
-            self._plans = replace(self._plans, search=plan)
+            self._plans = replace(self._plans, search=plan, budget=self._budget.limits)
             progress.change_trials(plan.trials)
 
         return Steering(
