@@ -21,7 +21,7 @@ from orchestrator.records.folder.sweep_folder import new_folder
 from orchestrator.records.stored_config import complete_settings, non_default_settings
 from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
 from orchestrator.runtime.ray_session import ray_session
-from orchestrator.search.space_summary import summarize_space
+from orchestrator.search.space_summary import summarize_sampler, summarize_space
 from orchestrator.search.trial_filter import TrialFilter
 from orchestrator.sweep.dry_run_trials import LargestTrial, Proposal, describe, largest_trial, preview_trials
 from orchestrator.uris import masked
@@ -67,7 +67,7 @@ class DryRun:
         place: Machine or cluster whose resources were planned with.
         bounds: Upper bounds on the cost.
         notice: Reason why the sweep could not be started under its name; empty where it could.
-        space: What a named space varies and what the sweep has fixed, under headings.
+        space: What a named space varies, what the sweep has fixed, and what chose the sampler, under headings.
         tried_first: Configurations that are tried before the sampler proposes any, and those that are not, a line each.
         checkpoints: What checkpoints that trials start from hold beside the weights that are used, a line each.
     """
@@ -147,7 +147,7 @@ def dry_run(
         place=place,
         bounds=cost_bounds(plans.budget, search.trials * search.max_epochs, plan, resources.cpus_per_worker),
         notice=_name_taken(plans),
-        space=tuple(summarize_space(search)),
+        space=(*summarize_space(search), *summarize_sampler(search)),
         tried_first=preview.tried_first,
         checkpoints=found.notes,
     )
