@@ -6,7 +6,6 @@ import argparse
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from lane_simulation import Run
@@ -16,6 +15,17 @@ from recorded_runs import Key, read_runs
 from tasks import HELD_BACK, Task
 
 RANDOM = "random"
+_COLUMNS = (
+    "method",
+    "rank at 25%",
+    "at 50%",
+    "at 100%",
+    "regret at 100%",
+    "epochs to random's best",
+    "worst task",
+    "seeds",
+)
+_COLUMNS += ("s a proposal",)
 Runs = Mapping[tuple[str, str, int], Sequence[Run]]
 """Searches by task, method and number of lanes."""
 
@@ -50,7 +60,10 @@ def rank_rows(
     for share in SHARES:
         matrices = [
             _padded(
-                [[_shown(run.best_at(share * budgets[task.name])) for run in runs[task.name, name, lanes]] for name in methods]
+                [
+                    [_shown(run.best_at(share * budgets[task.name])) for run in runs[task.name, name, lanes]]
+                    for name in methods
+                ]
             )
             for task in tasks
         ]
@@ -69,7 +82,9 @@ def _padded(rows: Sequence[Sequence[float]]) -> np.ndarray:
     return found
 
 
-def ratios_to_random(runs: Runs, tasks: Sequence[Task], lanes: int, method: str, budgets: Mapping[str, int]) -> dict[str, float]:
+def ratios_to_random(
+    runs: Runs, tasks: Sequence[Task], lanes: int, method: str, budgets: Mapping[str, int]
+) -> dict[str, float]:
     """Return the epochs to the median of what random search finds, as a ratio to random search, by task."""
     found = {}
     for task in tasks:
@@ -103,7 +118,9 @@ def print_comparison(arguments: argparse.Namespace) -> None:
             if arguments.pictures is not None:
                 from pictures import draw
 
-                draw(arguments.pictures, heading, runs, whole, lanes, present, budgets)
+                file = arguments.pictures / f"search_{heading.replace(', ', '_').replace(' ', '_')}_{lanes}.png"
+                title = f"{heading}, {lanes} lane{'s' * (lanes > 1)}"
+                draw(file, title, runs=runs, tasks=whole, lanes=lanes, methods=present, budgets=budgets)
 
 
 def groups(tasks: Sequence[Task], *, held_back: bool) -> Iterator[tuple[str, list[Task]]]:
@@ -117,11 +134,13 @@ def groups(tasks: Sequence[Task], *, held_back: bool) -> Iterator[tuple[str, lis
                 yield f"{source}, kept back", kept
 
 
-def _table(runs: Runs, tasks: Sequence[Task], lanes: int, methods: Sequence[str], budgets: Mapping[str, int]) -> Iterator[str]:
+def _table(
+    runs: Runs, tasks: Sequence[Task], lanes: int, methods: Sequence[str], budgets: Mapping[str, int]
+) -> Iterator[str]:
     """Yield the lines of a table, the best average rank at the end of the budget first."""
     by_share = rank_rows(runs, tasks, lanes, methods, budgets)
-    yield "| method | rank at 25% | at 50% | at 100% | regret at 100% | epochs to random's best | worst task | seeds | s a decision |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+    yield f"| {' | '.join(_COLUMNS)} |"
+    yield f"{'|---' * len(_COLUMNS)}|"
     for at in sorted(range(len(methods)), key=lambda at: by_share[-1][at].value):
         name = methods[at]
         cells = [f"{row[at].value:.1f} ({row[at].low:.1f} - {row[at].high:.1f})" for row in by_share]
@@ -129,7 +148,11 @@ def _table(runs: Runs, tasks: Sequence[Task], lanes: int, methods: Sequence[str]
         where, ratio = worst(ratios)
         regret = statistics.fmean(regrets(runs, task, lanes, name, budgets[task.name]) for task in tasks)
         seeds = [len(runs[task.name, name, lanes]) for task in tasks]
-        cells += [f"{regret:.3f}", _ratio(geometric_mean(list(ratios.values()))), f"{_ratio(ratio)} ({where.partition('/')[2]})"]
+        cells += [
+            f"{regret:.3f}",
+            _ratio(geometric_mean(list(ratios.values()))),
+            f"{_ratio(ratio)} ({where.partition('/')[2]})",
+        ]
         cells += [str(min(seeds)) if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"]
         all_runs = [run for task in tasks for run in runs[task.name, name, lanes]]
         cells.append(f"{sum(run.decision_s for run in all_runs) / sum(run.trials for run in all_runs):.3f}")

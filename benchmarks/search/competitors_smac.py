@@ -80,7 +80,7 @@ class Smac(Strategy):
         self.epochs[number] = self.task.epochs
         return False
 
-    def leave(self, number: int, *, ended: bool) -> None:
+    def leave(self, number: int, *, ended: bool) -> None:  # noqa: ARG002 - SMAC needs the loss only
         """Tell SMAC the loss of a trial."""
         self._tell(number)
 
@@ -89,7 +89,7 @@ class Smac(Strategy):
         self.smac.tell(self.infos[number], TrialValue(cost=loss, time=1.0), save=False)
 
 
-def _unused(config: Any, seed: int = 0, budget: float = 0) -> float:
+def _unused(config: Any, seed: int = 0, budget: float = 0) -> float:  # noqa: ARG001 - SMAC looks for these names
     raise RuntimeError("configurations are trained by the simulation of lanes")
 
 

@@ -48,7 +48,7 @@ class SyneTune(Strategy):
         self.scheduler.on_trial_add(trial)
         return Job(number, {name: suggestion.config[name] for name in self.names})
 
-    def _suggest(self, number: int) -> Any:
+    def _suggest(self, number: int) -> Any:  # noqa: ARG002 - older versions need it
         return self.scheduler.suggest()
 
     def _identity(self, number: int) -> Any:
@@ -110,7 +110,7 @@ def syne_tune(searcher: str, task: Task, seed: int) -> SyneTune:
 
 
 def older_syne_tune(name: str, task: Task, seed: int) -> SyneTune:
-    """Create a strategy of Syne Tune 0.13: MOBSTER or HyperTune, of type promotion; a GP where an epoch is all there is.
+    """Create a strategy of Syne Tune 0.13: MOBSTER or HyperTune, of type promotion; a GP for tasks of one epoch.
 
     Args:
         name: Name of a baseline.

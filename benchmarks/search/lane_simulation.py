@@ -48,7 +48,7 @@ class Strategy(ABC):
             score: Score after this epoch; minus infinity where the training diverged.
         """
 
-    def leave(self, number: int, *, ended: bool) -> None:
+    def leave(self, number: int, *, ended: bool) -> None:  # noqa: B027 - some rules need nothing more than reports
         """Note that a trial left its lane.
 
         Args:

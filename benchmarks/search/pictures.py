@@ -15,14 +15,15 @@ from tasks import Task
 
 mpl.use("agg")
 
-from matplotlib import pyplot as plt  # noqa: E402 - the backend is chosen first
+from matplotlib import pyplot as plt
 
 _STEPS = 40
 
 
 def draw(
-    folder: Path,
-    heading: str,
+    file: Path,
+    title: str,
+    *,
     runs: Runs,
     tasks: Sequence[Task],
     lanes: int,
@@ -32,15 +33,15 @@ def draw(
     """Write one picture: regret over the budget on the left, average ranks on the right.
 
     Args:
-        folder: Folder of the picture.
-        heading: Name of the group of tasks.
+        file: File of the picture.
+        title: Title of the picture.
         runs: Searches by task, method and number of lanes.
         tasks: Tasks.
         lanes: Number of lanes.
         methods: Methods.
         budgets: Epochs of all lanes together, by task.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
     colours = plt.get_cmap("tab20")
     shares = np.linspace(1 / _STEPS, 1, _STEPS)
@@ -57,11 +58,11 @@ def draw(
             at_share = row[at]
             error = [[at_share.value - at_share.low], [at_share.high - at_share.value]]
             right.errorbar(at_share.value, place + offset, xerr=error, fmt="o", ms=4, color=colour, capsize=2)
-    left.set(xlabel="share of the budget in %", ylabel="mean regret", yscale="log", title=f"{heading}, lanes: {lanes}")
+    left.set(xlabel="share of the budget in %", ylabel="mean regret", yscale="log", title=title)
     left.legend(fontsize=6, ncols=2)
     labels = ", ".join(f"{round(100 * share)}%" for share in SHARES)
     right.set(xlabel=f"average rank at {labels} of the budget (downwards)", yticks=range(len(order)))
     right.set_yticklabels([methods[at] for at in order], fontsize=7)
     right.invert_yaxis()
-    figure.savefig(folder / f"{heading.replace(', ', '_').replace(' ', '_')}_{lanes}_lanes.png", dpi=80)
+    figure.savefig(file, dpi=80)
     plt.close(figure)

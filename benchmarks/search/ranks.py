@@ -50,35 +50,40 @@ def average_ranks(scores: Sequence[np.ndarray], *, resamples: int = 1000, seed: 
         seed: Seed of the bootstrap.
     """
     chance = np.random.default_rng(seed)
-    tasks = [[row[~np.isnan(row)] for row in matrix] for matrix in scores]
-    value = np.mean([expected_ranks(rows) for rows in tasks], axis=0)
-    drawn = [
-        np.mean([expected_ranks([chance.choice(row, len(row)) for row in rows]) for rows in tasks], axis=0)
-        for _ in range(resamples)
-    ]
+    value = np.mean([expected_ranks(matrix) for matrix in scores], axis=0)
+    drawn = np.zeros((resamples, len(scores[0])))
+    for matrix in scores:
+        counts = (~np.isnan(matrix)).sum(axis=1)
+        shares = np.zeros((resamples, *matrix.shape))
+        for method, count in enumerate(counts):
+            shares[:, method, :count] = chance.multinomial(count, np.full(count, 1 / count), size=resamples) / count
+        drawn += expected_ranks(matrix, shares) / len(scores)
     low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
     return [Interval(float(a), float(b), float(c)) for a, b, c in zip(value, low, high, strict=True)]
 
 
-def expected_ranks(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the expected rank of each method when one of its seeds is drawn: 1, and the chances that others are better.
+def expected_ranks(scores: np.ndarray, shares: np.ndarray | None = None) -> np.ndarray:
+    """Return the expected rank of each method with one seed drawn: 1, and the chances that the others are better.
 
     Args:
-        rows: Scores of the seeds of each method; larger is better.
+        scores: Scores, method by seed, padded with NaN at the end of a row.
+        shares: Probability of each seed of a method, with any leading axes; None for equal ones.
     """
-    ordered = [np.sort(row) for row in rows]
-    found = np.ones(len(rows))
-    for mine, row in enumerate(rows):
-        for other, theirs in enumerate(ordered):
-            if other != mine:
-                above = len(theirs) - np.searchsorted(theirs, row, side="right")
-                equal = len(theirs) - above - np.searchsorted(theirs, row, side="left")
-                found[mine] += float(np.mean(above + equal / 2)) / len(theirs)
-    return found
+    present = ~np.isnan(scores)
+    if shares is None:
+        shares = present / present.sum(axis=1, keepdims=True)
+    flat = np.where(present, scores, 0.0).reshape(-1)
+    better = (flat[None, :] > flat[:, None]) + 0.5 * (flat[None, :] == flat[:, None])
+    flat_shares = shares.reshape(*shares.shape[:-2], -1)
+    against_all = (flat_shares @ better.T * flat_shares).reshape(shares.shape).sum(axis=-1)
+    blocks = better.reshape(*scores.shape, *scores.shape)
+    own = np.stack([blocks[method, :, method, :] for method in range(len(scores))])
+    against_itself = np.einsum("...ms,mst,...mt->...m", shares, own, shares)
+    return 1 + against_all - against_itself
 
 
 def expected_epochs(needed: Sequence[float], budget: float) -> float:
-    """Return the expected epochs to a target: all epochs spent on the way to it or to the end, per search that found it.
+    """Return the expected epochs to a target: all epochs spent until it or the end, per search that found it.
 
     Source: expected running time, Hansen et al. 2009 (COCO).
 

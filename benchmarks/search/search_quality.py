@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lane_simulation import Run, simulate
-from methods import METHODS
+from methods import METHODS, Search
 from recorded_runs import Key, append_runs, read_runs
 from tasks import HELD_BACK, Task, digits_tasks, tabular_tasks, taskset_tasks
 
@@ -84,7 +84,7 @@ def run_all(arguments: argparse.Namespace, keys: Iterator[tuple[Task, Key]]) -> 
 
 def run_one(task: Task, key: Key) -> Run:
     """Simulate one search."""
-    strategy = METHODS[key.method].create(task, key.seed, key.budget)
+    strategy = METHODS[key.method].create(Search(task, key.seed, key.budget))
     return simulate(task, strategy, lanes=key.lanes, budget=key.budget)
 
 
@@ -104,6 +104,8 @@ def wanted_keys(arguments: argparse.Namespace) -> Iterator[tuple[Task, Key]]:
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     for seed, lanes, task, name in itertools.product(seeds, arguments.lanes, tasks, methods):
         is_copy = task.epochs == 1 and METHODS[name].same_on_final_scores
+        if METHODS[name].needs_known and not task.known:
+            continue
         if seed < METHODS[name].seeds and not is_copy:
             yield task, Key(task.name, name, lanes, seed, budget_of(task))
 

@@ -1,11 +1,12 @@
-"""Strategies of search built from this project's own parts: its samplers with Tune's rules that stop trials early, or
-with its own rules that pause and resume them.
+"""Strategies of search built from this project's own parts.
+
+Its samplers, with Tune's rules that stop trials early, or with its own rules that pause and resume them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,14 +47,26 @@ class SampledStrategy(Strategy):
         task: Task.
         seed: Seed.
         sampler: Section `sampler` of a sweep.
+        known: Configurations that a part of the early trials is drawn around.
+        first: Configurations that are tried first.
     """
 
-    def __init__(self, task: Task, seed: int, sampler: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        task: Task,
+        seed: int,
+        sampler: Mapping[str, Any],
+        *,
+        known: Sequence[Mapping[str, Any]] = (),
+        first: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         self.task, self.seed = task, seed
         self.space = search_space(task)
         self.study = optuna.create_study(
-            sampler=create_sampler(SamplerConfig(**sampler), self.space, seed), direction="maximize"
+            sampler=create_sampler(SamplerConfig(**sampler), self.space, seed, known=known), direction="maximize"
         )
+        for params in first:
+            self.study.enqueue_trial(dict(params))
         self.open: dict[int, optuna.Trial] = {}
         self.best: dict[int, float] = {}
         self.diverged: set[int] = set()
@@ -128,6 +141,8 @@ class AllocatedStrategy(SampledStrategy):
         create: Creates the rule.
         trials: Largest number of configurations.
         epochs: Epochs of all trials together.
+        known: Configurations that a part of the early trials is drawn around.
+        first: Configurations that are tried first.
     """
 
     def __init__(
@@ -139,8 +154,10 @@ class AllocatedStrategy(SampledStrategy):
         create: Callable[[AllocationSetting], Allocator],
         trials: int,
         epochs: int,
+        known: Sequence[Mapping[str, Any]] = (),
+        first: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        super().__init__(task, seed, sampler)
+        super().__init__(task, seed, sampler, known=known, first=first)
         self.rule = create(
             AllocationSetting(trials, task.epochs, GRACE_EPOCHS, REDUCTION_FACTOR, epochs=epochs, seed=seed)
         )

@@ -34,6 +34,12 @@ HELD_BACK = (
 )
 """Tasks that no choice was made on: they are evaluated at the end."""
 
+_PAPERS = (
+    {"network": "conv_resnet26_small", "optimizer": "sgd", "log10_lr": math.log10(0.2)},
+    {"network": "senet_resnet29_cifar", "batch": 1, "log10_lr": math.log10(0.1)},
+    {"network": f"{SPANNED} 3", "optimizer": "sgd", "log10_lr": math.log10(0.05)},
+)
+"""Values of the papers for the networks of the digits, as `search_spaces.papers` has them."""
 _WORST_LOSS = 10.0  # of a curve that grew without becoming infinite
 _PREFIX, _SUFFIX = "FixedTextRNNClassification_", ".json.gz"
 
@@ -88,6 +94,7 @@ class Task:
         look_up: Scores of a configuration after each epoch; fewer than `epochs` where it diverged.
         best: Best score of the table.
         typical: Median over the table of the best score of a configuration.
+        known: Values that papers report for its networks; none for most tasks.
     """
 
     name: str
@@ -96,6 +103,7 @@ class Task:
     look_up: Callable[[Mapping[str, Any]], Curve]
     best: float
     typical: float
+    known: Sequence[Mapping[str, Any]] = ()
 
     @property
     def source(self) -> str:
@@ -133,7 +141,8 @@ def digits_tasks(path: Path | None = None) -> Iterator[Task]:
         return _until_divergence([epoch.val_top1 for epoch in table.look_up(chosen)])
 
     best = [max(_until_divergence([epoch.val_top1 for epoch in curve]), default=0.0) for curve in table.values()]
-    yield Task("digits/digits", parameters, EPOCHS, look_up, max(best), float(np.median(best)))
+    typical = float(np.median(best))
+    yield Task("digits/digits", parameters, EPOCHS, look_up, max(best), typical, _PAPERS)
 
 
 def taskset_tasks(folder: Path) -> Iterator[Task]:
@@ -160,7 +169,12 @@ def _taskset_task(name: str, rows: Sequence[Mapping[str, Any]]) -> Task:
     moments = [key.startswith("beta") for key in names]
     points = np.log10(np.where(moments, 1 - given, given))
     low, high = points.min(axis=0), points.max(axis=0)
-    curves = [_until_divergence([-min(loss, _WORST_LOSS) if math.isfinite(loss) else -math.inf for loss in row["valid"]["loss"]]) for row in rows]
+    curves = [
+        _until_divergence(
+            [-min(loss, _WORST_LOSS) if math.isfinite(loss) else -math.inf for loss in row["valid"]["loss"]]
+        )
+        for row in rows
+    ]
     scaled = (points - low) / (high - low)
 
     def look_up(values: Mapping[str, Any]) -> Curve:

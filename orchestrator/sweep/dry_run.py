@@ -24,7 +24,7 @@ from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
 from orchestrator.runtime.ray_session import ray_session
 from orchestrator.search.racing import arms_of
 from orchestrator.search.samplers.choice import choose_sampler
-from orchestrator.search.space_summary import summarize_space
+from orchestrator.search.space_summary import summarize_sampler, summarize_space
 from orchestrator.search.trial_filter import TrialFilter
 from orchestrator.sweep.dry_run_trials import LargestTrial, Proposal, describe, largest_trial, preview_trials
 from orchestrator.uris import masked
@@ -70,7 +70,7 @@ class DryRun:
         place: Machine or cluster whose resources were planned with.
         bounds: Upper bounds on the cost.
         notice: Reason why the sweep could not be started under its name; empty where it could.
-        space: What a named space varies and what the sweep has fixed, under headings.
+        space: What a named space varies, what the sweep has fixed, and what chose the sampler, under headings.
         tried_first: Configurations that are tried before the sampler proposes any, and those that are not, a line each.
         strategy: Sampler and trial scheduler that were chosen, and why, a line each; empty where the sweep names them.
         checkpoints: What checkpoints that trials start from hold beside the weights that are used, a line each.
@@ -154,7 +154,7 @@ def dry_run(
         place=place,
         bounds=cost_bounds(plans.budget, _most_epochs(search), plan, resources.cpus_per_worker),
         notice=_name_taken(plans),
-        space=tuple(summarize_space(search)),
+        space=(*summarize_space(search), *summarize_sampler(search)),
         tried_first=preview.tried_first,
         strategy=tuple(_chosen(config)),
         checkpoints=found.notes,

@@ -22,12 +22,14 @@ class SamplerConfig(Section):
             distribution; `nsga2` and `nsga3` are evolutionary, for several objectives; `auto` chooses one of them by
             the space, the objectives and the number of trials.
         startup_trials: Number of random trials before `tpe`, `gp` or `cmaes` use earlier results.
+        random_share: Probability that a trial is drawn at random, however many results there are.
         prior: `papers` draws a part of the early trials near the papers' own values; the part fades as trials end.
         options: Further arguments of Optuna's sampler; docs/settings.md lists them.
     """
 
     name: SamplerName = "tpe"
     startup_trials: PositiveInt = 8
+    random_share: float = Field(0.0, ge=0, le=1)
     prior: Literal["none", "papers"] = "none"
     options: Mapping[str, Scalar] = {}
 

@@ -6,6 +6,7 @@ are part of a release, in the order in which they are tried.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from orchestrator.config.sections.study import SamplerName
@@ -38,19 +39,26 @@ def choose_sampler(space: SearchSpace, *, trials: int, objectives: int = 1, cons
         objectives: Number of objectives.
         constraints: Number of constraints.
     """
+    return next(_choices(space, trials, objectives, constraints))
+
+
+def _choices(space: SearchSpace, trials: int, objectives: int, constraints: int) -> Iterator[SamplerChoice]:
+    """Yield the choices of all rules that apply, in their order."""
     searched = {name: domain for name, domain in space.items() if not isinstance(domain, ConstantDomain)}
     points = grid_size(space)
     if points is not None and points <= trials:
-        return SamplerChoice("grid", f"the space has {points:,} configurations, and the sweep tries each")
+        yield SamplerChoice("grid", f"the space has {points:,} configurations, and the sweep tries each")
     if objectives > 1 and trials >= _LARGE_POPULATION:
-        return SamplerChoice("nsga2", f"{objectives} objectives and {trials:,} trials, enough for generations")
+        yield SamplerChoice("nsga2", f"{objectives} objectives and {trials:,} trials, enough for generations")
     if objectives > 1 or constraints:
         what = f"{objectives} objectives" if objectives > 1 else "constraints"
-        return SamplerChoice("tpe", f"{what}, which it models from few trials")
-    if conditional := next((name for name, domain in searched.items() if domain.when), None):
-        return SamplerChoice("tpe", f"search.{conditional} has a condition, which it can follow")
-    if choice := next((name for name, domain in searched.items() if isinstance(domain, ChoiceDomain)), None):
-        return SamplerChoice("tpe", f"search.{choice} is a choice between unordered values")
+        yield SamplerChoice("tpe", f"{what}, which it models from few trials")
+    for name, domain in searched.items():
+        if domain.when:
+            yield SamplerChoice("tpe", f"search.{name} has a condition, which it can follow")
+    for name, domain in searched.items():
+        if isinstance(domain, ChoiceDomain):
+            yield SamplerChoice("tpe", f"search.{name} is a choice between unordered values")
     if trials <= _MOST_TRIALS_GP:
-        return SamplerChoice("gp", f"only numbers are searched, in {trials:,} trials")
-    return SamplerChoice("tpe", f"{trials:,} trials; gp takes longer with every trial")
+        yield SamplerChoice("gp", f"only numbers are searched, in {trials:,} trials")
+    yield SamplerChoice("tpe", f"{trials:,} trials; gp takes longer with every trial")

@@ -1,8 +1,8 @@
 """Proposals around known good values, whose share fades as results arrive.
 
-A prior as in piBO (Hvarfner et al. 2022) and PriorBand (Mallik et al. 2023): early trials are drawn near what the papers
-report, later ones where this sweep's own results point, so that a misleading prior costs a few trials only. Differs
-from both: a trial is drawn either from the prior or by the sampler, so that any sampler can be used unchanged.
+A prior as in piBO (Hvarfner et al. 2022) and PriorBand (Mallik et al. 2023): early trials are drawn near what the
+papers report, later ones where this sweep's own results point, so that a misleading prior costs a few trials only.
+Differs from both: a trial is drawn either from the prior or by the sampler, so that any sampler is used unchanged.
 """
 
 from __future__ import annotations

@@ -141,6 +141,8 @@ class SweepSampler(BaseSampler):
         if self._grid is not None:
             return self._grid
         own = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
+        if self._sampler.random_share and np.random.RandomState(own).random_sample() < self._sampler.random_share:
+            return samplers.RandomSampler(seed=own ^ 1)
         arguments = _Arguments(dict(self._sampler.options), self._sampler.startup_trials, self._seed, own)
         return _SAMPLERS[self._sampler.name](arguments)
 

@@ -145,5 +145,5 @@ def test_the_papers_values_are_those_that_are_tried_first() -> None:
 
 
 def test_a_sampler_without_room_for_a_prior_refuses_it() -> None:
-    with pytest.raises(ConfigError, match="sampler.prior: got 'papers', which 'nsga2' cannot take. Use tpe, gp"):
+    with pytest.raises(ConfigError, match=r"sampler\.prior: got 'papers', which 'nsga2' cannot take"):
         load_sweep({**SWEEP, "sampler": {"name": "nsga2", "prior": "papers"}})

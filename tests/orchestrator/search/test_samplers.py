@@ -276,3 +276,23 @@ class TestGaussianProcess:
             study.tell(trial, state=TrialState.PRUNED)
             late += [x] if number >= 6 else []
         assert sum(x > 0.8 for x in late) >= 6
+
+
+def test_a_share_of_the_trials_is_random_however_many_results_there_are() -> None:
+    """Find the optimum of a line: the model stays near it, the random third does not."""
+    line = space(x={"type": "float", "low": 0.0, "high": 1.0})
+
+    def drawn(share: float) -> list[float]:
+        config = SamplerConfig(startup_trials=5, random_share=share)
+        study = optuna.create_study(direction="maximize", sampler=create_sampler(config, line, 0))
+        found = []
+        for _ in range(60):
+            trial = study.ask()
+            found.append(line.sample(trial)["x"])
+            study.tell(trial, -abs(found[-1] - 0.5))
+        return found
+
+    mixed = drawn(1 / 3)
+    assert mixed == drawn(1 / 3)
+    assert sum(abs(x - 0.5) > 0.25 for x in drawn(0.0)[20:]) <= 2
+    assert 4 <= sum(abs(x - 0.5) > 0.25 for x in mixed[20:]) <= 14  # half of a third of 40 on average
