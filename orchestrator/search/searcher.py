@@ -16,10 +16,10 @@ from orchestrator.records.ledger import Ledger
 from orchestrator.search.allocation.allocator import Propose, Resume
 from orchestrator.search.not_pickled import NotPickled
 from orchestrator.search.pauses import Pauses, begin_again
-from orchestrator.search.rejections import RejectionStreak, reject
+from orchestrator.search.proposals.rejections import RejectionStreak, reject
+from orchestrator.search.proposals.trial_filter import TrialFilter
 from orchestrator.search.samplers.samplers import SweepSampler
 from orchestrator.search.schedulers.allocated import Allocation
-from orchestrator.search.trial_filter import TrialFilter
 
 FINISHED: str = Searcher.FINISHED
 MOST_REJECTED = 1000  # in a row

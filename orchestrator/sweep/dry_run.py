@@ -21,8 +21,8 @@ from orchestrator.records.folder.sweep_folder import new_folder
 from orchestrator.records.stored_config import complete_settings, non_default_settings
 from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
 from orchestrator.runtime.ray_session import ray_session
-from orchestrator.search.space_summary import summarize_space
-from orchestrator.search.trial_filter import TrialFilter
+from orchestrator.search.proposals.space_summary import summarize_space
+from orchestrator.search.proposals.trial_filter import TrialFilter
 from orchestrator.sweep.dry_run_trials import LargestTrial, Proposal, describe, largest_trial, preview_trials
 from orchestrator.uris import masked
 

@@ -10,7 +10,7 @@ from orchestrator.config.plans import SearchPlan, SweepPlans
 from orchestrator.records.ledger import Ledger
 from orchestrator.records.objectives import Objectives
 from orchestrator.search.enqueued_trials import enqueue_trials
-from orchestrator.search.space_summary import summarize_space
+from orchestrator.search.proposals.space_summary import summarize_space
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
 from orchestrator.search.study_replay import replay_study
