@@ -17,9 +17,9 @@ from orchestrator.config.trial import resolve_trial
 from orchestrator.lanes.trial_client import EPOCHS_DONE, TRIAL
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.search.allocation.allocator import Propose, Resume
-from orchestrator.search.enqueued_trials import enqueue_request, params_by_hand
 from orchestrator.search.not_pickled import NotPickled
 from orchestrator.search.pauses import Pauses, begin_again
+from orchestrator.search.proposals.enqueued_trials import enqueue_request, params_by_hand
 from orchestrator.search.proposals.rejections import RejectionStreak, reject
 from orchestrator.search.proposals.trial_filter import Rejection, TrialFilter
 from orchestrator.search.racing import SeedRace, Step, repeat_of, repeated_config

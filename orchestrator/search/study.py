@@ -10,7 +10,7 @@ import optuna
 from orchestrator.config.plans import SearchPlan
 from orchestrator.config.sections.first_trials import PAPERS
 from orchestrator.errors import SweepNameError
-from orchestrator.search.enqueued_trials import paper_configurations
+from orchestrator.search.proposals.enqueued_trials import paper_configurations
 from orchestrator.search.samplers.samplers import create_sampler
 from orchestrator.search.study_cache import StudyCache
 

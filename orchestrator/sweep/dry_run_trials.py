@@ -22,7 +22,7 @@ from orchestrator.files.sqlite_files import is_missing_file
 from orchestrator.lanes.trial_client import TRIAL
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger
-from orchestrator.search.enqueued_trials import SOURCE, enqueue_trials
+from orchestrator.search.proposals.enqueued_trials import SOURCE, enqueue_trials
 from orchestrator.search.proposals.trial_filter import TrialFilter
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.storage import open_storage

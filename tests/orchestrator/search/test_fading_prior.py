@@ -14,7 +14,7 @@ from orchestrator import load_sweep
 from orchestrator.config.plans import resolve_plans
 from orchestrator.config.sections.study import SamplerConfig
 from orchestrator.errors import ConfigError
-from orchestrator.search.enqueued_trials import paper_configurations
+from orchestrator.search.proposals.enqueued_trials import paper_configurations
 from orchestrator.search.samplers.fading_prior import FadingPrior
 from orchestrator.search.samplers.samplers import REJECTED, create_sampler
 from search_spaces import Domain, SearchSpace

@@ -20,7 +20,7 @@ from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, count_rejected
 from orchestrator.records.objectives import Objectives
 from orchestrator.search import searcher
-from orchestrator.search.enqueued_trials import enqueue_trials
+from orchestrator.search.proposals.enqueued_trials import enqueue_trials
 from orchestrator.search.proposals.trial_filter import TrialFilter
 from orchestrator.search.samplers.samplers import create_sampler
 from orchestrator.search.searcher import StudySearcher
