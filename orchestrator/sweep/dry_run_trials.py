@@ -37,6 +37,7 @@ _EXTREMES = 48
 _MEASURED = 3
 _MEMORY_SETTINGS = (
     "global_batch_size",
+    "max_global_batch_size",
     "accumulation_steps",
     "optimizer",
     "precision",

@@ -28,7 +28,7 @@ from orchestrator.config.validation.scheduler_rules import scheduler_problems
 from orchestrator.config.validation.search_rules import search_problems
 from orchestrator.config.validation.seed_rules import seed_problems, tournament_problems
 from orchestrator.config.validation.storage_rules import storage_problems
-from orchestrator.config.validation.training_rules import augmentation_problems, training_problems
+from orchestrator.config.validation.training_rules import augmentation_problems, training_problems, unused_problems
 from orchestrator.errors import Problem, did_you_mean
 from orchestrator.server_addresses import SCHEMES, scheme_of, truncation_problem
 from orchestrator.uris import without_password
@@ -144,6 +144,7 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
         yield from budget_problems(budget, next(iter(sections.get("objective", ())), None), resources)
     if facts and training:
         yield from augmentation_problems(training, search, facts)
+        yield from unused_problems(training, search) if facts.files else ()
     if facts and resources:
         yield from fraction_problems(sections["dataset"], facts, resources)
     if resources:
