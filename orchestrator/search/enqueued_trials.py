@@ -18,8 +18,8 @@ from orchestrator.config.plans import SearchPlan
 from orchestrator.config.sections.first_trials import PAPERS
 from orchestrator.config.trial import resolve_trial
 from orchestrator.errors import ConfigError, Problem, did_you_mean
+from orchestrator.search.proposals.trial_filter import TrialFilter
 from orchestrator.search.samplers.learnable import REPEATS
-from orchestrator.search.trial_filter import TrialFilter
 from search_spaces import ConstantDomain, Domain, FloatDomain, IntDomain, kind_of, paper_settings, setting_of
 
 SOURCE = "source"

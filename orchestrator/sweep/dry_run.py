@@ -22,10 +22,10 @@ from orchestrator.records.stored_config import complete_settings, non_default_se
 from orchestrator.runtime.gpu_share import GpuMemory, share_for
 from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
 from orchestrator.runtime.ray_session import ray_session
+from orchestrator.search.proposals.space_summary import summarize_sampler, summarize_space
+from orchestrator.search.proposals.trial_filter import TrialFilter
 from orchestrator.search.racing import arms_of
 from orchestrator.search.samplers.choice import choose_sampler
-from orchestrator.search.space_summary import summarize_sampler, summarize_space
-from orchestrator.search.trial_filter import TrialFilter
 from orchestrator.sweep.dry_run_trials import LargestTrial, Proposal, describe, largest_trial, preview_trials
 from orchestrator.uris import masked
 

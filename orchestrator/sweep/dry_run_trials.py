@@ -23,10 +23,10 @@ from orchestrator.lanes.trial_client import TRIAL
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger
 from orchestrator.search.enqueued_trials import SOURCE, enqueue_trials
+from orchestrator.search.proposals.trial_filter import TrialFilter
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
-from orchestrator.search.trial_filter import TrialFilter
 from orchestrator.training.memory.memory_estimate import MemoryEstimate, estimate_memory
 from search_spaces import setting_of
 
