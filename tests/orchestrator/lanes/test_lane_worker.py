@@ -18,7 +18,8 @@ from orchestrator.lanes.lane_setting import LaneSetting, LaneTask
 from orchestrator.lanes.messages import Outcome, RankId, TrialAssignment, TrialOutcome
 from orchestrator.lanes.worker import worker
 from orchestrator.lanes.worker.trial_log import format_metrics, trial_log
-from orchestrator.training.trial import StopTrial
+from orchestrator.lanes.worker.trial_progress import TrialProgress
+from orchestrator.training.trial import LeaveTrial, StopTrial
 from orchestrator.training.workers import Workers
 
 CONFIG = TrialConfig(number=0, model=ModelConfig(name="any"), training=TrainingConfig(), seed=0)
@@ -64,6 +65,28 @@ def test_a_failure_that_a_retry_would_meet_again_is_final(
 )
 def test_other_outcomes(error: BaseException, kind: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ending_of(error, tmp_path, monkeypatch).kind is kind
+
+
+@pytest.mark.parametrize(("preempted", "kind"), [(False, Outcome.INTERRUPTED), (True, Outcome.MOVED)])
+def test_an_epoch_is_left_for_the_end_of_the_sweep_or_for_a_preemption(
+    preempted: bool, kind: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class LeftTrial:
+        epoch, step, steps_per_epoch = 1, 30, 100
+
+        def __init__(self, *_: Any, observer: TrialProgress, **__: Any) -> None:
+            assert observer.wants_leave(60.0) is preempted
+
+        def run(self, report: Any) -> None:
+            raise LeaveTrial
+
+    monkeypatch.setattr(worker, "Trial", LeftTrial)
+    monkeypatch.setattr(worker, "is_node_preempted", lambda: preempted)
+    assignment = TrialAssignment("a", CONFIG.model_dump(mode="json"), str(tmp_path))
+    lane: Any = LaneSetting(0, None, LaneTask(None, "", None))  # type: ignore[arg-type]
+    data: Any = None
+    assert worker._train(lane, RankId(0, 1, 0, 1), Workers(), data, assignment).kind is kind
+    assert "left within epoch 2, after 30 of 100 steps" in (tmp_path / "rank-0.log").read_text()
 
 
 def test_a_lost_peer_is_no_failure_of_this_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
