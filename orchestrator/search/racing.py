@@ -64,8 +64,8 @@ class SeedRace:
         """Return a repeat, to be started like a trial that `study.ask` returns, or why none may begin."""
         if self._plan.seeds == 1:
             return Step.FINISHED
-        for trial in self._waiting():  # created by a driver that died before it recorded it
-            if REPEATS in trial.user_attrs and not self._ledger.has_trial(trial.number):
+        for trial in self._waiting():  # interrupted, or created by a driver that died before it recorded it
+            if REPEATS in trial.user_attrs:
                 return begin_again(self._study, trial.number)
         state = self._race(self._ledger.trials())
         if state.due:
