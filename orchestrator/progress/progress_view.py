@@ -193,6 +193,8 @@ def print_outcome(result: SweepResult, console: Console, dashboard: str) -> None
     for record in result.records:
         if record.status in (TrialStatus.DIVERGED, TrialStatus.FAILED):
             say(console, f"{record.status.capitalize()}: trial {record.number}: {record.reason.splitlines()[0]}")
+        elif record.status is TrialStatus.PRUNED and record.reason:
+            say(console, f"Pruned: trial {record.number}: {record.reason.splitlines()[0]}")
     if result.ended_by:
         say(console, f"Ended by its budget: {result.ended_by}")
     say(console, f"Cost: {cost_text(result.so_far)}")

@@ -82,7 +82,7 @@ def render(sweep: StoredSweep) -> str:
         lstrip_blocks=True,
     )
     assert sweep.result.objectives is not None
-    view = study_view(sweep.result.records, sweep.config, sweep.result.objectives)
+    view = study_view(sweep.result.records, sweep.searched, sweep.result.objectives)
     rows = TrialRows(sweep, view.importance)
     sections = [section for section in _sections(sweep, view, rows) if section.charts or section.content]
     return environment.get_template(_TEMPLATE).render(

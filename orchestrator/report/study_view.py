@@ -80,16 +80,16 @@ class StudyView:
         return StudyView(smaller, self.strangers)
 
 
-def study_view(records: Sequence[TrialRecord], config: Mapping[str, Any], objectives: Objectives) -> StudyView:
+def study_view(records: Sequence[TrialRecord], searched: Mapping[str, Any], objectives: Objectives) -> StudyView:
     """Build the study of a sweep.
 
     Args:
         records: Every trial of the sweep.
-        config: Recorded settings of the sweep.
+        searched: Domains of the searched names, as recorded.
         objectives: Objectives and constraints of the sweep.
     """
     domains: TypeAdapter[dict[str, Domain]] = TypeAdapter(dict[str, Domain])
-    space = SearchSpace(domains.validate_python(config.get("search") or {}))
+    space = SearchSpace(domains.validate_python(dict(searched)))
     over = [record for record in records if record.is_over and not record.is_repeat]
     known = [record for record in over if not space.strays(record.params)]
     directions = [

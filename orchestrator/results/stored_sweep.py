@@ -56,6 +56,7 @@ class StoredSweep:
         result: Results until now.
         age_s: Seconds since the last event.
         rejected: Number of rejected configurations, by the setting or limit they break.
+        searched: Domains of the searched names; where they were changed while the sweep ran, all they ever held.
         progress: Progress of the epochs that train now, by trial; empty unless the sweep runs.
     """
 
@@ -66,6 +67,7 @@ class StoredSweep:
     result: SweepResult = field(repr=False)
     age_s: float = 0.0
     rejected: Mapping[str, int] = field(default_factory=dict)
+    searched: Mapping[str, Any] = field(default_factory=dict, repr=False)
     progress: Mapping[int, EpochProgress] = field(default_factory=dict)
 
     @property
@@ -143,6 +145,7 @@ def read_sweep(folder: SweepFolder) -> StoredSweep:
         state=state,
         uid=history.uid,
         config=masked(history.config),
+        searched=masked(history.searched if history.changed else history.config.get("search") or {}),
         facts=history.facts,
         result=result,
         age_s=max(0.0, time.time() - last_s),

@@ -124,6 +124,7 @@ class SweepCallback(NotPickled, Callback):
         """End a trial for good that waits in the study or is paused."""
         record = self._ledger.trial(number)
         self._ledger.trial_ended(number, TrialStatus.PRUNED, STOPPED_BY_USER, self._objectives.values(record))
+        record_mean(self._ledger, self._objectives, number)
         if self._allocation is not None:
             self._allocation.end(number)
         begin_again(self._study, number)

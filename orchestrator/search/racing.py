@@ -62,11 +62,11 @@ class SeedRace:
 
     def next_repeat(self) -> Step | optuna.Trial:
         """Return a repeat, to be started like a trial that `study.ask` returns, or why none may begin."""
-        if self._plan.seeds == 1:
-            return Step.FINISHED
         for trial in self._waiting():  # interrupted, or created by a driver that died before it recorded it
             if REPEATS in trial.user_attrs:
                 return begin_again(self._study, trial.number)
+        if self._plan.seeds == 1:
+            return Step.FINISHED
         state = self._race(self._ledger.trials())
         if state.due:
             return self._begin(state.due[0])

@@ -41,9 +41,9 @@ from orchestrator.records.objectives import Objectives
 from orchestrator.runtime.gpu_share import measured_share
 from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
 from orchestrator.runtime.ray_session import ray_session
+from orchestrator.search.proposals.trial_filter import TrialFilter
 from orchestrator.search.racing import race_state
 from orchestrator.search.schedulers.trial_schedulers import create_allocation
-from orchestrator.search.trial_filter import TrialFilter
 from orchestrator.search.tune_run import TuneRun
 from orchestrator.sweep.checkpoint_retention import CheckpointRetention
 from orchestrator.sweep.disk_watch import DiskWatch
@@ -260,7 +260,7 @@ class SweepSession:
         """Return what carries out the user's requests to this session."""
 
         def take(plan: SearchPlan) -> None:
-            self._plans = replace(self._plans, search=plan)
+            self._plans = replace(self._plans, search=plan, budget=self._budget.limits)
             progress.change_trials(plan.trials)
 
         return Steering(

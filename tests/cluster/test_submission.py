@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster import remote_tell
 from cluster.job_client import JobClient, dashboard_url
 from cluster.package import IMPORT_ROOTS, plan_package
 from cluster.submission import (
@@ -130,7 +131,25 @@ def test_what_would_be_lost_or_seen_in_a_job_is_refused_all_at_once() -> None:
 
 def test_what_all_nodes_reach_is_taken() -> None:
     overrides = ["runs_dir=/shared/runs", "tracking.uri=http://mlflow:5000", "storage.uri=sqlite:////shared/s.db"]
-    assert check_sweep(DIGITS, overrides) == CheckedSweep("digits", "http://mlflow:5000", "")
+    expected = CheckedSweep("digits", "http://mlflow:5000", "", runs_dir="/shared/runs")
+    assert check_sweep(DIGITS, overrides) == expected
+
+
+def test_the_address_of_a_webhook_is_passed_as_a_variable() -> None:
+    with pytest.raises(ConfigError, match=r"Write --set notify=\$NAME and pass the variable on with --env NAME"):
+        check_sweep(DIGITS, ["notify=https://hooks.example.com/services/T01/XXXXYYYYZZZZ"])
+    check_sweep(DIGITS, ["notify=$HOOK"])
+
+
+def test_a_running_job_is_steered_in_the_folder_of_its_own_results() -> None:
+    command = remote_tell.entrypoint("digits", ["set", "search.lr.high=0.1", "search.optimizer=[a, b]"], "/shared/runs")
+    assert command == (
+        "python -m orchestrator tell digits set search.lr.high=0.1 'search.optimizer=[a, b]' --runs-dir=/shared/runs"
+    )
+    run = "python -m orchestrator run sweep.yaml '--runs-dir=/with space/runs'"
+    assert remote_tell._runs_dir(run, {"spatialsweep.runs_dir": "/of/file"}) == "/with space/runs"
+    assert remote_tell._runs_dir("python -m orchestrator run sweep.yaml", {"spatialsweep.runs_dir": "/x"}) == "/x"
+    assert remote_tell._runs_dir("python -m orchestrator run sweep.yaml", {}) is None
 
 
 def test_images_that_only_the_cluster_has_are_left_to_the_job() -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -81,7 +82,7 @@ def _write_digits(path: Path) -> None:
     train, test = train_test_split(
         np.arange(len(labels)), test_size=_TEST_FRACTION, stratify=labels, random_state=_SPLIT_SEED
     )
-    arrays = {"class_names": np.array([str(name) for name in bunch.target_names])}
+    arrays: dict[str, Any] = {"class_names": np.array([str(name) for name in bunch.target_names])}
     for split, index in (("train", train), ("test", test)):
         arrays |= {f"{split}_images": images[index], f"{split}_labels": labels[index]}
     np.savez(path, **arrays)

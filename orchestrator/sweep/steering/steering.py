@@ -180,7 +180,7 @@ class Steering:
             number, found.changes, recorded, identity_of_search(self._ledger.identity or {}, found.config)
         )
         self._search.change_plan(plan)
-        self._budget.limits = found.config.budget
+        self._budget.limits = found.config.budget  # before the call below, which reads them
         self._config, self._plan = found.config, plan
         self._changed(plan)
         return _summary(found)

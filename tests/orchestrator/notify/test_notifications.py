@@ -1,4 +1,4 @@
-"""What a sweep notifies of, and what no record of it may hold."""
+"""Notifications of a sweep, and secrets that no record of it may hold."""
 
 from __future__ import annotations
 
