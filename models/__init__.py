@@ -48,6 +48,7 @@ from models.registry.outside.files import (
     split_reference,
 )
 from models.registry.outside.network import list_timm_models, name_problem
+from models.registry.recomputation import recompute_blocks, supports_recomputation
 from models.spatial_bias import variants as spatial_bias_variants
 from models.stand_alone import variants as stand_alone_variants
 
@@ -95,11 +96,13 @@ __all__ = [
     "penalty",
     "project_",
     "read_weights",
+    "recompute_blocks",
     "register_network_file",
     "searchable_options",
     "spatial_bias_variants",
     "split_reference",
     "stand_alone_variants",
+    "supports_recomputation",
     "synchronise_batch_norm",
     "takes_any_option",
 ]

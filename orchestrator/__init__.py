@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.errors import ConfigError, SpatialSweepError
     from orchestrator.inference.load import load_model
     from orchestrator.progress.steering_panel import steering_panel
+    from orchestrator.results.replay import replay_sweep
     from orchestrator.results.stored_sweep import load_result
     from orchestrator.results.sweep_result import SweepResult, TrialResult
     from orchestrator.steering.client import (
@@ -50,6 +51,7 @@ _HOMES = {
     "load_result": "orchestrator.results.stored_sweep",
     "load_sweep": "orchestrator.config",
     "pause_trial": "orchestrator.steering.client",
+    "replay_sweep": "orchestrator.results.replay",
     "resume_sweep": "orchestrator.sweep.run",
     "resume_trial": "orchestrator.steering.client",
     "run_sweep": "orchestrator.sweep.run",
@@ -73,6 +75,7 @@ __all__ = [
     "load_result",
     "load_sweep",
     "pause_trial",
+    "replay_sweep",
     "resume_sweep",
     "resume_trial",
     "run_sweep",

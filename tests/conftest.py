@@ -85,11 +85,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Hide the settings of the user, such as the servers they have named, from the tests.
 
-    Ray runs its workers at niceness 15 by default: beside another test process they would hardly get a core.
+    Ray runs its workers at niceness 15 by default: beside another test process they would hardly get a core. It also
+    starts a worker for each core ahead, which hardly any test uses.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         patch.setenv("RAY_worker_niceness", "0")
+        patch.setenv("RAY_prestart_worker_first_driver", "0")
         yield
 
 

@@ -1,4 +1,4 @@
-"""MLflow server for several users: PostgreSQL, artifact proxy, passwords; see docs/mlflow-server.md."""
+"""MLflow server for several users: PostgreSQL, artifact proxy, passwords; see docs/running/mlflow-server.md."""
 
 from cluster.mlflow.tracking_server import ServerSettings, TrackingServerError, run_server
 

@@ -1,4 +1,4 @@
-"""Commands about sweeps on disk: `spatialsweep status`, `list`, `repair`, `compare` and `delete`."""
+"""Commands about sweeps on disk: `spatialsweep status`, `list`, `repair`, `compare`, `replay` and `delete`."""
 
 from __future__ import annotations
 
@@ -107,6 +107,31 @@ def compare(
         tell_json(found)
     else:
         print_comparison(found, wide_console())
+
+
+@app.command()
+def replay(
+    name: StoredSweepName,
+    *,
+    strategy: Annotated[
+        str, typer.Option(help="Sampler, trial scheduler, or both: random, asha, tpe+freeze_thaw.", metavar="NAME")
+    ],
+    lanes: Annotated[
+        int | None, typer.Option(help="Trials at the same time; default: as many as the sweep had.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Number of seeds of the sampler.")] = 5,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what another strategy would have found on the recorded curves of a sweep, and at what cost."""
+    from orchestrator.cli.tables.replay import print_replay
+    from orchestrator.results.replay import replay_sweep
+
+    found = replay_sweep(name, strategy, lanes=lanes, seeds=seeds, runs_dir=runs_dir)
+    if as_json:
+        tell_json(found.as_dict())
+    else:
+        print_replay(found, wide_console())
 
 
 @app.command()

@@ -27,6 +27,7 @@ from orchestrator.config.sections.section import Section, Seed, Texts
 from orchestrator.config.sections.study import SamplerConfig, StorageConfig, TrialSchedulerConfig
 from orchestrator.config.sections.tracking import NotifyConfig, TrackingConfig
 from orchestrator.config.sections.training import TrainingConfig
+from orchestrator.config.strategy import StrategyUse, expand_strategy
 from orchestrator.config.validation.check import find_problems
 from orchestrator.config.validation.plain_data import plain_data_problems
 from orchestrator.errors import ConfigError
@@ -42,7 +43,8 @@ class SweepConfig(Section):
 
     In addition to its fields it takes `space`, a name of `search_spaces.list_spaces()`: the domains of that space for
     the networks of the sweep, without those of settings that `training` or `model.options` fix, and in which `search`
-    replaces the domains that it names. The result is kept in `search`, written out.
+    replaces the domains that it names. The result is kept in `search`, written out. It also takes `strategy`, which is
+    kept as the names of sampler and trial scheduler: `auto`, or a text such as `tpe`, `asha` or `tpe+asha`.
 
     Args:
         name: Name of the sweep, its folder and its study; used once.
@@ -106,6 +108,7 @@ class SweepConfig(Section):
 
     model_config = ConfigDict(serialize_by_alias=True)
     _space_use: SpaceUse = PrivateAttr(default_factory=SpaceUse)
+    _strategy_use: StrategyUse = PrivateAttr(default_factory=StrategyUse)
     _network_files: NetworkFiles = PrivateAttr(default_factory=NetworkFiles)
 
     def __init__(self, /, **values: Any) -> None:
@@ -113,18 +116,30 @@ class SweepConfig(Section):
             raise ConfigError(unreadable)
         remember_secrets(section.get("uri") for section in values.values() if isinstance(section, Mapping))
         network_files, unread = read_network_files(values)
-        expanded = expand_space(values)
-        problems = [*unread, *expanded.problems, *find_problems(expanded.settings, type(self).model_fields)]
+        chosen = expand_strategy(values)
+        expanded = expand_space(chosen.settings)
+        problems = [
+            *unread,
+            *chosen.problems,
+            *expanded.problems,
+            *find_problems(expanded.settings, type(self).model_fields),
+        ]
         if problems:
             raise ConfigError(problems)
         super().__init__(**expanded.settings)
         self._space_use = expanded.use
+        self._strategy_use = chosen.use
         self._network_files = network_files
 
     @property
     def space_use(self) -> SpaceUse:
         """Record of how the space named by `space` was applied; irrelevant once the domains are written out."""
         return self._space_use
+
+    @property
+    def strategy_use(self) -> StrategyUse:
+        """Record of how `strategy` was applied; irrelevant once the names are written out."""
+        return self._strategy_use
 
     @property
     def network_files(self) -> NetworkFiles:

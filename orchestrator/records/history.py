@@ -129,6 +129,10 @@ class History:
             case FrontFound() | ConfigurationMeasured():
                 for number in event.trials:
                     self._require_started(number)
+        if isinstance(event, ConfigurationMeasured):
+            strangers = [number for number in event.trials if self.trials[number].configuration != event.trial]
+            if strangers or len(set(event.trials)) < len(event.trials):
+                raise LineError(f"the mean of trial {event.trial} is of {list(event.trials)}, not of its seeds")
         if isinstance(event, TrialStarted) and event.repeats is not None:
             self._require_started(event.repeats)
             if self.trials[event.repeats].is_repeat:

@@ -26,7 +26,7 @@ from search_spaces import ChoiceDomain
 
 
 class Step(Enum):
-    """What a search does where no repeat may begin."""
+    """Next step of a search where no repeat may begin."""
 
     WAIT = "wait"
     FINISHED = "finished"
@@ -62,11 +62,11 @@ class SeedRace:
 
     def next_repeat(self) -> Step | optuna.Trial:
         """Return a repeat, to be started like a trial that `study.ask` returns, or why none may begin."""
+        for trial in self._waiting():  # interrupted, or created by a driver that died before it recorded it
+            if REPEATS in trial.user_attrs:
+                return begin_again(self._study, trial.number)
         if self._plan.seeds == 1:
             return Step.FINISHED
-        for trial in self._waiting():  # created by a driver that died before it recorded it
-            if REPEATS in trial.user_attrs and not self._ledger.has_trial(trial.number):
-                return begin_again(self._study, trial.number)
         state = self._race(self._ledger.trials())
         if state.due:
             return self._begin(state.due[0])

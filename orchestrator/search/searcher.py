@@ -17,11 +17,12 @@ from orchestrator.config.trial import resolve_trial
 from orchestrator.lanes.trial_client import EPOCHS_DONE, TRIAL
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.search.allocation.allocator import Propose, Resume
-from orchestrator.search.enqueued_trials import enqueue_request, params_by_hand
 from orchestrator.search.not_pickled import NotPickled
 from orchestrator.search.pauses import Pauses, begin_again
+from orchestrator.search.proposals.enqueued_trials import enqueue_request, params_by_hand
+from orchestrator.search.proposals.rejections import RejectionStreak, reject
+from orchestrator.search.proposals.trial_filter import Rejection, TrialFilter
 from orchestrator.search.racing import SeedRace, Step, repeat_of, repeated_config
-from orchestrator.search.rejections import RejectionStreak, reject
 from orchestrator.search.samplers.samplers import SweepSampler
 from orchestrator.search.schedulers.allocated import Allocation
 from orchestrator.search.steering.present_space import (
@@ -31,7 +32,6 @@ from orchestrator.search.steering.present_space import (
     union_if_changed,
     union_space,
 )
-from orchestrator.search.trial_filter import Rejection, TrialFilter
 from search_spaces import setting_of
 
 FINISHED: str = Searcher.FINISHED

@@ -8,7 +8,9 @@ import warnings
 import optuna
 
 from orchestrator.config.plans import SearchPlan
+from orchestrator.config.sections.first_trials import PAPERS
 from orchestrator.errors import SweepNameError
+from orchestrator.search.proposals.enqueued_trials import paper_configurations
 from orchestrator.search.samplers.samplers import create_sampler
 from orchestrator.search.study_cache import StudyCache
 
@@ -35,7 +37,15 @@ def open_study(
         study = optuna.create_study(
             study_name=name,
             storage=StudyCache(storage) if isinstance(storage, optuna.storages.RDBStorage) else storage,
-            sampler=create_sampler(plan.sampler, plan.space, plan.seed),
+            sampler=create_sampler(
+                plan.sampler,
+                plan.space,
+                plan.seed,
+                trials=plan.trials,
+                objectives=len(plan.objectives),
+                constraints=len(plan.constraints),
+                known=paper_configurations(plan) if plan.sampler.prior == PAPERS else (),
+            ),
             directions=["maximize" if objective.mode == "max" else "minimize" for objective in plan.objectives],
             load_if_exists=resumed,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,9 +22,10 @@ from orchestrator.records.stored_config import complete_settings, non_default_se
 from orchestrator.runtime.gpu_share import GpuMemory, share_for
 from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
 from orchestrator.runtime.ray_session import ray_session
+from orchestrator.search.proposals.space_summary import summarize_sampler, summarize_space
+from orchestrator.search.proposals.trial_filter import TrialFilter
 from orchestrator.search.racing import arms_of
-from orchestrator.search.space_summary import summarize_space
-from orchestrator.search.trial_filter import TrialFilter
+from orchestrator.search.samplers.choice import choose_sampler
 from orchestrator.sweep.dry_run_trials import LargestTrial, Proposal, describe, largest_trial, preview_trials
 from orchestrator.uris import masked
 
@@ -69,8 +70,9 @@ class DryRun:
         place: Machine or cluster whose resources were planned with.
         bounds: Upper bounds on the cost.
         notice: Reason why the sweep could not be started under its name; empty where it could.
-        space: What a named space varies and what the sweep has fixed, under headings.
+        space: What a named space varies, what the sweep has fixed, and what chose the sampler, under headings.
         tried_first: Configurations that are tried before the sampler proposes any, and those that are not, a line each.
+        strategy: Sampler and trial scheduler that were chosen, and why, a line each; empty where the sweep names them.
         checkpoints: What checkpoints that trials start from hold beside the weights that are used, a line each.
     """
 
@@ -87,6 +89,7 @@ class DryRun:
     notice: str = ""
     space: tuple[tuple[str, str], ...] = ()
     tried_first: tuple[str, ...] = ()
+    strategy: tuple[str, ...] = ()
     checkpoints: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -104,6 +107,7 @@ class DryRun:
             "notice": self.notice or None,
             "space": {heading.lower(): text for heading, text in self.space},
             "tried_first": list(self.tried_first),
+            "strategy": list(self.strategy),
             "checkpoints": list(self.checkpoints),
         }
         return dict(masked(found))
@@ -150,10 +154,22 @@ def dry_run(
         place=place,
         bounds=cost_bounds(plans.budget, _most_epochs(search), plan, resources.cpus_per_worker),
         notice=_name_taken(plans),
-        space=tuple(summarize_space(search)),
+        space=(*summarize_space(search), *summarize_sampler(search)),
         tried_first=preview.tried_first,
+        strategy=tuple(_chosen(config)),
         checkpoints=found.notes,
     )
+
+
+def _chosen(config: SweepConfig) -> Iterator[str]:
+    """Yield what was chosen for the sweep, and why."""
+    if config.sampler.name == "auto":
+        choice = choose_sampler(
+            config.space, trials=config.trials, objectives=len(config.objectives), constraints=len(config.constraints)
+        )
+        yield f"Sampler {choice.name}: {choice.reason}"
+    if config.strategy_use.reason:
+        yield f"Trial scheduler {config.trial_scheduler.name}: {config.strategy_use.reason}"
 
 
 def _most_epochs(search: SearchPlan) -> int:

@@ -22,11 +22,11 @@ from orchestrator.files.sqlite_files import is_missing_file
 from orchestrator.lanes.trial_client import TRIAL
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger
-from orchestrator.search.enqueued_trials import SOURCE, enqueue_trials
+from orchestrator.search.proposals.enqueued_trials import SOURCE, enqueue_trials
+from orchestrator.search.proposals.trial_filter import TrialFilter
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
-from orchestrator.search.trial_filter import TrialFilter
 from orchestrator.training.memory.memory_estimate import MemoryEstimate, estimate_memory
 from search_spaces import setting_of
 
@@ -37,6 +37,7 @@ _EXTREMES = 48
 _MEASURED = 3
 _MEMORY_SETTINGS = (
     "global_batch_size",
+    "max_global_batch_size",
     "accumulation_steps",
     "optimizer",
     "precision",
@@ -160,6 +161,7 @@ def describe(sampler: SamplerConfig, trial_filter: TrialFilter, first: PreviewTr
     """
     cost, number = trial_filter.cost_of(first.trial), first.trial.number
     independent = sampler.name in _INDEPENDENT or number < sampler.startup_trials
+    independent = independent and (sampler.prior == "none" or number == 0)  # the share of the prior follows the results
     return Proposal(
         number=number,
         values=dict(first.values),

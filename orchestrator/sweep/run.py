@@ -33,7 +33,7 @@ from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.provenance import facts
 from orchestrator.records.stored_config import complete_settings, non_default_settings
 from orchestrator.results.sweep_result import SweepResult
-from orchestrator.search.enqueued_trials import refuse_unknown_sweeps
+from orchestrator.search.proposals.enqueued_trials import refuse_unknown_sweeps
 from orchestrator.search.storage import open_storage, refuse_damaged_study
 from orchestrator.sweep.compatibility import (
     identity,

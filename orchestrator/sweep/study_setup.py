@@ -9,8 +9,8 @@ import optuna
 from orchestrator.config.plans import SearchPlan, SweepPlans
 from orchestrator.records.ledger import Ledger
 from orchestrator.records.objectives import Objectives
-from orchestrator.search.enqueued_trials import enqueue_lost_requests, enqueue_trials
-from orchestrator.search.space_summary import summarize_space
+from orchestrator.search.proposals.enqueued_trials import enqueue_lost_requests, enqueue_trials
+from orchestrator.search.proposals.space_summary import summarize_space
 from orchestrator.search.steering.present_space import known_choices, store_choices, union_if_changed
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study

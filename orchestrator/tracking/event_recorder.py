@@ -253,13 +253,16 @@ class EventRecorder:
         self.runs[f"configuration-{first}"] = run_id
         return run_id
 
-    def _note_mean(self, event: ConfigurationMeasured) -> None:
+    def _note_mean(self, event: ConfigurationMeasured) -> str | None:
         """Write the mean over the seeds, with its interval; the step is the number of seeds."""
-        run_id, time_ms = self.runs[f"configuration-{event.trial}"], _milliseconds(event.time)
+        run_id, time_ms = self.runs.get(f"configuration-{event.trial}"), _milliseconds(event.time)
+        if run_id is None:
+            return f"trial {event.trial} has no further seeds"
         figures = {"mean": event.mean, "ci_low": event.ci_low, "ci_high": event.ci_high}
         seeds = len(event.trials)
         log(self._client, run_id, metrics=[metric(key, to, time_ms, seeds) for key, to in figures.items()])
         self._client.set_terminated(run_id, "FINISHED", time_ms)
+        return None
 
     def _resume_sweep(self, event: SweepResumed) -> None:
         self._client.update_run(self.runs["sweep"], status="RUNNING")

@@ -86,7 +86,7 @@ def _make_empty(path: Path) -> None:
     """Let MLflow create a database, and remove the default experiment, whose artifacts would be in another folder."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    store = SqlAlchemyStore(sqlite_uri(path), path.with_name("artifacts").as_uri())  # type: ignore[no-untyped-call]
+    store = SqlAlchemyStore(sqlite_uri(path), path.with_name("artifacts").as_uri())
     store.engine.dispose()
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("DELETE FROM experiments")

@@ -20,7 +20,7 @@ _MAGNITUDES = ((0.147, "negligible"), (0.33, "small"), (0.474, "medium"))
 
 
 class Unit(StrEnum):
-    """What a sample consists of."""
+    """Content of a sample."""
 
     SEEDS = "seeds"
     CONFIGURATIONS = "configurations"

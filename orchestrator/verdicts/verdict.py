@@ -111,7 +111,7 @@ class Verdict:
 
     @property
     def advice(self) -> str:
-        """How many more seeds or configurations would decide the open comparisons; empty where none is open."""
+        """Estimate of the further seeds or configurations that would decide; empty where every pair is decided."""
         open_pairs = [each for each in self.comparisons if each.better is None]
         if not open_pairs:
             return ""

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
+from orchestrator.runtime.ray_session import ray_session
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 COMMAND = ["reproduce", "spatial_bias", "resnet38", "--scale", "small", "--set", "training.epochs=1", "--only", "none"]
 
 
+@pytest.fixture
+def ray_instance() -> Iterator[None]:
+    """One Ray instance for both commands."""
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    with ray_session():
+        yield
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("ray_instance")
 def test_a_table_is_continued_by_the_same_command(tmp_path: Path) -> None:
     place = ["--runs-dir", str(tmp_path / "runs"), "--json"]
     first = CliRunner().invoke(app, [*COMMAND, "--seeds", "2", *place])

@@ -22,8 +22,8 @@ from mlflow import MlflowClient
 from orchestrator.records.events import content_of
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import read_events
-from tests.support.command_line import run_command
 from tests.support.journal_events import rewrite
+from tests.support.sweeps.command_line import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "orchestrator"]

@@ -29,7 +29,7 @@ def ray_instance() -> Iterator[None]:
 
 
 def test_a_tournament_with_two_seeds_that_is_resumed(tmp_path: Path) -> None:
-    """The first session trains the configurations, the second one adds the seeds and skips nothing."""
+    """Train the configurations in the first session, and add the seeds in the second one."""
     sweep = {
         "name": "seeds",
         "dataset": {"name": "digits"},

@@ -15,6 +15,8 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
+from orchestrator.tracking.mlflow_client import place_empty_database
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -60,8 +62,11 @@ class MlflowServer:
         return (self.folder / "log").read_text()
 
     def start(self) -> None:
+        database = f"sqlite:///{self.folder / 'mlflow.db'}"
+        if not self._command:
+            place_empty_database(database)  # the migrations of a new one would take a second
         plain = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"]
-        plain += ["--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}"]
+        plain += ["--backend-store-uri", database]
         plain += ["--artifacts-destination", str(self.folder / "artifacts")]
         quick = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "NO_PROXY": "*"}
         environment = {**os.environ, **quick, **self._environment}

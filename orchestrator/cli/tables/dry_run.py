@@ -26,7 +26,7 @@ def print_dry_run(found: DryRun, console: Console) -> None:
     say(console, f"{found.plans.name} is valid. Nothing was started. Its settings, without defaults:\n\n{settings}")
     for heading, text in found.space:
         say(console, f"{heading:<9}{text}")
-    for line in (*found.checkpoints, *found.tried_first):
+    for line in (*found.strategy, *found.checkpoints, *found.tried_first):
         say(console, line)
     console.print(_proposals(found))
     if not all(proposal.certain for proposal in found.proposals):

@@ -30,7 +30,8 @@ class AugmentationConfig(Section):
         lighting: Deviation of the factors of the principal colours of ImageNet that are added to RGB images; 0.1 in
             AlexNet.
         crop_scale_min: Smallest share of the area that a crop covers; image files only, like the next three.
-        color_jitter: Strength of random brightness, contrast and saturation; unused with `auto_augment`.
+        color_jitter: Strength of random brightness, contrast and saturation; timm leaves it out beside most
+            policies of `auto_augment`.
         auto_augment: Name of a policy of timm, such as `rand-m9-mstd0.5-inc1`; empty for none.
         repeats: Number of times an image is drawn within an epoch, which draws that many fewer images.
         drop_last: Batches of exactly `global_batch_size`; the remaining images of the epoch's order are left out.

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt, Strict
 from orchestrator.config.sections.section import Section
 from search_spaces import Scalar
 
-SamplerName = Literal["tpe", "random", "grid", "qmc", "gp", "cmaes", "nsga2", "nsga3"]
+SamplerName = Literal["tpe", "random", "grid", "qmc", "gp", "cmaes", "nsga2", "nsga3", "auto"]
 
 
 class SamplerConfig(Section):
@@ -19,16 +19,22 @@ class SamplerConfig(Section):
     Args:
         name: `tpe` models the values of good and of other trials; `random`; `grid` tries every configuration of a
             finite space once; `qmc` spreads trials evenly; `gp` fits a Gaussian process; `cmaes` adapts a normal
-            distribution; `nsga2` and `nsga3` are evolutionary, for several objectives.
+            distribution; `nsga2` and `nsga3` are evolutionary, for several objectives; `auto` chooses one of them by
+            the space, the objectives and the number of trials.
         startup_trials: Number of random trials before `tpe`, `gp` or `cmaes` use earlier results.
+        random_share: Probability that a trial is drawn at random, however many results there are.
+        prior: `papers` draws a part of the early trials near the papers' own values; the part fades as trials end.
         options: Further arguments of Optuna's sampler; docs/settings.md lists them.
     """
 
     name: SamplerName = "tpe"
     startup_trials: PositiveInt = 8
+    random_share: float = Field(0.0, ge=0, le=1)
+    prior: Literal["none", "papers"] = "none"
     options: Mapping[str, Scalar] = {}
 
 
+TrialSchedulerName = Literal["asha", "pasha", "freeze_thaw", "asha_stopping", "hyperband", "median", "pbt", "none"]
 Mutable = Literal["lr", "weight_decay", "span_penalty"]
 
 
@@ -36,12 +42,14 @@ class TrialSchedulerConfig(Section):
     """Rule that pauses or stops trials early, or lets them continue from the weights of others.
 
     Args:
-        name: `asha` pauses trials at rungs and resumes the best of each; `asha_stopping` stops them there for good;
-            `hyperband` uses several brackets, of which the later ones stop later; `median` stops trials that are worse
-            than the median of the others; `pbt` lets poor trials continue from good ones with changed settings; `none`
-            trains every trial to the end.
+        name: `asha` pauses trials at rungs and resumes the best of each; `pasha` does so up to a rung that grows only
+            while the order of the trials is in doubt; `freeze_thaw` resumes the trial with the largest expected
+            improvement per second; `asha_stopping` stops trials at rungs for good; `hyperband` uses several brackets,
+            of which the later ones stop later; `median` stops trials that are worse than the median of the others;
+            `pbt` lets poor trials continue from good ones with changed settings; `none` trains every trial to the end.
         grace_epochs: Number of epochs before any trial is paused or stopped.
-        reduction_factor: One in this many trials passes a rung, with `asha`, `asha_stopping` and `hyperband`.
+        reduction_factor: One in this many trials passes a rung, with `asha`, `pasha`, `freeze_thaw`,
+            `asha_stopping` and `hyperband`.
         min_trials: Smallest number of other trials for a median.
         perturb_every: Number of epochs between two steps of `pbt`.
         quantile: Share of the population from which `pbt` copies, and equal share that copies.
@@ -49,7 +57,7 @@ class TrialSchedulerConfig(Section):
         mutate: Settings that `pbt` changes, where they are searched.
     """
 
-    name: Literal["asha", "asha_stopping", "hyperband", "median", "pbt", "none"] = "asha"
+    name: TrialSchedulerName = "asha"
     grace_epochs: PositiveInt = 2
     reduction_factor: int = Field(3, ge=2)
     min_trials: PositiveInt = 3

@@ -28,7 +28,7 @@ from orchestrator.config.validation.scheduler_rules import scheduler_problems
 from orchestrator.config.validation.search_rules import search_problems
 from orchestrator.config.validation.seed_rules import seed_problems, tournament_problems
 from orchestrator.config.validation.storage_rules import storage_problems
-from orchestrator.config.validation.training_rules import augmentation_problems, training_problems
+from orchestrator.config.validation.training_rules import augmentation_problems, training_problems, unused_problems
 from orchestrator.errors import Problem, did_you_mean
 from orchestrator.server_addresses import SCHEMES, scheme_of, truncation_problem
 from orchestrator.uris import without_password
@@ -63,7 +63,9 @@ def _check_sections(raw: Mapping[str, Any], fields: Mapping[str, FieldInfo]) -> 
     known = {field.alias or name: field for name, field in fields.items()}
     sections: dict[str, Any] = {}
     unknown_keys = islice((key for key in raw if key not in known), _MOST_FAULTS + 1)
-    problems = [Problem(key, f"unknown setting. {did_you_mean(key, [*known, 'space'])}") for key in unknown_keys]
+    problems = [
+        Problem(key, f"unknown setting. {did_you_mean(key, [*known, 'space', 'strategy'])}") for key in unknown_keys
+    ]
     for name, field in known.items():
         if name not in raw and field.is_required():
             problems.append(Problem(name, "is missing; every sweep needs it"))
@@ -144,6 +146,7 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
         yield from budget_problems(budget, next(iter(sections.get("objective", ())), None), resources)
     if facts and training:
         yield from augmentation_problems(training, search, facts)
+        yield from unused_problems(training, search) if facts.files else ()
     if facts and resources:
         yield from fraction_problems(sections["dataset"], facts, resources)
     if resources:

@@ -35,9 +35,11 @@ SAMPLER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     },
     "nsga2": _NSGA,
     "nsga3": {**_NSGA, "dividing_parameter": PositiveInt},
+    "auto": {},
 }
 """Arguments of Optuna's samplers that a sweep may set; seeds and functions are set by the program."""
 
+_WITH_PRIOR = ("tpe", "gp", "random", "auto")
 _PACKAGES = {"cmaes": "cmaes", "gp": "torch"}
 
 
@@ -56,6 +58,9 @@ def sampler_problems(
     package = _PACKAGES.get(sampler.name)
     if package is not None and importlib.util.find_spec(package) is None:
         yield Problem("sampler.name", f"got '{sampler.name}', which needs a package: pip install {package}")
+    if sampler.prior != "none" and sampler.name not in _WITH_PRIOR:
+        remedy = f"Use {', '.join(_WITH_PRIOR[:-1])} or {_WITH_PRIOR[-1]}, or leave it out"
+        yield Problem("sampler.prior", f"got '{sampler.prior}', which '{sampler.name}' cannot take. {remedy}")
     if sampler.name == "grid":
         yield from _grid_problems(search)
     if sampler.name in ("cmaes", "gp", "qmc"):

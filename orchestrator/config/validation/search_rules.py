@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _MOST_DECIDING = 200
 _MOST_BRANCHES = 2_000
 _MOST_REJECTED = 20
+_RECOMPUTATION = "gradient_checkpointing"
 _SEED: TypeAdapter[int] = TypeAdapter(Seed)
 _EXCLUDE = "Give them conditions (when) that exclude each other"
 
@@ -73,6 +74,7 @@ def search_problems(sections: Mapping[str, Any], facts: DatasetFacts | None) -> 
             continue
         yield from _check_spans(model, sections)
         yield from _check_crop(model, sections.get("training"), facts)
+        yield from _check_recomputation(model, active, sections, facts)
         yield from _check_branch(model, active, search, fixed, facts)
 
 
@@ -160,6 +162,26 @@ def crop_fault(model: str, crop_px: int, image_size: int) -> str | None:
     if crop_px == image_size or "img_size" not in models.model_options(model):
         return None
     return f"got {crop_px}; {model} is built for one size of images, {image_size} px here. Leave it out"
+
+
+def _check_recomputation(
+    model: str, active: tuple[str, ...], sections: Mapping[str, Any], facts: DatasetFacts | None
+) -> Iterator[Problem]:
+    """Check that the network supports gradient checkpointing where its trials may use it."""
+    import models
+
+    training, search, fixed = sections.get("training"), sections["search"], sections.get("model")
+    searched = [name for name in active if setting_of(name) == _RECOMPUTATION]
+    values = [value for name in searched for value in search[name].corners()]
+    if not searched and training:
+        values = [training.gradient_checkpointing]
+    shape = _geometry(facts) or {"image_size": None, "in_chans": 3, "num_classes": 10}
+    if True in values and not models.supports_recomputation(model, fixed.options if fixed else {}, **shape):
+        where = f"search.{searched[0]}" if searched else f"training.{_RECOMPUTATION}"
+        yield Problem(
+            where,
+            f"got True; {model} does not support it. Leave it out, or save memory with training.accumulation_steps",
+        )
 
 
 def _check_branch(

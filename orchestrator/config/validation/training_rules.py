@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _SMALL_ONLY = ("crop_padding", "crop_px")
 _FILES_ONLY = ("crop_scale_min", "color_jitter", "auto_augment")
 _COLOURS_ONLY = ("hue", "lighting")
+# Part of the names of the policies that timm combines with `color_jitter`.
+_LEAVES_COLOURS = "3a"
 # As timm names them.
 _NESTEROV = {"sgd", "sgdw", "sgdc", "csgdw", "csgdc", "nesterov", "nesterovw", "nlars", "nlarc"}
 
@@ -85,6 +87,24 @@ def augmentation_problems(
         for value in setting.values:
             if value and not _is_policy(value):
                 yield Problem(setting.where, f"got {value!r}; timm has no such policy. Use rand-m9-mstd0.5-inc1")
+
+
+def unused_problems(training: TrainingConfig, search: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield augmentations of image files that no trial uses, because of another one.
+
+    Args:
+        training: Section `training`, the fixed values.
+        search: Searched domains by name.
+    """
+    policies = Setting.of("auto_augment", training, search)
+    if not all(isinstance(name, str) and name and _LEAVES_COLOURS not in name for name in policies.values):
+        return
+    for setting, given in _changed(("color_jitter",), training, search):
+        yield Problem(
+            setting.where,
+            f"got {given!r}; timm leaves it out beside a policy, and auto_augment is {policies.values[0]!r}. Leave one "
+            "of them out",
+        )
 
 
 def _changed(

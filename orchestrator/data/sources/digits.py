@@ -81,7 +81,12 @@ def _write_digits(path: Path) -> None:
     train, test = train_test_split(
         np.arange(len(labels)), test_size=_TEST_FRACTION, stratify=labels, random_state=_SPLIT_SEED
     )
-    arrays = {"class_names": np.array([str(name) for name in bunch.target_names])}
-    for split, index in (("train", train), ("test", test)):
-        arrays |= {f"{split}_images": images[index], f"{split}_labels": labels[index]}
-    np.savez(path, **arrays)
+    class_names = np.array([str(name) for name in bunch.target_names])
+    np.savez(
+        path,
+        class_names=class_names,
+        train_images=images[train],
+        train_labels=labels[train],
+        test_images=images[test],
+        test_labels=labels[test],
+    )

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -115,9 +115,7 @@ def read_live(scratch: Path) -> Mapping[int, EpochProgress]:
         return {}
     if not -_STALE_S <= time.time() - content["time"] <= _STALE_S:
         return {}
-    rows = [
-        EpochProgress(**{**row, "loss": math.nan if row["loss"] is None else row["loss"]}) for row in content["trials"]
-    ]
+    rows = [_progress_of(row) for row in content["trials"]]
     return {row.trial: row for row in rows if row.step <= row.steps}
 
 
@@ -135,6 +133,11 @@ def _read_bounded(path: Path) -> bytes:
     if len(content) > _MAX_BYTES:
         raise OSError(f"more than {_MAX_BYTES} bytes")
     return content
+
+
+def _progress_of(row: _Row) -> EpochProgress:
+    known: dict[str, Any] = {**row, "loss": math.nan if row["loss"] is None else row["loss"]}
+    return EpochProgress(**known)
 
 
 def _finite(value: float) -> float | None:

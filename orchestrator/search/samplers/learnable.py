@@ -125,18 +125,21 @@ class LearnableStudy(optuna.Study):
     Args:
         study: Whole study.
         window: Selection of its trials, kept between proposals.
+        completes: True to show trials that ended early as complete ones, for samplers that learn from these only.
     """
 
-    def __init__(self, study: optuna.Study, window: TrialWindow) -> None:
+    def __init__(self, study: optuna.Study, window: TrialWindow, *, completes: bool = False) -> None:
         self.__dict__ = {**study.__dict__}  # the same study, its cache of trials included
         self._window = window
+        self._completes = completes and len(study.directions) == 1
         self._shown: list[FrozenTrial] | None = None
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         if self._shown is None:
-            self._shown = self._window.update(super()._get_trials(deepcopy=False, use_cache=False))
+            shown = self._window.update(super()._get_trials(deepcopy=False, use_cache=False))
+            self._shown = _completed(shown, self.direction) if self._completes else shown
         found = [trial for trial in self._shown if states is None or trial.state in states]
         return copy.deepcopy(found) if deepcopy else found
 
@@ -155,3 +158,30 @@ def _as_pruned(trial: FrozenTrial) -> FrozenTrial:
     pruned = copy.copy(trial)
     pruned.state = TrialState.PRUNED
     return pruned
+
+
+def _completed(trials: Sequence[FrozenTrial], direction: StudyDirection) -> list[FrozenTrial]:
+    """Return pruned trials as complete ones: with their best report, or the worst value of all where they have none.
+
+    Trials under constraints are returned unchanged: a pruned one need not have all its constraints.
+    """
+    if any(trial.constraints for trial in trials):
+        return list(trials)
+    best, worst = (max, min) if direction is StudyDirection.MAXIMIZE else (min, max)
+    known = {trial.number: trial.value for trial in trials if trial.state is TrialState.COMPLETE}
+    for trial in trials:
+        if trial.state is TrialState.PRUNED and trial.intermediate_values:
+            known[trial.number] = best(trial.intermediate_values.values())
+    values = [value for value in known.values() if value is not None]
+    return [
+        _as_complete(trial, known.get(trial.number, worst(values)))
+        if trial.state is TrialState.PRUNED and values
+        else trial
+        for trial in trials
+    ]
+
+
+def _as_complete(trial: FrozenTrial, value: float | None) -> FrozenTrial:
+    complete = copy.copy(trial)
+    complete.state, complete.value = TrialState.COMPLETE, value
+    return complete

@@ -17,12 +17,14 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.config.sections.study import SamplerConfig
+from orchestrator.search.samplers.choice import choose_sampler
+from orchestrator.search.samplers.fading_prior import FadingPrior
 from orchestrator.search.samplers.grid import GridSampler
-from orchestrator.search.samplers.learnable import DIVERGED, OUTCOME, REPEATS, LearnableStudy, TrialWindow
+from orchestrator.search.samplers.learnable import DIVERGED, OUTCOME, REJECTED, REPEATS, LearnableStudy, TrialWindow
 from orchestrator.search.steering.present_space import PresentSpace, single_value
 from search_spaces import SearchSpace
 
-__all__ = ["DIVERGED", "OUTCOME", "SweepSampler", "create_sampler"]
+__all__ = ["DIVERGED", "OUTCOME", "REJECTED", "SweepSampler", "create_sampler"]
 
 # Proposals hardly depend on more trials: TPE takes at most 25 for good ones, and weighs old ones less.
 _TPE_WINDOW = 300
@@ -35,11 +37,16 @@ class SweepSampler(BaseSampler):
         sampler: Name and options.
         space: Search space of the sweep.
         seed: Seed of the sweep.
+        known: Configurations around which a part of the early trials is drawn.
     """
 
-    def __init__(self, sampler: SamplerConfig, space: SearchSpace, seed: int) -> None:
+    def __init__(
+        self, sampler: SamplerConfig, space: SearchSpace, seed: int, known: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
         self._sampler = sampler
         self._seed = seed
+        self._prior = FadingPrior(known, sampler.startup_trials, seed)
+        self._center: tuple[int, Mapping[str, Any] | None] | None = None
         self._grid = GridSampler(space, seed) if sampler.name == "grid" else None
         self._current: tuple[int, BaseSampler] | None = None
         self._view: tuple[int, LearnableStudy] | None = None
@@ -50,18 +57,23 @@ class SweepSampler(BaseSampler):
         """Draw from another space from now on."""
         self._present, self._window, self._current, self._view = present, None, None, None
 
+    @property
+    def name(self) -> str:
+        """Name of Optuna's sampler; where `auto` was asked for, the chosen one."""
+        return self._sampler.name
+
     def is_exhausted(self, study: optuna.Study) -> bool:
         """Return whether every configuration was proposed; only a grid ends."""
         return self._grid is not None and self._grid.is_exhausted(study)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Prepare the sampler of a trial."""
-        self._current = self._view = None
+        self._current = self._view = self._center = None
         self._sampler_of(trial).before_trial(study, trial)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the names that are drawn together; none for a trial that resumes with its own values."""
-        if trial.params:
+        if trial.params or self._center_of(study, trial) is not None:
             return {}
         found = self._sampler_of(trial).infer_relative_search_space(self._snapshot(study, trial), trial)
         present = self._present
@@ -71,7 +83,7 @@ class SweepSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Return values of the names that are drawn together."""
-        if trial.params:
+        if trial.params or self._center_of(study, trial) is not None:
             return {}
         if (present := self._present) is not None:
             search_space = {name: present.drawn(name, stored) for name, stored in search_space.items()}
@@ -81,10 +93,13 @@ class SweepSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Return the value of a name that is drawn alone."""
+        center = self._center_of(study, trial)
         if self._present is not None:
             param_distribution = self._present.drawn(param_name, param_distribution)
             if param_distribution.single():
                 return single_value(param_distribution)
+        if center is not None and param_name in center:
+            return self._prior.draw(trial.number, param_name, param_distribution, center[param_name])
         return self._sampler_of(trial).sample_independent(
             self._snapshot(study, trial), trial, param_name, param_distribution
         )
@@ -101,6 +116,14 @@ class SweepSampler(BaseSampler):
             self._current = trial.number, self._create_for(trial.number)
         return self._current[1]
 
+    def _center_of(self, study: optuna.Study, trial: FrozenTrial) -> Mapping[str, Any] | None:
+        """Return the known configuration that a trial is drawn around; None where the sampler proposes it."""
+        if self._center is None or self._center[0] != trial.number:
+            shown = self._snapshot(study, trial).get_trials(deepcopy=False) if self._prior.share(0) else []
+            results = sum(seen.state.is_finished() and REJECTED not in seen.user_attrs for seen in shown)
+            self._center = trial.number, self._prior.center_of(trial.number, results)
+        return self._center[1]
+
     def _snapshot(self, study: optuna.Study, trial: FrozenTrial) -> LearnableStudy:
         """Return the study as it was when the trial was proposed."""
         if self._window is None:
@@ -110,26 +133,45 @@ class SweepSampler(BaseSampler):
             size = _TPE_WINDOW if is_tpe else None
             self._window = TrialWindow(size, study.directions, completes_paused=is_tpe, **seen)
         if self._view is None or self._view[0] != trial.number:
-            self._view = trial.number, LearnableStudy(study, self._window)
+            completes = self._sampler.name == "gp"  # it learns from complete trials only
+            self._view = trial.number, LearnableStudy(study, self._window, completes=completes)
         return self._view[1]
 
     def _create_for(self, number: int) -> BaseSampler:
         if self._grid is not None:
             return self._grid
         own = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
+        if self._sampler.random_share and np.random.RandomState(own).random_sample() < self._sampler.random_share:
+            return samplers.RandomSampler(seed=own ^ 1)
         arguments = _Arguments(dict(self._sampler.options), self._sampler.startup_trials, self._seed, own)
         return _SAMPLERS[self._sampler.name](arguments)
 
 
-def create_sampler(sampler: SamplerConfig, space: SearchSpace, seed: int) -> SweepSampler:
+def create_sampler(
+    sampler: SamplerConfig,
+    space: SearchSpace,
+    seed: int,
+    *,
+    trials: int = 100,
+    objectives: int = 1,
+    constraints: int = 0,
+    known: Sequence[Mapping[str, Any]] = (),
+) -> SweepSampler:
     """Return the sampler of a sweep.
 
     Args:
         sampler: Name and options.
         space: Search space of the sweep.
         seed: Seed of the sweep.
+        trials: Number of trials, by which `auto` chooses.
+        objectives: Number of objectives, by which `auto` chooses.
+        constraints: Number of constraints, by which `auto` chooses.
+        known: Configurations around which a part of the early trials is drawn.
     """
-    return SweepSampler(sampler, space, seed)
+    if sampler.name == "auto":
+        name = choose_sampler(space, trials=trials, objectives=objectives, constraints=constraints).name
+        sampler = sampler.model_copy(update={"name": name})
+    return SweepSampler(sampler, space, seed, known)
 
 
 class _Arguments(NamedTuple):

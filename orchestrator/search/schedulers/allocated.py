@@ -1,8 +1,8 @@
 """Trial schedulers whose rule pauses trials and resumes them later, on any lane.
 
 To Tune a pause is the end of a trial: nothing of a paused trial is kept but its checkpoint, so that thousands may be
-paused. Its resumption is a new trial of Tune with the same number. The rule itself (`allocation`) is told what
-happens by number, in the thread "tune"; a resumed sweep tells it the same from its journal.
+paused. Its resumption is a new trial of Tune with the same number. The rule itself (`allocation`) is
+called in the thread "tune"; a resumed sweep repeats the calls from its journal.
 """
 
 from __future__ import annotations

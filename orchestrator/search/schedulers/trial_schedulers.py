@@ -7,6 +7,7 @@ from typing import Any
 from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.config.plans import SearchPlan
+from orchestrator.config.sections.study import TrialSchedulerConfig
 from orchestrator.lanes.trial_client import EPOCH
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import Ledger
@@ -39,10 +40,25 @@ def create_trial_scheduler(
     """
     if plan.trial_scheduler.name in ALLOCATORS:
         return Allocated(allocation or Allocation(plan, ledger))
-    scheduler = plan.trial_scheduler
+    if not keeps_lane(plan):
+        return PopulationTraining(plan, ledger, folder)
+    return create_stopping_scheduler(plan.trial_scheduler, ledger, max_epochs=plan.max_epochs, seed=plan.seed)
+
+
+def create_stopping_scheduler(
+    scheduler: TrialSchedulerConfig, ledger: Ledger, *, max_epochs: int, seed: int
+) -> TrialScheduler:
+    """Return a scheduler that stops trials early, or none of them.
+
+    Args:
+        scheduler: Name and options.
+        ledger: Ledger of the sweep, with the reports of earlier sessions.
+        max_epochs: Epochs of the longest trial.
+        seed: Seed of the sweep.
+    """
     rungs: dict[str, Any] = {
         "time_attr": EPOCH,
-        "max_t": plan.max_epochs,
+        "max_t": max_epochs,
         "grace_period": scheduler.grace_epochs,
         "reduction_factor": scheduler.reduction_factor,
     }
@@ -50,12 +66,10 @@ def create_trial_scheduler(
         case "asha_stopping":
             return Asha(ledger, **rungs)
         case "hyperband":
-            return HyperBand(ledger, seed=plan.seed, **rungs)
+            return HyperBand(ledger, seed=seed, **rungs)
         case "median":
             least = scheduler.min_trials
             return Median(ledger, time_attr=EPOCH, grace_period=scheduler.grace_epochs, min_samples_required=least)
-        case "pbt":
-            return PopulationTraining(plan, ledger, folder)
         case _:
             return OldestFirst()  # type: ignore[no-untyped-call]
 

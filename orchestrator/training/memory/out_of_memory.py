@@ -21,7 +21,8 @@ from orchestrator.training.randomness import random_states, restore_random_state
 from orchestrator.training.workers import Workers
 
 _LOG = logging.getLogger(__name__)
-_ALLOCATOR = ("can't allocate memory", "not enough memory")  # torch on CPUs raises a plain RuntimeError
+# Of plain errors: of torch on CPUs, and of CUDA's libraries, which allocate memory of their own.
+_ALLOCATOR = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -142,6 +143,8 @@ class Accumulation:
             return None  # leaving the handler frees what the traceback refers to
 
     def _complete_on_all(self, complete: bool) -> bool:
+        if self._workers.world_size == 1:
+            return complete  # without waiting for the device
         missing = torch.tensor(float(not complete), device=self._workers.device)
         return not bool(self._workers.sum(missing))
 

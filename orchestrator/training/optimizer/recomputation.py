@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+import models
 from orchestrator.errors import TrialFailedError
 
 __all__ = ["checkpoint_blocks", "unchanged_buffers"]
@@ -22,23 +23,11 @@ def checkpoint_blocks(network: nn.Module) -> None:
     Raises:
         TrialFailedError: The network has no blocks to compute again.
     """
-    if not _switch_on(network):
+    if not models.recompute_blocks(network):
         raise TrialFailedError(
             f"training.gradient_checkpointing: got True; {type(network).__name__} does not support it. Leave it out, "
             "or save memory with training.accumulation_steps"
         )
-
-
-def _switch_on(network: nn.Module) -> bool:
-    """Switch gradient checkpointing on where the network supports it; return whether it does."""
-    switch = getattr(network, "set_grad_checkpointing", None)
-    if switch is None:
-        return False
-    try:
-        switch(True)
-    except (AssertionError, NotImplementedError):  # how networks of timm refuse
-        return False
-    return True
 
 
 @contextmanager

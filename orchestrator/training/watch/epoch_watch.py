@@ -39,7 +39,7 @@ class EpochObserver(Protocol):
 
 @dataclass(frozen=True)
 class Due:
-    """What all ranks do after a check.
+    """Agreement of all ranks after a check.
 
     Args:
         leave: Save the state of the trial and leave it.

@@ -236,21 +236,11 @@ def test_events_for_a_server_that_is_away(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("password", ["pq[wz]", "pq%2Fwz"])
-def test_commands_that_find_no_server(password: str, tmp_path: Path) -> None:
+def test_commands_that_find_no_server(tmp_path: Path) -> None:
     """Check the output of commands that meet a dead server or a mistake, one after another in one process."""
     write_sweep(tmp_path, "s", [(TrialStatus.FINISHED, [0.5])])
-    dead = f"http://me:{password}@127.0.0.1:9"
-    run = "0" * 32
-    commands = [
-        ["eval", run, "--dataset", "digits", "--tracking-uri", dead],
-        ["dashboard", "s", "--runs-dir", str(tmp_path), "--tracking-uri", dead],
-        ["delete", "s", "--yes", "--runs-dir", str(tmp_path), "--storage-uri", f"mysql://me:{password}@127.0.0.1:9/x"],
-        ["status", "s", dead],
-        ["run", str(DIGITS), "--set", f"tracking.urii={dead}"],
-        ["submit", str(DIGITS), "--set", f"tracking.uri={dead}"],
-        ["status", "s", "--address", dead],
-    ]
+    passwords = ("pq[wz]", "pq%2Fwz")
+    commands = [command for password in passwords for command in without_server(password, tmp_path)]
     script = (
         "import sys, json\nfrom orchestrator.cli.main import main\n"
         "for sys.argv in json.loads(sys.argv[1]):\n"
@@ -271,5 +261,18 @@ def test_commands_that_find_no_server(password: str, tmp_path: Path) -> None:
     assert shown.count("left with") == len(commands), shown
     assert "127.0.0.1" in shown
     assert "Traceback" not in shown, shown
-    for form in (password, quote_plus(password), "wz"):
+    for form in ("wz", *passwords, *map(quote_plus, passwords)):
         assert form not in shown, shown
+
+
+def without_server(password: str, runs_dir: Path) -> list[list[str]]:
+    dead = f"http://me:{password}@127.0.0.1:9"
+    return [
+        ["eval", "0" * 32, "--dataset", "digits", "--tracking-uri", dead],
+        ["dashboard", "s", "--runs-dir", str(runs_dir), "--tracking-uri", dead],
+        ["delete", "s", "--yes", "--runs-dir", str(runs_dir), "--storage-uri", f"mysql://me:{password}@127.0.0.1:9/x"],
+        ["status", "s", dead],
+        ["run", str(DIGITS), "--set", f"tracking.urii={dead}"],
+        ["submit", str(DIGITS), "--set", f"tracking.uri={dead}"],
+        ["status", "s", "--address", dead],
+    ]

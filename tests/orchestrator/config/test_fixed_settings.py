@@ -17,8 +17,8 @@ from orchestrator.config.plans import resolve_plans
 from orchestrator.data import locate_dataset
 from orchestrator.errors import ResumeError
 from orchestrator.plain_output import say
-from orchestrator.search.enqueued_trials import enqueue_trials
-from orchestrator.search.space_summary import summarize_space
+from orchestrator.search.proposals.enqueued_trials import enqueue_trials
+from orchestrator.search.proposals.space_summary import summarize_space
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
 from orchestrator.sweep.compatibility import identity, refuse_changes

@@ -89,6 +89,39 @@ def test_what_does_not_go_together_is_named(changes: dict[str, Any], message: st
     assert fault(changes).startswith(message)
 
 
+REFUSED = (
+    "gradient_checkpointing: got True; selecsls42 does not support it. Leave it out, or save memory with training."
+)
+WITHOUT_BLOCKS, WITH_BLOCKS = {"name": "selecsls42"}, {"name": "resnet10t"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"model": WITHOUT_BLOCKS, "training": {"gradient_checkpointing": True}}, "training."),
+        ({"model": WITHOUT_BLOCKS, "search": {"gradient_checkpointing": [False, True]}}, "search."),
+        (
+            {
+                "model": None,
+                "search": {"model": ["selecsls42", "resnet10t"]},
+                "training": {"gradient_checkpointing": True},
+            },
+            "training.",
+        ),
+    ],
+)
+def test_gradient_checkpointing_of_a_network_that_has_none_is_named(changes: dict[str, Any], place: str) -> None:
+    assert fault(changes).startswith(place + REFUSED)
+
+
+def test_gradient_checkpointing_is_accepted_where_it_is_supported() -> None:
+    only = {"choices": [False, True], "when": {"model": "resnet10t"}}
+    search = {"model": ["selecsls42", "resnet10t"], "gradient_checkpointing": only}
+    assert load_sweep({**BASE, "model": None, "search": search})
+    assert load_sweep({**BASE, "model": WITH_BLOCKS, "training": {"gradient_checkpointing": True}})
+    assert load_sweep({**BASE, "training": {"gradient_checkpointing": True}})
+
+
 def test_auto_is_not_varied_by_a_named_space() -> None:
     config = load_sweep({**BASE, "space": "conv", "training": AUTO})
     assert Setting.of("global_batch_size", config.training, config.space).values == ("auto",)

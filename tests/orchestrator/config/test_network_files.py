@@ -13,7 +13,7 @@ from orchestrator.config.network_files import network_files_from, no_files
 from orchestrator.config.plans import resolve_plans
 from orchestrator.data.datasets import dataset_facts
 from orchestrator.errors import ConfigError
-from orchestrator.search.trial_filter import TrialFilter
+from orchestrator.search.proposals.trial_filter import TrialFilter
 from tests.support.networks.own_file import NAME, TEXT, write_own_file
 from tests.support.sweeps.settings import faults, write
 

@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.data import dataset_facts, locate_dataset, open_dataset
 from orchestrator.data.conversion.prepare import prepare
-from orchestrator.data.sources import INSTALLED, SOURCES, open_source
+from orchestrator.data.sources import INSTALLED, SOURCES, digits, open_source
 from orchestrator.errors import DataError
 from tests.support import tiny_archives
 from tests.support.tiny_archives import Tiny, photo_tree, tar_gz
@@ -212,3 +212,21 @@ def test_an_archive_writes_only_where_it_is_unpacked(tmp_path: Path) -> None:
         tar.addfile(link, io.BytesIO())
     assert "cannot be unpacked" in refusal("cifar10", tmp_path / "link.tar")
     assert not list(tmp_path.parent.rglob("climbed.txt"))
+
+
+def test_digits_are_the_same_from_scikit_learn_and_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read() -> tuple[str, bytes]:
+        digits._digits.cache_clear()
+        source = digits.open_digits(tmp_path)
+        return source.fingerprint, source.load("test")[1].tobytes()
+
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # in which nothing can be cached
+    expected = read()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert read() == expected
+    monkeypatch.setattr(digits, "_write_digits", lambda path: pytest.fail("scikit-learn was read again"))
+    assert read() == expected
+    digits._digits.cache_clear()

@@ -22,7 +22,7 @@ from orchestrator.inference.weights.initial import find_initial_weights
 from orchestrator.inference.weights.sources import read_source
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.folder.trial_folder import trial_folder
-from orchestrator.search.trial_filter import TrialFilter
+from orchestrator.search.proposals.trial_filter import TrialFilter
 from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints
 from orchestrator.training.checkpoints.initial_weights import stored_path
 from orchestrator.training.trial import Trial

@@ -198,7 +198,7 @@ def test_samplers_see_a_configuration_once(tmp_path: Path) -> None:
 
 
 def test_more_configurations_after_a_race(tmp_path: Path) -> None:
-    """A resumed sweep with more trials proposes them first and then races again, with the seeds it has."""
+    """Propose them first, and then race again, with the seeds that there are."""
     storage = optuna.storages.InMemoryStorage()
     with journal_of(tmp_path) as journal:
         Session(search_plan(SETTINGS), storage, journal).run()

@@ -18,6 +18,7 @@ from orchestrator.config.sections.study import SamplerConfig, SamplerName
 from orchestrator.config.validation.sampler_rules import SAMPLER_OPTIONS
 from orchestrator.errors import ConfigError
 from orchestrator.search.samplers.grid import GridSampler
+from orchestrator.search.samplers.learnable import LearnableStudy, TrialWindow
 from orchestrator.search.samplers.samplers import DIVERGED, OUTCOME, create_sampler
 from search_spaces import Domain, SearchSpace
 from search_spaces.grid import grid_points, grid_size
@@ -228,3 +229,70 @@ def test_a_sampler_learns_from_several_objectives_under_constraints(name: str) -
         else:
             study.tell(trial, [value_of(params), params["x"]])
     assert study.best_trials
+
+
+class TestGaussianProcess:
+    """A GP with many lanes, and with trials that end early."""
+
+    def test_sixteen_proposals_at_once_differ_and_spread(self) -> None:
+        study = open_study("gp", InMemoryStorage())
+        for _ in range(8):
+            trial = study.ask()
+            study.tell(trial, value_of(NUMBERS.sample(trial)))
+        proposed = [NUMBERS.sample(study.ask()) for _ in range(16)]
+        assert len({written(params) for params in proposed}) == 16
+        spread = [params["x"] for params in proposed]
+        assert max(spread) - min(spread) > 0.2
+
+    @pytest.mark.parametrize("direction", ["maximize", "minimize"])
+    def test_trials_that_ended_early_are_shown_as_complete_with_their_best_report(self, direction: str) -> None:
+        study = optuna.create_study(direction=direction)
+        sign = 1.0 if direction == "maximize" else -1.0
+        complete, stopped, diverged, running = (study.ask() for _ in range(4))
+        study.tell(complete, sign * 0.5)
+        for step, value in enumerate([0.2, 0.3, 0.25]):
+            stopped.report(sign * value, step)
+        study.tell(stopped, state=TrialState.PRUNED)
+        diverged.set_user_attr(OUTCOME, DIVERGED)
+        study.tell(diverged, state=TrialState.FAIL)
+        running.report(sign * 0.9, 1)
+        view = LearnableStudy(study, TrialWindow(None, study.directions), completes=True)
+        shown = view.get_trials(states=[TrialState.COMPLETE])
+        assert [trial.value for trial in shown] == [sign * 0.5, sign * 0.3, sign * 0.3]
+        assert [trial.number for trial in view.get_trials(states=[TrialState.RUNNING])] == [3]
+        assert study.trials[1].state is TrialState.PRUNED
+
+    def test_it_learns_from_stopped_trials(self) -> None:
+        """Stop every trial early: a GP that saw complete ones only would draw at random, half of them below 0.5."""
+        line = space(x={"type": "float", "low": 0.0, "high": 1.0})
+        study = optuna.create_study(
+            direction="maximize", sampler=create_sampler(SamplerConfig(name="gp", startup_trials=4), line, 0)
+        )
+        late = []
+        for number in range(14):
+            trial = study.ask()
+            x = line.sample(trial)["x"]
+            trial.report(x, 1)
+            study.tell(trial, state=TrialState.PRUNED)
+            late += [x] if number >= 6 else []
+        assert sum(x > 0.8 for x in late) >= 6
+
+
+def test_a_share_of_the_trials_is_random_however_many_results_there_are() -> None:
+    """Find the optimum of a line: the model stays near it, the random third does not."""
+    line = space(x={"type": "float", "low": 0.0, "high": 1.0})
+
+    def drawn(share: float) -> list[float]:
+        config = SamplerConfig(startup_trials=5, random_share=share)
+        study = optuna.create_study(direction="maximize", sampler=create_sampler(config, line, 0))
+        found = []
+        for _ in range(60):
+            trial = study.ask()
+            found.append(line.sample(trial)["x"])
+            study.tell(trial, -abs(found[-1] - 0.5))
+        return found
+
+    mixed = drawn(1 / 3)
+    assert mixed == drawn(1 / 3)
+    assert sum(abs(x - 0.5) > 0.25 for x in drawn(0.0)[20:]) <= 2
+    assert 4 <= sum(abs(x - 0.5) > 0.25 for x in mixed[20:]) <= 14  # half of a third of 40 on average

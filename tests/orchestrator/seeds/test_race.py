@@ -20,7 +20,7 @@ Values = Mapping[int, Mapping[int, float | None]]
 
 
 def record(number: int, value: float | None, repeats: int | None = None, replicate: int = 0) -> TrialRecord:
-    """A trial with one epoch; a value of None stands for a running one."""
+    """Return a trial with one epoch; a value of None stands for a running one."""
     return TrialRecord(
         number=number,
         tune_id="",

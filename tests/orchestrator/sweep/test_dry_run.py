@@ -22,7 +22,7 @@ from orchestrator.data.datasets import DatasetFacts
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger
 from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
-from orchestrator.search.enqueued_trials import enqueue_trials
+from orchestrator.search.proposals.enqueued_trials import enqueue_trials
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study

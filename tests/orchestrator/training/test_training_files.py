@@ -90,10 +90,14 @@ def test_training_on_files_and_exact_resume(photos: str, tmp_path: Path) -> None
 
 
 def test_the_settings_of_files_and_of_small_images(photos: str) -> None:
-    assert sweep(photos, {"color_jitter": 0.4, "auto_augment": "original"}).dataset.crop_size == 24
+    assert sweep(photos, {"color_jitter": 0.4, "auto_augment": "3a"}).dataset.crop_size == 24
     assert dataset_facts(None, photos, 224).files
     message = [
         ({"crop_padding": 4}, "training.crop_padding: got 4; image files are augmented without it. Leave it out"),
+        (
+            {"color_jitter": 0.4, "auto_augment": "original"},
+            "training.color_jitter: got 0.4; timm leaves it out beside a policy, and auto_augment is 'original'. Leave",
+        ),
         ({"auto_augment": "rnad-m9"}, "training.auto_augment: got 'rnad-m9'; timm has no such policy. Use rand-m9"),
     ]
     for training, text in message:

@@ -24,19 +24,19 @@ BOTH = pytest.mark.parametrize("unit", list(Unit))
 
 
 def arm(name: str, values: list[float]) -> Arm:
-    """An arm with the same values for its configurations and for its seeds."""
+    """Return an arm with the same values for its configurations and for its seeds."""
     each = tuple(values)
     return Arm(name, len(each), len(each), 1, 1.0, 0, 0, 0, 10, 10, each, each)
 
 
 def test_superiority_counts_pairs_and_half_of_the_ties() -> None:
-    """Of the six pairs 3>1, 3>2, 2>1 win, 2=2 is a tie, 1=1 is a tie and 1<2 loses."""
+    """Count six pairs: 3>1, 3>2, 2>1 win, 2=2 is a tie, 1=1 is a tie and 1<2 loses."""
     assert superiority([3.0, 2.0, 1.0], [1.0, 2.0]) == pytest.approx(4 / 6)
     assert superiority([-math.inf], [0.0]) == 0.0
 
 
 def test_the_interval_solves_its_equation() -> None:
-    """The ends of 3 against 3 values that all win: (1 - p)^2 = z^2 p (1-p) (1 + 2 ((1-p)/(2-p) + p/(1+p))) / 9."""
+    """Check 3 values that all beat 3: (1 - p)^2 = z^2 p (1-p) (1 + 2 ((1-p)/(2-p) + p/(1+p))) / 9."""
     low, high = superiority_interval(1.0, (3, 3), 0.95)
     assert high == 1.0
     variance = low * (1 - low) * (1 + 2 * ((1 - low) / (2 - low) + low / (1 + low))) / 9
@@ -73,7 +73,7 @@ def test_seeds_are_compared_by_welch_and_configurations_by_ranks() -> None:
 
 
 def test_the_size_that_the_t_test_needs() -> None:
-    """The textbook's numbers for a power of 80% at 5%: 17 of each for one deviation, 64 for half of one."""
+    """Reproduce the numbers of textbooks for a power of 80% at 5%: 17 of each for one deviation, 64 for half of one."""
     one = [1.0, 2.0, 3.0]
     assert size_needed([value + 1 for value in one], one, Unit.SEEDS, 0.05) == 17
     assert size_needed([value + 0.5 for value in one], one, Unit.SEEDS, 0.05) == 64
@@ -112,7 +112,7 @@ def test_clearly_different_arms_are_told_apart(unit: Unit) -> None:
 
 @pytest.mark.parametrize(("shift", "sizes"), [(0.0, (4, 4)), (1.0, (4, 6)), (2.0, (8, 8))])
 def test_the_interval_covers_the_true_superiority(shift: float, sizes: tuple[int, int]) -> None:
-    """Of 400 samples whose true superiority is Phi(shift / sqrt 2), at least 93% cover it."""
+    """Draw 400 samples whose true superiority is Phi(shift / sqrt 2); at least 93% cover it."""
     random = np.random.default_rng(5)
     truth = 0.5 * (1 + math.erf(shift / 2))
     covered = 0

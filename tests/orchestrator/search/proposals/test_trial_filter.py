@@ -20,13 +20,13 @@ from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, count_rejected
 from orchestrator.records.objectives import Objectives
 from orchestrator.search import searcher
-from orchestrator.search.enqueued_trials import enqueue_trials
+from orchestrator.search.proposals.enqueued_trials import enqueue_trials
+from orchestrator.search.proposals.trial_filter import TrialFilter
 from orchestrator.search.samplers.samplers import create_sampler
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.storage import StudyStorage, open_storage
 from orchestrator.search.study import open_study
 from orchestrator.search.study_replay import replay_study
-from orchestrator.search.trial_filter import TrialFilter
 from search_spaces import FloatDomain, SearchSpace
 from tests.support.sweeps.plans import search_plan
 

@@ -13,7 +13,7 @@ from orchestrator.config.plans import SearchPlan
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger
 from orchestrator.records.objectives import Objectives
-from orchestrator.search.enqueued_trials import enqueue_trials
+from orchestrator.search.proposals.enqueued_trials import enqueue_trials
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.storage import StudyStorage, open_storage
 from orchestrator.search.study import open_study

@@ -18,8 +18,8 @@ from orchestrator.config.plans import SearchPlan
 from orchestrator.config.sections.first_trials import PAPERS
 from orchestrator.config.trial import resolve_trial
 from orchestrator.errors import ConfigError, Problem, did_you_mean
+from orchestrator.search.proposals.trial_filter import TrialFilter
 from orchestrator.search.samplers.learnable import REPEATS
-from orchestrator.search.trial_filter import TrialFilter
 from search_spaces import ConstantDomain, Domain, FloatDomain, IntDomain, kind_of, paper_settings, setting_of
 
 SOURCE = "source"
@@ -94,6 +94,20 @@ def enqueue_trials(
         elif why:
             say(f"Not tried first: {found.title}: {why}")
     return chosen
+
+
+def paper_configurations(plan: SearchPlan) -> list[Mapping[str, Any]]:
+    """Return the papers' values for the networks of a sweep, reduced to what it searches; each once.
+
+    Args:
+        plan: Search plan of the sweep.
+    """
+    trial_filter, found = TrialFilter(plan), []
+    for source, settings in _from_papers(plan):
+        params = _reduced(plan, trial_filter, source, settings).params
+        if params and params not in found:
+            found.append(params)
+    return found
 
 
 def params_by_hand(plan: SearchPlan, source: str, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from optuna.trial import TrialState
 
 from orchestrator.errors import SpaceExhaustedError
 from orchestrator.records.ledger import Ledger, count_rejected
+from orchestrator.search.proposals.trial_filter import Rejection
 from orchestrator.search.samplers.learnable import REJECTED
-from orchestrator.search.trial_filter import Rejection
 from search_spaces import setting_of
 
 _ATTEMPT = "attempt"  # user attribute of enqueued values that were rejected with what the sampler added

@@ -1,0 +1,227 @@
+"""Freeze-thaw: the next epoch goes to the trial with the largest expected improvement per second.
+
+After each epoch the learning curves of all trials are predicted. The worth of a trial is the largest expected
+improvement over the best score so far within any horizon, divided by the seconds until then: the start on a lane,
+epochs to repeat after a lost checkpoint, and the epochs themselves. A new configuration is predicted from all trials
+together. A trial continues while no other is worth clearly more.
+
+A model can be wrong. Every few assignments of a lane therefore follow the rungs of successive halving instead: the best
+trial that may be promoted trains to the next rung, and a new one begins where none may.
+
+After Swersky et al. 2014 (freeze-thaw) and Rakotoarison et al. 2024 (improvement over several horizons). Differs: the
+model of `learning_curves.py`, seconds instead of epochs, and the assignments that do not depend on the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtr
+
+from orchestrator.search.allocation.allocator import AllocationSetting, Allocator, Propose, Resume, Scores
+from orchestrator.search.allocation.learning_curves import Array, CurveModel, Prediction
+from orchestrator.search.allocation.promotion_asha import rung_epochs
+from orchestrator.search.allocation.trial_curves import Rows, TrialCurves
+
+START_S = 0.15
+"""Seconds that a lane takes to begin or to resume a trial; measured in benchmarks/trial_overhead.py."""
+_BY_RUNGS_EVERY = 3
+"""One in this many assignments follows the rungs."""
+_KEEP = 1.25
+"""Factor on the worth of the running trial, so that lanes do not change trials for next to nothing."""
+_NEW = 1.0
+"""Factor on the worth of a new configuration."""
+_REFIT = 1.1
+"""Growth of the number of reports after which the model is fitted again."""
+_ITERATIONS = 5
+_LOWEST = -1.0
+"""Lowest score of a curve in units of the model: as far below the median trial as the best one is above."""
+_HORIZON_STEP = 1.7
+_MOST_PREDICTED = 1000
+"""Of more paused trials, the best half and the newest half of this number take part in a decision."""
+
+
+class FreezeThaw(Allocator):
+    """Rule that gives each epoch to the trial with the largest expected improvement per second.
+
+    With `setting.epochs` the sweep ends when these are used. Without, it uses as many epochs as one in
+    `reduction_factor` of the trials takes from beginning to end, and then trains the best trial to its end.
+
+    Args:
+        setting: Bounds of the decisions; the first objective counts.
+    """
+
+    def __init__(self, setting: AllocationSetting) -> None:
+        super().__init__(setting)
+        self._curves = TrialCurves(setting.max_epochs)
+        self._model = CurveModel(setting.max_epochs)
+        self._horizons = _horizons(setting.max_epochs)
+        self._rungs = [*rung_epochs(setting), setting.max_epochs]
+        self._until: dict[int, int] = {}  # epoch before which a trial by the rungs does not pause, by row
+        self._best = -math.inf
+        self._used = 0
+        self._reports = 0
+        self._fitted_at = 0
+        self._assignments = 0
+
+    def start(self, number: int, params: Mapping[str, Any]) -> None:
+        """See `Allocator.start`."""
+        row = self._curves.row(number)
+        newest = int(self._curves.newest[row])
+        by_rungs = self._is_by_rungs()
+        self._assignments += 1
+        if newest and by_rungs:
+            self._until[row] = next((rung for rung in self._rungs if rung > newest), self.setting.max_epochs)
+        self._curves.set_running(row)
+
+    def report(self, number: int, epoch: int, scores: Scores, seconds: float) -> bool:
+        """See `Allocator.report`."""
+        row = self._curves.row(number)
+        is_repeated = epoch < self._curves.newest[row]
+        self._used += self._curves.add(row, epoch, scores[0], seconds)
+        self._best = max(self._best, scores[0])
+        self._reports += 1
+        self._refit()
+        if epoch >= self.setting.max_epochs:
+            return True
+        if self._used >= self.budget:
+            return self._has_own_budget and row == self._leader()
+        if is_repeated or epoch < max(self.setting.grace_epochs, self._until.get(row, 0)):
+            return True
+        return self._is_worth_most(row)
+
+    def pause(self, number: int, resume_epoch: int) -> None:
+        """See `Allocator.pause`."""
+        self._curves.set_paused(self._curves.row(number), resume_epoch)
+
+    def end(self, number: int) -> None:
+        """See `Allocator.end`."""
+        self._curves.set_ended(self._curves.row(number))
+
+    def next_trial(self, proposed: int) -> Resume | Propose | None:
+        """See `Allocator.next_trial`."""
+        may_propose = proposed < self.setting.trials
+        paused = self._curves.paused
+        if self._used >= self.budget:
+            leader = self._leader() if self._has_own_budget else -1
+            return self._resume(leader) if leader in paused else None
+        if not len(paused):
+            return Propose() if may_propose else None
+        if self._is_by_rungs():
+            if (promoted := self._promotable()) is not None:
+                return self._resume(promoted)
+            if may_propose:
+                return Propose()
+        worth, new = self._worth(self._to_predict(paused))
+        best = max(worth, key=lambda row: worth[row])
+        return Propose() if may_propose and new >= worth[best] else self._resume(best)
+
+    @property
+    def is_finished(self) -> bool:
+        """See `Allocator.is_finished`."""
+        if self._used >= self.budget:
+            return not (self._has_own_budget and len(self._curves)) or bool(self._curves.ended[self._leader()])
+        return len(self._curves) >= self.setting.trials and bool(self._curves.ended.all())
+
+    @property
+    def budget(self) -> int:
+        """Epochs that all trials may use together."""
+        if self.setting.epochs is not None:
+            return self.setting.epochs
+        return math.ceil(self.setting.trials * self.setting.max_epochs / self.setting.reduction_factor)
+
+    @property
+    def _has_own_budget(self) -> bool:
+        return self.setting.epochs is None
+
+    def _resume(self, row: int) -> Resume:
+        return Resume(self._curves.numbers[row])
+
+    def _leader(self) -> int:
+        """Return the row of the trial with the best newest score."""
+        return int(np.argmax(self._curves.latest))
+
+    def _is_by_rungs(self) -> bool:
+        return self._assignments % _BY_RUNGS_EVERY == _BY_RUNGS_EVERY - 1
+
+    def _promotable(self) -> int | None:
+        """Return the best paused trial in the top 1 / `reduction_factor` of a rung, from the highest rung."""
+        newest, paused = self._curves.newest, set(self._curves.paused.tolist())
+        for rung, following in reversed(list(zip(self._rungs, self._rungs[1:], strict=False))):
+            reached = np.flatnonzero(newest >= rung)
+            order = np.argsort(-self._curves.at(reached, rung), kind="stable")
+            for row in reached[order[: len(reached) // self.setting.reduction_factor]].tolist():
+                if row in paused and newest[row] < following:
+                    return int(row)
+        return None
+
+    def _refit(self) -> None:
+        if self._reports >= self._fitted_at * _REFIT:
+            self._fitted_at = self._reports
+            self._model.fit(self._scaled(slice(None))[0], _ITERATIONS)
+
+    def _is_worth_most(self, row: int) -> bool:
+        """Return whether no other trial, and no new one, is worth clearly more than a running trial."""
+        worth, new = self._worth(np.append(self._to_predict(self._curves.paused), row), running=row)
+        others = max((value for other, value in worth.items() if other != row), default=-math.inf)
+        if len(self._curves) < self.setting.trials:
+            others = max(others, new)
+        return worth[row] * _KEEP >= others
+
+    def _to_predict(self, rows: Rows) -> Rows:
+        """Return the best and the newest of many trials."""
+        if len(rows) <= _MOST_PREDICTED:
+            return rows
+        order = np.argsort(-self._curves.latest[rows], kind="stable")
+        return np.union1d(rows[order[: _MOST_PREDICTED // 2]], rows[-_MOST_PREDICTED // 2 :])
+
+    def _worth(self, rows: Rows, running: int = -1) -> tuple[dict[int, float], float]:
+        """Return the expected improvement per second of each of some trials, and that of a new one."""
+        curves, best = self._scaled(rows)
+        last = self.setting.max_epochs
+        newest = np.append(self._curves.newest[rows], 0)
+        epochs = np.minimum(newest[:, None] + self._horizons, last)
+        shown = np.vstack([curves, np.full(last, np.nan)])
+        gain = expected_improvement(self._model.predict(shown, epochs), best)
+        epoch_s = np.append(self._curves.seconds(rows), self._curves.usual_seconds)
+        done = np.append(self._curves.resume_epochs[rows], 0)
+        start_s = np.where(np.append(rows, -2) == running, 0.0, START_S)
+        rates = gain / (start_s[:, None] + epoch_s[:, None] * np.maximum(epochs - done[:, None], 1))
+        found = rates.max(axis=1)
+        return dict(zip(rows.tolist(), found[:-1].tolist(), strict=True)), _NEW * float(found[-1])
+
+    def _scaled(self, rows: Rows | slice) -> tuple[Array, float]:
+        """Return curves in units of the model, where the median trial is at 0 and the best score at 1, and the best."""
+        latest = self._curves.latest
+        latest = latest[np.isfinite(latest)]
+        if not len(latest):
+            return np.full_like(self._curves.scores[rows], np.nan), 0.0
+        middle = float(np.median(latest))
+        spread = self._best - middle if self._best > middle else 1.0
+        return np.maximum((self._curves.scores[rows] - middle) / spread, _LOWEST), (self._best - middle) / spread
+
+
+def expected_improvement(prediction: Prediction, best: float) -> Array:
+    """Return the expected improvement over a score, (trials, epochs).
+
+    Args:
+        prediction: Predictions of the curves.
+        best: Best score so far, in the units of the prediction.
+    """
+    above = (prediction.means - best) / prediction.deviations
+    density = np.exp(-0.5 * above**2) / math.sqrt(2 * math.pi)
+    gain = prediction.deviations * (above * ndtr(above) + density)
+    return np.asarray(np.einsum("nk,nek->ne", prediction.weights, np.maximum(gain, 0.0)))
+
+
+def _horizons(epochs: int) -> Array:
+    """Return numbers of epochs to look ahead: 1, and about a power of 1.7 each, up to all."""
+    steps = {1, epochs}
+    horizon = 1.0
+    while horizon < epochs:
+        steps.add(round(horizon))
+        horizon *= _HORIZON_STEP
+    return np.array(sorted(steps))

@@ -1,0 +1,1 @@
+"""Proposed configurations: those not worth a trial, and the space they come from, for messages."""

@@ -1,0 +1,64 @@
+"""Choice of a sampler by the space, the objectives and the number of trials.
+
+Optuna's own AutoSampler is fetched over the network when it is used, and changes with what is fetched; the rules here
+are part of a release, in the order in which they are tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from orchestrator.config.sections.study import SamplerName
+from search_spaces import ChoiceDomain, ConstantDomain, SearchSpace
+from search_spaces.grid import grid_size
+
+_LARGE_POPULATION = 400
+_MOST_TRIALS_GP = 200
+
+
+@dataclass(frozen=True)
+class SamplerChoice:
+    """Chosen sampler.
+
+    Args:
+        name: Name of the sampler.
+        reason: Reason of the choice.
+    """
+
+    name: SamplerName
+    reason: str
+
+
+def choose_sampler(space: SearchSpace, *, trials: int, objectives: int = 1, constraints: int = 0) -> SamplerChoice:
+    """Choose the sampler of a sweep whose `sampler.name` is `auto`.
+
+    Args:
+        space: Search space of the sweep.
+        trials: Number of trials.
+        objectives: Number of objectives.
+        constraints: Number of constraints.
+    """
+    return next(_choices(space, trials, objectives, constraints))
+
+
+def _choices(space: SearchSpace, trials: int, objectives: int, constraints: int) -> Iterator[SamplerChoice]:
+    """Yield the choices of all rules that apply, in their order."""
+    searched = {name: domain for name, domain in space.items() if not isinstance(domain, ConstantDomain)}
+    points = grid_size(space)
+    if points is not None and points <= trials:
+        yield SamplerChoice("grid", f"the space has {points:,} configurations, and the sweep tries each")
+    if objectives > 1 and trials >= _LARGE_POPULATION:
+        yield SamplerChoice("nsga2", f"{objectives} objectives and {trials:,} trials, enough for generations")
+    if objectives > 1 or constraints:
+        what = f"{objectives} objectives" if objectives > 1 else "constraints"
+        yield SamplerChoice("tpe", f"{what}, which it models from few trials")
+    for name, domain in searched.items():
+        if domain.when:
+            yield SamplerChoice("tpe", f"search.{name} has a condition, which it can follow")
+    for name, domain in searched.items():
+        if isinstance(domain, ChoiceDomain):
+            yield SamplerChoice("tpe", f"search.{name} is a choice between unordered values")
+    if trials <= _MOST_TRIALS_GP:
+        yield SamplerChoice("gp", f"only numbers are searched, in {trials:,} trials")
+    yield SamplerChoice("tpe", f"{trials:,} trials; gp takes longer with every trial")

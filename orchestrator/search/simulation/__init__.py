@@ -1,0 +1,1 @@
+"""Simulation of sweeps on recorded learning curves: samplers and allocation of epochs, without training."""

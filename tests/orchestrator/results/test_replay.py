@@ -1,0 +1,97 @@
+"""Replays of stored sweeps: results and costs worked out by hand, and the limits of recorded curves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator import replay_sweep
+from orchestrator.cli.main import app
+from orchestrator.errors import ConfigError
+from orchestrator.records.ledger import TrialStatus
+from tests.support.sweeps.fake_sweeps import write_sweep
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+FINISHED, PRUNED = TrialStatus.FINISHED, TrialStatus.PRUNED
+RISING = [(FINISHED, [0.1 * number, 0.1 * number + 0.05, 0.1 * number + 0.08]) for number in range(9)]
+TRAINING = {"epochs": 3}
+SCHEDULER = {"name": "none", "grace_epochs": 1}
+
+
+def test_without_early_stopping_a_replay_trains_all_recorded_epochs(tmp_path: Path) -> None:
+    write_sweep(tmp_path, "s", RISING, training=TRAINING, trial_scheduler=SCHEDULER)
+    replay = replay_sweep("s", "random", lanes=2, seeds=2, runs_dir=tmp_path)
+    assert (replay.sampler, replay.trial_scheduler, replay.configurations) == ("random", "none", 9)
+    assert (replay.recorded.best, replay.recorded.trial, replay.recorded.epochs) == (pytest.approx(0.88), 8, 27)
+    assert replay.recorded.lane_s == pytest.approx(270, rel=0.1)
+    for each in replay.replays:
+        assert (each.found.best, each.found.trial, each.found.epochs) == (pytest.approx(0.88), 8, 27)
+        assert each.found.lane_s == pytest.approx(27 * 10 + 9 * 0.15)  # 10 s an epoch, 0.15 s to begin
+        assert each.found.wall_s == pytest.approx(5 * 30 + 5 * 0.15)  # five of the nine trials on one lane
+        assert (each.cut, each.trials) == (0, {"finished": 9})
+    assert replay.found_recorded_best == 2
+    assert replay.cut_share == 0.0
+    assert replay.replays[0].epochs_to_recorded_best != replay.replays[1].epochs_to_recorded_best
+
+
+def test_promotion_uses_fewer_epochs_and_finds_the_same(tmp_path: Path) -> None:
+    write_sweep(tmp_path, "s", RISING, training=TRAINING, trial_scheduler=SCHEDULER)
+    for strategy in ("random+asha", "pasha", "auto", "tpe+asha_stopping"):
+        replay = replay_sweep("s", strategy, lanes=1, seeds=1, runs_dir=tmp_path)
+        found = replay.replays[0].found
+        assert found.epochs < 27, strategy
+        if strategy != "tpe+asha_stopping":
+            assert found.best == pytest.approx(0.88), strategy
+
+
+def test_trials_that_would_be_trained_further_are_counted(tmp_path: Path) -> None:
+    write_sweep(tmp_path, "s", [(PRUNED, [0.5]), (FINISHED, [0.4, 0.5, 0.6])], training=TRAINING)
+    replay = replay_sweep("s", "none", seeds=1, runs_dir=tmp_path)
+    each = replay.replays[0]
+    assert (replay.partial, each.cut, replay.cut_share, each.found.epochs) == (1, 1, 0.5, 4)
+    assert each.trials == {"pruned": 1, "finished": 1}
+
+
+def test_a_loss_is_minimised_and_trials_without_reports_are_left_out(tmp_path: Path) -> None:
+    trials = [(FINISHED, [0.9, 0.2, 0.3]), (TrialStatus.FAILED, []), (FINISHED, [0.5, 0.4, 0.35])]
+    objective = {"metric": "val/loss", "mode": "min"}
+    write_sweep(tmp_path, "s", trials, training=TRAINING, objective=objective, trial_scheduler=SCHEDULER)
+    replay = replay_sweep("s", "random", seeds=1, runs_dir=tmp_path)
+    assert (replay.replays[0].found.best, replay.replays[0].found.trial, replay.left_out) == (0.2, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "lanes", "message"),
+    [
+        ("freze_thaw", 1, "--strategy: got 'freze_thaw'.*Did you mean 'freeze_thaw'"),
+        ("pbt", 1, "--strategy: 'pbt' changes settings while it trains"),
+        ("random", 0, "--lanes: got 0; must be at least 1"),
+    ],
+)
+def test_what_cannot_be_replayed_is_refused(tmp_path: Path, strategy: str, lanes: int, message: str) -> None:
+    write_sweep(tmp_path, "s", RISING, training=TRAINING)
+    with pytest.raises(ConfigError, match=message):
+        replay_sweep("s", strategy, lanes=lanes, runs_dir=tmp_path)
+
+
+def test_a_sweep_without_reports_cannot_be_replayed(tmp_path: Path) -> None:
+    write_sweep(tmp_path, "s", [])
+    with pytest.raises(ConfigError, match="no trial has reported yet"):
+        replay_sweep("s", "random", runs_dir=tmp_path)
+
+
+def test_the_command_shows_results_and_limits(tmp_path: Path) -> None:
+    write_sweep(tmp_path, "s", [(PRUNED, [0.5]), (FINISHED, [0.4, 0.5, 0.6])], training=TRAINING)
+    arguments = ["replay", "s", "--strategy", "random+none", "--seeds", "1", "--runs-dir", str(tmp_path)]
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 0, shown.output
+    assert "s replayed: random + none, 1 lane" in shown.output
+    assert "Only the 2 recorded configurations can be proposed, each once; 1 of them" in shown.output
+    assert "50% of the trials would have been trained beyond their recorded epochs" in shown.output
+    plain = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).output)
+    assert plain["replays"][0]["found"]["epochs"] == 4
+    assert plain["cut_share"] == 0.5

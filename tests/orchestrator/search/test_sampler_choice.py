@@ -1,0 +1,45 @@
+"""Choice of a sampler by the space, the objectives and the number of trials."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from orchestrator.config.sections.study import SamplerConfig
+from orchestrator.search.samplers.choice import choose_sampler
+from orchestrator.search.samplers.samplers import create_sampler
+from search_spaces import Domain, SearchSpace
+
+_DOMAINS: TypeAdapter[dict[str, Domain]] = TypeAdapter(dict[str, Domain])
+LR: Any = {"type": "float", "low": 1e-4, "high": 1.0, "log": True}
+NUMBERS = {"lr": LR, "depth": {"type": "int", "low": 1, "high": 9}, "fixed": {"value": 3}}
+CHOICES = {**NUMBERS, "optimizer": {"choices": ["sgd", "adamw"]}}
+CONDITIONS = {**CHOICES, "momentum": {**LR, "when": {"optimizer": "sgd"}}}
+FINITE = {"depth": {"type": "int", "low": 1, "high": 6}, "optimizer": {"choices": ["sgd", "adamw"]}}
+
+
+@pytest.mark.parametrize(
+    ("domains", "setting", "name", "reason"),
+    [
+        (FINITE, {"trials": 12}, "grid", "12 configurations"),
+        (FINITE, {"trials": 11}, "tpe", "search.optimizer is a choice"),
+        (NUMBERS, {"trials": 50}, "gp", "only numbers are searched"),
+        (NUMBERS, {"trials": 5000}, "tpe", "5,000 trials"),
+        (NUMBERS, {"trials": 50, "constraints": 1}, "tpe", "constraints"),
+        (NUMBERS, {"trials": 50, "objectives": 2}, "tpe", "2 objectives"),
+        (NUMBERS, {"trials": 500, "objectives": 2}, "nsga2", "2 objectives and 500 trials"),
+        (CHOICES, {"trials": 50}, "tpe", "search.optimizer is a choice"),
+        (CONDITIONS, {"trials": 50}, "tpe", "search.momentum has a condition"),
+    ],
+)
+def test_the_first_rule_that_applies_decides(
+    domains: dict[str, Any], setting: dict[str, int], name: str, reason: str
+) -> None:
+    space = SearchSpace(_DOMAINS.validate_python(domains))
+    choice = choose_sampler(space, **setting)
+    assert choice.name == name
+    assert reason in choice.reason
+    sampler = create_sampler(SamplerConfig(name="auto"), space, 0, **setting)
+    assert sampler.name == name
