@@ -60,7 +60,7 @@ def ray_instance() -> Iterator[None]:
     ray.shutdown()
 
 
-@dataclass(frozen=True)
+@dataclass
 class BudgetOfTraining(Budget):
     """Budget whose clock starts with the first progress, since on a busy machine a lane may take minutes to start."""
 
