@@ -23,6 +23,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from orchestrator.records.status import TrialStatus
 from orchestrator.records.trials import TrialRecord
 from orchestrator.seeds.configurations import Configuration
 
@@ -30,6 +31,7 @@ PILOT = 4
 """Number of configurations that get a second seed before the deviation between seeds is known."""
 ALPHA = 0.05
 """Largest probability that the race drops the best configuration."""
+_OPEN = (TrialStatus.RUNNING, TrialStatus.INTERRUPTED)  # one that the user has paused is not waited for
 
 
 @dataclass(frozen=True, order=True)
@@ -96,7 +98,7 @@ def race(found: Sequence[Configuration], seeds: int, arms: Mapping[int, str] | N
             return RaceState(contenders=tuple(contenders))
         begun = {repeat: _trial_of(by_number[repeat.configuration], repeat.replicate) for repeat in repeats}
         due = tuple(repeat for repeat, trial in begun.items() if trial is None)
-        still_open = sum(trial is not None and not trial.is_over for trial in begun.values())
+        still_open = sum(trial is not None and trial.status in _OPEN for trial in begun.values())
         if due or still_open:
             return RaceState(due, still_open, tuple(contenders))
         for repeat in repeats:

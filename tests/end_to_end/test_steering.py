@@ -24,6 +24,7 @@ from orchestrator.steering.client import (
     stop_trial,
 )
 from orchestrator.steering.requests import SteeringError
+from tests.orchestrator.notify.test_webhook import receiver
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -91,8 +92,16 @@ def test_a_running_sweep_is_steered_and_resumed_as_steered(tmp_path: Path) -> No
     folder, answers = tmp_path / "steered", []
     user = threading.Thread(target=steer, args=(folder, answers), daemon=True)
     user.start()
-    first = run_sweep(load_sweep({**SWEEP, "runs_dir": str(tmp_path)}))
+    with receiver(200) as webhook:
+        first = run_sweep(load_sweep({**SWEEP, "runs_dir": str(tmp_path), "notify": webhook.url}))
     user.join(30)
+    events = [body["event"] for body in webhook.bodies]
+    assert (events[0], events[-1], set(events[1:-1])) == ("sweep_started", "sweep_interrupted", {"new_best"})
+    assert b"T0KEN-of-the-user" not in (folder / "journal.jsonl").read_bytes()
+    assert not any(
+        b"T0KEN-of-the-user" in path.read_bytes() for path in (folder / "sessions").rglob("*") if path.is_file()
+    )
+    assert first.notice == ""
 
     assert answers[0] == "trials is 3, budget.wall_clock is 3600"
     assert answers[3:6] == [

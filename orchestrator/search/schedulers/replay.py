@@ -75,7 +75,8 @@ class ReportReplay(NotPickled, TrialScheduler):
             super().on_trial_remove(tune_controller, trial)
 
     def _is_repeat(self, trial: TuneTrial) -> bool:
-        return self._ledger.trial(trial.config["trial"]["number"]).is_repeat
+        number = trial.config["trial"]["number"]
+        return self._ledger.has_trial(number) and self._ledger.trial(number).is_repeat  # a simulated one is not there
 
     def _take_over(self, before: TuneTrial, trial: TuneTrial) -> None:
         """Give a trial that the user paused in this session the reports that it made before as another one of Tune.

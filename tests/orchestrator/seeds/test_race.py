@@ -110,6 +110,12 @@ def test_a_configuration_whose_repeat_diverged_is_out() -> None:
     assert state.due == (Repeat(1, 2),)
 
 
+def test_a_repeat_that_the_user_has_paused_is_not_waited_for() -> None:
+    found = records({0: {0: 9.0, 1: None}})
+    found[-1].status = TrialStatus.PAUSED
+    assert race(configurations(found, TOP1), 2).is_over
+
+
 def test_smaller_is_better_where_the_objective_is_minimised() -> None:
     loss = Objectives((ObjectiveConfig(metric="val/top1", mode="min"),), {})
     state = race(configurations(records({n: {0: float(n)} for n in range(6)}), loss), 2)

@@ -223,3 +223,16 @@ def test_unfair_settings_are_refused(settings: dict[str, Any], message: str) -> 
 def test_a_searched_seed_is_an_ordinary_value() -> None:
     config = load_sweep({**SWEEP, "search": {**SWEEP["search"], "seed": {"type": "int", "low": 0, "high": 99}}})
     assert resolve_trial(config, 0, {"model": A, "lr": 0.1, "seed": 42}).seed == 42
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sweep.yaml", "--json"], "is for a stored sweep; run the tournament first"),
+        (["s", "--set", "seeds=3"], "is for a tournament; give a sweep file"),
+    ],
+)
+def test_options_of_the_other_form_are_refused(arguments: list[str], message: str) -> None:
+    shown = CliRunner().invoke(app, ["verdict", *arguments], env={"COLUMNS": "200"})
+    assert shown.exit_code == 2
+    assert message in shown.output
