@@ -278,21 +278,16 @@ class TestGaussianProcess:
         assert sum(x > 0.8 for x in late) >= 6
 
 
-def test_a_share_of_the_trials_is_random_however_many_results_there_are() -> None:
-    """Find the optimum of a line: the model stays near it, the random third does not."""
+def test_a_share_of_the_trials_is_random_and_follows_from_seed_and_number() -> None:
     line = space(x={"type": "float", "low": 0.0, "high": 1.0})
 
-    def drawn(share: float) -> list[float]:
-        config = SamplerConfig(startup_trials=5, random_share=share)
-        study = optuna.create_study(direction="maximize", sampler=create_sampler(config, line, 0))
-        found = []
-        for _ in range(60):
-            trial = study.ask()
-            found.append(line.sample(trial)["x"])
-            study.tell(trial, -abs(found[-1] - 0.5))
-        return found
+    def random_numbers(share: float, seed: int = 0) -> list[int]:
+        sampler = create_sampler(SamplerConfig(random_share=share), line, seed)
+        kinds = [type(sampler._create_for(number)) for number in range(300)]
+        return [number for number, kind in enumerate(kinds) if kind is optuna.samplers.RandomSampler]
 
-    mixed = drawn(1 / 3)
-    assert mixed == drawn(1 / 3)
-    assert sum(abs(x - 0.5) > 0.25 for x in drawn(0.0)[20:]) <= 2
-    assert 4 <= sum(abs(x - 0.5) > 0.25 for x in mixed[20:]) <= 14  # half of a third of 40 on average
+    third = random_numbers(1 / 3)
+    assert len(third) == pytest.approx(100, abs=20)
+    assert third == random_numbers(1 / 3) != random_numbers(1 / 3, seed=1)
+    assert random_numbers(0.0) == []
+    assert len(random_numbers(1.0)) == 300
