@@ -100,13 +100,18 @@ def submit(
             },
         )
     tell(f"Submitted: {job} to {without_password(client.address)}")
-    if checked.tracking_uri:
-        note_server(checked.tracking_uri)  # `status` and `report` on this machine may contact it
+    _note_sources(checked)
     _show_ways(client, checked.name, checked.tracking_uri)
-    for source in checked.network_files:
-        note_code(source.sha256)  # so that commands on this machine read the networks it trains
     if follow_log:
         _follow(client, client.look(job))
+
+
+def _note_sources(checked: CheckedSweep) -> None:
+    """Note the server that commands on this machine may contact, and the networks that they may run."""
+    if checked.tracking_uri:
+        note_server(checked.tracking_uri)
+    for source in checked.network_files:
+        note_code(source.sha256)
 
 
 def _show_package(checked: CheckedSweep, packed: Package) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from orchestrator.records.events import (
 )
 from orchestrator.records.journal import read_entries
 from orchestrator.records.lines import LineError, require_usable_settings
+from orchestrator.records.settings.searched_domains import merged_domains
 from orchestrator.records.status import TrialStatus
 from orchestrator.records.trials import RejectedTrial, TrialRecord
 from orchestrator.uris import without_secrets
@@ -244,51 +245,6 @@ class History:
         elif was_left:
             self.over.append(trial.number)
             self.repeats_over += trial.is_repeat
-
-
-def merged_domains(
-    earlier: Mapping[str, Any], search: Mapping[str, Any], *, new_conditions: bool = False
-) -> dict[str, Any]:
-    """Return the domains of two search spaces together: the conditions of the first, choices and bounds of both.
-
-    Args:
-        earlier: Domains recorded first, by searched name, as plain data.
-        search: Domains recorded later.
-        new_conditions: Take the conditions of the second.
-    """
-    united = {name: _united(earlier.get(name, domain), domain) for name, domain in search.items()}
-    if new_conditions:
-        conditions = {name: {"when": domain.get("when", {})} for name, domain in search.items() if _is_plain(domain)}
-        united = {name: {**domain, **conditions.get(name, {})} for name, domain in united.items() if _is_plain(domain)}
-    return {**earlier, **united}
-
-
-def _is_plain(domain: Any) -> bool:
-    return isinstance(domain, Mapping)
-
-
-def _united(before: Any, later: Any) -> Any:
-    """Return a domain with the choices and bounds of both; in the order of the first, so that their indices stay."""
-    if not _is_plain(before) or not _is_plain(later) or before.get("type") != later.get("type"):
-        return later
-    known = _choices(before)
-    united = {**before}
-    if added := [choice for choice in _choices(later) if _typed(choice) not in map(_typed, known)]:
-        united["choices"] = [*known, *added]
-    for key, widest in (("low", min), ("high", max)):
-        bounds = [domain[key] for domain in (before, later) if isinstance(domain.get(key), int | float)]
-        if len(bounds) == len((before, later)):
-            united[key] = widest(bounds)
-    return united
-
-
-def _choices(domain: Mapping[str, Any]) -> Sequence[Any]:
-    found = domain.get("choices")
-    return found if isinstance(found, list | tuple) else ()
-
-
-def _typed(value: Any) -> tuple[str, Any]:
-    return type(value).__name__, value
 
 
 def _cost_of(event: TrialPaused | TrialEnded) -> Cost:

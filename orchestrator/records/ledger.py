@@ -6,14 +6,12 @@ progress view) is derived from the journal, so that what is shown never differs 
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, cast
 
-from orchestrator.records.costs import Cost, SweepTotals
 from orchestrator.records.events import (
     FORMAT,
     BudgetSpent,
@@ -42,8 +40,8 @@ from orchestrator.records.events import (
     TrialStarted,
     TrialSteered,
 )
-from orchestrator.records.history import read_history
-from orchestrator.records.journal import Journal, read_entries
+from orchestrator.records.journal import Journal
+from orchestrator.records.queries import LedgerQueries
 from orchestrator.records.status import TrialStatus
 from orchestrator.records.trials import RejectedTrial, TrialRecord
 from orchestrator.uris import masked, without_secrets
@@ -51,7 +49,7 @@ from orchestrator.uris import masked, without_secrets
 __all__ = ["Ledger", "RejectedTrial", "TrialRecord", "TrialStatus", "count_rejected"]
 
 
-class Ledger:
+class Ledger(LedgerQueries):
     """Recorder of events, in the driver process; its methods may be called from any thread.
 
     A recording method blocks until the event is on disk.
@@ -64,29 +62,8 @@ class Ledger:
     """
 
     def __init__(self, journal: Journal) -> None:
+        super().__init__(journal.path)
         self._journal = journal
-        self._lock = threading.RLock()
-        self._history = read_history(journal.path)
-
-    @property
-    def sessions(self) -> int:
-        """Number of sessions, one per driver."""
-        return self._history.sessions
-
-    @property
-    def identity(self) -> Mapping[str, Any] | None:
-        """Settings that decided the results in the newest session; None before the first."""
-        return self._history.identity
-
-    @property
-    def ended_by(self) -> str:
-        """Limit of the budget that ended the newest session; empty when none did."""
-        return self._history.ended_by
-
-    @property
-    def stored(self) -> set[tuple[int, str]]:
-        """Checkpoints to be stored as artifacts, by trial and file."""
-        return self._history.stored
 
     def sweep_started(
         self, name: str, config: Mapping[str, Any], facts: Mapping[str, str], identity: Mapping[str, Any]
@@ -108,26 +85,6 @@ class Ledger:
     def sweep_resumed(self, config: Mapping[str, Any], facts: Mapping[str, str], identity: Mapping[str, Any]) -> None:
         """Record that a new driver resumes the sweep."""
         self._record(SweepResumed(time=time.time(), config=config, facts=facts, identity=identity))
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """Present settings, without passwords."""
-        return self._history.config
-
-    @property
-    def searched(self) -> Mapping[str, Any]:
-        """Domains of all searched names there ever were, with all choices there ever were, as plain data."""
-        return self._history.searched
-
-    @property
-    def changed(self) -> Mapping[str, Any]:
-        """Settings that the user changed while the sweep ran, with their newest values."""
-        return dict(self._history.changed)
-
-    @property
-    def enqueued(self) -> Mapping[str, Mapping[str, Any]]:
-        """Configurations that the user enqueued while the sweep ran, by the identifier of the request."""
-        return dict(self._history.enqueued)
 
     def settings_changed(
         self, request: str, changes: Mapping[str, Any], config: Mapping[str, Any], identity: Mapping[str, Any]
@@ -341,90 +298,6 @@ class Ledger:
     def sweep_ended(self, status: TrialStatus, summary: Mapping[str, Any], files: Iterable[str]) -> None:
         """Record the end of the session; `files` are result files to be stored with the sweep."""
         self._record(SweepEnded(time=time.time(), status=cast(SweepEnd, status), summary=summary, files=tuple(files)))
-
-    def trials(self) -> list[TrialRecord]:
-        """Return all trials, ordered by number."""
-        with self._lock:
-            return [self._history.trials[number] for number in sorted(self._history.trials)]
-
-    def trial(self, number: int) -> TrialRecord:
-        """Return a trial by its number."""
-        with self._lock:
-            return self._history.trials[number]
-
-    def rejected(self) -> list[RejectedTrial]:
-        """Return all rejected configurations, ordered by number."""
-        with self._lock:
-            return [self._history.rejected[number] for number in sorted(self._history.rejected)]
-
-    def has_trial(self, number: int) -> bool:
-        """Return whether a trial of this number was ever started."""
-        with self._lock:
-            return number in self._history.trials
-
-    def count_ended(self) -> int:
-        """Count the trials that have ended for good; paused ones have not."""
-        with self._lock:
-            return len(self._history.over)
-
-    def count_configurations(self) -> int:
-        """Count the configurations that were ever started, whatever the number of their seeds; none is rejected."""
-        with self._lock:
-            return len(self._history.trials) - len(self._history.repeats)
-
-    def count_ended_configurations(self) -> int:
-        """Count the configurations whose trial with the first seed has ended for good."""
-        with self._lock:
-            return len(self._history.over) - self._history.repeats_over
-
-    def count_paused(self) -> int:
-        """Count the paused trials."""
-        with self._lock:
-            return len(self._history.paused)
-
-    def paused_since(self, count: int) -> list[TrialRecord]:
-        """Return the trial of every pause, without the first `count` pauses, in order; it may run again since."""
-        with self._lock:
-            return [self._history.trials[number] for number in self._history.pauses[count:]]
-
-    def restorable(self) -> list[TrialRecord]:
-        """Return the paused trials that have a checkpoint, ordered by number."""
-        with self._lock:
-            return [self._history.trials[number] for number in sorted(self._history.restorable)]
-
-    def events(self) -> list[Event]:
-        """Return the events of all sessions so far, in order, from the journal's file."""
-        with self._lock:
-            return [entry.event for entry in read_entries(self._journal.path)]
-
-    def ended_since(self, count: int) -> list[TrialRecord]:
-        """Return the trials that have ended for good, without the first `count`, in the order of their ends."""
-        with self._lock:
-            return [self._history.trials[number] for number in self._history.over[count:]]
-
-    def open(self) -> list[TrialRecord]:
-        """Return the running and interrupted trials, ordered by number."""
-        with self._lock:
-            return [self._history.trials[number] for number in sorted(self._history.open)]
-
-    def held(self) -> list[int]:
-        """Return the numbers of the trials that the user has paused."""
-        with self._lock:
-            return [number for number in sorted(self._history.paused) if self._history.trials[number].steered]
-
-    def running(self) -> list[TrialRecord]:
-        """Return the running trials, ordered by number."""
-        return [trial for trial in self.open() if trial.status is TrialStatus.RUNNING]
-
-    def cost_now(self, number: int) -> Cost:
-        """Return the cost of a trial until now."""
-        with self._lock:
-            return self._history.costs.cost(number, time.time())
-
-    def totals(self) -> SweepTotals:
-        """Return time, devices and best value of the sweep until now."""
-        with self._lock:
-            return self._history.costs.totals(time.time())
 
     def _record(self, event: Event) -> None:
         if not isinstance(event, TrialReported | TrialProgressed):  # hold numbers only, and there are many

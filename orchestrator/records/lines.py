@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from orchestrator.errors import SpatialSweepError
 from orchestrator.records.events import EVENTS, FORMAT, Event, content_of
-from orchestrator.records.stored_settings import check_settings
+from orchestrator.records.settings.stored_settings import check_settings
 
 LONGEST_LINE = 64 * 2**20
 """Limit of a line in bytes; an event that needs more is refused when it is written."""

@@ -18,7 +18,7 @@ from orchestrator.errors import ClusterError, SweepNameError
 from orchestrator.inference.weights.initial import find_initial_weights
 from orchestrator.records.costs import Rates
 from orchestrator.records.folder.sweep_folder import new_folder
-from orchestrator.records.stored_config import complete_settings, non_default_settings
+from orchestrator.records.settings.stored_config import complete_settings, non_default_settings
 from orchestrator.runtime.gpu_share import GpuMemory, share_for
 from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
 from orchestrator.runtime.ray_session import ray_session

@@ -31,7 +31,7 @@ from orchestrator.records.history import read_begun
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.provenance import facts
-from orchestrator.records.stored_config import complete_settings, non_default_settings
+from orchestrator.records.settings.stored_config import complete_settings, non_default_settings
 from orchestrator.results.sweep_result import SweepResult
 from orchestrator.search.proposals.enqueued_trials import refuse_unknown_sweeps
 from orchestrator.search.storage import open_storage, refuse_damaged_study
@@ -89,17 +89,9 @@ def run_sweep(
         DataError: The dataset cannot be prepared.
         StorageError, TrackingError: The database file of the studies, or of MLflow, is damaged.
     """
-    plans = resolve_plans(config)
-    named_uris = [config.tracking.uri, config.storage.uri]
-    _note_sources(plans, config.network_files, named_uris)
     display = NotebookDisplay() if console is None and in_notebook() else None
     console = console or Console(quiet=True)
-    folder = _begun_folder(plans, named_uris) if resume else _new_folder(plans)
-    if resume and sweep_file is not None:
-        config, kept = steered_again(config, read_begun(folder.journal))
-        plans = resolve_plans(config)
-        if kept:
-            say(console, kept)
+    config, plans, folder = _prepared(config, console, resume=resume, edited=sweep_file is not None)
     dataset = locate_dataset(config.dataset.name, config.dataset.uri, plans.paths.datasets)
     _refuse_damaged_databases(plans)
     with folder.driven(new=not resume), SignalWatch() as signals, Journal(folder.journal) as journal:
@@ -110,17 +102,8 @@ def run_sweep(
         now = {**identity(config, dataset), **found.identity}
         if ledger.identity is not None and not allow_changed:
             refuse_changes(ledger.identity, now, name=folder.name)
-        session = SweepSession(
-            config,
-            plans,
-            folder,
-            ledger,
-            dataset=dataset,
-            console=console,
-            signals=signals,
-            display=display,
-            notifications=notifications,
-        )
+        outputs: Any = {"console": console, "display": display, "notifications": notifications}
+        session = SweepSession(config, plans, folder, ledger, dataset=dataset, signals=signals, **outputs)
         with session.connected(address, verbose=verbose):
             settings = complete_settings(config), non_default_settings(config)
             _record_session(ledger, folder, now, dataset, _Inputs(*settings, sweep_file, config.network_files))
@@ -128,6 +111,26 @@ def run_sweep(
                 say(console, note)
             hint = _hint_on_failure(config.name, config.runs_dir)
             return _run_tracked(session, plans, folder, ledger, notifications=notifications, hint=hint)
+
+
+def _prepared(
+    config: SweepConfig, console: Console, *, resume: bool, edited: bool
+) -> tuple[SweepConfig, SweepPlans, SweepFolder]:
+    """Return configuration, plans and folder of a sweep; a file that resumes one takes the settings changed since.
+
+    Raises:
+        SweepNameError: A new sweep's name is taken, or there is none to resume.
+    """
+    plans = resolve_plans(config)
+    named_uris = [config.tracking.uri, config.storage.uri]
+    _note_sources(plans, config.network_files, named_uris)
+    folder = _begun_folder(plans, named_uris) if resume else _new_folder(plans)
+    if resume and edited:
+        config, kept = steered_again(config, read_begun(folder.journal))
+        plans = resolve_plans(config)
+        if kept:
+            say(console, kept)
+    return config, plans, folder
 
 
 def resume_sweep(

@@ -246,7 +246,7 @@ def check(number: int, seed: int, files: list[tuple[str, dict[str, Any]]], folde
     from orchestrator.config import SweepConfig, load_sweep
     from orchestrator.config.settings_text import as_yaml, parse_yaml
     from orchestrator.errors import SpatialSweepError
-    from orchestrator.records.stored_config import complete_settings, non_default_settings
+    from orchestrator.records.settings.stored_config import complete_settings, non_default_settings
 
     mutator = Mutator(random.Random(f"{seed}/{number}"), files)  # noqa: S311 - repeatable
     source: Any = mutator.settings()

@@ -13,7 +13,7 @@ from orchestrator.config.network_files import network_files_from, no_files
 from orchestrator.errors import ConfigError, JournalError
 from orchestrator.records.events import FORMAT, Event, SweepResumed, SweepStarted
 from orchestrator.records.folder.sweep_folder import SweepFolder
-from orchestrator.records.stored_config import complete_settings
+from orchestrator.records.settings.stored_config import complete_settings
 
 _UID = re.compile(r"[0-9a-f]{32}")
 

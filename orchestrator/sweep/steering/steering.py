@@ -13,7 +13,7 @@ from orchestrator.errors import SpatialSweepError, first_line
 from orchestrator.records.budget import Budget
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import Ledger, TrialRecord, TrialStatus
-from orchestrator.records.stored_config import complete_settings
+from orchestrator.records.settings.stored_config import complete_settings
 from orchestrator.search.tune_run import TuneRun
 from orchestrator.steering.request_folder import RequestFolder
 from orchestrator.steering.requests import (

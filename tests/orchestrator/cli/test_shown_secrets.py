@@ -28,7 +28,7 @@ from orchestrator.records.events import content_of
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import Journal, read_events
 from orchestrator.records.ledger import Ledger, TrialStatus
-from orchestrator.records.stored_config import complete_settings, non_default_settings
+from orchestrator.records.settings.stored_config import complete_settings, non_default_settings
 from orchestrator.results.stored_sweep import read_sweep
 from orchestrator.sweep.dry_run import dry_run
 from orchestrator.tracking.flat_settings import flatten

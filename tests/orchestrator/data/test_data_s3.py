@@ -21,7 +21,7 @@ from orchestrator.data.manifest import read_manifest
 from orchestrator.data.sources import Source
 from orchestrator.data.storage import Folder, open_folder
 from orchestrator.errors import DataError
-from orchestrator.records.stored_config import complete_settings
+from orchestrator.records.settings.stored_config import complete_settings
 from tests.support import tiny_archives
 
 moto_server = pytest.importorskip("moto.server", reason="needs moto, of the development tools")

@@ -19,7 +19,7 @@ from orchestrator.notify.notifications import Notifications
 from orchestrator.notify.webhook import Webhook
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
-from orchestrator.records.stored_config import complete_settings, non_default_settings
+from orchestrator.records.settings.stored_config import complete_settings, non_default_settings
 from orchestrator.uris import without_secrets
 
 TOKEN = "XXXXYYYYZZZZ12345"

@@ -18,7 +18,7 @@ from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.objectives import Objectives
-from orchestrator.records.stored_config import complete_settings
+from orchestrator.records.settings.stored_config import complete_settings
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.sweep.checkpoint_retention import CheckpointRetention
 from orchestrator.sweep.session_snapshot import write_session_snapshot

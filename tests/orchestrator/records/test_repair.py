@@ -23,7 +23,7 @@ from orchestrator.records.journal import Journal, read_events
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.lines import seal
 from orchestrator.records.repair import Repair, repair
-from orchestrator.records.stored_config import complete_settings
+from orchestrator.records.settings.stored_config import complete_settings
 from orchestrator.server_addresses import embedded_uri
 from orchestrator.tracking.mlflow_writer import MlflowWriter
 from tests.support.journal_events import UID

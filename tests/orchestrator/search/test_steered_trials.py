@@ -19,7 +19,7 @@ from orchestrator.records.history import read_begun
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.records.objectives import Objectives
-from orchestrator.records.stored_config import complete_settings
+from orchestrator.records.settings.stored_config import complete_settings
 from orchestrator.search.schedulers.trial_schedulers import create_trial_scheduler
 from orchestrator.search.searcher import FINISHED
 from orchestrator.search.tune_run import TuneRun

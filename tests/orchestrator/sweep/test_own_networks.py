@@ -30,7 +30,7 @@ from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.history import read_begun
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger
-from orchestrator.records.stored_config import complete_settings, non_default_settings
+from orchestrator.records.settings.stored_config import complete_settings, non_default_settings
 from orchestrator.sweep import run
 from orchestrator.sweep.compatibility import identity, refuse_changes, stored_config
 from orchestrator.training.checkpoints.checkpoint_content import read_best

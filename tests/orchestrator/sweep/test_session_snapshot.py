@@ -12,7 +12,7 @@ import yaml
 
 from orchestrator.config import SweepConfig, load_sweep
 from orchestrator.data import describe_dataset, locate_dataset
-from orchestrator.records.stored_config import complete_settings, non_default_settings
+from orchestrator.records.settings.stored_config import complete_settings, non_default_settings
 from orchestrator.sweep.session_snapshot import without_secrets, write_session_snapshot
 
 SECRET = "drowssap-of-somebody"
