@@ -18,7 +18,8 @@ from orchestrator.config.plans import SearchPlan, resolve_plans
 from orchestrator.errors import SpaceExhaustedError
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger
-from orchestrator.search import rejections, searcher
+from orchestrator.search import searcher
+from orchestrator.search.proposals import rejections
 from orchestrator.search.searcher import StudySearcher
 from orchestrator.search.study import open_study
 
