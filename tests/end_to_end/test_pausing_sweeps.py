@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 3
+_UNTIL_LANES_ARE_FREE_S = 2.0  # the ranks of a lane leave a paused trial within a fraction of that
 SWEEP = {
     "name": "s",
     "dataset": {"name": "digits"},
@@ -84,6 +85,7 @@ class TakingTurns(Allocator):
         if self.running or not self.waiting:
             return self._next_of_round()
         # The first to resume gets the first lane: which trial that is changes with every epoch.
+        time.sleep(_UNTIL_LANES_ARE_FREE_S)
         return Resume(sorted(self.waiting, reverse=self.epochs[self.waiting[0]] % 2 == 1)[0])
 
     def _next_of_round(self) -> Resume | None:

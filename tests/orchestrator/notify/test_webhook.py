@@ -45,8 +45,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(code)
         if self.server.location:
             self.send_header("Location", self.server.location)
+        self.server.bodies.append(json.loads(body))  # before the answer, after which the next request may begin
         self.end_headers()
-        self.server.bodies.append(json.loads(body))
 
     do_GET = do_POST
 
