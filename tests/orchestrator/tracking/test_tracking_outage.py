@@ -88,7 +88,7 @@ def connection(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> 
     """To the server; MLflow's own client gives up at once, so that a batch is what is repeated."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    monkeypatch.setattr("orchestrator.tracking.journal_follower._RETRY_S", 0.1)
+    monkeypatch.setattr("orchestrator.tracking.journal_follower._RETRY_S", 0.3)
     monkeypatch.setattr("orchestrator.tracking.journal_follower._POLL_S", 0.05)
     connection = BadConnection(mlflow_server.port)
     yield connection
