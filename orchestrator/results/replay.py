@@ -6,7 +6,6 @@ result.
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -154,7 +153,7 @@ def replay_sweep(
         sweep: Name or folder of the sweep.
         strategy: Name of a sampler or of a trial scheduler, or both as `SAMPLER+SCHEDULER`, where what is not named
             stays as in the sweep; or `auto`.
-        lanes: Number of trials at the same time; None takes the largest number that the sweep had.
+        lanes: Number of trials at the same time; None takes the number that the sweep used.
         seeds: Number of seeds of the sampler.
         runs_dir: Folder of results in which to look up the name; None takes the default.
 
@@ -166,7 +165,7 @@ def replay_sweep(
     sampler, scheduler = _parse(strategy, stored, lanes, seeds)
     usable, left_out = _usable(stored)
     table = _table(stored, usable)
-    lanes = lanes or most_at_once(stored.result.records)
+    lanes = lanes or lanes_used(SweepFolder(stored.folder).journal)
     recorded = _recorded(stored)
     replays = []
     for seed in range(seeds):
@@ -192,15 +191,14 @@ def replay_sweep(
     )
 
 
-def most_at_once(records: Sequence[TrialRecord]) -> int:
-    """Return the largest number of trials that ran at the same time; a pause in between is not seen.
+def lanes_used(journal: Path) -> int:
+    """Return the number of lanes on which the trials of a sweep were trained; at least 1.
 
     Args:
-        records: Trials of a sweep.
+        journal: Journal of the sweep.
     """
-    spans = [(record.started_s, record.ended_s or math.inf) for record in records if record.reports]
-    events = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
-    return max(itertools.accumulate((change for _, change in events)), default=1)
+    reports = (event for event, _ in read_events(journal) if isinstance(event, TrialReported))
+    return max(1, len({event.lane for event in reports if event.lane is not None}))
 
 
 def _parse(

@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 from orchestrator import replay_sweep
 from orchestrator.cli.main import app
 from orchestrator.errors import ConfigError
-from orchestrator.records.ledger import TrialStatus
+from orchestrator.records.journal import Journal
+from orchestrator.records.ledger import Ledger, TrialStatus
+from orchestrator.results.replay import lanes_used
 from tests.support.sweeps.fake_sweeps import write_sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -20,6 +22,20 @@ FINISHED, PRUNED = TrialStatus.FINISHED, TrialStatus.PRUNED
 RISING = [(FINISHED, [0.1 * number, 0.1 * number + 0.05, 0.1 * number + 0.08]) for number in range(9)]
 TRAINING = {"epochs": 3}
 SCHEDULER = {"name": "none", "grace_epochs": 1}
+
+
+def test_a_replay_has_the_lanes_of_the_sweep_though_the_spans_of_paused_trials_overlap(tmp_path: Path) -> None:
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        ledger = Ledger(journal)
+        ledger.sweep_started("s", {}, {}, {})
+        for number in (0, 1):
+            ledger.trial_started(number, str(number), {}, {"training": {"epochs": 2}})
+            ledger.trial_reported(number, 1, {"val/top1": 0.5}, held_s=1.0, lane=0)
+            ledger.trial_paused(number, 1)
+        assert lanes_used(journal.path) == 1
+        ledger.trial_resumed(0, "2")
+        ledger.trial_reported(0, 2, {"val/top1": 0.6}, held_s=1.0, lane=1)
+        assert lanes_used(journal.path) == 2
 
 
 def test_without_early_stopping_a_replay_trains_all_recorded_epochs(tmp_path: Path) -> None:
