@@ -178,7 +178,7 @@ def databases(kind: str) -> Iterator[tuple[str | None, str | None]]:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from sqlalchemy import create_engine, text
 
-    from tests.support.postgresql import postgresql_server
+    from tests.support.servers.postgresql import postgresql_server
 
     with postgresql_server() as server:
         engine = create_engine(server.uri(), isolation_level="AUTOCOMMIT")

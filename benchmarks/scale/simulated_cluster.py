@@ -100,7 +100,7 @@ def say(found: Mapping[str, Any]) -> None:
 def servers(folder: Path) -> Iterator[tuple[str, str]]:
     """Start PostgreSQL for the study, and an MLflow server on another database of it; yield their addresses."""
     with databases("postgresql") as (study, tracking):
-        from tests.support.mlflow_server import MlflowServer
+        from tests.support.servers.mlflow_server import MlflowServer
 
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"]
         command += ["--backend-store-uri", str(tracking).replace("postgresql:", "postgresql+psycopg:")]

@@ -72,20 +72,30 @@ def is_report(path: Path) -> bool:
     return start.lstrip().startswith("<!doctype html>") and "spatialsweep" in start
 
 
-def render(sweep: StoredSweep) -> str:
-    """Render the page as HTML."""
+def template(package: str, name: str) -> jinja2.Template:
+    """Return the template of a page; values are escaped, and an unknown one is an error.
+
+    Args:
+        package: Package that has the file.
+        name: Name of the file.
+    """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("orchestrator.report", "."),
+        loader=jinja2.PackageLoader(package, "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    return environment.get_template(name)
+
+
+def render(sweep: StoredSweep) -> str:
+    """Render the page as HTML."""
     assert sweep.result.objectives is not None
     view = study_view(sweep.result.records, sweep.searched, sweep.result.objectives)
     rows = TrialRows(sweep, view.importance)
     sections = [section for section in _sections(sweep, view, rows) if section.charts or section.content]
-    return environment.get_template(_TEMPLATE).render(
+    return template("orchestrator.report", _TEMPLATE).render(
         name=sweep.name,
         state=facts.state(sweep),
         broke_off=sweep.state in _BROKE_OFF,

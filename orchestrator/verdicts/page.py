@@ -6,12 +6,11 @@ import time
 from importlib.resources import files
 from pathlib import Path
 
-import jinja2
-
 from orchestrator.files.atomic_files import atomic_file
 from orchestrator.records.budget import as_duration
 from orchestrator.records.provenance import package_version
 from orchestrator.report.figures import plotly_script
+from orchestrator.report.page import template
 from orchestrator.verdicts.charts import superiority_chart, value_chart
 from orchestrator.verdicts.statistics import Unit
 from orchestrator.verdicts.verdict import Verdict
@@ -43,14 +42,7 @@ def render(found: Verdict) -> str:
     Args:
         found: Verdict to show.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("orchestrator.verdicts", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(FILES[0]).render(
+    return template("orchestrator.verdicts", FILES[0]).render(
         found=found,
         test="Welch's t-test" if found.unit is Unit.SEEDS else "the rank test of Mann and Whitney",
         level=f"{1 - found.alpha:.0%}",

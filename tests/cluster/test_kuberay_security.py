@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.support.postgresql import PASSWORD, PostgresqlServer, server_programs
+from tests.support.servers.postgresql import PASSWORD, PostgresqlServer, server_programs
 
 KUBERAY = Path(__file__).resolve().parents[2] / "cluster" / "kuberay"
 FILES = ("services.yaml", "raycluster.yaml", "rayjob.yaml")

@@ -23,9 +23,9 @@ from orchestrator import load_model
 from orchestrator.errors import TrackingError
 from orchestrator.training.checkpoints.checkpoint_file import save_checkpoint
 from orchestrator.training.checkpoints.checkpoints import build_network
-from tests.support.mlflow_server import MlflowServer
-from tests.support.postgresql import PASSWORD as DATABASE_PASSWORD
-from tests.support.postgresql import PostgresqlServer
+from tests.support.servers.mlflow_server import MlflowServer
+from tests.support.servers.postgresql import PASSWORD as DATABASE_PASSWORD
+from tests.support.servers.postgresql import PostgresqlServer
 from tests.support.sweeps.tracked_sweep import replay, tell
 
 moto_server = pytest.importorskip("moto.server", reason="needs moto, of the development tools")

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from tests.support.hosts import ROOT, missing
-from tests.support.postgresql import server_programs
 from tests.support.ray_hosts import DASHBOARD, WORKERS, RayHosts, ray_hosts
+from tests.support.servers.postgresql import server_programs
 
 WHY_NOT = missing() or ("" if server_programs() else "no PostgreSQL server is installed")
 pytestmark = [

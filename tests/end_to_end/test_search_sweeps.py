@@ -17,7 +17,7 @@ from orchestrator import load_sweep, run_sweep
 from orchestrator.records.ledger import TrialStatus
 from orchestrator.runtime.ray_session import ray_session
 from orchestrator.search.storage import open_storage
-from tests.support.postgresql import PASSWORD, PostgresqlServer
+from tests.support.servers.postgresql import PASSWORD, PostgresqlServer
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

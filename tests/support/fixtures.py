@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.browser import Browser, chromium, open_browser
-from tests.support.mlflow_server import MlflowServer
-from tests.support.postgresql import PostgresqlServer, postgresql_server, server_programs
+from tests.support.servers.mlflow_server import MlflowServer
+from tests.support.servers.postgresql import PostgresqlServer, postgresql_server, server_programs
 
 
 @pytest.fixture(scope="module")

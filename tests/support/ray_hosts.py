@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from tests.support.hosts import ROOT, Host, Switch
-from tests.support.postgresql import server_programs
+from tests.support.servers.postgresql import server_programs
 
 HEAD, WORKERS = "10.77.0.1", ("10.77.0.2", "10.77.0.3")
 DASHBOARD = "http://10.78.0.1:8265"

@@ -165,19 +165,6 @@ async def test_a_trial_that_left_its_epoch_is_interrupted_and_its_lane_is_kept()
 
 
 @in_loop
-async def test_a_trial_that_left_for_a_preemption_resumes_on_the_next_group() -> None:
-    hub = LaneHub(max_failures=0)
-    await started(hub)
-    event = asyncio.ensure_future(hub.next_event(A, 0, 0))
-    moved = TrialOutcome(Outcome.MOVED)
-    assert await asyncio.gather(*finishing(hub, moved, moved)) == [Next.LEAVE] * 2
-    await hub.group_lost(0)
-    again = [asyncio.ensure_future(hub.next_assignment(rank_id(rank, generation=2))) for rank in (0, 1)]
-    assert await asyncio.gather(*again) == [A, A]
-    assert await settled(event) == [False]
-
-
-@in_loop
 async def test_a_closing_hub_has_trials_leave_at_once() -> None:
     hub = LaneHub()
     await started(hub)

@@ -19,7 +19,7 @@ from orchestrator.config.plans import resolve_plans, study_uri
 from orchestrator.errors import ConfigError, StorageError, SweepNameError
 from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
-from tests.support.postgresql import PASSWORD, PostgresqlServer
+from tests.support.servers.postgresql import PASSWORD, PostgresqlServer
 from tests.support.sweeps.plans import search_plan
 
 DATABASES = 8

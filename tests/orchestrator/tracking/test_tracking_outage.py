@@ -22,7 +22,7 @@ from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
 from orchestrator.tracking.mlflow_runs import KEY
 from orchestrator.tracking.mlflow_writer import MlflowWriter
-from tests.support.mlflow_server import BadConnection, MlflowServer
+from tests.support.servers.mlflow_server import BadConnection, MlflowServer
 
 TRIALS, EPOCHS = 8, 4
 TOLERANCE_S = 1e-9
