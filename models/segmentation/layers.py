@@ -8,7 +8,7 @@ from models.common.options import ModelOptionError, OptionProblem, nearest_name
 __all__ = ["HEAD_NORMS", "NormedConv", "resized_to"]
 
 HEAD_NORMS = ("groupnorm", "batchnorm")
-MOST_GROUPS = 32
+MOST_GROUPS, FEWEST_IN_GROUP = 32, 4
 
 
 class NormedConv(nn.Sequential):
@@ -20,7 +20,8 @@ class NormedConv(nn.Sequential):
         in_chs: Channels of the input.
         out_chs: Channels of the output.
         kernel_size: Side of the convolution; odd.
-        norm: `groupnorm`, of the largest number of groups to 32 that divides the channels, or `batchnorm`.
+        norm: `groupnorm`, of as many groups as divide the channels, at most 32 and of at least 4 channels each, or
+            `batchnorm`.
 
     Raises:
         ModelOptionError: There is no such norm.
@@ -31,7 +32,8 @@ class NormedConv(nn.Sequential):
             rule = f"norm is one of {', '.join(map(repr, HEAD_NORMS))}"
             remedy = f"Use {nearest_name(str(norm), HEAD_NORMS) or HEAD_NORMS[0]!r}."
             raise ModelOptionError([OptionProblem("norm", norm, rule, remedy)])
-        groups = max(count for count in range(1, MOST_GROUPS + 1) if out_chs % count == 0)
+        most = max(1, min(MOST_GROUPS, out_chs // FEWEST_IN_GROUP))
+        groups = max(count for count in range(1, most + 1) if out_chs % count == 0)
         layer = nn.GroupNorm(groups, out_chs) if norm == "groupnorm" else nn.BatchNorm2d(out_chs)
         conv = nn.Conv2d(in_chs, out_chs, kernel_size, padding=kernel_size // 2, bias=False)
         super().__init__(conv, layer, nn.ReLU(inplace=True))
