@@ -15,8 +15,8 @@ class PhotometricDistortion(v2.RandomPhotometricDistort):
     Args:
         permute_channels: Permutes the channels with probability one half, as detectors do and segmentation does not.
 
-    Source: Liu et al. 2016 (SSD), with the hue of mmdetection and mmsegmentation: at most 18 of 180 degrees. Differs from
-    these in that brightness is a factor (they add up to 32 levels), and contrast and saturation blend with grey.
+    Source: Liu et al. 2016 (SSD), with the range of hues of mmdetection and mmsegmentation, 18 of 180 degrees. Differs
+    from these: brightness is a factor where they add up to 32 levels, contrast and saturation blend with grey.
     """
 
     def __init__(self, *, permute_channels: bool) -> None:

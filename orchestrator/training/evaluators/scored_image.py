@@ -80,6 +80,7 @@ def scored_image(prediction: Mapping[str, Any], target: Mapping[str, Any], *, ma
     where = f"image {target.get('image_id', '?')}"
     found = _columns(where, "prediction", prediction, {"boxes": (4,), "scores": (), "labels": ()})
     truth = _columns(where, "target", target, {"boxes": (4,), "labels": ()})
+    given = _columns(where, "target", target, {key: () for key in ("iscrowd", "area") if key in target})
     kept = _largest_scores(found)
     detections = np.concatenate([found["boxes"], found["scores"][:, None], found["labels"][:, None]], axis=1)[kept]
     size, codes = (0, 0), []
@@ -87,10 +88,11 @@ def scored_image(prediction: Mapping[str, Any], target: Mapping[str, Any], *, ma
     if masks:
         detected = _masks(where, "prediction", prediction, len(found["boxes"]))[torch.from_numpy(kept)]
         annotated = _masks(where, "target", target, len(truth["boxes"]))
-        if len(detected) and len(annotated) and detected.shape[1:] != annotated.shape[1:]:
+        sizes = {tuple(each.shape[1:]) for each in (detected, annotated) if len(each)}
+        if len(sizes) > 1:
             raise DataError(
-                f"{where}: masks are {tuple(detected.shape[1:])} px in the prediction, {tuple(annotated.shape[1:])} px in "
-                "the target; predictions are scored at the size of the image"
+                f"{where}: masks have the sizes {' and '.join(map(str, sorted(sizes)))} in prediction and target; "
+                "predictions are scored at the size of the image"
             )
         height, width = (detected if len(detected) else annotated).shape[1:]
         size = (height, width)
@@ -99,7 +101,6 @@ def scored_image(prediction: Mapping[str, Any], target: Mapping[str, Any], *, ma
     objects = len(truth["boxes"])
     sides = truth["boxes"][:, 2:] - truth["boxes"][:, :2]
     default = {"iscrowd": np.zeros(objects), "area": sides.prod(axis=1) if pixels is None else pixels}
-    given = _columns(where, "target", target, {key: () for key in default if key in target})
     crowd, area = ({**default, **given}[key] for key in ("iscrowd", "area"))
     columns = [truth["boxes"], truth["labels"][:, None], crowd[:, None], area[:, None]]
     return ScoredImage(size, detections, np.concatenate(columns, axis=1), tuple(codes))
