@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import (
     functional,
-    query_size,  # type: ignore[attr-defined]
+    query_size,
 )
 
 from orchestrator.training.augmentations.samples import IGNORED, ClassMap

@@ -46,7 +46,7 @@ def typed(image: Tensor, target: Target) -> tuple[tv_tensors.Image, Target]:
     _check(target, None if boxes is None else len(boxes), (height, width))
     result = dict(target)
     if boxes is not None:
-        result["boxes"] = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))  # type: ignore[call-arg]
+        result["boxes"] = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))
     if "masks" in target:
         result["masks"] = tv_tensors.Mask(target["masks"])
     if "class_map" in target:

@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 class DetectionEvaluator:
-    """COCO's metrics of boxes and, on request, of masks; see `Evaluator`.
+    """COCO's metrics of boxes and, on request, of masks.
 
     Images are scored together and in the order of their numbers, so that the result depends neither on the number of
     ranks nor on the order in which they evaluate. Only the first rank holds all images, with masks as run-length codes.

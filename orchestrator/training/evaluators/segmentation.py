@@ -25,15 +25,20 @@ SEGMENTATION_METRICS = ("miou", "mean_accuracy", "pixel_accuracy")
 
 
 class SegmentationEvaluator:
-    """Metrics of class maps, see `Evaluator`.
+    """Metrics of class maps.
 
     The pairs of classes of an image are kept as few numbers, so that memory does not grow with its pixels.
 
     Args:
-        num_classes: Number of classes.
+        num_classes: Number of classes, at most 255.
+
+    Raises:
+        DataError: The number of classes is out of its range.
     """
 
     def __init__(self, num_classes: int) -> None:
+        if not 1 <= num_classes <= IGNORED:
+            raise DataError(f"num_classes: got {num_classes}; it is from 1 to {IGNORED}, since {IGNORED} is ignored")
         self.num_classes = num_classes
         self._digests: dict[int, int] = {}
         self._pairs: dict[int, tuple[Tensor, Tensor]] = {}
@@ -55,7 +60,7 @@ class SegmentationEvaluator:
             number = image_number(target)
             truth = target["class_map"].cpu()
             counts = self._counts(number, prediction, truth.to(prediction.device))
-            if add_digest(self._digests, number, zlib.crc32(truth.to(torch.int64).contiguous().numpy())):
+            if add_digest(self._digests, number, zlib.crc32(truth.to(torch.uint8).contiguous().numpy())):
                 pairs = counts.nonzero()[:, 0]
                 self._pairs[number] = (pairs.to(torch.int32), counts[pairs])
 

@@ -93,6 +93,15 @@ def test_image_and_target_stay_aligned(transforms: SegmentationTransforms | Dete
     assert seen > 6
 
 
+@pytest.mark.parametrize("transforms", [SCENES, OBJECTS], ids=["segmentation", "detection"])
+def test_an_image_without_objects(transforms: SegmentationTransforms | DetectionTransforms) -> None:
+    image, _ = scene(0)
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0), "masks": torch.zeros(0, *image.shape[1:])}
+    changed, target = transforms.for_training()(image, nothing, SampleKey(0))
+    assert target["boxes"].shape == (0, 4)
+    assert target["masks"].shape == (0, *changed.shape[1:])
+
+
 def test_segmentation_crops_have_one_size() -> None:
     for place in range(4):
         image, target = augmented(SampleKey(place, 0, 1))

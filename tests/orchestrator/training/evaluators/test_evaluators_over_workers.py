@@ -14,7 +14,6 @@ import torch.distributed as dist
 from orchestrator.errors import DataError
 from orchestrator.training.evaluators import exchange
 from orchestrator.training.evaluators.average_precision import DetectionEvaluator
-from orchestrator.training.evaluators.evaluator import Evaluator
 from orchestrator.training.evaluators.segmentation import SegmentationEvaluator
 from orchestrator.training.workers import Workers
 from tests.support.random_detections import Pair, random_pairs
@@ -42,7 +41,7 @@ def class_map_pairs() -> list[tuple[Any, dict[str, Any]]]:
     return [(found[place], {"image_id": place, "class_map": maps[place]}) for place in range(IMAGES)]
 
 
-def evaluators() -> dict[str, tuple[Callable[[], Evaluator], Sequence[Any]]]:
+def evaluators() -> dict[str, tuple[Callable[[], DetectionEvaluator | SegmentationEvaluator], Sequence[Any]]]:
     pairs: list[Pair] = random_pairs(5, images=IMAGES, classes=4)
     return {
         "boxes and masks": (lambda: DetectionEvaluator(masks=True), pairs),

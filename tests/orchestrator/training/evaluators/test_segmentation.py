@@ -80,3 +80,9 @@ def test_nothing_to_count() -> None:
 def test_faults_are_named(prediction: torch.Tensor, truth: torch.Tensor, message: str) -> None:
     with pytest.raises(DataError, match=message):
         measured([prediction], [truth], 3)
+
+
+@pytest.mark.parametrize("classes", [0, 256])
+def test_a_wrong_number_of_classes_is_named(classes: int) -> None:
+    with pytest.raises(DataError, match=f"num_classes: got {classes}; it is from 1 to 255"):
+        SegmentationEvaluator(classes)
