@@ -108,8 +108,9 @@ class ClassCrop(v2.Transform):
         return {"top": top, "left": left, "height": height, "width": width}
 
     def _is_mixed(self, class_map: Tensor, top: int, left: int, height: int, width: int) -> bool:
-        part = class_map[top : top + height, left : left + width].reshape(-1).long()
-        counts = torch.bincount(part[part != IGNORED])
+        part = class_map[top : top + height, left : left + width].reshape(-1)
+        counts = torch.bincount(part.long(), minlength=IGNORED + 1)
+        counts[IGNORED] = 0
         return int(counts.count_nonzero()) > 1 and float(counts.max() / counts.sum()) < self.cat_max_ratio
 
 
