@@ -37,7 +37,7 @@ def measured(pairs: list[Pair], *, masks: bool = False) -> dict[str, float]:
 
 
 def test_three_images_by_hand() -> None:
-    """The second of three detections overlaps its object by 0.62, the others entirely."""
+    """Detect three objects: the second detection overlaps its object by 0.62, the others entirely."""
     exact = [10.0, 10.0, 20.0, 20.0]
     pairs = [one(1, exact, exact, 0.9), one(2, exact, [10.0, 10.0, 16.2, 20.0], 0.8), one(3, exact, exact, 0.7)]
     metrics = measured(pairs)
