@@ -29,7 +29,7 @@ class SyneTune(Strategy):
     """
 
     def __init__(self, task: Task, create: Callable[[dict[str, Any], int], Any]) -> None:
-        self.task = task
+        self.task, self.take = task, task.open_table()
         self.names = list(task.parameters)
         self.scheduler = create({name: _domain(kind) for name, kind in task.parameters.items()}, task.epochs)
         self.trials: dict[int, Trial] = {}
@@ -43,10 +43,12 @@ class SyneTune(Strategy):
             return None
         if not suggestion.spawn_new_trial_id:
             return Job(int(suggestion.checkpoint_trial_id))
-        trial = Trial(trial_id=self._identity(number), config=suggestion.config, creation_time=datetime.datetime.now())
+        row = self.take({name: suggestion.config[name] for name in self.names})
+        config = {**suggestion.config, **row.values}
+        trial = Trial(trial_id=self._identity(number), config=config, creation_time=datetime.datetime.now())
         self.trials[number] = trial
         self.scheduler.on_trial_add(trial)
-        return Job(number, {name: suggestion.config[name] for name in self.names})
+        return Job(number, row)
 
     def _suggest(self, number: int) -> Any:  # noqa: ARG002 - older versions need it
         return self.scheduler.suggest()
