@@ -75,7 +75,7 @@ def parse() -> argparse.Namespace:
 
 
 def settings_of(name: str, size: int, *, recompute: bool) -> BackboneSettings:
-    """Return the settings of the authors, with or without a second computation: of LESA's terms, of blocks elsewhere."""
+    """Return the settings of the authors, with or without recomputation: of LESA's terms, of blocks elsewhere."""
     settings = backbone_settings(name, img_size=size, **CASES[name])
     if name.startswith("lesa"):
         return dataclasses.replace(settings, options={**settings.options, "recompute_terms": recompute})

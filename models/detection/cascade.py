@@ -1,7 +1,7 @@
 """Cascade of box stages, each of which refines the boxes of the one before and requires a closer match.
 
-With `interleaved`, the masks of a stage are those of its refined boxes, and features flow from the mask branch of a stage
-to that of the next (HTC); without, each stage predicts the masks of the boxes it starts from (Cascade Mask R-CNN).
+With `interleaved`, the masks of a stage are those of its refined boxes, and features flow from the mask branch of a
+stage to that of the next (HTC); without, a stage predicts the masks of the boxes it starts from (Cascade Mask R-CNN).
 
 Sources: Cai & Vasconcelos 2018, "Cascade R-CNN" (arXiv 1712.00726); Chen et al. 2019, "Hybrid Task Cascade for Instance
 Segmentation" (arXiv 1901.07518). The parts are torchvision's.
@@ -22,7 +22,7 @@ from models.common.options import ModelOptionError, OptionProblem
 from models.detection.masks import MaskBranch, flow, mean_of_class
 from models.detection.semantics import SemanticBranch
 
-__all__ = ["STAGES", "BoxStage", "CascadeHeads", "StagePlan"]
+__all__ = ["STAGES", "Batch", "BoxStage", "CascadeHeads", "StagePlan", "without_annotated"]
 
 Target = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
@@ -50,6 +50,15 @@ STAGES = (
     StagePlan(iou=0.7, loss_weight=0.25, stds=(0.033, 0.033, 0.067, 0.067)),
 )
 """Stages of both papers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Levels of the pyramid, sizes of the images in pixels, and embedding of the semantic branch where there is one."""
+
+    features: dict[str, Tensor]
+    sizes: Sizes
+    embedding: Tensor | None = None
 
 
 class BoxStage(RoIHeads):  # type: ignore[misc, unused-ignore]
@@ -168,8 +177,9 @@ class CascadeHeads(nn.Module):
             if self.training:
                 assert targets is not None
                 losses["loss_semantic"] = self.semantic_weight * self.semantic.loss(logits, targets)
+        batch = Batch(features, image_shapes, embedding)
         if not self.training:
-            return self._detect(features, proposals, image_shapes, embedding), losses
+            return self._detect(batch, proposals), losses
         assert targets is not None
         if self.masks and any("masks" not in target for target in targets):
             rule = "a detector with masks trains on masks in every target"
@@ -178,46 +188,30 @@ class CascadeHeads(nn.Module):
         for index, module in enumerate(self.stages):
             stage = cast(BoxStage, module)
             boxes, matched, labels, wanted = stage.select_training_samples(list(proposals), targets)
-            logits, offsets = stage.predict(self._pooled_boxes(features, boxes, image_shapes, embedding))
+            logits, offsets = stage.predict(self.pooled_boxes(batch, boxes))
             of_classes, of_boxes = stage.box_losses(logits, offsets, labels, wanted)
             losses[f"loss_classifier_{index}"], losses[f"loss_box_reg_{index}"] = of_classes, of_boxes
-            proposals = self._next_proposals(stage, boxes, offsets, wanted, labels, image_shapes)
+            refined = stage.refine(boxes, offsets, image_shapes)
+            proposals = without_annotated(refined, wanted, labels)
             if self.masks:
                 if self.interleaved:
                     boxes, matched, labels, _ = stage.select_training_samples(list(proposals), targets)
-                losses[f"loss_mask_{index}"] = stage.plan.loss_weight * self._mask_loss(
-                    index, features, (boxes, matched, labels), image_shapes, targets, embedding
-                )
+                loss = self._mask_loss(index, batch, (boxes, matched, labels), targets)
+                losses[f"loss_mask_{index}"] = stage.plan.loss_weight * loss
         return [], losses
 
-    def _next_proposals(
-        self,
-        stage: BoxStage,
-        boxes: list[Tensor],
-        offsets: Tensor,
-        wanted: list[Tensor],
-        labels: list[Tensor],
-        sizes: Sizes,
-    ) -> list[Tensor]:
-        """Refine samples, but for the annotated boxes among them, which every stage adds anew."""
-        refined = stage.refine(boxes, offsets, sizes)
-        annotated = [(goal == 0).all(1) & (label > 0) for goal, label in zip(wanted, labels, strict=True)]
-        return [box[~known] for box, known in zip(refined, annotated, strict=True)]
-
-    def _pooled_boxes(
-        self, features: dict[str, Tensor], boxes: list[Tensor], sizes: Sizes, embedding: Tensor | None
-    ) -> Tensor:
-        pooled: Tensor = self.box_pool(features, boxes, sizes)
-        if self.semantic is not None and embedding is not None:
-            pooled = pooled + functional.adaptive_avg_pool2d(self.semantic.pool(embedding, boxes), BOX_SIDE)
+    def pooled_boxes(self, batch: Batch, boxes: list[Tensor]) -> Tensor:
+        """Pool the features of boxes for a box stage: (boxes, in_chs, 7, 7)."""
+        pooled: Tensor = self.box_pool(batch.features, boxes, batch.sizes)
+        if self.semantic is not None and batch.embedding is not None:
+            pooled = pooled + functional.adaptive_avg_pool2d(self.semantic.pool(batch.embedding, boxes), BOX_SIDE)
         return pooled
 
-    def _pooled_masks(
-        self, features: dict[str, Tensor], boxes: list[Tensor], sizes: Sizes, embedding: Tensor | None
-    ) -> Tensor:
-        pooled: Tensor = self.mask_pool(features, boxes, sizes)
-        if self.semantic is not None and embedding is not None:
-            pooled = pooled + self.semantic.pool(embedding, boxes)
+    def pooled_masks(self, batch: Batch, boxes: list[Tensor]) -> Tensor:
+        """Pool the features of boxes for a mask branch: (boxes, in_chs, 14, 14)."""
+        pooled: Tensor = self.mask_pool(batch.features, boxes, batch.sizes)
+        if self.semantic is not None and batch.embedding is not None:
+            pooled = pooled + self.semantic.pool(batch.embedding, boxes)
         return pooled
 
     def _mask_logits(self, pooled: Tensor) -> list[Tensor]:
@@ -230,47 +224,54 @@ class CascadeHeads(nn.Module):
     def _mask_loss(
         self,
         index: int,
-        features: dict[str, Tensor],
+        batch: Batch,
         samples: tuple[list[Tensor], list[Tensor], list[Tensor]],
-        sizes: Sizes,
         targets: list[Target],
-        embedding: Tensor | None,
     ) -> Tensor:
         """Compute the loss of the masks of the positive samples in one stage, before its weight."""
         boxes, matched, labels = samples
         positive = [label > 0 for label in labels]
         boxes = [box[keep] for box, keep in zip(boxes, positive, strict=True)]
         matched = [match[keep] for match, keep in zip(matched, positive, strict=True)]
-        pooled = self._pooled_masks(features, boxes, sizes, embedding)
         branches = [cast(MaskBranch, branch) for branch in self.masks][0 if self.interleaved else index : index + 1]
-        logits = branches[-1].predictor(flow(branches, pooled)[-1])
+        logits = branches[-1].predictor(flow(branches, self.pooled_masks(batch, boxes))[-1])
         masks, classes = [target["masks"] for target in targets], [target["labels"] for target in targets]
         loss: Tensor = maskrcnn_loss(logits, boxes, masks, classes, matched)
         return loss
 
-    def _detect(
-        self, features: dict[str, Tensor], proposals: list[Tensor], sizes: Sizes, embedding: Tensor | None
-    ) -> list[Target]:
+    def _detect(self, batch: Batch, proposals: list[Tensor]) -> list[Target]:
         """Refine the proposals stage by stage; the classes have the mean of the logits of all stages."""
         total: Tensor | None = None
         start, offsets = proposals, None
         for module in self.stages:
             stage = cast(BoxStage, module)
             start = proposals
-            logits, offsets = stage.predict(self._pooled_boxes(features, start, sizes, embedding))
+            logits, offsets = stage.predict(self.pooled_boxes(batch, start))
             total = logits if total is None else total + logits
-            proposals = stage.refine(start, offsets, sizes)
+            proposals = stage.refine(start, offsets, batch.sizes)
         assert total is not None and offsets is not None
         last = cast(BoxStage, self.stages[-1])
         for_each_class = offsets.repeat(1, total.shape[1])
-        found = last.postprocess_detections(total / len(self.stages), for_each_class, start, sizes)
+        found = last.postprocess_detections(total / len(self.stages), for_each_class, start, batch.sizes)
         detections = [
             {"boxes": boxes, "labels": labels, "scores": scores} for boxes, scores, labels in zip(*found, strict=True)
         ]
         if self.masks:
             boxes = [detection["boxes"] for detection in detections]
-            logits = self._mask_logits(self._pooled_masks(features, boxes, sizes, embedding))
+            logits = self._mask_logits(self.pooled_masks(batch, boxes))
             masks = mean_of_class(logits, torch.cat([detection["labels"] for detection in detections]))
             for detection, part in zip(detections, masks.split([len(box) for box in boxes]), strict=True):
                 detection["masks"] = part
         return detections
+
+
+def without_annotated(boxes: Sequence[Tensor], offsets: Sequence[Tensor], labels: Sequence[Tensor]) -> list[Tensor]:
+    """Leave out the boxes of annotated samples, which every stage adds anew.
+
+    Args:
+        boxes: Refined boxes of each image.
+        offsets: Offsets that the samples were to have; those of an annotated box are exactly zero.
+        labels: Classes of the samples.
+    """
+    annotated = [(goal == 0).all(1) & (label > 0) for goal, label in zip(offsets, labels, strict=True)]
+    return [box[~known] for box, known in zip(boxes, annotated, strict=True)]

@@ -99,15 +99,13 @@ class DetectorSettings:
             raise ModelOptionError(problems)
 
 
-def create_detector(
-    name: str, backbone: str | BackboneSettings, num_classes: int, **settings: Any
-) -> nn.Module:
+def create_detector(name: str, backbone: str | BackboneSettings, num_classes: int, **settings: Any) -> nn.Module:
     """Build a detector with random weights.
 
     In training `network(images, targets)` returns its losses by name, whose sum is the loss; in evaluation
-    `network(images)` returns `boxes`, `labels`, `scores` and, with masks, `masks` (N, 1, H, W) of each image. Images are
-    tensors (C, H, W) of any size, bytes or floats in [0, 1]; targets have torchvision's keys: `boxes` in pixels, `labels`
-    from 1, `masks`, `iscrowd`, and `class_map` for the semantic branch of HTC.
+    `network(images)` returns `boxes`, `labels`, `scores` and, with masks, `masks` (N, 1, H, W) of each image. Images
+    are tensors (C, H, W) of any size, bytes or floats in [0, 1]; targets have torchvision's keys: `boxes` in pixels,
+    `labels` from 1, `masks`, `iscrowd`, and `class_map` for the semantic branch of HTC.
 
     Args:
         name: `faster_rcnn`, `mask_rcnn`, `retinanet`, `cascade_rcnn` or `htc`.
@@ -217,9 +215,7 @@ def _cascade(
     """Build the heads of Cascade R-CNN or HTC."""
     semantic = None
     if name == "htc" and chosen.semantic_classes is not None:
-        semantic = SemanticBranch(
-            chosen.fpn_channels, chosen.semantic_classes, level_reductions=maps.level_reductions
-        )
+        semantic = SemanticBranch(chosen.fpn_channels, chosen.semantic_classes, level_reductions=maps.level_reductions)
     return CascadeHeads(
         chosen.stages,
         in_chs=chosen.fpn_channels,

@@ -21,8 +21,8 @@ POOLED_SIDE = 14  # cells of the features of a box
 class SemanticBranch(nn.Module):
     """Sum of the levels of a pyramid at the size of one of them, convolutions, an embedding and class logits.
 
-    Shape: levels (B, channels, h, w) -> embedding (B, channels, h, w) and logits (B, num_classes, h, w), of the level of
-    fusion.
+    Shape: levels (B, channels, h, w) -> embedding (B, channels, h, w) and logits (B, num_classes, h, w), of the level
+    of fusion.
 
     Args:
         channels: Channels of the pyramid.

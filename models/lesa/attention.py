@@ -193,7 +193,6 @@ class LocallyEnhancedAttention(nn.Module):
             gate = self.fusion(unary, binary)
         return unary, gate, binary
 
-
     def _term(self, term: nn.Module | None, x: Tensor) -> Tensor | None:
         if term is None:
             return None

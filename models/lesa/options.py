@@ -52,7 +52,7 @@ LESA_BEFORE_STRIDE = ModelOption(
     name="lesa_before_stride",
     type=bool,
     default=False,
-    description="The layer, instead of a convolution, in a first block that strides, on the map before average pooling.",
+    description="The layer, not a convolution, in a first block that strides, on the map ahead of an average pooling.",
 )
 DEFORMABLE_STAGES = stages_option(
     (False, False, False, False),

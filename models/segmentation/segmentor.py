@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -129,7 +128,9 @@ def create_segmentor(
     make = SEGMENTORS[name]
     known = [key for key in inspect.signature(make).parameters if key not in _OF_BACKBONE]
     problems = [] if num_classes >= 1 else [_at_least_one("num_classes", num_classes)]
-    problems += [_at_least_one(key, value) for key, value in settings.items() if key.endswith("_channels") and value < 1]
+    problems += [
+        _at_least_one(key, value) for key, value in settings.items() if key.endswith("_channels") and value < 1
+    ]
     dropout = settings.get("dropout", 0.0)
     if not 0 <= dropout < 1:
         problems.append(OptionProblem("dropout", dropout, "dropout is from 0 to below 1", "Use 0.1."))

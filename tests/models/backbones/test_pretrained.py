@@ -59,7 +59,9 @@ def test_lesa_keeps_its_position_tables_and_the_offsets_of_its_deformable_convol
         result = load_backbone(maps, network.state_dict())
     tables = [f"stages.3.{block}.spatial.binary.axial.rel_{axis}" for block in (0, 1) for axis in ("height", "width")]
     assert {*tables, "head.fc.weight", "head.fc.bias"} == set(result.skipped)
-    offsets = [f"stages.3.{block}.spatial.unary.convs.0.offset.{part}" for block in (0, 1) for part in ("weight", "bias")]
+    offsets = [
+        f"stages.3.{block}.spatial.unary.convs.0.offset.{part}" for block in (0, 1) for part in ("weight", "bias")
+    ]
     assert {f"model.{key}" for key in tables + offsets} == set(result.kept)
     assert "rel_height" in caplog.text
     after, given = maps.state_dict(), network.state_dict()

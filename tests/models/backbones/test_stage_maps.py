@@ -72,9 +72,7 @@ def test_lesa_is_set_up_as_its_authors_use_it() -> None:
     assert (settings.frozen_stages, settings.norm) == (1, "eval")
     with torch.device("meta"):
         model = create_backbone(settings).body.model
-    sizes = {
-        name: module.map_size for name, module in model.named_modules() if type(module).__name__ == "BinaryTerm"
-    }
+    sizes = {name: module.map_size for name, module in model.named_modules() if type(module).__name__ == "BinaryTerm"}
     assert sizes.pop("stages.3.0.spatial.binary") == (64, 64)  # ahead of the stride
     assert {name.split(".")[1]: size for name, size in sizes.items()} == {"2": (64, 64), "3": (32, 32)}
     deformed = [name for name, module in model.named_modules() if type(module).__name__ == "DeformableConv"]

@@ -9,6 +9,7 @@ from torch import nn
 
 from models.common.options import ModelOptionError
 from models.detection import STAGES, create_detector
+from models.detection.cascade import Batch, without_annotated
 from models.detection.masks import MaskBranch, flow
 from models.detection.semantics import SemanticBranch
 from tests.models.detection.scenes import SMALL, TINY, scenes
@@ -71,7 +72,8 @@ def test_annotated_boxes_do_not_pass_to_the_next_stage() -> None:
     boxes, _, labels, wanted = heads.stages[0].select_training_samples(given, targets)
     assert [len(box) for box in boxes] == [3, 3]
     offsets = torch.zeros(6, 4)
-    left = heads._next_proposals(heads.stages[0], boxes, offsets, wanted, labels, [(64, 96), (80, 64)])
+    refined = heads.stages[0].refine(boxes, offsets, [(64, 96), (80, 64)])
+    left = without_annotated(refined, wanted, labels)
     for box, expected in zip(left, given, strict=True):
         torch.testing.assert_close(box, expected)
 
@@ -128,9 +130,10 @@ def test_semantic_branch_fuses_levels_and_joins_boxes_and_masks() -> None:
     torch.testing.assert_close(embedding, branch.embed(branch.convs(fused)))
     assert logits.shape == (1, 4, 12, 12)
     boxes, sizes = [torch.tensor([[8.0, 8.0, 64.0, 64.0]])], [(96, 96)]
-    joined = heads._pooled_masks(features, boxes, sizes, embedding) - heads.mask_pool(features, boxes, sizes)
+    batch = Batch(features, sizes, embedding)
+    joined = heads.pooled_masks(batch, boxes) - heads.mask_pool(features, boxes, sizes)
     torch.testing.assert_close(joined, branch.pool(embedding, boxes))
-    of_boxes = heads._pooled_boxes(features, boxes, sizes, embedding) - heads.box_pool(features, boxes, sizes)
+    of_boxes = heads.pooled_boxes(batch, boxes) - heads.box_pool(features, boxes, sizes)
     torch.testing.assert_close(of_boxes, joined.unflatten(2, (7, 2)).unflatten(4, (7, 2)).mean((3, 5)))
     constant = branch.pool(torch.full((1, 16, 12, 12), 2.0), boxes)
     torch.testing.assert_close(constant, torch.full((1, 16, 14, 14), 2.0))

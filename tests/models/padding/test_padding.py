@@ -35,9 +35,7 @@ class BiasedMap(nn.Module):
 
 
 def context(**given: bool) -> nn.Module:
-    return GlobalContext(
-        CHANNELS, num_heads=4, gc_reduction=4, **{"similarity": True, "competition": True, **given}
-    )
+    return GlobalContext(CHANNELS, num_heads=4, gc_reduction=4, **{"similarity": True, "competition": True, **given})
 
 
 def binary(position_embedding: str) -> nn.Module:
@@ -148,7 +146,13 @@ def test_an_image_is_detected_alike_beside_a_larger_one() -> None:
     for mask_padding in (True, False):
         torch.manual_seed(0)
         network = create_detector(
-            "faster_rcnn", "fcvit_micro_cifar", 3, fpn_channels=8, head_channels=8, mask_padding=mask_padding, min_size=None
+            "faster_rcnn",
+            "fcvit_micro_cifar",
+            3,
+            fpn_channels=8,
+            head_channels=8,
+            mask_padding=mask_padding,
+            min_size=None,
         ).eval()
         maps = []
         for images in ([small], [small, large]):

@@ -63,12 +63,13 @@ def test_levels_are_upsampled_step_by_step(
     levels = list(head.fpn(dict(enumerate(maps))).values())
     total = torch.zeros(())
     for level, branch, targets in zip(levels, head.branches, finer, strict=True):
+        x = level
         for place, conv in enumerate(branch):
-            level = conv(level)
+            x = conv(x)
             if targets:
                 size = maps[targets[place]].shape[-2:]
-                level = functional.interpolate(level, size, mode="bilinear", align_corners=False)
-        total = total + level
+                x = functional.interpolate(x, size, mode="bilinear", align_corners=False)
+        total = total + x
     torch.testing.assert_close(head(maps), head.classify(total))
 
 
