@@ -45,8 +45,9 @@ class StageMaps(nn.Module):
         super().__init__()
         self.settings = settings
         self.body = _features_only(settings)
-        self.channels: list[int] = self.body.feature_info.channels()
-        self.reductions: list[int] = self.body.feature_info.reduction()
+        info: Any = self.body.feature_info
+        self.channels: list[int] = info.channels()
+        self.reductions: list[int] = info.reduction()
         is_normed = settings.output_norm == "groupnorm1"
         self.norms = nn.ModuleList([MapNorm(1, chs) for chs in self.channels] if is_normed else [])
         self.padding = PaddingRecord()
@@ -87,7 +88,8 @@ class StageMaps(nn.Module):
             problem = OptionProblem("frozen_stages", count, rule, f"Use {len(self.channels)} for all of it.")
             raise ModelOptionError([problem], model=self.settings.name)
         named = list(self.body.named_parameters())
-        stage: str = self.body.feature_info.module_name()[count - 1]
+        info: Any = self.body.feature_info
+        stage: str = info.module_name()[count - 1]
         prefixes = tuple(f"{lead}{name}." for lead in ("", "model.") for name in (stage, stage.replace(".", "_", 1)))
         last = max((place for place, (name, _) in enumerate(named) if name.startswith(prefixes)), default=None)
         if last is None:
@@ -122,7 +124,8 @@ def _features_only(settings: BackboneSettings) -> nn.Module:
     chosen: dict[str, Any] = {"in_chans": settings.in_chans, **settings.options}
     try:
         network: nn.Module = timm.create_model(name, features_only=True, **chosen)
-        available = len(network.feature_info.channels())
+        info: Any = network.feature_info
+        available = len(info.channels())
         wanted = settings.out_indices
         indices = tuple(range(max(0, available - MOST_MAPS), available)) if wanted is None else tuple(wanted)
         if not indices or any(not 0 <= index < available for index in indices) or sorted(set(indices)) != [*indices]:

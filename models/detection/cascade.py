@@ -258,8 +258,8 @@ class CascadeHeads(nn.Module):
         ]
         if self.masks:
             boxes = [detection["boxes"] for detection in detections]
-            logits = self._mask_logits(self.pooled_masks(batch, boxes))
-            masks = mean_of_class(logits, torch.cat([detection["labels"] for detection in detections]))
+            of_masks = self._mask_logits(self.pooled_masks(batch, boxes))
+            masks = mean_of_class(of_masks, torch.cat([detection["labels"] for detection in detections]))
             for detection, part in zip(detections, masks.split([len(box) for box in boxes]), strict=True):
                 detection["masks"] = part
         return detections

@@ -158,7 +158,7 @@ def _unknown(model: str, key: str, given: object, known: Sequence[str]) -> Optio
 def _retinanet(name: str, maps: PyramidBackbone, num_logits: int, chosen: DetectorSettings) -> nn.Module:
     """Build torchvision's RetinaNet."""
     del name
-    return RetinaNet(
+    network: nn.Module = RetinaNet(
         maps,
         num_logits,
         anchor_generator=make_anchors(
@@ -171,6 +171,7 @@ def _retinanet(name: str, maps: PyramidBackbone, num_logits: int, chosen: Detect
         nms_thresh=chosen.nms_threshold,
         detections_per_img=chosen.detections or 300,
     )
+    return network
 
 
 def _two_stage(name: str, maps: PyramidBackbone, num_logits: int, chosen: DetectorSettings) -> nn.Module:
@@ -190,23 +191,20 @@ def _two_stage(name: str, maps: PyramidBackbone, num_logits: int, chosen: Detect
         "box_batch_size_per_image": chosen.samples,
         "box_positive_fraction": chosen.positive_fraction,
     }
+    if name in CASCADES:  # its own heads come in their place
+        shared |= {"box_head": nn.Identity(), "box_predictor": nn.Identity()}
+    else:
+        shared["box_roi_pool"] = MultiScaleRoIAlign(maps.map_names, 7, 2)
+        shared["box_head"] = TwoMLPHead(chosen.fpn_channels * 49, chosen.head_channels)
+        shared["box_predictor"] = FastRCNNPredictor(chosen.head_channels, num_logits)
+    if name == "mask_rcnn":
+        shared["mask_roi_pool"] = MultiScaleRoIAlign(maps.map_names, 14, 2)
+        shared["mask_head"] = MaskRCNNHeads(chosen.fpn_channels, (chosen.mask_channels,) * 4, 1)
+        shared["mask_predictor"] = MaskRCNNPredictor(chosen.mask_channels, chosen.mask_channels, num_logits)
+    network: nn.Module = (MaskRCNN if name == "mask_rcnn" else FasterRCNN)(maps, None, **shared)
     if name in CASCADES:
-        network = FasterRCNN(maps, None, box_head=nn.Identity(), box_predictor=nn.Identity(), **shared)
         network.roi_heads = _cascade(name, maps, num_logits, chosen, detections)
-        return network
-    shared["box_roi_pool"] = MultiScaleRoIAlign(maps.map_names, 7, 2)
-    shared["box_head"] = TwoMLPHead(chosen.fpn_channels * 49, chosen.head_channels)
-    shared["box_predictor"] = FastRCNNPredictor(chosen.head_channels, num_logits)
-    if name == "faster_rcnn":
-        return FasterRCNN(maps, None, **shared)
-    return MaskRCNN(
-        maps,
-        None,
-        mask_roi_pool=MultiScaleRoIAlign(maps.map_names, 14, 2),
-        mask_head=MaskRCNNHeads(chosen.fpn_channels, (chosen.mask_channels,) * 4, 1),
-        mask_predictor=MaskRCNNPredictor(chosen.mask_channels, chosen.mask_channels, num_logits),
-        **shared,
-    )
+    return network
 
 
 def _cascade(

@@ -5,6 +5,7 @@ Differs: any number of levels and any reductions; a step is as large as the next
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork
@@ -66,7 +67,7 @@ class SemanticFPNHead(nn.Module):
         total: Tensor | None = None
         for level, convs, steps in zip(levels, self.branches, self.finer, strict=True):
             x = level
-            for place, conv in enumerate(convs):  # type: ignore[arg-type]
+            for place, conv in enumerate(cast(nn.ModuleList, convs)):
                 x = conv(x)
                 if steps:
                     x = resized_to(x, levels[steps[place]])
