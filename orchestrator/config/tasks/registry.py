@@ -108,4 +108,7 @@ def _generic(config: Mapping[str, Any]) -> TaskFacts:
     name = metric.removeprefix("val/") if isinstance(metric, str) else ""
     mode: Mode = "min" if isinstance(first, Mapping) and first.get("mode") == "min" else "max"
     primary = TaskMetric(name=name if is_name(name) else "value", mode=mode, label=name or "value")
-    return TaskFacts(name="unknown", metrics=(primary,), losses=("unknown",))
+    task = config.get("task")
+    return TaskFacts(
+        name=task if isinstance(task, str) and is_name(task) else "unknown", metrics=(primary,), losses=("",)
+    )

@@ -12,7 +12,7 @@ from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.config.tasks.facts import LOSS_SETTINGS, TaskFacts
 from orchestrator.errors import Problem, did_you_mean
 
-_OF_ALL = frozenset({"drop_last", "repeats"})  # which images a step has, whatever they show
+_OF_ALL = frozenset({"drop_last"})  # which images a step has, whatever they show
 
 
 def task_problems(

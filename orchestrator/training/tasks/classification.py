@@ -48,6 +48,11 @@ class Classification(Task):
         shape = {key: description[key] for key in ("num_classes", "in_chans", "image_size")}
         return models.model_cost(description["name"], description["options"], **shape)
 
+    def model_params(self, description: Mapping[str, Any]) -> int:
+        """Return the parameters of a classifier; see `Task`."""
+        shape = {key: description[key] for key in ("num_classes", "in_chans", "image_size")}
+        return models.model_params(description["name"], description["options"], **shape)
+
     def output_shape(self, description: Mapping[str, Any]) -> tuple[int, ...]:
         """Return the shape of the logits; see `Task`."""
         return (description["num_classes"],)

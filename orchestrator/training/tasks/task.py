@@ -83,6 +83,14 @@ class Task(ABC):
             description: Description of the network, see `describe_network`.
         """
 
+    def model_params(self, description: Mapping[str, Any]) -> int:
+        """Return the parameters of a network, without its multiply-accumulates where that is quicker.
+
+        Args:
+            description: Description of the network, see `describe_network`.
+        """
+        return self.model_cost(description).params
+
     def output_shape(self, description: Mapping[str, Any]) -> tuple[int, ...] | None:
         """Return the shape of the output for one image; None where the output is not one tensor.
 
