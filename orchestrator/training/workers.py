@@ -29,8 +29,8 @@ _BUCKET = 25 * 2**20 // 4
 class Workers:
     """One rank and its process group.
 
-    `sum`, `gather`, `gather_rows`, `broadcast_from_first` and `share_buffers` are collective operations: every rank must call them,
-    and they block until all have.
+    `sum`, `gather`, `gather_rows`, `broadcast_from_first` and `share_buffers` are collective operations: every rank
+    must call them, and they block until all have.
 
     Args:
         rank: Rank of this process, from 0.

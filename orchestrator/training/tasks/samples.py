@@ -1,4 +1,4 @@
-"""Splits and batches of tasks whose targets are trees: each sample is augmented together with its target, then collated.
+"""Splits and batches of tasks whose targets are trees: samples are augmented with their targets, then collated.
 
 Classification does not use this: its labels are a tensor, and whole batches are augmented on the device.
 """
