@@ -81,9 +81,10 @@ class TrialRecord:
 
     @property
     def test(self) -> dict[str, float]:
-        """Metrics on the test images, by name without the split; empty unless the trial was trained to the end."""
+        """Finite metrics on the test images, by name without the split; empty unless it was trained to the end."""
         last = self.reports[-1] if self.reports else {}
-        return {name.removeprefix(_TEST): value for name, value in last.items() if name.startswith(_TEST)}
+        found = {name.removeprefix(_TEST): value for name, value in last.items() if name.startswith(_TEST)}
+        return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 @dataclass(frozen=True)

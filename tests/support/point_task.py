@@ -1,9 +1,9 @@
 """Two small tasks on the digits that need what classification does not: trees as targets, losses from the network.
 
-`points` finds the bright pixels of an image: a target is a dictionary of tensors, of a length of its own;
-the network gets a list of images, returns its losses in training and a list of dictionaries in evaluation; the evaluator
-keeps a row for each image and gathers them over the ranks. `bright` marks each pixel as bright or dark, with pixels that
-do not count.
+`points` finds the bright pixels of an image: a target is a dictionary of tensors, whose length is that of the image's
+pixels; the network gets a list of images, returns its losses in training and a list of dictionaries in evaluation; the
+evaluator keeps a row for each image and gathers them over the ranks. `bright` marks each pixel as bright or dark, with
+pixels that do not count.
 """
 
 from __future__ import annotations

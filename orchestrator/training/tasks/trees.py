@@ -18,8 +18,10 @@ def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
         return function(tree)
     if isinstance(tree, dict):
         return {key: map_tensors(function, value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(map_tensors(function, value) for value in tree)
+    if isinstance(tree, list):
+        return [map_tensors(function, value) for value in tree]
+    if isinstance(tree, tuple):
+        return _tuple_like(tree, [map_tensors(function, value) for value in tree])
     return tree
 
 
@@ -42,8 +44,13 @@ def split_tree(tree: Any, parts: int) -> Sequence[Any]:
         return [{key: piece[part] for key, piece in pieces.items()} for part in range(parts)]
     if isinstance(tree, tuple):
         members = [split_tree(value, parts) for value in tree]
-        return [tuple(member[part] for member in members) for part in range(parts)]
+        return [_tuple_like(tree, [member[part] for member in members]) for part in range(parts)]
     raise TypeError(f"a batch is of tensors, lists, tuples and dictionaries, not of {type(tree).__name__}")
+
+
+def _tuple_like(tree: tuple[Any, ...], values: Sequence[Any]) -> tuple[Any, ...]:
+    """Return a tuple, or a named tuple of the class of the tree."""
+    return type(tree)(*values) if hasattr(tree, "_fields") else tuple(values)
 
 
 def to_device(tree: Any, device: torch.device) -> Any:

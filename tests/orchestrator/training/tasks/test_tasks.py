@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -242,6 +242,13 @@ def test_a_tree_is_split_as_a_tensor_is(parts: int) -> None:
 
 
 def test_a_tree_is_mapped_tensor_by_tensor() -> None:
+    class Padded(NamedTuple):
+        images: torch.Tensor
+        sizes: list[int]
+
+    padded = Padded(torch.arange(4), [5, 6, 7, 8])
+    assert map_tensors(len, padded) == Padded(4, [5, 6, 7, 8])
+    assert [piece.sizes for piece in split_tree(padded, 2)] == [[5, 6], [7, 8]]
     tree = [{"boxes": torch.ones(2, 4, dtype=torch.float16), "labels": torch.ones(2, dtype=torch.int64)}, "name"]
     assert map_tensors(len, tree) == [{"boxes": 2, "labels": 2}, "name"]
     found = in_float32(tree)[0]
