@@ -50,7 +50,7 @@ class DigitSamples:
 
 
 class DigitTask(SampledTask):
-    """What both tasks have in common."""
+    """Common part of both tasks."""
 
     def model_cost(self, description: Mapping[str, Any]) -> models.ModelCost:
         network = self.build_network(description)

@@ -1,4 +1,4 @@
-"""What configuration, records and readers know of a task; reading it imports no torch."""
+"""Facts of a task, for configuration, records and readers: its metrics, losses and settings; imports no torch."""
 
 from __future__ import annotations
 
