@@ -95,7 +95,7 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], *, name: s
         ResumeError: The two differ; the text lists every difference.
     """
     absent = "nothing"
-    before = {"task": DEFAULT_TASK, **before}  # sessions of a version without tasks name none
+    before, now = ({"task": DEFAULT_TASK, **each} for each in (before, now))  # earlier versions name none
     if recorded := before.get(_DATASET):
         before = {**before, _DATASET: current_hash(recorded)}
     changed = [key for key in sorted({*before, *now}) if before.get(key, absent) != now.get(key, absent)]
