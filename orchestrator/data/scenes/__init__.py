@@ -1,0 +1,6 @@
+"""Annotated images: boxes, masks and maps of classes, in shards, as targets of detection and segmentation."""
+
+from orchestrator.data.scenes.dataset import SceneDataset, Scenes, open_scenes, scene_batches
+from orchestrator.data.scenes.target import IGNORED, SceneTarget
+
+__all__ = ["IGNORED", "SceneDataset", "SceneTarget", "Scenes", "open_scenes", "scene_batches"]
