@@ -42,8 +42,8 @@ def prepare(
     name: Annotated[
         str,
         typer.Argument(
-            help="cifar10, cifar100, stl10, mnist, fashion-mnist, tinyimagenet, imagenet, digits, or folder; with boxes, "
-            "masks or maps: coco, coco-json, coco-stuff, coco-stuffthings, ade20k, voc, voc-instances, "
+            help="cifar10, cifar100, stl10, mnist, fashion-mnist, tinyimagenet, imagenet, digits, or folder; with "
+            "boxes, masks or maps: coco, coco-json, coco-stuff, coco-stuffthings, ade20k, voc, voc-instances, "
             "voc-segmentation, or digits-scenes."
         ),
     ],

@@ -21,6 +21,7 @@ __all__ = ["JsonArrays"]
 _CHUNK_BYTES = 4 << 20
 _MOST_ENTRY_CHARACTERS = 64 << 20
 _SPACE = " \t\n\r"
+_AFTER_NUMBER = tuple(_SPACE + ",]}")
 _FAULTS = (ValueError, RecursionError, OSError)
 
 
@@ -93,7 +94,8 @@ class _Text:
                 if self._ended:
                     raise
             else:
-                if end < len(self._text) or self._ended:
+                cut = isinstance(value, int | float) and self._text[end : end + 1] not in _AFTER_NUMBER
+                if (end < len(self._text) and not cut) or self._ended:
                     self._at = end
                     return value
             if len(self._text) - self._at > _MOST_ENTRY_CHARACTERS:
