@@ -69,8 +69,8 @@ def scene_manifest(
         parts = list(group)
         splits[split] = SceneSplit(
             images=sum(part.shard.images for part in parts),
-            objects=tuple(np.sum([part.per_class for part in parts], axis=0, dtype=np.int64).tolist()),
-            pixels=tuple(np.sum([part.pixels for part in parts], axis=0, dtype=np.int64).tolist()),
+            objects=_summed([part.per_class for part in parts]),
+            pixels=_summed([part.pixels for part in parts]),
             shards=tuple(part.shard for part in parts),
         )
     mean, std = statistics
@@ -88,6 +88,10 @@ def scene_manifest(
         bad_images=tuple(bad for record in records for bad in record.bad_images),
         bad_annotations=source.faulty_annotations,
     )
+
+
+def _summed(counts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(map(sum, zip(*counts, strict=True)))
 
 
 class _SceneReader:

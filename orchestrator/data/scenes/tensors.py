@@ -36,12 +36,8 @@ def target_tensors(
     """
     tensors: dict[str, Any] = {"image_id": target.image_id}
     if "boxes" in annotations:
-        canvas = (target.height, target.width)
-        tensors["boxes"] = tv_tensors.BoundingBoxes(
-            torch.from_numpy(target.boxes),
-            format="XYXY",
-            canvas_size=canvas,  # type: ignore[call-overload]
-        )
+        boxes = torch.from_numpy(target.boxes)
+        tensors["boxes"] = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(target.height, target.width))
         tensors["labels"] = torch.from_numpy(target.labels.astype(np.int64))
         tensors["iscrowd"] = torch.from_numpy(target.iscrowd)
         tensors["area"] = torch.from_numpy(target.area)

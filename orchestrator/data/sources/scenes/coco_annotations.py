@@ -183,7 +183,7 @@ class _Objects:
 
     def with_masks(self) -> npt.NDArray[np.bool_]:
         """Return True for each object that has a mask."""
-        return _plain(self.forms, np.uint8) != _NO_MASK
+        return np.asarray(_plain(self.forms, np.uint8) != _NO_MASK, np.bool_)
 
     def arranged(self, images: tuple[ListedImage, ...], kept: npt.NDArray[np.bool_] | None) -> CocoAnnotations:
         """Return the arrays, with the kept objects grouped by image in the order of the file."""

@@ -133,7 +133,8 @@ def _enlarged(digit: Pixels, side: int) -> npt.NDArray[np.uint8]:
     values = digit.astype(np.int64)
     rows = values[low] * (2 * side - weight)[:, None] + values[low + 1] * weight[:, None]
     both = rows[:, low] * (2 * side - weight) + rows[:, low + 1] * weight
-    return ((both + 2 * side * side) // (4 * side * side)).astype(np.uint8)
+    enlarged: npt.NDArray[np.uint8] = ((both + 2 * side * side) // (4 * side * side)).astype(np.uint8)
+    return enlarged
 
 
 def _target(scene: _Scene, place: int) -> SceneTarget:

@@ -83,11 +83,8 @@ def test_voc_keeps_all_three_lists_where_the_test_images_are_annotated(tmp_path:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        X,
-        (
-            voc_object("cat", [1, 1, 60, 5]),
-            "box outside the image: 1\n    Annotations/a.xml: image 1, annotation 1: bbox [0, 0, 60, 5]",
-        ),
+        (voc_object("unicorn", [1, 1, 5, 5]), f"unknown category: 1\n    {AT}: name 'unicorn'"),
+        (voc_object("cat", [1, 1, 60, 5]), f"box outside the image: 1\n    {AT}: bbox [0, 0, 60, 5]"),
         (voc_object("cat", [9, 1, 5, 5]), "empty box: 1"),
         (voc_object("cat", ["x", 1, 5, 5]), "no box: 1"),
         (voc_object("cat", ["nan", 1, 5, 5]), "not finite: 1"),
