@@ -22,7 +22,6 @@ from orchestrator.data.sources.scenes.coco_annotations import (
     AnnotationFile,
     CocoAnnotations,
     read_annotations,
-    read_categories,
 )
 from orchestrator.data.sources.scenes.coco_checks import Fault, checked_path
 from orchestrator.data.sources.scenes.faults import FaultList
@@ -134,15 +133,15 @@ def open_coco_json(root: Path) -> SceneSource:
 
 def _open(base: Path, files: Mapping[str, Path]) -> SceneSource:
     faults = FaultList()
-    categories = _common_categories(base, files)
-    label_of = {number: label for label, number in enumerate(categories, start=1)}
     read: dict[str, CocoAnnotations] = {}
     with_masks: bool | None = None
     for split in sorted(files, key=lambda name: name != "train"):  # training images decide whether there are masks
         path = files[split]
         file = AnnotationFile(path, str(path.relative_to(base)), _image_folder(base, split, path), base)
-        read[split] = read_annotations(file, label_of, faults, with_masks=with_masks)
+        read[split] = read_annotations(file, faults, with_masks=with_masks)
         with_masks = read["train"].has_masks
+    _check_categories(files, read)
+    categories = read["train"].categories
     if not len(read["train"].order):
         _raise_without_objects(base, faults)
     parts = _with_test({split: CocoSplit(found, np.arange(len(found.images))) for split, found in read.items()})
@@ -164,15 +163,13 @@ def _open(base: Path, files: Mapping[str, Path]) -> SceneSource:
     )
 
 
-def _common_categories(base: Path, files: Mapping[str, Path]) -> dict[int, str]:
-    """Return the categories of the training images, which all splits share."""
-    found = {split: read_categories(path, str(path.relative_to(base))) for split, path in files.items()}
-    for split, names in found.items():
-        if names != found["train"]:
-            differing = sorted(set(names.items()) ^ set(found["train"].items()))[:_NAMED]
+def _check_categories(files: Mapping[str, Path], read: Mapping[str, CocoAnnotations]) -> None:
+    """Check that all splits have the categories of the training images."""
+    expected = set(read["train"].categories.items())
+    for split, found in read.items():
+        if differing := sorted(expected ^ set(found.categories.items()))[:_NAMED]:
             listed = ", ".join(f"{number} {shown_name(name)}" for number, name in differing)
             raise DataError(f"{files[split]}: has other categories than those of train ({listed})")
-    return found["train"]
 
 
 def _with_test(parts: Mapping[str, CocoSplit]) -> dict[str, CocoSplit]:
@@ -263,7 +260,7 @@ def _image_folder(base: Path, split: str, path: Path) -> str:
         base,
     ]
     existing = [folder for folder in candidates if folder.is_dir()]
-    named = (entry for key, _, entry in JsonArrays(path, path.name).entries() if key == "images")
+    named = (entry for key, _, entry in JsonArrays(path, str(path.relative_to(base))).entries() if key == "images")
     for entry in itertools.islice(named, _PROBED):
         try:
             file = checked_path(entry.get("file_name") if isinstance(entry, dict) else None)

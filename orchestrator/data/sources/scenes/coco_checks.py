@@ -22,10 +22,13 @@ __all__ = ["Fault", "checked_box", "checked_number", "checked_path", "checked_se
 TOLERANCE_PX = 1.0
 """Distance that a box or a polygon may reach out of its image, as rounding does; such boxes are clipped."""
 
+_NUMBERS = frozenset((int, float))
 _LARGEST_ID = (1 << 63) - 1
 _LONGEST_SIDE = 1 << 16
 _SHORTEST_POLYGON = 6
 _NOTABLE_PX = 0.01
+_SMALL_PX = TOLERANCE_PX + 0.01
+"""Side below which a box may lose its area when it is clipped or rounded."""
 
 
 @dataclass(eq=False)
@@ -111,7 +114,10 @@ def checked_box(bbox: object, width: int, height: int) -> tuple[tuple[float, flo
     """
     if not isinstance(bbox, list) or len(bbox) != 4:
         raise Fault("no box", f"bbox is {brief(bbox)}; [left, top, width, height] is expected")
-    left, top, wide, high = (checked_number(value, f"bbox {brief(bbox)}") for value in bbox)
+    try:
+        left, top, wide, high = (checked_number(value, "a value") for value in bbox)
+    except Fault as fault:
+        raise Fault(fault.kind, f"bbox {brief(bbox)}: {fault.reason}") from None
     if wide <= 0 or high <= 0:
         raise Fault("empty box", f"bbox {_shown(bbox)} has no area")
     right, bottom = left + wide, top + high
@@ -119,8 +125,7 @@ def checked_box(bbox: object, width: int, height: int) -> tuple[tuple[float, flo
     if outside > TOLERANCE_PX:
         raise Fault("box outside the image", f"bbox {_shown(bbox)} leaves its image of {width} x {height} px")
     corners = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
-    stored = np.asarray(corners, np.float32)
-    if not (stored[2:] > stored[:2]).all():
+    if min(right - left, bottom - top) < _SMALL_PX and _is_empty(corners):
         raise Fault("empty box", f"bbox {_shown(bbox)} has no area within its image of {width} x {height} px")
     return corners, outside > _NOTABLE_PX
 
@@ -154,7 +159,7 @@ def _polygon(values: Sequence[Any], width: int, height: int) -> npt.NDArray[np.f
     if len(values) % 2:
         raise Fault("no mask", f"a polygon has {len(values)} coordinates, an odd number")
     try:
-        plain = all(type(value) in (int, float) for value in values)
+        plain = set(map(type, values)) <= _NUMBERS
         points = np.array(values if plain else [math.nan], np.float64)
     except OverflowError:
         points = np.array([math.inf])
@@ -183,6 +188,12 @@ def _checked_runs(given: dict[str, Any], width: int, height: int) -> bytes:
     except MaskError as error:
         raise Fault("damaged mask", str(error)) from None
     return counts.encode()
+
+
+def _is_empty(corners: Sequence[float]) -> bool:
+    """Check whether a box has no area in the precision in which it is stored."""
+    stored = np.asarray(corners, np.float32)
+    return not (stored[2:] > stored[:2]).all()
 
 
 def _shown(box: Sequence[float]) -> str:

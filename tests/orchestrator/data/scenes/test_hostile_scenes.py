@@ -46,12 +46,12 @@ FAULTS: list[tuple[Any, str, str]] = [
     (annotation(9, 2, bbox=[5, 5, INF, 3]), "not finite", "is inf"),
     (annotation(9, 2, bbox=[5, 5, 10**400, 3]), "not finite", "is inf"),
     (annotation(9, 2, bbox=[5, 5, 1e30, 3]), "box outside the image", "bbox [5, 5, 1e+30, 3] leaves"),
-    (annotation(9, 2, bbox=["5", 5, 3, 3]), "no number", "is '5', not a number"),
-    (annotation(9, 2, bbox=[True, 5, 3, 3]), "no number", "is True, not a number"),
+    (annotation(9, 2, bbox=["5", 5, 3, 3]), "no number", "a value is '5', not a number"),
+    (annotation(9, 2, bbox=[True, 5, 3, 3]), "no number", "bbox [True, 5, 3, 3]: a value is True"),
     (annotation(9, 2, bbox=[1, 2, 3]), "no box", "bbox is [1, 2, 3]"),
     (annotation(9, 2, bbox=...), "no box", "bbox is None"),
     (annotation(9, 2, category=4), "unknown category", "category_id 4 is not among the 2 categories"),
-    (annotation(9, 2, category="3"), "unknown category", "category_id '3' is not among"),
+    (annotation(9, 2, category="3"), "unknown category", "category_id '3' is no whole number"),
     (annotation(9, 77), "unknown image", "no image of the file has this id"),
     (annotation(1, 2), "duplicate annotation id", "an earlier annotation has this id"),
     (annotation("x", 2), "no annotation", "its id is no whole number"),
@@ -182,7 +182,7 @@ NO_ANNOTATIONS = {
     "text after the end": (b'{"images": []} x', "text after the end"),
     "a key twice": (b'{"images": [], "images": []}', "the key images comes twice"),
     "no key": (b"{1: []}", "a key that is no text"),
-    "no categories": (b'{"images": [], "annotations": []}', "has no categories"),
+    "no categories": (b'{"images": [{"id": 1}], "annotations": []}', "has no categories"),
 }
 
 
