@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from orchestrator.data.conversion.prepare import prepare
-from orchestrator.data.scenes import SceneDataset, open_scenes
+from orchestrator.data.scenes import SceneDataset, open_scenes, prepare_scenes
 from orchestrator.data.scenes.masks import decode_masks
 from orchestrator.data.sources import open_source
 from orchestrator.data.sources.digits import digit_images
 from orchestrator.data.sources.scenes import digits_scenes
 from orchestrator.data.sources.scenes.scene_source import SceneSample, SceneSource
+from orchestrator.errors import DataError
 
 GREYS = {"train": 200, "test": 100}
 """Grey values of digits that replace those of each split."""
@@ -22,11 +23,14 @@ GREYS = {"train": 200, "test": 100}
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> SceneDataset:
-    folder = tmp_path_factory.mktemp("scenes") / "digits"
+    folder = tmp_path_factory.mktemp("scenes")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(digits_scenes, "_SCENES", {"train": 60, "test": 20})
-        prepare("digits-scenes", None, str(folder))
-    return open_scenes(folder)
+        path = prepare_scenes("digits-scenes", folder)
+    assert prepare_scenes("digits-scenes", folder) == path
+    with pytest.raises(DataError, match=r"unknown annotated images 'digits'\. Did you mean 'digits-scenes'"):
+        prepare_scenes("digits", folder)
+    return open_scenes(path)
 
 
 def test_the_first_scenes_are_the_same_on_every_machine() -> None:

@@ -192,6 +192,10 @@ def test_a_sweep_on_annotated_images_is_one_clear_error(whole: Path) -> None:
     assert "holds images annotated with boxes, masks or maps of classes, and classification needs" in problem.message
     with pytest.raises(DataError, match=r"open_scenes$"):
         read_manifest(open_folder(whole))
+    with pytest.raises(ConfigError) as caught:
+        load_sweep({"name": "t", "dataset": {"name": "digits-scenes"}, "model": {"name": "conv_resnet26_small"}})
+    (problem,) = caught.value.problems
+    assert (problem.where, problem.message[:35]) == ("dataset.name", "got digits-scenes; its images have ")
 
 
 def test_labelled_images_are_not_annotated_ones(tmp_path: Path) -> None:
