@@ -24,7 +24,7 @@ from orchestrator.data.scenes import SceneTarget, open_scenes, scene_batches
 from orchestrator.data.scenes.masks import MaskError, decode_masks, encode_mask
 from orchestrator.data.storage import open_folder
 from orchestrator.errors import DataError
-from tests.orchestrator.data.scenes.tiny_scenes import HEIGHT, WIDTH, annotation, coco_tree, picture
+from tests.orchestrator.data.scenes.tiny_scenes import annotation, coco_tree, picture
 
 Content = dict[str, Any]
 
@@ -180,8 +180,16 @@ def test_a_shard_of_other_columns_is_reported(scenes: Path) -> None:
 def test_run_lengths_of_many_large_masks_are_not_decoded() -> None:
     with pytest.raises(MaskError, match="1000 masks of 9000 x 9000 px take more than 4 GiB"):
         decode_masks([b"0"] * 1000, 9000, 9000)
-    mask = np.random.default_rng(0).integers(0, 2, (HEIGHT, WIDTH)).astype(np.uint8)
-    np.testing.assert_array_equal(decode_masks([encode_mask(mask)], HEIGHT, WIDTH)[0], mask)
+
+
+@pytest.mark.parametrize("height", [1, 7, 30])
+def test_masks_survive_their_run_lengths(height: int) -> None:
+    generator = np.random.default_rng(height)
+    noise = generator.integers(0, 2, (5, height, 9)).astype(np.uint8)
+    parts = np.zeros((4, height, 9), np.uint8)
+    parts[1, -1, 8], parts[2, :, 4], parts[3, 0] = 1, 1, 1  # and an empty mask
+    masks = np.concatenate([noise, parts, np.ones((1, height, 9), np.uint8)])
+    np.testing.assert_array_equal(decode_masks([encode_mask(mask) for mask in masks], height, 9), masks)
 
 
 def test_a_sweep_on_annotated_images_is_one_clear_error(whole: Path) -> None:
