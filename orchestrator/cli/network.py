@@ -114,7 +114,8 @@ def evaluate(
     allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the accuracy and loss of a trained network on a split of a dataset."""
+    """Measure a trained network on a split of a dataset; of a classifier accuracy and loss."""
+    from orchestrator.config.tasks.registry import task_facts
     from orchestrator.inference.evaluate import evaluate_checkpoint
 
     require_network(model, weights)
@@ -130,10 +131,11 @@ def evaluate(
         allow_code=allow_code,
     )
     if as_json:
-        tell(json.dumps(vars(found)))
+        tell(json.dumps(found.as_dict()))
     else:
-        counted = f"{found.images} images of '{split}'"
-        tell(f"top-1 {found.top1:.2%}, top-5 {found.top5:.2%}, loss {found.loss:.4f} on {counted}")
+        facts = task_facts(found.task)
+        shown = [f"{metric.label} {metric.text(found.metrics[metric.name])}" for metric in facts.metrics]
+        tell(f"{', '.join(shown)} on {found.images} images of '{split}'")
         for note in found.notes:
             tell(f"Note: {note}")
 

@@ -21,6 +21,7 @@ from orchestrator.config.sections.study import SamplerConfig, StorageConfig, Tri
 from orchestrator.config.sections.tracking import NotifyConfig, TrackingConfig
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.config.sweep import SweepConfig
+from orchestrator.config.tasks.registry import DEFAULT_TASK
 from orchestrator.files.runs_dir import resolve_runs_dir
 from orchestrator.server_addresses import embedded_study_uri, embedded_uri
 from search_spaces import Scalar, SearchSpace
@@ -54,6 +55,7 @@ class SearchPlan:
             no file, leaves it empty.
         stored_choices: Values with which the study has stored each choice, by searched name; empty where the space has
             not changed since the sweep began.
+        task: Name of the task.
     """
 
     trials: int
@@ -77,6 +79,7 @@ class SearchPlan:
     seeds: int = 1
     tournament: str | None = None
     stored_choices: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
+    task: str = DEFAULT_TASK
 
     @property
     def objective(self) -> ObjectiveConfig:
@@ -99,6 +102,7 @@ class TrainingPlan:
         objective: Objective that chooses the best epoch.
         costs: Costs of a network that trials measure and report.
         network_files: Source code of the networks' files, by name.
+        task: Name of the task.
     """
 
     resources: ResourcesConfig
@@ -106,6 +110,7 @@ class TrainingPlan:
     objective: ObjectiveConfig
     costs: frozenset[str]
     network_files: Mapping[str, str]
+    task: str = DEFAULT_TASK
 
 
 @dataclass(frozen=True)
@@ -190,12 +195,18 @@ def resolve_plans(config: SweepConfig) -> SweepPlans:
         seeds=config.seeds,
         tournament=config.tournament,
         budget_epochs=config.budget.epochs,
+        task=config.task,
     )
     return SweepPlans(
         name=config.name,
         search=search,
         training=TrainingPlan(
-            config.resources, config.dataset, config.objective, config.measured_costs, config.network_files.texts
+            config.resources,
+            config.dataset,
+            config.objective,
+            config.measured_costs,
+            config.network_files.texts,
+            config.task,
         ),
         budget=config.budget,
         keep=config.keep,

@@ -47,6 +47,11 @@ class Recipe:
     notes: str
     settings: Mapping[str, Any]
 
+    @property
+    def published(self) -> dict[str, float | None]:
+        """Published metrics on the test images by name, in per cent; None where none was found."""
+        return {"top1": self.expected, "top5": self.expected_top5}
+
 
 def recipe_sweep(
     name: str, overrides: Sequence[str] = (), *, values: Mapping[str, Any] = MappingProxyType({})

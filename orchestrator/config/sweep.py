@@ -28,6 +28,8 @@ from orchestrator.config.sections.study import SamplerConfig, StorageConfig, Tri
 from orchestrator.config.sections.tracking import NotifyConfig, TrackingConfig
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.config.strategy import StrategyUse, expand_strategy
+from orchestrator.config.tasks.defaults import with_task_defaults
+from orchestrator.config.tasks.registry import DEFAULT_TASK
 from orchestrator.config.validation.check import find_problems
 from orchestrator.config.validation.plain_data import plain_data_problems
 from orchestrator.errors import ConfigError
@@ -49,6 +51,8 @@ class SweepConfig(Section):
     Args:
         name: Name of the sweep, its folder and its study; used once.
         dataset: Images and their splits.
+        task: What the networks learn, such as `classification`; it sets `objective` and `training.loss` as well, where
+            the sweep leaves them out.
         search: Searched names and their domains: `model`, `checkpoint`, fields of `training`, options of the
             networks.
         model: The network, when it is not searched, and its fixed options.
@@ -83,6 +87,7 @@ class SweepConfig(Section):
 
     name: SweepName
     dataset: DatasetConfig
+    task: str = DEFAULT_TASK
     search: Mapping[str, Domain] = {}
     model: ModelConfig | None = None
     training: TrainingConfig = TrainingConfig()
@@ -116,7 +121,7 @@ class SweepConfig(Section):
             raise ConfigError(unreadable)
         remember_secrets(section.get("uri") for section in values.values() if isinstance(section, Mapping))
         network_files, unread = read_network_files(values)
-        chosen = expand_strategy(values)
+        chosen = expand_strategy(with_task_defaults(values))
         expanded = expand_space(chosen.settings)
         problems = [
             *unread,

@@ -13,6 +13,7 @@ from orchestrator.config.initial_weights import NAME_PATTERN, InitialWeights
 from orchestrator.config.sections.model import ModelConfig
 from orchestrator.config.sections.section import Section, Seed
 from orchestrator.config.sections.training import TrainingConfig
+from orchestrator.config.tasks.registry import DEFAULT_TASK
 from search_spaces import setting_of
 
 SEED = "seed"
@@ -31,6 +32,7 @@ class TrialConfig(Section):
         seed: Seed of the initial weights and of the order of the images.
         initial_weights: Name of the stored file that `model.checkpoint` stands for, with the hash of its bytes; None
             where the training starts from random weights.
+        task: Name of the task.
     """
 
     number: NonNegativeInt
@@ -38,6 +40,7 @@ class TrialConfig(Section):
     training: TrainingConfig
     seed: Seed
     initial_weights: str | None = Field(None, pattern=rf"^{NAME_PATTERN}$")
+    task: str = DEFAULT_TASK
 
 
 class SharedSettings(Protocol):
@@ -54,6 +57,10 @@ class SharedSettings(Protocol):
     @property
     def seed(self) -> int:
         """Seed of the initial weights and of the order of the images."""
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
 
 
 def resolve_trial(
@@ -94,4 +101,5 @@ def resolve_trial(
         training=TrainingConfig(**{**shared.training.model_dump(), **training}),
         seed=seed,
         initial_weights=None if weights is None else weights.name,
+        task=shared.task,
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from orchestrator.config.sections.dataset import TestTimeAugmentation
+from orchestrator.config.tasks.registry import DEFAULT_TASK
 from orchestrator.errors import ConfigError, Problem, did_you_mean
 from orchestrator.inference.images import place_for_network, recorded_settings
 from orchestrator.inference.load import load_model
@@ -16,11 +17,10 @@ from orchestrator.inference.weights.converted import WeightsOf, converted_weight
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
     from orchestrator.training.evaluation_settings import EvaluationSettings
-    from orchestrator.training.images.decoded_images import DecodedSplit
-    from orchestrator.training.images.device_images import DeviceSplit
+    from orchestrator.training.images.split import Split
 
 __all__ = ["Evaluation", "evaluate_checkpoint"]
 
@@ -31,17 +31,28 @@ class Evaluation:
 
     Args:
         images: Number of images of the split.
-        top1: Share of images whose class comes first.
-        top5: Share of images whose class is among the first five; 1 with fewer than five classes.
-        loss: Mean cross-entropy.
+        metrics: Metrics of the network's task by name; of classification `top1` and `top5`, the shares of images whose
+            class comes first and among the first five, and `loss`, the mean cross-entropy.
         notes: Differences between this evaluation and those of the network's run, a line each.
+        task: Name of the task.
     """
 
     images: int
-    top1: float
-    top5: float
-    loss: float
+    metrics: Mapping[str, float]
     notes: tuple[str, ...] = ()
+    task: str = DEFAULT_TASK
+
+    def __getattr__(self, name: str) -> float:
+        """Return a metric as an attribute, such as `top1`."""
+        metrics = self.__dict__.get("metrics", {})
+        if name not in metrics:
+            raise AttributeError(f"{type(self).__name__} has no attribute or metric '{name}'")
+        value: float = metrics[name]
+        return value
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result as plain data, each metric under its name."""
+        return {"images": self.images, **self.metrics, "notes": list(self.notes), "task": self.task}
 
 
 @dataclass(frozen=True)
@@ -51,8 +62,8 @@ class _LoadedNetwork:
     evaluated: nn.Module
     settings: EvaluationSettings
 
-    def predict(self, images: Tensor) -> Tensor:
-        """Return logits, (B, num_classes), in float32."""
+    def predict(self, images: Any) -> Any:
+        """Return the outputs of the network in float32."""
         return self.settings.predict(self.evaluated, images)
 
 
@@ -72,7 +83,7 @@ def evaluate_checkpoint(
     """Evaluate a checkpoint in this process with the settings of its run, on a GPU where there is one; blocks.
 
     Images are normalised, cropped and resized as in the run, and the arithmetic has the type it had there, so that on
-    the same images and kind of device the accuracy is that of the run (`test/top1`).
+    the same images and kind of device the metrics are those of the run (for classification `test/top1`).
 
     Args:
         source: Checkpoint, see `load_model`.
@@ -115,7 +126,7 @@ def evaluate_checkpoint(
     )
     result = _evaluate(_LoadedNetwork(settings.place(network, device), settings), placed, device)
     notes = (*read, *_differences(recorded, placed, crop_pct))
-    return Evaluation(len(placed), result["top1"], result["top5"], result["loss"], notes)
+    return Evaluation(len(placed), result, notes, cast(str, network.task))
 
 
 def _device() -> torch.device:
@@ -125,15 +136,18 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _evaluate(loaded: _LoadedNetwork, placed: DeviceSplit | DecodedSplit, device: torch.device) -> Mapping[str, float]:
+def _evaluate(loaded: _LoadedNetwork, placed: Split, device: torch.device) -> Mapping[str, float]:
     """Evaluate a network with the flags of a trial: other algorithms of cuDNN round differently."""
     import torch
 
     from orchestrator.training.evaluation import evaluate
+    from orchestrator.training.tasks.registry import find_task
     from orchestrator.training.workers import Workers
 
+    network = loaded.evaluated
+    task, classes = find_task(cast(str, network.task)), len(cast(tuple[str, ...], network.class_names))
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True):
-        return evaluate(loaded, placed, Workers(device=device))
+        return evaluate(loaded, placed, Workers(device=device), task, num_classes=classes)
 
 
 def _check_settings(crop_pct: float | None, tta: str | None) -> None:
@@ -164,9 +178,7 @@ def _network_of_weights(
     return network, recorded_settings(network, {}, {}), converted.notes
 
 
-def _differences(
-    recorded: EvaluationSettings | None, placed: DeviceSplit | DecodedSplit, crop_pct: float | None
-) -> Iterator[str]:
+def _differences(recorded: EvaluationSettings | None, placed: Split, crop_pct: float | None) -> Iterator[str]:
     """Yield the differences between this evaluation and those of the run, a line each."""
     from orchestrator.training.images.decoded_images import DecodedSplit
 

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
     from orchestrator.data import ImageDataset
     from orchestrator.training.evaluation_settings import EvaluationSettings
-    from orchestrator.training.images.decoded_images import DecodedSplit
-    from orchestrator.training.images.device_images import DeviceSplit
+    from orchestrator.training.images.split import Split
 
 __all__ = [
     "NetworkImages",
@@ -71,7 +70,7 @@ def place_for_network(
     datasets_folder: Path,
     device: torch.device,
     label: str,
-) -> DeviceSplit | DecodedSplit:
+) -> Split:
     """Place a split on a device, normalised and cropped as in the training of a network.
 
     Args:
@@ -92,7 +91,7 @@ def place_for_network(
     from orchestrator.config.sections.dataset import DatasetConfig
     from orchestrator.training.images.decoded_images import DecodedSplit
     from orchestrator.training.images.device_images import Normalisation
-    from orchestrator.training.images.placement import place_split
+    from orchestrator.training.tasks.registry import find_task
 
     images = _dataset_of_classes(dataset, split, cast(tuple[str, ...], network.class_names), datasets_folder, label)
     size = cast(int, network.trained_image_size)
@@ -103,7 +102,7 @@ def place_for_network(
     normalisation = Normalisation(
         cast(tuple[float, ...], network.pixel_mean), cast(tuple[float, ...], network.pixel_std)
     )
-    placed = place_split(images, split, device, config, normalisation)
+    placed = find_task(cast(str, network.task)).place_split(images, split, device, config, normalisation)
     if (placed.image_size, placed.in_chans) != (size, len(normalisation.mean)):
         raise DataError(
             f"{dataset}: has images of {placed.in_chans} channels and {placed.image_size} px; the checkpoint was "
@@ -232,26 +231,19 @@ def logits_in_batches(network: nn.Module, images: Tensor, batch_size: int) -> Te
         return torch.cat([network(batch) for batch in images.split(batch_size)])
 
 
-def _crop(placed: DeviceSplit | DecodedSplit, positions: Any) -> dict[str, Any]:
+def _crop(placed: Split, positions: Any) -> dict[str, Any]:
     """Return the crop of image files and their sizes in pixels; nothing for images that are not cropped."""
     from orchestrator.data.decoding import image_size
-    from orchestrator.training.images.device_images import DeviceSplit
+    from orchestrator.training.images.decoded_images import DecodedSplit
 
-    if isinstance(placed, DeviceSplit):
+    if not isinstance(placed, DecodedSplit):
         return {}
     files = [placed.files[int(placed.positions[position])] for position in positions]
     sizes_px = tuple(image_size(io.BytesIO(file)) for file in files)
     return {"crop_pct": placed.transforms.crop_pct, "sizes_px": sizes_px}
 
 
-def _read(placed: DeviceSplit | DecodedSplit, positions: Any) -> tuple[Tensor, Tensor]:
+def _read(placed: Split, positions: Any) -> tuple[Tensor, Tensor]:
     import torch
 
-    from orchestrator.training.images.device_images import DeviceSplit
-    from orchestrator.training.workers import Workers
-
-    if isinstance(placed, DeviceSplit):
-        return placed.batch(torch.from_numpy(positions))
-    chosen = dataclasses.replace(placed, positions=placed.positions[positions], processes=0)
-    batches = list(chosen.share(Workers()))
-    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+    return placed.batch(torch.from_numpy(positions))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from orchestrator.config.tasks.registry import DEFAULT_TASK
 from orchestrator.errors import CheckpointError, ConfigError, SweepNameError
 from orchestrator.files.runs_dir import resolve_runs_dir
 from orchestrator.inference.load import default_tracking_uri, local_checkpoint, run_id_of
@@ -42,6 +43,8 @@ class TrainedNetwork:
         tracking_uri: MLflow address of that run; None where only the journal of its sweep names one.
         runs_dir: Folder of results of its sweep.
         notes: What was read of weights of another program, a line each.
+        task: Name of the task.
+        returns_tensor: True where the output of the network is one tensor.
     """
 
     network: nn.Module = field(repr=False)
@@ -57,6 +60,8 @@ class TrainedNetwork:
     tracking_uri: str | None = None
     runs_dir: Path = Path("runs")
     notes: tuple[str, ...] = ()
+    task: str = DEFAULT_TASK
+    returns_tensor: bool = True
 
     @property
     def origin(self) -> str:
@@ -123,6 +128,8 @@ def find_network(
         run_id=found.run_id,
         tracking_uri=found.tracking_uri,
         runs_dir=found.runs_dir,
+        task=cast(str, network.task),
+        returns_tensor=network.output_shape is not None,
     )
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from orchestrator.config.sections.dataset import DatasetConfig
 from orchestrator.config.sections.objective import ObjectiveConfig
+from orchestrator.config.tasks.registry import DEFAULT_TASK
 
 
 @dataclass(frozen=True)
-class LaneTask:
+class LaneInputs:
     """Dataset, objective and costs, which all trials of a sweep have in common.
 
     Args:
@@ -20,6 +21,7 @@ class LaneTask:
         objective: Objective that chooses the best epoch of a trial.
         costs: Names of the costs of a network that trials report.
         network_files: Source code of the networks' files, by name: no worker looks for a file of its own.
+        task: Name of the task, which places the dataset.
     """
 
     dataset: DatasetConfig
@@ -27,6 +29,7 @@ class LaneTask:
     objective: ObjectiveConfig
     costs: frozenset[str] = frozenset()
     network_files: Mapping[str, str] = field(default_factory=dict, repr=False)
+    task: str = DEFAULT_TASK
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,11 @@ class LaneSetting:
     Args:
         lane: Index of the lane.
         hub: Handle of the hub.
-        task: Dataset, objective and costs of its trials.
+        inputs: Dataset, objective and costs of its trials.
         gpus_per_worker: GPUs that each worker reserves, or the share of one; zero on CPU.
     """
 
     lane: int
     hub: Any
-    task: LaneTask
+    inputs: LaneInputs
     gpus_per_worker: float = 0.0

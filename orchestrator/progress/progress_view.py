@@ -18,7 +18,7 @@ from orchestrator.progress.snapshot import Snapshot, Snapshots
 from orchestrator.records.budget import as_duration
 from orchestrator.records.costs import SweepTotals
 from orchestrator.records.ledger import TrialStatus
-from orchestrator.results.notebook_table import mean_text
+from orchestrator.results.notebook_table import cell_of_test, clause_of_test, mean_text
 from orchestrator.results.sweep_result import SweepResult, TrialResult
 
 _PLAIN_INTERVAL_S = 15.0
@@ -186,7 +186,7 @@ def print_outcome(result: SweepResult, console: Console, dashboard: str) -> None
     if best is not None and len(best.values) > 1:
         console.print(_pareto_table(result))
     if best is not None:
-        test = f", test top-1 {best.test_top1:.2%}" if best.test_top1 is not None else ""
+        test = clause_of_test(best.test, result.task)
         beyond = "" if best.feasible else ", beyond a constraint as all are"
         mean = "" if best.configuration is None else f", mean {mean_text(best.configuration)}"
         say(console, f"Best: trial {best.number}, {result.metric} {best.value:.4f}{mean}{test}{beyond}")
@@ -215,18 +215,18 @@ def cost_text(totals: SweepTotals) -> str:
 def _leaderboard(result: SweepResult, rows: int = 10) -> Table:
     table = Table(title=cell(f"{result.name}: {result.status}"), title_justify="left")
     over_seeds = ("mean over seeds",) if result.has_repeats else ()
-    for heading in ("rank", "trial", result.metric, *over_seeds, "test/top1", "epochs", "status", "parameters"):
+    tested = f"test/{result.task.primary.name}"
+    for heading in ("rank", "trial", result.metric, *over_seeds, tested, "epochs", "status", "parameters"):
         right = heading not in ("status", "parameters")
         add_column(table, heading, justify="right" if right else "left", overflow="fold")
     for rank, trial in enumerate(result.leaderboard(rows), start=1):
-        test = f"{trial.test_top1:.4f}" if trial.test_top1 is not None else "-"
         add_row(
             table,
             rank,
             trial.number,
             f"{trial.value:.4f}",
             *((mean_text(trial.configuration),) if over_seeds else ()),
-            test,
+            cell_of_test(trial, result.task),
             trial.epochs,
             trial.status,
             _params(trial),

@@ -10,6 +10,8 @@ from typing import Any
 from orchestrator.records.costs import NO_COST, Cost
 from orchestrator.records.status import TrialStatus
 
+_TEST = "test/"
+
 
 @dataclass
 class TrialRecord:
@@ -78,14 +80,11 @@ class TrialRecord:
         return choose(values) if values else None
 
     @property
-    def test_top1(self) -> float | None:
-        """Top-1 accuracy on the test images; None unless the trial was trained to the end."""
-        return self.reports[-1].get("test/top1") if self.reports else None
-
-    @property
-    def test_top5(self) -> float | None:
-        """Top-5 accuracy on the test images; None unless the trial was trained to the end."""
-        return self.reports[-1].get("test/top5") if self.reports else None
+    def test(self) -> dict[str, float]:
+        """Finite metrics on the test images, by name without the split; empty unless it was trained to the end."""
+        last = self.reports[-1] if self.reports else {}
+        found = {name.removeprefix(_TEST): value for name, value in last.items() if name.startswith(_TEST)}
+        return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 @dataclass(frozen=True)

@@ -82,8 +82,10 @@ def tiles(sweep: StoredSweep) -> list[tuple[str, str, str]]:
     found = []
     if best is not None and best.value is not None:
         found.append((f"best {result.metric}", number(best.value), f"trial {best.number}"))
-        if best.test_top1 is not None:
-            found.append(("its test accuracy", f"{best.test_top1:.2%}", remark_on_test(sweep.config)))
+        primary = result.task.primary
+        if primary.name in best.test:
+            tested = primary.text(best.test[primary.name])
+            found.append((f"its test {primary.in_words}", tested, remark_on_test(sweep.config)))
     ended = ", ".join(f"{counts[status]} {status.in_words}" for status in TrialStatus if counts[status])
     found.append(("trials", str(len(result.records)), ended or "none was begun"))
     found.append(("time by the clock", as_duration(totals.wall_s), f"{_epochs(result.records)} epochs trained"))
@@ -93,7 +95,7 @@ def tiles(sweep: StoredSweep) -> list[tuple[str, str, str]]:
 
 
 def remark_on_test(config: Mapping[str, Any]) -> str:
-    """Return the remark beside an accuracy on the test images."""
+    """Return the remark beside a metric on the test images."""
     chosen_on_them = (config.get("dataset") or {}).get("select_on") == "test"
     return "chosen on these images, so too good" if chosen_on_them else "of the best epoch's weights"
 

@@ -254,14 +254,15 @@ def _published(sweep: StoredSweep) -> Any:
     recipe, best = facts.recipe_of(sweep), sweep.result.best
     if recipe is None:
         return None
-    ours = {"top-1": best.test_top1, "top-5": best.test_top5} if best is not None else {}
-    published = {"top-1": recipe.expected, "top-5": recipe.expected_top5}
+    ours = {} if best is None else best.test
+    primary = sweep.result.task.primary.name
+    labels = {metric.name: metric.label for metric in sweep.result.task.tested}
     return {
         "recipe": recipe,
         "pairs": [
-            {"accuracy": name, "published": value, "ours": ours.get(name)}
-            for name, value in published.items()
-            if name == "top-1" or value is not None
+            {"accuracy": labels.get(name, name), "published": value, "ours": ours.get(name)}
+            for name, value in recipe.published.items()
+            if name == primary or value is not None
         ],
         "wanted_epochs": recipe.settings["training"]["epochs"],
         "best": best,

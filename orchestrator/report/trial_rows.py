@@ -29,7 +29,7 @@ class Row:
         trial: Number of the trial.
         model: Name of the network.
         values: Every objective, as text.
-        test: Test accuracy, as text.
+        test: Primary metric on the test images, as text.
         epochs: Number of epochs trained.
         end: Status, as text.
         cost: Device time in the unit of the table, as text.
@@ -125,7 +125,7 @@ class TrialRows:
             trial=trial.number,
             model=record.config["model"]["name"],
             values=[number(trial.values.get(metric)) for metric in self._objectives.metrics],
-            test=NOTHING if trial.test_top1 is None else f"{trial.test_top1:.2%}",
+            test=self._test(trial),
             epochs=trial.epochs,
             end=trial.status.in_words + ("" if trial.feasible else ", beyond a constraint"),
             cost=self.unit.of(trial.cost),
@@ -136,6 +136,10 @@ class TrialRows:
             is_best=best is not None and trial.number == best.number,
             **_over_seeds(trial),
         )
+
+    def _test(self, trial: TrialResult) -> str:
+        primary = self._result.task.primary
+        return primary.text(trial.test[primary.name]) if primary.name in trial.test else NOTHING
 
 
 def _over_seeds(trial: TrialResult) -> dict[str, str]:

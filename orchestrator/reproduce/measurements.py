@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from orchestrator.config.tasks.classification import CLASSIFICATION
 from orchestrator.records.history import read_begun
 from orchestrator.records.status import TrialStatus
 from orchestrator.records.trials import TrialRecord
@@ -20,7 +21,7 @@ __all__ = ["Measurement", "is_unfinished", "missing_seeds", "read_measurements"]
 REJECTED = "rejected"
 _DONE = (str(TrialStatus.FINISHED), str(TrialStatus.DIVERGED), REJECTED)
 _LAYER = re.compile(r"^span/layer(\d+)_px$")
-_SELECTION = "val/top1"
+_SELECTION = CLASSIFICATION.objective
 
 
 @dataclass(frozen=True)

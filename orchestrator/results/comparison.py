@@ -24,13 +24,14 @@ _IGNORED = ("name", "runs_dir", "tracking.", "storage.")
 def facts_of(sweep: StoredSweep) -> dict[str, Any]:
     """Return the status of a sweep as plain data, for `spatialsweep status` and `list`."""
     result, totals = sweep.result, sweep.result.so_far
-    best = result.best
+    best, primary = result.best, result.task.primary.name
     counts = Counter(str(record.status) for record in result.records if not record.is_repeat)
     return {
         "name": sweep.name,
         "state": str(sweep.state),
         "ended_by": result.ended_by or None,
         "folder": str(sweep.folder),
+        "task": result.task.name,
         "objective": {"metric": result.metric, "mode": result.mode},
         "best": None
         if best is None
@@ -38,7 +39,8 @@ def facts_of(sweep: StoredSweep) -> dict[str, Any]:
             "trial": best.number,
             "value": best.value,
             "values": dict(best.values),
-            "test_top1": best.test_top1,
+            "test": dict(best.test),
+            f"test_{primary}": best.test.get(primary),
             "epochs": best.epochs,
             "status": str(best.status),
             "params": dict(best.params),

@@ -7,21 +7,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from orchestrator.config.tasks.facts import TaskFacts
     from orchestrator.results.configuration_result import ConfigurationResult
-    from orchestrator.results.sweep_result import SweepResult
+    from orchestrator.results.sweep_result import SweepResult, TrialResult
 
 _RESULT_ROWS = 10
 
 
 def result_html(result: SweepResult) -> str:
     """Return the best trials of a sweep as HTML."""
-    best = result.best
+    best, tested = result.best, f"test/{result.task.primary.name}"
     rows = [
         (
             rank,
             trial.number,
             f"{trial.value:.4f}",
-            "-" if trial.test_top1 is None else f"{trial.test_top1:.4f}",
+            cell_of_test(trial, result.task),
             trial.epochs,
             str(trial.status),
             *((mean_text(trial.configuration),) if result.has_repeats else ()),
@@ -32,8 +33,30 @@ def result_html(result: SweepResult) -> str:
     found = "no trial has finished an epoch" if best is None else f"best {result.metric} {best.value:.4f}"
     head = f"<b>{html.escape(result.name)}</b>: {result.status}, {len(result.records)} trials, {html.escape(found)}"
     over_seeds = ("mean over seeds",) if result.has_repeats else ()
-    headings = ("rank", "trial", result.metric, "test/top1", "epochs", "status", *over_seeds, "parameters")
+    headings = ("rank", "trial", result.metric, tested, "epochs", "status", *over_seeds, "parameters")
     return f"<div>{head}{html_table(headings, rows)}<code>{html.escape(str(result.folder))}</code></div>"
+
+
+def cell_of_test(trial: TrialResult, task: TaskFacts) -> str:
+    """Format the primary metric of a trial on the test images for a table, such as `0.9123`.
+
+    Args:
+        trial: Result of the trial.
+        task: Task of its sweep.
+    """
+    value = trial.test.get(task.primary.name)
+    return "-" if value is None else f"{value:.4f}"
+
+
+def clause_of_test(test: Mapping[str, float], task: TaskFacts) -> str:
+    """Format the primary metric on the test images as the end of a line, such as `, test top-1 91.23%`.
+
+    Args:
+        test: Metrics on the test images by name; empty for an empty text.
+        task: Task of the sweep.
+    """
+    value = test.get(task.primary.name)
+    return "" if value is None else f", test {task.primary.label} {task.primary.text(value)}"
 
 
 def mean_text(found: ConfigurationResult | None) -> str:

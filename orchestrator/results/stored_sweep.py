@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.config.sections.objective import ObjectiveConfig, parse_constraint
+from orchestrator.config.tasks.registry import recorded_task
 from orchestrator.errors import first_line
 from orchestrator.files.home_paths import expanded_path
 from orchestrator.files.runs_dir import resolve_runs_dir
@@ -140,6 +141,7 @@ def read_sweep(folder: SweepFolder) -> StoredSweep:
         objectives=objectives,
         storage_uri=recorded_address("storage", history.config, folder.path.parent),
         seeds=int(history.config.get("seeds") or 1),
+        task=recorded_task(history.config),
     )
     return StoredSweep(
         state=state,

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from orchestrator.config.sections.objective import ObjectiveConfig
+from orchestrator.config.tasks.classification import CLASSIFICATION
+from orchestrator.config.tasks.facts import TaskFacts
 from orchestrator.errors import CheckpointError
 from orchestrator.records.costs import NO_COST, NO_TOTALS, Cost, SweepTotals
 from orchestrator.records.folder.trial_folder import trial_folder
@@ -36,12 +38,11 @@ class TrialResult:
         value: Best value of the first objective over the epochs; None when no epoch was finished.
         values: Value of every objective at that epoch, by metric.
         feasible: Whether that epoch satisfies the constraints.
-        test_top1: Top-1 accuracy on the test images; None unless the trial was trained to the end.
+        test: Metrics on the test images, such as `top1`; empty unless the trial was trained to the end.
         epochs: Number of epochs trained.
         mlflow_run: Id of its MLflow run.
         checkpoint: Path of its best weights; None when there is no checkpoint.
         cost: Devices times seconds.
-        test_top5: Top-5 accuracy on the test images; None where `test_top1` is.
         configuration: Result of its configuration over all seeds; None where that was trained with one seed only.
     """
 
@@ -49,15 +50,24 @@ class TrialResult:
     status: TrialStatus
     params: Mapping[str, Any]
     value: float | None
-    test_top1: float | None
+    test: Mapping[str, float]
     epochs: int
     mlflow_run: str | None
     checkpoint: Path | None
     cost: Cost = NO_COST
     values: Mapping[str, float] = field(default_factory=dict)
     feasible: bool = True
-    test_top5: float | None = None
     configuration: ConfigurationResult | None = None
+
+    @property
+    def test_top1(self) -> float | None:
+        """Top-1 accuracy of a classifier on the test images; None where it was not measured."""
+        return self.test.get("top1")
+
+    @property
+    def test_top5(self) -> float | None:
+        """Top-5 accuracy of a classifier on the test images; None where it was not measured."""
+        return self.test.get("top5")
 
     def load_model(self, *, allow_code: bool = False) -> nn.Module:
         """Load the trained network, in evaluation mode on the CPU.
@@ -94,6 +104,7 @@ class SweepResult:
         objectives: Objectives and constraints; None when only the metric is known.
         storage_uri: Database of the study; may hold a password.
         seeds: Number of seeds with which the configurations that may be the best are trained.
+        task: Facts of its task, by which metrics are named and written.
     """
 
     name: str
@@ -110,6 +121,7 @@ class SweepResult:
     objectives: Objectives | None = None
     storage_uri: str = field(default="", repr=False)
     seeds: int = 1
+    task: TaskFacts = field(default=CLASSIFICATION, repr=False)
 
     @property
     def pareto_front(self) -> list[TrialResult]:
@@ -235,7 +247,8 @@ class SweepResult:
     @property
     def trials(self) -> pa.Table:
         """Table with a row per trial; docs/results.md describes the columns."""
-        return trials_table(((record, self._result(record)) for record in self.records), self.metric)
+        rows = ((record, self._result(record)) for record in self.records)
+        return trials_table(rows, self.metric, self.task)
 
     @property
     def reports(self) -> pa.Table:
@@ -270,8 +283,7 @@ class SweepResult:
             status=record.status,
             params=record.params,
             value=record.best(self.metric, self.mode),
-            test_top1=record.test_top1,
-            test_top5=record.test_top5,
+            test=record.test,
             epochs=record.epochs,
             mlflow_run=self.run_ids.get(record.number),
             checkpoint=checkpoint if checkpoint.exists() else None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.config.tasks.facts import TaskFacts
 from orchestrator.files.atomic_files import atomic_file
 from orchestrator.records.ledger import TrialRecord
 from orchestrator.results.configuration_result import ConfigurationResult
@@ -22,7 +23,7 @@ def _column(name: str, kind: pa.DataType, description: str) -> pa.Field:
     return pa.field(name, kind, metadata={"description": description})
 
 
-TRIALS = pa.schema(
+_TRIALS = pa.schema(
     [
         _column("trial", pa.int64(), "Optuna's number, from 0"),
         _column("status", pa.string(), "running, paused, finished, pruned, diverged, failed or interrupted"),
@@ -32,9 +33,7 @@ TRIALS = pa.schema(
         _column("feasible", pa.bool_(), "whether the best epoch keeps the constraints"),
         _column("best_epoch", pa.int64(), "epoch of that value, from 1"),
         _column("epochs", pa.int64(), "epochs trained"),
-        _column(
-            "test_top1", pa.float64(), "accuracy of the best epoch's weights on the test images, of a finished trial"
-        ),
+        _column("test", pa.string(), "metrics of the best epoch's weights on the test images, as a JSON object"),
         _column("params", pa.string(), "searched names and their values, as a JSON object"),
         _column("reason", pa.string(), "of a failure, or where the loss stopped being a number"),
         _column("started_s", pa.float64(), "Unix time of the proposal, in seconds"),
@@ -67,14 +66,34 @@ REPORTS = pa.schema(
 )
 
 
-def trials_table(rows: Iterable[tuple[TrialRecord, TrialResult]], metric: str) -> pa.Table:
+def trials_schema(task: TaskFacts) -> pa.Schema:
+    """Return the columns of the table of trials; the primary metric of the task has one of its own.
+
+    Args:
+        task: Task of the sweep.
+    """
+    primary = task.primary
+    own = _column(
+        f"test_{primary.name}",
+        pa.float64(),
+        f"{primary.in_words} of the best epoch's weights on the test images, of a finished trial",
+    )
+    return _TRIALS.insert(_TRIALS.get_field_index("test"), own)
+
+
+def trials_table(rows: Iterable[tuple[TrialRecord, TrialResult]], metric: str, task: TaskFacts) -> pa.Table:
     """Build the table with a row per trial.
 
     Args:
         rows: Record and result of every trial.
         metric: Metric of the first objective.
+        task: Task of the sweep.
     """
-    return pa.Table.from_pylist([_trial_row(record, result, metric) for record, result in rows], schema=TRIALS)
+    primary = task.primary.name
+    found = [
+        _trial_row(record, result, metric) | {f"test_{primary}": record.test.get(primary)} for record, result in rows
+    ]
+    return pa.Table.from_pylist(found, schema=trials_schema(task))
 
 
 def reports_table(records: Sequence[TrialRecord]) -> pa.Table:
@@ -107,7 +126,7 @@ def _trial_row(record: TrialRecord, result: TrialResult, metric: str) -> dict[st
         "feasible": result.feasible,
         "best_epoch": next(map(int, at_best), None),
         "epochs": record.epochs,
-        "test_top1": record.test_top1,
+        "test": json.dumps(record.test),
         "params": json.dumps(dict(record.params)),
         "reason": record.reason or None,
         "started_s": record.started_s,

@@ -149,7 +149,11 @@ def measure(trial: Mapping[str, Any], facts: DatasetFacts, network_files: Mappin
         models.register_network_file(name, text)
     config = TrialConfig(**trial)
     description = describe_network(
-        config.model, num_classes=facts.num_classes, in_chans=facts.in_chans, image_size=facts.image_size
+        config.model,
+        num_classes=facts.num_classes,
+        in_chans=facts.in_chans,
+        image_size=facts.image_size,
+        task=config.task,
     )
     device = torch.device("cuda", torch.cuda.current_device())
     total = torch.cuda.get_device_properties(device).total_memory

@@ -12,6 +12,7 @@ from orchestrator.config.flat_names import flat_names
 from orchestrator.config.network_files import Finder, network_files_from
 from orchestrator.config.plans import SweepPlans
 from orchestrator.config.sections.study import TrialSchedulerConfig
+from orchestrator.config.tasks.registry import DEFAULT_TASK
 from orchestrator.data import current_hash, open_dataset
 from orchestrator.errors import ConfigError, Problem, ResumeError
 from orchestrator.records.folder.known_servers import note_server
@@ -94,6 +95,7 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], *, name: s
         ResumeError: The two differ; the text lists every difference.
     """
     absent = "nothing"
+    before, now = ({"task": DEFAULT_TASK, **each} for each in (before, now))  # earlier versions name none
     if recorded := before.get(_DATASET):
         before = {**before, _DATASET: current_hash(recorded)}
     changed = [key for key in sorted({*before, *now}) if before.get(key, absent) != now.get(key, absent)]

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.plans import SweepPlans, TrackingPlan
+from orchestrator.config.tasks.registry import task_facts
 from orchestrator.errors import TrackingError
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import Ledger, TrialStatus, count_rejected
 from orchestrator.records.objectives import Objectives
-from orchestrator.results.sweep_result import SweepResult, TrialResult
+from orchestrator.results.sweep_result import SweepResult
 from orchestrator.search.racing import record_means
 from orchestrator.sweep.checkpoint_retention import checkpoints_to_store, kept_trials
 from orchestrator.tracking.mlflow_runs import silence_mlflow
@@ -69,6 +70,7 @@ def finalize(
             objectives=objectives,
             storage_uri=plans.paths.study_uri,
             seeds=search.seeds,
+            task=task_facts(search.task),
         )
 
     record_means(ledger, objectives)
@@ -79,7 +81,7 @@ def finalize(
     if front:
         ledger.front_found(front)
     tables = first.write_tables()
-    ledger.sweep_ended(status, _summary(first.best, ledger, front), [str(path) for path in tables])
+    ledger.sweep_ended(status, _summary(first, ledger, front), [str(path) for path in tables])
     notices = [CHOSEN_ON_TEST] if search.dataset.select_on == "test" else []
     if rejected := count_rejected(Counter(trial.rule for trial in ledger.rejected())):
         notices.append(f"Rejected before they cost a trial: {rejected}.")
@@ -105,7 +107,8 @@ def _store_checkpoints(ledger: Ledger, kept: set[tuple[int, str]]) -> None:
         ledger.checkpoint_kept(number, path)
 
 
-def _summary(best: TrialResult | None, ledger: Ledger, front: Sequence[int]) -> dict[str, Any]:
+def _summary(result: SweepResult, ledger: Ledger, front: Sequence[int]) -> dict[str, Any]:
+    best, primary = result.best, result.task.primary.name
     trials = ledger.trials()
     counts: dict[str, Any] = {
         f"trials_{status}": sum(trial.status is status for trial in trials) for status in TrialStatus
@@ -120,7 +123,7 @@ def _summary(best: TrialResult | None, ledger: Ledger, front: Sequence[int]) -> 
         counts["ended_by"] = ledger.ended_by
     if best is None:
         return counts
-    test = {} if best.test_top1 is None else {"best_test_top1": best.test_top1}
+    test = {f"best_test_{primary}": best.test[primary]} if primary in best.test else {}
     over = best.configuration
     means = {} if over is None else {"best_mean": over.mean, "best_ci_low": over.ci_low, "best_ci_high": over.ci_high}
     return {**counts, "best_trial": best.number, "best_value": best.value, **test, **means}

@@ -26,7 +26,7 @@ from orchestrator.config.sections.budget import BudgetConfig
 from orchestrator.config.sections.training import AUTO
 from orchestrator.config.trial import resolve_trial
 from orchestrator.data import dataset_facts
-from orchestrator.lanes.lane_setting import LaneTask
+from orchestrator.lanes.lane_setting import LaneInputs
 from orchestrator.lanes.pool.lane_pool import LanePool
 from orchestrator.notify.notifications import Notifications
 from orchestrator.plain_output import say
@@ -199,12 +199,13 @@ class SweepSession:
         return LanePool(
             plan,
             training.resources,
-            LaneTask(
+            LaneInputs(
                 training.dataset,
                 self._dataset,
                 training.objective,
                 training.costs,
                 network_files=training.network_files,
+                task=training.task,
             ),
             scratch=self._folder.scratch / "ray",
         )

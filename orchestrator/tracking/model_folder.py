@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -59,9 +59,9 @@ def write_model_folder(checkpoint: Path, folder: Path) -> ModelFacts:
 
     content = read_best(checkpoint, torch.device("cpu"))
     description, data = content["model"], content["data"]
-    network = PixelModel(
-        load_network_file(checkpoint), data["pixel_mean"], data["pixel_std"], data["class_names"]
-    ).eval()
+    trained = load_network_file(checkpoint)
+    output = cast(tuple[int, ...] | None, trained.output_shape)
+    network = PixelModel(trained, data["pixel_mean"], data["pixel_std"], data["class_names"]).eval()
     shape = (description["in_chans"], description["image_size"], description["image_size"])
     single = np.dtype(np.float32)
     with _code_of(description["name"]) as code:
@@ -71,11 +71,15 @@ def write_model_folder(checkpoint: Path, folder: Path) -> ModelFacts:
             code_paths=[str(Path(models.__file__).parent), *code],
             signature=ModelSignature(
                 inputs=Schema([TensorSpec(single, (-1, *shape))]),
-                outputs=Schema([TensorSpec(single, (-1, description["num_classes"]))]),
+                outputs=None if output is None else Schema([TensorSpec(single, (-1, *output))]),
             ),
             input_example=_example(shape),
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _REQUIRED],
-            metadata={"class_names": list(data["class_names"]), "network": description["name"]},
+            metadata={
+                "class_names": list(data["class_names"]),
+                "network": description["name"],
+                "task": trained.task,
+            },
             serialization_format="pickle",
         )
     metrics = {key: float(value) for key, value in content.get("metrics", {}).items() if math.isfinite(value)}

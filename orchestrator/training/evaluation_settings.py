@@ -9,14 +9,15 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field, ValidationError
-from torch import Tensor, nn
+from torch import nn
 
 from orchestrator.config.sections.dataset import TestTimeAugmentation
 from orchestrator.config.sections.section import Section
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.errors import CheckpointError
 from orchestrator.training.images.decoded_images import DecodedSplit
-from orchestrator.training.images.device_images import DeviceSplit
+from orchestrator.training.images.split import Split
+from orchestrator.training.tasks.trees import in_float32, in_memory_format
 
 __all__ = ["EvaluationSettings", "autocast"]
 
@@ -41,7 +42,7 @@ class EvaluationSettings(Section):
     tta: TestTimeAugmentation = "none"
 
     @classmethod
-    def of(cls, training: TrainingConfig, split: DeviceSplit | DecodedSplit) -> EvaluationSettings:
+    def of(cls, training: TrainingConfig, split: Split) -> EvaluationSettings:
         """Return the settings of a trial.
 
         Args:
@@ -77,12 +78,12 @@ class EvaluationSettings(Section):
             where = ".".join(map(str, ("evaluation", *fault["loc"])))
             raise CheckpointError(f"{path}: {where} is {fault['input']!r}; {fault['msg']}") from None
 
-    def predict(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Return the logits of a network, (B, num_classes), in float32."""
+    def predict(self, network: nn.Module, images: Any) -> Any:
+        """Return the outputs of a network, such as logits (B, num_classes), in float32."""
         order = torch.channels_last if self.channels_last else torch.contiguous_format
         with autocast(images.device.type, self.precision):
-            logits: Tensor = network(images.contiguous(memory_format=order))
-        return logits.float()
+            outputs = network(in_memory_format(images, order))
+        return in_float32(outputs)
 
     def place(self, network: nn.Module, device: torch.device) -> nn.Module:
         """Move a network to a device, its weights in the memory format of the training."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-import models
-from orchestrator.training.evaluation import Predictor
+from orchestrator.config.sections.training import TrainingConfig
+from orchestrator.training.tasks.task import Predictor, Task
 
 __all__ = ["NetworkCosts"]
 
@@ -24,11 +24,13 @@ class NetworkCosts:
     Args:
         description: Description of the network, see `describe_network`.
         wanted: Names of the costs: any of `params`, `macs` and `latency_ms`.
+        task: Task of the network.
     """
 
-    def __init__(self, description: Mapping[str, Any], wanted: frozenset[str]) -> None:
+    def __init__(self, description: Mapping[str, Any], wanted: frozenset[str], task: Task) -> None:
         self._description = description
-        self._counts = _count(description, wanted)
+        self._task = task
+        self._counts = _count(description, wanted, task)
         self._has_latency = "latency_ms" in wanted
 
     def measure(self, predictor: Predictor, device: torch.device) -> dict[str, float]:
@@ -40,24 +42,23 @@ class NetworkCosts:
         """
         if not self._has_latency:
             return self._counts
-        channels, size = self._description["in_chans"], self._description["image_size"]
-        return {**self._counts, "latency_ms": _measure_latency_ms(predictor, channels, size, device)}
+        side = self._description["image_size"]
+        image, _ = self._task.example_batch(self._description, TrainingConfig(), images=1, side=side, device=device)
+        return {**self._counts, "latency_ms": _measure_latency_ms(predictor, image, device)}
 
 
-def _count(description: Mapping[str, Any], wanted: frozenset[str]) -> dict[str, float]:
+def _count(description: Mapping[str, Any], wanted: frozenset[str], task: Task) -> dict[str, float]:
     if not wanted & {"params", "macs"}:
         return {}
-    options = {key: description[key] for key in ("num_classes", "in_chans", "image_size")}
-    cost = models.model_cost(description["name"], description["options"], **options)
+    cost = task.model_cost(description)
     counts = {"params": float(cost.params), "macs": float(cost.macs)}
     return {name: value for name, value in counts.items() if name in wanted}
 
 
 @torch.no_grad()
-def _measure_latency_ms(predictor: Predictor, in_chans: int, image_size: int, device: torch.device) -> float:
+def _measure_latency_ms(predictor: Predictor, image: Any, device: torch.device) -> float:
     """Return the median of a few passes of one image, after a warm-up, in milliseconds."""
     predictor.evaluated.eval()
-    image = torch.zeros(1, in_chans, image_size, image_size, device=device)
     times = []
     for _ in range(_WARM_UP + _PASSES):
         _wait_for(device)

@@ -14,12 +14,13 @@ from torch.nn.parallel import DistributedDataParallel
 import models
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.training.evaluation_settings import autocast
-from orchestrator.training.losses import loss_sum
 from orchestrator.training.memory.out_of_memory import Accumulation
 from orchestrator.training.optimizer.clipping import clip_gradients_, clips
 from orchestrator.training.optimizer.lr_schedule import LrSchedule
 from orchestrator.training.optimizer.optimizer import create_optimizer
 from orchestrator.training.optimizer.recomputation import checkpoint_blocks, unchanged_buffers
+from orchestrator.training.tasks.task import Task
+from orchestrator.training.tasks.trees import in_float32, in_memory_format, split_tree
 from orchestrator.training.workers import Workers, exchange_s_per_step, flat_buffers, restore_buffers_
 
 
@@ -31,6 +32,7 @@ class TrainState:
         training: Training settings.
         workers: This rank and its process group.
         steps_per_epoch: Number of optimiser steps of an epoch.
+        task: Task of the network.
 
     Attributes:
         network: Network whose weights the optimiser changes.
@@ -42,7 +44,10 @@ class TrainState:
         TrialFailedError: The network does not support `training.gradient_checkpointing`.
     """
 
-    def __init__(self, network: nn.Module, training: TrainingConfig, workers: Workers, steps_per_epoch: int) -> None:
+    def __init__(
+        self, network: nn.Module, training: TrainingConfig, workers: Workers, steps_per_epoch: int, task: Task
+    ) -> None:
+        self._task = task
         self._training = training
         self._workers = workers
         if training.gradient_checkpointing:
@@ -84,31 +89,36 @@ class TrainState:
         """Seconds per step in which gradients are exchanged and nothing is computed; None in a single process."""
         return exchange_s_per_step(self._wrapped)
 
-    def predict(self, images: Tensor) -> Tensor:
-        """Return the logits of the evaluated network, (B, num_classes), in float32."""
+    def predict(self, images: Any) -> Any:
+        """Return the outputs of the evaluated network, such as logits (B, num_classes), in float32."""
         with self._autocast():
-            logits: Tensor = self.evaluated(images.contiguous(memory_format=self._format))
-        return logits.float()
+            outputs = self.evaluated(in_memory_format(images, self._format))
+        return in_float32(outputs)
 
     def begin_epoch(self) -> None:
         """Switch the network to training mode."""
         self._wrapped.train()
 
-    def step(self, images: Tensor, targets: Tensor, *, update: int, global_images: int) -> Tensor:
+    def step(self, images: Any, targets: Any, *, update: int, global_images: int) -> Tensor:
         """Take one optimiser step and return the loss summed over this rank's images.
 
+        Where the task counts other units than images, the result is such that its sum over the ranks is the mean over
+        all units times the number of images.
+
         Args:
-            images: This rank's share of the images, (B, C, H, W).
-            targets: Labels (B,) of these images, or distributions over the classes (B, num_classes).
+            images: This rank's share of the images, such as a tensor (B, C, H, W).
+            targets: Targets of these images.
             update: Number of the step in the whole training, from 0.
             global_images: Number of images of the step over all ranks.
         """
         self.lr_schedule.step_update(update)
-        images = images.contiguous(memory_format=self._format)
+        images = in_memory_format(images, self._format)
+        counted = self._task.loss_count(targets)
+        units = global_images if counted is None else self._workers.sum(counted.double()).clamp(min=1)
 
         def gradients(parts: int) -> Tensor:
             self.optimizer.zero_grad()
-            return self._accumulate(images, targets, global_images, parts)
+            return self._accumulate(images, targets, units, parts)
 
         loss = self._accumulation.compute(gradients, global_images)
         if self._accumulation.retries:
@@ -121,7 +131,7 @@ class TrainState:
         self._hooks.project_()
         if self.average is not None:
             self.average.update(self.network, step=update + 1)
-        return loss
+        return loss if counted is None else loss * (global_images / units)
 
     def share_buffers(self) -> None:
         """Share running statistics among ranks, as `training.dist_bn` says, before an evaluation or a checkpoint."""
@@ -186,17 +196,20 @@ class TrainState:
         if self.lr_schedule.state_dict() is not None:
             self.lr_schedule.load_state_dict(state["lr_schedule"])
 
-    def _accumulate(self, images: Tensor, targets: Tensor, global_images: int, parts: int) -> Tensor:
+    def _accumulate(self, images: Any, targets: Any, units: int | Tensor, parts: int) -> Tensor:
         """Add up the gradients of this rank's share, a part at a time, and return the loss summed over the share."""
-        total = torch.zeros((), device=images.device)
-        for part, inputs in enumerate(images.tensor_split(parts)):
+        total = torch.zeros((), device=self._workers.device)
+        for part, (inputs, wanted) in enumerate(
+            zip(split_tree(images, parts), split_tree(targets, parts), strict=True)
+        ):
             is_last = part == parts - 1
             with nullcontext() if is_last else self._without_exchange():
                 with self._autocast():
-                    logits = self._compiled(inputs)
-                loss = loss_sum(logits, targets.tensor_split(parts)[part], self._training)
-                # DDP averages gradients over ranks; the factor makes that the mean over images for shares of any size.
-                objective = loss * (self._workers.world_size / global_images)
+                    outputs = self._task.forward(self._compiled, inputs, wanted)
+                loss = self._task.loss_sum(outputs, wanted, self._training)
+                # DDP averages gradients over ranks; the factor makes that the mean over images, or over the units that
+                # the task counts, for shares of any size.
+                objective = loss * (self._workers.world_size / units)
                 if is_last:
                     objective = objective + self._hooks.penalty()
                 with self._recomputation():

@@ -27,7 +27,7 @@ from orchestrator.training.checkpoints.initial_weights import load_initial_weigh
 from orchestrator.training.epoch_losses import EpochLosses, first_diverged_step
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.images.device_images import DeviceImages
-from orchestrator.training.images.training_batches import training_batches
+from orchestrator.training.images.split import Batch, Split
 from orchestrator.training.memory.batch_size import with_found_batch_size
 from orchestrator.training.memory.out_of_memory import translate_out_of_memory
 from orchestrator.training.memory.steps import StepShape
@@ -35,6 +35,7 @@ from orchestrator.training.network_costs import NetworkCosts
 from orchestrator.training.randomness import seed_everything
 from orchestrator.training.reset_torch import reset_torch
 from orchestrator.training.step_clock import StepClock
+from orchestrator.training.tasks.registry import find_task
 from orchestrator.training.train_state import TrainState
 from orchestrator.training.watch.epoch_watch import EpochObserver, EpochWatch
 from orchestrator.training.workers import Workers
@@ -63,7 +64,7 @@ class Trial:
     1. No checkpoint: training begins at the first step of epoch 1, from random weights or from `model.checkpoint`.
     2. A checkpoint within an epoch: training resumes at the next step.
     3. A checkpoint after an epoch: the newest report is repeated, and training resumes with the next epoch.
-    4. A checkpoint after the last epoch: its report is repeated, with the test accuracy.
+    4. A checkpoint after the last epoch: its report is repeated, with the test metrics.
 
     Args:
         config: Configuration of the trial.
@@ -90,22 +91,29 @@ class Trial:
         self.data = data
         self.workers = workers
         self.checkpoints = checkpoints
+        self.task = find_task(config.task)
         num_classes = len(data.class_names)
         self.description = describe_network(
-            config.model, num_classes=num_classes, in_chans=data.in_chans, image_size=data.image_size
+            config.model,
+            num_classes=num_classes,
+            in_chans=data.in_chans,
+            image_size=data.image_size,
+            task=config.task,
         )
-        self.costs = NetworkCosts(self.description, costs)
+        self.costs = NetworkCosts(self.description, costs, self.task)
         self._finds_batch_size = config.training.global_batch_size == AUTO
         shape = StepShape.of(self.description, config.training)
         self.config = config = with_found_batch_size(config, shape, data, workers, checkpoints.folder)
         reset_torch()
         seed_everything(config.seed, device=workers.device)
         self.steps_per_epoch = len(self._batches(epoch=1))
-        self.images = training_batches(data.train, config.training, workers, num_classes=num_classes, seed=config.seed)
+        self.images = self.task.training_batches(
+            data.train, config.training, workers, num_classes=num_classes, seed=config.seed
+        )
         network = build_network(self.description)
         if config.initial_weights is not None:
             load_initial_weights(network, checkpoints.folder, config.initial_weights)
-        self.train_state = TrainState(network, config.training, workers, self.steps_per_epoch)
+        self.train_state = TrainState(network, config.training, workers, self.steps_per_epoch, self.task)
         self.epoch = 0  # complete epochs
         self.step = 0  # complete steps of the epoch after them
         self.losses = EpochLosses(self.steps_per_epoch, workers)
@@ -120,7 +128,7 @@ class Trial:
         return self.train_state.network
 
     def run(self, report: Report) -> None:
-        """Train to the last epoch and report after each validation; the last report contains the test accuracy.
+        """Train to the last epoch and report after each validation; the last report contains the test metrics.
 
         Args:
             report: Callable that takes the epoch, from 1, and its metrics.
@@ -133,14 +141,14 @@ class Trial:
         """
         with translate_out_of_memory(self.config.training, self.workers.world_size):
             if reported := self._validated_epoch():  # an interruption may have lost the report of this epoch
-                report(reported, self._with_test_accuracy(self.metrics))
+                report(reported, self._with_test_metrics(self.metrics))
             started, first = time.perf_counter(), self.epoch
             while self.epoch < self.config.training.epochs:
                 self._complete_epoch(self._train_epoch(self.epoch + 1))
                 if self._validated_epoch() == self.epoch:
                     seconds = (time.perf_counter() - started) / (self.epoch - first)
                     clock = {"epoch_time_s": seconds, "workers": float(self.workers.world_size)}
-                    report(self.epoch, {**self._with_test_accuracy(self.metrics), **clock})
+                    report(self.epoch, {**self._with_test_metrics(self.metrics), **clock})
                     started, first = time.perf_counter(), self.epoch
 
     def _validated_epoch(self) -> int:
@@ -173,7 +181,7 @@ class Trial:
         }
 
     def _train_step(
-        self, epoch: int, step: int, images: Iterator[tuple[Tensor, Tensor]], clock: StepClock, global_images: int
+        self, epoch: int, step: int, images: Iterator[Batch], clock: StepClock, global_images: int
     ) -> Tensor:
         """Take one optimiser step and return the loss summed over this rank's images."""
         seed_everything(self.config.seed, epoch, step, self.workers.rank, device=self.workers.device)
@@ -246,12 +254,15 @@ class Trial:
 
     def _validate(self) -> dict[str, float]:
         """Return validation metrics, the network's own diagnostics, and its costs."""
-        validation = evaluate(self.train_state, self.data.validation, self.workers)
-        metrics = {f"val/{name}": value for name, value in validation.items()}
+        metrics = {f"val/{name}": value for name, value in self._evaluate(self.data.validation).items()}
         return metrics | models.diagnostics(self.network) | self.costs.measure(self.train_state, self.workers.device)
 
-    def _with_test_accuracy(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Return the metrics of an epoch; of the last epoch with the test accuracy of the best epoch's weights."""
+    def _evaluate(self, split: Split) -> dict[str, float]:
+        classes = len(self.data.class_names)
+        return evaluate(self.train_state, split, self.workers, self.task, num_classes=classes)
+
+    def _with_test_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return the metrics of an epoch; of the last epoch with the test metrics of the best epoch's weights."""
         is_last = self.epoch == self.config.training.epochs
         return {**metrics, **(self._test_best() if is_last else {})}
 
@@ -262,9 +273,10 @@ class Trial:
         self.workers.sum(torch.zeros(1, device=self.workers.device))  # best.pt is complete once all ranks are here
         best = read_best(self.checkpoints.best, self.workers.device)
         load_weights(network, best["state_dict"], self.checkpoints.best)
-        result = evaluate(self.train_state, self.data.test, self.workers)
+        result = self._evaluate(self.data.test)
         network.load_state_dict(current)
-        return {"test/top1": result["top1"], "test/top5": result["top5"], "best_epoch": float(best.get("epoch", 0))}
+        tested = {f"test/{metric.name}": result[metric.name] for metric in self.task.facts.tested}
+        return {**tested, "best_epoch": float(best.get("epoch", 0))}
 
     def _is_best(self, metrics: Mapping[str, float]) -> bool:
         value, best = metrics[self.objective.metric], self.best.get(self.objective.metric)

@@ -29,8 +29,8 @@ _BUCKET = 25 * 2**20 // 4
 class Workers:
     """One rank and its process group.
 
-    `sum`, `gather`, `broadcast_from_first` and `share_buffers` are collective operations: every rank must call them,
-    and they block until all have.
+    `sum`, `gather`, `gather_rows`, `broadcast_from_first` and `share_buffers` are collective operations: every rank
+    must call them, and they block until all have.
 
     Args:
         rank: Rank of this process, from 0.
@@ -105,6 +105,20 @@ class Workers:
         rows = torch.zeros(self.world_size, len(values), dtype=values.dtype, device=self.device)
         rows[self.rank] = values
         return self.sum(rows)
+
+    def gather_rows(self, rows: Tensor) -> Tensor:
+        """Return the rows of all ranks, those of one rank after those of another, on all ranks; every rank must call.
+
+        Args:
+            rows: Rows of this rank, (n, k); n may differ between the ranks and be 0.
+        """
+        if self.world_size == 1:
+            return rows
+        counts = self.gather(torch.tensor([len(rows)], device=self.device)).flatten().tolist()
+        every = torch.zeros(sum(counts), *rows.shape[1:], dtype=rows.dtype, device=self.device)
+        first = sum(counts[: self.rank])
+        every[first : first + len(rows)] = rows
+        return self.sum(every)
 
     def share_buffers(self, network: nn.Module, dist_bn: str = "broadcast") -> None:
         """Make the buffers of all ranks equal, so that all evaluate the same network; every rank must call.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.config.sections.dataset import DatasetConfig
-from orchestrator.config.sections.objective import METRICS
+from orchestrator.config.sections.objective import natural_mode
 from orchestrator.data import dataset_facts
 from orchestrator.errors import ConfigError, DataError, Problem, did_you_mean
 from orchestrator.records.status import TrialStatus
@@ -97,7 +97,7 @@ def metric_of(sweep: StoredSweep, name: str | None) -> Metric:
         reason = f"no trial of {sweep.name} has reported '{name}'. {did_you_mean(name, known)}"
         raise ConfigError([Problem("--objective", reason.rstrip())])
     natural = "min" if name.endswith("loss") or name.startswith("cost/") else "max"
-    return Metric(name, METRICS.get(name, natural))
+    return Metric(name, natural_mode(name) or natural)
 
 
 def compared_name(sweep: StoredSweep, by: str | None) -> str:

@@ -8,11 +8,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.config.tasks.registry import recorded_task
 from orchestrator.plain_output import add_column, add_row, cell, say
 from orchestrator.records.budget import as_duration
 from orchestrator.records.ledger import count_rejected
 from orchestrator.records.repair import Repair
 from orchestrator.results.deletion import Deletion
+from orchestrator.results.notebook_table import clause_of_test
 
 _HOUR_S = 3_600.0
 _MOST_DROPPED = 10
@@ -106,7 +108,7 @@ def _status_lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     best, objective = facts["best"], facts["objective"]["metric"]
     found = "none yet"
     if best is not None:
-        test = f", test top-1 {best['test_top1']:.2%}" if best["test_top1"] is not None else ""
+        test = clause_of_test(best["test"], recorded_task(facts))
         found = f"{objective} {best['value']:.4f} (trial {best['trial']}, {best['status']}){test}"
     counts = ", ".join(f"{count} {status}" for status, count in facts["trials"].items()) or "none yet"
     lines = [
@@ -148,7 +150,7 @@ def _outcome_rows(sweeps: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[s
         ("state", [_state(facts) for facts in sweeps]),
         ("objective", [f"{facts['objective']['metric']} ({facts['objective']['mode']})" for facts in sweeps]),
         ("best", [_number(facts["best"] and facts["best"]["value"]) for facts in sweeps]),
-        ("test/top1", [_number(facts["best"] and facts["best"]["test_top1"]) for facts in sweeps]),
+        *_test_rows(sweeps),
         ("trials ended", [_trials_done(facts) for facts in sweeps]),
         ("epochs", [str(facts["epochs"]) for facts in sweeps]),
         ("wall clock", [as_duration(facts["wall_s"]) for facts in sweeps]),
@@ -156,6 +158,15 @@ def _outcome_rows(sweeps: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[s
         ("GPU-hours", [_number(facts["cost"]["gpu_s"] / _HOUR_S) for facts in sweeps]),
         ("price", [_number(facts["cost"].get("price")) for facts in sweeps]),
         ("space", [facts["space"] for facts in sweeps]),
+    ]
+
+
+def _test_rows(sweeps: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Return a row for the primary metric of each task, on the test images."""
+    names = dict.fromkeys(recorded_task(facts).primary.name for facts in sweeps)
+    return [
+        (f"test/{name}", [_number(facts["best"] and facts["best"]["test"].get(name)) for facts in sweeps])
+        for name in names
     ]
 
 

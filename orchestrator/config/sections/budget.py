@@ -11,11 +11,11 @@ from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, Po
 from orchestrator.config.sections.objective import ObjectiveConfig
 from orchestrator.config.sections.resources import ResourcesConfig
 from orchestrator.config.sections.section import Section
+from orchestrator.config.tasks.registry import known_metric
 from orchestrator.errors import Problem
 
 _UNIT_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _DURATION = re.compile(r"\s*(?:(\d+(?:\.\d+)?)\s*([dhms]))\s*")
-_SHARES = ("val/top1", "val/top5")
 
 
 def parse_duration(given: object) -> object:
@@ -69,6 +69,8 @@ def budget_problems(
     """Yield limits that cannot be reached as written."""
     if resources and resources.gpus_per_worker == 0 and budget.gpu_hours is not None:
         yield Problem("budget.gpu_hours", "trials reserve no GPU (resources.gpus_per_worker: 0). Use budget.cpu_hours")
-    if objective and budget.target is not None and objective.metric in _SHARES and not 0 <= budget.target <= 1:
+    metric = known_metric(objective.metric) if objective else None
+    is_share = metric is not None and metric.is_share
+    if objective and budget.target is not None and is_share and not 0 <= budget.target <= 1:
         remedy = f". Use {budget.target / 100:g}" if 1 < budget.target <= 100 else ""
         yield Problem("budget.target", f"got {budget.target:g}; {objective.metric} is a share from 0 to 1{remedy}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -16,6 +17,9 @@ from pydantic import (
 )
 
 from orchestrator.config.sections.augmentation import AugmentationConfig
+from orchestrator.config.tasks.classification import CLASSIFICATION
+from orchestrator.config.tasks.registry import list_losses
+from orchestrator.errors import did_you_mean
 
 Milestones = Annotated[tuple[PositiveInt, ...], Strict(strict=False)]
 """Epochs in ascending order; YAML writes a list."""
@@ -36,6 +40,16 @@ def _batch_size(given: Any) -> int | Literal["auto"]:
 
 BatchSize = Annotated[int | Literal["auto"], PlainValidator(_batch_size), PlainSerializer(lambda given: given, Any)]
 """Number of images, or `auto`."""
+
+
+def _loss_of_a_task(given: str) -> str:
+    if given not in (known := list_losses()):
+        raise ValueError(f"no task has such a loss. {did_you_mean(given, known)}")
+    return given
+
+
+LossName = Annotated[str, AfterValidator(_loss_of_a_task)]
+"""Name of a loss of any task; the rules of the sweep check that it is one of its task."""
 
 
 class TrainingConfig(AugmentationConfig):
@@ -72,7 +86,7 @@ class TrainingConfig(AugmentationConfig):
         decay_rate: Factor by which `multistep`, `step` and `plateau` lower the rate.
         plateau_patience: Number of epochs without a better value of the first objective, after which `plateau` lowers
             the rate.
-        loss: Training loss; `binary_cross_entropy` is averaged over the classes.
+        loss: Training loss, one of the task's; `binary_cross_entropy` is averaged over the classes.
         label_smoothing: Share of the target spread over all classes.
         bce_target_threshold: Soft targets above it become 1, others 0; None leaves them soft.
         accumulation_steps: Number of parts of a worker's share of a batch, computed one after the other to save memory.
@@ -119,7 +133,7 @@ class TrainingConfig(AugmentationConfig):
     decay_milestones: Milestones = ()
     decay_rate: float = Field(0.1, gt=0, lt=1)
     plateau_patience: NonNegativeInt = 10
-    loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
+    loss: LossName = CLASSIFICATION.losses[0]
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     bce_target_threshold: float | None = Field(None, ge=0, lt=1)
     accumulation_steps: PositiveInt = 1

@@ -19,6 +19,8 @@ from orchestrator.config.searched_values import domains_of, max_epochs
 from orchestrator.config.sections.budget import budget_problems
 from orchestrator.config.sections.objective import ObjectiveConfig, constraint_problems, objective_problems
 from orchestrator.config.sections.section import Section
+from orchestrator.config.tasks.classification import CLASSIFICATION
+from orchestrator.config.tasks.registry import DEFAULT_TASK, list_tasks, task_facts, unknown_task
 from orchestrator.config.validation.dataset_rules import fraction_problems, image_facts
 from orchestrator.config.validation.optimizer_rules import optimizer_problems
 from orchestrator.config.validation.plain_data import shown
@@ -28,6 +30,7 @@ from orchestrator.config.validation.scheduler_rules import scheduler_problems
 from orchestrator.config.validation.search_rules import search_problems
 from orchestrator.config.validation.seed_rules import seed_problems, tournament_problems
 from orchestrator.config.validation.storage_rules import storage_problems
+from orchestrator.config.validation.task_rules import task_problems
 from orchestrator.config.validation.training_rules import augmentation_problems, training_problems, unused_problems
 from orchestrator.errors import Problem, did_you_mean
 from orchestrator.server_addresses import SCHEMES, scheme_of, truncation_problem
@@ -113,7 +116,9 @@ def _check_objectives(raw: Any) -> tuple[tuple[ObjectiveConfig, ...], list[Probl
     listed = isinstance(raw, list | tuple)
     sound, problems = [], []
     if listed and not raw:
-        problems.append(Problem("objective", "is empty; name at least one metric, such as {metric: val/top1}"))
+        problems.append(
+            Problem("objective", f"is empty; name at least one metric, such as {{metric: {CLASSIFICATION.objective}}}")
+        )
     for index, content in enumerate(raw if listed else (raw,)):
         if len(problems) > _MOST_FAULTS:
             break
@@ -129,6 +134,7 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
     facts, problems = image_facts(sections.get("dataset"))
     yield from problems
     yield from _check_names(sections)
+    yield from _check_task(sections)
     training, scheduler, search = sections.get("training"), sections.get("trial_scheduler"), sections["search"]
     if training and scheduler:
         epochs, trials = max_epochs(training, search), sections.get("trials", 1)
@@ -154,6 +160,18 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
     yield from search_problems(sections, facts)
 
 
+def _check_task(sections: Mapping[str, Any]) -> Iterator[Problem]:
+    """Check the task, and what depends on it."""
+    name = sections.get("task", DEFAULT_TASK)
+    if name not in list_tasks():
+        yield unknown_task(name)
+        return
+    facts = task_facts(name)
+    yield from task_problems(facts, sections.get("training"), sections.get("dataset"), sections["search"])
+    yield from objective_problems(sections.get("objective", ()), facts)
+    yield from constraint_problems(sections.get("constraints", ()), facts)
+
+
 def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
     from timm.optim import list_optimizers
 
@@ -176,8 +194,6 @@ def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
             f"got {shown(without_password(tracking.uri))}; must name a server or a database. "
             "Use http://host:port, or sqlite:////absolute/path/mlflow.db",
         )
-    yield from objective_problems(sections.get("objective", ()))
-    yield from constraint_problems(sections.get("constraints", ()))
 
 
 def _section_class(annotation: Any) -> type[BaseModel] | None:

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from orchestrator.config.tasks.registry import task_facts
 from orchestrator.errors import ExplainError
 from orchestrator.inference.explain.compared import (
     UNTRAINED,
@@ -81,9 +82,12 @@ def explain_network(
         queries: Points whose attention is drawn, as shares of width and height from the upper left corner.
 
     Raises:
-        ExplainError: The folder cannot be written, or a layer or package is missing.
+        ExplainError: The folder cannot be written, a layer or package is missing, or the network is no classifier.
         CheckpointError: There is no such ViT, or its weights do not fit.
     """
+    task = task_facts(trained.task)
+    if not task.has_labels:
+        raise ExplainError(f"{trained.label}: its task is {task.name}; the pictures explain one class for each image")
     for module in _MODULES:
         importlib.import_module(f"orchestrator.inference.explain.{module}")
     compared = load_compared(compare, images, len(cast(tuple[str, ...], trained.network.class_names)))

@@ -74,10 +74,15 @@ def export_network(
 
     Raises:
         ExportError: There is no such format, a package is missing, the network cannot be exported, or its outputs
-            differ by more than `TOLERANCE`.
+            differ by more than `TOLERANCE`, or are not one tensor.
     """
     form = format_named(format_name)
     _require_target(path, form)
+    if not trained.returns_tensor:
+        raise ExportError(
+            f"{trained.label}: a network of the task {trained.task} does not return one tensor; a file is checked by "
+            "its only output"
+        )
     if len(images.inputs) < 2:
         raise ExportError("--images: at least 2 are needed, to check that the file takes batches of any size")
     frozen, windows, note = _frozen(trained.network, images.inputs)

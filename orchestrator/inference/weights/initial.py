@@ -203,6 +203,7 @@ def _fault(
             num_classes=facts.num_classes,
             in_chans=facts.in_chans,
             image_size=facts.image_size,
+            task=plan.task,
         )
         try:
             fault, notes = fit_fault(description, found.shapes)

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.config.sections.resources import ResourcesConfig
 from orchestrator.lanes.hub.hub import LaneHub
-from orchestrator.lanes.lane_setting import LaneSetting, LaneTask
+from orchestrator.lanes.lane_setting import LaneInputs, LaneSetting
 from orchestrator.lanes.pool.placement_groups import remove_placement_groups_of
 from orchestrator.records.folder.live_progress import EpochProgress
 from orchestrator.runtime.lane_plan import LanePlan, lanes_that_fit
@@ -46,7 +46,7 @@ class LanePool:
     Args:
         plan: Number of lanes to open at first and in the end, and GPUs of a worker.
         resources: Resources of one trial.
-        task: Dataset, objective and costs of all trials.
+        inputs: Dataset, objective and costs of all trials.
         scratch: Folder for Ray Train, reachable by all nodes.
 
     Attributes:
@@ -55,10 +55,10 @@ class LanePool:
         progress: Newest progress of the epochs that train, by number of the trial; replaced about once a second.
     """
 
-    def __init__(self, plan: LanePlan, resources: ResourcesConfig, task: LaneTask, *, scratch: Path) -> None:
+    def __init__(self, plan: LanePlan, resources: ResourcesConfig, inputs: LaneInputs, *, scratch: Path) -> None:
         self._plan = plan
         self._resources = resources
-        self._task = task
+        self._inputs = inputs
         self._scratch = scratch
         self._closing = threading.Event()
         self._abandoned = False
@@ -230,7 +230,7 @@ class LanePool:
         while not self._closing.is_set():
             error: Exception | None = None
             try:
-                run_lane(LaneSetting(index, self.hub, self._task, self._plan.gpus_per_worker), placement)
+                run_lane(LaneSetting(index, self.hub, self._inputs, self._plan.gpus_per_worker), placement)
             except Exception as failure:  # no caller of a thread would see it
                 error = failure
             if self._closing.is_set():

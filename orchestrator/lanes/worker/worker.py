@@ -33,8 +33,8 @@ from orchestrator.runtime.gpu_share import limit_memory
 from orchestrator.runtime.ray_private.train_worker import is_node_preempted
 from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints
 from orchestrator.training.images.device_images import DeviceImages
-from orchestrator.training.images.placement import place_dataset
 from orchestrator.training.reset_torch import reset_torch
+from orchestrator.training.tasks.registry import find_task
 from orchestrator.training.trial import LeaveTrial, StopTrial, Trial
 from orchestrator.training.workers import Workers
 from orchestrator.uris import remember_secrets, without_secrets
@@ -70,10 +70,11 @@ def lane_loop(setting: Mapping[str, Any]) -> None:
     """
     end_imports()  # begun when this process joined its group
     lane: LaneSetting = setting["lane"]
-    remember_secrets([lane.task.dataset_path])
+    remember_secrets([lane.inputs.dataset_path])
     rank_id, workers = _join_lane(lane)
     load = NodeLoad() if ray.train.get_context().get_local_rank() == 0 else None
-    data = place_dataset(open_dataset(lane.task.dataset_path), workers.device, lane.task.dataset)
+    source = open_dataset(lane.inputs.dataset_path)
+    data = find_task(lane.inputs.task).place_dataset(source, workers.device, lane.inputs.dataset)
     left: str | None = None
     while True:
         assignment: TrialAssignment | None = ray.get(lane.hub.next_assignment.remote(rank_id, left))
@@ -152,15 +153,15 @@ def _attempt(
         progress.note_report()
 
     try:
-        _register_networks(lane.task.network_files)
+        _register_networks(lane.inputs.network_files)
         checkpoints = TrialCheckpoints(Path(assignment.folder))
         trial = Trial(
             TrialConfig(**assignment.config),
-            lane.task.objective,
+            lane.inputs.objective,
             data,
             workers,
             checkpoints,
-            costs=lane.task.costs,
+            costs=lane.inputs.costs,
             observer=progress,
         )
         return _run(trial, report, workers, log)

@@ -66,9 +66,11 @@ class TrialFilter:
 
     def cost_of(self, trial: TrialConfig) -> ModelCost:
         """Return parameters and multiply-accumulates of a network on the images of the sweep."""
-        import models
+        from orchestrator.training.checkpoints.checkpoints import describe_network
+        from orchestrator.training.tasks.registry import find_task
 
-        return models.model_cost(trial.model.name, trial.model.options, **_shape(self._facts))
+        description = describe_network(trial.model, **_shape(self._facts), task=trial.task)
+        return find_task(trial.task).model_cost(description)
 
     def _rejections(self, trial: TrialConfig) -> Iterator[Rejection]:
         """Yield the broken rules, cheap ones first: the caller stops at the first."""
@@ -96,7 +98,7 @@ class TrialFilter:
         from orchestrator.training.checkpoints.checkpoints import describe_network
         from orchestrator.training.checkpoints.initial_weights import fit_fault
 
-        description = describe_network(trial.model, **_shape(self._facts))
+        description = describe_network(trial.model, **_shape(self._facts), task=trial.task)
         key = json.dumps([weights.name, description], sort_keys=True, default=str)
         if key not in self._fit_faults:
             self._fit_faults[key] = fit_fault(description, weights.shapes)[0]
@@ -140,11 +142,12 @@ class TrialFilter:
             yield Rejection("max_macs", f"{name} has {given:,}; limits.max_macs is {limits.max_macs:,.0f}", given)
 
     def _params_of(self, trial: TrialConfig) -> int:
-        import models
+        from orchestrator.training.checkpoints.checkpoints import describe_network
+        from orchestrator.training.tasks.registry import find_task
 
         if self._limits.max_macs is not None:  # counted in any case
             return self.cost_of(trial).params
-        return models.model_params(trial.model.name, trial.model.options, **_shape(self._facts))
+        return find_task(trial.task).model_params(describe_network(trial.model, **_shape(self._facts), task=trial.task))
 
 
 def _shape(facts: DatasetFacts) -> dict[str, int]:

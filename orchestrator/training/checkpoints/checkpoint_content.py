@@ -49,6 +49,7 @@ class _Model(TypedDict):
     num_classes: Annotated[int, Field(ge=1, le=2**20)]
     in_chans: Annotated[int, Field(ge=1, le=2**12)]
     image_size: Annotated[int, Field(ge=1, le=2**14)]
+    task: NotRequired[str]
 
 
 class _Data(TypedDict):

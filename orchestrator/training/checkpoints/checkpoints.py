@@ -17,7 +17,8 @@ from torch import nn
 
 import models
 from orchestrator.config.sections.model import ModelConfig
-from orchestrator.errors import CheckpointError, first_line
+from orchestrator.config.tasks.registry import DEFAULT_TASK
+from orchestrator.errors import CheckpointError, ConfigError, first_line
 from orchestrator.files.known_code import is_known_code, note_code
 from orchestrator.training.checkpoints.checkpoint_content import load_weights, read_best
 from orchestrator.training.checkpoints.checkpoint_file import (
@@ -26,6 +27,7 @@ from orchestrator.training.checkpoints.checkpoint_file import (
     verify_checkpoint,
 )
 from orchestrator.training.evaluation_settings import EvaluationSettings
+from orchestrator.training.tasks.registry import find_task
 from orchestrator.training.workers import Workers
 
 _LOG = logging.getLogger(__name__)
@@ -106,7 +108,9 @@ class TrialCheckpoints:
         return None
 
 
-def describe_network(model: ModelConfig, *, num_classes: int, in_chans: int, image_size: int) -> dict[str, Any]:
+def describe_network(
+    model: ModelConfig, *, num_classes: int, in_chans: int, image_size: int, task: str = DEFAULT_TASK
+) -> dict[str, Any]:
     """Return the description that checkpoints store and `build_network` reads.
 
     Of a network of a file it holds the source code, so that a checkpoint suffices to rebuild the network.
@@ -116,6 +120,7 @@ def describe_network(model: ModelConfig, *, num_classes: int, in_chans: int, ima
         num_classes: Number of classes.
         in_chans: Number of channels of the images.
         image_size: Height of the images in pixels.
+        task: Name of the task, which builds the network with its head.
     """
     return {
         "name": model.name,
@@ -123,6 +128,7 @@ def describe_network(model: ModelConfig, *, num_classes: int, in_chans: int, ima
         "num_classes": num_classes,
         "in_chans": in_chans,
         "image_size": image_size,
+        "task": task,
         **code_entry(model.name),
     }
 
@@ -140,26 +146,25 @@ def code_entry(name: str) -> dict[str, Any]:
 def build_network(description: Mapping[str, Any]) -> nn.Module:
     """Build the network of a description, freshly initialised.
 
-    Options that a description of version 0.1.0 leaves out have the default they had there.
+    Options that a description of version 0.1.0 leaves out have the default they had there; a description without a
+    task is that of a classifier.
 
     Args:
-        description: `name`, `options`, `num_classes`, `in_chans` and `image_size`, see `describe_network`.
+        description: `name`, `options`, `num_classes`, `in_chans`, `image_size` and `task`, see `describe_network`.
+
+    Raises:
+        ConfigError: There is no such task.
     """
-    return models.create_model(
-        description["name"],
-        num_classes=description["num_classes"],
-        in_chans=description["in_chans"],
-        image_size=description["image_size"],
-        **models.options_of_record(description["name"], description["options"]),
-    )
+    return find_task(description.get("task", DEFAULT_TASK)).build_network(description)
 
 
 def load_network_file(path: Path, *, allow_code: bool = False) -> nn.Module:
     """Rebuild the trained network of a `best.pt`, in evaluation mode on the CPU.
 
     Inputs are images scaled to [0, 1], then normalised with the attributes `pixel_mean` and `pixel_std` (tuples, one
-    number per channel), of `trained_image_size` pixels; outputs are logits in the order of `class_names`. The attribute
-    `evaluation_settings` holds the settings of the run's evaluation, None for a file that does not store them.
+    number per channel), of `trained_image_size` pixels; outputs are those of the `task`, for classification logits in
+    the order of `class_names`. The attribute `evaluation_settings` holds the settings of the run's evaluation, None for
+    a file that does not store them, and `output_shape` the shape of the output for one image, see `Task.output_shape`.
 
     Args:
         path: Path of the `best.pt`.
@@ -173,11 +178,13 @@ def load_network_file(path: Path, *, allow_code: bool = False) -> nn.Module:
     _run_its_code(content["model"], path, allow_code=allow_code)
     try:
         network = build_network(content["model"])
-    except (models.ModelOptionError, TypeError) as error:  # an unknown name or option
+    except (models.ModelOptionError, ConfigError, TypeError) as error:  # an unknown name, task or option
         raise CheckpointError(f"{path}: names a network that cannot be built ({first_line(error)})") from None
     load_weights(network, content["state_dict"], path)
     for name in ("pixel_mean", "pixel_std", "class_names"):
         setattr(network, name, tuple(content["data"][name]))
+    task = find_task(content["model"].get("task", DEFAULT_TASK))
+    network.task, network.output_shape = task.facts.name, task.output_shape(content["model"])  # type: ignore[assignment]
     network.trained_image_size = content["model"]["image_size"]
     network.evaluation_settings = EvaluationSettings.read(content, path)  # type: ignore[assignment]
     return network.eval()

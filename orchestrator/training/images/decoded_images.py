@@ -57,6 +57,13 @@ class DecodedSplit:
         """Normalise uint8 pixels (B, 3, H, W) into one new float tensor."""
         return pixels.float().sub_(self.mean).div_(self.std)
 
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return normalised float images (B, 3, H, W) and their labels (B,), decoded in this process."""
+        keys = [[SampleKey(int(self.positions[place])) for place in index.tolist()]]
+        loader = ImageLoader(self.files, self.transforms.for_evaluation(), processes=0)
+        ((pixels, labels),) = loader.batches(keys)
+        return self.normalise(pixels.to(self.mean.device)), labels.to(self.mean.device)
+
     def share(self, workers: Workers) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this rank's share of the split in batches; over all ranks every image comes once."""
         mine = worker_share(self.positions, workers.rank, workers.world_size)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from orchestrator.config.sections.dataset import DatasetConfig, TestTimeAugmentation
 from orchestrator.data import ImageDataset, Indices, PixelImages
-from orchestrator.training.images.decoded_images import DecodedSplit
+from orchestrator.training.images.split import Split
 from orchestrator.training.workers import Workers
 
 _EVALUATION_BATCH = 512
@@ -125,12 +125,12 @@ class DeviceImages:
         train: Training images without the held-out ones.
         validation: Held-out images, which choose between epochs and between trials.
         test: Test images, read once, at the end of a trial.
-        class_names: Names of the classes, one per label.
+        class_names: Names of the classes, one for each of the network's outputs.
     """
 
-    train: DeviceSplit | DecodedSplit
-    validation: DeviceSplit | DecodedSplit
-    test: DeviceSplit | DecodedSplit
+    train: Split
+    validation: Split
+    test: Split
     class_names: tuple[str, ...]
 
     @property

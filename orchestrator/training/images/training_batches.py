@@ -20,11 +20,12 @@ from orchestrator.training.images.decoded_images import DecodedSplit
 from orchestrator.training.images.device_images import DeviceSplit
 from orchestrator.training.images.draws import SampleDraws
 from orchestrator.training.images.image_loader import ImageLoader, ImageTransforms, SampleKey, repeated_keys
+from orchestrator.training.images.split import Batch
 from orchestrator.training.workers import Workers
 
 __all__ = ["DecodedBatches", "ResidentBatches", "TrainingBatches", "training_batches"]
 
-Batch = tuple[Tensor, Tensor]
+Labelled = tuple[Tensor, Tensor]
 """Normalised images (B, C, H, W), and labels (B,) or, where images are mixed, class probabilities (B, num_classes)."""
 
 
@@ -102,7 +103,7 @@ class ResidentBatches:
         self._repeats = repeats
         self._resident = augmentation.resident(split.images)
 
-    def epoch(self, number: int, batches: Sequence[Indices], *, first: int = 0) -> Iterator[Batch]:
+    def epoch(self, number: int, batches: Sequence[Indices], *, first: int = 0) -> Iterator[Labelled]:
         """Yield this rank's share; see `TrainingBatches`."""
         for batch in self._samples(batches)[first:]:
             mine = _own_share(batch, self._repeats, self._workers)
@@ -124,7 +125,7 @@ class ResidentBatches:
     def _draws(self, epoch: int, samples: Indices) -> SampleDraws:
         return SampleDraws(self._seed, epoch, samples)
 
-    def _read(self, epoch: int, samples: Indices) -> Batch:
+    def _read(self, epoch: int, samples: Indices) -> Labelled:
         draws = self._draws(epoch, samples)
         index = torch.from_numpy(np.ascontiguousarray(samples // self._repeats)).to(self._split.labels.device)
         pixels = self._augmentation.take(self._resident, index, draws)
@@ -168,7 +169,7 @@ class DecodedBatches:
             split.files, transforms.for_training(), processes=split.processes, pin_memory=workers.device.type == "cuda"
         )
 
-    def epoch(self, number: int, batches: Sequence[Indices], *, first: int = 0) -> Iterator[Batch]:
+    def epoch(self, number: int, batches: Sequence[Indices], *, first: int = 0) -> Iterator[Labelled]:
         """Yield this rank's share; see `TrainingBatches`."""
         all_keys = repeated_keys(
             [self._split.positions[batch] for batch in batches], seed=self._seed, epoch=number, repeats=self._repeats
@@ -192,12 +193,12 @@ class DecodedBatches:
 
 
 def _mixed(
-    batch: Batch,
-    partners: Batch,
+    batch: Labelled,
+    partners: Labelled,
     augmentation: BatchAugmentation,
     draws: tuple[SampleDraws, SampleDraws],
     num_classes: int,
-) -> Batch:
+) -> Labelled:
     """Mix a batch with its partners; the draws are those of its samples, and those of the whole batch."""
     (images, labels), (others, other_labels) = batch, partners
     own, common = draws

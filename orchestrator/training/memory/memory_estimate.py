@@ -28,6 +28,7 @@ from orchestrator.data.datasets import DatasetFacts
 from orchestrator.training.checkpoints.checkpoints import build_network, describe_network
 from orchestrator.training.optimizer.optimizer import create_optimizer
 from orchestrator.training.optimizer.recomputation import checkpoint_blocks
+from orchestrator.training.tasks.registry import find_task
 
 _PROBE_IMAGES = 2  # batch norms need more than one
 _STATES = 2  # assumed tensors per parameter, as of Adam, for an optimiser whose step fails on `meta`
@@ -99,14 +100,21 @@ def _shell_on_meta(trial: TrialConfig, facts: DatasetFacts) -> nn.Module:
 
 def _shell(trial: TrialConfig, facts: DatasetFacts, device: str = "meta") -> nn.Module:
     """Build the network; on `meta` its tensors have shapes and no values."""
-    description = describe_network(
-        trial.model, num_classes=facts.num_classes, in_chans=facts.in_chans, image_size=facts.image_size
-    )
     with torch.device(device):
-        network = build_network(description)
+        network = build_network(_description(trial, facts))
     if trial.training.gradient_checkpointing:
         checkpoint_blocks(network)
     return network
+
+
+def _description(trial: TrialConfig, facts: DatasetFacts) -> dict[str, Any]:
+    return describe_network(
+        trial.model,
+        num_classes=facts.num_classes,
+        in_chans=facts.in_chans,
+        image_size=facts.image_size,
+        task=trial.task,
+    )
 
 
 def _activations_per_image(shell: nn.Module, trial: TrialConfig, facts: DatasetFacts) -> int:
@@ -137,11 +145,13 @@ def _saved_bytes(network: nn.Module, trial: TrialConfig, facts: DatasetFacts, de
         insides.append(_held({key: inside[key] for key in inside.keys() - known - kept.keys()}))
         return outputs
 
-    side = trial.training.crop_px or facts.image_size
-    images = torch.zeros(_PROBE_IMAGES, facts.in_chans, side, side, device=device)
+    side, task = trial.training.crop_px or facts.image_size, find_task(trial.task)
+    images, targets = task.example_batch(
+        _description(trial, facts), trial.training, images=_PROBE_IMAGES, side=side, device=torch.device(device)
+    )
     with _noted(note), _checkpoints_as(block):
-        logits = network.train()(images)
-    del logits
+        outputs = task.forward(network.train(), images, targets)
+    del outputs
     return (_held(kept) + max(insides)) // _PROBE_IMAGES
 
 

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 
 from orchestrator.config.sections.training import TrainingConfig
+from orchestrator.config.tasks.registry import DEFAULT_TASK
 from orchestrator.training.checkpoints.checkpoints import build_network
+from orchestrator.training.tasks.registry import find_task
+from orchestrator.training.tasks.trees import map_tensors
 from orchestrator.training.train_state import TrainState
 from orchestrator.training.workers import Workers
 
@@ -52,14 +55,11 @@ def take_steps(shape: StepShape, training: TrainingConfig, images: int, device: 
     """
     alone = {"global_batch_size": images, "compile": False, "on_out_of_memory": "fail", "sync_batch_norm": False}
     settings = training.model_copy(update=alone)
-    state = TrainState(
-        build_network(shape.description), settings, Workers(device=device), steps_per_epoch=_SCALED_STEPS
-    )
-    classes, in_chans = shape.description["num_classes"], shape.description["in_chans"]
-    pixels = torch.randn(images, in_chans, shape.side, shape.side, device=device)
-    targets = torch.arange(images, device=device) % classes
-    if training.mixup_alpha or training.cutmix_alpha:
-        targets = torch.nn.functional.one_hot(targets, classes).float()
+    task = find_task(shape.description.get("task", DEFAULT_TASK))
+    network = build_network(shape.description)
+    state = TrainState(network, settings, Workers(device=device), _SCALED_STEPS, task)
+    black, targets = task.example_batch(shape.description, training, images=images, side=shape.side, device=device)
+    pixels = map_tensors(torch.randn_like, black)
     state.begin_epoch()
     for update in range(_SCALED_STEPS if training.precision == "float16" else _STEPS):
         if update >= _STEPS and state.optimizer.state:

@@ -10,8 +10,8 @@ from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch.optim import Optimizer
 
-from orchestrator.config.sections.objective import Mode
 from orchestrator.config.sections.training import TrainingConfig
+from orchestrator.config.tasks.facts import Mode
 from orchestrator.training.optimizer.optimizer import peak_lr
 
 __all__ = ["LrSchedule", "Plateau"]

@@ -28,6 +28,7 @@ from orchestrator.training.checkpoints.checkpoint_file import read_checkpoint, s
 from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.images.placement import place_dataset
+from orchestrator.training.tasks.classification import Classification
 from orchestrator.training.trial import Trial
 from orchestrator.training.workers import Workers
 from tests.support.sweeps.fake_sweeps import write_sweep
@@ -103,7 +104,7 @@ def test_an_evaluation_reproduces_the_accuracy_of_the_run(
     trial, report = train(config, tmp_path)
     in_run: list[Tensor] = []
     inputs_of(trial.train_state.evaluated, in_run)
-    of_run = evaluate(trial.train_state, trial.data.test, Workers())
+    of_run = evaluate(trial.train_state, trial.data.test, Workers(), Classification(), num_classes=10)
 
     by_eval: list[Tensor] = []
     load = checkpoint_evaluation.load_model

@@ -14,7 +14,7 @@ from orchestrator.config.sections.model import ModelConfig
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.config.trial import TrialConfig
 from orchestrator.errors import CheckpointError, TrialDivergedError, TrialFailedError
-from orchestrator.lanes.lane_setting import LaneSetting, LaneTask
+from orchestrator.lanes.lane_setting import LaneInputs, LaneSetting
 from orchestrator.lanes.messages import Outcome, RankId, TrialAssignment, TrialOutcome
 from orchestrator.lanes.worker import worker
 from orchestrator.lanes.worker.trial_log import format_metrics, trial_log
@@ -35,7 +35,7 @@ def ending_of(
 
     patch.setattr(worker, "Trial", fail)
     assignment = TrialAssignment("a", CONFIG.model_dump(mode="json"), str(folder))
-    lane: Any = LaneSetting(0, None, LaneTask(None, "", None))  # type: ignore[arg-type]
+    lane: Any = LaneSetting(0, None, LaneInputs(None, "", None))  # type: ignore[arg-type]
     data: Any = None
     return worker._train(lane, RankId(0, 1, 0, 1), workers or Workers(), data, assignment)
 
@@ -83,7 +83,7 @@ def test_an_epoch_is_left_for_the_end_of_the_sweep_or_for_a_preemption(
     monkeypatch.setattr(worker, "Trial", LeftTrial)
     monkeypatch.setattr(worker, "is_node_preempted", lambda: preempted)
     assignment = TrialAssignment("a", CONFIG.model_dump(mode="json"), str(tmp_path))
-    lane: Any = LaneSetting(0, None, LaneTask(None, "", None))  # type: ignore[arg-type]
+    lane: Any = LaneSetting(0, None, LaneInputs(None, "", None))  # type: ignore[arg-type]
     data: Any = None
     assert worker._train(lane, RankId(0, 1, 0, 1), Workers(), data, assignment).kind is kind
     assert "left within epoch 2, after 30 of 100 steps" in (tmp_path / "rank-0.log").read_text()

@@ -165,7 +165,7 @@ def test_a_reopened_ledger_has_the_state_of_its_journal(tmp_path: Path) -> None:
     ]
     assert (first.epochs, first.best("val/top1", "max"), first.best("train/loss", "min")) == (2, 0.8, 0.5)
     assert first.best("val/loss", "min") is None
-    assert (first.tune_id, first.params["lr"], first.test_top1) == ("tune0", 0.5, None)
+    assert (first.tune_id, first.params["lr"], first.test) == ("tune0", 0.5, {})
     assert trials[2].reason == REASON
     assert all(trial.ended_s is not None and trial.ended_s >= trial.started_s for trial in trials.values())
 

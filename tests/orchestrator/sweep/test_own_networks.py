@@ -22,7 +22,7 @@ from orchestrator.config.plans import resolve_plans
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.errors import CheckpointError, ConfigError, ResumeError
 from orchestrator.files.known_code import is_known_code, note_code
-from orchestrator.lanes.lane_setting import LaneSetting, LaneTask
+from orchestrator.lanes.lane_setting import LaneInputs, LaneSetting
 from orchestrator.lanes.messages import Outcome, RankId, TrialAssignment
 from orchestrator.lanes.worker import worker
 from orchestrator.records.folder.first_event import rebuild_first_event
@@ -229,8 +229,8 @@ def test_a_worker_runs_the_text_it_is_sent_and_reports_a_node_that_cannot(
     config = {"number": 0, "model": {"name": NAME, "options": {}}, "training": {"epochs": 1}, "seed": 0}
 
     def outcome(text: str) -> Any:
-        task = LaneTask(None, "", None, network_files={"own_net.py": text})  # type: ignore[arg-type]
-        lane, data = LaneSetting(0, None, task), None
+        inputs = LaneInputs(None, "", None, network_files={"own_net.py": text})  # type: ignore[arg-type]
+        lane, data = LaneSetting(0, None, inputs), None
         return worker._train(lane, RankId(0, 1, 0, 1), Workers(), data, TrialAssignment("a", config, str(tmp_path)))  # type: ignore[arg-type]
 
     assert outcome(TEXT).kind is Outcome.COMPLETED

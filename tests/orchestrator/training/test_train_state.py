@@ -19,6 +19,7 @@ from orchestrator.training.checkpoints.checkpoint_file import read_checkpoint
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.images.device_images import DeviceImages
 from orchestrator.training.losses import loss_sum
+from orchestrator.training.tasks.classification import Classification
 from orchestrator.training.train_state import TrainState
 from orchestrator.training.workers import Workers
 from tests.support.training_pieces import few_digits, make_trial, run, with_norm, without_norm
@@ -41,7 +42,9 @@ def state_with(model: nn.Module | None = None, **training: Any) -> TrainState:
         "warmup_epochs": 0,
         **training,
     }
-    return TrainState(model or without_norm({}), TrainingConfig(**settings), Workers(), steps_per_epoch=10)
+    return TrainState(
+        model or without_norm({}), TrainingConfig(**settings), Workers(), steps_per_epoch=10, task=Classification()
+    )
 
 
 def batch(images: int = 11) -> tuple[Tensor, Tensor]:
@@ -134,14 +137,14 @@ def test_the_best_checkpoint_holds_the_average(
     kept = read_checkpoint(trial.checkpoints.best)["state_dict"]
     assert all(torch.equal(kept[key], value) for key, value in trial.train_state.evaluated.state_dict().items())
     assert any(not torch.equal(kept[key], value) for key, value in trial.network.state_dict().items())
-    metrics = evaluate(trial.train_state, data.test, Workers())
+    metrics = evaluate(trial.train_state, data.test, Workers(), Classification(), num_classes=10)
     assert (reports[-1]["test/top1"], reports[-1]["test/top5"]) == (metrics["top1"], metrics["top5"])
     assert load_model(trial.checkpoints.best).num_classes == 10
 
 
 def test_accuracies_are_counted_over_the_split(data: DeviceImages) -> None:
     state = state_with()
-    metrics = evaluate(state, data.test, Workers())
+    metrics = evaluate(state, data.test, Workers(), Classification(), num_classes=10)
     images, labels = data.test.batch(torch.arange(len(data.test)))
     logits = state.network(images).detach()
     order = logits.argsort(dim=1, descending=True)

@@ -18,7 +18,6 @@ from orchestrator.errors import TrialDivergedError, TrialFailedError
 from orchestrator.training import trial as trial_module
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.images.device_images import DeviceImages
-from orchestrator.training.workers import Workers
 from tests.support.training_pieces import CLOCKS, differences, few_digits, make_trial, run, timeless, with_everything
 
 ALONE = CLOCKS - {"time/exchange_s"}
@@ -193,9 +192,9 @@ def test_only_some_epochs_are_validated_and_reported(
 ) -> None:
     validated = []
 
-    def noted(predictor: Any, split: Any, workers: Workers) -> dict[str, float]:
+    def noted(predictor: Any, split: Any, *others: Any, **classes: int) -> dict[str, float]:
         validated.append(split)
-        return evaluate(predictor, split, workers)
+        return evaluate(predictor, split, *others, **classes)
 
     monkeypatch.setattr(trial_module, "evaluate", noted)
     trial = make_trial(data, tmp_path, epochs=epochs, validate_every=every)

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from orchestrator.config import TrainingConfig
 from orchestrator.data import epoch_batches
+from orchestrator.training.tasks.classification import Classification
 from orchestrator.training.train_state import TrainState
 from orchestrator.training.workers import Workers
 from tests.support.training_pieces import CASES, few_digits, join_group, run_rank, run_ranks, train_case
@@ -101,7 +102,7 @@ def share_statistics(rank: int, world_size: int, folder: str) -> None:
     for dist_bn in ("broadcast", "reduce", "none"):
         network = torch.nn.Sequential(torch.nn.BatchNorm2d(2), torch.nn.Flatten(), torch.nn.Linear(2, 1))
         network.register_buffer("table", torch.zeros(3))
-        state = TrainState(network, TrainingConfig(dist_bn=dist_bn, ema_decay=0.9), workers, 1)
+        state = TrainState(network, TrainingConfig(dist_bn=dist_bn, ema_decay=0.9), workers, 1, Classification())
         networks = (state.network, state.average.module)
         for each in networks:
             each[0].running_mean.copy_(torch.tensor([1.0, 2.0]) + rank)

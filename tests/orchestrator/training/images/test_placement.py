@@ -15,6 +15,7 @@ from orchestrator.inference.load import load_model
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.images.device_images import DeviceSplit
 from orchestrator.training.images.placement import place_dataset
+from orchestrator.training.tasks.classification import Classification
 from orchestrator.training.workers import Workers
 from tests.support.training_pieces import make_trial, run
 
@@ -104,10 +105,10 @@ def test_probabilities_are_averaged_over_an_image_and_its_mirror_image(digits: I
             probability = (views[0] + views[1]) / 2
             hits += int(probability.argmax()) == label
             loss -= float(probability[label].log()) / len(labels)
-    found = evaluate(predictor, mirrored, Workers())
+    found = evaluate(predictor, mirrored, Workers(), Classification(), num_classes=10)
     assert found["top1"] == pytest.approx(hits / len(labels), abs=1e-9)
     assert found["loss"] == pytest.approx(loss, rel=1e-5)
-    assert evaluate(predictor, plain, Workers())["loss"] != found["loss"]
+    assert evaluate(predictor, plain, Workers(), Classification(), num_classes=10)["loss"] != found["loss"]
 
 
 def test_eval_averages_over_mirror_images_as_the_run_did_or_as_told(digits: ImageDataset, tmp_path: Path) -> None:
@@ -116,7 +117,7 @@ def test_eval_averages_over_mirror_images_as_the_run_did_or_as_told(digits: Imag
     reports = run(trial)
     found = evaluate_checkpoint(tmp_path / "best.pt", "digits", datasets_folder=tmp_path)
     assert (found.top1, found.notes) == (reports[-1]["test/top1"], ())
-    assert found.loss == evaluate(trial.train_state, data.test, Workers())["loss"]
+    assert found.loss == evaluate(trial.train_state, data.test, Workers(), Classification(), num_classes=10)["loss"]
     other = evaluate_checkpoint(tmp_path / "best.pt", "digits", tta="none", datasets_folder=tmp_path)
     assert other.notes == ("tta none: the run had hflip",)
     assert other.loss != found.loss

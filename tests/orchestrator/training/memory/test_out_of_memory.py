@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from orchestrator.config import TrainingConfig
 from orchestrator.errors import TrialFailedError
 from orchestrator.training import trial as trial_module
+from orchestrator.training.tasks.classification import Classification
 from orchestrator.training.train_state import TrainState
 from orchestrator.training.workers import Workers
 from tests.support.small_device import SmallDevice, on_small_device
@@ -42,7 +43,9 @@ def trained(
     """Train for four steps; from one of them on the device is small."""
     training = TrainingConfig(optimizer="adamw", lr=1e-2, weight_decay=0.1, ema_decay=0.5, **settings)
     network = build(kind)
-    state = TrainState(network.double() if double else network, training, Workers(), steps_per_epoch=10)
+    state = TrainState(
+        network.double() if double else network, training, Workers(), steps_per_epoch=10, task=Classification()
+    )
     generator = torch.Generator().manual_seed(1)
     state.begin_epoch()
     for update in range(4):

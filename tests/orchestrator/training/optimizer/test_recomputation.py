@@ -17,6 +17,7 @@ from orchestrator.data.datasets import dataset_facts
 from orchestrator.errors import TrialFailedError
 from orchestrator.training.memory import memory_estimate
 from orchestrator.training.memory.memory_estimate import estimate_memory
+from orchestrator.training.tasks.classification import Classification
 from orchestrator.training.train_state import TrainState
 from orchestrator.training.workers import Workers
 from tests.support.training_pieces import differences, without_norm
@@ -37,7 +38,7 @@ def trained(build: Callable[[], nn.Module], **settings: Any) -> TrainState:
     """Train for two steps."""
     torch.manual_seed(0)
     training = TrainingConfig(optimizer="adamw", lr=1e-3, ema_decay=0.5, **settings)
-    state = TrainState(build(), training, Workers(), steps_per_epoch=10)
+    state = TrainState(build(), training, Workers(), steps_per_epoch=10, task=Classification())
     generator = torch.Generator().manual_seed(1)
     state.begin_epoch()
     for update in range(2):

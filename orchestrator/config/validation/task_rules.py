@@ -1,0 +1,45 @@
+"""Rules that join the task of a sweep with its loss, its augmentation and its evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from orchestrator.config.searched_values import Setting
+from orchestrator.config.sections.augmentation import AugmentationConfig
+from orchestrator.config.sections.dataset import DatasetConfig
+from orchestrator.config.sections.training import TrainingConfig
+from orchestrator.config.tasks.facts import LOSS_SETTINGS, TaskFacts
+from orchestrator.errors import Problem, did_you_mean
+
+_OF_ALL = frozenset({"drop_last"})  # which images a step has, whatever they show
+
+
+def task_problems(
+    task: TaskFacts, training: TrainingConfig | None, dataset: DatasetConfig | None, search: Mapping[str, Any]
+) -> Iterator[Problem]:
+    """Yield settings that the task of the sweep does not take.
+
+    Args:
+        task: Task of the sweep.
+        training: Section `training`, the fixed values; None where it is not valid.
+        dataset: Section `dataset`; None where it is not valid.
+        search: Searched domains by name.
+    """
+    if dataset is not None and dataset.tta not in task.tta:
+        known = list(task.tta)
+        yield Problem("dataset.tta", f"got '{dataset.tta}'; {task.name} does not have it. Use {' or '.join(known)}")
+    if training is None:
+        return
+    losses = Setting.of("loss", training, search)
+    for loss in losses.values:
+        if loss not in task.losses:
+            rule = f"{task.name} has no such loss. {did_you_mean(str(loss), task.losses)}"
+            yield Problem(losses.where, f"got {loss!r}; {rule}")
+    if task.settings is None:
+        return
+    for name in (*AugmentationConfig.model_fields, *LOSS_SETTINGS):
+        setting, usual = Setting.of(name, training, search), TrainingConfig.model_fields[name].default
+        given = [value for value in setting.values if value != usual]
+        if given and name not in task.settings | _OF_ALL:
+            yield Problem(setting.where, f"got {given[0]!r}; {task.name} does not use it. Leave it out")
