@@ -38,7 +38,7 @@ from disturbed_sweep import DisturbedSweep, Saves, sequences, until
 
 KINDS = {
     "worker": "RayTrainWorker",
-    "controller": "TrainController",
+    "controller": "LaneController",
     "tune": "Trainable",
     "hub": "LaneHub",
     "driver": "",
