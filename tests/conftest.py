@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-pytest_plugins = ["tests.support.fixtures"]
+pytest_plugins = ["tests.support.fixtures", "tests.support.hang_watch"]
 
 _SKIPPED: list[str] = []
 _SLOW_S = 0.1
