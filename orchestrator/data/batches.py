@@ -33,7 +33,7 @@ def split_validation(labels: npt.NDArray[np.int32], fraction: float, seed: int) 
     validation_count = math.ceil(fraction * len(labels))
     train_count = len(labels) - validation_count
     classes, counts = np.unique(labels, return_counts=True)
-    if counts.min(initial=0) < 2 or min(train_count, validation_count) < len(classes):
+    if not len(counts) or counts.min() < 2 or min(train_count, validation_count) < len(classes):
         from sklearn.model_selection import train_test_split
 
         train_test_split(labels, test_size=fraction, stratify=labels, random_state=seed)  # which names what is wrong

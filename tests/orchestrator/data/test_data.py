@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -140,7 +141,8 @@ def test_the_hash_changes_with_any_pixel_or_label(tmp_path: Path) -> None:
     assert len({whole} | changed) == 3
 
 
-def test_validation_images_are_drawn_per_class_and_by_the_seed() -> None:
+def test_validation_images_are_drawn_per_class_and_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.model_selection", None)  # a worker does not import it
     labels = np.repeat(np.arange(3, dtype=np.int32), (50, 100, 200))
     train, held_out = split_validation(labels, 0.2, seed=1)
     assert sorted([*train, *held_out]) == list(range(350))
