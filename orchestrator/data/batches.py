@@ -65,7 +65,8 @@ def _shares(counts: Indices, total: int, random: np.random.RandomState) -> Indic
         raised = random.choice(tied, size=min(left, len(tied)), replace=False)
         shares[raised] += 1
         left -= len(raised)
-    return shares.astype(np.int64)
+    whole: Indices = shares.astype(np.int64)
+    return whole
 
 
 def draw_fraction(labels: npt.NDArray[np.int32], positions: Indices, fraction: float, seed: int) -> Indices:

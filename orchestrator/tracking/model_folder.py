@@ -105,12 +105,12 @@ def _requirements_of_this_process() -> Iterator[None]:
     """
     from mlflow.utils import environment
 
-    compare = environment.warn_dependency_requirement_mismatches
-    environment.warn_dependency_requirement_mismatches = lambda _: None
+    names, comparison = vars(environment), "warn_dependency_requirement_mismatches"
+    before, names[comparison] = names[comparison], lambda _: None
     try:
         yield
     finally:
-        environment.warn_dependency_requirement_mismatches = compare
+        names[comparison] = before
 
 
 def name_model(folder: Path, model_id: str, run_id: str) -> None:

@@ -67,7 +67,7 @@ def run_lane(setting: LaneSetting, placement: LanePlacement, on_start: Callable[
             resources_per_worker=resources.per_worker(placement.gpus_per_worker),
             elastic_resize_monitor_interval_s=RESIZE_INTERVAL_S,
         ),
-        run_config=RunConfig(  # type: ignore[arg-type]  # annotated with the class of Train's first version
+        run_config=RunConfig(
             # Use a new name for each run: Train restores the snapshot of a name that it has used before.
             name=f"lane-{setting.lane}-{uuid.uuid4().hex[:8]}",
             storage_path=str(placement.scratch),

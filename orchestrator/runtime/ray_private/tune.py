@@ -30,9 +30,9 @@ def direct_trial_actors() -> Iterator[None]:
 
     Tune sets `RAY_CHDIR_TO_TRIAL_DIR` and credentials of AWS; `TrialClient` sets the former and needs no other.
     """
-    before = tune_controller._ActorClassCache
-    vars(tune_controller)["_ActorClassCache"] = _DirectActors
+    names = vars(tune_controller)
+    before, names["_ActorClassCache"] = names["_ActorClassCache"], _DirectActors
     try:
         yield
     finally:
-        vars(tune_controller)["_ActorClassCache"] = before
+        names["_ActorClassCache"] = before
