@@ -9,6 +9,8 @@ from lane_simulation import Job, Strategy
 from optuna.trial import TrialState
 from tasks import Choice, Index, Parameter, Task
 
+from orchestrator.search.simulation.curves import record_params
+
 
 class OptunaHyperband(Strategy):
     """Optuna's TPE with default settings and `HyperbandPruner`.
@@ -19,7 +21,7 @@ class OptunaHyperband(Strategy):
     """
 
     def __init__(self, task: Task, seed: int) -> None:
-        self.task = task
+        self.task, self.take = task, task.open_table()
         pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=task.epochs, reduction_factor=3)
         self.study = optuna.create_study(
             study_name=f"hyperband {seed}",  # the pruner derives the bracket of a trial from it
@@ -33,8 +35,10 @@ class OptunaHyperband(Strategy):
     def next_job(self) -> Job | None:
         """Propose a configuration."""
         trial = self.study.ask()
+        row = self.take({name: _suggest(trial, name, kind) for name, kind in self.task.parameters.items()})
+        record_params(trial, row.values, trial.distributions)
         self.open[trial.number], self.best[trial.number] = trial, -math.inf
-        return Job(trial.number, {name: _suggest(trial, name, kind) for name, kind in self.task.parameters.items()})
+        return Job(trial.number, row)
 
     def report(self, number: int, epoch: int, score: float) -> bool:
         """Report an epoch, and return whether the pruner lets the trial continue."""

@@ -8,14 +8,47 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ConfigSpace import Categorical, ConfigurationSpace, Float, Integer
+from ConfigSpace import Categorical, Configuration, ConfigurationSpace, Float, Integer
 from lane_simulation import Job, Strategy
 from smac import HyperparameterOptimizationFacade, MultiFidelityFacade, Scenario
+from smac.main.config_selector import ConfigSelector
 from smac.runhistory.dataclasses import TrialValue
-from tasks import Choice, Index, Parameter, Task
+from tasks import Choice, Index, Parameter, Row, Take, Task
+
+_SELECTION = ("retrain_after", "max_new_config_tries", "min_trials")
+
+
+class ListedSelector(ConfigSelector):
+    """Selection of configurations that replaces each by the nearest one of the table that is left.
+
+    Args:
+        scenario: Scenario.
+        take: Function that takes rows of the table.
+        options: Settings of SMAC's own selection.
+    """
+
+    def __init__(self, scenario: Scenario, take: Take, **options: Any) -> None:
+        super().__init__(scenario, **options)
+        self.take = take
+        self.rows: dict[Configuration, Row] = {}
+
+    def __iter__(self) -> Iterator[Configuration]:
+        for proposed in super().__iter__():
+            row = self.take(dict(proposed))
+            values = {name: self._within(name, value) for name, value in row.values.items()}
+            config = Configuration(self._scenario.configspace, values=values, origin=proposed.origin)
+            self.rows[config] = row
+            self._processed_configs.append(config)
+            yield config
+
+    def _within(self, name: str, value: Any) -> Any:
+        """Return a value within its bounds, which ConfigSpace has rounded."""
+        kind = self._scenario.configspace[name]
+        return min(max(value, kind.lower), kind.upper) if isinstance(value, float) else value
 
 
 class Smac(Strategy):
@@ -42,6 +75,10 @@ class Smac(Strategy):
         options: dict[str, Any] = {"logging_level": False, "overwrite": True}
         if self.partial:  # ten full trainings, as in the other methods, instead of a share of `n_trials`
             options["initial_design"] = facade.get_initial_design(scenario, n_configs=10)
+        usual = facade.get_config_selector(scenario)
+        self.selector = options["config_selector"] = ListedSelector(
+            scenario, task.open_table(), **{name: usual.meta[name] for name in _SELECTION}
+        )
         self.smac = facade(scenario, _unused if self.partial else _unused_whole, **options)
         self.infos: dict[int, Any] = {}
         self.numbers: dict[Any, int] = {}
@@ -60,7 +97,7 @@ class Smac(Strategy):
             if known is None:
                 number = self.numbers[info.config] = len(self.numbers)
                 self.infos[number], self.epochs[number], self.best[number] = info, 0, -math.inf
-                return Job(number, dict(info.config))
+                return Job(number, self.selector.rows[info.config])
             self.infos[known] = info
             if self.epochs[known] < self._wanted(known):
                 return Job(known)

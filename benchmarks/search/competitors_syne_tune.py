@@ -17,6 +17,9 @@ from syne_tune.config_space import choice, randint, uniform
 from tasks import Choice, Index, Parameter, Task
 
 _TRIALS_PER_FIT = 4  # of CQR, whose fit takes half a second; its own default is every trial
+_GP = {"debug_log": False, "opt_skip_init_length": 30, "opt_skip_period": 8, "max_size_data_for_model": 200}
+"""Options of the Gaussian processes: kernels are fitted to every eighth report after 30, to 200 reports at most; with
+Syne Tune's own values (every third after 150, to 500) a search takes several minutes."""
 _EPOCH, _LOSS = "epoch", "loss"
 
 
@@ -29,7 +32,7 @@ class SyneTune(Strategy):
     """
 
     def __init__(self, task: Task, create: Callable[[dict[str, Any], int], Any]) -> None:
-        self.task = task
+        self.task, self.take = task, task.open_table()
         self.names = list(task.parameters)
         self.scheduler = create({name: _domain(kind) for name, kind in task.parameters.items()}, task.epochs)
         self.trials: dict[int, Trial] = {}
@@ -43,10 +46,12 @@ class SyneTune(Strategy):
             return None
         if not suggestion.spawn_new_trial_id:
             return Job(int(suggestion.checkpoint_trial_id))
-        trial = Trial(trial_id=self._identity(number), config=suggestion.config, creation_time=datetime.datetime.now())
+        row = self.take({name: suggestion.config[name] for name in self.names})
+        config = {**suggestion.config, **row.values}
+        trial = Trial(trial_id=self._identity(number), config=config, creation_time=datetime.datetime.now())
         self.trials[number] = trial
         self.scheduler.on_trial_add(trial)
-        return Job(number, {name: suggestion.config[name] for name in self.names})
+        return Job(number, row)
 
     def _suggest(self, number: int) -> Any:  # noqa: ARG002 - older versions need it
         return self.scheduler.suggest()
@@ -120,7 +125,7 @@ def older_syne_tune(name: str, task: Task, seed: int) -> SyneTune:
     from syne_tune.optimizer import baselines
 
     def create(space: dict[str, Any], epochs: int) -> Any:
-        options: dict[str, Any] = {"mode": "min", "random_seed": seed, "search_options": {"debug_log": False}}
+        options: dict[str, Any] = {"mode": "min", "random_seed": seed, "search_options": _GP}
         if epochs == 1:
             return baselines.BayesianOptimization(space, metric=_LOSS, **options)
         options |= {"max_t": epochs, "type": "promotion", "grace_period": 1, "reduction_factor": 3}

@@ -11,11 +11,9 @@ import heapq
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from tasks import Task
+from tasks import Curve, Row, Task
 
 
 @dataclass(frozen=True)
@@ -24,11 +22,11 @@ class Job:
 
     Args:
         number: Number of the trial.
-        params: Configuration of a new trial; None for a paused one that resumes.
+        row: Row of the table that a new trial trains; None for a paused one that resumes.
     """
 
     number: int
-    params: Mapping[str, Any] | None = None
+    row: Row | None = None
 
 
 class Strategy(ABC):
@@ -90,7 +88,7 @@ class _Lanes:
         self.run = Run()
         self.free = list(range(lanes))
         self.busy: list[tuple[int, int, int]] = []  # end of the epoch, lane, trial
-        self.curves: dict[int, Any] = {}
+        self.curves: dict[int, Curve] = {}
         self.done: dict[int, int] = {}
 
     def fill(self, now: int) -> None:
@@ -101,8 +99,8 @@ class _Lanes:
             self.run.decision_s += time.process_time() - started
             if job is None:
                 return
-            if job.params is not None:
-                self.curves[job.number], self.done[job.number] = self.task.look_up(job.params), 0
+            if job.row is not None:
+                self.curves[job.number], self.done[job.number] = job.row.curve, 0
                 self.run.trials += 1
             heapq.heappush(self.busy, (now + 1, self.free.pop(0), job.number))
 

@@ -21,6 +21,7 @@ from orchestrator.search.allocation.allocator import AllocationSetting, Allocato
 from orchestrator.search.samplers.learnable import PAUSED_AT
 from orchestrator.search.samplers.samplers import DIVERGED, OUTCOME, create_sampler
 from orchestrator.search.schedulers.early_stopping import brackets
+from orchestrator.search.simulation.curves import record_params
 from search_spaces import ChoiceDomain, FloatDomain, IntDomain, SearchSpace
 
 EPOCH, SCORE = "epoch", "score"
@@ -67,6 +68,7 @@ class SampledStrategy(Strategy):
         )
         for params in first:
             self.study.enqueue_trial(dict(params))
+        self.take = task.open_table()
         self.open: dict[int, optuna.Trial] = {}
         self.best: dict[int, float] = {}
         self.diverged: set[int] = set()
@@ -74,9 +76,10 @@ class SampledStrategy(Strategy):
     def next_job(self) -> Job | None:
         """Propose a configuration."""
         trial = self.study.ask()
-        params = self.space.sample(trial)
+        row = self.take(self.space.sample(trial))
+        record_params(trial, row.values, trial.distributions)
         self.open[trial.number], self.best[trial.number] = trial, -math.inf
-        return Job(trial.number, params)
+        return Job(trial.number, row)
 
     def report(self, number: int, epoch: int, score: float) -> bool:
         """Record an epoch, and continue."""
@@ -173,10 +176,10 @@ class AllocatedStrategy(SampledStrategy):
             self.rule.start(decision.number, self.params[decision.number])
             return Job(decision.number)
         job = super().next_job()
-        if job is None or job.params is None:
+        if job is None or job.row is None:
             return None
-        self.params[job.number] = job.params
-        self.rule.start(job.number, job.params)
+        self.params[job.number] = job.row.values
+        self.rule.start(job.number, job.row.values)
         return job
 
     def report(self, number: int, epoch: int, score: float) -> bool:

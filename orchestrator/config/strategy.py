@@ -1,7 +1,7 @@
 """Expansion of `strategy` into the names of the sampler and of the trial scheduler.
 
-The setting has its name because the section `search` holds the searched domains. The choice of `auto` follows the
-measurements in benchmarks/results/search/search_quality.md.
+The setting has its name because the section `search` holds the searched domains. A name that neither it nor its section
+gives is chosen, as with `auto`. The choice follows the measurements in benchmarks/results/search/search_quality.md.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.errors import Problem, did_you_mean
 
 AUTO = "auto"
-_SECTIONS = ("sampler", "trial_scheduler")
+_WITH_OPTIONS = "tpe"  # sampler whose options a section without a name gives
+_SECTIONS, _KINDS = ("sampler", "trial_scheduler"), (SamplerName, TrialSchedulerName)
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,11 @@ class StrategyUse:
     """Record of how a strategy was applied; excluded from comparisons, since the names are written out.
 
     Args:
-        name: Strategy; empty where the sweep names none.
-        reason: Reason of the choice of a trial scheduler; empty where the strategy names it.
+        chosen: Sections whose name was chosen: `sampler`, `trial_scheduler`.
+        reason: Reason of the choice of a trial scheduler; empty where the sweep names it.
     """
 
-    name: str = field(default="", compare=False)
+    chosen: frozenset[str] = field(default=frozenset(), compare=False)
     reason: str = field(default="", compare=False)
 
 
@@ -53,42 +54,43 @@ class Names(NamedTuple):
 
 
 def expand_strategy(raw: Mapping[str, Any]) -> WithStrategy:
-    """Replace `strategy` by `sampler.name` and `trial_scheduler.name`.
+    """Replace `strategy` by `sampler.name` and `trial_scheduler.name`, and choose the names that are not given.
 
     Args:
         raw: Settings of a sweep, as written.
     """
     settings = {key: value for key, value in raw.items() if key != "strategy"}
-    given = raw.get("strategy")
-    if given is None:
-        return WithStrategy(settings, [])
+    given = raw.get("strategy", AUTO)
     if not isinstance(given, str):
         return WithStrategy(settings, [Problem("strategy", f"got {given!r}; is a text such as auto or tpe+asha")])
     names, problems = parse_strategy(given, "strategy")
-    reason = ""
-    if given == AUTO:
-        scheduler, reason = _choose_scheduler(raw)
-        names = Names(AUTO, scheduler)
+    chosen, reason = set(), ""
     for section, name in zip(_SECTIONS, names, strict=True):
-        written = raw.get(section) or {}
-        if name is None or not isinstance(written, Mapping):
-            continue
-        if "name" in written:
+        written = raw.get(section)
+        if not isinstance(written, Mapping | None):
+            continue  # a fault that the check of the sections reports
+        own = (written or {}).get("name", _WITH_OPTIONS if (written or {}).get("options") else AUTO)
+        if name is not None and own != AUTO:
             problems.append(Problem(f"{section}.name", f"is chosen by strategy: {given}. Leave one of the two out"))
-        settings[section] = {**written, "name": name}
-    return WithStrategy(settings, problems, StrategyUse(given, reason))
+        used = name or own
+        if used == AUTO:
+            chosen.add(section)
+            if section == "trial_scheduler":
+                used, reason = _choose_scheduler(raw)
+        settings[section] = {**(written or {}), "name": used}
+    return WithStrategy(settings, problems, StrategyUse(frozenset(chosen), reason))
 
 
 def parse_strategy(text: str, where: str) -> tuple[Names, list[Problem]]:
     """Return the names in a text such as `tpe`, `asha` or `tpe+asha`, and its problems.
 
     Args:
-        text: Name of a sampler or of a trial scheduler, or both with a plus sign between; `auto` chooses both.
+        text: Name of a sampler or of a trial scheduler, or both with a plus sign between; `auto` leaves both open.
         where: Setting or option that holds the text.
     """
     if text == AUTO:
-        return Names(AUTO, None), []
-    samplers, schedulers = get_args(SamplerName), get_args(TrialSchedulerName)
+        return Names(None, None), []
+    samplers, schedulers = [[name for name in get_args(kind) if name != AUTO] for kind in _KINDS]
     found: dict[str, str] = {}
     problems = []
     for name in text.split("+"):
@@ -120,6 +122,8 @@ def choose_scheduler(*, epochs: int, grace_epochs: int, objectives: int) -> tupl
 
 def _choose_scheduler(raw: Mapping[str, Any]) -> tuple[str, str]:
     """Choose from settings as written, as far as they can be understood; faults in them are reported elsewhere."""
+    if raw.get("tournament") is not None:
+        return "none", "a tournament trains every configuration to the end"
     objective, searched = raw.get("objective"), raw.get("search")
     epochs = _whole(raw, "training", "epochs", TrainingConfig().epochs)
     if isinstance(searched, Mapping) and "epochs" in searched:

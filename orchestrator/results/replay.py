@@ -213,8 +213,9 @@ def _parse(
     if strategy == AUTO:
         epochs = max((int(record.config["training"]["epochs"]) for record in stored.result.records), default=1)
         chosen, _ = choose_scheduler(epochs=epochs, grace_epochs=scheduler.grace_epochs, objectives=objectives)
-    if names.sampler not in (None, sampler.name):
-        sampler = SamplerConfig.model_validate({"name": names.sampler})
+    wanted = AUTO if strategy == AUTO else names.sampler
+    if wanted not in (None, sampler.name):
+        sampler = SamplerConfig.model_validate({"name": wanted})
     scheduler = scheduler.model_copy(update={"name": chosen or scheduler.name})
     if scheduler.name == _NOT_REPLAYED and not problems:
         message = f"'{_NOT_REPLAYED}' changes settings while it trains, which no recorded curve can show"

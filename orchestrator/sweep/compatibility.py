@@ -155,6 +155,25 @@ def steered_again(config: SweepConfig, history: History) -> tuple[SweepConfig, s
     return steered, f"Kept as changed while the sweep ran, in place of what the sweep file has: {', '.join(names)}"
 
 
+def chosen_before(config: SweepConfig, history: History) -> SweepConfig:
+    """Return a configuration with the sampler and the trial scheduler that its sweep has used, where it names none.
+
+    Args:
+        config: Configuration of this session.
+        history: State of the sweep that it resumes.
+    """
+    before = _with_former_names(history.config)
+    used = {
+        section: {**config.model_dump(mode="json")[section], "name": name}
+        for section in config.strategy_use.chosen
+        if (name := (before.get(section) or {}).get("name")) and name != getattr(config, section).name
+    }
+    if not used:
+        return config
+    with network_files_from(_sent_files(config)):
+        return load_sweep({**config.model_dump(mode="json"), **used}, label=f"sweep '{config.name}'")
+
+
 def _sent_files(config: SweepConfig) -> Finder:
     """Return the finder of the files of networks that a configuration has read."""
     return {source.name: source for source in config.network_files.sources}.get

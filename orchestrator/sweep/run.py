@@ -36,6 +36,7 @@ from orchestrator.results.sweep_result import SweepResult
 from orchestrator.search.proposals.enqueued_trials import refuse_unknown_sweeps
 from orchestrator.search.storage import open_storage, refuse_damaged_study
 from orchestrator.sweep.compatibility import (
+    chosen_before,
     identity,
     refuse_changes,
     steered_again,
@@ -125,8 +126,10 @@ def _prepared(
     named_uris = [config.tracking.uri, config.storage.uri]
     _note_sources(plans, config.network_files, named_uris)
     folder = _begun_folder(plans, named_uris) if resume else _new_folder(plans)
-    if resume and edited:
-        config, kept = steered_again(config, read_begun(folder.journal))
+    if resume:
+        history = read_begun(folder.journal)
+        config, kept = steered_again(config, history) if edited else (config, "")
+        config = chosen_before(config, history)
         plans = resolve_plans(config)
         if kept:
             say(console, kept)

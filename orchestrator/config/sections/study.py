@@ -27,14 +27,16 @@ class SamplerConfig(Section):
         options: Further arguments of Optuna's sampler; docs/settings.md lists them.
     """
 
-    name: SamplerName = "tpe"
+    name: SamplerName = "auto"
     startup_trials: PositiveInt = 8
     random_share: float = Field(0.0, ge=0, le=1)
     prior: Literal["none", "papers"] = "none"
     options: Mapping[str, Scalar] = {}
 
 
-TrialSchedulerName = Literal["asha", "pasha", "freeze_thaw", "asha_stopping", "hyperband", "median", "pbt", "none"]
+TrialSchedulerName = Literal[
+    "auto", "freeze_thaw", "asha", "pasha", "asha_stopping", "hyperband", "median", "pbt", "none"
+]
 Mutable = Literal["lr", "weight_decay", "span_penalty"]
 
 
@@ -46,7 +48,8 @@ class TrialSchedulerConfig(Section):
             while the order of the trials is in doubt; `freeze_thaw` resumes the trial with the largest expected
             improvement per second; `asha_stopping` stops trials at rungs for good; `hyperband` uses several brackets,
             of which the later ones stop later; `median` stops trials that are worse than the median of the others;
-            `pbt` lets poor trials continue from good ones with changed settings; `none` trains every trial to the end.
+            `pbt` lets poor trials continue from good ones with changed settings; `none` trains every trial to the end;
+            `auto` chooses one of them by the epochs and the objectives, and is replaced by its name in a sweep.
         grace_epochs: Number of epochs before any trial is paused or stopped.
         reduction_factor: One in this many trials passes a rung, with `asha`, `pasha`, `freeze_thaw`,
             `asha_stopping` and `hyperband`.
@@ -57,7 +60,7 @@ class TrialSchedulerConfig(Section):
         mutate: Settings that `pbt` changes, where they are searched.
     """
 
-    name: TrialSchedulerName = "asha"
+    name: TrialSchedulerName = "auto"
     grace_epochs: PositiveInt = 2
     reduction_factor: int = Field(3, ge=2)
     min_trials: PositiveInt = 3

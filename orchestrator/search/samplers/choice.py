@@ -46,7 +46,7 @@ def _choices(space: SearchSpace, trials: int, objectives: int, constraints: int)
     """Yield the choices of all rules that apply, in their order."""
     searched = {name: domain for name, domain in space.items() if not isinstance(domain, ConstantDomain)}
     points = grid_size(space)
-    if points is not None and points <= trials:
+    if points is not None and 1 < points <= trials:
         yield SamplerChoice("grid", f"the space has {points:,} configurations, and the sweep tries each")
     if objectives > 1 and trials >= _LARGE_POPULATION:
         yield SamplerChoice("nsga2", f"{objectives} objectives and {trials:,} trials, enough for generations")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import bisect
 import copy
-from collections.abc import Callable, Container, Sequence
+import math
+from collections.abc import Callable, Container, Iterable, Sequence
 
 import optuna
 from optuna.study import StudyDirection
@@ -23,6 +24,10 @@ PAUSED_AT = "paused_at"
 EPOCH_PREFIX = "epoch "
 """Beginning of the user attributes with the values of an epoch, where there are several objectives."""
 _BEST_SHARE = 0.2
+_COMPARED = 24
+"""Number of trials whose scores are compared at the same epoch, at least, for samplers of complete trials."""
+_SHOWN = 60
+"""Largest number of their trials; a Gaussian process takes the cube of it."""
 
 
 class TrialWindow:
@@ -161,27 +166,49 @@ def _as_pruned(trial: FrozenTrial) -> FrozenTrial:
 
 
 def _completed(trials: Sequence[FrozenTrial], direction: StudyDirection) -> list[FrozenTrial]:
-    """Return pruned trials as complete ones: with their best report, or the worst value of all where they have none.
+    """Return the trials that a sampler of complete trials learns from, those that ended early as complete ones.
 
-    Trials under constraints are returned unchanged: a pruned one need not have all its constraints.
+    Scores after different numbers of epochs cannot be compared. Shown are the trials that have reached the largest
+    epoch that enough of them have reached, with their best score up to it, the best and the newest of many; and trials
+    without a score, with the worst of these. Trials under constraints are returned unchanged: a pruned one need not
+    have all its constraints.
     """
     if any(trial.constraints for trial in trials):
         return list(trials)
     best, worst = (max, min) if direction is StudyDirection.MAXIMIZE else (min, max)
-    known = {trial.number: trial.value for trial in trials if trial.state is TrialState.COMPLETE}
-    for trial in trials:
-        if trial.state is TrialState.PRUNED and trial.intermediate_values:
-            known[trial.number] = best(trial.intermediate_values.values())
-    values = [value for value in known.values() if value is not None]
+    ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    reached = sorted((_last_epoch(trial) for trial in ended if _has_score(trial)), reverse=True)
+    level = reached[min(_COMPARED, len(reached)) - 1] if reached else math.inf
+    values = {trial.number: _score_at(trial, level, best) for trial in ended if _last_epoch(trial) >= level}
+    if not values:
+        return list(trials)
+    order = sorted(values, key=lambda number: values[number], reverse=best is max)
+    scored = {*order[: _SHOWN // 2], *sorted(values)[-_SHOWN // 2 :]}
+    scoreless = [trial.number for trial in ended if not _has_score(trial)][-_SHOWN // 4 :]
+    poor = worst(values.values())
+    shown = {number: values.get(number, poor) for number in (*scored, *scoreless)}
     return [
-        _as_complete(trial, known.get(trial.number, worst(values)))
-        if trial.state is TrialState.PRUNED and values
-        else trial
+        _as_complete(trial, shown[trial.number]) if trial.number in shown else trial
         for trial in trials
+        if trial.number in shown or not trial.state.is_finished()
     ]
 
 
-def _as_complete(trial: FrozenTrial, value: float | None) -> FrozenTrial:
+def _has_score(trial: FrozenTrial) -> bool:
+    return bool(trial.intermediate_values) or trial.state is TrialState.COMPLETE
+
+
+def _last_epoch(trial: FrozenTrial) -> float:
+    """Return the last epoch of a trial; infinite for a complete one, which may have reported none."""
+    return math.inf if trial.state is TrialState.COMPLETE else max(trial.intermediate_values, default=0)
+
+
+def _score_at(trial: FrozenTrial, level: float, best: Callable[[Iterable[float]], float]) -> float:
+    values = [value for epoch, value in trial.intermediate_values.items() if epoch <= level]
+    return best(values) if values else float(trial.value or 0.0)
+
+
+def _as_complete(trial: FrozenTrial, value: float) -> FrozenTrial:
     complete = copy.copy(trial)
     complete.state, complete.value = TrialState.COMPLETE, value
     return complete

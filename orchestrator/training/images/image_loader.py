@@ -6,10 +6,8 @@ of decoding processes nor on the number of ranks. Normalisation, erasing and mix
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
-import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +23,7 @@ from orchestrator.data.decoding import ImageError, decode_image
 from orchestrator.data.encoded_images import EncodedImages
 from orchestrator.errors import DataError
 from orchestrator.training.images.socket_paths import keep_socket_paths_short
+from orchestrator.training.randomness import sample_randomness
 
 __all__ = ["ImageLoader", "ImageTransforms", "SampleKey", "repeated_keys"]
 
@@ -175,29 +174,8 @@ class _Decoder(Dataset[tuple[Tensor, int]]):
             picture = decode_image(self.images[key.place])
         except ImageError as error:
             raise DataError(f"image {key.place} cannot be decoded ({error}); prepare the dataset again") from None
-        with _own_randomness(key):
+        with sample_randomness(key.seed, key.epoch, key.place, key.copy):
             return self.transform(picture), int(self.images.labels[key.place])
-
-
-@contextlib.contextmanager
-def _own_randomness(key: SampleKey) -> Iterator[None]:
-    """Seed this process for one sample, and restore the former random states afterwards."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    _seed_all(key)
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-
-
-def _seed_all(key: SampleKey) -> None:
-    """Seed the three generators that transforms draw from."""
-    seed = int(np.random.SeedSequence([key.seed, key.epoch, key.place, key.copy]).generate_state(1)[0])
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)
 
 
 def _collate(samples: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:

@@ -247,8 +247,10 @@ def test_rules_between_sections() -> None:
     assert faults({"search": {"global_batch_size": [4, 64]}})[0].startswith(f"search.global_batch_size: {batch}")
     assert load_sweep({**BASE, "training": {"global_batch_size": 5}})
     grace = "trial_scheduler.grace_epochs: got 2; must not exceed"
-    assert faults({"training": {"epochs": 1}}) == [f"{grace} training.epochs, which is 1"]
-    assert faults({"search": {"epochs": 1}}) == [f"{grace} search.epochs allows at most 1"]
+    asha = {"trial_scheduler": {"name": "asha"}}
+    assert faults({**asha, "training": {"epochs": 1}}) == [f"{grace} training.epochs, which is 1"]
+    assert faults({**asha, "search": {"epochs": 1}}) == [f"{grace} search.epochs allows at most 1"]
+    assert load_sweep({**BASE, "training": {"epochs": 1}}).trial_scheduler.name == "none"
     searched = load_sweep({**BASE, "search": {"epochs": {"type": "int", "low": 2, "high": 30}}})
     assert searched.max_epochs == 30
     assert faults({"dataset": {"name": "digits", "validation_fraction": 0.001}}) == [

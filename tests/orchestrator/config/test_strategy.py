@@ -21,9 +21,15 @@ TWO = [{"metric": "val/top1", "mode": "max"}, {"metric": "params", "mode": "min"
 @pytest.mark.parametrize(
     ("settings", "sampler", "scheduler"),
     [
-        ({}, "tpe", "asha"),
-        ({"strategy": "random"}, "random", "asha"),
-        ({"strategy": "pasha"}, "tpe", "pasha"),
+        ({}, "auto", "freeze_thaw"),
+        ({"strategy": "random"}, "random", "freeze_thaw"),
+        ({"strategy": "pasha"}, "auto", "pasha"),
+        ({"sampler": {"name": "tpe"}}, "tpe", "freeze_thaw"),
+        ({"sampler": {"options": {"n_ei_candidates": 9}}}, "tpe", "freeze_thaw"),
+        ({"trial_scheduler": {"name": "asha"}}, "auto", "asha"),
+        ({"trial_scheduler": {"name": "auto"}, "objective": TWO}, "auto", "asha"),
+        ({"strategy": "auto", "sampler": {"name": "qmc"}}, "qmc", "freeze_thaw"),
+        ({"trials": 4, "search": {"optimizer": ["sgd", "adamw"]}, "tournament": "optimizer"}, "auto", "none"),
         ({"strategy": "qmc+freeze_thaw"}, "qmc", "freeze_thaw"),
         ({"strategy": "none+random"}, "random", "none"),
         ({"strategy": "auto"}, "auto", "freeze_thaw"),
@@ -42,7 +48,7 @@ def test_a_strategy_is_kept_as_the_names_it_stands_for(settings: dict[str, Any],
     assert (config.sampler.name, config.trial_scheduler.name) == (sampler, scheduler)
     assert "strategy" not in config.model_dump()
     assert SweepConfig(**config.model_dump(mode="json")) == config  # as a resumed sweep reads it
-    assert bool(config.strategy_use.reason) == (settings.get("strategy") == "auto")
+    assert bool(config.strategy_use.reason) == ("trial_scheduler" in config.strategy_use.chosen)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +57,7 @@ def test_a_strategy_is_kept_as_the_names_it_stands_for(settings: dict[str, Any],
         ({"strategy": "freeze-thaw"}, "strategy: got 'freeze-thaw'; is no sampler.*Did you mean 'freeze_thaw'"),
         ({"strategy": "tpe+random"}, "strategy: got 'tpe.random'; names one sampler at most. Drop tpe or random"),
         ({"strategy": 3}, "strategy: got 3; is a text such as auto"),
-        ({"strategy": "auto", "sampler": {"name": "tpe"}}, "sampler.name: is chosen by strategy: auto"),
+        ({"strategy": "tpe+auto"}, "strategy: got 'auto'; is no sampler and no trial scheduler"),
         ({"strategy": "asha", "trial_scheduler": {"name": "asha"}}, "trial_scheduler.name: is chosen by strategy"),
         ({"strategi": "auto"}, "strategi: unknown setting. Did you mean 'strategy'"),
     ],

@@ -14,13 +14,19 @@ from orchestrator.config.plans import resolve_plans
 from orchestrator.data import locate_dataset
 from orchestrator.errors import JournalError, ResumeError
 from orchestrator.records.folder.sweep_folder import SweepFolder
-from orchestrator.records.history import read_history
+from orchestrator.records.history import read_begun, read_history
 from orchestrator.records.journal import Journal, read_events
 from orchestrator.records.ledger import Ledger, TrialRecord, TrialStatus
 from orchestrator.results.comparison import facts_of
 from orchestrator.results.stored_sweep import read_sweep
 from orchestrator.server_addresses import embedded_uri
-from orchestrator.sweep.compatibility import content_hash, refuse_changes, stored_config, with_former_scheduler
+from orchestrator.sweep.compatibility import (
+    chosen_before,
+    content_hash,
+    refuse_changes,
+    stored_config,
+    with_former_scheduler,
+)
 from tests.support.sweeps.tracked_sweep import replay
 
 OLD = Path(__file__).parent / "old_journal"
@@ -137,3 +143,17 @@ def test_asha_of_an_old_journal_still_stops_trials_for_good(old: SweepFolder) ->
         assert with_former_scheduler(plans, ledger).search.trial_scheduler.name == "asha_stopping"
     with Journal(old.path / "new.jsonl") as journal:
         assert with_former_scheduler(plans, Ledger(journal)) is plans
+
+
+def test_a_sweep_that_names_no_strategy_keeps_the_one_it_began_with(old: SweepFolder) -> None:
+    content = stored_config(old, contacted=()).model_dump(mode="json")
+    used = content["sampler"].pop("name"), content["trial_scheduler"].pop("name")
+    config, history = load_sweep(content), read_begun(old.journal)
+    assert (config.sampler.name, config.trial_scheduler.name) != used
+    again = chosen_before(config, history)
+    assert (again.sampler.name, again.trial_scheduler.name) == used
+    assert again.model_dump(exclude={"sampler", "trial_scheduler"}) == config.model_dump(
+        exclude={"sampler", "trial_scheduler"}
+    )
+    named = load_sweep({**content, "strategy": "random+pasha"})
+    assert chosen_before(named, history) is named

@@ -179,7 +179,9 @@ def test_a_search_without_valid_proposals_is_an_error(
     storage: StudyStorage, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(searcher, "MOST_REJECTED", 5)
-    plan = sweep("sb_resnet29_cifar", search={"pooled_size": [2, 12]}, limits={"max_params": 1000})
+    plan = sweep(
+        "sb_resnet29_cifar", search={"pooled_size": [2, 12]}, limits={"max_params": 1000}, sampler={"name": "tpe"}
+    )
     asking = StudySearcher(open_study(plan, "t", storage), plan, ledger)
     with pytest.raises(
         SpaceExhaustedError, match=r"^5 configurations in a row were rejected: 5 \(.*max_params"
