@@ -162,7 +162,7 @@ def test_numbers_are_those_of_the_table_after_delays_lost_answers_and_a_killed_s
 def test_a_run_is_not_there_twice_when_the_first_request_for_it_arrives_late(
     tmp_path: Path, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first request for each run is given up while it is under way; it arrives after a search for the run."""
+    # Each run is requested a first time, given up while the request is under way, and not found by the search for it.
     monkeypatch.setattr("orchestrator.tracking.journal_follower._RETRY_S", 0.01)
     monkeypatch.setattr("orchestrator.tracking.journal_follower._POLL_S", 0.01)
     arrives_before = ""
