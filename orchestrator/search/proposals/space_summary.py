@@ -6,7 +6,6 @@ from orchestrator.config.fixed_settings import shown
 from orchestrator.config.plans import SearchPlan
 from orchestrator.config.sections.first_trials import PAPERS
 from orchestrator.search.proposals.enqueued_trials import paper_configurations
-from orchestrator.search.samplers.choice import choose_sampler
 from search_spaces import setting_of
 
 
