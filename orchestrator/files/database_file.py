@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from pathlib import Path
 
 from orchestrator.errors import SpatialSweepError
 from orchestrator.files.sqlite_files import sqlite_path
 
 _PATIENCE_S = 60.0
+_PRIMARY_CODE = 0xFF  # of an extended one
 
 
 def require_intact_database(uri: str, error: type[SpatialSweepError], remedy: str) -> None:
@@ -26,9 +28,7 @@ def require_intact_database(uri: str, error: type[SpatialSweepError], remedy: st
     if path is None or not path.exists():
         return
     try:
-        location = f"{path.resolve().as_uri()}?mode=ro"
-        with contextlib.closing(sqlite3.connect(location, uri=True, timeout=_PATIENCE_S)) as db:
-            found = [str(row[0]) for row in db.execute("PRAGMA quick_check(1)")]
+        found = _quick_check(path)
     except sqlite3.OperationalError as fault:
         if "locked" in str(fault) or "busy" in str(fault):  # another process is writing to it, so it is readable
             return
@@ -38,3 +38,20 @@ def require_intact_database(uri: str, error: type[SpatialSweepError], remedy: st
     if found != ["ok"]:
         reason = " ".join(" ".join(found).split())
         raise error(f"{path}: is damaged ({reason}). {remedy}")
+
+
+def _quick_check(path: Path) -> list[str]:
+    """Return what SQLite finds wrong with a file, or `ok`.
+
+    A process that was killed in the middle of a transaction leaves a journal, from which the first one that may write
+    restores the file.
+    """
+    for mode in ("ro", "rw"):
+        location = f"{path.resolve().as_uri()}?mode={mode}"
+        with contextlib.closing(sqlite3.connect(location, uri=True, timeout=_PATIENCE_S)) as db:
+            try:
+                return [str(row[0]) for row in db.execute("PRAGMA quick_check(1)")]
+            except sqlite3.OperationalError as fault:
+                if mode == "rw" or fault.sqlite_errorcode & _PRIMARY_CODE != sqlite3.SQLITE_READONLY:
+                    raise
+    raise AssertionError("the second mode returns or raises")

@@ -38,6 +38,7 @@ SWEEP = {
     "search": {"lr": {"choices": [1e-9, 3e-3]}},
     "try_first": [],
     "sampler": {"name": "grid"},
+    "trial_scheduler": {"name": "asha"},
     "trials": 2,
     "keep": {"best": 2, "last": 2},
 }
