@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from orchestrator.data.manifest import Manifest
+    from orchestrator.data.scenes.manifest import SceneManifest
 
 app = typer.Typer(help="Prepare and inspect datasets.", no_args_is_help=True)
 
@@ -40,7 +42,9 @@ def prepare(
     name: Annotated[
         str,
         typer.Argument(
-            help="cifar10, cifar100, stl10, mnist, fashion-mnist, tinyimagenet, imagenet, digits, or folder."
+            help="cifar10, cifar100, stl10, mnist, fashion-mnist, tinyimagenet, imagenet, digits, or folder; with "
+            "boxes, masks or maps: coco, coco-json, coco-stuff, coco-stuffthings, ade20k, voc, voc-instances, "
+            "voc-segmentation, or digits-scenes."
         ),
     ],
     *,
@@ -50,6 +54,9 @@ def prepare(
         typer.Option("--from", metavar="DIR_OR_ARCHIVE", help="The dataset as distributed.", parser=path_option),
     ] = None,
     max_bad: Annotated[int, typer.Option(help="Number of unreadable images that may be left out.", min=0)] = 0,
+    max_bad_annotations: Annotated[
+        int, typer.Option(help="Number of faulty boxes and masks that may be left out.", min=0)
+    ] = 0,
     images_per_shard: Annotated[
         int | None, typer.Option(help="Images per shard; default: 64 MiB of pixels, or 1024 image files.", min=1)
     ] = None,
@@ -80,6 +87,7 @@ def prepare(
                 source,
                 to,
                 max_bad=max_bad,
+                max_bad_annotations=max_bad_annotations,
                 images_per_shard=images_per_shard,
                 run=run,
                 progress=lambda done, whole: bar.update(task, completed=done, total=whole),
@@ -111,16 +119,19 @@ def inspect(
 ) -> None:
     """Print the contents of a prepared dataset, and write a contact sheet."""
     from orchestrator.data.conversion.contact_sheet import contact_sheet
-    from orchestrator.data.manifest import read_manifest
+    from orchestrator.data.conversion.scene_sheet import scene_sheet
     from orchestrator.data.manifest_checks import contradictions
+    from orchestrator.data.scenes.manifest import SceneManifest, read_any_manifest
     from orchestrator.data.storage import open_folder
 
     folder = open_folder(uri)
-    manifest = read_manifest(folder)
-    faults = contradictions(manifest)
-    if faults:
-        raise DataError(f"{folder.shown}: {'; '.join(faults)}. Prepare the dataset again")
-    picture = contact_sheet(folder, manifest)
+    manifest = read_any_manifest(folder)
+    if isinstance(manifest, SceneManifest):
+        picture = scene_sheet(folder, manifest)
+    else:
+        if faults := contradictions(manifest):
+            raise DataError(f"{folder.shown}: {'; '.join(faults)}. Prepare the dataset again")
+        picture = contact_sheet(folder, manifest)
     try:
         sheet.parent.mkdir(parents=True, exist_ok=True)
         picture.save(sheet, "PNG")
@@ -133,30 +144,61 @@ def inspect(
     typer.echo(f"Contact sheet: {sheet}")
 
 
-def _summary(manifest: Manifest) -> str:
+def _summary(manifest: Manifest | SceneManifest) -> str:
+    from orchestrator.data.scenes.manifest import SceneManifest
     from orchestrator.data.shown_names import shown_name
 
     splits = ", ".join(f"{split.images} {name}" for name, split in manifest.splits.items())
     left_out = f"; {len(manifest.bad_images)} unreadable left out" if manifest.bad_images else ""
-    return (
-        f"{shown_name(manifest.name)}, {splits}, {len(manifest.class_names)} classes, {manifest.content_hash}{left_out}"
-    )
+    classes = f"{len(manifest.class_names)} classes"
+    if isinstance(manifest, SceneManifest):
+        kinds = {"boxes": classes, "masks": None, "class_map": f"{len(manifest.map_class_names)} classes"}
+        shown = (f"{kind} ({kinds[kind]})" if kinds[kind] else kind for kind in manifest.annotations)
+        classes = f"annotations: {', '.join(shown)}"
+        faulty = sum(group.count for group in manifest.bad_annotations)
+        left_out += f"; {faulty} faulty annotations left out" if faulty else ""
+    return f"{shown_name(manifest.name)}, {splits}, {classes}, {manifest.content_hash}{left_out}"
 
 
-def _print(manifest: Manifest, console: Console) -> None:
+def _print(manifest: Manifest | SceneManifest, console: Console) -> None:
+    from orchestrator.data.scenes.manifest import SceneManifest
     from orchestrator.data.shown_names import shown_name
 
-    shape = " x ".join(map(str, manifest.image_shape)) if manifest.image_shape else "image files of any size"
     place = shown_name(manifest.source.get("place", "an unknown place"))
-    console.print(f"{_summary(manifest)}\n{manifest.kind}: {shape}; from {place}", markup=False)
+    if isinstance(manifest, SceneManifest):
+        described = "annotated images of any size"
+    else:
+        shape = " x ".join(map(str, manifest.image_shape)) if manifest.image_shape else "image files of any size"
+        described = f"{manifest.kind}: {shape}"
+    console.print(f"{_summary(manifest)}\n{described}; from {place}", markup=False)
     for what, values in (("mean", manifest.mean), ("std", manifest.std)):
         console.print(f"{what} {', '.join(f'{value:.4f}' for value in values)}")
-    labelled = [name for name, split in manifest.splits.items() if split.per_class]
-    table = Table("class", *labelled)
-    for number, name in enumerate(manifest.class_names[:_MOST_CLASSES]):
-        table.add_row(escape(shown_name(name)), *(str(manifest.splits[split].per_class[number]) for split in labelled))
-    if len(manifest.class_names) > _MOST_CLASSES:
-        table.add_row(f"... {len(manifest.class_names) - _MOST_CLASSES} more", *("" for _ in labelled))
-    console.print(table)
+    if isinstance(manifest, SceneManifest):
+        splits = manifest.splits.items()
+        _print_counts(console, "objects of class", manifest.class_names, {name: each.objects for name, each in splits})
+        _print_counts(
+            console, "pixels of class", manifest.map_class_names, {name: each.pixels for name, each in splits}
+        )
+        for group in manifest.bad_annotations:
+            console.print(f"left out: {group.count} annotations: {shown_name(group.kind)}", markup=False)
+    else:
+        labelled = {name: split.per_class for name, split in manifest.splits.items() if split.per_class}
+        _print_counts(console, "class", manifest.class_names, labelled)
     for bad in manifest.bad_images:
         console.print(f"left out: {shown_name(bad.image)}: {shown_name(bad.reason)}", markup=False)
+
+
+def _print_counts(
+    console: Console, title: str, class_names: Sequence[str], counts: Mapping[str, Sequence[int]]
+) -> None:
+    """Print a table of classes with a column for each split; nothing without classes."""
+    from orchestrator.data.shown_names import shown_name
+
+    if not class_names:
+        return
+    table = Table(title, *counts)
+    for number, name in enumerate(class_names[:_MOST_CLASSES]):
+        table.add_row(escape(shown_name(name)), *(str(each[number]) for each in counts.values()))
+    if len(class_names) > _MOST_CLASSES:
+        table.add_row(f"... {len(class_names) - _MOST_CLASSES} more", *("" for _ in counts))
+    console.print(table)

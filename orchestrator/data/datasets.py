@@ -15,7 +15,9 @@ from orchestrator.data.storage import open_folder
 from orchestrator.errors import DataError, did_you_mean
 
 __all__ = [
+    "ANNOTATED",
     "DatasetFacts",
+    "convert_once",
     "current_hash",
     "dataset_facts",
     "list_datasets",
@@ -51,6 +53,9 @@ _NAMED: Mapping[str, DatasetFacts] = MappingProxyType(
     }
 )
 """Datasets by name that need no preparation: a sweep is validated before they are converted."""
+
+ANNOTATED = frozenset({"digits-scenes"})
+"""Names of embedded datasets of annotated images, which `orchestrator.data.scenes` prepares and opens."""
 
 _EARLIER_HASHES = MappingProxyType({"5663ed2b4eac758a": "36706e9c749a0738"})
 """Hash of the digits while they were kept in one file (`digits.arrow`), and hash in their manifest: same content."""
@@ -131,9 +136,7 @@ def prepare_dataset(name: str, folder: Path) -> Path:
         DataError: The name is unknown, or the converted dataset is damaged.
     """
     _require_known(name)
-    path = folder / name
-    if not path.exists():
-        _convert(name, path)
+    path = convert_once(name, folder)
     try:
         open_prepared(path)
     except DataError as error:
@@ -146,18 +149,27 @@ def current_hash(recorded: str) -> str:
     return _EARLIER_HASHES.get(recorded, recorded)
 
 
-def _convert(name: str, path: Path) -> None:
-    """Convert a named dataset so that its folder appears whole or not at all, also if two processes convert it."""
+def convert_once(name: str, folder: Path) -> Path:
+    """Convert a named dataset unless its folder exists; it appears whole or not at all, also if two processes do so.
+
+    Args:
+        name: Name of an embedded or installed dataset.
+        folder: Folder in which datasets with a name are kept.
+    """
+    path = folder / name
+    if path.exists():
+        return path
     from orchestrator.data.conversion.prepare import prepare  # and the readers of all sources, needed here only
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{name}-", dir=path.parent) as scratch:
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{name}-", dir=folder) as scratch:
         prepare(name, None, f"{scratch}/{name}")
         try:
             Path(scratch, name).rename(path)
         except OSError:
             if not path.exists():
                 raise
+    return path
 
 
 def _require_known(name: str | None) -> None:

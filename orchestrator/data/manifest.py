@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
@@ -20,10 +20,25 @@ from orchestrator.data.storage import Folder
 from orchestrator.errors import DataError
 from orchestrator.files.contained_paths import plain_name
 
-__all__ = ["MANIFEST_NAME", "STRICT", "BadImage", "Manifest", "Shard", "Split", "combined_hash", "read_manifest"]
+__all__ = [
+    "MANIFEST_NAME",
+    "SCENES_VERSION",
+    "STRICT",
+    "BadImage",
+    "Manifest",
+    "Shard",
+    "Split",
+    "combined_hash",
+    "manifest_content",
+    "no_manifest",
+    "read_manifest",
+]
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA_VERSION = 1
+SCENES_VERSION = 2
+"""Format of the manifest of annotated images (`orchestrator.data.scenes.manifest`)."""
+
 _MOST_BYTES = 64 << 20
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -130,10 +145,32 @@ _MANIFEST = TypeAdapter(Manifest)
 
 
 def read_manifest(folder: Folder) -> Manifest:
-    """Read the manifest of a prepared dataset.
+    """Read the manifest of a prepared dataset of images with labels.
 
     Raises:
-        DataError: It is missing, damaged, or of another format version.
+        DataError: It is missing, damaged, of another format version, or that of annotated images.
+    """
+    where = folder.where(MANIFEST_NAME)
+    version, content = manifest_content(folder)
+    if version == SCENES_VERSION and content.get("kind") == "scenes":
+        raise DataError(
+            f"{folder.shown}: holds images annotated with boxes, masks or maps of classes, and classification needs "
+            "images with one label each. Use a dataset of such images; annotated ones are read with "
+            "orchestrator.data.scenes.open_scenes"
+        )
+    if version != SCHEMA_VERSION:
+        raise DataError(f"{where}: has format {version}, this version reads {SCHEMA_VERSION}; prepare it again")
+    try:
+        return _MANIFEST.validate_json(to_json(content))
+    except ValueError as error:
+        raise no_manifest(where, error) from None
+
+
+def manifest_content(folder: Folder) -> tuple[int, dict[str, Any]]:
+    """Return the format version and the unchecked content of the manifest of a prepared dataset.
+
+    Raises:
+        DataError: It is missing, or holds no object with a version.
     """
     where = folder.where(MANIFEST_NAME)
     raw = folder.read(MANIFEST_NAME, most_bytes=_MOST_BYTES)
@@ -148,14 +185,20 @@ def read_manifest(folder: Folder) -> Manifest:
         version = content.pop("schema_version")
         if isinstance(version, bool) or not isinstance(version, int):
             raise ValueError("schema_version is no whole number")
-        if version != SCHEMA_VERSION:
-            raise DataError(f"{where}: has format {version}, this version reads {SCHEMA_VERSION}; prepare it again")
-        return _MANIFEST.validate_json(to_json(content))
-    except DataError:
-        raise
     except ValueError as error:
-        reason = first_fault(error)
-        raise DataError(f"{where}: is no manifest of SpatialSweep's ({reason}); prepare the dataset again") from None
+        raise no_manifest(where, error) from None
+    return version, content
+
+
+def no_manifest(where: str, error: ValueError) -> DataError:
+    """Return the error for a file that is no manifest.
+
+    Args:
+        where: Name of the file.
+        error: Exception of its validation.
+    """
+    fault = first_fault(error)
+    return DataError(f"{where}: is no manifest of SpatialSweep's ({fault}); prepare the dataset again")
 
 
 def first_fault(error: ValueError) -> str:

@@ -1,13 +1,11 @@
 """Opening of a prepared dataset: shards on this machine, checked against the manifest.
 
-A dataset in an object store is copied once to a folder of this machine (`SPATIALSWEEP_CACHE`, or
-`~/.cache/spatialsweep`), which its workers share. All problems are reported in one error, before any training.
+A dataset in an object store is copied to this machine first (`local_copies`). All problems are reported in one error,
+before any training.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,13 +15,13 @@ import numpy.typing as npt
 
 from orchestrator.data.encoded_images import EncodedImages
 from orchestrator.data.image_dataset import ImageDataset, PixelImages
+from orchestrator.data.local_copies import copied_shards
 from orchestrator.data.manifest import Manifest, Shard, read_manifest
 from orchestrator.data.manifest_checks import contradictions, hash_faults, training_faults
 from orchestrator.data.shard_files import labels_of, map_shard, rows_hash
 from orchestrator.data.stacked_images import StackedImages
 from orchestrator.data.storage import Folder, open_folder
 from orchestrator.errors import DataError
-from orchestrator.files.contained_paths import contained
 
 __all__ = ["check_manifest", "open_prepared"]
 
@@ -43,7 +41,9 @@ def open_prepared(uri: str | Path) -> ImageDataset:
     folder = open_folder(uri)
     manifest = read_manifest(folder)
     check_manifest(folder, manifest)
-    place = folder.local or _copied(folder, manifest)
+    place = folder.local or copied_shards(
+        folder, manifest.content_hash, _labelled_shards(manifest), partial(_check_content, folder, manifest)
+    )
     return ImageDataset(
         splits=_EncodedSplits(place, manifest) if manifest.image_shape is None else _pixel_splits(place, manifest),
         class_names=manifest.class_names,
@@ -151,19 +151,6 @@ def _content_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
             yield f"{shard.file}: its images or labels are not those that were written"
 
 
-def _copied(folder: Folder, manifest: Manifest) -> Path:
-    """Return the folder of this machine that holds a copy of the shards, and copy the missing ones."""
-    target = contained(_cache(), manifest.content_hash, "hash of a dataset")
-    target.mkdir(parents=True, exist_ok=True)
-    with (target / ".lock").open("w") as lock:  # the workers of this machine copy it once
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for shard in _labelled_shards(manifest):
-            place = contained(target, shard.file, "shard")
-            if not place.exists() or place.stat().st_size != shard.bytes:
-                folder.fetch(shard.file, place, partial(_check_content, folder, manifest, shard))
-    return target
-
-
 def _check_content(folder: Folder, manifest: Manifest, shard: Shard, copy: Path) -> None:
     """Check that a copied shard holds the images of the manifest: all datasets with their hash share the cache."""
     where = folder.where(shard.file)
@@ -196,8 +183,3 @@ def _count_faults(split: str, labels: npt.NDArray[np.int32], per_class: tuple[in
 def _raise(where: str, faults: list[str]) -> None:
     if faults:
         raise DataError(f"{where}: {'; '.join(faults)}. Prepare the dataset again")
-
-
-def _cache() -> Path:
-    chosen = os.environ.get("SPATIALSWEEP_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "spatialsweep"

@@ -17,7 +17,16 @@ import pyarrow as pa
 from orchestrator.data.shown_names import one_line, shown_name
 from orchestrator.errors import DataError
 
-__all__ = ["ARROW_FAULTS", "ENCODED_SCHEMA", "checked_batches", "labels_of", "map_shard", "pixel_schema", "rows_hash"]
+__all__ = [
+    "ARROW_FAULTS",
+    "ENCODED_SCHEMA",
+    "checked_batches",
+    "checked_columns",
+    "labels_of",
+    "map_shard",
+    "pixel_schema",
+    "rows_hash",
+]
 
 ENCODED_SCHEMA = pa.schema([("image", pa.binary()), ("label", pa.int32())])
 ARROW_FAULTS = (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError)
@@ -62,10 +71,32 @@ def checked_batches(file: pa.NativeFile, where: str, shape: tuple[int, ...] | No
         DataError: It is not a shard of this form.
     """
     expected = ENCODED_SCHEMA if shape is None else pixel_schema(shape)
+    announced = None if shape is None else " x ".join(map(str, shape))
+    batches = checked_columns(file, where, expected, "image files" if shape is None else "pixels", announced)
+    if shape is not None and any(batch.column("image").flatten().null_count for batch in batches):
+        raise DataError(f"{where}: has pixels that are missing (null)")
+    return batches
+
+
+def checked_columns(
+    file: pa.NativeFile, where: str, expected: pa.Schema, kind: str, announced: str | None = None
+) -> list[pa.RecordBatch]:
+    """Return the batches of an open shard with known columns, after a check of all offsets and lengths.
+
+    Args:
+        file: Open file of the shard.
+        where: Name of the shard in errors.
+        expected: Columns of the shard.
+        kind: Content of the shard, for errors.
+        announced: Shape of the pixels of an image, for errors; None for other columns.
+
+    Raises:
+        DataError: It is not a shard of this form.
+    """
     try:
         reader = pa.ipc.open_file(file)
         if not reader.schema.equals(expected):
-            raise DataError(f"{where}: {_difference(reader.schema, shape)}")
+            raise DataError(f"{where}: {_difference(reader.schema, expected, kind, announced)}")
         batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
         for batch in batches:
             batch.validate(full=True)
@@ -76,8 +107,6 @@ def checked_batches(file: pa.NativeFile, where: str, shape: tuple[int, ...] | No
         raise _unreadable(where, error) from None
     if any(column.null_count for batch in batches for column in batch.columns):
         raise DataError(f"{where}: has images or labels that are missing (null)")
-    if shape is not None and any(batch.column("image").flatten().null_count for batch in batches):
-        raise DataError(f"{where}: has pixels that are missing (null)")
     if held > size:
         raise DataError(f"{where}: is compressed; shards of images are not")
     return batches
@@ -101,14 +130,14 @@ def rows_hash(batches: list[pa.RecordBatch]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _difference(schema: pa.Schema, shape: tuple[int, ...] | None) -> str:
+def _difference(schema: pa.Schema, expected: pa.Schema, kind: str, announced: str | None) -> str:
     """Return the difference between the columns of a file and those of a shard, in words."""
-    if shape is not None and schema.names == ["image", "label"]:
-        size = getattr(schema.field("image").type, "list_size", None)
-        if size is not None and size != math.prod(shape):
-            return f"has images of {size} values, not {' x '.join(map(str, shape))} as announced"
+    if announced is not None and schema.names == expected.names:
+        size, wanted = (getattr(each.field("image").type, "list_size", None) for each in (schema, expected))
+        if size is not None and size != wanted:
+            return f"has images of {size} values, not {announced} as announced"
     columns = ", ".join(f"{field.name}: {field.type}" for field in list(schema)[:4])
-    return f"has columns {shown_name(columns)}; it is no shard of {'image files' if shape is None else 'pixels'}"
+    return f"has columns {shown_name(columns)}; it is no shard of {kind}"
 
 
 def _unreadable(where: str, error: BaseException) -> DataError:

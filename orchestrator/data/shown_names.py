@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["is_utf8", "one_line", "shown_name"]
+import reprlib
+
+__all__ = ["brief", "is_utf8", "one_line", "shown_name"]
 
 _LONGEST = 200
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother, _BRIEF.maxlong = 2, 60, 60, 30
 
 
 def is_utf8(name: str) -> bool:
@@ -16,6 +20,11 @@ def shown_name(name: str) -> str:
     """Return a name with undecodable bytes and control characters escaped, shortened in the middle if long."""
     plain = "".join(_escaped(character) for character in name)
     return plain if len(plain) <= _LONGEST else f"{plain[: _LONGEST // 2]}...{plain[-_LONGEST // 2 :]}"
+
+
+def brief(value: object) -> str:
+    """Return a value of a file from outside in Python's notation, shortened to one printable line."""
+    return shown_name(_BRIEF.repr(value))
 
 
 def one_line(error: BaseException) -> str:

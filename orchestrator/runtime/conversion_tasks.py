@@ -9,7 +9,8 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from orchestrator.data.conversion.prepare import Runner
-from orchestrator.data.conversion.shards import ShardRecord, ShardTask, convert_shard
+from orchestrator.data.conversion.shard_conversion import convert_shard
+from orchestrator.data.conversion.shards import ShardRecord, ShardTask
 from orchestrator.data.sources import Source
 from orchestrator.errors import ClusterError, SpatialSweepError
 from orchestrator.runtime.ray_session import ray_session

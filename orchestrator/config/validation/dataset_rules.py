@@ -28,7 +28,7 @@ def image_facts(dataset: DatasetConfig | None) -> tuple[DatasetFacts | None, lis
         remedy = f"{both}. Use name: digits, or the uri of a dataset that `spatialsweep data prepare` made"
         return None, [Problem("dataset.name", remedy)]
     if dataset.name is not None and dataset.name not in list_datasets():
-        return None, [unknown("dataset.name", dataset.name, list_datasets())]
+        return None, [_name_problem(dataset.name)]
     try:
         facts = dataset_facts(dataset.name, dataset.uri, dataset.crop_size)
     except DataError as error:
@@ -38,6 +38,16 @@ def image_facts(dataset: DatasetConfig | None) -> tuple[DatasetFacts | None, lis
         size = f"got {dataset.image_size}; these images have {facts.image_size} px and keep them. Leave it out"
         return facts, [Problem("dataset.image_size", size), *problems]
     return facts, problems
+
+
+def _name_problem(name: str) -> Problem:
+    """Return the problem of a name that is no dataset of labelled images."""
+    from orchestrator.data.datasets import ANNOTATED, list_datasets
+
+    if name not in ANNOTATED:
+        return unknown("dataset.name", name, list_datasets())
+    rule = "its images have boxes, masks and maps of classes, and classification needs images with one label each"
+    return Problem("dataset.name", f"got {name}; {rule}. Use {' or '.join(list_datasets())}")
 
 
 def fraction_problems(dataset: DatasetConfig, facts: DatasetFacts, resources: ResourcesConfig) -> Iterator[Problem]:

@@ -17,17 +17,21 @@ from pathlib import Path
 import numpy as np
 
 from orchestrator.data.conversion.folder_ownership import claim
-from orchestrator.data.conversion.shards import ShardRecord, ShardTask, convert_shard
+from orchestrator.data.conversion.scene_shards import scene_manifest
+from orchestrator.data.conversion.shard_conversion import convert_shard
+from orchestrator.data.conversion.shards import ShardRecord, ShardTask
 from orchestrator.data.manifest import (
     MANIFEST_NAME,
     BadImage,
     Manifest,
     Split,
     combined_hash,
-    read_manifest,
 )
 from orchestrator.data.manifest_checks import SMALLEST_STD, contradictions, images_hash, training_faults
+from orchestrator.data.scenes.manifest import SceneManifest, read_any_manifest, scene_faults
 from orchestrator.data.sources import Source, open_source
+from orchestrator.data.sources.scenes.faults import faults_message
+from orchestrator.data.sources.scenes.scene_source import SceneSource
 from orchestrator.data.storage import PARTS, Folder, open_folder
 from orchestrator.errors import DataError
 
@@ -60,12 +64,13 @@ def prepare(
     uri: str,
     *,
     max_bad: int = 0,
+    max_bad_annotations: int = 0,
     images_per_shard: int | None = None,
     run: Runner = run_here,
     progress: Progress = lambda _done, _all: None,
     scratch: Path | None = None,
     notice: Notice = _LOG.warning,
-) -> Manifest:
+) -> Manifest | SceneManifest:
     """Convert a dataset, or resume its conversion. Blocks until the manifest is written.
 
     Args:
@@ -73,6 +78,8 @@ def prepare(
         place: Folder or archive of the dataset; None for the embedded one.
         uri: Folder to write, local or not.
         max_bad: Largest number of unreadable images; they are left out and listed in the manifest.
+        max_bad_annotations: Largest number of faulty annotations of annotated images; they are left out, and the
+            manifest has their number and first examples.
         images_per_shard: Images per shard; None takes about 64 MiB of pixels, or 1024 image files.
         run: Function that converts the shards.
         progress: Function called after every finished shard.
@@ -88,6 +95,8 @@ def prepare(
     with open_source(name, place, scratch=scratch) as source:
         for line in source.notices:
             notice(line)
+        if isinstance(source, SceneSource):
+            _check_annotations(source, max_bad, max_bad_annotations)
         tasks = _plan(source, folder, images_per_shard)
         plan = tasks[0].plan
         if MANIFEST_NAME in folder.sizes():
@@ -138,8 +147,8 @@ def _plan(source: Source, folder: Folder, images_per_shard: int | None) -> list[
     ]
 
 
-def _already_prepared(folder: Folder, plan: str) -> Manifest:
-    manifest = read_manifest(folder)
+def _already_prepared(folder: Folder, plan: str) -> Manifest | SceneManifest:
+    manifest = read_any_manifest(folder)
     if manifest.source.get("plan") != plan:
         raise DataError(
             f"{folder.shown}: holds {manifest.name}, made from other files or cut otherwise; choose another folder, or "
@@ -160,6 +169,20 @@ def _finished(folder: Folder, tasks: Sequence[ShardTask]) -> Iterator[ShardRecor
             yield record
 
 
+def _check_annotations(source: SceneSource, max_bad: int, max_bad_annotations: int) -> None:
+    """Report the faults that were found before any image is read, all in one error."""
+    faulty = sum(group.count for group in source.faulty_annotations)
+    images = source.faulty_images
+    if faulty <= max_bad_annotations and len(images) <= max_bad:
+        return
+    remedies = [f"--max-bad-annotations {faulty}"] if faulty > max_bad_annotations else []
+    remedies += [f"--max-bad {len(images)}"] if len(images) > max_bad else []
+    raise DataError(
+        f"{source.root}: {faulty} annotations and {len(images)} images have faults. Mend them, or leave them out with "
+        f"{' '.join(remedies)}:{faults_message(source.faulty_annotations, images)}"
+    )
+
+
 def _check_bad(bad_images: Sequence[BadImage], max_bad: int, folder: Folder) -> None:
     if len(bad_images) > max_bad:
         listed = "".join(f"\n  {bad.image}: {bad.reason}" for bad in bad_images[:_LISTED])
@@ -170,7 +193,12 @@ def _check_bad(bad_images: Sequence[BadImage], max_bad: int, folder: Folder) -> 
         )
 
 
-def _manifest(name: str, source: Source, records: Sequence[ShardRecord], origin: dict[str, str]) -> Manifest:
+def _manifest(
+    name: str, source: Source, records: Sequence[ShardRecord], origin: dict[str, str]
+) -> Manifest | SceneManifest:
+    mean, std = _mean_and_std([record for record in records if record.split == "train"])
+    if isinstance(source, SceneSource):
+        return scene_manifest(name, source, records, origin, (mean, std))
     splits = {}
     for split, group in itertools.groupby(records, key=lambda record: record.split):
         parts = list(group)
@@ -180,7 +208,6 @@ def _manifest(name: str, source: Source, records: Sequence[ShardRecord], origin:
             per_class=tuple(np.sum(counts, axis=0).tolist()) if counts else (),
             shards=tuple(part.shard for part in parts),
         )
-    mean, std = _mean_and_std([record for record in records if record.split == "train"])
     return Manifest(
         name=name,
         kind="encoded" if source.image_shape is None else "pixels",
@@ -203,9 +230,12 @@ def _mean_and_std(records: Sequence[ShardRecord]) -> tuple[tuple[float, ...], tu
     return tuple(mean.tolist()), tuple(np.sqrt(np.maximum(square - mean**2, 0)).tolist())
 
 
-def _check_whole(manifest: Manifest, records: Sequence[ShardRecord], folder: Folder) -> None:
+def _check_whole(manifest: Manifest | SceneManifest, records: Sequence[ShardRecord], folder: Folder) -> None:
     """Reject a dataset that no sweep could train on."""
-    faults = [*training_faults(manifest), *contradictions(manifest)]
+    if isinstance(manifest, SceneManifest):
+        faults = list(scene_faults(manifest))
+    else:
+        faults = [*training_faults(manifest), *contradictions(manifest)]
     for split, facts in manifest.splits.items():
         std = _mean_and_std([record for record in records if record.split == split])[1]
         flat = [channel for channel, value in enumerate(std) if value < SMALLEST_STD]

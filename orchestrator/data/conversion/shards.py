@@ -22,7 +22,7 @@ from orchestrator.data.shown_names import is_utf8, shown_name
 from orchestrator.data.sources.source import UNLABELLED, Pixels, Sample, Shape, Source
 from orchestrator.data.storage import PARTS, open_folder
 
-__all__ = ["ShardRecord", "ShardTask", "convert_shard", "write_pixel_shard"]
+__all__ = ["ShardRecord", "ShardTask", "Statistics", "convert_label_shard", "decode_pixels", "write_pixel_shard"]
 
 _REDUCED_PX = 64
 
@@ -62,10 +62,11 @@ class ShardRecord:
         split: Name of the split.
         start: Position of the first image.
         shard: Entry of the shard in the manifest.
-        per_class: Number of images of each class; empty without labels.
+        per_class: Number of images or objects of each class; empty without labels.
         sums: Sum over images of the mean per channel of pixels scaled to [0, 1].
         square_sums: Sum over images of the mean per channel of squared pixels scaled to [0, 1].
         bad_images: Unreadable images, which were left out.
+        pixels: Number of pixels of each class of the maps; empty without maps.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -77,6 +78,7 @@ class ShardRecord:
     sums: tuple[float, ...]
     square_sums: tuple[float, ...]
     bad_images: tuple[BadImage, ...]
+    pixels: tuple[Count, ...] = ()
 
     def to_json(self) -> str:
         """Return the content of the record file, which is kept until the manifest is written."""
@@ -100,8 +102,8 @@ class ShardRecord:
 _RECORD = TypeAdapter(ShardRecord)
 
 
-def convert_shard(source: Source, task: ShardTask) -> ShardRecord:
-    """Write one shard, and then its record."""
+def convert_label_shard(source: Source, task: ShardTask) -> ShardRecord:
+    """Write one shard of images with labels, and then its record."""
     folder = open_folder(task.uri)
     reader = _Reader(source)
     rows = reader.rows(source.read(task.split, task.start, task.stop))
@@ -118,8 +120,8 @@ def convert_shard(source: Source, task: ShardTask) -> ShardRecord:
         start=task.start,
         shard=Shard(task.file, images, size, reader.digest.hexdigest()[:16]),
         per_class=tuple(reader.per_class.tolist()) if reader.per_class.any() else (),
-        sums=tuple(reader.sums.tolist()),
-        square_sums=tuple(reader.square_sums.tolist()),
+        sums=tuple(reader.statistics.sums.tolist()),
+        square_sums=tuple(reader.statistics.square_sums.tolist()),
         bad_images=tuple(reader.bad_images),
     )
     folder.write(task.record_file, record.to_json().encode())
@@ -144,13 +146,30 @@ def write_pixel_shard(path: Path, rows: list[tuple[Pixels, int]], shape: Shape) 
     return len(rows)
 
 
+class Statistics:
+    """Sums over images for the mean and deviation of the pixels.
+
+    Args:
+        channels: Number of channels of an image.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.sums, self.square_sums = np.zeros(channels), np.zeros(channels)
+
+    def add(self, pixels: Pixels) -> None:
+        """Add an image, uint8, (C, H, W)."""
+        # float32 halves of a pixel's square would round; 64 bits hold the sums of any shard exactly enough
+        scaled = pixels.reshape(len(pixels), -1).astype(np.float64) / 255
+        self.sums += scaled.mean(axis=1)
+        self.square_sums += np.square(scaled).mean(axis=1)
+
+
 class _Reader:
     """Reader that checks each image and sums the statistics for the manifest."""
 
     def __init__(self, source: Source) -> None:
         self.shape = source.image_shape
-        channels = self.shape[0] if self.shape else 3
-        self.sums, self.square_sums = np.zeros(channels), np.zeros(channels)
+        self.statistics = Statistics(self.shape[0] if self.shape else 3)
         self.per_class = np.zeros(len(source.class_names), np.int64)
         self.digest = hashlib.sha256()
         self.bad_images: list[BadImage] = []
@@ -177,17 +196,14 @@ class _Reader:
     def _read(self, sample: Sample) -> tuple[Pixels | bytes, Pixels]:
         """Return the content to store of an image, and pixels for the statistics."""
         if isinstance(sample.image, bytes) and self.shape is None:
-            return sample.image, _decode(sample.image, reduced_px=_REDUCED_PX)
-        pixels = _decode(sample.image) if isinstance(sample.image, bytes) else np.ascontiguousarray(sample.image)
+            return sample.image, decode_pixels(sample.image, reduced_px=_REDUCED_PX)
+        pixels = decode_pixels(sample.image) if isinstance(sample.image, bytes) else np.ascontiguousarray(sample.image)
         if pixels.shape != self.shape:
             raise ImageError(f"has the shape {pixels.shape}, not {self.shape} as the others")
         return pixels, pixels
 
     def _count(self, image: Pixels | bytes, pixels: Pixels, label: int) -> None:
-        # float32 halves of a pixel's square would round; 64 bits hold the sums of any shard exactly enough
-        scaled = pixels.reshape(len(pixels), -1).astype(np.float64) / 255
-        self.sums += scaled.mean(axis=1)
-        self.square_sums += np.square(scaled).mean(axis=1)
+        self.statistics.add(pixels)
         if label != UNLABELLED:
             self.per_class[label] += 1
         content = image if isinstance(image, bytes) else image.tobytes()
@@ -195,7 +211,7 @@ class _Reader:
         self.digest.update(content)
 
 
-def _decode(content: bytes, *, reduced_px: int | None = None) -> Pixels:
+def decode_pixels(content: bytes, *, reduced_px: int | None = None) -> Pixels:
     """Decode an image file to RGB pixels (3, H, W); a reduced size suffices for statistics."""
     pixels: npt.NDArray[np.uint8] = np.asarray(decode_image(content, reduced_px=reduced_px)).transpose(2, 0, 1)
     return np.ascontiguousarray(pixels)

@@ -23,6 +23,11 @@ from orchestrator.data.sources.mnist import (
     open_fashion_mnist,
     open_mnist,
 )
+from orchestrator.data.sources.scenes.coco import open_coco, open_coco_json
+from orchestrator.data.sources.scenes.coco_with_maps import open_coco_stuffthings
+from orchestrator.data.sources.scenes.digits_scenes import open_digits_scenes
+from orchestrator.data.sources.scenes.mapped_images import open_ade20k, open_coco_stuff
+from orchestrator.data.sources.scenes.voc import open_voc, open_voc_instances, open_voc_segmentation
 from orchestrator.data.sources.source import UNLABELLED, Sample, Source
 from orchestrator.data.sources.stl10 import open_stl10
 from orchestrator.errors import DataError, did_you_mean
@@ -31,21 +36,30 @@ __all__ = ["EMBEDDED", "INSTALLED", "SOURCES", "UNLABELLED", "Sample", "Source",
 
 SOURCES: Mapping[str, Callable[[Path], Source]] = MappingProxyType(
     {
+        "ade20k": open_ade20k,
         "cifar10": open_cifar10,
         "cifar100": open_cifar100,
+        "coco": open_coco,
+        "coco-json": open_coco_json,
+        "coco-stuff": open_coco_stuff,
+        "coco-stuffthings": open_coco_stuffthings,
         "digits": open_digits,
+        "digits-scenes": open_digits_scenes,
         "fashion-mnist": open_fashion_mnist,
         "folder": open_folders,
         "imagenet": open_imagenet,
         "mnist": open_mnist,
         "stl10": open_stl10,
         "tinyimagenet": open_tiny_imagenet,
+        "voc": open_voc,
+        "voc-instances": open_voc_instances,
+        "voc-segmentation": open_voc_segmentation,
     }
 )
 """Readers by name of the dataset."""
 
-EMBEDDED = "digits"
-"""Name of the only dataset that needs no download."""
+EMBEDDED = frozenset({"digits", "digits-scenes"})
+"""Names of the datasets that need no download."""
 
 INSTALLED: Mapping[str, tuple[Path, str]] = MappingProxyType(
     {"fashion-mnist": (FASHION_MNIST_PLACE, FASHION_MNIST_PACKAGE)}
@@ -71,7 +85,7 @@ def open_source(name: str, place: Path | None, *, scratch: Path | None = None) -
     if place is None and name in INSTALLED:
         yield _opened(name, installed_place(name))
     elif place is None:
-        if name != EMBEDDED:
+        if name not in EMBEDDED:
             raise DataError(f"{name} is not embedded; say where it lies: --from DIR_OR_ARCHIVE")
         yield SOURCES[name](Path())
     elif place.is_dir():

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from orchestrator.data.sources.source import ArraySource, Pixels
 from orchestrator.files.cached_file import cached_content
 
-__all__ = ["open_digits"]
+__all__ = ["digit_images", "open_digits"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Digits(ArraySource):
 
     def load(self, split: str) -> tuple[Pixels, npt.NDArray[np.int32]]:
         """Return all images of a split and their labels."""
-        return _digits()[0][split]
+        return digit_images()[0][split]
 
 
 def open_digits(root: Path) -> ArraySource:
@@ -44,7 +44,7 @@ def open_digits(root: Path) -> ArraySource:
     Args:
         root: Unused; the images are part of scikit-learn.
     """
-    splits, class_names = _digits()
+    splits, class_names = digit_images()
     digest = hashlib.sha256(b"".join(images.tobytes() for images, _ in splits.values())).hexdigest()[:16]
     return Digits(
         root=root,
@@ -56,7 +56,7 @@ def open_digits(root: Path) -> ArraySource:
 
 
 @functools.cache
-def _digits() -> tuple[Mapping[str, tuple[Pixels, npt.NDArray[np.int32]]], tuple[str, ...]]:
+def digit_images() -> tuple[Mapping[str, tuple[Pixels, npt.NDArray[np.int32]]], tuple[str, ...]]:
     """Return images and labels of both splits, and the class names; pixels are scaled from 0..16 to 0..255."""
     name = f"digits-{version('scikit-learn')}.npz"
     try:

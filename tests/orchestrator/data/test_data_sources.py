@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.data import dataset_facts, locate_dataset, open_dataset
 from orchestrator.data.conversion.prepare import prepare
-from orchestrator.data.sources import INSTALLED, SOURCES, digits, open_source
+from orchestrator.data.sources import EMBEDDED, INSTALLED, SOURCES, digits, open_source
 from orchestrator.errors import DataError
 from tests.support import tiny_archives
 from tests.support.tiny_archives import Tiny, photo_tree, tar_gz
@@ -158,7 +158,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     for name in SOURCES:
-        if name != "digits":
+        if name not in EMBEDDED:
             assert refusal(name, empty).startswith(f"{empty}: holds n")
     (photo_tree(tmp_path) / "val").rename(tmp_path / "photos" / "odd")
     assert "a dataset needs a test split" in refusal("folder", tmp_path / "photos")
