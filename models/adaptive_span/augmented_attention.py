@@ -13,13 +13,15 @@ from timm.models import register_notrace_module
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.padding import WholeMapLayer
+
 __all__ = ["AugmentedConv"]
 
 TABLE_REACH = 31  # largest offset with an embedding of its own, in pixels
 
 
 @register_notrace_module
-class AugmentedConv(nn.Module):
+class AugmentedConv(WholeMapLayer):
     """Convolution and multi-head attention to the whole map, side by side.
 
     Shape: x (B, dim, H, W) -> (B, dim, H, W), the last `dv` channels from the attention.
@@ -66,7 +68,9 @@ class AugmentedConv(nn.Module):
         scale = q.shape[-1] ** -0.5
         if self.relative:
             q, k = self._with_positions(q, k, height, width)
-        y = _attend(q, k, v, scale)
+        padding = self.padding_of_batch
+        covered = None if padding is None else padding.mask(x).flatten(2)[:, None]
+        y = _attend(q, k, v, scale, covered)
         y = y if self.pixels_before_channels else y.transpose(2, 3)
         y = self.project(y.reshape(-1, self.dv, height, width))
         return torch.cat([self.conv(x), y], dim=1)
@@ -97,12 +101,12 @@ def _offsets(side: int, device: torch.device) -> Tensor:
     return (place - place[:, None]).clamp(-TABLE_REACH, TABLE_REACH) + TABLE_REACH
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, covered: Tensor | None) -> Tensor:
     """Attend in all heads: (B, heads, pixels, D) and values of D_v channels -> (B, heads, pixels, D_v).
 
     Queries, keys and values are filled up with zeros to one size, as the kernels that never store the logits
-    require.
+    require. `covered` (B, 1, 1, pixels) is true for the keys that take part; all where it is None.
     """
     wide = max(q.shape[-1], v.shape[-1])
     q, k, filled = (functional.pad(part, (0, wide - part.shape[-1])) for part in (q, k, v))
-    return functional.scaled_dot_product_attention(q, k, filled, scale=scale)[..., : v.shape[-1]]
+    return functional.scaled_dot_product_attention(q, k, filled, covered, scale=scale)[..., : v.shape[-1]]

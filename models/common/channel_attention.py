@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from models.common.merging import map_mean
 from models.common.options import ModelOptionError, OptionProblem
+from models.padding import Padding, WholeMapLayer, padded_grid, unpadded_resize
 
 __all__ = ["CHANNEL_ATTENTIONS", "ChannelGate", "make_channel_attention"]
 
@@ -31,15 +32,15 @@ def _dense(x: Tensor, layer: nn.Conv2d) -> Tensor:
     return functional.linear(x, layer.weight.flatten(1), layer.bias)
 
 
-class SqueezeExciteLogits(SEModule):  # type: ignore[misc, unused-ignore]
+class SqueezeExciteLogits(SEModule, WholeMapLayer):  # type: ignore[misc, unused-ignore]
     """Global average, hidden layer, one logit per channel: x (B, C, H, W) -> (B, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool and apply both layers."""
-        return _dense(functional.relu(_dense(map_mean(x), self.fc1)), self.fc2)
+        return _dense(functional.relu(_dense(map_mean(x, self.padding_of_batch), self.fc1)), self.fc2)
 
 
-class CbamChannelLogits(ChannelAttn):  # type: ignore[misc, unused-ignore]
+class CbamChannelLogits(ChannelAttn, WholeMapLayer):  # type: ignore[misc, unused-ignore]
     """Global average and maximum through one hidden layer, summed: x (B, C, H, W) -> (B, C).
 
     The second layer is linear and without bias, so the sum is taken ahead of it.
@@ -47,22 +48,24 @@ class CbamChannelLogits(ChannelAttn):  # type: ignore[misc, unused-ignore]
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool twice and apply both layers."""
-        average = functional.relu(_dense(map_mean(x), self.fc1))
+        padding = self.padding_of_batch
+        average = functional.relu(_dense(map_mean(x, padding), self.fc1))
+        x = x if padding is None else x.masked_fill(~padding.mask(x), -torch.inf)
         maximum = functional.relu(_dense(x.amax((2, 3)), self.fc1))
         return _dense(average + maximum, self.fc2)
 
 
-class EfficientChannelLogits(EcaModule):  # type: ignore[misc, unused-ignore]
+class EfficientChannelLogits(EcaModule, WholeMapLayer):  # type: ignore[misc, unused-ignore]
     """1-D convolution along the channels of the global average: x (B, C, H, W) -> (B, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool and convolve."""
-        logits: Tensor = self.conv(map_mean(x)[:, None])
+        logits: Tensor = self.conv(map_mean(x, self.padding_of_batch)[:, None])
         return logits[:, 0]
 
 
 @register_notrace_module
-class StyleRecalibrationLogits(nn.Module):
+class StyleRecalibrationLogits(WholeMapLayer):
     """Mean and deviation of each channel, weighted per channel and normalised over the batch.
 
     Shape: x (B, C, H, W) -> (B, C).
@@ -85,7 +88,12 @@ class StyleRecalibrationLogits(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool in one pass over the map, weight, normalise."""
-        variance, mean = torch.var_mean(x, dim=(2, 3), correction=0)
+        padding = self.padding_of_batch
+        if padding is None:
+            variance, mean = torch.var_mean(x, dim=(2, 3), correction=0)
+        else:
+            mean = map_mean(x, padding)
+            variance = map_mean((x - mean[:, :, None, None]).square(), padding)
         deviation = (variance + self.bn.eps).sqrt()
         style = (mean * self.style_weight[0] + deviation * self.style_weight[1])[:, :, None, None]
         if self.training and x.shape[0] == 1:
@@ -97,7 +105,7 @@ class StyleRecalibrationLogits(nn.Module):
 
 
 @register_notrace_module
-class SpatialPyramidLogits(nn.Module):
+class SpatialPyramidLogits(WholeMapLayer):
     """Averages over grids of 1, 2x2 and 4x4 cells, all of them through one hidden layer.
 
     Shape: x (B, C, H, W) -> (B, C).
@@ -116,13 +124,13 @@ class SpatialPyramidLogits(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool to three grids and apply both layers."""
-        coarse, middle, fine = (grid.flatten(1) for grid in _pyramid(x))
+        coarse, middle, fine = (grid.flatten(1) for grid in _pyramid(x, self.padding_of_batch))
         logits: Tensor = self.fc2(functional.relu(self.fc1(torch.cat([coarse, middle, fine], dim=1))))
         return logits
 
 
 @register_notrace_module
-class SpatialPyramidGridLogits(nn.Module):
+class SpatialPyramidGridLogits(WholeMapLayer):
     """Weighted sum of averages over grids of 1, 2x2 and 4x4 cells, through one hidden layer per cell.
 
     Shape: x (B, C, H, W) -> (B, C, 4, 4): the gate keeps the coarse place of what it has seen.
@@ -147,7 +155,7 @@ class SpatialPyramidGridLogits(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool to three grids, repeat the cells of the coarse ones, sum, apply both layers."""
-        coarse, middle, fine = _pyramid(x)
+        coarse, middle, fine = _pyramid(x, self.padding_of_batch)
         repeated = functional.interpolate(middle, size=fine.shape[-2:], mode="nearest")
         weight = self.grid_weight
         logits: Tensor = self.fc2(
@@ -156,8 +164,11 @@ class SpatialPyramidGridLogits(nn.Module):
         return logits
 
 
-def _pyramid(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _pyramid(x: Tensor, padding: Padding | None) -> tuple[Tensor, Tensor, Tensor]:
     """Average a map over 1, 2x2 and 4x4 cells; the coarse grids come from the fine one where its cells are equal."""
+    if padding is not None:
+        coarse, middle, fine = (padded_grid(x, side, padding) for side in (1, 2, PYRAMID_SIDE))
+        return coarse, middle, fine
     fine = functional.adaptive_avg_pool2d(x, PYRAMID_SIDE)
     is_even = x.shape[-1] % PYRAMID_SIDE == 0 and x.shape[-2] % PYRAMID_SIDE == 0
     source = fine if is_even else x
@@ -191,7 +202,7 @@ def make_channel_attention(attention: str, channels: int, *, reduction: int) -> 
     raise KeyError(attention)
 
 
-class ChannelGate(nn.Module):
+class ChannelGate(WholeMapLayer):
     """Channel attention applied to a map, with the whole of CBAM for `cbam`.
 
     Shape: x (B, channels, H, W) -> (B, channels, H, W).
@@ -227,4 +238,7 @@ class ChannelGate(nn.Module):
             gate: Tensor = self.sub(self.host(x))
             return gate[:, :, None, None]
         cells = self.sub(self.host(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        padding = self.padding_of_batch
+        if padding is not None:
+            return unpadded_resize(cells, x, padding, mode="nearest")
         return functional.interpolate(cells, size=x.shape[-2:], mode="nearest")

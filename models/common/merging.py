@@ -8,14 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.padding import Padding, padded_map_mean
+
 __all__ = ["is_traced", "map_mean", "may_merge", "normed_conv"]
 
 
-def map_mean(x: Tensor) -> Tensor:
-    """Compute the mean of each channel: (B, C, H, W) -> (B, C).
+def map_mean(x: Tensor, padding: Padding | None = None) -> Tensor:
+    """Compute the mean of each channel, padding left out where there is any: (B, C, H, W) -> (B, C).
 
     The gradient of a sum is a view, that of a mean a map of its own. Narrow types keep the mean, as sums outgrow them.
     """
+    if padding is not None:
+        return padded_map_mean(x, padding)
     if is_traced(x) or x.dtype not in (torch.float32, torch.float64):
         return x.mean((2, 3))
     return x.sum((2, 3)) / (x.shape[2] * x.shape[3])

@@ -14,13 +14,14 @@ from torch.nn import functional
 from models.common.bottleneck import Bottleneck
 from models.common.options import ModelOptionError, OptionProblem
 from models.common.resnet import BlockSite
+from models.padding import Padding, WholeMapLayer
 
 __all__ = ["NonLocal", "NonLocalBottleneck", "NonLocalPlan"]
 
 EMBED_STD = 0.01  # standard deviation of the first embeddings, as in the authors' code
 
 
-class NonLocal(nn.Module):
+class NonLocal(WholeMapLayer):
     """Residual attention of all positions of a map to all.
 
     Shape: x (B, dim, H, W) -> (B, dim, H, W). Starts as an identity.
@@ -61,10 +62,23 @@ class NonLocal(nn.Module):
         """Embed, attend, project back, add."""
         embedded = self.embed(x).contiguous(memory_format=torch.channels_last)  # rows of channels, as attention reads
         q, k, v = embedded.chunk(3, dim=1)
-        queries, keys, values = (y.flatten(2).transpose(1, 2)[:, None] for y in (q, self.pool(k), self.pool(v)))
-        read = functional.scaled_dot_product_attention(queries, keys, values, scale=self.scale)
+        padding, covered = self.padding_of_batch, None
+        if padding is None:
+            k, v = self.pool(k), self.pool(v)
+        else:
+            covered, k, v = self._pooled_within(padding, k, v)
+        queries, keys, values = (y.flatten(2).transpose(1, 2)[:, None] for y in (q, k, v))
+        read = functional.scaled_dot_product_attention(queries, keys, values, covered, scale=self.scale)
         y: Tensor = self.bn(self.expand(read[:, 0].transpose(1, 2).reshape(q.shape)))
         return x + y
+
+    def _pooled_within(self, padding: Padding, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Pool keys and values of the covered part; return the mask of the cells (B, 1, 1, cells), keys, values."""
+        outside = ~padding.mask(k)
+        covered = self.pool((~outside).to(k.dtype)) > 0
+        lowest = torch.finfo(k.dtype).min
+        k, v = (self.pool(y.masked_fill(outside, lowest)).masked_fill(~covered, 0.0) for y in (k, v))
+        return covered.flatten(2)[:, None], k, v
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from models.common.depthwise import DepthwiseConv
 from models.common.merging import map_mean
 from models.fcvit.layers import ActLayer
+from models.padding import WholeMapLayer
 
 __all__ = ["ChannelAttention", "GlobalContext", "SpatialAttention"]
 
@@ -22,7 +23,7 @@ SIMILARITY_EPS = 1e-5  # added to the deviation, not to the variance
 
 
 @register_notrace_module
-class GlobalContext(nn.Module):
+class GlobalContext(WholeMapLayer):
     """Residual context vector of the whole map, added to every position.
 
     Shape: x (B, dim, H, W) -> the same.
@@ -65,7 +66,7 @@ class GlobalContext(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the context."""
-        mean = map_mean(x)
+        mean = map_mean(x, self.padding_of_batch)
         context = self.context(mean)
         if self.scale is None:
             return x + context[:, :, None, None]
@@ -108,7 +109,7 @@ class GlobalContext(nn.Module):
         """
         if self.scale is None:
             return x.new_ones(x.shape[0], self.num_heads, *x.shape[2:])
-        maps: Tensor = self.similarity(x, map_mean(x)).unflatten(2, x.shape[2:])
+        maps: Tensor = self.similarity(x, map_mean(x, self.padding_of_batch)).unflatten(2, x.shape[2:])
         return maps
 
     def similarity(self, x: Tensor, mean: Tensor) -> Tensor:
@@ -116,9 +117,17 @@ class GlobalContext(nn.Module):
         assert self.scale is not None and self.shift is not None
         head_dim = x.shape[1] // self.num_heads
         products = (self.by_head(mean).to(x.dtype) @ x.flatten(2)) * head_dim**-0.5
-        count = products[0].numel()
-        centred = products - products.mean((1, 2), keepdim=True)
-        std = torch.linalg.vector_norm(centred, dim=(1, 2), keepdim=True) * max(1, count - 1) ** -0.5
+        padding = self.padding_of_batch
+        if padding is None:
+            count = products[0].numel()
+            centred = products - products.mean((1, 2), keepdim=True)
+            std = torch.linalg.vector_norm(centred, dim=(1, 2), keepdim=True) * max(1, count - 1) ** -0.5
+        else:
+            inside = padding.mask(x).flatten(2)
+            counts = (inside.sum((1, 2), keepdim=True) * self.num_heads).to(products.dtype)
+            mean_product = products.masked_fill(~inside, 0.0).sum((1, 2), keepdim=True) / counts
+            centred = (products - mean_product).masked_fill(~inside, 0.0)
+            std = torch.linalg.vector_norm(centred, dim=(1, 2), keepdim=True) * (counts - 1).clamp_min(1) ** -0.5
         weights: Tensor = centred / (std + SIMILARITY_EPS) * self.scale[:, None] + self.shift[:, None]
         return weights
 
@@ -152,7 +161,7 @@ class SpatialAttention(nn.Module):
         return y
 
 
-class ChannelAttention(nn.Module):
+class ChannelAttention(WholeMapLayer):
     """Residual attention to channels, by two short convolutions along the pooled channels.
 
     Shape: x (B, dim, H, W) -> the same.
@@ -171,6 +180,6 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the attention of each channel."""
-        pooled = map_mean(self.act(x))[:, None]
+        pooled = map_mean(self.act(x), self.padding_of_batch)[:, None]
         attention: Tensor = self.conv2(self.act(self.conv1(pooled)))
         return x + attention.transpose(1, 2)[..., None]

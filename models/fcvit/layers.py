@@ -8,6 +8,7 @@ from timm.layers.norm import LayerNorm2d
 from torch import nn
 
 from models.common.options import ModelOptionError, OptionProblem
+from models.padding import MapNorm
 
 __all__ = ["ACTS", "NORMS", "ActLayer", "NormLayer", "act_by_name", "norm_by_name", "norm_of_map"]
 
@@ -17,7 +18,7 @@ NormLayer: TypeAlias = Callable[[int], nn.Module]
 
 def norm_of_map(dim: int) -> nn.Module:
     """Make a norm over all channels and positions of an image, with a weight and a bias per channel."""
-    return nn.GroupNorm(1, dim)
+    return MapNorm(1, dim)
 
 
 def no_norm(dim: int) -> nn.Module:

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from models.common.depthwise import DepthwiseConv
 from models.fcvit.layers import ActLayer
+from models.padding import WholeMapLayer
 
 __all__ = ["ChannelMixer", "PoolMixer", "SelfAttentionMixer", "TokenMixer"]
 
@@ -116,7 +117,7 @@ class PoolMixer(nn.Module):
         return functional.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False) - x
 
 
-class SelfAttentionMixer(nn.Module):
+class SelfAttentionMixer(WholeMapLayer):
     """Multi-head self-attention of all positions to all, without positions.
 
     Shape: x (B, dim, H, W) -> the same.
@@ -136,7 +137,9 @@ class SelfAttentionMixer(nn.Module):
         """Mix the positions."""
         heads = self.qkv(x).flatten(2).unflatten(1, (3, self.num_heads, -1)).transpose(3, 4)
         q, k, v = heads.unbind(1)
-        mixed = functional.scaled_dot_product_attention(q, k, v)
+        padding = self.padding_of_batch
+        covered = None if padding is None else padding.mask(x).flatten(2)[:, None]
+        mixed = functional.scaled_dot_product_attention(q, k, v, covered)
         y: Tensor = self.proj(mixed.transpose(2, 3).flatten(1, 2).unflatten(2, x.shape[2:]))
         return y
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.common.merging import normed_conv
 from models.common.options import ModelOptionError, OptionProblem
@@ -100,13 +101,13 @@ class Fusion(nn.Module):
 
 
 class LocallyEnhancedAttention(nn.Module):
-    """Unary term plus gated binary term.
+    """Unary term plus gated binary term, behind it an average pooling with a stride.
 
-    Shape: x (B, dim, H, W) -> the same.
+    Shape: x (B, dim, H, W) -> (B, dim, ceil(H / stride), ceil(W / stride)).
 
     Args:
         dim: Channels.
-        map_size: H and W.
+        map_size: H and W; see `BinaryTerm`.
         groups: Heads of the binary term and groups of the unary one.
         position_embedding: Position embedding of the binary term, see `BinaryTerm`.
         unary: Form of the unary term, or `none`, which leaves nothing to fuse: the layer is the binary term.
@@ -115,6 +116,9 @@ class LocallyEnhancedAttention(nn.Module):
         fusion_kernel_sizes: Sides of the convolutions of the gate; 1 when left out.
         fusion_groups: Groups of the convolutions of the gate; 1 when left out.
         binary: False for the unary term alone, with nothing to fuse.
+        recompute_terms: True to compute the terms again in the backward pass instead of keeping what they need for it;
+            batch norms in training mode then count each batch twice in their running statistics.
+        stride: Side of the average pooling at the end; 1 for none.
 
     Raises:
         ModelOptionError: There is no such form, no term is left, or groups or shrinks do not fit the channels.
@@ -135,8 +139,12 @@ class LocallyEnhancedAttention(nn.Module):
         fusion_kernel_sizes: Sequence[int] | None = None,
         fusion_groups: Sequence[int] | None = None,
         binary: bool = True,
+        recompute_terms: bool = False,
+        stride: int = 1,
     ) -> None:
         super().__init__()
+        self.recompute_terms = recompute_terms
+        self.pool = nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()
         for option, given, known in (("unary", unary, UNARIES), ("fusion", fusion, FUSIONS)):
             if given not in known:
                 rule = f"{option} is one of {', '.join(map(repr, known))}"
@@ -158,7 +166,11 @@ class LocallyEnhancedAttention(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Fuse the terms."""
+        """Fuse the terms, then pool."""
+        y: Tensor = self.pool(self._fused(x))
+        return y
+
+    def _fused(self, x: Tensor) -> Tensor:
         unary, gate, binary = self.terms(x)
         if unary is None or binary is None:
             only = binary if unary is None else unary
@@ -175,12 +187,18 @@ class LocallyEnhancedAttention(nn.Module):
 
         Shape: x (B, dim, H, W) -> (B, dim, H, W) or None, (B, dim or 1, H, W) or None, (B, dim, H, W) or None.
         """
-        binary: Tensor | None = None if self.binary is None else self.binary(x)
-        unary: Tensor | None = None if self.unary is None else self.unary(x)
+        binary, unary = self._term(self.binary, x), self._term(self.unary, x)
         gate: Tensor | None = None
         if self.fusion is not None:
             gate = self.fusion(unary, binary)
         return unary, gate, binary
+
+    def _term(self, term: nn.Module | None, x: Tensor) -> Tensor | None:
+        if term is None:
+            return None
+        again = self.recompute_terms and self.training and torch.is_grad_enabled()
+        y: Tensor = checkpoint(term, x, use_reentrant=False) if again else term(x)
+        return y
 
 
 def one_term_is_left() -> OptionProblem:

@@ -20,19 +20,21 @@ from models.common.bottleneck import ConvNorm
 from models.common.options import ModelOptionError, OptionProblem
 from models.common.sync_batch_norm import sums_for, update_statistics
 from models.lesa.positions import POSITIONS, AxialPositions, FlattenedPositions, at_least_float32
+from models.padding import WholeMapLayer
 
 __all__ = ["BinaryTerm"]
 
 
 @register_notrace_module
-class BinaryTerm(nn.Module):
+class BinaryTerm(WholeMapLayer):
     """Global multi-head self-attention with positions and batch-normed logits.
 
     Shape: x (B, dim, H, W) -> the same.
 
     Args:
         dim: Channels; divisible by twice the groups.
-        map_size: H and W, which the position tables are made for.
+        map_size: H and W, which the position tables are made for: those of every map with `classification`, of the
+            largest one with `detection`; without positions maps of any size work.
         groups: Heads; each has dim / (2 groups) channels of query and key, and dim / groups of value.
         position_embedding: `classification` (positions on the flattened map meet queries, keys and values),
             `detection` (rows and columns meet queries) or `none`.
@@ -67,21 +69,27 @@ class BinaryTerm(nn.Module):
         """Attend to the whole map.
 
         Raises:
-            ValueError: The map is not of the size the layer was built for.
+            ValueError: The map is not of a size the layer was built for.
         """
-        if tuple(x.shape[2:]) != self.map_size:
+        if not self._takes(tuple(x.shape[2:])):
             raise ValueError(
                 f"img_size: got a map of {tuple(x.shape[2:])}, the network was built for one of {self.map_size} here. "
                 "Build it with the size of the images, as img_size."
             )
-        batch, dim = x.shape[:2]
+        batch, dim, height, width = x.shape
         attention, v = self._attention_and_values(x)
         values = torch.bmm(attention, v)
         if self.flattened is not None:
             values = torch.stack([values, self.flattened.values(attention)], dim=3).flatten(2)
-        stacked = values.transpose(1, 2).reshape(batch, -1, *self.map_size)
+        stacked = values.transpose(1, 2).reshape(batch, -1, height, width)
         normed: Tensor = self.bn_output(stacked)
         return normed.unflatten(1, (dim, -1)).sum(2) if self.flattened is not None else normed
+
+    def _takes(self, size: tuple[int, ...]) -> bool:
+        if self.flattened is not None:
+            return size == self.map_size
+        fits = size[0] <= self.map_size[0] and size[1] <= self.map_size[1]
+        return self.axial is None or fits
 
     def attention(self, x: Tensor) -> Tensor:
         """Compute the attention of all positions: x (B, dim, H, W) -> (B, groups, N, N), N = H * W, last the keys."""
@@ -97,20 +105,26 @@ class BinaryTerm(nn.Module):
         if self.flattened is not None:
             # with the keys in reverse order, distances grow along rows and columns of the logits alike
             k, v = k.flip(1), v.flip(1)
-        return self.logits(q, k).softmax(-1), v
+        logits, padding = self.logits(q, k, (x.shape[2], x.shape[3])), self.padding_of_batch
+        if padding is not None:
+            outside = ~padding.mask(x).flatten(2)
+            outside = outside.flip(2) if self.flattened is not None else outside
+            logits = logits.masked_fill_(outside.repeat_interleave(self.groups, dim=0), -torch.inf)
+        return logits.softmax(-1), v
 
-    def logits(self, q: Tensor, k: Tensor) -> Tensor:
+    def logits(self, q: Tensor, k: Tensor, map_size: tuple[int, int] | None = None) -> Tensor:
         """Compute the normed and summed products, except for terms that are equal for all keys of a query.
 
         Args:
             q: Queries (B * groups, N, qk_chs).
             k: Keys in the order in which the values are; the same shape.
+            map_size: H and W; those of the layer when left out.
 
         Returns:
             Logits (B * groups, N, N), last the keys.
         """
         terms = self.bn_logits.num_features // self.groups
-        axial = self.axial.products(q) if self.axial is not None else None
+        axial = self.axial.products(q, map_size) if self.axial is not None else None
         with _without_autocast(q.device.type):
             variances = self.variances(q, k, axial)
             factors = self.scales(variances).to(q.dtype).unflatten(0, (terms, 1, self.groups, 1, 1))

@@ -22,21 +22,22 @@ __all__ = ["DeformableConv"]
 class DeformableConv(nn.Conv2d):
     """Convolution of odd, square windows whose taps are moved, for each position alike in all channels.
 
-    Shape: x (B, in_chs, H, W) -> (B, out_chs, H, W).
+    Shape: x (B, in_chs, H, W) -> (B, out_chs, ceil(H / stride), ceil(W / stride)).
 
     Args:
         in_chs: Channels of the input.
         out_chs: Channels of the output.
         kernel_size: Side of the window; odd.
         groups: Groups of the convolution; the offsets are those of all groups.
+        stride: Reduction of the side.
 
     Attributes:
         offset: Convolution to the offsets in pixels: for each tap first down, then to the right.
     """
 
-    def __init__(self, in_chs: int, out_chs: int, kernel_size: int, *, groups: int = 1) -> None:
-        super().__init__(in_chs, out_chs, kernel_size, padding=kernel_size // 2, groups=groups, bias=False)
-        self.offset = nn.Conv2d(in_chs, 2 * kernel_size**2, kernel_size, padding=kernel_size // 2)
+    def __init__(self, in_chs: int, out_chs: int, kernel_size: int, *, groups: int = 1, stride: int = 1) -> None:
+        super().__init__(in_chs, out_chs, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
+        self.offset = nn.Conv2d(in_chs, 2 * kernel_size**2, kernel_size, stride, padding=kernel_size // 2)
         self.keep_taps_in_place()
 
     def keep_taps_in_place(self) -> None:
@@ -54,24 +55,26 @@ class DeformableConv(nn.Conv2d):
         return functional.conv2d(taps, weight, groups=self.groups)
 
     def read(self, x: Tensor, offsets_BK2HW: Tensor) -> Tensor:  # noqa: N803 - the name carries the shape
-        """Read the moved taps of every position: (B, C, H, W), (B, K, 2, H, W) -> (B, C, K, H, W)."""
+        """Read the moved taps of every position: (B, C, H, W), (B, K, 2, H', W') -> (B, C, K, H', W')."""
         height, width = x.shape[2:]
-        place = self._places(offsets_BK2HW, height, width)
+        place = self._places(offsets_BK2HW)
         # from pixels to shares of the map: the centres of its first and last pixels are half a pixel inside -1 and 1
         down = (2 * place[:, :, 0] + 1) / height - 1
         right = (2 * place[:, :, 1] + 1) / width - 1
         grid = torch.stack([right, down], dim=-1).flatten(1, 2)  # (B, K * H, W, 2)
         read = functional.grid_sample(x.to(grid.dtype), grid, padding_mode="zeros", align_corners=False)
-        values: Tensor = read.unflatten(2, (-1, height)).to(x.dtype)
+        values: Tensor = read.unflatten(2, offsets_BK2HW.shape[1:4:2]).to(x.dtype)
         return values
 
-    def _places(self, offsets_BK2HW: Tensor, height: int, width: int) -> Tensor:  # noqa: N803 - as above
+    def _places(self, offsets_BK2HW: Tensor) -> Tensor:  # noqa: N803 - as above
         """Return row and column of every moved tap, in pixels: (B, K, 2, H, W), in single precision at least."""
         offsets = at_least_float32(offsets_BK2HW)
+        height, width = offsets.shape[3:]
         side = self.kernel_size[0]
         row, column, tap = (
             torch.arange(count, device=offsets.device, dtype=offsets.dtype) for count in (height, width, side)
         )
+        row, column = row * self.stride[0], column * self.stride[1]
         tap = tap - side // 2
         rows = row[:, None] + tap.repeat_interleave(side)[:, None, None]
         columns = column + tap.repeat(side)[:, None, None]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from models.common.bottleneck import EXPANSION, ConvNorm
 from models.common.number_lists import per_part
+from models.common.options import ModelOptionError, OptionProblem
 from models.common.resnet import BlockSite, SpatialResNet, SurfaceOptions
 from models.lesa.attention import LocallyEnhancedAttention
 from models.lesa.binary_term import BinaryTerm
@@ -92,6 +93,12 @@ class LesaResNet(SpatialResNet):
         fusion_shrink: Divisor of the channels at each layer of the gate; a number for one layer.
         fusion_kernel_sizes: Sides of the convolutions of the layers of the gate; a number for all of them.
         fusion_groups: Groups of these convolutions and of the last one; a number for all of them.
+        lesa_before_stride: True for LESA in the first block of a stage that halves the map, where `keep_first_conv`
+            leaves it to the stage: it attends to the map ahead of the stride, followed by an average pooling. False for
+            a convolution there.
+        deformable_stages: Flag of each stage for deformable 3x3 convolutions: those that stay, and the unary terms
+            of the form `grouped`.
+        recompute_terms: True to compute the terms again in the backward pass instead of keeping what they need.
         conv_groups: Groups of the 3x3 convolutions that stay.
         dilations: Dilation of the 3x3 convolutions that stay, in the first and in the other blocks of a stage.
         surface: timm's keywords, see `SpatialResNet`.
@@ -124,6 +131,9 @@ class LesaResNet(SpatialResNet):
         fusion_shrink: int | Sequence[int] = 2,
         fusion_kernel_sizes: int | Sequence[int] = 1,
         fusion_groups: int | Sequence[int] = 1,
+        lesa_before_stride: bool = False,
+        deformable_stages: Sequence[bool] = (False, False, False, False),
+        recompute_terms: bool = False,
         conv_groups: int = 1,
         dilations: Sequence[tuple[int, int]] | None = None,
         **surface: Unpack[SurfaceOptions],
@@ -133,19 +143,23 @@ class LesaResNet(SpatialResNet):
         sizes = stage_sizes or map_sizes(img_size, stem_reduction=4 if large_image else 1, strides=strides)
 
         def make_spatial(site: BlockSite) -> nn.Module:
-            if not stages[site.stage] or (site.index == 0 and (keep_first_conv[site.stage] or site.stride > 1)):
-                return _kept_conv(site, conv_groups, dilations)
+            keeps = keep_first_conv[site.stage] or (site.stride > 1 and not lesa_before_stride)
+            is_deformable = deformable_stages[site.stage]
+            if not stages[site.stage] or (site.index == 0 and keeps):
+                return _kept_conv(site, conv_groups, dilations, is_deformable=is_deformable)
             return LocallyEnhancedAttention(
                 site.width,
-                map_size=sizes[site.stage],
+                map_size=sizes[site.stage - 1 if site.stride > 1 else site.stage],
                 groups=groups,
                 position_embedding=position_embedding,
-                unary=unary,
+                unary="dcn" if is_deformable and unary == "grouped" else unary,
                 binary=binary,
                 fusion=fusion,
                 fusion_shrinks=shrinks,
                 fusion_kernel_sizes=per_part(fusion_kernel_sizes, len(shrinks)),
                 fusion_groups=per_part(fusion_groups, len(shrinks) + 1),
+                recompute_terms=recompute_terms,
+                stride=site.stride,
             )
 
         def make_block(site: BlockSite) -> nn.Module:
@@ -164,11 +178,19 @@ class LesaResNet(SpatialResNet):
         self.apply(init_lesa)
 
 
-def _kept_conv(site: BlockSite, groups: int, dilations: Sequence[tuple[int, int]] | None) -> ConvNorm:
+def _kept_conv(
+    site: BlockSite, groups: int, dilations: Sequence[tuple[int, int]] | None, *, is_deformable: bool
+) -> ConvNorm:
     """Return the 3x3 convolution of a block without LESA."""
     dilation = 1 if dilations is None else dilations[site.stage][min(1, site.index)]
     width, stride = site.width, site.stride
-    return ConvNorm(width, width, kernel_size=3, stride=stride, groups=groups, dilation=dilation, act=False)
+    kept = ConvNorm(width, width, kernel_size=3, stride=stride, groups=groups, dilation=dilation, act=False)
+    if is_deformable:
+        if dilation != 1:
+            rule = "deformable 3x3 convolutions have no dilation"
+            raise ModelOptionError([OptionProblem("deformable_stages", True, rule, "Leave the stage out.")])
+        kept.conv = DeformableConv(width, width, 3, groups=groups, stride=stride)
+    return kept
 
 
 def init_lesa(module: nn.Module) -> None:

@@ -48,6 +48,23 @@ LAST_STRIDE = ModelOption(
     high=2,
     description="Stride of the last stage: 1 keeps the map of the stage before it, 2 halves it as in a ResNet.",
 )
+LESA_BEFORE_STRIDE = ModelOption(
+    name="lesa_before_stride",
+    type=bool,
+    default=False,
+    description="The layer, not a convolution, in a first block that strides, on the map ahead of an average pooling.",
+)
+DEFORMABLE_STAGES = stages_option(
+    (False, False, False, False),
+    "Which stages deform their 3x3 convolutions, those kept and those of the local term of the form grouped.",
+    name="deformable_stages",
+)
+RECOMPUTE_TERMS = ModelOption(
+    name="recompute_terms",
+    type=bool,
+    default=False,
+    description="Local term and self-attention are computed again in the backward pass, to save memory.",
+)
 UNARY = ModelOption(
     name="unary",
     type=str,
@@ -98,7 +115,16 @@ FUSION_GROUPS = NumbersOption(
     description="Groups of the convolutions of the gate, the last one to the gate itself.",
 )
 
-ATTENTION_OPTIONS = (POSITION_EMBEDDING, GROUPS, STAGES, KEEP_FIRST_CONV, LAST_STRIDE)
+ATTENTION_OPTIONS = (
+    POSITION_EMBEDDING,
+    GROUPS,
+    STAGES,
+    KEEP_FIRST_CONV,
+    LAST_STRIDE,
+    LESA_BEFORE_STRIDE,
+    DEFORMABLE_STAGES,
+    RECOMPUTE_TERMS,
+)
 LESA_OPTIONS = (
     *ATTENTION_OPTIONS,
     UNARY,

@@ -81,7 +81,7 @@ class AxialPositions(nn.Module):
     """Distance along rows and along columns, for queries; one pair of tables for all heads.
 
     Args:
-        map_size: H and W.
+        map_size: H and W of the largest map.
         qk_chs: Channels of queries.
     """
 
@@ -92,17 +92,24 @@ class AxialPositions(nn.Module):
         self.rel_height = nn.Parameter(torch.randn(2 * height - 1, qk_chs) * qk_chs**-0.5)
         self.rel_width = nn.Parameter(torch.randn(2 * width - 1, qk_chs) * qk_chs**-0.5)
 
-    def products(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """Multiply queries (M, N, d) by the rows and columns of the keys: (M, H, W, H) and (M, H, W, W)."""
-        q = q.unflatten(1, self.map_size)
-        rows = torch.einsum("myxd,ykd->myxk", q, _distances(self.rel_height).to(q.dtype))
-        columns = torch.einsum("myxd,xkd->myxk", q, _distances(self.rel_width).to(q.dtype))
+    def products(self, q: Tensor, map_size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+        """Multiply queries (M, N, d) by the rows and columns of the keys: (M, H, W, H) and (M, H, W, W).
+
+        Args:
+            q: Queries.
+            map_size: H and W, no larger than those of the tables; theirs when left out. A smaller map reads the
+                middle of the tables, the distances that it has.
+        """
+        height, width = map_size or self.map_size
+        q = q.unflatten(1, (height, width))
+        rows = torch.einsum("myxd,ykd->myxk", q, _distances(_middle(self.rel_height, height)).to(q.dtype))
+        columns = torch.einsum("myxd,xkd->myxk", q, _distances(_middle(self.rel_width, width)).to(q.dtype))
         return rows, columns
 
     def moments(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Compute sum and sum of squares of the logits, each the sum of a row's and a column's: (2, M)."""
         rows, columns = at_least_float32(rows), at_least_float32(columns)
-        height, width = self.map_size
+        height, width = rows.shape[1:3]
         row_sums, column_sums = rows.sum(3), columns.sum(3)
         first = width * row_sums.sum((1, 2)) + height * column_sums.sum((1, 2))
         second = width * rows.square().sum((1, 2, 3)) + height * columns.square().sum((1, 2, 3))
@@ -110,8 +117,15 @@ class AxialPositions(nn.Module):
 
     def add_logits_(self, logits: Tensor, rows: Tensor, columns: Tensor) -> None:
         """Add the products of queries with rows and columns to (M, N, N), in place."""
-        grid = logits.view(-1, *self.map_size, *self.map_size)
+        map_size = rows.shape[1:3]
+        grid = logits.view(-1, *map_size, *map_size)
         grid.add_(rows[..., :, None]).add_(columns[..., None, :])
+
+
+def _middle(table: Tensor, length: int) -> Tensor:
+    """Return the entries of the distances along `length` places: (2L - 1, d) -> (2 length - 1, d)."""
+    beyond = (len(table) + 1) // 2 - length
+    return table[beyond : len(table) - beyond]
 
 
 def _distances(table: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ COSTLESS = frozenset(
         "drop_rate",
         "drop_path_rate",
         "proj_drop_rate",
+        "recompute_terms",
         "layer_scale_init",
         "mask_before_softmax",
         "scaled",

@@ -15,10 +15,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from models.padding import MapNorm
+
 __all__ = ["CountsItself", "count_macs", "depends_on_values", "stand_in"]
 
 FLOPS_PER_MAC = 2
-_ELEMENTWISE = frozenset({nn.BatchNorm2d, nn.GroupNorm, nn.ReLU, nn.GELU, nn.Sigmoid, nn.Dropout, DropPath})
+_ELEMENTWISE = frozenset({nn.BatchNorm2d, nn.GroupNorm, MapNorm, nn.ReLU, nn.GELU, nn.Sigmoid, nn.Dropout, DropPath})
 
 
 class CountsItself(Protocol):

@@ -12,13 +12,14 @@ from torch.nn import functional
 
 from models.common.bottleneck import ConvNorm
 from models.common.options import ModelOptionError, OptionProblem
+from models.padding import Padding, WholeMapLayer, padded_grid, unpadded_resize
 
 __all__ = ["MIXINGS", "SpatialBias", "append_bias"]
 
 MIXINGS = ("conv1d", "linear")
 
 
-class SpatialBias(nn.Module):
+class SpatialBias(WholeMapLayer):
     """Global context as extra channels, learned without attention.
 
     Shape: x (B, C, H, W) -> (B, bias_channels, pooled_size, pooled_size).
@@ -59,7 +60,11 @@ class SpatialBias(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Reduce, average to the grid, mix all cells with all."""
-        grid = functional.adaptive_avg_pool2d(self.reduce(x), self.pooled_size)
+        reduced, padding = self.reduce(x), self.padding_of_batch
+        if padding is None:
+            grid = functional.adaptive_avg_pool2d(reduced, self.pooled_size)
+        else:
+            grid = padded_grid(reduced, self.pooled_size, padding)
         if isinstance(self.mix, nn.Linear):
             projected: Tensor = self.mix(grid.flatten(1))
             return projected.reshape(x.shape[0], -1, self.pooled_size, self.pooled_size)
@@ -80,7 +85,13 @@ class SpatialBias(nn.Module):
         return lengths
 
 
-def append_bias(x: Tensor, bias: Tensor) -> Tensor:
-    """Append a bias, resized to the map: x (B, C, H, W), bias (B, n, r, r) -> (B, C + n, H, W)."""
-    resized = functional.interpolate(bias, size=x.shape[-2:], mode="bilinear", align_corners=False)
+def append_bias(x: Tensor, bias: Tensor, padding: Padding | None = None) -> Tensor:
+    """Append a bias, resized to the part of the map that the image covers.
+
+    Shape: x (B, C, H, W), bias (B, n, r, r) -> (B, C + n, H, W).
+    """
+    if padding is None:
+        resized = functional.interpolate(bias, size=x.shape[-2:], mode="bilinear", align_corners=False)
+    else:
+        resized = unpadded_resize(bias, x, padding, mode="bilinear")
     return torch.cat([x, resized], dim=1)

@@ -97,14 +97,15 @@ class SpatialBiasConv(nn.Module):
 
     def forward(self, x: Tensor, block_input: Tensor) -> tuple[Tensor, Tensor | None]:
         """Convolve; append the bias here, or return it beside the map."""
+        padding = self.bias.padding_of_batch
         if self.read_point == "conv2_output":
             y = self.conv(x)
             bias = self.bias(y)
         else:
             bias = self.bias(block_input if self.read_point == "block_input" else x)
-            y = self.conv(append_bias(x, bias) if self.join_point == "conv2_input" else x)
+            y = self.conv(append_bias(x, bias, padding) if self.join_point == "conv2_input" else x)
         if self.join_point == "conv2_output":
-            return append_bias(y, bias), None
+            return append_bias(y, bias, padding), None
         return y, (bias if self.join_point == "conv3_input" else None)
 
 
@@ -128,14 +129,15 @@ class BiasedBottleneck(NonLocalBottleneck):
         """Add the gated branch with its bias to the shortcut, then apply the non-local block."""
         shortcut = self.shortcut(x)
         inner = self.reduce(x)
-        late = None
+        late = padding = None
         if isinstance(self.spatial, SpatialBiasConv):
             inner, late = self.spatial(inner, x)
+            padding = self.spatial.bias.padding_of_batch
             inner = self.act(self.bn(inner))
         else:
             inner = self.act(self.normed_spatial(inner))
         if late is not None:
-            inner = append_bias(inner, late)
+            inner = append_bias(inner, late, padding)
         branch = self.drop_path(self.gate(self.expand(inner)))
         branch += shortcut  # in place: nothing else holds the output of the branch
         y: Tensor = self.non_local(self.act_out(branch))

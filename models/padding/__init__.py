@@ -1,0 +1,15 @@
+"""Padding of images of different sizes in one batch, which layers that read the whole map leave out."""
+
+from models.padding.layers import MapNorm, padded_grid, padded_map_mean, unpadded_resize
+from models.padding.record import Padding, PaddingRecord, WholeMapLayer, share_padding
+
+__all__ = [
+    "MapNorm",
+    "Padding",
+    "PaddingRecord",
+    "WholeMapLayer",
+    "padded_grid",
+    "padded_map_mean",
+    "share_padding",
+    "unpadded_resize",
+]

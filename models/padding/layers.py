@@ -1,0 +1,69 @@
+"""Means, grids and norms over the part of a map that the image covers."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.padding.record import Padding, WholeMapLayer
+
+__all__ = ["MapNorm", "padded_grid", "padded_map_mean", "unpadded_resize"]
+
+
+def padded_map_mean(x: Tensor, padding: Padding) -> Tensor:
+    """Compute the mean of each channel over the part that the image covers: (B, C, H, W) -> (B, C)."""
+    mask = padding.mask(x)
+    return x.masked_fill(~mask, 0.0).sum((2, 3)) / mask.sum((2, 3)).to(x.dtype)
+
+
+def padded_grid(x: Tensor, cells: int, padding: Padding) -> Tensor:
+    """Average the part that each image covers over a grid of its own: (B, C, H, W) -> (B, C, cells, cells)."""
+    extents = padding.extents(x)
+    grids = [functional.adaptive_avg_pool2d(y[:, :h, :w], cells) for y, (h, w) in zip(x, extents, strict=True)]
+    return torch.stack(grids)
+
+
+def unpadded_resize(grid: Tensor, like: Tensor, padding: Padding, *, mode: str) -> Tensor:
+    """Resize each grid to the part of a map that its image covers, with zeros beside it.
+
+    Args:
+        grid: Cells (B, C, h, w).
+        like: Map (B, any, H, W), of which only the shape matters.
+        padding: Sizes of the images.
+        mode: Interpolation, `bilinear` or `nearest`.
+
+    Returns:
+        Map (B, C, H, W).
+    """
+    resized = grid.new_zeros(*grid.shape[:2], *like.shape[-2:])
+    aligned = {"align_corners": False} if mode == "bilinear" else {}
+    for index, (h, w) in enumerate(padding.extents(like)):
+        resized[index, :, :h, :w] = functional.interpolate(grid[index][None], size=(h, w), mode=mode, **aligned)[0]
+    return resized
+
+
+class MapNorm(nn.GroupNorm, WholeMapLayer):
+    """Norm over all channels and positions of an image, padding left out; a weight and a bias per channel.
+
+    Shape: x (B, C, H, W) -> the same, with zeros in the padding.
+
+    Args:
+        num_groups: 1.
+        num_channels: C.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise."""
+        padding = self.padding_of_batch
+        if padding is None:
+            y: Tensor = super().forward(x)
+            return y
+        mask = padding.mask(x)
+        count = mask.sum((1, 2, 3), keepdim=True) * x.shape[1]
+        kept = x.masked_fill(~mask, 0.0)
+        wide = kept if kept.dtype == torch.double else kept.float()
+        mean = wide.sum((1, 2, 3), keepdim=True) / count
+        centred = (wide - mean).masked_fill(~mask, 0.0)
+        variance = centred.square().sum((1, 2, 3), keepdim=True) / count
+        normed = (centred * torch.rsqrt(variance + self.eps)).to(x.dtype)
+        shifted = torch.addcmul(self.bias[:, None, None], normed, self.weight[:, None, None])
+        return shifted.masked_fill(~mask, 0.0)
