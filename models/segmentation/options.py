@@ -169,6 +169,8 @@ def _named_problems(
         )
         problems.append(OptionProblem("fpn_channels", given["fpn_channels"], rule, remedy))
     own = {key: value for key, value in options.items() if key not in HEAD_OPTIONS}
+    if name in list_models():  # with what its authors set for maps, as it is built
+        own = dict(backbone_settings(name, img_size=image_size, options=own).options)
     faults = check_options(name, own, image_size=image_size, in_chans=in_chans, num_classes=num_classes)
     return [*problems, *(_with_head_name(name, fault) for fault in faults)]
 

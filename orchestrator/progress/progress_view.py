@@ -18,7 +18,7 @@ from orchestrator.progress.snapshot import Snapshot, Snapshots
 from orchestrator.records.budget import as_duration
 from orchestrator.records.costs import SweepTotals
 from orchestrator.records.ledger import TrialStatus
-from orchestrator.results.notebook_table import mean_text, tested_cell, tested_clause
+from orchestrator.results.notebook_table import cell_of_test, clause_of_test, mean_text
 from orchestrator.results.sweep_result import SweepResult, TrialResult
 
 _PLAIN_INTERVAL_S = 15.0
@@ -186,7 +186,7 @@ def print_outcome(result: SweepResult, console: Console, dashboard: str) -> None
     if best is not None and len(best.values) > 1:
         console.print(_pareto_table(result))
     if best is not None:
-        test = tested_clause(best.test, result.task)
+        test = clause_of_test(best.test, result.task)
         beyond = "" if best.feasible else ", beyond a constraint as all are"
         mean = "" if best.configuration is None else f", mean {mean_text(best.configuration)}"
         say(console, f"Best: trial {best.number}, {result.metric} {best.value:.4f}{mean}{test}{beyond}")
@@ -226,7 +226,7 @@ def _leaderboard(result: SweepResult, rows: int = 10) -> Table:
             trial.number,
             f"{trial.value:.4f}",
             *((mean_text(trial.configuration),) if over_seeds else ()),
-            tested_cell(trial, result.task),
+            cell_of_test(trial, result.task),
             trial.epochs,
             trial.status,
             _params(trial),

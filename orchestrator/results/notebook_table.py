@@ -22,7 +22,7 @@ def result_html(result: SweepResult) -> str:
             rank,
             trial.number,
             f"{trial.value:.4f}",
-            tested_cell(trial, result.task),
+            cell_of_test(trial, result.task),
             trial.epochs,
             str(trial.status),
             *((mean_text(trial.configuration),) if result.has_repeats else ()),
@@ -37,7 +37,7 @@ def result_html(result: SweepResult) -> str:
     return f"<div>{head}{html_table(headings, rows)}<code>{html.escape(str(result.folder))}</code></div>"
 
 
-def tested_cell(trial: TrialResult, task: TaskFacts) -> str:
+def cell_of_test(trial: TrialResult, task: TaskFacts) -> str:
     """Format the primary metric of a trial on the test images for a table, such as `0.9123`.
 
     Args:
@@ -48,7 +48,7 @@ def tested_cell(trial: TrialResult, task: TaskFacts) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def tested_clause(test: Mapping[str, float], task: TaskFacts) -> str:
+def clause_of_test(test: Mapping[str, float], task: TaskFacts) -> str:
     """Format the primary metric on the test images as the end of a line, such as `, test top-1 91.23%`.
 
     Args:

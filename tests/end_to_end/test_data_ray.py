@@ -18,6 +18,7 @@ from orchestrator.data.sources.image_files import ImageFiles
 from orchestrator.data.sources.source import Sample
 from orchestrator.errors import DataError
 from orchestrator.runtime.conversion_tasks import ray_tasks
+from tests.orchestrator.data.scenes.tiny_scenes import coco_tree
 from tests.support import tiny_archives
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -61,6 +62,16 @@ def test_tasks_make_the_same_dataset(tmp_path: Path) -> None:
     assert (there.splits, there.mean, there.content_hash) == (here.splits, here.mean, here.content_hash)
     assert seen == sorted(seen)
     assert (seen[0], seen[-1], len(seen)) == (0, 70, 12)
+    for shard in there.splits["train"].shards:
+        assert (tmp_path / "here" / shard.file).read_bytes() == (tmp_path / "there" / shard.file).read_bytes()
+
+
+def test_annotated_images_are_converted_in_tasks(tmp_path: Path) -> None:
+    root = coco_tree(tmp_path / "coco")
+    here = prepare("coco", root, str(tmp_path / "here"), images_per_shard=2)
+    with ray_tasks() as run:
+        there = prepare("coco", root, str(tmp_path / "there"), images_per_shard=2, run=run)
+    assert (there.splits, there.mean, there.content_hash) == (here.splits, here.mean, here.content_hash)
     for shard in there.splits["train"].shards:
         assert (tmp_path / "here" / shard.file).read_bytes() == (tmp_path / "there" / shard.file).read_bytes()
 

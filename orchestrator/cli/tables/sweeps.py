@@ -14,7 +14,7 @@ from orchestrator.records.budget import as_duration
 from orchestrator.records.ledger import count_rejected
 from orchestrator.records.repair import Repair
 from orchestrator.results.deletion import Deletion
-from orchestrator.results.notebook_table import tested_clause
+from orchestrator.results.notebook_table import clause_of_test
 
 _HOUR_S = 3_600.0
 _MOST_DROPPED = 10
@@ -108,7 +108,7 @@ def _status_lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     best, objective = facts["best"], facts["objective"]["metric"]
     found = "none yet"
     if best is not None:
-        test = tested_clause(best["test"], recorded_task(facts))
+        test = clause_of_test(best["test"], recorded_task(facts))
         found = f"{objective} {best['value']:.4f} (trial {best['trial']}, {best['status']}){test}"
     counts = ", ".join(f"{count} {status}" for status, count in facts["trials"].items()) or "none yet"
     lines = [

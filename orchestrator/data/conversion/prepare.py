@@ -93,10 +93,7 @@ def prepare(
     """
     folder = open_folder(uri)
     with open_source(name, place, scratch=scratch) as source:
-        for line in source.notices:
-            notice(line)
-        if isinstance(source, SceneSource):
-            _check_annotations(source, max_bad, max_bad_annotations)
+        _report(source, notice, max_bad, max_bad_annotations)
         tasks = _plan(source, folder, images_per_shard)
         plan = tasks[0].plan
         if MANIFEST_NAME in folder.sizes():
@@ -169,8 +166,12 @@ def _finished(folder: Folder, tasks: Sequence[ShardTask]) -> Iterator[ShardRecor
             yield record
 
 
-def _check_annotations(source: SceneSource, max_bad: int, max_bad_annotations: int) -> None:
-    """Report the faults that were found before any image is read, all in one error."""
+def _report(source: Source, notice: Notice, max_bad: int, max_bad_annotations: int) -> None:
+    """Report ignored files, and the faults that were found before any image is read, all in one error."""
+    for line in source.notices:
+        notice(line)
+    if not isinstance(source, SceneSource):
+        return
     faulty = sum(group.count for group in source.faulty_annotations)
     images = source.faulty_images
     if faulty <= max_bad_annotations and len(images) <= max_bad:

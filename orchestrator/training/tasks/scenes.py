@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -46,7 +46,12 @@ class SceneTask(SampledTask):
 
     Images are resized, augmented and normalised with their targets on the processor; they are drawn for validation
     without regard to classes, of which an image has several.
+
+    Class attributes:
+        reads: Keys of the targets that it uses; others are dropped before the transforms.
     """
+
+    reads: ClassVar[frozenset[str]]
 
     @abstractmethod
     def transforms(self, split: SceneSplit, training: TrainingConfig | None) -> Transforms:
@@ -114,14 +119,18 @@ class SceneSplit(SampleSplit):
 
     def evaluated(self, place: int) -> tuple[Tensor, Any]:
         """Return a resized and normalised sample, whose target stays at the original size; see `SampleSplit`."""
-        image, target = super().evaluated(place)
+        image, target = self._read(place)
         return _for_evaluation(self.task.transforms(self, None))(image, target)
 
     def augmented(self, place: int, training: TrainingConfig, *, seed: int, epoch: int) -> tuple[Tensor, Any]:
         """Return an augmented and normalised sample; see `SampleSplit`."""
-        image, target = super().evaluated(place)
+        image, target = self._read(place)
         transform = _for_training(self.task.transforms(self, training))
         return transform(image, target, SampleKey(seed, epoch, place, 0))
+
+    def _read(self, place: int) -> tuple[Tensor, dict[str, Any]]:
+        image, target = super().evaluated(place)
+        return image, {key: value for key, value in target.items() if key in self.task.reads}
 
     def collate(self, samples: Sequence[tuple[Tensor, Any]]) -> Batch:
         """Return samples, which are normalised, as a batch on the device."""

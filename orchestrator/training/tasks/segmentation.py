@@ -33,6 +33,7 @@ class Segmentation(SceneTask):
     """Logits (B, num_classes, H, W); class maps (B, H, W) in training, those of the original images in evaluation."""
 
     facts: ClassVar[TaskFacts] = SEGMENTATION
+    reads: ClassVar[frozenset[str]] = frozenset({"class_map", "image_id"})
 
     def build_network(self, description: Mapping[str, Any]) -> nn.Module:
         """Build a backbone with a head; see `Task`."""

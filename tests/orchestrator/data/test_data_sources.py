@@ -218,7 +218,7 @@ def test_digits_are_the_same_from_scikit_learn_and_from_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read() -> tuple[str, bytes]:
-        digits._digits.cache_clear()
+        digits.digit_images.cache_clear()
         source = digits.open_digits(tmp_path)
         return source.fingerprint, source.load("test")[1].tobytes()
 
@@ -229,4 +229,4 @@ def test_digits_are_the_same_from_scikit_learn_and_from_the_cache(
     assert read() == expected
     monkeypatch.setattr(digits, "_write_digits", lambda path: pytest.fail("scikit-learn was read again"))
     assert read() == expected
-    digits._digits.cache_clear()
+    digits.digit_images.cache_clear()

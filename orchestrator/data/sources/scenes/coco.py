@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.data.shown_names import shown_name
+from orchestrator.data.sources.image_listing import is_clutter
 from orchestrator.data.sources.scenes.coco_annotations import (
     AnnotationFile,
     CocoAnnotations,
@@ -104,8 +105,10 @@ def open_coco_json(root: Path) -> SceneSource:
     Raises:
         DataError: A file is missing, damaged or ambiguous, or an image is in two splits.
     """
-    folders = [root / "annotations", root, *(root / name for name in ("train", "val", "valid", "validation", "test"))]
-    files = [path for folder in folders for path in _json_files(folder)]
+    below = [path for path in sorted(root.iterdir()) if path.is_dir() and not is_clutter(path.name)]
+    if len(below) == 1 and not _annotation_files(root):
+        root = below[0]  # the folder within an archive
+    files = _annotation_files(root)
     if not files:
         raise DataError(
             f"{root}: holds no JSON file of annotations, in annotations/ or in train/ and test/, in COCO's format"
@@ -234,6 +237,11 @@ def _base(root: Path, marker: str) -> Path:
     if base is None:
         raise DataError(f"{root}: holds no folder {marker}")
     return base
+
+
+def _annotation_files(root: Path) -> list[Path]:
+    folders = [root / "annotations", root, *(root / name for name in ("train", "val", "valid", "validation", "test"))]
+    return [path for folder in folders for path in _json_files(folder)]
 
 
 def _json_files(folder: Path) -> list[Path]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from orchestrator.data.conversion.prepare import prepare
 from orchestrator.data.scenes import open_scenes
 from orchestrator.data.scenes.manifest import read_scene_manifest
 from orchestrator.data.storage import open_folder
+from orchestrator.errors import DataError
 from tests.orchestrator.data.scenes.tiny_scenes import (
     HEIGHT,
     SQUARE,
@@ -156,6 +159,25 @@ def test_own_images_in_several_layouts(layout: str, tmp_path: Path) -> None:
     ids = [data.splits[split].image_ids.tolist() for split in expected]
     assert sorted(number for each in ids for number in each) == list(range(1, sum(expected.values()) + 1))
     assert prepare("coco-json", root, str(tmp_path / "again")).content_hash == manifest.content_hash
+
+
+def test_own_images_in_an_archive(tmp_path: Path) -> None:
+    root = tmp_path / "own"
+    write(root / "annotations.json", instances(5, [annotation(number, number) for number in range(1, 6)]))
+    for number in range(1, 6):
+        picture(root / f"{number:04d}.jpg", number)
+    with tarfile.open(tmp_path / "own.tar", "w") as tar:
+        tar.add(root, "own")
+    packed = prepare("coco-json", tmp_path / "own.tar", str(tmp_path / "packed"))
+    assert packed.content_hash == prepare("coco-json", root, str(tmp_path / "plain")).content_hash
+
+
+def test_masks_need_the_extra_and_boxes_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faster_coco_eval.core", None)
+    with pytest.raises(DataError, match=r"Install it: pip install 'spatialsweep\[detection\]'"):
+        prepare("coco", coco_tree(tmp_path / "masks"), str(tmp_path / "to"))
+    root = coco_tree(tmp_path / "boxes", [annotation(1, 1, segmentation=...)])
+    assert prepare("coco", root, str(tmp_path / "boxes-to")).splits["train"].images == 5
 
 
 def test_an_image_in_two_splits_is_rejected(tmp_path: Path) -> None:

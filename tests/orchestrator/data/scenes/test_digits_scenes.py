@@ -34,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> SceneDataset:
 
 
 def test_the_first_scenes_are_the_same_on_every_machine() -> None:
-    """The hashes of bytes and targets were computed once; a change of a pixel would change all results on scenes."""
+    """Compare with a hash that was computed once: a change of a pixel would change all results on scenes."""
     digest = hashlib.sha256()
     with open_source("digits-scenes", None) as source:
         assert isinstance(source, SceneSource)

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from orchestrator.cli.main import app
 from orchestrator.data.conversion.prepare import prepare
 from orchestrator.data.scenes import open_scenes
+from orchestrator.data.sources import open_source
 from orchestrator.data.sources.scenes import json_stream
 from orchestrator.errors import DataError
 from tests.orchestrator.data.scenes.tiny_scenes import (
@@ -85,7 +86,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_faulty_annotation_is_named_at_once(tmp_path: Path) -> None:
-    """All faults are in one conversion: left out together, they are in the manifest with their numbers."""
+    """Convert with all faults at once: left out together, they are in the manifest with their numbers."""
     entries = [
         {**entry, "id": 100 + place} if entry and entry["id"] == 9 else entry
         for place, (entry, _, _) in enumerate(FAULTS)
@@ -265,3 +266,28 @@ def test_maps_that_are_no_maps_are_left_out(tmp_path: Path) -> None:
     message = refusal("coco-stuff", root, tmp_path / "stuff")
     assert "0 annotations and 1 images have faults" in message
     assert "train2017/0003.jpg: has no map of classes: stuffthingmaps/train2017/0003.png is missing" in message
+
+
+def test_every_cut_and_flip_of_annotations_is_an_error_or_a_dataset(pictures: Path, tmp_path: Path) -> None:
+    file = pictures / "annotations/instances_train2017.json"
+    content = file.read_bytes()
+    generator = np.random.default_rng(0)
+    outcomes = {"error": 0, "faults": 0, "whole": 0}
+    try:
+        for place in generator.integers(0, len(content), 200):
+            damaged = bytearray(content[:place] if place % 4 == 0 else content)
+            if place % 4:
+                damaged[place] ^= 1 << int(generator.integers(8))
+            file.write_bytes(damaged)
+            try:
+                with open_source("coco", pictures) as source:
+                    samples = list(source.read("train", 0, source.splits["train"]))
+                    outcomes["faults" if source.faulty_images or source.faulty_annotations else "whole"] += 1
+            except DataError as error:
+                assert str(error).isprintable()
+                outcomes["error"] += 1
+            else:
+                assert all(sample.fault or sample.target for sample in samples)
+    finally:
+        file.write_bytes(content)
+    assert min(outcomes.values()) > 0

@@ -165,6 +165,23 @@ def test_a_damaged_shard_is_reported(change: Callable[[Any], object], reason: st
     assert reason in error_of(scenes)
 
 
+def test_every_flip_of_a_shard_is_an_error_or_an_image(scenes: Path) -> None:
+    path = scenes / "train-00000.arrow"
+    content = path.read_bytes()
+    generator = np.random.default_rng(0)
+    errors = 0
+    for place in generator.integers(0, len(content), 40):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(generator.integers(8))
+        path.write_bytes(damaged)
+        try:
+            assert all(image.shape[0] == 3 for image, _ in open_scenes(scenes).splits["train"])
+        except DataError as error:
+            assert str(error).isprintable()
+            errors += 1
+    assert errors > 0
+
+
 def test_a_shard_of_other_columns_is_reported(scenes: Path) -> None:
     path = scenes / "train-00000.arrow"
     with pa.OSFile(str(path), "wb") as sink:
