@@ -60,7 +60,8 @@ def test_a_sweep_of_segmentation_runs_to_its_report_and_back(tmp_path: Path) -> 
 
     again = evaluate_checkpoint(best.checkpoint, str(scenes))
     assert again.metrics["miou"] == pytest.approx(best.test["miou"], abs=1e-6)
-    assert run_command("report", "maps", "--runs-dir", str(tmp_path))[0] == 0
+    code, output = run_command("report", "maps", "--runs-dir", str(tmp_path))
+    assert code == 0, output
     assert "mIoU" in (tmp_path / "maps/report.html").read_text()
     refusals = {"export": ("does not return one tensor", "--format", "onnx"), "explain": ("its task is segmentation",)}
     for command, (words, *options) in refusals.items():

@@ -58,7 +58,7 @@ def start_problems(task: TaskFacts, model: ModelConfig | None, search: Mapping[s
     """
     if not task.head:
         return
-    given = [] if model is None else [(f"model.{CHECKPOINT}", model.checkpoint)]
+    given: list[tuple[str, Any]] = [] if model is None else [(f"model.{CHECKPOINT}", model.checkpoint)]
     given += [
         (f"search.{name}", value) for name, domain in domains_of(CHECKPOINT, search) for value in domain.corners()
     ]

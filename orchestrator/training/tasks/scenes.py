@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Protocol
@@ -31,8 +31,8 @@ __all__ = ["SceneSplit", "SceneTask", "Transforms"]
 _MOST_IMAGES, _MOST_PIXELS = 128, 2**21  # of a batch of an evaluation
 
 
-class Transforms(Protocol):
-    """Settings from which transforms follow, such as `SegmentationTransforms`; hashable."""
+class Transforms(Hashable, Protocol):
+    """Settings from which transforms follow, such as `SegmentationTransforms`."""
 
     def for_training(self) -> TrainingTransform:
         """Create the transform of training images."""
