@@ -215,7 +215,7 @@ def _check_branch(
         names.setdefault(setting, name)
     others = {*TrainingConfig.model_fields, CHECKPOINT, SEED, ROW}
     searched = {
-        setting: search[name].corners()
+        setting: tuple(value for value in search[name].corners() if _keeps_active(name, value, active, search))
         for setting, name in names.items()
         if setting in options or (takes_any and setting not in others)
     }
@@ -228,6 +228,12 @@ def _check_branch(
         where = f"search.{names[fault.option]}" if fault.option in searched else f"model.options.{fault.option}"
         given = "is missing" if fault.given is None else f"got {shown(fault.given)}"
         yield Problem(where, f"{given} for {model}; {fault.rule}. {fault.remedy}".rstrip())
+
+
+def _keeps_active(parent: str, value: Any, active: tuple[str, ...], search: Mapping[str, Any]) -> bool:
+    """Return whether the active names of a branch are so with a value of one of them."""
+    conditions = (search[name].when[parent] for name in active if parent in search[name].when)
+    return all(value in as_tuple(wanted) for wanted in conditions)
 
 
 def _always_rejected(

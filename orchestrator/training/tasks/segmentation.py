@@ -44,6 +44,11 @@ class Segmentation(SceneTask):
         """Return the cost of backbone and head; see `Task`."""
         return segmentor_cost(description["name"], description["options"], **_shape(description))
 
+    def output_shape(self, description: Mapping[str, Any]) -> tuple[int, ...]:
+        """Return the shape of the logits of an image of the trained size; see `Task`."""
+        side = description["image_size"]
+        return (description["num_classes"], side, side)
+
     def transforms(self, split: SceneSplit, training: TrainingConfig | None) -> SegmentationTransforms:
         """Return the settings of the transforms: images are resized keeping their ratio; see `SceneTask`."""
         side = split.image_size

@@ -50,7 +50,7 @@ def test_a_trial_reports_what_is_counted_pixel_by_pixel(data: DeviceImages, scen
     assert last["train/loss"] < reports[0]["train/loss"]
     assert {"val/miou", "val/pixel_accuracy", "val/mean_accuracy"} <= set(last)
     network = load_network_file(trial.checkpoints.best)
-    assert (network.task, network.output_shape) == ("segmentation", None)
+    assert (network.task, network.output_shape) == ("segmentation", (11, 32, 32))
     assert network.class_names == ("background", *map(str, range(10)))
 
     right = counted = 0
@@ -152,7 +152,14 @@ def train_rank(rank: int, world_size: int, folder: str) -> None:
 
 
 def train_once(data: DeviceImages, folder: Path, workers: Workers) -> dict[str, Any]:
-    settings = {"sync_batch_norm": True, "optimizer": "sgd", "lr": 0.05, "epochs": 1, "hflip": 0.5}
+    settings = {
+        "sync_batch_norm": True,
+        "optimizer": "sgd",
+        "lr": 0.05,
+        "epochs": 1,
+        "hflip": 0.5,
+        "global_batch_size": 21,
+    }
     trial = segmentation_trial(data, folder, workers=workers, options={"head_dropout": 0.0}, **settings)
     return {"reports": timeless(run(trial)), "weights": trial.train_state.evaluated.state_dict()}
 
