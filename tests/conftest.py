@@ -11,10 +11,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-pytest_plugins = ["tests.support.fixtures"]
+pytest_plugins = ["tests.support.fixtures", "tests.support.hang_watch"]
 
 _SKIPPED: list[str] = []
 _SLOW_S = 0.1
+_THRESHOLDS = gc.get_threshold()
 
 
 class _GarbageCollection:
@@ -37,6 +38,7 @@ _GARBAGE_COLLECTION = _GarbageCollection()
 def pytest_configure() -> None:
     """Restore the handler of Ctrl-C, which a background job ignores, and share the cores among test processes."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.set_threshold(200_000, 100, 1_000)  # until the tests have been imported: nothing of that is garbage
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     torch.set_num_threads(max(1, torch.get_num_threads() // processes))
 
@@ -50,6 +52,7 @@ def pytest_collection_finish() -> None:
     """Spare each trial a look through all that was imported, as a lane's worker does: it takes up to a second."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*_THRESHOLDS)
     gc.callbacks.append(_GARBAGE_COLLECTION.note)
 
 

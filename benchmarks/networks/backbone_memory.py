@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import subprocess
+import multiprocessing
 import sys
 import time
 from collections.abc import Mapping
@@ -40,19 +40,15 @@ CASES: Mapping[str, Mapping[str, Any]] = {
 
 def main() -> None:
     arguments = parse()
-    if arguments.one is not None:
-        print(json.dumps(measure(arguments.one, arguments)))
-        return
+    torch.set_num_threads(arguments.threads)
     rows = []
     for name in CASES:
         if arguments.cases and not any(part in name for part in arguments.cases):
             continue
         for recompute in (False, True):
-            command = [sys.executable, __file__, "--one", name, "--size", str(arguments.size)]
-            command += ["--threads", str(arguments.threads), *(["--recompute"] if recompute else [])]
-            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            rows.append(json.loads(output.splitlines()[-1]))
-            print(rows[-1], file=sys.stderr)
+            with multiprocessing.get_context("fork").Pool(1) as pool:  # a process that has allocated nothing yet
+                rows.append(pool.apply(measure, (name, arguments.size), {"recompute": recompute}))
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     table = Table(title=f"training step on one image of {arguments.size} px")
     for column in rows[0]:
         table.add_column(column)
@@ -69,8 +65,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cases", nargs="*", help="parts of the names of the networks")
     parser.add_argument("--json", type=Path, help="file for the result")
-    parser.add_argument("--one", choices=sorted(CASES), help="measure one network in this process")
-    parser.add_argument("--recompute", action="store_true", help="compute blocks or terms again in the backward pass")
     return parser.parse_args()
 
 
@@ -82,18 +76,17 @@ def settings_of(name: str, size: int, *, recompute: bool) -> BackboneSettings:
     return dataclasses.replace(settings, recompute=recompute)
 
 
-def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(name: str, size: int, *, recompute: bool) -> dict[str, Any]:
     """Run one step; return its peak memory and its time in processor seconds."""
-    torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    settings = settings_of(name, arguments.size, recompute=arguments.recompute)
+    settings = settings_of(name, size, recompute=recompute)
     network = PyramidBackbone(settings, fpn_channels=256).train()
-    image = torch.rand(1, 3, arguments.size, arguments.size)
+    image = torch.rand(1, 3, size, size)
     before, start = resident_mb("VmRSS"), time.process_time()
     sum(level.mean() for level in network(image).values()).backward()  # type: ignore[union-attr]
     return {
         "network": name,
-        "recompute": arguments.recompute,
+        "recompute": recompute,
         "parameters_m": round(sum(parameter.numel() for parameter in network.parameters()) / 1e6, 1),
         "peak_mb": round(resident_mb("VmHWM") - before),
         "cpu_s": round(time.process_time() - start, 1),

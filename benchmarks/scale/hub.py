@@ -91,8 +91,6 @@ def measure_with_ray(lanes: int, workers: int, seconds: float) -> dict[str, Any]
         found = _costs(calls, spent_s) | {"start_s": round(trains, 2)}
         found["memory_mb"] = [round(empty_mb), round(process.memory_full_info().uss / 2**20)]
         ray.get([caller.pause.remote() for caller in callers])
-        for lane in range(lanes):
-            hub.adopt_controller.remote(lane, callers[0])
         ray.get(hub.is_ending.remote())
         quiet = sum(process.cpu_times()[:2])
         for _ in range(STATE_CALLS):

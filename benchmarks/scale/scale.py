@@ -196,7 +196,7 @@ def replace_lanes(count: int) -> None:
 
     process = ray.remote(num_cpus=0, max_concurrency=1_000)(SimulatedGroups).remote(count)
 
-    def run_lane(setting: Any, _placement: Any) -> None:
+    def run_lane(setting: Any, _placement: Any, _on_start: Any) -> None:
         ray.get(process.serve.remote(setting.hub, setting.lane))
 
     lane_trainer.run_lane = run_lane

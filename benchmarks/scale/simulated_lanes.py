@@ -14,7 +14,6 @@ from scale import invented_curve
 
 GPUS_PER_NODE = 8
 START_S = 300.0
-_REPORT_S = 10.0
 
 
 def replace_lanes(starter: Any) -> None:
@@ -25,7 +24,7 @@ def replace_lanes(starter: Any) -> None:
 
     from orchestrator.lanes.pool import lane_trainer
 
-    def run_lane(setting: Any, placement: Any) -> None:
+    def run_lane(setting: Any, placement: Any, on_start: Any) -> None:
         bundle = placement.resources.per_worker(placement.gpus_per_worker)
         group = placement_group([bundle] * placement.resources.max_workers, strategy="PACK")
         try:
@@ -34,6 +33,7 @@ def replace_lanes(starter: Any) -> None:
             here = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
             shape = {"num_cpus": 1, "num_gpus": 1, "max_concurrency": 2, "scheduling_strategy": here}
             lane: Any = ray.remote(SimulatedLane).options(**shape).remote(starter, placement.resources.max_workers)
+            on_start(lane)
             ray.get(lane.serve.remote(setting.hub, setting.lane))
         finally:
             remove_placement_group(group)
@@ -78,7 +78,7 @@ class SimulatedLane:
         self._starter, self._workers = starter, workers
 
     def serve(self, hub: Any, lane: int) -> None:
-        """Answer assignments until the sweep is over, and report to the hub meanwhile, as a controller does."""
+        """Answer assignments until the sweep is over."""
         import ray
 
         from orchestrator.lanes.messages import RankId
@@ -88,10 +88,8 @@ class SimulatedLane:
         ranks = [threading.Thread(target=self._rank, args=(hub, rank_id)) for rank_id in rank_ids]
         for rank in ranks:
             rank.start()
-        me = ray.get_runtime_context().current_actor
-        while any(rank.is_alive() for rank in ranks):
-            hub.adopt_controller.remote(lane, me)
-            ranks[0].join(_REPORT_S)
+        for rank in ranks:
+            rank.join()
 
     def abort(self) -> None:
         """Do nothing; a controller has this method."""

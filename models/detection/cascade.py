@@ -266,7 +266,7 @@ class CascadeHeads(nn.Module):
 
 
 def without_annotated(boxes: Sequence[Tensor], offsets: Sequence[Tensor], labels: Sequence[Tensor]) -> list[Tensor]:
-    """Leave out the boxes of annotated samples, which every stage adds anew.
+    """Leave out the boxes of annotated samples, which every stage adds again.
 
     Args:
         boxes: Refined boxes of each image.

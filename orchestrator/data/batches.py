@@ -24,11 +24,49 @@ def split_validation(labels: npt.NDArray[np.int32], fraction: float, seed: int) 
 
     Returns:
         Sorted positions of the training and of the validation images, int64.
-    """
-    from sklearn.model_selection import train_test_split
 
-    train, validation = train_test_split(np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed)
-    return np.sort(train), np.sort(validation)
+    Raises:
+        ValueError: A class has a single image, or there are more classes than images in a part.
+
+    The draw is that of scikit-learn's `train_test_split`, whose import would take a second in each worker.
+    """
+    validation_count = math.ceil(fraction * len(labels))
+    train_count = len(labels) - validation_count
+    classes, counts = np.unique(labels, return_counts=True)
+    if not len(counts) or counts.min() < 2 or min(train_count, validation_count) < len(classes):
+        from sklearn.model_selection import train_test_split
+
+        train_test_split(labels, test_size=fraction, stratify=labels, random_state=seed)  # which names what is wrong
+    random = np.random.RandomState(seed)
+    train_shares = _shares(counts, train_count, random)
+    validation_shares = _shares(counts - train_shares, validation_count, random)
+    by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
+    train, validation = [], []
+    for own, first, second in zip(by_class, train_shares, validation_shares, strict=True):
+        drawn = own[random.permutation(len(own))]
+        train.append(drawn[:first])
+        validation.append(drawn[first : first + second])
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(validation))
+
+
+def _shares(counts: Indices, total: int, random: np.random.RandomState) -> Indices:
+    """Return how many of `total` images fall to each class: in proportion to its count, and rounded to whole numbers.
+
+    What rounding down leaves goes to the classes with the largest fractions; among equal ones it is drawn.
+    """
+    exact = counts / counts.sum() * total
+    shares = np.floor(exact)
+    fractions = exact - shares
+    left = int(total - shares.sum())
+    for fraction in np.unique(fractions)[::-1]:
+        if left == 0:
+            break
+        tied = np.flatnonzero(fractions == fraction)
+        raised = random.choice(tied, size=min(left, len(tied)), replace=False)
+        shares[raised] += 1
+        left -= len(raised)
+    whole: Indices = shares.astype(np.int64)
+    return whole
 
 
 def draw_fraction(labels: npt.NDArray[np.int32], positions: Indices, fraction: float, seed: int) -> Indices:

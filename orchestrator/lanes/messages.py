@@ -77,16 +77,14 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class HubState:
-    """State of the hub of which the driver keeps a copy, since a hub can be lost.
+    """State of the hub that the driver polls.
 
     Args:
         alive: Indices of the lanes that have a worker group.
-        controllers: Handles of the actors that control the worker groups, by index of the lane.
         progress: Newest progress of the epochs that train, by number of the trial.
     """
 
     alive: frozenset[int]
-    controllers: Mapping[int, Any]
     progress: Mapping[int, EpochProgress] = field(default_factory=dict)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +36,11 @@ class TrialClient(Trainable):
     error means that this actor has died. The driver releases the lane when Tune has ended the trial,
     so an actor that is reused for the next trial needs no cleanup in between.
     """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        # Tune would change to a folder of the trial, in which a relative path means something else.
+        os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+        super().__init__(*arguments, **settings)
 
     def setup(self, config: Mapping[str, Any], hub: Any = None, trials_folder: str = "", metric: str = "") -> None:
         """Store what every trial of this actor needs.

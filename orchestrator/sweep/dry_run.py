@@ -22,7 +22,7 @@ from orchestrator.records.settings.stored_config import complete_settings, non_d
 from orchestrator.runtime.gpu_share import GpuMemory, share_for
 from orchestrator.runtime.lane_plan import LanePlan, plan_lanes
 from orchestrator.runtime.ray_session import ray_session
-from orchestrator.search.proposals.space_summary import summarize_sampler, summarize_space
+from orchestrator.search.proposals.space_summary import summarize_prior, summarize_space
 from orchestrator.search.proposals.trial_filter import TrialFilter
 from orchestrator.search.racing import arms_of
 from orchestrator.search.samplers.choice import choose_sampler
@@ -154,7 +154,7 @@ def dry_run(
         place=place,
         bounds=cost_bounds(plans.budget, _most_epochs(search), plan, resources.cpus_per_worker),
         notice=_name_taken(plans),
-        space=(*summarize_space(search), *summarize_sampler(search)),
+        space=(*summarize_space(search), *summarize_prior(search)),
         tried_first=preview.tried_first,
         strategy=tuple(_chosen(config)),
         checkpoints=found.notes,

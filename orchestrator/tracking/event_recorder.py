@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NotRequired
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, ViewType
+from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -38,7 +38,7 @@ from orchestrator.records.folder.trial_folder import LOG_SUFFIX, trial_folder
 from orchestrator.tracking.flat_settings import flatten
 from orchestrator.tracking.mlflow_datasets import dataset_input
 from orchestrator.tracking.mlflow_limits import cut, log, metric, param, tag
-from orchestrator.tracking.mlflow_runs import KEY, experiment_id, find_run, require_run, search_all
+from orchestrator.tracking.mlflow_runs import KEY, experiment_id, find_run, require_run, runs_by_key
 from orchestrator.tracking.stored_checkpoints import StoredCheckpoints, current_path_of
 from orchestrator.uris import without_secrets
 
@@ -107,6 +107,7 @@ class EventRecorder:
         self._folder = folder
         self._checkpoints = StoredCheckpoints(client, tracking_uri, SweepFolder(folder).scratch)
         self._known_runs: dict[str, str] | None = {}  # run ids by key, of an earlier recorder; None where unknown
+        self._unanswered: frozenset[str] = frozenset()  # keys of runs whose creation was requested more than once
         self._front: set[int] = set()
         self._dataset: Mapping[str, Any] | None = None
         self.runs: dict[str, str] = {}
@@ -335,6 +336,8 @@ class EventRecorder:
             ],
         )
         self._upload(run_id, event.files, "results")
+        for key in self._unanswered:
+            find_run(self._client, self.runs["experiment"], key, set(self.runs.values()))
         self._client.set_terminated(run_id, RUN_STATUS[event.status], time_ms)
 
     def _upload(self, run_id: str, files: Sequence[str], artifact_path: str) -> None:
@@ -356,8 +359,14 @@ class EventRecorder:
 
     def _create_run(self, experiment: str, *, key: str, name: str, event: Event, tags: Mapping[str, Any]) -> str:
         texts = {tag(*item).key: tag(*item).value for item in {**tags, KEY: key}.items()}
+        repeated, self._unanswered = key in self._unanswered, self._unanswered | {key}
         run = self._client.create_run(experiment, start_time=_milliseconds(event.time), tags=texts, run_name=name)
-        return str(run.info.run_id)
+        run_id = str(run.info.run_id)
+        if repeated:
+            find_run(self._client, experiment, key, [run_id])  # the first request may have arrived by now
+        else:
+            self._unanswered -= {key}
+        return run_id
 
     def _existing_runs(self) -> Mapping[str, str]:
         """Return the runs of this sweep's trials and configurations that exist already, by key.
@@ -366,8 +375,7 @@ class EventRecorder:
         """
         if self._known_runs is None:
             query = f"tags.`{KEY}` LIKE '{self.runs['uid']}/%'"
-            found = search_all(self._client, [self.runs["experiment"]], query, ViewType.ALL)
-            self._known_runs = {run.data.tags[KEY]: str(run.info.run_id) for run in found if KEY in run.data.tags}
+            self._known_runs = runs_by_key(self._client, self.runs["experiment"], query, set(self.runs.values()))
         return self._known_runs
 
 

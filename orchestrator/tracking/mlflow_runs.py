@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlparse
@@ -69,10 +70,41 @@ def experiment_id(client: MlflowClient, name: str, *, tracking_uri: str, artifac
     return str(client.create_experiment(name, artifact_location=location))
 
 
-def find_run(client: MlflowClient, experiment: str, key: str) -> str | None:
-    """Return the id of the run with a key, deleted or not; None where there is none."""
-    found = client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", ViewType.ALL, max_results=1)
-    return str(found[0].info.run_id) if found else None
+def runs_by_key(client: MlflowClient, experiment: str, query: str, held: Collection[str] = ()) -> dict[str, str]:
+    """Return the ids of the runs that a search finds, deleted or not, by key; a second run of a key is deleted.
+
+    A request to create a run may arrive after its sender has given it up, has found no run, and has created another.
+    Nothing was ever written to one of the two; the other is returned.
+
+    Args:
+        client: Client of the server or database.
+        experiment: Id of the experiment.
+        query: Filter of the search.
+        held: Ids of the runs that this process writes to.
+    """
+    found: dict[str, list[Run]] = defaultdict(list)
+    for run in search_all(client, [experiment], query, ViewType.ALL):
+        if KEY in run.data.tags:
+            found[run.data.tags[KEY]].append(run)
+    chosen = {}
+    for key, runs in found.items():
+        first, *others = sorted(
+            runs, key=lambda run: (run.info.run_id not in held, not run.data.params, _is_deleted(run), run.info.run_id)
+        )
+        chosen[key] = str(first.info.run_id)
+        for other in others:
+            if not (_is_deleted(other) or other.data.params or other.data.metrics):
+                client.delete_run(other.info.run_id)
+    return chosen
+
+
+def find_run(client: MlflowClient, experiment: str, key: str, held: Collection[str] = ()) -> str | None:
+    """Return the id of the run with a key as `runs_by_key` does; None where there is none."""
+    return runs_by_key(client, experiment, f"tags.`{KEY}` = '{key}'", held).get(key)
+
+
+def _is_deleted(run: Run) -> bool:
+    return bool(run.info.lifecycle_stage == LifecycleStage.DELETED)
 
 
 def require_run(client: MlflowClient, run_id: str) -> None:
@@ -84,7 +116,7 @@ def require_run(client: MlflowClient, run_id: str) -> None:
     """
     run = client.get_run(run_id)
     _require_active(client.get_experiment(run.info.experiment_id))
-    if run.info.lifecycle_stage == LifecycleStage.DELETED:
+    if _is_deleted(run):
         raise TrackingError(
             f"the run {run_id} of this sweep was deleted in MLflow; `mlflow runs restore --run-id {run_id}` brings it "
             "back"

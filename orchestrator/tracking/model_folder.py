@@ -64,7 +64,7 @@ def write_model_folder(checkpoint: Path, folder: Path) -> ModelFacts:
     network = PixelModel(trained, data["pixel_mean"], data["pixel_std"], data["class_names"]).eval()
     shape = (description["in_chans"], description["image_size"], description["image_size"])
     single = np.dtype(np.float32)
-    with _code_of(description["name"]) as code:
+    with _code_of(description["name"]) as code, _requirements_of_this_process():
         mlflow.pytorch.save_model(
             network,
             folder,
@@ -99,6 +99,22 @@ def _code_of(name: str) -> Iterator[list[str]]:
         path = Path(folder) / f"{file.module_name}.py"
         path.write_text(file.text, encoding="utf-8")
         yield [str(path)]
+
+
+@contextmanager
+def _requirements_of_this_process() -> Iterator[None]:
+    """Skip MLflow's comparison of a model's requirements with the installed packages, from which they are made.
+
+    It reads the records of every installed package, which takes half a second.
+    """
+    from mlflow.utils import environment
+
+    names, comparison = vars(environment), "warn_dependency_requirement_mismatches"
+    before, names[comparison] = names[comparison], lambda _: None
+    try:
+        yield
+    finally:
+        names[comparison] = before
 
 
 def name_model(folder: Path, model_id: str, run_id: str) -> None:

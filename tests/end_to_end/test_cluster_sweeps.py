@@ -25,6 +25,7 @@ from orchestrator.records.journal import read_events
 from orchestrator.records.ledger import TrialStatus
 from orchestrator.runtime.ray_session import ray_session
 from tests.support.cluster_state import assert_nothing_left, live_actors
+from tests.support.networks.own_file import PacedFile
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -33,7 +34,6 @@ ROOT = Path(__file__).resolve().parents[2]
 SAME = {
     "name": "same",
     "dataset": {"name": "digits"},
-    "model": {"name": "conv_resnet26_small"},
     "training": {"epochs": 6, "global_batch_size": 32, "optimizer": "adamw", "lr": 0.003},
     "trial_scheduler": {"name": "none"},
     "resources": {"workers": 1},
@@ -71,9 +71,14 @@ def workers() -> int:
 
 def run_beside(sweep: dict[str, Any], tmp_path: Path, meanwhile: Callable[[], None]) -> SweepResult:
     """Runs a sweep while something happens to its cluster; nodes can be added from the main thread only."""
+    network = PacedFile(tmp_path)
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(run_sweep, load_sweep({**sweep, "runs_dir": str(tmp_path)}))
-        meanwhile()
+        whole = {**sweep, "model": {"name": network.name}, "runs_dir": str(tmp_path)}
+        running = pool.submit(run_sweep, load_sweep(whole))
+        try:
+            meanwhile()
+        finally:
+            network.let_go()
         assert not running.done(), "the sweep ended before everything had happened to it"
         return running.result()
 
@@ -134,8 +139,16 @@ def test_elastic_trials_grow_and_leave_a_node_in_time(
 
 def test_two_sweeps_share_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
     cluster.add_node(num_cpus=1)
+    network = PacedFile(tmp_path)
+    network.let_go()
     drivers = []
-    short = {**SAME, "trials": 2, "training": {**SAME["training"], "epochs": 3}, "runs_dir": str(tmp_path)}
+    short = {
+        **SAME,
+        "model": {"name": network.name},
+        "trials": 2,
+        "training": {**SAME["training"], "epochs": 3},
+        "runs_dir": str(tmp_path),
+    }
     for name in ("one", "two"):
         sweep = {**short, "name": name, "resources": {"workers": 1, "lanes": 1}}
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(sweep))

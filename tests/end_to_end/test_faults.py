@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 
 from orchestrator import load_result
+from tests.support.networks.own_file import PacedFile
 
 TRIALS, EPOCHS = 2, 12
 SCRIPTS = Path(__file__).resolve().parents[2] / "tools" / "chaos"
@@ -27,9 +28,12 @@ def test_what_is_killed_costs_no_trial_and_leaves_nothing(
     faults: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(faults, "LATEST_S", 1.0)
+    network = {"model": {"name": PacedFile(tmp_path, step_s=0.03).name}}
     with faults.lasting_cluster(cpus=2) as address:
         kinds = ["worker", "controller", "tune", "hub", "driver"]
-        outcome = faults.run_sequence(kinds, tmp_path, address, seed=0, trials=TRIALS, epochs=EPOCHS, workers=2)
+        outcome = faults.run_sequence(
+            kinds, tmp_path, address, seed=0, trials=TRIALS, epochs=EPOCHS, workers=2, **network
+        )
     assert outcome.leaked == []
     assert outcome.harmless, outcome
     assert sum(outcome.faults.values()) == 5

@@ -122,7 +122,7 @@ def test_trials_that_pause_after_every_epoch_learn_the_same_to_the_last_bit(
     two_lanes = {"resources": {"workers": 2, "lanes": 2}}
     paused = run_sweep(load_sweep({**SWEEP, **two_lanes, "runs_dir": str(tmp_path / "paused")}))
     plain = {**SWEEP, **two_lanes, "trial_scheduler": {"name": "none"}, "runs_dir": str(tmp_path / "plain")}
-    reference = run_sweep(load_sweep(plain))
+    reference = run_sweep(load_sweep(plain, ["resources.lanes=1"]))
 
     assert [record.status for record in paused.records] == [TrialStatus.FINISHED] * 2
     assert [record.attempts for record in paused.records] == [EPOCHS] * 2
@@ -165,7 +165,7 @@ def test_a_finished_sweep_keeps_its_paused_trials_for_later(tmp_path: Path) -> N
         "sampler": {"name": "random"},
         "trials": 3,
         "trial_scheduler": {"name": "asha", "grace_epochs": 1, "reduction_factor": 3},
-        "resources": {"workers": 1, "lanes": 2},
+        "resources": {"workers": 1, "lanes": 1},
         "runs_dir": str(tmp_path),
     }
     first = run_sweep(load_sweep(sweep))

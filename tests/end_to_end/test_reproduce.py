@@ -20,8 +20,8 @@ COMMAND = ["reproduce", "spatial_bias", "resnet38", "--scale", "small", "--set",
 
 @pytest.fixture
 def ray_instance() -> Iterator[None]:
-    """One Ray instance for both commands."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    """One Ray instance for both commands; it has room for one lane, since each further one starts four processes."""
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     with ray_session():
         yield
     ray.shutdown()

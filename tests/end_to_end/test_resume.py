@@ -41,7 +41,7 @@ resources: {{workers: 1, lanes: 1}}
 """
 
 
-def wait_for(condition: Callable[[], Any], timeout_s: float = 150) -> None:
+def wait_for(condition: Callable[[], Any], timeout_s: float = 300) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"

@@ -26,7 +26,7 @@ TINY = {
     "dataset": {"name": "digits"},
     "training": {"epochs": 2, "global_batch_size": 64, "optimizer": "adamw", "lr": 0.003, "warmup_epochs": 0},
     "trial_scheduler": {"name": "none"},
-    "resources": {"workers": 1},
+    "resources": {"workers": 1, "lanes": 1},
 }
 
 
@@ -102,7 +102,6 @@ def test_a_population_takes_turns_on_a_lane_and_poor_trials_take_over(tmp_path: 
         "try_first": [],
         "trials": 4,
         "trial_scheduler": {"name": "pbt", "perturb_every": 2, "resample_probability": 0.0},
-        "resources": {"workers": 1, "lanes": 1},
         "runs_dir": str(tmp_path),
     }
     result = run_sweep(load_sweep(sweep))

@@ -41,7 +41,7 @@ def test_a_tournament_with_two_seeds_that_is_resumed(tmp_path: Path) -> None:
         "sampler": {"name": "random"},
         "trial_scheduler": {"name": "none"},
         "trials": 4,
-        "resources": {"workers": 1, "lanes": 2},
+        "resources": {"workers": 1, "lanes": 1},
         "runs_dir": str(tmp_path),
     }
     first = run_sweep(load_sweep(sweep))

@@ -117,7 +117,7 @@ def test_sweeps_are_compared_as_tables(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_notebook_and_the_scripts_run(tmp_path: Path) -> None:
-    short = json.dumps(CODE_CELLS).replace("trials=4", 'trials=2, resources={\\"workers\\": 1}')
+    short = json.dumps(CODE_CELLS).replace("trials=4", 'trials=2, resources={\\"workers\\": 1, \\"lanes\\": 1}')
     short = short.replace('\\"epochs\\": 4', '\\"epochs\\": 2')
     assert short.count("trials=2") == short.count('\\"epochs\\": 2') == 1
     # Both in one interpreter, since importing torch, Ray and MLflow takes as long as a trial.

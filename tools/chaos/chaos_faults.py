@@ -82,7 +82,7 @@ def kill_worker(world: World) -> bool:
 
 def kill_controller(world: World) -> bool:
     """Kill Ray Train's controller of a lane."""
-    return world.kill(_called(world.cluster.head, "ray::TrainController"))
+    return world.kill(_called(world.cluster.head, "ray::LaneController"))
 
 
 def kill_raylet(world: World) -> bool:

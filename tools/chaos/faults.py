@@ -33,12 +33,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from disturbed_sweep import DisturbedSweep, Saves, sequences, until
 
 KINDS = {
     "worker": "RayTrainWorker",
-    "controller": "TrainController",
+    "controller": "LaneController",
     "tune": "Trainable",
     "hub": "LaneHub",
     "driver": "",
@@ -144,13 +145,14 @@ def run_sequence(
     workers: int,
     seed: int = 0,
     limit_s: float = math.inf,
+    **more: Any,
 ) -> Outcome:
-    """Kill the processes of a sequence, one after the other, and return the outcome."""
+    """Kill the processes of a sequence, one after the other, and return the outcome; more settings go to the sweep."""
     moments, draw, began = list(sequence), random.Random(seed), time.monotonic()
     outcome = Outcome("+".join(kind for kind in KINDS if kind in sequence))
     while moments:
         sweep = DisturbedSweep(place, f"sweep-{outcome.sweeps}", address)
-        sweep.write(trials=trials, epochs=epochs, workers=workers, max_failures=len(sequence))
+        sweep.write(trials=trials, epochs=epochs, workers=workers, max_failures=len(sequence), **more)
         sweep.start("run", str(sweep.file))
         outcome.sweeps += 1
         with Saves(sweep.folder / "trials") as saves:

@@ -1,35 +1,31 @@
-"""Ray Train's watch for preempted nodes, started after the workers have imported torch and the networks."""
+"""Watch for preempted nodes of a worker group, in the controller of its lane."""
 
 from __future__ import annotations
 
-import time
+from collections import defaultdict
 from typing import Any
 
-from orchestrator.runtime.ray_private.train_controller import PreemptionCallback
-
-# A notice stays until its node is gone, so an earlier one is still found.
-_WORKERS_LOAD_S = 15.0
+from orchestrator.runtime.ray_private.train_controller import PreemptionCallback, PreemptionWatcher
 
 
-class LatePreemptionCallback(PreemptionCallback):
-    """Start the watcher's process some seconds after a worker group, whose start it would slow down."""
+class PreemptionWatch(PreemptionCallback):
+    """Callback of Ray Train that watches the nodes of each worker group in a thread of the controller.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._to_watch: tuple[float, Any] | None = None
+    Train's own watch does the same in an actor, a process for each lane that imports Train as the workers start.
+    """
 
     def after_worker_group_start(self, worker_group: Any) -> None:
-        """Schedule the watch; the workers import torch and the networks now."""
+        """Begin the watch; its thread polls the control service and marks the workers."""
         self._stop_watcher()
-        self._to_watch = time.monotonic() + _WORKERS_LOAD_S, worker_group
-
-    def after_worker_group_poll_status(self, worker_group_status: Any) -> None:  # noqa: ARG002
-        """Start the watch when it is due; Train calls this every 2 s."""
-        if self._to_watch is not None and time.monotonic() >= self._to_watch[0]:
-            group = self._to_watch[1]
-            self._to_watch = None
-            super().after_worker_group_start(group)
+        ranks_of_node: dict[str, list[int]] = defaultdict(list)
+        actors: dict[int, Any] = {}
+        for worker in worker_group.get_workers():
+            rank = worker.distributed_context.world_rank
+            ranks_of_node[worker.metadata.node_id].append(rank)
+            actors[rank] = worker.actor
+        self._watcher: Any = PreemptionWatcher(dict(ranks_of_node), self._poll_interval_s, actors)
 
     def _stop_watcher(self) -> None:
-        self._to_watch = None
-        super()._stop_watcher()
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher = None

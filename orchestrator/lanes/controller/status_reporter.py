@@ -1,11 +1,9 @@
-"""Reports of a lane's controller to the hub: its handle, and the losses of its worker group."""
+"""Reports of a lane's controller to the hub: the losses of its worker group."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
-
-import ray
 
 from orchestrator.lanes.controller.lost_nodes import LostNodes
 from orchestrator.runtime.ray_private.train_controller import (
@@ -23,13 +21,11 @@ _GROUP_GONE = (
     controller_states.FinishedState,
 )
 _LOSS_TO_COME = (controller_states.PreemptingState, controller_states.ResizingState)
-# Train polls a group every 2 s; reports of a thousand controllers at that rate would take a third of the hub's time.
-_REPORT_INTERVAL_S = 10.0
 _WAIT_S = 1.0  # the interval at which Train polls the resources for an elastic group
 
 
 class StatusReporter(ControllerCallback, WorkerGroupCallback):
-    """Callback of Ray Train in the controller of a lane; repeats its reports, because a restarted hub has lost them.
+    """Callback of Ray Train in the controller of a lane.
 
     Args:
         lane: Index of the lane.
@@ -39,21 +35,11 @@ class StatusReporter(ControllerCallback, WorkerGroupCallback):
     def __init__(self, lane: int, hub: Any) -> None:
         self._lane = lane
         self._hub = hub
-        self._reported_s = -_REPORT_INTERVAL_S
         self._lost_nodes = LostNodes()
 
     def after_worker_group_start(self, worker_group: Any) -> None:
         """Store the ranks of the group."""
         self._lost_nodes.set_workers(worker_group.get_workers())
-
-    def after_controller_start(self, *_: Any, **__: Any) -> None:
-        """Report the handle of the controller, with which the driver can abort it."""
-        self._report()
-
-    def after_worker_group_poll_status(self, *_: Any, **__: Any) -> None:
-        """Report again after the interval, in case the hub has been restarted."""
-        if time.monotonic() - self._reported_s > _REPORT_INTERVAL_S:
-            self._report()
 
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
         """Report the loss of the worker group, and whether it is exempt from the trial's failures; may block.
@@ -70,8 +56,3 @@ class StatusReporter(ControllerCallback, WorkerGroupCallback):
             self._hub.node_lost.remote(self._lane)
         if isinstance(current_state, _GROUP_GONE):
             self._hub.group_lost.remote(self._lane)
-
-    def _report(self) -> None:
-        self._reported_s = time.monotonic()
-        controller = ray.get_runtime_context().current_actor
-        self._hub.adopt_controller.remote(self._lane, controller)

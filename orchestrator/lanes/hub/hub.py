@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 from orchestrator.lanes.hub.lane import Lane
 from orchestrator.lanes.hub.lane_table import LaneTable
@@ -47,7 +46,6 @@ class LaneHub:
         self._closing = False
         self._winding_down = False
         self._epochs = RunningEpochs()
-        self._controllers: dict[int, Any] = {}
         self._released: set[str] = set()  # trials that Tune has ended
         self._waiting_leases = 0
         self._wake_ups = WakeUps()
@@ -300,10 +298,6 @@ class LaneHub:
 
     # Called by the driver and by the controllers of worker groups
 
-    async def adopt_controller(self, lane: int, controller: Any) -> None:
-        """Record the actor that controls a lane's worker group."""
-        self._controllers[lane] = controller
-
     async def group_lost(self, lane: int) -> None:
         """Record that a lane has lost its worker group; its controller starts the next one."""
         row = self._table.lanes.get(lane)
@@ -351,10 +345,10 @@ class LaneHub:
         self._wake_ups.wake_all()
 
     async def hub_state(self) -> HubState:
-        """Return which lanes have a worker group, the controllers, and the progress of running epochs."""
+        """Return which lanes have a worker group, and the progress of running epochs."""
         lanes = self._table.lanes
         alive = frozenset(index for index, lane in lanes.items() if lane.alive)
-        return HubState(alive, dict(self._controllers), progress_by_trial(lanes.values()))
+        return HubState(alive, progress_by_trial(lanes.values()))
 
     async def generation(self, lane: int) -> int:
         """Return the newest generation of a lane that has joined; -1 before the first."""

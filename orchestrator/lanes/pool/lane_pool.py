@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -75,7 +76,7 @@ class LanePool:
         self.hub = hub_actor.options(**always).remote(resources.max_failures)
         self._threads: dict[int, threading.Thread] = {}
         self._opened_s: dict[int, float] = {}
-        # Copies for the time after a restart of the hub: the present controllers, and the lane of each ever seen.
+        # The present controllers, and the lane of each that there ever was.
         self._controllers: dict[int, Any] = {}
         self._creators: dict[str, int] = {}
         self._usable = plan.lanes
@@ -159,7 +160,7 @@ class LanePool:
                 return
 
     def _abort_controllers(self) -> None:
-        for lane, controller in self._controllers.items():
+        for lane, controller in tuple(self._controllers.items()):
             if self._threads[lane].is_alive():
                 _abort(controller)
         self._join(_ABORT_TIMEOUT_S)
@@ -198,12 +199,9 @@ class LanePool:
             logger.warning("No lane has found room: the cluster is busy, or has lost nodes. The sweep waits.")
 
     def _refresh_state(self) -> frozenset[int]:
-        """Copy the hub's records of controllers and progress; return the lanes that have a worker group."""
+        """Copy the hub's record of progress; return the lanes that have a worker group."""
         hub_state = ray.get(self.hub.hub_state.remote(), timeout=_ABORT_TIMEOUT_S)
         self.progress = hub_state.progress
-        for lane, controller in hub_state.controllers.items():
-            self._controllers[lane] = controller
-            self._creators[actor_id(controller)] = lane
         return frozenset(hub_state.alive)
 
     def _open(self) -> None:
@@ -230,7 +228,8 @@ class LanePool:
         while not self._closing.is_set():
             error: Exception | None = None
             try:
-                run_lane(LaneSetting(index, self.hub, self._inputs, self._plan.gpus_per_worker), placement)
+                setting = LaneSetting(index, self.hub, self._inputs, self._plan.gpus_per_worker)
+                run_lane(setting, placement, partial(self._add_controller, index))
             except Exception as failure:  # no caller of a thread would see it
                 error = failure
             if self._closing.is_set():
@@ -247,12 +246,16 @@ class LanePool:
                 ray.get(self.hub.retire_lane.remote(index))
                 return
 
+    def _add_controller(self, index: int, controller: Any) -> None:
+        self._controllers[index] = controller
+        self._creators[actor_id(controller)] = index
+
     def _report_loss(self, index: int, error: Exception | None) -> None:
         """Free the lane's trial for another lane; the death of a controller is no failure of the trial."""
         if isinstance(error, RayActorError):
             ray.get(self.hub.exempt_loss.remote(index))
         ray.get(self.hub.group_lost.remote(index))
-        remove_placement_groups_of([actor for actor, lane in self._creators.items() if lane == index])
+        remove_placement_groups_of([actor for actor, lane in tuple(self._creators.items()) if lane == index])
 
 
 def root_cause(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from ray.exceptions import RayError
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 
 from orchestrator.config.sections.resources import ResourcesConfig
-from orchestrator.lanes.controller.preemption_watch import LatePreemptionCallback
+from orchestrator.lanes.controller.preemption_watch import PreemptionWatch
 from orchestrator.lanes.controller.process_group import ProcessGroupConfig
 from orchestrator.lanes.controller.status_reporter import StatusReporter
 from orchestrator.lanes.lane_setting import LaneSetting
@@ -40,22 +41,24 @@ class LanePlacement:
     scratch: Path
 
 
-def run_lane(setting: LaneSetting, placement: LanePlacement) -> None:
+def run_lane(setting: LaneSetting, placement: LanePlacement, on_start: Callable[[Any], None]) -> None:
     """Run a lane until the sweep is over, a node is preempted or too many worker groups were lost; blocks.
 
     Args:
         setting: Settings of the lane.
         placement: Its resources and folder.
+        on_start: Called with the handle of the lane's controller when that is created.
 
     Raises:
         ray.train.TrainingFailedError: Too many worker groups were lost, or none can be started.
         ray.exceptions.RayActorError: The controller died.
     """
     resources = placement.resources
-    callbacks: list[Any] = [StatusReporter(setting.lane, setting.hub), LatePreemptionCallback()]
+    callbacks: list[Any] = [StatusReporter(setting.lane, setting.hub), PreemptionWatch()]
     coordinator = autoscaling_coordinator()  # started beside the controller, which would wait for it
     trainer = BareTrainer(
         lane_loop,
+        on_start=on_start,
         train_loop_config={"lane": setting},
         backend_config=ProcessGroupConfig(_backend(placement.gpus_per_worker), _COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
@@ -64,7 +67,7 @@ def run_lane(setting: LaneSetting, placement: LanePlacement) -> None:
             resources_per_worker=resources.per_worker(placement.gpus_per_worker),
             elastic_resize_monitor_interval_s=RESIZE_INTERVAL_S,
         ),
-        run_config=RunConfig(  # type: ignore[arg-type]  # annotated with the class of Train's first version
+        run_config=RunConfig(
             # Use a new name for each run: Train restores the snapshot of a name that it has used before.
             name=f"lane-{setting.lane}-{uuid.uuid4().hex[:8]}",
             storage_path=str(placement.scratch),

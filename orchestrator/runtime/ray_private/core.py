@@ -17,7 +17,7 @@ from ray._private.runtime_env import packaging
 from ray._private.services import canonicalize_bootstrap_address_or_die
 from ray._private.state import state
 from ray._private.worker import global_worker
-from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+from ray._raylet import RAY_NODE_ID_KEY, AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.core.generated import gcs_pb2
 from ray.util.placement_group import PlacementGroup
 
@@ -28,6 +28,11 @@ def driver_node() -> Any | None:
     Ray offers no other way to the raylet's socket, the dashboard's address and the processes of a private instance.
     """
     return global_worker.node
+
+
+def on_this_node() -> dict[str, str]:
+    """Return the label selector with which Ray Train binds an actor to the node of the calling process."""
+    return {RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
 
 
 def dashboard_url() -> str:

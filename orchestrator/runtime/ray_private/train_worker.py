@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import Any
 
 from ray.train.v2._internal.execution.context import get_train_context
+
+
+def set_environment(variables: Mapping[str, str]) -> None:
+    """Set variables of the environment of this process; called in a worker before Train prepares it."""
+    os.environ.update(variables)
 
 
 def is_node_preempted() -> bool:

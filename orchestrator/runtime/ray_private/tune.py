@@ -1,7 +1,38 @@
-"""Private names of Ray Tune (2.60), for annotations: methods of its schedulers are given the controller."""
+"""Private names of Ray Tune (2.60): the controller that its schedulers are given, and the start of trial actors."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.tune.execution import tune_controller
+from ray.tune.execution.class_cache import _ActorClassCache
 from ray.tune.execution.tune_controller import TuneController
 
-__all__ = ["TuneController"]
+__all__ = ["TuneController", "direct_trial_actors"]
+
+
+class _DirectActors(_ActorClassCache):
+    """Classes of trial actors without a runtime environment, for which Ray would start each process twice."""
+
+    def get(self, trainable_cls: Any) -> Any:
+        """Return the class as one of actors; it is registered once."""
+        if trainable_cls not in self._cache:
+            self._cache[trainable_cls] = ray.remote(trainable_cls)
+        return self._cache[trainable_cls]
+
+
+@contextmanager
+def direct_trial_actors() -> Iterator[None]:
+    """Have experiments that begin within the context start their trial actors without variables of their own.
+
+    Tune sets `RAY_CHDIR_TO_TRIAL_DIR` and credentials of AWS; `TrialClient` sets the former and needs no other.
+    """
+    names = vars(tune_controller)
+    before, names["_ActorClassCache"] = names["_ActorClassCache"], _DirectActors
+    try:
+        yield
+    finally:
+        names["_ActorClassCache"] = before

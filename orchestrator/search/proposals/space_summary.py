@@ -6,7 +6,6 @@ from orchestrator.config.fixed_settings import shown
 from orchestrator.config.plans import SearchPlan
 from orchestrator.config.sections.first_trials import PAPERS
 from orchestrator.search.proposals.enqueued_trials import paper_configurations
-from orchestrator.search.samplers.choice import choose_sampler
 from search_spaces import setting_of
 
 
@@ -32,21 +31,17 @@ def summarize_space(plan: SearchPlan) -> list[tuple[str, str]]:
     return lines
 
 
-def summarize_sampler(plan: SearchPlan) -> list[tuple[str, str]]:
-    """Return lines on a sampler that was chosen automatically and on a prior, each with a heading.
+def summarize_prior(plan: SearchPlan) -> list[tuple[str, str]]:
+    """Return a line on the prior of the sampler, with a heading; none where it has no prior.
 
     Args:
         plan: Search plan of the sweep.
     """
-    lines = []
-    if plan.sampler.name == "auto":
-        objectives, constraints = len(plan.objectives), len(plan.constraints)
-        choice = choose_sampler(plan.space, trials=plan.trials, objectives=objectives, constraints=constraints)
-        lines.append(("Sampler", f"{choice.name}, chosen by auto: {choice.reason}"))
-    if plan.sampler.prior == PAPERS:
-        known = len(paper_configurations(plan))
-        near = f"{known} configurations of the papers" if known > 1 else "the configuration of a paper"
-        fades = f"half of the first trials; a quarter after {plan.sampler.startup_trials} results, and so on"
-        nothing = "the papers have no values that this sweep searches; the sampler proposes all trials"
-        lines.append(("Prior", f"near {near}: {fades}" if known else nothing))
-    return lines
+    if plan.sampler.prior != PAPERS:
+        return []
+    known = len(paper_configurations(plan))
+    if not known:
+        return [("Prior", "the papers have no values that this sweep searches; the sampler proposes all trials")]
+    near = f"{known} configurations of the papers" if known > 1 else "the configuration of a paper"
+    fades = f"half of the first trials; a quarter after {plan.sampler.startup_trials} results, and so on"
+    return [("Prior", f"near {near}: {fades}")]

@@ -24,7 +24,7 @@ def randomised(name: str, **options: Any) -> torch.nn.Module:
 
 
 def test_a_classifier_under_net_and_module_goes_into_a_backbone(tmp_path: Path) -> None:
-    """The layout of the files of the detection code: `net`, and `module.` ahead of every name."""
+    """Load a file as the detection code of the authors leaves it: `net`, and `module.` ahead of every name."""
     network = randomised("lsas_resnet29_cifar").eval()
     path = tmp_path / "best.pth"
     torch.save({"net": {f"module.{key}": value for key, value in network.state_dict().items()}, "epoch": 3}, path)

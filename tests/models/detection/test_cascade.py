@@ -39,7 +39,7 @@ def test_losses_of_a_stage_are_weighted_per_sample() -> None:
 
 
 def test_boxes_move_by_the_deviations_of_their_stage() -> None:
-    """A box 20 wide and 40 high moves right by a tenth of 20, up by a tenth of 40, and doubles its width."""
+    """Move a box, 20 wide and 40 high, right by a tenth of 20, up by a tenth of 40, and double its width."""
     heads = detector("cascade_rcnn").roi_heads
     box = [torch.tensor([[10.0, 10.0, 30.0, 50.0]])]
     refined = heads.stages[0].refine(box, torch.tensor([[1.0, -1.0, math.log(2) / 0.2, 0.0]]), [(60, 60)])

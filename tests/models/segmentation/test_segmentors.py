@@ -56,7 +56,7 @@ def test_two_images_are_learnt(name: str) -> None:
 def test_levels_are_upsampled_step_by_step(
     reductions: tuple[int, ...], finer: list[list[int]], convs: list[int]
 ) -> None:
-    """A level passes one convolution for each time it is halved, and is resized to the next finer level behind it."""
+    """Apply a convolution for each time a level is halved, and resize to the next finer level behind it."""
     head = SemanticFPNHead([4] * len(reductions), reductions, 2, fpn_channels=8, head_channels=8).double().eval()
     assert [len(branch) for branch in head.branches] == convs
     maps = [torch.randn(2, 4, 64 // reduction, 32 // reduction, dtype=torch.double) for reduction in reductions]

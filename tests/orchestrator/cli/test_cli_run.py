@@ -61,3 +61,32 @@ def test_an_address_where_no_cluster_answers_is_a_plain_error(tmp_path: Path) ->
     assert done.returncode == 1
     assert "no Ray cluster answers at '127.0.0.1:1'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+ENDING = """
+import atexit
+import sys
+
+from orchestrator import __main__
+from orchestrator.cli import main
+
+
+class Held:
+    def __del__(self):
+        print("torn down")
+
+
+def command():
+    atexit.register(print, "cleaned up")
+    print("done", end="; ")
+    sys.exit(3)
+
+
+sys.held, main.main = Held(), command
+__main__.run()
+"""
+
+
+def test_a_command_ends_after_the_cleanup_and_without_a_teardown() -> None:
+    done = subprocess.run([sys.executable, "-c", ENDING], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "done; cleaned up\n", "")

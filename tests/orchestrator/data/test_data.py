@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -139,7 +141,8 @@ def test_the_hash_changes_with_any_pixel_or_label(tmp_path: Path) -> None:
     assert len({whole} | changed) == 3
 
 
-def test_validation_images_are_drawn_per_class_and_by_the_seed() -> None:
+def test_validation_images_are_drawn_per_class_and_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.model_selection", None)  # a worker does not import it
     labels = np.repeat(np.arange(3, dtype=np.int32), (50, 100, 200))
     train, held_out = split_validation(labels, 0.2, seed=1)
     assert sorted([*train, *held_out]) == list(range(350))
@@ -147,6 +150,27 @@ def test_validation_images_are_drawn_per_class_and_by_the_seed() -> None:
     assert (np.diff(train) > 0).all()
     np.testing.assert_array_equal(split_validation(labels, 0.2, seed=1)[1], held_out)
     assert not np.array_equal(split_validation(labels, 0.2, seed=2)[1], held_out)
+
+
+def test_the_draw_is_that_of_scikit_learn_to_the_last_image() -> None:
+    from sklearn.model_selection import train_test_split
+
+    random = np.random.default_rng(0)
+    refused = 0
+    for seed in range(150):
+        counts = random.integers(1 if seed % 10 == 0 else 2, 60, size=random.integers(2, 14))
+        labels = random.permutation(np.repeat(np.arange(len(counts), dtype=np.int32), counts))
+        fraction = float(random.uniform(0.05, 0.9))
+        try:
+            theirs = train_test_split(np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed)
+        except ValueError as error:
+            refused += 1
+            with pytest.raises(ValueError, match=re.escape(str(error))):
+                split_validation(labels, fraction, seed)
+            continue
+        for ours, of_sklearn in zip(split_validation(labels, fraction, seed), theirs, strict=True):
+            np.testing.assert_array_equal(ours, np.sort(of_sklearn))
+    assert 0 < refused < 50
 
 
 @pytest.mark.parametrize(("count", "size"), [(1149, 32), (1149, 5), (10, 10), (10, 64), (11, 10), (7, 1)])

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import ray
 from ray.train import CheckpointConfig, RunConfig, ScalingConfig
-from ray.train.v2._internal.callbacks import preemption_callback
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution import context as train_context
 from ray.train.v2._internal.execution.controller.controller import TrainController
@@ -27,7 +26,6 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.tune import Trainable
 from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule
 
-from orchestrator.lanes.controller.preemption_watch import LatePreemptionCallback
 from orchestrator.lanes.controller.status_reporter import StatusReporter
 from orchestrator.runtime.ray_private import core, train_controller, train_driver, train_worker, tune
 
@@ -198,10 +196,8 @@ def test_a_package_has_a_limit_and_ignore_files_are_obeyed(tmp_path: Path) -> No
 def test_the_reporter_overrides_what_train_calls() -> None:
     bases = (train_controller.ControllerCallback, train_controller.WorkerGroupCallback)
     names = {
-        "after_controller_start": ["train_run_context"],
         "after_controller_state_update": ["previous_state", "current_state"],
         "after_worker_group_start": ["worker_group"],
-        "after_worker_group_poll_status": ["worker_group_status"],
     }
     for name, arguments in names.items():
         (original,) = [vars(base)[name] for base in bases if name in vars(base)]
@@ -243,21 +239,6 @@ def test_an_error_of_a_worker_group_has_that_of_each_rank() -> None:
     assert WorkerGroupError("lost", failures).worker_failures == failures
 
 
-def test_the_watch_for_preemptions_begins_when_called_and_is_stopped_by_train(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[Any] = []
-    original = train_controller.PreemptionCallback
-    monkeypatch.setattr(original, "after_worker_group_start", lambda _, group: begun.append(group))
-    callback, group = LatePreemptionCallback(), object()
-    callback.after_worker_group_start(group)
-    callback.after_worker_group_poll_status(None)
-    assert begun == []  # the workers still import torch
-    callback._to_watch = (0.0, group)
-    callback.after_worker_group_poll_status(None)
-    assert begun == [group]
-    for name in ("before_worker_group_shutdown", "after_worker_group_abort"):
-        assert "self._stop_watcher()" in inspect.getsource(vars(preemption_callback.PreemptionCallback)[name])
-
-
 def test_train_starts_no_watch_of_its_own_where_it_is_switched_off() -> None:
     from ray.train.v2._internal import constants
 
@@ -282,6 +263,7 @@ def test_a_worker_group_runs_functions_on_its_ranks() -> None:
 def test_the_trainer_leaves_two_helpers_out(tmp_path: Path) -> None:
     trainer = train_driver.BareTrainer(
         lambda: None,
+        on_start=lambda _: None,
         scaling_config=ScalingConfig(num_workers=1),
         run_config=RunConfig(name="any", storage_path=str(tmp_path), checkpoint_config=CheckpointConfig()),
     )

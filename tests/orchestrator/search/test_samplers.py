@@ -17,6 +17,7 @@ from orchestrator import load_sweep
 from orchestrator.config.sections.study import SamplerConfig, SamplerName
 from orchestrator.config.validation.sampler_rules import SAMPLER_OPTIONS
 from orchestrator.errors import ConfigError
+from orchestrator.search.samplers import learnable
 from orchestrator.search.samplers.grid import GridSampler
 from orchestrator.search.samplers.learnable import LearnableStudy, TrialWindow
 from orchestrator.search.samplers.samplers import DIVERGED, OUTCOME, create_sampler
@@ -261,6 +262,30 @@ class TestGaussianProcess:
         assert [trial.value for trial in shown] == [sign * 0.5, sign * 0.3, sign * 0.3]
         assert [trial.number for trial in view.get_trials(states=[TrialState.RUNNING])] == [3]
         assert study.trials[1].state is TrialState.PRUNED
+
+    def test_scores_are_compared_at_an_epoch_that_enough_trials_have_reached(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(learnable, "_COMPARED", 2)
+        study = optuna.create_study(direction="maximize")
+        for curve in ([0.1, 0.2, 0.6], [0.3, 0.5], [0.9]):
+            trial = study.ask()
+            for epoch, score in enumerate(curve, start=1):
+                trial.report(score, epoch)
+            study.tell(trial, *((0.6, None) if len(curve) == 3 else (None, TrialState.PRUNED)))
+        view = LearnableStudy(study, TrialWindow(None, study.directions), completes=True)
+        assert {trial.number: trial.value for trial in view.get_trials()} == {0: 0.2, 1: 0.5}
+
+    @pytest.mark.parametrize(("direction", "best"), [("maximize", {5, 6}), ("minimize", {0, 1})])
+    def test_the_best_and_the_newest_of_many_trials_are_shown(
+        self, direction: str, best: set[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(learnable, "_SHOWN", 4)
+        study = optuna.create_study(direction=direction)
+        for score in (0, 1, 2, 3, 4, 6, 5, 2.5, 3.5):
+            study.tell(study.ask(), score)
+        view = LearnableStudy(study, TrialWindow(None, study.directions), completes=True)
+        assert {trial.number for trial in view.get_trials()} == best | {7, 8}
 
     def test_it_learns_from_stopped_trials(self) -> None:
         """Stop every trial early: a GP that saw complete ones only would draw at random, half of them below 0.5."""

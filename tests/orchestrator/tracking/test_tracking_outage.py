@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
 from typer.testing import CliRunner
 
 from orchestrator import load_result
@@ -20,6 +21,7 @@ from orchestrator.errors import TrackingError
 from orchestrator.records.folder.known_servers import note_server
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger, TrialStatus
+from orchestrator.tracking.event_recorder import EventRecorder
 from orchestrator.tracking.mlflow_runs import KEY
 from orchestrator.tracking.mlflow_writer import MlflowWriter
 from tests.support.servers.mlflow_server import BadConnection, MlflowServer
@@ -155,6 +157,56 @@ def test_numbers_are_those_of_the_table_after_delays_lost_answers_and_a_killed_s
     assert "events sent" in sync(tmp_path)
     assert_mlflow_has_the_tables(mlflow_server.uri, sweep.folder)
     assert "0 events sent" in sync(tmp_path)
+
+
+def test_a_run_is_not_there_twice_when_the_first_request_for_it_arrives_late(
+    tmp_path: Path, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each run is requested a first time, given up while the request is under way, and not found by the search for it.
+    monkeypatch.setattr("orchestrator.tracking.journal_follower._RETRY_S", 0.01)
+    monkeypatch.setattr("orchestrator.tracking.journal_follower._POLL_S", 0.01)
+    arrives_before = ""
+    create, end = MlflowClient.create_run, EventRecorder._end_sweep
+    under_way: dict[str, dict[str, Any]] = {}
+    late: list[str] = []
+
+    def arrive(client: MlflowClient, key: str) -> None:
+        late.append(str(create(client, **under_way[key]).info.run_id))
+
+    def create_late(client: MlflowClient, experiment: str, **settings: Any) -> Any:
+        key = settings["tags"][KEY]
+        if key not in under_way:
+            under_way[key] = {"experiment_id": experiment, **settings}
+            raise MlflowException("no answer")
+        if arrives_before == "the retry":
+            arrive(client, key)
+        run = create(client, experiment, **settings)
+        if arrives_before == "the answer":
+            arrive(client, key)
+        return run
+
+    def end_late(recorder: EventRecorder, event: Any) -> None:
+        if arrives_before == "the end":
+            for key in list(under_way)[-3:]:
+                arrive(recorder._client, key)
+        end(recorder, event)
+
+    monkeypatch.setattr(MlflowClient, "create_run", create_late)
+    monkeypatch.setattr(EventRecorder, "_end_sweep", end_late)
+    for arrives_before in ("the retry", "the answer", "the end"):
+        sweep = Sweep(tmp_path / arrives_before, mlflow_server.uri)
+        sweep.writer.start()
+        sweep.train(range(2))
+        sweep.end()
+        sweep.writer.drain(60)
+
+    client = MlflowClient(mlflow_server.uri)
+    experiment = client.get_experiment_by_name("outage").experiment_id
+    there = {run.data.tags[KEY]: run for run in client.search_runs([experiment])}
+    assert len(there) == len(client.search_runs([experiment])) == 9
+    assert all(run.data.params and run.info.status == "FINISHED" for run in there.values())
+    assert len(late) == 9
+    assert {client.get_run(run_id).info.lifecycle_stage for run_id in late} == {"deleted"}
 
 
 def sync(folder: Path) -> str:

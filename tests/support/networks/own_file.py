@@ -25,6 +25,47 @@ def make(num_classes, in_chans, *, width: int = 8):
     return Own(num_classes, in_chans, width)
 '''
 
+_PACED = '''\
+"""Small network of which each training step lasts a while, without work, as long as a file is there."""
+
+import time
+from pathlib import Path
+
+from torch import nn
+
+
+class Paced(nn.Sequential):
+    def forward(self, x):
+        if self.training and Path({pace!r}).exists():
+            time.sleep({step_s})
+        return super().forward(x)
+
+
+def make(num_classes, in_chans):
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, num_classes))
+    return Paced(nn.Conv2d(in_chans, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), head)
+'''
+
+
+class PacedFile:
+    """File of a network whose training lasts until something else has happened, and takes no processor meanwhile.
+
+    Args:
+        folder: Folder of the file.
+        step_s: Seconds of a training step until `let_go`.
+    """
+
+    def __init__(self, folder: Path, *, step_s: float = 0.06) -> None:
+        self._pace = folder / "pace"
+        self._pace.touch()
+        file = folder / "paced_net.py"
+        file.write_text(_PACED.format(pace=str(self._pace), step_s=step_s))
+        self.name = f"{file}:make"
+
+    def let_go(self) -> None:
+        """Let the rest train as fast as it can."""
+        self._pace.unlink()
+
 
 def write_own_file(folder: Path, text: str = TEXT) -> Path:
     """Write the file into a folder, which is made."""
