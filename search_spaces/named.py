@@ -1,4 +1,4 @@
-"""Spaces by name: one for every family, and `spatial_zoo` over all of them."""
+"""Spaces by name: one for every family, and `spatial_zoo` and `segmentation` over all of them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,28 @@ from typing import Any
 from search_spaces.domains import ChoiceDomain, Domain, as_tuple
 from search_spaces.families import KINDS, Kind, kind_of
 from search_spaces.space import SearchSpace, SpaceError
-from search_spaces.training import SHARED
+from search_spaces.training import DENSE, SHARED
 
-__all__ = ["ZOO", "list_spaces", "named_space", "networks_of", "open_conditions", "refine", "without_fixed"]
+__all__ = [
+    "OVER_ALL",
+    "SEGMENTATION",
+    "ZOO",
+    "list_spaces",
+    "named_space",
+    "networks_of",
+    "open_conditions",
+    "refine",
+    "without_fixed",
+]
 
-ZOO = "spatial_zoo"
+ZOO, SEGMENTATION = "spatial_zoo", "segmentation"
+OVER_ALL = {ZOO: SHARED, SEGMENTATION: DENSE}
+"""Spaces that serve the networks of all families, with the settings of training and of heads that they vary."""
 
 
 def list_spaces() -> list[str]:
     """Return the names of all spaces."""
-    return [*dict.fromkeys(kind.family for kind in KINDS.values()), ZOO]
+    return [*dict.fromkeys(kind.family for kind in KINDS.values()), *OVER_ALL]
 
 
 def networks_of(space: str) -> list[str]:
@@ -28,7 +40,7 @@ def networks_of(space: str) -> list[str]:
     """
     if space not in list_spaces():
         raise SpaceError(f"no space is called {space!r}; there are {', '.join(list_spaces())}")
-    return [network for kind in KINDS.values() if space in (ZOO, kind.family) for network in kind.networks]
+    return [network for kind in KINDS.values() if space in (*OVER_ALL, kind.family) for network in kind.networks]
 
 
 def named_space(name: str, networks: Sequence[str] | None = None) -> SearchSpace:
@@ -36,7 +48,8 @@ def named_space(name: str, networks: Sequence[str] | None = None) -> SearchSpace
 
     One network gives a space without `model`; several give a choice of `model`. Where these have different options,
     names carry a label, such as `lsas/reduction`, and are searched under the condition that `model` is one of their
-    networks. Training settings are the family's own for a family, and shared in `spatial_zoo`.
+    networks. Training settings are the family's own for a family, and shared in `spatial_zoo` and `segmentation`, which
+    varies the head as well.
 
     Args:
         name: Name of the space, from `list_spaces()`.
@@ -46,7 +59,9 @@ def named_space(name: str, networks: Sequence[str] | None = None) -> SearchSpace
         SpaceError: There is no such space, or it does not serve one of the networks.
     """
     served = networks_of(name)
-    smallest = [kind.networks[0] for key, kind in KINDS.items() if key == kind.family and name in (ZOO, kind.family)]
+    smallest = [
+        kind.networks[0] for key, kind in KINDS.items() if key == kind.family and name in (*OVER_ALL, kind.family)
+    ]
     chosen = tuple(dict.fromkeys(smallest if networks is None else networks))
     unserved = [network for network in chosen if network not in served]
     if unserved or not chosen:
@@ -55,7 +70,7 @@ def named_space(name: str, networks: Sequence[str] | None = None) -> SearchSpace
     domains: dict[str, Domain] = {} if len(chosen) == 1 else {"model": ChoiceDomain(choices=chosen)}
     for key, kind in kinds.items():
         domains |= kind.options if len(kinds) == 1 else _labelled(key, kind, chosen)
-    return SearchSpace({**domains, **(SHARED if name == ZOO else next(iter(kinds.values())).training)})
+    return SearchSpace({**domains, **OVER_ALL.get(name, next(iter(kinds.values())).training)})
 
 
 def _labelled(label: str, kind: Kind, chosen: Sequence[str]) -> dict[str, Domain]:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from search_spaces.domains import ChoiceDomain, Domain, FloatDomain, IntDomain
 
-__all__ = ["SHARED", "around"]
+__all__ = ["DENSE", "SHARED", "around"]
 
 Range = tuple[float, float]
 
@@ -85,3 +85,16 @@ SHARED: Mapping[str, Domain] = MappingProxyType(
     )
 )
 """Settings shared by networks of several families that are searched together."""
+
+_HEADED = around({("adamw",): ((1e-4, 1e-2), (1e-4, 0.1)), ("sgd",): ((5e-3, 0.1), (1e-5, 1e-3))}, batch=(8, 64))
+DENSE: Mapping[str, Domain] = MappingProxyType(
+    {
+        **{name: domain for name, domain in _HEADED.items() if name != "label_smoothing"},
+        "lr_schedule": ChoiceDomain(choices=("poly", "cosine")),
+        "head": ChoiceDomain(choices=("semantic_fpn", "upernet")),
+        "fpn_channels": ChoiceDomain(choices=(32, 64, 128, 256), when={"head": "semantic_fpn"}),
+        "head_channels": ChoiceDomain(choices=(32, 64, 128, 256)),
+        "head_dropout": FloatDomain(low=0.0, high=0.3),
+    }
+)
+"""Segmentation: widths of the head are those of Semantic FPN and narrower ones, for small images."""

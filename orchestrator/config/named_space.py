@@ -26,7 +26,7 @@ from search_spaces import (
     without_fixed,
 )
 from search_spaces.domains import as_tuple
-from search_spaces.named import ZOO
+from search_spaces.named import OVER_ALL, ZOO
 
 _DOMAIN: TypeAdapter[Any] = TypeAdapter(Domain)
 _WHOLE = {"type", "choices", "value"}
@@ -119,7 +119,7 @@ def _networks(searched: Any, fixed: Any) -> list[str]:
 
 
 def _other_space(space: str, network: str) -> Problem:
-    other = next(name for name in list_spaces() if name != ZOO and network in networks_of(name))
+    other = next(name for name in list_spaces() if name not in OVER_ALL and network in networks_of(name))
     return Problem("space", f"{space} has nothing for {network}. Use space: {other}, or space: {ZOO}")
 
 

@@ -7,6 +7,7 @@ from orchestrator.data.datasets import (
     dataset_facts,
     list_datasets,
     locate_dataset,
+    open_any_dataset,
     open_dataset,
     prepare_dataset,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "epoch_batches",
     "list_datasets",
     "locate_dataset",
+    "open_any_dataset",
     "open_dataset",
     "prepare_dataset",
     "split_validation",

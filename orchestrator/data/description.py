@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.data.manifest import read_manifest
+from orchestrator.data.manifest import Manifest
+from orchestrator.data.scenes.manifest import SceneManifest, read_any_manifest
 from orchestrator.data.storage import open_folder
 from orchestrator.uris import without_password
 
@@ -17,13 +18,17 @@ def describe_dataset(located: str) -> tuple[dict[str, Any], str]:
 
     Returns:
         Name, address without a password, content hash, classes, shape of an image, and numbers of images per split
-        and class; and the text of the manifest.
+        and class; and the text of the manifest. Annotated images have the classes of objects or, without boxes, those
+        of the maps; both kinds are in the manifest.
     """
-    manifest = read_manifest(open_folder(located))
-    facts = {
-        "name": manifest.name,
-        "uri": without_password(located),
-        "content_hash": manifest.content_hash,
+    manifest = read_any_manifest(open_folder(located))
+    facts = {"name": manifest.name, "uri": without_password(located), "content_hash": manifest.content_hash}
+    described = _scenes(manifest) if isinstance(manifest, SceneManifest) else _labelled(manifest)
+    return {**facts, **described}, manifest.to_json()
+
+
+def _labelled(manifest: Manifest) -> dict[str, Any]:
+    return {
         "num_classes": len(manifest.class_names),
         "class_names": list(manifest.class_names),
         "image_shape": None if manifest.image_shape is None else list(manifest.image_shape),
@@ -32,4 +37,17 @@ def describe_dataset(located: str) -> tuple[dict[str, Any], str]:
             for name, split in manifest.splits.items()
         },
     }
-    return facts, manifest.to_json()
+
+
+def _scenes(manifest: SceneManifest) -> dict[str, Any]:
+    names = manifest.class_names or manifest.map_class_names
+    return {
+        "num_classes": len(names),
+        "class_names": list(names),
+        "image_shape": None,
+        "annotations": list(manifest.annotations),
+        "splits": {
+            name: {"images": split.images, "per_class": list(split.objects or split.pixels)}
+            for name, split in manifest.splits.items()
+        },
+    }

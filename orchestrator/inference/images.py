@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from orchestrator.data import ImageDataset
+    from orchestrator.data.scenes import SceneDataset
     from orchestrator.training.evaluation_settings import EvaluationSettings
     from orchestrator.training.images.split import Split
+    from orchestrator.training.tasks.task import Task
 
 __all__ = [
     "NetworkImages",
@@ -93,7 +95,9 @@ def place_for_network(
     from orchestrator.training.images.device_images import Normalisation
     from orchestrator.training.tasks.registry import find_task
 
-    images = _dataset_of_classes(dataset, split, cast(tuple[str, ...], network.class_names), datasets_folder, label)
+    task = find_task(cast(str, network.task))
+    names = cast(tuple[str, ...], network.class_names)
+    images = _dataset_of_classes(dataset, split, names, datasets_folder, label, task=task)
     size = cast(int, network.trained_image_size)
     crop = {"crop_pct": crop_pct or (settings and settings.crop_pct) or _CROP_PCT}
     interpolation = {"interpolation": (settings and settings.interpolation) or _INTERPOLATION}
@@ -102,7 +106,7 @@ def place_for_network(
     normalisation = Normalisation(
         cast(tuple[float, ...], network.pixel_mean), cast(tuple[float, ...], network.pixel_std)
     )
-    placed = find_task(cast(str, network.task)).place_split(images, split, device, config, normalisation)
+    placed = task.place_split(images, split, device, config, normalisation)
     if (placed.image_size, placed.in_chans) != (size, len(normalisation.mean)):
         raise DataError(
             f"{dataset}: has images of {placed.in_chans} channels and {placed.image_size} px; the checkpoint was "
@@ -115,23 +119,28 @@ def place_for_network(
 
 
 def _dataset_of_classes(
-    dataset: str, split: str, class_names: tuple[str, ...], datasets_folder: Path, label: str
-) -> ImageDataset:
+    dataset: str, split: str, class_names: tuple[str, ...], datasets_folder: Path, label: str, *, task: Task
+) -> ImageDataset | SceneDataset:
     """Open a dataset and check that it has a split and the classes of a network.
 
     Raises:
         CheckpointError: It has other classes.
-        DataError: There is no such dataset or split.
+        DataError: There is no such dataset or split, or its images do not have what the task reads.
     """
-    from orchestrator.data import list_datasets, locate_dataset, open_dataset
+    from orchestrator.data import list_datasets, locate_dataset, open_any_dataset
+    from orchestrator.data.datasets import ANNOTATED
 
-    named = dataset in list_datasets()
-    images = open_dataset(locate_dataset(dataset if named else None, None if named else dataset, datasets_folder))
+    named = dataset in (*list_datasets(), *ANNOTATED)
+    images = open_any_dataset(locate_dataset(dataset if named else None, None if named else dataset, datasets_folder))
+    try:
+        found = task.class_names(images)
+    except DataError as error:
+        raise DataError(f"{dataset}: {error}") from None
     if split not in images.splits:
         raise DataError(f"{dataset}: has no split '{split}'. {did_you_mean(split, list(images.splits))}")
-    if images.class_names != class_names:
+    if found != class_names:
         raise CheckpointError(
-            f"{label}: its {len(class_names)} classes are not the {len(images.class_names)} of {dataset}; "
+            f"{label}: its {len(class_names)} classes are not the {len(found)} of {dataset}; "
             "use images of the classes it was trained on"
         )
     return images

@@ -180,7 +180,8 @@ def _recoloured(drawn: go.Figure, *, single_objective: bool) -> list[go.Scatter]
             line.opacity = 0.9 if on_front else 0.4
         return lines
     low, high = bar.marker.color
-    shares = [(float(line.customdata[0][1]) - low) / (high - low or 1.0) for line in lines]
+    # A line has its value rounded, the colour bar its ends exactly: nearly equal values may lie outside.
+    shares = [min(1.0, max(0.0, (float(line.customdata[0][1]) - low) / (high - low or 1.0))) for line in lines]
     shares = [1.0 - share for share in shares] if bar.marker.reversescale else shares
     for line, share in zip(lines, shares, strict=True):
         line.line.update(color=f"var(--step-{min(9, max(0, int(share * 10)))})", width=1.2 + share)

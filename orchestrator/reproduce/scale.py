@@ -118,4 +118,4 @@ def training_macs(row: ResolvedRow, macs: int, trials: int) -> float:
 
 def _facts(row: ResolvedRow) -> DatasetFacts:
     dataset = row.config.dataset
-    return dataset_facts(dataset.name, dataset.uri, dataset.crop_size)
+    return dataset_facts(dataset.name, dataset.uri, dataset.image_size)

@@ -13,7 +13,7 @@ from orchestrator.config.network_files import Finder, network_files_from
 from orchestrator.config.plans import SweepPlans
 from orchestrator.config.sections.study import TrialSchedulerConfig
 from orchestrator.config.tasks.registry import DEFAULT_TASK
-from orchestrator.data import current_hash, open_dataset
+from orchestrator.data import current_hash, open_any_dataset
 from orchestrator.errors import ConfigError, Problem, ResumeError
 from orchestrator.records.folder.known_servers import note_server
 from orchestrator.records.folder.network_copies import hashes_as_identity, recorded_files
@@ -80,7 +80,7 @@ def content_hash(located: str) -> str:
     Args:
         located: Dataset as `locate_dataset` returns it.
     """
-    return open_dataset(located).content_hash
+    return open_any_dataset(located).content_hash
 
 
 def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], *, name: str) -> None:

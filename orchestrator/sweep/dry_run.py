@@ -13,7 +13,7 @@ from orchestrator.config.plans import SearchPlan, SweepPlans, resolve_plans
 from orchestrator.config.sections.budget import BudgetConfig
 from orchestrator.config.sections.resources import ResourcesConfig
 from orchestrator.config.sweep import SweepConfig
-from orchestrator.data import dataset_facts
+from orchestrator.config.tasks.networks import facts_of_images
 from orchestrator.errors import ClusterError, SweepNameError
 from orchestrator.inference.weights.initial import find_initial_weights
 from orchestrator.records.costs import Rates
@@ -137,7 +137,7 @@ def dry_run(
     found = find_initial_weights(plans)
     plans = found.in_plans(plans)
     search, resources = plans.search, plans.training.resources
-    facts = dataset_facts(search.dataset.name, search.dataset.uri, search.dataset.crop_size)
+    facts = facts_of_images(search.dataset, search.task)
     trial_filter = TrialFilter(search, facts)
     preview = preview_trials(search, min(shown, search.trials), plans.paths.study_uri, say)
     largest = largest_trial(search, trial_filter, facts, preview.trials, resources.min_workers)

@@ -24,8 +24,8 @@ from orchestrator.config import SweepConfig
 from orchestrator.config.plans import SearchPlan, SweepPlans
 from orchestrator.config.sections.budget import BudgetConfig
 from orchestrator.config.sections.training import AUTO
+from orchestrator.config.tasks.networks import facts_of_images
 from orchestrator.config.trial import resolve_trial
-from orchestrator.data import dataset_facts
 from orchestrator.lanes.lane_setting import LaneInputs
 from orchestrator.lanes.pool.lane_pool import LanePool
 from orchestrator.notify.notifications import Notifications
@@ -310,7 +310,7 @@ def measured_gpu_share(plans: SweepPlans, trials: int) -> float:
     search, resources = plans.search, plans.training.resources
     if not ray.cluster_resources().get("GPU", 0.0):
         return 1.0
-    facts = dataset_facts(search.dataset.name, search.dataset.uri, search.dataset.crop_size)
+    facts = facts_of_images(search.dataset, search.task)
     largest = largest_trial(search, TrialFilter(search, facts), facts, (), resources.max_workers)
     trial = resolve_trial(search, 0, largest.values, search.initial_weights)
     return measured_share(trial, facts, plans.training.network_files, min(resources.lanes or trials, trials))

@@ -9,7 +9,8 @@ from typing import Any
 
 from orchestrator.config.sections.dataset import DatasetConfig
 from orchestrator.config.sections.objective import natural_mode
-from orchestrator.data import dataset_facts
+from orchestrator.config.tasks.networks import facts_of_images, network_cost
+from orchestrator.config.tasks.registry import DEFAULT_TASK
 from orchestrator.errors import ConfigError, DataError, Problem, did_you_mean
 from orchestrator.records.status import TrialStatus
 from orchestrator.records.trials import TrialRecord
@@ -231,9 +232,10 @@ def _size(record: TrialRecord, config: Mapping[str, Any]) -> tuple[int | None, i
     if is_remote or models.split_reference(model["name"]) is not None:
         return None, None  # no server is contacted, and no code of a file is run
     try:
-        facts = dataset_facts(dataset.name, dataset.uri, dataset.crop_size)
+        task = config.get("task", DEFAULT_TASK)
+        facts = facts_of_images(dataset, task)
         shape = {"num_classes": facts.num_classes, "in_chans": facts.in_chans, "image_size": facts.image_size}
-        cost = models.model_cost(model["name"], model["options"], **shape)
+        cost = network_cost(task, model["name"], model["options"], **shape)
     except (DataError, models.ModelOptionError):
         return None, None
     return cost.params, cost.macs

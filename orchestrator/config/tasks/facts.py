@@ -64,6 +64,10 @@ class TaskFacts:
             all of them.
         tta: Values of `dataset.tta` that it takes.
         has_labels: True where the target of an image is one class, which explanations and balanced splits need.
+        annotation: Kind of annotation that it reads, such as `class_map`; empty for images with one label each.
+        head: Name of the heads that it puts on a backbone, whose settings are options of the network; empty where
+            networks are used as they are.
+        refused: Other settings of `training` that it does not take.
     """
 
     name: str
@@ -72,6 +76,9 @@ class TaskFacts:
     settings: frozenset[str] | None = None
     tta: tuple[str, ...] = ("none",)
     has_labels: bool = False
+    annotation: str = ""
+    head: str = ""
+    refused: frozenset[str] = frozenset()
     _by_name: Mapping[str, TaskMetric] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

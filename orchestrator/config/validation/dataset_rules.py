@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 from orchestrator.config.sections.dataset import DatasetConfig
 from orchestrator.config.sections.resources import ResourcesConfig
+from orchestrator.config.tasks.facts import TaskFacts
+from orchestrator.config.tasks.networks import facts_of_images
+from orchestrator.config.tasks.registry import list_tasks, task_facts
 from orchestrator.config.validation.pydantic_problems import unknown
 from orchestrator.errors import DataError, Problem
 
@@ -17,37 +20,66 @@ if TYPE_CHECKING:
 __all__ = ["fraction_problems", "image_facts"]
 
 
-def image_facts(dataset: DatasetConfig | None) -> tuple[DatasetFacts | None, list[Problem]]:
-    """Return the facts about the dataset, or None where it cannot be used, and the problems of its section."""
-    from orchestrator.data import dataset_facts, list_datasets
+def image_facts(dataset: DatasetConfig | None, task: str) -> tuple[DatasetFacts | None, list[Problem]]:
+    """Return the facts about the dataset, or None where it cannot be used, and the problems of its section.
+
+    Args:
+        dataset: Section `dataset`; None where it is not valid.
+        task: Name of the task.
+    """
+    from orchestrator.data import list_datasets
 
     if dataset is None:
         return None, []
+    annotation = task_facts(task).annotation if task in list_tasks() else ""
+    known = list_datasets(annotation)
     if (dataset.name is None) == (dataset.uri is None):
         both = "give one of name and uri, not both" if dataset.name else "is missing"
-        remedy = f"{both}. Use name: digits, or the uri of a dataset that `spatialsweep data prepare` made"
+        remedy = f"{both}. Use name: {known[0]}, or the uri of a dataset that `spatialsweep data prepare` made"
         return None, [Problem("dataset.name", remedy)]
-    if dataset.name is not None and dataset.name not in list_datasets():
-        return None, [_name_problem(dataset.name)]
+    if dataset.name is not None and dataset.name not in known:
+        return None, [_name_problem(dataset.name, task, annotation)]
     try:
-        facts = dataset_facts(dataset.name, dataset.uri, dataset.crop_size)
+        facts = facts_of_images(dataset, task)
     except DataError as error:
         return None, [Problem("dataset.uri", str(error))]
     problems = [*_normalization_problems(dataset, facts), *_split_problems(dataset, facts)]
-    if dataset.image_size is not None and not facts.files:
+    if facts.annotation:
+        problems += _crop_problems(dataset, task)
+    elif dataset.image_size is not None and not facts.files:
         size = f"got {dataset.image_size}; these images have {facts.image_size} px and keep them. Leave it out"
         return facts, [Problem("dataset.image_size", size), *problems]
     return facts, problems
 
 
-def _name_problem(name: str) -> Problem:
-    """Return the problem of a name that is no dataset of labelled images."""
+def _name_problem(name: str, task: str, annotation: str) -> Problem:
+    """Return the problem of a name that is no dataset with what the task reads."""
     from orchestrator.data.datasets import ANNOTATED, list_datasets
 
-    if name not in ANNOTATED:
-        return unknown("dataset.name", name, list_datasets())
-    rule = "its images have boxes, masks and maps of classes, and classification needs images with one label each"
-    return Problem("dataset.name", f"got {name}; {rule}. Use {' or '.join(list_datasets())}")
+    known = list_datasets(annotation)
+    if annotation and name in list_datasets():
+        rule = f"its images have one label each, and {task} needs {annotation}. Use {' or '.join(known)}"
+        return Problem("dataset.name", f"got {name}; {rule}")
+    if annotation or name not in ANNOTATED:
+        return unknown("dataset.name", name, known)
+    rule = f"its images have boxes, masks and maps of classes, and {task} needs images with one label each"
+    tasks = " or ".join(facts.name for facts in map(task_facts, list_tasks()) if name in _read_by(facts))
+    return Problem("dataset.name", f"got {name}; {rule}. Use {' or '.join(known)}, or task: {tasks}")
+
+
+def _read_by(facts: TaskFacts) -> list[str]:
+    """Return the names of the annotated datasets that a task reads."""
+    from orchestrator.data import list_datasets
+
+    return list_datasets(facts.annotation) if facts.annotation else []
+
+
+def _crop_problems(dataset: DatasetConfig, task: str) -> Iterator[Problem]:
+    """Yield settings of image files with one label each that annotated images do not use."""
+    for name in ("crop_pct", "interpolation", "decode_processes"):
+        given = getattr(dataset, name)
+        if given != DatasetConfig.model_fields[name].default:
+            yield Problem(f"dataset.{name}", f"got {given!r}; images of {task} are resized whole. Leave it out")
 
 
 def fraction_problems(dataset: DatasetConfig, facts: DatasetFacts, resources: ResourcesConfig) -> Iterator[Problem]:
@@ -60,8 +92,9 @@ def fraction_problems(dataset: DatasetConfig, facts: DatasetFacts, resources: Re
     """
     if dataset.train_fraction == 1:
         return
+    classes = 1 if facts.annotation else facts.num_classes
     training = facts.train_images * (1.0 if dataset.select_on == "test" else 1 - dataset.validation_fraction)
-    left = max(facts.num_classes, round(training * dataset.train_fraction))
+    left = max(classes, round(training * dataset.train_fraction))
     least = 2 * resources.max_workers
     if left < least:
         yield Problem(
@@ -92,6 +125,8 @@ def _normalization_problems(dataset: DatasetConfig, facts: DatasetFacts) -> Iter
 
 def _split_problems(dataset: DatasetConfig, facts: DatasetFacts) -> Iterator[Problem]:
     if dataset.select_on == "test":
+        return
+    if facts.annotation:  # drawn without regard to classes, of which an image has several
         return
     share = facts.num_classes / facts.train_images
     if not share <= dataset.validation_fraction <= 1 - share:

@@ -14,6 +14,8 @@ from orchestrator.config.sections.model import ModelConfig
 from orchestrator.config.sections.objective import SPAN, is_constraint, parse_constraint
 from orchestrator.config.sections.section import Seed
 from orchestrator.config.sections.training import TrainingConfig
+from orchestrator.config.tasks.networks import option_problems, searchable_options
+from orchestrator.config.tasks.registry import DEFAULT_TASK
 from orchestrator.config.trial import ROW, SEED
 from orchestrator.config.validation.plain_data import shown
 from orchestrator.config.validation.pydantic_problems import translate
@@ -51,7 +53,7 @@ def search_problems(sections: Mapping[str, Any], facts: DatasetFacts | None) -> 
     elsewhere = [*models.list_models(), *filter(_is_network, _networks_of_conditions(search))]
     for name, message in condition_problems(search, {"model": elsewhere}):
         yield Problem(f"search.{name}.when", message)
-    fixed = sections.get("model")
+    fixed, task = sections.get("model"), sections.get("task", DEFAULT_TASK)
     if "model" not in search and not fixed and "model" in sections:
         yield Problem("model", "is missing; name a network under model.name, or several under search.model.choices")
     try:
@@ -75,7 +77,7 @@ def search_problems(sections: Mapping[str, Any], facts: DatasetFacts | None) -> 
         yield from _check_spans(model, sections)
         yield from _check_crop(model, sections.get("training"), facts)
         yield from _check_recomputation(model, active, sections, facts)
-        yield from _check_branch(model, active, search, fixed, facts)
+        yield from _check_branch(model, active, search, fixed, facts, task=task)
 
 
 def _is_network(name: Any) -> bool:
@@ -190,11 +192,13 @@ def _check_branch(
     search: Mapping[str, Any],
     fixed: ModelConfig | None,
     facts: DatasetFacts | None,
+    *,
+    task: str,
 ) -> Iterator[Problem]:
     """Check one network: known names, and corner values that it accepts."""
     import models
 
-    options, takes_any = models.searchable_options(model), models.takes_any_option(model)
+    options, takes_any = searchable_options(task, model), models.takes_any_option(model)
     names: dict[str, str] = {}  # setting to the searched name that sets it
     for name in active:
         setting = setting_of(name)
@@ -207,16 +211,16 @@ def _check_branch(
         elif setting == SEED:
             yield from _check_seeds(name, search[name])
         elif setting not in options and setting != ROW and not takes_any:
-            yield _unknown_searched(name, model, search)
+            yield _unknown_searched(name, model, search, task)
         names.setdefault(setting, name)
     others = {*TrainingConfig.model_fields, CHECKPOINT, SEED, ROW}
     searched = {
-        setting: search[name].corners()
+        setting: tuple(value for value in search[name].corners() if _keeps_active(name, value, active, search))
         for setting, name in names.items()
         if setting in options or (takes_any and setting not in others)
     }
     base = {**(fixed.options if fixed else {}), **{setting: corners[0] for setting, corners in searched.items()}}
-    for fault in islice(_always_rejected(model, base, searched, facts), _MOST_REJECTED):
+    for fault in islice(_always_rejected(model, base, searched, facts, task), _MOST_REJECTED):
         if fault.option == "name" and fault.given == model:
             where = "search.model" if "model" in search else "model.name"
             yield Problem(where, f"got {shown(model)}; {fault.rule}. {fault.remedy}")
@@ -226,8 +230,18 @@ def _check_branch(
         yield Problem(where, f"{given} for {model}; {fault.rule}. {fault.remedy}".rstrip())
 
 
+def _keeps_active(parent: str, value: Any, active: tuple[str, ...], search: Mapping[str, Any]) -> bool:
+    """Return whether the active names of a branch are so with a value of one of them."""
+    conditions = (search[name].when[parent] for name in active if parent in search[name].when)
+    return all(value in as_tuple(wanted) for wanted in conditions)
+
+
 def _always_rejected(
-    model: str, base: Mapping[str, Any], searched: Mapping[str, tuple[Any, ...]], facts: DatasetFacts | None
+    model: str,
+    base: Mapping[str, Any],
+    searched: Mapping[str, tuple[Any, ...]],
+    facts: DatasetFacts | None,
+    task: str,
 ) -> Iterator[OptionProblem]:
     """Yield the problems of option values that the network rejects with every value of any one other option.
 
@@ -236,7 +250,7 @@ def _always_rejected(
     import models
 
     def faults(values: Mapping[str, Any]) -> list[OptionProblem]:
-        return models.check_options(model, values, **_geometry(facts))
+        return option_problems(task, model, values, **_geometry(facts))
 
     corners: list[dict[str, Any]] = [{name: value} for name, values in searched.items() for value in values]
     for corner in [{}, *corners]:
@@ -279,17 +293,15 @@ def _geometry(facts: DatasetFacts | None) -> dict[str, Any]:
     return {"image_size": facts.image_size, "in_chans": facts.in_chans, "num_classes": facts.num_classes}
 
 
-def _unknown_searched(name: str, model: str, search: Mapping[str, Any]) -> Problem:
+def _unknown_searched(name: str, model: str, search: Mapping[str, Any], task: str) -> Problem:
     """Return the problem of a searched name that the network lacks: misspelt, or an option of another network."""
-    import models
-
     setting = setting_of(name)
     choices = search["model"].corners() if "model" in search else (model,)
-    owners = [other for other in choices if _is_network(other) and setting in models.searchable_options(other)]
+    owners = [other for other in choices if _is_network(other) and setting in searchable_options(task, other)]
     if owners:
         wanted = owners[0] if len(owners) == 1 else f"[{', '.join(owners)}]"
         return Problem(f"search.{name}", f"{model} has no such option. Add when: {{model: {wanted}}}")
-    known = [*TrainingConfig.model_fields, CHECKPOINT, *models.searchable_options(model)]
+    known = [*TrainingConfig.model_fields, CHECKPOINT, *searchable_options(task, model)]
     return Problem(
         f"search.{name}", f"neither a training setting nor an option of {model}. {did_you_mean(setting, known)}"
     )

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from orchestrator.config.searched_values import Setting
+from orchestrator.config.fixed_settings import CHECKPOINT, RANDOM
+from orchestrator.config.searched_values import Setting, domains_of
 from orchestrator.config.sections.augmentation import AugmentationConfig
 from orchestrator.config.sections.dataset import DatasetConfig
+from orchestrator.config.sections.model import ModelConfig
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.config.tasks.facts import LOSS_SETTINGS, TaskFacts
 from orchestrator.errors import Problem, did_you_mean
@@ -36,6 +38,7 @@ def task_problems(
         if loss not in task.losses:
             rule = f"{task.name} has no such loss. {did_you_mean(str(loss), task.losses)}"
             yield Problem(losses.where, f"got {loss!r}; {rule}")
+    yield from _refused(task, training, search)
     if task.settings is None:
         return
     for name in (*AugmentationConfig.model_fields, *LOSS_SETTINGS):
@@ -43,3 +46,32 @@ def task_problems(
         given = [value for value in setting.values if value != usual]
         if given and name not in task.settings | _OF_ALL:
             yield Problem(setting.where, f"got {given[0]!r}; {task.name} does not use it. Leave it out")
+
+
+def start_problems(task: TaskFacts, model: ModelConfig | None, search: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield checkpoints that trials of a task cannot start from.
+
+    Args:
+        task: Task of the sweep.
+        model: Section `model`; None where it is missing or not valid.
+        search: Searched domains by name.
+    """
+    if not task.head:
+        return
+    given: list[tuple[str, Any]] = [] if model is None else [(f"model.{CHECKPOINT}", model.checkpoint)]
+    given += [
+        (f"search.{name}", value) for name, domain in domains_of(CHECKPOINT, search) for value in domain.corners()
+    ]
+    for where, value in given:
+        if value not in (None, RANDOM):
+            yield Problem(where, f"got {value!r}; {task.name} starts from random weights. Leave it out")
+            return
+
+
+def _refused(task: TaskFacts, training: TrainingConfig, search: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield settings beyond augmentation and loss that the task does not take."""
+    for name in sorted(task.refused):
+        setting, usual = Setting.of(name, training, search), TrainingConfig.model_fields[name].default
+        given = [value for value in setting.values if value != usual]
+        if given:
+            yield Problem(setting.where, f"got {given[0]!r}; {task.name} does not have it yet. Leave it out")

@@ -70,8 +70,11 @@ def augmentation_problems(
     Args:
         training: Section `training`, the fixed values.
         search: Searched domains by name.
-        facts: Facts about the images: files, which are cropped, or small images, which are padded first.
+        facts: Facts about the images: files, which are cropped, or small images, which are padded first; of annotated
+            images the task says which settings it takes.
     """
+    if facts.annotation:
+        return
     kind, other = ("image files", _SMALL_ONLY) if facts.files else ("small images", _FILES_ONLY)
     for setting, given in _changed(other, training, search):
         yield Problem(setting.where, f"got {given!r}; {kind} are augmented without it. Leave it out")

@@ -11,7 +11,8 @@ from orchestrator.config.fixed_settings import CHECKPOINT, RANDOM
 from orchestrator.config.initial_weights import InitialWeights
 from orchestrator.config.plans import SearchPlan, SweepPlans
 from orchestrator.config.sections.model import ModelConfig
-from orchestrator.data.datasets import DatasetFacts, dataset_facts
+from orchestrator.config.tasks.networks import facts_of_images
+from orchestrator.data.datasets import DatasetFacts
 from orchestrator.errors import CheckpointError, ConfigError, Problem
 from orchestrator.inference.weights.sources import TIMM, read_source
 from search_spaces import setting_of
@@ -105,8 +106,7 @@ def find_initial_weights(
         starts.setdefault(start, []).append(domains)
     if not starts:
         return FoundWeights()
-    dataset = plans.search.dataset
-    facts = dataset_facts(dataset.name, dataset.uri, dataset.crop_size)
+    facts = facts_of_images(plans.search.dataset, plans.search.task)
     by_start: dict[tuple[str, str], InitialWeights] = {}
     read: dict[str, Weights] = {}
     problems, notes = [], []

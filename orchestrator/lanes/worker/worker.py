@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 import models
 from orchestrator.config.trial import TrialConfig
-from orchestrator.data import open_dataset
+from orchestrator.data import open_any_dataset
 from orchestrator.errors import SpatialSweepError, TrialDivergedError, TrialFailedError, first_line
 from orchestrator.lanes.lane_setting import LaneSetting
 from orchestrator.lanes.messages import Decision, Next, Outcome, RankId, Report, TrialAssignment, TrialOutcome
@@ -73,7 +73,7 @@ def lane_loop(setting: Mapping[str, Any]) -> None:
     remember_secrets([lane.inputs.dataset_path])
     rank_id, workers = _join_lane(lane)
     load = NodeLoad() if ray.train.get_context().get_local_rank() == 0 else None
-    source = open_dataset(lane.inputs.dataset_path)
+    source = open_any_dataset(lane.inputs.dataset_path)
     data = find_task(lane.inputs.task).place_dataset(source, workers.device, lane.inputs.dataset)
     gc.freeze()  # what was imported stays; each trial would look through it twice, for 0.4 s
     left: str | None = None

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator.config.fixed_settings import CHECKPOINT
 from orchestrator.config.plans import SearchPlan
+from orchestrator.config.tasks.networks import facts_of_images, option_problems
 from orchestrator.config.trial import TrialConfig
 from orchestrator.config.validation.search_rules import crop_fault
 from orchestrator.config.validation.training_rules import augmentation_problems, training_problems
-from orchestrator.data.datasets import DatasetFacts, dataset_facts
+from orchestrator.data.datasets import DatasetFacts
 from search_spaces import setting_of
 
 if TYPE_CHECKING:
@@ -52,8 +53,7 @@ class TrialFilter:
     """
 
     def __init__(self, plan: SearchPlan, facts: DatasetFacts | None = None) -> None:
-        dataset = plan.dataset
-        self._facts = facts or dataset_facts(dataset.name, dataset.uri, dataset.crop_size)
+        self._facts = facts or facts_of_images(plan.dataset, plan.task)
         self._limits = plan.limits
         self._initial_weights = plan.initial_weights
         self._workers = plan.workers
@@ -74,16 +74,8 @@ class TrialFilter:
 
     def _rejections(self, trial: TrialConfig) -> Iterator[Rejection]:
         """Yield the broken rules, cheap ones first: the caller stops at the first."""
-        import models
-
-        facts = self._facts
-        for fault in models.check_options(
-            trial.model.name,
-            trial.model.options,
-            image_size=facts.image_size,
-            in_chans=facts.in_chans,
-            num_classes=facts.num_classes,
-        ):
+        shape = _shape(self._facts)
+        for fault in option_problems(trial.task, trial.model.name, trial.model.options, **shape):
             yield Rejection(fault.option, f"got {fault.given!r} for {trial.model.name}; {fault.rule}")
         yield from self._weights_rejections(trial)
         yield from self._training_rejections(trial)

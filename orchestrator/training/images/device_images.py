@@ -12,6 +12,7 @@ from torch import Tensor
 
 from orchestrator.config.sections.dataset import DatasetConfig, TestTimeAugmentation
 from orchestrator.data import ImageDataset, Indices, PixelImages
+from orchestrator.data.scenes import SceneDataset
 from orchestrator.training.images.split import Split
 from orchestrator.training.workers import Workers
 
@@ -26,7 +27,7 @@ class Normalisation:
     std: tuple[float, ...]
 
     @classmethod
-    def of(cls, config: DatasetConfig, source: ImageDataset) -> Normalisation:
+    def of(cls, config: DatasetConfig, source: ImageDataset | SceneDataset) -> Normalisation:
         """Return the normalisation that the section `dataset` sets; without one, that of the training images."""
         if config.mean is not None and config.std is not None:
             return cls(config.mean, config.std)

@@ -109,7 +109,27 @@ class SampleSplit:
 
     def batch(self, index: Tensor) -> Batch:
         """Return images and targets at some positions, (B,), as they are evaluated."""
-        return self.collate([self.samples[int(self.positions[place])] for place in index.tolist()])
+        return self.collate([self.evaluated(place) for place in index.tolist()])
+
+    def evaluated(self, place: int) -> tuple[Tensor, Any]:
+        """Return a sample as it is evaluated.
+
+        Args:
+            place: Position within this split.
+        """
+        return self.samples[int(self.positions[place])]
+
+    def augmented(self, place: int, training: TrainingConfig, *, seed: int, epoch: int) -> tuple[Tensor, Any]:
+        """Return a sample as it is trained on; its random numbers depend on seed, epoch and place alone.
+
+        Args:
+            place: Position within this split.
+            training: Training settings.
+            seed: Seed of the trial.
+            epoch: Epoch, from 1.
+        """
+        image, target = self.samples[int(self.positions[place])]
+        return self.task.augment(image, target, training, SampleDraws(seed, epoch, np.array([place])))
 
     def share(self, workers: Workers) -> Iterator[Batch]:
         """Yield this rank's share of the split in batches; over all ranks every sample comes once."""
@@ -139,9 +159,5 @@ class SampleBatches:
         """Yield this rank's share; see `TrainingBatches`."""
         for batch in batches[first:]:
             mine = worker_share(batch, self._workers.rank, self._workers.world_size)
-            yield self._split.collate([self._read(number, int(place)) for place in mine])
-
-    def _read(self, epoch: int, place: int) -> tuple[Tensor, Any]:
-        image, target = self._split.samples[int(self._split.positions[place])]
-        draws = SampleDraws(self._seed, epoch, np.array([place]))
-        return self._split.task.augment(image, target, self._training, draws)
+            read = (self._split.augmented(int(place), self._training, seed=self._seed, epoch=number) for place in mine)
+            yield self._split.collate(list(read))

@@ -17,6 +17,8 @@ import models
 from orchestrator.config.sections.dataset import DatasetConfig
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.config.tasks.facts import TaskFacts
+from orchestrator.data import ImageDataset
+from orchestrator.errors import DataError
 from orchestrator.training.images.device_images import DeviceImages, Normalisation
 from orchestrator.training.images.split import Batch, Split
 from orchestrator.training.images.training_batches import TrainingBatches
@@ -102,12 +104,26 @@ class Task(ABC):
         del description
         return None
 
+    def class_names(self, source: Any) -> tuple[str, ...]:
+        """Return the names of the classes of a dataset, one for each that the network distinguishes.
+
+        Args:
+            source: Result of `open_any_dataset`.
+
+        Raises:
+            DataError: The images do not have what the task reads.
+        """
+        if not isinstance(source, ImageDataset):
+            rule = "its images have boxes, masks or maps of classes"
+            raise DataError(f"{rule}, and {self.facts.name} needs images with one label each")
+        return source.class_names
+
     @abstractmethod
     def place_dataset(self, source: Any, device: torch.device, dataset: DatasetConfig) -> DeviceImages:
         """Place the three splits of a sweep on a worker, once for all trials of a lane.
 
         Args:
-            source: Result of `open_dataset`.
+            source: Result of `open_any_dataset`.
             device: Device of this rank.
             dataset: Section `dataset`, which sets how images are split and resized.
         """
@@ -119,7 +135,7 @@ class Task(ABC):
         """Place one split, to evaluate a trained network.
 
         Args:
-            source: Result of `open_dataset`.
+            source: Result of `open_any_dataset`.
             split: Name of the split.
             device: Target device.
             dataset: Section `dataset`, which sets how images are resized.

@@ -225,6 +225,13 @@ def test_the_published_numbers_stand_beside_ours(tmp_path: Path, recipe: str, pu
     assert ours == ["45.00 %", "70.00 %"][: len(published)]
 
 
+def test_values_closer_than_their_rounding_are_drawn() -> None:
+    study = optuna.create_study(direction="maximize")
+    for value in (0.1004, 0.10042, 0.10044):  # a line has three digits, the colour bar all
+        study.tell(study.ask({"lr": optuna.distributions.FloatDistribution(0.0, 1.0)}), value)
+    assert search_plots.parallel_chart(StudyView(study, strangers=0), ["val/miou"])
+
+
 def test_a_name_of_few_trials_is_drawn_for_those_only() -> None:
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
     for number in range(400):

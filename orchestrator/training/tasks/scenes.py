@@ -1,0 +1,148 @@
+"""Tasks on annotated images of any size: splits, and the transforms of image and target."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from orchestrator.config.sections.dataset import DatasetConfig
+from orchestrator.config.sections.training import TrainingConfig
+from orchestrator.data import Indices, draw_fraction, split_validation
+from orchestrator.data.datasets import scene_side
+from orchestrator.data.scenes import SceneDataset
+from orchestrator.errors import DataError
+from orchestrator.training.augmentations.transforms import EvaluationTransform, TrainingTransform
+from orchestrator.training.checkpoints.best_weights import share_of_255
+from orchestrator.training.images.device_images import DeviceImages, Normalisation
+from orchestrator.training.images.image_loader import SampleKey
+from orchestrator.training.images.split import Batch
+from orchestrator.training.tasks.samples import SampledTask, SampleSplit
+from orchestrator.training.tasks.trees import to_device
+
+__all__ = ["SceneSplit", "SceneTask", "Transforms"]
+
+_MOST_IMAGES, _MOST_PIXELS = 128, 2**21  # of a batch of an evaluation
+
+
+class Transforms(Hashable, Protocol):
+    """Settings from which transforms follow, such as `SegmentationTransforms`."""
+
+    def for_training(self) -> TrainingTransform:
+        """Create the transform of training images."""
+
+    def for_evaluation(self) -> EvaluationTransform:
+        """Create the transform of evaluated images."""
+
+
+class SceneTask(SampledTask):
+    """A task that reads annotated images, of the kind `TaskFacts.annotation`.
+
+    Images are resized, augmented and normalised with their targets on the processor; they are drawn for validation
+    without regard to classes, of which an image has several.
+
+    Class attributes:
+        reads: Keys of the targets that it uses; others are dropped before the transforms.
+    """
+
+    reads: ClassVar[frozenset[str]]
+
+    @abstractmethod
+    def transforms(self, split: SceneSplit, training: TrainingConfig | None) -> Transforms:
+        """Return the settings of the transforms.
+
+        Args:
+            split: Split of the images, with their size and normalisation.
+            training: Training settings; None for evaluations.
+        """
+
+    def class_names(self, source: Any) -> tuple[str, ...]:
+        """Return the names of the classes of maps or of objects; see `Task`."""
+        kind = self.facts.annotation
+        if not isinstance(source, SceneDataset):
+            raise DataError(f"its images have one label each, and {self.facts.name} needs {kind}")
+        if kind not in source.annotations:
+            raise DataError(f"its images have {', '.join(source.annotations)}, and {self.facts.name} needs {kind}")
+        return source.map_class_names if kind == "class_map" else source.class_names
+
+    def place_dataset(self, source: SceneDataset, device: torch.device, dataset: DatasetConfig) -> DeviceImages:
+        """Place the three splits; see `Task`."""
+        names, normalisation = self.class_names(source), Normalisation.of(dataset, source)
+        alike = np.zeros(len(source.splits["train"]), np.int32)
+        whole = self.place_split(source, "train", device, dataset, normalisation)
+        test = self.place_split(source, "test", device, dataset, normalisation)
+
+        def fraction_of(positions: Indices) -> Indices:
+            return draw_fraction(alike, positions, dataset.train_fraction, dataset.split_seed)
+
+        if dataset.select_on == "test":
+            return DeviceImages(replace(whole, positions=fraction_of(whole.positions)), test, test, names)
+        kept, held_out = split_validation(alike, dataset.validation_fraction, dataset.split_seed)
+        train, validation = (replace(whole, positions=positions) for positions in (fraction_of(kept), held_out))
+        return DeviceImages(train, validation, test, names)
+
+    def place_split(
+        self,
+        source: SceneDataset,
+        split: str,
+        device: torch.device,
+        dataset: DatasetConfig,
+        normalisation: Normalisation,
+    ) -> SceneSplit:
+        """Place one split; see `Task`."""
+        self.class_names(source)
+        mean, std = normalisation.on(device)
+        samples, side = source.splits[split], scene_side(dataset.name, dataset.image_size)
+        at_once = max(1, min(_MOST_IMAGES, _MOST_PIXELS // side**2))
+        channels = tuple(share_of_255(mean)), tuple(share_of_255(std))
+        every = np.arange(len(samples))
+        return SceneSplit(self, samples, every, mean, std, side, dataset.tta, at_once, channels=channels)
+
+
+@dataclass(frozen=True)
+class SceneSplit(SampleSplit):
+    """Some of the annotated images of a prepared split; see `SampleSplit`.
+
+    Args:
+        image_size: Side to which images are resized, in pixels: the shorter one, or both, as the task does.
+        channels: Mean and deviation per channel of pixels in 0..1; those of `mean` and `std` to the last bit.
+    """
+
+    task: SceneTask
+    channels: tuple[tuple[float, ...], tuple[float, ...]] = field(kw_only=True)
+
+    def evaluated(self, place: int) -> tuple[Tensor, Any]:
+        """Return a resized and normalised sample, whose target stays at the original size; see `SampleSplit`."""
+        image, target = self._read(place)
+        return _for_evaluation(self.task.transforms(self, None))(image, target)
+
+    def augmented(self, place: int, training: TrainingConfig, *, seed: int, epoch: int) -> tuple[Tensor, Any]:
+        """Return an augmented and normalised sample; see `SampleSplit`."""
+        image, target = self._read(place)
+        transform = _for_training(self.task.transforms(self, training))
+        return transform(image, target, SampleKey(seed, epoch, place, 0))
+
+    def _read(self, place: int) -> tuple[Tensor, dict[str, Any]]:
+        image, target = super().evaluated(place)
+        return image, {key: value for key, value in target.items() if key in self.task.reads}
+
+    def collate(self, samples: Sequence[tuple[Tensor, Any]]) -> Batch:
+        """Return samples, which are normalised, as a batch on the device."""
+        images, targets = self.task.collate([image for image, _ in samples], [target for _, target in samples])
+        return to_device(images, self.mean.device), to_device(targets, self.mean.device)
+
+
+@lru_cache(16)
+def _for_training(settings: Transforms) -> TrainingTransform:
+    return settings.for_training()
+
+
+@lru_cache(16)
+def _for_evaluation(settings: Transforms) -> EvaluationTransform:
+    return settings.for_evaluation()
