@@ -24,7 +24,7 @@ from pycocotools.cocoeval import COCOeval
 
 from orchestrator.training.evaluators.average_precision import BOX_METRICS, MASK_METRICS, DetectionEvaluator
 from orchestrator.training.evaluators.scored_image import scored_image
-from tests.support.random_detections import HEIGHT, WIDTH, Pair, random_pairs
+from tests.support.tasks.random_detections import HEIGHT, WIDTH, Pair, random_pairs
 
 DISTINCT = 250
 

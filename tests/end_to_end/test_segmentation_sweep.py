@@ -15,7 +15,7 @@ from orchestrator.records.ledger import TrialStatus
 from orchestrator.runtime.ray_session import ray_session
 from tests.support.cluster_state import assert_nothing_left
 from tests.support.sweeps.command_line import run_command
-from tests.support.sweeps.few_scenes import write_scenes
+from tests.support.tasks.few_scenes import write_scenes
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

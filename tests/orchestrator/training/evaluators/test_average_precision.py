@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from orchestrator.errors import DataError
 from orchestrator.training.evaluators.average_precision import BOX_METRICS, MASK_METRICS, DetectionEvaluator
 from orchestrator.training.evaluators.scored_image import pack, scored_image, unpack
-from tests.support.random_detections import Pair, random_pairs
+from tests.support.tasks.random_detections import Pair, random_pairs
 
 Values = dict[str, Any]
 

@@ -16,7 +16,7 @@ from orchestrator.training.evaluators import exchange
 from orchestrator.training.evaluators.average_precision import DetectionEvaluator
 from orchestrator.training.evaluators.segmentation import SegmentationEvaluator
 from orchestrator.training.workers import Workers
-from tests.support.random_detections import Pair, random_pairs
+from tests.support.tasks.random_detections import Pair, random_pairs
 from tests.support.training_pieces import join_group, run_ranks
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]

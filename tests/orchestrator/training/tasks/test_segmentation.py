@@ -22,7 +22,7 @@ from orchestrator.training.tasks.registry import find_task
 from orchestrator.training.tasks.segmentation import LogitsEvaluator
 from orchestrator.training.trial import Trial
 from orchestrator.training.workers import Workers
-from tests.support.sweeps.few_scenes import few_scenes, scene_trial, write_scenes
+from tests.support.tasks.few_scenes import few_scenes, scene_trial, write_scenes
 from tests.support.training_pieces import differences, join_group, run, run_ranks, timeless
 
 LOSS = {"loss": "pixel_cross_entropy"}

@@ -29,7 +29,7 @@ from orchestrator.training.tasks.trees import in_float32, map_tensors, split_tre
 from orchestrator.training.train_state import TrainState
 from orchestrator.training.trial import Trial
 from orchestrator.training.workers import Workers
-from tests.support.point_task import IGNORED, BrightTask, DigitTask, PointEvaluator, PointTask
+from tests.support.tasks.point_task import IGNORED, BrightTask, DigitTask, PointEvaluator, PointTask
 from tests.support.training_pieces import differences, join_group, run, run_ranks, timeless
 
 POINTS = ObjectiveConfig.model_validate({"metric": "val/centre_px", "mode": "min"})
