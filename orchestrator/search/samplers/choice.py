@@ -14,7 +14,7 @@ from search_spaces import ChoiceDomain, ConstantDomain, SearchSpace
 from search_spaces.grid import grid_size
 
 _LARGE_POPULATION = 400
-_MOST_TRIALS_GP = 200
+_MOST_TRIALS_GP = 1000
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ def _choices(space: SearchSpace, trials: int, objectives: int, constraints: int)
     """Yield the choices of all rules that apply, in their order."""
     searched = {name: domain for name, domain in space.items() if not isinstance(domain, ConstantDomain)}
     points = grid_size(space)
-    if points is not None and 1 < points <= trials:
+    if points == 1:
+        yield SamplerChoice("random", "nothing is searched")
+    if points is not None and points <= trials:
         yield SamplerChoice("grid", f"the space has {points:,} configurations, and the sweep tries each")
     if objectives > 1 and trials >= _LARGE_POPULATION:
         yield SamplerChoice("nsga2", f"{objectives} objectives and {trials:,} trials, enough for generations")
@@ -61,4 +63,4 @@ def _choices(space: SearchSpace, trials: int, objectives: int, constraints: int)
             yield SamplerChoice("tpe", f"search.{name} is a choice between unordered values")
     if trials <= _MOST_TRIALS_GP:
         yield SamplerChoice("gp", f"only numbers are searched, in {trials:,} trials")
-    yield SamplerChoice("tpe", f"{trials:,} trials; gp takes longer with every trial")
+    yield SamplerChoice("tpe", f"{trials:,} trials; gp takes a quarter of a second for each")

@@ -23,9 +23,10 @@ FINITE = {"depth": {"type": "int", "low": 1, "high": 6}, "optimizer": {"choices"
 @pytest.mark.parametrize(
     ("domains", "setting", "name", "reason"),
     [
+        ({"fixed": {"value": 3}, "lr": {"choices": [0.1]}}, {"trials": 4}, "random", "nothing is searched"),
         (FINITE, {"trials": 12}, "grid", "12 configurations"),
         (FINITE, {"trials": 11}, "tpe", "search.optimizer is a choice"),
-        (NUMBERS, {"trials": 50}, "gp", "only numbers are searched"),
+        (NUMBERS, {"trials": 1000}, "gp", "only numbers are searched"),
         (NUMBERS, {"trials": 5000}, "tpe", "5,000 trials"),
         (NUMBERS, {"trials": 50, "constraints": 1}, "tpe", "constraints"),
         (NUMBERS, {"trials": 50, "objectives": 2}, "tpe", "2 objectives"),
