@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from lane_simulation import Run
-from methods import METHODS
+from methods import AUTO, METHODS, method_of_auto
 from ranks import SHARES, Interval, average_ranks, expected_epochs, geometric_mean, worst
 from recorded_runs import Key, read_runs
 from tasks import HELD_BACK, Task
@@ -42,6 +43,10 @@ def runs_by_method(known: Mapping[Key, Run], tasks: Sequence[Task]) -> Runs:
                 same = found.get((task.name, method.same_on_final_scores, count))
                 if same is not None:
                     found[task.name, name, count] = same
+    for task, count in itertools.product(tasks, lanes):
+        chosen = found.get((task.name, method_of_auto(task), count))
+        if chosen is not None:
+            found[task.name, AUTO, count] = chosen
     return found
 
 
@@ -107,13 +112,18 @@ def print_comparison(arguments: argparse.Namespace) -> None:
     tasks = read_tasks(arguments.sources, arguments.curves, arguments.cache)
     runs = runs_by_method(read_runs(arguments.cache), tasks)
     budgets = {task.name: budget_of(task) for task in tasks}
-    methods = list(arguments.methods or METHODS)
     for lanes in arguments.lanes:
         for heading, group in groups(tasks, held_back=arguments.held_back):
+            methods = list(arguments.methods or METHODS)
+            chosen = {method_of_auto(task) for task in group}
+            if len(chosen) > 1:  # otherwise it is one of the others, which the table would hold twice
+                methods.append(AUTO)
             whole, present = compared(runs, group, lanes, methods)
             if RANDOM not in present or not whole:
                 continue
             print(f"\n### {heading}, {lanes} lane{'s' * (lanes > 1)}: {len(whole)} of {len(group)} tasks\n")
+            if len(chosen) == 1:
+                print(f"`strategy: auto` is `{chosen.pop()}` here.\n")
             print("\n".join(_table(runs, whole, lanes, present, budgets)))
             if arguments.pictures is not None:
                 from pictures import draw

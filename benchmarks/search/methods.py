@@ -50,6 +50,22 @@ class Method:
     seeds: int = 30
 
 
+AUTO = "auto"
+"""What a sweep does that names no strategy; not simulated, since it is another method for each task."""
+
+
+def method_of_auto(task: Task) -> str:
+    """Return the method that `strategy: auto` is for a task, in a sweep of 200 trials."""
+    sampler = import_module("orchestrator.search.samplers.choice").choose_sampler(
+        import_module("strategies").search_space(task), trials=200
+    )
+    rule, _ = import_module("orchestrator.config.strategy").choose_scheduler(
+        epochs=task.epochs, grace_epochs=1, objectives=1
+    )
+    shown = _SHOWN[sampler.name]
+    return shown if rule == "none" else f"{rule}, {shown}"
+
+
 WRONG = ({"optimizer": "adamw", "log10_lr": -0.3},)
 """Known values of a misleading source: adamw diverges or learns nothing at this learning rate."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from comparison import Runs, rank_rows, regrets
-from methods import METHODS
+from methods import AUTO, METHODS
 from ranks import SHARES
 from tasks import Task
 
@@ -53,7 +53,9 @@ def draw(
             statistics.fmean(regrets(runs, task, lanes, name, share * budgets[task.name]) for task in tasks)
             for share in shares
         ]
-        left.plot(100 * shares, curve, color=colour, label=name, ls="-" if METHODS[name].is_ours else "--")
+        left.plot(
+            100 * shares, curve, color=colour, label=name, ls="-" if name == AUTO or METHODS[name].is_ours else "--"
+        )
         for offset, row in zip((-0.22, 0, 0.22), rows, strict=True):
             at_share = row[at]
             error = [[at_share.value - at_share.low], [at_share.high - at_share.value]]
