@@ -23,13 +23,13 @@ def fixed_settings(training: Any, model: Any) -> dict[str, tuple[str, Any]]:
         training: Section `training`, as written or as an object.
         model: Section `model`, as written or as an object.
     """
-    written = _written(model)
-    options = written.get("options")
-    checkpoint = {CHECKPOINT: (f"model.{CHECKPOINT}", written[CHECKPOINT])} if written.get(CHECKPOINT) else {}
+    in_model = written(model)
+    options = in_model.get("options")
+    checkpoint = {CHECKPOINT: (f"model.{CHECKPOINT}", in_model[CHECKPOINT])} if in_model.get(CHECKPOINT) else {}
     return {
         **checkpoint,
-        **{name: (f"training.{name}", value) for name, value in _written(training).items()},
-        **{name: (f"model.options.{name}", value) for name, value in _written(options).items()},
+        **{name: (f"training.{name}", value) for name, value in written(training).items()},
+        **{name: (f"model.options.{name}", value) for name, value in written(options).items()},
     }
 
 
@@ -44,8 +44,12 @@ def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _written(section: Any) -> dict[str, Any]:
-    """Return the written keys of a section and their values, without the defaults."""
+def written(section: Any) -> dict[str, Any]:
+    """Return the written keys of a section and their values, without the defaults; empty where it is none.
+
+    Args:
+        section: A mapping, or a section as an object.
+    """
     if isinstance(section, BaseModel):
         return {name: getattr(section, name) for name in section.model_fields_set}
     return (

@@ -60,24 +60,26 @@ def expand_strategy(raw: Mapping[str, Any]) -> WithStrategy:
         raw: Settings of a sweep, as written.
     """
     settings = {key: value for key, value in raw.items() if key != "strategy"}
-    given = raw.get("strategy", AUTO)
+    given = AUTO if raw.get("strategy") is None else raw["strategy"]
     if not isinstance(given, str):
         return WithStrategy(settings, [Problem("strategy", f"got {given!r}; is a text such as auto or tpe+asha")])
     names, problems = parse_strategy(given, "strategy")
     chosen, reason = set(), ""
     for section, name in zip(_SECTIONS, names, strict=True):
-        written = raw.get(section)
-        if not isinstance(written, Mapping | None):
+        written = {} if raw.get(section) is None else raw[section]
+        if not isinstance(written, Mapping):
             continue  # a fault that the check of the sections reports
-        own = (written or {}).get("name", _WITH_OPTIONS if (written or {}).get("options") else AUTO)
+        own = written.get("name", AUTO)
         if name is not None and own != AUTO:
             problems.append(Problem(f"{section}.name", f"is chosen by strategy: {given}. Leave one of the two out"))
+        if section == "sampler" and "name" not in written and written.get("options"):
+            own = _WITH_OPTIONS
         used = name or own
         if used == AUTO:
             chosen.add(section)
             if section == "trial_scheduler":
                 used, reason = _choose_scheduler(raw)
-        settings[section] = {**(written or {}), "name": used}
+        settings[section] = {**written, "name": used}
     return WithStrategy(settings, problems, StrategyUse(frozenset(chosen), reason))
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, PositiveInt, PrivateAttr
 
+from orchestrator.config.fixed_settings import written
 from orchestrator.config.named_space import SpaceUse, expand_space
 from orchestrator.config.network_files import NetworkFiles, read_network_files
 from orchestrator.config.searched_values import max_epochs
@@ -119,6 +120,8 @@ class SweepConfig(Section):
     def __init__(self, /, **values: Any) -> None:
         if unreadable := plain_data_problems(values):
             raise ConfigError(unreadable)
+        # Of a section given as an object, what was not written is left open, as in a file.
+        values = {name: written(value) if isinstance(value, Section) else value for name, value in values.items()}
         remember_secrets(section.get("uri") for section in values.values() if isinstance(section, Mapping))
         network_files, unread = read_network_files(values)
         chosen = expand_strategy(with_task_defaults(values))

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from orchestrator import SweepConfig
+from orchestrator.config.sections.study import SamplerConfig, TrialSchedulerConfig
+from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.errors import ConfigError
 
 SWEEP: dict[str, Any] = {
@@ -22,11 +24,15 @@ TWO = [{"metric": "val/top1", "mode": "max"}, {"metric": "params", "mode": "min"
     ("settings", "sampler", "scheduler"),
     [
         ({}, "auto", "freeze_thaw"),
+        ({"strategy": None}, "auto", "freeze_thaw"),
         ({"strategy": "random"}, "random", "freeze_thaw"),
         ({"strategy": "pasha"}, "auto", "pasha"),
         ({"sampler": {"name": "tpe"}}, "tpe", "freeze_thaw"),
         ({"sampler": {"options": {"n_ei_candidates": 9}}}, "tpe", "freeze_thaw"),
+        ({"strategy": "nsga2", "sampler": {"options": {"population_size": 9}}}, "nsga2", "freeze_thaw"),
         ({"trial_scheduler": {"name": "asha"}}, "auto", "asha"),
+        ({"trial_scheduler": TrialSchedulerConfig(grace_epochs=3)}, "auto", "freeze_thaw"),
+        ({"training": TrainingConfig(epochs=2), "sampler": SamplerConfig(name="qmc")}, "qmc", "none"),
         ({"trial_scheduler": {"name": "auto"}, "objective": TWO}, "auto", "asha"),
         ({"strategy": "auto", "sampler": {"name": "qmc"}}, "qmc", "freeze_thaw"),
         ({"trials": 4, "search": {"optimizer": ["sgd", "adamw"]}, "tournament": "optimizer"}, "auto", "none"),
