@@ -27,7 +27,7 @@ _BEST_SHARE = 0.2
 _COMPARED = 24
 """Number of trials whose scores are compared at the same epoch, at least, for samplers of complete trials."""
 _SHOWN = 60
-"""Largest number of their trials; a Gaussian process takes the cube of it."""
+"""Largest number of their trials, unless they wait for half as many; a Gaussian process takes the cube of it."""
 
 
 class TrialWindow:
@@ -131,12 +131,16 @@ class LearnableStudy(optuna.Study):
         study: Whole study.
         window: Selection of its trials, kept between proposals.
         completes: True to show trials that ended early as complete ones, for samplers that learn from these only.
+        least: Number of complete trials that such a sampler waits for; it is shown as many, once they have ended.
     """
 
-    def __init__(self, study: optuna.Study, window: TrialWindow, *, completes: bool = False) -> None:
+    def __init__(
+        self, study: optuna.Study, window: TrialWindow, *, completes: bool = False, least: int = 1
+    ) -> None:
         self.__dict__ = {**study.__dict__}  # the same study, its cache of trials included
         self._window = window
         self._completes = completes and len(study.directions) == 1
+        self._least = least
         self._shown: list[FrozenTrial] | None = None
 
     def _get_trials(
@@ -144,7 +148,7 @@ class LearnableStudy(optuna.Study):
     ) -> list[FrozenTrial]:
         if self._shown is None:
             shown = self._window.update(super()._get_trials(deepcopy=False, use_cache=False))
-            self._shown = _completed(shown, self.direction) if self._completes else shown
+            self._shown = _completed(shown, self.direction, self._least) if self._completes else shown
         found = [trial for trial in self._shown if states is None or trial.state in states]
         return copy.deepcopy(found) if deepcopy else found
 
@@ -165,7 +169,7 @@ def _as_pruned(trial: FrozenTrial) -> FrozenTrial:
     return pruned
 
 
-def _completed(trials: Sequence[FrozenTrial], direction: StudyDirection) -> list[FrozenTrial]:
+def _completed(trials: Sequence[FrozenTrial], direction: StudyDirection, least: int) -> list[FrozenTrial]:
     """Return the trials that a sampler of complete trials learns from, those that ended early as complete ones.
 
     Scores after different numbers of epochs cannot be compared. Shown are the trials that have reached the largest
@@ -175,15 +179,16 @@ def _completed(trials: Sequence[FrozenTrial], direction: StudyDirection) -> list
     """
     if any(trial.constraints for trial in trials):
         return list(trials)
+    compared, half = max(_COMPARED, least), max(_SHOWN // 2, least)
     best, worst = (max, min) if direction is StudyDirection.MAXIMIZE else (min, max)
     ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     reached = sorted((_last_epoch(trial) for trial in ended if _has_score(trial)), reverse=True)
-    level = reached[min(_COMPARED, len(reached)) - 1] if reached else math.inf
+    level = reached[min(compared, len(reached)) - 1] if reached else math.inf
     values = {trial.number: _score_at(trial, level, best) for trial in ended if _last_epoch(trial) >= level}
     if not values:
         return list(trials)
     order = sorted(values, key=lambda number: values[number], reverse=best is max)
-    scored = {*order[: _SHOWN // 2], *sorted(values)[-_SHOWN // 2 :]}
+    scored = {*order[:half], *sorted(values)[-half:]}
     scoreless = [trial.number for trial in ended if not _has_score(trial)][-_SHOWN // 4 :]
     poor = worst(values.values())
     shown = {number: values.get(number, poor) for number in (*scored, *scoreless)}

@@ -134,7 +134,8 @@ class SweepSampler(BaseSampler):
             self._window = TrialWindow(size, study.directions, completes_paused=is_tpe, **seen)
         if self._view is None or self._view[0] != trial.number:
             completes = self._sampler.name == "gp"  # it learns from complete trials only
-            self._view = trial.number, LearnableStudy(study, self._window, completes=completes)
+            least = self._sampler.startup_trials
+            self._view = trial.number, LearnableStudy(study, self._window, completes=completes, least=least)
         return self._view[1]
 
     def _create_for(self, number: int) -> BaseSampler:

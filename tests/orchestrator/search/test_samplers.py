@@ -287,6 +287,19 @@ class TestGaussianProcess:
         view = LearnableStudy(study, TrialWindow(None, study.directions), completes=True)
         assert {trial.number for trial in view.get_trials()} == best | {7, 8}
 
+    def test_it_begins_after_any_number_of_startup_trials(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(learnable, "_COMPARED", 2)
+        monkeypatch.setattr(learnable, "_SHOWN", 4)
+        sampler = create_sampler(SamplerConfig(name="gp", startup_trials=7), NUMBERS, 0)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        for number in range(9):
+            trial = study.ask()
+            for epoch in range(number + 1):
+                trial.report(number / 10, epoch)
+            study.tell(trial, state=TrialState.PRUNED)
+        view = sampler._snapshot(study, study._storage.get_trial(study.ask()._trial_id))
+        assert len(view.get_trials(states=[TrialState.COMPLETE])) == 7
+
     def test_it_learns_from_stopped_trials(self) -> None:
         """Stop every trial early: a GP that saw complete ones only would draw at random, half of them below 0.5."""
         line = space(x={"type": "float", "low": 0.0, "high": 1.0})
