@@ -87,6 +87,12 @@ class StudySearcher(NotPickled, Searcher):
         if union_if_changed(ledger.searched, plan.space) is not None:
             self._plan = self._with_changed_space(plan, ledger.searched)
 
+    @property
+    def sampler(self) -> str:
+        """Name of the sampler that proposes, which `auto` may have chosen; empty for one of Optuna's own."""
+        sampler = self._study.sampler
+        return sampler.name if isinstance(sampler, SweepSampler) else ""
+
     def change_plan(self, plan: SearchPlan, searched: Mapping[str, Any]) -> None:
         """Propose by another plan from now on; may be called in another thread.
 

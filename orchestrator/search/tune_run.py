@@ -125,6 +125,11 @@ class TuneRun:
         """Number of trials that have ended for good or that train."""
         return self._searcher.begun
 
+    @property
+    def sampler(self) -> str:
+        """Name of the sampler that proposes, which `auto` may have chosen."""
+        return self._searcher.sampler
+
     def change_plan(self, plan: SearchPlan) -> None:
         """Propose trials by another plan from now on; does not block training.
 

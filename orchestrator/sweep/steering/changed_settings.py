@@ -45,7 +45,7 @@ class ChangedSettings:
 
 
 def change_settings(
-    config: SweepConfig, searched: Mapping[str, Any], assignments: Sequence[str], *, begun: int
+    config: SweepConfig, searched: Mapping[str, Any], assignments: Sequence[str], *, begun: int, sampler: str
 ) -> ChangedSettings:
     """Return the configuration of a running sweep with assignments applied.
 
@@ -54,6 +54,7 @@ def change_settings(
         searched: Domains of all searched names there ever were, as plain data, with their first conditions.
         assignments: Assignments such as `trials=40`, `budget.wall_clock=2h` or `search.lr.high=0.1`.
         begun: Number of trials that have begun, of which a changed number of trials cannot be below.
+        sampler: Name of the sampler that proposes, which `auto` may have chosen.
 
     Raises:
         ConfigError: A setting cannot change while the sweep runs, or the changed configuration is not valid.
@@ -63,7 +64,7 @@ def change_settings(
     raw, problems = overridden(whole, assignments)
     problems = [Problem(problem.where.removeprefix("--set "), problem.message) for problem in problems]
     if not problems:
-        problems = [problem for text in assignments for problem in _refusals(text, whole["search"], config)]
+        problems = [problem for text in assignments for problem in _refusals(text, whole["search"], config, sampler)]
     if problems:
         raise ConfigError(problems, _SOURCE)
     domains = {name: _checked_domain(name, raw["search"][name], domain) for name, domain in whole["search"].items()}
@@ -90,11 +91,11 @@ def _complete_domains(present: Mapping[str, Any], searched: Mapping[str, Any]) -
     return {**searched, **{name: {**domain, **conditions.get(name, {})} for name, domain in present.items()}}
 
 
-def _refusals(assignment: str, search: Mapping[str, Any], config: SweepConfig) -> list[Problem]:
+def _refusals(assignment: str, search: Mapping[str, Any], config: SweepConfig, sampler: str) -> list[Problem]:
     """Return why an assignment is none that a running sweep accepts; empty where it is."""
     key = assignment.partition("=")[0].strip()
     if key.startswith("search."):
-        rule = _fixed_space(config) or _refused_domain(key.removeprefix("search."), search)
+        rule = _fixed_space(config, sampler) or _refused_domain(key.removeprefix("search."), search)
     elif key == "trials" and config.trial_scheduler.name == "pbt":
         rule = "the size of a population (trial_scheduler.name: pbt) is fixed while it runs"
     elif key in _FREE:
@@ -108,9 +109,9 @@ def _refusals(assignment: str, search: Mapping[str, Any], config: SweepConfig) -
     return [Problem(key, rule)] if rule else []
 
 
-def _fixed_space(config: SweepConfig) -> str:
+def _fixed_space(config: SweepConfig, sampler: str) -> str:
     """Return why the space of a sweep cannot change; empty where it can."""
-    if config.sampler.name == "grid":
+    if sampler == "grid":
         return "the points of a grid are fixed. Start another sweep for another grid"
     if config.trial_scheduler.name == "pbt":
         return "the space of a population (trial_scheduler.name: pbt) is fixed while it runs"

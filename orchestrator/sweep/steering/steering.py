@@ -170,7 +170,13 @@ class Steering:
         return f"enqueued: {values}; what is left open is drawn by the sampler{hint}"
 
     def _change(self, number: str, request: ChangeSettings) -> str:
-        found = change_settings(self._config, self._ledger.searched, request.assignments, begun=self._search.begun)
+        found = change_settings(
+            self._config,
+            self._ledger.searched,
+            request.assignments,
+            begun=self._search.begun,
+            sampler=self._search.sampler,
+        )
         if not found.changes:
             return "nothing changes: the settings have these values"
         plan = resolve_plans(found.config).search

@@ -284,6 +284,15 @@ def test_a_changed_space_is_what_is_drawn_from(tmp_path: Path) -> None:
     session.close()
 
 
+def test_the_points_of_a_grid_that_auto_has_chosen_are_fixed(tmp_path: Path) -> None:
+    session = Session(tmp_path, sampler={"name": "auto"}, search={"lr": [0.001, 0.01, 0.1, 1.0]})
+    session.epoch()
+    answer = session.request(kind="set", assignments=["search.lr=[0.01, 0.02]"])
+    assert not answer.done
+    assert "the points of a grid are fixed" in answer.text
+    session.close()
+
+
 def test_a_study_that_was_lost_is_rebuilt_from_a_steered_journal(tmp_path: Path) -> None:
     session = Session(tmp_path, trials=6, training={"epochs": 2})
     for _ in range(2):

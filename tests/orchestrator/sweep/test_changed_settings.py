@@ -33,7 +33,8 @@ SEARCHED = CONFIG.model_dump(mode="json")["search"]
 
 def change(*assignments: str, begun: int = 0, **changes: Any) -> ChangedSettings:
     config = load_sweep({**SWEEP, **changes}) if changes else CONFIG
-    return change_settings(config, config.model_dump(mode="json")["search"], assignments, begun=begun)
+    searched = config.model_dump(mode="json")["search"]
+    return change_settings(config, searched, assignments, begun=begun, sampler=config.sampler.name)
 
 
 def test_trials_and_limits_change() -> None:
@@ -56,7 +57,7 @@ def test_a_narrowed_choice_takes_the_names_beside_it_along_and_gives_them_back()
     assert narrow.dropped == ("sgd/lr",)
     assert list(narrow.config.search) == ["optimizer", "adamw/lr", "warmup_epochs", "weight_decay"]
     known = merged_domains(SEARCHED, narrow.config.model_dump(mode="json")["search"])
-    wide = change_settings(narrow.config, known, ["search.optimizer=[adamw, sgd, momentum]"], begun=3)
+    wide = change_settings(narrow.config, known, ["search.optimizer=[adamw, sgd, momentum]"], begun=3, sampler="tpe")
     assert wide.restored == ("sgd/lr",)
     assert wide.config.search["sgd/lr"].when == {"optimizer": "sgd"}
     united = merged_domains(known, wide.config.model_dump(mode="json")["search"])
