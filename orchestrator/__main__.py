@@ -24,7 +24,7 @@ def run() -> None:
 def _end() -> None:
     if not _codes:
         return  # an error that the command line did not expect: the interpreter ends as usual
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # one that was closed before the start is None
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(_codes[-1])

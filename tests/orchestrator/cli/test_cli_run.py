@@ -63,6 +63,12 @@ def test_an_address_where_no_cluster_answers_is_a_plain_error(tmp_path: Path) ->
     assert "Traceback" not in done.stderr
 
 
+def test_a_command_without_an_output_ends_as_any_other() -> None:
+    command = f"{sys.executable} -m orchestrator --version >&-"
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 ENDING = """
 import atexit
 import sys
