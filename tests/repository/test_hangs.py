@@ -30,18 +30,40 @@ def test_after_it():
 """
 
 
-def test_a_test_that_blocks_in_foreign_code_fails_and_the_others_run(tmp_path: Path) -> None:
-    (tmp_path / "conftest.py").write_text(CONFTEST)
-    (tmp_path / "test_it.py").write_text(TESTS)
-    (tmp_path / "pytest.ini").write_text("[pytest]\ntimeout = 0.5\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "1", "-p", "no:cacheprovider", str(tmp_path)],
+def run_pytest(folder: Path, tests: str, *options: str, keys: str = "") -> subprocess.CompletedProcess[str]:
+    (folder / "conftest.py").write_text(CONFTEST)
+    (folder / "test_it.py").write_text(tests)
+    (folder / "pytest.ini").write_text("[pytest]\ntimeout = 0.5\n")
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, str(folder)],
         cwd=ROOT,
+        input=keys,
         capture_output=True,
         text=True,
         timeout=120,
     )
+
+
+def test_a_test_that_blocks_in_foreign_code_fails_and_the_others_run(tmp_path: Path) -> None:
+    done = run_pytest(tmp_path, TESTS, "-n", "1")
     assert done.returncode == 1, done.stdout + done.stderr
     assert re.search(r"worker 'gw0' crashed while running '.*test_it\.py::test_that_blocks'", done.stdout)
     assert "1 failed, 1 passed" in done.stdout
     assert re.search(r'test_it\.py", line \d+ in test_that_blocks', done.stderr)
+
+
+SLOW = """
+import time
+
+
+def test_it():
+    time.sleep(1.5)
+    assert False
+"""
+
+
+def test_another_timeout_on_the_command_line_counts_and_a_debugger_has_none(tmp_path: Path) -> None:
+    done = run_pytest(tmp_path, SLOW, "--timeout=30")
+    assert "1 failed" in done.stdout, done.stdout + done.stderr
+    done = run_pytest(tmp_path, SLOW.replace("1.5", "0"), "--pdb", keys="time.sleep(1.5)\nq\n")
+    assert "1 failed" in done.stdout, done.stdout + done.stderr

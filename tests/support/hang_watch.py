@@ -11,7 +11,7 @@ import faulthandler
 import os
 import sys
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
@@ -31,16 +31,25 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     config.stash[_STDERR].close()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> Iterator[None]:
+    """Print the stacks of all threads and end the process where a test takes longer than its timeout by `GRACE_S`.
+
+    pytest-timeout calls this with the timeout of the test, wherever it is set, and not at all where there is none.
+    """
+    faulthandler.dump_traceback_later(settings.timeout + GRACE_S, exit=True, file=item.config.stash[_STDERR])
+    return (yield)
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Print the stacks of all threads and end the process where a test takes longer than its timeout by `GRACE_S`."""
-    faulthandler.dump_traceback_later(_timeout_s(item) + GRACE_S, exit=True, file=item.config.stash[_STDERR])
+def pytest_runtest_protocol() -> Iterator[None]:
+    """End the watch after the teardown, also of a test that has failed."""
     try:
         return (yield)
     finally:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _timeout_s(item: pytest.Item) -> float:
-    marker = item.get_closest_marker("timeout")
-    return float(marker.args[0] if marker else item.config.getini("timeout"))
+def pytest_enter_pdb() -> None:
+    """End the watch: a person who looks at a test has time."""
+    faulthandler.cancel_dump_traceback_later()
