@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -71,7 +72,7 @@ def experiment_id(client: MlflowClient, name: str, *, tracking_uri: str, artifac
 
 
 def runs_by_key(client: MlflowClient, experiment: str, query: str, held: Collection[str] = ()) -> dict[str, str]:
-    """Return the ids of the runs that a search finds, deleted or not, by key; a second run of a key is deleted.
+    """Return the ids of the runs that a search finds, deleted or not, by key; a second, empty run of a key is deleted.
 
     A request to create a run may arrive after its sender has given it up, has found no run, and has created another.
     Nothing was ever written to one of the two; the other is returned.
@@ -89,18 +90,31 @@ def runs_by_key(client: MlflowClient, experiment: str, query: str, held: Collect
     chosen = {}
     for key, runs in found.items():
         first, *others = sorted(
-            runs, key=lambda run: (run.info.run_id not in held, not run.data.params, _is_deleted(run), run.info.run_id)
+            runs, key=lambda run: (run.info.run_id not in held, _is_empty(run), _is_deleted(run), run.info.run_id)
         )
         chosen[key] = str(first.info.run_id)
         for other in others:
-            if not (_is_deleted(other) or other.data.params or other.data.metrics):
-                client.delete_run(other.info.run_id)
+            if _is_empty(other) and not _is_deleted(other):
+                _delete_if_allowed(client, other.info.run_id)
     return chosen
 
 
 def find_run(client: MlflowClient, experiment: str, key: str, held: Collection[str] = ()) -> str | None:
     """Return the id of the run with a key as `runs_by_key` does; None where there is none."""
     return runs_by_key(client, experiment, f"tags.`{KEY}` = '{key}'", held).get(key)
+
+
+def _is_empty(run: Run) -> bool:
+    return not (run.data.params or run.data.metrics)
+
+
+def _delete_if_allowed(client: MlflowClient, run_id: str) -> None:
+    """Delete a run; it stays where the user may write to the experiment and not delete in it."""
+    try:
+        client.delete_run(run_id)
+    except MlflowException as error:
+        if error.get_http_status_code() != HTTPStatus.FORBIDDEN:
+            raise
 
 
 def _is_deleted(run: Run) -> bool:
