@@ -110,6 +110,9 @@ def _requirements_of_this_process() -> Iterator[None]:
     from mlflow.utils import environment
 
     names, comparison = vars(environment), "warn_dependency_requirement_mismatches"
+    if comparison not in names:  # a private name, which another version may lack
+        yield
+        return
     before, names[comparison] = names[comparison], lambda _: None
     try:
         yield

@@ -18,13 +18,14 @@ import timm
 import torch
 from mlflow.entities import LoggedModel
 from mlflow.models import Model
+from mlflow.utils import environment
 from typer.testing import CliRunner
 
 import models
 from orchestrator import load_model
 from orchestrator.cli.main import app
 from orchestrator.disk_space import disk_full_error
-from orchestrator.tracking import stored_checkpoints
+from orchestrator.tracking import model_folder, stored_checkpoints
 from orchestrator.tracking.model_folder import ModelFacts, write_model_folder
 from tests.support.servers.mlflow_server import free_port, healthy
 from tests.support.sweeps.stored_models import StoredModels
@@ -66,6 +67,18 @@ def test_a_model_says_what_it_takes_and_needs_and_brings_its_code(stored: Stored
     required = (folder / "requirements.txt").read_text().split()
     assert {line.partition("==")[0] for line in required} == {"mlflow", "numpy", "timm", "torch"}
     assert (folder / "code" / "models" / "__init__.py").exists()
+
+
+def test_a_model_is_stored_where_mlflow_has_no_comparison_of_requirements(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "warn_dependency_requirement_mismatches"
+    theirs = vars(environment)[name]
+    with model_folder._requirements_of_this_process():
+        assert vars(environment)[name] is not theirs
+    assert vars(environment)[name] is theirs
+    monkeypatch.delattr(environment, name)
+    with model_folder._requirements_of_this_process():
+        assert name not in vars(environment)
+    assert name not in vars(environment)
 
 
 def test_another_process_loads_it_with_the_code_it_brought(stored: StoredModels, tmp_path: Path) -> None:
