@@ -249,6 +249,8 @@ class LanePool:
     def _add_controller(self, index: int, controller: Any) -> None:
         self._controllers[index] = controller
         self._creators[actor_id(controller)] = index
+        if self._closing.is_set():  # `close` may have looked through the controllers before
+            ray.kill(controller)
 
     def _report_loss(self, index: int, error: Exception | None) -> None:
         """Free the lane's trial for another lane; the death of a controller is no failure of the trial."""
