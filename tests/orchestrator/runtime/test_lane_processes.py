@@ -89,9 +89,7 @@ def test_trial_actors_start_without_a_runtime_environment() -> None:
 
 
 def test_a_trial_actor_stays_in_the_folder_of_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
-
-    monkeypatch.delenv(RAY_CHDIR_TO_TRIAL_DIR, raising=False)
+    monkeypatch.setenv(RAY_CHDIR_TO_TRIAL_DIR, "1")
     monkeypatch.setattr(Trainable, "__init__", lambda *_, **__: None)
     TrialClient()
     assert os.environ[RAY_CHDIR_TO_TRIAL_DIR] == "0"
-    monkeypatch.setenv(RAY_CHDIR_TO_TRIAL_DIR, "0")
