@@ -70,7 +70,7 @@ class DryRun:
         place: Machine or cluster whose resources were planned with.
         bounds: Upper bounds on the cost.
         notice: Reason why the sweep could not be started under its name; empty where it could.
-        space: What a named space varies, what the sweep has fixed, and what chose the sampler, under headings.
+        space: What a named space varies, what the sweep has fixed, and the prior of the sampler, under headings.
         tried_first: Configurations that are tried before the sampler proposes any, and those that are not, a line each.
         strategy: Sampler and trial scheduler that were chosen, and why, a line each; empty where the sweep names them.
         checkpoints: What checkpoints that trials start from hold beside the weights that are used, a line each.

@@ -1,4 +1,4 @@
-"""Summary of a search in words: what a named space varies, what the sweep fixes, and which sampler proposes."""
+"""Summary of a search in words: what a named space varies, what the sweep fixes, and the prior of its sampler."""
 
 from __future__ import annotations
 
