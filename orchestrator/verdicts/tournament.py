@@ -23,8 +23,8 @@ def load_tournament(
 ) -> SweepConfig:
     """Build the configuration of a tournament: what the file leaves open gets the value that a fair one needs.
 
-    That is `tournament` (the network), `seeds` (`SEEDS`) and `trial_scheduler` (none). What is written stays, and is
-    refused where it is unfair.
+    That is `tournament` (the network) and `seeds` (`SEEDS`); `trial_scheduler` is none in any tournament. What is
+    written stays, and is refused where it is unfair.
 
     Args:
         source: Path of a sweep file, or its content as a mapping.
@@ -41,7 +41,4 @@ def load_tournament(
         added["tournament"] = "model"
     if "seeds" not in raw:
         added["seeds"] = SEEDS
-    scheduler = raw.get("trial_scheduler")
-    if scheduler is None or (isinstance(scheduler, Mapping) and "name" not in scheduler):
-        added["trial_scheduler.name"] = "none"
     return load_sweep(source, overrides, values={**values, **added})
