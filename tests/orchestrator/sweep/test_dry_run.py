@@ -62,6 +62,14 @@ def test_the_demo_is_described_and_nothing_is_started(tmp_path: Path) -> None:
     assert not ray.is_initialized()
 
 
+def test_the_points_of_a_grid_that_auto_has_chosen_are_certain(tmp_path: Path) -> None:
+    network = "model={name: conv_resnet26_small}"
+    config = digits(tmp_path, "search={lr: [0.001, 0.002, 0.003]}", network, "sampler={startup_trials: 1}")
+    found = dry_run(config)
+    assert found.strategy[0].startswith("Sampler grid: ")
+    assert [proposal.certain for proposal in found.proposals] == [True] * 3
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
 def test_the_first_proposals_are_those_of_the_sweep(tmp_path: Path, sampler: str) -> None:
     search = "{lr: [0.001, 0.002, 0.003], weight_decay: [0.1, 0.2]}"
