@@ -134,9 +134,7 @@ class LearnableStudy(optuna.Study):
         least: Number of complete trials that such a sampler waits for; it is shown as many, once they have ended.
     """
 
-    def __init__(
-        self, study: optuna.Study, window: TrialWindow, *, completes: bool = False, least: int = 1
-    ) -> None:
+    def __init__(self, study: optuna.Study, window: TrialWindow, *, completes: bool = False, least: int = 1) -> None:
         self.__dict__ = {**study.__dict__}  # the same study, its cache of trials included
         self._window = window
         self._completes = completes and len(study.directions) == 1
