@@ -198,7 +198,7 @@ def test_a_sweep_file_becomes_a_fair_tournament(tmp_path: Path) -> None:
     raw = {key: value for key, value in SWEEP.items() if key != "trial_scheduler"}
     config = load_tournament(raw)
     assert (config.tournament, config.seeds, config.trial_scheduler.name) == ("model", SEEDS, "none")
-    assert load_tournament({**raw, "strategy": "random+none"}).sampler.name == "random"
+    assert load_tournament({**raw, "strategy": "none"}).trial_scheduler.name == "none"
     assert load_tournament({**raw, "seeds": 2}).seeds == 2
     assert load_tournament(raw, ["seeds=7"]).seeds == 7
     with pytest.raises(ConfigError, match=r"trial_scheduler.name: got asha; in a tournament every configuration is"):
