@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 import pytest
+import ray
 
 from orchestrator.lanes.pool import lane_pool
 from orchestrator.lanes.pool.lane_pool import LanePool
@@ -13,7 +14,7 @@ from orchestrator.lanes.pool.lane_pool import LanePool
 
 def test_a_controller_that_starts_while_the_lanes_close_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[Any] = []
-    monkeypatch.setattr(lane_pool.ray, "kill", killed.append)
+    monkeypatch.setattr(ray, "kill", killed.append)
     monkeypatch.setattr(lane_pool, "actor_id", lambda controller: f"id of {controller}")
     pool = object.__new__(LanePool)
     pool._controllers, pool._creators, pool._closing = {}, {}, threading.Event()
