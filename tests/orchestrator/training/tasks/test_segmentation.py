@@ -6,22 +6,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from torch.nn.functional import cross_entropy, interpolate
 
-from orchestrator.config import SweepConfig
+from orchestrator.config import DatasetConfig, SweepConfig
+from orchestrator.data.conversion.prepare import prepare
 from orchestrator.data.datasets import dataset_facts, locate_dataset, open_any_dataset
 from orchestrator.data.description import describe_dataset
+from orchestrator.data.scenes import dataset as scenes_dataset
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.inference.evaluate import evaluate_checkpoint
 from orchestrator.training.checkpoints.checkpoints import load_network_file
 from orchestrator.training.images.device_images import DeviceImages
+from orchestrator.training.tasks import scenes as scene_tasks
 from orchestrator.training.tasks.registry import find_task
 from orchestrator.training.tasks.segmentation import LogitsEvaluator
 from orchestrator.training.trial import Trial
 from orchestrator.training.workers import Workers
+from tests.orchestrator.data.scenes.tiny_scenes import ade_tree
 from tests.support.tasks.few_scenes import few_scenes, scene_trial, write_scenes
 from tests.support.training_pieces import differences, join_group, run, run_ranks, timeless
 
@@ -139,6 +144,40 @@ def test_logits_are_cut_and_resized_to_the_image() -> None:
     evaluator.update(logits, [{**target, "class_map": expected}])
     evaluator.all_reduce(Workers())
     assert evaluator.compute() == pytest.approx({"miou": 1.0, "pixel_accuracy": 1.0, "mean_accuracy": 1.0})
+
+
+@pytest.mark.parametrize("most_pixels", [24 * 32 * 2, 2**21])
+def test_no_image_is_padded_for_another_in_evaluation(
+    most_pixels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scene_tasks, "_MOST_PIXELS", most_pixels)
+    sizes = [(30, 40), (40, 30), (30, 60), (30, 40), (40, 30), (30, 40)]
+    maps = {f"{split}/{place}": np.full(size, 1 + place) for split in ("training", "validation")
+            for place, size in enumerate(sizes)}  # fmt: skip
+    prepare("ade20k", ade_tree(tmp_path / "ade", maps), str(tmp_path / "prepared"))
+    dataset = DatasetConfig(uri=str(tmp_path / "prepared"), image_size=24)
+    test: Any = (
+        find_task("segmentation")
+        .place_dataset(open_any_dataset(tmp_path / "prepared"), torch.device("cpu"), dataset)
+        .test
+    )
+    alone = {target["image_id"]: image for image, target in map(test.evaluated, range(len(sizes)))}
+    assert {tuple(image.shape[1:]) for image in alone.values()} == {(24, 32), (32, 24), (24, 48)}
+    for world_size in (1, 2):
+        seen: dict[int, torch.Tensor] = {}
+        for rank in range(world_size):
+            for images, targets in test.share(Workers(rank, world_size)):
+                assert len(images) <= (3 if most_pixels == 2**21 else 2)
+                seen |= {target["image_id"]: image for image, target in zip(images, targets, strict=True)}
+        assert seen.keys() == alone.keys()
+        assert all(torch.equal(seen[number], alone[number]) for number in seen)
+
+
+def test_masks_are_not_decoded(data: DeviceImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(scenes_dataset, "decode_masks")
+    _, targets = data.test.batch(torch.tensor([0]))
+    assert {"class_map", "image_id"} <= targets[0].keys()
+    assert "masks" not in targets[0]
 
 
 def train_rank(rank: int, world_size: int, folder: str) -> None:
