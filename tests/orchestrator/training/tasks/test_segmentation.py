@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.functional import cross_entropy, interpolate
 
+from models.segmentation import Segmentor
 from orchestrator.config import DatasetConfig, SweepConfig
 from orchestrator.data.conversion.prepare import prepare
 from orchestrator.data.datasets import dataset_facts, locate_dataset, open_any_dataset
@@ -178,6 +179,41 @@ def test_masks_are_not_decoded(data: DeviceImages, monkeypatch: pytest.MonkeyPat
     _, targets = data.test.batch(torch.tensor([0]))
     assert {"class_map", "image_id"} <= targets[0].keys()
     assert "masks" not in targets[0]
+
+
+class WholeNetwork:
+    """Network as evaluations read it."""
+
+    def __init__(self, network: Segmentor) -> None:
+        self.evaluated = network
+
+    def predict(self, images: torch.Tensor) -> torch.Tensor:
+        logits = self.evaluated(images)
+        assert isinstance(logits, torch.Tensor)
+        return logits
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("positions", ["classification", "detection"])
+def test_a_network_built_for_one_size_reads_longer_images_in_windows(positions: str) -> None:
+    task = find_task("segmentation")
+    description = {
+        "name": "lesa_resnet26_cifar", "num_classes": 3, "in_chans": 3, "image_size": 16,
+        "options": {"fpn_channels": 8, "head_channels": 8, "position_embedding": positions},
+    }  # fmt: skip
+    torch.manual_seed(0)
+    network = task.build_network(description).eval()
+    assert isinstance(network, Segmentor)
+    images = torch.randn(2, 3, 16, 26)
+    with torch.no_grad():
+        assert torch.equal(task.predict(WholeNetwork(network), images[..., :16], "none"), network(images[..., :16]))
+        found = task.predict(WholeNetwork(network), images, "none")
+        first, second = network(images[..., :16]), network(images[..., 10:])
+    torch.testing.assert_close(found[..., :10], first[..., :10])
+    torch.testing.assert_close(found[..., 10:16], (first[..., 10:] + second[..., :6]) / 2)
+    torch.testing.assert_close(found[..., 16:], second[..., 6:])
+    plain = task.build_network({**description, "name": "conv_resnet26_small", "options": {"head_channels": 8}})
+    assert plain.only_px is None
 
 
 def train_rank(rank: int, world_size: int, folder: str) -> None:
