@@ -62,10 +62,40 @@ def test_geometric_mean_and_worst_task() -> None:
     assert worst({"a": 0.5, "b": 1.4}) == ("b", 1.4)
 
 
+def test_each_row_of_a_table_is_taken_once_the_nearest_that_is_left_first() -> None:
+    from tasks import Choice, ListedRows, Real, Row
+
+    parameters = {"x": Real(0, 10), "kind": Choice(("a", "b"))}
+    rows = [Row({"x": x, "kind": kind}, [x]) for x, kind in ((0.0, "a"), (6.0, "a"), (5.0, "b"))]
+    table = ListedRows(parameters, rows)
+    take = table.open()
+    wanted = {"x": 5.0, "kind": "a"}
+    taken = [take(wanted) for _ in range(4)]
+    assert [row.curve for row in taken] == [[6.0], [0.0], [5.0], [6.0]]  # another kind is farther than any x
+    assert table.open()(wanted) is rows[1]
+
+
+def test_auto_is_a_method_of_the_benchmark() -> None:
+    from methods import METHODS, method_of_auto
+    from tasks import Choice, Index, ListedRows, Real, Task
+
+    def auto(epochs: int, **parameters: Any) -> str:
+        return method_of_auto(Task("t/t", parameters, epochs, ListedRows(parameters, []).open, 1.0, 0.5))
+
+    chosen = [
+        auto(27, x=Real(0, 1)),
+        auto(27, x=Real(0, 1), kind=Choice(("a", "b"))),
+        auto(1, x=Index(500)),
+        auto(1, x=Index(500), kind=Choice(("a", "b"))),
+    ]
+    assert chosen == ["freeze_thaw, GP", "freeze_thaw, TPE", "GP", "TPE"]
+    assert set(chosen) <= set(METHODS)
+
+
 def scripted(curves: dict[int, list[float]], stops: dict[int, int]) -> Any:
     """Return a task and a strategy that begins each curve once, pauses it once, and resumes it when nothing is left."""
     from lane_simulation import Job, Strategy
-    from tasks import Real, Task
+    from tasks import ListedRows, Real, Row, Task
 
     class Scripted(Strategy):
         def __init__(self) -> None:
@@ -73,7 +103,8 @@ def scripted(curves: dict[int, list[float]], stops: dict[int, int]) -> Any:
 
         def next_job(self) -> Job | None:
             if self.new:
-                return Job(number := self.new.pop(0), {"x": number})
+                number = self.new.pop(0)
+                return Job(number, Row({"x": number}, curves[number]))
             return Job(self.paused.pop(0)) if self.paused else None
 
         def report(self, number: int, epoch: int, score: float) -> bool:
@@ -84,7 +115,7 @@ def scripted(curves: dict[int, list[float]], stops: dict[int, int]) -> Any:
             if not ended:
                 self.paused.append(number)
 
-    task = Task("t/t", {"x": Real(0, 9)}, 3, lambda params: curves[params["x"]], 1.0, 0.5)
+    task = Task("t/t", {"x": Real(0, 9)}, 3, ListedRows({}, []).open, 1.0, 0.5)
     return task, Scripted()
 
 

@@ -68,8 +68,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubInLoop]:
 
 def serve_lane(hub: Any, data: Any, objective: Any) -> None:
     """Serve a lane as `lane_loop` does, in one process."""
-    task = SimpleNamespace(objective=objective, costs=frozenset(), network_files={})
-    lane = SimpleNamespace(lane=0, hub=hub, task=task)
+    inputs = SimpleNamespace(objective=objective, costs=frozenset(), network_files={})
+    lane = SimpleNamespace(lane=0, hub=hub, inputs=inputs)
     rank_id, left = RankId(0, hub.new_generation.remote(0), 0, 1), None
     hub.join.remote(rank_id)
     while (assignment := hub.next_assignment.remote(rank_id, left)) is not None:
