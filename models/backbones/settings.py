@@ -10,7 +10,7 @@ from typing import Any
 
 from models.common.image_size import IMG_SIZE
 from models.common.options import ModelOptionError, OptionProblem, nearest_name
-from models.registry.catalogue import list_models, model_family, model_options
+from models.registry.catalogue import model_family, model_options
 
 __all__ = ["NORM_MODES", "OUTPUT_NORMS", "BackboneSettings", "backbone_settings"]
 
@@ -99,7 +99,7 @@ def backbone_settings(name: str, *, img_size: int | tuple[int, int] | None = Non
         }
         if name.startswith("lesa_"):
             options["deformable_stages"] = (False, True, True, True)
-    if img_size is not None and name in list_models() and IMG_SIZE in model_options(name):
+    if img_size is not None and IMG_SIZE in model_options(name):
         options[IMG_SIZE] = img_size
     options |= dict(changes.pop("options", {}))
     return BackboneSettings(name=name, **{**fields, **changes, "options": options})

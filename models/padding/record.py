@@ -48,7 +48,7 @@ class PaddingRecord:
         self.current = None if whole else Padding(tuple((h, w) for h, w in sizes), (padded[0], padded[1]))
 
     def drop_unless_of(self, images: Tensor) -> None:
-        """Forget the padding of another batch than these images (B, C, H, W)."""
+        """Drop the padding of another batch than these images (B, C, H, W)."""
         found = self.current
         if found and (len(found.sizes) != len(images) or found.padded != tuple(images.shape[-2:])):
             self.current = None

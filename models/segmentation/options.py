@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import timm
 import torch
 
 from models.backbones import BackboneSettings, backbone_settings
@@ -77,7 +78,10 @@ def build_segmentor(
     keywords = {_KEYWORDS[key]: value for key, value in given.items() if key in _KEYWORDS}
     head, auxiliary = given.get("head", HEAD_OPTIONS["head"].default), given.get("auxiliary")
     backbone = _backbone(name, options, in_chans, image_size)
-    return create_segmentor(str(head), backbone, num_classes, auxiliary=auxiliary, **keywords)
+    network = create_segmentor(str(head), backbone, num_classes, auxiliary=auxiliary, **keywords)
+    described = timm.get_pretrained_cfg(name)
+    network.only_px = image_size if described is not None and described.fixed_input_size else None
+    return network
 
 
 def segmentor_problems(

@@ -35,6 +35,7 @@ class Segmentor(nn.Module):
         num_classes: Classes.
         auxiliary: Second head for training, on the map ahead of the last one; None for none.
         auxiliary_weight: Weight of its loss.
+        only_px: Side of the only images that the backbone reads, squares; None where it reads images of any size.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Segmentor(nn.Module):
         *,
         auxiliary: AuxiliaryHead | None = None,
         auxiliary_weight: float = AUXILIARY_WEIGHT,
+        only_px: int | None = None,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -52,6 +54,7 @@ class Segmentor(nn.Module):
         self.head = head
         self.auxiliary = auxiliary
         self.auxiliary_weight = auxiliary_weight
+        self.only_px = only_px
 
     def forward(self, images: Tensor, class_map: Tensor | None = None) -> Tensor | dict[str, Tensor]:
         """Compute the logits, or the losses for class maps.
@@ -89,13 +92,18 @@ def _loss(logits: Tensor, class_map: Tensor, num_classes: int) -> Tensor:
         rule = f"the images are {tuple(logits.shape[2:])} in a batch of {len(logits)}"
         problem = OptionProblem("class_map", tuple(wanted.shape), rule, "Resize class maps with their images.")
         raise ModelOptionError([problem])
-    beyond = wanted[(wanted != IGNORED) & ((wanted >= num_classes) | (wanted < 0))]
+    if not wanted.is_meta:  # a network on shapes alone, whose memory is counted, has no values
+        _check_classes(wanted, num_classes)
+    total = functional.cross_entropy(logits, wanted, ignore_index=IGNORED, reduction="sum")
+    return total / (wanted != IGNORED).sum().clamp_min(1)
+
+
+def _check_classes(class_map: Tensor, num_classes: int) -> None:
+    beyond = class_map[(class_map != IGNORED) & ((class_map >= num_classes) | (class_map < 0))]
     if beyond.numel():
         rule = f"the network has {num_classes} classes, from 0; {IGNORED} is ignored"
         problem = OptionProblem("class_map", int(beyond[0]), rule, "Set num_classes to the classes of the data.")
         raise ModelOptionError([problem])
-    total = functional.cross_entropy(logits, wanted, ignore_index=IGNORED, reduction="sum")
-    return total / (wanted != IGNORED).sum().clamp_min(1)
 
 
 def create_segmentor(

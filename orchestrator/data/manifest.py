@@ -155,8 +155,8 @@ def read_manifest(folder: Folder) -> Manifest:
     if version == SCENES_VERSION and content.get("kind") == "scenes":
         raise DataError(
             f"{folder.shown}: holds images annotated with boxes, masks or maps of classes, and classification needs "
-            "images with one label each. Use a dataset of such images; annotated ones are read with "
-            "orchestrator.data.scenes.open_scenes"
+            "images with one label each. Use a dataset of such images, or task: segmentation for maps of classes; in "
+            "Python, annotated images are read with orchestrator.data.scenes.open_scenes"
         )
     if version != SCHEMA_VERSION:
         raise DataError(f"{where}: has format {version}, this version reads {SCHEMA_VERSION}; prepare it again")

@@ -35,14 +35,15 @@ class DatasetConfig(Section):
     """Images and their splits; the dataset has a name or a URI.
 
     Args:
-        name: Name of a dataset that needs no preparation: `digits` or `fashion-mnist`.
+        name: Name of a dataset that needs no preparation: `digits`, `fashion-mnist` or `digits-scenes`.
         uri: Folder or object store address of a dataset made by `spatialsweep data prepare`.
-        validation_fraction: Share of the training images held out for validation, drawn per class.
+        validation_fraction: Share of the training images held out for validation, drawn per class; of annotated images
+            without regard to classes.
         split_seed: Seed of the draw of the validation images; the same for every trial of a sweep.
         select_on: Images that choose epochs and trials. `test` takes the test images, as many papers' scripts do, and
             trains on all others; the accuracy is then optimistic, and the results note it.
         image_size: Side of the square to which image files are cropped, in pixels; None is 224. Small images keep
-            their size.
+            their size. Of annotated images the side to which the shorter one is resized; see `scene_side` for None.
         crop_pct: Share of the shorter side of an image file that is kept in evaluation.
         interpolation: Interpolation of image files; `random` draws one of the others for each training image.
         decode_processes: Number of processes per worker that decode image files.

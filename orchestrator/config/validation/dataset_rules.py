@@ -127,11 +127,12 @@ def _split_problems(dataset: DatasetConfig, facts: DatasetFacts) -> Iterator[Pro
     if dataset.select_on == "test":
         return
     if facts.annotation:  # drawn without regard to classes, of which an image has several
-        return
-    share = facts.num_classes / facts.train_images
+        share, needed = 1 / facts.train_images, "one"
+    else:
+        share, needed = facts.num_classes / facts.train_images, "one per class"
     if not share <= dataset.validation_fraction <= 1 - share:
         yield Problem(
             "dataset.validation_fraction",
-            f"got {dataset.validation_fraction}; both parts of the {facts.train_images} training images need one per "
-            f"class. Use {math.ceil(share * 1000) / 1000:g} to {math.floor((1 - share) * 1000) / 1000:g}",
+            f"got {dataset.validation_fraction}; both parts of the {facts.train_images} training images need {needed}. "
+            f"Use {math.ceil(share * 1000) / 1000:g} to {math.floor((1 - share) * 1000) / 1000:g}",
         )

@@ -106,7 +106,15 @@ class Scenes(Sequence["tuple[torch.Tensor, Target]"]):
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, Target]:  # type: ignore[override]
+        """Decode an image and all its annotations; see `sample`."""
+        return self.sample(index)
+
+    def sample(self, index: int, *, masks: bool = True) -> tuple[torch.Tensor, Target]:
         """Decode an image and its annotations.
+
+        Args:
+            index: Position of the image.
+            masks: Decodes the masks of the objects, which takes most of the time; False leaves them out.
 
         Returns:
             Image, uint8, (3, H, W), and its target.
@@ -120,11 +128,10 @@ class Scenes(Sequence["tuple[torch.Tensor, Target]"]):
         pixels = np.asarray(self._decoded(index, lambda: decode_image(self.image_file(index))))
         if pixels.shape[:2] != (target.height, target.width):
             raise self._damaged(index, f"has {pixels.shape[1]} x {pixels.shape[0]} px, not {_size(target)}")
-        masks = None
-        if target.masks is not None:
-            counts = target.masks
-            masks = self._decoded(index, lambda: decode_masks(counts, target.height, target.width))
-        return image_tensor(pixels), target_tensors(target, masks, self.annotations)
+        decoded, counts = None, target.masks
+        if masks and counts is not None:
+            decoded = self._decoded(index, lambda: decode_masks(counts, target.height, target.width))
+        return image_tensor(pixels), target_tensors(target, decoded, self.annotations)
 
     def target(self, index: int) -> SceneTarget:
         """Return the annotations of an image without decoding the image or the masks.

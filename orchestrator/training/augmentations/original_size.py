@@ -19,6 +19,8 @@ __all__ = ["boxes_to_original", "masks_to_original", "prediction_to_original", "
 Size = tuple[int, int]
 """Height and width, in pixels."""
 
+_VALUES_AT_ONCE = 2**24  # of resized maps: 64 MB
+
 
 def boxes_to_original(boxes: Tensor, input_size: Size, original_size: Size) -> Tensor:
     """Return boxes in pixels of the original image, cut at its borders.
@@ -69,18 +71,18 @@ def prediction_to_original(prediction: dict[str, Any], target: Target) -> dict[s
     return result
 
 
-def resized_rows(maps: Tensor, size: Size, rows_at_once: int) -> Iterator[Tensor]:
+def resized_rows(maps: Tensor, size: Size) -> Iterator[Tensor]:
     """Yield the rows of bilinearly resized maps, some at a time, so that large maps never exist as a whole.
 
     Args:
         maps: Float maps, (K, h, w).
         size: Height and width after resizing.
-        rows_at_once: Largest number of rows of one part.
 
     Yields:
         Maps of consecutive rows, (K, rows, width), equal to those of `interpolate` with `align_corners=False`.
     """
     height = maps.shape[-2]
+    rows_at_once = max(1, _VALUES_AT_ONCE // (len(maps) * size[1]))
     wide = interpolate(maps[None], (height, size[1]), mode="bilinear", align_corners=False)[0]
     centres = ((torch.arange(size[0], device=maps.device) + 0.5) * (height / size[0]) - 0.5).clamp(min=0)
     above = centres.floor().long().clamp(max=height - 1)

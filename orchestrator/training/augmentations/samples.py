@@ -13,15 +13,13 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
+from orchestrator.data.scenes.target import IGNORED
 from orchestrator.errors import DataError
 
 __all__ = ["IGNORED", "ClassMap", "Target", "plain", "typed", "without_empty_boxes"]
 
 Target = dict[str, Any]
 """Annotations of one image."""
-
-IGNORED = 255
-"""Value of pixels of a class map that count neither in training nor in evaluation."""
 
 _PER_BOX = ("boxes", "labels", "masks", "iscrowd", "area")
 

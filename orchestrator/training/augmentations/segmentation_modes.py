@@ -19,9 +19,7 @@ from orchestrator.training.augmentations.geometry import padded_size
 from orchestrator.training.augmentations.original_size import resized_rows
 from orchestrator.training.augmentations.transforms import SegmentationTransforms
 
-__all__ = ["SegmentationMode"]
-
-_VALUES_AT_ONCE = 2**24  # logits of the rows that are resized together: 64 MB
+__all__ = ["SegmentationMode", "predict_windows"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +76,7 @@ class SegmentationMode:
             for flipped in (False, True)[: 1 + self.hflip]
         ]
         height, width = image.shape[-2:]
-        rows = max(1, _VALUES_AT_ONCE // (len(views[0]) * width))
-        parts = zip(*(resized_rows(view, (height, width), rows) for view in views), strict=True)
+        parts = zip(*(resized_rows(view, (height, width)) for view in views), strict=True)
         return torch.cat([_most_likely(part) for part in parts])
 
     def _views(self, image: Tensor, transforms: SegmentationTransforms) -> Iterator[tuple[Tensor, tuple[int, int]]]:
@@ -101,28 +98,41 @@ class SegmentationMode:
         if flipped:  # the padding stays at the right
             image = torch.cat([image[:, :, : size[1]].flip(2), image[:, :, size[1] :]], dim=2)
         if self.mode == "slide":
-            logits = self._slide(predict, image[:, : size[0], : size[1]], multiple)
+            inside = image[None, :, : size[0], : size[1]]
+            stride_px = self.stride_px
+            logits = predict_windows(predict, inside, crop_px=self.crop_px, stride_px=stride_px, multiple=multiple)[0]
         else:
             logits = _at_input_size(predict(image[None]), image.shape[-2:])[0, :, : size[0], : size[1]]
         return logits.flip(2) if flipped else logits
 
-    def _slide(self, predict: Callable[[Tensor], Tensor], image: Tensor, multiple: int) -> Tensor:
-        """Return the logits averaged over the windows that hold a pixel, (K, h, w)."""
-        total: Tensor | None = None
-        counts = image.new_zeros(image.shape[-2:], dtype=torch.float32)
-        for rows in _windows(image.shape[-2], self.crop_px, self.stride_px):
-            for columns in _windows(image.shape[-1], self.crop_px, self.stride_px):
-                window = image[:, rows, columns]
-                height, width = window.shape[-2:]
-                below, right = padded_size((height, width), multiple)
-                padded = pad(window, (0, right - width, 0, below - height))
-                logits = _at_input_size(predict(padded[None]), (below, right))[0, :, :height, :width]
-                if total is None:
-                    total = logits.new_zeros(len(logits), *image.shape[-2:])
-                total[:, rows, columns] += logits
-                counts[rows, columns] += 1
-        assert total is not None  # an image has a window
-        return total / counts
+
+def predict_windows(
+    predict: Callable[[Tensor], Tensor], images: Tensor, *, crop_px: int, stride_px: int, multiple: int = 1
+) -> Tensor:
+    """Predict overlapping windows and return the logits averaged over the windows that hold a pixel, (B, K, H, W).
+
+    Args:
+        predict: Network in evaluation mode: images (B, C, h, w) -> logits (B, K, h', w').
+        images: Normalised images of one size, (B, C, H, W).
+        crop_px: Side of a window, in pixels; a shorter side of the images is covered by one window.
+        stride_px: Distance of two windows, in pixels; at most `crop_px`.
+        multiple: Number of pixels that divides height and width of a window after padding.
+    """
+    total: Tensor | None = None
+    counts = images.new_zeros(images.shape[-2:], dtype=torch.float32)
+    for rows in _windows(images.shape[-2], crop_px, stride_px):
+        for columns in _windows(images.shape[-1], crop_px, stride_px):
+            window = images[:, :, rows, columns]
+            height, width = window.shape[-2:]
+            below, right = padded_size((height, width), multiple)
+            padded = pad(window, (0, right - width, 0, below - height))
+            logits = _at_input_size(predict(padded), (below, right))[:, :, :height, :width]
+            if total is None:
+                total = logits.new_zeros(*logits.shape[:2], *images.shape[-2:])
+            total[:, :, rows, columns] += logits
+            counts[rows, columns] += 1
+    assert total is not None  # an image has a window
+    return total / counts
 
 
 def _windows(length: int, crop: int, stride: int) -> list[slice]:

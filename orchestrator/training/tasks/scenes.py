@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Protocol
@@ -14,9 +15,9 @@ from torch import Tensor
 
 from orchestrator.config.sections.dataset import DatasetConfig
 from orchestrator.config.sections.training import TrainingConfig
-from orchestrator.data import Indices, draw_fraction, split_validation
+from orchestrator.data import Indices, draw_fraction, split_validation, worker_share
 from orchestrator.data.datasets import scene_side
-from orchestrator.data.scenes import SceneDataset
+from orchestrator.data.scenes import SceneDataset, Scenes
 from orchestrator.errors import DataError
 from orchestrator.training.augmentations.transforms import EvaluationTransform, TrainingTransform
 from orchestrator.training.checkpoints.best_weights import share_of_255
@@ -25,10 +26,11 @@ from orchestrator.training.images.image_loader import SampleKey
 from orchestrator.training.images.split import Batch
 from orchestrator.training.tasks.samples import SampledTask, SampleSplit
 from orchestrator.training.tasks.trees import to_device
+from orchestrator.training.workers import Workers
 
 __all__ = ["SceneSplit", "SceneTask", "Transforms"]
 
-_MOST_IMAGES, _MOST_PIXELS = 128, 2**21  # of a batch of an evaluation
+_MOST_PIXELS = 2**21  # of a batch of an evaluation
 
 
 class Transforms(Hashable, Protocol):
@@ -99,10 +101,9 @@ class SceneTask(SampledTask):
         self.class_names(source)
         mean, std = normalisation.on(device)
         samples, side = source.splits[split], scene_side(dataset.name, dataset.image_size)
-        at_once = max(1, min(_MOST_IMAGES, _MOST_PIXELS // side**2))
         channels = tuple(share_of_255(mean)), tuple(share_of_255(std))
         every = np.arange(len(samples))
-        return SceneSplit(self, samples, every, mean, std, side, dataset.tta, at_once, channels=channels)
+        return SceneSplit(self, samples, every, mean, std, side, dataset.tta, channels=channels)
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ class SceneSplit(SampleSplit):
     """
 
     task: SceneTask
+    samples: Scenes
     channels: tuple[tuple[float, ...], tuple[float, ...]] = field(kw_only=True)
 
     def evaluated(self, place: int) -> tuple[Tensor, Any]:
@@ -128,8 +130,28 @@ class SceneSplit(SampleSplit):
         transform = _for_training(self.task.transforms(self, training))
         return transform(image, target, SampleKey(seed, epoch, place, 0))
 
+    def share(self, workers: Workers) -> Iterator[Batch]:
+        """Yield this rank's share in batches of images of one size.
+
+        Beside a larger image, one would be padded, which changes what layers that read the whole map compute: metrics
+        would depend on the number of ranks.
+        """
+        mine = worker_share(np.arange(len(self)), workers.rank, workers.world_size)
+        heights, widths = self.samples.sizes[self.positions[mine]].T
+        batch: list[tuple[Tensor, Any]] = []
+        for place in mine[np.argsort(heights / widths, kind="stable")].tolist():
+            sample = self.evaluated(place)
+            size = sample[0].shape
+            most = min(self.evaluation_batch, _MOST_PIXELS // math.prod(size[-2:]))
+            if batch and (batch[0][0].shape != size or len(batch) >= most):
+                yield self.collate(batch)
+                batch = []
+            batch.append(sample)
+        if batch:
+            yield self.collate(batch)
+
     def _read(self, place: int) -> tuple[Tensor, dict[str, Any]]:
-        image, target = super().evaluated(place)
+        image, target = self.samples.sample(int(self.positions[place]), masks="masks" in self.task.reads)
         return image, {key: value for key, value in target.items() if key in self.task.reads}
 
     def collate(self, samples: Sequence[tuple[Tensor, Any]]) -> Batch:

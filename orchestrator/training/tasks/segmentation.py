@@ -16,17 +16,19 @@ from orchestrator.config.tasks.segmentation import SEGMENTATION
 from orchestrator.training.augmentations.batches import padded_batch
 from orchestrator.training.augmentations.original_size import resized_rows
 from orchestrator.training.augmentations.samples import IGNORED
+from orchestrator.training.augmentations.segmentation_modes import predict_windows
 from orchestrator.training.augmentations.transforms import Channels, SegmentationTransforms
 from orchestrator.training.evaluators.segmentation import SegmentationEvaluator
 from orchestrator.training.images.split import Batch
 from orchestrator.training.tasks.scenes import SceneSplit, SceneTask
+from orchestrator.training.tasks.task import Predictor
 from orchestrator.training.workers import Workers
 
 __all__ = ["LogitsEvaluator", "Segmentation"]
 
 _LONGEST = 4  # sides of the longer side of an image, at most, over those of the shorter one
 _MULTIPLE = 32  # pixels that divide the sides of evaluated images, where they divide the image size
-_VALUES_AT_ONCE = 2**24  # logits that are resized together: 64 MB
+_STRIDE = 2 / 3  # distance of two windows over their side
 
 
 class Segmentation(SceneTask):
@@ -94,6 +96,16 @@ class Segmentation(SceneTask):
         """Return the number of pixels with a class; see `Task`."""
         return (targets["class_map"] != IGNORED).sum()
 
+    def predict(self, predictor: Predictor, images: Tensor, tta: str) -> Tensor:
+        """Return logits; networks that read images of one size alone predict overlapping windows; see `Task`."""
+        del tta  # see `SEGMENTATION`
+        side = cast(int | None, predictor.evaluated.only_px)
+        if side is None:
+            logits: Tensor = predictor.predict(images)
+            return logits
+        stride_px = max(1, int(_STRIDE * side))
+        return predict_windows(predictor.predict, images, crop_px=side, stride_px=stride_px, multiple=side)
+
     def create_evaluator(self, num_classes: int, device: torch.device) -> LogitsEvaluator:
         """Return a new evaluator; see `Task`."""
         del device  # counts are kept on the processor
@@ -134,8 +146,7 @@ def _class_map(logits: Tensor, target: Mapping[str, Any]) -> Tensor:
     inside = logits[:, :height, :width]
     if (height, width) == size:
         return inside.argmax(0)
-    rows = max(1, _VALUES_AT_ONCE // (len(logits) * size[1]))
-    return torch.cat([part.argmax(0) for part in resized_rows(inside, size, rows)])
+    return torch.cat([part.argmax(0) for part in resized_rows(inside, size)])
 
 
 def _shape(description: Mapping[str, Any]) -> dict[str, int]:

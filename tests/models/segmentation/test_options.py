@@ -48,6 +48,15 @@ def test_the_cost_leaves_out_the_second_head() -> None:
     assert wider.macs > cost.macs > 0
 
 
+@pytest.mark.parametrize("name", ["test_vit3", "lesa_resnet26_cifar"])
+def test_a_network_built_for_one_size_gets_that_of_the_images(name: str) -> None:
+    network = build_segmentor(name, NARROW, num_classes=3, in_chans=3, image_size=64).eval()
+    assert network.only_px == 64
+    with torch.no_grad():
+        assert network(torch.rand(1, 3, 64, 64)).shape == (1, 3, 64, 64)
+    assert build_segmentor(NAME, NARROW, **SHAPE).only_px is None
+
+
 @pytest.mark.parametrize(
     ("name", "options", "option"),
     [

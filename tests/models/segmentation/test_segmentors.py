@@ -108,6 +108,13 @@ def test_losses_are_means_over_pixels_with_a_class() -> None:
     assert float(losses["loss_auxiliary"]) == pytest.approx(0.4 * math.log(3))
 
 
+@pytest.mark.parametrize("name", SEGMENTORS)
+def test_losses_are_computed_on_shapes_alone(name: str) -> None:
+    with torch.device("meta"):
+        losses = small(name)(torch.rand(2, 3, 32, 32), torch.zeros(2, 32, 32))
+    assert all(loss.is_meta for loss in losses.values())
+
+
 def test_defaults_are_those_of_the_papers() -> None:
     assert small("upernet", auxiliary=False).auxiliary is None
     assert small("semantic_fpn", auxiliary=True).auxiliary is not None

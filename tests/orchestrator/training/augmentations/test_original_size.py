@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
+from orchestrator.training.augmentations import original_size
 from orchestrator.training.augmentations.original_size import boxes_to_original, prediction_to_original, resized_rows
 from orchestrator.training.augmentations.samples import typed
 from orchestrator.training.augmentations.transforms import DetectionTransforms
@@ -40,9 +41,10 @@ def test_what_an_evaluation_transform_does_is_undone(transforms: DetectionTransf
 
 
 @pytest.mark.parametrize("size", [(17, 23), (5, 6), (3, 40), (1, 1)])
-def test_resized_rows_equal_interpolation(size: tuple[int, int]) -> None:
+def test_resized_rows_equal_interpolation(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(original_size, "_VALUES_AT_ONCE", 4 * size[1] * 2)  # two rows
     maps = torch.randn(4, 5, 7, generator=torch.Generator().manual_seed(0))
-    parts = list(resized_rows(maps, size, 2))
+    parts = list(resized_rows(maps, size))
     assert all(part.shape[1] <= 2 for part in parts)
     expected = interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
     assert torch.allclose(torch.cat(parts, dim=1), expected, atol=1e-5)

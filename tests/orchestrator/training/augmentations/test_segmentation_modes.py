@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import avg_pool2d, interpolate
 
 from orchestrator.errors import DataError
-from orchestrator.training.augmentations import segmentation_modes
+from orchestrator.training.augmentations import original_size
 from orchestrator.training.augmentations.segmentation_modes import SegmentationMode
 from orchestrator.training.augmentations.transforms import SegmentationTransforms
 
@@ -43,7 +43,7 @@ def test_the_whole_image_at_its_own_size() -> None:
 
 
 def test_maps_are_those_of_interpolated_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segmentation_modes, "_VALUES_AT_ONCE", 3 * 56 * 5)  # five rows at once
+    monkeypatch.setattr(original_size, "_VALUES_AT_ONCE", 3 * 56 * 5)  # five rows at once
     image = picture()
     expected = interpolate(brightest_channel(image[None]), (40, 56), mode="bilinear", align_corners=False)
     assert torch.equal(SegmentationMode().class_map(brightest_channel, image, PLAIN), expected[0].argmax(0))

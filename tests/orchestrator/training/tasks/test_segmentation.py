@@ -6,22 +6,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from torch.nn.functional import cross_entropy, interpolate
 
-from orchestrator.config import SweepConfig
+from models.segmentation import Segmentor
+from orchestrator.config import DatasetConfig, SweepConfig
+from orchestrator.data.conversion.prepare import prepare
 from orchestrator.data.datasets import dataset_facts, locate_dataset, open_any_dataset
 from orchestrator.data.description import describe_dataset
+from orchestrator.data.scenes import dataset as scenes_dataset
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.inference.evaluate import evaluate_checkpoint
 from orchestrator.training.checkpoints.checkpoints import load_network_file
 from orchestrator.training.images.device_images import DeviceImages
+from orchestrator.training.tasks import scenes as scene_tasks
 from orchestrator.training.tasks.registry import find_task
 from orchestrator.training.tasks.segmentation import LogitsEvaluator
 from orchestrator.training.trial import Trial
 from orchestrator.training.workers import Workers
+from tests.orchestrator.data.scenes.tiny_scenes import ade_tree
 from tests.support.tasks.few_scenes import few_scenes, scene_trial, write_scenes
 from tests.support.training_pieces import differences, join_group, run, run_ranks, timeless
 
@@ -141,6 +147,75 @@ def test_logits_are_cut_and_resized_to_the_image() -> None:
     assert evaluator.compute() == pytest.approx({"miou": 1.0, "pixel_accuracy": 1.0, "mean_accuracy": 1.0})
 
 
+@pytest.mark.parametrize("most_pixels", [24 * 32 * 2, 2**21])
+def test_no_image_is_padded_for_another_in_evaluation(
+    most_pixels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scene_tasks, "_MOST_PIXELS", most_pixels)
+    sizes = [(30, 40), (40, 30), (30, 60), (30, 40), (40, 30), (30, 40)]
+    maps = {f"{split}/{place}": np.full(size, 1 + place) for split in ("training", "validation")
+            for place, size in enumerate(sizes)}  # fmt: skip
+    prepare("ade20k", ade_tree(tmp_path / "ade", maps), str(tmp_path / "prepared"))
+    dataset = DatasetConfig(uri=str(tmp_path / "prepared"), image_size=24)
+    test: Any = (
+        find_task("segmentation")
+        .place_dataset(open_any_dataset(tmp_path / "prepared"), torch.device("cpu"), dataset)
+        .test
+    )
+    alone = {target["image_id"]: image for image, target in map(test.evaluated, range(len(sizes)))}
+    assert {tuple(image.shape[1:]) for image in alone.values()} == {(24, 32), (32, 24), (24, 48)}
+    for world_size in (1, 2):
+        seen: dict[int, torch.Tensor] = {}
+        for rank in range(world_size):
+            for images, targets in test.share(Workers(rank, world_size)):
+                assert len(images) <= (3 if most_pixels == 2**21 else 2)
+                seen |= {target["image_id"]: image for image, target in zip(images, targets, strict=True)}
+        assert seen.keys() == alone.keys()
+        assert all(torch.equal(seen[number], alone[number]) for number in seen)
+
+
+def test_masks_are_not_decoded(data: DeviceImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(scenes_dataset, "decode_masks")
+    _, targets = data.test.batch(torch.tensor([0]))
+    assert {"class_map", "image_id"} <= targets[0].keys()
+    assert "masks" not in targets[0]
+
+
+class WholeNetwork:
+    """Network as evaluations read it."""
+
+    def __init__(self, network: Segmentor) -> None:
+        self.evaluated = network
+
+    def predict(self, images: torch.Tensor) -> torch.Tensor:
+        logits = self.evaluated(images)
+        assert isinstance(logits, torch.Tensor)
+        return logits
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("positions", ["classification", "detection"])
+def test_a_network_built_for_one_size_reads_longer_images_in_windows(positions: str) -> None:
+    task = find_task("segmentation")
+    description = {
+        "name": "lesa_resnet26_cifar", "num_classes": 3, "in_chans": 3, "image_size": 16,
+        "options": {"fpn_channels": 8, "head_channels": 8, "position_embedding": positions},
+    }  # fmt: skip
+    torch.manual_seed(0)
+    network = task.build_network(description).eval()
+    assert isinstance(network, Segmentor)
+    images = torch.randn(2, 3, 16, 26)
+    with torch.no_grad():
+        assert torch.equal(task.predict(WholeNetwork(network), images[..., :16], "none"), network(images[..., :16]))
+        found = task.predict(WholeNetwork(network), images, "none")
+        first, second = network(images[..., :16]), network(images[..., 10:])
+    torch.testing.assert_close(found[..., :10], first[..., :10])
+    torch.testing.assert_close(found[..., 10:16], (first[..., 10:] + second[..., :6]) / 2)
+    torch.testing.assert_close(found[..., 16:], second[..., 6:])
+    plain = task.build_network({**description, "name": "conv_resnet26_small", "options": {"head_channels": 8}})
+    assert plain.only_px is None
+
+
 def train_rank(rank: int, world_size: int, folder: str) -> None:
     """Train as one process of a group."""
     place = Path(folder)
@@ -238,6 +313,10 @@ def test_a_sweep_has_the_objective_and_the_loss_of_the_task() -> None:
         (
             {"dataset": {"name": "digits-scenes", "interpolation": "bilinear"}},
             "dataset.interpolation: got 'bilinear'; images of segmentation are resized whole",
+        ),
+        (
+            {"dataset": {"name": "digits-scenes", "validation_fraction": 0.9999}},
+            "both parts of the 1000 training images need one. Use 0.001 to 0.999",
         ),
         ({"task": "classification"}, "Use digits or fashion-mnist, or task: segmentation"),
     ],
