@@ -16,14 +16,17 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutErro
 _NODE_DEATH_TIMEOUT_S = 90.0  # Ray's own: five health checks, 3 s apart, of 10 s each
 _READY_TIMEOUT_S = 2.0
 _POLL_INTERVAL_S = 0.5
-_TABLE_DELAY_S = 1.0  # Ray reports the death of a worker before its table of nodes shows the death of the node
+_TABLE_DELAY_S = 3.0  # Ray reports the death of a worker before its table of nodes shows the death of the node
+NODE_DIED = "because its node has died"
+"""Part of Ray's text for an actor that died with its node; the text alone says so before the table of nodes does."""
 
 
 class LostNodes:
     """Check for node failures under the ranks of a worker group; in the lane's controller.
 
     Args:
-        answers: Returns whether an actor answers; False when it is dead, None while that is unknown.
+        answers: Returns True for an actor that answers, or that died with its node; False for one that died alone, None
+            while that is unknown.
         living: Returns the ids of the living nodes.
     """
 
@@ -60,7 +63,7 @@ class LostNodes:
         return True
 
     def _answers_again(self, worker: Any) -> bool | None:
-        """Return whether a rank that did not answer answers again: then the network had failed."""
+        """Return whether a rank that did not answer answers again, or died with its node: its network or node failed."""
         over = time.monotonic() + _NODE_DEATH_TIMEOUT_S
         while time.monotonic() < over and worker.metadata.node_id in self._living():
             answer = self._answers(worker.actor)
@@ -78,8 +81,8 @@ def _is_away(failure: Any) -> bool:
 def _answers(actor: Any) -> bool | None:
     try:
         ray.get(actor.__ray_ready__.remote(), timeout=_READY_TIMEOUT_S)
-    except ActorDiedError:
-        return False
+    except ActorDiedError as death:
+        return NODE_DIED in str(death)
     except (ActorUnavailableError, GetTimeoutError):
         return None
     return True

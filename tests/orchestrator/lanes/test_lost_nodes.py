@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from ray.exceptions import RayActorError
+import ray
+from ray.exceptions import ActorDiedError, RayActorError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from orchestrator.lanes.controller import lost_nodes
-from orchestrator.lanes.controller.lost_nodes import LostNodes
+from orchestrator.lanes.controller.lost_nodes import NODE_DIED, LostNodes
 
 AWAY = WorkerHealthCheckFailedError("a health check failed", RayActorError())
 PEER = RuntimeError("Connection reset by peer")
@@ -68,6 +71,20 @@ def test_a_worker_that_died_with_its_node_was_not_killed() -> None:
 
 def test_a_worker_that_answers_again_had_no_network() -> None:
     assert Group(None, None, True).explains({1: AWAY})
+
+
+def test_a_worker_whose_death_names_the_node_was_not_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    died = ActorDiedError()
+    died.error_msg = f"The actor died {NODE_DIED}. Node Id: 4a79"
+    monkeypatch.setattr(ray, "get", Mock(side_effect=died))
+    assert lost_nodes._answers(Mock()) is True
+    monkeypatch.setattr(ray, "get", Mock(side_effect=ActorDiedError()))
+    assert lost_nodes._answers(Mock()) is False
+
+
+def test_ray_names_the_death_of_a_node_in_these_words() -> None:
+    server = Path(ray.__file__).parent / "core" / "src" / "ray" / "gcs" / "gcs_server"
+    assert NODE_DIED.encode() in server.read_bytes()
 
 
 def test_errors_of_the_ranks_themselves_are_no_node_failure(monkeypatch: pytest.MonkeyPatch) -> None:
