@@ -77,9 +77,10 @@ def test_a_worker_whose_death_names_the_node_was_not_killed(monkeypatch: pytest.
     died = ActorDiedError()
     died.error_msg = f"The actor died {NODE_DIED}. Node Id: 4a79"
     monkeypatch.setattr(ray, "get", Mock(side_effect=died))
-    assert lost_nodes._answers(Mock()) is True
+    actor = SimpleNamespace(__ray_ready__=Mock())
+    assert lost_nodes._answers(actor) is True
     monkeypatch.setattr(ray, "get", Mock(side_effect=ActorDiedError()))
-    assert lost_nodes._answers(Mock()) is False
+    assert lost_nodes._answers(actor) is False
 
 
 def test_ray_names_the_death_of_a_node_in_these_words() -> None:
