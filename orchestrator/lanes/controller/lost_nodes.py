@@ -63,7 +63,7 @@ class LostNodes:
         return True
 
     def _answers_again(self, worker: Any) -> bool | None:
-        """Return whether a rank that did not answer does so again, or died with its node: that or its network failed."""
+        """Return whether a rank that did not answer does so again, or died with its node: not it has failed."""
         over = time.monotonic() + _NODE_DEATH_TIMEOUT_S
         while time.monotonic() < over and worker.metadata.node_id in self._living():
             answer = self._answers(worker.actor)
