@@ -16,7 +16,6 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.config.sections.resources import ResourcesConfig
 from orchestrator.lanes.hub.hub import LaneHub
@@ -24,7 +23,7 @@ from orchestrator.lanes.lane_setting import LaneInputs, LaneSetting
 from orchestrator.lanes.pool.placement_groups import remove_placement_groups_of
 from orchestrator.records.folder.live_progress import EpochProgress
 from orchestrator.runtime.lane_plan import LanePlan, lanes_that_fit
-from orchestrator.runtime.ray_private.core import actor_id
+from orchestrator.runtime.ray_private.core import actor_id, on_this_node
 
 logger = logging.getLogger(__name__)
 
@@ -69,10 +68,9 @@ class LanePool:
         always: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
         # Every rank and every trial has a call that waits there; with one call above the limit none would be answered.
         always["max_concurrency"] = 10_000 + 2 * plan.at_most * (resources.max_workers + 1)
-        # On the node of the driver, without which it has no use: Ray would choose any node, and that one may fail.
-        always["scheduling_strategy"] = NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=True
-        )
+        # On the node of the driver, without which it has no use: another one may fail, and with it what the hub knows of
+        # losses. A soft affinity is not enough: Ray has placed the hub elsewhere in spite of it.
+        always["label_selector"] = on_this_node()
         self.hub = hub_actor.options(**always).remote(resources.max_failures)
         self._threads: dict[int, threading.Thread] = {}
         self._opened_s: dict[int, float] = {}
