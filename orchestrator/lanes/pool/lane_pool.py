@@ -68,8 +68,8 @@ class LanePool:
         always: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
         # Every rank and every trial has a call that waits there; with one call above the limit none would be answered.
         always["max_concurrency"] = 10_000 + 2 * plan.at_most * (resources.max_workers + 1)
-        # On the node of the driver, without which it has no use: another one may fail, and with it what the hub knows of
-        # losses. A soft affinity is not enough: Ray has placed the hub elsewhere in spite of it.
+        # On the node of the driver, without which it has no use: another one may fail, and with it what the hub knows
+        # of losses. A soft affinity is not enough: Ray has placed the hub elsewhere in spite of it.
         always["label_selector"] = on_this_node()
         self.hub = hub_actor.options(**always).remote(resources.max_failures)
         self._threads: dict[int, threading.Thread] = {}
