@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import ray
+
 from orchestrator.lanes.controller.lost_nodes import LostNodes
 from orchestrator.runtime.ray_private.train_controller import (
     ControllerCallback,
@@ -51,8 +53,10 @@ class StatusReporter(ControllerCallback, WorkerGroupCallback):
             time.sleep(_WAIT_S)
         error = getattr(current_state, "training_failed_error", None)
         if isinstance(current_state, _LOSS_TO_COME) or (error is not None and is_preemption_failure(error)):
-            self._hub.exempt_loss.remote(self._lane)
+            ray.get(
+                self._hub.exempt_loss.remote(self._lane)
+            )  # before the loss: the hub need not keep the order of calls
         elif self._lost_nodes.caused(error):
-            self._hub.node_lost.remote(self._lane)
+            ray.get(self._hub.node_lost.remote(self._lane))
         if isinstance(current_state, _GROUP_GONE):
             self._hub.group_lost.remote(self._lane)
