@@ -52,10 +52,9 @@ class StatusReporter(ControllerCallback, WorkerGroupCallback):
         if current_state is previous_state:
             time.sleep(_WAIT_S)
         error = getattr(current_state, "training_failed_error", None)
+        # An exemption is awaited: the hub need not run calls in the order in which they are sent.
         if isinstance(current_state, _LOSS_TO_COME) or (error is not None and is_preemption_failure(error)):
-            ray.get(
-                self._hub.exempt_loss.remote(self._lane)
-            )  # before the loss: the hub need not keep the order of calls
+            ray.get(self._hub.exempt_loss.remote(self._lane))
         elif self._lost_nodes.caused(error):
             ray.get(self._hub.node_lost.remote(self._lane))
         if isinstance(current_state, _GROUP_GONE):
