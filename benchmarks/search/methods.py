@@ -51,7 +51,7 @@ class Method:
 
 
 AUTO = "auto"
-"""What a sweep does that names no strategy; not simulated, since it is another method for each task."""
+"""Name of the default strategy. It stands for another method on each task, and is not simulated itself."""
 
 
 def method_of_auto(task: Task) -> str:

@@ -99,8 +99,7 @@ def prepare(
         if MANIFEST_NAME in folder.sizes():
             return _already_prepared(folder, plan)
         claim(folder, [task.file for task in tasks])
-        finished = _finished(folder, tasks)
-        records = {record.shard.file: record for record in finished}
+        records = {record.shard.file: record for record in _finished(folder, tasks)}
         total = sum(task.stop - task.start for task in tasks)
         done = sum(task.stop - task.start for task in tasks if task.file in records)
         progress(done, total)
