@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from orchestrator.config.sections.dataset import DatasetConfig
     from orchestrator.data import ImageDataset
     from orchestrator.data.scenes import SceneDataset
     from orchestrator.training.evaluation_settings import EvaluationSettings
+    from orchestrator.training.images.device_images import Normalisation
+    from orchestrator.training.images.image_files import ImageFiles
     from orchestrator.training.images.split import Split
     from orchestrator.training.tasks.task import Task
 
@@ -26,12 +29,15 @@ __all__ = [
     "NetworkImages",
     "dataset_of",
     "logits_in_batches",
+    "place_files",
     "place_for_network",
     "recorded_settings",
     "sample_images",
 ]
 
 _CROP_PCT, _INTERPOLATION = 0.875, "bicubic"  # where the settings of the run are unknown
+_UNCROPPED = 1.0
+_FILES = "files"  # in place of the name of a dataset
 _DECODE_PROCESSES = 4
 _DECODED_IN_PROCESS = 128  # images, at most: starting processes costs more
 
@@ -90,22 +96,14 @@ def place_for_network(
         CheckpointError: The classes of the network differ from the dataset's.
         DataError: There is no such dataset or split, or its images do not fit.
     """
-    from orchestrator.config.sections.dataset import DatasetConfig
     from orchestrator.training.images.decoded_images import DecodedSplit
-    from orchestrator.training.images.device_images import Normalisation
     from orchestrator.training.tasks.registry import find_task
 
     task = find_task(cast(str, network.task))
     names = cast(tuple[str, ...], network.class_names)
     images = _dataset_of_classes(dataset, split, names, datasets_folder, label, task=task)
+    config, normalisation = _reading(network, dataset, settings, crop_pct, tta)
     size = cast(int, network.trained_image_size)
-    crop = {"crop_pct": crop_pct or (settings and settings.crop_pct) or _CROP_PCT}
-    interpolation = {"interpolation": (settings and settings.interpolation) or _INTERPOLATION}
-    views = {"tta": tta or (settings.tta if settings else "none")}
-    config = DatasetConfig.model_validate({"uri": dataset, "image_size": size, **crop, **interpolation, **views})
-    normalisation = Normalisation(
-        cast(tuple[float, ...], network.pixel_mean), cast(tuple[float, ...], network.pixel_std)
-    )
     placed = task.place_split(images, split, device, config, normalisation)
     if (placed.image_size, placed.in_chans) != (size, len(normalisation.mean)):
         raise DataError(
@@ -116,6 +114,45 @@ def place_for_network(
         processes = min(_DECODE_PROCESSES, os.cpu_count() or 1) if len(placed) > _DECODED_IN_PROCESS else 0
         placed = dataclasses.replace(placed, processes=processes)
     return placed
+
+
+def place_files(
+    network: nn.Module, files: ImageFiles, settings: EvaluationSettings | None, device: torch.device
+) -> Split:
+    """Place image files on a device, normalised, cropped and resized as the evaluations of a network read images.
+
+    Args:
+        network: Result of `load_model`.
+        files: Image files.
+        settings: Evaluation settings of the network's run; None where they are unknown.
+        device: Target device.
+
+    Raises:
+        DataError: The network cannot read image files.
+    """
+    from orchestrator.training.tasks.registry import find_task
+
+    crop_pct = _UNCROPPED if settings is not None and settings.crop_pct is None else None
+    config, normalisation = _reading(network, _FILES, settings, crop_pct, None)
+    return find_task(cast(str, network.task)).place_files(files, device, config, normalisation)
+
+
+def _reading(
+    network: nn.Module, dataset: str, settings: EvaluationSettings | None, crop_pct: float | None, tta: str | None
+) -> tuple[DatasetConfig, Normalisation]:
+    """Return how the images of a network are cropped, resized and normalised."""
+    from orchestrator.config.sections.dataset import DatasetConfig
+    from orchestrator.training.images.device_images import Normalisation
+
+    read = {
+        "uri": dataset,
+        "image_size": network.trained_image_size,
+        "crop_pct": crop_pct or (settings and settings.crop_pct) or _CROP_PCT,
+        "interpolation": (settings and settings.interpolation) or _INTERPOLATION,
+        "tta": tta or (settings.tta if settings else "none"),
+    }
+    mean, std = (cast(tuple[float, ...], values) for values in (network.pixel_mean, network.pixel_std))
+    return DatasetConfig.model_validate(read), Normalisation(mean, std)
 
 
 def _dataset_of_classes(
