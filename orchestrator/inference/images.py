@@ -38,6 +38,8 @@ __all__ = [
 _CROP_PCT, _INTERPOLATION = 0.875, "bicubic"  # where the settings of the run are unknown
 _UNCROPPED = 1.0
 _FILES = "files"  # in place of the name of a dataset
+_NO_LABEL = -1
+_MOST_VALUES = 2**25  # of a sample of annotated images, which may be large: 128 MiB
 _DECODE_PROCESSES = 4
 _DECODED_IN_PROCESS = 128  # images, at most: starting processes costs more
 
@@ -49,7 +51,7 @@ class NetworkImages:
     Args:
         inputs: Normalised images, the input of the network, (N, C, H, W).
         pixels: The same images with pixels in [0, 1], (N, C, H, W).
-        labels: Classes of the images, (N,).
+        labels: Classes of the images, (N,); -1 for annotated images, which have no single one.
         positions: Positions of the images in the split.
         dataset: Name or URI of the dataset, without a password.
         split: Name of the split.
@@ -223,7 +225,8 @@ def sample_images(trained: TrainedNetwork, dataset: str | None, *, split: str, c
         trained: Network to read the images for.
         dataset: Name of a registered dataset, or URI of a prepared one; None takes the one it was trained on.
         split: Name of the split.
-        count: Number of images; a smaller split is read whole.
+        count: Number of images; a smaller split is read whole. Annotated images are fewer: all have the size that is
+            most frequent among them, and they take 128 MiB at most.
 
     Raises:
         CheckpointError: The classes of the network differ from the dataset's.
@@ -246,7 +249,7 @@ def sample_images(trained: TrainedNetwork, dataset: str | None, *, split: str, c
     )
     positions = np.unique(np.linspace(0, len(placed) - 1, min(count, len(placed))).round().astype(int))
     positions = np.random.default_rng(0).permutation(positions)
-    inputs, labels = _read(placed, positions)
+    inputs, labels, positions = _read(placed, positions, getattr(network, "only_px", None))
     mean, std = (
         torch.tensor(cast(tuple[float, ...], values)).view(1, -1, 1, 1)
         for values in (network.pixel_mean, network.pixel_std)
@@ -289,7 +292,29 @@ def _crop(placed: Split, positions: Any) -> dict[str, Any]:
     return {"crop_pct": placed.transforms.crop_pct, "sizes_px": sizes_px}
 
 
-def _read(placed: Split, positions: Any) -> tuple[Tensor, Tensor]:
+def _read(placed: Split, positions: Any, only_px: int | None) -> tuple[Tensor, Tensor, Any]:
+    """Return images, labels and positions; of images of several sizes those of the size that is most frequent.
+
+    Args:
+        placed: Split to read.
+        positions: Positions within it.
+        only_px: Side of the squares that the network reads alone, to which annotated images are cut; None for any size.
+    """
+    import numpy as np
     import torch
 
-    return placed.batch(torch.from_numpy(positions))
+    from orchestrator.training.tasks.scenes import SceneSplit
+
+    if not isinstance(placed, SceneSplit):
+        return *placed.batch(torch.from_numpy(positions)), positions
+    of_size: dict[torch.Size, list[tuple[int, Tensor]]] = {}
+    values = 0
+    for position in positions.tolist():
+        image = placed.evaluated(position)[0][:, :only_px, :only_px]
+        of_size.setdefault(image.shape, []).append((position, image))
+        values += image.numel()
+        if values > _MOST_VALUES:
+            break
+    kept = max(of_size.values(), key=len)
+    inputs = torch.stack([image for _, image in kept]).to(placed.mean.device)
+    return inputs, torch.full((len(kept),), _NO_LABEL), np.asarray([position for position, _ in kept])

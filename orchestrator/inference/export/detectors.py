@@ -1,0 +1,136 @@
+"""Export of detectors to ONNX: one image of one size, checked detection by detection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.errors import ExportError
+from orchestrator.inference.export.formats import Detections, DetectorProgram, Format
+
+__all__ = ["OVERLAP", "Agreement", "agreement", "detector_program", "outputs_of", "write_detector"]
+
+OVERLAP = 0.98
+"""Smallest overlap of the masks of a detection in both programs, their intersection over their union."""
+
+_THRESHOLD = 0.5  # of a mask
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Comparison of the detections of two programs.
+
+    Args:
+        detections: Number of detections that were compared.
+        difference: Largest difference of a score, or of an edge of a box over the longer side of the image; infinite
+            where a detection of one program has no counterpart of its class in the other.
+        overlap: Smallest overlap of two masks; 1 without masks.
+    """
+
+    detections: int
+    difference: float
+    overlap: float
+
+
+class DetectorOutputs(nn.Module):
+    """Detector with tensors as its outputs, for one image.
+
+    Shape: image (1, C, H, W) -> boxes (N, 4), labels (N,), scores (N,) and, with masks, masks (N, 1, H, W).
+
+    Args:
+        network: Detector in evaluation mode.
+        names: Names of the outputs.
+    """
+
+    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.network, self.names = network, tuple(names)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Detect the objects of the image."""
+        (found,) = self.network([image[0]])
+        return tuple(found[name] for name in self.names)
+
+
+def outputs_of(network: nn.Module, image: Tensor) -> tuple[str, ...]:
+    """Return the names of a detector's outputs.
+
+    Args:
+        network: Detector in evaluation mode.
+        image: Image (1, C, H, W).
+    """
+    with torch.no_grad():
+        (found,) = network([image[0]])
+    return tuple(name for name in ("boxes", "labels", "scores", "masks") if name in found)
+
+
+def detector_program(network: nn.Module, names: Sequence[str]) -> DetectorProgram:
+    """Return a detector as a program of one image without gradients."""
+    outputs = DetectorOutputs(network, names)
+
+    def run(image: Tensor) -> Detections:
+        with torch.no_grad():
+            found: tuple[Tensor, ...] = outputs(image)
+        return found
+
+    return run
+
+
+def write_detector(
+    form: Format, network: nn.Module, image: Tensor, path: Path, *, names: Sequence[str], facts: dict[str, Any]
+) -> None:
+    """Write a detector to a file.
+
+    Raises:
+        ExportError: The format does not take detectors, or this one cannot be exported.
+    """
+    try:
+        form.write_detector(DetectorOutputs(network, names), image, path, names=names, facts=facts)
+    except ExportError:
+        raise
+    except Exception as error:  # an exporter may raise anything
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or ['no reason given'])[0]}"
+        raise ExportError(f"--format {form.name}: this detector cannot be exported ({reason})") from None
+
+
+def agreement(one: DetectorProgram, other: DetectorProgram, images: Tensor) -> Agreement:
+    """Compare the detections of two programs, each with the nearest of its class in the other that is left.
+
+    Args:
+        one: Program.
+        other: Another one.
+        images: Images (N, C, H, W).
+    """
+    compared, difference, overlap = 0, 0.0, 1.0
+    for image in images.split(1):
+        expected, found = one(image), other(image)
+        if len(expected[1]) != len(found[1]):
+            return Agreement(compared, float("inf"), overlap)
+        free = list(range(len(found[1])))
+        for place in range(len(expected[1])):
+            nearest = min(free, key=lambda index: _distance(expected, place, found, index, max(image.shape[2:])))
+            free.remove(nearest)
+            difference = max(difference, _distance(expected, place, found, nearest, max(image.shape[2:])))
+            if len(expected) > 3:
+                overlap = min(overlap, _overlap(expected[3][place], found[3][nearest]))
+        compared += len(expected[1])
+    return Agreement(compared, difference, overlap)
+
+
+def _distance(one: Detections, place: int, other: Detections, index: int, side_px: int) -> float:
+    """Return the difference of two detections; infinite for different classes."""
+    if int(one[1][place]) != int(other[1][index]):
+        return float("inf")
+    edges = float((one[0][place] - other[0][index]).abs().max()) / side_px
+    return max(edges, abs(float(one[2][place]) - float(other[2][index])))
+
+
+def _overlap(one: Tensor, other: Tensor) -> float:
+    first, second = one >= _THRESHOLD, other >= _THRESHOLD
+    union = int((first | second).sum())
+    return int((first & second).sum()) / union if union else 1.0
