@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -266,11 +266,11 @@ def sample_images(trained: TrainedNetwork, dataset: str | None, *, split: str, c
     )
 
 
-def logits_in_batches(network: nn.Module, images: Tensor, batch_size: int) -> Tensor:
+def logits_in_batches(network: Callable[[Tensor], Tensor], images: Tensor, batch_size: int) -> Tensor:
     """Return the logits of images, (N, num_classes), without gradients.
 
     Args:
-        network: Network in evaluation mode.
+        network: Network in evaluation mode, or a function of images.
         images: Normalised images, (N, C, H, W).
         batch_size: Images per forward pass.
     """

@@ -61,7 +61,7 @@ def draw_annotations(image: Pixels, target: SceneTarget, masks: Pixels | None, c
     """
     labels = target.labels.tolist()
     if masks is not None:
-        image = blend_masks(image, masks, [class_colour(label) for label in labels])
+        image = blend_masks(image, masks, [class_colour(label) for label in labels[: len(masks)]])
     picture, scale = _scaled(Image.fromarray(image))
     for box, label, crowd in zip(target.boxes * scale, labels, target.iscrowd.tolist(), strict=True):
         name = shown_name(class_names[label - 1])[:_NAME_LENGTH]
