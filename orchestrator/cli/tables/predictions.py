@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.inference.predict import ClassifiedImage, DetectedImage, PredictedImage, SegmentedImage
-from orchestrator.plain_output import add_column, add_row
+from orchestrator.plain_output import add_column, add_row, say
 
 __all__ = ["PredictionTable"]
 
@@ -19,7 +19,7 @@ class PredictionTable:
     """Table with the rows of one image below those of another.
 
     Args:
-        title: Title of the table.
+        title: Line above the table.
     """
 
     def __init__(self, title: str) -> None:
@@ -34,7 +34,8 @@ class PredictionTable:
 
     def print(self, console: Console) -> None:
         """Print the table."""
-        table = Table(title=self._title, title_justify="left")
+        say(console, self._title)
+        table = Table()
         for heading in ("image", *self._headings):
             add_column(table, heading, justify="left" if heading in ("image", "class") else "right", overflow="fold")
         for name, rows in self._results:
