@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import models
-from models.detection import build_detector, detector_cost
+from models.detection import build_detector, detector_cost, training_shapes
 from orchestrator.config.sections.dataset import DatasetConfig
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.config.tasks.detection import DETECTION, INSTANCES
@@ -98,6 +98,11 @@ class Detection(SceneTask):
         weights: Tensor = next(network.parameters())
         stand_in = self._examples(1, _CHANNELS, (_STAND_IN_PX, _STAND_IN_PX), weights.device)
         return {name: 0 * pair for name, pair in network(*stand_in).items()}
+
+    def forward_on_shapes(self, network: Any, images: list[Tensor], targets: list[dict[str, Any]]) -> list[Tensor]:
+        """Compute all parts of a detector for as many boxes as a step has at most; see `Task`."""
+        del targets
+        return training_shapes(network, torch.stack(images))
 
     def losses_with_counts(self, outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return sums and counts of the losses, in the order of their names; see `Task`."""

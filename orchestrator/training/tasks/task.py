@@ -181,6 +181,19 @@ class Task(ABC):
         del targets
         return network(images)
 
+    def forward_on_shapes(self, network: Any, images: Any, targets: Any) -> Any:
+        """Compute what a training step computes, on tensors that may be without values, to estimate its memory.
+
+        The default calls `forward`; a network that reads values there, such as those by which it chooses boxes, needs
+        another way.
+
+        Args:
+            network: Network in training mode.
+            images: Images of `example_batch`.
+            targets: Targets of these images.
+        """
+        return self.forward(network, images, targets)
+
     @abstractmethod
     def loss_sum(self, outputs: Any, targets: Any, training: TrainingConfig) -> Tensor:
         """Return the loss of a batch, summed over what `loss_count` counts, a scalar in float32.
