@@ -11,7 +11,7 @@ from orchestrator.config.sections.augmentation import AugmentationConfig
 from orchestrator.config.sections.dataset import DatasetConfig
 from orchestrator.config.sections.model import ModelConfig
 from orchestrator.config.sections.training import TrainingConfig
-from orchestrator.config.tasks.facts import LOSS_SETTINGS, TaskFacts
+from orchestrator.config.tasks.facts import LOSS_SETTINGS, SCENE_SETTINGS, TaskFacts
 from orchestrator.errors import Problem, did_you_mean
 
 _OF_ALL = frozenset({"drop_last"})  # which images a step has, whatever they show
@@ -28,9 +28,10 @@ def task_problems(
         dataset: Section `dataset`; None where it is not valid.
         search: Searched domains by name.
     """
-    if dataset is not None and dataset.tta not in task.tta:
-        known = list(task.tta)
-        yield Problem("dataset.tta", f"got '{dataset.tta}'; {task.name} does not have it. Use {' or '.join(known)}")
+    for name, known in (("tta", task.tta), ("resize", task.resize)):
+        given = None if dataset is None else getattr(dataset, name)
+        if given is not None and given not in known:
+            yield Problem(f"dataset.{name}", f"got '{given}'; {task.name} does not have it. Use {' or '.join(known)}")
     if training is None:
         return
     losses = Setting.of("loss", training, search)
@@ -39,13 +40,18 @@ def task_problems(
             rule = f"{task.name} has no such loss. {did_you_mean(str(loss), task.losses)}"
             yield Problem(losses.where, f"got {loss!r}; {rule}")
     yield from _refused(task, training, search)
-    if task.settings is None:
-        return
     for name in (*AugmentationConfig.model_fields, *LOSS_SETTINGS):
         setting, usual = Setting.of(name, training, search), TrainingConfig.model_fields[name].default
         given = [value for value in setting.values if value != usual]
-        if given and name not in task.settings | _OF_ALL:
+        if given and not _takes(task, name):
             yield Problem(setting.where, f"got {given[0]!r}; {task.name} does not use it. Leave it out")
+
+
+def _takes(task: TaskFacts, name: str) -> bool:
+    """Check whether a task takes a setting of the augmentation or of the loss."""
+    if task.settings is None:
+        return name not in SCENE_SETTINGS
+    return name in task.settings | _OF_ALL
 
 
 def start_problems(task: TaskFacts, model: ModelConfig | None, search: Mapping[str, Any]) -> Iterator[Problem]:
