@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from orchestrator.config.fixed_settings import CHECKPOINT, RANDOM
-from orchestrator.config.searched_values import Setting, domains_of
+from orchestrator.config.searched_values import Setting
 from orchestrator.config.sections.augmentation import AugmentationConfig
 from orchestrator.config.sections.dataset import DatasetConfig
-from orchestrator.config.sections.model import ModelConfig
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.config.tasks.facts import LOSS_SETTINGS, SCENE_SETTINGS, TaskFacts
 from orchestrator.errors import Problem, did_you_mean
@@ -52,26 +50,6 @@ def _takes(task: TaskFacts, name: str) -> bool:
     if task.settings is None:
         return name not in SCENE_SETTINGS
     return name in task.settings | _OF_ALL
-
-
-def start_problems(task: TaskFacts, model: ModelConfig | None, search: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield checkpoints that trials of a task cannot start from.
-
-    Args:
-        task: Task of the sweep.
-        model: Section `model`; None where it is missing or not valid.
-        search: Searched domains by name.
-    """
-    if not task.head:
-        return
-    given: list[tuple[str, Any]] = [] if model is None else [(f"model.{CHECKPOINT}", model.checkpoint)]
-    given += [
-        (f"search.{name}", value) for name, domain in domains_of(CHECKPOINT, search) for value in domain.corners()
-    ]
-    for where, value in given:
-        if value not in (None, RANDOM):
-            yield Problem(where, f"got {value!r}; {task.name} starts from random weights. Leave it out")
-            return
 
 
 def _refused(task: TaskFacts, training: TrainingConfig, search: Mapping[str, Any]) -> Iterator[Problem]:

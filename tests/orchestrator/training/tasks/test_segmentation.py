@@ -88,13 +88,21 @@ def test_a_trial_reports_what_is_counted_pixel_by_pixel(data: DeviceImages, scen
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_trial_resumes_to_the_bit(data: DeviceImages, tmp_path: Path) -> None:
-    settings = {"hflip": 0.5, "crop_px": 24}
+@pytest.mark.parametrize(
+    ("every", "more"),
+    [
+        (2, {}),
+        (5, {"epoch_steps": 4, "scale_range": (0.5, 2.0), "cat_max_ratio": 0.6, "photometric": True}),
+    ],
+)
+def test_a_trial_resumes_to_the_bit(data: DeviceImages, tmp_path: Path, every: int, more: dict[str, Any]) -> None:
+    """Resume after the first step of the second epoch: of a pass of three steps, or of four steps over its end."""
+    settings = {"hflip": 0.5, "crop_px": 24, **more}
     whole = segmentation_trial(data, tmp_path / "whole", **settings)
     reports = run(whole)
-    cut = segmentation_trial(data, tmp_path / "cut", checkpoint_every_steps=2, **settings)
-    run(cut, cut_before=5)
-    resumed = segmentation_trial(data, tmp_path / "cut", checkpoint_every_steps=2, **settings)
+    cut = segmentation_trial(data, tmp_path / "cut", checkpoint_every_steps=every, **settings)
+    run(cut, cut_before=every + 3 if every == 2 else every + 1)
+    resumed = segmentation_trial(data, tmp_path / "cut", checkpoint_every_steps=every, **settings)
     assert (resumed.epoch, resumed.step) == (1, 1)
     assert timeless(run(resumed)) == timeless(reports)
     assert not differences(whole.network.state_dict(), resumed.network.state_dict())
