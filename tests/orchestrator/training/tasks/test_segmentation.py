@@ -308,7 +308,18 @@ def test_a_sweep_has_the_objective_and_the_loss_of_the_task() -> None:
             {"model": {"name": "conv_resnet26_small", "options": {"head": "upernet", "fpn_channels": 8}}},
             "upernet has no such pyramid",
         ),
-        ({"model": {"name": "conv_resnet26_small", "checkpoint": "a.pth"}}, "segmentation starts from random weights"),
+        ({"training": {"repeats": 2}}, "training.repeats: got 2; segmentation does not use it"),
+        ({"training": {"scale_range": [2.0, 0.5]}}, "training.scale_range: got [2.0, 0.5]"),
+        ({"training": {"scale_range": [0.01, 1]}}, "images of 64 px would have no pixel left. Use 0.016 or more"),
+        ({"dataset": {"name": "digits-scenes", "resize": "square"}}, "dataset.resize: got 'square'; segmentation does"),
+        (
+            {"training": {"warmup_epochs": 2, "warmup_steps": 5}},
+            "training.warmup_steps: got 5; training.warmup_epochs sets",
+        ),
+        (
+            {"training": {"lr_per": "epoch", "warmup_steps": 5}},
+            "training.warmup_steps: got 5; training.lr_per is epoch",
+        ),
         ({"search": {"fpn_chanels": {"choices": [8, 16]}}}, "Did you mean 'fpn_channels'?"),
         ({"training": {"gradient_checkpointing": True}}, "segmentation does not have it yet"),
         ({"training": {"mixup_alpha": 0.2}}, "training.mixup_alpha: got 0.2; segmentation does not use it"),
@@ -327,6 +338,10 @@ def test_a_sweep_has_the_objective_and_the_loss_of_the_task() -> None:
             "both parts of the 1000 training images need one. Use 0.001 to 0.999",
         ),
         ({"task": "classification"}, "Use digits or fashion-mnist, or task: segmentation"),
+        (
+            {"task": "classification", "dataset": {"name": "digits"}, "training": {"photometric": True}},
+            "training.photometric: got True; classification does not use it",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: Mapping[str, Any], message: str) -> None:
