@@ -20,9 +20,10 @@ from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image
 
 from models.common.options import ModelOptionError, OptionProblem
 from models.detection.masks import MaskBranch, flow, mean_of_class
+from models.detection.sampling import ImageSampler, StepDraws
 from models.detection.semantics import SemanticBranch
 
-__all__ = ["STAGES", "Batch", "BoxStage", "CascadeHeads", "StagePlan", "without_annotated"]
+__all__ = ["BOX_SIDE", "MASK_SIDE", "STAGES", "Batch", "BoxStage", "CascadeHeads", "StagePlan", "without_annotated"]
 
 Target = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
@@ -70,8 +71,11 @@ class BoxStage(RoIHeads):  # type: ignore[misc, unused-ignore]
         head_channels: Channels of the two dense layers.
         num_logits: Classes, background included.
         sampling: Keywords of `RoIHeads` for samples and detections.
+        draws: Seeds of the step.
         pool: Pooling of the features of boxes.
     """
+
+    fg_bg_sampler: ImageSampler
 
     def __init__(
         self,
@@ -81,6 +85,7 @@ class BoxStage(RoIHeads):  # type: ignore[misc, unused-ignore]
         head_channels: int,
         num_logits: int,
         sampling: dict[str, Any],
+        draws: StepDraws,
         pool: MultiScaleRoIAlign,
     ) -> None:
         super().__init__(
@@ -93,6 +98,8 @@ class BoxStage(RoIHeads):  # type: ignore[misc, unused-ignore]
             **sampling,
         )
         self.plan = plan
+        usual = self.fg_bg_sampler
+        self.fg_bg_sampler = ImageSampler(usual.batch_size_per_image, usual.positive_fraction, draws)
         self.cls_score = nn.Linear(head_channels, num_logits)
         self.bbox_pred = nn.Linear(head_channels, 4)
 
@@ -123,13 +130,18 @@ class CascadeHeads(nn.Module):
         plans: Stages.
         in_chs: Channels of the pyramid.
         num_logits: Classes, background included.
-        map_names: Names of the levels that features are pooled from.
+        box_pool: Pooling of the features of boxes for the box stages.
+        mask_pool: The same for the mask branches.
         head_channels: Channels of the dense layers of the box stages.
         mask_channels: Channels of the mask branches; None for boxes alone.
         interleaved: True for masks of refined boxes, with a flow between the branches.
         semantic: Semantic branch, whose features join those of boxes and masks; None for none.
         semantic_weight: Weight of its loss.
         sampling: Keywords of `RoIHeads` for samples and detections.
+        draws: Seeds of the step.
+
+    Attributes:
+        counts: Number of samples of each loss of the last batch, by its name.
     """
 
     def __init__(
@@ -138,19 +150,21 @@ class CascadeHeads(nn.Module):
         *,
         in_chs: int,
         num_logits: int,
-        map_names: list[str],
+        box_pool: MultiScaleRoIAlign,
+        mask_pool: MultiScaleRoIAlign,
         head_channels: int,
         mask_channels: int | None,
         interleaved: bool,
         semantic: SemanticBranch | None,
         semantic_weight: float,
         sampling: dict[str, Any],
+        draws: StepDraws,
     ) -> None:
         super().__init__()
+        self.counts: dict[str, Tensor] = {}
         self.interleaved = interleaved
         self.semantic, self.semantic_weight = semantic, semantic_weight
-        self.box_pool = MultiScaleRoIAlign(map_names, BOX_SIDE, 2)
-        self.mask_pool = MultiScaleRoIAlign(map_names, MASK_SIDE, 2)
+        self.box_pool, self.mask_pool = box_pool, mask_pool
         self.stages = nn.ModuleList()
         self.masks = nn.ModuleList()
         for index, plan in enumerate(plans):
@@ -160,6 +174,7 @@ class CascadeHeads(nn.Module):
                 head_channels=head_channels,
                 num_logits=num_logits,
                 sampling=sampling,
+                draws=draws,
                 pool=self.box_pool,
             )
             self.stages.append(stage)
@@ -176,7 +191,8 @@ class CascadeHeads(nn.Module):
             embedding, logits = self.semantic(list(features.values()))
             if self.training:
                 assert targets is not None
-                losses["loss_semantic"] = self.semantic_weight * self.semantic.loss(logits, targets)
+                loss, self.counts["loss_semantic"] = self.semantic.loss(logits, targets)
+                losses["loss_semantic"] = self.semantic_weight * loss
         batch = Batch(features, image_shapes, embedding)
         if not self.training:
             return self._detect(batch, proposals), losses
@@ -188,16 +204,19 @@ class CascadeHeads(nn.Module):
         for index, module in enumerate(self.stages):
             stage = cast(BoxStage, module)
             boxes, matched, labels, wanted = stage.select_training_samples(list(proposals), targets)
+            of_classes, of_boxes = f"loss_classifier_{index}", f"loss_box_reg_{index}"
+            self.counts |= dict.fromkeys((of_classes, of_boxes), stage.fg_bg_sampler.chosen)
             logits, offsets = stage.predict(self.pooled_boxes(batch, boxes))
-            of_classes, of_boxes = stage.box_losses(logits, offsets, labels, wanted)
-            losses[f"loss_classifier_{index}"], losses[f"loss_box_reg_{index}"] = of_classes, of_boxes
+            losses[of_classes], losses[of_boxes] = stage.box_losses(logits, offsets, labels, wanted)
             refined = stage.refine(boxes, offsets, image_shapes)
             proposals = without_annotated(refined, wanted, labels)
             if self.masks:
                 if self.interleaved:
                     boxes, matched, labels, _ = stage.select_training_samples(list(proposals), targets)
+                of_masks = f"loss_mask_{index}"
+                self.counts[of_masks] = stage.fg_bg_sampler.positives
                 loss = self._mask_loss(index, batch, (boxes, matched, labels), targets)
-                losses[f"loss_mask_{index}"] = stage.plan.loss_weight * loss
+                losses[of_masks] = stage.plan.loss_weight * loss
         return [], losses
 
     def pooled_boxes(self, batch: Batch, boxes: list[Tensor]) -> Tensor:
@@ -214,8 +233,8 @@ class CascadeHeads(nn.Module):
             pooled = pooled + self.semantic.pool(batch.embedding, boxes)
         return pooled
 
-    def _mask_logits(self, pooled: Tensor) -> list[Tensor]:
-        """Compute the logits of all mask branches: with a flow between them, or each on its own."""
+    def mask_logits(self, pooled: Tensor) -> list[Tensor]:
+        """Compute the logits of all mask branches for pooled features: with a flow between them, or each on its own."""
         branches = [cast(MaskBranch, branch) for branch in self.masks]
         chains = [branches] if self.interleaved else [[branch] for branch in branches]
         features = [hidden for chain in chains for hidden in flow(chain, pooled)]
@@ -258,7 +277,7 @@ class CascadeHeads(nn.Module):
         ]
         if self.masks:
             boxes = [detection["boxes"] for detection in detections]
-            of_masks = self._mask_logits(self.pooled_masks(batch, boxes))
+            of_masks = self.mask_logits(self.pooled_masks(batch, boxes))
             masks = mean_of_class(of_masks, torch.cat([detection["labels"] for detection in detections]))
             for detection, part in zip(detections, masks.split([len(box) for box in boxes]), strict=True):
                 detection["masks"] = part

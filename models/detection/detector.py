@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
-from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.ops import MultiScaleRoIAlign
 
 from models.backbones import BackboneSettings, backbone_settings
 from models.common.options import ModelOptionError, OptionProblem, UnknownOptionError, nearest_name
 from models.detection.batching import BatchTransform
-from models.detection.cascade import STAGES, CascadeHeads, StagePlan
-from models.detection.pyramid import PyramidBackbone, make_anchors
+from models.detection.cascade import BOX_SIDE, MASK_SIDE, STAGES, CascadeHeads, StagePlan
+from models.detection.pyramid import PyramidBackbone, make_anchors, make_pool
+from models.detection.sampling import ImageSampler, StepDraws
 from models.detection.semantics import SemanticBranch
+from models.detection.sums import SummedFasterRCNN, SummedMaskRCNN, SummedRetinaNet
 
 __all__ = ["DETECTORS", "DetectorSettings", "create_detector"]
 
@@ -56,6 +56,8 @@ class DetectorSettings:
         stages: Stages of a cascade.
         semantic_classes: Classes of the semantic branch of HTC; None for no branch.
         semantic_weight: Weight of its loss.
+        loss_sums: True for losses in training as tensors of a sum and the number of samples it is over, in place of
+            means: those of several batches or ranks add up.
     """
 
     fpn_channels: int = 256
@@ -80,6 +82,7 @@ class DetectorSettings:
     stages: Sequence[StagePlan] = STAGES
     semantic_classes: int | None = 183
     semantic_weight: float = 0.2
+    loss_sums: bool = False
 
     def __post_init__(self) -> None:
         least_one = ("head_channels", "mask_channels", "max_size", "size_divisible", "samples")
@@ -105,7 +108,8 @@ def create_detector(name: str, backbone: str | BackboneSettings, num_classes: in
     In training `network(images, targets)` returns its losses by name, whose sum is the loss; in evaluation
     `network(images)` returns `boxes`, `labels`, `scores` and, with masks, `masks` (N, 1, H, W) of each image. Images
     are tensors (C, H, W) of any size, bytes or floats in [0, 1]; targets have torchvision's keys: `boxes` in pixels,
-    `labels` from 1, `masks`, `iscrowd`, and `class_map` for the semantic branch of HTC.
+    `labels` from 1, `masks`, `iscrowd`, and `class_map` for the semantic branch of HTC. Anchors and boxes to train on
+    are drawn from torch's global generator, or where every target has a number `draw`, in each image from that alone.
 
     Args:
         name: `faster_rcnn`, `mask_rcnn`, `retinanet`, `cascade_rcnn` or `htc`.
@@ -135,8 +139,10 @@ def create_detector(name: str, backbone: str | BackboneSettings, num_classes: in
         raise ModelOptionError([problem], model=name)
     one_stage = name == "retinanet"
     maps = PyramidBackbone(of_backbone, fpn_channels=chosen.fpn_channels, one_stage=one_stage)
+    draws = StepDraws()
     make = _retinanet if one_stage else _two_stage
-    network = make(name, maps, num_classes + 1, chosen)
+    network = make(name, maps, num_classes + 1, chosen, draws)
+    network.draws, network.loss_sums = draws, chosen.loss_sums
     network.transform = BatchTransform(
         min_size=chosen.min_size,
         max_size=chosen.max_size,
@@ -155,10 +161,12 @@ def _unknown(model: str, key: str, given: object, known: Sequence[str]) -> Optio
     return OptionProblem(key, given, f"{model} has no setting of this name", remedy)
 
 
-def _retinanet(name: str, maps: PyramidBackbone, num_logits: int, chosen: DetectorSettings) -> nn.Module:
-    """Build torchvision's RetinaNet."""
-    del name
-    network: nn.Module = RetinaNet(
+def _retinanet(
+    name: str, maps: PyramidBackbone, num_logits: int, chosen: DetectorSettings, draws: StepDraws
+) -> nn.Module:
+    """Build torchvision's RetinaNet, which trains on all anchors."""
+    del name, draws
+    network: nn.Module = SummedRetinaNet(
         maps,
         num_logits,
         anchor_generator=make_anchors(
@@ -174,11 +182,12 @@ def _retinanet(name: str, maps: PyramidBackbone, num_logits: int, chosen: Detect
     return network
 
 
-def _two_stage(name: str, maps: PyramidBackbone, num_logits: int, chosen: DetectorSettings) -> nn.Module:
+def _two_stage(
+    name: str, maps: PyramidBackbone, num_logits: int, chosen: DetectorSettings, draws: StepDraws
+) -> nn.Module:
     """Build torchvision's Faster or Mask R-CNN, or the same with the heads of a cascade."""
     scale = 8.0 if chosen.anchor_scale is None else chosen.anchor_scale
     in_training, in_evaluation = chosen.proposals
-    detections = chosen.detections or 100
     shared: dict[str, Any] = {
         "rpn_anchor_generator": make_anchors(maps.level_reductions, scale=scale, ratios=chosen.anchor_ratios),
         "rpn_pre_nms_top_n_train": in_training,
@@ -187,28 +196,32 @@ def _two_stage(name: str, maps: PyramidBackbone, num_logits: int, chosen: Detect
         "rpn_post_nms_top_n_test": in_evaluation,
         "box_score_thresh": chosen.score_threshold,
         "box_nms_thresh": chosen.nms_threshold,
-        "box_detections_per_img": detections,
+        "box_detections_per_img": chosen.detections or 100,
         "box_batch_size_per_image": chosen.samples,
         "box_positive_fraction": chosen.positive_fraction,
     }
     if name in CASCADES:  # its own heads come in their place
         shared |= {"box_head": nn.Identity(), "box_predictor": nn.Identity()}
     else:
-        shared["box_roi_pool"] = MultiScaleRoIAlign(maps.map_names, 7, 2)
-        shared["box_head"] = TwoMLPHead(chosen.fpn_channels * 49, chosen.head_channels)
+        shared["box_roi_pool"] = make_pool(maps, BOX_SIDE)
+        shared["box_head"] = TwoMLPHead(chosen.fpn_channels * BOX_SIDE**2, chosen.head_channels)
         shared["box_predictor"] = FastRCNNPredictor(chosen.head_channels, num_logits)
     if name == "mask_rcnn":
-        shared["mask_roi_pool"] = MultiScaleRoIAlign(maps.map_names, 14, 2)
+        shared["mask_roi_pool"] = make_pool(maps, MASK_SIDE)
         shared["mask_head"] = MaskRCNNHeads(chosen.fpn_channels, (chosen.mask_channels,) * 4, 1)
         shared["mask_predictor"] = MaskRCNNPredictor(chosen.mask_channels, chosen.mask_channels, num_logits)
-    network: nn.Module = (MaskRCNN if name == "mask_rcnn" else FasterRCNN)(maps, None, **shared)
+    network: nn.Module = (SummedMaskRCNN if name == "mask_rcnn" else SummedFasterRCNN)(maps, None, **shared)
+    sampling: list[Any] = [network.rpn, network.roi_heads]
+    for module in sampling:
+        usual = module.fg_bg_sampler
+        module.fg_bg_sampler = ImageSampler(usual.batch_size_per_image, usual.positive_fraction, draws)
     if name in CASCADES:
-        network.roi_heads = _cascade(name, maps, num_logits, chosen, detections)
+        network.roi_heads = _cascade(name, maps, num_logits, chosen, draws)
     return network
 
 
 def _cascade(
-    name: str, maps: PyramidBackbone, num_logits: int, chosen: DetectorSettings, detections: int
+    name: str, maps: PyramidBackbone, num_logits: int, chosen: DetectorSettings, draws: StepDraws
 ) -> CascadeHeads:
     """Build the heads of Cascade R-CNN or HTC."""
     semantic = None
@@ -218,7 +231,8 @@ def _cascade(
         chosen.stages,
         in_chs=chosen.fpn_channels,
         num_logits=num_logits,
-        map_names=maps.map_names,
+        box_pool=make_pool(maps, BOX_SIDE),
+        mask_pool=make_pool(maps, MASK_SIDE),
         head_channels=chosen.head_channels,
         mask_channels=chosen.mask_channels if chosen.masks else None,
         interleaved=name == "htc",
@@ -229,6 +243,7 @@ def _cascade(
             "positive_fraction": chosen.positive_fraction,
             "score_thresh": chosen.score_threshold,
             "nms_thresh": chosen.nms_threshold,
-            "detections_per_img": detections,
+            "detections_per_img": chosen.detections or 100,
         },
+        draws=draws,
     )

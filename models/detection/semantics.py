@@ -54,8 +54,8 @@ class SemanticBranch(nn.Module):
         fused = self.convs(fused)
         return self.embed(fused), self.classify(fused)
 
-    def loss(self, logits: Tensor, targets: Sequence[dict[str, Tensor]]) -> Tensor:
-        """Compute the mean cross-entropy over the cells with a class.
+    def loss(self, logits: Tensor, targets: Sequence[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Compute the mean cross-entropy over the cells with a class, zero without any, and the number of these cells.
 
         Args:
             logits: Class logits (B, num_classes, h, w).
@@ -80,7 +80,8 @@ class SemanticBranch(nn.Module):
             raise ModelOptionError([OptionProblem("class_map", int(beyond[0]), rule, remedy)])
         cells = functional.interpolate(wanted[:, None].float(), size=(height, width), mode="nearest")[:, 0].long()
         losses = functional.cross_entropy(logits, cells, ignore_index=IGNORED, reduction="sum")
-        return losses / (cells != IGNORED).sum().clamp_min(1)
+        count = (cells != IGNORED).sum()
+        return losses / count.clamp_min(1), count
 
     def pool(self, embedding: Tensor, boxes: Sequence[Tensor]) -> Tensor:
         """Pool the embedding of boxes in pixels: (boxes, channels, 14, 14)."""

@@ -7,8 +7,9 @@ Source: Yang et al. 2021, "Locally Enhanced Self-Attention" (arXiv 2107.05637), 
 Differs: any size of images, declared at construction; a small-image form.
 """
 
+import functools
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
@@ -139,28 +140,20 @@ class LesaResNet(SpatialResNet):
         **surface: Unpack[SurfaceOptions],
     ) -> None:
         strides = [*strides[:-1], strides[-1] if last_stride is None else last_stride]
-        shrinks = per_part(fusion_shrink, 1)
         sizes = stage_sizes or map_sizes(img_size, stem_reduction=4 if large_image else 1, strides=strides)
+        gate = _gate_layers(fusion_shrink, fusion_kernel_sizes, fusion_groups)
+        attention = functools.partial(
+            LocallyEnhancedAttention, groups=groups, position_embedding=position_embedding, binary=binary, fusion=fusion
+        )
 
         def make_spatial(site: BlockSite) -> nn.Module:
             keeps = keep_first_conv[site.stage] or (site.stride > 1 and not lesa_before_stride)
             is_deformable = deformable_stages[site.stage]
             if not stages[site.stage] or (site.index == 0 and keeps):
                 return _kept_conv(site, conv_groups, dilations, is_deformable=is_deformable)
-            return LocallyEnhancedAttention(
-                site.width,
-                map_size=sizes[site.stage - 1 if site.stride > 1 else site.stage],
-                groups=groups,
-                position_embedding=position_embedding,
-                unary="dcn" if is_deformable and unary == "grouped" else unary,
-                binary=binary,
-                fusion=fusion,
-                fusion_shrinks=shrinks,
-                fusion_kernel_sizes=per_part(fusion_kernel_sizes, len(shrinks)),
-                fusion_groups=per_part(fusion_groups, len(shrinks) + 1),
-                recompute_terms=recompute_terms,
-                stride=site.stride,
-            )
+            form = "dcn" if is_deformable and unary == "grouped" else unary
+            place: dict[str, Any] = {"map_size": sizes[site.stage - int(site.stride > 1)], "stride": site.stride}
+            return attention(site.width, unary=form, recompute_terms=recompute_terms, **place, **gate)
 
         def make_block(site: BlockSite) -> nn.Module:
             out_chs = EXPANSION * site.width if out_widths is None else out_widths[site.stage]
@@ -176,6 +169,18 @@ class LesaResNet(SpatialResNet):
             **surface,
         )
         self.apply(init_lesa)
+
+
+def _gate_layers(
+    shrink: int | Sequence[int], kernel_sizes: int | Sequence[int], groups: int | Sequence[int]
+) -> dict[str, Any]:
+    """Return the keywords of the layers of the gate, a number for each layer."""
+    shrinks = per_part(shrink, 1)
+    return {
+        "fusion_shrinks": shrinks,
+        "fusion_kernel_sizes": per_part(kernel_sizes, len(shrinks)),
+        "fusion_groups": per_part(groups, len(shrinks) + 1),
+    }
 
 
 def _kept_conv(

@@ -8,13 +8,19 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import timm
-import torch
-
-from models.backbones import BackboneSettings, backbone_settings
-from models.common.options import ModelOption, ModelOptionError, OptionProblem, nearest_name
+from models.backbones.head_options import (
+    FROZEN_STAGES,
+    build_on_meta,
+    building_problems,
+    deciding_key,
+    head_option_problems,
+    of_head,
+    only_side,
+    options_key,
+    trained_backbone,
+)
+from models.common.options import ModelOption, ModelOptionError, OptionProblem
 from models.registry.arithmetic import ModelCost
-from models.registry.catalogue import check_options, list_models, model_options
 from models.registry.counting import count_macs, depends_on_values
 from models.segmentation.segmentor import SEGMENTORS, Segmentor, create_segmentor
 
@@ -44,15 +50,12 @@ HEAD_OPTIONS: Mapping[str, ModelOption] = {
             default=False,
             description="second head in training; upernet has one by default",
         ),
-        ModelOption(
-            name="frozen_stages", type=int, default=0, low=0, high=4, description="first stages that are not trained"
-        ),
+        FROZEN_STAGES,
     )
 }
 """Options of a segmentation network beyond those of its backbone, by name."""
 
 _KEYWORDS = {"fpn_channels": "fpn_channels", "head_channels": "head_channels", "head_dropout": "dropout"}
-_OF_BACKBONE = "frozen_stages"
 _REMEMBERED = 1024  # networks
 
 
@@ -74,13 +77,12 @@ def build_segmentor(
     shape = {"num_classes": num_classes, "in_chans": in_chans, "image_size": image_size}
     if problems := _named_problems(name, options, **shape):
         raise ModelOptionError(problems, model=name)
-    given = {key: options[key] for key in HEAD_OPTIONS if key in options}
+    given = of_head(options, HEAD_OPTIONS)
     keywords = {_KEYWORDS[key]: value for key, value in given.items() if key in _KEYWORDS}
     head, auxiliary = given.get("head", HEAD_OPTIONS["head"].default), given.get("auxiliary")
-    backbone = _backbone(name, options, in_chans, image_size)
+    backbone = trained_backbone(name, options, HEAD_OPTIONS, in_chans=in_chans, image_size=image_size)
     network = create_segmentor(str(head), backbone, num_classes, auxiliary=auxiliary, **keywords)
-    described = timm.get_pretrained_cfg(name)
-    network.only_px = image_size if described is not None and described.fixed_input_size else None
+    network.only_px = only_side(name, image_size)
     return network
 
 
@@ -104,11 +106,8 @@ def segmentor_problems(
     problems = _named_problems(name, options, image_size=image_size, in_chans=in_chans, num_classes=num_classes)
     if problems or image_size is None or in_chans is None or num_classes is None:
         return problems
-    given = dict(options)
-    if name in list_models():  # the rules of their options are complete; only whether they have maps is left
-        given = {key: value for key, value in options.items() if key in HEAD_OPTIONS}
     shape = {"num_classes": num_classes, "in_chans": in_chans, "image_size": image_size}
-    return list(_building_problems(name, _key(given), **shape))
+    return list(_building_problems(name, deciding_key(name, options, HEAD_OPTIONS), **shape))
 
 
 def segmentor_cost(
@@ -126,20 +125,16 @@ def segmentor_cost(
     Raises:
         ModelOptionError: The name or an option is unknown, or a value impossible.
     """
-    return _counted(name, _key(options), num_classes=num_classes, in_chans=in_chans, image_size=image_size)
+    return _counted(name, options_key(options), num_classes=num_classes, in_chans=in_chans, image_size=image_size)
 
 
 @functools.lru_cache(_REMEMBERED)
 def _counted(name: str, key: str, **shape: int) -> ModelCost:
-    options = json.loads(key)
-    try:
-        with torch.device("meta"):
-            network = build_segmentor(name, options, **shape)
-        device = "cpu" if depends_on_values(network) else "meta"
-    except ModelOptionError:  # a network of timm may read values, which `meta` does not have
-        network, device = build_segmentor(name, options, **shape), "cpu"
-    if device == "cpu":
-        network = build_segmentor(name, options, **shape)
+    build = functools.partial(build_segmentor, name, json.loads(key), **shape)
+    network = build_on_meta(build)
+    if depends_on_values(network):
+        network = build()
+    device = next(network.parameters()).device.type
     network.auxiliary = None
     params = sum(parameter.numel() for parameter in network.parameters())
     side = shape["image_size"]
@@ -148,57 +143,19 @@ def _counted(name: str, key: str, **shape: int) -> ModelCost:
 
 @functools.lru_cache(_REMEMBERED)
 def _building_problems(name: str, key: str, **shape: int) -> tuple[OptionProblem, ...]:
-    options = json.loads(key)
-    try:
-        with torch.device("meta"):
-            build_segmentor(name, options, **shape)
-    except ModelOptionError:
-        try:
-            build_segmentor(name, options, **shape)
-        except ModelOptionError as error:
-            return error.problems
-    return ()
+    return building_problems(functools.partial(build_segmentor, name, json.loads(key), **shape))
 
 
 def _named_problems(
     name: str, options: Mapping[str, Any], *, image_size: int | None, in_chans: int | None, num_classes: int | None
 ) -> list[OptionProblem]:
     """Return the problems with the name and with each option, without building anything."""
-    given = {key: options[key] for key in HEAD_OPTIONS if key in options}
-    problems = [fault for key, value in given.items() if (fault := HEAD_OPTIONS[key].problem(value)) is not None]
-    if given.get("head") == "upernet" and "fpn_channels" in given:
+    problems = []
+    if options.get("head") == "upernet" and "fpn_channels" in options:
         rule, remedy = (
             "upernet has no such pyramid",
             "Leave it out, or give it the condition when: {head: semantic_fpn}.",
         )
-        problems.append(OptionProblem("fpn_channels", given["fpn_channels"], rule, remedy))
-    own = {key: value for key, value in options.items() if key not in HEAD_OPTIONS}
-    if name in list_models():  # with what its authors set for maps, as it is built
-        own = dict(backbone_settings(name, img_size=image_size, options=own).options)
-    faults = check_options(name, own, image_size=image_size, in_chans=in_chans, num_classes=num_classes)
-    return [*problems, *(_with_head_name(name, fault) for fault in faults)]
-
-
-def _with_head_name(name: str, fault: OptionProblem) -> OptionProblem:
-    """Return the problem of an unknown option with the nearest option of the head, where there is one."""
-    nearest = None if fault.option == "name" else nearest_name(fault.option, HEAD_OPTIONS)
-    if nearest is None or fault.option in model_options(name):
-        return fault
-    return OptionProblem(fault.option, fault.given, fault.rule, f"Did you mean {nearest!r}?")
-
-
-def _backbone(name: str, options: Mapping[str, Any], in_chans: int, image_size: int) -> BackboneSettings:
-    """Return the authors' form of a backbone, but for what fits pre-trained weights alone: frozen stages and norms."""
-    own = {key: value for key, value in options.items() if key not in HEAD_OPTIONS}
-    return backbone_settings(
-        name,
-        img_size=image_size,
-        in_chans=in_chans,
-        frozen_stages=options.get(_OF_BACKBONE, HEAD_OPTIONS[_OF_BACKBONE].default),
-        norm="train",
-        options=own,
-    )
-
-
-def _key(options: Mapping[str, Any]) -> str:
-    return json.dumps(dict(options), sort_keys=True)
+        problems.append(OptionProblem("fpn_channels", options["fpn_channels"], rule, remedy))
+    shape = {"image_size": image_size, "in_chans": in_chans, "num_classes": num_classes}
+    return [*problems, *head_option_problems(name, options, HEAD_OPTIONS, **shape)]

@@ -109,8 +109,8 @@ def test_semantic_loss_is_the_mean_over_cells_with_a_class() -> None:
     class_map[8:, :8] = 2
     logits = torch.zeros(1, 3, 4, 4)
     logits[0, 2, 1, 0] = 1.0
-    loss = branch.loss(logits, [{"class_map": class_map}])
-    assert float(loss) == pytest.approx(math.log(2 + math.e) - 1)
+    loss, cells = branch.loss(logits, [{"class_map": class_map}])
+    assert float(loss) == pytest.approx(math.log(2 + math.e) - 1) and int(cells) == 1
     with pytest.raises(ModelOptionError, match="3 classes"):
         branch.loss(logits, [{"class_map": torch.full((16, 16), 7)}])
     with pytest.raises(ModelOptionError, match="semantic_classes=None"):
