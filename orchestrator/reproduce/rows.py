@@ -12,7 +12,7 @@ from orchestrator.config.load import load_sweep, overridden
 from orchestrator.config.recipe import load_recipe
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.data.datasets import list_datasets
-from orchestrator.data.scenes.manifest import read_any_manifest
+from orchestrator.data.manifest import read_manifest
 from orchestrator.data.sources import INSTALLED, installed_place
 from orchestrator.data.storage import open_folder
 from orchestrator.errors import ConfigError, Problem, ReproduceError, did_you_mean
@@ -159,7 +159,7 @@ def _check_dataset(config: SweepConfig, wanted: str | None, where: str) -> None:
     """Check that the images are those of the recipe, and that a dataset of the system is installed."""
     dataset = config.dataset
     if wanted is not None and dataset.uri is not None:
-        found = read_any_manifest(open_folder(dataset.uri)).name
+        found = read_manifest(open_folder(dataset.uri)).name
         if found != wanted:
             raise ReproduceError(f"{where} trains on {wanted}; {dataset.uri} holds {found}")
     if dataset.name in INSTALLED and dataset.name in list_datasets():
