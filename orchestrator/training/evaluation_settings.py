@@ -17,7 +17,7 @@ from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.errors import CheckpointError
 from orchestrator.training.images.decoded_images import DecodedSplit
 from orchestrator.training.images.split import Split
-from orchestrator.training.tasks.trees import in_float32, in_memory_format
+from orchestrator.training.tasks.trees import device_type, in_float32, in_memory_format
 
 __all__ = ["EvaluationSettings", "autocast"]
 
@@ -82,9 +82,14 @@ class EvaluationSettings(Section):
             raise CheckpointError(f"{path}: {where} is {fault['input']!r}; {fault['msg']}") from None
 
     def predict(self, network: nn.Module, images: Any) -> Any:
-        """Return the outputs of a network, such as logits (B, num_classes), in float32."""
+        """Return the outputs of a network, such as logits (B, num_classes), in float32.
+
+        Args:
+            network: Network in evaluation mode.
+            images: Images of a batch, such as a tensor (B, C, H, W) or a list of tensors.
+        """
         order = torch.channels_last if self.channels_last else torch.contiguous_format
-        with autocast(images.device.type, self.precision):
+        with autocast(device_type(images), self.precision):
             outputs = network(in_memory_format(images, order))
         return in_float32(outputs)
 

@@ -18,7 +18,7 @@ import models
 from orchestrator.config.sections.objective import ObjectiveConfig
 from orchestrator.config.sections.training import AUTO
 from orchestrator.config.trial import TrialConfig
-from orchestrator.errors import CheckpointError, TrialDivergedError, first_line
+from orchestrator.errors import CheckpointError, TrialDivergedError, TrialFailedError, first_line
 from orchestrator.training.checkpoints.best_weights import save_best
 from orchestrator.training.checkpoints.checkpoint_content import load_weights, read_best, read_state
 from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_network, describe_network
@@ -267,7 +267,8 @@ class Trial:
         load_weights(network, best["state_dict"], self.checkpoints.best)
         result = self._evaluate(self.data.test)
         network.load_state_dict(current)
-        tested = {f"test/{metric.name}": result[metric.name] for metric in self.task.facts.tested}
+        names = [metric.name for metric in self.task.facts.tested if metric.name in result]
+        tested = {f"test/{name}": result[name] for name in names}
         return {**tested, "best_epoch": float(best.get("epoch", 0))}
 
     def _is_best(self, metrics: Mapping[str, float]) -> bool:
@@ -285,6 +286,9 @@ class Trial:
         self.train_state.share_buffers()
         if self._validated_epoch() == self.epoch:
             self.metrics = metrics | self._validate()
+            if self.objective.metric not in self.metrics:
+                rule = "it is not defined on the validation images, such as the AP of a size without an object"
+                raise TrialFailedError(f"no {self.objective.metric}: {rule}. Choose another objective")
             value = self.metrics[self.objective.metric]
             self.train_state.lr_schedule.observe(self.epoch, value, self.objective.mode)
             self._keep_best()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["LOSS_SETTINGS", "SCENE_SETTINGS", "Mode", "TaskFacts", "TaskMetric", "is_name"]
+__all__ = ["LOSS_SETTINGS", "SCENE_SETTINGS", "Mode", "Requirement", "TaskFacts", "TaskMetric", "is_name"]
 
 Mode = Literal["max", "min"]
 
@@ -56,6 +56,21 @@ class TaskMetric:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Requirement:
+    """A package that a task needs and that is no dependency of every installation.
+
+    Args:
+        package: Name of the package.
+        module: Name under which it is imported.
+        extra: Extra of this package that installs it.
+    """
+
+    package: str
+    module: str
+    extra: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskFacts:
     """Metrics, losses and settings of a task.
 
@@ -72,6 +87,7 @@ class TaskFacts:
         head: Name of the heads that it puts on a backbone, whose settings are options of the network; empty where
             networks are used as they are.
         refused: Other settings of `training` that it does not take.
+        requires: Package that its metrics need; None where every installation has all.
     """
 
     name: str
@@ -84,6 +100,7 @@ class TaskFacts:
     annotation: str = ""
     head: str = ""
     refused: frozenset[str] = frozenset()
+    requires: Requirement | None = None
     _by_name: Mapping[str, TaskMetric] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

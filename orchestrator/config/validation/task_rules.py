@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,6 +27,10 @@ def task_problems(
         dataset: Section `dataset`; None where it is not valid.
         search: Searched domains by name.
     """
+    needed = task.requires
+    if needed is not None and importlib.util.find_spec(needed.module) is None:
+        rule = f"its metrics need {needed.package}, which is not installed"
+        yield Problem("task", f"got {task.name}; {rule}. Use pip install 'spatialsweep[{needed.extra}]'")
     for name, known in (("tta", task.tta), ("resize", task.resize)):
         given = None if dataset is None else getattr(dataset, name)
         if given is not None and given not in known:

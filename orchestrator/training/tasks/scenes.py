@@ -24,6 +24,7 @@ from orchestrator.training.checkpoints.best_weights import share_of_255
 from orchestrator.training.images.device_images import DeviceImages, Normalisation
 from orchestrator.training.images.image_loader import SampleKey
 from orchestrator.training.images.split import Batch
+from orchestrator.training.randomness import mix
 from orchestrator.training.tasks.samples import SampledTask, SampleSplit
 from orchestrator.training.tasks.trees import to_device
 from orchestrator.training.workers import Workers
@@ -51,9 +52,11 @@ class SceneTask(SampledTask):
 
     Class attributes:
         reads: Keys of the targets that it uses; others are dropped before the transforms.
+        evaluation_batch: Largest number of images of a batch of an evaluation.
     """
 
     reads: ClassVar[frozenset[str]]
+    evaluation_batch: ClassVar[int] = 128
 
     @abstractmethod
     def transforms(self, split: SceneSplit, training: TrainingConfig | None) -> Transforms:
@@ -103,7 +106,9 @@ class SceneTask(SampledTask):
         samples, side = source.splits[split], scene_side(dataset.name, dataset.image_size)
         channels = tuple(share_of_255(mean)), tuple(share_of_255(std))
         every = np.arange(len(samples))
-        return SceneSplit(self, samples, every, mean, std, side, dataset.tta, channels=channels, resize=dataset.resize)
+        settings = dataset.tta, self.evaluation_batch
+        resize = dataset.resize
+        return SceneSplit(self, samples, every, mean, std, side, *settings, channels=channels, resize=resize)
 
 
 @dataclass(frozen=True)
@@ -127,10 +132,14 @@ class SceneSplit(SampleSplit):
         return _for_evaluation(self.task.transforms(self, None))(image, target)
 
     def augmented(self, place: int, training: TrainingConfig, *, seed: int, epoch: int) -> tuple[Tensor, Any]:
-        """Return an augmented and normalised sample; see `SampleSplit`."""
+        """Return an augmented and normalised sample; see `SampleSplit`.
+
+        The target has `draw` as well, int64: a seed of this image in this epoch, for what a network draws at random.
+        """
         image, target = self._read(place)
         transform = _for_training(self.task.transforms(self, training))
-        return transform(image, target, SampleKey(seed, epoch, place, 0))
+        changed, target = transform(image, target, SampleKey(seed, epoch, place, 0))
+        return changed, {**target, "draw": torch.tensor(mix(seed, epoch, place))}
 
     def share(self, workers: Workers) -> Iterator[Batch]:
         """Yield this rank's share in batches of images of one size.

@@ -204,6 +204,20 @@ class Task(ABC):
         del targets
         return None
 
+    def losses_with_counts(self, outputs: Any) -> tuple[Tensor, Tensor] | None:
+        """Return losses of which the network says how much they count: sums and counts, float32 (L,) each.
+
+        For networks that choose in their forward pass what they train on, such as boxes: neither `loss_count` nor the
+        number of images is the divisor of their losses then. Each sum over all ranks is divided by its count over all
+        ranks, and the loss of the step is the sum of these means, the mean over its parts by their images. It costs a
+        collective operation for each part of a step. The default, None, leaves the loss to `loss_sum`.
+
+        Args:
+            outputs: Result of `forward`.
+        """
+        del outputs
+        return None
+
     def predict(self, predictor: Predictor, images: Any, tta: str) -> Any:
         """Return the predictions of a batch, for the evaluator.
 

@@ -337,7 +337,7 @@ def test_a_sweep_has_the_objective_and_the_loss_of_the_task() -> None:
             {"dataset": {"name": "digits-scenes", "validation_fraction": 0.9999}},
             "both parts of the 1000 training images need one. Use 0.001 to 0.999",
         ),
-        ({"task": "classification"}, "Use digits or fashion-mnist, or task: segmentation"),
+        ({"task": "classification"}, "Use digits or fashion-mnist, or task: detection or instances or segmentation"),
         (
             {"task": "classification", "dataset": {"name": "digits"}, "training": {"photometric": True}},
             "training.photometric: got True; classification does not use it",
