@@ -102,6 +102,7 @@ def place_for_network(
     crop = {"crop_pct": crop_pct or (settings and settings.crop_pct) or _CROP_PCT}
     interpolation = {"interpolation": (settings and settings.interpolation) or _INTERPOLATION}
     views = {"tta": tta or (settings.tta if settings else "none")}
+    views |= {"resize": settings.resize} if settings else {}
     config = DatasetConfig.model_validate({"uri": dataset, "image_size": size, **crop, **interpolation, **views})
     normalisation = Normalisation(
         cast(tuple[float, ...], network.pixel_mean), cast(tuple[float, ...], network.pixel_std)
@@ -162,7 +163,7 @@ def recorded_settings(
     if stored is not None or not (dataset or training):
         return stored
     known = {key: dataset.get(key) for key in ("crop_pct", "interpolation")}
-    known |= {"tta": dataset["tta"]} if dataset.get("tta") is not None else {}
+    known |= {key: dataset[key] for key in ("tta", "resize") if dataset.get(key) is not None}
     known |= {key: training[key] for key in ("precision", "channels_last") if training.get(key) is not None}
     return EvaluationSettings.model_validate(known, strict=False)  # MLflow stores settings as texts
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orchestrator.config.sections.dataset import DatasetConfig
+from orchestrator.config.sections.dataset import DatasetConfig, Resize
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.data import Indices, draw_fraction, split_validation, worker_share
 from orchestrator.data.datasets import scene_side
@@ -107,7 +107,8 @@ class SceneTask(SampledTask):
         channels = tuple(share_of_255(mean)), tuple(share_of_255(std))
         every = np.arange(len(samples))
         settings = dataset.tta, self.evaluation_batch
-        return SceneSplit(self, samples, every, mean, std, side, *settings, channels=channels)
+        resize = dataset.resize
+        return SceneSplit(self, samples, every, mean, std, side, *settings, channels=channels, resize=resize)
 
 
 @dataclass(frozen=True)
@@ -117,11 +118,13 @@ class SceneSplit(SampleSplit):
     Args:
         image_size: Side to which images are resized, in pixels: the shorter one, or both, as the task does.
         channels: Mean and deviation per channel of pixels in 0..1; those of `mean` and `std` to the last bit.
+        resize: Ratio of the sides of resized images, a value of `dataset.resize`.
     """
 
     task: SceneTask
     samples: Scenes
     channels: tuple[tuple[float, ...], tuple[float, ...]] = field(kw_only=True)
+    resize: Resize = field(default="keep_ratio", kw_only=True)
 
     def evaluated(self, place: int) -> tuple[Tensor, Any]:
         """Return a resized and normalised sample, whose target stays at the original size; see `SampleSplit`."""
