@@ -24,7 +24,8 @@ def _metrics(kind: str, prefix: str = "") -> tuple[TaskMetric, ...]:
 
 
 _COCO = Requirement(package="faster-coco-eval", module="faster_coco_eval", extra="detection")
-_SETTINGS = frozenset({"hflip"})
+_SETTINGS = frozenset({"hflip", "photometric"})
+_RESIZE = ("keep_ratio", "square")
 _REFUSED = frozenset({"agc_factor", "compile", "gradient_checkpointing", "layer_decay", "on_out_of_memory"})
 
 DETECTION = TaskFacts(
@@ -32,6 +33,7 @@ DETECTION = TaskFacts(
     metrics=_metrics("box"),
     losses=("detector",),
     settings=_SETTINGS,
+    resize=_RESIZE,
     annotation="boxes",
     head="detection",
     refused=_REFUSED,
@@ -44,6 +46,7 @@ INSTANCES = TaskFacts(
     metrics=(*_metrics("mask", "mask_"), *_metrics("box")),
     losses=("detector",),
     settings=_SETTINGS,
+    resize=_RESIZE,
     annotation="masks",
     head="instances",
     refused=_REFUSED,
