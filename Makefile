@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint docs fuzz dashboard bench bench-models clean
+.PHONY: setup demo test test-long lint docs fuzz dashboard bench bench-models clean
 
 setup: $(STAMP)
 
@@ -19,6 +19,10 @@ demo: setup
 # A file at a time in each of two processes, in the order of tests/conftest.py.
 test: setup
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
+
+# Whole sweeps that take minutes each, which `make test` leaves out.
+test-long: setup
+	$(BIN)/pytest -m long --timeout 1800 --durations=10
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""Spaces by name: one for every family, and `spatial_zoo` and `segmentation` over all of them."""
+"""Spaces by name: one for every family, and `spatial_zoo`, `segmentation` and `detection` over all of them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 from search_spaces.domains import ChoiceDomain, Domain, as_tuple
 from search_spaces.families import KINDS, Kind, kind_of
 from search_spaces.space import SearchSpace, SpaceError
-from search_spaces.training import DENSE, SHARED
+from search_spaces.training import DENSE, OBJECTS, SHARED
 
 __all__ = [
+    "DETECTION",
     "OVER_ALL",
     "SEGMENTATION",
     "ZOO",
@@ -22,8 +23,8 @@ __all__ = [
     "without_fixed",
 ]
 
-ZOO, SEGMENTATION = "spatial_zoo", "segmentation"
-OVER_ALL = {ZOO: SHARED, SEGMENTATION: DENSE}
+ZOO, SEGMENTATION, DETECTION = "spatial_zoo", "segmentation", "detection"
+OVER_ALL = {ZOO: SHARED, SEGMENTATION: DENSE, DETECTION: OBJECTS}
 """Spaces that serve the networks of all families, with the settings of training and of heads that they vary."""
 
 
@@ -48,8 +49,8 @@ def named_space(name: str, networks: Sequence[str] | None = None) -> SearchSpace
 
     One network gives a space without `model`; several give a choice of `model`. Where these have different options,
     names carry a label, such as `lsas/reduction`, and are searched under the condition that `model` is one of their
-    networks. Training settings are the family's own for a family, and shared in `spatial_zoo` and `segmentation`, which
-    varies the head as well.
+    networks. Training settings are the family's own for a family, and shared in the spaces over all families, of which
+    `segmentation` and `detection` vary the head as well.
 
     Args:
         name: Name of the space, from `list_spaces()`.

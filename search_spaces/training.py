@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from search_spaces.domains import ChoiceDomain, Domain, FloatDomain, IntDomain
 
-__all__ = ["DENSE", "SHARED", "around"]
+__all__ = ["DENSE", "OBJECTS", "SHARED", "around"]
 
 Range = tuple[float, float]
 
@@ -98,3 +98,15 @@ DENSE: Mapping[str, Domain] = MappingProxyType(
     }
 )
 """Segmentation: widths of the head are those of Semantic FPN and narrower ones, for small images."""
+
+_DETECTORS = around({("adamw",): ((5e-5, 5e-3), (1e-4, 0.1)), ("sgd",): ((2e-3, 0.05), (1e-5, 1e-3))}, batch=(4, 32))
+OBJECTS: Mapping[str, Domain] = MappingProxyType(
+    {
+        **{name: domain for name, domain in _DETECTORS.items() if name != "label_smoothing"},
+        "fpn_channels": ChoiceDomain(choices=(64, 128, 256)),
+        "head_channels": ChoiceDomain(choices=(256, 512, 1024)),
+        "anchor_scale": FloatDomain(low=2.0, high=12.0, log=True),
+        "frozen_stages": IntDomain(low=0, high=2),
+    }
+)
+"""Detection, of boxes and of instances: widths are those of torchvision and narrower ones, as are the anchors."""

@@ -43,8 +43,15 @@ def pytest_configure() -> None:
     torch.set_num_threads(max(1, torch.get_num_threads() // processes))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests that start Ray first, then other slow ones: many short ones keep every process busy to the end."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests that take minutes, unless `-m` names them; put those that start Ray first, then slow ones.
+
+    Many short ones at the end keep every process busy.
+    """
+    if "long" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("long")]
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=left_out)
     items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("ray", "slow")])
 
 

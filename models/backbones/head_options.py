@@ -8,11 +8,12 @@ import timm
 import torch
 from torch import nn
 
-from models.backbones.settings import BackboneSettings, backbone_settings
+from models.backbones.settings import NORM_MODES, BackboneSettings, backbone_settings
 from models.common.options import ModelOption, ModelOptionError, OptionProblem, nearest_name
 from models.registry.catalogue import check_options, list_models, model_options
 
 __all__ = [
+    "BACKBONE_NORM",
     "FROZEN_STAGES",
     "build_on_meta",
     "building_problems",
@@ -31,6 +32,15 @@ FROZEN_STAGES = ModelOption(
     name="frozen_stages", type=int, default=0, low=0, high=4, description="first stages that are not trained"
 )
 """Option of every head for stages of its backbone."""
+
+BACKBONE_NORM = ModelOption(
+    name="backbone_norm",
+    type=str,
+    default="train",
+    choices=NORM_MODES,
+    description="batch norms of the backbone: statistics of the batch, the running ones, or these and fixed scales",
+)
+"""Option of every head for the norms of its backbone."""
 
 
 def of_head(options: Options, head_options: Mapping[str, ModelOption]) -> dict[str, Any]:
@@ -71,6 +81,8 @@ def trained_backbone(
 ) -> BackboneSettings:
     """Return the authors' form of a backbone, but for what fits pre-trained weights alone: frozen stages and norms.
 
+    Those are options of every head.
+
     Args:
         name: Name of the backbone.
         options: Options of the backbone and of the head.
@@ -83,7 +95,7 @@ def trained_backbone(
         img_size=image_size,
         in_chans=in_chans,
         frozen_stages=options.get(FROZEN_STAGES.name, FROZEN_STAGES.default),
-        norm="train",
+        norm=options.get(BACKBONE_NORM.name, BACKBONE_NORM.default),
         options={key: value for key, value in options.items() if key not in head_options},
     )
 

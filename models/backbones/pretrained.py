@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from models.backbones.stage_maps import StageMaps
-from models.registry.authors import AuthorsCheckpointError, fit_weights, read_weights
+from models.registry.authors import AuthorsCheckpointError, Weights, fit_weights, read_weights
+from models.registry.authors.family import Entry
 
-__all__ = ["LoadedBackbone", "load_backbone"]
+__all__ = ["BackboneFit", "LoadedBackbone", "fit_backbone", "load_backbone"]
 
 MOST_NAMED = 5
 DEFORMABLE = "deformable_stages"  # option of networks whose convolutions can be deformable
@@ -42,9 +43,30 @@ class LoadedBackbone:
     skipped: tuple[str, ...]
     kept: tuple[str, ...]
 
+    @property
+    def summary(self) -> str:
+        """What was loaded, skipped and kept, in one line."""
+        kept = f"; first values stay in {_listed(self.kept)}" if self.kept else ""
+        return f"{len(self.loaded)} tensors for the backbone, skipped {_listed(self.skipped)}{kept}"
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneFit:
+    """Places of a checkpoint's tensors in a backbone.
+
+    Args:
+        places: Name in the backbone, and form, of each tensor that is used, by its name in the checkpoint.
+        result: What is loaded, skipped and kept.
+        notes: What was left out beside these, a line each.
+    """
+
+    places: Mapping[str, tuple[str, Entry]] = dataclasses.field(repr=False)
+    result: LoadedBackbone
+    notes: tuple[str, ...]
+
 
 def load_backbone(
-    backbone: StageMaps, source: str | Path | Mapping[str, Any], *, weights: str | None = None
+    backbone: StageMaps, source: str | Path | Mapping[str, Any] | Weights, *, weights: str | None = None
 ) -> LoadedBackbone:
     """Load the weights of a classifier, under our names, timm's or those of the authors, into a backbone.
 
@@ -52,33 +74,49 @@ def load_backbone(
 
     Args:
         backbone: Backbone, such as the attribute `backbone` of a detector or a segmentor.
-        source: File, or its content.
+        source: File, its content, or what `read_weights` returned.
         weights: `ema` or `plain`; None takes the moving average where there is one.
 
     Raises:
         AuthorsCheckpointError: The file cannot be read, or anything else than the classifier and the position tables is
             missing, unexpected or of another shape; the backbone is left as it was.
     """
-    found = read_weights(source, weights=weights)
-    fit = fit_weights(_classifier_like(backbone, found.shapes), found.shapes)
+    found = source if isinstance(source, Weights) else read_weights(source, weights=weights)
+    fit = fit_backbone(backbone, found.shapes)
     ours = backbone.body.state_dict()
-    places = {key: _name_in(ours, entry.ours) for key, entry in fit.entries.items()}
-    loaded = {key: place for key, place in places.items() if place is not None and not place.endswith(TABLES)}
-    kept = [name for name in ours if name not in set(loaded.values()) and not name.endswith("num_batches_tracked")]
+    with torch.no_grad():
+        for key, (place, entry) in fit.places.items():
+            target = entry.slice(ours[place])
+            target.copy_(found.tensors[key].reshape(target.shape))
+    for note in (*found.notes, *fit.notes):
+        _LOG.warning("%s", note)
+    _LOG.info("backbone: loaded %s", fit.result.summary)
+    return fit.result
+
+
+def fit_backbone(backbone: StageMaps, shapes: Mapping[str, tuple[int, ...]]) -> BackboneFit:
+    """Find the place of every tensor of a classifier's checkpoint in a backbone; nothing is copied.
+
+    Args:
+        backbone: Backbone, which may be on the device `meta`.
+        shapes: Shapes of the checkpoint's tensors by name.
+
+    Raises:
+        AuthorsCheckpointError: See `load_backbone`.
+    """
+    fit = fit_weights(_classifier_like(backbone, shapes), shapes)
+    ours = backbone.body.state_dict()
+    named = {key: (_name_in(ours, entry.ours), entry) for key, entry in fit.entries.items()}
+    places = {
+        key: (place, entry) for key, (place, entry) in named.items() if place is not None and not place.endswith(TABLES)
+    }
+    filled = {place for place, _ in places.values()}
+    kept = [name for name in ours if name not in filled and not name.endswith("num_batches_tracked")]
     lost = [name for name in kept if not name.endswith((*TABLES, *OFFSETS))]
     if lost:
         raise AuthorsCheckpointError(f"the weights have no entries for {_listed(lost)} of the backbone")
-    with torch.no_grad():
-        for key, place in loaded.items():
-            target = fit.entries[key].slice(ours[place])
-            target.copy_(found.tensors[key].reshape(target.shape))
-    result = LoadedBackbone(tuple(loaded), tuple(key for key in found.tensors if key not in loaded), tuple(kept))
-    for note in (*found.notes, *fit.notes):
-        _LOG.warning("%s", note)
-    _LOG.info("backbone: loaded %d tensors, skipped %s", len(loaded), _listed(result.skipped))
-    if kept:
-        _LOG.info("backbone: first values stay in %s", _listed(kept))
-    return result
+    result = LoadedBackbone(tuple(places), tuple(key for key in shapes if key not in places), tuple(kept))
+    return BackboneFit(places, result, fit.unused)
 
 
 def _classifier_like(backbone: StageMaps, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
@@ -92,9 +130,16 @@ def _classifier_like(backbone: StageMaps, shapes: Mapping[str, tuple[int, ...]])
         options.pop(DEFORMABLE, None)
         if options.get("unary") == "dcn":
             options["unary"] = "grouped"
-    with torch.device("meta"):
+
+    def build() -> nn.Module:
         network: nn.Module = timm.create_model(settings.name, num_classes=1, in_chans=settings.in_chans, **options)
-    return network
+        return network
+
+    try:
+        with torch.device("meta"):
+            return build()
+    except (RuntimeError, NotImplementedError):  # a network of timm may read values, which `meta` does not have
+        return build()
 
 
 def _name_in(ours: Mapping[str, Any], name: str) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from models.backbones.head_options import (
+    BACKBONE_NORM,
     FROZEN_STAGES,
     build_on_meta,
     building_problems,
@@ -77,6 +78,7 @@ _SHARED = (
         description="boxes of an image that a box head trains on; not retinanet",
     ),
     FROZEN_STAGES,
+    BACKBONE_NORM,
 )
 _MASKS_ONLY = (
     ModelOption(name="mask_channels", type=int, default=256, low=1, description="channels of the mask heads"),
@@ -133,7 +135,8 @@ def build_detector(
     known = detection_options(masks)
     given = {**of_head(options, known)}
     head = given.pop("head", known["head"].default)
-    given.pop(FROZEN_STAGES.name, None)
+    for option in (FROZEN_STAGES, BACKBONE_NORM):
+        given.pop(option.name, None)
     given["semantic_classes"] = given.get("semantic_classes") or None
     if "anchor_ratios" in given:
         given["anchor_ratios"] = ANCHOR_RATIOS[given["anchor_ratios"]]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.backbones.head_options import (
+    BACKBONE_NORM,
     FROZEN_STAGES,
     build_on_meta,
     building_problems,
@@ -51,6 +52,7 @@ HEAD_OPTIONS: Mapping[str, ModelOption] = {
             description="second head in training; upernet has one by default",
         ),
         FROZEN_STAGES,
+        BACKBONE_NORM,
     )
 }
 """Options of a segmentation network beyond those of its backbone, by name."""

@@ -152,6 +152,7 @@ def _reading(
         "crop_pct": crop_pct or (settings and settings.crop_pct) or _CROP_PCT,
         "interpolation": (settings and settings.interpolation) or _INTERPOLATION,
         "tta": tta or (settings.tta if settings else "none"),
+        "resize": settings.resize if settings else "keep_ratio",
     }
     mean, std = (cast(tuple[float, ...], values) for values in (network.pixel_mean, network.pixel_std))
     return DatasetConfig.model_validate(read), Normalisation(mean, std)
@@ -201,7 +202,7 @@ def recorded_settings(
     if stored is not None or not (dataset or training):
         return stored
     known = {key: dataset.get(key) for key in ("crop_pct", "interpolation")}
-    known |= {"tta": dataset["tta"]} if dataset.get("tta") is not None else {}
+    known |= {key: dataset[key] for key in ("tta", "resize") if dataset.get(key) is not None}
     known |= {key: training[key] for key in ("precision", "channels_last") if training.get(key) is not None}
     return EvaluationSettings.model_validate(known, strict=False)  # MLflow stores settings as texts
 

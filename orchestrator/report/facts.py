@@ -112,6 +112,7 @@ def settings(sweep: StoredSweep) -> list[tuple[str, str]]:
         ("images", dataset_name(config)),
         ("trials wanted", str(config.get("trials"))),
         ("epochs", str(training.get("epochs"))),
+        ("steps of an epoch", str(training.get("epoch_steps") or "")),
         ("global batch size", str(training.get("global_batch_size"))),
         ("sampler", str(sampler.get("name"))),
         ("trial scheduler", str(scheduler.get("name"))),
@@ -164,6 +165,16 @@ def recipe_of(sweep: StoredSweep) -> Recipe | None:
     """Return the published recipe that the sweep ran; None without one."""
     name = sweep.config.get("recipe")
     return load_recipe(name) if name in list_recipes() else None
+
+
+def epochs_in_words(training: Mapping[str, Any]) -> str:
+    """Return the length of a training, such as `10 epochs of 4,000 steps`.
+
+    Args:
+        training: Section `training`.
+    """
+    steps = training.get("epoch_steps")
+    return f"{training['epochs']} epochs" + (f" of {steps:,} steps" if steps else "")
 
 
 def _domain(domain: Mapping[str, Any]) -> str:

@@ -274,14 +274,20 @@ def _published(sweep: StoredSweep) -> Any:
     ours = {} if best is None else best.test
     primary = sweep.result.task.primary.name
     labels = {metric.name: metric.label for metric in sweep.result.task.tested}
+    others = recipe.published_on.items()
     return {
         "recipe": recipe,
         "pairs": [
-            {"accuracy": labels.get(name, name), "published": value, "ours": ours.get(name)}
+            {
+                "accuracy": labels.get(name, name),
+                "published": value,
+                "ours": ours.get(name),
+                "on": [f"{numbers[name]:.2f} % on {images}" for images, numbers in others if name in numbers],
+            }
             for name, value in recipe.published.items()
             if name == primary or value is not None
         ],
-        "wanted_epochs": recipe.settings["training"]["epochs"],
+        "wanted_epochs": facts.epochs_in_words(recipe.settings["training"]),
         "best": best,
         "remark": facts.remark_on_test(sweep.config),
     }

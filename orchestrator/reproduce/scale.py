@@ -112,8 +112,10 @@ def training_macs(row: ResolvedRow, macs: int, trials: int) -> float:
         macs: Multiply-accumulates of one image.
         trials: Number of trials.
     """
-    images = run_scale("", [row], (), None).train_images
-    return float(_BACKWARD * macs * images * row.config.training.epochs * trials)
+    training = row.config.training
+    steps = training.epoch_steps
+    images = run_scale("", [row], (), None).train_images if steps is None else steps * training.batch_size
+    return float(_BACKWARD * macs * images * training.epochs * trials)
 
 
 def _facts(row: ResolvedRow) -> DatasetFacts:

@@ -15,6 +15,7 @@ from rich.console import Console
 from orchestrator.config.network_files import NetworkFiles
 from orchestrator.config.plans import SweepPlans, resolve_plans
 from orchestrator.config.sweep import SweepConfig
+from orchestrator.config.tasks.registry import task_facts
 from orchestrator.data import describe_dataset, locate_dataset
 from orchestrator.errors import ConfigError, Problem, SpatialSweepError
 from orchestrator.files.known_code import note_code
@@ -107,7 +108,8 @@ def run_sweep(
         session = SweepSession(config, plans, folder, ledger, dataset=dataset, signals=signals, **outputs)
         with session.connected(address, verbose=verbose):
             settings = complete_settings(config), non_default_settings(config)
-            _record_session(ledger, folder, now, dataset, _Inputs(*settings, sweep_file, config.network_files))
+            described = describe_dataset(dataset, task_facts(config.task).annotation)
+            _record_session(ledger, folder, now, described, _Inputs(*settings, sweep_file, config.network_files))
             for note in found.stored(folder.path).notes:
                 say(console, note)
             hint = _hint_on_failure(config.name, config.runs_dir)
@@ -252,7 +254,7 @@ def _record_session(
     ledger: Ledger,
     folder: SweepFolder,
     identity_now: dict[str, Any],
-    dataset: str,
+    dataset: tuple[dict[str, Any], str],
     inputs: _Inputs,
 ) -> None:
     """Record the start of a session in the journal, and its settings, dataset and files of the user."""
@@ -261,7 +263,7 @@ def _record_session(
         ledger.sweep_started(folder.name, inputs.settings, tags, identity_now)
     else:
         ledger.sweep_resumed(inputs.settings, tags, identity_now)
-    known, manifest = describe_dataset(dataset)
+    known, manifest = dataset
     files = write_session_snapshot(
         folder.session(ledger.sessions),
         inputs.settings,

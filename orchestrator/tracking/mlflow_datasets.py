@@ -22,13 +22,15 @@ def dataset_input(facts: Mapping[str, Any]) -> DatasetInput:
         facts: Facts of the dataset: `name`, `uri`, `content_hash`, `image_shape`, `splits` and its classes.
     """
     uri = str(facts["uri"])
+    # What an annotated image is labelled with is no tensor of one shape.
+    targets = {} if "annotations" in facts else {"targets": _labels()}
     splits = {name: split["images"] for name, split in facts["splits"].items()}
     dataset = Dataset(
         name=str(facts["name"])[:_NAME_LENGTH],
         digest=str(facts["content_hash"])[:_DIGEST_LENGTH],
         source_type=scheme_of(uri) if "://" in uri else "local",
         source=json.dumps({"uri": uri}),
-        schema=json.dumps({"mlflow_tensorspec": {"features": _pixels(facts), "targets": _labels()}}),
+        schema=json.dumps({"mlflow_tensorspec": {"features": _pixels(facts), **targets}}),
         profile=json.dumps(
             {"images": splits, "num_classes": facts["num_classes"], "class_names": facts["class_names"]}
         ),

@@ -11,13 +11,13 @@ import torch
 from pydantic import Field, ValidationError
 from torch import nn
 
-from orchestrator.config.sections.dataset import TestTimeAugmentation
+from orchestrator.config.sections.dataset import Resize, TestTimeAugmentation
 from orchestrator.config.sections.section import Section
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.errors import CheckpointError
 from orchestrator.training.images.decoded_images import DecodedSplit
 from orchestrator.training.images.split import Split
-from orchestrator.training.tasks.trees import in_float32, in_memory_format
+from orchestrator.training.tasks.trees import device_type, in_float32, in_memory_format
 
 __all__ = ["EvaluationSettings", "autocast"]
 
@@ -33,6 +33,7 @@ class EvaluationSettings(Section):
         crop_pct: Share of the shorter side of an image file that is kept; None for images that are not cropped.
         interpolation: Interpolation of image files, None likewise; `random`, which is for training, is `bicubic` here.
         tta: Test-time augmentation, see `dataset.tta`.
+        resize: Ratio of the sides of resized images, see `dataset.resize`.
     """
 
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -40,6 +41,7 @@ class EvaluationSettings(Section):
     crop_pct: float | None = Field(None, gt=0, le=1)
     interpolation: Literal["bilinear", "bicubic", "random"] | None = None
     tta: TestTimeAugmentation = "none"
+    resize: Resize = "keep_ratio"
 
     @classmethod
     def of(cls, training: TrainingConfig, split: Split) -> EvaluationSettings:
@@ -56,6 +58,7 @@ class EvaluationSettings(Section):
             crop_pct=None if cropped is None else cropped.crop_pct,
             interpolation=None if cropped is None else cropped.interpolation,  # type: ignore[arg-type]  # checked when read
             tta=split.tta,
+            resize=getattr(split, "resize", "keep_ratio"),  # of splits of annotated images
         )
 
     @classmethod
@@ -79,9 +82,14 @@ class EvaluationSettings(Section):
             raise CheckpointError(f"{path}: {where} is {fault['input']!r}; {fault['msg']}") from None
 
     def predict(self, network: nn.Module, images: Any) -> Any:
-        """Return the outputs of a network, such as logits (B, num_classes), in float32."""
+        """Return the outputs of a network, such as logits (B, num_classes), in float32.
+
+        Args:
+            network: Network in evaluation mode.
+            images: Images of a batch, such as a tensor (B, C, H, W) or a list of tensors.
+        """
         order = torch.channels_last if self.channels_last else torch.contiguous_format
-        with autocast(images.device.type, self.precision):
+        with autocast(device_type(images), self.precision):
             outputs = network(in_memory_format(images, order))
         return in_float32(outputs)
 

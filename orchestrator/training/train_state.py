@@ -206,7 +206,11 @@ class TrainState:
             with nullcontext() if is_last else self._without_exchange():
                 with self._autocast():
                     outputs = self._task.forward(self._compiled, inputs, wanted)
-                loss = self._task.loss_sum(outputs, wanted, self._training)
+                counted = self._task.losses_with_counts(outputs)
+                if counted is None:
+                    loss = self._task.loss_sum(outputs, wanted, self._training)
+                else:
+                    loss = self._mean_over_ranks(*counted, images=len(inputs))
                 # DDP averages gradients over ranks; the factor makes that the mean over images, or over the units that
                 # the task counts, for shares of any size.
                 objective = loss * (self._workers.world_size / units)
@@ -216,6 +220,20 @@ class TrainState:
                     self._scaler.scale(objective).backward()
             total += loss.detach()
         return total
+
+    def _mean_over_ranks(self, sums: Tensor, counts: Tensor, *, images: int) -> Tensor:
+        """Return losses as a sum over images, of which each has the mean of every loss over the units of all ranks.
+
+        A collective operation: every rank must call, also one without images.
+
+        Args:
+            sums: Losses summed over this rank's units, (L,).
+            counts: Number of this rank's units of each loss, (L,).
+            images: Number of this rank's images.
+        """
+        own = torch.cat([counts.detach(), counts.new_tensor([images])])
+        total = self._workers.sum(own.double()).to(sums.dtype)
+        return (sums / total[:-1].clamp(min=1)).sum() * total[-1]
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return autocast(self._workers.device.type, self._training.precision)

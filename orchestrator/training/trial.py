@@ -18,8 +18,7 @@ import models
 from orchestrator.config.sections.objective import ObjectiveConfig
 from orchestrator.config.sections.training import AUTO
 from orchestrator.config.trial import TrialConfig
-from orchestrator.data import Indices, epoch_batches
-from orchestrator.errors import CheckpointError, TrialDivergedError, first_line
+from orchestrator.errors import CheckpointError, TrialDivergedError, TrialFailedError, first_line
 from orchestrator.training.checkpoints.best_weights import save_best
 from orchestrator.training.checkpoints.checkpoint_content import load_weights, read_best, read_state
 from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_network, describe_network
@@ -28,6 +27,7 @@ from orchestrator.training.epoch_losses import EpochLosses, first_diverged_step
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.images.device_images import DeviceImages
 from orchestrator.training.images.split import Batch, Split
+from orchestrator.training.images.step_order import StepOrder, read_steps
 from orchestrator.training.memory.batch_size import with_found_batch_size
 from orchestrator.training.memory.out_of_memory import translate_out_of_memory
 from orchestrator.training.memory.steps import StepShape
@@ -106,7 +106,8 @@ class Trial:
         self.config = config = with_found_batch_size(config, shape, data, workers, checkpoints.folder)
         reset_torch()
         seed_everything(config.seed, device=workers.device)
-        self.steps_per_epoch = len(self._batches(epoch=1))
+        self._order = StepOrder(len(data.train), config.training, seed=config.seed)
+        self.steps_per_epoch = self._order.steps_per_epoch
         self.images = self.task.training_batches(
             data.train, config.training, workers, num_classes=num_classes, seed=config.seed
         )
@@ -160,23 +161,24 @@ class Trial:
         self.train_state.begin_epoch()
         started, first = time.perf_counter(), self.step
         clock = StepClock(self.workers.device)
-        batches = self._batches(epoch)
-        images = self.images.epoch(epoch, batches, first=first)
-        self._watch.begin_epoch(epoch, first, [len(batch) for batch in batches])
-        for step in range(first, len(batches)):
-            self.losses.record(step, self._train_step(epoch, step, images, clock, len(batches[step])))
+        parts = self._order.epoch(epoch)
+        images = read_steps(self.images, parts, first=first)
+        sizes = [len(batch) for part in parts for batch in part.steps]
+        self._watch.begin_epoch(epoch, first, sizes)
+        for step in range(first, len(sizes)):
+            self.losses.record(step, self._train_step(epoch, step, images, clock, sizes[step]))
             self.step = step + 1
-            if self.step < len(batches):
+            if self.step < len(sizes):
                 self._check_or_save(epoch)
                 if self._watch.is_due():
                     self._check_progress(epoch)
         sums = self._finite_losses(epoch)
         seconds = time.perf_counter() - started
         return {
-            "train/loss": float(sums.sum()) / sum(map(len, batches)),
+            "train/loss": float(sums.sum()) / sum(sizes),
             "lr": self.train_state.lr,
-            "images_per_s": sum(map(len, batches[first:])) / seconds,
-            **self._time_split(clock, steps=len(batches) - first),
+            "images_per_s": sum(sizes[first:]) / seconds,
+            **self._time_split(clock, steps=len(sizes) - first),
             **self._found_settings(),
         }
 
@@ -242,16 +244,6 @@ class Trial:
             **({} if parts is None else {"accumulation_steps": float(parts)}),
         }
 
-    def _batches(self, epoch: int) -> list[Indices]:
-        training = self.config.training
-        return epoch_batches(
-            len(self.data.train),
-            training.batch_size,
-            seed=self.config.seed,
-            epoch=epoch,
-            drop_last=training.drop_last,
-        )
-
     def _validate(self) -> dict[str, float]:
         """Return validation metrics, the network's own diagnostics, and its costs."""
         metrics = {f"val/{name}": value for name, value in self._evaluate(self.data.validation).items()}
@@ -275,7 +267,8 @@ class Trial:
         load_weights(network, best["state_dict"], self.checkpoints.best)
         result = self._evaluate(self.data.test)
         network.load_state_dict(current)
-        tested = {f"test/{metric.name}": result[metric.name] for metric in self.task.facts.tested}
+        names = [metric.name for metric in self.task.facts.tested if metric.name in result]
+        tested = {f"test/{name}": result[name] for name in names}
         return {**tested, "best_epoch": float(best.get("epoch", 0))}
 
     def _is_best(self, metrics: Mapping[str, float]) -> bool:
@@ -293,6 +286,9 @@ class Trial:
         self.train_state.share_buffers()
         if self._validated_epoch() == self.epoch:
             self.metrics = metrics | self._validate()
+            if self.objective.metric not in self.metrics:
+                rule = "it is not defined on the validation images, such as the AP of a size without an object"
+                raise TrialFailedError(f"no {self.objective.metric}: {rule}. Choose another objective")
             value = self.metrics[self.objective.metric]
             self.train_state.lr_schedule.observe(self.epoch, value, self.objective.mode)
             self._keep_best()

@@ -32,6 +32,8 @@ from tests.support.networks.small_networks import SMALL_NETWORKS
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ZOO = "spatial_zoo"
+HEADED = ("segmentation", "detection")
+"""Spaces of networks with the heads of a task."""
 SAMPLES = 200
 SIDE = 8  # of the images, in pixels
 RAN: set[tuple[Any, ...]] = set()
@@ -94,7 +96,7 @@ def test_every_network_is_of_one_kind_whose_options_it_has() -> None:
     assert {kind_of(network.model) for network in SMALL_NETWORKS.values()} == set(SMALL_KINDS)
 
 
-@pytest.mark.parametrize("space", [space for space in list_spaces() if space != "segmentation"])
+@pytest.mark.parametrize("space", [space for space in list_spaces() if space not in HEADED])
 def test_a_sweep_over_a_named_space_is_valid_for_each_of_its_networks(space: str) -> None:
     for network in networks_of(space)[:: 1 if space != ZOO else 7]:
         config = sweep(space, model={"name": network})
@@ -113,6 +115,16 @@ def test_the_space_of_segmentation_varies_backbone_and_head() -> None:
     assert config.space["fpn_channels"].when == {"head": "semantic_fpn"}
     with pytest.raises(ConfigError, match="neither a training setting nor an option of sb_resnet29_cifar"):
         sweep("segmentation", model={"name": "sb_resnet29_cifar"})
+
+
+@pytest.mark.parametrize("task", ["detection", "instances"])
+def test_the_space_of_detection_varies_backbone_and_head(task: str) -> None:
+    settings = {"name": "whole", "task": task, "dataset": {"name": "digits-scenes"}, "space": "detection"}
+    config = SweepConfig(**settings, search={"model": {"choices": ["sb_resnet29_cifar", "adaptive_resnet26_small"]}})
+    names = {setting_of(name) for name in config.space}
+    widths = {"fpn_channels", "head_channels", "anchor_scale", "frozen_stages"}
+    assert {"lr", "bias_channels", "max_span", *widths} <= names
+    assert "label_smoothing" not in names
 
 
 @pytest.fixture
@@ -183,7 +195,7 @@ def test_the_papers_own_values_lie_in_the_space_of_their_network(network: str) -
         assert set(left_out) <= ({"kernel_size_1", "kernel_size_2"} if network == "fcvit_micro_cifar" else set())
 
 
-@pytest.mark.parametrize("name", list_recipes())
+@pytest.mark.parametrize("name", [name for name in list_recipes() if "task" not in load_recipe(name).settings])
 def test_the_papers_own_values_are_those_of_the_recipes(name: str) -> None:
     """Find every recipe among the published values, as far as they go; a backbone has its layer in no stage."""
     settings = load_recipe(name).settings

@@ -199,8 +199,11 @@ CASES: dict[str, dict[str, Any]] = {
         "ema_decay": 0.9,
         "ema_warmup": True,
     },
-    "augmented": {
+    "augmented, over the ends of passes": {
         "network": without_norm,
+        "global_batch_size": 40,
+        "epoch_steps": 11,  # of passes of 8
+        "warmup_steps": 5,
         "optimizer": "sgd",
         "lr": 0.1,
         "crop_padding": 1,

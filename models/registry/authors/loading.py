@@ -46,11 +46,13 @@ class Fit:
         entries: Place of each tensor that is used, by its name in the checkpoint.
         new_head: True where the classifier keeps its random weights.
         notes: What was left out, a line each.
+        unused: Those of the notes that concern neither the classifier nor tables for another size of images.
     """
 
     entries: Mapping[str, Entry] = dataclasses.field(repr=False)
     new_head: bool
     notes: tuple[str, ...]
+    unused: tuple[str, ...] = ()
 
 
 def from_authors(family: str, options: Mapping[str, Any]) -> nn.Module:
@@ -167,11 +169,13 @@ def fit_weights(network: nn.Module, shapes: Shapes) -> Fit:
     wrong_shape = tuple((key, needed[key], shapes[key]) for key in used if key in shapes and needed[key] != shapes[key])
     if missing or unexpected or wrong_shape:
         raise AuthorsCheckpointError(missing=missing, unexpected=unexpected, wrong_shape=wrong_shape)
-    notes = [text for text in (left_out, fault, _about_resized(resized)) if text]
+    without_effect = ""
     if idle:
         more = f" and {len(idle) - 1} more" if len(idle) > 1 else ""
-        notes.append(f"left out, as they have no effect on the result: {printable(idle[0])}{more}")
-    return Fit({given[key]: entry for key, entry in used.items()}, new_head, tuple(notes))
+        without_effect = f"left out, as they have no effect on the result: {printable(idle[0])}{more}"
+    notes = tuple(text for text in (left_out, fault, _about_resized(resized), without_effect) if text)
+    unused = tuple(text for text in (left_out, without_effect) if text)
+    return Fit({given[key]: entry for key, entry in used.items()}, new_head, notes, unused)
 
 
 def create_model_for(name: str, shapes: Shapes, **options: Any) -> nn.Module:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Strict
 
 from orchestrator.config.sections.section import Section
+
+
+def _ascending(given: tuple[float, float]) -> tuple[float, float]:
+    if given[0] > given[1]:
+        raise ValueError(f"must be the smallest and the largest factor. Use [{given[1]:g}, {given[0]:g}]")
+    return given
+
+
+ScaleRange = Annotated[tuple[PositiveFloat, PositiveFloat], Strict(strict=False), AfterValidator(_ascending)]
+"""Smallest and largest factor of a size; YAML writes a list."""
 
 
 class AugmentationConfig(Section):
@@ -33,6 +43,11 @@ class AugmentationConfig(Section):
         color_jitter: Strength of random brightness, contrast and saturation; timm leaves it out beside most
             policies of `auto_augment`.
         auto_augment: Name of a policy of timm, such as `rand-m9-mstd0.5-inc1`; empty for none.
+        scale_range: Smallest and largest factor of the size to which an annotated image is resized before the crop,
+            drawn evenly; None keeps that size. Annotated images only, like the next two, and only tasks that use them.
+        cat_max_ratio: Largest share of one class among the pixels of a crop; another crop is drawn up to ten times.
+            None is 0.75, and 1 accepts every crop.
+        photometric: Random brightness, contrast, saturation and hue, each with probability one half.
         repeats: Number of times an image is drawn within an epoch, which draws that many fewer images.
         drop_last: Batches of exactly `global_batch_size`; the remaining images of the epoch's order are left out.
     """
@@ -53,5 +68,8 @@ class AugmentationConfig(Section):
     crop_scale_min: float = Field(0.08, gt=0, le=1)
     color_jitter: NonNegativeFloat = 0.0
     auto_augment: str = ""
+    scale_range: ScaleRange | None = None
+    cat_max_ratio: float | None = Field(None, gt=0, le=1)
+    photometric: bool = False
     repeats: PositiveInt = 1
     drop_last: bool = False

@@ -30,6 +30,9 @@ PerChannel = Annotated[tuple[float, ...], PlainValidator(_per_channel), PlainSer
 TestTimeAugmentation = Literal["none", "hflip"]
 """Views of an image whose predictions are averaged."""
 
+Resize = Literal["keep_ratio", "square"]
+"""Ratio of the sides of an annotated image after it is resized: its own, or 1."""
+
 
 class DatasetConfig(Section):
     """Images and their splits; the dataset has a name or a URI.
@@ -44,6 +47,8 @@ class DatasetConfig(Section):
             trains on all others; the accuracy is then optimistic, and the results note it.
         image_size: Side of the square to which image files are cropped, in pixels; None is 224. Small images keep
             their size. Of annotated images the side to which the shorter one is resized; see `scene_side` for None.
+        resize: Ratio of the sides of resized images, in training and in evaluations: `keep_ratio` keeps that of each
+            annotated image, `square` makes squares of `image_size`.
         crop_pct: Share of the shorter side of an image file that is kept in evaluation.
         interpolation: Interpolation of image files; `random` draws one of the others for each training image.
         decode_processes: Number of processes per worker that decode image files.
@@ -63,6 +68,7 @@ class DatasetConfig(Section):
     split_seed: Seed = 0
     select_on: Literal["validation", "test"] = "validation"
     image_size: PositiveInt | None = None
+    resize: Resize = "keep_ratio"
     crop_pct: float = Field(0.875, gt=0, le=1)
     interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic"
     decode_processes: NonNegativeInt = 4

@@ -56,7 +56,9 @@ class TrainingConfig(AugmentationConfig):
     """Settings of the training of one trial, beside those of its images. Every field may be searched.
 
     Args:
-        epochs: Largest number of passes over the training images.
+        epochs: Largest number of epochs: passes over the training images, unless `epoch_steps` sets their length.
+        epoch_steps: Number of optimiser steps of an epoch, after which validation, report and checkpoint are due;
+            batches continue from one pass over the images to the next. None is one pass.
         global_batch_size: Images per optimiser step, summed over the workers; `auto` finds the largest number that fits
             into the memory of the workers' devices, before the first step of each trial.
         max_global_batch_size: Upper bound of the number that `auto` finds.
@@ -73,6 +75,7 @@ class TrainingConfig(AugmentationConfig):
         lr_schedule: Shape of the learning rate after the warm-up.
         lr_per: Interval at which the rate changes: `step`, or `epoch`, at whose first step it is computed.
         warmup_epochs: Number of epochs of linear warm-up.
+        warmup_steps: Number of optimiser steps of linear warm-up, in place of `warmup_epochs`; None for epochs.
         warmup_lr: Learning rate at the start of the warm-up; None is a hundredth of `lr`.
         warmup_prefix: Start of the schedule after the warm-up; without it the schedule starts with the first epoch, and
             the warm-up replaces its beginning.
@@ -110,6 +113,7 @@ class TrainingConfig(AugmentationConfig):
     """
 
     epochs: PositiveInt = 10
+    epoch_steps: PositiveInt | None = None
     global_batch_size: BatchSize = 64
     max_global_batch_size: PositiveInt = 1024
     optimizer: str = "sgd"
@@ -123,6 +127,7 @@ class TrainingConfig(AugmentationConfig):
     lr_schedule: Literal["cosine", "multistep", "constant", "poly", "step", "plateau"] = "cosine"
     lr_per: Literal["step", "epoch"] = "step"
     warmup_epochs: NonNegativeInt = 1
+    warmup_steps: NonNegativeInt | None = None
     warmup_lr: PositiveFloat | None = None
     warmup_prefix: bool = False
     min_lr: NonNegativeFloat = 0.0

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["LOSS_SETTINGS", "Mode", "TaskFacts", "TaskMetric", "is_name"]
+__all__ = ["LOSS_SETTINGS", "SCENE_SETTINGS", "Mode", "Requirement", "TaskFacts", "TaskMetric", "is_name"]
 
 Mode = Literal["max", "min"]
 
 LOSS_SETTINGS = ("label_smoothing", "bce_target_threshold")
 """Settings of `training` that belong to some of the losses."""
+
+SCENE_SETTINGS = ("scale_range", "cat_max_ratio", "photometric")
+"""Settings of `training` for annotated images, which only tasks that name them take."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
@@ -53,6 +56,21 @@ class TaskMetric:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Requirement:
+    """A package that a task needs and that is no dependency of every installation.
+
+    Args:
+        package: Name of the package.
+        module: Name under which it is imported.
+        extra: Extra of this package that installs it.
+    """
+
+    package: str
+    module: str
+    extra: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskFacts:
     """Metrics, losses and settings of a task.
 
@@ -61,13 +79,15 @@ class TaskFacts:
         metrics: Metrics of its evaluator; the first one is the primary metric.
         losses: Names that `training.loss` takes; the first one is the default.
         settings: Settings of `training` that change its images, its targets or its loss, and that it takes; None for
-            all of them.
+            all of them but `SCENE_SETTINGS`.
         tta: Values of `dataset.tta` that it takes.
+        resize: Values of `dataset.resize` that it takes.
         has_labels: True where the target of an image is one class, which explanations and balanced splits need.
         annotation: Kind of annotation that it reads, such as `class_map`; empty for images with one label each.
         head: Name of the heads that it puts on a backbone, whose settings are options of the network; empty where
             networks are used as they are.
         refused: Other settings of `training` that it does not take.
+        requires: Package that its metrics need; None where every installation has all.
     """
 
     name: str
@@ -75,10 +95,12 @@ class TaskFacts:
     losses: tuple[str, ...]
     settings: frozenset[str] | None = None
     tta: tuple[str, ...] = ("none",)
+    resize: tuple[str, ...] = ("keep_ratio",)
     has_labels: bool = False
     annotation: str = ""
     head: str = ""
     refused: frozenset[str] = frozenset()
+    requires: Requirement | None = None
     _by_name: Mapping[str, TaskMetric] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

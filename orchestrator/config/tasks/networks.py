@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.config.sections.dataset import DatasetConfig
@@ -13,6 +16,54 @@ if TYPE_CHECKING:
     from orchestrator.data import DatasetFacts
 
 __all__ = ["facts_of_images", "head_options", "network_cost", "option_problems", "searchable_options"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Networks:
+    """Networks that the tasks with one kind of head use.
+
+    Args:
+        options: Options of the head by name.
+        problems: Function that returns the problems of a name and of options, of the network and of its head.
+        cost: Function that counts a network with its head.
+    """
+
+    options: Mapping[str, ModelOption]
+    problems: Callable[..., list[OptionProblem]]
+    cost: Callable[..., ModelCost]
+
+
+def _without_head() -> _Networks:
+    import models
+
+    return _Networks(options={}, problems=models.check_options, cost=models.model_cost)
+
+
+def _segmentors() -> _Networks:
+    from models.segmentation import HEAD_OPTIONS, segmentor_cost, segmentor_problems
+
+    return _Networks(options=HEAD_OPTIONS, problems=segmentor_problems, cost=segmentor_cost)
+
+
+def _detectors(*, masks: bool) -> _Networks:
+    from models.detection import detection_options, detector_cost, detector_problems
+
+    return _Networks(
+        options=detection_options(masks),
+        problems=partial(detector_problems, masks=masks),
+        cost=partial(detector_cost, masks=masks),
+    )
+
+
+_NETWORKS: Mapping[str, Callable[[], _Networks]] = MappingProxyType(
+    {
+        "": _without_head,
+        "segmentation": _segmentors,
+        "detection": partial(_detectors, masks=False),
+        "instances": partial(_detectors, masks=True),
+    }
+)
+"""Networks by `TaskFacts.head`; called when they are needed, since their import is that of torch."""
 
 
 def facts_of_images(dataset: DatasetConfig, task: str) -> DatasetFacts:
@@ -37,11 +88,7 @@ def head_options(task: str) -> Mapping[str, ModelOption]:
     Args:
         task: Name of the task; an unknown one adds none.
     """
-    if task in list_tasks() and task_facts(task).head == "segmentation":
-        from models.segmentation import HEAD_OPTIONS
-
-        return HEAD_OPTIONS
-    return {}
+    return _networks(task).options
 
 
 def searchable_options(task: str, model: str) -> Mapping[str, Any]:
@@ -68,13 +115,7 @@ def option_problems(task: str, model: str, options: Mapping[str, Any], **shape: 
         options: Options of the network and of its head.
         shape: `image_size`, `in_chans` and `num_classes`; nothing where the images are unknown.
     """
-    import models
-
-    if not head_options(task):
-        return models.check_options(model, options, **shape)
-    from models.segmentation import segmentor_problems
-
-    return segmentor_problems(model, options, **shape)
+    return _networks(task).problems(model, options, **shape)
 
 
 def network_cost(task: str, model: str, options: Mapping[str, Any], **shape: int) -> ModelCost:
@@ -89,10 +130,9 @@ def network_cost(task: str, model: str, options: Mapping[str, Any], **shape: int
     Raises:
         ModelOptionError: The name or an option is unknown, or a value impossible.
     """
-    import models
+    return _networks(task).cost(model, options, **shape)
 
-    if not head_options(task):
-        return models.model_cost(model, options, **shape)
-    from models.segmentation import segmentor_cost
 
-    return segmentor_cost(model, options, **shape)
+def _networks(task: str) -> _Networks:
+    """Return the networks of a task; those of an unknown one have no head."""
+    return _NETWORKS[task_facts(task).head if task in list_tasks() else ""]()

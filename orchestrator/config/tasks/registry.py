@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.config.tasks.classification import CLASSIFICATION
+from orchestrator.config.tasks.detection import DETECTION, INSTANCES
 from orchestrator.config.tasks.facts import Mode, TaskFacts, TaskMetric, is_name
 from orchestrator.config.tasks.segmentation import SEGMENTATION
 from orchestrator.errors import ConfigError, Problem, did_you_mean
@@ -29,7 +30,7 @@ __all__ = [
 DEFAULT_TASK = CLASSIFICATION.name
 """Task of a sweep, a journal or a checkpoint that names none."""
 
-_FACTS: dict[str, TaskFacts] = {each.name: each for each in (CLASSIFICATION, SEGMENTATION)}
+_FACTS: dict[str, TaskFacts] = {each.name: each for each in (CLASSIFICATION, DETECTION, INSTANCES, SEGMENTATION)}
 
 
 def register_facts(facts: TaskFacts) -> None:

@@ -12,7 +12,7 @@ SEGMENTATION = TaskFacts(
         TaskMetric(name="mean_accuracy", mode="max", label="mean accuracy", is_share=True),
     ),
     losses=("pixel_cross_entropy",),
-    settings=frozenset({"hflip", "crop_px"}),
+    settings=frozenset({"hflip", "crop_px", "scale_range", "cat_max_ratio", "photometric"}),
     annotation="class_map",
     head="segmentation",
     refused=frozenset({"gradient_checkpointing", "layer_decay", "agc_factor"}),

@@ -30,7 +30,7 @@ from orchestrator.config.validation.scheduler_rules import scheduler_problems
 from orchestrator.config.validation.search_rules import search_problems
 from orchestrator.config.validation.seed_rules import seed_problems, tournament_problems
 from orchestrator.config.validation.storage_rules import storage_problems
-from orchestrator.config.validation.task_rules import start_problems, task_problems
+from orchestrator.config.validation.task_rules import task_problems
 from orchestrator.config.validation.training_rules import augmentation_problems, training_problems, unused_problems
 from orchestrator.errors import Problem, did_you_mean
 from orchestrator.server_addresses import SCHEMES, scheme_of, truncation_problem
@@ -168,7 +168,6 @@ def _check_task(sections: Mapping[str, Any]) -> Iterator[Problem]:
         return
     facts = task_facts(name)
     yield from task_problems(facts, sections.get("training"), sections.get("dataset"), sections["search"])
-    yield from start_problems(facts, sections.get("model"), sections["search"])
     yield from objective_problems(sections.get("objective", ()), facts)
     yield from constraint_problems(sections.get("constraints", ()), facts)
 

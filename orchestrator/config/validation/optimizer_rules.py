@@ -41,6 +41,7 @@ def optimizer_problems(training: TrainingConfig, search: Mapping[str, Any]) -> I
             yield Problem(
                 milestones.where, f"got {list(points)}; only multistep has some. Add training.lr_schedule: multistep"
             )
+    yield from _warmup_problems(setting("warmup_steps"), setting("warmup_epochs"), setting("lr_per"))
     yield from _betas_problems(setting("betas"), setting("optimizer").values)
     norm, factor = setting("clip_grad_norm"), setting("agc_factor")
     if None not in norm.values and None not in factor.values:
@@ -58,6 +59,22 @@ def _owner_problems(setting: Setting, name: str, owners: tuple[str, ...], shapes
             setting.where,
             f"got {given[0]}; it is a setting of {listed}, not of {shapes[0]}. Add training.lr_schedule: {owners[0]}, "
             "or leave it out",
+        )
+
+
+def _warmup_problems(steps: Setting, epochs: Setting, per: Setting) -> Iterator[Problem]:
+    """Check that a warm-up has one length, and a rate for each of its steps where it is counted in steps."""
+    given = [value for value in steps.values if value is not None]
+    if not given:
+        return
+    usual = TrainingConfig.model_fields["warmup_epochs"].default
+    if epochs.values != (usual,):
+        yield Problem(steps.where, f"got {given[0]}; {epochs.where} sets the warm-up as well. Leave one of them out")
+    if "epoch" in per.values:
+        yield Problem(
+            steps.where,
+            f"got {given[0]}; {per.where} is epoch, and the rate of an epoch is that of its first step. Use "
+            "training.lr_per: step, or training.warmup_epochs",
         )
 
 

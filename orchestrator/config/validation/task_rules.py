@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from orchestrator.config.fixed_settings import CHECKPOINT, RANDOM
-from orchestrator.config.searched_values import Setting, domains_of
+from orchestrator.config.searched_values import Setting
 from orchestrator.config.sections.augmentation import AugmentationConfig
 from orchestrator.config.sections.dataset import DatasetConfig
-from orchestrator.config.sections.model import ModelConfig
 from orchestrator.config.sections.training import TrainingConfig
-from orchestrator.config.tasks.facts import LOSS_SETTINGS, TaskFacts
+from orchestrator.config.tasks.facts import LOSS_SETTINGS, SCENE_SETTINGS, TaskFacts
 from orchestrator.errors import Problem, did_you_mean
 
 _OF_ALL = frozenset({"drop_last"})  # which images a step has, whatever they show
@@ -28,9 +27,14 @@ def task_problems(
         dataset: Section `dataset`; None where it is not valid.
         search: Searched domains by name.
     """
-    if dataset is not None and dataset.tta not in task.tta:
-        known = list(task.tta)
-        yield Problem("dataset.tta", f"got '{dataset.tta}'; {task.name} does not have it. Use {' or '.join(known)}")
+    needed = task.requires
+    if needed is not None and importlib.util.find_spec(needed.module) is None:
+        rule = f"its metrics need {needed.package}, which is not installed"
+        yield Problem("task", f"got {task.name}; {rule}. Use pip install 'spatialsweep[{needed.extra}]'")
+    for name, known in (("tta", task.tta), ("resize", task.resize)):
+        given = None if dataset is None else getattr(dataset, name)
+        if given is not None and given not in known:
+            yield Problem(f"dataset.{name}", f"got '{given}'; {task.name} does not have it. Use {' or '.join(known)}")
     if training is None:
         return
     losses = Setting.of("loss", training, search)
@@ -39,33 +43,18 @@ def task_problems(
             rule = f"{task.name} has no such loss. {did_you_mean(str(loss), task.losses)}"
             yield Problem(losses.where, f"got {loss!r}; {rule}")
     yield from _refused(task, training, search)
-    if task.settings is None:
-        return
     for name in (*AugmentationConfig.model_fields, *LOSS_SETTINGS):
         setting, usual = Setting.of(name, training, search), TrainingConfig.model_fields[name].default
         given = [value for value in setting.values if value != usual]
-        if given and name not in task.settings | _OF_ALL:
+        if given and not _takes(task, name):
             yield Problem(setting.where, f"got {given[0]!r}; {task.name} does not use it. Leave it out")
 
 
-def start_problems(task: TaskFacts, model: ModelConfig | None, search: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield checkpoints that trials of a task cannot start from.
-
-    Args:
-        task: Task of the sweep.
-        model: Section `model`; None where it is missing or not valid.
-        search: Searched domains by name.
-    """
-    if not task.head:
-        return
-    given: list[tuple[str, Any]] = [] if model is None else [(f"model.{CHECKPOINT}", model.checkpoint)]
-    given += [
-        (f"search.{name}", value) for name, domain in domains_of(CHECKPOINT, search) for value in domain.corners()
-    ]
-    for where, value in given:
-        if value not in (None, RANDOM):
-            yield Problem(where, f"got {value!r}; {task.name} starts from random weights. Leave it out")
-            return
+def _takes(task: TaskFacts, name: str) -> bool:
+    """Check whether a task takes a setting of the augmentation or of the loss."""
+    if task.settings is None:
+        return name not in SCENE_SETTINGS
+    return name in task.settings | _OF_ALL
 
 
 def _refused(task: TaskFacts, training: TrainingConfig, search: Mapping[str, Any]) -> Iterator[Problem]:

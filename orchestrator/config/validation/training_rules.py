@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,7 @@ def augmentation_problems(
             images the task says which settings it takes.
     """
     if facts.annotation:
+        yield from _scales(Setting.of("scale_range", training, search), facts.image_size)
         return
     kind, other = ("image files", _SMALL_ONLY) if facts.files else ("small images", _FILES_ONLY)
     for setting, given in _changed(other, training, search):
@@ -129,6 +131,15 @@ def _window(crops: Setting, paddings: Setting, image_size: int) -> Iterator[Prob
     if largest > most:
         padded = f" and {padding} px of padding on each side" if padding else ""
         yield Problem(crops.where, f"got {largest}; images of {image_size} px{padded} are smaller. Use {most} or less")
+
+
+def _scales(ranges: Setting, image_size: int) -> Iterator[Problem]:
+    """Check that the smallest factor leaves a pixel of an image."""
+    for value in ranges.values:
+        if isinstance(value, tuple) and int(image_size * value[0]) < 1:
+            rule = f"images of {image_size} px would have no pixel left"
+            least = math.ceil(1000 / image_size) / 1000
+            yield Problem(ranges.where, f"got {list(value)}; {rule}. Use {least:g} or more")
 
 
 def _is_policy(name: str) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import models
+from models.backbones import StageMaps, fit_backbone, load_backbone
 from orchestrator.errors import CheckpointError
 from orchestrator.training.checkpoints.checkpoint_file import read_checkpoint, save_checkpoint
 from orchestrator.training.checkpoints.checkpoints import build_network
@@ -69,6 +70,8 @@ def read_stored_weights(folder: Path, name: str) -> models.Weights:
 def load_initial_weights(network: nn.Module, trial_folder: Path, name: str) -> None:
     """Load the weights that a trial starts from into its freshly initialised network.
 
+    Of a network with a head, such as a segmentor, they are those of its backbone.
+
     Args:
         network: Network of the trial.
         trial_folder: Folder of the trial, which lies in the folder of its sweep.
@@ -78,14 +81,18 @@ def load_initial_weights(network: nn.Module, trial_folder: Path, name: str) -> N
         CheckpointError: The file is missing or damaged, or is not of this network.
     """
     weights = read_stored_weights(trial_folder.parents[1], name)
+    backbone = _backbone_of(network)
     try:
-        models.load_weights(network, weights)
+        if backbone is None:
+            models.load_weights(network, weights)
+        else:
+            load_backbone(backbone, weights)
     except (models.AuthorsCheckpointError, models.AuthorsOptionError) as error:
         raise CheckpointError(f"{name}: {error}") from None
 
 
 def fit_fault(description: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, tuple[str, ...]]:
-    """Return why weights are not those of a network, empty where they are, and the notes about what was left out.
+    """Return why weights are not those of a network, empty where they are, and the notes about what is left out.
 
     Args:
         description: Description of the network, see `describe_network`.
@@ -94,9 +101,27 @@ def fit_fault(description: Mapping[str, Any], shapes: Mapping[str, tuple[int, ..
     Raises:
         ModelOptionError: The network cannot be built.
     """
-    with torch.device("meta"):
-        network = build_network(description)
+    network = _on_shapes(description)
+    backbone = _backbone_of(network)
     try:
-        return "", models.fit_weights(network, shapes).notes
+        if backbone is None:
+            return "", models.fit_weights(network, shapes).notes
+        fit = fit_backbone(backbone, shapes)
+        return "", (*fit.notes, fit.result.summary)
     except (models.AuthorsCheckpointError, models.AuthorsOptionError) as error:
         return str(error), ()
+
+
+def _on_shapes(description: Mapping[str, Any]) -> nn.Module:
+    """Build a network on shapes alone, where that is possible."""
+    try:
+        with torch.device("meta"):
+            return build_network(description)
+    except models.ModelOptionError:  # a network of timm may read values, which `meta` does not have
+        return build_network(description)
+
+
+def _backbone_of(network: nn.Module) -> StageMaps | None:
+    """Return the part of a network with a head that starts from a classifier; None for other networks."""
+    backbone = getattr(network, "backbone", None)
+    return backbone if isinstance(backbone, StageMaps) else None

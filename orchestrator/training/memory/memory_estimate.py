@@ -150,7 +150,7 @@ def _saved_bytes(network: nn.Module, trial: TrialConfig, facts: DatasetFacts, de
         _description(trial, facts), trial.training, images=_PROBE_IMAGES, side=side, device=torch.device(device)
     )
     with _noted(note), _checkpoints_as(block):
-        outputs = task.forward(network.train(), images, targets)
+        outputs = task.forward_on_shapes(network.train(), images, targets)
     del outputs
     return (_held(kept) + max(insides)) // _PROBE_IMAGES
 

@@ -100,7 +100,8 @@ class LrSchedule:
         self._optimizer = optimizer
         self._steps_per_epoch = steps_per_epoch
         self._per_epoch = training.lr_per == "epoch"
-        self._warmup_epochs = min(training.warmup_epochs, training.epochs - 1)
+        self._unit = 1 if self._per_epoch else steps_per_epoch  # of time, in an epoch
+        self._warmup_t = self._warmup(training)
         self._schedule = self._plateau(training) if training.lr_schedule == "plateau" else self._fixed(training)
 
     @property
@@ -128,7 +129,7 @@ class LrSchedule:
             value: Value of the first objective, equal on all ranks.
             mode: Direction in which it improves.
         """
-        if isinstance(self._schedule, Plateau) and epoch > self._warmup_epochs:
+        if isinstance(self._schedule, Plateau) and epoch * self._unit > self._warmup_t:
             self._schedule.observe(epoch, value, mode)
 
     def state_dict(self) -> dict[str, Any] | None:
@@ -145,41 +146,48 @@ class LrSchedule:
             decay_rate=training.decay_rate,
             patience=training.plateau_patience,
             min_lr=training.min_lr,
-            warmup_t=self._warmup_epochs * (1 if self._per_epoch else self._steps_per_epoch),
+            warmup_t=self._warmup_t,
             warmup_lr=_warmup_lr(training),
             t_in_epochs=self._per_epoch,
         )
 
+    def _warmup(self, training: TrainingConfig) -> int:
+        """Return the length of the warm-up, in epochs or in steps; at least one of them comes after it."""
+        if training.warmup_steps is None:
+            return min(training.warmup_epochs, training.epochs - 1) * self._unit
+        return min(training.warmup_steps, training.epochs * self._unit - 1)
+
     def _fixed(self, training: TrainingConfig) -> Any:
-        """Create timm's schedule, in epochs or in steps."""
+        """Create timm's schedule, whose times are all in epochs or all in steps."""
         schedule, _ = create_scheduler_v2(
             self._optimizer,
             sched=training.lr_schedule,
-            num_epochs=self._annealed_epochs(training),
-            decay_epochs=training.decay_epochs,
+            num_epochs=self._annealed(training),
+            decay_epochs=training.decay_epochs * self._unit,
             decay_milestones=self._milestones(training),
             # timm calls the exponent of `poly` by the same name
             decay_rate=training.poly_power if training.lr_schedule == "poly" else training.decay_rate,
-            warmup_epochs=self._warmup_epochs,
+            warmup_epochs=self._warmup_t,
             warmup_lr=_warmup_lr(training),
             warmup_prefix=training.warmup_prefix,
             min_lr=training.min_lr,
-            cooldown_epochs=training.cooldown_epochs,
+            cooldown_epochs=training.cooldown_epochs * self._unit,
             step_on_epochs=self._per_epoch,
-            updates_per_epoch=self._steps_per_epoch,
+            updates_per_epoch=1,  # of timm's factor: the times are in steps already
         )
         return schedule
 
-    def _annealed_epochs(self, training: TrainingConfig) -> int:
+    def _annealed(self, training: TrainingConfig) -> int:
         if training.anneal_epochs is not None:
-            return training.anneal_epochs
-        prefix = self._warmup_epochs if training.warmup_prefix else 0
-        return max(1, training.epochs - training.cooldown_epochs - prefix)
+            return training.anneal_epochs * self._unit
+        prefix = self._warmup_t if training.warmup_prefix else 0
+        least = self._unit if training.warmup_steps is None else 1
+        return max(least, (training.epochs - training.cooldown_epochs) * self._unit - prefix)
 
     def _milestones(self, training: TrainingConfig) -> list[int]:
         milestones = list(training.decay_milestones) or [training.epochs // 2, training.epochs * 3 // 4]
         # timm lowers the rate one unit of time early: in epochs that is a whole epoch
-        return [milestone + 1 for milestone in milestones] if self._per_epoch else milestones
+        return [milestone + 1 if self._per_epoch else milestone * self._unit for milestone in milestones]
 
 
 def _warmup_lr(training: TrainingConfig) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from orchestrator.config.tasks.registry import register_facts, unknown_task
 from orchestrator.errors import ConfigError
 from orchestrator.training.tasks.classification import Classification
+from orchestrator.training.tasks.detection import Detection, Instances
 from orchestrator.training.tasks.segmentation import Segmentation
 from orchestrator.training.tasks.task import Task
 
@@ -42,3 +43,5 @@ def find_task(name: str) -> Task:
 
 register_task(Classification())
 register_task(Segmentation())
+register_task(Detection())
+register_task(Instances())

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orchestrator.config.sections.dataset import DatasetConfig
+from orchestrator.config.sections.dataset import DatasetConfig, Resize
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.data import Indices, draw_fraction, split_validation, worker_share
 from orchestrator.data.datasets import scene_side
@@ -25,6 +25,7 @@ from orchestrator.training.images.device_images import DeviceImages, Normalisati
 from orchestrator.training.images.image_files import ImageFiles
 from orchestrator.training.images.image_loader import SampleKey
 from orchestrator.training.images.split import Batch
+from orchestrator.training.randomness import mix
 from orchestrator.training.tasks.samples import SampledTask, SampleSplit
 from orchestrator.training.tasks.trees import to_device
 from orchestrator.training.workers import Workers
@@ -52,9 +53,11 @@ class SceneTask(SampledTask):
 
     Class attributes:
         reads: Keys of the targets that it uses; others are dropped before the transforms.
+        evaluation_batch: Largest number of images of a batch of an evaluation.
     """
 
     reads: ClassVar[frozenset[str]]
+    evaluation_batch: ClassVar[int] = 128
 
     @abstractmethod
     def transforms(self, split: SceneSplit, training: TrainingConfig | None) -> Transforms:
@@ -115,7 +118,9 @@ class SceneTask(SampledTask):
         side = scene_side(dataset.name, dataset.image_size)
         channels = tuple(share_of_255(mean)), tuple(share_of_255(std))
         every = np.arange(len(samples))
-        return SceneSplit(self, samples, every, mean, std, side, dataset.tta, channels=channels)
+        settings = dataset.tta, self.evaluation_batch
+        resize = dataset.resize
+        return SceneSplit(self, samples, every, mean, std, side, *settings, channels=channels, resize=resize)
 
 
 @dataclass(frozen=True)
@@ -125,11 +130,13 @@ class SceneSplit(SampleSplit):
     Args:
         image_size: Side to which images are resized, in pixels: the shorter one, or both, as the task does.
         channels: Mean and deviation per channel of pixels in 0..1; those of `mean` and `std` to the last bit.
+        resize: Ratio of the sides of resized images, a value of `dataset.resize`.
     """
 
     task: SceneTask
     samples: Scenes | ImageFiles
     channels: tuple[tuple[float, ...], tuple[float, ...]] = field(kw_only=True)
+    resize: Resize = field(default="keep_ratio", kw_only=True)
 
     def evaluated(self, place: int) -> tuple[Tensor, Any]:
         """Return a resized and normalised sample, whose target stays at the original size; see `SampleSplit`."""
@@ -137,10 +144,14 @@ class SceneSplit(SampleSplit):
         return _for_evaluation(self.task.transforms(self, None))(image, target)
 
     def augmented(self, place: int, training: TrainingConfig, *, seed: int, epoch: int) -> tuple[Tensor, Any]:
-        """Return an augmented and normalised sample; see `SampleSplit`."""
+        """Return an augmented and normalised sample; see `SampleSplit`.
+
+        The target has `draw` as well, int64: a seed of this image in this epoch, for what a network draws at random.
+        """
         image, target = self._read(place)
         transform = _for_training(self.task.transforms(self, training))
-        return transform(image, target, SampleKey(seed, epoch, place, 0))
+        changed, target = transform(image, target, SampleKey(seed, epoch, place, 0))
+        return changed, {**target, "draw": torch.tensor(mix(seed, epoch, place))}
 
     def share(self, workers: Workers) -> Iterator[Batch]:
         """Yield this rank's share in batches of images of one size.

@@ -55,13 +55,11 @@ class Segmentation(SceneTask):
     def transforms(self, split: SceneSplit, training: TrainingConfig | None) -> SegmentationTransforms:
         """Return the settings of the transforms: images are resized keeping their ratio; see `SceneTask`."""
         side = split.image_size
+        augmentation: dict[str, Any] = {"factors": (1.0, 1.0)} if training is None else _augmentation(training, side)
         return SegmentationTransforms(
             short_px=side,
             long_px=_LONGEST * side,
-            factors=(1.0, 1.0),
-            crop_px=side if training is None or training.crop_px is None else training.crop_px,
-            hflip=0.0 if training is None else training.hflip,
-            photometric=False,
+            **augmentation,
             mean=cast(Channels, split.channels[0]),
             std=cast(Channels, split.channels[1]),
             multiple=_MULTIPLE if side % _MULTIPLE == 0 else 1,
@@ -155,6 +153,18 @@ def _class_map(logits: Tensor, target: Mapping[str, Any]) -> Tensor:
     if (height, width) == size:
         return inside.argmax(0)
     return torch.cat([part.argmax(0) for part in resized_rows(inside, size)])
+
+
+def _augmentation(training: TrainingConfig, side: int) -> dict[str, Any]:
+    """Return the settings of the transforms of training images."""
+    ratio = training.cat_max_ratio
+    return {
+        "factors": (1.0, 1.0) if training.scale_range is None else training.scale_range,
+        "crop_px": side if training.crop_px is None else training.crop_px,
+        "hflip": training.hflip,
+        "photometric": training.photometric,
+        **({} if ratio is None else {"cat_max_ratio": ratio}),
+    }
 
 
 def _shape(description: Mapping[str, Any]) -> dict[str, int]:

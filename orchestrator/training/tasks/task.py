@@ -200,6 +200,19 @@ class Task(ABC):
         del targets
         return network(images)
 
+    def forward_on_shapes(self, network: Any, images: Any, targets: Any) -> Any:
+        """Compute what a training step computes, on tensors that may be without values, to estimate its memory.
+
+        The default calls `forward`; a network that reads values there, such as those by which it chooses boxes, needs
+        another way.
+
+        Args:
+            network: Network in training mode.
+            images: Images of `example_batch`.
+            targets: Targets of these images.
+        """
+        return self.forward(network, images, targets)
+
     @abstractmethod
     def loss_sum(self, outputs: Any, targets: Any, training: TrainingConfig) -> Tensor:
         """Return the loss of a batch, summed over what `loss_count` counts, a scalar in float32.
@@ -221,6 +234,20 @@ class Task(ABC):
             targets: Targets of this rank's whole share of a step.
         """
         del targets
+        return None
+
+    def losses_with_counts(self, outputs: Any) -> tuple[Tensor, Tensor] | None:
+        """Return losses of which the network says how much they count: sums and counts, float32 (L,) each.
+
+        For networks that choose in their forward pass what they train on, such as boxes: neither `loss_count` nor the
+        number of images is the divisor of their losses then. Each sum over all ranks is divided by its count over all
+        ranks, and the loss of the step is the sum of these means, the mean over its parts by their images. It costs a
+        collective operation for each part of a step. The default, None, leaves the loss to `loss_sum`.
+
+        Args:
+            outputs: Result of `forward`.
+        """
+        del outputs
         return None
 
     def predict(self, predictor: Predictor, images: Any, tta: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["in_float32", "in_memory_format", "map_tensors", "split_tree", "to_device"]
+__all__ = ["device_type", "in_float32", "in_memory_format", "map_tensors", "split_tree", "to_device"]
 
 
 def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
@@ -51,6 +51,17 @@ def split_tree(tree: Any, parts: int) -> Sequence[Any]:
 def _tuple_like(tree: tuple[Any, ...], values: Sequence[Any]) -> tuple[Any, ...]:
     """Return a tuple, or a named tuple of the class of the tree."""
     return type(tree)(*values) if hasattr(tree, "_fields") else tuple(values)
+
+
+def device_type(tree: Any) -> str:
+    """Return torch's name of the type of the device of a batch, such as `cuda`.
+
+    Args:
+        tree: Batch with at least one tensor, all of them on one device.
+    """
+    found: list[str] = []
+    map_tensors(lambda tensor: found.append(tensor.device.type), tree)
+    return found[0]
 
 
 def to_device(tree: Any, device: torch.device) -> Any:

@@ -102,3 +102,14 @@ def test_crowds_are_no_targets_in_training_and_class_maps_follow_their_image() -
     assert torch.equal(kept[0]["class_map"][::4, ::4], targets[0]["class_map"][::8, ::8].long())
     _, all_of_them = network.eval().transform(images[:1], [crowd])
     assert all_of_them[0]["labels"].tolist() == [1, 3]
+
+
+def test_boxes_are_pooled_by_the_reductions_of_the_levels() -> None:
+    """Pool columns 0 to 8 of cells of 4 px, whose indices are their values; torchvision would take them for 8 px."""
+    network: Any = create_detector("faster_rcnn", SHALLOW, CLASSES, fpn_channels=1, head_channels=8, min_size=None)
+    batch, _ = network.eval().transform([torch.rand(3, 44, 44)])
+    assert batch.tensors.shape[-2:] == (64, 64)
+    features = {str(level): torch.zeros(1, 1, 16 // 2**level, 16 // 2**level) for level in range(4)}
+    features["0"] += torch.arange(16.0)
+    pooled = network.roi_heads.box_roi_pool(features, [torch.tensor([[0.0, 0.0, 32.0, 32.0]])], batch.image_sizes)
+    assert float(pooled.mean()) == pytest.approx(4, abs=0.1)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -12,18 +13,25 @@ from orchestrator.config.recipe import load_recipe, recipe_sweep
 from orchestrator.config.recipes import list_recipes
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.config.trial import resolve_trial
+from orchestrator.data.conversion.prepare import prepare
 from orchestrator.errors import RecipeError
+from tests.orchestrator.data.scenes.tiny_scenes import ade_tree
 from tests.support.paper_datasets import SIDES, write_paper_datasets
 
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prepare every dataset of the papers with its classes and image size, with black images."""
-    return write_paper_datasets(tmp_path_factory.mktemp("datasets"))
+    """Prepare every dataset of the papers with its classes, and images of its size or tiny annotated ones."""
+    folder = write_paper_datasets(tmp_path_factory.mktemp("datasets"))
+    maps = {name: np.full((30, 40), 1) for name in ("training/1", "training/2", "validation/3")}
+    prepare("ade20k", ade_tree(tmp_path_factory.mktemp("ade"), maps), str(folder / "ade20k"))
+    return folder
 
 
 def sweep(name: str, datasets: Path, *overrides: str) -> SweepConfig:
-    return recipe_sweep(name, [f"dataset.uri={datasets / load_recipe(name).dataset}", *overrides])
+    recipe = load_recipe(name)
+    weights = ["model.checkpoint=random"] if recipe.starts_from else []
+    return recipe_sweep(name, [f"dataset.uri={datasets / recipe.dataset}", *weights, *overrides])
 
 
 @pytest.mark.parametrize("name", list_recipes())
@@ -32,10 +40,15 @@ def test_a_recipe_is_a_sweep_of_one_trial(name: str, datasets: Path) -> None:
     assert config.name == name
     assert config.trials == 1
     assert not config.search
-    assert resolve_trial(config, 0, {}).model == config.model
+    model = resolve_trial(config, 0, {}).model
+    assert config.model is not None
+    assert model == config.model.model_copy(update={"checkpoint": model.checkpoint})
     assert recipe.title
     assert recipe.source
-    assert recipe.expected is None or 50 < recipe.expected < 100
+    least = 50 if recipe.task.name == "classification" else 30
+    for numbers in (recipe.published, *recipe.published_on.values()):
+        assert set(numbers) <= {metric.name for metric in recipe.task.tested}
+        assert all(value is None or least < value < 100 for value in numbers.values())
     assert recipe.expected_top5 is None or (recipe.expected or 100) < recipe.expected_top5 < 100
 
 
@@ -149,6 +162,37 @@ def test_missing_requirements_of_a_recipe_are_reported(datasets: Path) -> None:
         recipe_sweep("lsas_cifar100", [f"dataset.uri={datasets / 'cifar10'}"])
 
 
+def test_numbers_by_metric_stand_beside_those_of_classification() -> None:
+    found = {
+        name: load_recipe(name) for name in ("lesa_resnet50_imagenet", "fcvit_b12_fpn_ade20k", "fcvit_b24_fpn_ade20k")
+    }
+    assert found["lesa_resnet50_imagenet"].published == {"top1": 79.55, "top5": 94.79}
+    assert [found[f"fcvit_{size}_fpn_ade20k"].published for size in ("b12", "b24")] == [{"miou": 43.3}, {"miou": 45.5}]
+    assert found["fcvit_b12_fpn_ade20k"].expected is None
+
+
+def test_a_recipe_of_a_pretrained_backbone_asks_for_its_weights(datasets: Path) -> None:
+    uri = f"dataset.uri={datasets / 'ade20k'}"
+    with pytest.raises(
+        RecipeError, match=r"starts from ImageNet weights of FCViT-B12 .*--set model\.checkpoint=FILE, or"
+    ):
+        recipe_sweep("fcvit_b12_fpn_ade20k", [uri])
+    named = recipe_sweep("fcvit_b12_fpn_ade20k", [uri, "model.checkpoint=weights.pth"])
+    assert named.model is not None
+    assert named.model.checkpoint == "weights.pth"
+    assert recipe_sweep("fcvit_b12_fpn_ade20k", [uri, "search.checkpoint=[random, weights.pth]"]).search
+
+
+def test_the_set_up_of_a_segmentation(datasets: Path) -> None:
+    """Ma et al. 2022 train 40,000 iterations of 32 crops of 512 px, of images of half to twice the size."""
+    config = sweep("fcvit_b12_fpn_ade20k", datasets)
+    training = config.training
+    assert training.epochs * (training.epoch_steps or 0) == 40_000
+    assert (training.global_batch_size, training.drop_last, training.warmup_steps) == (32, True, 0)
+    assert (training.crop_px, training.scale_range, training.cat_max_ratio) == (512, (0.5, 2.0), 0.75)
+    assert (config.dataset.image_size, config.task, config.objective.metric) == (512, "segmentation", "val/miou")
+
+
 def test_the_command_lists_them() -> None:
     listed = CliRunner().invoke(app, ["recipes", "--json"])
     entries = {entry["name"]: entry for entry in json.loads(listed.output)}
@@ -159,6 +203,8 @@ def test_the_command_lists_them() -> None:
     assert "lsas_cifar100" in shown
     assert "76.47" in shown
     assert "94.79" in shown
+    assert "mIoU 43.30" in shown
+    assert "10 of 4,000 steps" in shown
 
 
 def test_the_command_fails_before_any_work() -> None:

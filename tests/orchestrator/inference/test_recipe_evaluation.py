@@ -86,7 +86,8 @@ def inputs_of(network: nn.Module, seen: list[Tensor]) -> None:
     network.register_forward_pre_hook(lambda _, given: seen.append(given[0].clone(memory_format=torch.preserve_format)))
 
 
-CASES = [(name, "validation") for name in list_recipes()]
+CLASSIFIERS = [name for name in list_recipes() if load_recipe(name).task.name == "classification"]
+CASES = [(name, "validation") for name in CLASSIFIERS]
 CASES += [("lsas_cifar10", "test"), ("lesa_resnet50_imagenet", "test")]  # as their papers chose the epoch
 
 

@@ -94,6 +94,8 @@ def test_networks_describe_the_images_of_their_recipes() -> None:
     compared = 0
     for name in list_recipes():
         settings = load_recipe(name).settings
+        if settings.get("task", "classification") != "classification":
+            continue  # their images have the size of another task
         dataset, cfg = settings["dataset"], timm.get_pretrained_cfg(settings["model"]["name"])
         described = {"crop_pct": cfg.crop_pct, "interpolation": cfg.interpolation, "image_size": cfg.input_size[-1]}
         described |= {"mean": list(cfg.mean), "std": list(cfg.std)}

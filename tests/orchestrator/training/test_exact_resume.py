@@ -25,6 +25,7 @@ from tests.support.training_pieces import (
     run_ranks,
     timeless,
     with_everything,
+    without_norm,
 )
 
 # 300 images in batches of 32: ten steps an epoch, checkpoints after steps 4, 8, 12, ...
@@ -146,6 +147,33 @@ def test_batches_mixed_repeated_and_cut_to_one_size_resume_bit_equal(data: Devic
     trial, resumed = train(data, tmp_path / "cut", {"cut_before": 11}, **options)
     assert differences(trial.train_state.state_dict(), whole.train_state.state_dict()) == []
     assert timeless(resumed) == timeless(reports)
+
+
+def test_epochs_of_a_number_of_steps_resume_bit_equal(data: DeviceImages, tmp_path: Path) -> None:
+    """Cut within a pass of ten steps, after its end, and at the end of an epoch, within the next pass."""
+    options = {"epochs": 4, "epoch_steps": 7, "warmup_steps": 3, "lr_schedule": "poly", "poly_power": 0.9}
+    whole, reports = train(data, tmp_path / "whole", None, **options)
+    assert (whole.steps_per_epoch, [report["epoch"] for report in reports]) == (7, [1, 2, 3, 4])
+    for update in (9, 11, 14, 24):
+        trial, resumed = train(data, tmp_path / str(update), {"cut_before": update}, **options)
+        assert timeless(resumed) == timeless(reports)
+        assert differences(trial.train_state.state_dict(), whole.train_state.state_dict()) == []
+
+
+def test_the_length_of_epochs_changes_no_step(
+    data: DeviceImages, tmp_path: Path, whole: tuple[Trial, Reports], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Give the length of a pass as a number, which changes nothing at all, then another one."""
+    trial, reports = train(data, tmp_path / "given", None, epoch_steps=10)
+    assert timeless(reports) == timeless(whole[1])
+    assert differences(trial.train_state.state_dict(), whole[0].train_state.state_dict()) == []
+    monkeypatch.setattr(trial_module, "build_network", without_norm)  # and no draws, which follow from epoch and step
+    options = {**SETTINGS, "lr_schedule": "constant", "warmup_epochs": 0}
+    curves: list[list[float]] = [[], []]
+    for curve, lengths in zip(curves, ({"epochs": 3}, {"epochs": 5, "epoch_steps": 6}), strict=True):
+        run(make_trial(data, tmp_path / str(len(lengths)), **{**options, **lengths}), curve=curve)
+    assert len(curves[0]) == 30
+    assert curves[0] == curves[1]
 
 
 def test_a_network_with_a_projected_span_resumes_bit_equal(

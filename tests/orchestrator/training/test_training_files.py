@@ -75,14 +75,15 @@ def test_selecting_on_the_test_images(photos: str, tmp_path: Path) -> None:
     assert sweep(photos, {}, select_on="test", validation_fraction=1e-9).dataset.select_on == "test"
 
 
-def test_training_on_files_and_exact_resume(photos: str, tmp_path: Path) -> None:
-    data = placed(photos)
-    whole = make_trial(data, tmp_path / "whole", **EVERYTHING)
+@pytest.mark.parametrize(("more", "every"), [({}, 2), ({"epoch_steps": 4}, 5)])
+def test_training_on_files_and_exact_resume(photos: str, tmp_path: Path, more: dict[str, int], every: int) -> None:
+    data, settings = placed(photos), {**EVERYTHING, **more}  # passes of three steps
+    whole = make_trial(data, tmp_path / "whole", **settings)
     reports = run(whole)
     assert reports[-1]["epoch"] == 2
     assert 0 <= reports[-1]["test/top1"] <= 1
-    run(make_trial(data, tmp_path / "cut", checkpoint_every_steps=2, **EVERYTHING), cut_before=4)
-    continued = make_trial(data, tmp_path / "cut", checkpoint_every_steps=2, **EVERYTHING)
+    run(make_trial(data, tmp_path / "cut", checkpoint_every_steps=every, **settings), cut_before=6 if more else 4)
+    continued = make_trial(data, tmp_path / "cut", checkpoint_every_steps=every, **settings)
     assert (continued.epoch, continued.step) == (1, 1)
     assert timeless(run(continued))[-1] == timeless(reports)[-1]
     for key, value in whole.network.state_dict().items():

@@ -78,6 +78,18 @@ def per_epoch(*values: float) -> list[float]:
         ),
         ({"lr_schedule": "constant", "lr_per": "epoch", "epochs": 2, "warmup_epochs": 5}, per_epoch(0.01, 1)),
         ({"lr_schedule": "plateau", "epochs": 2, "warmup_epochs": 1, "warmup_lr": 0.5}, [0.5, 0.75, 1, 1]),
+        ({"lr_schedule": "poly", "epochs": 2, "warmup_steps": 0}, [1, 0.75, 0.5, 0.25]),
+        ({"lr_schedule": "poly", "epochs": 2, "warmup_steps": 1, "warmup_lr": 0.5}, [0.5, 0.75, 0.5, 0.25]),
+        ({"lr_schedule": "constant", "epochs": 2, "warmup_steps": 3, "warmup_lr": 0.1}, [0.1, 0.4, 0.7, 1]),
+        ({"lr_schedule": "constant", "epochs": 2, "warmup_steps": 9, "warmup_lr": 0.1}, [0.1, 0.4, 0.7, 1]),
+        (
+            {"lr_schedule": "poly", "epochs": 3, "warmup_steps": 2, "warmup_lr": 0.5, "warmup_prefix": True},
+            [0.5, 0.75, 1, 0.75, 0.5, 0.25],
+        ),
+        (
+            {"lr_schedule": "plateau", "epochs": 2, "warmup_steps": 3, "warmup_lr": 0.25},
+            [0.25, 0.5, 0.75, 1],
+        ),
         (
             {"lr_schedule": "plateau", "epochs": 2, "warmup_epochs": 1, "warmup_lr": 0.5, "lr_per": "epoch"},
             per_epoch(0.5, 1),
@@ -121,6 +133,15 @@ def test_validations_of_the_warmup_and_lost_values_are_no_best() -> None:
         schedule.observe(epoch, value, "max")
     schedule.step_update(6 * STEPS)
     assert schedule.lr == pytest.approx(0.1)  # after the value that is not a number
+
+
+def test_a_validation_counts_once_the_warmup_in_steps_is_over() -> None:
+    """End the warm-up within the second epoch: the value of the first one is no best."""
+    schedule = schedule_of(lr_schedule="plateau", plateau_patience=0, warmup_steps=STEPS + 1, epochs=9)
+    for epoch, value in enumerate([0.9, 0.1, 0.2], 1):
+        schedule.observe(epoch, value, "max")
+    schedule.step_update(3 * STEPS)
+    assert schedule.lr == 1
 
 
 def test_only_a_plateau_has_a_state() -> None:

@@ -117,7 +117,23 @@ def test_the_warmup_of_lesa_is_that_of_its_code_up_to_one_step() -> None:
     assert ours == pytest.approx(theirs, abs=1.01e-6)
 
 
+POLY = {0: 2e-4, 20_000: 2e-4 * 0.5**0.9, 36_000: 2e-4 * 0.1**0.9, 39_999: 2e-4 * (1 / 40_000) ** 0.9}
+"""Of 40,000 iterations, without a warm-up."""
+
+BY_ITERATION = {"fcvit_b12_fpn_ade20k": (4_000, POLY), "fcvit_b24_fpn_ade20k": (4_000, POLY)}
+"""Steps of an epoch, and rates by iteration."""
+
+
+@pytest.mark.parametrize("name", BY_ITERATION)
+def test_the_rates_of_an_iteration(name: str) -> None:
+    training = training_of(name)
+    steps, expected = BY_ITERATION[name]
+    assert training.epoch_steps in (None, steps)
+    assert rates(training, list(expected), steps) == pytest.approx(list(expected.values()), rel=1e-9)
+
+
 @pytest.mark.parametrize("name", list_recipes())
 def test_a_recipe_decays_what_the_authors_decay(name: str) -> None:
-    everything = recipe_path(name).parent.name in {"adaptive_span", "lesa", "lsas"}
+    of_mmcv = "task" in load_recipe(name).settings  # whose optimisers leave nothing out
+    everything = of_mmcv or recipe_path(name).parent.name in {"adaptive_span", "lesa", "lsas"}
     assert training_of(name).decay_norms_and_biases == everything

@@ -88,13 +88,21 @@ def test_a_trial_reports_what_is_counted_pixel_by_pixel(data: DeviceImages, scen
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_trial_resumes_to_the_bit(data: DeviceImages, tmp_path: Path) -> None:
-    settings = {"hflip": 0.5, "crop_px": 24}
+@pytest.mark.parametrize(
+    ("every", "more"),
+    [
+        (2, {}),
+        (5, {"epoch_steps": 4, "scale_range": (0.5, 2.0), "cat_max_ratio": 0.6, "photometric": True}),
+    ],
+)
+def test_a_trial_resumes_to_the_bit(data: DeviceImages, tmp_path: Path, every: int, more: dict[str, Any]) -> None:
+    """Resume after the first step of the second epoch: of a pass of three steps, or of four steps over its end."""
+    settings = {"hflip": 0.5, "crop_px": 24, **more}
     whole = segmentation_trial(data, tmp_path / "whole", **settings)
     reports = run(whole)
-    cut = segmentation_trial(data, tmp_path / "cut", checkpoint_every_steps=2, **settings)
-    run(cut, cut_before=5)
-    resumed = segmentation_trial(data, tmp_path / "cut", checkpoint_every_steps=2, **settings)
+    cut = segmentation_trial(data, tmp_path / "cut", checkpoint_every_steps=every, **settings)
+    run(cut, cut_before=every + 3 if every == 2 else every + 1)
+    resumed = segmentation_trial(data, tmp_path / "cut", checkpoint_every_steps=every, **settings)
     assert (resumed.epoch, resumed.step) == (1, 1)
     assert timeless(run(resumed)) == timeless(reports)
     assert not differences(whole.network.state_dict(), resumed.network.state_dict())
@@ -300,7 +308,18 @@ def test_a_sweep_has_the_objective_and_the_loss_of_the_task() -> None:
             {"model": {"name": "conv_resnet26_small", "options": {"head": "upernet", "fpn_channels": 8}}},
             "upernet has no such pyramid",
         ),
-        ({"model": {"name": "conv_resnet26_small", "checkpoint": "a.pth"}}, "segmentation starts from random weights"),
+        ({"training": {"repeats": 2}}, "training.repeats: got 2; segmentation does not use it"),
+        ({"training": {"scale_range": [2.0, 0.5]}}, "training.scale_range: got [2.0, 0.5]"),
+        ({"training": {"scale_range": [0.01, 1]}}, "images of 64 px would have no pixel left. Use 0.016 or more"),
+        ({"dataset": {"name": "digits-scenes", "resize": "square"}}, "dataset.resize: got 'square'; segmentation does"),
+        (
+            {"training": {"warmup_epochs": 2, "warmup_steps": 5}},
+            "training.warmup_steps: got 5; training.warmup_epochs sets",
+        ),
+        (
+            {"training": {"lr_per": "epoch", "warmup_steps": 5}},
+            "training.warmup_steps: got 5; training.lr_per is epoch",
+        ),
         ({"search": {"fpn_chanels": {"choices": [8, 16]}}}, "Did you mean 'fpn_channels'?"),
         ({"training": {"gradient_checkpointing": True}}, "segmentation does not have it yet"),
         ({"training": {"mixup_alpha": 0.2}}, "training.mixup_alpha: got 0.2; segmentation does not use it"),
@@ -318,7 +337,11 @@ def test_a_sweep_has_the_objective_and_the_loss_of_the_task() -> None:
             {"dataset": {"name": "digits-scenes", "validation_fraction": 0.9999}},
             "both parts of the 1000 training images need one. Use 0.001 to 0.999",
         ),
-        ({"task": "classification"}, "Use digits or fashion-mnist, or task: segmentation"),
+        ({"task": "classification"}, "Use digits or fashion-mnist, or task: detection or instances or segmentation"),
+        (
+            {"task": "classification", "dataset": {"name": "digits"}, "training": {"photometric": True}},
+            "training.photometric: got True; classification does not use it",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: Mapping[str, Any], message: str) -> None:

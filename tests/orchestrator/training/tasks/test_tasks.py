@@ -328,7 +328,7 @@ def test_facts_that_contradict_themselves_or_others_are_refused(bad_facts: list[
     for changes, message in bad_facts:
         with pytest.raises(ValueError, match=message):
             register_facts(facts(**changes))
-    assert list_tasks() == ["classification", "segmentation"]
+    assert list_tasks() == ["classification", "detection", "instances", "segmentation"]
 
 
 def test_a_task_is_found_by_name_and_kept_by_its_own_class() -> None:

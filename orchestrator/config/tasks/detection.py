@@ -1,0 +1,55 @@
+"""Facts of detection: boxes of objects, and instances, boxes with masks."""
+
+from __future__ import annotations
+
+from orchestrator.config.tasks.facts import Requirement, TaskFacts, TaskMetric
+
+_LABELS = {
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "ap_small": "AP of small objects",
+    "ap_medium": "AP of medium objects",
+    "ap_large": "AP of large objects",
+    "ar100": "recall",
+}
+
+
+def _metrics(kind: str, prefix: str = "") -> tuple[TaskMetric, ...]:
+    """Return COCO's metrics of boxes or of masks."""
+    return tuple(
+        TaskMetric(name=f"{prefix}{name}", mode="max", label=f"{kind} {label}", is_share=True)
+        for name, label in _LABELS.items()
+    )
+
+
+_COCO = Requirement(package="faster-coco-eval", module="faster_coco_eval", extra="detection")
+_SETTINGS = frozenset({"hflip", "photometric"})
+_RESIZE = ("keep_ratio", "square")
+_REFUSED = frozenset({"agc_factor", "compile", "gradient_checkpointing", "layer_decay", "on_out_of_memory"})
+
+DETECTION = TaskFacts(
+    name="detection",
+    metrics=_metrics("box"),
+    losses=("detector",),
+    settings=_SETTINGS,
+    resize=_RESIZE,
+    annotation="boxes",
+    head="detection",
+    refused=_REFUSED,
+    requires=_COCO,
+)
+"""Boxes of objects."""
+
+INSTANCES = TaskFacts(
+    name="instances",
+    metrics=(*_metrics("mask", "mask_"), *_metrics("box")),
+    losses=("detector",),
+    settings=_SETTINGS,
+    resize=_RESIZE,
+    annotation="masks",
+    head="instances",
+    refused=_REFUSED,
+    requires=_COCO,
+)
+"""Boxes and masks of objects."""

@@ -1,0 +1,32 @@
+"""Whole sweeps of detection and segmentation over learning rate and bias channels, which have to find good networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import load_sweep, run_sweep
+from orchestrator.records.ledger import TrialStatus
+from tests.support.cluster_state import assert_nothing_left
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1800)]
+
+SWEEPS = Path(__file__).resolve().parents[3] / "sweeps"
+
+
+@pytest.mark.parametrize(("file", "metric", "least"), [
+    ("digits-detection.yaml", "ap50", 0.5),
+    ("digits-segmentation.yaml", "miou", 0.6),
+])  # fmt: skip
+def test_a_sweep_over_learning_rate_and_bias_channels_finds_a_good_network(
+    file: str, metric: str, least: float, tmp_path: Path
+) -> None:
+    changes = ["trials=2", "model.name=sb_resnet29_cifar", "trial_scheduler.name=none", f"runs_dir={tmp_path}"]
+    config: Any = load_sweep(SWEEPS / file, changes)
+    result = run_sweep(config)
+    assert [trial.status for trial in result.records] == [TrialStatus.FINISHED] * 2
+    assert result.best is not None
+    assert result.best.test[metric] > least
+    assert_nothing_left()

@@ -1,0 +1,337 @@
+"""Detection of boxes and of instances as tasks: losses, metrics, exact resume, one rank against two, refusals."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.nn.functional import interpolate
+
+from orchestrator.config import SweepConfig
+from orchestrator.config.tasks.registry import task_facts
+from orchestrator.data.description import describe_dataset
+from orchestrator.errors import ConfigError, DataError, TrialFailedError
+from orchestrator.inference.evaluate import evaluate_checkpoint
+from orchestrator.tracking.mlflow_datasets import dataset_input
+from orchestrator.training.checkpoints.checkpoints import load_network_file
+from orchestrator.training.evaluation_settings import EvaluationSettings
+from orchestrator.training.evaluators.average_precision import DetectionEvaluator
+from orchestrator.training.images.device_images import DeviceImages
+from orchestrator.training.tasks.detection import PredictionEvaluator
+from orchestrator.training.trial import Trial
+from orchestrator.training.workers import Workers
+from tests.support.tasks.few_scenes import few_scenes, scene_trial, write_scenes
+from tests.support.training_pieces import differences, join_group, run, run_ranks, timeless
+
+CPU = torch.device("cpu")
+TASKS = ("detection", "instances")
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scenes(tmp_path_factory.mktemp("scenes"))
+
+
+@pytest.fixture(scope="module")
+def data(scenes: Path) -> dict[str, DeviceImages]:
+    return {task: few_scenes(scenes, task) for task in TASKS}
+
+
+def detection_trial(
+    data: DeviceImages, folder: Path, *, task: str = "detection", metric: str | None = None, **changes: Any
+) -> Trial:
+    few = {"anchor_scale": 2.0, "proposals": 40, "samples": 32}
+    options = {**few, **({"mask_channels": 8} if task == "instances" else {}), **changes.pop("options", {})}
+    metric = metric or task_facts(task).objective
+    return scene_trial(data, folder, task=task, metric=metric, options=options, loss="detector", **changes)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("task", TASKS)
+def test_a_trial_reports_what_is_scored_image_by_image(
+    task: str, data: dict[str, DeviceImages], scenes: Path, tmp_path: Path
+) -> None:
+    trial = detection_trial(data[task], tmp_path, task=task)
+    reports = run(trial)
+    last = reports[-1]
+    assert last["train/loss"] < reports[0]["train/loss"]
+    network = load_network_file(trial.checkpoints.best)
+    assert (network.task, network.class_names) == (task, tuple(map(str, range(10))))
+
+    evaluator, test = DetectionEvaluator(masks=task == "instances"), trial.data.test
+    for place in range(len(test)):
+        images, targets = test.batch(torch.tensor([place]))
+        assert [tuple(image.shape) for image in images] == [(3, 32, 32)]
+        with torch.no_grad():
+            found = network(images)[0]
+        scored = {**found, "boxes": found["boxes"] * 2}  # at the size of the image
+        if "masks" in found:
+            scored["masks"] = interpolate(found["masks"], (64, 64), mode="bilinear", align_corners=False)
+        evaluator.update([scored], targets)
+    expected = evaluator.compute()
+    tested = {name.removeprefix("test/"): value for name, value in last.items() if name.startswith("test/")}
+    named = {metric.name for metric in task_facts(task).metrics}
+    assert tested.keys() == {name for name in named if not math.isnan(expected[name])}
+    assert "ap_large" not in tested  # objects from 96 x 96 px, of which there are none
+    assert tested == pytest.approx({name: expected[name] for name in tested})
+
+    again = evaluate_checkpoint(trial.checkpoints.best, str(scenes))
+    assert again.images == 9
+    assert dict(again.metrics) == pytest.approx(tested)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_trial_resumes_to_the_bit(data: dict[str, DeviceImages], tmp_path: Path) -> None:
+    settings = {"task": "instances", "hflip": 0.5, "accumulation_steps": 2}
+    whole = detection_trial(data["instances"], tmp_path / "whole", **settings)
+    reports = run(whole)
+    cut = detection_trial(data["instances"], tmp_path / "cut", checkpoint_every_steps=2, **settings)
+    run(cut, cut_before=5)
+    resumed = detection_trial(data["instances"], tmp_path / "cut", checkpoint_every_steps=2, **settings)
+    assert (resumed.epoch, resumed.step) == (1, 1)
+    assert timeless(run(resumed)) == timeless(reports)
+    assert not differences(whole.network.state_dict(), resumed.network.state_dict())
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_what_a_network_draws_follows_from_seed_epoch_and_place_alone(
+    data: dict[str, DeviceImages], tmp_path: Path
+) -> None:
+    trial = detection_trial(data["detection"], tmp_path)
+    split: Any = data["detection"].train
+    settings = trial.config.training
+    draws = {
+        (seed, epoch, place): int(split.augmented(place, settings, seed=seed, epoch=epoch)[1]["draw"])
+        for seed in (0, 1) for epoch in (1, 2) for place in (3, 4)
+    }  # fmt: skip
+    assert len(set(draws.values())) == 8
+    torch.rand(5)
+    image, target = split.augmented(3, settings, seed=1, epoch=2)
+    assert int(target["draw"]) == draws[1, 2, 3]
+
+    def losses(*targets: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        torch.rand(3)  # the state of the process does not matter
+        with torch.no_grad():
+            found: dict[str, torch.Tensor] = trial.task.forward(
+                trial.network.train(), [image] * len(targets), [*targets]
+            )
+        return found
+
+    twice = losses(target, target)
+    assert all(torch.equal(twice[name], value) for name, value in losses(target, target).items())
+    other = losses(target, {**target, "draw": target["draw"] + 1})
+    assert any(not torch.equal(other[name], value) for name, value in twice.items())
+
+
+def counted(outputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    pairs = torch.stack([outputs[name] for name in sorted(outputs)])
+    return pairs[:, 0], pairs[:, 1]
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_step_averages_every_loss_over_what_it_counts(
+    parts: int, data: dict[str, DeviceImages], tmp_path: Path
+) -> None:
+    """Each part of a step has the mean of every loss; the step has the mean of its parts by their images."""
+    trial = detection_trial(
+        data["instances"], tmp_path, task="instances", accumulation_steps=parts, optimizer="momentum", momentum=0.0
+    )
+    state, split = trial.train_state, trial.data.train
+    assert hasattr(split, "augmented")
+    samples = [split.augmented(place, trial.config.training, seed=0, epoch=1) for place in range(7)]
+    images, targets = [image for image, _ in samples], [target for _, target in samples]
+    state.begin_epoch()
+    expected = 0.0
+    sizes = [7] if parts == 1 else [3, 2, 2]
+    trial.network.zero_grad()
+    first = 0
+    for size in sizes:
+        part = slice(first, first + size)
+        outputs = trial.network(images[part], targets[part])
+        sums, counts = counted(outputs)
+        assert len(counts) == 5
+        loss = (sums / counts).sum() * (size / 7)
+        loss.backward()
+        expected += float(loss.detach())
+        first += size
+    gradients = {name: each.grad.clone() for name, each in trial.network.named_parameters() if each.grad is not None}
+    found = state.step(images, targets, update=0, global_images=7)
+    assert float(found) / 7 == pytest.approx(expected, rel=1e-5)
+    after = {name: each.grad for name, each in trial.network.named_parameters() if each.grad is not None}
+    assert after.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(after[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("task", TASKS)
+def test_images_without_objects_and_ranks_without_images_are_trained(
+    task: str, data: dict[str, DeviceImages], tmp_path: Path
+) -> None:
+    trial = detection_trial(data[task], tmp_path, task=task)
+    network = trial.network.train()
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "draw": torch.tensor(5)}
+    if task == "instances":
+        empty["masks"] = torch.zeros(0, 32, 32, dtype=torch.uint8)
+    sums, counts = counted(trial.task.forward(network, [torch.rand(3, 32, 32)] * 2, [empty, empty]))
+    assert bool(torch.isfinite(sums).all())
+    loss = trial.train_state.step([torch.rand(3, 32, 32)] * 2, [empty, empty], update=0, global_images=2)
+    assert math.isfinite(float(loss))
+    outputs = trial.task.forward(network, [], [])
+    sums, counts = counted(outputs)
+    assert not counts.any()
+    network.zero_grad()
+    sums.sum().backward()  # type: ignore[no-untyped-call]
+    trained = [each for each in network.parameters() if each.requires_grad]
+    assert all(each.grad is not None and not each.grad.any() for each in trained)  # DDP waits for all of them
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_networks_that_read_lists_are_evaluated_with_the_settings_of_their_run(
+    precision: str, data: dict[str, DeviceImages], tmp_path: Path
+) -> None:
+    trial = detection_trial(data["instances"], tmp_path, task="instances")
+    settings = EvaluationSettings.model_validate({"precision": precision, "channels_last": True})
+    network = settings.place(trial.network.eval(), CPU)
+    images, _ = trial.data.test.batch(torch.arange(2))
+    with torch.no_grad():
+        found = settings.predict(network, images)
+    assert [set(each) for each in found] == [{"boxes", "labels", "scores", "masks"}] * 2
+    assert all(each["masks"].dtype == torch.float32 and each["labels"].dtype == torch.int64 for each in found)
+
+
+def train_rank(rank: int, world_size: int, folder: str) -> None:
+    """Train as one process of a group."""
+    place = Path(folder)
+    workers = join_group(rank, world_size, place)
+    images = {task: few_scenes(place / "digits-scenes", task) for task in TASKS}
+    torch.save(train_all(images, place / "pair", workers), place / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "one step of all images": {
+        "task": "instances", "sync_batch_norm": True, "global_batch_size": 21, "hflip": 0.5, "epochs": 1
+    },
+    "one image a step, so that a rank has none": {"task": "detection", "global_batch_size": 1, "epochs": 1},
+}  # fmt: skip
+
+
+def train_all(images: Mapping[str, DeviceImages], folder: Path, workers: Workers) -> dict[str, Any]:
+    found = {}
+    for place, (name, settings) in enumerate(CASES.items()):
+        trial = detection_trial(
+            images[settings["task"]], folder / str(place), workers=workers, optimizer="sgd", lr=0.01, **settings
+        )
+        found[name] = {"reports": timeless(run(trial)), "weights": trial.train_state.evaluated.state_dict()}
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_two_ranks_train_and_evaluate_as_one_does(tmp_path: Path) -> None:
+    scenes = write_scenes(tmp_path)
+    alone = train_all({task: few_scenes(scenes, task) for task in TASKS}, tmp_path / "alone", Workers())
+    run_ranks(train_rank, 2, str(tmp_path))
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    for name in CASES:
+        one, other, whole = (each[name] for each in (first, second, alone))
+        for key, value in one["weights"].items():
+            torch.testing.assert_close(value, whole["weights"][key], rtol=1e-3, atol=1e-5, msg=key)
+            assert torch.equal(value, other["weights"][key])
+        report, expected = one["reports"][-1], whole["reports"][-1]
+        assert report["train/loss"] == pytest.approx(expected["train/loss"], rel=1e-4)
+        assert report.keys() == expected.keys()
+        assert report["val/ar100"] == pytest.approx(expected["val/ar100"], abs=1e-3)
+
+
+def test_metrics_that_are_not_defined_are_left_out(data: dict[str, DeviceImages], tmp_path: Path) -> None:
+    evaluator = PredictionEvaluator(task_facts("detection"), masks=False)
+    size = {"input_size": torch.tensor([32, 32]), "original_size": torch.tensor([64, 64])}
+    boxes = torch.tensor([[2.0, 4.0, 12.0, 14.0]])
+    target = {**size, "image_id": 3, "boxes": 2 * boxes, "labels": torch.tensor([2])}
+    evaluator.update([{"boxes": boxes, "labels": torch.tensor([2]), "scores": torch.ones(1)}], [target])
+    assert evaluator.compute() == pytest.approx({"ap": 1, "ap50": 1, "ap75": 1, "ap_small": 1, "ar100": 1})
+    nothing = PredictionEvaluator(task_facts("detection"), masks=False)
+    bare = {**target, "boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    nothing.update([{"boxes": boxes, "labels": torch.tensor([2]), "scores": torch.ones(1)}], [bare])
+    with pytest.raises(
+        DataError, match="no validation image, or no test image, has an object that counts, and box AP needs one"
+    ):
+        nothing.compute()
+    trial = detection_trial(data["detection"], tmp_path, metric="val/ap_large", epochs=1)
+    with pytest.raises(TrialFailedError, match="no val/ap_large: it is not defined on the validation images"):
+        run(trial)
+
+
+@pytest.mark.parametrize(("task", "annotation", "names"), [
+    ("segmentation", "class_map", ["background", *map(str, range(10))]),
+    ("detection", "boxes", [*map(str, range(10))]),
+])  # fmt: skip
+def test_a_dataset_is_recorded_with_the_classes_that_the_task_reads(
+    task: str, annotation: str, names: list[str], scenes: Path
+) -> None:
+    assert task_facts(task).annotation == annotation
+    described, _ = describe_dataset(str(scenes), annotation)
+    assert (described["class_names"], described["num_classes"]) == (names, len(names))
+    assert len(described["splits"]["train"]["per_class"]) == len(names)
+    assert str(names[:2])[1:-1].replace("'", '"') in dataset_input(described).dataset.profile
+
+
+def sweep(**settings: Any) -> SweepConfig:
+    base = {
+        "name": "s",
+        "task": "detection",
+        "dataset": {"name": "digits-scenes"},
+        "model": {"name": "conv_resnet26_small", "options": {"fpn_channels": 16}},
+    }
+    return SweepConfig(**{**base, **settings})
+
+
+def test_a_sweep_has_the_objective_and_the_loss_of_the_task() -> None:
+    config = sweep(search={"head": {"choices": ["faster_rcnn", "cascade_rcnn"]}})
+    assert (config.objective.metric, config.objective.mode) == ("val/ap", "max")
+    assert config.training.loss == "detector"
+    masks = sweep(task="instances", objective=[{"metric": "val/mask_ap"}, {"metric": "latency_ms"}])
+    assert [each.mode for each in masks.objectives] == ["max", "min"]
+    assert sweep(task="instances").objective.metric == "val/mask_ap"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": {"name": "conv_resnet26_small", "options": {"head_chanels": 8}}}, "Did you mean 'head_channels'?"),
+        ({"model": {"name": "conv_resnet26_small", "options": {"head": "mask_rcnn"}}}, "model.options.head"),
+        ({"search": {"fpn_chanels": {"choices": [8, 16]}}}, "Did you mean 'fpn_channels'?"),
+        ({"training": {"gradient_checkpointing": True}}, "detection does not have it yet"),
+        ({"training": {"on_out_of_memory": "accumulate"}}, "training.on_out_of_memory: got 'accumulate'; detection"),
+        ({"training": {"compile": True}}, "training.compile: got True; detection does not have it yet"),
+        ({"training": {"crop_px": 48}}, "training.crop_px: got 48; detection does not use it"),
+        ({"training": {"loss": "cross_entropy"}}, "training.loss: got 'cross_entropy'; detection has no such loss"),
+        ({"objective": {"metric": "val/mask_ap"}}, "objective.metric: unknown 'val/mask_ap'. Did you mean 'val/ap'?"),
+        ({"dataset": {"name": "digits"}}, "got digits; its images have one label each, and detection needs boxes"),
+        ({"dataset": {"name": "digits-scenes", "tta": "hflip"}}, "dataset.tta: got 'hflip'; detection does not"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        sweep(**settings)
+    assert message in str(caught.value)
+
+
+def test_a_sweep_without_the_package_of_its_metrics_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    hidden = "faster_coco_eval"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == hidden else found(name, *rest))
+    for task in TASKS:
+        with pytest.raises(ConfigError, match="its metrics need faster-coco-eval, which is not installed") as caught:
+            sweep(task=task)
+        assert "Use pip install 'spatialsweep[detection]'" in str(caught.value)
+    SweepConfig(name="s", dataset={"name": "digits"}, model={"name": "conv_resnet26_small"})
