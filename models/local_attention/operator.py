@@ -84,7 +84,7 @@ def attend_by_head(
         ring_mask: Weight of each head for the rings 0..L, see `local_attention`.
         mask_before_softmax: Place of the mask, see `local_attention`.
     """
-    if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing():
         return windowed_attention(q, k, v, rel, ring_mask, mask_before_softmax=mask_before_softmax)
     attend = kernel_attention if kernel_serves(q, k, v, rel, ring_mask) else tiled_attention
     return attend(q, k, v, rel, ring_mask, mask_before_softmax=mask_before_softmax)

@@ -1,6 +1,6 @@
 """Padding of images of different sizes in one batch, which layers that read the whole map leave out."""
 
-from models.padding.layers import MapNorm, padded_grid, padded_map_mean, unpadded_resize
+from models.padding.layers import MapNorm, grid_means, padded_grid, padded_map_mean, unpadded_resize
 from models.padding.record import Padding, PaddingRecord, WholeMapLayer, share_padding
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "Padding",
     "PaddingRecord",
     "WholeMapLayer",
+    "grid_means",
     "padded_grid",
     "padded_map_mean",
     "share_padding",

@@ -111,23 +111,23 @@ def agreement(one: DetectorProgram, other: DetectorProgram, images: Tensor) -> A
         expected, found = one(image), other(image)
         if len(expected[1]) != len(found[1]):
             return Agreement(compared, float("inf"), overlap)
-        free = list(range(len(found[1])))
+        distances = _distances(expected, found, max(image.shape[2:]))
         for place in range(len(expected[1])):
-            nearest = min(free, key=lambda index: _distance(expected, place, found, index, max(image.shape[2:])))
-            free.remove(nearest)
-            difference = max(difference, _distance(expected, place, found, nearest, max(image.shape[2:])))
+            nearest = int(distances[place].argmin())
+            difference = max(difference, float(distances[place, nearest]))
+            distances[:, nearest] = float("inf")  # each has one counterpart
             if len(expected) > 3:
                 overlap = min(overlap, _overlap(expected[3][place], found[3][nearest]))
         compared += len(expected[1])
     return Agreement(compared, difference, overlap)
 
 
-def _distance(one: Detections, place: int, other: Detections, index: int, side_px: int) -> float:
-    """Return the difference of two detections; infinite for different classes."""
-    if int(one[1][place]) != int(other[1][index]):
-        return float("inf")
-    edges = float((one[0][place] - other[0][index]).abs().max()) / side_px
-    return max(edges, abs(float(one[2][place]) - float(other[2][index])))
+def _distances(one: Detections, other: Detections, side_px: int) -> Tensor:
+    """Return the difference of each detection from each other one, (N, M); infinite for different classes."""
+    edges = (one[0][:, None] - other[0][None]).abs().amax(2) / side_px
+    scores = (one[2][:, None] - other[2][None]).abs()
+    differences = torch.maximum(edges, scores)
+    return differences.masked_fill(one[1][:, None] != other[1][None], float("inf"))
 
 
 def _overlap(one: Tensor, other: Tensor) -> float:

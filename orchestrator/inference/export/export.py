@@ -297,6 +297,11 @@ def _partial(path: Path, kind: str) -> Iterator[Path]:
 @contextmanager
 def _quiet_exporters() -> Iterator[None]:
     """Silence the exporters, whose notices concern authors of networks."""
+    import torch
+
+    trace_log = getattr(torch._C, "_jit_set_onnx_log_enabled", None)  # prints the graph of a failed export
+    if trace_log is not None:
+        trace_log(False)
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

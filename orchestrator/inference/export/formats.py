@@ -176,6 +176,7 @@ class Onnx(Format):
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
+        options.log_severity_level = 3  # errors; the shapes that loops of traced networks announce are warnings
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
