@@ -90,7 +90,7 @@ def write_detector(
         ExportError: The format does not take detectors, or this one cannot be exported.
     """
     try:
-        form.write_detector(DetectorOutputs(network, names), image, path, names=names, facts=facts)
+        form.write_detector(DetectorOutputs(network, names).eval(), image, path, names=names, facts=facts)
     except ExportError:
         raise
     except Exception as error:  # an exporter may raise anything
