@@ -45,8 +45,10 @@ def detector(name: str, head: str) -> TrainedNetwork:
     options, masks = options_of(head), head == "mask_rcnn"
     network: Any = build_detector(name, options, masks=masks, **SHAPE).eval()
     if head == "retinanet":
-        nn.init.normal_(network.head.classification_head.cls_logits.weight, std=3.0)
-        nn.init.zeros_(network.head.classification_head.cls_logits.bias)
+        for layer in network.head.modules():  # its own weights are so small that all scores are equal
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight)
+        nn.init.normal_(network.head.classification_head.cls_logits.weight, std=0.3)
     task = "instances" if masks else "detection"
     for key, value in {**DATA, "trained_image_size": SIDE, "task": task}.items():
         setattr(network, key, value)
