@@ -24,7 +24,8 @@ def _metrics(kind: str, prefix: str = "") -> tuple[TaskMetric, ...]:
 
 
 _COCO = Requirement(package="faster-coco-eval", module="faster_coco_eval", extra="detection")
-_SETTINGS = frozenset({"hflip"})
+_SETTINGS = frozenset({"hflip", "photometric"})
+_SIZES = ("keep_ratio", "square")
 _REFUSED = frozenset({"agc_factor", "compile", "gradient_checkpointing", "layer_decay", "on_out_of_memory"})
 
 DETECTION = TaskFacts(
@@ -32,10 +33,12 @@ DETECTION = TaskFacts(
     metrics=_metrics("box"),
     losses=("detector",),
     settings=_SETTINGS,
+    resize=_SIZES,
     annotation="boxes",
     head="detection",
     refused=_REFUSED,
     requires=_COCO,
+    least_images=1,
 )
 """Boxes of objects."""
 
@@ -44,9 +47,11 @@ INSTANCES = TaskFacts(
     metrics=(*_metrics("mask", "mask_"), *_metrics("box")),
     losses=("detector",),
     settings=_SETTINGS,
+    resize=_SIZES,
     annotation="masks",
     head="instances",
     refused=_REFUSED,
     requires=_COCO,
+    least_images=1,
 )
 """Boxes and masks of objects."""

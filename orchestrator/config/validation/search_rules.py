@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.config.fixed_settings import CHECKPOINT, fixed_settings
+from orchestrator.config.sections.dataset import DatasetConfig
 from orchestrator.config.sections.first_trials import first_problems
 from orchestrator.config.sections.model import ModelConfig
 from orchestrator.config.sections.objective import SPAN, is_constraint, parse_constraint
 from orchestrator.config.sections.section import Seed
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.config.tasks.networks import option_problems, searchable_options
-from orchestrator.config.tasks.registry import DEFAULT_TASK
+from orchestrator.config.tasks.registry import DEFAULT_TASK, list_tasks, task_facts
 from orchestrator.config.trial import ROW, SEED
 from orchestrator.config.validation.plain_data import shown
 from orchestrator.config.validation.pydantic_problems import translate
@@ -76,6 +77,7 @@ def search_problems(sections: Mapping[str, Any], facts: DatasetFacts | None) -> 
             continue
         yield from _check_spans(model, sections)
         yield from _check_crop(model, sections.get("training"), facts)
+        yield from _check_ratio(model, sections.get("dataset"), task)
         yield from _check_recomputation(model, active, sections, facts)
         yield from _check_branch(model, active, search, fixed, facts, task=task)
 
@@ -164,6 +166,18 @@ def crop_fault(model: str, crop_px: int, image_size: int) -> str | None:
     if crop_px == image_size or "img_size" not in models.model_options(model):
         return None
     return f"got {crop_px}; {model} is built for one size of images, {image_size} px here. Leave it out"
+
+
+def _check_ratio(model: str, dataset: DatasetConfig | None, task: str) -> Iterator[Problem]:
+    """Check that a detector built for one size of images gets such images, where theirs may have any ratio."""
+    import timm
+
+    if dataset is None or dataset.uri is None or task not in list_tasks() or "square" not in task_facts(task).resize:
+        return
+    described = timm.get_pretrained_cfg(model) if timm.is_model(model) else None
+    if described is not None and described.fixed_input_size and dataset.resize != "square":
+        rule = f"{model} is built for one size of images, and these keep their ratio. Use square"
+        yield Problem("dataset.resize", f"got '{dataset.resize}'; {rule}")
 
 
 def _check_recomputation(

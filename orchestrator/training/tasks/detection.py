@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import models
+from models.backbones.head_options import only_side
 from models.detection import build_detector, detector_cost, training_shapes
 from orchestrator.config.sections.dataset import DatasetConfig
 from orchestrator.config.sections.training import TrainingConfig
@@ -72,11 +73,13 @@ class Detection(SceneTask):
         return placed
 
     def transforms(self, split: SceneSplit, training: TrainingConfig | None) -> DetectionTransforms:
-        """Return the settings of the transforms: images are resized to within two bounds; see `SceneTask`."""
+        """Return the settings of the transforms: images are resized to within two bounds or to squares."""
         return DetectionTransforms(
             short_px=split.image_size,
             long_px=longest_side(split.image_size),
+            square_px=split.image_size if split.resize == "square" else 0,
             hflip=0.0 if training is None else training.hflip,
+            photometric=training is not None and training.photometric,
             mean=cast(Channels, split.channels[0]),
             std=cast(Channels, split.channels[1]),
         )
@@ -86,7 +89,8 @@ class Detection(SceneTask):
     ) -> Batch:
         """Return black images of the largest size, each with some objects; see `Task`."""
         del training
-        return self._examples(images, description["in_chans"], (side, longest_side(side)), device)
+        longest = only_side(description["name"], side) or longest_side(side)
+        return self._examples(images, description["in_chans"], (side, longest), device)
 
     def forward(self, network: Any, images: list[Tensor], targets: list[dict[str, Any]]) -> Any:
         """Return the losses by name, each a sum and its count; see `Task`.
@@ -141,10 +145,10 @@ class Detection(SceneTask):
 
 
 class Instances(Detection):
-    """As `Detection`, with `masks` in targets and predictions."""
+    """As `Detection`, with `masks` in targets and predictions; maps of classes, of images with some, for `htc`."""
 
     facts: ClassVar[TaskFacts] = INSTANCES
-    reads: ClassVar[frozenset[str]] = Detection.reads | {"masks"}
+    reads: ClassVar[frozenset[str]] = Detection.reads | {"masks", "class_map"}
 
 
 class PredictionEvaluator:
