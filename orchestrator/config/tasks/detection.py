@@ -25,7 +25,7 @@ def _metrics(kind: str, prefix: str = "") -> tuple[TaskMetric, ...]:
 
 _COCO = Requirement(package="faster-coco-eval", module="faster_coco_eval", extra="detection")
 _SETTINGS = frozenset({"hflip", "photometric"})
-_SIZES = ("keep_ratio", "square")
+_RESIZE = ("keep_ratio", "square")
 _REFUSED = frozenset({"agc_factor", "compile", "gradient_checkpointing", "layer_decay", "on_out_of_memory"})
 
 DETECTION = TaskFacts(
@@ -33,7 +33,7 @@ DETECTION = TaskFacts(
     metrics=_metrics("box"),
     losses=("detector",),
     settings=_SETTINGS,
-    resize=_SIZES,
+    resize=_RESIZE,
     annotation="boxes",
     head="detection",
     refused=_REFUSED,
@@ -47,7 +47,7 @@ INSTANCES = TaskFacts(
     metrics=(*_metrics("mask", "mask_"), *_metrics("box")),
     losses=("detector",),
     settings=_SETTINGS,
-    resize=_SIZES,
+    resize=_RESIZE,
     annotation="masks",
     head="instances",
     refused=_REFUSED,

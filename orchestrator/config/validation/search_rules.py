@@ -77,7 +77,7 @@ def search_problems(sections: Mapping[str, Any], facts: DatasetFacts | None) -> 
             continue
         yield from _check_spans(model, sections)
         yield from _check_crop(model, sections.get("training"), facts)
-        yield from _check_ratio(model, sections.get("dataset"), task)
+        yield from _check_ratio(model, task, sections.get("dataset"))
         yield from _check_recomputation(model, active, sections, facts)
         yield from _check_branch(model, active, search, fixed, facts, task=task)
 
@@ -168,16 +168,14 @@ def crop_fault(model: str, crop_px: int, image_size: int) -> str | None:
     return f"got {crop_px}; {model} is built for one size of images, {image_size} px here. Leave it out"
 
 
-def _check_ratio(model: str, dataset: DatasetConfig | None, task: str) -> Iterator[Problem]:
-    """Check that a detector built for one size of images gets such images, where theirs may have any ratio."""
-    import timm
+def _check_ratio(model: str, task: str, dataset: DatasetConfig | None) -> Iterator[Problem]:
+    """Check that images are squares where the task resizes them so for networks that are built for one size."""
+    from models.backbones.head_options import only_side
 
-    if dataset is None or dataset.uri is None or task not in list_tasks() or "square" not in task_facts(task).resize:
-        return
-    described = timm.get_pretrained_cfg(model) if timm.is_model(model) else None
-    if described is not None and described.fixed_input_size and dataset.resize != "square":
-        rule = f"{model} is built for one size of images, and these keep their ratio. Use square"
-        yield Problem("dataset.resize", f"got '{dataset.resize}'; {rule}")
+    takes_squares = task in list_tasks() and "square" in task_facts(task).resize
+    if dataset is not None and takes_squares and dataset.resize != "square" and only_side(model, 1) is not None:
+        rule = f"{model} is built for images of one size"
+        yield Problem("dataset.resize", f"got {dataset.resize}; {rule}. Use dataset.resize: square")
 
 
 def _check_recomputation(

@@ -73,7 +73,7 @@ class Detection(SceneTask):
         return placed
 
     def transforms(self, split: SceneSplit, training: TrainingConfig | None) -> DetectionTransforms:
-        """Return the settings of the transforms: images are resized to within two bounds or to squares."""
+        """Return the settings of the transforms: images are resized to within two bounds, or square; see `SceneTask`."""
         return DetectionTransforms(
             short_px=split.image_size,
             long_px=longest_side(split.image_size),
@@ -145,10 +145,10 @@ class Detection(SceneTask):
 
 
 class Instances(Detection):
-    """As `Detection`, with `masks` in targets and predictions; maps of classes, of images with some, for `htc`."""
+    """As `Detection`, with `masks` in targets and predictions."""
 
     facts: ClassVar[TaskFacts] = INSTANCES
-    reads: ClassVar[frozenset[str]] = Detection.reads | {"masks", "class_map"}
+    reads: ClassVar[frozenset[str]] = Detection.reads | {"masks", "class_map"}  # maps for the semantic branch of HTC
 
 
 class PredictionEvaluator:

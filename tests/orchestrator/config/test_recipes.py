@@ -223,7 +223,9 @@ def test_the_set_up_of_a_detector(
     assert network.only_px == (image_size if is_lesa else None)
     if is_lesa:
         assert body.settings.options["deformable_stages"] == (False, True, True, True)
-        with pytest.raises(ConfigError, match=r"dataset.resize: got 'keep_ratio'; lesa_.* is built for one size"):
+        with pytest.raises(
+            ConfigError, match=r"dataset.resize: got keep_ratio; lesa_.* is built for images of one size"
+        ):
             sweep(name, datasets, "dataset.resize=keep_ratio")
         with pytest.raises(ConfigError, match=r"global_batch_size: got \d; .* needs at least 1 image a step"):
             sweep(name, datasets, f"resources.workers={batch + 1}")
