@@ -73,7 +73,7 @@ class Detection(SceneTask):
         return placed
 
     def transforms(self, split: SceneSplit, training: TrainingConfig | None) -> DetectionTransforms:
-        """Return the settings of the transforms: images are resized to within two bounds, or square; see `SceneTask`."""
+        """Return the settings of the transforms: images within two bounds, or squares; see `SceneTask`."""
         return DetectionTransforms(
             short_px=split.image_size,
             long_px=longest_side(split.image_size),
