@@ -278,7 +278,7 @@ def test_the_command_lists_them() -> None:
     assert "94.79" in shown
     assert "mIoU 43.30" in shown
     assert "10 of 4,000 steps" in shown
-    assert "test-dev: mask AP 39.60, box AP 44.20" in shown
+    assert "test-dev: mask AP 39.60" in shown
 
 
 def test_the_command_fails_before_any_work() -> None:
