@@ -141,7 +141,7 @@ def create_detector(name: str, backbone: str | BackboneSettings, num_classes: in
     maps = PyramidBackbone(of_backbone, fpn_channels=chosen.fpn_channels, one_stage=one_stage)
     draws = StepDraws()
     make = _retinanet if one_stage else _two_stage
-    network = make(name, maps, num_classes + 1, chosen, draws)
+    network: Any = make(name, maps, num_classes + 1, chosen, draws)
     network.draws, network.loss_sums = draws, chosen.loss_sums
     network.transform = BatchTransform(
         min_size=chosen.min_size,
@@ -152,7 +152,7 @@ def create_detector(name: str, backbone: str | BackboneSettings, num_classes: in
         size_divisible=chosen.size_divisible,
         record=maps.padding if chosen.mask_padding else None,
     )
-    return network
+    return network  # type: ignore[no-any-return]
 
 
 def _unknown(model: str, key: str, given: object, known: Sequence[str]) -> OptionProblem:

@@ -140,7 +140,7 @@ def build_detector(
     if "proposals" in given:
         given["proposals"] = (2 * given["proposals"], given["proposals"])
     only_px = only_side(name, image_size)
-    network = create_detector(
+    network: Any = create_detector(
         str(head),
         trained_backbone(name, options, known, in_chans=in_chans, image_size=image_size),
         num_classes,
@@ -153,7 +153,7 @@ def build_detector(
         **given,
     )
     network.only_px = only_px
-    return network
+    return network  # type: ignore[no-any-return]
 
 
 def detector_problems(
