@@ -22,7 +22,7 @@ from models.backbones.head_options import (
     trained_backbone,
 )
 from models.common.options import ModelOption, ModelOptionError, OptionProblem
-from models.detection.detector import create_detector
+from models.detection.detector import STYLES, create_detector
 from models.detection.shapes import evaluation_parts
 from models.registry.arithmetic import ModelCost
 from models.registry.counting import count_macs, depends_on_values
@@ -38,7 +38,7 @@ ANCHOR_RATIOS: Mapping[str, tuple[float, ...]] = {
 
 _OF_BOXES = ("faster_rcnn", "retinanet", "cascade_rcnn")
 _OF_MASKS = ("mask_rcnn", "cascade_rcnn", "htc")
-_TWO_STAGE_ONLY = ("head_channels", "proposals", "samples")
+_TWO_STAGE_ONLY = ("head_channels", "proposals", "samples", "style")
 _SHARED = (
     ModelOption(name="fpn_channels", type=int, default=256, low=1, description="channels of the feature pyramid"),
     ModelOption(
@@ -75,6 +75,13 @@ _SHARED = (
         default=512,
         low=1,
         description="boxes of an image that a box head trains on; not retinanet",
+    ),
+    ModelOption(
+        name="style",
+        type=str,
+        default=STYLES[0],
+        choices=STYLES,
+        description="losses of offsets and pooling of boxes of torchvision or of mmdetection; not retinanet",
     ),
     FROZEN_STAGES,
 )
