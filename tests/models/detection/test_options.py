@@ -102,6 +102,7 @@ def test_a_network_built_for_one_size_gets_images_padded_to_it(name: str) -> Non
         (NAME, True, {"head": "faster_rcnn"}, "head"),
         (NAME, False, {"head_channels": 0}, "head_channels"),
         (NAME, False, {"head": "retinanet", "samples": 8}, "samples"),
+        (NAME, False, {"head": "retinanet", "style": "mmdetection"}, "style"),
         (NAME, False, {"anchor_scale": 0}, "anchor_scale"),
         (NAME, False, {"anchor_ratios": "two"}, "anchor_ratios"),
         (NAME, False, {"mask_channels": 8}, "mask_channels"),

@@ -73,6 +73,7 @@ def test_backbones_of_this_package_with_the_settings_of_their_authors(name: str)
         ("retinanet", 3, {"anchor_ratios": ()}, "above 0"),
         ("htc", 3, {"stages": ()}, "at least one stage"),
         ("htc", 3, {"samples": 0}, "samples is at least 1"),
+        ("mask_rcnn", 3, {"style": "mmdetect"}, "Use 'mmdetection'"),
         ("faster_rcnn", 3, {"image_mean": (0.5,), "image_std": (0.5,)}, "3 channels"),
         ("faster_rcnn", 3, {"image_std": (0.5,)}, "image_mean has 3"),
     ],
