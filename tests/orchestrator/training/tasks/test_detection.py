@@ -216,9 +216,11 @@ def train_rank(rank: int, world_size: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+# Synchronised norms round their statistics differently, and pass the difference on to all gradients behind them.
 CASES: dict[str, dict[str, Any]] = {
+    "synchronised norms": {"task": "detection", "sync_batch_norm": True, "global_batch_size": 21, "epochs": 1},
     "one step of all images": {
-        "task": "instances", "sync_batch_norm": True, "global_batch_size": 21, "hflip": 0.5, "epochs": 1
+        "task": "instances", "options": {"backbone_norm": "eval"}, "global_batch_size": 21, "hflip": 0.5, "epochs": 1
     },
     "one image a step, so that a rank has none": {"task": "detection", "global_batch_size": 1, "epochs": 1},
 }  # fmt: skip
@@ -244,7 +246,8 @@ def test_two_ranks_train_and_evaluate_as_one_does(tmp_path: Path) -> None:
     for name in CASES:
         one, other, whole = (each[name] for each in (first, second, alone))
         for key, value in one["weights"].items():
-            torch.testing.assert_close(value, whole["weights"][key], rtol=1e-3, atol=1e-5, msg=key)
+            atol = 1e-3 if "norms" in name else 1e-6
+            torch.testing.assert_close(value, whole["weights"][key], rtol=1e-4, atol=atol, msg=key)
             assert torch.equal(value, other["weights"][key])
         report, expected = one["reports"][-1], whole["reports"][-1]
         assert report["train/loss"] == pytest.approx(expected["train/loss"], rel=1e-4)
