@@ -23,7 +23,10 @@ SWEEP: dict[str, Any] = {
     "name": "objects",
     "task": "instances",
     "dataset": {"name": "digits-scenes", "image_size": 32, "validation_fraction": 0.25},
-    "model": {"name": "conv_resnet26_small", "options": {"fpn_channels": 8, "anchor_scale": 2.0}},
+    "model": {
+        "name": "conv_resnet26_small",
+        "options": {"fpn_channels": 8, "mask_channels": 8, "anchor_scale": 2.0, "proposals": 40, "samples": 32},
+    },
     "training": {"epochs": 2, "global_batch_size": 7, "optimizer": "adamw", "warmup_epochs": 0, "hflip": 0.5},
     "search": {"lr": {"type": "float", "low": 1e-3, "high": 1e-2, "log": True}, "head_channels": {"choices": [8, 16]}},
     "objective": [{"metric": "val/mask_ap"}, {"metric": "latency_ms"}],

@@ -46,7 +46,8 @@ def data(scenes: Path) -> dict[str, DeviceImages]:
 def detection_trial(
     data: DeviceImages, folder: Path, *, task: str = "detection", metric: str | None = None, **changes: Any
 ) -> Trial:
-    options = {"anchor_scale": 2.0, **changes.pop("options", {})}
+    few = {"anchor_scale": 2.0, "proposals": 40, "samples": 32}
+    options = {**few, **({"mask_channels": 8} if task == "instances" else {}), **changes.pop("options", {})}
     metric = metric or task_facts(task).objective
     return scene_trial(data, folder, task=task, metric=metric, options=options, loss="detector", **changes)
 
@@ -140,7 +141,7 @@ def test_a_step_averages_every_loss_over_what_it_counts(
 ) -> None:
     """Each part of a step has the mean of every loss; the step has the mean of its parts by their images."""
     trial = detection_trial(
-        data["instances"], tmp_path, task="instances", accumulation_steps=parts, optimizer="sgd", momentum=0.0
+        data["instances"], tmp_path, task="instances", accumulation_steps=parts, optimizer="momentum", momentum=0.0
     )
     state, split = trial.train_state, trial.data.train
     assert hasattr(split, "augmented")
@@ -158,7 +159,7 @@ def test_a_step_averages_every_loss_over_what_it_counts(
         assert len(counts) == 5
         loss = (sums / counts).sum() * (size / 7)
         loss.backward()
-        expected += float(loss)
+        expected += float(loss.detach())
         first += size
     gradients = {name: each.grad.clone() for name, each in trial.network.named_parameters() if each.grad is not None}
     found = state.step(images, targets, update=0, global_images=7)
@@ -215,9 +216,11 @@ def train_rank(rank: int, world_size: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+# Synchronised norms round their statistics differently, and pass the difference on to all gradients behind them.
 CASES: dict[str, dict[str, Any]] = {
+    "synchronised norms": {"task": "detection", "sync_batch_norm": True, "global_batch_size": 21, "epochs": 1},
     "one step of all images": {
-        "task": "instances", "sync_batch_norm": True, "global_batch_size": 21, "hflip": 0.5, "epochs": 1
+        "task": "instances", "options": {"backbone_norm": "eval"}, "global_batch_size": 21, "hflip": 0.5, "epochs": 1
     },
     "one image a step, so that a rank has none": {"task": "detection", "global_batch_size": 1, "epochs": 1},
 }  # fmt: skip
@@ -243,7 +246,8 @@ def test_two_ranks_train_and_evaluate_as_one_does(tmp_path: Path) -> None:
     for name in CASES:
         one, other, whole = (each[name] for each in (first, second, alone))
         for key, value in one["weights"].items():
-            torch.testing.assert_close(value, whole["weights"][key], rtol=1e-3, atol=1e-5, msg=key)
+            atol = 1e-3 if "norms" in name else 1e-6
+            torch.testing.assert_close(value, whole["weights"][key], rtol=1e-4, atol=atol, msg=key)
             assert torch.equal(value, other["weights"][key])
         report, expected = one["reports"][-1], whole["reports"][-1]
         assert report["train/loss"] == pytest.approx(expected["train/loss"], rel=1e-4)
