@@ -13,6 +13,7 @@ from torch import nn
 
 import models
 from orchestrator import ConfigError, dry_run, load_sweep
+from orchestrator.cli.tables.dry_run import plan_lines
 from orchestrator.config import ModelConfig, resolve_trial
 from orchestrator.config.plans import SweepPlans, resolve_plans
 from orchestrator.config.trial import TrialConfig
@@ -158,6 +159,7 @@ def test_a_dry_run_says_what_is_loaded_skipped_and_kept(tmp_path: Path) -> None:
     path = written(tmp_path / "w.pth", classifier())
     search = {"lr": {"type": "float", "low": 1e-3, "high": 1e-2}}
     found = dry_run(load_sweep(settings(tmp_path, {"checkpoint": str(path)}, trials=1, search=search)))
+    assert dict(plan_lines(found))["Epochs"] == "2 at most: 1 trials of 2; an epoch has 2 steps"
     (line,) = found.as_dict()["checkpoints"]
     assert line.endswith("tensors for the backbone, skipped head.fc.weight, head.fc.bias")
 
