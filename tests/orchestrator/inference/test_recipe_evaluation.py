@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from orchestrator.config.recipe import load_recipe, recipe_sweep
 from orchestrator.config.recipes import list_recipes
 from orchestrator.data import open_dataset
 from orchestrator.data.conversion.prepare import prepare
+from orchestrator.data.datasets import open_any_dataset
 from orchestrator.errors import CheckpointError, ConfigError
 from orchestrator.inference import evaluate as checkpoint_evaluation
 from orchestrator.inference.evaluate import evaluate_checkpoint
@@ -29,8 +31,10 @@ from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.images.placement import place_dataset
 from orchestrator.training.tasks.classification import Classification
+from orchestrator.training.tasks.registry import find_task
 from orchestrator.training.trial import Trial
 from orchestrator.training.workers import Workers
+from tests.orchestrator.data.scenes.tiny_scenes import ade_tree
 from tests.support.sweeps.fake_sweeps import write_sweep
 from tests.support.tiny_archives import cifar10_python, cifar100_python, imagenet, photo_tree, stl10
 from tests.support.training_pieces import few_digits, make_trial, run
@@ -128,6 +132,38 @@ def test_an_evaluation_reproduces_the_accuracy_of_the_run(
         kept = recipe.settings["dataset"]["crop_pct"]
         fixed = config.dataset.interpolation.replace("random", "bicubic")  # `random` is for training
         assert other.notes == (f"crop_pct 0.5, {fixed}: the run had crop_pct {kept:g}",)
+
+
+def test_an_evaluation_reproduces_the_metrics_of_a_recipe_of_segmentation(tmp_path: Path) -> None:
+    """Shorten the recipe to an epoch of eight steps, each a pass that leaves one image out, on images of several ratios."""
+    sizes = {"training/1": (30, 40), "training/2": (40, 30), "training/3": (30, 60), "validation/4": (36, 44)}
+    maps = {name: np.indices(size)[1] % 3 // 2 + 1 for name, size in sizes.items()}
+    prepare("ade20k", ade_tree(tmp_path / "ade", maps), str(tmp_path / "ade20k"))
+    config = recipe_sweep(
+        "fcvit_b12_fpn_ade20k",
+        [
+            f"dataset.uri={tmp_path / 'ade20k'}",
+            "dataset.image_size=32",
+            "model={name: conv_resnet26_small, options: {fpn_channels: 8, head_channels: 8}, checkpoint: random}",
+            "training.epochs=1",
+            "training.epoch_steps=8",
+            "training.lr=0.02",
+            "training.global_batch_size=2",
+            "training.crop_px=24",
+            "resources.workers=1",
+        ],
+    )
+    task = find_task(config.task)
+    data = task.place_dataset(open_any_dataset(tmp_path / "ade20k"), torch.device("cpu"), config.dataset)
+    trial = Trial(resolve_trial(config, 0, {}), config.objective, data, Workers(), TrialCheckpoints(tmp_path / "trial"))
+    (report,) = run(trial)
+    assert trial.steps_per_epoch == 8
+    found = evaluate_checkpoint(tmp_path / "trial" / "best.pt", str(tmp_path / "ade20k"))
+    assert found.notes == ()
+    assert found.metrics["pixel_accuracy"] > 0.2
+    assert {f"test/{name}": value for name, value in found.metrics.items()} == {
+        name: value for name, value in report.items() if name.startswith("test/")
+    }
 
 
 @pytest.mark.parametrize("training", [{"precision": "bfloat16"}, {"channels_last": True}, {"ema_decay": 0.9}], ids=str)
