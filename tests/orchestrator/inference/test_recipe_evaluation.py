@@ -135,7 +135,7 @@ def test_an_evaluation_reproduces_the_accuracy_of_the_run(
 
 
 def test_an_evaluation_reproduces_the_metrics_of_a_recipe_of_segmentation(tmp_path: Path) -> None:
-    """Shorten the recipe to an epoch of eight steps, each a pass that leaves one image out, on images of several ratios."""
+    """Shorten the recipe to eight steps, each a pass that leaves one image out, on images of several ratios."""
     sizes = {"training/1": (30, 40), "training/2": (40, 30), "training/3": (30, 60), "validation/4": (36, 44)}
     maps = {name: np.indices(size)[1] % 3 // 2 + 1 for name, size in sizes.items()}
     prepare("ade20k", ade_tree(tmp_path / "ade", maps), str(tmp_path / "ade20k"))
