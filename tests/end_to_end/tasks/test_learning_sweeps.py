@@ -23,7 +23,12 @@ SWEEPS = Path(__file__).resolve().parents[3] / "sweeps"
 def test_a_sweep_over_learning_rate_and_bias_channels_finds_a_good_network(
     file: str, metric: str, least: float, tmp_path: Path
 ) -> None:
-    changes = ["trials=2", "model.name=sb_resnet29_cifar", "trial_scheduler.name=none", f"runs_dir={tmp_path}"]
+    changes = [
+        "trials=2",
+        "search.model.choices=[sb_resnet29_cifar]",
+        "trial_scheduler.name=none",
+        f"runs_dir={tmp_path}",
+    ]
     config: Any = load_sweep(SWEEPS / file, changes)
     result = run_sweep(config)
     assert [trial.status for trial in result.records] == [TrialStatus.FINISHED] * 2
