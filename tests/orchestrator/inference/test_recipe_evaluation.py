@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from orchestrator.training.tasks.classification import Classification
 from orchestrator.training.tasks.registry import find_task
 from orchestrator.training.trial import Trial
 from orchestrator.training.workers import Workers
-from tests.orchestrator.data.scenes.tiny_scenes import ade_tree
+from tests.orchestrator.data.scenes.tiny_scenes import HEIGHT, WIDTH, ade_tree, class_map, coco_tree
 from tests.support.sweeps.fake_sweeps import write_sweep
 from tests.support.tiny_archives import cifar10_python, cifar100_python, imagenet, photo_tree, stl10
 from tests.support.training_pieces import few_digits, make_trial, run
@@ -153,17 +153,46 @@ def test_an_evaluation_reproduces_the_metrics_of_a_recipe_of_segmentation(tmp_pa
             "resources.workers=1",
         ],
     )
-    task = find_task(config.task)
-    data = task.place_dataset(open_any_dataset(tmp_path / "ade20k"), torch.device("cpu"), config.dataset)
-    trial = Trial(resolve_trial(config, 0, {}), config.objective, data, Workers(), TrialCheckpoints(tmp_path / "trial"))
+    found = reproduced(config, tmp_path, steps=8)
+    assert found["pixel_accuracy"] > 0.2
+
+
+def test_an_evaluation_reproduces_the_metrics_of_a_recipe_of_instances(tmp_path: Path) -> None:
+    """Shorten the recipe of HTC, whose semantic branch trains on the maps of the images."""
+    root = coco_tree(tmp_path / "coco")
+    for image in root.glob("*2017/*.jpg"):
+        class_map(root / "stuffthingmaps" / image.parent.name / f"{image.stem}.png", np.full((HEIGHT, WIDTH), 16))
+    prepare("coco-stuffthings", root, str(tmp_path / "prepared"))
+    heads = "head: htc, style: mmdetection, fpn_channels: 8, head_channels: 8, mask_channels: 8, semantic_classes: 182"
+    backbone = "frozen_stages: 1, backbone_norm: eval, proposals: 20, samples: 16"
+    config = recipe_sweep(
+        "lesa_wrn50_htc_coco",
+        [
+            f"dataset.uri={tmp_path / 'prepared'}",
+            "dataset.image_size=64",
+            f"model={{name: conv_resnet26_small, options: {{{heads}, {backbone}}}, checkpoint: random}}",
+            "training.epochs=1",
+            "training.decay_milestones=[1]",
+            "training.global_batch_size=2",
+            "resources.workers=1",
+        ],
+    )
+    assert reproduced(config, tmp_path, steps=2)["ar100"] > 0
+
+
+def reproduced(config: SweepConfig, folder: Path, *, steps: int) -> Mapping[str, float]:
+    """Train a recipe of another task for an epoch, evaluate its best weights, compare, and return the metrics."""
+    uri, task = config.dataset.uri or "", find_task(config.task)
+    data = task.place_dataset(open_any_dataset(uri), torch.device("cpu"), config.dataset)
+    trial = Trial(resolve_trial(config, 0, {}), config.objective, data, Workers(), TrialCheckpoints(folder / "trial"))
     (report,) = run(trial)
-    assert trial.steps_per_epoch == 8
-    found = evaluate_checkpoint(tmp_path / "trial" / "best.pt", str(tmp_path / "ade20k"))
+    assert trial.steps_per_epoch == steps
+    found = evaluate_checkpoint(folder / "trial" / "best.pt", uri)
     assert found.notes == ()
-    assert found.metrics["pixel_accuracy"] > 0.2
     assert {f"test/{name}": value for name, value in found.metrics.items()} == {
         name: value for name, value in report.items() if name.startswith("test/")
     }
+    return found.metrics
 
 
 @pytest.mark.parametrize("training", [{"precision": "bfloat16"}, {"channels_last": True}, {"ema_decay": 0.9}], ids=str)
