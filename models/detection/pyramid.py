@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool, LastLevelP6P7
 
@@ -41,6 +41,8 @@ class PyramidBackbone(StageMaps):
             problem = OptionProblem("fpn_channels", fpn_channels, "fpn_channels is at least 1", "Use 256.")
             raise ModelOptionError([problem], model=settings.name)
         self._first = 1 if one_stage and len(self.channels) >= SKIPPED_BELOW else 0
+        if self._first and self.norms:
+            self.norms[0] = nn.Identity()  # of the map that is left out, whose norm would get no gradient
         channels, used = self.channels[self._first :], self.reductions[self._first :]
         more = LastLevelP6P7(fpn_channels, fpn_channels) if one_stage else LastLevelMaxPool()
         self.fpn = FeaturePyramidNetwork(channels, fpn_channels, extra_blocks=more)
