@@ -31,6 +31,7 @@ from orchestrator.training.tasks.detection import PredictionEvaluator
 from orchestrator.training.tasks.registry import find_task
 from orchestrator.training.trial import Trial
 from orchestrator.training.workers import Workers
+from tests.support.sweeps.command_line import run_command
 from tests.support.tasks.few_scenes import few_scenes, scene_trial, write_scenes
 from tests.support.training_pieces import differences, join_group, run, run_ranks, timeless
 
@@ -89,6 +90,10 @@ def test_a_trial_reports_what_is_scored_image_by_image(
     again = evaluate_checkpoint(trial.checkpoints.best, str(scenes))
     assert again.images == 9
     assert dict(again.metrics) == pytest.approx(tested)
+    code, output = run_command("eval", str(trial.checkpoints.best), "--dataset", str(scenes))
+    assert code == 0, output
+    assert f"box AP50 {tested['ap50']:.2%}" in output
+    assert "large" not in output
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -349,6 +354,10 @@ def test_a_sweep_has_the_objective_and_the_loss_of_the_task() -> None:
         ({"search": {"fpn_chanels": {"choices": [8, 16]}}}, "Did you mean 'fpn_channels'?"),
         ({"training": {"gradient_checkpointing": True}}, "detection does not have it yet"),
         ({"training": {"on_out_of_memory": "accumulate"}}, "training.on_out_of_memory: got 'accumulate'; detection"),
+        (
+            {"model": {"name": "lesa_resnet26_cifar"}},
+            "lesa_resnet26_cifar is built for images of one size. Use dataset.r",
+        ),
         ({"training": {"compile": True}}, "training.compile: got True; detection does not have it yet"),
         ({"training": {"crop_px": 48}}, "training.crop_px: got 48; detection does not use it"),
         ({"training": {"loss": "cross_entropy"}}, "training.loss: got 'cross_entropy'; detection has no such loss"),
