@@ -99,7 +99,7 @@ DENSE: Mapping[str, Domain] = MappingProxyType(
 )
 """Segmentation: widths of the head are those of Semantic FPN and narrower ones, for small images."""
 
-_DETECTORS = around({("adamw",): ((5e-5, 5e-3), (1e-4, 0.1)), ("sgd",): ((2e-3, 0.05), (1e-5, 1e-3))}, batch=(4, 32))
+_DETECTORS = around({("adamw",): ((5e-5, 5e-3), (1e-4, 0.1)), ("sgd",): ((2e-3, 0.05), (1e-5, 1e-3))}, batch=(8, 32))
 OBJECTS: Mapping[str, Domain] = MappingProxyType(
     {
         **{name: domain for name, domain in _DETECTORS.items() if name != "label_smoothing"},

@@ -79,9 +79,7 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Time the steps of one detector and of torchvision's."""
     torch.manual_seed(0)
     sizes = {"min_size": arguments.size, "max_size": arguments.size}
-    theirs = MAKERS[name](
-        weights=None, weights_backbone=None, num_classes=CLASSES + 1, trainable_backbone_layers=5, **sizes
-    )
+    theirs = MAKERS[name](weights=None, weights_backbone=None, num_classes=CLASSES + 1, **sizes)
     ours: Any = create_detector(name, BackboneSettings(name="resnet50"), CLASSES, loss_sums=True, **sizes)
     ours.load_state_dict(theirs.state_dict())
     batch = random_batch(arguments.images, arguments.size)

@@ -45,7 +45,7 @@ class LoadedBackbone:
 
     @property
     def summary(self) -> str:
-        """What was loaded, skipped and kept, in one line."""
+        """Numbers and names of the tensors that are loaded, skipped and kept, in one line."""
         kept = f"; first values stay in {_listed(self.kept)}" if self.kept else ""
         return f"{len(self.loaded)} tensors for the backbone, skipped {_listed(self.skipped)}{kept}"
 

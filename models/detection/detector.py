@@ -14,9 +14,11 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 
 from models.backbones import BackboneSettings, backbone_settings
 from models.common.options import ModelOptionError, OptionProblem, UnknownOptionError, nearest_name
+from models.detection.absolute_losses import AbsoluteHeads, AbsoluteProposals
 from models.detection.batching import BatchTransform
 from models.detection.cascade import BOX_SIDE, MASK_SIDE, STAGES, CascadeHeads, StagePlan
-from models.detection.pyramid import PyramidBackbone, make_anchors, make_pool
+from models.detection.pooling import make_pool
+from models.detection.pyramid import PyramidBackbone, make_anchors
 from models.detection.sampling import ImageSampler, StepDraws
 from models.detection.semantics import SemanticBranch
 from models.detection.sums import SummedFasterRCNN, SummedMaskRCNN, SummedRetinaNet
@@ -25,6 +27,7 @@ __all__ = ["DETECTORS", "DetectorSettings", "create_detector"]
 
 DETECTORS = ("faster_rcnn", "mask_rcnn", "retinanet", "cascade_rcnn", "htc")
 CASCADES = ("cascade_rcnn", "htc")
+STYLES = ("torchvision", "mmdetection")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -56,6 +59,8 @@ class DetectorSettings:
         stages: Stages of a cascade.
         semantic_classes: Classes of the semantic branch of HTC; None for no branch.
         semantic_weight: Weight of its loss.
+        style: `torchvision`, or `mmdetection` for an L1 loss of the offsets in Faster and Mask R-CNN, and features of
+            boxes that are pooled from the centres of the cells with as many samples as a bin has cells.
         loss_sums: True for losses in training as tensors of a sum and the number of samples it is over, in place of
             means: those of several batches or ranks add up.
     """
@@ -82,6 +87,7 @@ class DetectorSettings:
     stages: Sequence[StagePlan] = STAGES
     semantic_classes: int | None = 183
     semantic_weight: float = 0.2
+    style: str = "torchvision"
     loss_sums: bool = False
 
     def __post_init__(self) -> None:
@@ -96,6 +102,9 @@ class DetectorSettings:
         if len(self.image_mean) != len(self.image_std):
             rule = f"image_mean has {len(self.image_mean)} channels"
             problems.append(OptionProblem("image_std", self.image_std, rule, "Give one number for each channel."))
+        if self.style not in STYLES:
+            remedy = f"Use {nearest_name(str(self.style), STYLES) or STYLES[0]!r}."
+            problems.append(OptionProblem("style", self.style, f"styles are {', '.join(STYLES)}", remedy))
         if not self.stages:
             problems.append(OptionProblem("stages", self.stages, "a cascade has at least one stage", "Leave it out."))
         if problems:
@@ -141,7 +150,7 @@ def create_detector(name: str, backbone: str | BackboneSettings, num_classes: in
     maps = PyramidBackbone(of_backbone, fpn_channels=chosen.fpn_channels, one_stage=one_stage)
     draws = StepDraws()
     make = _retinanet if one_stage else _two_stage
-    network = make(name, maps, num_classes + 1, chosen, draws)
+    network: Any = make(name, maps, num_classes + 1, chosen, draws)
     network.draws, network.loss_sums = draws, chosen.loss_sums
     network.transform = BatchTransform(
         min_size=chosen.min_size,
@@ -152,7 +161,7 @@ def create_detector(name: str, backbone: str | BackboneSettings, num_classes: in
         size_divisible=chosen.size_divisible,
         record=maps.padding if chosen.mask_padding else None,
     )
-    return network
+    return network  # type: ignore[no-any-return]
 
 
 def _unknown(model: str, key: str, given: object, known: Sequence[str]) -> OptionProblem:
@@ -188,6 +197,7 @@ def _two_stage(
     """Build torchvision's Faster or Mask R-CNN, or the same with the heads of a cascade."""
     scale = 8.0 if chosen.anchor_scale is None else chosen.anchor_scale
     in_training, in_evaluation = chosen.proposals
+    aligned = chosen.style == "mmdetection"
     shared: dict[str, Any] = {
         "rpn_anchor_generator": make_anchors(maps.level_reductions, scale=scale, ratios=chosen.anchor_ratios),
         "rpn_pre_nms_top_n_train": in_training,
@@ -203,21 +213,22 @@ def _two_stage(
     if name in CASCADES:  # its own heads come in their place
         shared |= {"box_head": nn.Identity(), "box_predictor": nn.Identity()}
     else:
-        shared["box_roi_pool"] = make_pool(maps, BOX_SIDE)
+        shared["box_roi_pool"] = make_pool(maps, BOX_SIDE, aligned=aligned)
         shared["box_head"] = TwoMLPHead(chosen.fpn_channels * BOX_SIDE**2, chosen.head_channels)
         shared["box_predictor"] = FastRCNNPredictor(chosen.head_channels, num_logits)
     if name == "mask_rcnn":
-        shared["mask_roi_pool"] = make_pool(maps, MASK_SIDE)
+        shared["mask_roi_pool"] = make_pool(maps, MASK_SIDE, aligned=aligned)
         shared["mask_head"] = MaskRCNNHeads(chosen.fpn_channels, (chosen.mask_channels,) * 4, 1)
         shared["mask_predictor"] = MaskRCNNPredictor(chosen.mask_channels, chosen.mask_channels, num_logits)
-    network: nn.Module = (SummedMaskRCNN if name == "mask_rcnn" else SummedFasterRCNN)(maps, None, **shared)
-    sampling: list[Any] = [network.rpn, network.roi_heads]
-    for module in sampling:
+    network: Any = (SummedMaskRCNN if name == "mask_rcnn" else SummedFasterRCNN)(maps, None, **shared)
+    if aligned and name not in CASCADES:  # torchvision makes these parts itself; the losses of cascades are the same
+        network.rpn.__class__, network.roi_heads.__class__ = AbsoluteProposals, AbsoluteHeads
+    for module in (network.rpn, network.roi_heads):
         usual = module.fg_bg_sampler
         module.fg_bg_sampler = ImageSampler(usual.batch_size_per_image, usual.positive_fraction, draws)
     if name in CASCADES:
         network.roi_heads = _cascade(name, maps, num_logits, chosen, draws)
-    return network
+    return network  # type: ignore[no-any-return]
 
 
 def _cascade(
@@ -231,8 +242,8 @@ def _cascade(
         chosen.stages,
         in_chs=chosen.fpn_channels,
         num_logits=num_logits,
-        box_pool=make_pool(maps, BOX_SIDE),
-        mask_pool=make_pool(maps, MASK_SIDE),
+        box_pool=make_pool(maps, BOX_SIDE, aligned=chosen.style == "mmdetection"),
+        mask_pool=make_pool(maps, MASK_SIDE, aligned=chosen.style == "mmdetection"),
         head_channels=chosen.head_channels,
         mask_channels=chosen.mask_channels if chosen.masks else None,
         interleaved=name == "htc",

@@ -23,7 +23,7 @@ from models.backbones.head_options import (
     trained_backbone,
 )
 from models.common.options import ModelOption, ModelOptionError, OptionProblem
-from models.detection.detector import create_detector
+from models.detection.detector import STYLES, create_detector
 from models.detection.shapes import evaluation_parts
 from models.registry.arithmetic import ModelCost
 from models.registry.counting import count_macs, depends_on_values
@@ -39,7 +39,7 @@ ANCHOR_RATIOS: Mapping[str, tuple[float, ...]] = {
 
 _OF_BOXES = ("faster_rcnn", "retinanet", "cascade_rcnn")
 _OF_MASKS = ("mask_rcnn", "cascade_rcnn", "htc")
-_TWO_STAGE_ONLY = ("head_channels", "proposals", "samples")
+_TWO_STAGE_ONLY = ("head_channels", "proposals", "samples", "style")
 _SHARED = (
     ModelOption(name="fpn_channels", type=int, default=256, low=1, description="channels of the feature pyramid"),
     ModelOption(
@@ -76,6 +76,13 @@ _SHARED = (
         default=512,
         low=1,
         description="boxes of an image that a box head trains on; not retinanet",
+    ),
+    ModelOption(
+        name="style",
+        type=str,
+        default=STYLES[0],
+        choices=STYLES,
+        description="losses of offsets and pooling of boxes of torchvision or of mmdetection; not retinanet",
     ),
     FROZEN_STAGES,
     BACKBONE_NORM,
@@ -143,7 +150,7 @@ def build_detector(
     if "proposals" in given:
         given["proposals"] = (2 * given["proposals"], given["proposals"])
     only_px = only_side(name, image_size)
-    network = create_detector(
+    network: Any = create_detector(
         str(head),
         trained_backbone(name, options, known, in_chans=in_chans, image_size=image_size),
         num_classes,
@@ -156,7 +163,7 @@ def build_detector(
         **given,
     )
     network.only_px = only_px
-    return network
+    return network  # type: ignore[no-any-return]
 
 
 def detector_problems(
@@ -215,10 +222,10 @@ def detector_cost(
 def _counted(name: str, key: str, *, masks: bool, **shape: int) -> ModelCost:
     build: Any = functools.partial(build_detector, name, json.loads(key), masks=masks, **shape)
     network: Any = build_on_meta(build)
-    if depends_on_values(network):
-        network = build()
-    params = sum(parameter.numel() for parameter in network.parameters())
     device = next(network.backbone.parameters()).device.type
+    if depends_on_values(network):
+        network = build()  # layers that count themselves keep their values
+    params = sum(parameter.numel() for parameter in network.parameters())
     divisor = network.transform.size_divisible
     side = -(-shape["image_size"] // divisor) * divisor
     parts = evaluation_parts(network.eval())

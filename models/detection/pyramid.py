@@ -1,18 +1,15 @@
-"""Feature pyramid over the maps of a backbone, torchvision's; the anchors of its levels, and the pooling of boxes."""
+"""Feature pyramid over the maps of a backbone, torchvision's, and the anchors of its levels."""
 
-import math
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool, LastLevelP6P7
-from torchvision.ops.poolers import initLevelMapper
 
 from models.backbones import BackboneSettings, StageMaps
 from models.common.options import ModelOptionError, OptionProblem
 
-__all__ = ["PyramidBackbone", "make_anchors", "make_pool"]
+__all__ = ["PyramidBackbone", "make_anchors"]
 
 SKIPPED_BELOW = 4  # maps; a one-stage detector leaves the finest of so many out
 OCTAVES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
@@ -44,6 +41,8 @@ class PyramidBackbone(StageMaps):
             problem = OptionProblem("fpn_channels", fpn_channels, "fpn_channels is at least 1", "Use 256.")
             raise ModelOptionError([problem], model=settings.name)
         self._first = 1 if one_stage and len(self.channels) >= SKIPPED_BELOW else 0
+        if self._first and self.norms:
+            self.norms[0] = nn.Identity()  # of the map that is left out, whose norm would get no gradient
         channels, used = self.channels[self._first :], self.reductions[self._first :]
         more = LastLevelP6P7(fpn_channels, fpn_channels) if one_stage else LastLevelMaxPool()
         self.fpn = FeaturePyramidNetwork(channels, fpn_channels, extra_blocks=more)
@@ -83,21 +82,3 @@ def make_anchors(
     # whole pixels, as torchvision has them
     sizes = tuple(tuple(max(1, int(reduction * scale * octave)) for octave in octaves) for reduction in reductions)
     return AnchorGenerator(sizes, (tuple(ratios),) * len(sizes))
-
-
-def make_pool(maps: PyramidBackbone, side: int) -> MultiScaleRoIAlign:
-    """Make torchvision's pooling of the features of boxes, each from the level of its size.
-
-    torchvision infers the scales of the levels from the sizes of the first batch, without its padding, which is wrong
-    where small images are padded by half; here they follow from the backbone.
-
-    Args:
-        maps: Backbone and pyramid.
-        side: Cells of the pooled features.
-    """
-    pool = MultiScaleRoIAlign(maps.map_names, side, 2)
-    reductions = maps.level_reductions[: len(maps.map_names)]
-    pool.scales = [1 / reduction for reduction in reductions]
-    finest, coarsest = (int(math.log2(reductions[place])) for place in (0, -1))
-    pool.map_levels = initLevelMapper(finest, coarsest)
-    return pool

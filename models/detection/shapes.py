@@ -85,7 +85,8 @@ def _of_heads(heads: Any, levels: list[Tensor], *, boxes: int, masked: int) -> l
     pooled = torch.zeros(boxes, channels, BOX_SIDE, BOX_SIDE, dtype=like.dtype, device=like.device)
     of_masks = torch.zeros(masked, channels, MASK_SIDE, MASK_SIDE, dtype=like.dtype, device=like.device)
     if isinstance(heads, CascadeHeads):
-        outputs = [output for stage in heads.stages for output in stage.predict(pooled)]
+        stages: Any = heads.stages
+        outputs = [output for stage in stages for output in stage.predict(pooled)]
         outputs += heads.mask_logits(of_masks) if heads.masks else []
         outputs += heads.semantic([level.to(like.device) for level in levels]) if heads.semantic is not None else []
         return outputs

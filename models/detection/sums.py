@@ -32,7 +32,7 @@ class _Summed(nn.Module):
     def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
         """Compute the losses by name in training, the detections otherwise; see `create_detector`."""
         self.draws.begin(targets if self.training else None)
-        results = super().forward(images, targets)  # type: ignore[misc]
+        results = super().forward(images, targets)
         if not (self.training and self.loss_sums):
             return results
         counts = loss_counts(self, images)

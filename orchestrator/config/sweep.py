@@ -65,7 +65,7 @@ class SweepConfig(Section):
             configurations by hand, whose other values the sampler draws.
         warm_start: Earlier sweeps in the same Optuna database, whose best configurations are tried first as well.
         recipe: Published set-up that the sweep runs, a name of `spatialsweep recipes`; the report compares with its
-            published accuracy.
+            published numbers.
         seed: Seed of the sampler, the initial weights and the order of the images.
         seeds: Number of seeds with which the configurations that may be the best are trained.
         tournament: Searched name whose choices are compared: each gets the same number of configurations, and its best

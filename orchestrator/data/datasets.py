@@ -44,6 +44,7 @@ class DatasetFacts:
         train_images: Number of images that are not test images.
         files: True for image files, which are decoded and cropped when they are used.
         annotation: Kind of annotation that a task reads, such as `class_map`; empty for images with one label each.
+        map_classes: Number of classes of the maps of annotated images; 0 for images without.
     """
 
     image_size: int
@@ -52,6 +53,7 @@ class DatasetFacts:
     train_images: int
     files: bool = False
     annotation: str = ""
+    map_classes: int = 0
 
 
 _NAMED: Mapping[str, DatasetFacts] = MappingProxyType(
@@ -142,6 +144,7 @@ def _annotated_facts(name: str | None, uri: str | None, image_size: int | None, 
         if name not in list_datasets(annotation):
             raise DataError(f"unknown dataset '{name or ''}'. {did_you_mean(name or '', list_datasets(annotation))}")
         classes, images = _SCENES[name or ""][annotation], _SCENE_IMAGES[name or ""]
+        map_classes = _SCENES[name or ""].get("class_map", 0)
     else:
         from orchestrator.data.scenes.manifest import check_scene_manifest, read_scene_manifest
 
@@ -152,9 +155,15 @@ def _annotated_facts(name: str | None, uri: str | None, image_size: int | None, 
             found = ", ".join(manifest.annotations)
             raise DataError(f"{folder.shown}: its images have {found}, and the task needs {annotation}")
         classes = len(manifest.map_class_names if annotation == "class_map" else manifest.class_names)
-        images = manifest.splits["train"].images
+        images, map_classes = manifest.splits["train"].images, len(manifest.map_class_names)
     return DatasetFacts(
-        image_size=side, in_chans=3, num_classes=classes, train_images=images, files=True, annotation=annotation
+        image_size=side,
+        in_chans=3,
+        num_classes=classes,
+        train_images=images,
+        files=True,
+        annotation=annotation,
+        map_classes=map_classes,
     )
 
 

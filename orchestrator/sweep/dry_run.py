@@ -25,7 +25,7 @@ from orchestrator.runtime.ray_session import ray_session
 from orchestrator.search.proposals.space_summary import summarize_prior, summarize_space
 from orchestrator.search.proposals.trial_filter import TrialFilter
 from orchestrator.search.racing import arms_of
-from orchestrator.search.samplers.choice import SamplerChoice, choose_sampler
+from orchestrator.search.samplers.choice import SamplerChoice, chosen_sampler
 from orchestrator.sweep.dry_run_trials import LargestTrial, Proposal, describe, largest_trial, preview_trials
 from orchestrator.uris import masked
 
@@ -141,7 +141,7 @@ def dry_run(
     trial_filter = TrialFilter(search, facts)
     preview = preview_trials(search, min(shown, search.trials), plans.paths.study_uri, say)
     largest = largest_trial(search, trial_filter, facts, preview.trials, resources.min_workers)
-    choice = _choice_of_sampler(search)
+    choice = chosen_sampler(search)
     sampler = search.sampler if choice is None else search.sampler.model_copy(update={"name": choice.name})
     plan, problem, place = _plan(resources, search.trials, address, largest)
     return DryRun(
@@ -161,14 +161,6 @@ def dry_run(
         strategy=tuple(_chosen(config, choice)),
         checkpoints=found.notes,
     )
-
-
-def _choice_of_sampler(search: SearchPlan) -> SamplerChoice | None:
-    """Return the choice of `auto`; None where the sweep names its sampler."""
-    if search.sampler.name != "auto":
-        return None
-    objectives, constraints = len(search.objectives), len(search.constraints)
-    return choose_sampler(search.space, trials=search.trials, objectives=objectives, constraints=constraints)
 
 
 def _chosen(config: SweepConfig, choice: SamplerChoice | None) -> Iterator[str]:

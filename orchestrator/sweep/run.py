@@ -35,6 +35,7 @@ from orchestrator.records.provenance import facts
 from orchestrator.records.settings.stored_config import complete_settings, non_default_settings
 from orchestrator.results.sweep_result import SweepResult
 from orchestrator.search.proposals.enqueued_trials import refuse_unknown_sweeps
+from orchestrator.search.samplers.choice import SamplerChoice, chosen_sampler
 from orchestrator.search.storage import open_storage, refuse_damaged_study
 from orchestrator.sweep.compatibility import (
     chosen_before,
@@ -109,7 +110,8 @@ def run_sweep(
         with session.connected(address, verbose=verbose):
             settings = complete_settings(config), non_default_settings(config)
             described = describe_dataset(dataset, task_facts(config.task).annotation)
-            _record_session(ledger, folder, now, described, _Inputs(*settings, sweep_file, config.network_files))
+            inputs = _Inputs(*settings, sweep_file, config.network_files, chosen_sampler(plans.search))
+            _record_session(ledger, folder, now, described, inputs)
             for note in found.stored(folder.path).notes:
                 say(console, note)
             hint = _hint_on_failure(config.name, config.runs_dir)
@@ -242,12 +244,13 @@ def _hint_on_failure(name: str, runs_dir: str | None) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """Settings and files of the user that a session was made of."""
+    """Settings and files of the user that a session was made of, and the sampler that was chosen for it."""
 
     settings: dict[str, Any]
     non_default: dict[str, Any]
     sweep_file: Path | None
     networks: NetworkFiles
+    sampler: SamplerChoice | None = None
 
 
 def _record_session(
@@ -259,6 +262,8 @@ def _record_session(
 ) -> None:
     """Record the start of a session in the journal, and its settings, dataset and files of the user."""
     tags = {**facts(), **{f"network_file.{name}": sha256 for name, sha256 in inputs.networks.hashes.items()}}
+    if inputs.sampler is not None:
+        tags["spatialsweep.sampler"] = f"{inputs.sampler.name}: {inputs.sampler.reason}"
     if ledger.identity is None:
         ledger.sweep_started(folder.name, inputs.settings, tags, identity_now)
     else:

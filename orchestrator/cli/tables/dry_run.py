@@ -75,7 +75,10 @@ def plan_lines(found: DryRun, *, with_name: bool = True) -> list[tuple[str, str]
         *(("GPU", text) for text in _gpu_share(found)),
         *(("Batch", text) for text in _batch(found)),
         ("Memory", _memory(found.largest)),
-        ("Epochs", f"{bounds.epochs:,} at most: {search.trials} trials of {search.max_epochs}{_seeds(search)}"),
+        (
+            "Epochs",
+            f"{bounds.epochs:,} at most: {search.trials} trials of {search.max_epochs}{_seeds(search)}{_steps(search)}",
+        ),
         ("Cost", _cost(found)),
         *([("Name", found.notice)] if found.notice and with_name else []),
     ]
@@ -109,6 +112,12 @@ def _batch(found: DryRun) -> Iterator[str]:
     if any(answer != "fail" for answer in answers):
         norms = "also with" if "accumulate_always" in answers else "not in networks with"
         yield f"a step that runs out of memory is computed again in twice as many parts ({norms} batch norms)"
+
+
+def _steps(search: SearchPlan) -> str:
+    """Return the length of an epoch; empty where it is a pass over the training images."""
+    lengths = [steps for steps in Setting.of("epoch_steps", search.training, search.space).values if steps is not None]
+    return f"; an epoch has {' or '.join(f'{steps:,}' for steps in lengths)} steps" if lengths else ""
 
 
 def _seeds(search: SearchPlan) -> str:

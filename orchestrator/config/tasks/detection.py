@@ -38,6 +38,7 @@ DETECTION = TaskFacts(
     head="detection",
     refused=_REFUSED,
     requires=_COCO,
+    least_images=1,
 )
 """Boxes of objects."""
 
@@ -51,5 +52,6 @@ INSTANCES = TaskFacts(
     head="instances",
     refused=_REFUSED,
     requires=_COCO,
+    least_images=1,
 )
 """Boxes and masks of objects."""

@@ -88,6 +88,7 @@ class TaskFacts:
             networks are used as they are.
         refused: Other settings of `training` that it does not take.
         requires: Package that its metrics need; None where every installation has all.
+        least_images: Smallest number of images of a worker in a part of a step: two for batch norms over small maps.
     """
 
     name: str
@@ -101,6 +102,7 @@ class TaskFacts:
     head: str = ""
     refused: frozenset[str] = frozenset()
     requires: Requirement | None = None
+    least_images: int = 2
     _by_name: Mapping[str, TaskMetric] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ from orchestrator.config.sections.objective import ObjectiveConfig, constraint_p
 from orchestrator.config.sections.section import Section
 from orchestrator.config.tasks.classification import CLASSIFICATION
 from orchestrator.config.tasks.registry import DEFAULT_TASK, list_tasks, task_facts, unknown_task
-from orchestrator.config.validation.dataset_rules import fraction_problems, image_facts
+from orchestrator.config.validation.dataset_rules import fraction_problems, image_facts, map_problems
 from orchestrator.config.validation.optimizer_rules import optimizer_problems
 from orchestrator.config.validation.plain_data import shown
 from orchestrator.config.validation.pydantic_problems import translate, unknown
@@ -147,12 +147,16 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
         yield from optimizer_problems(training, search)
     resources = sections.get("resources")
     if resources and training:
-        yield from training_problems(training, search, resources.max_workers)
+        task = sections.get("task", DEFAULT_TASK)
+        least = task_facts(task).least_images if task in list_tasks() else CLASSIFICATION.least_images
+        yield from training_problems(training, search, resources.max_workers, least_images=least)
     if budget := sections.get("budget"):
         yield from budget_problems(budget, next(iter(sections.get("objective", ())), None), resources)
     if facts and training:
         yield from augmentation_problems(training, search, facts)
         yield from unused_problems(training, search) if facts.files else ()
+    if facts:
+        yield from map_problems(sections.get("model"), search, facts)
     if facts and resources:
         yield from fraction_problems(sections["dataset"], facts, resources)
     if resources:

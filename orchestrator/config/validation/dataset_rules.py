@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
+from orchestrator.config.searched_values import domains_of
 from orchestrator.config.sections.dataset import DatasetConfig
+from orchestrator.config.sections.model import ModelConfig
 from orchestrator.config.sections.resources import ResourcesConfig
 from orchestrator.config.tasks.facts import TaskFacts
 from orchestrator.config.tasks.networks import facts_of_images
@@ -17,7 +19,9 @@ from orchestrator.errors import DataError, Problem
 if TYPE_CHECKING:
     from orchestrator.data import DatasetFacts
 
-__all__ = ["fraction_problems", "image_facts"]
+__all__ = ["fraction_problems", "image_facts", "map_problems"]
+
+_MAP_CLASSES = "semantic_classes"  # option of detectors that train on maps of classes as well
 
 
 def image_facts(dataset: DatasetConfig | None, task: str) -> tuple[DatasetFacts | None, list[Problem]]:
@@ -103,6 +107,28 @@ def fraction_problems(dataset: DatasetConfig, facts: DatasetFacts, resources: Re
             f"{resources.max_workers} workers needs at least 2. Use {math.ceil(least / training * 1000) / 1000:g} or "
             "more",
         )
+
+
+def map_problems(model: ModelConfig | None, search: Mapping[str, Any], facts: DatasetFacts) -> Iterator[Problem]:
+    """Yield the problem of a detector with a branch for maps of classes, whose images have none or have more classes.
+
+    Args:
+        model: Section `model`; None where it is missing or not valid.
+        search: Searched domains by name.
+        facts: Facts about the images.
+    """
+    given = [] if model is None else [(f"model.options.{_MAP_CLASSES}", model.options.get(_MAP_CLASSES))]
+    given += [
+        (f"search.{name}", value) for name, domain in domains_of(_MAP_CLASSES, search) for value in domain.corners()
+    ]
+    for where, value in given:
+        if not isinstance(value, int) or value < 1 or value >= facts.map_classes > 0:
+            continue
+        if facts.map_classes:
+            rule = f"the maps of these images have {facts.map_classes} classes. Use {facts.map_classes}"
+        else:
+            rule = "these images have no maps of classes. Use others, such as coco-stuffthings, or leave it out"
+        yield Problem(where, f"got {value}; {rule}")
 
 
 def _normalization_problems(dataset: DatasetConfig, facts: DatasetFacts) -> Iterator[Problem]:

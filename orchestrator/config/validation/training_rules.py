@@ -22,19 +22,25 @@ _LEAVES_COLOURS = "3a"
 _NESTEROV = {"sgd", "sgdw", "sgdc", "csgdw", "csgdc", "nesterov", "nesterovw", "nlars", "nlarc"}
 
 
-def training_problems(training: TrainingConfig, search: Mapping[str, Any], workers: int) -> Iterator[Problem]:
+def training_problems(
+    training: TrainingConfig, search: Mapping[str, Any], workers: int, *, least_images: int = 2
+) -> Iterator[Problem]:
     """Yield combinations of settings that are wrong although each setting is valid.
 
     Args:
         training: Section `training`, the fixed values.
         search: Searched domains by name.
         workers: Number of DDP ranks of a trial.
+        least_images: Smallest number of images of a worker in a part of a step, see `TaskFacts`.
     """
 
     def setting(name: str) -> Setting:
         return Setting.of(name, training, search)
 
-    yield from _batch_size(setting("global_batch_size"), setting("accumulation_steps"), workers)
+    shorter = 0 if setting("drop_last").values == (True,) else 1  # images that a batch may lack
+    yield from _batch_size(
+        setting("global_batch_size"), setting("accumulation_steps"), workers, images=least_images, shorter=shorter
+    )
     yield from _found_batch_size(
         setting("global_batch_size"), setting("max_global_batch_size"), setting("accumulation_steps"), workers
     )
@@ -170,16 +176,18 @@ def _lr_schedule(milestones: Setting, epochs: Setting, cooldown: Setting) -> Ite
         )
 
 
-def _batch_size(sizes: Setting, parts: Setting, workers: int) -> Iterator[Problem]:
+def _batch_size(sizes: Setting, parts: Setting, workers: int, *, images: int, shorter: int) -> Iterator[Problem]:
     """Check the batch size: batch norm needs two images per worker and part, and a batch may be one image short."""
     most = max((value for value in parts.values if isinstance(value, int)), default=1)
-    least = 2 * workers * most + 1
+    least = images * workers * most + shorter
+    needed = f"at least {images} image{'s' if images > 1 else ''} a step"
+    short = ", also where a batch is one image short" if shorter else ""
     each = f"each of the {workers} workers" + (f", in each of {most} parts of its share," if most > 1 else "")
     for size in sizes.values:
         if isinstance(size, int) and 0 < size < least:
             yield Problem(
                 sizes.where,
-                f"got {size}; {each} needs at least 2 images a step, also where a batch is one image short. "
+                f"got {size}; {each} needs {needed}{short}. "
                 f"Use {least} or more" + (", or fewer accumulation_steps" if most > 1 else ""),
             )
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from orchestrator.config.fixed_settings import CHECKPOINT
 from orchestrator.config.plans import SearchPlan
 from orchestrator.config.tasks.networks import facts_of_images, option_problems
+from orchestrator.config.tasks.registry import task_facts
 from orchestrator.config.trial import TrialConfig
 from orchestrator.config.validation.search_rules import crop_fault
 from orchestrator.config.validation.training_rules import augmentation_problems, training_problems
@@ -99,7 +100,8 @@ class TrialFilter:
             yield Rejection(CHECKPOINT, f"got {trial.model.checkpoint!r} for {trial.model.name}; {lines}")
 
     def _training_rejections(self, trial: TrialConfig) -> Iterator[Rejection]:
-        for problem in training_problems(trial.training, {}, self._workers):
+        least = task_facts(trial.task).least_images
+        for problem in training_problems(trial.training, {}, self._workers, least_images=least):
             yield Rejection(problem.where.removeprefix("training."), problem.message)
         for problem in augmentation_problems(trial.training, {}, self._facts):
             yield Rejection(problem.where.removeprefix("training."), problem.message)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from orchestrator.config.plans import SearchPlan
 from orchestrator.config.sections.study import SamplerName
 from search_spaces import ChoiceDomain, ConstantDomain, SearchSpace
 from search_spaces.grid import grid_size
@@ -40,6 +41,18 @@ def choose_sampler(space: SearchSpace, *, trials: int, objectives: int = 1, cons
         constraints: Number of constraints.
     """
     return next(_choices(space, trials, objectives, constraints))
+
+
+def chosen_sampler(search: SearchPlan) -> SamplerChoice | None:
+    """Return the choice for a sweep whose `sampler.name` is `auto`; None where the sweep names its sampler.
+
+    Args:
+        search: Search of the sweep.
+    """
+    if search.sampler.name != "auto":
+        return None
+    objectives, constraints = len(search.objectives), len(search.constraints)
+    return choose_sampler(search.space, trials=search.trials, objectives=objectives, constraints=constraints)
 
 
 def _choices(space: SearchSpace, trials: int, objectives: int, constraints: int) -> Iterator[SamplerChoice]:

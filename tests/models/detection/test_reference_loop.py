@@ -22,13 +22,14 @@ from tests.models.detection.scenes import scenes
 
 CHANNELS, HIDDEN, CLASSES, STEPS = 8, 16, 3, 10
 SIZES: dict[str, Any] = {"min_size": 32, "max_size": 32}
-BACKBONE = BackboneSettings(name="resnet50", norm="frozen", frozen_stages=1)
+WIDTH = 16  # of the blocks; a quarter, for speed
+BACKBONE = BackboneSettings(name="resnet50", options={"base_width": WIDTH}, norm="frozen", frozen_stages=1)
 
 
 def torchvision_detector(name: str) -> nn.Module:
     """Build a detector of torchvision with few channels, proposals and samples, and its first stage frozen."""
     one_stage = name == "retinanet"
-    resnet = resnet50(norm_layer=FrozenBatchNorm2d)
+    resnet = resnet50(norm_layer=FrozenBatchNorm2d, width_per_group=WIDTH)
     for block in (module for module in resnet.modules() if hasattr(module, "bn3")):
         block.bn3.weight.fill_(0.2)  # without statistics of their own the maps would grow from block to block
     for key, parameter in resnet.named_parameters():
@@ -82,9 +83,7 @@ def sum_of_ratios(losses: dict[str, Tensor]) -> Tensor:
     return sum_of_means({key: pair[0] / pair[1] for key, pair in losses.items()})
 
 
-@pytest.mark.parametrize(
-    ("name", "loss_sums"), [("faster_rcnn", True), ("mask_rcnn", False), ("mask_rcnn", True), ("retinanet", True)]
-)
+@pytest.mark.parametrize(("name", "loss_sums"), [("faster_rcnn", False), ("mask_rcnn", True), ("retinanet", True)])
 def test_ten_steps_have_the_losses_of_torchvision(name: str, loss_sums: bool) -> None:
     torch.manual_seed(0)
     theirs = torchvision_detector(name).double()

@@ -9,6 +9,7 @@ import torch
 from models.backbones import backbone_settings
 from models.common.options import ModelOptionError
 from models.detection import DETECTORS, create_detector
+from models.detection.pyramid import PyramidBackbone
 from tests.models.detection.scenes import SMALL, TINY, scenes
 
 
@@ -62,6 +63,15 @@ def test_backbones_of_this_package_with_the_settings_of_their_authors(name: str)
     assert network.state_dict().keys() == twin.state_dict().keys()
 
 
+def test_a_map_that_is_left_out_has_no_norm_of_its_own() -> None:
+    """Processes that train together need a gradient of every parameter."""
+    maps = PyramidBackbone(backbone_settings("fcvit_tiny"), fpn_channels=4, one_stage=True)
+    levels = maps(torch.rand(2, 3, 32, 32))
+    assert len(maps.channels) == 4 and [level.shape[-1] for level in levels.values()] == [4, 2, 1, 1, 1]
+    sum(level.square().sum() for level in levels.values()).backward()
+    assert [key for key, parameter in maps.named_parameters() if parameter.grad is None] == []
+
+
 @pytest.mark.parametrize(
     ("name", "num_classes", "settings", "words"),
     [
@@ -73,6 +83,7 @@ def test_backbones_of_this_package_with_the_settings_of_their_authors(name: str)
         ("retinanet", 3, {"anchor_ratios": ()}, "above 0"),
         ("htc", 3, {"stages": ()}, "at least one stage"),
         ("htc", 3, {"samples": 0}, "samples is at least 1"),
+        ("mask_rcnn", 3, {"style": "mmdetect"}, "Use 'mmdetection'"),
         ("faster_rcnn", 3, {"image_mean": (0.5,), "image_std": (0.5,)}, "3 channels"),
         ("faster_rcnn", 3, {"image_std": (0.5,)}, "image_mean has 3"),
     ],

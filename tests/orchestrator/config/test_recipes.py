@@ -1,10 +1,13 @@
 """Recipes: every file is a valid sweep of one trial over its dataset, and is found by its name."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import models
@@ -14,8 +17,9 @@ from orchestrator.config.recipes import list_recipes
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.config.trial import resolve_trial
 from orchestrator.data.conversion.prepare import prepare
-from orchestrator.errors import RecipeError
-from tests.orchestrator.data.scenes.tiny_scenes import ade_tree
+from orchestrator.errors import ConfigError, RecipeError
+from orchestrator.training.checkpoints.checkpoints import build_network, describe_network
+from tests.orchestrator.data.scenes.tiny_scenes import HEIGHT, WIDTH, ade_tree, class_map, coco_tree
 from tests.support.paper_datasets import SIDES, write_paper_datasets
 
 
@@ -25,6 +29,11 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_paper_datasets(tmp_path_factory.mktemp("datasets"))
     maps = {name: np.full((30, 40), 1) for name in ("training/1", "training/2", "validation/3")}
     prepare("ade20k", ade_tree(tmp_path_factory.mktemp("ade"), maps), str(folder / "ade20k"))
+    root = coco_tree(tmp_path_factory.mktemp("coco"))
+    prepare("coco", root, str(folder / "coco"))
+    for image in root.glob("*2017/*.jpg"):
+        class_map(root / "stuffthingmaps" / image.parent.name / f"{image.stem}.png", np.zeros((HEIGHT, WIDTH)))
+    prepare("coco-stuffthings", root, str(folder / "coco-stuffthings"))
     return folder
 
 
@@ -171,6 +180,70 @@ def test_numbers_by_metric_stand_beside_those_of_classification() -> None:
     assert found["fcvit_b12_fpn_ade20k"].expected is None
 
 
+def test_published_numbers_of_coco() -> None:
+    """Compare box and mask AP of val2017 and, where they are published, of test-dev2017."""
+    val = {
+        "fcvit_b12_mask_rcnn_coco": (42.3, 38.6),
+        "fcvit_b24_mask_rcnn_coco": (44.1, 39.9),
+        "lesa_resnet50_mask_rcnn_coco": (44.0, 39.2),
+        "lesa_wrn50_htc_coco": (50.1, 43.9),
+    }
+    test_dev = {"lesa_resnet50_mask_rcnn_coco": (44.2, 39.6), "lesa_wrn50_htc_coco": (50.5, 44.4)}
+    for name, numbers in val.items():
+        recipe = load_recipe(name)
+        assert (recipe.published["ap"], recipe.published["mask_ap"]) == numbers
+        others = recipe.published_on.get("test-dev")
+        assert (others and (others["ap"], others["mask_ap"])) == test_dev.get(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "resize", "batch", "workers", "head"),
+    [
+        ("fcvit_b24_mask_rcnn_coco", 800, "keep_ratio", 32, 8, "mask_rcnn"),
+        ("lesa_resnet50_mask_rcnn_coco", 1024, "square", 8, 8, "mask_rcnn"),
+        ("lesa_wrn50_htc_coco", 1280, "square", 4, 4, "htc"),
+    ],
+)
+def test_the_set_up_of_a_detector(
+    name: str, image_size: int, resize: str, batch: int, workers: int, head: str, datasets: Path
+) -> None:
+    config = sweep(name, datasets)
+    assert (config.dataset.image_size, config.dataset.resize) == (image_size, resize)
+    assert (config.training.global_batch_size, config.resources.workers) == (batch, workers)
+    assert config.model is not None
+    assert config.model.options["head"] == head
+    with torch.device("meta"):
+        network: Any = build_network(
+            describe_network(config.model, num_classes=80, in_chans=3, image_size=image_size, task=config.task)
+        )
+    body = network.backbone
+    is_lesa = name.startswith("lesa")
+    assert (body.settings.frozen_stages, body.settings.norm) == ((1, "eval") if is_lesa else (0, "train"))
+    assert body.settings.output_norm == ("none" if is_lesa else "groupnorm1")
+    assert network.only_px == (image_size if is_lesa else None)
+    if is_lesa:
+        assert body.settings.options["deformable_stages"] == (False, True, True, True)
+        with pytest.raises(
+            ConfigError, match=r"dataset.resize: got keep_ratio; lesa_.* is built for images of one size"
+        ):
+            sweep(name, datasets, "dataset.resize=keep_ratio")
+        with pytest.raises(ConfigError, match=r"global_batch_size: got \d; .* needs at least 1 image a step"):
+            sweep(name, datasets, f"resources.workers={batch + 1}")
+    else:
+        assert not any(not parameter.requires_grad for parameter in network.parameters())
+
+
+def test_a_semantic_branch_needs_maps_of_its_classes(datasets: Path) -> None:
+    assert sweep("lesa_wrn50_htc_coco", datasets).model
+    for value, uri, rule in (
+        (182, "coco", "these images have no maps of classes. Use others, such as coco-stuffthings"),
+        (181, "coco-stuffthings", "the maps of these images have 182 classes. Use 182"),
+    ):
+        changes = [f"model.options.semantic_classes={value}", f"dataset.uri={datasets / uri}"]
+        with pytest.raises(ConfigError, match=f"semantic_classes: got {value}; {re.escape(rule)}"):
+            sweep("lesa_wrn50_htc_coco", datasets, *changes)
+
+
 def test_a_recipe_of_a_pretrained_backbone_asks_for_its_weights(datasets: Path) -> None:
     uri = f"dataset.uri={datasets / 'ade20k'}"
     with pytest.raises(
@@ -205,6 +278,7 @@ def test_the_command_lists_them() -> None:
     assert "94.79" in shown
     assert "mIoU 43.30" in shown
     assert "10 of 4,000 steps" in shown
+    assert "test-dev: mask AP 39.60" in shown
 
 
 def test_the_command_fails_before_any_work() -> None:

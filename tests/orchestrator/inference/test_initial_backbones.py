@@ -13,14 +13,16 @@ from torch import nn
 
 import models
 from orchestrator import ConfigError, dry_run, load_sweep
-from orchestrator.config import resolve_trial
+from orchestrator.cli.tables.dry_run import plan_lines
+from orchestrator.config import ModelConfig, resolve_trial
 from orchestrator.config.plans import SweepPlans, resolve_plans
 from orchestrator.config.trial import TrialConfig
 from orchestrator.inference.weights.initial import find_initial_weights
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.folder.trial_folder import trial_folder
 from orchestrator.search.proposals.trial_filter import TrialFilter
-from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints
+from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints, build_network, describe_network
+from orchestrator.training.checkpoints.initial_weights import fit_fault, load_initial_weights, store_initial_weights
 from orchestrator.training.images.device_images import DeviceImages
 from orchestrator.training.trial import Trial
 from orchestrator.training.workers import Workers
@@ -106,6 +108,31 @@ def test_a_backbone_starts_from_a_classifier_and_the_head_from_the_seed(
         assert torch.equal(ours[key], others[key]), key
 
 
+@pytest.mark.parametrize("task", ["detection", "instances"])
+def test_a_detector_starts_from_a_classifier(task: str, tmp_path: Path) -> None:
+    source = classifier()
+    weights = models.read_weights(written(tmp_path / "seven.pth", source))
+    model = ModelConfig(name=NETWORK, options={"fpn_channels": 8, "head_channels": 8})
+    description = describe_network(model, num_classes=3, in_chans=3, image_size=32, task=task)
+    fault, notes = fit_fault(description, weights.shapes)
+    assert not fault
+    assert notes[-1].endswith("tensors for the backbone, skipped head.fc.weight, head.fc.bias")
+    network = build_network(description)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    name = f"{'0' * 64}-plain.pt"
+    store_initial_weights(tmp_path / "sweep", name, weights)
+    load_initial_weights(network, SweepFolder(tmp_path / "sweep").trials / trial_folder(0), name)
+    body, loaded = "backbone.body.", 0
+    for key, value in network.state_dict().items():
+        if not key.startswith(body):
+            assert torch.equal(value, before[key]), key
+            continue
+        wanted = source.state_dict()[key.removeprefix(body).removeprefix("model.")]
+        assert torch.equal(value, wanted), key
+        loaded += 1
+    assert loaded == len(source.state_dict()) - 2
+
+
 def test_such_a_trial_resumes_to_the_bit(data: DeviceImages, tmp_path: Path) -> None:
     of = plans(tmp_path, {"checkpoint": str(written(tmp_path / "seven.pth", classifier()))})
     found = find_initial_weights(of)
@@ -132,6 +159,7 @@ def test_a_dry_run_says_what_is_loaded_skipped_and_kept(tmp_path: Path) -> None:
     path = written(tmp_path / "w.pth", classifier())
     search = {"lr": {"type": "float", "low": 1e-3, "high": 1e-2}}
     found = dry_run(load_sweep(settings(tmp_path, {"checkpoint": str(path)}, trials=1, search=search)))
+    assert dict(plan_lines(found))["Epochs"] == "2 at most: 1 trials of 2; an epoch has 2 steps"
     (line,) = found.as_dict()["checkpoints"]
     assert line.endswith("tensors for the backbone, skipped head.fc.weight, head.fc.bias")
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from orchestrator.config.recipe import load_recipe, recipe_sweep
 from orchestrator.config.recipes import list_recipes
 from orchestrator.data import open_dataset
 from orchestrator.data.conversion.prepare import prepare
+from orchestrator.data.datasets import open_any_dataset
 from orchestrator.errors import CheckpointError, ConfigError
 from orchestrator.inference import evaluate as checkpoint_evaluation
 from orchestrator.inference.evaluate import evaluate_checkpoint
@@ -29,8 +31,10 @@ from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.images.placement import place_dataset
 from orchestrator.training.tasks.classification import Classification
+from orchestrator.training.tasks.registry import find_task
 from orchestrator.training.trial import Trial
 from orchestrator.training.workers import Workers
+from tests.orchestrator.data.scenes.tiny_scenes import HEIGHT, WIDTH, ade_tree, class_map, coco_tree
 from tests.support.sweeps.fake_sweeps import write_sweep
 from tests.support.tiny_archives import cifar10_python, cifar100_python, imagenet, photo_tree, stl10
 from tests.support.training_pieces import few_digits, make_trial, run
@@ -128,6 +132,67 @@ def test_an_evaluation_reproduces_the_accuracy_of_the_run(
         kept = recipe.settings["dataset"]["crop_pct"]
         fixed = config.dataset.interpolation.replace("random", "bicubic")  # `random` is for training
         assert other.notes == (f"crop_pct 0.5, {fixed}: the run had crop_pct {kept:g}",)
+
+
+def test_an_evaluation_reproduces_the_metrics_of_a_recipe_of_segmentation(tmp_path: Path) -> None:
+    """Shorten the recipe to eight steps, each a pass that leaves one image out, on images of several ratios."""
+    sizes = {"training/1": (30, 40), "training/2": (40, 30), "training/3": (30, 60), "validation/4": (36, 44)}
+    maps = {name: np.indices(size)[1] % 3 // 2 + 1 for name, size in sizes.items()}
+    prepare("ade20k", ade_tree(tmp_path / "ade", maps), str(tmp_path / "ade20k"))
+    config = recipe_sweep(
+        "fcvit_b12_fpn_ade20k",
+        [
+            f"dataset.uri={tmp_path / 'ade20k'}",
+            "dataset.image_size=32",
+            "model={name: conv_resnet26_small, options: {fpn_channels: 8, head_channels: 8}, checkpoint: random}",
+            "training.epochs=1",
+            "training.epoch_steps=8",
+            "training.lr=0.02",
+            "training.global_batch_size=2",
+            "training.crop_px=24",
+            "resources.workers=1",
+        ],
+    )
+    found = reproduced(config, tmp_path, steps=8)
+    assert found["pixel_accuracy"] > 0.2
+
+
+def test_an_evaluation_reproduces_the_metrics_of_a_recipe_of_instances(tmp_path: Path) -> None:
+    """Shorten the recipe of HTC, whose semantic branch trains on the maps of the images."""
+    root = coco_tree(tmp_path / "coco")
+    for image in root.glob("*2017/*.jpg"):
+        class_map(root / "stuffthingmaps" / image.parent.name / f"{image.stem}.png", np.full((HEIGHT, WIDTH), 16))
+    prepare("coco-stuffthings", root, str(tmp_path / "prepared"))
+    heads = "head: htc, style: mmdetection, fpn_channels: 8, head_channels: 8, mask_channels: 8, semantic_classes: 182"
+    backbone = "frozen_stages: 1, backbone_norm: eval, proposals: 20, samples: 16"
+    config = recipe_sweep(
+        "lesa_wrn50_htc_coco",
+        [
+            f"dataset.uri={tmp_path / 'prepared'}",
+            "dataset.image_size=64",
+            f"model={{name: conv_resnet26_small, options: {{{heads}, {backbone}}}, checkpoint: random}}",
+            "training.epochs=1",
+            "training.decay_milestones=[1]",
+            "training.global_batch_size=2",
+            "resources.workers=1",
+        ],
+    )
+    assert reproduced(config, tmp_path, steps=2)["ar100"] > 0
+
+
+def reproduced(config: SweepConfig, folder: Path, *, steps: int) -> Mapping[str, float]:
+    """Train a recipe of another task for an epoch, evaluate its best weights, compare, and return the metrics."""
+    uri, task = config.dataset.uri or "", find_task(config.task)
+    data = task.place_dataset(open_any_dataset(uri), torch.device("cpu"), config.dataset)
+    trial = Trial(resolve_trial(config, 0, {}), config.objective, data, Workers(), TrialCheckpoints(folder / "trial"))
+    (report,) = run(trial)
+    assert trial.steps_per_epoch == steps
+    found = evaluate_checkpoint(folder / "trial" / "best.pt", uri)
+    assert found.notes == ()
+    assert {f"test/{name}": value for name, value in found.metrics.items()} == {
+        name: value for name, value in report.items() if name.startswith("test/")
+    }
+    return found.metrics
 
 
 @pytest.mark.parametrize("training", [{"precision": "bfloat16"}, {"channels_last": True}, {"ema_decay": 0.9}], ids=str)

@@ -225,6 +225,22 @@ def test_the_published_numbers_stand_beside_ours(tmp_path: Path, recipe: str, pu
     assert ours == ["45.00 %", "70.00 %"][: len(published)]
 
 
+def test_published_numbers_of_another_task_stand_beside_ours_with_those_on_other_images(tmp_path: Path) -> None:
+    scenes = {"task": "instances", "dataset": {"name": "digits-scenes"}}
+    folder = write_sweep(tmp_path, "s", [(FINISHED, [0.5])], recipe="lesa_resnet50_mask_rcnn_coco", **scenes)
+
+    def measure(event: dict[str, Any]) -> None:
+        if event["event"] == "trial_reported":
+            event["metrics"] |= {"test/mask_ap": 0.375, "test/ap": 0.42}
+
+    rewrite(folder / "journal.jsonl", measure)
+    shown = write_report(read_sweep(find_sweep(folder)), folder / "report.html").read_text()
+    assert re.findall(r"<dt>published</dt><dd>(.*?)</dd>", shown) == ["39.20 %", "44.00 %"]
+    assert re.findall(r"<dt>ours</dt><dd>(.*?)</dd>", shown) == ["37.50 %", "42.00 %"]
+    assert "mask AP on test images, 39.60 % on test-dev, 20 epochs" in shown
+    assert "box AP on test images, 44.20 % on test-dev, 20 epochs" in shown
+
+
 def test_values_closer_than_their_rounding_are_drawn() -> None:
     study = optuna.create_study(direction="maximize")
     for value in (0.1004, 0.10042, 0.10044):  # a line has three digits, the colour bar all

@@ -120,8 +120,36 @@ def test_the_warmup_of_lesa_is_that_of_its_code_up_to_one_step() -> None:
 POLY = {0: 2e-4, 20_000: 2e-4 * 0.5**0.9, 36_000: 2e-4 * 0.1**0.9, 39_999: 2e-4 * (1 / 40_000) ** 0.9}
 """Of 40,000 iterations, without a warm-up."""
 
-BY_ITERATION = {"fcvit_b12_fpn_ade20k": (4_000, POLY), "fcvit_b24_fpn_ade20k": (4_000, POLY)}
+COCO = 118_287
+"""Training images of COCO 2017."""
+
+
+def milestones(peak: float, batch: int, first: int, second: int) -> tuple[int, dict[int, float]]:
+    """Return steps and rates of a warm-up of 500 iterations from a thousandth and two decays by ten."""
+    steps = COCO // batch
+    warm = {0: peak / 1000, 250: peak * 1.001 / 2, 499: peak * (0.001 + 0.999 * 499 / 500), 500: peak}
+    later = {
+        first * steps - 2: peak,
+        first * steps: peak / 10,
+        second * steps - 2: peak / 10,
+        second * steps: peak / 100,
+    }
+    return steps, {**warm, **later}
+
+
+BY_ITERATION = {
+    "fcvit_b12_fpn_ade20k": (4_000, POLY),
+    "fcvit_b24_fpn_ade20k": (4_000, POLY),
+    "fcvit_b12_mask_rcnn_coco": milestones(2e-4, 32, 8, 11),
+    "fcvit_b24_mask_rcnn_coco": milestones(2e-4, 32, 8, 11),
+    "lesa_resnet50_mask_rcnn_coco": milestones(0.01, 8, 16, 19),
+    "lesa_wrn50_htc_coco": milestones(0.005, 4, 16, 19),
+}
 """Steps of an epoch, and rates by iteration."""
+
+
+def test_recipes_of_other_tasks_are_compared_by_iteration() -> None:
+    assert set(BY_ITERATION) == {name for name in list_recipes() if "task" in load_recipe(name).settings}
 
 
 @pytest.mark.parametrize("name", BY_ITERATION)
