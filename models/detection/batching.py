@@ -9,7 +9,7 @@ from torch.nn import functional
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from models.padding import PaddingRecord
+from models.padding import PaddingRecord, is_traced_to_file
 
 __all__ = ["BatchTransform"]
 
@@ -76,7 +76,7 @@ class BatchTransform(GeneralizedRCNNTransform):  # type: ignore[misc, unused-ign
         Traced for a file, sizes are constants: torchvision's own way leaves those of all maps unknown, and pooling to a
         grid cannot be written then.
         """
-        if not torch.jit.is_tracing():
+        if not is_traced_to_file():
             batch: Tensor = super().batch_images(images, size_divisible)
             return batch
         sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]

@@ -10,6 +10,8 @@ Shape legend: M images times heads, N positions of the map, d channels of a quer
 import torch
 from torch import Tensor, nn
 
+from models.padding import is_traced_to_file
+
 __all__ = ["POSITIONS", "AxialPositions", "FlattenedPositions", "at_least_float32"]
 
 POSITIONS = ("classification", "detection", "none")
@@ -60,7 +62,7 @@ class FlattenedPositions(nn.Module):
 
         A view, except in compiled and traced programs.
         """
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.compiler.is_compiling() or is_traced_to_file():
             start = torch.arange(self.positions, device=table.device)
             return table[:, start[:, None] + start].transpose(0, 1)
         return table.unfold(1, self.positions, 1).transpose(0, 1)
@@ -119,7 +121,7 @@ class AxialPositions(nn.Module):
         """Add the products of queries with rows and columns to (M, N, N), in place, and return the sum."""
         map_size = rows.shape[1:3]
         grid = logits.view(-1, *map_size, *map_size)
-        if torch.jit.is_tracing():  # a file of ONNX loses what is changed through a view
+        if is_traced_to_file():  # a file of ONNX loses what is changed through a view
             return (grid + rows[..., :, None] + columns[..., None, :]).reshape(logits.shape)
         grid.add_(rows[..., :, None]).add_(columns[..., None, :])
         return logits

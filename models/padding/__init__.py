@@ -2,6 +2,7 @@
 
 from models.padding.layers import MapNorm, grid_means, padded_grid, padded_map_mean, unpadded_resize
 from models.padding.record import Padding, PaddingRecord, WholeMapLayer, share_padding
+from models.padding.traced import is_traced_to_file
 
 __all__ = [
     "MapNorm",
@@ -9,6 +10,7 @@ __all__ = [
     "PaddingRecord",
     "WholeMapLayer",
     "grid_means",
+    "is_traced_to_file",
     "padded_grid",
     "padded_map_mean",
     "share_padding",

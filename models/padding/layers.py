@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.padding.record import Padding, WholeMapLayer
+from models.padding.traced import is_traced_to_file
 
 __all__ = ["MapNorm", "grid_means", "padded_grid", "padded_map_mean", "unpadded_resize"]
 
@@ -21,7 +22,7 @@ def grid_means(x: Tensor, cells: int) -> Tensor:
     Traced for a file, the averages are products with constant matrices: ONNX has no pooling to a grid whose cells do
     not divide the sides.
     """
-    if not torch.jit.is_tracing():
+    if not is_traced_to_file():
         return functional.adaptive_avg_pool2d(x, cells)
     rows, columns = (_shares(int(side), cells).to(x) for side in x.shape[-2:])
     return rows @ x @ columns.T

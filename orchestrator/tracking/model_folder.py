@@ -69,7 +69,8 @@ def write_model_folder(checkpoint: Path, folder: Path) -> ModelFacts:
     network = PixelModel(trained, data["pixel_mean"], data["pixel_std"], data["class_names"]).eval()
     shape = (description["in_chans"], description["image_size"], description["image_size"])
     single = np.dtype(np.float32)
-    is_annotated = trained.task in list_tasks() and bool(task_facts(trained.task).annotation)
+    task = cast(str, trained.task)
+    is_annotated = task in list_tasks() and bool(task_facts(task).annotation)
     accepted = (shape[0], -1, -1) if is_annotated and output is None else shape
     required = (*_REQUIRED, *(("torchvision",) if is_annotated else ()))
     with _code_of(description["name"]) as code, _requirements_of_this_process():
@@ -86,7 +87,7 @@ def write_model_folder(checkpoint: Path, folder: Path) -> ModelFacts:
             metadata={
                 "class_names": list(data["class_names"]),
                 "network": description["name"],
-                "task": trained.task,
+                "task": task,
             },
             serialization_format="pickle",
         )

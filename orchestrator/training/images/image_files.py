@@ -1,4 +1,4 @@
-"""Image files without annotations, read by position as the image files and annotated images of a split are."""
+"""Image files without annotations, read by position as the image files and the annotated images of a split are."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orchestrator.data.scenes.tensors import image_tensor
 from orchestrator.data.shown_names import shown_name
 from orchestrator.errors import DataError
 
-__all__ = ["ImageFiles"]
+__all__ = ["FileScenes", "ImageFiles"]
 
 _NO_LABEL = -1
 
@@ -62,15 +62,34 @@ class ImageFiles(Sequence[bytes]):
         except ImageError as error:
             raise DataError(f"{shown_name(str(self.paths[index]))}: {error}") from None
 
-    def sample(self, index: int, *, masks: bool = True) -> tuple[Tensor, dict[str, Any]]:
-        """Decode an image to a tensor, uint8, (3, H, W), with a target that holds its position alone.
 
-        Args:
-            index: Position of the image.
-            masks: Unused, as there are none; see `Scenes.sample`.
+class FileScenes(Sequence[tuple[Tensor, dict[str, Any]]]):
+    """Image files in the form of annotated images without annotations, see `Scenes`.
+
+    Args:
+        files: Image files.
+
+    Attributes:
+        sizes: Height and width of each image in pixels, int64, (N, 2).
+        objects: Number of objects of each image, int64, (N,): none is annotated.
+    """
+
+    def __init__(self, files: ImageFiles) -> None:
+        self._files, self.sizes = files, files.sizes
+        self.objects: Indices = np.zeros(len(files), np.int64)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:  # type: ignore[override]
+        """Decode an image to a tensor, uint8, (3, H, W), with a target that holds its position alone.
 
         Raises:
             DataError: It cannot be read or decoded any more.
         """
-        del masks
-        return image_tensor(self.pixels(index)), {"image_id": index}
+        return image_tensor(self._files.pixels(index)), {"image_id": index}
+
+    def sample(self, index: int, *, masks: bool = True) -> tuple[Tensor, dict[str, Any]]:
+        """Decode an image; see `Scenes.sample`."""
+        del masks  # there are none
+        return self[index]

@@ -72,6 +72,6 @@ def predicted_objects(
     for output, target in zip(outputs, targets, strict=True):
         kept = output["scores"] >= least_score  # ahead of the masks, which are large at the original size
         few = {key: output[key][kept] for key in _PER_OBJECT if key in output}
-        at_original = prediction_to_original(few, dict(target))
-        found.append(PredictedObjects(*(at_original.get(key) for key in _PER_OBJECT)))
+        mapped = prediction_to_original(few, dict(target))
+        found.append(PredictedObjects(mapped["boxes"], mapped["labels"], mapped["scores"], mapped.get("masks")))
     return found

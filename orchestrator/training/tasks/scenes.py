@@ -22,7 +22,7 @@ from orchestrator.errors import DataError
 from orchestrator.training.augmentations.transforms import EvaluationTransform, TrainingTransform
 from orchestrator.training.checkpoints.best_weights import share_of_255
 from orchestrator.training.images.device_images import DeviceImages, Normalisation
-from orchestrator.training.images.image_files import ImageFiles
+from orchestrator.training.images.image_files import FileScenes, ImageFiles
 from orchestrator.training.images.image_loader import SampleKey
 from orchestrator.training.images.split import Batch
 from orchestrator.training.randomness import mix
@@ -109,10 +109,10 @@ class SceneTask(SampledTask):
         self, files: ImageFiles, device: torch.device, dataset: DatasetConfig, normalisation: Normalisation
     ) -> SceneSplit:
         """Place image files; see `Task`."""
-        return self._placed(files, device, dataset, normalisation)
+        return self._placed(FileScenes(files), device, dataset, normalisation)
 
     def _placed(
-        self, samples: Scenes | ImageFiles, device: torch.device, dataset: DatasetConfig, normalisation: Normalisation
+        self, samples: Scenes | FileScenes, device: torch.device, dataset: DatasetConfig, normalisation: Normalisation
     ) -> SceneSplit:
         mean, std = normalisation.on(device)
         side = scene_side(dataset.name, dataset.image_size)
@@ -134,7 +134,7 @@ class SceneSplit(SampleSplit):
     """
 
     task: SceneTask
-    samples: Scenes | ImageFiles
+    samples: Scenes | FileScenes
     channels: tuple[tuple[float, ...], tuple[float, ...]] = field(kw_only=True)
     resize: Resize = field(default="keep_ratio", kw_only=True)
 
