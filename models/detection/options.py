@@ -222,10 +222,10 @@ def detector_cost(
 def _counted(name: str, key: str, *, masks: bool, **shape: int) -> ModelCost:
     build: Any = functools.partial(build_detector, name, json.loads(key), masks=masks, **shape)
     network: Any = build_on_meta(build)
-    if depends_on_values(network):
-        network = build()
-    params = sum(parameter.numel() for parameter in network.parameters())
     device = next(network.backbone.parameters()).device.type
+    if depends_on_values(network):
+        network = build()  # layers that count themselves keep their values
+    params = sum(parameter.numel() for parameter in network.parameters())
     divisor = network.transform.size_divisible
     side = -(-shape["image_size"] // divisor) * divisor
     parts = evaluation_parts(network.eval())

@@ -134,9 +134,9 @@ def segmentor_cost(
 def _counted(name: str, key: str, **shape: int) -> ModelCost:
     build = functools.partial(build_segmentor, name, json.loads(key), **shape)
     network = build_on_meta(build)
-    if depends_on_values(network):
-        network = build()
     device = next(network.parameters()).device.type
+    if depends_on_values(network):
+        network = build()  # layers that count themselves keep their values
     network.auxiliary = None
     params = sum(parameter.numel() for parameter in network.parameters())
     side = shape["image_size"]

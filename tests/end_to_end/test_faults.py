@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from orchestrator import load_result
 from tests.support.networks.own_file import PacedFile
+from tests.support.tasks.few_scenes import write_scenes
 
 TRIALS, EPOCHS = 2, 12
 SCRIPTS = Path(__file__).resolve().parents[2] / "tools" / "chaos"
@@ -34,13 +36,49 @@ def test_what_is_killed_costs_no_trial_and_leaves_nothing(
         outcome = faults.run_sequence(
             kinds, tmp_path, address, seed=0, trials=TRIALS, epochs=EPOCHS, workers=2, **network
         )
+    assert_harmless(outcome, faults=5)
+    assert outcome.whole_epochs_lost <= 3
+    assert_every_epoch_once(tmp_path, "val/top1", trials=TRIALS, epochs=EPOCHS)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_killed_worker_costs_no_trial_of_detection(
+    faults: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kill a worker while the other one waits for its gradients, or for the counts of its losses."""
+    monkeypatch.setattr(faults, "LATEST_S", 1.0)
+    (tmp_path / "scenes").mkdir()
+    scenes = write_scenes(tmp_path / "scenes")
+    sweep = {
+        "task": "detection",
+        "dataset": {"uri": str(scenes), "image_size": 32, "validation_fraction": 0.25},
+        "model": {
+            "name": "conv_resnet26_small",
+            "options": {"fpn_channels": 8, "head_channels": 8, "proposals": 20, "samples": 16},
+        },
+        "training": {"epochs": EPOCHS, "global_batch_size": 7, "optimizer": "adamw", "lr": 0.003},
+    }
+    with faults.lasting_cluster(cpus=2) as address:
+        outcome = faults.run_sequence(
+            ["worker"], tmp_path, address, seed=0, trials=1, epochs=EPOCHS, workers=2, **sweep
+        )
+    assert_harmless(outcome, faults=1)
+    assert_every_epoch_once(tmp_path, "val/ap", trials=1, epochs=EPOCHS)
+
+
+def assert_harmless(outcome: Any, *, faults: int) -> None:
     assert outcome.leaked == []
     assert outcome.harmless, outcome
-    assert sum(outcome.faults.values()) == 5
-    assert outcome.whole_epochs_lost <= 3
-    journals = list(tmp_path.glob("*/*/journal.jsonl"))
+    assert sum(outcome.faults.values()) == faults
+
+
+def assert_every_epoch_once(folder: Path, metric: str, *, trials: int, epochs: int) -> None:
+    """Check that every epoch of every trial is reported once in each journal below a folder."""
+    journals = list(folder.glob("*/*/journal.jsonl"))
     assert journals
     for journal in journals:
         rows = load_result(journal.parent).reports.to_pylist()
-        reported = [(row["trial"], row["epoch"]) for row in rows if row["metric"] == "val/top1"]
-        assert sorted(reported) == [(trial, epoch) for trial in range(TRIALS) for epoch in range(1, EPOCHS + 1)]
+        reported = [(row["trial"], row["epoch"]) for row in rows if row["metric"] == metric]
+        assert sorted(reported) == [(trial, epoch) for trial in range(trials) for epoch in range(1, epochs + 1)]

@@ -16,20 +16,18 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long, pytest.mark.t
 SWEEPS = Path(__file__).resolve().parents[3] / "sweeps"
 
 
-@pytest.mark.parametrize(("file", "metric", "least"), [
-    ("digits-detection.yaml", "ap50", 0.5),
-    ("digits-segmentation.yaml", "miou", 0.6),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("file", "metric", "least", "changes"),
+    [
+        ("digits-detection.yaml", "ap50", 0.5, ["training.epochs=3"]),
+        ("digits-segmentation.yaml", "miou", 0.6, ["search.model.choices=[sb_resnet29_cifar]"]),
+    ],
+)
 def test_a_sweep_over_learning_rate_and_bias_channels_finds_a_good_network(
-    file: str, metric: str, least: float, tmp_path: Path
+    file: str, metric: str, least: float, changes: list[str], tmp_path: Path
 ) -> None:
-    changes = [
-        "trials=2",
-        "search.model.choices=[sb_resnet29_cifar]",
-        "trial_scheduler.name=none",
-        f"runs_dir={tmp_path}",
-    ]
-    config: Any = load_sweep(SWEEPS / file, changes)
+    quick = ["trials=2", "trial_scheduler.name=none", f"runs_dir={tmp_path}"]
+    config: Any = load_sweep(SWEEPS / file, [*quick, *changes])
     result = run_sweep(config)
     assert [trial.status for trial in result.records] == [TrialStatus.FINISHED] * 2
     assert result.best is not None

@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 
 from orchestrator.config import SweepConfig
 from orchestrator.config.tasks.registry import task_facts
+from orchestrator.data.datasets import dataset_facts
 from orchestrator.data.description import describe_dataset
 from orchestrator.errors import ConfigError, DataError, TrialFailedError
 from orchestrator.inference.evaluate import evaluate_checkpoint
@@ -23,6 +24,9 @@ from orchestrator.training.checkpoints.checkpoints import load_network_file
 from orchestrator.training.evaluation_settings import EvaluationSettings
 from orchestrator.training.evaluators.average_precision import DetectionEvaluator
 from orchestrator.training.images.device_images import DeviceImages
+from orchestrator.training.memory.memory_estimate import estimate_memory
+from orchestrator.training.memory.steps import StepShape, take_steps
+from orchestrator.training.network_costs import NetworkCosts
 from orchestrator.training.tasks.detection import PredictionEvaluator
 from orchestrator.training.trial import Trial
 from orchestrator.training.workers import Workers
@@ -205,6 +209,28 @@ def test_networks_that_read_lists_are_evaluated_with_the_settings_of_their_run(
         found = settings.predict(network, images)
     assert [set(each) for each in found] == [{"boxes", "labels", "scores", "masks"}] * 2
     assert all(each["masks"].dtype == torch.float32 and each["labels"].dtype == torch.int64 for each in found)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_memory_is_estimated_and_tried_with_images_of_the_largest_size(
+    data: dict[str, DeviceImages], tmp_path: Path
+) -> None:
+    trial = detection_trial(data["instances"], tmp_path, task="instances")
+    facts = dataset_facts("digits-scenes", None, 32, "masks")
+    needs = estimate_memory(trial.config, facts, workers=1)
+    weights = sum(each.nbytes for each in (*trial.network.parameters(), *trial.network.buffers()))
+    assert (needs.images_at_once, needs.weights) == (7, weights)
+    two = trial.config.training.model_copy(update={"accumulation_steps": 2})
+    fewer = estimate_memory(trial.config.model_copy(update={"training": two}), facts, workers=1)
+    assert fewer.activations * 7 == needs.activations * 4 > 0
+    images, targets = trial.task.example_batch(trial.description, two, images=2, side=32, device=CPU)
+    assert [tuple(image.shape) for image in images] == [(3, 32, 53)] * 2  # 1333 px for 800 px
+    assert [tuple(target["masks"].shape) for target in targets] == [(8, 32, 53)] * 2
+    take_steps(StepShape.of(trial.description, two), two, 2, CPU)
+    costs = NetworkCosts(trial.description, frozenset({"params", "macs", "latency_ms"}), trial.task)
+    found = costs.measure(trial.train_state, CPU)
+    assert found["params"] == sum(each.numel() for each in trial.network.parameters())
+    assert found["latency_ms"] > 0 < found["macs"]
 
 
 def train_rank(rank: int, world_size: int, folder: str) -> None:
