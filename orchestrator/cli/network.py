@@ -133,8 +133,8 @@ def evaluate(
     if as_json:
         tell(json.dumps(found.as_dict()))
     else:
-        facts = task_facts(found.task)
-        shown = [f"{metric.label} {metric.text(found.metrics[metric.name])}" for metric in facts.metrics]
+        measured = [metric for metric in task_facts(found.task).metrics if metric.name in found.metrics]
+        shown = [f"{metric.label} {metric.text(found.metrics[metric.name])}" for metric in measured]
         tell(f"{', '.join(shown)} on {found.images} images of '{split}'")
         for note in found.notes:
             tell(f"Note: {note}")
