@@ -1,7 +1,8 @@
 """Weights of a classifier in a backbone: everything but the classifier and the position tables, or nothing at all.
 
 The rules are those of the detection code of the families' authors: the state dict stands under `net`, `state_dict` or
-`model`, `module.` is removed, the classifier and tables of relative positions are skipped.
+`model`, `module.` is removed, the classifier and tables of relative positions are skipped. The backbone of a detector,
+of this package or of torchvision, or of a segmentation network serves as well: the rest of the network is skipped.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ from typing import Any
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.backbones.stage_maps import StageMaps
 from models.registry.authors import AuthorsCheckpointError, Weights, fit_weights, read_weights
@@ -25,6 +26,9 @@ DEFORMABLE = "deformable_stages"  # option of networks whose convolutions can be
 TABLES = (".axial.rel_height", ".axial.rel_width", ".flattened.table")
 """Ends of the names of position tables whose size follows from that of the map."""
 OFFSETS = (".offset.weight", ".offset.bias")
+BODY = "backbone.body."
+"""Beginning of the names of a backbone within a network with a head."""
+COUNTER = "num_batches_tracked"
 _LOG = logging.getLogger(__name__)
 
 
@@ -95,7 +99,10 @@ def load_backbone(
 
 
 def fit_backbone(backbone: StageMaps, shapes: Mapping[str, tuple[int, ...]]) -> BackboneFit:
-    """Find the place of every tensor of a classifier's checkpoint in a backbone; nothing is copied.
+    """Find the place of every tensor of a checkpoint in a backbone; nothing is copied.
+
+    The checkpoint is that of a classifier, or of a network with the same backbone, whose tables are used where they
+    have the same size.
 
     Args:
         backbone: Backbone, which may be on the device `meta`.
@@ -104,19 +111,47 @@ def fit_backbone(backbone: StageMaps, shapes: Mapping[str, tuple[int, ...]]) -> 
     Raises:
         AuthorsCheckpointError: See `load_backbone`.
     """
-    fit = fit_weights(_classifier_like(backbone, shapes), shapes)
     ours = backbone.body.state_dict()
+    within = {key: key.removeprefix(BODY) for key in shapes if key.startswith(BODY)}
+    if within:
+        return _fit_of_backbone(ours, within, shapes)
+    fit = fit_weights(_classifier_like(backbone, shapes), shapes)
     named = {key: (_name_in(ours, entry.ours), entry) for key, entry in fit.entries.items()}
     places = {
         key: (place, entry) for key, (place, entry) in named.items() if place is not None and not place.endswith(TABLES)
     }
     filled = {place for place, _ in places.values()}
-    kept = [name for name in ours if name not in filled and not name.endswith("num_batches_tracked")]
+    kept = [name for name in ours if name not in filled and not name.endswith(COUNTER)]
     lost = [name for name in kept if not name.endswith((*TABLES, *OFFSETS))]
     if lost:
         raise AuthorsCheckpointError(f"the weights have no entries for {_listed(lost)} of the backbone")
     result = LoadedBackbone(tuple(places), tuple(key for key in shapes if key not in places), tuple(kept))
     return BackboneFit(places, result, fit.unused)
+
+
+def _fit_of_backbone(
+    ours: Mapping[str, Tensor], within: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
+) -> BackboneFit:
+    """Find the places of the tensors of a backbone in another one.
+
+    Args:
+        ours: State dict of the backbone.
+        within: Names in the backbone of the tensors of the checkpoint that are of one, by their names there.
+        shapes: Shapes of all tensors of the checkpoint by name.
+    """
+    sizes = {name: tuple(tensor.shape) for name, tensor in ours.items()}
+    differing = {key for key, name in within.items() if name in sizes and shapes[key] != sizes[name]}
+    resized = {key for key in differing if key.endswith(TABLES)}
+    places = {key: (name, Entry(name)) for key, name in within.items() if key not in resized}
+    filled = {name for name, _ in places.values()}
+    kept = tuple(name for name in ours if name not in filled and not name.endswith(COUNTER))
+    missing = tuple(f"{BODY}{name}" for name in kept if not name.endswith((*TABLES, *OFFSETS)))
+    unexpected = tuple(key for key, (name, _) in places.items() if name not in sizes)
+    wrong_shape = tuple((key, sizes[within[key]], shapes[key]) for key in sorted(differing - resized))
+    if missing or unexpected or wrong_shape:
+        raise AuthorsCheckpointError(missing=missing, unexpected=unexpected, wrong_shape=wrong_shape)
+    skipped = tuple(key for key in shapes if key not in places)
+    return BackboneFit(places, LoadedBackbone(tuple(places), skipped, kept), ())
 
 
 def _classifier_like(backbone: StageMaps, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:

@@ -7,9 +7,13 @@ from typing import Any
 import pytest
 import timm
 import torch
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops import FrozenBatchNorm2d
 
 import models
 from models.backbones import BackboneSettings, create_backbone, load_backbone
+from models.detection import create_detector
+from models.segmentation import create_segmentor
 
 LESA: dict[str, Any] = {"position_embedding": "detection", "groups": 4, "stages": "FFFT"}
 
@@ -69,6 +73,44 @@ def test_lesa_keeps_its_position_tables_and_the_offsets_of_its_deformable_convol
         assert torch.equal(after[f"body.model.{key}"], before[f"body.model.{key}"])
     kernel = "stages.3.1.spatial.unary.convs.0.weight"
     assert torch.equal(after[f"body.model.{kernel}"], given[kernel])
+
+
+@pytest.mark.parametrize("name", ["lsas_resnet29_cifar", "test_resnet"])
+def test_the_backbone_of_another_network_with_a_head_is_loaded(name: str) -> None:
+    """Load the backbone of a segmentation network into that of a detector; the rest of both has no part in it."""
+    segmentor = create_segmentor("semantic_fpn", name, 3, fpn_channels=8, head_channels=8)
+    with torch.no_grad():
+        for tensor in segmentor.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.add_(torch.rand_like(tensor), alpha=0.02)
+    given = segmentor.state_dict()
+    detector = create_detector("faster_rcnn", name, 3, fpn_channels=8, head_channels=8)
+    before = {key: value.clone() for key, value in detector.state_dict().items()}
+    backbone: Any = detector.backbone
+    result = load_backbone(backbone, given)
+    body = {key for key in given if key.startswith("backbone.body.")}
+    assert set(result.loaded) == body and result.kept == ()
+    assert set(result.skipped) == set(given) - body
+    for key, value in detector.state_dict().items():
+        assert torch.equal(value, given[key] if key in body else before[key]), key
+    faults = {
+        "missing: backbone.body": {key: value for key, value in given.items() if key != sorted(body)[0]},
+        "unexpected: backbone.body.other": {**given, "backbone.body.other": torch.zeros(1)},
+        "wrong shape": {**given, sorted(body)[0]: torch.zeros(1, 2, 3)},
+    }
+    for words, content in faults.items():
+        with pytest.raises(models.AuthorsCheckpointError, match=words):
+            load_backbone(backbone, content)
+
+
+def test_the_backbone_of_a_detector_of_torchvision_is_loaded() -> None:
+    theirs = resnet_fpn_backbone(backbone_name="resnet18", weights=None, norm_layer=FrozenBatchNorm2d)
+    given = {f"backbone.{key}": value for key, value in theirs.state_dict().items()}
+    maps = create_backbone("resnet18")
+    result = load_backbone(maps, {"model": given})
+    assert result.kept == () and all(key.startswith("backbone.fpn.") for key in result.skipped)
+    loaded = maps.body.state_dict()
+    assert all(torch.equal(loaded[key.removeprefix("backbone.body.")], given[key]) for key in result.loaded)
 
 
 def test_everything_else_is_strict_and_leaves_the_backbone_as_it_was() -> None:

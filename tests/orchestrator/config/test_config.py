@@ -246,6 +246,9 @@ def test_rules_between_sections() -> None:
     assert faults({"training": {"global_batch_size": 4}})[0].startswith(f"training.global_batch_size: {batch} or more")
     assert faults({"search": {"global_batch_size": [4, 64]}})[0].startswith(f"search.global_batch_size: {batch}")
     assert load_sweep({**BASE, "training": {"global_batch_size": 5}})
+    assert load_sweep({**BASE, "training": {"global_batch_size": 4, "drop_last": True}})
+    whole = "got 3; each of the 2 workers needs at least 2 images a step. Use 4 or more"
+    assert faults({"training": {"global_batch_size": 3, "drop_last": True}}) == [f"training.global_batch_size: {whole}"]
     grace = "trial_scheduler.grace_epochs: got 2; must not exceed"
     asha = {"trial_scheduler": {"name": "asha"}}
     assert faults({**asha, "training": {"epochs": 1}}) == [f"{grace} training.epochs, which is 1"]
