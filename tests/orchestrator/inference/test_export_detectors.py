@@ -67,8 +67,8 @@ def noise(height: int = SIDE, width: int = SIDE) -> NetworkImages:
 @pytest.mark.parametrize(
     ("name", "head", "size"),
     [
-        ("sb_resnet29_cifar", "faster_rcnn", (24, 40)),
-        ("conv_resnet26_small", "retinanet", (32, 32)),
+        ("sb_resnet29_cifar", "faster_rcnn", (32, 32)),
+        ("conv_resnet26_small", "retinanet", (24, 40)),
         ("conv_resnet26_small", "mask_rcnn", (32, 32)),
     ],
 )
