@@ -360,7 +360,7 @@ def _export_lines(trained: TrainedNetwork, exported: Exported) -> list[str]:
     if exported.input_px is not None:
         batch = "one image of {} x {} px".format(*exported.input_px)
         equal = (
-            f"all {exported.detections} detections on {exported.images} images found again, scores and edges equal to "
+            f"{exported.detections} detections on {exported.images} images compared, scores and edges equal to "
             f"{exported.difference:.1e}"
         )
     lines = [

@@ -13,10 +13,16 @@ from torch import Tensor, nn
 from orchestrator.errors import ExportError
 from orchestrator.inference.export.formats import Detections, DetectorProgram, Format
 
-__all__ = ["OVERLAP", "Agreement", "agreement", "detector_program", "outputs_of", "write_detector"]
+__all__ = ["ALONE", "OVERLAP", "Agreement", "agreement", "detector_program", "outputs_of", "write_detector"]
 
 OVERLAP = 0.98
 """Smallest overlap of the masks of a detection in both programs, their intersection over their union."""
+
+ALONE = 0.01
+"""Largest accepted number of detections without a counterpart, as a share of all.
+
+A score, an overlap or a rank at its limit is above it in one program and below it in the other by a rounding error.
+"""
 
 _THRESHOLD = 0.5  # of a mask
 
@@ -26,15 +32,22 @@ class Agreement:
     """Comparison of the detections of two programs.
 
     Args:
-        detections: Number of detections that were compared.
-        difference: Largest difference of a score, or of an edge of a box over the longer side of the image; infinite
-            where a detection of one program has no counterpart of its class in the other.
-        overlap: Smallest overlap of two masks; 1 without masks.
+        detections: Number of detections of the first program.
+        alone: Number of detections of both programs without a counterpart in the other.
+        difference: Largest difference of the others: of a score, or of an edge of a box over the longer side of the
+            image.
+        overlap: Smallest overlap of the masks of the others; 1 without masks.
     """
 
     detections: int
+    alone: int
     difference: float
     overlap: float
+
+    @property
+    def holds(self) -> bool:
+        """True where few detections are without a counterpart."""
+        return self.alone <= ALONE * self.detections
 
 
 class DetectorOutputs(nn.Module):
@@ -98,28 +111,31 @@ def write_detector(
         raise ExportError(f"--format {form.name}: this detector cannot be exported ({reason})") from None
 
 
-def agreement(one: DetectorProgram, other: DetectorProgram, images: Tensor) -> Agreement:
+def agreement(one: DetectorProgram, other: DetectorProgram, images: Tensor, *, tolerance: float) -> Agreement:
     """Compare the detections of two programs, each with the nearest of its class in the other that is left.
 
     Args:
         one: Program.
         other: Another one.
         images: Images (N, C, H, W).
+        tolerance: Largest difference of two detections that are counterparts; their masks overlap by `OVERLAP`.
     """
-    compared, difference, overlap = 0, 0.0, 1.0
+    detections, alone, difference, overlap = 0, 0, 0.0, 1.0
     for image in images.split(1):
         expected, found = one(image), other(image)
-        if len(expected[1]) != len(found[1]):
-            return Agreement(compared, float("inf"), overlap)
-        distances = _distances(expected, found, max(image.shape[2:]))
-        for place in range(len(expected[1])):
-            nearest = int(distances[place].argmin())
-            difference = max(difference, float(distances[place, nearest]))
+        distances, pairs = _distances(expected, found, max(image.shape[2:])), 0
+        for place, row in enumerate(distances):
+            nearest = int(row.argmin()) if len(row) else 0
+            if not len(row) or not float(row[nearest]) <= tolerance:
+                continue
+            shared = _overlap(expected[3][place], found[3][nearest]) if len(expected) > 3 else 1.0
+            if shared < OVERLAP:
+                continue
+            pairs, difference, overlap = pairs + 1, max(difference, float(row[nearest])), min(overlap, shared)
             distances[:, nearest] = float("inf")  # each has one counterpart
-            if len(expected) > 3:
-                overlap = min(overlap, _overlap(expected[3][place], found[3][nearest]))
-        compared += len(expected[1])
-    return Agreement(compared, difference, overlap)
+        detections += len(expected[1])
+        alone += len(expected[1]) + len(found[1]) - 2 * pairs
+    return Agreement(detections, alone, difference, overlap)
 
 
 def _distances(one: Detections, other: Detections, side_px: int) -> Tensor:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.config.tasks.registry import list_tasks, task_facts
 from orchestrator.errors import ExportError
-from orchestrator.inference.export.detectors import OVERLAP, agreement, detector_program, outputs_of, write_detector
+from orchestrator.inference.export.detectors import Agreement, agreement, detector_program, outputs_of, write_detector
 from orchestrator.inference.export.formats import Format, format_named
 from orchestrator.inference.export.speed import medians_ms
 from orchestrator.inference.images import logits_in_batches
@@ -84,7 +84,7 @@ def export_network(
 
     Raises:
         ExportError: There is no such format, a package is missing, the network cannot be exported, its outputs are not
-            one tensor and not detections, or differ by more than `TOLERANCE`, `DETECTION_TOLERANCE` or `OVERLAP`.
+            one tensor and not detections, or differ, see `TOLERANCE`, `DETECTION_TOLERANCE` and `detectors.py`.
     """
     form = format_named(format_name)
     _require_target(path, form)
@@ -152,11 +152,11 @@ def _export_detector(trained: TrainedNetwork, images: NetworkImages, form: Forma
     with _partial(path, "partial") as partial, _quiet_exporters():
         write_detector(form, frozen, example, partial, names=names, facts=facts)
         program = form.load_detector(partial)
-        found = agreement(own, program, images.inputs)
-        if not (found.difference <= DETECTION_TOLERANCE and found.overlap >= OVERLAP):
+        found = agreement(own, program, images.inputs, tolerance=DETECTION_TOLERANCE)
+        if not found.holds:
             raise ExportError(
-                f"{trained.label}: the exported detector differs by {found.difference:.2g}, more than "
-                f"{DETECTION_TOLERANCE:g}, or its masks overlap by {found.overlap:.2f} only; nothing was written"
+                f"{trained.label}: {found.alone} of {found.detections} detections differ in the exported detector, by "
+                f"more than {DETECTION_TOLERANCE:g} or in their masks; nothing was written"
             )
         times = medians_ms({"network": _bound(own, example), "file": _bound(program, example)})
         partial.replace(path)
@@ -172,7 +172,15 @@ def _export_detector(trained: TrainedNetwork, images: NetworkImages, form: Forma
         timed_batch=1,
         input_px=input_px,
         detections=found.detections,
+        note=_alone(found),
     )
+
+
+def _alone(found: Agreement) -> str:
+    """Return the note about detections that one of the programs alone has; empty for none."""
+    if not found.alone:
+        return ""
+    return f"{found.alone} detections are in one of both alone: a score, an overlap or a rank is at its limit"
 
 
 def _frozen(network: nn.Module, images: Tensor) -> tuple[nn.Module, tuple[tuple[tuple[int, int], ...], ...], str]:
