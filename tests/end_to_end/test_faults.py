@@ -58,14 +58,12 @@ def test_a_killed_worker_costs_no_trial_of_detection(
             "name": "conv_resnet26_small",
             "options": {"fpn_channels": 8, "head_channels": 8, "proposals": 20, "samples": 16},
         },
-        "training": {"epochs": EPOCHS, "global_batch_size": 7, "optimizer": "adamw", "lr": 0.003},
+        "training": {"epochs": 8, "global_batch_size": 7, "optimizer": "adamw", "lr": 0.003},
     }
     with faults.lasting_cluster(cpus=2) as address:
-        outcome = faults.run_sequence(
-            ["worker"], tmp_path, address, seed=0, trials=1, epochs=EPOCHS, workers=2, **sweep
-        )
+        outcome = faults.run_sequence(["worker"], tmp_path, address, seed=0, trials=1, epochs=8, workers=2, **sweep)
     assert_harmless(outcome, faults=1)
-    assert_every_epoch_once(tmp_path, "val/ap", trials=1, epochs=EPOCHS)
+    assert_every_epoch_once(tmp_path, "val/ap", trials=1, epochs=8)
 
 
 def assert_harmless(outcome: Any, *, faults: int) -> None:
