@@ -64,8 +64,8 @@ def training_shapes(network: Any, images: Tensor) -> list[Tensor]:
         images: Images (B, in_chans, H, W) of one size, which may be on `meta`, as the network then is.
 
     Returns:
-        Outputs of all heads, and the loss of classes of RetinaNet, which is over all anchors. Other losses, matching and
-        suppression are left out.
+        Outputs of all heads, and the loss of classes of RetinaNet, which is over all anchors. Other losses, matching
+        and suppression are left out.
     """
     boxes = masked = 0
     if not isinstance(network, RetinaNet):
