@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +12,10 @@ import torch
 import torch.distributed as dist
 from torch.nn.functional import interpolate
 
-from orchestrator.config import SweepConfig
 from orchestrator.config.tasks.registry import task_facts
 from orchestrator.data.datasets import dataset_facts
-from orchestrator.data.description import describe_dataset
-from orchestrator.errors import ConfigError, DataError, TrialFailedError
+from orchestrator.errors import DataError, TrialFailedError
 from orchestrator.inference.evaluate import evaluate_checkpoint
-from orchestrator.tracking.mlflow_datasets import dataset_input
 from orchestrator.training.checkpoints.checkpoints import load_network_file
 from orchestrator.training.evaluation_settings import EvaluationSettings
 from orchestrator.training.evaluators.average_precision import DetectionEvaluator
