@@ -20,7 +20,7 @@ demo: setup
 test: setup
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
-# Whole sweeps that take minutes each, which `make test` leaves out.
+# Whole sweeps that take minutes, which `make test` leaves out.
 test-long: setup
 	$(BIN)/pytest -m long --timeout 1800 --durations=10
 

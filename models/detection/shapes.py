@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet
+from torchvision.ops import sigmoid_focal_loss
 
 from models.detection.cascade import BOX_SIDE, MASK_SIDE, CascadeHeads
 
@@ -39,7 +40,7 @@ class DetectorParts(nn.Module):
         """Compute the outputs of all heads."""
         levels: list[Tensor] = list(self.backbone(x).values())
         if not self._of_boxes:
-            return list(self.dense(levels).values())
+            return list(self.dense(levels).values())  # classes, then offsets
         objectness, offsets = self.dense(levels)
         anchors = sum(each[0].numel() for each in objectness)
         heads: Any = self._of_boxes[0]
@@ -63,13 +64,16 @@ def training_shapes(network: Any, images: Tensor) -> list[Tensor]:
         images: Images (B, in_chans, H, W) of one size, which may be on `meta`, as the network then is.
 
     Returns:
-        Outputs of all heads. Losses, matching and suppression are left out.
+        Outputs of all heads, and the loss of classes of RetinaNet, which is over all anchors. Other losses, matching
+        and suppression are left out.
     """
     boxes = masked = 0
     if not isinstance(network, RetinaNet):
         sampler = _box_heads(network).fg_bg_sampler
         boxes, masked = (sampler.batch_size_per_image, int(sampler.batch_size_per_image * sampler.positive_fraction))
     outputs: list[Tensor] = DetectorParts(network, boxes=boxes, masked=masked)(images)
+    if isinstance(network, RetinaNet):
+        outputs.append(sigmoid_focal_loss(outputs[0], torch.zeros_like(outputs[0]), reduction="sum"))
     return outputs
 
 
@@ -86,7 +90,7 @@ def _of_heads(heads: Any, levels: list[Tensor], *, boxes: int, masked: int) -> l
     of_masks = torch.zeros(masked, channels, MASK_SIDE, MASK_SIDE, dtype=like.dtype, device=like.device)
     if isinstance(heads, CascadeHeads):
         stages: Any = heads.stages
-        outputs = [output for stage in stages for output in stage.predict(pooled)]
+        outputs = [output for stage in stages for output in stage.predict(pooled.clone())]  # each pools its own boxes
         outputs += heads.mask_logits(of_masks) if heads.masks else []
         outputs += heads.semantic([level.to(like.device) for level in levels]) if heads.semantic is not None else []
         return outputs

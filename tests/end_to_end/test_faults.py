@@ -43,6 +43,7 @@ def test_what_is_killed_costs_no_trial_and_leaves_nothing(
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_killed_worker_costs_no_trial_of_detection(
     faults: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from orchestrator.training.checkpoints.checkpoint_file import read_checkpoint, s
 from orchestrator.training.checkpoints.checkpoints import build_network
 
 __all__ = ["fit_fault", "load_initial_weights", "read_stored_weights", "store_initial_weights", "stored_path"]
+
+_LOG = logging.getLogger("spatialsweep.trial.weights")  # below the one that writes the log of a trial
 
 FOLDER = "weights"
 """Folder of a sweep that holds the weights its trials start from."""
@@ -70,7 +73,7 @@ def read_stored_weights(folder: Path, name: str) -> models.Weights:
 def load_initial_weights(network: nn.Module, trial_folder: Path, name: str) -> None:
     """Load the weights that a trial starts from into its freshly initialised network.
 
-    Of a network with a head, such as a segmentor, they are those of its backbone.
+    Of a network with a head, such as a segmentor, they are those of its backbone, and the log says which.
 
     Args:
         network: Network of the trial.
@@ -86,7 +89,7 @@ def load_initial_weights(network: nn.Module, trial_folder: Path, name: str) -> N
         if backbone is None:
             models.load_weights(network, weights)
         else:
-            load_backbone(backbone, weights)
+            _LOG.info("starts from %s: %s", name, load_backbone(backbone, weights).summary)
     except (models.AuthorsCheckpointError, models.AuthorsOptionError) as error:
         raise CheckpointError(f"{name}: {error}") from None
 

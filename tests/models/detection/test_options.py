@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -50,6 +51,33 @@ def test_detectors_train_and_predict_and_are_counted(masks: bool, options: dict[
     shell = build_detector(NAME, options, masks=masks, **SHAPE).to("meta")
     outputs = training_shapes(shell, torch.zeros(2, 3, 32, 32, device="meta"))
     assert all(output.requires_grad for output in outputs)
+
+
+@pytest.mark.parametrize("head", ["faster_rcnn", "retinanet", "cascade_rcnn"])
+def test_shapes_keep_as_much_for_the_backward_pass_as_a_step(head: str) -> None:
+    images, targets = scenes()
+    images = [torch.rand(3, 64, 64) for _ in images]
+    network = build_detector(
+        NAME, narrow({"head": head, "fpn_channels": 32}), masks=False, **{**SHAPE, "num_classes": 20}
+    )
+    kept = [
+        kept_bytes(network, lambda: network(images, targets)),
+        kept_bytes(network, lambda: training_shapes(network, torch.stack(images))),
+    ]
+    assert kept[1] == pytest.approx(kept[0], rel=0.1)
+
+
+def kept_bytes(network: torch.nn.Module, step: Callable[[], object]) -> int:
+    kept: dict[int, torch.Tensor] = {each.untyped_storage()._cdata: each for each in network.parameters()}
+    known = len(kept)
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        _ = step()
+    return sum(each.untyped_storage().nbytes() for each in list(kept.values())[known:])
 
 
 def test_options_reach_backbone_and_heads() -> None:

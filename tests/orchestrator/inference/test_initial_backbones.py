@@ -88,9 +88,9 @@ def test_a_backbone_starts_from_a_classifier_and_the_head_from_the_seed(
     assert found.notes == (f"{path} for {NETWORK}: {text}",)
     found.stored(tmp_path / "sweep")
     config = resolve_trial(of.search, 0, {}, found.by_start)
-    with caplog.at_level(logging.INFO, logger="models"):
+    with caplog.at_level(logging.INFO, logger="spatialsweep.trial"):
         trial = trial_in(tmp_path / "sweep", config, data, of)
-    assert f"loaded {text}" in caplog.text
+    assert f"starts from {config.initial_weights}: {text}" in caplog.text
     random = trial_in(tmp_path / "sweep", config.model_copy(update={"initial_weights": None}), data, of, 1)
     ours, others = trial.network.state_dict(), random.network.state_dict()
     assert trial.train_state.average is not None

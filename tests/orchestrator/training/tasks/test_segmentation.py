@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch.nn.functional import cross_entropy, interpolate
 
 from models.segmentation import Segmentor
-from orchestrator.config import DatasetConfig, SweepConfig
+from orchestrator.config import DatasetConfig, SweepConfig, TrainingConfig
 from orchestrator.data.conversion.prepare import prepare
 from orchestrator.data.datasets import dataset_facts, locate_dataset, open_any_dataset
 from orchestrator.data.description import describe_dataset
@@ -22,6 +22,7 @@ from orchestrator.errors import ConfigError, DataError
 from orchestrator.inference.evaluate import evaluate_checkpoint
 from orchestrator.training.checkpoints.checkpoints import load_network_file
 from orchestrator.training.images.device_images import DeviceImages
+from orchestrator.training.images.step_order import StepOrder, read_steps
 from orchestrator.training.tasks import scenes as scene_tasks
 from orchestrator.training.tasks.registry import find_task
 from orchestrator.training.tasks.segmentation import LogitsEvaluator
@@ -120,6 +121,25 @@ def test_augmentation_follows_from_seed_epoch_and_place_alone(data: DeviceImages
     assert torch.equal(image, same)
     assert torch.equal(target["class_map"], same_target["class_map"])
     assert not all(torch.equal(image, split.augmented(3, training, seed=1, epoch=each)[0]) for each in range(3, 7))
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_ranks_read_together_what_one_reads_over_the_ends_of_passes(data: DeviceImages) -> None:
+    training = TrainingConfig(
+        global_batch_size=7, epoch_steps=4, crop_px=24, hflip=0.5, scale_range=(0.75, 1.5), photometric=True
+    )
+    order, task = StepOrder(len(data.train), training, seed=1), find_task("segmentation")
+
+    def read(epoch: int, rank: int = 0, world_size: int = 1) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        batches = task.training_batches(data.train, training, Workers(rank, world_size), num_classes=11, seed=1)
+        steps = read_steps(batches, order.epoch(epoch), first=0)
+        return [(images, targets["class_map"]) for images, targets in steps]
+
+    for epoch in (1, 2):
+        shares = zip(read(epoch, 0, 2), read(epoch, 1, 2), strict=True)
+        for (images, maps), (first, second) in zip(read(epoch), shares, strict=True):
+            assert torch.equal(images, torch.cat([first[0], second[0]]))
+            assert torch.equal(maps, torch.cat([first[1], second[1]]))
 
 
 @pytest.mark.usefixtures("one_thread")
