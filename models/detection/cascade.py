@@ -186,7 +186,7 @@ class CascadeHeads(nn.Module):
     def outputs(self) -> list[nn.Module]:
         """Layers that compute class logits and offsets."""
         stages = [cast(BoxStage, stage) for stage in self.stages]
-        of_boxes = [layer for stage in stages for layer in (stage.cls_score, stage.bbox_pred)]
+        of_boxes: list[nn.Module] = [layer for stage in stages for layer in (stage.cls_score, stage.bbox_pred)]
         return of_boxes if self.semantic is None else [*of_boxes, self.semantic.classify]
 
     def forward(
