@@ -15,13 +15,13 @@ from types import MappingProxyType
 from typing import Any
 
 from cluster.package import Package
-from orchestrator.cli.submitted_versions import COMPARED, SUBMITTED_WITH
 from orchestrator.config.fixed_settings import CHECKPOINT, RANDOM
 from orchestrator.config.load import load_sweep, overridden
 from orchestrator.config.network_files import NetworkSource, network_files_beside, read_network_files
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.files.home_paths import expanded_path
 from orchestrator.files.sqlite_files import sqlite_path
+from orchestrator.runtime.submitted_versions import COMPARED, SUBMITTED_WITH
 from orchestrator.uris import holds_password, without_password
 from search_spaces import setting_of
 

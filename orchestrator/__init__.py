@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.config import SweepConfig, load_sweep
     from orchestrator.errors import ConfigError, SpatialSweepError
     from orchestrator.inference.load import load_model
+    from orchestrator.inference.predict import predict
     from orchestrator.progress.steering_panel import steering_panel
     from orchestrator.results.replay import replay_sweep
     from orchestrator.results.stored_sweep import load_result
@@ -50,6 +51,7 @@ _HOMES = {
     "load_model": "orchestrator.inference.load",
     "load_result": "orchestrator.results.stored_sweep",
     "load_sweep": "orchestrator.config",
+    "predict": "orchestrator.inference.predict",
     "pause_trial": "orchestrator.steering.client",
     "replay_sweep": "orchestrator.results.replay",
     "resume_sweep": "orchestrator.sweep.run",
@@ -75,6 +77,7 @@ __all__ = [
     "load_result",
     "load_sweep",
     "pause_trial",
+    "predict",
     "replay_sweep",
     "resume_sweep",
     "resume_trial",

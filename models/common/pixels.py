@@ -1,6 +1,7 @@
 """Trained network with the normalisation it was trained with."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,8 @@ __all__ = ["PixelModel"]
 class PixelModel(nn.Module):
     """Network that reads pixels scaled to [0, 1] and normalises them itself.
 
-    Shape: x (B, C, H, W) in [0, 1] -> (B, num_classes) logits, in the order of `class_names`.
+    Shape: x (B, C, H, W) in [0, 1] -> (B, num_classes) logits, in the order of `class_names`. A detector also takes a
+    list of images (C, H, W) of any size, and returns a dictionary for each image; its label 1 is the first class.
 
     Args:
         network: Trained network, as `load_model` returns it.
@@ -29,8 +31,9 @@ class PixelModel(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | list[Tensor]) -> Any:
         """Normalise the pixels and apply the network."""
         mean, std = self.get_buffer("mean"), self.get_buffer("std")
-        logits: Tensor = self.network((x - mean) / std)
-        return logits
+        if isinstance(x, list):
+            return self.network([(image - mean[0]) / std[0] for image in x])
+        return self.network((x - mean) / std)

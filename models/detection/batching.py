@@ -9,7 +9,7 @@ from torch.nn import functional
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from models.padding import PaddingRecord
+from models.padding import PaddingRecord, is_traced_to_file
 
 __all__ = ["BatchTransform"]
 
@@ -65,8 +65,26 @@ class BatchTransform(GeneralizedRCNNTransform):  # type: ignore[misc, unused-ign
         images = [image if image.is_floating_point() else image.float() / 255 for image in images]
         batch, targets = super().forward(images, targets)
         if self.record is not None:
-            self.record.set(batch.image_sizes, tuple(batch.tensors.shape[-2:]))
+            # whole numbers, also where sizes are traced for a file of one size
+            sizes = [(int(height), int(width)) for height, width in batch.image_sizes]
+            self.record.set(sizes, (int(batch.tensors.shape[-2]), int(batch.tensors.shape[-1])))
         return batch, targets
+
+    def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:
+        """Pad images to one size and stack them.
+
+        Traced for a file, sizes are constants: torchvision's own way leaves those of all maps unknown, and pooling to a
+        grid cannot be written then.
+        """
+        if not is_traced_to_file():
+            batch: Tensor = super().batch_images(images, size_divisible)
+            return batch
+        sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
+        height, width = (-(-max(side) // size_divisible) * size_divisible for side in zip(*sizes, strict=True))
+        padded = [
+            functional.pad(image, (0, width - w, 0, height - h)) for image, (h, w) in zip(images, sizes, strict=True)
+        ]
+        return torch.stack(padded)
 
     def resize(self, image: Tensor, target: Target | None = None) -> tuple[Tensor, Target | None]:
         """Resize an image and its target."""

@@ -110,7 +110,7 @@ class BoxStage(RoIHeads):  # type: ignore[misc, unused-ignore]
 
     def refine(self, boxes: Sequence[Tensor], offsets: Tensor, sizes: Sizes) -> list[Tensor]:
         """Move boxes by their offsets, within their images; nothing flows back through the result."""
-        moved = self.box_coder.decode(offsets.detach(), list(boxes))[:, 0]
+        moved = self.box_coder.decode(offsets.detach(), list(boxes)).reshape(-1, 4)  # also where there is no box
         parts = moved.split([len(of_image) for of_image in boxes])
         return [clip_boxes_to_image(part, size) for part, size in zip(parts, sizes, strict=True)]
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from models.common.depthwise import DepthwiseConv
 from models.common.merging import map_mean
 from models.fcvit.layers import ActLayer
-from models.padding import WholeMapLayer
+from models.padding import WholeMapLayer, is_traced_to_file
 
 __all__ = ["ChannelAttention", "GlobalContext", "SpatialAttention"]
 
@@ -99,8 +99,13 @@ class GlobalContext(WholeMapLayer):
 
     def by_head(self, vector: Tensor) -> Tensor:
         """Make a row per head that is zero outside its channels: (B, dim) -> (B, num_heads, dim)."""
-        heads = vector.unflatten(1, (self.num_heads, -1)).transpose(1, 2)
-        return torch.diag_embed(heads, dim1=1, dim2=2).flatten(2)
+        heads = vector.unflatten(1, (self.num_heads, -1))
+        if is_traced_to_file():  # ONNX has no diagonals
+            own = torch.eye(self.num_heads, dtype=vector.dtype, device=vector.device)[..., None]
+            traced: Tensor = (heads[:, :, None] * own).flatten(2)
+            return traced
+        rows: Tensor = torch.diag_embed(heads.transpose(1, 2), dim1=1, dim2=2).flatten(2)
+        return rows
 
     def similarity_maps(self, x: Tensor) -> Tensor:
         """Compute the similarity of every head as maps: (B, dim, H, W) -> (B, num_heads, H, W).

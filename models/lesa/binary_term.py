@@ -134,7 +134,7 @@ class BinaryTerm(WholeMapLayer):
             self.flattened.add_logits_(logits, q * scales[1], k * scales[2])
         elif self.axial is not None and axial is not None:
             rows, columns = (product * scales[1][..., None] for product in axial)
-            self.axial.add_logits_(logits, rows, columns)
+            logits = self.axial.add_logits_(logits, rows, columns)
         return logits
 
     def variances(self, q: Tensor, k: Tensor, axial: tuple[Tensor, Tensor] | None) -> Tensor:

@@ -10,6 +10,8 @@ Shape legend: M images times heads, N positions of the map, d channels of a quer
 import torch
 from torch import Tensor, nn
 
+from models.padding import is_traced_to_file
+
 __all__ = ["POSITIONS", "AxialPositions", "FlattenedPositions", "at_least_float32"]
 
 POSITIONS = ("classification", "detection", "none")
@@ -58,9 +60,9 @@ class FlattenedPositions(nn.Module):
     def _windows(self, table: Tensor) -> Tensor:
         """Return the N entries from each of the first N on, (N, channels, N).
 
-        A view, except in compiled programs.
+        A view, except in compiled and traced programs.
         """
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or is_traced_to_file():
             start = torch.arange(self.positions, device=table.device)
             return table[:, start[:, None] + start].transpose(0, 1)
         return table.unfold(1, self.positions, 1).transpose(0, 1)
@@ -115,11 +117,14 @@ class AxialPositions(nn.Module):
         second = width * rows.square().sum((1, 2, 3)) + height * columns.square().sum((1, 2, 3))
         return torch.stack([first, second + 2 * (row_sums * column_sums).sum((1, 2))])
 
-    def add_logits_(self, logits: Tensor, rows: Tensor, columns: Tensor) -> None:
-        """Add the products of queries with rows and columns to (M, N, N), in place."""
+    def add_logits_(self, logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Add the products of queries with rows and columns to (M, N, N), in place, and return the sum."""
         map_size = rows.shape[1:3]
         grid = logits.view(-1, *map_size, *map_size)
+        if is_traced_to_file():  # a file of ONNX loses what is changed through a view
+            return (grid + rows[..., :, None] + columns[..., None, :]).reshape(logits.shape)
         grid.add_(rows[..., :, None]).add_(columns[..., None, :])
+        return logits
 
 
 def _middle(table: Tensor, length: int) -> Tensor:

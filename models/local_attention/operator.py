@@ -21,6 +21,7 @@ from models.common.options import ModelOptionError, OptionProblem
 from models.local_attention.kernel import kernel_attention, kernel_serves
 from models.local_attention.tiled import tiled_attention
 from models.local_attention.windowed import windowed_attention
+from models.padding import is_traced_to_file
 
 __all__ = ["attend_by_head", "in_order_of", "local_attention", "tables_by_head"]
 
@@ -84,7 +85,7 @@ def attend_by_head(
         ring_mask: Weight of each head for the rings 0..L, see `local_attention`.
         mask_before_softmax: Place of the mask, see `local_attention`.
     """
-    if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting() or is_traced_to_file():
         return windowed_attention(q, k, v, rel, ring_mask, mask_before_softmax=mask_before_softmax)
     attend = kernel_attention if kernel_serves(q, k, v, rel, ring_mask) else tiled_attention
     return attend(q, k, v, rel, ring_mask, mask_before_softmax=mask_before_softmax)

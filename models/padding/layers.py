@@ -5,8 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.padding.record import Padding, WholeMapLayer
+from models.padding.traced import is_traced_to_file
 
-__all__ = ["MapNorm", "padded_grid", "padded_map_mean", "unpadded_resize"]
+__all__ = ["MapNorm", "grid_means", "padded_grid", "padded_map_mean", "unpadded_resize"]
 
 
 def padded_map_mean(x: Tensor, padding: Padding) -> Tensor:
@@ -17,10 +18,31 @@ def padded_map_mean(x: Tensor, padding: Padding) -> Tensor:
     return (total / mask.sum((2, 3))).to(x.dtype)
 
 
+def grid_means(x: Tensor, cells: int) -> Tensor:
+    """Average a map over a grid: (..., H, W) -> (..., cells, cells).
+
+    Traced for a file, the averages are products with constant matrices: ONNX has no pooling to a grid whose cells do
+    not divide the sides.
+    """
+    if not is_traced_to_file():
+        return functional.adaptive_avg_pool2d(x, cells)
+    rows, columns = (_shares(int(side), cells).to(x) for side in x.shape[-2:])
+    return rows @ x @ columns.T
+
+
+def _shares(side: int, cells: int) -> Tensor:
+    """Return the share of each position in the average of each cell, (cells, side)."""
+    shares = torch.zeros(cells, side)
+    for cell in range(cells):
+        first, last = cell * side // cells, -(-(cell + 1) * side // cells)
+        shares[cell, first:last] = 1 / (last - first)
+    return shares
+
+
 def padded_grid(x: Tensor, cells: int, padding: Padding) -> Tensor:
     """Average the part that each image covers over a grid of its own: (B, C, H, W) -> (B, C, cells, cells)."""
     extents = padding.extents(x)
-    grids = [functional.adaptive_avg_pool2d(y[:, :h, :w], cells) for y, (h, w) in zip(x, extents, strict=True)]
+    grids = [grid_means(y[:, :h, :w], cells) for y, (h, w) in zip(x, extents, strict=True)]
     return torch.stack(grids)
 
 

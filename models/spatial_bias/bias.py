@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from models.common.bottleneck import ConvNorm
 from models.common.options import ModelOptionError, OptionProblem
-from models.padding import Padding, WholeMapLayer, padded_grid, unpadded_resize
+from models.padding import Padding, WholeMapLayer, grid_means, padded_grid, unpadded_resize
 
 __all__ = ["MIXINGS", "SpatialBias", "append_bias"]
 
@@ -62,7 +62,7 @@ class SpatialBias(WholeMapLayer):
         """Reduce, average to the grid, mix all cells with all."""
         reduced, padding = self.reduce(x), self.padding_of_batch
         if padding is None:
-            grid = functional.adaptive_avg_pool2d(reduced, self.pooled_size)
+            grid = grid_means(reduced, self.pooled_size)
         else:
             grid = padded_grid(reduced, self.pooled_size, padding)
         if isinstance(self.mix, nn.Linear):

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from orchestrator.cli import data, network, recipe, report, reproduce, run, steering, sweep, tracking
+from orchestrator.cli import data, network, predict, recipe, report, reproduce, run, steering, sweep, tracking
 from orchestrator.cli.exit_codes import BAD_INPUT, FAILED, INTERRUPTED
 from orchestrator.cli.output import tell
 from orchestrator.errors import (
@@ -56,7 +56,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(data.app, name="data")
-for _noun in (run, recipe, reproduce, sweep, steering, report, network, tracking):
+for _noun in (run, recipe, reproduce, sweep, steering, report, network, predict, tracking):
     app.add_typer(_noun.app)
 
 

@@ -356,10 +356,17 @@ def _log(trained: TrainedNetwork, found: Explanation) -> str:
 def _export_lines(trained: TrainedNetwork, exported: Exported) -> list[str]:
     """Return the description of an exported file, for a terminal."""
     batch = "any number of images" if exported.batch is None else f"{exported.batch} images"
+    equal = f"outputs equal to {exported.difference:.1e} of the largest logit on {exported.images} images"
+    if exported.input_px is not None:
+        batch = "one image of {} x {} px".format(*exported.input_px)
+        equal = (
+            f"{exported.detections} detections on {exported.images} images compared, scores and edges equal to "
+            f"{exported.difference:.1e}"
+        )
     lines = [
         f"{exported.path}: {trained.name}, {trained.origin}; {batch} at once",
         *(f"Note: {note}" for note in trained.notes),
-        f"outputs equal to {exported.difference:.1e} of the largest logit on {exported.images} images",
+        equal,
     ]
     for layer, windows in enumerate(exported.windows):
         groups = ", ".join(

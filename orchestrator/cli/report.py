@@ -53,7 +53,12 @@ def report(
     if output is not None:
         _require_target(output)
     sweep = read_sweep(find_sweep(name, runs_dir))
-    path = write_report(sweep, output or sweep.folder / "report.html")
+    samples = None
+    if sweep.result.task.annotation:
+        from orchestrator.inference.predict.samples import sweep_pictures
+
+        samples = sweep_pictures(sweep)
+    path = write_report(sweep, output or sweep.folder / "report.html", samples)
     tell(f"Report:    {path}")
     _record(sweep, path, tracking_uri)
 

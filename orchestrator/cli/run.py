@@ -26,9 +26,9 @@ from orchestrator.cli.options import (
     Verbose,
 )
 from orchestrator.cli.output import tell, tell_json, wide_console
-from orchestrator.cli.submitted_versions import version_report
 from orchestrator.config.option_values import setting_values
 from orchestrator.quick_imports import quick_imports
+from orchestrator.runtime.submitted_versions import version_report
 
 if TYPE_CHECKING:
     from orchestrator.config import SweepConfig

@@ -12,6 +12,7 @@ from orchestrator.config.tasks.registry import DEFAULT_TASK
 from orchestrator.errors import ConfigError, Problem, did_you_mean
 from orchestrator.inference.images import place_for_network, recorded_settings
 from orchestrator.inference.load import load_model
+from orchestrator.inference.loaded_network import LoadedNetwork, trial_algorithms
 from orchestrator.inference.trained_network import find_network
 from orchestrator.inference.weights.converted import WeightsOf, converted_weights
 
@@ -53,18 +54,6 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """Return the result as plain data, each metric under its name."""
         return {"images": self.images, **self.metrics, "notes": list(self.notes), "task": self.task}
-
-
-@dataclass(frozen=True)
-class _LoadedNetwork:
-    """Network on its device, as a `Predictor`."""
-
-    evaluated: nn.Module
-    settings: EvaluationSettings
-
-    def predict(self, images: Any) -> Any:
-        """Return the outputs of the network in float32."""
-        return self.settings.predict(self.evaluated, images)
 
 
 def evaluate_checkpoint(
@@ -124,7 +113,7 @@ def evaluate_checkpoint(
         device=device,
         label=str(source),
     )
-    result = _evaluate(_LoadedNetwork(settings.place(network, device), settings), placed, device)
+    result = _evaluate(LoadedNetwork(settings.place(network, device), settings), placed, device)
     notes = (*read, *_differences(recorded, placed, crop_pct))
     return Evaluation(len(placed), result, notes, cast(str, network.task))
 
@@ -136,17 +125,15 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _evaluate(loaded: _LoadedNetwork, placed: Split, device: torch.device) -> Mapping[str, float]:
-    """Evaluate a network with the flags of a trial: other algorithms of cuDNN round differently."""
-    import torch
-
+def _evaluate(loaded: LoadedNetwork, placed: Split, device: torch.device) -> Mapping[str, float]:
+    """Evaluate a network with the algorithms of a trial."""
     from orchestrator.training.evaluation import evaluate
     from orchestrator.training.tasks.registry import find_task
     from orchestrator.training.workers import Workers
 
     network = loaded.evaluated
     task, classes = find_task(cast(str, network.task)), len(cast(tuple[str, ...], network.class_names))
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True):
+    with trial_algorithms():
         return evaluate(loaded, placed, Workers(device=device), task, num_classes=classes)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from orchestrator.config.sections.dataset import DatasetConfig
     from orchestrator.data import ImageDataset
     from orchestrator.data.scenes import SceneDataset
     from orchestrator.training.evaluation_settings import EvaluationSettings
+    from orchestrator.training.images.device_images import Normalisation
+    from orchestrator.training.images.image_files import ImageFiles
     from orchestrator.training.images.split import Split
     from orchestrator.training.tasks.task import Task
 
@@ -26,12 +29,17 @@ __all__ = [
     "NetworkImages",
     "dataset_of",
     "logits_in_batches",
+    "place_files",
     "place_for_network",
     "recorded_settings",
     "sample_images",
 ]
 
 _CROP_PCT, _INTERPOLATION = 0.875, "bicubic"  # where the settings of the run are unknown
+_UNCROPPED = 1.0
+_FILES = "files"  # in place of the name of a dataset
+_NO_LABEL = -1
+_MOST_VALUES = 2**25  # of a sample of annotated images, which may be large: 128 MiB
 _DECODE_PROCESSES = 4
 _DECODED_IN_PROCESS = 128  # images, at most: starting processes costs more
 
@@ -43,7 +51,7 @@ class NetworkImages:
     Args:
         inputs: Normalised images, the input of the network, (N, C, H, W).
         pixels: The same images with pixels in [0, 1], (N, C, H, W).
-        labels: Classes of the images, (N,).
+        labels: Classes of the images, (N,); -1 for annotated images, which have no single one.
         positions: Positions of the images in the split.
         dataset: Name or URI of the dataset, without a password.
         split: Name of the split.
@@ -90,23 +98,14 @@ def place_for_network(
         CheckpointError: The classes of the network differ from the dataset's.
         DataError: There is no such dataset or split, or its images do not fit.
     """
-    from orchestrator.config.sections.dataset import DatasetConfig
     from orchestrator.training.images.decoded_images import DecodedSplit
-    from orchestrator.training.images.device_images import Normalisation
     from orchestrator.training.tasks.registry import find_task
 
     task = find_task(cast(str, network.task))
     names = cast(tuple[str, ...], network.class_names)
     images = _dataset_of_classes(dataset, split, names, datasets_folder, label, task=task)
+    config, normalisation = _reading(network, dataset, settings, crop_pct, tta)
     size = cast(int, network.trained_image_size)
-    crop = {"crop_pct": crop_pct or (settings and settings.crop_pct) or _CROP_PCT}
-    interpolation = {"interpolation": (settings and settings.interpolation) or _INTERPOLATION}
-    views = {"tta": tta or (settings.tta if settings else "none")}
-    views |= {"resize": settings.resize} if settings else {}
-    config = DatasetConfig.model_validate({"uri": dataset, "image_size": size, **crop, **interpolation, **views})
-    normalisation = Normalisation(
-        cast(tuple[float, ...], network.pixel_mean), cast(tuple[float, ...], network.pixel_std)
-    )
     placed = task.place_split(images, split, device, config, normalisation)
     if (placed.image_size, placed.in_chans) != (size, len(normalisation.mean)):
         raise DataError(
@@ -117,6 +116,46 @@ def place_for_network(
         processes = min(_DECODE_PROCESSES, os.cpu_count() or 1) if len(placed) > _DECODED_IN_PROCESS else 0
         placed = dataclasses.replace(placed, processes=processes)
     return placed
+
+
+def place_files(
+    network: nn.Module, files: ImageFiles, settings: EvaluationSettings | None, device: torch.device
+) -> Split:
+    """Place image files on a device, normalised, cropped and resized as the evaluations of a network read images.
+
+    Args:
+        network: Result of `load_model`.
+        files: Image files.
+        settings: Evaluation settings of the network's run; None where they are unknown.
+        device: Target device.
+
+    Raises:
+        DataError: The network cannot read image files.
+    """
+    from orchestrator.training.tasks.registry import find_task
+
+    crop_pct = _UNCROPPED if settings is not None and settings.crop_pct is None else None
+    config, normalisation = _reading(network, _FILES, settings, crop_pct, None)
+    return find_task(cast(str, network.task)).place_files(files, device, config, normalisation)
+
+
+def _reading(
+    network: nn.Module, dataset: str, settings: EvaluationSettings | None, crop_pct: float | None, tta: str | None
+) -> tuple[DatasetConfig, Normalisation]:
+    """Return how the images of a network are cropped, resized and normalised."""
+    from orchestrator.config.sections.dataset import DatasetConfig
+    from orchestrator.training.images.device_images import Normalisation
+
+    read = {
+        "uri": dataset,
+        "image_size": network.trained_image_size,
+        "crop_pct": crop_pct or (settings and settings.crop_pct) or _CROP_PCT,
+        "interpolation": (settings and settings.interpolation) or _INTERPOLATION,
+        "tta": tta or (settings.tta if settings else "none"),
+        "resize": settings.resize if settings else "keep_ratio",
+    }
+    mean, std = (cast(tuple[float, ...], values) for values in (network.pixel_mean, network.pixel_std))
+    return DatasetConfig.model_validate(read), Normalisation(mean, std)
 
 
 def _dataset_of_classes(
@@ -187,7 +226,8 @@ def sample_images(trained: TrainedNetwork, dataset: str | None, *, split: str, c
         trained: Network to read the images for.
         dataset: Name of a registered dataset, or URI of a prepared one; None takes the one it was trained on.
         split: Name of the split.
-        count: Number of images; a smaller split is read whole.
+        count: Number of images; a smaller split is read whole. Annotated images are fewer: all have the size that is
+            most frequent among them, and they take 128 MiB at most.
 
     Raises:
         CheckpointError: The classes of the network differ from the dataset's.
@@ -210,7 +250,7 @@ def sample_images(trained: TrainedNetwork, dataset: str | None, *, split: str, c
     )
     positions = np.unique(np.linspace(0, len(placed) - 1, min(count, len(placed))).round().astype(int))
     positions = np.random.default_rng(0).permutation(positions)
-    inputs, labels = _read(placed, positions)
+    inputs, labels, positions = _read(placed, positions, getattr(network, "only_px", None))
     mean, std = (
         torch.tensor(cast(tuple[float, ...], values)).view(1, -1, 1, 1)
         for values in (network.pixel_mean, network.pixel_std)
@@ -227,11 +267,11 @@ def sample_images(trained: TrainedNetwork, dataset: str | None, *, split: str, c
     )
 
 
-def logits_in_batches(network: nn.Module, images: Tensor, batch_size: int) -> Tensor:
+def logits_in_batches(network: Callable[[Tensor], Tensor], images: Tensor, batch_size: int) -> Tensor:
     """Return the logits of images, (N, num_classes), without gradients.
 
     Args:
-        network: Network in evaluation mode.
+        network: Network in evaluation mode, or a function of images.
         images: Normalised images, (N, C, H, W).
         batch_size: Images per forward pass.
     """
@@ -253,7 +293,29 @@ def _crop(placed: Split, positions: Any) -> dict[str, Any]:
     return {"crop_pct": placed.transforms.crop_pct, "sizes_px": sizes_px}
 
 
-def _read(placed: Split, positions: Any) -> tuple[Tensor, Tensor]:
+def _read(placed: Split, positions: Any, only_px: int | None) -> tuple[Tensor, Tensor, Any]:
+    """Return images, labels and positions; of images of several sizes those of the size that is most frequent.
+
+    Args:
+        placed: Split to read.
+        positions: Positions within it.
+        only_px: Side of the squares that the network reads alone, to which annotated images are cut; None for any size.
+    """
+    import numpy as np
     import torch
 
-    return placed.batch(torch.from_numpy(positions))
+    from orchestrator.training.tasks.scenes import SceneSplit
+
+    if not isinstance(placed, SceneSplit):
+        return *placed.batch(torch.from_numpy(positions)), positions
+    of_size: dict[torch.Size, list[tuple[int, Tensor]]] = {}
+    values = 0
+    for position in positions.tolist():
+        image = placed.evaluated(position)[0][:, :only_px, :only_px]
+        of_size.setdefault(image.shape, []).append((position, image))
+        values += image.numel()
+        if values > _MOST_VALUES:
+            break
+    kept = max(of_size.values(), key=len)
+    inputs = torch.stack([image for _, image in kept]).to(placed.mean.device)
+    return inputs, torch.full((len(kept),), _NO_LABEL), np.asarray([position for position, _ in kept])

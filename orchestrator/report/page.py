@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from orchestrator.report.figures import Chart, plotly_script
 from orchestrator.report.lane_times import lane_times
 from orchestrator.report.study_view import StudyView, study_view
 from orchestrator.report.trial_rows import MOST_PARAMS, TrialRows
+from orchestrator.results.sample_pictures import SamplePictures
 from orchestrator.results.stored_sweep import StoredSweep, SweepState
 
 _START_BYTES = 1_000
@@ -49,19 +51,20 @@ class Section:
     content: Any = None
 
 
-def write_report(sweep: StoredSweep, path: Path) -> Path:
+def write_report(sweep: StoredSweep, path: Path, samples: SamplePictures | None = None) -> Path:
     """Write the report of a sweep, completely or not at all.
 
     Args:
         sweep: Stored sweep, in any state.
         path: Path of the file.
+        samples: Pictures of predictions; None for none.
 
     Returns:
         Path of the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as partial:
-        partial.write_text(render(sweep), encoding="utf-8")
+        partial.write_text(render(sweep, samples), encoding="utf-8")
     return path
 
 
@@ -89,12 +92,17 @@ def template(package: str, name: str) -> jinja2.Template:
     return environment.get_template(name)
 
 
-def render(sweep: StoredSweep) -> str:
-    """Render the page as HTML."""
+def render(sweep: StoredSweep, samples: SamplePictures | None = None) -> str:
+    """Render the page as HTML.
+
+    Args:
+        sweep: Stored sweep, in any state.
+        samples: Pictures of predictions; None for none.
+    """
     assert sweep.result.objectives is not None
     view = study_view(sweep.result.records, sweep.searched, sweep.result.objectives)
     rows = TrialRows(sweep, view.importance)
-    sections = [section for section in _sections(sweep, view, rows) if section.charts or section.content]
+    sections = [section for section in _sections(sweep, view, rows, samples) if section.charts or section.content]
     return template("orchestrator.report", _TEMPLATE).render(
         name=sweep.name,
         state=facts.state(sweep),
@@ -114,9 +122,9 @@ def render(sweep: StoredSweep) -> str:
     )
 
 
-def _sections(sweep: StoredSweep, view: StudyView, rows: TrialRows) -> list[Section]:
+def _sections(sweep: StoredSweep, view: StudyView, rows: TrialRows, samples: SamplePictures | None) -> list[Section]:
     """Build all sections; the page leaves out those without content."""
-    return [*_found(sweep, rows), *_learnt(sweep, view, rows), *_spent(sweep), *_described(sweep)]
+    return [*_found(sweep, rows), _predicted(samples), *_learnt(sweep, view, rows), *_spent(sweep), *_described(sweep)]
 
 
 def _found(sweep: StoredSweep, rows: TrialRows) -> list[Section]:
@@ -147,6 +155,15 @@ def _found(sweep: StoredSweep, rows: TrialRows) -> list[Section]:
             columns=2,
         ),
     ]
+
+
+def _predicted(samples: SamplePictures | None) -> Section:
+    """Build the section of predictions, whose pictures are part of the page."""
+    if samples is None:
+        return Section("predictions", "Predictions")
+    shown = [f"data:image/png;base64,{base64.b64encode(picture).decode()}" for picture in samples.pictures]
+    caption = f"Trial {samples.trial} on test images, annotated and predicted." if shown else "There are no pictures."
+    return Section("predictions", "Predictions", caption, content={"pictures": shown, "note": samples.note})
 
 
 def _learnt(sweep: StoredSweep, view: StudyView, rows: TrialRows) -> list[Section]:

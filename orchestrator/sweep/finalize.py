@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.config.plans import SweepPlans, TrackingPlan
 from orchestrator.config.tasks.registry import task_facts
-from orchestrator.errors import TrackingError
+from orchestrator.errors import TrackingError, first_line
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.ledger import Ledger, TrialStatus, count_rejected
 from orchestrator.records.objectives import Objectives
@@ -76,6 +76,7 @@ def finalize(
     record_means(ledger, objectives)
     first = result({})
     front = [trial.number for trial in first.pareto_front] if len(search.objectives) > 1 else []
+    unseen = _draw_predictions(first) if status is TrialStatus.FINISHED else ""
     kept = kept_trials(ledger.trials(), plans.keep, objectives)
     _store_checkpoints(ledger, checkpoints_to_store(folder, kept))
     if front:
@@ -83,6 +84,7 @@ def finalize(
     tables = first.write_tables()
     ledger.sweep_ended(status, _summary(first, ledger, front), [str(path) for path in tables])
     notices = [CHOSEN_ON_TEST] if search.dataset.select_on == "test" else []
+    notices += [unseen] if unseen else []
     if rejected := count_rejected(Counter(trial.rule for trial in ledger.rejected())):
         notices.append(f"Rejected before they cost a trial: {rejected}.")
     try:
@@ -95,6 +97,25 @@ def finalize(
     )
     final.write_tables()
     return final
+
+
+def _draw_predictions(result: SweepResult) -> str:
+    """Draw predictions of the best trial into its folder, for report and MLflow; return a notice where that fails.
+
+    Only tasks on annotated images have such pictures.
+    """
+    best = result.best
+    if not result.task.annotation or best is None or best.checkpoint is None:
+        return ""
+    from orchestrator.inference.predict.samples import draw_samples
+    from orchestrator.inference.trained_network import find_network
+    from orchestrator.results.sample_pictures import store_pictures
+
+    try:
+        store_pictures(result.folder, best.number, draw_samples(find_network(best.checkpoint)))
+    except Exception as error:  # whatever fails, the sweep has ended and its results are kept
+        return f"Its predictions were not drawn ({first_line(error)})."
+    return ""
 
 
 def _store_checkpoints(ledger: Ledger, kept: set[tuple[int, str]]) -> None:

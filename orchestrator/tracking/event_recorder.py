@@ -34,7 +34,7 @@ from orchestrator.records.events import (
     TrialStarted,
 )
 from orchestrator.records.folder.sweep_folder import SweepFolder
-from orchestrator.records.folder.trial_folder import LOG_SUFFIX, trial_folder
+from orchestrator.records.folder.trial_folder import LOG_SUFFIX, PICTURES, trial_folder, trial_pictures
 from orchestrator.tracking.flat_settings import flatten
 from orchestrator.tracking.mlflow_datasets import dataset_input
 from orchestrator.tracking.mlflow_limits import cut, log, metric, param, tag
@@ -309,6 +309,8 @@ class EventRecorder:
         path = self._path_in_sweep(event.path)
         if path is None:
             return None
+        pictures = trial_pictures(self._folder / "trials", event.trial)
+        self._upload(self._trial(event), list(map(str, pictures)), PICTURES)
         key = f"{self.runs['uid']}/{event.trial}"
         name = f"{self.runs['name']}-trial-{event.trial:05d}"
         return self._checkpoints.keep(path, self._trial(event), key=key, name=name)

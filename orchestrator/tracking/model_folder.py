@@ -14,6 +14,8 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.config.tasks.registry import list_tasks, task_facts
+
 _REQUIRED = ("mlflow", "numpy", "timm", "torch")
 
 
@@ -36,6 +38,9 @@ class ModelFacts:
 
 def write_model_folder(checkpoint: Path, folder: Path) -> ModelFacts:
     """Write a trained network as an MLflow model whose input is pixels in [0, 1], float32 (N, C, H, W).
+
+    A detector takes images of any size and returns a list of dictionaries, which `mlflow.pytorch.load_model` gives and
+    the generic interface of MLflow, for single tensors, does not.
 
     The checkpoint is read as tensors and plain data only. The folder contains a pickle, as every MLflow model of a
     custom class does: loading it executes code.
@@ -64,21 +69,25 @@ def write_model_folder(checkpoint: Path, folder: Path) -> ModelFacts:
     network = PixelModel(trained, data["pixel_mean"], data["pixel_std"], data["class_names"]).eval()
     shape = (description["in_chans"], description["image_size"], description["image_size"])
     single = np.dtype(np.float32)
+    task = cast(str, trained.task)
+    is_annotated = task in list_tasks() and bool(task_facts(task).annotation)
+    accepted = (shape[0], -1, -1) if is_annotated and output is None else shape
+    required = (*_REQUIRED, *(("torchvision",) if is_annotated else ()))
     with _code_of(description["name"]) as code, _requirements_of_this_process():
         mlflow.pytorch.save_model(
             network,
             folder,
             code_paths=[str(Path(models.__file__).parent), *code],
             signature=ModelSignature(
-                inputs=Schema([TensorSpec(single, (-1, *shape))]),
+                inputs=Schema([TensorSpec(single, (-1, *accepted))]),
                 outputs=None if output is None else Schema([TensorSpec(single, (-1, *output))]),
             ),
             input_example=_example(shape),
-            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _REQUIRED],
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in required],
             metadata={
                 "class_names": list(data["class_names"]),
                 "network": description["name"],
-                "task": trained.task,
+                "task": task,
             },
             serialization_format="pickle",
         )

@@ -21,9 +21,9 @@ from cluster.submission import (
     require_checkpoints,
     runtime_env,
 )
-from orchestrator.cli.submitted_versions import SUBMITTED_WITH, version_report
 from orchestrator.config import load_sweep
 from orchestrator.errors import ClusterError, ConfigError
+from orchestrator.runtime.submitted_versions import SUBMITTED_WITH, version_report
 from tests.support.networks.own_file import write_own_file
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,6 +1,7 @@
 """Compiled and exported networks: torch.compile with its gradients, ONNX through its runtime."""
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,19 @@ def test_an_onnx_file_gives_the_same_for_any_batch(name: str, tmp_path: Path) ->
         (logits,) = session.run(None, {given.name: batch.numpy()})
         with torch.no_grad():
             torch.testing.assert_close(torch.from_numpy(logits), network(batch), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_traced_onnx_file_gives_the_same(name: str, tmp_path: Path) -> None:
+    network = with_random_offsets(name)
+    images = torch.randn(2, 3, SIDE, SIDE)
+    network.train()(images)
+    network.eval().requires_grad_(False)
+    path = tmp_path / "network.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the older exporter, which detectors need
+        torch.onnx.export(network, (images[:1],), path, dynamo=False, opset_version=20, input_names=["images"])
+    session = onnxruntime.InferenceSession(path)
+    for image in images.split(1):
+        (logits,) = session.run(None, {"images": image.numpy()})
+        torch.testing.assert_close(torch.from_numpy(logits), network(image), rtol=1e-4, atol=1e-5)

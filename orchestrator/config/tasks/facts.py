@@ -82,7 +82,7 @@ class TaskFacts:
             all of them but `SCENE_SETTINGS`.
         tta: Values of `dataset.tta` that it takes.
         resize: Values of `dataset.resize` that it takes.
-        has_labels: True where the target of an image is one class, which explanations and balanced splits need.
+        has_labels: True where the target of an image is one class, which balanced splits and some explanations need.
         annotation: Kind of annotation that it reads, such as `class_map`; empty for images with one label each.
         head: Name of the heads that it puts on a backbone, whose settings are options of the network; empty where
             networks are used as they are.

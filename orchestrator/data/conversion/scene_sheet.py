@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from orchestrator.data.decoding import ImageError, decode_image
 from orchestrator.data.manifest import Shard
 from orchestrator.data.scenes.dataset import Scenes
+from orchestrator.data.scenes.drawing import Pixels, blend_map, blend_masks, class_colour, draw_box
 from orchestrator.data.scenes.manifest import SceneManifest, check_scene_manifest
 from orchestrator.data.scenes.masks import MaskError, decode_masks
-from orchestrator.data.scenes.target import IGNORED, SceneTarget
+from orchestrator.data.scenes.target import SceneTarget
 from orchestrator.data.shown_names import shown_name
 from orchestrator.data.storage import Folder
 from orchestrator.errors import DataError
@@ -25,11 +24,8 @@ __all__ = ["draw_annotations", "scene_sheet"]
 
 _COLUMNS, _ROWS = 6, 2
 _CELL_PX, _TEXT_PX, _GAP_PX = 240, 14, 4
-_MASK_OPACITY = 0.45
-_GOLDEN = 0.618034
 _CROWD = (255, 255, 255)
-
-Pixels = npt.NDArray[np.uint8]
+_NAME_LENGTH = 14
 
 
 def scene_sheet(folder: Folder, manifest: SceneManifest) -> Image.Image:
@@ -63,18 +59,13 @@ def draw_annotations(image: Pixels, target: SceneTarget, masks: Pixels | None, c
         masks: Masks of its objects, uint8, (N, H, W); None without masks.
         class_names: Names of the classes; label 1 is the first.
     """
-    blended = image.astype(np.float64)
-    for mask, label in zip(masks if masks is not None else (), target.labels.tolist(), strict=False):
-        inside = mask.astype(bool)
-        blended[inside] = (1 - _MASK_OPACITY) * blended[inside] + _MASK_OPACITY * np.asarray(_colour(label))
-    picture, scale = _scaled(Image.fromarray(blended.round().astype(np.uint8)))
-    draw = ImageDraw.Draw(picture)
-    for box, label, crowd in zip(target.boxes, target.labels.tolist(), target.iscrowd.tolist(), strict=True):
-        x1, y1, x2, y2 = (float(value) * scale for value in box)
-        corners = (x1, y1, max(x1, x2 - 1), max(y1, y2 - 1))
-        draw.rectangle(corners, outline=_CROWD if crowd else _colour(label))
-        name = shown_name(class_names[label - 1])[:14]
-        draw.text((x1 + 2, max(0.0, y1 - 1)), name, fill=_colour(label), stroke_width=1, stroke_fill="black")
+    labels = target.labels.tolist()
+    if masks is not None:
+        image = blend_masks(image, masks, [class_colour(label) for label in labels[: len(masks)]])
+    picture, scale = _scaled(Image.fromarray(image))
+    for box, label, crowd in zip(target.boxes * scale, labels, target.iscrowd.tolist(), strict=True):
+        name = shown_name(class_names[label - 1])[:_NAME_LENGTH]
+        draw_box(picture, box.tolist(), _CROWD if crowd else class_colour(label), name)
     return np.asarray(picture)
 
 
@@ -108,9 +99,7 @@ def _drawn(scenes: Scenes, place: int) -> Iterator[Image.Image]:
         )
     yield _cell(draw_annotations(image, target, masks, scenes.class_names))
     if target.class_map is not None:
-        colours = np.asarray([_colour(label) for label in range(IGNORED)] + [(0, 0, 0)], np.uint8)
-        mixed = 0.35 * image + 0.65 * colours[target.class_map]
-        yield _cell(np.asarray(_scaled(Image.fromarray(mixed.astype(np.uint8)))[0]))
+        yield _cell(np.asarray(_scaled(Image.fromarray(blend_map(image, target.class_map)))[0]))
 
 
 def _scaled(picture: Image.Image) -> tuple[Image.Image, float]:
@@ -124,9 +113,3 @@ def _cell(pixels: Pixels) -> Image.Image:
     cell = Image.new("RGB", (_CELL_PX, _CELL_PX), "white")
     cell.paste(Image.fromarray(pixels), ((_CELL_PX - pixels.shape[1]) // 2, (_CELL_PX - pixels.shape[0]) // 2))
     return cell
-
-
-def _colour(label: int) -> tuple[int, int, int]:
-    """Return a colour far from those of neighbouring labels."""
-    red, green, blue = colorsys.hsv_to_rgb(label * _GOLDEN % 1, 0.85, 1 if label else 0.5)
-    return round(255 * red), round(255 * green), round(255 * blue)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from orchestrator.config.tasks.registry import task_facts
 from orchestrator.errors import ExplainError
+from orchestrator.inference.explain.backbones import BODY, class_scores, with_predicted_classes
 from orchestrator.inference.explain.compared import (
     UNTRAINED,
     ComparedNetwork,
@@ -82,12 +83,16 @@ def explain_network(
         queries: Points whose attention is drawn, as shares of width and height from the upper left corner.
 
     Raises:
-        ExplainError: The folder cannot be written, a layer or package is missing, or the network is no classifier.
+        ExplainError: The folder cannot be written, a layer or package is missing, or the task has no such pictures.
         CheckpointError: There is no such ViT, or its weights do not fit.
     """
-    task = task_facts(trained.task)
-    if not task.has_labels:
-        raise ExplainError(f"{trained.label}: its task is {task.name}; the pictures explain one class for each image")
+    has_labels = task_facts(trained.task).has_labels
+    forward = None if has_labels else class_scores(trained)
+    if not has_labels and (compare or regions is not None):
+        raise ExplainError(
+            f"{trained.label}: its task is {trained.task}; --compare and --regions are for classifiers. Without them "
+            "its layers and Grad-CAM of predicted classes are drawn"
+        )
     for module in _MODULES:
         importlib.import_module(f"orchestrator.inference.explain.{module}")
     compared = load_compared(compare, images, len(cast(tuple[str, ...], trained.network.class_names)))
@@ -96,9 +101,11 @@ def explain_network(
     except OSError as error:
         raise ExplainError(f"--output {folder}: cannot be made ({error.strerror})") from None
     title = f"{trained.name}, {trained.label}"
-    subject = Subject(trained.network, title, images, folder, trained.reports, regions, layer, drawn)
+    seen = images if has_labels else with_predicted_classes(trained, images)
+    body = "" if has_labels else BODY
+    subject = Subject(trained.network, title, seen, folder, trained.reports, regions, layer, drawn, forward, body)
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*.png")}
-    numbers = {**_facts(trained, images), "regions": regions_from}
+    numbers = {**_facts(trained, images), "regions": regions_from if has_labels else "none"}
     with style():
         for topic, (kind, explainer) in EXPLAINERS.items():
             if layers_of(trained.network, kind):

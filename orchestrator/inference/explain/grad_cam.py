@@ -6,7 +6,8 @@ idea of the two biases; the paper gives no counting rules, those of docs/network
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from orchestrator.inference.explain.pictures import (
     save,
     show_image,
 )
-from orchestrator.inference.explain.subject import BATCH, Numbers, Subject, explains
+from orchestrator.inference.explain.subject import Numbers, Subject, batch_of, explains
 
 __all__ = ["THRESHOLDS", "bias_rates", "explain_cam", "grad_cam"]
 
@@ -34,21 +35,26 @@ THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 _FEWEST_CELLS = 4  # per side: a coarser map does not resolve the image
 _SHOWN_PER_ROW = 4
 _MAP_DIMENSIONS = 4  # (B, C, h, w)
+_STAGE = re.compile(r"(?:model\.)?stages[._]\d+")
 
 
 @explains("grad_cam", nn.Module)
 def explain_cam(subject: Subject) -> Numbers:
     """Draw `grad_cam` and, where regions are known, `bias_rates`; return the numbers of both."""
+    every, subject = len(subject.images.labels), subject.with_class()
+    if not len(subject.images.labels):
+        return {"images": 0, "without_class": every}
     layer = subject.layer or cam_layer(subject)
-    maps = grad_cam(subject.network, layer, subject.images.inputs, subject.images.labels)
-    predicted = subject.run().argmax(1)
+    labels = subject.images.labels
+    maps = grad_cam(subject.network, layer, subject.images.inputs, labels, forward=subject.forward)
+    predicted = labels if subject.forward is not None else subject.run().argmax(1)
     _draw_maps(subject, layer, maps, predicted)
-    numbers: Numbers = {
-        "layer": layer,
-        "images": len(maps),
-        "top1": float((predicted == subject.images.labels).float().mean()),
-        "without_map": float((maps.amax((1, 2)) <= 0).float().mean()),
-    }
+    numbers: Numbers = {"layer": layer, "images": len(maps)}
+    if subject.forward is None:
+        numbers["top1"] = float((predicted == labels).float().mean())
+    else:
+        numbers["without_class"] = every - len(maps)
+    numbers["without_map"] = float((maps.amax((1, 2)) <= 0).float().mean())
     if subject.regions is not None:
         known = subject.regions.flatten(1).any(1)
         numbers["images_with_region"] = int(known.sum())
@@ -59,10 +65,10 @@ def explain_cam(subject: Subject) -> Numbers:
 
 def cam_layer(subject: Subject) -> str:
     """Return the last stage whose map has at least 4 cells per side; where none has, the one with the finest map."""
-    names = [name for name, _ in subject.network.named_modules() if name]
-    stages = [name for name in names if name.startswith("stages.") and name.count(".") == 1]
+    names = [name for name, _ in subject.network.named_modules() if name and name.startswith(subject.body)]
+    stages = [name for name in names if _STAGE.fullmatch(name.removeprefix(subject.body))]
     if not stages:  # a network of timm, or of a file: its outermost layers and their children
-        stages = [name for name in names if name.count(".") <= 1]
+        stages = [name for name in names if name.removeprefix(subject.body).count(".") <= 1]
     sides: dict[str, int] = {}
 
     def note(name: str) -> Any:
@@ -75,7 +81,7 @@ def cam_layer(subject: Subject) -> str:
     handles = [subject.network.get_submodule(name).register_forward_hook(note(name)) for name in stages]
     try:
         with torch.no_grad():
-            subject.network(subject.images.inputs[:1])
+            subject.scores(subject.images.inputs[:1])
     finally:
         for handle in handles:
             handle.remove()
@@ -86,7 +92,14 @@ def cam_layer(subject: Subject) -> str:
     return chosen
 
 
-def grad_cam(network: nn.Module, layer: str, inputs: Tensor, classes: Tensor) -> Tensor:
+def grad_cam(
+    network: nn.Module,
+    layer: str,
+    inputs: Tensor,
+    classes: Tensor,
+    *,
+    forward: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Compute the maps of Grad-CAM, resized to the images: (N, H, W), zero or above.
 
     Args:
@@ -94,6 +107,7 @@ def grad_cam(network: nn.Module, layer: str, inputs: Tensor, classes: Tensor) ->
         layer: Name of a layer whose output is a map (B, C, h, w).
         inputs: Normalised images, (N, C, H, W).
         classes: Classes whose logit is explained, (N,).
+        forward: Function from images to a number for each class; None for the network itself.
 
     Raises:
         ExplainError: captum is missing, there is no such layer, or its output is no map.
@@ -105,10 +119,11 @@ def grad_cam(network: nn.Module, layer: str, inputs: Tensor, classes: Tensor) ->
     modules = dict(network.named_modules())
     if layer not in modules:
         raise ExplainError(f"--layer {layer}: no such layer. {did_you_mean(layer, list(modules)[1:9])}")
-    attribution = LayerGradCam(network, modules[layer])
+    attribution = LayerGradCam(forward or network, modules[layer])
     parts = []
-    for start in range(0, len(inputs), BATCH):
-        batch = slice(start, start + BATCH)
+    size = batch_of(inputs)
+    for start in range(0, len(inputs), size):
+        batch = slice(start, start + size)
         try:
             found = attribution.attribute(inputs[batch], target=classes[batch], relu_attributions=True)
         except (AssertionError, IndexError, RuntimeError) as error:
@@ -156,7 +171,8 @@ def bias_rates(maps: Tensor, regions: Tensor, thresholds: Sequence[float] = THRE
 def _draw_maps(subject: Subject, layer: str, maps: Tensor, predicted: Tensor) -> None:
     count = min(len(maps), 2 * subject.drawn)
     rows = -(-count // _SHOWN_PER_ROW)
-    title = f"{subject.title}\nGrad-CAM of the image's own class, layer {layer}"
+    of = "the image's own class" if subject.forward is None else "a predicted class"
+    title = f"{subject.title}\nGrad-CAM of {of}, layer {layer}"
     figure, axes = grid(rows, 2 * _SHOWN_PER_ROW, title)
     names: Any = subject.network.class_names
     drawn = None

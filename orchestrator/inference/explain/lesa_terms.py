@@ -15,11 +15,11 @@ from orchestrator.inference.explain.pictures import LINES, SHARE, colour_bar, gr
 from orchestrator.inference.explain.subject import (
     Numbers,
     Subject,
+    block_of,
     copy_input,
     explains,
     layers_of,
     recording,
-    stage_of,
 )
 
 __all__ = ["explain_terms"]
@@ -67,14 +67,9 @@ def _self_weight(attention: Tensor) -> Numbers:
     }
 
 
-def _short(name: str) -> str:
-    """Return stage and block of a layer."""
-    return f"{stage_of(name)}.{name.split('.')[2]}" if stage_of(name) is not None else name
-
-
 def _draw_terms(subject: Subject, numbers: Mapping[str, Numbers]) -> None:
     figure, axes = plot_figure(1, 2, f"{subject.title}\nunary and binary term", width_in=3.1, height_in=2.4)
-    places, labels = range(len(numbers)), [_short(name) for name in numbers]
+    places, labels = range(len(numbers)), [block_of(name) for name in numbers]
     unary = [row["unary_share"] for row in numbers.values()]
     left, right = axes[0]
     left.bar(places, unary, color=LINES[0], label="unary, ‖U‖")
@@ -104,7 +99,7 @@ def _draw_gates(subject: Subject, gates: Mapping[str, Tensor]) -> None:
             drawn = heat(axes[row, column], gate[row], SHARE, low=low, high=high)
     axes[0, 0].set_title("image")
     for column, name in enumerate(gates, start=1):
-        axes[0, column].set_title(f"layer {_short(name)}")
+        axes[0, column].set_title(f"layer {block_of(name)}")
     colour_bar(figure, drawn, axes, "gate ω")
     save(figure, subject.folder, "lesa_gates")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,10 +14,29 @@ from torch import Tensor, nn
 
 from orchestrator.inference.images import NetworkImages, logits_in_batches
 
-__all__ = ["BATCH", "EXPLAINERS", "Numbers", "Subject", "copy_input", "explains", "layers_of", "recording", "stage_of"]
+__all__ = [
+    "BATCH",
+    "EXPLAINERS",
+    "NO_CLASS",
+    "Numbers",
+    "Subject",
+    "batch_of",
+    "block_of",
+    "copy_input",
+    "explains",
+    "layers_of",
+    "recording",
+    "stage_of",
+]
 
 BATCH = 32
-"""Number of images per forward pass."""
+"""Largest number of images per forward pass."""
+
+NO_CLASS = -1
+"""Label of an image of which no class is explained."""
+
+_BATCH_VALUES = 2**23  # of a batch: large images are passed through the network a few at a time
+_STAGE = re.compile(r"(?:^|\.)stages[._](\d+)(?:\.(\d+))?(?:\.|$)")
 
 Numbers = dict[str, Any]
 """Numbers and texts by name, which JSON can hold."""
@@ -37,6 +57,8 @@ class Subject:
         regions: Region of the object of each image, (N, H, W), of the images' size; None where they are unknown.
         layer: Name of the layer whose map Grad-CAM reads; None chooses one.
         drawn: Number of images in the pictures; numbers are of all images.
+        forward: Function from images to a number for each class; None for the network itself, a classifier.
+        body: Beginning of the names of the layers that may be chosen for Grad-CAM, such as `backbone.body.`.
     """
 
     network: nn.Module
@@ -47,10 +69,40 @@ class Subject:
     regions: Tensor | None = None
     layer: str | None = None
     drawn: int = 4
+    forward: Callable[[Tensor], Tensor] | None = None
+    body: str = ""
+
+    @property
+    def scores(self) -> Callable[[Tensor], Tensor]:
+        """Numbers for each class, such as logits, as a function: images (B, C, H, W) -> (B, num_classes)."""
+        return self.forward or self.network
 
     def run(self) -> Tensor:
-        """Return the logits of all images."""
-        return logits_in_batches(self.network, self.images.inputs, BATCH)
+        """Return a number for each class of all images."""
+        return logits_in_batches(self.scores, self.images.inputs, batch_of(self.images.inputs))
+
+    def with_class(self) -> Subject:
+        """Return the same subject without the images of which no class is explained."""
+        known = self.images.labels != NO_CLASS
+        if known.all():
+            return self
+        images = replace(
+            self.images,
+            inputs=self.images.inputs[known],
+            pixels=self.images.pixels[known],
+            labels=self.images.labels[known],
+            positions=tuple(place for place, is_known in zip(self.images.positions, known, strict=True) if is_known),
+        )
+        return replace(self, images=images, regions=None if self.regions is None else self.regions[known])
+
+
+def batch_of(images: Tensor) -> int:
+    """Return the number of images per forward pass: fewer of larger ones.
+
+    Args:
+        images: Images, (N, C, H, W).
+    """
+    return max(1, min(BATCH, _BATCH_VALUES // images[0].numel())) if len(images) else 1
 
 
 Explainer = Callable[[Subject], Numbers]
@@ -81,8 +133,14 @@ def layers_of(network: nn.Module, kind: type[Layer]) -> dict[str, Layer]:
 
 def stage_of(name: str) -> int | None:
     """Return the stage in a layer's name, from 0; None outside of stages."""
-    parts = name.split(".")
-    return int(parts[1]) if parts[0] == "stages" and parts[1].isdigit() else None
+    match = _STAGE.search(name)
+    return None if match is None else int(match[1])
+
+
+def block_of(name: str) -> str:
+    """Return stage and block in a layer's name, such as `3.0`; the name itself outside of blocks."""
+    match = _STAGE.search(name)
+    return name if match is None or match[2] is None else f"{match[1]}.{match[2]}"
 
 
 @contextmanager

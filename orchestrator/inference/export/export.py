@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.config.tasks.registry import list_tasks, task_facts
 from orchestrator.errors import ExportError
+from orchestrator.inference.export.detectors import Agreement, agreement, detector_program, outputs_of, write_detector
 from orchestrator.inference.export.formats import Format, format_named
 from orchestrator.inference.export.speed import medians_ms
 from orchestrator.inference.images import logits_in_batches
@@ -22,10 +24,13 @@ if TYPE_CHECKING:
     from orchestrator.inference.images import NetworkImages
     from orchestrator.inference.trained_network import TrainedNetwork
 
-__all__ = ["TOLERANCE", "Exported", "export_network"]
+__all__ = ["DETECTION_TOLERANCE", "TOLERANCE", "Exported", "export_network"]
 
 TOLERANCE = 1e-5
 """Largest accepted difference of a logit, relative to the largest logit where that is above 1."""
+
+DETECTION_TOLERANCE = 1e-3
+"""Largest accepted difference of a score, or of an edge of a box over the longer side of the image."""
 
 _EXAMPLE = 8  # images per forward pass: exported attention copies each key once per window
 
@@ -37,7 +42,8 @@ class Exported:
     Args:
         path: Path of the file.
         bytes: Size of the file.
-        difference: Largest difference of a logit on the images of the check, in the unit of `TOLERANCE`.
+        difference: Largest difference of a logit on the images of the check, in the unit of `TOLERANCE`; of a detector
+            that of a score or an edge, in the unit of `DETECTION_TOLERANCE`.
         images: Number of images of the check.
         batch: Number of images of an input; None for any number.
         windows: Sides in pixels of the windows of each layer with learned spans, with the number of heads of each;
@@ -46,6 +52,8 @@ class Exported:
         times_ms: Median time of a batch through the network itself, the uncut file and the file, on one thread.
         timed_batch: Number of images of that batch.
         note: Note for the user; empty for none.
+        input_px: Height and width of the only images that a detector takes; None for other networks.
+        detections: Number of detections that were compared; None for other networks.
     """
 
     path: Path
@@ -58,6 +66,8 @@ class Exported:
     times_ms: Mapping[str, float]
     timed_batch: int
     note: str = ""
+    input_px: tuple[int, int] | None = None
+    detections: int | None = None
 
 
 def export_network(
@@ -73,11 +83,13 @@ def export_network(
         timed_batch: Number of images of the batch that is timed.
 
     Raises:
-        ExportError: There is no such format, a package is missing, the network cannot be exported, or its outputs
-            differ by more than `TOLERANCE`, or are not one tensor.
+        ExportError: There is no such format, a package is missing, the network cannot be exported, its outputs are not
+            one tensor and not detections, or differ, see `TOLERANCE`, `DETECTION_TOLERANCE` and `detectors.py`.
     """
     form = format_named(format_name)
     _require_target(path, form)
+    if trained.task in list_tasks() and task_facts(trained.task).annotation in ("boxes", "masks"):
+        return _export_detector(trained, images, form, path)
     if not trained.returns_tensor:
         raise ExportError(
             f"{trained.label}: a network of the task {trained.task} does not return one tensor; a file is checked by "
@@ -118,6 +130,57 @@ def export_network(
         timed_batch=len(batch),
         note=note,
     )
+
+
+def _export_detector(trained: TrainedNetwork, images: NetworkImages, form: Format, path: Path) -> Exported:
+    """Write a detector for images of one size, unless the file detects something else on the images of the check."""
+    from models import freeze_spans
+    from models.adaptive_span.attention import AdaptiveAttention
+
+    layers = [name for name, module in trained.network.named_modules() if isinstance(module, AdaptiveAttention)]
+    frozen = freeze_spans(trained.network, whole=layers)
+    names = outputs_of(trained.network, images.inputs[:1])
+    own = detector_program(trained.network, names)
+    example = next((image for image in images.inputs.split(1) if len(own(image)[0])), None)
+    if example is None:
+        raise ExportError(
+            f"{trained.label}: detects nothing on the {len(images.inputs)} images, so that a file cannot be compared; "
+            "give other images, or a network that is trained longer"
+        )
+    input_px = (example.shape[2], example.shape[3])
+    facts = {**_facts(trained), "input_px": list(input_px), "outputs": list(names)}
+    with _partial(path, "partial") as partial, _quiet_exporters():
+        write_detector(form, frozen, example, partial, names=names, facts=facts)
+        program = form.load_detector(partial)
+        found = agreement(own, program, images.inputs, tolerance=DETECTION_TOLERANCE)
+        if not found.holds:
+            raise ExportError(
+                f"{trained.label}: {found.alone} of {found.detections} detections differ in the exported detector, by "
+                f"more than {DETECTION_TOLERANCE:g} or in their masks; nothing was written"
+            )
+        times = medians_ms({"network": _bound(own, example), "file": _bound(program, example)})
+        partial.replace(path)
+    return Exported(
+        path=path,
+        bytes=path.stat().st_size,
+        difference=found.difference,
+        images=len(images.inputs),
+        batch=1,
+        windows=_windows(frozen),
+        uncut_bytes=None,
+        times_ms=times,
+        timed_batch=1,
+        input_px=input_px,
+        detections=found.detections,
+        note=_alone(found),
+    )
+
+
+def _alone(found: Agreement) -> str:
+    """Return the note about detections that one of the programs alone has; empty for none."""
+    if not found.alone:
+        return ""
+    return f"{found.alone} detections are in one of both alone: a score, an overlap or a rank is at its limit"
 
 
 def _frozen(network: nn.Module, images: Tensor) -> tuple[nn.Module, tuple[tuple[tuple[int, int], ...], ...], str]:
@@ -242,6 +305,11 @@ def _partial(path: Path, kind: str) -> Iterator[Path]:
 @contextmanager
 def _quiet_exporters() -> Iterator[None]:
     """Silence the exporters, whose notices concern authors of networks."""
+    import torch
+
+    trace_log = getattr(torch._C, "_jit_set_onnx_log_enabled", None)  # prints the graph of a failed export
+    if trace_log is not None:
+        trace_log(False)
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,16 @@ from orchestrator.errors import ExportError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["FORMATS", "Format", "format_named"]
+__all__ = ["FORMATS", "Detections", "DetectorProgram", "Format", "format_named"]
 
 Program = Callable[["Tensor"], "Tensor"]
 """Function from images (B, C, H, W) to logits (B, num_classes)."""
+
+Detections = Sequence["Tensor"]
+"""Boxes (N, 4), labels (N,), scores (N,) and, with masks, masks (N, 1, H, W) of one image."""
+
+DetectorProgram = Callable[["Tensor"], Detections]
+"""Function from an image (1, C, H, W) to its detections."""
 
 _FACTS = "spatialsweep"  # key of the metadata in a file
 
@@ -66,6 +72,32 @@ class Format(ABC):
     def load(self, path: Path) -> Program:
         """Load a file as a program, which runs on one thread unless torch's thread pool runs it."""
 
+    def write_detector(
+        self, network: nn.Module, image: Tensor, path: Path, *, names: Sequence[str], facts: Mapping[str, Any]
+    ) -> None:
+        """Write a detector for one image of one size to a file.
+
+        Args:
+            network: Detector in evaluation mode, whose outputs are tensors, see `DetectorOutputs`.
+            image: Example image, (1, C, H, W).
+            path: Path of the file.
+            names: Names of the outputs.
+            facts: Metadata of the file, which JSON can hold.
+
+        Raises:
+            ExportError: The format does not take detectors.
+        """
+        del network, image, path, names, facts
+        raise ExportError(f"--format {self.name}: detectors are written as {Onnx.name} alone; use --format {Onnx.name}")
+
+    def load_detector(self, path: Path) -> DetectorProgram:
+        """Load a file of `write_detector` as a program, which runs on one thread.
+
+        Raises:
+            ExportError: The format does not take detectors.
+        """
+        raise ExportError(f"{path}: a file of --format {self.name} holds no detector")
+
 
 class Onnx(Format):
     """Format ONNX with the weights in the file, run by onnxruntime."""
@@ -73,6 +105,7 @@ class Onnx(Format):
     name, suffix, extra = "onnx", ".onnx", "onnx"
     needs = ("onnx", "onnxscript", "onnxruntime")
     opset = 23  # the newest that torch writes
+    traced_opset = 20  # the newest that torch writes for traced networks
 
     def write(
         self, network: nn.Module, images: Tensor, path: Path, *, any_batch: bool, facts: Mapping[str, Any]
@@ -98,17 +131,53 @@ class Onnx(Format):
 
     def load(self, path: Path) -> Program:
         """Load a file as a program; see `Format.load`."""
-        import onnxruntime
         import torch
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = self._session(path)
 
         def run(images: Tensor) -> Tensor:
             return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
         return run
+
+    def write_detector(
+        self, network: nn.Module, image: Tensor, path: Path, *, names: Sequence[str], facts: Mapping[str, Any]
+    ) -> None:
+        """Write a detector for one image of one size to a file; see `Format.write_detector`."""
+        import onnx
+        import torch
+
+        torch.onnx.export(
+            network,
+            (image,),
+            path,
+            dynamo=False,  # the newer exporter does not trace the choice of boxes
+            opset_version=self.traced_opset,
+            input_names=["image"],
+            output_names=list(names),
+        )
+        written = onnx.load(path)
+        onnx.helper.set_model_props(written, {_FACTS: json.dumps(facts)})
+        onnx.save(written, path)
+
+    def load_detector(self, path: Path) -> DetectorProgram:
+        """Load a file of `write_detector` as a program; see `Format.load_detector`."""
+        import torch
+
+        session = self._session(path)
+
+        def run(image: Tensor) -> list[Tensor]:
+            return [torch.from_numpy(each) for each in session.run(None, {"image": image.numpy()})]
+
+        return run
+
+    def _session(self, path: Path) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3  # errors; the shapes that loops of traced networks announce are warnings
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 class TorchExport(Format):

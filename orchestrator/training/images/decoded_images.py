@@ -12,6 +12,7 @@ from torch import Tensor
 from orchestrator.config.sections.dataset import TestTimeAugmentation
 from orchestrator.data import Indices, worker_share
 from orchestrator.data.encoded_images import EncodedImages
+from orchestrator.training.images.image_files import ImageFiles
 from orchestrator.training.images.image_loader import ImageLoader, ImageTransforms, SampleKey
 from orchestrator.training.workers import Workers
 
@@ -23,16 +24,16 @@ class DecodedSplit:
     """Some of the image files of a prepared split.
 
     Args:
-        files: Image files of the whole prepared split.
+        files: Image files, of the whole prepared split or of the user.
         positions: Positions of this split's images among them, (N,).
         transforms: Crop and interpolation of the evaluation.
-        mean: Mean per channel of pixels in 0..255, (1, 3, 1, 1).
-        std: Deviation per channel of pixels in 0..255, (1, 3, 1, 1).
+        mean: Mean per channel of pixels in 0..255, (1, C, 1, 1).
+        std: Deviation per channel of pixels in 0..255, (1, C, 1, 1).
         processes: Number of decoding processes of each rank.
         tta: Test-time augmentation of evaluations, a value of `dataset.tta`.
     """
 
-    files: EncodedImages
+    files: EncodedImages | ImageFiles
     positions: Indices
     transforms: ImageTransforms
     mean: Tensor
@@ -50,15 +51,15 @@ class DecodedSplit:
 
     @property
     def in_chans(self) -> int:
-        """Number of channels: all images are converted to RGB."""
-        return 3
+        """Number of channels: 3, as images are converted to RGB, or 1 for grey ones."""
+        return self.mean.shape[1]
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """Normalise uint8 pixels (B, 3, H, W) into one new float tensor."""
+        """Normalise uint8 pixels (B, C, H, W) into one new float tensor."""
         return pixels.float().sub_(self.mean).div_(self.std)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return normalised float images (B, 3, H, W) and their labels (B,), decoded in this process."""
+        """Return normalised float images (B, C, H, W) and their labels (B,), decoded in this process."""
         keys = [[SampleKey(int(self.positions[place])) for place in index.tolist()]]
         loader = ImageLoader(self.files, self.transforms.for_evaluation(), processes=0)
         ((pixels, labels),) = loader.batches(keys)

@@ -22,10 +22,11 @@ from orchestrator.data import Indices
 from orchestrator.data.decoding import ImageError, decode_image
 from orchestrator.data.encoded_images import EncodedImages
 from orchestrator.errors import DataError
+from orchestrator.training.images.image_files import ImageFiles
 from orchestrator.training.images.socket_paths import keep_socket_paths_short
 from orchestrator.training.randomness import sample_randomness
 
-__all__ = ["ImageLoader", "ImageTransforms", "SampleKey", "repeated_keys"]
+__all__ = ["GreyTransforms", "ImageLoader", "ImageTransforms", "SampleKey", "repeated_keys"]
 
 _PREFETCH_BATCHES = 2  # per process
 
@@ -79,6 +80,15 @@ class ImageTransforms:
         return transform
 
 
+class GreyTransforms(ImageTransforms):
+    """Conversion of an image file to a square of grey pixels, for networks of one channel."""
+
+    def for_evaluation(self) -> Callable[[Image.Image], Tensor]:
+        """Create the transform with a centre crop: uint8 (1, image_size, image_size)."""
+        transform = super().for_evaluation()
+        return lambda image: transform(image.convert("L"))
+
+
 class SampleKey(NamedTuple):
     """Key of one sample: position of the image in the split, and the numbers that seed its random draws."""
 
@@ -119,7 +129,7 @@ class ImageLoader:
 
     def __init__(
         self,
-        images: EncodedImages,
+        images: EncodedImages | ImageFiles,
         transform: Callable[[Image.Image], Tensor],
         *,
         processes: int,
@@ -165,7 +175,7 @@ class _Order:
 class _Decoder(Dataset[tuple[Tensor, int]]):
     """Dataset whose items are read, decoded and transformed images."""
 
-    def __init__(self, images: EncodedImages, transform: Callable[[Image.Image], Tensor]) -> None:
+    def __init__(self, images: EncodedImages | ImageFiles, transform: Callable[[Image.Image], Tensor]) -> None:
         self.images = images
         self.transform = transform
 

@@ -8,11 +8,13 @@ import torch
 from orchestrator.config.sections.dataset import DatasetConfig
 from orchestrator.data import ImageDataset, Indices, draw_fraction, split_validation
 from orchestrator.data.encoded_images import EncodedImages
+from orchestrator.errors import DataError
 from orchestrator.training.images.decoded_images import DecodedSplit
 from orchestrator.training.images.device_images import DeviceImages, DeviceSplit, Normalisation
-from orchestrator.training.images.image_loader import ImageTransforms
+from orchestrator.training.images.image_files import ImageFiles
+from orchestrator.training.images.image_loader import GreyTransforms, ImageTransforms
 
-__all__ = ["place_dataset", "place_split"]
+__all__ = ["place_dataset", "place_files", "place_split"]
 
 
 def place_dataset(source: ImageDataset, device: torch.device, config: DatasetConfig) -> DeviceImages:
@@ -70,3 +72,26 @@ def place_split(
     mean, std = normalisation.on(device)
     chosen = np.arange(len(images)) if positions is None else positions
     return DecodedSplit(images, chosen, transforms, mean, std, config.decode_processes, config.tta)
+
+
+def place_files(
+    files: ImageFiles, device: torch.device, config: DatasetConfig, normalisation: Normalisation
+) -> DecodedSplit:
+    """Place image files without labels, decoded in this process when they are used; in grey for one channel.
+
+    Args:
+        files: Image files.
+        device: Target device.
+        config: Section `dataset`, which sets how image files are cropped.
+        normalisation: Mean and deviation of the pixels.
+
+    Raises:
+        DataError: The network reads images of another number of channels than 1 and 3.
+    """
+    channels = len(normalisation.mean)
+    if channels not in (1, 3):
+        raise DataError(f"the network reads images of {channels} channels; image files have 1, grey, or 3, RGB")
+    kind = ImageTransforms if channels == 3 else GreyTransforms
+    transforms = kind(image_size=config.crop_size, interpolation=config.interpolation, crop_pct=config.crop_pct)
+    mean, std = normalisation.on(device)
+    return DecodedSplit(files, np.arange(len(files)), transforms, mean, std, processes=0, tta=config.tta)

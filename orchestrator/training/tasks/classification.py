@@ -18,10 +18,12 @@ from orchestrator.config.tasks.facts import TaskFacts
 from orchestrator.data import ImageDataset
 from orchestrator.training.images.decoded_images import DecodedSplit
 from orchestrator.training.images.device_images import DeviceImages, DeviceSplit, Normalisation
-from orchestrator.training.images.placement import place_dataset, place_split
+from orchestrator.training.images.image_files import ImageFiles
+from orchestrator.training.images.placement import place_dataset, place_files, place_split
 from orchestrator.training.images.split import Batch, Split
 from orchestrator.training.images.training_batches import TrainingBatches, training_batches
 from orchestrator.training.losses import loss_sum
+from orchestrator.training.tasks.predictions import PredictedClass
 from orchestrator.training.tasks.task import Evaluator, Predictor, Task
 from orchestrator.training.workers import Workers
 
@@ -72,6 +74,12 @@ class Classification(Task):
         """Place one split; see `Task`."""
         return place_split(source, split, device, dataset, normalisation)
 
+    def place_files(
+        self, files: ImageFiles, device: torch.device, dataset: DatasetConfig, normalisation: Normalisation
+    ) -> DecodedSplit:
+        """Place image files; see `Task`."""
+        return place_files(files, device, dataset, normalisation)
+
     def training_batches(
         self, split: Split, training: TrainingConfig, workers: Workers, *, num_classes: int, seed: int
     ) -> TrainingBatches:
@@ -100,6 +108,11 @@ class Classification(Task):
             return logits
         views = [predictor.predict(view).log_softmax(1) for view in (images, images.flip(3))]
         return torch.logaddexp(*views) - math.log(2)
+
+    def predictions(self, outputs: Tensor, targets: Any, *, least_score: float = 0.0) -> list[PredictedClass]:
+        """Return the probabilities of the classes; see `Task`."""
+        del targets, least_score
+        return [PredictedClass(row) for row in outputs.float().softmax(1)]
 
     def create_evaluator(self, num_classes: int, device: torch.device) -> Evaluator:
         """Return a new evaluator; see `Task`."""

@@ -23,6 +23,7 @@ from orchestrator.training.augmentations.transforms import Channels, DetectionTr
 from orchestrator.training.evaluators.average_precision import DetectionEvaluator
 from orchestrator.training.images.device_images import DeviceImages
 from orchestrator.training.images.split import Batch
+from orchestrator.training.tasks.predictions import PredictedObjects, predicted_objects
 from orchestrator.training.tasks.scenes import SceneSplit, SceneTask
 from orchestrator.training.workers import Workers
 
@@ -120,6 +121,12 @@ class Detection(SceneTask):
         del training
         sums, counts = self.losses_with_counts(outputs)
         return (sums / counts.clamp(min=1)).sum() * len(targets)
+
+    def predictions(
+        self, outputs: Sequence[Mapping[str, Any]], targets: Sequence[Mapping[str, Any]], *, least_score: float = 0.0
+    ) -> list[PredictedObjects]:
+        """Return the detections in pixels of the original images; see `Task`."""
+        return predicted_objects(outputs, targets, least_score=least_score)
 
     def create_evaluator(self, num_classes: int, device: torch.device) -> PredictionEvaluator:
         """Return a new evaluator; see `Task`."""

@@ -22,6 +22,7 @@ from orchestrator.errors import DataError
 from orchestrator.training.augmentations.transforms import EvaluationTransform, TrainingTransform
 from orchestrator.training.checkpoints.best_weights import share_of_255
 from orchestrator.training.images.device_images import DeviceImages, Normalisation
+from orchestrator.training.images.image_files import FileScenes, ImageFiles
 from orchestrator.training.images.image_loader import SampleKey
 from orchestrator.training.images.split import Batch
 from orchestrator.training.randomness import mix
@@ -102,8 +103,19 @@ class SceneTask(SampledTask):
     ) -> SceneSplit:
         """Place one split; see `Task`."""
         self.class_names(source)
+        return self._placed(source.splits[split], device, dataset, normalisation)
+
+    def place_files(
+        self, files: ImageFiles, device: torch.device, dataset: DatasetConfig, normalisation: Normalisation
+    ) -> SceneSplit:
+        """Place image files; see `Task`."""
+        return self._placed(FileScenes(files), device, dataset, normalisation)
+
+    def _placed(
+        self, samples: Scenes | FileScenes, device: torch.device, dataset: DatasetConfig, normalisation: Normalisation
+    ) -> SceneSplit:
         mean, std = normalisation.on(device)
-        samples, side = source.splits[split], scene_side(dataset.name, dataset.image_size)
+        side = scene_side(dataset.name, dataset.image_size)
         channels = tuple(share_of_255(mean)), tuple(share_of_255(std))
         every = np.arange(len(samples))
         settings = dataset.tta, self.evaluation_batch
@@ -122,7 +134,7 @@ class SceneSplit(SampleSplit):
     """
 
     task: SceneTask
-    samples: Scenes
+    samples: Scenes | FileScenes
     channels: tuple[tuple[float, ...], tuple[float, ...]] = field(kw_only=True)
     resize: Resize = field(default="keep_ratio", kw_only=True)
 

@@ -20,6 +20,7 @@ from orchestrator.training.augmentations.segmentation_modes import predict_windo
 from orchestrator.training.augmentations.transforms import Channels, SegmentationTransforms
 from orchestrator.training.evaluators.segmentation import SegmentationEvaluator
 from orchestrator.training.images.split import Batch
+from orchestrator.training.tasks.predictions import PredictedMap
 from orchestrator.training.tasks.scenes import SceneSplit, SceneTask
 from orchestrator.training.tasks.task import Predictor
 from orchestrator.training.workers import Workers
@@ -103,6 +104,13 @@ class Segmentation(SceneTask):
             return logits
         stride_px = max(1, int(_STRIDE * side))
         return predict_windows(predictor.predict, images, crop_px=side, stride_px=stride_px, multiple=side)
+
+    def predictions(
+        self, outputs: Tensor, targets: Sequence[Mapping[str, Any]], *, least_score: float = 0.0
+    ) -> list[PredictedMap]:
+        """Return the class maps at the size of the original images; see `Task`."""
+        del least_score
+        return [PredictedMap(_class_map(*pair)) for pair in zip(outputs, targets, strict=True)]
 
     def create_evaluator(self, num_classes: int, device: torch.device) -> LogitsEvaluator:
         """Return a new evaluator; see `Task`."""

@@ -7,7 +7,7 @@ trials of a process, and what changes during a trial is in the network, the batc
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -20,8 +20,10 @@ from orchestrator.config.tasks.facts import TaskFacts
 from orchestrator.data import ImageDataset
 from orchestrator.errors import DataError
 from orchestrator.training.images.device_images import DeviceImages, Normalisation
+from orchestrator.training.images.image_files import ImageFiles
 from orchestrator.training.images.split import Batch, Split
 from orchestrator.training.images.training_batches import TrainingBatches
+from orchestrator.training.tasks.predictions import Prediction
 from orchestrator.training.workers import Workers
 
 __all__ = ["Evaluator", "Predictor", "Task"]
@@ -142,6 +144,23 @@ class Task(ABC):
             normalisation: Mean and deviation of the pixels.
         """
 
+    def place_files(
+        self, files: ImageFiles, device: torch.device, dataset: DatasetConfig, normalisation: Normalisation
+    ) -> Split:
+        """Place image files without annotations, which are read as the images of an evaluation.
+
+        Args:
+            files: Image files.
+            device: Target device.
+            dataset: Section `dataset`, which sets how images are resized.
+            normalisation: Mean and deviation of the pixels.
+
+        Raises:
+            DataError: The task has no `Prediction`, or its networks cannot read image files.
+        """
+        del files, device, dataset, normalisation
+        raise DataError(f"task {self.facts.name}: its predictions for image files have no form that can be drawn")
+
     @abstractmethod
     def training_batches(
         self, split: Split, training: TrainingConfig, workers: Workers, *, num_classes: int, seed: int
@@ -241,6 +260,20 @@ class Task(ABC):
         """
         del tta  # the default of `TaskFacts.tta` has `none` alone
         return predictor.predict(images)
+
+    def predictions(self, outputs: Any, targets: Any, *, least_score: float = 0.0) -> Sequence[Prediction]:
+        """Return the predictions of a batch for the original images, one for each.
+
+        Args:
+            outputs: Result of `predict`.
+            targets: Targets of the batch, of a split that `place_files` or `place_split` has placed.
+            least_score: Smallest score of an object; for tasks that score objects.
+
+        Raises:
+            DataError: The task has no `Prediction`.
+        """
+        del outputs, targets, least_score
+        raise DataError(f"task {self.facts.name}: its predictions have no form that can be drawn")
 
     @abstractmethod
     def create_evaluator(self, num_classes: int, device: torch.device) -> Evaluator:

@@ -68,4 +68,7 @@ def test_a_sweep_of_instances_runs_to_its_report_and_back(tmp_path: Path) -> Non
     assert again.metrics["mask_ap"] == pytest.approx(best.test["mask_ap"], abs=1e-6)
     code, output = run_command("report", "objects", "--runs-dir", str(tmp_path))
     assert code == 0, output
-    assert "its test mask AP" in (tmp_path / "objects/report.html").read_text()
+    page = (tmp_path / "objects/report.html").read_text()
+    assert "its test mask AP" in page
+    assert page.count('class="sample" src="data:image/png;base64,') == 6
+    assert len(client.list_artifacts(child.info.run_id, "predictions")) == 6

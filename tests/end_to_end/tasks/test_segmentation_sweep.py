@@ -68,7 +68,16 @@ def test_a_sweep_of_segmentation_runs_to_its_report_and_back(tmp_path: Path) -> 
     code, output = run_command("export", *given, "--format", "onnx", "--output", str(exported))
     assert code == 0, output
     assert exported.exists()
-    code, output = run_command("explain", *given)
-    assert code != 0
-    assert "its task is segmentation" in output
-    assert "Traceback" not in output
+    explained = tmp_path / "explained"
+    code, output = run_command("explain", *given, "--output", str(explained), "--images", "4", "--show", "2")
+    assert code == 0, output
+    assert (explained / "grad_cam.png").exists()
+    drawn = client.list_artifacts(child.info.run_id, "predictions")
+    assert len(drawn) == 6
+    assert (tmp_path / "maps/report.html").read_text().count('class="sample" src="data:image/png;base64,') == 6
+    (picture,) = (tmp_path / f"maps/trials/trial-{best.number:05d}/predictions").glob("1.png")
+    code, output = run_command(
+        "predict", "maps", str(picture), "--runs-dir", str(tmp_path), "--to", str(tmp_path / "out")
+    )
+    assert code == 0, output
+    assert (tmp_path / "out/1.classes.png").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +12,10 @@ import torch
 import torch.distributed as dist
 from torch.nn.functional import interpolate
 
-from orchestrator.config import SweepConfig
 from orchestrator.config.tasks.registry import task_facts
 from orchestrator.data.datasets import dataset_facts
-from orchestrator.data.description import describe_dataset
-from orchestrator.errors import ConfigError, DataError, TrialFailedError
+from orchestrator.errors import DataError, TrialFailedError
 from orchestrator.inference.evaluate import evaluate_checkpoint
-from orchestrator.tracking.mlflow_datasets import dataset_input
 from orchestrator.training.checkpoints.checkpoints import load_network_file
 from orchestrator.training.evaluation_settings import EvaluationSettings
 from orchestrator.training.evaluators.average_precision import DetectionEvaluator
@@ -186,16 +182,37 @@ HEADS = [
 ]
 
 
-@pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize(("task", "head"), HEADS)
-def test_images_without_objects_and_ranks_without_images_reach_every_parameter(task: str, head: str) -> None:
-    """Check that a rank has a gradient of every parameter, for which DDP waits, whatever its images hold."""
+def small_detector(task: str, head: str) -> torch.nn.Module:
     of_boxes = {} if head == "retinanet" else {"head_channels": 8, "proposals": 20, "samples": 16}
     options = {"head": head, "fpn_channels": 8, "anchor_scale": 2.0, **of_boxes}
     options |= {"mask_channels": 8} if task == "instances" else {}
     options |= {"semantic_classes": 4} if head == "htc" else {}
     shape = {"num_classes": 3, "in_chans": 3, "image_size": 32}
-    network = find_task(task).build_network({"name": "conv_resnet26_small", "options": options, **shape}).train()
+    return find_task(task).build_network({"name": "conv_resnet26_small", "options": options, **shape})
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(("task", "head"), HEADS)
+def test_a_network_whose_last_step_diverged_is_evaluated_as_one_that_finds_nothing(task: str, head: str) -> None:
+    network = small_detector(task, head).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(math.nan)
+        found = network([torch.rand(3, 32, 32), torch.rand(3, 24, 32)])
+    assert [len(each["boxes"]) for each in found] == [0, 0]
+    size = {"input_size": torch.tensor([32, 32]), "original_size": torch.tensor([64, 64])}
+    target = {**size, "image_id": 1, "boxes": torch.tensor([[2.0, 4.0, 12.0, 14.0]]), "labels": torch.tensor([2])}
+    target["masks"] = torch.ones(1, 64, 64, dtype=torch.uint8)
+    evaluator = find_task(task).create_evaluator(3, CPU)
+    evaluator.update(found[:1], [target])
+    assert set(evaluator.compute().values()) == {0.0}
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(("task", "head"), HEADS)
+def test_images_without_objects_and_ranks_without_images_reach_every_parameter(task: str, head: str) -> None:
+    """Check that a rank has a gradient of every parameter, for which DDP waits, whatever its images hold."""
+    network = small_detector(task, head).train()
     empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "draw": torch.tensor(5)}
     if task == "instances":
         empty |= {"masks": torch.zeros(0, 32, 32, dtype=torch.uint8), "class_map": torch.zeros(32, 32)}
@@ -314,73 +331,3 @@ def test_metrics_that_are_not_defined_are_left_out(data: dict[str, DeviceImages]
     trial = detection_trial(data["detection"], tmp_path, metric="val/ap_large", epochs=1)
     with pytest.raises(TrialFailedError, match="no val/ap_large: it is not defined on the validation images"):
         run(trial)
-
-
-@pytest.mark.parametrize(("task", "annotation", "names"), [
-    ("segmentation", "class_map", ["background", *map(str, range(10))]),
-    ("detection", "boxes", [*map(str, range(10))]),
-])  # fmt: skip
-def test_a_dataset_is_recorded_with_the_classes_that_the_task_reads(
-    task: str, annotation: str, names: list[str], scenes: Path
-) -> None:
-    assert task_facts(task).annotation == annotation
-    described, _ = describe_dataset(str(scenes), annotation)
-    assert (described["class_names"], described["num_classes"]) == (names, len(names))
-    assert len(described["splits"]["train"]["per_class"]) == len(names)
-    assert str(names[:2])[1:-1].replace("'", '"') in dataset_input(described).dataset.profile
-
-
-def sweep(**settings: Any) -> SweepConfig:
-    base = {
-        "name": "s",
-        "task": "detection",
-        "dataset": {"name": "digits-scenes"},
-        "model": {"name": "conv_resnet26_small", "options": {"fpn_channels": 16}},
-    }
-    return SweepConfig(**{**base, **settings})
-
-
-def test_a_sweep_has_the_objective_and_the_loss_of_the_task() -> None:
-    config = sweep(search={"head": {"choices": ["faster_rcnn", "cascade_rcnn"]}})
-    assert (config.objective.metric, config.objective.mode) == ("val/ap", "max")
-    assert config.training.loss == "detector"
-    masks = sweep(task="instances", objective=[{"metric": "val/mask_ap"}, {"metric": "latency_ms"}])
-    assert [each.mode for each in masks.objectives] == ["max", "min"]
-    assert sweep(task="instances").objective.metric == "val/mask_ap"
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"model": {"name": "conv_resnet26_small", "options": {"head_chanels": 8}}}, "Did you mean 'head_channels'?"),
-        ({"model": {"name": "conv_resnet26_small", "options": {"head": "mask_rcnn"}}}, "model.options.head"),
-        ({"search": {"fpn_chanels": {"choices": [8, 16]}}}, "Did you mean 'fpn_channels'?"),
-        ({"training": {"gradient_checkpointing": True}}, "detection does not have it yet"),
-        ({"training": {"on_out_of_memory": "accumulate"}}, "training.on_out_of_memory: got 'accumulate'; detection"),
-        (
-            {"model": {"name": "lesa_resnet26_cifar"}},
-            "lesa_resnet26_cifar is built for images of one size. Use dataset.r",
-        ),
-        ({"training": {"compile": True}}, "training.compile: got True; detection does not have it yet"),
-        ({"training": {"crop_px": 48}}, "training.crop_px: got 48; detection does not use it"),
-        ({"training": {"loss": "cross_entropy"}}, "training.loss: got 'cross_entropy'; detection has no such loss"),
-        ({"objective": {"metric": "val/mask_ap"}}, "objective.metric: unknown 'val/mask_ap'. Did you mean 'val/ap'?"),
-        ({"dataset": {"name": "digits"}}, "got digits; its images have one label each, and detection needs boxes"),
-        ({"dataset": {"name": "digits-scenes", "tta": "hflip"}}, "dataset.tta: got 'hflip'; detection does not"),
-    ],
-)
-def test_settings_that_do_not_fit_are_refused(settings: Mapping[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        sweep(**settings)
-    assert message in str(caught.value)
-
-
-def test_a_sweep_without_the_package_of_its_metrics_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.find_spec
-    hidden = "faster_coco_eval"
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == hidden else found(name, *rest))
-    for task in TASKS:
-        with pytest.raises(ConfigError, match="its metrics need faster-coco-eval, which is not installed") as caught:
-            sweep(task=task)
-        assert "Use pip install 'spatialsweep[detection]'" in str(caught.value)
-    SweepConfig(name="s", dataset={"name": "digits"}, model={"name": "conv_resnet26_small"})
