@@ -182,6 +182,13 @@ class CascadeHeads(nn.Module):
                 receives = interleaved and index > 0
                 self.masks.append(MaskBranch(in_chs, mask_channels, num_logits, receives=receives))
 
+    @property
+    def outputs(self) -> list[nn.Module]:
+        """Layers that compute class logits and offsets."""
+        stages = [cast(BoxStage, stage) for stage in self.stages]
+        of_boxes: list[nn.Module] = [layer for stage in stages for layer in (stage.cls_score, stage.bbox_pred)]
+        return of_boxes if self.semantic is None else [*of_boxes, self.semantic.classify]
+
     def forward(
         self, features: dict[str, Tensor], proposals: list[Tensor], image_shapes: Sizes, targets: list[Target] | None
     ) -> tuple[list[Target], dict[str, Tensor]]:

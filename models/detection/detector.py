@@ -18,6 +18,7 @@ from models.detection.absolute_losses import AbsoluteHeads, AbsoluteProposals
 from models.detection.batching import BatchTransform
 from models.detection.cascade import BOX_SIDE, MASK_SIDE, STAGES, CascadeHeads, StagePlan
 from models.detection.pooling import make_pool
+from models.detection.precision import widen_outputs
 from models.detection.pyramid import PyramidBackbone, make_anchors
 from models.detection.sampling import ImageSampler, StepDraws
 from models.detection.semantics import SemanticBranch
@@ -152,6 +153,7 @@ def create_detector(name: str, backbone: str | BackboneSettings, num_classes: in
     make = _retinanet if one_stage else _two_stage
     network: Any = make(name, maps, num_classes + 1, chosen, draws)
     network.draws, network.loss_sums = draws, chosen.loss_sums
+    widen_outputs(network, *(network.roi_heads.outputs if name in CASCADES else ()))
     network.transform = BatchTransform(
         min_size=chosen.min_size,
         max_size=chosen.max_size,

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool, LastLevelP6P7
 
 from models.backbones import BackboneSettings, StageMaps
 from models.common.options import ModelOptionError, OptionProblem
+from models.detection.precision import WideAnchors
 
 __all__ = ["PyramidBackbone", "make_anchors"]
 
@@ -59,7 +59,7 @@ class PyramidBackbone(StageMaps):
 
 def make_anchors(
     reductions: Sequence[int], *, scale: float, ratios: Sequence[float], one_stage: bool = False
-) -> AnchorGenerator:
+) -> WideAnchors:
     """Make the anchors of a pyramid: on each level squares of `scale` times its reduction, stretched by the ratios.
 
     Args:
@@ -81,4 +81,4 @@ def make_anchors(
     octaves = OCTAVES if one_stage else OCTAVES[:1]
     # whole pixels, as torchvision has them
     sizes = tuple(tuple(max(1, int(reduction * scale * octave)) for octave in octaves) for reduction in reductions)
-    return AnchorGenerator(sizes, (tuple(ratios),) * len(sizes))
+    return WideAnchors(sizes, (tuple(ratios),) * len(sizes))

@@ -129,10 +129,13 @@ class GlobalContext(WholeMapLayer):
             std = torch.linalg.vector_norm(centred, dim=(1, 2), keepdim=True) * max(1, count - 1) ** -0.5
         else:
             inside = padding.mask(x).flatten(2)
-            counts = (inside.sum((1, 2), keepdim=True) * self.num_heads).to(products.dtype)
-            mean_product = products.masked_fill(~inside, 0.0).sum((1, 2), keepdim=True) / counts
-            centred = (products - mean_product).masked_fill(~inside, 0.0)
-            std = torch.linalg.vector_norm(centred, dim=(1, 2), keepdim=True) * (counts - 1).clamp_min(1) ** -0.5
+            narrow, wide = products.dtype, torch.promote_types(products.dtype, torch.float32)
+            # in `wide`, since float16 has no number above 65504, which the positions of a large map exceed
+            counts = (inside.sum((1, 2), keepdim=True) * self.num_heads).to(wide)
+            mean_product = products.masked_fill(~inside, 0.0).sum((1, 2), keepdim=True, dtype=wide) / counts
+            centred = (products - mean_product).masked_fill(~inside, 0.0).to(narrow)
+            norm = torch.linalg.vector_norm(centred, dim=(1, 2), keepdim=True, dtype=wide)
+            std = (norm * (counts - 1).clamp_min(1) ** -0.5).to(narrow)
         weights: Tensor = centred / (std + SIMILARITY_EPS) * self.scale[:, None] + self.shift[:, None]
         return weights
 

@@ -13,7 +13,9 @@ __all__ = ["MapNorm", "grid_means", "padded_grid", "padded_map_mean", "unpadded_
 def padded_map_mean(x: Tensor, padding: Padding) -> Tensor:
     """Compute the mean of each channel over the part that the image covers: (B, C, H, W) -> (B, C)."""
     mask = padding.mask(x)
-    return x.masked_fill(~mask, 0.0).sum((2, 3)) / mask.sum((2, 3)).to(x.dtype)
+    # float16 has no number above 65504, which the positions of a large map exceed
+    total = x.masked_fill(~mask, 0.0).sum((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
+    return (total / mask.sum((2, 3))).to(x.dtype)
 
 
 def grid_means(x: Tensor, cells: int) -> Tensor:

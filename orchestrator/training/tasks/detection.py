@@ -147,6 +147,8 @@ class Detection(SceneTask):
         }
         if self.has_masks:
             target["masks"] = torch.ones(_EXAMPLES, *size, dtype=torch.uint8, device=device)
+        if "class_map" in self.reads:
+            target["class_map"] = torch.zeros(size, dtype=torch.uint8, device=device)
         draws = [torch.tensor(place, device=device) for place in range(images)]
         return pixels, [{**target, "draw": draw} for draw in draws]
 

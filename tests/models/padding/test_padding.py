@@ -120,6 +120,21 @@ def test_a_batch_without_padding_is_computed_as_ever() -> None:
     assert torch.equal(norm(x), nn.functional.group_norm(x, 1, norm.weight, norm.bias))
 
 
+@pytest.mark.parametrize("name", ["context", "plain context", "channel attention", "se", "srm", "norm"])
+def test_maps_with_more_positions_than_float16_counts(name: str) -> None:
+    torch.manual_seed(0)
+    layer = LAYERS[name]().train()
+    record = PaddingRecord()
+    record.set([(280, 300), (300, 290)], (300, 300))
+    share_padding(layer, record)
+    x = torch.rand(2, CHANNELS, 300, 300)
+    with torch.no_grad():
+        expected = layer(x)
+        with torch.autocast("cpu", torch.float16):
+            found = layer(x.half())
+    torch.testing.assert_close(found.float(), expected, rtol=2e-2, atol=2e-2)
+
+
 def test_extents_are_rounded_up_to_cells() -> None:
     padding = Padding(((17, 32), (32, 1)), (32, 32))
     assert padding.extents(torch.empty(2, 1, 8, 8)) == [(5, 8), (8, 1)]

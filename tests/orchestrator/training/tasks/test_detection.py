@@ -186,6 +186,7 @@ def small_detector(task: str, head: str) -> torch.nn.Module:
     of_boxes = {} if head == "retinanet" else {"head_channels": 8, "proposals": 20, "samples": 16}
     options = {"head": head, "fpn_channels": 8, "anchor_scale": 2.0, **of_boxes}
     options |= {"mask_channels": 8} if task == "instances" else {}
+    options |= {"semantic_classes": 4} if head == "htc" else {}
     shape = {"num_classes": 3, "in_chans": 3, "image_size": 32}
     return find_task(task).build_network({"name": "conv_resnet26_small", "options": options, **shape})
 
@@ -214,7 +215,7 @@ def test_images_without_objects_and_ranks_without_images_reach_every_parameter(t
     network = small_detector(task, head).train()
     empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "draw": torch.tensor(5)}
     if task == "instances":
-        empty["masks"] = torch.zeros(0, 32, 32, dtype=torch.uint8)
+        empty |= {"masks": torch.zeros(0, 32, 32, dtype=torch.uint8), "class_map": torch.zeros(32, 32)}
     trained = [each for each in network.parameters() if each.requires_grad]
     for images in (2, 0):
         network.zero_grad()
@@ -257,6 +258,8 @@ def test_memory_is_estimated_and_tried_with_images_of_the_largest_size(
     assert [tuple(image.shape) for image in images] == [(3, 32, 53)] * 2  # 1333 px for 800 px
     assert [tuple(target["masks"].shape) for target in targets] == [(8, 32, 53)] * 2
     take_steps(StepShape.of(trial.description, two), two, 2, CPU)
+    with_maps = {"options": {**trial.description["options"], "head": "htc", "semantic_classes": 11}}
+    take_steps(StepShape.of({**trial.description, **with_maps}, two), two, 2, CPU)
     costs = NetworkCosts(trial.description, frozenset({"params", "macs", "latency_ms"}), trial.task)
     found = costs.measure(trial.train_state, CPU)
     assert found["params"] == sum(each.numel() for each in trial.network.parameters())
