@@ -38,15 +38,10 @@ def find_files(given: Sequence[str | Path]) -> tuple[ImageFiles, tuple[str, ...]
     notes: list[str] = []
     paths: dict[Path, Path] = {}
     for each in map(Path, given):
-        found = [each]
-        if each.is_dir():
-            passed_over = PassedOver(each)
-            found = image_paths(each, passed_over)
-            notes.extend(passed_over.lines())
-            if not found:
-                faults.append(f"{shown_name(str(each))}: holds no image files ({', '.join(sorted(ENDINGS))})")
-        elif not each.is_file():
-            faults.append(f"{shown_name(str(each))}: no such file or folder")
+        try:
+            found = _listed_images(each, notes)
+        except (DataError, OSError) as error:
+            faults.append(_fault(each, error))
             continue
         for path in found:
             paths.setdefault(path.resolve(), path)
@@ -55,13 +50,36 @@ def find_files(given: Sequence[str | Path]) -> tuple[ImageFiles, tuple[str, ...]
         try:
             sizes.append(_size(path))
         except (ImageError, OSError) as error:
-            reason = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
-            faults.append(f"{shown_name(str(path))}: {reason}")
+            faults.append(_fault(path, error))
     if faults:
-        raise DataError(_listed(faults))
+        raise DataError(_in_lines(faults))
     if not paths:
         raise DataError("predict: no images are given; name image files, or folders of them")
     return ImageFiles(tuple(paths.values()), np.asarray(sizes, np.int64)), tuple(notes)
+
+
+def _listed_images(given: Path, notes: list[str]) -> list[Path]:
+    """Return an image file, or those of a folder, and note other files of the folder.
+
+    Raises:
+        DataError: There is no such file or folder, or no image file in it.
+        OSError: It cannot be read.
+    """
+    if not given.is_dir():
+        if given.is_file():
+            return [given]
+        raise DataError("no such file or folder")
+    passed_over = PassedOver(given)
+    found = image_paths(given, passed_over)
+    notes.extend(passed_over.lines())
+    if not found:
+        raise DataError(f"holds no image files ({', '.join(sorted(ENDINGS))})")
+    return found
+
+
+def _fault(path: Path, error: Exception) -> str:
+    reason = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+    return f"{shown_name(str(path))}: {reason}"
 
 
 def _size(path: Path) -> tuple[int, int]:
@@ -78,7 +96,7 @@ def _size(path: Path) -> tuple[int, int]:
     return picture.height, picture.width
 
 
-def _listed(faults: Sequence[str]) -> str:
+def _in_lines(faults: Sequence[str]) -> str:
     if len(faults) == 1:
         return faults[0]
     more = [f"and {len(faults) - _MOST_NAMED} more"] if len(faults) > _MOST_NAMED else []

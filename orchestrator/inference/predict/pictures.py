@@ -107,7 +107,7 @@ def map_legend(classes: Sequence[ClassShare], *, with_shares: bool = True) -> tu
 
 def _object_legend(objects: Sequence[DetectedObject]) -> tuple[Entry, ...]:
     counts = Counter((each.label, each.name) for each in objects).most_common()
-    lines = [Entry(f"{count} {_named(name)}", class_colour(label)) for (label, name), count in counts]
+    lines = [Entry(f"{_named(name)}: {count}", class_colour(label)) for (label, name), count in counts]
     return tuple(lines) or (Entry("no object of this score or above"),)
 
 
@@ -146,9 +146,9 @@ def drawn_objects(
         image = blend_masks(image, masks, [class_colour(each.label) for each in masked])
     picture, scale = scaled(image, longest_px)
     longest = max(picture.size)
-    width_px, text_px = max(1, round(_LINE_SHARE * longest)), max(11, round(_TEXT_SHARE * longest))
+    width_px, text_px = max(2, round(_LINE_SHARE * longest)), max(12, round(_TEXT_SHARE * longest))
     for each in ordered:
-        score = f" {each.score:.2f}" if with_scores else ""
+        score = f": {each.score:.2f}" if with_scores else ""
         box = [value * scale for value in each.box]
         text = f"{_named(each.name)}{score}"
         draw_box(picture, box, class_colour(each.label), text, width_px=width_px, text_px=text_px)

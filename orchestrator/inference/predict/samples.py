@@ -16,7 +16,6 @@ from orchestrator.errors import first_line
 from orchestrator.inference.images import dataset_of, place_for_network, recorded_settings
 from orchestrator.inference.loaded_network import LoadedNetwork, trial_algorithms
 from orchestrator.inference.predict.pictures import Drawing, drawn_map, drawn_objects, map_legend, with_legend
-from orchestrator.inference.predict.prediction import SCORE
 from orchestrator.inference.predict.results import class_shares, detected_objects
 from orchestrator.inference.trained_network import find_network
 from orchestrator.results.sample_pictures import MOST_PICTURES, SamplePictures, stored_pictures
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_samples", "sweep_pictures"]
 
 _SPLIT = "test"
+_SCORE = 0.3  # lower than that of `predict`: the networks of a sweep are often trained briefly
 _LONGEST_PX = (384, 384)
 _TITLE_PX, _GAP_PX, _TEXT_PX = 18, 4, 13
 _MOST_S = 60.0
@@ -109,7 +109,7 @@ def _pair(trained: TrainedNetwork, network: LoadedNetwork, split: SceneSplit, pl
     pixels = image.permute(1, 2, 0).numpy()
     with torch.no_grad(), trial_algorithms():
         images, targets = split.batch(torch.tensor([place]))
-        (found,) = task.predictions(task.predict(network, images, split.tta), targets, least_score=SCORE)
+        (found,) = task.predictions(task.predict(network, images, split.tta), targets, least_score=_SCORE)
     truth = _truth(target, task_facts(trained.task).annotation)
     if isinstance(truth, PredictedMap):
         assert isinstance(found, PredictedMap)

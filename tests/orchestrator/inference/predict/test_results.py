@@ -137,6 +137,10 @@ def test_all_bad_images_are_named_at_once(tmp_path: Path) -> None:
     assert "holds no image files (" in str(raised.value)
     with pytest.raises(DataError, match=r"gone\.png: no such file or folder$"):
         find_files([tmp_path / "gone.png"])
+    with pytest.raises(DataError, match=r"xxx: cannot be read \(File name too long\)$"):
+        find_files(["x" * 300])
+    with pytest.raises(DataError, match="no images are given"):
+        find_files([])
 
 
 def test_folders_are_read_at_any_depth_and_files_once(tmp_path: Path) -> None:
