@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from orchestrator.config.sections.dataset import TestTimeAugmentation
-from orchestrator.config.tasks.registry import DEFAULT_TASK
+from orchestrator.config.tasks.registry import DEFAULT_TASK, task_facts
 from orchestrator.errors import ConfigError, Problem, did_you_mean
 from orchestrator.inference.images import place_for_network, recorded_settings
 from orchestrator.inference.load import load_model
@@ -87,7 +87,7 @@ def evaluate_checkpoint(
         weights: `ema` or `plain`, for a file of weights that holds both; None takes the moving average.
 
     Raises:
-        ConfigError: `crop_pct` is no share, or `tta` is unknown.
+        ConfigError: `crop_pct` is no share, or `tta` is unknown or not one of the network's task.
         CheckpointError: There is no such checkpoint, or its classes differ from the dataset's.
         DataError: There is no such dataset or split.
     """
@@ -100,6 +100,10 @@ def evaluate_checkpoint(
     else:
         of = WeightsOf(model, weights, dataset)
         network, recorded, read = _network_of_weights(source, of, tracking_uri, datasets_folder)
+    task = task_facts(cast(str, network.task))
+    if tta is not None and tta not in task.tta:
+        rule = f"{task.name} does not have it. Use {' or '.join(task.tta)}"
+        raise ConfigError([Problem("tta", f"got {tta!r}; {rule}")])
     settings = recorded or EvaluationSettings()
     device = _device()
     placed = place_for_network(

@@ -133,6 +133,16 @@ class TaskFacts:
         """Metrics that are reported of the test images."""
         return tuple(metric for metric in self.metrics if metric.in_test)
 
+    def smallest_batch(self, workers: int, parts: int, *, drop_last: bool) -> int:
+        """Return the smallest number of images of a step, which leaves enough where a batch is one image short.
+
+        Args:
+            workers: Number of workers.
+            parts: Number of parts of a worker's share.
+            drop_last: True where no batch is short.
+        """
+        return self.least_images * workers * parts + (0 if drop_last else 1)
+
     @property
     def reported(self) -> dict[str, Mode]:
         """Names of the metrics of every epoch, with their direction of improvement."""

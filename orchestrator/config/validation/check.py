@@ -148,8 +148,8 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
     resources = sections.get("resources")
     if resources and training:
         task = sections.get("task", DEFAULT_TASK)
-        least = task_facts(task).least_images if task in list_tasks() else CLASSIFICATION.least_images
-        yield from training_problems(training, search, resources.max_workers, least_images=least)
+        of_task = task_facts(task) if task in list_tasks() else CLASSIFICATION
+        yield from training_problems(training, search, resources.max_workers, task=of_task)
     if budget := sections.get("budget"):
         yield from budget_problems(budget, next(iter(sections.get("objective", ())), None), resources)
     if facts and training:

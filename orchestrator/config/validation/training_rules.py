@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.config.searched_values import Setting
 from orchestrator.config.sections.training import AUTO, TrainingConfig
+from orchestrator.config.tasks.classification import CLASSIFICATION
+from orchestrator.config.tasks.facts import TaskFacts
 from orchestrator.errors import Problem
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ _NESTEROV = {"sgd", "sgdw", "sgdc", "csgdw", "csgdc", "nesterov", "nesterovw", "
 
 
 def training_problems(
-    training: TrainingConfig, search: Mapping[str, Any], workers: int, *, least_images: int = 2
+    training: TrainingConfig, search: Mapping[str, Any], workers: int, *, task: TaskFacts = CLASSIFICATION
 ) -> Iterator[Problem]:
     """Yield combinations of settings that are wrong although each setting is valid.
 
@@ -31,19 +33,18 @@ def training_problems(
         training: Section `training`, the fixed values.
         search: Searched domains by name.
         workers: Number of DDP ranks of a trial.
-        least_images: Smallest number of images of a worker in a part of a step, see `TaskFacts`.
+        task: Task of the sweep.
     """
 
     def setting(name: str) -> Setting:
         return Setting.of(name, training, search)
 
-    shorter = 0 if setting("drop_last").values == (True,) else 1  # images that a batch may lack
-    yield from _batch_size(
-        setting("global_batch_size"), setting("accumulation_steps"), workers, images=least_images, shorter=shorter
-    )
-    yield from _found_batch_size(
-        setting("global_batch_size"), setting("max_global_batch_size"), setting("accumulation_steps"), workers
-    )
+    parts = max((value for value in setting("accumulation_steps").values if isinstance(value, int)), default=1)
+    full = setting("drop_last").values == (True,)
+    least = task.smallest_batch(workers, parts, drop_last=full)
+    sizes = setting("global_batch_size")
+    yield from _batch_size(sizes, parts, workers, images=task.least_images, least=least, full=full)
+    yield from _found_batch_size(sizes, setting("max_global_batch_size"), workers, least=least)
     yield from _out_of_memory(setting("on_out_of_memory"), setting("sync_batch_norm"), workers)
     yield from _lr_schedule(setting("decay_milestones"), setting("epochs"), setting("cooldown_epochs"))
     threshold, losses = setting("bce_target_threshold"), setting("loss").values
@@ -176,23 +177,21 @@ def _lr_schedule(milestones: Setting, epochs: Setting, cooldown: Setting) -> Ite
         )
 
 
-def _batch_size(sizes: Setting, parts: Setting, workers: int, *, images: int, shorter: int) -> Iterator[Problem]:
-    """Check the batch size: batch norm needs two images per worker and part, and a batch may be one image short."""
-    most = max((value for value in parts.values if isinstance(value, int)), default=1)
-    least = images * workers * most + shorter
+def _batch_size(sizes: Setting, parts: int, workers: int, *, images: int, least: int, full: bool) -> Iterator[Problem]:
+    """Check that every worker has enough images in each part of its share."""
     needed = f"at least {images} image{'s' if images > 1 else ''} a step"
-    short = ", also where a batch is one image short" if shorter else ""
-    each = f"each of the {workers} workers" + (f", in each of {most} parts of its share," if most > 1 else "")
+    short = "" if full else ", also where a batch is one image short"
+    each = f"each of the {workers} workers" + (f", in each of {parts} parts of its share," if parts > 1 else "")
     for size in sizes.values:
         if isinstance(size, int) and 0 < size < least:
             yield Problem(
                 sizes.where,
                 f"got {size}; {each} needs {needed}{short}. "
-                f"Use {least} or more" + (", or fewer accumulation_steps" if most > 1 else ""),
+                f"Use {least} or more" + (", or fewer accumulation_steps" if parts > 1 else ""),
             )
 
 
-def _found_batch_size(sizes: Setting, bounds: Setting, parts: Setting, workers: int) -> Iterator[Problem]:
+def _found_batch_size(sizes: Setting, bounds: Setting, workers: int, *, least: int) -> Iterator[Problem]:
     """Check that `auto` stands alone, and that its upper bound has room for a batch."""
     if AUTO not in sizes.values:
         usual = TrainingConfig.model_fields["max_global_batch_size"].default
@@ -209,8 +208,6 @@ def _found_batch_size(sizes: Setting, bounds: Setting, parts: Setting, workers: 
             "got auto; a batch size that is found is not searched. Write training.global_batch_size: auto, or search "
             "numbers",
         )
-    most = max((value for value in parts.values if isinstance(value, int)), default=1)
-    least = 2 * workers * most + 1
     smallest = workers
     while smallest < least:
         smallest *= 2

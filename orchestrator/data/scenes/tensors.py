@@ -21,7 +21,7 @@ def image_tensor(pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
     Args:
         pixels: Decoded image, uint8, (H, W, 3).
     """
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))  # a copy, which torch may write to
 
 
 def target_tensors(

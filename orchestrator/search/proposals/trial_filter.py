@@ -100,8 +100,7 @@ class TrialFilter:
             yield Rejection(CHECKPOINT, f"got {trial.model.checkpoint!r} for {trial.model.name}; {lines}")
 
     def _training_rejections(self, trial: TrialConfig) -> Iterator[Rejection]:
-        least = task_facts(trial.task).least_images
-        for problem in training_problems(trial.training, {}, self._workers, least_images=least):
+        for problem in training_problems(trial.training, {}, self._workers, task=task_facts(trial.task)):
             yield Rejection(problem.where.removeprefix("training."), problem.message)
         for problem in augmentation_problems(trial.training, {}, self._facts):
             yield Rejection(problem.where.removeprefix("training."), problem.message)

@@ -16,6 +16,8 @@ import psutil
 import torch
 
 from orchestrator.config.sections.training import AUTO, TrainingConfig
+from orchestrator.config.tasks.facts import TaskFacts
+from orchestrator.config.tasks.registry import task_facts
 from orchestrator.config.trial import TrialConfig
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.errors import CheckpointError, TrialFailedError
@@ -70,15 +72,16 @@ def with_found_batch_size(
     return config.model_copy(update={"training": training.model_copy(update={"global_batch_size": found})})
 
 
-def candidates(training: TrainingConfig, world_size: int, train_images: int) -> Iterator[int]:
+def candidates(training: TrainingConfig, task: TaskFacts, world_size: int, train_images: int) -> Iterator[int]:
     """Yield the batch sizes that are tried, in rising order.
 
     Args:
         training: Training settings.
+        task: Task of the trial.
         world_size: Number of workers.
         train_images: Number of training images, which bounds a batch as well.
     """
-    least = 2 * world_size * training.accumulation_steps + 1  # the smallest that a sweep may configure
+    least = task.smallest_batch(world_size, training.accumulation_steps, drop_last=training.drop_last)
     most = min(training.max_global_batch_size, train_images)
     size = world_size
     while size <= most:
@@ -92,7 +95,7 @@ def _find(config: TrialConfig, shape: StepShape, data: DeviceImages, workers: Wo
     training, train_images = config.training, len(data.train)
     tried = 0
     found = 0
-    for tried in candidates(training, workers.world_size, train_images):
+    for tried in candidates(training, task_facts(config.task), workers.world_size, train_images):
         reset_torch()
         fits = _fits(config, shape, data, workers, tried)
         missing = workers.sum(torch.tensor(float(not fits), device=workers.device))

@@ -22,6 +22,7 @@ from orchestrator.data.conversion.scene_sheet import draw_annotations
 from orchestrator.data.manifest import read_manifest
 from orchestrator.data.scenes import SceneTarget, open_scenes, scene_batches
 from orchestrator.data.scenes.masks import MaskError, decode_masks, encode_mask
+from orchestrator.data.scenes.tensors import image_tensor
 from orchestrator.data.storage import open_folder
 from orchestrator.errors import DataError
 from tests.orchestrator.data.scenes.tiny_scenes import annotation, coco_tree, picture
@@ -192,6 +193,15 @@ def test_a_shard_of_other_columns_is_reported(scenes: Path) -> None:
     assert "has columns image: binary, label: int32; it is no shard of annotated images" in error_of(scenes)
     (scenes / "train-00001.arrow").unlink()
     assert "train-00001.arrow is missing" in error_of(scenes)
+
+
+def test_an_image_is_copied_also_where_its_layout_stays() -> None:
+    """Pixels of Pillow are not writable, and an image of one pixel has the same layout either way."""
+    pixels = np.asarray(Image.new("RGB", (1, 1), (7, 8, 9)))
+    tensor = image_tensor(pixels)
+    tensor += 1
+    assert tensor.flatten().tolist() == [8, 9, 10]
+    assert pixels.tolist() == [[[7, 8, 9]]]
 
 
 def test_run_lengths_of_many_large_masks_are_not_decoded() -> None:

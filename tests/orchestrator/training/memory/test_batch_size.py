@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.config import ModelConfig, TrainingConfig, TrialConfig
+from orchestrator.config.tasks.registry import task_facts
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.errors import CheckpointError, TrialFailedError
 from orchestrator.training import trial as trial_module
@@ -67,11 +68,16 @@ def fit_images(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
         ({"max_global_batch_size": 100}, 3, 300, [12, 24, 48, 96]),  # 3 x 2^n, at least 2 images each and one to spare
         ({"max_global_batch_size": 64, "accumulation_steps": 4}, 2, 300, [32, 64]),
         ({"max_global_batch_size": 3}, 1, 300, []),
+        ({"max_global_batch_size": 8, "drop_last": True}, 1, 300, [2, 4, 8]),  # no batch is short
+        ({"max_global_batch_size": 8, "task": "detection"}, 2, 300, [4, 8]),  # an image each and one to spare
+        ({"max_global_batch_size": 8, "task": "instances", "drop_last": True}, 2, 300, [2, 4, 8]),
     ],
 )
 def test_candidates(settings: dict[str, Any], world_size: int, images: int, expected: list[int]) -> None:
+    settings = dict(settings)
+    task = task_facts(settings.pop("task", "classification"))
     training = TrainingConfig(global_batch_size="auto", **settings)
-    assert list(candidates(training, world_size, images)) == expected
+    assert list(candidates(training, task, world_size, images)) == expected
 
 
 @pytest.mark.parametrize(

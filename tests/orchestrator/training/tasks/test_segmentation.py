@@ -86,6 +86,8 @@ def test_a_trial_reports_what_is_counted_pixel_by_pixel(data: DeviceImages, scen
     assert {f"test/{name}": value for name, value in again.metrics.items()} == {
         name: value for name, value in last.items() if name.startswith("test/")
     }
+    with pytest.raises(ConfigError, match=r"tta: got 'hflip'; segmentation does not have it\. Use none"):
+        evaluate_checkpoint(trial.checkpoints.best, str(scenes), tta="hflip")
 
 
 @pytest.mark.usefixtures("one_thread")
