@@ -15,7 +15,8 @@ pytest_plugins = ["tests.support.fixtures", "tests.support.hang_watch"]
 
 _SKIPPED: list[str] = []
 _SLOW_S = 0.1
-_THRESHOLDS = gc.get_threshold()
+_THRESHOLDS = 20_000, 20, 20
+"""Of garbage collections during tests. Python's 700, 10, 10 take a tenth of the time of tests that build networks."""
 
 
 class _GarbageCollection:
