@@ -20,6 +20,7 @@ from orchestrator.cli.main import app
 from orchestrator.config import ModelConfig
 from orchestrator.config.plans import resolve_plans
 from orchestrator.config.sweep import SweepConfig
+from orchestrator.data import describe_dataset
 from orchestrator.errors import CheckpointError, ConfigError, ResumeError
 from orchestrator.files.known_code import is_known_code, note_code
 from orchestrator.lanes.lane_setting import LaneInputs, LaneSetting
@@ -64,7 +65,7 @@ def begin(config: SweepConfig, folder: Path, digits: str) -> SweepFolder:
     with Journal(begun.journal) as journal:
         settings = complete_settings(config), non_default_settings(config)
         inputs = run._Inputs(*settings, folder / "sweep.yaml", config.network_files)
-        run._record_session(Ledger(journal), begun, identity(config, digits), digits, inputs)
+        run._record_session(Ledger(journal), begun, identity(config, digits), describe_dataset(digits), inputs)
     return begun
 
 
