@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -47,7 +48,10 @@ def task_problems(
         setting, usual = Setting.of(name, training, search), TrainingConfig.model_fields[name].default
         given = [value for value in setting.values if value != usual]
         if given and not _takes(task, name):
-            yield Problem(setting.where, f"got {given[0]!r}; {task.name} does not use it. Leave it out")
+            remedy = "Leave it out"
+            if setting.where.startswith("search."):  # a named space is left out as a whole
+                remedy += f", or set what a named space varies: training.{name}: {json.dumps(usual)}"
+            yield Problem(setting.where, f"got {given[0]!r}; {task.name} does not use it. {remedy}")
 
 
 def _takes(task: TaskFacts, name: str) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,16 @@ def test_settings_that_do_not_fit_are_refused(settings: Mapping[str, Any], messa
     with pytest.raises(ConfigError) as caught:
         sweep(**settings)
     assert message in str(caught.value)
+
+
+def test_the_space_of_a_family_serves_once_what_the_task_does_not_use_is_set() -> None:
+    family: dict[str, Any] = {"model": {"name": "sb_resnet29_cifar"}, "space": "spatial_bias"}
+    with pytest.raises(ConfigError) as caught:
+        sweep(**family)
+    named = re.findall(r"or set what a named space varies: training\.(\w+): (\S+)", str(caught.value))
+    assert {name for name, _ in named} == {"cutmix_alpha", "label_smoothing"}
+    config = sweep(**family, training={name: json.loads(value) for name, value in named})
+    assert "bias_channels" in config.space
 
 
 def test_a_sweep_without_the_package_of_its_metrics_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
