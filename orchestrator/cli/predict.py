@@ -26,30 +26,42 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+_Model = Annotated[
+    str,
+    typer.Argument(
+        help="MLflow run of a trial, a best.pt, a sweep (its best trial, or --trial), or weights with --model.",
+        parser=location_option,
+        metavar="MODEL",
+    ),
+]
+_Images = Annotated[
+    list[Path], typer.Argument(help="Image files, or folders of them.", parser=path_option, metavar="IMAGE...")
+]
+_To = Annotated[
+    Path | None,
+    typer.Option(
+        "--to",
+        help="Folder for pictures and results; default: named after MODEL.",
+        parser=path_option,
+        metavar="FOLDER",
+    ),
+]
+_ClassNames = Annotated[
+    str | None,
+    typer.Option(
+        help="With --model: dataset whose class names the weights have; default: numbers.",
+        parser=location_option,
+        metavar="URI",
+    ),
+]
+
 
 @app.command()
 def predict(
-    run: Annotated[
-        str,
-        typer.Argument(
-            help="MLflow run of a trial, a best.pt, a sweep (its best trial, or --trial), or weights with --model.",
-            parser=location_option,
-            metavar="MODEL",
-        ),
-    ],
-    images: Annotated[
-        list[Path], typer.Argument(help="Image files, or folders of them.", parser=path_option, metavar="IMAGE...")
-    ],
+    run: _Model,
+    images: _Images,
     *,
-    to: Annotated[
-        Path | None,
-        typer.Option(
-            "--to",
-            help="Folder for pictures and results; default: named after MODEL.",
-            parser=path_option,
-            metavar="FOLDER",
-        ),
-    ] = None,
+    to: _To = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the files of earlier predictions there.")] = False,
     score: Annotated[float, typer.Option(help="Smallest score of a detected object.")] = 0.5,
     top: Annotated[int, typer.Option(help="Number of classes of an image, in classification.")] = 5,
@@ -57,14 +69,7 @@ def predict(
     trial: Trial = None,
     model: Network = None,
     weights: Kind = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            help="With --model: dataset whose class names the weights have; default: numbers.",
-            parser=location_option,
-            metavar="URI",
-        ),
-    ] = None,
+    dataset: _ClassNames = None,
     runs_dir: RunsDir = None,
     tracking_uri: TrackingUri = None,
     allow_code: AllowCode = False,

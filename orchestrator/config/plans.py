@@ -21,7 +21,7 @@ from orchestrator.config.sections.study import SamplerConfig, StorageConfig, Tri
 from orchestrator.config.sections.tracking import NotifyConfig, TrackingConfig
 from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.config.sweep import SweepConfig
-from orchestrator.config.tasks.registry import DEFAULT_TASK
+from orchestrator.config.tasks.registry import DEFAULT_TASK, task_facts
 from orchestrator.files.runs_dir import resolve_runs_dir
 from orchestrator.server_addresses import embedded_study_uri, embedded_uri
 from search_spaces import Scalar, SearchSpace
@@ -90,6 +90,11 @@ class SearchPlan:
     def max_epochs(self) -> int:
         """Epochs of the longest trial."""
         return max_epochs(self.training, self.space)
+
+    @property
+    def annotation(self) -> str:
+        """Kind of annotation that the task reads; empty for images with one label each."""
+        return task_facts(self.task).annotation
 
 
 @dataclass(frozen=True)

@@ -100,10 +100,7 @@ def evaluate_checkpoint(
     else:
         of = WeightsOf(model, weights, dataset)
         network, recorded, read = _network_of_weights(source, of, tracking_uri, datasets_folder)
-    task = task_facts(cast(str, network.task))
-    if tta is not None and tta not in task.tta:
-        rule = f"{task.name} does not have it. Use {' or '.join(task.tta)}"
-        raise ConfigError([Problem("tta", f"got {tta!r}; {rule}")])
+    _require_tta(cast(str, network.task), tta)
     settings = recorded or EvaluationSettings()
     device = _device()
     placed = place_for_network(
@@ -118,8 +115,19 @@ def evaluate_checkpoint(
         label=str(source),
     )
     result = _evaluate(LoadedNetwork(settings.place(network, device), settings), placed, device)
-    notes = (*read, *_differences(recorded, placed, crop_pct))
-    return Evaluation(len(placed), result, notes, cast(str, network.task))
+    return Evaluation(len(placed), result, (*read, *_differences(recorded, placed, crop_pct)), cast(str, network.task))
+
+
+def _require_tta(task: str, tta: str | None) -> None:
+    """Check that a task has a test-time augmentation.
+
+    Raises:
+        ConfigError: It does not have it.
+    """
+    facts = task_facts(task)
+    if tta is not None and tta not in facts.tta:
+        rule = f"{facts.name} does not have it. Use {' or '.join(facts.tta)}"
+        raise ConfigError([Problem("tta", f"got {tta!r}; {rule}")])
 
 
 def _device() -> torch.device:

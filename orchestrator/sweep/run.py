@@ -15,7 +15,6 @@ from rich.console import Console
 from orchestrator.config.network_files import NetworkFiles
 from orchestrator.config.plans import SweepPlans, resolve_plans
 from orchestrator.config.sweep import SweepConfig
-from orchestrator.config.tasks.registry import task_facts
 from orchestrator.data import describe_dataset, locate_dataset
 from orchestrator.errors import ConfigError, Problem, SpatialSweepError
 from orchestrator.files.known_code import note_code
@@ -109,9 +108,8 @@ def run_sweep(
         session = SweepSession(config, plans, folder, ledger, dataset=dataset, signals=signals, **outputs)
         with session.connected(address, verbose=verbose):
             settings = complete_settings(config), non_default_settings(config)
-            described = describe_dataset(dataset, task_facts(config.task).annotation)
             inputs = _Inputs(*settings, sweep_file, config.network_files, chosen_sampler(plans.search))
-            _record_session(ledger, folder, now, described, inputs)
+            _record_session(ledger, folder, now, describe_dataset(dataset, plans.search.annotation), inputs)
             for note in found.stored(folder.path).notes:
                 say(console, note)
             hint = _hint_on_failure(config.name, config.runs_dir)
