@@ -110,12 +110,12 @@ def build_on_meta(build: Callable[[], Network]) -> Network:
     """Build a network on shapes alone, or on the CPU where it reads values as it is built.
 
     Raises:
-        ModelOptionError: It cannot be built.
+        ModelOptionError, RuntimeError: It cannot be built on the CPU either.
     """
     try:
         with torch.device("meta"):
             return build()
-    except ModelOptionError:  # a network of timm may read values, which `meta` does not have
+    except (ModelOptionError, RuntimeError):  # a network of timm may read values, which `meta` does not have
         return build()
 
 

@@ -15,6 +15,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from models.backbones.head_options import build_on_meta
 from models.backbones.stage_maps import StageMaps
 from models.registry.authors import AuthorsCheckpointError, Weights, fit_weights, read_weights
 from models.registry.authors.family import Entry
@@ -170,11 +171,7 @@ def _classifier_like(backbone: StageMaps, shapes: Mapping[str, tuple[int, ...]])
         network: nn.Module = timm.create_model(settings.name, num_classes=1, in_chans=settings.in_chans, **options)
         return network
 
-    try:
-        with torch.device("meta"):
-            return build()
-    except (RuntimeError, NotImplementedError):  # a network of timm may read values, which `meta` does not have
-        return build()
+    return build_on_meta(build)
 
 
 def _name_in(ours: Mapping[str, Any], name: str) -> str | None:

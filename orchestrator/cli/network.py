@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.options import (
+    SOURCE_HELP,
     AllowCode,
     AsJson,
     Kind,
@@ -47,7 +48,7 @@ def _batch_sizes(text: str) -> str:
 Run = Annotated[
     str,
     typer.Argument(
-        help="MLflow run of a trial, a best.pt, a sweep (its best trial, or --trial), or weights with --model.",
+        help=SOURCE_HELP,
         parser=location_option,
         metavar="RUN",
     ),

@@ -76,6 +76,9 @@ RecordedStorageUri = Annotated[
 ]
 
 # Trained networks and the images they run on
+SOURCE_HELP = "MLflow run of a trial, a best.pt, a sweep (its best trial, or --trial), or weights with --model."
+"""Help of the argument that names a trained network."""
+
 Trial = Annotated[int | None, typer.Option(help="Number of a trial of that sweep; default: the best.", min=0)]
 Network = Annotated[
     str | None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.options import (
+    SOURCE_HELP,
     AllowCode,
     AsJson,
     Kind,
@@ -29,7 +30,7 @@ app = typer.Typer()
 _Model = Annotated[
     str,
     typer.Argument(
-        help="MLflow run of a trial, a best.pt, a sweep (its best trial, or --trial), or weights with --model.",
+        help=SOURCE_HELP,
         parser=location_option,
         metavar="MODEL",
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from orchestrator.config.tasks.facts import Requirement, TaskFacts, TaskMetric
 
 _LABELS = {
@@ -23,35 +25,25 @@ def _metrics(kind: str, prefix: str = "") -> tuple[TaskMetric, ...]:
     )
 
 
-_COCO = Requirement(package="faster-coco-eval", module="faster_coco_eval", extra="detection")
-_SETTINGS = frozenset({"hflip", "photometric"})
-_RESIZE = ("keep_ratio", "square")
-_REFUSED = frozenset({"agc_factor", "compile", "gradient_checkpointing", "layer_decay", "on_out_of_memory"})
-
 DETECTION = TaskFacts(
     name="detection",
     metrics=_metrics("box"),
     losses=("detector",),
-    settings=_SETTINGS,
-    resize=_RESIZE,
+    settings=frozenset({"hflip", "photometric"}),
+    resize=("keep_ratio", "square"),
     annotation="boxes",
     head="detection",
-    refused=_REFUSED,
-    requires=_COCO,
+    refused=frozenset({"agc_factor", "compile", "gradient_checkpointing", "layer_decay", "on_out_of_memory"}),
+    requires=Requirement(package="faster-coco-eval", module="faster_coco_eval", extra="detection"),
     least_images=1,
 )
 """Boxes of objects."""
 
-INSTANCES = TaskFacts(
+INSTANCES = replace(
+    DETECTION,
     name="instances",
     metrics=(*_metrics("mask", "mask_"), *_metrics("box")),
-    losses=("detector",),
-    settings=_SETTINGS,
-    resize=_RESIZE,
     annotation="masks",
     head="instances",
-    refused=_REFUSED,
-    requires=_COCO,
-    least_images=1,
 )
 """Boxes and masks of objects."""

@@ -12,6 +12,7 @@ from torch import nn
 
 import models
 from models.backbones import StageMaps, fit_backbone, load_backbone
+from models.backbones.head_options import build_on_meta
 from orchestrator.errors import CheckpointError
 from orchestrator.training.checkpoints.checkpoint_file import read_checkpoint, save_checkpoint
 from orchestrator.training.checkpoints.checkpoints import build_network
@@ -104,7 +105,7 @@ def fit_fault(description: Mapping[str, Any], shapes: Mapping[str, tuple[int, ..
     Raises:
         ModelOptionError: The network cannot be built.
     """
-    network = _on_shapes(description)
+    network = build_on_meta(lambda: build_network(description))
     backbone = _backbone_of(network)
     try:
         if backbone is None:
@@ -113,15 +114,6 @@ def fit_fault(description: Mapping[str, Any], shapes: Mapping[str, tuple[int, ..
         return "", (*fit.notes, fit.result.summary)
     except (models.AuthorsCheckpointError, models.AuthorsOptionError) as error:
         return str(error), ()
-
-
-def _on_shapes(description: Mapping[str, Any]) -> nn.Module:
-    """Build a network on shapes alone, where that is possible."""
-    try:
-        with torch.device("meta"):
-            return build_network(description)
-    except models.ModelOptionError:  # a network of timm may read values, which `meta` does not have
-        return build_network(description)
 
 
 def _backbone_of(network: nn.Module) -> StageMaps | None:
