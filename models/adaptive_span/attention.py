@@ -19,6 +19,7 @@ import torch
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
+from models.local_attention.gpu.operator import gpu_serves
 from models.local_attention.operator import in_order_of, local_attention
 
 __all__ = ["AdaptiveAttention", "LocalAttention"]
@@ -120,10 +121,11 @@ class AdaptiveAttention(nn.Module):
         _init_attention(self.qkv, self.rel_h, self.rel_w)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend within the window that the largest span reaches."""
+        """Attend within the window that the largest span reaches, which a GPU finds without the CPU waiting for it."""
         q, k, v = self.qkv(x).chunk(3, dim=1)
         q = q if self.scale == 1.0 else q * self.scale
-        radius = self.window_radius()
+        on_gpu = gpu_serves(q, num_heads=self.num_heads, side=2 * self.max_span + 1)
+        radius = self.max_span if on_gpu else self.window_radius()
         rel_h, rel_w = self.position_tables(radius)
         attended = local_attention(
             q,
@@ -134,6 +136,7 @@ class AdaptiveAttention(nn.Module):
             num_heads=self.num_heads,
             ring_mask=self.ring_mask(radius),
             mask_before_softmax=self.mask_before_softmax,
+            window_follows_mask=on_gpu,
         )
         return in_order_of(x, attended)
 
