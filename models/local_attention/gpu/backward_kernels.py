@@ -87,21 +87,21 @@ def queries_kernel(
     of_rows, of_cols = table + radius * across + chans, table + radius * across + by_row - first + chans
     window, reach = head_window(mask, head, heads, radius, heads_pad, rings_pad, masked, follows)
 
-    at = (y * q_row + x * q_col)[:, None] + chans[None, :]
-    query = tl.load(q + image * q_image + at, mask=inside[:, None] & own, other=0.0).to(tl.float32)
-    at = (y * out_row + x * out_col)[:, None] + chans[None, :] * out_chan
-    attended = tl.load(out + image * out_image + at, mask=inside[:, None] & own, other=0.0).to(tl.float32)
-    at = (y * grad_row + x * grad_col)[:, None] + chans[None, :]
-    given = tl.load(grad + image * grad_image + at, mask=inside[:, None] & own, other=0.0).to(tl.float32)
+    here = (y * q_row + x * q_col)[:, None] + chans[None, :]
+    query = tl.load(q + image * q_image + here, mask=inside[:, None] & own, other=0.0).to(tl.float32)
+    here = (y * out_row + x * out_col)[:, None] + chans[None, :] * out_chan
+    attended = tl.load(out + image * out_image + here, mask=inside[:, None] & own, other=0.0).to(tl.float32)
+    here = (y * grad_row + x * grad_col)[:, None] + chans[None, :]
+    given = tl.load(grad + image * grad_image + here, mask=inside[:, None] & own, other=0.0).to(tl.float32)
     along = tl.sum(attended * given, 1)
-    at = ((image * heads + head) * height + y) * width + x
-    tl.store(alongs + at, along, mask=inside)
-    top = tl.load(tops + at, mask=inside, other=0.0)
-    inverse = tl.load(inverses + at, mask=inside, other=0.0)
+    here = ((image * heads + head) * height + y) * width + x
+    tl.store(alongs + here, along, mask=inside)
+    top = tl.load(tops + here, mask=inside, other=0.0)
+    inverse = tl.load(inverses + here, mask=inside, other=0.0)
     outer = reach
     scale = tl.full([rows * cols], 1.0, tl.float32)
     if masked and not before:
-        total = tl.load(totals + at, mask=inside, other=1.0)
+        total = tl.load(totals + here, mask=inside, other=1.0)
         scale = 1.0 / total
         least = tl.min(total, 0)
         tl.store(smallest + (image * heads + head) * tiles + tile, least)
@@ -154,8 +154,8 @@ def queries_kernel(
         gets = (rings <= reach) & (weights > 0.0) if before else rings <= reach + 1
         part = tl.where(gets, tl.sum(by_ring, 0), 0.0)
         tl.store(mask_parts + (block * heads + head) * (radius + 1) + rings, part, mask=rings <= radius)
-    at = (y * out_row + x * out_col)[:, None] + chans[None, :] * out_chan
-    tl.store(grad_q + image * out_image + at, by_query.to(grad_q.dtype.element_ty), mask=inside[:, None] & own)
+    here = (y * out_row + x * out_col)[:, None] + chans[None, :] * out_chan
+    tl.store(grad_q + image * out_image + here, by_query.to(grad_q.dtype.element_ty), mask=inside[:, None] & own)
 
 
 @triton.jit(do_not_specialize=NO_SPECIALIZATION)
@@ -226,10 +226,10 @@ def keys_kernel(
             least = tl.minimum(least, tl.load(smallest + at, mask=one < tiles, other=1.0))
         inner = tl.where(tl.min(least, 0) < SMALL_TOTAL, window, reach)
 
-    at = (y * k_row + x * k_col)[:, None] + chans[None, :]
-    key = tl.load(k + image * k_image + at, mask=inside[:, None] & own, other=0.0).to(tl.float32)
-    at = (y * v_row + x * v_col)[:, None] + chans[None, :]
-    value = tl.load(v + image * v_image + at, mask=inside[:, None] & own, other=0.0).to(tl.float32)
+    here = (y * k_row + x * k_col)[:, None] + chans[None, :]
+    key = tl.load(k + image * k_image + here, mask=inside[:, None] & own, other=0.0).to(tl.float32)
+    here = (y * v_row + x * v_col)[:, None] + chans[None, :]
+    value = tl.load(v + image * v_image + here, mask=inside[:, None] & own, other=0.0).to(tl.float32)
     by_key = tl.zeros([rows * cols, dim_pad], tl.float32)
     by_value = tl.zeros([rows * cols, dim_pad], tl.float32)
     for dy in range(-inner, inner + 1):
@@ -262,6 +262,6 @@ def keys_kernel(
                     share *= scale
             by_key += by_logit[:, None] * query
             by_value += share[:, None] * given
-    at = (y * out_row + x * out_col)[:, None] + chans[None, :] * out_chan
-    tl.store(grad_k + image * out_image + at, by_key.to(grad_k.dtype.element_ty), mask=inside[:, None] & own)
-    tl.store(grad_v + image * out_image + at, by_value.to(grad_v.dtype.element_ty), mask=inside[:, None] & own)
+    here = (y * out_row + x * out_col)[:, None] + chans[None, :] * out_chan
+    tl.store(grad_k + image * out_image + here, by_key.to(grad_k.dtype.element_ty), mask=inside[:, None] & own)
+    tl.store(grad_v + image * out_image + here, by_value.to(grad_v.dtype.element_ty), mask=inside[:, None] & own)

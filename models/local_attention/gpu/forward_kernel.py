@@ -108,8 +108,8 @@ def forward_kernel(
     window, reach = head_window(mask, head, heads, radius, heads_pad, rings_pad, masked, follows)
     span = reach if before else window
 
-    at = (y * q_row + x * q_col)[:, None] + chans[None, :]
-    query = tl.load(q + image * q_image + at, mask=inside[:, None] & own, other=0.0).to(tl.float32)
+    here = (y * q_row + x * q_col)[:, None] + chans[None, :]
+    query = tl.load(q + image * q_image + here, mask=inside[:, None] & own, other=0.0).to(tl.float32)
     top = tl.full([rows * cols], float("-inf"), tl.float32)
     every = tl.zeros([rows * cols], tl.float32)
     kept = tl.zeros([rows * cols], tl.float32)
@@ -137,16 +137,16 @@ def forward_kernel(
             at = (key_y * v_row + key_x * v_col)[:, None] + chans[None, :]
             value = tl.load(v + image * v_image + at, mask=there[:, None] & own, other=0.0).to(tl.float32)
             attended = attended * fade[:, None] + share[:, None] * value
-    at = ((image * heads + head) * height + y) * width + x
+    here = ((image * heads + head) * height + y) * width + x
     if before:
         every = kept
     divisor = every
     if masked and not before:
         total = kept / every + MASK_EPS
         divisor = every * total
-        tl.store(totals + at, total, mask=inside)
-    tl.store(tops + at, top, mask=inside)
-    tl.store(inverses + at, 1.0 / every, mask=inside)
-    at = (y * out_row + x * out_col)[:, None] + chans[None, :] * out_chan
+        tl.store(totals + here, total, mask=inside)
+    tl.store(tops + here, top, mask=inside)
+    tl.store(inverses + here, 1.0 / every, mask=inside)
+    here = (y * out_row + x * out_col)[:, None] + chans[None, :] * out_chan
     attended = (attended / divisor[:, None]).to(out.dtype.element_ty)
-    tl.store(out + image * out_image + at, attended, mask=inside[:, None] & own)
+    tl.store(out + image * out_image + here, attended, mask=inside[:, None] & own)
