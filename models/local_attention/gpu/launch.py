@@ -18,9 +18,9 @@ from models.local_attention.gpu.layouts import like_queries
 
 __all__ = ["attend", "attend_backward"]
 
-TILE_ELEMENTS = 2048  # numbers of a tile's queries: 16 in each thread of four warps, as keys, values and sums also take
+TILE_ELEMENTS = 2048  # numbers of a tile's queries; larger tiles share more of their keys
+WARP_ELEMENTS = 256  # 8 numbers of each map in a thread: with 16, registers leave room for 8 warps on a processor
 MOST_PIXELS, FEWEST_PIXELS = 128, 16
-WARP_ELEMENTS = 512
 
 _Optional = Tensor | None
 
@@ -63,7 +63,8 @@ class _Plan:
             "masked": mask is not None,
             "before": mask is not None and before,
             "follows": mask is not None and follows,
-            "num_warps": max(1, min(4, rows * cols * dim_pad // WARP_ELEMENTS)),
+            "num_warps": max(1, min(8, rows * cols * dim_pad // WARP_ELEMENTS)),
+            "enable_fp_fusion": True,  # the default of Triton so far
         }
         numbers = (height, width, heads, side // 2, by_row)
         return cls(images * tiles * heads, tiles, numbers, constants, sides_pad)

@@ -18,7 +18,7 @@ from models.local_attention.gpu.layouts import like_queries
 from models.local_attention.kernel_build import kernels_enabled
 from models.padding import is_traced_to_file
 
-__all__ = ["gpu_attention", "gpu_serves"]
+__all__ = ["gpu_attention", "gpu_serves", "gpu_serves_layer"]
 
 LARGEST_SIDE = 63  # px of a window: sums by column are held in registers
 LARGEST_DIM = 128  # channels of a head
@@ -42,14 +42,24 @@ def gpu_serves(x: Tensor, *, num_heads: int, side: int) -> bool:
     """
     if torch.compiler.is_exporting() or is_traced_to_file():
         return False
-    if x.device.type not in _devices() or x.dtype not in DTYPES or side > LARGEST_SIDE:
-        return False
-    if x.shape[1] // num_heads > LARGEST_DIM or x.shape[0] * x.shape[2] * x.shape[3] == 0:
+    if not gpu_serves_layer(x, dim=x.shape[1] // num_heads, side=side) or x.shape[0] * x.shape[2] * x.shape[3] == 0:
         return False
     if torch.compiler.is_compiling():
         return True
     plain = type(x) in {Tensor, torch.nn.Parameter} and x.layout == torch.strided
     return plain and torch._C._functorch.peek_interpreter_stack() is None
+
+
+def gpu_serves_layer(parameter: Tensor, *, dim: int, side: int) -> bool:
+    """Return whether the kernels compute a layer, by device and type of one of its parameters.
+
+    Args:
+        parameter: Any of them; maps are of the same type, or of a narrower one.
+        dim: Channels of a head.
+        side: Side of the largest window in pixels.
+    """
+    fits = parameter.dtype in DTYPES and dim <= LARGEST_DIM and side <= LARGEST_SIDE
+    return fits and parameter.device.type in _devices()
 
 
 def gpu_attention(
