@@ -1,8 +1,8 @@
 """Backward kernels of local attention in Triton: one by queries, then one by keys, without atomic operations.
 
-Both compute the weights again. The first gives the gradient of the queries, and for each block of queries its part of
-the gradients of table and mask, which are summed in a fixed order elsewhere. In the second one each key gathers from the
-queries whose windows hold it.
+Both compute the weights again. The first gives the gradient of the queries, and for each tile of queries its part of
+the gradients of table and mask, which are summed in a fixed order elsewhere. In the second one each key gathers from
+the queries whose windows hold it.
 
 Behind the end of a head's ramp, keys get a gradient through the epsilon of the mask alone, relative to the others at
 most the epsilon over what the mask keeps: it is computed where some query keeps less than `SMALL_TOTAL`; above, it is

@@ -121,11 +121,11 @@ def attend_backward(
     table, mask = table.contiguous(), _dense(mask)
     grad_q, grad_k, grad_v = (like_queries(maps[0], x.dtype) for x in maps)
     out = out if out.stride() == grad_q.stride() else torch.empty_like(grad_q).copy_(out)
-    blocks, options = len(q) * plan.tiles, {"dtype": torch.float32, "device": q.device}
+    blocks = len(q) * plan.tiles
     along = torch.empty_like(stats[0])
-    smallest = torch.empty(len(q), heads, plan.tiles, **options)
-    table_parts = torch.empty(blocks, *table.shape, **options)
-    mask_parts = None if mask is None else torch.empty(blocks, *mask.shape, **options)
+    smallest = stats.new_empty(len(q), heads, plan.tiles)
+    table_parts = stats.new_empty(blocks, *table.shape)
+    mask_parts = None if mask is None else stats.new_empty(blocks, *mask.shape)
     places = (*_place(q), *_place(k), *_place(v), *grad_q.stride(), *_place(grad))
     with _on_device(q):
         queries_kernel[(plan.programs,)](

@@ -171,7 +171,7 @@ def _gradients(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor 
 _attend.register_autograd(_gradients, setup_context=_keep)
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _devices() -> tuple[str, ...]:
     """Return the types of devices that the kernels run on: none where they are off or Triton is missing."""
     if not kernels_enabled() or not _has_triton():

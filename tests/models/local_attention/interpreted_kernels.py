@@ -1,4 +1,4 @@
-"""Tests of the Triton kernels, on a GPU or in Triton's interpreter; `test_gpu_kernels.py` runs them in a process of its own.
+"""Triton kernels on a GPU or in Triton's interpreter; `test_gpu_kernels.py` runs this file in a process of its own.
 
 The interpreter takes milliseconds per offset of the window and tile: maps are tiny, and so are tiles where there are
 to be several.
@@ -19,7 +19,9 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 4e-2}  # 
 NAMES = ("output", "q", "k", "v", "rel_h", "rel_w", "mask")
 
 
-def inputs(size: tuple[int, ...], side: int, mask: list[list[float]] | None = None, *, scale: float = 0.6) -> list[Tensor]:
+def inputs(
+    size: tuple[int, ...], side: int, mask: list[list[float]] | None = None, *, scale: float = 0.6
+) -> list[Tensor]:
     """Return maps (B, C, H, W) of queries, keys and values, both tables, and a mask where one is given."""
     generator = torch.Generator().manual_seed(sum(size) + side)
     shapes = [size] * 3 + [(size[1] // 2, side)] * 2
@@ -57,7 +59,9 @@ def tiles_of_16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "MOST_PIXELS", 16)
 
 
-@pytest.mark.parametrize(("size", "heads", "layout"), [((1, 4, 5, 6), 1, None), ((2, 12, 2, 5), 2, torch.channels_last)])
+@pytest.mark.parametrize(
+    ("size", "heads", "layout"), [((1, 4, 5, 6), 1, None), ((2, 12, 2, 5), 2, torch.channels_last)]
+)
 def test_several_tiles_and_a_head_of_rows_and_columns(size, heads, layout, tiles_of_16) -> None:
     """Use heads of 4 and 6 channels; the only head of the first case has channels of both tables."""
     mask = [[1.0, 0.4], [1.0, 0.9]][:heads]
