@@ -21,7 +21,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,8 @@ LIMITS = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}  # of the largest 
 Case = tuple[str, str, Callable[[], dict[str, Any]]]  # part, name, measurement
 
 
-def main() -> int:
-    arguments = parse()
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse(argv)
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         print("--device: cuda, but torch finds no GPU here. Use a machine with one, or try --device cpu --quick.")
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace, device: torch.device) -> tuple[list[dict[
     return rows, left
 
 
-def parse() -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", help="cuda, or cpu together with --quick")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
@@ -92,7 +92,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="seconds after which no case begins")
     parser.add_argument("--quick", action="store_true", help="tiny maps and batches, one round, nothing compiled")
     parser.add_argument("--json", type=Path, help="file of the report")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.device == "cpu" and not arguments.quick:
         parser.error("--device cpu: the cases are sized for a GPU. Add --quick.")
     return arguments

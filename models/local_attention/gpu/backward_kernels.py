@@ -47,9 +47,6 @@ def queries_kernel(
     k_image,
     k_row,
     k_col,
-    v_image,
-    v_row,
-    v_col,
     out_image,
     out_chan,
     out_row,
@@ -115,26 +112,29 @@ def queries_kernel(
     by_ring = tl.zeros([rows * cols, rings_pad], tl.float32)
     to_rows = table_parts + (block * (2 * radius + 1) + radius) * across + chans
     to_cols = to_rows + by_row - first
+    k += image * k_image
+    v += image * k_image
+    weights = mask + head * (radius + 1) if masked else mask
     for dy in range(-outer, outer + 1):
         key_y = y + dy
         in_rows = (key_y >= 0) & (key_y < height)
+        row_at = key_y * k_row
+        ring_y = tl.maximum(dy, -dy)
         by_y = tl.load(of_rows + dy * across, mask=has_row, other=0.0).to(tl.float32)
         of_row = tl.zeros([rows * cols], tl.float32)
         for dx in range(-outer, outer + 1):
             key_x = x + dx
-            there = in_rows & (key_x >= 0) & (key_x < width)
+            read = (in_rows & (key_x >= 0) & (key_x < width))[:, None] & own
+            at = (row_at + key_x * k_col)[:, None] + chans[None, :]
             by_x = tl.load(of_cols + dx * across, mask=has_col, other=0.0).to(tl.float32)
-            at = (key_y * k_row + key_x * k_col)[:, None] + chans[None, :]
-            key = tl.load(k + image * k_image + at, mask=there[:, None] & own, other=0.0).to(tl.float32)
-            key += (by_y + by_x)[None, :]
-            at = (key_y * v_row + key_x * v_col)[:, None] + chans[None, :]
-            value = tl.load(v + image * v_image + at, mask=there[:, None] & own, other=0.0).to(tl.float32)
+            key = tl.load(k + at, mask=read, other=0.0).to(tl.float32) + (by_y + by_x)[None, :]
+            value = tl.load(v + at, mask=read, other=0.0).to(tl.float32)
             weight = tl.exp(tl.sum(query * key, 1) - top) * inverse
             by_logit = (tl.sum(given * value, 1) - along) * weight * scale
             if masked:
-                ring = tl.maximum(tl.maximum(dy, -dy), tl.maximum(dx, -dx))
+                ring = tl.maximum(ring_y, tl.maximum(dx, -dx))
                 by_ring += tl.where((rings == ring)[None, :], by_logit[:, None], 0.0)
-                by_logit *= tl.load(mask + head * (radius + 1) + ring).to(tl.float32)
+                by_logit *= tl.load(weights + ring).to(tl.float32)
                 if not before:
                     by_logit -= weight * lost
             by_query += by_logit[:, None] * key
@@ -150,8 +150,9 @@ def queries_kernel(
             tl.store(to_rows + sign * far * across, nothing, mask=has_row)
             tl.store(to_cols + sign * far * across, nothing, mask=has_col)
     if masked:
-        weights = tl.load(mask + head * (radius + 1) + rings, mask=rings <= radius, other=0.0)
-        gets = (rings <= reach) & (weights > 0.0) if before else rings <= reach + 1
+        gets = rings <= reach + 1
+        if before:
+            gets = (rings <= reach) & (tl.load(weights + rings, mask=rings <= radius, other=0.0) > 0.0)
         part = tl.where(gets, tl.sum(by_ring, 0), 0.0)
         tl.store(mask_parts + (block * heads + head) * (radius + 1) + rings, part, mask=rings <= radius)
     here = (y * out_row + x * out_col)[:, None] + chans[None, :] * out_chan
@@ -179,9 +180,6 @@ def keys_kernel(
     k_image,
     k_row,
     k_col,
-    v_image,
-    v_row,
-    v_col,
     out_image,
     out_chan,
     out_row,
@@ -226,38 +224,43 @@ def keys_kernel(
             least = tl.minimum(least, tl.load(smallest + at, mask=one < tiles, other=1.0))
         inner = tl.where(tl.min(least, 0) < SMALL_TOTAL, window, reach)
 
-    here = (y * k_row + x * k_col)[:, None] + chans[None, :]
-    key = tl.load(k + image * k_image + here, mask=inside[:, None] & own, other=0.0).to(tl.float32)
-    here = (y * v_row + x * v_col)[:, None] + chans[None, :]
-    value = tl.load(v + image * v_image + here, mask=inside[:, None] & own, other=0.0).to(tl.float32)
+    here = image * k_image + (y * k_row + x * k_col)[:, None] + chans[None, :]
+    key = tl.load(k + here, mask=inside[:, None] & own, other=0.0).to(tl.float32)
+    value = tl.load(v + here, mask=inside[:, None] & own, other=0.0).to(tl.float32)
     by_key = tl.zeros([rows * cols, dim_pad], tl.float32)
     by_value = tl.zeros([rows * cols, dim_pad], tl.float32)
+    q += image * q_image
+    grad += image * grad_image
+    weights = mask + head * (radius + 1) if masked else mask
+    area = (image * heads + head) * height * width
     for dy in range(-inner, inner + 1):
         query_y = y - dy
         in_rows = (query_y >= 0) & (query_y < height)
+        row_at, grad_at, stat_at = query_y * q_row, query_y * grad_row, query_y * width
+        ring_y = tl.maximum(dy, -dy)
         by_y = tl.load(of_rows + dy * across, mask=has_row, other=0.0).to(tl.float32)
         for dx in range(-inner, inner + 1):
             query_x = x - dx
             there = in_rows & (query_x >= 0) & (query_x < width)
+            read = there[:, None] & own
             by_x = tl.load(of_cols + dx * across, mask=has_col, other=0.0).to(tl.float32)
-            at = (query_y * q_row + query_x * q_col)[:, None] + chans[None, :]
-            query = tl.load(q + image * q_image + at, mask=there[:, None] & own, other=0.0).to(tl.float32)
-            at = (query_y * grad_row + query_x * grad_col)[:, None] + chans[None, :]
-            given = tl.load(grad + image * grad_image + at, mask=there[:, None] & own, other=0.0).to(tl.float32)
-            at = ((image * heads + head) * height + query_y) * width + query_x
-            top = tl.load(tops + at, mask=there, other=0.0)
-            inverse = tl.load(inverses + at, mask=there, other=0.0)
-            along = tl.load(alongs + at, mask=there, other=0.0)
+            at = (row_at + query_x * q_col)[:, None] + chans[None, :]
+            query = tl.load(q + at, mask=read, other=0.0).to(tl.float32)
+            at = (grad_at + query_x * grad_col)[:, None] + chans[None, :]
+            given = tl.load(grad + at, mask=read, other=0.0).to(tl.float32)
+            stat = stat_at + query_x
+            top = tl.load(tops + area + stat, mask=there, other=0.0)
+            inverse = tl.load(inverses + area + stat, mask=there, other=0.0)
+            along = tl.load(alongs + area + stat, mask=there, other=0.0)
             weight = tl.exp(tl.sum(query * (key + (by_y + by_x)[None, :]), 1) - top) * inverse
             by_logit = (tl.sum(given * value, 1) - along) * weight
             share = weight
             if masked:
-                ring = tl.maximum(tl.maximum(dy, -dy), tl.maximum(dx, -dx))
-                ring_weight = tl.load(mask + head * (radius + 1) + ring).to(tl.float32)
+                ring_weight = tl.load(weights + tl.maximum(ring_y, tl.maximum(dx, -dx))).to(tl.float32)
                 by_logit *= ring_weight
                 share *= ring_weight
                 if not before:
-                    scale = 1.0 / tl.load(totals + at, mask=there, other=1.0)
+                    scale = 1.0 / tl.load(totals + area + stat, mask=there, other=1.0)
                     by_logit = (by_logit - weight * along * MASK_EPS) * scale
                     share *= scale
             by_key += by_logit[:, None] * query

@@ -71,9 +71,6 @@ def forward_kernel(
     k_image,
     k_row,
     k_col,
-    v_image,
-    v_row,
-    v_col,
     out_image,
     out_chan,
     out_row,
@@ -114,28 +111,34 @@ def forward_kernel(
     every = tl.zeros([rows * cols], tl.float32)
     kept = tl.zeros([rows * cols], tl.float32)
     attended = tl.zeros([rows * cols, dim_pad], tl.float32)
+    k += image * k_image
+    v += image * k_image
+    weights = mask + head * (radius + 1) if masked else mask
     for dy in range(-span, span + 1):
         key_y = y + dy
         in_rows = (key_y >= 0) & (key_y < height)
+        row_at = key_y * k_row
+        ring_y = tl.maximum(dy, -dy)
         by_y = tl.load(of_rows + dy * across, mask=has_row, other=0.0).to(tl.float32)
         for dx in range(-span, span + 1):
             key_x = x + dx
             there = in_rows & (key_x >= 0) & (key_x < width)
+            read = there[:, None] & own
+            at = (row_at + key_x * k_col)[:, None] + chans[None, :]
             by_x = tl.load(of_cols + dx * across, mask=has_col, other=0.0).to(tl.float32)
-            at = (key_y * k_row + key_x * k_col)[:, None] + chans[None, :]
-            key = tl.load(k + image * k_image + at, mask=there[:, None] & own, other=0.0).to(tl.float32)
+            key = tl.load(k + at, mask=read, other=0.0).to(tl.float32)
             logit = tl.sum(query * (key + (by_y + by_x)[None, :]), 1)
             higher = tl.maximum(top, logit)
             fade, share = tl.exp(top - higher), tl.exp(logit - higher)
             top = higher
             every = every * fade + share
             if masked:
-                ring = tl.maximum(tl.maximum(dy, -dy), tl.maximum(dx, -dx))
-                share = share * tl.load(mask + head * (radius + 1) + ring).to(tl.float32)
+                ring = tl.maximum(ring_y, tl.maximum(dx, -dx))
+                share = share * tl.load(weights + ring).to(tl.float32)
                 kept = kept * fade + share
-                there = there & (key_y < tl.where(ring <= reach, height, 0))  # without weight, not read
-            at = (key_y * v_row + key_x * v_col)[:, None] + chans[None, :]
-            value = tl.load(v + image * v_image + at, mask=there[:, None] & own, other=0.0).to(tl.float32)
+                # without weight, not read
+                read = (there & (key_y < tl.where(ring <= reach, height, 0)))[:, None] & own
+            value = tl.load(v + at, mask=read, other=0.0).to(tl.float32)
             attended = attended * fade[:, None] + share[:, None] * value
     here = ((image * heads + head) * height + y) * width + x
     if before:

@@ -82,8 +82,8 @@ def attend(
     plan = _Plan.of(q, table, mask, heads=heads, before=before, follows=follows)
     out = like_queries(q)
     stats = q.new_empty(3, q.shape[0], heads, *q.shape[2:], dtype=torch.float32)
-    q, k, v = _channels_last(q), _channels_last(k), _channels_last(v)
-    places = (*_place(q), *_place(k), *_place(v), *out.stride())
+    q, k, v = _channels_last(q), *_alike(k, v)
+    places = (*_place(q), *_place(k), *out.stride())
     with _on_device(q):
         forward_kernel[(plan.programs,)](
             q, k, v, table.contiguous(), _dense(mask), out, *stats, *places, *plan.numbers, **plan.constants
@@ -115,7 +115,7 @@ def attend_backward(
     Returns:
         Gradients of q, k, v, table and mask, the last one empty where there is no mask.
     """
-    q, k, v = (_channels_last(x) for x in maps)
+    q, k, v = _channels_last(maps[0]), *_alike(*maps[1:])
     out, stats, grad = results[0], results[1], _channels_last(results[2])
     plan = _Plan.of(q, table, mask, heads=heads, before=before, follows=follows)
     table, mask = table.contiguous(), _dense(mask)
@@ -126,7 +126,7 @@ def attend_backward(
     smallest = stats.new_empty(len(q), heads, plan.tiles)
     table_parts = stats.new_empty(blocks, *table.shape)
     mask_parts = None if mask is None else stats.new_empty(blocks, *mask.shape)
-    places = (*_place(q), *_place(k), *_place(v), *grad_q.stride(), *_place(grad))
+    places = (*_place(q), *_place(k), *grad_q.stride(), *_place(grad))
     with _on_device(q):
         queries_kernel[(plan.programs,)](
             *(q, k, v, table, mask, out, grad, *stats, grad_q, along, smallest, table_parts, mask_parts),
@@ -148,6 +148,15 @@ def attend_backward(
 def _channels_last(x: Tensor) -> Tensor:
     """Put the channels of a map side by side, as every offset reads them; images may lie apart."""
     return x if x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
+
+
+def _alike(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Put the channels of keys and values side by side, with the same strides."""
+    k, v = _channels_last(k), _channels_last(v)
+    if k.stride() == v.stride():
+        return k, v
+    layout = torch.channels_last
+    return torch.empty_like(k, memory_format=layout).copy_(k), torch.empty_like(v, memory_format=layout).copy_(v)
 
 
 def _place(x: Tensor) -> tuple[int, int, int]:
