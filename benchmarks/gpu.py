@@ -11,13 +11,15 @@
 
 Cases run in this order; none begins that would end after `--budget-s`, if it took as long as the longest of its part so
 far, and those left out are listed. A case that fails is in the report with its error. Needs torch, timm, `models` and
-`tests/support` only. `--device cpu --quick` runs tiny forms, to test the script.
+`tests/support` only. `--device cpu --quick` runs tiny forms, to test the script; with TRITON_INTERPRET=1 and
+`--parts correctness` it checks the kernels in Triton's interpreter, in some minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 import time
@@ -29,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent / "networks"))
 
 import torch
-from gpu_attention import SIZES, correctness_cases, exactness, time_attention
+from gpu_attention import INTERPRETED, SIZES, correctness_cases, exactness, time_attention
 from gpu_networks import LESA_MAPS, NETWORKS, quick_form, time_binary_term, time_network
 
 PARTS = ("correctness", "attention", "networks", "compiled")
@@ -113,7 +115,8 @@ def cases(arguments: argparse.Namespace, device: torch.device) -> Iterator[Case]
     """Yield all cases, those first that matter most."""
     quick = arguments.quick
     rounds = 1 if quick else arguments.rounds
-    for one in correctness_cases(quick=quick):
+    interpreted = device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    for one in INTERPRETED if interpreted else correctness_cases(quick=quick):
         yield "correctness", one.name, lambda one=one: exactness(one, device)
     for size, one in SIZES.items():
         small = next(iter(correctness_cases(quick=True))) if quick else one

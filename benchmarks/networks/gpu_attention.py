@@ -18,7 +18,7 @@ from models.local_attention.gpu.operator import gpu_serves
 from models.local_attention.operator import local_attention
 from tests.support.networks.attention_oracle import unfold_attention
 
-__all__ = ["SIZES", "AttentionCase", "correctness_cases", "exactness", "time_attention"]
+__all__ = ["INTERPRETED", "SIZES", "AttentionCase", "correctness_cases", "exactness", "time_attention"]
 
 CASE_S = 10.0  # of the timing of a case
 NAMES = ("output", "q", "k", "v", "rel_h", "rel_w", "mask")
@@ -87,6 +87,32 @@ SIZES = {
     "large, window 11": AttentionCase(size=(16, 64, 56, 56), heads=4, side=11, dtype=torch.bfloat16),
     "large, deep": AttentionCase(size=(32, 256, 14, 14), heads=4, side=7, dtype=torch.bfloat16),
 }
+
+
+def _interpreted(
+    size: tuple[int, int, int, int], heads: int, side: int, mask: str, dtype: torch.dtype
+) -> AttentionCase:
+    layout = size[1] % 16 == 0
+    return AttentionCase(size=size, heads=heads, side=side, mask=mask, dtype=dtype, channels_last=layout)
+
+
+INTERPRETED = (
+    _interpreted((2, 16, 7, 7), 4, 15, "after", torch.float32),
+    _interpreted((1, 12, 14, 11), 2, 7, "before", torch.float32),
+    _interpreted((1, 48, 9, 5), 2, 5, "after", torch.float32),
+    _interpreted((1, 256, 5, 6), 2, 3, "after", torch.float32),
+    _interpreted((1, 96, 6, 4), 1, 7, "none", torch.float32),
+    _interpreted((1, 128, 8, 8), 8, 9, "after", torch.bfloat16),
+    _interpreted((1, 64, 9, 9), 2, 5, "before", torch.float16),
+    _interpreted((1, 4, 3, 64), 1, 11, "after", torch.float32),
+    _interpreted((1, 8, 256, 4), 2, 3, "after", torch.float32),
+    _interpreted((3, 8, 32, 32), 2, 3, "after", torch.bfloat16),
+    _interpreted((1, 8, 4, 256), 2, 3, "before", torch.float32),
+    _interpreted((1, 40, 13, 18), 2, 5, "after", torch.float16),
+    _interpreted((1, 8, 1, 1), 2, 13, "after", torch.float32),
+    _interpreted((1, 8, 40, 40), 2, 5, "none", torch.float32),
+)
+"""Cases that Triton's interpreter computes in minutes on a CPU."""
 
 
 def correctness_cases(*, quick: bool) -> Iterator[AttentionCase]:

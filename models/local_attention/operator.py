@@ -74,7 +74,7 @@ def local_attention(
             q,
             k,
             v,
-            torch.cat([rel_h, rel_w]).transpose(0, 1),
+            torch.cat([rel_h, rel_w]).transpose(0, 1).contiguous(),
             ring_mask,
             num_heads=num_heads,
             mask_before_softmax=mask_before_softmax,
