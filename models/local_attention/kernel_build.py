@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["SWITCH", "attention_library", "kernels_enabled"]
+__all__ = ["SWITCH", "attention_library"]
 
 SWITCH = "SPATIALSWEEP_KERNELS"  # 0 turns compiled kernels off
 
@@ -37,14 +37,9 @@ _log = logging.getLogger(__name__)
 _one_at_a_time = threading.Lock()
 
 
-def kernels_enabled() -> bool:
-    """Return whether kernels may be used, those for CPUs and those for GPUs."""
-    return os.environ.get(SWITCH, "1").strip().lower() not in {"0", "false", "off", "no"}
-
-
 def attention_library() -> ctypes.CDLL | None:
     """Return the compiled attention, built if need be; None when it is switched off or cannot be built."""
-    if not kernels_enabled():
+    if os.environ.get(SWITCH, "1").strip().lower() in {"0", "false", "off", "no"}:
         return None
     with _one_at_a_time:
         return _open_or_build()

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from models.local_attention.gpu.layouts import like_queries
-from models.local_attention.kernel_build import kernels_enabled
 from models.padding import is_traced_to_file
 
 __all__ = ["gpu_attention", "gpu_serves", "gpu_serves_layer"]
@@ -23,6 +22,7 @@ __all__ = ["gpu_attention", "gpu_serves", "gpu_serves_layer"]
 LARGEST_SIDE = 63  # px of a window: sums by column are held in registers
 LARGEST_DIM = 128  # channels of a head
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+SWITCH = "SPATIALSWEEP_KERNELS"  # 0 turns these kernels off, as those for CPUs
 INTERPRETER = "TRITON_INTERPRET"  # Triton's own variable: 1 runs kernels in Python, on any device
 
 _SCHEMA = "(Tensor q, Tensor k, Tensor v, Tensor table, Tensor? mask, int heads, bool before, bool follows)"
@@ -174,7 +174,7 @@ _attend.register_autograd(_gradients, setup_context=_keep)
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _devices() -> tuple[str, ...]:
     """Return the types of devices that the kernels run on: none where they are off or Triton is missing."""
-    if not kernels_enabled() or not _has_triton():
+    if os.environ.get(SWITCH, "1").strip().lower() in {"0", "false", "off", "no"} or not _has_triton():
         return ()
     return (
         ("cuda", "cpu") if os.environ.get(INTERPRETER, "0").strip().lower() in {"1", "true", "on", "yes"} else ("cuda",)
