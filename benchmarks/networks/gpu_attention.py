@@ -90,25 +90,24 @@ SIZES = {
 
 
 def _interpreted(
-    size: tuple[int, int, int, int], heads: int, side: int, mask: str, dtype: torch.dtype
+    size: tuple[int, int, int, int], heads: int, side: int, mask: str, dtype: torch.dtype, *, channels_last: bool = True
 ) -> AttentionCase:
-    layout = size[1] % 16 == 0
-    return AttentionCase(size=size, heads=heads, side=side, mask=mask, dtype=dtype, channels_last=layout)
+    return AttentionCase(size=size, heads=heads, side=side, mask=mask, dtype=dtype, channels_last=channels_last)
 
 
 INTERPRETED = (
     _interpreted((2, 16, 7, 7), 4, 15, "after", torch.float32),
-    _interpreted((1, 12, 14, 11), 2, 7, "before", torch.float32),
+    _interpreted((1, 12, 14, 11), 2, 7, "before", torch.float32, channels_last=False),
     _interpreted((1, 48, 9, 5), 2, 5, "after", torch.float32),
     _interpreted((1, 256, 5, 6), 2, 3, "after", torch.float32),
-    _interpreted((1, 96, 6, 4), 1, 7, "none", torch.float32),
+    _interpreted((1, 96, 6, 4), 1, 7, "none", torch.float32, channels_last=False),
     _interpreted((1, 128, 8, 8), 8, 9, "after", torch.bfloat16),
     _interpreted((1, 64, 9, 9), 2, 5, "before", torch.float16),
     _interpreted((1, 4, 3, 64), 1, 11, "after", torch.float32),
-    _interpreted((1, 8, 256, 4), 2, 3, "after", torch.float32),
+    _interpreted((1, 8, 256, 4), 2, 3, "after", torch.float32, channels_last=False),
     _interpreted((3, 8, 32, 32), 2, 3, "after", torch.bfloat16),
     _interpreted((1, 8, 4, 256), 2, 3, "before", torch.float32),
-    _interpreted((1, 40, 13, 18), 2, 5, "after", torch.float16),
+    _interpreted((1, 40, 13, 18), 2, 5, "after", torch.float16, channels_last=False),
     _interpreted((1, 8, 1, 1), 2, 13, "after", torch.float32),
     _interpreted((1, 8, 40, 40), 2, 5, "none", torch.float32),
 )

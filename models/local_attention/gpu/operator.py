@@ -176,9 +176,8 @@ def _devices() -> tuple[str, ...]:
     """Return the types of devices that the kernels run on: none where they are off or Triton is missing."""
     if os.environ.get(SWITCH, "1").strip().lower() in {"0", "false", "off", "no"} or not _has_triton():
         return ()
-    return (
-        ("cuda", "cpu") if os.environ.get(INTERPRETER, "0").strip().lower() in {"1", "true", "on", "yes"} else ("cuda",)
-    )
+    interpreted = os.environ.get(INTERPRETER, "0").strip().lower() in {"1", "true", "on", "yes"}
+    return ("cuda", "cpu") if interpreted else ("cuda",)
 
 
 @functools.cache
