@@ -19,7 +19,7 @@ from orchestrator.config.sections.training import TrainingConfig
 from orchestrator.config.trial import ROW, SEED, TrialConfig, resolve_trial
 from orchestrator.data.datasets import DatasetFacts
 from orchestrator.files.sqlite_files import is_missing_file
-from orchestrator.lanes.trial_client import TRIAL
+from orchestrator.lanes.tune_keys import TRIAL
 from orchestrator.records.journal import Journal
 from orchestrator.records.ledger import Ledger
 from orchestrator.search.proposals.enqueued_trials import SOURCE, enqueue_trials

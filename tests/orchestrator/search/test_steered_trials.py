@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from orchestrator import load_sweep
 from orchestrator.config.plans import resolve_plans
-from orchestrator.lanes.trial_client import EPOCH, HELD, LANE, NODES, REPORTED, TRIAL
+from orchestrator.lanes.tune_keys import EPOCH, HELD, LANE, NODES, REPORTED, TRIAL
 from orchestrator.records.budget import Budget
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.history import read_begun
@@ -133,7 +133,7 @@ class Session:
             trial.last_result = result
             if decision == "STOP":
                 self.running.remove(trial)
-                self.search._searcher.on_trial_complete(trial.trial_id, result)
+                self.search._searcher.release(trial.trial_id)
                 self.search._callback.on_trial_complete(0, [], trial)
                 self.scheduler.on_trial_complete(None, trial, result)  # type: ignore[arg-type]
 
