@@ -1,4 +1,4 @@
-"""Source of configurations for Tune, which takes them from the study; this module imports no Ray: a dry run needs none."""
+"""Source of configurations for Tune; this module imports no Ray, since a dry run needs none."""
 
 from __future__ import annotations
 

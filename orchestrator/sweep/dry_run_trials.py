@@ -25,7 +25,6 @@ from orchestrator.records.ledger import Ledger
 from orchestrator.search.proposals.enqueued_trials import SOURCE, enqueue_trials
 from orchestrator.search.proposals.trial_filter import TrialFilter
 from orchestrator.search.searcher import StudySearcher
-from orchestrator.search.storage import open_storage
 from orchestrator.search.study import open_study
 from orchestrator.training.memory.memory_estimate import MemoryEstimate, estimate_memory
 from search_spaces import setting_of
@@ -135,7 +134,7 @@ def preview_trials(plan: SearchPlan, count: int, study_uri: str, say: Callable[[
     storage = optuna.storages.InMemoryStorage()
     study = open_study(plan, "preview", storage)
     tried_first: list[str] = []
-    earlier = open_storage(study_uri) if plan.warm_start and not is_missing_file(study_uri) else storage
+    earlier = _open_storage(study_uri) if plan.warm_start and not is_missing_file(study_uri) else storage
     enqueue_trials(study, plan, earlier, tried_first.append)
     with tempfile.TemporaryDirectory() as scratch, Journal(Path(scratch) / "journal.jsonl") as journal:
         ledger = Ledger(journal)
@@ -149,6 +148,12 @@ def preview_trials(plan: SearchPlan, count: int, study_uri: str, say: Callable[[
             source = study.get_trials(deepcopy=False)[trial.number].user_attrs.get(SOURCE)
             found.append(PreviewTrial(trial, ledger.trial(trial.number).params, source))
         return Preview(found, len(ledger.rejected()), tuple(tried_first))
+
+
+def _open_storage(uri: str) -> optuna.storages.BaseStorage:
+    from orchestrator.search.storage import open_storage  # takes SQLAlchemy and Alembic along, for earlier sweeps alone
+
+    return open_storage(uri)
 
 
 def describe(sampler: SamplerConfig, trial_filter: TrialFilter, first: PreviewTrial) -> Proposal:
