@@ -181,7 +181,7 @@ def forked_workers(modules: Sequence[str]) -> Iterator[ForkServer | None]:
 @contextlib.contextmanager
 def _worker_command(server: ForkServer) -> Iterator[None]:
     """Have Ray start workers through the fork server; the raylet passes its environment to them."""
-    from orchestrator.runtime.ray_private.forked_process import WORKER_SCRIPT, started_by
+    from orchestrator.runtime.ray_private.instance import WORKER_SCRIPT, started_by
 
     own = {SOCKET: server.socket, SCRIPT: str(WORKER_SCRIPT)}
     os.environ.update(own)

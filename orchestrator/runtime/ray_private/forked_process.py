@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import select
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import ray.actor
-from ray._private import parameter, utils
-from ray._private.workers import __file__ as _workers_file
+from ray._private import utils
 from ray._raylet import ActorClassID, UniqueID
 
-__all__ = ["WORKER_SCRIPT", "end_with_raylet", "follow_thread_limits", "fresh_id", "started_by", "unseeded_ids"]
-
-WORKER_SCRIPT = Path(_workers_file).with_name("default_worker.py")
-
-
-@contextmanager
-def started_by(script: Path) -> Iterator[None]:
-    """Have instances of Ray that begin within the context start their workers through another script.
-
-    The raylet runs it in place of `default_worker.py`, with the same arguments, and recognises the worker by
-    `--worker-id` and the process id that the worker itself announces. `ray.init` has no argument for it.
-
-    Args:
-        script: Script that starts a worker.
-    """
-    names = vars(parameter)
-    before = names["RayParams"]
-    names["RayParams"] = functools.partial(before, worker_path=str(script))
-    try:
-        yield
-    finally:
-        names["RayParams"] = before
+__all__ = ["end_with_raylet", "follow_thread_limits", "fresh_id", "unseeded_ids"]
 
 
 @contextmanager
