@@ -43,6 +43,7 @@ _OF_ONE_WORKER = frozenset(
         "COLUMNS",
         "LINES",
         "OLDPWD",
+        "PYTEST_CURRENT_TEST",
         "SHLVL",
     }
 )

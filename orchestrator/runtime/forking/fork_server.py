@@ -32,6 +32,8 @@ SWITCH = "SPATIALSWEEP_FORK_WORKERS"
 _SERVER = Path(__file__).with_name("server.py")
 _CLIENT = Path(__file__).with_name("start_worker.py")
 _BACKLOG = 512
+_FOLDER, _SOCKET = "fork", "socket"
+_RANDOM_CHARACTERS = 8
 _SOCKET_BYTES = 107
 _RAY_ADDS = ("ray", "thirdparty_files")
 
@@ -50,28 +52,34 @@ class ForkServer:
         self._modules = tuple(modules)
         self._environ = dict(os.environ)
         self._path = _search_path()
-        self._folder = Path(tempfile.mkdtemp(prefix="fork"))
-        self.socket = str(self._folder / "socket")
-        if len(os.fsencode(self.socket)) > _SOCKET_BYTES:
-            self._folder.rmdir()
-            raise OSError(f"the path of its socket is too long: {self.socket}")
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(self.socket)
-            listener.listen(_BACKLOG)
-            setting = {"path": self._path, "modules": modules, "socket": listener.fileno(), "folder": str(self._folder)}
-            # Interpreter options as those with which Ray starts a worker.
-            flags = ["-S"] * sys.flags.no_site + ["-s"] * sys.flags.no_user_site
-            self._process = subprocess.Popen(
-                [sys.executable, *flags, str(_SERVER), json.dumps(setting)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[listener.fileno()],
-            )
+        self._folder = _private_folder()
+        self.socket = str(self._folder / _SOCKET)
+        try:
+            with socket.socket(socket.AF_UNIX) as listener:
+                # Workers connect to it while the server still imports.
+                listener.bind(self.socket)
+                listener.listen(_BACKLOG)
+                self._process = self._started(listener.fileno())
+        except OSError:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._sessions, self._faults = self._process.stdin, self._process.stdout
         os.set_blocking(self._faults.fileno(), False)
+
+    def _started(self, listener: int) -> subprocess.Popen[bytes]:
+        setting = {"path": self._path, "modules": self._modules, "socket": listener, "folder": str(self._folder)}
+        # Interpreter options as those with which Ray starts a worker.
+        flags = ["-S"] * sys.flags.no_site + ["-s"] * sys.flags.no_user_site
+        return subprocess.Popen(  # noqa: S603 - this interpreter
+            [sys.executable, *flags, str(_SERVER), json.dumps(setting)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[listener],
+            bufsize=0,
+        )
 
     @property
     def pid(self) -> int:
@@ -100,8 +108,8 @@ class ForkServer:
         finally:
             with contextlib.suppress(OSError):
                 self._write(b"-")
-            for line in self._new_faults():
-                logger.warning("Workers were started without the fork server, which takes longer: %s.", line)
+            for fault in self._new_faults():
+                logger.warning("Workers were started without the fork server, which takes longer: %s.", fault)
 
     def close(self) -> None:
         """End the process; workers that it has forked stay."""
@@ -113,10 +121,12 @@ class ForkServer:
 
     def _write(self, sign: bytes) -> None:
         self._sessions.write(sign)
-        self._sessions.flush()
 
     def _new_faults(self) -> list[str]:
-        return (self._faults.read() or b"").decode(errors="replace").splitlines()
+        faults = (self._faults.read() or b"").decode(errors="replace").splitlines()
+        if not faults and (code := self._process.poll()) is not None:
+            return [f"it has ended with code {code}"]
+        return faults
 
 
 _servers: list[ForkServer] = []
@@ -193,9 +203,17 @@ def _worker_command(server: ForkServer) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
+def _private_folder() -> Path:
+    """Make a folder that only this user can enter, with a path short enough for a socket in it."""
+    parent = tempfile.gettempdir()
+    if len(os.fsencode(parent)) > _SOCKET_BYTES - len(f"/{_FOLDER}{'x' * _RANDOM_CHARACTERS}/{_SOCKET}"):
+        parent = "/tmp"  # noqa: S108 - the folder made there has a random name and is for this user alone
+    return Path(tempfile.mkdtemp(prefix=_FOLDER, dir=parent))
+
+
 def _search_path() -> list[str]:
     """Return the module search path of this process, absolute, without what Ray adds to it when it is imported."""
-    return [os.path.abspath(folder) for folder in sys.path if Path(folder).parts[-2:] != _RAY_ADDS]
+    return [str(Path(folder).absolute()) for folder in sys.path if Path(folder).parts[-2:] != _RAY_ADDS]
 
 
 def _is_wanted() -> bool:

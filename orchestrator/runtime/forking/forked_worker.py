@@ -43,11 +43,10 @@ def require_forkable() -> None:
     Raises:
         RuntimeError: There is another thread, a GPU is in use, or children draw the same ids.
     """
-    threads = [Path(f"/proc/self/task/{task}/comm").read_text().strip() for task in os.listdir("/proc/self/task")]
+    threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
     if len(threads) > 1:
         raise RuntimeError(f"the imports have started threads ({', '.join(threads)})")
-    open_files = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
-    if any(name.startswith(_GPU_FILES) for name in open_files):
+    if any(str(file.resolve()).startswith(_GPU_FILES) for file in Path("/proc/self/fd").iterdir()):
         raise RuntimeError("the imports have used a GPU")
     if _id_of_child() == _id_of_child():
         raise RuntimeError("its children draw the same ids")
@@ -60,7 +59,7 @@ def _id_of_child() -> bytes:
         os.write(writing, fresh_id())
         os._exit(0)
     os.close(writing)
-    with open(reading, "rb") as file:
+    with os.fdopen(reading, "rb") as file:
         found = file.read()
     os.waitpid(child, 0)
     return found
@@ -101,7 +100,7 @@ def _run(request: Mapping[str, Any], path: list[str]) -> None:
     os.environ.update(request["environ"])
     script = request["arguments"][0]
     sys.argv[:] = request["arguments"]
-    sys.path[:] = [os.path.dirname(script), *path]
+    sys.path[:] = [str(Path(script).parent), *path]
     _draw_new_seeds()
     reload_authentication()
     end_with_raylet()

@@ -20,7 +20,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 IDLE_S = 60.0
 _HANDSHAKE_S = 5.0
@@ -41,7 +41,7 @@ def main() -> None:
     except BaseException as error:
         _say(f"it cannot import what workers need: {type(error).__name__}: {error}")
         shutil.rmtree(setting["folder"], ignore_errors=True)
-        raise
+        os._exit(1)  # threads of the modules may never end
     server = Server(socket.socket(fileno=setting["socket"]), worker_of, environ, first_path)
     if (worker := server.serve()) is None:
         shutil.rmtree(setting["folder"], ignore_errors=True)

@@ -35,7 +35,7 @@ def main() -> None:
     script, flags = os.environ[SCRIPT], sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv)]
     for name in (SOCKET, SCRIPT):
         del os.environ[name]
-    os.execv(sys.executable, [sys.executable, *flags, script, *sys.argv[1:]])
+    os.execv(sys.executable, [sys.executable, *flags, script, *sys.argv[1:]])  # noqa: S606
 
 
 def _forked() -> str:
@@ -65,7 +65,7 @@ def _own_state() -> dict[str, Any]:
         "arguments": [os.environ[SCRIPT], *sys.argv[1:]],
         "interpreter": interpreter(),
         "environ": environ,
-        "folder": os.getcwd(),
+        "folder": os.getcwd(),  # noqa: PTH109 - pathlib would take as long to import as the rest
         "umask": umask,
         "ignored_signals": ignored,
         "blocked_signals": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
@@ -75,7 +75,7 @@ def _own_state() -> dict[str, Any]:
 def _late_state() -> dict[str, Any]:
     """Return what the raylet sets after it has started this process."""
     state: dict[str, Any] = {"niceness": os.getpriority(os.PRIO_PROCESS, 0)}
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", encoding="ascii") as file:
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj") as file:  # noqa: PTH123
         state["oom_score_adj"] = file.read().strip()
     return state
 
