@@ -32,7 +32,8 @@ _OF_ONE_WORKER = frozenset(
         "RAY_RAYLET_PID",
         "RAY_USAGE_STATS_ENABLED",
         "SPT_NOENV",
-        # Set by packages in the driver when they are imported.
+        # Set by packages in the driver when they are imported or used.
+        "PYTHONBREAKPOINT",
         "RAY_CLIENT_MODE",
         "_MLFLOW_TELEMETRY_SESSION_ID",
         # Set by torch and Triton on first use, to what it is without.

@@ -106,7 +106,7 @@ class ForkServer:
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):  # it has ended, or was closed
                 self._write(b"-")
             for fault in self._new_faults():
                 logger.warning("Workers were started without the fork server, which takes longer: %s.", fault)
@@ -123,6 +123,8 @@ class ForkServer:
         self._sessions.write(sign)
 
     def _new_faults(self) -> list[str]:
+        if self._faults.closed:
+            return []
         faults = (self._faults.read() or b"").decode(errors="replace").splitlines()
         if not faults and (code := self._process.poll()) is not None:
             return [f"it has ended with code {code}"]
