@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from orchestrator.errors import ClusterError
@@ -29,6 +30,8 @@ from orchestrator.runtime.forking.start_worker import SCRIPT, SOCKET
 logger = logging.getLogger(__name__)
 
 SWITCH = "SPATIALSWEEP_FORK_WORKERS"
+# With others, workers start as Ray starts them: a forked one depends on what Ray's library does when it is loaded.
+_TESTED_RAY = ("2.60.",)
 _SERVER = Path(__file__).with_name("server.py")
 _CLIENT = Path(__file__).with_name("start_worker.py")
 _BACKLOG = 512
@@ -222,7 +225,7 @@ def _is_wanted() -> bool:
     value = os.environ.get(SWITCH, "1")
     if value not in {"0", "1"}:
         raise ClusterError(f"{SWITCH} is '{value}'. Set it to 1, or to 0 to start each worker of Ray on its own.")
-    return value == "1" and sys.platform == "linux"
+    return value == "1" and sys.platform == "linux" and version("ray").startswith(_TESTED_RAY)
 
 
 def _end() -> None:
