@@ -224,7 +224,9 @@ def _search_path() -> list[str]:
 def _is_wanted() -> bool:
     value = os.environ.get(SWITCH, "1")
     if value not in {"0", "1"}:
-        raise ClusterError(f"{SWITCH} is '{value}'. Set it to 1, or to 0 to start each worker of Ray on its own.")
+        raise ClusterError(
+            f"SPATIALSWEEP_FORK_WORKERS is '{value}'. Set it to 1, or to 0 to start each worker of Ray on its own."
+        )
     return value == "1" and sys.platform == "linux" and version("ray").startswith(_TESTED_RAY)
 
 

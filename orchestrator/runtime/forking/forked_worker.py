@@ -1,4 +1,4 @@
-"""What a forked process does to be a worker that Ray has started as usual, and what the fork server checks."""
+"""A forked process as a worker that Ray has started as usual, and the checks of the fork server."""
 
 from __future__ import annotations
 
