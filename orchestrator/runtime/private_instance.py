@@ -21,6 +21,7 @@ import ray
 from orchestrator.errors import ClusterError, RayLostError, SpatialSweepError, first_line
 from orchestrator.runtime.cluster_token import MODE, PATH, TOKEN, token_settings
 from orchestrator.runtime.ray_private.core import loopback_only
+from orchestrator.runtime.ray_private.instance import without_helpers
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def private_instance(*, verbose: bool, level: int) -> Iterator[None]:
     """
     with private_folder(os.environ) as folder, token_settings(own_token(os.environ)):
         try:
-            with loopback_only():
+            with loopback_only(), without_helpers(logs=verbose):
                 ray.init(
                     address="local",
                     include_dashboard=False,
