@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-long lint docs fuzz dashboard bench bench-models clean
+.PHONY: setup demo test test-long test-versions lint docs fuzz dashboard bench bench-models clean
 
 setup: $(STAMP)
 
@@ -23,6 +23,10 @@ test: setup
 # Whole sweeps that take minutes, which `make test` leaves out.
 test-long: setup
 	$(BIN)/pytest -m long --timeout 1800 --durations=10
+
+# What differs by version, on the newest supported Python and with the oldest supported Ray; needs root on Debian.
+test-versions: setup
+	VENV="$(CURDIR)/$(VENV)" .ci/versions
 
 lint: setup
 	$(BIN)/ruff format --check .
