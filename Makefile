@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-long test-versions lint docs fuzz dashboard bench bench-models clean
+.PHONY: setup demo test test-long test-versions lint docs fuzz dashboard bench bench-check bench-models clean
 
 setup: $(STAMP)
 
@@ -49,6 +49,10 @@ dashboard: setup
 
 bench: setup
 	$(BIN)/python benchmarks/trial_overhead.py
+
+# Ratios of the main benchmarks beside those in benchmarks/results/ratios.json; UPDATE=1 records them, ONLY="hub ddp" names some.
+bench-check: setup
+	$(BIN)/python benchmarks/regression/check.py $(if $(UPDATE),--update) $(if $(ONLY),--only $(ONLY))
 
 bench-models: setup
 	$(BIN)/python benchmarks/networks/model_speed.py --json build/model_speed.json
