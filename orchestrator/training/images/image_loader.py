@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import Compose
 
 from orchestrator.config.sections.dataset import Decoder
@@ -27,7 +27,7 @@ from orchestrator.errors import DataError
 from orchestrator.training.images.image_files import ImageFiles
 from orchestrator.training.images.socket_paths import keep_socket_paths_short
 from orchestrator.training.images.training_crops import TrainingCrops
-from orchestrator.training.randomness import sample_randomness
+from orchestrator.training.randomness import kept_randomness, seed_sample
 
 __all__ = ["Conversion", "GreyTransforms", "ImageLoader", "ImageTransforms", "SampleKey", "repeated_keys"]
 
@@ -210,16 +210,20 @@ class _Decoder(Dataset[tuple[Tensor, int]]):
         self.images = images
         self.conversion = conversion
 
-    def __getitem__(self, key: SampleKey) -> tuple[Tensor, int]:
+    def __getitems__(self, keys: Sequence[SampleKey]) -> list[tuple[Tensor, int]]:
+        with kept_randomness():
+            return [self._sample(key) for key in keys]
+
+    def _sample(self, key: SampleKey) -> tuple[Tensor, int]:
         content = self.images[key.place]
+        seed_sample(key.seed, key.epoch, key.place, key.copy)
         try:
-            with sample_randomness(key.seed, key.epoch, key.place, key.copy):
-                return self.conversion(content), int(self.images.labels[key.place])
+            return self.conversion(content), int(self.images.labels[key.place])
         except ImageError as error:
             raise DataError(f"image {key.place} cannot be decoded ({error}); prepare the dataset again") from None
 
 
 def _collate(samples: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    """Stack samples, channels last as decoders write pixels, so that no value is moved."""
-    rows_first = torch.stack([pixels.permute(1, 2, 0) for pixels, _ in samples])
+    """Stack samples, channels last as decoders write pixels, in shared memory where another process decodes."""
+    rows_first: Tensor = default_collate([pixels.permute(1, 2, 0) for pixels, _ in samples])
     return rows_first.permute(0, 3, 1, 2), torch.tensor([label for _, label in samples])

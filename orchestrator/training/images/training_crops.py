@@ -66,12 +66,12 @@ class TrainingCrops:
         modes = crop.interpolation
         mode = random.choice(modes) if isinstance(modes, tuple | list) else modes
         divisor = self._divisor(height, width)
-        whole = torch.from_numpy(image.pixels(divisor)).permute(2, 0, 1)
+        rows = torch.from_numpy(image.pixels(divisor))
         if divisor > 1:
-            down, right = whole.shape[1] / image.height, whole.shape[2] / image.width
-            top, height = _scaled(top, height, down)
-            left, width = _scaled(left, width, right)
-        return resized_as_by_pillow(whole[:, top : top + height, left : left + width], crop.size, mode)
+            top, height = _scaled(top, height, rows.shape[0] / image.height)
+            left, width = _scaled(left, width, rows.shape[1] / image.width)
+        region = rows[top : top + height, left : left + width].contiguous()  # torch resizes it twice as fast as a view
+        return resized_as_by_pillow(region.permute(2, 0, 1), crop.size, mode)
 
     def _divisor(self, height: int, width: int) -> int:
         if not self._scaled_decoding:

@@ -62,7 +62,7 @@ def test_noise_is_resized_as_by_pillow_for_sides_of_every_ratio() -> None:
 
 
 @pytest.mark.parametrize("ranges", [(0.4, 0.4, 0.4), (0.0, 0.9, 0.0), (0.3, 0.3, 0.3, 0.2)])
-def test_colours_are_equal_to_those_of_pillow(ranges: tuple[float, ...]) -> None:
+def test_colours_are_those_of_pillow(ranges: tuple[float, ...]) -> None:
     pixels = np.array(PHOTO.resize((31, 23)))
     jitter = ColorJitter(*ranges)
     for number in range(20):
@@ -70,7 +70,10 @@ def test_colours_are_equal_to_those_of_pillow(ranges: tuple[float, ...]) -> None
             expected = np.asarray(jitter(Image.fromarray(pixels)))
         with sample_randomness(number):
             seen = jitter_colours(torch.from_numpy(pixels).permute(2, 0, 1), jitter)
-        np.testing.assert_allclose(seen.permute(1, 2, 0).numpy(), expected, atol=0 if len(ranges) == 3 else 12)
+        differs = np.abs(seen.permute(1, 2, 0).numpy() - expected.astype(int))
+        if len(ranges) == 3:  # torchvision has its own arithmetic for hues
+            assert (differs.max(), (differs > 0).mean()) <= (1, 0.001)
+        assert differs.mean() < 1.5
 
 
 @pytest.mark.parametrize("options", [{"color_jitter": 0.4}, {"auto_augment": "rand-m9-mstd0.5-inc1"}, {"hflip": 0.0}])
