@@ -65,7 +65,7 @@ _UPRIGHT_PIXELS: Mapping[int, Callable[[Pixels], Pixels]] = MappingProxyType(
         5: lambda pixels: pixels.swapaxes(0, 1),
         6: lambda pixels: np.rot90(pixels, -1),
         7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
-        8: lambda pixels: np.rot90(pixels),
+        8: np.rot90,
     }
 )
 """The same as `_UPRIGHT`, of pixels."""
@@ -147,7 +147,7 @@ class EncodedImage:
         return np.array(decode_image(self._content)) if decoded is None else decoded
 
     def _by_torchvision(self) -> Pixels | None:
-        """Return the pixels of a JPEG file of three colours; None where torchvision refuses the file or has no decoder."""
+        """Return the pixels of a JPEG file of three colours; None where torchvision cannot decode it."""
         import torch  # many commands read headers alone, and need no torch
 
         try:

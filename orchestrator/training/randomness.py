@@ -95,7 +95,7 @@ def sample_randomness(*numbers: int) -> Iterator[None]:
     Takes a tenth of a millisecond, so that every image may have its own seed.
 
     Args:
-        numbers: As for `seed_sample`.
+        numbers: Numbers that determine the states, see `seed_sample`.
     """
     with kept_randomness():
         seed_sample(*numbers)

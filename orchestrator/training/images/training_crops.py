@@ -64,7 +64,7 @@ class TrainingCrops:
         size = torch.empty(3, image.height, image.width, device="meta")  # all that the draw reads
         top, left, height, width = crop.get_params(size, crop.scale, crop.ratio)
         modes = crop.interpolation
-        mode = random.choice(modes) if isinstance(modes, tuple | list) else modes
+        mode = random.choice(modes) if isinstance(modes, tuple | list) else modes  # noqa: S311 - drawn as timm draws it
         divisor = self._divisor(height, width)
         rows = torch.from_numpy(image.pixels(divisor))
         if divisor > 1:

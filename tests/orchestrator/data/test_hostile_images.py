@@ -162,7 +162,7 @@ def test_a_jpeg_file_that_announces_too_many_pixels_is_rejected_before_it_is_dec
     content = bytearray(encoded(Image.new("RGB", (16, 16), RED), "JPEG"))
     place = content.index(b"\xff\xc0") + 5
     content[place : place + 4] = (60_000).to_bytes(2, "big") * 2
-    with pytest.raises(ImageError, match="60000 x 60000|pixels"):
+    with pytest.raises(ImageError, match="more than 89478485 pixels"):
         EncodedImage(bytes(content))
 
 
