@@ -256,21 +256,6 @@ CASES: dict[str, dict[str, Any]] = {
         "epochs": 3,
         "sync_batch_norm": True,
     },
-    "gradients in small buckets of a fixed graph": {
-        "network": without_norm,
-        "optimizer": "sgd",
-        "lr": 0.1,
-        "bucket_mb": 0.001,
-        "static_graph": True,
-    },
-    "divided, recomputed": {
-        "network": with_recomputed_norm,
-        "optimizer": "sgd",
-        "lr": 0.1,
-        "parallel": "fsdp",
-        "sync_batch_norm": True,
-        "gradient_checkpointing": True,
-    },
     "divided, with a hook, in parts, clipped": {
         "network": with_a_span,
         "optimizer": "sgd",
@@ -279,7 +264,14 @@ CASES: dict[str, dict[str, Any]] = {
         "accumulation_steps": 2,
         "clip_grad_norm": 3.0,
     },
-    "synchronised norm": {"network": with_norm, "optimizer": "sgd", "lr": 0.1, "sync_batch_norm": True},
+    "synchronised norm, in small buckets": {
+        "network": with_norm,
+        "optimizer": "sgd",
+        "lr": 0.1,
+        "sync_batch_norm": True,
+        "bucket_mb": 0.001,
+        "static_graph": True,
+    },
 }
 
 
