@@ -100,7 +100,10 @@ def test_a_state_without_divided_tensors_is_left_as_it_is() -> None:
     ("training", "text"),
     [
         ({"parallel": "fsdp", "ema_decay": 0.9}, "training.parallel: got fsdp with ema_decay: 0.9; an average of the"),
-        ({"parallel": "fsdp", "optimizer": "adafactor"}, "got fsdp with optimizer: adafactor; its state is not divided"),
+        (
+            {"parallel": "fsdp", "optimizer": "adafactor"},
+            "got fsdp with optimizer: adafactor; its state is not divided",
+        ),
         ({"parallel": "fsdp", "bucket_mb": 5}, "got fsdp with bucket_mb: 5.0; gradients are exchanged block by block"),
         ({"parallel": "fsdp", "precision": "float16"}, "got fsdp with precision: float16; the scale of the loss"),
         ({"static_graph": True, "accumulation_steps": 2}, "training.static_graph: got true with accumulation_steps: 2"),
