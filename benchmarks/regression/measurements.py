@@ -68,7 +68,7 @@ def unit_s() -> float:
     took = []
     for _ in range(3):
         began = time.process_time()
-        table = {f"name-{number}": number * number % 97 for number in range(60_000)}
+        table = {f"name-{number}": number * number % 97 for number in range(15_000)}
         for _ in range(4):
             text = json.dumps(table)
             table = {name: value + 1 for name, value in json.loads(text).items()}
@@ -157,8 +157,7 @@ def _coco(output: Mapping[str, Any], _: float) -> Samples:
 
 def _hub(output: Mapping[str, Any], unit: float) -> Samples:
     for lanes, found in output["lanes"].items():
-        # A call takes about a ten-thousandth of the unit.
-        yield f"call with {lanes} lanes, in units of 1e-4", Better.LOWER, [found["us_per_call"] / unit / 100]
+        yield f"call with {lanes} lanes, in thousandths of a unit", Better.LOWER, [found["us_per_call"] / unit / 1e3]
 
 
 def _records(output: Mapping[str, Any], _: float) -> Samples:
@@ -185,7 +184,21 @@ _CASES = (
 MEASUREMENTS: Mapping[str, Measurement] = {
     "model_speed": Measurement(
         script="benchmarks/networks/model_speed.py",
-        arguments=("--threads", "1", "--clock", "cpu", "--rounds", "5", "--no-memory", "--cases", *_CASES),
+        arguments=(
+            "--threads",
+            "1",
+            "--clock",
+            "cpu",
+            "--rounds",
+            "5",
+            "--batch",
+            "8",
+            "--modes",
+            "training",
+            "--no-memory",
+            "--cases",
+            *_CASES,
+        ),
         read=_speedups,
         writes=True,
         environment=_QUIET,
@@ -197,7 +210,7 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     ),
     "ddp": Measurement(
         script="benchmarks/ddp.py",
-        arguments=("--image-size", "8", "--images", "1024", "--batch", "64", "--epochs", "12"),
+        arguments=("--image-size", "8", "--images", "1024", "--batch", "64", "--epochs", "9"),
         read=_ddp,
     ),
     "trial_overhead": Measurement(
