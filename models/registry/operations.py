@@ -55,6 +55,10 @@ def _same(x: Tensor, *_: Any) -> Sequence[int]:
     return x.shape
 
 
+def _floating(x: Tensor, *_: Any) -> Sequence[int] | None:
+    return x.shape if x.is_floating_point() else None
+
+
 def _broadcast(x: Tensor, other: object, *_: Any) -> Sequence[int] | None:
     if not isinstance(other, Tensor):
         return x.shape if x.is_floating_point() else None
@@ -112,15 +116,17 @@ _SHAPES: Mapping[Any, Callable[..., Sequence[Any] | None]] = {
     _ATEN.add.Tensor: _broadcast,
     _ATEN.addmm.default: _linear,
     _ATEN.cat.default: _joined,
+    _ATEN.clamp_min.default: _floating,
     _ATEN.div.Tensor: _broadcast,
     _ATEN.grid_sampler_2d.default: _sampled,
     _ATEN.mean.dim: _mean,
-    _ATEN.mul.Scalar: _same,
+    _ATEN.mul.Scalar: _floating,
     _ATEN.mul.Tensor: _broadcast,
     _ATEN.native_batch_norm.default: _normed,
+    _ATEN.pow.Tensor_Scalar: _floating,
     _ATEN.relu.default: _same,
     _ATEN.remainder.Scalar: _remainder,
-    _ATEN.rsqrt.default: _same,
+    _ATEN.rsqrt.default: _floating,
     _ATEN.sigmoid_.default: _same,
     _ATEN.stack.default: _stacked,
     _ATEN.sub.Tensor: _broadcast,

@@ -35,8 +35,8 @@ from orchestrator.training.tasks.registry import find_task
 
 _PROBE_IMAGES = 2  # batch norms need more than one
 _MOMENTUM = ("sgd", "momentum", "nesterov")  # optimisers that keep a velocity
-_ADAM = ("adam", "adamw")  # optimisers that keep two moments, and the number of steps of each parameter
-_STEP_BYTES = 4
+_MOMENTS = {"adam": (2, 4), "adamw": (2, 4), "lamb": (2, 0), "lion": (1, 0)}
+"""Moments that optimisers keep, and the bytes of the number of steps that they count for each parameter."""
 _STATES = 2  # assumed tensors per parameter, as of Adam, for an optimiser whose step fails on `meta`
 
 
@@ -187,8 +187,9 @@ def _optimizer_bytes(network: nn.Module, training: TrainingConfig, parameters: i
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if training.optimizer in _MOMENTUM:
         return sum(map(_bytes, trained)) if training.momentum else 0
-    if training.optimizer in _ADAM:
-        return 2 * sum(map(_bytes, trained)) + _STEP_BYTES * len(trained)
+    if training.optimizer in _MOMENTS:
+        moments, step_bytes = _MOMENTS[training.optimizer]
+        return moments * sum(map(_bytes, trained)) + step_bytes * len(trained)
     return _bytes_after_step(network, training, parameters)
 
 
