@@ -21,6 +21,7 @@ from models.common.options import ModelOptionError, OptionProblem
 from models.common.sync_batch_norm import sums_for, update_statistics
 from models.compiled.eager import is_eager
 from models.lesa.attending import AttentionTerms, attend
+from models.lesa.moments import product_moments
 from models.lesa.paired_norm import normed_pairs
 from models.lesa.positions import POSITIONS, AxialPositions, FlattenedPositions, at_least_float32
 from models.padding import WholeMapLayer
@@ -194,7 +195,7 @@ class BinaryTerm(WholeMapLayer):
         assert norm.running_mean is not None and norm.running_var is not None
         if not norm.training:
             return norm.running_var
-        moments = [product_moments(q, k)]
+        moments = [product_moments(at_least_float32(q), at_least_float32(k))]
         if self.flattened is not None:
             moments += self.flattened.moments(q, k)
         elif self.axial is not None and axial is not None:
@@ -224,14 +225,3 @@ def _without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any
     """
     has_autocast = torch.amp.is_autocast_available(device_type)
     return torch.autocast(device_type, enabled=False) if has_autocast else contextlib.nullcontext()
-
-
-def product_moments(q: Tensor, k: Tensor) -> Tensor:
-    """Compute sum and sum of squares of all products of queries and keys (M, N, d) of a head: (2, M).
-
-    The squares are those of the products, but come from the d x d matrix of second moments of the keys.
-    """
-    q, k = at_least_float32(q), at_least_float32(k)
-    first = (q.sum(1) * k.sum(1)).sum(1)
-    second = (torch.bmm(q, torch.bmm(k.transpose(1, 2), k)) * q).sum((1, 2))
-    return torch.stack([first, second])
