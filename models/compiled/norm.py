@@ -32,6 +32,7 @@ NORM = Kernel(
 
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 _LEAST_ELEMENTS = 1 << 14  # below, the calls take longer than the work
+_LEAST_CHANNELS = 64  # with channels last; rows of fewer channels are too short for the loops over them
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,7 +80,11 @@ def norm_serves(norm: nn.BatchNorm2d, x: Tensor, other: Tensor | None = None) ->
     kept = [y for y in (norm.weight, norm.bias, norm.running_mean, norm.running_var, other) if y is not None]
     if any(y.dtype != x.dtype for y in kept) or (other is not None and other.shape != x.shape):
         return False
-    return are_plain(x, *kept) and _order(x) is not None and compiled_library(NORM) is not None
+    if not are_plain(x, *kept) or (order := _order(x)) is None:
+        return False
+    if order == torch.channels_last and x.shape[1] < _LEAST_CHANNELS:
+        return False
+    return compiled_library(NORM) is not None
 
 
 def fused_norm(state: BatchNormState, x: Tensor, *, other: Tensor | None = None, relu: bool = False) -> Tensor:

@@ -118,8 +118,10 @@ def windows(table: Tensor, width: int) -> Tensor:
 def overlap_sum(parts: Tensor) -> Tensor:
     """Sum windows at their places, the adjoint of `windows`: (count, channels, width) -> (channels, count + width - 1).
 
-    Each row of a buffer that is one wider than the sum begins one place later when it is read without that column.
+    Each row of a buffer that is one wider than the sum begins one place later when it is read without that column. Places
+    and widths can change roles; the fewer of them are the rows.
     """
+    parts = parts if len(parts) <= parts.shape[2] else parts.permute(2, 1, 0)
     count, channels, width = parts.shape
     whole = count + width - 1
     buffer = parts.new_zeros(channels, count, whole + 1)
