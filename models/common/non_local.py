@@ -71,7 +71,7 @@ class NonLocal(WholeMapLayer):
         queries, keys, values = (y.flatten(2).transpose(1, 2)[:, None] for y in (q, k, v))
         read = functional.scaled_dot_product_attention(queries, keys, values, covered, scale=self.scale)
         attended = read[:, 0].transpose(1, 2).reshape(q.shape)
-        return normed_conv(self.expand, self.bn, attended, other=x)
+        return x + normed_conv(self.expand, self.bn, attended)  # in the order of x, which the next layer reads
 
     def _pooled_within(self, padding: Padding, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pool keys and values of the covered part; return the mask of the cells (B, 1, 1, cells), keys, values."""

@@ -8,7 +8,7 @@ Shape legend: M images times heads, N positions of the map, d channels of a quer
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -68,15 +68,17 @@ class AttentionTerms:
         logits = self._logits(first, last)
         if self.outside is not None:
             logits.masked_fill_(self.outside, -torch.inf)
-        return torch.softmax(logits, -1, dtype=torch.float32 if logits.itemsize < 4 else None).to(logits.dtype)
+        wide = torch.float32 if logits.itemsize < 4 else logits.dtype
+        return torch.softmax(logits, -1, dtype=wide).to(logits.dtype)
 
     def _logits(self, first: int, last: int) -> Tensor:
         q, k_turned = self.q[:, first:last], self.k.transpose(1, 2)
         if self.q_at is not None and self.k_at is not None and self.q_table is not None and self.k_table is not None:
             by_key = torch.bmm(self.k_at.transpose(0, 1), self.near(self.k_table, first, last, last - first))
-            logits = _turned(by_key.flatten(1)).unflatten(0, (q.shape[0], -1)).baddbmm_(q, k_turned)
+            logits: Tensor = _turned(by_key.flatten(1)).unflatten(0, (q.shape[0], -1)).baddbmm_(q, k_turned)
             at = self.q_at[:, first:last].transpose(0, 1)
-            return logits.add_(torch.bmm(at, self.near(self.q_table, first, last)).transpose(0, 1))
+            logits += torch.bmm(at, self.near(self.q_table, first, last)).transpose(0, 1)
+            return logits
         logits = torch.bmm(q, k_turned)
         if self.rows is not None and self.columns is not None:
             grid = logits.unflatten(2, (self.rows.shape[2], self.columns.shape[2]))
@@ -118,15 +120,22 @@ def windows(table: Tensor, width: int) -> Tensor:
 def overlap_sum(parts: Tensor) -> Tensor:
     """Sum windows at their places, the adjoint of `windows`: (count, channels, width) -> (channels, count + width - 1).
 
-    Each row of a buffer that is one wider than the sum begins one place later when it is read without that column. Places
-    and widths can change roles; the fewer of them are the rows.
+    Each row of a buffer that is one wider than the sum begins one place later when it is read without that column.
+    Places and widths can change roles; the fewer of them are the rows.
     """
     parts = parts if len(parts) <= parts.shape[2] else parts.permute(2, 1, 0)
     count, channels, width = parts.shape
     whole = count + width - 1
     buffer = parts.new_zeros(channels, count, whole + 1)
     buffer[:, :, :width] = parts.transpose(0, 1)
-    return buffer.flatten(1)[:, : count * whole].unflatten(1, (count, whole)).sum(1)
+    summed: Tensor = buffer.flatten(1)[:, : count * whole].unflatten(1, (count, whole)).sum(1)
+    return summed
+
+
+def _terms_of(tensors: Sequence[Tensor | None]) -> AttentionTerms:
+    q, k, v, *more = tensors
+    assert q is not None and k is not None and v is not None
+    return AttentionTerms(q, k, v, *more)
 
 
 def _turned(x: Tensor) -> Tensor:
@@ -139,7 +148,7 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, largest: int, *tensors: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        terms = AttentionTerms(*tensors)
+        terms = _terms_of(tensors)
         chunks = list(terms.chunks(largest))
         parts, parts_at = [], []
         for first, last in chunks:
@@ -157,8 +166,8 @@ class _Attend(torch.autograd.Function):
         kept, *tensors = ctx.saved_tensors
         if torch.is_grad_enabled():  # gradients of gradients
             grads = [grad] if grad_at is None else [grad, grad_at]
-            return None, *gradients_of(lambda *x: AttentionTerms(*x).formula(), tensors, grads)
-        terms = AttentionTerms(*tensors)
+            return None, *gradients_of(lambda *x: _terms_of(x).formula(), tensors, grads)
+        terms = _terms_of(tensors)
         found = _Gradients(terms, len(ctx.chunks))
         for first, last in ctx.chunks:
             weights = terms.weights(first, last) if kept is None else kept

@@ -101,7 +101,8 @@ class BinaryTerm(WholeMapLayer):
     def _as_map(self, values: Tensor, size: tuple[int, ...]) -> Tensor:
         """Put the channels of all heads side by side: (B * groups, N, v_chs) -> (B, dim, H, W), channels last."""
         by_position = values.unflatten(0, (-1, self.groups)).transpose(1, 2).flatten(2)
-        return by_position.transpose(1, 2).unflatten(2, size)
+        as_map: Tensor = by_position.transpose(1, 2).unflatten(2, size)
+        return as_map
 
     def _takes(self, size: tuple[int, ...]) -> bool:
         if self.flattened is not None:

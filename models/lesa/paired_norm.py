@@ -28,7 +28,8 @@ def normed_pairs(norm: nn.BatchNorm2d, even: Tensor, odd: Tensor) -> Tensor:
     hooked = norm._forward_hooks or norm._forward_pre_hooks or norm._backward_hooks
     if hooked or not is_of_process(norm) or not norm.affine or norm.running_mean is None or not is_eager(even, odd):
         stacked: Tensor = norm(torch.stack([even, odd], dim=2).flatten(1, 2))
-        return stacked.unflatten(1, (-1, 2)).sum(2)
+        summed: Tensor = stacked.unflatten(1, (-1, 2)).sum(2)
+        return summed
     state = BatchNormState.of(norm)
     return _apply(norm, _half(state, 1), odd, _apply(norm, _half(state, 0), even, None))
 
@@ -36,8 +37,8 @@ def normed_pairs(norm: nn.BatchNorm2d, even: Tensor, odd: Tensor) -> Tensor:
 def _half(state: BatchNormState, start: int) -> BatchNormState:
     """Return every other number of a norm, from one on."""
     assert state.running_mean is not None and state.running_var is not None
-    tensors = (state.weight, state.bias, state.running_mean, state.running_var)
-    return BatchNormState(*(tensor[start::2] for tensor in tensors), state.momentum, state.eps)
+    running = state.running_mean[start::2], state.running_var[start::2]
+    return BatchNormState(state.weight[start::2], state.bias[start::2], *running, state.momentum, state.eps)
 
 
 def _apply(norm: nn.BatchNorm2d, half: BatchNormState, x: Tensor, other: Tensor | None) -> Tensor:
