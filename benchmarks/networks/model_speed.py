@@ -2,7 +2,7 @@
 
     make bench-models
     python benchmarks/networks/model_speed.py [--cases lesa fcvit_tiny] [--threads 2] [--rounds 9] [--device cpu]
-                                     [--clock wall] [--quick] [--json PATH]
+                                     [--clock wall] [--no-memory] [--quick] [--json PATH]
 
 The plain forms are in tests/support/networks/plain_networks.py and hold the same weights. Before it is timed, each
 network is compared with its plain form in double precision, logits and all gradients. Both alternate in
@@ -68,12 +68,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--no-memory", action="store_true", help="no peak memory")
     parser.add_argument("--quick", action="store_true", help="three rounds, and no peak memory")
     parser.add_argument("--json", type=Path, help="file for the rows")
     parser.add_argument("--peak-of", nargs=4, metavar=("CASE", "VARIANT", "MODE", "COMPILED"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.rounds = min(arguments.rounds, 3)
+        arguments.rounds, arguments.no_memory = min(arguments.rounds, 3), True
     return arguments
 
 
@@ -87,7 +88,7 @@ def measure(case: Case, mode: str, *, compiled: bool, arguments: argparse.Namesp
     row["speedup"] = rounded(Ratio.of(timings["plain"], timings["ours"]))
     if case.control:
         row["times_control"] = rounded(Ratio.of(timings["ours"], timings["control"]))
-    if not arguments.quick:
+    if not arguments.no_memory:
         del programs
         for variant in variants:
             peak = peak_elsewhere(case, variant, mode, compiled=compiled, arguments=arguments)
