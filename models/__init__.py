@@ -5,6 +5,11 @@ below find, check and build networks by name, and collect the penalties, project
 the loop that trains it.
 """
 
+# ruff: noqa: E402 - timm is imported first, in a way of its own
+from models.import_of_timm import import_timm
+
+import_timm()
+
 from models.adaptive_span import variants as adaptive_span_variants
 from models.adaptive_span.frozen_span import freeze_spans
 from models.common.options import ModelOption, ModelOptionError, OptionProblem, OptionValue
