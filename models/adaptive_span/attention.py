@@ -200,7 +200,8 @@ class AdaptiveAttention(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Set the mode, and read on a GPU, where no pass does, the window that an exported program will have."""
         super().train(mode)
-        if self.span.device.type != "cpu":
+        sharded = type(self.span) is not nn.Parameter  # whose ranks would have to read together
+        if self.span.device.type != "cpu" and not sharded:
             self.window_radius()
         return self
 

@@ -7,7 +7,7 @@ Shapes: B images, C channels, G heads, H x W pixels, L radius of the table, K = 
 """
 
 import functools
-import importlib.util
+import logging
 import os
 from typing import Any
 
@@ -18,6 +18,8 @@ from models.local_attention.gpu.layouts import like_queries
 from models.padding import is_traced_to_file
 
 __all__ = ["gpu_attention", "gpu_serves", "gpu_serves_layer"]
+
+_log = logging.getLogger(__name__)
 
 LARGEST_SIDE = 63  # px of a window: sums by column are held in registers
 LARGEST_DIM = 128  # channels of a head
@@ -59,7 +61,7 @@ def gpu_serves_layer(parameter: Tensor, *, dim: int, side: int) -> bool:
         side: Side of the largest window in pixels.
     """
     fits = parameter.dtype in DTYPES and dim <= LARGEST_DIM and side <= LARGEST_SIDE
-    return fits and parameter.device.type in _devices()
+    return fits and _runs_on(parameter.device.type)
 
 
 def gpu_attention(
@@ -172,14 +174,24 @@ _attend.register_autograd(_gradients, setup_context=_keep)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _devices() -> tuple[str, ...]:
-    """Return the types of devices that the kernels run on: none where they are off or Triton is missing."""
-    if os.environ.get(SWITCH, "1").strip().lower() in {"0", "false", "off", "no"} or not _has_triton():
-        return ()
-    interpreted = os.environ.get(INTERPRETER, "0").strip().lower() in {"1", "true", "on", "yes"}
-    return ("cuda", "cpu") if interpreted else ("cuda",)
+def _runs_on(kind: str) -> bool:
+    """Return whether the kernels run on a type of device: not where they are off, or Triton is missing or fails."""
+    if os.environ.get(SWITCH, "1").strip().lower() in {"0", "false", "off", "no"}:
+        return False
+    if os.environ.get(INTERPRETER, "0").strip().lower() in {"1", "true", "on", "yes"}:
+        return kind in {"cpu", "cuda"}
+    return kind == "cuda" and _works()
 
 
 @functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+def _works() -> bool:
+    """Return whether a kernel can be compiled and launched, which needs a C compiler and a GPU that Triton supports."""
+    try:
+        from models.local_attention.gpu import launch
+
+        x = torch.zeros(1, 2, 1, 1, device="cuda", dtype=torch.bfloat16)
+        launch.attend(x, x, x, x.new_zeros(1, 2), None, heads=1, before=False, follows=False)
+    except Exception as error:  # whatever Triton, a compiler or a driver raises: it costs speed, never the training
+        _log.warning("local attention runs without its kernels for GPUs, more slowly: %s", error)
+        return False
+    return True
