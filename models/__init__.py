@@ -14,7 +14,7 @@ from models.adaptive_span import variants as adaptive_span_variants
 from models.adaptive_span.frozen_span import freeze_spans
 from models.common.options import ModelOption, ModelOptionError, OptionProblem, OptionValue
 from models.common.sync_batch_norm import synchronise_batch_norm
-from models.common.training_hooks import TrainingHooks, diagnostics, penalty, project_
+from models.common.training_hooks import TrainingHooks, diagnostics, has_training_hooks, penalty, project_
 from models.fcvit import variants as fcvit_variants
 from models.lesa import variants as lesa_variants
 from models.lsas import variants as lsas_variants
@@ -75,6 +75,7 @@ __all__ = [
     "create_model",
     "create_model_for",
     "diagnostics",
+    "has_training_hooks",
     "fcvit_variants",
     "first_map_side",
     "fit_weights",

@@ -27,7 +27,9 @@ from orchestrator.cli.options import (
 )
 from orchestrator.cli.output import tell, tell_json, wide_console
 from orchestrator.config.option_values import setting_values
+from orchestrator.lanes.lane_modules import LANE_MODULES
 from orchestrator.quick_imports import quick_imports
+from orchestrator.runtime.forking.fork_server import begin_early
 from orchestrator.runtime.submitted_versions import version_report
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ def run(
     """Run a sweep to its end and show its result."""
     for line in version_report():
         tell(line)
+    if not dry_run:
+        begin_early(address, LANE_MODULES)
     with quick_imports():
         from orchestrator.config import load_sweep
 
@@ -88,6 +92,7 @@ def resume(
 
     folder = existing_folder(resolve_runs_dir(runs_dir), name)
     require_original(folder)
+    begin_early(address, LANE_MODULES)
     values = setting_values(tracking_uri=tracking_uri, runs_dir=folder.path.parent)
     config = stored_config(folder, assignments or (), values=values, allow_code=allow_code)
     run_to_end(config, address, resume=True, allow_changed=allow_changed, verbose=verbose)

@@ -19,8 +19,10 @@ from pathlib import Path
 import ray
 
 from orchestrator.errors import ClusterError, RayLostError, SpatialSweepError, first_line
-from orchestrator.runtime.cluster_token import MODE, PATH, TOKEN, token_settings
+from orchestrator.runtime.auth_settings import MODE, PATH, TOKEN
+from orchestrator.runtime.cluster_token import token_settings
 from orchestrator.runtime.ray_private.core import loopback_only
+from orchestrator.runtime.ray_private.instance import without_helpers
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ def private_instance(*, verbose: bool, level: int) -> Iterator[None]:
     """
     with private_folder(os.environ) as folder, token_settings(own_token(os.environ)):
         try:
-            with loopback_only():
+            with loopback_only(), without_helpers(logs=verbose):
                 ray.init(
                     address="local",
                     include_dashboard=False,

@@ -7,36 +7,27 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 
 from orchestrator.errors import ClusterError
+from orchestrator.runtime.auth_settings import settings_of_client
 from orchestrator.runtime.cluster_token import settings_to_join, token_settings
-from orchestrator.runtime.loopback_proxies import keep_loopback_direct
+from orchestrator.runtime.forking.environment import chosen_address, prepare_environment
+from orchestrator.runtime.forking.fork_server import forked_workers
 from orchestrator.runtime.private_instance import private_instance
 from orchestrator.runtime.ray_private.core import bootstrap_address
 from orchestrator.runtime.raylet import LocalRaylet
 
 _ANSWER_S = 10.0
-_QUIET = {
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # the lanes have their own, without a process
-    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # sweeps do not resume from Tune's own snapshots
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-}
 _lost_sessions: list[LocalRaylet] = []
 
 
 @contextmanager
-def ray_session(address: str | None = None, *, verbose: bool = False) -> Iterator[None]:
+def ray_session(address: str | None = None, *, verbose: bool = False, modules: Sequence[str] = ()) -> Iterator[None]:
     """Connect to Ray for the duration of a sweep.
 
     A session that is already open is used and left open. With an address, or with `RAY_ADDRESS` as it is set inside a
@@ -48,12 +39,13 @@ def ray_session(address: str | None = None, *, verbose: bool = False) -> Iterato
     Args:
         address: Address of a running cluster; `auto` finds one on this machine.
         verbose: Whether to print Ray's own messages and the output of its workers.
+        modules: Names of modules that its workers import; those of a private instance are then forked from a process
+            that has imported them.
 
     Raises:
         ClusterError: The cluster does not answer, or refuses the token; the private instance does not start.
     """
-    for key, value in _QUIET.items():
-        os.environ.setdefault(key, value)
+    prepare_environment(os.environ)
     level = logging.INFO if verbose else logging.ERROR
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(level)
@@ -63,10 +55,9 @@ def ray_session(address: str | None = None, *, verbose: bool = False) -> Iterato
     if ray.is_initialized():
         yield
         return
-    keep_loopback_direct(os.environ)
-    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    target = chosen_address(address)
     handler = signal.getsignal(signal.SIGTERM)
-    with private_instance(verbose=verbose, level=level) if target == "local" else _joined(target, verbose, level):
+    with _private(modules, verbose, level) if target == "local" else _joined(target, verbose, level):
         _set_sigterm_handler(handler)
         raylet = LocalRaylet()
         try:
@@ -79,11 +70,19 @@ def ray_session(address: str | None = None, *, verbose: bool = False) -> Iterato
 
 
 @contextmanager
+def _private(modules: Sequence[str], verbose: bool, level: int) -> Iterator[None]:
+    """Start an instance for this process."""
+    with forked_workers(modules), private_instance(verbose=verbose, level=level):
+        yield
+
+
+@contextmanager
 def _joined(target: str, verbose: bool, level: int) -> Iterator[None]:
     """Connect to a cluster, with its token where it requires one."""
     address = _bootstrap_address(target)
     _require_answer(target, address or target)
-    with token_settings({} if address is None else settings_to_join(address, os.environ)):
+    settings = settings_of_client(os.environ) if address is None else settings_to_join(address, os.environ)
+    with token_settings(settings):
         try:
             ray.init(address=target, log_to_driver=verbose, logging_level=level)
         except (ConnectionError, OSError, ValueError, RuntimeError) as error:

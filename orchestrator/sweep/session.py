@@ -26,6 +26,7 @@ from orchestrator.config.sections.budget import BudgetConfig
 from orchestrator.config.sections.training import AUTO
 from orchestrator.config.tasks.networks import facts_of_images
 from orchestrator.config.trial import resolve_trial
+from orchestrator.lanes.lane_modules import LANE_MODULES
 from orchestrator.lanes.lane_setting import LaneInputs
 from orchestrator.lanes.pool.lane_pool import LanePool
 from orchestrator.notify.notifications import Notifications
@@ -111,7 +112,7 @@ class SweepSession:
             yield
             return
         left = max(1, self._plans.search.trials * self._plans.search.seeds - self._ledger.count_ended())
-        with ray_session(address, verbose=verbose):  # 1. Connect to Ray and plan the lanes
+        with ray_session(address, verbose=verbose, modules=LANE_MODULES):  # 1. Connect to Ray and plan the lanes
             resources = self._plans.training.resources
             share = measured_gpu_share(self._plans, left) if resources.gpus_per_worker == AUTO else 1.0
             self._lane_plan = plan_lanes(resources, left, gpu_share=share)

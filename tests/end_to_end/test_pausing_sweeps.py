@@ -12,18 +12,17 @@ from typing import Any
 
 import optuna
 import pytest
-import ray
 import torch
 import yaml
 from mlflow import MlflowClient
 
 from orchestrator import SweepResult, load_sweep, resume_sweep, run_sweep
 from orchestrator.records.ledger import TrialStatus
-from orchestrator.runtime.ray_session import ray_session
 from orchestrator.search.allocation.allocator import Allocator, Propose, Resume, Scores
 from orchestrator.search.allocation.rules import ALLOCATORS
 from orchestrator.training.checkpoints.checkpoint_content import read_best, read_state
 from tests.support.cluster_state import assert_nothing_left
+from tests.support.sweeps.local_ray import local_ray
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -47,10 +46,8 @@ SWEEP = {
 @pytest.fixture(scope="module", autouse=True)
 def ray_instance() -> Iterator[None]:
     """One Ray instance for all sweeps here; it claims four CPUs, so that two lanes of two workers fit."""
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    with ray_session():
+    with local_ray(num_cpus=4):
         yield
-    ray.shutdown()
 
 
 class TakingTurns(Allocator):

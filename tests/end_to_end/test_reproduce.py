@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
-from orchestrator.runtime.ray_session import ray_session
+from tests.support.sweeps.local_ray import local_ray
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -21,10 +20,8 @@ COMMAND = ["reproduce", "spatial_bias", "resnet38", "--scale", "small", "--set",
 @pytest.fixture
 def ray_instance() -> Iterator[None]:
     """One Ray instance for both commands; it has room for one lane, since each further one starts four processes."""
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-    with ray_session():
+    with local_ray(num_cpus=1):
         yield
-    ray.shutdown()
 
 
 @pytest.mark.usefixtures("ray_instance")

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import optuna
 import pytest
-import ray
 from mlflow import MlflowClient
 
 from orchestrator import load_sweep, run_sweep
 from orchestrator.records.ledger import TrialStatus
-from orchestrator.runtime.ray_session import ray_session
 from orchestrator.search.storage import open_storage
 from tests.support.servers.postgresql import PASSWORD, PostgresqlServer
+from tests.support.sweeps.local_ray import local_ray
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -33,10 +32,8 @@ TINY = {
 @pytest.fixture(scope="module", autouse=True)
 def ray_instance() -> Iterator[None]:
     """One Ray instance for all sweeps here."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    with ray_session():
+    with local_ray(num_cpus=2):
         yield
-    ray.shutdown()
 
 
 def restart_after_first_report(server: PostgresqlServer, journal: Path) -> threading.Thread:

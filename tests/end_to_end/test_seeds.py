@@ -7,14 +7,13 @@ from pathlib import Path
 
 import optuna
 import pytest
-import ray
 from mlflow import MlflowClient
 
 from orchestrator import load_result, load_sweep, run_sweep, verdict
 from orchestrator.records.ledger import TrialStatus
-from orchestrator.runtime.ray_session import ray_session
 from orchestrator.search.storage import open_storage
 from orchestrator.seeds.configurations import seed_of
+from tests.support.sweeps.local_ray import local_ray
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -22,10 +21,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 @pytest.fixture(scope="module", autouse=True)
 def ray_instance() -> Iterator[None]:
     """One Ray instance for all sweeps here."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    with ray_session():
+    with local_ray(num_cpus=2):
         yield
-    ray.shutdown()
 
 
 def test_a_tournament_with_two_seeds_that_is_resumed(tmp_path: Path) -> None:

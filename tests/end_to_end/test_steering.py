@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from orchestrator import load_sweep, resume_sweep, run_sweep
 from orchestrator.records.history import read_history
 from orchestrator.records.ledger import TrialStatus
-from orchestrator.runtime.ray_session import ray_session
 from orchestrator.steering.client import (
     change_settings,
     end_sweep,
@@ -25,6 +23,7 @@ from orchestrator.steering.client import (
 )
 from orchestrator.steering.requests import SteeringError
 from tests.orchestrator.notify.test_webhook import receiver
+from tests.support.sweeps.local_ray import local_ray
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -48,10 +47,8 @@ SWEEP: dict[str, Any] = {
 @pytest.fixture(scope="module", autouse=True)
 def ray_instance() -> Iterator[None]:
     """One Ray instance for all sessions here."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    with ray_session():
+    with local_ray(num_cpus=2):
         yield
-    ray.shutdown()
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

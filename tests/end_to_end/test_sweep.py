@@ -9,7 +9,6 @@ from typing import Any
 
 import optuna
 import pytest
-import ray
 import torch
 import yaml
 from mlflow import MlflowClient
@@ -19,10 +18,10 @@ from orchestrator.data.conversion.prepare import prepare
 from orchestrator.errors import ClusterError, ResumeError
 from orchestrator.records.ledger import TrialStatus
 from orchestrator.runtime.lane_plan import plan_lanes
-from orchestrator.runtime.ray_session import ray_session
 from tests.support.cluster_state import assert_nothing_left
 from tests.support.networks import own_file
 from tests.support.networks.own_file import write_own_file
+from tests.support.sweeps.local_ray import local_ray
 from tests.support.tiny_archives import photo_tree
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -42,10 +41,8 @@ TINY = {
 @pytest.fixture(scope="module", autouse=True)
 def ray_instance() -> Iterator[None]:
     """One Ray instance for all sweeps here; it claims four CPUs, so that two lanes fit."""
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    with ray_session():
+    with local_ray(num_cpus=4):
         yield
-    ray.shutdown()
 
 
 def tiny(tmp_path: Path, *overrides: str) -> SweepConfig:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import torch
 
 from orchestrator import load_sweep, resume_sweep, run_sweep
@@ -22,13 +21,13 @@ from orchestrator.records.folder.live_progress import EpochProgress, read_live
 from orchestrator.records.folder.sweep_folder import SweepFolder
 from orchestrator.records.journal import read_events
 from orchestrator.records.ledger import TrialStatus
-from orchestrator.runtime.ray_session import ray_session
 from orchestrator.sweep import session
 from orchestrator.training.checkpoints.checkpoint_content import read_state
 from orchestrator.training.checkpoints.checkpoints import TrialCheckpoints
 from orchestrator.training.images.placement import place_dataset
 from orchestrator.training.trial import Trial
 from orchestrator.training.workers import Workers
+from tests.support.sweeps.local_ray import local_ray
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
@@ -54,10 +53,8 @@ def slow(num_classes: int = 10, in_chans: int = 1):
 
 @pytest.fixture(scope="module", autouse=True)
 def ray_instance() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    with ray_session():
+    with local_ray(num_cpus=2):
         yield
-    ray.shutdown()
 
 
 @dataclass

@@ -6,6 +6,7 @@ pass, which is computed on shapes alone. The formula, per worker:
     weights + gradients + optimiser state + average of the weights (where one is kept)
     + activations of one image x images of the worker at once + images held on the device
 
+With `training.parallel: fsdp` each worker has its part of the gradients and of the optimiser's state.
 With gradient checkpointing the activations are the inputs of all blocks and the inside of the largest one.
 
 Not counted: the memory of Python, torch and its kernels themselves, about 0.5 GB on a CPU.
@@ -85,11 +86,13 @@ def estimate_memory(trial: TrialConfig, facts: DatasetFacts, workers: int) -> Me
     per_image = _activations_per_image(network, trial, facts)
     if training.precision != "float32":
         per_image //= 2
+    # A divided network is whole in evaluations, and has no gradients then.
+    parts = workers if training.parallel == "fsdp" else 1
     held = 0 if facts.files else facts.train_images * facts.in_chans * facts.image_size**2
     return MemoryEstimate(
         weights=weights,
-        gradients=parameters,
-        optimizer=_optimizer_bytes(network, trial.training, parameters),
+        gradients=-(-parameters // parts),
+        optimizer=-(-_optimizer_bytes(network, trial.training, parameters) // parts),
         average=weights if training.ema_decay is not None else 0,
         activations=per_image * at_once,
         images=held,

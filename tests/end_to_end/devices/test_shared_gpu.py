@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 from mlflow import MlflowClient
 
 from orchestrator import load_sweep, run_sweep
 from orchestrator.records.ledger import TrialStatus
-from orchestrator.runtime.ray_session import ray_session
+from tests.support.sweeps.local_ray import local_ray
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -19,10 +18,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 @pytest.fixture(scope="module", autouse=True)
 def ray_instance() -> Iterator[None]:
     """Start Ray with one GPU."""
-    ray.init(address="local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
-    with ray_session():
+    with local_ray(num_cpus=4, num_gpus=1):
         yield
-    ray.shutdown()
 
 
 def test_two_lanes_share_a_gpu_and_find_their_batch_sizes(tmp_path: Path) -> None:

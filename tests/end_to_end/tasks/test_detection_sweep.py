@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from mlflow import MlflowClient
 
 from orchestrator import dry_run, load_sweep, resume_sweep, run_sweep
 from orchestrator.inference.evaluate import evaluate_checkpoint
 from orchestrator.records.ledger import TrialStatus
-from orchestrator.runtime.ray_session import ray_session
 from tests.support.cluster_state import assert_nothing_left
 from tests.support.sweeps.command_line import run_command
+from tests.support.sweeps.local_ray import local_ray
 from tests.support.tasks.few_scenes import write_scenes
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -42,19 +41,15 @@ def test_a_sweep_of_instances_runs_to_its_report_and_back(tmp_path: Path) -> Non
     planned = dry_run(config)
     assert len(planned.proposals) == 2
     assert planned.largest.footprint.activations > 0
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    try:
-        with ray_session():
-            result = run_sweep(config)
-            assert [trial.status for trial in result.records] == [TrialStatus.FINISHED] * 2
-            best = result.best
-            assert best is not None
-            assert {"mask_ap", "mask_ap50", "ap", "ap50", "ar100"} <= best.test.keys()
-            assert_nothing_left()
-            more = resume_sweep("objects", ["trials=3"], runs_dir=str(tmp_path))
-            assert [trial.status for trial in more.records] == [TrialStatus.FINISHED] * 3
-    finally:
-        ray.shutdown()
+    with local_ray(num_cpus=4):
+        result = run_sweep(config)
+        assert [trial.status for trial in result.records] == [TrialStatus.FINISHED] * 2
+        best = result.best
+        assert best is not None
+        assert {"mask_ap", "mask_ap50", "ap", "ap50", "ar100"} <= best.test.keys()
+        assert_nothing_left()
+        more = resume_sweep("objects", ["trials=3"], runs_dir=str(tmp_path))
+        assert [trial.status for trial in more.records] == [TrialStatus.FINISHED] * 3
 
     client = MlflowClient(result.tracking_uri)
     runs = client.search_runs([each.experiment_id for each in client.search_experiments()])

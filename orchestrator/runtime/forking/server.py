@@ -1,0 +1,194 @@
+"""Process that imports what the workers of a sweep import, then forks one for each request of `start_worker.py`.
+
+    python server.py {"path": [...], "modules": [...], "socket": 3, "folder": "/tmp/..."}
+
+It stays a single thread, never connects to Ray and never uses a GPU, so that its children can. Standard input is a
+pipe from the driver: `+` and `-` when a session begins and ends; its end, or a minute without a session, ends this
+process. Standard output is a pipe to the driver, one line for each fault.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from typing import Any
+
+IDLE_S = 60.0
+_HANDSHAKE_S = 5.0
+_MOST_BYTES = 2**22
+_CREDENTIALS = struct.Struct("3i")  # process, user, group
+
+Worker = Callable[[], None]
+
+
+def main() -> None:
+    """Import, then serve; returns in none but a forked worker, whose main function it runs."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver
+    setting = json.loads(sys.argv[1])
+    environ = dict(os.environ)
+    first_path = sys.path[:] if sys.flags.safe_path else sys.path[1:]
+    sys.path[:] = setting["path"]
+    try:
+        worker_of = _imported(setting["modules"])
+    except BaseException as error:
+        _say(f"it cannot import what workers need: {type(error).__name__}: {error}")
+        shutil.rmtree(setting["folder"], ignore_errors=True)
+        os._exit(1)  # threads of the modules may never end
+    added = [folder for folder in sys.path if folder not in setting["path"]]  # by Ray, when it is imported
+    server = Server(socket.socket(fileno=setting["socket"]), worker_of, environ, (added, first_path))
+    if (worker := server.serve()) is None:
+        shutil.rmtree(setting["folder"], ignore_errors=True)
+        os._exit(0)
+    gc.enable()
+    worker()
+
+
+def _imported(modules: list[str]) -> Callable[..., Any]:
+    """Import modules and return the module that turns a forked process into a worker.
+
+    Raises:
+        RuntimeError: The imports have started threads or have used a GPU, or forked workers would draw the same ids.
+    """
+    # Libraries read these when they are loaded. Ray sets the number of threads in each worker, which then follows it.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    # Ray's library reads these when it is loaded: that this process belongs to no job, and whose end it should notice.
+    os.environ["RAY_JOB_ID"] = "ffffffff"
+    os.environ["RAY_RAYLET_PID"] = str(os.getppid())
+    gc.disable()
+    from orchestrator.runtime.forking import forked_worker
+
+    forked_worker.import_all(modules)
+    forked_worker.require_forkable()
+    gc.freeze()  # a collection in a child would copy every page that it shares with this process
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no child is waited for
+    return forked_worker.worker_of
+
+
+def _say(line: str) -> None:
+    """Write one line to the driver, which may have ended."""
+    with contextlib.suppress(OSError):
+        os.write(1, line.replace("\n", " ").encode() + b"\n")
+
+
+class Server:
+    """The loop of this process.
+
+    Args:
+        listener: Socket on which `start_worker.py` connects.
+        worker_of: Function that checks a request and returns what the forked process does, or raises ValueError.
+        environ: Environment with which this process was started.
+        path: Module search path of a worker that is not forked: what comes before and after the folder of its script.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        worker_of: Callable[..., Any],
+        environ: dict[str, str],
+        path: tuple[list[str], list[str]],
+    ) -> None:
+        self._listener = listener
+        self._worker_of = worker_of
+        self._environ = environ
+        self._path = path
+        self._sessions = 0
+        self._said: set[str] = set()
+
+    def serve(self) -> Worker | None:
+        """Answer requests; return the worker in a forked process, None in this one when its time is over."""
+        sources: list[Any] = [0, self._listener]
+        while True:
+            ready, _, _ = select.select(sources, [], [], None if self._sessions else IDLE_S)
+            if not ready:
+                return None
+            if 0 in ready:
+                told = os.read(0, 1024)
+                if not told:
+                    return None
+                self._sessions += told.count(b"+") - told.count(b"-")
+            if self._listener in ready:
+                with self._listener.accept()[0] as client:
+                    worker = self._answer(client)
+                if worker is not None:
+                    self._listener.close()
+                    return worker
+
+    def _answer(self, client: socket.socket) -> Worker | None:
+        """Carry out one request; a client that hangs or vanishes is left to start its worker itself."""
+        client.settimeout(_HANDSHAKE_S)
+        files: list[int] = []
+        try:
+            _, user, _ = _CREDENTIALS.unpack(
+                client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            )
+            if user != os.getuid():
+                raise ValueError(f"a process of user {user} has no access to it")
+            size, files, _, _ = socket.recv_fds(client, 4, 3)
+            with client.makefile("rwb") as stream:
+                return self._fork(stream, _request(stream, size, files), files)
+        except ValueError as error:
+            self._refuse(client, str(error))
+        except OSError as error:
+            self._note(f"a worker could not be forked: {error}")
+        finally:
+            for file in files:
+                os.close(file)
+        return None
+
+    def _fork(self, stream: Any, request: dict[str, Any], files: list[int]) -> Worker | None:
+        worker: Worker = self._worker_of(request, self._environ, self._path)
+        stream.write(b"GO\n")
+        stream.flush()
+        late = stream.readline()
+        if not late.endswith(b"\n"):
+            raise OSError("the process that asked for it has ended")
+        request.update(json.loads(late))
+        if os.fork() == 0:
+            for target, file in enumerate(files):
+                os.dup2(file, target)
+            return worker
+        stream.write(b"STARTED\n")
+        stream.flush()
+        return None
+
+    def _refuse(self, client: socket.socket, reason: str) -> None:
+        self._note(reason)
+        with contextlib.suppress(OSError):
+            client.sendall(reason.replace("\n", " ").encode() + b"\n")
+
+    def _note(self, reason: str) -> None:
+        """Tell the driver, once for each reason."""
+        if reason not in self._said:
+            self._said.add(reason)
+            _say(reason)
+
+
+def _request(stream: Any, size: bytes, files: list[int]) -> dict[str, Any]:
+    """Return a request.
+
+    Raises:
+        ValueError: It is not one of `start_worker.py`.
+    """
+    count = int.from_bytes(size, "big")
+    if len(size) != 4 or len(files) != 3 or not 0 < count <= _MOST_BYTES:
+        raise ValueError("the request is malformed")
+    request = json.loads(stream.read(count))
+    if not isinstance(request, dict):
+        raise ValueError("the request is malformed")
+    return request
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""Fork server: what its workers take over, when it refuses, and its end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from orchestrator.errors import ClusterError
+from orchestrator.lanes.lane_modules import LANE_MODULES
+from orchestrator.runtime.forking import fork_server
+from orchestrator.runtime.forking.environment import chosen_address, differences, prepare_environment
+from orchestrator.runtime.forking.fork_server import ForkServer
+from orchestrator.runtime.forking.start_worker import SCRIPT, SOCKET
+
+ROOT = Path(__file__).resolve().parents[4]
+CLIENT = ROOT / "orchestrator" / "runtime" / "forking" / "start_worker.py"
+# In place of Ray's script: writes what a worker can see of its own process.
+WORKER = """
+import json, os, random, signal, sys
+import numpy, ray
+if __name__ == "__main__":
+    state = {
+        "argv": sys.argv, "path": sys.path, "folder": os.getcwd(), "environ": dict(os.environ), "umask": os.umask(0),
+        "niceness": os.getpriority(os.PRIO_PROCESS, 0), "oom": open("/proc/self/oom_score_adj").read(),
+        "group": os.getpgrp() == os.getpid(), "in": sys.stdin.read(),
+        "ignored": [int(s) for s in signal.valid_signals() if signal.getsignal(s) is signal.SIG_IGN],
+        "blocked": [int(s) for s in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
+        "interrupt": signal.getsignal(signal.SIGINT) is signal.default_int_handler, "main": __file__,
+    }
+    drawn = [random.random(), numpy.random.random()]
+    print("to stderr", file=sys.stderr)
+    print(json.dumps({"state": state, "drawn": drawn, "parent": os.getppid()}))
+"""
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ForkServer]:
+    server = ForkServer(["numpy"])
+    with server.session():
+        yield server
+    server.close()
+
+
+def start(socket_path: str, folder: Path, **environ: str) -> tuple[dict[str, Any], str]:
+    """Start a worker as the raylet does; return what it has printed, and its standard error."""
+    script = folder / "worker.py"
+    script.write_text(WORKER)
+    own = {SOCKET: socket_path, SCRIPT: str(script), "RAY_RAYLET_PID": str(os.getpid()), "RAY_JOB_ID": "01000000"}
+
+    def of_the_raylet() -> None:
+        os.nice(3)
+        os.umask(0o027)
+        os.setpgid(0, 0)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    with (folder / "out").open("w+") as out, (folder / "err").open("w+") as err:
+        command = [sys.executable, str(CLIENT), "--worker-id=7", "--path=a b"]
+        settings: Any = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err, "preexec_fn": of_the_raylet}
+        subprocess.run(command, env={**os.environ, **own, **environ}, cwd=folder, timeout=60, check=True, **settings)
+        wait_for(lambda: (folder / "out").read_text().endswith("\n"))
+    return json.loads((folder / "out").read_text()), (folder / "err").read_text()
+
+
+def test_a_forked_worker_is_like_one_that_is_not(server: ForkServer, tmp_path: Path) -> None:
+    forked, errors = start(server.socket, tmp_path)
+    assert forked["parent"] == server.pid
+    assert errors == "to stderr\n"
+    plain, errors = start(str(tmp_path / "nothing"), tmp_path)
+    assert plain["parent"] == os.getpid()
+    assert errors.splitlines()[0].startswith("A worker starts without the fork server: the fork server does not answer")
+    assert forked["state"] == plain["state"]
+    state = forked["state"]
+    assert state["argv"] == [str(tmp_path / "worker.py"), "--worker-id=7", "--path=a b"]
+    assert (state["folder"], state["umask"], state["niceness"]) == (str(tmp_path), 0o027, os.nice(0) + 3)
+    assert not {SOCKET, SCRIPT, "OPENBLAS_NUM_THREADS"} & set(state["environ"])
+
+
+def test_workers_draw_different_numbers(server: ForkServer, tmp_path: Path) -> None:
+    first, second = (start(server.socket, tmp_path)[0]["drawn"] for _ in range(2))
+    assert not set(first) & set(second)
+
+
+def test_a_worker_with_another_environment_is_not_forked(server: ForkServer, tmp_path: Path) -> None:
+    worker, errors = start(server.socket, tmp_path, MKL_CBWR="AVX2")
+    assert worker["parent"] == os.getpid()
+    assert worker["state"]["environ"]["MKL_CBWR"] == "AVX2"
+    reason = "it needs another environment (MKL_CBWR)"
+    assert errors.splitlines()[0] == f"A worker starts without the fork server: {reason}"
+    wait_for(lambda: reason in server._new_faults())
+
+
+@pytest.mark.parametrize("message", [b"", b"\0\0\0\2[]", b"\xff\xff\xff\xff", b"\0\0\0\7{broken"])
+def test_a_malformed_request_changes_nothing(server: ForkServer, message: bytes, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(server.socket)
+        client.sendall(message)
+        client.shutdown(socket.SHUT_WR)
+        assert b"GO" not in client.recv(1000)
+    assert start(server.socket, tmp_path)[0]["parent"] == server.pid
+
+
+def test_the_folder_of_the_socket_is_for_this_user_alone(server: ForkServer) -> None:
+    assert Path(server.socket).parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_server_is_kept_for_the_next_session_that_it_suits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fork_server, "version", lambda _: "2.60.0")
+    modules = ["json"]
+    first = fork_server.begin(modules)
+    assert first is not None
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of the next instance")
+    assert fork_server.begin(modules) is first
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    second = fork_server.begin(modules)
+    assert second is not None
+    assert second is not first
+    assert gone(first.pid)
+    assert not Path(first.socket).parent.exists()
+    assert not second.suits(["sys"])
+    second.close()
+    assert not second.suits(modules)
+
+
+def test_a_server_that_cannot_import_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    server = ForkServer(["no_such_module"])
+    with caplog.at_level(logging.WARNING), server.session():
+        wait_for(lambda: gone(server.pid))
+    assert "without the fork server, which takes longer: it cannot import what workers need: Mod" in caplog.text
+    assert not Path(server.socket).parent.exists()
+    server.close()
+
+
+def test_a_server_that_is_killed_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    server = ForkServer(["json"])
+    with caplog.at_level(logging.WARNING), server.session():
+        os.kill(server.pid, signal.SIGKILL)
+        wait_for(lambda: gone(server.pid))
+    assert "it has ended with code -9" in caplog.text
+    server.close()
+
+
+def test_modules_that_start_threads_are_not_forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "threaded.py").write_text(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=[60]).start()"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    server = ForkServer(["threaded"])
+    wait_for(lambda: gone(server.pid))
+    assert any("the imports have started threads" in fault for fault in server._new_faults())
+    server.close()
+
+
+def test_it_ends_with_the_driver(tmp_path: Path) -> None:
+    code = """
+        import os, signal
+        from orchestrator.runtime.forking.fork_server import ForkServer
+        server = ForkServer(["json"])
+        print(server.pid, server.socket, flush=True)
+        server._write(b"+")
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, cwd=ROOT)
+    pid, path = done.stdout.split()
+    wait_for(lambda: gone(int(pid)))
+    assert not Path(path).parent.exists()
+
+
+def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(fork_server.SWITCH, "0")
+    assert fork_server.begin(LANE_MODULES) is None
+    monkeypatch.setenv(fork_server.SWITCH, "no")
+    with pytest.raises(ClusterError, match=r"SPATIALSWEEP_FORK_WORKERS is 'no'\. Set it to 1, or to 0"):
+        fork_server.begin(LANE_MODULES)
+
+
+def test_no_server_is_started_for_a_cluster_that_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fork_server, "begin", lambda _: pytest.fail("it was started"))
+    fork_server.begin_early("auto", LANE_MODULES)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.7:6379")
+    fork_server.begin_early(None, LANE_MODULES)
+    assert chosen_address(None) == "10.0.0.7:6379"
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert chosen_address(None) == "local"
+
+
+def test_variables_of_one_worker_may_differ() -> None:
+    ours = {"A": "1", "B": "2", "RAY_AUTH_TOKEN": "x", "LD_PRELOAD": "a"}
+    theirs = {"A": "1", "C": "3", "RAY_AUTH_TOKEN": "y", "RAY_RAYLET_PID": "7", "LD_PRELOAD": "b"}
+    assert differences(ours, theirs) == ["B", "C", "LD_PRELOAD"]
+    environ = {"RAY_AIR_NEW_OUTPUT": "1"}
+    prepare_environment(environ)
+    assert environ["RAY_AIR_NEW_OUTPUT"] == "1"
+    assert environ["TUNE_GLOBAL_CHECKPOINT_S"] == "inf"
