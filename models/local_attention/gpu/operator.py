@@ -173,7 +173,6 @@ def _gradients(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor 
 _attend.register_autograd(_gradients, setup_context=_keep)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _runs_on(kind: str) -> bool:
     """Return whether the kernels run on a type of device: not where they are off, or Triton is missing or fails."""
     if os.environ.get(SWITCH, "1").strip().lower() in {"0", "false", "off", "no"}:
@@ -181,6 +180,10 @@ def _runs_on(kind: str) -> bool:
     if os.environ.get(INTERPRETER, "0").strip().lower() in {"1", "true", "on", "yes"}:
         return kind in {"cpu", "cuda"}
     return kind == "cuda" and _works()
+
+
+# all that `torch.compiler.assume_constant_result` does, but for importing the compiler, which takes a second
+vars(_runs_on)["_dynamo_marked_constant"] = True
 
 
 @functools.cache
