@@ -54,7 +54,7 @@ def test_the_command_answers_help_and_version_without_the_heavy_packages() -> No
         pytest.param(["models", "--json"], ("models", "torch", "timm", "ray", "mlflow"), id="models"),
         pytest.param(
             ["run", "sweeps/digits.yaml", "--dry-run", "--json"],
-            ("ray", "mlflow", "alembic", "sqlalchemy.orm", "sklearn", "scipy", "pandas"),
+            ("torch._dynamo", "ray", "mlflow", "alembic", "sqlalchemy.orm", "sklearn", "scipy", "pandas"),
             id="dry run",
         ),
     ],
