@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from models.lesa import binary_term
 from models.lesa.attending import AttentionTerms, attend, overlap_sum, windows
 from models.lesa.binary_term import BinaryTerm
 from models.lesa.moments import product_moments, window_moments
@@ -182,12 +183,16 @@ def test_paired_norm_equals_the_norm_of_interleaved_channels(training: bool, hoo
 
 
 @pytest.mark.parametrize("position_embedding", ["classification", "detection", "none"])
-def test_eager_and_recorded_terms_are_equal(position_embedding: str) -> None:
-    """Intercept the operations, which selects the path that compilers and tracers read."""
+def test_the_path_of_compilers_and_tracers_computes_the_same(
+    position_embedding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
-    term = BinaryTerm(16, map_size=(3, 4), groups=2, position_embedding=position_embedding).double().eval()
-    x = torch.randn(2, 16, 3, 4, dtype=torch.float64)
-    with LargestTensor() as record:
-        recorded = term(x)
-    assert record.largest >= 4 * 12 * 12  # the map of positions times positions
-    torch.testing.assert_close(term(x), recorded)
+    term = BinaryTerm(16, map_size=(3, 4), groups=2, position_embedding=position_embedding).double()
+    x = torch.randn(2, 16, 3, 4, dtype=torch.float64, requires_grad=True)
+    parameters, found = [x, *term.parameters()], []
+    for eager in (True, False):
+        monkeypatch.setattr(binary_term, "is_eager", lambda *_, eager=eager: eager)
+        y = term(x)
+        found.append([y, *torch.autograd.grad(y.square().sum(), parameters)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
