@@ -5,6 +5,11 @@ below find, check and build networks by name, and collect the penalties, project
 the loop that trains it.
 """
 
+# ruff: noqa: E402 - timm is imported first, in a way of its own
+from models.import_of_timm import import_timm
+
+import_timm()
+
 from models.adaptive_span import variants as adaptive_span_variants
 from models.adaptive_span.frozen_span import freeze_spans
 from models.common.options import ModelOption, ModelOptionError, OptionProblem, OptionValue
@@ -70,13 +75,13 @@ __all__ = [
     "create_model",
     "create_model_for",
     "diagnostics",
-    "has_training_hooks",
     "fcvit_variants",
     "first_map_side",
     "fit_weights",
     "forget_network_file",
     "freeze_spans",
     "from_authors",
+    "has_training_hooks",
     "keywords_for",
     "lesa_variants",
     "list_models",

@@ -1,6 +1,7 @@
 """Images per processor second of SpatialSweep's loader on shards against timm's on files: same images and crops.
 
-    python benchmarks/input/image_loading.py [--images 256] [--width 500] [--processes 2] [--rounds 5] [--json PATH]
+    python benchmarks/input/image_loading.py [--images 256] [--width 500] [--jitter 0.4] [--processes 2] [--rounds 5]
+                                             [--json PATH]
 
 The images are parts of the two photographs that ship with scikit-learn, of 500 x 375 px as most of ImageNet's, or
 enlarged to another `--width`. All loaders decode, crop at random to 224 px, mirror and jitter colours, and yield uint8
@@ -51,7 +52,7 @@ def photographs(count: int, width: int = 500) -> list[bytes]:
     return files
 
 
-def timm_over_files(folder: Path, files: list[bytes], processes: int) -> Callable[[], int]:
+def timm_over_files(folder: Path, files: list[bytes], processes: int, jitter: float) -> Callable[[], int]:
     for number, content in enumerate(files):
         path = folder / "train" / str(number % 2) / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +63,7 @@ def timm_over_files(folder: Path, files: list[bytes], processes: int) -> Callabl
         batch_size=BATCH,
         is_training=True,
         no_aug=False,
-        color_jitter=0.4,
+        color_jitter=jitter,
         interpolation="bicubic",
         num_workers=processes,
         use_prefetcher=True,
@@ -74,9 +75,11 @@ def timm_over_files(folder: Path, files: list[bytes], processes: int) -> Callabl
     return lambda: sum(len(images) for images, _ in loader)
 
 
-def ours_over_shards(folder: Path, files: list[bytes], processes: int, **options: Any) -> Callable[[], int]:
+def ours_over_shards(
+    folder: Path, files: list[bytes], processes: int, jitter: float, **options: Any
+) -> Callable[[], int]:
     write_encoded_shard(folder / "train.arrow", [(content, number % 2) for number, content in enumerate(files)])
-    transforms = ImageTransforms(image_size=SIDE, color_jitter=0.4, **options)
+    transforms = ImageTransforms(image_size=SIDE, color_jitter=jitter, **options)
     images = EncodedImages([folder / "train.arrow"])
     loader = ImageLoader(images, transforms.for_training(), processes=processes)
     keys = repeated_keys(epoch_batches(len(images), BATCH, seed=0, epoch=1), seed=0, epoch=1)
@@ -99,6 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--width", type=int, default=500)
+    parser.add_argument("--jitter", type=float, default=0.4)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
@@ -106,14 +110,14 @@ def main() -> None:
     torch.set_num_threads(1)
     files = photographs(given.images, given.width)
     with tempfile.TemporaryDirectory() as scratch:
-        epochs = {"timm over files": timm_over_files(Path(scratch) / "files", files, given.processes)} | {
-            name: ours_over_shards(Path(scratch) / "shards", files, given.processes, **options)
-            for name, options in OURS.items()
+        usual = files, given.processes, given.jitter
+        epochs = {"timm over files": timm_over_files(Path(scratch) / "files", *usual)} | {
+            name: ours_over_shards(Path(scratch) / "shards", *usual, **options) for name, options in OURS.items()
         }
         for epoch in epochs.values():
             epoch()  # starts the processes
         rounds = [{name: images_per_s(epoch) for name, epoch in epochs.items()} for _ in range(given.rounds)]
-    result: dict[str, Any] = {"photograph": f"{given.width} x {given.width * 3 // 4} px", "processes": given.processes}
+    result: dict[str, Any] = {"photograph": f"{given.width} x {given.width * 3 // 4} px", "jitter": given.jitter}
     for name in epochs:
         ratios = [each[name] / each["timm over files"] for each in rounds]
         low, middle, high = statistics.quantiles(ratios, n=4)

@@ -44,14 +44,16 @@ def main() -> int:
     except RecordError as error:
         print(error, file=sys.stderr)
         return UNUSABLE
+    chosen = possible(chosen)
     found, failures = run(chosen)
     if given.update:
         kept = {name: block for name, block in recorded.items() if name in MEASUREMENTS}
         write_recorded(given.recorded, {**kept, **found})
         print(f"recorded: {', '.join(found) or 'nothing'} in {given.recorded}")
     else:
-        everything = given.only is None
-        before = {name: block for name, block in recorded.items() if everything or name in chosen}
+        # One that no longer exists is missing, where all are measured; those left out here are not.
+        left_out = set(MEASUREMENTS) - set(chosen) if given.only is None else set(recorded) - set(chosen)
+        before = {name: block for name, block in recorded.items() if name not in left_out}
         rows = compare(flat(before), flat(found))
         show(rows, before, found)
         failures += [row.name for row in rows if row.fails]
@@ -72,6 +74,14 @@ def choose(names: list[str] | None) -> Mapping[str, Measurement]:
             hint = f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(MEASUREMENTS)}."
             raise RecordError(f"--only: unknown measurement '{name}'. {hint}")
     return MEASUREMENTS if not names else {name: MEASUREMENTS[name] for name in names}
+
+
+def possible(chosen: Mapping[str, Measurement]) -> Mapping[str, Measurement]:
+    """Return the measurements that this machine can do; print why others are left out."""
+    missing = {name: reason for name, measurement in chosen.items() if (reason := measurement.needs())}
+    for name, reason in missing.items():
+        print(f"left out: {name} {reason}", file=sys.stderr)
+    return {name: measurement for name, measurement in chosen.items() if name not in missing}
 
 
 def run(chosen: Mapping[str, Measurement]) -> tuple[dict[str, Block], list[str]]:

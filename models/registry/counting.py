@@ -2,8 +2,7 @@
 
 `models.registry.arithmetic` defines what is counted. Convolutions and matrix products are counted as they are
 dispatched. A layer whose count follows its formula, not its operations, has a method `macs`. Layers that multiply no
-matrices are skipped, as they only cost time here, and the shapes of frequent operations that torch computes in Python,
-at up to 5 ms for each, are computed here.
+matrices are skipped, as they only cost time here.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,15 +12,14 @@ import torch
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from models.padding import MapNorm
+from models.registry.operations import MetaOperations
 
 __all__ = ["CountsItself", "count_macs", "depends_on_values", "stand_in"]
 
 FLOPS_PER_MAC = 2
-_ATEN = torch.ops.aten
 _ELEMENTWISE = frozenset({nn.BatchNorm2d, nn.GroupNorm, MapNorm, nn.ReLU, nn.GELU, nn.Sigmoid, nn.Dropout, DropPath})
 
 
@@ -91,7 +89,7 @@ class CountedLayer(nn.Module):
         return x
 
 
-class _ProductCounter(TorchDispatchMode):
+class _ProductCounter(MetaOperations):
     """Sum of the convolutions and matrix products computed inside, by torch's own formulas.
 
     torch's `FlopCounterMode` counts the same by module, at several times the cost.
@@ -100,100 +98,19 @@ class _ProductCounter(TorchDispatchMode):
         flops: Floating-point operations so far.
     """
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Return False: True has torch import its compiler, which takes a second, to keep it out of this mode."""
-        return False
-
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.flops = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Compute an operation and count it."""
-        del types
-        out = None if kwargs else _without_values(func, args)
-        if out is None:
-            out = func(*args, **(kwargs or {}))
+        out = super().__torch_dispatch__(func, types, args, kwargs)
         formula = flop_registry.get(func._overloadpacket)
         if formula is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=out)
         return out
-
-
-def _without_values(func: Any, args: tuple[Any, ...]) -> Tensor | None:
-    """Return the result of a frequent operation on `meta`; None where torch has to compute its shape."""
-    shape_of = _SHAPES.get(func)
-    if shape_of is None:
-        return None
-    first = args[0] if isinstance(args[0], Tensor) else args[0][0]
-    shape = shape_of(*args) if first.is_meta else None
-    return None if shape is None else first.new_empty(shape)
-
-
-def _same(x: Tensor, *_: Any) -> Sequence[int]:
-    return x.shape
-
-
-def _broadcast(x: Tensor, other: object, *_: Any) -> Sequence[int] | None:
-    if not isinstance(other, Tensor):
-        return x.shape if x.is_floating_point() else None
-    if other.dtype != x.dtype:
-        return None
-    return x.shape if other.shape == x.shape else torch.broadcast_shapes(x.shape, other.shape)
-
-
-def _joined(tensors: Sequence[Tensor], dim: int = 0) -> Sequence[int] | None:
-    first = tensors[0]
-    if not all(tensor.ndim == first.ndim and tensor.dtype == first.dtype for tensor in tensors):
-        return None
-    shape = list(first.shape)
-    shape[dim] = sum(tensor.shape[dim] for tensor in tensors)
-    return shape
-
-
-def _stacked(tensors: Sequence[Tensor], dim: int = 0) -> Sequence[int] | None:
-    shape = list(tensors[0].shape)
-    if any(tensor.dtype != tensors[0].dtype for tensor in tensors):
-        return None
-    shape.insert(dim % (len(shape) + 1), len(tensors))
-    return shape
-
-
-def _mean(x: Tensor, dims: Sequence[int] | None, keepdim: bool = False) -> list[int] | None:
-    if not dims:
-        return None
-    reduced = {dim % x.ndim for dim in dims}
-    return [1 if dim in reduced else side for dim, side in enumerate(x.shape) if keepdim or dim not in reduced]
-
-
-def _resized(x: Tensor, size: Sequence[int], *_: Any) -> list[int]:
-    return [*x.shape[:2], *size]
-
-
-def _linear(_bias: Tensor, x: Tensor, weight: Tensor) -> list[int]:
-    return [x.shape[0], weight.shape[1]]
-
-
-_SHAPES: Mapping[Any, Callable[..., Sequence[int] | None]] = {
-    _ATEN._safe_softmax.default: _same,
-    _ATEN.add.Tensor: _broadcast,
-    _ATEN.addmm.default: _linear,
-    _ATEN.cat.default: _joined,
-    _ATEN.div.Tensor: _broadcast,
-    _ATEN.mean.dim: _mean,
-    _ATEN.mul.Scalar: _same,
-    _ATEN.mul.Tensor: _broadcast,
-    _ATEN.relu.default: _same,
-    _ATEN.rsqrt.default: _same,
-    _ATEN.sigmoid_.default: _same,
-    _ATEN.stack.default: _stacked,
-    _ATEN.sub.Tensor: _broadcast,
-    _ATEN.upsample_bilinear2d.default: _resized,
-}
-"""Functions from the arguments of an operation to the shape of its result; None where torch has to say."""
 
 
 def _skip_elementwise(network: nn.Module) -> None:

@@ -116,8 +116,10 @@ class EncodedImage:
         content: Bytes of the file, as for `decode_image`.
 
     Attributes:
+        content: Bytes of the file.
         width: Width of the upright image, in pixels.
         height: Height of the upright image, in pixels.
+        is_plain_jpeg: True for a JPEG file of three colours that is stored upright.
 
     Raises:
         ImageError: It is not an image, or too large.
@@ -129,7 +131,8 @@ class EncodedImage:
             self._orientation = _orientation(image)
             self._stored = image.height, image.width, 3
             self.width, self.height = _upright_size(image)
-        self._content = content
+            self.is_plain_jpeg = self._plain and self._orientation not in _UPRIGHT
+        self.content = content
 
     def pixels(self, divisor: int = 1) -> Pixels:
         """Decode the image, upright, uint8, (H, W, 3).
@@ -142,9 +145,9 @@ class EncodedImage:
             ImageError: It is cut, or holds values of unknown range.
         """
         if divisor > 1:
-            return np.array(decode_image(self._content, reduced_px=max(1, min(self.width, self.height) // divisor)))
+            return np.array(decode_image(self.content, reduced_px=max(1, min(self.width, self.height) // divisor)))
         decoded = self._by_torchvision() if self._plain else None
-        return np.array(decode_image(self._content)) if decoded is None else decoded
+        return np.array(decode_image(self.content)) if decoded is None else decoded
 
     def _by_torchvision(self) -> Pixels | None:
         """Return the pixels of a JPEG file of three colours; None where torchvision cannot decode it."""
@@ -155,7 +158,7 @@ class EncodedImage:
 
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)
-                planes = decode_jpeg(torch.frombuffer(bytearray(self._content), dtype=torch.uint8), ImageReadMode.RGB)
+                planes = decode_jpeg(torch.frombuffer(bytearray(self.content), dtype=torch.uint8), ImageReadMode.RGB)
         except (RuntimeError, ImportError):  # Pillow decodes it, or states the reason
             return None
         stored: Pixels = planes.permute(1, 2, 0).numpy()

@@ -78,8 +78,7 @@ class TrainState:
         elif self._accumulation.retries:
             self._wrapped = network
         else:
-            wrapping = {"bucket_mb": training.bucket_mb, "static_graph": training.static_graph}
-            self._wrapped = workers.wrap(network, **wrapping)
+            self._wrapped = workers.wrap(network, bucket_mb=training.bucket_mb, static_graph=training.static_graph)
         self._compiled: Any = torch.compile(self._wrapped) if training.compile else self._wrapped
         self.optimizer = create_optimizer(network, training)
         self.lr_schedule = LrSchedule(self.optimizer, training, steps_per_epoch)

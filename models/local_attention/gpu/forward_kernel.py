@@ -15,7 +15,7 @@ import triton.language as tl
 
 __all__ = ["MASK_EPS", "NO_SPECIALIZATION", "forward_kernel", "head_window", "pixels_of_tile"]
 
-NO_SPECIALIZATION = ("height", "width", "heads", "radius", "by_row")  # numbers that change without new programs
+NO_SPECIALIZATION = ("height", "width", "heads", "radius")  # numbers that change without new programs
 MASK_EPS = tl.constexpr(1e-8)  # as in models/local_attention/tiled.py
 
 

@@ -7,22 +7,24 @@ Shapes: B images, C channels, G heads, H x W pixels, L radius of the table, K = 
 """
 
 import functools
-import importlib.util
+import logging
 import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from models.compiled.build import kernels_enabled
 from models.local_attention.gpu.layouts import like_queries
 from models.padding import is_traced_to_file
 
 __all__ = ["gpu_attention", "gpu_serves", "gpu_serves_layer"]
 
+_log = logging.getLogger(__name__)
+
 LARGEST_SIDE = 63  # px of a window: sums by column are held in registers
 LARGEST_DIM = 128  # channels of a head
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-SWITCH = "SPATIALSWEEP_KERNELS"  # 0 turns these kernels off, as those for CPUs
 INTERPRETER = "TRITON_INTERPRET"  # Triton's own variable: 1 runs kernels in Python, on any device
 
 _SCHEMA = "(Tensor q, Tensor k, Tensor v, Tensor table, Tensor? mask, int heads, bool before, bool follows)"
@@ -59,7 +61,7 @@ def gpu_serves_layer(parameter: Tensor, *, dim: int, side: int) -> bool:
         side: Side of the largest window in pixels.
     """
     fits = parameter.dtype in DTYPES and dim <= LARGEST_DIM and side <= LARGEST_SIDE
-    return fits and parameter.device.type in _devices()
+    return fits and _runs_on(parameter.device.type)
 
 
 def gpu_attention(
@@ -171,15 +173,28 @@ def _gradients(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor 
 _attend.register_autograd(_gradients, setup_context=_keep)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _devices() -> tuple[str, ...]:
-    """Return the types of devices that the kernels run on: none where they are off or Triton is missing."""
-    if os.environ.get(SWITCH, "1").strip().lower() in {"0", "false", "off", "no"} or not _has_triton():
-        return ()
-    interpreted = os.environ.get(INTERPRETER, "0").strip().lower() in {"1", "true", "on", "yes"}
-    return ("cuda", "cpu") if interpreted else ("cuda",)
+def _runs_on(kind: str) -> bool:
+    """Return whether the kernels run on a type of device: not where they are off, or Triton is missing or fails."""
+    if not kernels_enabled():
+        return False
+    if os.environ.get(INTERPRETER, "0").strip().lower() in {"1", "true", "on", "yes"}:
+        return kind in {"cpu", "cuda"}
+    return kind == "cuda" and _works()
+
+
+# as `torch.compiler.assume_constant_result` does, which imports the compiler: a second of every start
+_runs_on._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+def _works() -> bool:
+    """Return whether a kernel can be compiled and launched, which needs a C compiler and a GPU that Triton supports."""
+    try:
+        from models.local_attention.gpu import launch
+
+        x = torch.zeros(1, 2, 1, 1, device="cuda", dtype=torch.bfloat16)
+        launch.attend(x, x, x, x.new_zeros(1, 2), None, heads=1, before=False, follows=False)
+    except Exception as error:  # whatever Triton, a compiler or a driver raises: it costs speed, never the training
+        _log.warning("local attention runs without its kernels for GPUs, more slowly: %s", error)
+        return False
+    return True

@@ -6,6 +6,7 @@ valid sections. All problems of a file are reported at once, each with the neare
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -21,7 +22,7 @@ from orchestrator.config.sections.objective import ObjectiveConfig, constraint_p
 from orchestrator.config.sections.section import Section
 from orchestrator.config.tasks.classification import CLASSIFICATION
 from orchestrator.config.tasks.registry import DEFAULT_TASK, list_tasks, task_facts, unknown_task
-from orchestrator.config.validation.dataset_rules import fraction_problems, image_facts, map_problems
+from orchestrator.config.validation.dataset_rules import decoder_problems, fraction_problems, image_facts, map_problems
 from orchestrator.config.validation.optimizer_rules import optimizer_problems
 from orchestrator.config.validation.plain_data import shown
 from orchestrator.config.validation.pydantic_problems import translate, unknown
@@ -155,6 +156,7 @@ def _check_together(sections: Mapping[str, Any]) -> Iterator[Problem]:
     if facts and training:
         yield from augmentation_problems(training, search, facts)
         yield from unused_problems(training, search) if facts.files else ()
+        yield from decoder_problems(sections["dataset"], training, search)
     if facts:
         yield from map_problems(sections.get("model"), search, facts)
     if facts and resources:
@@ -177,6 +179,7 @@ def _check_task(sections: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
+    importlib.import_module("models")  # first: it imports timm without torch's compiler
     from timm.optim import list_optimizers
 
     training, search = sections.get("training"), sections["search"]

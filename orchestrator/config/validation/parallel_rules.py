@@ -58,7 +58,7 @@ def _divided(setting: Callable[[str], Setting]) -> Iterator[Problem]:
         ("global_batch_size", [size for size in setting("global_batch_size").values if size == AUTO]),
     )
     remedies = {
-        "optimizer": f"its state is not divided. Use {', '.join(_DIVIDED_OPTIMIZERS[:-1])} or {_DIVIDED_OPTIMIZERS[-1]}",
+        "optimizer": f"its state is not divided. Use one of {', '.join(_DIVIDED_OPTIMIZERS)}",
         "precision": "the scale of the loss is not shared. Use bfloat16 or float32",
         "on_out_of_memory": "a worker out of memory would leave the others waiting. Use fail, or ddp",
         "global_batch_size": "batch sizes are tried on a whole network. Use a number, or ddp",

@@ -65,13 +65,15 @@ def _id_of_child() -> bytes:
     return found
 
 
-def worker_of(request: Mapping[str, Any], environ: Mapping[str, str], path: list[str]) -> Callable[[], None]:
+def worker_of(
+    request: Mapping[str, Any], environ: Mapping[str, str], path: tuple[list[str], list[str]]
+) -> Callable[[], None]:
     """Return what a forked process does in answer to a request.
 
     Args:
         request: Request of `start_worker.py`; its late state is added before the process is forked.
         environ: Environment with which this process was started.
-        path: Module search path of a new process, without the folder of its script.
+        path: Module search path of a new process: what comes before and after the folder of its script.
 
     Raises:
         ValueError: The worker needs another interpreter, or another environment while modules are imported.
@@ -83,7 +85,7 @@ def worker_of(request: Mapping[str, Any], environ: Mapping[str, str], path: list
     return partial(_run, request, path)
 
 
-def _run(request: Mapping[str, Any], path: list[str]) -> None:
+def _run(request: Mapping[str, Any], path: tuple[list[str], list[str]]) -> None:
     """Take over the state of the process that Ray has started, and run Ray's script for workers."""
     os.setpgid(0, 0)  # Ray ends the process group of a worker with it
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
@@ -100,7 +102,7 @@ def _run(request: Mapping[str, Any], path: list[str]) -> None:
     os.environ.update(request["environ"])
     script = request["arguments"][0]
     sys.argv[:] = request["arguments"]
-    sys.path[:] = [str(Path(script).parent), *path]
+    sys.path[:] = [*path[0], *([] if sys.flags.safe_path else [str(Path(script).parent)]), *path[1]]
     _draw_new_seeds()
     reload_authentication()
     end_with_raylet()

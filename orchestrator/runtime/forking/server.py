@@ -34,7 +34,8 @@ def main() -> None:
     """Import, then serve; returns in none but a forked worker, whose main function it runs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver
     setting = json.loads(sys.argv[1])
-    environ, first_path = dict(os.environ), list(sys.path[1:])
+    environ = dict(os.environ)
+    first_path = sys.path[:] if sys.flags.safe_path else sys.path[1:]
     sys.path[:] = setting["path"]
     try:
         worker_of = _imported(setting["modules"])
@@ -42,7 +43,8 @@ def main() -> None:
         _say(f"it cannot import what workers need: {type(error).__name__}: {error}")
         shutil.rmtree(setting["folder"], ignore_errors=True)
         os._exit(1)  # threads of the modules may never end
-    server = Server(socket.socket(fileno=setting["socket"]), worker_of, environ, first_path)
+    added = [folder for folder in sys.path if folder not in setting["path"]]  # by Ray, when it is imported
+    server = Server(socket.socket(fileno=setting["socket"]), worker_of, environ, (added, first_path))
     if (worker := server.serve()) is None:
         shutil.rmtree(setting["folder"], ignore_errors=True)
         os._exit(0)
@@ -87,11 +89,15 @@ class Server:
         listener: Socket on which `start_worker.py` connects.
         worker_of: Function that checks a request and returns what the forked process does, or raises ValueError.
         environ: Environment with which this process was started.
-        path: Module search path of a worker that is not forked, without the folder of its script.
+        path: Module search path of a worker that is not forked: what comes before and after the folder of its script.
     """
 
     def __init__(
-        self, listener: socket.socket, worker_of: Callable[..., Any], environ: dict[str, str], path: list[str]
+        self,
+        listener: socket.socket,
+        worker_of: Callable[..., Any],
+        environ: dict[str, str],
+        path: tuple[list[str], list[str]],
     ) -> None:
         self._listener = listener
         self._worker_of = worker_of
@@ -102,8 +108,9 @@ class Server:
 
     def serve(self) -> Worker | None:
         """Answer requests; return the worker in a forked process, None in this one when its time is over."""
+        sources: list[Any] = [0, self._listener]
         while True:
-            ready, _, _ = select.select([0, self._listener], [], [], None if self._sessions else IDLE_S)
+            ready, _, _ = select.select(sources, [], [], None if self._sessions else IDLE_S)
             if not ready:
                 return None
             if 0 in ready:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import random
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,30 +20,55 @@ from torchvision.transforms import ColorJitter, Compose, InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from orchestrator.data.decoding import EncodedImage
-from orchestrator.training.images.colour_jitter import jitter_colours
+from orchestrator.training.augmentations.colour_jitter import ColourStep, change_colours, drawn_colours
 
-__all__ = ["TrainingCrops", "resized_as_by_pillow"]
+__all__ = ["Draw", "TrainingCrops", "resized_as_by_pillow"]
 
 _DIVISORS = (8, 4, 2)
 _KEPT = 2
 """Least ratio of the sides of a crop that is decoded at a smaller size to those of the result."""
 
 
+class Draw(NamedTuple):
+    """Changes of one training image, without those that Pillow draws and computes.
+
+    Args:
+        top: First row of the crop.
+        left: First column of the crop.
+        height: Height of the crop, in pixels of the image.
+        width: Width of the crop, in pixels of the image.
+        mode: Interpolation, a value of torchvision's `InterpolationMode`.
+        mirrored: The crop is mirrored.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    mode: str
+    mirrored: bool
+
+
 class TrainingCrops:
     """Random crop, mirroring and colours of an image file: bytes -> uint8 (3, image_size, image_size).
 
     Args:
-        crop: timm's crop and what follows it on the cropped image.
+        crop: timm's crop, and the mirroring after it where there is some.
         colours: timm's transforms of colours; those other than `ColorJitter` are computed by Pillow.
         scaled_decoding: Decodes a JPEG file at 1/2, 1/4 or 1/8 of its size where the sides of the crop keep twice those
             of the result; its pixels differ from those of a whole decoding.
+
+    Attributes:
+        size: Height and width of the result.
     """
 
     def __init__(self, crop: Compose, colours: Compose, *, scaled_decoding: bool) -> None:
-        self._crop, *self._after = crop.transforms
+        self._crop, *flips = crop.transforms
         assert isinstance(self._crop, RandomResizedCropAndInterpolation)  # the first of timm's training transforms
+        self._mirrored = sum(flip.p for flip in flips)  # one at most
         self._colours = colours.transforms
         self._scaled_decoding = scaled_decoding
+        self.size: tuple[int, int] = self._crop.size
 
     def __call__(self, content: bytes) -> Tensor:
         """Convert an image file; draws from the random states of this process.
@@ -51,32 +76,50 @@ class TrainingCrops:
         Raises:
             ImageError: It cannot be decoded.
         """
-        pixels = self._cropped(EncodedImage(content))
-        for step in self._after:
-            pixels = step(pixels)
+        return self.changed(EncodedImage(content))
+
+    def changed(self, image: EncodedImage) -> Tensor:
+        """Convert an image file whose header has been read; see `__call__`."""
+        draw = self.draw(image)
+        pixels = self._cropped(image, draw)
+        if draw.mirrored:
+            pixels = pixels.flip(2)
         for step in self._colours:
-            pixels = jitter_colours(pixels, step) if isinstance(step, ColorJitter) else _by_pillow(pixels, step)
+            if isinstance(step, ColorJitter):
+                pixels = change_colours(pixels, drawn_colours(step))
+            else:
+                pixels = _by_pillow(pixels, step)
         return pixels
 
-    def _cropped(self, image: EncodedImage) -> Tensor:
-        """Decode an image and return a crop of it, uint8, (3, H, W), channels last in memory."""
+    def draw(self, image: EncodedImage) -> Draw:
+        """Draw the crop of an image and whether it is mirrored, as timm's transforms draw them."""
         crop = self._crop
         size = torch.empty(3, image.height, image.width, device="meta")  # all that the draw reads
         top, left, height, width = crop.get_params(size, crop.scale, crop.ratio)
         modes = crop.interpolation
         mode = random.choice(modes) if isinstance(modes, tuple | list) else modes  # noqa: S311 - drawn as timm draws it
+        mirrored = bool(self._mirrored and torch.rand(1) < self._mirrored)
+        return Draw(top, left, height, width, mode.value, mirrored)
+
+    def draw_colours(self) -> list[ColourStep]:
+        """Draw the changes of colours, after `draw`; only where Pillow computes none of them."""
+        return [change for step in self._colours for change in drawn_colours(step)]
+
+    def _cropped(self, image: EncodedImage, draw: Draw) -> Tensor:
+        """Decode an image and return a crop of it, uint8, (3, H, W), channels last in memory."""
+        top, left, height, width = draw[:4]
         divisor = self._divisor(height, width)
         rows = torch.from_numpy(image.pixels(divisor))
         if divisor > 1:
             top, height = _scaled(top, height, rows.shape[0] / image.height)
             left, width = _scaled(left, width, rows.shape[1] / image.width)
-        region = rows[top : top + height, left : left + width].contiguous()  # torch resizes it twice as fast as a view
-        return resized_as_by_pillow(region.permute(2, 0, 1), crop.size, mode)
+        region = rows[top : top + height, left : left + width].contiguous()  # torch resizes it faster than a view
+        return resized_as_by_pillow(region.permute(2, 0, 1), self.size, InterpolationMode(draw.mode))
 
     def _divisor(self, height: int, width: int) -> int:
         if not self._scaled_decoding:
             return 1
-        rows, columns = self._crop.size
+        rows, columns = self.size
         most = min(height / rows, width / columns) / _KEPT
         return next((each for each in _DIVISORS if each <= most), 1)
 
@@ -85,15 +128,18 @@ def resized_as_by_pillow(pixels: Tensor, size: tuple[int, int], mode: Interpolat
     """Resize with antialiasing to within 2 levels of what Pillow computes: uint8 (3, H, W) -> (3, *size).
 
     Args:
-        pixels: Pixels, channels last in memory.
+        pixels: Pixels, on the CPU channels last in memory.
         size: Height and width of the result.
         mode: Bilinear or bicubic interpolation.
     """
     rows, columns = size
     resize = functools.partial(functional.resize, interpolation=mode, antialias=True)
     height, width = pixels.shape[1:]
+    # Values are cut to 0..255 between the passes, so that their order counts; a GPU would not cut them.
     if height > rows and height - rows > 2 * (width - columns) and _pillow_starts_with_rows():
-        pixels = resize(pixels, [rows, width])  # values are cut to 0..255 in between, so that the order counts
+        pixels = resize(pixels, [rows, width])
+    elif pixels.device.type != "cpu":
+        pixels = resize(pixels, [height, columns])
     resized: Tensor = resize(pixels, [rows, columns])
     return resized
 

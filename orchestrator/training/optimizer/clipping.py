@@ -39,7 +39,9 @@ def _clip_by_norm_(parameters: list[nn.Parameter], most: float) -> None:
         nn.utils.clip_grad_norm_(parameters, most)
         return
     rest = [each.grad for each in parameters if each.grad is not None and not isinstance(each.grad, DTensor)]
-    norms = [nn.utils.get_total_norm(divided).full_tensor(), *([nn.utils.get_total_norm(rest)] if rest else [])]
+    of_divided = nn.utils.get_total_norm(divided)
+    assert isinstance(of_divided, DTensor)  # as its gradients are
+    norms = [of_divided.full_tensor(), *([nn.utils.get_total_norm(rest)] if rest else [])]
     total = torch.linalg.vector_norm(torch.stack(norms))
     for gradient in [*divided, *rest]:
         gradient.mul_((most / (total + 1e-6)).clamp(max=1.0))  # as torch's `clip_grads_with_norm_`

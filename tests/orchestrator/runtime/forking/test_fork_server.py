@@ -30,7 +30,7 @@ CLIENT = ROOT / "orchestrator" / "runtime" / "forking" / "start_worker.py"
 # In place of Ray's script: writes what a worker can see of its own process.
 WORKER = """
 import json, os, random, signal, sys
-import numpy
+import numpy, ray
 if __name__ == "__main__":
     state = {
         "argv": sys.argv, "path": sys.path, "folder": os.getcwd(), "environ": dict(os.environ), "umask": os.umask(0),

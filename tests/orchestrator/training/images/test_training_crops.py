@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor
 from torchvision.transforms import ColorJitter, InterpolationMode
 
-from orchestrator.training.images.colour_jitter import jitter_colours
+from orchestrator.training.augmentations.colour_jitter import change_colours, drawn_colours
 from orchestrator.training.images.image_loader import ImageTransforms
 from orchestrator.training.images.training_crops import resized_as_by_pillow
 from orchestrator.training.randomness import sample_randomness
@@ -69,7 +69,7 @@ def test_colours_are_those_of_pillow(ranges: tuple[float, ...]) -> None:
         with sample_randomness(number):
             expected = np.asarray(jitter(Image.fromarray(pixels)))
         with sample_randomness(number):
-            seen = jitter_colours(torch.from_numpy(pixels).permute(2, 0, 1), jitter)
+            seen = change_colours(torch.from_numpy(pixels).permute(2, 0, 1), drawn_colours(jitter))
         differs = np.abs(seen.permute(1, 2, 0).numpy() - expected.astype(int))
         if len(ranges) == 3:  # torchvision has its own arithmetic for hues
             assert (differs.max(), (differs > 0).mean()) <= (1, 0.001)

@@ -6,28 +6,36 @@ Pillow computes it. One value in some hundred thousand differs by a level, where
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms import ColorJitter
 from torchvision.transforms.functional import adjust_hue
 
-__all__ = ["jitter_colours"]
+__all__ = ["ColourStep", "change_colours", "drawn_colours"]
+
+ColourStep = tuple[int, float]
+"""Kind of a change, 0 brightness, 1 contrast, 2 saturation or 3 hue, and its factor."""
 
 _GREY = (19595.0, 38470.0, 7471.0)  # ITU-R 601-2 in units of 1 / 65536; sums stay below 2**24, exact in float32
 
 
-def jitter_colours(pixels: Tensor, jitter: ColorJitter) -> Tensor:
-    """Change colours at random: uint8 (3, H, W) -> uint8 (3, H, W), channels last in memory.
+def drawn_colours(jitter: ColorJitter) -> list[ColourStep]:
+    """Draw changes of colours as torchvision's transform draws them, in their order."""
+    order, *factors = jitter.get_params(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
+    return [(step, factors[step]) for step in order.tolist() if factors[step] is not None]
+
+
+def change_colours(pixels: Tensor, steps: Sequence[ColourStep]) -> Tensor:
+    """Change the colours of an image: uint8 (3, H, W) -> uint8 (3, H, W), on the CPU channels last in memory.
 
     Args:
-        pixels: Pixels, channels last in memory.
-        jitter: Ranges of the changes, which are drawn as this transform draws them.
+        pixels: Pixels, on any device.
+        steps: Changes, in their order.
     """
-    order, *factors = jitter.get_params(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
-    for step in order.tolist():
-        if (factor := factors[step]) is None:
-            continue
+    for step, factor in steps:
         if step == 3:
             pixels = adjust_hue(_pixels(_planes(pixels)), factor)
         else:
@@ -44,9 +52,11 @@ def _planes(pixels: Tensor) -> Tensor:
 
 
 def _pixels(planes: Tensor) -> Tensor:
-    """Drop what is after the point: uint8 (3, H, W), channels last in memory; NumPy takes a quarter of torch's time."""
+    """Drop what is after the point: uint8 (3, H, W); on the CPU by NumPy, in a quarter of torch's time."""
     if not planes.is_floating_point():
         return planes
+    if planes.device.type != "cpu":
+        return planes.to(torch.uint8)
     levels = planes.numpy().astype(np.uint8)
     pixels = np.empty((*levels.shape[1:], len(levels)), np.uint8)
     for channel, plane in enumerate(levels):
@@ -59,7 +69,7 @@ def _brightness(planes: Tensor, factor: float) -> Tensor:
 
 
 def _contrast(planes: Tensor, factor: float) -> Tensor:
-    mean = int(_grey(planes).mean(dtype=torch.float64).item() + 0.5)
+    mean = _grey(planes).mean(dtype=torch.float64).add_(0.5).floor_()  # not read, for which a GPU would be waited for
     return planes.sub_(mean).mul_(factor).add_(mean)
 
 
