@@ -72,8 +72,9 @@ def test_chunks_of_any_size_attend_as_the_formula_does(kind: str, padded: bool, 
     torch.set_default_dtype(torch.float64)
     try:
         given = terms(kind, padded=padded)
-        assert {last - first for first, last in given.chunks(queries * MAPS * COUNT)} <= {queries, COUNT % queries}
-        found, expected = attend(given, queries * MAPS * COUNT), naive(given)
+        largest = queries * MAPS * COUNT
+        assert {last - first for first, last in given.chunks(0, largest)} <= {queries, COUNT % queries}
+        found, expected = attend(given, kept=0, largest=largest), naive(given)
         pairs = [*zip(found, expected, strict=True)]
         pairs += zip(gradients(found, given), gradients(expected, given), strict=True)
     finally:
@@ -82,11 +83,18 @@ def test_chunks_of_any_size_attend_as_the_formula_does(kind: str, padded: bool, 
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
+def test_few_weights_are_kept_in_one_chunk() -> None:
+    given = terms("none")
+    whole = MAPS * COUNT * COUNT
+    assert given.chunks(whole, 1) == [(0, COUNT)]
+    assert given.chunks(whole - 1, 6 * MAPS * COUNT) == [(0, 6), (6, 12), (12, COUNT)]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_of_gradients(kind: str) -> None:
     """Compare the squared gradients, differentiated, of two chunks and of the formula."""
     given, found = terms(kind), []
-    for values in (attend(given, 8 * MAPS * COUNT), naive(given)):
+    for values in (attend(given, kept=0, largest=8 * MAPS * COUNT), naive(given)):
         first = torch.autograd.grad(
             sum(y.square().sum() for y in values), [given.q, given.k, given.v], create_graph=True
         )
@@ -114,7 +122,7 @@ def test_nothing_is_as_large_as_positions_times_positions(kind: str) -> None:
     given = terms(kind)
     operands = max(x.numel() for x in given.tensors() if x is not None)
     with LargestTensor() as record:
-        gradients_of_chunk = gradients([y.float() for y in attend(given, MAPS * COUNT)], given)
+        gradients_of_chunk = gradients([y.float() for y in attend(given, kept=0, largest=MAPS * COUNT)], given)
     assert len(gradients_of_chunk) >= 3
     assert record.largest <= max(operands, VALUE_CHS * (COUNT + 1)) < MAPS * COUNT * COUNT
 
@@ -124,7 +132,7 @@ def test_narrow_types_are_close_to_double_precision() -> None:
     narrow = [None if x is None else x.detach().bfloat16().requires_grad_() for x in exact.tensors()]
     given = AttentionTerms(*narrow)  # type: ignore[arg-type]
     wide = AttentionTerms(*(None if x is None else x.detach().double().requires_grad_() for x in narrow))  # type: ignore[arg-type]
-    for ours, theirs in zip(attend(given, 4 * MAPS * COUNT), naive(wide), strict=True):
+    for ours, theirs in zip(attend(given, kept=0, largest=4 * MAPS * COUNT), naive(wide), strict=True):
         assert ours.dtype == torch.bfloat16
         torch.testing.assert_close(ours.double(), theirs, rtol=0.05, atol=0.05)
 
