@@ -182,8 +182,8 @@ def _runs_on(kind: str) -> bool:
     return kind == "cuda" and _works()
 
 
-# all that `torch.compiler.assume_constant_result` does, but for importing the compiler, which takes a second
-vars(_runs_on)["_dynamo_marked_constant"] = True
+# as `torch.compiler.assume_constant_result` does, which imports the compiler: a second of every start
+_runs_on._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache
